@@ -1,0 +1,63 @@
+"""The command line: `densevit NAME`, `python -m densevit NAME` and `python tools/NAME.py` all end in `main`.
+
+A command is a module with `add_arguments(parser)` and `run(args) -> int`; only the one that was asked for is imported.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+import densevit
+from densevit.errors import DensevitError, did_you_mean
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("densevit.cli.train", "train a model; leaves a run folder"),
+    "evaluate": ("densevit.cli.evaluate", "measure a run on its validation data or on other data"),
+    "predict": ("densevit.cli.predict", "run a model on pictures; leaves drawn pictures and predictions"),
+    "plugins": ("densevit.cli.plugins", "list the backbones, necks, heads, data sets and evaluators in reach"),
+    "config": ("densevit.cli.config", "print a config as it resolves"),
+    "scenes": ("densevit.cli.scenes", "write the built-in data set to disk"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, 2 where the user can mend something, 130 after Ctrl-C."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if given else 2
+    if given[0] == "--version":
+        print(f"densevit {densevit.__version__}")
+        return 0
+    name, *rest = given
+    if name not in COMMANDS:
+        print(f"densevit: there is no command {name!r}.{did_you_mean(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return _run(name, rest)
+    except DensevitError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def _run(name: str, rest: list[str]) -> int:
+    home, purpose = COMMANDS[name]
+    module = importlib.import_module(home)
+    parser = argparse.ArgumentParser(f"densevit {name}", description=module.__doc__ or purpose)
+    module.add_arguments(parser)
+    try:
+        arguments = parser.parse_intermixed_args(rest)
+    except SystemExit as stop:  # argparse has said why
+        return stop.code if isinstance(stop.code, int) else 2
+    return int(module.run(arguments))
+
+
+def _overview() -> str:
+    lines = [f"  {name:10}{purpose}" for name, (_, purpose) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: densevit COMMAND ...", "", "commands:", *lines, "", "densevit COMMAND --help says more about one."]
+    )

@@ -1,0 +1,19 @@
+"""Prints a config as it resolves: bases and section files merged, overrides applied, defaults filled in, checked."""
+
+import argparse
+
+from densevit import config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="a config file, a run folder, or a shipped config's name")
+    parser.add_argument(
+        "overrides", metavar="section.key=value", nargs="*", help="overrides; section=FILE takes a section from a file"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    resolved = config.load(args.config, args.overrides)
+    config.check_plugins(resolved)
+    print(config.dump(resolved), end="")
+    return 0

@@ -1,0 +1,98 @@
+"""Measures a run on its validation data, or on other data; with --out, writes the metrics and the detections too."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from densevit.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from densevit.config import Config
+    from densevit.interfaces import Class, Evaluator
+    from densevit.model import DenseModel
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run folder, or a model file")
+    parser.add_argument(
+        "overrides", metavar="section.key=value", nargs="*", help="other data, precision, batch size ..."
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, help="a new folder for metrics.json and detections.json")
+
+
+def run(args: Namespace) -> int:
+    from pytorch_lightning.utilities import rank_zero_only
+    from rich.console import Console
+
+    from densevit.data.build import build_data
+    from densevit.evaluation import metrics_file
+    from densevit.inference.results import check_new_folder
+    from densevit.training.evaluation import evaluate
+    from densevit.visualization.tables import metrics_table
+    from densevit.weights.model_file import load
+
+    if args.out:
+        check_new_folder(args.out)
+    model = load(args.run)
+    config = config_of(model, args.run, args.overrides)
+    data = build_data(config, model.multiple)
+    check_classes(model, data.classes)
+    metrics, evaluators = evaluate(model, data, config)
+    if getattr(rank_zero_only, "rank", 0) > 0:  # of several processes, one tells
+        return 0
+    Console().print(metrics_table(metrics))
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        metrics_file.write(metrics, args.out / "metrics.json")
+        write_detections(evaluators, args.out)
+    return 0
+
+
+def config_of(model: "DenseModel", run: str, overrides: Sequence[str]) -> "Config":
+    """The model's config under overrides, which may change what it is evaluated on and how, but not the model."""
+    from densevit.config import check_plugins
+    from densevit.config import load as load_config
+
+    for override in overrides:
+        section, *keys = override.split("=")[0].split(".")
+        if section in ("backbone", "weights", "optim") or (section == "heads" and keys[1:2] != ["evaluation"]):
+            raise ConfigError(
+                f"{override}: a run is evaluated as it was trained."
+                " What can be changed is data.*, trainer.* and heads.NAME.evaluation.*"
+            )
+    if not overrides and model.config is not None:
+        return model.config
+    file = Path(run).expanduser() / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"{run}: overrides need a run folder, with a config.yaml. Name the run's folder.")
+    config = load_config(file, overrides)
+    check_plugins(config)
+    return config
+
+
+def check_classes(model: "DenseModel", classes: "Mapping[str, Sequence[Class]]") -> None:
+    """Raises DataError where the data's classes of a head's task are not those that the head was trained on."""
+    for head, own in model.classes.items():
+        task = str(model.heads[head].task)
+        names, found = [c.name for c in own], [c.name for c in classes.get(task, ())]
+        if names != found:
+            raise DataError(
+                f"The data's classes for {task} are not those of the model's head {head!r}, in the same order."
+                f" Found: {_listed(found)}. Expected: {_listed(names)}."
+            )
+
+
+def write_detections(evaluators: "Mapping[str, Evaluator]", folder: Path) -> None:
+    """Writes detections.json in COCO's results format; detections-HEAD.json where several heads find boxes."""
+    from densevit.evaluation.coco import CocoDetection
+
+    finders = {head: evaluator for head, evaluator in evaluators.items() if isinstance(evaluator, CocoDetection)}
+    for head, evaluator in finders.items():
+        name = "detections.json" if len(finders) == 1 else f"detections-{head}.json"
+        (folder / name).write_text(json.dumps(evaluator.results()) + "\n", encoding="utf-8")
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" ... ({len(names)} in all)" if len(names) > most else "") or "none"

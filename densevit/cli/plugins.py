@@ -1,0 +1,28 @@
+"""Lists the plugins in reach: group, name, the distribution it is from, and what it says of itself. Imports none."""
+
+import argparse
+
+from densevit import registry
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("group", nargs="?", choices=registry.GROUPS, help="list this group alone")
+
+
+def run(args: argparse.Namespace) -> int:
+    groups = [args.group] if args.group else registry.GROUPS
+    found = registry.scan()
+    rows = [
+        (plugin.group, plugin.name, plugin.origin, registry.first_line(plugin))
+        for group in groups
+        for plugin in sorted(found.plugins.values(), key=lambda plugin: plugin.name)
+        if plugin.group == group
+    ]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    for *cells, summary in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), summary]).rstrip())
+    for hidden, winner in found.shadowed:
+        print(f"Not in reach: {hidden.noun} of {hidden.origin}, for {winner.origin} has that name.")
+    for problem in found.broken:
+        print(problem)
+    return 0

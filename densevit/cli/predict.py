@@ -1,0 +1,106 @@
+"""Runs a model on pictures; leaves a folder with what it sees drawn, and written in COCO's results format."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from densevit.errors import DensevitError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from densevit.inference.sources import Picture
+
+BATCHES_AT_ONCE = 4  # so many are read before any is run, so that pictures of one size find one another
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run folder, or a model file")
+    parser.add_argument(
+        "sources", metavar="SOURCE", nargs="+", help="a picture, a folder, or a pattern: 'photos/**/*.jpg'"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="a new folder; ./predictions, or the next free one, if left out"
+    )
+    parser.add_argument(
+        "--threshold", metavar="SCORE", type=float, default=0.5, help="the lowest score drawn (%(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size", metavar="N", type=int, default=8, help="pictures that run together (%(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... ; an accelerator, if left out")
+
+
+def run(args: Namespace) -> int:
+    """Runs the command. Returns 1 where some picture could not be read; the others are done."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from densevit.inference.results import PredictionFiles, check_new_folder, next_free_folder
+    from densevit.inference.sources import find_pictures
+    from densevit.weights.model_file import load
+
+    if args.batch_size < 1:
+        raise DensevitError(f"--batch-size is {args.batch_size}; at least 1 is expected.")
+    pictures = find_pictures(args.sources)
+    folder = check_new_folder(args.out) if args.out else next_free_folder("predictions")
+    model = load(args.run).to(_device(args.device))
+    errors: list[DensevitError] = []
+
+    def predicted() -> Iterator["Picture"]:
+        for chunk in _read_ahead(pictures, BATCHES_AT_ONCE * args.batch_size):
+            readable = [(picture, pixels) for picture, pixels in chunk if not isinstance(pixels, DensevitError)]
+            errors.extend(pixels for _, pixels in chunk if isinstance(pixels, DensevitError))
+            found = model.predict([pixels for _, pixels in readable], batch_size=args.batch_size)
+            for (picture, pixels), predictions in zip(readable, found, strict=True):
+                files.add(picture, pixels, predictions)
+                yield picture
+
+    with PredictionFiles(folder, model.classes, args.threshold) as files:
+        done = list(track(predicted(), "Predicting", len(pictures), console=Console(stderr=True), transient=True))
+    for error in errors:
+        print(error, file=sys.stderr)
+    left_out = f"; {len(errors)} could not be read" if errors else ""
+    print(f"{folder}: {len(done)} of {len(pictures)} pictures{left_out}")
+    return 1 if errors else 0
+
+
+def _read_ahead(
+    pictures: Sequence["Picture"], size: int
+) -> Iterator[list[tuple["Picture", "np.ndarray | DensevitError"]]]:
+    """Chunks of pictures with their pixels or what is wrong with them; the next is read while one is used."""
+    with ThreadPoolExecutor() as pool:
+
+        def reading(start: int) -> list[tuple["Picture", Future["np.ndarray | DensevitError"]]]:
+            return [(picture, pool.submit(_read, picture.path)) for picture in pictures[start : start + size]]
+
+        chunk = reading(0)
+        for start in range(size, len(pictures) + size, size):
+            ready, chunk = chunk, reading(start)
+            yield [(picture, pixels.result()) for picture, pixels in ready]
+
+
+def _read(path: Path) -> "np.ndarray | DensevitError":
+    from densevit.data.images import read_image
+
+    try:
+        return read_image(path)
+    except DensevitError as error:
+        return error
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    if name == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DensevitError(f"--device {name}: {reason}. Leave it out to take what is there.") from None

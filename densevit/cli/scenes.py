@@ -1,0 +1,45 @@
+"""Writes the built-in data set to disk: pictures, COCO json, semantic PNG and 16-bit depth PNG (millimetres)."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a folder that is new or empty")
+    parser.add_argument("--count", type=_positive, metavar="N", help="pictures a split (default: 4000 train, 500 val)")
+    parser.add_argument("--size", type=_size, default=128, metavar="S", help="side in pixels, or HxW (default: 128)")
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="another seed, other scenes (default: 0)")
+    parser.add_argument("--split", choices=("train", "val"), help="only this split (default: both)")
+    parser.add_argument("--jpeg", action="store_true", help="write JPEG: smaller, with its losses")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import track
+
+    from densevit.data.rendering.files import empty_folder, write_split
+    from densevit.data.scenes import Scenes, Split
+
+    splits: tuple[Split, ...] = (args.split,) if args.split else ("train", "val")
+    datasets = {split: Scenes(split, image_size=args.size, length=args.count, seed=args.seed) for split in splits}
+    folder = empty_folder(args.out.expanduser())
+    console = Console(stderr=True)
+    for split, dataset in datasets.items():
+        written = write_split(dataset, folder, split, ".jpg" if args.jpeg else ".png")
+        for _ in track(written, description=f"{split:5}", total=len(dataset), console=console):
+            pass
+    print(f"{folder}: {', '.join(f'{len(dataset)} {split}' for split, dataset in datasets.items())}")
+    return 0
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
+def _size(text: str) -> "int | tuple[int, int]":
+    sides = [_positive(side) for side in text.lower().split("x")]
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a side, as in 128, nor height x width, as in 96x160")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])

@@ -1,0 +1,42 @@
+"""Trains a model and leaves a run folder: its config, metrics, checkpoints, weights, drawn predictions and a report."""
+
+import argparse
+from pathlib import Path
+
+from densevit import config
+from densevit.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config", metavar="CONFIG", nargs="?", help="a config file, or a shipped config's name; with --resume, none"
+    )
+    parser.add_argument(
+        "overrides",
+        metavar="section.key=value",
+        nargs="*",
+        help="overrides; section=FILE takes a section from a file",
+    )
+    parser.add_argument("--run-dir", metavar="DIR", type=Path, help="an empty or new folder; runs/CONFIG by default")
+    parser.add_argument("--resume", metavar="RUN", type=Path, help="go on where this run stopped, from its own config")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.resume is not None:
+        if args.config is not None or args.run_dir is not None:
+            given = args.config or f"--run-dir {args.run_dir}"
+            raise ConfigError(
+                f"--resume {args.resume} goes on in that folder and from its config; leave {given!r} out."
+            )
+        from densevit.training.run import resume
+
+        resume(args.resume)
+        return 0
+    if args.config is None or "=" in args.config:
+        raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
+    resolved = config.load(args.config, args.overrides)
+    config.check_plugins(resolved)
+    from densevit.training.run import train
+
+    train(resolved, args.run_dir, name=Path(args.config).stem)
+    return 0

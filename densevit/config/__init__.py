@@ -1,0 +1,161 @@
+"""Configs: YAML files, `base:`, section files and dotted overrides, checked by one strict schema.
+
+`docs/config.md` is the user's page. The schema stands in `schema.py`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from densevit import registry
+from densevit.config import layers, reading
+from densevit.config.schema import (
+    BackboneSection,
+    Config,
+    DataSection,
+    EvaluationSection,
+    HeadSection,
+    OpenSection,
+    OptimSection,
+    PluginSection,
+    Sources,
+    TrainerSection,
+)
+from densevit.errors import ConfigError, PluginError
+from densevit.options import OptionError, nearest, shown, takes, wanted
+
+__all__ = [
+    "BackboneSection",
+    "Config",
+    "DataSection",
+    "EvaluationSection",
+    "HeadSection",
+    "OptimSection",
+    "PluginSection",
+    "TrainerSection",
+    "check_plugins",
+    "data_options",
+    "dump",
+    "from_mapping",
+    "load",
+]
+
+
+_CLOSED: dict[str, type[BaseModel]] = {"optim": OptimSection, "trainer": TrainerSection}
+
+
+def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a file, a run folder or a shipped config's name, under overrides such as `optim.lr=1e-4`.
+
+    Raises ConfigError with one line for each wrong key or value. Plugin options are taken as they stand: it is
+    `check_plugins` that looks at them.
+    """
+    file = reading.find_file(str(path_or_name))
+    layer = layers.with_overrides(layers.read(file), overrides)
+    return _checked(layer.values, Sources({(): str(file), **layer.sources}))
+
+
+def from_mapping(values: Mapping[str, Any], source: str = "config") -> Config:
+    """The config of what `dump` wrote, once parsed. source: where it is from, for messages."""
+    return _checked(values, Sources({(): source}))
+
+
+def dump(config: Config, comments: Mapping[str, str] | None = None) -> str:
+    """The config as YAML, complete, which loads back to the same config. comments: derived facts, written below it."""
+    text = reading.write(config.model_dump())
+    if comments:
+        text += "\n# Derived from the above:\n" + "".join(f"# {name}: {fact}\n" for name, fact in comments.items())
+    return text
+
+
+def check_plugins(config: Config) -> None:
+    """Checks that all plugins exist and take the options they are given. Imports them, and builds nothing.
+
+    Raises ConfigError that names the file or override at fault.
+    """
+    data = config.data
+    _check(config, "backbone", "backbones", config.backbone.name, config.backbone)
+    for name, head in config.heads.items():
+        where = f"heads.{name}"
+        _check(config, where, "heads", head.name, head)
+        if head.neck is not None:
+            _check(config, f"{where}.neck", "necks", head.neck.name, head.neck)
+        evaluator = head.evaluation.name or str(getattr(registry.load("heads", head.name), "task", ""))
+        if head.evaluation.name or head.evaluation.options or evaluator in registry.find("evaluators"):
+            _check(config, f"{where}.evaluation", "evaluators", evaluator, head.evaluation)
+    _check(config, "data", "datasets", data.name, data)
+
+
+def _check(config: Config, where: str, group: str, name: str, section: OpenSection) -> None:
+    try:
+        options = data_options(section) if isinstance(section, DataSection) else section.options
+        registry.check_options(group, name, options, where, reserved=type(section).model_fields)
+    except OptionError as error:
+        source, message = config._sources.of(tuple(error.key.split("."))), str(error)
+    except PluginError as error:
+        source, message = config._sources.of((*where.split("."), "name")), f"{where}.name: {error}"
+    else:
+        return
+    raise ConfigError(f"{source}: {message}" if source else message)
+
+
+def data_options(section: DataSection) -> dict[str, Any]:
+    """The options of the data set's constructor; `image_size` among them where it names that parameter."""
+    given = section.image_size is not None and takes(registry.load("datasets", section.name), "image_size")
+    return section.options | ({"image_size": section.image_size} if given else {})
+
+
+def _checked(values: Mapping[str, Any], sources: Sources) -> Config:
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_lines(error, values, sources))) from None
+    config._sources = sources
+    return config
+
+
+def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources) -> Iterator[str]:
+    """One line for each wrong key: its source, the key, what is wrong with it, and the nearest right one."""
+    problems, told = error.errors(), set()
+    for problem in problems:
+        key, value = _located(problem["loc"], values)
+        if problem["type"] in ("missing", "extra_forbidden"):
+            key = tuple(str(part) for part in problem["loc"])
+        if key in told:
+            continue
+        told.add(key)
+        dotted = ".".join(key)
+        match problem["type"]:
+            case "extra_forbidden":
+                known = sorted(_CLOSED.get(key[0], Config).model_fields)
+                section = f" of {'.'.join(key[:-1])}" if key[1:] else ""
+                text = f"{dotted} is not a key{section}.{nearest(key[-1], known)} Keys: {', '.join(known)}."
+            case "missing":
+                text = f"{dotted} is missing."
+            case "value_error":
+                text = f"{dotted}: {problem['msg'].removeprefix('Value error, ')}"
+            case "model_type" | "dict_type" | "model_attributes_type":
+                text = f"{dotted} should be a section of keys, not {shown(value)}."
+            case "too_short":
+                text = f"{dotted} is empty: name at least one head."
+            case _:
+                expected = wanted(other for other in problems if _located(other["loc"], values)[0] == key)
+                hint = nearest(value, re.findall("'(.+?)'", expected)) if isinstance(value, str) else ""
+                text = f"{dotted} should be {expected}, not {shown(value)}.{hint}"
+        yield f"{sources.of(key)}: {text}"
+
+
+def _located(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[tuple[str, ...], Any]:
+    """The key that pydantic's location stands for, without the branches of unions that it adds, and its value."""
+    key: list[str] = []
+    value: Any = values
+    for part in location:
+        inside = part in value if isinstance(value, Mapping) else isinstance(value, list) and isinstance(part, int)
+        if not inside:
+            break
+        key.append(str(part))
+        value = value[part]
+    return tuple(key), value

@@ -1,0 +1,131 @@
+"""Finds config files and reads their YAML: 1e-4 is a number, keys stand once, only true and false are booleans."""
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from densevit.errors import ConfigError
+from densevit.options import nearest
+
+
+def find_file(name: str, asked_by: str = "", folder: Path | None = None, section: str = "") -> Path:
+    """The file that a name means.
+
+    A path from `folder` (or the working directory), with or without `.yaml`; a run folder, for its `config.yaml`; else
+    a shipped config, by its name (`detr_swin`) or its path in the project (`configs/detr_swin.yaml`). section: files of
+    that section are found by their bare names as well (`data=coco`). asked_by: the file or override that names it, for
+    the message.
+    """
+    path = Path(os.path.normpath((folder or Path()) / Path(name).expanduser()))
+    for candidate in (path, Path(f"{path}.yaml"), path / "config.yaml"):
+        if candidate.is_file():
+            return candidate
+    within = PurePosixPath(name.removesuffix(".yaml"))
+    shipped = shipped_configs()
+    for candidate_name in (str(within).removeprefix("configs/"), f"{section}/{within}"):
+        if candidate_name in shipped:
+            return shipped[candidate_name]
+    source = f"{asked_by}: " if asked_by else ""
+    neighbours = [str(path.parent / other.name) for other in sorted(path.parent.glob("*.yaml"))]
+    names = [other for other in shipped if other.rpartition("/")[0] == section]
+    hint = nearest(str(path), neighbours) or nearest(within.name, [PurePosixPath(other).name for other in names])
+    raise ConfigError(f"{source}there is no config file {str(path)!r}.{hint} Shipped: {', '.join(names) or 'none'}.")
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with densevit, by name: `detr_swin`, `data/coco`."""
+    spec = importlib.util.find_spec("densevit_configs")
+    roots = [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
+    files = [(file.relative_to(root), file) for root in roots for file in sorted(root.rglob("*.yaml"))]
+    return {name.with_suffix("").as_posix(): file for name, file in files}
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """A file's mapping. Raises ConfigError that names file and line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise ConfigError(f"{path}: the file cannot be read: {reason}.") from None
+    value = parse(text, str(path), lines=True)
+    if not isinstance(value, dict):
+        found = "nothing" if value is None else f"a {type(value).__name__}"
+        raise ConfigError(f"{path}: a config file holds keys and values, such as `seed: 0`; this one holds {found}.")
+    return value
+
+
+def parse(text: str, source: str, lines: bool = False) -> Any:
+    """The value of a YAML text. source: the file or override, for messages; lines: whether those name line and column."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark and lines else ""
+        problem = _one_line(error.problem or error.context or "this is no YAML")
+        raise ConfigError(f"{source}{where}: {problem}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: {_one_line(str(error))}.") from None
+
+
+def write(values: dict[str, Any]) -> str:
+    """The YAML of a mapping: sections as blocks, lists in one line, the order kept."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=120, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2's plain numbers, words and truth values, in which no key may stand twice."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # as PyYAML has it
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                found = f", not {key.value}" if isinstance(key, yaml.ScalarNode) else ""
+                raise yaml.constructor.ConstructorError(None, None, f"a key is a word{found}", key.start_mark)
+            if key.value in lines:
+                problem = f"the key {key.value!r} stands twice; first in line {lines[key.value]}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        return int(node.value)
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes whatever either reading of YAML would take for something else than text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_short_list(self, data: Iterable[Any]) -> yaml.Node:
+        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
+
+    def represent_path(self, data: Path) -> yaml.Node:
+        return self.represent_str(str(data))
+
+
+_FLOAT = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9][0-9_]*", list("-+0123456789")),
+    ("float", _FLOAT, list("-+.0123456789")),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_FLOAT})$"), list("-+.0123456789"))
+_Dumper.add_representer(list, _Dumper.represent_short_list)
+_Dumper.add_representer(tuple, _Dumper.represent_short_list)
+_Dumper.add_multi_representer(Path, _Dumper.represent_path)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

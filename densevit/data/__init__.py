@@ -1,0 +1,1 @@
+"""Samples, transforms, batches and the built-in data sets."""

@@ -1,0 +1,118 @@
+"""Training's random transform: albumentations, with its traps for boxes fenced off.
+
+albumentations raises on a box that lies just outside its picture, and on one that a crop leaves without area; and where
+it drops a box, only what travels with the boxes goes too. So boxes come in clipped (`plain_objects`), each carries its
+row number as a fifth column, and labels and masks are picked by the numbers that come out.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+
+from densevit.data.recipes import Recipe, Size, Window
+from densevit.data.transforms import (
+    MAP_KEYS,
+    OBJECT_KEYS,
+    finished,
+    plain_objects,
+    resize_image,
+    resize_map,
+    resize_masks,
+    to_pixels,
+)
+from densevit.interfaces import Sample
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for a newer version
+
+import albumentations as A  # type: ignore[import-untyped]
+from albumentations.core.type_definitions import Targets  # type: ignore[import-untyped]
+
+_LEAST_SIDE = 1e-3  # pixels; narrower than this, a clipped box is rounding
+
+
+class Augmentation:
+    """Flips, crops, resizes and recolours a sample as a recipe says."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        steps = [A.HorizontalFlip(p=0.5), Reframe(recipe)]
+        if recipe.recolors:
+            steps.append(A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5))
+        self._canvas = recipe.canvas
+        self._compose = A.Compose(
+            steps,
+            bbox_params=A.BboxParams(
+                "pascal_voc", check_each_transform=False, min_width=_LEAST_SIDE, min_height=_LEAST_SIDE
+            ),
+            additional_targets=dict.fromkeys(MAP_KEYS, "mask"),
+            is_check_shapes=False,
+        )
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The targets come on the new grid, without crowds and what the crop cuts off, with `size` and `original_size`.
+
+        An object stays while any of its box is inside; where there are masks, while any pixel of its mask is.
+        """
+        pixels, targets = to_pixels(sample["image"]), plain_objects(sample)
+        given: dict[str, Any] = {"image": pixels} | {key: targets[key].numpy() for key in MAP_KEYS if key in targets}
+        if "boxes" in targets:
+            boxes = targets["boxes"].double().numpy()
+            given["bboxes"] = np.column_stack([boxes, np.arange(len(boxes))])
+        if len(targets.get("masks", ())):
+            given["masks"] = targets["masks"].numpy().view(np.uint8)
+        self._compose.set_random_seed(int(rng.integers(2**32)))
+        taken = self._compose(**given)
+        size = taken["image"].shape[:2]
+        targets |= {key: torch.from_numpy(taken[key]) for key in MAP_KEYS if key in targets}
+        if "masks" in targets:
+            targets["masks"] = torch.from_numpy(taken.get("masks", np.zeros((0, *size), np.uint8)).view(bool))
+        if "boxes" in targets:
+            boxes = torch.from_numpy(taken["bboxes"])
+            if not len(boxes):
+                boxes = boxes.new_zeros((0, 5))  # where it drops all rows, albumentations drops the fifth column too
+            rows = boxes[:, 4].long()
+            targets["boxes"] = boxes[:, :4].float()
+            targets |= {key: targets[key][rows] for key in ("labels", "masks") if key in targets}
+        if "masks" in targets:
+            visible = torch.from_numpy(targets["masks"].numpy().any(axis=(1, 2)))
+            targets |= {key: targets[key][visible] for key in OBJECT_KEYS if key in targets}
+        return finished(taken["image"], targets, (pixels.shape[0], pixels.shape[1]), self._canvas)
+
+
+class Reframe(A.DualTransform):
+    """Cuts a recipe's random window out of a picture and resizes it, in one resampling."""
+
+    _targets = (Targets.IMAGE, Targets.MASK, Targets.BBOXES)
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(p=1.0)
+        self.recipe = recipe
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draws the window and the size."""
+        height, width = params["shape"][:2]
+        return self.recipe.training_frame(height, width, self.random_generator)._asdict()
+
+    def apply(self, img: np.ndarray, window: Window, size: Size, **params: Any) -> np.ndarray:
+        """img: (H, W, 3) uint8."""
+        top, left, bottom, right = window
+        return resize_image(img[top:bottom, left:right], size)
+
+    def apply_to_mask(self, mask: np.ndarray, window: Window, size: Size, **params: Any) -> np.ndarray:
+        """mask: (H, W), labels or metres."""
+        top, left, bottom, right = window
+        return resize_map(mask[top:bottom, left:right], size)
+
+    def apply_to_masks(self, masks: np.ndarray, window: Window, size: Size, **params: Any) -> np.ndarray:
+        """masks: (N, H, W), N > 0."""
+        top, left, bottom, right = window
+        return resize_masks(masks[:, top:bottom, left:right], size)
+
+    def apply_to_bboxes(self, bboxes: np.ndarray, window: Window, size: Size, **params: Any) -> np.ndarray:
+        """bboxes: (N, 5), xyxy as fractions of the picture and a row number; they leave as fractions of the window."""
+        top, left, bottom, right = window
+        height, width = params["shape"][:2]
+        corner = np.array([left, top, left, top]) / (width, height, width, height)
+        extent = np.array([right - left, bottom - top] * 2) / (width, height, width, height)
+        return np.column_stack([(bboxes[:, :4] - corner) / extent, bboxes[:, 4:]])

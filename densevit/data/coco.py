@@ -1,0 +1,170 @@
+"""Pictures with COCO-format annotations: the official sets, and a folder of one's own in any of the usual layouts."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from densevit.data.annotations import Annotations, read_annotations
+from densevit.data.images import read_image
+from densevit.data.scan import scan_images
+from densevit.errors import DataError
+from densevit.interfaces import Dataset, Sample, Targets
+
+_SPELLINGS = {"val": ("val", "valid", "validation")}  # what a split may be called on disk
+
+
+class Coco(Dataset):
+    """Objects from a COCO json: boxes, and instance masks where `masks` is set.
+
+    root: the data set's folder. Found in it, for a split called train (val may be spelled valid or validation):
+        annotations/instances_train2017.json with train2017/          the official layout, of any year or none
+        train.json or annotations/train.json with train/, train/images/, images/train/ or images/
+        train/_annotations.coco.json or train/annotations.json with train/ or train/images/
+    annotations, images: the json and the folder of its pictures, in place of what would be found, for whichever split;
+        train_annotations, train_images, val_annotations, val_images are for one split and go first. Relative to root.
+    limit: only the first so many pictures.
+
+    All is checked at the start, json and pictures (see `read_annotations` and `scan_images`). Boxes are clipped to the
+    picture; those without area are left out, with one warning. A json without `annotations`, as test sets have, gives
+    pictures without labels.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        root: str | None = None,
+        annotations: str | None = None,
+        images: str | None = None,
+        train_annotations: str | None = None,
+        train_images: str | None = None,
+        val_annotations: str | None = None,
+        val_images: str | None = None,
+        masks: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        own = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}.get(
+            split, (None, None)
+        )
+        base = None if root is None else Path(root).expanduser()
+        file, folders = _find(base, split, own[0] or annotations, own[1] or images)
+        read = read_annotations(file, masks)
+        if limit is not None:
+            read = read.head(limit)
+        names = [name.decode() for name in read.file_names.tolist()]
+        self.folder = _folder_of(names[:100], folders, file)
+        sizes, self._upright = scan_images(self.folder, names, read.sizes, file)
+        self._annotations, dropped = read.clipped(sizes)
+        if len(dropped):
+            warnings.warn(
+                f"{file}: {len(dropped)} of {len(read.boxes)} boxes have no area inside their picture and are left out "
+                f"(annotation {', '.join(map(str, dropped[:5]))}{', ...' if len(dropped) > 5 else ''}).",
+                stacklevel=2,
+            )
+        self._masks = masks
+        self.classes = {"detection": read.classes}
+        self.provides = (("boxes", "labels", "masks") if masks else ("boxes", "labels")) if read.labelled else ()
+
+    def __len__(self) -> int:
+        return len(self._annotations)
+
+    def sizes(self) -> np.ndarray:
+        """(N, 2) heights and widths, of the pictures as `__getitem__` gives them."""
+        return self._annotations.sizes
+
+    def path(self, index: int) -> Path:
+        """The file of a picture."""
+        return self.folder / self._annotations.file_names[index].decode()
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample; where labelled, with boxes, labels, area, iscrowd and, if asked for, masks, of one length N."""
+        pixels = read_image(self.path(index), upright=bool(self._upright[index]))
+        size = (int(self._annotations.sizes[index, 0]), int(self._annotations.sizes[index, 1]))
+        if pixels.shape[:2] != size:
+            raise DataError(f"{self.path(index)} has changed since the start: {pixels.shape[:2]} pixels, not {size}.")
+        image_id = self._annotations.image_ids[index].item()
+        targets: Targets = {"image_id": image_id}
+        if self._annotations.labelled:
+            targets |= _objects(self._annotations, index)
+        if self._annotations.labelled and self._masks:
+            targets["masks"] = _masks(self._annotations, index, size)
+        return {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
+
+
+def _objects(annotations: Annotations, index: int) -> Targets:
+    objects = slice(int(annotations.first[index]), int(annotations.first[index + 1]))
+    return {
+        "boxes": torch.from_numpy(annotations.boxes[objects].copy()),
+        "labels": torch.from_numpy(annotations.labels[objects].astype(np.int64)),
+        "area": torch.from_numpy(annotations.area[objects].copy()),
+        "iscrowd": torch.from_numpy(annotations.iscrowd[objects].copy()),
+    }
+
+
+def _masks(annotations: Annotations, index: int, size: tuple[int, int]) -> torch.Tensor:
+    """(N, H, W) bool."""
+    start, stop = int(annotations.first[index]), int(annotations.first[index + 1])
+    masks = np.zeros((stop - start, *size), dtype=bool)
+    for row, number in enumerate(range(start, stop)):
+        assert annotations.outlines is not None
+        masks[row] = annotations.outlines.mask(number, size)
+    return torch.from_numpy(masks)
+
+
+# ---- where things lie ----
+
+
+def _find(root: Path | None, split: str, annotations: str | None, images: str | None) -> tuple[Path, list[Path]]:
+    """The json of a split, and the folders in which its pictures may lie."""
+    if root is None and (annotations is None or images is None):
+        raise DataError(
+            "data.root is missing: name the data set's folder, or both the json and the picture folder of each split "
+            "(data.train_annotations, data.train_images, data.val_annotations, data.val_images)."
+        )
+    base = root or Path()
+    if root is not None and not root.is_dir():
+        raise DataError(f"data.root: there is no folder {root} (seen from {Path.cwd()}).")
+    if annotations is not None:
+        file = base / Path(annotations).expanduser()
+        if not file.is_file():
+            raise DataError(f"There is no annotation file {file} for the split {split!r}.")
+        folders = [folder for _, found in _layouts(base, split) for folder in found] + [file.parent]
+    else:
+        looked = list(_layouts(base, split))
+        found = next(((file, folders) for file, folders in looked if file.is_file()), None)
+        if found is None:
+            listed = "".join(f"\n  {file.relative_to(base)}" for file, _ in looked)
+            raise DataError(
+                f"{base} has no annotations for the split {split!r}. Looked for{listed}\nName the file and its "
+                f"pictures' folder with data.{split}_annotations and data.{split}_images, relative to data.root."
+            )
+        file, folders = found
+    return file, folders if images is None else [base / Path(images).expanduser()]
+
+
+def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
+    """The jsons that a split may have, the likeliest first, each with the folders where its pictures may lie."""
+    for name in _SPELLINGS.get(split, (split,)):
+        official = rf"instances_({re.escape(name)}\d*)\.json"
+        years = sorted(path.name for path in root.glob("annotations/instances_*.json"))
+        dated = [found[1] for path in years if (found := re.fullmatch(official, path))]
+        for folder in dated[::-1] or [f"{name}2017"]:  # of two years, the later
+            places = [root / folder, root / "images" / folder, root / "images", root]
+            yield root / "annotations" / f"instances_{folder}.json", places
+        places = [root / name, root / name / "images", root / "images" / name, root / "images", root]
+        yield root / f"{name}.json", places
+        yield root / "annotations" / f"{name}.json", places
+        for file in ("_annotations.coco.json", "annotations.json"):
+            yield root / name / file, [root / name, root / name / "images", root]
+
+
+def _folder_of(names: list[str], folders: list[Path], file: Path) -> Path:
+    """The folder that has most of these pictures, else the first that exists; the scan then says what it lacks."""
+    there = [folder for folder in folders if folder.is_dir()]
+    if not there:
+        looked = ", ".join(map(str, dict.fromkeys(folders)))
+        raise DataError(f"{file}: its pictures' folder is not found. Looked for {looked}.")
+    return max(there, key=lambda folder: sum((folder / name).is_file() for name in names))

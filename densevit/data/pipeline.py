@@ -1,0 +1,126 @@
+"""From a data set to a stream of batches: samples prepared in worker processes, resumable to the batch."""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils import data
+
+from densevit.data.batching import EvaluationBatches, Pick, TrainBatches, collate
+from densevit.data.transforms import Evaluation, Training
+from densevit.errors import DataError, DensevitError
+from densevit.interfaces import Batch, Dataset, Sample
+
+_TINY = 64  # pictures; so few are not worth the start of a process
+_MOST_WORKERS = 8
+
+
+class Prepared(data.Dataset[Sample]):
+    """A data set's samples, transformed: at random to train; to evaluate, with the data set's targets as `truth`."""
+
+    def __init__(self, dataset: Dataset, transform: "Training | Evaluation", train: bool) -> None:
+        self.dataset, self.transform, self.train = dataset, transform, train
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, pick: Pick) -> Sample:
+        """pick: an index and the seed that, with it, makes the random transform."""
+        index, seed = pick
+        try:
+            sample = self.dataset[index]
+            if self.train:
+                return self.transform(sample, np.random.default_rng([seed, index]))  # type: ignore[call-arg]
+            prepared = self.transform(sample)  # type: ignore[call-arg]
+        except DensevitError:
+            raise
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{frame.filename}, line {frame.lineno}"
+            name = f"{type(self.dataset).__module__}.{type(self.dataset).__name__}"
+            raise DataError(f"Sample {index} of {name} failed: {type(error).__name__}: {error} ({place}).") from error
+        prepared["targets"]["truth"] = sample["targets"]
+        return prepared
+
+
+class Loader(data.DataLoader[Any]):
+    """A DataLoader that counts the batches that were handed on, and goes on from there.
+
+    What workers have fetched ahead does not count. `state_dict`, `load_state_dict` and `set_epoch` are those of its
+    `TrainBatches`; a loader for evaluation has no state.
+    """
+
+    def __init__(
+        self, prepared: Prepared, batches: "TrainBatches | EvaluationBatches", multiple: int, num_workers: int
+    ) -> None:
+        forks = num_workers > 0 and sys.platform == "linux"  # forked workers share the annotations' memory
+        super().__init__(
+            prepared,
+            batch_sampler=batches,
+            collate_fn=partial(collate, multiple=multiple),
+            num_workers=num_workers,
+            worker_init_fn=_start_worker,
+            multiprocessing_context="fork" if forks else None,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        return self._counted(super().__iter__())
+
+    def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except DensevitError as error:
+                raise type(error)(_original_message(error)) from None
+            if isinstance(self._batches, TrainBatches):
+                self._batches.advance()
+            yield batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffles for this epoch."""
+        if isinstance(self._batches, TrainBatches):
+            self._batches.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the stream stands."""
+        return self._batches.state_dict() if isinstance(self._batches, TrainBatches) else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next iteration goes on from there."""
+        if isinstance(self._batches, TrainBatches) and state:
+            self._batches.load_state_dict(state)
+
+
+def workers_for(setting: "int | str", length: int, processes: int = 1) -> int:
+    """How many worker processes a loader gets: the number given, or, for "auto", what the machine has to spare.
+
+    processes: training processes on this machine, which share its cores.
+    """
+    if not isinstance(setting, str):
+        return setting
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if length < _TINY else max(0, min(_MOST_WORKERS, cores // processes - 1))
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # the processes are the parallelism
+    torch.set_num_threads(1)
+
+
+def _original_message(error: DensevitError) -> str:
+    """What the error said before torch put the worker's traceback around it."""
+    name = re.escape(f"{type(error).__module__}.{type(error).__qualname__}: ")
+    parts = re.split(f"^{name}", str(error), flags=re.MULTILINE)
+    return parts[-1].rstrip("\n")

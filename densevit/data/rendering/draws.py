@@ -1,0 +1,48 @@
+"""Random numbers that are the same on every machine and under every numpy version."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+Item = TypeVar("Item")
+
+_BLOCK = 256
+
+
+class Draws:
+    """A stream of random numbers, fixed by the whole numbers that name it.
+
+    numpy promises that PCG64's raw bits never change, and promises nothing about `Generator`'s distributions:
+    the numbers are made from the bits here.
+    """
+
+    def __init__(self, *name: int) -> None:
+        self._bits = np.random.PCG64(np.random.SeedSequence(name))
+        self._block: list[float] = []
+
+    def unit(self) -> float:
+        """Uniform in 0 ... 1, 1 excluded, with 53 bits."""
+        if not self._block:
+            self._block = ((self._bits.random_raw(_BLOCK) >> np.uint64(11)) * 2.0**-53).tolist()
+        return self._block.pop()
+
+    def units(self, count: int) -> np.ndarray:
+        """(count,) float64, uniform in 0 ... 1."""
+        return (self._bits.random_raw(count) >> np.uint64(11)) * 2.0**-53
+
+    def between(self, low: float, high: float) -> float:
+        """Uniform in low ... high."""
+        return low + (high - low) * self.unit()
+
+    def whole(self, count: int) -> int:
+        """One of 0 ... count-1, equally likely."""
+        return int(self.unit() * count)
+
+    def choose(self, items: Sequence[Item]) -> Item:
+        """One of the items, equally likely."""
+        return items[int(self.unit() * len(items))]
+
+    def chance(self, probability: float) -> bool:
+        """True with the given probability."""
+        return self.unit() < probability

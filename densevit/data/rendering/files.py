@@ -1,0 +1,93 @@
+"""Writes a data set to disk in common formats: COCO json, semantic PNG, 16-bit depth PNG."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as rle
+
+from densevit.errors import DataError
+from densevit.interfaces import Class, Dataset, Targets
+
+
+def empty_folder(folder: Path) -> Path:
+    """Makes a folder that data may be written to. Raises DataError where something stands there already."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DataError(f"{folder} exists and is not an empty folder. Name another one, or remove it.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"The folder {folder} cannot be made: {error.strerror}.") from error
+    return folder
+
+
+def write_split(dataset: Dataset, folder: Path, split: str, suffix: str = ".png") -> Iterator[int]:
+    """Writes one split, and yields the index of each picture once it is written.
+
+    folder/SPLIT/images/000001.png: the pictures; `suffix` ".jpg" for smaller ones, whose pixels are then not exact.
+    folder/annotations/SPLIT.json: COCO; category ids are the classes' file ids, masks are run-length encoded.
+    folder/SPLIT/semantic/000001.png: 8 bits, the index of a class in folder/classes.json, 255 = ignore.
+    folder/SPLIT/depth/000001.png: 16 bits, millimetres, 0 = unknown.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for kind in ("images", *(key for key in ("semantic", "depth") if key in dataset.provides)):
+        (folder / split / kind).mkdir(parents=True, exist_ok=True)
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        image, targets = sample["image"].numpy(), sample["targets"]
+        name = f"{index + 1:06}"
+        _write(folder / split / "images" / (name + suffix), cv2.cvtColor(image.transpose(1, 2, 0), cv2.COLOR_RGB2BGR))
+        if "semantic" in targets:
+            _write(folder / split / "semantic" / f"{name}.png", targets["semantic"].numpy())
+        if "depth" in targets:
+            _write(folder / split / "depth" / f"{name}.png", millimetres(targets["depth"].numpy()))
+        _, height, width = image.shape
+        images.append({"id": index + 1, "file_name": name + suffix, "height": height, "width": width})
+        for annotation in _annotations(targets, dataset.classes["detection"]):
+            annotations.append({"id": len(annotations) + 1, "image_id": index + 1} | annotation)
+        yield index
+    categories = [_category(one, one.file_id) for one in dataset.classes["detection"]]
+    _write_json(
+        folder / "annotations" / f"{split}.json",
+        {"images": images, "annotations": annotations, "categories": categories},
+    )
+    _write_json(folder / "classes.json", [_category(one, i) for i, one in enumerate(dataset.classes["segmentation"])])
+
+
+def millimetres(depth: np.ndarray) -> np.ndarray:
+    """Metres as 16-bit millimetres; what they cannot hold becomes 0, unknown."""
+    rounded = np.rint(depth * 1000.0)
+    return np.where(rounded < 2**16, rounded, 0).astype(np.uint16)
+
+
+def _annotations(targets: Targets, classes: tuple[Class, ...]) -> Iterator[dict[str, Any]]:
+    for number, label in enumerate(targets["labels"].tolist()):
+        left, top, right, bottom = targets["boxes"][number].tolist()
+        annotation = {
+            "category_id": classes[label].file_id,
+            "bbox": [left, top, right - left, bottom - top],
+            "area": targets["area"][number].item(),
+            "iscrowd": int(targets["iscrowd"][number]),
+        }
+        if "masks" in targets:
+            encoded = rle.encode(np.asfortranarray(targets["masks"][number].numpy().view(np.uint8)))
+            annotation["segmentation"] = {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
+        yield annotation
+
+
+def _category(one: Class, number: int) -> dict[str, Any]:
+    return {"id": number, "name": one.name, "color": list(one.color), "isthing": int(one.thing)}
+
+
+def _write(path: Path, pixels: np.ndarray) -> None:
+    if not cv2.imwrite(str(path), pixels):
+        raise DataError(f"{path} cannot be written. Is the disk full, or the folder read-only?")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, separators=(",", ":")))

@@ -1,0 +1,146 @@
+"""What stands where: scenes drawn at random, before anything is rendered."""
+
+import math
+
+from densevit.data.rendering.draws import Draws
+from densevit.data.rendering.scene import Camera, Scene, Surface, Thing, Wall, reach, turn
+from densevit.data.rendering.shapes import Vector
+from densevit.data.rendering.textures import TILES
+from densevit.data.rendering.things import COLORS, FACING, THINGS, draw_coat
+
+MOST = 8  # things in a picture
+SMALL, LARGE = 0.15, 0.5  # a thing's size as a part of the picture's longer side
+ATTEMPTS = 14
+
+
+def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Scene:
+    """The scene of one index: the same on every machine, and for all sizes of picture that have one shape."""
+    draws = Draws(seed, split, index)
+    camera_height = draws.between(0.9, 2.3)
+    camera = Camera(draws.between(1.05, 1.6), camera_height, math.atan2(camera_height, draws.between(3.2, 6.0)))
+    (ca, sa), (ce, se) = turn(draws.between(-math.pi, math.pi)), turn(draws.between(0.45, 1.2))  # azimuth, elevation
+    ambient = draws.between(0.38, 0.6)
+    longer = 2 * camera.focal * max(height, width)
+    layout = _Layout(draws, camera, width / longer, height / longer)
+    for _ in range(1 + draws.whole(MOST)):
+        layout.place()
+    slant = turn(draws.between(-0.5, 0.5))
+    indoors = draws.chance(0.6)
+    return Scene(
+        camera=camera,
+        light=(ce * sa, se, ce * ca),
+        ambient=ambient,
+        diffuse=draws.between(0.95, 1.15) - ambient,
+        things=tuple(layout.things),
+        walls=_corner(draws, slant, layout.things) if indoors else (),
+        floor=_surface(draws, "floor" if indoors else "ground", draws.between(0.1, 0.4), slant),
+        backdrop=_surface(draws, "wall", draws.between(0.05, 0.3), slant),
+        grain=draws.whole(1 << 16),
+    )
+
+
+class _Layout:
+    """Places things on the ground so that none stand in one another, and many stand before one another.
+
+    wide, high: half the picture's width and height at depth 1.
+    """
+
+    def __init__(self, draws: Draws, camera: Camera, wide: float, high: float) -> None:
+        self.draws, self.camera, self.wide, self.high = draws, camera, wide, high
+        self.things: list[Thing] = []
+
+    def place(self) -> None:
+        """Adds a thing where there is room for it; after many vain attempts none, unless it were the first."""
+        label = self.draws.whole(len(THINGS))
+        for _ in range(ATTEMPTS):
+            size = 0.4 * round(2.6 ** self.draws.unit(), 9)
+            near_another = bool(self.things) and self.draws.chance(0.9)
+            x, z = self._beside(size) if near_another else self._anywhere(size)
+            if self._in_view(x, z, size) and not self._taken(x, z, size * 0.35):
+                thing = self._thing(label, size, x, z)
+                if not self._taken(x, z, thing.footprint):
+                    self.things.append(thing)
+                    return
+        if not self.things:
+            distance = self.camera.height * self.camera.axes[1][1] / self.camera.axes[1][2]  # the middle of the picture
+            self.things.append(self._thing(label, 0.25 * distance / self.camera.focal, 0.0, distance))
+
+    def _anywhere(self, size: float) -> tuple[float, float]:
+        apparent = SMALL * round((LARGE / SMALL) ** self.draws.unit(), 9)
+        z = self.camera.focal * size / apparent
+        return z * self.wide * self.draws.between(-0.9, 0.9), z
+
+    def _beside(self, size: float) -> tuple[float, float]:
+        """Before or behind another thing, as the camera looks."""
+        other = self.draws.choose(self.things)
+        x, _, z = other.centre
+        distance = math.sqrt(x * x + z * z)
+        ahead = self.draws.choose((-1, 1)) * (other.footprint + size * 0.45) * self.draws.between(0.95, 1.4)
+        aside = (other.size + size) / 2 * self.draws.between(-0.36, 0.36)
+        return x + (x * ahead + z * aside) / distance, z + (z * ahead - x * aside) / distance
+
+    def _in_view(self, x: float, z: float, size: float) -> bool:
+        across, below, depth = self.camera.see((x, size / 2, z))
+        if depth < 0.5 or z < 1 or not SMALL < self.camera.focal * size / depth < LARGE:
+            return False
+        return abs(across) < 0.93 * self.wide * depth and abs(below) < 0.9 * self.high * depth
+
+    def _taken(self, x: float, z: float, footprint: float) -> bool:
+        for other in self.things:
+            dx, dz, apart = x - other.centre[0], z - other.centre[2], footprint + other.footprint
+            if dx * dx + dz * dz < apart * apart:
+                return True
+        return False
+
+    def _thing(self, label: int, size: float, x: float, z: float) -> Thing:
+        name = tuple(THINGS)[label]
+        shape, tilt = THINGS[name](self.draws, size)
+        yaw = self.draws.between(-math.pi, math.pi)
+        if tilt and name in FACING:
+            yaw = math.atan2(x, z) + yaw * 0.28
+        axes = _posed(yaw, tilt)
+        height = reach(shape, axes, (0.0, -1.0, 0.0))
+        footprint = max(reach(shape, axes, side) for side in _SIDES) * 1.04
+        return Thing(label, shape, size, (x, height, z), axes, footprint, draw_coat(self.draws, size))
+
+
+_SIDES: list[Vector] = [(cos, 0.0, sin) for cos, sin in (turn(i * math.pi / 4) for i in range(8))]
+
+
+def _posed(yaw: float, tilt: float) -> tuple[Vector, Vector, Vector]:
+    """A thing's axes in the world, once it is tilted round its x axis and then turned round the vertical."""
+    (ct, st), (cy, sy) = turn(tilt), turn(yaw)
+    return (cy, 0.0, -sy), (sy * st, ct, cy * st), (sy * ct, -st, cy * ct)
+
+
+def _corner(draws: Draws, slant: tuple[float, float], things: list[Thing]) -> tuple[Wall, ...]:
+    """Two walls at a right angle, behind and beside all things."""
+    cos, sin = slant
+    side = draws.choose((-1, 1))
+    walls = []
+    for x, z in ((-sin, cos), (cos * side, sin * side)):
+        nearest = max(x * one.centre[0] + z * one.centre[2] + one.footprint for one in things)
+        gap = draws.unit()
+        walls.append(Wall((x, z), max(nearest, 0.8) + 0.05 + 1.5 * gap * gap))
+    return tuple(walls)
+
+
+_NATURAL = {"grass": (96, 132, 62), "sand": (206, 178, 128)}
+
+
+def _surface(draws: Draws, kind: str, contrast: float, slant: tuple[float, float]) -> Surface:
+    tile, color = draws.choose(TILES[kind]), draws.choose(tuple(COLORS))
+    grey, level = draws.between(0.35, 0.85), draws.between(0.75, 1.15)
+    if tile in _NATURAL:
+        grey = 0.2
+    base = _NATURAL.get(tile, COLORS[color])
+    mean = max(sum(base) / 3, 120)
+    r, g, b = (level * (grey * mean + (1 - grey) * max(c, 40)) / 255 for c in base)
+    low, high = 1 - contrast, 1 + contrast
+    return Surface(
+        tile=tile,
+        paints=((r * low, g * low, b * low), (min(r * high, 1.0), min(g * high, 1.0), min(b * high, 1.0))),
+        texels=draws.between(40, 110),
+        turn=slant,
+        phase=(4096 * draws.unit(), 4096 * draws.unit()),
+    )

@@ -1,0 +1,122 @@
+"""Patterns: solid ones (three-dimensional, so that they fit any shape) for things, tiles for floors and walls.
+
+All hold values in 0 ... 1, which blend two colours. They repeat, and are made once a process, from fixed random
+numbers.
+"""
+
+from functools import cache
+
+import numpy as np
+
+from densevit.data.rendering.draws import Draws
+
+SOLIDS = ("plain", "stripes", "checker", "dots", "noise")
+PERIOD = 32  # texels after which a solid pattern repeats
+TILE = 256  # texels of a tile's side
+LEVELS = 7  # of a tile, each half the size of the one before
+
+
+def noise(shape: tuple[int, ...], cell: int, name: int) -> np.ndarray:
+    """Smooth noise that repeats at the borders, from 0 to 1, with features of about `cell` texels."""
+    values = Draws(name).units(int(np.prod(shape))).reshape(shape)
+    for axis in range(len(shape)):
+        for _ in range(2):  # a box filter twice is a tent
+            values = sum((np.roll(values, i, axis) for i in range(1, cell)), start=values)
+    values = values - values.min()
+    return values / values.max()
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Takes the edge off a pattern that repeats, lest its edges turn into stairs where it is sampled."""
+    for axis in range(values.ndim):
+        values = values * 0.5 + (np.roll(values, 1, axis) + np.roll(values, -1, axis)) * 0.25
+    return values
+
+
+@cache
+def solid(kind: str, axis: int = 0) -> np.ndarray:
+    """(PERIOD^3,) float32; the texel (i, j, k) stands at (i * PERIOD + j) * PERIOD + k. Stripes run across `axis`."""
+    i = np.arange(PERIOD)
+    x, y, z = np.meshgrid(i, i, i, indexing="ij")
+    if kind == "stripes":
+        values = np.where((x, y, z)[axis] % 8 < 4, 1.0, 0.0)
+    elif kind == "checker":
+        values = np.where((x // 8 + y // 8 + z // 8) % 2, 1.0, 0.0)
+    elif kind == "dots":
+        values = np.zeros((PERIOD,) * 3)
+        for shift in (0, 8):  # the corners and the centres of cells of 16
+            a, b, c = ((v + shift) % 16 - 7.5 for v in (x, y, z))
+            values += a * a + b * b + c * c < 26
+    elif kind == "noise":
+        values = np.clip((noise((PERIOD,) * 3, 5, 11) - 0.5) * 2.2 + 0.5, 0, 1)
+    else:
+        values = np.zeros((PERIOD,) * 3)
+    return _smooth(values).astype(np.float32).ravel()
+
+
+def look_up(pattern: np.ndarray, texels: np.ndarray) -> np.ndarray:
+    """A solid pattern at points (3, N), positive and in texels: (N,)."""
+    i, j, k = texels.astype(np.int32) & (PERIOD - 1)
+    return pattern.take((i * PERIOD + j) * PERIOD + k)
+
+
+TILES = {
+    "floor": ("planks", "tiles", "checker", "carpet", "rough"),
+    "ground": ("grass", "sand", "paving", "rough"),
+    "wall": ("plaster", "bricks", "wallpaper", "panels", "rough"),
+}
+
+
+def _pattern(kind: str) -> np.ndarray:
+    i = np.arange(TILE)
+    v, u = np.meshgrid(i, i, indexing="ij")
+    coarse, fine = noise((TILE, TILE), 24, 21), noise((TILE, TILE), 3, 22)
+    if kind == "planks":
+        board, along = v // 16, (u + (v // 16 * 97)) % TILE
+        shade = Draws(23).units(512).reshape(16, 32)[board, along // 128]
+        return np.where((v % 16 == 0) | (along % 128 == 0), 0.0, 0.35 + 0.4 * shade + 0.25 * np.roll(fine, 7, 0))
+    if kind == "tiles":
+        shade = Draws(24).units(64).reshape(8, 8)[v // 32, u // 32]
+        return np.where((v % 32 < 2) | (u % 32 < 2), 0.0, 0.65 + 0.3 * shade)
+    if kind == "checker":
+        return np.where((v // 32 + u // 32) % 2, 0.9, 0.15) + 0.1 * fine
+    if kind == "bricks":
+        row, along = v // 16, (u + v // 16 * 16) % TILE
+        shade = Draws(25).units(128).reshape(16, 8)[row, along // 32]
+        return np.where((v % 16 < 2) | (along % 32 < 2), 0.0, 0.5 + 0.35 * shade + 0.15 * fine)
+    if kind == "wallpaper":
+        return np.where(u % 32 < 14, 0.3, 0.8) + 0.1 * fine
+    if kind == "panels":
+        return np.where((u % 64 < 2) | (v % 128 < 2), 0.0, np.where((u % 64 < 5) | (v % 128 < 5), 1.0, 0.7))
+    if kind == "paving":
+        shade = Draws(26).units(16).reshape(4, 4)[v // 64, u // 64]
+        return np.where((v % 64 < 3) | (u % 64 < 3), 0.05, 0.45 + 0.3 * shade + 0.3 * fine)
+    if kind == "grass":
+        return 0.7 * fine + 0.3 * coarse
+    if kind == "sand":
+        return 0.3 * fine + 0.7 * coarse
+    if kind == "carpet":
+        return 0.4 + 0.4 * fine
+    if kind == "plaster":
+        return 0.5 + 0.35 * coarse
+    return 0.5 * coarse + 0.5 * noise((TILE, TILE), 8, 27)  # rough
+
+
+@cache
+def tile(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """A tile at all its levels, one after the other: (T,) float32; and where each level begins: (LEVELS,) int32."""
+    level = np.clip(_pattern(kind), 0, 1)
+    levels = [level]
+    for _ in range(LEVELS - 1):
+        level = (level[::2, ::2] + level[1::2, ::2] + level[::2, 1::2] + level[1::2, 1::2]) / 4
+        levels.append(level)
+    starts = np.cumsum([0] + [one.size for one in levels[:-1]])
+    return np.concatenate([_smooth(one).ravel() for one in levels]).astype(np.float32), starts.astype(np.int32)
+
+
+def sample(kind: str, u: np.ndarray, v: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """A tile at (u, v), whole texels of level 0, each pixel at its own level, 0 ... LEVELS-1. The shapes broadcast."""
+    values, starts = tile(kind)
+    mask = (TILE - 1) >> level
+    width = TILE >> level
+    return values.take(((v >> level) & mask) * width + starts[level] + ((u >> level) & mask))

@@ -1,0 +1,134 @@
+"""The built-in data set: pictures rendered on the fly, of solid things that hide one another, with exact labels."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+from densevit.data.rendering.layout import draw_scene
+from densevit.data.rendering.picture import Picture, render
+from densevit.data.rendering.scene import Scene
+from densevit.data.rendering.things import THINGS
+from densevit.errors import DataError
+from densevit.interfaces import Class, Dataset, Sample, Targets
+
+Split = Literal["train", "val"]
+
+STREAMS = {"train": 0, "val": 1}  # a split's random stream; none shares a scene with another
+LENGTHS = {"train": 4000, "val": 500}
+LEAST_SIDE = 32  # pixels
+
+FEWEST_PIXELS = 12
+LEAST_VISIBLE = 0.1
+
+_THING_COLORS = (
+    (220, 60, 60), (240, 150, 40), (235, 210, 70), (120, 190, 70),
+    (60, 170, 160), (70, 120, 220), (150, 90, 200), (230, 120, 180),
+)  # fmt: skip
+_SURFACE_COLORS = {"floor": (150, 120, 90), "ground": (100, 130, 80), "wall": (190, 185, 175), "sky": (150, 200, 240)}
+
+_DETECTION = tuple(Class(name, i, color) for i, (name, color) in enumerate(zip(THINGS, _THING_COLORS, strict=True), 1))
+_SEGMENTATION = _DETECTION + tuple(
+    Class(name, i, color, thing=False) for i, (name, color) in enumerate(_SURFACE_COLORS.items(), len(THINGS) + 1)
+)
+_FLOOR, _GROUND, _WALL, _SKY = range(len(THINGS), len(_SEGMENTATION))
+_INDOORS, _OUTDOORS = (np.array([ground, _WALL, _WALL, _SKY], np.uint8) for ground in (_FLOOR, _GROUND))
+
+
+class Scenes(Dataset):
+    """Rendered scenes: textured solids in rooms and outdoors, with boxes, masks, semantic map and depth.
+
+    image_size: the side, or (height, width), in pixels; at least 32.
+    length: pictures; by default 4000 to train and 500 to validate.
+    seed: picks other scenes. A picture follows from seed, split and index, to the last bit, in any process and on any
+        machine.
+    masks, semantic, depth: whether pictures are labelled with these.
+
+    Boxes, masks and area are those of the visible part inside the picture. A thing of which fewer than 12 pixels, or
+    less than 10 %, show is not annotated as an object; the semantic map and the depth still show it. Depth is that of
+    what the ray through the pixel's centre meets, along the optical axis, curved surfaces included; 0, unknown, in the
+    sky and beyond 60 m.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        image_size: int | tuple[int, int] = 128,
+        length: int | None = None,
+        seed: int = 0,
+        masks: bool = True,
+        semantic: bool = True,
+        depth: bool = True,
+    ) -> None:
+        if split not in STREAMS:
+            raise DataError(f"scenes has no split {split!r}. Splits: train, val.")
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if min(height, width) < LEAST_SIDE:
+            raise DataError(f"data.image_size is {image_size}; scenes are at least {LEAST_SIDE} pixels high and wide.")
+        if length is not None and length < 1:
+            raise DataError(f"data.length is {length}; scenes need at least 1 picture.")
+        if seed < 0:
+            raise DataError(f"data.seed is {seed}; expected 0 or more.")
+        self.split, self.height, self.width, self.seed = split, height, width, seed
+        self.length = LENGTHS[split] if length is None else length
+        wanted = {"masks": masks, "semantic": semantic, "depth": depth}
+        self.provides = ("boxes", "labels", *(key for key, on in wanted.items() if on))
+        self.classes = {"detection": _DETECTION, "segmentation": _SEGMENTATION}
+
+    def __len__(self) -> int:
+        return self.length
+
+    def sizes(self) -> np.ndarray:
+        """(N, 2): all pictures have one size."""
+        return np.tile(np.array([self.height, self.width]), (self.length, 1))
+
+    def scene(self, index: int) -> Scene:
+        """What a picture was rendered from: also what labels do not tell, as poses, colours, textures and light."""
+        if not 0 <= index < self.length:
+            raise IndexError(f"scenes has pictures 0 to {self.length - 1}, and no {index}.")
+        return draw_scene(self.seed, STREAMS[self.split], index, self.height, self.width)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample, with `area` and `iscrowd` (no object is a crowd); image_id is index + 1."""
+        scene = self.scene(index)
+        picture = render(scene, self.height, self.width)
+        targets: Targets = {"image_id": index + 1} | _objects(scene, picture, "masks" in self.provides)
+        if "semantic" in self.provides:
+            targets["semantic"] = torch.from_numpy(_semantic(scene, picture))
+        if "depth" in self.provides:
+            targets["depth"] = torch.from_numpy(picture.depth)
+        return {"image": torch.from_numpy(picture.image), "targets": targets}
+
+
+def annotated(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the things that are annotated as objects, and how many pixels of each are visible."""
+    visible = np.bincount(picture.owner.ravel(), minlength=len(picture.silhouettes) + 1)[1:]
+    numbers = np.flatnonzero((visible >= FEWEST_PIXELS) & (visible >= LEAST_VISIBLE * picture.silhouettes))
+    return numbers, visible[numbers]
+
+
+def _objects(scene: Scene, picture: Picture, with_masks: bool) -> Targets:
+    numbers, visible = annotated(picture)
+    masks = picture.owner == (numbers + 1).astype(np.uint8)[:, None, None]  # (N, H, W)
+    objects: Targets = {
+        "boxes": torch.from_numpy(_tight_boxes(masks)),
+        "labels": torch.tensor([scene.things[number].label for number in numbers], dtype=torch.int64),
+        "area": torch.from_numpy(visible.astype(np.float32)),
+        "iscrowd": torch.zeros(len(numbers), dtype=torch.bool),
+    }
+    return objects | {"masks": torch.from_numpy(masks)} if with_masks else objects
+
+
+def _tight_boxes(masks: np.ndarray) -> np.ndarray:
+    """(N, H, W), none empty -> (N, 4) float32 xyxy; the right and the bottom edge are one past the last pixel."""
+    columns, rows = np.any(masks, axis=1), np.any(masks, axis=2)
+    right, bottom = columns.shape[1] - columns[:, ::-1].argmax(axis=1), rows.shape[1] - rows[:, ::-1].argmax(axis=1)
+    return np.stack([columns.argmax(axis=1), rows.argmax(axis=1), right, bottom], axis=1).astype(np.float32)
+
+
+def _semantic(scene: Scene, picture: Picture) -> np.ndarray:
+    """(H, W) uint8."""
+    semantic = (_INDOORS if scene.walls else _OUTDOORS).take(picture.surface)
+    of_owner = np.array([0, *(thing.label for thing in scene.things)], np.uint8)
+    np.copyto(semantic, of_owner.take(picture.owner), where=picture.owner > 0)
+    return semantic

@@ -1,0 +1,150 @@
+"""From a sample in original pixels to one that a model trains or is evaluated on.
+
+`data.recipe` and `data.image_size` say how (see `recipes.py`). Images stay uint8; the model normalises them. This
+module holds what both transforms share and evaluation's own; the random half lives in `augmentation.py`.
+"""
+
+import warnings
+from typing import TYPE_CHECKING, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from densevit.data.recipes import Recipe, Size, build_recipe
+from densevit.errors import DataError
+from densevit.interfaces import Sample, Targets
+
+if TYPE_CHECKING:
+    from densevit.config import DataSection
+
+OBJECT_KEYS = ("boxes", "labels", "masks")  # one row an object
+MAP_KEYS = ("semantic", "depth")  # one value a pixel
+
+
+class Training(Protocol):
+    """A random transform whose result follows from the sample and the generator alone."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
+
+
+def build_transforms(section: "DataSection") -> "tuple[Training, Evaluation]":
+    """The training and the evaluation transform of a config's data section."""
+    from densevit.data.augmentation import Augmentation  # late: albumentations takes a second to import
+
+    return Augmentation(build_recipe(section.recipe, section.image_size)), build_evaluation(section)
+
+
+def build_evaluation(section: "DataSection") -> "Evaluation":
+    """The evaluation transform alone."""
+    return Evaluation(build_recipe(section.recipe, section.image_size))
+
+
+class Evaluation:
+    """Resizes a sample, the same way each time.
+
+    canvas: (h, w) to which pictures are padded at the bottom and right, or None; `size` and targets leave that out.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.canvas = recipe, recipe.canvas
+
+    def size_of(self, height: int, width: int) -> Size:
+        """(h, w) to which a picture of this size is resized, without padding."""
+        return self.recipe.evaluation_size(height, width)
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The targets come on the new grid and without crowds, with `size` and `original_size`."""
+        pixels, targets = to_pixels(sample["image"]), plain_objects(sample)
+        height, width = pixels.shape[:2]
+        size = self.size_of(height, width)
+        if "boxes" in targets:
+            targets["boxes"] = targets["boxes"] * torch.tensor([size[1] / width, size[0] / height]).repeat(2)
+        for key in MAP_KEYS:
+            if key in targets:
+                targets[key] = torch.from_numpy(resize_map(targets[key].numpy(), size))
+        if "masks" in targets:
+            targets["masks"] = torch.from_numpy(resize_masks(targets["masks"].numpy(), size))
+        return finished(resize_image(pixels, size), targets, (height, width), self.canvas)
+
+
+# ---- what goes in and comes out ----
+
+
+def to_pixels(image: Tensor) -> np.ndarray:
+    """(3, H, W) tensor to (H, W, 3) array, without a copy where the memory already lies so."""
+    if image.is_contiguous():
+        return cv2.merge([plane.numpy() for plane in image])
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def plain_objects(sample: Sample) -> Targets:
+    """The targets to learn from: no crowds, boxes clipped to the picture and none without area, all keys of one length.
+
+    A box that lies outside of its picture or has no area makes other libraries raise, or drop it with the wrong label.
+    Raises DataError, with the image's id, for a box that is not finite and for keys that differ in length.
+    """
+    targets = {key: value for key, value in sample["targets"].items() if key not in ("iscrowd", "area")}
+    present = [key for key in OBJECT_KEYS if key in targets]
+    if not present:
+        return targets
+    name = targets.get("image_id")
+    lengths = {key: len(targets[key]) for key in present}
+    keep = torch.ones(lengths[present[0]], dtype=torch.bool)
+    if "iscrowd" in sample["targets"]:
+        lengths["iscrowd"] = len(sample["targets"]["iscrowd"])
+    if len(set(lengths.values())) > 1:
+        raise DataError(
+            f"image {name!r}: targets differ in length: {', '.join(f'{k} {n}' for k, n in lengths.items())}."
+        )
+    if "iscrowd" in sample["targets"]:
+        keep &= ~sample["targets"]["iscrowd"].bool()
+    if "boxes" in targets:
+        if not torch.isfinite(targets["boxes"]).all():
+            raise DataError(f"image {name!r} has a box that is not finite: {targets['boxes'].tolist()}.")
+        height, width = sample["image"].shape[-2:]
+        targets["boxes"] = targets["boxes"].clamp(min=0).minimum(torch.tensor([width, height, width, height]))
+        solid = (targets["boxes"][:, 2:] > targets["boxes"][:, :2]).all(dim=1)
+        if not solid.all():
+            warnings.warn("Boxes without area inside their picture are left out.", stacklevel=2)
+        keep &= solid
+    return targets | {key: targets[key][keep] for key in present}
+
+
+def finished(pixels: np.ndarray, targets: Targets, original_size: Size, canvas: Size | None) -> Sample:
+    """A sample from resized pixels (h, w, 3), padded to the canvas where there is one."""
+    size = (pixels.shape[0], pixels.shape[1])
+    planes = np.empty((3, *size), np.uint8)
+    cv2.split(pixels, list(planes))
+    if canvas is not None and canvas != size:
+        planes = np.pad(planes, ((0, 0), (0, canvas[0] - size[0]), (0, canvas[1] - size[1])))
+    return {"image": torch.from_numpy(planes), "targets": targets | {"size": size, "original_size": original_size}}
+
+
+# ---- resampling ----
+
+
+def resize_image(pixels: np.ndarray, size: Size) -> np.ndarray:
+    """(H, W, 3) uint8 to this (h, w): averaged where it shrinks, bilinear where it grows, untouched at that size."""
+    if pixels.shape[:2] == size:
+        return pixels
+    shrinks = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
+    return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def resize_map(values: np.ndarray, size: Size) -> np.ndarray:
+    """(H, W) labels or metres to this (h, w): each pixel takes the value at its centre."""
+    if values.shape == size:
+        return values
+    return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def resize_masks(masks: np.ndarray, size: Size) -> np.ndarray:
+    """(N, H, W) bool or uint8 to this (h, w)."""
+    if masks.shape[1:] == size:
+        return masks
+    resized = np.empty((len(masks), *size), np.uint8)
+    for mask, out in zip(masks.view(np.uint8), resized, strict=True):
+        cv2.resize(mask, size[::-1], dst=out, interpolation=cv2.INTER_NEAREST_EXACT)
+    return resized.view(masks.dtype)

@@ -1,0 +1,32 @@
+"""metrics.json: `{"detection/AP": 0.41, ...}`, with null where there is nothing to measure (nan in Python)."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from densevit.errors import DataError
+
+
+def write(metrics: Mapping[str, float], path: Path) -> None:
+    """Writes metrics, unrounded, in their order."""
+    known = {name: None if math.isnan(value) else float(value) for name, value in metrics.items()}
+    path.write_text(json.dumps(known, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> dict[str, float]:
+    """The metrics of a file that `write` wrote."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): math.nan if value is None else float(value) for name, value in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(f"{path}: expected metrics as a JSON object of numbers; found: {error}") from error
+
+
+def by_head(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """`{"detection/AP": 0.41}` as `{"detection": {"AP": 0.41}}`; what has no head stands under ""."""
+    heads: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        head, slash, metric = name.partition("/")
+        heads.setdefault(head if slash else "", {})[metric if slash else name] = value
+    return heads

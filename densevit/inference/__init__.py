@@ -1,0 +1,1 @@
+"""Files and arrays in, results in original pixels out."""

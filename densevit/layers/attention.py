@@ -1,0 +1,52 @@
+"""Scaled dot-product attention (Vaswani et al. 2017, section 3.2) in the form that is fastest where it runs."""
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """softmax(query key^T / sqrt(D) + bias) value.
+
+    query: (..., N, D). key, value: (..., S, D). bias: added to the scores, broadcast to (..., N, S), -inf where a key is hidden.
+    A GPU runs the fused kernel; a CPU is quicker with the three products written out, forward and backward, at the
+    lengths of windows, queries and small maps (`tools/benchmarks/attention.py`).
+    """
+    if query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-2, -1)  # (..., N, S)
+    if bias is not None:
+        scores = scores + bias
+    weights = scores.softmax(-1)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    return weights @ value
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention in several heads, with a projection for each of query, key, value and output."""
+
+    def __init__(self, width: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"A width of {width} cannot be split into {num_heads} heads.")
+        self.num_heads, self.dropout = num_heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        for layer in (self.query, self.key, self.value, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """query: (B, N, C). key, value: (B, S, C). bias: broadcast to (B, heads, N, S). Returns (B, N, C)."""
+        q, k, v = (self._split(x) for x in (self.query(query), self.key(key), self.value(value)))
+        if bias is not None:
+            bias = bias.to(q.dtype)
+        mixed = attention(q, k, v, bias, self.dropout if self.training else 0.0)
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, D)

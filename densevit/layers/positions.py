@@ -1,0 +1,67 @@
+"""Where a token is: sine and learned position encodings, of map cells and of boxes."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def mask_on_grid(padding_mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """The padding mask (B, H, W) on a feature map's grid, (B, *size): a cell is padding where its first pixel is (DETR)."""
+    if padding_mask.shape[-2:] == torch.Size(size):
+        return padding_mask
+    return F.interpolate(padding_mask[:, None].float(), size=size)[:, 0] > 0.5
+
+
+def sine(position: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
+    """Sines and cosines of a coordinate, in turn (Vaswani et al. 2017, section 3.5).
+
+    position: (...), in radians. Returns (..., channels), in float32.
+    """
+    exponent = torch.arange(channels, device=position.device) // 2 * (2 / channels)
+    angle = position.float()[..., None] / temperature**exponent
+    return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2)
+
+
+def sine_map(padding: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
+    """DETR's sine encoding of map cells, counted over what is not padding and scaled to 2 pi (Carion et al. 2020, A.4).
+
+    padding: (B, H, W) bool, True = padding. Returns (B, H, W, channels), rows in the first half, columns in the second.
+    """
+    here = (~padding).float()
+    rows, columns = here.cumsum(1), here.cumsum(2)
+    rows = rows / (rows[:, -1:, :] + 1e-6) * (2 * math.pi)
+    columns = columns / (columns[:, :, -1:] + 1e-6) * (2 * math.pi)
+    half = channels // 2
+    return torch.cat([sine(rows, half, temperature), sine(columns, half, temperature)], dim=-1)
+
+
+def sine_boxes(boxes: Tensor, channels: int, temperature: float = 20.0) -> Tensor:
+    """The sine encoding of boxes as queries use it (DAB-DETR, Liu et al. 2022, section 4.2).
+
+    boxes: (..., 4) cxcywh in 0 ... 1. Returns (..., 4 * channels): cx, cy, w, h after one another.
+    """
+    return sine(boxes * (2 * math.pi), channels, temperature).flatten(-2)
+
+
+class LearnedPositions(nn.Module):
+    """A learned vector for each row and each column (DETR's `learned` option), interpolated to larger maps than it has."""
+
+    def __init__(self, channels: int, length: int = 50) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.rand(length, channels // 2))
+        self.columns = nn.Parameter(torch.rand(length, channels // 2))
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """padding: (B, H, W) bool. Returns (B, H, W, channels): columns in the first half, rows in the second."""
+        B, H, W = padding.shape
+        rows, columns = _stretch(self.rows, H), _stretch(self.columns, W)
+        grid = torch.cat([columns[None].expand(H, -1, -1), rows[:, None].expand(-1, W, -1)], dim=-1)
+        return grid.expand(B, -1, -1, -1)
+
+
+def _stretch(table: Tensor, length: int) -> Tensor:
+    if length <= len(table):
+        return table[:length]
+    return F.interpolate(table.T[None], size=length, mode="linear", align_corners=True)[0].T

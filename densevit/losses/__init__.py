@@ -1,0 +1,1 @@
+"""Losses and the matching that set prediction needs."""

@@ -1,0 +1,118 @@
+"""Bipartite matching of predictions and objects (DETR, Carion et al. 2020, section 3.1)."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from densevit.errors import DensevitError
+from densevit.losses.boxes import overlaps, to_centres, to_corners
+from densevit.losses.processes import autocast_off
+
+
+class Objects(NamedTuple):
+    """The objects of all images of a batch, one after another (T of them).
+
+    boxes: (T, 4) cxcywh in 0 ... 1. labels: (T,). image: (T,), the place in the batch. counts: objects an image.
+    names: the images' ids, for messages.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    image: Tensor
+    counts: list[int]
+    names: list[int | str]
+
+    @classmethod
+    def of(cls, targets: list[dict], device: torch.device) -> "Objects":
+        """Gathers `boxes` and `labels` of the targets, and scales the boxes by each image's `size`."""
+        counts = [len(target["boxes"]) for target in targets]
+        names = [target.get("image_id", i) for i, target in enumerate(targets)]
+        if not any(counts):
+            empty = torch.zeros(0, dtype=torch.long, device=device)
+            return cls(torch.zeros(0, 4, device=device), empty, empty, counts, names)
+        image = torch.repeat_interleave(torch.tensor(counts)).to(device)
+        sizes = torch.tensor([target["size"] for target in targets], dtype=torch.float32, device=device)
+        boxes = torch.cat([target["boxes"] for target in targets]).to(device, torch.float32)
+        labels = torch.cat([target["labels"] for target in targets]).to(device)
+        return cls(to_centres(boxes / sizes.flip(-1).repeat(1, 2)[image]), labels, image, counts, names)
+
+
+class Matches(NamedTuple):
+    """Pairs of predictions and objects, four (P,) index tensors: decoder layer, image, query, and object among all T."""
+
+    layer: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor
+
+
+class MatchingCosts(NamedTuple):
+    """Weights of the three costs of a pair; the paper's values."""
+
+    label: float = 1.0
+    l1: float = 5.0
+    giou: float = 2.0
+
+
+@torch.no_grad()
+def costs(logits: Tensor, boxes: Tensor, objects: Objects, weights: MatchingCosts, softmax: bool) -> Tensor:
+    """The cost of each object with each query of its own image only, for all layers at once.
+
+    logits: (L, B, Q, K+1), or K without softmax. boxes: (L, B, Q, 4) cxcywh. Returns (L, T, Q) in float32.
+    The class cost is -p with softmax, and focal loss's difference without (Deformable DETR).
+    """
+    with autocast_off(logits.device):
+        logits, boxes = logits.float(), boxes.float()
+        if softmax:
+            class_costs = -logits.softmax(-1)
+        else:
+            p = logits.sigmoid()
+            class_costs = 0.25 * (1 - p) ** 2 * -(p + 1e-8).log() - 0.75 * p**2 * -(1 - p + 1e-8).log()
+        # Picking the label's column first keeps the largest temporary at (L, T, Q).
+        cost = weights.label * class_costs.transpose(2, 3)[:, objects.image, objects.labels]
+        predicted = boxes[:, objects.image]  # (L, T, Q, 4)
+        truth = objects.boxes[:, None]  # (T, 1, 4)
+        cost += weights.l1 * torch.cdist(predicted, truth, p=1).squeeze(-1)
+        _, giou = overlaps(to_corners(predicted), to_corners(truth))
+        return cost.sub_(giou, alpha=weights.giou)
+
+
+@torch.no_grad()
+def hungarian(
+    logits: Tensor, boxes: Tensor, objects: Objects, weights: MatchingCosts = MatchingCosts(), softmax: bool = True
+) -> Matches:
+    """The assignment of least total cost in each image and each layer, each object to one query.
+
+    Shapes as in `costs`, which crosses to the CPU once. An image without objects has no pairs; one with more objects than
+    queries leaves the costliest unmatched. Raises DensevitError, naming the image, where a cost is not finite.
+    """
+    matrix = costs(logits, boxes, objects, weights, softmax).cpu().numpy()  # (L, T, Q)
+    if not np.isfinite(matrix).all():
+        layer, target, query = (int(i[0]) for i in np.nonzero(~np.isfinite(matrix)))
+        image = int(objects.image[target])
+        raise DensevitError(
+            f"Image {objects.names[image]!r}: the matching cost of object {target - sum(objects.counts[:image])} "
+            f"(box {[round(x, 4) for x in objects.boxes[target].tolist()]}, cxcywh) with query {query} of decoder layer "
+            f"{layer} is {matrix[layer, target, query]}. Predictions have diverged, or the box is not finite: lower the "
+            f"learning rate, clip gradients (trainer.clip_grad_norm), or check the annotation."
+        )
+    ends = np.cumsum(objects.counts)
+    layers, queries, targets = [], [], []
+    for image, count in enumerate(objects.counts):
+        if not count:
+            continue
+        start = ends[image] - count
+        for layer in range(len(matrix)):
+            rows, columns = linear_sum_assignment(matrix[layer, start : start + count])
+            layers.append(np.full(len(rows), layer))
+            targets.append(rows + start)
+            queries.append(columns)
+    if not layers:
+        none = torch.zeros(0, dtype=torch.long, device=logits.device)
+        return Matches(none, none, none, none)
+    pairs = torch.from_numpy(np.stack([np.concatenate(x) for x in (layers, queries, targets)])).to(logits.device)
+    layer, query, target = pairs.unbind()
+    return Matches(layer, objects.image[target], query, target)

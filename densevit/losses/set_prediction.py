@@ -1,0 +1,70 @@
+"""The set losses of DETR (Carion et al. 2020, section 3.1 and A.2), for all decoder layers at once."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from densevit.losses.boxes import overlaps, to_corners
+from densevit.losses.classification import focal, matchability_aware
+from densevit.losses.matching import Matches, Objects
+from densevit.losses.processes import autocast_off, mean_over_processes
+
+Classification = Literal["softmax", "focal", "mal"]
+
+
+class SetLosses(NamedTuple):
+    """One value a decoder layer, (L,), not weighted."""
+
+    label: Tensor
+    l1: Tensor
+    giou: Tensor
+
+
+def set_losses(
+    logits: Tensor,
+    boxes: Tensor,
+    objects: Objects,
+    matches: Matches,
+    classification: Classification = "softmax",
+    no_object_weight: float = 0.1,
+    object_count: Tensor | None = None,
+) -> SetLosses:
+    """Class, L1 and generalised IoU losses of matched predictions, in fp32 whatever the autocast.
+
+    logits: (L, B, Q, K+1), or K unless `classification` is "softmax". boxes: (L, B, Q, 4) cxcywh.
+    Divided by the mean number of objects over all processes (softmax's class term by its mean sum of weights);
+    where a batch has none, the box terms are 0 and connected. object_count: in place of the number of `objects`, where
+    each is predicted several times.
+    """
+    with autocast_off(logits.device):
+        logits, boxes = logits.float(), boxes.float()
+        place = (matches.layer, matches.image, matches.query)
+        predicted, truth = boxes[place], objects.boxes[matches.target]  # (P, 4)
+        labels = objects.labels[matches.target]
+        iou, giou = overlaps(to_corners(predicted), to_corners(truth))
+
+        if object_count is None:
+            object_count = torch.tensor(float(len(objects.labels)), device=logits.device)
+        if classification == "softmax":
+            classes = torch.full(logits.shape[:3], logits.shape[-1] - 1, device=logits.device)  # "no object"
+            classes[place] = labels
+            weight = torch.where(classes == logits.shape[-1] - 1, no_object_weight, 1.0)
+            cross_entropy = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight)
+            counts = mean_over_processes(torch.cat([object_count[None], weight.sum((1, 2))]))
+            object_count, weights = counts[0], counts[1:]
+            label = (cross_entropy * weight).sum((1, 2)) / weights.clamp(min=1e-6)
+        else:
+            object_count = mean_over_processes(object_count)
+            target = torch.zeros_like(logits)
+            quality = iou.detach().clamp(min=0.01) if classification == "mal" else torch.ones_like(iou)
+            target[(*place, labels)] = quality
+            loss = matchability_aware if classification == "mal" else focal
+            label = loss(logits, target).sum((1, 2, 3)) / object_count.clamp(min=1)
+
+        per_layer = torch.zeros(len(logits), device=logits.device)
+        count = object_count.clamp(min=1)
+        l1 = per_layer.index_add(0, matches.layer, (predicted - truth).abs().sum(-1)) / count
+        box = per_layer.index_add(0, matches.layer, 1 - giou) / count
+    return SetLosses(label, l1, box)

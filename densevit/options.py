@@ -1,0 +1,144 @@
+"""Checks a plugin's options against the signature of its constructor, before anything is built."""
+
+import difflib
+import inspect
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from densevit.errors import PluginError
+
+# What the framework itself hands in, by position, before the user's options.
+GIVEN: dict[str, tuple[str, ...]] = {
+    "backbones": (),
+    "necks": ("channels", "strides"),
+    "heads": ("channels", "strides", "classes"),
+    "datasets": ("split",),
+    "evaluators": ("classes",),
+}
+
+
+class OptionError(PluginError):
+    """One option is wrong. key: its whole name, "backbone.varient"."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key} {message}")
+        self.key = key
+
+
+def check(
+    plugin: type, given: Iterable[str], name: str, options: Mapping[str, Any], where: str, reserved: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The options, each coerced to its annotated type.
+
+    given: what stands before the options in the constructor. where: the section that stands before the key in messages.
+    reserved: keys of that section which are not the plugin's; they only help to guess what a wrong key was meant to be.
+    A constructor with **kwargs takes every key. Raises OptionError for a key that is unknown, mistyped or missing.
+    """
+    parameters, takes_all = _parameters(plugin, tuple(given), name)
+    checked = {}
+    for key, value in options.items():
+        if key in parameters:
+            checked[key] = _coerce(parameters[key].annotation, value, f"{where}.{key}")
+        elif takes_all:
+            checked[key] = value
+        else:
+            listed = f"Options: {', '.join(parameters)}." if parameters else "It has none."
+            hint = nearest(key, [*parameters, *reserved])
+            raise OptionError(f"{where}.{key}", f"is not an option of {name!r}.{hint} {listed}")
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in options:
+            raise OptionError(f"{where}.{key}", f"is missing: {name!r} needs it.")
+    return checked
+
+
+def takes(plugin: type, option: str) -> bool:
+    """Whether the constructor names this option."""
+    return option in inspect.signature(plugin).parameters
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ " Did you mean 'x'?", with a space in front, or nothing where no known name is near."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def wanted(problems: Iterable[Mapping[str, Any]]) -> str:
+    """What pydantic expected of a value, from all that it says about it: "a valid integer or 'auto'"."""
+    expectations = []
+    for problem in problems:
+        message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        expectations.append(message.partition(", unable to parse")[0].partition(", got a number")[0])
+    return " or ".join(dict.fromkeys(expectations))
+
+
+def shown(value: Any) -> str:
+    """A value as messages print it."""
+    text = {"True": "true", "False": "false", "None": "null"}.get(repr(value), repr(value))
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _parameters(plugin: type, given: tuple[str, ...], name: str) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The parameters that are the user's to set, with resolved annotations, and whether any other key is taken too."""
+    if plugin.__init__.__module__.startswith("torch.nn."):  # type: ignore[misc]  # nn.Module's own: it takes no options
+        return {}, False
+    parameters = list(inspect.signature(plugin).parameters.values())
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(positional) < len(given) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise PluginError(f"{name!r}: its constructor must take {', '.join(given)} first, by position.")
+    handed = {p.name for p in positional[: len(given)]}
+    try:
+        annotations = typing.get_type_hints(plugin.__init__, include_extras=True)  # type: ignore[misc]
+    except Exception:  # an annotation that does not resolve at run time is no reason to refuse the plugin
+        annotations = {}
+    own = {}
+    for parameter in parameters:
+        if parameter.name not in handed and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            own[parameter.name] = parameter.replace(annotation=annotations.get(parameter.name, Any))
+    return own, takes_all
+
+
+def _coerce(annotation: Any, value: Any, key: str) -> Any:
+    """The value as the annotated type: as it is where it fits, else a list as a tuple, "1e-4" as a number and the like.
+
+    true is never 1, and 1 never true.
+    """
+    adapter = _adapter(annotation)
+    if adapter is None:
+        return value
+    try:
+        return adapter.validate_python(value, strict=True)
+    except ValidationError:
+        pass
+    try:
+        coerced = adapter.validate_python(value)
+    except ValidationError as error:
+        raise OptionError(key, f"should be {wanted(error.errors())}, not {shown(value)}.") from None
+    if _truths(coerced) != _truths(value):
+        kind = getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
+        raise OptionError(key, f"should be {kind}, not {shown(value)}.")
+    return coerced
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # a pydantic model, dataclass or TypedDict brings its own config
+        try:
+            return TypeAdapter(annotation)
+        except Exception:
+            return None
+    except Exception:  # a type that pydantic cannot check
+        return None
+
+
+def _truths(value: Any) -> int:
+    """How many booleans a value holds, at any depth."""
+    if isinstance(value, Mapping):
+        return sum(_truths(item) for item in value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return sum(_truths(item) for item in value)
+    return int(isinstance(value, bool))

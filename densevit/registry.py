@@ -1,0 +1,290 @@
+"""Finds plugins among the entry points of installed distributions, and loads one when it is asked for.
+
+densevit's own plugins come by the same road as a stranger's. Looking imports nothing; loading one plugin imports the
+module that its entry point names; a broken one hurts only who asks for it.
+"""
+
+import ast
+import functools
+import importlib
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from densevit.errors import DensevitError, PluginError, did_you_mean
+
+GROUPS = ("backbones", "necks", "heads", "datasets", "evaluators")
+INTERFACES = dict(zip(GROUPS, ("Backbone", "Neck", "Head", "Dataset", "Evaluator"), strict=True))
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin, not yet imported. value: "module:Attribute". origin: its distribution, "densevit 0.1.0"."""
+
+    group: str
+    name: str
+    value: str
+    origin: str
+
+    @property
+    def noun(self) -> str:
+        """What messages call it: "backbone 'swin'"."""
+        return f"{INTERFACES[self.group].lower()} {self.name!r}"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one walk over the installed distributions found."""
+
+    plugins: dict[tuple[str, str], Plugin] = field(default_factory=dict)  # by group and name
+    shadowed: list[tuple[Plugin, Plugin]] = field(default_factory=list)  # (not in reach, the one that has its name)
+    broken: list[str] = field(default_factory=list)  # a sentence for each entry point that cannot be read
+
+
+def find(group: str) -> dict[str, Plugin]:
+    """All plugins of a group by name, none imported. Warns of names that two distributions claim."""
+    _check_group(group)
+    found = scan()
+    for hidden, winner in found.shadowed:
+        if hidden.group == group:
+            warnings.warn(f"{hidden.origin} offers {hidden.noun}, but {winner.origin} has that name.", stacklevel=2)
+    return {name: plugin for (where, name), plugin in sorted(found.plugins.items()) if where == group}
+
+
+def load(group: str, name: str) -> type:
+    """The class behind a plugin's name, or behind "module:Class", which needs no entry point.
+
+    Imports that plugin's module and no other. Raises PluginError where the name is unknown, the import fails, or what
+    is found is no class of the group's interface.
+    """
+    _check_group(group)
+    if ":" in name:
+        plugin = Plugin(group, name, value=name, origin="the config")
+    else:
+        known = find(group)
+        if name not in known:
+            raise PluginError(_unknown(group, name, known))
+        plugin = known[name]
+    loaded = _import(plugin)
+    interfaces = importlib.import_module("densevit.interfaces")  # torch comes with it, as it came with the plugin
+    expected = getattr(interfaces, INTERFACES[group])
+    if not (isinstance(loaded, type) and issubclass(loaded, expected)):
+        what = f"the class {loaded.__name__}" if isinstance(loaded, type) else f"a {type(loaded).__name__}"
+        raise PluginError(
+            f"{_described(plugin)} is {what}, which is no densevit.{expected.__name__}. "
+            f"Write `class {plugin.value.rpartition(':')[2]}(densevit.{expected.__name__})`."
+        )
+    return loaded
+
+
+def create(group: str, name: str, *given: Any, options: Mapping[str, Any], where: str) -> Any:
+    """An instance of a plugin. given: what the framework hands in by position; options: the user's, checked first."""
+    checked = check_options(group, name, options, where)
+    try:
+        return load(group, name)(*given, **checked)
+    except DensevitError:
+        raise
+    except ValueError as error:
+        raise PluginError(f"{where}: {name!r} cannot be built with these options: {error}") from error
+
+
+def check_options(
+    group: str, name: str, options: Mapping[str, Any], where: str, reserved: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The options as the plugin's constructor wants them: each one known, each of its annotated type, none missing.
+
+    where: the section, "backbone" or "heads.detection", that stands before the key in messages. reserved: keys of that
+    section which are not the plugin's; they only help to guess what a wrong key was meant to be.
+    """
+    from densevit import options as signature  # pydantic comes with it; finding plugins needs none
+
+    return signature.check(load(group, name), signature.GIVEN[group], name, options, where, reserved)
+
+
+def list_backbones() -> list[str]:
+    """Names of all installed backbones."""
+    return list(find("backbones"))
+
+
+def list_heads() -> list[str]:
+    """Names of all installed heads."""
+    return list(find("heads"))
+
+
+def first_line(plugin: Plugin) -> str:
+    """The first line of the class's docstring, read from the source; nothing is imported. Empty where there is none."""
+    module, _, attribute = plugin.value.partition(":")
+    try:
+        return _docstring(module, attribute, hops=5).partition("\n")[0]
+    except (OSError, SyntaxError, UnicodeDecodeError, ImportError) as error:
+        return f"(unreadable: {_one_line(error)})"
+
+
+# ---- the walk over distributions ----
+
+
+def scan() -> Scan:
+    """Every distribution's plugins. The walk happens once for each state of sys.path."""
+    return _scan(tuple(sys.path))
+
+
+@functools.cache
+def _scan(path: tuple[str, ...]) -> Scan:
+    found = Scan()
+    offers: dict[str, tuple[str, list[Plugin]]] = {}  # by distribution, with the kind of its metadata
+    for distribution in importlib.metadata.distributions():
+        try:
+            text = distribution.read_text("entry_points.txt") or ""
+            if "densevit." not in text:
+                continue
+            metadata = distribution.metadata
+            name, version = metadata["Name"] or "a nameless distribution", metadata["Version"] or "of no version"
+            kind = "egg-info" if distribution.read_text("METADATA") is None else "dist-info"
+        except Exception as error:
+            found.broken.append(f"A distribution cannot be read: {_one_line(error)} ({_place(distribution)}).")
+            continue
+        key = re.sub(r"[-_.]+", "-", name).lower()
+        if key in offers and not (offers[key][0] == "egg-info" and kind == "dist-info"):
+            continue  # the same one twice on the path: the first is what Python imports, but an egg-info may be stale
+        origin = f"{name} {version}"
+        plugins = []
+        for group, entry, value in _entries(text):
+            if value is None:
+                found.broken.append(f"{origin} has a malformed entry point, {entry!r} under [densevit.{group}].")
+            else:
+                plugins.append(Plugin(group, entry, value, origin))
+        offers[key] = (kind, plugins)
+    for key in sorted(offers, key=lambda key: key != "densevit"):  # stable: the built-in ones first, then as found
+        for plugin in offers[key][1]:
+            winner = found.plugins.setdefault((plugin.group, plugin.name), plugin)
+            if winner is not plugin:
+                found.shadowed.append((plugin, winner))
+    return found
+
+
+def _entries(text: str) -> Iterator[tuple[str, str, str | None]]:
+    """(group, name, value) of each densevit entry point in an entry_points.txt; a malformed line comes with value None.
+
+    Written out because `importlib.metadata` gives up on the whole file, and in some versions on all of them.
+    """
+    group = ""
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            group = line.strip("[] ").removeprefix("densevit.") if line.startswith("[densevit.") else ""
+        elif group in GROUPS and line and not line.startswith("#"):
+            name, _, value = (part.strip() for part in line.partition("="))
+            value = re.sub(r"\s*\[.*\]$", "", value)  # the extras that an entry point may name
+            good = name and re.fullmatch(r"[\w.]+\s*:\s*[\w.]+", value)
+            yield group, (name if good else line), (re.sub(r"\s", "", value) if good else None)
+
+
+def _place(distribution: importlib.metadata.Distribution) -> str:
+    return str(getattr(distribution, "_path", "at an unknown place"))
+
+
+# ---- reading without importing ----
+
+
+def _docstring(module: str, name: str, hops: int) -> str:
+    """A class's docstring, from the module's source or, `hops` times at most, from where the module has the class."""
+    source = _source(module)
+    if source is None:
+        return ""
+    package = module.split(".") if source.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return ast.get_docstring(node) or ""
+        if isinstance(node, ast.ImportFrom) and hops:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    above = package[: len(package) + 1 - node.level] if node.level else []
+                    return _docstring(".".join([*above, *filter(None, [node.module])]), alias.name, hops - 1)
+    return ""
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module. No package on the way is imported, as `importlib.util.find_spec` alone would do."""
+    top, *below = module.split(".")
+    spec = importlib.util.find_spec(top)
+    for name in below:
+        top = f"{top}.{name}"
+        places = spec.submodule_search_locations if spec else None
+        spec = importlib.machinery.PathFinder.find_spec(top, places) if places else None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+# ---- importing one ----
+
+
+def _import(plugin: Plugin) -> Any:
+    module_name, _, attribute = plugin.value.partition(":")
+    if plugin.name == plugin.value and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a class named directly may stand in the working directory
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise PluginError(f"{_described(plugin)} cannot be imported: {_reason(plugin, error)}") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            classes = [name for name, value in vars(found).items() if isinstance(value, type)]
+            raise PluginError(f"{_described(plugin)}: {module_name} has no {attribute!r}.{did_you_mean(part, classes)}")
+        found = getattr(found, part)
+    return found
+
+
+def _reason(plugin: Plugin, error: Exception) -> str:
+    """Why an import failed, where, and what to install if a package is missing."""
+    module_name = plugin.value.partition(":")[0]
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        if module_name == error.name or module_name.startswith(f"{error.name}."):
+            return f"there is no module {error.name!r}."
+        return f"it needs {error.name!r}, which is not installed. {_remedy(plugin, error.name.partition('.')[0])}"
+    frames = traceback.extract_tb(error.__traceback__)
+    file, line, message = frames[-1].filename, frames[-1].lineno, _one_line(error)
+    if isinstance(error, SyntaxError):
+        file, line, message = error.filename or file, error.lineno, error.msg
+    return f"{type(error).__name__}: {message} ({file}, line {line})."
+
+
+def _remedy(plugin: Plugin, package: str) -> str:
+    """The pip command for a missing package, through an extra of the plugin's distribution where it has one."""
+    distribution = plugin.origin.rpartition(" ")[0]
+    try:
+        requirements = importlib.metadata.requires(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        requirements = []
+    for requirement in requirements:
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
+        if extra and re.split(r"[^\w.-]", requirement)[0].replace("-", "_").lower() == package.lower():
+            return f"Try `pip install '{distribution}[{extra[1]}]'`."
+    return f"Try `pip install {package}`."
+
+
+def _described(plugin: Plugin) -> str:
+    where = "" if plugin.name == plugin.value else f" ({plugin.value}, from {plugin.origin})"
+    return f"The {plugin.noun}{where}"
+
+
+def _unknown(group: str, name: str, known: Mapping[str, Plugin]) -> str:
+    noun = INTERFACES[group].lower()
+    broken = "".join(f" {problem}" for problem in scan().broken)
+    none = "" if known else f" No {noun} is installed."
+    return f"There is no {noun} {name!r}.{did_you_mean(name, known)}{none}{broken}"
+
+
+def _check_group(group: str) -> None:
+    if group not in GROUPS:
+        raise PluginError(f"There is no plugin group {group!r}.{did_you_mean(group, GROUPS)}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

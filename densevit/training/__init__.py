@@ -1,0 +1,1 @@
+"""The Lightning module, optimisers, schedules and the run folder."""

@@ -1,0 +1,75 @@
+"""Evaluation on all processes, each image once."""
+
+import pytorch_lightning as lightning
+import torch
+from torch import distributed
+
+from densevit.config import Config
+from densevit.data.build import Data
+from densevit.interfaces import Batch, Evaluator, Predictions
+from densevit.model import DenseModel
+from densevit.training.precision import resolve
+from densevit.training.task import DenseTask, build_evaluators, named
+
+
+class Evaluation(lightning.Callback):
+    """Feeds predictions and truths of each validation pass to the evaluators; `metrics` holds what the last one gave."""
+
+    def __init__(self, evaluators: dict[str, Evaluator]) -> None:
+        self.evaluators = evaluators
+        self.metrics: dict[str, float] = {}
+
+    def on_validation_epoch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        for evaluator in self.evaluators.values():
+            evaluator.reset()
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        task: lightning.LightningModule,
+        outputs: dict[str, list[Predictions]],  # type: ignore[override]  # what our validation_step returns
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        truths = [target["truth"] for target in batch["targets"]]
+        for name, evaluator in self.evaluators.items():
+            evaluator.update(outputs[name], truths)
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        for evaluator in self.evaluators.values():
+            _join_processes(evaluator)
+        self.metrics = named({name: evaluator.compute() for name, evaluator in self.evaluators.items()})
+        numbers = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.metrics.items()}
+        task.log_dict({name: x.float() for name, x in numbers.items()}, rank_zero_only=True)
+
+
+def _join_processes(evaluator: Evaluator) -> None:
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        states: list[object] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(states, evaluator.state())
+        evaluator.merge(states)
+
+
+def evaluate(model: DenseModel, data: Data, config: Config) -> tuple[dict[str, float], dict[str, Evaluator]]:
+    """The metrics of a model on the validation data, named HEAD/METRIC, and the evaluators that have seen it.
+
+    Runs in the config's precision on its devices, as validation in training does: the numbers are the same.
+    """
+    evaluation = Evaluation(build_evaluators(model, config))
+    section = config.trainer
+    trainer = lightning.Trainer(
+        accelerator=section.accelerator,
+        devices=section.devices,
+        num_nodes=section.num_nodes,
+        strategy=section.strategy,
+        precision=resolve(section.precision, section.accelerator),  # type: ignore[arg-type]  # one of Lightning's names
+        callbacks=[evaluation],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+    )
+    trainer.validate(DenseTask(model, config, data), verbose=False)
+    return evaluation.metrics, evaluation.evaluators

@@ -1,0 +1,180 @@
+"""One training: a config in, a run folder out."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.loggers import Logger
+from rich.console import Console
+
+from densevit import config as configs
+from densevit.config import Config
+from densevit.data.build import Data, build_data
+from densevit.errors import WeightsError
+from densevit.evaluation import metrics_file
+from densevit.model import DenseModel, build_model
+from densevit.training.evaluation import Evaluation
+from densevit.training.logger import MetricsCsv
+from densevit.training.optim import learning_rate
+from densevit.training.precision import resolve
+from densevit.training.progress import ProgressBar, ValidationLines
+from densevit.training.run_folder import RunFolder, Stopped, choose
+from densevit.training.task import DenseTask, build_evaluators, check_needs
+from densevit.visualization.report import write_report
+from densevit.visualization.samples import draw_samples
+from densevit.visualization.tables import metrics_table
+from densevit.weights import model_file
+
+
+def train(config: Config, run_dir: Path | None = None, name: str = "run") -> Path:
+    """Trains what a config describes, and returns the run's folder.
+
+    Everything that can be wrong with the config, the data or the weights is found before the folder is made.
+    """
+    return _run(config, run_dir, name, None)
+
+
+def resume(run: Path) -> Path:
+    """Goes on where a run stopped, from its own config and last checkpoint."""
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    if not checkpoint.is_file():
+        raise WeightsError(f"--resume {run}: there is no {checkpoint}. Name the folder of a run that has begun to train.")
+    return _run(configs.load(run / "config.yaml"), run, run.name, checkpoint)
+
+
+def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | None) -> Path:
+    console = Console()
+    _quieten()
+    configs.check_plugins(config)
+    lightning.seed_everything(config.seed, verbose=False)
+    backbone_stride = 32
+    data = build_data(config, backbone_stride)
+    model = build_model(config, data.classes)
+    check_needs(model, config, data)
+    model_file.load_initial(model)
+    evaluation = Evaluation(build_evaluators(model, config))
+
+    folder = run_dir if checkpoint is not None and run_dir is not None else choose(name, run_dir)
+    task = DenseTask(model, config, data)
+    files = RunFolder(folder, evaluation, config.trainer.monitor, config.trainer.checkpoint_every)
+    trainer = _trainer(config, folder, console, evaluation, files)
+    if trainer.is_global_zero:
+        if checkpoint is None:
+            (folder / "config.yaml").write_text(configs.dump(config, _derived(config, model, data, trainer)))
+            (folder / "checkpoints").mkdir()
+        else:
+            step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
+            MetricsCsv(folder / "metrics.csv").forget_after(step)
+        _announce(console, config, model, data, trainer, folder)
+
+    stopped = False
+    try:
+        trainer.fit(task, ckpt_path=checkpoint, weights_only=True)
+    except Stopped:
+        stopped = True
+    if not stopped and files.validated_step != trainer.global_step:
+        trainer.validate(task, verbose=False)  # max_steps came in the middle of an epoch
+    if trainer.is_global_zero:
+        _finish(console, folder, model, data, stopped)
+    return folder
+
+
+def _trainer(
+    config: Config, folder: Path, console: Console, evaluation: Evaluation, files: RunFolder
+) -> lightning.Trainer:
+    section = config.trainer
+    # The order matters: metrics first, then what is kept, and weights are averaged last.
+    callbacks: list[lightning.Callback] = [evaluation, files, ValidationLines(console, evaluation)]
+    if console.is_terminal:
+        callbacks.append(ProgressBar(leave=False))
+    if section.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=section.ema))
+    return lightning.Trainer(
+        accelerator=section.accelerator,
+        devices=section.devices,
+        num_nodes=section.num_nodes,
+        strategy=section.strategy,
+        precision=resolve(section.precision, section.accelerator),  # type: ignore[arg-type]  # one of Lightning's names
+        max_epochs=section.max_epochs if section.max_epochs is not None else -1,
+        max_steps=section.max_steps if section.max_steps is not None else -1,
+        gradient_clip_val=section.clip_grad_norm,
+        accumulate_grad_batches=section.accumulate,
+        check_val_every_n_epoch=section.evaluate_every,
+        log_every_n_steps=section.log_every,
+        callbacks=callbacks,
+        logger=_loggers(folder),
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=console.is_terminal,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+
+
+def _loggers(folder: Path) -> list[Logger]:
+    loggers: list[Logger] = [MetricsCsv(folder / "metrics.csv")]
+    try:
+        from densevit.training.tensorboard import TensorBoard
+
+        loggers.append(TensorBoard(folder, name="", version=""))
+    except ModuleNotFoundError:
+        pass  # the extra `tensorboard` is not installed
+    return loggers
+
+
+def _derived(config: Config, model: DenseModel, data: Data, trainer: lightning.Trainer) -> dict[str, str]:
+    """Facts that follow from the config and the data, for the reader of config.yaml."""
+    images = config.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+    facts = {
+        "training images": str(len(data.train)),
+        "validation images": str(len(data.val)),
+        "images an optimiser step": str(images),
+        "learning rate": f"{learning_rate(config.optim, images):g}",
+        "precision": str(trainer.precision),
+        "feature channels and strides": f"{list(model.backbone.channels)} at {list(model.backbone.strides)}",
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+    }
+    for name, classes in model.classes.items():
+        facts[f"classes of {name}"] = ", ".join(c.name for c in classes)
+    return facts
+
+
+def _announce(
+    console: Console, config: Config, model: DenseModel, data: Data, trainer: lightning.Trainer, folder: Path
+) -> None:
+    heads = ", ".join(f"{name} ({section.name})" for name, section in config.heads.items())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    device = trainer.strategy.root_device
+    what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
+    console.print(f"{config.backbone.name} -> {heads}, {trained / 1e6:.2f} M trained parameters", highlight=False)
+    console.print(f"{config.data.name}: {len(data.train)} pictures to train on, {len(data.val)} to validate", highlight=False)
+    console.print(f"{trainer.world_size} x {what}, {trainer.precision}; writing to {folder}/", highlight=False)
+
+
+def _finish(console: Console, folder: Path, model: DenseModel, data: Data, stopped: bool) -> None:
+    """Completes the folder, however the run ended, and says what there is."""
+    if not (folder / "model.safetensors").is_file():  # stopped before the first validation
+        model_file.save(model, folder / "model.safetensors")
+        metrics_file.write({}, folder / "metrics.json")
+    draw_samples(model_file.load(folder), data, folder / "predictions")
+    report = write_report(folder)
+    metrics = metrics_file.read(folder / "metrics.json")
+    if metrics:
+        console.print(metrics_table(metrics))
+    console.print(f"model: {folder / 'model.safetensors'}   report: {report}   pictures: {folder / 'predictions'}/", highlight=False)
+    if stopped:
+        console.print(f"Stopped. Go on with: densevit train --resume {folder}", highlight=False)
+
+
+def _quieten() -> None:
+    """Lightning's notes on hardware and tips are not for our users; its warnings about what we chose on purpose neither."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,0 +1,133 @@
+"""What a run leaves behind: checkpoints, the best model, its metrics, pictures and a report."""
+
+import math
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as lightning
+
+from densevit.errors import ConfigError
+from densevit.evaluation import metrics_file
+from densevit.training.evaluation import Evaluation
+from densevit.training.task import DenseTask
+from densevit.weights import model_file
+
+
+class Stopped(Exception):
+    """Ctrl-C came, and the checkpoint is written."""
+
+
+def choose(name: str, wanted: Path | None) -> Path:
+    """The run's folder: the one that was asked for, which has to be empty, or the next free `runs/NAME`.
+
+    The processes of one training agree on it through the environment.
+    """
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and "DENSEVIT_RUN_DIR" in os.environ:
+        return Path(os.environ["DENSEVIT_RUN_DIR"])
+    if wanted is None:
+        base = Path("runs") / name
+        wanted, number = base, 2
+        while wanted.exists():
+            wanted, number = base.with_name(f"{base.name}-{number}"), number + 1
+    elif wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
+        raise ConfigError(f"--run-dir {wanted}: is not empty. Name a new folder, or go on with `train --resume {wanted}`.")
+    wanted.mkdir(parents=True, exist_ok=True)
+    os.environ["DENSEVIT_RUN_DIR"] = str(wanted.resolve())
+    return wanted
+
+
+class RunFolder(lightning.Callback):
+    """Writes `checkpoints/last.ckpt` and, when validation says so, `best.ckpt`, `model.safetensors` and `metrics.json`.
+
+    Stands before the callback that averages weights, so that the averaged ones are what is saved.
+    """
+
+    def __init__(self, folder: Path, evaluation: Evaluation, monitor: str | None, checkpoint_every: int | None) -> None:
+        self.folder, self.evaluation = folder, evaluation
+        self.monitor, self.checkpoint_every = monitor, checkpoint_every
+        self.best: float | None = None
+        self.first: dict[str, float] = {}
+        self.validated_step = -1
+        self._interrupted = False
+        self._previous_handler: Any = None
+
+    # ---- checkpoints ----
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule, *_: Any) -> None:
+        if self._interrupted:
+            self._save(trainer, "last")
+            raise Stopped
+        step = trainer.global_step
+        if self.checkpoint_every and step % self.checkpoint_every == 0 and trainer.fit_loop._should_accumulate() is False:
+            self._save(trainer, "last")
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        self._save(trainer, "last")
+
+    def _save(self, trainer: lightning.Trainer, name: str) -> None:
+        path = self.folder / "checkpoints" / f"{name}.ckpt"
+        unfinished = path.with_suffix(".partial")
+        trainer.save_checkpoint(unfinished)
+        if trainer.is_global_zero:
+            unfinished.replace(path)
+
+    # ---- the best ----
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        assert isinstance(task, DenseTask)
+        self.validated_step = trainer.global_step
+        score = self._score(self.evaluation.metrics)
+        if self.best is not None and not score > self.best:
+            return
+        self.best = score
+        if trainer.state.fn == "fit":
+            self._save(trainer, "best")
+        if trainer.is_global_zero:
+            model_file.save(task.model, self.folder / "model.safetensors")
+            metrics_file.write(self.evaluation.metrics, self.folder / "metrics.json")
+
+    def _score(self, metrics: dict[str, float]) -> float:
+        """The monitored metric; else the main one, or with several heads the mean of each relative to its first value."""
+        if self.monitor is not None:
+            if self.monitor not in metrics:
+                raise ConfigError(f"trainer.monitor: no metric {self.monitor!r}. Metrics: {', '.join(metrics)}.")
+            return _known(metrics[self.monitor])
+        mains = {name: f"{name}/{evaluator.main}" for name, evaluator in self.evaluation.evaluators.items()}
+        values = {name: _known(metrics[key]) for name, key in mains.items()}
+        if len(values) == 1:
+            return next(iter(values.values()))
+        for name, value in values.items():
+            if value and math.isfinite(value):
+                self.first.setdefault(name, abs(value))
+        return sum(value / self.first.get(name, 1.0) for name, value in values.items()) / len(values)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "first": dict(self.first), "validated_step": self.validated_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.first, self.validated_step = state["best"], dict(state["first"]), state["validated_step"]
+
+    # ---- Ctrl-C ----
+
+    def on_fit_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        try:
+            self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
+        except ValueError:  # not the main thread: whoever runs us handles signals
+            self._previous_handler = None
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._interrupted:  # a second Ctrl-C means now
+            raise KeyboardInterrupt
+        self._interrupted = True
+
+    def teardown(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGINT, self._previous_handler)
+            self._previous_handler = None
+
+
+def _known(value: float) -> float:
+    return -math.inf if math.isnan(value) else value

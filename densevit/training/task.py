@@ -1,0 +1,128 @@
+"""The model as Lightning trains and evaluates it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from densevit import registry
+from densevit.config import Config
+from densevit.data.build import Data
+from densevit.errors import ConfigError
+from densevit.interfaces import Batch, Evaluator, Predictions
+from densevit.model import DenseModel
+from densevit.training.optim import build_optimizer, learning_rate, schedule
+
+
+class DenseTask(lightning.LightningModule):
+    """One model, its data, its optimiser."""
+
+    def __init__(self, model: DenseModel, config: Config, data: Data) -> None:
+        super().__init__()
+        self.model, self.config, self.data = model, config, data
+        self.step = torch.compile(model) if config.trainer.compile else model
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        losses = self.model.loss(self.step(batch), batch["targets"])
+        loss = torch.stack(list(losses.values())).sum()
+        size = len(batch["images"])
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
+        self.log_dict({f"train/{name}": term.detach() for name, term in losses.items()}, batch_size=size)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.log("train/lr", optimizer.param_groups[0]["lr"])
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning refuses a fused optimiser here for the sake of fp16's scaler, with which ours is not fused.
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def validation_step(self, batch: Batch, batch_index: int) -> dict[str, list[Predictions]]:
+        return self.model.predictions(self.model(batch), batch["targets"])
+
+    def configure_optimizers(self) -> Any:
+        section, trainer = self.config.optim, self.trainer
+        images = self.config.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+        optimizer = build_optimizer(self.model, section, learning_rate(section, images), fused=trainer.precision != "16-mixed")
+        steps = int(trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(section, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def train_dataloader(self) -> DataLoader:
+        return self.data.train_loader(self.trainer.global_rank, self.trainer.world_size)
+
+    def val_dataloader(self) -> DataLoader:
+        return self.data.val_loader(self.trainer.global_rank, self.trainer.world_size)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Images, mask and targets to the device; `truth` stays where evaluators want it."""
+        targets = []
+        for target in batch["targets"]:
+            moved = {k: _moved(v, device) for k, v in target.items() if k not in ("truth", "size", "original_size")}
+            targets.append({**target, **moved})
+        images, mask = (batch[key].to(device, non_blocking=True) for key in ("images", "padding_mask"))
+        return {"images": images, "padding_mask": mask, "targets": targets}
+
+    # What dropout and noise draw next is part of a checkpoint: a resumed run goes on as if it had not stopped.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["random_state"] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            checkpoint["random_state"]["cuda"] = torch.cuda.get_rng_state(self.device)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._random_state = checkpoint.get("random_state")
+
+    def on_train_start(self) -> None:
+        state = getattr(self, "_random_state", None)
+        if state is not None:
+            torch.set_rng_state(state["cpu"])
+            if "cuda" in state and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda"], self.device)
+
+
+def build_evaluators(model: DenseModel, config: Config) -> dict[str, Evaluator]:
+    """The evaluator of each head: the one that its config names, else the one that is called like its task."""
+    evaluators: dict[str, Evaluator] = {}
+    for name, section in config.heads.items():
+        plugin = section.evaluation.name or str(model.heads[name].task)
+        evaluators[name] = registry.create(
+            "evaluators", plugin, model.classes[name], options=section.evaluation.options, where=f"heads.{name}.evaluation"
+        )
+    return evaluators
+
+
+def check_needs(model: DenseModel, config: Config, data: Data) -> None:
+    """Raises ConfigError where a head needs labels that the data set does not have, or a backbone another input size."""
+    for name, head in model.heads.items():
+        lacking = [key for key in head.needs if key not in data.provides]  # type: ignore[union-attr]  # a Head
+        if lacking:
+            raise ConfigError(
+                f"heads.{name} ({config.heads[name].name}) needs {', '.join(lacking)}, but data set {config.data.name!r} "
+                f"labels {', '.join(data.provides)} only. Choose another head or another data set."
+            )
+    fixed = model.backbone.input_size
+    size = config.data.image_size
+    if fixed is not None and (size if isinstance(size, tuple) else (size, size)) != fixed:
+        raise ConfigError(
+            f"backbone {config.backbone.name!r} takes pictures of {fixed[0]}x{fixed[1]} only, but data.image_size is {size}. "
+            f"Set data.image_size=[{fixed[0]},{fixed[1]}]."
+        )
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+
+def named(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """{head: {metric: value}} as {"head/metric": value}."""
+    return {f"{head}/{name}": value for head, found in metrics.items() for name, value in found.items()}

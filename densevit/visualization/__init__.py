@@ -1,0 +1,1 @@
+"""Drawn predictions, curves and the report."""

@@ -1,0 +1,201 @@
+"""report.html: one self-contained page to look at a run with."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from densevit.errors import DataError
+from densevit.evaluation import metrics_file
+from densevit.visualization.curves import Points, curve_svg, read_curves
+from densevit.visualization.tables import number
+
+LONGEST_SIDE = 1400  # of a picture in the page, in pixels
+MOST_PICTURES = 24
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes `report.html` of a run folder from its config.yaml, metrics.json, metrics.csv and predictions/.
+
+    What is missing, as after an interrupted run, the page says so and shows the rest. Returns the page's path.
+    """
+    run_dir = Path(run_dir)
+    name = run_dir.resolve().name
+    config = _text(run_dir / "config.yaml")
+    sections = [
+        ("Metrics", _metrics(run_dir / "metrics.json")),
+        ("Pictures", _pictures(run_dir / "predictions")),
+        ("Curves", _curves(run_dir / "metrics.csv")),
+        ("Config", f"<pre>{escape(config)}</pre>" if config else _missing("config.yaml")),
+    ]
+    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
+    page = PAGE.format(title=escape(name), style=STYLE, about=escape(_about(config)), body=body)
+    path = run_dir / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _missing(name: str) -> str:
+    return f'<p class="missing">There is no {escape(name)}: the run ended before it was written.</p>'
+
+
+def _about(config: str) -> str:
+    """The run in a line: which head on which backbone, on which data."""
+    try:
+        found: Any = yaml.safe_load(config)
+        heads = " + ".join(head["name"] for head in found["heads"].values())
+        return f"{heads} on {found['backbone']['name']}, data: {found['data']['name']}"
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+def _metrics(path: Path) -> str:
+    if not path.is_file():
+        return _missing(path.name)
+    try:
+        metrics = metrics_file.read(path)
+    except DataError as error:
+        return f'<p class="missing">{escape(str(error))}</p>'
+    if not metrics:
+        return '<p class="missing">The run ended before its first validation.</p>'
+    return "".join(_head(head, values) for head, values in metrics_file.by_head(metrics).items())
+
+
+def _head(head: str, values: Mapping[str, float]) -> str:
+    whole = [name for name in values if "/" not in name]
+    names = "".join(f"<th>{escape(name)}</th>" for name in whole)
+    cells = "".join(f"<td>{number(values[name])}</td>" for name in whole)
+    html = f'<h3>{escape(head)}</h3><div class="wide"><table><tr>{names}</tr><tr>{cells}</tr></table></div>'
+    for kind in dict.fromkeys(name.split("/")[0] for name in values if "/" in name):
+        rows = [
+            f"<tr><td>{escape(name[len(kind) + 1 :])}</td>{_bar(value)}</tr>"
+            for name, value in values.items()
+            if name.startswith(f"{kind}/")
+        ]
+        title = f"<tr><th>class</th><th>{escape(kind)}</th></tr>"
+        html += f'<table class="classes">{title}{"".join(rows)}</table>'
+    return html
+
+
+def _bar(value: float) -> str:
+    share = 100 * min(max(value, 0), 1) if value == value else 0
+    return f'<td class="bar" style="--share: {share:.1f}%">{number(value)}</td>'
+
+
+def _curves(path: Path) -> str:
+    if not path.is_file():
+        return _missing(path.name)
+    curves = {name: points for name, points in read_curves(path).items() if not _is_of_a_class(name)}
+    if not curves:
+        return f'<p class="missing">{escape(path.name)} holds no numbers yet.</p>'
+    drawn = "".join(f"<figure>{curve_svg(name, points)}</figure>" for name, points in _by_weight(curves))
+    return f'<p>Over steps; the number at the top right is the last one.</p><div class="curves">{drawn}</div>'
+
+
+def _is_of_a_class(name: str) -> bool:
+    return name.count("/") > 1 and not name.startswith("train/")
+
+
+def _by_weight(curves: Mapping[str, Points]) -> list[tuple[str, Points]]:
+    """Training losses first, the sum before its terms; then metrics; then what has no head, as the learning rate."""
+
+    def weight(name: str) -> tuple[bool, bool, bool]:
+        return "/" not in name, not name.startswith("train/"), name != "train/loss"
+
+    return sorted(curves.items(), key=lambda item: weight(item[0]))
+
+
+def _pictures(folder: Path) -> str:
+    paths = sorted(path for path in folder.glob("**/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not paths:
+        return _missing("predictions/*.jpg")
+    more = f"<p>{MOST_PICTURES} of {len(paths)} pictures.</p>" if len(paths) > MOST_PICTURES else ""
+    return more + f'<div class="pictures">{"".join(_figures(folder, paths[:MOST_PICTURES]))}</div>'
+
+
+def _figures(folder: Path, paths: Sequence[Path]) -> list[str]:
+    figures = []
+    for path in paths:
+        caption = escape(path.relative_to(folder).with_suffix("").as_posix())
+        try:
+            source = f"data:image/jpeg;base64,{base64.b64encode(_jpeg(path)).decode()}"
+        except OSError as error:  # a picture that a killed run was writing
+            figures.append(f'<p class="missing">{caption}: {escape(str(error))}</p>')
+        else:
+            figures.append(f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>')
+    return figures
+
+
+def _jpeg(path: Path) -> bytes:
+    """The picture as JPEG, made smaller where it is larger than a page needs."""
+    with Image.open(path) as picture:
+        picture.load()
+        if picture.format == "JPEG" and max(picture.size) <= LONGEST_SIDE:
+            return path.read_bytes()
+        small = picture.convert("RGB")
+        small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=90)
+        return buffer.getvalue()
+
+
+STYLE = """
+:root {
+  color-scheme: light dark;
+  --ink: #1b1f24; --soft: #5c6570; --line: #d8dce2; --paper: #fff; --blue: #2463c9; --tint: #dbe7fb;
+}
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8ec; --soft: #9aa3b0; --line: #3a404a; --paper: #16191d; --blue: #7fb0ff; --tint: #24405f; }
+}
+body { margin: 2rem auto; max-width: 1200px; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; }
+body { background: var(--paper); color: var(--ink); }
+h1 { margin: 0; }
+h2 { margin: 2rem 0 .5rem; border-bottom: 1px solid var(--line); }
+h3 { margin: 1rem 0 .25rem; }
+.about, .missing, figcaption { color: var(--soft); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
+.classes { margin-top: 1rem; }
+.classes :is(th, td):first-child { text-align: left; }
+.bar { min-width: 14rem; background: linear-gradient(to right, var(--tint) var(--share), transparent var(--share)); }
+figure { margin: 0; }
+.curves, .pictures { display: grid; gap: 1rem; align-items: start; }
+.curves { grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); }
+.pictures { grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); }
+img, svg { width: 100%; }
+svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
+svg .title { font-size: 12px; fill: var(--ink); }
+svg .last { fill: var(--blue); }
+svg .last, svg .y { text-anchor: end; }
+svg .x { text-anchor: middle; }
+svg .grid { stroke: var(--line); }
+svg .curve { fill: none; stroke: var(--blue); stroke-width: 1.6; }
+svg .point { fill: var(--blue); }
+pre { overflow-x: auto; padding: 1rem; border: 1px solid var(--line); font-size: 13px; }
+"""
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p class="about">{about}</p>
+{body}
+</body>
+</html>
+"""

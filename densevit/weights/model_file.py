@@ -1,0 +1,70 @@
+"""A model as one file: weights, classes and config, enough to build it again and use it."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+from safetensors.torch import save_file
+
+from densevit import config as configs
+from densevit.errors import WeightsError
+from densevit.interfaces import Class
+from densevit.model import DenseModel, build_model
+from densevit.weights.state import header, load_state, part, read_safetensors, read_state
+
+FORMAT = "1"
+
+
+def save(model: DenseModel, path: Path) -> None:
+    """Writes `model.safetensors`: tensors, and in the header the classes of each task, the config and the format's version."""
+    if model.config is None:
+        raise WeightsError(f"{path}: a model that was not built from a config cannot be saved as a model file.")
+    classes = {head.task: [asdict(c) for c in head.classes] for head in model.heads.values()}  # type: ignore[union-attr]
+    entries = {"format": "densevit", "format_version": FORMAT, "classes": classes, "config": configs.dump(model.config)}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    unfinished = path.with_suffix(".partial")
+    save_file(tensors, unfinished, metadata=header(entries))
+    unfinished.replace(path)  # a model file is whole or not there
+
+
+def load(run: str | Path) -> DenseModel:
+    """The model of a run folder or a model file, in evaluation mode, on the CPU.
+
+    Raises WeightsError where there is none or it is not whole.
+    """
+    path = Path(run).expanduser()
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        there = "The run has not validated yet" if (path.parent / "config.yaml").is_file() else "It is not a run folder"
+        raise WeightsError(f"{path}: no such file. {there}; name a folder with a model.safetensors, or such a file.")
+    state, entries = read_safetensors(path)
+    if entries.get("format") != "densevit":
+        raise WeightsError(f"{path}: has no densevit header. For bare tensors, train with `weights={path}`.")
+    if entries.get("format_version") != FORMAT:
+        raise WeightsError(f"{path}: format version {entries.get('format_version')}, expected {FORMAT}. Update densevit.")
+    config = configs.Config.model_validate(yaml.safe_load(entries["config"]))
+    classes = {
+        task: tuple(Class(**{**c, "color": tuple(c["color"])}) for c in found)
+        for task, found in json.loads(entries["classes"]).items()
+    }
+    model = build_model(config, classes)
+    load_state(model, state, path)
+    return model.eval()
+
+
+def load_initial(model: DenseModel) -> None:
+    """Loads the weights that the model's config names: the whole model's, then the backbone's, then each head's."""
+    config = model.config
+    if config is None:
+        return
+    if config.weights is not None:
+        load_state(model, read_state(config.weights), f"weights: {config.weights}")
+    if config.backbone.weights is not None:
+        state = part(read_state(config.backbone.weights), "backbone.")
+        load_state(model.backbone, state, f"backbone.weights: {config.backbone.weights}")
+    for name, section in config.heads.items():
+        if section.weights is not None:
+            state = part(read_state(section.weights), f"heads.{name}.")
+            load_state(model.heads[name], state, f"heads.{name}.weights: {section.weights}")

@@ -1,0 +1,84 @@
+"""Reading the tensors of a checkpoint file, and putting them into a module completely or not at all."""
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from densevit.errors import WeightsError, did_you_mean
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a run folder, a .safetensors file, or a torch checkpoint (read weights-only, under any usual key)."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file. Expected a run folder, a .safetensors file or a torch checkpoint.")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(f"{path}: not a checkpoint that can be read safely, as tensors only: {reason}") from error
+    for key in ("state_dict", "model", "module"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        raise WeightsError(f"{path}: holds no tensors by name. Expected a state dict, at the top or under 'state_dict' or 'model'.")
+    return tensors
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a .safetensors file, and its header's own entries."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118  # not a dict
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({error}). Copy or download it again.") from error
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Puts every tensor of `state` into `module`. Raises WeightsError, naming the keys, where they do not fit one another."""
+    own = module.state_dict()
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+    misshapen = [key for key in own if key in state and own[key].shape != state[key].shape]
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} tensors are missing ({_some(missing)})")
+    if unexpected:
+        hint = did_you_mean(unexpected[0], missing).partition(" Known")[0] if missing else ""
+        problems.append(f"{len(unexpected)} are not the model's ({_some(unexpected)}).{hint}".rstrip("."))
+    if misshapen:
+        key = misshapen[0]
+        problems.append(
+            f"{len(misshapen)} have another shape ({key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)})"
+        )
+    if problems:
+        raise WeightsError(
+            f"{source} does not fit: {'; '.join(problems)}. Use the config it was trained with, or other weights."
+        )
+    module.load_state_dict(dict(state))
+
+
+def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it; the state as it is where none has that prefix."""
+    inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return inner or dict(state)
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def header(entries: Mapping[str, Any]) -> dict[str, str]:
+    """Entries as a safetensors header holds them: strings; what is none is written as JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}

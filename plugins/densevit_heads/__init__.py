@@ -1,0 +1,1 @@
+"""The heads that densevit ships, found the way a stranger's are."""

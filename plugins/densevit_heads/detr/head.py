@@ -1,0 +1,274 @@
+"""The DETR head: features in, a set of boxes out."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from densevit.interfaces import Class, Head, Losses, Outputs, Predictions, Targets
+from densevit.layers.mlp import Mlp
+from densevit.layers.positions import LearnedPositions, mask_on_grid, sine_map
+from densevit.losses.boxes import to_corners
+from densevit.losses.dense_detection import dense_detection
+from densevit.losses.matching import Matches, MatchingCosts, Objects, hungarian
+from densevit.losses.processes import autocast_off
+from densevit.losses.set_prediction import Classification, SetLosses, set_losses
+from densevit_heads.detr.anchors import BoxPositionBias, BoxPositions, inverse_sigmoid
+from densevit_heads.detr.denoising import Denoising
+from densevit_heads.detr.memory import CoarsestProjection, FusedProjection, Memory, cell_centres
+from densevit_heads.detr.proposals import Proposals
+from densevit_heads.detr.transformer import DecoderLayer, EncoderLayer
+
+
+class Detr(Head):
+    """Detection as set prediction, with bipartite matching and no NMS (Carion et al. 2020).
+
+    The defaults are the paper's. The options after `auxiliary_losses` are what later papers found out about converging,
+    and are off there; they need `anchors`, but for `memory_stride`, `classification` and `dense_loss`.
+
+    positions: "sine", counted over the picture without padding, or "learned" rows and columns.
+    pre_norm: layer norms before each branch in place of after.
+    no_object_weight: what "no object" weighs in the class loss; for "softmax" only.
+    label_cost, l1_cost, giou_cost: weights in the matching; label_weight, l1_weight, giou_weight: in the loss.
+    auxiliary_losses: a loss after each decoder layer, not the last only.
+    memory_stride: the finest stride of the features to use, coarser ones fused into it; None takes the coarsest alone.
+    classification: "softmax" with a no-object class, "focal" (Deformable DETR), or "mal": a score that learns the
+        box's overlap (DEIM).
+    anchors: queries are boxes that each decoder layer refines (DAB-DETR).
+    position_bias: cross-attention is biased by where a cell lies relative to the box (Plain DETR).
+    two_stage: the first boxes are the best of one proposal a cell (Deformable DETR, A.4), not learned ones.
+    denoising: groups of spoilt objects to repair in training (DN-DETR); 0 for none.
+    dense_loss: weight of a loss on every cell, one object to many cells, in training only; 0 for none.
+    """
+
+    task = "detection"
+    needs = ("boxes", "labels")
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        num_queries: int = 100,
+        width: int = 256,
+        num_heads: int = 8,
+        encoder_layers: int = 6,
+        decoder_layers: int = 6,
+        feedforward: int = 2048,
+        dropout: float = 0.1,
+        positions: Literal["sine", "learned"] = "sine",
+        pre_norm: bool = False,
+        no_object_weight: float = 0.1,
+        label_cost: float = 1.0,
+        l1_cost: float = 5.0,
+        giou_cost: float = 2.0,
+        label_weight: float = 1.0,
+        l1_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        auxiliary_losses: bool = True,
+        memory_stride: int | None = None,
+        classification: Classification = "softmax",
+        anchors: bool = False,
+        position_bias: bool = False,
+        two_stage: bool = False,
+        denoising: int = 0,
+        dense_loss: float = 0.0,
+    ) -> None:
+        super().__init__(channels, strides, classes)
+        for option, value in {"position_bias": position_bias, "two_stage": two_stage, "denoising": denoising}.items():
+            if value and not anchors:
+                raise ValueError(f"{option} needs queries that are boxes: set anchors to true.")
+        K = len(classes)
+        self.num_queries, self.auxiliary_losses, self.classification = num_queries, auxiliary_losses, classification
+        self.no_object_weight, self.dense_weight = no_object_weight, dense_loss
+        self.costs = MatchingCosts(label_cost, l1_cost, giou_cost)
+        self.weights = (label_weight, l1_weight, giou_weight)
+
+        self.project: CoarsestProjection | FusedProjection
+        if memory_stride is None:
+            self.project = CoarsestProjection(channels, strides, width)
+        else:
+            self.project = FusedProjection(channels, strides, width, memory_stride)
+        self.positions = LearnedPositions(width) if positions == "learned" else None
+        layer = (width, num_heads, feedforward, dropout, pre_norm)
+        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(encoder_layers))
+        self.encoder_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
+        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(decoder_layers))
+        self.decoder_norm = nn.LayerNorm(width)
+        self.label_head = nn.Linear(width, K + (classification == "softmax"))
+        self.box_head = Mlp(width, width, 4, 3)
+
+        self.query_embedding = nn.Embedding(num_queries, width)  # positions in the paper, contents with anchors
+        self.anchors = nn.Parameter(torch.rand(num_queries, 4)) if anchors and not two_stage else None
+        self.box_positions = BoxPositions(width) if anchors else None
+        self.position_bias = BoxPositionBias(num_heads) if position_bias else None
+        self.proposals = Proposals(width, K) if two_stage else None
+        self.denoising = Denoising(width, K, denoising) if denoising else None
+        self.dense = Proposals(width, K) if dense_loss else None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        if self.classification != "softmax":
+            nn.init.constant_(self.label_head.bias, -4.6)  # a probability of 0.01
+        if self.box_positions is not None:  # a refinement begins with no change
+            nn.init.zeros_(self.box_head[-1].weight)
+            nn.init.zeros_(self.box_head[-1].bias)
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
+        """`logits` (B, Q, K+1 or K) and `boxes` (B, Q, 4) of the last layer, and `layers`, both of all: (L, B, Q, ...).
+
+        With a proposal stage its chosen cells count as a first layer. `dense` and `spoilt` are there in training, for
+        the loss.
+        """
+        memory = self._encode(features, padding_mask)
+        outputs: Outputs = {}
+        if self.training and self.dense is not None:
+            outputs["dense"] = (*self.dense(memory), memory.centres, memory.padding)  # each (B, S, ...)
+        if self.box_positions is None:
+            logits, boxes = self._decode(memory)
+        else:
+            logits, boxes = self._decode_boxes(memory, targets if self.training else None, outputs)
+        return {**outputs, "logits": logits[-1], "boxes": boxes[-1], "layers": (logits, boxes)}
+
+    def _encode(self, features: list[Tensor], padding_mask: Tensor) -> Memory:
+        x = self.project(features)
+        size = (x.shape[-2], x.shape[-1])
+        padding = mask_on_grid(padding_mask, size)
+        located = sine_map(padding, x.shape[1]) if self.positions is None else self.positions(padding)
+        positions = located.flatten(1, 2).to(x.dtype)
+        padding = padding.flatten(1)
+        hidden = torch.zeros_like(padding, dtype=x.dtype).masked_fill(padding, float("-inf"))[:, None, None]
+        x = x.flatten(2).transpose(1, 2)  # (B, S, C)
+        for layer in self.encoder:
+            x = layer(x, positions, hidden)
+        x = self.encoder_norm(x)
+        centres, cell = cell_centres(padding_mask, size, self.project.stride)
+        return Memory(x, x + positions, padding, hidden, centres, cell, size)
+
+    def _decode(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """The paper's decoder: queries are learned positions. Returns logits (L, B, Q, K+1) and boxes (L, B, Q, 4)."""
+        positions = self.query_embedding.weight.expand(len(memory.tokens), -1, -1)
+        queries = torch.zeros_like(positions)
+        states = []
+        for layer in self.decoder:
+            queries = layer(queries, positions, memory.tokens, memory.located, memory.hidden)
+            states.append(self.decoder_norm(queries))
+        x = torch.stack(states)
+        return self.label_head(x), self._box_offsets(x).sigmoid()
+
+    def _decode_boxes(
+        self, memory: Memory, targets: list[Targets] | None, outputs: Outputs
+    ) -> tuple[Tensor, Tensor]:
+        """Queries are boxes, refined by each layer. Returns logits (L, B, Q, K) and boxes (L, B, Q, 4)."""
+        B = len(memory.tokens)
+        queries = self.query_embedding.weight.expand(B, -1, -1)
+        first: list[tuple[Tensor, Tensor]] = []
+        if self.proposals is None:
+            boxes = self.anchors.sigmoid().expand(B, -1, -1)
+        else:
+            first = [self.proposals.best(memory, self.num_queries)]
+            boxes = first[0][1].detach()
+            queries = queries[:, : boxes.shape[1]]  # a small map has fewer cells than there are queries
+
+        spoilt = None
+        if self.denoising is not None and targets is not None:
+            objects = Objects.of([_labelled(target) for target in targets], boxes.device)
+            spoilt = self.denoising(objects, queries.shape[1])
+            queries = torch.cat([spoilt.queries, queries], dim=1)
+            boxes = torch.cat([spoilt.boxes, boxes], dim=1)
+
+        states, refined = [], []
+        for layer in self.decoder:
+            hidden = memory.hidden
+            if self.position_bias is not None:
+                bias = self.position_bias(boxes, memory)
+                hidden = hidden.to(bias.dtype) + bias
+            positions = self.box_positions(boxes)
+            mask = None if spoilt is None else spoilt.mask
+            queries = layer(queries, positions, memory.tokens, memory.located, hidden, mask)
+            states.append(self.decoder_norm(queries))
+            better = (self._box_offsets(states[-1]) + inverse_sigmoid(boxes)).sigmoid()
+            refined.append(better)
+            boxes = better.detach()
+        logits, all_boxes = self.label_head(torch.stack(states)), torch.stack(refined)
+
+        if spoilt is not None:
+            D = spoilt.queries.shape[1]
+            place = (slice(None), spoilt.image, spoilt.query)
+            outputs["spoilt"] = (logits[place], all_boxes[place], spoilt.target)  # (L, P, ...)
+            logits, all_boxes = logits[:, :, D:], all_boxes[:, :, D:]
+        if first:
+            logits = torch.cat([first[0][0][None].to(logits.dtype), logits])
+            all_boxes = torch.cat([first[0][1][None], all_boxes])
+        return logits, all_boxes
+
+    def _box_offsets(self, x: Tensor) -> Tensor:
+        with autocast_off(x.device):  # bf16 would round boxes to half a pixel in 128
+            return self.box_head(x.float())
+
+    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+        """`label`, `l1` and `giou` of the last layer; `auxiliary`, the sum over the others; `denoising` and `dense` as chosen."""
+        labelled = [i for i, target in enumerate(targets) if "boxes" in target and "labels" in target]
+        logits, boxes = outputs["layers"]
+        if len(labelled) < len(targets):
+            logits, boxes = logits[:, labelled], boxes[:, labelled]
+        objects = Objects.of([targets[i] for i in labelled], logits.device)
+        if not self.auxiliary_losses:
+            logits, boxes = logits[-1:], boxes[-1:]
+        matches = hungarian(logits, boxes, objects, self.costs, softmax=self.classification == "softmax")
+        terms = self._weighted(set_losses(logits, boxes, objects, matches, self.classification, self.no_object_weight))
+        losses = {name: term[-1] for name, term in terms.items()}
+        if self.auxiliary_losses:
+            losses["auxiliary"] = torch.stack([term[:-1].sum() for term in terms.values()]).sum()
+        if self.denoising is not None:
+            losses["denoising"] = self._denoising_loss(outputs, objects)
+        if self.dense is not None:
+            losses["dense"] = self._dense_loss(outputs, objects, labelled)
+        return losses
+
+    def _weighted(self, terms: SetLosses) -> dict[str, Tensor]:
+        return {name: w * term for name, w, term in zip(terms._fields, self.weights, terms, strict=True)}
+
+    def _denoising_loss(self, outputs: Outputs, objects: Objects) -> Tensor:
+        """Each spoilt copy against the object that it was: all layers' terms, summed."""
+        if "spoilt" not in outputs:  # not in training
+            return outputs["logits"].new_zeros(())
+        logits, boxes, target = outputs["spoilt"]
+        L, P = logits.shape[:2]
+        layer = torch.arange(L, device=target.device).repeat_interleave(P)
+        query = torch.arange(P, device=target.device).repeat(L)
+        matches = Matches(layer, torch.zeros_like(layer), query, target.repeat(L))
+        count = torch.tensor(float(P), device=target.device)
+        terms = set_losses(logits[:, None], boxes[:, None], objects, matches, self.classification, 1.0, count)
+        return torch.stack([term.sum() for term in self._weighted(terms).values()]).sum()
+
+    def _dense_loss(self, outputs: Outputs, objects: Objects, labelled: list[int]) -> Tensor:
+        if "dense" not in outputs:  # not in training
+            return outputs["logits"].new_zeros(())
+        terms = dense_detection(*(x[labelled] for x in outputs["dense"]), objects)
+        return self.dense_weight * torch.stack(list(self._weighted(terms).values())).sum()
+
+    @torch.no_grad()
+    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
+        """The best (query, class) pairs, at most Q an image, by falling score; with softmax each query's best class."""
+        logits, boxes = outputs["logits"].float(), to_corners(outputs["boxes"].float())
+        B, Q, _ = logits.shape
+        if self.classification == "softmax":
+            scores, labels = logits.softmax(-1)[..., :-1].max(-1)
+            scores, query = scores.sort(dim=1, descending=True, stable=True)
+            labels = labels.gather(1, query)
+        else:
+            scores, place = logits.sigmoid().flatten(1).topk(Q, dim=1)
+            query, labels = place // logits.shape[-1], place % logits.shape[-1]
+        boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4)).clamp(0, 1)
+        sizes = torch.tensor([target["original_size"] for target in targets], dtype=torch.float32, device=boxes.device)
+        boxes = boxes * sizes.flip(-1).repeat(1, 2)[:, None]
+        return [{"boxes": boxes[i], "scores": scores[i], "labels": labels[i]} for i in range(B)]
+
+
+def _labelled(target: Targets) -> Targets:
+    """The target itself, or one without objects where boxes are not labelled."""
+    if "boxes" in target and "labels" in target:
+        return target
+    return {**target, "boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}

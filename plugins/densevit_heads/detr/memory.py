@@ -1,0 +1,79 @@
+"""What the decoder looks at: the features as one sequence of tokens with places, through the encoder."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.layers.norms import LayerNorm2d
+
+
+class Memory(NamedTuple):
+    """The encoder's output, one token a map cell (S = H W of them).
+
+    tokens, located (with positions added): (B, S, C). padding: (B, S) bool. hidden: (B, 1, 1, S), -inf at padding, what
+    attention adds to its scores.
+    centres: (B, S, 2), x and y of the cells' centres as parts of the picture without padding. cell: (B, 2), a cell's
+    width and height in the same unit. size: (H, W) of the map.
+    """
+
+    tokens: Tensor
+    located: Tensor
+    padding: Tensor
+    hidden: Tensor
+    centres: Tensor
+    cell: Tensor
+    size: tuple[int, int]
+
+
+def cell_centres(padding_mask: Tensor, size: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
+    """Where the cells of a map lie in pictures of different sizes: `centres` and `cell` of `Memory`.
+
+    padding_mask: (B, H, W) of the batch; a picture's own size is what is not padding in its first row and column.
+    """
+    extent = torch.stack([(~padding_mask[:, 0]).sum(1), (~padding_mask[:, :, 0]).sum(1)], dim=-1)  # (B, 2) width, height
+    cell = stride / extent.float()
+    rows = torch.arange(size[0], device=padding_mask.device) + 0.5
+    columns = torch.arange(size[1], device=padding_mask.device) + 0.5
+    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).flatten(0, 1)  # (S, 2)
+    return grid * cell[:, None], cell
+
+
+class CoarsestProjection(nn.Module):
+    """The paper's: the coarsest features through a 1x1 convolution."""
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.stride = strides[-1]
+        self.project = nn.Conv2d(channels[-1], width, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Features -> (B, C, H, W)."""
+        return self.project(features[-1])
+
+
+class FusedProjection(nn.Module):
+    """All features no finer than a stride, brought to that stride and summed, so that small objects keep their cells.
+
+    Each level goes through a 1x1 convolution and a norm, coarse ones are enlarged, and a 3x3 convolution mixes the sum.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int, stride: int) -> None:
+        super().__init__()
+        self.levels = [i for i, s in enumerate(strides) if s >= stride]
+        if not self.levels:
+            raise ValueError(f"memory_stride is {stride}, but the backbone's coarsest feature has stride {strides[-1]}.")
+        self.stride = strides[self.levels[0]]
+        self.project = nn.ModuleList(nn.Sequential(nn.Conv2d(channels[i], width, 1), LayerNorm2d(width)) for i in self.levels)
+        self.mix = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), LayerNorm2d(width))
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Features -> (B, C, H, W) at the finest of the chosen levels."""
+        size = features[self.levels[0]].shape[-2:]
+        maps = [project(features[i]) for i, project in zip(self.levels, self.project, strict=True)]
+        total = maps[0]
+        for x in maps[1:]:
+            total = total + (x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear"))
+        return total + self.mix(total)

@@ -1,0 +1,47 @@
+"""What all tests share: the project's folder, other people's distributions, and a seed."""
+
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """The same random numbers for a test whichever tests ran before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The root of the project's tree."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """`install(name, entry_points, {file: source})` puts a distribution on sys.path, as pip would leave it there."""
+
+    def install(
+        name: str, entry_points: str | bytes, files: Mapping[str, str] | None = None, metadata: str = ""
+    ) -> Path:
+        site = tmp_path / f"site-{name}"
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(metadata or f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        text = textwrap.dedent(entry_points).encode() if isinstance(entry_points, str) else entry_points
+        (info / "entry_points.txt").write_bytes(text)
+        for file, source in (files or {}).items():
+            (site / file).parent.mkdir(parents=True, exist_ok=True)
+            (site / file).write_text(textwrap.dedent(source))
+            monkeypatch.delitem(sys.modules, Path(file).stem, raising=False)
+        monkeypatch.syspath_prepend(site)
+        return site
+
+    return install

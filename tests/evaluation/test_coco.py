@@ -1,0 +1,309 @@
+"""CocoDetection against pycocotools, run in the plain way on COCO jsons, to the last bit."""
+
+import contextlib
+import io
+import json
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from densevit.errors import DensevitError
+from densevit.evaluation import backends
+from densevit.evaluation.coco import CocoDetection
+from densevit.interfaces import Class
+
+NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+FILE_IDS = (90, 3, 17, 1, 44, 62)  # gaps, and not in order
+CLASSES = tuple(Class(f"class {n}", file_id, (n, n, n)) for n, file_id in enumerate(FILE_IDS))
+BACKENDS = ("pycocotools", "faster-coco-eval")
+
+
+def pycocotools_stats(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[list[float], np.ndarray]:
+    """The twelve numbers and the precisions, (T, R, K, A, M), of a COCO json and a list of COCO results."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = json.loads(json.dumps(truth))
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(json.loads(json.dumps(results))), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats.tolist(), evaluation.eval["precision"]
+
+
+def messy(seed: int, images: int = 30) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Predictions and truths with crowds, areas that are not the box's, ties, empty images, an absent class."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for image_id in rng.choice(10_000, images, replace=False).tolist():
+        count = 0 if rng.random() < 0.2 else int(rng.integers(1, 9))
+        corner, size = rng.uniform(0, 400, (count, 2)), np.exp(rng.uniform(1.5, 5.5, (count, 2)))
+        whole = rng.random(count) < 0.4  # whole numbers make overlaps that lie exactly on a threshold
+        corner[whole], size[whole] = corner[whole].round(), size[whole].round()
+        boxes = torch.tensor(np.concatenate([corner, corner + size], axis=1), dtype=torch.float32).reshape(-1, 4)
+        labels = torch.tensor(rng.integers(0, 5, count))  # class 5 has no truth
+        truth = {
+            "image_id": image_id,
+            "boxes": boxes,
+            "labels": labels,
+            "area": torch.tensor(size.prod(axis=1) * rng.uniform(0.3, 1, count), dtype=torch.float32),
+            "iscrowd": torch.tensor(rng.random(count) < 0.2),
+        }
+        found = torch.tensor(rng.integers(0, max(count, 1), 0 if rng.random() < 0.1 else 3 * count))
+        noise = torch.tensor(
+            rng.normal(0, 0.1, (len(found), 4)) * rng.integers(0, 2, (len(found), 1)), dtype=torch.float32
+        )
+        boxes = boxes[found] + noise * (boxes[found][:, 2:] - boxes[found][:, :2]).repeat(1, 2)
+        wrong = torch.tensor(rng.random(len(found)) < 0.2)
+        scores = torch.tensor(rng.random(len(found)), dtype=torch.float32)
+        prediction = {
+            "boxes": boxes.round() if rng.random() < 0.4 else boxes,
+            "scores": (10 * scores).round() / 10 if seed % 2 else scores,  # ties within and across images
+            "labels": torch.where(wrong, torch.tensor(rng.integers(0, 6, len(found))), labels[found]),
+        }
+        pairs.append((prediction, truth))
+    return pairs
+
+
+def crowded(seed: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """One image with 300 detections of one class and one of another, beside messy ones: more than count."""
+    rng = np.random.default_rng(seed)
+    boxes = torch.tensor(rng.uniform(0, 200, (40, 4)), dtype=torch.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    truth = {"image_id": 20_000, "boxes": boxes, "labels": torch.zeros(40, dtype=torch.long)}
+    truth |= {
+        "area": torch.full((40,), 1024.0),
+        "iscrowd": torch.zeros(40, dtype=torch.bool),
+    }  # at once small and medium
+    found = torch.tensor(rng.integers(0, 40, 301))
+    scores = torch.tensor(rng.random(301), dtype=torch.float32)
+    prediction = {"boxes": boxes[found] + 3 * torch.tensor(rng.random((301, 4)), dtype=torch.float32), "scores": scores}
+    prediction["labels"] = torch.tensor([0] * 300 + [1])
+    return [*messy(seed), (prediction, truth)]
+
+
+def as_json(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The same images as a COCO json and COCO results, written out box by box."""
+    annotations, results = [], []
+    for prediction, truth in pairs:
+        for box, label, area, crowd in zip(
+            *(truth[key].tolist() for key in ("boxes", "labels", "area", "iscrowd")), strict=True
+        ):
+            x1, y1, x2, y2 = box
+            annotation = {"id": len(annotations) + 1, "image_id": truth["image_id"], "category_id": FILE_IDS[label]}
+            annotations.append(annotation | {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": area, "iscrowd": int(crowd)})
+        for box, label, score in zip(*(prediction[key].tolist() for key in ("boxes", "labels", "scores")), strict=True):
+            x1, y1, x2, y2 = box
+            result = {"image_id": truth["image_id"], "category_id": FILE_IDS[label], "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            results.append(result | {"score": score})
+    categories = [{"id": c.file_id, "name": c.name} for c in CLASSES]
+    images = [{"id": truth["image_id"]} for _, truth in pairs]
+    return {"images": images, "annotations": annotations, "categories": categories}, results
+
+
+def evaluated(pairs: list[tuple[dict[str, Any], dict[str, Any]]], batch_size: int = 7) -> CocoDetection:
+    evaluator = CocoDetection(CLASSES)
+    for start in range(0, len(pairs), batch_size):
+        evaluator.update(*zip(*pairs[start : start + batch_size], strict=True))
+    return evaluator
+
+
+def same(metrics: dict[str, float], expected: dict[str, float]) -> bool:
+    """Equal to the last bit, nan to nan, in the same order."""
+    return list(metrics) == list(expected) and np.array_equal([*metrics.values()], [*expected.values()], equal_nan=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("pairs", [*(messy(seed) for seed in range(8)), crowded(1), crowded(2)], ids=lambda _: "")
+def test_the_twelve_numbers_and_each_class_are_pycocotools(
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]], backend: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("densevit.evaluation.coco.quickest", lambda: backend)
+    stats, precision = pycocotools_stats(*as_json(pairs))
+    expected = dict(zip(NAMES, stats, strict=True))
+    for c in CLASSES:
+        column = precision[:, :, sorted(FILE_IDS).index(c.file_id), 0, 2]
+        expected[f"AP/{c.name}"] = np.mean(column[column > -1]) if (column > -1).any() else -1
+    expected = {name: math.nan if value == -1 else value for name, value in expected.items()}
+
+    metrics = evaluated(pairs).compute()
+    assert same(metrics, expected)
+    assert 0.1 < metrics["AP"] < 0.9
+    assert math.isnan(metrics["AP/class 5"])
+
+
+def test_the_quick_backend_is_taken_when_it_is_installed(monkeypatch: pytest.MonkeyPatch):
+    assert backends.quickest() == "faster-coco-eval"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert backends.quickest() == "pycocotools"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("right", ["TFT", "TTF", "F", "T", "FTT", "TT" + 60 * "FT", 150 * "T", "TF" + 150 * "T", ""])
+def test_backends_agree_on_the_rounding_of_the_first_precision(right: str, backend: str):
+    """150 truths in as many images; the detections, best first, are right or wrong as the letters say."""
+    count = 150
+    boxes = np.tile([10.0, 10.0, 20.0, 20.0], (len(right), 1))
+    boxes[[letter == "F" for letter in right], 0] = 200
+    data = backends.OneClass(
+        images=np.arange(len(right)) % count,
+        boxes=boxes,
+        scores=np.linspace(0.9, 0.1, len(right)),
+        truth_images=np.arange(count),
+        truth_boxes=np.tile([10.0, 10.0, 20.0, 20.0], (count, 1)),
+        areas=np.linspace(500, 20_000, count),
+        crowds=np.zeros(count, bool),
+    )
+    precision, recall = backends.curves(backend, data, (1, 10, 100))
+    expected, expected_recall = backends.curves("pycocotools", data, (1, 10, 100))
+    assert np.array_equal(precision, expected) and np.array_equal(recall, expected_recall)
+    assert precision.shape == (10, 101, 4, 3)
+
+
+def test_a_case_worked_out_by_hand():
+    """Two truths; the detections are right, wrong, right: precision 1 up to recall 0.5, then 2/3."""
+    truth = {
+        "image_id": 7,
+        "boxes": torch.tensor([[0.0, 0, 50, 50], [100, 100, 150, 150]]),
+        "labels": torch.zeros(2, dtype=int),
+    }
+    found = {"boxes": torch.tensor([[0.0, 0, 50, 50], [300, 0, 350, 50], [100, 100, 150, 150]])}
+    found |= {"scores": torch.tensor([0.9, 0.8, 0.7]), "labels": torch.zeros(3, dtype=int)}
+    evaluator = CocoDetection(CLASSES[:2])
+    evaluator.update([found], [truth])
+    metrics = evaluator.compute()
+    assert metrics["AP"] == pytest.approx((51 * 1 + 50 * 2 / 3) / 101)
+    assert (metrics["AR1"], metrics["AR10"]) == (0.5, 1.0)
+    assert metrics["APm"] == metrics["AP"] == metrics["AP/class 0"]  # the boxes' own areas, 2500, as the truth has none
+    assert math.isnan(metrics["APs"]) and math.isnan(metrics["AP/class 1"])
+
+
+def test_neither_batch_size_nor_the_order_of_images_changes_a_digit():
+    pairs = messy(3)
+    expected = evaluated(pairs, batch_size=1).compute()
+    assert same(evaluated(pairs, batch_size=7).compute(), expected)
+    assert same(evaluated(pairs[::-1], batch_size=30).compute(), expected)
+
+
+def test_any_split_over_processes_gives_the_same_even_with_repeats():
+    pairs = messy(5)
+    whole = evaluated(pairs)
+    shards = [pairs[:1], pairs[1:20], pairs[18:], pairs[:2], []]  # uneven, repeated and empty ones
+    states = [pickle.loads(pickle.dumps(evaluated(shard).state())) for shard in shards]
+    merged = evaluated(pairs[:1])
+    merged.merge(states)
+    assert same(merged.compute(), whole.compute())
+    assert merged.results() == whole.results()
+
+
+def test_an_image_seen_twice_counts_once_and_reset_forgets():
+    pairs = messy(2)
+    evaluator = evaluated([*pairs, *pairs[:5], pairs[-1], pairs[-1]])
+    assert same(evaluator.compute(), evaluated(pairs).compute())
+    evaluator.reset()
+    assert all(math.isnan(value) for value in evaluator.compute().values()) and evaluator.results() == []
+    evaluator.update(*zip(*pairs, strict=True))
+    assert same(evaluator.compute(), evaluated(pairs).compute())
+
+
+def test_results_bring_back_the_files_ids_and_give_the_same_numbers_in_pycocotools():
+    pairs = messy(4)
+    truth, _ = as_json(pairs)
+    evaluator = evaluated(pairs)
+    results = evaluator.results()
+    assert json.loads(json.dumps(results)) == results
+    assert {entry["category_id"] for entry in results} <= set(FILE_IDS)
+    assert {entry["image_id"] for entry in results} <= {truth["image_id"] for _, truth in pairs}
+    stats, _ = pycocotools_stats(truth, results)
+    assert [evaluator.compute()[name] for name in NAMES] == stats
+
+
+def test_image_ids_may_be_names():
+    pairs = messy(6)
+    named = [(prediction, {**truth, "image_id": f"{truth['image_id']:05d}.jpg"}) for prediction, truth in pairs]
+    assert same(evaluated(named).compute(), evaluated(pairs).compute())  # with leading zeros, names sort as numbers do
+    expected = [{**entry, "image_id": f"{entry['image_id']:05d}.jpg"} for entry in evaluated(pairs).results()]
+    assert evaluated(named).results() == expected
+
+
+def test_detections_in_an_image_without_truth_count_as_wrong_unless_it_is_unlabelled():
+    pairs = messy(0)
+    found = {
+        "boxes": torch.tensor([[0.0, 0, 100, 100]] * 9),
+        "scores": torch.ones(9),
+        "labels": torch.zeros(9, dtype=int),
+    }
+    empty = {"image_id": 99_999, "boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=int)}
+    assert evaluated([*pairs, (found, empty)]).compute()["AP/class 0"] < evaluated(pairs).compute()["AP/class 0"]
+    assert same(evaluated([*pairs, (found, {"image_id": 99_999})]).compute(), evaluated(pairs).compute())
+
+
+def test_half_precision_predictions_count_as_they_are():
+    pairs = messy(2)
+    half = [({**p, "boxes": p["boxes"].bfloat16(), "scores": p["scores"].bfloat16()}, t) for p, t in pairs]
+    as_float = [
+        ({**p, "boxes": p["boxes"].bfloat16().float(), "scores": p["scores"].bfloat16().float()}, t) for p, t in pairs
+    ]
+    assert same(evaluated(half).compute(), evaluated(as_float).compute())
+
+
+def test_mistakes_are_named():
+    boxes, one = torch.zeros(1, 4), torch.zeros(1, dtype=int)
+    truth = {"image_id": 12, "boxes": boxes, "labels": one}
+    evaluator = CocoDetection(CLASSES)
+    with pytest.raises(DensevitError, match=r"image 12: predicted label 6, but there are 6 classes"):
+        evaluator.update([{"boxes": boxes, "scores": torch.ones(1), "labels": one + 6}], [truth])
+    with pytest.raises(DensevitError, match=r"image 12: a predicted box or score is not a finite number"):
+        evaluator.update([{"boxes": boxes, "scores": torch.tensor([math.nan]), "labels": one}], [truth])
+    with pytest.raises(DensevitError, match=r"image 12: predictions with 1 boxes, 2 scores, 1 labels"):
+        evaluator.update([{"boxes": boxes, "scores": torch.ones(2), "labels": one}], [truth])
+    with pytest.raises(DensevitError, match=r"image 12: label 6, but there are 6 classes"):
+        evaluator.update([{"boxes": boxes, "scores": torch.ones(1), "labels": one}], [{**truth, "labels": one + 6}])
+    with pytest.raises(DensevitError, match=r"max_detections is 5"):
+        CocoDetection(CLASSES, max_detections=5)
+    assert evaluator.results() == []  # what was refused left nothing behind
+
+
+def test_more_detections_count_when_asked():
+    metrics = {}
+    for most in (100, 300):
+        evaluator = CocoDetection(CLASSES, max_detections=most)
+        evaluator.update(*zip(*crowded(1), strict=True))
+        metrics[most] = evaluator.compute()
+    assert metrics[300]["AR300"] > metrics[100]["AR100"]
+    assert metrics[300]["AR10"] == metrics[100]["AR10"]
+
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "coco_tiny" / "annotations" / "instances_val2017.json"
+
+
+@pytest.mark.skipif(not DATA.is_file(), reason="needs coco_tiny")
+def test_real_annotations_with_their_crowds_and_areas():
+    """Each truth found, but shifted by a noise: the numbers of the official json in pycocotools."""
+    truth = json.loads(DATA.read_text())
+    classes = [Class(c["name"], c["id"], (0, 0, 0)) for c in truth["categories"]]
+    label_of = {c.file_id: n for n, c in enumerate(classes)}
+    rng = np.random.default_rng(0)
+    evaluator = CocoDetection(classes)
+    for image in truth["images"]:
+        own = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
+        boxes = np.array([a["bbox"] for a in own]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = torch.tensor([label_of[a["category_id"]] for a in own], dtype=torch.long)
+        target = {"image_id": image["id"], "boxes": torch.tensor(boxes), "labels": labels}
+        target |= {
+            "area": torch.tensor([a["area"] for a in own]),
+            "iscrowd": torch.tensor([a["iscrowd"] == 1 for a in own]),
+        }
+        shifted = torch.tensor(boxes + rng.normal(0, 3, boxes.shape), dtype=torch.float32)
+        scores = torch.tensor(rng.random(len(own)), dtype=torch.float32)
+        evaluator.update([{"boxes": shifted, "scores": scores, "labels": labels}], [target])
+    stats, _ = pycocotools_stats(truth, evaluator.results())
+    assert [evaluator.compute()[name] for name in NAMES] == stats

@@ -1,0 +1,296 @@
+"""Configs: how files, sections and overrides lie over one another, and what a mistake in them says."""
+
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from densevit import config
+from densevit.config import Config, reading, schema
+from densevit.errors import ConfigError
+
+MINE = """\
+backbone: {name: swin, variant: nano, freeze: true}
+heads:
+  detection: {name: detr, num_queries: 40, weight: 2}
+data: {name: scenes, image_size: 160, batch_size: 16, length: 50}
+optim: {lr: 5e-4, schedule: step}
+trainer: {max_epochs: 20}
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory that holds mine.yaml."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(MINE)
+    return tmp_path
+
+
+def message(*overrides: str, file: str = "mine.yaml") -> str:
+    """What loading says."""
+    with pytest.raises(ConfigError) as caught:
+        config.load(file, overrides)
+    return str(caught.value)
+
+
+def write(name: str, text: str) -> str:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_text(text)
+    return name
+
+
+# ---- one file ----
+
+
+def test_a_file_becomes_sections_with_defaults_and_options():
+    loaded = config.load("mine.yaml")
+    assert (loaded.backbone.name, loaded.backbone.freeze, loaded.backbone.options) == (
+        "swin",
+        True,
+        {"variant": "nano"},
+    )
+    head = loaded.heads["detection"]
+    assert (head.weight, head.neck, head.evaluation.name, head.options) == (2.0, None, None, {"num_queries": 40})
+    assert (loaded.data.batch_size, loaded.data.num_workers, loaded.data.options) == (16, "auto", {"length": 50})
+    assert (loaded.seed, loaded.optim.lr, loaded.trainer.max_steps) == (0, 5e-4, None)
+
+
+def test_what_is_dumped_loads_back_to_the_same():
+    overrides = [
+        "optim.lr_per_256=1e-5",
+        "data.image_size=[96, 128]",
+        "data.word='1e-4'",
+        "data.no='yes'",
+        "data.n=null",
+    ]
+    first = config.load(
+        "mine.yaml", [*overrides, "heads.detection.neck={name: fpn, depth: 2}", "data.deep={a: [1, {b: c}]}"]
+    )
+    write("dumped.yaml", config.dump(first, {"steps an epoch": "63"}))
+    assert "# steps an epoch: 63\n" in Path("dumped.yaml").read_text()
+    assert config.load("dumped.yaml") == first
+    assert config.from_mapping(yaml.safe_load(config.dump(first))) == first  # readers of YAML 1.1 read it the same way
+    assert list(yaml.safe_load(config.dump(first))) == list(Config.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("-2.5E+3", -2500.0), (".5", 0.5), ("7", 7), ("1_000", 1000), ("010", 10), ("true", True)]
+    + [(word, word) for word in ("yes", "off", "12:30", "2024-01-02", "1e", "e5", "0x1F", "1.2.3")]
+    + [("~", None), ("null", None), ("[1e-4, x]", [1e-4, "x"]), (".inf", math.inf)],
+)
+def test_plain_words_and_numbers_are_what_they_look_like(text, value):
+    read = reading.parse(f"key: {text}", "test")["key"]
+    assert read == value
+    assert type(read) is type(value)
+    assert reading.parse(reading.write({"key": value}), "test") == {"key": value}
+
+
+def test_numbers_in_quotes_and_whole_floats_are_numbers():
+    loaded = config.load("mine.yaml", ["optim.lr='1e-4'", "trainer.max_steps=1e4", "trainer.precision=32"])
+    assert (loaded.optim.lr, loaded.trainer.max_steps, loaded.trainer.precision) == (1e-4, 10000, "32")
+
+
+def test_the_learning_rate_is_given_once():
+    assert config.load("mine.yaml", ["optim={schedule: cosine}"]).optim.lr == 5e-4
+    write("bare.yaml", MINE.replace("lr: 5e-4, ", ""))
+    assert config.load("bare.yaml").optim.lr == 1e-4
+    per_256 = config.load("mine.yaml", ["optim.lr_per_256=1e-3"]).optim
+    assert (per_256.lr, per_256.lr_per_256) == (None, 1e-3)
+    assert "lr and lr_per_256 are both given" in message("optim.lr_per_256=1e-3", "optim.lr=1e-3")
+
+
+# ---- layers ----
+
+
+def test_a_base_is_found_beside_the_file_and_merged_key_by_key():
+    write("deep/base.yaml", MINE)
+    write("deep/mine.yaml", "base: base.yaml\nseed: 3\ndata: {batch_size: 4}\nheads: {extra: {name: detr}}\n")
+    loaded = config.load("deep/mine.yaml")
+    assert (loaded.seed, loaded.data.batch_size, loaded.data.image_size) == (3, 4, 160)
+    assert list(loaded.heads) == ["detection", "extra"]
+
+
+def test_another_plugin_drops_the_options_and_keeps_the_keys_that_all_have():
+    loaded = config.load("mine.yaml", ["backbone.depth=50", "backbone.name=resnet", "heads.detection.name=other"])
+    assert (loaded.backbone.options, loaded.backbone.freeze) == ({"depth": 50}, True)
+    assert (loaded.heads["detection"].options, loaded.heads["detection"].weight) == ({}, 2.0)
+    write("child.yaml", "base: mine.yaml\ndata: {name: coco, root: here}\n")
+    child = config.load("child.yaml")
+    assert (child.data.options, child.data.batch_size) == ({"root": "here"}, 16)
+    assert config.load("mine.yaml", ["backbone.name=swin"]).backbone.options == {"variant": "nano"}
+
+
+def test_a_section_is_taken_whole_from_a_file():
+    write("parts/coco.yaml", "name: coco\nroot: there\n")
+    by_override = config.load("mine.yaml", ["data.root=here", "data=parts/coco.yaml"])
+    assert by_override.data.options == {"root": "here"}
+    assert by_override.data.batch_size == 8  # the default: nothing of the section that was there stays
+    write("child.yaml", "base: mine.yaml\ndata: parts/coco.yaml\n")
+    assert config.load("child.yaml").data.options == {"root": "there"}
+
+
+def test_a_head_may_come_from_a_file_with_a_base_and_may_be_taken_away():
+    write("parts/small.yaml", "name: detr\nnum_queries: 10\nwidth: 32\n")
+    write("parts/tiny.yaml", "base: small.yaml\nwidth: 16\n")
+    loaded = config.load("mine.yaml", ["heads.second=parts/tiny.yaml", "heads.detection=null"])
+    assert {name: head.options for name, head in loaded.heads.items()} == {"second": {"num_queries": 10, "width": 16}}
+
+
+def test_shipped_configs_and_sections_are_found_by_name_and_by_their_path(folder, monkeypatch):
+    write("site/densevit_configs/__init__.py", "")
+    write("site/densevit_configs/shipped.yaml", MINE)
+    write("site/densevit_configs/data/coco.yaml", "name: coco\n")
+    monkeypatch.syspath_prepend(folder / "site")
+    for name in ("shipped", "shipped.yaml", "configs/shipped.yaml"):
+        assert config.load(name, ["data=configs/data/coco.yaml"]).data.name == "coco"
+    assert config.load("shipped", ["data=coco"]).data.name == "coco"
+    write("child.yaml", "base: shipped\n")
+    assert config.load("child.yaml").backbone.name == "swin"
+    assert message(file="shiped") == "there is no config file 'shiped'. Did you mean 'shipped'? Shipped: shipped."
+    assert "there is no config file 'cocoa'. Did you mean 'coco'? Shipped: data/coco." in message("data=cocoa")
+
+
+def test_a_run_folder_stands_for_its_config():
+    write("runs/mine/config.yaml", MINE)
+    assert config.load("runs/mine") == config.load("mine.yaml")
+
+
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optim.lrr=1", "command line: optim.lrr is not a key of optim. Did you mean 'lr'? Keys: "),
+        ("optimm.lr=1", "command line: optimm is not a key. Did you mean 'optim'? Keys: "),
+        ("optim.lr=fast", "command line: optim.lr should be a valid number, not 'fast'."),
+        ("optim.lr=-1", "command line: optim.lr should be greater than 0, not -1."),
+        ("optim.lr=true", "command line: optim.lr should be a valid number, not true."),
+        (
+            "optim.name=adamm",
+            "command line: optim.name should be 'adamw', 'adam' or 'sgd', not 'adamm'. Did you mean 'adam",
+        ),
+        ("optim.betas=[0.9, 2]", "command line: optim.betas.1 should be less than 1, not 2."),
+        ("data.batch_size=0", "command line: data.batch_size should be greater than or equal to 1, not 0."),
+        ("data.num_workers=many", "command line: data.num_workers should be a valid integer or 'auto', not 'many'."),
+        ("data.image_size=[1, 2, 3]", "command line: data.image_size: give one side or [height, width], in pixels, "),
+        ("trainer.max_steps=2.5", "command line: trainer.max_steps should be a valid integer, not 2.5."),
+        ("backbone.freeze=yes", "command line: backbone.freeze should be a valid boolean, not 'yes'."),
+        ("seed.x=1", "command line: seed should be a valid integer, not {'x': 1}."),
+        ("optim=null", "command line: optim should be a section of keys, not null."),
+        ("heads.detection=null", "mine.yaml: heads is empty: name at least one head."),
+        ("heads.extra.weight=1", "command line: heads.extra.name is missing."),
+        ("trainer.max_epochs=null", "mine.yaml: trainer: set max_epochs or max_steps, else the training has no end."),
+        ("backbone=swin", "command line: there is no config file 'swin'. "),
+        ("backbone", "command line: 'backbone' is no override: write section.key=value."),
+        ("optim.lr=", "command line: optim.lr has no value; write optim.lr=null for none."),
+        ("data.root=[1", "command line: data.root=[1: expected ',' or ']', but got '<stream end>'."),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_the_key(override, said):
+    assert message(override).startswith(said)
+    assert "\n" not in message(override)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (MINE + "seed: 1\nseed: 2\n", "wrong.yaml, line 8, column 1: the key 'seed' stands twice; first in line 7."),
+        (MINE + "optim:\n  lr: [1\n", "wrong.yaml, line 9, column 1: expected ',' or ']'"),
+        (MINE + "1: 2\n", "wrong.yaml, line 7, column 1: a key is a word, not 1."),
+        (MINE + "sed: 1\n", "wrong.yaml: sed is not a key. Did you mean 'seed'? Keys: "),
+        (MINE.replace("max_epochs", "epochs"), "wrong.yaml: trainer.epochs is not a key of trainer. Did you mean 'max_ep"),
+        (MINE.replace("trainer: {max_epochs: 20}", ""), "wrong.yaml: trainer is missing."),
+        (MINE + "data: gone.yaml\n", "wrong.yaml, line 7, column 1: the key 'data' stands twice; first in line 4."),
+        ("base: mine.yaml\ndata: gone.yaml\n", "wrong.yaml: there is no config file 'gone.yaml'."),
+        ("base: min.yaml\n", "wrong.yaml: base: there is no config file 'min.yaml'. Did you mean 'mine.yaml'?"),
+        ("base: [a]\n", "wrong.yaml: base names one file"),
+        ("", "wrong.yaml: a config file holds keys and values, such as `seed: 0`; this one holds nothing."),
+        ("- a\n", "wrong.yaml: a config file holds keys and values, such as `seed: 0`; this one holds a list."),
+        ("a: !!python/name:os.system\n", "wrong.yaml, line 1, column 4: could not determine a constructor"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_one_line_that_names_the_file(text, said):
+    write("wrong.yaml", text)
+    assert message(file="wrong.yaml").startswith(said) or said in message(file="wrong.yaml")
+    assert "\n" not in message(file="wrong.yaml")
+
+
+def test_each_mistake_has_a_line_of_its_own_and_names_the_file_that_made_it():
+    write("base.yaml", MINE.replace("lr: 5e-4", "lr: fast"))
+    write("child.yaml", "base: base.yaml\nseed: -1\n")
+    assert message("trainer.emma=0.9", file="child.yaml").splitlines() == [
+        "child.yaml: seed should be greater than or equal to 0, not -1.",
+        "base.yaml: optim.lr should be a valid number, not 'fast'.",
+        "command line: trainer.emma is not a key of trainer. Did you mean 'ema'? "
+        f"Keys: {', '.join(sorted(schema.TrainerSection.model_fields))}.",
+    ]
+
+
+def test_bases_that_go_in_a_circle_are_shown_as_the_circle():
+    write("a.yaml", "base: b.yaml\n")
+    write("b.yaml", "base: c.yaml\n")
+    write("c.yaml", "base: a.yaml\n")
+    assert message(file="a.yaml") == "a.yaml: base goes in a circle: a.yaml → b.yaml → c.yaml → a.yaml."
+
+
+def test_a_missing_file_is_told_with_the_nearest():
+    assert message(file="mein.yaml").startswith("there is no config file 'mein.yaml'. Did you mean 'mine.yaml'?")
+
+
+# ---- plugin options ----
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("backbone.varient=x", "backbone.varient is not an option of 'swin'. Did you mean 'variant'? Options: "),
+        ("backbone.freze=true", "backbone.freze is not an option of 'swin'. Did you mean 'freeze'? Options: "),
+        ("heads.detection.num_queries=few", "heads.detection.num_queries should be a valid integer, not 'few'."),
+        ("heads.detection.evaluation.x=1", "heads.detection.evaluation.x is not an option of 'detection'."),
+        ("heads.detection.neck.name=x:Y", "heads.detection.neck.name: The neck 'x:Y' cannot be imported: "),
+        ("backbone.name=swim", "backbone.name: There is no backbone 'swim'. Did you mean 'swin'? "),
+        ("heads.detection.name=dettr", "heads.detection.name: There is no head 'dettr'. Did you mean 'detr'? "),
+        ("data.name=scene", "data.name: There is no dataset 'scene'. Did you mean 'scenes'? "),
+        ("data.lenght=3", "data.lenght is not an option of 'scenes'. Did you mean 'length'? Options: "),
+    ],
+)  # fmt: skip
+def test_plugin_options_are_checked_against_the_constructor(override, said):
+    loaded = config.load("mine.yaml", [override])
+    with pytest.raises(ConfigError) as caught:
+        config.check_plugins(loaded)
+    assert str(caught.value).startswith(f"command line: {said}")
+
+
+def test_an_option_from_a_file_is_told_with_the_file():
+    write("wrong.yaml", MINE.replace("variant", "varient"))
+    with pytest.raises(ConfigError, match="^wrong.yaml: backbone.varient is not an option"):
+        config.check_plugins(config.load("wrong.yaml"))
+
+
+def test_a_good_config_passes_and_image_size_reaches_a_data_set_that_wants_it():
+    loaded = config.load("mine.yaml")
+    config.check_plugins(loaded)
+    assert config.data_options(loaded.data) == {"length": 50, "image_size": 160}
+    assert "image_size" not in config.data_options(config.load("mine.yaml", ["data={name: coco, root: x}"]).data)
+
+
+def test_every_shipped_config_loads_and_fits_its_plugins(project):
+    shipped = sorted((project / "configs").glob("*.yaml"))
+    assert shipped
+    for file in shipped:
+        config.check_plugins(config.load(file))
+
+
+# ---- the page about it ----
+
+
+def test_the_docs_name_every_key(project):
+    page = (project / "docs" / "config.md").read_text()
+    for section in ("BackboneSection", "HeadSection", "DataSection", "OptimSection", "TrainerSection", "Config"):
+        for name, field in getattr(schema, section).model_fields.items():
+            assert f"`{name}`" in page, f"docs/config.md does not name {section}.{name}"
+            assert field.description, f"{section}.{name} has no docstring"

@@ -1,0 +1,255 @@
+"""Plugins are found among entry points, loaded one at a time, and their options are checked."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from densevit import registry
+from densevit.errors import DensevitError, PluginError
+from densevit.interfaces import Backbone
+
+NET = """
+    import densevit
+
+    class Net(densevit.Backbone):
+        '''A net.
+
+        And more about it.
+        '''
+
+        def __init__(self, width: int = 8, rate: float = 0.1, shape: tuple[int, int] = (1, 1), flag: bool = False,
+                     kind: str = "a", loose=None):
+            super().__init__()
+            self.given = (width, rate, shape, flag, kind, loose)
+    """
+
+
+# ---- finding ----
+
+
+def test_the_built_in_plugins_come_by_entry_points():
+    swin = registry.find("backbones")["swin"]
+    assert swin.value == "densevit_backbones.swin:Swin"
+    assert swin.origin.startswith("densevit ")
+    assert {"swin", "resnet"} <= set(registry.list_backbones())
+    assert "detr" in registry.list_heads()
+
+
+def test_a_strangers_plugin_is_found_and_loading_it_imports_its_module_alone(install):
+    install(
+        "stranger",
+        "[densevit.backbones]\none = st_one:Net\ntwo = st_two:Net\n[console_scripts]\nx = st_two:main\n",
+        {"st_one.py": NET, "st_two.py": "raise RuntimeError('imported')"},
+    )
+    assert registry.find("backbones")["one"].origin == "stranger 1.0"
+    assert "st_one" not in sys.modules
+    assert issubclass(registry.load("backbones", "one"), Backbone)
+    assert "st_two" not in sys.modules
+
+
+def test_a_malformed_entry_point_hurts_itself_only_and_is_named_to_who_asks(install):
+    install(
+        "broken",
+        "[densevit.backbones]\nwhole = br_net:Net\nno value here\nempty =\nbad = br net!\n",
+        {"br_net.py": NET},
+    )
+    assert registry.load("backbones", "whole").__name__ == "Net"
+    with pytest.raises(
+        PluginError, match=r"no backbone 'bad'.*broken 1\.0 has a malformed entry point, 'bad = br net!'"
+    ):
+        registry.load("backbones", "bad")
+
+
+@pytest.mark.parametrize(
+    ("entry_points", "metadata"),
+    [(b"[densevit.backbones]\n\xff\xfe = \xff", ""), ("[densevit.backbones]\nx = y:Z\n", "no metadata at all")],
+    ids=["bytes that are no text", "no name and version"],
+)
+def test_a_distribution_that_cannot_be_read_hurts_nobody(install, entry_points, metadata):
+    install("rotten", entry_points, metadata=metadata)
+    assert "swin" in registry.find("backbones")
+
+
+def test_a_name_taken_twice_goes_to_the_built_in_plugin_with_a_warning(install):
+    install("greedy", "[densevit.backbones]\nswin = greedy:Net\n", {"greedy.py": NET})
+    with pytest.warns(UserWarning, match=r"greedy 1\.0 offers backbone 'swin', but densevit .* has that name"):
+        found = registry.find("backbones")
+    assert found["swin"].value == "densevit_backbones.swin:Swin"
+
+
+def test_a_distribution_that_stands_on_the_path_twice_counts_once(install, monkeypatch, recwarn):
+    site = install("twice", "[densevit.backbones]\nnet = tw_new:Net\n", {"tw_new.py": NET})
+    stale = site.parent / "checkout" / "twice.egg-info"
+    stale.mkdir(parents=True)
+    (stale / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: twice\nVersion: 0.9\n")
+    (stale / "entry_points.txt").write_text("[densevit.backbones]\nnet = tw_old:Net\n")
+    monkeypatch.syspath_prepend(stale.parent)  # as in a checkout: the stale folder comes first
+    assert registry.find("backbones")["net"].value == "tw_new:Net"
+    assert not recwarn
+
+
+def test_an_unknown_name_is_told_the_nearest_and_all():
+    with pytest.raises(
+        PluginError, match=r"There is no backbone 'swinn'\. Did you mean 'swin'\? Known: .*resnet.*swin"
+    ):
+        registry.load("backbones", "swinn")
+    with pytest.raises(PluginError, match="no plugin group 'backbone'. Did you mean 'backbones'"):
+        registry.find("backbone")
+
+
+# ---- loading ----
+
+
+def test_a_class_in_the_working_directory_needs_no_entry_point(tmp_path: Path, monkeypatch):
+    (tmp_path / "own_net.py").write_text("import densevit\nclass Own(densevit.Backbone):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert registry.load("backbones", "own_net:Own").__name__ == "Own"
+
+
+def test_what_a_plugins_module_raises_is_told_with_plugin_origin_and_place(install):
+    install("crash", "[densevit.heads]\ncrash = crash_head:Head\n", {"crash_head.py": "x = 1\ny = z\n"})
+    with pytest.raises(PluginError) as caught:
+        registry.load("heads", "crash")
+    assert str(caught.value).startswith(
+        "The head 'crash' (crash_head:Head, from crash 1.0) cannot be imported: NameError:"
+    )
+    assert "crash_head.py, line 2" in str(caught.value)
+    assert isinstance(caught.value.__cause__, NameError)
+
+
+def test_a_missing_package_is_told_with_the_extra_that_brings_it(install):
+    metadata = "Metadata-Version: 2.1\nName: lazy\nVersion: 1.0\nRequires-Dist: absentee>=2; extra == 'more'\n"
+    install("lazy", "[densevit.heads]\nlazy = lazy_head:Head\n", {"lazy_head.py": "import absentee.sub\n"}, metadata)
+    with pytest.raises(
+        PluginError, match=r"needs 'absentee', which is not installed\. Try `pip install 'lazy\[more\]'`"
+    ):
+        registry.load("heads", "lazy")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("json:JSONDecoder", "is the class JSONDecoder, which is no densevit.Backbone"),
+        ("json:dumps", "is a function, which is no densevit.Backbone"),
+        ("json:JSONDecodr", "json has no 'JSONDecodr'. Did you mean 'JSONDecoder'"),
+        ("no_such_module:Net", "there is no module 'no_such_module'"),
+    ],
+)
+def test_what_is_no_plugin_is_refused(name, message):
+    with pytest.raises(PluginError, match=message):
+        registry.load("backbones", name)
+
+
+# ---- options ----
+
+
+@pytest.fixture
+def net(install) -> str:
+    install("nets", "[densevit.backbones]\nnet = nets_net:Net\n", {"nets_net.py": NET})
+    return "net"
+
+
+@pytest.mark.parametrize(
+    ("given", "checked"),
+    [
+        ({"rate": "1e-4"}, {"rate": 1e-4}),
+        ({"rate": 1}, {"rate": 1.0}),
+        ({"width": 16.0}, {"width": 16}),
+        ({"shape": [2, 3]}, {"shape": (2, 3)}),
+        ({"flag": True, "kind": "b"}, {"flag": True, "kind": "b"}),
+        ({"loose": {"any": ["thing"]}}, {"loose": {"any": ["thing"]}}),
+    ],
+)
+def test_options_become_what_the_constructor_is_annotated_with(net, given, checked):
+    assert registry.check_options("backbones", net, given, "backbone") == checked
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"widht": 3}, "backbone.widht is not an option of 'net'. Did you mean 'width'? Options: width, rate, shape, "),
+        ({"width": "tiny"}, "backbone.width should be a valid integer, not 'tiny'."),
+        ({"width": True}, "backbone.width should be int, not true."),
+        ({"width": 2.5}, "backbone.width should be a valid integer"),
+        ({"rate": False}, "backbone.rate should be float, not false."),
+        ({"flag": 1}, "backbone.flag should be bool, not 1."),
+        ({"kind": 5}, "backbone.kind should be a valid string, not 5."),
+        ({"shape": [1, "x"]}, "backbone.shape should be a valid integer, not [1, 'x']."),
+    ],
+)
+def test_an_option_that_does_not_fit_is_an_error_that_names_it(net, given, message):
+    with pytest.raises(PluginError) as caught:
+        registry.check_options("backbones", net, given, "backbone")
+    assert str(caught.value).startswith(message)
+
+
+def test_what_the_framework_gives_is_no_option_and_what_has_no_default_is_needed(install):
+    source = """
+        import densevit
+
+        class Head(densevit.Head):
+            def __init__(self, channels, strides, classes, queries: int, *, depth: int = 2):
+                pass
+
+        class Open(densevit.Head):
+            def __init__(self, channels, strides, classes, **options):
+                pass
+
+        class Short(densevit.Head):
+            def __init__(self, channels):
+                pass
+
+        class Bare(densevit.Backbone):
+            pass
+        """
+    install("heads", "[densevit.heads]\nhead = hd:Head\n", {"hd.py": source})
+    check = registry.check_options
+    assert check("heads", "head", {"queries": 3}, "heads.a") == {"queries": 3}
+    with pytest.raises(PluginError, match="heads.a.queries is missing: 'head' needs it"):
+        check("heads", "head", {}, "heads.a")
+    with pytest.raises(PluginError, match=r"heads.a.classes is not an option of 'head'\. Options: queries, depth\."):
+        check("heads", "head", {"classes": 3, "queries": 1}, "heads.a")
+    assert check("heads", "hd:Open", {"anything": 1}, "heads.a") == {"anything": 1}
+    with pytest.raises(PluginError, match="must take channels, strides, classes first"):
+        check("heads", "hd:Short", {}, "heads.a")
+    with pytest.raises(PluginError, match="backbone.width is not an option of 'hd:Bare'. It has none"):
+        check("backbones", "hd:Bare", {"width": 1}, "backbone")
+
+
+def test_create_builds_with_what_is_given_and_checked(net):
+    backbone = registry.create("backbones", net, options={"shape": [4, 5], "rate": "0.5"}, where="backbone")
+    assert backbone.given == (8, 0.5, (4, 5), False, "a", None)
+
+
+def test_create_tells_which_plugin_refused_its_options(install):
+    source = """
+        import densevit
+
+        class Fussy(densevit.Backbone):
+            def __init__(self, width: int = 1):
+                raise ValueError(f"width is {width}, and must be even")
+        """
+    install("fussy", "[densevit.backbones]\nfussy = fussy_net:Fussy\n", {"fussy_net.py": source})
+    with pytest.raises(DensevitError, match="backbone: 'fussy' cannot be built .* width is 3, and must be even"):
+        registry.create("backbones", "fussy", options={"width": 3}, where="backbone")
+
+
+# ---- docstrings ----
+
+
+def test_the_first_line_is_read_where_the_class_stands_and_nothing_is_imported(install):
+    files = {
+        "far/__init__.py": "raise RuntimeError('imported')",
+        "far/near/__init__.py": "from .deep import Net as Renamed\nfrom far.flat import Flat\n",
+        "far/near/deep.py": NET,
+        "far/flat.py": "class Flat:\n    pass\n",
+        "far/torn.py": "class Torn(:\n",
+    }
+    lines = "a = far.near:Renamed\nb = far.near.deep:Net\nc = far.near:Flat\nd = far.torn:Torn\ne = far.gone:Gone\n"
+    install("far", f"[densevit.backbones]\n{lines}", files)
+    found = registry.find("backbones")
+    assert [registry.first_line(found[name]) for name in "abce"] == ["A net.", "A net.", "", ""]
+    assert registry.first_line(found["d"]).startswith("(unreadable: ")
+    assert "far" not in sys.modules

@@ -1,0 +1,113 @@
+import base64
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit.evaluation import metrics_file
+from densevit.visualization.report import write_report
+
+VOID = ("meta", "img", "br", "line", "polyline", "circle")
+
+
+class Page(HTMLParser):
+    """Reads a page, and fails where tags do not close as they opened."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.links: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attributes if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip() and self.open[-1] != "style":
+            self.texts.append(data.strip())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "detr_<swin>"
+    (folder / "predictions").mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        "backbone: {name: swin}\nheads: {detection: {name: detr}}\ndata: {name: scenes}  # <script>\n"
+    )
+    metrics = {"detection/AP": 0.41237, "detection/APs": math.nan, "detection/AP/cat & <dog>": 0.5, "detection/AP/fox": 0.25}
+    metrics_file.write(metrics, folder / "metrics.json")
+    (folder / "metrics.csv").write_text(
+        "step,train/lr,train/loss,train/detection/boxes,detection/AP,detection/AP/fox\n0,1,4.5,2,,\n9,1,3.5,1,0.3,0.2\n"
+    )
+    for n, name in enumerate(("b.jpg", "a.jpg", "large.png")):
+        Image.fromarray(np.full((30, 40 + 2000 * n, 3), 80 * n, np.uint8)).save(folder / "predictions" / name)
+    return folder
+
+
+def test_the_page_shows_all_that_a_run_has(run: Path):
+    path = write_report(run)
+    assert path == run / "report.html"
+    page = Page(path)
+    assert page.texts[:3] == ["detr_<swin>", "detr_<swin>", "detr on swin, data: scenes"]
+    for text in ("detection", "AP", "0.4124", "–", "cat & <dog>", "0.5000", "fox", "0.2500"):
+        assert text in page.texts
+    titles = [text for text in page.texts if "/" in text]
+    assert titles == ["train/loss", "train/lr", "train/detection/boxes", "detection/AP"]  # not each class's curve
+    assert any("# <script>" in text for text in page.texts)
+    captions = page.texts[page.texts.index("Pictures") + 1 : page.texts.index("Curves")]
+    assert captions == ["a", "b", "large"]
+
+
+def test_the_page_needs_nothing_but_itself(run: Path):
+    page = Page(write_report(run))
+    assert len(page.links) == 3 and all(link.startswith("data:image/jpeg;base64,") for link in page.links)
+    assert not re.search(r"https?://|url\(|@import", (run / "report.html").read_text())
+    own = base64.b64decode(page.links[1].split(",")[1])
+    assert own == (run / "predictions" / "b.jpg").read_bytes()
+    assert max(len(base64.b64decode(link.split(",")[1])) for link in page.links) < 100_000
+
+
+def test_an_empty_folder_has_a_page_that_says_what_is_missing(tmp_path: Path):
+    page = Page(write_report(tmp_path))
+    missing = [text for text in page.texts if text.startswith("There is no ")]
+    assert [text.split()[3].rstrip(":") for text in missing] == ["metrics.json", "predictions/*.jpg", "metrics.csv", "config.yaml"]
+
+
+@pytest.mark.parametrize("part", ["config.yaml", "metrics.json", "metrics.csv", "predictions"])
+def test_a_missing_part_leaves_the_rest(run: Path, part: str):
+    if part == "predictions":
+        (run / part).rename(run / "elsewhere")
+    else:
+        (run / part).unlink()
+    texts = Page(write_report(run)).texts
+    assert sum(text.startswith("There is no ") for text in texts) == 1
+    assert ("0.4124" in texts) == (part != "metrics.json")
+    assert ("train/loss" in texts) == (part != "metrics.csv")
+
+
+def test_what_a_killed_run_left_half_written_does_not_hide_the_rest(run: Path):
+    (run / "predictions" / "a.jpg").write_bytes((run / "predictions" / "a.jpg").read_bytes()[:200])
+    (run / "metrics.json").write_text('{"detection/AP": 0.')
+    (run / "metrics.csv").write_text("step,train/loss\n")
+    (run / "config.yaml").write_text("backbone: {name: [")
+    page = Page(write_report(run))
+    assert len(page.links) == 2
+    assert any("metrics.json: expected metrics" in text for text in page.texts)
+    assert "metrics.csv holds no numbers yet." in page.texts
+
+
+def test_a_run_that_never_validated_says_so(run: Path):
+    metrics_file.write({}, run / "metrics.json")
+    assert "The run ended before its first validation." in Page(write_report(run)).texts

@@ -1,0 +1,8 @@
+"""`densevit train`, from a clone."""
+
+import sys
+
+from densevit.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["train", *sys.argv[1:]]))
