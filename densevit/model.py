@@ -13,7 +13,7 @@ from densevit import registry
 from densevit.config import Config
 from densevit.data.batching import collate
 from densevit.data.pictures import as_sample
-from densevit.data.transforms import build_transforms
+from densevit.data.transforms import build_evaluation
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Sample, Targets
 
@@ -85,7 +85,7 @@ class DenseModel(nn.Module):
         """
         if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
             raise DataError("predict takes a list of pictures, not one: write predict([picture]).")
-        resize = build_transforms(self.config.data)[1] if self.config is not None else None
+        resize = build_evaluation(self.config.data) if self.config is not None else None
         was_training = self.training
         self.eval()
         results: list[Any] = [None] * len(pictures)
@@ -113,7 +113,7 @@ class DenseModel(nn.Module):
             batch[key] = batch[key].to(self.mean.device)
         by_head = self.predictions(self(batch), batch["targets"])
         for place, (index, _) in enumerate(group):
-            own = {name: {k: v.cpu() for k, v in found[place].items()} for name, found in by_head.items()}
+            own = {name: {k: _on_cpu(v) for k, v in found[place].items()} for name, found in by_head.items()}
             results[index] = own if len(own) > 1 else next(iter(own.values()))
 
     def train(self, mode: bool = True) -> "DenseModel":
@@ -124,6 +124,10 @@ class DenseModel(nn.Module):
             if parameters and not any(parameter.requires_grad for parameter in parameters):
                 part.eval()
         return self
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def create_backbone(name: str, **options: Any) -> Backbone:
@@ -152,7 +156,7 @@ def create_head(
 def build_model(config: Config, classes: Mapping[str, Sequence[Class]]) -> DenseModel:
     """The model that a config describes, with random weights.
 
-    classes: by task, as a data set has them. Weights that the config names are loaded by `densevit.weights.initial`.
+    classes: by task, as a data set has them. Weights that the config names are loaded by `weights.model_file.load_initial`.
     """
     backbone = create_backbone(config.backbone.name, **config.backbone.options)
     heads: dict[str, Head] = {}
@@ -186,4 +190,6 @@ def build_model(config: Config, classes: Mapping[str, Sequence[Class]]) -> Dense
     for name, section in config.heads.items():
         if section.freeze:
             heads[name].requires_grad_(False)
-    return model
+            if name in necks:
+                necks[name].requires_grad_(False)
+    return model.train()

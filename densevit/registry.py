@@ -60,7 +60,7 @@ def find(group: str) -> dict[str, Plugin]:
     return {name: plugin for (where, name), plugin in sorted(found.plugins.items()) if where == group}
 
 
-def load(group: str, name: str) -> type:
+def load(group: str, name: str) -> type[Any]:
     """The class behind a plugin's name, or behind "module:Class", which needs no entry point.
 
     Imports that plugin's module and no other. Raises PluginError where the name is unknown, the import fails, or what

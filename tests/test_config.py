@@ -14,7 +14,7 @@ MINE = """\
 backbone: {name: swin, variant: nano, freeze: true}
 heads:
   detection: {name: detr, num_queries: 40, weight: 2}
-data: {name: scenes, image_size: 160, batch_size: 16, length: 50}
+data: {name: scenes, image_size: 160, batch_size: 16, train_length: 50}
 optim: {lr: 5e-4, schedule: step}
 trainer: {max_epochs: 20}
 """
@@ -53,7 +53,7 @@ def test_a_file_becomes_sections_with_defaults_and_options():
     )
     head = loaded.heads["detection"]
     assert (head.weight, head.neck, head.evaluation.name, head.options) == (2.0, None, None, {"num_queries": 40})
-    assert (loaded.data.batch_size, loaded.data.num_workers, loaded.data.options) == (16, "auto", {"length": 50})
+    assert (loaded.data.batch_size, loaded.data.num_workers, loaded.data.options) == (16, "auto", {"train_length": 50})
     assert (loaded.seed, loaded.optim.lr, loaded.trainer.max_steps) == (0, 5e-4, None)
 
 
@@ -182,6 +182,7 @@ def test_a_run_folder_stands_for_its_config():
         ("seed.x=1", "command line: seed should be a valid integer, not {'x': 1}."),
         ("optim=null", "command line: optim should be a section of keys, not null."),
         ("heads.detection=null", "mine.yaml: heads is empty: name at least one head."),
+        ("heads={a/b: {name: detr}}", "mine.yaml: heads: 'a/b' is no name for a head: use letters, digits, _ and -."),
         ("heads.extra.weight=1", "command line: heads.extra.name is missing."),
         ("trainer.max_epochs=null", "mine.yaml: trainer: set max_epochs or max_steps, else the training has no end."),
         ("backbone=swin", "command line: there is no config file 'swin'. "),
@@ -202,7 +203,7 @@ def test_a_wrong_override_is_one_line_that_names_the_key(override, said):
         (MINE + "optim:\n  lr: [1\n", "wrong.yaml, line 9, column 1: expected ',' or ']'"),
         (MINE + "1: 2\n", "wrong.yaml, line 7, column 1: a key is a word, not 1."),
         (MINE + "sed: 1\n", "wrong.yaml: sed is not a key. Did you mean 'seed'? Keys: "),
-        (MINE.replace("max_epochs", "epochs"), "wrong.yaml: trainer.epochs is not a key of trainer. Did you mean 'max_ep"),
+        (MINE.replace("max_epochs", "epochs"), "wrong.yaml: trainer.epochs is not a key of trainer. Did you mean"),
         (MINE.replace("trainer: {max_epochs: 20}", ""), "wrong.yaml: trainer is missing."),
         (MINE + "data: gone.yaml\n", "wrong.yaml, line 7, column 1: the key 'data' stands twice; first in line 4."),
         ("base: mine.yaml\ndata: gone.yaml\n", "wrong.yaml: there is no config file 'gone.yaml'."),
@@ -255,7 +256,7 @@ def test_a_missing_file_is_told_with_the_nearest():
         ("backbone.name=swim", "backbone.name: There is no backbone 'swim'. Did you mean 'swin'? "),
         ("heads.detection.name=dettr", "heads.detection.name: There is no head 'dettr'. Did you mean 'detr'? "),
         ("data.name=scene", "data.name: There is no dataset 'scene'. Did you mean 'scenes'? "),
-        ("data.lenght=3", "data.lenght is not an option of 'scenes'. Did you mean 'length'? Options: "),
+        ("data.train_lenght=3", "data.train_lenght is not an option of 'scenes'. Did you mean 'train_length'? Options: "),
     ],
 )  # fmt: skip
 def test_plugin_options_are_checked_against_the_constructor(override, said):
@@ -274,7 +275,7 @@ def test_an_option_from_a_file_is_told_with_the_file():
 def test_a_good_config_passes_and_image_size_reaches_a_data_set_that_wants_it():
     loaded = config.load("mine.yaml")
     config.check_plugins(loaded)
-    assert config.data_options(loaded.data) == {"length": 50, "image_size": 160}
+    assert config.data_options(loaded.data) == {"train_length": 50, "image_size": 160}
     assert "image_size" not in config.data_options(config.load("mine.yaml", ["data={name: coco, root: x}"]).data)
 
 

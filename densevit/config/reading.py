@@ -60,7 +60,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def parse(text: str, source: str, lines: bool = False) -> Any:
-    """The value of a YAML text. source: the file or override, for messages; lines: whether those name line and column."""
+    """The value of a YAML text. source: file or override, for messages; lines: whether they name line and column."""
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:

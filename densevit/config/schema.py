@@ -4,10 +4,11 @@ Sections that name a plugin also take that plugin's own options; `options` is th
 decides on them (`check_plugins`).
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 
 def _number(value: Any) -> Any:
@@ -234,3 +235,11 @@ class Config(Section):
     trainer: TrainerSection
     """The training."""
     _sources: Sources = PrivateAttr(default_factory=Sources)
+
+    @field_validator("heads")
+    @classmethod
+    def _names_that_metrics_can_carry(cls, heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
+        for name in heads:
+            if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
+                raise ValueError(f"{name!r} is no name for a head: use letters, digits, _ and -.")
+        return heads

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler, get_worker_info
+from torch.utils.data import Sampler
 
 from densevit.interfaces import Batch, Sample
 
@@ -21,27 +21,20 @@ def collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
     """
     height, width = (max(sample["image"].shape[axis] for sample in samples) for axis in (1, 2))
     shape = (len(samples), 3, *padded((height, width), multiple))
-    images, padding_mask = _empty(shape), np.ones((shape[0], *shape[2:]), dtype=bool)
-    for sample, image, mask in zip(samples, images.numpy(), padding_mask, strict=True):  # torch would spread out to threads
+    images, padding_mask = np.empty(shape, np.uint8), np.ones((shape[0], *shape[2:]), dtype=bool)
+    for sample, image, mask in zip(samples, images, padding_mask, strict=True):  # numpy: torch would start threads
         h, w = sample["image"].shape[1:]
         image[:, :h, :w] = sample["image"].numpy()
         image[:, h:], image[:, :h, w:] = 0, 0
         h, w = sample["targets"].get("size", (h, w))
         mask[:h, :w] = False
     targets = [sample["targets"] for sample in samples]
-    return {"images": images, "padding_mask": torch.from_numpy(padding_mask), "targets": targets}
+    return {"images": torch.from_numpy(images), "padding_mask": torch.from_numpy(padding_mask), "targets": targets}
 
 
 def padded(size: tuple[int, int], multiple: int) -> tuple[int, int]:
     """(h, w) rounded up to multiples."""
     return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
-
-
-def _empty(shape: tuple[int, ...]) -> torch.Tensor:
-    """A uint8 tensor; in a loader's worker, in shared memory, which spares the copy on its way to the parent."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(int(np.prod(shape)))).view(shape)
 
 
 def aspect_groups(sizes: np.ndarray) -> np.ndarray:
@@ -83,6 +76,11 @@ class TrainBatches(Sampler[list[Pick]]):
     def advance(self) -> None:
         """Counts a batch as handed on. Only this ends a resumption: a DataLoader may ask twice for the iterator."""
         self.position, self._start = self.position + 1, 0
+
+    @property
+    def sampler(self) -> "TrainBatches":
+        """Itself: Lightning calls `set_epoch` on a batch sampler's sampler."""
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order. A new epoch begins at its first batch; the one of a loaded state goes on where it was."""

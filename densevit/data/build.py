@@ -62,6 +62,10 @@ class Data:
         batches = TrainBatches(len(self.train), self.section.batch_size, self.seed, rank, world_size, groups)
         return self._loader(Prepared(self.train, self.train_transform, train=True), batches, world_size)
 
+    def batches_an_epoch(self, world_size: int = 1) -> int:
+        """What one training loader hands out."""
+        return len(TrainBatches(len(self.train), self.section.batch_size, self.seed, 0, world_size))
+
     def val_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
         """Each validation picture once over all processes, in batches of one padded size."""
         sizes = self.val.sizes()

@@ -31,8 +31,7 @@ def _pixels(picture: Any) -> np.ndarray:
     pixels = np.asarray(picture)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise DataError(
-            f"A picture given as an array is (H, W, 3) or (H, W) of uint8 in RGB; found {pixels.shape} of {pixels.dtype}."
-        )
-    return np.ascontiguousarray(pixels)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        found = f"{pixels.shape} of {pixels.dtype}"
+        raise DataError(f"A picture given as an array is (H, W, 3) or (H, W) of uint8 in RGB; found {found}.")
+    return np.require(pixels, requirements=["C", "W"])  # copies only what torch could not take

@@ -1,11 +1,11 @@
 """From a data set to a stream of batches: samples prepared in worker processes, resumable to the batch."""
 
+import gc
 import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import cv2
@@ -20,6 +20,7 @@ from densevit.interfaces import Batch, Dataset, Sample
 
 _TINY = 64  # pictures; so few are not worth the start of a process
 _MOST_WORKERS = 8
+_SMALL = 1 << 16  # bytes
 
 
 class Prepared(data.Dataset[Sample]):
@@ -64,29 +65,34 @@ class Loader(data.DataLoader[Any]):
         super().__init__(
             prepared,
             batch_sampler=batches,
-            collate_fn=partial(collate, multiple=multiple),
+            collate_fn=_Collate(multiple, ships=num_workers > 0),
             num_workers=num_workers,
             worker_init_fn=_start_worker,
             multiprocessing_context="fork" if forks else None,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # an iterator draws a seed: not from the stream that training draws from
         )
         self._batches = batches
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        return self._counted(super().__iter__())
+        return self._counted()
 
-    def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _counted(self) -> Iterator[Batch]:
+        batches = super().__iter__()  # at the first batch: a trainer that resumes asks for the iterator before it sets the epoch
         while True:
             try:
                 batch = next(batches)
             except StopIteration:
                 return
             except DensevitError as error:
-                raise type(error)(_original_message(error)) from None
+                message = _original_message(error)
+                if message == str(error):
+                    raise
+                raise type(error)(message) from None
             if isinstance(self._batches, TrainBatches):
                 self._batches.advance()
-            yield batch
+            yield _received(batch)
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffles for this epoch."""
@@ -114,9 +120,39 @@ def workers_for(setting: "int | str", length: int, processes: int = 1) -> int:
     return 0 if length < _TINY else max(0, min(_MOST_WORKERS, cores // processes - 1))
 
 
+class _Collate:
+    """`collate`, and in worker processes the batch made ready for the way to their parent."""
+
+    def __init__(self, multiple: int, ships: bool) -> None:
+        self.multiple, self.ships = multiple, ships
+
+    def __call__(self, samples: list[Sample]) -> Any:
+        batch = collate(samples, self.multiple)
+        return _shipped(batch) if self.ships else batch
+
+
+def _shipped(value: Any) -> Any:
+    """Small tensors as arrays: between processes every tensor costs a file descriptor, and a batch has a hundred."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy() if value.nbytes < _SMALL else value
+    if isinstance(value, dict):
+        return {key: _shipped(item) for key, item in value.items()}
+    return [_shipped(item) for item in value] if isinstance(value, list) else value
+
+
+def _received(value: Any) -> Any:
+    """Arrays as tensors again."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if isinstance(value, dict):
+        return {key: _received(item) for key, item in value.items()}
+    return [_received(item) for item in value] if isinstance(value, list) else value
+
+
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the processes are the parallelism
     torch.set_num_threads(1)
+    gc.freeze()  # collecting would write to, and so copy, every page that holds one of the parent's objects
 
 
 def _original_message(error: DensevitError) -> str:

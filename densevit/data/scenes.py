@@ -15,11 +15,10 @@ from densevit.interfaces import Class, Dataset, Sample, Targets
 Split = Literal["train", "val"]
 
 STREAMS = {"train": 0, "val": 1}  # a split's random stream; none shares a scene with another
-LENGTHS = {"train": 4000, "val": 500}
 LEAST_SIDE = 32  # pixels
 
-FEWEST_PIXELS = 12
-LEAST_VISIBLE = 0.1
+FEWEST_PIXELS = 24
+LEAST_VISIBLE = 0.2
 
 _THING_COLORS = (
     (220, 60, 60), (240, 150, 40), (235, 210, 70), (120, 190, 70),
@@ -39,13 +38,13 @@ class Scenes(Dataset):
     """Rendered scenes: textured solids in rooms and outdoors, with boxes, masks, semantic map and depth.
 
     image_size: the side, or (height, width), in pixels; at least 32.
-    length: pictures; by default 4000 to train and 500 to validate.
+    train_length, val_length: pictures of each split. More of them cost nothing: each is rendered when it is asked for.
     seed: picks other scenes. A picture follows from seed, split and index, to the last bit, in any process and on any
         machine.
     masks, semantic, depth: whether pictures are labelled with these.
 
-    Boxes, masks and area are those of the visible part inside the picture. A thing of which fewer than 12 pixels, or
-    less than 10 %, show is not annotated as an object; the semantic map and the depth still show it. Depth is that of
+    Boxes, masks and area are those of the visible part inside the picture. A thing of which fewer than 24 pixels, or
+    less than 20 %, show is not annotated as an object; the semantic map and the depth still show it. Depth is that of
     what the ray through the pixel's centre meets, along the optical axis, curved surfaces included; 0, unknown, in the
     sky and beyond 60 m.
     """
@@ -54,7 +53,8 @@ class Scenes(Dataset):
         self,
         split: Split,
         image_size: int | tuple[int, int] = 128,
-        length: int | None = None,
+        train_length: int = 4000,
+        val_length: int = 500,
         seed: int = 0,
         masks: bool = True,
         semantic: bool = True,
@@ -65,12 +65,13 @@ class Scenes(Dataset):
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         if min(height, width) < LEAST_SIDE:
             raise DataError(f"data.image_size is {image_size}; scenes are at least {LEAST_SIDE} pixels high and wide.")
-        if length is not None and length < 1:
-            raise DataError(f"data.length is {length}; scenes need at least 1 picture.")
+        for option, length in {"train_length": train_length, "val_length": val_length}.items():
+            if length < 1:
+                raise DataError(f"data.{option} is {length}; scenes need at least 1 picture.")
         if seed < 0:
             raise DataError(f"data.seed is {seed}; expected 0 or more.")
         self.split, self.height, self.width, self.seed = split, height, width, seed
-        self.length = LENGTHS[split] if length is None else length
+        self.length = {"train": train_length, "val": val_length}[split]
         wanted = {"masks": masks, "semantic": semantic, "depth": depth}
         self.provides = ("boxes", "labels", *(key for key, on in wanted.items() if on))
         self.classes = {"detection": _DETECTION, "segmentation": _SEGMENTATION}

@@ -8,6 +8,8 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"drop_path is {rate:g}; it is a probability, 0 or more and less than 1.")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:

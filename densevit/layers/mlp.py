@@ -1,5 +1,7 @@
 """The perceptrons of transformers."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
 
@@ -27,3 +29,8 @@ class Mlp(nn.Sequential):
         for i in range(num_layers):
             parts += [nn.Linear(sizes[i], sizes[i + 1])] + ([nn.ReLU(inplace=True)] if i < num_layers - 1 else [])
         super().__init__(*parts)
+
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that gives the result."""
+        return cast(nn.Linear, self[-1])

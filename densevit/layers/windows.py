@@ -1,7 +1,5 @@
 """Shifted windows (Swin Transformer, Liu et al. 2021, section 3.2)."""
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -24,25 +22,26 @@ def merge(windows: Tensor, window: int, height: int, width: int) -> Tensor:
     return x.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])
 
 
-@lru_cache(maxsize=64)
 def shift_mask(height: int, width: int, window: int, shift: tuple[int, int], device: torch.device) -> Tensor:
     """What a window of a cyclically shifted map must not see: parts that were not neighbours before the shift (figure 4).
 
     shift: (rows, columns) by which the map was rolled up and left; 0 for an axis that was not.
     Returns (H/M * W/M, M*M, M*M): 0 between tokens of one region, -100 between regions, as the published weights expect.
     """
-    region = torch.zeros(height, width)
-    for axis, (size, step) in enumerate(((height, shift[0]), (width, shift[1]))):
-        if step:
-            part = torch.zeros(size)
-            part[size - window : size - step] = 1
-            part[size - step :] = 2
-            region = 3 * region + (part[:, None] if axis == 0 else part[None, :])
+    rows, columns = (_parts(size, window, step, device) for size, step in ((height, shift[0]), (width, shift[1])))
+    region = 3 * rows[:, None] + columns
     tokens = partition(region[None, :, :, None], window).squeeze(-1)  # (windows, M*M)
-    return torch.where(tokens[:, :, None] == tokens[:, None, :], 0.0, -100.0).to(device)
+    return torch.where(tokens[:, :, None] == tokens[:, None, :], 0.0, -100.0)
 
 
-@lru_cache(maxsize=16)
+def _parts(size: int, window: int, step: int, device: torch.device) -> Tensor:
+    """(size,): which part a row or column is of; 1 and 2 share the last window, 2 having come from the other end."""
+    place = torch.arange(size, device=device)
+    if not step:
+        return torch.zeros_like(place)
+    return (place >= size - window).long() + (place >= size - step).long()
+
+
 def relative_position_index(window: int) -> Tensor:
     """For each pair of tokens in a window, the row of the bias table that holds their offset. (M*M, M*M) long."""
     rows, columns = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")

@@ -7,7 +7,7 @@ from densevit.losses.assignment import task_aligned
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import matchability_aware
 from densevit.losses.matching import Objects
-from densevit.losses.processes import autocast_off, mean_over_processes
+from densevit.losses.processes import autocast_off, mean_over_processes, process_count
 from densevit.losses.set_prediction import SetLosses
 
 
@@ -23,7 +23,7 @@ def dense_detection(logits: Tensor, boxes: Tensor, centres: Tensor, padding: Ten
         target, quality = task_aligned(logits, boxes, outside, objects)
         positive = target >= 0
         quality = quality.clamp(min=0.01) * positive
-        total = mean_over_processes(quality.sum()).clamp(min=1)
+        total = mean_over_processes(quality.sum()).clamp(min=1 / process_count())
 
         wanted = torch.zeros_like(logits)
         if len(objects.labels) == 0:

@@ -1,21 +1,31 @@
 """Sums over all processes, so that a loss is the same however its images are shared out."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, distributed
+
+
+def process_count() -> int:
+    """How many processes train together; 1 where torch's process group is not set up."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def mean_over_processes(x: Tensor) -> Tensor:
     """The mean of x over the processes that train together; x itself where there is one.
 
     A loss divided by the mean count is, after the gradients' mean over processes, the whole sum over the whole count.
+    A floor under the whole count is that floor divided by `process_count()` under the mean.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if process_count() == 1:
         return x
     x = x.clone()
     distributed.all_reduce(x)
-    return x / distributed.get_world_size()
+    return x / process_count()
 
 
-def autocast_off(device: torch.device) -> torch.autocast:
+def autocast_off(device: torch.device) -> AbstractContextManager[object]:
     """A context in which products stay in fp32: costs, overlaps and softplus overflow or tie in less."""
+    if not torch.amp.is_autocast_available(device.type):  # the meta device, on which operations are counted
+        return nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import focal, matchability_aware
 from densevit.losses.matching import Matches, Objects
-from densevit.losses.processes import autocast_off, mean_over_processes
+from densevit.losses.processes import autocast_off, mean_over_processes, process_count
 
 Classification = Literal["softmax", "focal", "mal"]
 
@@ -45,6 +45,7 @@ def set_losses(
         labels = objects.labels[matches.target]
         iou, giou = overlaps(to_corners(predicted), to_corners(truth))
 
+        at_least = 1 / process_count()
         if object_count is None:
             object_count = torch.tensor(float(len(objects.labels)), device=logits.device)
         if classification == "softmax":
@@ -61,10 +62,10 @@ def set_losses(
             quality = iou.detach().clamp(min=0.01) if classification == "mal" else torch.ones_like(iou)
             target[(*place, labels)] = quality
             loss = matchability_aware if classification == "mal" else focal
-            label = loss(logits, target).sum((1, 2, 3)) / object_count.clamp(min=1)
+            label = loss(logits, target).sum((1, 2, 3)) / object_count.clamp(min=at_least)
 
         per_layer = torch.zeros(len(logits), device=logits.device)
-        count = object_count.clamp(min=1)
+        count = object_count.clamp(min=at_least)
         l1 = per_layer.index_add(0, matches.layer, (predicted - truth).abs().sum(-1)) / count
         box = per_layer.index_add(0, matches.layer, 1 - giou) / count
     return SetLosses(label, l1, box)

@@ -1,7 +1,8 @@
 """Evaluation on all processes, each image once."""
 
+import math
+
 import pytorch_lightning as lightning
-import torch
 from torch import distributed
 
 from densevit.config import Config
@@ -9,6 +10,7 @@ from densevit.data.build import Data
 from densevit.interfaces import Batch, Evaluator, Predictions
 from densevit.model import DenseModel
 from densevit.training.precision import resolve
+from densevit.training.quiet import quieten
 from densevit.training.task import DenseTask, build_evaluators, named
 
 
@@ -40,8 +42,10 @@ class Evaluation(lightning.Callback):
         for evaluator in self.evaluators.values():
             _join_processes(evaluator)
         self.metrics = named({name: evaluator.compute() for name, evaluator in self.evaluators.items()})
-        numbers = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.metrics.items()}
-        task.log_dict({name: x.float() for name, x in numbers.items()}, rank_zero_only=True)
+        if trainer.is_global_zero:
+            known = {name: value for name, value in self.metrics.items() if not math.isnan(value)}
+            for logger in trainer.loggers:  # not through Lightning's `log`, which rounds to float32
+                logger.log_metrics({"epoch": trainer.current_epoch, **known}, trainer.global_step)
 
 
 def _join_processes(evaluator: Evaluator) -> None:
@@ -56,6 +60,7 @@ def evaluate(model: DenseModel, data: Data, config: Config) -> tuple[dict[str, f
 
     Runs in the config's precision on its devices, as validation in training does: the numbers are the same.
     """
+    quieten()
     evaluation = Evaluation(build_evaluators(model, config))
     section = config.trainer
     trainer = lightning.Trainer(

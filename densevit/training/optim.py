@@ -33,30 +33,36 @@ def build_optimizer(model: DenseModel, section: OptimSection, lr: float, fused: 
 def parameter_groups(model: DenseModel, lr: float, backbone_lr: float | None, weight_decay: float) -> list[dict]:
     """Trained parameters by learning rate and decay.
 
-    Decayed is what layers call `weight` and has two dimensions or more; norms, biases, position tables, tokens and
-    anchors are not.
+    Decayed is what layers call `weight` and has two dimensions or more; norms, biases, position tables, embeddings,
+    tokens and anchors are not.
     """
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         rate = backbone_lr if backbone_lr is not None and name.startswith("backbone.") else lr
-        decay = weight_decay if name.endswith("weight") and parameter.ndim >= 2 else 0.0
+        decayed = name.endswith("weight") and parameter.ndim >= 2 and id(parameter) not in embeddings
+        decay = weight_decay if decayed else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
 
 
 def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
-    """The factor on the learning rate at each optimiser step: a linear warm-up, then the schedule down to the last step."""
+    """The factor on the learning rate at each optimiser step: a linear warm-up, then the schedule.
+
+    `cosine` would reach `min_lr_ratio` at step number `steps`, the first that is not taken; `step` divides by 10 at
+    `drop_at` of the steps.
+    """
 
     def factor(step: int) -> float:
         if step < section.warmup_steps:
             return (step + 1) / (section.warmup_steps + 1)
         if section.schedule == "constant":
             return 1.0
-        progress = (step - section.warmup_steps) / max(1, steps - section.warmup_steps)
         if section.schedule == "step":
             return 1.0 if step < section.drop_at * steps else 0.1
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        progress = min(1.0, (step - section.warmup_steps) / max(1, steps - section.warmup_steps))
+        return section.min_lr_ratio + (1 - section.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return factor

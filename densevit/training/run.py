@@ -1,8 +1,5 @@
 """One training: a config in, a run folder out."""
 
-import logging
-import sys
-import warnings
 from pathlib import Path
 
 import pytorch_lightning as lightning
@@ -14,7 +11,7 @@ from rich.console import Console
 from densevit import config as configs
 from densevit.config import Config
 from densevit.data.build import Data, build_data
-from densevit.errors import WeightsError
+from densevit.errors import ConfigError, WeightsError, did_you_mean
 from densevit.evaluation import metrics_file
 from densevit.model import DenseModel, build_model
 from densevit.training.evaluation import Evaluation
@@ -22,8 +19,9 @@ from densevit.training.logger import MetricsCsv
 from densevit.training.optim import learning_rate
 from densevit.training.precision import resolve
 from densevit.training.progress import ProgressBar, ValidationLines
+from densevit.training.quiet import quieten
 from densevit.training.run_folder import RunFolder, Stopped, choose
-from densevit.training.task import DenseTask, build_evaluators, check_needs
+from densevit.training.task import DenseTask, build_evaluators, check_needs, named
 from densevit.visualization.report import write_report
 from densevit.visualization.samples import draw_samples
 from densevit.visualization.tables import metrics_table
@@ -48,7 +46,7 @@ def resume(run: Path) -> Path:
 
 def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | None) -> Path:
     console = Console()
-    _quieten()
+    quieten()
     configs.check_plugins(config)
     lightning.seed_everything(config.seed, verbose=False)
     backbone_stride = 32
@@ -57,6 +55,7 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
     check_needs(model, config, data)
     model_file.load_initial(model)
     evaluation = Evaluation(build_evaluators(model, config))
+    _check_monitor(config.trainer.monitor, evaluation)
 
     folder = run_dir if checkpoint is not None and run_dir is not None else choose(name, run_dir)
     task = DenseTask(model, config, data)
@@ -81,6 +80,14 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
     if trainer.is_global_zero:
         _finish(console, folder, model, data, stopped)
     return folder
+
+
+def _check_monitor(monitor: str | None, evaluation: Evaluation) -> None:
+    """Raises ConfigError where no evaluator gives that metric: each is asked before it has seen anything."""
+    if monitor is not None:
+        known = named({name: evaluator.compute() for name, evaluator in evaluation.evaluators.items()})
+        if monitor not in known:
+            raise ConfigError(f"trainer.monitor: there is no metric {monitor!r}.{did_you_mean(monitor, known)}")
 
 
 def _trainer(
@@ -169,12 +176,3 @@ def _finish(console: Console, folder: Path, model: DenseModel, data: Data, stopp
     console.print(f"model: {folder / 'model.safetensors'}   report: {report}   pictures: {folder / 'predictions'}/", highlight=False)
     if stopped:
         console.print(f"Stopped. Go on with: densevit train --resume {folder}", highlight=False)
-
-
-def _quieten() -> None:
-    """Lightning's notes on hardware and tips are not for our users; its warnings about what we chose on purpose neither."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if not sys.warnoptions:
-        warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")

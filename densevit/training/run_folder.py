@@ -51,21 +51,30 @@ class RunFolder(lightning.Callback):
         self.best: float | None = None
         self.first: dict[str, float] = {}
         self.validated_step = -1
-        self._interrupted = False
+        self._improved = self._interrupted = self._stopping = False
+        self._seen_step = -1
         self._previous_handler: Any = None
 
     # ---- checkpoints ----
 
     def on_train_batch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule, *_: Any) -> None:
-        if self._interrupted:
-            self._save(trainer, "last")
-            raise Stopped
         step = trainer.global_step
-        if self.checkpoint_every and step % self.checkpoint_every == 0 and trainer.fit_loop._should_accumulate() is False:
+        if step == self._seen_step:  # gradients are being accumulated
+            return
+        self._seen_step = step
+        # At the end of an epoch the checkpoint waits for validation, below: Lightning cannot resume in between.
+        if not trainer.is_last_batch and (self._interrupted or (self.checkpoint_every and step % self.checkpoint_every == 0)):
             self._save(trainer, "last")
+            self._stopping = self._interrupted
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule, *_: Any) -> None:
+        if self._stopping:  # only here has the step that was saved been logged
+            raise Stopped
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         self._save(trainer, "last")
+        if self._interrupted:
+            raise Stopped
 
     def _save(self, trainer: lightning.Trainer, name: str) -> None:
         path = self.folder / "checkpoints" / f"{name}.ckpt"
@@ -83,17 +92,19 @@ class RunFolder(lightning.Callback):
         if self.best is not None and not score > self.best:
             return
         self.best = score
-        if trainer.state.fn == "fit":
-            self._save(trainer, "best")
+        self._improved = True
         if trainer.is_global_zero:
             model_file.save(task.model, self.folder / "model.safetensors")
             metrics_file.write(self.evaluation.metrics, self.folder / "metrics.json")
 
+    def on_validation_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        if self._improved and trainer.state.fn == "fit":
+            self._save(trainer, "best")  # not earlier: while it validates, averaged and current weights stand exchanged
+        self._improved = False
+
     def _score(self, metrics: dict[str, float]) -> float:
         """The monitored metric; else the main one, or with several heads the mean of each relative to its first value."""
         if self.monitor is not None:
-            if self.monitor not in metrics:
-                raise ConfigError(f"trainer.monitor: no metric {self.monitor!r}. Metrics: {', '.join(metrics)}.")
             return _known(metrics[self.monitor])
         mains = {name: f"{name}/{evaluator.main}" for name, evaluator in self.evaluation.evaluators.items()}
         values = {name: _known(metrics[key]) for name, key in mains.items()}
@@ -122,6 +133,7 @@ class RunFolder(lightning.Callback):
         if self._interrupted:  # a second Ctrl-C means now
             raise KeyboardInterrupt
         self._interrupted = True
+        print("\nStopping after this step, or after the validation that is under way. Ctrl-C again stops at once.", flush=True)
 
     def teardown(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
         if self._previous_handler is not None:

@@ -1,5 +1,6 @@
 """The model as Lightning trains and evaluates it."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,9 +54,16 @@ class DenseTask(lightning.LightningModule):
         section, trainer = self.config.optim, self.trainer
         images = self.config.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
         optimizer = build_optimizer(self.model, section, learning_rate(section, images), fused=trainer.precision != "16-mixed")
-        steps = int(trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(section, steps))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(section, self._optimizer_steps()))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer_steps(self) -> int:
+        """Of the whole training. Lightning's `estimated_stepping_batches` makes the loader too soon: a resumed run then
+        begins its epoch anew."""
+        trainer, section = self.trainer, self.config.trainer
+        batches = self.data.batches_an_epoch(trainer.world_size)
+        whole = math.inf if section.max_epochs is None else section.max_epochs * math.ceil(batches / section.accumulate)
+        return int(min(whole, section.max_steps or math.inf))
 
     def train_dataloader(self) -> DataLoader:
         return self.data.train_loader(self.trainer.global_rank, self.trainer.world_size)

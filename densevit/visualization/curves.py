@@ -9,7 +9,7 @@ from pathlib import Path
 Points = list[tuple[float, float]]
 
 WIDTH, HEIGHT = 320, 180
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 26, 24  # room around the plot, for the title and the numbers
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 26, 24  # room around the plot, for the title and the numbers
 MOST_POINTS = 300
 
 
@@ -44,7 +44,8 @@ def curve_svg(title: str, points: Sequence[tuple[float, float]]) -> str:
     xs, ys = [x for x, _ in points], [y for _, y in points]
     x_low = 0 if 0 <= min(xs) < max(xs) / 5 else min(xs)
     x_high = max(max(xs), x_low + 1e-9)
-    x_ticks, y_ticks = ticks(x_low, x_high), ticks(min(ys), max(ys))
+    x_ticks = ticks(x_low, x_high) if max(xs) > x_low else [x_low]
+    y_ticks = ticks(min(ys), max(ys))
     y_low, y_high = min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))
 
     def x_of(x: float) -> float:
@@ -83,8 +84,8 @@ def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> P
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round numbers, a step of 1, 2 or 5 times a power of ten apart, that enclose low ... high."""
     if high - low < 1e-12 * max(abs(low), abs(high), 1e-12):
-        margin = abs(low) * 0.1 or 1.0
-        low, high = low - margin, high + margin
+        margin = 0.1 * abs(low)
+        low, high = low - margin, high + margin or 1.0
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))

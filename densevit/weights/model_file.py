@@ -1,13 +1,14 @@
 """A model as one file: weights, classes and config, enough to build it again and use it."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
 from safetensors.torch import save_file
 
 from densevit import config as configs
+from densevit.config import reading
 from densevit.errors import WeightsError
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_model
@@ -23,6 +24,9 @@ def save(model: DenseModel, path: Path) -> None:
     classes = {head.task: [asdict(c) for c in head.classes] for head in model.heads.values()}  # type: ignore[union-attr]
     entries = {"format": "densevit", "format_version": FORMAT, "classes": classes, "config": configs.dump(model.config)}
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    memory = Counter(value.untyped_storage().data_ptr() for value in tensors.values())
+    shared = {key for key, value in tensors.items() if memory[value.untyped_storage().data_ptr()] > 1}
+    tensors |= {key: tensors[key].clone() for key in shared}  # tied weights: the format refuses them, so each has its copy
     unfinished = path.with_suffix(".partial")
     save_file(tensors, unfinished, metadata=header(entries))
     unfinished.replace(path)  # a model file is whole or not there
@@ -44,18 +48,18 @@ def load(run: str | Path) -> DenseModel:
         raise WeightsError(f"{path}: has no densevit header. For bare tensors, train with `weights={path}`.")
     if entries.get("format_version") != FORMAT:
         raise WeightsError(f"{path}: format version {entries.get('format_version')}, expected {FORMAT}. Update densevit.")
-    config = configs.Config.model_validate(yaml.safe_load(entries["config"]))
-    classes = {
-        task: tuple(Class(**{**c, "color": tuple(c["color"])}) for c in found)
-        for task, found in json.loads(entries["classes"]).items()
-    }
-    model = build_model(config, classes)
+    try:
+        values, by_task = reading.parse(entries["config"], str(path)), json.loads(entries["classes"])
+        classes = {task: tuple(Class(**{**c, "color": tuple(c["color"])}) for c in own) for task, own in by_task.items()}
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path}: its header is spoilt ({error}). Copy it again, or train again.") from error
+    model = build_model(configs.from_mapping(values, str(path)), classes)
     load_state(model, state, path)
     return model.eval()
 
 
 def load_initial(model: DenseModel) -> None:
-    """Loads the weights that the model's config names: the whole model's, then the backbone's, then each head's."""
+    """Loads the weights that the model's config names: the whole model's, then the backbone's, then each head's with its neck."""
     config = model.config
     if config is None:
         return
@@ -66,5 +70,8 @@ def load_initial(model: DenseModel) -> None:
         load_state(model.backbone, state, f"backbone.weights: {config.backbone.weights}")
     for name, section in config.heads.items():
         if section.weights is not None:
-            state = part(read_state(section.weights), f"heads.{name}.")
-            load_state(model.heads[name], state, f"heads.{name}.weights: {section.weights}")
+            state = read_state(section.weights)
+            load_state(model.heads[name], part(state, f"heads.{name}."), f"heads.{name}.weights: {section.weights}")
+            if name in model.necks:
+                neck = part(state, f"necks.{name}.")
+                load_state(model.necks[name], neck, f"heads.{name}.weights, the neck: {section.weights}")

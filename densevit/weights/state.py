@@ -1,7 +1,6 @@
 """Reading the tensors of a checkpoint file, and putting them into a module completely or not at all."""
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         return read_safetensors(path)[0]
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a spoilt pickle raises anything: KeyError, IndexError, UnicodeDecodeError, ...
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path}: not a checkpoint that can be read safely, as tensors only: {reason}") from error
     for key in ("state_dict", "model", "module"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -48,8 +47,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Puts every tensor of `state` into `module`. Raises WeightsError, naming the keys, where they do not fit one another."""
     own = module.state_dict()
-    missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own]
+    missing = [key for key in own if key not in state and not _counts_batches(key)]
+    unexpected = [key for key in state if key not in own and not _counts_batches(key)]
     misshapen = [key for key in own if key in state and own[key].shape != state[key].shape]
     problems = []
     if missing:
@@ -73,6 +72,11 @@ def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors under a prefix, without it; the state as it is where none has that prefix."""
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return inner or dict(state)
+
+
+def _counts_batches(key: str) -> bool:
+    """Batch norm's count, which only norms that learn have and none needs."""
+    return key.rpartition(".")[2] == "num_batches_tracked"
 
 
 def _some(keys: list[str]) -> str:

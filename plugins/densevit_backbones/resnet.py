@@ -28,7 +28,8 @@ class ResNet(Backbone):
     depth: 18, 34, 50, 101 or 152.
     dilation: the last stage keeps the stride of the one before and dilates its convolutions instead (DETR's DC5).
     norm: "batch", "group" (32 groups), or "frozen": batch norm as constants, for fine-tuning with few images a batch.
-    frozen_stages: the stem and TBD
+    frozen_stages: parts that stay as they are, trained neither in parameters nor in batch statistics, counted from the
+        stem: 1 is the stem, 2 the first stage too (DETR's), 5 everything.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class ResNet(Backbone):
         depth: Literal[18, 34, 50, 101, 152] = 50,
         dilation: bool = False,
         norm: Literal["frozen", "batch", "group"] = "batch",
-        frozen_stages: int = 0,
+        frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 0,
     ) -> None:
         super().__init__()
         block: type[_Basic | _Bottleneck] = _Bottleneck if depth >= 50 else _Basic
@@ -58,9 +59,10 @@ class ResNet(Backbone):
         self.channels = tuple(64 * 2**i * block.expansion for i in range(4))
         self.strides = (4, 8, 16, 16 if dilation else 32)
         self._initialise()
-        for parameters in self._parts()[:frozen_stages]:
-            for parameter in parameters:
-                parameter.requires_grad_(False)
+        self.frozen_stages = frozen_stages
+        for module in self._frozen():
+            module.requires_grad_(False)
+        self.train()
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -77,12 +79,18 @@ class ResNet(Backbone):
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         blocks = [block for stage in (self.layer1, self.layer2, self.layer3, self.layer4) for block in stage]
-        return [self._parts()[0], *(list(block.parameters()) for block in blocks)]
+        return [[*self.conv1.parameters(), *self.bn1.parameters()], *(list(block.parameters()) for block in blocks)]
 
-    def _parts(self) -> list[list[nn.Parameter]]:
-        """The parameters of the stem and of each stage."""
-        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
-        return [[*self.conv1.parameters(), *self.bn1.parameters()], *(list(stage.parameters()) for stage in stages)]
+    def train(self, mode: bool = True) -> "ResNet":
+        """As of any module, but the norms of frozen stages stand still."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        return self
+
+    def _frozen(self) -> list[nn.Module]:
+        parts = ([self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4])
+        return [module for part in parts[: self.frozen_stages] for module in part]
 
 
 def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Module | None:

@@ -33,16 +33,15 @@ _VARIANTS = {
 class Swin(Backbone):
     """Swin Transformer: features of strides 4, 8, 16 and 32, each through a layer norm of its own.
 
-    Any input size; each map is ceil(size / stride). Inside, a map is padded to whole windows with zeros after the
-    norm, and those zeros are seen by attention, as the published weights were trained: a picture padded by its batch has
-    other features at its right and lower border than alone, while cells in windows that hold picture only keep theirs
-    up to the first shifted block.
+    Any input size; each map is ceil(size / stride). A block pads its map to whole windows with zeros after its norm, and
+    attention sees those zeros, as in the published detectors. What lies right of a picture and below it therefore
+    changes its features: up to the first shifted block only in windows that reach over its border, later further inside.
 
     variant: "tiny", "small", "base" and "large" of the paper's section 3.3; "nano" (32 channels, 6 blocks) is for CPUs.
     window_size: 7 for the paper's 224-pixel models, 12 for its 384-pixel ones.
     stem: "patch", the paper's projection of 4x4 pixels, or "conv": two 3x3 convolutions of stride 2, with which a
         transformer learns sooner from random weights (Xiao et al. 2021, "Early convolutions help transformers see better").
-    drop_path: the last block's stochastic depth, rising linearly from 0 at the first; None takes the paper's for COCO.
+    drop_path: the last block's stochastic depth, rising linearly from 0 at the first; None takes the paper's for ImageNet.
     """
 
     def __init__(
@@ -54,16 +53,16 @@ class Swin(Backbone):
     ) -> None:
         super().__init__()
         width, blocks, heads, default_drop = _VARIANTS[variant]
-        rates = torch.linspace(0, default_drop if drop_path is None else drop_path, sum(blocks)).tolist()
+        last_rate = default_drop if drop_path is None else drop_path
         self.channels = tuple(width * 2**i for i in range(4))
         self.strides = (4, 8, 16, 32)
         self.patch_embed = nn.Conv2d(3, width, 4, stride=4) if stem == "patch" else _conv_stem(width)
         self.patch_norm = nn.LayerNorm(width)
         self.stages = nn.ModuleList()
         for i, channels in enumerate(self.channels):
-            stage = [] if i == 0 else [PatchMerging(channels // 2)]
+            stage: list[nn.Module] = [] if i == 0 else [PatchMerging(channels // 2)]
             for j in range(blocks[i]):
-                rate = rates[sum(blocks[:i]) + j]
+                rate = last_rate * (sum(blocks[:i]) + j) / (sum(blocks) - 1)
                 stage.append(SwinBlock(channels, heads[i], window_size, shifted=j % 2 == 1, drop_path=rate))
             self.stages.append(nn.Sequential(*stage))
         self.feature_norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
@@ -81,7 +80,7 @@ class Swin(Backbone):
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         patches = [*self.patch_embed.parameters(), *self.patch_norm.parameters()]
-        blocks = [list(block.parameters()) for stage in self.stages for block in stage]
+        blocks = [list(block.parameters()) for stage in self.stages for block in stage.children()]
         return [patches, *blocks, list(self.feature_norms.parameters())]
 
 

@@ -46,7 +46,12 @@ def run(tmp_path: Path) -> Path:
     (folder / "config.yaml").write_text(
         "backbone: {name: swin}\nheads: {detection: {name: detr}}\ndata: {name: scenes}  # <script>\n"
     )
-    metrics = {"detection/AP": 0.41237, "detection/APs": math.nan, "detection/AP/cat & <dog>": 0.5, "detection/AP/fox": 0.25}
+    metrics = {
+        "detection/AP": 0.41237,
+        "detection/APs": math.nan,
+        "detection/AP/cat & <dog>": 0.5,
+        "detection/AP/fox": 0.25,
+    }
     metrics_file.write(metrics, folder / "metrics.json")
     (folder / "metrics.csv").write_text(
         "step,train/lr,train/loss,train/detection/boxes,detection/AP,detection/AP/fox\n0,1,4.5,2,,\n9,1,3.5,1,0.3,0.2\n"
@@ -82,7 +87,12 @@ def test_the_page_needs_nothing_but_itself(run: Path):
 def test_an_empty_folder_has_a_page_that_says_what_is_missing(tmp_path: Path):
     page = Page(write_report(tmp_path))
     missing = [text for text in page.texts if text.startswith("There is no ")]
-    assert [text.split()[3].rstrip(":") for text in missing] == ["metrics.json", "predictions/*.jpg", "metrics.csv", "config.yaml"]
+    assert [text.split()[3].rstrip(":") for text in missing] == [
+        "metrics.json",
+        "predictions/*.jpg",
+        "metrics.csv",
+        "config.yaml",
+    ]
 
 
 @pytest.mark.parametrize("part", ["config.yaml", "metrics.json", "metrics.csv", "predictions"])

@@ -12,7 +12,9 @@ def shown(metrics: dict[str, float], width: int = 80) -> list[list[str]]:
 
 
 def test_one_table_a_head_and_one_for_its_classes():
-    metrics = {f"detection/{name}": n / 100 for n, name in enumerate(["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1"])}
+    metrics = {
+        f"detection/{name}": n / 100 for n, name in enumerate(["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1"])
+    }
     metrics |= {"detection/APs": math.nan, "depth/AbsRel": 0.12345}
     metrics |= {f"detection/AP/{name}": 0.5 for name in ("cat", "[red]dog[/]", "fox", "traffic light")}
     assert shown(metrics) == [

@@ -1,17 +1,16 @@
-"""How fast Hungarian matching is beside the usual ways, in one run: `python tools/benchmarks/matching.py`.
+"""Hungarian matching beside the usual ways, in one run.
 
 The usual way is DETR's own: for each decoder layer one cost matrix of all queries of the batch with all objects of the
-batch, of which only the blocks of one image are assigned. The other is a small cost matrix for each image and each
-layer. All take the same predictions and targets and find the same assignment; rounds are interleaved, so that what else
-the machine does slows all alike.
+batch, of which the blocks on the diagonal are assigned. The other is a small matrix for each image and each layer. All
+take the same predictions and targets and have to find the same assignment. Rounds are interleaved, so that whatever
+else the machine does slows all alike.
 """
 
 import argparse
 import importlib.util
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,104 +18,163 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torchvision.ops import box_convert, generalized_box_iou
 
 from densevit.interfaces import Targets
 from densevit.losses.matching import Objects, hungarian
 
-Assignment = list[tuple[int, int, int, int]]  # layer, image, query, object of the image
+SIDE = 640  # of the pictures, in pixels
+Pairs = list[list[tuple[Sequence[int], Sequence[int]]]]  # of each layer and image: queries, and objects of the image
+Quadruples = set[tuple[int, int, int, int]]  # layer, image, query, object of the image
 
 
-def predictions(
-    layers: int, queries: int, classes: int, targets: list[Targets], trained: bool, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Logits (L, B, Q, K+1) and boxes (L, B, Q, 4); of a trained model, two queries in three are near an object."""
-    shape = (layers, len(targets), queries)
-    logits = torch.randn(*shape, classes + 1, generator=generator)
-    boxes = torch.rand(*shape, 4, generator=generator)
-    for image, target in enumerate(targets):
-        if trained and len(target["boxes"]):
-            near = torch.arange(2 * queries // 3) % len(target["boxes"])
-            truth = box_convert(target["boxes"], "xyxy", "cxcywh") / 640
-            noise = 0.05 * torch.randn(layers, len(near), 4, generator=generator)
-            boxes[:, image, : len(near)] = (truth[near] + noise).clamp(0.001, 1)
-            logits[:, image, torch.arange(len(near)), target["labels"][near]] += 4
-    return logits, boxes
-
-
-def coco_like(batch: int, classes: int, generator: np.random.Generator) -> list[Targets]:
-    """Targets with COCO's mean of about seven objects a picture, from none to more than thirty."""
-    targets = []
-    for count in np.minimum(generator.geometric(1 / 8.3, batch) - 1, 60):
-        low, size = generator.uniform(0, 400, (count, 2)), generator.exponential(80, (count, 2)) + 4
-        boxes = torch.from_numpy(np.concatenate([low, np.minimum(low + size, 640)], axis=1)).float()
-        labels = torch.from_numpy(generator.integers(0, classes, count))
-        targets.append({"boxes": boxes, "labels": labels, "size": (640, 640)})
-    return targets
-
-
-def ours(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Assignment:
+def ours(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Pairs:
     objects = Objects.of(targets, logits.device)
-    layer, image, query, target = hungarian(logits, boxes, objects)
-    first = torch.tensor(objects.counts).cumsum(0) - torch.tensor(objects.counts)
-    own = target.cpu() - first[image.cpu()]
-    return list(zip(layer.tolist(), image.tolist(), query.tolist(), own.tolist(), strict=True))
+    matches = hungarian(logits, boxes, objects)
+    return [[(matches.query, matches.target)]]  # what the loss goes on with: no list by image is needed
 
 
-def cost_matrix(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Tensor:
-    """(Q, N) of the paper's costs, with the parts that DETR's matcher uses."""
-    labels = torch.cat([target["labels"] for target in targets])
-    truth = torch.cat([target["relative"] for target in targets])
+def cost_matrix(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor) -> Tensor:
+    """The paper's costs of all queries (Q) with all objects (N), (Q, N)."""
     probability = logits.softmax(-1)
-    l1 = torch.cdist(boxes, truth, p=1)
-    giou = generalized_box_iou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(truth, "cxcywh", "xyxy"))
-    return 5 * l1 - probability[:, labels] - 2 * giou
+    return 5 * torch.cdist(boxes, truth, p=1) - probability[:, labels] - 2 * generalised_iou(boxes, truth)
 
 
-def the_usual_way(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Assignment:
-    found: Assignment = []
+def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
+    """(Q, 4) and (N, 4), cxcywh -> (Q, N), corner by corner as detectors usually have it."""
+    a, b = (torch.cat([x[:, :2] - x[:, 2:] / 2, x[:, :2] + x[:, 2:] / 2], dim=1) for x in (a, b))
+    areas = [(x[:, 2] - x[:, 0]) * (x[:, 3] - x[:, 1]) for x in (a, b)]
+    inner = (torch.min(a[:, None, 2:], b[:, 2:]) - torch.max(a[:, None, :2], b[:, :2])).clamp(min=0)
+    outer = torch.max(a[:, None, 2:], b[:, 2:]) - torch.min(a[:, None, :2], b[:, :2])
+    intersection, hull = inner.prod(-1), outer.prod(-1)
+    union = areas[0][:, None] + areas[1] - intersection
+    return intersection / union - (hull - union) / hull
+
+
+def the_usual_way(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Pairs:
     counts = [len(target["labels"]) for target in targets]
+    labels, truth = (torch.cat([target[key] for target in targets]) for key in ("labels", "relative"))
+    found: Pairs = []
     for layer in range(len(logits)):
-        matrix = cost_matrix(logits[layer].flatten(0, 1), boxes[layer].flatten(0, 1), targets)
+        matrix = cost_matrix(logits[layer].flatten(0, 1), boxes[layer].flatten(0, 1), labels, truth)
         blocks = matrix.view(*logits.shape[1:3], -1).cpu().split(counts, -1)
-        for image, block in enumerate(blocks):
-            rows, columns = linear_sum_assignment(block[image])
-            found += [(layer, image, int(q), int(n)) for q, n in zip(rows, columns, strict=True)]
+        found.append([linear_sum_assignment(block[image]) for image, block in enumerate(blocks)])
     return found
 
 
-def image_by_image(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Assignment:
-    found: Assignment = []
-    for layer in range(len(logits)):
-        for image, target in enumerate(targets):
-            matrix = cost_matrix(logits[layer, image], boxes[layer, image], [target])
-            rows, columns = linear_sum_assignment(matrix.cpu())
-            found += [(layer, image, int(q), int(n)) for q, n in zip(rows, columns, strict=True)]
-    return found
+def image_by_image(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Pairs:
+    return [
+        [
+            linear_sum_assignment(
+                cost_matrix(logits[layer, image], boxes[layer, image], target["labels"], target["relative"]).cpu()
+            )
+            for image, target in enumerate(targets)
+        ]
+        for layer in range(len(logits))
+    ]
 
 
-def transformers_matcher(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Assignment:
+def transformers_matcher(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Pairs:
     from transformers.loss.loss_for_object_detection import HungarianMatcher
 
     matcher = HungarianMatcher(class_cost=1, bbox_cost=5, giou_cost=2)
     theirs = [{"class_labels": target["labels"], "boxes": target["relative"]} for target in targets]
-    found: Assignment = []
-    for layer in range(len(logits)):
-        pairs = matcher({"logits": logits[layer], "pred_boxes": boxes[layer]}, theirs)
-        found += [(layer, i, q, n) for i, (rows, columns) in enumerate(pairs) for q, n in zip(rows.tolist(), columns.tolist())]
-    return found
+    return [matcher({"logits": logits[i], "pred_boxes": boxes[i]}, theirs) for i in range(len(logits))]
+
+
+def coco_like(batch: int, classes: int, device: str, generator: np.random.Generator) -> list[Targets]:
+    """Targets with about as many objects as COCO's pictures have: 7.3 on average, from none to more than thirty."""
+    targets: list[Targets] = []
+    for count in np.minimum(generator.geometric(1 / 8.3, batch) - 1, 60):
+        low, size = generator.uniform(0, SIDE - 40, (count, 2)), generator.exponential(80, (count, 2)) + 4
+        boxes = torch.from_numpy(np.concatenate([low, np.minimum(low + size, SIDE)], axis=1)).float()
+        relative = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1) / SIDE
+        labels = torch.from_numpy(generator.integers(0, classes, count)).to(device)
+        # `relative` is handed to the others ready-made; ours scales `boxes` within its time.
+        own = {"boxes": boxes.to(device), "relative": relative.to(device), "labels": labels, "size": (SIDE, SIDE)}
+        targets.append(own)
+    return targets
+
+
+def predictions(layers: int, queries: int, classes: int, targets: list[Targets], trained: bool) -> tuple[Tensor, Tensor]:
+    """Logits (L, B, Q, K+1) and boxes (L, B, Q, 4): of an untrained model, or with most queries near an object."""
+    logits, boxes = torch.randn(layers, len(targets), queries, classes + 1), torch.rand(layers, len(targets), queries, 4)
+    for image, target in enumerate(targets):
+        if trained and len(target["labels"]):
+            near = torch.arange(2 * queries // 3) % len(target["labels"])
+            around = target["relative"].cpu()[near] + 0.05 * torch.randn(layers, len(near), 4)
+            boxes[:, image, : len(near)] = around.clamp(0.001, 1)
+            logits[:, image, torch.arange(len(near)), target["labels"].cpu()[near]] += 4
+    return logits, boxes
+
+
+def quadruples(pairs: Pairs) -> Quadruples:
+    return {
+        (layer, image, int(query), int(target))
+        for layer, images in enumerate(pairs)
+        for image, (queries, own) in enumerate(images)
+        for query, target in zip(queries, own, strict=True)
+    }
+
+
+def our_quadruples(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Quadruples:
+    objects = Objects.of(targets, logits.device)
+    first = np.cumsum([0, *objects.counts])
+    found = zip(*(x.tolist() for x in hungarian(logits, boxes, objects)), strict=True)
+    return {(layer, image, query, target - int(first[image])) for layer, image, query, target in found}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--queries", type=int, default=300)
-    parser.add_argument("--classes", type=int, default=91)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--batch", type=int, default=16, help="images; %(default)s")
+    parser.add_argument("--queries", type=int, default=300, help="%(default)s")
+    parser.add_argument("--classes", type=int, default=91, help="%(default)s")
+    parser.add_argument("--layers", type=int, default=6, help="decoder layers; %(default)s")
+    parser.add_argument("--rounds", type=int, default=30, help="interleaved repetitions; %(default)s")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch; %(default)s")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     options = parser.parse_args()
-    print("todo")
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+
+    ways: dict[str, Callable[[Tensor, Tensor, list[Targets]], Pairs]] = {
+        "densevit": ours,
+        "the usual way": the_usual_way,
+        "image by image": image_by_image,
+    }
+    if importlib.util.find_spec("transformers"):
+        ways["transformers' HungarianMatcher"] = transformers_matcher
+    targets = coco_like(options.batch, options.classes, options.device, np.random.default_rng(options.seed))
+    counts = [len(target["labels"]) for target in targets]
+    table = Table(
+        title=f"Matching {options.batch} images, {options.queries} queries, {options.layers} layers, {options.classes} "
+        f"classes, {sum(counts)} objects (at most {max(counts)} in an image)",
+        caption=f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads; median of "
+        f"{options.rounds} interleaved rounds; ratio: median of the rounds' own",
+    )
+    for heading in ("predictions", "way", "ms", "times densevit's", "least ms"):
+        table.add_column(heading, justify="left" if heading in ("predictions", "way") else "right")
+    for trained in (False, True):
+        made = predictions(options.layers, options.queries, options.classes, targets, trained)
+        logits, boxes = (x.to(options.device) for x in made)
+        expected = our_quadruples(logits, boxes, targets)
+        for name, way in ways.items():
+            if way is not ours and quadruples(way(logits, boxes, targets)) != expected:
+                raise SystemExit(f"{name} finds another assignment.")
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(options.rounds):
+            for name, way in ways.items():
+                start = time.perf_counter()
+                way(logits, boxes, targets)
+                seconds[name].append(time.perf_counter() - start)
+        for name, times in seconds.items():
+            ratio = statistics.median(a / b for a, b in zip(times, seconds["densevit"], strict=True))
+            label = ("of a trained model" if trained else "at random") if name == "densevit" else ""
+            table.add_row(
+                label, name, f"{1e3 * statistics.median(times):.2f}", f"{ratio:.2f}", f"{1e3 * min(times):.2f}"
+            )
+        table.add_section()
+    Console().print(table)
 
 
 if __name__ == "__main__":

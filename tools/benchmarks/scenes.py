@@ -27,13 +27,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    Scenes("train", image_size=args.size, length=20)[0]  # makes the patterns
+    Scenes("train", image_size=args.size, train_length=20)[0]  # makes the patterns
     rows = {
         "boxes, masks, semantic map and depth": {},
         "boxes alone": {"masks": False, "semantic": False, "depth": False},
     }
     for name, options in rows.items():
-        dataset = Scenes("train", image_size=args.size, length=args.count, **options)
+        dataset = Scenes("train", image_size=args.size, train_length=args.count, **options)
         print(f"{name:40}{rate(dataset):8.0f} pictures a second at {args.size} x {args.size}")
 
 

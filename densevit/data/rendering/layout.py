@@ -9,7 +9,7 @@ from densevit.data.rendering.textures import TILES
 from densevit.data.rendering.things import COLORS, FACING, THINGS, draw_coat
 
 MOST = 8  # things in a picture
-SMALL, LARGE = 0.15, 0.5  # a thing's size as a part of the picture's longer side
+SMALL, LARGE = 0.2, 0.66  # a thing's size as a part of the picture's longer side
 ATTEMPTS = 14
 
 
@@ -54,7 +54,7 @@ class _Layout:
         label = self.draws.whole(len(THINGS))
         for _ in range(ATTEMPTS):
             size = 0.4 * round(2.6 ** self.draws.unit(), 9)
-            near_another = bool(self.things) and self.draws.chance(0.9)
+            near_another = bool(self.things) and self.draws.chance(0.92)
             x, z = self._beside(size) if near_another else self._anywhere(size)
             if self._in_view(x, z, size) and not self._taken(x, z, size * 0.35):
                 thing = self._thing(label, size, x, z)
@@ -76,7 +76,7 @@ class _Layout:
         x, _, z = other.centre
         distance = math.sqrt(x * x + z * z)
         ahead = self.draws.choose((-1, 1)) * (other.footprint + size * 0.45) * self.draws.between(0.95, 1.4)
-        aside = (other.size + size) / 2 * self.draws.between(-0.36, 0.36)
+        aside = (other.size + size) / 2 * self.draws.between(-0.3, 0.3)
         return x + (x * ahead + z * aside) / distance, z + (z * ahead - x * aside) / distance
 
     def _in_view(self, x: float, z: float, size: float) -> bool:

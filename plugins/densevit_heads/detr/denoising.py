@@ -29,7 +29,7 @@ class Denoising(nn.Module):
     label_noise: the chance that a label is drawn anew. box_noise: a corner moves by up to this part of half the box's size.
     """
 
-    def __init__(self, width: int, num_classes: int, groups: int, label_noise: float = 0.25, box_noise: float = 0.8) -> None:
+    def __init__(self, width: int, num_classes: int, groups: int, label_noise: float = 0.25, box_noise: float = 0.4) -> None:
         super().__init__()
         self.num_classes, self.groups = num_classes, groups
         self.label_noise, self.box_noise = label_noise, box_noise
@@ -60,6 +60,7 @@ class Denoising(nn.Module):
 
     def _mask(self, N: int, total: int, device: torch.device) -> Tensor:
         """A copy sees its own group and the ordinary queries; these see no copy, or they would be told the answers."""
-        group = torch.arange(total, device=device).div(max(N, 1), rounding_mode="floor").clamp(max=self.groups)
+        place = torch.arange(total, device=device)
+        group = torch.where(place < N * self.groups, place // max(N, 1), self.groups)
         visible = (group[:, None] == group[None]) | (group[None] == self.groups)
         return torch.zeros(total, total, device=device).masked_fill(~visible, float("-inf"))

@@ -79,6 +79,19 @@ class Detr(Head):
         for option, value in {"position_bias": position_bias, "two_stage": two_stage, "denoising": denoising}.items():
             if value and not anchors:
                 raise ValueError(f"{option} needs queries that are boxes: set anchors to true.")
+        if two_stage and classification == "softmax":
+            raise ValueError("two_stage ranks cells by their scores, without a no-object class: set classification to mal or focal.")
+        if two_stage and not auxiliary_losses:
+            raise ValueError("two_stage learns its proposals by an auxiliary loss: set auxiliary_losses to true.")
+        least = {"num_queries": 1, "decoder_layers": 1, "encoder_layers": 0, "denoising": 0, "dense_loss": 0}
+        given = (num_queries, decoder_layers, encoder_layers, denoising, dense_loss)
+        for (option, bound), value in zip(least.items(), given, strict=True):
+            if value < bound:
+                raise ValueError(f"{option} is {value}; it is at least {bound}.")
+        if width % 4 or width < 4:
+            raise ValueError(f"width is {width}; positions need a multiple of 4: sine and cosine, of rows and columns.")
+        if not classes:
+            raise ValueError("The detection data has no classes: at least one is needed.")
         K = len(classes)
         self.num_queries, self.auxiliary_losses, self.classification = num_queries, auxiliary_losses, classification
         self.no_object_weight, self.dense_weight = no_object_weight, dense_loss
@@ -100,7 +113,7 @@ class Detr(Head):
         self.box_head = Mlp(width, width, 4, 3)
 
         self.query_embedding = nn.Embedding(num_queries, width)  # positions in the paper, contents with anchors
-        self.anchors = nn.Parameter(torch.rand(num_queries, 4)) if anchors and not two_stage else None
+        self.anchors = nn.Parameter(inverse_sigmoid(torch.rand(num_queries, 4))) if anchors and not two_stage else None
         self.box_positions = BoxPositions(width) if anchors else None
         self.position_bias = BoxPositionBias(num_heads) if position_bias else None
         self.proposals = Proposals(width, K) if two_stage else None
@@ -112,8 +125,8 @@ class Detr(Head):
         if self.classification != "softmax":
             nn.init.constant_(self.label_head.bias, -4.6)  # a probability of 0.01
         if self.box_positions is not None:  # a refinement begins with no change
-            nn.init.zeros_(self.box_head[-1].weight)
-            nn.init.zeros_(self.box_head[-1].bias)
+            nn.init.zeros_(self.box_head.last.weight)
+            nn.init.zeros_(self.box_head.last.bias)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`logits` (B, Q, K+1 or K) and `boxes` (B, Q, 4) of the last layer, and `layers`, both of all: (L, B, Q, ...).
@@ -146,7 +159,7 @@ class Detr(Head):
         centres, cell = cell_centres(padding_mask, size, self.project.stride)
         return Memory(x, x + positions, padding, hidden, centres, cell, size)
 
-    def _decode(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode(self, memory: Memory) -> tuple[Tensor, Tensor]:
         """The paper's decoder: queries are learned positions. Returns logits (L, B, Q, K+1) and boxes (L, B, Q, 4)."""
         positions = self.query_embedding.weight.expand(len(memory.tokens), -1, -1)
         queries = torch.zeros_like(positions)

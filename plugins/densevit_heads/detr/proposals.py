@@ -17,8 +17,8 @@ class Proposals(nn.Module):
         self.label_head = nn.Linear(width, num_classes)
         self.box_head = Mlp(width, width, 4, 3)
         nn.init.constant_(self.label_head.bias, -4.6)  # a probability of 0.01
-        nn.init.zeros_(self.box_head[-1].weight)
-        nn.init.zeros_(self.box_head[-1].bias)
+        nn.init.zeros_(self.box_head.last.weight)
+        nn.init.zeros_(self.box_head.last.bias)
 
     def forward(self, memory: Memory) -> tuple[Tensor, Tensor]:
         """Returns logits (B, S, K) and boxes (B, S, 4), cxcywh in 0 ... 1."""

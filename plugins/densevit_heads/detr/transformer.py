@@ -1,5 +1,8 @@
 """DETR's transformer layers (Carion et al. 2020, A.3): positions are added to queries and keys at each attention."""
 
+from collections.abc import Iterable
+from typing import cast
+
 from torch import Tensor, nn
 
 from densevit.layers.attention import MultiHeadAttention
@@ -34,7 +37,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, memory: Tensor, positions: Tensor, hidden: Tensor | None) -> Tensor:
         """memory, positions: (B, S, C). hidden: (B, 1, 1, S), -inf at padding. Returns (B, S, C)."""
-        attend, think = self.residuals
+        attend, think = cast(Iterable[_Residual], self.residuals)
         x = attend.before(memory)
         located = x + positions
         memory = attend.after(memory, self.self_attention(located, located, x, hidden))
@@ -65,7 +68,7 @@ class DecoderLayer(nn.Module):
         hidden: added to the cross-attention's scores, (B, 1 or heads, 1 or Q, S); hidden_queries: to the self-attention's,
         (Q, Q). Returns (B, Q, C).
         """
-        confer, attend, think = self.residuals
+        confer, attend, think = cast(Iterable[_Residual], self.residuals)
         x = confer.before(queries)
         located = x + query_positions
         queries = confer.after(queries, self.self_attention(located, located, x, hidden_queries))

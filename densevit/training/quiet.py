@@ -1,0 +1,14 @@
+"""What Lightning would say, and nobody needs to read."""
+
+import logging
+import sys
+import warnings
+
+
+def quieten() -> None:
+    """Lightning's notes on hardware and tips are not for our users; its warnings about what we chose on purpose neither."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")

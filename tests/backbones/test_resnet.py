@@ -1,0 +1,211 @@
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import densevit
+from densevit.layers.norms import FrozenBatchNorm2d
+from densevit_backbones.resnet import ResNet
+
+DEPTHS = (18, 34, 50, 101, 152)
+
+
+def torchvision_resnet(depth: int, dilation: bool = False) -> nn.Module:
+    options = {"replace_stride_with_dilation": [False, False, True]} if dilation else {}
+    return getattr(torchvision.models, f"resnet{depth}")(**options)
+
+
+def torchvision_features(reference: nn.Module, images: Tensor) -> list[Tensor]:
+    x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(images))))
+    features = []
+    for stage in (reference.layer1, reference.layer2, reference.layer3, reference.layer4):
+        x = stage(x)
+        features.append(x)
+    return features
+
+
+def load(resnet: ResNet, reference: nn.Module) -> None:
+    """Puts all weights of the reference but the classifier's into ours, and leaves none of ours untouched."""
+    resnet.load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")})
+
+
+@pytest.mark.parametrize(
+    ("depth", "dilation", "norm", "size"),
+    [
+        (18, False, "batch", (97, 131)),
+        (18, False, "frozen", (33, 50)),
+        (50, False, "frozen", (64, 75)),
+        (50, True, "frozen", (97, 65)),
+        (101, True, "batch", (65, 71)),
+    ],
+)
+def test_features_and_gradients_are_torchvision_s(depth, dilation, norm, size, randomise, assert_equal_features):
+    resnet, reference = ResNet(depth, dilation=dilation, norm=norm).eval(), torchvision_resnet(depth, dilation).eval()
+    randomise(resnet)
+    randomise(reference)
+    load(resnet, reference)
+    assert_equal_features(resnet, lambda images: torchvision_features(reference, images), torch.randn(2, 3, *size))
+
+
+@pytest.mark.parametrize(("depth", "dilation"), [(18, False), (50, True)])
+def test_features_and_gradients_are_timm_s(depth, dilation, randomise, assert_equal_features):
+    options = {"output_stride": 16} if dilation else {}
+    resnet, reference = ResNet(depth, dilation).eval(), timm.create_model(f"resnet{depth}", pretrained=False, **options).eval()
+    randomise(resnet)
+    randomise(reference)
+    load(resnet, reference)
+    assert_equal_features(
+        resnet,
+        lambda images: reference.forward_intermediates(images, indices=[1, 2, 3, 4], intermediates_only=True),
+        torch.randn(2, 3, 67, 90),
+    )
+
+
+def test_batch_norm_learns_as_torchvision_s_does(randomise):
+    resnet, reference = ResNet(18).train(), torchvision_resnet(18).train()
+    randomise(reference)
+    load(resnet, reference)
+    images = torch.randn(3, 3, 64, 70)
+    for own, other in zip(resnet(images), torchvision_features(reference, images), strict=True):
+        torch.testing.assert_close(own, other, atol=1e-4, rtol=1e-4)
+    for key, value in resnet.state_dict().items():
+        torch.testing.assert_close(value, reference.state_dict()[key])
+
+
+@pytest.mark.parametrize("dilation", [False, True])
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_all_depths_have_the_tensors_of_torchvision_s(depth, dilation):
+    with torch.device("meta"):
+        ours, reference = ResNet(depth, dilation=dilation).state_dict(), torchvision_resnet(depth).state_dict()
+    shapes = {key: value.shape for key, value in reference.items() if not key.startswith("fc.")}
+    assert {key: value.shape for key, value in ours.items()} == shapes
+
+
+@pytest.mark.parametrize(
+    ("depth", "published"),
+    [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808)],
+)
+def test_parameters_are_those_of_the_published_classifiers(depth, published):
+    with torch.device("meta"):
+        resnet = ResNet(depth)
+        classifier = nn.Linear(resnet.channels[-1], 1000)
+    assert sum(p.numel() for module in (resnet, classifier) for p in module.parameters()) == published
+
+
+def test_detr_s_backbone_trains_as_many_parameters_as_detr_s_own():
+    with torch.device("meta"):
+        resnet = ResNet(50, norm="frozen", frozen_stages=2)
+    attention, feedforward, norm = 4 * (256 * 256 + 256), 256 * 2048 + 2048 + 2048 * 256 + 256, 2 * 256
+    encoder = 6 * (attention + feedforward + 2 * norm)
+    decoder = 6 * (2 * attention + feedforward + 3 * norm) + norm
+    projection, queries = 2048 * 256 + 256, 100 * 256
+    heads = 256 * 92 + 92 + 2 * (256 * 256 + 256) + 256 * 4 + 4
+    published = 41_302_368  # of DETR-R50, stem and first stage frozen
+    trained = sum(p.numel() for p in resnet.parameters() if p.requires_grad)
+    assert trained == published - encoder - decoder - projection - queries - heads
+
+
+@pytest.mark.parametrize(("depth", "dilation"), [(18, False), (50, True)])
+def test_grids_are_the_size_over_the_stride_rounded_up(depth, dilation):
+    resnet = densevit.create_backbone("resnet", depth=depth, dilation=dilation).eval()
+    for size in [(32, 47), (53, 131), (61, 62), (101, 33), (199, 36), (3, 1)]:
+        with torch.no_grad():
+            features = resnet(torch.randn(1, 3, *size))
+        expected = [(1, c, -(-size[0] // s), -(-size[1] // s)) for c, s in zip(resnet.channels, resnet.strides, strict=True)]
+        assert [tuple(x.shape) for x in features] == expected
+
+
+FROZEN = [
+    (),
+    ("conv1", "bn1"),
+    ("conv1", "bn1", "layer1"),
+    ("conv1", "bn1", "layer1", "layer2"),
+    ("conv1", "bn1", "layer1", "layer2", "layer3"),
+    ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"),
+]
+
+
+@pytest.mark.parametrize("frozen_stages", range(6))
+def test_frozen_stages_neither_learn_nor_count_statistics(frozen_stages):
+    resnet = ResNet(18, frozen_stages=frozen_stages)  # in training mode, as a module is when made
+    assert {n.partition(".")[0] for n, p in resnet.named_parameters() if not p.requires_grad} == set(FROZEN[frozen_stages])
+    if frozen_stages < 5:
+        for mode in (False, True):
+            resnet.train(mode)
+        before = {key: value.clone() for key, value in resnet.state_dict().items()}
+        resnet(torch.randn(2, 3, 64, 64))[-1].sum().backward()
+        torch.optim.SGD([p for p in resnet.parameters() if p.requires_grad], lr=0.1).step()
+        changed = {key.partition(".")[0] for key, value in resnet.state_dict().items() if not torch.equal(value, before[key])}
+        assert changed == set(FROZEN[5]) - set(FROZEN[frozen_stages])
+
+
+def test_frozen_norms_are_the_same_in_training_and_evaluation(randomise):
+    resnet = ResNet(18, norm="frozen").train()
+    randomise(resnet)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in resnet.modules())
+    before = {name: buffer.clone() for name, buffer in resnet.named_buffers()}
+    images = torch.randn(2, 3, 40, 40)
+    training = resnet(images)[-1]
+    assert torch.equal(training, resnet.eval()(images)[-1])
+    assert all(torch.equal(buffer, before[name]) for name, buffer in resnet.named_buffers())
+    assert not [n for n, p in resnet.named_parameters() if p.ndim == 1]
+
+
+def test_group_norm_has_32_groups_and_no_statistics_of_the_batch(randomise):
+    resnet = ResNet(18, norm="group")
+    randomise(resnet)
+    norms = [module for module in resnet.modules() if isinstance(module, nn.GroupNorm)]
+    assert {norm.num_groups for norm in norms} == {32}
+    assert len(norms) == sum(isinstance(module, nn.BatchNorm2d) for module in ResNet(18).modules())
+    images = torch.randn(3, 3, 50, 64)
+    torch.testing.assert_close(resnet(images)[-1][1:2], resnet(images[1:2])[-1], atol=1e-4, rtol=1e-4)
+    assert not any(isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d) for module in resnet.modules())
+
+
+@pytest.mark.parametrize(("depth", "norm"), [(18, "batch"), (50, "group"), (50, "frozen")])
+def test_every_parameter_has_a_gradient_and_exactly_one_depth(depth, norm):
+    resnet = ResNet(depth, norm=norm)
+    sum(x.square().sum() for x in resnet(torch.randn(2, 3, 70, 66))).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in resnet.parameters())
+    grouped = [id(p) for group in resnet.parameter_depths() for p in group]
+    assert sorted(grouped) == sorted(id(p) for p in resnet.parameters())
+
+
+def test_depths_go_from_the_stem_to_the_last_block():
+    with torch.device("meta"):
+        resnet = ResNet(50)
+    names = {id(p): name for name, p in resnet.named_parameters()}
+    depths = [{names[id(p)].split(".conv")[0] for p in group if p.ndim == 4} for group in resnet.parameter_depths()]
+    assert len(depths) == 1 + 3 + 4 + 6 + 3
+    assert depths[0] == {"conv1.weight"}
+    assert [min(names) for names in depths[-3:]] == ["layer4.0", "layer4.1", "layer4.2"]
+
+
+def test_evaluation_is_deterministic_and_a_batch_is_its_images(randomise):
+    resnet = ResNet(18).eval()
+    randomise(resnet)
+    images = torch.randn(3, 3, 45, 75)
+    with torch.no_grad():
+        batch, again, alone = resnet(images), resnet(images), resnet(images[1:2])
+    for x, y, z in zip(batch, again, alone, strict=True):
+        assert torch.equal(x, y)
+        torch.testing.assert_close(x[1:2], z, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
+def test_bf16_is_finite_and_near_fp32(norm, randomise):
+    resnet = ResNet(18, norm=norm).eval()
+    randomise(resnet)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = resnet(images)
+    for x, y in zip(low, resnet(images), strict=True):
+        assert x.isfinite().all()
+        assert (x.float() - y).norm() < 0.05 * y.norm()
+
+
+@pytest.mark.parametrize(("option", "value"), [("depth", 77), ("norm", "layer"), ("frozen_stages", 6)])
+def test_a_wrong_option_is_refused_before_anything_is_built(option, value):
+    with pytest.raises(densevit.DensevitError, match=option):
+        densevit.create_backbone("resnet", **{option: value})

@@ -1,0 +1,224 @@
+import re
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
+from torchvision.models.swin_transformer import swin_t
+
+import densevit
+from densevit.layers.windows import relative_position_index
+from densevit_backbones.swin import Swin
+
+# Where the parts of other projects' checkpoints stand in ours. Ours has a norm for each feature, theirs one before the classifier.
+FROM_TORCHVISION = [
+    (r"^features\.0\.0\.", "patch_embed."),
+    (r"^features\.0\.2\.", "patch_norm."),
+    (r"^features\.([246])\.", lambda m: f"stages.{int(m[1]) // 2}.0."),
+    (r"^features\.1\.(\d+)\.", r"stages.0.\1."),
+    (r"^features\.([357])\.(\d+)\.", lambda m: f"stages.{int(m[1]) // 2}.{int(m[2]) + 1}."),
+    (r"\.mlp\.0\.", ".mlp.expand."),
+    (r"\.mlp\.3\.", ".mlp.contract."),
+    (r"\.attn\.proj\.", ".attention.output."),
+    (r"\.attn\.", ".attention."),
+]
+FROM_TIMM = [
+    (r"^patch_embed\.proj\.", "patch_embed."),
+    (r"^patch_embed\.norm\.", "patch_norm."),
+    (r"^layers\.(\d)\.downsample\.", r"stages.\1.0."),
+    (r"^layers\.0\.blocks\.(\d+)\.", r"stages.0.\1."),
+    (r"^layers\.(\d)\.blocks\.(\d+)\.", lambda m: f"stages.{m[1]}.{int(m[2]) + 1}."),
+    (r"\.mlp\.fc1\.", ".mlp.expand."),
+    (r"\.mlp\.fc2\.", ".mlp.contract."),
+    (r"\.attn\.proj\.", ".attention.output."),
+    (r"\.attn\.", ".attention."),
+]
+
+
+def load(swin: Swin, reference: nn.Module, renamings: list[tuple[str, str | Callable[[re.Match], str]]]) -> None:
+    """Puts all weights of the reference, but those of its classifier, into ours, and leaves none of ours untouched."""
+    state = swin.state_dict()
+    expected = {key for key in state if not key.startswith("feature_norms.")}
+    given = {}
+    for key, value in reference.state_dict().items():
+        if key.startswith(("norm.", "head.")):
+            continue
+        if key.endswith("relative_position_index"):  # a constant there
+            assert torch.equal(value, relative_position_index(round(len(value) ** 0.25)).flatten())
+            continue
+        for pattern, replacement in renamings:
+            key = re.sub(pattern, replacement, key)
+        given[key] = value
+    assert given.keys() == expected
+    swin.load_state_dict({**state, **given})
+
+
+def normed(swin: Swin, features: list[Tensor]) -> list[Tensor]:
+    """A reference's raw features (B, C, H, W) through our norms."""
+    pairs = [(x.permute(0, 2, 3, 1), norm) for x, norm in zip(features, swin.feature_norms, strict=True)]
+    return [F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias).permute(0, 3, 1, 2) for x, norm in pairs]
+
+
+def torchvision_features(reference: TorchvisionSwin, images: Tensor) -> list[Tensor]:
+    """After each stage. torchvision's patches leave out what does not fill one, so the picture is padded first."""
+    x = F.pad(images, (0, -images.shape[3] % 4, 0, -images.shape[2] % 4))
+    features = []
+    for i, layer in enumerate(reference.features):
+        x = layer(x)
+        if i % 2:
+            features.append(x.permute(0, 3, 1, 2))
+    return features
+
+
+def pair(randomise, reference: nn.Module, renamings: list, **options) -> tuple[Swin, nn.Module]:
+    swin = Swin(**options).eval()
+    randomise(swin)
+    randomise(reference.eval())
+    load(swin, reference, renamings)
+    return swin, reference
+
+
+@pytest.mark.parametrize("size", [(97, 131), (33, 50), (9, 20), (1, 1)], ids=str)
+@pytest.mark.parametrize("window", [7, 4])
+def test_nano_is_torchvision_s_swin_of_that_width_at_any_size(size, window, randomise, assert_equal_features):
+    reference = TorchvisionSwin([4, 4], 32, depths=[1, 1, 3, 1], num_heads=[1, 2, 4, 8], window_size=[window, window])
+    swin, reference = pair(randomise, reference, FROM_TORCHVISION, variant="nano", window_size=window)
+    assert_equal_features(
+        swin, lambda images: normed(swin, torchvision_features(reference, images)), torch.randn(2, 3, *size)
+    )
+
+
+@pytest.mark.parametrize("size", [(97, 131), (60, 24)], ids=str)
+def test_tiny_is_torchvision_s(size, randomise, assert_equal_features):
+    swin, reference = pair(randomise, swin_t(), FROM_TORCHVISION, variant="tiny")
+    assert_equal_features(
+        swin, lambda images: normed(swin, torchvision_features(reference, images)), torch.randn(2, 3, *size)
+    )
+
+
+# timm shrinks windows to maps that are smaller, and shifts before it pads: each map here fills whole windows.
+@pytest.mark.parametrize(("window", "batch", "size"), [(3, 2, (96, 192)), (7, 1, (224, 224))], ids=str)
+def test_tiny_is_timm_s(window, batch, size, randomise, assert_equal_features):
+    reference = timm.create_model("swin_tiny_patch4_window7_224", img_size=size, window_size=window, pretrained=False)
+    swin, reference = pair(randomise, reference, FROM_TIMM, variant="tiny", window_size=window)
+    assert_equal_features(
+        swin,
+        lambda images: normed(swin, reference.forward_intermediates(images, intermediates_only=True)),
+        torch.randn(batch, 3, *size),
+    )
+
+
+@pytest.mark.parametrize("variant", ["tiny", "small", "base", "large"])
+def test_all_variants_have_the_tensors_of_timm_s(variant):
+    with torch.device("meta"):
+        swin = Swin(variant, window_size=12)
+        reference = timm.create_model(f"swin_{variant}_patch4_window7_224", window_size=12, img_size=384, pretrained=False)
+    load(swin, reference, FROM_TIMM)
+
+
+@pytest.mark.parametrize(
+    ("variant", "published"),
+    [("tiny", 28_288_354), ("small", 49_606_258), ("base", 87_768_224), ("large", 196_532_476)],
+)
+def test_parameters_are_those_of_the_paper_s_classifiers(variant, published):
+    with torch.device("meta"):
+        swin = Swin(variant)
+        classifier = nn.Sequential(nn.LayerNorm(swin.channels[-1]), nn.Linear(swin.channels[-1], 1000))
+    own = sum(p.numel() for p in swin.parameters()) - sum(p.numel() for p in swin.feature_norms.parameters())
+    assert own + sum(p.numel() for p in classifier.parameters()) == published
+
+
+def test_stochastic_depth_rises_linearly_over_the_blocks():
+    with torch.device("meta"):
+        swin = Swin("tiny", drop_path=0.22)
+    rates = [block.drop_path.rate for stage in swin.stages for block in stage if hasattr(block, "drop_path")]
+    assert rates == pytest.approx([0.02 * i for i in range(12)])
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_grids_are_the_size_over_the_stride_rounded_up(stem):
+    swin = densevit.create_backbone("swin", variant="nano", stem=stem).eval()
+    for size in [(32, 47), (53, 199), (61, 62), (101, 33), (131, 36), (200, 64), (3, 5)]:
+        with torch.no_grad():
+            features = swin(torch.randn(1, 3, *size))
+        expected = [(1, c, -(-size[0] // s), -(-size[1] // s)) for c, s in zip(swin.channels, swin.strides, strict=True)]
+        assert [tuple(x.shape) for x in features] == expected
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_every_parameter_has_a_gradient_and_exactly_one_depth(stem):
+    swin = Swin("nano", stem=stem)
+    sum(x.square().sum() for x in swin(torch.randn(2, 3, 70, 40))).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in swin.parameters())
+    grouped = [id(p) for group in swin.parameter_depths() for p in group]
+    assert sorted(grouped) == sorted(id(p) for p in swin.parameters())
+
+
+def test_depths_go_from_the_input_to_the_output():
+    swin = Swin("nano")
+    names = {id(p): name for name, p in swin.named_parameters()}
+    firsts = [re.match(r"(patch_embed|stages\.\d\.\d|feature_norms)", names[id(group[0])])[0] for group in swin.parameter_depths()]
+    assert firsts == ["patch_embed", "stages.0.0", "stages.1.0", "stages.1.1"] + [f"stages.2.{j}" for j in range(4)] + [
+        "stages.3.0",
+        "stages.3.1",
+        "feature_norms",
+    ]
+
+
+def test_evaluation_is_deterministic_and_a_batch_is_its_images(randomise):
+    swin = Swin("nano", drop_path=0.5).eval()
+    randomise(swin)
+    images = torch.randn(3, 3, 45, 75)
+    with torch.no_grad():
+        batch, again = swin(images), swin(images)
+        alone = swin(images[1:2])
+    for x, y, z in zip(batch, again, alone, strict=True):
+        assert torch.equal(x, y)
+        torch.testing.assert_close(x[1:2], z, atol=1e-5, rtol=1e-5)
+
+
+def test_bf16_is_finite_and_near_fp32(randomise):
+    swin = Swin("nano").eval()
+    randomise(swin)
+    images = torch.randn(1, 3, 50, 70)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = swin(images)
+    for x, y in zip(low, swin(images), strict=True):
+        assert x.isfinite().all()
+        assert (x.float() - y).norm() < 0.05 * y.norm()
+
+
+def test_padding_changes_only_windows_that_reach_over_the_border_until_windows_shift(randomise):
+    """A picture of 10x10 cells: windows of 7, so that cells 0 ... 6 are in a window that holds picture only."""
+    swin = Swin("tiny").eval()
+    randomise(swin)
+    picture = torch.randn(1, 3, 40, 40)
+    padded = F.pad(picture, (0, 24, 0, 24))
+    tokens = [swin.patch_norm(swin.patch_embed(x).permute(0, 2, 3, 1)) for x in (picture, padded)]
+    alone, beside = (swin.stages[0][0](x)[:, :10, :10] for x in tokens)
+    torch.testing.assert_close(alone[:, :7, :7], beside[:, :7, :7], atol=1e-5, rtol=1e-5)
+    assert (alone - beside).abs().amax(-1)[0, 7:, 7:].min() > 1e-3
+    alone, beside = (swin.stages[0](x)[:, :10, :10] for x in tokens)
+    assert (alone - beside).abs().amax(-1)[0, :7, :7].max() > 1e-3
+
+
+def test_what_was_predicted_or_exported_before_does_not_hinder_training():
+    """Masks and indices that were made in inference mode, on the meta device or while tracing are not used again."""
+    with torch.device("meta"):
+        Swin("nano", window_size=5)
+    images = torch.randn(1, 3, 100, 100)
+    with torch.inference_mode():
+        swin = Swin("nano", window_size=5)
+        swin(images)
+    swin = Swin("nano", window_size=5)
+    torch.export.export(swin.eval(), (images,), strict=False)
+    sum(x.sum() for x in swin.train()(images)).backward()
+    assert swin.patch_embed.weight.grad.isfinite().all()
+
+
+def test_a_wrong_option_is_refused_before_anything_is_built():
+    with pytest.raises(densevit.DensevitError, match="variant"):
+        densevit.create_backbone("swin", variant="huge")

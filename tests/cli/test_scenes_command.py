@@ -1,0 +1,89 @@
+"""`densevit scenes` writes what the data set renders, and other libraries read it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from densevit.cli import main
+from densevit.data.scenes import Scenes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scenes") / "new"
+    assert main(["scenes", "--out", str(out), "--count", "6", "--size", "64x96", "--seed", "5"]) == 0
+    return out
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_pycocotools_reads_back_the_truth(folder: Path, split: str, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = Scenes(split, image_size=(64, 96), seed=5, train_length=6, val_length=6)  # type: ignore[arg-type]
+    coco = COCO(folder / "annotations" / f"{split}.json")
+    assert [one["name"] for one in coco.loadCats([1, 2, 3, 4, 5, 6, 7, 8])] == [
+        one.name for one in dataset.classes["detection"]
+    ]
+    assert coco.getImgIds() == [1, 2, 3, 4, 5, 6]
+    for index in range(6):
+        targets = dataset[index]["targets"]
+        record = coco.loadImgs(index + 1)[0]
+        assert (record["height"], record["width"]) == (64, 96)
+        annotations = coco.loadAnns(coco.getAnnIds(index + 1))
+        assert [one["category_id"] - 1 for one in annotations] == targets["labels"].tolist()
+        for one, box, mask in zip(annotations, targets["boxes"], targets["masks"], strict=True):
+            x, y, width, height = one["bbox"]
+            assert [x, y, x + width, y + height] == box.tolist()
+            assert np.array_equal(coco.annToMask(one), mask.numpy())
+            assert (one["area"], one["iscrowd"]) == (mask.sum(), 0)
+
+
+def test_the_pngs_hold_every_pixel(folder: Path) -> None:
+    dataset = Scenes("val", image_size=(64, 96), seed=5, train_length=6, val_length=6)
+    for index in range(6):
+        sample, name = dataset[index], f"{index + 1:06}.png"
+        targets = sample["targets"]
+        image = cv2.imread(str(folder / "val" / "images" / name))[:, :, ::-1]
+        semantic = cv2.imread(str(folder / "val" / "semantic" / name), cv2.IMREAD_UNCHANGED)
+        depth = cv2.imread(str(folder / "val" / "depth" / name), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(image.transpose(2, 0, 1), sample["image"].numpy())
+        assert np.array_equal(semantic, targets["semantic"].numpy())
+        assert (semantic.dtype, depth.dtype) == (np.uint8, np.uint16)
+        np.testing.assert_allclose(depth / 1000, targets["depth"].numpy(), atol=0.00051)
+    names = [one["name"] for one in json.loads((folder / "classes.json").read_text())]
+    assert names == [one.name for one in dataset.classes["segmentation"]]
+
+
+def test_a_folder_that_is_not_empty_is_refused_and_left_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    assert main(["scenes", "--out", str(tmp_path), "--count", "1"]) == 2
+    assert "is not an empty folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    assert main(["scenes", "--out", str(tmp_path / "mine.txt"), "--count", "1"]) == 2
+
+
+def test_one_split_as_jpeg(tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    assert main(["scenes", "--out", str(out), "--count", "2", "--split", "val", "--jpeg"]) == 0
+    assert sorted(path.name for path in (out / "val" / "images").iterdir()) == ["000001.jpg", "000002.jpg"]
+    assert [path.name for path in (out / "annotations").iterdir()] == ["val.json"]
+
+
+@pytest.mark.parametrize("wrong", [["--size", "0"], ["--size", "1x2x3"], ["--count", "-1"], ["--size", "big"]])
+def test_a_wrong_option_is_refused_before_anything_is_made(tmp_path: Path, wrong: list[str]) -> None:
+    assert main(["scenes", "--out", str(tmp_path / "new"), *wrong]) == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_is_described_without_torch() -> None:
+    code = (
+        "import argparse, sys; from densevit.cli import scenes; scenes.add_arguments(argparse.ArgumentParser());"
+        "print([name for name in ('torch', 'cv2', 'numpy') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

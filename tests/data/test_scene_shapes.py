@@ -1,0 +1,137 @@
+"""The shapes of the built-in scenes, against points that are inside or outside by a definition of their own."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from densevit.data.rendering.shapes import Ball, Boxes, Cone, Cylinder, Pyramid, Rays, Shape, Star
+
+Inside = Callable[[np.ndarray], np.ndarray]  # points (..., 3) -> bool (...)
+
+
+def _ball(p: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(p, axis=-1) < 0.5
+
+
+def _cylinder(p: np.ndarray) -> np.ndarray:
+    return (np.hypot(p[..., 0], p[..., 2]) < 0.3) & (np.abs(p[..., 1]) < 0.45)
+
+
+def _ring(p: np.ndarray) -> np.ndarray:
+    from_axis = np.hypot(p[..., 0], p[..., 2])
+    return (from_axis < 0.5) & (from_axis > 0.3) & (np.abs(p[..., 1]) < 0.12)
+
+
+def _cone(p: np.ndarray) -> np.ndarray:
+    part = (0.45 - p[..., 1]) / 0.9  # 0 at the apex, 1 at the base
+    return (part > 0) & (part < 1) & (np.hypot(p[..., 0], p[..., 2]) < 0.4 * part)
+
+
+def _pyramid(p: np.ndarray) -> np.ndarray:
+    part = (0.4 - p[..., 1]) / 0.8
+    return (part > 0) & (part < 1) & (np.abs(p[..., 0]) < 0.42 * part) & (np.abs(p[..., 2]) < 0.42 * part)
+
+
+def _stool(p: np.ndarray) -> np.ndarray:
+    top = (np.abs(p[..., [0, 2]]) < 0.3).all(axis=-1) & (np.abs(p[..., 1] - 0.2) < 0.1)
+    leg = (np.abs(p[..., [0, 2]]) < 0.1).all(axis=-1) & (p[..., 1] > -0.4) & (p[..., 1] < 0.15)
+    return top | leg
+
+
+def _star(p: np.ndarray) -> np.ndarray:
+    """By crossing numbers: a line from the point crosses the outline, ten corners long, an odd number of times."""
+    angles = 1.5 * math.pi + math.pi / 5 * np.arange(11)
+    radii = 0.55 * np.where(np.arange(11) % 2, (3 - math.sqrt(5)) / 2, 1.0)
+    corners = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+    crossings = np.zeros(p.shape[:-1], int)
+    for (ax, az), (bx, bz) in itertools.pairwise(corners):
+        between = (az > p[..., 2]) != (bz > p[..., 2])
+        at = ax + (p[..., 2] - az) / (bz - az) * (bx - ax)
+        crossings += between & (at > p[..., 0])
+    return (crossings % 2 == 1) & (np.abs(p[..., 1]) < 0.12)
+
+
+SOLIDS: dict[str, tuple[Shape, Inside]] = {
+    "ball": (Ball(0.5), _ball),
+    "cylinder": (Cylinder(0.3, 0.45), _cylinder),
+    "ring": (Cylinder(0.5, 0.12, bore=0.3), _ring),
+    "cone": (Cone(0.4, 0.45), _cone),
+    "pyramid": (Pyramid(0.42, 0.4), _pyramid),
+    "star": (Star(0.55, 0.12), _star),
+    "stool": (Boxes([(-0.3, 0.1, -0.3), (-0.1, -0.4, -0.1)], [(0.3, 0.3, 0.3), (0.1, 0.15, 0.1)]), _stool),
+}
+STEP, NEAR, FAR = 0.004, 2.0, 4.0
+
+
+def _views(count: int = 6, side: int = 28) -> list[Rays]:
+    """Rays from random places 3 m away, looking at the centre."""
+    rng = np.random.default_rng(0)
+    grid = np.linspace(-0.3, 0.3, side).astype(np.float32)
+    views = []
+    for _ in range(count):
+        basis, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+        right, down, forward = (tuple(axis.tolist()) for axis in basis)
+        views.append(Rays(tuple((-3 * basis[2]).tolist()), right, down, forward, grid, grid + np.float32(0.001)))
+    return views
+
+
+def _directions(rays: Rays) -> np.ndarray:
+    """(H, W, 3)."""
+    x, y = np.meshgrid(rays.columns.astype(float), rays.rows.astype(float))
+    return x[..., None] * np.array(rays.right) + y[..., None] * np.array(rays.down) + np.array(rays.forward)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # rays that miss divide by zero; the renderer silences it as well
+@pytest.mark.parametrize("name", SOLIDS)
+def test_rays_meet_a_solid_where_they_first_come_to_be_inside(name: str) -> None:
+    shape, inside = SOLIDS[name]
+    steps = np.arange(NEAR, FAR, STEP)
+    met = 0
+    for rays in _views():
+        depth = shape.trace(rays).depth
+        points = np.array(rays.origin) + _directions(rays)[:, :, None] * steps[:, None]
+        within = inside(points)
+        first = steps[within.argmax(axis=-1)]
+        hit, expected = depth < np.inf, within.any(axis=-1)
+        assert (hit == expected).mean() > 0.995  # a ray that grazes an edge passes between two steps
+        both = hit & expected
+        late = first[both] - depth[both]
+        assert np.mean((late > -1e-5) & (late < STEP + 1e-5)) > 0.99
+        met += int(both.sum())
+    assert met > 400
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", SOLIDS)
+def test_a_small_way_along_the_surface_stays_on_it(name: str) -> None:
+    """So normals are right: a hundredth along the tangent, two thousandths out and in are outside and inside."""
+    shape, inside = SOLIDS[name]
+    for rays in _views():
+        hits = shape.trace(rays)
+        hit = hits.depth < np.inf
+        points = np.array(rays.origin) + _directions(rays)[hit] * hits.depth[hit][:, None]
+        faces = np.array([(surface == hits.depth)[hit] for surface in hits.surfaces]).argmax(axis=0)
+        normals = hits.curved[:, faces].T * points + hits.flat[:, faces].T
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+        for way in (0.01, -0.01):
+            tangent = np.cross(normals, [0.48, 0.6, 0.64])
+            tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+            near = points + way * tangent
+            right = ~inside(near + 0.002 * normals) & inside(near - 0.002 * normals)
+            assert right.mean() > 0.88  # near an edge, the way leads over it
+        assert (np.sum(normals * _directions(rays)[hit], axis=1) < 1e-4).mean() > 0.99  # the eye sees no backs
+
+
+@pytest.mark.parametrize("name", SOLIDS)
+def test_reach_is_that_of_the_farthest_point_inside(name: str) -> None:
+    shape, inside = SOLIDS[name]
+    axis = np.linspace(-0.7, 0.7, 81)
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    points = points[inside(points)]
+    for direction in np.random.default_rng(1).normal(size=(20, 3)):
+        direction /= np.linalg.norm(direction)
+        farthest = (points @ direction).max()
+        assert farthest <= shape.reach(tuple(direction.tolist())) <= farthest + 0.07

@@ -1,0 +1,314 @@
+"""The built-in data set: its statistics, and that its labels are the truth."""
+
+import hashlib
+import itertools
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2_contingency
+from torch.utils.data import DataLoader
+
+from densevit.data.rendering.picture import Picture, render
+from densevit.data.rendering.scene import Scene, Thing
+from densevit.data.rendering.shapes import Ball, Boxes
+from densevit.data.rendering.surroundings import FLOOR, WALL
+from densevit.data.scenes import Scenes, annotated
+from densevit.errors import DataError
+
+SIDE = 128
+
+
+@dataclass
+class Object:
+    """An annotated object, with what the labels do not tell."""
+
+    thing: Thing
+    visible: int  # pixels
+    hidden: float  # part of its silhouette inside the picture
+
+
+@pytest.fixture(scope="module")
+def thousand() -> list[list[Object]]:
+    """What is annotated in 1,000 pictures."""
+    dataset = Scenes("train", image_size=SIDE, train_length=1000)
+    return [_annotated(dataset.scene(index)) for index in range(1000)]
+
+
+def _annotated(scene: Scene) -> list[Object]:
+    picture = render(scene, SIDE, SIDE)
+    return [
+        Object(scene.things[number], int(visible), 1 - visible / picture.silhouettes[number])
+        for number, visible in zip(*annotated(picture), strict=True)
+    ]
+
+
+def _alone(scene: Scene, thing: Thing) -> Picture:
+    return render(replace(scene, things=(thing,)), SIDE, SIDE)
+
+
+# ---- statistics ----
+
+
+def test_a_picture_shows_one_to_eight_objects_of_eight_classes(thousand: list[list[Object]]) -> None:
+    counts = Counter(len(objects) for objects in thousand)
+    assert set(counts) == set(range(1, 9))
+    classes = Counter(one.thing.label for objects in thousand for one in objects)
+    assert set(classes) == set(range(8))
+    assert min(classes.values()) > 0.7 * max(classes.values())
+
+
+def test_the_median_object_is_no_larger_than_a_quarter_of_the_side(thousand: list[list[Object]]) -> None:
+    sides = [math.sqrt(one.visible) for objects in thousand for one in objects]
+    assert SIDE / 8 < float(np.median(sides)) <= SIDE / 4
+
+
+def test_a_third_of_the_objects_are_hidden_by_more_than_a_fifth(thousand: list[list[Object]]) -> None:
+    hidden = np.array([one.hidden for objects in thousand for one in objects])
+    assert 1 / 3 <= (hidden > 0.2).mean() < 0.45
+    assert (hidden < 0.01).mean() > 1 / 3
+
+
+@pytest.mark.parametrize("trait", ["color", "texture"])
+def test_color_and_texture_do_not_tell_the_class(thousand: list[list[Object]], trait: str) -> None:
+    objects = list(itertools.chain.from_iterable(thousand))
+    values = sorted({getattr(one.thing.coat, trait) for one in objects})
+    table = np.zeros((8, len(values)))
+    for one in objects:
+        table[one.thing.label, values.index(getattr(one.thing.coat, trait))] += 1
+    assert chi2_contingency(table).pvalue > 0.01
+
+
+def test_a_silhouette_is_what_a_thing_shows_when_it_stands_alone() -> None:
+    for index in range(15):
+        scene = Scenes("val").scene(index)
+        alone = [np.count_nonzero(_alone(scene, thing).owner) for thing in scene.things]
+        assert render(scene, SIDE, SIDE).silhouettes.tolist() == alone
+
+
+# ---- labels ----
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[dict]:
+    dataset = Scenes("train", image_size=SIDE)
+    return [dataset[index]["targets"] for index in range(60)]
+
+
+def test_boxes_are_the_tight_boxes_of_masks_that_do_not_overlap(samples: list[dict]) -> None:
+    for targets in samples:
+        for box, mask, area in zip(targets["boxes"], targets["masks"], targets["area"], strict=True):
+            rows, columns = np.nonzero(mask.numpy())
+            assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert area == len(rows) >= 12
+        assert targets["masks"].sum(dim=0).max() == 1
+        assert not targets["iscrowd"].any()
+
+
+def test_the_semantic_map_shows_each_mask_as_its_class_and_elsewhere_surfaces(samples: list[dict]) -> None:
+    names = [one.name for one in Scenes("val").classes["segmentation"]]
+    assert names[8:] == ["floor", "ground", "wall", "sky"]
+    shown = set()
+    for targets in samples:
+        semantic = targets["semantic"]
+        for label, mask in zip(targets["labels"], targets["masks"], strict=True):
+            assert (semantic[mask] == label).all()
+        rest = semantic[~targets["masks"].any(dim=0)]
+        assert (rest >= 8).float().mean() > 0.97  # things too well hidden to be annotated take the rest
+        kinds = {names[i] for i in rest.unique() if i >= 8}
+        assert kinds <= {"floor", "wall"} or kinds <= {"ground", "sky"}
+        shown |= kinds
+    assert shown == set(names[8:])
+
+
+def test_a_thing_too_well_hidden_to_be_an_object_stays_in_the_semantic_map() -> None:
+    dataset = Scenes("train", image_size=SIDE)
+    found = 0
+    for index in range(100):
+        scene = dataset.scene(index)
+        picture = render(scene, SIDE, SIDE)
+        for number in {*range(len(scene.things))} - {*annotated(picture)[0].tolist()}:
+            shown = picture.owner == number + 1
+            assert shown.sum() < max(24, 0.2 * picture.silhouettes[number])
+            assert (dataset[index]["targets"]["semantic"].numpy()[shown] == scene.things[number].label).all()
+            found += bool(shown.any())
+    assert found > 5
+
+
+def test_what_hides_a_thing_is_nearer() -> None:
+    compared = 0
+    for index in range(40):
+        scene = Scenes("train").scene(index)
+        picture = render(scene, SIDE, SIDE)
+        for number, thing in enumerate(scene.things):
+            alone = _alone(scene, thing)
+            hidden = (alone.owner > 0) & (picture.owner != number + 1)
+            assert (picture.owner[hidden] > 0).all()
+            assert (picture.depth[hidden] <= alone.depth[hidden]).all()
+            shown = picture.owner == number + 1
+            assert (picture.depth[shown] == alone.depth[shown]).all()
+            compared += int(hidden.sum())
+    assert compared > 2000
+
+
+def test_a_ball_is_as_large_as_its_metres_and_its_distance_say() -> None:
+    seen = 0
+    for index in range(150):
+        scene = Scenes("train").scene(index)
+        for thing in scene.things:
+            if not isinstance(thing.shape, Ball):
+                continue
+            alone = _alone(scene, thing)
+            mask = alone.owner > 0
+            if mask[[0, -1]].any() or mask[:, [0, -1]].any():
+                continue
+            across, below, distance = scene.camera.see(thing.centre)
+            # The cone of rays round a sphere cuts the image plane in an ellipse.
+            squared = across**2 + below**2 + distance**2
+            off_axis, sine = distance**2 / squared, (thing.size / 2) ** 2 / squared  # squares of cosine and sine
+            axes = math.sqrt(sine * (1 - sine)) / (off_axis - sine) * math.sqrt(sine / (off_axis - sine))
+            assert mask.sum() == pytest.approx(math.pi * axes * (scene.camera.focal * SIDE) ** 2, rel=0.03)
+            assert alone.depth[mask].min() == pytest.approx(distance - thing.size / 2, abs=0.03 * thing.size)
+            seen += 1
+    assert seen > 30
+
+
+def test_each_pixel_lies_where_its_depth_says() -> None:
+    """Pixels go back into the world: floors are level, walls straight, and things stand on the one before the other."""
+    for index in range(40):
+        scene = Scenes("val").scene(index)
+        picture = render(scene, SIDE, SIDE)
+        known = picture.depth > 0
+        x, y, z = _world(scene, picture.depth)
+        empty = picture.owner == 0
+        assert np.abs(y[known & empty & (picture.surface == FLOOR)]).max() < 1e-3
+        for number, wall in enumerate(scene.walls):
+            beyond = wall.normal[0] * x + wall.normal[1] * z - wall.distance
+            assert beyond[known].max() < 1e-3
+            assert np.abs(beyond[empty & (picture.surface == WALL + number)]).max(initial=0) < 1e-3
+        for number, thing in enumerate(scene.things):
+            shown = picture.owner == number + 1
+            if not shown.any():
+                continue
+            away = np.stack([x, y, z], axis=-1)[shown] - thing.centre
+            assert np.linalg.norm(away, axis=1).max() < 0.9 * thing.size
+            assert y[shown].min() > -1e-3
+            alone = _alone(scene, thing)
+            if not (alone.owner > 0)[-1].any():  # its foot is in the picture
+                # Seen from above, a ball hides the point that it stands on; a box does not.
+                lowest = _world(scene, alone.depth)[1][alone.owner > 0].min()
+                assert lowest < (0.1 if isinstance(thing.shape, Boxes) else 0.25) * thing.size
+
+
+def _world(scene: Scene, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x, y and z of each pixel: (H, W) float64."""
+    height, width = depth.shape
+    focal = scene.camera.focal * max(height, width)
+    down, right = np.meshgrid(np.arange(height) + 0.5 - height / 2, np.arange(width) + 0.5 - width / 2, indexing="ij")
+    seen = np.stack([right / focal, down / focal, np.ones_like(down)], axis=-1) * depth[..., None]
+    cos, sin = math.cos(scene.camera.pitch), math.sin(scene.camera.pitch)
+    x, y, z = np.moveaxis(seen @ np.array([[1, 0, 0], [0, -cos, -sin], [0, -sin, cos]]), -1, 0)
+    return x, y + scene.camera.height, z
+
+
+# ---- the same everywhere ----
+
+
+def _digest(dataset: Scenes, indices: range) -> str:
+    digest = hashlib.sha256()
+    for index in indices:
+        targets = dataset[index]["targets"]
+        for key in ("boxes", "labels", "masks", "semantic", "depth"):
+            digest.update(targets[key].numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def test_pictures_and_labels_have_not_changed() -> None:
+    """Published scores depend on these: a new value here means that all of them have to be measured again."""
+    assert _digest(Scenes("train"), range(5)) == "28d2182cfc2e4c57"
+    assert _digest(Scenes("val", image_size=(96, 160), seed=3), range(5)) == "cf34fee566573758"
+    blocks = Scenes("train")[0]["image"].float().reshape(3, 4, 32, 4, 32).mean(dim=(0, 2, 4))
+    expected = torch.tensor(
+        [
+            [102.4, 105.4, 93.4, 85.3],
+            [101.6, 103.1, 124.9, 85.4],
+            [105.6, 115.9, 157.5, 93.6],
+            [119.9, 100.1, 83.3, 114.3],
+        ]
+    )
+    torch.testing.assert_close(blocks, expected, atol=0.5, rtol=0)
+
+
+def test_a_picture_is_the_same_in_any_process_and_in_any_order() -> None:
+    dataset = Scenes("train", train_length=8)
+    in_workers = list(DataLoader(dataset, batch_size=None, num_workers=2))
+    for index in (7, 0, 3):
+        one, other = dataset[index], in_workers[index]
+        assert torch.equal(one["image"], other["image"])
+        assert torch.equal(one["targets"]["depth"], other["targets"]["depth"])
+        assert torch.equal(one["targets"]["boxes"], other["targets"]["boxes"])
+
+
+def test_splits_seeds_and_indices_have_scenes_of_their_own() -> None:
+    sets = [Scenes("train", train_length=20), Scenes("val", val_length=20), Scenes("train", train_length=20, seed=1)]
+    cameras = {dataset.scene(index).camera for dataset in sets for index in range(20)}
+    assert len(cameras) == 60
+
+
+def test_a_scene_is_the_same_at_every_size() -> None:
+    small, large = Scenes("train", image_size=64)[4]["targets"], Scenes("train", image_size=256)[4]["targets"]
+    agree = small["semantic"] == large["semantic"][2::4, 2::4]
+    assert agree.float().mean() > 0.97
+
+
+# ---- options ----
+
+
+def test_a_sample_has_the_dtypes_and_shapes_of_the_interface() -> None:
+    dataset = Scenes("val", image_size=(48, 80), val_length=3)
+    sample = dataset[1]
+    targets, count = sample["targets"], len(sample["targets"]["labels"])
+    shapes = {key: (value.dtype, tuple(value.shape)) for key, value in targets.items() if key != "image_id"}
+    assert (sample["image"].dtype, tuple(sample["image"].shape)) == (torch.uint8, (3, 48, 80))
+    assert shapes == {
+        "boxes": (torch.float32, (count, 4)),
+        "labels": (torch.int64, (count,)),
+        "area": (torch.float32, (count,)),
+        "iscrowd": (torch.bool, (count,)),
+        "masks": (torch.bool, (count, 48, 80)),
+        "semantic": (torch.uint8, (48, 80)),
+        "depth": (torch.float32, (48, 80)),
+    }
+    assert targets["image_id"] == 2
+    assert dataset.sizes().tolist() == [[48, 80]] * 3
+    assert [one.file_id for one in dataset.classes["detection"]] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("shape", [(32, 256), (256, 32), (33, 47)])
+def test_unusual_shapes_of_picture_show_at_least_one_object(shape: tuple[int, int]) -> None:
+    dataset = Scenes("train", image_size=shape)
+    for index in range(30):
+        targets = dataset[index]["targets"]
+        assert len(targets["boxes"]) >= 1
+        assert torch.isfinite(targets["depth"]).all()
+
+
+def test_labels_that_are_not_asked_for_are_absent() -> None:
+    dataset = Scenes("train", masks=False, semantic=False, depth=False)
+    assert dataset.provides == ("boxes", "labels")
+    assert set(dataset[0]["targets"]) == {"image_id", "boxes", "labels", "area", "iscrowd"}
+    assert (len(dataset), len(Scenes("val"))) == (4000, 500)
+
+
+def test_an_impossible_option_is_named() -> None:
+    with pytest.raises(DataError, match="data.image_size is 16; scenes are at least 32"):
+        Scenes("train", image_size=16)
+    with pytest.raises(DataError, match="data.train_length is 0"):
+        Scenes("train", train_length=0)
+    with pytest.raises(DataError, match="no split 'test'"):
+        Scenes("test")  # type: ignore[arg-type]
+    with pytest.raises(IndexError):
+        Scenes("val")[500]

@@ -1,0 +1,259 @@
+"""Every option of the DETR head trains: losses, gradients, and independence of what must not matter."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from densevit.interfaces import Class, Losses, Outputs, Targets
+from densevit.losses.matching import Objects
+from densevit_heads.detr import Detr
+from densevit_heads.detr.denoising import Denoising
+
+CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
+CHANNELS, STRIDES = (6, 10), (8, 16)
+SIZES = [(48, 64), (40, 56), (48, 32)]
+BOXES = {"anchors": True, "classification": "mal"}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "learned positions": {"positions": "learned"},
+    "pre-norm": {"pre_norm": True},
+    "last layer only": {"auxiliary_losses": False},
+    "one layer": {"encoder_layers": 1, "decoder_layers": 1},
+    "no encoder": {"encoder_layers": 0},
+    "fused memory": {"memory_stride": 8},
+    "coarse fused memory": {"memory_stride": 16},
+    "focal": {"classification": "focal"},
+    "mal": {"classification": "mal"},
+    "dense": {"dense_loss": 1.0},
+    "anchors": {"anchors": True},
+    "anchors, pre-norm": {"anchors": True, "pre_norm": True},
+    "anchors, last layer only": {**BOXES, "auxiliary_losses": False, "denoising": 2},
+    "position bias": {"anchors": True, "position_bias": True},
+    "denoising": {"anchors": True, "denoising": 2},
+    "two stages": {**BOXES, "two_stage": True},
+    "two stages, more queries than cells": {**BOXES, "two_stage": True, "num_queries": 50, "denoising": 1},
+    "all": {
+        **BOXES, "memory_stride": 8, "position_bias": True, "two_stage": True, "denoising": 3, "dense_loss": 1.0
+    },
+}  # fmt: skip
+every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+
+
+def make_head(classes: list[Class] = CLASSES, **options: Any) -> Detr:
+    small = {"num_queries": 7, "width": 16, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 3}
+    head = Detr(CHANNELS, STRIDES, classes, **{**small, "feedforward": 24, "dropout": 0.0, **options})
+    with torch.no_grad():  # no layer starts without effect, so that whatever is wrong can be seen
+        for parameter in head.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return head
+
+
+def make_batch(counts: list[int | None], K: int = len(CLASSES)) -> tuple[list[Tensor], Tensor, list[Targets]]:
+    """Features, padding mask and targets; None objects is an image that is not labelled."""
+    sizes = SIZES[: len(counts)]
+    H, W = (max(size[axis] for size in sizes) for axis in (0, 1))
+    mask = torch.ones(len(counts), H, W, dtype=torch.bool)
+    features = [torch.randn(len(counts), c, -(-H // s), -(-W // s)) for c, s in zip(CHANNELS, STRIDES, strict=True)]
+    targets: list[Targets] = []
+    for i, (count, (h, w)) in enumerate(zip(counts, sizes, strict=True)):
+        mask[i, :h, :w] = False
+        targets.append({"image_id": i, "size": (h, w), "original_size": (2 * h, 2 * w)})
+        if count is not None:
+            low = torch.rand(count, 2) * torch.tensor([w - 12, h - 12])
+            boxes = torch.cat([low, low + 3 + 9 * torch.rand(count, 2)], dim=1)
+            targets[-1] |= {"boxes": boxes, "labels": torch.randint(K, (count,))}
+    return features, mask, targets
+
+
+def step(head: Detr, features: list[Tensor], mask: Tensor, targets: list[Targets]) -> tuple[Outputs, Losses]:
+    """Forward and backward; every parameter has a finite gradient after it."""
+    outputs = head(features, mask, targets)
+    losses = head.loss(outputs, targets)
+    total = sum(losses.values())
+    assert isinstance(total, Tensor) and total.isfinite()
+    head.zero_grad()
+    total.backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None, f"{name} is not connected to the loss"
+        assert parameter.grad.isfinite().all(), name
+    return outputs, losses
+
+
+@every_option
+def test_trains_on_images_with_and_without_objects(options: dict[str, Any]):
+    head = make_head(**options).train()
+    batch = make_batch([3, 0, 5])
+    outputs, losses = step(head, *batch)
+    Q = min(head.num_queries, 12) if head.proposals is not None else head.num_queries  # 12 cells at stride 16
+    K = len(CLASSES) + (head.classification == "softmax")
+    assert outputs["logits"].shape == (3, Q, K) and outputs["boxes"].shape == (3, Q, 4)
+    layers = len(head.decoder) + (head.proposals is not None)
+    assert outputs["layers"][0].shape == (layers, 3, Q, K) and outputs["layers"][1].shape == (layers, 3, Q, 4)
+    assert all(losses[name] > 0 for name in ("label", "l1", "giou"))
+    without = [name for name, p in head.named_parameters() if p.grad is not None and p.grad.abs().max() < 1e-12]
+    # A softmax does not see what is added to all keys; the paper's first queries are all zero, and alike.
+    alike = () if head.box_positions is not None else ("decoder.0.self_attention.", "decoder.0.residuals.0.norm.weight")
+    assert [n for n in without if not n.endswith("key.bias") and not n.startswith(alike)] == []
+
+
+@every_option
+def test_terms_are_the_same_whatever_is_labelled(options: dict[str, Any]):
+    head = make_head(**options).train()
+    expected = ["label", "l1", "giou"]
+    expected += ["auxiliary"] * head.auxiliary_losses + ["denoising"] * (head.denoising is not None)
+    expected += ["dense"] * (head.dense is not None)
+    for counts in ([3, 0, 5], [0, 0, 0], [2, None, 1], [0, None, 0], [None, None, None]):
+        _, losses = step(head, *make_batch(counts))
+        assert list(losses) == expected
+    features, mask, targets = make_batch([3, 0, 5])
+    assert list(head.eval().loss(head(features, mask), targets)) == expected
+
+
+@every_option
+def test_a_batch_that_is_not_labelled_is_worth_exactly_nothing(options: dict[str, Any]):
+    head = make_head(**options).train()
+    _, losses = step(head, *make_batch([None, None, None]))
+    assert all(term.item() == 0 for term in losses.values())
+    assert all(parameter.grad.abs().max() == 0 for parameter in head.parameters())
+
+
+@every_option
+def test_an_image_that_is_not_labelled_is_left_out(options: dict[str, Any]):
+    """The losses are those of a batch without it."""
+    head = make_head(**{**options, "denoising": 0}).train()
+    features, mask, targets = make_batch([3, 4, 2])
+    targets[1] = {key: value for key, value in targets[1].items() if key not in ("boxes", "labels")}
+    some = [0, 2]
+    fewer = [x[some] for x in features], mask[some], [targets[i] for i in some]
+    _, losses = step(head, features, mask, targets)
+    gradients = {name: parameter.grad.clone() for name, parameter in head.named_parameters()}
+    _, expected = step(head, *fewer)
+    for name, term in losses.items():
+        torch.testing.assert_close(term, expected[name], rtol=1e-4, atol=1e-5)
+    for name, parameter in head.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@every_option
+def test_predictions_depend_on_nothing_but_the_picture(options: dict[str, Any]):
+    """Not on targets, nor on neighbours of the same padded size, nor on chance."""
+    head = make_head(**{**options, "dropout": 0.3}).eval()
+    features, mask, targets = make_batch([3, 0, 5])
+    together = head(features, mask, targets)
+    for i in range(3):
+        alone = head([x[i : i + 1] for x in features], mask[i : i + 1])
+        torch.testing.assert_close(alone["logits"][0], together["logits"][i], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(alone["boxes"][0], together["boxes"][i], rtol=1e-4, atol=1e-5)
+    assert "spoilt" not in together and "dense" not in together
+    found = head.predict(together, targets)
+    bare = [{"size": target["size"], "original_size": target["original_size"]} for target in targets]
+    for own, again in zip(found, head.predict(head(features, mask), bare), strict=True):
+        assert all(torch.equal(own[key], again[key]) for key in ("boxes", "scores", "labels"))
+
+
+@every_option
+def test_one_class_and_one_feature_are_enough(options: dict[str, Any]):
+    small = {"num_queries": 5, "width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2}
+    head = Detr((6,), (8,), CLASSES[:1], **{**small, "feedforward": 24, **options, "memory_stride": None})
+    features, mask, targets = make_batch([3, 0, 5], K=1)
+    step(head.train(), features[:1], mask, targets)
+    (found, *_) = head.eval().predict(head(features[:1], mask), targets)
+    assert (found["labels"] == 0).all() and len(found["scores"]) == head(features[:1], mask)["logits"].shape[1]
+
+
+@every_option
+def test_trains_under_autocast_with_losses_in_fp32(options: dict[str, Any]):
+    head = make_head(**options).train()
+    features, mask, targets = make_batch([3, 0, 5])
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs, losses = step(head, features, mask, targets)
+    assert all(term.dtype == torch.float32 for term in losses.values())
+    assert outputs["boxes"].dtype == torch.float32
+    outside = head.loss(outputs, targets)
+    assert {name: term.item() for name, term in losses.items()} == {name: term.item() for name, term in outside.items()}
+
+
+@pytest.mark.parametrize("memory_stride", [8, 16, 1])
+def test_the_memory_has_the_stride_asked_for(memory_stride: int):
+    """Or the finest there is."""
+    head = make_head(memory_stride=memory_stride, dense_loss=1.0).train()
+    features, mask, targets = make_batch([1, 1, 1])
+    cells = {8: 6 * 8, 16: 3 * 4, 1: 6 * 8}[memory_stride]
+    assert head(features, mask, targets)["dense"][0].shape[1] == cells
+
+
+def test_denoising_tells_ordinary_queries_nothing():
+    """With 2 and 5 objects in the batch, with none in one image, and with none at all."""
+    head = make_head(**OPTIONS["all"]).train()
+    for counts in ([2, 0, 5], [1, 1, 1], [0, 0, 0]):
+        features, mask, targets = make_batch(counts)
+        with_copies, without = head(features, mask, targets), head(features, mask)
+        assert "spoilt" in with_copies and "spoilt" not in without
+        for key in ("logits", "boxes"):
+            torch.testing.assert_close(with_copies[key], without[key], rtol=1e-4, atol=1e-5)
+
+
+def test_a_group_of_copies_sees_itself_and_the_ordinary_queries():
+    denoising = Denoising(width=8, num_classes=4, groups=3)
+    objects = Objects.of(make_batch([2, 0, 1])[2], torch.device("cpu"))
+    spoilt = denoising(objects, num_queries=4)
+    assert spoilt.queries.shape == (3, 6, 8) and spoilt.boxes.shape == (3, 6, 4) and spoilt.mask.shape == (10, 10)
+    sees = [[query for query, hidden in enumerate(row) if hidden == 0] for row in spoilt.mask.tolist()]
+    ordinary = [6, 7, 8, 9]
+    assert sees == [[i, i + 1, *ordinary] for i in (0, 2, 4) for _ in range(2)] + [ordinary] * 4
+    found = sorted(zip(*(x.tolist() for x in (spoilt.image, spoilt.query, spoilt.target)), strict=True))
+    first = [(0, query, target) for query, target in enumerate([0, 1, 0, 1, 0, 1])]
+    assert found == [*first, (2, 0, 2), (2, 2, 2), (2, 4, 2)]
+
+
+def test_copies_are_spoilt_but_not_beyond_repair():
+    torch.manual_seed(0)
+    denoising = Denoising(width=8, num_classes=4, groups=400, label_noise=0.5, box_noise=0.4)
+    objects = Objects.of(make_batch([2])[2], torch.device("cpu"))
+    spoilt = denoising(objects, num_queries=4)
+    truth, boxes = objects.boxes[spoilt.target], spoilt.boxes[spoilt.image, spoilt.query]
+    moved = ((boxes - truth).abs() / truth[:, 2:].repeat(1, 2)).amax(0)
+    assert (moved > torch.tensor([0.15, 0.15, 0.3, 0.3])).all()
+    assert (moved <= torch.tensor([0.2, 0.2, 0.4, 0.4]) + 1e-5).all()
+    assert (boxes >= 0).all() and (boxes[:, 2:] > 0).all()
+    embedded = spoilt.queries[spoilt.image, spoilt.query]
+    wrong = (embedded != denoising.label_embedding.weight[objects.labels[spoilt.target]]).any(-1).float().mean()
+    assert wrong.item() == pytest.approx(0.5 * 3 / 4, abs=0.06)  # one drawn anew in four is the right one
+
+
+def test_a_spoilt_copy_learns_its_own_object():
+    """Copies that predict their objects exactly cost next to nothing; of one another's objects, much."""
+    head = make_head(**{**OPTIONS["all"], "classification": "focal"}).train()
+    features, mask, targets = make_batch([2, 0, 3])
+    outputs = head(features, mask, targets)
+    objects = Objects.of(targets, mask.device)
+    logits, boxes, target = outputs["spoilt"]
+    sure = torch.full_like(logits, -20.0).scatter(-1, objects.labels[target].expand(len(logits), -1)[..., None], 20.0)
+    right = {**outputs, "spoilt": (sure, objects.boxes[target].expand_as(boxes), target)}
+    assert head.loss(right, targets)["denoising"].item() == pytest.approx(0, abs=1e-4)
+    wrong = {**outputs, "spoilt": (sure, objects.boxes[target.roll(1)].expand_as(boxes), target)}
+    assert head.loss(wrong, targets)["denoising"].item() > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"position_bias": True}, "position_bias needs .* set anchors"),
+        ({"two_stage": True, "classification": "mal"}, "two_stage needs .* set anchors"),
+        ({"denoising": 3}, "denoising needs .* set anchors"),
+        ({"anchors": True, "two_stage": True}, "set classification to mal or focal"),
+        ({**BOXES, "two_stage": True, "auxiliary_losses": False}, "set auxiliary_losses to true"),
+        ({"memory_stride": 64}, "memory_stride is 64, .* coarsest feature has stride 16"),
+        ({"width": 18, "num_heads": 2}, "width is 18; .* multiple of 4"),
+        ({"width": 16, "num_heads": 3}, "16 cannot be split into 3 heads"),
+        ({"decoder_layers": 0}, "decoder_layers is 0; it is at least 1"),
+        ({"num_queries": 0}, "num_queries is 0; it is at least 1"),
+        ({"anchors": True, "denoising": -1}, "denoising is -1; it is at least 0"),
+        ({"classes": []}, "no classes"),
+    ],
+)
+def test_what_does_not_go_together_is_said(options: dict[str, Any], says: str):
+    with pytest.raises(ValueError, match=says):
+        make_head(**options)

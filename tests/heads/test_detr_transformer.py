@@ -1,0 +1,197 @@
+"""DETR's layers, positions and attention beside torch's own and beside formulas written out."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.interfaces import Class
+from densevit.layers.attention import attention
+from densevit.layers.positions import LearnedPositions, mask_on_grid, sine, sine_boxes, sine_map
+from densevit_heads.detr import Detr
+from densevit_heads.detr.memory import cell_centres
+from densevit_heads.detr.transformer import DecoderLayer, EncoderLayer
+
+WIDTH, HEADS, FEEDFORWARD = 16, 4, 24
+
+
+def randomise(module: nn.Module) -> None:
+    """Norms and biases too: an identity hides where it stands."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(0.3 * torch.randn_like(parameter) + (1.0 if name.endswith("norm.weight") else 0.0))
+
+
+def torch_attention(ours: nn.Module) -> nn.MultiheadAttention:
+    """torch's multi-head attention with our weights."""
+    theirs = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+    parts = [getattr(ours, name) for name in ("query", "key", "value")]
+    theirs.in_proj_weight.data = torch.cat([part.weight for part in parts]).detach()
+    theirs.in_proj_bias.data = torch.cat([part.bias for part in parts]).detach()
+    theirs.out_proj.load_state_dict(ours.output.state_dict())
+    return theirs
+
+
+def hidden_of(padding: Tensor) -> Tensor:
+    return torch.zeros(padding.shape).masked_fill(padding, float("-inf"))[:, None, None]
+
+
+@pytest.fixture
+def padding() -> Tensor:
+    padding = torch.zeros(2, 7, dtype=torch.bool)
+    padding[1, 5:] = True
+    return padding
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_an_encoder_layer_without_positions_is_torchs(pre_norm: bool, padding: Tensor):
+    ours = EncoderLayer(WIDTH, HEADS, FEEDFORWARD, 0.1, pre_norm).eval()
+    randomise(ours)
+    theirs = nn.TransformerEncoderLayer(WIDTH, HEADS, FEEDFORWARD, 0.1, batch_first=True, norm_first=pre_norm).eval()
+    theirs.self_attn.load_state_dict(torch_attention(ours.self_attention).state_dict())
+    theirs.linear1.load_state_dict(ours.feedforward.expand.state_dict())
+    theirs.linear2.load_state_dict(ours.feedforward.contract.state_dict())
+    theirs.norm1.load_state_dict(ours.residuals[0].norm.state_dict())
+    theirs.norm2.load_state_dict(ours.residuals[1].norm.state_dict())
+
+    x = torch.randn(2, 7, WIDTH)
+    expected = theirs(x, src_key_padding_mask=padding)
+    torch.testing.assert_close(ours(x, torch.zeros_like(x), hidden_of(padding))[~padding], expected[~padding])
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_a_decoder_layer_without_positions_is_torchs(pre_norm: bool, padding: Tensor):
+    ours = DecoderLayer(WIDTH, HEADS, FEEDFORWARD, 0.1, pre_norm).eval()
+    randomise(ours)
+    theirs = nn.TransformerDecoderLayer(WIDTH, HEADS, FEEDFORWARD, 0.1, batch_first=True, norm_first=pre_norm).eval()
+    theirs.self_attn.load_state_dict(torch_attention(ours.self_attention).state_dict())
+    theirs.multihead_attn.load_state_dict(torch_attention(ours.cross_attention).state_dict())
+    theirs.linear1.load_state_dict(ours.feedforward.expand.state_dict())
+    theirs.linear2.load_state_dict(ours.feedforward.contract.state_dict())
+    for residual, norm in zip(ours.residuals, (theirs.norm1, theirs.norm2, theirs.norm3), strict=True):
+        norm.load_state_dict(residual.norm.state_dict())
+
+    queries, memory = torch.randn(2, 3, WIDTH), torch.randn(2, 7, WIDTH)
+    expected = theirs(queries, memory, memory_key_padding_mask=padding)
+    found = ours(queries, torch.zeros_like(queries), memory, memory, hidden_of(padding))
+    torch.testing.assert_close(found, expected)
+
+
+def test_pre_norm_head_is_the_papers_recipe_written_out():
+    """DETR's pre-norm: positions are added after the norm, and both stacks end with a norm of their own."""
+    classes = [Class("a", 1, (0, 0, 0)), Class("b", 2, (0, 0, 0))]
+    head = Detr((5,), (8,), classes, 4, WIDTH, HEADS, 2, 2, FEEDFORWARD, pre_norm=True).eval()
+    randomise(head)
+    features = torch.randn(2, 5, 3, 4)
+    mask = torch.zeros(2, 24, 32, dtype=torch.bool)
+    mask[1, 16:], mask[1, :, 24:] = True, True
+
+    here = torch.zeros(2, 3, 4, dtype=torch.bool)
+    here[1, 2:], here[1, :, 3:] = True, True
+    positions = torch.stack([written_out_sine(part) for part in here]).flatten(1, 2)
+    padding = here.flatten(1)
+    x = F.conv2d(features, head.project.project.weight, head.project.project.bias).flatten(2).mT
+
+    def feed(layer: nn.Module, x: Tensor) -> Tensor:
+        return layer.feedforward.contract(layer.feedforward.expand(x).relu())
+
+    for layer in head.encoder:
+        first, second = (residual.norm for residual in layer.residuals)
+        y = first(x)
+        attend = torch_attention(layer.self_attention)
+        x = x + attend(y + positions, y + positions, y, key_padding_mask=padding)[0]
+        x = x + feed(layer, second(x))
+    memory = head.encoder_norm(x)
+    place = head.query_embedding.weight.expand(2, -1, -1)
+    q, logits, boxes = torch.zeros_like(place), [], []
+    for layer in head.decoder:
+        first, second, third = (residual.norm for residual in layer.residuals)
+        y = first(q)
+        q = q + torch_attention(layer.self_attention)(y + place, y + place, y)[0]
+        attend = torch_attention(layer.cross_attention)
+        q = q + attend(second(q) + place, memory + positions, memory, key_padding_mask=padding)[0]
+        q = q + feed(layer, third(q))
+        state = head.decoder_norm(q)
+        logits.append(head.label_head(state))
+        boxes.append(head.box_head(state).sigmoid())
+
+    outputs = head([features], mask)
+    torch.testing.assert_close(outputs["layers"][0], torch.stack(logits), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs["layers"][1], torch.stack(boxes), rtol=1e-4, atol=1e-5)
+
+
+def written_out_sine(padding: Tensor) -> Tensor:
+    """DETR's encoding of one picture's cells, number by number."""
+    H, W = padding.shape
+    half = WIDTH // 2
+    table = torch.zeros(H, W, WIDTH)
+    for y in range(H):
+        for x in range(W):
+            column, row = padding[:, x].tolist(), padding[y].tolist()
+            counts = (column[: y + 1].count(False), column.count(False)), (row[: x + 1].count(False), row.count(False))
+            for axis, (count, total) in enumerate(counts):
+                angle = count / (total + 1e-6) * 2 * math.pi
+                for c in range(half):
+                    value = angle / 10000 ** (2 * (c // 2) / half)
+                    table[y, x, axis * half + c] = math.sin(value) if c % 2 == 0 else math.cos(value)
+    return table
+
+
+def test_sine_positions_count_over_what_is_not_padding():
+    padding = torch.zeros(2, 3, 5, dtype=torch.bool)
+    padding[1, 2:], padding[1, :, 3:] = True, True
+    expected = torch.stack([written_out_sine(part) for part in padding])
+    torch.testing.assert_close(sine_map(padding, WIDTH), expected, rtol=1e-5, atol=1e-5)
+    alone = sine_map(torch.zeros(1, 2, 3, dtype=torch.bool), WIDTH)
+    torch.testing.assert_close(sine_map(padding, WIDTH)[1:, :2, :3], alone)
+
+
+def test_boxes_are_encoded_coordinate_by_coordinate():
+    boxes = torch.rand(2, 3, 4)
+    encoded = sine_boxes(boxes, 8)
+    assert encoded.shape == (2, 3, 32)
+    torch.testing.assert_close(encoded[..., 8:16], sine(boxes[..., 1] * 2 * math.pi, 8, 20.0))
+    assert encoded[0, 0, 24].item() == pytest.approx(math.sin(boxes[0, 0, 3].item() * 2 * math.pi), abs=1e-6)
+
+
+def test_learned_positions_stretch_to_maps_larger_than_the_table():
+    table = LearnedPositions(4, length=3)
+    with torch.no_grad():
+        table.rows.copy_(torch.tensor([[0.0, 0.0], [1.0, 10.0], [2.0, 20.0]]))
+    small = table(torch.zeros(2, 2, 3, dtype=torch.bool))
+    assert small.shape == (2, 2, 3, 4)
+    assert small[1, 1, 0].tolist() == [*table.columns[0].tolist(), 1.0, 10.0]
+    large = table(torch.zeros(1, 5, 3, dtype=torch.bool))
+    assert large[0, :, 0, 2].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
+
+
+def test_a_cell_is_padding_where_its_first_pixel_is():
+    mask = torch.zeros(1, 8, 12, dtype=torch.bool)
+    mask[0, 5:], mask[0, :, 8:] = True, True
+    assert mask_on_grid(mask, (2, 3)).tolist() == [[[False, False, True], [False, False, True]]]
+
+
+def test_cells_lie_in_the_picture_not_in_the_padded_batch():
+    mask = torch.zeros(2, 32, 64, dtype=torch.bool)
+    mask[1, 16:], mask[1, :, 40:] = True, True
+    centres, cell = cell_centres(mask, (2, 4), 16)
+    assert cell.tolist() == [[0.25, 0.5], pytest.approx([0.4, 1.0])]
+    assert centres[0].view(2, 4, 2)[1, 2].tolist() == [0.625, 0.75]
+    assert centres[1].view(2, 4, 2)[0, 1].tolist() == pytest.approx([24 / 40, 8 / 16])
+
+
+@pytest.mark.parametrize("bias_shape", [None, (2, 1, 1, 5), (3, 7, 5)])
+def test_attention_is_torchs(bias_shape: tuple[int, ...] | None):
+    query, key, value = torch.randn(2, 3, 7, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8)
+    inputs = [query.requires_grad_(), key.requires_grad_(), value.requires_grad_()]
+    bias = None if bias_shape is None else torch.randn(bias_shape)
+    if bias is not None:
+        bias[..., -1] = float("-inf")
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    wanted = torch.autograd.grad(expected.square().sum(), inputs)
+    found = attention(query, key, value, bias)
+    torch.testing.assert_close(found, expected)
+    for own, theirs in zip(torch.autograd.grad(found.square().sum(), inputs), wanted, strict=True):
+        torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-5)

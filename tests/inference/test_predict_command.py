@@ -1,0 +1,159 @@
+"""`densevit predict` with a stand-in for the model, which "sees" one box that tells the picture's size."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+from densevit.cli import main
+from densevit.interfaces import Class
+
+CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
+
+
+class StandIn:
+    """Sees a dog of the picture's size with 0.75 of certainty, and a cat with 0.25."""
+
+    def __init__(self, heads: tuple[str, ...]) -> None:
+        self.classes = dict.fromkeys(heads, CLASSES)
+        self.batches: list[int] = []
+
+    def to(self, device: Any) -> "StandIn":
+        return self
+
+    def predict(self, pictures: list[np.ndarray], batch_size: int = 8) -> list[Any]:
+        self.batches.append(len(pictures))
+        return [self.see(*picture.shape[:2]) for picture in pictures]
+
+    def see(self, height: int, width: int) -> Any:
+        boxes = torch.tensor([[1.0, 2, width, height], [0, 0, 1 / 3, 1]])
+        found = {"boxes": boxes, "scores": torch.tensor([0.75, 0.25]), "labels": torch.tensor([1, 0])}
+        return found if len(self.classes) == 1 else dict.fromkeys(self.classes, found)
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    model = StandIn(("detection",))
+    monkeypatch.setattr("densevit.weights.model_file.load", lambda run: model)
+    return model
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for n, name in enumerate(("a/1.jpg", "b/1.jpg", "b/000139.jpg", "b/cat.png")):
+        Path(name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((40, 50 + n, 3), 128, np.uint8)).save(name)
+    return tmp_path
+
+
+def read(path: str) -> Any:
+    return json.loads(Path(path).read_text())
+
+
+def test_pictures_are_drawn_and_predictions_written_for_coco(
+    model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["predict", "RUN", "a", "b", "--out", "found"]) == 0
+    assert "found: 4 of 4 pictures" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("found/drawn").iterdir()) == [
+        "000139.jpg",
+        "a-1.jpg",
+        "b-1.jpg",
+        "cat.jpg",
+    ]
+    drawn = np.array(Image.open("found/drawn/a-1.jpg")).astype(int)
+    assert (np.abs(drawn - (20, 30, 240)).sum(axis=2) < 60).any()  # the dog
+    assert not (np.abs(drawn - (250, 10, 20)).sum(axis=2) < 60).any()  # the cat is below the threshold
+
+    images, results = read("found/images.json"), read("found/predictions.json")
+    assert [image["id"] for image in images] == ["a/1.jpg", 139, "b/1.jpg", "cat.png"]
+    assert images[1] == {"id": 139, "file_name": "b/000139.jpg", "width": 52, "height": 40}
+    assert len(results) == 8
+    assert results[2] == {"image_id": 139, "category_id": 18, "bbox": [1, 2, 51, 38], "score": 0.75}
+    assert results[3]["bbox"][2] == float(np.float32(1 / 3))  # nothing is rounded, nothing left out
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {"images": images, "categories": [{"id": 17}, {"id": 18}], "annotations": []}
+        truth.createIndex()
+        assert len(truth.loadRes(results).getAnnIds(imgIds=[139])) == 2
+
+
+def test_the_threshold_decides_what_is_drawn(model: StandIn, photos: Path):
+    assert main(["predict", "RUN", "b/cat.png", "--threshold", "0.8"]) == 0
+    assert np.abs(np.array(Image.open("predictions/drawn/cat.jpg")).astype(int) - 128).max() < 3
+    assert len(read("predictions/predictions.json")) == 2
+
+
+def test_nothing_is_ever_overwritten(model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]):
+    for folder in ("predictions", "predictions-2", "predictions-3"):
+        assert main(["predict", "RUN", "a/1.jpg"]) == 0
+        assert Path(folder, "drawn", "1.jpg").is_file()
+    assert main(["predict", "RUN", "a/1.jpg", "--out", "predictions"]) == 2
+    assert "predictions is not empty" in capsys.readouterr().err
+    Path("new").mkdir()
+    assert main(["predict", "RUN", "a/1.jpg", "--out", "new"]) == 0
+
+
+def test_an_unreadable_picture_is_named_and_the_others_are_done(
+    model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]
+):
+    whole = Path("b/cat.png").read_bytes()
+    Path("b/cat.png").write_bytes(whole[: len(whole) // 2])
+    Path("b/notes.jpg").write_text("not a picture")
+    assert main(["predict", "RUN", "b", "--out", "found"]) == 1
+    said = capsys.readouterr()
+    assert "2 of 4 pictures; 2 could not be read" in said.out
+    assert "b/cat.png" in said.err and "b/notes.jpg" in said.err
+    assert sorted(path.name for path in Path("found/drawn").iterdir()) == ["000139.jpg", "1.jpg"]
+    assert len(read("found/predictions.json")) == 4
+
+
+def test_work_that_is_broken_off_leaves_whole_files(model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch):
+    def see(height: int, width: int) -> Any:
+        if width == 53:
+            raise KeyboardInterrupt
+        return StandIn.see(model, height, width)
+
+    monkeypatch.setattr(model, "see", see)
+    monkeypatch.setattr("densevit.cli.predict.BATCHES_AT_ONCE", 1)
+    assert main(["predict", "RUN", "a", "b", "--out", "found", "--batch-size", "1"]) == 130
+    assert len(read("found/predictions.json")) == 6 and len(read("found/images.json")) == 3
+
+
+def test_pictures_come_to_the_model_in_chunks(model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("densevit.cli.predict.BATCHES_AT_ONCE", 3)
+    assert main(["predict", "RUN", "a", "b", "--batch-size", "1"]) == 0
+    assert model.batches == [3, 1]
+    assert len(read("predictions/images.json")) == 4
+
+
+def test_each_of_several_heads_has_its_folder(photos: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("densevit.weights.model_file.load", lambda run: StandIn(("cars", "people")))
+    assert main(["predict", "RUN", "a", "--out", "found"]) == 0
+    for head in ("cars", "people"):
+        assert Path("found", head, "drawn", "1.jpg").is_file()
+        assert len(read(f"found/{head}/predictions.json")) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: there is no such file or folder"),
+        (["a", "--batch-size", "0"], "--batch-size is 0"),
+        (["a", "--device", "nonsense"], "--device nonsense: "),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(
+    model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+):
+    assert main(["predict", "RUN", *arguments, "--out", "found"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("found").exists()

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+
+from densevit.errors import DensevitError
+from densevit.inference.sources import find_pictures
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "b.jpg",
+        "a.PNG",
+        "notes.txt",
+        "._b.jpg",
+        "trip/1.jpg",
+        "trip/2.jpg",
+        "home/1.jpg",
+        "home/000139.jpeg",
+    ):
+        file = tmp_path / "photos" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (tmp_path / "photos" / "folder.jpg").mkdir()
+    return tmp_path / "photos"
+
+
+def paths(*sources: str) -> list[str]:
+    return [picture.path.as_posix() for picture in find_pictures(sources)]
+
+
+def test_files_folders_and_patterns(photos: Path):
+    assert paths("photos/trip/2.jpg") == ["photos/trip/2.jpg"]
+    assert paths("photos/notes.txt") == ["photos/notes.txt"]  # named outright, so it is for the reader to judge
+    assert paths("photos") == ["photos/a.PNG", "photos/b.jpg"]  # not the hidden one, nor what lies below
+    assert paths("photos/*/1.*") == ["photos/home/1.jpg", "photos/trip/1.jpg"]
+    assert len(paths("photos/**/*")) == 6
+    assert paths(str(photos / "trip")) == [f"{photos.as_posix()}/trip/1.jpg", f"{photos.as_posix()}/trip/2.jpg"]
+
+
+def test_the_order_is_that_of_sources_and_each_picture_comes_once(photos: Path):
+    assert paths("photos/trip", "photos", "./photos/trip/1.jpg", "photos/*.jpg") == [
+        "photos/trip/1.jpg",
+        "photos/trip/2.jpg",
+        "photos/a.PNG",
+        "photos/b.jpg",
+    ]
+
+
+def test_brackets_in_a_file_name_are_no_pattern(photos: Path):
+    (photos / "trip [1].jpg").touch()
+    assert paths("photos/trip [1].jpg") == ["photos/trip [1].jpg"]
+
+
+def test_names_are_unique_whatever_the_folders(photos: Path):
+    for name in ("trip/1.png", "other/B.jpg", "other/home-1.jpg"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).touch()
+    found = find_pictures(["photos/**/*"])
+    assert {picture.path.relative_to("photos").as_posix(): picture.name for picture in found} == {
+        "a.PNG": "a",
+        "b.jpg": "photos-b",
+        "home/000139.jpeg": "000139",
+        "home/1.jpg": "home-1",
+        "other/B.jpg": "other-B",
+        "other/home-1.jpg": "home-1-2",
+        "trip/1.jpg": "trip-1",
+        "trip/1.png": "trip-1-2",
+        "trip/2.jpg": "2",
+    }
+
+
+def test_image_ids_are_numbers_where_names_are_and_never_the_same(photos: Path):
+    found = {
+        picture.path.relative_to("photos").as_posix(): picture.image_id for picture in find_pictures(["photos/**/*"])
+    }
+    assert found == {
+        "a.PNG": "a.PNG",
+        "b.jpg": "b.jpg",
+        "home/000139.jpeg": 139,
+        "home/1.jpg": "photos/home/1.jpg",
+        "trip/1.jpg": "photos/trip/1.jpg",
+        "trip/2.jpg": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("photos/none.jpg", "photos/none.jpg: there is no such file or folder"),
+        ("photos/*.webp", r"photos/\*.webp: the pattern fits no picture"),
+        ("empty", "empty: no pictures in this folder; looked for .jpg"),
+        ("above", r"subfolders, write 'above/\*\*/\*.\*'"),
+    ],
+)
+def test_a_source_without_pictures_is_an_error(photos: Path, source: str, message: str):
+    Path("empty").mkdir()
+    Path("above/below").mkdir(parents=True)
+    Path("above/below/1.jpg").touch()
+    with pytest.raises(DensevitError, match=message):
+        find_pictures(["photos", source])

@@ -1,0 +1,99 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from densevit.layers.attention import MultiHeadAttention, attention
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "bias"),
+    [
+        ((2, 3, 5, 8), (2, 3, 7, 8), None),
+        ((2, 3, 5, 8), (2, 3, 7, 8), (2, 3, 5, 7)),
+        ((2, 3, 5, 8), (2, 3, 7, 8), (2, 1, 1, 7)),
+        ((2, 6, 3, 5, 8), (2, 6, 3, 5, 8), (6, 3, 5, 5)),  # shifted windows: (images, windows, heads, tokens, channels)
+    ],
+)
+def test_attention_is_that_of_torch_with_gradients(queries, keys, bias):
+    parts = [torch.randn(shape, requires_grad=True) for shape in (queries, keys, keys)]
+    added = None if bias is None else torch.randn(bias, requires_grad=True)
+    inputs = [*parts, *([] if added is None else [added])]
+    ours, torchs = attention(*parts, added), F.scaled_dot_product_attention(*parts, attn_mask=added)
+    torch.testing.assert_close(ours, torchs)
+    weights = torch.randn_like(ours)
+    for own, reference in zip(
+        torch.autograd.grad((ours * weights).sum(), inputs), torch.autograd.grad((torchs * weights).sum(), inputs), strict=True
+    ):
+        torch.testing.assert_close(own, reference)
+
+
+def test_a_key_hidden_by_minus_infinity_has_no_influence():
+    query, key, value = (torch.randn(1, 2, 4, 8) for _ in range(3))
+    hidden = torch.tensor([0.0, float("-inf"), 0.0, 0.0])
+    seen = [0, 2, 3]
+    torch.testing.assert_close(
+        attention(query, key, value, hidden), attention(query, key[..., seen, :], value[..., seen, :])
+    )
+
+
+def test_dropout_zeroes_weights_and_scales_the_rest():
+    query = torch.zeros(1, 1, 2000, 4)  # all weights are 1/2 before dropout
+    value = torch.eye(2)[None, None]
+    mixed = attention(query, torch.zeros(1, 1, 2, 4), value, dropout=0.25)
+    kept = mixed[mixed > 0]
+    torch.testing.assert_close(kept, torch.full_like(kept, 0.5 / 0.75))
+    assert abs(len(kept) / 4000 - 0.75) < 0.03
+
+
+def torchs_attention(ours: MultiHeadAttention, width: int, heads: int) -> nn.MultiheadAttention:
+    """torch's module with the weights of ours."""
+    reference = nn.MultiheadAttention(width, heads, batch_first=True)
+    projections = (ours.query, ours.key, ours.value)
+    reference.load_state_dict(
+        {
+            "in_proj_weight": torch.cat([p.weight for p in projections]),
+            "in_proj_bias": torch.cat([p.bias for p in projections]),
+            "out_proj.weight": ours.output.weight,
+            "out_proj.bias": ours.output.bias,
+        }
+    )
+    return reference
+
+
+def test_multi_head_attention_is_that_of_torch_with_padding_and_biases():
+    ours = MultiHeadAttention(12, 3).eval()
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    reference = torchs_attention(ours, 12, 3).eval()
+    query, key, value = torch.randn(2, 5, 12, requires_grad=True), torch.randn(2, 7, 12), torch.randn(2, 7, 12)
+    padding = torch.zeros(2, 7, dtype=torch.bool)
+    padding[1, 4:] = True
+    bias = torch.zeros(2, 1, 1, 7).masked_fill(padding[:, None, None], float("-inf"))
+    found, expected = ours(query, key, value, bias), reference(query, key, value, key_padding_mask=padding)[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    weights = torch.randn_like(found)
+    (own,), (other,) = (torch.autograd.grad((x * weights).sum(), query) for x in (found, expected))
+    torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
+
+
+def test_dropout_is_off_in_evaluation():
+    layer = MultiHeadAttention(8, 2, dropout=0.5)
+    x = torch.randn(1, 6, 8)
+    assert not torch.equal(layer(x, x, x), layer(x, x, x))
+    layer.eval()
+    assert torch.equal(layer(x, x, x), layer(x, x, x))
+
+
+def test_under_autocast_a_bias_in_fp32_is_taken_and_hides():
+    layer = MultiHeadAttention(8, 2).eval()
+    x = torch.randn(1, 6, 8)
+    hidden = torch.tensor([0.0, 0.0, 0.0, 0.0, float("-inf"), float("-inf")])
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = layer(x, x, x, hidden)
+    torch.testing.assert_close(mixed.float(), layer(x, x[:, :4], x[:, :4]), atol=0.02, rtol=0.05)
+
+
+def test_a_width_that_heads_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="width of 10 cannot be split into 4 heads"):
+        MultiHeadAttention(10, 4)

@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from densevit.layers.drop_path import DropPath
+
+
+def test_a_branch_is_dropped_or_kept_whole_for_each_image():
+    dropped = DropPath(0.3)(torch.ones(200, 3, 4))
+    of_image = dropped.flatten(1)
+    assert torch.equal(of_image, of_image[:, :1].expand_as(of_image))
+    kept = torch.unique(of_image)
+    torch.testing.assert_close(kept, torch.tensor([0.0, 1 / 0.7]))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+def test_the_mean_stays(rate):
+    mean = DropPath(rate)(torch.ones(40000, 1)).mean().item()
+    deviation = (rate / (1 - rate) / 40000) ** 0.5
+    assert abs(mean - 1) < 4 * deviation
+
+
+def test_evaluation_and_a_rate_of_zero_change_nothing():
+    x = torch.randn(8, 5)
+    assert DropPath(0.5).eval()(x) is x
+    assert DropPath(0.0)(x) is x
+
+
+def test_bf16_stays_bf16():
+    assert DropPath(0.5)(torch.ones(4, 2, dtype=torch.bfloat16)).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 20])
+def test_a_rate_that_is_no_probability_is_refused(rate):
+    with pytest.raises(ValueError, match="drop_path is"):
+        DropPath(rate)

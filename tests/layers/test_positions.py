@@ -1,0 +1,73 @@
+import math
+
+import pytest
+import torch
+
+from densevit.layers.positions import LearnedPositions, mask_on_grid, sine, sine_boxes, sine_map
+
+
+def padding_of(sizes: list[tuple[int, int]], height: int, width: int) -> torch.Tensor:
+    """(B, height, width), True below and right of each (h, w)."""
+    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
+    for mask, (h, w) in zip(padding, sizes, strict=True):
+        mask[:h, :w] = False
+    return padding
+
+
+def test_sine_of_a_right_angle():
+    # Four channels: exponents 0, 0, 1/2, 1/2, so that 100 ** exponent divides by 1 and by 10.
+    found = sine(torch.tensor([math.pi / 2]), 4, temperature=100.0)
+    expected = [1.0, 0.0, math.sin(math.pi / 20), math.cos(math.pi / 20)]
+    torch.testing.assert_close(found, torch.tensor([expected]))
+
+
+def test_sine_map_is_detr_s_formula_on_a_padded_batch():
+    padding = padding_of([(5, 9), (7, 4), (1, 1)], 7, 9)
+    found = sine_map(padding, 12)
+    for b, row, column in [(0, 0, 0), (0, 4, 8), (1, 6, 3), (1, 2, 1), (2, 0, 0)]:
+        h, w = [(5, 9), (7, 4), (1, 1)][b]
+        for half, (place, length) in enumerate([(row + 1, h), (column + 1, w)]):
+            for k in range(6):
+                angle = place / (length + 1e-6) * 2 * math.pi / 10000 ** (2 * (k // 2) / 6)
+                expected = math.sin(angle) if k % 2 == 0 else math.cos(angle)
+                assert found[b, row, column, 6 * half + k].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_picture_has_the_same_positions_alone_and_in_a_batch():
+    alone = sine_map(padding_of([(5, 6)], 5, 6), 8)
+    torch.testing.assert_close(sine_map(padding_of([(5, 6), (8, 7)], 8, 7), 8)[:1, :5, :6], alone)
+
+
+def test_sine_boxes_encodes_centre_width_and_height_after_one_another():
+    box = [0.1, 0.7, 0.25, 1.0]
+    found = sine_boxes(torch.tensor([[box]]), 6)
+    angles = [2 * math.pi * number / 20 ** (2 * (k // 2) / 6) for number in box for k in range(6)]
+    expected = [math.sin(angle) if i % 2 == 0 else math.cos(angle) for i, angle in enumerate(angles)]
+    torch.testing.assert_close(found, torch.tensor([[expected]]), atol=1e-5, rtol=1e-5)
+
+
+def test_learned_positions_are_a_column_s_vector_then_a_row_s():
+    positions = LearnedPositions(6)
+    found = positions(torch.zeros(2, 7, 11, dtype=torch.bool))
+    assert found.shape == (2, 7, 11, 6)
+    assert torch.equal(found[1, 2, 9], torch.cat([positions.columns[9], positions.rows[2]]))
+
+
+def test_learned_positions_stretch_over_a_map_that_is_longer_than_their_table():
+    positions = LearnedPositions(2, length=3)
+    positions.rows.data, positions.columns.data = torch.tensor([[0.0], [1.0], [4.0]]), torch.tensor([[5.0], [6.0], [7.0]])
+    found = positions(torch.zeros(1, 5, 2, dtype=torch.bool))
+    assert found[0, :, 0, 1].tolist() == [0.0, 0.5, 1.0, 2.5, 4.0]  # rows, in the second half
+    assert found[0, 0, :, 0].tolist() == [5.0, 6.0]
+
+
+@pytest.mark.parametrize("stride", [4, 16, 32])
+def test_a_cell_of_the_grid_is_padding_where_its_first_pixel_is(stride):
+    padding = padding_of([(64, 96), (33, 40), (32, 1)], 64, 96)
+    found = mask_on_grid(padding, (64 // stride, 96 // stride))
+    assert torch.equal(found, padding[:, ::stride, ::stride])
+
+
+def test_a_mask_of_the_grid_s_own_size_stays_as_it_is():
+    padding = padding_of([(3, 2)], 4, 4)
+    assert torch.equal(mask_on_grid(padding, (4, 4)), padding)

@@ -1,0 +1,49 @@
+import math
+
+import pytest
+import torch
+from torchvision.ops import sigmoid_focal_loss
+
+from densevit.losses.classification import focal, matchability_aware
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.0), (0.5, 0.0)])
+def test_focal_loss_is_torchvisions(alpha: float, gamma: float):
+    logits = (4 * torch.randn(6, 5)).requires_grad_()
+    targets = (torch.rand(6, 5) < 0.3).float()
+    own = focal(logits, targets, alpha, gamma)
+    theirs = sigmoid_focal_loss(logits, targets, alpha, gamma)
+    torch.testing.assert_close(own, theirs)
+    weight = torch.rand_like(logits)
+    gradients = [torch.autograd.grad((loss * weight).sum(), logits)[0] for loss in (own, theirs)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_matchability_aware_loss_is_deims_formula():
+    """Equation 4: -q^g log(p) - (1 - q^g) log(1 - p) at the object's class, -p^g log(1 - p) elsewhere."""
+    gamma = 1.5
+    logits = torch.tensor([-3.0, -0.5, 0.0, 2.0, -3.0, 0.0, 1.5])
+    quality = torch.tensor([0.9, 0.5, 0.01, 1.0, 0.0, 0.0, 0.0])
+    expected = []
+    for logit, q in zip(logits.tolist(), quality.tolist(), strict=True):
+        p = 1 / (1 + math.exp(-logit))
+        if q > 0:
+            expected.append(-(q**gamma) * math.log(p) - (1 - q**gamma) * math.log(1 - p))
+        else:
+            expected.append(-(p**gamma) * math.log(1 - p))
+    assert matchability_aware(logits, quality).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_weight_of_a_negative_is_not_learned():
+    logits = torch.tensor([1.0], requires_grad=True)
+    (gradient,) = torch.autograd.grad(matchability_aware(logits, torch.zeros(1)).sum(), logits)
+    p = 1 / (1 + math.exp(-1.0))
+    assert gradient.item() == pytest.approx(p**1.5 * p, rel=1e-5)  # of -log(1 - p) it is p
+
+
+def test_extreme_logits_stay_finite():
+    logits = torch.tensor([-200.0, 200.0, -200.0, 200.0], requires_grad=True)
+    targets = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    for loss in (focal(logits, targets), matchability_aware(logits, targets)):
+        (gradient,) = torch.autograd.grad(loss.sum(), logits)
+        assert loss.isfinite().all() and gradient.isfinite().all()

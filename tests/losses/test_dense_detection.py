@@ -1,0 +1,95 @@
+import pytest
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert, generalized_box_iou
+
+from densevit.losses.assignment import task_aligned
+from densevit.losses.classification import matchability_aware
+from densevit.losses.dense_detection import dense_detection
+from densevit.losses.matching import Objects
+
+SIDE, K = 4, 3
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits, boxes, centres and padding of two maps; half of the second is padding."""
+    place = (torch.arange(SIDE) + 0.5) / SIDE
+    centres = torch.cartesian_prod(place, place).flip(-1).expand(2, -1, -1).clone()
+    centres[1] *= 2  # its right and lower half lie outside the picture
+    padding = (centres > 1).any(-1)
+    logits = torch.randn(2, SIDE**2, K)
+    boxes = torch.cat([centres.clamp(max=1), 0.3 + 0.3 * torch.rand(2, SIDE**2, 2)], dim=-1)
+    return logits.requires_grad_(), boxes.requires_grad_(), centres, padding
+
+
+def objects() -> Objects:
+    boxes = torch.tensor([[0.4, 0.5, 0.5, 0.6], [0.7, 0.6, 0.5, 0.5], [0.5, 0.5, 0.9, 0.9]])
+    return Objects(boxes, torch.tensor([0, 2, 1]), torch.tensor([0, 0, 1]), [2, 1], [0, 1])
+
+
+def test_terms_are_sums_over_cells_by_hand(batch: tuple[Tensor, ...]):
+    logits, boxes, centres, padding = batch
+    outside = torch.where(padding[..., None], 1e4, centres)
+    assigned = task_aligned(logits, boxes, outside, objects())
+    label, l1, giou, total = 0.0, 0.0, 0.0, 0.0
+    for b in range(2):
+        for s in range(SIDE**2):
+            if padding[b, s]:
+                assert assigned.target[b, s] == -1
+                continue
+            wanted, t = torch.zeros(K), int(assigned.target[b, s])
+            if t >= 0:
+                quality = max(assigned.iou[b, s].item(), 0.01)
+                wanted[objects().labels[t]] = quality
+                truth, box = objects().boxes[t], boxes[b, s].detach()
+                corners = (box_convert(x[None], "cxcywh", "xyxy") for x in (box, truth))
+                total += quality
+                l1 += quality * (box - truth).abs().sum().item()
+                giou += quality * (1 - generalized_box_iou(*corners).item())
+            label += matchability_aware(logits[b, s].detach(), wanted).sum().item()
+    assert total > 1
+    found = dense_detection(logits, boxes, centres, padding, objects())
+    assert [x.item() for x in found] == pytest.approx([label / total, l1 / total, giou / total], rel=1e-5)
+
+
+def test_padding_neither_learns_nor_counts(batch: tuple[Tensor, ...]):
+    logits, boxes, centres, padding = batch
+    found = dense_detection(logits, boxes, centres, padding, objects())
+    gradients = torch.autograd.grad(sum(found), (logits, boxes))
+    for gradient in gradients:
+        assert gradient.isfinite().all()
+        assert gradient[padding].abs().max() == 0
+        assert gradient[~padding].abs().max() > 0
+    noisy = torch.where(padding[..., None], 50.0, logits)
+    again = dense_detection(noisy, torch.where(padding[..., None], 0.9, boxes), centres, padding, objects())
+    assert [x.item() for x in again] == [x.item() for x in found]
+
+
+def test_a_map_without_objects_learns_that_nothing_is_there(batch: tuple[Tensor, ...]):
+    logits, boxes, centres, padding = batch
+    none = torch.zeros(0, dtype=torch.long)
+    found = dense_detection(logits, boxes, centres, padding, Objects(torch.zeros(0, 4), none, none, [0, 0], [0, 1]))
+    expected = matchability_aware(logits, torch.zeros_like(logits))[~padding].sum()
+    assert found.label.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert found.l1.item() == found.giou.item() == 0
+    sum(found).backward()
+    assert (logits.grad[~padding] > 0).all() and boxes.grad.abs().max() == 0
+
+
+def test_no_map_at_all_is_zero_and_connected(batch: tuple[Tensor, ...]):
+    logits, boxes, centres, padding = batch
+    none = torch.zeros(0, dtype=torch.long)
+    found = dense_detection(logits[:0], boxes[:0], centres[:0], padding[:0], Objects(torch.zeros(0, 4), none, none, [], []))
+    assert [x.item() for x in found] == [0, 0, 0]
+    sum(found).backward()
+    assert logits.grad.abs().max() == boxes.grad.abs().max() == 0
+
+
+def test_autocast_and_half_precision_change_nothing(batch: tuple[Tensor, ...]):
+    logits, boxes, centres, padding = batch
+    half = [x.detach().bfloat16() for x in (logits, boxes)]
+    expected = dense_detection(*(x.float() for x in half), centres, padding, objects())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = dense_detection(*half, centres, padding, objects())
+    assert [x.item() for x in found] == [x.item() for x in expected]

@@ -1,0 +1,102 @@
+"""A batch shared out over two processes gives the losses and gradients of the whole batch in one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed
+
+from densevit.interfaces import Class, Targets
+from densevit.losses.processes import autocast_off, mean_over_processes, process_count
+from densevit_heads.detr import Detr
+
+SHARES = [[0, 1, 3], [2]]  # images of each process; the second has no object
+CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, and objects an image
+    "softmax": ({}, [3, 0, 0, 2]),
+    "one object": ({}, [1, 0, 0, 0]),  # half an object a process
+    "no object": ({}, [0, 0, 0, 0]),
+    "focal": ({"classification": "focal"}, [3, 0, 0, 2]),
+    "mal": ({"classification": "mal", "anchors": True, "two_stage": True, "position_bias": True}, [3, 0, 0, 2]),
+    "dense": ({"dense_loss": 1.5}, [3, 0, 0, 2]),
+    "one object, dense": ({"classification": "mal", "dense_loss": 1.5}, [0, 0, 0, 1]),
+}
+
+
+def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Some images' loss terms, and the gradients of their sum."""
+    options, counts = CASES[case]
+    torch.manual_seed(0)
+    classes = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
+    head = Detr((6,), (8,), classes, 6, 16, 2, 1, 2, 24, dropout=0.0, **options)
+    features = torch.randn(4, 6, 4, 4)
+    targets: list[Targets] = []
+    for count in counts:
+        low = 20 * torch.rand(count, 2)
+        boxes = torch.cat([low, low + 3 + 7 * torch.rand(count, 2)], dim=1)
+        targets.append({"boxes": boxes, "labels": torch.randint(3, (count,)), "size": (32, 32)})
+    mask, chosen = torch.zeros(len(images), 32, 32, dtype=torch.bool), [targets[i] for i in images]
+    losses = head.loss(head([features[images]], mask, chosen), chosen)
+    sum(losses.values()).backward()
+    return torch.stack(list(losses.values())).detach(), {n: p.grad for n, p in head.named_parameters()}
+
+
+def run_process(rank: int, folder: Path) -> None:
+    """What each of the two processes does: its share of every case, and the mean of the gradients, as DDP takes it."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
+    assert process_count() == 2
+    assert mean_over_processes(torch.tensor([float(rank), 4.0])).tolist() == [0.5, 4.0]
+    found = {}
+    for case in CASES:
+        losses, gradients = losses_of(case, SHARES[rank])
+        for x in (losses, *gradients.values()):
+            distributed.all_reduce(x)
+            x /= len(SHARES)
+        found[case] = (losses, gradients)
+    torch.save(found, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
+    """Losses and gradients of each case after both processes have run."""
+    folder = tmp_path_factory.mktemp("processes")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(len(SHARES))
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    return torch.load(folder / "0.pt")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_are_one(case: str, shared: dict[str, tuple[Tensor, dict[str, Tensor]]]):
+    losses, gradients = losses_of(case, [0, 1, 2, 3])
+    shared_losses, shared_gradients = shared[case]
+    torch.testing.assert_close(shared_losses, losses, rtol=1e-5, atol=1e-6)
+    assert set(shared_gradients) == set(gradients)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(shared_gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_one_process_keeps_what_it_has():
+    x = torch.tensor([3.0])
+    assert process_count() == 1 and mean_over_processes(x) is x
+
+
+def test_autocast_is_off_inside_on_any_device():
+    with torch.autocast("cpu", torch.bfloat16), autocast_off(torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    with autocast_off(torch.device("meta")):  # which knows no autocast
+        pass
+
+
+if __name__ == "__main__":
+    run_process(int(sys.argv[1]), Path(sys.argv[2]))

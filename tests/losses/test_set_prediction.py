@@ -1,0 +1,133 @@
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
+
+from densevit.losses.boxes import overlaps, to_corners
+from densevit.losses.classification import matchability_aware
+from densevit.losses.matching import Matches, Objects
+from densevit.losses.set_prediction import set_losses
+
+L, B, Q, K = 2, 3, 4, 3
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor, Objects, Matches]:
+    """Random predictions; three objects in the first image, none in the second, one in the third."""
+    logits, boxes = torch.randn(L, B, Q, K + 1), 0.2 + 0.5 * torch.rand(L, B, Q, 4)
+    image = torch.tensor([0, 0, 0, 2])
+    objects = Objects(0.2 + 0.5 * torch.rand(4, 4), torch.tensor([2, 0, 1, 1]), image, [3, 0, 1], [0, 1, 2])
+    target = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    matches = Matches(torch.arange(8) // 4, image[target], torch.tensor([3, 0, 1, 2, 1, 2, 0, 0]), target)
+    return logits.requires_grad_(), boxes.requires_grad_(), objects, matches
+
+
+def by_pairs(boxes: Tensor, objects: Objects, matches: Matches, layer: int) -> tuple[Tensor, Tensor]:
+    """One layer's L1 and generalised IoU losses over the number of objects, pair by pair."""
+    l1, giou = torch.zeros(()), torch.zeros(())
+    for at, image, query, target in zip(*(x.tolist() for x in matches), strict=True):
+        if at == layer:
+            box, truth = boxes[layer, image, query], objects.boxes[target]
+            l1 = l1 + F.l1_loss(box, truth, reduction="sum")
+            corners = (box_convert(x[None], "cxcywh", "xyxy") for x in (box, truth))
+            giou = giou + 1 - generalized_box_iou(*corners)[0, 0]
+    return l1 / len(objects.labels), giou / len(objects.labels)
+
+
+def one_hot(objects: Objects, matches: Matches, layer: int, values: Tensor) -> Tensor:
+    """(B, Q, K) with a pair's value at its query and its object's class."""
+    target = torch.zeros(B, Q, K)
+    for i, (at, image, query, t) in enumerate(zip(*(x.tolist() for x in matches), strict=True)):
+        if at == layer:
+            target[image, query, objects.labels[t]] = values[i]
+    return target
+
+
+def test_softmax_is_weighted_cross_entropy_layer_by_layer(batch: tuple[Tensor, Tensor, Objects, Matches]):
+    logits, boxes, objects, matches = batch
+    found = set_losses(logits, boxes, objects, matches, no_object_weight=0.3)
+    for layer in range(L):
+        classes = torch.full((B, Q), K)
+        for at, image, query, t in zip(*(x.tolist() for x in matches), strict=True):
+            if at == layer:
+                classes[image, query] = objects.labels[t]
+        weight = torch.tensor([1.0] * K + [0.3])
+        expected = F.cross_entropy(logits[layer].transpose(1, 2), classes, weight)
+        torch.testing.assert_close(found.label[layer], expected)
+        l1, giou = by_pairs(boxes, objects, matches, layer)
+        torch.testing.assert_close(found.l1[layer], l1)
+        torch.testing.assert_close(found.giou[layer], giou)
+
+
+def test_focal_is_torchvisions_over_the_number_of_objects(batch: tuple[Tensor, Tensor, Objects, Matches]):
+    logits, boxes, objects, matches = batch
+    found = set_losses(logits[..., :K], boxes, objects, matches, "focal")
+    for layer in range(L):
+        target = one_hot(objects, matches, layer, torch.ones(8))
+        expected = sigmoid_focal_loss(logits[layer, ..., :K], target, reduction="sum") / 4
+        torch.testing.assert_close(found.label[layer], expected)
+
+
+def test_mal_learns_the_overlap_of_each_pair(batch: tuple[Tensor, Tensor, Objects, Matches]):
+    logits, boxes, objects, matches = batch
+    found = set_losses(logits[..., :K], boxes, objects, matches, "mal")
+    pairs = boxes[matches.layer, matches.image, matches.query].detach(), objects.boxes[matches.target]
+    iou = overlaps(*(to_corners(x) for x in pairs))[0].clamp(min=0.01)
+    assert iou.max() > 0.05, "some pairs should overlap, or there is nothing to learn"
+    for layer in range(L):
+        target = one_hot(objects, matches, layer, iou)
+        torch.testing.assert_close(found.label[layer], matchability_aware(logits[layer, ..., :K], target).sum() / 4)
+    (gradient,) = torch.autograd.grad(found.label.sum(), boxes, allow_unused=True)
+    assert gradient is None, "a score learns from the box, the box not from the score"
+
+
+@pytest.mark.parametrize("classification", ["softmax", "focal", "mal"])
+def test_without_objects_the_boxes_rest(classification: str):
+    columns = K + (classification == "softmax")
+    logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
+    none = torch.zeros(0, dtype=torch.long)
+    objects = Objects(torch.zeros(0, 4), none, none, [0, 0, 0], [0, 1, 2])
+    found = set_losses(logits, boxes, objects, Matches(none, none, none, none), classification)
+    assert found.l1.tolist() == found.giou.tolist() == [0, 0]
+    if classification == "softmax":  # all are "no object", all of one weight
+        torch.testing.assert_close(found.label, -logits.log_softmax(-1)[..., -1].mean((1, 2)))
+    elif classification == "focal":
+        expected = sigmoid_focal_loss(logits, torch.zeros_like(logits)).sum((1, 2, 3))
+        torch.testing.assert_close(found.label, expected)  # over 1, not over no objects
+    sum(term.sum() for term in found).backward()
+    assert logits.grad.abs().min() > 0 and boxes.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("classification", ["softmax", "focal", "mal"])
+def test_no_image_at_all_is_zero_and_connected(classification: str):
+    columns = K + (classification == "softmax")
+    logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
+    none = torch.zeros(0, dtype=torch.long)
+    objects = Objects(torch.zeros(0, 4), none, none, [], [])
+    found = set_losses(logits[:, []], boxes[:, []], objects, Matches(none, none, none, none), classification)
+    assert [term.tolist() for term in found] == [[0, 0]] * 3
+    sum(term.sum() for term in found).backward()
+    assert logits.grad.abs().max() == boxes.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("classification", ["softmax", "focal", "mal"])
+def test_losses_are_in_fp32_whatever_the_autocast(batch: tuple[Tensor, Tensor, Objects, Matches], classification: str):
+    logits, boxes, objects, matches = batch
+    logits = (logits if classification == "softmax" else logits[..., :K]).detach().bfloat16()
+    boxes = boxes.detach().bfloat16()
+    expected = set_losses(logits.float(), boxes.float(), objects, matches, classification)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = set_losses(logits, boxes, objects, matches, classification)
+    for own, theirs in zip(found, expected, strict=True):
+        assert own.dtype == torch.float32 and torch.equal(own, theirs)
+
+
+def test_a_count_of_ones_own_divides(batch: tuple[Tensor, Tensor, Objects, Matches]):
+    """Denoising predicts each object several times."""
+    logits, boxes, objects, matches = batch
+    once = set_losses(logits, boxes, objects, matches)
+    third = set_losses(logits, boxes, objects, matches, object_count=torch.tensor(12.0))
+    torch.testing.assert_close(third.l1, once.l1 / 3)
+    torch.testing.assert_close(third.giou, once.giou / 3)
+    torch.testing.assert_close(third.label, once.label)

@@ -1,0 +1,114 @@
+"""What answers in a blink stays free of torch and of everything else that is slow to import."""
+
+import subprocess
+import sys
+
+import pytest
+
+from densevit.cli import COMMANDS, main
+
+HEAVY = {
+    "torch",
+    "torchvision",
+    "pytorch_lightning",
+    "albumentations",
+    "cv2",
+    "matplotlib",
+    "scipy",
+    "pycocotools",
+    "timm",
+}
+REPORT = f"print('HEAVY', sorted({HEAVY!r} & set(sys.modules)))"
+
+
+def heavy_after(code: str, folder) -> str:
+    """Which of the heavy modules a fresh interpreter holds once it has run the code."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\n{REPORT}"], capture_output=True, text=True, cwd=folder, check=True
+    )
+    return done.stdout.rpartition("HEAVY ")[2].strip()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import densevit; densevit.list_backbones(); densevit.DensevitError",
+        "import densevit.cli, densevit.registry, densevit.config, densevit.options, densevit.errors",
+        "from densevit import config; config.load('detr_swin', ['optim.lr=1e-3'])",
+        "from densevit.cli import main; assert main(['plugins']) == 0",
+        "from densevit.cli import main; assert main(['--help']) == main(['--version']) == 0",
+    ],
+)
+def test_looking_around_imports_nothing_heavy(code, tmp_path):
+    assert heavy_after(code, tmp_path) == "[]"
+
+
+def test_the_help_of_every_command_imports_nothing_heavy(tmp_path):
+    code = f"from densevit.cli import main\nfor name in {list(COMMANDS)}: assert main([name, '--help']) == 0, name"
+    assert heavy_after(code, tmp_path) == "[]"
+
+
+def test_the_overview_imports_no_command(tmp_path):
+    code = (
+        "from densevit.cli import main\nmain(['-h'])\nassert not {m for m in sys.modules if m[:13] == 'densevit.cli.'}"
+    )
+    assert heavy_after(code, tmp_path) == "[]"
+
+
+def test_a_misspelt_command_is_told_the_nearest(capsys):
+    assert main(["trian"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "densevit: there is no command 'trian'. Did you mean 'train'? Known: config, "
+    )
+
+
+def test_a_mistake_is_a_message_and_exit_code_2(capsys):
+    assert main(["config", "no_such_file"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("there is no config file 'no_such_file'.")
+    assert captured.out == ""
+    assert main(["train", "--no-such-option"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train"], "train needs a config"),
+        (["train", "optim.lr=1"], "train needs a config"),
+        (
+            ["train", "detr_swin", "--resume", "runs/a"],
+            "goes on in that folder and from its config; leave 'detr_swin' out",
+        ),
+        (["train", "detr_swin", "optim.lrr=1"], "command line: optim.lrr is not a key of optim"),
+        (
+            ["train", "detr_swin", "--run-dir", "x", "backbone.nam=y"],
+            "command line: backbone.nam is not an option of 'swin'",
+        ),
+    ],
+)
+def test_train_refuses_what_it_cannot_run(arguments, said, capsys):
+    assert main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_config_prints_what_loads_back(capsys, tmp_path):
+    from densevit import config
+
+    assert main(["config", "detr_swin", "optim.lr=1e-3", "heads.detection.weight=2"]) == 0
+    (tmp_path / "resolved.yaml").write_text(capsys.readouterr().out)
+    resolved = config.load(tmp_path / "resolved.yaml")
+    assert (resolved.optim.lr, resolved.heads["detection"].weight) == (1e-3, 2.0)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
+def test_the_tools_are_doors_to_the_commands(command, project, tmp_path):
+    tool = [sys.executable, str(project / "tools" / f"{command}.py"), "--help"]
+    said = subprocess.run(tool, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    assert said.startswith(f"usage: densevit {command} ")
+
+
+def test_python_m_densevit_is_the_command_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "densevit", "--version"], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout.startswith("densevit 0.")

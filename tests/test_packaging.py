@@ -1,0 +1,137 @@
+"""What setup.cfg builds is what stands in the tree, from a wheel as from an editable install."""
+
+import configparser
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOTS = {
+    "densevit": "densevit",
+    "densevit_backbones": "plugins/densevit_backbones",
+    "densevit_configs": "configs",
+    "densevit_heads": "plugins/densevit_heads",
+}
+
+
+def run(*command: str, cwd: Path) -> str:
+    """What Python prints; what it complains of, where it fails."""
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
+    """A copy of what is built, so that nothing that an earlier build left behind takes part."""
+    copy = tmp_path_factory.mktemp("tree")
+    for name in ("densevit", "plugins", "configs", "setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
+        source = project / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(source, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run("-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(tree), cwd=folder)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel as pip lays it out."""
+    folder = tmp_path_factory.mktemp("site")
+    zipfile.ZipFile(wheel).extractall(folder)
+    return folder
+
+
+def apart(site: Path, code: str) -> list[str]:
+    """A Python that sees this installation of densevit, and of the environment's only what densevit depends on."""
+    places = f"site.addsitedir({str(site)!r}); sys.path.append({sysconfig.get_path('purelib')!r})"
+    return ["-S", "-c", f"import site, sys; {places}\n{code}"]
+
+
+def test_setup_cfg_lists_the_packages_of_the_tree(project):
+    config = configparser.ConfigParser()
+    config.read(project / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    found = set()
+    for name, root in ROOTS.items():
+        for source in (project / root).rglob("*.py"):
+            found.add(".".join([name, *source.parent.relative_to(project / root).parts]))
+            assert (source.parent / "__init__.py").is_file(), f"{source.parent} has no __init__.py"
+    assert listed == found
+
+
+def test_the_wheel_holds_what_the_tree_holds(wheel, project):
+    expected = set()
+    for name, root in ROOTS.items():
+        for file in (project / root).rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                expected.add(f"{name}/{file.relative_to(project / root).as_posix()}")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == expected
+    assert {"densevit/py.typed", "densevit_configs/detr_swin.yaml", "densevit_heads/detr/__init__.py"} <= names
+
+
+def test_the_wheel_says_what_it_is(site):
+    info = next(site.glob("*.dist-info"))
+    metadata = (info / "METADATA").read_text()
+    assert "License-Expression: Apache-2.0" in metadata
+    assert "Requires-Dist: albumentations<2.1,>=2.0.8" in metadata
+    assert (info / "licenses" / "LICENSE").read_text().strip().startswith("Apache License")
+    entry_points = configparser.ConfigParser()
+    entry_points.read(info / "entry_points.txt")
+    assert entry_points["console_scripts"]["densevit"] == "densevit.cli:main"
+    assert entry_points["densevit.backbones"]["swin"] == "densevit_backbones.swin:Swin"
+
+
+def test_from_a_wheel_a_shipped_config_is_found_by_name_in_an_empty_folder(site, tmp_path):
+    code = """
+import densevit, densevit_configs
+from densevit import config
+from densevit.cli import main
+print(densevit.__file__)
+print(config.load("detr_swin", ["data=configs/data/coco.yaml"]).data.name)
+sys.stderr = sys.stdout
+main(["train", "detr_swin", "backbone.varient=x"])
+main(["train", "detr_swim"])
+"""
+    file, data, found, missing = run(*apart(site, code), cwd=tmp_path).splitlines()
+    assert Path(file) == site / "densevit" / "__init__.py"
+    assert data == "coco"
+    assert found.startswith(
+        "command line: backbone.varient is not an option of 'swin'"
+    )  # the config was found and read
+    assert missing.startswith("there is no config file 'detr_swim'. Did you mean 'detr_swin'? Shipped: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_editable_install_finds_the_tree_its_plugins_and_its_configs(tree, tmp_path):
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    code = "import setuptools.build_meta as b; print(b.build_editable(sys.argv[1]))"
+    name = run("-c", f"import sys; {code}", str(tmp_path), cwd=tree).splitlines()[-1]
+    zipfile.ZipFile(tmp_path / name).extractall(site)
+    code = """
+import densevit
+from densevit import config, registry
+print(densevit.__file__, registry.load("backbones", "swin").__module__, config.load("detr_swin").backbone.name)
+"""
+    expected = [str(tree / "densevit" / "__init__.py"), "densevit_backbones.swin", "swin"]
+    assert run(*apart(site, code), cwd=empty).split() == expected
+
+
+def test_the_license_is_the_whole_of_apache_2(project):
+    text = (project / "LICENSE").read_text()
+    assert "Version 2.0, January 2004" in text
+    assert text.rstrip().endswith("limitations under the License.")
+    assert len(text) == 11358

@@ -1,0 +1,209 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import densevit
+from densevit.config import OptimSection
+from densevit.interfaces import Head
+from densevit.model import DenseModel
+from densevit.training.optim import build_optimizer, learning_rate, parameter_groups, schedule
+
+
+class Everything(Head):
+    """A head with one of each kind of parameter."""
+
+    task = "detection"
+    needs = ()
+
+    def __init__(self, channels) -> None:
+        super().__init__(channels, (), ())
+        self.linear = nn.Linear(channels[-1], 4)
+        self.mix = nn.Conv2d(4, 4, 3)
+        self.mixed_norm = nn.BatchNorm2d(4)
+        self.queries = nn.Embedding(5, 4)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.anchors = nn.Parameter(torch.rand(5, 4))
+        self.token = nn.Parameter(torch.zeros(1, 1, 4))
+
+
+def model_of(**options) -> DenseModel:
+    backbone = densevit.create_backbone("swin", variant="nano", **options)
+    return DenseModel(backbone, {"detection": Everything(backbone.channels)})
+
+
+def names(model: DenseModel, group: dict) -> set[str]:
+    by_id = {id(p): name for name, p in model.named_parameters()}
+    return {by_id[id(p)] for p in group["params"]}
+
+
+BLOCK_DECAYED = {"attention.qkv.weight", "attention.output.weight", "mlp.expand.weight", "mlp.contract.weight"}
+BLOCK_FREE = {
+    "norm1.weight",
+    "norm1.bias",
+    "norm2.weight",
+    "norm2.bias",
+    "attention.qkv.bias",
+    "attention.output.bias",
+    "attention.relative_position_bias_table",
+    "mlp.expand.bias",
+    "mlp.contract.bias",
+}
+BLOCKS = ("0.0", "1.1", "2.1", "2.2", "2.3", "3.1")
+MERGINGS = ("1.0", "2.0", "3.0")
+BACKBONE_DECAYED = {f"backbone.stages.{block}.{name}" for block in BLOCKS for name in BLOCK_DECAYED} | {
+    *(f"backbone.stages.{merging}.reduction.weight" for merging in MERGINGS),
+    "backbone.patch_embed.weight",
+}
+BACKBONE_FREE = {f"backbone.stages.{block}.{name}" for block in BLOCKS for name in BLOCK_FREE} | {
+    *(f"backbone.stages.{merging}.norm.{name}" for merging in MERGINGS for name in ("weight", "bias")),
+    *(f"backbone.feature_norms.{i}.{name}" for i in range(4) for name in ("weight", "bias")),
+    *("backbone.patch_embed.bias", "backbone.patch_norm.weight", "backbone.patch_norm.bias"),
+}
+HEAD_DECAYED = {
+    f"heads.detection.{name}"
+    for name in ("linear.weight", "mix.weight", "attention.in_proj_weight", "attention.out_proj.weight")
+}
+HEAD_FREE = {
+    f"heads.detection.{name}"
+    for name in (
+        "linear.bias",
+        "mix.bias",
+        "mixed_norm.weight",
+        "mixed_norm.bias",
+        "queries.weight",
+        "attention.in_proj_bias",
+        "attention.out_proj.bias",
+        "anchors",
+        "token",
+    )
+}
+
+
+def test_what_decays_and_what_does_not_at_which_rate():
+    model = model_of()
+    groups = parameter_groups(model, lr=1e-3, backbone_lr=1e-4, weight_decay=0.05)
+    found = {(group["lr"], group["weight_decay"]): names(model, group) for group in groups}
+    assert found == {
+        (1e-4, 0.05): BACKBONE_DECAYED,
+        (1e-4, 0.0): BACKBONE_FREE,
+        (1e-3, 0.05): HEAD_DECAYED,
+        (1e-3, 0.0): HEAD_FREE,
+    }
+
+
+def test_without_a_rate_of_its_own_the_backbone_learns_as_the_rest():
+    model = model_of()
+    groups = parameter_groups(model, lr=1e-3, backbone_lr=None, weight_decay=0.05)
+    found = {(group["lr"], group["weight_decay"]): names(model, group) for group in groups}
+    assert found == {(1e-3, 0.05): BACKBONE_DECAYED | HEAD_DECAYED, (1e-3, 0.0): BACKBONE_FREE | HEAD_FREE}
+
+
+def test_what_is_frozen_is_in_no_group():
+    model = model_of()
+    model.backbone.requires_grad_(False)
+    groups = parameter_groups(model, lr=1e-3, backbone_lr=1e-4, weight_decay=0.05)
+    assert set().union(*(names(model, group) for group in groups)) == HEAD_DECAYED | HEAD_FREE
+
+
+def test_a_resnet_s_convolutions_decay_and_its_norms_do_not():
+    backbone = densevit.create_backbone("resnet", depth=18, frozen_stages=1)
+    model = DenseModel(backbone, {"detection": Everything(backbone.channels)})
+    groups = parameter_groups(model, lr=1e-3, backbone_lr=1e-4, weight_decay=0.05)
+    decayed, free = (names(model, g) for d in (0.05, 0.0) for g in groups if (g["lr"], g["weight_decay"]) == (1e-4, d))
+    convolutions = {
+        f"backbone.layer{i}.{j}.{name}.weight" for i in (1, 2, 3, 4) for j in (0, 1) for name in ("conv1", "conv2")
+    } | {f"backbone.layer{i}.0.downsample.0.weight" for i in (2, 3, 4)}
+    assert decayed == convolutions
+    assert len(free) == 2 * len(convolutions)
+    assert all(".bn" in name or ".downsample.1." in name for name in free)
+
+
+# ---- optimisers ----
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)])
+def test_the_optimiser_is_the_one_that_the_section_names(name, kind):
+    section = OptimSection(name=name, lr=2e-3, backbone_lr=1e-4, weight_decay=0.01, betas=(0.8, 0.95))
+    optimizer = build_optimizer(model_of(), section, lr=2e-3)
+    assert type(optimizer) is kind
+    assert sorted((g["lr"], g["weight_decay"]) for g in optimizer.param_groups) == [(1e-4, 0), (1e-4, 0.01), (2e-3, 0), (2e-3, 0.01)]
+    for group in optimizer.param_groups:
+        if name == "sgd":
+            assert group["momentum"] == 0.8
+        else:
+            assert group["betas"] == (0.8, 0.95)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_an_adamw_step_is_that_of_the_paper(fused):
+    """Decoupled decay, then lr times the bias-corrected mean over root of mean square: lr itself in the first step."""
+    model = model_of()
+    optimizer = build_optimizer(model, OptimSection(lr=0.1, weight_decay=0.5), lr=0.1, fused=fused)
+    weight, bias = model.heads["detection"].linear.weight, model.heads["detection"].linear.bias
+    before = weight.detach().clone(), bias.detach().clone()
+    weight.grad, bias.grad = torch.full_like(weight, 3.0), torch.full_like(bias, -7.0)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), before[0] * (1 - 0.1 * 0.5) - 0.1)
+    torch.testing.assert_close(bias.detach(), before[1] + 0.1)
+
+
+# ---- learning rates ----
+
+
+def test_the_learning_rate_is_as_given_or_scaled_to_the_images_of_a_step():
+    assert learning_rate(OptimSection(lr=3e-4), 64) == 3e-4
+    assert learning_rate(OptimSection(), 64) == 1e-4
+    assert learning_rate(OptimSection(lr_per_256=1e-3), 256) == 1e-3
+    assert learning_rate(OptimSection(lr_per_256=1e-3), 64) == 2.5e-4
+    assert learning_rate(OptimSection(lr_per_256=1e-3), 1024) == 4e-3
+
+
+def factors(steps: int, **options) -> list[float]:
+    factor = schedule(OptimSection(lr=1.0, **options), steps)
+    return [factor(step) for step in range(steps + 1)]
+
+
+def test_constant_stays_after_a_linear_warm_up():
+    assert factors(6, schedule="constant", warmup_steps=3) == [0.25, 0.5, 0.75, 1, 1, 1, 1]
+    assert factors(3, schedule="constant") == [1, 1, 1, 1]
+
+
+def test_cosine_goes_along_half_a_cosine_from_the_warm_up_to_the_end():
+    root = math.sqrt(0.5)
+    expected = [1, (1 + root) / 2, 0.5, (1 - root) / 2, 0]
+    assert factors(4, schedule="cosine") == pytest.approx(expected)
+    assert factors(6, schedule="cosine", warmup_steps=2) == pytest.approx([1 / 3, 2 / 3, *expected])
+
+
+def test_cosine_ends_at_its_least_ratio():
+    root = math.sqrt(0.5)
+    expected = [1, 0.2 + 0.8 * (1 + root) / 2, 0.6, 0.2 + 0.8 * (1 - root) / 2, 0.2]
+    assert factors(4, schedule="cosine", min_lr_ratio=0.2) == pytest.approx(expected)
+    assert factors(4, schedule="cosine", min_lr_ratio=1.0) == [1, 1, 1, 1, 1]
+
+
+def test_step_divides_by_ten_at_its_fraction_of_all_steps():
+    assert factors(10, schedule="step", drop_at=0.7, warmup_steps=1) == [0.5] + 6 * [1] + 4 * [0.1]
+    assert factors(4, schedule="step", drop_at=0.5, min_lr_ratio=0.5) == [1, 1, 0.1, 0.1, 0.1]
+
+
+@pytest.mark.parametrize("name", ["cosine", "step", "constant"])
+def test_a_factor_beyond_the_end_stays_where_it_ended(name):
+    factor = schedule(OptimSection(lr=1.0, schedule=name, min_lr_ratio=0.25), 10)
+    assert factor(25) == factor(10) == {"cosine": 0.25, "step": 0.1, "constant": 1.0}[name]
+
+
+def test_a_warm_up_longer_than_the_training_only_rises():
+    assert factors(3, schedule="cosine", warmup_steps=9) == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_torch_s_scheduler_applies_the_factors_to_every_group_s_own_rate():
+    section = OptimSection(lr=1e-2, backbone_lr=1e-3, schedule="constant", warmup_steps=1)
+    optimizer = build_optimizer(model_of(), section, lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(section, 4))
+    assert sorted(group["lr"] for group in optimizer.param_groups) == [5e-4, 5e-4, 5e-3, 5e-3]
+    optimizer.step()
+    scheduler.step()
+    assert sorted(group["lr"] for group in optimizer.param_groups) == [1e-3, 1e-3, 1e-2, 1e-2]

@@ -1,0 +1,140 @@
+"""Runs from end to end, on a few rendered pictures and a model of a few thousand weights."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import densevit
+from densevit import config as configs
+from densevit.errors import ConfigError, WeightsError
+from densevit.training.run import resume, train
+from densevit.training.run_folder import RunFolder
+from densevit.weights.state import read_safetensors
+
+TINY = """
+backbone: {name: swin, variant: nano, window_size: 4}
+heads:
+  detection:
+    {name: detr, num_queries: 8, width: 32, num_heads: 2, encoder_layers: 1, decoder_layers: 2, feedforward: 32,
+     classification: mal, anchors: true, denoising: 1, dropout: 0.1}
+data: {name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 8, val_length: 3}
+optim: {lr: 1e-3, schedule: cosine, warmup_steps: 2}
+trainer: {max_epochs: 2, precision: "32", accelerator: cpu, log_every: 1, clip_grad_norm: 0.1}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+def test_a_run_leaves_a_complete_folder_that_loads_and_repeats(tiny: Path, tmp_path: Path) -> None:
+    run = train(configs.load(tiny), tmp_path / "run")
+    for name in ("config.yaml", "metrics.json", "metrics.csv", "model.safetensors", "report.html"):
+        assert (run / name).stat().st_size > 0, name
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert len(list((run / "predictions").glob("*.jpg"))) == 3
+    assert "detection/AP50" in json.loads((run / "metrics.json").read_text())
+
+    model = densevit.load(run)
+    assert [c.name for c in model.classes["detection"]][:2] == ["ball", "box"]
+    predictions = model.predict([torch.zeros(50, 70, 3, dtype=torch.uint8).numpy()])[0]
+    assert predictions["boxes"].shape == (8, 4)
+
+    again = train(configs.load(run / "config.yaml"), tmp_path / "again")  # the resolved config is the whole truth
+    assert_same(weights(run), weights(again))
+    assert (run / "metrics.json").read_text() == (again / "metrics.json").read_text()
+
+
+@pytest.mark.parametrize("stop_after", [2, 4, 5])  # in the middle of an epoch, at its end, and in the second
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    whole = train(configs.load(tiny), tmp_path / "whole")
+
+    original = RunFolder.on_train_batch_end
+
+    def interrupt(self: RunFolder, trainer, *rest) -> None:  # type: ignore[no-untyped-def]  # Lightning's own arguments
+        if trainer.global_step == stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self, trainer, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "on_train_batch_end", interrupt)
+        stopped = train(configs.load(tiny), tmp_path / "stopped")
+    step = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert step == stop_after
+    for name in ("metrics.json", "model.safetensors", "report.html"):
+        assert (stopped / name).is_file(), name
+
+    assert resume(stopped) == stopped
+    assert_same(weights(whole), weights(stopped))
+    assert (whole / "metrics.csv").read_text() == (stopped / "metrics.csv").read_text()
+    assert (whole / "metrics.json").read_text() == (stopped / "metrics.json").read_text()
+
+
+def test_max_steps_in_the_middle_of_an_epoch_validates_and_can_be_resumed_to_the_same_end(tiny: Path, tmp_path: Path) -> None:
+    run = train(configs.load(tiny, ["trainer.max_steps=3"]), tmp_path / "run")
+    assert "detection/AP" in json.loads((run / "metrics.json").read_text())
+    assert (run / "model.safetensors").is_file()
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_the_averaged_weights_are_what_is_kept(tiny: Path, tmp_path: Path) -> None:
+    run = train(configs.load(tiny, ["trainer.ema=0.9", "trainer.max_epochs=1"]), tmp_path / "run")
+    kept, _ = read_safetensors(run / "model.safetensors")
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    current = checkpoint["current_model_state"]
+    key = "heads.detection.label_head.weight"
+    torch.testing.assert_close(kept[key], checkpoint["state_dict"][f"model.{key}"])
+    assert not torch.equal(kept[key], current[f"model.{key}"])
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("all my work")
+    with pytest.raises(ConfigError, match="is not empty"):
+        train(configs.load(tiny), tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_the_next_free_folder_is_taken(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = configs.load(tiny, ["trainer.max_steps=1"])
+    assert train(short, name="tiny") == Path("runs/tiny")
+    assert train(short, name="tiny") == Path("runs/tiny-2")
+
+
+def test_resuming_what_never_ran_says_so(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"last\.ckpt"):
+        resume(tmp_path)
+
+
+def test_a_monitor_that_no_evaluator_gives_is_found_before_training(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.monitor.*detection/AP"):
+        train(configs.load(tiny, ["trainer.monitor=detection/APP"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_starts_from_another_runs_weights(tiny: Path, tmp_path: Path) -> None:
+    first = train(configs.load(tiny, ["trainer.max_steps=1"]), tmp_path / "first")
+    second = train(configs.load(tiny, ["trainer.max_steps=1", f"weights={first}", "optim.lr=1e-12"]), tmp_path / "second")
+    a, b = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    torch.testing.assert_close(a["heads.detection.label_head.weight"], b["heads.detection.label_head.weight"])

@@ -1,0 +1,243 @@
+import json
+import os
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import densevit
+from densevit import config as configs
+from densevit.errors import WeightsError
+from densevit.interfaces import Class, Head, Neck
+from densevit.model import build_model
+from densevit.weights.model_file import load, load_initial, save
+
+THINGS = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
+ALL = (*THINGS, Class("sky", 157, (1, 2, 3), thing=False))
+
+
+class Scores(Head):
+    """A head whose output layers are tied."""
+
+    task = "detection"
+    needs = ()
+
+    def __init__(self, channels, strides, classes, width: int = 4) -> None:
+        super().__init__(channels, strides, classes)
+        self.first = nn.Linear(channels[-1], len(classes))
+        self.last = nn.Linear(channels[-1], len(classes))
+        self.last.weight = self.first.weight
+        self.width = nn.Parameter(torch.randn(width))
+
+    def forward(self, features, padding_mask, targets=None):
+        x = features[-1].mean((2, 3))
+        return {"logits": self.first(x) + self.last(x) + self.width.sum()}
+
+
+class Maps(Scores):
+    """The same for another task."""
+
+    task = "segmentation"
+
+
+class Shift(Neck):
+    """A neck with one parameter."""
+
+    def __init__(self, channels, strides) -> None:
+        super().__init__(channels, strides)
+        self.by = nn.Parameter(torch.randn(()))
+
+    def forward(self, features):
+        return [x + self.by for x in features]
+
+
+def config_of(**sections):
+    detection = {"name": f"{__name__}:Scores", "width": 3, "neck": {"name": f"{__name__}:Shift"}}
+    return configs.from_mapping(
+        {
+            "seed": 5,
+            "backbone": {"name": "resnet", "depth": 18},
+            "heads": {"detection": detection, "maps": {"name": f"{__name__}:Maps"}},
+            "data": {"name": "scenes", "image_size": 64},
+            "optim": {"lr": 3e-05},
+            "trainer": {"max_steps": 1},
+            **sections,
+        }
+    )
+
+
+def model_of(**sections):
+    return build_model(config_of(**sections), {"detection": THINGS, "segmentation": ALL})
+
+
+def equal(found, expected) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model with numbers of its own in norms and statistics, and its file in a run folder."""
+    model = model_of()
+    for value in model.state_dict().values():
+        if value.is_floating_point() and value.ndim < 2:
+            nn.init.uniform_(value, 0.5, 1.0)
+    save(model, tmp_path / "model.safetensors")
+    return model, tmp_path / "model.safetensors"
+
+
+def batch():
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    mask = torch.zeros(2, 64, 96, dtype=torch.bool)
+    mask[1, 40:] = True
+    return {"images": images, "padding_mask": mask, "targets": [{}, {}]}
+
+
+# ---- save and load ----
+
+
+def test_a_model_comes_back_as_it_was(saved):
+    model, path = saved
+    for source in (path, str(path), path.parent):
+        loaded = load(source)
+        assert equal(loaded.state_dict(), model.state_dict())
+        assert loaded.config == model.config
+        assert loaded.classes == {"detection": THINGS, "maps": ALL}
+        assert not any(module.training for module in loaded.modules())
+    given = batch()
+    outputs, expected = loaded(given), model.eval()(given)
+    assert outputs.keys() == expected.keys()
+    assert all(torch.equal(outputs[head]["logits"], expected[head]["logits"]) for head in expected)
+    assert outputs["maps"]["logits"].isfinite().all()
+    assert not torch.equal(outputs["maps"]["logits"][0], outputs["maps"]["logits"][1])
+
+
+def test_densevit_load_is_this_one():
+    assert densevit.load is load
+
+
+def test_the_header_says_what_it_is(saved):
+    with safe_open(saved[1], framework="pt") as file:
+        header = file.metadata()
+    assert header["format"] == "densevit"
+    assert header["format_version"] == "1"
+    classes = json.loads(header["classes"])
+    assert classes["detection"][1] == {"name": "hot dog", "file_id": 58, "color": [0, 255, 1], "thing": True}
+    assert classes["segmentation"][2] == {"name": "sky", "file_id": 157, "color": [1, 2, 3], "thing": False}
+    assert header["config"] == configs.dump(saved[0].config)
+
+
+def test_saving_replaces_a_file_and_leaves_nothing_beside_it(saved):
+    model, path = saved
+    nn.init.zeros_(model.heads["maps"].width)
+    save(model, path)
+    assert load(path).heads["maps"].width.eq(0).all()
+    assert os.listdir(path.parent) == ["model.safetensors"]
+
+
+def test_a_model_without_a_config_is_refused(saved):
+    model, path = saved
+    model.config = None
+    with pytest.raises(WeightsError, match="not built from a config"):
+        save(model, path)
+
+
+def test_a_missing_file_is_an_error_that_says_what_to_name(tmp_path):
+    with pytest.raises(WeightsError, match=r"model\.safetensors: no such file\. It is not a run folder"):
+        load(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(WeightsError, match="The run has not validated yet"):
+        load(tmp_path)
+    with pytest.raises(WeightsError, match=r"nowhere: no such file"):
+        load(tmp_path / "nowhere")
+
+
+def test_other_people_s_safetensors_are_refused_with_the_way_to_use_them(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="has no densevit header"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 7, 1000, -1])
+def test_a_truncated_file_is_refused(saved, length):
+    path = saved[1]
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        load(path)
+
+
+def rewrite(path, **entries) -> None:
+    """The same tensors under a changed header."""
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    save_file(load_file(path), path, metadata={key: value for key, value in {**header, **entries}.items() if value is not None})
+
+
+def test_a_file_of_a_later_format_is_refused(saved):
+    rewrite(saved[1], format_version="2")
+    with pytest.raises(WeightsError, match=r"format version 2, expected 1\. Update densevit"):
+        load(saved[1])
+
+
+@pytest.mark.parametrize("entries", [{"config": None}, {"classes": None}, {"classes": "["}, {"config": "a: ["}, {"config": "7"}])
+def test_a_spoilt_header_is_an_error_that_names_the_file(saved, entries):
+    rewrite(saved[1], **entries)
+    with pytest.raises(densevit.DensevitError, match=r"model\.safetensors"):
+        load(saved[1])
+
+
+# ---- weights that a config names ----
+
+
+def test_the_whole_model_s_weights(saved):
+    source, path = saved
+    model = model_of(weights=str(path.parent))
+    load_initial(model)
+    assert equal(model.state_dict(), source.state_dict())
+
+
+def test_without_weights_nothing_changes():
+    model = model_of()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    load_initial(model)
+    assert equal(model.state_dict(), before)
+
+
+def test_the_backbone_s_weights_from_a_model_file_and_nothing_else(saved):
+    source, path = saved
+    model = model_of(backbone={"name": "resnet", "depth": 18, "norm": "frozen", "weights": str(path)})
+    before = model.heads["maps"].width.clone()
+    load_initial(model)
+    expected = {k: v for k, v in source.backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
+    assert equal(model.backbone.state_dict(), expected)
+    assert torch.equal(model.heads["maps"].width, before)
+
+
+def test_the_backbone_s_weights_from_a_file_of_its_own(saved, tmp_path):
+    state = saved[0].backbone.state_dict()
+    torch.save({"model": state}, tmp_path / "resnet.pth")
+    model = model_of(backbone={"name": "resnet", "depth": 18, "weights": str(tmp_path / "resnet.pth")})
+    load_initial(model)
+    assert equal(model.backbone.state_dict(), state)
+
+
+def test_a_head_s_weights_come_with_its_neck(saved):
+    source, path = saved
+    heads = {name: section.model_dump(exclude_defaults=True) for name, section in config_of().heads.items()}
+    heads["detection"]["weights"] = str(path)
+    model = model_of(heads=heads)
+    load_initial(model)
+    assert equal(model.heads["detection"].state_dict(), source.heads["detection"].state_dict())
+    assert torch.equal(model.necks["detection"].by, source.necks["detection"].by)
+    assert not torch.equal(model.heads["maps"].width, source.heads["maps"].width)
+
+
+def test_weights_that_do_not_fit_are_an_error_that_names_the_key_and_the_file(saved):
+    path = saved[1]
+    model = model_of(backbone={"name": "resnet", "depth": 34, "weights": str(path)})
+    with pytest.raises(WeightsError, match=rf"backbone\.weights: {path} does not fit: \d+ tensors are missing \(layer1\.2\.conv1"):
+        load_initial(model)
+    model = model_of(heads={"other": {"name": f"{__name__}:Scores", "weights": str(path)}})
+    with pytest.raises(WeightsError, match=r"heads\.other\.weights"):
+        load_initial(model)
