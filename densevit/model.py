@@ -70,12 +70,15 @@ class DenseModel(nn.Module):
         return {
             f"{name}/{term}": self.weights[name] * value
             for name, head in self.heads.items()
-            for term, value in head.loss(outputs[name], targets).items()
+            for term, value in head.loss(outputs[name], targets).items()  # type: ignore[operator]  # a Head
         }
 
     def predictions(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> dict[str, list[Predictions]]:
         """Every head's predictions, one an image, in original pixels."""
-        return {name: head.predict(outputs[name], targets) for name, head in self.heads.items()}
+        return {
+            name: head.predict(outputs[name], targets)  # type: ignore[operator]  # a Head
+            for name, head in self.heads.items()
+        }
 
     def predict(self, pictures: Sequence[Any], batch_size: int = 8) -> list[Any]:
         """What the model sees in pictures: paths, PIL pictures or arrays ((H, W, 3) or (H, W), uint8, RGB).
@@ -135,7 +138,7 @@ def create_backbone(name: str, **options: Any) -> Backbone:
     backbone = registry.create("backbones", name, options=options, where="backbone")
     for attribute in ("channels", "strides"):
         if not getattr(backbone, attribute, None):
-            raise ConfigError(f"backbone {name!r} has no {attribute!r}: set it in its constructor, one number a feature.")
+            raise ConfigError(f"backbone {name!r} has no {attribute!r}: set them in its constructor, one a feature.")
     if len(backbone.channels) != len(backbone.strides):
         raise ConfigError(
             f"backbone {name!r} states {len(backbone.channels)} channels and {len(backbone.strides)} strides; "
@@ -156,7 +159,7 @@ def create_head(
 def build_model(config: Config, classes: Mapping[str, Sequence[Class]]) -> DenseModel:
     """The model that a config describes, with random weights.
 
-    classes: by task, as a data set has them. Weights that the config names are loaded by `weights.model_file.load_initial`.
+    classes: by task, as a data set has them. `weights.model_file.load_initial` loads the weights that the config names.
     """
     backbone = create_backbone(config.backbone.name, **config.backbone.options)
     heads: dict[str, Head] = {}

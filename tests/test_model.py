@@ -95,7 +95,8 @@ def config_of(**sections):
 
 
 def model_of(backbone: Backbone, **heads: type[Head]) -> DenseModel:
-    return DenseModel(backbone, {name: head(backbone.channels, backbone.strides, CLASSES) for name, head in heads.items()})
+    features = (backbone.channels, backbone.strides)
+    return DenseModel(backbone, {name: head(*features, CLASSES) for name, head in heads.items()})
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -130,7 +131,8 @@ def test_padding_is_exactly_zero_after_normalisation_whatever_lies_there():
     pixels = model.normalise(images, batch["padding_mask"])
     padding = batch["padding_mask"][:, None].expand_as(pixels)
     assert pixels[padding].eq(0).all()
-    expected = (images / 255 - torch.tensor([0.5, 0.25, 0.0])[:, None, None]) / torch.tensor([0.5, 0.25, 2.0])[:, None, None]
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in ([0.5, 0.25, 0.0], [0.5, 0.25, 2.0]))
+    expected = (images / 255 - mean) / std
     torch.testing.assert_close(pixels[~padding], expected[~padding])
     assert torch.equal(images, batch["images"])
 
@@ -242,7 +244,8 @@ def test_paths_pictures_and_arrays_are_one(tmp_path: Path):
     found = model.predict(given)
     assert all(torch.equal(f["scores"], found[0]["scores"]) for f in found)
     assert all(f["original_size"].tolist() == [20, 30] for f in found)
-    expected = (pixels.reshape(-1, 3).sum(0) / 255 - 600 * np.array([0.5, 0.25, 0])) / np.array([0.5, 0.25, 2]) / (24 * 32)
+    total = (pixels.reshape(-1, 3) / 255 - [0.5, 0.25, 0]).sum(0) / [0.5, 0.25, 2]
+    expected = total / (24 * 32)  # the padding counts, as 0
     np.testing.assert_allclose(found[0]["scores"].numpy(), expected, atol=1e-5)
 
 
@@ -304,11 +307,12 @@ def test_a_model_with_a_config_resizes_as_its_data_section_says():
 
 
 def test_build_model_follows_the_config():
+    doubling = f"{__name__}:Doubling"
     config = config_of(
         backbone={"name": "resnet", "depth": 18, "norm": "group", "freeze": True},
         heads={
             "plain": {"name": f"{__name__}:Mean", "gain": 3.0, "weight": 0.5},
-            "kept": {"name": f"{__name__}:Mean", "freeze": True, "neck": {"name": f"{__name__}:Doubling", "offset": 2.0}},
+            "kept": {"name": f"{__name__}:Mean", "freeze": True, "neck": {"name": doubling, "offset": 2.0}},
         },
     )
     model = build_model(config, {"detection": CLASSES, "segmentation": CLASSES[:1]})
@@ -327,12 +331,13 @@ def test_build_model_follows_the_config():
 
 
 def test_a_neck_stands_between_the_backbone_and_its_own_head_only():
-    heads = {"a": {"name": f"{__name__}:Mean"}, "b": {"name": f"{__name__}:Mean", "neck": {"name": f"{__name__}:Doubling"}}}
+    mean, doubling = f"{__name__}:Mean", {"name": f"{__name__}:Doubling"}
+    heads = {"a": {"name": mean, "neck": doubling}, "b": {"name": mean}}
     model = build_model(config_of(heads=heads), {"detection": CLASSES}).eval()
     with torch.no_grad():
-        model.necks["b"].offset.fill_(5.0)
+        model.necks["a"].offset.fill_(5.0)
     outputs = model(batch_of((16, 16)))
-    torch.testing.assert_close(outputs["b"]["logits"], outputs["a"]["logits"] + 5)
+    torch.testing.assert_close(outputs["a"]["logits"], outputs["b"]["logits"] + 5)
 
 
 def test_classes_of_another_task_do_not_reach_a_head():

@@ -1,5 +1,6 @@
 """Pictures with COCO-format annotations: the official sets, and a folder of one's own in any of the usual layouts."""
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -55,8 +56,9 @@ class Coco(Dataset):
         if limit is not None:
             read = read.head(limit)
         names = [name.decode() for name in read.file_names.tolist()]
-        self.folder = _folder_of(names[:100], folders, file)
-        sizes, self._upright = scan_images(self.folder, names, read.sizes, file)
+        folder = _folder_of(names[:100], folders, file)
+        self.folder = str(folder)
+        sizes, self._upright = scan_images(folder, names, read.sizes, file)
         self._annotations, dropped = read.clipped(sizes)
         if len(dropped):
             warnings.warn(
@@ -75,9 +77,9 @@ class Coco(Dataset):
         """(N, 2) heights and widths, of the pictures as `__getitem__` gives them."""
         return self._annotations.sizes
 
-    def path(self, index: int) -> Path:
+    def path(self, index: int) -> str:
         """The file of a picture."""
-        return self.folder / self._annotations.file_names[index].decode()
+        return os.path.join(self.folder, self._annotations.file_names[index].decode())  # a Path would stay in memory
 
     def __getitem__(self, index: int) -> Sample:
         """The sample; where labelled, with boxes, labels, area, iscrowd and, if asked for, masks, of one length N."""
@@ -88,20 +90,21 @@ class Coco(Dataset):
         image_id = self._annotations.image_ids[index].item()
         targets: Targets = {"image_id": image_id}
         if self._annotations.labelled:
-            targets |= _objects(self._annotations, index)
+            targets |= self.objects(index)
         if self._annotations.labelled and self._masks:
             targets["masks"] = _masks(self._annotations, index, size)
         return {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
 
-
-def _objects(annotations: Annotations, index: int) -> Targets:
-    objects = slice(int(annotations.first[index]), int(annotations.first[index + 1]))
-    return {
-        "boxes": torch.from_numpy(annotations.boxes[objects].copy()),
-        "labels": torch.from_numpy(annotations.labels[objects].astype(np.int64)),
-        "area": torch.from_numpy(annotations.area[objects].copy()),
-        "iscrowd": torch.from_numpy(annotations.iscrowd[objects].copy()),
-    }
+    def objects(self, index: int) -> Targets:
+        """boxes, labels, area and iscrowd of a picture, without reading it."""
+        known = self._annotations
+        rows = slice(int(known.first[index]), int(known.first[index + 1]))
+        return {
+            "boxes": torch.from_numpy(known.boxes[rows].copy()),
+            "labels": torch.from_numpy(known.labels[rows].astype(np.int64)),
+            "area": torch.from_numpy(known.area[rows].copy()),
+            "iscrowd": torch.from_numpy(known.iscrowd[rows].copy()),
+        }
 
 
 def _masks(annotations: Annotations, index: int, size: tuple[int, int]) -> torch.Tensor:

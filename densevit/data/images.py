@@ -9,7 +9,6 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -20,6 +19,7 @@ from densevit.errors import DataError
 
 _JPEG = ("JPEG", "MPO")
 _TAIL = 64  # bytes at the end of a file that tell whether it is whole
+_END_OF_PNG = b"IEND\xae\x42\x60\x82"
 _DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits a channel
 
 
@@ -38,7 +38,8 @@ class Header(NamedTuple):
 def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray:
     """A picture as (H, W, 3) uint8, RGB. upright: turned as its EXIF orientation says; False leaves it as stored."""
     with _naming(path):
-        data = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            data = file.read()
         with Image.open(io.BytesIO(data)) as picture:
             orientation = _header(picture).orientation
             if _is_deep(picture, data):
@@ -46,6 +47,8 @@ def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray
             else:
                 fast = _decode_fast(picture, data)
                 pixels = _decode(picture) if fast is None else fast
+            if picture.format == "PNG" and _END_OF_PNG not in data:  # Pillow overlooks that
+                raise DataError("it is a PNG without an end. Is the file cut short?")
     return np.ascontiguousarray(_turn(pixels, orientation)) if upright else pixels
 
 
@@ -62,15 +65,13 @@ def check_image(path: str | os.PathLike[str]) -> Header:
     """
     with _naming(path), open(path, "rb") as file, Image.open(file) as picture:
         header = _header(picture)
-        here = file.tell()
         length = file.seek(0, os.SEEK_END)
         file.seek(max(0, length - _TAIL))
         tail = file.read()
         file.seek(0)
-        head = file.read(12)
-        file.seek(here)
-        if not _is_whole(picture.format, head, tail, length):
-            picture.load()
+        whole = _is_whole(picture.format, file.read(12), tail, length)
+    if not whole:
+        read_image(path)
     return header
 
 
@@ -100,7 +101,7 @@ def _size(path: str | os.PathLike[str]) -> str:
 
 def _header(picture: Image.Image) -> Header:
     width, height = picture.size
-    if picture.format == "TIFF":  # Pillow turns these itself
+    if picture.format == "TIFF":  # Pillow and OpenCV turn these themselves
         return Header((height, width))
     orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     return Header((height, width), orientation if orientation in range(1, 9) else 1)
@@ -111,7 +112,7 @@ def _is_whole(format: str | None, head: bytes, tail: bytes, length: int) -> bool
     if format in _JPEG:
         return tail.rstrip(b"\0").endswith(b"\xff\xd9")
     if format == "PNG":
-        return tail.endswith(b"IEND\xae\x42\x60\x82")
+        return tail.endswith(_END_OF_PNG)
     if format == "WEBP":
         return length >= int.from_bytes(head[4:8], "little") + 8
     return False
@@ -132,6 +133,8 @@ def _decode(picture: Image.Image) -> np.ndarray:
         raise DataError(
             "its pixels are floating-point numbers; expected 8 or 16 bits a channel. Save it as PNG or JPEG."
         )
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # the same colours without Pillow's warning
     if not picture.mode.startswith("I"):
         return np.array(picture.convert("RGB"))
     grey = np.asarray(picture)
@@ -152,8 +155,6 @@ def _decode_deep(picture: Image.Image, data: bytes) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         return _decode(picture)
-    if picture.format == "TIFF":
-        pixels = _turn(pixels, getattr(picture, "tag_v2", {}).get(ExifTags.Base.Orientation, 1))
     pixels = _to_8_bits(pixels)
     if pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, axis=2)

@@ -79,7 +79,9 @@ class Loader(data.DataLoader[Any]):
         return self._counted()
 
     def _counted(self) -> Iterator[Batch]:
-        batches = super().__iter__()  # at the first batch: a trainer that resumes asks for the iterator before it sets the epoch
+        batches = (
+            super().__iter__()
+        )  # at the first batch: a trainer that resumes asks for the iterator before it sets the epoch
         while True:
             try:
                 batch = next(batches)

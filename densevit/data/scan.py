@@ -34,13 +34,14 @@ def scan_images(folder: Path, names: Sequence[str], sizes: np.ndarray, said_by: 
     def look(start: int) -> int:
         stop = min(start + _CHUNK, len(names))
         for i in range(start, stop):
-            header, said = check_image(folder / names[i]), (int(sizes[i, 0]), int(sizes[i, 1]))
+            path = os.path.join(folder, names[i])
+            header, said = check_image(path), (int(sizes[i, 0]), int(sizes[i, 1]))
             upright[i] = 0 in said or said == header.upright_size
             found[i] = header.upright_size if upright[i] else header.size
             if not upright[i] and said != header.size:
                 (h, w), (height, width) = said, header.upright_size
                 raise DataError(
-                    f"{folder / names[i]} has {width} x {height} pixels, but {said_by} says {w} x {h}. "
+                    f"{path} has {width} x {height} pixels, but {said_by} says {w} x {h}. "
                     "Boxes would not fit; the picture was resized, or is another one."
                 )
         return stop - start

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """softmax(query key^T / sqrt(D) + bias) value.
 
-    query: (..., N, D). key, value: (..., S, D). bias: added to the scores, broadcast to (..., N, S), -inf where a key is hidden.
+    query: (..., N, D). key, value: (..., S, D). bias: added to the scores, broadcast to (..., N, S), -inf where a key
+    is hidden; each query needs one key that is not.
     A GPU runs the fused kernel; a CPU is quicker with the three products written out, forward and backward, at the
     lengths of windows, queries and small maps (`tools/benchmarks/attention.py`).
     """

@@ -32,7 +32,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         state_dict.pop(prefix + "num_batches_tracked", None)
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]  # torch's own six arguments
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class LayerNorm2d(nn.LayerNorm):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def mask_on_grid(padding_mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """The padding mask (B, H, W) on a feature map's grid, (B, *size): a cell is padding where its first pixel is (DETR)."""
+    """The padding mask (B, H, W) on a map's grid, (B, *size): a cell is padding where its first pixel is (DETR)."""
     if padding_mask.shape[-2:] == torch.Size(size):
         return padding_mask
     return F.interpolate(padding_mask[:, None].float(), size=size)[:, 0] > 0.5
@@ -46,7 +46,7 @@ def sine_boxes(boxes: Tensor, channels: int, temperature: float = 20.0) -> Tenso
 
 
 class LearnedPositions(nn.Module):
-    """A learned vector for each row and each column (DETR's `learned` option), interpolated to larger maps than it has."""
+    """A learned vector for each row and each column (DETR's `learned` option), interpolated where a map is larger."""
 
     def __init__(self, channels: int, length: int = 50) -> None:
         super().__init__()

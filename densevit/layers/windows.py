@@ -23,10 +23,10 @@ def merge(windows: Tensor, window: int, height: int, width: int) -> Tensor:
 
 
 def shift_mask(height: int, width: int, window: int, shift: tuple[int, int], device: torch.device) -> Tensor:
-    """What a window of a cyclically shifted map must not see: parts that were not neighbours before the shift (figure 4).
+    """What a window of a cyclically shifted map must not see: parts that were no neighbours before it (figure 4).
 
     shift: (rows, columns) by which the map was rolled up and left; 0 for an axis that was not.
-    Returns (H/M * W/M, M*M, M*M): 0 between tokens of one region, -100 between regions, as the published weights expect.
+    Returns (H/M * W/M, M*M, M*M): 0 between tokens of one region, -100 between regions, as published weights expect.
     """
     rows, columns = (_parts(size, window, step, device) for size, step in ((height, shift[0]), (width, shift[1])))
     region = 3 * rows[:, None] + columns

@@ -10,7 +10,10 @@ from densevit.losses.matching import Objects
 
 
 class Assigned(NamedTuple):
-    """Which object each cell learns. target: (B, S), the object among all T, -1 for none. iou: (B, S), with that object, 0 for none."""
+    """Which object each cell learns.
+
+    target: (B, S), the object among all T, -1 for none. iou: (B, S), the overlap with that object, 0 for none.
+    """
 
     target: Tensor
     iou: Tensor
@@ -18,7 +21,13 @@ class Assigned(NamedTuple):
 
 @torch.no_grad()
 def task_aligned(
-    logits: Tensor, boxes: Tensor, centres: Tensor, objects: Objects, top: int = 9, alpha: float = 0.5, beta: float = 6.0
+    logits: Tensor,
+    boxes: Tensor,
+    centres: Tensor,
+    objects: Objects,
+    top: int = 9,
+    alpha: float = 0.5,
+    beta: float = 6.0,
 ) -> Assigned:
     """Gives each object the `top` cells inside its box that do best at it, by p^alpha IoU^beta.
 

@@ -1,4 +1,4 @@
-"""A detection loss on every cell of a map, one object to many cells: the auxiliary that makes set prediction learn sooner."""
+"""A detection loss on every cell of a map, one object to many cells: with it, set prediction learns sooner."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from densevit.losses.set_prediction import SetLosses
 
 
 def dense_detection(logits: Tensor, boxes: Tensor, centres: Tensor, padding: Tensor, objects: Objects) -> SetLosses:
-    """Matchability-aware class loss, L1 and generalised IoU of cells assigned by `task_aligned`, in fp32, each a scalar.
+    """Matchability-aware class loss, L1 and generalised IoU of cells assigned by `task_aligned`: fp32 scalars.
 
     logits: (B, S, K). boxes: (B, S, 4) cxcywh. centres: (B, S, 2). padding: (B, S), cells that neither learn nor count.
     Divided by the mean sum of assigned overlaps over all processes.

@@ -41,7 +41,7 @@ class Objects(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """Pairs of predictions and objects, four (P,) index tensors: decoder layer, image, query, and object among all T."""
+    """Pairs of predictions and objects, four (P,) index tensors: decoder layer, image, query, object among all T."""
 
     layer: Tensor
     image: Tensor
@@ -55,6 +55,9 @@ class MatchingCosts(NamedTuple):
     label: float = 1.0
     l1: float = 5.0
     giou: float = 2.0
+
+
+PAPER_COSTS = MatchingCosts()
 
 
 @torch.no_grad()
@@ -90,26 +93,19 @@ def _of_objects(boxes: Tensor, image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def hungarian(
-    logits: Tensor, boxes: Tensor, objects: Objects, weights: MatchingCosts = MatchingCosts(), softmax: bool = True
+    logits: Tensor, boxes: Tensor, objects: Objects, weights: MatchingCosts = PAPER_COSTS, softmax: bool = True
 ) -> Matches:
     """The assignment of least total cost in each image and each layer, each object to one query.
 
-    Shapes as in `costs`, which crosses to the CPU once. An image without objects has no pairs; one with more objects than
-    queries leaves the costliest unmatched. Raises DensevitError, naming the image, where a cost is not finite.
+    Shapes as in `costs`, which crosses to the CPU once. An image without objects has no pairs; one with more objects
+    than queries leaves the costliest unmatched. Raises DensevitError, naming the image, where a cost is not finite.
     """
     if not any(objects.counts):
         none = torch.zeros(0, dtype=torch.long, device=logits.device)
         return Matches(none, none, none, none)
     matrix = costs(logits, boxes, objects, weights, softmax).cpu().numpy()  # (L, T, Q)
     if not np.isfinite(matrix).all():
-        layer, target, query = (int(i[0]) for i in np.nonzero(~np.isfinite(matrix)))
-        image = int(objects.image[target])
-        raise DensevitError(
-            f"Image {objects.names[image]!r}: the matching cost of object {target - sum(objects.counts[:image])} "
-            f"(box {[round(x, 4) for x in objects.boxes[target].tolist()]}, cxcywh) with query {query} of decoder layer "
-            f"{layer} is {matrix[layer, target, query]}. Predictions have diverged, or the box is not finite: lower the "
-            f"learning rate, clip gradients (trainer.clip_grad_norm), or check the annotation."
-        )
+        raise DensevitError(_not_finite(matrix, objects))
     ends = np.cumsum(objects.counts)
     layers, queries, targets = [], [], []
     for image, count in enumerate(objects.counts):
@@ -122,5 +118,16 @@ def hungarian(
             targets.append(rows + start)
             queries.append(columns)
     pairs = torch.from_numpy(np.stack([np.concatenate(x) for x in (layers, queries, targets)])).to(logits.device)
-    layer, query, target = pairs.unbind()
-    return Matches(layer, objects.image[target], query, target)
+    return Matches(pairs[0], objects.image[pairs[2]], pairs[1], pairs[2])
+
+
+def _not_finite(matrix: np.ndarray, objects: Objects) -> str:
+    """What to say of the first cost, (L, T, Q), that is not finite."""
+    layer, target, query = (int(places[0]) for places in np.nonzero(~np.isfinite(matrix)))
+    image = int(objects.image[target])
+    return (
+        f"Image {objects.names[image]!r}: the matching cost of object {target - sum(objects.counts[:image])} "
+        f"(box {[round(x, 4) for x in objects.boxes[target].tolist()]}, cxcywh) with query {query} of decoder layer "
+        f"{layer} is {matrix[layer, target, query]}. Predictions have diverged, or the box is not finite: lower the "
+        "learning rate, clip gradients (trainer.clip_grad_norm), or check the annotation."
+    )

@@ -13,9 +13,10 @@ from densevit.model import DenseModel
 
 def learning_rate(section: OptimSection, images_a_step: int) -> float:
     """`lr`, or `lr_per_256` scaled to the images of one optimiser step (Goyal et al. 2017)."""
-    if section.lr_per_256 is not None:
-        return section.lr_per_256 * images_a_step / 256
-    return section.lr
+    if section.lr is not None:
+        return section.lr
+    assert section.lr_per_256 is not None  # the section has one of the two
+    return section.lr_per_256 * images_a_step / 256
 
 
 def build_optimizer(model: DenseModel, section: OptimSection, lr: float, fused: bool = True) -> Optimizer:

@@ -6,8 +6,9 @@ import torch
 
 
 def resolve(precision: str, accelerator: str = "auto") -> str:
-    """Lightning's name for a precision; "auto" is bf16-mixed where the hardware multiplies bf16, else 16-mixed on a GPU, else 32.
+    """Lightning's name for a precision.
 
+    "auto" is bf16-mixed where the hardware multiplies bf16, else 16-mixed on an NVIDIA GPU, else 32.
     precision: "auto", or a name that Lightning knows ("32-true", "16-mixed", "bf16-mixed", ...).
     """
     if precision != "auto":

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
@@ -18,15 +19,16 @@ FORMAT = "1"
 
 
 def save(model: DenseModel, path: Path) -> None:
-    """Writes `model.safetensors`: tensors, and in the header the classes of each task, the config and the format's version."""
+    """Writes `model.safetensors`: tensors, and in its header the classes of each task, the config and the version."""
     if model.config is None:
         raise WeightsError(f"{path}: a model that was not built from a config cannot be saved as a model file.")
     classes = {head.task: [asdict(c) for c in head.classes] for head in model.heads.values()}  # type: ignore[union-attr]
     entries = {"format": "densevit", "format_version": FORMAT, "classes": classes, "config": configs.dump(model.config)}
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     memory = Counter(value.untyped_storage().data_ptr() for value in tensors.values())
-    shared = {key for key, value in tensors.items() if memory[value.untyped_storage().data_ptr()] > 1}
-    tensors |= {key: tensors[key].clone() for key in shared}  # tied weights: the format refuses them, so each has its copy
+    for key, value in tensors.items():
+        if memory[value.untyped_storage().data_ptr()] > 1:  # tied weights, which the format refuses
+            tensors[key] = value.clone()
     unfinished = path.with_suffix(".partial")
     save_file(tensors, unfinished, metadata=header(entries))
     unfinished.replace(path)  # a model file is whole or not there
@@ -47,10 +49,11 @@ def load(run: str | Path) -> DenseModel:
     if entries.get("format") != "densevit":
         raise WeightsError(f"{path}: has no densevit header. For bare tensors, train with `weights={path}`.")
     if entries.get("format_version") != FORMAT:
-        raise WeightsError(f"{path}: format version {entries.get('format_version')}, expected {FORMAT}. Update densevit.")
+        version = entries.get("format_version")
+        raise WeightsError(f"{path}: format version {version}, expected {FORMAT}. Update densevit.")
     try:
-        values, by_task = reading.parse(entries["config"], str(path)), json.loads(entries["classes"])
-        classes = {task: tuple(Class(**{**c, "color": tuple(c["color"])}) for c in own) for task, own in by_task.items()}
+        values = reading.parse(entries["config"], str(path))
+        classes = {task: tuple(map(_class, own)) for task, own in json.loads(entries["classes"]).items()}
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path}: its header is spoilt ({error}). Copy it again, or train again.") from error
     model = build_model(configs.from_mapping(values, str(path)), classes)
@@ -58,8 +61,12 @@ def load(run: str | Path) -> DenseModel:
     return model.eval()
 
 
+def _class(entries: dict[str, Any]) -> Class:
+    return Class(**{**entries, "color": tuple(entries["color"])})
+
+
 def load_initial(model: DenseModel) -> None:
-    """Loads the weights that the model's config names: the whole model's, then the backbone's, then each head's with its neck."""
+    """Loads the weights that the model's config names: the whole model's, the backbone's, each head's with its neck."""
     config = model.config
     if config is None:
         return

@@ -1,5 +1,6 @@
 """Reading the tensors of a checkpoint file, and putting them into a module completely or not at all."""
 
+import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from densevit.errors import WeightsError, did_you_mean
+from densevit.errors import WeightsError
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a run folder, a .safetensors file, or a torch checkpoint (read weights-only, under any usual key)."""
+    """The tensors of a run folder, a .safetensors file or a torch checkpoint (weights only, under any usual key)."""
     path = Path(path).expanduser()
     if path.is_dir():
         path = path / "model.safetensors"
@@ -31,7 +32,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             content = content[key]
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
-        raise WeightsError(f"{path}: holds no tensors by name. Expected a state dict, at the top or under 'state_dict' or 'model'.")
+        raise WeightsError(f"{path}: holds no tensors by name. Expected them bare, or under 'model' or 'state_dict'.")
     return tensors
 
 
@@ -45,7 +46,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Puts every tensor of `state` into `module`. Raises WeightsError, naming the keys, where they do not fit one another."""
+    """Puts every tensor of `state` into `module`. Raises WeightsError, naming the keys, where the two do not fit."""
     own = module.state_dict()
     missing = [key for key in own if key not in state and not _counts_batches(key)]
     unexpected = [key for key in state if key not in own and not _counts_batches(key)]
@@ -54,13 +55,13 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str | Pat
     if missing:
         problems.append(f"{len(missing)} tensors are missing ({_some(missing)})")
     if unexpected:
-        hint = did_you_mean(unexpected[0], missing).partition(" Known")[0] if missing else ""
-        problems.append(f"{len(unexpected)} are not the model's ({_some(unexpected)}).{hint}".rstrip("."))
+        nearest = difflib.get_close_matches(unexpected[0], missing, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        problems.append(f"{len(unexpected)} are not the model's ({_some(unexpected)}{hint})")
     if misshapen:
         key = misshapen[0]
-        problems.append(
-            f"{len(misshapen)} have another shape ({key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)})"
-        )
+        shapes = f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        problems.append(f"{len(misshapen)} have another shape ({shapes})")
     if problems:
         raise WeightsError(
             f"{source} does not fit: {'; '.join(problems)}. Use the config it was trained with, or other weights."

@@ -32,6 +32,11 @@ class ResNet(Backbone):
         stem: 1 is the stem, 2 the first stage too (DETR's), 5 everything.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self,
         depth: Literal[18, 34, 50, 101, 152] = 50,
@@ -89,6 +94,7 @@ class ResNet(Backbone):
         return self
 
     def _frozen(self) -> list[nn.Module]:
+        parts: tuple[list[nn.Module], ...]
         parts = ([self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4])
         return [module for part in parts[: self.frozen_stages] for module in part]
 

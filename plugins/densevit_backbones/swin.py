@@ -33,15 +33,16 @@ _VARIANTS = {
 class Swin(Backbone):
     """Swin Transformer: features of strides 4, 8, 16 and 32, each through a layer norm of its own.
 
-    Any input size; each map is ceil(size / stride). A block pads its map to whole windows with zeros after its norm, and
-    attention sees those zeros, as in the published detectors. What lies right of a picture and below it therefore
-    changes its features: up to the first shifted block only in windows that reach over its border, later further inside.
+    Any input size; each map is ceil(size / stride). A block pads its map to whole windows with zeros after its norm,
+    and attention sees those zeros, as in the published detectors. What lies right of a picture and below it therefore
+    changes its features: up to the first shifted block only in windows that reach over its border, then further in.
 
     variant: "tiny", "small", "base" and "large" of the paper's section 3.3; "nano" (32 channels, 6 blocks) is for CPUs.
     window_size: 7 for the paper's 224-pixel models, 12 for its 384-pixel ones.
     stem: "patch", the paper's projection of 4x4 pixels, or "conv": two 3x3 convolutions of stride 2, with which a
-        transformer learns sooner from random weights (Xiao et al. 2021, "Early convolutions help transformers see better").
-    drop_path: the last block's stochastic depth, rising linearly from 0 at the first; None takes the paper's for ImageNet.
+        transformer learns sooner from random weights (Xiao et al. 2021, "Early convolutions help transformers see
+        better").
+    drop_path: the last block's stochastic depth, rising linearly from 0 at the first; None: the paper's for ImageNet.
     """
 
     def __init__(
@@ -96,8 +97,9 @@ class PatchMerging(nn.Module):
         """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2 C)."""
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         B, H, W, C = x.shape
-        x = x.view(B, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 4, 2, 5)  # columns before rows, as published weights have it
-        return self.reduction(self.norm(x.flatten(3)))
+        x = x.view(B, H // 2, 2, W // 2, 2, C)
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # columns before rows, as published weights have it
+        return self.reduction(self.norm(x))
 
 
 class SwinBlock(nn.Module):
@@ -160,18 +162,17 @@ class WindowAttention(nn.Module):
             mixed = attention(query, key, value, bias)
         else:  # one more dimension, so that the mask is read and not copied for each image
             bias = bias + mask[:, None].to(bias.dtype)  # (windows, heads, N, N)
-            parts = (x.unflatten(0, (-1, len(mask))) for x in (query, key, value))
-            mixed = attention(*parts, bias).flatten(0, 1)
+            query, key, value = (x.unflatten(0, (-1, len(mask))) for x in (query, key, value))
+            mixed = attention(query, key, value, bias).flatten(0, 1)
         return self.output(mixed.transpose(1, 2).reshape(count, N, C))
 
 
 def _conv_stem(width: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, width // 2, 3, stride=2, padding=1),
-        LayerNorm2d(width // 2),
-        nn.GELU(),
-        nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
-    )
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in ((3, width // 2, 2), (width // 2, width // 2, 1), (width // 2, width, 2), (width, width, 1)):
+        conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Conv2d(width, width, 1))
 
 
 def _initialise(module: nn.Module) -> None:

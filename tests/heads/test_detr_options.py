@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from densevit.interfaces import Class, Losses, Outputs, Targets
 from densevit.losses.matching import Objects
@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no encoder": {"encoder_layers": 0},
     "fused memory": {"memory_stride": 8},
     "coarse fused memory": {"memory_stride": 16},
+    "fusion blocks": {"memory_stride": 8, "fusion_blocks": 2},
     "focal": {"classification": "focal"},
     "mal": {"classification": "mal"},
     "dense": {"dense_loss": 1.0},
@@ -35,7 +36,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "two stages": {**BOXES, "two_stage": True},
     "two stages, more queries than cells": {**BOXES, "two_stage": True, "num_queries": 50, "denoising": 1},
     "all": {
-        **BOXES, "memory_stride": 8, "position_bias": True, "two_stage": True, "denoising": 3, "dense_loss": 1.0
+        **BOXES, "memory_stride": 8, "fusion_blocks": 1, "position_bias": True, "two_stage": True, "denoising": 3,
+        "dense_loss": 1.0,
     },
 }  # fmt: skip
 every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -121,8 +123,11 @@ def test_a_batch_that_is_not_labelled_is_worth_exactly_nothing(options: dict[str
 
 @every_option
 def test_an_image_that_is_not_labelled_is_left_out(options: dict[str, Any]):
-    """The losses are those of a batch without it."""
+    """The losses are those of a batch without it, save that a batch norm's statistics are of all images."""
     head = make_head(**{**options, "denoising": 0}).train()
+    for module in head.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
     features, mask, targets = make_batch([3, 4, 2])
     targets[1] = {key: value for key, value in targets[1].items() if key not in ("boxes", "labels")}
     some = [0, 2]
@@ -156,7 +161,12 @@ def test_predictions_depend_on_nothing_but_the_picture(options: dict[str, Any]):
 @every_option
 def test_one_class_and_one_feature_are_enough(options: dict[str, Any]):
     small = {"num_queries": 5, "width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2}
-    head = Detr((6,), (8,), CLASSES[:1], **{**small, "feedforward": 24, **options, "memory_stride": None})
+    head = Detr(
+        (6,),
+        (8,),
+        CLASSES[:1],
+        **{**small, "feedforward": 24, **options, "memory_stride": options.get("memory_stride") and 8},
+    )
     features, mask, targets = make_batch([3, 0, 5], K=1)
     step(head.train(), features[:1], mask, targets)
     (found, *_) = head.eval().predict(head(features[:1], mask), targets)
@@ -245,6 +255,7 @@ def test_a_spoilt_copy_learns_its_own_object():
         ({"denoising": 3}, "denoising needs .* set anchors"),
         ({"anchors": True, "two_stage": True}, "set classification to mal or focal"),
         ({**BOXES, "two_stage": True, "auxiliary_losses": False}, "set auxiliary_losses to true"),
+        ({"fusion_blocks": 1}, "fusion_blocks follow .* set memory_stride"),
         ({"memory_stride": 64}, "memory_stride is 64, .* coarsest feature has stride 16"),
         ({"width": 18, "num_heads": 2}, "width is 18; .* multiple of 4"),
         ({"width": 16, "num_heads": 3}, "16 cannot be split into 3 heads"),

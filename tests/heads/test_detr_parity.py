@@ -66,8 +66,8 @@ class Pair:
     def run_theirs(self) -> tuple[Any, Tensor, Tensor, Tensor]:
         """Its output; each decoder layer's logits and boxes, (L, B, Q, ...); and the features, with a gradient.
 
-        The layers' outputs are read off the final norm: with `auxiliary_loss` transformers feeds the normalised states to
-        the next layer, as neither the paper nor DETR's own code does.
+        Each layer's outputs are read off its state: with `auxiliary_loss`, transformers feeds what the final norm makes
+        of a layer to the next one, as neither the paper nor DETR's own code does.
         """
         seen: dict[str, Tensor] = {}
 
@@ -111,9 +111,7 @@ def make_pair(positions: str = "sine", **options: Any) -> Pair:
         for name, parameter in theirs.named_parameters():
             spread = 3.0 if "query_position" in name else 0.2  # queries differ, and fp32 still has digits to compare
             parameter.copy_(spread * torch.randn_like(parameter) + (1.0 if "norm.weight" in name else 0.0))
-    ours = Detr(
-        (12,), (8,), CLASSES, 8, 32, 4, 2, LAYERS, 48, dropout=0.0, positions=positions, **options
-    ).eval()  # type: ignore[arg-type]
+    ours = Detr((12,), (8,), CLASSES, 8, 32, 4, 2, LAYERS, 48, dropout=0.0, positions=positions, **options).eval()  # type: ignore[arg-type]
     weights = {k: v for k, v in theirs.state_dict().items() if not k.startswith("model.backbone.")}
     ours.load_state_dict({our_name(name): value for name, value in weights.items()}, strict=True)
 

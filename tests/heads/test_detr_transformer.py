@@ -1,4 +1,4 @@
-"""DETR's layers, positions and attention beside torch's own and beside formulas written out."""
+"""DETR's layers beside torch's own, and the pre-norm head beside the paper's formulas written out."""
 
 import math
 
@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Class
-from densevit.layers.attention import attention
-from densevit.layers.positions import LearnedPositions, mask_on_grid, sine, sine_boxes, sine_map
 from densevit_heads.detr import Detr
 from densevit_heads.detr.memory import cell_centres
 from densevit_heads.detr.transformer import DecoderLayer, EncoderLayer
@@ -88,6 +86,7 @@ def test_pre_norm_head_is_the_papers_recipe_written_out():
     mask = torch.zeros(2, 24, 32, dtype=torch.bool)
     mask[1, 16:], mask[1, :, 24:] = True, True
 
+    assert isinstance(head.encoder_norm, nn.LayerNorm)
     here = torch.zeros(2, 3, 4, dtype=torch.bool)
     here[1, 2:], here[1, :, 3:] = True, True
     positions = torch.stack([written_out_sine(part) for part in here]).flatten(1, 2)
@@ -139,40 +138,6 @@ def written_out_sine(padding: Tensor) -> Tensor:
     return table
 
 
-def test_sine_positions_count_over_what_is_not_padding():
-    padding = torch.zeros(2, 3, 5, dtype=torch.bool)
-    padding[1, 2:], padding[1, :, 3:] = True, True
-    expected = torch.stack([written_out_sine(part) for part in padding])
-    torch.testing.assert_close(sine_map(padding, WIDTH), expected, rtol=1e-5, atol=1e-5)
-    alone = sine_map(torch.zeros(1, 2, 3, dtype=torch.bool), WIDTH)
-    torch.testing.assert_close(sine_map(padding, WIDTH)[1:, :2, :3], alone)
-
-
-def test_boxes_are_encoded_coordinate_by_coordinate():
-    boxes = torch.rand(2, 3, 4)
-    encoded = sine_boxes(boxes, 8)
-    assert encoded.shape == (2, 3, 32)
-    torch.testing.assert_close(encoded[..., 8:16], sine(boxes[..., 1] * 2 * math.pi, 8, 20.0))
-    assert encoded[0, 0, 24].item() == pytest.approx(math.sin(boxes[0, 0, 3].item() * 2 * math.pi), abs=1e-6)
-
-
-def test_learned_positions_stretch_to_maps_larger_than_the_table():
-    table = LearnedPositions(4, length=3)
-    with torch.no_grad():
-        table.rows.copy_(torch.tensor([[0.0, 0.0], [1.0, 10.0], [2.0, 20.0]]))
-    small = table(torch.zeros(2, 2, 3, dtype=torch.bool))
-    assert small.shape == (2, 2, 3, 4)
-    assert small[1, 1, 0].tolist() == [*table.columns[0].tolist(), 1.0, 10.0]
-    large = table(torch.zeros(1, 5, 3, dtype=torch.bool))
-    assert large[0, :, 0, 2].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
-
-
-def test_a_cell_is_padding_where_its_first_pixel_is():
-    mask = torch.zeros(1, 8, 12, dtype=torch.bool)
-    mask[0, 5:], mask[0, :, 8:] = True, True
-    assert mask_on_grid(mask, (2, 3)).tolist() == [[[False, False, True], [False, False, True]]]
-
-
 def test_cells_lie_in_the_picture_not_in_the_padded_batch():
     mask = torch.zeros(2, 32, 64, dtype=torch.bool)
     mask[1, 16:], mask[1, :, 40:] = True, True
@@ -180,18 +145,3 @@ def test_cells_lie_in_the_picture_not_in_the_padded_batch():
     assert cell.tolist() == [[0.25, 0.5], pytest.approx([0.4, 1.0])]
     assert centres[0].view(2, 4, 2)[1, 2].tolist() == [0.625, 0.75]
     assert centres[1].view(2, 4, 2)[0, 1].tolist() == pytest.approx([24 / 40, 8 / 16])
-
-
-@pytest.mark.parametrize("bias_shape", [None, (2, 1, 1, 5), (3, 7, 5)])
-def test_attention_is_torchs(bias_shape: tuple[int, ...] | None):
-    query, key, value = torch.randn(2, 3, 7, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8)
-    inputs = [query.requires_grad_(), key.requires_grad_(), value.requires_grad_()]
-    bias = None if bias_shape is None else torch.randn(bias_shape)
-    if bias is not None:
-        bias[..., -1] = float("-inf")
-    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    wanted = torch.autograd.grad(expected.square().sum(), inputs)
-    found = attention(query, key, value, bias)
-    torch.testing.assert_close(found, expected)
-    for own, theirs in zip(torch.autograd.grad(found.square().sum(), inputs), wanted, strict=True):
-        torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-5)

@@ -55,7 +55,8 @@ def test_learned_positions_are_a_column_s_vector_then_a_row_s():
 
 def test_learned_positions_stretch_over_a_map_that_is_longer_than_their_table():
     positions = LearnedPositions(2, length=3)
-    positions.rows.data, positions.columns.data = torch.tensor([[0.0], [1.0], [4.0]]), torch.tensor([[5.0], [6.0], [7.0]])
+    positions.rows.data = torch.tensor([[0.0], [1.0], [4.0]])
+    positions.columns.data = torch.tensor([[5.0], [6.0], [7.0]])
     found = positions(torch.zeros(1, 5, 2, dtype=torch.bool))
     assert found[0, :, 0, 1].tolist() == [0.0, 0.5, 1.0, 2.5, 4.0]  # rows, in the second half
     assert found[0, 0, :, 0].tolist() == [5.0, 6.0]

@@ -41,10 +41,10 @@ def test_relative_position_index_is_one_row_an_offset():
 
 @pytest.mark.parametrize(
     ("height", "width", "window", "shift"),
-    [(8, 12, 4, (2, 2)), (6, 9, 3, (1, 1)), (7, 14, 7, (0, 3)), (14, 7, 7, (3, 0)), (4, 4, 4, (0, 0)), (4, 6, 2, (1, 1))],
+    [(8, 12, 4, (2, 2)), (6, 9, 3, (1, 1)), (7, 14, 7, (0, 3)), (14, 7, 7, (3, 0)), (4, 4, 4, (0, 0))],
 )
 def test_shift_mask_separates_tokens_that_the_shift_brought_together(height, width, window, shift):
-    """Brute force: two tokens of a window see one another when they lie on the unshifted map as they lie in the window."""
+    """Brute force: tokens of a window see one another when they lie on the unshifted map as they lie in the window."""
     place = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1)[None]
     rolled = place.roll((-shift[0], -shift[1]), dims=(1, 2))
     before, after = partition(rolled, window), partition(place, window)  # (windows, M*M, 2)

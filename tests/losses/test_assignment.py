@@ -26,7 +26,9 @@ def objects_of(boxes: list[list[list[float]]], labels: list[list[int]]) -> Objec
     return Objects(flat, torch.tensor([x for image in labels for x in image]), image, counts, list(range(len(counts))))
 
 
-def in_loops(logits: Tensor, boxes: Tensor, centres: Tensor, objects: Objects, top: int) -> tuple[Rows, list[list[float]]]:
+def in_loops(
+    logits: Tensor, boxes: Tensor, centres: Tensor, objects: Objects, top: int
+) -> tuple[Rows, list[list[float]]]:
     B, S, _ = logits.shape
     target, overlap = [[-1] * S for _ in range(B)], [[0.0] * S for _ in range(B)]
     for t in range(len(objects.labels)):
@@ -59,7 +61,7 @@ def test_assignment_is_that_of_plain_loops(top: int):
         ],
         [[0, 1, 1], [], [2, 0]],
     )
-    logits, centres = 2 * torch.randn(3, 36, 3), grid(6, 3)
+    logits, centres = 6 * torch.randn(3, 36, 3), grid(6, 3)
     boxes = torch.cat([centres + 0.1 * torch.randn(3, 36, 2), 0.3 + 0.5 * torch.rand(3, 36, 2)], dim=-1)
     found = task_aligned(logits, boxes, centres, objects, top=top)
     target, overlap = in_loops(logits, boxes, centres, objects, top)

@@ -66,6 +66,20 @@ def test_padding_neither_learns_nor_counts(batch: tuple[Tensor, ...]):
     assert [x.item() for x in again] == [x.item() for x in found]
 
 
+def test_an_object_at_the_border_gets_no_padding():
+    """Though a cell of padding is nearest to it, and another of its cells lies inside it."""
+    centres = torch.tensor([[[0.6, 0.5], [1.1, 0.5]]])
+    none = torch.zeros(0, dtype=torch.long)
+    small = Objects(torch.tensor([[0.95, 0.5, 0.05, 0.05]]), none.new_tensor([0]), none.new_tensor([0]), [1], [0])
+    large = small._replace(boxes=torch.tensor([[1.0, 0.5, 0.9, 0.9]]))
+    for objects in (small, large):
+        logits, boxes = torch.zeros(1, 2, 1, requires_grad=True), torch.full((1, 2, 4), 0.5, requires_grad=True)
+        found = dense_detection(logits, boxes, centres, torch.tensor([[False, True]]), objects)
+        sum(found).backward()
+        assert found.l1 > 0
+        assert (boxes.grad[0].abs().amax(-1) > 0).tolist() == [True, False]
+
+
 def test_a_map_without_objects_learns_that_nothing_is_there(batch: tuple[Tensor, ...]):
     logits, boxes, centres, padding = batch
     none = torch.zeros(0, dtype=torch.long)
@@ -80,7 +94,9 @@ def test_a_map_without_objects_learns_that_nothing_is_there(batch: tuple[Tensor,
 def test_no_map_at_all_is_zero_and_connected(batch: tuple[Tensor, ...]):
     logits, boxes, centres, padding = batch
     none = torch.zeros(0, dtype=torch.long)
-    found = dense_detection(logits[:0], boxes[:0], centres[:0], padding[:0], Objects(torch.zeros(0, 4), none, none, [], []))
+    found = dense_detection(
+        logits[:0], boxes[:0], centres[:0], padding[:0], Objects(torch.zeros(0, 4), none, none, [], [])
+    )
     assert [x.item() for x in found] == [0, 0, 0]
     sum(found).backward()
     assert logits.grad.abs().max() == boxes.grad.abs().max() == 0

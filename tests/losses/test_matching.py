@@ -156,9 +156,7 @@ def test_autocast_changes_nothing(softmax: bool):
     expected = costs(logits, boxes, objects, MatchingCosts(), softmax)
     with torch.autocast("cpu", torch.bfloat16):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16, "autocast should be on here"
-        torch.testing.assert_close(
-            costs(logits, boxes, objects, MatchingCosts(), softmax), expected, rtol=0, atol=0
-        )
+        torch.testing.assert_close(costs(logits, boxes, objects, MatchingCosts(), softmax), expected, rtol=0, atol=0)
         inside = hungarian(logits, boxes, objects, softmax=softmax)
     outside = hungarian(logits, boxes, objects, softmax=softmax)
     assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))

@@ -123,12 +123,15 @@ def test_a_resnet_s_convolutions_decay_and_its_norms_do_not():
 # ---- optimisers ----
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
+)
 def test_the_optimiser_is_the_one_that_the_section_names(name, kind):
     section = OptimSection(name=name, lr=2e-3, backbone_lr=1e-4, weight_decay=0.01, betas=(0.8, 0.95))
     optimizer = build_optimizer(model_of(), section, lr=2e-3)
     assert type(optimizer) is kind
-    assert sorted((g["lr"], g["weight_decay"]) for g in optimizer.param_groups) == [(1e-4, 0), (1e-4, 0.01), (2e-3, 0), (2e-3, 0.01)]
+    found = sorted((group["lr"], group["weight_decay"]) for group in optimizer.param_groups)
+    assert found == [(1e-4, 0), (1e-4, 0.01), (2e-3, 0), (2e-3, 0.01)]
     for group in optimizer.param_groups:
         if name == "sgd":
             assert group["momentum"] == 0.8

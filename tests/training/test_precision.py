@@ -24,7 +24,7 @@ class Machine:
             return f"processor\t: 0\nflags\t\t: fpu sse avx512f {cpu}\nbugs\t: none\n"
 
         self.patch.setattr(torch.cuda, "is_available", lambda: gpu_bf16 is not None)
-        self.patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or gpu_bf16)
+        self.patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or gpu_bf16)
         self.patch.setattr(torch.backends.mps, "is_available", lambda: mps)
         self.patch.setattr(precision.Path, "read_text", read_text)
 

@@ -171,7 +171,8 @@ def rewrite(path, **entries) -> None:
     """The same tensors under a changed header."""
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
-    save_file(load_file(path), path, metadata={key: value for key, value in {**header, **entries}.items() if value is not None})
+    entries = {key: value for key, value in {**header, **entries}.items() if value is not None}
+    save_file(load_file(path), path, metadata=entries)
 
 
 def test_a_file_of_a_later_format_is_refused(saved):
@@ -180,7 +181,9 @@ def test_a_file_of_a_later_format_is_refused(saved):
         load(saved[1])
 
 
-@pytest.mark.parametrize("entries", [{"config": None}, {"classes": None}, {"classes": "["}, {"config": "a: ["}, {"config": "7"}])
+@pytest.mark.parametrize(
+    "entries", [{"config": None}, {"classes": None}, {"classes": "["}, {"config": "a: ["}, {"config": "7"}]
+)
 def test_a_spoilt_header_is_an_error_that_names_the_file(saved, entries):
     rewrite(saved[1], **entries)
     with pytest.raises(densevit.DensevitError, match=r"model\.safetensors"):
@@ -236,7 +239,8 @@ def test_a_head_s_weights_come_with_its_neck(saved):
 def test_weights_that_do_not_fit_are_an_error_that_names_the_key_and_the_file(saved):
     path = saved[1]
     model = model_of(backbone={"name": "resnet", "depth": 34, "weights": str(path)})
-    with pytest.raises(WeightsError, match=rf"backbone\.weights: {path} does not fit: \d+ tensors are missing \(layer1\.2\.conv1"):
+    message = rf"backbone\.weights: {path} does not fit: \d+ tensors are missing \(layer1\.2\.conv1"
+    with pytest.raises(WeightsError, match=message):
         load_initial(model)
     model = model_of(heads={"other": {"name": f"{__name__}:Scores", "weights": str(path)}})
     with pytest.raises(WeightsError, match=r"heads\.other\.weights"):

@@ -11,6 +11,7 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +21,15 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from densevit.interfaces import Targets
-from densevit.losses.matching import Objects, hungarian
+from densevit.losses.matching import Matches, Objects, hungarian
 
 SIDE = 640  # of the pictures, in pixels
 Pairs = list[list[tuple[Sequence[int], Sequence[int]]]]  # of each layer and image: queries, and objects of the image
 Quadruples = set[tuple[int, int, int, int]]  # layer, image, query, object of the image
 
 
-def ours(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Pairs:
-    objects = Objects.of(targets, logits.device)
-    matches = hungarian(logits, boxes, objects)
-    return [[(matches.query, matches.target)]]  # what the loss goes on with: no list by image is needed
+def ours(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Matches:
+    return hungarian(logits, boxes, Objects.of(targets, logits.device))
 
 
 def cost_matrix(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor) -> Tensor:
@@ -95,9 +94,12 @@ def coco_like(batch: int, classes: int, device: str, generator: np.random.Genera
     return targets
 
 
-def predictions(layers: int, queries: int, classes: int, targets: list[Targets], trained: bool) -> tuple[Tensor, Tensor]:
+def predictions(
+    layers: int, queries: int, classes: int, targets: list[Targets], trained: bool
+) -> tuple[Tensor, Tensor]:
     """Logits (L, B, Q, K+1) and boxes (L, B, Q, 4): of an untrained model, or with most queries near an object."""
-    logits, boxes = torch.randn(layers, len(targets), queries, classes + 1), torch.rand(layers, len(targets), queries, 4)
+    shape = (layers, len(targets), queries)
+    logits, boxes = torch.randn(*shape, classes + 1), torch.rand(*shape, 4)
     for image, target in enumerate(targets):
         if trained and len(target["labels"]):
             near = torch.arange(2 * queries // 3) % len(target["labels"])
@@ -119,7 +121,7 @@ def quadruples(pairs: Pairs) -> Quadruples:
 def our_quadruples(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Quadruples:
     objects = Objects.of(targets, logits.device)
     first = np.cumsum([0, *objects.counts])
-    found = zip(*(x.tolist() for x in hungarian(logits, boxes, objects)), strict=True)
+    found = zip(*(x.tolist() for x in ours(logits, boxes, targets)), strict=True)
     return {(layer, image, query, target - int(first[image])) for layer, image, query, target in found}
 
 
@@ -137,13 +139,13 @@ def main() -> None:
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
 
-    ways: dict[str, Callable[[Tensor, Tensor, list[Targets]], Pairs]] = {
-        "densevit": ours,
+    others: dict[str, Callable[[Tensor, Tensor, list[Targets]], Pairs]] = {
         "the usual way": the_usual_way,
         "image by image": image_by_image,
     }
     if importlib.util.find_spec("transformers"):
-        ways["transformers' HungarianMatcher"] = transformers_matcher
+        others["transformers' HungarianMatcher"] = transformers_matcher
+    ways: dict[str, Callable[[Tensor, Tensor, list[Targets]], Any]] = {"densevit": ours, **others}
     targets = coco_like(options.batch, options.classes, options.device, np.random.default_rng(options.seed))
     counts = [len(target["labels"]) for target in targets]
     table = Table(
@@ -158,8 +160,8 @@ def main() -> None:
         made = predictions(options.layers, options.queries, options.classes, targets, trained)
         logits, boxes = (x.to(options.device) for x in made)
         expected = our_quadruples(logits, boxes, targets)
-        for name, way in ways.items():
-            if way is not ours and quadruples(way(logits, boxes, targets)) != expected:
+        for name, other in others.items():
+            if quadruples(other(logits, boxes, targets)) != expected:
                 raise SystemExit(f"{name} finds another assignment.")
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(options.rounds):

@@ -1,5 +1,7 @@
 """Queries that are boxes: their positions, their refinement, and where they make cross-attention look."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -28,27 +30,42 @@ class BoxPositions(nn.Module):
 
 
 class BoxPositionBias(nn.Module):
-    """What cross-attention adds to a query's scores for where a cell lies relative to its box (Plain DETR, Lin et al. 2023, section 4).
+    """What cross-attention adds to a query's scores for where a cell lies relative to its box.
 
-    The offsets of a cell's column from the box's left and right edge, and of its row from top and bottom, each go through a
-    small perceptron on a log scale; a cell's bias is the sum of its column's and its row's.
+    A bell over the box, in each head about another point of it, lets a query look where its box is from the first step on
+    (SMCA, Gao et al. 2021, section 3.2). To it comes what is learned of the offsets of a cell's column from the box's left and
+    right edge, and of its row from top and bottom, on a log scale (Plain DETR, Lin et al. 2023, section 4). Both are sums
+    of a column's and a row's share.
     """
 
     def __init__(self, num_heads: int, hidden: int = 64) -> None:
         super().__init__()
+        angle = torch.arange(num_heads) * (2 * math.pi / num_heads)
+        self.points = nn.Parameter(0.7 * torch.stack([angle.cos(), angle.sin()]))  # (2, heads), in half boxes
+        self.spreads = nn.Parameter(torch.full((2, num_heads), 0.6))  # the bells' deviations, in half boxes
         self.columns = Mlp(2, hidden, num_heads, 2)
         self.rows = Mlp(2, hidden, num_heads, 2)
+        for mlp in (self.columns, self.rows):  # it begins with the bells alone
+            nn.init.zeros_(mlp.last.weight)
+            nn.init.zeros_(mlp.last.bias)
 
     def forward(self, boxes: Tensor, memory: Memory) -> Tensor:
         """boxes: (B, Q, 4) cxcywh. Returns (B, heads, Q, S)."""
         H, W = memory.size
-        B, Q, _ = boxes.shape
-        centres = memory.centres.view(B, H, W, 2)
-        biases = []
-        for axis, mlp, places in ((0, self.columns, centres[:, 0, :, 0]), (1, self.rows, centres[:, :, 0, 1])):
-            middle, half = boxes[..., axis], boxes[..., axis + 2] / 2
-            edges = torch.stack([middle - half, middle + half], dim=-1)  # (B, Q, 2)
-            offset = (places[:, None, :, None] - edges[:, :, None]) / memory.cell[:, None, None, axis, None] # in cells
-            offset = offset.sign() * (offset.abs() + 1).log2() / 3
-            biases.append(mlp(offset).permute(0, 3, 1, 2))  # (B, heads, Q, W or H)
-        return (biases[1][..., :, None] + biases[0][..., None, :]).flatten(3)
+        centres = memory.centres.unflatten(1, (H, W))
+        columns = self._along(0, self.columns, boxes, centres[:, 0, :, 0], memory.cell)
+        rows = self._along(1, self.rows, boxes, centres[:, :, 0, 1], memory.cell)
+        return (rows[..., :, None] + columns[..., None, :]).flatten(3)
+
+    def _along(self, axis: int, mlp: Mlp, boxes: Tensor, places: Tensor, cell: Tensor) -> Tensor:
+        """places: (B, N), the cells' centres along an axis. Returns (B, heads, Q, N)."""
+        step = cell[:, None, axis]
+        middle, half = boxes[..., axis] / step, boxes[..., axis + 2] / (2 * step)  # (B, Q), in cells
+        here = (places / step)[:, None]  # (B, 1, N)
+        point = middle[..., None] + half[..., None] * self.points[axis]  # (B, Q, heads)
+        spread = 0.5 + half[..., None] * self.spreads[axis].abs()
+        bell = -0.5 * ((here[..., None] - point[:, :, None]) / spread[:, :, None]) ** 2  # (B, Q, N, heads)
+        edges = torch.stack([middle - half, middle + half], dim=-1)  # (B, Q, 2)
+        offset = here[..., None] - edges[:, :, None]  # (B, Q, N, 2)
+        offset = offset.sign() * (offset.abs() + 1).log2() / 3
+        return (bell + mlp(offset)).permute(0, 3, 1, 2)

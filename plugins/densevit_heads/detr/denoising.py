@@ -12,7 +12,7 @@ from densevit.losses.matching import Objects
 class Spoilt(NamedTuple):
     """queries: (B, D, C). boxes: (B, D, 4). mask: (D + Q, D + Q), -inf where a query must not see another.
 
-    image, query, target: (P,), which of the D queries of which image has to become which object; the others are filling.
+    image, query, target: (P,), which of the D queries of which image has to become which object; the others fill up.
     """
 
     queries: Tensor
@@ -26,10 +26,12 @@ class Spoilt(NamedTuple):
 class Denoising(nn.Module):
     """Makes `groups` spoilt copies of each object: a label flipped now and then, a box moved and stretched.
 
-    label_noise: the chance that a label is drawn anew. box_noise: a corner moves by up to this part of half the box's size.
+    label_noise: the chance that a label is drawn anew. box_noise: a corner moves by up to this part of half the box.
     """
 
-    def __init__(self, width: int, num_classes: int, groups: int, label_noise: float = 0.25, box_noise: float = 0.4) -> None:
+    def __init__(
+        self, width: int, num_classes: int, groups: int, label_noise: float = 0.25, box_noise: float = 0.4
+    ) -> None:
         super().__init__()
         self.num_classes, self.groups = num_classes, groups
         self.label_noise, self.box_noise = label_noise, box_noise

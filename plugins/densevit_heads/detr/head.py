@@ -25,7 +25,7 @@ class Detr(Head):
     """Detection as set prediction, with bipartite matching and no NMS (Carion et al. 2020).
 
     The defaults are the paper's. The options after `auxiliary_losses` are what later papers found out about converging,
-    and are off there; they need `anchors`, but for `memory_stride`, `classification` and `dense_loss`.
+    and are off there; from `position_bias` to `denoising` they need `anchors`.
 
     positions: "sine", counted over the picture without padding, or "learned" rows and columns.
     pre_norm: layer norms before each branch in place of after.
@@ -33,10 +33,11 @@ class Detr(Head):
     label_cost, l1_cost, giou_cost: weights in the matching; label_weight, l1_weight, giou_weight: in the loss.
     auxiliary_losses: a loss after each decoder layer, not the last only.
     memory_stride: the finest stride of the features to use, coarser ones fused into it; None takes the coarsest alone.
+    fusion_blocks: residual blocks of convolutions after that fusion (RT-DETR).
     classification: "softmax" with a no-object class, "focal" (Deformable DETR), or "mal": a score that learns the
         box's overlap (DEIM).
     anchors: queries are boxes that each decoder layer refines (DAB-DETR).
-    position_bias: cross-attention is biased by where a cell lies relative to the box (Plain DETR).
+    position_bias: cross-attention is biased by where a cell lies relative to the box (SMCA, Plain DETR).
     two_stage: the first boxes are the best of one proposal a cell (Deformable DETR, A.4), not learned ones.
     denoising: groups of spoilt objects to repair in training (DN-DETR); 0 for none.
     dense_loss: weight of a loss on every cell, one object to many cells, in training only; 0 for none.
@@ -68,6 +69,7 @@ class Detr(Head):
         giou_weight: float = 2.0,
         auxiliary_losses: bool = True,
         memory_stride: int | None = None,
+        fusion_blocks: int = 0,
         classification: Classification = "softmax",
         anchors: bool = False,
         position_bias: bool = False,
@@ -79,15 +81,19 @@ class Detr(Head):
         for option, value in {"position_bias": position_bias, "two_stage": two_stage, "denoising": denoising}.items():
             if value and not anchors:
                 raise ValueError(f"{option} needs queries that are boxes: set anchors to true.")
+        if fusion_blocks and memory_stride is None:
+            raise ValueError("fusion_blocks follow the fusion of several features: set memory_stride.")
         if two_stage and classification == "softmax":
-            raise ValueError("two_stage ranks cells by their scores, without a no-object class: set classification to mal or focal.")
+            raise ValueError(
+                "two_stage ranks cells by score, and 'no object' is none: set classification to mal or focal."
+            )
         if two_stage and not auxiliary_losses:
             raise ValueError("two_stage learns its proposals by an auxiliary loss: set auxiliary_losses to true.")
-        least = {"num_queries": 1, "decoder_layers": 1, "encoder_layers": 0, "denoising": 0, "dense_loss": 0}
-        given = (num_queries, decoder_layers, encoder_layers, denoising, dense_loss)
-        for (option, bound), value in zip(least.items(), given, strict=True):
-            if value < bound:
-                raise ValueError(f"{option} is {value}; it is at least {bound}.")
+        counts = {"num_queries": (num_queries, 1), "decoder_layers": (decoder_layers, 1)}
+        counts |= {"encoder_layers": (encoder_layers, 0), "denoising": (denoising, 0)}
+        for option, (count, least) in counts.items():
+            if count < least:
+                raise ValueError(f"{option} is {count}; it is at least {least}.")
         if width % 4 or width < 4:
             raise ValueError(f"width is {width}; positions need a multiple of 4: sine and cosine, of rows and columns.")
         if not classes:
@@ -102,7 +108,7 @@ class Detr(Head):
         if memory_stride is None:
             self.project = CoarsestProjection(channels, strides, width)
         else:
-            self.project = FusedProjection(channels, strides, width, memory_stride)
+            self.project = FusedProjection(channels, strides, width, memory_stride, fusion_blocks)
         self.positions = LearnedPositions(width) if positions == "learned" else None
         layer = (width, num_heads, feedforward, dropout, pre_norm)
         self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(encoder_layers))
@@ -170,14 +176,14 @@ class Detr(Head):
         x = torch.stack(states)
         return self.label_head(x), self._box_offsets(x).sigmoid()
 
-    def _decode_boxes(
-        self, memory: Memory, targets: list[Targets] | None, outputs: Outputs
-    ) -> tuple[Tensor, Tensor]:
+    def _decode_boxes(self, memory: Memory, targets: list[Targets] | None, outputs: Outputs) -> tuple[Tensor, Tensor]:
         """Queries are boxes, refined by each layer. Returns logits (L, B, Q, K) and boxes (L, B, Q, 4)."""
+        assert self.box_positions is not None
         B = len(memory.tokens)
         queries = self.query_embedding.weight.expand(B, -1, -1)
         first: list[tuple[Tensor, Tensor]] = []
         if self.proposals is None:
+            assert self.anchors is not None
             boxes = self.anchors.sigmoid().expand(B, -1, -1)
         else:
             first = [self.proposals.best(memory, self.num_queries)]
@@ -221,7 +227,7 @@ class Detr(Head):
             return self.box_head(x.float())
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
-        """`label`, `l1` and `giou` of the last layer; `auxiliary`, the sum over the others; `denoising` and `dense` as chosen."""
+        """`label`, `l1`, `giou` of the last layer; `auxiliary`, the others' sum; `denoising` and `dense` as chosen."""
         labelled = [i for i, target in enumerate(targets) if "boxes" in target and "labels" in target]
         logits, boxes = outputs["layers"]
         if len(labelled) < len(targets):
@@ -259,7 +265,8 @@ class Detr(Head):
     def _dense_loss(self, outputs: Outputs, objects: Objects, labelled: list[int]) -> Tensor:
         if "dense" not in outputs:  # not in training
             return outputs["logits"].new_zeros(())
-        terms = dense_detection(*(x[labelled] for x in outputs["dense"]), objects)
+        logits, boxes, centres, padding = (x[labelled] for x in outputs["dense"])
+        terms = dense_detection(logits, boxes, centres, padding, objects)
         return self.dense_weight * torch.stack(list(self._weighted(terms).values())).sum()
 
     @torch.no_grad()

@@ -33,7 +33,8 @@ def cell_centres(padding_mask: Tensor, size: tuple[int, int], stride: int) -> tu
 
     padding_mask: (B, H, W) of the batch; a picture's own size is what is not padding in its first row and column.
     """
-    extent = torch.stack([(~padding_mask[:, 0]).sum(1), (~padding_mask[:, :, 0]).sum(1)], dim=-1)  # (B, 2) width, height
+    inside = ~padding_mask
+    extent = torch.stack([inside[:, 0].sum(1), inside[:, :, 0].sum(1)], dim=-1)  # (B, 2), width and height
     cell = stride / extent.float()
     rows = torch.arange(size[0], device=padding_mask.device) + 0.5
     columns = torch.arange(size[1], device=padding_mask.device) + 0.5
@@ -57,10 +58,13 @@ class CoarsestProjection(nn.Module):
 class FusedProjection(nn.Module):
     """All features no finer than a stride, brought to that stride and summed, so that small objects keep their cells.
 
-    Each level goes through a 1x1 convolution and a norm, coarse ones are enlarged, and a 3x3 convolution mixes the sum.
+    Each level goes through a 1x1 convolution and a norm, coarse ones are enlarged, a 3x3 convolution mixes the sum, and
+    `blocks` residual blocks of convolutions follow (RT-DETR's cross-scale fusion, Zhao et al. 2024, section 4.2).
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int, stride: int) -> None:
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], width: int, stride: int, blocks: int
+    ) -> None:
         super().__init__()
         self.levels = [i for i, s in enumerate(strides) if s >= stride]
         if not self.levels:
@@ -68,6 +72,7 @@ class FusedProjection(nn.Module):
         self.stride = strides[self.levels[0]]
         self.project = nn.ModuleList(nn.Sequential(nn.Conv2d(channels[i], width, 1), LayerNorm2d(width)) for i in self.levels)
         self.mix = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), LayerNorm2d(width))
+        self.blocks = nn.Sequential(*(ConvolutionBlock(width) for _ in range(blocks)))
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Features -> (B, C, H, W) at the finest of the chosen levels."""
@@ -76,4 +81,22 @@ class FusedProjection(nn.Module):
         total = maps[0]
         for x in maps[1:]:
             total = total + (x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear"))
-        return total + self.mix(total)
+        return self.blocks(total + self.mix(total))
+
+
+class ConvolutionBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm and a residual: ResNet's basic block (He et al. 2016, figure 2)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return F.relu(x + self.convolutions(x))

@@ -65,8 +65,8 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         """queries, query_positions: (B, Q, C). memory, located_memory (with positions added): (B, S, C).
 
-        hidden: added to the cross-attention's scores, (B, 1 or heads, 1 or Q, S); hidden_queries: to the self-attention's,
-        (Q, Q). Returns (B, Q, C).
+        hidden: added to the cross-attention's scores, (B, 1 or heads, 1 or Q, S); hidden_queries: to the
+        self-attention's, (Q, Q). Returns (B, Q, C).
         """
         confer, attend, think = cast(Iterable[_Residual], self.residuals)
         x = confer.before(queries)

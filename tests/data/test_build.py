@@ -1,0 +1,153 @@
+"""From a config's data section to loaders."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit.config import Config, from_mapping
+from densevit.data.build import build_data
+from densevit.errors import ConfigError, DataError, PluginError
+from densevit.interfaces import Class, Dataset, Sample
+
+
+class Plain(Dataset):
+    """A plugin that does not know its pictures' sizes, but wants to know the model's."""
+
+    classes = {"detection": (Class("thing", 1, (9, 9, 9)),)}
+    provides = ("boxes", "labels")
+
+    def __init__(self, split: str, image_size: int | None = None) -> None:
+        self.split, self.image_size = split, image_size
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> Sample:
+        targets = {"boxes": torch.tensor([[1.0, 1, 5, 5]]), "labels": torch.tensor([0]), "image_id": index}
+        return {"image": torch.zeros((3, 20 + index, 30), dtype=torch.uint8), "targets": targets}
+
+
+def config(**data: Any) -> Config:
+    heads = {"detection": {"name": "detr"}}
+    return from_mapping({"backbone": {"name": "resnet"}, "heads": heads, "data": data, "trainer": {"max_epochs": 1}})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A set of 20 pictures to train on and 10 to validate, lying and upright, in random sizes."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("val", 10)):
+        (tmp_path / split).mkdir()
+        images, annotations = [], []
+        for k in range(count):
+            width, height = rng.permutation([int(rng.integers(30, 50)), int(rng.integers(80, 99))]).tolist()
+            Image.new("RGB", (width, height)).save(tmp_path / split / f"{k}.png")
+            images.append({"id": k, "file_name": f"{k}.png", "width": width, "height": height})
+            annotations.append({"id": k, "image_id": k, "category_id": 3, "bbox": [1, 2, 10, 10]})
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "cell"}]}
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_a_folder_of_ones_own_becomes_batches(folder: Path) -> None:
+    data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4), multiple=16)
+    assert (len(data.train), len(data.val)) == (20, 10)
+    assert [c.name for c in data.classes["detection"]] == ["cell"]
+    assert data.provides == ("boxes", "labels")
+    batches = list(data.train_loader())
+    assert len(batches) == len(data.train_loader()) == 5
+    for batch in batches:
+        assert batch["images"].dtype == torch.uint8 and batch["images"].shape[0] == 4
+        assert all(side % 16 == 0 for side in batch["images"].shape[2:])
+        assert all("truth" not in targets for targets in batch["targets"])
+
+
+def test_validation_sees_each_picture_once_at_a_size_of_its_own(folder: Path) -> None:
+    data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4), multiple=16)
+    batches = [batch for rank in range(2) for batch in data.val_loader(rank, 2)]
+    assert sorted(t["image_id"] for batch in batches for t in batch["targets"]) == list(range(10))
+    for batch in batches:
+        for targets in batch["targets"]:
+            own = [-(-side // 16) * 16 for side in targets["size"]]
+            assert list(batch["images"].shape[2:]) == own, "padded for a neighbour"
+            assert targets["truth"]["boxes"].tolist() == [[1, 2, 11, 12]]
+
+
+def test_a_letterbox_makes_one_size_of_all(folder: Path) -> None:
+    data = build_data(config(name="coco", root=str(folder), image_size=[64, 96], batch_size=4))
+    for loader in (data.train_loader(), data.val_loader()):
+        assert {tuple(batch["images"].shape[1:]) for batch in loader} == {(3, 64, 96)}
+    assert [len(batch["targets"]) for batch in data.val_loader()] == [4, 4, 2]
+
+
+def test_batches_are_grouped_by_aspect_when_asked(folder: Path) -> None:
+    def padding(**keys: Any) -> float:
+        data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4, **keys), multiple=1)
+        batches = [batch for epoch in range(4) for batch in _epoch(data, epoch)]
+        return float(np.mean([batch["padding_mask"].float().mean() for batch in batches]))
+
+    assert padding(group_by_aspect=True) < 0.6 * padding()
+    with pytest.raises(ConfigError, match=r"data\.group_by_aspect.*Leave it out"):
+        build_data(config(name=f"{__name__}:Plain", group_by_aspect=True)).train_loader()
+
+
+def _epoch(data: Any, epoch: int) -> list[Any]:
+    loader = data.train_loader()
+    loader.set_epoch(epoch)
+    return list(loader)
+
+
+def test_ranks_share_an_epoch(folder: Path) -> None:
+    data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=3))
+    ranks = [list(data.train_loader(rank, 2)) for rank in range(2)]
+    seen = [t["image_id"] for batches in ranks for batch in batches for t in batch["targets"]]
+    assert [len(batches) for batches in ranks] == [3, 3] and len(set(seen)) == 18
+
+
+def test_image_size_reaches_a_data_set_that_asks_for_it() -> None:
+    data = build_data(config(name=f"{__name__}:Plain", image_size=40, batch_size=2))
+    assert (data.train.image_size, data.train.split, data.val.split) == (40, "train", "val")
+    assert [len(batch["targets"]) for batch in data.val_loader()] == [1] * 5, "sizes are not known beforehand"
+
+
+def test_the_built_in_scenes_go_through_unresampled() -> None:
+    data = build_data(config(name="scenes", image_size=64, batch_size=4), multiple=32)
+    batch = next(iter(data.val_loader()))
+    assert batch["images"].shape == (4, 3, 64, 64) and not batch["padding_mask"].any()
+    original = data.val[batch["targets"][0]["image_id"] if isinstance(batch["targets"][0]["image_id"], int) else 0]
+    assert torch.equal(batch["images"][0], original["image"])
+    assert {"boxes", "labels", "size", "original_size", "truth"} <= batch["targets"][0].keys()
+
+
+def test_splits_must_have_the_same_classes(folder: Path) -> None:
+    content = json.loads((folder / "val.json").read_text())
+    content["categories"].append({"id": 4, "name": "platelet"})
+    (folder / "val.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"train and val have different classes.*only in val: 'platelet' \(id 4\)"):
+        build_data(config(name="coco", root=str(folder)))
+
+
+def test_a_wrong_option_is_named(folder: Path) -> None:
+    with pytest.raises(PluginError, match=r"data\.rot is not an option of 'coco'\. Did you mean 'root'\?"):
+        build_data(config(name="coco", rot=str(folder)))
+    with pytest.raises(DataError, match="no annotations for the split 'train'"):
+        build_data(config(name="coco", root=str(folder / "train")))
+
+
+def test_the_shipped_sections_load(project: Path) -> None:
+    from densevit import config as configs
+    from densevit.data.transforms import build_transforms
+
+    whole = project / "configs" / "detr_swin.yaml"
+    for name, recipe in (("coco", "detr"), ("folder", "fixed")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            loaded = configs.load(whole, [f"data={project}/configs/data/{name}.yaml", "data.root=somewhere"])
+        assert (loaded.data.name, loaded.data.recipe, loaded.data.options["root"]) == ("coco", recipe, "somewhere")
+        build_transforms(loaded.data)

@@ -1,0 +1,188 @@
+"""DETR with queries that are boxes, written out: proposals, refinement, position bias, fused memory."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.interfaces import Class
+from densevit.layers.positions import sine_boxes, sine_map
+from densevit_heads.detr import Detr
+from densevit_heads.detr.anchors import BoxPositionBias
+from densevit_heads.detr.memory import FusedProjection, Memory, cell_centres
+
+CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
+WIDTH, HEADS, Q = 16, 4, 5
+
+
+@pytest.fixture
+def batch() -> tuple[list[Tensor], Tensor]:
+    """Features of strides 8 and 16, and the mask of two pictures, 32 x 48 and 24 x 32."""
+    mask = torch.zeros(2, 32, 48, dtype=torch.bool)
+    mask[1, 24:], mask[1, :, 32:] = True, True
+    return [torch.randn(2, 6, 4, 6), torch.randn(2, 10, 2, 3)], mask
+
+
+def make_head(**options: object) -> Detr:
+    given = {"encoder_layers": 1, "decoder_layers": 3, "feedforward": 24, "dropout": 0.0, "classification": "mal"}
+    given |= {"anchors": True, "position_bias": True, "memory_stride": 8, **options}
+    head = Detr((6, 10), (8, 16), CLASSES, Q, WIDTH, HEADS, **given)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return head.eval()
+
+
+def logit(x: Tensor) -> Tensor:
+    return torch.log(x / (1 - x))
+
+
+def attend(layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """torch's multi-head attention with the weights of one of ours; bias: (B, heads, N, S)."""
+    parts = [getattr(layer, name) for name in ("query", "key", "value")]
+    theirs = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+    theirs.in_proj_weight.data = torch.cat([part.weight for part in parts]).detach()
+    theirs.in_proj_bias.data = torch.cat([part.bias for part in parts]).detach()
+    theirs.out_proj.load_state_dict(layer.output.state_dict())
+    return theirs(query, key, value, attn_mask=None if bias is None else bias.flatten(0, 1), need_weights=False)[0]
+
+
+def bell(at: float, middle: float, half: float, point: float, spread: float) -> float:
+    """The logarithm of a Gaussian about a point of a box, all in cells but point and spread, which are in half boxes."""
+    return -0.5 * ((at - (middle + half * point)) / (0.5 + half * abs(spread))) ** 2
+
+
+def written_out_bias(bias: BoxPositionBias, boxes: Tensor, mask: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """(B, heads, Q, S), number by number; the rows and columns of cells count from the picture's corner."""
+    H, W = size
+    table = torch.zeros(len(boxes), HEADS, boxes.shape[1], H * W)
+    for b, q, y, x in itertools.product(range(len(boxes)), range(boxes.shape[1]), range(H), range(W)):
+        lengths = int((~mask[b, 0]).sum()) / stride, int((~mask[b, :, 0]).sum()) / stride  # of the picture, in cells
+        for axis, (at, mlp) in enumerate(((x + 0.5, bias.columns), (y + 0.5, bias.rows))):
+            middle, half = (
+                (boxes[b, q, axis] * lengths[axis]).item(),
+                (boxes[b, q, axis + 2] / 2 * lengths[axis]).item(),
+            )
+            edges = (at - (middle - half), at - (middle + half))
+            learned = mlp(torch.tensor([math.copysign(math.log2(abs(edge) + 1) / 3, edge) for edge in edges]))
+            for head in range(HEADS):
+                point, spread = bias.points[axis, head].item(), bias.spreads[axis, head].item()
+                table[b, head, q, y * W + x] += learned[head].item() + bell(at, middle, half, point, spread)
+    return table
+
+
+def memory_of(mask: Tensor) -> Memory:
+    """A memory of 4 x 6 cells that knows where they are, and holds nothing."""
+    nothing = torch.zeros(0)
+    return Memory(nothing, nothing, nothing, nothing, *cell_centres(mask, (4, 6), 8), (4, 6))
+
+
+def test_the_bias_is_of_a_cells_distance_from_the_boxs_edges(batch: tuple[list[Tensor], Tensor]):
+    _, mask = batch
+    bias, boxes = BoxPositionBias(HEADS), 0.2 + 0.5 * torch.rand(2, Q, 4)
+    with torch.no_grad():
+        for parameter in bias.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    torch.testing.assert_close(
+        bias(boxes, memory_of(mask)), written_out_bias(bias, boxes, mask, (4, 6), 8), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("two_stage", [False, True])
+def test_boxes_are_refined_layer_by_layer(batch: tuple[list[Tensor], Tensor], two_stage: bool):
+    features, mask = batch
+    head = make_head(two_stage=two_stage, encoder_layers=0)
+    padding = torch.zeros(2, 4, 6, dtype=torch.bool)
+    padding[1, 3:], padding[1, :, 4:] = True, True
+    tokens = head.project(features).flatten(2).mT
+    located = tokens + sine_map(padding, WIDTH).flatten(1, 2)
+    hidden = torch.zeros(2, 1, 1, 24).masked_fill(padding.flatten(1)[:, None, None], float("-inf"))
+
+    queries = head.query_embedding.weight.expand(2, -1, -1)
+    logits, boxes = [], []
+    if two_stage:
+        scores = head.proposals.label_head(tokens)
+        best = scores.amax(-1).masked_fill(padding.flatten(1), -1e9).topk(Q).indices
+        centres, _ = cell_centres(mask, (4, 6), 8)
+        for b in range(2):
+            around = torch.cat([centres[b, best[b]], torch.full((Q, 2), 0.2)], dim=1)
+            boxes.append((head.proposals.box_head(tokens[b, best[b]]) + logit(around)).sigmoid())
+        logits, boxes = [torch.stack([scores[b, best[b]] for b in range(2)])], [torch.stack(boxes)]
+        box = boxes[0]
+    else:
+        box = head.anchors.sigmoid().expand(2, -1, -1)
+    for layer in head.decoder:
+        first, second, third = (residual.norm for residual in layer.residuals)
+        place = head.box_positions.mlp(sine_boxes(box, WIDTH // 2))
+        bias = head.position_bias(box, memory_of(mask)) + hidden
+        at = queries + place
+        queries = first(queries + attend(layer.self_attention, at, at, queries))
+        queries = second(queries + attend(layer.cross_attention, queries + place, located, tokens, bias))
+        queries = third(queries + layer.feedforward.contract(layer.feedforward.expand(queries).relu()))
+        state = head.decoder_norm(queries)
+        box = (head.box_head(state) + logit(box)).sigmoid()
+        logits.append(head.label_head(state))
+        boxes.append(box)
+
+    outputs = head(features, mask)
+    torch.testing.assert_close(outputs["layers"][0], torch.stack(logits), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs["layers"][1], torch.stack(boxes), rtol=1e-4, atol=1e-5)
+    assert torch.equal(outputs["boxes"], outputs["layers"][1][-1])
+
+
+def test_a_layer_does_not_learn_through_the_boxes_of_the_next(batch: tuple[list[Tensor], Tensor]):
+    """With no offsets, all layers' boxes are the anchors, and only the first layer's are connected to them."""
+    head = make_head()
+    head.box_head.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+    boxes = head(*batch)["layers"][1]
+    for layer in range(3):
+        torch.testing.assert_close(boxes[layer], head.anchors.sigmoid().expand(2, -1, -1))
+        (gradient,) = torch.autograd.grad(boxes[layer].sum(), head.anchors, retain_graph=True, materialize_grads=True)
+        assert (gradient.abs().max() > 0) == (layer == 0)
+
+
+def test_a_refinement_begins_with_no_change_and_proposals_with_a_fifth_of_the_picture(
+    batch: tuple[list[Tensor], Tensor],
+):
+    """And every score begins at about 0.01."""
+    features, mask = batch
+    head = Detr(
+        (6, 10), (8, 16), CLASSES, Q, WIDTH, HEADS, 1, 2, 24,
+        classification="mal", memory_stride=8, anchors=True, two_stage=True, dense_loss=1.0,
+    )  # fmt: skip
+    logits, boxes = head(features, mask, [])["layers"]
+    assert all(torch.allclose(layer, boxes[0], atol=1e-5) for layer in boxes)
+    assert (boxes[0, ..., 2:] - 0.2).abs().max() < 1e-5
+    centres, _ = cell_centres(mask, (4, 6), 8)
+    for b in range(2):
+        distance = (boxes[0, b, :, None, :2] - centres[b]).abs().amax(-1).amin(1)
+        assert distance.max() < 1e-4, "each proposal should stand on a cell's centre"
+    assert -8 < logits.mean() < -2
+
+
+def test_anchors_begin_all_over_the_picture():
+    head = Detr((6,), (8,), CLASSES, 400, WIDTH, HEADS, 1, 1, 24, anchors=True)
+    middle = head.anchors.sigmoid()[:, :2]
+    assert (middle.amin(0) < 0.05).all() and (middle.amax(0) > 0.95).all()
+    assert torch.histc(middle, 4, 0, 1).min() > 150  # of 800
+
+
+def test_fused_memory_is_the_sum_of_levels_and_its_mixture():
+    fused = FusedProjection((3, 5, 6, 4), (4, 8, 16, 16), width=7, stride=8, blocks=0)
+    features = [torch.randn(2, c, *size) for c, size in ((3, (12, 16)), (5, (6, 8)), (6, (3, 4)), (4, (3, 4)))]
+    assert fused.stride == 8
+
+    def norm(layer: nn.Module, x: Tensor) -> Tensor:
+        mean, var = x.mean(1, keepdim=True), x.var(1, unbiased=False, keepdim=True)
+        return (x - mean) / (var + layer.eps).sqrt() * layer.weight[:, None, None] + layer.bias[:, None, None]
+
+    total = torch.zeros(2, 7, 6, 8)
+    for (convolution, layer_norm), x in zip(fused.project, features[1:], strict=True):
+        x = norm(layer_norm, F.conv2d(x, convolution.weight, convolution.bias))
+        total = total + F.interpolate(x, size=(6, 8), mode="bilinear", align_corners=False)
+    convolution, layer_norm = fused.mix
+    mixed = norm(layer_norm, F.conv2d(total, convolution.weight, convolution.bias, padding=1))
+    torch.testing.assert_close(fused(features), total + mixed, rtol=1e-4, atol=1e-5)
