@@ -46,7 +46,7 @@ def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray
                 pixels = _decode_deep(picture, data)
             else:
                 fast = _decode_fast(picture, data)
-                pixels = _decode(picture) if fast is None else fast
+                pixels = to_rgb(picture) if fast is None else fast
             if picture.format == "PNG" and _END_OF_PNG not in data:  # Pillow overlooks that
                 raise DataError("it is a PNG without an end. Is the file cut short?")
     return np.ascontiguousarray(_turn(pixels, orientation)) if upright else pixels
@@ -128,7 +128,8 @@ def _decode_fast(picture: Image.Image, data: bytes) -> np.ndarray | None:
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
-def _decode(picture: Image.Image) -> np.ndarray:
+def to_rgb(picture: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of a Pillow picture in any of its modes, as it lies, without EXIF."""
     if picture.mode == "F":
         raise DataError(
             "its pixels are floating-point numbers; expected 8 or 16 bits a channel. Save it as PNG or JPEG."
@@ -154,7 +155,7 @@ def _is_deep(picture: Image.Image, data: bytes) -> bool:
 def _decode_deep(picture: Image.Image, data: bytes) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
-        return _decode(picture)
+        return to_rgb(picture)
     pixels = _to_8_bits(pixels)
     if pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, axis=2)

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from densevit.data.images import read_image
+from densevit.data.images import read_image, to_rgb
 from densevit.errors import DataError
 from densevit.interfaces import Sample
 
@@ -27,7 +27,7 @@ def _pixels(picture: Any) -> np.ndarray:
     if isinstance(picture, (str, Path)):
         return read_image(picture)
     if isinstance(picture, Image.Image):
-        return np.array(picture.convert("RGB"))
+        return to_rgb(ImageOps.exif_transpose(picture))
     pixels = np.asarray(picture)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)

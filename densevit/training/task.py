@@ -24,10 +24,11 @@ class DenseTask(lightning.LightningModule):
     def __init__(self, model: DenseModel, config: Config, data: Data) -> None:
         super().__init__()
         self.model, self.config, self.data = model, config, data
-        self.step = torch.compile(model) if config.trainer.compile else model
+        if config.trainer.compile:
+            model.compile()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        losses = self.model.loss(self.step(batch), batch["targets"])
+        losses = self.model.loss(self.model(batch), batch["targets"])
         loss = torch.stack(list(losses.values())).sum()
         size = len(batch["images"])
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
@@ -35,7 +36,7 @@ class DenseTask(lightning.LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
+        self.log("train/lr", max(group["lr"] for group in optimizer.param_groups))
 
     def configure_gradient_clipping(
         self,

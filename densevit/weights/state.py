@@ -27,13 +27,14 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # a spoilt pickle raises anything: KeyError, IndexError, UnicodeDecodeError, ...
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path}: not a checkpoint that can be read safely, as tensors only: {reason}") from error
+    of_a_run = isinstance(content, Mapping) and "pytorch-lightning_version" in content
     for key in ("state_dict", "model", "module"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors by name. Expected them bare, or under 'model' or 'state_dict'.")
-    return tensors
+    return part(tensors, "model.") if of_a_run else tensors
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

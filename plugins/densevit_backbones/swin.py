@@ -39,9 +39,9 @@ class Swin(Backbone):
 
     variant: "tiny", "small", "base" and "large" of the paper's section 3.3; "nano" (32 channels, 6 blocks) is for CPUs.
     window_size: 7 for the paper's 224-pixel models, 12 for its 384-pixel ones.
-    stem: "patch", the paper's projection of 4x4 pixels, or "conv": two 3x3 convolutions of stride 2, with which a
-        transformer learns sooner from random weights (Xiao et al. 2021, "Early convolutions help transformers see
-        better").
+    stem: "patch", the paper's projection of 4x4 pixels, or "conv": four 3x3 convolutions with batch norm, two of
+        them of stride 2, and a 1x1, with which a transformer learns sooner from random weights (Xiao et al. 2021,
+        section 4).
     drop_path: the last block's stochastic depth, rising linearly from 0 at the first; None: the paper's for ImageNet.
     """
 
@@ -160,10 +160,10 @@ class WindowAttention(nn.Module):
         bias = bias.to(query.dtype)
         if mask is None:
             mixed = attention(query, key, value, bias)
-        else:  # one more dimension, so that the mask is read and not copied for each image
-            bias = bias + mask[:, None].to(bias.dtype)  # (windows, heads, N, N)
-            query, key, value = (x.unflatten(0, (-1, len(mask))) for x in (query, key, value))
-            mixed = attention(query, key, value, bias).flatten(0, 1)
+        else:  # windows and heads in one dimension, so that the mask is read and not copied for each image
+            bias = (bias + mask[:, None].to(bias.dtype)).flatten(0, 1)  # (windows * heads, N, N)
+            query, key, value = (x.unflatten(0, (-1, len(mask))).flatten(1, 2) for x in (query, key, value))
+            mixed = attention(query, key, value, bias).unflatten(1, (len(mask), -1)).flatten(0, 1)
         return self.output(mixed.transpose(1, 2).reshape(count, N, C))
 
 

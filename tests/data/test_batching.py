@@ -22,7 +22,8 @@ def indices(batches: Any) -> list[list[int]]:
 # ---- collate ----
 
 
-def test_images_are_padded_at_the_bottom_and_right_to_the_largest() -> None:
+def test_images_are_padded_at_the_bottom_and_right_to_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 77, dtype))  # memory that was used before
     batch = collate([sample(2, 3, 5, image_id=1), sample(1, 4, 7, image_id=2)])
     assert batch["images"].dtype == torch.uint8
     assert batch["images"][:, 1].tolist() == [[[5, 5, 5, 0], [5, 5, 5, 0]], [[7, 7, 7, 7], [0, 0, 0, 0]]]

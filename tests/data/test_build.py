@@ -3,7 +3,7 @@
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from densevit.interfaces import Class, Dataset, Sample
 class Plain(Dataset):
     """A plugin that does not know its pictures' sizes, but wants to know the model's."""
 
-    classes = {"detection": (Class("thing", 1, (9, 9, 9)),)}
+    classes: ClassVar = {"detection": (Class("thing", 1, (9, 9, 9)),)}
     provides = ("boxes", "labels")
 
     def __init__(self, split: str, image_size: int | None = None) -> None:
@@ -120,8 +120,7 @@ def test_the_built_in_scenes_go_through_unresampled() -> None:
     data = build_data(config(name="scenes", image_size=64, batch_size=4), multiple=32)
     batch = next(iter(data.val_loader()))
     assert batch["images"].shape == (4, 3, 64, 64) and not batch["padding_mask"].any()
-    original = data.val[batch["targets"][0]["image_id"] if isinstance(batch["targets"][0]["image_id"], int) else 0]
-    assert torch.equal(batch["images"][0], original["image"])
+    assert torch.equal(batch["images"], torch.stack([data.val[index]["image"] for index in range(4)]))
     assert {"boxes", "labels", "size", "original_size", "truth"} <= batch["targets"][0].keys()
 
 

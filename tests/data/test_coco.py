@@ -24,6 +24,7 @@ from densevit.errors import DataError
 REAL = Path(os.environ.get("DENSEVIT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
 Write = Callable[..., Path]
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' decode
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -50,10 +51,9 @@ def write(tmp_path: Path) -> Write:
         (base / folder).mkdir(parents=True, exist_ok=True)
         for image in content["images"] if isinstance(content, dict) else []:
             if isinstance(image, dict) and "file_name" in image:
-                size = (image.get("width") or 40, image.get("height") or 30)
                 path = base / folder / image["file_name"]
                 path.parent.mkdir(exist_ok=True, parents=True)
-                Image.new("RGB", size, (200, 10, 10)).save(path)
+                Image.new("RGB", (40, 30), (200, 10, 10)).save(path)
         return base
 
     return write
@@ -196,7 +196,9 @@ def test_masks_stay_with_their_boxes_when_a_degenerate_one_goes(write: Write) ->
         assert mask[box[1] : box[3], box[0] : box[2]].all() and mask.sum() == 16
 
 
-@pytest.mark.parametrize("segmentation", [None, [], [[1, 2, 3, 4]], {"size": [9, 9], "counts": [81]}, {"counts": [1]}, 5])
+@pytest.mark.parametrize(
+    "segmentation", [None, [], [[1, 2, 3, 4]], {"size": [9, 9], "counts": [81]}, {"counts": [1]}, 5]
+)
 def test_a_segmentation_that_is_missing_or_wrong_is_an_error_where_masks_are_asked_for(
     segmentation: Any, write: Write
 ) -> None:
@@ -308,13 +310,19 @@ def duplicated(section: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (with_annotation(category_id=8), r"annotation 12 has category_id 8, and no category has that id\. Known: 1000, 7, 90"),
+        (
+            with_annotation(category_id=8),
+            r"annotation 12 has category_id 8, and no category has that id\. Known: 1000, 7, 90",
+        ),
         (with_annotation(category_id=None), r"annotation 12 has category_id None"),
         (with_annotation(category_id=[7]), r"annotation 12 has category_id \[7\]"),
         (with_annotation(image_id=3), r"annotation 12 has image_id 3, and no image has that id"),
         (with_annotation(bbox=[1, float("nan"), 3, 4]), r"annotation 12 of image 0 has the box \[1, nan, 3, 4\]"),
         (with_annotation(bbox=[1, 2, float("inf"), 4]), r"annotation 12 of image 0 has the box"),
-        (with_annotation(bbox=[1, 2, 3]), r"annotation 12 of image 0 has the box \[1, 2, 3\]; expected \[x, y, width, height\]"),
+        (
+            with_annotation(bbox=[1, 2, 3]),
+            r"annotation 12 of image 0 has the box \[1, 2, 3\]; expected \[x, y, width, height\]",
+        ),
         (with_annotation(bbox=[1, 2, 3, None]), r"annotation 12 of image 0 has the box"),
         (with_annotation(bbox="1 2 3 4"), r"annotation 12 of image 0 has the box"),
         (with_annotation(area="large"), r"annotation 12 has the area 'large'"),
@@ -329,16 +337,19 @@ def duplicated(section: str) -> dict[str, Any]:
         (document(categories=[]), r"`categories` is missing or empty"),
         (document(annotations={"1": 2}), r"`annotations` is no list of objects"),
         (document(images=[1, 2]), r"`images` is no list of objects"),
-        (document(images=[{"id": 1, "file_name": "1.jpg", "height": "tall"}]), r"image 1 has the height 'tall'"),
+        (
+            document(images=[{"id": 1, "file_name": "1.jpg", "height": "tall"}], annotations=[]),
+            r"image 1 has the height 'tall'",
+        ),
         (document(images=[{"id": 1.5, "file_name": "1.jpg"}]), r"the picture 1\.jpg has the id 1\.5"),
         (document(categories=[{"id": "a", "name": "cat"}]), r"category 'cat' has the id 'a'; expected a whole number"),
-        ("[1, 2]", r"holds a list; expected COCO's object"),
-        ('{"images": [', r"is no valid json"),
+        ("[1, 2]", r"a list; expected COCO's object"),
+        ('{"images": [', r"no valid json"),
     ],
 )
 def test_a_wrong_json_is_an_error_that_names_file_and_annotation(content: Any, message: str, write: Write) -> None:
     root = str(write(content))
-    with pytest.raises(DataError, match=rf"train\.json:? .*{message}" if "json" not in message else message):
+    with pytest.raises(DataError, match=rf"train\.json:? .*{message}"):
         Coco("train", root=root)
 
 

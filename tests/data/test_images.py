@@ -217,5 +217,3 @@ def test_a_header_that_lies_about_an_orientation_is_ignored(pixels: np.ndarray, 
 def test_the_picture_may_be_changed(pixels: np.ndarray, save: Callable[..., Path]) -> None:
     for format in ("PNG", "BMP"):
         assert read_image(save(Image.fromarray(pixels), format)).flags.writeable
-
-

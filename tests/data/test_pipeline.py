@@ -128,6 +128,7 @@ def test_a_loader_resumes_after_what_was_consumed_not_after_what_was_prefetched(
     assert same(list(resumed), expected), "the next iteration begins at the epoch's first batch"
 
 
+@pytest.mark.filterwarnings("ignore:.*dirpath has changed", "ignore:Checkpoint directory")
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_lightning_goes_on_in_the_middle_and_at_the_end_of_an_epoch(num_workers: int, tmp_path: Path) -> None:
     lightning = pytest.importorskip("pytorch_lightning")
@@ -175,15 +176,27 @@ def test_an_error_in_a_sample_comes_out_with_its_own_words(num_workers: int) -> 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_error_of_a_plugin_names_sample_class_and_line(num_workers: int) -> None:
     loader = val_loader(num_workers, KeyError("color"))
-    with pytest.raises(DataError, match=r"Sample 2 of .*Noise failed: KeyError: 'color' \(.*test_pipeline\.py, line \d+"):
+    with pytest.raises(
+        DataError, match=r"Sample 2 of .*Noise failed: KeyError: 'color' \(.*test_pipeline\.py, line \d+"
+    ):
         list(loader)
 
 
 # ---- how many processes ----
 
 
-def test_auto_leaves_a_core_to_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, processes, expected in ((1, 1, 0), (2, 1, 1), (4, 1, 3), (64, 1, 8), (16, 4, 3), (2, 4, 0)):
+@pytest.mark.parametrize(
+    ("accelerated", "cases"),
+    [
+        (True, ((1, 1, 0), (2, 1, 1), (4, 1, 3), (64, 1, 8), (16, 4, 3), (2, 4, 0))),
+        (False, ((1, 1, 0), (2, 1, 0), (4, 1, 1), (64, 1, 8), (16, 4, 1), (2, 4, 0))),
+    ],
+)
+def test_auto_leaves_to_training_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, accelerated: bool, cases: tuple[tuple[int, int, int], ...]
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerated)
+    for cores, processes, expected in cases:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
         assert workers_for("auto", 1000, processes) == expected
         assert workers_for("auto", 10, processes) == 0

@@ -51,7 +51,7 @@ def attend(layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, bias: Te
 
 
 def bell(at: float, middle: float, half: float, point: float, spread: float) -> float:
-    """The logarithm of a Gaussian about a point of a box, all in cells but point and spread, which are in half boxes."""
+    """The logarithm of a Gaussian about a point of a box. Lengths in cells; point and spread in half boxes."""
     return -0.5 * ((at - (middle + half * point)) / (0.5 + half * abs(spread))) ** 2
 
 

@@ -125,6 +125,15 @@ def our_quadruples(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Qua
     return {(layer, image, query, target - int(first[image])) for layer, image, query, target in found}
 
 
+def unlike_fp32(way: Callable[..., Any], logits: Tensor, boxes: Tensor, targets: list[Targets]) -> float:
+    """The share of pairs that change when bf16 predictions are matched under bf16 autocast and not in fp32."""
+    found = our_quadruples if way is ours else lambda *given: quadruples(way(*given))
+    logits, boxes = logits.bfloat16(), boxes.bfloat16()
+    expected = our_quadruples(logits.float(), boxes.float(), targets)
+    with torch.autocast(logits.device.type, torch.bfloat16):
+        return 1 - len(found(logits, boxes, targets) & expected) / max(len(expected), 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--batch", type=int, default=16, help="images; %(default)s")
@@ -152,9 +161,10 @@ def main() -> None:
         title=f"Matching {options.batch} images, {options.queries} queries, {options.layers} layers, {options.classes} "
         f"classes, {sum(counts)} objects (at most {max(counts)} in an image)",
         caption=f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads; median of "
-        f"{options.rounds} interleaved rounds; ratio: median of the rounds' own",
+        f"{options.rounds} interleaved rounds; ratio: median of the rounds' own; bf16: pairs that differ from "
+        "fp32's when bf16 predictions are matched under autocast",
     )
-    for heading in ("predictions", "way", "ms", "times densevit's", "least ms"):
+    for heading in ("predictions", "way", "ms", "times densevit's", "least ms", "bf16"):
         table.add_column(heading, justify="left" if heading in ("predictions", "way") else "right")
     for trained in (False, True):
         made = predictions(options.layers, options.queries, options.classes, targets, trained)
@@ -172,9 +182,9 @@ def main() -> None:
         for name, times in seconds.items():
             ratio = statistics.median(a / b for a, b in zip(times, seconds["densevit"], strict=True))
             label = ("of a trained model" if trained else "at random") if name == "densevit" else ""
-            table.add_row(
-                label, name, f"{1e3 * statistics.median(times):.2f}", f"{ratio:.2f}", f"{1e3 * min(times):.2f}"
-            )
+            figures = (1e3 * statistics.median(times), ratio, 1e3 * min(times))
+            changed = unlike_fp32(ways[name], logits, boxes, targets)
+            table.add_row(label, name, *(f"{figure:.2f}" for figure in figures), f"{changed:.1%}")
         table.add_section()
     Console().print(table)
 
