@@ -25,7 +25,7 @@ class WeightsError(DensevitError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence with the nearest known name and all of them: ' Did you mean 'x'? Known: x, y.'; empty where nothing is known."""
+    """Two sentences, the nearest known name and all of them: " Did you mean 'x'? Known: x, y."; empty where none is."""
     names = sorted(known)
     nearest = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""

@@ -36,7 +36,7 @@ truth: in validation, the data set's own targets, untouched, in original pixels.
 """
 
 Outputs = dict[str, Any]
-"""What a head computes, on the batch's grid: `logits`, `boxes`, `masks`, `depth` and whatever its loss needs besides."""
+"""What a head computes, on the batch's grid: `logits`, `boxes`, `masks`, `depth`, and what its loss needs besides."""
 
 Losses = dict[str, Tensor]
 """Weighted terms, each a scalar; their sum is minimised."""
@@ -79,7 +79,7 @@ class Backbone(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} is a Backbone and needs a forward(images).")
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """Parameters grouped by depth, input first, for layer-wise learning rates. By default, one group a child module."""
+        """Parameters grouped by depth, input first, for layer-wise learning rates. By default one a child module."""
         groups = [list(child.parameters()) for child in self.children()]
         own = list(self.parameters(recurse=False))
         return [group for group in (own, *groups) if group]
@@ -103,7 +103,7 @@ class Neck(nn.Module):
 class Head(nn.Module):
     """Turns feature maps into one task's outputs, losses and predictions.
 
-    task: "detection", "segmentation", "depth" or a word of one's own; it picks the data set's classes and the evaluator.
+    task: "detection", "segmentation", "depth" or a word of one's own; it picks the classes and the evaluator.
     needs: the target keys it trains on; checked against the data at the start.
     """
 
@@ -116,7 +116,9 @@ class Head(nn.Module):
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """padding_mask: (B, H, W) bool on the batch's grid, True = padding. targets: in training only."""
-        raise NotImplementedError(f"{type(self).__name__} is a Head and needs a forward(features, padding_mask, targets).")
+        raise NotImplementedError(
+            f"{type(self).__name__} is a Head and needs a forward(features, padding_mask, targets)."
+        )
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
         """Always the same keys. Images that lack a key of `needs` are left out; images with nothing in it are not.
@@ -137,7 +139,7 @@ class Head(nn.Module):
 class Dataset:
     """Images with targets in their original pixels. The framework resizes, augments and batches them.
 
-    Its constructor takes `split` ("train" or "val") and options of its own; `image_size` too, where it wants to know it.
+    Its constructor takes `split` ("train" or "val") and options of its own; `image_size` too, where it wants it.
     classes: by task; things for "detection", things and surfaces for "segmentation".
     provides: the target keys that it labels.
     """
@@ -149,11 +151,11 @@ class Dataset:
         raise NotImplementedError(f"{type(self).__name__} is a Dataset and needs a __len__.")
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample in original pixels, with `image_id`. The same one whenever and in whichever process it is asked for."""
+        """The sample in original pixels, with `image_id`: the same one at any time and in any process."""
         raise NotImplementedError(f"{type(self).__name__} is a Dataset and needs a __getitem__.")
 
     def sizes(self) -> np.ndarray | None:
-        """(N, 2) heights and widths, where they are known without reading pictures; evaluation can then batch equal sizes."""
+        """(N, 2) heights and widths, where known without reading pictures; evaluation then batches equal sizes."""
         return None
 
 
@@ -182,8 +184,12 @@ class Evaluator:
 
     def state(self) -> Any:
         """What was seen, picklable: processes exchange it before `compute`."""
-        raise NotImplementedError(f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes.")
+        raise NotImplementedError(
+            f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes."
+        )
 
     def merge(self, states: Sequence[Any]) -> None:
         """Takes the states of all processes, its own among them, in place of what it has seen."""
-        raise NotImplementedError(f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes.")
+        raise NotImplementedError(
+            f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes."
+        )

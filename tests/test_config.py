@@ -256,7 +256,7 @@ def test_a_missing_file_is_told_with_the_nearest():
         ("backbone.name=swim", "backbone.name: There is no backbone 'swim'. Did you mean 'swin'? "),
         ("heads.detection.name=dettr", "heads.detection.name: There is no head 'dettr'. Did you mean 'detr'? "),
         ("data.name=scene", "data.name: There is no dataset 'scene'. Did you mean 'scenes'? "),
-        ("data.train_lenght=3", "data.train_lenght is not an option of 'scenes'. Did you mean 'train_length'? Options: "),
+        ("data.train_lenght=3", "data.train_lenght is not an option of 'scenes'. Did you mean 'train_length'? "),
     ],
 )  # fmt: skip
 def test_plugin_options_are_checked_against_the_constructor(override, said):

@@ -19,7 +19,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set in COCO format, in the official layout too."""
     root = tmp_path_factory.mktemp("coco")
     for split in ("train", "val"):
-        write_split(Scenes(split, image_size=(48, 64), train_length=8, val_length=8), root, split)
+        dataset = Scenes(split, image_size=(48, 64), train_length=8, val_length=8)
+        assert len(list(write_split(dataset, root, split))) == 8
         (root / f"{split}2017").symlink_to(root / split / "images")
         (root / "annotations" / f"instances_{split}2017.json").symlink_to(root / "annotations" / f"{split}.json")
     return root

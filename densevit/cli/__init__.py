@@ -6,6 +6,7 @@ A command is a module with `add_arguments(parser)` and `run(args) -> int`; only 
 import argparse
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 
 import densevit
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"densevit: there is no command {name!r}.{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         return 2
+    warnings.formatwarning = _one_line
     try:
         return _run(name, rest)
     except DensevitError as error:
@@ -42,6 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning on its own: where in the code it arose helps nobody here."""
+    return f"warning: {message}\n"
 
 
 def _run(name: str, rest: list[str]) -> int:

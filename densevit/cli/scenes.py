@@ -21,7 +21,10 @@ def run(args: argparse.Namespace) -> int:
     from densevit.data.scenes import Scenes, Split
 
     splits: tuple[Split, ...] = (args.split,) if args.split else ("train", "val")
-    datasets = {split: Scenes(split, image_size=args.size, train_length=args.count, val_length=args.count, seed=args.seed) for split in splits}
+    datasets = {
+        split: Scenes(split, image_size=args.size, train_length=args.count, val_length=args.count, seed=args.seed)
+        for split in splits
+    }
     folder = empty_folder(args.out.expanduser())
     console = Console(stderr=True)
     for split, dataset in datasets.items():

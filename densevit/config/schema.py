@@ -114,8 +114,9 @@ class DataSection(OpenSection):
     """Processes that load pictures. `auto`: as many as the processor cores allow."""
     image_size: Annotated[Count | tuple[Count, Count] | None, BeforeValidator(_size)] = None
     """One side, or `[height, width]`, in pixels, of what the model sees. `null`: as the recipe has it."""
-    recipe: Literal["fixed", "detr"] = "fixed"
-    """Augmentation in training: `fixed` brings pictures to `image_size`; `detr` is that paper's, of many sizes."""
+    recipe: Literal["fixed", "detr", "resize"] = "fixed"
+    """Augmentation in training: `fixed` brings pictures to `image_size`; `detr` is that paper's, of
+    many sizes; `resize` is `fixed` without augmentation."""
     group_by_aspect: bool = False
     """Batch wide pictures with wide and tall with tall ones: less padding."""
 

@@ -26,8 +26,8 @@ from densevit.interfaces import Sample
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for a newer version
 
-import albumentations as A  # type: ignore[import-untyped]
-from albumentations.core.type_definitions import Targets  # type: ignore[import-untyped]
+import albumentations as A
+from albumentations.core.type_definitions import Targets
 
 _LEAST_SIDE = 1e-3  # pixels; narrower than this, a clipped box is rounding
 

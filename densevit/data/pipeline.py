@@ -121,7 +121,7 @@ def workers_for(setting: "int | str", length: int, processes: int = 1) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if length < _TINY:
         return 0
-    # Where the processor trains as well, a worker takes from it what it gives: measured on two cores, a third of the speed.
+    # Where the processor trains as well, a worker takes from training: a fifth of its speed on two cores.
     spare = cores // processes - 1 if torch.accelerator.is_available() else cores // processes // 4
     return max(0, min(_MOST_WORKERS, spare))
 

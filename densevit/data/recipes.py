@@ -44,11 +44,11 @@ class Recipe(Protocol):
 def build_recipe(name: str, image_size: int | Size | None) -> Recipe:
     """The recipe that `data.recipe` and `data.image_size` describe.
 
-    fixed: an int is the long side; [h, w] is what the picture is fitted into; None leaves it as it is.
+    fixed, and resize, which is that without augmentation: an int is the long side; [h, w] is what the picture is fitted into; None leaves it as it is.
     detr: [short, long] are the short side and the most that the long side may become, in evaluation, and training's
     scales follow in proportion; an int is the short side alone; None is the paper's [800, 1333].
     """
-    if name == "fixed":
+    if name in ("fixed", "resize"):
         return Fixed(image_size)
     if name == "detr":
         if image_size is None:
@@ -61,7 +61,7 @@ def build_recipe(name: str, image_size: int | Size | None) -> Recipe:
                 f"data.image_size: the recipe 'detr' takes [short, greatest long side], not {[*image_size]}."
             )
         return Detr(short, longest)
-    raise ConfigError(f"data.recipe: there is no recipe {name!r}. Known: detr, fixed.")
+    raise ConfigError(f"data.recipe: there is no recipe {name!r}. Known: detr, fixed, resize.")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from densevit.training.task import DenseTask, build_evaluators, named
 
 
 class Evaluation(lightning.Callback):
-    """Feeds predictions and truths of each validation pass to the evaluators; `metrics` holds what the last one gave."""
+    """Feeds each validation pass's predictions and truths to the evaluators; `metrics` holds what the last one gave."""
 
     def __init__(self, evaluators: dict[str, Evaluator]) -> None:
         self.evaluators = evaluators

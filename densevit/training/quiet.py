@@ -6,7 +6,7 @@ import warnings
 
 
 def quieten() -> None:
-    """Lightning's notes on hardware and tips are not for our users; its warnings about what we chose on purpose neither."""
+    """Lightning's tips and notes on hardware are not for our users, nor its warnings of what we chose on purpose."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if not sys.warnoptions:

@@ -40,7 +40,9 @@ def resume(run: Path) -> Path:
     """Goes on where a run stopped, from its own config and last checkpoint."""
     checkpoint = run / "checkpoints" / "last.ckpt"
     if not checkpoint.is_file():
-        raise WeightsError(f"--resume {run}: there is no {checkpoint}. Name the folder of a run that has begun to train.")
+        raise WeightsError(
+            f"--resume {run}: there is no {checkpoint}. Name the folder of a run that has begun to train."
+        )
     return _run(configs.load(run / "config.yaml"), run, run.name, checkpoint)
 
 
@@ -157,9 +159,15 @@ def _announce(
     heads = ", ".join(f"{name} ({section.name})" for name, section in config.heads.items())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     device = trainer.strategy.root_device
-    what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
+    what = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type}, {torch.get_num_threads()} threads"
+    )
     console.print(f"{config.backbone.name} -> {heads}, {trained / 1e6:.2f} M trained parameters", highlight=False)
-    console.print(f"{config.data.name}: {len(data.train)} pictures to train on, {len(data.val)} to validate", highlight=False)
+    console.print(
+        f"{config.data.name}: {len(data.train)} pictures to train on, {len(data.val)} to validate", highlight=False
+    )
     console.print(f"{trainer.world_size} x {what}, {trainer.precision}; writing to {folder}/", highlight=False)
 
 
@@ -173,6 +181,9 @@ def _finish(console: Console, folder: Path, model: DenseModel, data: Data, stopp
     metrics = metrics_file.read(folder / "metrics.json")
     if metrics:
         console.print(metrics_table(metrics))
-    console.print(f"model: {folder / 'model.safetensors'}   report: {report}   pictures: {folder / 'predictions'}/", highlight=False)
+    console.print(
+        f"model: {folder / 'model.safetensors'}   report: {report}   pictures: {folder / 'predictions'}/",
+        highlight=False,
+    )
     if stopped:
         console.print(f"Stopped. Go on with: densevit train --resume {folder}", highlight=False)

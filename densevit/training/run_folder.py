@@ -16,7 +16,7 @@ from densevit.training.task import DenseTask
 from densevit.weights import model_file
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818  # not an error
     """Ctrl-C came, and the checkpoint is written."""
 
 
@@ -33,7 +33,9 @@ def choose(name: str, wanted: Path | None) -> Path:
         while wanted.exists():
             wanted, number = base.with_name(f"{base.name}-{number}"), number + 1
     elif wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
-        raise ConfigError(f"--run-dir {wanted}: is not empty. Name a new folder, or go on with `train --resume {wanted}`.")
+        raise ConfigError(
+            f"--run-dir {wanted}: is not empty. Name a new folder, or go on with `train --resume {wanted}`."
+        )
     wanted.mkdir(parents=True, exist_ok=True)
     os.environ["DENSEVIT_RUN_DIR"] = str(wanted.resolve())
     return wanted
@@ -63,7 +65,9 @@ class RunFolder(lightning.Callback):
             return
         self._seen_step = step
         # At the end of an epoch the checkpoint waits for validation, below: Lightning cannot resume in between.
-        if not trainer.is_last_batch and (self._interrupted or (self.checkpoint_every and step % self.checkpoint_every == 0)):
+        if not trainer.is_last_batch and (
+            self._interrupted or (self.checkpoint_every and step % self.checkpoint_every == 0)
+        ):
             self._save(trainer, "last")
             self._stopping = self._interrupted
 
@@ -103,7 +107,7 @@ class RunFolder(lightning.Callback):
         self._improved = False
 
     def _score(self, metrics: dict[str, float]) -> float:
-        """The monitored metric; else the main one, or with several heads the mean of each relative to its first value."""
+        """The monitored metric; else the main one, or with several heads the mean of each over its first value."""
         if self.monitor is not None:
             return _known(metrics[self.monitor])
         mains = {name: f"{name}/{evaluator.main}" for name, evaluator in self.evaluation.evaluators.items()}
@@ -133,7 +137,10 @@ class RunFolder(lightning.Callback):
         if self._interrupted:  # a second Ctrl-C means now
             raise KeyboardInterrupt
         self._interrupted = True
-        print("\nStopping after this step, or after the validation that is under way. Ctrl-C again stops at once.", flush=True)
+        print(
+            "\nStopping after this step, or after the validation that is under way. Ctrl-C again stops at once.",
+            flush=True,
+        )
 
     def teardown(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
         if self._previous_handler is not None:

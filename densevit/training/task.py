@@ -54,7 +54,9 @@ class DenseTask(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         section, trainer = self.config.optim, self.trainer
         images = self.config.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
-        optimizer = build_optimizer(self.model, section, learning_rate(section, images), fused=trainer.precision != "16-mixed")
+        optimizer = build_optimizer(
+            self.model, section, learning_rate(section, images), fused=trainer.precision != "16-mixed"
+        )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(section, self._optimizer_steps()))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -105,26 +107,30 @@ def build_evaluators(model: DenseModel, config: Config) -> dict[str, Evaluator]:
     for name, section in config.heads.items():
         plugin = section.evaluation.name or str(model.heads[name].task)
         evaluators[name] = registry.create(
-            "evaluators", plugin, model.classes[name], options=section.evaluation.options, where=f"heads.{name}.evaluation"
+            "evaluators",
+            plugin,
+            model.classes[name],
+            options=section.evaluation.options,
+            where=f"heads.{name}.evaluation",
         )
     return evaluators
 
 
 def check_needs(model: DenseModel, config: Config, data: Data) -> None:
-    """Raises ConfigError where a head needs labels that the data set does not have, or a backbone another input size."""
+    """Raises ConfigError where a head needs labels that the data has not, or a backbone another input size."""
     for name, head in model.heads.items():
         lacking = [key for key in head.needs if key not in data.provides]  # type: ignore[union-attr]  # a Head
         if lacking:
             raise ConfigError(
-                f"heads.{name} ({config.heads[name].name}) needs {', '.join(lacking)}, but data set {config.data.name!r} "
-                f"labels {', '.join(data.provides)} only. Choose another head or another data set."
+                f"heads.{name} ({config.heads[name].name}) needs {', '.join(lacking)}, but the data set "
+                f"{config.data.name!r} labels {', '.join(data.provides)} only. Choose another head or another data set."
             )
     fixed = model.backbone.input_size
     size = config.data.image_size
     if fixed is not None and (size if isinstance(size, tuple) else (size, size)) != fixed:
         raise ConfigError(
-            f"backbone {config.backbone.name!r} takes pictures of {fixed[0]}x{fixed[1]} only, but data.image_size is {size}. "
-            f"Set data.image_size=[{fixed[0]},{fixed[1]}]."
+            f"backbone {config.backbone.name!r} takes pictures of {fixed[0]}x{fixed[1]} only, but data.image_size is "
+            f"{size}. Set data.image_size=[{fixed[0]},{fixed[1]}]."
         )
 
 

@@ -36,7 +36,9 @@ def draw(
     drawn = _painted(picture, _above(predictions, threshold), classes, zoom)
     if truth is None:
         return np.asarray(drawn)
-    truth = {key: value for key, value in truth.items() if key not in PAINTERS or key in predictions}  # what was asked for
+    truth = {
+        key: value for key, value in truth.items() if key not in PAINTERS or key in predictions
+    }  # what was asked for
     return np.asarray(_side_by_side({"truth": _painted(picture, truth, classes, zoom), "prediction": drawn}))
 
 

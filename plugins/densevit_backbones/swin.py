@@ -10,7 +10,6 @@ from densevit.interfaces import Backbone
 from densevit.layers.attention import attention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.layers.norms import LayerNorm2d
 from densevit.layers.windows import merge, partition, relative_position_index, shift_mask
 
 
@@ -169,7 +168,12 @@ class WindowAttention(nn.Module):
 
 def _conv_stem(width: int) -> nn.Module:
     layers: list[nn.Module] = []
-    for inputs, outputs, stride in ((3, width // 2, 2), (width // 2, width // 2, 1), (width // 2, width, 2), (width, width, 1)):
+    for inputs, outputs, stride in (
+        (3, width // 2, 2),
+        (width // 2, width // 2, 1),
+        (width // 2, width, 2),
+        (width, width, 1),
+    ):
         conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Conv2d(width, width, 1))

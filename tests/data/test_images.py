@@ -54,6 +54,15 @@ def test_jpegs_decode_as_in_pillow_to_the_last_bit(
     assert np.array_equal(read_image(path), np.asarray(Image.open(path).convert("RGB")))
 
 
+def test_ordinary_pictures_go_the_fast_way(
+    pixels: np.ndarray, save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("densevit.data.images.to_rgb", None)
+    for format in ("JPEG", "PNG"):
+        for mode in ("RGB", "L"):
+            read_image(save(Image.fromarray(pixels).convert(mode), format))
+
+
 def test_grey_is_repeated(pixels: np.ndarray, save: Callable[..., Path]) -> None:
     grey = pixels[..., 0]
     assert np.array_equal(read_image(save(Image.fromarray(grey), "PNG")), np.stack([grey] * 3, axis=2))

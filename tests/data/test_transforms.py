@@ -81,6 +81,15 @@ def check_agrees_with_picture(sample: Sample) -> None:
         assert not (targets["semantic"] == label).any()
 
 
+def test_resize_is_the_same_in_training_as_in_evaluation() -> None:
+    train, evaluation = build_transforms(section(recipe="resize", image_size=96))
+    expected = evaluation(painted())
+    for seed in range(3):
+        result = train(painted(), np.random.default_rng(seed))
+        assert torch.equal(result["image"], expected["image"])
+        assert torch.equal(result["targets"]["boxes"], expected["targets"]["boxes"])
+
+
 @pytest.mark.parametrize(
     "keys",
     [
@@ -125,10 +134,12 @@ def test_the_result_follows_from_the_generator_alone() -> None:
 
 
 def test_the_sample_that_comes_in_stays_as_it_is() -> None:
-    train, evaluation = build_transforms(section(image_size=64))
     sample, untouched = painted(), painted()
-    train(sample, np.random.default_rng(0))
-    evaluation(sample)
+    for size in (64, 160):
+        train, evaluation = build_transforms(section(image_size=size))
+        evaluation(sample)
+        for seed in range(12):
+            train(sample, np.random.default_rng(seed))
     assert torch.equal(sample["image"], untouched["image"])
     for key, value in untouched["targets"].items():
         assert torch.equal(sample["targets"][key], value) if isinstance(value, torch.Tensor) else True

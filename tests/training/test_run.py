@@ -90,7 +90,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert (whole / "metrics.json").read_text() == (stopped / "metrics.json").read_text()
 
 
-def test_max_steps_in_the_middle_of_an_epoch_validates_and_can_be_resumed_to_the_same_end(tiny: Path, tmp_path: Path) -> None:
+def test_max_steps_in_the_middle_of_an_epoch_validates_and_can_be_resumed_to_the_same_end(
+    tiny: Path, tmp_path: Path
+) -> None:
     run = train(configs.load(tiny, ["trainer.max_steps=3"]), tmp_path / "run")
     assert "detection/AP" in json.loads((run / "metrics.json").read_text())
     assert (run / "model.safetensors").is_file()
@@ -135,6 +137,8 @@ def test_a_monitor_that_no_evaluator_gives_is_found_before_training(tiny: Path, 
 
 def test_training_starts_from_another_runs_weights(tiny: Path, tmp_path: Path) -> None:
     first = train(configs.load(tiny, ["trainer.max_steps=1"]), tmp_path / "first")
-    second = train(configs.load(tiny, ["trainer.max_steps=1", f"weights={first}", "optim.lr=1e-12"]), tmp_path / "second")
+    second = train(
+        configs.load(tiny, ["trainer.max_steps=1", f"weights={first}", "optim.lr=1e-12"]), tmp_path / "second"
+    )
     a, b = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
     torch.testing.assert_close(a["heads.detection.label_head.weight"], b["heads.detection.label_head.weight"])

@@ -18,6 +18,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None]  # query, key, value and bias
 Form = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -59,27 +60,27 @@ def fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Ten
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
-def make_inputs(case: Case, width: int, device: torch.device, dtype: torch.dtype) -> tuple[list[Tensor], Tensor | None]:
+def make_inputs(case: Case, width: int, device: torch.device, dtype: torch.dtype) -> Inputs:
     """Query, key and value, (batch, heads, length, width), and the bias."""
     lengths = (case.queries, case.keys, case.keys)
     shapes = [(case.batch, case.heads, length, width) for length in lengths]
-    inputs = [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for shape in shapes]
+    query, key, value = (torch.randn(x, device=device, dtype=dtype, requires_grad=True) for x in shapes)
     if not case.bias:
-        return inputs, None
+        return query, key, value, None
     if case.bias == "padding":
         hidden = torch.zeros(case.batch, 1, 1, case.keys, device=device, dtype=dtype)
         hidden[::2, ..., -case.keys // 4 :] = float("-inf")
-        return inputs, hidden
+        return query, key, value, hidden
     batch = 1 if case.bias == "table" else case.batch
     shape = (batch, case.heads, case.queries, case.keys)
-    return inputs, torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
+    return query, key, value, torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
 
 
-def step(form: Form, inputs: list[Tensor], bias: Tensor | None, weight: Tensor) -> float:
+def step(form: Form, inputs: Inputs, weight: Tensor) -> float:
     """Seconds of one forward and backward pass."""
     _wait(weight.device)
     start = time.perf_counter()
-    form(*inputs, bias).backward(weight)
+    form(*inputs).backward(weight)
     _wait(weight.device)
     return time.perf_counter() - start
 
@@ -93,14 +94,14 @@ def measure(
     case: Case, width: int, rounds: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[float, float, float]:
     """Median milliseconds written out and fused, and the median of the rounds' own ratios, fused over written out."""
-    inputs, bias = make_inputs(case, width, device, dtype)
+    inputs = make_inputs(case, width, device, dtype)
     weight = torch.randn_like(inputs[0])
-    difference = (written_out(*inputs, bias) - fused(*inputs, bias)).abs().max().item()
+    difference = (written_out(*inputs) - fused(*inputs)).abs().max().item()
     if difference > (1e-4 if dtype == torch.float32 else 5e-2):
         raise SystemExit(f"{case.name}, {dtype}: the two forms differ by {difference:g}.")
     for form in (written_out, fused):
-        step(form, inputs, bias, weight)
-    pairs = [tuple(step(form, inputs, bias, weight) for form in (written_out, fused)) for _ in range(rounds)]
+        step(form, inputs, weight)
+    pairs = [tuple(step(form, inputs, weight) for form in (written_out, fused)) for _ in range(rounds)]
     medians = [1e3 * statistics.median(seconds) for seconds in zip(*pairs, strict=True)]
     return medians[0], medians[1], statistics.median(b / a for a, b in pairs)
 

@@ -32,10 +32,10 @@ class BoxPositions(nn.Module):
 class BoxPositionBias(nn.Module):
     """What cross-attention adds to a query's scores for where a cell lies relative to its box.
 
-    A bell over the box, in each head about another point of it, lets a query look where its box is from the first step on
-    (SMCA, Gao et al. 2021, section 3.2). To it comes what is learned of the offsets of a cell's column from the box's left and
-    right edge, and of its row from top and bottom, on a log scale (Plain DETR, Lin et al. 2023, section 4). Both are sums
-    of a column's and a row's share.
+    A bell over the box, in each head about another point of it, lets a query look where its box is from the first step
+    on (SMCA, Gao et al. 2021, section 3.2). To it comes what is learned of the offsets of a cell's column from the
+    box's left and right edge, and of its row from top and bottom, on a log scale (Plain DETR, Lin et al. 2023, section
+    4). Both are sums of a column's and a row's share.
     """
 
     def __init__(self, num_heads: int, hidden: int = 64) -> None:

@@ -62,15 +62,14 @@ class FusedProjection(nn.Module):
     `blocks` residual blocks of convolutions follow (RT-DETR's cross-scale fusion, Zhao et al. 2024, section 4.2).
     """
 
-    def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], width: int, stride: int, blocks: int
-    ) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int, stride: int, blocks: int) -> None:
         super().__init__()
         self.levels = [i for i, s in enumerate(strides) if s >= stride]
         if not self.levels:
-            raise ValueError(f"memory_stride is {stride}, but the backbone's coarsest feature has stride {strides[-1]}.")
+            raise ValueError(f"memory_stride is {stride}, but the coarsest feature has stride {strides[-1]}.")
         self.stride = strides[self.levels[0]]
-        self.project = nn.ModuleList(nn.Sequential(nn.Conv2d(channels[i], width, 1), LayerNorm2d(width)) for i in self.levels)
+        parts = (nn.Sequential(nn.Conv2d(channels[i], width, 1), LayerNorm2d(width)) for i in self.levels)
+        self.project = nn.ModuleList(parts)
         self.mix = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), LayerNorm2d(width))
         self.blocks = nn.Sequential(*(ConvolutionBlock(width) for _ in range(blocks)))
 
