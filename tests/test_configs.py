@@ -10,6 +10,7 @@ from densevit.data.build import build_data
 from densevit.data.rendering.files import write_split
 from densevit.data.scenes import Scenes
 from densevit.model import build_model
+from densevit.training.unused import freeze_unused
 
 SHIPPED = sorted(Path("configs").glob("*.yaml"))
 
@@ -36,6 +37,7 @@ def test_a_shipped_config_takes_a_step(path: Path, folder: Path) -> None:
     configs.check_plugins(config)
     data = build_data(config)
     model = build_model(config, data.classes)
+    assert all(name.startswith("backbone.feature_norms.") for name in freeze_unused(model))
     batch = next(iter(data.train_loader()))
     losses = model.loss(model(batch), batch["targets"])
     torch.stack(list(losses.values())).sum().backward()

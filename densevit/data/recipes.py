@@ -44,7 +44,8 @@ class Recipe(Protocol):
 def build_recipe(name: str, image_size: int | Size | None) -> Recipe:
     """The recipe that `data.recipe` and `data.image_size` describe.
 
-    fixed, and resize, which is that without augmentation: an int is the long side; [h, w] is what the picture is fitted into; None leaves it as it is.
+    fixed, and resize, which is that without augmentation: an int is the long side; [h, w] is what the picture is fitted
+    into; None leaves it as it is.
     detr: [short, long] are the short side and the most that the long side may become, in evaluation, and training's
     scales follow in proportion; an int is the short side alone; None is the paper's [800, 1333].
     """

@@ -2,8 +2,11 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+_FUSED_FROM = {torch.float32: 256, torch.bfloat16: 768}  # keys, on a CPU, forward and backward
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -11,10 +14,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = N
 
     query: (..., N, D). key, value: (..., S, D). bias: added to the scores, broadcast to (..., N, S), -inf where a key
     is hidden; each query needs one key that is not.
-    A GPU runs the fused kernel; a CPU is quicker with the three products written out, forward and backward, at the
-    lengths of windows, queries and small maps (`tools/benchmarks/attention.py`).
+    A GPU runs the fused kernel, and so does a CPU where there are many keys, which also spares the memory for all
+    scores; below, it is quicker with the three products written out (`tools/benchmarks/attention.py`).
     """
-    if query.is_cuda:
+    if query.is_cuda or key.shape[-2] >= _FUSED_FROM.get(query.dtype, 0):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
     scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-2, -1)  # (..., N, S)
     if bias is not None:

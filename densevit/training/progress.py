@@ -45,4 +45,4 @@ class ValidationLines(lightning.Callback):
             parts.append(f"{self.images / (time.monotonic() - self.start):.0f} images/s")
         for name, evaluator in self.evaluation.evaluators.items():
             parts.append(f"{name}/{evaluator.main} {self.evaluation.metrics[f'{name}/{evaluator.main}']:.3f}")
-        self.console.print("  ".join(parts), highlight=False)
+        self.console.print("  ".join(parts))

@@ -22,6 +22,7 @@ from densevit.training.progress import ProgressBar, ValidationLines
 from densevit.training.quiet import quieten
 from densevit.training.run_folder import RunFolder, Stopped, choose
 from densevit.training.task import DenseTask, build_evaluators, check_needs, named
+from densevit.training.unused import freeze_unused
 from densevit.visualization.report import write_report
 from densevit.visualization.samples import draw_samples
 from densevit.visualization.tables import metrics_table
@@ -47,7 +48,7 @@ def resume(run: Path) -> Path:
 
 
 def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | None) -> Path:
-    console = Console()
+    console = Console(highlight=False, soft_wrap=True)  # a path stays in one piece
     quieten()
     configs.check_plugins(config)
     lightning.seed_everything(config.seed, verbose=False)
@@ -63,6 +64,8 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
     task = DenseTask(model, config, data)
     files = RunFolder(folder, evaluation, config.trainer.monitor, config.trainer.checkpoint_every)
     trainer = _trainer(config, folder, console, evaluation, files)
+    if trainer.world_size > 1:
+        freeze_unused(model)
     if trainer.is_global_zero:
         if checkpoint is None:
             (folder / "config.yaml").write_text(configs.dump(config, _derived(config, model, data, trainer)))
@@ -164,11 +167,9 @@ def _announce(
         if device.type == "cuda"
         else f"{device.type}, {torch.get_num_threads()} threads"
     )
-    console.print(f"{config.backbone.name} -> {heads}, {trained / 1e6:.2f} M trained parameters", highlight=False)
-    console.print(
-        f"{config.data.name}: {len(data.train)} pictures to train on, {len(data.val)} to validate", highlight=False
-    )
-    console.print(f"{trainer.world_size} x {what}, {trainer.precision}; writing to {folder}/", highlight=False)
+    console.print(f"{config.backbone.name} -> {heads}, {trained / 1e6:.2f} M trained parameters")
+    console.print(f"{config.data.name}: {len(data.train)} pictures to train on, {len(data.val)} to validate")
+    console.print(f"{trainer.world_size} x {what}, {trainer.precision}; writing to {folder}/")
 
 
 def _finish(console: Console, folder: Path, model: DenseModel, data: Data, stopped: bool) -> None:
@@ -180,10 +181,7 @@ def _finish(console: Console, folder: Path, model: DenseModel, data: Data, stopp
     report = write_report(folder)
     metrics = metrics_file.read(folder / "metrics.json")
     if metrics:
-        console.print(metrics_table(metrics))
-    console.print(
-        f"model: {folder / 'model.safetensors'}   report: {report}   pictures: {folder / 'predictions'}/",
-        highlight=False,
-    )
+        console.print(metrics_table(metrics), soft_wrap=False)
+    console.print(f"model: {folder / 'model.safetensors'}   report: {report}   pictures: {folder / 'predictions'}/")
     if stopped:
-        console.print(f"Stopped. Go on with: densevit train --resume {folder}", highlight=False)
+        console.print(f"Stopped. Go on with: densevit train --resume {folder}")

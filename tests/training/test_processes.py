@@ -36,13 +36,25 @@ def test_two_processes_leave_what_one_process_confirms(tmp_path: Path) -> None:
     )
     assert evaluated.returncode == 0, evaluated.stderr
     # The config asks for two processes here as well; the numbers are those of training, and of one process alone.
-    assert json.loads((tmp_path / "evaluated" / "metrics.json").read_text()) == json.loads((run / "metrics.json").read_text())
+    assert json.loads((tmp_path / "evaluated" / "metrics.json").read_text()) == json.loads(
+        (run / "metrics.json").read_text()
+    )
     alone = subprocess.run(
-        [*command, "evaluate", str(run), "trainer.devices=1", "trainer.strategy=auto", "--out", str(tmp_path / "alone")],
+        [
+            *command,
+            "evaluate",
+            str(run),
+            "trainer.devices=1",
+            "trainer.strategy=auto",
+            "--out",
+            str(tmp_path / "alone"),
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert alone.returncode == 0, alone.stderr
-    assert json.loads((tmp_path / "alone" / "metrics.json").read_text()) == json.loads((run / "metrics.json").read_text())
+    assert json.loads((tmp_path / "alone" / "metrics.json").read_text()) == json.loads(
+        (run / "metrics.json").read_text()
+    )
