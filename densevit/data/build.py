@@ -9,7 +9,8 @@ from densevit import registry
 from densevit.config import Config, DataSection, data_options
 from densevit.data.batching import EvaluationBatches, TrainBatches, aspect_groups, padded
 from densevit.data.pipeline import Loader, Prepared, workers_for
-from densevit.data.transforms import Evaluation, Training, build_transforms
+from densevit.data.recipes import build_recipe
+from densevit.data.transforms import Evaluation, Training, build_evaluation
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset
 
@@ -26,6 +27,16 @@ def build_data(config: Config, multiple: int = 32) -> "Data":
     )
     _check_classes(train.classes, val.classes)
     return Data(train, val, *build_transforms(section), section, config.seed, multiple)
+
+
+def build_transforms(section: DataSection) -> tuple[Training, Evaluation]:
+    """The training and the evaluation transform of a config's data section."""
+    evaluation = build_evaluation(section)
+    if section.recipe == "resize":
+        return lambda sample, rng: evaluation(sample), evaluation
+    from densevit.data.augmentation import Augmentation  # late: albumentations takes a second to import
+
+    return Augmentation(build_recipe(section.recipe, section.image_size)), evaluation
 
 
 @dataclass(frozen=True)

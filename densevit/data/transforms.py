@@ -29,16 +29,6 @@ class Training(Protocol):
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
 
 
-def build_transforms(section: "DataSection") -> "tuple[Training, Evaluation]":
-    """The training and the evaluation transform of a config's data section."""
-    evaluation = build_evaluation(section)
-    if section.recipe == "resize":
-        return lambda sample, rng: evaluation(sample), evaluation
-    from densevit.data.augmentation import Augmentation  # late: albumentations takes a second to import
-
-    return Augmentation(build_recipe(section.recipe, section.image_size)), evaluation
-
-
 def build_evaluation(section: "DataSection") -> "Evaluation":
     """The evaluation transform alone."""
     return Evaluation(build_recipe(section.recipe, section.image_size))

@@ -1,5 +1,6 @@
 """One training: a config in, a run folder out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as lightning
@@ -52,9 +53,9 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
     quieten()
     configs.check_plugins(config)
     lightning.seed_everything(config.seed, verbose=False)
-    backbone_stride = 32
-    data = build_data(config, backbone_stride)
+    data = build_data(config)
     model = build_model(config, data.classes)
+    data = replace(data, multiple=model.multiple)
     check_needs(model, config, data)
     model_file.load_initial(model)
     evaluation = Evaluation(build_evaluators(model, config))

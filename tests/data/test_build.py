@@ -141,7 +141,7 @@ def test_a_wrong_option_is_named(folder: Path) -> None:
 
 def test_the_shipped_sections_load(project: Path) -> None:
     from densevit import config as configs
-    from densevit.data.transforms import build_transforms
+    from densevit.data.build import build_transforms
 
     whole = project / "configs" / "detr_swin.yaml"
     for name, recipe in (("coco", "detr"), ("folder", "fixed")):

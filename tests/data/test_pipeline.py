@@ -10,8 +10,8 @@ import torch
 
 from densevit.config import DataSection
 from densevit.data.batching import EvaluationBatches, TrainBatches
+from densevit.data.build import build_transforms
 from densevit.data.pipeline import Loader, Prepared, workers_for
-from densevit.data.transforms import build_transforms
 from densevit.errors import DataError
 from densevit.interfaces import Batch, Dataset, Sample
 

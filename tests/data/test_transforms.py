@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from densevit.config import DataSection
+from densevit.data.build import build_transforms
 from densevit.data.recipes import build_recipe, resize_short_side
-from densevit.data.transforms import build_transforms, resize_image, resize_map, resize_masks
+from densevit.data.transforms import resize_image, resize_map, resize_masks
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import IGNORE, Sample
 
