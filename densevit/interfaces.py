@@ -30,7 +30,7 @@ Targets = dict[str, Any]
 
 boxes: (N, 4) float32, absolute xyxy in pixels. labels: (N,) int64. masks: (N, H, W) bool.
 semantic: (H, W) uint8, 255 = ignore. depth: (H, W) float32 in metres, 0 = unknown.
-area: (N,) float32, the annotation's own. iscrowd: (N,) bool.
+area: (N,), the annotation's own. iscrowd: (N,) bool. A data set may give boxes and area in float64, for evaluation.
 image_id: int or str. size: (h, w), this grid without padding. original_size: (h, w) of the file.
 truth: in validation, the data set's own targets, untouched, in original pixels.
 """

@@ -37,9 +37,9 @@ class Annotations:
     sizes: np.ndarray  # (N, 2) int32, height and width; 0 where the json does not say
     first: np.ndarray  # (N + 1,) int64
     ids: np.ndarray  # (M,) int64, or text
-    boxes: np.ndarray  # (M, 4) float32, xyxy in pixels
+    boxes: np.ndarray  # (M, 4) float64, xyxy in pixels: evaluation depends on the last digits
     labels: np.ndarray  # (M,) int32, class indices
-    area: np.ndarray  # (M,) float32
+    area: np.ndarray  # (M,) float64
     iscrowd: np.ndarray  # (M,) bool
     outlines: "Outlines | None"  # where masks were asked for
 
@@ -49,7 +49,7 @@ class Annotations:
     def clipped(self, sizes: np.ndarray) -> "tuple[Annotations, np.ndarray]":
         """With boxes clipped to pictures of these (N, 2) sizes, less those without area then; and the ids of these."""
         limits = np.repeat(sizes[:, ::-1], np.diff(self.first), axis=0)  # (M, 2) width, height
-        boxes = np.clip(self.boxes, 0, np.tile(limits, 2)).astype(np.float32)
+        boxes = np.clip(self.boxes, 0, np.tile(limits, 2))
         solid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         keep = np.flatnonzero(solid)
         first = np.searchsorted(keep, self.first)
@@ -133,9 +133,9 @@ def read_annotations(file: Path, masks: bool = False) -> Annotations:
         sizes=np.nan_to_num(sizes).astype(np.int32),
         first=np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(images)))]).astype(np.int64),
         ids=_identifiers(ids)[order],
-        boxes=boxes[order].astype(np.float32),
+        boxes=boxes[order],
         labels=labels[order].astype(np.int32),
-        area=area[order].astype(np.float32),
+        area=area[order],
         iscrowd=np.array([bool(record.get("iscrowd", 0)) for record in records], dtype=bool)[order],
         outlines=_outlines(file, records, ids, sizes[rows])[order] if masks else None,
     )

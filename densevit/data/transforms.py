@@ -53,7 +53,8 @@ class Evaluation:
         height, width = pixels.shape[:2]
         size = self.size_of(height, width)
         if "boxes" in targets:
-            targets["boxes"] = targets["boxes"] * torch.tensor([size[1] / width, size[0] / height]).repeat(2)
+            scale = torch.tensor([size[1] / width, size[0] / height]).repeat(2)
+            targets["boxes"] = targets["boxes"].float() * scale
         for key in MAP_KEYS:
             if key in targets:
                 targets[key] = torch.from_numpy(resize_map(targets[key].numpy(), size))

@@ -77,7 +77,7 @@ def test_boxes_labels_areas_and_crowds_of_each_picture(write: Write) -> None:
     assert targets[1]["iscrowd"].tolist() == [False, True]
     assert targets[2]["boxes"].shape == (0, 4) and targets[2]["labels"].shape == (0,)
     for t in targets:
-        assert [t[key].dtype for key in ("boxes", "labels", "area")] == [torch.float32, torch.int64, torch.float32]
+        assert [t[key].dtype for key in ("boxes", "labels", "area")] == [torch.float64, torch.int64, torch.float64]
         assert t["iscrowd"].dtype == torch.bool and "masks" not in t
     image = dataset[0]["image"]
     assert image.shape == (3, 30, 40) and image.dtype == torch.uint8
