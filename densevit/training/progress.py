@@ -9,6 +9,8 @@ from rich.console import Console
 
 from densevit.training.evaluation import Evaluation
 
+CONSOLE = {"highlight": False, "soft_wrap": True}  # a path stays in one piece
+
 
 class ProgressBar(RichProgressBar):
     """Lightning's bar, with the loss and nothing that tells nobody anything."""

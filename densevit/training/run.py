@@ -7,6 +7,7 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
+from rich import get_console, reconfigure
 from rich.console import Console
 
 from densevit import config as configs
@@ -19,7 +20,7 @@ from densevit.training.evaluation import Evaluation
 from densevit.training.logger import MetricsCsv
 from densevit.training.optim import learning_rate
 from densevit.training.precision import resolve
-from densevit.training.progress import ProgressBar, ValidationLines
+from densevit.training.progress import CONSOLE, ProgressBar, ValidationLines
 from densevit.training.quiet import quieten
 from densevit.training.run_folder import RunFolder, Stopped, choose
 from densevit.training.task import DenseTask, build_evaluators, check_needs, named
@@ -49,7 +50,8 @@ def resume(run: Path) -> Path:
 
 
 def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | None) -> Path:
-    console = Console(highlight=False, soft_wrap=True)  # a path stays in one piece
+    reconfigure(**CONSOLE)
+    console = get_console()  # the one that the progress bar draws on: lines go above it
     quieten()
     configs.check_plugins(config)
     lightning.seed_everything(config.seed, verbose=False)
@@ -84,7 +86,10 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
     if not stopped and files.validated_step != trainer.global_step:
         trainer.validate(task, verbose=False)  # max_steps came in the middle of an epoch
     if trainer.is_global_zero:
-        _finish(console, folder, model, data, stopped)
+        if files.best is None:  # stopped before the first validation: the weights as they are
+            model_file.save(model, folder / "model.safetensors")
+            metrics_file.write({}, folder / "metrics.json")
+        _finish(console, folder, data, stopped)
     return folder
 
 
@@ -103,7 +108,7 @@ def _trainer(
     # The order matters: metrics first, then what is kept, and weights are averaged last.
     callbacks: list[lightning.Callback] = [evaluation, files, ValidationLines(console, evaluation)]
     if console.is_terminal:
-        callbacks.append(ProgressBar(leave=False))
+        callbacks.append(ProgressBar(console_kwargs=CONSOLE))
     if section.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=section.ema))
     return lightning.Trainer(
@@ -173,11 +178,8 @@ def _announce(
     console.print(f"{trainer.world_size} x {what}, {trainer.precision}; writing to {folder}/")
 
 
-def _finish(console: Console, folder: Path, model: DenseModel, data: Data, stopped: bool) -> None:
+def _finish(console: Console, folder: Path, data: Data, stopped: bool) -> None:
     """Completes the folder, however the run ended, and says what there is."""
-    if not (folder / "model.safetensors").is_file():  # stopped before the first validation
-        model_file.save(model, folder / "model.safetensors")
-        metrics_file.write({}, folder / "metrics.json")
     draw_samples(model_file.load(folder), data, folder / "predictions")
     report = write_report(folder)
     metrics = metrics_file.read(folder / "metrics.json")
