@@ -60,7 +60,7 @@ def set_losses(
             object_count = mean_over_processes(object_count)
             target = torch.zeros_like(logits)
             quality = iou.detach().clamp(min=0.01) if classification == "mal" else torch.ones_like(iou)
-            target[(*place, labels)] = quality
+            target[matches.layer, matches.image, matches.query, labels] = quality
             loss = matchability_aware if classification == "mal" else focal
             label = loss(logits, target).sum((1, 2, 3)) / object_count.clamp(min=at_least)
 
