@@ -2,11 +2,10 @@
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_WRITTEN_OUT_TO = {torch.float32: 256, torch.bfloat16: 1024}  # keys, on a CPU
+WRITTEN_OUT_TO = 1024  # keys, on a CPU
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -17,7 +16,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = N
     A GPU runs the fused kernel, and so does a CPU where there are many keys, which also spares the memory for all
     scores; below, it is quicker with the three products written out (`tools/benchmarks/attention.py`).
     """
-    if query.is_cuda or key.shape[-2] > _WRITTEN_OUT_TO.get(query.dtype, 0):
+    if query.is_cuda or key.shape[-2] > WRITTEN_OUT_TO:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
     scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-2, -1)  # (..., N, S)
     if bias is not None:

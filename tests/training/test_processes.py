@@ -12,49 +12,22 @@ from tests.training.test_run import TINY
 DOUBLE = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "data.val_length=5"]
 
 
+def densevit(*arguments: str, folder: Path) -> str:
+    """What a command prints, run in a folder."""
+    command = [sys.executable, "-m", "densevit", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")
 def test_two_processes_leave_what_one_process_confirms(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "densevit"]
-    trained = subprocess.run(
-        [*command, "train", "tiny.yaml", *DOUBLE, "--run-dir", str(run)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert trained.returncode == 0, trained.stderr
-    assert "2 x cpu" in trained.stdout
-    assert trained.stdout.count("model.safetensors") == 1  # one process speaks for all
-    evaluated = subprocess.run(
-        [*command, "evaluate", str(run), "--out", str(tmp_path / "evaluated")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert evaluated.returncode == 0, evaluated.stderr
-    # The config asks for two processes here as well; the numbers are those of training, and of one process alone.
-    assert json.loads((tmp_path / "evaluated" / "metrics.json").read_text()) == json.loads(
-        (run / "metrics.json").read_text()
-    )
-    alone = subprocess.run(
-        [
-            *command,
-            "evaluate",
-            str(run),
-            "trainer.devices=1",
-            "trainer.strategy=auto",
-            "--out",
-            str(tmp_path / "alone"),
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert alone.returncode == 0, alone.stderr
-    assert json.loads((tmp_path / "alone" / "metrics.json").read_text()) == json.loads(
-        (run / "metrics.json").read_text()
-    )
+    printed = densevit("train", "tiny.yaml", *DOUBLE, "--run-dir", "run", folder=tmp_path)
+    assert "2 x cpu" in printed
+    assert printed.count("model.safetensors") == 1  # one process speaks for all
+    trained = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    # The run's config asks for two processes in evaluation too; the numbers are also those of one process alone.
+    for name, alone in {"together": [], "alone": ["trainer.devices=1", "trainer.strategy=auto"]}.items():
+        densevit("evaluate", "run", *alone, "--out", name, folder=tmp_path)
+        assert json.loads((tmp_path / name / "metrics.json").read_text()) == trained
