@@ -47,8 +47,8 @@ class DenseModel(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """What heights and widths are padded to: the coarsest stride."""
-        return max(self.backbone.strides)
+        """What heights and widths are padded to: the coarsest stride; 1 where the backbone brings all to one size."""
+        return 1 if self.backbone.input_size else max(self.backbone.strides)
 
     def forward(self, batch: Batch) -> dict[str, Outputs]:
         """Each head's outputs. Training targets reach the heads only in training mode."""

@@ -82,8 +82,8 @@ def shown(value: Any) -> str:
 
 def _parameters(plugin: type, given: tuple[str, ...], name: str) -> tuple[dict[str, inspect.Parameter], bool]:
     """The parameters that are the user's to set, with resolved annotations, and whether any other key is taken too."""
-    if plugin.__init__.__module__.startswith("torch.nn."):  # type: ignore[misc]  # nn.Module's own: it takes no options
-        return {}, False
+    if next(base for base in plugin.__mro__ if "__init__" in vars(base)).__module__.startswith("torch.nn."):
+        return {}, False  # nn.Module's own constructor: it takes no options
     parameters = list(inspect.signature(plugin).parameters.values())
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

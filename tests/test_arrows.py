@@ -9,7 +9,7 @@ import pytest
 # From the top down; a row may import its own and every row below it.
 ROWS = (
     ("cli",),
-    ("training", "inference", "export", "visualization", "testing"),
+    ("training", "inference", "export", "visualization", "testing", "scaffold"),
     ("model", "weights", "data", "evaluation"),
     ("registry", "config", "options", "interfaces"),
     ("layers", "losses"),

@@ -58,7 +58,7 @@ def test_the_overview_imports_no_command(tmp_path):
 def test_a_misspelt_command_is_told_the_nearest(capsys):
     assert main(["trian"]) == 2
     assert capsys.readouterr().err.startswith(
-        "densevit: there is no command 'trian'. Did you mean 'train'? Known: config, "
+        "densevit: there is no command 'trian'. Did you mean 'train'? Known: check, config, "
     )
 
 

@@ -15,6 +15,7 @@ ROOTS = {
     "densevit_backbones": "plugins/densevit_backbones",
     "densevit_configs": "configs",
     "densevit_heads": "plugins/densevit_heads",
+    "densevit_necks": "plugins/densevit_necks",
 }
 
 

@@ -93,17 +93,3 @@ def test_plugins_of_one_group_alone(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines
     assert all(line.startswith("heads ") for line in lines)
-
-
-def test_the_page_on_own_backbones_shows_what_is_tested_here(project):
-    page = (project / "docs" / "own-backbone.md").read_text()
-    package = project / "tests" / "third_party"
-    assert (package / "mynet" / "__init__.py").read_text() in page
-    assert (package / "pyproject.toml").read_text() in page
-    shown = configparser.ConfigParser()
-    shown.read_string(page.partition("```ini\n")[2].partition("```")[0])
-    tested = configparser.ConfigParser()
-    tested.read(package / "setup.cfg")
-    for section in shown.sections():
-        for key, value in shown[section].items():
-            assert tested[section][key] == value

@@ -17,8 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("densevit.cli.evaluate", "measure a run on its validation data or on other data"),
     "predict": ("densevit.cli.predict", "run a model on pictures; leaves drawn pictures and predictions"),
     "plugins": ("densevit.cli.plugins", "list the backbones, necks, heads, data sets and evaluators in reach"),
+    "check": ("densevit.cli.check", "prove a backbone or a head"),
     "config": ("densevit.cli.config", "print a config as it resolves"),
     "scenes": ("densevit.cli.scenes", "write the built-in data set to disk"),
+    "new": ("densevit.cli.new", "write a small distribution to begin a plugin of one's own from"),
 }
 
 

@@ -5,6 +5,8 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densevit.layers.linear import Linear
+
 WRITTEN_OUT_TO = 1024  # keys, on a CPU
 
 
@@ -35,10 +37,10 @@ class MultiHeadAttention(nn.Module):
         if width % num_heads:
             raise ValueError(f"A width of {width} cannot be split into {num_heads} heads.")
         self.num_heads, self.dropout = num_heads, dropout
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key = Linear(width, width)
+        self.value = Linear(width, width)
+        self.output = Linear(width, width)
         for layer in (self.query, self.key, self.value, self.output):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)

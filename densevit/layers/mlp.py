@@ -4,16 +4,18 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from densevit.layers.linear import Linear
+
 
 class FeedForward(nn.Module):
     """Two linear layers with an activation between, as in every transformer block."""
 
     def __init__(self, width: int, hidden: int, activation: type[nn.Module] = nn.GELU, dropout: float = 0.0) -> None:
         super().__init__()
-        self.expand = nn.Linear(width, hidden)
+        self.expand = Linear(width, hidden)
         self.activation = activation()
         self.dropout = nn.Dropout(dropout)
-        self.contract = nn.Linear(hidden, width)
+        self.contract = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
@@ -27,10 +29,10 @@ class Mlp(nn.Sequential):
         sizes = [width] + [hidden] * (num_layers - 1) + [out]
         parts: list[nn.Module] = []
         for i in range(num_layers):
-            parts += [nn.Linear(sizes[i], sizes[i + 1])] + ([nn.ReLU(inplace=True)] if i < num_layers - 1 else [])
+            parts += [Linear(sizes[i], sizes[i + 1])] + ([nn.ReLU(inplace=True)] if i < num_layers - 1 else [])
         super().__init__(*parts)
 
     @property
-    def last(self) -> nn.Linear:
+    def last(self) -> Linear:
         """The layer that gives the result."""
-        return cast(nn.Linear, self[-1])
+        return cast(Linear, self[-1])

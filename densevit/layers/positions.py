@@ -45,6 +45,43 @@ def sine_boxes(boxes: Tensor, channels: int, temperature: float = 20.0) -> Tenso
     return sine(boxes * (2 * math.pi), channels, temperature).flatten(-2)
 
 
+def sine_grid_1d(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
+    """The sine encoding of a map's cells counted row by row from 0 (Dosovitskiy et al. 2021, appendix D.4: "1-D").
+
+    Returns (H, W, channels), float32.
+    """
+    return sine(torch.arange(height * width, device=device), channels).view(height, width, channels)
+
+
+def sine_grid_2d(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
+    """The sine encoding of a map's columns, then of its rows, each counted from 0 (MAE, He et al. 2022, appendix A.1).
+
+    channels: a multiple of 4: sines of the column, cosines of the column, sines of the row, cosines of the row, as in
+    MAE's weights. Returns (H, W, channels), float32.
+    """
+    rows, columns = (_sines_then_cosines(size, channels // 2, device) for size in (height, width))
+    return torch.cat([columns[None].expand(height, -1, -1), rows[:, None].expand(-1, width, -1)], dim=-1)
+
+
+def _sines_then_cosines(length: int, channels: int, device: torch.device | None) -> Tensor:
+    return sine(torch.arange(length, device=device), channels).unflatten(-1, (-1, 2)).transpose(-2, -1).flatten(-2)
+
+
+def resize_grid(table: Tensor, size: tuple[int, int]) -> Tensor:
+    """A table of positions (H, W, C) on another grid, (*size, C): bicubic and antialiased, corners not aligned.
+
+    As timm carries published weights over to other sizes. transformers and DeiT leave out the antialiasing, with which
+    torch's bicubic kernel is another one (a = -0.5 in place of -0.75), so that their results differ slightly, also
+    where the grid grows.
+    """
+    if table.shape[:2] == torch.Size(size):
+        return table
+    resized = F.interpolate(
+        table.permute(2, 0, 1)[None].float(), size=size, mode="bicubic", align_corners=False, antialias=True
+    )
+    return resized[0].permute(1, 2, 0).to(table.dtype)
+
+
 class LearnedPositions(nn.Module):
     """A learned vector for each row and each column (DETR's `learned` option), interpolated where a map is larger."""
 

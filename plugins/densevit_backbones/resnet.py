@@ -1,12 +1,14 @@
-"""ResNet (He et al. 2016), with torchvision's layout of weights."""
+"""ResNet (He et al. 2016), ResNeXt (Xie et al. 2017) and wide ResNet, with torchvision's layout of weights."""
 
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Backbone
-from densevit.layers.norms import FrozenBatchNorm2d
+from densevit.layers import checkpointing
+from densevit.layers.norms import CountedOnce, FrozenBatchNorm2d, SyncBatchNorm2d
 
 Norm = Callable[[int], nn.Module]
 
@@ -14,6 +16,7 @@ _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23,
 _NORMS: dict[str, Norm] = {
     "frozen": FrozenBatchNorm2d,
     "batch": nn.BatchNorm2d,
+    "sync": SyncBatchNorm2d,
     "group": lambda channels: nn.GroupNorm(32, channels),
 }
 
@@ -22,14 +25,27 @@ class ResNet(Backbone):
     """Deep residual network: features of strides 4, 8, 16 and 32 after its four stages.
 
     The stride of a bottleneck is in its 3x3 convolution ("v1.5"), as published torchvision weights have it, and the
-    state has their keys. Any input size; each map is ceil(size / stride). Padding changes what it touches: features
-    within the receptive field of a picture's border depend on what lies beyond it.
+    state has their keys (timm's, for variant "d"). Any input size; each map is ceil(size / stride). Features come in
+    channels-last memory, in which the convolutions run.
+
+    What lies beyond a picture's right or lower border changes the features whose receptive field reaches it, 17, 45,
+    133 and 213 pixels for the four stages of depth 50; further in, a picture has the same features alone and padded.
+    So with "frozen" norms, and with "batch" and "sync" in evaluation; "group" norms take the statistics of the whole
+    map, padding included.
 
     depth: 18, 34, 50, 101 or 152.
     dilation: the last stage keeps the stride of the one before and dilates its convolutions instead (DETR's DC5).
-    norm: "batch", "group" (32 groups), or "frozen": batch norm as constants, for fine-tuning with few images a batch.
+    norm: "batch"; "sync", batch norm over the GPUs of all processes; "group" (32 groups); or "frozen", batch norm as
+        constants, for fine-tuning with few images a batch.
     frozen_stages: parts that stay as they are, trained neither in parameters nor in batch statistics, counted from the
         stem: 1 is the stem, 2 the first stage too (DETR's), 5 everything.
+    variant: "b", whose stem is one 7x7 convolution; "d", with a stem of three 3x3 and with shortcuts that halve a map
+        by an average (He et al. 2019, section 4.2).
+    groups, width_per_group: of a bottleneck's 3x3 convolution in the first stage (its width doubles with each stage);
+        from depth 50 on. ResNeXt 32x4d has 32 groups of 4 channels, 32x8d and 64x4d likewise; wide ResNet-50-2 and
+        101-2 have one of 128.
+    checkpointing: block by block, activations are computed again in the backward pass instead of kept. Running
+        statistics still count each batch once.
     """
 
     layer1: nn.Sequential
@@ -41,29 +57,44 @@ class ResNet(Backbone):
         self,
         depth: Literal[18, 34, 50, 101, 152] = 50,
         dilation: bool = False,
-        norm: Literal["frozen", "batch", "group"] = "batch",
+        norm: Literal["frozen", "batch", "sync", "group"] = "batch",
         frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 0,
+        variant: Literal["b", "d"] = "b",
+        groups: int = 1,
+        width_per_group: int = 64,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        block: type[_Basic | _Bottleneck] = _Bottleneck if depth >= 50 else _Basic
+        _check_groups(depth, groups, width_per_group, norm)
+        expansion = 4 if depth >= 50 else 1
         make_norm = _NORMS[norm]
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.checkpointing = checkpointing
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False) if variant == "b" else _deep_stem(make_norm)
         self.bn1 = make_norm(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        width = 64
-        for i, count in enumerate(_BLOCKS[depth]):
+        self.channels = tuple(64 * 2**i * expansion for i in range(4))
+        self.strides = (4, 8, 16, 16 if dilation else 32)
+        inputs = 64
+        for i, (count, outputs) in enumerate(zip(_BLOCKS[depth], self.channels, strict=True)):
             dilated = dilation and i == 3
-            stage = []
+            stage: list[nn.Module] = []
             for j in range(count):
                 stride = 2 if i > 0 and j == 0 and not dilated else 1
                 # As in torchvision, the first block of a dilated stage still has the dilation of the stage before.
-                stage.append(block(width, 64 * 2**i, stride, 2 if dilated and j > 0 else 1, make_norm))
-                width = 64 * 2**i * block.expansion
+                dilate = 2 if dilated and j > 0 else 1
+                if depth < 50:
+                    block: _Block = _Basic(inputs, outputs, stride, dilate, make_norm)
+                else:
+                    width = groups * width_per_group * 2**i
+                    block = _Bottleneck(inputs, width, outputs, stride, dilate, groups, make_norm)
+                if stride > 1 or inputs != outputs:
+                    block.downsample = _shortcut(inputs, outputs, stride, make_norm, variant == "d", dilated)
+                stage.append(block)
+                inputs = outputs
             self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
-        self.channels = tuple(64 * 2**i * block.expansion for i in range(4))
-        self.strides = (4, 8, 16, 16 if dilation else 32)
         self._initialise()
+        self.to(memory_format=torch.channels_last)  # as the maps: else each step copies kernels and their gradients
         self.frozen_stages = frozen_stages
         for module in self._frozen():
             module.requires_grad_(False)
@@ -75,12 +106,20 @@ class ResNet(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.conv1(images.contiguous(memory_format=torch.channels_last))
+        x = self.maxpool(self.relu(self.bn1(x)))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+            for block in stage:
+                x = self._run(block, x)
             features.append(x)
         return features
+
+    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+        checkpointed = self.checkpointing and self.training
+        if checkpointed and not torch.compiler.is_compiling():  # a compiled graph writes statistics once by itself
+            block = CountedOnce(block)
+        return checkpointing.run(block, x, checkpointed=checkpointed)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         blocks = [block for stage in (self.layer1, self.layer2, self.layer3, self.layer4) for block in stage]
@@ -99,50 +138,96 @@ class ResNet(Backbone):
         return [module for part in parts[: self.frozen_stages] for module in part]
 
 
-def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Module | None:
-    if stride == 1 and inputs == outputs:
-        return None
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm(outputs))
+def _check_groups(depth: int, groups: int, width_per_group: int, norm: str) -> None:
+    for option, value in (("groups", groups), ("width_per_group", width_per_group)):
+        if value < 1:
+            raise ValueError(f"{option} is {value}; it is a number of channels or groups, 1 or more.")
+    if depth < 50 and (groups, width_per_group) != (1, 64):
+        raise ValueError(
+            f"groups {groups} and width_per_group {width_per_group} need a bottleneck, but depth {depth} has none: "
+            "expected depth 50, 101 or 152, or groups 1 and width_per_group 64."
+        )
+    if norm == "group" and groups * width_per_group % 32:
+        raise ValueError(
+            f"norm 'group' has 32 groups, but groups x width_per_group is {groups} x {width_per_group}: "
+            "expected a multiple of 32."
+        )
 
 
-class _Basic(nn.Module):
-    """Two 3x3 convolutions (figure 5, left)."""
+def _deep_stem(norm: Norm) -> nn.Sequential:
+    """Three 3x3 convolutions, the first of stride 2, in place of one 7x7 (He et al. 2019, figure 2b)."""
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False),
+        norm(32),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(32, 32, 3, padding=1, bias=False),
+        norm(32),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(32, 64, 3, padding=1, bias=False),
+    )
 
-    expansion = 1
 
-    def __init__(self, inputs: int, width: int, stride: int, dilation: int, norm: Norm) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=dilation, dilation=dilation, bias=False)
-        self.bn1 = norm(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
-        self.bn2 = norm(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(inputs, width, stride, norm)
+def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm, average: bool, dilated: bool) -> nn.Module:
+    """A 1x1 convolution. average: of a mean of 2x2 cells, so that a stride of 2 leaves out none (figure 2c)."""
+    if not average:
+        return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm(outputs))
+    pool: nn.Module = nn.Identity()
+    if stride > 1:
+        pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
+    elif dilated:  # as in timm: each cell gets what a stride of 2 would give to every second
+        pool = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, 1))
+    return nn.Sequential(pool, nn.Conv2d(inputs, outputs, 1, bias=False), norm(outputs))
+
+
+class _Block(nn.Module):
+    """What is learned is added to what came in; `downsample` fits that to the result where their shapes differ."""
+
+    downsample: nn.Module | None
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
+        residual = self.residual(x)
+        residual += x if self.downsample is None else self.downsample(x)  # a norm's result, which nobody else needs
+        return residual.relu_()
+
+    def residual(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class _Basic(_Block):
+    """Two 3x3 convolutions (figure 5, left)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dilation: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False)
+        self.bn1 = norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=dilation, dilation=dilation, bias=False)
+        self.bn2 = norm(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+
+    def residual(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+        return self.bn2(self.conv2(x))
 
 
-class _Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions (figure 5, right)."""
+class _Bottleneck(_Block):
+    """1x1, 3x3 and 1x1 convolutions (figure 5, right); the 3x3 in groups for ResNeXt (Xie et al. 2017, figure 3c)."""
 
-    expansion = 4
-
-    def __init__(self, inputs: int, width: int, stride: int, dilation: int, norm: Norm) -> None:
+    def __init__(
+        self, inputs: int, width: int, outputs: int, stride: int, dilation: int, groups: int, norm: Norm
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.bn1 = norm(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=dilation, dilation=dilation, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, dilation, dilation, groups, bias=False)
         self.bn2 = norm(width)
-        self.conv3 = nn.Conv2d(width, width * 4, 1, bias=False)
-        self.bn3 = norm(width * 4)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = norm(outputs)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(inputs, width * 4, stride, norm)
+        self.downsample = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+    def residual(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
-        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+        return self.bn3(self.conv3(x))

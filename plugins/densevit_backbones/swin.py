@@ -1,16 +1,17 @@
-"""Swin Transformer (Liu et al. 2021): attention in windows that shift from block to block."""
+"""Swin Transformer (Liu et al. 2021) and Swin Transformer V2 (Liu et al. 2022): windows that shift between blocks."""
 
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Backbone
-from densevit.layers.attention import attention
+from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.drop_path import DropPath
+from densevit.layers.linear import Linear
 from densevit.layers.mlp import FeedForward
-from densevit.layers.windows import merge, partition, relative_position_index, shift_mask
+from densevit.layers.stem import conv_stem
+from densevit_backbones.swin_attention import CosineWindowAttention, WindowAttention
 
 
 class _Variant(NamedTuple):
@@ -27,43 +28,69 @@ _VARIANTS = {
     "base": _Variant(128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5),
     "large": _Variant(192, (2, 2, 18, 2), (6, 12, 24, 48), 0.2),
 }
+_WINDOWS = {1: 7, 2: 8}  # of the papers' smallest pictures, 224 and 256 pixels
 
 
 class Swin(Backbone):
     """Swin Transformer: features of strides 4, 8, 16 and 32, each through a layer norm of its own.
 
-    Any input size; each map is ceil(size / stride). A block pads its map to whole windows with zeros after its norm,
-    and attention sees those zeros, as in the published detectors. What lies right of a picture and below it therefore
-    changes its features: up to the first shifted block only in windows that reach over its border, then further in.
+    Any input size; each map is ceil(size / stride). A block fills the last windows of its map with zeros, and attention
+    sees those zeros, as in the published detectors. What lies right of a picture and below it therefore changes its
+    features. Up to the first shifted block (the second of a stage) it does so only in windows that reach over the
+    border, and not at all where the picture's maps are whole windows: alone and padded, such a picture has the same
+    features there. The first shifted block changes the M - M // 2 cells next to the border, and each block after it in
+    that stage carries the change half a window of M cells further in.
 
     variant: "tiny", "small", "base" and "large" of the paper's section 3.3; "nano" (32 channels, 6 blocks) is for CPUs.
-    window_size: 7 for the paper's 224-pixel models, 12 for its 384-pixel ones.
+    version: 2 has attention by cosines, positions on a logarithmic scale and norms after attention and perceptron.
+    window_size: one for all stages or one a stage; None: 7 in version 1, 8 in version 2. The papers' models for larger
+        pictures have 12 (384 pixels; 192 in version 2) and 16 (256). A published version 2 whose last map was smaller
+        than its window had a window of that size there, [16, 16, 16, 8] for example.
+    pretrained_window_sizes: version 2 only: the windows, one a stage, of weights that are carried over to larger ones;
+        None: `window_size`. Of the published weights the fine-tuned ones have [12, 12, 12, 6].
     stem: "patch", the paper's projection of 4x4 pixels, or "conv": four 3x3 convolutions with batch norm, two of
         them of stride 2, and a 1x1, with which a transformer learns sooner from random weights (Xiao et al. 2021,
         section 4).
     drop_path: the last block's stochastic depth, rising linearly from 0 at the first; None: the paper's for ImageNet.
+    checkpointing: in training, a block's activations are computed again in the backward pass and not kept.
     """
 
     def __init__(
         self,
         variant: Literal["nano", "tiny", "small", "base", "large"] = "tiny",
-        window_size: int = 7,
+        version: Literal[1, 2] = 1,
+        window_size: int | tuple[int, int, int, int] | None = None,
+        pretrained_window_sizes: tuple[int, int, int, int] | None = None,
         stem: Literal["patch", "conv"] = "patch",
         drop_path: float | None = None,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         width, blocks, heads, default_drop = _VARIANTS[variant]
         last_rate = default_drop if drop_path is None else drop_path
+        windows = _a_stage("window_size", _WINDOWS[version] if window_size is None else window_size)
+        if version == 1 and pretrained_window_sizes is not None:
+            raise ValueError(
+                "pretrained_window_sizes is for version 2; the tables of version 1 are resized when weights are read."
+            )
+        pretrained = _a_stage("pretrained_window_sizes", pretrained_window_sizes or windows)
         self.channels = tuple(width * 2**i for i in range(4))
         self.strides = (4, 8, 16, 32)
-        self.patch_embed = nn.Conv2d(3, width, 4, stride=4) if stem == "patch" else _conv_stem(width)
+        self.checkpointing = checkpointing
+        self.patch_embed = nn.Conv2d(3, width, 4, stride=4) if stem == "patch" else conv_stem(width, 4)
         self.patch_norm = nn.LayerNorm(width)
         self.stages = nn.ModuleList()
         for i, channels in enumerate(self.channels):
-            stage: list[nn.Module] = [] if i == 0 else [PatchMerging(channels // 2)]
+            stage: list[nn.Module] = []
+            if i > 0:
+                stage.append(PatchMerging(channels // 2) if version == 1 else PatchMergingV2(channels // 2))
             for j in range(blocks[i]):
                 rate = last_rate * (sum(blocks[:i]) + j) / (sum(blocks) - 1)
-                stage.append(SwinBlock(channels, heads[i], window_size, shifted=j % 2 == 1, drop_path=rate))
+                place = channels, heads[i], windows[i], j % 2 == 1
+                if version == 1:
+                    stage.append(SwinBlock(channels, WindowAttention(*place), rate))
+                else:
+                    stage.append(SwinV2Block(channels, CosineWindowAttention(*place, pretrained[i]), rate))
             self.stages.append(nn.Sequential(*stage))
         self.feature_norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
         self.apply(_initialise)
@@ -74,7 +101,8 @@ class Swin(Backbone):
         x = self.patch_norm(x.permute(0, 2, 3, 1))  # (B, H, W, C) from here on
         features = []
         for stage, norm in zip(self.stages, self.feature_norms, strict=True):
-            x = stage(x)
+            for block in stage.children():
+                x = activation_checkpointing.run(block, x, checkpointed=self.checkpointing and self.training)
             features.append(norm(x).permute(0, 3, 1, 2))
         return features
 
@@ -85,98 +113,73 @@ class Swin(Backbone):
 
 
 class PatchMerging(nn.Module):
-    """Joins 2x2 neighbours into one token of twice the channels (section 3.1)."""
+    """Joins 2x2 neighbours into one token of twice the channels (Liu et al. 2021, section 3.1)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(4 * channels)
-        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+        self.reduction = Linear(4 * channels, 2 * channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2 C)."""
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        B, H, W, C = x.shape
-        x = x.view(B, H // 2, 2, W // 2, 2, C)
-        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # columns before rows, as published weights have it
-        return self.reduction(self.norm(x))
+        return self.reduction(self.norm(_neighbours(x)))
+
+
+class PatchMergingV2(nn.Module):
+    """The same with the norm last, as version 2 has it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.reduction = Linear(4 * channels, 2 * channels, bias=False)
+        self.norm = nn.LayerNorm(2 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2 C)."""
+        return self.norm(self.reduction(_neighbours(x)))
 
 
 class SwinBlock(nn.Module):
-    """Attention in windows, then a perceptron, each with its residual (equation 3)."""
+    """Attention in windows, then a perceptron, each with its residual (Liu et al. 2021, equation 3)."""
 
-    def __init__(self, channels: int, num_heads: int, window: int, shifted: bool, drop_path: float) -> None:
+    def __init__(self, channels: int, attention: nn.Module, drop_path: float) -> None:
         super().__init__()
-        self.window, self.shifted = window, shifted
         self.norm1 = nn.LayerNorm(channels)
-        self.attention = WindowAttention(channels, num_heads, window)
+        self.attention = attention
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = FeedForward(channels, 4 * channels)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        x = x + self.drop_path(self._attend(self.norm1(x)))
+        x = x + self.drop_path(self.attention(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
-    def _attend(self, x: Tensor) -> Tensor:
-        _, H, W, _ = x.shape
-        M = self.window
-        x = F.pad(x, (0, 0, 0, -W % M, 0, -H % M))
-        padded_height, padded_width = x.shape[1:3]
-        # A map of one window has nothing to exchange with, so that axis does not shift.
-        shift = tuple(M // 2 if self.shifted and size > M else 0 for size in (padded_height, padded_width))
-        mask = None
-        if any(shift):
-            x = x.roll((-shift[0], -shift[1]), dims=(1, 2))
-            mask = shift_mask(padded_height, padded_width, M, (shift[0], shift[1]), x.device)
-        windows = self.attention(partition(x, M), mask)
-        x = merge(windows, M, padded_height, padded_width)
-        if any(shift):
-            x = x.roll(shift, dims=(1, 2))
-        return x[:, :H, :W]
+
+class SwinV2Block(SwinBlock):
+    """The same with norms after attention and perceptron ("res-post-norm", Liu et al. 2022, section 3.2).
+
+    They begin at 1, as torchvision's do; the paper's code begins at 0, where nothing inside a block has a gradient.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        x = x + self.drop_path(self.norm1(self.attention(x)))
+        return x + self.drop_path(self.norm2(self.mlp(x)))
 
 
-class WindowAttention(nn.Module):
-    """Attention inside windows with a learned bias for each offset of two tokens (equation 4)."""
-
-    relative_position_index: Tensor
-
-    def __init__(self, channels: int, num_heads: int, window: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.output = nn.Linear(channels, channels)
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("relative_position_index", relative_position_index(window).flatten(), persistent=False)
-
-    def forward(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
-        """windows: (B * windows, N, C). mask: (windows, N, N), added to the scores. Returns (B * windows, N, C)."""
-        count, N, C = windows.shape
-        qkv = self.qkv(windows).view(count, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = qkv.unbind(0)  # (B * windows, heads, N, D)
-        bias = self.relative_position_bias_table[self.relative_position_index].view(N, N, -1).permute(2, 0, 1)
-        bias = bias.to(query.dtype)
-        if mask is None:
-            mixed = attention(query, key, value, bias)
-        else:  # windows and heads in one dimension, so that the mask is read and not copied for each image
-            bias = (bias + mask[:, None].to(bias.dtype)).flatten(0, 1)  # (windows * heads, N, N)
-            query, key, value = (x.unflatten(0, (-1, len(mask))).flatten(1, 2) for x in (query, key, value))
-            mixed = attention(query, key, value, bias).unflatten(1, (len(mask), -1)).flatten(0, 1)
-        return self.output(mixed.transpose(1, 2).reshape(count, N, C))
+def _neighbours(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 4 C), with zeros beyond the border."""
+    if x.shape[1] % 2 or x.shape[2] % 2:
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+    x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H / 2, 2, W / 2, 2, C)
+    return x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # columns before rows, as published weights have it
 
 
-def _conv_stem(width: int) -> nn.Module:
-    layers: list[nn.Module] = []
-    for inputs, outputs, stride in (
-        (3, width // 2, 2),
-        (width // 2, width // 2, 1),
-        (width // 2, width, 2),
-        (width, width, 1),
-    ):
-        conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Conv2d(width, width, 1))
+def _a_stage(option: str, sizes: int | tuple[int, ...]) -> tuple[int, ...]:
+    sizes = (sizes,) * 4 if isinstance(sizes, int) else tuple(sizes)
+    if len(sizes) != 4 or min(sizes) < 1:
+        raise ValueError(f"{option} is {sizes}; it is one number of cells, 1 or more, for each of the four stages.")
+    return sizes
 
 
 def _initialise(module: nn.Module) -> None:

@@ -17,6 +17,8 @@ def _randomise(module: nn.Module) -> None:
             nn.init.normal_(parameter, 0.0, 0.3)
         elif name.endswith("relative_position_bias_table"):
             nn.init.normal_(parameter, 0.0, 1.5)
+        elif any(word in name for word in ("pos_embed", "position_embeddings", "position_table", "_token")):
+            nn.init.normal_(parameter, 0.0, 1.0)
         else:
             nn.init.normal_(parameter, 0.0, parameter[0].numel() ** -0.5)
     for name, buffer in module.named_buffers():

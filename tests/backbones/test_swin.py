@@ -1,3 +1,5 @@
+import copy
+import pickle
 import re
 from collections.abc import Callable
 
@@ -82,7 +84,7 @@ def pair(randomise, reference: nn.Module, renamings: list, **options) -> tuple[S
 
 
 @pytest.mark.parametrize("size", [(97, 131), (33, 50), (9, 20), (1, 1)], ids=str)
-@pytest.mark.parametrize("window", [7, 4])
+@pytest.mark.parametrize("window", [7, 4, 12])
 def test_nano_is_torchvision_s_swin_of_that_width_at_any_size(size, window, randomise, assert_equal_features):
     reference = TorchvisionSwin([4, 4], 32, depths=[1, 1, 3, 1], num_heads=[1, 2, 4, 8], window_size=[window, window])
     swin, reference = pair(randomise, reference, FROM_TORCHVISION, variant="nano", window_size=window)
@@ -204,6 +206,80 @@ def test_padding_changes_only_windows_that_reach_over_the_border_until_windows_s
     assert (alone - beside).abs().amax(-1)[0, :7, :7].max() > 1e-3
 
 
+def test_a_picture_of_whole_windows_is_the_same_padded_up_to_the_first_shifted_block(randomise):
+    """28x28 cells in windows of 7; how far from the border each block of the third stage then carries the padding."""
+    swin = Swin("tiny").eval()
+    randomise(swin)
+    x = torch.randn(1, 28, 28, swin.channels[2])
+    alone, padded = x, torch.randn(1, 42, 35, swin.channels[2])
+    padded[:, :28, :28] = x
+    reach = []
+    for block in list(swin.stages[2].children())[1:]:
+        alone, padded = block(alone), block(padded)
+        changed = (alone - padded[:, :28, :28]).abs().amax(-1)[0] > 1e-4
+        edges = changed[0], changed[:, 0]  # along the first row and the first column
+        reach.append([28 - int(edge.float().argmax()) if edge.any() else 0 for edge in edges])
+    assert reach == [[0, 0], [4, 4], [7, 7], [11, 11], [14, 14], [18, 18]]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_features_before_the_first_shifted_block_are_those_of_the_picture_alone(version, randomise):
+    swin = Swin("nano", version=version, window_size=4).eval()  # its third stage is the first with a shifted block
+    randomise(swin)
+    picture = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        alone, padded = swin(picture), swin(F.pad(picture, (0, 64, 0, 32)))
+    same = [
+        torch.allclose(x, y[..., : x.shape[2], : x.shape[3]], atol=1e-4) for x, y in zip(alone, padded, strict=True)
+    ]
+    assert same == [True, True, False, False]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_checkpointing_gives_the_same_gradients(version):
+    torch.manual_seed(0)
+    plain, checkpointed = Swin("nano", version=version, drop_path=0.3), Swin("nano", version=version, drop_path=0.3)
+    checkpointed.load_state_dict(plain.state_dict())
+    checkpointed.checkpointing = True
+    images = torch.randn(2, 3, 75, 50)
+    for swin in (plain, checkpointed):
+        torch.manual_seed(1)
+        sum(x.square().mean() for x in swin(images)).backward()
+    for x, y in zip(plain.parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(x.grad, y.grad)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_compiled_exported_pickled_and_in_half_precision_it_is_the_same(version, randomise):
+    swin = Swin("nano", version=version).eval()
+    randomise(swin)
+    images = torch.randn(1, 3, 37, 61)
+    with torch.no_grad():
+        expected = swin(images)
+        others = [
+            torch.compile(swin, fullgraph=True, backend="aot_eager")(images),
+            torch.export.export(swin, (images,)).module()(images),
+            pickle.loads(pickle.dumps(swin))(images),
+            copy.deepcopy(swin)(images),
+        ]
+        for features in others:
+            torch.testing.assert_close(list(features), expected, atol=1e-5, rtol=1e-5)
+        for dtype in (torch.float16, torch.bfloat16):
+            with torch.autocast("cpu", dtype):
+                low = swin(images)
+            for x, y in zip(low, expected, strict=True):
+                assert (x.float() - y).norm() < 0.05 * y.norm()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_grids_of_large_and_prime_sizes(version):
+    with torch.device("meta"):
+        swin = Swin("nano", version=version)
+        for size in [(32, 1333), (1333, 800), (1009, 613), (331, 37)]:
+            grids = [tuple(x.shape[2:]) for x in swin(torch.empty(1, 3, *size))]
+            assert grids == [(-(-size[0] // s), -(-size[1] // s)) for s in swin.strides]
+
+
 def test_what_was_predicted_or_exported_before_does_not_hinder_training():
     """Masks and indices that were made in inference mode, on the meta device or while tracing are not used again."""
     with torch.device("meta"):
@@ -221,3 +297,14 @@ def test_what_was_predicted_or_exported_before_does_not_hinder_training():
 def test_a_wrong_option_is_refused_before_anything_is_built():
     with pytest.raises(densevit.DensevitError, match="variant"):
         densevit.create_backbone("swin", variant="huge")
+
+
+@pytest.mark.parametrize("options", [{"window_size": 0}, {"window_size": (7, 7, 7, 0)}], ids=str)
+def test_a_window_without_cells_is_refused(options):
+    with pytest.raises(ValueError, match="window_size is"):
+        Swin("nano", **options)
+
+
+def test_pretrained_windows_are_for_version_2():
+    with pytest.raises(ValueError, match="pretrained_window_sizes is for version 2"):
+        Swin("nano", pretrained_window_sizes=(7, 7, 7, 7))

@@ -1,8 +1,10 @@
+import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozen
 
-from densevit.layers.norms import FrozenBatchNorm2d, LayerNorm2d
+from densevit.layers.norms import CountedOnce, FrozenBatchNorm2d, LayerNorm2d, SyncBatchNorm2d
 
 
 def trained_batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -33,6 +35,24 @@ def test_frozen_batch_norm_is_torchvision_s():
     torch.testing.assert_close(norm(x), reference(x))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_frozen_batch_norm_has_the_gradient_of_batch_norm_in_any_layout_and_precision(layout, dtype):
+    norm, reference = FrozenBatchNorm2d(6), trained_batch_norm(6).double()
+    norm.load_state_dict(reference.state_dict())
+    own = torch.randn(2, 6, 7, 5, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+    other = own.detach().double().requires_grad_()
+    y, z = norm(own), reference(other)
+    assert y.dtype == dtype
+    assert y.is_contiguous(memory_format=layout)
+    weights = torch.randn_like(z)
+    (y.double() * weights).sum().backward()
+    (z * weights).sum().backward()
+    tolerance = 0.03 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(y.double(), z, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(own.grad.double(), other.grad, atol=tolerance, rtol=tolerance)
+
+
 def test_frozen_batch_norm_stands_still_in_training_and_has_nothing_to_train():
     norm = FrozenBatchNorm2d(4).train()
     norm.load_state_dict(trained_batch_norm(4).state_dict())
@@ -60,3 +80,36 @@ def test_layer_norm_2d_normalises_each_cell_over_its_channels():
     variance = ((x - mean) ** 2).mean(1, keepdim=True)
     expected = (x - mean) / (variance + 1e-5).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
     torch.testing.assert_close(norm(x), expected)
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """A group of this process alone."""
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def test_synchronised_batch_norm_on_a_cpu_is_batch_norm_in_a_process_group_too(process_group):
+    x = torch.randn(2, 4, 5, 3)
+    with pytest.raises(ValueError, match="GPU"):  # why there is a class of our own
+        nn.SyncBatchNorm(4)(x)
+    norm, reference = SyncBatchNorm2d(4), nn.BatchNorm2d(4)
+    assert torch.equal(norm(x), reference(x))
+    for key, value in reference.state_dict().items():
+        assert torch.equal(norm.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, SyncBatchNorm2d])
+def test_what_is_computed_again_is_counted_once(kind):
+    plain, spared = (nn.Sequential(nn.Conv2d(3, 4, 1), kind(4), nn.ReLU()) for _ in range(2))
+    spared.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 6, 5)
+    for _ in range(2):
+        plain(x).square().sum().backward()
+        checkpoint(CountedOnce(spared), x, use_reentrant=False).square().sum().backward()
+    for key, value in plain.state_dict().items():
+        assert torch.equal(spared.state_dict()[key], value)
+    for own, other in zip(spared.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(own.grad, other.grad)
+    assert (spared[1].momentum, int(spared[1].num_batches_tracked)) == (0.1, 2)

@@ -2,8 +2,18 @@ import math
 
 import pytest
 import torch
+from timm.layers import resample_abs_pos_embed
 
-from densevit.layers.positions import LearnedPositions, mask_on_grid, sine, sine_boxes, sine_map
+from densevit.layers.positions import (
+    LearnedPositions,
+    mask_on_grid,
+    resize_grid,
+    sine,
+    sine_boxes,
+    sine_grid_1d,
+    sine_grid_2d,
+    sine_map,
+)
 
 
 def padding_of(sizes: list[tuple[int, int]], height: int, width: int) -> torch.Tensor:
@@ -72,3 +82,32 @@ def test_a_cell_of_the_grid_is_padding_where_its_first_pixel_is(stride):
 def test_a_mask_of_the_grid_s_own_size_stays_as_it_is():
     padding = padding_of([(3, 2)], 4, 4)
     assert torch.equal(mask_on_grid(padding, (4, 4)), padding)
+
+
+def test_sine_grid_1d_counts_row_by_row():
+    found = sine_grid_1d(3, 5, 8)
+    for row, column in [(0, 0), (0, 4), (1, 0), (2, 3)]:
+        angles = [(5 * row + column) / 10000 ** (2 * (k // 2) / 8) for k in range(8)]
+        expected = [math.sin(angle) if k % 2 == 0 else math.cos(angle) for k, angle in enumerate(angles)]
+        torch.testing.assert_close(found[row, column], torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_sine_grid_2d_is_mae_s():
+    found = sine_grid_2d(3, 5, 16)
+    for row, column in [(0, 0), (0, 4), (1, 0), (2, 3)]:
+        angles = [[place / 10000 ** (k / 4) for k in range(4)] for place in (column, row)]
+        expected = [f(angle) for axis in angles for f in (math.sin, math.cos) for angle in axis]
+        torch.testing.assert_close(found[row, column], torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(14, 14), (24, 24), (3, 30), (7, 14), (1, 1)], ids=str)
+def test_a_resized_grid_is_timm_s(size):
+    table = torch.randn(14, 14, 6)
+    theirs = resample_abs_pos_embed(table.view(1, 196, 6), list(size), [14, 14], num_prefix_tokens=0)
+    torch.testing.assert_close(resize_grid(table, size), theirs.view(*size, 6))
+
+
+def test_a_grid_of_its_own_size_stays_as_it_is():
+    table = torch.randn(3, 4, 2, dtype=torch.float16)
+    assert resize_grid(table, (3, 4)) is table
+    assert resize_grid(table, (5, 4)).dtype == torch.float16

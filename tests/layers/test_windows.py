@@ -2,8 +2,18 @@ import itertools
 
 import pytest
 import torch
+from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_simple
+from torch.nn import functional as F
 
-from densevit.layers.windows import merge, partition, relative_position_index, shift_mask
+from densevit.layers.windows import (
+    log_spaced_offsets,
+    merge,
+    partition,
+    relative_position_index,
+    resize_bias_table,
+    shift_mask,
+    shifted_windows,
+)
 
 CPU = torch.device("cpu")
 
@@ -64,3 +74,77 @@ def test_a_mask_made_in_inference_mode_does_not_come_back_in_training():
     with torch.inference_mode():
         shift_mask(4, 4, 2, (1, 1), CPU)
     assert not shift_mask(4, 4, 2, (1, 1), CPU).is_inference()
+
+
+def windows_step_by_step(qkv, outside, window, shift, heads):
+    """Padding, shift, partition and split into heads one after another, (3, B * windows * heads, N, D)."""
+    _, H, W, C = qkv.shape
+    x = F.pad(qkv - outside, (0, 0, 0, -W % window, 0, -H % window)) + outside
+    steps = [shift if size > window else 0 for size in x.shape[1:3]]
+    x = partition(x.roll((-steps[0], -steps[1]), dims=(1, 2)), window)
+    return x.view(len(x), -1, 3, heads, C // 3 // heads).permute(2, 0, 3, 1, 4).flatten(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "shift"),
+    [((8, 12), 4, 2), ((7, 9), 4, 2), ((3, 10), 4, 2), ((5, 6), 3, 0), ((6, 6), 3, 1), ((1, 1), 7, 3)],
+)
+def test_windows_in_one_copy_are_those_step_by_step_with_gradients(size, window, shift):
+    heads, D = 2, 3
+    qkv = torch.randn(2, *size, 3 * heads * D, requires_grad=True)
+    outside = torch.randn(3 * heads * D, requires_grad=True)
+    windows = shifted_windows(qkv, window, shift, heads)
+    found, expected = windows.cut(qkv, outside), windows_step_by_step(qkv, outside, window, shift, heads)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(found)
+    # Step by step, `outside` also stands in the map, plus and minus: rounding alone remains of that.
+    own, other = (
+        torch.autograd.grad((x * weights).sum(), [qkv, outside], allow_unused=True) for x in (found, expected)
+    )
+    torch.testing.assert_close(own[0], other[0])
+    torch.testing.assert_close(torch.zeros_like(outside) if own[1] is None else own[1], other[1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "shift"), [((8, 12), 2), ((7, 9), 2), ((3, 10), 0)])
+def test_join_undoes_cut_with_gradients(size, shift):
+    qkv = torch.randn(2, *size, 24, requires_grad=True)
+    windows = shifted_windows(qkv, 4, shift, 2)
+    for i, part in enumerate(windows.cut(qkv, torch.randn(24)).unbind(0)):
+        joined = windows.join(part)
+        assert torch.equal(joined, qkv[..., 8 * i : 8 * i + 8])
+        weights = torch.randn_like(joined)
+        (gradient,) = torch.autograd.grad((joined * weights).sum(), qkv, retain_graph=True)
+        assert torch.equal(gradient, F.pad(weights, (8 * i, 16 - 8 * i)))
+
+
+def test_windows_are_made_once_a_size_and_serve_training_after_prediction():
+    with torch.inference_mode():
+        first = shifted_windows(torch.zeros(1, 10, 11, 2), 4, 2, 1)
+    x = torch.zeros(1, 10, 11, 2)
+    assert shifted_windows(x, 4, 2, 1) is first
+    assert not first.mask.is_inference()
+    assert shifted_windows(x.to("meta"), 4, 2, 1).mask.is_meta
+    assert shifted_windows(x.bfloat16(), 4, 2, 1).mask.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("old", "new"), [(7, 12), (12, 7), (8, 16), (7, 7)])
+def test_a_bias_table_is_carried_over_as_timm_s_bicubic_one(old, new):
+    table = torch.randn((2 * old - 1) ** 2, 3)
+    resized = resize_bias_table(table, new)
+    shape = ((2 * new - 1) ** 2, 3)
+    torch.testing.assert_close(resized, resize_rel_pos_bias_table_simple(table, (new, new), shape))
+    assert resized.shape == shape
+
+
+def test_a_table_that_is_of_no_square_window_is_refused():
+    with pytest.raises(ValueError, match="this one has 170"):
+        resize_bias_table(torch.zeros(170, 3), 7)
+
+
+def test_log_spaced_offsets_of_the_paper_s_equation():
+    """A window of 3 trained with 5: offsets of 2 and 1, times 8 / 4, are 4 and 2: log2(1 + 4) / 3, log2(1 + 2) / 3."""
+    offsets = log_spaced_offsets(3, 5)
+    expected = torch.tensor([-0.7739760, -0.5283208, 0.0, 0.5283208, 0.7739760])
+    assert offsets.shape == (25, 2)
+    torch.testing.assert_close(offsets.view(5, 5, 2)[:, 0, 0], expected)
+    torch.testing.assert_close(offsets.view(5, 5, 2)[0, :, 1], expected)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import densevit
 from densevit.interfaces import Losses, Outputs, Predictions, Targets
+from densevit.layers.positions import mask_on_grid
 
 
 class Counter(densevit.Head):
@@ -22,7 +23,9 @@ class Counter(densevit.Head):
         self.regression = nn.Sequential(nn.Linear(channels[-1], width), nn.ReLU(), nn.Linear(width, 1))
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
-        return {"count": self.regression(features[-1].mean((2, 3)))[:, 0]}  # (B,)
+        inside = ~mask_on_grid(padding_mask, features[-1].shape[-2:])[:, None]
+        mean = (features[-1] * inside).sum((2, 3)) / inside.sum((2, 3))  # (B, C)
+        return {"count": self.regression(mean)[:, 0]}  # (B,)
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
         count = outputs["count"]

@@ -1,0 +1,94 @@
+"""Proves a backbone or a head: shapes, gradients, precisions, state, options and more. Exit code 1 where it fails."""
+
+import functools
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from densevit import registry
+from densevit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from densevit.testing import Result
+
+KINDS = ("backbone", "head")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("kind", choices=KINDS, metavar="backbone|head", help="what is checked")
+    parser.add_argument("name", metavar="NAME", help="a plugin's name, or module:Class in reach of this folder")
+    parser.add_argument("options", metavar="key=value", nargs="*", help="the constructor's options, as in a config")
+    parser.add_argument(
+        "--skip", metavar="CHECK", action="append", default=[], help="leave this one out; may stand twice"
+    )
+
+
+def run(args: Namespace) -> int:
+    """Runs the command. Returns 1 where a check fails."""
+    group, where = f"{args.kind}s", args.kind
+    options = registry.check_options(group, args.name, read_options(args.options), where)
+    plugin: Callable[..., Any] = registry.load(group, args.name)
+    factory = functools.partial(plugin, **options)
+
+    from densevit.testing import backbone_checks, head_checks
+
+    try:
+        if args.kind == "backbone":
+            checks = backbone_checks(factory, skip=args.skip)
+        else:
+            checks = head_checks(factory, skip=args.skip)
+    except ValueError as error:
+        raise ConfigError(f"--skip: {error}") from None
+    results = show(f"{args.kind} {args.name}", checks)
+    failed = [result for result in results if not result.passed]
+    for result in failed:
+        print(f"{result.name}: {result.message}", file=sys.stderr)
+    print(f"{args.name}: {len(results) - len(failed)} of {len(results)} checks passed")
+    return 1 if failed else 0
+
+
+def read_options(given: Sequence[str]) -> dict[str, Any]:
+    """`key=value` with YAML's values, as a dict."""
+    from densevit.config.reading import parse
+
+    options = {}
+    for option in given:
+        name, equals, text = option.partition("=")
+        if not equals or not name.strip() or not text.strip():
+            raise ConfigError(f"command line: {option!r} is no option: write key=value, and key=null for none.")
+        options[name.strip()] = parse(text, f"command line: {option}")
+    return options
+
+
+def show(title: str, checks: "Iterator[Result]") -> "list[Result]":
+    """A table that grows while the checks run; where nobody watches, it is printed once they have."""
+    from rich.console import Console
+    from rich.live import Live
+
+    results: list[Result] = []
+    console = Console()
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        for result in checks:
+            results.append(result)
+            if console.is_terminal:
+                live.update(_table(title, results), refresh=True)
+    console.print(_table(title, results))
+    return results
+
+
+def _table(title: str, results: "Sequence[Result]") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title, "bold"), title_justify="left", box=None, pad_edge=False)
+    table.add_column("check", no_wrap=True)
+    table.add_column("")
+    table.add_column("seconds", justify="right")
+    table.add_column("note", overflow="fold")
+    for result in results:
+        verdict = Text("passed", "green") if result.passed else Text("FAILED", "bold red")
+        table.add_row(result.name, verdict, f"{result.seconds:.2f}", Text(result.note))
+    return table

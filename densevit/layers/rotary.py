@@ -1,0 +1,45 @@
+"""Rotary position embedding of a map's cells (Su et al. 2021; for pictures as in DINOv3, Siméoni et al. 2025)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def rotary_table(
+    grid: tuple[int, int],
+    channels: int,
+    device: torch.device,
+    part: tuple[int, int] | None = None,
+    first: int = 0,
+    temperature: float = 100.0,
+) -> Tensor:
+    """By what `rotate` turns each token's query and key.
+
+    A cell's coordinates are its centre's, -1 ... 1 from edge to edge of the grid on either axis, so that a grid of
+    another size or shape has the same range. Channel pairs turn by 2 pi coordinate / period, a first quarter of the
+    channels by the row and a second by the column, with periods from 1 to `temperature`; channel i is paired with
+    channel i + channels/2.
+
+    channels: of one head, a multiple of 4. part: the first rows and columns alone, also beyond the grid; rotary
+    attention sees offsets only, so that one part serves all windows of its size. first: tokens without a place that
+    stand before the cells and are not turned.
+    Returns (2, first + rows * columns, channels), float32: cosines, and sines with their signs.
+    """
+    height, width = part or grid
+    rows = (torch.arange(height, device=device) + 0.5) / grid[0]
+    columns = (torch.arange(width, device=device) + 0.5) / grid[1]
+    cells = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1) * 2 - 1  # (N, 2)
+    quarter = torch.arange(channels // 4, device=device) / (channels // 4)
+    angles = 2 * math.pi * cells[:, :, None] / temperature**quarter  # (N, 2, channels / 4)
+    angles = angles.flatten(1)
+    if first:
+        angles = torch.cat([angles.new_zeros(first, angles.shape[1]), angles])
+    cosines, sines = angles.cos(), angles.sin()
+    return torch.stack([torch.cat([cosines, cosines], dim=1), torch.cat([-sines, sines], dim=1)])
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turns channel pairs. x: (..., N, channels). table: (2, N, channels) from `rotary_table`, in x's dtype."""
+    cosines, sines = table.unbind(0)
+    return x * cosines + x.roll(x.shape[-1] // 2, dims=-1) * sines

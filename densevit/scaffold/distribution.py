@@ -1,0 +1,131 @@
+"""The files of a new distribution, and how they come to disk."""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+from densevit.errors import PluginError
+from densevit.scaffold import backbone, head
+from densevit.scaffold.names import class_name
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of plugin: the group of its entry point, and the templates of its module and config."""
+
+    group: str
+    module: str
+    config: str
+
+
+KINDS = {
+    "backbone": Kind("backbones", backbone.MODULE, backbone.CONFIG),
+    "head": Kind("heads", head.MODULE, head.CONFIG),
+}
+
+_PYPROJECT = """\
+# The distribution is described in setup.cfg.
+
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[tool.pytest.ini_options]
+testpaths = ["tests"]
+
+[tool.ruff]
+line-length = 120
+"""
+
+# With `package_dir`, an editable install puts the folder on the path. Without it, setuptools hooks the import after the
+# path is searched, and in the folder above, Python would take this folder for the package.
+_SETUP = """\
+[metadata]
+name = $name
+version = 0.1
+
+[options]
+python_requires = >=3.10
+packages = find:
+package_dir =
+    = .
+install_requires = densevit
+
+[options.packages.find]
+include = $name, $name.*
+
+[options.entry_points]
+densevit.$group =
+    $name = $name:$cls
+"""
+
+_README = """\
+# $name
+
+A $noun for densevit.
+
+```
+pip install -e .                       # once, and again after a change in setup.cfg
+densevit check $noun $name
+pytest
+densevit train configs/$name.yaml
+```
+"""
+
+_TEST = '''\
+"""What densevit asks of every $noun; `densevit check $noun $name` asks the same."""
+
+from densevit.testing import check_$noun
+
+from $name import $cls
+
+
+def test_the_kit() -> None:
+    check_$noun($cls)
+'''
+
+
+def files(noun: str, name: str) -> dict[str, str]:
+    """The text of each file of a new distribution, by its path in a folder of that name.
+
+    noun: "backbone" or "head". name: as `check_name` gives it. Raises PluginError where its class's name is taken.
+    """
+    kind = KINDS[noun]
+    words = {"name": name, "cls": class_name(name), "noun": noun, "group": kind.group}
+    if words["cls"] in _taken(kind.module):
+        raise PluginError(f"{name!r} would make a class {words['cls']!r}, which its module needs. Choose another name.")
+    templates = {
+        "pyproject.toml": _PYPROJECT,
+        "setup.cfg": _SETUP,
+        "README.md": _README,
+        f"{name}/__init__.py": kind.module,
+        f"tests/test_{name}.py": _TEST,
+        f"configs/{name}.yaml": kind.config,
+    }
+    return {path: Template(text).substitute(words) for path, text in templates.items()}
+
+
+def write(folder: Path, texts: Mapping[str, str]) -> None:
+    """Writes files into a folder that is new or empty. Raises PluginError where it is neither, and touches nothing."""
+    try:
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise PluginError(f"{folder} exists and is not an empty folder. Take another --out, or remove it.")
+        for path, text in texts.items():
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PluginError(f"{folder} cannot be written: {error.strerror}.") from error
+
+
+def _taken(module: str) -> set[str]:
+    """The names that a template's imports, functions and further classes have."""
+    names: set[str] = set()
+    for node in ast.parse(Template(module).substitute(name="own", cls="Own")).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+    return names - {"Own"}

@@ -1,0 +1,111 @@
+"""A head to begin from: a dense detector, where one's own goes."""
+
+MODULE = '''\
+"""A head for densevit."""
+
+from collections.abc import Sequence
+
+import densevit
+import torch
+from densevit.interfaces import Losses, Outputs, Predictions, Targets
+from densevit.layers.norms import LayerNorm2d
+from densevit.losses.boxes import to_centres, to_corners
+from densevit.losses.dense_detection import dense_detection
+from densevit.losses.matching import Objects
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import batched_nms
+
+
+class $cls(densevit.Head):
+    """Boxes from every cell of the features of stride 8 and up, each cell with its distances to four sides (FCOS)."""
+
+    task = "detection"  # picks the classes and the evaluator: detection's is COCO AP
+    needs = ("boxes", "labels")  # what it learns from; data without these keys are refused at the start
+
+    # The first three come from densevit. The others are the options in YAML, checked against their annotations.
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[densevit.Class],
+        width: int = 128,
+        num_predictions: int = 100,
+    ) -> None:
+        super().__init__(channels, strides, classes)
+        if width < 1 or num_predictions < 1:
+            raise ValueError(f"width is {width} and num_predictions {num_predictions}; each is at least 1.")
+        self.num_predictions = num_predictions
+        # Any number of features of any strides comes: choose by the stride, and have something to fall back on.
+        self.chosen = [i for i, stride in enumerate(strides) if stride >= 8] or [len(strides) - 1]
+        self.cells = [strides[i] for i in self.chosen]
+        # Put your own layers here.
+        self.projections = nn.ModuleList(nn.Conv2d(channels[i], width, 1) for i in self.chosen)
+        self.tower = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.norms = nn.ModuleList(LayerNorm2d(width) for _ in self.tower)
+        self.label_layer = nn.Conv2d(width, len(self.classes), 1)
+        self.side_layer = nn.Conv2d(width, 4, 1)
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
+        """The cells of all levels in a row: `logits` (B, S, K), `boxes` (B, S, 4), and where the cells are.
+
+        boxes: cxcywh, centres: (B, S, 2), both in 0 ... 1 of each picture without its padding. padding: (B, S).
+        """
+        inside = ~padding_mask  # (B, H, W); a picture's own width and height show in its first row and column
+        sizes = torch.stack([inside[:, 0].sum(1), inside[:, :, 0].sum(1)], dim=-1).float()[:, None]  # (B, 1, 2)
+        levels = []
+        for i, stride, project in zip(self.chosen, self.cells, self.projections, strict=True):
+            padding = padding_mask[:, ::stride, ::stride]  # (B, h, w), by the first pixel of a cell
+            x = project(features[i])  # (B, C, h, w)
+            for convolution, norm in zip(self.tower, self.norms, strict=True):
+                x = x.masked_fill(padding[:, None], 0.0)  # what stands in the padding reaches no cell of the picture
+                x = functional.gelu(norm(convolution(x)))
+            logits = self.label_layer(x) - 4.6  # begins at a probability of 0.01: most cells are background
+            sides = 2 * stride * functional.softplus(self.side_layer(x).float())  # (B, 4, h, w), in pixels
+            rows, columns = (stride * (torch.arange(side, device=x.device) + 0.5) for side in x.shape[-2:])
+            centres = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).flatten(0, 1)  # (h * w, 2)
+            centres = (centres / sizes).clamp(max=1)  # (B, h * w, 2)
+            left_top, right_bottom = (part / sizes for part in sides.flatten(2).transpose(1, 2).chunk(2, dim=-1))
+            boxes = to_centres(torch.cat([centres - left_top, centres + right_bottom], dim=-1))  # (B, h * w, 4)
+            levels.append((logits.flatten(2).transpose(1, 2), boxes, centres, padding.flatten(1)))
+        names = ("logits", "boxes", "centres", "padding")
+        return {name: torch.cat(parts, dim=1) for name, parts in zip(names, zip(*levels, strict=True), strict=True)}
+
+    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+        """`label`, `l1` and `giou`: the same keys at all times, and 0 where no picture is labelled.
+
+        A key that is absent from a target means "not labelled": that picture is left out. Boxes of shape (0, 4) mean
+        "nothing there": that picture teaches what background is.
+        """
+        labelled = [i for i, target in enumerate(targets) if all(key in target for key in self.needs)]
+        logits, boxes, centres, padding = (outputs[key][labelled] for key in ("logits", "boxes", "centres", "padding"))
+        objects = Objects.of([targets[i] for i in labelled], logits.device)
+        # Put your own loss here. This one gives each object to the cells that fit it best.
+        losses = dense_detection(logits, boxes, centres, padding, objects)
+        return {"label": losses.label, "l1": 5 * losses.l1, "giou": 2 * losses.giou}
+
+    @torch.no_grad()
+    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
+        """Boxes (N, 4) as xyxy in pixels of the original picture, scores and labels (N,), by falling score."""
+        scores, boxes = outputs["logits"].float().sigmoid(), to_corners(outputs["boxes"].float()).clamp(0, 1)
+        predictions = []
+        for score, box, padding, target in zip(scores, boxes, outputs["padding"], targets, strict=True):
+            score, box = score[~padding], box[~padding]  # (S, K), (S, 4)
+            best, place = score.flatten().topk(min(10 * self.num_predictions, score.numel()))
+            cell, label = place // score.shape[-1], place % score.shape[-1]
+            height, width = target["original_size"]
+            pixels = box[cell] * box.new_tensor([width, height, width, height])
+            keep = batched_nms(pixels, best, label, 0.6)[: self.num_predictions]
+            predictions.append({"boxes": pixels[keep], "scores": best[keep], "labels": label[keep]})
+        return predictions
+'''
+
+CONFIG = """\
+# $cls on a Swin, on the built-in scenes:
+#   densevit train configs/$name.yaml
+# The same on COCO:
+#   densevit train configs/$name.yaml data=coco data.root=~/coco trainer.max_epochs=50
+base: detr_swin
+heads:
+  detection: {name: $name}
+"""

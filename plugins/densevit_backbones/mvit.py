@@ -1,0 +1,218 @@
+"""MViT (Fan et al. 2021) and MViTv2 (Li et al. 2022): vision transformers that pool their map stage by stage."""
+
+from typing import Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.interfaces import Backbone
+from densevit.layers.checkpointing import run
+from densevit.layers.drop_path import DropPath
+from densevit.layers.linear import Linear
+from densevit.layers.mlp import FeedForward
+from densevit.layers.stem import conv_stem
+from densevit_backbones.mvit_attention import PoolingAttention, Size, pooled
+
+
+class _Variant(NamedTuple):
+    width: int
+    blocks: tuple[int, int, int, int]
+    heads: int  # in the first stage; they double with the width
+    drop_path: float
+    widens: Literal["attention", "mlp"]  # which half of a block doubles the width: a stage's first or its last
+
+
+_VARIANTS = {
+    1: {
+        "nano": _Variant(32, (1, 1, 3, 1), 1, 0.0, "mlp"),
+        "base": _Variant(96, (1, 2, 11, 2), 1, 0.1, "mlp"),
+        "large": _Variant(112, (2, 3, 16, 3), 1, 0.3, "mlp"),
+    },
+    2: {
+        "nano": _Variant(32, (1, 1, 3, 1), 1, 0.0, "attention"),
+        "tiny": _Variant(96, (1, 2, 5, 2), 1, 0.1, "attention"),
+        "small": _Variant(96, (1, 2, 11, 2), 1, 0.1, "attention"),
+        "base": _Variant(96, (2, 3, 16, 3), 1, 0.3, "attention"),
+        "large": _Variant(144, (2, 6, 36, 4), 2, 0.5, "mlp"),
+    },
+}
+_KEY_STRIDES = (4, 2, 1, 1)  # of keys and values, on the map that comes into a stage's block
+
+
+class MViT(Backbone):
+    """MViT: features of strides 4, 8, 16 and 32, each through a layer norm of its own, as MViTv2's detectors have them.
+
+    Any input size, without padding: each map is ceil(size / stride), and so are pooled keys and values. Attention
+    reaches over the whole map from the first block on, so that what lies right of a picture and below it changes all
+    of its features.
+
+    variant: "tiny", "small", "base" and "large" of MViTv2's paper; version 1 has its own paper's B-16 as "base" and
+        B-24-wide as "large", and no others. "nano" (32 channels, 6 blocks) is for CPUs. In version 1 and in "large"
+        the last block of a stage doubles the width, as in the published weights: a feature is as wide as the next
+        stage.
+    version: 2 has relative positions and adds pooled queries to what attention gives; 1 has absolute positions.
+    stem: "patch", the paper's 7x7 convolution of stride 4, or "conv": four 3x3 convolutions with batch norm and a 1x1,
+        with which a transformer learns sooner from random weights (Xiao et al. 2021, section 4).
+    image_size: pixels of the square pictures that the position tables are made for; for others they are interpolated.
+    class_token: a token before the map, which attention mixes with it and no feature shows. None: as in the papers'
+        models for ImageNet-1K, in version 1 only.
+    drop_path: the last block's stochastic depth, rising linearly from 0 at the first; None: the paper's for ImageNet.
+    checkpointing: keeps only what passes between blocks for the backward pass, and computes the rest again.
+    """
+
+    def __init__(
+        self,
+        variant: Literal["nano", "tiny", "small", "base", "large"] = "tiny",
+        version: Literal[1, 2] = 2,
+        stem: Literal["patch", "conv"] = "patch",
+        image_size: int = 224,
+        class_token: bool | None = None,
+        drop_path: float | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if variant not in _VARIANTS[version]:
+            known = ", ".join(_VARIANTS[version])
+            raise ValueError(f"variant {variant!r} does not exist in MViT's version {version}, which has {known}.")
+        if image_size < 1:
+            raise ValueError(f"image_size is {image_size}; it is a number of pixels, 1 or more.")
+        width, blocks, heads, default_drop, widens = _VARIANTS[version][variant]
+        last_rate = default_drop if drop_path is None else drop_path
+        self.checkpointing = checkpointing
+        self.strides = (4, 8, 16, 32)
+        self.patch_embed = nn.Conv2d(3, width, 7, stride=4, padding=3) if stem == "patch" else conv_stem(width, 4)
+        size = pooled((image_size, image_size), 4)
+        has_token = version == 1 if class_token is None else class_token
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if has_token else None
+        self.positions = Positions(size, width, has_token) if version == 1 else None
+        self.stages = nn.ModuleList()
+        channels, widths = width, []
+        for i, count in enumerate(blocks):
+            stage = nn.ModuleList()
+            for j in range(count):
+                attention_width, stride = width * 2**i, 2 if i and not j else 1
+                last_widens = widens == "mlp" and j == count - 1 and i < 3
+                block = MultiscaleBlock(
+                    channels,
+                    attention_width,
+                    attention_width * 2 if last_widens else attention_width,
+                    num_heads=heads * 2**i,
+                    query_stride=stride if version == 2 or stride > 1 else None,
+                    key_stride=_KEY_STRIDES[i],
+                    map_size=size if version == 2 else None,
+                    residual_pooling=version == 2,
+                    drop_path=last_rate * (sum(blocks[:i]) + j) / (sum(blocks) - 1),
+                )
+                stage.append(block)
+                channels, size = block.channels, pooled(size, stride)
+            self.stages.append(stage)
+            widths.append(channels)
+        self.channels = tuple(widths)
+        self.feature_norms = nn.ModuleList(nn.LayerNorm(channels, eps=1e-6) for channels in self.channels)
+        self.apply(_initialise)
+        if self.class_token is not None:
+            nn.init.trunc_normal_(self.class_token, std=0.02)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.patch_embed(images.contiguous(memory_format=torch.channels_last))
+        B, _, H, W = x.shape
+        x = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H*W, C)
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.to(x.dtype).expand(B, -1, -1), x], 1)  # (B, 1 + H*W, C)
+        if self.positions is not None:
+            x = x + self.positions(H, W).to(x.dtype)
+        features = []
+        for stage, norm in zip(self._blocks(), self.feature_norms, strict=True):
+            for block in stage:
+                x, (H, W) = run(block, x, (H, W), checkpointed=self.checkpointing and self.training)
+            cells = norm(x[:, -H * W :])
+            features.append(cells.unflatten(1, (H, W)).permute(0, 3, 1, 2))
+        return features
+
+    def _blocks(self) -> list[list["MultiscaleBlock"]]:
+        return cast(list[list[MultiscaleBlock]], self.stages)
+
+    def parameter_depths(self) -> list[list[nn.Parameter]]:
+        tokens = [] if self.class_token is None else [self.class_token]
+        positions = [] if self.positions is None else self.positions.parameters()
+        blocks = [list(block.parameters()) for stage in self._blocks() for block in stage]
+        return [[*self.patch_embed.parameters(), *tokens, *positions], *blocks, list(self.feature_norms.parameters())]
+
+
+class Positions(nn.Module):
+    """A learned vector for each cell of a map, and one for the class token; bilinear between cells for other maps."""
+
+    def __init__(self, size: Size, channels: int, class_token: bool) -> None:
+        super().__init__()
+        self.cells = nn.Parameter(torch.zeros(1, channels, *size))
+        self.token = nn.Parameter(torch.zeros(1, 1, channels)) if class_token else None
+        nn.init.trunc_normal_(self.cells, std=0.02)
+        if self.token is not None:
+            nn.init.trunc_normal_(self.token, std=0.02)
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """(1, T + height * width, C)."""
+        resized = self.cells.shape[-2:] != (height, width)
+        cells = F.interpolate(self.cells, size=(height, width), mode="bilinear") if resized else self.cells
+        cells = cells.flatten(2).transpose(1, 2)
+        return cells if self.token is None else torch.cat([self.token, cells], 1)
+
+
+class MultiscaleBlock(nn.Module):
+    """Pooling attention, then a perceptron, each with its residual (Fan et al. 2021, section 3.2; Li et al. 2022, 4.1).
+
+    channels, attention_width, out: of what comes in, of attention, and of what goes out. Where one of the two halves
+    widens, its residual is a projection of the normed input; where attention pools, its residual is max-pooled.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        attention_width: int,
+        out: int,
+        num_heads: int,
+        query_stride: int | None,
+        key_stride: int,
+        map_size: Size | None,
+        residual_pooling: bool,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.channels, self.stride = out, query_stride or 1
+        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.attention = PoolingAttention(
+            channels, attention_width, num_heads, query_stride, key_stride, map_size, residual_pooling
+        )
+        self.shortcut1 = Linear(channels, attention_width) if channels != attention_width else None
+        self.norm2 = nn.LayerNorm(attention_width, eps=1e-6)
+        self.mlp = FeedForward(attention_width, 4 * attention_width)
+        self.shortcut2 = None
+        if attention_width != out:  # the perceptron widens
+            self.mlp.contract = Linear(4 * attention_width, out)
+            self.shortcut2 = Linear(attention_width, out)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, size: Size) -> tuple[Tensor, Size]:
+        """x: (B, T + H*W, C), T class tokens before the map of (H, W) = size. Returns tokens and size likewise."""
+        normed = self.norm1(x)
+        attended, out_size = self.attention(normed, size)
+        shortcut = x if self.shortcut1 is None else self.shortcut1(normed)
+        x = self._pool(shortcut, size) + self.drop_path(attended)
+        normed = self.norm2(x)
+        shortcut = x if self.shortcut2 is None else self.shortcut2(normed)
+        return shortcut + self.drop_path(self.mlp(normed)), out_size
+
+    def _pool(self, x: Tensor, size: Size) -> Tensor:
+        if self.stride == 1:
+            return x
+        tokens = x.shape[1] - size[0] * size[1]
+        cells = x[:, tokens:].unflatten(1, size).permute(0, 3, 1, 2)
+        cells = F.max_pool2d(cells, 3, self.stride, padding=1).permute(0, 2, 3, 1).flatten(1, 2)
+        return torch.cat([x[:, :tokens], cells], 1) if tokens else cells
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,194 @@
+"""Attention over a pooled map, with decomposed relative positions (Li et al. 2022, section 4.1)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.layers.attention import attention
+from densevit.layers.kept import kept
+from densevit.layers.linear import Linear
+
+Size = tuple[int, int]
+
+
+def pooled(size: Size, stride: int) -> Size:
+    """What a 3x3 window of this stride and padding 1 leaves of a map: ceil(size / stride)."""
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+class PoolingAttention(nn.Module):
+    """Attention whose queries, keys and values are pooled per head first (Fan et al. 2021, section 3.1).
+
+    query_stride: None leaves the queries as they are; 1 is a convolution that keeps the map's size.
+    map_size: of the map that comes in, for a picture of the training size; the tables of relative positions have as
+        many rows as this asks for. None: no relative positions, as in MViTv1.
+    residual: adds the pooled queries to what attention gives (MViTv2's residual pooling).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        num_heads: int,
+        query_stride: int | None,
+        key_stride: int,
+        map_size: Size | None,
+        residual: bool,
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.residual = num_heads, residual
+        self.query, self.key, self.value = (Linear(channels, width) for _ in range(3))
+        head = width // num_heads
+        self.pool_query = None if query_stride is None else HeadPooling(head, query_stride)
+        self.pool_key, self.pool_value = HeadPooling(head, key_stride), HeadPooling(head, key_stride)
+        self.relative_positions = None
+        if map_size is not None:
+            self.relative_positions = RelativePositions(
+                pooled(map_size, query_stride or 1), pooled(map_size, key_stride), head
+            )
+        self.output = Linear(width, width)
+
+    def forward(self, x: Tensor, size: Size) -> tuple[Tensor, Size]:
+        """x: (B, T + H*W, C), T class tokens before the map. Returns (B, T + h*w, width) and the queries' (h, w)."""
+        query, key, value = (
+            y.unflatten(-1, (self.num_heads, -1)) for y in (self.query(x), self.key(x), self.value(x))
+        )  # (B, T + H*W, heads, D)
+        query_size = size
+        if self.pool_query is not None:
+            query, query_size = self.pool_query(query, size)
+        key, key_size = self.pool_key(key, size)
+        value, _ = self.pool_value(value, size)
+        mixed = self._mix(query, key, value, query_size, key_size).transpose(1, 2)  # (B, T + h*w, heads, D)
+        if self.residual:
+            mixed = query + mixed
+        return self.output(mixed.flatten(2)), query_size
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, query_size: Size, key_size: Size) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (B, heads, ., D)
+        if self.relative_positions is None:
+            return attention(q, k, v)
+        tokens = query.shape[1] - query_size[0] * query_size[1]
+        cells = query[:, tokens:].unflatten(1, query_size)
+        rows, columns = self.relative_positions(cells, key_size)
+        # One wider product spares additions to all scores, their sums in the backward pass, and on a GPU the scores
+        # themselves. In fp32 on a CPU a product costs more than what that spares.
+        if query.is_cuda or query.dtype is not torch.float32:
+            return attention(*widen(query, key, rows, columns, tokens), v)
+        return attention(q, k, v, bias(rows, columns, tokens))
+
+
+class HeadPooling(nn.Module):
+    """A depthwise 3x3 convolution and a layer norm, both shared by all heads. Class tokens are normed alone."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(channels, 1, 3, 3))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+
+    def forward(self, x: Tensor, size: Size) -> tuple[Tensor, Size]:
+        """(B, T + H*W, heads, D) -> (B, T + h*w, heads, D) and (h, w)."""
+        heads, tokens = x.shape[2], x.shape[1] - size[0] * size[1]
+        # The heads' channels side by side, as the linear layer left them, are one map in channels-last memory.
+        y = x[:, tokens:].flatten(2).unflatten(1, size).permute(0, 3, 1, 2)  # (B, heads * D, H, W)
+        y = _depthwise(y, self.weight.repeat(heads, 1, 1, 1), self.stride)
+        y = y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(-1, (heads, -1))
+        if tokens:
+            y = torch.cat([x[:, :tokens], y], 1)
+        return self.norm(y).to(y.dtype), pooled(size, self.stride)
+
+
+def _depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    if x.dtype is torch.bfloat16 and x.device.type == "cpu" and stride > 1:
+        # oneDNN's gradient of a strided depthwise convolution is ten times as slow in bf16 as in fp32.
+        with torch.autocast("cpu", enabled=False):
+            return F.conv2d(x.float(), weight.float(), stride=stride, padding=1, groups=x.shape[1]).to(x.dtype)
+    return F.conv2d(x, weight, stride=stride, padding=1, groups=x.shape[1])
+
+
+class RelativePositions(nn.Module):
+    """Learned vectors for the offset of a query and a key in rows, and in columns: q_i . (R^h + R^w) is their score.
+
+    It is not divided by the root of the heads' width: the published weights have it so, though the paper does not.
+    query_size, key_size: the maps' at the training size. A table has a vector for each offset of the larger of the
+    two; for other maps it is interpolated linearly, rows and columns each to their own length.
+    """
+
+    def __init__(self, query_size: Size, key_size: Size, channels: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.zeros(2 * max(query_size[0], key_size[0]) - 1, channels))
+        self.columns = nn.Parameter(torch.zeros(2 * max(query_size[1], key_size[1]) - 1, channels))
+        nn.init.trunc_normal_(self.rows, std=0.02)
+        nn.init.trunc_normal_(self.columns, std=0.02)
+
+    def forward(self, query: Tensor, key_size: Size) -> tuple[Tensor, Tensor]:
+        """query: (B, h, w, heads, D), a map. Returns its scores with each row and with each column of keys.
+
+        (B, heads, h, w, h') and (B, heads, h, w, w').
+        """
+        _, h, w, heads, _ = query.shape
+        row_vectors = _vectors(self.rows, h, key_size[0]).to(query.dtype)  # (h, h', D)
+        column_vectors = _vectors(self.columns, w, key_size[1]).to(query.dtype)  # (w, w', D)
+        rows = query.flatten(2, 3) @ row_vectors.transpose(1, 2)  # (B, h, w * heads, h')
+        columns = query.transpose(1, 2).flatten(2, 3) @ column_vectors.transpose(1, 2)  # (B, w, h * heads, w')
+        rows, columns = rows.unflatten(2, (w, heads)), columns.unflatten(2, (h, heads))
+        return rows.permute(0, 3, 1, 2, 4), columns.permute(0, 3, 2, 1, 4)
+
+
+def bias(rows: Tensor, columns: Tensor, tokens: int) -> Tensor:
+    """What to add to the scores: (B, heads, T + h*w, T + h'*w'), from what `RelativePositions` gives; 0 for tokens."""
+    summed = (rows[..., None] + columns[..., None, :]).flatten(4).flatten(2, 3)
+    return F.pad(summed, (tokens, 0, tokens, 0)) if tokens else summed
+
+
+def widen(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+    """Queries and keys whose product has the relative positions in it, so that nothing is added to the scores.
+
+    query: (B, T + h*w, heads, D). key: (B, T + h'*w', heads, D). rows, columns: of `RelativePositions`.
+    Returns (B, heads, T + h*w, D') and (B, heads, T + h'*w', D'), as `attention` takes them: after a query stand its
+    scores with each row and each column of keys, and after a key ones in the place of its own row and column.
+    """
+    B, heads, h, w, _ = rows.shape
+    key_size, D = (rows.shape[-1], columns.shape[-1]), query.shape[-1]
+    fill = -(D + sum(key_size)) % 8  # fused kernels want their rows aligned
+    width = D + sum(key_size) + fill
+    parts = [query[:, tokens:].unflatten(1, (h, w)).permute(0, 3, 1, 2, 4), rows, columns]
+    if fill:
+        parts.append(query.new_zeros(1).expand(B, heads, h, w, fill))
+    wide_query = torch.cat(parts, -1).flatten(2, 3)
+    if tokens:
+        wide_query = torch.cat([F.pad(query[:, :tokens].transpose(1, 2), (0, width - D)), wide_query], 2)
+    # `attention` divides everything by the root of the width it sees, the paper only q . k, by the root of D.
+    scale = math.sqrt(width)
+    places = (kept(_places, *key_size, tokens, fill, query.device) * scale).to(query.dtype)
+    key = (key * (scale / math.sqrt(D))).transpose(1, 2)
+    return wide_query, torch.cat([key, places.expand(B, heads, -1, -1)], -1)
+
+
+def _vectors(table: Tensor, queries: int, keys: int) -> Tensor:
+    """The vector for each pair of a query's and a key's row, from a table for all offsets. (queries, keys, D)."""
+    length = 2 * max(queries, keys) - 1
+    if len(table) != length:
+        table = F.interpolate(table.T[None], size=length, mode="linear")[0].T
+    return F.embedding(kept(_offsets, queries, keys, table.device), table)
+
+
+def _offsets(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Row of the table for each pair, (queries, keys): the offset on the finer grid, rounded down, 0 the most negative.
+
+    In whole numbers, so that no offset falls a row short where a quotient of floats is a little too small.
+    """
+    larger = max(queries, keys)
+    query = torch.arange(queries, device=device) * larger // queries
+    key = torch.arange(keys - 1, -1, -1, device=device) * larger // keys
+    return query[:, None] + key
+
+
+def _places(height: int, width: int, tokens: int, fill: int, device: torch.device) -> Tensor:
+    """(tokens + height * width, height + width + fill): ones at a cell's row and at its column."""
+    rows = torch.eye(height, device=device)[:, None].expand(-1, width, -1)
+    columns = torch.eye(width, device=device).expand(height, -1, -1)
+    return F.pad(torch.cat([rows, columns], -1).flatten(0, 1), (0, fill, tokens, 0))

@@ -1,0 +1,103 @@
+"""Attention in shifted windows, as Swin Transformers have it: version 1 by scaled products, version 2 by cosines."""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.layers.attention import attention
+from densevit.layers.linear import Linear
+from densevit.layers.windows import ShiftedWindows, log_spaced_offsets, relative_position_index, shifted_windows
+
+
+class _InWindows(nn.Module):
+    """What both versions share: the windows, and a bias for each offset of two tokens in one.
+
+    What fills the last windows is a zero before the projections, so that only the bias of those is seen there: maps
+    are projected as they are and padded, shifted and cut after that.
+    """
+
+    relative_position_index: Tensor
+
+    def __init__(self, num_heads: int, window: int, shifted: bool) -> None:
+        super().__init__()
+        self.num_heads, self.window, self.shift = num_heads, window, window // 2 if shifted else 0
+        self.register_buffer("relative_position_index", relative_position_index(window).flatten(), persistent=False)
+
+    def _windows(self, x: Tensor) -> ShiftedWindows:
+        return shifted_windows(x, self.window, self.shift, self.num_heads)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
+        """query, key, value: (B * windows * heads, N, D). table: ((2M - 1)^2, heads). mask: (windows, N, N)."""
+        N = self.window**2
+        bias = table.to(value.dtype).T.index_select(1, self.relative_position_index).view(-1, N, N)  # (heads, N, N)
+        if mask is not None:
+            bias = (bias + mask[:, None]).flatten(0, 1)  # (windows * heads, N, N)
+        query, key, value = (x.unflatten(0, (-1, len(bias))) for x in (query, key, value))
+        return attention(query, key, value, bias).flatten(0, 1)
+
+
+class WindowAttention(_InWindows):
+    """Attention inside windows with a learned bias for each offset (Liu et al. 2021, equation 4)."""
+
+    def __init__(self, channels: int, num_heads: int, window: int, shifted: bool) -> None:
+        super().__init__(num_heads, window, shifted)
+        self.qkv = Linear(channels, 3 * channels)
+        self.output = Linear(channels, channels)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        qkv = self.qkv(x)
+        windows = self._windows(qkv)
+        query, key, value = windows.cut(qkv, self.qkv.bias).unbind(0)
+        mixed = self._attend(query, key, value, self.relative_position_bias_table, windows.mask)
+        return self.output(windows.join(mixed))
+
+
+class CosineWindowAttention(_InWindows):
+    """Attention by the cosine of query and key, with a bias that a perceptron draws from log-spaced offsets.
+
+    Liu et al. 2022, sections 3.3 and 3.4. `pretrained_window` is the window that the perceptron was trained with.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, channels: int, num_heads: int, window: int, shifted: bool, pretrained_window: int) -> None:
+        super().__init__(num_heads, window, shifted)
+        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.query_bias = nn.Parameter(torch.zeros(channels))  # and none for keys
+        self.value_bias = nn.Parameter(torch.zeros(channels))
+        self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
+        self.position_mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, num_heads, bias=False))
+        self.output = Linear(channels, channels)
+        self.register_buffer("offsets", log_spaced_offsets(window, pretrained_window), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        outside = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
+        qkv = F.linear(x, self.qkv.weight, outside)
+        windows = self._windows(qkv)
+        query, key, value = windows.cut(qkv, outside).unbind(0)
+        scale = self.logit_scale.clamp(max=math.log(100)).exp() * math.sqrt(
+            query.shape[-1]
+        )  # `attention` divides by it
+        query = (_direction(query).unflatten(0, (-1, self.num_heads)) * scale).flatten(0, 1).to(value.dtype)
+        key = _direction(key).to(value.dtype)
+        with _full_precision(x.device):
+            table = 16 * self.position_mlp(self.offsets).sigmoid()
+        return self.output(windows.join(self._attend(query, key, value, table, windows.mask)))
+
+
+def _direction(x: Tensor) -> Tensor:
+    """x at length 1, in float32 at least: a sum of squares overflows in fp16."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Without autocast: a bias of up to 16 loses what tells offsets apart when it is computed in bf16."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()

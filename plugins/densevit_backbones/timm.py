@@ -1,0 +1,321 @@
+"""Any model of timm (Wightman 2019) under every head: its maps, at any picture size, on the grid that heads expect."""
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import timm
+import torch
+from timm.models import group_parameters
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.errors import PluginError, WeightsError
+from densevit.interfaces import Backbone
+
+Size = tuple[int, int]
+
+# Called fixed by timm, though what they compute depends on no size: their attention has convolutions, channels or
+# windows for its reach. A dry run confirms it; CoAtNet, also a MaxxVit, has global attention and does not pass.
+_FREE = {"Twins", "Xcit", "MaxxVit"}
+_OURS = {"img_size", "dynamic_img_size", "strict_img_size", "in_chans", "features_only", "drop_path_rate"}
+
+
+class Timm(Backbone):
+    """A model of timm: convolutional network, transformer or perceptron, with timm's weights where it has them.
+
+    Any picture size. A model that takes any size is padded with zeros, right and below, to the multiple that it needs
+    (nothing, its patch or stride, or its windows), and its maps are cut back to ceil(size / stride). A model that
+    is tied to one size states it as `input_size`: a smaller picture is padded to it, a larger one is resized to it,
+    and its maps back. A map whose own grid is not ceil(size / stride), such as PiT's 27 cells for 224 pixels, is
+    resampled (bilinear). `docs/timm.md` lists what each family does. Features are raw, without the final norm.
+
+    model: timm's name, with the tag of its weights where wanted: "convnext_tiny" or "convnext_tiny.fb_in22k".
+    pretrained: weights through timm's own download and cache.
+    image_size: what a model that must be told its size is built for, rounded up to its coarsest stride; side or
+        (height, width). None: the size of its weights. Of no effect for a model that takes any size as it is.
+    features: which of its maps (a pyramid's stages, a plain transformer's blocks), counted from 0, negative ones from
+        the end. None: of a pyramid the deepest map of each stride from 4 on; of a transformer that has one stride
+        only, the ends of its four quarters.
+    drop_path: the last block's stochastic depth. None: the default of timm's constructor, mostly 0.
+    checkpointing: activation checkpointing as timm has it for the model.
+    model_args: further arguments of timm's constructor, such as {output_stride: 16} or {depth: 6}.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        pretrained: bool = False,
+        image_size: int | tuple[int, int] | None = None,
+        features: tuple[int, ...] | None = None,
+        drop_path: float | None = None,
+        checkpointing: bool = False,
+        model_args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        arguments = dict(model_args or {})
+        if taken := sorted(_OURS & arguments.keys()):
+            raise PluginError(f"backbone.model_args: {', '.join(taken)} cannot be set there: this plugin sets it.")
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if size is not None and min(size) < 1:
+            raise PluginError(f"backbone.image_size is {size}; heights and widths are 1 or more.")
+        plan = _plan(model, size, drop_path, arguments)
+        chosen = _choose(model, plan.strides, features)
+        self.name = model
+        self.model = _build(model, pretrained, plan.arguments)
+        if checkpointing:
+            self._checkpoint()
+        self.mean, self.std = (tuple(_config(self.model)[key]) for key in ("mean", "std"))
+        self.channels = tuple(plan.channels[i] for i in chosen)
+        self.strides = tuple(plan.strides[i] for i in chosen)
+        self.input_size = None if plan.multiple else size or plan.built_size
+        self.built_size = plan.built_size
+        self.multiple = plan.multiple
+        self.resampled = tuple(plan.resampled[i] for i in chosen)
+        prune = cast(Callable[..., list[int]], self.model.prune_intermediate_layers)
+        self.indices = list(prune(chosen, prune_norm=True, prune_head=True))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        H, W = images.shape[-2:]
+        if self.multiple is not None:
+            height, width = (-(-size // step) * step for size, step in zip((H, W), self.multiple, strict=True))
+        else:
+            height, width = self.built_size
+        resized = max(H - height, W - width) > 0
+        if resized:
+            x = F.interpolate(images, size=(height, width), mode="bilinear", antialias=True)
+        else:
+            x = F.pad(images, (0, width - W, 0, height - H))
+        features = []
+        for feature, stride in zip(_maps(self.model, x, self.indices), self.strides, strict=True):
+            grid = (-(-H // stride), -(-W // stride))
+            whole = grid if resized else (-(-height // stride), -(-width // stride))  # (h, w) of all that was padded
+            if feature.shape[-2:] != whole:
+                feature = F.interpolate(feature, size=whole, mode="bilinear")
+            features.append(feature[..., : grid[0], : grid[1]])
+        return features
+
+    def parameter_depths(self) -> list[list[nn.Parameter]]:
+        if hasattr(self.model, "group_matcher"):
+            matcher = cast(Callable[..., Any], self.model.group_matcher)(coarse=False)
+            groups = group_parameters(self.model, matcher, return_values=True)
+            return [groups[depth] for depth in sorted(groups)]
+        parts: list[nn.Module] = []
+        for child in self.model.children():
+            parts += child.children() if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
+        groups_of_parts = [list(self.model.parameters(recurse=False)), *(list(part.parameters()) for part in parts)]
+        return [group for group in groups_of_parts if group]
+
+    def extra_repr(self) -> str:
+        return self.name
+
+    def _checkpoint(self) -> None:
+        try:
+            cast(Callable[[bool], None], self.model.set_grad_checkpointing)(True)
+        except (AssertionError, AttributeError) as error:
+            raise PluginError(
+                f"backbone.checkpointing: timm has no activation checkpointing for {self.name!r}. Leave it false."
+            ) from error
+
+
+class _Plan(NamedTuple):
+    """How a model is built and fed, and what all of its maps are."""
+
+    arguments: dict[str, Any]  # of timm.create_model
+    built_size: Size
+    multiple: Size | None  # what heights and widths are padded to; None: the model takes its built size only
+    channels: list[int]
+    strides: list[int]
+    resampled: list[bool]  # whether a map's own grid is not ceil(size / stride)
+
+
+def _plan(name: str, size: Size | None, drop_path: float | None, arguments: dict[str, Any]) -> _Plan:
+    """Finds out, on the meta device, what the model needs and gives. size: that it is asked for."""
+    bare = _sketch(name, arguments)
+    if not hasattr(bare, "forward_intermediates") or not hasattr(bare, "prune_intermediate_layers"):
+        raise PluginError(
+            f"timm's {name!r} gives no features: {type(bare).__name__} has no forward_intermediates(). Take another "
+            "model, or another version of timm (1.0.31 has it in its own models)."
+        )
+    arguments = dict(arguments)
+    if drop_path is not None and not 0 <= drop_path < 1:
+        raise PluginError(f"backbone.drop_path is {drop_path:g}; it is a probability, 0 or more and less than 1.")
+    if drop_path is not None and _takes(bare, "drop_path_rate"):
+        arguments["drop_path_rate"] = drop_path
+    elif drop_path:
+        raise PluginError(f"backbone.drop_path: timm's {name!r} has no stochastic depth. Leave it out.")
+    native: Size = tuple(_config(bare)["input_size"][-2:])
+    maps = _dry_run(bare, native)
+    strides = [_stride(native, x.shape, said) for x, said in zip(maps, _reductions(bare), strict=True)]
+    told = bool(_config(bare).get("fixed_input_size")) and _takes(bare, "img_size")
+    built_size = native
+    if size is not None and told:
+        step = _step(strides, native, maps)
+        built_size = (-(-size[0] // step) * step, -(-size[1] // step) * step)
+        if built_size[0] != built_size[1] and not _builds(name, arguments, built_size):
+            built_size = (max(built_size), max(built_size))  # MViTv2 and ConViT know squares only
+    if told:
+        arguments["img_size"] = built_size
+    lifted = _lifted(bare)
+    multiple = None
+    if lifted is not None:
+        multiple = _multiple(_sketch(name, {**arguments, **lifted}), strides, built_size)
+        arguments |= lifted if multiple else {}
+    if multiple is None and size not in (None, native):
+        model = _sketch(name, arguments)
+        if not told or not _fits(model, built_size, None):
+            only = f"{native[0]}x{native[1]}"
+            raise PluginError(f"backbone.image_size: timm's {name!r} takes pictures of {only} only, not of {size}.")
+        maps = _dry_run(model, built_size)
+    tried = native if multiple else built_size
+    resampled = [tuple(x.shape[-2:]) != _grid(tried, s) for x, s in zip(maps, strides, strict=True)]
+    return _Plan(arguments, built_size, multiple, [x.shape[1] for x in maps], strides, resampled)
+
+
+def _lifted(model: nn.Module) -> dict[str, Any] | None:
+    """Arguments with which the model may take any size, to be tried; None where it is tied to the one it is built for.
+
+    A model that timm calls fixed is believed: several run at another size and are wrong there, such as MViTv2 with
+    its relative positions, LeViT and ConViT when height and width change places.
+    """
+    if not _config(model).get("fixed_input_size") or type(model).__name__ in _FREE:
+        return {}
+    if _takes(model, "dynamic_img_size"):
+        return {"dynamic_img_size": True}
+    if _takes(model, "strict_img_size"):
+        return {"strict_img_size": False}
+    return None
+
+
+def _multiple(model: nn.Module, strides: Sequence[int], built_size: Size) -> Size | None:
+    """The smallest padding with which the model takes any size, and gives ceil(size / stride) cells where it ever does.
+
+    Tried on sizes that are not square: none, the coarsest stride, its multiples up to 16 (windows), and the size
+    that it was built for. None where it takes no other size.
+    """
+    coarsest = max(strides)
+    odd = ((1, 1), (coarsest + 1, 2 * coarsest - 1), (7, 2 * coarsest + coarsest // 2 + 1))
+    if all(_fits(model, size, strides) for size in odd):
+        return (1, 1)
+    for grids in (strides, None):
+        for h, w in [(k * coarsest, k * coarsest) for k in range(1, 17)] + [built_size]:
+            if all(_fits(model, (h * rows, w * columns), grids) for rows, columns in ((1, 1), (2, 1), (1, 3))):
+                return (h, w)
+    return None
+
+
+def _builds(name: str, arguments: Mapping[str, Any], size: Size) -> bool:
+    """Whether the model can be built for a size and runs at it."""
+    try:
+        return _fits(_sketch(name, {**arguments, "img_size": size}), size, None)
+    except PluginError:
+        return False
+
+
+def _fits(model: nn.Module, size: Size, strides: Sequence[int] | None) -> bool:
+    """Whether the model runs at a size, and with the grids of these strides where they are given."""
+    try:
+        maps = _dry_run(model, size)
+    except (AssertionError, RuntimeError, ValueError, IndexError, ZeroDivisionError):
+        return False
+    return strides is None or all(tuple(x.shape[-2:]) == _grid(size, s) for x, s in zip(maps, strides, strict=True))
+
+
+def _choose(name: str, strides: Sequence[int], features: tuple[int, ...] | None) -> list[int]:
+    """Which maps are taken, fine to coarse."""
+    count = len(strides)
+    if features is not None:
+        wrong = [i for i in features if not -count <= i < count]
+        chosen = {i % count for i in features}
+        if wrong or not features or len(chosen) < len(features):
+            listed = ", ".join(f"{i}: stride {s}" for i, s in enumerate(strides))
+            raise PluginError(
+                f"backbone.features is {list(features)}; timm's {name!r} has the maps 0 to {count - 1}, each to be "
+                f"named once ({listed})."
+            )
+    elif len(set(strides)) == 1:
+        chosen = {math.ceil(count * k / 4) - 1 for k in (1, 2, 3, 4)}
+    else:
+        deepest = {stride: i for i, stride in enumerate(strides)}
+        chosen = {i for stride, i in deepest.items() if stride >= 4} or {count - 1}
+    return sorted(chosen, key=lambda i: (strides[i], i))
+
+
+# ---- what timm says, and what is true ----
+
+
+def _stride(size: Size, shape: Sequence[int], said: int) -> int:
+    """Input pixels a cell, in whole numbers: what timm says where the map bears it out, else what the map shows."""
+    shown = size[0] / shape[-2]
+    return said if tuple(shape[-2:]) == _grid(size, said) or 2 / 3 < shown / said < 3 / 2 else max(1, round(shown))
+
+
+def _step(strides: Sequence[int], native: Size, maps: Sequence[Tensor]) -> int:
+    """What a built size must be a multiple of: the coarsest stride; for CrossViT's branches, whose strides are no
+    multiples of one another, the side in which the cells of all come out whole."""
+    coarsest = max(strides)
+    if all(coarsest % stride == 0 for stride in strides):
+        return coarsest
+    return native[0] // math.gcd(*(x.shape[-2] for x in maps))
+
+
+def _grid(size: Size, stride: int) -> Size:
+    return (-(-size[0] // stride), -(-size[1] // stride))
+
+
+def _config(model: nn.Module) -> dict[str, Any]:
+    """What timm states of a model and its weights."""
+    return cast(dict[str, Any], model.pretrained_cfg)
+
+
+def _reductions(model: nn.Module) -> list[int]:
+    """Strides as timm states them, one a map."""
+    return [info["reduction"] for info in cast(Sequence[dict[str, Any]], model.feature_info)]
+
+
+def _maps(model: nn.Module, images: Tensor, indices: Sequence[int] | None) -> list[Tensor]:
+    """The model's maps, (B, C, h, w) each: timm turns what is NHWC or tokens inside."""
+    features = cast(Callable[..., list[Tensor]], model.forward_intermediates)
+    return features(images, indices=indices, norm=False, output_fmt="NCHW", intermediates_only=True)
+
+
+@torch.no_grad()
+def _dry_run(model: nn.Module, size: Size) -> list[Tensor]:
+    return _maps(model, torch.empty(2, 3, *size, device="meta"), None)
+
+
+def _takes(model: nn.Module, argument: str) -> bool:
+    """Whether a constructor of the model's classes names the argument; timm hands all it does not know down to them."""
+    constructors = (vars(kind).get("__init__") for kind in type(model).__mro__)
+    return any(argument in inspect.signature(made).parameters for made in constructors if made is not None)
+
+
+# ---- building ----
+
+
+def _sketch(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The model without memory, in evaluation mode."""
+    with torch.device("meta"):
+        return _build(name, False, arguments).eval()
+
+
+def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:
+    hub = ":" in name
+    if not hub and not timm.is_model(name):
+        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=5, cutoff=0.5)
+        hint = f" The nearest: {', '.join(near)}." if near else " timm.list_models('*net*') lists them."
+        raise PluginError(f"backbone.model: timm {timm.__version__} has no model {name!r}.{hint}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **arguments)
+    except TypeError as error:
+        raise PluginError(f"backbone.model_args: timm's {name!r} does not take them: {error}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if pretrained or hub:
+            raise WeightsError(
+                f"The weights of timm's {name!r} cannot be had: {reason} Check the connection or timm's cache "
+                "(HF_HOME), name weights that exist (timm.list_pretrained()), or set backbone.pretrained=false."
+            ) from error
+        raise PluginError(f"timm's {name!r} cannot be built with {dict(arguments)}: {reason}") from error

@@ -1,0 +1,281 @@
+"""Vision Transformer (Dosovitskiy et al. 2021) and what was added to it since: one grid of tokens, all blocks alike."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from densevit.interfaces import Backbone
+from densevit.layers.checkpointing import run
+from densevit.layers.kept import kept
+from densevit.layers.positions import resize_grid, sine_grid_1d, sine_grid_2d
+from densevit.layers.rotary import rotary_table
+from densevit_backbones.vit_blocks import EPS, Block, ProjectReadout
+from densevit_backbones.vit_stems import ConvStem, PatchStem, ResNetStem
+
+
+class _Variant(NamedTuple):
+    width: int
+    depth: int
+    heads: int
+    drop_path: float
+
+
+_VARIANTS = {
+    "nano": _Variant(128, 6, 4, 0.0),
+    "tiny": _Variant(192, 12, 3, 0.1),
+    "small": _Variant(384, 12, 6, 0.1),
+    "base": _Variant(768, 12, 12, 0.1),
+    "large": _Variant(1024, 24, 16, 0.0),
+    "huge": _Variant(1280, 32, 16, 0.0),
+    "giant": _Variant(1536, 40, 24, 0.0),
+}
+
+
+class ViT(Backbone):
+    """Plain vision transformer: features of one stride, after some of its blocks.
+
+    Any input size: a picture is padded with zeros to whole strides, at the right and the bottom (overlapping patches:
+    see `patch_stride`), and each map is ceil(size / stride). Attention is over the whole grid and knows no padding: a
+    picture that is padded further, as beside a larger one in a batch, has other features everywhere from the first
+    block on, and learned and sine positions are stretched over the larger grid. What stays the same then is what comes
+    before positions and attention: with stem "patch" all tokens of the picture, and with windowed blocks (and positions
+    "none") also what these make of windows that lie within the picture, up to the first global block.
+    Padding only up to the next multiple of the stride changes nothing.
+
+    variant: "tiny", "small" and "base" of DeiT (Touvron et al. 2021, table 1), "base", "large" and "huge" of ViT
+        (table 1), "giant" of DINOv2 (Oquab et al. 2024: ViT-g/14 with `patch_size` 14, `swiglu` and `layer_scale`
+        1e-5); "nano" (128 channels, 6 blocks) is for CPUs.
+    patch_size: in pixels; the stride of the features where `patch_stride` does not say another.
+    patch_stride: below `patch_size` for patches that overlap. Half of what they overlap by is then padded on the left
+        and at the top.
+    stem: "patch"; "conv": pairs of 3x3 convolutions with batch norm and a 1x1, with which a transformer learns sooner
+        from random weights (Xiao et al. 2021, section 4), for `patch_size` 8, 16 or 32; "resnet": the first three
+        stages of a ResNet-50 (ViT's hybrid, R50 + ViT-B/16), for `patch_size` 16, whose first two stages are then the
+        first two features, of strides 4 and 8 and 256 and 512 channels (DPT-Hybrid).
+    positions: "learned"; "sine1d", counted row by row, or "sine2d", as in MAE; these three are made for the grid of a
+        square picture and resized to any other (see `resize_grid`). "rotary": turns queries and keys in each block, as
+        in DINOv3, and needs no size. "none".
+    image_size: the side in pixels of the picture whose grid the positions are kept for.
+    class_token, distillation_token (DeiT), registers (how many; Darcet et al. 2024): tokens before the cells, in this
+        order, without a position: the one that published weights add to a token is part of the token here.
+    readout: what the class token does to the maps (DPT, Ranftl et al. 2021, section 3.1). "ignore": it takes part in
+        attention only; "add": it is added to each cell; "project": each cell with it beside goes through a linear layer
+        and a GELU, one for each feature.
+    layer_scale: its start, 1e-5 in DINOv2; None: without.
+    qk_norm: layer norms over each head's queries and keys.
+    swiglu: gated perceptrons.
+    drop_path: the last block's stochastic depth, rising linearly from 0 at the first; None: the paper's for ImageNet
+        (DeiT's 0.1 up to "base").
+    window_size: blocks attend in windows of so many cells a side (ViTDet, Li et al. 2022, section 3), but for
+        `global_blocks`. Class, distillation and register tokens take part in global attention alone.
+    global_blocks: their numbers, from 1; None: the ends of the four quarters of the depth, as in ViTDet.
+    features: the numbers of the blocks after which features are taken, from 1; None: the ends of the four quarters,
+        with stem "resnet" those of the last two. Blocks after the last one are not built.
+    feature_norm: features go through the model's final norm, before readout. False: as blocks leave them (DPT, SETR).
+    checkpointing: blocks keep no activations in training and are computed twice.
+    """
+
+    def __init__(
+        self,
+        variant: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "base",
+        patch_size: Literal[8, 14, 16, 32] = 16,
+        patch_stride: int | None = None,
+        stem: Literal["patch", "conv", "resnet"] = "patch",
+        positions: Literal["learned", "sine1d", "sine2d", "rotary", "none"] = "learned",
+        image_size: int = 224,
+        class_token: bool = True,
+        distillation_token: bool = False,
+        registers: int = 0,
+        readout: Literal["ignore", "add", "project"] = "ignore",
+        layer_scale: float | None = None,
+        qk_norm: bool = False,
+        swiglu: bool = False,
+        drop_path: float | None = None,
+        window_size: int | None = None,
+        global_blocks: tuple[int, ...] | None = None,
+        features: tuple[int, ...] | None = None,
+        feature_norm: bool = True,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        width, depth, heads, default_drop = _VARIANTS[variant]
+        _check_stem(stem, patch_size, patch_stride)
+        _check_tokens(class_token, distillation_token, registers, readout)
+        _check_positive("image_size", image_size)
+        _check_positive("layer_scale", layer_scale)
+        quarters = tuple(-(-depth * i // 4) for i in (1, 2, 3, 4))
+        features = features if features is not None else quarters[2:] if stem == "resnet" else quarters
+        _check_blocks("features", features, depth)
+        has_tokens = class_token or registers > 0
+        windowed = _windowed_blocks(window_size, global_blocks, quarters, depth, features[-1], has_tokens)
+        last_rate = default_drop if drop_path is None else drop_path
+        stride = patch_size if patch_stride is None else patch_stride
+
+        self.stem: PatchStem | ConvStem | ResNetStem
+        if stem == "resnet":
+            self.stem = ResNetStem(width)
+        else:
+            self.stem = ConvStem(width, stride) if stem == "conv" else PatchStem(width, patch_size, stride)
+        early = self.stem if isinstance(self.stem, ResNetStem) else None
+        self.channels = (*(early.channels if early else ()), *(width for _ in features))
+        self.strides = (*(early.strides if early else ()), *(stride for _ in features))
+        self.stride, self.positions, self.readout = stride, positions, readout
+        self.window, self.head_channels, self.checkpointing = window_size, width // heads, checkpointing
+        self.feature_blocks = tuple(features)
+
+        self.class_token = nn.Parameter(torch.zeros(1, width)) if class_token else None
+        self.distillation_token = nn.Parameter(torch.zeros(1, width)) if distillation_token else None
+        self.register_tokens = nn.Parameter(torch.zeros(registers, width)) if registers else None
+        self.position_side = -(-image_size // stride)
+        side = self.position_side
+        self.position_table = nn.Parameter(torch.zeros(side, side, width)) if positions == "learned" else None
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                heads,
+                window_size if i + 1 in windowed else None,
+                layer_scale,
+                qk_norm,
+                swiglu,
+                last_rate * i / (depth - 1),
+            )
+            for i in range(features[-1])
+        )
+        self.norm = nn.LayerNorm(width, EPS) if feature_norm else None
+        self.readouts = nn.ModuleList(ProjectReadout(width) for _ in features if readout == "project")
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in [*self.blocks.modules(), *self.readouts.modules()]:
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        for table in (*self._tokens(), self.position_table):
+            if table is not None:
+                nn.init.trunc_normal_(table, std=0.02)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features, cells = self.stem(images)
+        height, width = cells.shape[1:3]
+        grid = (height, width)
+        x, first = self._embed(cells, grid)
+        whole, window = self._rotations(grid, first, x)
+        for i, block in enumerate(self.blocks):
+            rotation = whole if block.window is None else window
+            x = run(block, x, grid, rotation, checkpointed=self.checkpointing and self.training)
+            if i + 1 in self.feature_blocks:
+                features.append(self._feature(x, first, grid, i + 1))
+        return features
+
+    def parameter_depths(self) -> list[list[nn.Parameter]]:
+        stem = self.stem.parameter_depths() if isinstance(self.stem, ResNetStem) else [list(self.stem.parameters())]
+        own = [table for table in (*self._tokens(), self.position_table) if table is not None]
+        last = [] if self.norm is None else list(self.norm.parameters())
+        last += self.readouts.parameters()
+        blocks = [list(block.parameters()) for block in self.blocks]
+        return [*stem[:-1], [*stem[-1], *own], *blocks, *([last] if last else [])]
+
+    def _tokens(self) -> list[nn.Parameter]:
+        tokens = (self.class_token, self.distillation_token, self.register_tokens)
+        return [token for token in tokens if token is not None]
+
+    def _embed(self, cells: Tensor, grid: tuple[int, int]) -> tuple[Tensor, int]:
+        """(B, H, W, C) -> all tokens with their positions (B, P + H * W, C), and P, the number of those before."""
+        x = cells.flatten(1, 2)
+        table = self._position_table(grid, x.device)
+        if table is not None:
+            x = x + table.flatten(0, 1).to(x.dtype)
+        tokens = [token.to(x.dtype).expand(x.shape[0], -1, -1) for token in self._tokens()]
+        return (torch.cat([*tokens, x], dim=1) if tokens else x), sum(token.shape[1] for token in tokens)
+
+    def _position_table(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+        """(H, W, C), or None where nothing is added."""
+        if self.position_table is not None:
+            return resize_grid(self.position_table, grid)
+        if self.positions in ("sine1d", "sine2d"):
+            return kept(_sine_positions, self.positions, self.position_side, grid, self.channels[-1], device)
+        return None
+
+    def _rotations(self, grid: tuple[int, int], first: int, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Rotary tables of all tokens and of a window's, None where there are none."""
+        if self.positions != "rotary":
+            return None, None
+        whole = kept(rotary_table, grid, self.head_channels, x.device, None, first).to(x.dtype)
+        if self.window is None:
+            return whole, None
+        return whole, kept(rotary_table, grid, self.head_channels, x.device, (self.window, self.window)).to(x.dtype)
+
+    def _feature(self, x: Tensor, first: int, grid: tuple[int, int], block: int) -> Tensor:
+        """All tokens after a block -> (B, C, H, W)."""
+        x = x if self.norm is None else self.norm(x)
+        cells = x[:, first:]
+        if self.readout == "add":
+            cells = cells + x[:, :1]
+        elif self.readout == "project":
+            cells = self.readouts[self.feature_blocks.index(block)](cells, x[:, :1])
+        return cells.transpose(1, 2).unflatten(2, grid)
+
+
+def _sine_positions(kind: str, side: int, grid: tuple[int, int], channels: int, device: torch.device) -> Tensor:
+    make = sine_grid_1d if kind == "sine1d" else sine_grid_2d
+    return resize_grid(make(side, side, channels, device), grid)
+
+
+def _check_positive(option: str, value: float | None) -> None:
+    if value is not None and value <= 0:
+        raise ValueError(f"{option} is {value:g}; it must be more than 0.")
+
+
+def _check_stem(stem: str, patch_size: int, patch_stride: int | None) -> None:
+    possible = {"patch": (8, 14, 16, 32), "conv": (8, 16, 32), "resnet": (16,)}[stem]
+    if patch_size not in possible:
+        listed = " or ".join(str(size) for size in possible)
+        raise ValueError(f"patch_size is {patch_size}; with stem {stem!r} it must be {listed}.")
+    if patch_stride is not None and stem != "patch":
+        raise ValueError(f"patch_stride is {patch_stride}, but stem {stem!r} has no patches; it is for stem 'patch'.")
+    if patch_stride is not None and not 1 <= patch_stride <= patch_size:
+        raise ValueError(f"patch_stride is {patch_stride}; it must be from 1 to patch_size, which is {patch_size}.")
+
+
+def _check_tokens(class_token: bool, distillation_token: bool, registers: int, readout: str) -> None:
+    if registers < 0:
+        raise ValueError(f"registers is {registers}; it is a number of tokens, 0 or more.")
+    if distillation_token and not class_token:
+        raise ValueError("distillation_token is true, but class_token is false; DeiT's token stands beside that one.")
+    if readout != "ignore" and not class_token:
+        raise ValueError(f"readout is {readout!r}, but class_token is false; without that token it must be 'ignore'.")
+
+
+def _check_blocks(option: str, numbers: Sequence[int], depth: int) -> None:
+    rising = all(a < b for a, b in itertools.pairwise(numbers))
+    if not numbers or not rising or numbers[0] < 1 or numbers[-1] > depth:
+        raise ValueError(f"{option} is {list(numbers)}; it must be rising numbers of blocks, from 1 to {depth}.")
+
+
+def _windowed_blocks(
+    window: int | None,
+    global_blocks: tuple[int, ...] | None,
+    quarters: tuple[int, ...],
+    depth: int,
+    built: int,
+    has_tokens: bool,
+) -> set[int]:
+    """The numbers of the blocks, of the `built` first, that attend in windows."""
+    if window is None:
+        if global_blocks is not None:
+            raise ValueError("global_blocks is set, but window_size is not: without windows every block is global.")
+        return set()
+    _check_positive("window_size", window)
+    if global_blocks is None:
+        global_blocks = quarters
+    elif global_blocks:
+        _check_blocks("global_blocks", global_blocks, depth)
+    if has_tokens and not any(number <= built for number in global_blocks):
+        raise ValueError(
+            f"global_blocks has none of the {built} blocks that features come from, so that class_token and registers "
+            "would meet no cell: give one, or set class_token to false and registers to 0."
+        )
+    return set(range(1, built + 1)) - set(global_blocks)

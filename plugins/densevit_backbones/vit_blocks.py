@@ -1,0 +1,140 @@
+"""The blocks of plain vision transformers."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.layers.attention import attention
+from densevit.layers.drop_path import DropPath
+from densevit.layers.linear import Linear
+from densevit.layers.mlp import FeedForward
+from densevit.layers.rotary import rotate
+from densevit.layers.windows import merge, partition
+
+EPS = 1e-6  # of all layer norms, as published weights have it
+
+
+class Block(nn.Module):
+    """Attention, then a perceptron, each with its norm before it and its residual (ViT, equations 2 and 3).
+
+    window: None for attention over the whole picture; else in windows of so many cells a side, of which the last in a
+    row or column are filled up with zeros after the norm (ViTDet, Li et al. 2022, section 3). Tokens that are no cells
+    stand outside all windows: a windowed block's attention leaves them as they are, its perceptron does not.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        window: int | None,
+        layer_scale: float | None,
+        qk_norm: bool,
+        swiglu: bool,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.norm1 = nn.LayerNorm(width, EPS)
+        self.attention = Attention(width, num_heads, qk_norm)
+        self.scale1 = None if layer_scale is None else LayerScale(width, layer_scale)
+        self.norm2 = nn.LayerNorm(width, EPS)
+        self.mlp = SwiGLU(width) if swiglu else FeedForward(width, 4 * width)
+        self.scale2 = None if layer_scale is None else LayerScale(width, layer_scale)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, grid: tuple[int, int], rotation: Tensor | None = None) -> Tensor:
+        """x: (B, P + H * W, C), P tokens that are no cells, then the cells of the grid (H, W) row by row.
+
+        rotation: for `rotate`, of all tokens, or of one window's cells where the block is windowed.
+        """
+        branch = self.norm1(x)
+        if self.window is None:
+            branch = self._scaled(self.attention(branch, rotation), self.scale1)
+            x = x + self.drop_path(branch)
+        else:
+            first = x.shape[1] - grid[0] * grid[1]
+            branch = self._in_windows(branch[:, first:], self.window, grid, rotation)
+            branch = self.drop_path(self._scaled(branch, self.scale1))
+            x = x + branch if first == 0 else torch.cat([x[:, :first], x[:, first:] + branch], dim=1)
+        return x + self.drop_path(self._scaled(self.mlp(self.norm2(x)), self.scale2))
+
+    def _in_windows(self, cells: Tensor, window: int, grid: tuple[int, int], rotation: Tensor | None) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        H, W = grid
+        x = F.pad(cells.unflatten(1, grid), (0, 0, 0, -W % window, 0, -H % window))  # (B, H, W, C)
+        height, width = x.shape[1:3]
+        x = self.attention(partition(x, window), rotation)
+        return merge(x, window, height, width)[:, :H, :W].flatten(1, 2)
+
+    @staticmethod
+    def _scaled(branch: Tensor, scale: nn.Module | None) -> Tensor:
+        return branch if scale is None else scale(branch)
+
+
+class Attention(nn.Module):
+    """Self-attention in several heads (ViT, appendix A), its queries and keys normed or rotated where wanted.
+
+    qk_norm: a layer norm over each head's channels of queries and keys (ViT-22B, Dehghani et al. 2023, section 2).
+    """
+
+    def __init__(self, width: int, num_heads: int, qk_norm: bool = False) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = Linear(width, 3 * width)
+        self.query_norm = nn.LayerNorm(width // num_heads, EPS) if qk_norm else None
+        self.key_norm = nn.LayerNorm(width // num_heads, EPS) if qk_norm else None
+        self.output = Linear(width, width)
+
+    def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        B, N, C = x.shape
+        qkv = self.qkv(x).view(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        if not qkv.is_cuda:  # one copy in place of one for each of query, key and value; a GPU's kernel needs none
+            qkv = qkv.contiguous()
+        query, key, value = qkv.unbind(0)  # (B, heads, N, D)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        if rotation is not None:
+            rotation = rotation.to(value.dtype)
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        return self.output(attention(query, key, value).transpose(1, 2).reshape(B, N, C))
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a residual branch (CaiT, Touvron et al. 2021, section 2)."""
+
+    def __init__(self, width: int, start: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((width,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return x * self.scale.to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """A gated perceptron with about as many weights as the plain one (Shazeer 2020; as wide as in DINOv2)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = -(-(8 * width // 3) // 8) * 8  # two thirds of the plain one's, rounded up to a multiple of 8
+        self.expand = Linear(width, 2 * hidden)
+        self.contract = Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        gate, value = self.expand(x).chunk(2, dim=-1)
+        return self.contract(F.silu(gate) * value)
+
+
+class ProjectReadout(nn.Module):
+    """Each cell with the class token beside it through a linear layer and a GELU (DPT, equation 4)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(2 * width, width)
+
+    def forward(self, cells: Tensor, token: Tensor) -> Tensor:
+        """cells: (B, N, C). token: (B, 1, C). Returns (B, N, C)."""
+        of_cells, of_token = self.projection.weight.chunk(2, dim=1)  # so that the two are never set side by side
+        return F.gelu(F.linear(cells, of_cells) + F.linear(token, of_token, self.projection.bias))

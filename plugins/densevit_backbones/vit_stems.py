@@ -1,0 +1,131 @@
+"""What turns a picture into the tokens of a plain vision transformer: patches, convolutions or a ResNet."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.layers.stem import conv_stem
+
+Embedded = tuple[list[Tensor], Tensor]
+"""Features of finer strides, (B, C, H, W) each, and the tokens (B, H, W, C); all of them ceil(size / stride)."""
+
+
+class PatchStem(nn.Module):
+    """A linear projection of square patches (ViT, equation 1), which overlap where `stride` is below their size.
+
+    A picture is padded with zeros, (size - stride) // 2 on the left and at the top and the rest on the right and at the
+    bottom, so that there is a patch for each begun stride.
+    """
+
+    def __init__(self, width: int, size: int, stride: int) -> None:
+        super().__init__()
+        self.size, self.stride = size, stride
+        self.projection = nn.Conv2d(3, width, size, stride=stride)
+
+    def forward(self, images: Tensor) -> Embedded:
+        size, stride = self.size, self.stride
+        before = (size - stride) // 2
+        bottom, right = (-(-n // stride) * stride - stride + size - n - before for n in images.shape[2:])
+        images = F.pad(images, (before, right, before, bottom))
+        if stride < size:
+            return [], self.projection(images).permute(0, 2, 3, 1)
+        x = images.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(0, 2, 4, 1, 3, 5)  # (B, H, W, 3, P, P)
+        return [], F.linear(x.flatten(3), self.projection.weight.flatten(1), self.projection.bias)
+
+
+class ConvStem(nn.Module):
+    """3x3 convolutions with batch norm (Xiao et al. 2021, section 4)."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.convolutions = conv_stem(width, stride)
+
+    def forward(self, images: Tensor) -> Embedded:
+        return [], self.convolutions(_whole(images, self.stride)).permute(0, 2, 3, 1)
+
+
+class ResNetStem(nn.Module):
+    """The first three stages of a ResNet-50 and a projection (ViT, section 3.1, "Hybrid Architecture").
+
+    As in the published R50 + ViT-B/16: nine blocks in the third stage, weights of convolutions standardised (Qiao et
+    al. 2019), group norm in place of batch norm, and TensorFlow's "same" padding, which pads more behind than before.
+    """
+
+    channels = (256, 512)
+    strides = (4, 8)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = StandardizedConv2d(3, 64, 7, stride=2)
+        self.norm = nn.GroupNorm(32, 64)
+        self.stages = nn.ModuleList()
+        inputs = 64
+        for i, count in enumerate((3, 4, 9)):
+            outputs, stride = 256 * 2**i, 1 if i == 0 else 2
+            blocks = [_Bottleneck(inputs, outputs, stride)]
+            blocks += [_Bottleneck(outputs, outputs, 1) for _ in range(count - 1)]
+            self.stages.append(nn.Sequential(*blocks))
+            inputs = outputs
+        self.projection = nn.Conv2d(inputs, width, 1)
+
+    def forward(self, images: Tensor) -> Embedded:
+        H, W = images.shape[2:]
+        x = F.relu(self.norm(self.conv(_whole(images, 16))))
+        x = F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, stride=2)  # zeros are the least that is here
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        early = [x[:, :, : -(-H // s), : -(-W // s)] for x, s in zip(features[:2], self.strides, strict=True)]
+        return early, self.projection(x).permute(0, 2, 3, 1)
+
+    def parameter_depths(self) -> list[list[nn.Parameter]]:
+        """The root, each block, the projection."""
+        blocks = [list(block.parameters()) for stage in self.stages for block in stage.children()]
+        root = [*self.conv.parameters(), *self.norm.parameters()]
+        return [root, *blocks, list(self.projection.parameters())]
+
+
+class StandardizedConv2d(nn.Conv2d):
+    """A convolution without bias, each filter of which has mean 0 and variance 1 (Qiao et al. 2019).
+
+    For maps whose sides are multiples of the stride. "Same" padding: kernel - stride, the odd one behind.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, bias=False)
+        padding = max(kernel - stride, 0)
+        self.before, self.behind = padding // 2, padding - padding // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.layer_norm(self.weight, self.weight.shape[1:], eps=1e-8)
+        if self.before == self.behind:
+            return F.conv2d(x, weight, None, self.stride, self.before)
+        return F.conv2d(F.pad(x, (self.before, self.behind) * 2), weight, None, self.stride)
+
+
+class _Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions; the stride is in the second."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        width = outputs // 4
+        self.conv1, self.norm1 = StandardizedConv2d(inputs, width, 1), nn.GroupNorm(32, width)
+        self.conv2, self.norm2 = StandardizedConv2d(width, width, 3, stride), nn.GroupNorm(32, width)
+        self.conv3, self.norm3 = StandardizedConv2d(width, outputs, 1), nn.GroupNorm(32, outputs)
+        self.downsample: nn.Module | None = None
+        if inputs != outputs:
+            self.downsample = nn.Sequential(StandardizedConv2d(inputs, outputs, 1, stride), nn.GroupNorm(32, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.norm1(self.conv1(x)))
+        x = F.relu(self.norm2(self.conv2(x)))
+        return F.relu(self.norm3(self.conv3(x)) + shortcut)
+
+
+def _whole(images: Tensor, stride: int) -> Tensor:
+    """Padded with zeros, at the right and the bottom, to multiples of the stride; in channels-last memory."""
+    H, W = images.shape[2:]
+    return F.pad(images, (0, -W % stride, 0, -H % stride)).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,240 @@
+"""MViT beside timm's at its training size, beside torchvision's video model with one frame at others, and in loops."""
+
+import math
+import re
+from fractions import Fraction
+
+import pytest
+import timm
+import torch
+from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.video.mvit import MSBlockConfig
+from torchvision.models.video.mvit import MViT as TorchvisionMViT
+
+from densevit_backbones.mvit import _VARIANTS, MViT, Positions
+from densevit_backbones.mvit_attention import RelativePositions, bias, widen
+
+# Where the parts of other projects' checkpoints stand in ours. We norm each feature, they what the classifier sees.
+COMMON = [
+    (r"\.attn\.pool_([qkv])\.(pool\.)?weight$", r".attention.pool_\1.weight"),
+    (r"\.attn\.(pool_([qkv])\.norm_act\.0|norm_([qkv]))\.", lambda m: f".attention.pool_{m[2] or m[3]}.norm."),
+    (r"\.attn\.rel_pos_h$", ".attention.relative_positions.rows"),
+    (r"\.attn\.rel_pos_w$", ".attention.relative_positions.columns"),
+    (r"\.attn\.(proj|project\.0)\.", ".attention.output."),
+    (r"\.pool_q\.", ".pool_query."),
+    (r"\.pool_k\.", ".pool_key."),
+    (r"\.pool_v\.", ".pool_value."),
+    (r"\.attn\.", ".attention."),
+]
+FROM_TIMM = [
+    (r"^patch_embed\.proj\.", "patch_embed."),
+    (r"^cls_token$", "class_token"),
+    (r"^stages\.(\d)\.blocks\.", r"stages.\1."),
+    (r"\.shortcut_proj_attn\.", ".shortcut1."),
+    (r"\.shortcut_proj_mlp\.", ".shortcut2."),
+    (r"\.mlp\.fc1\.", ".mlp.expand."),
+    (r"\.mlp\.fc2\.", ".mlp.contract."),
+    *COMMON,
+]
+FROM_TORCHVISION = [
+    (r"^conv_proj\.", "patch_embed."),
+    (r"^pos_encoding\.class_token$", "class_token"),
+    (r"^blocks\.(\d+)\.", lambda m: f"stages.{NANO[int(m[1])]}."),
+    (r"\.mlp\.0\.", ".mlp.expand."),
+    (r"\.mlp\.3\.", ".mlp.contract."),
+    *COMMON,
+]
+NANO = ["0.0", "1.0", "2.0", "2.1", "2.2", "3.0"]
+
+
+def load(mvit: MViT, weights: dict[str, Tensor], renamings: list) -> None:
+    """Puts all weights of a reference, but those of its classifier, into ours, and leaves none of ours untouched."""
+    state = mvit.state_dict()
+    given = {}
+    for key, value in weights.items():
+        if key.startswith(("norm.", "head.")) or key.endswith("rel_pos_t"):
+            continue
+        for pattern, replacement in renamings:
+            key = re.sub(pattern, replacement, key)
+        if "attention.qkv." in key:
+            for name, part in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                given[key.replace("qkv", name)] = part
+        else:
+            given[key] = value
+    assert given.keys() == {key for key in state if not key.startswith("feature_norms.")}
+    mvit.load_state_dict({**state, **{key: value.view(state[key].shape) for key, value in given.items()}})
+
+
+def normed(mvit: MViT, features: list[Tensor]) -> list[Tensor]:
+    """A reference's raw features (B, C, H, W) through our norms."""
+    pairs = [(x.permute(0, 2, 3, 1), norm) for x, norm in zip(features, mvit.feature_norms, strict=True)]
+    return [F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, 1e-6).permute(0, 3, 1, 2) for x, norm in pairs]
+
+
+def pair(randomise, reference: nn.Module, **options) -> tuple[MViT, nn.Module]:
+    mvit = MViT(**options).eval()
+    randomise(mvit)
+    randomise(reference.eval())
+    return mvit, reference
+
+
+def assert_timm_s(mvit: MViT, reference: MultiScaleVit, images: Tensor, assert_equal_features) -> None:
+    load(mvit, reference.state_dict(), FROM_TIMM)
+    assert_equal_features(
+        mvit, lambda x: normed(mvit, reference.forward_intermediates(x, intermediates_only=True)), images
+    )
+
+
+def test_tiny_is_timm_s_at_the_training_size(randomise, assert_equal_features):
+    reference = timm.create_model("mvitv2_tiny", pretrained=False)
+    mvit, reference = pair(randomise, reference, variant="tiny")
+    assert_timm_s(mvit, reference, torch.randn(1, 3, 224, 224), assert_equal_features)
+
+
+@pytest.mark.parametrize(("widens", "class_token"), [("mlp", False), ("attention", True)])
+def test_nano_is_timm_s_of_that_width(widens, class_token, monkeypatch, randomise, assert_equal_features):
+    """Widened by perceptrons, as "large" is, and with a class token, as those for ImageNet-21K are."""
+    monkeypatch.setitem(_VARIANTS[2], "nano", _VARIANTS[2]["nano"]._replace(widens=widens))
+    cfg = MultiScaleVitCfg((1, 1, 3, 1), embed_dim=32, expand_attn=widens == "attention", use_cls_token=class_token)
+    reference = MultiScaleVit(cfg, img_size=(96, 96))
+    mvit, reference = pair(randomise, reference, variant="nano", image_size=96, class_token=class_token)
+    assert_timm_s(mvit, reference, torch.randn(2, 3, 96, 96), assert_equal_features)
+
+
+@pytest.mark.parametrize("variant", ["tiny", "small", "base", "large"])
+def test_all_variants_have_the_tensors_of_timm_s(variant):
+    with torch.device("meta"):
+        reference = timm.create_model(f"mvitv2_{variant}", pretrained=False)
+        load(MViT(variant), reference.state_dict(), FROM_TIMM)
+
+
+def torchvision_nano(version: int, spatial_size: tuple[int, int]) -> TorchvisionMViT:
+    """torchvision's video model for one frame, of our nano's widths and strides."""
+    channels = [32, 64, 128, 128, 128, 256]
+    incoming = [32, 32, 64, 128, 128, 128] if version == 2 else channels
+    outgoing = channels if version == 2 else [64, 128, 128, 128, 256, 256]
+    blocks = []
+    for heads, inputs, outputs, query, key in zip(
+        [1, 2, 4, 4, 4, 8], incoming, outgoing, [1, 2, 2, 1, 1, 2], [4, 2, 1, 1, 1, 1], strict=True
+    ):
+        pools = version == 2 or query > 1
+        kernel, stride = ([1, 3, 3], [1, query, query]) if pools else ([], [])
+        blocks.append(MSBlockConfig(heads, inputs, outputs, kernel, [1, 3, 3], stride, [1, key, key]))
+    return TorchvisionMViT(
+        spatial_size,
+        1,
+        blocks,
+        residual_pool=version == 2,
+        residual_with_cls_embed=True,
+        rel_pos_embed=version == 2,
+        proj_after_attn=version == 2,
+        patch_embed_kernel=(1, 7, 7),
+        patch_embed_stride=(1, 4, 4),
+        patch_embed_padding=(0, 3, 3),
+    )
+
+
+def torchvision_features(reference: TorchvisionMViT, images: Tensor) -> list[Tensor]:
+    x = reference.conv_proj(images[:, :, None])
+    size = tuple(x.shape[2:])
+    x = reference.pos_encoding(x.flatten(2).transpose(1, 2))
+    features = []
+    for place, block in zip(NANO, reference.blocks, strict=True):
+        x, size = block(x, size)
+        if place in ("0.0", "1.0", "2.2", "3.0"):
+            features.append(x[:, 1:].transpose(1, 2).unflatten(2, size[1:]))
+    return features
+
+
+@pytest.mark.parametrize("size", [(96, 96), (97, 131), (160, 52), (33, 50), (32, 2110)], ids=str)
+def test_version_2_is_torchvision_s_at_any_size(size, randomise, assert_equal_features):
+    reference = torchvision_nano(2, (96, 96))
+    mvit, reference = pair(randomise, reference, variant="nano", class_token=True, image_size=96)
+    for block in reference.blocks:
+        nn.init.zeros_(block.attn.rel_pos_t)  # of one frame: it would tell the map from the class token
+    load(mvit, reference.state_dict(), [(r"^(blocks\.\d+)\.project\.", r"\1.shortcut1."), *FROM_TORCHVISION])
+    assert_equal_features(
+        mvit, lambda images: normed(mvit, torchvision_features(reference, images)), torch.randn(2, 3, *size)
+    )
+
+
+@pytest.mark.parametrize("size", [(97, 131), (64, 96), (33, 50)], ids=str)
+def test_version_1_is_torchvision_s(size, randomise, assert_equal_features):
+    """Whose blocks are those of the paper's image models, with a position of the frame beside those of cells."""
+    grid = [-(-side // 4) for side in size]
+    mvit, reference = pair(randomise, torchvision_nano(1, (4 * grid[0], 4 * grid[1])), variant="nano", version=1)
+    encoding, weights = reference.pos_encoding, reference.state_dict()
+    for name in ("spatial_pos", "temporal_pos", "class_pos"):
+        del weights[f"pos_encoding.{name}"]
+    weights["positions.cells"] = (encoding.spatial_pos + encoding.temporal_pos).T
+    weights["positions.token"] = encoding.class_pos
+    mvit.positions = Positions(grid, 32, class_token=True)  # not square, which the constructor does not make
+    load(mvit, weights, [(r"^(blocks\.\d+)\.project\.", r"\1.shortcut2."), *FROM_TORCHVISION])
+    assert_equal_features(
+        mvit, lambda images: normed(mvit, torchvision_features(reference, images)), torch.randn(2, 3, *size)
+    )
+
+
+def row_of(table: Tensor, query: int, queries: int, key: int, keys: int) -> Tensor:
+    """The vector for a query's and a key's place on one axis, of the table stretched to that axis.
+
+    Both places are counted in steps of the finer of the two grids, from the far end of the keys, and rounded down.
+    """
+    length = 2 * max(queries, keys) - 1
+    offset = query * max(Fraction(keys, queries), Fraction(1))
+    offset += (keys - 1 - key) * max(Fraction(queries, keys), Fraction(1))
+    at = (Fraction(2 * math.floor(offset) + 1, 2)) * Fraction(len(table), length) - Fraction(1, 2)  # pixel centres
+    at = min(max(at, Fraction(0)), Fraction(len(table) - 1))
+    low = math.floor(at)
+    share = float(at - low)
+    return (1 - share) * table[low] + share * table[min(low + 1, len(table) - 1)]
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+@pytest.mark.parametrize(
+    ("query_size", "key_size"),
+    [((4, 4), (4, 4)), ((7, 3), (2, 1)), ((3, 5), (6, 9)), ((5, 2), (2, 4)), ((2, 21), (1, 6))],
+    ids=str,
+)
+def test_relative_positions_are_those_of_the_equation(query_size, key_size, tokens):
+    """Equation 4 pair by pair: q . k / sqrt(D) + q . (R^h + R^w), nothing for the class token; both of our forms."""
+    positions = RelativePositions((4, 4), (2, 2), 8)
+    for table in (positions.rows, positions.columns):
+        nn.init.normal_(table)
+    query = torch.randn(2, tokens + math.prod(query_size), 3, 8)
+    key = torch.randn(2, tokens + math.prod(key_size), 3, 8)
+    expected = torch.einsum("bnhd,bshd->bhns", query, key) / math.sqrt(8)
+    for n in range(math.prod(query_size)):
+        for s in range(math.prod(key_size)):
+            (i, j), (y, x) = divmod(n, query_size[1]), divmod(s, key_size[1])
+            vector = row_of(positions.rows, i, query_size[0], y, key_size[0])
+            vector = vector + row_of(positions.columns, j, query_size[1], x, key_size[1])
+            expected[:, :, tokens + n, tokens + s] += query[:, tokens + n] @ vector
+    rows, columns = positions(query[:, tokens:].unflatten(1, query_size), key_size)
+    added = torch.einsum("bnhd,bshd->bhns", query, key) / math.sqrt(8) + bias(rows, columns, tokens)
+    torch.testing.assert_close(added, expected, atol=1e-4, rtol=1e-4)
+    wide_query, wide_key = widen(query, key, rows, columns, tokens)
+    product = wide_query @ wide_key.transpose(2, 3) / math.sqrt(wide_query.shape[-1])
+    torch.testing.assert_close(product, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(64, 90), (32, 2110)], ids=str)
+@pytest.mark.parametrize("version", [1, 2])
+def test_bf16_mixes_as_fp32_does_to_its_precision(version, size, randomise):
+    """bf16 takes another form of attention and of strided pooling on a CPU; with many keys a fused one, if it can."""
+    mvit = MViT("nano", version)
+    randomise(mvit)
+    mvit.to(torch.bfloat16)
+    images = torch.randn(1, 3, *size).bfloat16()
+    low = mvit(images)
+    sum(x.float().square().mean() for x in low).backward()
+    gradient = mvit.patch_embed.weight.grad.float()
+    high = mvit.float()(images.float())
+    mvit.zero_grad()
+    sum(x.square().mean() for x in high).backward()
+    for x, y in zip(low, high, strict=True):
+        assert (x.float() - y).norm() < 0.05 * y.norm()
+    expected = mvit.patch_embed.weight.grad
+    assert (gradient - expected).norm() < 0.2 * expected.norm()

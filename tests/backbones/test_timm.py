@@ -1,0 +1,279 @@
+import io
+import pickle
+import sys
+
+import huggingface_hub.constants
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import densevit
+from densevit_backbones.timm import Timm
+
+
+def create(**options) -> Timm:
+    return densevit.create_backbone("timm", **options)
+
+
+# ---- sizes ----
+
+
+def test_a_network_that_rounds_up_itself_is_fed_as_it_is(randomise):
+    backbone = create(model="resnet18").eval()
+    reference = timm.create_model("resnet18").eval()
+    randomise(backbone)
+    reference.load_state_dict(backbone.model.state_dict(), strict=False)
+    images = torch.randn(1, 3, 45, 83)
+    with torch.no_grad():
+        expected = reference.forward_intermediates(images, indices=[1, 2, 3, 4], intermediates_only=True)
+        for x, y in zip(backbone(images), expected, strict=True):
+            torch.testing.assert_close(x, y)
+
+
+def test_a_network_that_cuts_is_padded_first_and_its_maps_cut_back(randomise):
+    backbone = create(model="convnext_atto").eval()
+    reference = timm.create_model("convnext_atto").eval()
+    randomise(backbone)
+    reference.load_state_dict(backbone.model.state_dict(), strict=False)
+    images = torch.randn(1, 3, 45, 83)
+    with torch.no_grad():
+        cut = reference.forward_intermediates(images, intermediates_only=True)
+        padded = reference.forward_intermediates(F.pad(images, (0, 13, 0, 19)), intermediates_only=True)
+        found = backbone(images)
+    assert [tuple(x.shape[2:]) for x in cut] == [(11, 20), (5, 10), (2, 5), (1, 2)]
+    assert [tuple(x.shape[2:]) for x in found] == [(12, 21), (6, 11), (3, 6), (2, 3)]
+    for x, y in zip(found, padded, strict=True):
+        torch.testing.assert_close(x, y[..., : x.shape[2], : x.shape[3]])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "deit_tiny_patch16_224", "pvt_v2_b0"])
+def test_a_picture_may_have_one_pixel(name):
+    backbone = create(model=name, image_size=32).eval()
+    assert [tuple(x.shape[2:]) for x in backbone(torch.randn(1, 3, 1, 1))] == [(1, 1)] * len(backbone.strides)
+    assert [x.shape[3] for x in backbone(torch.randn(1, 3, 1, 67))] == [-(-67 // s) for s in backbone.strides]
+
+
+def test_a_tied_model_sees_a_larger_picture_resized_and_a_smaller_one_padded(randomise):
+    backbone = create(model="levit_128s", image_size=[64, 128]).eval()
+    randomise(backbone)
+    assert backbone.input_size == (64, 128)
+    large, small = torch.randn(1, 3, 192, 256), torch.randn(1, 3, 50, 100)
+    fitted = F.interpolate(large, size=(64, 128), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        for x, y in zip(backbone(large), backbone(fitted), strict=True):
+            expected = F.interpolate(y, size=x.shape[-2:], mode="bilinear")
+            torch.testing.assert_close(x, expected)
+        assert [tuple(x.shape[2:]) for x in backbone(large)] == [(12, 16), (6, 8), (3, 4)]
+        for x, y in zip(backbone(small), backbone(F.pad(small, (0, 28, 0, 14))), strict=True):
+            torch.testing.assert_close(x, y[..., : x.shape[2], : x.shape[3]])
+
+
+def test_mvitv2_states_its_size_because_timm_s_reads_other_positions_at_another(randomise):
+    """A model built for 128 and one built for 64, with the same weights for the same offsets, differ at 64."""
+    assert create(model="mvitv2_tiny", image_size=64).input_size == (64, 64)
+    large, small = (timm.create_model("mvitv2_tiny", img_size=side).eval() for side in (128, 64))
+    randomise(large)
+    state = large.state_dict()
+    for key, own in small.state_dict().items():
+        surplus = len(state[key]) - len(own) if "rel_pos" in key else 0  # rows of offsets that a small map has not
+        state[key] = state[key][surplus // 2 : len(state[key]) - surplus // 2] if surplus else state[key]
+    small.load_state_dict(state)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        one, other = (m.forward_intermediates(images, indices=[0], intermediates_only=True)[0] for m in (large, small))
+    assert (one - other).norm() > 0.05 * other.norm()
+
+
+@pytest.mark.parametrize(
+    ("name", "built"), [("convit_tiny", (96, 96)), ("mvitv2_tiny", (96, 96)), ("tnt_s_patch16_224", (64, 96))]
+)
+def test_a_tied_model_is_built_for_a_size_that_is_not_square(name, built):
+    backbone = create(model=name, image_size=[64, 96], features=[0])
+    assert (backbone.input_size, backbone.built_size) == ((64, 96), built)
+    stride = backbone.strides[0]
+    assert backbone(torch.randn(1, 3, 64, 96))[0].shape[2:] == (64 // stride, 96 // stride)
+
+
+def test_an_asked_size_is_rounded_up_to_whole_cells():
+    """DINOv2's patches of 14 pixels: 8 would leave 16 pixels of 128 out; BEiT's bias tables are for whole maps."""
+    assert create(model="vit_small_patch14_dinov2", image_size=128, model_args={"depth": 1}).built_size == (140, 140)
+    beit = create(model="beit_base_patch16_224", image_size=100, model_args={"depth": 1})
+    assert (beit.built_size, beit.input_size) == ((112, 112), (100, 100))
+    assert [tuple(x.shape[2:]) for x in beit(torch.randn(1, 3, 100, 100))] == [(7, 7)]
+    assert create(model="crossvit_tiny_240", image_size=128).built_size == (240, 240)  # 20 and 14 cells, or 10 and 7
+
+
+def test_maps_between_the_grid_s_cells_are_resampled(randomise):
+    """PiT: 7 cells of 8 pixels, overlapping, where 64 / 8 are 8."""
+    pit = create(model="pit_ti_224", image_size=64).eval()
+    reference = timm.create_model("pit_ti_224", img_size=64).eval()
+    randomise(pit)
+    reference.load_state_dict(pit.model.state_dict(), strict=False)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = reference.forward_intermediates(images, intermediates_only=True)[0]
+        assert expected.shape[2:] == (7, 7)
+        torch.testing.assert_close(pit(images)[0], F.interpolate(expected, size=(8, 8), mode="bilinear"))
+    assert pit.resampled == (True, False, False)
+
+
+def test_unpadded_convolutions_still_give_the_contract_s_grids():
+    inception = create(model="inception_v3").eval()
+    assert (inception.strides, inception.input_size) == ((4, 8, 16, 32), None)
+    features = inception(torch.randn(1, 3, 100, 77))
+    assert [tuple(x.shape[2:]) for x in features] == [(25, 20), (13, 10), (7, 5), (4, 3)]
+
+
+# ---- options ----
+
+
+def test_maps_may_be_chosen_and_what_comes_after_them_is_not_kept():
+    every = create(model="convnext_atto")
+    two = create(model="convnext_atto", features=[2, 0])
+    assert (two.strides, two.channels) == ((4, 16), (40, 160))
+    assert sum(p.numel() for p in two.parameters()) < 0.5 * sum(p.numel() for p in every.parameters())
+    assert create(model="convnext_atto", features=[-1]).strides == (32,)
+    assert create(model="deit_tiny_patch16_224", features=[3, 4]).strides == (16, 16)
+
+
+def test_strides_are_those_of_the_maps_and_not_what_timm_says():
+    with torch.device("meta"):
+        tresnet = create(model="tresnet_m")
+    assert tresnet.strides == (4, 8, 16, 32)  # timm: 2, 4, 8, 16, 32, with two maps of 4
+    assert tresnet.channels == (64, 128, 1024, 2048)
+
+
+def test_a_dilated_network_has_the_strides_that_it_is_built_with():
+    backbone = create(model="resnet18", model_args={"output_stride": 16})
+    assert backbone.strides == (4, 8, 16)
+    assert backbone.channels == (64, 128, 512)
+
+
+def test_mean_and_deviation_are_those_of_the_weights():
+    assert create(model="mixer_s32_224", image_size=64).mean == (0.5, 0.5, 0.5)
+    assert create(model="resnet18.a1_in1k").mean == (0.485, 0.456, 0.406)
+
+
+def test_stochastic_depth_reaches_timm():
+    backbone = create(model="convnext_atto", drop_path=0.3)
+    rates = [m.drop_prob for m in backbone.modules() if hasattr(m, "drop_prob")]
+    assert max(rates) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "convnext_atto", "hiera_tiny_224"])
+def test_checkpointing_gives_the_same_gradients(name):
+    plain, checkpointed = (create(model=name, image_size=64, features=[1], checkpointing=c) for c in (False, True))
+    checkpointed.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    for backbone in (plain, checkpointed):
+        backbone.train()(images)[0].square().mean().backward()
+    for p, q in zip(plain.parameters(), checkpointed.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None)
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, q.grad)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"model": "resnt18"}, r"no model 'resnt18'.*The nearest: resnet18,"),
+        ({"model": "resnet18.nonsense"}, "Invalid pretrained tag"),
+        ({}, "backbone.model is missing"),
+        ({"model": "convnext_atto", "features": [4]}, r"features is \[4\].*maps 0 to 3.*3: stride 32"),
+        ({"model": "convnext_atto", "features": [1, -3]}, "each to be named once"),
+        ({"model": "convnext_atto", "features": []}, "maps 0 to 3"),
+        ({"model": "convnext_atto", "model_args": {"dept": 3}}, "model_args.*'dept'"),
+        ({"model": "convnext_atto", "model_args": {"img_size": 64}}, "img_size cannot be set there"),
+        ({"model": "convnext_atto", "image_size": 0}, "image_size"),
+        ({"model": "convnext_atto", "image_size": "large"}, "image_size"),
+        ({"model": "efficientformer_l1", "image_size": 128}, r"takes pictures of 224x224 only, not of \(128, 128\)"),
+        ({"model": "twins_svt_small", "checkpointing": True}, "no activation checkpointing for 'twins_svt_small'"),
+        ({"model": "levit_128s", "drop_path": 1.5}, "drop_path is 1.5"),
+        ({"model": "vgg11", "drop_path": 0.2}, "'vgg11' has no stochastic depth"),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_refused_in_words(options, said):
+    with pytest.raises(densevit.DensevitError, match=said):
+        create(**options)
+
+
+def test_a_model_without_features_is_refused(monkeypatch):
+    monkeypatch.setattr(timm, "is_model", lambda name: True)
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **arguments: nn.Linear(2, 2))
+    with pytest.raises(densevit.DensevitError, match="gives no features: Linear has no forward_intermediates"):
+        create(model="strange")
+
+
+def test_weights_that_cannot_be_fetched_are_an_error_in_words(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(densevit.DensevitError, match=r"'resnet18' cannot be had: .*backbone.pretrained=false"):
+        create(model="resnet18", pretrained=True)
+
+
+def test_without_timm_the_message_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.delitem(sys.modules, "densevit_backbones.timm")
+    with pytest.raises(densevit.DensevitError, match=r"needs 'timm'.*pip install 'densevit\[timm\]'"):
+        create(model="resnet18")
+
+
+# ---- a part of a model like any other ----
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "deit_tiny_patch16_224", "pit_ti_224"])
+def test_depths_go_from_the_input_to_the_output(name):
+    backbone = create(model=name, image_size=64)
+    names = {id(p): key for key, p in backbone.named_parameters()}
+    depths = [[names[id(p)] for p in group] for group in backbone.parameter_depths()]
+    assert any("stem" in key or "patch_embed" in key for key in depths[0] + depths[1])
+    last = {"convnext_atto": "stages.3.blocks.1", "deit_tiny_patch16_224": "blocks.11", "pit_ti_224": "transformers.2"}
+    assert all(f"model.{last[name]}." in key for key in depths[-1])
+    assert sorted(key for group in depths for key in group) == sorted(names.values())
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "swinv2_tiny_window8_256", "pit_ti_224"])
+def test_it_is_saved_pickled_and_batch_independent(name):
+    options = {"model": name, "image_size": 64, "features": [0, 1]}
+    backbone, other = create(**options).eval(), create(**options).eval()
+    other.load_state_dict(torch.load(saved(backbone), weights_only=True))
+    images = torch.randn(3, 3, 50, 43)
+    with torch.no_grad():
+        together = backbone(images)
+        for x, y, z in zip(together, other(images), pickle.loads(pickle.dumps(backbone))(images[1:2]), strict=True):
+            assert torch.equal(x, y)
+            torch.testing.assert_close(x[1:2], z, atol=1e-4, rtol=1e-4)
+
+
+def saved(module: nn.Module) -> io.BytesIO:
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "swinv2_tiny_window8_256", "cait_xxs24_224"])
+def test_bf16_is_finite(name):
+    backbone = create(model=name, image_size=64, features=[0, 1]).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert all(x.isfinite().all() for x in backbone(torch.randn(1, 3, 70, 61)))
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "deit_tiny_patch16_224", "mixer_s32_224"])
+def test_it_is_exported_at_a_size(name):
+    backbone = create(model=name, image_size=64, features=[0, 1]).eval()
+    images = torch.randn(1, 3, 61, 50)
+    exported = torch.export.export(backbone, (images,)).module()
+    for x, y in zip(exported(images), backbone(images), strict=True):
+        torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
+
+
+def test_building_draws_only_the_random_numbers_of_timm_s_model():
+    torch.manual_seed(3)
+    backbone = create(model="convnext_atto")
+    torch.manual_seed(3)
+    reference = timm.create_model("convnext_atto").state_dict()
+    assert all(torch.equal(value, reference[key]) for key, value in backbone.model.state_dict().items())

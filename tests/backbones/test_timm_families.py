@@ -1,0 +1,119 @@
+"""Each family that timm is asked for meets the backbone's contract, with the numbers of timm's own model."""
+
+import math
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from densevit_backbones.timm import Timm
+
+BEIT = {"depth": 4, "embed_dim": 192, "num_heads": 3}
+ONE = {"depths": (1, 1, 1, 1)}
+# The smallest published model of each, with fewer blocks where timm's constructor takes their number, and the strides.
+FAMILIES = [
+    ("deit_tiny_patch16_224", {"depth": 4}, (16,) * 4),
+    ("deit_tiny_distilled_patch16_224", {"depth": 4}, (16,) * 4),
+    ("deit3_small_patch16_224", {"depth": 4}, (16,) * 4),
+    ("swinv2_tiny_window8_256", {"embed_dim": 48, "depths": (2, 2, 2, 1)}, (4, 8, 16, 32)),
+    ("mvitv2_tiny", {}, (4, 8, 16, 32)),
+    ("pit_ti_224", {}, (8, 16, 32)),
+    ("levit_128s", {}, (16, 32, 64)),
+    ("cait_xxs24_224", {"depth": 4}, (16,) * 4),
+    ("pvt_v2_b0", {}, (4, 8, 16, 32)),
+    ("tnt_s_patch16_224", {"depth": 4}, (16,) * 4),
+    ("convit_tiny", {"depth": 4, "local_up_to_layer": 2}, (16,) * 4),
+    ("crossvit_9_240", {}, (12, 17)),
+    ("coat_lite_tiny", {}, (4, 8, 16, 32)),
+    ("coat_tiny", {"serial_depths": (1, 1, 1, 1), "parallel_depth": 2}, (4, 8, 16, 32)),
+    ("twins_pcpvt_small", ONE, (4, 8, 16, 32)),
+    ("twins_svt_small", {"depths": (2, 2, 2, 2)}, (4, 8, 16, 32)),
+    ("xcit_nano_12_p16_224", {"depth": 4}, (16,) * 4),
+    ("beit_base_patch16_224", BEIT, (16,) * 4),
+    ("beitv2_base_patch16_224", BEIT, (16,) * 4),
+    ("eva02_tiny_patch14_224", {"depth": 4}, (14,) * 4),
+    ("vit_small_patch14_dinov2", {"depth": 4}, (14,) * 4),
+    ("vit_small_patch16_dinov3", {"depth": 4}, (16,) * 4),
+    ("mixer_s32_224", {}, (32,) * 4),
+    ("resmlp_12_224", {}, (16,) * 4),
+    ("gmixer_12_224", {}, (16,) * 4),
+    ("gmlp_ti16_224", {}, (16,) * 4),
+    ("poolformer_s12", {}, (4, 8, 16, 32)),
+    ("caformer_s18", {}, (4, 8, 16, 32)),
+    ("convnext_atto", {}, (4, 8, 16, 32)),
+    ("efficientnet_b0", {}, (4, 8, 16, 32)),
+    ("test_nfnet", {}, (4, 8, 16, 32)),
+    ("regnetx_002", {}, (4, 8, 16, 32)),
+    ("tresnet_m", {"layers": (1, 1, 1, 1)}, (4, 8, 16, 32)),
+    ("lambda_resnet26t", {}, (4, 8, 16, 32)),
+    ("lambda_resnet26rpt_256", {}, (4, 8, 16, 32)),
+    ("halonet26t", {}, (4, 8, 16, 32)),
+    ("botnet26t_256", {}, (4, 8, 16, 32)),
+    ("maxvit_pico_rw_256", {}, (4, 8, 16, 32)),
+    ("hiera_tiny_224", {"embed_dim": 48, "num_heads": 1, "stages": (1, 1, 2, 1)}, (4, 8, 16, 32)),
+]
+# Those that are tied to the size they were built for.
+FIXED = {"mvitv2", "pit", "levit", "cait", "tnt", "convit", "crossvit", "coat", "beit", "beitv2", "mixer", "resmlp"}
+FIXED |= {"gmixer", "gmlp", "botnet26t", "hiera"}
+RESAMPLED = {"pit_ti_224": (True, False, False), "crossvit_9_240": (False, True)}
+
+
+def fixed(name: str) -> bool:
+    return name.split("_")[0] in FIXED or name == "lambda_resnet26rpt_256"
+
+
+@pytest.mark.parametrize(("name", "model_args", "strides"), FAMILIES, ids=lambda x: x if isinstance(x, str) else "")
+def test_a_family_meets_the_contract_and_is_timm_s_own_model(name, model_args, strides, randomise):
+    backbone = Timm(name, image_size=64, model_args=model_args).eval()
+    assert backbone.strides == strides
+    assert backbone.input_size == ((64, 64) if fixed(name) else None)
+    assert backbone.resampled == RESAMPLED.get(name, (False,) * len(strides))
+    randomise(backbone)
+    numbers_are_timm_s(backbone, name, model_args)
+    for size in ((59, 41), (83, 70)):  # the second is larger than what a fixed one is built for
+        images = torch.randn(1, 3, *size, requires_grad=True)
+        features = backbone(images)
+        assert len(features) == len(strides)
+        assert [x.shape[1] for x in features] == [*backbone.channels]
+        assert [tuple(x.shape[2:]) for x in features] == [(-(-size[0] // s), -(-size[1] // s)) for s in strides]
+        assert all(x.isfinite().all() for x in features)
+        with torch.no_grad():
+            assert all(torch.equal(x, y) for x, y in zip(backbone(images), backbone(images), strict=True))
+    for feature in features:
+        (reached,) = torch.autograd.grad(feature.square().mean(), images, retain_graph=True)
+        assert reached.isfinite().all()
+        assert reached.ne(0).any(1).float().mean() > 0.5
+    grouped = [id(p) for group in backbone.parameter_depths() for p in group]
+    assert sorted(grouped) == sorted(id(p) for p in backbone.parameters())
+
+
+def numbers_are_timm_s(backbone: Timm, name: str, model_args: dict) -> None:
+    """At the built size, timm's model as it comes, unpruned and not made free of its size, gives the same maps."""
+    size = backbone.built_size
+    options = {"img_size": size} if timm.get_pretrained_cfg(name).fixed_input_size else {}
+    reference: nn.Module = timm.create_model(name, **options, **model_args).eval()
+    weights = backbone.model.state_dict()
+    loaded = reference.load_state_dict(weights, strict=False)
+    assert not loaded.unexpected_keys
+    images = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        expected = reference.forward_intermediates(images, intermediates_only=True)
+        found = backbone(images)
+    agree = 0
+    for index, feature in zip(chosen(backbone, expected), found, strict=True):
+        if expected[index].shape == feature.shape:
+            agree += 1
+            scale = expected[index].abs().mean()
+            torch.testing.assert_close(feature / scale, expected[index] / scale, atol=1e-4, rtol=1e-4)
+    assert agree == len(found) - sum(backbone.resampled)
+
+
+def chosen(backbone: Timm, maps: list) -> list[int]:
+    """Which of all of timm's maps the default takes, said another way than the plugin does."""
+    if len(set(backbone.strides)) == 1:
+        quarter = len(maps) / 4
+        return [math.ceil(quarter * k) - 1 for k in (1, 2, 3, 4)]
+    if len(backbone.strides) == 2:
+        return [2, 5]  # CrossViT: the last block of each branch
+    return list(range(len(maps) - len(backbone.strides), len(maps)))

@@ -1,0 +1,102 @@
+"""`densevit check`: a table, findings, and an exit code."""
+
+import pytest
+
+from densevit.cli import main
+
+OWN = '''
+    """Backbones of one's own."""
+
+    import densevit
+    from torch import nn
+
+
+    class Sound(densevit.Backbone):
+        """One convolution."""
+
+        def __init__(self, width: int = 8, depth: int = 1) -> None:
+            super().__init__()
+            if depth > 1:
+                raise ValueError(f"depth is {depth}; it is 1.")
+            self.channels, self.strides = (width,), (2,)
+            self.convolution = nn.Conv2d(3, width, 3, stride=2, padding=1)
+
+        def forward(self, images):
+            return [self.convolution(images)]
+
+
+    class Broken(Sound):
+        """States another stride."""
+
+        def __init__(self, width: int = 8) -> None:
+            super().__init__(width)
+            self.strides = (4,)
+'''
+
+
+@pytest.fixture
+def own(install):
+    """A distribution with a sound backbone and a broken one."""
+    install(
+        "own",
+        "[densevit.backbones]\nown = own_backbones:Sound\nbroken = own_backbones:Broken\n",
+        {"own_backbones.py": OWN},
+    )
+
+
+def test_a_sound_backbone_gives_a_table_and_0(own, capsys):
+    assert main(["check", "backbone", "own", "width=4"]) == 0
+    printed = capsys.readouterr().out
+    lines = [line.split() for line in printed.splitlines()]
+    assert ["backbone", "own"] in lines
+    assert ["check", "seconds", "note"] in lines
+    assert [line[1] for line in lines if line and line[0] in ("strides", "export", "pickling")] == ["passed"] * 3
+    assert "found as 'own', from own 1.0" in printed
+    assert printed.endswith("own: 29 of 29 checks passed\n")
+
+
+def test_a_broken_one_says_what_was_found_and_gives_1(own, capsys):
+    assert main(["check", "backbone", "broken", "--skip", "export"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("strides: found maps of 17 x 24 for pictures of 33 x 47; expected 9 x 12: ")
+    assert "FAILED" in next(line for line in captured.out.splitlines() if line.startswith("strides"))
+    assert captured.out.endswith("broken: 27 of 28 checks passed\n")
+
+
+def test_a_class_in_the_working_directory_needs_no_entry_point(tmp_path, monkeypatch, capsys):
+    import textwrap
+
+    (tmp_path / "only_here.py").write_text(textwrap.dedent(OWN))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")  # restores sys.path
+    assert main(["check", "backbone", "only_here:Sound", "width=4", "--skip", "export"]) == 0
+    assert "only_here:Sound: 28 of 28 checks passed" in capsys.readouterr().out
+
+
+def test_a_head_by_its_name_with_options(capsys):
+    options = ["num_queries=3", "width=16", "num_heads=2", "encoder_layers=1", "decoder_layers=1", "feedforward=16"]
+    assert main(["check", "head", "detr", *options, "--skip", "padding"]) == 0
+    assert capsys.readouterr().out.endswith("detr: 25 of 25 checks passed\n")
+
+
+def test_what_the_constructor_refuses_is_a_finding(own, capsys):
+    assert main(["check", "backbone", "own", "depth=2"]) == 1
+    assert "construction: found ValueError: depth is 2; it is 1 (own_backbones.py, line" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["backbone", "own", "widht=4"], "backbone.widht is not an option of 'own'. Did you mean 'width'?"),
+        (["backbone", "own", "width=wide"], "backbone.width should be a valid integer, not 'wide'."),
+        (["backbone", "own", "width"], "command line: 'width' is no option: write key=value"),
+        (["backbone", "own", "--skip", "exprt"], "--skip: There is no check 'exprt'. Did you mean 'export'?"),
+        (["backbone", "onw"], "There is no backbone 'onw'. Did you mean 'own'?"),
+        (["neck", "own"], "invalid choice: 'neck'"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_a_message_and_2(own, arguments, said, capsys):
+    assert main(["check", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.out == ""

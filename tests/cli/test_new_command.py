@@ -1,0 +1,203 @@
+"""`densevit new` writes a distribution that installs, passes its own test and trains as it is written."""
+
+import configparser
+import json
+import os
+import subprocess
+import sys
+import types
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from densevit import config, registry
+from densevit.cli import main
+
+DATA = "{name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 4, val_length: 2}"
+CASES = [("backbone", "own-net", "own_net", "OwnNet"), ("head", "ownhead", "ownhead", "Ownhead")]
+
+
+def run(*command: str, cwd: Path, **variables: str) -> str:
+    """What a Python process prints; what it complains of, where it fails."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=cwd, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of a new distribution of each kind."""
+    out = tmp_path_factory.mktemp("written")
+    for kind, given, name, _ in CASES:
+        assert main(["new", kind, given, "--out", str(out)]) == 0
+        assert (out / name).is_dir()
+    return {kind: out / name for kind, _, name, _ in CASES}
+
+
+@pytest.fixture(scope="module")
+def site(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both, laid out as `pip install -e` does."""
+    folder = tmp_path_factory.mktemp("site")
+    for source in written.values():
+        run("-c", f"import setuptools.build_meta as b; b.build_editable({str(folder)!r})", cwd=source)
+    for wheel in folder.glob("*.whl"):
+        zipfile.ZipFile(wheel).extractall(folder)
+    return folder
+
+
+@pytest.fixture
+def installed(site: Path, written: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The site with its metadata, and the folders that its .pth files name, on this process's path."""
+    lines = {Path(line.strip()) for file in site.glob("*.pth") for line in file.read_text().splitlines()}
+    assert lines == set(written.values()), "setuptools hooks the import in place of a path"
+    for place in (site, *lines):
+        monkeypatch.syspath_prepend(place)
+    yield
+    for folder in lines:
+        sys.modules.pop(folder.name, None)
+
+
+@pytest.mark.parametrize(("kind", "name", "cls"), [(kind, name, cls) for kind, _, name, cls in CASES])
+def test_it_installs_under_its_name(kind, name, cls, installed):
+    plugin = registry.find(f"{kind}s")[name]
+    assert (plugin.value, plugin.origin) == (f"{name}:{cls}", f"{name} 0.1")
+    assert registry.load(f"{kind}s", name).__name__ == cls
+    assert registry.first_line(plugin).endswith(".")
+
+
+@pytest.mark.parametrize("kind", ["backbone", "head"])
+def test_it_passes_its_own_test_as_written(kind, written, site):
+    path = os.pathsep.join([str(site), str(written[kind])])
+    said = run("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=written[kind], PYTHONPATH=path)
+    assert "1 passed" in said
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, _, name, _ in CASES])
+def test_its_config_trains_two_steps_and_takes_coco(kind, name, written, installed, tmp_path, capsys):
+    file = written[kind] / "configs" / f"{name}.yaml"
+    assert config.load(file, ["data=coco", "data.root=x"]).data.image_size == (800, 1333)
+    (tmp_path / "data.yaml").write_text(DATA)
+    sections = [f"data={tmp_path / 'data.yaml'}", "trainer.max_steps=2", "trainer.accelerator=cpu"]
+    assert main(["train", str(file), *sections, "--run-dir", str(tmp_path / "run")]) == 0
+    assert "detection/AP" in json.loads((tmp_path / "run" / "metrics.json").read_text())
+
+
+def test_what_is_written_is_formatted_and_linted(written):
+    for folder in written.values():
+        run("-m", "ruff", "format", "--no-cache", "--check", ".", cwd=folder)
+        run("-m", "ruff", "check", "--no-cache", "--select", "E,F,I,N,UP,B,SIM,RUF", ".", cwd=folder)
+
+
+@pytest.mark.slow
+def test_what_is_written_is_typed(written, project):
+    modules = [str(folder / folder.name / "__init__.py") for folder in written.values()]
+    run("-m", "mypy", "--config-file", "setup.cfg", "--follow-imports=silent", *modules, cwd=project)
+
+
+def test_it_says_what_to_do_next_and_writes_no_more_than_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "backbone", "own-net", "--out", "a b"]) == 0
+    folder = tmp_path / "a b" / "own_net"
+    first, blank, *following = capsys.readouterr().out.splitlines()
+    assert first == (
+        "a b/own_net: pyproject.toml, setup.cfg, README.md, own_net/__init__.py, tests/test_own_net.py, "
+        "configs/own_net.yaml"
+    )
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == set(first.partition(": ")[2].split(", "))
+    assert (blank, following) == (
+        "",
+        [
+            "Next:",
+            "  cd 'a b/own_net'",
+            "  pip install -e .",
+            "  densevit check backbone own_net",
+            "  pytest",
+            "  densevit train configs/own_net.yaml",
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("backbone", "2net", "'2net' cannot be a package's name: that begins with a letter"),
+        ("backbone", "_net", "cannot be a package's name"),
+        ("backbone", "net_", "cannot be a package's name"),
+        ("backbone", "my net", "cannot be a package's name"),
+        ("backbone", "my.net", "cannot be a package's name"),
+        ("backbone", "../net", "cannot be a package's name"),
+        ("backbone", "nétz", "cannot be a package's name"),
+        ("backbone", "", "cannot be a package's name"),
+        ("backbone", "lambda", "'lambda' is a word of Python's own"),
+        ("head", "tests", "'tests' is the name of a folder beside the package"),
+        ("backbone", "torch", "'torch' is the name of a module that is installed ("),
+        ("backbone", "json", "'json' is the name of a module that is installed ("),
+        ("backbone", "swin", "There is a backbone 'swin' already, from densevit 0."),
+        ("head", "detr", "There is a head 'detr' already, from densevit 0."),
+        ("head", "pillow", "'pillow' is the name of an installed distribution (version "),
+        ("head", "Pytorch-Lightning", "is the name of an installed distribution"),
+        ("backbone", "tensor", "'tensor' would make a class 'Tensor', which its module needs"),
+        ("backbone", "residual", "'residual' would make a class 'Residual', which its module needs"),
+    ],
+)
+def test_a_name_that_cannot_be_used_is_refused_before_anything_is_made(kind, name, said, tmp_path, capsys):
+    assert main(["new", kind, name, "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_module_that_is_loaded_without_a_file_has_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "made_up", types.ModuleType("made_up"))
+    assert main(["new", "head", "made-up", "--out", str(tmp_path)]) == 2
+    assert "(loaded without a file)" in capsys.readouterr().err
+
+
+def test_a_folder_on_the_path_has_its_name_unless_it_is_the_one_to_write_in(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_net").mkdir()
+    (tmp_path / "elsewhere" / "far_net").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    assert main(["new", "backbone", "own_net"]) == 0
+    assert (tmp_path / "own_net" / "setup.cfg").is_file()
+    assert main(["new", "backbone", "far_net"]) == 2
+    assert f"({tmp_path / 'elsewhere' / 'far_net'})" in capsys.readouterr().err
+
+
+def test_nothing_is_overwritten(tmp_path, capsys):
+    (tmp_path / "own_net").mkdir()
+    (tmp_path / "own_net" / "mine.txt").write_text("mine")
+    assert main(["new", "backbone", "own-net", "--out", str(tmp_path)]) == 2
+    assert "own_net exists and is not an empty folder." in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "own_net").iterdir()] == ["mine.txt"]
+    assert main(["new", "backbone", "own-net", "--out", str(tmp_path / "own_net" / "mine.txt")]) == 2
+    assert "own_net cannot be written: Not a directory." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["new"], ["new", "neck", "x"], ["new", "backbone"], ["new", "head", "a", "b"]])
+def test_what_is_not_understood_is_exit_code_2(arguments, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("usage: densevit new ")
+
+
+def test_it_needs_no_torch(tmp_path):
+    code = "from densevit.cli import main; import sys; main(['new', 'head', 'own']); print('torch' in sys.modules)"
+    assert run("-c", code, cwd=tmp_path).splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(("kind", "name"), [("backbone", "mynet"), ("head", "myhead")])
+def test_the_page_shows_what_is_written(kind, name, project, tmp_path):
+    assert main(["new", kind, name, "--out", str(tmp_path)]) == 0
+    page = (project / "docs" / f"own-{kind}.md").read_text()
+    folder = tmp_path / name
+    for file in (f"{name}/__init__.py", f"tests/test_{name}.py", f"configs/{name}.yaml"):
+        assert (folder / file).read_text() in page, f"{file}: the page shows another text"
+    shown, tested = configparser.ConfigParser(), configparser.ConfigParser()
+    shown.read_string(page.partition("```ini\n")[2].partition("```")[0])
+    tested.read(folder / "setup.cfg")
+    for section in shown.sections():
+        assert dict(shown[section]) == dict(tested[section])

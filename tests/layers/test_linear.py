@@ -1,0 +1,52 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from densevit.layers.linear import Linear
+
+
+@pytest.mark.parametrize(
+    "shape", [(8,), (1, 8), (5, 8), (2, 3, 8), (2, 3, 4, 8), (0, 8), (2, 0, 8), (300, 8), (2, 10, 20, 8)]
+)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_results_and_gradients_are_torch_s(shape, bias, dtype):
+    ours = Linear(8, 6, bias=bias, dtype=dtype)
+    reference = nn.Linear(8, 6, bias=bias, dtype=dtype)
+    reference.load_state_dict(ours.state_dict())
+    images = torch.randn(shape, dtype=dtype)
+    found, expected = images.clone().requires_grad_(), images.clone().requires_grad_()
+    y, z = ours(found), reference(expected)
+    assert y.dtype == z.dtype
+    torch.testing.assert_close(y, z)
+    gradient = torch.randn_like(z)
+    y.backward(gradient)
+    z.backward(gradient)
+    torch.testing.assert_close(found.grad, expected.grad)
+    for own, other in zip(ours.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
+
+
+def test_strides_do_not_matter():
+    ours = Linear(8, 6)
+    x = torch.randn(3, 8, 15, 14).permute(0, 2, 3, 1)
+    torch.testing.assert_close(ours(x), nn.functional.linear(x, ours.weight, ours.bias))
+    assert ours(x).is_contiguous()
+
+
+def test_autocast_exporting_and_tracing_see_a_linear_layer():
+    ours, x = Linear(8, 6), torch.randn(2, 200, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ours(x).dtype == torch.bfloat16
+    targets = {str(node.target) for node in torch.export.export(ours, (x,)).graph.nodes}
+    assert "aten.linear.default" in targets
+    assert not [target for target in targets if "conv" in target]
+
+
+def test_it_is_an_ordinary_linear_layer_to_others():
+    ours = Linear(8, 6)
+    assert isinstance(ours, nn.Linear)
+    assert [*ours.state_dict()] == [*nn.Linear(8, 6).state_dict()]
+    assert torch.equal(copy.deepcopy(ours).weight, ours.weight)

@@ -1,0 +1,45 @@
+import math
+
+import torch
+
+from densevit.layers.rotary import rotary_table, rotate
+
+CPU = torch.device("cpu")
+
+
+def test_one_channel_quarter_turns_by_the_row_and_one_by_the_column():
+    """Four channels have one period, 1: channels 0 and 2 turn by the row, 1 and 3 by the column."""
+    found = rotate(torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(6, 4), rotary_table((2, 3), 4, CPU))
+    for row in range(2):
+        for column in range(3):
+            by_row, by_column = 2 * math.pi * (-0.5, 0.5)[row], 2 * math.pi * (-2 / 3, 0.0, 2 / 3)[column]
+            expected = [math.cos(by_row), math.cos(by_column), math.sin(by_row), math.sin(by_column)]
+            torch.testing.assert_close(found[3 * row + column], torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_periods_rise_geometrically_towards_the_temperature():
+    table = rotary_table((1, 4), 16, CPU, temperature=16.0)
+    angles = [2 * math.pi * 0.75 / 16 ** (i / 4) for i in range(4)]  # of the last column, periods 1, 2, 4, 8
+    torch.testing.assert_close(table[0, 3, 4:8], torch.tensor(angles).cos(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(table[0, 3, 12:16], torch.tensor(angles).cos(), atol=1e-5, rtol=0)
+
+
+def test_products_of_queries_and_keys_depend_on_offsets_only():
+    table = rotary_table((5, 7), 32, CPU)
+    query, key = torch.randn(32).expand(35, 32), torch.randn(32).expand(35, 32)
+    scores = (rotate(query, table) @ rotate(key, table).T).view(5, 7, 5, 7)
+    torch.testing.assert_close(scores[0, 0, 2, 3], scores[2, 3, 4, 6], atol=1e-4, rtol=1e-4)
+    assert (scores[0, 0, 2, 3] - scores[0, 0, 3, 2]).abs() > 1e-2
+
+
+def test_tokens_without_a_place_are_not_turned_and_the_others_as_without_them():
+    x = torch.randn(2, 3, 8, 12)
+    found = rotate(x, rotary_table((2, 3), 12, CPU, first=2))
+    assert torch.equal(found[:, :, :2], x[:, :, :2])
+    assert torch.equal(found[:, :, 2:], rotate(x[:, :, 2:], rotary_table((2, 3), 12, CPU)))
+
+
+def test_a_part_is_the_grid_s_first_rows_and_columns():
+    whole = rotary_table((5, 7), 8, CPU).view(2, 5, 7, 8)
+    assert torch.equal(rotary_table((5, 7), 8, CPU, part=(2, 3)).view(2, 2, 3, 8), whole[:, :2, :3])
+    assert rotary_table((2, 2), 8, CPU, part=(3, 3)).isfinite().all()

@@ -1,0 +1,144 @@
+import pytest
+import torch
+from torch import nn
+
+import densevit
+from densevit.errors import DensevitError
+from densevit_backbones.resnet import ResNet
+from densevit_backbones.swin import Swin
+from densevit_necks.simple_pyramid import SimplePyramid
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm of each cell over its channels, written out."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x):
+        centred = x - x.mean(1, keepdim=True)
+        normed = centred / torch.sqrt(centred.pow(2).mean(1, keepdim=True) + 1e-6)
+        return self.weight[None, :, None, None] * normed + self.bias[None, :, None, None]
+
+
+def vitdet(dim: int, width: int) -> nn.ModuleList:
+    """The paper's four levels from stride 16 (section 3 and appendix A.2), as detectron2 builds them."""
+
+    def smooth(inputs):
+        return [
+            nn.Conv2d(inputs, width, 1, bias=False),
+            ChannelNorm(width),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            ChannelNorm(width),
+        ]
+
+    def deconvolution(inputs):
+        return nn.ConvTranspose2d(inputs, inputs // 2, kernel_size=2, stride=2)
+
+    quarter = [deconvolution(dim), ChannelNorm(dim // 2), nn.GELU(), deconvolution(dim // 2), *smooth(dim // 4)]
+    levels = (quarter, [deconvolution(dim), *smooth(dim // 2)], smooth(dim), [nn.MaxPool2d(2, 2), *smooth(dim)])
+    return nn.ModuleList(nn.Sequential(*level) for level in levels)
+
+
+def test_results_and_gradients_are_vitdet_s():
+    neck, reference = SimplePyramid((5, 48), (16, 16), width=20), vitdet(48, 20)
+    for name, parameter in reference.named_parameters():
+        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0, 0.3)
+    state = reference.state_dict()
+    neck.load_state_dict({f"levels.{key}": value for key, value in state.items()})
+    x = torch.randn(2, 48, 6, 10)
+    own, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, expected = neck([torch.randn(2, 5, 6, 10), own]), [level(other) for level in reference]
+    for y, z in zip(found, expected, strict=True):
+        torch.testing.assert_close(y, z, atol=1e-4, rtol=1e-4)
+    weights = [torch.randn_like(y) for y in found]
+    for results in (found, expected):
+        torch.stack([(y * w).sum() for y, w in zip(results, weights, strict=True)]).sum().backward()
+    torch.testing.assert_close(own.grad, other.grad, atol=1e-4, rtol=1e-3)
+
+
+def test_the_paper_s_size():
+    """Of ViT-B: two deconvolutions to stride 4, one to stride 8, then 1x1 and 3x3 of 256 channels, no biases there."""
+    with torch.device("meta"):
+        neck = SimplePyramid((768,), (16,))
+    deconvolutions = (768 * 384 * 4 + 384) + 2 * 384 + (384 * 192 * 4 + 192) + (768 * 384 * 4 + 384)
+    smoothing = 256 * (192 + 384 + 768 + 768) + 4 * 256 * 256 * 9 + 4 * 2 * 2 * 256
+    assert sum(p.numel() for p in neck.parameters()) == deconvolutions + smoothing
+    assert neck.channels == (256, 256, 256, 256)
+    assert neck.strides == (4, 8, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("stride", "wanted"),
+    [(16, (4, 8, 16, 32)), (8, (4, 8, 16, 32)), (32, (4, 8, 16, 32)), (14, (7, 14, 28, 56)), (16, (8, 64)), (4, (16,))],
+    ids=str,
+)
+def test_levels_have_the_strides_they_state(stride, wanted):
+    neck = SimplePyramid((3, 32), (stride, stride), width=8, pyramid_strides=wanted)
+    assert (neck.channels, neck.strides) == ((8,) * len(wanted), wanted)
+    for rows, columns in [(5, 7), (6, 1), (13, 4)]:
+        features = [torch.randn(1, c, rows, columns) for c in (3, 32)]
+        height, width = rows * stride, columns * stride
+        found = [tuple(x.shape) for x in neck(features)]
+        assert found == [(1, 8, -(-height // s), -(-width // s)) for s in wanted]
+
+
+@pytest.mark.parametrize("height", [33, 40, 47, 49, 64])
+def test_rows_past_a_border_that_fills_no_cell_are_as_many_as_the_docstring_says(height):
+    neck = SimplePyramid((32,), (16,), width=8)
+    rows = -(-height // 16)
+    for x, stride in zip(neck([torch.randn(1, 32, rows, 4)]), neck.strides, strict=True):
+        more = x.shape[2] - -(-height // stride)
+        assert 0 <= more <= max(16 // stride - 1, 0)
+        assert more == 0 or height % 16
+
+
+def test_a_cell_of_the_map_becomes_the_cells_that_it_covers():
+    """Deconvolutions do not overlap: before the 3x3 convolution, a fine cell depends on its own coarse cell alone."""
+    level = SimplePyramid((32,), (16,), width=8).levels[0]
+    x = torch.randn(1, 32, 4, 5).requires_grad_()
+    level[:5](x)[0, :, 6, 13].sum().backward()
+    assert x.grad.abs().sum((0, 1)).nonzero().tolist() == [[1, 3]]
+
+
+@pytest.mark.parametrize("name", ["swin", "resnet", "plain"])
+def test_a_detr_learns_behind_it(name, plain, train_a_step):
+    backbone = {"swin": lambda: Swin("nano"), "resnet": lambda: ResNet(18), "plain": plain}[name]()
+    given = (backbone.channels, backbone.strides)
+    neck = densevit.registry.create("necks", "simple_pyramid", *given, options={"width": 32}, where="")
+    train_a_step(backbone, neck)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in neck.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_finite_and_near_fp32(dtype):
+    neck, features = SimplePyramid((64,), (16,)), [torch.randn(2, 64, 4, 6)]
+    with torch.autocast("cpu", dtype):
+        low = neck(features)
+    for x, y in zip(low, neck(features), strict=True):
+        assert (x.float() - y).norm() < 0.05 * y.norm()
+
+
+def test_an_exported_graph_does_the_same():
+    neck, features = SimplePyramid((32,), (16,), width=8), [torch.randn(1, 32, 5, 7)]
+    graph = torch.export.export(neck, (features,)).module()
+    for x, y in zip(graph(features), neck(features), strict=True):
+        torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride", "options", "message"),
+    [
+        (32, 14, {}, r"pyramid_strides has 4, but .* stride 14, .* \(7, 14, 28, 56\) would do"),
+        (32, 16, {"pyramid_strides": (8, 24)}, r"pyramid_strides has 24, .* \(4, 8, 16, 32\) would do"),
+        (32, 16, {"pyramid_strides": (16, 8)}, r"pyramid_strides is \(16, 8\); expected rising"),
+        (32, 16, {"pyramid_strides": (0, 8)}, r"pyramid_strides is \(0, 8\); expected rising"),
+        (32, 16, {"pyramid_strides": ()}, r"pyramid_strides is \(\); expected rising"),
+        (3, 16, {"pyramid_strides": (4, 8)}, "pyramid_strides has 4, 2 steps .* halves the 3 channels"),
+        (32, 16, {"width": 0}, "width is 0"),
+    ],
+)
+def test_levels_that_cannot_be_are_refused(channels, stride, options, message):
+    with pytest.raises((DensevitError, ValueError), match=message):
+        densevit.registry.create("necks", "simple_pyramid", (channels,), (stride,), options=options, where="neck")

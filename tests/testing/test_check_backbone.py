@@ -1,0 +1,530 @@
+"""The kit for backbones: sound ones pass, and each broken one is caught by the check that is there for it."""
+
+import functools
+import importlib
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from densevit import registry
+from densevit.interfaces import Backbone
+from densevit.testing import CheckFailed, backbone_checks, check_backbone
+
+
+class Sound(Backbone):
+    """Three convolutions of stride 2 or 4; features of strides 4 and 8."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.channels, self.strides = (width, 2 * width), (4, 8)
+        self.stem = nn.Sequential(halve(3, width), halve(width, width))
+        self.stage = halve(width, 2 * width)
+
+    def forward(self, images):
+        x = self.stem(images)
+        return [x, self.stage(x)]
+
+
+def halve(inputs, outputs):
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.GroupNorm(1, outputs), nn.ReLU())
+
+
+class ListOfChannels(Sound):
+    """Channels are a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = list(self.channels)
+
+
+class FewerStrides(Sound):
+    """One stride for two features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strides = (4,)
+
+
+class PixelsOf255(Sound):
+    """A mean that is one number."""
+
+    mean = 127.5
+
+
+class CoarseFirst(Sound):
+    """The coarse feature comes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels, self.strides = self.channels[::-1], self.strides[::-1]
+
+    def forward(self, images):
+        return super().forward(images)[::-1]
+
+
+class OneFeatureOfTwo(Sound):
+    """Announces two features and gives one."""
+
+    def forward(self, images):
+        return super().forward(images)[:1]
+
+
+class BareTensor(Sound):
+    """Gives a map, not a list of maps."""
+
+    def forward(self, images):
+        return super().forward(images)[0]
+
+
+class Tokens(Sound):
+    """Gives tokens, not maps."""
+
+    def forward(self, images):
+        return [x.flatten(2).transpose(1, 2) for x in super().forward(images)]
+
+
+class Raises(Sound):
+    """Cannot run."""
+
+    def forward(self, images):
+        raise RuntimeError("no such luck")
+
+
+class ChannelsLast(Sound):
+    """Gives (B, H, W, C)."""
+
+    def forward(self, images):
+        return [x.permute(0, 2, 3, 1) for x in super().forward(images)]
+
+
+class WrongChannels(Sound):
+    """States other channels than it gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = (8, 24)
+
+
+class WrongStride(Sound):
+    """States stride 16 for a map of stride 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strides = (4, 16)
+
+
+class RoundsDown(Sound):
+    """Drops the rows and columns that fill no patch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+
+
+class FixedSize(Sound):
+    """Learned positions of one grid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(8, 16, 24))
+
+    def forward(self, images):
+        x = self.stem(images) + self.positions
+        return [x, self.stage(x)]
+
+
+class SaysItsSize(FixedSize):
+    """Learned positions of one grid, as it says."""
+
+    input_size = (64, 96)
+
+
+class OtherSizesWrong(RoundsDown):
+    """States one size, and gives maps of the wrong size for others."""
+
+    input_size = (64, 96)
+
+
+class Transposed(Sound):
+    """Takes columns of tokens for rows."""
+
+    def forward(self, images):
+        return [x.transpose(2, 3).flatten(2).view_as(x) for x in super().forward(images)]
+
+
+class DeadParameter(Sound):
+    """A scale that nothing is scaled with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8))
+
+
+class Detached(Sound):
+    """The stem learns nothing."""
+
+    def forward(self, images):
+        x = self.stem(images).detach()
+        return [x, self.stage(x)]
+
+
+class ZeroScale(Sound):
+    """A residual branch behind a scale of zero, as at the start of training: sound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch, self.scale = nn.Conv2d(16, 16, 1), nn.Parameter(torch.zeros(16, 1, 1))
+
+    def forward(self, images):
+        fine, coarse = super().forward(images)
+        return [fine, coarse + self.scale * self.branch(coarse)]
+
+
+class FrozenPart(Sound):
+    """A part that is not trained, as it says: sound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem.requires_grad_(False)
+
+
+class SkipsPixels(Sound):
+    """Its kernels are smaller than their stride."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=4, padding=1)
+
+
+class InfiniteGradient(Sound):
+    """The root of negative numbers, hidden in the features but not in their gradients."""
+
+    def forward(self, images):
+        return [torch.where(x > 0.5, (x - 0.5).sqrt(), 0.1 * x) for x in super().forward(images)]
+
+
+class RandomInEvaluation(Sound):
+    """Drops out in evaluation too."""
+
+    def forward(self, images):
+        return [F.dropout(x, 0.1) for x in super().forward(images)]
+
+
+class DrawsInEvaluation(Sound):
+    """Draws a number in evaluation and throws it away."""
+
+    def forward(self, images):
+        torch.rand(1)
+        return super().forward(images)
+
+
+class BatchLeak(Sound):
+    """Statistics of the batch in evaluation too."""
+
+    def forward(self, images):
+        return [F.batch_norm(x, None, None, training=True) for x in super().forward(images)]
+
+
+class InPlace(Sound):
+    """Scales the images where they are."""
+
+    def forward(self, images):
+        return super().forward(images.mul_(0.5))
+
+
+class ReusesOutput(Sound):
+    """Writes features where the last ones were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = None
+
+    def forward(self, images):
+        features = super().forward(images)
+        if self.training or features[0].requires_grad:
+            return features
+        if self.kept is None or self.kept.shape != features[0].shape or self.kept.dtype != features[0].dtype:
+            self.kept = features[0].clone()
+        return [self.kept.copy_(features[0]), features[1]]
+
+
+class Overflows(Sound):
+    """Values beyond what fp16 holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem[0][0].weight.data.mul_(1e6)  # the norm after it takes it back
+
+
+class Float32Only(Sound):
+    """Casts to float32."""
+
+    def forward(self, images):
+        return [x.float() for x in super().forward(images)]
+
+
+class ContiguousOnly(Sound):
+    """Takes the images' memory for contiguous."""
+
+    def forward(self, images):
+        return super().forward(images.view(len(images), -1).view(images.shape))
+
+
+class FixedDevice(Sound):
+    """Makes a tensor where the default device is."""
+
+    def forward(self, images):
+        fine, coarse = super().forward(images)
+        return [fine * torch.ones(1, fine.shape[1], 1, 1), coarse]
+
+
+class LooksAtValues(Sound):
+    """Decides by the value of a tensor."""
+
+    def forward(self, images):
+        features = super().forward(images)
+        return [torch.zeros_like(x) for x in features] if images.abs().sum() == 0 else features
+
+
+class Unregistered(Sound):
+    """A tensor that no state holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 0.5 + torch.rand(8, 1, 1)
+
+    def forward(self, images):
+        x = self.stem(images) * self.scale.to(images)
+        return [x, self.stage(x)]
+
+
+class Lambda(Sound):
+    """Holds a lambda."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation = lambda x: x.relu()
+
+    def forward(self, images):
+        return [self.activation(x) for x in super().forward(images)]
+
+
+class UnseededWeights(Sound):
+    """Draws weights from numpy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.constant_(self.stage[0].bias, np.random.default_rng().uniform())
+
+
+class TakesAnything(Sound):
+    """Takes every option."""
+
+    def __init__(self, width: int = 8, **options) -> None:
+        super().__init__(width)
+
+
+class RefusesItself(Sound):
+    """Takes **options and refuses what it does not know: sound."""
+
+    def __init__(self, width: int = 8, **options: int) -> None:
+        if options.keys() - {"depth"}:
+            raise ValueError(f"unknown options: {', '.join(options)}")
+        super().__init__(width)
+
+
+class NotAnnotated(Sound):
+    """An option without a type."""
+
+    def __init__(self, width=8) -> None:
+        super().__init__(width)
+
+
+class DefaultOfAnotherType(Sound):
+    """A default that its annotation refuses."""
+
+    def __init__(self, width: int = None) -> None:  # noqa: RUF013  # the mistake
+        super().__init__(width or 8)
+
+
+class NoDocstring(Sound):
+    __doc__ = None
+
+
+class ForgetsDepth(Sound):
+    """Forgets the stage where parameters are grouped."""
+
+    def parameter_depths(self):
+        return [list(self.stem.parameters())]
+
+
+class CountsTwice(Sound):
+    """Lists the stem twice."""
+
+    def parameter_depths(self):
+        return [*super().parameter_depths(), list(self.stem.parameters())]
+
+
+def failures(factory, skip=("export",)):
+    """Messages of the checks that fail, by name."""
+    return {result.name: result.message for result in backbone_checks(factory, skip=skip) if not result.passed}
+
+
+@pytest.mark.parametrize(
+    ("broken", "checks"),
+    [
+        (ListOfChannels, {"attributes"}),
+        (FewerStrides, {"attributes"}),
+        (PixelsOf255, {"attributes"}),
+        (CoarseFirst, {"order"}),
+        (OneFeatureOfTwo, {"forward"}),
+        (BareTensor, {"forward"}),
+        (Tokens, {"forward"}),
+        (Raises, {"forward"}),
+        (ChannelsLast, {"layout"}),
+        (WrongChannels, {"channels"}),
+        (WrongStride, {"strides"}),
+        (RoundsDown, {"strides"}),
+        (FixedSize, {"sizes"}),
+        (OtherSizesWrong, {"sizes"}),
+        (Transposed, {"places"}),
+        (DeadParameter, {"parameter_gradients"}),
+        (Detached, {"parameter_gradients", "image_gradients"}),
+        (SkipsPixels, {"image_gradients"}),
+        (InfiniteGradient, {"trains"}),
+        (RandomInEvaluation, {"determinism"}),
+        (DrawsInEvaluation, {"determinism"}),
+        (BatchLeak, {"batch_independence"}),
+        (InPlace, {"input_unchanged"}),
+        (ReusesOutput, {"output_kept"}),
+        (Overflows, {"autocast_float16"}),
+        (Float32Only, {"float64"}),
+        (ContiguousOnly, {"memory_layouts"}),
+        (FixedDevice, {"device"}),
+        (Unregistered, {"state_dict"}),
+        (Lambda, {"pickling"}),
+        (UnseededWeights, {"seeding"}),
+        (TakesAnything, {"options"}),
+        (NotAnnotated, {"options"}),
+        (DefaultOfAnotherType, {"options"}),
+        (NoDocstring, {"registration"}),
+        (ForgetsDepth, {"parameter_depths"}),
+        (CountsTwice, {"parameter_depths"}),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_broken_backbone_is_caught_by_name(broken, checks):
+    assert failures(broken).keys() == checks
+
+
+def test_a_decision_by_a_value_is_caught_by_export():
+    found = failures(LooksAtValues, skip=())
+    assert found.keys() == {"export"}
+    assert "no `if x.sum() > 0`" in found["export"]
+
+
+def test_a_division_by_nothing_is_caught_on_a_blank_picture():
+    class Standardises(Sound):
+        """Divides by the picture's own deviation."""
+
+        def forward(self, images):
+            return super().forward(images / images.std((1, 2, 3), keepdim=True))
+
+    assert {"finite", "autocast_bfloat16", "autocast_float16"} <= failures(Standardises).keys()
+
+
+def test_a_local_class_cannot_be_found_nor_pickled():
+    class Local(Sound):
+        """Lives in a function."""
+
+    assert failures(Local).keys() == {"registration", "pickling"}
+
+
+@pytest.mark.parametrize("sound", [Sound, SaysItsSize, ZeroScale, FrozenPart, RefusesItself])
+def test_a_sound_backbone_passes(sound):
+    assert failures(sound) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("resnet", {"depth": 18}), ("swin", {"variant": "nano"})], ids=["resnet 18", "swin nano"]
+)
+def test_a_built_in_backbone_passes(name, options):
+    results = check_backbone(functools.partial(registry.load("backbones", name), **options))
+    assert {"export", "registration"} <= {result.name for result in results}
+    assert next(r.note for r in results if r.name == "registration").startswith(f"found as '{name}', from densevit ")
+
+
+@pytest.fixture
+def stranger(project, monkeypatch):
+    """The backbone of tests/third_party, forgotten afterwards."""
+    monkeypatch.syspath_prepend(project / "tests" / "third_party")
+    yield importlib.import_module("mynet").MyNet
+    del sys.modules["mynet"]
+
+
+def test_a_strangers_backbone_passes(stranger):
+    results = {result.name: result for result in check_backbone(functools.partial(stranger, width=8))}
+    assert all(result.passed for result in results.values())
+    assert results["registration"].note == "no entry point; `name: mynet:MyNet` finds it"
+
+
+def test_all_failures_are_listed_with_what_was_found_what_was_expected_and_the_mend():
+    class Twice(WrongStride):
+        def __init__(self):
+            super().__init__()
+            self.channels = (8, 24)
+
+    with pytest.raises(CheckFailed) as caught:
+        check_backbone(Twice, skip=("export", "registration", "pickling"))
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("test_all_failures_are_listed")
+    assert lines[0].endswith("Twice fails 2 of 26 checks:")
+    assert lines[1:] == [
+        "- channels: found maps of (8, 16) channels; expected (8, 24), as channels says. "
+        "Mend: set self.channels = (8, 16), or change the maps.",
+        "- strides: found maps of 9 x 12, 5 x 6 for pictures of 33 x 47; expected 9 x 12, 3 x 3: ceil(size / stride) "
+        "for strides (4, 16). Mend: set self.strides to what the maps have, or change the maps.",
+    ]
+
+
+def test_maps_that_look_like_nhwc_and_maps_that_are_rounded_down_are_told_so():
+    assert "this looks like NHWC: return x.permute(0, 3, 1, 2)" in failures(ChannelsLast)["layout"]
+    assert "the maps are rounded down: pad inside" in failures(RoundsDown)["strides"]
+
+
+def test_an_exception_becomes_a_finding_that_names_the_authors_line():
+    message = failures(Raises)["forward"]
+    assert "found RuntimeError: no such luck (test_check_backbone.py, line " in message
+    assert message.endswith(" checks need this one.")
+    message = failures(FixedSize)["sizes"]
+    assert "(test_check_backbone.py, line " in message
+    assert "for pictures of 33 x 47" in message
+
+
+def test_what_builds_no_new_backbone_is_caught_first():
+    one = Sound()
+    assert failures(lambda: nn.Linear(1, 1)).keys() == {"construction"}
+    assert failures(lambda: one).keys() == {"construction"}
+    assert failures(lambda: 1 / 0).keys() == {"construction"}
+
+
+def test_a_stated_size_is_noted():
+    notes = {result.name: result.note for result in backbone_checks(SaysItsSize, skip=("export",))}
+    assert notes["sizes"] == "64 x 96 only"
+
+
+def test_the_callers_random_numbers_stay_as_they_are():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    failures(Sound)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_check_that_does_not_exist_cannot_be_skipped():
+    with pytest.raises(ValueError, match="There is no check 'exprt'. Did you mean 'export'?"):
+        check_backbone(Sound, skip=("exprt",))

@@ -1,0 +1,486 @@
+"""The kit for heads: sound ones pass, and each broken one is caught by the check that is there for it."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from densevit import registry
+from densevit.interfaces import Head
+from densevit.layers.positions import mask_on_grid
+from densevit.testing import CheckFailed, check_head, head_checks
+
+
+class Sound(Head):
+    """Boxes from the mean of each feature; the i-th box is to be the i-th object."""
+
+    task = "detection"
+    needs = ("boxes", "labels")
+
+    def __init__(self, channels, strides, classes, queries: int = 4, width: int = 16) -> None:
+        super().__init__(channels, strides, classes)
+        self.shape = (queries, len(classes))
+        self.project = nn.ModuleList(nn.Linear(c, width) for c in channels)
+        self.boxes = nn.Linear(width, queries * 4)
+        self.logits = nn.Linear(width, queries * len(classes))
+
+    def pooled(self, features, padding_mask):
+        total = 0
+        for x, project in zip(features, self.project, strict=True):
+            inside = ~mask_on_grid(padding_mask, x.shape[-2:])[:, None]
+            total = total + project((x * inside).sum((2, 3)) / inside.sum((2, 3)))
+        return total.tanh()  # (B, width)
+
+    def forward(self, features, padding_mask, targets=None):
+        x = self.pooled(features, padding_mask)
+        return {
+            "logits": self.logits(x).float().unflatten(1, self.shape),
+            "boxes": self.boxes(x).float().sigmoid().unflatten(1, (-1, 4)),
+        }
+
+    def labelled(self, targets):
+        return [i for i, target in enumerate(targets) if "boxes" in target and "labels" in target]
+
+    def loss(self, outputs, targets):
+        nothing = 0 * (outputs["logits"].sum() + outputs["boxes"].sum())
+        terms = {"label": nothing, "l1": nothing}
+        labelled = self.labelled(targets)
+        for i in labelled:
+            logits, boxes, (h, w) = outputs["logits"][i], outputs["boxes"][i], targets[i]["size"]
+            N = min(len(boxes), len(targets[i].get("boxes", ())))
+            truth = torch.zeros_like(logits)
+            truth[torch.arange(N), targets[i].get("labels", torch.zeros(0, dtype=torch.long))[:N]] = 1
+            terms["label"] = terms["label"] + F.binary_cross_entropy_with_logits(logits, truth) / len(labelled)
+            if N:
+                expected = targets[i]["boxes"][:N] / torch.tensor([w, h, w, h])
+                terms["l1"] = terms["l1"] + (boxes[:N] - expected).abs().sum() / len(labelled)
+        return terms
+
+    def predict(self, outputs, targets):
+        found = []
+        for logits, boxes, target in zip(outputs["logits"], outputs["boxes"], targets, strict=True):
+            scores, labels = logits.sigmoid().max(-1)
+            found.append({"boxes": self.in_pixels(boxes, target), "scores": scores, "labels": labels})
+        return found
+
+    def in_pixels(self, boxes, target):
+        h, w = target["original_size"]
+        x, y = boxes[:, 0::2].sort().values, boxes[:, 1::2].sort().values
+        return torch.stack([x[:, 0] * w, y[:, 0] * h, x[:, 1] * w, y[:, 1] * h], dim=1)
+
+
+class NoNeeds(Sound):
+    """Says not what it needs."""
+
+    needs = "boxes"
+
+
+class ForgetsClasses(Sound):
+    """Keeps no classes."""
+
+    def __init__(self, channels, strides, classes) -> None:
+        super().__init__(channels, strides, classes)
+        self.classes = ()
+
+
+class FourLevels(Sound):
+    """Takes four levels for granted."""
+
+    def __init__(self, channels, strides, classes) -> None:
+        super().__init__(channels, strides, classes)
+        self.finest_of_four = strides[-4]
+
+
+class LevelsByStride(Sound):
+    """Tells levels by their strides."""
+
+    def __init__(self, channels, strides, classes) -> None:
+        super().__init__(channels, strides, classes)
+        self.project = nn.ModuleList({s: nn.Linear(c, 16) for c, s in zip(channels, strides, strict=True)}.values())
+
+
+class TwoClasses(Sound):
+    """Takes the last class for none."""
+
+    def predict(self, outputs, targets):
+        return super().predict({**outputs, "logits": outputs["logits"][..., :-1]}, targets)
+
+
+class WholeCells(Sound):
+    """Cuts the mask into whole cells of the coarsest stride."""
+
+    def forward(self, features, padding_mask, targets=None):
+        padding_mask.unflatten(1, (-1, 32)).unflatten(3, (-1, 32))
+        return super().forward(features, padding_mask, targets)
+
+
+class MissingKey(Sound):
+    """Gives a term only where there are objects."""
+
+    def loss(self, outputs, targets):
+        losses = super().loss(outputs, targets)
+        return losses if any(len(target.get("boxes", ())) for target in targets) else {"label": losses["label"]}
+
+
+class VectorLoss(Sound):
+    """A loss an image."""
+
+    def loss(self, outputs, targets):
+        return {name: value.repeat(len(targets)) for name, value in super().loss(outputs, targets).items()}
+
+
+class MeanOverNothing(Sound):
+    """Divides by the number of objects."""
+
+    def loss(self, outputs, targets):
+        losses = super().loss(outputs, targets)
+        objects = sum(len(targets[i]["boxes"]) for i in self.labelled(targets))
+        return {**losses, "l1": losses["l1"] / objects} if self.labelled(targets) else losses
+
+
+class LooseWithoutLabels(Sound):
+    """A new zero where there are no labels."""
+
+    def loss(self, outputs, targets):
+        losses = super().loss(outputs, targets)
+        return losses if self.labelled(targets) else {name: torch.zeros(()) for name in losses}
+
+
+class UnlabelledIsEmpty(Sound):
+    """Takes images without labels for images without objects."""
+
+    def labelled(self, targets):
+        return range(len(targets))
+
+
+class DividesByBatch(Sound):
+    """Divides by the number of images, labelled or not."""
+
+    def loss(self, outputs, targets):
+        part = len(self.labelled(targets)) / len(targets)
+        return {name: part * value for name, value in super().loss(outputs, targets).items()}
+
+
+class DeadParameter(Sound):
+    """A scale that nothing is scaled with."""
+
+    def __init__(self, channels, strides, classes) -> None:
+        super().__init__(channels, strides, classes)
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+class HalfLoss(Sound):
+    """A loss of squares, in the precision of the features."""
+
+    def forward(self, features, padding_mask, targets=None):
+        energy = (100 * features[-1] * features[-1]).float().mean()
+        return {**super().forward(features, padding_mask, targets), "energy": energy}
+
+    def loss(self, outputs, targets):
+        part = 1e-6 if self.labelled(targets) else 0
+        losses = super().loss(outputs, targets)
+        return {**losses, "label": losses["label"] + part * outputs["energy"]}
+
+
+class ScalesTargets(Sound):
+    """Scales the boxes where they are."""
+
+    def loss(self, outputs, targets):
+        for target in targets:
+            if "boxes" in target:
+                target["boxes"] /= 2
+        return super().loss(outputs, targets)
+
+
+class ScalesFeatures(Sound):
+    """Scales the features where they are."""
+
+    def forward(self, features, padding_mask, targets=None):
+        return super().forward([x.mul_(0.5) for x in features], padding_mask, targets)
+
+
+class NoScores(Sound):
+    """Predicts no scores."""
+
+    def predict(self, outputs, targets):
+        return [{"boxes": p["boxes"], "labels": p["labels"]} for p in super().predict(outputs, targets)]
+
+
+class LabelsFromOne(Sound):
+    """Counts classes from 1."""
+
+    def predict(self, outputs, targets):
+        return [{**p, "labels": p["labels"] + 1} for p in super().predict(outputs, targets)]
+
+
+class FloatLabels(Sound):
+    """Labels in floating point."""
+
+    def predict(self, outputs, targets):
+        return [{**p, "labels": p["labels"].float()} for p in super().predict(outputs, targets)]
+
+
+class FewerScores(Sound):
+    """Lists of different lengths."""
+
+    def predict(self, outputs, targets):
+        return [{**p, "scores": p["scores"][:-1]} for p in super().predict(outputs, targets)]
+
+
+class Outside(Sound):
+    """Boxes that reach over the border."""
+
+    def in_pixels(self, boxes, target):
+        return 1.5 * super().in_pixels(boxes, target)
+
+
+class CentreAndSize(Sound):
+    """Boxes as cx, cy, w, h."""
+
+    def in_pixels(self, boxes, target):
+        x0, y0, x1, y1 = super().in_pixels(boxes, target).unbind(1)
+        return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=1)
+
+
+class ResizedPixels(Sound):
+    """Boxes on the resized picture."""
+
+    def in_pixels(self, boxes, target):
+        return super().in_pixels(boxes, {"original_size": (16, 16)})
+
+
+class ReadsLabels(Sound):
+    """Trusts labels where it finds them."""
+
+    def predict(self, outputs, targets):
+        found = super().predict(outputs, targets)
+        return [
+            {**p, "scores": p["scores"] * (0.5 if "boxes" in t else 1)} for p, t in zip(found, targets, strict=True)
+        ]
+
+
+class SeesPadding(Sound):
+    """A mean over everything."""
+
+    def pooled(self, features, padding_mask):
+        return super().pooled(features, torch.zeros_like(padding_mask))
+
+
+class BatchLeak(Sound):
+    """Statistics of the batch in evaluation too."""
+
+    def pooled(self, features, padding_mask):
+        x = super().pooled(features, padding_mask)
+        return x - x.mean(0)
+
+
+class RandomInEvaluation(Sound):
+    """Drops out in evaluation too."""
+
+    def pooled(self, features, padding_mask):
+        return F.dropout(super().pooled(features, padding_mask), 0.5)
+
+
+class Unregistered(Sound):
+    """A tensor that no state holds."""
+
+    def __init__(self, channels, strides, classes) -> None:
+        super().__init__(channels, strides, classes)
+        self.scale = 0.5 + torch.rand(16)
+
+    def pooled(self, features, padding_mask):
+        return super().pooled(features, padding_mask) * self.scale
+
+
+class Lambda(Sound):
+    """Holds a lambda."""
+
+    def __init__(self, channels, strides, classes) -> None:
+        super().__init__(channels, strides, classes)
+        self.activation = lambda x: x.relu()
+
+
+class UnseededWeights(Sound):
+    """Draws weights from numpy."""
+
+    def __init__(self, channels, strides, classes) -> None:
+        super().__init__(channels, strides, classes)
+        nn.init.constant_(self.boxes.bias, np.random.default_rng().uniform())
+
+
+class TakesAnything(Sound):
+    """Takes every option."""
+
+    def __init__(self, channels, strides, classes, **options) -> None:
+        super().__init__(channels, strides, classes)
+
+
+class NoDocstring(Sound):
+    __doc__ = None
+
+
+def failures(factory, **options):
+    """Messages of the checks that fail, by name."""
+    return {result.name: result.message for result in head_checks(factory, **options) if not result.passed}
+
+
+@pytest.mark.parametrize(
+    ("broken", "checks"),
+    [
+        (NoNeeds, {"construction"}),
+        (ForgetsClasses, {"construction"}),
+        (FourLevels, {"one_level", "equal_strides"}),
+        (LevelsByStride, {"equal_strides"}),
+        (TwoClasses, {"one_class"}),
+        (WholeCells, {"odd_sizes"}),
+        (MissingKey, {"loss_keys"}),
+        (MeanOverNothing, {"empty_targets"}),
+        (LooseWithoutLabels, {"unlabelled"}),
+        (UnlabelledIsEmpty, {"unlabelled", "partly_labelled"}),
+        (DividesByBatch, {"partly_labelled"}),
+        (DeadParameter, {"parameter_gradients"}),
+        (HalfLoss, {"autocast_float16"}),
+        (ScalesTargets, {"inputs_unchanged"}),
+        (ScalesFeatures, {"inputs_unchanged"}),
+        (NoScores, {"predictions"}),
+        (LabelsFromOne, {"predictions"}),
+        (FloatLabels, {"predictions"}),
+        (FewerScores, {"predictions"}),
+        (Outside, {"inside_picture"}),
+        (CentreAndSize, {"inside_picture"}),
+        (ResizedPixels, {"original_pixels"}),
+        (ReadsLabels, {"targets_unread"}),
+        (SeesPadding, {"padding"}),
+        (BatchLeak, {"batch_independence", "partly_labelled"}),
+        (RandomInEvaluation, {"determinism"}),
+        (Unregistered, {"state_dict"}),
+        (Lambda, {"pickling"}),
+        (UnseededWeights, {"seeding"}),
+        (TakesAnything, {"options"}),
+        (NoDocstring, {"registration"}),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_broken_head_is_caught_by_name(broken, checks):
+    assert failures(broken).keys() == checks
+
+
+def test_a_loss_that_is_no_scalar_is_caught():
+    found = failures(VectorLoss)
+    assert "found losses['label'] of shape (3,); expected a scalar tensor" in found["loss_keys"]
+
+
+class Maps(Head):
+    """One 1x1 convolution on the finest feature, for maps of classes or of depth."""
+
+    def __init__(self, channels, strides, classes) -> None:
+        super().__init__(channels, strides, classes)
+        self.out = nn.Conv2d(channels[0], max(len(classes), 1), 1)
+
+    def forward(self, features, padding_mask, targets=None):
+        return {"map": self.out(features[0]).float(), "grid": padding_mask.shape[1:]}
+
+    def on_picture(self, outputs, i, target):
+        x = F.interpolate(outputs["map"][i : i + 1], outputs["grid"])[..., : target["size"][0], : target["size"][1]]
+        return F.interpolate(x, target["original_size"])[0]
+
+
+class Segmenter(Maps):
+    """Semantic maps."""
+
+    task, needs = "segmentation", ("semantic",)
+
+    def loss(self, outputs, targets):
+        total, count = 0 * outputs["map"].sum(), 0
+        for i, target in enumerate(targets):
+            if "semantic" in target:
+                x = F.interpolate(outputs["map"][i : i + 1], outputs["grid"])
+                x, truth = x[..., : target["size"][0], : target["size"][1]], target["semantic"][None].long()
+                total = total + F.cross_entropy(x, truth, ignore_index=255, reduction="sum")
+                count += int((truth != 255).sum())
+        return {"cross_entropy": total / max(count, 1)}
+
+    def predict(self, outputs, targets):
+        return [{"semantic": self.on_picture(outputs, i, t).argmax(0)} for i, t in enumerate(targets)]
+
+
+class Depth(Maps):
+    """Depth maps."""
+
+    task, needs = "depth", ("depth",)
+
+    def __init__(self, channels, strides, classes) -> None:
+        if classes:
+            raise ValueError("depth has no classes")
+        super().__init__(channels, strides, classes)
+
+    def loss(self, outputs, targets):
+        total, count = 0 * outputs["map"].sum(), 0
+        for i, target in enumerate(targets):
+            if "depth" in target:
+                x = F.interpolate(outputs["map"][i : i + 1], outputs["grid"])[0, 0]
+                x = x[: target["size"][0], : target["size"][1]].exp()
+                total = total + ((x - target["depth"]).abs() * (target["depth"] > 0)).sum()
+                count += int((target["depth"] > 0).sum())
+        return {"l1": total / max(count, 1)}
+
+    def predict(self, outputs, targets):
+        return [{"depth": self.on_picture(outputs, i, t)[0].clamp(-5, 5).exp()} for i, t in enumerate(targets)]
+
+
+class WrongMaps(Segmenter):
+    """Maps of the resized picture."""
+
+    def on_picture(self, outputs, i, target):
+        return super().on_picture(outputs, i, {**target, "original_size": target["size"]})
+
+
+class Keypoints(Sound):
+    """Needs what the kit cannot make up."""
+
+    task, needs = "keypoints", ("keypoints",)
+
+    def loss(self, outputs, targets):
+        raise AssertionError("there is no keypoint to learn from")
+
+
+@pytest.mark.parametrize("sound", [Sound, Segmenter, Depth, functools.partial(Sound, width=8)])
+def test_a_sound_head_passes(sound):
+    assert failures(sound) == {}
+
+
+def test_maps_of_another_size_than_the_pictures_are_caught():
+    assert failures(WrongMaps).keys() == {"predictions", "original_pixels"}
+
+
+def test_a_head_with_targets_of_its_own_is_checked_in_all_but_its_losses():
+    results = {result.name: result for result in check_head(Keypoints)}
+    assert "not keypoints" in results["construction"].note
+    assert results["loss_keys"].note == "not checked: the kit makes up no keypoints"
+    assert results["padding"].note == "padding nearer than 96 pixels is left to convolutions"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"memory_stride": 16, "fusion_blocks": 1, "classification": "mal", "anchors": True, "denoising": 2}],
+    ids=["as in the paper", "with anchors"],
+)
+def test_detr_passes(options):
+    detr = registry.load("heads", "detr")
+    size = {"num_queries": 5, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32}
+    results = {result.name: result for result in check_head(functools.partial(detr, **size, **options))}
+    assert results["registration"].note.startswith("found as 'detr', from densevit ")
+    zero = "" if options else "a gradient of exactly 0 in decoder.0.self_attention.value.weight"
+    assert results["parameter_gradients"].note == zero  # queries that begin as zeros have no values to learn from
+
+
+def test_features_of_ones_own_choice():
+    assert failures(FourLevels, channels=(8, 8, 8, 8, 8), strides=(2, 4, 8, 16, 32)).keys() == {
+        "one_level",
+        "equal_strides",
+    }
+    with pytest.raises(CheckFailed, match="SeesPadding fails 1 of 26 checks"):
+        check_head(functools.partial(SeesPadding))

@@ -1,0 +1,107 @@
+"""How checks are run, and what their results say."""
+
+import warnings
+
+import pytest
+import torch
+
+from densevit.testing.results import Check, CheckFailed, Failure, all_passed, run
+from densevit.testing.targets import random_targets
+
+
+def passes(subject):
+    return subject.get("note")
+
+
+def finds(subject):
+    raise Failure("three", "two", "take one away")
+
+
+def breaks(subject):
+    return subject["no such key"]
+
+
+def warns(subject):
+    warnings.warn("nobody wants to know", stacklevel=1)
+
+
+CHECKS = (
+    Check("passes", passes, "it passes", ""),
+    Check("finds", finds, "two", "count again"),
+    Check("breaks", breaks, "a key", "add the key"),
+    Check("warns", warns, "no noise", ""),
+)
+
+
+def test_results_come_in_order_with_notes_and_messages():
+    results = list(run(CHECKS, {"note": "by a hair"}))
+    assert [(r.name, r.passed, r.note) for r in results] == [
+        ("passes", True, "by a hair"),
+        ("finds", False, ""),
+        ("breaks", False, ""),
+        ("warns", True, ""),
+    ]
+    assert results[1].message == "found three; expected two. Mend: take one away."
+    assert results[2].message.startswith("found KeyError: 'no such key' (test_results.py, line ")
+    assert results[2].message.endswith("; expected a key, without an exception. Mend: add the key.")
+    assert all(result.seconds >= 0 for result in results)
+
+
+def test_they_come_one_by_one():
+    results = run(CHECKS, {})
+    assert next(results).name == "passes"
+    assert next(results).name == "finds"
+
+
+def test_a_required_check_that_fails_is_the_last():
+    required = Check("finds", finds, "two", "count again", required=True)
+    results = list(run((CHECKS[0], required, CHECKS[2], CHECKS[3]), {}))
+    assert [result.name for result in results] == ["passes", "finds"]
+    assert results[1].message == "found three; expected two. Mend: take one away. The other 2 checks need this one."
+
+
+def test_checks_that_are_skipped_do_not_run():
+    assert [result.name for result in run(CHECKS, {}, skip=("finds", "breaks"))] == ["passes", "warns"]
+    with pytest.raises(ValueError, match=r"There is no check 'find'. Did you mean 'finds'\? Known: breaks, finds"):
+        run(CHECKS, {}, skip=("find",))
+
+
+def test_a_failure_lists_every_check_that_failed():
+    assert [r.name for r in all_passed("it", run(CHECKS, {}, skip=("finds", "breaks")))] == ["passes", "warns"]
+    with pytest.raises(CheckFailed) as caught:
+        all_passed("it", run(CHECKS, {}))
+    first, second, third = str(caught.value).splitlines()
+    assert first == "it fails 2 of 4 checks:"
+    assert second == "- finds: found three; expected two. Mend: take one away."
+    assert third.startswith("- breaks: found KeyError")
+    assert len(caught.value.results) == 4
+    assert isinstance(caught.value, AssertionError)
+
+
+def test_random_targets_keep_the_contract():
+    generator = torch.Generator().manual_seed(0)
+    target = random_targets(("boxes", "labels", "masks", "semantic", "depth"), (40, 60), 3, generator, objects=50)
+    boxes, labels = target["boxes"], target["labels"]
+    assert boxes.shape == (50, 4)
+    assert (boxes[:, 2:] - boxes[:, :2]).min() >= 4 - 1e-4
+    assert boxes.min() >= 0
+    assert boxes[:, 2].max() <= 60
+    assert boxes[:, 3].max() <= 40
+    assert set(labels.tolist()) == {0, 1, 2}
+    rows, columns = target["masks"][7].nonzero().unbind(1)
+    x0, y0, x1, y1 = boxes[7].tolist()
+    assert (rows.min(), rows.max()) == (round(y0), round(y1) - 1)  # a pixel is in where its centre is
+    assert (columns.min(), columns.max()) == (round(x0), round(x1) - 1)
+    assert set(target["semantic"].unique().tolist()) == {0, 1, 2, 255}
+    assert target["depth"].shape == (40, 60)
+    assert (target["depth"] == 0).any()
+    assert target["depth"].max() <= 10
+
+
+def test_random_targets_hold_what_is_needed_and_nothing_else():
+    generator = torch.Generator().manual_seed(0)
+    empty = random_targets(("boxes", "depth", "keypoints"), (9, 8), 1, generator, 0, image_id=5, original_size=(18, 16))
+    assert empty.keys() == {"image_id", "size", "original_size", "boxes", "depth"}
+    assert empty["boxes"].shape == (0, 4)
+    assert not empty["depth"].any()
+    assert (empty["image_id"], empty["size"], empty["original_size"]) == (5, (9, 8), (18, 16))

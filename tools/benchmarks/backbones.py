@@ -1,0 +1,209 @@
+"""Backbones beside those of timm, torchvision and transformers: time and memory of a training step, in one run.
+
+A step is forward and backward, from pictures to the gradients of all parameters, in training mode without stochastic
+depth. Each gives its feature maps, and each map's gradient is handed in, so that no loss is timed. Rounds are
+interleaved: whatever else the machine does slows all alike. The ratio is the peer's time over densevit's, the median
+over rounds of the best peer's of that round.
+"""
+
+import argparse
+import math
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib import metadata
+from typing import Any
+
+import torch
+from backbone_peers import CASES, Size
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import densevit
+
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "convolution", "mkldnn_linear", "attention")
+
+
+def build(name: str, peer: str, size: Size, device: torch.device, compiled: bool) -> nn.Module:
+    """densevit's model of a case, or a peer's, in training mode."""
+    case = CASES[name]
+    model = densevit.create_backbone(case.plugin, **case.options) if peer == "densevit" else case.peers[peer](size)
+    model = model.to(device).train()
+    return torch.compile(model) if compiled else model  # type: ignore[return-value]  # a module in a module
+
+
+class Step:
+    """Forward and backward of one model over one batch."""
+
+    def __init__(self, model: nn.Module, batch: int, size: Size, device: torch.device, low: torch.dtype | None) -> None:
+        self.model, self.device, self.low = model, device, low
+        self.images = torch.randn(batch, 3, *size, device=device)
+        with torch.no_grad(), self._precision():
+            self.gradients = [torch.randn_like(x) for x in self.model(self.images)]
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, self.low) if self.low else nullcontext()
+
+    def __call__(self) -> None:
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        with self._precision():
+            features = self.model(self.images)
+        torch.autograd.backward(features, self.gradients)
+
+    def seconds(self, repeats: int) -> float:
+        """Of one step, the mean of some."""
+        _wait(self.device)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            self()
+        _wait(self.device)
+        return (time.perf_counter() - start) / repeats
+
+    def share_of_products(self) -> float:
+        """The part of the time, 0 ... 1, in matrix products and convolutions; the rest is all that lies around them."""
+        kind = (
+            torch.profiler.ProfilerActivity.CUDA if self.device.type == "cuda" else torch.profiler.ProfilerActivity.CPU
+        )
+        with torch.profiler.profile(activities=[kind]) as profile:
+            self()
+        events = profile.key_averages()
+        own = {event.key: event.self_cpu_time_total for event in events}
+        return sum(t for key, t in own.items() if any(word in key for word in PRODUCTS)) / sum(own.values())
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def multiply_adds(name: str, batch: int, size: Size) -> float:
+    """Of densevit's forward pass over a batch, counted in matrix products and convolutions on no device."""
+    case = CASES[name]
+    with torch.device("meta"):
+        model = densevit.create_backbone(case.plugin, **case.options).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.randn(batch, 3, *size))
+    return counter.get_total_flops() / 2
+
+
+def peak_memory(name: str, peer: str, batch: int, size: Size, device: str, low: torch.dtype | None) -> float:
+    """MB that a training step adds to a process that has built the model, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_peak_memory, (name, peer, batch, size, device, low))
+
+
+def _peak_memory(name: str, peer: str, batch: int, size: Size, device: str, low: torch.dtype | None) -> float:
+    place = torch.device(device)
+    model = build(name, peer, size, place, compiled=False)
+    if place.type == "cuda":
+        step = Step(model, batch, size, place, low)
+        torch.cuda.reset_peak_memory_stats(place)
+        before = torch.cuda.memory_allocated(place)
+        step()
+        return (torch.cuda.max_memory_allocated(place) - before) / 1e6
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = Step(model, batch, size, place, low)
+    for _ in range(2):
+        step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+
+
+def compare(name: str, size: Size, low: torch.dtype | None, args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+    """A row of the table for densevit and for each peer."""
+    device = torch.device(args.device)
+    peers = ["densevit", *CASES[name].peers]
+    steps = {}
+    for peer in peers:
+        torch.manual_seed(0)
+        model = build(name, peer, size, device, args.compile and peer == "densevit")
+        steps[peer] = Step(model, args.batch_size, size, device, low)
+        steps[peer].seconds(2)
+    times: dict[str, list[float]] = {peer: [] for peer in peers}
+    for _ in track(range(args.rounds), f"{name} {size[0]}x{size[1]}", console=Console(stderr=True), transient=True):
+        for peer in peers:
+            times[peer].append(steps[peer].seconds(args.repeats))
+    best = [min(round[1:]) for round in zip(*times.values(), strict=True)]
+    ratio = statistics.median(b / own for b, own in zip(best, times["densevit"], strict=True))
+    for peer in peers:
+        median = statistics.median(times[peer])
+        memory = peak_memory(name, peer, args.batch_size, size, args.device, low) if args.memory else 0.0
+        cells = [f"{1000 * median:.1f}", f"{ratio:.2f}" if peer == "densevit" else ""]
+        cells.append(f"{steps[peer].share_of_products():.2f}" if args.products else "")
+        cells.append(f"{memory:.0f}" if args.memory else "")
+        work = 6 * multiply_adds(name, args.batch_size, size) if args.peak and peer == "densevit" else 0.0
+        cells.append(f"{work / median / 1e12 / args.peak:.2f}" if work else "")
+        yield f"{name} {size[0]}x{size[1]} {'fp32' if low is None else 'bf16'}", peer, *cells
+
+
+def scaling(name: str, sizes: Sequence[Size], rounds: int) -> Table:
+    """Multiply-adds and the time of a forward pass at batch 1, and how each grows: ~ pixels ** exponent."""
+    case = CASES[name]
+    model = densevit.create_backbone(case.plugin, **case.options).eval()
+    table = Table("size", "multiply-adds, G", "ms", title=name)
+    pixels, work, times = [], [], []
+    with torch.inference_mode():
+        for size in sizes:
+            images = torch.randn(1, 3, *size)
+            model(images)
+            seconds = []
+            for _ in range(rounds):
+                start = time.perf_counter()
+                model(images)
+                seconds.append(time.perf_counter() - start)
+            pixels.append(size[0] * size[1])
+            work.append(multiply_adds(name, 1, size))
+            times.append(statistics.median(seconds))
+            table.add_row(f"{size[0]}x{size[1]}", f"{work[-1] / 1e9:.2f}", f"{1000 * times[-1]:.1f}")
+    span = math.log(pixels[-1] / pixels[0])
+    table.add_row("exponent", *(f"{math.log(column[-1] / column[0]) / span:.3f}" for column in (work, times)))
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("cases", nargs="*", default=[name for name in CASES if name != "vit-large"], metavar="CASE")
+    parser.add_argument("--size", action="append", help="height x width, 224x224 by default; may be given again")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "both"), default="both")
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=1, help="steps a round")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--compile", action="store_true", help="torch.compile densevit's model")
+    parser.add_argument("--products", action="store_true", help="the share of time in matrix products (profiled)")
+    parser.add_argument("--memory", action="store_true", help="the step's peak memory, each model in its own process")
+    parser.add_argument("--peak", type=float, help="the chip's dense peak in TFLOP/s: the share of it that is reached")
+    parser.add_argument("--scaling", action="store_true", help="how time grows with --size, in place of the comparison")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    sizes = [(int(h), int(w)) for h, w in (text.split("x") for text in args.size or ["224x224"])]
+    if args.scaling:
+        for name in args.cases:
+            Console().print(scaling(name, sizes, args.rounds))
+        return
+    versions = ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "timm", "transformers")
+    )
+    title = f"Forward and backward, batch {args.batch_size}, {args.device}; {versions}"
+    table = Table("case", "by", "ms", "ratio", "in products", "peak MB", "of peak", title=title)
+    precisions: dict[str, list[torch.dtype | None]]
+    precisions = {"fp32": [None], "bf16": [torch.bfloat16], "both": [None, torch.bfloat16]}
+    for name in args.cases:
+        for size in sizes:
+            for low in precisions[args.precision]:
+                for row in compare(name, size, low, args):
+                    table.add_row(*row)
+                table.add_section()
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
