@@ -10,17 +10,25 @@ from densevit.layers.linear import Linear
 WRITTEN_OUT_TO = 1024  # keys, on a CPU
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """softmax(query key^T / sqrt(D) + bias) value.
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+    scale: float | None = None,
+) -> Tensor:
+    """softmax(scale query key^T + bias) value.
 
     query: (..., N, D). key, value: (..., S, D). bias: added to the scores, broadcast to (..., N, S), -inf where a key
-    is hidden; each query needs one key that is not.
+    is hidden; each query needs one key that is not. scale: None for 1 / sqrt(D).
     A GPU runs the fused kernel, and so does a CPU where there are many keys, which also spares the memory for all
     scores; below, it is quicker with the three products written out (`tools/benchmarks/attention.py`).
     """
     if query.is_cuda or key.shape[-2] > WRITTEN_OUT_TO:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
-    scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-2, -1)  # (..., N, S)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = (query if scale == 1 else query * scale) @ key.transpose(-2, -1)  # (..., N, S)
     if bias is not None:
         scores = scores + bias
     weights = scores.softmax(-1)

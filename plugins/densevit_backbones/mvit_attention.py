@@ -75,7 +75,7 @@ class PoolingAttention(nn.Module):
         # One wider product spares additions to all scores, their sums in the backward pass, and on a GPU the scores
         # themselves. In fp32 on a CPU a product costs more than what that spares.
         if query.is_cuda or query.dtype is not torch.float32:
-            return attention(*widen(query, key, rows, columns, tokens), v)
+            return attention(*widen(query, key, rows, columns, tokens), v, scale=1.0)
         return attention(q, k, v, bias(rows, columns, tokens))
 
 
@@ -148,24 +148,22 @@ def widen(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor, tokens: int
     """Queries and keys whose product has the relative positions in it, so that nothing is added to the scores.
 
     query: (B, T + h*w, heads, D). key: (B, T + h'*w', heads, D). rows, columns: of `RelativePositions`.
-    Returns (B, heads, T + h*w, D') and (B, heads, T + h'*w', D'), as `attention` takes them: after a query stand its
-    scores with each row and each column of keys, and after a key ones in the place of its own row and column.
+    Returns (B, heads, T + h*w, D') and (B, heads, T + h'*w', D'), for `attention` with a scale of 1: after a query,
+    divided by the root of D, stand its scores with each row and each column of keys, and after a key ones in the place
+    of its own row and column.
     """
     B, heads, h, w, _ = rows.shape
     key_size, D = (rows.shape[-1], columns.shape[-1]), query.shape[-1]
     fill = -(D + sum(key_size)) % 8  # fused kernels want their rows aligned
-    width = D + sum(key_size) + fill
+    query = query * (1 / math.sqrt(D))
     parts = [query[:, tokens:].unflatten(1, (h, w)).permute(0, 3, 1, 2, 4), rows, columns]
     if fill:
         parts.append(query.new_zeros(1).expand(B, heads, h, w, fill))
     wide_query = torch.cat(parts, -1).flatten(2, 3)
     if tokens:
-        wide_query = torch.cat([F.pad(query[:, :tokens].transpose(1, 2), (0, width - D)), wide_query], 2)
-    # `attention` divides everything by the root of the width it sees, the paper only q . k, by the root of D.
-    scale = math.sqrt(width)
-    places = (kept(_places, *key_size, tokens, fill, query.device) * scale).to(query.dtype)
-    key = (key * (scale / math.sqrt(D))).transpose(1, 2)
-    return wide_query, torch.cat([key, places.expand(B, heads, -1, -1)], -1)
+        wide_query = torch.cat([F.pad(query[:, :tokens].transpose(1, 2), (0, sum(key_size) + fill)), wide_query], 2)
+    places = kept(_places, *key_size, tokens, fill, query.device).to(query.dtype)
+    return wide_query, torch.cat([key.transpose(1, 2), places.expand(B, heads, -1, -1)], -1)
 
 
 def _vectors(table: Tensor, queries: int, keys: int) -> Tensor:

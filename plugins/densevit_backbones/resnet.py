@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Backbone
 from densevit.layers import checkpointing
+from densevit.layers.linear import Conv1x1
 from densevit.layers.norms import CountedOnce, FrozenBatchNorm2d, SyncBatchNorm2d
 
 Norm = Callable[[int], nn.Module]
@@ -170,13 +171,13 @@ def _deep_stem(norm: Norm) -> nn.Sequential:
 def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm, average: bool, dilated: bool) -> nn.Module:
     """A 1x1 convolution. average: of a mean of 2x2 cells, so that a stride of 2 leaves out none (figure 2c)."""
     if not average:
-        return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm(outputs))
+        return nn.Sequential(Conv1x1(inputs, outputs, stride), norm(outputs))
     pool: nn.Module = nn.Identity()
     if stride > 1:
         pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
     elif dilated:  # as in timm: each cell gets what a stride of 2 would give to every second
         pool = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, 1))
-    return nn.Sequential(pool, nn.Conv2d(inputs, outputs, 1, bias=False), norm(outputs))
+    return nn.Sequential(pool, Conv1x1(inputs, outputs), norm(outputs))
 
 
 class _Block(nn.Module):
@@ -218,11 +219,11 @@ class _Bottleneck(_Block):
         self, inputs: int, width: int, outputs: int, stride: int, dilation: int, groups: int, norm: Norm
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.conv1 = Conv1x1(inputs, width)
         self.bn1 = norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, dilation, dilation, groups, bias=False)
         self.bn2 = norm(width)
-        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.conv3 = Conv1x1(width, outputs)
         self.bn3 = norm(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None

@@ -81,10 +81,16 @@ def pair(randomise, reference: nn.Module, **options) -> tuple[MViT, nn.Module]:
 
 
 def assert_timm_s(mvit: MViT, reference: MultiScaleVit, images: Tensor, assert_equal_features) -> None:
+    """Features in fp32; gradients in float64, for max pooling hands one to whichever of two near-equal cells."""
     load(mvit, reference.state_dict(), FROM_TIMM)
-    assert_equal_features(
-        mvit, lambda x: normed(mvit, reference.forward_intermediates(x, intermediates_only=True)), images
-    )
+
+    def expected(x: Tensor) -> list[Tensor]:
+        return normed(mvit, reference.forward_intermediates(x, intermediates_only=True))
+
+    with torch.no_grad():
+        torch.testing.assert_close(mvit(images), expected(images), atol=1e-4, rtol=1e-4)
+    mvit.double(), reference.double()
+    assert_equal_features(mvit, expected, images.double())
 
 
 def test_tiny_is_timm_s_at_the_training_size(randomise, assert_equal_features):
@@ -216,7 +222,7 @@ def test_relative_positions_are_those_of_the_equation(query_size, key_size, toke
     added = torch.einsum("bnhd,bshd->bhns", query, key) / math.sqrt(8) + bias(rows, columns, tokens)
     torch.testing.assert_close(added, expected, atol=1e-4, rtol=1e-4)
     wide_query, wide_key = widen(query, key, rows, columns, tokens)
-    product = wide_query @ wide_key.transpose(2, 3) / math.sqrt(wide_query.shape[-1])
+    product = wide_query @ wide_key.transpose(2, 3)
     torch.testing.assert_close(product, expected, atol=1e-4, rtol=1e-4)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from densevit.layers.linear import Linear
+from densevit.layers.linear import Conv1x1, Linear
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,21 @@ def test_it_is_an_ordinary_linear_layer_to_others():
     assert isinstance(ours, nn.Linear)
     assert [*ours.state_dict()] == [*nn.Linear(8, 6).state_dict()]
     assert torch.equal(copy.deepcopy(ours).weight, ours.weight)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_1x1_convolution_is_torch_s(stride, dtype, layout):
+    ours = Conv1x1(8, 6, stride).to(dtype)
+    reference = nn.Conv2d(8, 6, 1, stride=stride, bias=False, dtype=dtype)
+    reference.load_state_dict(ours.state_dict())
+    images = torch.randn(2, 8, 7, 5, dtype=dtype).contiguous(memory_format=layout)
+    found, expected = images.clone().requires_grad_(), images.clone().requires_grad_()
+    y, z = ours(found), reference(expected)
+    torch.testing.assert_close(y, z)
+    gradient = torch.randn_like(z)
+    y.backward(gradient)
+    z.backward(gradient)
+    torch.testing.assert_close(found.grad, expected.grad)
+    torch.testing.assert_close(ours.weight.grad, reference.weight.grad)
