@@ -1,6 +1,7 @@
 """What a plugin is: `Backbone`, `Neck`, `Head`, `Dataset` and `Evaluator`, and the words that pass between them.
 
-A plugin author reads this file and needs no other. `docs/own-backbone.md` walks through one from nothing.
+A plugin author reads this file and needs no other. `docs/own-backbone.md` and `docs/own-head.md` walk through one from
+nothing.
 """
 
 from collections.abc import Sequence

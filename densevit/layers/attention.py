@@ -2,12 +2,14 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.linear import Linear
 
 WRITTEN_OUT_TO = 1024  # keys, on a CPU
+WRITTEN_OUT_TO_IN_FP32 = 191  # without a bias; above, both forms take about as long
 
 
 def attention(
@@ -25,7 +27,7 @@ def attention(
     A GPU runs the fused kernel, and so does a CPU where there are many keys, which also spares the memory for all
     scores; below, it is quicker with the three products written out (`tools/benchmarks/attention.py`).
     """
-    if query.is_cuda or key.shape[-2] > WRITTEN_OUT_TO:
+    if query.is_cuda or key.shape[-2] > _written_out_to(query, bias):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query if scale == 1 else query * scale) @ key.transpose(-2, -1)  # (..., N, S)
@@ -35,6 +37,11 @@ def attention(
     if dropout:
         weights = F.dropout(weights, dropout)
     return weights @ value
+
+
+def _written_out_to(query: Tensor, bias: Tensor | None) -> int:
+    plain = bias is None and query.dtype == torch.float32 and query.device.type == "cpu"
+    return WRITTEN_OUT_TO_IN_FP32 if plain and not torch.compiler.is_compiling() else WRITTEN_OUT_TO
 
 
 class MultiHeadAttention(nn.Module):

@@ -22,7 +22,8 @@ class Linear(nn.Linear):
         """(..., in_features) -> (..., out_features)."""
         if not _as_convolution(x):
             return super().forward(x)
-        return _Convolution.apply(x.reshape(-1, self.in_features), self.weight, self.bias).view(*x.shape[:-1], -1)
+        y = _Convolution.apply(_map(x.reshape(-1, self.in_features)), self.weight, self.bias)
+        return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 
 
 class Conv1x1(nn.Conv2d):
@@ -61,22 +62,22 @@ def _as_convolution(x: Tensor) -> bool:
 
 
 class _Convolution(torch.autograd.Function):
-    """x (N, C) by weight (K, C), plus bias (K,): (N, K)."""
+    """x (1, C, N, 1), in channels-last memory, by weight (K, C), plus bias (K,): (1, K, N, 1)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _tokens(F.conv2d(_map(x), weight[:, :, None, None], bias))
+        return F.conv2d(x, weight[:, :, None, None], bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         by_x, by_weight, by_bias = ctx.needs_input_grad
-        convolved = by_weight and weight.numel() <= WEIGHTS_A_TOKEN * len(x)
+        convolved = by_weight and weight.numel() <= WEIGHTS_A_TOKEN * x.shape[2]
         for_x, for_weight, _ = torch.ops.aten.convolution_backward(
-            _map(grad),
-            _map(x),
+            grad,
+            x,
             weight[:, :, None, None],
             None,  # the bias has its gradient below
             stride=(1, 1),
@@ -87,18 +88,14 @@ class _Convolution(torch.autograd.Function):
             groups=1,
             output_mask=(by_x, convolved, False),
         )
+        rows = grad[0, :, :, 0]  # (K, N)
         if convolved:
             for_weight = for_weight[:, :, 0, 0]
         elif by_weight:
-            for_weight = grad.t() @ x
-        return _tokens(for_x) if by_x else None, for_weight, grad.sum(0) if by_bias else None
+            for_weight = rows @ x[0, :, :, 0].t()
+        return for_x, for_weight, rows.sum(1) if by_bias else None
 
 
 def _map(tokens: Tensor) -> Tensor:
     """(N, C) -> (1, C, N, 1) in channels-last memory, without a copy."""
     return tokens[None, :, None].permute(0, 3, 1, 2)
-
-
-def _tokens(x: Tensor) -> Tensor:
-    """(1, C, N, 1) -> (N, C)."""
-    return x[0, :, :, 0].t()

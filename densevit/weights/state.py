@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Puts every tensor of `state` into `module`. Raises WeightsError, naming the keys, where the two do not fit."""
+    """Puts every tensor of `state` into `module`. Raises WeightsError, naming the keys, where the two do not fit.
+
+    A table of another size, of positions for one, is carried over where the submodule that holds it has a method
+    `carried_over(name, tensor)` that gives it the right shape; a warning says so.
+    """
     own = module.state_dict()
+    carried = {key: _carried_over(module, key, state[key], own[key]) for key in own if key in state}
+    state = {**state, **{key: value for key, value in carried.items() if value is not None}}
     missing = [key for key in own if key not in state and not _counts_batches(key)]
     unexpected = [key for key in state if key not in own and not _counts_batches(key)]
     misshapen = [key for key in own if key in state and own[key].shape != state[key].shape]
@@ -67,7 +74,20 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str | Pat
         raise WeightsError(
             f"{source} does not fit: {'; '.join(problems)}. Use the config it was trained with, or other weights."
         )
-    module.load_state_dict(dict(state))
+    for key, value in carried.items():
+        if value is not None:
+            warnings.warn(f"{source}: {key} was carried over to another size, {tuple(value.shape)}.", stacklevel=2)
+    module.load_state_dict(state)
+
+
+def _carried_over(module: nn.Module, key: str, tensor: Tensor, own: Tensor) -> Tensor | None:
+    """The tensor in our shape, where it has another and its module can do that."""
+    owner, _, name = key.rpartition(".")
+    carry = getattr(module.get_submodule(owner), "carried_over", None)
+    if tensor.shape == own.shape or tensor.ndim != own.ndim or carry is None:
+        return None
+    carried = carry(name, tensor)
+    return carried if carried is not None and carried.shape == own.shape else None
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

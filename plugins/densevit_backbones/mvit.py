@@ -153,10 +153,17 @@ class Positions(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         """(1, T + height * width, C)."""
-        resized = self.cells.shape[-2:] != (height, width)
-        cells = F.interpolate(self.cells, size=(height, width), mode="bilinear") if resized else self.cells
-        cells = cells.flatten(2).transpose(1, 2)
+        cells = _resized(self.cells, (height, width)).flatten(2).transpose(1, 2)
         return cells if self.token is None else torch.cat([self.token, cells], 1)
+
+    def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Positions of another map; see `densevit.weights.state.load_state`."""
+        size = self.cells.shape[2:]
+        return _resized(tensor, (size[0], size[1])) if name == "cells" else None
+
+
+def _resized(cells: Tensor, size: Size) -> Tensor:
+    return cells if cells.shape[2:] == size else F.interpolate(cells, size=size, mode="bilinear")
 
 
 class MultiscaleBlock(nn.Module):

@@ -137,6 +137,10 @@ class RelativePositions(nn.Module):
         rows, columns = rows.unflatten(2, (w, heads)), columns.unflatten(2, (h, heads))
         return rows.permute(0, 3, 1, 2, 4), columns.permute(0, 3, 2, 1, 4)
 
+    def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
+        """A table for maps of another size; see `densevit.weights.state.load_state`."""
+        return _resized(tensor, len(self.rows if name == "rows" else self.columns))
+
 
 def bias(rows: Tensor, columns: Tensor, tokens: int) -> Tensor:
     """What to add to the scores: (B, heads, T + h*w, T + h'*w'), from what `RelativePositions` gives; 0 for tokens."""
@@ -168,10 +172,13 @@ def widen(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor, tokens: int
 
 def _vectors(table: Tensor, queries: int, keys: int) -> Tensor:
     """The vector for each pair of a query's and a key's row, from a table for all offsets. (queries, keys, D)."""
-    length = 2 * max(queries, keys) - 1
-    if len(table) != length:
-        table = F.interpolate(table.T[None], size=length, mode="linear")[0].T
+    table = _resized(table, 2 * max(queries, keys) - 1)
     return F.embedding(kept(_offsets, queries, keys, table.device), table)
+
+
+def _resized(table: Tensor, length: int) -> Tensor:
+    """(N, D) -> (length, D)."""
+    return table if len(table) == length else F.interpolate(table.T[None], size=length, mode="linear")[0].T
 
 
 def _offsets(queries: int, keys: int, device: torch.device) -> Tensor:

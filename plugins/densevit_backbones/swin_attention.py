@@ -9,7 +9,13 @@ from torch.nn import functional as F
 
 from densevit.layers.attention import attention
 from densevit.layers.linear import Linear
-from densevit.layers.windows import ShiftedWindows, log_spaced_offsets, relative_position_index, shifted_windows
+from densevit.layers.windows import (
+    ShiftedWindows,
+    log_spaced_offsets,
+    relative_position_index,
+    resize_bias_table,
+    shifted_windows,
+)
 
 
 class _InWindows(nn.Module):
@@ -56,6 +62,11 @@ class WindowAttention(_InWindows):
         query, key, value = windows.cut(qkv, self.qkv.bias).unbind(0)
         mixed = self._attend(query, key, value, self.relative_position_bias_table, windows.mask)
         return self.output(windows.join(mixed))
+
+    def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
+        """A bias table that was trained with another window; see `densevit.weights.state.load_state`."""
+        square = math.isqrt(len(tensor)) ** 2 == len(tensor)
+        return resize_bias_table(tensor, self.window) if name.endswith("bias_table") and square else None
 
 
 class CosineWindowAttention(_InWindows):

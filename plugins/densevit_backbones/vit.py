@@ -178,6 +178,10 @@ class ViT(Backbone):
         blocks = [list(block.parameters()) for block in self.blocks]
         return [*stem[:-1], [*stem[-1], *own], *blocks, *([last] if last else [])]
 
+    def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
+        """A position table of another grid; see `densevit.weights.state.load_state`."""
+        return resize_grid(tensor, (self.position_side, self.position_side)) if name == "position_table" else None
+
     def _tokens(self) -> list[nn.Parameter]:
         tokens = (self.class_token, self.distillation_token, self.register_tokens)
         return [token for token in tokens if token is not None]

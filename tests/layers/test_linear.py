@@ -68,3 +68,11 @@ def test_a_1x1_convolution_is_torch_s(stride, dtype, layout):
     z.backward(gradient)
     torch.testing.assert_close(found.grad, expected.grad)
     torch.testing.assert_close(ours.weight.grad, reference.weight.grad)
+
+
+def test_what_follows_may_change_the_result_in_place():
+    ours, x = Linear(8, 6), torch.randn(300, 8)
+    reference = nn.functional.linear(x, ours.weight, ours.bias).relu()
+    (expected,) = torch.autograd.grad(reference.sum(), ours.weight)
+    (found,) = torch.autograd.grad(ours(x).relu_().sum(), ours.weight)
+    torch.testing.assert_close(found, expected)

@@ -2,19 +2,20 @@
 
 A step is forward and backward, from pictures to the gradients of all parameters, in training mode without stochastic
 depth. Each gives its feature maps, and each map's gradient is handed in, so that no loss is timed. Rounds are
-interleaved: whatever else the machine does slows all alike. The ratio is the peer's time over densevit's, the median
-over rounds of the best peer's of that round.
+interleaved: whatever else the machine does slows all alike. The ratio is the best peer's time over densevit's, the
+median of the rounds' own ratios; the best peer is the one of the least median.
 """
 
 import argparse
 import math
 import multiprocessing
-import resource
 import statistics
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import densevit
+from densevit.layers import attention, linear
 
+# What densevit does for speed, each by the way to do without it.
+WITHOUT: dict[str, Callable[[], None]] = {
+    "convolutions": lambda: setattr(linear, "FEWEST_TOKENS", sys.maxsize),  # linear layers as such, fp32 on a CPU
+    "products": lambda: setattr(linear.Conv1x1, "forward", nn.Conv2d.forward),  # 1x1 convolutions as such, bf16 on one
+    "written-out": lambda: setattr(attention, "WRITTEN_OUT_TO", 0),  # fused attention on a CPU at any length
+}
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "convolution", "mkldnn_linear", "attention")
 
 
@@ -109,11 +117,17 @@ def _peak_memory(name: str, peer: str, batch: int, size: Size, device: str, low:
         before = torch.cuda.memory_allocated(place)
         step()
         return (torch.cuda.max_memory_allocated(place) - before) / 1e6
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _high_water()
     step = Step(model, batch, size, place, low)
     for _ in range(2):
         step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+    return (_high_water() - before) / 1e3
+
+
+def _high_water() -> int:
+    """The most memory, in kB, that this process has held. `ru_maxrss` would begin at its parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def compare(name: str, size: Size, low: torch.dtype | None, args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
@@ -130,8 +144,8 @@ def compare(name: str, size: Size, low: torch.dtype | None, args: argparse.Names
     for _ in track(range(args.rounds), f"{name} {size[0]}x{size[1]}", console=Console(stderr=True), transient=True):
         for peer in peers:
             times[peer].append(steps[peer].seconds(args.repeats))
-    best = [min(round[1:]) for round in zip(*times.values(), strict=True)]
-    ratio = statistics.median(b / own for b, own in zip(best, times["densevit"], strict=True))
+    best = min(peers[1:], key=lambda peer: statistics.median(times[peer]))
+    ratio = statistics.median(other / own for other, own in zip(times[best], times["densevit"], strict=True))
     for peer in peers:
         median = statistics.median(times[peer])
         memory = peak_memory(name, peer, args.batch_size, size, args.device, low) if args.memory else 0.0
@@ -179,11 +193,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--compile", action="store_true", help="torch.compile densevit's model")
     parser.add_argument("--products", action="store_true", help="the share of time in matrix products (profiled)")
-    parser.add_argument("--memory", action="store_true", help="the step's peak memory, each model in its own process")
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="the step's peak memory, each model in a process of its own (on a CPU: Linux)",
+    )
     parser.add_argument("--peak", type=float, help="the chip's dense peak in TFLOP/s: the share of it that is reached")
     parser.add_argument("--scaling", action="store_true", help="how time grows with --size, in place of the comparison")
+    parser.add_argument("--without", choices=WITHOUT, action="append", default=[], help="leave out what brings speed")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    for name in args.without:
+        WITHOUT[name]()
     sizes = [(int(h), int(w)) for h, w in (text.split("x") for text in args.size or ["224x224"])]
     if args.scaling:
         for name in args.cases:

@@ -1,0 +1,56 @@
+"""Weights of a backbone that was trained at another size."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import densevit
+from densevit.errors import WeightsError
+from densevit.weights.state import load_state
+
+CASES = [
+    ("swin", {"variant": "nano", "window_size": 7}, {"window_size": 12}, 6),
+    ("vit", {"variant": "nano", "image_size": 224}, {"image_size": 384}, 1),
+    ("mvit", {"variant": "nano", "image_size": 96}, {"image_size": 160}, 12),
+    ("mvit", {"variant": "nano", "version": 1, "image_size": 96}, {"image_size": 160}, 1),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "other", "tables"), CASES, ids=str)
+def test_tables_are_carried_over_with_a_warning_each_and_the_rest_is_untouched(name, options, other, tables):
+    old = densevit.create_backbone(name, **options)
+    new = densevit.create_backbone(name, **{**options, **other})
+    with pytest.warns(UserWarning, match="old.pth: .* was carried over to another size") as warnings:
+        load_state(new, old.state_dict(), "old.pth")
+    own, before = new.state_dict(), old.state_dict()
+    carried = [key for key in own if own[key].shape != before[key].shape]
+    assert len(warnings) == len(carried) == tables
+    assert all(torch.equal(own[key], before[key]) for key in own if key not in carried)
+
+
+def test_a_position_table_is_the_one_that_forward_would_interpolate_to():
+    old, new = (densevit.create_backbone("vit", variant="nano", image_size=size).eval() for size in (224, 320))
+    with pytest.warns(UserWarning, match="position_table"):
+        load_state(new, old.state_dict(), "old.pth")
+    images = torch.randn(1, 3, 320, 320)
+    with torch.no_grad():
+        for x, y in zip(new(images), old(images), strict=True):
+            torch.testing.assert_close(x, y)
+
+
+def test_a_bias_table_is_stretched_between_its_own_ends():
+    old, new = (densevit.create_backbone("swin", variant="nano", window_size=size) for size in (7, 12))
+    with pytest.warns(UserWarning, match="relative_position_bias_table"):
+        load_state(new, old.state_dict(), "old.pth")
+    before, after = (s.stages[0][0].attention.relative_position_bias_table.detach() for s in (old, new))
+    expected = F.interpolate(before.T.view(1, 1, 13, 13), size=(23, 23), mode="bicubic").view(1, -1).T
+    torch.testing.assert_close(after, expected)
+
+
+def test_what_cannot_be_carried_over_is_an_error_still():
+    old, new = densevit.create_backbone("resnet", depth=18), densevit.create_backbone("resnet", depth=34)
+    with pytest.raises(WeightsError, match="missing"):
+        load_state(new, old.state_dict(), "old.pth")
+    narrow, wide = (densevit.create_backbone("vit", variant=variant) for variant in ("nano", "tiny"))
+    with pytest.raises(WeightsError, match="have another shape"):
+        load_state(wide, narrow.state_dict(), "old.pth")
