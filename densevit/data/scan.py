@@ -46,7 +46,7 @@ def scan_images(folder: Path, names: Sequence[str], sizes: np.ndarray, said_by: 
                 )
         return stop - start
 
-    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads, _progress(len(names)) as advance:
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads, progress(len(names)) as advance:
         try:
             for done in threads.map(look, range(0, len(names), _CHUNK)):
                 advance(done)
@@ -90,7 +90,7 @@ class _Advance:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[_Advance]:
+def progress(total: int) -> Iterator[_Advance]:
     advance = _Advance(total)
     try:
         yield advance

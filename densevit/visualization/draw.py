@@ -7,11 +7,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from densevit.interfaces import Class, Predictions, Targets
+from densevit.interfaces import IGNORE, Class, Predictions, Targets
 
 SMALL = 560  # a picture with a mean side below this is enlarged by a whole number, so that its labels can be read
 LARGEST = 2000  # but never beyond this length
 AN_OBJECT = ("boxes", "scores", "labels", "masks")  # keys with one row an object
+OPACITY = 0.6  # of a label map's colours over the picture
+WRONG = (230, 30, 40)
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Box = tuple[float, float, float, float]
@@ -26,6 +28,9 @@ def draw(
 ) -> np.ndarray:
     """Draws what the predictions hold, each thing in its class's colour; beside it the truth, where one is given.
 
+    Label maps (`semantic`) lie over the picture, with the classes that are seen named beneath; where the truth has one
+    too, a third picture shows in red what is wrong over the picture in pale grey, and what is not labelled in black.
+
     image: (3, H, W) tensor or (H, W, 3) array, uint8, RGB. predictions, truth: in the image's pixels.
     threshold: objects with a lower score are not drawn.
     Returns (H', W', 3) uint8, larger than the image by a whole number where that is small.
@@ -34,12 +39,18 @@ def draw(
     zoom = max(1, min(round(SMALL / _mean_side(picture)), LARGEST // max(picture.size)))
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.BICUBIC)
     drawn = _painted(picture, _above(predictions, threshold), classes, zoom)
-    if truth is None:
-        return np.asarray(drawn)
-    truth = {
-        key: value for key, value in truth.items() if key not in PAINTERS or key in predictions
-    }  # what was asked for
-    return np.asarray(_side_by_side({"truth": _painted(picture, truth, classes, zoom), "prediction": drawn}))
+    maps = [
+        _labels(result) for result in (predictions, truth or {}) if "semantic" in result and "semantic" in predictions
+    ]
+    if truth is not None:
+        asked = {key: value for key, value in truth.items() if key not in PAINTERS or key in predictions}
+        panels = {"truth": _painted(picture, asked, classes, zoom), "prediction": drawn}
+        if len(maps) == 2:
+            panels["errors"] = _error_map(picture, maps[0], maps[1], zoom)
+        drawn = _side_by_side(panels)
+    if maps:
+        drawn = _with_legend(drawn, _seen(maps, classes), _font(picture))
+    return np.asarray(drawn)
 
 
 def _painted(picture: Image.Image, result: Mapping[str, Any], classes: Sequence[Class], zoom: int) -> Image.Image:
@@ -77,7 +88,19 @@ def paint_boxes(canvas: Image.Image, result: Mapping[str, Any], classes: Sequenc
         _label(pen, text, font, place, classes[labels[n]].color)
 
 
-PAINTERS: dict[str, Callable[[Image.Image, Mapping[str, Any], Sequence[Class], int], None]] = {"boxes": paint_boxes}
+def paint_semantic(canvas: Image.Image, result: Mapping[str, Any], classes: Sequence[Class], zoom: int) -> None:
+    """Lays the classes' colours over the picture; where `semantic` is 255, or no class, the picture stays as it is."""
+    labels = _labels(result)
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: len(classes)] = [c.color for c in classes]
+    overlay = _enlarged(colors[labels], zoom)
+    canvas.paste(Image.blend(canvas, overlay, OPACITY), mask=_enlarged(_mask(labels < len(classes)), zoom))
+
+
+PAINTERS: dict[str, Callable[[Image.Image, Mapping[str, Any], Sequence[Class], int], None]] = {
+    "semantic": paint_semantic,
+    "boxes": paint_boxes,
+}
 """What draws each key of predictions, in the order in which they lie over one another."""
 
 
@@ -88,6 +111,34 @@ def _as_picture(image: Tensor | np.ndarray) -> Image.Image:
 
 def _array(values: Any) -> np.ndarray:
     return values.detach().float().cpu().numpy() if _is_float(values) else np.asarray(values)
+
+
+def _labels(result: Mapping[str, Any]) -> np.ndarray:
+    return _array(result["semantic"]).astype(np.uint8)
+
+
+def _mask(where: np.ndarray) -> np.ndarray:
+    return np.where(where, 255, 0).astype(np.uint8)
+
+
+def _enlarged(pixels: np.ndarray, zoom: int) -> Image.Image:
+    picture = Image.fromarray(pixels)
+    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+
+def _error_map(picture: Image.Image, found: np.ndarray, truth: np.ndarray, zoom: int) -> Image.Image:
+    """The picture in pale grey, what is labelled otherwise than found in red, what is not labelled in black."""
+    errors = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, (255, 255, 255)), 0.4)
+    red = Image.new("RGB", picture.size, WRONG)
+    errors.paste(Image.blend(errors, red, OPACITY), mask=_enlarged(_mask((truth != found) & (truth != IGNORE)), zoom))
+    errors.paste((0, 0, 0), mask=_enlarged(_mask(truth == IGNORE), zoom))
+    return errors
+
+
+def _seen(maps: Sequence[np.ndarray], classes: Sequence[Class]) -> list[Class]:
+    """The classes of some label maps, those with most pixels first."""
+    pixels = np.sum([np.bincount(labels.ravel(), minlength=256) for labels in maps], axis=0)[: len(classes)]
+    return [classes[n] for n in np.argsort(-pixels, kind="stable") if pixels[n]]
 
 
 def _is_float(values: Any) -> bool:
@@ -170,3 +221,24 @@ def _side_by_side(pictures: Mapping[str, Image.Image]) -> Image.Image:
         sheet.paste(picture, (left, band))
         pen.text((left + gap, band / 2), caption, fill=(0, 0, 0), font=font, anchor="lm")
     return sheet
+
+
+def _with_legend(sheet: Image.Image, classes: Sequence[Class], font: Font) -> Image.Image:
+    """The sheet over a band with each class's name on its colour, in as many rows as that takes."""
+    pen = ImageDraw.Draw(sheet)
+    _, top, _, bottom = pen.textbbox((0, 0), "Ågjy", font)
+    height = round(bottom + top)
+    gap = round(height / 3)
+    left, y, places = gap, sheet.height + gap, []
+    for c in classes:
+        text = _shortened(pen, c.name, "", font, sheet.width - 3 * gap)
+        width = round(pen.textlength(text, font)) + gap
+        if left > gap and left + width + gap > sheet.width:
+            left, y = gap, y + height + gap
+        places.append((text, (left, y, left + width, y + height), c.color))
+        left += width + gap
+    whole = Image.new("RGB", (sheet.width, y + height + gap), (255, 255, 255))
+    whole.paste(sheet)
+    for text, place, color in places:
+        _label(ImageDraw.Draw(whole), text, font, place, color)
+    return whole

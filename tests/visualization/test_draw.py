@@ -120,9 +120,102 @@ def test_the_truth_stands_on_the_left_and_the_prediction_on_the_right():
 
 
 def test_a_new_kind_of_prediction_needs_only_a_painter(monkeypatch: pytest.MonkeyPatch):
-    predictions = {"semantic": torch.zeros(600, 600)}
+    predictions = {"depth": torch.zeros(600, 600)}
     assert (draw(GREY, predictions, CLASSES) == GREY).all()
     monkeypatch.setitem(
-        module.PAINTERS, "semantic", lambda canvas, result, classes, zoom: canvas.paste(RED, (0, 0, 600, 600))
+        module.PAINTERS, "depth", lambda canvas, result, classes, zoom: canvas.paste(RED, (0, 0, 600, 600))
     )
     assert (draw(GREY, predictions, CLASSES) == RED).all()
+
+
+def semantic(*regions: tuple[slice, slice, int], fill: int = 255, size: tuple[int, int] = (600, 600)) -> torch.Tensor:
+    labels = torch.full(size, fill, dtype=torch.uint8)
+    for rows, columns, value in regions:
+        labels[rows, columns] = value
+    return labels
+
+
+LEFT, RIGHT, ALL = slice(0, 300), slice(300, 600), slice(None)
+
+
+def blended(color: tuple[int, int, int], opacity: float = module.OPACITY) -> list[float]:
+    return [(1 - opacity) * 128 + opacity * c for c in color]
+
+
+def test_a_label_map_lies_over_the_picture_in_the_class_colors_and_255_stays_as_it_is():
+    drawn = draw(GREY, {"semantic": semantic((LEFT, LEFT, 0), (LEFT, RIGHT, 1))}, CLASSES)
+    for columns, color in ((LEFT, RED), (RIGHT, BLUE)):
+        np.testing.assert_allclose(drawn[LEFT, columns], np.broadcast_to(blended(color), (300, 300, 3)), atol=1)
+    assert (drawn[RIGHT.start : 600] == 128).all()
+
+
+def test_a_label_map_grows_with_its_picture_without_smoothing():
+    drawn = draw(GREY[:100, :140], {"semantic": semantic((ALL, slice(0, 70), 1), size=(100, 140))}, CLASSES)
+    np.testing.assert_allclose(drawn[:500, :350], np.broadcast_to(blended(BLUE), (500, 350, 3)), atol=1)
+    assert (drawn[:500, 350:] == 128).all()
+
+
+def test_the_legend_beneath_names_the_classes_that_are_seen_and_no_others():
+    both = draw(GREY, {"semantic": semantic((LEFT, LEFT, 0), (LEFT, RIGHT, 1))}, CLASSES)[600:]
+    one = draw(GREY, {"semantic": semantic((LEFT, ALL, 1))}, CLASSES)[600:]
+    assert pixels_of(both, RED) > 300 and pixels_of(both, BLUE) > 300
+    assert pixels_of(one, RED) == 0 and pixels_of(one, BLUE) == pixels_of(both, BLUE)
+    assert both.shape == one.shape and both.shape[0] > 0
+
+
+def test_a_class_of_the_truth_alone_is_in_the_legend():
+    found, truth = semantic(fill=0), semantic(fill=1)
+    legend = draw(GREY, {"semantic": found}, CLASSES, truth={"semantic": truth})[-30:]
+    assert pixels_of(legend, RED) > 100 and pixels_of(legend, BLUE) > 100
+
+
+def test_a_long_legend_takes_more_rows_and_each_name_stays_whole():
+    many = tuple(Class(f"class number {n}", n, (n + 1, 0, 200)) for n in range(40))
+    labels = torch.arange(600 * 600).view(600, 600).remainder(40).to(torch.uint8)
+    legend = draw(GREY, {"semantic": labels}, many)[600:]
+    alone = draw(GREY, {"semantic": torch.zeros_like(labels)}, many)[600:]
+    assert legend.shape[0] > 5 * alone.shape[0]
+    whole = pixels_of(alone, many[0].color)
+    assert all(pixels_of(legend, c.color) == pytest.approx(whole, rel=0.4) for c in many)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10, 3000), (3000, 10), (50, 50)])
+def test_a_label_map_of_any_size_is_drawn(size: tuple[int, int]):
+    labels = {"semantic": semantic(fill=1, size=size)}
+    drawn = draw(np.zeros((*size, 3), np.uint8), labels, CLASSES, truth=labels)
+    assert drawn.ndim == 3 and drawn.dtype == np.uint8
+
+
+def test_truth_prediction_and_errors_stand_side_by_side():
+    found = semantic((ALL, ALL, 0))
+    truth = semantic((LEFT, LEFT, 0), (LEFT, RIGHT, 1), (RIGHT, LEFT, 0))  # the last quarter is not labelled
+    sheet = draw(GREY, {"semantic": found}, CLASSES, truth={"semantic": truth})
+    gap = (sheet.shape[1] - 3 * 600) // 2
+    band = int((sheet[:, 5] != 255).all(axis=1).argmax())
+    panels = [sheet[band : band + 600, n * (600 + gap) : n * (600 + gap) + 600] for n in range(3)]
+    pale = [0.6 * 128 + 0.4 * 255] * 3
+    places = {"right": (100, 100), "wrong": (100, 500), "unlabelled": (500, 500)}
+    expected = [
+        {"right": blended(RED), "wrong": blended(BLUE), "unlabelled": [128] * 3},
+        {"right": blended(RED), "wrong": blended(RED), "unlabelled": blended(RED)},
+        {"right": pale, "wrong": [0.4 * pale[0] + 0.6 * c for c in module.WRONG], "unlabelled": [0] * 3},
+    ]
+    for panel, colors in zip(panels, expected, strict=True):
+        for name, place in places.items():
+            assert panel[place].tolist() == pytest.approx(colors[name], abs=1), name
+
+
+def test_without_a_label_map_in_the_truth_there_is_no_error_map():
+    sheet = draw(GREY, {"semantic": semantic(fill=0)}, CLASSES, truth={"image_id": 3})
+    assert 1200 < sheet.shape[1] < 1300
+
+
+def test_the_truth_of_another_task_is_neither_drawn_nor_named():
+    plain = draw(GREY, found(labels=[], scores=[]), CLASSES, truth={"boxes": torch.zeros(0, 4), "labels": []})
+    other = {"boxes": torch.zeros(0, 4), "labels": [], "semantic": semantic(fill=0)}
+    assert (draw(GREY, found(labels=[], scores=[]), CLASSES, truth=other) == plain).all()
+
+
+def test_boxes_lie_over_a_label_map():
+    both = draw(GREY, {"semantic": semantic(fill=0)} | found((100, 200, 300, 400), labels=[1], scores=[0.9]), CLASSES)
+    assert tuple(both[300, 100]) == BLUE and both[300, 200].tolist() == pytest.approx(blended(RED), abs=1)

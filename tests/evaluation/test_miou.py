@@ -1,0 +1,344 @@
+"""SemanticSegmentation against maps worked by hand, a pixel by pixel count, torchmetrics and erosion mask by mask."""
+
+import math
+import pickle
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
+
+from densevit.errors import ConfigError, DataError
+from densevit.evaluation import confusion
+from densevit.evaluation.confusion import boundary, count_pairs
+from densevit.evaluation.miou import SemanticSegmentation
+from densevit.interfaces import Class
+
+Image = tuple[dict[str, Any], dict[str, Any]]
+
+
+def classes(count: int) -> tuple[Class, ...]:
+    return tuple(Class(f"class {n}", n, (n, n, n)) for n in range(count))
+
+
+def image(image_id: int | str, truth: Any, prediction: Any) -> Image:
+    found, known = (torch.as_tensor(labels, dtype=torch.uint8) for labels in (prediction, truth))
+    return {"semantic": found}, {"image_id": image_id, "semantic": known}
+
+
+def random_images(seed: int, count: int = 7, labels: int = 6) -> list[Image]:
+    """Maps of many sizes with ignored pixels, mostly right; one image is all ignored, the last class is nowhere."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for image_id in range(count):
+        size = tuple(rng.integers(5, 60, 2))
+        coarse = rng.integers(0, labels - 1, (8, 8)).astype(np.uint8)
+        truth = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_NEAREST)
+        noise = rng.integers(0, labels - 1, size)
+        prediction = np.where(rng.random(size) < 0.7, np.roll(truth, 1, 0), noise)
+        truth[rng.random(size) < 0.1] = 255
+        images.append(image(image_id, np.full(size, 255) if image_id == 3 else truth, prediction))
+    return images
+
+
+def evaluated(images: list[Image], count: int, batch: int = 2, **options: Any) -> SemanticSegmentation:
+    evaluator = SemanticSegmentation(classes(count), **options)
+    for start in range(0, len(images), batch):
+        evaluator.update(*zip(*images[start : start + batch], strict=True))
+    return evaluator
+
+
+def brute_force(images: list[Image], count: int) -> np.ndarray:
+    counts = np.zeros((count, count), np.int64)
+    for found, truth in images:
+        for i, j in zip(truth["semantic"].flatten().tolist(), found["semantic"].flatten().tolist(), strict=True):
+            if i != 255:
+                counts[i, j] += 1
+    return counts
+
+
+# ---- the numbers ----
+
+
+def test_a_case_worked_by_hand():
+    truth = [[0, 0, 1], [1, 255, 2]]
+    prediction = [[0, 1, 1], [1, 2, 0]]
+    metrics = evaluated([image(1, truth, prediction)], 4).compute()
+    expected = {
+        "mIoU": (1 / 3 + 2 / 3 + 0) / 3,
+        "mAcc": (1 / 2 + 1 + 0) / 3,
+        "aAcc": 3 / 5,
+        "fwIoU": (2 * 1 / 3 + 2 * 2 / 3 + 1 * 0) / 5,
+        **{"IoU/class 0": 1 / 3, "IoU/class 1": 2 / 3, "IoU/class 2": 0.0, "IoU/class 3": math.nan},
+        **{"Acc/class 0": 1 / 2, "Acc/class 1": 1.0, "Acc/class 2": 0.0, "Acc/class 3": math.nan},
+    }
+    assert metrics == pytest.approx(expected, abs=1e-15, nan_ok=True)
+    assert list(metrics) == list(expected)
+    assert SemanticSegmentation.main == "mIoU"
+
+
+def test_a_class_that_is_only_predicted_lowers_mean_iou_and_not_mean_accuracy():
+    metrics = evaluated([image(1, [[0, 0, 0]], [[0, 0, 1]])], 3).compute()
+    assert metrics["IoU/class 1"] == 0 and metrics["mIoU"] == pytest.approx((2 / 3 + 0) / 2)
+    assert math.isnan(metrics["Acc/class 1"]) and metrics["mAcc"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("images", [[], [image(1, [[255, 255]], [[0, 1]])], [({}, {"image_id": 1})]])
+def test_with_nothing_labelled_every_metric_is_nan(images: list[Image]):
+    metrics = evaluated(images, 2, boundary=True).compute()
+    assert len(metrics) == 5 + 3 * 2 and all(math.isnan(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_counts_are_those_of_a_pixel_by_pixel_count(seed: int):
+    images = random_images(seed)
+    evaluator = evaluated(images, 6)
+    expected = brute_force(images, 6)
+    assert evaluator.counts.dtype == np.int64 and evaluator.counts.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_are_torchmetrics(seed: int):
+    images = random_images(seed)
+    arguments = {"num_classes": 6, "ignore_index": 255}
+    matrix = MulticlassConfusionMatrix(**arguments)
+    by_class, mean = (MulticlassJaccardIndex(**arguments, average=way) for way in ("none", "macro"))
+    weighted = MulticlassJaccardIndex(**arguments, average="weighted")
+    overall, recall = (MulticlassAccuracy(**arguments, average=way) for way in ("micro", "macro"))
+    for found, truth in images:
+        for metric in (matrix, by_class, mean, weighted, overall, recall):
+            metric.update(found["semantic"][None].long(), truth["semantic"][None].long())
+    evaluator = evaluated(images, 6)
+    metrics = evaluator.compute()
+    assert evaluator.counts.tolist() == matrix.compute().tolist()
+    for name, theirs in {"mIoU": mean, "fwIoU": weighted, "aAcc": overall, "mAcc": recall}.items():
+        assert metrics[name] == pytest.approx(float(theirs.compute()), abs=1e-6)  # theirs are float32
+    assert [metrics[f"IoU/class {n}"] for n in range(5)] == pytest.approx(by_class.compute()[:5].tolist(), abs=1e-6)
+    assert math.isnan(metrics["IoU/class 5"])  # theirs is 0 there, and left out of the mean
+
+
+def test_255_classes_are_counted():
+    labels = np.arange(256).reshape(16, 16)
+    counts = evaluated([image(1, labels, np.minimum(labels, 254)[::-1].copy())], 255, boundary=True).counts
+    assert counts.sum() == 255 and counts[0, 240] == counts[254, 14] == counts[14, 254] == 1
+
+
+def test_counts_stay_exact_beyond_what_float32_holds():
+    labels = torch.zeros(4097, 4097, dtype=torch.uint8)  # an odd number of pixels, above 2**24
+    assert evaluated([image(1, labels, labels)], 1).counts.tolist() == [[4097 * 4097]]
+
+
+def test_maps_may_be_slices_of_other_tensors():
+    truth, found = (torch.randint(0, 3, (9, 14), dtype=torch.uint8) for _ in range(2))
+    parts = image(1, truth.T[::2, 1:], found.T[::2, 1:])
+    assert evaluated([parts], 3).counts.tolist() == brute_force([parts], 3).tolist()
+
+
+# ---- what must not matter ----
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_metrics_do_not_depend_on_the_batch_size(batch: int):
+    images = random_images(5)
+    assert str(evaluated(images, 6, batch, boundary=0.1).compute()) == str(evaluated(images, 6, boundary=0.1).compute())
+
+
+@pytest.mark.parametrize("processes", [1, 2, 5, 9])
+def test_several_processes_give_the_numbers_of_one(processes: int):
+    images = random_images(6)
+    shares = [evaluated(images[rank::processes], 6, boundary=0.1) for rank in range(processes)]
+    states = pickle.loads(pickle.dumps([share.state() for share in shares]))
+    for share in shares:
+        share.merge(states)
+        assert str(share.compute()) == str(evaluated(images, 6, boundary=0.1).compute())
+
+
+def test_an_image_seen_twice_counts_once():
+    images = random_images(7)
+    assert evaluated(images + images[2:4], 6).counts.tolist() == brute_force(images, 6).tolist()
+
+
+def test_an_image_that_two_processes_saw_is_an_error():
+    images = random_images(7)
+    states = [evaluated(part, 6).state() for part in (images[:4], images[3:])]
+    with pytest.raises(DataError, match="Image 3 was evaluated by two processes"):
+        SemanticSegmentation(classes(6)).merge(states)
+
+
+def test_an_image_without_a_label_map_does_not_count():
+    images = random_images(8)
+    other = ({"semantic": torch.zeros(4, 4, dtype=torch.uint8)}, {"image_id": 99, "boxes": torch.zeros(0, 4)})
+    assert evaluated([other, *images], 6).counts.tolist() == brute_force(images, 6).tolist()
+
+
+def test_reset_forgets_all():
+    images = random_images(9)
+    evaluator = evaluated(images, 6, boundary=True)
+    once = str(evaluator.compute())
+    evaluator.reset()
+    assert not evaluator.counts.any()
+    evaluator.update(*zip(*images, strict=True))
+    assert str(evaluator.compute()) == once
+
+
+# ---- the device's way of counting ----
+
+
+def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets CPU tensors go the way of a GPU's."""
+    monkeypatch.setattr(confusion, "_count_on_cpu", confusion._count_on_device)
+    monkeypatch.setattr(confusion, "_extremes_on_cpu", confusion._extremes_on_device)
+
+
+def test_a_device_counts_the_same(monkeypatch: pytest.MonkeyPatch):
+    images = random_images(10)
+    expected = str(evaluated(images, 6, boundary=0.1).compute())
+    as_on_a_device(monkeypatch)
+    assert str(evaluated(images, 6, boundary=0.1).compute()) == expected
+
+
+def test_a_device_counts_in_parts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(confusion, "EXACT", 100)
+    rows, columns = (torch.randint(0, 9, (31, 37), dtype=torch.uint8) for _ in range(2))
+    parts = confusion._count_on_device(rows, columns, 7), confusion._count_on_cpu(rows, columns, 7)
+    monkeypatch.undo()
+    assert torch.equal(parts[0], count_pairs(rows, columns, 7)) and torch.equal(parts[0], parts[1])
+
+
+def test_a_batch_never_waits_for_the_device():
+    """A meta tensor has no values: whatever asked for one, as a synchronisation does, would raise."""
+    evaluator = SemanticSegmentation(classes(5), boundary=True)
+    for image_id in range(3):
+        truth, found = (torch.zeros(40, 50, dtype=torch.uint8, device="meta") for _ in range(2))
+        evaluator.update([{"semantic": found}], [{"image_id": image_id, "semantic": truth}])
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        evaluator.compute()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_numbers_without_a_synchronisation():
+    images = random_images(11)
+    on_gpu = [({"semantic": f["semantic"].cuda()}, t | {"semantic": t["semantic"].cuda()}) for f, t in images]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        evaluator = evaluated(on_gpu, 6, boundary=0.1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert str(evaluator.compute()) == str(evaluated(images, 6, boundary=0.1).compute())
+
+
+# ---- boundary IoU ----
+
+
+def mask_to_boundary(mask: np.ndarray, ratio: float) -> np.ndarray:
+    """The boundary region of a mask as Cheng et al. define it: erosion by a 3 x 3 square, so often as the distance."""
+    height, width = mask.shape
+    distance = max(1, round(ratio * math.sqrt(height**2 + width**2)))
+    framed = np.pad(mask.astype(np.uint8), 1)
+    for _ in range(distance):
+        framed = np.pad(cv2.erode(framed, np.ones((3, 3), np.uint8))[1:-1, 1:-1], 1)
+    return mask & ~framed[1:-1, 1:-1].astype(bool)
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.08])
+def test_boundary_iou_is_the_papers_class_by_class(ratio: float):
+    images = random_images(12)[:2]  # speckled: all of it is boundary
+    for image_id in range(2, 6):
+        regions = np.random.default_rng(image_id).integers(0, 5, (4, 3)).astype(np.uint8)
+        truth = cv2.resize(regions, (90 + 7 * image_id, 120), interpolation=cv2.INTER_NEAREST)
+        prediction = np.roll(truth, image_id, axis=(0, 1))
+        truth[50:70, 20:90] = 255
+        images.append(image(image_id, truth, prediction))
+    intersection, union = np.zeros(6), np.zeros(6)
+    for found, truth in images:
+        known, seen = truth["semantic"].numpy(), found["semantic"].numpy()
+        for n in range(6):
+            a, b = (mask_to_boundary((labels == n) & (known != 255), ratio) for labels in (known, seen))
+            intersection[n] += (a & b).sum()
+            union[n] += (a | b).sum()
+    metrics = evaluated(images, 6, boundary=ratio).compute()
+    expected = intersection[:5] / union[:5]
+    assert [metrics[f"BIoU/class {n}"] for n in range(5)] == pytest.approx(expected.tolist(), abs=1e-15)
+    assert metrics["mBIoU"] == pytest.approx(expected.mean()) and math.isnan(metrics["BIoU/class 5"])
+    assert 0.1 < metrics["mBIoU"] < metrics["mIoU"] - 0.03
+    assert list(metrics)[:6] == ["mIoU", "mAcc", "aAcc", "fwIoU", "mBIoU", "IoU/class 0"]
+
+
+def test_boundary_iou_worked_by_hand():
+    truth, prediction = np.zeros((2, 10, 10), np.uint8)
+    truth[2:8, 2:8], prediction[2:8, 3:9] = 1, 1  # a square of 6, and the same one to its right; rings of 1 pixel
+    metrics = evaluated([image(1, truth, prediction)], 2, boundary=True).compute()
+    shared = 2 * 5  # of the two rings of 20 pixels: five above, five below; their upright sides do not meet
+    assert metrics["BIoU/class 1"] == pytest.approx(shared / (20 + 20 - shared))
+
+
+def test_the_boundary_is_as_wide_as_the_distance_and_follows_the_pictures_edge():
+    labels = torch.zeros(9, 12, dtype=torch.uint8)
+    assert (boundary(labels, 2, elsewhere=7) == 7).nonzero().tolist() == [
+        [y, x] for y in range(2, 7) for x in range(2, 10)
+    ]
+
+
+def test_true_is_the_papers_distance():
+    images = random_images(13)
+    assert str(evaluated(images, 6, boundary=True).compute()) == str(evaluated(images, 6, boundary=0.02).compute())
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize(
+    ("truth", "prediction", "message"),
+    [
+        ([[0, 7, 255], [7, 1, 2]], [[0, 0, 0], [0, 0, 0]], "of its truth is 7 in 2 pixels"),
+        ([[0, 1, 255], [0, 1, 2]], [[0, 9, 3], [9, 0, 9]], "of its prediction is 9 in 3 pixels"),
+        ([[0, 1, 255], [0, 1, 2]], [[0, 255, 255], [0, 0, 0]], "of its prediction is 255 in 1 pixels"),
+    ],
+)
+def test_a_value_that_is_no_class_is_named(
+    truth: Any, prediction: Any, message: str, on_device: bool, monkeypatch: pytest.MonkeyPatch
+):
+    good = random_images(0, 3, labels=3)
+    images = [*good, image("street/7", truth, prediction), image("worse", [[254]], [[254]])]
+    expected = f"Image 'street/7': `semantic` {message}; 0 ... 2 is expected, for 3 classes"
+    if not on_device:
+        with pytest.raises(DataError, match=expected.replace("...", r"\.\.\.")):
+            evaluated(images, 3)
+        return
+    evaluator = SemanticSegmentation(classes(3))
+    record = evaluator._record_faults
+    monkeypatch.setattr(evaluator, "_check", record)
+    evaluator.update(*zip(*images, strict=True))
+    with pytest.raises(DataError, match=expected.replace("...", r"\.\.\.")):
+        evaluator.compute()
+    with pytest.raises(DataError, match=expected.replace("...", r"\.\.\.")):
+        SemanticSegmentation(classes(3)).merge([evaluated([], 3).state(), evaluator.state()])
+
+
+def test_what_is_predicted_where_the_truth_is_ignored_does_not_matter():
+    assert evaluated([image(1, [[0, 255]], [[0, 200]])], 2).compute()["aAcc"] == 1
+
+
+def test_other_sizes_and_kinds_are_named():
+    with pytest.raises(DataError, match="Image 5: prediction and truth differ in height x width: 2 x 3 and 3 x 2"):
+        evaluated([image(5, np.zeros((3, 2)), np.zeros((2, 3)))], 2)
+    found, truth = image(6, np.zeros((3, 2)), np.zeros((3, 2)))
+    with pytest.raises(DataError, match=r"Image 6: .* of its prediction is \(3, 2\) int64; \(H, W\) uint8 is expected"):
+        evaluated([({"semantic": found["semantic"].long()}, truth)], 2)
+    with pytest.raises(DataError, match="Image 6: its prediction has no `semantic`, only boxes"):
+        evaluated([({"boxes": 0}, truth)], 2)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.02, 2])
+def test_a_boundary_that_is_no_part_of_the_diagonal_is_refused(value: float):
+    with pytest.raises(ConfigError, match=f"boundary is {value}"):
+        SemanticSegmentation(classes(2), boundary=value)
+
+
+@pytest.mark.parametrize("count", [0, 256])
+def test_so_many_classes_are_refused(count: int):
+    with pytest.raises(ConfigError, match=f"1 to 255 classes; found {count}"):
+        SemanticSegmentation(classes(count))

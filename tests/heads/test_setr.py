@@ -1,0 +1,279 @@
+"""The SETR head: sizes, options, losses on padded batches, predictions in original pixels, every backbone's strides."""
+
+import functools
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import densevit_heads.setr.head as head_module
+from densevit.data.batching import collate
+from densevit.interfaces import Class
+from densevit.model import DenseModel, create_backbone
+from densevit.testing import check_head
+from densevit_backbones.vit import ViT
+from densevit_heads.setr import Setr
+from densevit_heads.setr.decoders import MultiLevelDecoder
+
+CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
+PYRAMID = ((6, 8, 10, 12), (4, 8, 16, 32))
+PLAIN = ((12, 12, 12), (16, 16, 16))
+SMALL = {"width": 32, "branch_width": 16}
+
+
+def numbered(count):
+    return [Class(str(i), i, (0, 0, 0)) for i in range(count)]
+
+
+def make_features(levels, size, B=2):
+    return [torch.randn(B, c, -(-size[0] // s), -(-size[1] // s)) for c, s in zip(*levels, strict=True)]
+
+
+def mask(size, B=2):
+    return torch.zeros(B, *size, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"decoder": "naive"},
+        {"decoder": "pup"},
+        {"decoder": "mla"},
+        {"feature": 2, "auxiliary": (), "norm": "batch", "dropout": 0.1},
+        {"label_smoothing": 0.1, "dice": 1.0, "ohem_threshold": 0.7, "ohem_min_kept": 100},
+    ],
+    ids=lambda options: " ".join(map(str, options.values())),
+)
+def test_the_head_keeps_its_contract(options):
+    skip = {"one_level"} if "feature" in options else set()  # it has no second one
+    reach = 160  # five cells of the coarsest map: three 3x3 convolutions, and two upsamplings of less than one each
+    check_head(functools.partial(Setr, **SMALL, **options), skip=skip, reach=reach)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "image_size", "K", "millions", "paper"),
+    [
+        ("naive", 768, 19, 306.5, 305.67),
+        ("pup", 768, 19, 318.5, 318.31),
+        ("mla", 768, 19, 310.7, 310.57),
+        ("naive", 512, 150, 305.4, 305.67),
+        ("pup", 512, 150, 317.3, 318.31),
+        ("mla", 512, 150, 309.6, 310.57),
+    ],
+)
+def test_sizes_with_the_papers_backbone(decoder, image_size, K, millions, paper):
+    """The paper's table 2 gives one number a decoder; a position table and classifiers depend on the data."""
+    blocks = (6, 12, 18, 24) if decoder == "mla" else (10, 15, 20, 24)
+    with torch.device("meta"):
+        backbone = ViT("large", image_size=image_size, features=blocks, feature_norm=False)
+        head = Setr(backbone.channels, backbone.strides, numbered(K), decoder)
+    total = sum(p.numel() for module in (backbone, head) for p in module.parameters()) / 1e6
+    assert round(total, 1) == millions
+    assert abs(total - paper) / paper < 0.004
+    assert f"{millions} M" in Setr.__doc__
+
+
+@pytest.mark.parametrize(
+    ("decoder", "stride", "factor", "auxiliary_factor"),
+    [
+        ("naive", 16, 4, 4), ("naive", 8, 4, 4), ("naive", 32, 4, 4), ("naive", 2, 2, 2),
+        ("pup", 16, 16, 16), ("pup", 8, 8, 4), ("pup", 4, 4, 4), ("pup", 32, 16, 16), ("pup", 14, 8, 4),
+        ("pup", 2, 2, 2),
+        ("mla", 16, 4, 1), ("mla", 14, 4, 1), ("mla", 8, 2, 1), ("mla", 4, 1, 1), ("mla", 32, 4, 1),
+    ],
+)  # fmt: skip
+def test_no_map_is_upsampled_beyond_pixels(decoder, stride, factor, auxiliary_factor):
+    head = Setr((6, 6), (stride, stride), CLASSES, decoder, **SMALL)
+    outputs = head(make_features(((6, 6), (stride, stride)), (2 * stride, 3 * stride)), mask((2 * stride, 3 * stride)))
+    assert outputs["logits"].shape == (2, 4, 2 * factor, 3 * factor)
+    assert outputs["auxiliary"][0].shape == (2, 4, 2 * auxiliary_factor, 3 * auxiliary_factor)
+    assert head.maps(outputs, (2 * stride, 3 * stride)).shape == (2, 4, 2 * stride, 3 * stride)
+
+
+def test_mla_on_a_pyramid_by_hand():
+    """Coarser sums and branches brought to the finer grids, the branches concatenated before the classifier."""
+    decode = Setr(*PYRAMID, CLASSES, "mla", **SMALL).eval().decode
+    assert isinstance(decode, MultiLevelDecoder)
+    features = make_features(PYRAMID, (64, 96))
+    up = functools.partial(F.interpolate, mode="bilinear", align_corners=False)
+    x = [project(norm(x)) for project, norm, x in zip(decode.project, decode.norms, features, strict=True)]
+    for i in (2, 1, 0):
+        x[i] = x[i] + up(x[i + 1], size=x[i].shape[-2:])
+    x = [extract(x) for extract, x in zip(decode.extract, x, strict=True)]
+    branches = [up(branch(x), size=(16, 24)) for branch, x in zip(decode.branches, x, strict=True)]
+    logits, aggregated = decode(features)
+    torch.testing.assert_close(logits, decode.classifier(torch.cat(branches, 1)), rtol=1e-4, atol=1e-6)
+    for found, expected in zip(aggregated, x, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
+@pytest.mark.parametrize("levels", [PYRAMID, PLAIN], ids=["pyramid", "plain"])
+def test_a_map_of_any_size_lies_where_its_padded_one_does(decoder, levels):
+    """Features that cover more than the picture are cut, not squeezed onto it."""
+    head = Setr(*levels, CLASSES, decoder, **SMALL).eval()
+    features = make_features(levels, (64, 96))
+    whole = head.maps(head(features, mask((64, 96))), (64, 96))
+    part = head.maps(head(features, mask((57, 83))), (57, 83))
+    torch.testing.assert_close(part, whole[..., :57, :83])
+    with pytest.raises(ValueError, match="no \\(200, 83\\) to give"):
+        head.maps(head(features, mask((64, 96))), (200, 83))
+
+
+def test_the_chosen_feature_alone_is_decoded():
+    head = Setr(*PYRAMID, CLASSES, feature=2, auxiliary=(4,), **SMALL).eval()
+    features = make_features(PYRAMID, (64, 64))
+    before = head(features, mask((64, 64)))["logits"]
+    others = [x if i == 1 else torch.randn_like(x) for i, x in enumerate(features)]
+    assert torch.equal(head(others, mask((64, 64)))["logits"], before)
+    assert [len(Setr(*PYRAMID, CLASSES, feature=2, **SMALL).auxiliary), len(head.auxiliary)] == [3, 1]
+
+
+def test_losses_on_a_padded_batch_are_those_of_each_picture():
+    options = {"class_weights": (1.0, 2.0, 0.5, 3.0), "dice": 0.5, "norm": "group"}
+    head = Setr(*PLAIN, CLASSES, "naive", **SMALL, **options)
+    sizes = [(48, 64), (40, 50), (33, 64)]
+    features = make_features(PLAIN, (48, 64), B=3)
+    targets = [{"size": size, "semantic": torch.randint(4, size, dtype=torch.uint8)} for size in sizes]
+    del targets[2]["semantic"]
+    outputs = head(features, mask((48, 64), 3), targets)
+    losses = head.loss(outputs, targets)
+    assert list(losses) == ["cross_entropy", "dice", "auxiliary"]
+
+    def expected(logits):
+        resized = F.interpolate(logits, size=(48, 64), mode="bilinear", align_corners=False)
+        entropy, weight, overlaps = torch.zeros(()), torch.zeros(()), []
+        for x, target in zip(resized[:2], targets[:2], strict=True):
+            h, w = target["size"]
+            x, truth = x[:, :h, :w], target["semantic"].long()
+            weights = torch.tensor(options["class_weights"])
+            entropy = entropy + F.cross_entropy(x[None], truth[None], weights, reduction="sum")
+            weight = weight + weights[truth].sum()
+            p, t = x.softmax(0).flatten(1), F.one_hot(truth, 4).flatten(0, 1).T
+            overlaps.append(1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1))
+        return entropy / weight, 0.5 * torch.stack(overlaps).mean()
+
+    entropy, dice = expected(outputs["logits"])
+    torch.testing.assert_close(losses["cross_entropy"], entropy)
+    torch.testing.assert_close(losses["dice"], dice)
+    torch.testing.assert_close(losses["auxiliary"], 0.4 * sum(sum(expected(x)) for x in outputs["auxiliary"]))
+
+
+@pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
+def test_nothing_but_ignore_trains_nothing(decoder):
+    """For the picture that has a label beside one that has none, and for a batch without any."""
+    options = {"dice": 1.0, "ohem_threshold": 0.7, "label_smoothing": 0.1}
+    head = Setr(*PYRAMID, CLASSES, decoder, **SMALL, **options)
+    nothing = torch.full((64, 64), 255, dtype=torch.uint8)
+    targets = [{"size": (64, 64), "semantic": nothing}] * 2
+    losses = head.loss(head(make_features(PYRAMID, (64, 64)), mask((64, 64)), targets), targets)
+    assert {name: float(x.detach()) for name, x in losses.items()} == dict.fromkeys(losses, 0.0)
+    sum(losses.values()).backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), name
+
+
+def test_class_weights_and_ohem_reach_the_loss():
+    features = make_features(PLAIN, (48, 64))
+    targets = [{"size": (48, 64), "semantic": torch.randint(4, (48, 64), dtype=torch.uint8)} for _ in range(2)]
+    found = []
+    for options in ({}, {"class_weights": (5.0, 1.0, 1.0, 0.0)}, {"label_smoothing": 0.5},
+                    {"ohem_threshold": 0.0, "ohem_min_kept": 50}):  # fmt: skip
+        torch.manual_seed(0)
+        head = Setr(*PLAIN, CLASSES, **SMALL, **options)
+        with torch.no_grad():
+            head.decode.classifier.weight.mul_(100)
+        found.append(float(head.loss(head(features, mask((48, 64)), targets), targets)["cross_entropy"].detach()))
+    assert len({round(x, 3) for x in found}) == 4
+    assert found[3] > 1.5 * found[0]  # the hardest pixels alone
+
+
+def test_predictions_are_the_likeliest_class_in_original_pixels(monkeypatch):
+    head = Setr(*PLAIN, numbered(7), "naive", **SMALL).eval()
+    outputs = {"logits": torch.randn(2, 7, 12, 16)}
+    targets = [{"size": (48, 64), "original_size": (48, 64)}, {"size": (37, 50), "original_size": (101, 77)}]
+    found = head.predict(outputs, targets)
+    for prediction, logits, target in zip(found, outputs["logits"], targets, strict=True):
+        h, w = target["size"]
+        x = F.interpolate(logits[None], size=(48, 64), mode="bilinear", align_corners=False)[..., :h, :w]
+        x = F.interpolate(x, size=target["original_size"], mode="bilinear", align_corners=False)
+        assert prediction["semantic"].dtype == torch.uint8
+        assert torch.equal(prediction["semantic"].long(), x[0].argmax(0))
+    for pixels in (1, 2 * 101 * 77, 3 * 101 * 77):  # so many classes at a time
+        monkeypatch.setattr(head_module, "_PIXELS_AT_ONCE", pixels)
+        for a, b in zip(head.predict(outputs, targets), found, strict=True):
+            assert torch.equal(a["semantic"], b["semantic"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_weights": (1.0, 2.0)}, "class_weights has 2 numbers for 4 classes"),
+        ({"class_weights": (1.0, 2.0, -1.0, 0.0)}, "expected finite numbers from 0"),
+        ({"class_weights": (0.0,) * 4}, "not all of them 0"),
+        ({"feature": 4}, "feature is 4; the backbone gives 3 features"),
+        ({"feature": 0}, "expected numbers from 1 to 3"),
+        ({"auxiliary": (1, 1)}, "once each"),
+        ({"decoder": "mla", "feature": 2}, "'mla' decodes all"),
+        ({"width": 0}, "width is 0"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"label_smoothing": -0.1}, "label_smoothing is -0.1"),
+        ({"ohem_threshold": 1.5}, "ohem_threshold is 1.5"),
+        ({"ohem_min_kept": -1}, "ohem_min_kept is -1"),
+        ({"dice": -1.0}, "dice is -1.0"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        Setr(*PLAIN, CLASSES, **options)
+
+
+@pytest.mark.parametrize("count", [0, 256])
+def test_a_count_of_classes_that_labels_cannot_hold_is_refused(count):
+    with pytest.raises(ValueError, match=f"has {count} classes"):
+        Setr(*PLAIN, numbered(count))
+
+
+@pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
+def test_it_can_be_exported_for_any_size(decoder):
+    head = Setr(*PYRAMID, CLASSES, decoder, **SMALL).eval()
+    h, w = torch.export.Dim("h", min=2, max=40), torch.export.Dim("w", min=2, max=40)
+    of_features = [{2: 32 // s * h, 3: 32 // s * w} for s in PYRAMID[1]]
+    shapes = {"features": of_features, "padding_mask": {1: 32 * h, 2: 32 * w}}
+    example = (make_features(PYRAMID, (64, 96)), mask((64, 96)))
+    exported = torch.export.export(head, example, dynamic_shapes=shapes).module()
+    for size in ((64, 96), (160, 128)):
+        features = make_features(PYRAMID, size)
+        found, expected = (model(features, mask(size))["logits"] for model in (exported, head))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+BACKBONES = [
+    ("vit", {"variant": "nano", "feature_norm": False}),
+    ("swin", {"variant": "nano", "window_size": 4}),
+    ("mvit", {"variant": "nano"}),
+    ("resnet", {"depth": 18}),
+]
+
+
+@pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
+@pytest.mark.parametrize(("name", "options"), BACKBONES, ids=lambda x: x if isinstance(x, str) else None)
+def test_every_backbone_trains_and_predicts(name, options, decoder):
+    """On pictures of two sizes: losses and gradients are finite, and maps have the size of the picture."""
+    backbone = create_backbone(name, **options)
+    head = Setr(backbone.channels, backbone.strides, CLASSES, decoder, **SMALL)
+    model = DenseModel(backbone, {"segmentation": head})
+    samples = []
+    for size in ((64, 96), (50, 75)):
+        labels = torch.randint(4, size, dtype=torch.uint8)
+        targets = {"semantic": labels, "size": size, "original_size": (70, 90)}
+        samples.append({"image": torch.randint(256, (3, *size), dtype=torch.uint8), "targets": targets})
+    batch = collate(samples, model.multiple)
+    losses = model.train().loss(model(batch), batch["targets"])
+    assert list(losses) == ["segmentation/cross_entropy", "segmentation/auxiliary"]
+    sum(losses.values()).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+    with torch.no_grad():
+        found = model.eval().predictions(model(batch), batch["targets"])["segmentation"]
+    assert [x["semantic"].shape for x in found] == [(70, 90)] * 2

@@ -1,0 +1,227 @@
+"""SETR's decoders give what mmsegmentation's give from the same weights, in evaluation and in training.
+
+The references are written from its `setr_up_head`, `mla_neck`, `setr_mla_head` and `fcn_head`, in its order of
+operations, and with its names, so that the tables of names below are those of its checkpoints.
+"""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.interfaces import Class
+from densevit_heads.setr import Setr
+
+WIDTH, BRANCH, CHANNELS, K = 8, 6, 12, 5
+CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(K)]
+FEATURES = 4
+
+
+class ConvModule(nn.Module):
+    def __init__(self, inputs, outputs, kernel):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=(kernel - 1) // 2, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, x):
+        return F.relu(self.bn(self.conv(x)))
+
+
+def upsampled(x: Tensor, scale: int) -> Tensor:
+    return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+def tokens_normalised(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return norm(x.reshape(n, c, h * w).transpose(2, 1)).transpose(1, 2).reshape(n, c, h, w)
+
+
+class SETRUPHead(nn.Module):
+    """The naive and the progressive head."""
+
+    def __init__(self, num_convs, up_scale, kernel):
+        super().__init__()
+        self.up_scale = up_scale
+        self.norm = nn.LayerNorm(CHANNELS, eps=1e-6)
+        self.up_convs = nn.ModuleList(
+            nn.ModuleList([ConvModule(WIDTH if i else CHANNELS, WIDTH, kernel)]) for i in range(num_convs)
+        )
+        self.conv_seg = nn.Conv2d(WIDTH, K, 1)
+
+    def forward(self, x):
+        x = tokens_normalised(self.norm, x)
+        for stage in self.up_convs:
+            x = upsampled(stage[0](x), self.up_scale)
+        return self.conv_seg(x)
+
+
+class MLAModule(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.channel_proj = nn.ModuleList(ConvModule(CHANNELS, WIDTH, 1) for _ in range(FEATURES))
+        self.feat_extract = nn.ModuleList(ConvModule(WIDTH, WIDTH, 3) for _ in range(FEATURES))
+
+
+class MLANeck(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.ModuleList(nn.LayerNorm(CHANNELS, eps=1e-6) for _ in range(FEATURES))
+        self.mla = MLAModule()
+
+    def forward(self, inputs):
+        """From the deepest map to the first."""
+        projected = [
+            conv(tokens_normalised(norm, x))
+            for x, norm, conv in zip(inputs, self.norm, self.mla.channel_proj, strict=True)
+        ]
+        middle: list[Tensor] = []
+        for x in projected[::-1]:
+            middle.append(middle[-1] + x if middle else x)
+        return [conv(x) for x, conv in zip(middle, self.mla.feat_extract, strict=True)]
+
+
+class SETRMLAHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up_convs = nn.ModuleList(
+            nn.Sequential(ConvModule(WIDTH, BRANCH, 3), ConvModule(BRANCH, BRANCH, 3)) for _ in range(FEATURES)
+        )
+        self.conv_seg = nn.Conv2d(FEATURES * BRANCH, K, 1)
+
+    def forward(self, inputs):
+        return self.conv_seg(
+            torch.cat([upsampled(conv(x), 4) for x, conv in zip(inputs, self.up_convs, strict=True)], dim=1)
+        )
+
+
+class Fcn(nn.Module):
+    """An FCN head without convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv_seg = nn.Conv2d(WIDTH, K, 1)
+
+    def forward(self, x):
+        return self.conv_seg(x)
+
+
+class Reference(nn.Module):
+    """A published model without its backbone: logits, and the auxiliary heads', by feature."""
+
+    def __init__(self, decoder):
+        super().__init__()
+        self.neck = MLANeck() if decoder == "mla" else None
+        if decoder == "mla":
+            self.decode_head, count = SETRMLAHead(), FEATURES
+        else:
+            self.decode_head, count = SETRUPHead(*((1, 4, 1) if decoder == "naive" else (4, 2, 3))), FEATURES - 1
+        beside = {"naive": lambda: SETRUPHead(1, 4, 1), "pup": lambda: SETRUPHead(2, 4, 3), "mla": Fcn}[decoder]
+        self.auxiliary_head = nn.ModuleList(beside() for _ in range(count))
+
+    def forward(self, features):
+        if self.neck is None:
+            main = self.decode_head(features[-1])
+        else:
+            features = self.neck(features)
+            main = self.decode_head(features)
+        auxiliary = [head(x) for head, x in zip(self.auxiliary_head, features, strict=False)]
+        return main, auxiliary[::-1] if self.neck is not None else auxiliary
+
+
+NAMES = [
+    (r"decode_head\.norm\.(.*)", r"decode.norm.\1"),
+    (r"decode_head\.up_convs\.(\d)\.(\d)\.(conv|bn)\.(.*)", r"decode.UP.\1.\2.\3.\4"),
+    (r"decode_head\.conv_seg\.(.*)", r"decode.classifier.\1"),
+    (r"auxiliary_head\.(\d)\.norm\.(.*)", r"auxiliary.\1.norm.\2"),
+    (r"auxiliary_head\.(\d)\.up_convs\.(\d)\.0\.(conv|bn)\.(.*)", r"auxiliary.\1.convolutions.\2.\3.\4"),
+    (r"auxiliary_head\.(\d)\.conv_seg\.(.*)", r"auxiliary.\1.CLASSIFIER.\2"),
+    (r"neck\.norm\.(\d)\.(.*)", r"decode.norms.\1.\2"),
+    (r"neck\.mla\.channel_proj\.(\d)\.(conv|bn)\.(.*)", r"decode.project.\1.\2.\3"),
+    (r"neck\.mla\.feat_extract\.(\d)\.(conv|bn)\.(.*)", r"decode.extract.\1.\2.\3"),
+]
+
+
+def our_weights(weights: dict[str, Tensor], mla: bool) -> dict[str, Tensor]:
+    """Theirs under our names. What in MLA comes after the sums is counted from the deepest map on, and here not."""
+    ours = {}
+    for name, value in weights.items():
+        found = next(re.sub(theirs, own, name) for theirs, own in NAMES if re.fullmatch(theirs, name))
+        found = found.replace(".conv.", ".0.").replace(".bn.", ".1.")
+        if mla:
+            found = re.sub(r"decode\.UP\.(\d)", lambda m: f"decode.branches.{3 - int(m[1])}", found)
+            found = re.sub(r"decode\.extract\.(\d)", lambda m: f"decode.extract.{3 - int(m[1])}", found)
+            found = re.sub(r"auxiliary\.(\d)\.CLASSIFIER", lambda m: f"auxiliary.{3 - int(m[1])}", found)
+        found = re.sub(r"UP\.(\d)\.0", r"convolutions.\1", found).replace("CLASSIFIER", "classifier")
+        if mla and name == "decode_head.conv_seg.weight":
+            value = torch.cat(value.chunk(FEATURES, dim=1)[::-1], dim=1)
+        ours[found] = value
+    return ours
+
+
+@pytest.fixture(params=["naive", "pup", "mla"])
+def decoder(request):
+    return request.param
+
+
+@pytest.fixture
+def pair(decoder):
+    """Theirs and ours, of the same weights, no two of them alike."""
+    theirs = Reference(decoder)
+    with torch.no_grad():
+        for name, x in [*theirs.named_parameters(), *theirs.named_buffers()]:
+            if x.is_floating_point():
+                x.copy_(0.5 + torch.rand_like(x) if x.ndim == 1 and "bias" not in name else 0.3 * torch.randn_like(x))
+    ours = Setr((CHANNELS,) * FEATURES, (16,) * FEATURES, CLASSES, decoder, width=WIDTH, branch_width=BRANCH)
+    ours.load_state_dict(our_weights(theirs.state_dict(), decoder == "mla"), strict=True)
+    return theirs, ours
+
+
+def make_features(*batch):
+    return [torch.randn(*batch, CHANNELS, 3, 5).requires_grad_() for _ in range(FEATURES)]
+
+
+def test_logits_in_evaluation(pair, decoder):
+    theirs, ours = (module.eval() for module in pair)
+    features = make_features(2)
+    expected, _ = theirs(features)
+    found = ours(features, torch.zeros(2, 48, 80, dtype=torch.bool))
+    assert found.keys() == {"logits"}
+    times = 16 if decoder == "pup" else 4
+    assert expected.shape[-2:] == (3 * times, 5 * times)
+    torch.testing.assert_close(found["logits"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_losses_and_gradients_in_training(pair, decoder):
+    """Every logit resized to the labels, and the auxiliary heads' losses weighted by 0.4, as in its configs."""
+    theirs, ours = (module.train() for module in pair)
+    features = make_features(3)
+    labels = torch.randint(K, (3, 48, 80), dtype=torch.uint8)
+    labels[:, 20:30] = 255
+    main, auxiliary = theirs(features)
+    terms = []
+    for logits in (main, *auxiliary):
+        resized = F.interpolate(logits, size=(48, 80), mode="bilinear", align_corners=False)
+        terms.append(F.cross_entropy(resized, labels.long(), ignore_index=255))
+    expected = terms[0] + 0.4 * sum(terms[1:])
+    expected.backward()
+    wanted = [x.grad for x in features]
+    weights = our_weights({name: p.grad for name, p in theirs.named_parameters()}, decoder == "mla")
+    statistics = our_weights(dict(theirs.named_buffers()), decoder == "mla")
+
+    own = [x.detach().clone().requires_grad_() for x in features]
+    outputs = ours(own, torch.zeros(3, 48, 80, dtype=torch.bool), [])
+    assert len(outputs["auxiliary"]) == len(auxiliary) == (4 if decoder == "mla" else 3)
+    losses = ours.loss(outputs, [{"semantic": x, "size": (48, 80)} for x in labels])
+    torch.testing.assert_close(losses["cross_entropy"], terms[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses["auxiliary"], 0.4 * sum(terms[1:]), rtol=1e-4, atol=1e-5)
+    sum(losses.values()).backward()
+    for x, y in zip(own, wanted, strict=True):
+        assert y.abs().max() > 1e-4
+        torch.testing.assert_close(x.grad, y, rtol=1e-3, atol=1e-6)
+    assert weights.keys() == dict(ours.named_parameters()).keys()
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, weights[name], rtol=1e-3, atol=1e-5, msg=name)
+    for name, buffer in ours.named_buffers():
+        torch.testing.assert_close(buffer, statistics[name], rtol=1e-5, atol=1e-6, msg=name)

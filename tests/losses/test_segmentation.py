@@ -1,0 +1,209 @@
+"""Segmentation losses against torch's and brute force, and over processes that share a batch."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed
+from torch.nn import functional as F
+
+from densevit.interfaces import IGNORE
+from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_maps
+
+K = 5
+WEIGHTS = torch.tensor([1.0, 0.2, 3.0, 0.0, 0.7])
+
+
+def make(B=3, H=6, W=7):
+    torch.manual_seed(0)
+    logits = (2 * torch.randn(B, K, H, W)).requires_grad_()
+    labels = torch.randint(K, (B, H, W))
+    labels[torch.rand(B, H, W) < 0.3] = IGNORE
+    return logits, labels
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["even", "weighted"])
+def test_cross_entropy_is_torchs(weights, smoothing):
+    logits, labels = make()
+    found = cross_entropy(logits, labels, weights, smoothing)
+    expected = F.cross_entropy(logits, labels, weights, ignore_index=IGNORE, label_smoothing=smoothing)
+    torch.testing.assert_close(found, expected)
+    found_gradient, expected_gradient = (torch.autograd.grad(x, logits)[0] for x in (found, expected))
+    torch.testing.assert_close(found_gradient, expected_gradient)
+
+
+def brute_force_dice(logits, labels):
+    terms = []
+    for x, y in zip(logits.softmax(1), labels, strict=True):
+        known = y != IGNORE
+        for k in range(K):
+            if (y == k).any():
+                p, t = x[k][known], (y[known] == k).float()
+                terms.append(1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1))
+    return torch.stack(terms).mean()
+
+
+def test_dice_is_brute_force():
+    logits, labels = make()
+    labels[0][labels[0] == 2] = 1  # a class that one image lacks
+    found, expected = dice(logits, labels), brute_force_dice(logits, labels)
+    torch.testing.assert_close(found, expected)
+    found_gradient, expected_gradient = (torch.autograd.grad(x, logits)[0] for x in (found, expected))
+    torch.testing.assert_close(found_gradient, expected_gradient)
+
+
+def test_dice_of_a_perfect_map_is_0():
+    _, labels = make()
+    perfect = 100 * F.one_hot(labels.clamp(max=K - 1), K).permute(0, 3, 1, 2).float()
+    assert float(dice(perfect, labels)) == pytest.approx(0, abs=1e-6)
+
+
+def mmsegmentation_kept(logits, labels, threshold, min_kept):
+    """Its OHEMPixelSampler, for one image."""
+    known = labels != IGNORE
+    probability = logits.softmax(0).gather(0, labels.where(known, 0)[None])[0]
+    ordered = probability[known].sort().values
+    least = ordered[min(min_kept, len(ordered) - 1)]
+    return known & (probability < max(float(least), threshold))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.7])
+@pytest.mark.parametrize("min_kept", [1, 5, 20])
+def test_hard_pixels_are_mmsegmentations_of_each_image(threshold, min_kept):
+    logits, labels = make()
+    found = hard_pixels(logits, labels, threshold, min_kept)
+    for x, y, kept in zip(logits.detach(), labels, found, strict=True):
+        expected = mmsegmentation_kept(x, y, threshold, min_kept)
+        assert min_kept <= int(expected.sum()) < int((y != IGNORE).sum())
+        assert kept.tolist() == y.where(expected, IGNORE).tolist()
+
+
+def test_all_labelled_pixels_are_kept_where_there_are_fewer_than_wanted():
+    logits, labels = make()
+    most = int((labels != IGNORE).flatten(1).sum(1).max())
+    for min_kept in (most, most + 1, 42, 1000):
+        assert torch.equal(hard_pixels(logits, labels, 0.1, min_kept), labels)
+
+
+def test_no_pixel_need_be_hard():
+    _, labels = make()
+    easy = 100 * F.one_hot(labels.clamp(max=K - 1), K).permute(0, 3, 1, 2).float()
+    assert (hard_pixels(easy, labels, 0.7, 0) == IGNORE).all()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        cross_entropy,
+        lambda x, y: cross_entropy(x, y, WEIGHTS, 0.1),
+        lambda x, y: cross_entropy(x, hard_pixels(x, y, 0.7, 10)),
+        dice,
+    ],
+    ids=["cross-entropy", "weighted", "hard pixels", "dice"],
+)
+def test_nothing_but_ignore_is_a_zero_that_can_be_differentiated(loss):
+    logits, labels = make()
+    nothing = torch.full_like(labels, IGNORE)
+    value = loss(logits, nothing)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert float(value.detach()) == 0 and not gradient.any()
+
+    beside = torch.cat([labels, nothing[:1]])  # an image of ignore beside others changes nothing
+    torch.testing.assert_close(loss(torch.cat([logits, logits[:1]]), beside), loss(logits, labels))
+
+
+def test_a_class_without_weight_alone_is_zero():
+    logits, labels = make()
+    assert float(cross_entropy(logits, torch.full_like(labels, 3), WEIGHTS).detach()) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_are_of_fp32_under_autocast(dtype):
+    logits, labels = make()
+    low = logits.detach().to(dtype)
+    expected = [cross_entropy(low.float(), labels, WEIGHTS), dice(low.float(), labels)]
+    with torch.autocast("cpu", dtype):
+        found = [cross_entropy(low, labels, WEIGHTS), dice(low, labels)]
+    assert [x.dtype for x in found] == [torch.float32] * 2
+    assert found == expected
+
+
+def test_label_maps_are_padded_with_ignore():
+    targets = [
+        {"size": (2, 3), "semantic": torch.tensor([[0, 1, 2], [3, IGNORE, 4]], dtype=torch.uint8)},
+        {"size": (3, 2), "semantic": torch.zeros(3, 2, dtype=torch.uint8)},
+        {"size": (1, 1)},
+    ]
+    maps = label_maps(targets, torch.device("cpu"))
+    _ = IGNORE
+    assert maps.dtype == torch.int64
+    assert maps.tolist() == [
+        [[0, 1, 2], [3, _, 4], [_, _, _]],
+        [[0, 0, _], [0, 0, _], [0, 0, _]],
+        [[_, _, _], [_, _, _], [_, _, _]],
+    ]
+
+
+# A batch that two processes share out.
+
+SHARES = [[0, 2, 3], [1]]
+LOSSES = {
+    "cross-entropy": cross_entropy,
+    "weighted": lambda x, y: cross_entropy(x, y, WEIGHTS, 0.1),
+    "hard pixels": lambda x, y: cross_entropy(x, hard_pixels(x, y, 0.5, 3)),
+    "dice": dice,
+}
+BATCHES = {"labelled": [], "one process without a label": [1], "one image": [0, 1, 2], "none": [0, 1, 2, 3]}  # ignored
+
+
+def losses_of(images):
+    """Each loss and its gradients, (2,) a name: of the whole batch of four, by those of its images."""
+    found = {}
+    for name, loss in LOSSES.items():
+        for batch, ignored in BATCHES.items():
+            logits, labels = make(4)
+            labels[ignored] = IGNORE
+            value = loss(logits[images], labels[images])
+            value.backward()
+            found[name, batch] = (value.detach(), logits.grad)
+    return found
+
+
+def run_process(rank: int, folder: Path) -> None:
+    """What each process does: its share, and the mean over processes, as data-parallel training takes it."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
+    found = losses_of(SHARES[rank])
+    for pair in found.values():
+        for x in pair:
+            distributed.all_reduce(x)
+            x /= len(SHARES)
+    torch.save(found, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(len(SHARES))
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    shared = torch.load(tmp_path / "0.pt")
+    whole = losses_of([0, 1, 2, 3])
+    assert shared.keys() == whole.keys()
+    for case, (value, gradient) in whole.items():
+        assert math.isfinite(value) and (case[1] == "none") == (float(value) == 0)
+        torch.testing.assert_close(shared[case][0], value, rtol=1e-5, atol=1e-7, msg=str(case))
+        torch.testing.assert_close(shared[case][1], gradient, rtol=1e-5, atol=1e-7, msg=str(case))
+
+
+if __name__ == "__main__":
+    run_process(int(sys.argv[1]), Path(sys.argv[2]))
