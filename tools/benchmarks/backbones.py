@@ -82,7 +82,8 @@ class Step:
         with torch.profiler.profile(activities=[kind]) as profile:
             self()
         events = profile.key_averages()
-        own = {event.key: event.self_cpu_time_total for event in events}
+        time_of = "self_device_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
+        own = {event.key: getattr(event, time_of) for event in events}
         return sum(t for key, t in own.items() if any(word in key for word in PRODUCTS)) / sum(own.values())
 
 
