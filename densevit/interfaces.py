@@ -11,9 +11,10 @@ from typing import Any, ClassVar, TypedDict
 import numpy as np
 from torch import Tensor, nn
 
+from densevit.losses.segmentation import IGNORE as IGNORE  # the `semantic` label that is neither learnt nor counted
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-IGNORE = 255  # the `semantic` label that is neither trained on nor counted
 
 
 @dataclass(frozen=True)

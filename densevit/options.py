@@ -37,7 +37,7 @@ def check(
     reserved: keys of that section which are not the plugin's; they only help to guess what a wrong key was meant to be.
     A constructor with **kwargs takes every key. Raises OptionError for a key that is unknown, mistyped or missing.
     """
-    parameters, takes_all = _parameters(plugin, tuple(given), name)
+    parameters, takes_all = parameters_of(plugin, tuple(given), name)
     checked = {}
     for key, value in options.items():
         if key in parameters:
@@ -80,7 +80,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _parameters(plugin: type, given: tuple[str, ...], name: str) -> tuple[dict[str, inspect.Parameter], bool]:
+def parameters_of(plugin: type, given: tuple[str, ...], name: str) -> tuple[dict[str, inspect.Parameter], bool]:
     """The parameters that are the user's to set, with resolved annotations, and whether any other key is taken too."""
     if next(base for base in plugin.__mro__ if "__init__" in vars(base)).__module__.startswith("torch.nn."):
         return {}, False  # nn.Module's own constructor: it takes no options

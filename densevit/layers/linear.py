@@ -16,6 +16,7 @@ class Linear(nn.Linear):
 
     A convolution goes to oneDNN, a linear layer to the BLAS that torch ships, whose float32 products stay on AVX2
     outside Intel's own processors: half the speed there (`tools/benchmarks/linear.py`). In bf16 both go to oneDNN.
+    The convolution's gradient has no gradient of its own.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from densevit.losses.processes import autocast_off, mean_over_processes
 
-IGNORE = 255  # that of densevit.interfaces, which stands above the losses
+IGNORE = 255  # the label that is neither trained on nor counted
 
 
 def label_maps(targets: Sequence[Mapping[str, Any]], device: torch.device) -> Tensor:

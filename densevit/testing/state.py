@@ -83,7 +83,7 @@ def option_checking(subject: Subject) -> str | None:
             "types that exist when the module runs",
             "import them at the top, not under `if TYPE_CHECKING`",
         ) from None
-    own = _own_options(plugin, given)
+    own = options.parameters_of(plugin, given, plugin.__name__)[0].values()
     bare = [p.name for p in own if p.name not in annotations]
     if bare:
         raise Failure(
@@ -98,14 +98,6 @@ def option_checking(subject: Subject) -> str | None:
     _check_refusal(subject, plugin, given, needed)
     missing = [p.name for p in own if p.default is p.empty]
     return f"every config has to give {', '.join(missing)}" if missing else None
-
-
-def _own_options(plugin: type, given: tuple[str, ...]) -> list[inspect.Parameter]:
-    """The constructor's parameters that are the user's to set."""
-    if plugin.__init__.__module__.startswith("torch.nn."):  # type: ignore[misc]  # it takes none
-        return []
-    parameters = [p for p in constructor(plugin) if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    return parameters[len(given) :]
 
 
 def _check_default(plugin: type, given: tuple[str, ...], parameter: inspect.Parameter, needed: dict[str, Any]) -> None:
