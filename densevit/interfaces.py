@@ -46,6 +46,9 @@ Losses = dict[str, Tensor]
 Predictions = dict[str, Any]
 """Results for one image in that image's original pixels: boxes xyxy, scores, labels, semantic, depth, masks."""
 
+Table = Sequence[Sequence[str | int | float]]
+"""Rows, the first of them the header."""
+
 
 class Sample(TypedDict):
     """One image with its targets. image: (3, H, W) uint8, RGB."""
@@ -134,8 +137,21 @@ class Head(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} is a Head and needs a predict(outputs, targets).")
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """Dense heads: (B, C, *size), what sliding windows and flips average."""
+        """Dense heads: (B, C, *size) in float32, what windows, flips and scales average: logits, depths.
+
+        size: of the batch's grid in pixels, or of its top left part. Where C is the number of classes,
+        `inference.average: probabilities` averages softmax(maps) instead.
+        """
         raise NotImplementedError(f"{type(self).__name__} makes no maps.")
+
+    def read_maps(self, maps: Tensor) -> Predictions:
+        """Dense heads: what averaged maps (B, C, h, w) say, pixel by pixel: `semantic` (B, h, w), `depth` (B, h, w).
+
+        Called on parts of a picture's maps, in its original pixels: a pixel's result follows from its C numbers alone.
+        Those may be probabilities in place of logits, see `maps`. On the maps of a picture that needs no resizing it
+        says what `predict` says.
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads no maps.")
 
 
 class Dataset:
@@ -164,10 +180,12 @@ class Dataset:
 class Evaluator:
     """Accumulates predictions and computes metrics of the whole, never a mean over batches.
 
-    main: the metric, of those that `compute` returns, by which the best epoch is chosen; more is better.
+    main: the metric, of those that `compute` returns, by which the best epoch is chosen.
+    lower_is_better: the metrics, of those that `compute` returns, that are errors; of all others more is better.
     """
 
     main: ClassVar[str]
+    lower_is_better: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, classes: Sequence[Class]) -> None:
         self.classes = tuple(classes)
@@ -179,6 +197,21 @@ class Evaluator:
     def compute(self) -> dict[str, float]:
         """The metrics of all that was seen, as fractions 0 ... 1 or metres."""
         raise NotImplementedError(f"{type(self).__name__} is an Evaluator and needs a compute().")
+
+    def tables(self) -> dict[str, Table]:
+        """Small tables that are kept beside the metrics, by name: NAME-HEAD.csv in a run's folder. None by default.
+
+        "confusion" is one that the report shows: after the header's first cell the classes' names; then a row a class
+        of the truth, its name and how often each class was predicted.
+        """
+        return {}
+
+    def results(self) -> list[dict[str, Any]] | None:
+        """All predictions as entries of a COCO results file, where the task has such; `evaluate --out` writes them.
+
+        Predictions that are maps are written picture by picture, without the evaluator.
+        """
+        return None
 
     def reset(self) -> None:
         """Forgets all that was seen."""

@@ -291,7 +291,15 @@ def test_every_shipped_config_loads_and_fits_its_plugins(project):
 
 def test_the_docs_name_every_key(project):
     page = (project / "docs" / "config.md").read_text()
-    for section in ("BackboneSection", "HeadSection", "DataSection", "OptimSection", "TrainerSection", "Config"):
+    for section in (
+        "BackboneSection",
+        "HeadSection",
+        "DataSection",
+        "OptimSection",
+        "TrainerSection",
+        "InferenceSection",
+        "Config",
+    ):
         for name, field in getattr(schema, section).model_fields.items():
             assert f"`{name}`" in page, f"docs/config.md does not name {section}.{name}"
             assert field.description, f"{section}.{name} has no docstring"

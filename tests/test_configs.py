@@ -1,9 +1,12 @@
 """Every shipped config is what it says: it loads, builds its real model and takes a step."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from densevit import config as configs
 from densevit.data.build import build_data
@@ -13,6 +16,11 @@ from densevit.model import build_model
 from densevit.training.unused import freeze_unused
 
 SHIPPED = sorted(Path("configs").glob("*.yaml"))
+SECTIONS = sorted(Path("configs/data").glob("*.yaml"))
+PUBLISHED = sorted(
+    path for path in Path("configs").glob("*/*.yaml") if path not in SECTIONS
+)  # test_recipes.py runs them
+SCORES = ("AP", "mIoU", "AbsRel", "delta1")
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +35,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures and label PNGs of 12 values, in CamVid's layout."""
+    root, rng = tmp_path_factory.mktemp("camvid"), np.random.default_rng(0)
+    for folder, shape, most in (("images", (60, 80, 3), 256), ("labels", (60, 80), 12)):
+        for split in ("train", "val"):
+            (root / folder / split).mkdir(parents=True)
+            for i in range(4):
+                pixels = rng.integers(0, most, shape, dtype=np.uint8)
+                Image.fromarray(pixels).save(root / folder / split / f"{i}.png")
+    return root
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_config_takes_a_step(path: Path, folder: Path) -> None:
+def test_a_shipped_config_takes_a_step(path: Path, folder: Path, labelled: Path) -> None:
     config = configs.load(path)
     smaller = ["data.batch_size=2", "data.num_workers=0"]
     if config.data.name == "coco":
         smaller.append(f"data.root={folder}")
+    if config.data.name == "masks":
+        smaller.append(f"data.root={labelled}")
     config = configs.load(path, smaller)
     configs.check_plugins(config)
     data = build_data(config)
@@ -45,7 +68,9 @@ def test_a_shipped_config_takes_a_step(path: Path, folder: Path) -> None:
         assert not parameter.requires_grad or parameter.grad is not None, name
 
 
-@pytest.mark.parametrize("section", sorted(Path("configs/data").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "section", [path for path in SECTIONS if "\nname: coco\n" in path.read_text()], ids=lambda path: path.stem
+)
 def test_a_shipped_data_section_reads_a_folder(section: Path, folder: Path) -> None:
     config = configs.load("configs/detr_swin.yaml", [f"data={section}", f"data.root={folder}", "data.num_workers=0"])
     batch = next(iter(build_data(config).val_loader()))
@@ -53,7 +78,27 @@ def test_a_shipped_data_section_reads_a_folder(section: Path, folder: Path) -> N
     assert batch["targets"][0]["truth"]["boxes"].shape[1] == 4
 
 
-def test_each_config_says_at_its_top_what_it_costs_and_scores() -> None:
-    for path in SHIPPED:
-        first = [line for line in path.read_text().splitlines() if line.startswith("#")]
-        assert any(("AP" in line or "mIoU" in line) and "min" in line for line in first), path
+def header(path: Path) -> str:
+    lines = path.read_text().splitlines()
+    return " ".join(
+        line.removeprefix("#").strip() for line in lines[: [line[:1] == "#" for line in lines].index(False)]
+    )
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_config_says_at_its_top_what_it_costs_and_scores(path: Path) -> None:
+    assert any(score in header(path) for score in SCORES) and re.search(r"[\d.]+ min", header(path))
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_recipe_that_was_not_run_says_so_and_names_the_published_score(path: Path) -> None:
+    published = header(path).partition("Published, not run here:")[2]
+    assert any(re.search(rf"{score} [\d.]+", published) for score in SCORES)
+
+
+@pytest.mark.parametrize("path", [*PUBLISHED, *SECTIONS], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_file_s_own_command_names_it(path: Path) -> None:
+    """The command at the top of a recipe or a section; a short recipe names its base instead, whose command it is."""
+    base = re.search(r"^base: (.+)$", path.read_text(), re.MULTILINE)
+    named = (f" {path} ", f" data={path} ") if base is None else (base[1],)
+    assert any(name in header(path) for name in named)

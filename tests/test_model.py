@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,27 @@ def test_losses_are_named_by_head_and_weighted():
         "b/mean": 2.0,
         "b/constant": 0.5,
     }
+
+
+def test_a_learned_weight_is_the_inverse_variance_with_its_price():
+    model = DenseModel(
+        Pixels(), {"a": Mean((3,), (8,), CLASSES), "b": Mean((3,), (8,), CLASSES)}, weights={"b": "learned"}
+    )
+    nn.init.constant_(model.log_variances["b"], math.log(4))
+    outputs = {name: {"logits": torch.full((2, 3), 8.0)} for name in "ab"}
+    losses = model.loss(outputs, [{"labels": torch.zeros(0)}, {}])
+    assert losses["a/mean"] == 8 and "a/log_variance" not in losses
+    torch.testing.assert_close(losses["b/mean"], torch.tensor(2.0))
+    torch.testing.assert_close(losses["b/log_variance"], torch.tensor(math.log(2)))
+    sum(losses.values()).backward()  # of 10 exp(-s) + s / 2 with s = log 4: -10 / 4 + 1 / 2
+    torch.testing.assert_close(model.log_variances["b"].grad, torch.tensor(-2.0))
+
+
+def test_a_learned_weight_stands_still_where_nothing_is_labelled():
+    model = DenseModel(Pixels(), {"a": Mean((3,), (8,), CLASSES)}, weights={"a": "learned"})
+    losses = model.loss({"a": {"logits": torch.zeros(1, 3)}}, [{"depth": torch.zeros(2, 2)}])
+    losses["a/log_variance"].backward()
+    assert losses["a/log_variance"] == 0 and model.log_variances["a"].grad == 0
 
 
 def test_targets_reach_heads_in_training_only():

@@ -1,4 +1,4 @@
-"""Measures a run on its validation data, or on other data; with --out, writes the metrics and the detections too."""
+"""Measures a run on its validation data, or on other data; with --out, writes the metrics and the predictions too."""
 
 import json
 from argparse import ArgumentParser, Namespace
@@ -19,7 +19,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="other data, precision, batch size ..."
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, help="a new folder for metrics.json and detections.json")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="a new folder for metrics.json, detections.json and predicted maps"
+    )
 
 
 def run(args: Namespace) -> int:
@@ -28,7 +30,10 @@ def run(args: Namespace) -> int:
 
     from densevit.data.build import build_data
     from densevit.evaluation import metrics_file
+    from densevit.evaluation.tables_file import write_tables
+    from densevit.inference.maps import MapFiles
     from densevit.inference.results import check_new_folder
+    from densevit.model import check_inference
     from densevit.training.evaluation import evaluate
     from densevit.visualization.tables import metrics_table
     from densevit.weights.model_file import load
@@ -37,15 +42,18 @@ def run(args: Namespace) -> int:
         check_new_folder(args.out)
     model = load(args.run)
     config = config_of(model, args.run, args.overrides)
+    check_inference(model, config.inference)
     data = build_data(config, model.multiple)
     check_classes(model, data.classes)
-    metrics, evaluators = evaluate(model, data, config)
+    maps = MapFiles(args.out, model.classes).add_image if args.out else None
+    metrics, evaluators = evaluate(model, data, config, maps)
     if getattr(rank_zero_only, "rank", 0) > 0:  # of several processes, one tells
         return 0
     Console().print(metrics_table(metrics))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         metrics_file.write(metrics, args.out / "metrics.json")
+        write_tables(evaluators, args.out)
         write_detections(evaluators, args.out)
     return 0
 
@@ -60,7 +68,7 @@ def config_of(model: "DenseModel", run: str, overrides: Sequence[str]) -> "Confi
         if section in ("backbone", "weights", "optim") or (section == "heads" and keys[1:2] != ["evaluation"]):
             raise ConfigError(
                 f"{override}: a run is evaluated as it was trained."
-                " What can be changed is data.*, trainer.* and heads.NAME.evaluation.*"
+                " What can be changed is data.*, trainer.*, inference.* and heads.NAME.evaluation.*"
             )
     if not overrides and model.config is not None:
         return model.config
@@ -86,12 +94,11 @@ def check_classes(model: "DenseModel", classes: "Mapping[str, Sequence[Class]]")
 
 def write_detections(evaluators: "Mapping[str, Evaluator]", folder: Path) -> None:
     """Writes detections.json in COCO's results format; detections-HEAD.json where several heads find boxes."""
-    from densevit.evaluation.coco import CocoDetection
-
-    finders = {head: evaluator for head, evaluator in evaluators.items() if isinstance(evaluator, CocoDetection)}
-    for head, evaluator in finders.items():
-        name = "detections.json" if len(finders) == 1 else f"detections-{head}.json"
-        (folder / name).write_text(json.dumps(evaluator.results()) + "\n", encoding="utf-8")
+    results = {head: evaluator.results() for head, evaluator in evaluators.items()}
+    found = {head: entries for head, entries in results.items() if entries is not None}
+    for head, entries in found.items():
+        name = "detections.json" if len(found) == 1 else f"detections-{head}.json"
+        (folder / name).write_text(json.dumps(entries) + "\n", encoding="utf-8")
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

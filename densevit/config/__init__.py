@@ -18,9 +18,11 @@ from densevit.config.schema import (
     DataSection,
     EvaluationSection,
     HeadSection,
+    InferenceSection,
     OpenSection,
     OptimSection,
     PluginSection,
+    Section,
     Sources,
     TrainerSection,
 )
@@ -33,6 +35,7 @@ __all__ = [
     "DataSection",
     "EvaluationSection",
     "HeadSection",
+    "InferenceSection",
     "OptimSection",
     "PluginSection",
     "TrainerSection",
@@ -40,11 +43,12 @@ __all__ = [
     "data_options",
     "dump",
     "from_mapping",
+    "inference_with",
     "load",
 ]
 
 
-_CLOSED: dict[str, type[BaseModel]] = {"optim": OptimSection, "trainer": TrainerSection}
+_CLOSED: dict[str, type[BaseModel]] = {"optim": OptimSection, "trainer": TrainerSection, "inference": InferenceSection}
 
 
 def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -69,6 +73,21 @@ def dump(config: Config, comments: Mapping[str, str] | None = None) -> str:
     if comments:
         text += "\n# Derived from the above:\n" + "".join(f"# {name}: {fact}\n" for name, fact in comments.items())
     return text
+
+
+def inference_with(section: InferenceSection, given: Mapping[str, Any], source: str) -> InferenceSection:
+    """The section with the given keys in place of its own. source: where they are from, for messages."""
+    values = {"inference": {**section.model_dump(), **given}}
+    try:
+        return _Inference.model_validate(values).inference
+    except ValidationError as error:
+        raise ConfigError("\n".join(_lines(error, values, Sources({(): source})))) from None
+
+
+class _Inference(Section):
+    """Gives keys their whole names in messages."""
+
+    inference: InferenceSection
 
 
 def check_plugins(config: Config) -> None:

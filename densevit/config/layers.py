@@ -12,7 +12,7 @@ from densevit.errors import ConfigError
 Key = tuple[str, ...]
 
 COMMAND_LINE = "command line"
-_SECTIONS = ("backbone", "heads", "data", "optim", "trainer")
+_SECTIONS = ("backbone", "heads", "data", "optim", "trainer", "inference")
 
 
 @dataclass

@@ -4,61 +4,26 @@ Sections that name a plugin also take that plugin's own options; `options` is th
 decides on them (`check_plugins`).
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-
-def _number(value: Any) -> Any:
-    """The number that a text spells ("1e-4"), where it spells one."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _whole(value: Any) -> Any:
-    """1e4 as 10000, where a whole number is wanted."""
-    value = _number(value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _size(value: Any) -> Any:
-    if isinstance(value, list | tuple) and len(value) != 2:
-        raise ValueError(f"give one side or [height, width], in pixels, not {value}.")
-    return _tuple(value)
-
-
-Int = Annotated[int, BeforeValidator(_whole)]
-Float = Annotated[float, BeforeValidator(_number)]
-Count = Annotated[Int, Field(ge=1)]
-Rate = Annotated[Float, Field(ge=0, allow_inf_nan=False)]
-Momentum = Annotated[Float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """Keys with a fixed meaning, and no others."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, validate_assignment=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
-
-
-class OpenSection(Section):
-    """Keys with a fixed meaning, besides which a plugin's own options stand."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keys that are the plugin's own: keyword arguments of its constructor."""
-        return dict(self.model_extra or {})
+from densevit.config.values import (
+    Count,
+    Factor,
+    Float,
+    Int,
+    Momentum,
+    OpenSection,
+    Rate,
+    Scales,
+    Section,
+    Sides,
+    as_tuple,
+)
 
 
 class BackboneSection(OpenSection):
@@ -91,8 +56,8 @@ class HeadSection(OpenSection):
 
     name: str
     """A plugin's name or `module:Class`."""
-    weight: Rate = 1.0
-    """What its losses are multiplied by."""
+    weight: Rate | Literal["learned"] = 1.0
+    """What its losses are multiplied by. `learned`: by its uncertainty, which is trained with the model."""
     weights: str | None = None
     """A weights file for the head alone. `null`: random weights."""
     freeze: bool = False
@@ -112,13 +77,40 @@ class DataSection(OpenSection):
     """Pictures a step on one device."""
     num_workers: Annotated[Int, Field(ge=0)] | Literal["auto"] = "auto"
     """Processes that load pictures. `auto`: as many as the processor cores allow."""
-    image_size: Annotated[Count | tuple[Count, Count] | None, BeforeValidator(_size)] = None
+    image_size: Sides = None
     """One side, or `[height, width]`, in pixels, of what the model sees. `null`: as the recipe has it."""
-    recipe: Literal["fixed", "detr", "resize"] = "fixed"
+    recipe: Literal["fixed", "detr", "crop", "resize"] = "fixed"
     """Augmentation in training: `fixed` brings pictures to `image_size`; `detr` is that paper's, of
-    many sizes; `resize` is `fixed` without augmentation."""
+    many sizes; `crop` is segmentation's, crops of `image_size` at random scales; `resize` is `fixed` without
+    augmentation."""
+    short_side: Count | None = None
+    """Of `crop`: the short side that evaluation brings pictures to, and that training scales. `null`: their own."""
+    scales: Scales = None
+    """Of `crop`: the least and the greatest of training's random scales. `null`: `[0.5, 2.0]`."""
     group_by_aspect: bool = False
     """Batch wide pictures with wide and tall with tall ones: less padding."""
+
+    @field_validator("recipe")
+    @classmethod
+    def _crops_to_a_size(cls, recipe: str, info: ValidationInfo) -> str:
+        if recipe == "crop" and info.data.get("image_size", 0) is None:
+            raise ValueError("'crop' needs data.image_size: the crop's side, or [height, width].")
+        return recipe
+
+    @field_validator("short_side", "scales")
+    @classmethod
+    def _belongs_to_crop(cls, value: Any, info: ValidationInfo) -> Any:
+        recipe = info.data.get("recipe", "crop")  # a wrong recipe is told by itself
+        if value is not None and recipe != "crop":
+            raise ValueError(f"the recipe {recipe!r} has no such key. Leave it out, or set data.recipe: crop.")
+        return value
+
+    @field_validator("scales")
+    @classmethod
+    def _rises(cls, scales: tuple[float, float] | None) -> tuple[float, float] | None:
+        if scales is not None and not 0 < scales[0] <= scales[1] < math.inf:
+            raise ValueError(f"give the least scale, above 0, and the greatest, not {[*scales]}.")
+        return scales
 
 
 class OptimSection(Section):
@@ -134,16 +126,17 @@ class OptimSection(Section):
     """The backbone's learning rate. `null`: the same as the rest's."""
     weight_decay: Rate = 1e-4
     """Not applied to norms, biases and position tables."""
-    betas: Annotated[tuple[Momentum, Momentum], BeforeValidator(_tuple)] = (0.9, 0.999)
+    betas: Annotated[tuple[Momentum, Momentum], BeforeValidator(as_tuple)] = (0.9, 0.999)
     """The decay of Adam's two running means."""
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
-    """The learning rate after the warm-up: as it is, along half a cosine, or divided by 10 once."""
+    schedule: Literal["constant", "cosine", "poly", "step"] = "cosine"
+    """The learning rate after the warm-up: as it is, along half a cosine, as a power of what remains (`poly`, 0.9), or
+    divided by 10 once."""
     warmup_steps: Annotated[Int, Field(ge=0)] = 0
     """Optimiser steps in which the learning rate rises from 0."""
     drop_at: Annotated[Float, Field(gt=0, le=1)] = 0.67
     """The fraction of the training at which `step` divides by 10."""
     min_lr_ratio: Annotated[Float, Field(ge=0, le=1)] = 0.0
-    """Where `cosine` ends, as a fraction of the learning rate."""
+    """Where `cosine` and `poly` end, as a fraction of the learning rate."""
 
     @model_validator(mode="before")
     @classmethod
@@ -205,6 +198,69 @@ class TrainerSection(Section):
         return self
 
 
+class InferenceSection(Section):
+    """How dense heads look at a picture in validation, `evaluate` and `predict`: by default once, at the whole of it.
+
+    Sides are in pixels of the picture as evaluation resizes it. What several looks give for a pixel is averaged.
+    """
+
+    window: Sides = None
+    """The side, or `[height, width]`, of windows that slide over the picture. `null`: the whole picture."""
+    stride: Sides = None
+    """The way, or `[down, across]`, from one window to the next. `null`: two thirds of the window, rounded."""
+    average: Literal["logits", "probabilities"] = "logits"
+    """What of a class map is averaged. Maps without classes, as of depth, are averaged as they are."""
+    flip: bool = False
+    """Look at the mirrored picture too."""
+    scales: Annotated[tuple[Factor, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (1.0,)
+    """Look at the picture resized by each of these factors."""
+    batch_size: Count = 4
+    """Windows, or flips of a whole picture, that run together."""
+
+    @field_validator("stride")
+    @classmethod
+    def _leaves_nothing_out(cls, stride: Any, info: ValidationInfo) -> Any:
+        if stride is None or "window" not in info.data:  # a wrong window is told by itself
+            return stride
+        window = info.data["window"]
+        if window is None:
+            raise ValueError(f"a stride of {_shown(stride)} needs a window. Set inference.window too, or leave it out.")
+        if any(step > side for step, side in zip(_pair(stride), _pair(window), strict=True)):
+            raise ValueError(
+                f"{_shown(stride)} is more than inference.window, {_shown(window)}, and leaves pixels out. "
+                "Expected at most the window; null takes two thirds of it."
+            )
+        return stride
+
+    @property
+    def once(self) -> bool:
+        """Whether a picture is looked at once and whole, so that there is nothing to average."""
+        return self.window is None and not self.flip and self.scales == (1.0,)
+
+    @property
+    def window_sides(self) -> tuple[int, int] | None:
+        """(height, width)."""
+        return None if self.window is None else _pair(self.window)
+
+    @property
+    def strides(self) -> tuple[int, int] | None:
+        """(down, across), where there is a window."""
+        if self.window is None:
+            return None
+        if self.stride is not None:
+            return _pair(self.stride)
+        height, width = _pair(self.window)
+        return max(1, round(2 * height / 3)), max(1, round(2 * width / 3))
+
+
+def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
+    return (sides, sides) if isinstance(sides, int) else sides
+
+
+def _shown(sides: int | tuple[int, int]) -> str:
+    return str(sides if isinstance(sides, int) else list(sides))
+
+
 @dataclass
 class Sources:
     """Which file, or the command line, each key came from. Two configs are equal whatever their keys came from."""
@@ -235,6 +291,8 @@ class Config(Section):
     """The optimiser."""
     trainer: TrainerSection
     """The training."""
+    inference: InferenceSection = Field(default_factory=InferenceSection)
+    """How dense heads look at pictures in validation, evaluation and prediction."""
     _sources: Sources = PrivateAttr(default_factory=Sources)
 
     @field_validator("heads")

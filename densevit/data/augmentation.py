@@ -5,13 +5,15 @@ it drops a box, only what travels with the boxes goes too. So boxes come in clip
 row number as a fifth column, and labels and masks are picked by the numbers that come out.
 """
 
+import math
 import os
+import random
 from typing import Any
 
 import numpy as np
 import torch
 
-from densevit.data.recipes import Recipe, Size, Window
+from densevit.data.recipes import Recipe, Recoloring, Size, Window
 from densevit.data.transforms import (
     MAP_KEYS,
     OBJECT_KEYS,
@@ -36,9 +38,7 @@ class Augmentation:
     """Flips, crops, resizes and recolours a sample as a recipe says."""
 
     def __init__(self, recipe: Recipe) -> None:
-        steps = [A.HorizontalFlip(p=0.5), Reframe(recipe)]
-        if recipe.recolors:
-            steps.append(A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5))
+        steps = [A.HorizontalFlip(p=0.5), Reframe(recipe), *recolored(recipe.recoloring)]
         self._canvas = recipe.canvas
         self._compose = A.Compose(
             steps,
@@ -61,7 +61,8 @@ class Augmentation:
             given["bboxes"] = np.column_stack([boxes, np.arange(len(boxes))])
         if len(targets.get("masks", ())):
             given["masks"] = targets["masks"].numpy().view(np.uint8)
-        self._compose.set_random_seed(int(rng.integers(2**32)))
+        # One stream for all steps: `set_random_seed` gives each its own copy, and the flip's coin decides the colours.
+        self._compose.set_random_state(rng, random.Random(int(rng.integers(2**32))))
         taken = self._compose(**given)
         size = taken["image"].shape[:2]
         targets |= {key: torch.from_numpy(taken[key]) for key in MAP_KEYS if key in targets}
@@ -80,8 +81,32 @@ class Augmentation:
         return finished(taken["image"], targets, (pixels.shape[0], pixels.shape[1]), self._canvas)
 
 
+def recolored(recoloring: Recoloring) -> list[Any]:
+    """Random changes of brightness, contrast and colour, each in half of the pictures.
+
+    photometric: SSD's (Liu et al. 2016) as mmsegmentation has it, with contrast either before or after the colours:
+    brightness by up to 32 of 255, contrast and saturation by 0.5 to 1.5, hue by up to 18 of OpenCV's 180. Saturation is
+    torchvision's, a blend with grey, where mmsegmentation multiplies that of HSV; numbers are rounded after each step.
+    """
+    if recoloring == "none":
+        return []
+    if recoloring == "gentle":
+        return [A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5)]
+    plain = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
+    brightness = A.RandomBrightnessContrast(brightness_limit=32 / 255, contrast_limit=0, p=0.5)
+    contrast = A.RandomBrightnessContrast(brightness_limit=0, contrast_limit=0.5, p=0.5)
+    saturation = A.ColorJitter(**plain | {"saturation": (0.5, 1.5)}, p=0.5)
+    hue = A.ColorJitter(**plain | {"hue": 18 / 180}, p=0.5)
+    orders = ([brightness, contrast, saturation, hue], [brightness, saturation, hue, contrast])
+    return [A.OneOf([A.Sequential(order) for order in orders], p=1)]
+
+
 class Reframe(A.DualTransform):
-    """Cuts a recipe's random window out of a picture and resizes it, in one resampling."""
+    """Cuts a recipe's random window out of a picture and resizes it, in one resampling.
+
+    What it enlarges more than evaluation does looks nearer by as much, as through a longer lens: depth is divided by
+    that.
+    """
 
     _targets = (Targets.IMAGE, Targets.MASK, Targets.BBOXES)
 
@@ -92,17 +117,22 @@ class Reframe(A.DualTransform):
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Draws the window and the size."""
         height, width = params["shape"][:2]
-        return self.recipe.training_frame(height, width, self.random_generator)._asdict()
+        frame = self.recipe.training_frame(height, width, self.random_generator, data.get("semantic"))
+        top, left, bottom, right = frame.window
+        scale = math.prod(frame.size) / ((bottom - top) * (right - left))
+        usual = math.prod(self.recipe.evaluation_size(height, width)) / (height * width)
+        return {**frame._asdict(), "zoom": math.sqrt(scale / usual)}
 
     def apply(self, img: np.ndarray, window: Window, size: Size, **params: Any) -> np.ndarray:
         """img: (H, W, 3) uint8."""
         top, left, bottom, right = window
         return resize_image(img[top:bottom, left:right], size)
 
-    def apply_to_mask(self, mask: np.ndarray, window: Window, size: Size, **params: Any) -> np.ndarray:
-        """mask: (H, W), labels or metres."""
+    def apply_to_mask(self, mask: np.ndarray, window: Window, size: Size, zoom: float, **params: Any) -> np.ndarray:
+        """mask: (H, W), labels or, the floating ones, metres. zoom: a side, against evaluation's."""
         top, left, bottom, right = window
-        return resize_map(mask[top:bottom, left:right], size)
+        resized = resize_map(mask[top:bottom, left:right], size)
+        return resized / np.float32(zoom) if resized.dtype.kind == "f" and zoom != 1 else resized
 
     def apply_to_masks(self, masks: np.ndarray, window: Window, size: Size, **params: Any) -> np.ndarray:
         """masks: (N, H, W), N > 0."""

@@ -9,7 +9,6 @@ from densevit import registry
 from densevit.config import Config, DataSection, data_options
 from densevit.data.batching import EvaluationBatches, TrainBatches, aspect_groups, padded
 from densevit.data.pipeline import Loader, Prepared, workers_for
-from densevit.data.recipes import build_recipe
 from densevit.data.transforms import Evaluation, Training, build_evaluation
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset
@@ -36,7 +35,7 @@ def build_transforms(section: DataSection) -> tuple[Training, Evaluation]:
         return lambda sample, rng: evaluation(sample), evaluation
     from densevit.data.augmentation import Augmentation  # late: albumentations takes a second to import
 
-    return Augmentation(build_recipe(section.recipe, section.image_size)), evaluation
+    return Augmentation(evaluation.recipe), evaluation
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,30 @@ import yaml
 
 from densevit.data.images import check_image, read_image
 from densevit.data.label_files import label_size_of, read_label
-from densevit.data.label_pairs import Pairs, find_pairs
+from densevit.data.label_pairs import LabelledPictures, Pairs, find_pairs, root_folder
 from densevit.data.label_values import LabelValues
 from densevit.data.scan import progress
 from densevit.errors import DataError
-from densevit.interfaces import Dataset, Sample
+from densevit.interfaces import Sample
 
-Preset = Literal["ade20k", "camvid", "cityscapes", "cityscapes_train_ids", "coco_stuff", "coco_stuff_train_ids", "voc"]
+Preset = Literal[
+    "ade20k",
+    "camvid",
+    "cityscapes",
+    "cityscapes_train_ids",
+    "coco_stuff",
+    "coco_stuff_train_ids",
+    "pascal_context",
+    "pascal_context_59",
+    "voc",
+]
 
 PRESETS = Path(__file__).parent / "presets"
 _FOLDERS: dict[str, Any] = {"images": "images/{split}", "labels": "labels/{split}"}
 _CHUNK = 32  # labels that a thread takes at a time
 
 
-class Masks(Dataset):
+class Masks(LabelledPictures):
     """A class for each pixel, from indexed, grey or RGB-coded label files; `targets["semantic"]`.
 
     root: the data set's folder; the paths below are relative to it, and {split} in them becomes the split's name.
@@ -82,26 +92,11 @@ class Masks(Dataset):
         self.classes = {"segmentation": self._values.classes}
         if limit is not None and limit < 1:
             raise DataError(f"data.limit is {limit}; expected at least 1 picture.")
-        base = _folder(root)
+        base = root_folder(root)
         given = {key: value for key, value in files.items() if value is not None}
         self._pairs = find_pairs(base, split, **(_FOLDERS | _files_of(known) | given), limit=limit)
         self._root = str(base)
         self._sizes, self._upright = _scan(self._root, self._pairs, self._values)
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def sizes(self) -> np.ndarray:
-        """(N, 2) heights and widths, of the pictures as `__getitem__` gives them."""
-        return self._sizes
-
-    def path(self, index: int) -> str:
-        """The file of a picture."""
-        return os.path.join(self._root, os.fsdecode(self._pairs.images[index]))
-
-    def label_path(self, index: int) -> str:
-        """The file of its label."""
-        return os.path.join(self._root, os.fsdecode(self._pairs.labels[index]))
 
     def __getitem__(self, index: int) -> Sample:
         """The sample, with `semantic` (H, W) uint8: class indices, 255 = ignore."""
@@ -119,15 +114,6 @@ class Masks(Dataset):
                 "semantic": torch.from_numpy(semantic),
             },
         }
-
-
-def _folder(root: str | None) -> Path:
-    if root is None:
-        raise DataError("data.root is missing: name the data set's folder.")
-    base = Path(root).expanduser()
-    if not base.is_dir():
-        raise DataError(f"data.root: there is no folder {base} (seen from {Path.cwd()}).")
-    return base
 
 
 def _preset(name: str) -> dict[str, Any]:

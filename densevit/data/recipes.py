@@ -1,15 +1,18 @@
-"""Which part of a picture is shown to the model, and how large: the sizes behind each recipe, without any pixels."""
+"""Which part of a picture is shown to the model, and how large: the sizes behind each recipe, without its pixels."""
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 
 from densevit.errors import ConfigError
+from densevit.interfaces import IGNORE
 
 Size = tuple[int, int]  # height, width
 Window = tuple[int, int, int, int]  # top, left, bottom, right, in whole pixels
+Recoloring = Literal["none", "gentle", "photometric"]
 
 DETR_SHORT, DETR_LONG = 800, 1333
 _DETR_SCALES = tuple(range(480, 801, 32))  # short sides
@@ -18,6 +21,11 @@ _DETR_CROP = (384, 600)  # least and greatest side of the crop
 
 _ZOOM = 1.25  # `fixed` enlarges and shrinks at most so much
 _ZOOMED = 0.5  # the share of pictures that it zooms
+
+SCALES = (0.5, 2.0)  # what `crop` scales by where `data.scales` does not say
+_LARGEST_SHARE = 0.75  # of a crop's labelled pixels, that one class may have
+_CROP_TRIES = 10
+_LONGEST = 4  # times the short side, that `crop` lets the long one become: mmsegmentation's (2048, 512)
 
 
 class Frame(NamedTuple):
@@ -28,27 +36,46 @@ class Frame(NamedTuple):
 
 
 class Recipe(Protocol):
-    """canvas: (h, w) to which pictures are padded, or None. recolors: whether training shifts colours."""
+    """canvas: (h, w) to which training's pictures are padded, or None; evaluation_canvas: the same of evaluation's.
+
+    recoloring: how training changes colours, gently or by the field's photometric distortion.
+    """
 
     @property
     def canvas(self) -> Size | None: ...
 
     @property
-    def recolors(self) -> bool: ...
+    def evaluation_canvas(self) -> Size | None: ...
+
+    @property
+    def recoloring(self) -> Recoloring: ...
 
     def evaluation_size(self, height: int, width: int) -> Size: ...
 
-    def training_frame(self, height: int, width: int, rng: np.random.Generator) -> Frame: ...
+    def training_frame(
+        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
+    ) -> Frame: ...
 
 
-def build_recipe(name: str, image_size: int | Size | None) -> Recipe:
-    """The recipe that `data.recipe` and `data.image_size` describe.
+def build_recipe(
+    name: str,
+    image_size: int | Size | None,
+    short_side: int | None = None,
+    scales: tuple[float, float] | None = None,
+) -> Recipe:
+    """The recipe that `data.recipe` and its keys describe.
 
     fixed, and resize, which is that without augmentation: an int is the long side; [h, w] is what the picture is fitted
     into; None leaves it as it is.
     detr: [short, long] are the short side and the most that the long side may become, in evaluation, and training's
     scales follow in proportion; an int is the short side alone; None is the paper's [800, 1333].
+    crop: the crop that training sees, [h, w] or its side. short_side and scales belong to this recipe alone.
     """
+    if name == "crop":
+        if image_size is None:
+            raise ConfigError("data.image_size is missing: the recipe 'crop' needs the crop's side or [height, width].")
+        crop = (image_size, image_size) if isinstance(image_size, int) else image_size
+        return Crop(crop, short_side, SCALES if scales is None else scales)
     if name in ("fixed", "resize"):
         return Fixed(image_size)
     if name == "detr":
@@ -62,7 +89,7 @@ def build_recipe(name: str, image_size: int | Size | None) -> Recipe:
                 f"data.image_size: the recipe 'detr' takes [short, greatest long side], not {[*image_size]}."
             )
         return Detr(short, longest)
-    raise ConfigError(f"data.recipe: there is no recipe {name!r}. Known: detr, fixed, resize.")
+    raise ConfigError(f"data.recipe: there is no recipe {name!r}. Known: crop, detr, fixed, resize.")
 
 
 @dataclass(frozen=True)
@@ -73,12 +100,17 @@ class Fixed:
     """
 
     target: int | Size | None
-    recolors: bool = True
+    recoloring: Recoloring = "gentle"
 
     @property
     def canvas(self) -> Size | None:
         """(h, w) that pictures are padded to, where two numbers were given."""
         return self.target if isinstance(self.target, tuple) else None
+
+    @property
+    def evaluation_canvas(self) -> Size | None:
+        """The same one."""
+        return self.canvas
 
     def evaluation_size(self, height: int, width: int) -> Size:
         """The largest size of the picture's own aspect that fits."""
@@ -88,7 +120,9 @@ class Fixed:
         scale = min(bound[0] / height, bound[1] / width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
-    def training_frame(self, height: int, width: int, rng: np.random.Generator) -> Frame:
+    def training_frame(
+        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
+    ) -> Frame:
         """As in evaluation, or zoomed."""
         size = self.evaluation_size(height, width)
         zoom = _ZOOM ** rng.uniform(-1, 1) if rng.random() < _ZOOMED else 1.0
@@ -108,14 +142,17 @@ class Detr:
 
     short: int
     longest: int
-    recolors: bool = False
+    recoloring: Recoloring = "none"
     canvas: Size | None = None
+    evaluation_canvas: Size | None = None
 
     def evaluation_size(self, height: int, width: int) -> Size:
         """The greatest of the recipe's scales."""
         return resize_short_side(height, width, self.short, self.longest)
 
-    def training_frame(self, height: int, width: int, rng: np.random.Generator) -> Frame:
+    def training_frame(
+        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
+    ) -> Frame:
         """One of the paper's two branches."""
         whole = rng.random() < 0.5
         short = self._scaled(int(rng.choice(_DETR_SCALES)))
@@ -132,6 +169,73 @@ class Detr:
 
     def _scaled(self, side: int) -> int:
         return round(side * self.short / DETR_SHORT)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The segmentation field's recipe, as in mmsegmentation: a random scale, and of that a crop with several classes.
+
+    canvas: (h, w) of the crop. short_side: what evaluation brings pictures to, and what scales are relative to; None is
+    the picture's own. scales: the least and the greatest.
+
+    mmsegmentation resizes and crops. Here the crop is found on the picture itself, which is resampled once.
+    """
+
+    canvas: Size
+    short_side: int | None = None
+    scales: tuple[float, float] = SCALES
+    evaluation_canvas: Size | None = None
+    recoloring: Recoloring = "photometric"
+
+    def evaluation_size(self, height: int, width: int) -> Size:
+        """This short side, or less where the long one would pass four times as much; as mmcv rounds."""
+        scale = self._evaluation_scale(height, width)
+        return _scaled_side(height, scale), _scaled_side(width, scale)
+
+    def training_frame(
+        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
+    ) -> Frame:
+        """A random scale and crop. semantic: (height, width) uint8; of ten crops, the first that is mixed, or the last.
+
+        A picture that at its scale is smaller than the crop stays whole on that axis, and smaller than the canvas.
+        """
+        scale = self._evaluation_scale(height, width) * rng.uniform(*self.scales)
+        (h, out_h), (w, out_w) = (
+            _cropped_side(side, scale, crop) for side, crop in zip((height, width), self.canvas, strict=True)
+        )
+        for _ in range(_CROP_TRIES):
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            whole = (h, w) == (height, width)
+            if whole or semantic is None or is_mixed(semantic[top : top + h, left : left + w]):
+                break
+        return Frame((top, left, top + h, left + w), (out_h, out_w))
+
+    def _evaluation_scale(self, height: int, width: int) -> float:
+        if self.short_side is None:
+            return 1.0
+        return min(self.short_side / min(height, width), _LONGEST * self.short_side / max(height, width))
+
+
+def is_mixed(semantic: np.ndarray) -> bool:
+    """Whether several classes are labelled here and none has more than 75 % of the labelled pixels.
+
+    semantic: (H, W) uint8. mmsegmentation's `cat_max_ratio` (which leaves out exactly 75 %).
+    """
+    counts = cv2.calcHist([semantic], [0], None, [256], [0, 256]).ravel()
+    counts[IGNORE] = 0
+    return bool(np.count_nonzero(counts) > 1 and counts.max() <= _LARGEST_SHARE * counts.sum(dtype=np.float64))
+
+
+def _scaled_side(side: int, scale: float) -> int:
+    return max(1, int(side * scale + 0.5))
+
+
+def _cropped_side(side: int, scale: float, crop: int) -> tuple[int, int]:
+    """How many of a side's pixels the crop takes, and how many they become."""
+    scaled = _scaled_side(side, scale)
+    if scaled <= crop:
+        return side, scaled
+    return min(side, max(1, round(crop / scale))), crop
 
 
 def resize_short_side(height: int, width: int, short: int, longest: int | None = None) -> Size:

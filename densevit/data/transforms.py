@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from densevit.data.recipes import Recipe, Size, build_recipe
 from densevit.errors import DataError
@@ -31,7 +32,7 @@ class Training(Protocol):
 
 def build_evaluation(section: "DataSection") -> "Evaluation":
     """The evaluation transform alone."""
-    return Evaluation(build_recipe(section.recipe, section.image_size))
+    return Evaluation(build_recipe(section.recipe, section.image_size, section.short_side, section.scales))
 
 
 class Evaluation:
@@ -41,7 +42,7 @@ class Evaluation:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.canvas = recipe, recipe.canvas
+        self.recipe, self.canvas = recipe, recipe.evaluation_canvas
 
     def size_of(self, height: int, width: int) -> Size:
         """(h, w) to which a picture of this size is resized, without padding."""
@@ -120,11 +121,15 @@ def finished(pixels: np.ndarray, targets: Targets, original_size: Size, canvas: 
 
 
 def resize_image(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """(H, W, 3) uint8 to this (h, w): averaged where it shrinks, bilinear where it grows, untouched at that size."""
+    """(H, W, 3) uint8 to this (h, w): bilinear, over all pixels that one comes from where it shrinks (anti-aliased).
+
+    These are Pillow's and torchvision's numbers, which official weights were trained with, from torch's code for uint8.
+    """
     if pixels.shape[:2] == size:
         return pixels
-    shrinks = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
-    return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    planes = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    resized = F.interpolate(planes, size, mode="bilinear", antialias=True)[0]
+    return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
 
 
 def resize_map(values: np.ndarray, size: Size) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import Tensor
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation.confusion import boundary as boundary_of
 from densevit.evaluation.confusion import count_pairs, faults
-from densevit.interfaces import IGNORE, Class, Evaluator, Predictions, Targets
+from densevit.interfaces import IGNORE, Class, Evaluator, Predictions, Table, Targets
 
 _Id = int | str
 
@@ -143,6 +143,12 @@ class SemanticSegmentation(Evaluator):
     def counts(self) -> np.ndarray:
         """The confusion matrix, (K, K) int64: pixels by class of the truth (rows) and of the prediction (columns)."""
         return _total(self._counts, len(self.classes))
+
+    def tables(self) -> dict[str, Table]:
+        """The confusion matrix with the classes' names."""
+        names = [c.name for c in self.classes]
+        rows = [[name, *row] for name, row in zip(names, self.counts.tolist(), strict=True)]
+        return {"confusion": [["truth \\ prediction", *names], *rows]}
 
     def _first_fault(self) -> str | None:
         """What is wrong with the first faulty image of a GPU; the only place, with the counts, that waits for it."""

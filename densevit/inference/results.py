@@ -1,4 +1,4 @@
-"""Writes what a model sees in pictures: drawn pictures, and predictions in COCO's results format."""
+"""Writes what a model sees in pictures: drawn pictures, boxes in COCO's results format, and maps."""
 
 import itertools
 import json
@@ -12,6 +12,8 @@ from PIL import Image
 
 from densevit.errors import DensevitError
 from densevit.evaluation.box_records import coco_results
+from densevit.inference.maps import MapFiles
+from densevit.inference.point_cloud import write_ply
 from densevit.inference.sources import Picture
 from densevit.interfaces import Class, Predictions
 from densevit.visualization.draw import draw
@@ -37,11 +39,17 @@ class PredictionFiles:
     """A folder of predictions, written as they come; whole also where the work is broken off.
 
     drawn/NAME.jpg: objects from `threshold` on. predictions.json: all of them, a list of COCO results.
-    images.json: which picture an image id stands for. With several heads, each has a folder of the first two.
+    semantic/NAME.png, depth/NAME: maps (see `maps`). clouds/NAME.ply: depth as points, where there is a focal length.
+    images.json: which picture an image id stands for. With several heads, each has a folder of all but the last.
+
+    focal: of all pictures' camera, in their pixels.
     """
 
-    def __init__(self, folder: Path, classes: Mapping[str, Sequence[Class]], threshold: float) -> None:
-        self.folder, self.classes, self.threshold = folder, classes, threshold
+    def __init__(
+        self, folder: Path, classes: Mapping[str, Sequence[Class]], threshold: float, focal: float | None = None
+    ) -> None:
+        self.folder, self.classes, self.threshold, self.focal = folder, classes, threshold, focal
+        self._maps = MapFiles(folder, classes)
         self._lists: dict[Path, _JsonList] = {}
 
     def __enter__(self) -> "PredictionFiles":
@@ -62,12 +70,22 @@ class PredictionFiles:
         self._list(self.folder / "images.json").append(image)
         if len(self.classes) == 1:
             found = {next(iter(self.classes)): found}
+        if self.focal is not None and not any("depth" in predictions for predictions in found.values()):
+            raise DensevitError(
+                "--focal makes point clouds of depth in metres, but this model predicts "
+                f"{', '.join(key for predictions in found.values() for key in predictions)}. Leave it out."
+            )
         for head, predictions in found.items():
-            folder = self.folder / head if len(self.classes) > 1 else self.folder
+            folder = self._maps.folder_of(head)
             file = folder / "drawn" / f"{picture.name}.jpg"
             file.parent.mkdir(parents=True, exist_ok=True)
             drawn = draw(pixels, predictions, self.classes[head], self.threshold)
             Image.fromarray(drawn).save(file, quality=92)
+            self._maps.add(head, picture.name, predictions)
+            if self.focal is not None and "depth" in predictions:
+                cloud = folder / "clouds" / f"{picture.name}.ply"
+                cloud.parent.mkdir(exist_ok=True)
+                write_ply(cloud, np.asarray(predictions["depth"].cpu()), pixels, self.focal)
             if "boxes" in predictions:
                 boxes, scores, labels = (np.asarray(predictions[key]) for key in ("boxes", "scores", "labels"))
                 entries = coco_results(picture.image_id, boxes, scores, labels, self.classes[head])

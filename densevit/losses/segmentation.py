@@ -80,12 +80,15 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
     over such pairs of all processes. logits: (B, K, H, W). labels: (B, H, W) int64.
     """
     with autocast_off(logits.device):
-        probability = logits.float().softmax(1)
-        classes = torch.arange(logits.shape[1], device=labels.device)
-        truth = labels[:, None] == classes[:, None, None]  # (B, K, H, W)
-        overlap = (probability * truth).sum((2, 3))  # (B, K)
-        predicted = (probability * (labels != IGNORE)[:, None]).sum((2, 3))
-        true = truth.sum((2, 3))
-        present = true > 0
-        each = (1 - (2 * overlap + 1) / (predicted + true + 1)) * present
+        probability = logits.float().softmax(1).flatten(2)  # (B, K, H*W)
+        labelled = (labels != IGNORE).flatten(1)
+        true = labels.flatten(1).where(labelled, 0)
+        weight = labelled.to(probability.dtype)
+        of_true = probability.gather(1, true[:, None])[:, 0] * weight
+        by_class = probability.new_zeros(probability.shape[:2])  # (B, K)
+        overlap = by_class.scatter_add(1, true, of_true)
+        number = by_class.scatter_add(1, true, weight)
+        predicted = (probability @ weight[..., None])[..., 0]
+        present = number > 0
+        each = (1 - (2 * overlap + 1) / (predicted + number + 1)) * present
         return each.sum() / mean_over_processes(present.sum().float()).clamp(min=1e-6)

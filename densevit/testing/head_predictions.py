@@ -12,6 +12,7 @@ from densevit.testing.subjects import difference, worst
 
 ROUNDING = 1e-4  # of the largest value: what another order of summation may change
 EXPECTED = {"detection": ("boxes", "scores", "labels"), "segmentation": ("semantic",), "depth": ("depth",)}
+EITHER = {"depth": "inverse_depth"}  # what a relative head gives in its place
 
 
 def predictions(subject: HeadSubject) -> str | None:
@@ -25,14 +26,14 @@ def predictions(subject: HeadSubject) -> str | None:
             raise Failure(f"{what} for {len(batch.targets)} images", "a list of one dict an image", "return a list")
         for prediction, target in zip(found, batch.targets, strict=True):
             for key in EXPECTED.get(subject.task, ()):
-                if key not in prediction:
+                if key not in prediction and EITHER.get(key) not in prediction:
                     raise Failure(
                         f"predictions of {', '.join(prediction) or 'nothing'}",
                         f"{', '.join(EXPECTED[subject.task])}, as {subject.task} has it",
                         f"return {key!r} too",
                     )
             _check_types(prediction, target, len(head.classes))
-    known = {"boxes", "scores", "labels", "masks", "semantic", "depth"} & found[0].keys()
+    known = {"boxes", "scores", "labels", "masks", "semantic", "depth", "inverse_depth"} & found[0].keys()
     return None if known else f"{', '.join(found[0])}: not known to the kit, their values are not checked"
 
 
@@ -50,6 +51,7 @@ def _check_types(prediction: Predictions, target: Targets, K: int) -> None:
             lambda x: not x.is_floating_point() and x.dtype != torch.bool,
         ),
         "depth": (picture, "a floating-point tensor", torch.is_floating_point),
+        "inverse_depth": (picture, "a floating-point tensor", torch.is_floating_point),
     }
     for key, (shape, kind, holds) in rules.items():
         if key not in prediction:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from densevit.interfaces import Head
-from densevit.testing import behaviour, gradients, head_losses, head_predictions, state
+from densevit.testing import behaviour, gradients, head_losses, head_maps, head_predictions, state
 from densevit.testing.head_subject import HeadSubject
 from densevit.testing.results import Check, Result, all_passed, run
 
@@ -31,6 +31,7 @@ CHECKS: tuple[Check[HeadSubject], ...] = (
     Check("inside_picture", head_predictions.inside_picture, "boxes inside the picture", _PREDICTS),
     Check("original_pixels", head_predictions.original_pixels, "results in original pixels", _PREDICTS),
     Check("targets_unread", head_predictions.targets_unread, "predictions without labels", _PREDICTS),
+    Check("maps", head_maps.maps, "maps that say what predict says", "see maps and read_maps in interfaces.py"),
     Check("seeding", state.seeding, "the same from the same seed", "draw from torch's random numbers only"),
     Check("options", state.option_checking, "checked options", "list options with type and default in the constructor"),
     Check("registration", state.registration, "a class that the registry finds", "see densevit/interfaces.py"),

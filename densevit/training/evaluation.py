@@ -1,6 +1,7 @@
 """Evaluation on all processes, each image once."""
 
 import math
+from collections.abc import Callable
 
 import pytorch_lightning as lightning
 from torch import distributed
@@ -12,6 +13,9 @@ from densevit.model import DenseModel
 from densevit.training.precision import resolve
 from densevit.training.quiet import quieten
 from densevit.training.task import DenseTask, build_evaluators, named
+
+Write = Callable[[str, int | str, Predictions], None]
+"""Takes a head's name, an image's id, and what the head predicts for it."""
 
 
 class Evaluation(lightning.Callback):
@@ -48,6 +52,26 @@ class Evaluation(lightning.Callback):
                 logger.log_metrics({"epoch": trainer.current_epoch, **known}, trainer.global_step)
 
 
+class Writing(lightning.Callback):
+    """Hands on each image's predictions as they come, each process those of its own images; keeps none."""
+
+    def __init__(self, write: Write) -> None:
+        self.write = write
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        task: lightning.LightningModule,
+        outputs: dict[str, list[Predictions]],  # type: ignore[override]  # what our validation_step returns
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for head, predictions in outputs.items():
+            for target, found in zip(batch["targets"], predictions, strict=True):
+                self.write(head, target["image_id"], found)
+
+
 def _join_processes(evaluator: Evaluator) -> None:
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         states: list[object] = [None] * distributed.get_world_size()
@@ -55,9 +79,12 @@ def _join_processes(evaluator: Evaluator) -> None:
         evaluator.merge(states)
 
 
-def evaluate(model: DenseModel, data: Data, config: Config) -> tuple[dict[str, float], dict[str, Evaluator]]:
+def evaluate(
+    model: DenseModel, data: Data, config: Config, write: Write | None = None
+) -> tuple[dict[str, float], dict[str, Evaluator]]:
     """The metrics of a model on the validation data, named HEAD/METRIC, and the evaluators that have seen it.
 
+    write: gets every image's predictions as they come; of several processes, each hands it those of its own images.
     Runs in the config's precision on its devices, as validation in training does: the numbers are the same.
     """
     quieten()
@@ -69,7 +96,7 @@ def evaluate(model: DenseModel, data: Data, config: Config) -> tuple[dict[str, f
         num_nodes=section.num_nodes,
         strategy=section.strategy,
         precision=resolve(section.precision, section.accelerator),  # type: ignore[arg-type]  # one of Lightning's names
-        callbacks=[evaluation],
+        callbacks=[evaluation] if write is None else [evaluation, Writing(write)],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,

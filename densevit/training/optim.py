@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 from densevit.config import OptimSection
 from densevit.model import DenseModel
 
+_POWER = 0.9  # of `poly`, as in DeepLab (Chen et al. 2017, section 4.1) and all of segmentation since
+
 
 def learning_rate(section: OptimSection, images_a_step: int) -> float:
     """`lr`, or `lr_per_256` scaled to the images of one optimiser step (Goyal et al. 2017)."""
@@ -52,8 +54,8 @@ def parameter_groups(model: DenseModel, lr: float, backbone_lr: float | None, we
 def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
     """The factor on the learning rate at each optimiser step: a linear warm-up, then the schedule.
 
-    `cosine` would reach `min_lr_ratio` at step number `steps`, the first that is not taken; `step` divides by 10 at
-    `drop_at` of the steps.
+    `cosine` and `poly` would reach `min_lr_ratio` at step number `steps`, the first that is not taken; `step` divides
+    by 10 at `drop_at` of the steps.
     """
 
     def factor(step: int) -> float:
@@ -64,6 +66,7 @@ def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
         if section.schedule == "step":
             return 1.0 if step < section.drop_at * steps else 0.1
         progress = min(1.0, (step - section.warmup_steps) / max(1, steps - section.warmup_steps))
-        return section.min_lr_ratio + (1 - section.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+        left = (1 - progress) ** _POWER if section.schedule == "poly" else 0.5 * (1 + math.cos(math.pi * progress))
+        return section.min_lr_ratio + (1 - section.min_lr_ratio) * left
 
     return factor

@@ -11,6 +11,7 @@ import pytorch_lightning as lightning
 
 from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file
+from densevit.evaluation.tables_file import write_tables
 from densevit.training.evaluation import Evaluation
 from densevit.training.task import DenseTask
 from densevit.weights import model_file
@@ -42,7 +43,7 @@ def choose(name: str, wanted: Path | None) -> Path:
 
 
 class RunFolder(lightning.Callback):
-    """Writes `checkpoints/last.ckpt` and, when validation says so, `best.ckpt`, `model.safetensors` and `metrics.json`.
+    """Writes `checkpoints/last.ckpt`; when validation says so, `best.ckpt`, `model.safetensors`, metrics and tables.
 
     Stands before the callback that averages weights, so that the averaged ones are what is saved.
     """
@@ -100,6 +101,7 @@ class RunFolder(lightning.Callback):
         if trainer.is_global_zero:
             model_file.save(task.model, self.folder / "model.safetensors")
             metrics_file.write(self.evaluation.metrics, self.folder / "metrics.json")
+            write_tables(self.evaluation.evaluators, self.folder)
 
     def on_validation_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         if self._improved and trainer.state.fn == "fit":
@@ -107,11 +109,16 @@ class RunFolder(lightning.Callback):
         self._improved = False
 
     def _score(self, metrics: dict[str, float]) -> float:
-        """The monitored metric; else the main one, or with several heads the mean of each over its first value."""
+        """The monitored metric; else the main one, or with several heads the mean of each over its first value.
+
+        Errors count negatively: more is better.
+        """
+        evaluators = self.evaluation.evaluators
+        errors = {f"{name}/{error}" for name, evaluator in evaluators.items() for error in evaluator.lower_is_better}
+        scores = {key: _known(-value if key in errors else value) for key, value in metrics.items()}
         if self.monitor is not None:
-            return _known(metrics[self.monitor])
-        mains = {name: f"{name}/{evaluator.main}" for name, evaluator in self.evaluation.evaluators.items()}
-        values = {name: _known(metrics[key]) for name, key in mains.items()}
+            return scores[self.monitor]
+        values = {name: scores[f"{name}/{evaluator.main}"] for name, evaluator in evaluators.items()}
         if len(values) == 1:
             return next(iter(values.values()))
         for name, value in values.items():

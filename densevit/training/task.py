@@ -14,7 +14,7 @@ from densevit.config import Config
 from densevit.data.build import Data
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, Evaluator, Predictions
-from densevit.model import DenseModel
+from densevit.model import DenseModel, check_inference
 from densevit.training.optim import build_optimizer, learning_rate, schedule
 
 
@@ -49,7 +49,7 @@ class DenseTask(lightning.LightningModule):
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, list[Predictions]]:
-        return self.model.predictions(self.model(batch), batch["targets"])
+        return self.model.infer(batch, self.config.inference)
 
     def configure_optimizers(self) -> Any:
         section, trainer = self.config.optim, self.trainer
@@ -117,7 +117,9 @@ def build_evaluators(model: DenseModel, config: Config) -> dict[str, Evaluator]:
 
 
 def check_needs(model: DenseModel, config: Config, data: Data) -> None:
-    """Raises ConfigError where a head needs labels that the data has not, or a backbone another input size."""
+    """Raises ConfigError where a head needs labels that the data has not or cannot look at pictures as the config says,
+    or a backbone needs another input size."""
+    check_inference(model, config.inference)
     for name, head in model.heads.items():
         lacking = [key for key in head.needs if key not in data.provides]  # type: ignore[union-attr]  # a Head
         if lacking:
@@ -126,11 +128,18 @@ def check_needs(model: DenseModel, config: Config, data: Data) -> None:
                 f"{config.data.name!r} labels {', '.join(data.provides)} only. Choose another head or another data set."
             )
     fixed = model.backbone.input_size
+    if fixed is None:
+        return
     size = config.data.image_size
-    if fixed is not None and (size if isinstance(size, tuple) else (size, size)) != fixed:
+    if (size if isinstance(size, tuple) else (size, size)) != fixed:
         raise ConfigError(
             f"backbone {config.backbone.name!r} takes pictures of {fixed[0]}x{fixed[1]} only, but data.image_size is "
             f"{size}. Set data.image_size=[{fixed[0]},{fixed[1]}]."
+        )
+    if config.data.recipe == "crop" and config.inference.window_sides is None:
+        raise ConfigError(
+            f"backbone {config.backbone.name!r} takes pictures of {fixed[0]}x{fixed[1]} only, but data.recipe 'crop' "
+            f"validates whole pictures. Set inference.window=[{fixed[0]},{fixed[1]}]."
         )
 
 

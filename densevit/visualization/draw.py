@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from densevit.interfaces import IGNORE, Class, Predictions, Targets
+from densevit.visualization.depth import depth_panels, has_depth
 
 SMALL = 560  # a picture with a mean side below this is enlarged by a whole number, so that its labels can be read
 LARGEST = 2000  # but never beyond this length
@@ -30,6 +31,7 @@ def draw(
 
     Label maps (`semantic`) lie over the picture, with the classes that are seen named beneath; where the truth has one
     too, a third picture shows in red what is wrong over the picture in pale grey, and what is not labelled in black.
+    Depth stands in colours beside the picture, each map over a bar in metres (see `depth`).
 
     image: (3, H, W) tensor or (H, W, 3) array, uint8, RGB. predictions, truth: in the image's pixels.
     threshold: objects with a lower score are not drawn.
@@ -38,6 +40,8 @@ def draw(
     picture = _as_picture(image)
     zoom = max(1, min(round(SMALL / _mean_side(picture)), LARGEST // max(picture.size)))
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.BICUBIC)
+    if has_depth(predictions):
+        return np.asarray(_side_by_side(depth_panels(picture, predictions, truth, zoom, _font(picture)), columns=2))
     drawn = _painted(picture, _above(predictions, threshold), classes, zoom)
     maps = [
         _labels(result) for result in (predictions, truth or {}) if "semantic" in result and "semantic" in predictions
@@ -209,17 +213,19 @@ def text_color(background: tuple[int, int, int]) -> tuple[int, int, int]:
     return (0, 0, 0) if (luminance + 0.05) ** 2 > 0.05 * 1.05 else (255, 255, 255)
 
 
-def _side_by_side(pictures: Mapping[str, Image.Image]) -> Image.Image:
-    """Pictures of one size in a row, each under its caption."""
+def _side_by_side(pictures: Mapping[str, Image.Image], columns: int | None = None) -> Image.Image:
+    """Pictures of one size in a row, or in rows of so many, each under its caption."""
     first = next(iter(pictures.values()))
+    columns = columns or len(pictures)
     font = _font(first)
     band, gap = round(_mean_side(first) / 42 * 2), max(4, round(_mean_side(first) / 80))
-    sheet = Image.new("RGB", ((first.width + gap) * len(pictures) - gap, first.height + band), (255, 255, 255))
+    width, height = first.width + gap, first.height + band
+    sheet = Image.new("RGB", (width * columns - gap, height * -(-len(pictures) // columns)), (255, 255, 255))
     pen = ImageDraw.Draw(sheet)
     for n, (caption, picture) in enumerate(pictures.items()):
-        left = n * (first.width + gap)
-        sheet.paste(picture, (left, band))
-        pen.text((left + gap, band / 2), caption, fill=(0, 0, 0), font=font, anchor="lm")
+        left, top = n % columns * width, n // columns * height
+        sheet.paste(picture, (left, top + band))
+        pen.text((left + gap, top + band / 2), caption, fill=(0, 0, 0), font=font, anchor="lm")
     return sheet
 
 

@@ -12,15 +12,16 @@ from PIL import Image
 
 from densevit.errors import DataError
 from densevit.evaluation import metrics_file
+from densevit.visualization import confusion
 from densevit.visualization.curves import Points, curve_svg, read_curves
-from densevit.visualization.tables import number
+from densevit.visualization.tables import by_class, number
 
 LONGEST_SIDE = 1400  # of a picture in the page, in pixels
 MOST_PICTURES = 24
 
 
 def write_report(run_dir: Path) -> Path:
-    """Writes `report.html` of a run folder from its config.yaml, metrics.json, metrics.csv and predictions/.
+    """Writes `report.html` from a run's config.yaml, metrics.json, confusion-*.csv, metrics.csv and predictions/.
 
     What is missing, as after an interrupted run, the page says so and shows the rest. Returns the page's path.
     """
@@ -29,12 +30,13 @@ def write_report(run_dir: Path) -> Path:
     config = _text(run_dir / "config.yaml")
     sections = [
         ("Metrics", _metrics(run_dir / "metrics.json")),
+        *[(f"Confusion: {head}", html) for head, html in _confusions(run_dir).items()],
         ("Pictures", _pictures(run_dir / "predictions")),
         ("Curves", _curves(run_dir / "metrics.csv")),
         ("Config", f"<pre>{escape(config)}</pre>" if config else _missing("config.yaml")),
     ]
-    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
-    page = PAGE.format(title=escape(name), style=STYLE, about=escape(_about(config)), body=body)
+    body = "".join(f"<section><h2>{escape(title)}</h2>{content}</section>" for title, content in sections)
+    page = PAGE.format(title=escape(name), style=STYLE + confusion.STYLE, about=escape(_about(config)), body=body)
     path = run_dir / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
@@ -75,20 +77,34 @@ def _head(head: str, values: Mapping[str, float]) -> str:
     names = "".join(f"<th>{escape(name)}</th>" for name in whole)
     cells = "".join(f"<td>{number(values[name])}</td>" for name in whole)
     html = f'<h3>{escape(head)}</h3><div class="wide"><table><tr>{names}</tr><tr>{cells}</tr></table></div>'
-    for kind in dict.fromkeys(name.split("/")[0] for name in values if "/" in name):
-        rows = [
-            f"<tr><td>{escape(name[len(kind) + 1 :])}</td>{_bar(value)}</tr>"
-            for name, value in values.items()
-            if name.startswith(f"{kind}/")
-        ]
-        title = f"<tr><th>class</th><th>{escape(kind)}</th></tr>"
-        html += f'<table class="classes">{title}{"".join(rows)}</table>'
-    return html
+    return html + "".join(_class_table(kinds) for kinds in by_class(values))
+
+
+def _class_table(kinds: Mapping[str, Mapping[str, float]]) -> str:
+    """A row a class, a column a kind of metric."""
+    titles = "".join(f"<th>{escape(kind)}</th>" for kind in kinds)
+    rows = [
+        f"<tr><td>{escape(name)}</td>{''.join(_bar(classes[name]) for classes in kinds.values())}</tr>"
+        for name in next(iter(kinds.values()))
+    ]
+    return f'<div class="wide"><table class="classes"><tr><th>class</th>{titles}</tr>{"".join(rows)}</table></div>'
 
 
 def _bar(value: float) -> str:
     share = 100 * min(max(value, 0), 1) if value == value else 0
     return f'<td class="bar" style="--share: {share:.1f}%">{number(value)}</td>'
+
+
+def _confusions(run_dir: Path) -> dict[str, str]:
+    """The heat map of each head that has a confusion matrix."""
+    found = {}
+    for path in sorted(run_dir.glob("confusion-*.csv")):
+        try:
+            html = confusion.confusion_html(*confusion.read_confusion(path))
+        except DataError as error:
+            html = f'<p class="missing">{escape(str(error))}</p>'
+        found[path.stem.removeprefix("confusion-")] = html
+    return found
 
 
 def _curves(path: Path) -> str:
@@ -167,7 +183,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
 .classes { margin-top: 1rem; }
 .classes :is(th, td):first-child { text-align: left; }
-.bar { min-width: 14rem; background: linear-gradient(to right, var(--tint) var(--share), transparent var(--share)); }
+.bar { min-width: 9rem; background: linear-gradient(to right, var(--tint) var(--share), transparent var(--share)); }
 figure { margin: 0; }
 .curves, .pictures { display: grid; gap: 1rem; align-items: start; }
 .curves { grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); }

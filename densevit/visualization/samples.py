@@ -5,6 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from densevit.data.build import Data
+from densevit.inference.maps import file_name
 from densevit.model import DenseModel
 from densevit.visualization.draw import draw
 
@@ -19,4 +20,5 @@ def draw_samples(model: DenseModel, data: Data, folder: Path, count: int = 8) ->
         by_head = found if len(model.heads) > 1 else {next(iter(model.heads)): found}
         for name, predictions in by_head.items():
             drawn = draw(image, predictions, model.classes[name], truth=truth)
-            Image.fromarray(drawn).save(folder / f"{name}-{truth['image_id']}.jpg", quality=92)
+            picture = file_name(truth["image_id"]).replace("/", "-")
+            Image.fromarray(drawn).save(folder / f"{name}-{picture}.jpg", quality=92)

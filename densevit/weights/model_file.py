@@ -1,12 +1,15 @@
 """A model as one file: weights, classes and config, enough to build it again and use it."""
 
 import json
+import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from densevit import config as configs
 from densevit.config import reading
@@ -66,12 +69,17 @@ def _class(entries: dict[str, Any]) -> Class:
 
 
 def load_initial(model: DenseModel) -> None:
-    """Loads the weights that the model's config names: the whole model's, the backbone's, each head's with its neck."""
+    """Loads the weights that the model's config names: the whole model's, the backbone's, each head's with its neck.
+
+    A head that a whole model's weights lack starts as it is, and one that this model lacks is left out; a warning says
+    so. Raises WeightsError where they have none of its heads.
+    """
     config = model.config
     if config is None:
         return
     if config.weights is not None:
-        load_state(model, read_state(config.weights), f"weights: {config.weights}")
+        state = _for_heads(read_state(config.weights), model, config.weights)
+        load_state(model, state, f"weights: {config.weights}")
     if config.backbone.weights is not None:
         state = part(read_state(config.backbone.weights), "backbone.")
         load_state(model.backbone, state, f"backbone.weights: {config.backbone.weights}")
@@ -82,3 +90,22 @@ def load_initial(model: DenseModel) -> None:
             if name in model.necks:
                 neck = part(state, f"necks.{name}.")
                 load_state(model.necks[name], neck, f"heads.{name}.weights, the neck: {section.weights}")
+
+
+def _for_heads(state: dict[str, Tensor], model: DenseModel, source: str) -> dict[str, Tensor]:
+    """The state without heads that the model lacks, and with the model's own values for heads that the state lacks."""
+    parts = ("heads", "necks", "log_variances")
+    there = {key.split(".")[1] for key in state if key.split(".")[0] == "heads"}
+    added, dropped = [name for name in model.heads if name not in there], sorted(there - set(model.heads))
+    if not there or len(added) == len(model.heads):
+        return state  # bare weights, or another model's: `load_state` says what does not fit
+    for name in dropped:
+        warnings.warn(f"weights: {source}: its head {name!r} is not in this model and was left out.", stacklevel=2)
+    for name in added:
+        warnings.warn(f"weights: {source}: has no head {name!r}, which starts from random weights.", stacklevel=2)
+
+    def of(names: Sequence[str], key: str) -> bool:
+        return key.split(".")[0] in parts and key.split(".")[1] in names
+
+    kept = {key: value for key, value in state.items() if not of(dropped, key)}
+    return kept | {key: value for key, value in model.state_dict().items() if of(added, key)}

@@ -76,7 +76,7 @@ def test_a_class_in_the_working_directory_needs_no_entry_point(tmp_path, monkeyp
 def test_a_head_by_its_name_with_options(capsys):
     options = ["num_queries=3", "width=16", "num_heads=2", "encoder_layers=1", "decoder_layers=1", "feedforward=16"]
     assert main(["check", "head", "detr", *options, "--skip", "padding"]) == 0
-    assert capsys.readouterr().out.endswith("detr: 25 of 25 checks passed\n")
+    assert capsys.readouterr().out.endswith("detr: 26 of 26 checks passed\n")
 
 
 def test_what_the_constructor_refuses_is_a_finding(own, capsys):

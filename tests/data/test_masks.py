@@ -392,6 +392,20 @@ MADE = {  # preset: (picture, label, list file, file values, what they are)
         [255, 79, 80, 170],
         [255, 79, 80, 170],
     ),
+    "pascal_context": (
+        "JPEGImages/2008_000002.jpg",
+        "SegmentationClassContext/2008_000002.png",
+        "ImageSets/SegmentationContext/train.txt",
+        [0, 1, 37, 59],
+        [0, 1, 37, 59],
+    ),
+    "pascal_context_59": (
+        "JPEGImages/2008_000002.jpg",
+        "SegmentationClassContext/2008_000002.png",
+        "ImageSets/SegmentationContext/train.txt",
+        [0, 1, 37, 59],
+        [255, 0, 36, 58],
+    ),
     "voc": (
         "JPEGImages/2007_000032.jpg",
         "SegmentationClass/2007_000032.png",
@@ -418,8 +432,9 @@ def classes_of(preset: str, folder: Path, picture: Write, label: Write) -> tuple
 @pytest.mark.parametrize("preset", sorted(MADE))
 def test_each_preset_reads_its_official_layout(preset: str, tmp_path: Path, picture: Write, label: Write) -> None:
     classes = classes_of(preset, tmp_path, picture, label)
-    name = preset.removesuffix("_train_ids")
-    assert len(classes) == {"ade20k": 150, "camvid": 11, "cityscapes": 19, "coco_stuff": 171, "voc": 21}[name]
+    counts = {"ade20k": 150, "camvid": 11, "cityscapes": 19, "coco_stuff": 171, "voc": 21}
+    counts |= {"pascal_context": 60, "pascal_context_59": 59}
+    assert len(classes) == counts[preset.removesuffix("_train_ids")]
 
 
 def test_presets_are_the_yaml_files_that_lie_there_and_hold_options_only() -> None:
@@ -446,6 +461,18 @@ def test_voc_is_torchvisions_in_the_colours_of_the_development_kit(
     for index, one in enumerate(classes):  # VOCcolormap.m: the bits of the index, dealt to red, green and blue
         bits = [index >> place & 1 for place in range(6)]
         assert one.color == tuple(bits[c] * 128 + bits[c + 3] * 64 for c in range(3))
+
+
+def test_pascal_context_has_vocs_things_among_its_names_in_the_order_of_the_alphabet(
+    tmp_path: Path, picture: Write, label: Write
+) -> None:
+    whole = classes_of("pascal_context", tmp_path, picture, label)
+    fewer = Masks("train", root=str(tmp_path), preset="pascal_context_59").classes["segmentation"]
+    assert [(c.name, c.file_id) for c in whole[1:]] == [(c.name, c.file_id) for c in fewer]
+    names = [c.name for c in fewer]
+    assert names == sorted(names) and [c.file_id for c in whole] == list(range(60)) and whole[0].name == "background"
+    assert set(_VOC_CATEGORIES[1:]) - {"diningtable"} < set(names)
+    assert (names[0], names[36], names[46], names[58]) == ("aeroplane", "person", "sky", "wood")
 
 
 def test_coco_stuff_has_cocos_things_then_surfaces(tmp_path: Path, picture: Write, label: Write) -> None:

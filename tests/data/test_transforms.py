@@ -4,16 +4,19 @@ import os
 import subprocess
 import sys
 import warnings
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.nn import functional
 
 from densevit.config import DataSection
+from densevit.data.augmentation import Augmentation
 from densevit.data.build import build_transforms
-from densevit.data.recipes import build_recipe, resize_short_side
+from densevit.data.recipes import Fixed, Frame, build_recipe, resize_short_side
 from densevit.data.transforms import resize_image, resize_map, resize_masks
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import IGNORE, Sample
@@ -77,9 +80,12 @@ def check_agrees_with_picture(sample: Sample) -> None:
         bounds = torch.stack([columns[0, 0], rows[0, 0], columns[-1, 0] + 1, rows[-1, 0] + 1])
         assert (bounds - box).abs().max() <= 1.0
         assert torch.equal(targets["semantic"] == label, mask)
-        assert torch.equal(targets["depth"] == label + 1, mask)
     for label in set(range(5)) - set(targets["labels"].tolist()):
         assert not (targets["semantic"] == label).any()
+    known = targets["semantic"] != IGNORE
+    assert torch.equal(targets["depth"] > 0, known)
+    nearer = (targets["semantic"][known] + 1) / targets["depth"][known]  # how often it is enlarged: one for the picture
+    torch.testing.assert_close(nearer, nearer[:1].expand_as(nearer))
 
 
 def test_resize_is_the_same_in_training_as_in_evaluation() -> None:
@@ -101,10 +107,14 @@ def test_resize_is_the_same_in_training_as_in_evaluation() -> None:
         {"image_size": None},
         {"recipe": "detr", "image_size": (160, 240)},
         {"recipe": "detr", "image_size": 100},
+        {"recipe": "crop", "image_size": (90, 110)},
+        {"recipe": "crop", "image_size": 100, "short_side": 99, "scales": (0.7, 1.6)},
     ],
 )
 def test_after_augmentation_the_targets_still_lie_where_the_picture_shows_them(keys: dict[str, Any]) -> None:
     train, evaluation = build_transforms(section(**keys))
+    if keys.get("recipe") == "crop":  # whose colours are no longer to be told apart; tests/data/test_crop_recipe.py
+        train = Augmentation(replace(evaluation.recipe, recoloring="none"))  # type: ignore[type-var]
     sample, labels, flipped = painted(), set(), 0
     for seed in range(16):
         result = train(sample, np.random.default_rng(seed))
@@ -115,12 +125,16 @@ def test_after_augmentation_the_targets_still_lie_where_the_picture_shows_them(k
         assert result["targets"]["original_size"] == (120, 160)
         assert result["targets"]["image_id"] == 7
     assert 3 <= flipped <= 13
-    assert len(labels) > 1 or keys.get("recipe") != "detr", "no crop ever cut off an object"
+    assert len(labels) > 1 or "recipe" not in keys, "no crop ever cut off an object"
     check_agrees_with_picture(evaluation(sample))
 
 
 def test_the_result_follows_from_the_generator_alone() -> None:
-    for keys in ({"image_size": 128}, {"recipe": "detr", "image_size": (160, 240)}):
+    for keys in (
+        {"image_size": 128},
+        {"recipe": "detr", "image_size": (160, 240)},
+        {"recipe": "crop", "image_size": 90},
+    ):
         train, again = build_transforms(section(**keys))[0], build_transforms(section(**keys))[0]
         first = train(painted(), np.random.default_rng(3))
         np.random.seed(1)
@@ -130,8 +144,54 @@ def test_the_result_follows_from_the_generator_alone() -> None:
         second = again(painted(), np.random.default_rng(3))
         assert torch.equal(first["image"], second["image"])
         assert torch.equal(first["targets"]["boxes"], second["targets"]["boxes"])
-        sizes = {tuple(train(painted(), np.random.default_rng(seed))["image"].shape) for seed in range(20)}
-        assert len(sizes) > 3
+        frames = {str(train(painted(), np.random.default_rng(seed))["targets"]["boxes"]) for seed in range(20)}
+        assert len(frames) > 6
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"image_size": 128},
+        {"recipe": "detr", "image_size": (160, 240)},
+        {"recipe": "crop", "image_size": (90, 110), "short_side": 90},
+        {"recipe": "crop", "image_size": 120, "scales": (1, 1)},
+    ],
+)
+def test_depth_is_divided_by_what_a_picture_is_enlarged_by(keys: dict[str, Any]) -> None:
+    """Twice as large as evaluation would show it, a thing looks as if it were at half the distance."""
+    train, evaluation = build_transforms(section(**keys))
+    plain, factors = evaluation(painted())["targets"], []
+    assert torch.equal(plain["depth"].unique(), torch.arange(6.0))
+    areas = (plain["boxes"][:, 2:] - plain["boxes"][:, :2]).prod(dim=1)
+    for seed in range(30):
+        targets = train(painted(), np.random.default_rng(seed))["targets"]
+        assert targets["depth"].dtype == torch.float32
+        height, width = targets["size"]
+        for box, label, mask in zip(targets["boxes"], targets["labels"], targets["masks"], strict=True):
+            if (box[:2] > 1e-2).all() and box[2] < width - 1e-2 and box[3] < height - 1e-2:  # not cut off
+                factors.append(((box[2:] - box[:2]).prod() / areas[label]).sqrt().item())
+                expected = torch.full((int(mask.sum()),), (label.item() + 1) / factors[-1])
+                torch.testing.assert_close(targets["depth"][mask], expected, rtol=1e-4, atol=0)
+    assert len(factors) > 20
+    assert (max(factors) == pytest.approx(1, abs=1e-5)) if keys.get("scales") else max(factors) / min(factors) > 1.3
+
+
+@pytest.mark.parametrize("keys", [{"image_size": 100}, {"recipe": "crop", "image_size": 100, "scales": (1, 1)}])
+def test_flips_and_colours_are_drawn_apart(keys: dict[str, Any]) -> None:
+    """One stream for all steps: with a copy for each, a picture would be recoloured just when it is flipped."""
+    sample = painted(100, 100)
+    train, seen = build_transforms(section(**keys))[0], []
+    for seed in range(120):
+        result = train(sample, np.random.default_rng(seed))
+        left = result["targets"]["boxes"][:, 0].tolist()
+        background = result["targets"]["semantic"] == IGNORE
+        colors = torch.cat([result["image"][:, result["targets"]["semantic"] == k].amax(dim=1) for k in range(5)])
+        original = torch.from_numpy(COLORS).flatten()
+        recolored = not torch.equal(colors, original) or result["image"][:, background].float().mean() > 40
+        seen.append((left == sorted(left), bool(recolored)))
+    counts = {pair: seen.count(pair) for pair in ((False, False), (False, True), (True, False), (True, True))}
+    of_flipped, of_plain = (counts[way, True] / (counts[way, True] + counts[way, False]) for way in (False, True))
+    assert abs(of_flipped - of_plain) < 0.25, counts
 
 
 def test_the_sample_that_comes_in_stays_as_it_is() -> None:
@@ -166,6 +226,12 @@ def test_the_sample_that_comes_in_stays_as_it_is() -> None:
         ({"recipe": "detr"}, (500, 500), (800, 800)),
         ({"recipe": "detr", "image_size": (480, 800)}, (480, 640), (480, 640)),
         ({"recipe": "detr", "image_size": 480}, (300, 640), (375, 800)),
+        ({"recipe": "crop", "image_size": 512, "short_side": 512}, (480, 640), (512, 683)),  # 682.67
+        ({"recipe": "crop", "image_size": 512, "short_side": 512}, (683, 512), (683, 512)),
+        ({"recipe": "crop", "image_size": 512, "short_side": 512}, (1024, 2048), (512, 1024)),
+        ({"recipe": "crop", "image_size": 512, "short_side": 512}, (100, 500), (410, 2048)),  # 4.096 times, not 5.12
+        ({"recipe": "crop", "image_size": (8, 9), "short_side": 20}, (30, 7), (80, 19)),  # 2.667 times: 18.67
+        ({"recipe": "crop", "image_size": 16}, (33, 55), (33, 55)),
     ],
 )
 def test_evaluation_sizes(keys: dict[str, Any], size: tuple[int, int], expected: tuple[int, int]) -> None:
@@ -269,7 +335,13 @@ def test_fixed_zooms_gently() -> None:
 
 
 def test_pictures_of_extreme_shape_survive() -> None:
-    for recipe in (build_recipe("detr", None), build_recipe("fixed", 64), build_recipe("fixed", (64, 32))):
+    for recipe in (
+        build_recipe("detr", None),
+        build_recipe("fixed", 64),
+        build_recipe("fixed", (64, 32)),
+        build_recipe("crop", 64),
+        build_recipe("crop", (64, 32), 3),
+    ):
         rng = np.random.default_rng(0)
         for height, width in ((1, 1), (1, 5000), (5000, 1), (3, 2), (7, 900)):
             for _ in range(50):
@@ -283,7 +355,7 @@ def test_a_short_side_longer_than_the_long_one_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"data\.image_size.*800, 480"):
         build_recipe("detr", (800, 480))
     with pytest.raises(ConfigError, match="no recipe 'foxed'"):
-        build_transforms(SimpleNamespace(recipe="foxed", image_size=None))  # type: ignore[arg-type]
+        build_recipe("foxed", None)
 
 
 # ---- boxes that make trouble ----
@@ -296,7 +368,14 @@ def objects(boxes: list[list[float]], height: int = 50, width: int = 80) -> Samp
     }
 
 
-@pytest.mark.parametrize("keys", [{"image_size": 80}, {"recipe": "detr", "image_size": (80, 133)}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"image_size": 80},
+        {"recipe": "detr", "image_size": (80, 133)},
+        {"recipe": "crop", "image_size": 96, "short_side": 50},
+    ],
+)
 def test_boxes_that_albumentations_trips_over(keys: dict[str, Any]) -> None:
     train, evaluation = build_transforms(section(**keys))
     sample = objects(
@@ -407,12 +486,55 @@ def test_wrong_targets_of_a_plugin_are_named() -> None:
 # ---- resampling ----
 
 
-def test_shrinking_averages_and_growing_interpolates() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3)).astype(np.uint8)
-    quarters = pixels.reshape(2, 4, 3, 4, 3).mean(axis=(1, 3))
-    assert np.abs(resize_image(pixels, (2, 3)) - quarters).max() <= 0.5
+@pytest.mark.parametrize("size", [(20, 30), (41, 59), (7, 9), (80, 120), (93, 60), (30, 120), (1, 1)])
+def test_pictures_are_resized_bilinearly_with_anti_aliasing(size: tuple[int, int]) -> None:
+    """Noise would show any other filter. Pillow and torch agree to the last bit of rounding."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    resized = resize_image(pixels, size).astype(int)
+    pillow = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].double()
+    exact = functional.interpolate(planes, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    assert np.abs(resized - pillow).max() <= 1
+    assert np.abs(resized - exact).max() <= 1.01
     ramp = np.repeat(np.array([[0, 100]], np.uint8)[..., None], 3, axis=2)
     assert resize_image(ramp, (1, 4))[0, :, 0].tolist() == [0, 25, 75, 100]
+
+
+class Framed(Fixed):
+    """A recipe with one frame."""
+
+    def training_frame(self, *given: Any, **options: Any) -> Frame:
+        return Frame((3, 5, 33, 51), (24, 37))
+
+
+def test_recipes_resample_a_window_once_pictures_bilinearly_and_labels_by_nearest() -> None:
+    rng = np.random.default_rng(0)
+    pixels, labels = (rng.integers(0, 256, shape).astype(np.uint8) for shape in ((40, 60, 3), (40, 60)))
+    picture, semantic = Image.fromarray(pixels), Image.fromarray(labels)
+    bilinear, nearest = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+    sample: Sample = {
+        "image": torch.from_numpy(pixels).permute(2, 0, 1),
+        "targets": {"semantic": torch.from_numpy(labels), "image_id": 1},
+    }
+    for keys in (
+        {"image_size": 47},
+        {"recipe": "detr", "image_size": (31, 90)},
+        {"recipe": "crop", "image_size": 32, "short_side": 27},
+    ):
+        result = build_transforms(section(**keys))[1](sample)
+        size = result["targets"]["size"][::-1]
+        shown = torch.from_numpy(np.array(picture.resize(size, bilinear))).permute(2, 0, 1)
+        assert (result["image"].int() - shown.int()).abs().max() <= 1
+        assert np.array_equal(result["targets"]["semantic"], semantic.resize(size, nearest))
+    train, unflipped = Augmentation(Framed(None, recoloring="none")), 0
+    for seed in range(8):
+        result = train(sample, np.random.default_rng(seed))
+        window = (5, 3, 51, 33)
+        got, found = result["image"].permute(1, 2, 0).numpy().astype(int), result["targets"]["semantic"].numpy()
+        if np.array_equal(found, semantic.crop(window).resize((37, 24), nearest)):
+            assert np.abs(got - np.asarray(picture.crop(window).resize((37, 24), bilinear))).max() <= 1
+            unflipped += 1
+    assert 0 < unflipped < 8
 
 
 @pytest.mark.parametrize("size", [(4, 6), (3, 5), (16, 24), (13, 7)])

@@ -6,13 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from densevit import config as configs
 from densevit.cli import main
 from densevit.evaluation.coco import CocoDetection
-from densevit.interfaces import Class
+from densevit.evaluation.miou import SemanticSegmentation
+from densevit.interfaces import Class, Evaluator
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
 CONFIG = "backbone: {name: swin}\nheads: {detection: {name: detr}}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
@@ -34,8 +37,10 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(config=config, multiple=multiple)
         return seen["data"]
 
-    def evaluate(*given: Any) -> tuple[dict[str, float], dict[str, CocoDetection]]:
-        assert given == (model, seen["data"], seen["config"])
+    def evaluate(*given: Any) -> tuple[dict[str, float], dict[str, Evaluator]]:
+        assert given[:3] == (model, seen["data"], seen["config"])
+        if "semantic" in seen:
+            return seen["semantic"](*given[3:])
         evaluator = CocoDetection(CLASSES)
         box, one = torch.tensor([[0.0, 0, 50, 50]]), torch.ones(1, dtype=torch.long)
         evaluator.update(
@@ -62,6 +67,28 @@ def test_it_prints_a_table_and_writes_metrics_and_detections(seen: dict[str, Any
         {"image_id": 139, "category_id": 18, "bbox": [0, 0, 50, 50], "score": 1}
     ]
     assert seen["multiple"] == 16
+
+
+def test_label_maps_and_the_confusion_matrix_are_written(seen: dict[str, Any]):
+    """An evaluator sees a map and hands it on; a map's values are the classes' file ids."""
+    found, truth = np.array([[0, 1, 1]], np.uint8), np.array([[0, 0, 255]], np.uint8)
+
+    def evaluate(write: Any) -> tuple[dict[str, float], dict[str, Evaluator]]:
+        evaluator = SemanticSegmentation(CLASSES)
+        evaluator.update([{"semantic": found}], [{"image_id": "town/1", "semantic": truth}])
+        write("detection", "town/1", {"semantic": found})
+        return {"detection/mIoU": evaluator.compute()["mIoU"]}, {"detection": evaluator}
+
+    seen["semantic"] = evaluate
+    assert main(["evaluate", "run", "--out", "out"]) == 0
+    files = {path.relative_to("out").as_posix() for path in Path("out").rglob("*.*")}
+    assert files == {"metrics.json", "confusion-detection.csv", "semantic/town/1.png"}
+    assert np.array(Image.open("out/semantic/town/1.png")).tolist() == [[17, 18, 18]]
+    assert Path("out/confusion-detection.csv").read_text().splitlines() == [
+        "truth \\ prediction,cat,dog",
+        "cat,1,1",
+        "dog,0,0",
+    ]
 
 
 def test_without_out_it_writes_nothing(seen: dict[str, Any]):

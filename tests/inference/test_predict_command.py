@@ -28,7 +28,7 @@ class StandIn:
     def to(self, device: Any) -> "StandIn":
         return self
 
-    def predict(self, pictures: list[np.ndarray], batch_size: int = 8) -> list[Any]:
+    def predict(self, pictures: list[np.ndarray], batch_size: int = 8, inference: Any = None) -> list[Any]:
         self.batches.append(len(pictures))
         return [self.see(*picture.shape[:2]) for picture in pictures]
 
@@ -133,6 +133,28 @@ def test_pictures_come_to_the_model_in_chunks(model: StandIn, photos: Path, monk
     assert main(["predict", "RUN", "a", "b", "--batch-size", "1"]) == 0
     assert model.batches == [3, 1]
     assert len(read("predictions/images.json")) == 4
+
+
+def test_maps_are_written_in_the_pictures_size(photos: Path, monkeypatch: pytest.MonkeyPatch):
+    class Dense(StandIn):
+        """Sees a dog in the picture's first row and cats below, all of it 1.5 m away."""
+
+        def see(self, height: int, width: int) -> Any:
+            semantic = torch.zeros(height, width, dtype=torch.uint8)
+            semantic[0] = 1
+            return {"semantic": semantic, "depth": torch.full((height, width), 1.5)}
+
+    monkeypatch.setattr("densevit.weights.model_file.load", lambda run: Dense(("all",)))
+    assert main(["predict", "RUN", "b", "--out", "found"]) == 0
+    expected = {"drawn": [".jpg"], "semantic": [".png"], "depth": [".png", ".npy"]}
+    for folder, endings in expected.items():
+        names = {f"{name}{ending}" for name in ("000139", "1", "cat") for ending in endings}
+        assert {path.name for path in Path("found", folder).iterdir()} == names
+    labels = Image.open("found/semantic/cat.png")
+    assert labels.mode == "P" and labels.size == Image.open("b/cat.png").size == (53, 40)
+    assert (np.array(labels)[0] == 18).all() and (np.array(labels)[1:] == 17).all()
+    assert (np.array(Image.open("found/depth/cat.png")) == 384).all()
+    assert len(read("found/images.json")) == 3 and not Path("found/predictions.json").exists()
 
 
 def test_each_of_several_heads_has_its_folder(photos: Path, monkeypatch: pytest.MonkeyPatch):

@@ -431,6 +431,88 @@ class Depth(Maps):
         return [{"depth": self.on_picture(outputs, i, t)[0].clamp(-5, 5).exp()} for i, t in enumerate(targets)]
 
 
+class DenseSegmenter(Segmenter):
+    """Semantic maps that windows and flips may average."""
+
+    def maps(self, outputs, size):
+        return F.interpolate(outputs["map"], outputs["grid"])[..., : size[0], : size[1]]
+
+    def read_maps(self, maps):
+        return {"semantic": maps.argmax(1)}
+
+
+class DenseDepth(Depth):
+    """Depth maps that windows and flips may average."""
+
+    def maps(self, outputs, size):
+        return F.interpolate(outputs["map"], outputs["grid"])[..., : size[0], : size[1]].clamp(-5, 5).exp()
+
+    def read_maps(self, maps):
+        return {"depth": maps[:, 0]}
+
+
+class MapsUnread(Segmenter):
+    """Makes maps that nothing reads."""
+
+    maps = DenseSegmenter.maps
+
+
+class SqueezedMaps(DenseSegmenter):
+    """Squeezes maps to the size instead of cutting them."""
+
+    def maps(self, outputs, size):
+        return F.interpolate(outputs["map"], tuple(size))
+
+
+class HalfMaps(DenseSegmenter):
+    """Maps in half precision."""
+
+    def maps(self, outputs, size):
+        return super().maps(outputs, size).half()
+
+
+class CoarseMaps(DenseSegmenter):
+    """Maps on the head's own grid."""
+
+    def maps(self, outputs, size):
+        return outputs["map"]
+
+
+class ReadsTheWorst(DenseSegmenter):
+    """Reads the least likely class."""
+
+    def read_maps(self, maps):
+        return {"semantic": maps.argmin(1)}
+
+
+class ReadsOtherKeys(DenseSegmenter):
+    """Calls the result by another name."""
+
+    def read_maps(self, maps):
+        return {"labels": maps.argmax(1)}
+
+
+class ReadsBytes(DenseSegmenter):
+    """Another type than predict's."""
+
+    def read_maps(self, maps):
+        return {"semantic": maps.argmax(1).to(torch.uint8)}
+
+
+class ReadsPlaces(DenseDepth):
+    """Adds what depends on where a pixel lies in what it is given."""
+
+    def on_picture(self, outputs, i, target):
+        x = self.read_maps(self.maps(outputs, outputs["grid"]))["depth"][i, : target["size"][0], : target["size"][1]]
+        return F.interpolate(x[None, None], target["original_size"])[0]
+
+    def predict(self, outputs, targets):
+        return [{"depth": self.on_picture(outputs, i, t)[0]} for i, t in enumerate(targets)]
+
+    def read_maps(self, maps):
+        return {"depth": maps[:, 0] + torch.arange(maps.shape[2])[:, None]}
+
+
 class WrongMaps(Segmenter):
     """Maps of the resized picture."""
 
@@ -447,13 +529,35 @@ class Keypoints(Sound):
         raise AssertionError("there is no keypoint to learn from")
 
 
-@pytest.mark.parametrize("sound", [Sound, Segmenter, Depth, functools.partial(Sound, width=8)])
+@pytest.mark.parametrize(
+    "sound", [Sound, Segmenter, Depth, DenseSegmenter, DenseDepth, functools.partial(Sound, width=8)]
+)
 def test_a_sound_head_passes(sound):
     assert failures(sound) == {}
 
 
 def test_maps_of_another_size_than_the_pictures_are_caught():
     assert failures(WrongMaps).keys() == {"predictions", "original_pixels"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "found"),
+    [
+        (MapsUnread, "maps() without read_maps()"),
+        (SqueezedMaps, "maps that are squeezed to a smaller size"),
+        (HalfMaps, "of torch.float16"),
+        (CoarseMaps, "expected torch.float32 (3, C, 96, 128)"),
+        (ReadsTheWorst, "semantic that differs between read_maps(maps(outputs, grid)) and predict"),
+        (ReadsBytes, "semantic that differs between"),
+        (ReadsOtherKeys, "read_maps that gives labels"),
+        (ReadsPlaces, "depth that differs where read_maps gets a part"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_maps_that_windows_cannot_average_are_caught(broken, found):
+    failed = failures(broken)
+    assert failed.keys() == {"maps"}
+    assert found in failed["maps"]
 
 
 def test_a_head_with_targets_of_its_own_is_checked_in_all_but_its_losses():
@@ -482,5 +586,5 @@ def test_features_of_ones_own_choice():
         "one_level",
         "equal_strides",
     }
-    with pytest.raises(CheckFailed, match="SeesPadding fails 1 of 26 checks"):
+    with pytest.raises(CheckFailed, match="SeesPadding fails 1 of 27 checks"):
         check_head(functools.partial(SeesPadding))

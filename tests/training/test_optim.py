@@ -187,15 +187,40 @@ def test_cosine_ends_at_its_least_ratio():
     assert factors(4, schedule="cosine", min_lr_ratio=1.0) == [1, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("warmup_steps", [0, 7])
+def test_poly_is_torch_s_polynomial_decay_with_the_power_of_0_9(warmup_steps):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=50, power=0.9)
+    expected = []
+    for _ in range(51):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+    found = factors(50 + warmup_steps, schedule="poly", warmup_steps=warmup_steps)
+    assert found[warmup_steps:] == pytest.approx(expected, abs=1e-9)
+    assert found[:warmup_steps] == pytest.approx([(step + 1) / (warmup_steps + 1) for step in range(warmup_steps)])
+
+
+def test_poly_with_a_least_ratio_is_the_recursion_by_which_mmengine_steps():
+    """PolyParamScheduler of mmengine goes from each value to the next, between lr and its eta_min of 1e-4."""
+    lr, eta_min, steps = 0.01, 1e-4, 40
+    expected = [lr]
+    for step in range(1, steps + 1):
+        left = (1 - 1 / (steps - step + 1)) ** 0.9
+        expected.append((expected[-1] - eta_min) * left + eta_min)
+    found = [lr * factor for factor in factors(steps, schedule="poly", min_lr_ratio=eta_min / lr)]
+    assert found == pytest.approx(expected)
+
+
 def test_step_divides_by_ten_at_its_fraction_of_all_steps():
     assert factors(10, schedule="step", drop_at=0.7, warmup_steps=1) == [0.5] + 6 * [1] + 4 * [0.1]
     assert factors(4, schedule="step", drop_at=0.5, min_lr_ratio=0.5) == [1, 1, 0.1, 0.1, 0.1]
 
 
-@pytest.mark.parametrize("name", ["cosine", "step", "constant"])
+@pytest.mark.parametrize("name", ["cosine", "poly", "step", "constant"])
 def test_a_factor_beyond_the_end_stays_where_it_ended(name):
     factor = schedule(OptimSection(lr=1.0, schedule=name, min_lr_ratio=0.25), 10)
-    assert factor(25) == factor(10) == {"cosine": 0.25, "step": 0.1, "constant": 1.0}[name]
+    assert factor(25) == factor(10) == {"cosine": 0.25, "poly": 0.25, "step": 0.1, "constant": 1.0}[name]
 
 
 def test_a_warm_up_longer_than_the_training_only_rises():

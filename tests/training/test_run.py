@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
+from densevit.training.logger import MetricsCsv
 from densevit.training.run import resume, train
 from densevit.training.run_folder import RunFolder
+from densevit.visualization.confusion import read_confusion
 from densevit.weights.state import read_safetensors
 
 TINY = """
@@ -25,6 +27,13 @@ heads:
 data: {name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 8, val_length: 3}
 optim: {lr: 1e-3, schedule: cosine, warmup_steps: 2}
 trainer: {max_epochs: 2, precision: "32", accelerator: cpu, log_every: 1, clip_grad_norm: 0.1}
+"""
+SEGMENTATION = """
+backbone: {name: swin, variant: nano, window_size: 4}
+heads: {surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch}}
+data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 4, val_length: 3}
+optim: {lr: 1e-2}
+trainer: {max_epochs: 3, precision: "32", accelerator: cpu}
 """
 
 
@@ -61,6 +70,27 @@ def test_a_run_leaves_a_complete_folder_that_loads_and_repeats(tiny: Path, tmp_p
     again = train(configs.load(run / "config.yaml"), tmp_path / "again")  # the resolved config is the whole truth
     assert_same(weights(run), weights(again))
     assert (run / "metrics.json").read_text() == (again / "metrics.json").read_text()
+
+
+def test_a_segmentation_run_keeps_the_confusion_matrix_of_its_best_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The counts give the very mIoU that metrics.json says, also where a later epoch is worse."""
+    path = tmp_path / "seg.yaml"
+    path.write_text(SEGMENTATION)
+    scores = iter([0.5, 0.7, 0.6])
+    monkeypatch.setattr(RunFolder, "_score", lambda self, metrics: next(scores))
+    run = train(configs.load(path), tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    names, counts = read_confusion(run / "confusion-surfaces.csv")
+    assert names == [c.name for c in densevit.load(run).classes["surfaces"]]
+    assert counts.sum() == 3 * 32 * 32
+    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    iou = (counts.diagonal() / union.clip(1))[union > 0]
+    assert metrics["surfaces/mIoU"] == pytest.approx(iou.mean(), abs=1e-12)
+    values = [float(row["surfaces/mIoU"]) for row in MetricsCsv(run / "metrics.csv").rows() if row["surfaces/mIoU"]]
+    assert values[1] == metrics["surfaces/mIoU"] not in (values[0], values[2])
+    assert "Confusion: surfaces" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize("stop_after", [2, 4, 5])  # in the middle of an epoch, at its end, and in the second

@@ -120,10 +120,10 @@ def test_the_truth_stands_on_the_left_and_the_prediction_on_the_right():
 
 
 def test_a_new_kind_of_prediction_needs_only_a_painter(monkeypatch: pytest.MonkeyPatch):
-    predictions = {"depth": torch.zeros(600, 600)}
+    predictions = {"normals": torch.zeros(3, 600, 600)}
     assert (draw(GREY, predictions, CLASSES) == GREY).all()
     monkeypatch.setitem(
-        module.PAINTERS, "depth", lambda canvas, result, classes, zoom: canvas.paste(RED, (0, 0, 600, 600))
+        module.PAINTERS, "normals", lambda canvas, result, classes, zoom: canvas.paste(RED, (0, 0, 600, 600))
     )
     assert (draw(GREY, predictions, CLASSES) == RED).all()
 

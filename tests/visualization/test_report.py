@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.evaluation import metrics_file
+from densevit.evaluation import metrics_file, tables_file
 from densevit.visualization.report import write_report
 
 VOID = ("meta", "img", "br", "line", "polyline", "circle")
@@ -73,6 +73,28 @@ def test_the_page_shows_all_that_a_run_has(run: Path):
     assert any("# <script>" in text for text in page.texts)
     captions = page.texts[page.texts.index("Pictures") + 1 : page.texts.index("Curves")]
     assert captions == ["a", "b", "large"]
+
+
+def test_a_classs_metrics_stand_side_by_side(run: Path):
+    values = {"IoU/cat": 0.1, "IoU/fox": 0.2, "Acc/cat": 0.3, "Acc/fox": math.nan}
+    metrics_file.write({f"segmentation/{name}": value for name, value in values.items()}, run / "metrics.json")
+    texts = Page(write_report(run)).texts
+    start = texts.index("class")
+    expected = ["class", "IoU", "Acc", "cat", "0.1000", "0.3000", "fox", "0.2000", "–"]
+    assert texts[start : start + 9] == expected
+
+
+def test_confusion_matrices_are_shown_by_head(run: Path):
+    tables_file.write([["", "cat", "<dog>"], ["cat", 3, 1], ["<dog>", 0, 8]], run / "confusion-animals.csv")
+    (run / "confusion-rooms.csv").write_text("truth,hall\nhall,")
+    page = Page(write_report(run))
+    start = page.texts.index("Confusion: animals")
+    assert "75" in page.texts[start:] and "cat taken for <dog>: 25.0 % of cat" in page.texts[start:]
+    assert any("confusion-rooms.csv: expected names" in text for text in page.texts)
+
+
+def test_a_run_without_a_confusion_matrix_does_not_speak_of_one(run: Path):
+    assert "onfusion" not in "".join(Page(write_report(run)).texts)
 
 
 def test_the_page_needs_nothing_but_itself(run: Path):

@@ -2,7 +2,7 @@ import math
 
 from rich.console import Console
 
-from densevit.visualization.tables import metrics_table
+from densevit.visualization.tables import by_class, metrics_table
 
 
 def shown(metrics: dict[str, float], width: int = 80) -> list[list[str]]:
@@ -26,6 +26,43 @@ def test_one_table_a_head_and_one_for_its_classes():
         ["traffic", "light", "0.5000"],
         ["depth"],
         ["AbsRel", "0.1235"],
+    ]
+
+
+def test_several_metrics_of_the_same_classes_stand_side_by_side():
+    names = ["sky", "traffic light", "road"]
+    metrics = {"segmentation/mIoU": 0.5} | {f"segmentation/IoU/{name}": n / 10 for n, name in enumerate(names)}
+    metrics |= {f"segmentation/Acc/{name}": math.nan if name == "road" else 0.75 for name in names}
+    two = [
+        ["segmentation"],
+        ["mIoU", "0.5000"],
+        ["segmentation:", "each", "class"],
+        ["class", "IoU", "Acc", "class", "IoU", "Acc"],
+        ["sky", "0.0000", "0.7500", "traffic", "light", "0.1000", "0.7500"],
+        ["road", "0.2000", "–"],
+    ]
+    assert shown(metrics) == two
+    three = metrics | {f"segmentation/BIoU/{name}": 0.25 for name in names}
+    assert shown(three)[3:] == [
+        ["class", "IoU", "Acc", "BIoU"],
+        ["sky", "0.0000", "0.7500", "0.2500"],
+        ["traffic", "light", "0.1000", "0.7500", "0.2500"],
+        ["road", "0.2000", "–", "0.2500"],
+    ]
+
+
+def test_a_hundred_and_fifty_classes_fit_a_terminal_of_eighty_columns():
+    names = [f"a longish class {n}" for n in range(150)]
+    metrics = {f"segmentation/{kind}/{name}": 0.5 for kind in ("IoU", "Acc") for name in names}
+    lines = shown(metrics)
+    assert len(lines) == 1 + 1 + 75  # the title, the header, two classes a line; no line is broken
+    assert lines[-1] == [*names[148].split(), "0.5000", "0.5000", *names[149].split(), "0.5000", "0.5000"]
+
+
+def test_metrics_of_other_classes_have_a_table_of_their_own():
+    assert by_class({"mIoU": 0.5, "IoU/a/b": 0.1, "AP/dog": 0.2, "Acc/a/b": 0.3}) == [
+        {"IoU": {"a/b": 0.1}, "Acc": {"a/b": 0.3}},
+        {"AP": {"dog": 0.2}},
     ]
 
 

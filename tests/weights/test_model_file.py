@@ -200,6 +200,28 @@ def test_the_whole_model_s_weights(saved):
     assert equal(model.state_dict(), source.state_dict())
 
 
+def test_a_head_that_the_weights_lack_is_added_and_one_that_the_model_lacks_is_dropped(saved):
+    source, path = saved
+    heads = {"maps": {"name": f"{__name__}:Maps"}, "more": {"name": f"{__name__}:Scores"}}
+    model = model_of(heads=heads, weights=str(path))
+    before = {key: value.clone() for key, value in model.heads["more"].state_dict().items()}
+    with pytest.warns(UserWarning) as told:
+        load_initial(model)
+    assert equal(model.backbone.state_dict(), source.backbone.state_dict())
+    assert equal(model.heads["maps"].state_dict(), source.heads["maps"].state_dict())
+    assert equal(model.heads["more"].state_dict(), before)
+    assert [str(warning.message) for warning in told] == [
+        f"weights: {path}: its head 'detection' is not in this model and was left out.",
+        f"weights: {path}: has no head 'more', which starts from random weights.",
+    ]
+
+
+def test_weights_without_any_of_the_model_s_heads_are_refused(saved):
+    model = model_of(heads={"more": {"name": f"{__name__}:Scores"}}, weights=str(saved[1]))
+    with pytest.raises(WeightsError, match="tensors are missing"):
+        load_initial(model)
+
+
 def test_without_weights_nothing_changes():
     model = model_of()
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -6,13 +6,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from densevit.interfaces import IGNORE, Class, Head, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, Head, Losses, Outputs, Predictions, Targets
+from densevit.layers.likeliest import likeliest
+from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_maps
 from densevit_heads.setr.decoders import Classifier, MultiLevelDecoder, Norm, UpsamplingDecoder, factors_to, on_grid
-
-_PIXELS_AT_ONCE = 2**25  # of classes' maps in prediction: 128 MB
 
 
 class Setr(Head):
@@ -35,7 +34,8 @@ class Setr(Head):
     norm: "sync", batch norm over all processes; "batch", each process's own; "group", for small batches, by
         the whole map, padding included.
     dropout: of whole channels before a classifier.
-    class_weights: what the pixels of each class weigh in the cross-entropy.
+    class_weights: what the pixels of each class weigh in the cross-entropy; "balanced": rare ones more, by the labels
+        seen so far (see `ClassWeights`).
     dice: the weight of a dice loss beside the cross-entropy; 0 for none.
     ohem_threshold: only pixels whose class is less probable than this are learnt from, but `ohem_min_kept` an image in
         any case (mmsegmentation: 0.7 and 100,000; 0: only so many); None: all. Dice goes by all in any case.
@@ -57,7 +57,7 @@ class Setr(Head):
         auxiliary_weight: float = 0.4,
         norm: Norm = "sync",
         dropout: float = 0.0,
-        class_weights: tuple[float, ...] | None = None,
+        class_weights: Weighting = None,
         label_smoothing: float = 0.0,
         dice: float = 0.0,
         ohem_threshold: float | None = None,
@@ -65,7 +65,6 @@ class Setr(Head):
     ) -> None:
         super().__init__(channels, strides, classes)
         N, K = len(channels), len(classes)
-        _check_classes(K, class_weights)
         least = {"width": (width, 1), "branch_width": (branch_width, 1), "auxiliary_weight": (auxiliary_weight, 0)}
         least |= {"dice": (dice, 0), "ohem_min_kept": (ohem_min_kept, 0)}
         for option, (number, floor) in least.items():
@@ -85,9 +84,7 @@ class Setr(Head):
         self.feature, self.auxiliary_features = decoded - 1, tuple(i - 1 for i in auxiliary)
         self.auxiliary_weight, self.label_smoothing, self.dice_weight = auxiliary_weight, label_smoothing, dice
         self.ohem_threshold, self.ohem_min_kept = ohem_threshold, ohem_min_kept
-        weights = None if class_weights is None else torch.tensor(class_weights)
-        self.class_weights: Tensor | None
-        self.register_buffer("class_weights", weights, persistent=False)
+        self.class_weights = ClassWeights(K, class_weights)
 
         self.decode: UpsamplingDecoder | MultiLevelDecoder
         if decoder == "mla":
@@ -126,22 +123,23 @@ class Setr(Head):
         """
         logits = outputs["logits"]
         labels = label_maps(targets, logits.device)
-        losses = self._terms(logits, self.decode.logits_stride, labels)
+        weights = self.class_weights(labels)
+        losses = self._terms(logits, self.decode.logits_stride, labels, weights)
         if self.auxiliary_features:
             others = logits.new_zeros(())  # there are no such maps in evaluation
             if "auxiliary" in outputs:
                 for x, stride in zip(outputs["auxiliary"], self.auxiliary_strides, strict=True):
-                    others = others + torch.stack(list(self._terms(x, stride, labels).values())).sum()
+                    others = others + torch.stack(list(self._terms(x, stride, labels, weights).values())).sum()
             losses["auxiliary"] = self.auxiliary_weight * others
         return losses
 
-    def _terms(self, logits: Tensor, stride: Fraction, labels: Tensor) -> Losses:
+    def _terms(self, logits: Tensor, stride: Fraction, labels: Tensor, weights: Tensor | None) -> Losses:
         """The losses of one map, its logits resized to the labels (B, H, W)."""
         logits = on_grid(logits.float(), stride, labels.shape[1:])
         learnt = labels
         if self.ohem_threshold is not None:
             learnt = hard_pixels(logits, labels, self.ohem_threshold, self.ohem_min_kept)
-        losses = {"cross_entropy": cross_entropy(logits, learnt, self.class_weights, self.label_smoothing)}
+        losses = {"cross_entropy": cross_entropy(logits, learnt, weights, self.label_smoothing)}
         if self.dice_weight:
             losses["dice"] = self.dice_weight * dice(logits, labels)
         return losses
@@ -152,26 +150,13 @@ class Setr(Head):
 
         Logits go to the picture's grid, lose their padding, and go on to original pixels, some classes at a time.
         """
-        logits = outputs["logits"].float()
-        return [{"semantic": self._likeliest(own, target)} for own, target in zip(logits, targets, strict=True)]
+        return [
+            {"semantic": likeliest(own, self._on_pixels, tuple(target["size"]), tuple(target["original_size"]))}
+            for own, target in zip(outputs["logits"].float(), targets, strict=True)
+        ]
 
-    def _likeliest(self, logits: Tensor, target: Targets) -> Tensor:
-        """(K, h, w) -> (H, W) uint8."""
-        size, original = tuple(target["size"]), tuple(target["original_size"])
-        step = max(1, _PIXELS_AT_ONCE // max(size[0] * size[1], original[0] * original[1]))
-        best: Tensor | None = None
-        for first in range(0, len(logits), step):
-            x = on_grid(logits[None, first : first + step], self.decode.logits_stride, size)
-            if size != original:
-                x = F.interpolate(x, size=original, mode="bilinear", align_corners=False)
-            value, index = x[0].max(0)
-            index = (index + first).to(torch.uint8)
-            if best is None:
-                best, label = value, index
-            else:
-                label = torch.where(value > best, index, label)
-                best = torch.maximum(best, value)
-        return label
+    def _on_pixels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        return on_grid(logits, self.decode.logits_stride, size)
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
         """Logits (B, K, *size) in fp32. size: of the batch's grid in pixels, or of its top left part."""
@@ -180,18 +165,9 @@ class Setr(Head):
             raise ValueError(f"The maps cover {tuple(maps.shape[-2:])} pixels; they have no {tuple(size)} to give.")
         return maps
 
-
-def _check_classes(K: int, weights: Sequence[float] | None) -> None:
-    if not 1 <= K <= IGNORE:
-        raise ValueError(f"The segmentation data has {K} classes; expected 1 ... {IGNORE}.")
-    if weights is None:
-        return
-    if len(weights) != K:
-        raise ValueError(
-            f"class_weights has {len(weights)} numbers for {K} classes: write one a class, in their order."
-        )
-    if not all(0 <= weight < float("inf") for weight in weights) or not any(weights):
-        raise ValueError(f"class_weights is {list(weights)}; expected finite numbers from 0 on, not all of them 0.")
+    def read_maps(self, maps: Tensor) -> Predictions:
+        """(B, K, h, w) logits or probabilities -> `semantic` (B, h, w) uint8: the likeliest class."""
+        return {"semantic": maps.argmax(1).to(torch.uint8)}
 
 
 def _check_features(option: str, numbers: Sequence[int], N: int) -> None:

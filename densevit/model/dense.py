@@ -2,25 +2,30 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from densevit import registry
-from densevit.config import Config
+from densevit.config import Config, InferenceSection, inference_with
 from densevit.data.batching import collate
 from densevit.data.pictures import as_sample
 from densevit.data.transforms import build_evaluation
-from densevit.errors import ConfigError, DataError
+from densevit.errors import DataError
 from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Sample, Targets
+from densevit.losses.processes import mean_over_processes
+from densevit.model import views
+
+HeadWeight = float | Literal["learned"]
 
 
 class DenseModel(nn.Module):
     """A backbone that feeds one or more named heads.
 
+    weights: what each head's losses are multiplied by, 1 where it is not said; "learned" by the head's uncertainty
+    (Kendall et al. 2018, equation 7): a loss L becomes exp(-s) L + s / 2 with a parameter s = log(sigma^2) a head.
     classes: the classes that each head predicts. config: the one it was built from, where it was built from one.
     """
 
@@ -32,7 +37,7 @@ class DenseModel(nn.Module):
         backbone: Backbone,
         heads: Mapping[str, Head],
         necks: Mapping[str, Neck] | None = None,
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, HeadWeight] | None = None,
         config: Config | None = None,
     ) -> None:
         super().__init__()
@@ -41,6 +46,8 @@ class DenseModel(nn.Module):
         self.necks = nn.ModuleDict(necks or {})
         self.classes: dict[str, tuple[Class, ...]] = {name: head.classes for name, head in heads.items()}
         self.weights = {name: (weights or {}).get(name, 1.0) for name in heads}
+        learned = [name for name, weight in self.weights.items() if weight == "learned"]
+        self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
         self.config = config
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean)[:, None, None], persistent=False)
         self.register_buffer("std", 255 * torch.tensor(backbone.std)[:, None, None], persistent=False)
@@ -66,12 +73,24 @@ class DenseModel(nn.Module):
         return pixels.masked_fill_(padding_mask[:, None], 0.0)
 
     def loss(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> Losses:
-        """Every head's losses, times its weight, named HEAD/TERM. Their sum is minimised."""
-        return {
-            f"{name}/{term}": self.weights[name] * value
-            for name, head in self.heads.items()
-            for term, value in head.loss(outputs[name], targets).items()  # type: ignore[operator]  # a Head
-        }
+        """Every head's losses, times its weight, named HEAD/TERM. Their sum is minimised.
+
+        A learned weight adds HEAD/log_variance, which is 0 where no process has an image that is labelled for the head.
+        """
+        losses: Losses = {}
+        for name, head in self.heads.items():
+            terms = head.loss(outputs[name], targets)  # type: ignore[operator]  # a Head
+            weight = self.weights[name]
+            if weight == "learned":
+                s = self.log_variances[name]
+                labelled = [all(key in target for key in head.needs) for target in targets]  # type: ignore[union-attr]
+                share = mean_over_processes(torch.tensor(float(any(labelled)), device=s.device))
+                terms = {term: torch.exp(-s) * value for term, value in terms.items()}
+                terms["log_variance"] = s / 2 * (share > 0)
+            else:
+                terms = {term: weight * value for term, value in terms.items()}
+            losses |= {f"{name}/{term}": value for term, value in terms.items()}
+        return losses
 
     def predictions(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> dict[str, list[Predictions]]:
         """Every head's predictions, one an image, in original pixels."""
@@ -80,14 +99,43 @@ class DenseModel(nn.Module):
             for name, head in self.heads.items()
         }
 
-    def predict(self, pictures: Sequence[Any], batch_size: int = 8) -> list[Any]:
+    @torch.no_grad()
+    def infer(self, batch: Batch, inference: InferenceSection | None = None) -> dict[str, list[Predictions]]:
+        """Every head's predictions on a batch, one an image, in original pixels: the one way of validation, evaluation
+        and `predict`.
+
+        inference: how to look at a picture (window, flip, scales); None: as the model's config says. By default once,
+        which is `predictions(self(batch), targets)`; `check_inference` says whether the heads can do more.
+        """
+        section = self.inference if inference is None else inference
+        if section.once:
+            return self.predictions(self(batch), batch["targets"])
+        return views.predictions(self, batch, section)
+
+    @property
+    def inference(self) -> InferenceSection:
+        """How the model's config looks at pictures; once and whole where there is no config."""
+        return InferenceSection() if self.config is None else self.config.inference
+
+    def predict(
+        self,
+        pictures: Sequence[Any],
+        batch_size: int = 8,
+        inference: InferenceSection | Mapping[str, Any] | None = None,
+    ) -> list[Any]:
         """What the model sees in pictures: paths, PIL pictures or arrays ((H, W, 3) or (H, W), uint8, RGB).
 
-        Returns, a picture, its predictions in its own pixels; a dict of them by head where the model has several. A
-        result does not depend on the other pictures. The model is left in the mode it was in.
+        inference: keys of the config's section `inference`, such as {"window": 512, "flip": True}, in place of the
+        model's own; or a whole section. Returns, a picture, its predictions in its own pixels; a dict of them by head
+        where the model has several. A result does not depend on the other pictures. The model is left in the mode it
+        was in.
         """
         if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
             raise DataError("predict takes a list of pictures, not one: write predict([picture]).")
+        if isinstance(inference, Mapping):
+            inference = inference_with(self.inference, inference, "predict")
+        section = self.inference if inference is None else inference
+        views.check_inference(self, section)
         resize = build_evaluation(self.config.data) if self.config is not None else None
         was_training = self.training
         self.eval()
@@ -102,19 +150,19 @@ class DenseModel(nn.Module):
                 group = waiting.setdefault(size, [])
                 group.append((index, sample))
                 if len(group) == batch_size:
-                    self._predict(waiting.pop(size), results)
+                    self._predict(waiting.pop(size), results, section)
             for group in waiting.values():
-                self._predict(group, results)
+                self._predict(group, results, section)
         finally:
             self.train(was_training)
         return results
 
     @torch.inference_mode()
-    def _predict(self, group: list[tuple[int, Sample]], results: list[Any]) -> None:
+    def _predict(self, group: list[tuple[int, Sample]], results: list[Any], inference: InferenceSection) -> None:
         batch = collate([sample for _, sample in group], self.multiple)
         for key in ("images", "padding_mask"):
             batch[key] = batch[key].to(self.mean.device)
-        by_head = self.predictions(self(batch), batch["targets"])
+        by_head = self.infer(batch, inference)
         for place, (index, _) in enumerate(group):
             own = {name: {k: _on_cpu(v) for k, v in found[place].items()} for name, found in by_head.items()}
             results[index] = own if len(own) > 1 else next(iter(own.values()))
@@ -131,68 +179,3 @@ class DenseModel(nn.Module):
 
 def _on_cpu(value: Any) -> Any:
     return value.cpu() if isinstance(value, Tensor) else value
-
-
-def create_backbone(name: str, **options: Any) -> Backbone:
-    """A backbone by its plugin's name, with its constructor's options checked. Random weights."""
-    backbone = registry.create("backbones", name, options=options, where="backbone")
-    for attribute in ("channels", "strides"):
-        if not getattr(backbone, attribute, None):
-            raise ConfigError(f"backbone {name!r} has no {attribute!r}: set them in its constructor, one a feature.")
-    if len(backbone.channels) != len(backbone.strides):
-        raise ConfigError(
-            f"backbone {name!r} states {len(backbone.channels)} channels and {len(backbone.strides)} strides; "
-            "there is one of each a feature."
-        )
-    return backbone
-
-
-def create_head(
-    name: str, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class], **options: Any
-) -> Head:
-    """A head by its plugin's name, for features of these channels and strides and for these classes."""
-    return registry.create(
-        "heads", name, tuple(channels), tuple(strides), tuple(classes), options=options, where=f"head {name!r}"
-    )
-
-
-def build_model(config: Config, classes: Mapping[str, Sequence[Class]]) -> DenseModel:
-    """The model that a config describes, with random weights.
-
-    classes: by task, as a data set has them. `weights.model_file.load_initial` loads the weights that the config names.
-    """
-    backbone = create_backbone(config.backbone.name, **config.backbone.options)
-    heads: dict[str, Head] = {}
-    necks: dict[str, Neck] = {}
-    for name, section in config.heads.items():
-        channels, strides = backbone.channels, backbone.strides
-        if section.neck is not None:
-            neck = registry.create(
-                "necks",
-                section.neck.name,
-                channels,
-                strides,
-                options=section.neck.options,
-                where=f"heads.{name}.neck",
-            )
-            necks[name] = neck
-            channels, strides = neck.channels, neck.strides
-        task = registry.load("heads", section.name).task
-        heads[name] = registry.create(
-            "heads",
-            section.name,
-            channels,
-            strides,
-            tuple(classes.get(task, ())),
-            options=section.options,
-            where=f"heads.{name}",
-        )
-    model = DenseModel(backbone, heads, necks, {name: s.weight for name, s in config.heads.items()}, config)
-    if config.backbone.freeze:
-        backbone.requires_grad_(False)
-    for name, section in config.heads.items():
-        if section.freeze:
-            heads[name].requires_grad_(False)
-            if name in necks:
-                necks[name].requires_grad_(False)
-    return model.train()

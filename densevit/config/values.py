@@ -1,0 +1,65 @@
+"""The kinds of values that a config holds, and what its sections have in common."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _number(value: Any) -> Any:
+    """The number that a text spells ("1e-4"), where it spells one."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _whole(value: Any) -> Any:
+    """1e4 as 10000, where a whole number is wanted."""
+    value = _number(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def as_tuple(value: Any) -> Any:
+    """A list as a tuple, and anything else as it is."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, list | tuple) and len(value) != 2:
+        raise ValueError(f"give one side or [height, width], in pixels, not {value}.")
+    return as_tuple(value)
+
+
+def _two_scales(value: Any) -> Any:
+    if value is not None and not (isinstance(value, list | tuple) and len(value) == 2):
+        raise ValueError(f"give the least and the greatest scale, as in [0.5, 2.0], not {value}.")
+    return as_tuple(value)
+
+
+Int = Annotated[int, BeforeValidator(_whole)]
+Float = Annotated[float, BeforeValidator(_number)]
+Count = Annotated[Int, Field(ge=1)]
+Rate = Annotated[Float, Field(ge=0, allow_inf_nan=False)]
+Momentum = Annotated[Float, Field(ge=0, lt=1)]
+Factor = Annotated[Float, Field(gt=0, allow_inf_nan=False)]
+Sides = Annotated[Count | tuple[Count, Count] | None, BeforeValidator(_size)]
+Scales = Annotated[tuple[Float, Float] | None, BeforeValidator(_two_scales)]
+
+
+class Section(BaseModel):
+    """Keys with a fixed meaning, and no others."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, validate_assignment=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class OpenSection(Section):
+    """Keys with a fixed meaning, besides which a plugin's own options stand."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that are the plugin's own: keyword arguments of its constructor."""
+        return dict(self.model_extra or {})

@@ -1,0 +1,283 @@
+"""Pictures with depth maps: the official sets, and folders of one's own."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+
+from densevit.data import depth_range
+from densevit.data.depth_files import SUFFIXES, depth_size_of, read_depth
+from densevit.data.depth_times import find_times
+from densevit.data.depth_values import Calibration, DepthValues, Kind
+from densevit.data.images import check_image, read_image
+from densevit.data.label_pairs import LabelledPictures, Pairs, find_pairs, root_folder
+from densevit.data.scan import progress
+from densevit.errors import DataError
+from densevit.interfaces import Sample
+
+Preset = Literal["diode", "kitti", "nyu", "tum"]
+Where = str | dict[str, str]
+
+PRESETS = Path(__file__).parent / "presets" / "depth"
+_DEFAULTS: dict[str, Any] = {
+    "images": "images/{split}",
+    "labels": "labels/{split}",
+    "kind": "depth",
+    "metric": True,
+    "doffs": 0.0,
+    "invalid": [],
+    "range": (0.05, 250.0),
+    "seconds": 0.02,
+}
+_CHUNK = 32  # pairs that a thread takes at a time
+_THREADS = min(32, 2 * (os.cpu_count() or 1))
+
+
+class Depth(LabelledPictures):
+    """Depth for each pixel, from PNG, TIFF, NPY, NPZ, EXR or PFM files; `targets["depth"]`, 0 = unknown.
+
+    root: the data set's folder; the paths below are relative to it, and {split} in them becomes the split's name. Those
+        of files may be one for both splits, or {train: ..., val: ...}.
+    preset: the options of a known data set, densevit/data/presets/depth/PRESET.yaml. Options given besides it go first.
+    images, labels: folders, in which files of one name belong together, or patterns as "{split}/*/im0.png", in which
+        the stars stand for the name (see `find_pairs`); or text files of times (see `find_times`). By default
+        images/{split} and labels/{split}.
+    list_file: the pictures to use, a name a line, or a picture's path and its depth map's, and a focal length if any.
+        A depth map that is called None is none, and its picture left out.
+    splits: what train and val are called on disk, {train: part1}; without it also training, valid and validation.
+    key: the array of NPZ, or the channel of EXR files, that is meant.
+    kind: what a number in a file, times scale, is: depth; disparity, in pixels; or inverse_depth.
+    scale: how many metres (inverse_depth: 1/metres) 1 is: 0.001 for millimetres. Files of whole numbers need it.
+    metric: false for depth that is known up to its unit only (or, a disparity's, without calibration).
+    baseline, focal, doffs: of disparity, depth = baseline * focal / (disparity + doffs); metres, pixels, pixels.
+    calibration: a folder or pattern of Middlebury's calib.txt files, one a picture, in place of these three.
+    valid: a folder or pattern of validity masks, NPY or PNG, where 0 is unknown.
+    invalid: further numbers in files that mean unknown, besides 0, negative ones, nan and infinities.
+    min_depth, max_depth: what lies beyond, in metres, becomes unknown.
+    range: [least, most] metres in which the median of all depth is expected; by default [0.05, 250].
+    seconds: how far apart in time a picture and its depth map may be.
+    limit: only the first so many pictures.
+
+    At the start every pair is measured, and depth maps (all, or 128 of many) are read: their range and median are shown
+    on stderr, and a median out of `range` ends the run. A depth map of the picture's size as stored, where EXIF turns
+    it, leaves the picture as stored. `image_id` is the picture's name. `metric` says whether depth is in metres.
+    """
+
+    provides = ("depth",)
+
+    def __init__(
+        self,
+        split: str,
+        root: str | None = None,
+        preset: Preset | None = None,
+        images: Where | None = None,
+        labels: Where | None = None,
+        list_file: Where | None = None,
+        splits: dict[str, str] | None = None,
+        key: str | None = None,
+        kind: Kind | None = None,
+        scale: float | None = None,
+        metric: bool | None = None,
+        baseline: float | None = None,
+        focal: float | None = None,
+        doffs: float | None = None,
+        calibration: Where | None = None,
+        valid: Where | None = None,
+        invalid: list[float] | None = None,
+        min_depth: float | None = None,
+        max_depth: float | None = None,
+        range: tuple[float, float] | None = None,
+        seconds: float | None = None,
+        limit: int | None = None,
+    ) -> None:
+        of_files: dict[str, Any] = {
+            "images": images,
+            "labels": labels,
+            "list_file": list_file,
+            "splits": splits,
+            "key": key,
+        }
+        of_files |= {"calibration": calibration, "valid": valid, "seconds": seconds}
+        of_values: dict[str, Any] = {"kind": kind, "scale": scale, "metric": metric, "invalid": invalid, "range": range}
+        of_values |= {"baseline": baseline, "focal": focal, "doffs": doffs}
+        of_values |= {"min_depth": min_depth, "max_depth": max_depth}
+        given = {name: value for name, value in (of_files | of_values).items() if value is not None}
+        known = _preset(preset) if preset is not None else {}
+        options: dict[str, Any] = dict.fromkeys(of_files | of_values) | _DEFAULTS | known | given
+        if limit is not None and limit < 1:
+            raise DataError(f"data.limit is {limit}; expected at least 1 picture.")
+        _check_values(options, given)
+        self.classes = {}
+        self.metric: bool = options["metric"]
+        stereo = None
+        if options["baseline"] is not None:
+            stereo = Calibration(options["baseline"], options["focal"], options["doffs"])
+        elif options["kind"] == "disparity" and not self.metric:
+            stereo = Calibration(1.0, 1.0, options["doffs"])
+        of_depth = ("kind", "scale", "metric", "invalid", "min_depth", "max_depth")
+        self._values = DepthValues(calibration=stereo, **{name: options[name] for name in of_depth})
+        self._key: str | None = options["key"]
+        base = root_folder(root)
+        self._root = str(base)
+        self._pairs, self._valid, calibrations = _find(base, split, options, limit)
+        self._calibrations = None if calibrations is None else _read_calibrations(self._root, calibrations)
+        self._sizes, self._upright = _measure(self._root, self._pairs, self._key)
+        self._look(split, options["range"])
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample, with `depth` (H, W) float32: metres where `metric`, else in any unit; 0 = unknown."""
+        pixels = read_image(self.path(index), upright=bool(self._upright[index]))
+        size = (int(self._sizes[index, 0]), int(self._sizes[index, 1]))
+        if pixels.shape[:2] != size:
+            raise DataError(f"{self.path(index)} has changed since the start: {pixels.shape[:2]} pixels, not {size}.")
+        depth = self._values.capped(self._depth(index, read_depth(self.label_path(index), self._key)))
+        return {
+            "image": torch.from_numpy(pixels).permute(2, 0, 1),
+            "targets": {"image_id": os.fsdecode(self._pairs.names[index]), "depth": torch.from_numpy(depth)},
+        }
+
+    def _depth(self, index: int, stored: np.ndarray) -> np.ndarray:
+        """(H, W) float32 of what a depth file holds, before min_depth and max_depth."""
+        size = (int(self._sizes[index, 0]), int(self._sizes[index, 1]))
+        calibration = None if self._calibrations is None else Calibration(*self._calibrations[index].tolist())
+        files = [(self.label_path(index), stored)]
+        if self._valid is not None:
+            valid = os.path.join(self._root, os.fsdecode(self._valid[index]))
+            files.append((valid, read_depth(valid)))
+        for path, values in files:
+            if values.shape != size:
+                raise DataError(f"{path} has {values.shape} pixels; expected its picture's {size}, height first.")
+        depth = self._values.depth(stored, calibration)
+        return depth if self._valid is None else np.where(files[1][1] > 0, depth, np.float32(0))
+
+    def _look(self, split: str, expected: tuple[float, float]) -> None:
+        """Shows the depth's range, and stops where it cannot be right."""
+
+        def read(index: int) -> np.ndarray:
+            stored = read_depth(self.label_path(index), self._key)
+            depth_range.check_scale(stored, self.label_path(index), self._values, expected)
+            return self._depth(index, stored)
+
+        seen = depth_range.measure(read, len(self), _THREADS)
+        if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+            depth_range.show(split, seen, self._values, len(self), len(self._pairs.left_out))
+        depth_range.check(split, seen, self._values, expected)
+
+
+def _preset(name: str) -> dict[str, Any]:
+    """The options that a preset stands for."""
+    file = PRESETS / f"{name}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml")))
+        raise DataError(f"data.preset: there is no {name!r}. Presets: {known}.")
+    return yaml.safe_load(file.read_text("utf-8"))
+
+
+def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """That the numbers can be what they are said to be, and that a disparity can be turned into depth."""
+    for name in ("scale", "baseline", "focal", "max_depth", "seconds"):
+        value = options[name]
+        if value is not None and not 0 < value < np.inf:
+            raise DataError(f"data.{name} is {value}; expected a number above 0.")
+    low, high = options["range"]
+    if not 0 <= low < high:
+        raise DataError(f"data.range is {[low, high]}; expected [least, most], in metres.")
+    if "range" in given and not options["metric"]:
+        raise DataError("data.range is in metres, and with data.metric=false depth is not. Leave one of them out.")
+    low, high = options["min_depth"] or 0.0, options["max_depth"] or np.inf
+    if not 0 <= low < high:
+        raise DataError(f"data.min_depth is {low} and data.max_depth {high}; expected the first to be less.")
+    if options["kind"] != "disparity":
+        useless = [name for name in ("baseline", "focal", "doffs", "calibration") if options[name]]
+        if useless:
+            raise DataError(f"data.{useless[0]} is for disparity, and data.kind is {options['kind']}.")
+        return
+    if options["calibration"] is not None:
+        also = [name for name in ("baseline", "focal", "doffs") if options[name]]
+        if also:
+            raise DataError(f"data.calibration and data.{also[0]} are both given; keep one.")
+    elif (options["baseline"] is None) != (options["focal"] is None) or (
+        options["metric"] and options["baseline"] is None
+    ):
+        raise DataError(
+            "data.kind=disparity needs data.baseline (metres) and data.focal (pixels), or data.calibration, files like "
+            "Middlebury's calib.txt. Without them depth is relative: data.metric=false."
+        )
+
+
+def _find(
+    base: Path, split: str, options: Mapping[str, Any], limit: int | None
+) -> tuple[Pairs, np.ndarray | None, np.ndarray | None]:
+    """Pictures with depth maps; and the (N,) paths of validity masks and of calibrations, where there are such."""
+    names = ("images", "labels", "list_file", "valid", "calibration")
+    images, labels, list_file, valid, calibration = (_of_split(options[name], split, name) for name in names)
+    assert images is not None and labels is not None
+    splits = options["splits"]
+    if images.endswith(".txt") and labels.endswith(".txt"):
+        if list_file or valid or calibration:
+            raise DataError("data.list_file, valid and calibration do not go with pairs by time (images: rgb.txt).")
+        name = (splits or {}).get(split, split)
+        images, labels = images.replace("{split}", name), labels.replace("{split}", name)
+        return find_times(base, images, labels, options["seconds"], limit), None, None
+    pairs = find_pairs(base, split, images, labels, list_file, splits, limit, SUFFIXES, no_label="None")
+
+    def beside(where: str | None, suffixes: Sequence[str], option: str) -> np.ndarray | None:
+        if where is None:
+            return None
+        stem = os.path.splitext(pairs.images[0])[0]
+        if list_file is not None and stem == pairs.names[0] and os.path.normpath(images) != ".":
+            raise DataError(f"data.{option} goes by names; data.list_file may hold these, but no paths.")
+        return find_pairs(base, split, images, where, list_file, splits, limit, suffixes).labels
+
+    return pairs, beside(valid, (".npy", ".png"), "valid"), beside(calibration, (".txt",), "calibration")
+
+
+def _of_split(where: Where | None, split: str, option: str) -> str | None:
+    """The path of a split, where each has its own."""
+    if where is None or isinstance(where, str):
+        return where
+    if split not in where:
+        raise DataError(f"data.{option} has no {split!r}; expected a path, or {{train: ..., val: ...}}.")
+    return where[split]
+
+
+def _read_calibrations(root: str, paths: np.ndarray) -> np.ndarray:
+    """(N, 3) baseline, focal, doffs."""
+    read = [Calibration.read(os.path.join(root, os.fsdecode(path))) for path in paths]
+    return np.array([(one.baseline, one.focal, one.doffs) for one in read])
+
+
+def _measure(root: str, pairs: Pairs, key: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Checks that each picture is whole and of its depth map's size, from headers.
+
+    Returns the (N, 2) sizes, and (N,) bool, whether the picture is to be turned upright to fit its depth map.
+    """
+    sizes, upright = np.zeros((len(pairs), 2), np.int32), np.ones(len(pairs), bool)
+
+    def look(start: int) -> int:
+        stop = min(start + _CHUNK, len(pairs))
+        for i in range(start, stop):
+            image, label = (os.path.join(root, os.fsdecode(paths[i])) for paths in (pairs.images, pairs.labels))
+            header, size = check_image(image), depth_size_of(label, key)
+            if size not in (header.upright_size, header.size):
+                (height, width), (h, w) = header.upright_size, size
+                raise DataError(
+                    f"{image} has {width} x {height} pixels, but its depth map {label} has {w} x {h}. One of them was "
+                    "resized, or belongs to another; bring both to one size (the depth map by nearest pixel)."
+                )
+            sizes[i], upright[i] = size, size == header.upright_size
+        return stop - start
+
+    with ThreadPoolExecutor(_THREADS) as threads, progress(len(pairs)) as advance:
+        try:
+            for done in threads.map(look, range(0, len(pairs), _CHUNK)):
+                advance(done)
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
+    return sizes, upright

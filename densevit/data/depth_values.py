@@ -1,0 +1,101 @@
+"""What the numbers in depth files mean: metres, disparity or inverse depth, and which of them are unknown."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from densevit.errors import DataError
+
+Kind = Literal["depth", "disparity", "inverse_depth"]
+
+_NUMBER = r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Of a pair of cameras: depth = baseline * focal / (disparity + doffs). baseline in metres, the rest in pixels.
+
+    doffs: the difference of the two principal points' columns.
+    """
+
+    baseline: float
+    focal: float
+    doffs: float = 0.0
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Calibration":
+        """From a calib.txt of Middlebury's (2014): cam0=[focal 0 cx; ...], doffs, and baseline in millimetres."""
+        try:
+            text = Path(path).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read: {error}.") from None
+        found = [
+            re.search(rf"^\s*{name}\s*=\s*\[?\s*{_NUMBER}", text, re.MULTILINE)
+            for name in ("baseline", "cam0", "doffs")
+        ]
+        if found[0] is None or found[1] is None:
+            raise DataError(
+                f"{path} names no {'cam0' if found[0] else 'baseline'}; expected cam0=[focal 0 cx; ...], "
+                "doffs=... and baseline=..., as Middlebury's calib.txt has them."
+            )
+        baseline, focal, doffs = (0.0 if match is None else float(match[1]) for match in found)
+        return cls(baseline / 1000, focal, doffs)
+
+
+@dataclass(frozen=True)
+class DepthValues:
+    """Turns stored numbers into depth.
+
+    kind: what a stored number, times scale, is: depth; disparity in pixels; or 1 / depth.
+    metric: whether depth comes out in metres; if not, in any unit, and a disparity needs no calibration.
+    calibration: for disparity, where pictures do not bring their own.
+    invalid: stored numbers that mean "unknown", besides 0, negative ones, nan and infinities.
+    min_depth, max_depth: what lies beyond becomes unknown.
+    """
+
+    kind: Kind = "depth"
+    scale: float | None = None
+    metric: bool = True
+    calibration: Calibration | None = None
+    invalid: Sequence[float] = ()
+    min_depth: float | None = None
+    max_depth: float | None = None
+
+    @property
+    def unit(self) -> str:
+        """ " m", or nothing."""
+        return " m" if self.metric else ""
+
+    @property
+    def needs_scale(self) -> bool:
+        """Whether whole numbers cannot be understood: in metres they would be steps on a staircase."""
+        return self.scale is None and self.metric and self.kind != "disparity"
+
+    def depth(self, stored: np.ndarray, calibration: Calibration | None = None) -> np.ndarray:
+        """(H, W) float32, 0 = unknown. stored: (H, W) as in the file. calibration: the picture's own."""
+        values = stored.astype(np.float32)
+        known = np.isfinite(values) & (values > 0)
+        for value in self.invalid:
+            known &= stored != value if stored.dtype.kind in "iu" else values != np.float32(value)
+        values = np.where(known, values, np.float32(1))
+        if self.scale is not None:
+            values *= np.float32(self.scale)
+        if self.kind != "depth":
+            stereo = calibration or self.calibration or Calibration(1.0, 1.0)
+            if self.kind == "disparity":
+                values += np.float32(stereo.doffs)
+                known &= values > 0
+            factor = stereo.baseline * stereo.focal if self.kind == "disparity" else 1.0
+            values = np.divide(np.float32(factor), values, out=np.zeros_like(values), where=known)
+        return np.where(known & np.isfinite(values), values, np.float32(0))
+
+    def capped(self, depth: np.ndarray) -> np.ndarray:
+        """The depth with 0 where it lies beyond min_depth or max_depth."""
+        if self.min_depth is None and self.max_depth is None:
+            return depth
+        low, high = self.min_depth or 0.0, np.inf if self.max_depth is None else self.max_depth
+        return np.where((depth >= np.float32(low)) & (depth <= np.float32(high)), depth, np.float32(0))

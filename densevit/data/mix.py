@@ -1,0 +1,144 @@
+"""Several data sets as one: each may label other tasks than the rest, and has its share of what is trained on."""
+
+from typing import Any
+
+import numpy as np
+
+from densevit import registry
+from densevit.errors import DataError
+from densevit.interfaces import Class, Dataset, Sample, Targets
+from densevit.options import takes
+
+_TASKS = {"boxes": "detection", "labels": "detection", "masks": "detection", "semantic": "segmentation"}
+_OF_BOXES = ("area", "iscrowd")  # not target keys of their own: they come and go with the boxes
+
+
+class Mix(Dataset):
+    """The pictures of several data sets, each with its own labels: a picture lacks keys that its set does not label.
+
+    sets: a name of one's own and a data set's section each, `{name: coco, root: ...}`: the plugin and its options, with
+        two keys besides.
+        share: how often its pictures are trained on beside those of the others, by default as often as there are of
+            them. One epoch shows every picture of each set at least once, and the pictures of a set equally often, give
+            or take one.
+        provides: which of its labels are used, `[semantic]`; by default all.
+    image_size: goes to the sets that take it and name none.
+
+    Shares are for training; validation shows every picture of each set once. Two sets that label one task have the same
+    classes. `image_id` is NAME/ID, from the set's name and its own id.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        sets: dict[str, dict[str, Any]],
+        image_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        if not sets:
+            raise DataError(
+                "data.sets is empty: name the data sets to mix, as in `sets: {a: {name: coco, root: ...}}`."
+            )
+        self._names = tuple(sets)
+        self._sets: list[Dataset] = []
+        kept: list[tuple[str, ...]] = []
+        shares: dict[str, float] = {}
+        for name, section in sets.items():
+            options = dict(section)
+            plugin = options.pop("name", None)
+            if not isinstance(plugin, str):
+                raise DataError(f"data.sets.{name}.name is missing: name the data set's plugin, as in `name: coco`.")
+            share, chosen = options.pop("share", None), options.pop("provides", None)
+            if share is not None:
+                shares[name] = _share(share, name)
+            if image_size is not None and takes(registry.load("datasets", plugin), "image_size"):
+                options.setdefault("image_size", image_size)
+            own = registry.create("datasets", plugin, split, options=options, where=f"data.sets.{name}")
+            kept.append(_chosen(own.provides, chosen, name))
+            self._sets.append(own)
+        if shares and len(shares) < len(sets):
+            lacking = next(name for name in sets if name not in shares)
+            raise DataError(f"data.sets.{lacking}.share is missing: give each set a share, or none of them.")
+        self._kept = kept
+        self.provides = tuple(dict.fromkeys(key for keys in kept for key in keys))
+        self.classes = self._joined_classes()
+        self._lengths = np.array([len(own) for own in self._sets])
+        counts = self._lengths if not shares or split != "train" else _counts(self._lengths, list(shares.values()))
+        self._ends = np.cumsum(counts)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of one set, with that set's labels alone."""
+        number, place = self._place(index)
+        sample = self._sets[number][place]
+        dropped = {key for key in self._sets[number].provides if key not in self._kept[number]}
+        if "boxes" in dropped:
+            dropped |= set(_OF_BOXES)
+        targets: Targets = {key: value for key, value in sample["targets"].items() if key not in dropped}
+        targets["image_id"] = f"{self._names[number]}/{targets['image_id']}"
+        return {"image": sample["image"], "targets": targets}
+
+    def sizes(self) -> np.ndarray | None:
+        """(N, 2) heights and widths, where all sets know theirs."""
+        known = [own.sizes() for own in self._sets]
+        if any(sizes is None for sizes in known):
+            return None
+        numbers, places = self._places(np.arange(len(self)))
+        first = np.cumsum([0, *self._lengths[:-1]])
+        return np.concatenate([sizes for sizes in known if sizes is not None])[first[numbers] + places]
+
+    def _place(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"The mix has pictures 0 to {len(self) - 1}, and no {index}.")
+        number, place = self._places(np.array(index))
+        return int(number), int(place)
+
+    def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which set an index is of, and which of its pictures."""
+        numbers = np.searchsorted(self._ends, indices, side="right")
+        begins = np.concatenate([[0], self._ends[:-1]])
+        return numbers, (indices - begins[numbers]) % self._lengths[numbers]
+
+    def _joined_classes(self) -> dict[str, tuple[Class, ...]]:
+        """Each task's classes, of the sets that label it. Raises DataError where two sets differ."""
+        joined: dict[str, tuple[str, tuple[Class, ...]]] = {}
+        for name, own, keys in zip(self._names, self._sets, self._kept, strict=True):
+            tasks = {_TASKS[key] for key in keys if key in _TASKS}
+            for task, classes in own.classes.items():
+                if task in _TASKS.values() and task not in tasks:
+                    continue
+                first, known = joined.setdefault(task, (name, classes))
+                if [c.name for c in known] != [c.name for c in classes]:
+                    raise DataError(
+                        f"data.sets: {first!r} and {name!r} both label {task}, with other classes: {_listed(known)} "
+                        f"and {_listed(classes)}. Give both the same, or leave one's labels out with `provides`."
+                    )
+        return {task: classes for task, (_, classes) in joined.items()}
+
+
+def _share(share: Any, name: str) -> float:
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < float("inf"):
+        raise DataError(f"data.sets.{name}.share is {share}; a number above 0 is expected.")
+    return float(share)
+
+
+def _chosen(provided: tuple[str, ...], chosen: Any, name: str) -> tuple[str, ...]:
+    if chosen is None:
+        return tuple(provided)
+    if not isinstance(chosen, list | tuple) or not chosen or not set(chosen) <= set(provided):
+        raise DataError(
+            f"data.sets.{name}.provides is {chosen}; this set labels {', '.join(provided)}: list some of them."
+        )
+    return tuple(key for key in provided if key in chosen)
+
+
+def _counts(lengths: np.ndarray, shares: list[float]) -> np.ndarray:
+    """How many pictures of each set an epoch shows: in proportion to the shares, and each picture at least once."""
+    weights = np.array(shares)
+    return np.rint(weights * (lengths / weights).max()).astype(int)
+
+
+def _listed(classes: tuple[Class, ...], most: int = 6) -> str:
+    names = [c.name for c in classes[:most]]
+    return ", ".join(names) + (f" ... ({len(classes)})" if len(classes) > most else "")

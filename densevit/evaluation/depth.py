@@ -1,0 +1,219 @@
+"""Errors of depth maps, as the field measures them."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from densevit.errors import ConfigError, DataError
+from densevit.evaluation.depth_alignment import (
+    Alignment,
+    to_median,
+    to_scale_and_shift,
+    to_scale_and_shift_of_disparity,
+)
+from densevit.evaluation.depth_crops import Crop, cropped
+from densevit.interfaces import Class, Evaluator, Predictions, Targets
+
+_Id = int | str
+_ERRORS = ("AbsRel", "SqRel", "RMSE", "RMSElog", "log10", "SILog")
+_DELTAS = (1.25, 1.25**2, 1.25**3)
+
+
+class DepthErrors(Evaluator):
+    """Errors of predicted depth, in metres or relative to the truth.
+
+    With p and g a pixel's depth in prediction and truth, and l = ln p - ln g, the means over an image's pixels
+    (Eigen et al. 2014, section 4.2):
+
+        AbsRel   |p - g| / g            RMSE     root of (p - g)^2       log10  |log10 p - log10 g|
+        SqRel    (p - g)^2 / g          RMSElog  root of l^2             SILog  root of l^2 - (mean of l)^2
+        delta1, delta2, delta3          the share of pixels with max(p / g, g / p) below 1.25, 1.25^2, 1.25^3
+
+    A metric is the mean of the images' values, as published numbers are. SILog is not multiplied by 100, as KITTI's
+    leaderboard has it. `delta1` to `delta3` are better when they are more, all others when they are less.
+
+    min_depth, max_depth: pixels whose truth lies between these count, without the ends, as in published protocols (NYU
+        1e-3 and 10, KITTI 1e-3 and 80); predictions are clamped to them, after alignment. max_depth null: no limit.
+    crop: the part of a picture that counts: eigen (NYU), garg or eigen_kitti.
+    align: what is done to each prediction before it is measured, from the pixels that count: median, scale_shift (least
+        squares in depth), scale_shift_disparity (least squares in 1 / depth, MiDaS's protocol).
+    deltas: further limits; 1.1 adds `delta_1.1`.
+    per_pixel: adds each metric over the pixels of all images as if they were one: `AbsRel_pixel`.
+    """
+
+    main: ClassVar[str] = "AbsRel"
+    lower_is_better: ClassVar[tuple[str, ...]] = (*_ERRORS, *(f"{name}_pixel" for name in _ERRORS))
+
+    def __init__(
+        self,
+        classes: Sequence[Class],
+        min_depth: float = 1e-3,
+        max_depth: float | None = None,
+        crop: Crop = "none",
+        align: Alignment = "none",
+        deltas: tuple[float, ...] = (),
+        per_pixel: bool = False,
+    ) -> None:
+        super().__init__(classes)
+        if not 0 < min_depth < math.inf:
+            raise ConfigError(f"min_depth is {min_depth}; a depth above 0 is expected.")
+        if max_depth is not None and not max_depth > min_depth:
+            raise ConfigError(f"max_depth is {max_depth}; a depth above min_depth, {min_depth}, is expected.")
+        if align == "scale_shift_disparity" and max_depth is None:
+            raise ConfigError(
+                "align: scale_shift_disparity needs max_depth, the depth of what has an aligned disparity of 0 or less."
+            )
+        if not all(limit > 1 for limit in deltas):
+            raise ConfigError(f"deltas is {list(deltas)}; ratios above 1 are expected, such as 1.1.")
+        self.min_depth, self.max_depth = min_depth, math.inf if max_depth is None else max_depth
+        self.crop, self.align, self.per_pixel = crop, align, per_pixel
+        named = {f"delta{n}": limit for n, limit in enumerate(_DELTAS, 1)}
+        self.deltas = named | {f"delta_{limit:g}": limit for limit in deltas}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        self._sums: dict[_Id, np.ndarray] = {}  # only of those with a pixel that counts
+        self._empty: set[_Id] = set()
+
+    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
+        """Takes one prediction and one truth an image, in its original pixels; tensors of any device.
+
+        predictions: depth (H, W) in metres, or inverse_depth (H, W), relative. truths: image_id, depth (H, W) in
+        metres, 0 = unknown. An image without `depth` in its truth is not labelled and does not count, nor does one
+        without a pixel that counts; one seen before neither. Raises DataError where a prediction lacks both or has
+        another size than its truth, where it is not finite in a pixel that counts, and where it is relative and `align`
+        is none.
+        """
+        for found, truth in zip(predictions, truths, strict=True):
+            image_id = truth["image_id"] if isinstance(truth["image_id"], str) else int(truth["image_id"])
+            if "depth" not in truth or image_id in self._sums or image_id in self._empty:
+                continue
+            try:
+                p, g = self._pixels(found, torch.as_tensor(truth["depth"]))
+            except DataError as error:
+                raise DataError(f"Image {image_id!r}: {error}") from None
+            if len(g):
+                self._sums[image_id] = self._sums_of(p, g)
+            else:
+                self._empty.add(image_id)
+
+    def _pixels(self, found: Predictions, truth: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """The depths of prediction, aligned and clamped, and truth in the pixels that count: (N,) float64 each."""
+        relative = "depth" not in found
+        key = "inverse_depth" if relative else "depth"
+        if key not in found:
+            raise DataError(
+                f"its prediction has no `depth` and no `inverse_depth`, only {', '.join(found) or 'nothing'}."
+            )
+        if relative and self.align not in ("median", "scale_shift_disparity"):
+            raise DataError(
+                f"its prediction is relative (`inverse_depth`), which align: {self.align} cannot measure in metres. "
+                "Set evaluation.align to scale_shift_disparity, or to median."
+            )
+        prediction = torch.as_tensor(found[key]).detach().cpu()
+        if prediction.shape != truth.shape or truth.ndim != 2:
+            sizes = " and ".join(" x ".join(map(str, depth.shape)) for depth in (prediction, truth))
+            raise DataError(f"prediction and truth differ in height x width, or have not just these: {sizes}.")
+        part = cropped(self.crop, *truth.shape)
+        truth = truth.detach().cpu()[part]
+        counts = (truth > self.min_depth) & (truth < self.max_depth)
+        p, g = (depth[counts].double().numpy() for depth in (prediction[part], truth))
+        if not np.isfinite(p).all():
+            wrong = np.count_nonzero(~np.isfinite(p))
+            raise DataError(f"`{key}` of its prediction is not finite in {wrong} of the {p.size} pixels that count.")
+        return (self._clamped(self._aligned(p, g, relative)), g) if len(g) else (p, g)
+
+    def _aligned(self, p: np.ndarray, g: np.ndarray, relative: bool) -> np.ndarray:
+        """p: (N,) depths, or disparities where they are relative."""
+        if self.align == "scale_shift_disparity":
+            disparity = p if relative else 1 / np.maximum(p, self.min_depth)
+            return to_scale_and_shift_of_disparity(disparity, g, self.min_depth, self.max_depth)
+        if relative:  # a disparity of 0 or less is infinitely far
+            p = np.divide(1, p, out=np.full_like(p, np.inf), where=p > 0)
+        if self.align == "median":
+            return to_median(p, g)
+        return to_scale_and_shift(p, g) if self.align == "scale_shift" else p
+
+    def _clamped(self, p: np.ndarray) -> np.ndarray:
+        p = np.clip(p, self.min_depth, self.max_depth)
+        if np.isinf(p).any():
+            raise DataError(
+                "its prediction is infinitely far in some pixels. Set evaluation.max_depth, which clamps it."
+            )
+        return p
+
+    def _sums_of(self, p: np.ndarray, g: np.ndarray) -> np.ndarray:
+        """What the metrics are made of: pixels, sums over them, the mean of l, and its squared distances from that."""
+        difference, ratio = p - g, p / g
+        log = np.log(ratio)
+        mean = log.mean()
+        sums = [
+            len(g),
+            np.sum(np.abs(difference) / g),
+            np.sum(difference**2 / g),
+            np.sum(difference**2),
+            np.sum(log**2),
+            np.sum(np.abs(log)) / math.log(10),
+            np.sum((log - mean) ** 2),
+            mean,
+        ]
+        worst = np.maximum(ratio, g / p)
+        return np.array([*sums, *(np.count_nonzero(worst < limit) for limit in self.deltas.values())], np.float64)
+
+    def state(self) -> dict[str, Any]:
+        """The sums of each image by its id, and the ids of those without a pixel that counts."""
+        return {"sums": dict(self._sums), "empty": sorted(self._empty, key=str)}
+
+    def merge(self, states: Sequence[dict[str, Any]]) -> None:
+        """Takes the states of all processes in place of what was seen; an image that several saw counts once."""
+        self.reset()
+        for state in states:
+            self._sums = state["sums"] | self._sums
+            self._empty.update(state["empty"])
+
+    def compute(self) -> dict[str, float]:
+        """The metrics of all images: metres or fractions, nan where no pixel counts. Warns of images without any."""
+        if self._empty:
+            seen = len(self._sums) + len(self._empty)
+            part = "" if self.crop == "none" else f" within the crop {self.crop!r}"
+            warnings.warn(
+                f"{len(self._empty)} of {seen} images have no pixel of known depth between {self.min_depth:g} and "
+                f"{self.max_depth:g} m{part}, and do not count.",
+                stacklevel=2,
+            )
+        images = list(self._sums.values())
+        by_image = [_metrics([sums]) for sums in images]
+        values = [_mean(column) for column in zip(*by_image, strict=True)] or [math.nan] * len(self._names)
+        metrics = dict(zip(self._names, values, strict=True))
+        if self.per_pixel:
+            pooled = _metrics(images) if images else values
+            metrics |= {f"{name}_pixel": value for name, value in zip(self._names, pooled, strict=True)}
+        return metrics
+
+    @property
+    def _names(self) -> list[str]:
+        return [*_ERRORS, *self.deltas]
+
+
+def _metrics(images: Sequence[np.ndarray]) -> list[float]:
+    """The metrics over all pixels of some images, in the order of their names."""
+    pixels, *sums, spread, _ = (_sum(column) for column in zip(*(image[:8].tolist() for image in images), strict=True))
+    abs_rel, sq_rel, square, log_square, log10 = (total / pixels for total in sums)
+    mean = _sum(image[0] * image[7] for image in images) / pixels
+    spread += _sum(image[0] * (image[7] - mean) ** 2 for image in images)  # of the images' means
+    deltas = [_sum(column) / pixels for column in zip(*(image[8:].tolist() for image in images), strict=True)]
+    roots = [math.sqrt(square), math.sqrt(log_square)]
+    return [abs_rel, sq_rel, *roots, log10, math.sqrt(spread / pixels), *deltas]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return _sum(values) / len(values)
+
+
+_sum = math.fsum  # exact, and so the same in any order

@@ -1,0 +1,7 @@
+"""The model: normalisation, one backbone, and a head with its neck for each task; and how it looks at pictures."""
+
+from densevit.model.build import build_model, create_backbone, create_head
+from densevit.model.dense import DenseModel
+from densevit.model.views import check_inference
+
+__all__ = ["DenseModel", "build_model", "check_inference", "create_backbone", "create_head"]

@@ -1,0 +1,75 @@
+"""Builds models, and their parts, from configs and names."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from densevit import registry
+from densevit.config import Config
+from densevit.errors import ConfigError
+from densevit.interfaces import Backbone, Class, Head, Neck
+from densevit.model.dense import DenseModel
+
+
+def create_backbone(name: str, **options: Any) -> Backbone:
+    """A backbone by its plugin's name, with its constructor's options checked. Random weights."""
+    backbone = registry.create("backbones", name, options=options, where="backbone")
+    for attribute in ("channels", "strides"):
+        if not getattr(backbone, attribute, None):
+            raise ConfigError(f"backbone {name!r} has no {attribute!r}: set them in its constructor, one a feature.")
+    if len(backbone.channels) != len(backbone.strides):
+        raise ConfigError(
+            f"backbone {name!r} states {len(backbone.channels)} channels and {len(backbone.strides)} strides; "
+            "there is one of each a feature."
+        )
+    return backbone
+
+
+def create_head(
+    name: str, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class], **options: Any
+) -> Head:
+    """A head by its plugin's name, for features of these channels and strides and for these classes."""
+    return registry.create(
+        "heads", name, tuple(channels), tuple(strides), tuple(classes), options=options, where=f"head {name!r}"
+    )
+
+
+def build_model(config: Config, classes: Mapping[str, Sequence[Class]]) -> DenseModel:
+    """The model that a config describes, with random weights.
+
+    classes: by task, as a data set has them. `weights.model_file.load_initial` loads the weights that the config names.
+    """
+    backbone = create_backbone(config.backbone.name, **config.backbone.options)
+    heads: dict[str, Head] = {}
+    necks: dict[str, Neck] = {}
+    for name, section in config.heads.items():
+        channels, strides = backbone.channels, backbone.strides
+        if section.neck is not None:
+            neck = registry.create(
+                "necks",
+                section.neck.name,
+                channels,
+                strides,
+                options=section.neck.options,
+                where=f"heads.{name}.neck",
+            )
+            necks[name] = neck
+            channels, strides = neck.channels, neck.strides
+        task = registry.load("heads", section.name).task
+        heads[name] = registry.create(
+            "heads",
+            section.name,
+            channels,
+            strides,
+            tuple(classes.get(task, ())),
+            options=section.options,
+            where=f"heads.{name}",
+        )
+    model = DenseModel(backbone, heads, necks, {name: s.weight for name, s in config.heads.items()}, config)
+    if config.backbone.freeze:
+        backbone.requires_grad_(False)
+    for name, section in config.heads.items():
+        if section.freeze:
+            heads[name].requires_grad_(False)
+            if name in necks:
+                necks[name].requires_grad_(False)
+    return model.train()

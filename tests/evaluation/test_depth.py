@@ -1,0 +1,358 @@
+"""DepthErrors against maps worked by hand, the formulas written out, numpy's least squares and counted pixels."""
+
+import math
+import pickle
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from densevit import registry
+from densevit.errors import ConfigError, DataError
+from densevit.evaluation.depth import DepthErrors
+from densevit.evaluation.depth_alignment import least_squares
+from densevit.evaluation.depth_crops import cropped
+
+Image = tuple[dict[str, Any], dict[str, Any]]
+
+
+def image(image_id: int | str, truth: Any, prediction: Any, key: str = "depth") -> Image:
+    found, known = (torch.as_tensor(depth, dtype=torch.float32) for depth in (prediction, truth))
+    return {key: found}, {"image_id": image_id, "depth": known}
+
+
+def evaluated(images: list[Image], batch: int = 2, **options: Any) -> DepthErrors:
+    evaluator = DepthErrors((), **options)
+    for start in range(0, len(images), batch):
+        evaluator.update(*zip(*images[start : start + batch], strict=True))
+    return evaluator
+
+
+def measured(images: list[Image], **options: Any) -> dict[str, float]:
+    return evaluated(images, **options).compute()
+
+
+def random_images(count: int = 7, seed: int = 0) -> list[Image]:
+    """Maps of many sizes, a third of their pixels unknown, with errors of some tens of per cent."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for image_id in range(count):
+        size = tuple(rng.integers(5, 40, 2))
+        truth = rng.uniform(0.5, 12, size)
+        prediction = truth * np.exp(rng.normal(0.1, 0.3, size))
+        truth[rng.random(size) < 0.3] = 0
+        images.append(image(image_id, truth, prediction))
+    return images
+
+
+# ---- the numbers ----
+
+
+def test_a_case_worked_by_hand():
+    """Ratios 1, 2, 1/2 and 4, so that logarithms are 0, 1, -1 and 2 times ln 2; the fifth pixel is unknown."""
+    metrics = measured([image(1, [[1.0, 1, 4, 1, 0]], [[1.0, 2, 2, 4, 9]])], deltas=(2.5,))
+    two = math.log(2)
+    expected = {
+        "AbsRel": (0 + 1 + 2 / 4 + 3) / 4,
+        "SqRel": (0 + 1 + 4 / 4 + 9) / 4,
+        "RMSE": math.sqrt((0 + 1 + 4 + 9) / 4),
+        "RMSElog": two * math.sqrt((0 + 1 + 1 + 4) / 4),
+        "log10": math.log10(2) * (0 + 1 + 1 + 2) / 4,
+        "SILog": two * math.sqrt((0 + 1 + 1 + 4) / 4 - (2 / 4) ** 2),
+        "delta1": 1 / 4,
+        "delta2": 1 / 4,
+        "delta3": 1 / 4,
+        "delta_2.5": 3 / 4,
+    }
+    assert metrics == pytest.approx(expected, rel=1e-14)
+    assert list(metrics) == list(expected)
+
+
+def test_deltas_are_below_their_limits_on_either_side():
+    """Ratios of just 1.25 (exact in floating point) and 1.25^2 are not below them."""
+    truth = [[1.0, 1.25, 1, 1.5625, 1, 1.953125, 1, 1]]
+    prediction = [[1.25, 1, 1.5625, 1, 1.953125, 1, 1.2, 1 / 1.2]]
+    metrics = measured([image(1, truth, prediction)])
+    assert [metrics[f"delta{n}"] for n in (1, 2, 3)] == [2 / 8, 4 / 8, 6 / 8]
+
+
+def test_a_metric_is_the_mean_of_the_images_and_over_all_pixels_when_asked():
+    """One picture with one pixel of error 3, and one with three pixels without error."""
+    images = [image("a", [[1.0, 0, 0]], [[4.0, 1, 1]]), image("b", [[2.0, 2, 2]], [[2.0, 2, 2]])]
+    metrics = measured(images, per_pixel=True)
+    assert metrics["AbsRel"] == 3 / 2 and metrics["AbsRel_pixel"] == 3 / 4
+    assert metrics["RMSE"] == 3 / 2 and metrics["RMSE_pixel"] == math.sqrt(9 / 4)
+    assert metrics["delta1"] == 1 / 2 and metrics["delta1_pixel"] == 3 / 4
+    assert metrics["SILog"] == 0
+    assert metrics["SILog_pixel"] == pytest.approx(math.log(4) * math.sqrt(1 / 4 - 1 / 16), rel=1e-14)
+    assert "AbsRel_pixel" not in measured(images)
+
+
+def written_out(p: np.ndarray, g: np.ndarray) -> dict[str, float]:
+    log = np.log(p) - np.log(g)
+    ratio = np.maximum(p / g, g / p)
+    return {
+        "AbsRel": np.mean(np.abs(p - g) / g),
+        "SqRel": np.mean((p - g) ** 2 / g),
+        "RMSE": np.sqrt(np.mean((p - g) ** 2)),
+        "RMSElog": np.sqrt(np.mean(log**2)),
+        "log10": np.mean(np.abs(np.log10(p) - np.log10(g))),
+        "SILog": np.sqrt(np.mean(log**2) - np.mean(log) ** 2),
+        "delta1": np.mean(ratio < 1.25),
+        "delta2": np.mean(ratio < 1.25**2),
+        "delta3": np.mean(ratio < 1.25**3),
+    }
+
+
+def test_random_maps_against_the_formulas_written_out():
+    images = random_images()
+    pixels = []
+    for found, truth in images:
+        p, g = found["depth"].double().numpy(), truth["depth"].double().numpy()
+        counts = (g > 1e-3) & (g < 10)
+        pixels.append((np.clip(p, 1e-3, 10)[counts], g[counts]))
+    by_image = [written_out(p, g) for p, g in pixels]
+    whole = written_out(*(np.concatenate(depths) for depths in zip(*pixels, strict=True)))
+    expected = {name: np.mean([one[name] for one in by_image]) for name in by_image[0]}
+    expected |= {f"{name}_pixel": value for name, value in whole.items()}
+    assert measured(images, max_depth=10, per_pixel=True) == pytest.approx(expected, rel=1e-11)
+
+
+def test_less_is_better_for_all_but_deltas():
+    metrics = measured(random_images(2), per_pixel=True, deltas=(1.1,))
+    assert {name for name in metrics if name not in DepthErrors.lower_is_better} == {
+        name for name in metrics if name.startswith("delta")
+    }
+    assert DepthErrors.main in DepthErrors.lower_is_better and DepthErrors.main in metrics
+
+
+# ---- which pixels count ----
+
+
+def test_truth_outside_the_limits_does_not_count_and_predictions_are_clamped():
+    truth = [[0.5, 1.0, 2.0, 4.0, 8.0, 9.0, math.inf, math.nan]]
+    prediction = [[7.0, 7.0, -3.0, 80.0, 7.0, 7.0, 7.0, 7.0]]
+    metrics = measured([image(1, truth, prediction)], min_depth=1, max_depth=8)
+    assert metrics["AbsRel"] == (1 / 2 + 4 / 4) / 2  # 2 m seen as 1, 4 m seen as 8
+    assert metrics["RMSE"] == math.sqrt((1 + 16) / 2)
+
+
+@pytest.mark.parametrize(
+    ("crop", "size", "rows", "columns"),
+    [
+        ("none", (30, 40), (0, 30), (0, 40)),
+        ("eigen", (480, 640), (45, 471), (41, 601)),
+        ("garg", (375, 1242), (153, 371), (44, 1197)),  # 153.04, 371.96, 44.65, 1197.4
+        ("garg", (352, 1216), (143, 349), (43, 1172)),  # 143.65, 349.1, 43.7, 1172.3; KITTI's crop of BTS
+        ("eigen_kitti", (375, 1242), (124, 342), (44, 1197)),  # 124.7, 342.6
+    ],
+)
+def test_crops(crop: Any, size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]):
+    """Each pixel that counts is wrong by its own number, so that the sum tells which they are."""
+    inside = np.zeros(size, bool)
+    inside[rows[0] : rows[1], columns[0] : columns[1]] = True
+    part = cropped(crop, *size)
+    own = np.zeros(size, bool)
+    own[part] = True
+    assert (own == inside).all()
+    prediction = np.where(inside, 2.0, 1.0)
+    metrics = measured([image(1, np.ones(size), prediction)], crop=crop)
+    assert metrics["AbsRel"] == 1 and metrics["delta1"] == 0
+
+
+def test_the_nyu_crop_is_for_nyu():
+    with pytest.raises(DataError, match=r"Image 7: .*240 x 320.*'eigen'.*480 x 640.*'garg'"):
+        measured([image(7, np.ones((240, 320)), np.ones((240, 320)))], crop="eigen")
+
+
+def test_an_image_without_a_pixel_that_counts_changes_nothing_and_is_told():
+    images = random_images(3)
+    empty = [image("unknown", np.zeros((4, 5)), np.full((4, 5), np.nan)), image("far", [[99.0]], [[1.0]])]
+    with pytest.warns(UserWarning, match="2 of 5 images have no pixel of known depth between 0.001 and 80 m"):
+        found = measured([empty[0], *images, empty[1]], max_depth=80)
+    assert found == measured(images, max_depth=80)
+
+
+@pytest.mark.parametrize("images", [[], [({"depth": torch.ones(2, 2)}, {"image_id": 1})]])
+def test_with_nothing_labelled_every_metric_is_nan_without_a_warning(images: list[Image]):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        metrics = measured(images, per_pixel=True)
+    assert len(metrics) == 18 and all(math.isnan(value) for value in metrics.values())
+
+
+# ---- alignment ----
+
+
+def test_least_squares_is_numpys():
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(0, 3, 500), rng.uniform(1, 9, 500)
+    expected = np.linalg.lstsq(np.stack([x, np.ones(500)], 1), y, rcond=None)[0]
+    assert least_squares(x, y) == pytest.approx(tuple(expected), rel=1e-12)
+
+
+def test_what_says_nothing_is_aligned_to_the_mean():
+    assert least_squares(np.full(3, 0.1), np.array([1.0, 2, 6])) == (0.0, 3.0)
+    assert least_squares(np.array([0.1]), np.array([4.0])) == (0.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("align", "key"),
+    [
+        ("none", "depth"),
+        ("median", "depth"),
+        ("median", "inverse_depth"),
+        ("scale_shift", "depth"),
+        ("scale_shift_disparity", "depth"),
+        ("scale_shift_disparity", "inverse_depth"),
+    ],
+)
+def test_alignment_against_its_formula_written_out(align: Any, key: str):
+    rng = np.random.default_rng(1)
+    truth = rng.uniform(0.5, 20, (30, 20)).astype(np.float32)  # some beyond max_depth
+    prediction = (rng.normal(0, 0.3, truth.shape) + 0.4 * (truth if key == "depth" else 1 / truth) + 2).astype("f4")
+    counts = truth < 10
+    p, g = prediction[counts].astype(np.float64), truth[counts].astype(np.float64)
+    if align == "median":
+        depth = p if key == "depth" else 1 / p
+        depth *= np.median(g) / np.median(depth)
+    elif align == "scale_shift":
+        scale, shift = np.linalg.lstsq(np.stack([p, np.ones_like(p)], 1), g, rcond=None)[0]
+        depth = scale * p + shift
+    elif align == "scale_shift_disparity":
+        disparity = p if key == "inverse_depth" else 1 / p
+        scale, shift = np.linalg.lstsq(np.stack([disparity, np.ones_like(p)], 1), 1 / g, rcond=None)[0]
+        aligned = scale * disparity + shift
+        depth = np.where(aligned < 1 / 10, 10, 1 / aligned)
+    else:
+        depth = p
+    metrics = measured([image(1, truth, prediction, key)], max_depth=10, align=align)
+    assert metrics == pytest.approx(written_out(np.clip(depth, 1e-3, 10), g), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("align", "key", "seen"),
+    [
+        ("median", "depth", lambda depth: 7 * depth),
+        ("median", "inverse_depth", lambda depth: 7 / depth),
+        ("scale_shift", "depth", lambda depth: 3 * depth - 8),
+        ("scale_shift_disparity", "inverse_depth", lambda depth: 5 - 3 / depth),
+        ("scale_shift_disparity", "depth", lambda depth: 1 / (2 + 1 / depth)),
+    ],
+)
+def test_alignment_undoes_what_it_is_free_in(align: Any, key: str, seen: Any):
+    truth = np.random.default_rng(2).uniform(1, 10, (20, 30)).astype(np.float32)
+    metrics = measured([image(1, truth, seen(truth), key)], align=align, max_depth=80)
+    assert metrics["AbsRel"] < 1e-5 and metrics["delta1"] == 1
+
+
+def test_aligned_disparity_worked_by_hand():
+    """Least squares of disparities 1, 1/2 and 1/4 on 0, 0 and -6: 3/4 at 0, the mean of two, and 1/4 at -6."""
+    metrics = measured(
+        [image(1, [[1.0, 2.0, 4.0]], [[0.0, 0.0, -6.0]], "inverse_depth")], align="scale_shift_disparity", max_depth=5
+    )
+    assert metrics["AbsRel"] == pytest.approx((1 / 3 + (2 - 4 / 3) / 2 + 0) / 3, rel=1e-12)
+
+
+def test_an_aligned_disparity_below_that_of_the_limit_is_at_the_limit():
+    """On -1, -1, 1, 1 and 0, with disparities 1/9, 1/9, 1, 1 and 1/9: the line is 7/15 + 4/9 x, at -1 just 1/45."""
+    truth, inverse = [[9.0, 9, 1, 1, 9]], [[-1.0, -1, 1, 1, 0]]
+    metrics = measured([image(1, truth, inverse, "inverse_depth")], align="scale_shift_disparity", max_depth=10)
+    seen = [10, 10, 1 / (7 / 15 + 4 / 9), 1 / (7 / 15 + 4 / 9), 15 / 7]
+    expected = sum(abs(p - g) / g for p, g in zip(seen, truth[0], strict=True)) / 5
+    assert metrics["AbsRel"] == pytest.approx(expected, rel=1e-12)
+
+
+# ---- exact in any order ----
+
+
+def test_the_last_bit_does_not_depend_on_batches_order_or_processes():
+    images = random_images(23)
+    options: dict[str, Any] = {"max_depth": 10, "align": "scale_shift", "per_pixel": True, "deltas": (1.1,)}
+    whole = measured(images, batch=23, **options)
+    rng = np.random.default_rng(0)
+    for batch in (1, 2, 5):
+        shuffled = [images[n] for n in rng.permutation(23)]
+        assert measured(shuffled, batch=batch, **options) == whole
+    for processes in (2, 3):
+        # as a sampler deals them: in turns, the last ones repeated to even out the shares
+        dealt = images + images[: -len(images) % processes]
+        parts = [evaluated(dealt[rank::processes], **options) for rank in range(processes)]
+        states = pickle.loads(pickle.dumps([part.state() for part in parts]))
+        for part in parts:
+            part.merge(states)
+            assert part.compute() == whole
+
+
+def test_a_process_that_saw_nothing_or_only_unknown_depth_changes_nothing():
+    images = random_images(3)
+    parts = [evaluated(images), evaluated([]), evaluated([image("unknown", np.zeros((2, 2)), np.ones((2, 2)))])]
+    parts[1].merge([part.state() for part in parts])
+    with pytest.warns(UserWarning, match="1 of 4 images"):
+        assert parts[1].compute() == measured(images)
+
+
+def test_an_image_seen_twice_counts_once_and_reset_forgets():
+    images = random_images(4)
+    evaluator = evaluated(images)
+    expected = evaluator.compute()
+    evaluator.update(*zip(image(0, [[1.0]], [[9.0]]), strict=True))
+    assert evaluator.compute() == expected
+    evaluator.reset()
+    evaluator.update(*zip(*images[:1], strict=True))
+    assert evaluator.compute() == measured(images[:1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_predictions_of_any_precision(dtype: torch.dtype):
+    found, truth = image(1, [[2.0, 4.0]], [[3.0, 4.0]])
+    assert measured([({"depth": found["depth"].to(dtype)}, truth)])["AbsRel"] == 1 / 4
+
+
+# ---- what is wrong is said ----
+
+
+@pytest.mark.parametrize(
+    ("prediction", "options", "message"),
+    [
+        ({"semantic": torch.zeros(2, 2)}, {}, "no `depth`.*only semantic"),
+        ({"inverse_depth": torch.ones(2, 2)}, {}, "relative.*align: none.*scale_shift_disparity"),
+        ({"inverse_depth": torch.ones(2, 2)}, {"align": "scale_shift"}, "relative.*align: scale_shift cannot"),
+        ({"depth": torch.ones(2, 3)}, {}, "2 x 3 and 2 x 2"),
+        ({"depth": torch.ones(1, 2, 2)}, {}, "1 x 2 x 2 and 2 x 2"),
+        ({"depth": torch.tensor([[1, math.nan], [math.nan, 1]])}, {}, "not finite in 1 of the 3 pixels"),
+        ({"depth": torch.tensor([[1, 1], [1, math.inf]])}, {"max_depth": 80}, "not finite in 1 of the 3 pixels"),
+        ({"inverse_depth": torch.tensor([[1, 1], [1, 0]])}, {"align": "median"}, "infinitely far.*max_depth"),
+    ],
+)
+def test_a_prediction_that_cannot_be_measured_is_an_error(prediction: dict, options: dict, message: str):
+    truth = {"image_id": 5, "depth": torch.tensor([[1.0, 2.0], [0.0, 1.0]])}
+    with pytest.raises(DataError, match=f"Image 5: .*{message}"):
+        measured([(prediction, truth)], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_depth": 0.0}, "min_depth is 0.0"),
+        ({"max_depth": 1e-4}, "max_depth is 0.0001.*min_depth"),
+        ({"align": "scale_shift_disparity"}, "needs max_depth"),
+        ({"deltas": (0.9,)}, r"deltas is \[0.9\]"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_an_error(options: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        DepthErrors((), **options)
+
+
+def test_a_config_sets_the_options():
+    options = {"max_depth": 80, "crop": "none", "align": "median", "deltas": [1.1], "per_pixel": True}
+    plugin = "densevit.evaluation.depth:DepthErrors"
+    made = registry.create("evaluators", plugin, (), options=options, where="heads.depth.evaluation")
+    made.update(*zip(image(1, [[1.0, 3.0]], [[2.0, 6.0]]), strict=True))
+    metrics = made.compute()
+    assert metrics["AbsRel"] == 0 and metrics["delta_1.1_pixel"] == 1
+    with pytest.raises(ValueError, match=r"heads\.depth\.evaluation\.crop should be .*eigen_kitti.*not 'nyu'"):
+        registry.create("evaluators", plugin, (), options={"crop": "nyu"}, where="heads.depth.evaluation")

@@ -1,0 +1,67 @@
+"""Maps that `evaluate --out` writes of a real model, in one process and in two."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit import config as configs
+from densevit.cli import main
+from densevit.data.build import build_data
+from densevit.model import build_model
+from densevit.weights import model_file
+
+CONFIG = """
+backbone: {name: swin, variant: nano, window_size: 4}
+heads:
+  surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch}
+  things: {name: detr, num_queries: 5, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}
+data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 2, val_length: 5}
+trainer: {max_steps: 1, precision: "32", accelerator: cpu, devices: 1}
+"""
+MAPS = [f"surfaces/semantic/{image_id}.png" for image_id in range(1, 6)]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder of a model with random weights."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(CONFIG)
+    config = configs.load(folder / "config.yaml")
+    model_file.save(build_model(config, build_data(config).classes), folder / "model.safetensors")
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
+
+
+def test_what_the_maps_say_is_what_was_measured(run: Path, tmp_path: Path) -> None:
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "out")]) == 0
+    assert files(tmp_path / "out") == {"metrics.json", "detections.json", "confusion-surfaces.csv", *MAPS}
+    data = build_data(configs.load(run / "config.yaml"))
+    ids = np.array([c.file_id for c in data.classes["segmentation"]])
+    hits = pixels = 0
+    for index in range(5):
+        truth = data.val[index]["targets"]
+        found = np.array(Image.open(tmp_path / "out" / "surfaces" / "semantic" / f"{truth['image_id']}.png"))
+        hits += (found == ids[truth["semantic"].numpy()]).sum()
+        pixels += found.size
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["surfaces/aAcc"] == hits / pixels
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")
+def test_two_processes_write_what_one_does(run: Path, tmp_path: Path) -> None:
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "alone")]) == 0
+    command = [sys.executable, "-m", "densevit", "evaluate", str(run), "trainer.devices=2", "trainer.strategy=ddp"]
+    done = subprocess.run([*command, "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "two") == files(tmp_path / "alone")
+    for file in ("metrics.json", "confusion-surfaces.csv", *MAPS):
+        assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes(), file

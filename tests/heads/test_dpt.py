@@ -1,0 +1,272 @@
+"""The DPT heads: contract, places of maps, outputs and their units, losses, predictions, every backbone."""
+
+import functools
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from densevit.data.batching import collate
+from densevit.data.scenes import Scenes
+from densevit.interfaces import Class
+from densevit.losses import depth as metric_losses
+from densevit.losses import relative_depth as relative_losses
+from densevit.losses.segmentation import cross_entropy, dice
+from densevit.model import DenseModel, create_backbone
+from densevit.testing import check_head
+from densevit_heads.dpt import DptDepth, DptSegmentation
+from densevit_heads.dpt.decoder import places_of
+
+CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
+PYRAMID = ((6, 8, 10, 12), (4, 8, 16, 32))
+PLAIN = ((12, 12, 12, 12), (16, 16, 16, 16))
+REACH = 256  # eight cells of the coarsest map: four 3x3 convolutions and the upsampling there, and those that follow
+
+
+def make_features(levels, size, B=2):
+    return [torch.randn(B, c, -(-size[0] // s), -(-size[1] // s)) for c, s in zip(*levels, strict=True)]
+
+
+def mask(size, B=2):
+    return torch.zeros(B, *size, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output": "sigmoid", "l1": 1.0, "berhu": 0.5, "gradient": 0.5},
+        {"output": "softplus", "norm": "sync"},
+        {"output": "bins", "bins": 8, "norm": "batch"},
+    ],
+    ids=lambda options: options["output"],
+)
+def test_the_metric_head_keeps_its_contract(options):
+    check_head(functools.partial(DptDepth, width=16, **options), reach=REACH)
+
+
+def test_the_relative_head_keeps_its_contract():
+    check_head(functools.partial(DptDepth, width=16, ssi=0.5), reach=REACH)
+
+
+def test_the_relative_head_predicts_no_metres_and_says_so():
+    head = DptDepth(*PYRAMID, width=16).eval()
+    outputs = head(make_features(PYRAMID, (64, 96)), mask((64, 96)))
+    target = {"size": (50, 90), "original_size": (70, 100)}
+    for found in head.predict(outputs, [target, target]):
+        assert found.keys() == {"inverse_depth"}
+        assert found["inverse_depth"].shape == (70, 100) and found["inverse_depth"].dtype == torch.float32
+        assert found["inverse_depth"].min() >= 0
+
+
+def test_the_segmentation_head_keeps_its_contract():
+    check_head(functools.partial(DptSegmentation, width=16, dice=0.5, label_smoothing=0.1), reach=REACH)
+
+
+@pytest.mark.parametrize(
+    ("strides", "unit", "places"),
+    [
+        ((4, 8, 16, 32), 1, (4, 8, 16, 32)),
+        ((16, 16, 16, 16), 1, (4, 8, 16, 32)),
+        ((8, 8, 8, 8), 1, (4, 8, 16, 32)),
+        ((4, 8, 16, 16), 1, (4, 8, 16, 32)),
+        ((2, 4, 8, 16), 1, (4, 8, 16, 32)),
+        ((8, 16, 32), 1, (8, 16, 32)),
+        ((16, 16), 1, (16, 32)),
+        ((32, 32), 1, (16, 32)),
+        ((16,), 1, (16,)),
+        ((4, 32), 1, (4, 32)),
+        ((14, 14, 14, 14), Fraction(14, 16), (4, 8, 16, 32)),
+        ((10,), Fraction(10, 8), (8,)),
+    ],
+    ids=str,
+)
+def test_places(strides, unit, places):
+    assert places_of(strides) == (unit, places)
+
+
+@pytest.mark.parametrize("strides", [(4, 8, 12, 16), (8, 14), (4, 8, 16, 32, 64)], ids=str)
+def test_strides_that_cannot_be_fused_are_refused(strides):
+    with pytest.raises(ValueError, match="choose from them with features"):
+        DptDepth((8,) * len(strides), strides, width=8)
+
+
+def test_maps_are_chosen_by_number():
+    head = DptDepth((4, 5, 6, 7, 8), (4, 8, 16, 32, 64), width=8, features=(1, 3, 4, 5)).eval()
+    features = make_features(((4, 5, 6, 7, 8), (4, 8, 16, 32, 64)), (64, 64))
+    before = head(features, mask((64, 64)))["inverse_depth"]
+    features[1] = torch.randn_like(features[1])
+    assert torch.equal(head(features, mask((64, 64)))["inverse_depth"], before)
+
+
+@pytest.mark.parametrize(
+    "strides", [(4, 8, 16, 32), (8, 8, 8, 8), (8, 16, 32), (16,), (14, 14, 14, 14), (4, 32)], ids=str
+)
+@pytest.mark.parametrize("size", [(64, 96), (33, 71)], ids=str)
+def test_maps_of_any_strides_reach_the_pixels(strides, size):
+    levels = ((6,) * len(strides), strides)
+    for head in (DptDepth(*levels, width=8), DptSegmentation(*levels, CLASSES, width=8, norm="group")):
+        maps = head.maps(head(make_features(levels, size), mask(size)), size)
+        assert maps.shape == (2, 1 if head.task == "depth" else 4, *size)
+        maps.sum().backward()
+        idle = [n for n, p in head.named_parameters() if p.grad is None]
+        assert all(name.startswith("auxiliary") for name in idle)
+
+
+@pytest.mark.parametrize("strides", [(16, 16, 16, 16), (4, 8, 16, 32)], ids=str)
+def test_fused_maps_have_the_grids_of_their_places(strides):
+    """Of a picture that no stride divides: twice ceil(size / place), never stretched to fit."""
+    decode = DptDepth((6,) * 4, strides, width=8).decode
+    fused = decode(make_features(((6,) * 4, strides), (75, 113)), (75, 113))
+    assert [tuple(x.shape[-2:]) for x in fused] == [(6, 8), (10, 16), (20, 30), (38, 58)]
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "softplus", "bins"])
+def test_metric_outputs_are_metres_in_their_range(output):
+    head = DptDepth(*PYRAMID, output=output, min_depth=0.5, max_depth=80.0, width=8)
+    logits = torch.tensor([-1e4, -3.0, 0.0, 3.0, 1e4]).view(1, 1, 1, 5).repeat(1, head.conv3.out_channels, 1, 1)
+    if output == "bins":
+        logits = torch.stack([torch.linspace(s, -s, 64) for s in (1e4, 1, 0, -1, -1e4)], 1)[None, :, None]
+    depths = head._activated(logits)[0, 0, 0]
+    assert depths.diff().min() > 0
+    assert depths[0].item() == pytest.approx(0.5, rel=1e-5)
+    if output == "sigmoid":
+        assert depths[2].item() == pytest.approx(40.25)
+    if output != "softplus":
+        assert depths[-1].item() == pytest.approx(80, rel=1e-5)
+    if output == "bins":
+        assert depths[2].item() == pytest.approx((0.5 * 80) ** 0.5, rel=1e-5)  # the geometric mean
+    first = head.eval()(make_features(PYRAMID, (64, 64)), mask((64, 64)))["depth"]
+    assert 12 < first.median() < 30  # a quarter of 80
+
+
+def test_losses_of_metric_depth_are_those_of_the_terms():
+    head = DptDepth(*PYRAMID, width=8, output="sigmoid", max_depth=5.0, silog=2.0, l1=0.5, berhu=3.0, gradient=4.0)
+    sizes = [(64, 96), (50, 70), (40, 40)]
+    targets = [{"size": size, "depth": 7 * torch.rand(size)} for size in sizes]
+    del targets[2]["depth"]
+    outputs = head(make_features(PYRAMID, (64, 96), B=3), mask((64, 96), 3), targets)
+    losses = head.loss(outputs, targets)
+    truth = torch.zeros(3, 64, 96)
+    for own, target in zip(truth[:2], targets[:2], strict=True):
+        h, w = target["size"]
+        own[:h, :w] = torch.where((target["depth"] >= 1e-3) & (target["depth"] <= 5), target["depth"], 0.0)
+    depths = outputs["depth"][:, 0]
+    expected = {
+        "silog": 2 * metric_losses.silog(depths, truth),
+        "l1": 0.5 * metric_losses.l1(depths, truth),
+        "berhu": 3 * metric_losses.berhu(depths, truth),
+        "gradient": 4
+        * relative_losses.gradient_matching(depths.log() - torch.where(truth > 0, truth, 1.0).log(), truth > 0),
+    }
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        assert value > 0
+        torch.testing.assert_close(losses[name], value)
+    beyond = [{"size": (64, 96), "depth": torch.full((64, 96), 6.0)}] * 3
+    assert not any(x.any() for x in head.loss(outputs, beyond).values())
+
+
+def test_losses_of_relative_depth_go_by_inverse_depth():
+    targets = [{"size": (64, 96), "depth": 7 * torch.rand(64, 96).clamp(min=0.05)}] * 2
+    inverse = 1 / torch.stack([target["depth"] for target in targets])
+    for options, align in (
+        ({}, relative_losses.robust_error),
+        ({"trimmed": 0.0, "ssi": 1.0}, relative_losses.least_squares_error),
+    ):
+        head = DptDepth(*PLAIN, width=8, **options)
+        outputs = head(make_features(PLAIN, (64, 96)), mask((64, 96)), targets)
+        own = outputs["inverse_depth"][:, 0]
+        losses = head.loss(outputs, targets)
+        name = "ssi" if options else "trimmed"
+        function = relative_losses.scale_and_shift_invariant if options else relative_losses.trimmed
+        assert losses.keys() == {name, "gradient"}
+        torch.testing.assert_close(losses[name], function(own, inverse))
+        torch.testing.assert_close(losses["gradient"], 0.5 * relative_losses.gradient_matching(*align(own, inverse)))
+
+
+def test_losses_of_segmentation_have_the_papers_auxiliary_weight():
+    head = DptSegmentation(*PYRAMID, CLASSES, width=8, norm="group", dice=0.5, class_weights=(1.0, 2.0, 1.0, 0.5))
+    targets = [{"size": (64, 96), "semantic": torch.randint(4, (64, 96), dtype=torch.uint8)} for _ in range(2)]
+    outputs = head(make_features(PYRAMID, (64, 96)), mask((64, 96)), targets)
+    assert outputs["logits"].shape == (2, 4, 32, 48) and outputs["auxiliary"].shape == (2, 4, 16, 24)
+    losses = head.loss(outputs, targets)
+    labels = torch.stack([target["semantic"] for target in targets]).long()
+
+    def terms(logits):
+        return cross_entropy(logits, labels, head.class_weights(labels)), 0.5 * dice(logits, labels)
+
+    entropy, overlap = terms(F.interpolate(outputs["logits"], scale_factor=2, mode="bilinear", align_corners=True))
+    torch.testing.assert_close(losses["cross_entropy"], entropy)
+    torch.testing.assert_close(losses["dice"], overlap)
+    auxiliary = F.interpolate(outputs["auxiliary"], size=(64, 96), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(losses["auxiliary"], 0.2 * sum(terms(auxiliary)))
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "message"),
+    [
+        (DptDepth, {"silog": 1.0}, "silog is 1, but output 'relative' is relative depth"),
+        (DptDepth, {"output": "bins", "ssi": 1.0}, "ssi is 1, but output 'bins' is metric depth"),
+        (DptDepth, {"output": "sigmoid", "silog": 0.0}, "All losses weigh 0"),
+        (DptDepth, {"trimmed": -1.0}, "trimmed is -1"),
+        (DptDepth, {"output": "sigmoid", "max_depth": 1e-4}, "min_depth is 0.001 and max_depth 0.0001"),
+        (DptDepth, {"bins": 1}, "bins is 1"),
+        (DptDepth, {"width": 0}, "width is 0"),
+        (DptDepth, {"reassemble_channels": (8, 8)}, "expected 4 numbers"),
+        (DptDepth, {"features": (0, 1)}, "rising numbers of maps, from 1 to 4"),
+        (DptSegmentation, {"dropout": 1.0}, "dropout is 1.0"),
+        (DptSegmentation, {"auxiliary_weight": -0.1}, "auxiliary_weight is -0.1"),
+        (DptSegmentation, {"class_weights": (1.0,)}, "class_weights has 1 numbers for 4 classes"),
+        (DptSegmentation, {"features": (1,)}, "a single map of stride 4 is fused once"),
+    ],
+)
+def test_wrong_options_are_refused(head, options, message):
+    classes = () if head is DptDepth else CLASSES
+    with pytest.raises(ValueError, match=message):
+        head(*PYRAMID, classes, **options)
+
+
+BACKBONES: list[tuple[str, dict[str, Any]]] = [
+    ("vit", {"variant": "nano", "patch_size": 16, "readout": "project"}),
+    ("vit", {"variant": "nano", "patch_size": 8, "class_token": False}),
+    ("vit", {"variant": "nano", "patch_size": 14, "readout": "add"}),
+    ("vit", {"variant": "nano", "stem": "resnet", "readout": "project", "feature_norm": False}),
+    ("swin", {"variant": "nano", "window_size": 4}),
+    ("mvit", {"variant": "nano"}),
+    ("resnet", {"depth": 18, "norm": "group"}),
+    ("resnet", {"depth": 50, "dilation": True, "norm": "group"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), BACKBONES, ids=lambda x: x if isinstance(x, str) else None)
+def test_a_backbone_trains_under_both_heads_for_two_steps(name, options):
+    pictures = [Scenes("train", image_size=size, train_length=4)[i] for i, size in enumerate([(64, 96), (50, 75)])]
+    for sample in pictures:
+        sample["targets"].update(size=tuple(sample["image"].shape[1:]), original_size=(128, 100))
+    classes = Scenes("train").classes["segmentation"]
+    backbone = create_backbone(name, **options)
+    levels = backbone.channels, backbone.strides
+    heads = {
+        "depth": DptDepth(*levels, width=16, output="sigmoid"),
+        "relative": DptDepth(*levels, width=16),
+        "segmentation": DptSegmentation(*levels, classes, width=16),
+    }
+    model = DenseModel(backbone, heads, {}).train()
+    batch = collate(pictures, model.multiple)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    for _ in range(2):
+        losses = model.loss(model(batch), batch["targets"])
+        loss = torch.stack(list(losses.values())).sum()
+        assert loss.isfinite() and all(value > 0 for value in losses.values())
+        optimiser.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None for p in heads["depth"].parameters())
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+        optimiser.step()
+    unused = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    assert all("pos" in name or "rel" in name for name in unused), unused
+    outputs = model.eval()(batch)
+    for key, name in (("depth", "depth"), ("inverse_depth", "relative"), ("semantic", "segmentation")):
+        assert all(x[key].shape == (128, 100) for x in heads[name].predict(outputs[name], batch["targets"]))

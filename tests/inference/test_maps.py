@@ -1,0 +1,150 @@
+"""Predicted maps as files: read back by Pillow, numpy and the `masks` data set."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit.data.masks import Masks
+from densevit.errors import DataError
+from densevit.inference.maps import MapFiles, file_name
+from densevit.interfaces import Class
+
+CLASSES = (Class("road", 7, (128, 64, 128)), Class("sky", 23, (70, 130, 180)), Class("car", 0, (0, 0, 142)))
+
+
+def write(folder: Path, kind: str, values: Any, classes: tuple[Class, ...] = CLASSES, name: str = "a") -> None:
+    MapFiles(folder, {"head": classes}).add("head", name, {kind: values})
+
+
+def test_a_label_map_holds_file_ids_in_the_classes_colours(tmp_path: Path):
+    labels = torch.tensor([[0, 1, 2], [2, 2, 1]], dtype=torch.uint8)
+    write(tmp_path, "semantic", labels, name="a.b")
+    picture = Image.open(tmp_path / "semantic" / "a.b.png")
+    assert picture.mode == "P"
+    assert np.array(picture).tolist() == [[7, 23, 0], [0, 0, 23]]
+    colors = np.array([c.color for c in CLASSES])
+    assert np.array_equal(np.array(picture.convert("RGB")), colors[labels.numpy()])
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ["road", "sky", "car"],
+        [{"name": "road", "id": 7}, {"name": "sky", "ids": [23, 24], "color": [1, 2, 3]}, {"name": "car", "id": 255}],
+        [{"name": "road", "id": 1000}, {"name": "sky", "id": 3}, {"name": "car", "id": 65535}],
+    ],
+    ids=["positions", "ids", "ids beyond 255"],
+)
+def test_a_written_map_is_a_label_of_the_same_classes(tmp_path: Path, classes: list[Any]):
+    rng = np.random.default_rng(0)
+    expected = {name: rng.integers(0, 3, (5, 7)).astype(np.uint8) for name in ("town/1", "town/2.b", "3")}
+    for name in expected:
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (7, 5)).save(tmp_path / "images" / f"{name}.png")
+    first = tmp_path / "first"  # labels by hand, from which the data set tells the classes' file ids
+    for name in expected:
+        (first / name).parent.mkdir(parents=True, exist_ok=True)
+        given = [c["id"] if "id" in c else c["ids"][0] for c in classes] if isinstance(classes[0], dict) else [0, 1, 2]
+        Image.fromarray(np.full((5, 7), given[1], np.uint16)).save(first / f"{name}.png")
+    options: dict[str, Any] = {"root": str(tmp_path), "images": "images", "classes": classes}
+    by_hand = Masks("val", labels="first", **options)
+    files = MapFiles(tmp_path / "found", {"head": by_hand.classes["segmentation"]})
+    for name, labels in expected.items():
+        files.add_image("head", name, {"semantic": torch.from_numpy(labels)})
+
+    again = Masks("val", labels="found/semantic", **options)
+    assert len(again) == 3
+    for index in range(3):
+        targets = again[index]["targets"]
+        assert np.array_equal(targets["semantic"].numpy(), expected[targets["image_id"]])
+
+
+def test_classes_that_a_label_file_cannot_tell_apart_are_an_error(tmp_path: Path):
+    labels = np.zeros((2, 2), np.uint8)
+    with pytest.raises(DataError, match="'road' and 'lane' have the same file id, 7"):
+        write(tmp_path, "semantic", labels, (*CLASSES, Class("lane", 7, (0, 0, 0))))
+    with pytest.raises(DataError, match="'far' has the file id 65536"):
+        write(tmp_path, "semantic", labels, (Class("far", 65536, (0, 0, 0)),))
+
+
+def test_a_value_that_is_no_class_is_an_error(tmp_path: Path):
+    with pytest.raises(DataError, match=r"a: .* from 0 to 255; 0 \.\.\. 2 is expected"):
+        write(tmp_path, "semantic", np.array([[0, 255]], np.uint8))
+
+
+def test_depth_is_kittis_png_and_an_exact_npy(tmp_path: Path):
+    depth = torch.tensor([[0, 1e-4, 1, 2.001], [10.5, 80, 255.99, 65535 / 256]])
+    write(tmp_path, "depth", depth, ())
+    exact = np.load(tmp_path / "depth" / "a.npy")
+    assert exact.dtype == np.float32 and np.array_equal(exact, depth.numpy())
+    png = np.array(Image.open(tmp_path / "depth" / "a.png"))
+    assert png.dtype == np.uint16
+    # What is known is never 0, which means unknown; 2.001 m is 512.256 steps.
+    assert png.tolist() == [[0, 1, 256, 512], [2688, 20480, 65533, 65535]]
+
+
+@pytest.mark.parametrize("beyond", [256.0, -0.01, float("nan"), float("inf")])
+def test_depth_that_the_png_cannot_hold_is_in_the_npy_alone(tmp_path: Path, beyond: float):
+    depth = torch.tensor([[3.0, beyond]])
+    with pytest.warns(UserWarning, match="written as NPY only"):
+        write(tmp_path, "depth", depth, ())
+    assert [path.name for path in (tmp_path / "depth").iterdir()] == ["a.npy"]
+    assert np.array_equal(np.load(tmp_path / "depth" / "a.npy"), depth.numpy(), equal_nan=True)
+
+
+def test_what_has_no_unit_is_in_the_npy_alone(tmp_path: Path):
+    write(tmp_path, "inverse_depth", torch.tensor([[-3.5, 2.0]]), ())
+    assert [path.name for path in (tmp_path / "inverse_depth").iterdir()] == ["a.npy"]
+    assert np.load(tmp_path / "inverse_depth" / "a.npy").tolist() == [[-3.5, 2]]
+
+
+def test_depth_of_half_precision_is_written(tmp_path: Path):
+    write(tmp_path, "depth", torch.tensor([[1.5]], dtype=torch.bfloat16), ())
+    assert np.load(tmp_path / "depth" / "a.npy").tolist() == [[1.5]]
+
+
+def test_each_of_several_heads_has_its_folder_and_what_is_no_map_is_left_out(tmp_path: Path):
+    files = MapFiles(tmp_path, {"cars": CLASSES, "far": ()})
+    files.add("cars", "a", {"semantic": torch.zeros(2, 2, dtype=torch.uint8)})
+    files.add("far", "a", {"depth": torch.ones(2, 2), "boxes": torch.ones(1, 4)})
+    files.add("far", "b", {"boxes": torch.ones(1, 4)})
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert written == {"cars/semantic/a.png", "far/depth/a.png", "far/depth/a.npy"}
+
+
+def test_images_have_names_that_files_can_have():
+    assert file_name(139) == "139"
+    assert file_name("aachen/aachen_000000_000019") == "aachen/aachen_000000_000019"
+    assert file_name("Straße 1.b") == "Straße 1.b"
+    awkward = ["../up", "/etc/x", "C:\\a", "a:b", "a?", ".hidden", "dot.", "space ", "a//b", "", "100%", "x\ny", "a*"]
+    names = [file_name(image_id) for image_id in awkward]
+    for name in names:
+        for part in name.split("/"):
+            assert part and not set(part) & set('\\:*?"<>|\n') and part[0] != "." and part[-1] not in ". "
+    assert len(set(names)) == len(awkward)
+
+
+def test_long_ids_that_differ_at_the_end_have_different_names():
+    ids = ["ä" * 300 + end for end in "xy"]
+    names = [file_name(image_id) for image_id in ids]
+    assert names[0] != names[1] and max(len(name.encode()) for name in names) <= 200
+
+
+def test_ids_that_make_one_name_make_two_files(tmp_path: Path):
+    files = MapFiles(tmp_path, {"head": CLASSES})
+    for image_id in (1, "1"):
+        files.add_image("head", image_id, {"semantic": np.full((1, 1), int(image_id == "1"), np.uint8)})
+    paths = sorted((tmp_path / "semantic").iterdir(), key=lambda path: len(path.name))
+    assert paths[0].name == "1.png" and len(paths) == 2
+    assert [np.array(Image.open(path)).item() for path in paths] == [7, 23]
+
+
+def test_nothing_is_said_where_all_is_well(tmp_path: Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write(tmp_path, "depth", torch.tensor([[0.0, 255.99]]), ())

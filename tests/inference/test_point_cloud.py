@@ -1,0 +1,122 @@
+"""Clouds read back byte by byte, and points worked by hand."""
+
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit.cli import main
+from densevit.errors import DensevitError
+from densevit.inference.point_cloud import points, write_ply
+
+Vertex = tuple[float, float, float, int, int, int]
+
+
+def read(path: Path) -> list[Vertex]:
+    header, end, body = path.read_bytes().partition(b"end_header\n")
+    assert end
+    lines = header.decode("ascii").splitlines()
+    assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
+    assert "x right, y down, z forward, in metres" in lines[2]
+    assert [line for line in lines if line.startswith("property")] == [
+        *(f"property float {axis}" for axis in "xyz"),
+        *(f"property uchar {color}" for color in ("red", "green", "blue")),
+    ]
+    count = int(next(line for line in lines if line.startswith("element vertex")).split()[-1])
+    assert len(body) == 15 * count
+    return list(struct.iter_unpack("<fffBBB", body))
+
+
+def test_points_worked_by_hand(tmp_path: Path):
+    """3 x 2 pixels, focal length 2: columns at -1/2, 0 and 1/2 a metre of depth, rows at -1/4 and 1/4."""
+    depth = np.array([[2.0, 4.0, 8.0], [0.0, 4.0, 1.0]], np.float32)
+    image = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    assert write_ply(tmp_path / "cloud.ply", depth, image, focal=2.0) == 5
+    assert read(tmp_path / "cloud.ply") == [
+        (-1.0, -0.5, 2.0, 0, 1, 2),
+        (0.0, -1.0, 4.0, 3, 4, 5),
+        (4.0, -2.0, 8.0, 6, 7, 8),
+        (0.0, 1.0, 4.0, 12, 13, 14),  # the first of its row is unknown
+        (0.5, 0.25, 1.0, 15, 16, 17),
+    ]
+
+
+def test_a_calibration_has_two_focal_lengths_and_a_centre():
+    found = points(np.full((2, 3), 6.0), focal=(2.0, 3.0), centre=(2.0, 0.0))
+    assert found[0, 0].tolist() == [-6.0, 0.0, 6.0]
+    assert found[1, 2].tolist() == [0.0, 2.0, 6.0]
+
+
+def test_points_fall_back_onto_their_pixels():
+    rng = np.random.default_rng(0)
+    x, y, z = np.moveaxis(points(rng.uniform(1, 9, (5, 7)), focal=(31.0, 29.0), centre=(2.5, 3.25)), 2, 0)
+    columns, rows = np.meshgrid(np.arange(7), np.arange(5))
+    np.testing.assert_allclose(31 * x / z + 2.5, columns, atol=1e-12)
+    np.testing.assert_allclose(29 * y / z + 3.25, rows, atol=1e-12)
+
+
+def test_what_is_unknown_is_left_out(tmp_path: Path):
+    depth = np.array([[0, -1, math.nan, math.inf, 3]], np.float32)
+    image = np.zeros((1, 5, 3), np.uint8)
+    assert write_ply(tmp_path / "some.ply", depth, image, focal=100.0) == 1
+    assert read(tmp_path / "some.ply")[0][2] == 3
+    assert write_ply(tmp_path / "none.ply", depth[:, :4], image[:, :4], focal=100.0) == 0
+    assert read(tmp_path / "none.ply") == []
+
+
+@pytest.mark.parametrize("focal", [0.0, -1.0, math.nan, (100.0, 0.0)])
+def test_a_focal_length_is_above_nothing(tmp_path: Path, focal: float):
+    with pytest.raises(DensevitError, match="focal length is"):
+        write_ply(tmp_path / "cloud.ply", np.ones((2, 2)), np.zeros((2, 2, 3), np.uint8), focal)
+    assert not (tmp_path / "cloud.ply").exists()
+
+
+@pytest.mark.parametrize("image", [np.zeros((2, 3, 3), np.uint8), np.zeros((2, 2), np.uint8), np.zeros((2, 2, 3))])
+def test_the_picture_has_the_size_of_its_depth(tmp_path: Path, image: np.ndarray):
+    with pytest.raises(DensevitError, match=r"cloud\.ply: depth is 2 x 2 and the picture 2 x"):
+        write_ply(tmp_path / "cloud.ply", np.ones((2, 2)), image, 100.0)
+
+
+class StandIn:
+    """Sees a wall 2 m away."""
+
+    def __init__(self, key: str) -> None:
+        self.key, self.classes = key, {"depth": ()}
+
+    def to(self, device: object) -> "StandIn":
+        return self
+
+    def predict(self, pictures: list[np.ndarray], batch_size: int = 8, inference: object = None) -> list[dict]:
+        return [{self.key: torch.full(picture.shape[:2], 2.0)} for picture in pictures]
+
+
+@pytest.fixture
+def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("densevit.weights.model_file.load", lambda run: StandIn(run))
+    Image.fromarray(np.full((3, 5, 3), 7, np.uint8)).save("photo.png")
+    return tmp_path
+
+
+def test_predict_writes_clouds_where_the_focal_length_is_given(photo: Path):
+    assert main(["predict", "depth", "photo.png", "--device", "cpu", "--out", "without"]) == 0
+    assert not (photo / "without" / "clouds").exists()
+    assert main(["predict", "depth", "photo.png", "--device", "cpu", "--out", "with", "--focal", "4"]) == 0
+    cloud = read(photo / "with" / "clouds" / "photo.ply")
+    assert len(cloud) == 15
+    assert cloud[0] == (-1.0, -0.5, 2.0, 7, 7, 7) and cloud[-1] == (1.0, 0.5, 2.0, 7, 7, 7)
+
+
+@pytest.mark.parametrize(
+    ("key", "focal", "message"),
+    [("inverse_depth", "4", "in metres, but this model predicts inverse_depth"), ("depth", "0", "--focal is 0.0")],
+)
+def test_predict_refuses_a_cloud_that_cannot_be(
+    photo: Path, capsys: pytest.CaptureFixture, key: str, focal: str, message: str
+):
+    assert main(["predict", key, "photo.png", "--device", "cpu", "--focal", focal]) != 0
+    assert message in capsys.readouterr().err

@@ -1,0 +1,506 @@
+"""Windows, flips and scales against loops that hold everything at once, and what they keep in memory."""
+
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from densevit import config as configs
+from densevit.config import InferenceSection
+from densevit.data.batching import collate
+from densevit.errors import ConfigError
+from densevit.interfaces import Backbone, Class, Head
+from densevit.model import DenseModel, check_inference, strips, windows
+from densevit.model.windows import starts
+
+
+class Stem(Backbone):
+    """Sees a neighbourhood, and how far the border of what it is given is: windows differ from the whole."""
+
+    channels, strides = (6,), (4,)
+
+    def __init__(self, kernel: int = 9) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 6, kernel, 4, padding=(kernel - 1) // 2)
+
+    def forward(self, images):
+        x = F.pad(images, (0, -images.shape[3] % 4, 0, -images.shape[2] % 4))
+        return [self.layer(x)[..., : x.shape[2] // 4, : x.shape[3] // 4].relu()]
+
+
+class Pixels(Backbone):
+    """Passes pixels on."""
+
+    channels, strides = (3,), (1,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images):
+        return [images * self.scale]
+
+
+class Segmenter(Head):
+    """A 1x1 convolution; counts the pictures of each run."""
+
+    task, needs = "segmentation", ("semantic",)
+
+    def __init__(self, channels, strides, classes, factor: float = 3.0) -> None:
+        super().__init__(channels, strides, classes)
+        self.out, self.stride, self.factor = nn.Conv2d(channels[0], max(1, len(classes)), 1), strides[0], factor
+        self.runs: list[tuple[int, ...]] = []
+
+    def forward(self, features, padding_mask, targets=None):
+        self.runs.append(tuple(padding_mask.shape))
+        self.inside = (~padding_mask).float().mean((1, 2))
+        return {"logits": self.factor * self.out(features[0])}
+
+    def maps(self, outputs, size):
+        x = outputs["logits"].float()
+        x = F.interpolate(x, scale_factor=self.stride, mode="bilinear") if self.stride > 1 else x
+        return x[..., : size[0], : size[1]]
+
+    def read_maps(self, maps):
+        return {"semantic": maps.argmax(1).to(torch.uint8)}
+
+    def predict(self, outputs, targets):
+        found = []
+        for i, target in enumerate(targets):
+            x = self.maps({"logits": outputs["logits"][i : i + 1]}, target["size"])
+            x = F.interpolate(x, target["original_size"], mode="bilinear")
+            found.append({key: value[0] for key, value in self.read_maps(x).items()})
+        return found
+
+
+class Depth(Segmenter):
+    """The maps themselves."""
+
+    task, needs = "depth", ("depth",)
+
+    def read_maps(self, maps):
+        return {"depth": maps[:, 0]}
+
+
+class Boxes(Head):
+    """A head without maps."""
+
+    task, needs = "detection", ("boxes",)
+
+
+def numbered(count):
+    return tuple(Class(str(i), i, (0, 0, 0)) for i in range(count))
+
+
+def model_of(backbone, *heads, classes=5):
+    kinds = {
+        head.task: head(backbone.channels, backbone.strides, () if head is Depth else numbered(classes))
+        for head in heads
+    }
+    return DenseModel(backbone, kinds).eval()
+
+
+def batch_of(model, *sizes, original=None):
+    """Smooth pictures of these sizes, padded to one multiple."""
+    samples = []
+    for i, (h, w) in enumerate(sizes):
+        noise = torch.rand(1, 3, h // 4 + 2, w // 4 + 2, generator=torch.Generator().manual_seed(i))
+        image = (255 * F.interpolate(noise, (h, w), mode="bilinear")[0]).to(torch.uint8)
+        targets = {"image_id": i, "size": (h, w), "original_size": original or (h, w)}
+        samples.append({"image": image, "targets": targets})
+    return collate(samples, model.multiple)
+
+
+def maps_of(model, image):
+    """Maps of a picture or window alone, (C, h, w), padded to its own next multiple."""
+    batch = collate([{"image": image, "targets": {"size": tuple(image.shape[1:])}}], model.multiple)
+    head = next(iter(model.heads.values()))
+    return head.maps(model(batch)[head.task], tuple(image.shape[1:]))[0]
+
+
+def slide_whole(image, maps, window, stride):
+    """The sum and the count of all windows, over the whole picture; the layout as mmsegmentation's loop has it."""
+    h, w = image.shape[1:]
+    (wh, ww), (sh, sw) = window, stride
+    total, count = 0, torch.zeros(h, w)
+    for i in range(max(h - wh + sh - 1, 0) // sh + 1):
+        for j in range(max(w - ww + sw - 1, 0) // sw + 1):
+            bottom, right = min(i * sh + wh, h), min(j * sw + ww, w)
+            top, left = max(bottom - wh, 0), max(right - ww, 0)
+            found = maps(image[:, top:bottom, left:right])
+            total = total + F.pad(found, (left, w - right, top, h - bottom))
+            count[top:bottom, left:right] += 1
+    assert (count > 0).all()
+    return total / count
+
+
+@torch.no_grad()
+def depth_of(model, batch, **section):
+    return [found["depth"] for found in model.infer(batch, InferenceSection(**section))["depth"]]
+
+
+SLIDES = [
+    ((61, 83), (32, 32), (21, 21)),  # overlapping, odd
+    ((64, 96), (32, 32), (32, 32)),  # side by side
+    ((70, 90), (32, 24), (32, 24)),  # side by side, but for the last
+    ((50, 30), (24, 48), (16, 32)),  # wider than the picture
+    ((20, 30), (48, 48), (32, 32)),  # larger than the picture
+    ((65, 65), (32, 32), (1, 31)),
+    ((40, 47), (21, 30), (14, 7)),  # windows of no multiple
+]
+
+
+@pytest.mark.parametrize(("size", "window", "stride"), SLIDES)
+@pytest.mark.parametrize("original", [None, (97, 41), (33, 120), (301, 7)])
+def test_sliding_is_what_a_loop_over_the_whole_picture_gives(size, window, stride, original):
+    model = model_of(Stem(), Depth)
+    batch = batch_of(model, size, original=original)
+    image = batch["images"][0, :, : size[0], : size[1]]
+    with torch.no_grad():
+        expected = slide_whole(image, lambda x: maps_of(model, x), window, stride)
+    expected = F.interpolate(expected[None], original or size, mode="bilinear")[0, 0]
+    for batch_size in (1, 4, 100):
+        (found,) = depth_of(model, batch, window=window, stride=stride, batch_size=batch_size)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_windows_differ_from_the_whole_picture_here():
+    """Else the tests above would show nothing."""
+    model = model_of(Stem(), Depth)
+    batch = batch_of(model, (61, 83))
+    (whole,), (slid,) = depth_of(model, batch), depth_of(model, batch, window=32)
+    assert (whole - slid).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("numbers", [1, 200, 2**23])
+def test_parts_of_any_height_are_resized_like_the_whole(monkeypatch, numbers):
+    monkeypatch.setattr(strips, "NUMBERS_AT_ONCE", numbers)
+    for source, target in [
+        ((13, 7), (29, 7)), ((29, 6), (13, 11)), ((5, 5), (64, 3)), ((64, 4), (1, 1)), ((1, 1), (9, 2)),
+        ((31, 8), (32, 8)), ((40, 3), (39, 3)), ((17, 4), (17, 9)), ((100, 2), (7, 2)),
+    ]:  # fmt: skip
+        x = torch.randn(2, *source)
+        expected = F.interpolate(x[None], target, mode="bilinear", align_corners=False)[0]
+        for height in (1, 3, 10, 100):
+            parts = [part.clone() for part in strips.resized(iter(x.split(height, 1)), source, target)]
+            assert max(part.shape[1] for part in parts) <= max(1, numbers // (2 * max(source[1], target[1])))
+            torch.testing.assert_close(torch.cat(parts, 1), expected)
+
+
+def test_strips_of_unlike_heights_are_averaged():
+    maps = [torch.randn(2, 23, 4) for _ in range(3)]
+    for lockstep in (True, False):
+        streams = [iter(x.split(height, 1)) for x, height in zip(maps, (1, 7, 23), strict=True)]
+        found = torch.cat([part.clone() for part in strips.averaged(streams, 23, lockstep)], 1)
+        torch.testing.assert_close(found, sum(maps) / 3)
+
+
+def test_windows_begin_at_multiples_and_the_last_one_ends_at_the_border():
+    assert starts(10, 4, 3) == [0, 3, 6]
+    assert starts(11, 4, 3) == [0, 3, 6, 7]
+    assert starts(12, 4, 4) == [0, 4, 8]
+    assert starts(4, 4, 1) == [0] == starts(3, 4, 2)
+
+
+# ---- flips and scales ----
+
+
+@pytest.mark.parametrize("section", [{}, {"window": 24, "stride": 10}])
+def test_a_flip_averages_with_the_mirrored_picture_s_mirrored_maps(section):
+    model = model_of(Stem(), Depth)
+    batch = batch_of(model, (41, 54), (43, 53))
+    found = depth_of(model, batch, flip=True, **section)
+    for own, image, target in zip(found, batch["images"], batch["targets"], strict=True):
+        image = image[:, : target["size"][0], : target["size"][1]]
+        mirrored = {"image": image.flip(-1), "targets": target}
+        (straight,) = depth_of(model, collate([{"image": image, "targets": target}], 4), **section)
+        (other,) = depth_of(model, collate([mirrored], 4), **section)
+        torch.testing.assert_close(own, (straight + other.flip(-1)) / 2, rtol=1e-5, atol=1e-5)
+        assert (own - straight).abs().max() > 1e-2
+
+
+class Columns(Depth):
+    """Depth that grows to the right by 1 a pixel, whatever is there."""
+
+    def maps(self, outputs, size):
+        columns = torch.arange(size[1], dtype=torch.float32)
+        return columns.expand(len(outputs["logits"]), 1, *size)
+
+
+def test_a_flip_by_hand():
+    model = model_of(Pixels(), Columns)
+    (found,) = depth_of(model, batch_of(model, (3, 8)), flip=True)
+    assert (found == 3.5).all()  # x, and 7 - x
+    (found,) = depth_of(model, batch_of(model, (3, 8)), window=(3, 5), stride=(1, 3), flip=True)
+    # windows at 0 and 3: 0 1 2 1.5 2.5 2 3 4, and the same from the right
+    assert found[0].tolist() == [2, 2, 2, 2, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("section", [{}, {"window": 30, "stride": 11}])
+@pytest.mark.parametrize("flip", [False, True])
+def test_scales_are_averaged_on_the_picture_s_grid(section, flip):
+    model = model_of(Stem(), Depth)
+    batch = batch_of(model, (45, 58), original=(80, 101))
+    (found,) = depth_of(model, batch, scales=(0.5, 1.0, 1.3), flip=flip, **section)
+    image, expected = batch["images"][0, :, :45, :58], 0
+    for size in ((22, 29), (45, 58), (58, 75)):  # 22.5 goes to the even side, 58.5 and 75.4
+        seen = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
+        target = {"size": size, "original_size": size}
+        (maps,) = depth_of(model, collate([{"image": seen, "targets": target}], 4), flip=flip, **section)
+        expected = expected + F.interpolate(maps[None, None], (45, 58), mode="bilinear") / 3
+    expected = F.interpolate(expected, (80, 101), mode="bilinear")[0, 0]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_probabilities_of_classes_are_averaged_and_depths_as_they_are():
+    model = model_of(Stem(), Segmenter, Depth)
+    segmentation, depth = model.heads.values()
+    segmentation.factor = 30.0
+    batch = batch_of(model, (61, 83), original=(90, 120))
+    image = batch["images"][0, :, :61, :83]
+
+    def maps(x, head, softmax=False):
+        padded = collate([{"image": x, "targets": {}}], 4)
+        found = head.maps(model(padded)[head.task], tuple(x.shape[1:]))[0]
+        return found.softmax(0) if softmax else found
+
+    def expected(*kind):
+        with torch.no_grad():
+            mean = slide_whole(image, lambda x: maps(x, *kind), (32, 32), (12, 12))
+        return F.interpolate(mean[None], (90, 120), mode="bilinear")[0]
+
+    labels = {}
+    for average in ("logits", "probabilities"):
+        section = InferenceSection(window=32, stride=12, average=average)
+        found = {name: own[0] for name, own in model.infer(batch, section).items()}
+        classes, metres = expected(segmentation, average == "probabilities"), expected(depth)
+        assert (found["segmentation"]["semantic"] != classes.argmax(0)).float().mean() < 1e-3
+        torch.testing.assert_close(found["depth"]["depth"], metres[0], rtol=1e-5, atol=1e-5)
+        labels[average] = found["segmentation"]["semantic"]
+    assert (labels["logits"] != labels["probabilities"]).any()
+
+
+# ---- one way for all ----
+
+
+def test_by_default_it_is_the_heads_own_prediction():
+    model = model_of(Stem(), Segmenter)
+    batch = batch_of(model, (41, 54), (43, 53), original=(60, 70))
+    expected = model.predictions(model(batch), batch["targets"])["segmentation"]
+    found = model.infer(batch)["segmentation"]
+    assert all(torch.equal(a["semantic"], b["semantic"]) for a, b in zip(found, expected, strict=True))
+    assert len(model.heads["segmentation"].runs) == 2  # one for each
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"window": 16},
+        {"window": (16, 24), "stride": (5, 8), "flip": True},
+        {"flip": True},
+        {"window": 500},
+        {"window": 16, "average": "probabilities"},
+    ],
+)
+@pytest.mark.parametrize("original", [None, (70, 33)])
+def test_a_pixelwise_model_sees_the_same_however_it_looks(section, original):
+    model = model_of(Pixels(), Segmenter, Depth)
+    batch = batch_of(model, (41, 54), (43, 53), original=original)
+    whole, found = model.infer(batch), model.infer(batch, InferenceSection(**section))
+    for i in range(2):
+        label, other = whole["segmentation"][i]["semantic"], found["segmentation"][i]["semantic"]
+        assert label.dtype == other.dtype == torch.uint8
+        if original is None or section.get("average") != "probabilities":  # probabilities resize to something else
+            assert (label != other).float().mean() < 2e-3
+        torch.testing.assert_close(found["depth"][i]["depth"], whole["depth"][i]["depth"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_window_as_large_as_the_picture_is_the_whole_picture():
+    model = model_of(Stem(), Depth)
+    batch = batch_of(model, (41, 54), original=(50, 90))
+    (whole,), (found,) = depth_of(model, batch), depth_of(model, batch, window=(41, 64))
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_windows_run_in_batches_over_rows_and_flips():
+    model = model_of(Stem(), Depth)
+    depth_of(model, batch_of(model, (50, 70)), window=(20, 30), stride=(15, 20), flip=True, batch_size=5)
+    assert model.heads["depth"].runs == [(5, 20, 32)] * 3 + [(3, 20, 32)]  # 3 rows of 3 windows, twice
+
+
+def test_predict_takes_the_config_s_section_and_keys_in_its_place():
+    model = model_of(Stem(), Depth)
+    here = {"backbone": {"name": "x"}, "heads": {"depth": {"name": "y"}}, "data": {"name": "scenes"}}
+    model.config = configs.from_mapping({**here, "trainer": {"max_steps": 1}, "inference": {"window": 24}})
+    pixels = np.random.default_rng(0).integers(0, 256, (41, 54, 3), dtype=np.uint8)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    batch = collate([{"image": image, "targets": {"size": (41, 54), "original_size": (41, 54)}}], 4)
+    for given, section in (
+        (None, {"window": 24}),
+        ({"stride": 24}, {"window": 24, "stride": 24}),
+        ({"window": None}, {}),
+        (InferenceSection(flip=True), {"flip": True}),
+    ):
+        found = model.predict([pixels, pixels[:20]], inference=given)
+        assert torch.equal(found[0]["depth"], depth_of(model, batch, **section)[0])
+        assert found[1]["depth"].shape == (20, 54)
+    with pytest.raises(ConfigError, match="^predict: inference.windw is not a key of inference. Did you mean 'window'"):
+        model.predict([pixels], inference={"windw": 3})
+
+
+def test_it_runs_under_autocast_and_inference_mode_and_other_default_types():
+    model = model_of(Stem(), Segmenter, Depth)
+    batch = batch_of(model, (41, 54), original=(50, 90))
+    section = InferenceSection(window=24, flip=True, scales=(1.0, 1.5), average="probabilities")
+    expected = model.infer(batch, section)["depth"][0]["depth"]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = model.infer(batch, section)["depth"][0]["depth"]
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(model.infer(batch, section)["depth"][0]["depth"], expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_padding_is_marked():
+    """A window larger than the picture is padded only to the picture's next multiple."""
+    model = model_of(Stem(), Depth)
+    depth_of(model, batch_of(model, (41, 54)), window=100)
+    assert model.heads["depth"].runs == [(1, 44, 56)]
+    assert model.heads["depth"].inside.item() == pytest.approx(41 * 54 / (44 * 56))
+
+
+# ---- memory ----
+
+
+class Memory(TorchDispatchMode):
+    """Counts the memory of the tensors that are made inside: the largest, and the most at any one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = self.most = 0
+        self.alive = {}  # by storage: how large it is, and the tensors that stand on it
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            if isinstance(x, torch.Tensor):
+                storage = x.untyped_storage()
+                self.largest = max(self.largest, storage.nbytes())
+                users = self.alive.get(storage._cdata, (0, []))[1]
+                self.alive[storage._cdata] = (storage.nbytes(), [*users, weakref.ref(x)])
+        for key, (size, users) in [*self.alive.items()]:
+            users = [user for user in users if user() is not None]
+            self.alive[key] = (size, users)
+            if not users:
+                del self.alive[key]
+        self.most = max(self.most, sum(size for size, _ in self.alive.values()))
+        return result
+
+
+@pytest.mark.parametrize("section", [{}, {"flip": True}, {"scales": (1.0, 0.5)}])
+def test_memory_follows_the_window_and_not_the_picture(monkeypatch, section):
+    """In proportion to 8,000 x 6,000 pixels and windows of 512, at a thirtieth."""
+    monkeypatch.setattr(strips, "NUMBERS_AT_ONCE", 2**16)
+    model = model_of(Pixels(), Segmenter, classes=50)
+    batch = batch_of(model, (600, 200), original=(900, 300))
+    with Memory() as seen:
+        (found,) = model.infer(batch, InferenceSection(window=32, **section))["segmentation"]
+    assert found["semantic"].shape == (900, 300)
+    strip, windows, result = 4 * 50 * 32 * 200, 4 * 4 * 50 * 32 * 32, 900 * 300
+    assert seen.largest <= strip
+    bound = strip * (1 + 1 / 3) * sum(section.get("scales", (1.0,))) + 4 * windows + result + 6 * 4 * 2**16
+    assert strip + windows < seen.most < bound < 4 * 50 * 600 * 200 / 3
+
+
+# ---- what does not go together ----
+
+
+def config_with(section):
+    values = {"backbone": {"name": "swin"}, "heads": {"a": {"name": "setr"}}, "data": {"name": "scenes"}}
+    return configs.from_mapping({**values, "trainer": {"max_steps": 1}, "inference": section}, "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            {"stride": 100},
+            "inference.stride: a stride of 100 needs a window. Set inference.window too, or leave it out",
+        ),
+        ({"window": 512, "stride": 600}, r"inference.stride: 600 is more than inference.window, 512, .*null takes two"),
+        ({"window": [512, 300], "stride": 400}, r"inference.stride: 400 is more than inference.window, \[512, 300\]"),
+        ({"window": 0}, "inference.window should be .*greater than or equal to 1.*, not 0"),
+        ({"window": [1, 2, 3]}, r"inference.window: give one side or \[height, width\]"),
+        ({"window": 8, "stride": 0}, "inference.stride should be .*greater than or equal to 1.*, not 0"),
+        ({"scales": [1.0, 0]}, r"inference.scales.1 should be greater than 0, not 0"),
+        ({"scales": [-1.0]}, r"inference.scales.0 should be greater than 0, not -1.0"),
+        ({"scales": []}, "inference.scales"),
+        ({"average": "votes"}, "inference.average should be 'logits' or 'probabilities', not 'votes'"),
+        ({"batch_size": 0}, "inference.batch_size should be"),
+        ({"flips": True}, "inference.flips is not a key of inference. Did you mean 'flip'"),
+    ],
+)
+def test_a_wrong_section_is_an_error_that_names_the_key(section, message):
+    with pytest.raises(ConfigError, match=f"^mine.yaml: {message}"):
+        config_with(section)
+
+
+def test_the_stride_is_two_thirds_of_the_window_by_default():
+    assert [config_with({"window": side}).inference.strides for side in (512, 768, [1, 5])] == [
+        (341, 341),
+        (512, 512),
+        (1, 3),
+    ]
+    section = config_with({"window": "5e2", "scales": ["1", 1.5]}).inference
+    assert (section.window_sides, section.scales, section.once) == ((500, 500), (1.0, 1.5), False)
+    assert configs.from_mapping(
+        configs.reading.parse(configs.dump(config_with({"window": [4, 5]})), "")
+    ) == config_with({"window": [4, 5]})
+
+
+@pytest.mark.parametrize(
+    ("section", "asked"),
+    [
+        ({"window": 64}, "inference.window=64"),
+        ({"flip": True}, "inference.flip=true"),
+        ({"scales": (0.5, 1.0)}, r"inference.scales=\[0.5, 1.0\]"),
+    ],
+)
+def test_a_head_without_maps_is_refused_by_name(section, asked):
+    model = model_of(Stem(), Segmenter, Boxes)
+    with pytest.raises(ConfigError, match=rf"^{asked} asks for .* heads.detection \(Boxes\) makes none.*no maps\(\)"):
+        model.predict([], inference=section)
+    check_inference(model, InferenceSection())
+
+
+class OneSize(Pixels):
+    """A backbone of one size."""
+
+    input_size = (24, 32)
+
+    def forward(self, images):
+        assert tuple(images.shape[2:]) == self.input_size
+        return super().forward(images)
+
+
+def test_a_backbone_of_one_size_takes_windows_of_that_size():
+    model = model_of(OneSize(), Depth)
+    for wrong in ({"window": 24}, {"scales": (0.5,)}):
+        with pytest.raises(ConfigError, match=r"takes pictures of 24x32 only. Set inference.window=\[24,32\]"):
+            check_inference(model, InferenceSection(**wrong))
+    for size in ((50, 60), (20, 40), (11, 12)):
+        batch = batch_of(model, size)
+        for section in ({"window": (24, 32)}, {"window": (24, 32), "scales": (0.5, 1.0)}):
+            check_inference(model, InferenceSection(**section))
+            assert depth_of(model, batch, **section)[0].shape == size
+    batch = collate([{"image": torch.zeros(3, 24, 32, dtype=torch.uint8), "targets": {}}])
+    batch["targets"] = [{"size": (20, 32), "original_size": (40, 64)}]
+    assert depth_of(model, batch, flip=True)[0].shape == (40, 64)
+    assert windows.starts(1, 24, 16) == [0]

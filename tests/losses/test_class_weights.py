@@ -1,0 +1,74 @@
+import math
+
+import pytest
+import torch
+
+from densevit.losses.class_weights import ClassWeights
+from densevit.losses.segmentation import IGNORE
+
+
+def labels(*counts: int, ignored: int = 0) -> torch.Tensor:
+    """(1, 1, N): so many pixels of each class."""
+    values = [c for c, n in enumerate(counts) for _ in range(n)] + [IGNORE] * ignored
+    return torch.tensor(values).view(1, 1, -1)
+
+
+def test_all_alike_is_no_weight_and_given_weights_come_back():
+    assert ClassWeights(3, None)(labels(1, 2, 3)) is None
+    assert ClassWeights(3, (1.0, 0.5, 2.0))(labels(1, 2, 3)).tolist() == [1.0, 0.5, 2.0]
+
+
+def test_balanced_is_the_root_of_the_median_frequency_over_a_classes_own():
+    weights = ClassWeights(3, "balanced")(labels(4, 16, 1, ignored=50))
+    assert weights.tolist() == [1.0, 0.5, 2.0]
+
+
+def test_pixels_add_up_over_batches():
+    balance = ClassWeights(3, "balanced")
+    balance(labels(4, 0, 1))
+    assert balance(labels(0, 16, 0)).tolist() == [1.0, 0.5, 2.0]
+    assert balance.pixels.tolist() == [4, 16, 1]
+
+
+def test_a_class_not_seen_yet_weighs_one_and_takes_no_part_in_the_median():
+    weights = ClassWeights(4, "balanced")(labels(4, 0, 16, 1))
+    assert weights.tolist() == [1.0, 1.0, 0.5, 2.0]
+
+
+def test_with_nothing_but_ignore_all_weigh_one():
+    assert ClassWeights(2, "balanced")(labels(0, 0, ignored=7)).tolist() == [1.0, 1.0]
+
+
+def test_evaluation_does_not_count():
+    balance = ClassWeights(2, "balanced").eval()
+    assert balance(labels(1, 4)).tolist() == [1.0, 1.0]
+
+
+def test_a_checkpoint_keeps_what_was_counted():
+    balance, other = ClassWeights(2, "balanced"), ClassWeights(2, "balanced")
+    balance(labels(1, 3))
+    other.load_state_dict(balance.state_dict())
+    assert torch.equal(other.eval()(labels(9, 9)), balance.eval()(labels(9, 9)))
+    assert math.isclose(float(other(labels(0, 0))[1]), math.sqrt(1 / 3), rel_tol=1e-6)  # the lower of two medians
+    assert not ClassWeights(2, (1.0, 2.0)).state_dict()
+
+
+def test_counts_stay_whole_in_half_precision():
+    balance = ClassWeights(2, "balanced").to(torch.bfloat16)
+    for _ in range(300):
+        balance(labels(1, 1))
+    assert balance.pixels.tolist() == [300, 300]
+
+
+@pytest.mark.parametrize(
+    ("K", "weights", "message"),
+    [
+        (0, None, "has 0 classes"),
+        (3, (1.0, 2.0), "class_weights has 2 numbers for 3 classes"),
+        (2, (1.0, -1.0), "finite numbers from 0"),
+        (2, (0.0, 0.0), "not all of them 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(K, weights, message):
+    with pytest.raises(ValueError, match=message):
+        ClassWeights(K, weights)

@@ -1,0 +1,224 @@
+"""Losses on depth beside numpy, image by image; sparse truth, images without any, and half precision."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from densevit.losses import depth, processes, relative_depth
+
+METRIC = [depth.l1, depth.berhu, depth.silog]
+
+
+def relative_gradient(align, prediction, truth):
+    return relative_depth.gradient_matching(*align(prediction, truth))
+
+
+RELATIVE = [
+    relative_depth.scale_and_shift_invariant,
+    relative_depth.trimmed,
+    functools.partial(relative_gradient, relative_depth.least_squares_error),
+    functools.partial(relative_gradient, relative_depth.robust_error),
+]
+NAMES = ["l1", "berhu", "silog", "ssi", "trimmed", "least squares gradient", "robust gradient"]
+ALL = pytest.mark.parametrize("loss", [*METRIC, *RELATIVE], ids=NAMES)
+
+
+def batch(known=0.6, B=3, H=19, W=26):
+    """Predictions, and truths of which a part is known."""
+    prediction = 0.5 + 4 * torch.rand(B, H, W)
+    truth = (0.4 * prediction + 0.3 + 2 * torch.rand(B, H, W)) * (torch.rand(B, H, W) < known)
+    return prediction.requires_grad_(), truth
+
+
+def by_image(each, prediction, truth):
+    """The mean of a numpy function of one image, (H, W) each and where it is known, over the images."""
+    values = []
+    for p, t in zip(prediction.detach().double().numpy(), truth.double().numpy(), strict=True):
+        if (t > 0).any():
+            values.append(each(p, t, t > 0))
+    return np.mean(values)
+
+
+def numpy_l1(p, t, known):
+    return np.abs(p - t)[known].mean()
+
+
+def numpy_berhu(p, t, known):
+    errors = np.abs(p - t)[known]
+    c = errors.max() / 5
+    return np.mean([e if e <= c else (e * e + c * c) / (2 * c) for e in errors])
+
+
+def numpy_silog(p, t, known):
+    g = np.log(p[known]) - np.log(t[known])
+    return 10 * np.sqrt((g**2).mean() - 0.85 * g.mean() ** 2)
+
+
+def numpy_least_squares(p, t, known):
+    columns = np.stack([p[known], np.ones(known.sum())], axis=1)
+    (scale, shift), *_ = np.linalg.lstsq(columns, t[known], rcond=None)
+    return scale * p + shift - t
+
+
+def numpy_robust(p, t, known):
+    def normalised(x):
+        median = np.sort(x[known])[(known.sum() - 1) // 2]
+        return (x - median) / np.abs(x[known] - median).mean()
+
+    return normalised(p) - normalised(t)
+
+
+def numpy_ssi(p, t, known):
+    return (numpy_least_squares(p, t, known)[known] ** 2).sum() / (2 * known.sum())
+
+
+def numpy_trimmed(p, t, known):
+    errors = sorted(np.abs(numpy_robust(p, t, known)[known]))
+    return sum(errors[: int(0.8 * len(errors))]) / (2 * len(errors))
+
+
+def numpy_gradient(align, p, t, known):
+    error, total = align(p, t, known), 0.0
+    for step in (1, 2, 4, 8):
+        e, k = error[::step, ::step], known[::step, ::step]
+        for y in range(e.shape[0]):
+            for x in range(e.shape[1]):
+                if x + 1 < e.shape[1] and k[y, x] and k[y, x + 1]:
+                    total += abs(e[y, x + 1] - e[y, x]) / k.sum()
+                if y + 1 < e.shape[0] and k[y, x] and k[y + 1, x]:
+                    total += abs(e[y + 1, x] - e[y, x]) / k.sum()
+    return total
+
+
+REFERENCES = [
+    numpy_l1, numpy_berhu, numpy_silog, numpy_ssi, numpy_trimmed,
+    functools.partial(numpy_gradient, numpy_least_squares), functools.partial(numpy_gradient, numpy_robust),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("known", [1.0, 0.6, 0.05], ids=["dense", "sparse", "LiDAR"])
+@pytest.mark.parametrize(("loss", "reference"), list(zip([*METRIC, *RELATIVE], REFERENCES, strict=True)), ids=NAMES)
+def test_each_is_what_numpy_says(loss, reference, known):
+    prediction, truth = batch(known)
+    found = loss(prediction, truth)
+    assert found.item() == pytest.approx(by_image(reference, prediction, truth), rel=1e-4)
+    found.backward()
+    assert prediction.grad.isfinite().all() and prediction.grad.any()
+    assert not prediction.grad[truth == 0].any()
+
+
+@ALL
+def test_gradients_are_the_numerical_ones(loss):
+    prediction, truth = batch(0.7, B=2, H=4, W=5)
+    direction = torch.randn_like(prediction)
+    known_error = (prediction - truth).abs() * (truth > 0)
+    direction[known_error == known_error.amax((1, 2), keepdim=True)] = 0  # berhu's c is held constant
+    (gradient,) = torch.autograd.grad(loss(prediction, truth), prediction)
+    with torch.no_grad():
+        step = 1e-3
+        difference = loss(prediction + step * direction, truth) - loss(prediction - step * direction, truth)
+    assert (gradient * direction).sum().item() == pytest.approx(difference.item() / (2 * step), rel=3e-2, abs=2e-3)
+
+
+@ALL
+def test_an_image_without_truth_adds_nothing(loss):
+    prediction, truth = batch()
+    alone = loss(prediction[:2], truth[:2])
+    truth[2] = 0
+    truth[2, 0, 0], truth[2, 0, 1], truth[2, 0, 2] = float("nan"), float("inf"), -1.0
+    both = loss(prediction, truth)
+    assert both.item() == pytest.approx(alone.item(), rel=1e-6)
+    (gradient,) = torch.autograd.grad(both, prediction)
+    assert gradient.isfinite().all() and not gradient[2].any() and gradient[0].any()
+
+
+@ALL
+def test_no_truth_at_all_is_exactly_nothing(loss):
+    prediction, _ = batch()
+    found = loss(prediction, torch.zeros(3, 19, 26))
+    assert found.item() == 0 and found.requires_grad
+    found.backward()
+    assert prediction.grad is not None and not prediction.grad.any()
+
+
+@pytest.mark.parametrize("loss", RELATIVE, ids=NAMES[3:])
+@pytest.mark.parametrize("case", ["one pixel", "constant", "nearly constant", "zeros"])
+def test_too_little_to_align_is_exactly_nothing(loss, case):
+    prediction, truth = batch(B=1)
+    with torch.no_grad():
+        if case == "one pixel":
+            truth = torch.zeros_like(truth)
+            truth[0, 3, 4] = 2.0
+        else:
+            prediction.fill_({"constant": 3.3, "nearly constant": 1000.0, "zeros": 0.0}[case])
+            if case == "nearly constant":
+                prediction[0, ::2] += 1e-4  # one unit in the last place
+    found = loss(prediction, truth)
+    assert found.item() == 0
+    found.backward()
+    assert not prediction.grad.any()
+
+
+@pytest.mark.parametrize("loss", RELATIVE, ids=NAMES[3:])
+def test_scale_and_shift_of_the_prediction_never_matter(loss):
+    prediction, truth = batch()
+    assert loss(37 * prediction + 5, truth).item() == pytest.approx(loss(prediction, truth).item(), rel=1e-3)
+    known = torch.where(truth > 0, truth, 9.0)
+    assert loss(3 * known + 2, truth).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_alignment_by_least_squares_alone_does_not_see_the_sign():
+    prediction, truth = batch()
+    ssi, trimmed = relative_depth.scale_and_shift_invariant, relative_depth.trimmed
+    assert ssi(-prediction, truth).item() == pytest.approx(ssi(prediction, truth).item(), rel=1e-4)
+    assert trimmed(-prediction, truth).item() > 1.2 * trimmed(prediction, truth).item()
+
+
+def test_silog_of_a_wrong_scale_alone_by_hand():
+    """g = log 2 everywhere: 10 sqrt(0.15) log 2, and sqrt(0.5) with Eigen's focus; 0 where all is right."""
+    truth = torch.rand(2, 5, 5) + 1
+    assert depth.silog(2 * truth, truth).item() == pytest.approx(10 * 0.15**0.5 * np.log(2), rel=1e-5)
+    assert depth.silog(2 * truth, truth, focus=0.5).item() == pytest.approx(10 * 0.5**0.5 * np.log(2), rel=1e-5)
+    right = truth.clone().requires_grad_()
+    depth.silog(right, truth).backward()
+    assert right.grad.isfinite().all()
+
+
+def test_berhu_by_hand():
+    """Errors 1 and 10: c = 2; (1 + (100 + 4) / 4) / 2."""
+    assert depth.berhu(torch.tensor([[[2.0, 15.0]]]), torch.tensor([[[1.0, 5.0]]])).item() == pytest.approx(13.5)
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_computed_in_full(loss, dtype):
+    prediction, truth = batch()
+    large = 3e4 / truth.max()  # squares overflow in float16
+    low = (large * prediction.detach()).to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loss(low, large * truth)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(loss(low.detach().float(), large * truth).item(), rel=1e-5)
+    found.backward()
+    assert low.grad.isfinite().all() and low.grad.any()
+
+
+@ALL
+def test_a_share_in_each_process_makes_the_whole(loss, monkeypatch):
+    """Two processes with three images and one: the mean of their losses is that of all four."""
+    prediction, truth = batch(B=4)
+    truth[1] = 0
+    whole = loss(prediction, truth).item()
+    monkeypatch.setattr(processes, "process_count", lambda: 2)
+    monkeypatch.setattr(depth, "mean_over_processes", lambda x: torch.tensor(3.0) / 2)
+    shares = [loss(prediction[s], truth[s]).item() for s in (slice(0, 3), slice(3, 4))]
+    assert sum(shares) / 2 == pytest.approx(whole, rel=1e-5)
+
+
+def test_depth_maps_lie_at_the_top_left():
+    targets = [{"size": (2, 3), "depth": torch.ones(2, 3)}, {"size": (3, 2)}]
+    maps = depth.depth_maps(targets, torch.device("cpu"))
+    assert maps.dtype == torch.float32
+    assert maps.tolist() == [[[1, 1, 1], [1, 1, 1], [0, 0, 0]], [[0] * 3] * 3]

@@ -1,0 +1,221 @@
+"""Recipes of published trainings: each builds its real model, and takes a step on made-up files of the right layout."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit import config as configs
+from densevit.config import Config
+from densevit.data.build import build_data
+from densevit.model import build_model
+from densevit.training.optim import build_optimizer, learning_rate, schedule
+from densevit.training.run import train
+
+RECIPES = sorted(Path("configs/ade20k").glob("*.yaml")) + sorted(Path("configs/cityscapes").glob("*.yaml"))
+SECTIONS = ("ade20k", "camvid", "cityscapes", "coco_stuff", "masks", "pascal_context", "voc")
+
+LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, str], list[int]]] = {
+    # section: picture, label, list file, what the splits are called, values that labels hold
+    "ade20k": (
+        "images/{split}/ADE_{split}_0000000{i}.jpg",
+        "annotations/{split}/ADE_{split}_0000000{i}.png",
+        None,
+        {"train": "training", "val": "validation"},
+        [0, 1, 4, 13, 150],
+    ),
+    "camvid": ("images/{split}/0001TP_{i}.png", "labels/{split}/0001TP_{i}.png", None, {}, [0, 3, 8, 10, 11]),
+    "cityscapes": (
+        "leftImg8bit/{split}/ulm/ulm_00000{i}_000019_leftImg8bit.png",
+        "gtFine/{split}/ulm/ulm_00000{i}_000019_gtFine_labelIds.png",
+        None,
+        {},
+        [0, 3, 7, 11, 26, 33],
+    ),
+    "coco_stuff": ("images/{split}2017/{i}.jpg", "annotations/{split}2017/{i}.png", None, {}, [0, 91, 148, 181, 255]),
+    "masks": ("images/{split}/{i}.jpg", "labels/{split}/{i}.png", None, {}, [0, 1, 2, 255]),
+    "pascal_context": (
+        "JPEGImages/2008_{i}_{split}.jpg",
+        "SegmentationClassContext/2008_{i}_{split}.png",
+        "ImageSets/SegmentationContext/{split}.txt",
+        {},
+        [0, 1, 37, 59],
+    ),
+    "voc": (
+        "JPEGImages/2007_{i}_{split}.jpg",
+        "SegmentationClass/2007_{i}_{split}.png",
+        "ImageSets/Segmentation/{split}.txt",
+        {},
+        [0, 1, 20, 255],
+    ),
+}
+
+
+def make(section: str, root: Path, size: tuple[int, int]) -> Path:
+    """Two pictures a split of `size` (h, w), blocks of the label's values, in the layout of the official archives."""
+    picture, label, listed, spelled, values = LAYOUTS[section]
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        names = []
+        for i in range(2):
+            blocks = rng.choice(np.array(values, np.uint8), (4, 4))
+            pixels = blocks.repeat(-(-size[0] // 4), 0).repeat(-(-size[1] // 4), 1)[: size[0], : size[1]]
+            shown = np.stack([pixels, 255 - pixels, pixels * 7], axis=-1)
+            for pattern, array in ((picture, shown), (label, pixels)):
+                file = root / pattern.format(split=spelled.get(split, split), i=i)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(file)
+            names.append(Path(picture.format(split=split, i=i)).stem)
+        if listed:
+            file = root / listed.format(split=split)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("\n".join(names))
+    return root
+
+
+def name(path: Path) -> str:
+    return f"{path.parent.name}-{path.stem}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_recipe_builds_its_real_model(path: Path, tmp_path: Path) -> None:
+    """ViT-L/16 without its final norm, the decoder, and all of the paper's auxiliary heads, counted by hand."""
+    config = configs.load(path, ["data.num_workers=0", f"data.root={make(path.parent.name, tmp_path, (40, 60))}"])
+    configs.check_plugins(config)
+    data = build_data(config)
+    K = len(data.classes["segmentation"])
+    assert {"ade20k": 150, "cityscapes": 19}[path.parent.name] == K
+    with torch.device("meta"):
+        model = build_model(config, data.classes)
+    grid = {"ade20k": 32, "cityscapes": 48}[path.parent.name] ** 2
+    block = 12 * 1024**2 + 13 * 1024  # four and eight squares of weights, their biases, and two norms
+    vit = 24 * block + (3 * 16 * 16 + 1) * 1024 + (grid + 1) * 1024  # patches; a position a cell, a class token
+    assert sum(p.numel() for p in model.backbone.parameters()) == vit
+    norm, beside = 2 * 1024, 256 * K + K  # the layer norm before a decoder, and a classifier
+    first, later, batch = 1024 * 256, 256 * 256, 2 * 256
+    head = {
+        "naive": 4 * (norm + first + batch + beside),
+        "pup": (norm + 9 * (first + 3 * later) + 4 * batch + beside)
+        + 4 * (norm + 9 * (first + later) + 2 * batch + beside),
+        "mla": 4 * (norm + first + batch + 9 * later + batch + 9 * (256 * 128 + 128 * 128) + 4 * 128)
+        + (512 * K + K)
+        + 4 * beside,
+    }[path.stem.split("_")[1]]
+    assert sum(p.numel() for p in model.heads.parameters()) == head
+
+
+SMALLER = (
+    "backbone.variant=nano",
+    "heads.segmentation.width=32",
+    "data.num_workers=0",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32",
+)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_narrower_recipe_takes_a_step_at_its_published_crop(path: Path, tmp_path: Path) -> None:
+    root = make(path.parent.name, tmp_path, (256, 384))
+    features = "[1, 2, 3, 6]" if "mla" in path.stem else "[2, 4, 5, 6]"
+    config = configs.load(path, [*SMALLER, f"data.root={root}", f"backbone.features={features}", "data.batch_size=1"])
+    configs.check_plugins(config)
+    data = build_data(config)
+    model = build_model(config, data.classes)
+    batch = next(iter(data.train_loader()))
+    crop = {"ade20k": 512, "cityscapes": 768}[path.parent.name]
+    assert batch["images"].shape == (1, 3, crop, crop)
+
+    rate = learning_rate(config.optim, 16)
+    optimizer = build_optimizer(model, config.optim, rate)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(config.optim, config.trainer.max_steps or 0))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    losses = model.loss(model(batch), batch["targets"])
+    assert set(losses) == {"segmentation/cross_entropy", "segmentation/auxiliary"}
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    optimizer.step()
+    scheduler.step()
+    for part in ("backbone.blocks.0.mlp.expand.weight", "heads.segmentation.decode.classifier.weight"):
+        parameter, rate = dict(model.named_parameters())[part], _rate(config, part)
+        torch.testing.assert_close(parameter.detach(), before[part] - rate * parameter.grad)  # no decay, first step
+
+
+def _rate(config: Config, part: str) -> float:
+    """The paper's: 0.001 on ADE20K and 0.01 on Cityscapes for the backbone; ten times that in the head."""
+    rate = config.optim.backbone_lr if part.startswith("backbone") else config.optim.lr
+    assert rate is not None
+    return rate
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_recipe_is_the_published_one(path: Path) -> None:
+    """Zheng et al. 2021, section 4.1; the learning rates and windows are those of the authors' configs."""
+    config = configs.load(path)
+    ade = path.parent.name == "ade20k"
+    decoder = config.heads["segmentation"].options["decoder"]
+    auxiliary = config.heads["segmentation"].options["auxiliary"]
+    blocks = config.backbone.options["features"]
+    assert decoder == path.stem.split("_")[1]
+    assert [blocks[i - 1] for i in auxiliary] == {
+        "naive": [10, 15, 20],
+        "pup": [10, 15, 20, 24],
+        "mla": [6, 12, 18, 24],
+    }[decoder]
+    assert blocks[-1] == 24
+    optim, trainer, data = config.optim, config.trainer, config.data
+    rates = {"naive": 0.01, "pup": 0.001, "mla": 0.001} if ade else {"naive": 0.01, "pup": 0.01, "mla": 0.002}
+    assert (optim.name, optim.betas[0], optim.weight_decay, optim.schedule) == ("sgd", 0.9, 0.0, "poly")
+    assert optim.lr is not None and (optim.backbone_lr, optim.lr) == pytest.approx(
+        (rates[decoder], 10 * rates[decoder])
+    )
+    assert optim.lr * optim.min_lr_ratio == pytest.approx(1e-4)
+    assert (data.batch_size, trainer.max_steps, trainer.devices) == ((16, 160_000, 1) if ade else (8, 80_000, 1))
+    assert (data.recipe, data.image_size, data.short_side) == (("crop", 512, 512) if ade else ("crop", 768, None))
+    assert data.scales == (0.5, 2.0)
+    assert (config.inference.window, config.inference.stride) == ((512, 341) if ade else (768, 512))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_data_section_reads_its_official_layout(section: str, tmp_path: Path) -> None:
+    root = make(section, tmp_path, (30, 45))
+    overrides = [f"data=configs/data/{section}.yaml", f"data.root={root}", "data.num_workers=0", "data.batch_size=2"]
+    if section == "masks":
+        overrides.append("data.classes=[road, tree, car]")
+    config = configs.load("configs/setr_swin.yaml", overrides)
+    configs.check_plugins(config)
+    data = build_data(config)
+    for batch in (next(iter(data.train_loader())), next(iter(data.val_loader()))):
+        assert len(batch["targets"]) == 2
+        for target in batch["targets"]:
+            K = len(data.classes["segmentation"])
+            assert set(target["semantic"].unique().tolist()) <= {*range(K), 255}
+    assert batch["targets"][0]["truth"]["semantic"].shape == (30, 45)
+
+
+def test_the_sections_of_folders_with_labels_are_all_here() -> None:
+    found = {file.stem for file in Path("configs/data").glob("*.yaml") if "\nname: masks\n" in file.read_text()}
+    assert found == set(SECTIONS)
+
+
+@pytest.mark.parametrize(
+    "path", ["configs/ade20k/setr_pup_vit_large.yaml", "configs/cityscapes/setr_naive_vit_large.yaml"]
+)
+def test_a_small_recipe_trains_validates_in_windows_and_leaves_a_run_folder(path: str, tmp_path: Path) -> None:
+    root = make(Path(path).parent.name, tmp_path / "data", (80, 120))
+    smaller = [
+        "data.image_size=64",
+        "inference.window=64",
+        "inference.stride=40",
+        "data.batch_size=2",
+        "trainer.max_steps=1",
+    ]
+    run = train(
+        configs.load(path, [*SMALLER, *smaller, f"data.root={root}", "backbone.features=[2, 4, 5, 6]"]),
+        tmp_path / "run",
+    )
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert 0 <= metrics["segmentation/mIoU"] <= 1
+    assert len(list((run / "predictions").rglob("*.jpg"))) == 2

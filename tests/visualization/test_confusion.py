@@ -1,0 +1,88 @@
+"""The confusion matrix in the report, from counts small enough to divide in one's head."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from densevit.errors import DataError
+from densevit.evaluation import tables_file
+from densevit.evaluation.miou import SemanticSegmentation
+from densevit.interfaces import Class
+from densevit.visualization.confusion import confusion_html, read_confusion
+
+COUNTS = np.array([[870, 123, 7], [0, 3, 0], [0, 0, 0]])
+NAMES = ["building", "wall, high", "<sky>"]
+
+
+def cells(html: str) -> list[tuple[str, str, str]]:
+    """(kind, title, text) of each cell with a count, row by row."""
+    return re.findall(r'<td class="(\w+)(?: deep)?" style="--depth: [\d.]+" title="([^"]*)">([^<]*)</td>', html)
+
+
+def test_a_cell_is_the_share_of_its_row_and_its_title_tells_the_count():
+    assert cells(confusion_html(NAMES, COUNTS)) == [
+        ("right", "building found: 870, 87.0 % of building", "87"),
+        ("wrong", "building taken for wall, high: 123, 12.3 % of building", "12"),
+        ("wrong", "building taken for &lt;sky&gt;: 7, 0.7 % of building", "1"),
+        ("right", "wall, high found: 3, 100.0 % of wall, high", "100"),
+    ]
+
+
+def test_the_most_frequent_confusions_stand_in_words():
+    listed = re.findall(r"<li>(.*?) <span", confusion_html(NAMES, COUNTS))
+    assert listed == [
+        "building taken for wall, high: 12.3 % of building",
+        "building taken for &lt;sky&gt;: 0.7 % of building",
+    ]
+
+
+def test_frequent_is_what_has_most_counts_not_what_is_the_largest_share():
+    html = confusion_html(["few", "many"], np.array([[0, 2], [500, 99_500]]))
+    assert re.findall(r"<li>(.*?) <span", html)[0] == "many taken for few: 0.5 % of many"
+
+
+def test_something_is_never_shown_as_nothing_nor_almost_all_as_all():
+    shown = [text for _, _, text in cells(confusion_html(["a", "b"], np.array([[99_999, 1], [0, 5]])))]
+    assert shown == ["&gt;99", "&lt;1", "100"]
+
+
+@pytest.mark.parametrize(("classes", "numbers", "names"), [(2, True, True), (24, True, True), (60, False, True)])
+def test_many_classes_have_cells_without_numbers(classes: int, numbers: bool, names: bool):
+    html = confusion_html([f"class {n}" for n in range(classes)], np.full((classes, classes), 2))
+    found = cells(html)
+    assert len(found) == classes**2
+    assert all(bool(text) == numbers for _, _, text in found)
+    assert html.count("<th") == 2 * classes * names
+
+
+def test_a_hundred_and_fifty_classes_make_a_page_of_moderate_size():
+    rng = np.random.default_rng(0)
+    counts = np.where(rng.random((150, 150)) < 0.3, rng.integers(1, 10**9, (150, 150)), 0)
+    html = confusion_html([f"class {n}" for n in range(150)], counts)
+    assert len(html) < 2_000_000 and html.count("<li>") == 12
+    assert "<th" not in html and "class 3 taken for class" in html  # names are told by the cells
+
+
+def test_nothing_wrong_and_nothing_at_all_are_said():
+    assert "Nothing is confused." in confusion_html(["a", "b"], np.diag([1, 2]))
+    assert "Nothing was counted." in confusion_html(["a", "b"], np.zeros((2, 2), int))
+
+
+def test_counts_go_to_a_file_and_back_exactly(tmp_path: Path):
+    names = ["traffic light", 'a "b", c', "ñandú"]
+    evaluator = SemanticSegmentation([Class(name, n, (0, 0, 0)) for n, name in enumerate(names)])
+    counts = np.array([[2**60 + 1, 5, 0], [7, 0, 3], [0, 0, 1]])
+    evaluator.merge([{"ids": [1], "counts": counts, "bands": np.zeros((4, 4), np.int64), "fault": None}])
+    tables_file.write_tables({"head": evaluator}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["confusion-head.csv"]
+    read_names, read_counts = read_confusion(tmp_path / "confusion-head.csv")
+    assert read_names == names and np.array_equal(read_counts, counts)
+
+
+@pytest.mark.parametrize("text", ["", "x\n", "x,a,b\na,1,2\n", "x,a\na,1.5\n", "x,a\na,-1\n", "x,a\na,1,2\n"])
+def test_a_file_that_is_no_matrix_is_an_error_with_its_name(tmp_path: Path, text: str):
+    (tmp_path / "confusion-head.csv").write_text(text)
+    with pytest.raises(DataError, match=r"confusion-head\.csv: expected"):
+        read_confusion(tmp_path / "confusion-head.csv")
