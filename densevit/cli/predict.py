@@ -1,4 +1,4 @@
-"""Runs a model on pictures; leaves a folder with what it sees drawn, and written in COCO's results format."""
+"""Runs a model on pictures; leaves a folder with what it sees drawn, and written: COCO results, maps, point clouds."""
 
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace

@@ -19,10 +19,13 @@ Write = Callable[[str, int | str, Predictions], None]
 
 
 class Evaluation(lightning.Callback):
-    """Feeds each validation pass's predictions and truths to the evaluators; `metrics` holds what the last one gave."""
+    """Feeds each validation pass's predictions and truths to the evaluators; `metrics` holds what the last one gave.
 
-    def __init__(self, evaluators: dict[str, Evaluator]) -> None:
-        self.evaluators = evaluators
+    write: gets each image's predictions as they come, in each process those of its own images; none are kept.
+    """
+
+    def __init__(self, evaluators: dict[str, Evaluator], write: Write | None = None) -> None:
+        self.evaluators, self.write = evaluators, write
         self.metrics: dict[str, float] = {}
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
@@ -41,6 +44,10 @@ class Evaluation(lightning.Callback):
         truths = [target["truth"] for target in batch["targets"]]
         for name, evaluator in self.evaluators.items():
             evaluator.update(outputs[name], truths)
+        if self.write is not None:
+            for name, predictions in outputs.items():
+                for target, found in zip(batch["targets"], predictions, strict=True):
+                    self.write(name, target["image_id"], found)
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         for evaluator in self.evaluators.values():
@@ -50,26 +57,6 @@ class Evaluation(lightning.Callback):
             known = {name: value for name, value in self.metrics.items() if not math.isnan(value)}
             for logger in trainer.loggers:  # not through Lightning's `log`, which rounds to float32
                 logger.log_metrics({"epoch": trainer.current_epoch, **known}, trainer.global_step)
-
-
-class Writing(lightning.Callback):
-    """Hands on each image's predictions as they come, each process those of its own images; keeps none."""
-
-    def __init__(self, write: Write) -> None:
-        self.write = write
-
-    def on_validation_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        task: lightning.LightningModule,
-        outputs: dict[str, list[Predictions]],  # type: ignore[override]  # what our validation_step returns
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        for head, predictions in outputs.items():
-            for target, found in zip(batch["targets"], predictions, strict=True):
-                self.write(head, target["image_id"], found)
 
 
 def _join_processes(evaluator: Evaluator) -> None:
@@ -88,7 +75,7 @@ def evaluate(
     Runs in the config's precision on its devices, as validation in training does: the numbers are the same.
     """
     quieten()
-    evaluation = Evaluation(build_evaluators(model, config))
+    evaluation = Evaluation(build_evaluators(model, config), write)
     section = config.trainer
     trainer = lightning.Trainer(
         accelerator=section.accelerator,
@@ -96,7 +83,7 @@ def evaluate(
         num_nodes=section.num_nodes,
         strategy=section.strategy,
         precision=resolve(section.precision, section.accelerator),  # type: ignore[arg-type]  # one of Lightning's names
-        callbacks=[evaluation] if write is None else [evaluation, Writing(write)],
+        callbacks=[evaluation],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
