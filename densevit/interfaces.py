@@ -110,10 +110,13 @@ class Head(nn.Module):
 
     task: "detection", "segmentation", "depth" or a word of one's own; it picks the classes and the evaluator.
     needs: the target keys it trains on; checked against the data at the start.
+    quantity: what a depth head gives: "depth", in metres, which depth of no unit cannot teach, or "inverse_depth",
+        relative, which is measured after alignment. None: it does not say, and nothing is checked.
     """
 
     task: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
+    quantity: str | None = None
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class]) -> None:
         super().__init__()
@@ -160,10 +163,12 @@ class Dataset:
     Its constructor takes `split` ("train" or "val") and options of its own; `image_size` too, where it wants it.
     classes: by task; things for "detection", things and surfaces for "segmentation".
     provides: the target keys that it labels.
+    metric: whether its `depth` is in metres; False where it is known up to its unit only.
     """
 
     classes: dict[str, tuple[Class, ...]]
     provides: tuple[str, ...]
+    metric: bool = True
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} is a Dataset and needs a __len__.")
@@ -184,11 +189,18 @@ class Evaluator:
     lower_is_better: the metrics, of those that `compute` returns, that are errors; of all others more is better.
     """
 
-    main: ClassVar[str]
-    lower_is_better: ClassVar[tuple[str, ...]] = ()
+    main: str
+    lower_is_better: tuple[str, ...] = ()
 
     def __init__(self, classes: Sequence[Class]) -> None:
         self.classes = tuple(classes)
+
+    def prepare(self, head: Head, data: Dataset) -> None:
+        """Meets the head and the data that it will measure, once and before both are used. By default any will do.
+
+        Raises ConfigError where that head cannot be measured on that data as the options say; the message begins with
+        an option's name: "align is none, but ...".
+        """
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         """One prediction and one truth an image, in that image's original pixels. An image seen twice counts once."""

@@ -19,7 +19,7 @@ SHIPPED = sorted(Path("configs").glob("*.yaml"))
 SECTIONS = sorted(Path("configs/data").glob("*.yaml"))
 PUBLISHED = sorted(
     path for path in Path("configs").glob("*/*.yaml") if path not in SECTIONS
-)  # test_recipes.py runs them
+)  # test_recipes.py and test_depth_recipes.py run them
 SCORES = ("AP", "mIoU", "AbsRel", "delta1")
 
 

@@ -81,7 +81,7 @@ class DataSection(OpenSection):
     """One side, or `[height, width]`, in pixels, of what the model sees. `null`: as the recipe has it."""
     recipe: Literal["fixed", "detr", "crop", "resize"] = "fixed"
     """Augmentation in training: `fixed` brings pictures to `image_size`; `detr` is that paper's, of
-    many sizes; `crop` is segmentation's, crops of `image_size` at random scales; `resize` is `fixed` without
+    many sizes; `crop` is segmentation's, and of NYU and KITTI, crops of `image_size` at random scales; `resize` is `fixed` without
     augmentation."""
     short_side: Count | None = None
     """Of `crop`: the short side that evaluation brings pictures to, and that training scales. `null`: their own."""
@@ -178,7 +178,8 @@ class TrainerSection(Section):
     compile: bool = False
     """Compile the model with `torch.compile`."""
     monitor: str | None = None
-    """The metric that picks the best epoch, `detection/AP`. `null`: each head's main metric."""
+    """The metric that picks the best epoch, `detection/AP`. `null`: the head's main one; of several heads, how near each
+    is to the best it has reached."""
     ema: Annotated[Float, Field(gt=0, lt=1)] | None = None
     """The decay of a running mean of the weights, which is then what is evaluated and saved. `null`: none."""
     log_every: Count = 50

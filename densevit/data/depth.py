@@ -165,8 +165,9 @@ class Depth(LabelledPictures):
 
         seen = depth_range.measure(read, len(self), _THREADS)
         if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
-            depth_range.show(split, seen, self._values, len(self), len(self._pairs.left_out))
-        depth_range.check(split, seen, self._values, expected)
+            left_out = len(self._pairs.left_out)
+            depth_range.show(split, seen, self._values, expected, self.label_path, len(self), left_out)
+        depth_range.check(split, seen, self._values, expected, self.label_path)
 
 
 def _preset(name: str) -> dict[str, Any]:

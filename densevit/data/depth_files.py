@@ -129,8 +129,8 @@ def _named(key: str | None, names: Sequence[str], what: str) -> str:
         return str(key)
     if key is None and len(names) == 1:
         return names[0]
-    lack = "which of them is the depth" if key is None else f"there is no {what} {key!r}"
-    raise DataError(f"{lack}? It holds {', '.join(sorted(names)) or 'nothing'}. Name the {what} with data.key.")
+    lack = "which of them is the depth?" if key is None else f"there is no {what} {key!r}."
+    raise DataError(f"{lack} It holds {', '.join(sorted(names)) or 'nothing'}. Name the {what} with data.key.")
 
 
 def _shape_of_array(file: IO[bytes]) -> tuple[int, ...]:

@@ -23,13 +23,26 @@ _UNITS = (
 
 @dataclass(frozen=True)
 class DepthRange:
-    """What was seen in some depth maps. known: the share of pixels whose depth is known; files: how many were read."""
+    """What was seen in some depth maps.
+
+    known: the share of pixels whose depth is known. files: how many were read. medians: of each file that holds depth,
+    its index and its own median.
+    """
 
     low: float
     median: float
     high: float
     known: float
     files: int
+    medians: tuple[tuple[int, float], ...]
+
+    def outside(self, low: float, high: float) -> list[tuple[int, float]]:
+        """The files whose own median lies beyond these, farthest first."""
+
+        def ratio(file: tuple[int, float]) -> float:
+            return max(file[1] / high, low / file[1])
+
+        return sorted((file for file in self.medians if ratio(file) > 1), key=ratio, reverse=True)
 
 
 def sample(count: int) -> list[int]:
@@ -60,11 +73,20 @@ def measure(read: Callable[[int], np.ndarray], count: int, threads: int) -> Dept
             f"None of {len(chosen)} depth maps holds a depth above 0. Look at data.scale, data.kind and data.invalid."
         )
     median = float(np.median(np.concatenate(values)))
-    return DepthRange(float(min(lows)), median, float(max(highs)), sum(known) / sum(pixels), len(chosen))
+    medians = tuple((index, float(np.median(one))) for index, one in zip(chosen, values, strict=True) if len(one))
+    return DepthRange(float(min(lows)), median, float(max(highs)), sum(known) / sum(pixels), len(chosen), medians)
 
 
-def show(split: str, seen: DepthRange, values: DepthValues, count: int, left_out: int) -> None:
-    """One line for people, on stderr."""
+def show(
+    split: str,
+    seen: DepthRange,
+    values: DepthValues,
+    expected: tuple[float, float],
+    path_of: Callable[[int], str],
+    count: int,
+    left_out: int,
+) -> None:
+    """One line for people, on stderr; a second one where some files are unlike the others. path_of: by index."""
     unit = values.unit or " (relative, of no unit)"
     lone = f"; {left_out} picture{'s'[: left_out - 1]} without depth left out" if left_out else ""
     print(
@@ -72,16 +94,29 @@ def show(split: str, seen: DepthRange, values: DepthValues, count: int, left_out
         f"{seen.known:.1%} of pixels known (read {seen.files} of {count}){lone}",
         file=sys.stderr,
     )
+    low, high = expected
+    outside = seen.outside(low, high) if values.metric and low <= seen.median <= high else []
+    if outside:
+        index, median = outside[0]
+        print(
+            f"depth, {split}: the median of {len(outside)} of these files is not in data.range, {low:g} to {high:g} m; "
+            f"the farthest is {_shown(median)} m, in {path_of(index)}. Are all files in one unit?",
+            file=sys.stderr,
+        )
 
 
-def check(split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float]) -> None:
+def check(
+    split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float], path_of: Callable[[int], str]
+) -> None:
     """Raises DataError where the median of metric depth lies outside of what is expected, with the likely mend."""
     low, high = expected
     if not values.metric or low <= seen.median <= high:
         return
+    found = seen.outside(low, high)
+    example = f", such as {path_of(found[0][0])} with a median of {_shown(found[0][1])} m" if found else ""
     raise DataError(
         f"data.range: the depth of {split!r} has a median of {_shown(seen.median)} m ({_shown(seen.low)} to "
-        f"{_shown(seen.high)} m in {seen.files} files); expected {low:g} to {high:g} m. "
+        f"{_shown(seen.high)} m in {seen.files} files{example}); expected {low:g} to {high:g} m. "
         f"{_mend(seen.median, values, expected)}"
     )
 

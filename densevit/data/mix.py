@@ -61,6 +61,7 @@ class Mix(Dataset):
         self._kept = kept
         self.provides = tuple(dict.fromkeys(key for keys in kept for key in keys))
         self.classes = self._joined_classes()
+        self.metric = all(own.metric for own, keys in zip(self._sets, kept, strict=True) if "depth" in keys)
         self._lengths = np.array([len(own) for own in self._sets])
         counts = self._lengths if not shares or split != "train" else _counts(self._lengths, list(shares.values()))
         self._ends = np.cumsum(counts)

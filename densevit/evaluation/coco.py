@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class CocoDetection(Evaluator):
     max_detections: so many an image and class count, the best ones; above 10. `AR100` is named after it.
     """
 
-    main: ClassVar[str] = "AP"
+    main = "AP"
 
     def __init__(self, classes: Sequence[Class], max_detections: int = 100) -> None:
         super().__init__(classes)

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,17 +11,19 @@ from torch import Tensor
 
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation.depth_alignment import (
+    MARKS,
     Alignment,
     to_median,
     to_scale_and_shift,
     to_scale_and_shift_of_disparity,
 )
 from densevit.evaluation.depth_crops import Crop, cropped
-from densevit.interfaces import Class, Evaluator, Predictions, Targets
+from densevit.interfaces import Class, Dataset, Evaluator, Head, Predictions, Targets
 
 _Id = int | str
 _ERRORS = ("AbsRel", "SqRel", "RMSE", "RMSElog", "log10", "SILog")
 _DELTAS = (1.25, 1.25**2, 1.25**3)
+_OF_RELATIVE: tuple[Alignment, ...] = ("scale_shift_disparity", "median")  # what relative depth can be measured after
 
 
 class DepthErrors(Evaluator):
@@ -38,16 +40,18 @@ class DepthErrors(Evaluator):
     leaderboard has it. `delta1` to `delta3` are better when they are more, all others when they are less.
 
     min_depth, max_depth: pixels whose truth lies between these count, without the ends, as in published protocols (NYU
-        1e-3 and 10, KITTI 1e-3 and 80); predictions are clamped to them, after alignment. max_depth null: no limit.
+        1e-3 and 10, KITTI 1e-3 and 80); predictions are clamped to them, after alignment. max_depth null: no limit; but
+        what is relative, or aligned in disparity, is clamped to the picture's farthest truth that counts.
     crop: the part of a picture that counts: eigen (NYU), garg or eigen_kitti.
-    align: what is done to each prediction before it is measured, from the pixels that count: median, scale_shift (least
-        squares in depth), scale_shift_disparity (least squares in 1 / depth, MiDaS's protocol).
+    align: what is done to each prediction before it is measured, from the pixels that count: none, median, scale_shift
+        (least squares in depth), scale_shift_disparity (least squares in 1 / depth, MiDaS's protocol). null: none; of a
+        head for relative depth, which means nothing without, scale_shift_disparity. The metrics' names say it:
+        `AbsRel_aligned_median`, `AbsRel_aligned_depth`, `AbsRel_aligned_disparity`.
     deltas: further limits; 1.1 adds `delta_1.1`.
     per_pixel: adds each metric over the pixels of all images as if they were one: `AbsRel_pixel`.
     """
 
-    main: ClassVar[str] = "AbsRel"
-    lower_is_better: ClassVar[tuple[str, ...]] = (*_ERRORS, *(f"{name}_pixel" for name in _ERRORS))
+    main = "AbsRel"
 
     def __init__(
         self,
@@ -55,7 +59,7 @@ class DepthErrors(Evaluator):
         min_depth: float = 1e-3,
         max_depth: float | None = None,
         crop: Crop = "none",
-        align: Alignment = "none",
+        align: Alignment | None = None,
         deltas: tuple[float, ...] = (),
         per_pixel: bool = False,
     ) -> None:
@@ -64,17 +68,38 @@ class DepthErrors(Evaluator):
             raise ConfigError(f"min_depth is {min_depth}; a depth above 0 is expected.")
         if max_depth is not None and not max_depth > min_depth:
             raise ConfigError(f"max_depth is {max_depth}; a depth above min_depth, {min_depth}, is expected.")
-        if align == "scale_shift_disparity" and max_depth is None:
-            raise ConfigError(
-                "align: scale_shift_disparity needs max_depth, the depth of what has an aligned disparity of 0 or less."
-            )
         if not all(limit > 1 for limit in deltas):
             raise ConfigError(f"deltas is {list(deltas)}; ratios above 1 are expected, such as 1.1.")
         self.min_depth, self.max_depth = min_depth, math.inf if max_depth is None else max_depth
-        self.crop, self.align, self.per_pixel = crop, align, per_pixel
+        self.crop, self.per_pixel = crop, per_pixel
+        self._align_is_given = align is not None
+        self._align_by("none" if align is None else align)
         named = {f"delta{n}": limit for n, limit in enumerate(_DELTAS, 1)}
         self.deltas = named | {f"delta_{limit:g}": limit for limit in deltas}
         self.reset()
+
+    def _align_by(self, align: Alignment) -> None:
+        self.align, mark = align, MARKS[align]
+        self.main = f"AbsRel{mark}"
+        self.lower_is_better = tuple(f"{name}{mark}{over}" for over in ("", "_pixel") for name in _ERRORS)
+
+    def prepare(self, head: Head, data: Dataset) -> None:
+        """Chooses the alignment of a head for relative depth where none is given. Raises ConfigError where metres would
+        be compared with what are none."""
+        name = type(head).__name__
+        if head.quantity == "inverse_depth":
+            if not self._align_is_given:
+                self._align_by("scale_shift_disparity")
+            elif self.align not in _OF_RELATIVE:
+                raise ConfigError(
+                    f"align is {self.align}, but {name} predicts inverse depth of unknown scale and shift, not metres. "
+                    f"Choose {' or '.join(_OF_RELATIVE)}; without align it is the first."
+                )
+        elif head.quantity == "depth" and not data.metric and self.align == "none":
+            raise ConfigError(
+                f"align is none, but the depth of the data has no unit (metric: false), and {name} predicts metres. "
+                "Choose median, scale_shift or scale_shift_disparity."
+            )
 
     def reset(self) -> None:
         """Forgets all images."""
@@ -111,10 +136,10 @@ class DepthErrors(Evaluator):
             raise DataError(
                 f"its prediction has no `depth` and no `inverse_depth`, only {', '.join(found) or 'nothing'}."
             )
-        if relative and self.align not in ("median", "scale_shift_disparity"):
+        if relative and self.align not in _OF_RELATIVE:
             raise DataError(
                 f"its prediction is relative (`inverse_depth`), which align: {self.align} cannot measure in metres. "
-                "Set evaluation.align to scale_shift_disparity, or to median."
+                f"Set evaluation.align to {' or '.join(_OF_RELATIVE)}."
             )
         prediction = torch.as_tensor(found[key]).detach().cpu()
         if prediction.shape != truth.shape or truth.ndim != 2:
@@ -127,26 +152,22 @@ class DepthErrors(Evaluator):
         if not np.isfinite(p).all():
             wrong = np.count_nonzero(~np.isfinite(p))
             raise DataError(f"`{key}` of its prediction is not finite in {wrong} of the {p.size} pixels that count.")
-        return (self._clamped(self._aligned(p, g, relative)), g) if len(g) else (p, g)
+        return (self._aligned(p, g, relative), g) if len(g) else (p, g)
 
     def _aligned(self, p: np.ndarray, g: np.ndarray, relative: bool) -> np.ndarray:
-        """p: (N,) depths, or disparities where they are relative."""
+        """p: (N,) depths, or disparities where they are relative. Returns depths within the limits."""
+        ends = relative or self.align == "scale_shift_disparity"
+        low, high = self.min_depth, float(g.max()) if ends and self.max_depth == math.inf else self.max_depth
         if self.align == "scale_shift_disparity":
-            disparity = p if relative else 1 / np.maximum(p, self.min_depth)
-            return to_scale_and_shift_of_disparity(disparity, g, self.min_depth, self.max_depth)
+            disparity = p if relative else 1 / np.maximum(p, low)
+            return to_scale_and_shift_of_disparity(disparity, g, low, high)
         if relative:  # a disparity of 0 or less is infinitely far
             p = np.divide(1, p, out=np.full_like(p, np.inf), where=p > 0)
         if self.align == "median":
-            return to_median(p, g)
-        return to_scale_and_shift(p, g) if self.align == "scale_shift" else p
-
-    def _clamped(self, p: np.ndarray) -> np.ndarray:
-        p = np.clip(p, self.min_depth, self.max_depth)
-        if np.isinf(p).any():
-            raise DataError(
-                "its prediction is infinitely far in some pixels. Set evaluation.max_depth, which clamps it."
-            )
-        return p
+            p = to_median(p, g)
+        elif self.align == "scale_shift":
+            p = to_scale_and_shift(p, g)
+        return np.clip(p, low, high)
 
     def _sums_of(self, p: np.ndarray, g: np.ndarray) -> np.ndarray:
         """What the metrics are made of: pixels, sums over them, the mean of l, and its squared distances from that."""
@@ -198,7 +219,7 @@ class DepthErrors(Evaluator):
 
     @property
     def _names(self) -> list[str]:
-        return [*_ERRORS, *self.deltas]
+        return [f"{name}{MARKS[self.align]}" for name in (*_ERRORS, *self.deltas)]
 
 
 def _metrics(images: Sequence[np.ndarray]) -> list[float]:

@@ -5,6 +5,12 @@ from typing import Literal
 import numpy as np
 
 Alignment = Literal["none", "median", "scale_shift", "scale_shift_disparity"]
+MARKS: dict[Alignment, str] = {  # what metrics' names say of it
+    "none": "",
+    "median": "_aligned_median",
+    "scale_shift": "_aligned_depth",
+    "scale_shift_disparity": "_aligned_disparity",
+}
 
 
 def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

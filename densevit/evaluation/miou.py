@@ -1,7 +1,7 @@
 """Mean intersection over union of label maps, from one confusion matrix of the whole data set."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class SemanticSegmentation(Evaluator):
     On a GPU the counts stay there, and what is wrong with a map's values is told by `compute`.
     """
 
-    main: ClassVar[str] = "mIoU"
+    main = "mIoU"
 
     def __init__(self, classes: Sequence[Class], boundary: bool | float = False) -> None:
         super().__init__(classes)

@@ -25,7 +25,8 @@ class DenseModel(nn.Module):
     """A backbone that feeds one or more named heads.
 
     weights: what each head's losses are multiplied by, 1 where it is not said; "learned" by the head's uncertainty
-    (Kendall et al. 2018, equation 7): a loss L becomes exp(-s) L + s / 2 with a parameter s = log(sigma^2) a head.
+    (Kendall et al. 2018, section 3): the sum L of its losses becomes L / sigma^2 + log sigma, the paper's term for
+    classification, as exp(-s) L + s / 2 with a parameter s = log(sigma^2) a head. The paper halves L for regression.
     classes: the classes that each head predicts. config: the one it was built from, where it was built from one.
     """
 
@@ -75,7 +76,8 @@ class DenseModel(nn.Module):
     def loss(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> Losses:
         """Every head's losses, times its weight, named HEAD/TERM. Their sum is minimised.
 
-        A learned weight adds HEAD/log_variance, which is 0 where no process has an image that is labelled for the head.
+        A learned weight adds HEAD/log_variance, which is 0 where no process has anything to learn for the head, so that
+        the weight stands still: no labelled image, or losses that are 0, as of depth without a known pixel.
         """
         losses: Losses = {}
         for name, head in self.heads.items():
@@ -84,7 +86,8 @@ class DenseModel(nn.Module):
             if weight == "learned":
                 s = self.log_variances[name]
                 labelled = [all(key in target for key in head.needs) for target in targets]  # type: ignore[union-attr]
-                share = mean_over_processes(torch.tensor(float(any(labelled)), device=s.device))
+                learns = torch.stack([value.detach() != 0 for value in terms.values()]).any() & any(labelled)
+                share = mean_over_processes(learns.float())
                 terms = {term: torch.exp(-s) * value for term, value in terms.items()}
                 terms["log_variance"] = s / 2 * (share > 0)
             else:

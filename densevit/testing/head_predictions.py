@@ -32,9 +32,22 @@ def predictions(subject: HeadSubject) -> str | None:
                         f"{', '.join(EXPECTED[subject.task])}, as {subject.task} has it",
                         f"return {key!r} too",
                     )
+            _check_quantity(prediction, head)
             _check_types(prediction, target, len(head.classes))
     known = {"boxes", "scores", "labels", "masks", "semantic", "depth", "inverse_depth"} & found[0].keys()
     return None if known else f"{', '.join(found[0])}: not known to the kit, their values are not checked"
+
+
+def _check_quantity(prediction: Predictions, head: Head) -> None:
+    """That `quantity` names what comes out: data in metres and the alignment in evaluation go by it."""
+    relative = "inverse_depth" in prediction and "depth" not in prediction
+    if (head.quantity is not None and head.quantity not in prediction) or (relative and head.quantity is None):
+        keys = ", ".join(prediction)
+        raise Failure(
+            f"predictions of {keys} and a quantity of {head.quantity!r}",
+            "the one of depth (metres) and inverse_depth (relative) that is predicted",
+            f"set quantity = {'inverse_depth' if relative else 'depth'!r} in the class, or in its constructor",
+        )
 
 
 def _check_types(prediction: Predictions, target: Targets, K: int) -> None:

@@ -75,7 +75,7 @@ def evaluate(
     Runs in the config's precision on its devices, as validation in training does: the numbers are the same.
     """
     quieten()
-    evaluation = Evaluation(build_evaluators(model, config), write)
+    evaluation = Evaluation(build_evaluators(model, config, data), write)
     section = config.trainer
     trainer = lightning.Trainer(
         accelerator=section.accelerator,

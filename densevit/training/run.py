@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
 from rich import get_console, reconfigure
 from rich.console import Console
@@ -16,6 +15,7 @@ from densevit.data.build import Data, build_data
 from densevit.errors import ConfigError, WeightsError, did_you_mean
 from densevit.evaluation import metrics_file
 from densevit.model import DenseModel, build_model
+from densevit.training.averaging import RunningMean
 from densevit.training.evaluation import Evaluation
 from densevit.training.logger import MetricsCsv
 from densevit.training.optim import learning_rate
@@ -60,7 +60,7 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
     data = replace(data, multiple=model.multiple)
     check_needs(model, config, data)
     model_file.load_initial(model)
-    evaluation = Evaluation(build_evaluators(model, config))
+    evaluation = Evaluation(build_evaluators(model, config, data))
     _check_monitor(config.trainer.monitor, evaluation)
 
     folder = run_dir if checkpoint is not None and run_dir is not None else choose(name, run_dir)
@@ -110,7 +110,7 @@ def _trainer(
     if console.is_terminal:
         callbacks.append(ProgressBar(console_kwargs=CONSOLE))
     if section.ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=section.ema))
+        callbacks.append(RunningMean(section.ema))
     return lightning.Trainer(
         accelerator=section.accelerator,
         devices=section.devices,

@@ -1,6 +1,5 @@
 """What a run leaves behind: checkpoints, the best model, its metrics, pictures and a report."""
 
-import math
 import os
 import signal
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytorch_lightning as lightning
 from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file
 from densevit.evaluation.tables_file import write_tables
+from densevit.training.best_epoch import BestEpoch
 from densevit.training.evaluation import Evaluation
 from densevit.training.task import DenseTask
 from densevit.weights import model_file
@@ -50,9 +50,7 @@ class RunFolder(lightning.Callback):
 
     def __init__(self, folder: Path, evaluation: Evaluation, monitor: str | None, checkpoint_every: int | None) -> None:
         self.folder, self.evaluation = folder, evaluation
-        self.monitor, self.checkpoint_every = monitor, checkpoint_every
-        self.best: float | None = None
-        self.first: dict[str, float] = {}
+        self.best_epoch, self.checkpoint_every = BestEpoch(evaluation.evaluators, monitor), checkpoint_every
         self.validated_step = -1
         self._improved = self._interrupted = self._stopping = False
         self._seen_step = -1
@@ -90,13 +88,16 @@ class RunFolder(lightning.Callback):
 
     # ---- the best ----
 
+    @property
+    def best(self) -> dict[str, float] | None:
+        """The metrics by which the best epoch was chosen, of that epoch; None before the first validation."""
+        return self.best_epoch.best
+
     def on_validation_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         assert isinstance(task, DenseTask)
         self.validated_step = trainer.global_step
-        score = self._score(self.evaluation.metrics)
-        if self.best is not None and not score > self.best:
+        if not self.best_epoch.improves(self.evaluation.metrics):
             return
-        self.best = score
         self._improved = True
         if trainer.is_global_zero:
             model_file.save(task.model, self.folder / "model.safetensors")
@@ -108,29 +109,12 @@ class RunFolder(lightning.Callback):
             self._save(trainer, "best")  # not earlier: while it validates, averaged and current weights stand exchanged
         self._improved = False
 
-    def _score(self, metrics: dict[str, float]) -> float:
-        """The monitored metric; else the main one, or with several heads the mean of each over its first value.
-
-        Errors count negatively: more is better.
-        """
-        evaluators = self.evaluation.evaluators
-        errors = {f"{name}/{error}" for name, evaluator in evaluators.items() for error in evaluator.lower_is_better}
-        scores = {key: _known(-value if key in errors else value) for key, value in metrics.items()}
-        if self.monitor is not None:
-            return scores[self.monitor]
-        values = {name: scores[f"{name}/{evaluator.main}"] for name, evaluator in evaluators.items()}
-        if len(values) == 1:
-            return next(iter(values.values()))
-        for name, value in values.items():
-            if value and math.isfinite(value):
-                self.first.setdefault(name, abs(value))
-        return sum(value / self.first.get(name, 1.0) for name, value in values.items()) / len(values)
-
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "first": dict(self.first), "validated_step": self.validated_step}
+        return {**self.best_epoch.state_dict(), "validated_step": self.validated_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.first, self.validated_step = state["best"], dict(state["first"]), state["validated_step"]
+        self.best_epoch.load_state_dict(state)
+        self.validated_step = state["validated_step"]
 
     # ---- Ctrl-C ----
 
@@ -153,7 +137,3 @@ class RunFolder(lightning.Callback):
         if self._previous_handler is not None:
             signal.signal(signal.SIGINT, self._previous_handler)
             self._previous_handler = None
-
-
-def _known(value: float) -> float:
-    return -math.inf if math.isnan(value) else value

@@ -14,7 +14,7 @@ from densevit.errors import DataError
 from densevit.evaluation import metrics_file
 from densevit.visualization import confusion
 from densevit.visualization.curves import Points, curve_svg, read_curves
-from densevit.visualization.tables import by_class, number
+from densevit.visualization.tables import by_class, number, whole_of
 
 LONGEST_SIDE = 1400  # of a picture in the page, in pixels
 MOST_PICTURES = 24
@@ -69,15 +69,21 @@ def _metrics(path: Path) -> str:
         return f'<p class="missing">{escape(str(error))}</p>'
     if not metrics:
         return '<p class="missing">The run ended before its first validation.</p>'
-    return "".join(_head(head, values) for head, values in metrics_file.by_head(metrics).items())
+    heads = metrics_file.by_head(metrics)
+    rows = "".join(_head_rows(head, whole_of(values)) for head, values in heads.items())
+    tables = [f'<div class="wide"><table>{rows}</table></div>']
+    for head, values in heads.items():
+        tables += [
+            f"<h3>{escape(head)}</h3>" * (not n) + _class_table(kinds) for n, kinds in enumerate(by_class(values))
+        ]
+    return "".join(tables)
 
 
-def _head(head: str, values: Mapping[str, float]) -> str:
-    whole = [name for name in values if "/" not in name]
-    names = "".join(f"<th>{escape(name)}</th>" for name in whole)
-    cells = "".join(f"<td>{number(values[name])}</td>" for name in whole)
-    html = f'<h3>{escape(head)}</h3><div class="wide"><table><tr>{names}</tr><tr>{cells}</tr></table></div>'
-    return html + "".join(_class_table(kinds) for kinds in by_class(values))
+def _head_rows(head: str, values: Mapping[str, float]) -> str:
+    """Two rows: the head and the names of its metrics; their values."""
+    names = "".join(f"<th>{escape(name)}</th>" for name in values)
+    cells = "".join(f"<td>{number(value)}</td>" for value in values.values())
+    return f'<tr><th rowspan="2" class="head">{escape(head)}</th>{names}</tr><tr>{cells}</tr>'
 
 
 def _class_table(kinds: Mapping[str, Mapping[str, float]]) -> str:
@@ -135,7 +141,9 @@ def _pictures(folder: Path) -> str:
     if not paths:
         return _missing("predictions/*.jpg")
     more = f"<p>{MOST_PICTURES} of {len(paths)} pictures.</p>" if len(paths) > MOST_PICTURES else ""
-    return more + f'<div class="pictures">{"".join(_figures(folder, paths[:MOST_PICTURES]))}</div>'
+    if more:  # of all heads, whose names the files begin with
+        paths = [paths[n * len(paths) // MOST_PICTURES] for n in range(MOST_PICTURES)]
+    return more + f'<div class="pictures">{"".join(_figures(folder, paths))}</div>'
 
 
 def _figures(folder: Path, paths: Sequence[Path]) -> list[str]:
@@ -181,6 +189,7 @@ h3 { margin: 1rem 0 .25rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
+.head { text-align: left; }
 .classes { margin-top: 1rem; }
 .classes :is(th, td):first-child { text-align: left; }
 .bar { min-width: 9rem; background: linear-gradient(to right, var(--tint) var(--share), transparent var(--share)); }

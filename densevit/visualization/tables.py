@@ -1,6 +1,6 @@
 """Metrics as tables for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group
 from rich.table import Table
@@ -8,19 +8,25 @@ from rich.text import Text
 
 from densevit.evaluation.metrics_file import by_head
 
-METRICS_A_ROW, CLASSES_A_ROW = 6, 3
+COLUMNS = 80  # of a terminal
+METRICS_A_ROW, CLASSES_A_ROW = 6, 3  # at most
+METRICS_A_ROW_OF_A_HEAD = 4  # beside the name of one head of several
 NUMBERS_A_ROW = 4  # of a table of classes with several metrics each; a class's own are never parted
 
 
 def metrics_table(metrics: Mapping[str, float]) -> Group:
-    """One table a head: its metrics, then those of each class (`AP/<class name>`); a dash where nothing can be said.
+    """The metrics of all heads in one table, then those of each class (`AP/<class name>`); a dash where nothing can be
+    said.
 
     Several metrics of the same classes, as IoU and accuracy, stand side by side.
     """
-    tables = []
-    for head, values in by_head(metrics).items():
-        whole = {name: value for name, value in values.items() if "/" not in name}
-        tables.append(_grid(head, whole, METRICS_A_ROW))
+    heads = by_head(metrics)
+    whole = {head: whole_of(values) for head, values in heads.items()}
+    if len(heads) == 1:
+        tables = [_grid(head, values, METRICS_A_ROW) for head, values in whole.items()]
+    else:
+        tables = [_head_table(whole)]
+    for head, values in heads.items():
         for kinds in by_class(values):
             if len(kinds) == 1:
                 [(kind, classes)] = kinds.items()
@@ -28,6 +34,11 @@ def metrics_table(metrics: Mapping[str, float]) -> Group:
             else:
                 tables.append(_class_table(f"{head}: each class", kinds))
     return Group(*tables)
+
+
+def whole_of(values: Mapping[str, float]) -> dict[str, float]:
+    """A head's metrics of the whole, without those of classes."""
+    return {name: value for name, value in values.items() if "/" not in name}
 
 
 def by_class(values: Mapping[str, float]) -> list[dict[str, dict[str, float]]]:
@@ -53,15 +64,50 @@ def number(value: float) -> str:
 
 
 def _grid(title: str, values: Mapping[str, float], pairs: int) -> Table:
-    """Name and value side by side, `pairs` of them a row, read row by row."""
+    """Name and value side by side, up to `pairs` of them a row, read row by row."""
+    pairs = _fitting([values], pairs, COLUMNS)
     table = Table(title=Text(title, "bold"), title_justify="left", show_header=False, box=None, pad_edge=False)
-    cells = [cell for name, value in values.items() for cell in (Text(name, "cyan"), Text(number(value)))]
-    for _ in range(min(pairs, len(values))):
+    _add_pair_columns(table, min(pairs, len(values)))
+    for row in _pair_rows(values, pairs):
+        table.add_row(*row)
+    return table
+
+
+def _head_table(heads: Mapping[str, Mapping[str, float]]) -> Table:
+    """Several heads: the name of each, and beside it its metrics, name and value side by side."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(overflow="fold")
+    pairs = _fitting(list(heads.values()), METRICS_A_ROW_OF_A_HEAD, COLUMNS - max(map(len, heads)) - 1)
+    _add_pair_columns(table, pairs)
+    for head, values in heads.items():
+        for place, row in enumerate(_pair_rows(values, pairs)):
+            table.add_row(Text() if place else Text(head, "bold"), *row)
+    return table
+
+
+def _fitting(groups: Sequence[Mapping[str, float]], most: int, room: int) -> int:
+    """How many pairs of name and value a row fit into so many columns, without breaking a name: at least one."""
+    for pairs in range(most, 1, -1):
+        names, numbers = [0] * pairs, [0] * pairs
+        for values in groups:
+            for place, (name, value) in enumerate(values.items()):
+                names[place % pairs] = max(names[place % pairs], len(name))
+                numbers[place % pairs] = max(numbers[place % pairs], len(number(value)))
+        if sum(names) + sum(numbers) + 2 * pairs - 1 <= room:
+            return pairs
+    return 1
+
+
+def _add_pair_columns(table: Table, pairs: int) -> None:
+    for _ in range(pairs):
         table.add_column(overflow="fold")
         table.add_column(justify="right", no_wrap=True)
-    for start in range(0, len(cells), 2 * pairs):
-        table.add_row(*cells[start : start + 2 * pairs])
-    return table
+
+
+def _pair_rows(values: Mapping[str, float], pairs: int) -> list[list[Text]]:
+    """Cells of names and values, `pairs` of both a row."""
+    cells = [cell for name, value in values.items() for cell in (Text(name, "cyan"), Text(number(value)))]
+    return [cells[start : start + 2 * pairs] for start in range(0, len(cells), 2 * pairs)]
 
 
 def _class_table(title: str, kinds: Mapping[str, Mapping[str, float]]) -> Table:

@@ -72,7 +72,8 @@ def load_initial(model: DenseModel) -> None:
     """Loads the weights that the model's config names: the whole model's, the backbone's, each head's with its neck.
 
     A head that a whole model's weights lack starts as it is, and one that this model lacks is left out; a warning says
-    so. Raises WeightsError where they have none of its heads.
+    so. A weight that is learned goes on from theirs where they have one. Raises WeightsError where they have none of
+    its heads.
     """
     config = model.config
     if config is None:
@@ -94,7 +95,7 @@ def load_initial(model: DenseModel) -> None:
 
 def _for_heads(state: dict[str, Tensor], model: DenseModel, source: str) -> dict[str, Tensor]:
     """The state without heads that the model lacks, and with the model's own values for heads that the state lacks."""
-    parts = ("heads", "necks", "log_variances")
+    parts = ("heads", "necks")
     there = {key.split(".")[1] for key in state if key.split(".")[0] == "heads"}
     added, dropped = [name for name in model.heads if name not in there], sorted(there - set(model.heads))
     if not there or len(added) == len(model.heads):
@@ -107,5 +108,9 @@ def _for_heads(state: dict[str, Tensor], model: DenseModel, source: str) -> dict
     def of(names: Sequence[str], key: str) -> bool:
         return key.split(".")[0] in parts and key.split(".")[1] in names
 
-    kept = {key: value for key, value in state.items() if not of(dropped, key)}
-    return kept | {key: value for key, value in model.state_dict().items() if of(added, key)}
+    def learned(key: str) -> bool:
+        return key.split(".")[0] == "log_variances"
+
+    own = model.state_dict()
+    kept = {key: value for key, value in state.items() if not of(dropped, key) and (key in own or not learned(key))}
+    return {key: value for key, value in own.items() if of(added, key) or learned(key)} | kept

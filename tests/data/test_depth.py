@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import OpenEXR
 import pytest
 import torch
 import yaml
@@ -41,7 +42,7 @@ def picture(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def depth(tmp_path: Path) -> Write:
-    """Writes a depth file: PNG, NPY, NPZ or PFM, by its suffix."""
+    """Writes a depth file: PNG, NPY, NPZ, EXR or PFM, by its suffix."""
 
     def depth(path: str, values: Any = MILLIMETRES) -> None:
         file = tmp_path / path
@@ -51,6 +52,9 @@ def depth(tmp_path: Path) -> Write:
             np.save(file, values)
         elif file.suffix == ".npz":
             np.savez(file, depth=values)
+        elif file.suffix == ".exr":
+            header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+            OpenEXR.File(header, {"Z": np.ascontiguousarray(values)}).write(str(file))
         elif file.suffix == ".pfm":
             head = f"Pf\n{values.shape[1]} {values.shape[0]}\n-1\n"
             file.write_bytes(head.encode() + values[::-1].astype("<f4").tobytes())
@@ -97,7 +101,7 @@ def test_samples_and_sizes(tmp_path: Path, picture: Write, depth: Write) -> None
     assert metres(pickle.loads(pickle.dumps(dataset))) == METRES
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pfm", ".tif"])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pfm", ".tif", ".exr"])
 def test_floating_point_files_are_metres_without_scale(suffix: str, tmp_path: Path, pair: Write) -> None:
     pair(np.array([[1.5, 0, -1], [np.nan, np.inf, 2]], np.float32), suffix)
     assert metres(Depth("train", root=str(tmp_path))) == [[1.5, 0, 0], [0, 0, 2]]
@@ -209,8 +213,49 @@ def test_millimetres_taken_for_metres(tmp_path: Path, pair: Write) -> None:
     with pytest.raises(DataError) as error:
         Depth("train", root=str(tmp_path), max_depth=10)
     message = str(error.value)
-    assert "the depth of 'train' has a median of 2000 m (500 to 65535 m in 1 files); expected 0.05 to 250 m" in message
+    file = tmp_path / "labels/train/a.npy"
+    assert (
+        f"the depth of 'train' has a median of 2000 m (500 to 65535 m in 1 files, such as {file} with a median of "
+        "2000 m); expected 0.05 to 250 m" in message
+    )
     assert "It looks like millimetres: set data.scale=0.001 (median 2 m)." in message
+
+
+@pytest.mark.parametrize("scale", [1 / 256, 1.0])
+def test_sparse_lidar_is_judged_by_the_pixels_that_were_hit(
+    scale: float, tmp_path: Path, pair: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At 2 % of the pixels, 5 to 60 m in KITTI's 1/256 m; the rest is 0, which would pull a median of all to 0."""
+    rng = np.random.default_rng(0)
+    stored = np.zeros((50, 100), np.uint16)
+    hit = rng.permutation(5000)[:101]
+    stored.flat[hit] = np.linspace(5 * 256, 60 * 256, 101).round()
+    pair(stored)
+    where: dict[str, Any] = {"root": str(tmp_path), "range": (4.0, 60.0), "max_depth": 80}
+    if scale != 1:
+        assert (Depth("train", scale=scale, **where)[0]["targets"]["depth"] > 0).sum() == 101
+        assert capsys.readouterr().err.startswith("depth, train: 5 to 60 m, median 32.5 m, 2.0% of pixels known")
+        return
+    with pytest.raises(DataError) as error:
+        Depth("train", scale=scale, **where)
+    assert "a median of 8320 m (1280 to 15360 m in 1 files, such as " in str(error.value)
+    assert "expected 4 to 60 m. " in str(error.value)
+    assert "1/256 m, as in KITTI (data.scale=0.00390625: 32.5 m)" in str(error.value)
+
+
+def test_a_file_in_another_unit_than_the_rest_is_named(
+    tmp_path: Path, picture: Write, depth: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, unit in (("a", 1), ("b", 1), ("c", 1000), ("d", 1)):
+        picture(f"images/train/{name}.jpg", (2, 1))
+        depth(f"labels/train/{name}.npy", unit * np.array([[0.0, 2.0]], np.float32))
+    Depth("train", root=str(tmp_path))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("depth, train: 2 to 2000 m, median 2 m")
+    assert second == (
+        "depth, train: the median of 1 of these files is not in data.range, 0.05 to 250 m; the farthest is 2000 m, in "
+        f"{tmp_path / 'labels/train/c.npy'}. Are all files in one unit?"
+    )
 
 
 def test_whole_numbers_need_a_scale(tmp_path: Path, pair: Write) -> None:

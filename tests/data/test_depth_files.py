@@ -1,7 +1,7 @@
 """Depth files, written here byte by byte or by other libraries, read back number for number."""
 
-import importlib.util
 import io
+import os
 import struct
 import sys
 import types
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import OpenEXR
 import pytest
 from PIL import Image
 
@@ -193,52 +194,75 @@ def test_without_the_package_an_exr_says_what_to_install(tmp_path: Path, monkeyp
         read_depth(tmp_path / "a.exr")
 
 
+HALF = DEPTH.astype(np.float16)
 EXR = [
     ({"Y": DEPTH}, None),
+    ({"Z": HALF}, None),
     ({"R": DEPTH * 0, "G": DEPTH * 0, "B": DEPTH * 0, "Z": DEPTH}, None),
-    ({"ViewLayer.Depth.Z": DEPTH, "ViewLayer.Combined.R": DEPTH * 0}, None),
-    ({"R": DEPTH, "G": DEPTH, "B": DEPTH}, None),
+    ({"ViewLayer.Depth.Z": DEPTH, "ViewLayer.Combined.R": HALF * 0}, None),
+    ({"R": HALF, "G": HALF, "B": HALF}, None),
+    ({"R": DEPTH, "G": DEPTH * 0, "B": DEPTH * 0}, "R"),
     ({"V": DEPTH, "W": DEPTH * 0}, "V"),
+    ({"depth": DEPTH, "Y": DEPTH * 0}, None),
+    ({"Y": HALF, "Z": HALF * 0}, "Y"),
+    ({"Y": WHOLE.astype(np.uint32)}, None),
 ]
 
 
 @pytest.mark.parametrize(("channels", "key"), EXR)
-@pytest.mark.parametrize("package", ["real", "stand-in"])
-def test_the_channel_of_an_exr(
-    channels: dict[str, np.ndarray], key: str | None, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("compression", ["NO_COMPRESSION", "ZIP_COMPRESSION", "PIZ_COMPRESSION"])
+def test_an_exr_of_the_packages_own_is_read_number_for_number(
+    channels: dict[str, np.ndarray], key: str | None, compression: str, tmp_path: Path
 ) -> None:
-    if package == "real" and importlib.util.find_spec("OpenEXR") is None:
-        pytest.skip("needs the package OpenEXR: pip install 'densevit[exr]'")
-    if package == "stand-in":
-        monkeypatch.setitem(sys.modules, "OpenEXR", stand_in(channels))
-    (tmp_path / "a.exr").write_bytes(exr(channels))
-    assert read_depth(tmp_path / "a.exr", key).tolist() == DEPTH.tolist()
+    path = tmp_path / "a.exr"
+    write_exr(path, channels, compression)
+    expected = channels[key] if key else next(one for one in channels.values() if one.any())
+    values = read_depth(path, key)
+    assert values.dtype == (np.float32 if expected.dtype.kind == "f" else np.uint32)
+    np.testing.assert_array_equal(values, expected)
+    assert depth_size_of(path, key) == (3, 4)
 
 
-def test_an_exr_in_which_nothing_is_called_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    channels = {"R": DEPTH, "G": DEPTH * 2, "B": DEPTH}
-    monkeypatch.setitem(sys.modules, "OpenEXR", stand_in(channels))
+@pytest.mark.parametrize(("channels", "key"), [(channels, key) for channels, key in EXR if "Y" not in channels])
+def test_an_exr_written_byte_by_byte(channels: dict[str, np.ndarray], key: str | None, tmp_path: Path) -> None:
     (tmp_path / "a.exr").write_bytes(exr(channels))
-    with pytest.raises(DataError, match=r"which of them is the depth\? It holds B, G, R\. Name the channel"):
+    expected = channels[key] if key else next(one for one in channels.values() if one.any())
+    assert read_depth(tmp_path / "a.exr", key).tolist() == expected.tolist()
+
+
+def test_unknown_depth_of_an_exr_comes_as_it_is(tmp_path: Path) -> None:
+    """Renderers write infinity, or 65504 and 1e10, where a ray meets nothing; Blender writes 1e10."""
+    values = np.array([[np.inf, 1e10, 2]], np.float32)
+    write_exr(tmp_path / "a.exr", {"Z": values})
+    assert read_depth(tmp_path / "a.exr").tolist() == values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("channels", "key", "message"),
+    [
+        ({"R": DEPTH, "G": DEPTH * 2, "B": DEPTH}, None, r"which of them is the depth\? It holds B, G, R\. Name the"),
+        ({"R": HALF, "G": HALF, "B": HALF}, "Z", r"there is no channel 'Z'\. It holds B, G, R\. Name the channel"),
+        ({"Y": DEPTH}, "Z", r"there is no channel 'Z'\. It holds Y\. Name the channel with data\.key"),
+        ({"left.Z": DEPTH, "right.Z": DEPTH}, None, r"which of them is the depth\? It holds left\.Z, right\.Z"),
+    ],
+)
+def test_a_channel_that_is_missing_names_those_there(
+    channels: dict[str, np.ndarray], key: str | None, message: str, tmp_path: Path
+) -> None:
+    write_exr(tmp_path / "a.exr", channels)
+    with pytest.raises(DataError, match=rf"a\.exr: {message}"):
+        read_depth(tmp_path / "a.exr", key)
+
+
+def test_an_exr_that_is_cut_short(tmp_path: Path) -> None:
+    write_exr(tmp_path / "a.exr", {"Z": np.tile(DEPTH, (50, 50))})
+    whole = (tmp_path / "a.exr").read_bytes()
+    (tmp_path / "a.exr").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"a\.exr cannot be read: .*damaged or cut short"):
         read_depth(tmp_path / "a.exr")
 
 
-def stand_in(channels: dict[str, np.ndarray]) -> types.ModuleType:
-    """What of OpenEXR 3.3's interface is used, for where the package is not installed."""
-
-    class File:
-        def __init__(self, filename: str, separate_channels: bool = False) -> None:
-            assert Path(filename).is_file() and separate_channels
-
-        def __enter__(self) -> "File":
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            pass
-
-        def channels(self) -> dict[str, types.SimpleNamespace]:
-            return {name: types.SimpleNamespace(pixels=pixels) for name, pixels in channels.items()}
-
-    module = types.ModuleType("OpenEXR")
-    module.File = File  # type: ignore[attr-defined]
-    return module
+def write_exr(path: Path, channels: dict[str, np.ndarray], compression: str = "ZIP_COMPRESSION") -> None:
+    """Through the OpenEXR package, which the extras exr and test bring."""
+    header = {"compression": getattr(OpenEXR, compression), "type": OpenEXR.scanlineimage}
+    OpenEXR.File(header, dict(channels)).write(os.fspath(path))

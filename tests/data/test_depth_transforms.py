@@ -10,6 +10,7 @@ from densevit.data.augmentation import Augmentation
 from densevit.data.recipes import Frame, build_recipe
 from densevit.data.transforms import Evaluation
 from densevit.interfaces import Sample
+from densevit_heads.dpt import DptDepth
 
 HEIGHT, WIDTH = 120, 200
 
@@ -118,6 +119,27 @@ def test_each_recipe_takes_values_at_pixels_centres(name: str, given: dict[str, 
         agreeing = max(np.isclose(found, one, rtol=1e-5).mean() for one in either)
         assert agreeing > 0.99, "OpenCV counts in 1/65536 pixels: a centre on a pixel's edge may fall to either side"
         assert np.isin((found * zoom).round(), whole).all()
+
+
+@pytest.mark.parametrize(("zoom", "wanted"), [(0.5, [0, 2, 16, 0]), (2.0, [0, 0.5, 4, 5])])
+def test_depth_that_a_zoom_takes_out_of_the_heads_range_is_not_learnt_as_another(
+    zoom: float, wanted: list[float]
+) -> None:
+    """Of 0, 1, 8 and 10 m: seen half as large, 10 m become 20, beyond a head of 0.4 to 18 m; and no 18 are learnt."""
+    depth = torch.tensor([0.0, 1, 8, 10]).repeat_interleave(16).repeat(64, 1)
+    sample: Sample = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "targets": {"image_id": 1, "depth": depth}}
+    side = round(64 * zoom)
+    taken = Augmentation(OneFrame(Frame((0, 0, 64, 64), (side, side))))(sample, np.random.default_rng(0))  # type: ignore[arg-type]
+    found = taken["targets"]["depth"]
+    assert set(found.unique().tolist()) == {0, 1 / zoom, 8 / zoom, 10 / zoom}
+    head = DptDepth((8,), (8,), width=8, output="sigmoid", min_depth=0.4, max_depth=18.0, silog=0.0, l1=1.0)
+    prediction = torch.full((1, 1, side, side), 3.0, requires_grad=True)
+    head.stride = 1
+    head.loss({"depth": prediction}, [taken["targets"]])["l1"].backward()
+    assert prediction.grad is not None
+    learnt = prediction.grad[0, 0] != 0
+    assert set(found[learnt].unique().tolist()) == {value for value in wanted if value}
+    assert not learnt[found == 0].any()
 
 
 def test_what_a_batch_pads_has_no_depth() -> None:

@@ -78,6 +78,20 @@ def test_pictures_of_several_sets_make_a_batch():
     assert batch["images"].shape == (2, 3, 64, 64) and np.array_equal(batch["padding_mask"][0, 32:].all(), True)
 
 
+class Drawn(Scenes):
+    """Scenes whose depth has no unit."""
+
+    metric = False
+
+
+def test_depth_is_metric_where_that_of_all_sets_is(monkeypatch):
+    monkeypatch.setitem(sys.modules, "drawn", SimpleNamespace(Drawn=Drawn))
+    relative = section(seed=1, name="drawn:Drawn")
+    assert Mix("train", {"a": section()}).metric
+    assert not Mix("train", {"a": section(), "b": relative}).metric
+    assert Mix("train", {"a": section(), "b": {**relative, "provides": ["semantic"]}}).metric  # none of its depth
+
+
 class Cats(Scenes):
     """Scenes with a class of another name."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from densevit import registry
+from densevit import interfaces, registry
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation.depth import DepthErrors
 from densevit.evaluation.depth_alignment import least_squares
@@ -32,6 +32,19 @@ def evaluated(images: list[Image], batch: int = 2, **options: Any) -> DepthError
 
 def measured(images: list[Image], **options: Any) -> dict[str, float]:
     return evaluated(images, **options).compute()
+
+
+def aligned(images: list[Image], align: Any, **options: Any) -> dict[str, float]:
+    """The metrics after alignment under their plain names, once it is known that theirs say which one it was."""
+    mark = {
+        "none": "",
+        "median": "_aligned_median",
+        "scale_shift": "_aligned_depth",
+        "scale_shift_disparity": "_aligned_disparity",
+    }[align]
+    metrics = measured(images, align=align, **options)
+    assert all(name.endswith(mark) for name in metrics)
+    return {name.removesuffix(mark): value for name, value in metrics.items()}
 
 
 def random_images(count: int = 7, seed: int = 0) -> list[Image]:
@@ -121,11 +134,19 @@ def test_random_maps_against_the_formulas_written_out():
 
 
 def test_less_is_better_for_all_but_deltas():
-    metrics = measured(random_images(2), per_pixel=True, deltas=(1.1,))
-    assert {name for name in metrics if name not in DepthErrors.lower_is_better} == {
-        name for name in metrics if name.startswith("delta")
-    }
-    assert DepthErrors.main in DepthErrors.lower_is_better and DepthErrors.main in metrics
+    for align in ("none", "median", "scale_shift", "scale_shift_disparity"):
+        evaluator = evaluated(random_images(2), per_pixel=True, deltas=(1.1,), align=align)
+        metrics = evaluator.compute()
+        assert {name for name in metrics if name not in evaluator.lower_is_better} == {
+            name for name in metrics if name.startswith("delta")
+        }
+        assert evaluator.main in evaluator.lower_is_better and evaluator.main in metrics
+
+
+def test_names_say_the_alignment_and_whether_pixels_are_averaged():
+    names = measured(random_images(2), per_pixel=True, deltas=(1.1,), align="scale_shift_disparity")
+    assert {"AbsRel_aligned_disparity", "AbsRel_aligned_disparity_pixel", "delta_1.1_aligned_disparity"} < names.keys()
+    assert len(names) == 20 and all("_aligned_disparity" in name for name in names)
 
 
 # ---- which pixels count ----
@@ -224,11 +245,11 @@ def test_alignment_against_its_formula_written_out(align: Any, key: str):
     elif align == "scale_shift_disparity":
         disparity = p if key == "inverse_depth" else 1 / p
         scale, shift = np.linalg.lstsq(np.stack([disparity, np.ones_like(p)], 1), 1 / g, rcond=None)[0]
-        aligned = scale * disparity + shift
-        depth = np.where(aligned < 1 / 10, 10, 1 / aligned)
+        moved = scale * disparity + shift
+        depth = np.where(moved < 1 / 10, 10, 1 / moved)
     else:
         depth = p
-    metrics = measured([image(1, truth, prediction, key)], max_depth=10, align=align)
+    metrics = aligned([image(1, truth, prediction, key)], align, max_depth=10)
     assert metrics == pytest.approx(written_out(np.clip(depth, 1e-3, 10), g), rel=1e-9)
 
 
@@ -244,25 +265,72 @@ def test_alignment_against_its_formula_written_out(align: Any, key: str):
 )
 def test_alignment_undoes_what_it_is_free_in(align: Any, key: str, seen: Any):
     truth = np.random.default_rng(2).uniform(1, 10, (20, 30)).astype(np.float32)
-    metrics = measured([image(1, truth, seen(truth), key)], align=align, max_depth=80)
+    metrics = aligned([image(1, truth, seen(truth), key)], align, max_depth=80)
     assert metrics["AbsRel"] < 1e-5 and metrics["delta1"] == 1
 
 
 def test_aligned_disparity_worked_by_hand():
     """Least squares of disparities 1, 1/2 and 1/4 on 0, 0 and -6: 3/4 at 0, the mean of two, and 1/4 at -6."""
-    metrics = measured(
-        [image(1, [[1.0, 2.0, 4.0]], [[0.0, 0.0, -6.0]], "inverse_depth")], align="scale_shift_disparity", max_depth=5
-    )
+    images = [image(1, [[1.0, 2.0, 4.0]], [[0.0, 0.0, -6.0]], "inverse_depth")]
+    metrics = aligned(images, "scale_shift_disparity", max_depth=5)
     assert metrics["AbsRel"] == pytest.approx((1 / 3 + (2 - 4 / 3) / 2 + 0) / 3, rel=1e-12)
 
 
 def test_an_aligned_disparity_below_that_of_the_limit_is_at_the_limit():
     """On -1, -1, 1, 1 and 0, with disparities 1/9, 1/9, 1, 1 and 1/9: the line is 7/15 + 4/9 x, at -1 just 1/45."""
     truth, inverse = [[9.0, 9, 1, 1, 9]], [[-1.0, -1, 1, 1, 0]]
-    metrics = measured([image(1, truth, inverse, "inverse_depth")], align="scale_shift_disparity", max_depth=10)
+    metrics = aligned([image(1, truth, inverse, "inverse_depth")], "scale_shift_disparity", max_depth=10)
     seen = [10, 10, 1 / (7 / 15 + 4 / 9), 1 / (7 / 15 + 4 / 9), 15 / 7]
     expected = sum(abs(p - g) / g for p, g in zip(seen, truth[0], strict=True)) / 5
     assert metrics["AbsRel"] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("align", ["median", "scale_shift_disparity"])
+def test_without_max_depth_what_is_relative_ends_at_the_farthest_truth(align: Any):
+    """Inverse depth 0 would be infinitely far; and only pixels that count are looked at."""
+    images = [image(1, [[1.0, 2.0, 8.0, 0.0]], [[1.0, 0.5, 0.0, 7.0]], "inverse_depth")]
+    assert aligned(images, align) == pytest.approx(aligned(images, align, max_depth=8.0 + 1e-6), abs=1e-5)
+    if align == "median":
+        assert aligned(images, align)["AbsRel"] == 0
+
+
+# ---- the head and the data that it meets ----
+
+
+def meets(quantity: str | None, metric: bool = True, **options: Any) -> DepthErrors:
+    head = type("Head", (interfaces.Head,), {"quantity": quantity})((8,), (4,), ())
+    data = type("Data", (interfaces.Dataset,), {"metric": metric})()
+    evaluator = DepthErrors((), **options)
+    evaluator.prepare(head, data)
+    return evaluator
+
+
+@pytest.mark.parametrize("metric", [True, False])
+def test_relative_depth_is_aligned_in_disparity_where_nothing_is_said(metric: bool):
+    evaluator = meets("inverse_depth", metric)
+    assert evaluator.main == "AbsRel_aligned_disparity" and evaluator.main in evaluator.compute()
+    evaluator.update(*zip(image(1, [[1.0, 2, 4]], [[7.0, 4, 2.5]], "inverse_depth"), strict=True))
+    assert evaluator.compute()["AbsRel_aligned_disparity"] == pytest.approx(0, abs=1e-12)
+    assert meets("inverse_depth", metric, align="median").main == "AbsRel_aligned_median"
+
+
+@pytest.mark.parametrize("align", ["none", "scale_shift"])
+def test_relative_depth_is_not_compared_with_metres(align: Any):
+    with pytest.raises(
+        ConfigError, match=rf"^align is {align}, but Head predicts inverse depth .*scale_shift_disparity or median"
+    ):
+        meets("inverse_depth", align=align)
+
+
+def test_metres_are_not_compared_with_depth_of_no_unit():
+    with pytest.raises(ConfigError, match=r"^align is none, but the depth of the data has no unit .*Choose median"):
+        meets("depth", metric=False)
+    for align in ("median", "scale_shift", "scale_shift_disparity"):
+        assert meets("depth", metric=False, align=align).align == align
+
+
+def test_a_head_that_says_nothing_is_measured_as_it_was():
+    assert meets(None).main == meets(None, metric=False).main == meets("depth").main == "AbsRel"
 
 
 # ---- exact in any order ----
@@ -324,7 +392,6 @@ def test_predictions_of_any_precision(dtype: torch.dtype):
         ({"depth": torch.ones(1, 2, 2)}, {}, "1 x 2 x 2 and 2 x 2"),
         ({"depth": torch.tensor([[1, math.nan], [math.nan, 1]])}, {}, "not finite in 1 of the 3 pixels"),
         ({"depth": torch.tensor([[1, 1], [1, math.inf]])}, {"max_depth": 80}, "not finite in 1 of the 3 pixels"),
-        ({"inverse_depth": torch.tensor([[1, 1], [1, 0]])}, {"align": "median"}, "infinitely far.*max_depth"),
     ],
 )
 def test_a_prediction_that_cannot_be_measured_is_an_error(prediction: dict, options: dict, message: str):
@@ -338,7 +405,6 @@ def test_a_prediction_that_cannot_be_measured_is_an_error(prediction: dict, opti
     [
         ({"min_depth": 0.0}, "min_depth is 0.0"),
         ({"max_depth": 1e-4}, "max_depth is 0.0001.*min_depth"),
-        ({"align": "scale_shift_disparity"}, "needs max_depth"),
         ({"deltas": (0.9,)}, r"deltas is \[0.9\]"),
     ],
 )
@@ -353,6 +419,6 @@ def test_a_config_sets_the_options():
     made = registry.create("evaluators", plugin, (), options=options, where="heads.depth.evaluation")
     made.update(*zip(image(1, [[1.0, 3.0]], [[2.0, 6.0]]), strict=True))
     metrics = made.compute()
-    assert metrics["AbsRel"] == 0 and metrics["delta_1.1_pixel"] == 1
+    assert metrics["AbsRel_aligned_median"] == 0 and metrics["delta_1.1_aligned_median_pixel"] == 1
     with pytest.raises(ValueError, match=r"heads\.depth\.evaluation\.crop should be .*eigen_kitti.*not 'nyu'"):
         registry.create("evaluators", plugin, (), options={"crop": "nyu"}, where="heads.depth.evaluation")

@@ -162,6 +162,18 @@ def test_too_little_to_align_is_exactly_nothing(loss, case):
 
 
 @pytest.mark.parametrize("loss", RELATIVE, ids=NAMES[3:])
+def test_an_image_that_cannot_be_aligned_changes_nothing_of_the_others(loss):
+    prediction, truth = batch()
+    alone = loss(prediction[:2], truth[:2])
+    truth[2] = 0
+    truth[2, 3, 4] = 2.0
+    both = loss(prediction, truth)
+    assert both.item() == pytest.approx(alone.item(), rel=1e-6)
+    (gradient,) = torch.autograd.grad(both, prediction)
+    assert not gradient[2].any() and gradient[0].any()
+
+
+@pytest.mark.parametrize("loss", RELATIVE, ids=NAMES[3:])
 def test_scale_and_shift_of_the_prediction_never_matter(loss):
     prediction, truth = batch()
     assert loss(37 * prediction + 5, truth).item() == pytest.approx(loss(prediction, truth).item(), rel=1e-3)

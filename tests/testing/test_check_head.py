@@ -536,6 +536,35 @@ def test_a_sound_head_passes(sound):
     assert failures(sound) == {}
 
 
+class SaysMetres(Depth):
+    """Gives inverse depth, and calls it metres."""
+
+    quantity = "depth"
+
+    def predict(self, outputs, targets):
+        return [{"inverse_depth": found["depth"]} for found in super().predict(outputs, targets)]
+
+
+class SaysNothing(SaysMetres):
+    """Relative depth, of which evaluation has to know before it begins."""
+
+    quantity = None
+
+
+class Relative(SaysMetres):
+    """The same, and says so."""
+
+    quantity = "inverse_depth"
+
+
+def test_a_depth_head_says_what_it_predicts():
+    assert failures(Relative) == {}
+    for wrong in (SaysMetres, SaysNothing):
+        found = failures(wrong)
+        assert found.keys() == {"predictions"}
+        assert f"a quantity of {wrong.quantity!r}" in found["predictions"]
+
+
 def test_maps_of_another_size_than_the_pictures_are_caught():
     assert failures(WrongMaps).keys() == {"predictions", "original_pixels"}
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
+from densevit.training.best_epoch import BestEpoch
 from densevit.training.logger import MetricsCsv
 from densevit.training.run import resume, train
 from densevit.training.run_folder import RunFolder
@@ -78,8 +79,8 @@ def test_a_segmentation_run_keeps_the_confusion_matrix_of_its_best_epoch(
     """The counts give the very mIoU that metrics.json says, also where a later epoch is worse."""
     path = tmp_path / "seg.yaml"
     path.write_text(SEGMENTATION)
-    scores = iter([0.5, 0.7, 0.6])
-    monkeypatch.setattr(RunFolder, "_score", lambda self, metrics: next(scores))
+    beats = iter([True, False])  # the second epoch, and the third
+    monkeypatch.setattr(BestEpoch, "beats", lambda self, new, best: next(beats))
     run = train(configs.load(path), tmp_path / "run")
     metrics = json.loads((run / "metrics.json").read_text())
     names, counts = read_confusion(run / "confusion-surfaces.csv")

@@ -97,6 +97,27 @@ def test_a_run_without_a_confusion_matrix_does_not_speak_of_one(run: Path):
     assert "onfusion" not in "".join(Page(write_report(run)).texts)
 
 
+def test_the_metrics_of_several_heads_are_one_table(run: Path):
+    metrics = {"boxes/AP": 0.5, "boxes/AP/cat": 0.25, "depth/AbsRel": 0.125, "depth/RMSE": 2.0}
+    metrics_file.write(metrics, run / "metrics.json")
+    path = write_report(run)
+    texts = Page(path).texts
+    start = texts.index("Metrics") + 1
+    expected = ["boxes", "AP", "0.5000", "depth", "AbsRel", "RMSE", "0.1250", "2.0000", "boxes", "class", "AP", "cat"]
+    assert texts[start : start + len(expected)] == expected
+    assert path.read_text().count("<table") == 2  # the other is that of classes
+
+
+def test_of_many_pictures_some_of_each_head_are_shown(run: Path):
+    for head in "wxyz":
+        for n in range(8):
+            Image.new("RGB", (8, 8)).save(run / "predictions" / f"{head}-{n}.jpg")
+    texts = Page(write_report(run)).texts
+    captions = texts[texts.index("Pictures") + 1 : texts.index("Curves")]
+    assert captions[0] == "24 of 35 pictures." and len(captions) == 25
+    assert all(sum(caption.startswith(f"{head}-") for caption in captions) >= 5 for head in "wxyz")
+
+
 def test_the_page_needs_nothing_but_itself(run: Path):
     page = Page(write_report(run))
     assert len(page.links) == 3 and all(link.startswith("data:image/jpeg;base64,") for link in page.links)

@@ -11,11 +11,9 @@ def shown(metrics: dict[str, float], width: int = 80) -> list[list[str]]:
     return [line.split() for line in console.export_text().splitlines() if line.strip()]
 
 
-def test_one_table_a_head_and_one_for_its_classes():
-    metrics = {
-        f"detection/{name}": n / 100 for n, name in enumerate(["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1"])
-    }
-    metrics |= {"detection/APs": math.nan, "depth/AbsRel": 0.12345}
+def test_a_head_s_metrics_and_those_of_its_classes():
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1"]
+    metrics = {f"detection/{name}": n / 100 for n, name in enumerate(names)} | {"detection/APs": math.nan}
     metrics |= {f"detection/AP/{name}": 0.5 for name in ("cat", "[red]dog[/]", "fox", "traffic light")}
     assert shown(metrics) == [
         ["detection"],
@@ -24,9 +22,41 @@ def test_one_table_a_head_and_one_for_its_classes():
         ["detection:", "AP", "of", "each", "class"],
         ["cat", "0.5000", "[red]dog[/]", "0.5000", "fox", "0.5000"],
         ["traffic", "light", "0.5000"],
-        ["depth"],
-        ["AbsRel", "0.1235"],
     ]
+
+
+def test_the_metrics_of_several_heads_are_one_table():
+    metrics = {f"boxes/{name}": n / 100 for n, name in enumerate(["AP", "AP50", "AP75", "APs", "APm"])}
+    metrics |= {"maps/mIoU": 0.5, "maps/IoU/sky": 0.5, "maps/IoU/road": 0.25}
+    metrics |= {"depth/AbsRel": 0.12345, "depth/RMSE": math.nan}
+    assert shown(metrics) == [
+        ["boxes", "AP", "0.0000", "AP50", "0.0100", "AP75", "0.0200", "APs", "0.0300"],
+        ["APm", "0.0400"],
+        ["maps", "mIoU", "0.5000"],
+        ["depth", "AbsRel", "0.1235", "RMSE", "–"],
+        ["maps:", "IoU", "of", "each", "class"],
+        ["sky", "0.5000", "road", "0.2500"],
+    ]
+
+
+def test_all_metrics_of_three_tasks_fit_a_terminal_of_eighty_columns():
+    names = {
+        "detection": ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"],
+        "segmentation": ["mIoU", "mAcc", "aAcc", "fwIoU"],
+        "depth": ["AbsRel", "SqRel", "RMSE", "RMSElog", "log10", "SILog", "delta1", "delta2", "delta3"],
+    }
+    lines = shown({f"{head}/{name}": 0.5 for head, own in names.items() for name in own})
+    words = [word for line in lines for word in line if word != "0.5000"]
+    assert words == [word for head, own in names.items() for word in (head, *own)] and len(lines) == 3 + 1 + 3
+
+
+def test_no_name_is_broken_on_eighty_columns():
+    plain = ["AbsRel", "SqRel", "RMSE", "RMSElog", "log10", "SILog", "delta1", "delta2", "delta3"]
+    aligned = [f"{name}_aligned_disparity" for name in plain]
+    for heads in ({"depth": plain}, {"depth": aligned}, {"depth": aligned, "detection": ["AP", "AP50"]}):
+        lines = shown({f"{head}/{name}": 0.5 for head, own in heads.items() for name in own})
+        words = [word for line in lines for word in line if word != "0.5000"]
+        assert words == [word for head, own in heads.items() for word in (head, *own)]
 
 
 def test_several_metrics_of_the_same_classes_stand_side_by_side():

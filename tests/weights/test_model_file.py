@@ -216,6 +216,25 @@ def test_a_head_that_the_weights_lack_is_added_and_one_that_the_model_lacks_is_d
     ]
 
 
+def test_learned_weights_go_on_where_there_are_some_and_else_begin_at_nothing(tmp_path):
+    def weighted(**weights):
+        sections = {"detection": {"name": f"{__name__}:Scores"}, "maps": {"name": f"{__name__}:Maps"}}
+        return {name: {**section, "weight": weights.get(name, 1.0)} for name, section in sections.items()}
+
+    source = model_of(heads=weighted(detection="learned"))
+    nn.init.constant_(source.log_variances["detection"], 0.25)
+    save(source, tmp_path / "model.safetensors")
+    for learned, expected in (
+        (["detection", "maps"], {"detection": 0.25, "maps": 0.0}),
+        (["maps"], {"maps": 0.0}),
+        ([], {}),
+    ):
+        model = model_of(heads=weighted(**dict.fromkeys(learned, "learned")), weights=str(tmp_path))
+        load_initial(model)
+        assert {name: s.item() for name, s in model.log_variances.items()} == expected
+        assert equal(model.heads["detection"].state_dict(), source.heads["detection"].state_dict())
+
+
 def test_weights_without_any_of_the_model_s_heads_are_refused(saved):
     model = model_of(heads={"more": {"name": f"{__name__}:Scores"}}, weights=str(saved[1]))
     with pytest.raises(WeightsError, match="tensors are missing"):

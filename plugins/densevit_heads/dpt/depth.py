@@ -46,6 +46,7 @@ class DptDepth(Head):
 
     task = "depth"
     needs = ("depth",)
+    quantity: str
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class DptDepth(Head):
         if bins < 2:
             raise ValueError(f"bins is {bins}; it is at least 2.")
         self.output, self.min_depth, self.max_depth = output, min_depth, max_depth
+        self.quantity = "inverse_depth" if output == "relative" else "depth"
         weights = {"ssi": ssi, "trimmed": trimmed, "gradient": gradient, "silog": silog, "l1": l1, "berhu": berhu}
         self.weights = _weights(weights, output)
 
@@ -101,11 +103,6 @@ class DptDepth(Head):
             elif self.log_depths is not None:
                 guess = math.log(_FIRST_GUESS * self.max_depth)
                 self.conv3.bias.copy_(-((self.log_depths - guess) ** 2) / 2)
-
-    @property
-    def quantity(self) -> str:
-        """The word for what comes out, in outputs and predictions: "depth" in metres, or "inverse_depth"."""
-        return "inverse_depth" if self.output == "relative" else "depth"
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`depth` or `inverse_depth`, (B, 1, h, w) in fp32, a cell a pixel where strides are powers of two."""

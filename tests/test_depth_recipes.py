@@ -1,0 +1,165 @@
+"""Recipes of published depth trainings: each builds its real model and takes a step on made-up files of its layout."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit import config as configs
+from densevit.data.build import build_data
+from densevit.model import build_model
+from densevit.training.optim import build_optimizer, learning_rate, schedule
+from densevit.training.run import train
+
+RECIPES = [Path("configs/nyu/dpt_hybrid.yaml"), Path("configs/kitti/dpt_hybrid.yaml")]
+
+
+def name(path: Path) -> str:
+    return path.parent.name
+
+
+def make(data: str, root: Path, sizes: list[tuple[int, int]]) -> Path:
+    """A picture for each of `sizes` (h, w) a split, in the layout of BTS's lists, with a focal length in each line.
+
+    NYU's PNGs hold millimetres, with a frame that is unknown; KITTI's 1/256 m, in a 20th of the lower two thirds.
+    """
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        lines = []
+        for i, (height, width) in enumerate(sizes):
+            metres = (3 + 40 * (data == "kitti")) * (1.2 - np.linspace(0, 1, height))[:, None].repeat(width, 1)
+            if data == "nyu":
+                scene = f"{'/' if split == 'train' else ''}kitchen_0028b"  # the train list's paths begin with a slash
+                picture, depth = f"{scene}/rgb_0004{i}.jpg", f"{scene}/sync_depth_0004{i}.png"
+                folder = root / {"train": "sync", "test": "official_splits/test"}[split]
+                files = folder / picture.lstrip("/"), folder / depth.lstrip("/")
+                metres[:8] = metres[:, :8] = 0
+                stored, focal = 1000 * metres, 518.8579
+            else:
+                drive, frame = "2011_09_26_drive_0057_sync", f"{int(split == 'test')}{i:09d}.png"
+                picture = f"2011_09_26/{drive}/image_02/data/{frame}"
+                depth = f"{drive}/proj_depth/groundtruth/image_02/{frame}"
+                official = {"train": "train", "test": "val"}[split]
+                files = root / picture, root / "data_depth_annotated" / official / depth
+                metres[(rng.random(metres.shape) > 0.05) | (np.arange(height)[:, None] < height // 3)] = 0
+                stored, focal = 256 * metres, 721.5377
+            pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            for file, array in zip(files, (pixels, stored.astype(np.uint16)), strict=True):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(file)
+            lines.append(f"{picture} {depth} {focal}")
+        if data == "kitti" and split == "test":
+            lines.append(lines[0].replace("0000000", "0000099").split()[0] + " None 721.5377")
+        prefix = {"nyu": "nyudepthv2", "kitti": "eigen"}[data]
+        (root / f"{prefix}_{split}_files_with_gt.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_recipe_builds_its_real_model(path: Path, tmp_path: Path) -> None:
+    """Three stages of a ResNet-50 and twelve blocks of a ViT-B with two readouts; the decoder; all counted by hand.
+
+    The paper has 123 M; its code's unused parts, a residual unit and ViT's last norm and classifier, are not built.
+    """
+    config = configs.load(path, ["data.num_workers=0", f"data.root={make(name(path), tmp_path, [(480, 640)])}"])
+    configs.check_plugins(config)
+    data = build_data(config)
+    with torch.device("meta"):
+        model = build_model(config, data.classes)
+
+    def bottleneck(before: int, width: int) -> int:
+        return before * width + 9 * width**2 + 4 * width**2 + 2 * (2 * width + 4 * width)  # group norms
+
+    stages = 0
+    for before, width, blocks in ((64, 64, 3), (256, 128, 4), (512, 256, 9)):  # of ViT's R50: 3, 4 and 9
+        shortcut = before * 4 * width + 2 * 4 * width
+        stages += shortcut + bottleneck(before, width) + (blocks - 1) * bottleneck(4 * width, width)
+    resnet = 3 * 49 * 64 + 2 * 64 + stages
+    vit = 12 * (12 * 768**2 + 13 * 768) + (1024 * 768 + 768) + (24 * 24 + 1) * 768
+    readouts = 2 * (2 * 768 * 768 + 768)
+    assert sum(p.numel() for p in model.backbone.parameters()) == resnet + vit + readouts
+
+    unit, fusion = 2 * (9 * 256 * 256 + 256), 256 * 256 + 256
+    reassembled = 2 * (768 * 768 + 768) + (9 * 768 * 768 + 768)  # of the last two; the last is halved in size
+    projected = 9 * 256 * (256 + 512 + 768 + 768)
+    output = (9 * 256 * 128 + 128) + (9 * 128 * 32 + 32) + (32 + 1)
+    assert sum(p.numel() for p in model.heads.parameters()) == reassembled + projected + 7 * unit + 4 * fusion + output
+
+
+SMALLER = (
+    "backbone.variant=nano",
+    "heads.depth.width=32",
+    "data.num_workers=0",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32",
+)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_narrower_recipe_takes_a_step_at_its_crop(path: Path, tmp_path: Path) -> None:
+    root = make(name(path), tmp_path, {"nyu": [(480, 640)], "kitti": [(375, 1242)]}[name(path)])
+    config = configs.load(path, [*SMALLER, f"data.root={root}", "data.batch_size=1"])
+    configs.check_plugins(config)
+    data = build_data(config)
+    model = build_model(config, data.classes)
+    batch = next(iter(data.train_loader()))
+    assert batch["images"].shape == (1, 3, *{"nyu": (416, 544), "kitti": (352, 704)}[name(path)])
+    known = batch["targets"][0]["depth"]
+    known = known[known > 0]
+    low, high = {"nyu": (0.5, 3.7), "kitti": (8.0, 52.0)}[name(path)]
+    assert len(known) and low < known.min() and known.max() < high
+
+    optimizer = build_optimizer(model, config.optim, learning_rate(config.optim, 16))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(config.optim, 50))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    losses = model.loss(model(batch), batch["targets"])
+    assert set(losses) == {"nyu": {"depth/silog", "depth/gradient"}, "kitti": {"depth/silog"}}[name(path)]
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    optimizer.step()
+    scheduler.step()
+    for part, rate in (("backbone.blocks.0.mlp.expand.weight", 1e-5), ("heads.depth.conv1.weight", 1e-4)):
+        parameter = dict(model.named_parameters())[part]
+        moved = (parameter.detach() - before[part]).abs()  # Adam's first step is as long as the rate
+        torch.testing.assert_close(moved.max().item(), rate, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_recipe_is_the_published_one(path: Path) -> None:
+    """Ranftl et al. 2021, sections 4.1 and 4.2, and the authors' configs; crops, epochs and lists are of BTS."""
+    config = configs.load(path)
+    nyu = name(path) == "nyu"
+    head = config.heads["depth"]
+    assert config.backbone.options == {
+        "variant": "base",
+        "stem": "resnet",
+        "readout": "project",
+        "image_size": 384,
+        "feature_norm": False,
+        "drop_path": 0.0,
+    }
+    assert (head.options["max_depth"], head.options["gradient"]) == ((10.0, 0.5) if nyu else (80.0, 0.0))
+    measured = {"min_depth": 0.001, "max_depth": 10.0, "crop": "eigen"} if nyu else {"max_depth": 80.0, "crop": "garg"}
+    assert head.evaluation.options == {"min_depth": 0.001} | measured
+    optim = config.optim
+    assert (optim.name, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adam", 1e-4, 1e-5, 0.0)
+    data = config.data
+    assert (data.batch_size, config.trainer.devices, config.trainer.max_epochs) == (16, 1, 50)
+    assert (data.recipe, data.scales, data.short_side) == ("crop", (1.0, 1.0), None)
+    assert data.image_size == ((416, 544) if nyu else (352, 704))
+    assert data.options["preset"] == name(path) and config.inference.once
+
+
+def test_a_small_recipe_trains_validates_and_leaves_a_run_folder(tmp_path: Path) -> None:
+    """Where the truth is sparse and pictures have two sizes."""
+    root = make("kitti", tmp_path / "data", [(94, 311), (92, 306)])
+    smaller = ["data.image_size=[64, 96]", "data.batch_size=2", "trainer.max_steps=1", "backbone.stem=patch"]
+    run = train(
+        configs.load("configs/kitti/dpt_hybrid.yaml", [*SMALLER, *smaller, f"data.root={root}"]), tmp_path / "run"
+    )
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["depth/AbsRel"] > 0 and 0 <= metrics["depth/delta1"] <= 1
+    assert len(list((run / "predictions").rglob("*.jpg"))) == 2

@@ -1,0 +1,199 @@
+"""Batches in which each picture is labelled for another task, or none: gradients are those of each task by itself.
+
+Over two processes too, of which one lacks a task: under DistributedDataParallel as it comes, which waits for every
+parameter of every process.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from densevit.data.batching import collate
+from densevit.data.scenes import Scenes
+from densevit.interfaces import Batch
+from densevit.model import DenseModel, create_backbone, create_head
+from densevit.training.unused import freeze_unused
+
+KEYS = {"detection": ("boxes", "labels"), "segmentation": ("semantic",), "depth": ("depth",)}
+LABELLED = ["depth", "detection", "segmentation", "nothing", "detection", "depth", "depth"]  # each picture's one task
+SHARES = [
+    [1, 2, 3],
+    [0, 4, 5, 6],
+]  # pictures of each process: none of depth in the first, of segmentation in the second
+HEADS = {
+    "detection": {
+        "name": "detr", "num_queries": 8, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2,
+        "feedforward": 32, "dropout": 0.0, "memory_stride": 16, "classification": "mal", "anchors": True,
+        "position_bias": True, "two_stage": True, "dense_loss": 1.0,
+    },
+    "segmentation": {"name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "norm": "group", "dice": 1.0},
+    "depth": {"name": "dpt", "output": "bins", "max_depth": 60.0, "width": 8, "gradient": 0.5},
+}  # fmt: skip
+WEIGHTS = {
+    "fixed": {"detection": 0.5, "segmentation": 2.0, "depth": 1.0},
+    "learned": {name: "learned" for name in HEADS},
+    "both": {"detection": "learned", "segmentation": 2.0, "depth": "learned"},
+}
+
+
+def model_of(weights: str, denoising: int = 0) -> DenseModel:
+    torch.manual_seed(0)
+    backbone = create_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
+    classes = Scenes("train").classes
+    heads = {}
+    for name, section in HEADS.items():
+        options = {key: value for key, value in section.items() if key != "name"}
+        if name == "detection":
+            options["denoising"] = denoising
+        own = classes.get(name, ())
+        heads[name] = create_head(section["name"], backbone.channels, backbone.strides, own, **options)
+    model = DenseModel(backbone, heads, weights=WEIGHTS[weights])
+    for n, s in enumerate(model.log_variances.values()):
+        nn.init.constant_(s, 0.3 * (n + 1))
+    freeze_unused(model)
+    with torch.no_grad():
+        for p in model.parameters():  # nothing is 0, and so no gradient is for that reason
+            p.add_(0.02 * torch.randn_like(p))
+    return model.train()
+
+
+def batch_of(pictures: list[int], labelled: list[str]) -> Batch:
+    """Some scenes, each with the labels of its one task."""
+    scenes = Scenes("train", image_size=64, train_length=len(labelled), masks=False)
+    samples = []
+    for i in pictures:
+        sample = scenes[i]
+        keys = ("image_id", *KEYS.get(labelled[i], ()))
+        size = tuple(sample["image"].shape[1:])
+        targets = {key: sample["targets"][key] for key in keys} | {"size": size, "original_size": size}
+        samples.append({"image": sample["image"], "targets": targets})
+    return collate(samples, 32)
+
+
+def gradients_of(model: DenseModel, batch: Batch, head: str = "") -> dict[str, Tensor]:
+    """Of all losses, or of one head's; 0 where a parameter has no part in them."""
+    torch.manual_seed(1)  # the same denoising queries for the same objects
+    losses = model.loss(model(batch), batch["targets"])
+    chosen = [value for name, value in losses.items() if name.startswith(f"{head}/" if head else "")]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(torch.stack(chosen).sum(), list(trained.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(p) if gradient is None else gradient
+        for (name, p), gradient in zip(trained.items(), found, strict=True)
+    }
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        most = gradient.abs().max().item()
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-3 * most + 1e-6, msg=name)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_a_mixed_batch_gives_the_gradients_of_separate_backward_passes(weights: str) -> None:
+    """Each task's pictures alone, in a batch of their own, and its head's losses alone."""
+    model = model_of(weights, denoising=1)
+    mixed = gradients_of(model, batch_of(list(range(len(LABELLED))), LABELLED))
+    expected = {name: torch.zeros_like(value) for name, value in mixed.items()}
+    for head in HEADS:
+        own = [i for i, task in enumerate(LABELLED) if task == head]
+        alone = gradients_of(model, batch_of(own, LABELLED), head)
+        for part in ("backbone.", f"heads.{head}."):
+            assert sum(value.abs().sum() for name, value in alone.items() if name.startswith(part)) > 0
+        expected = {name: value + alone[name] for name, value in expected.items()}
+    assert_same(mixed, expected)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("absent", HEADS)
+def test_a_task_that_no_picture_is_labelled_for_moves_nothing(weights: str, absent: str) -> None:
+    model = model_of(weights)
+    labelled = ["nothing" if task == absent else task for task in LABELLED]
+    batch = batch_of(list(range(len(LABELLED))), labelled)
+    losses = model.loss(model(batch), batch["targets"])
+    assert all(value == 0 for name, value in losses.items() if name.startswith(f"{absent}/"))
+    gradients = gradients_of(model, batch)
+    own = [name for name in gradients if name.startswith((f"heads.{absent}.", f"log_variances.{absent}"))]
+    assert own and all(gradients[name].eq(0).all() for name in own)
+    assert any(value != 0 for value in losses.values())
+
+
+def test_a_learned_weight_stands_still_where_no_pixel_of_the_depth_is_known() -> None:
+    model = model_of("learned")
+    batch = batch_of([0, 5], LABELLED)
+    for target in batch["targets"]:
+        target["depth"] = torch.zeros_like(target["depth"])
+    gradients = gradients_of(model, batch)
+    assert all(value.eq(0).all() for value in gradients.values())
+
+
+# ---- two processes ----
+
+CASES = [(weights, "all tasks") for weights in WEIGHTS] + [("learned", "no depth at all")]
+
+
+class Losses(nn.Module):
+    """What DistributedDataParallel wraps: a batch in, the sum of the losses out."""
+
+    def __init__(self, model: DenseModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return torch.stack(list(self.model.loss(self.model(batch), batch["targets"]).values())).sum()
+
+
+def labelled_in(case: str) -> list[str]:
+    return ["nothing" if case == "no depth at all" and task == "depth" else task for task in LABELLED]
+
+
+def run_process(rank: int, folder: Path) -> None:
+    """What each of the two processes does: steps on its own pictures, under DistributedDataParallel."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
+    found = {}
+    for weights, labels in CASES:
+        model = model_of(weights)
+        parallel = DistributedDataParallel(Losses(model))
+        batch = batch_of(SHARES[rank], labelled_in(labels))
+        for _ in range(2):  # a parameter that the first step did not use is told in the second
+            model.zero_grad()
+            parallel(batch).backward()
+        found[weights, labels] = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    torch.save(found, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], dict[str, Tensor]]]:
+    """The gradients that each process is left with."""
+    folder = tmp_path_factory.mktemp("processes")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(len(SHARES))
+    ]
+    errors = [process.communicate(timeout=600)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(len(SHARES))]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo over files is for Linux and macOS")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_two_processes_that_lack_different_tasks_have_the_gradients_of_one(case, shared) -> None:
+    weights, labels = case
+    expected = gradients_of(model_of(weights), batch_of([i for share in SHARES for i in share], labelled_in(labels)))
+    for found in shared:
+        assert_same(found[case], expected)
+
+
+if __name__ == "__main__":
+    run_process(int(sys.argv[1]), Path(sys.argv[2]))
