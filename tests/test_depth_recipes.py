@@ -138,6 +138,7 @@ def test_a_recipe_is_the_published_one(path: Path) -> None:
         "stem": "resnet",
         "readout": "project",
         "image_size": 384,
+        "position_resizing": "bilinear",
         "feature_norm": False,
         "drop_path": 0.0,
     }

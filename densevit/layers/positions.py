@@ -1,10 +1,13 @@
 """Where a token is: sine and learned position encodings, of map cells and of boxes."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Resizing = Literal["antialiased", "bicubic", "bilinear"]
 
 
 def mask_on_grid(padding_mask: Tensor, size: tuple[int, int]) -> Tensor:
@@ -67,17 +70,18 @@ def _sines_then_cosines(length: int, channels: int, device: torch.device | None)
     return sine(torch.arange(length, device=device), channels).unflatten(-1, (-1, 2)).transpose(-2, -1).flatten(-2)
 
 
-def resize_grid(table: Tensor, size: tuple[int, int]) -> Tensor:
-    """A table of positions (H, W, C) on another grid, (*size, C): bicubic and antialiased, corners not aligned.
+def resize_grid(table: Tensor, size: tuple[int, int], by: Resizing = "antialiased") -> Tensor:
+    """A table of positions (H, W, C) on another grid, (*size, C); corners are not aligned.
 
-    As timm carries published weights over to other sizes. transformers and DeiT leave out the antialiasing, with which
-    torch's bicubic kernel is another one (a = -0.5 in place of -0.75), so that their results differ slightly, also
-    where the grid grows.
+    by: "antialiased", bicubic, as timm carries published weights over to other sizes; "bicubic" without it, as DeiT,
+    MAE, DINOv2 and transformers, with another kernel (a = -0.75 in place of -0.5), also where the grid grows;
+    "bilinear", as DPT and mmsegmentation's SETR.
     """
     if table.shape[:2] == torch.Size(size):
         return table
+    mode, antialias = ("bicubic", True) if by == "antialiased" else (by, False)
     resized = F.interpolate(
-        table.permute(2, 0, 1)[None].float(), size=size, mode="bicubic", align_corners=False, antialias=True
+        table.permute(2, 0, 1)[None].float(), size=size, mode=mode, align_corners=False, antialias=antialias
     )
     return resized[0].permute(1, 2, 0).to(table.dtype)
 

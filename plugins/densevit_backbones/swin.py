@@ -107,9 +107,12 @@ class Swin(Backbone):
         return features
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        patches = [*self.patch_embed.parameters(), *self.patch_norm.parameters()]
-        blocks = [list(block.parameters()) for stage in self.stages for block in stage.children()]
-        return [patches, *blocks, list(self.feature_norms.parameters())]
+        """The stem, each block with the merging before it, the final norms."""
+        depths = [[*self.patch_embed.parameters(), *self.patch_norm.parameters()]]
+        for number, stage in enumerate(self.stages):
+            groups = [list(part.parameters()) for part in stage.children()]
+            depths += groups if number == 0 else [groups[0] + groups[1], *groups[2:]]
+        return [*depths, list(self.feature_norms.parameters())]
 
 
 class PatchMerging(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import run
 from densevit.layers.kept import kept
-from densevit.layers.positions import resize_grid, sine_grid_1d, sine_grid_2d
+from densevit.layers.positions import Resizing, resize_grid, sine_grid_1d, sine_grid_2d
 from densevit.layers.rotary import rotary_table
 from densevit_backbones.vit_blocks import EPS, Block, ProjectReadout
 from densevit_backbones.vit_stems import ConvStem, PatchStem, ResNetStem
@@ -59,6 +59,7 @@ class ViT(Backbone):
         square picture and resized to any other (see `resize_grid`). "rotary": turns queries and keys in each block, as
         in DINOv3, and needs no size. "none".
     image_size: the side in pixels of the picture whose grid the positions are kept for.
+    position_resizing: how they come to another grid: "antialiased" (bicubic, timm), "bicubic" or "bilinear" (DPT).
     class_token, distillation_token (DeiT), registers (how many; Darcet et al. 2024): tokens before the cells, in this
         order, without a position: the one that published weights add to a token is part of the token here.
     readout: what the class token does to the maps (DPT, Ranftl et al. 2021, section 3.1). "ignore": it takes part in
@@ -86,6 +87,7 @@ class ViT(Backbone):
         stem: Literal["patch", "conv", "resnet"] = "patch",
         positions: Literal["learned", "sine1d", "sine2d", "rotary", "none"] = "learned",
         image_size: int = 224,
+        position_resizing: Resizing = "antialiased",
         class_token: bool = True,
         distillation_token: bool = False,
         registers: int = 0,
@@ -129,7 +131,7 @@ class ViT(Backbone):
         self.class_token = nn.Parameter(torch.zeros(1, width)) if class_token else None
         self.distillation_token = nn.Parameter(torch.zeros(1, width)) if distillation_token else None
         self.register_tokens = nn.Parameter(torch.zeros(registers, width)) if registers else None
-        self.position_side = -(-image_size // stride)
+        self.position_side, self.position_resizing = -(-image_size // stride), position_resizing
         side = self.position_side
         self.position_table = nn.Parameter(torch.zeros(side, side, width)) if positions == "learned" else None
         self.blocks = nn.ModuleList(
@@ -179,8 +181,9 @@ class ViT(Backbone):
         return [*stem[:-1], [*stem[-1], *own], *blocks, *([last] if last else [])]
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
-        """A position table of another grid; see `densevit.weights.state.load_state`."""
-        return resize_grid(tensor, (self.position_side, self.position_side)) if name == "position_table" else None
+        """A position table of another grid; see `densevit.weights.fitting.fit`."""
+        side = self.position_side
+        return resize_grid(tensor, (side, side), self.position_resizing) if name == "position_table" else None
 
     def _tokens(self) -> list[nn.Parameter]:
         tokens = (self.class_token, self.distillation_token, self.register_tokens)
@@ -198,9 +201,10 @@ class ViT(Backbone):
     def _position_table(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
         """(H, W, C), or None where nothing is added."""
         if self.position_table is not None:
-            return resize_grid(self.position_table, grid)
+            return resize_grid(self.position_table, grid, self.position_resizing)
         if self.positions in ("sine1d", "sine2d"):
-            return kept(_sine_positions, self.positions, self.position_side, grid, self.channels[-1], device)
+            own = self.positions, self.position_side, self.position_resizing
+            return kept(_sine_positions, *own, grid, self.channels[-1], device)
         return None
 
     def _rotations(self, grid: tuple[int, int], first: int, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -223,9 +227,11 @@ class ViT(Backbone):
         return cells.transpose(1, 2).unflatten(2, grid)
 
 
-def _sine_positions(kind: str, side: int, grid: tuple[int, int], channels: int, device: torch.device) -> Tensor:
+def _sine_positions(
+    kind: str, side: int, by: Resizing, grid: tuple[int, int], channels: int, device: torch.device
+) -> Tensor:
     make = sine_grid_1d if kind == "sine1d" else sine_grid_2d
-    return resize_grid(make(side, side, channels, device), grid)
+    return resize_grid(make(side, side, channels, device), grid, by)
 
 
 def _check_positive(option: str, value: float | None) -> None:

@@ -39,6 +39,7 @@ def mask(size, B=2):
         {"output": "sigmoid", "l1": 1.0, "berhu": 0.5, "gradient": 0.5},
         {"output": "softplus", "norm": "sync"},
         {"output": "bins", "bins": 8, "norm": "batch"},
+        {"output": "inverse", "gradient": 0.5},
     ],
     ids=lambda options: options["output"],
 )
@@ -141,6 +142,29 @@ def test_metric_outputs_are_metres_in_their_range(output):
     assert 12 < first.median() < 30  # a quarter of 80
 
 
+@pytest.mark.parametrize(
+    ("scale", "shift", "furthest", "at_1000"),
+    [(0.000305, 0.1378, 7.25689, 2.25836), (0.00006016, 0.00579, 172.71157, 15.16300)],
+    ids=["NYU", "KITTI"],
+)
+def test_the_inverse_output_is_metres_by_the_authors_scale_and_shift(scale, shift, furthest, at_1000):
+    head = DptDepth(*PYRAMID, output="inverse", scale=scale, shift=shift, max_depth=80.0, width=8)
+    assert head.quantity == "depth"
+    depths = head._activated(torch.tensor([-1e4, 0.0, 1000.0, 1e9]).view(1, 1, 1, 4))[0, 0, 0]
+    assert depths[:3].tolist() == pytest.approx([furthest, furthest, at_1000], rel=1e-5)
+    assert 0 < depths[3] < 1e-3
+    first = head.eval()(make_features(PYRAMID, (64, 64)), mask((64, 64)))["depth"]
+    assert first.median().item() == pytest.approx(min(20.0, furthest / 2), rel=0.2)
+
+
+def test_the_inverse_output_without_a_scale_spans_the_range():
+    head = DptDepth(*PYRAMID, output="inverse", max_depth=80.0, width=8)
+    depths = head._activated(torch.tensor([-1.0, 0.0, 1.0, 9.0]).view(1, 1, 1, 4))[0, 0, 0]
+    assert depths.tolist() == pytest.approx([80, 80, 20, 80 / 28])
+    first = head.eval()(make_features(PYRAMID, (64, 64)), mask((64, 64)))["depth"]
+    assert 12 < first.median() < 30  # a quarter of 80
+
+
 def test_losses_of_metric_depth_are_those_of_the_terms():
     head = DptDepth(*PYRAMID, width=8, output="sigmoid", max_depth=5.0, silog=2.0, l1=0.5, berhu=3.0, gradient=4.0)
     sizes = [(64, 96), (50, 70), (40, 40)]
@@ -213,6 +237,10 @@ def test_losses_of_segmentation_have_the_papers_auxiliary_weight():
         (DptDepth, {"trimmed": -1.0}, "trimmed is -1"),
         (DptDepth, {"output": "sigmoid", "max_depth": 1e-4}, "min_depth is 0.001 and max_depth 0.0001"),
         (DptDepth, {"bins": 1}, "bins is 1"),
+        (DptDepth, {"scale": 0.1}, "scale is 0.1, but output 'relative' has none"),
+        (DptDepth, {"output": "sigmoid", "shift": 0.1}, "shift is 0.1, but output 'sigmoid' has none"),
+        (DptDepth, {"output": "inverse", "shift": 0.0}, "shift is 0; it must be more than 0"),
+        (DptDepth, {"output": "inverse", "ssi": 1.0}, "ssi is 1, but output 'inverse' is metric depth"),
         (DptDepth, {"width": 0}, "width is 0"),
         (DptDepth, {"reassemble_channels": (8, 8)}, "expected 4 numbers"),
         (DptDepth, {"features": (0, 1)}, "rising numbers of maps, from 1 to 4"),

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from transformers import DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation
 
 from densevit.interfaces import Class
-from densevit.layers.positions import resize_grid
 from densevit_backbones.vit import ViT
 from densevit_heads.dpt import DptDepth, DptSegmentation
 
@@ -107,18 +106,10 @@ def reference_of(kind: type, hybrid: bool, side: int, **options) -> nn.Module:
 
 
 def of_any_size(reference: nn.Module, size: tuple[int, int]) -> None:
-    """Lets it take a picture that is not square: its positions resized as ours are, its tokens laid on that grid."""
+    """Lets it take a picture that is not square: its tokens are laid on that grid."""
     grid = (size[0] // 16, size[1] // 16)
     embeddings = reference.dpt.embeddings
     embeddings.image_size = size
-
-    def positions(table: Tensor, height: int, width: int) -> Tensor:
-        assert (height, width) == grid
-        side = int((table.shape[1] - 1) ** 0.5)
-        cells = resize_grid(table[0, 1:].view(side, side, -1), grid)
-        return torch.cat([table[:, :1], cells.flatten(0, 1)[None]], dim=1)
-
-    embeddings._resize_pos_embed = positions
     stage = reference.neck.reassemble_stage
     stage.register_forward_pre_hook(lambda module, inputs: (inputs[0], *grid))
 
@@ -127,7 +118,9 @@ def pair(kind: type, hybrid: bool, **options) -> tuple[ViT, nn.Module, nn.Module
     """Our backbone and head, and the reference, with its weights."""
     reference = reference_of(kind, hybrid, SIDE, **options)
     stem = "resnet" if hybrid else "patch"
-    vit = ViT("nano", stem=stem, image_size=SIDE, readout="project", feature_norm=False).eval()
+    vit = ViT(
+        "nano", stem=stem, image_size=SIDE, readout="project", feature_norm=False, position_resizing="bilinear"
+    ).eval()
     randomise(reference)
     if hybrid:
         for name, parameter in reference.named_parameters():
@@ -220,7 +213,7 @@ def test_sizes_are_the_papers(backbone, millions, paper):
     """Section 4, of the authors' whole checkpoints: some of their weights have no effect, and none of ours."""
     large = backbone["variant"] == "large"
     with torch.device("meta"):
-        vit = ViT(**backbone, image_size=384, readout="project", feature_norm=False)
+        vit = ViT(**backbone, image_size=384, readout="project", feature_norm=False, position_resizing="bilinear")
         head = DptDepth(vit.channels, vit.strides)
         config = DPTConfig(
             is_hybrid=not large,

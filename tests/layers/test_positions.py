@@ -3,6 +3,9 @@ import math
 import pytest
 import torch
 from timm.layers import resample_abs_pos_embed
+from transformers import DPTConfig, ViTConfig
+from transformers.models.dpt.modeling_dpt import DPTViTEmbeddings
+from transformers.models.vit.modeling_vit import ViTEmbeddings
 
 from densevit.layers.positions import (
     LearnedPositions,
@@ -105,6 +108,20 @@ def test_a_resized_grid_is_timm_s(size):
     table = torch.randn(14, 14, 6)
     theirs = resample_abs_pos_embed(table.view(1, 196, 6), list(size), [14, 14], num_prefix_tokens=0)
     torch.testing.assert_close(resize_grid(table, size), theirs.view(*size, 6))
+
+
+@pytest.mark.parametrize("by", ["bicubic", "bilinear"])
+def test_a_grid_is_resized_as_transformers_does_it(by):
+    """Its ViT's positions and DPT's, from 14 x 14 to a grid that is wider and less high."""
+    table = torch.randn(1, 1 + 14 * 14, 32)
+    if by == "bicubic":
+        theirs = ViTEmbeddings(ViTConfig(hidden_size=32)).eval()
+        theirs.position_embeddings.data = table
+        resized = theirs.interpolate_pos_encoding(torch.zeros(1, 1 + 9 * 30, 32), 9 * 16, 30 * 16)
+    else:
+        resized = DPTViTEmbeddings(DPTConfig(hidden_size=32))._resize_pos_embed(table, 9, 30)
+    ours = resize_grid(table[0, 1:].view(14, 14, 32), (9, 30), by)
+    torch.testing.assert_close(ours, resized[0, 1:].view(9, 30, 32))
 
 
 def test_a_grid_of_its_own_size_stays_as_it_is():

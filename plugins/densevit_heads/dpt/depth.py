@@ -13,7 +13,7 @@ from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
 from densevit_heads.dpt.decoder import Decoder, Norm, chosen, double, on_pixels
 
-Output = Literal["relative", "sigmoid", "softplus", "bins"]
+Output = Literal["relative", "sigmoid", "softplus", "bins", "inverse"]
 
 _FIRST_GUESS = 0.25  # of max_depth: about the median of NYU (2.7 of 10 m) and KITTI (16 of 80 m)
 _LAST_WIDTH = 32  # channels before the last convolution
@@ -31,9 +31,13 @@ class DptDepth(Head):
 
     output: "relative": inverse depth, from 0. The others are metric: "sigmoid", between min_depth and max_depth;
         "softplus", above min_depth without an end; "bins", the mean logarithm of `bins` depths at equal ratios between
-        min_depth and max_depth, weighted by a softmax over them.
+        min_depth and max_depth, weighted by a softmax over them; "inverse", 1 / (scale * x + shift) of what "relative"
+        gives, x, up to 1 / shift. So the authors fine-tune relative weights for NYU and KITTI, with a scale and a shift
+        that align these to the metres beforehand: 0.000305 and 0.1378, 0.00006016 and 0.00579.
     min_depth, max_depth: metres. Truth outside them is not learnt from, but beyond max_depth with "softplus", for which
         it is only the scale. Relative depth has neither.
+    scale, shift: of "inverse", in 1 / metres. None: a depth of max_depth at x = 0 and of a quarter of it at x = 1, for
+        training from random weights.
     width: channels of the fusion. reassemble_channels: of each map that is resampled; None: a quarter, a half and all
         of the map's own at strides 4, 8, and 16 and 32. (96, 192, 384, 768) is published for "base" without hybrid.
     features: the numbers, from 1, of the maps that are taken, four at most; None: all.
@@ -57,6 +61,8 @@ class DptDepth(Head):
         max_depth: float = 10.0,
         min_depth: float = 1e-3,
         bins: int = 64,
+        scale: float | None = None,
+        shift: float | None = None,
         width: int = 256,
         reassemble_channels: tuple[int, ...] | None = None,
         features: tuple[int, ...] | None = None,
@@ -75,7 +81,14 @@ class DptDepth(Head):
             raise ValueError(f"min_depth is {min_depth:g} and max_depth {max_depth:g}; expected 0 < min < max.")
         if bins < 2:
             raise ValueError(f"bins is {bins}; it is at least 2.")
+        for option, value in {"scale": scale, "shift": shift}.items():
+            if value is not None and output != "inverse":
+                raise ValueError(f"{option} is {value:g}, but output {output!r} has none: it is for 'inverse'.")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{option} is {value:g}; it must be more than 0.")
         self.output, self.min_depth, self.max_depth = output, min_depth, max_depth
+        self.scale = (1 / _FIRST_GUESS - 1) / max_depth if scale is None else scale
+        self.shift = 1 / max_depth if shift is None else shift
         self.quantity = "inverse_depth" if output == "relative" else "depth"
         weights = {"ssi": ssi, "trimmed": trimmed, "gradient": gradient, "silog": silog, "l1": l1, "berhu": berhu}
         self.weights = _weights(weights, output)
@@ -100,6 +113,10 @@ class DptDepth(Head):
                 self.conv3.bias.fill_(math.log(_FIRST_GUESS / (1 - _FIRST_GUESS)))
             elif self.output == "softplus":
                 self.conv3.bias.fill_(math.log(math.e - 1))  # softplus of it is 1
+            elif self.output == "inverse":
+                inverse = max(1 / (_FIRST_GUESS * self.max_depth), 2 * self.shift)  # half the greatest depth at most
+                self.conv3.bias.fill_((inverse - self.shift) / self.scale)
+                self.conv3.weight.mul_(self.conv3.bias[0])  # or a small scale would leave all before it no gradient
             elif self.log_depths is not None:
                 guess = math.log(_FIRST_GUESS * self.max_depth)
                 self.conv3.bias.copy_(-((self.log_depths - guess) ** 2) / 2)
@@ -119,6 +136,8 @@ class DptDepth(Head):
             return self.min_depth + (self.max_depth - self.min_depth) * x.sigmoid()
         if self.output == "softplus":
             return self.min_depth + _FIRST_GUESS * self.max_depth * F.softplus(x)
+        if self.output == "inverse":
+            return 1 / (self.scale * F.relu(x) + self.shift)
         assert self.log_depths is not None
         return torch.einsum("bkhw,k->bhw", x.softmax(1), self.log_depths)[:, None].exp()
 

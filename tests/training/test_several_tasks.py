@@ -1,0 +1,202 @@
+"""Several heads on one backbone, from end to end: mixed data, frozen, added and dropped heads, and the docs' page."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+import densevit
+from densevit import config as configs
+from densevit.cli import main
+from densevit.training.run import train
+
+DETECTION = {
+    "name": "detr", "num_queries": 8, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2,
+    "feedforward": 32, "memory_stride": 8, "fusion_blocks": 1, "classification": "mal", "anchors": True,
+    "denoising": 1, "dense_loss": 1.0,
+}  # fmt: skip
+SURFACES = {
+    "name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "auxiliary": [], "norm": "batch",
+    "class_weights": "balanced",
+}  # fmt: skip
+DEPTH = {"name": "dpt", "output": "bins", "max_depth": 60.0, "width": 8, "norm": "batch"}
+SCENES = {"name": "scenes", "train_length": 4, "val_length": 2}
+BASE: dict[str, Any] = {
+    "backbone": {"name": "swin", "variant": "nano", "window_size": 4, "stem": "conv"},
+    "data": {**SCENES, "image_size": 64, "batch_size": 2, "num_workers": 0},
+    "optim": {"lr": 1e-3},
+    "trainer": {"max_epochs": 1, "precision": "32", "accelerator": "cpu", "log_every": 1},
+}
+SETS = {
+    "objects": {**SCENES, "provides": ["boxes", "labels"], "share": 2},
+    "rooms": {**SCENES, "seed": 1, "provides": ["semantic"], "share": 1},
+    "far": {**SCENES, "seed": 2, "provides": ["depth"], "share": 1},
+}
+
+
+def backbone_calls(model: densevit.DenseModel) -> list[int]:
+    """Grows by the number of pictures with each call of the backbone."""
+    calls: list[int] = []
+    model.backbone.register_forward_hook(lambda module, given, out: calls.append(len(given[0])))
+    return calls
+
+
+# ---- data sets of one task each ----
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on three sets of which each labels one task, one weight learned."""
+    heads = {"boxes": DETECTION, "surfaces": {**SURFACES, "weight": "learned"}, "depth": {**DEPTH, "weight": 0.5}}
+    data = {"name": "mix", "sets": SETS, "image_size": 64, "batch_size": 2, "num_workers": 0}
+    config = configs.from_mapping({**BASE, "heads": heads, "data": data})
+    return train(config, tmp_path_factory.mktemp("mixed") / "run")
+
+
+def test_every_task_of_a_mix_is_trained_measured_and_shown(mixed: Path) -> None:
+    metrics = json.loads((mixed / "metrics.json").read_text())
+    for name in ("boxes/AP", "boxes/AP50", "surfaces/mIoU", "depth/AbsRel", "depth/delta1"):
+        assert isinstance(metrics[name], float), name
+    header, *_ = (mixed / "metrics.csv").read_text().splitlines()
+    for name in ("train/boxes/l1", "train/surfaces/cross_entropy", "train/surfaces/log_variance", "train/depth/silog"):
+        assert name in header.split(","), name
+    page = (mixed / "report.html").read_text()
+    assert "detr + setr + dpt on swin, data: mix" in page and "Confusion: surfaces" in page
+    for head in ("boxes", "surfaces", "depth"):
+        assert f'class="head">{head}</th>' in page
+        assert len(list((mixed / "predictions").glob(f"{head}-*.jpg"))) == 6  # of two pictures of each set
+        assert len(re.findall(f"<figcaption>{head}-", page)) == 6
+
+
+def test_one_pass_gives_all_predictions(mixed: Path) -> None:
+    model = densevit.load(mixed)
+    calls = backbone_calls(model)
+    [found] = model.predict([torch.zeros(50, 70, 3, dtype=torch.uint8).numpy()])
+    assert calls == [1] and found.keys() == {"boxes", "surfaces", "depth"}
+    assert found["boxes"]["boxes"].shape == (8, 4)
+    assert found["surfaces"]["semantic"].shape == found["depth"]["depth"].shape == (50, 70)
+
+
+def test_predict_and_evaluate_leave_the_results_of_all_tasks(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (70, 50)).save(tmp_path / "a.png")
+    assert (
+        main(["predict", str(mixed), str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    )
+    for file in ("boxes/predictions.json", "boxes/drawn/a.jpg", "surfaces/semantic/a.png", "depth/drawn/a.jpg"):
+        assert (tmp_path / "out" / file).is_file(), file
+    capsys.readouterr()
+    assert main(["evaluate", str(mixed), "--out", str(tmp_path / "measured")]) == 0
+    # the same numbers as after training, to the last digit, of all heads in one table
+    assert (tmp_path / "measured" / "metrics.json").read_text() == (mixed / "metrics.json").read_text()
+    lines = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    first = [line.split()[:2] for line in lines if line[:1].strip()]
+    assert first[:3] == [["boxes", "AP"], ["surfaces", "mIoU"], ["depth", "AbsRel"]]
+
+
+# ---- frozen, added and dropped ----
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two heads."""
+    config = configs.from_mapping(
+        {**BASE, "heads": {"boxes": {**DETECTION, "weight": "learned"}, "surfaces": SURFACES}}
+    )
+    return train(config, tmp_path_factory.mktemp("first") / "run")
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_a_head_is_added_to_a_frozen_detector_which_stays_to_the_last_bit(
+    first: Path, tmp_path: Path, ema: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heads = {"boxes": {**DETECTION, "freeze": True}, "depth": DEPTH}
+    sections = {
+        **BASE,
+        "weights": str(first),
+        "backbone": {**BASE["backbone"], "freeze": True},
+        "heads": heads,
+        "optim": {"lr": 1e-2, "weight_decay": 0.5},
+        "trainer": {**BASE["trainer"], "ema": ema},
+    }
+    run = train(configs.from_mapping(sections), tmp_path / "run")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "this model has no head 'surfaces'" in told and "these weights have no head 'depth'" in told
+
+    before, after = load_file(first / "model.safetensors"), load_file(run / "model.safetensors")
+    frozen = [key for key in after if key.startswith(("backbone.", "heads.boxes."))]
+    assert {key for key in before if key.startswith(("backbone.", "heads.boxes."))} == set(frozen)
+    assert any("running_var" in key and key.startswith("backbone.") for key in frozen)
+    assert any("running_var" in key and key.startswith("heads.boxes.") for key in frozen)
+    for key in frozen:
+        assert torch.equal(before[key], after[key]), key
+    assert all(key.startswith(("backbone.", "heads.boxes.", "heads.depth.")) for key in after)
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    trained = sum(len(group["params"]) for group in checkpoint["optimizer_states"][0]["param_groups"])
+    assert trained == sum(1 for _ in densevit.load(run).heads["depth"].parameters())
+
+    old, new = (json.loads((folder / "metrics.json").read_text()) for folder in (first, run))
+    for name, value in old.items():
+        assert not name.startswith("boxes/") or new[name] == value, name
+    assert isinstance(new["depth/AbsRel"], float)
+
+
+def test_a_trained_head_goes_on_with_a_weight_of_another_kind(first: Path, tmp_path: Path) -> None:
+    """The first run's weight for boxes was learned, and the one for surfaces was not."""
+    heads = {"boxes": DETECTION, "surfaces": {**SURFACES, "weight": "learned"}}
+    sections = {**BASE, "weights": str(first), "heads": heads, "trainer": {**BASE["trainer"], "max_steps": 1}}
+    run = train(configs.from_mapping(sections), tmp_path / "run")
+    keys = load_file(run / "model.safetensors").keys()
+    assert "log_variances.surfaces" in keys and "log_variances.boxes" not in keys
+
+
+# ---- the page ----
+
+SMALL = [
+    "data.num_workers=0",
+    "data.batch_size=2",
+    "data.image_size=64",
+    "trainer.max_steps=1",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32",
+]
+FEW = ["data.train_length=2", "data.val_length=2"]
+
+
+def test_what_the_page_says_runs(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are written, and its commands run in their order, on a few pictures."""
+    page = (project / "docs/several-tasks.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    commands = []
+    for language, text in re.findall(r"```(\w*)\n(.*?)```", page, re.DOTALL):
+        if language == "yaml":
+            name = re.match(r"# (\S+\.yaml)\n", text)
+            assert name is not None and isinstance(yaml.safe_load(text), dict)
+            Path(name[1]).write_text(text)
+        else:
+            commands += [shlex.split(line) for line in text.splitlines()]
+    kinds = []
+    for command in commands:
+        if command[:2] == ["densevit", "scenes"]:
+            assert main([*command[1:-1], "3", "--size", "64"]) == 0  # of as many as the page says
+            continue
+        assert command[:2] == ["python", "tools/train.py"], command
+        few = [] if "data=mix.yaml" in command else FEW
+        kinds.append(command[2])
+        assert main(["train", *command[2:], *SMALL, *few]) == 0, command
+    assert kinds[:2] == ["configs/multitask_swin.yaml", "three.yaml"] and len(kinds) == 6
+    runs = {path.name: json.loads((path / "metrics.json").read_text()) for path in Path("runs").iterdir()}
+    mix = yaml.safe_load(Path("runs/three/config.yaml").read_text())
+    assert mix["data"]["name"] == "mix" and mix["data"]["sets"].keys() == {"objects", "surfaces", "distances"}
+    for name in ("multitask_swin", "three", "three-2"):
+        assert {"detection/AP", "segmentation/mIoU", "depth/AbsRel"} <= runs[name].keys()
+    assert runs["with_depth"]["detection/AP"] == runs["detr_swin"]["detection/AP"]
+    assert {name.partition("/")[0] for name in runs["with_depth-2"]} == {"depth"}
