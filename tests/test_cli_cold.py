@@ -100,7 +100,7 @@ def test_config_prints_what_loads_back(capsys, tmp_path):
     assert (resolved.optim.lr, resolved.heads["detection"].weight) == (1e-3, 2.0)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "convert"])
 def test_the_tools_are_doors_to_the_commands(command, project, tmp_path):
     tool = [sys.executable, str(project / "tools" / f"{command}.py"), "--help"]
     said = subprocess.run(tool, capture_output=True, text=True, cwd=tmp_path, check=True).stdout

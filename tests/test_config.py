@@ -178,7 +178,10 @@ def test_a_run_folder_stands_for_its_config():
         ("data.num_workers=many", "command line: data.num_workers should be a valid integer or 'auto', not 'many'."),
         ("data.image_size=[1, 2, 3]", "command line: data.image_size: give one side or [height, width], in pixels, "),
         ("trainer.max_steps=2.5", "command line: trainer.max_steps should be a valid integer, not 2.5."),
-        ("backbone.freeze=yes", "command line: backbone.freeze should be a valid boolean, not 'yes'."),
+        (
+            "backbone.freeze=yes",
+            "command line: backbone.freeze: give true, false or a list of names, as in [stages.0.*], not 'yes'.",
+        ),
         ("seed.x=1", "command line: seed should be a valid integer, not {'x': 1}."),
         ("optim=null", "command line: optim should be a section of keys, not null."),
         ("heads.detection=null", "mine.yaml: heads is empty: name at least one head."),

@@ -16,6 +16,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("densevit.cli.train", "train a model; leaves a run folder"),
     "evaluate": ("densevit.cli.evaluate", "measure a run on its validation data or on other data"),
     "predict": ("densevit.cli.predict", "run a model on pictures; leaves drawn pictures and predictions"),
+    "convert": (
+        "densevit.cli.convert",
+        "make a run folder of another project's weights, or write a run as its weights",
+    ),
     "plugins": ("densevit.cli.plugins", "list the backbones, necks, heads, data sets and evaluators in reach"),
     "check": ("densevit.cli.check", "prove a backbone or a head"),
     "config": ("densevit.cli.config", "print a config as it resolves"),

@@ -39,6 +39,7 @@ __all__ = [
     "OptimSection",
     "PluginSection",
     "TrainerSection",
+    "backbone_section",
     "check_plugins",
     "data_options",
     "dump",
@@ -62,9 +63,22 @@ def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
     return _checked(layer.values, Sources({(): str(file), **layer.sources}))
 
 
-def from_mapping(values: Mapping[str, Any], source: str = "config") -> Config:
+def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Sequence[str] = ()) -> Config:
     """The config of what `dump` wrote, once parsed. source: where it is from, for messages."""
-    return _checked(values, Sources({(): source}))
+    if not overrides:
+        return _checked(values, Sources({(): source}))
+    layer = layers.with_overrides(layers.Layer(dict(values)), overrides)
+    return _checked(layer.values, Sources({(): source, **layer.sources}))
+
+
+def backbone_section(values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> BackboneSection:
+    """A backbone's section alone. source: where it is from, for messages. overrides: `backbone.key=value`."""
+    layer = layers.with_overrides(layers.Layer({"backbone": dict(values)}), overrides)
+    try:
+        return _Backbone.model_validate(layer.values).backbone
+    except ValidationError as error:
+        sources = Sources({(): source, **layer.sources})
+        raise ConfigError("\n".join(_lines(error, layer.values, sources))) from None
 
 
 def dump(config: Config, comments: Mapping[str, str] | None = None) -> str:
@@ -88,6 +102,12 @@ class _Inference(Section):
     """Gives keys their whole names in messages."""
 
     inference: InferenceSection
+
+
+class _Backbone(Section):
+    """The same."""
+
+    backbone: BackboneSection
 
 
 def check_plugins(config: Config) -> None:

@@ -9,19 +9,32 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from densevit.config.values import (
     Count,
     Factor,
     Float,
+    Frozen,
+    FrozenDepths,
     Int,
     Momentum,
     OpenSection,
+    Patterns,
     Rate,
     Scales,
     Section,
     Sides,
+    Triple,
+    above_zero,
     as_tuple,
 )
 
@@ -32,9 +45,18 @@ class BackboneSection(OpenSection):
     name: str
     """A plugin's name (`densevit plugins` lists them) or `module:Class`."""
     weights: str | None = None
-    """A weights file for the backbone alone. `null`: random weights."""
-    freeze: bool = False
-    """Keep the backbone as it starts: no gradients, norms in evaluation mode."""
+    """Weights for the backbone alone: a file or folder of ours or another project's, or `timm:NAME`,
+    `torchvision:NAME`, `hf:ORG/NAME`. `null`: random weights."""
+    weights_allow: Patterns = ()
+    """Names of tensors, as in `[norm.*]`, that these weights may lack, or have besides or in another shape."""
+    mean: Triple = None
+    """What is taken off pixels in 0 ... 1, red, green and blue. `null`: what `weights` were trained with, or the
+    backbone's own."""
+    std: Annotated[Triple, AfterValidator(above_zero)] = None
+    """What they are divided by then. `null`: as for `mean`."""
+    freeze: FrozenDepths = False
+    """Keep the backbone as it starts: no gradients, norms in evaluation mode. Or so many of its depths, from the input,
+    or the parameters of these names, as in `[patch_*, stages.0.*]`."""
 
 
 class PluginSection(OpenSection):
@@ -59,9 +81,12 @@ class HeadSection(OpenSection):
     weight: Rate | Literal["learned"] = 1.0
     """What its losses are multiplied by. `learned`: by its uncertainty, which is trained with the model."""
     weights: str | None = None
-    """A weights file for the head alone. `null`: random weights."""
-    freeze: bool = False
-    """Keep the head as it starts."""
+    """Weights for the head alone, with its neck; of another project's model, the head of the same task. `null`: random
+    weights."""
+    weights_allow: Patterns = ()
+    """Names of tensors that these weights may lack, or have besides or in another shape."""
+    freeze: Frozen = False
+    """Keep the head as it starts, with its neck. Or the parameters of these names, as in `[decoder.*, neck.*]`."""
     neck: PluginSection | None = None
     """What stands between the backbone and this head: `{name: ..., options}`."""
     evaluation: EvaluationSection = EvaluationSection()
@@ -81,8 +106,8 @@ class DataSection(OpenSection):
     """One side, or `[height, width]`, in pixels, of what the model sees. `null`: as the recipe has it."""
     recipe: Literal["fixed", "detr", "crop", "resize"] = "fixed"
     """Augmentation in training: `fixed` brings pictures to `image_size`; `detr` is that paper's, of
-    many sizes; `crop` is segmentation's, and of NYU and KITTI, crops of `image_size` at random scales; `resize` is `fixed` without
-    augmentation."""
+    many sizes; `crop` is segmentation's, and of NYU and KITTI, crops of `image_size` at random scales; `resize` is
+    `fixed` without augmentation."""
     short_side: Count | None = None
     """Of `crop`: the short side that evaluation brings pictures to, and that training scales. `null`: their own."""
     scales: Scales = None
@@ -124,6 +149,11 @@ class OptimSection(Section):
     """In place of `lr`: the learning rate at 256 pictures an optimiser step, scaled to those in use."""
     backbone_lr: Rate | None = None
     """The backbone's learning rate. `null`: the same as the rest's."""
+    layer_decay: Annotated[Float, Field(gt=0, le=1)] = 1.0
+    """What each depth of the backbone has of the next one's learning rate, the last of which is `backbone_lr`."""
+    lr_factors: dict[str, Factor] = Field(default_factory=dict)
+    """Factors on the learning rates of parameters by their names, as in `{heads.detection.*: 10}`. What several match
+    has all of them."""
     weight_decay: Rate = 1e-4
     """Not applied to norms, biases and position tables."""
     betas: Annotated[tuple[Momentum, Momentum], BeforeValidator(as_tuple)] = (0.9, 0.999)
@@ -178,8 +208,8 @@ class TrainerSection(Section):
     compile: bool = False
     """Compile the model with `torch.compile`."""
     monitor: str | None = None
-    """The metric that picks the best epoch, `detection/AP`. `null`: the head's main one; of several heads, how near each
-    is to the best it has reached."""
+    """The metric that picks the best epoch, `detection/AP`. `null`: the head's main one; of several heads, how near
+    each is to the best it has reached."""
     ema: Annotated[Float, Field(gt=0, lt=1)] | None = None
     """The decay of a running mean of the weights, which is then what is evaluated and saved. `null`: none."""
     log_every: Count = 50
@@ -281,7 +311,9 @@ class Config(Section):
     seed: Annotated[Int, Field(ge=0)] = 0
     """Of weights, data order and augmentation."""
     weights: str | None = None
-    """A whole model's weights to start from: a run folder or a file. `null`: none."""
+    """A whole model's weights to start from: a run folder, a file or `hf:ORG/NAME`. `null`: none."""
+    weights_allow: Patterns = ()
+    """Names of tensors, as in `[heads.depth.*]`, that these weights may lack, or have besides or in another shape."""
     backbone: BackboneSection
     """The backbone: one for all heads."""
     heads: Annotated[dict[str, HeadSection], Field(min_length=1)]

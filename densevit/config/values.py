@@ -30,6 +30,29 @@ def _size(value: Any) -> Any:
     return as_tuple(value)
 
 
+def _patterns(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else as_tuple(value)
+
+
+def _names(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f"give true, false or a list of names, as in [stages.0.*], not {value!r}.")
+    return as_tuple(value)
+
+
+def _three(value: Any) -> Any:
+    if isinstance(value, list | tuple) and len(value) != 3:
+        raise ValueError(f"give three numbers, for red, green and blue, not {[*value]}.")
+    return as_tuple(value)
+
+
+def above_zero(value: Any) -> Any:
+    """The numbers, where none of them is 0."""
+    if value is not None and min(value) == 0:
+        raise ValueError(f"pixels are divided by these numbers, and none can be 0: {[*value]}.")
+    return value
+
+
 def _two_scales(value: Any) -> Any:
     if value is not None and not (isinstance(value, list | tuple) and len(value) == 2):
         raise ValueError(f"give the least and the greatest scale, as in [0.5, 2.0], not {value}.")
@@ -42,6 +65,11 @@ Count = Annotated[Int, Field(ge=1)]
 Rate = Annotated[Float, Field(ge=0, allow_inf_nan=False)]
 Momentum = Annotated[Float, Field(ge=0, lt=1)]
 Factor = Annotated[Float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[Float, Field(ge=0, le=1)]
+Triple = Annotated[tuple[Fraction, Fraction, Fraction] | None, BeforeValidator(_three)]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
+Frozen = Annotated[bool | tuple[str, ...], BeforeValidator(_names)]
+FrozenDepths = Annotated[bool | Annotated[Int, Field(ge=0)] | tuple[str, ...], BeforeValidator(_names)]
 Sides = Annotated[Count | tuple[Count, Count] | None, BeforeValidator(_size)]
 Scales = Annotated[tuple[Float, Float] | None, BeforeValidator(_two_scales)]
 

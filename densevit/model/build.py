@@ -8,6 +8,7 @@ from densevit.config import Config
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Head, Neck
 from densevit.model.dense import DenseModel
+from densevit.model.freezing import freeze_backbone, freeze_head
 
 
 def create_backbone(name: str, **options: Any) -> Backbone:
@@ -36,9 +37,11 @@ def create_head(
 def build_model(config: Config, classes: Mapping[str, Sequence[Class]]) -> DenseModel:
     """The model that a config describes, with random weights.
 
-    classes: by task, as a data set has them. `weights.model_file.load_initial` loads the weights that the config names.
+    classes: by task, as a data set has them. `weights.initial.load_initial` loads the weights that the config names.
     """
     backbone = create_backbone(config.backbone.name, **config.backbone.options)
+    backbone.mean = config.backbone.mean or backbone.mean
+    backbone.std = config.backbone.std or backbone.std
     heads: dict[str, Head] = {}
     necks: dict[str, Neck] = {}
     for name, section in config.heads.items():
@@ -65,11 +68,7 @@ def build_model(config: Config, classes: Mapping[str, Sequence[Class]]) -> Dense
             where=f"heads.{name}",
         )
     model = DenseModel(backbone, heads, necks, {name: s.weight for name, s in config.heads.items()}, config)
-    if config.backbone.freeze:
-        backbone.requires_grad_(False)
+    freeze_backbone(backbone, config.backbone.freeze)
     for name, section in config.heads.items():
-        if section.freeze:
-            heads[name].requires_grad_(False)
-            if name in necks:
-                necks[name].requires_grad_(False)
+        freeze_head(heads[name], necks.get(name), section.freeze, f"heads.{name}.freeze")
     return model.train()

@@ -17,6 +17,7 @@ from densevit.errors import DataError
 from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Sample, Targets
 from densevit.losses.processes import mean_over_processes
 from densevit.model import views
+from densevit.model.freezing import frozen_modules
 
 HeadWeight = float | Literal["learned"]
 
@@ -171,12 +172,11 @@ class DenseModel(nn.Module):
             results[index] = own if len(own) > 1 else next(iter(own.values()))
 
     def train(self, mode: bool = True) -> "DenseModel":
-        """As of any module, but what is frozen stays in evaluation mode: its norms and dropout stand still."""
+        """As of any module, but frozen modules stay in evaluation mode: their norms and dropout stand still."""
         super().train(mode)
         for part in (self.backbone, *self.heads.values(), *self.necks.values()):
-            parameters = list(part.parameters())
-            if parameters and not any(parameter.requires_grad for parameter in parameters):
-                part.eval()
+            for module in frozen_modules(part):
+                module.eval()
         return self
 
 

@@ -18,17 +18,20 @@ from densevit.model import DenseModel, build_model
 from densevit.training.averaging import RunningMean
 from densevit.training.evaluation import Evaluation
 from densevit.training.logger import MetricsCsv
-from densevit.training.optim import learning_rate
+from densevit.training.optim import learning_rate, parameter_groups, parameter_rates
 from densevit.training.precision import resolve
 from densevit.training.progress import CONSOLE, ProgressBar, ValidationLines
 from densevit.training.quiet import quieten
 from densevit.training.run_folder import RunFolder, Stopped, choose
 from densevit.training.task import DenseTask, build_evaluators, check_needs, named
 from densevit.training.unused import freeze_unused
+from densevit.visualization.rates_table import rates_table
 from densevit.visualization.report import write_report
 from densevit.visualization.samples import draw_samples
 from densevit.visualization.tables import metrics_table
-from densevit.weights import model_file
+from densevit.visualization.weights_table import weights_table
+from densevit.weights import inert, model_file
+from densevit.weights.initial import load_initial
 
 
 def train(config: Config, run_dir: Path | None = None, name: str = "run") -> Path:
@@ -46,6 +49,7 @@ def resume(run: Path) -> Path:
         raise WeightsError(
             f"--resume {run}: there is no {checkpoint}. Name the folder of a run that has begun to train."
         )
+    _steps_made(checkpoint)
     return _run(configs.load(run / "config.yaml"), run, run.name, checkpoint)
 
 
@@ -59,7 +63,8 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
     model = build_model(config, data.classes)
     data = replace(data, multiple=model.multiple)
     check_needs(model, config, data)
-    model_file.load_initial(model)
+    parameter_groups(model, config.optim, lr=1.0)  # that something trains, and that patterns match
+    fits = load_initial(model) if checkpoint is None else []  # the checkpoint has all
     evaluation = Evaluation(build_evaluators(model, config, data))
     _check_monitor(config.trainer.monitor, evaluation)
 
@@ -67,6 +72,7 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
     task = DenseTask(model, config, data)
     files = RunFolder(folder, evaluation, config.trainer.monitor, config.trainer.checkpoint_every)
     trainer = _trainer(config, folder, console, evaluation, files)
+    rates = parameter_rates(model, config.optim, learning_rate(config.optim, _images_a_step(config, trainer)))
     if trainer.world_size > 1:
         freeze_unused(model)
     if trainer.is_global_zero:
@@ -74,8 +80,11 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
             (folder / "config.yaml").write_text(configs.dump(config, _derived(config, model, data, trainer)))
             (folder / "checkpoints").mkdir()
         else:
-            step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
-            MetricsCsv(folder / "metrics.csv").forget_after(step)
+            MetricsCsv(folder / "metrics.csv").forget_after(_steps_made(checkpoint))
+        for fit in fits:
+            console.print(weights_table(fit), soft_wrap=False)
+        if len({rate.lr for rate in rates}) > 1:
+            console.print(rates_table(rates), soft_wrap=False)
         _announce(console, config, model, data, trainer, folder)
 
     stopped = False
@@ -91,6 +100,18 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
             metrics_file.write({}, folder / "metrics.json")
         _finish(console, folder, data, stopped)
     return folder
+
+
+def _steps_made(checkpoint: Path) -> int:
+    """The optimiser steps before a checkpoint, of which nothing is run. Raises WeightsError where it is none of ours:
+    tensors and plain values."""
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except Exception as error:  # a spoilt pickle raises anything
+        raise WeightsError(
+            f"{checkpoint}: not a whole checkpoint of tensors and plain values, as a run leaves it "
+            f"({inert.reason(error)}). Nothing of it was run. Copy it again, or train from the run's config.yaml."
+        ) from error
 
 
 def _check_monitor(monitor: str | None, evaluation: Evaluation) -> None:
@@ -147,7 +168,7 @@ def _loggers(folder: Path) -> list[Logger]:
 
 def _derived(config: Config, model: DenseModel, data: Data, trainer: lightning.Trainer) -> dict[str, str]:
     """Facts that follow from the config and the data, for the reader of config.yaml."""
-    images = config.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+    images = _images_a_step(config, trainer)
     facts = {
         "training images": str(len(data.train)),
         "validation images": str(len(data.val)),
@@ -160,6 +181,10 @@ def _derived(config: Config, model: DenseModel, data: Data, trainer: lightning.T
     for name, classes in model.classes.items():
         facts[f"classes of {name}"] = ", ".join(c.name for c in classes)
     return facts
+
+
+def _images_a_step(config: Config, trainer: lightning.Trainer) -> int:
+    return config.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
 
 
 def _announce(

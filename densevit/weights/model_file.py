@@ -1,9 +1,8 @@
 """A model as one file: weights, classes and config, enough to build it again and use it."""
 
 import json
-import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from densevit import config as configs
-from densevit.config import reading
+from densevit.config import BackboneSection, reading
 from densevit.errors import WeightsError
-from densevit.interfaces import Class
-from densevit.model import DenseModel, build_model
-from densevit.weights.state import header, load_state, part, read_safetensors, read_state
+from densevit.interfaces import Backbone, Class
+from densevit.model import DenseModel, build_model, create_backbone
+from densevit.weights.fitting import load_state
+from densevit.weights.state import header, part, read_safetensors
 
 FORMAT = "1"
 
@@ -27,7 +27,18 @@ def save(model: DenseModel, path: Path) -> None:
         raise WeightsError(f"{path}: a model that was not built from a config cannot be saved as a model file.")
     classes = {head.task: [asdict(c) for c in head.classes] for head in model.heads.values()}  # type: ignore[union-attr]
     entries = {"format": "densevit", "format_version": FORMAT, "classes": classes, "config": configs.dump(model.config)}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    _write(model.state_dict(), entries, path)
+
+
+def save_backbone(backbone: Backbone, section: Mapping[str, Any], path: Path) -> None:
+    """Writes a backbone alone, its names after `backbone.`. section: its config's."""
+    config = reading.write({"backbone": dict(section)})
+    entries = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "classes": {}, "config": config}
+    _write({f"backbone.{key}": value for key, value in backbone.state_dict().items()}, entries, path)
+
+
+def _write(state: Mapping[str, Tensor], entries: Mapping[str, Any], path: Path) -> None:
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     memory = Counter(value.untyped_storage().data_ptr() for value in tensors.values())
     for key, value in tensors.items():
         if memory[value.untyped_storage().data_ptr()] > 1:  # tied weights, which the format refuses
@@ -42,6 +53,35 @@ def load(run: str | Path) -> DenseModel:
 
     Raises WeightsError where there is none or it is not whole.
     """
+    state, entries, path = _read(run)
+    if entries.get("part") == "backbone":
+        raise WeightsError(f"{path}: holds a backbone alone. Train with `backbone.weights={run}`.")
+    try:
+        values = reading.parse(entries["config"], str(path))
+        classes = {task: tuple(map(_class, own)) for task, own in json.loads(entries["classes"]).items()}
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path}: its header is spoilt ({error}). Copy it again, or train again.") from error
+    model = build_model(configs.from_mapping(values, str(path)), classes)
+    load_state(model, state, path)
+    return model.eval()
+
+
+def load_backbone(run: str | Path) -> tuple[Backbone, BackboneSection]:
+    """The backbone of a run, or of what `save_backbone` wrote, in evaluation mode, and its config's section."""
+    state, entries, path = _read(run)
+    try:
+        values = reading.parse(entries["config"], str(path))["backbone"]
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: its header is spoilt ({error}). Copy it again.") from error
+    section = configs.backbone_section(values, str(path))
+    backbone = create_backbone(section.name, **section.options)
+    backbone.mean, backbone.std = section.mean or backbone.mean, section.std or backbone.std
+    load_state(backbone, part(state, "backbone."), path)
+    return backbone.eval(), section
+
+
+def _read(run: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
+    """The tensors and the header of a run's model file, and where it is."""
     path = Path(run).expanduser()
     if path.is_dir():
         path = path / "model.safetensors"
@@ -54,63 +94,8 @@ def load(run: str | Path) -> DenseModel:
     if entries.get("format_version") != FORMAT:
         version = entries.get("format_version")
         raise WeightsError(f"{path}: format version {version}, expected {FORMAT}. Update densevit.")
-    try:
-        values = reading.parse(entries["config"], str(path))
-        classes = {task: tuple(map(_class, own)) for task, own in json.loads(entries["classes"]).items()}
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{path}: its header is spoilt ({error}). Copy it again, or train again.") from error
-    model = build_model(configs.from_mapping(values, str(path)), classes)
-    load_state(model, state, path)
-    return model.eval()
+    return state, entries, path
 
 
 def _class(entries: dict[str, Any]) -> Class:
     return Class(**{**entries, "color": tuple(entries["color"])})
-
-
-def load_initial(model: DenseModel) -> None:
-    """Loads the weights that the model's config names: the whole model's, the backbone's, each head's with its neck.
-
-    A head that a whole model's weights lack starts as it is, and one that this model lacks is left out; a warning says
-    so. A weight that is learned goes on from theirs where they have one. Raises WeightsError where they have none of
-    its heads.
-    """
-    config = model.config
-    if config is None:
-        return
-    if config.weights is not None:
-        state = _for_heads(read_state(config.weights), model, config.weights)
-        load_state(model, state, f"weights: {config.weights}")
-    if config.backbone.weights is not None:
-        state = part(read_state(config.backbone.weights), "backbone.")
-        load_state(model.backbone, state, f"backbone.weights: {config.backbone.weights}")
-    for name, section in config.heads.items():
-        if section.weights is not None:
-            state = read_state(section.weights)
-            load_state(model.heads[name], part(state, f"heads.{name}."), f"heads.{name}.weights: {section.weights}")
-            if name in model.necks:
-                neck = part(state, f"necks.{name}.")
-                load_state(model.necks[name], neck, f"heads.{name}.weights, the neck: {section.weights}")
-
-
-def _for_heads(state: dict[str, Tensor], model: DenseModel, source: str) -> dict[str, Tensor]:
-    """The state without heads that the model lacks, and with the model's own values for heads that the state lacks."""
-    parts = ("heads", "necks")
-    there = {key.split(".")[1] for key in state if key.split(".")[0] == "heads"}
-    added, dropped = [name for name in model.heads if name not in there], sorted(there - set(model.heads))
-    if not there or len(added) == len(model.heads):
-        return state  # bare weights, or another model's: `load_state` says what does not fit
-    for name in dropped:
-        warnings.warn(f"weights: {source}: its head {name!r} is not in this model and was left out.", stacklevel=2)
-    for name in added:
-        warnings.warn(f"weights: {source}: has no head {name!r}, which starts from random weights.", stacklevel=2)
-
-    def of(names: Sequence[str], key: str) -> bool:
-        return key.split(".")[0] in parts and key.split(".")[1] in names
-
-    def learned(key: str) -> bool:
-        return key.split(".")[0] == "log_variances"
-
-    own = model.state_dict()
-    kept = {key: value for key, value in state.items() if not of(dropped, key) and (key in own or not learned(key))}
-    return {key: value for key, value in own.items() if of(added, key) or learned(key)} | kept

@@ -10,7 +10,7 @@ from densevit.weights.layout import Layout, Line, Rearrangement, State, translat
 
 Section = dict[str, Any]
 
-VIT = {  # width: variant, depth
+VIT: dict[int, tuple[str, int]] = {  # width: variant, depth
     128: ("nano", 6),
     192: ("tiny", 12),
     384: ("small", 12),
@@ -19,14 +19,14 @@ VIT = {  # width: variant, depth
     1280: ("huge", 32),
     1536: ("giant", 40),
 }
-SWIN = {  # width and blocks a stage
+SWIN: dict[tuple[int, tuple[int, ...]], str] = {  # width and blocks a stage
     (32, (1, 1, 3, 1)): "nano",
     (96, (2, 2, 6, 2)): "tiny",
     (96, (2, 2, 18, 2)): "small",
     (128, (2, 2, 18, 2)): "base",
     (192, (2, 2, 18, 2)): "large",
 }
-MVIT = {  # version, width and blocks a stage
+MVIT: dict[tuple[int, int, tuple[int, ...]], str] = {  # version, width and blocks a stage
     (1, 32, (1, 1, 3, 1)): "nano",
     (1, 96, (1, 2, 11, 2)): "base",
     (1, 112, (2, 3, 16, 3)): "large",
@@ -36,7 +36,7 @@ MVIT = {  # version, width and blocks a stage
     (2, 96, (2, 3, 16, 3)): "base",
     (2, 144, (2, 6, 36, 4)): "large",
 }
-RESNET = {  # blocks a stage and whether they are bottlenecks
+RESNET: dict[tuple[tuple[int, ...], bool], int] = {  # blocks a stage and whether they are bottlenecks
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,
     ((3, 4, 6, 3), True): 50,

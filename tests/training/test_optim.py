@@ -33,6 +33,9 @@ def model_of(**options) -> DenseModel:
     return DenseModel(backbone, {"detection": Everything(backbone.channels)})
 
 
+RATES = OptimSection(backbone_lr=1e-4, weight_decay=0.05)
+
+
 def names(model: DenseModel, group: dict) -> set[str]:
     by_id = {id(p): name for name, p in model.named_parameters()}
     return {by_id[id(p)] for p in group["params"]}
@@ -83,7 +86,7 @@ HEAD_FREE = {
 
 def test_what_decays_and_what_does_not_at_which_rate():
     model = model_of()
-    groups = parameter_groups(model, lr=1e-3, backbone_lr=1e-4, weight_decay=0.05)
+    groups = parameter_groups(model, RATES, lr=1e-3)
     found = {(group["lr"], group["weight_decay"]): names(model, group) for group in groups}
     assert found == {
         (1e-4, 0.05): BACKBONE_DECAYED,
@@ -95,7 +98,7 @@ def test_what_decays_and_what_does_not_at_which_rate():
 
 def test_without_a_rate_of_its_own_the_backbone_learns_as_the_rest():
     model = model_of()
-    groups = parameter_groups(model, lr=1e-3, backbone_lr=None, weight_decay=0.05)
+    groups = parameter_groups(model, OptimSection(weight_decay=0.05), lr=1e-3)
     found = {(group["lr"], group["weight_decay"]): names(model, group) for group in groups}
     assert found == {(1e-3, 0.05): BACKBONE_DECAYED | HEAD_DECAYED, (1e-3, 0.0): BACKBONE_FREE | HEAD_FREE}
 
@@ -103,14 +106,14 @@ def test_without_a_rate_of_its_own_the_backbone_learns_as_the_rest():
 def test_what_is_frozen_is_in_no_group():
     model = model_of()
     model.backbone.requires_grad_(False)
-    groups = parameter_groups(model, lr=1e-3, backbone_lr=1e-4, weight_decay=0.05)
+    groups = parameter_groups(model, RATES, lr=1e-3)
     assert set().union(*(names(model, group) for group in groups)) == HEAD_DECAYED | HEAD_FREE
 
 
 def test_a_resnet_s_convolutions_decay_and_its_norms_do_not():
     backbone = densevit.create_backbone("resnet", depth=18, frozen_stages=1)
     model = DenseModel(backbone, {"detection": Everything(backbone.channels)})
-    groups = parameter_groups(model, lr=1e-3, backbone_lr=1e-4, weight_decay=0.05)
+    groups = parameter_groups(model, RATES, lr=1e-3)
     decayed, free = (names(model, g) for d in (0.05, 0.0) for g in groups if (g["lr"], g["weight_decay"]) == (1e-4, d))
     convolutions = {
         f"backbone.layer{i}.{j}.{name}.weight" for i in (1, 2, 3, 4) for j in (0, 1) for name in ("conv1", "conv2")
@@ -118,6 +121,24 @@ def test_a_resnet_s_convolutions_decay_and_its_norms_do_not():
     assert decayed == convolutions
     assert len(free) == 2 * len(convolutions)
     assert all(".bn" in name or ".downsample.1." in name for name in free)
+
+
+@pytest.mark.parametrize("backbone_lr", [None, 3e-5])
+@pytest.mark.parametrize("frozen_stages", [0, 2])
+def test_without_more_keys_groups_are_the_plain_ones_in_order_and_to_the_last_bit(backbone_lr, frozen_stages):
+    """Two rates and two decays, in the order in which the model's parameters first have them."""
+    backbone = densevit.create_backbone("resnet", depth=18, frozen_stages=frozen_stages)
+    model = DenseModel(backbone, {"detection": Everything(backbone.channels)}, weights={"detection": "learned"})
+    lr = 0.1 * 7 / 3  # of many digits
+    expected: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rate = backbone_lr if backbone_lr is not None and name.startswith("backbone.") else lr
+            plain = name.endswith("weight") and parameter.ndim >= 2 and not name.endswith("queries.weight")
+            expected.setdefault((rate, 0.03 if plain else 0.0), []).append(parameter)
+    found = parameter_groups(model, OptimSection(backbone_lr=backbone_lr, weight_decay=0.03), lr)
+    assert [(group["lr"], group["weight_decay"]) for group in found] == list(expected)
+    assert [[id(p) for p in group["params"]] for group in found] == [[id(p) for p in g] for g in expected.values()]
 
 
 # ---- optimisers ----

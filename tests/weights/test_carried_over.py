@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 import densevit
 from densevit.errors import WeightsError
-from densevit.weights.state import load_state
+from densevit.weights.fitting import load_state
 
 CASES = [
     ("swin", {"variant": "nano", "window_size": 7}, {"window_size": 12}, 6),
@@ -17,21 +17,20 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "options", "other", "tables"), CASES, ids=str)
-def test_tables_are_carried_over_with_a_warning_each_and_the_rest_is_untouched(name, options, other, tables):
+def test_tables_are_carried_over_with_a_line_each_and_the_rest_is_untouched(name, options, other, tables):
     old = densevit.create_backbone(name, **options)
     new = densevit.create_backbone(name, **{**options, **other})
-    with pytest.warns(UserWarning, match="old.pth: .* was carried over to another size") as warnings:
-        load_state(new, old.state_dict(), "old.pth")
+    told = load_state(new, old.state_dict(), "old.pth").adapted
     own, before = new.state_dict(), old.state_dict()
     carried = [key for key in own if own[key].shape != before[key].shape]
-    assert len(warnings) == len(carried) == tables
+    assert told == [(key, tuple(before[key].shape), tuple(own[key].shape), "interpolated") for key in carried]
+    assert len(carried) == tables
     assert all(torch.equal(own[key], before[key]) for key in own if key not in carried)
 
 
 def test_a_position_table_is_the_one_that_forward_would_interpolate_to():
     old, new = (densevit.create_backbone("vit", variant="nano", image_size=size).eval() for size in (224, 320))
-    with pytest.warns(UserWarning, match="position_table"):
-        load_state(new, old.state_dict(), "old.pth")
+    load_state(new, old.state_dict(), "old.pth")
     images = torch.randn(1, 3, 320, 320)
     with torch.no_grad():
         for x, y in zip(new(images), old(images), strict=True):
@@ -40,8 +39,7 @@ def test_a_position_table_is_the_one_that_forward_would_interpolate_to():
 
 def test_a_bias_table_is_stretched_between_its_own_ends():
     old, new = (densevit.create_backbone("swin", variant="nano", window_size=size) for size in (7, 12))
-    with pytest.warns(UserWarning, match="relative_position_bias_table"):
-        load_state(new, old.state_dict(), "old.pth")
+    load_state(new, old.state_dict(), "old.pth")
     before, after = (s.stages[0][0].attention.relative_position_bias_table.detach() for s in (old, new))
     expected = F.interpolate(before.T.view(1, 1, 13, 13), size=(23, 23), mode="bicubic").view(1, -1).T
     torch.testing.assert_close(after, expected)

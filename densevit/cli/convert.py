@@ -1,0 +1,64 @@
+"""Makes a run folder of another project's weights; with --to, writes a run as that project's weights."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="SRC", help="a file, a folder, timm:NAME, torchvision:NAME, hf:ORG/NAME; a run"
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="a new folder; with --to a new file, or for hf a folder")
+    parser.add_argument(
+        "overrides",
+        metavar="section.key=value",
+        nargs="*",
+        help="what no tensor shows: backbone.dilation=true; what may not fit: weights_allow=[PATTERN, ...]",
+    )
+    parser.add_argument("--as", dest="layout", metavar="LAYOUT", help="the layout of SRC, where it is not recognised")
+    parser.add_argument("--to", metavar="LAYOUT", help="hf, timm, torchvision, detr, or a layout by its name")
+
+
+def run(args: Namespace) -> int:
+    from rich.console import Console
+
+    from densevit.errors import ConfigError
+    from densevit.visualization.weights_table import weights_table, written_table
+    from densevit.weights.converting import convert
+    from densevit.weights.whole import check_free
+    from densevit.weights.writing import written
+
+    check_free(args.out)
+    console = Console()
+    if args.to is None:
+        found = convert(args.source, args.layout, args.overrides)
+        found.write(args.out)
+        console.print(weights_table(found.fit))
+        if found.model is not None:
+            console.print(f"{args.out}: a run, for densevit.load, evaluate and predict")
+        else:
+            console.print(f"{args.out}: a backbone, for train CONFIG backbone={args.out / 'backbone.yaml'}")
+        return 0
+    if args.layout is not None:
+        raise ConfigError("--as is for what comes in, and --to for what goes out; keep one.")
+    one = written(args.source, args.to, _allowed(args.overrides))
+    one.write(args.out)
+    console.print(written_table(one, args.source, args.out))
+    return 0
+
+
+def _allowed(overrides: list[str]) -> list[str]:
+    """The patterns of `weights_allow=[PATTERN, ...]`, the one override that --to takes."""
+    from densevit.config.reading import parse
+    from densevit.errors import ConfigError
+
+    allowed: list[str] = []
+    for override in overrides:
+        key, _, text = override.partition("=")
+        patterns = parse(text, f"command line: {override}") if key == "weights_allow" else None
+        if not isinstance(patterns, list):
+            raise ConfigError(
+                f"{override}: --to writes a run as it is. Only weights_allow=[PATTERN, ...] can be given."
+            )
+        allowed += map(str, patterns)
+    return allowed

@@ -1,0 +1,56 @@
+"""Parts of a model that stay as they are: their parameters have no gradients, and their norms count nothing."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from torch import nn
+
+from densevit.errors import ConfigError
+from densevit.interfaces import Backbone, Head, Neck
+from densevit.model.patterns import matching
+
+
+def freeze_backbone(backbone: Backbone, what: bool | int | tuple[str, ...]) -> None:
+    """Takes the gradients from all parameters, from those of so many first groups of `parameter_depths`, or from those
+    whose names match a pattern (`stages.0.*`)."""
+    if what is True:
+        backbone.requires_grad_(False)
+    elif isinstance(what, tuple):
+        _freeze_matching(dict(backbone.named_parameters()), what, "backbone.freeze")
+    elif what:
+        depths = backbone.parameter_depths()
+        if what > len(depths):
+            raise ConfigError(
+                f"backbone.freeze is {what}, but the backbone has {len(depths)} depths. true freezes all."
+            )
+        _freeze(parameter for depth in depths[:what] for parameter in depth)
+
+
+def freeze_head(head: Head, neck: Neck | None, what: bool | tuple[str, ...], where: str) -> None:
+    """The same for a head, without depths. Its neck's parameters are among them, named `neck.*`."""
+    parameters = dict(head.named_parameters())
+    if neck is not None:
+        parameters |= {f"neck.{name}": parameter for name, parameter in neck.named_parameters()}
+    if what is True:
+        _freeze(parameters.values())
+    elif what:
+        _freeze_matching(parameters, what, where)
+
+
+def frozen_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """The largest modules that have parameters of which none is trained."""
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    if trained and not any(trained):
+        yield module
+    elif trained:
+        for child in module.children():
+            yield from frozen_modules(child)
+
+
+def _freeze_matching(parameters: Mapping[str, nn.Parameter], patterns: Iterable[str], where: str) -> None:
+    names = [name for pattern in patterns for name in matching(pattern, parameters, where)]
+    _freeze(parameters[name] for name in names)
+
+
+def _freeze(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(False)

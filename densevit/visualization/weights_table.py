@@ -1,0 +1,64 @@
+"""What of a checkpoint went where, as a table for the terminal."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from densevit.weights.fitting import Fit, shown
+from densevit.weights.writing import Written
+
+NAMES_A_ROW = 3
+
+
+def weights_table(fit: Fit) -> Group:
+    """A row for each kind of thing that happened to a checkpoint's tensors. Tensors that differ in a number only, as
+    those of all blocks, are one name."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    for what, count, details in _rows(fit):
+        table.add_row(Text(what, "cyan"), str(count), Text(details))
+    return Group(
+        Text(fit.source, "bold"),
+        table,
+        *(Text(note, "yellow" if note.startswith("Warning") else "") for note in fit.notes),
+    )
+
+
+def written_table(written: Written, source: str, out: Path) -> Group:
+    """What a run became."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(Text("written", "cyan"), str(len(written.tensors)), Text(f"as {written.layout.name}"))
+    if written.left_out:
+        table.add_row(Text("left out", "cyan"), str(len(written.left_out)), Text(_listed(written.left_out)))
+    files = f"{out}: {', '.join(['model.safetensors', *written.files])}" if out.is_dir() else str(out)
+    return Group(Text(source, "bold"), table, *map(Text, written.notes), Text(files))
+
+
+def _rows(fit: Fit) -> Iterator[tuple[str, int, str]]:
+    yield "loaded", fit.loaded, ""
+    changes: dict[str, list[str]] = {}
+    for name, before, after, how in fit.adapted:
+        changes.setdefault(f"{shown(before)} -> {shown(after)}, {how}", []).append(name)
+    for change, names in changes.items():
+        yield "adapted", len(names), f"{_listed(names)}: {change}"
+    for what, reasons in (("left out", fit.left_out), ("as built", fit.fresh)):
+        for why in dict.fromkeys(reasons.values()):
+            names = [name for name, reason in reasons.items() if reason == why]
+            yield what, len(names), f"{_listed(names)}: {why}"
+    for what, names in (("missing", fit.missing), ("unexpected", fit.unexpected)):
+        if names:
+            yield what, len(names), f"{_listed(names)}: allowed"
+
+
+def _listed(names: Iterable[str]) -> str:
+    kinds = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names))
+    return ", ".join(kinds[:NAMES_A_ROW]) + (", ..." if len(kinds) > NAMES_A_ROW else "")

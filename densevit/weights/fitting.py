@@ -1,0 +1,173 @@
+"""Puts tensors in our names into a module: completely or not at all, and with a line for each that is not as it was."""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.errors import WeightsError
+
+
+class Adapted(NamedTuple):
+    """A tensor that came in another shape, and what was done."""
+
+    name: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    how: str
+
+
+@dataclass
+class Fit:
+    """What of a checkpoint goes where in a module; nothing is written before `write`.
+
+    tensors: by the module's names, in its shapes. left_out: names in the checkpoint that are not taken, and why.
+    fresh: names of the module that start as they were built, and why. missing, unexpected: those that were allowed.
+    notes: what else there is to say, a sentence each.
+    """
+
+    source: str
+    module: nn.Module
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    adapted: list[Adapted] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    fresh: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def loaded(self) -> int:
+        """How many tensors were taken as they were."""
+        return len(self.tensors) - len(self.adapted)
+
+    def write(self) -> None:
+        """Puts the tensors into the module."""
+        self.module.load_state_dict(self.tensors, strict=False)
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> Fit:
+    """Puts every tensor of `state` into `module`; see `fit`."""
+    found = fit(module, state, source)
+    found.write()
+    return found
+
+
+def fit(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str | Path,
+    allowed: Iterable[str] = (),
+    kept: Mapping[str, str] | None = None,
+) -> Fit:
+    """Where each tensor of `state` goes in `module`. Nothing is written.
+
+    allowed: patterns (`head.*`) of names that may be missing, unexpected or of another shape. kept: names of the module
+    that stay as they are, and why.
+    A tensor of another shape is adapted where that can be done: by the method `carried_over(name, tensor)` of the
+    submodule that holds it, as for tables of positions; where a convolution sees the picture, by resizing its kernel
+    and by spreading a grey one over three channels. Raises WeightsError, naming the keys, where the two do not fit.
+    """
+    own, kept, patterns = module.state_dict(), kept or {}, list(allowed)
+    found = Fit(str(source), module)
+    misshapen: list[str] = []
+
+    def may(name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    for name, value in own.items():
+        if name in kept:
+            (found.left_out if name in state else found.fresh)[name] = kept[name]
+        elif name not in state:
+            if not _counts_batches(name):
+                found.missing.append(name)
+        elif state[name].shape == value.shape:
+            found.tensors[name] = state[name]
+        elif (adapted := _adapted(module, name, state[name], value)) is not None:
+            found.tensors[name], how = adapted
+            found.adapted.append(Adapted(name, tuple(state[name].shape), tuple(value.shape), how))
+        elif may(name):
+            found.left_out[name] = (
+                f"another shape, {shown(state[name].shape)} for {shown(value.shape)}, which is allowed"
+            )
+        else:
+            misshapen.append(name)
+    found.unexpected = [name for name in state if name not in own and not _counts_batches(name)]
+
+    problems = []
+    missing, unexpected = ([name for name in names if not may(name)] for names in (found.missing, found.unexpected))
+    if missing:
+        problems.append(f"{len(missing)} tensors are missing ({_some(missing)})")
+    if unexpected:
+        nearest = difflib.get_close_matches(unexpected[0], missing, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        problems.append(f"{len(unexpected)} are not the model's ({_some(unexpected)}{hint})")
+    if misshapen:
+        name = misshapen[0]
+        shapes = f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        problems.append(f"{len(misshapen)} have another shape ({shapes})")
+    if problems:
+        raise WeightsError(
+            f"{source} does not fit: {'; '.join(problems)}. Use the config it was trained with, or other weights; what "
+            "is meant to be so is allowed by name, weights_allow: [PATTERN, ...]."
+        )
+    return found
+
+
+def resize_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:
+    """A patch projection (O, I, h, w) for patches of another size, (O, I, *size).
+
+    The pseudo-inverse resize of FlexiViT (Beyer et al. 2023, section 3.4): a patch that is resized, bilinearly and
+    without antialiasing, gives the same token as before where patches grow, and the nearest one where they shrink.
+    Plain interpolation of kernels, bicubic in most code, changes the tokens' norm instead.
+    """
+    resized = kernel.double()
+    for axis, new in zip((2, 3), size, strict=True):
+        old = kernel.shape[axis]
+        pixels = torch.eye(old, dtype=torch.float64, device=kernel.device)[None]
+        enlarging = F.interpolate(pixels, size=new, mode="linear", align_corners=False)[0]  # (old, new)
+        resized = (resized.transpose(axis, 3) @ torch.linalg.pinv(enlarging).T).transpose(axis, 3)
+    return resized.to(kernel.dtype)
+
+
+def shown(shape: Iterable[int]) -> str:
+    """A shape as people write it: 14 x 14 x 768."""
+    return " x ".join(map(str, shape)) or "a number"
+
+
+def _adapted(module: nn.Module, name: str, tensor: Tensor, own: Tensor) -> tuple[Tensor, str] | None:
+    """The tensor in the shape of the module's own, and how; None where that cannot be."""
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if tensor.ndim != own.ndim:
+        return None
+    carry = cast(Callable[[str, Tensor], Tensor | None] | None, getattr(owner, "carried_over", None))
+    if carry is not None:
+        carried = carry(leaf, tensor)
+        return (carried, "interpolated") if carried is not None and carried.shape == own.shape else None
+    sees_pictures = isinstance(owner, nn.Conv2d) and leaf == "weight" and own.shape[1] == 3
+    if not sees_pictures or tensor.shape[0] != own.shape[0] or tensor.shape[1] not in (1, 3):
+        return None
+    how = []
+    if tensor.shape[1] == 1:  # a grey picture, which has its value in each channel, gives what it gave
+        tensor = tensor.expand(-1, 3, -1, -1) / 3
+        how.append("grey kernel spread over RGB")
+    if tensor.shape[2:] != own.shape[2:]:
+        tensor = resize_kernel(tensor, (own.shape[2], own.shape[3]))
+        how.append("patch kernel resized")
+    return tensor, ", ".join(how)
+
+
+def _counts_batches(name: str) -> bool:
+    """Batch norm's count, which only norms that learn have and none needs."""
+    return name.rpartition(".")[2] == "num_batches_tracked"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,265 @@
+"""The weights that a config starts from: of a whole model, of its backbone, of a head."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from densevit import registry
+from densevit.config import reading as yaml
+from densevit.errors import WeightsError
+from densevit.interfaces import Class, Head
+from densevit.model import DenseModel
+from densevit.weights.arrival import Arrival, arrive
+from densevit.weights.fitting import Fit, fit
+from densevit.weights.state import part
+
+
+def load_initial(model: DenseModel) -> list[Fit]:
+    """Loads the weights that the model's config names: the whole model's, the backbone's, each head's with its neck.
+
+    A head that a whole model's weights lack starts as it is, and one that this model lacks is left out; so are those
+    tensors of a head that depend on its classes, where these are others. A head of another project's goes to the head
+    of the same task, whatever its name. A head's learned weight goes on from theirs where they have one.
+    The mean and deviation that the weights were trained with are set in the model and in its config, unless the config
+    states others. All is checked before anything is written: raises WeightsError where something does not fit.
+    Returns what went where, one for each source.
+    """
+    config = model.config
+    if config is None:
+        return []
+    arrivals: dict[str, Arrival] = {}
+    fits: list[Fit] = []
+
+    def arrival(source: str) -> Arrival:
+        if source not in arrivals:
+            arrivals[source] = arrive(source, model)
+        return arrivals[source]
+
+    if config.weights is not None:
+        fits.append(fit_model(model, arrival(config.weights), config.weights_allow))
+    if config.backbone.weights is not None:
+        fits.append(fit_backbone(model, arrival(config.backbone.weights), config.backbone.weights_allow))
+    of_backbone = fits[-1:]
+    for name, section in config.heads.items():
+        if section.weights is not None:
+            fits += _fit_head(model, name, arrival(section.weights), section.weights_allow)
+    for found in fits:
+        found.write()
+    for found in of_backbone:
+        source = cast(str, config.weights if config.backbone.weights is None else config.backbone.weights)
+        found.notes += _built_as(model, arrival(source)) + _normalise_as(model, arrival(source))
+    return fits
+
+
+def fit_model(model: DenseModel, arrival: Arrival, allowed: Sequence[str]) -> Fit:
+    """Where each tensor of a whole model goes. Nothing is written."""
+    where = f"weights: {arrival.source}"
+    if arrival.is_backbone:
+        raise WeightsError(f"{where} holds a backbone alone. Name it as backbone.weights={arrival.source}.")
+    state = _by_our_heads(model, arrival, where)
+    own = model.state_dict()
+    heads = {name.split(".")[1] for name in state if name.startswith("heads.")}
+    kept = arrival.fresh(own)
+    left_out = dict(arrival.left_out)
+    if heads & set(model.heads):
+        for name in own:
+            if _head_of(name) not in (None, *heads):
+                kept[name] = f"these weights have no head {_head_of(name)!r}"
+            elif name.startswith("log_variances.") and name not in state:
+                kept[name] = "their head's weight was not learned"
+        for name in state:
+            if _head_of(name) not in (None, *model.heads):
+                left_out[name] = f"this model has no head {_head_of(name)!r}"
+            elif name.startswith("log_variances.") and name not in own:
+                left_out[name] = "the head's weight is not learned here"
+    notes = []
+    for name in sorted(heads & set(model.heads)):
+        other, note = _other_classes(model, name, part(state, f"heads.{name}."), arrival)
+        kept |= {f"heads.{name}.{key}": why for key, why in other.items()}
+        notes += note
+    state = {name: tensor for name, tensor in state.items() if name not in left_out}
+    with _saying_whose(arrival):
+        found = fit(model, state | _nothing(arrival.unknown), where, allowed, kept)
+    found.left_out |= left_out
+    found.notes += _read_as(arrival) + notes
+    return found
+
+
+def fit_backbone(model: DenseModel, arrival: Arrival, allowed: Sequence[str]) -> Fit:
+    """Where each tensor of a backbone goes, in the backbone's names. Nothing is written."""
+    prefix = "" if arrival.is_backbone else "backbone."
+    state = part(arrival.tensors, "backbone.") | _nothing(arrival.unknown if arrival.is_backbone else ())
+    kept = arrival.fresh(model.backbone.state_dict(), prefix)
+    with _saying_whose(arrival):
+        found = fit(model.backbone, state, f"backbone.weights: {arrival.source}", allowed, kept)
+    found.left_out |= arrival.left_out
+    found.notes += _read_as(arrival)
+    return found
+
+
+def _fit_head(model: DenseModel, name: str, arrival: Arrival, allowed: Sequence[str]) -> list[Fit]:
+    where = f"heads.{name}.weights"
+    theirs = name if arrival.layout is None else _task(model, name)
+    if arrival.layout is not None and theirs not in arrival.heads:
+        has = f"heads for {', '.join(arrival.heads)} only" if arrival.heads else "no head"
+        raise WeightsError(f"{where}: {arrival.source} has {has}; expected one for {theirs}.")
+    state = part(arrival.tensors, f"heads.{theirs}.")
+    other, notes = _other_classes(model, name, state, arrival)
+    kept = arrival.fresh(model.heads[name].state_dict(), f"heads.{theirs}.") | other
+    with _saying_whose(arrival):
+        found = fit(model.heads[name], state, f"{where}: {arrival.source}", allowed, kept)
+    found.notes += _read_as(arrival) + notes
+    if name not in model.necks:
+        return [found]
+    neck = part(arrival.tensors, f"necks.{theirs}.")
+    return [found, fit(model.necks[name], neck, f"{where}, the neck: {arrival.source}", allowed)]
+
+
+def _by_our_heads(model: DenseModel, arrival: Arrival, where: str) -> dict[str, Tensor]:
+    """The tensors of a whole model, with the names of this one's heads in the place of tasks."""
+    if arrival.layout is None:
+        return arrival.tensors
+    names: dict[str, str] = {}
+    for task in arrival.heads:
+        ours = [name for name in model.heads if _task(model, name) == task]
+        if len(ours) > 1:
+            raise WeightsError(
+                f"{where} has one head for {task}, and the config has {' and '.join(ours)}. Name the "
+                f"backbone's weights, backbone.weights={arrival.source}, and that head's, "
+                f"heads.{ours[0]}.weights={arrival.source}."
+            )
+        names |= {task: ours[0]} if ours else {}
+    if not names:
+        wanted = ", ".join(sorted({_task(model, name) for name in model.heads}))
+        raise WeightsError(
+            f"{where} has heads for {', '.join(arrival.heads)}, and the config has for {wanted}. For its backbone "
+            f"alone, name it as backbone.weights={arrival.source}."
+        )
+
+    def ours_of(name: str) -> str:
+        kind, _, rest = name.partition(".")
+        task, dot, inner = rest.partition(".")
+        return f"{kind}.{names.get(task, task)}{dot}{inner}" if kind in ("heads", "necks") else name
+
+    return {ours_of(name): tensor for name, tensor in arrival.tensors.items()}
+
+
+def _other_classes(
+    model: DenseModel, name: str, state: Mapping[str, Tensor], arrival: Arrival
+) -> tuple[dict[str, str], list[str]]:
+    """Which tensors of a head are not taken because its classes are others, and why; and what there is to say.
+
+    Classes are compared by name where theirs are known, and else by their number. In another order they are others too:
+    nothing says which rows of a head's tensors are whose.
+    """
+    ours, theirs = [c.name for c in model.classes[name]], arrival.classes.get(_task(model, name))
+    if not ours:
+        return {}, []
+    own = model.heads[name].state_dict()
+    misshapen = {key for key in own if key in state and state[key].shape != own[key].shape}
+    if theirs is None and not misshapen:
+        return {}, [f"The names of head {name!r}'s classes are not known: they are taken to be the data's, in order."]
+    if theirs is not None and [*map(_plain, theirs)] == [*map(_plain, ours)]:
+        return {}, []
+    depending = class_tensors(model, name)
+    if theirs is None and not misshapen & depending:
+        return {}, []
+    if theirs is None:
+        why = f"the classes are others, {len(ours)} here"
+    elif sorted(map(_plain, theirs)) == sorted(map(_plain, ours)):
+        why = "the classes are in another order"
+    else:
+        why = f"the classes are others, {len(theirs)} there and {len(ours)} here"
+    return dict.fromkeys(sorted(depending), why), []
+
+
+def class_tensors(model: DenseModel, name: str) -> set[str]:
+    """The names of a head's tensors that depend on the number of classes: of other shapes for one class more."""
+    assert model.config is not None
+    section, feeding = model.config.heads[name], dict(model.necks.items()).get(name, model.backbone)
+    more = (*model.classes[name], Class("one more", 1 + max(c.file_id for c in model.classes[name]), (0, 0, 0)))
+
+    def build() -> Head:
+        given = (feeding.channels, feeding.strides, more)
+        return registry.create("heads", section.name, *given, options=section.options, where=f"heads.{name}")
+
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                larger = build().state_dict()
+        except Exception:  # a head whose constructor looks at numbers, which meta tensors have none of
+            larger = build().state_dict()
+    own = model.heads[name].state_dict()
+    return {key for key, value in own.items() if key in larger and larger[key].shape != value.shape}
+
+
+def _built_as(model: DenseModel, arrival: Arrival) -> list[str]:
+    """What to say of the backbone's options that leave no trace in tensors, where the weights come with others."""
+    assert model.config is not None
+    notes, options = [], model.config.backbone.options
+    for name, value in arrival.options.items():
+        section, _, key = name.partition(".")
+        if section == "backbone" and value and key not in options:
+            notes.append(f"These weights were trained with {name} {value}; the config leaves it at its default.")
+        elif section == "backbone" and key in options and options[key] != value:
+            notes.append(f"Warning: {name} is {options[key]}; these weights were trained with {value}.")
+    return notes
+
+
+def _normalise_as(model: DenseModel, arrival: Arrival) -> list[str]:
+    """Sets the mean and deviation that weights were trained with; returns what to say."""
+    assert model.config is not None
+    section, notes = model.config.backbone, []
+    for key in ("mean", "std"):
+        theirs, here = getattr(arrival, key), getattr(model.backbone, key)
+        if theirs is None or all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(theirs, here, strict=True)):
+            continue
+        if getattr(section, key) is not None:
+            notes.append(f"Warning: backbone.{key} stays {[*here]}; these weights were trained with {[*theirs]}.")
+            continue
+        setattr(section, key, theirs)
+        setattr(model.backbone, key, theirs)
+        getattr(model, key).copy_(255 * torch.tensor(theirs)[:, None, None])
+        notes.append(f"backbone.{key} is {[*theirs]}, as these weights were trained with, in place of {[*here]}.")
+    return notes
+
+
+def _task(model: DenseModel, name: str) -> str:
+    return str(model.heads[name].task)
+
+
+def _head_of(name: str) -> str | None:
+    """The head that a tensor of a whole model belongs to; None for the backbone's and for a head's learned weight."""
+    kind, _, rest = name.partition(".")
+    return rest.partition(".")[0] if kind in ("heads", "necks") else None
+
+
+def _plain(name: str) -> str:
+    """A class's name without what data sets write differently: `Dining_Table, board` is `dining table`."""
+    return re.split(r"[,;]", name)[0].replace("_", " ").replace("-", " ").strip().casefold()
+
+
+def _read_as(arrival: Arrival) -> list[str]:
+    return [f"Read as {arrival.layout.name}."] if arrival.layout is not None else []
+
+
+@contextmanager
+def _saying_whose(arrival: Arrival) -> Iterator[None]:
+    """Adds to an error what the weights are of."""
+    try:
+        yield
+    except WeightsError as error:
+        if arrival.layout is None:
+            raise
+        sections = yaml.write(arrival.describe()).strip().replace("\n", "\n  ")
+        raise WeightsError(f"{error} Read as {arrival.layout.name}, they are of\n  {sections}") from error
+
+
+def _nothing(names: Sequence[str]) -> dict[str, Tensor]:
+    """Tensors that no module has, for names that no layout has: they are told as unexpected."""
+    return {name: torch.empty(0) for name in names}

@@ -1,0 +1,53 @@
+"""The layouts of other projects' checkpoints, one module a project. Each exports `LAYOUTS`; one more is one file."""
+
+import importlib
+import pkgutil
+from functools import cache
+
+from densevit.errors import WeightsError, did_you_mean
+from densevit.weights.layout import Layout, State, has_marks
+
+
+def names() -> list[str]:
+    """The names of all layouts."""
+    return list(_layouts())
+
+
+def find(name: str) -> Layout:
+    """A layout by its name. Raises WeightsError that tells the nearest."""
+    if name not in _layouts():
+        raise WeightsError(f"There is no layout {name!r}.{did_you_mean(name, names())}")
+    return _layouts()[name]
+
+
+def recognise(tensors: State, source: str = "checkpoint") -> Layout:
+    """The layout whose marks are all among the names of a checkpoint's tensors; of several the one with most marks.
+
+    Raises WeightsError, showing some of the names, where there is none, or two are equally good.
+    """
+    fitting = [layout for layout in _layouts().values() if has_marks(tensors, layout)]
+    most = max((len(layout.marks) for layout in fitting), default=0)
+    best = [layout for layout in fitting if len(layout.marks) == most]
+    if len(best) == 1:
+        return best[0]
+    keys = list(tensors)
+    shown = ", ".join([*keys[:3], *(["..."] if len(keys) > 6 else []), *keys[3:][-3:]])
+    found = f"{source} has {len(keys)} tensors ({shown}), which"
+    if best:
+        equal = " and ".join(layout.name for layout in best)
+        raise WeightsError(f"{found} may be {equal}. Say which with `densevit convert {source} OUT --as NAME`.")
+    raise WeightsError(
+        f"{found} is no layout that is known. If it is one of these, say so with "
+        f"`densevit convert {source} OUT --as NAME`: {', '.join(names()) or 'none'}."
+    )
+
+
+@cache
+def _layouts() -> dict[str, Layout]:
+    found: dict[str, Layout] = {}
+    for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
+        for layout in getattr(importlib.import_module(f"{__name__}.{module.name}"), "LAYOUTS", ()):
+            if layout.name in found:
+                raise ValueError(f"Two layouts are called {layout.name!r}; the second is in {module.name}.")
+            found[layout.name] = layout
+    return found

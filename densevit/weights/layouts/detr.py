@@ -1,0 +1,176 @@
+"""facebookresearch/detr (Carion et al. 2020): whole models, R50, R50-DC5, R101 and R101-DC5, as trained on COCO."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densevit.data.annotations import color_of
+from densevit.errors import WeightsError
+from densevit.interfaces import Class
+from densevit.weights.label_sets import preset_classes
+from densevit.weights.layout import Change, Layout, Line, State, translate
+from densevit.weights.variants import resnet
+
+ENCODER, DECODER, HEAD = "heads.detection.encoder.{i}", "heads.detection.decoder.{i}", "heads.detection"
+
+UNTOLD = ("backbone.dilation", "heads.detection.num_heads")  # which no tensor's shape shows
+COCO_ROWS = 92  # of a class head whose row is the file's id, 0 ... 90, and "no object" at last
+IMPOSSIBLE = -1e4  # a logit whose probability is exactly 0, and which fp16 holds
+
+
+@lru_cache(maxsize=1)
+def coco_classes() -> tuple[Class, ...]:
+    """COCO's 80 classes of things by ascending file id, as the data set has them."""
+    ids = [(one.file_id + 1, one.name) for one in preset_classes("coco_stuff")]  # COCO's less 1, and surfaces above 91
+    things = sorted((file_id, name) for file_id, name in ids if file_id < COCO_ROWS - 1)
+    return tuple(Class(name, file_id, color_of(i)) for i, (file_id, name) in enumerate(things))
+
+
+def _kept() -> list[int]:
+    return [*(one.file_id for one in coco_classes()), COCO_ROWS - 1]
+
+
+def _into_classes(rows: Tensor) -> Tensor:
+    return rows[_kept()] if len(rows) == COCO_ROWS else rows
+
+
+def _back_into_ids(rows: Tensor) -> Tensor:
+    if len(rows) != len(coco_classes()) + 1:
+        return rows
+    every = rows.new_full((COCO_ROWS, *rows.shape[1:]), IMPOSSIBLE if rows.ndim == 1 else 0.0)
+    return every.index_copy_(0, torch.tensor(_kept(), device=rows.device), rows)
+
+
+CLASS_ROWS = Change(_into_classes, _back_into_ids)
+"""A row for each of COCO's file ids, 0 ... 90, to our 80 classes; heads with another number of rows stay as they are.
+
+11 of these ids are no class. Their rows, which learned to be never chosen, are left out: the other logits stay as they
+are, and probabilities grow by the little that those rows had. On the way back they are 0 with a bias of -10000, which
+has no effect at all.
+"""
+
+
+def _attention(theirs: str, ours: str) -> tuple[Line, ...]:
+    """torch's `nn.MultiheadAttention`, with query, key and value in one tensor."""
+    parts = enumerate(("query", "key", "value"))
+    fused = [(f"[{part}/3]", f"{ours}.{name}") for part, name in parts]
+    return (
+        *(Line(f"{theirs}.in_proj_weight{part}", f"{name}.weight") for part, name in fused),
+        *(Line(f"{theirs}.in_proj_bias{part}", f"{name}.bias") for part, name in fused),
+        Line(f"{theirs}.out_proj.*", f"{ours}.output.*"),
+    )
+
+
+LINES = (
+    Line("backbone.0.body.*", "backbone.*"),
+    Line("backbone.1.row_embed.weight", f"{HEAD}.positions.rows"),
+    Line("backbone.1.col_embed.weight", f"{HEAD}.positions.columns"),
+    Line("input_proj.*", f"{HEAD}.project.project.*"),
+    Line("query_embed.weight", f"{HEAD}.query_embedding.weight"),
+    *_attention("transformer.encoder.layers.{i}.self_attn", f"{ENCODER}.self_attention"),
+    Line("transformer.encoder.layers.{i}.linear1.*", f"{ENCODER}.feedforward.expand.*"),
+    Line("transformer.encoder.layers.{i}.linear2.*", f"{ENCODER}.feedforward.contract.*"),
+    Line("transformer.encoder.layers.{i}.norm1.*", f"{ENCODER}.residuals.0.norm.*"),
+    Line("transformer.encoder.layers.{i}.norm2.*", f"{ENCODER}.residuals.1.norm.*"),
+    Line("transformer.encoder.norm.*", f"{HEAD}.encoder_norm.*"),
+    *_attention("transformer.decoder.layers.{i}.self_attn", f"{DECODER}.self_attention"),
+    *_attention("transformer.decoder.layers.{i}.multihead_attn", f"{DECODER}.cross_attention"),
+    Line("transformer.decoder.layers.{i}.linear1.*", f"{DECODER}.feedforward.expand.*"),
+    Line("transformer.decoder.layers.{i}.linear2.*", f"{DECODER}.feedforward.contract.*"),
+    Line("transformer.decoder.layers.{i}.norm1.*", f"{DECODER}.residuals.0.norm.*"),
+    Line("transformer.decoder.layers.{i}.norm2.*", f"{DECODER}.residuals.1.norm.*"),
+    Line("transformer.decoder.layers.{i}.norm3.*", f"{DECODER}.residuals.2.norm.*"),
+    Line("transformer.decoder.norm.*", f"{HEAD}.decoder_norm.*"),
+    Line("class_embed.weight", f"{HEAD}.label_head.weight", CLASS_ROWS),
+    Line("class_embed.bias", f"{HEAD}.label_head.bias", CLASS_ROWS),
+    Line("bbox_embed.layers.0.*", f"{HEAD}.box_head.0.*"),
+    Line("bbox_embed.layers.1.*", f"{HEAD}.box_head.2.*"),
+    Line("bbox_embed.layers.2.*", f"{HEAD}.box_head.4.*"),
+)
+
+
+def described(lines: tuple[Line, ...]) -> Callable[[State], dict[str, Any]]:
+    """A layout's `describe` of a DETR on a ResNet. Raises WeightsError where that has no such depth, or is not whole.
+
+    Two things leave no trace in a tensor's shape: the number of attention heads, which is 8 in all releases, and the
+    dilation of the last stage ("DC5"), which is taken to be none: `backbone.dilation: true` is for who knows better.
+    """
+    names = Layout("", "model", (), lines, lambda state: {})
+
+    def describe(state: State) -> dict[str, Any]:
+        try:
+            return _sections(translate(state, names).tensors)
+        except KeyError as error:
+            raise WeightsError(f"The checkpoint is not whole: it has nothing for {error}.") from error
+
+    return describe
+
+
+def _sections(ours: State) -> dict[str, Any]:
+    backbone = {key.removeprefix("backbone."): ours[key] for key in ours if key.startswith("backbone.")}
+    num_queries, width = ours[f"{HEAD}.query_embedding.weight"].shape
+    return {
+        "backbone": {**resnet(backbone), "dilation": False, "norm": "frozen", "frozen_stages": 2},
+        "heads": {
+            "detection": {
+                "name": "detr",
+                "num_queries": num_queries,
+                "width": width,
+                "num_heads": 8,
+                "encoder_layers": _count(ours, f"{HEAD}.encoder."),
+                "decoder_layers": _count(ours, f"{HEAD}.decoder."),
+                "feedforward": len(ours[f"{HEAD}.decoder.0.feedforward.expand.weight"]),
+                "positions": "learned" if f"{HEAD}.positions.rows" in ours else "sine",
+                "pre_norm": f"{HEAD}.encoder_norm.weight" in ours,
+            }
+        },
+    }
+
+
+def _count(ours: State, prefix: str) -> int:
+    """How many numbers follow a prefix."""
+    return len({key.removeprefix(prefix).split(".")[0] for key in ours if key.startswith(prefix)})
+
+
+def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
+    """The classes of a class head with so many rows, the last of which is "no object".
+
+    names: of the rows, where they came with the tensors. As many rows as COCO's are COCO's; of others each is a class,
+    and its file id is its row. Raises WeightsError where as many rows as COCO's have other names.
+    """
+    if rows != COCO_ROWS:
+        named = len(names) == rows - 1
+        return tuple(Class(names[i] if named else f"class {i}", i, color_of(i)) for i in range(rows - 1))
+    for one in coco_classes():
+        if len(names) == rows - 1 and names[one.file_id] != one.name:
+            raise WeightsError(
+                f"Class {one.file_id} of 91 is called {names[one.file_id]!r}, in COCO {one.name!r}. A DETR with 91 "
+                "classes of its own is not to be told from COCO's: expected another number of classes."
+            )
+    return coco_classes()
+
+
+def _classes(state: State, facts: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+    return {"detection": classes_of(len(state["class_embed.bias"]), facts.get("classes", ()))}
+
+
+DETR = Layout(
+    name="detr",
+    part="model",
+    marks=(
+        "backbone.0.body.conv1.weight",
+        "transformer.decoder.layers.0.multihead_attn.in_proj_weight",
+        "query_embed.weight",
+        "class_embed.weight",
+        "bbox_embed.layers.0.weight",
+    ),
+    lines=LINES,
+    describe=described(LINES),
+    classes=_classes,
+    untold=UNTOLD,
+)
+
+LAYOUTS = (DETR,)

@@ -1,0 +1,64 @@
+"""facebookresearch/dinov2 (Oquab et al. 2024), with registers (Darcet et al. 2024) too: timm's names but for a few."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from densevit.weights.layout import Layout, Line, Rearrangement, State
+from densevit.weights.layouts.timm import VIT
+from densevit.weights.positions import TOKENS, added_to_tokens
+from densevit.weights.variants import described, vit
+
+
+def gated_on_the_way_out(positions: Rearrangement, gated: Mapping[str, tuple[str, ...]]) -> Rearrangement:
+    """The same rearrangement, which on the way out also names the layers of gated perceptrons as they do.
+
+    gated: by the name of a plain perceptron's layer, `fc1` or `fc2`, those that its tensors make in a gated one.
+    """
+
+    def back(state: State) -> State:
+        state, written = positions.back(state), dict[str, Tensor]()
+        for key, tensor in state.items():
+            match = re.fullmatch(r"(.*\.mlp\.)(fc[12])(\.\w+)", key)
+            if match is None or not _is_gated(state, match[1]):
+                written[key] = tensor
+                continue
+            names = gated[match[2]]
+            for name, part in zip(names, tensor.chunk(len(names)), strict=True):
+                written[match[1] + name + match[3]] = part
+        return written
+
+    return Rearrangement(positions.into, back)
+
+
+def _is_gated(state: State, mlp: str) -> bool:
+    """Whether the first layer gives twice what the second takes."""
+    return len(state[f"{mlp}fc1.weight"]) == 2 * state[f"{mlp}fc2.weight"].shape[1]
+
+
+_LINES = (
+    Line("register_tokens", "register_tokens", TOKENS),
+    *VIT.lines,
+    Line("blocks.{i}.mlp.w12.*", "blocks.{i}.mlp.expand.*"),
+    Line("blocks.{i}.mlp.w3.*", "blocks.{i}.mlp.contract.*"),
+)
+_POSITIONS = gated_on_the_way_out(added_to_tokens("pos_embed", ("cls_token",)), {"fc1": ("w12",), "fc2": ("w3",)})
+
+DINOV2 = Layout(
+    name="dinov2",
+    part="backbone",
+    marks=(
+        "cls_token",
+        "pos_embed",
+        "mask_token",
+        "patch_embed.proj.weight",
+        "blocks.0.attn.qkv.weight",
+        "blocks.0.ls1.gamma",
+    ),
+    lines=_LINES,
+    describe=described(vit, _LINES, _POSITIONS),
+    no_effect={"mask_token": "what stands for hidden patches in pre-training"},
+    rearrange=_POSITIONS,
+)
+LAYOUTS = (DINOV2,)

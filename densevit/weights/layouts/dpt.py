@@ -1,0 +1,152 @@
+"""isl-org/DPT (Ranftl et al. 2021): whole models on a ViT and on the hybrid, for depth and for segmentation.
+
+That the NYU and KITTI models invert what they compute, by a scale and a shift, leaves no trace in their tensors, which
+are read as relative depth: `--as dpt-hybrid-nyu` and `--as dpt-hybrid-kitti` say otherwise.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from densevit.errors import WeightsError
+from densevit.interfaces import Class
+from densevit.weights.label_sets import segmentation_classes
+from densevit.weights.layout import Layout, Line, State, translate
+from densevit.weights.layouts.timm import VIT
+from densevit.weights.positions import added_to_tokens
+from densevit.weights.state import part
+from densevit.weights.variants import vit
+
+Task = Literal["depth", "segmentation"]
+HALVES = (0.5, 0.5, 0.5)  # the mean and the deviation that all of them were trained with
+PLACES = (4, 8, 16, 32)  # the strides of the four fusions
+
+UNUSED_NORM = "the ViT's last norm, before which maps are taken"
+UNUSED_UNIT = "a residual unit for a map that the first fusion does not have"
+
+# The output of the models that were fine-tuned for metres, in 1 / metres (`run_monodepth.py`).
+NYU = {"output": "inverse", "scale": 0.000305, "shift": 0.1378, "max_depth": 10.0}
+KITTI = {"output": "inverse", "scale": 0.00006016, "shift": 0.00579, "max_depth": 80.0}
+
+
+def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
+    decode = f"heads.{task}.decode"
+    lines: list[Line] = []
+    for i, place in enumerate(PLACES):
+        theirs, fuse = f"pretrained.act_postprocess{i + 1}", f"scratch.refinenet{i + 1}"
+        if i > 1 or not hybrid:  # the first two maps of the hybrid are the ResNet's, and taken as they are
+            readout = i - 2 if hybrid else i
+            resample = f"{decode}.reassemble.{i}.resample" + (".0" if place == 32 else "")
+            lines.append(Line(f"{theirs}.0.project.0.*", f"backbone.readouts.{readout}.projection.*"))
+            lines.append(Line(f"{theirs}.3.*", f"{decode}.reassemble.{i}.projection.*"))
+            lines.append(Line(f"{theirs}.4.*", f"{resample}.*"))
+        lines.append(Line(f"scratch.layer{i + 1}_rn.*", f"{decode}.project.{i}.*"))
+        lines.append(Line(f"{fuse}.resConfUnit{{u}}.conv{{c}}.*", f"{decode}.fuse.{place}.residual{{u}}.conv{{c}}.*"))
+        lines.append(Line(f"{fuse}.resConfUnit{{u}}.bn{{c}}.*", f"{decode}.fuse.{place}.residual{{u}}.norm{{c}}.*"))
+        lines.append(Line(f"{fuse}.out_conv.*", f"{decode}.fuse.{place}.projection.*"))
+    if task == "depth":
+        lines += [Line(f"scratch.output_conv.{2 * i}.*", f"heads.depth.conv{i + 1}.*") for i in range(3)]
+    else:
+        lines.append(Line("scratch.output_conv.{i}.*", "heads.segmentation.classifier.{i}.*"))
+        lines.append(Line("auxlayer.{i}.*", "heads.segmentation.auxiliary.{i}.*"))
+    of_vit = [Line(f"pretrained.model.{one.theirs}", f"backbone.{one.ours}", one.change) for one in VIT.lines]
+    return (*of_vit, *lines)
+
+
+def describe_translated(ours: State, task: Task) -> dict[str, Any]:
+    """The config's sections of a DPT on a ViT, from tensors in our names. Raises WeightsError where some are missing.
+
+    Which blocks the maps come from leaves no trace: they are taken for the ends of the depth's quarters, with the
+    hybrid's of the last two, as in all releases.
+    """
+    head = part(ours, f"heads.{task}.")
+    try:
+        backbone: dict[str, Any] = vit(part(ours, "backbone."))
+        backbone |= {"readout": "project", "position_resizing": "bilinear"}
+        section: dict[str, Any] = {
+            "name": "dpt" if task == "depth" else "dpt_segmentation",
+            "width": len(head["decode.project.0.weight"]),
+            "reassemble_channels": [head[f"decode.project.{i}.weight"].shape[1] for i in range(len(PLACES))],
+        }
+    except KeyError as error:
+        raise WeightsError(f"The checkpoint is not whole: it has nothing for {error}.") from error
+    if task == "depth":
+        normed = "decode.fuse.32.residual2.norm1.weight" in head
+        section |= {"output": "relative", "norm": "sync" if normed else "none"}
+    elif "auxiliary.0.weight" not in head:
+        section["auxiliary_weight"] = 0.0
+    return {"backbone": backbone, "heads": {task: section}}
+
+
+def whole_model(
+    name: str, marks: tuple[str, ...], lines: tuple[Line, ...], task: Task, no_effect: dict[str, str], **others: Any
+) -> Layout:
+    """The layout of a DPT; others: as in `Layout`."""
+
+    def describe(state: State) -> dict[str, Any]:
+        return describe_translated(translate(state, layout).tensors, task)
+
+    layout = Layout(
+        name=name,
+        part="model",
+        marks=marks,
+        lines=lines,
+        describe=describe,
+        no_effect=no_effect,
+        mean=HALVES,
+        std=HALVES,
+        **others,
+    )
+    return layout
+
+
+def _layout(name: str, task: Task, hybrid: bool) -> Layout:
+    marks = [
+        "pretrained.model.blocks.{i}.attn.qkv.weight",
+        "pretrained.act_postprocess4.3.weight",
+        "scratch.refinenet1.out_conv.weight",
+        "pretrained.model.patch_embed.backbone.stem.conv.weight" if hybrid else "pretrained.act_postprocess1.4.weight",
+        "scratch.output_conv.2.weight" if task == "depth" else "scratch.output_conv.1.running_mean",
+    ]
+    return whole_model(
+        name,
+        tuple(marks),
+        _lines(task, hybrid),
+        task,
+        {
+            "pretrained.model.norm.*": UNUSED_NORM,
+            "pretrained.model.head.*": "the class head of the ViT",
+            "scratch.refinenet4.resConfUnit1.*": UNUSED_UNIT,
+        },
+        rearrange=added_to_tokens(
+            "pretrained.model.pos_embed", ("pretrained.model.cls_token", "pretrained.model.dist_token")
+        ),
+        classes=_classes if task == "segmentation" else None,
+    )
+
+
+def _classes(state: State, facts: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+    rows = len(state["scratch.output_conv.4.bias"])
+    return {"segmentation": segmentation_classes(rows, facts.get("classes") or ())}
+
+
+def _metric(layout: Layout, name: str, output: Mapping[str, Any]) -> Layout:
+    """The same tensors, inverted to metres. With a mark less, it is never the one that is recognised."""
+    relative: Callable[[State], dict[str, Any]] = layout.describe
+
+    def describe(state: State) -> dict[str, Any]:
+        sections = relative(state)
+        return {**sections, "heads": {"depth": {**sections["heads"]["depth"], **output}}}
+
+    return replace(layout, name=name, marks=layout.marks[1:], describe=describe)
+
+
+HYBRID = _layout("dpt-hybrid", "depth", hybrid=True)
+LAYOUTS = (
+    _layout("dpt", "depth", hybrid=False),
+    HYBRID,
+    _metric(HYBRID, "dpt-hybrid-nyu", NYU),
+    _metric(HYBRID, "dpt-hybrid-kitti", KITTI),
+    _layout("dpt-segmentation", "segmentation", hybrid=False),
+    _layout("dpt-hybrid-segmentation", "segmentation", hybrid=True),
+)

@@ -1,0 +1,106 @@
+"""Google's ViT files (google-research/vision_transformer, `.npz`), the hybrid R50 + ViT-B/16 among them.
+
+JAX's order of axes: kernels have their outputs last, and attention's an axis of heads.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from densevit.weights.layout import Change, Layout, Line
+from densevit.weights.positions import GRID, TOKENS, added_to_tokens
+from densevit.weights.variants import described, vit
+
+_UNITS = (3, 4, 9)  # of the hybrid's blocks
+
+
+def _read_only(tensor: Tensor) -> Tensor:
+    raise ValueError("these files are read and not written")
+
+
+def _change(into: Callable[[Tensor], Tensor]) -> Change:
+    return Change(into, _read_only)
+
+
+CONVOLUTION = _change(lambda kernel: kernel.permute(3, 2, 0, 1).contiguous())
+"""(H, W, I, O) -> (O, I, H, W)."""
+DENSE = _change(lambda kernel: kernel.T.contiguous())
+"""(I, O) -> (O, I)."""
+TO_HEADS = _change(lambda kernel: kernel.flatten(1).T.contiguous())
+"""(C, heads, D) -> (heads * D, C)."""
+FROM_HEADS = _change(lambda kernel: kernel.flatten(0, 1).T.contiguous())
+"""(heads, D, C) -> (C, heads * D)."""
+FLAT = _change(lambda values: values.flatten())
+"""(heads, D) or (1, 1, 1, C) -> (heads * D) or (C)."""
+
+
+def _lines(prefix: str) -> tuple[Line, ...]:
+    block = f"{prefix}Transformer/encoderblock_{{i}}"
+    attention, mlp = f"{block}/MultiHeadDotProductAttention_1", f"{block}/MlpBlock_3"
+    lines = [
+        Line(f"{prefix}cls", "class_token", TOKENS),
+        Line(f"{prefix}Transformer/posembed_input/pos_embedding", "position_table", GRID),
+        Line(f"{prefix}embedding/kernel", "stem.projection.weight", CONVOLUTION),
+        Line(f"{prefix}embedding/bias", "stem.projection.bias"),
+        *_norm(f"{block}/LayerNorm_0", "blocks.{i}.norm1"),
+    ]
+    for part, name in enumerate(("query", "key", "value")):
+        lines.append(Line(f"{attention}/{name}/kernel", f"blocks.{{i}}.attention.qkv.weight[{part}/3]", TO_HEADS))
+        lines.append(Line(f"{attention}/{name}/bias", f"blocks.{{i}}.attention.qkv.bias[{part}/3]", FLAT))
+    lines += [
+        Line(f"{attention}/out/kernel", "blocks.{i}.attention.output.weight", FROM_HEADS),
+        Line(f"{attention}/out/bias", "blocks.{i}.attention.output.bias"),
+        *_norm(f"{block}/LayerNorm_2", "blocks.{i}.norm2"),
+        Line(f"{mlp}/Dense_0/kernel", "blocks.{i}.mlp.expand.weight", DENSE),
+        Line(f"{mlp}/Dense_0/bias", "blocks.{i}.mlp.expand.bias"),
+        Line(f"{mlp}/Dense_1/kernel", "blocks.{i}.mlp.contract.weight", DENSE),
+        Line(f"{mlp}/Dense_1/bias", "blocks.{i}.mlp.contract.bias"),
+        *_norm(f"{prefix}Transformer/encoder_norm", "norm"),
+    ]
+    return (*lines, *_resnet(prefix))
+
+
+def _norm(theirs: str, ours: str) -> list[Line]:
+    return [Line(f"{theirs}/scale", f"{ours}.weight", FLAT), Line(f"{theirs}/bias", f"{ours}.bias", FLAT)]
+
+
+def _resnet(prefix: str) -> list[Line]:
+    """The hybrid's, which counts blocks and units from 1."""
+    lines = [Line(f"{prefix}conv_root/kernel", "stem.conv.weight", CONVOLUTION)]
+    lines += _norm(f"{prefix}gn_root", "stem.norm")
+    for b, units in enumerate(_UNITS):
+        for u in range(units):
+            theirs, ours = f"{prefix}block{b + 1}/unit{u + 1}", f"stem.stages.{b}.{u}"
+            for i in (1, 2, 3):
+                lines.append(Line(f"{theirs}/conv{i}/kernel", f"{ours}.conv{i}.weight", CONVOLUTION))
+                lines += _norm(f"{theirs}/gn{i}", f"{ours}.norm{i}")
+            lines.append(Line(f"{theirs}/conv_proj/kernel", f"{ours}.downsample.0.weight", CONVOLUTION))
+            lines += _norm(f"{theirs}/gn_proj", f"{ours}.downsample.1")
+    return lines
+
+
+def _layout(name: str, prefix: str) -> Layout:
+    lines = _lines(prefix)
+    positions = added_to_tokens(f"{prefix}Transformer/posembed_input/pos_embedding", (f"{prefix}cls",))
+    return Layout(
+        name=name,
+        part="backbone",
+        marks=(
+            f"{prefix}embedding/kernel",
+            f"{prefix}Transformer/encoder_norm/scale",
+            f"{prefix}Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel",
+        ),
+        lines=lines,
+        describe=described(vit, lines, positions),
+        no_effect={
+            f"{prefix}head/*": "the class head of a classifier",
+            f"{prefix}pre_logits/*": "a layer of the class head",
+            "opt/state/*": "the optimiser's",
+        },
+        rearrange=positions,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
+
+
+LAYOUTS = (_layout("google-vit", ""), _layout("google-vit-training", "opt/target/"))

@@ -1,0 +1,152 @@
+"""mmsegmentation's SETR (Zheng et al. 2021): whole models with the naive, the PUP or the MLA decoder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densevit.errors import WeightsError
+from densevit.interfaces import Class
+from densevit.weights.label_sets import segmentation_classes
+from densevit.weights.layout import Change, Layout, Line, State, translate
+from densevit.weights.positions import GRID, TOKENS, added_to_tokens
+from densevit.weights.state import part
+from densevit.weights.variants import vit
+
+_LEVELS = 4  # maps that the multi-level decoder aggregates
+_FEATURES = {24: {"upsampling": (10, 15, 20, 24), "mla": (6, 12, 18, 24)}}  # of ViT-L; they leave no trace
+_BLOCK, _OURS, _HEAD = "backbone.layers.{i}", "backbone.blocks.{i}", "heads.segmentation"
+
+
+def _without_token(table: Tensor) -> Tensor:
+    return GRID.into(table[:, 1:])
+
+
+def _with_token(table: Tensor) -> Tensor:
+    cells = GRID.back(table)
+    return torch.cat([cells.new_zeros(1, 1, cells.shape[2]), cells], 1)
+
+
+def _deepest_last(weight: Tensor) -> Tensor:
+    """A classifier's columns, a level after the other, in the opposite order."""
+    return torch.cat(weight.chunk(_LEVELS, 1)[::-1], 1)
+
+
+UNUSED_TOKEN = Change(_without_token, _with_token)
+"""A table whose first row is of a class token that takes no part."""
+LEVELS = Change(_deepest_last, _deepest_last)
+
+_BACKBONE = (
+    Line("backbone.patch_embed.projection.*", "backbone.stem.projection.*"),
+    Line(f"{_BLOCK}.ln1.*", f"{_OURS}.norm1.*"),
+    Line(f"{_BLOCK}.attn.attn.in_proj_weight", f"{_OURS}.attention.qkv.weight"),
+    Line(f"{_BLOCK}.attn.attn.in_proj_bias", f"{_OURS}.attention.qkv.bias"),
+    Line(f"{_BLOCK}.attn.attn.out_proj.*", f"{_OURS}.attention.output.*"),
+    Line(f"{_BLOCK}.ln2.*", f"{_OURS}.norm2.*"),
+    Line(f"{_BLOCK}.ffn.layers.0.0.*", f"{_OURS}.mlp.expand.*"),
+    Line(f"{_BLOCK}.ffn.layers.1.*", f"{_OURS}.mlp.contract.*"),
+)
+
+
+def _convolution(theirs: str, ours: str) -> tuple[Line, ...]:
+    return Line(f"{theirs}.conv.*", f"{ours}.0.*"), Line(f"{theirs}.bn.*", f"{ours}.1.*")
+
+
+_UPSAMPLING = (
+    Line("backbone.cls_token", "backbone.class_token", TOKENS),
+    Line("backbone.pos_embed", "backbone.position_table", GRID),
+    *_BACKBONE,
+    Line("decode_head.norm.*", f"{_HEAD}.decode.norm.*"),
+    *_convolution("decode_head.up_convs.{i}.0", f"{_HEAD}.decode.convolutions.{{i}}"),
+    Line("decode_head.conv_seg.*", f"{_HEAD}.decode.classifier.*"),
+    Line("auxiliary_head.{n}.norm.*", f"{_HEAD}.auxiliary.{{n}}.norm.*"),
+    *_convolution("auxiliary_head.{n}.up_convs.{i}.0", f"{_HEAD}.auxiliary.{{n}}.convolutions.{{i}}"),
+    Line("auxiliary_head.{n}.conv_seg.*", f"{_HEAD}.auxiliary.{{n}}.classifier.*"),
+)
+
+
+def _multi_level() -> tuple[Line, ...]:
+    """What comes after the sums is counted from the deepest level on in their names, and from the first in ours."""
+    lines = [Line("neck.norm.{i}.*", f"{_HEAD}.decode.norms.{{i}}.*")]
+    lines += _convolution("neck.mla.channel_proj.{i}", f"{_HEAD}.decode.project.{{i}}")
+    for level in range(_LEVELS):
+        theirs = _LEVELS - 1 - level
+        lines += _convolution(f"neck.mla.feat_extract.{theirs}", f"{_HEAD}.decode.extract.{level}")
+        lines += _convolution(f"decode_head.up_convs.{theirs}.{{i}}", f"{_HEAD}.decode.branches.{level}.{{i}}")
+        lines.append(Line(f"auxiliary_head.{theirs}.conv_seg.*", f"{_HEAD}.auxiliary.{level}.*"))
+    return (
+        Line("backbone.pos_embed", "backbone.position_table", UNUSED_TOKEN),
+        *_BACKBONE,
+        *lines,
+        Line("decode_head.conv_seg.weight", f"{_HEAD}.decode.classifier.weight", LEVELS),
+        Line("decode_head.conv_seg.bias", f"{_HEAD}.decode.classifier.bias"),
+    )
+
+
+def _described(ours: State) -> dict[str, Any]:
+    head = part(ours, f"{_HEAD}.")
+    try:
+        backbone = vit(part(ours, "backbone.")) | {"position_resizing": "bilinear"}
+        depth = sum(name.endswith(".norm1.weight") for name in ours)
+        heads = {name.split(".")[1] for name in head if name.startswith("auxiliary.")}
+        section: dict[str, Any] = {"name": "setr", "auxiliary": list(range(1, len(heads) + 1))}
+        if "decode.extract.0.0.weight" in head:
+            width, branch_width = (len(head[f"decode.{one}.0.weight"]) for one in ("extract.0", "branches.0.0"))
+            section |= {"decoder": "mla", "width": width, "branch_width": branch_width}
+        else:
+            kernel = head["decode.convolutions.0.0.weight"]
+            section |= {"decoder": "pup" if kernel.shape[-1] == 3 else "naive", "width": len(kernel)}
+    except KeyError as error:
+        raise WeightsError(f"The checkpoint is not whole: it has nothing for {error}.") from error
+    if depth in _FEATURES:
+        backbone["features"] = _FEATURES[depth]["mla" if section["decoder"] == "mla" else "upsampling"]
+    return {"backbone": backbone, "heads": {"segmentation": section}}
+
+
+def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...], **others: Any) -> Layout:
+    def describe(state: State) -> dict[str, Any]:
+        return _described(translate(state, layout).tensors)
+
+    layout = Layout(
+        name=name,
+        part="model",
+        marks=("backbone.layers.{i}.attn.attn.in_proj_weight", "decode_head.conv_seg.weight", *marks),
+        lines=lines,
+        describe=describe,
+        classes=_classes,
+        **others,
+    )
+    return layout
+
+
+def _classes(state: State, facts: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+    rows = len(state["decode_head.conv_seg.bias"])
+    return {"segmentation": segmentation_classes(rows, facts.get("classes") or ())}
+
+
+_POSITIONS = added_to_tokens("backbone.pos_embed", ("backbone.cls_token",))
+_FIRST = ("decode_head.norm.weight", "decode_head.up_convs.0.0.conv.weight")
+_LAST, _SECOND = "decode_head.up_convs.3.0.conv.weight", "auxiliary_head.{n}.up_convs.1.0.conv.weight"
+_OTHERS = "heads of two 1x1 convolutions for the auxiliary loss, where there is one here"
+
+LAYOUTS = (
+    _layout("mmseg-setr-naive", _FIRST, _UPSAMPLING, rearrange=_POSITIONS),
+    _layout(
+        "mmseg-setr-pup", (*_FIRST, _LAST, "decode_head.up_convs.1.0.conv.weight"), _UPSAMPLING, rearrange=_POSITIONS
+    ),
+    _layout(
+        "mmseg-setr-naive-ade20k",
+        (*_FIRST, _SECOND),
+        _UPSAMPLING,
+        rearrange=_POSITIONS,
+        no_effect={"auxiliary_head.*": _OTHERS},
+        fresh={f"{_HEAD}.auxiliary.*": f"the checkpoint has {_OTHERS}"},
+    ),
+    _layout(
+        "mmseg-setr-mla",
+        ("neck.norm.{i}.weight", "neck.mla.channel_proj.{i}.conv.weight"),
+        _multi_level(),
+        no_effect={"backbone.cls_token": "a class token that takes no part in attention"},
+    ),
+)

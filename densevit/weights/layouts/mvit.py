@@ -1,0 +1,93 @@
+"""MViTv2: timm's and the official release (facebookresearch/mvit), which counts blocks through all stages."""
+
+from torch import Tensor
+
+from densevit.weights.layout import Change, Layout, Line
+from densevit.weights.variants import MVIT, described, mvit
+
+_HEAD = {"head.*": "the class head of a classifier"}
+_FRESH = {f"feature_norms.{i}.*": "a norm of the stage's map, which a classifier has not" for i in range(3)}
+
+
+def _flat(kernel: Tensor) -> Tensor:
+    """A kernel without the axis of time that one trained as a video model of one frame has."""
+    return kernel.squeeze(2) if kernel.ndim == 5 else kernel
+
+
+_FLAT = Change(_flat, lambda kernel: kernel)
+
+
+def _block(theirs: str, ours: str) -> list[Line]:
+    """All of a block but the projections of its shortcuts."""
+    names = (("q", "query"), ("k", "key"), ("v", "value"))
+    return [
+        Line(f"{theirs}.norm1.*", f"{ours}.norm1.*"),
+        *(Line(f"{theirs}.attn.qkv.*[{i}/3]", f"{ours}.attention.{name}.*") for i, (_, name) in enumerate(names)),
+        *(Line(f"{theirs}.attn.pool_{q}.weight", f"{ours}.attention.pool_{name}.weight", _FLAT) for q, name in names),
+        *(Line(f"{theirs}.attn.norm_{q}.*", f"{ours}.attention.pool_{name}.norm.*") for q, name in names),
+        Line(f"{theirs}.attn.rel_pos_h", f"{ours}.attention.relative_positions.rows"),
+        Line(f"{theirs}.attn.rel_pos_w", f"{ours}.attention.relative_positions.columns"),
+        Line(f"{theirs}.attn.proj.*", f"{ours}.attention.output.*"),
+        Line(f"{theirs}.norm2.*", f"{ours}.norm2.*"),
+        Line(f"{theirs}.mlp.fc1.*", f"{ours}.mlp.expand.*"),
+        Line(f"{theirs}.mlp.fc2.*", f"{ours}.mlp.contract.*"),
+    ]
+
+
+_AROUND = (
+    Line("cls_token", "class_token"),
+    Line("patch_embed.proj.weight", "patch_embed.weight", _FLAT),
+    Line("patch_embed.proj.bias", "patch_embed.bias"),
+    Line("norm.*", "feature_norms.3.*"),
+)
+_TIMM = (
+    *_AROUND,
+    *_block("stages.{s}.blocks.{b}", "stages.{s}.{b}"),
+    Line("stages.{s}.blocks.{b}.shortcut_proj_attn.*", "stages.{s}.{b}.shortcut1.*"),
+    Line("stages.{s}.blocks.{b}.shortcut_proj_mlp.*", "stages.{s}.{b}.shortcut2.*"),
+)
+
+
+def _official(blocks: tuple[int, ...], shortcut: str) -> tuple[Line, ...]:
+    """shortcut: ours that is theirs, of attention or, where perceptrons widen the map, of these."""
+    places = [(s, b) for s, count in enumerate(blocks) for b in range(count)]
+    lines = [*_AROUND]
+    for i, (s, b) in enumerate(places):
+        lines += [*_block(f"blocks.{i}", f"stages.{s}.{b}"), Line(f"blocks.{i}.proj.*", f"stages.{s}.{b}.{shortcut}.*")]
+    return tuple(lines)
+
+
+def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...]) -> Layout:
+    return Layout(
+        name=name,
+        part="backbone",
+        marks=marks,
+        lines=lines,
+        describe=described(mvit, lines),
+        no_effect=_HEAD,
+        fresh=_FRESH,
+    )
+
+
+# A deeper one has all blocks of a shallower one: it is recognised by more marks.
+_DEPTHS = {variant: blocks for (version, _, blocks), variant in MVIT.items() if version == 2 and variant != "nano"}
+_ORDER = sorted(_DEPTHS, key=lambda variant: sum(_DEPTHS[variant]))
+_MARKS = (
+    "patch_embed.proj.weight",
+    "blocks.{i}.attn.qkv.weight",
+    "blocks.{i}.mlp.fc1.weight",
+    "blocks.{i}.attn.pool_k.*",
+)
+_LAST = [f"blocks.{sum(_DEPTHS[variant]) - 1}.norm1.weight" for variant in _ORDER]
+
+LAYOUTS = (
+    _layout("timm-mvit", ("stages.{s}.blocks.{b}.attn.pool_k.weight", "stages.{s}.blocks.{b}.attn.norm_k.*"), _TIMM),
+    *(
+        _layout(
+            f"facebook-mvitv2-{variant}",
+            (*_MARKS, *_LAST[: order + 1]),
+            _official(_DEPTHS[variant], "shortcut2" if variant == "large" else "shortcut1"),
+        )
+        for order, variant in enumerate(_ORDER)
+    ),
+)

@@ -1,0 +1,159 @@
+"""Swin and Swin V2: torchvision's, timm's and Microsoft's own release."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from densevit.weights.layout import ZEROS, Layout, Line, State
+from densevit.weights.variants import described, same, swin
+
+Block = Callable[[str, str], list[Line]]
+
+WINDOWS = ("backbone.window_size", "backbone.pretrained_window_sizes")  # of version 2, where no table is saved
+_BLOCKS = (2, 2, 18, 2)  # of the deepest, a stage
+_FRESH = {f"feature_norms.{i}.*": "a norm of the stage's map, which a classifier has not" for i in range(3)}
+_HEAD = {"head.*": "the class head of a classifier"}
+
+
+def _common(theirs: str, ours: str, mlp: tuple[str, str]) -> list[Line]:
+    return [
+        Line(f"{theirs}.norm1.*", f"{ours}.norm1.*"),
+        Line(f"{theirs}.attn.proj.*", f"{ours}.attention.output.*"),
+        Line(f"{theirs}.norm2.*", f"{ours}.norm2.*"),
+        Line(f"{theirs}.mlp.{mlp[0]}.*", f"{ours}.mlp.expand.*"),
+        Line(f"{theirs}.mlp.{mlp[1]}.*", f"{ours}.mlp.contract.*"),
+    ]
+
+
+def _version_1(theirs: str, ours: str, mlp: tuple[str, str] = ("fc1", "fc2")) -> list[Line]:
+    return [
+        *_common(theirs, ours, mlp),
+        Line(f"{theirs}.attn.qkv.*", f"{ours}.attention.qkv.*"),
+        Line(f"{theirs}.attn.relative_position_bias_table", f"{ours}.attention.relative_position_bias_table"),
+    ]
+
+
+def _version_2(theirs: str, ours: str, mlp: tuple[str, str] = ("fc1", "fc2")) -> list[Line]:
+    return [
+        *_common(theirs, ours, mlp),
+        Line(f"{theirs}.attn.qkv.weight", f"{ours}.attention.qkv.weight"),
+        Line(f"{theirs}.attn.q_bias", f"{ours}.attention.query_bias"),
+        Line(f"{theirs}.attn.v_bias", f"{ours}.attention.value_bias"),
+        Line(f"{theirs}.attn.logit_scale", f"{ours}.attention.logit_scale"),
+        Line(f"{theirs}.attn.cpb_mlp.*", f"{ours}.attention.position_mlp.*"),
+    ]
+
+
+def _torchvision_1(theirs: str, ours: str) -> list[Line]:
+    return _version_1(theirs, ours, ("0", "3"))
+
+
+def _torchvision_2(theirs: str, ours: str) -> list[Line]:
+    """Its bias has a part for keys, which its forward pass leaves out."""
+    return [
+        Line(f"{theirs}.attn.qkv.bias[0/3]", f"{ours}.attention.query_bias"),
+        Line(f"{theirs}.attn.qkv.bias[1/3]", ZEROS),
+        Line(f"{theirs}.attn.qkv.bias[2/3]", f"{ours}.attention.value_bias"),
+        *(line for line in _version_2(theirs, ours, ("0", "3")) if not line.theirs.endswith("_bias")),
+    ]
+
+
+def _lines(
+    block: Block, stages: tuple[str, ...], mergings: tuple[str, ...], patches: tuple[str, str]
+) -> tuple[Line, ...]:
+    """stages, mergings: their names of the four stages' blocks, and of what stands before the last three.
+
+    In ours a stage begins with the merging, so that its blocks count from 1 there.
+    """
+    lines = [Line(f"{patches[0]}.*", "patch_embed.*"), Line(f"{patches[1]}.*", "patch_norm.*")]
+    lines += block(f"{stages[0]}.{{b}}", "stages.0.{b}")
+    for i in (1, 2, 3):
+        lines += [Line(f"{mergings[i - 1]}.{part}.*", f"stages.{i}.0.{part}.*") for part in ("norm", "reduction")]
+        for b in range(_BLOCKS[i]):
+            lines += block(f"{stages[i]}.{b}", f"stages.{i}.{b + 1}")
+    return (*lines, Line("norm.*", "feature_norms.3.*"))
+
+
+def _torchvision(block: Block) -> tuple[Line, ...]:
+    stages, mergings = tuple(f"features.{i}" for i in (1, 3, 5, 7)), tuple(f"features.{i}" for i in (2, 4, 6))
+    return _lines(block, stages, mergings, ("features.0.0", "features.0.2"))
+
+
+def _layers(block: Block, mergings: tuple[int, int, int]) -> tuple[Line, ...]:
+    stages, between = tuple(f"layers.{i}.blocks" for i in range(4)), tuple(f"layers.{i}.downsample" for i in mergings)
+    return _lines(block, stages, between, ("patch_embed.proj", "patch_embed.norm"))
+
+
+def _constants(block: str) -> dict[str, str]:
+    """Buffers that follow from the window and the picture's size."""
+    return {
+        f"{block}.attn.relative_position_index": "numbers that follow from the window",
+        f"{block}.attn.relative_coords_table": "numbers that follow from the window",
+        f"{block}.attn_mask": "a mask that follows from the window and the picture",
+    }
+
+
+def _with_windows(describe: Callable[[State], dict[str, Any]]) -> Callable[[State], dict[str, Any]]:
+    """Adds the windows of version 2 and those it was trained with, where the offsets between cells were saved."""
+
+    def described_by_offsets(state: State) -> dict[str, Any]:
+        sections = describe(state)
+        offsets: dict[int, Tensor] = {}
+        for key, table in state.items():
+            if key.endswith("relative_coords_table"):
+                stage = re.search(r"\d+", key)
+                offsets.setdefault(int(stage[0]) if stage else 0, table)
+        tables = [offsets[stage] for stage in sorted(offsets)]  # (1, 2M - 1, 2M - 1, 2)
+        if len(tables) == 4:
+            windows = [(table.shape[1] + 1) // 2 for table in tables]
+            sections["backbone"]["window_size"] = same(windows)
+            if not any(table.is_meta for table in tables):
+                # Liu et al. 2022, equation 4: the last entry is log2(8 (M - 1) / (P - 1) + 1) / log2(8).
+                ratios = [math.expm1(float(table.max()) * math.log(8)) / 8 for table in tables]
+                pretrained = tuple(1 + round((m - 1) / ratio) for m, ratio in zip(windows, ratios, strict=True))
+                if pretrained != tuple(windows):
+                    sections["backbone"]["pretrained_window_sizes"] = pretrained
+        return sections
+
+    return described_by_offsets
+
+
+def _layout(name: str, lines: tuple[Line, ...], marks: tuple[str, ...], block: str) -> Layout:
+    return Layout(
+        name=name,
+        part="backbone",
+        marks=marks,
+        lines=lines,
+        describe=_with_windows(described(swin, lines)),
+        no_effect=_HEAD | _constants(block),
+        fresh=_FRESH,
+        untold=WINDOWS if name.endswith("v2") else (),
+    )
+
+
+_TABLE, _SCALE = "attn.relative_position_bias_table", "attn.logit_scale"  # what only one of the two versions has
+_TIMM, _MICROSOFT = (1, 2, 3), (0, 1, 2)  # a layer begins with merging, or ends with it
+_OF_TORCHVISION, _OF_LAYERS = "features.{s}.{b}", "layers.{s}.blocks.{b}"
+_STARTS, _ENDS = "layers.3.downsample.reduction.weight", "layers.0.downsample.reduction.weight"
+
+LAYOUTS = (
+    _layout(
+        "torchvision-swin",
+        _torchvision(_torchvision_1),
+        ("features.0.0.weight", f"{_OF_TORCHVISION}.{_TABLE}"),
+        _OF_TORCHVISION,
+    ),
+    _layout(
+        "torchvision-swinv2",
+        _torchvision(_torchvision_2),
+        ("features.0.0.weight", f"{_OF_TORCHVISION}.{_SCALE}"),
+        _OF_TORCHVISION,
+    ),
+    _layout("timm-swin", _layers(_version_1, _TIMM), (_STARTS, f"{_OF_LAYERS}.{_TABLE}"), _OF_LAYERS),
+    _layout("timm-swinv2", _layers(_version_2, _TIMM), (_STARTS, f"{_OF_LAYERS}.{_SCALE}"), _OF_LAYERS),
+    _layout("microsoft-swin", _layers(_version_1, _MICROSOFT), (_ENDS, f"{_OF_LAYERS}.{_TABLE}"), _OF_LAYERS),
+    _layout("microsoft-swinv2", _layers(_version_2, _MICROSOFT), (_ENDS, f"{_OF_LAYERS}.{_SCALE}"), _OF_LAYERS),
+)

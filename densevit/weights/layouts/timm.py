@@ -1,0 +1,69 @@
+"""timm's vision transformers, whose names DeiT's and DeiT III's releases share, and its ResNets."""
+
+from dataclasses import replace
+
+from densevit.weights.layout import Layout, Line
+from densevit.weights.layouts.torchvision import RESNET, RESNET_NO_EFFECT
+from densevit.weights.positions import GRID, TOKENS, added_to_tokens
+from densevit.weights.variants import described, resnet, vit
+
+_HYBRID = "patch_embed.backbone."
+_VIT = (
+    Line("cls_token", "class_token", TOKENS),
+    Line("dist_token", "distillation_token", TOKENS),
+    Line("reg_token", "register_tokens", TOKENS),
+    Line("pos_embed", "position_table", GRID),
+    Line("patch_embed.proj.*", "stem.projection.*"),
+    Line(_HYBRID + "stem.conv.*", "stem.conv.*"),
+    Line(_HYBRID + "stem.norm.*", "stem.norm.*"),
+    Line(_HYBRID + "stages.{s}.blocks.{b}.downsample.conv.*", "stem.stages.{s}.{b}.downsample.0.*"),
+    Line(_HYBRID + "stages.{s}.blocks.{b}.downsample.norm.*", "stem.stages.{s}.{b}.downsample.1.*"),
+    Line(_HYBRID + "stages.{s}.blocks.{b}.*", "stem.stages.{s}.{b}.*"),
+    Line("blocks.{i}.norm1.*", "blocks.{i}.norm1.*"),
+    Line("blocks.{i}.attn.qkv.*", "blocks.{i}.attention.qkv.*"),
+    Line("blocks.{i}.attn.q_norm.*", "blocks.{i}.attention.query_norm.*"),
+    Line("blocks.{i}.attn.k_norm.*", "blocks.{i}.attention.key_norm.*"),
+    Line("blocks.{i}.attn.proj.*", "blocks.{i}.attention.output.*"),
+    Line("blocks.{i}.ls1.gamma", "blocks.{i}.scale1.scale"),
+    Line("blocks.{i}.norm2.*", "blocks.{i}.norm2.*"),
+    Line("blocks.{i}.mlp.fc1.*", "blocks.{i}.mlp.expand.*"),
+    Line("blocks.{i}.mlp.fc2.*", "blocks.{i}.mlp.contract.*"),
+    Line("blocks.{i}.ls2.gamma", "blocks.{i}.scale2.scale"),
+    Line("norm.*", "norm.*"),
+    Line("blocks.{i}.gamma_1", "blocks.{i}.scale1.scale"),  # in DeiT III's own release
+    Line("blocks.{i}.gamma_2", "blocks.{i}.scale2.scale"),
+)
+_POSITIONS = added_to_tokens("pos_embed", ("cls_token", "dist_token"), unplaced=("reg_token",))
+
+VIT = Layout(
+    name="timm-vit",
+    part="backbone",
+    marks=("patch_embed.proj.weight", "blocks.{i}.norm1.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.mlp.fc1.*"),
+    lines=_VIT,
+    rearrange=_POSITIONS,
+    describe=described(vit, _VIT, _POSITIONS),
+    no_effect={
+        "head.*": "the class head of a classifier",
+        "head_dist.*": "the class head of DeiT's distillation token",
+        "pre_logits.*": "a layer of the class head",
+        "fc_norm.*": "a norm of the mean of all cells, for the class head",
+    },
+)
+# The same but for what is written: DeiT III has a class token without a position. Read as either, it is the same.
+_UNPLACED = added_to_tokens("pos_embed", ("cls_token", "dist_token"), rows=False)
+DEIT3 = replace(
+    VIT,
+    name="timm-deit3",
+    marks=("patch_embed.proj.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.ls1.gamma"),
+    rearrange=_UNPLACED,
+)
+_D = ("conv1.0.weight", "conv1.6.weight", "bn1.weight", "layer1.{i}.conv1.weight", "layer4.{i}.conv1.weight")
+RESNETS = Layout(
+    name="timm-resnet",
+    part="backbone",
+    marks=_D,  # of variant "d"; others are recognised as torchvision's, whose names they have
+    lines=RESNET,
+    describe=described(resnet, RESNET),
+    no_effect=RESNET_NO_EFFECT,
+)
+LAYOUTS = (VIT, DEIT3, RESNETS)

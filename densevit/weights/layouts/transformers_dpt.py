@@ -1,0 +1,92 @@
+"""transformers' DPTForDepthEstimation and DPTForSemanticSegmentation, on their own ViT and hybrid."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from densevit.interfaces import Class
+from densevit.weights.label_sets import segmentation_classes
+from densevit.weights.layout import Layout, Line, State
+from densevit.weights.layouts.dpt import PLACES, UNUSED_NORM, UNUSED_UNIT, Task, whole_model
+from densevit.weights.positions import GRID, TOKENS, added_to_tokens
+
+_EMBEDDINGS, _BLOCK, _BIT = "dpt.embeddings", "dpt.encoder.layer.{i}", "dpt.embeddings.backbone.bit"
+_OURS = "backbone.blocks.{i}"
+
+_BLOCKS = (
+    Line(f"{_EMBEDDINGS}.cls_token", "backbone.class_token", TOKENS),
+    Line(f"{_EMBEDDINGS}.position_embeddings", "backbone.position_table", GRID),
+    Line(f"{_BLOCK}.layernorm_before.*", f"{_OURS}.norm1.*"),
+    Line(f"{_BLOCK}.attention.attention.query.*", f"{_OURS}.attention.qkv.*[0/3]"),
+    Line(f"{_BLOCK}.attention.attention.key.*", f"{_OURS}.attention.qkv.*[1/3]"),
+    Line(f"{_BLOCK}.attention.attention.value.*", f"{_OURS}.attention.qkv.*[2/3]"),
+    Line(f"{_BLOCK}.attention.output.dense.*", f"{_OURS}.attention.output.*"),
+    Line(f"{_BLOCK}.layernorm_after.*", f"{_OURS}.norm2.*"),
+    Line(f"{_BLOCK}.intermediate.dense.*", f"{_OURS}.mlp.expand.*"),
+    Line(f"{_BLOCK}.output.dense.*", f"{_OURS}.mlp.contract.*"),
+)
+_PATCHES = (Line(f"{_EMBEDDINGS}.patch_embeddings.projection.*", "backbone.stem.projection.*"),)
+_RESNET = (
+    Line(f"{_EMBEDDINGS}.projection.*", "backbone.stem.projection.*"),
+    Line(f"{_BIT}.embedder.convolution.*", "backbone.stem.conv.*"),
+    Line(f"{_BIT}.embedder.norm.*", "backbone.stem.norm.*"),
+    Line(f"{_BIT}.encoder.stages.{{s}}.layers.{{b}}.downsample.conv.*", "backbone.stem.stages.{s}.{b}.downsample.0.*"),
+    Line(f"{_BIT}.encoder.stages.{{s}}.layers.{{b}}.downsample.norm.*", "backbone.stem.stages.{s}.{b}.downsample.1.*"),
+    Line(f"{_BIT}.encoder.stages.{{s}}.layers.{{b}}.*", "backbone.stem.stages.{s}.{b}.*"),
+)
+
+
+def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
+    decode = f"heads.{task}.decode"
+    lines: list[Line] = []
+    for i, place in enumerate(PLACES):
+        stage, fuse = "neck.reassemble_stage", f"neck.fusion_stage.layers.{3 - i}"  # counted from the coarsest
+        unit = f"{decode}.fuse.{place}.residual{{u}}"
+        if i > 1 or not hybrid:
+            readout = i - 2 if hybrid else i
+            resample = f"{decode}.reassemble.{i}.resample" + (".0" if place == 32 else "")
+            lines.append(Line(f"{stage}.readout_projects.{i}.0.*", f"backbone.readouts.{readout}.projection.*"))
+            lines.append(Line(f"{stage}.layers.{i}.projection.*", f"{decode}.reassemble.{i}.projection.*"))
+            lines.append(Line(f"{stage}.layers.{i}.resize.*", f"{resample}.*"))
+        lines.append(Line(f"neck.convs.{i}.*", f"{decode}.project.{i}.*"))
+        lines.append(Line(f"{fuse}.residual_layer{{u}}.convolution{{c}}.*", f"{unit}.conv{{c}}.*"))
+        lines.append(Line(f"{fuse}.residual_layer{{u}}.batch_norm{{c}}.*", f"{unit}.norm{{c}}.*"))
+        lines.append(Line(f"{fuse}.projection.*", f"{decode}.fuse.{place}.projection.*"))
+    if task == "depth":
+        lines += [Line(f"head.head.{2 * i}.*", f"heads.depth.conv{i + 1}.*") for i in range(3)]
+    else:
+        lines.append(Line("head.head.{i}.*", "heads.segmentation.classifier.{i}.*"))
+        lines.append(Line("auxiliary_head.head.{i}.*", "heads.segmentation.auxiliary.{i}.*"))
+    return (*_BLOCKS, *(_RESNET if hybrid else _PATCHES), *lines)
+
+
+def _layout(name: str, task: Task, hybrid: bool) -> Layout:
+    return whole_model(
+        name,
+        (
+            f"{_BLOCK}.attention.attention.query.weight",
+            "neck.fusion_stage.layers.{i}.projection.weight",
+            f"{_BIT}.embedder.convolution.weight" if hybrid else "neck.reassemble_stage.layers.0.resize.weight",
+            "head.head.2.weight" if task == "depth" else "head.head.1.running_mean",
+        ),
+        _lines(task, hybrid),
+        task,
+        {
+            "dpt.layernorm.*": UNUSED_NORM,
+            "neck.fusion_stage.layers.0.residual_layer1.*": UNUSED_UNIT,
+        },
+        rearrange=added_to_tokens(f"{_EMBEDDINGS}.position_embeddings", (f"{_EMBEDDINGS}.cls_token",)),
+        classes=_classes if task == "segmentation" else None,
+    )
+
+
+def _classes(state: State, facts: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+    rows = len(state["head.head.4.bias"])
+    return {"segmentation": segmentation_classes(rows, facts.get("classes") or ())}
+
+
+LAYOUTS = (
+    _layout("transformers-dpt", "depth", hybrid=False),
+    _layout("transformers-dpt-hybrid", "depth", hybrid=True),
+    _layout("transformers-dpt-segmentation", "segmentation", hybrid=False),
+    _layout("transformers-dpt-hybrid-segmentation", "segmentation", hybrid=True),
+)

@@ -1,0 +1,110 @@
+"""transformers' Swin and Swinv2. A file has the names of version 4; of a Swin in memory, version 5 has others."""
+
+from collections.abc import Callable
+
+from densevit.weights.layout import Layout, Line
+from densevit.weights.layouts.swin import WINDOWS
+from densevit.weights.variants import described, swin
+
+Block = Callable[[str, str], list[Line]]
+
+_BLOCKS = (2, 2, 18, 2)  # of the deepest, a stage
+_FRESH = {f"feature_norms.{i}.*": "a norm of the stage's map, which a classifier has not" for i in range(3)}
+
+
+def _files_1(theirs: str, ours: str) -> list[Line]:
+    parts = enumerate(("query", "key", "value"))
+    return [
+        *(Line(f"{theirs}.attention.self.{name}.*", f"{ours}.attention.qkv.*[{part}/3]") for part, name in parts),
+        Line(f"{theirs}.attention.self.relative_position_bias_table", f"{ours}.attention.relative_position_bias_table"),
+        Line(f"{theirs}.attention.output.dense.*", f"{ours}.attention.output.*"),
+        Line(f"{theirs}.intermediate.dense.*", f"{ours}.mlp.expand.*"),
+        Line(f"{theirs}.output.dense.*", f"{ours}.mlp.contract.*"),
+    ]
+
+
+def _files_2(theirs: str, ours: str) -> list[Line]:
+    attention, own = f"{theirs}.attention.self", f"{ours}.attention"
+    parts = enumerate(("query", "key", "value"))
+    return [
+        *(Line(f"{attention}.{name}.weight", f"{own}.qkv.weight[{part}/3]") for part, name in parts),
+        Line(f"{attention}.query.bias", f"{own}.query_bias"),
+        Line(f"{attention}.value.bias", f"{own}.value_bias"),
+        Line(f"{attention}.logit_scale", f"{own}.logit_scale"),
+        Line(f"{attention}.continuous_position_bias_mlp.*", f"{own}.position_mlp.*"),
+        Line(f"{theirs}.attention.output.dense.*", f"{own}.output.*"),
+        Line(f"{theirs}.intermediate.dense.*", f"{ours}.mlp.expand.*"),
+        Line(f"{theirs}.output.dense.*", f"{ours}.mlp.contract.*"),
+    ]
+
+
+def _memory_1(theirs: str, ours: str) -> list[Line]:
+    table = "relative_position_bias_table"
+    parts = enumerate(("q_proj", "k_proj", "v_proj"))
+    return [
+        *(Line(f"{theirs}.attention.{name}.*", f"{ours}.attention.qkv.*[{part}/3]") for part, name in parts),
+        Line(f"{theirs}.attention.relative_position_bias.{table}", f"{ours}.attention.{table}"),
+        Line(f"{theirs}.attention.o_proj.*", f"{ours}.attention.output.*"),
+        Line(f"{theirs}.mlp.fc1.*", f"{ours}.mlp.expand.*"),
+        Line(f"{theirs}.mlp.fc2.*", f"{ours}.mlp.contract.*"),
+    ]
+
+
+_MARKS: dict[Block, str] = {  # a tensor that only such a block has
+    _files_1: "attention.self.relative_position_bias_table",
+    _files_2: "attention.self.logit_scale",
+    _memory_1: "attention.relative_position_bias.relative_position_bias_table",
+}
+
+
+def _lines(own: Block, prefix: str) -> tuple[Line, ...]:
+    """In ours a stage begins with the merging that ends theirs before, so that its blocks count from 1 there."""
+    lines = [
+        Line(f"{prefix}embeddings.patch_embeddings.projection.*", "patch_embed.*"),
+        Line(f"{prefix}embeddings.norm.*", "patch_norm.*"),
+        Line(f"{prefix}layernorm.*", "feature_norms.3.*"),
+    ]
+    for s, count in enumerate(_BLOCKS):
+        if s > 0:
+            lines.append(Line(f"{prefix}encoder.layers.{s - 1}.downsample.*", f"stages.{s}.0.*"))
+        for b in range(count):
+            theirs, ours = f"{prefix}encoder.layers.{s}.blocks.{b}", f"stages.{s}.{b + (s > 0)}"
+            lines.append(Line(f"{theirs}.layernorm_before.*", f"{ours}.norm1.*"))
+            lines.append(Line(f"{theirs}.layernorm_after.*", f"{ours}.norm2.*"))
+            lines += own(theirs, ours)
+    return tuple(lines)
+
+
+def _layout(name: str, own: Block, prefix: str) -> Layout:
+    lines = _lines(own, prefix)
+    block = f"{prefix}encoder.layers.{{s}}.blocks.{{b}}.attention.self"
+    return Layout(
+        name=name,
+        part="backbone",
+        marks=(
+            f"{prefix}embeddings.patch_embeddings.projection.weight",
+            f"{prefix}encoder.layers.0.blocks.0.{_MARKS[own]}",
+            f"{prefix}encoder.layers.0.downsample.reduction.weight",
+        ),
+        lines=lines,
+        describe=described(swin, lines),
+        no_effect={
+            "classifier.*": "the class head of a classifier",
+            f"{prefix}embeddings.mask_token": "what stands for hidden patches in pre-training",
+            "decoder.*": "what restores hidden patches in pre-training",
+            f"{block}.relative_position_index": "numbers that follow from the window",
+            f"{block}.relative_coords_table": "numbers that follow from the window",
+        },
+        fresh=_FRESH,
+        untold=WINDOWS if own is _files_2 else (),
+    )
+
+
+LAYOUTS = (
+    _layout("transformers-swin", _files_1, ""),
+    _layout("transformers-swin-classifier", _files_1, "swin."),
+    _layout("transformers-swin-v5", _memory_1, ""),
+    _layout("transformers-swin-classifier-v5", _memory_1, "swin."),
+    _layout("transformers-swinv2", _files_2, ""),
+    _layout("transformers-swinv2-classifier", _files_2, "swinv2."),
+)

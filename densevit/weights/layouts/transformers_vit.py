@@ -1,0 +1,149 @@
+"""transformers' plain vision transformers: ViT, DeiT, ViTMAE and DINOv2, by the names in files and by those in memory.
+
+Files, the hub's among them, have the names of transformers 4, as version 5 writes them too; the `state_dict` of a model
+in version 5 has others. A classifier's names begin with those of its encoder: `vit.`, `deit.`, `dinov2.`.
+"""
+
+from densevit.weights.layout import Layout, Line, State
+from densevit.weights.layouts.dinov2 import gated_on_the_way_out
+from densevit.weights.positions import GRID, TOKENS, added_to_tokens
+from densevit.weights.variants import Section, described, vit
+
+_HALVES = (0.5, 0.5, 0.5)  # of ViTImageProcessor and Google's files; DINO's, which have ImageNet's, come with their own
+
+
+def _no_effect(prefix: str) -> dict[str, str]:
+    return {
+        "classifier.*": "the class head of a classifier",
+        "cls_classifier.*": "the class head of a classifier",
+        "distillation_classifier.*": "the class head of DeiT's distillation token",
+        f"{prefix}pooler.*": "a layer of the class head",
+        f"{prefix}embeddings.mask_token": "what stands for hidden patches in pre-training",
+        "decoder.*": "what restores hidden patches in pre-training",
+    }
+
+
+def _embeddings(prefix: str) -> list[Line]:
+    return [
+        Line(f"{prefix}embeddings.cls_token", "class_token", TOKENS),
+        Line(f"{prefix}embeddings.distillation_token", "distillation_token", TOKENS),
+        Line(f"{prefix}embeddings.register_tokens", "register_tokens", TOKENS),
+        Line(f"{prefix}embeddings.position_embeddings", "position_table", GRID),
+        Line(f"{prefix}embeddings.patch_embeddings.projection.*", "stem.projection.*"),
+        Line(f"{prefix}layernorm.*", "norm.*"),
+    ]
+
+
+def _attention(theirs: str, query: str, out: str) -> list[Line]:
+    """query: the name of its projection, in which `query` or `q` stands for the other two as well."""
+    others = ("query", "key", "value") if "query" in query else ("q", "k", "v")
+    names = [query.replace(others[0], other) for other in others]
+    ours = "blocks.{i}.attention"
+    return [
+        *(Line(f"{theirs}.{name}.*", f"{ours}.qkv.*[{part}/3]") for part, name in enumerate(names)),
+        Line(f"{theirs}.{out}.*", f"{ours}.output.*"),
+    ]
+
+
+def _vit(prefix: str, version: int) -> tuple[Line, ...]:
+    if version == 4:
+        block, query, out = f"{prefix}encoder.layer.{{i}}", "attention.query", "output.dense"
+        expand, contract = "intermediate.dense", "output.dense"
+    else:
+        block, query, out = f"{prefix}layers.{{i}}", "q_proj", "o_proj"
+        expand, contract = "mlp.fc1", "mlp.fc2"
+    return (
+        *_embeddings(prefix),
+        *_attention(f"{block}.attention", query, out),
+        Line(f"{block}.layernorm_before.*", "blocks.{i}.norm1.*"),
+        Line(f"{block}.layernorm_after.*", "blocks.{i}.norm2.*"),
+        Line(f"{block}.{expand}.*", "blocks.{i}.mlp.expand.*"),
+        Line(f"{block}.{contract}.*", "blocks.{i}.mlp.contract.*"),
+    )
+
+
+def _dinov2(prefix: str, version: int) -> tuple[Line, ...]:
+    block = f"{prefix}encoder.layer.{{i}}"
+    query, out = ("attention.query", "output.dense") if version == 4 else ("q_proj", "o_proj")
+    gated = [
+        Line(f"{block}.mlp.weights_in.*", "blocks.{i}.mlp.expand.*"),
+        Line(f"{block}.mlp.weights_out.*", "blocks.{i}.mlp.contract.*"),
+    ]
+    if version == 5:
+        gated = [
+            Line(f"{block}.mlp.gate_proj.*", "blocks.{i}.mlp.expand.*[0/2]"),
+            Line(f"{block}.mlp.up_proj.*", "blocks.{i}.mlp.expand.*[1/2]"),
+            Line(f"{block}.mlp.down_proj.*", "blocks.{i}.mlp.contract.*"),
+        ]
+    return (
+        *_embeddings(prefix),
+        *_attention(f"{block}.attention", query, out),
+        Line(f"{block}.norm1.*", "blocks.{i}.norm1.*"),
+        Line(f"{block}.layer_scale1.lambda1", "blocks.{i}.scale1.scale"),
+        Line(f"{block}.norm2.*", "blocks.{i}.norm2.*"),
+        Line(f"{block}.mlp.fc1.*", "blocks.{i}.mlp.expand.*"),
+        Line(f"{block}.mlp.fc2.*", "blocks.{i}.mlp.contract.*"),
+        *gated,
+        Line(f"{block}.layer_scale2.lambda1", "blocks.{i}.scale2.scale"),
+    )
+
+
+_FIRST = {4: "encoder.layer.0.attention.attention.query.weight", 5: "layers.0.attention.q_proj.weight"}
+_FIRST_OF_DINOV2 = {4: _FIRST[4], 5: "encoder.layer.0.attention.q_proj.weight"}
+
+
+def _resized(tensors: State) -> Section:
+    """The section of a ViT whose positions transformers resizes: antialiased where there are registers."""
+    section = vit(tensors)
+    return section if "registers" in section else section | {"position_resizing": "bicubic"}
+
+
+def _of_vit(name: str, prefix: str, version: int, marks: tuple[str, ...] = (), halves: bool = False) -> Layout:
+    lines = _vit(prefix, version)
+    tokens = tuple(f"{prefix}embeddings.{token}" for token in ("cls_token", "distillation_token"))
+    positions = added_to_tokens(f"{prefix}embeddings.position_embeddings", tokens)
+    return Layout(
+        name=name if version == 4 else f"{name}-v5",
+        part="backbone",
+        marks=(tokens[0], f"{prefix}{_FIRST[version]}", *marks),
+        lines=lines,
+        describe=described(_resized, lines, positions),
+        no_effect=_no_effect(prefix),
+        rearrange=positions,
+        mean=_HALVES if halves else None,
+        std=_HALVES if halves else None,
+    )
+
+
+def _of_dinov2(name: str, prefix: str, version: int) -> Layout:
+    lines = _dinov2(prefix, version)
+    token, table = (f"{prefix}embeddings.{one}" for one in ("cls_token", "position_embeddings"))
+    gated: dict[str, tuple[str, ...]] = {"fc1": ("weights_in",), "fc2": ("weights_out",)}
+    if version == 5:
+        gated = {"fc1": ("gate_proj", "up_proj"), "fc2": ("down_proj",)}
+    rearrange = gated_on_the_way_out(added_to_tokens(table, (token,)), gated)
+    return Layout(
+        name=name if version == 4 else f"{name}-v5",
+        part="backbone",
+        marks=(token, f"{prefix}{_FIRST_OF_DINOV2[version]}", f"{prefix}encoder.layer.0.layer_scale1.lambda1"),
+        lines=lines,
+        describe=described(_resized, lines, rearrange),
+        no_effect=_no_effect(prefix),
+        rearrange=rearrange,
+    )
+
+
+LAYOUTS = tuple(
+    layout
+    for version in (4, 5)
+    for layout in (
+        _of_vit("transformers-vit", "", version, halves=True),
+        _of_vit("transformers-vit-classifier", "vit.", version, halves=True),
+        _of_vit("transformers-mae", "vit.", version, marks=("decoder.mask_token",)),
+        _of_vit("transformers-deit", "", version, marks=("embeddings.distillation_token",)),
+        _of_vit("transformers-deit-classifier", "deit.", version),
+        _of_dinov2("transformers-dinov2", "", version),
+        _of_dinov2("transformers-dinov2-classifier", "dinov2.", version),
+        _of_dinov2("transformers-dinov2-registers-classifier", "dinov2_with_registers.", version),
+    )
+)

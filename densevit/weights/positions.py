@@ -1,0 +1,49 @@
+"""Tokens and their positions: published ViTs keep a position for each token, ours adds it to the token."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from densevit.weights.layout import Change, Rearrangement, State
+
+
+def _square(table: Tensor) -> Tensor:
+    side = math.isqrt(table.shape[1])
+    return table[0].unflatten(0, (side, side))
+
+
+TOKENS = Change(lambda tokens: tokens[0], lambda tokens: tokens[None])
+"""(1, P, C) <-> (P, C)."""
+GRID = Change(_square, lambda table: table.flatten(0, 1)[None])
+"""(1, H * W, C) <-> (H, W, C) of a square grid."""
+
+
+def added_to_tokens(
+    table: str, tokens: tuple[str, ...], unplaced: tuple[str, ...] = (), rows: bool = True
+) -> Rearrangement:
+    """Takes the positions of tokens from a table (1, P + H * W, C) and adds them to those (1, 1, C).
+
+    table, tokens: their names, tokens in the order of the table's first rows. A table may have none of these, and a
+    checkpoint any of the tokens. On the way out the sum is the token and its row is zeros, unless `rows` is false or
+    one of the tokens named `unplaced` is there, which come with tables without such rows.
+    """
+
+    def into(state: State) -> State:
+        if table not in state:
+            return state
+        positions = state[table]
+        own = [token for token in tokens if token in state]
+        if positions.shape[1] - math.isqrt(positions.shape[1]) ** 2 != len(own):
+            return state
+        summed = {token: state[token] + positions[:, i : i + 1] for i, token in enumerate(own)}
+        return {**state, **summed, table: positions[:, len(own) :]}
+
+    def back(state: State) -> State:
+        own = [token for token in tokens if token in state]
+        if table not in state or not own or not rows or any(token in state for token in unplaced):
+            return state
+        cells = state[table]
+        return {**state, table: torch.cat([cells.new_zeros(1, len(own), cells.shape[2]), cells], 1)}
+
+    return Rearrangement(into, back)

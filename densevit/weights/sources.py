@@ -1,0 +1,230 @@
+"""Published weights by name: `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]`.
+
+Each comes through its own library's download and cache. Where that cannot be reached, the error says which file to
+fetch by hand and how to name it.
+"""
+
+import difflib
+import http.client
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor
+
+from densevit.errors import WeightsError, did_you_mean
+from densevit.weights import conventions
+
+FORMS = ("timm:NAME[.TAG]", "torchvision:NAME[/WEIGHTS]", "hf:ORG/NAME[/FILE]")
+HUB_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+class Found(NamedTuple):
+    """What a name stands for. weights: the file in the cache, or the tensors. facts: as those of `Checkpoint`."""
+
+    weights: Path | dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def is_published(source: str | Path) -> bool:
+    """Whether it is a published name and not a path."""
+    return isinstance(source, str) and source.partition(":")[0] in _SOURCES and ":" in source
+
+
+def fetch(source: str) -> Found:
+    """The weights of that name, out of the library's cache or downloaded into it."""
+    kind, _, name = source.partition(":")
+    if not name.strip():
+        raise WeightsError(f"{source}: names nothing. Expected {', '.join(FORMS)}.")
+    return _SOURCES[kind](source, name.strip())
+
+
+# ---- timm ----
+
+
+def _timm(source: str, name: str) -> Found:
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise WeightsError(_not_installed(source, "timm", "timm")) from error
+    model, _, tag = name.partition(".")
+    if not timm.is_model(model):
+        raise WeightsError(f"{source}: timm has no model {model!r}.{_near(model, timm.list_models())}")
+    known = [known.partition(".")[2] for known in timm.list_pretrained(f"{model}.*")] if tag else []
+    if tag and tag not in known:
+        raise WeightsError(f"{source}: timm's {model} has no weights {tag!r}.{did_you_mean(tag, known)}")
+    config = timm.models.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise WeightsError(f"{source}: timm has no weights for {model}.")
+    try:
+        with torch.random.fork_rng(devices=[]):  # its random initial values are nobody's
+            built = timm.create_model(name, pretrained=True)
+    except Exception as error:  # of whichever library tried to reach the network
+        if config.hf_hub_id:
+            address = _hub_address(config.hf_hub_id, config.hf_hub_filename or HUB_FILES[0])
+        else:
+            address = config.url if isinstance(config.url, str) else str(config.url and config.url[0])
+        raise WeightsError(_by_hand(source, error, [address])) from error
+    tensors = {key: value.detach() for key, value in built.state_dict().items()}
+    return Found(tensors, conventions.of_timm(config.to_dict()))
+
+
+# ---- torchvision ----
+
+
+def _torchvision(source: str, name: str) -> Found:
+    from torchvision import models
+
+    model, _, wanted = name.partition("/")
+    if model not in models.list_models():
+        raise WeightsError(f"{source}: torchvision has no model {model!r}.{_near(model, models.list_models())}")
+    known = list(models.get_model_weights(model))
+    if not known:
+        raise WeightsError(f"{source}: torchvision has no weights for {model}.")
+    entries = {entry.name: entry for entry in known}
+    default = getattr(models.get_model_weights(model), "DEFAULT", known[-1])
+    entry = default if wanted in ("", "DEFAULT") else entries.get(wanted)
+    if entry is None:
+        raise WeightsError(f"{source}: torchvision's {model} has no weights {wanted!r}.{did_you_mean(wanted, entries)}")
+    file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(urlparse(entry.url).path)
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        digest = re.search(r"-([a-f0-9]{8,})\.", file.name)
+        try:
+            torch.hub.download_url_to_file(entry.url, str(file), digest[1] if digest else None, progress=True)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            raise WeightsError(_by_hand(source, error, [entry.url], f", or put it at {file}")) from error
+    return Found(file, conventions.of_torchvision(entry))
+
+
+# ---- the Hugging Face Hub ----
+
+
+def _hugging_face(source: str, name: str) -> Found:
+    organisation, _, rest = name.partition("/")
+    own, _, wanted = rest.partition("/")
+    if not own:
+        raise WeightsError(f"{source}: names no repository. Expected {FORMS[2]}.")
+    hub = _Repository(source, f"{organisation}/{own}")
+    weights = next(filter(None, map(hub.get, [wanted] if wanted else HUB_FILES)), None)
+    if weights is None and hub.unreachable is not None:
+        files = [wanted or HUB_FILES[0], conventions.CONFIG, conventions.PREPROCESSORS[0]]
+        addresses = [_hub_address(hub.name, file) for file in files]
+        raise WeightsError(_by_hand(source, hub.unreachable, addresses)) from hub.unreachable
+    if weights is None:
+        raise WeightsError(_not_there(source, hub.name, wanted))
+    shards = set(conventions.weight_map(weights).values()) if weights.name.endswith(".index.json") else set()
+    for shard in sorted(shards):
+        if hub.get(shard) is None:
+            lost = hub.unreachable or FileNotFoundError(f"{hub.name} has no {shard}")
+            raise WeightsError(_by_hand(source, lost, [_hub_address(hub.name, shard)], f", beside {weights}"))
+    described = [hub.get(file) for file in (conventions.CONFIG, *conventions.PREPROCESSORS)]
+    folder = next((file.parent for file in described if file is not None), None)
+    facts = conventions.beside(folder) if folder is not None else {}
+    if hub.unreachable is not None and "mean" not in facts:
+        warnings.warn(
+            f"{source}: the Hub could not be asked ({_reason(hub.unreachable)}), and the cache has no "
+            f"{conventions.PREPROCESSORS[0]}: what the repository says of mean and std is not known here.",
+            stacklevel=2,
+        )
+    return Found(weights, facts)
+
+
+class _Repository:
+    """A repository of the Hugging Face Hub, through its library's cache.
+
+    unreachable: why the Hub could not be asked, from the first time on that it could not; then only the cache is.
+    """
+
+    def __init__(self, source: str, name: str) -> None:
+        try:
+            import huggingface_hub
+            from huggingface_hub import errors
+        except ModuleNotFoundError as error:
+            raise WeightsError(_not_installed(source, "huggingface_hub", "hub")) from error
+        self.source, self.name, self._library, self._errors = source, name, huggingface_hub, errors
+        self.unreachable: BaseException | None = None
+
+    def get(self, file: str) -> Path | None:
+        """A file of it in the cache; None where it has none, or none is known of while the Hub is unreachable."""
+        try:
+            offline = self.unreachable is not None
+            return Path(self._library.hf_hub_download(self.name, file, local_files_only=offline))
+        except (self._errors.GatedRepoError, self._errors.RepositoryNotFoundError) as error:
+            raise WeightsError(
+                f"{self.source}: the Hugging Face Hub shows no repository {self.name} to you. Where it is private or "
+                "asks for consent, agree on its page and log in with `hf auth login`; else look at the name."
+            ) from error
+        except self._errors.HFValidationError as error:
+            raise WeightsError(f"{self.source}: {self.name!r} is no repository's name. Expected {FORMS[2]}.") from error
+        except self._errors.LocalEntryNotFoundError as error:  # before the next, of which it is one
+            self.unreachable = self.unreachable or error.__cause__ or error
+        except self._errors.EntryNotFoundError:
+            pass
+        except Exception as error:  # of whichever library tried to reach the network
+            self.unreachable = self.unreachable or error
+        return None
+
+
+def _hub_address(repository: str, file: str) -> str:
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repository, file)
+
+
+def _not_there(source: str, repository: str, wanted: str) -> str:
+    from huggingface_hub import list_repo_files
+
+    try:
+        there = list_repo_files(repository)
+    except Exception:  # only to help
+        there = []
+    weights = [
+        name for name in there if name.endswith((".safetensors", ".bin", ".pth", ".pt", ".pyth", ".npz", ".ckpt"))
+    ]
+    lacks = wanted or f"none of {', '.join(HUB_FILES)}"
+    verb = "has no" if wanted else "has"
+    listed = f" It has {', '.join(weights[:8])}: name one as hf:{repository}/FILE." if weights else ""
+    return f"{source}: the repository {repository} {verb} {lacks}.{listed or f' Name a file: hf:{repository}/FILE.'}"
+
+
+# ---- what is said ----
+
+
+def _not_installed(source: str, library: str, extra: str) -> str:
+    return f"{source}: needs {library}, which is not installed: pip install 'densevit[{extra}]'."
+
+
+def _by_hand(source: str, error: BaseException, addresses: Sequence[str], place: str = "") -> str:
+    what = f"{addresses[0]} by hand and name the file"
+    if len(addresses) > 1:
+        others = " and ".join(addresses[1:])
+        what = f"{addresses[0]} by hand, into one folder with {others} where there are such, and name the folder"
+    return (
+        f"{source}: is not in the cache and cannot be downloaded ({_reason(error)}). Fetch {what} in place of "
+        f"{source}{place}."
+    )
+
+
+def _reason(error: BaseException) -> str:
+    text = next(iter(str(error).strip().splitlines()), "").strip().rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    """Of hundreds of names, the nearest few."""
+    nearest = difflib.get_close_matches(name, known, n=3)
+    return f" Did you mean {' or '.join(nearest)}?" if nearest else ""
+
+
+_SOURCES = {"timm": _timm, "torchvision": _torchvision, "hf": _hugging_face}

@@ -1,0 +1,85 @@
+"""Recipes of DETR's published trainings on COCO: the real model, a step, and what `convert` takes from them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit import config as configs
+from densevit.data.build import build_data
+from densevit.model import build_model
+from densevit.training.optim import build_optimizer, learning_rate
+from densevit.weights.layouts.detr import coco_classes
+
+RECIPES = sorted(Path("configs/coco").glob("*.yaml"))
+R50 = 41_302_368  # "number of params" in the authors' log, which a dilation does not change
+R101 = R50 + 17 * (1024 * 256 + 9 * 256 * 256 + 256 * 1024)  # as many bottlenecks more, without their frozen norms
+TRAINED = {"detr_r50": R50, "detr_r50_dc5": R50, "detr_r101": R101}
+
+
+def make(root: Path, size: tuple[int, int]) -> Path:
+    """Two pictures a split of `size` (h, w), in COCO's official layout, with its 80 categories."""
+    rng = np.random.default_rng(0)
+    categories = [{"id": one.file_id, "name": one.name} for one in coco_classes()]
+    (root / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        (root / split).mkdir()
+        images, boxes = [], []
+        for i in (1, 2):
+            Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / split / f"{i:012d}.jpg")
+            images.append({"id": i, "file_name": f"{i:012d}.jpg", "height": size[0], "width": size[1]})
+            box = [size[1] // 4, size[0] // 4, size[1] // 2, size[0] // 2]
+            boxes.append(
+                {"id": i, "image_id": i, "category_id": 90, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            )
+        content = {"images": images, "annotations": boxes, "categories": categories}
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def test_the_recipes_are_all_here() -> None:
+    assert {path.stem for path in RECIPES} == set(TRAINED)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_the_published_one(path: Path) -> None:
+    """Carion et al. 2020, sections 3 and 4 and appendix A.4, and the authors' README."""
+    config = configs.load(path)
+    configs.check_plugins(config)
+    with torch.device("meta"):
+        model = build_model(config, {"detection": coco_classes()})
+    unused = 11 * (256 + 1)  # rows of file ids that no class has
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == TRAINED[path.stem] - unused
+    optim, trainer, data = config.optim, config.trainer, config.data
+    assert (optim.name, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", 1e-4, 1e-5, 1e-4)
+    assert (optim.schedule, optim.drop_at * 500, trainer.max_epochs) == ("step", 400, 500)
+    assert trainer.clip_grad_norm == 0.1 and data.batch_size * trainer.accumulate == 64
+    assert (data.recipe, data.image_size) == ("detr", (800, 1333))
+    assert config.backbone.options.get("dilation", False) == ("dc5" in path.stem)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_smaller_recipe_takes_a_step(path: Path, tmp_path: Path) -> None:
+    depth = 50 if "dc5" in path.stem else 18
+    head = "heads.detection"
+    smaller = [f"backbone.depth={depth}", f"{head}.width=32", f"{head}.encoder_layers=1", f"{head}.decoder_layers=2"]
+    root = make(tmp_path / "coco", (60, 90))
+    more = [f"data.root={root}", "data.num_workers=0", "data.batch_size=1", "data.image_size=[96, 160]"]
+    config = configs.load(path, [*smaller, f"{head}.feedforward=64", *more])
+    data = build_data(config)
+    assert [one.file_id for one in data.classes["detection"]] == [one.file_id for one in coco_classes()]
+    model = build_model(config, data.classes)
+    assert model.backbone.strides[-1] == (16 if "dc5" in path.stem else 32)
+    batch = next(iter(data.train_loader()))
+    optimizer = build_optimizer(model, config.optim, learning_rate(config.optim, 64))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    torch.stack(list(model.loss(model(batch), batch["targets"]).values())).sum().backward()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (not name.startswith(("backbone.conv1", "backbone.layer1", "backbone.bn1")))
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        learns = parameter.grad is not None and bool(parameter.grad.any())  # the first decoder layer has no keys yet
+        assert torch.equal(parameter, before[name]) != learns, name

@@ -1,0 +1,283 @@
+"""What is frozen stands still to the last bit, by depth and by name; and whole fine-tunings, as the docs have them."""
+
+import os
+import re
+import shlex
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from densevit import config as configs
+from densevit.cli import main
+from densevit.errors import ConfigError
+from densevit.interfaces import Batch, Class
+from densevit.model import DenseModel, build_model
+from densevit.training.run import resume, train
+from densevit.training.run_folder import RunFolder
+from densevit.training.unused import freeze_unused
+
+CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))
+SWIN = {"name": "swin", "variant": "nano", "window_size": 4, "stem": "conv"}  # its stem has batch norms
+SURFACES = {"name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "auxiliary": [], "norm": "batch"}
+DATA = {"name": "scenes", "image_size": 32, "batch_size": 2, "num_workers": 0, "train_length": 4, "val_length": 1}
+TRAINER = {"max_epochs": 2, "precision": "32", "accelerator": "cpu", "log_every": 1}
+
+
+def config_of(backbone: dict[str, Any] | None = None, head: dict[str, Any] | None = None, **sections: Any):
+    given = {"backbone": {**SWIN, **(backbone or {})}, "heads": {"surfaces": {**SURFACES, **(head or {})}}}
+    return configs.from_mapping({**given, "data": DATA, "trainer": TRAINER, **sections})
+
+
+def build(backbone: dict[str, Any] | None = None, head: dict[str, Any] | None = None) -> DenseModel:
+    return build_model(config_of(backbone, head), {"segmentation": CLASSES})
+
+
+def frozen_of(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+
+def starting(model: nn.Module, *prefixes: str) -> set[str]:
+    return {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
+
+
+# ---- what is frozen ----
+
+
+def test_a_number_freezes_the_first_depths():
+    for count, parts in ((0, ()), (1, ("patch_",)), (3, ("patch_", "stages.0.", "stages.1."))):
+        backbone = build({"freeze": count}).backbone
+        assert frozen_of(backbone) == (starting(backbone, *parts) if parts else set())
+    assert frozen_of(build({"freeze": 8}).backbone) == frozen_of(build({"freeze": True}).backbone) != set()
+    with pytest.raises(ConfigError, match=r"backbone.freeze is 9, but the backbone has 8 depths"):
+        build({"freeze": 9})
+
+
+def test_patterns_freeze_the_parameters_that_they_match():
+    backbone = build({"freeze": ["stages.1.*", "*.norm1.bias"]}).backbone
+    bias = {name for name, _ in backbone.named_parameters() if name.endswith("norm1.bias")}
+    assert len(bias) == 6 and frozen_of(backbone) == starting(backbone, "stages.1.") | bias
+    for wrong, near in (("stage.1.*", "stages.1.*"), ("patch_embd.*", "patch_embed.*")):
+        with pytest.raises(ConfigError) as caught:
+            build({"freeze": ["stages.1.*", wrong]})
+        assert f"backbone.freeze: no parameter is called {wrong!r}. The nearest: {near}" in str(caught.value)
+
+
+def test_a_head_s_patterns_reach_its_neck():
+    neck = {"neck": {"name": "fpn", "width": 16}}
+    whole = build(head={**neck, "freeze": True})
+    assert frozen_of(whole) == starting(whole, "heads.", "necks.") != set()
+    part = build(head={**neck, "freeze": ["decode.project.*", "neck.*"]})
+    assert frozen_of(part) == starting(part, "heads.surfaces.decode.project.", "necks.surfaces.")
+    with pytest.raises(
+        ConfigError, match=r"heads.surfaces.freeze: no parameter is called 'decoder.*'. The nearest: deco"
+    ):
+        build(head={"freeze": ["decoder.*"]})
+
+
+@pytest.mark.parametrize(("depths", "patterns"), [(1, ["conv1.*", "bn1.*"]), (3, ["conv1.*", "bn1.*", "layer1.*"])])
+def test_a_resnet_s_own_stages_are_the_same_depths(depths, patterns):
+    resnet = {"name": "resnet", "depth": 18}
+    given = {"frozen_stages": 1 if depths == 1 else 2}, {"freeze": depths}, {"freeze": patterns}
+    section = {"heads": {"a": {"name": "detr"}}, "data": DATA, "trainer": TRAINER}
+    states = set()
+    for options in given:
+        config = configs.from_mapping({"backbone": {**resnet, **options}, **section})
+        backbone = build_model(config, {"detection": CLASSES}).backbone
+        still = frozenset(name for name, module in backbone.named_modules() if not module.training)
+        norms = frozenset(name for name in still if re.search(r"bn\d$", name))
+        states.add((frozenset(frozen_of(backbone)), norms))
+    assert len(states) == 1
+    [(frozen, norms)] = states
+    assert len(norms) == (1 if depths == 1 else 5) and len(frozen) == 3 * len(norms)
+
+
+def test_modules_that_are_frozen_as_a_whole_stay_in_evaluation_mode():
+    model = build(
+        {"freeze": ["patch_embed.*", "stages.2.1.norm1.*", "stages.3.*.bias"]}, {"freeze": ["decode.project.*"]}
+    )
+    for mode in (model.train, model.eval, model.train):
+        mode()
+        training = {name for name, module in model.named_modules() if module.training}
+        if mode == model.eval:
+            assert training == set()
+            continue
+        still = {name for name, _ in model.named_modules()} - training
+        assert still == {
+            name
+            for name, _ in model.named_modules()
+            if re.match(r"(backbone\.patch_embed|heads\.surfaces\.decode\.project)(\.|$)", name)
+        } | {"backbone.stages.2.1.norm1"} | {
+            n for n in still if n.startswith("backbone.stages.3.") and n.count(".") > 3
+        }
+    assert model.backbone.stages[2][1].training and model.backbone.stages[3].training
+
+
+def test_the_config_says_what_may_be_frozen_and_keeps_it():
+    for what in (True, False, 3, ["a.*", "b"]):
+        config = config_of({"freeze": what})
+        again = configs.from_mapping(yaml.safe_load(configs.dump(config)))
+        assert again == config
+        assert type(again.backbone.freeze) is (tuple if isinstance(what, list) else type(what))
+    for wrong in ("yes", "stem.*"):
+        with pytest.raises(ConfigError, match=r"backbone.freeze: give true, false or a list of names, .* not '"):
+            config_of({"freeze": wrong})
+    for wrong, section in ((-1, "backbone"), (1.5, "backbone"), (2, "head")):
+        with pytest.raises(ConfigError, match=f"freeze should be .*, not {wrong}"):
+            config_of(**{section: {"freeze": wrong}})
+
+
+# ---- trained ----
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step, whose weights others start from."""
+    config = config_of(trainer={**TRAINER, "max_steps": 1})
+    return train(config, tmp_path_factory.mktemp("start") / "run")
+
+
+TUNED = {
+    "backbone": {"freeze": 3},
+    "head": {"freeze": ["decode.project.0.*"]},
+    "optim": {
+        "lr": 1e-2, "backbone_lr": 1e-3, "layer_decay": 0.5, "weight_decay": 0.1, "warmup_steps": 1,
+        "lr_factors": {"heads.surfaces.decode.classifier.*": 4.0},
+    },
+}  # fmt: skip
+
+
+def test_frozen_parameters_and_statistics_stay_to_the_last_bit_and_a_resumed_run_is_exact(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(**TUNED, weights=str(start))
+    capsys.readouterr()
+    whole = train(config, tmp_path / "whole")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "parameters depth learning rate number decay 0.1" in printed
+    assert "1-3 frozen 89,155 backbone.patch_norm.*, backbone.stages.0.*, ..." in printed
+    assert "backbone.feature_norms.* 8 0.001 " in printed and "heads.surfaces.decode.classifier.* 0.04 " in printed
+
+    before, after = load_file(start / "model.safetensors"), load_file(whole / "model.safetensors")
+    still = r"backbone\.(patch_embed|patch_norm|stages\.0|stages\.1)\.|heads\.surfaces\.decode\.project\.0\."
+    frozen = {name for name in after if re.match(still, name)}
+    assert sum("running_" in name for name in frozen) >= 4
+    for name in after:
+        same = torch.equal(before[name], after[name])
+        assert same if name in frozen else not same or "qkv.bias" in name, name
+    checkpoint = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
+    rates = {group["initial_lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]}
+    assert sorted(rates) == pytest.approx([1e-3 * 0.5**k for k in range(4, -1, -1)] + [1e-2, 4e-2])
+
+    original = RunFolder.on_train_batch_end
+
+    def interrupt(self: RunFolder, trainer, *rest) -> None:  # type: ignore[no-untyped-def]  # Lightning's own arguments
+        if trainer.global_step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self, trainer, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "on_train_batch_end", interrupt)
+        stopped = train(config, tmp_path / "stopped")
+    resume(stopped)
+    resumed = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)
+    assert resumed["global_step"] == checkpoint["global_step"] == 4
+    for name, tensor in checkpoint["state_dict"].items():
+        assert torch.equal(tensor, resumed["state_dict"][name]), name
+    for ours, theirs in zip(resumed["optimizer_states"], checkpoint["optimizer_states"], strict=True):
+        assert ours["param_groups"] == theirs["param_groups"]
+
+
+def test_a_plain_run_has_no_table_and_a_wrong_pattern_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(config_of(trainer={**TRAINER, "max_steps": 1}), tmp_path / "plain")
+    assert "learning rate" not in capsys.readouterr().out
+    for sections in (
+        {"backbone": {"freeze": ["stem.*"]}},
+        {"optim": {"lr_factors": {"heads.surface.*": 2}}},
+        {"backbone": {"freeze": True}, "head": {"freeze": True}},
+    ):
+        with pytest.raises(ConfigError, match=r"no parameter is called|nothing is left to train"):
+            train(config_of(**sections), tmp_path / "wrong")
+        assert not (tmp_path / "wrong").exists()
+
+
+# ---- several processes ----
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    """A group of one process, in which DistributedDataParallel waits for gradients as among several."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+class Losses(nn.Module):
+    """A model's summed losses, as one forward pass."""
+
+    def __init__(self, model: DenseModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return torch.stack(list(self.model.loss(self.model(batch), batch["targets"]).values())).sum()
+
+
+def test_processes_wait_for_no_frozen_parameter(one_process):
+    sizes = {"size": (64, 64), "original_size": (64, 64)}
+    batch: Batch = {
+        "images": torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
+        "padding_mask": torch.zeros(2, 64, 64, dtype=torch.bool),
+        "targets": [{"image_id": i, **sizes} for i in range(2)],
+    }
+    detr = {"name": "detr", "num_queries": 4, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+    backbone = {**SWIN, "freeze": ["patch_embed.*", "stages.1.*", "*.norm2.bias"]}
+    sections = {"backbone": backbone, "heads": {"boxes": {**detr, "feedforward": 32, "freeze": ["encoder.*"]}}}
+    config = configs.from_mapping({**sections, "data": DATA, "trainer": TRAINER})
+    model = build_model(config, {"detection": CLASSES})
+    frozen = frozen_of(model)
+    assert frozen >= starting(model, "backbone.patch_embed.", "backbone.stages.1.", "heads.boxes.encoder.")
+    unused = freeze_unused(model)  # norms of features that this head does not look at
+    assert frozen_of(model) == frozen | set(unused) and len(unused) == 6
+    parallel = nn.parallel.DistributedDataParallel(Losses(model))
+    for _ in range(2):  # the second pass complains of parameters that the first one waited for in vain
+        parallel(batch).backward()
+    assert all((parameter.grad is None) == (not parameter.requires_grad) for parameter in model.parameters())
+
+
+# ---- the page ----
+
+SMALL = [
+    "data.num_workers=0", "data.batch_size=2", "data.image_size=64", "data.train_length=2", "data.val_length=2",
+    "trainer.max_steps=1", "trainer.accelerator=cpu", "trainer.precision=32",
+]  # fmt: skip
+
+
+def test_what_the_page_says_runs(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its file is written, its commands run in their order on a few pictures, and print the table that it shows."""
+    page = (project / "docs/fine-tuning.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    printed = shown = ""
+    for language, text in re.findall(r"```(\w*)\n(.*?)```", page, re.DOTALL):
+        if language == "yaml":
+            Path("tuned.yaml").write_text(text)
+        elif language == "text":
+            lines = [line.split() for line in printed.splitlines()]
+            assert all(line.split() in lines for line in text.splitlines() if line != "..."), printed
+            shown = text
+        else:
+            for command in text.splitlines():
+                assert main(["train", *shlex.split(command)[2:], *SMALL]) == 0, command
+            printed = capsys.readouterr().out
+    assert shown

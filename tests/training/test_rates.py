@@ -1,0 +1,227 @@
+"""Layer-wise learning-rate decay and factors by name: worked out by hand, and timm's."""
+
+import re
+
+import pytest
+import timm
+import torch
+from timm.optim import param_groups_layer_decay
+from torch import nn
+
+import densevit
+from densevit.config import OptimSection
+from densevit.errors import ConfigError, DensevitError, PluginError
+from densevit.interfaces import Backbone, Head
+from densevit.model import DenseModel
+from densevit.training.optim import build_optimizer, parameter_groups, parameter_rates
+
+
+class Steps(Backbone):
+    """Three depths by the default: a parameter of its own, and two modules."""
+
+    channels, strides = (2,), (1,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.first, self.second = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1)
+
+
+class Forgetful(Steps):
+    """Its second convolution is at no depth."""
+
+    def parameter_depths(self):
+        return super().parameter_depths()[:2]
+
+
+class Two(Head):
+    """A head of two linear layers."""
+
+    task, needs = "detection", ()
+
+    def __init__(self) -> None:
+        super().__init__((2,), (1,), ())
+        self.offsets, self.output = nn.Linear(2, 2), nn.Linear(2, 2)
+
+
+def model_of(backbone: Backbone | None = None) -> DenseModel:
+    return DenseModel(backbone or Steps(), {"boxes": Two()})
+
+
+def rates_of(model: DenseModel, lr: float = 1.0, **options) -> dict[str, float | None]:
+    return {rate.name: rate.lr for rate in parameter_rates(model, OptimSection(**options), lr)}
+
+
+def by_name(groups: list[dict], model: nn.Module, key: str) -> dict[str, float]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(parameter)]: group[key] for group in groups for parameter in group["params"]}
+
+
+# ---- by hand ----
+
+
+def test_each_depth_has_a_part_of_the_next_one_s_rate_and_the_head_all_of_its_own():
+    rates = rates_of(model_of(), lr=8.0, layer_decay=0.5)
+    assert rates == {
+        "backbone.scale": 2.0,
+        "backbone.first.weight": 4.0,
+        "backbone.first.bias": 4.0,
+        "backbone.second.weight": 8.0,
+        "backbone.second.bias": 8.0,
+        **{f"heads.boxes.{name}.{kind}": 8.0 for name in ("offsets", "output") for kind in ("weight", "bias")},
+    }
+
+
+def test_frozen_depths_the_backbone_s_rate_decay_and_factors_go_together():
+    model = model_of()
+    model.backbone.first.weight.requires_grad_(False)
+    factors = {"heads.boxes.offsets.*": 0.1, "*.bias": 3.0, "backbone.sec*": 10.0}
+    options = {"backbone_lr": 0.4, "layer_decay": 0.5, "weight_decay": 0.2, "lr_factors": factors}
+    expected = {
+        "backbone.scale": 0.1,  # 0.4 / 4
+        "backbone.first.weight": None,
+        "backbone.first.bias": 0.6,  # 0.4 / 2 * 3
+        "backbone.second.weight": 4.0,  # 0.4 * 10
+        "backbone.second.bias": 12.0,  # 0.4 * 10 * 3
+        "heads.boxes.offsets.weight": 0.1,
+        "heads.boxes.offsets.bias": 0.3,  # 0.1 * 3
+        "heads.boxes.output.weight": 1.0,
+        "heads.boxes.output.bias": 3.0,
+    }
+    assert rates_of(model, **options) == pytest.approx(expected)
+    other_order = {**options, "lr_factors": dict(reversed(factors.items()))}
+    assert rates_of(model, **other_order) == pytest.approx(expected)
+    optimizer = build_optimizer(model, OptimSection(**options), lr=1.0)
+    trained = {name: rate for name, rate in expected.items() if rate is not None}
+    assert by_name(optimizer.param_groups, model, "lr") == pytest.approx(trained)
+    decays = by_name(optimizer.param_groups, model, "weight_decay")
+    assert {name for name, decay in decays.items() if decay == 0.2} == {n for n in trained if n.endswith("weight")}
+    assert {name for name, decay in decays.items() if decay == 0.0} == {n for n in trained if not n.endswith("weight")}
+
+
+def test_a_step_moves_each_parameter_by_its_rate():
+    """Adam's first step is the learning rate itself, whatever the gradient."""
+    model = model_of()
+    optimizer = build_optimizer(model, OptimSection(layer_decay=0.5, weight_decay=0, lr_factors={"*.bias": 3}), lr=0.1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0)
+    optimizer.step()
+    after = dict(model.named_parameters())
+    moved = {"backbone.scale": 0.025, "backbone.first.weight": 0.05, "backbone.second.bias": 0.3}
+    for name, distance in (moved | {"heads.boxes.output.weight": 0.1}).items():
+        torch.testing.assert_close(before[name] - after[name].detach(), torch.full_like(before[name], distance))
+
+
+# ---- timm's ----
+
+
+def scales(model: nn.Module, decay: float) -> dict[str, float]:
+    return by_name(param_groups_layer_decay(model, layer_decay=decay), model, "lr_scale")
+
+
+def vit_place(name: str) -> str:
+    block = re.match(r"blocks\.\d+", name)
+    return block[0] if block else name.split(".")[0] if name.startswith(("norm", "head")) else "stem"
+
+
+def test_a_vit_s_rates_are_timm_s_but_for_the_final_norm_which_is_as_in_mae():
+    """timm counts the norm as of the last block; MAE's and BEiT's code with the head, as ours does."""
+    reference = timm.create_model("vit_tiny_patch16_224", depth=6, embed_dim=64, num_heads=2)
+    theirs = {vit_place(name): scale for name, scale in scales(reference, 0.7).items()}
+    backbone = densevit.create_backbone("vit", variant="nano")  # of 6 blocks
+    rates = rates_of(model_of(backbone), layer_decay=0.7)
+    ours = {name.removeprefix("backbone."): rate for name, rate in rates.items() if name.startswith("backbone.")}
+    assert {vit_place(name) for name in ours} == {place for place in theirs if place != "head"}
+    for name, rate in ours.items():
+        expected = theirs["head"] if vit_place(name) == "norm" else theirs[vit_place(name)]
+        assert rate == pytest.approx(expected), name
+    assert (ours["class_token"], ours["norm.weight"]) == (pytest.approx(0.7**7), 1.0)  # MAE's, with 6 blocks
+
+
+def test_a_swin_s_rates_are_timm_s_but_for_the_final_norm():
+    """timm counts the norm as of the last block."""
+    reference = timm.create_model(
+        "swin_tiny_patch4_window7_224", depths=(1, 1, 3, 1), embed_dim=32, num_heads=(1, 2, 4, 8)
+    )
+    theirs = scales(reference, 0.7)
+    rates = rates_of(model_of(densevit.create_backbone("swin", variant="nano")), layer_decay=0.7)
+    seen = set()
+    for name, rate in rates.items():
+        if not (match := re.match(r"backbone\.stages\.(\d)\.(\d)\.", name)):
+            continue
+        stage, place = int(match[1]), int(match[2])
+        block = max(0, place - (stage > 0))  # a merging stands before the first block of a later stage
+        expected = theirs[f"layers.{stage}.blocks.{block}.norm1.weight"]
+        assert rate == pytest.approx(expected), name
+        seen.add((stage, place))
+    assert len(seen) == 6 + 3
+    assert rates["backbone.patch_embed.weight"] == pytest.approx(theirs["patch_embed.proj.weight"])
+    assert rates["backbone.feature_norms.3.weight"] == 1.0
+
+
+SMALL_SWIN = {"depths": [1, 2, 1, 1], "embed_dim": 16, "num_heads": [1, 2, 2, 2]}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model": "test_vit"},
+        {"model": "test_resnet"},
+        {"model": "swin_tiny_patch4_window7_224", "model_args": SMALL_SWIN},
+    ],
+    ids=lambda options: options["model"],
+)
+def test_timm_s_own_backbones_have_timm_s_scales_parameter_by_parameter(options):
+    backbone = densevit.create_backbone("timm", **options)
+    expected = {f"backbone.model.{name}": scale for name, scale in scales(backbone.model, 0.7).items()}
+    rates = rates_of(model_of(backbone), layer_decay=0.7)
+    found = {name: rate for name, rate in rates.items() if name.startswith("backbone.")}
+    assert len(set(expected.values())) >= 5 and found == pytest.approx(expected)
+
+
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    ("pattern", "near"),
+    [
+        ("heads.boxes.offset.*", "heads.boxes.offsets.*"),
+        ("backbone.scales", "backbone.scale"),
+        ("*.offset.*", "*.offsets.*"),
+        ("first.*", "*.first.*"),
+        ("zzz", "There are backbone.*, heads.*."),
+    ],
+)
+def test_a_pattern_that_matches_nothing_names_the_nearest(pattern, near):
+    with pytest.raises(ConfigError) as caught:
+        rates_of(model_of(), lr_factors={"heads.*": 2.0, pattern: 2.0})
+    assert f"optim.lr_factors: no parameter is called {pattern!r}." in str(caught.value)
+    assert near in str(caught.value)
+
+
+def test_what_cannot_be_trained_is_said():
+    model = model_of()
+    model.requires_grad_(False)
+    with pytest.raises(ConfigError, match="nothing is left to train"):
+        parameter_groups(model, OptimSection(), 1.0)
+    forgetful = model_of(Forgetful())
+    assert rates_of(forgetful)["backbone.second.weight"] == 1.0  # of no matter without decay
+    with pytest.raises(PluginError, match=r"backbone.second.weight is in no group of the backbone's parameter_depths"):
+        rates_of(forgetful, layer_decay=0.9)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"layer_decay": 0}, "optim.layer_decay should be greater than 0, not 0."),
+        ({"layer_decay": 1.1}, "optim.layer_decay should be less than or equal to 1, not 1.1."),
+        ({"lr_factors": {"heads.*": 0}}, "optim.lr_factors.heads.* should be greater than 0, not 0."),
+        ({"lr_factors": ["heads.*"]}, "optim.lr_factors should be a section of keys, not ['heads.*']."),
+    ],
+)
+def test_wrong_values_are_one_line(given, said):
+    sections = {"backbone": {"name": "swin"}, "heads": {"a": {"name": "detr"}}, "data": {"name": "scenes"}}
+    with pytest.raises(DensevitError) as caught:
+        densevit.config.from_mapping({**sections, "trainer": {"max_steps": 1}, "optim": given})
+    assert str(caught.value) == f"config: {said}"

@@ -1,0 +1,68 @@
+"""Resuming runs nothing of a checkpoint, and a checkpoint holds nothing that would have to be run."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from densevit import config as configs
+from densevit.cli import main
+from densevit.errors import WeightsError
+from densevit.training import run as runs
+
+TINY = """
+backbone: {name: swin, variant: nano, window_size: 4}
+heads: {surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch}}
+data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 2, val_length: 1}
+optim: {lr: 1e-3}
+trainer: {max_steps: 1, precision: "32", accelerator: cpu}
+"""
+
+
+class Trap:
+    """Unpickling it makes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+def plain(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(plain(v) for pair in value.items() for v in pair)
+    if isinstance(value, (list, tuple)):
+        return all(map(plain, value))
+    return value is None or type(value) in (torch.Tensor, bool, int, float, str)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_malicious_last_checkpoint_is_refused_and_not_run(legacy, tmp_path, capsys):
+    run, target = tmp_path / "run", tmp_path / "touched"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text(TINY)
+    content = {"global_step": 1, "state_dict": {"w": torch.ones(1)}, "random_state": Trap(target)}
+    torch.save(content, run / "checkpoints" / "last.ckpt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(WeightsError, match=r"last\.ckpt: not a whole checkpoint of tensors and plain values.*Nothing"):
+        runs.resume(run)
+    assert main(["train", "--resume", str(run)]) != 0
+    assert "last.ckpt" in capsys.readouterr().err
+    assert not target.exists()
+
+
+def test_a_checkpoint_is_plain_and_lightning_too_reads_it_weights_only(tmp_path, monkeypatch):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    run = runs.train(configs.load(tmp_path / "tiny.yaml"), tmp_path / "run")
+    path, target = run / "checkpoints" / "last.ckpt", tmp_path / "touched"
+    content = torch.load(path, weights_only=True)
+    assert plain(content)
+    assert set(content["random_state"]) == {"cpu"} and content["random_state"]["cpu"].dtype == torch.uint8
+
+    torch.save({**content, "callbacks": {**content["callbacks"], "x": Trap(target)}}, path)
+    monkeypatch.setattr(runs, "_steps_made", lambda checkpoint: 1)  # past the first door
+    with pytest.raises(pickle.UnpicklingError):
+        runs.resume(run)
+    assert not target.exists()

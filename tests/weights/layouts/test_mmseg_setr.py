@@ -1,0 +1,292 @@
+"""mmsegmentation's SETR: the released lists of names, and models written out with these names.
+
+For a picture of another size mmsegmentation resizes positions bilinearly; here the reference does it as we do.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from densevit import config as configs
+from densevit.model import build_model
+from densevit.weights.label_sets import preset_classes
+from densevit.weights.layout import translate, translate_back
+from densevit.weights.layouts import find, recognise
+
+K, C, WIDTH, BRANCH, SIDE = 5, 128, 24, 16, 64
+SIZES = {"square": [(64, 64)], "padded": [(48, 96), (37, 81)]}
+
+
+def released(name):
+    """Tensors without numbers, of the names and shapes of a release."""
+    lines = (Path(__file__).parents[1] / "released" / f"{name}.txt").read_text().splitlines()
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    shapes = {key: () if key.endswith("num_batches_tracked") else map(int, shape.split("x")) for key, shape in rows}
+    return {key: torch.empty(tuple(shape), device="meta") for key, shape in shapes.items()}
+
+
+def ours_of(state, layout, device="cpu"):
+    """Our model with the weights of a checkpoint, built from what its layout says about it."""
+    done = translate(state, layout)
+    assert (done.unknown, done.wrong) == ([], [])
+    used = [key for origins in done.origins.values() for key in origins]
+    assert sorted([*used, *done.left_out]) == sorted(state)
+    sections = layout.describe(state)
+    config = configs.from_mapping({**sections, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}})
+    with torch.device(device):
+        model = build_model(config, layout.classes(state, {}))
+    own = model.state_dict()
+    assert {key: x.shape for key, x in done.tensors.items()} == {key: x.shape for key, x in own.items()}
+    if device == "cpu":
+        model.load_state_dict(done.tensors)
+    return model.eval()
+
+
+UPSAMPLED, LEVELS = (10, 15, 20, 24), (6, 12, 18, 24)
+RELEASES = {
+    "setr_naive_ade20k": ("naive-ade20k", 512, {"features": UPSAMPLED}, {"decoder": "naive", "auxiliary": []}),
+    "setr_naive_cityscapes": ("naive", 768, {"features": UPSAMPLED}, {"decoder": "naive", "auxiliary": [1, 2, 3]}),
+    "setr_pup_ade20k": ("pup", 512, {"features": UPSAMPLED}, {"decoder": "pup", "auxiliary": [1, 2, 3]}),
+    "setr_mla_ade20k": (
+        "mla",
+        512,
+        {"features": LEVELS, "class_token": False},
+        {"decoder": "mla", "auxiliary": [1, 2, 3, 4], "branch_width": 128},
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), RELEASES.items(), ids=RELEASES)
+def test_each_tensor_of_a_release_is_used_once_or_listed(name, expected):
+    layout, image_size, backbone, head = expected
+    state, layout = released(name), find(f"mmseg-setr-{layout}")
+    assert recognise(state) is layout
+    assert layout.describe(state) == {
+        "backbone": {"name": "vit", "variant": "large", "patch_size": 16, "image_size": image_size}
+        | {"feature_norm": False, "position_resizing": "bilinear"}
+        | backbone,
+        "heads": {"segmentation": {"name": "setr", "width": 256} | head},
+    }
+    model = ours_of(state, layout, device="meta")
+    idle = translate(state, layout).left_out
+    if layout.name == "mmseg-setr-naive-ade20k":
+        assert idle.keys() == {key for key in state if key.startswith("auxiliary_head.")}
+        assert layout.fresh.keys() == {"heads.segmentation.auxiliary.*"}  # what a config may have in their place
+    else:
+        assert idle.keys() == ({"backbone.cls_token"} if layout.name == "mmseg-setr-mla" else set())
+    known = preset_classes("cityscapes" if "cityscapes" in name else "ade20k")
+    assert model.heads["segmentation"].classes == known
+    given = sum(x.numel() for key, x in state.items() if key not in idle)
+    assert given - sum(x.numel() for x in model.state_dict().values()) == 1024  # the class token's own position
+
+
+class ConvModule(nn.Module):
+    def __init__(self, inputs, outputs, kernel):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, x):
+        return self.bn(self.conv(x)).relu()
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(C, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.attn(x, x, x)[0]
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.ln1, self.ln2, self.attn = nn.LayerNorm(C, 1e-6), nn.LayerNorm(C, 1e-6), Attention()
+        self.ffn = nn.Module()
+        self.ffn.layers = nn.Sequential(nn.Sequential(nn.Linear(C, 4 * C), nn.GELU()), nn.Linear(4 * C, C))
+
+    def forward(self, x):
+        x = x + self.attn(self.ln1(x))
+        return x + self.ffn.layers(self.ln2(x))
+
+
+class VisionTransformer(nn.Module):
+    def __init__(self, with_token):
+        super().__init__()
+        self.with_token = with_token
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, C))
+        self.pos_embed = nn.Parameter(torch.zeros(1, (SIDE // 16) ** 2 + 1, C))
+        self.patch_embed = nn.Module()
+        self.patch_embed.projection = nn.Conv2d(3, C, 16, 16)
+        self.layers = nn.ModuleList(Layer() for _ in range(6))
+
+    def forward(self, x):
+        x = self.patch_embed.projection(x)
+        grid, side = x.shape[2:], SIDE // 16
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1)
+        cells = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        cells = F.interpolate(cells, size=tuple(grid), mode="bilinear", align_corners=False)[0].flatten(1).T
+        x = x + torch.cat([self.pos_embed[0, :1], cells])
+        x = x if self.with_token else x[:, 1:]
+        maps = []
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i in (1, 2, 4, 5):
+                cells = x[:, 1:] if self.with_token else x
+                maps.append(cells.transpose(1, 2).unflatten(2, grid))
+        return maps
+
+
+def normed(norm, x):
+    return norm(x.movedim(1, 3)).movedim(3, 1)
+
+
+class UpHead(nn.Module):
+    def __init__(self, convolutions, factor, kernel):
+        super().__init__()
+        self.factor, self.norm = factor, nn.LayerNorm(C, 1e-6)
+        inputs = (C, *[WIDTH] * (convolutions - 1))
+        self.up_convs = nn.ModuleList(nn.Sequential(ConvModule(c, WIDTH, kernel)) for c in inputs)
+        self.conv_seg = nn.Conv2d(WIDTH, K, 1)
+
+    def forward(self, x):
+        x = normed(self.norm, x)
+        for stage in self.up_convs:
+            x = F.interpolate(stage(x), scale_factor=self.factor, mode="bilinear", align_corners=False)
+        return self.conv_seg(x)
+
+
+class Neck(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.mla = nn.ModuleList(nn.LayerNorm(C, 1e-6) for _ in range(4)), nn.Module()
+        self.mla.channel_proj = nn.ModuleList(ConvModule(C, WIDTH, 1) for _ in range(4))
+        self.mla.feat_extract = nn.ModuleList(ConvModule(WIDTH, WIDTH, 3) for _ in range(4))
+
+    def forward(self, maps):
+        levels = zip(self.mla.channel_proj, self.norm, maps, strict=True)
+        sums = []
+        for x in [project(normed(norm, x)) for project, norm, x in levels][::-1]:
+            sums.append(sums[-1] + x if sums else x)
+        return [extract(x) for extract, x in zip(self.mla.feat_extract, sums, strict=True)]
+
+
+class LevelsHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        branch = [nn.Sequential(ConvModule(WIDTH, BRANCH, 3), ConvModule(BRANCH, BRANCH, 3)) for _ in range(4)]
+        self.up_convs, self.conv_seg = nn.ModuleList(branch), nn.Conv2d(4 * BRANCH, K, 1)
+
+    def forward(self, maps):
+        branches = [branch(x) for branch, x in zip(self.up_convs, maps, strict=True)]
+        branches = [F.interpolate(x, scale_factor=4, mode="bilinear", align_corners=False) for x in branches]
+        return self.conv_seg(torch.cat(branches, 1))
+
+
+class Fcn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv_seg = nn.Conv2d(WIDTH, K, 1)
+
+    def forward(self, x):
+        return self.conv_seg(x)
+
+
+class Official(nn.Module):
+    """A published model, but narrow, put together so that its tensors have the names of the release."""
+
+    def __init__(self, decoder, beside=2):
+        super().__init__()
+        self.backbone = VisionTransformer(with_token=decoder != "mla")
+        if decoder == "mla":
+            self.neck, self.decode_head = Neck(), LevelsHead()
+            self.auxiliary_head = nn.ModuleList(Fcn() for _ in range(4))
+        else:
+            self.decode_head = UpHead(1, 4, 1) if decoder == "naive" else UpHead(4, 2, 3)
+            kernel = 1 if decoder == "naive" else 3
+            self.auxiliary_head = nn.ModuleList(UpHead(beside, 4, kernel) for _ in range(3))
+
+    def forward(self, x):
+        maps = self.backbone(x)
+        if hasattr(self, "neck"):
+            maps = self.neck(maps)
+            main = self.decode_head(maps)
+        else:
+            main = self.decode_head(maps[3])
+        return main, [head(x) for head, x in zip(self.auxiliary_head, maps, strict=False)]
+
+
+MODELS = {
+    "naive": ("naive", 1, "setr_naive_cityscapes"),
+    "naive-ade20k": ("naive", 2, "setr_naive_ade20k"),
+    "pup": ("pup", 2, "setr_pup_ade20k"),
+    "mla": ("mla", 0, "setr_mla_ade20k"),
+}
+
+
+def kinds(names):
+    return {re.sub(r"\d+", "#", name) for name in names}
+
+
+@pytest.fixture(params=MODELS)
+def pair(request, randomise):
+    """The layout and a model of mmsegmentation."""
+    torch.manual_seed(0)
+    decoder, beside, release = MODELS[request.param]
+    reference = randomise(Official(decoder, beside))
+    assert kinds(reference.state_dict()) == kinds(released(release))
+    return find(f"mmseg-setr-{request.param}"), reference
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_a_whole_model_gives_what_the_written_out_one_gives(pair, sizes):
+    layout, reference = pair
+    state = reference.state_dict()
+    assert recognise(state) is layout
+    model = ours_of(state, layout)
+    head = model.heads["segmentation"]
+    torch.manual_seed(1)
+    H, W = (max(size[axis] for size in sizes) for axis in (0, 1))
+    images, padding = torch.zeros(len(sizes), 3, H, W, dtype=torch.uint8), torch.ones(len(sizes), H, W).bool()
+    for i, (h, w) in enumerate(sizes):
+        images[i, :, :h, :w] = torch.randint(256, (3, h, w))
+        padding[i, :h, :w] = False
+    batch = {"images": images, "padding_mask": padding, "targets": [{"size": s, "original_size": s} for s in sizes]}
+    mean, std = (torch.tensor(x)[:, None, None] for x in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
+    pixels = ((images - mean) / std).masked_fill(padding[:, None], 0.0)
+    with torch.no_grad():
+        logits, beside = reference(pixels)
+        expected = F.interpolate(logits, size=(H, W), mode="bilinear", align_corners=False)
+        outputs = model(batch)
+        found = head.maps(outputs["segmentation"], (H, W))
+        assert expected.std() > 0.1
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        for one, whole, (h, w) in zip(
+            model.predictions(outputs, batch["targets"])["segmentation"], found, sizes, strict=True
+        ):
+            assert torch.equal(one["semantic"], whole[:, :h, :w].argmax(0).to(torch.uint8))
+        maps = model.backbone(model.normalise(images, padding))
+        if layout.name == "mmseg-setr-mla":
+            maps, beside = head.decode(maps)[1], beside[::-1]  # from the first map on
+        own = [classify(x) for classify, x in zip(head.auxiliary, maps, strict=False)]
+    assert len(own) == (0 if layout.name == "mmseg-setr-naive-ade20k" else len(beside))
+    for x, y in zip(own, beside, strict=False):
+        torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
+
+
+def test_there_and_back(pair):
+    layout, reference = pair
+    state = reference.state_dict()
+    done = translate(state, layout)
+    back, unknown = translate_back(done.tensors, layout)
+    assert unknown == [] and back.keys() == state.keys() - done.left_out.keys()
+    changed = {key for key in back if not torch.equal(back[key], state[key])}
+    token = set() if layout.name == "mmseg-setr-mla" else {"backbone.cls_token"}  # one with its position here
+    assert changed == {"backbone.pos_embed"} | token
+    again = translate(back, layout).tensors
+    assert again.keys() == done.tensors.keys() and all(torch.equal(again[key], x) for key, x in done.tensors.items())

@@ -1,0 +1,251 @@
+"""transformers' encoders in files, whose names are version 4's, and in memory: features there and back."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    DeiTModel,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    Dinov2WithRegistersModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ResNetModel,
+    SwinConfig,
+    SwinForImageClassification,
+    SwinModel,
+    Swinv2Config,
+    Swinv2ForImageClassification,
+    Swinv2Model,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    ViTModel,
+)
+from transformers.core_model_loading import revert_weight_conversion
+
+from densevit.weights.layout import translate, translate_back
+from densevit.weights.layouts import find
+
+
+def in_files(model):
+    return dict(revert_weight_conversion(model, model.state_dict()))
+
+
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+GIANT = {"hidden_size": 1536, "num_hidden_layers": 40, "num_attention_heads": 24, "use_swiglu_ffn": True}
+SWIN_B = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
+R101 = {"depths": [3, 4, 23, 3]}
+R34 = {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
+VIT, DINO = {"name": "vit", "patch_size": 16, "image_size": 224}, {"name": "vit", "patch_size": 14, "image_size": 518}
+SWIN_1, SWIN_2 = {"name": "swin", "version": 1}, {"name": "swin", "version": 2}
+REAL = {  # model, configuration, layout, section, whether names in memory are others
+    "vit-base-patch16-224": (
+        ViTForImageClassification,
+        ViTConfig(),
+        "transformers-vit-classifier",
+        {**VIT, "variant": "base"},
+        True,
+    ),
+    "vit-large-patch32-384": (
+        ViTModel,
+        ViTConfig(image_size=384, patch_size=32, **LARGE),
+        "transformers-vit",
+        {"name": "vit", "variant": "large", "patch_size": 32, "image_size": 384},
+        True,
+    ),
+    "vit-mae-large": (
+        ViTMAEForPreTraining,
+        ViTMAEConfig(**LARGE),
+        "transformers-mae",
+        {**VIT, "variant": "large"},
+        True,
+    ),
+    "deit-base-distilled-patch16-224": (
+        DeiTForImageClassificationWithTeacher,
+        DeiTConfig(),
+        "transformers-deit-classifier",
+        {**VIT, "variant": "base", "distillation_token": True},
+        True,
+    ),
+    "dinov2-base": (
+        Dinov2Model,
+        Dinov2Config(image_size=518, patch_size=14),
+        "transformers-dinov2",
+        {**DINO, "variant": "base", "layer_scale": 1e-5},
+        True,
+    ),
+    "dinov2-giant-imagenet1k-1-layer": (
+        Dinov2ForImageClassification,
+        Dinov2Config(image_size=518, patch_size=14, **GIANT),
+        "transformers-dinov2-classifier",
+        {**DINO, "variant": "giant", "layer_scale": 1e-5, "swiglu": True},
+        True,
+    ),
+    "dinov2-with-registers-giant": (
+        Dinov2WithRegistersModel,
+        Dinov2WithRegistersConfig(image_size=518, patch_size=14, **GIANT),
+        "transformers-dinov2",
+        {**DINO, "variant": "giant", "layer_scale": 1e-5, "swiglu": True, "registers": 4},
+        True,
+    ),
+    "dinov2-with-registers-base-imagenet1k-1-layer": (
+        Dinov2WithRegistersForImageClassification,
+        Dinov2WithRegistersConfig(image_size=518, patch_size=14),
+        "transformers-dinov2-registers-classifier",
+        {**DINO, "variant": "base", "layer_scale": 1e-5, "registers": 4},
+        True,
+    ),
+    "swin-tiny-patch4-window7-224": (
+        SwinForImageClassification,
+        SwinConfig(),
+        "transformers-swin-classifier",
+        {**SWIN_1, "variant": "tiny", "window_size": 7},
+        True,
+    ),
+    "swin-base-patch4-window12-384": (
+        SwinModel,
+        SwinConfig(image_size=384, window_size=12, **SWIN_B),
+        "transformers-swin",
+        {**SWIN_1, "variant": "base", "window_size": 12},
+        True,
+    ),
+    "swinv2-base-patch4-window8-256": (
+        Swinv2ForImageClassification,
+        Swinv2Config(image_size=256, window_size=8, **SWIN_B),
+        "transformers-swinv2-classifier",
+        {**SWIN_2, "variant": "base"},
+        False,
+    ),
+    "resnet-101": (
+        ResNetForImageClassification,
+        ResNetConfig(**R101),
+        "transformers-resnet-classifier",
+        {"name": "resnet", "depth": 101},
+        False,
+    ),
+    "resnet-34": (ResNetModel, ResNetConfig(**R34), "transformers-resnet", {"name": "resnet", "depth": 34}, False),
+}
+
+
+@pytest.mark.parametrize(("kind", "configuration", "layout", "section", "renamed"), REAL.values(), ids=REAL)
+def test_released_models_are_taken_over_whole(kind, configuration, layout, section, renamed, loaded):
+    with torch.device("meta"):
+        model = kind(configuration)
+    states = {layout: in_files(model), f"{layout}-v5": model.state_dict()}
+    assert (states[layout].keys() != states[f"{layout}-v5"].keys()) == renamed
+    for name, state in states.items() if renamed else [(layout, states[layout])]:
+        loaded(state, name)
+        resized = {"position_resizing": "bicubic"} if section["name"] == "vit" and "registers" not in section else {}
+        assert find(name).describe(state) == {"backbone": section | resized}
+
+
+def test_vits_are_google_s_by_their_pixels_and_all_others_imagenet_s():
+    for name in ("vit", "vit-classifier", "mae", "deit", "deit-classifier", "dinov2", "swin", "swinv2", "resnet"):
+        layout = find(f"transformers-{name}")
+        assert layout.mean == layout.std == ((0.5, 0.5, 0.5) if name.startswith("vit") else None)
+
+
+def test_buffers_and_mask_tokens_of_older_files_are_known():
+    index = "swin.encoder.layers.1.blocks.0.attention.self.relative_position_index"
+    olds = {"transformers-swin-classifier": index, "transformers-vit-classifier": "vit.embeddings.mask_token"}
+    for layout, name in olds.items():
+        assert translate({name: torch.zeros(1)}, find(layout)).left_out.keys() == {name}
+
+
+NANO = {"hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4}
+PATCHES = {**NANO, "intermediate_size": 512, "image_size": 96}
+DINO_NANO = {**NANO, "patch_size": 14, "image_size": 98}
+SWIN_NANO = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "window_size": 4, "image_size": 192}
+R18 = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
+SMALL = {  # encoder, configuration, layout, options that leave no trace, size of a picture
+    "vit": (ViTModel, ViTConfig(**PATCHES), "transformers-vit", {}, (64, 112)),
+    "deit": (DeiTModel, DeiTConfig(**PATCHES), "transformers-deit", {}, (128, 80)),
+    "dinov2": (Dinov2Model, Dinov2Config(**DINO_NANO), "transformers-dinov2", {}, (70, 126)),
+    "dinov2 gated": (
+        Dinov2Model,
+        Dinov2Config(**DINO_NANO, use_swiglu_ffn=True),
+        "transformers-dinov2",
+        {},
+        (98, 98),
+    ),
+    "dinov2 with registers": (
+        Dinov2WithRegistersModel,
+        Dinov2WithRegistersConfig(**DINO_NANO),
+        "transformers-dinov2",
+        {},
+        (70, 126),
+    ),
+    "swin": (SwinModel, SwinConfig(**SWIN_NANO), "transformers-swin", {}, (165, 203)),
+    "swinv2": (Swinv2Model, Swinv2Config(**SWIN_NANO), "transformers-swinv2", {"window_size": 4}, (165, 203)),
+    "resnet": (ResNetModel, ResNetConfig(**R18), "transformers-resnet", {}, (71, 115)),
+}
+
+
+def features(model, images, backbone):
+    """What ours gives, of an encoder of transformers."""
+    of_any_size = {"interpolate_pos_encoding": True} if isinstance(model, (ViTModel, DeiTModel)) else {}
+    outputs = model(images, output_hidden_states=True, **of_any_size)
+    if hasattr(backbone, "feature_blocks"):
+        tokens = [model.layernorm(outputs.hidden_states[block]) for block in backbone.feature_blocks]
+        h, w = (size // backbone.stride for size in images.shape[2:])
+        return [x[:, -h * w :].transpose(1, 2).unflatten(2, (h, w)) for x in tokens]
+    maps = getattr(outputs, "reshaped_hidden_states", None)
+    if maps is None:
+        return outputs.hidden_states[1:]
+    last = outputs.last_hidden_state
+    return [last.transpose(1, 2).unflatten(2, maps[-1].shape[2:])]
+
+
+@pytest.mark.parametrize(("kind", "configuration", "layout", "options", "size"), SMALL.values(), ids=SMALL)
+def test_features_are_transformers_there_and_back(
+    kind, configuration, layout, options, size, loaded, randomise, tmp_path
+):
+    reference = randomise(kind(configuration))
+    randomise_scales(reference)
+    reference.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    backbone = loaded(state, layout, **options)
+    memory = reference.state_dict()
+    in_memory = layout if memory.keys() == state.keys() else f"{layout}-v5"
+    same = loaded(memory, in_memory, **options).state_dict()
+    own = {key: tensor for key, tensor in backbone.state_dict().items() if not key.startswith("feature_norms")}
+    assert all(tensor.equal(same[key]) for key, tensor in own.items())
+
+    images = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        expected = features(reference, images, backbone)
+        for x, y in zip(backbone(images)[-len(expected) :], expected, strict=True):
+            assert y.abs().mean() > 0.1
+            torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
+
+    for name, written in {in_memory: memory, layout: state}.items():
+        back, unknown = translate_back(backbone.state_dict(), find(name))
+        without_effect = {key for key in written if "mask_token" in key or "pooler" in key}
+        assert unknown == [] and back.keys() == written.keys() - without_effect
+        for key in back:  # a token and its position are one in ours
+            if not key.endswith(("cls_token", "distillation_token", "position_embeddings")):
+                assert back[key].equal(written[key])
+    rest = {key: tensor for key, tensor in state.items() if key not in back}
+    save_file({key: tensor.contiguous() for key, tensor in (back | rest).items()}, tmp_path / "model.safetensors")
+    again = kind.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        for x, y in zip(features(again, images, backbone), expected, strict=True):
+            torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
+    twice = loaded(in_files(again), layout, **options).state_dict()
+    assert all(tensor.equal(twice[key]) for key, tensor in own.items())
+
+
+def randomise_scales(model):
+    """Layer scales, and the tokens that begin at zero."""
+    for name, parameter in model.named_parameters():
+        if "lambda1" in name:
+            torch.nn.init.uniform_(parameter, 0.3, 1.5)
+        elif name.endswith("position_embeddings"):
+            torch.nn.init.normal_(parameter)

@@ -1,0 +1,198 @@
+"""transformers' DPT, depth and segmentation, on its own ViT and hybrid: whole models, there and back.
+
+For a picture that is not square transformers resizes positions bilinearly; here the reference does it as we do.
+"""
+
+import re
+
+import pytest
+import torch
+from transformers import DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation
+
+from densevit import config as configs
+from densevit.model import build_model
+from densevit.weights.label_sets import preset_classes
+from densevit.weights.layout import translate, translate_back
+from densevit.weights.layouts import find, recognise
+
+K, SIDE = 7, 64
+NAMES = [f"surface {i}" for i in range(K)]
+SIZES = {"square": [(64, 64)], "padded": [(64, 96), (45, 77)]}
+WITHOUT_EFFECT = r"dpt\.layernorm\.|neck\.fusion_stage\.layers\.0\.residual_layer1\."
+KINDS = {
+    "transformers-dpt": (DPTForDepthEstimation, False),
+    "transformers-dpt-hybrid": (DPTForDepthEstimation, True),
+    "transformers-dpt-segmentation": (DPTForSemanticSegmentation, False),
+    "transformers-dpt-hybrid-segmentation": (DPTForSemanticSegmentation, True),
+}
+
+
+def build(name):
+    """transformers' model with the width of our nano, made for square pictures of SIDE pixels."""
+    kind, hybrid = KINDS[name]
+    segments = kind is DPTForSemanticSegmentation
+    config = DPTConfig(
+        hidden_size=128,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=512,
+        layer_norm_eps=1e-6,
+        image_size=SIDE,
+        is_hybrid=hybrid,
+        backbone_out_indices=[0, 1, 4, 5] if hybrid else [1, 2, 4, 5],
+        neck_hidden_sizes=[256, 512, 128, 128] if hybrid else [32, 48, 96, 128],
+        fusion_hidden_size=64,
+        num_labels=K,
+        use_batch_norm_in_fusion_residual=segments,
+    )
+    return kind(config).eval()
+
+
+@pytest.fixture(params=KINDS)
+def pair(request, randomise):
+    """The layout and a model of transformers."""
+    torch.manual_seed(0)
+    reference = randomise(build(request.param))
+    for name, parameter in reference.named_parameters():
+        if name.endswith("embeddings"):
+            torch.nn.init.normal_(parameter)
+        elif name.endswith("norm3.weight"):  # branches as weak as trained ones, or rounding errors grow
+            parameter.data *= 0.2
+        elif ".bit." in name and "conv" in name:  # standardised: a variance beside which their epsilon is nothing
+            parameter.data *= 1000
+    return find(request.param), reference
+
+
+def ours_of(state, layout):
+    """Our model with the weights of a checkpoint, built from what its layout says about it."""
+    done = translate(state, layout)
+    assert (done.unknown, done.wrong) == ([], [])
+    used = [key for origins in done.origins.values() for key in origins]
+    assert sorted([*used, *done.left_out]) == sorted(state)
+    assert {key for key in state if re.match(WITHOUT_EFFECT, key)} == done.left_out.keys()
+    sections = layout.describe(state)
+    sections["backbone"] |= {"mean": layout.mean, "std": layout.std}
+    config = configs.from_mapping({**sections, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}})
+    model = build_model(config, layout.classes(state, {"classes": NAMES}) if layout.classes else {})
+    own = model.state_dict()
+    assert {key: x.shape for key, x in done.tensors.items()} == {key: x.shape for key, x in own.items()}
+    model.load_state_dict(done.tensors)
+    return model.eval()
+
+
+def of_any_size(reference, size):
+    """Lets it take a picture that is not square: its tokens are laid on that grid."""
+    grid = (size[0] // 16, size[1] // 16)
+    embeddings = reference.dpt.embeddings
+    embeddings.image_size = size
+    stage = reference.neck.reassemble_stage
+    stage.register_forward_pre_hook(lambda module, inputs: (inputs[0], *grid))
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_a_whole_model_gives_what_transformers_gives(pair, sizes):
+    layout, reference = pair
+    state = reference.state_dict()
+    assert recognise(state).name == layout.name
+    model = ours_of(state, layout)
+    torch.manual_seed(1)
+    H, W = (max(size[axis] for size in sizes) for axis in (0, 1))
+    images, padding = torch.zeros(len(sizes), 3, H, W, dtype=torch.uint8), torch.ones(len(sizes), H, W).bool()
+    for i, (h, w) in enumerate(sizes):
+        images[i, :, :h, :w] = torch.randint(256, (3, h, w))
+        padding[i, :h, :w] = False
+    batch = {"images": images, "padding_mask": padding, "targets": [{"size": s, "original_size": s} for s in sizes]}
+    pixels = ((images / 255 - 0.5) / 0.5).masked_fill(padding[:, None], 0.0)  # as its image processor does
+    if H != W:
+        of_any_size(reference, (H, W))
+    task = next(iter(model.heads))
+    with torch.no_grad():
+        outputs = model(batch)
+        found = model.heads[task].maps(outputs[task], (H, W))
+        theirs = reference(pixels)
+        expected = theirs.predicted_depth[:, None] if task == "depth" else theirs.logits
+    assert expected.std() > 0.1 and (expected != 0).float().mean() > 0.2
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    if task == "segmentation":
+        assert [one.name for one in model.heads[task].classes] == NAMES
+        features = model.backbone(model.normalise(images, padding))
+        with torch.no_grad():
+            fused = model.heads[task].decode(features, (H, W))[-2]
+            beside = model.heads[task].auxiliary(fused)
+            torch.testing.assert_close(beside, reference.auxiliary_head(fused), atol=1e-4, rtol=1e-4)
+
+
+def test_there_and_back(pair):
+    layout, reference = pair
+    state = reference.state_dict()
+    ours = translate(state, layout).tensors
+    back, unknown = translate_back(ours, layout)
+    assert unknown == [] and back.keys() == {key for key in state if not re.match(WITHOUT_EFFECT, key)}
+    changed = {key for key in back if not torch.equal(back[key], state[key])}
+    assert changed == {
+        "dpt.embeddings.cls_token",
+        "dpt.embeddings.position_embeddings",
+    }  # whose first rows are one here
+    again = translate(back, layout).tensors
+    assert again.keys() == ours.keys() and all(torch.equal(again[key], x) for key, x in ours.items())
+    loaded = build(layout.name)
+    left = loaded.load_state_dict(back, strict=False)
+    assert left.unexpected_keys == [] and all(re.match(WITHOUT_EFFECT, key) for key in left.missing_keys)
+    pixels = torch.randn(1, 3, SIDE, SIDE)
+    with torch.no_grad():
+        expected, found = reference(pixels), loaded(pixels)
+    for one in ("predicted_depth", "logits"):
+        if one in expected:
+            assert torch.equal(found[one], expected[one])
+
+
+def test_published_sizes_are_described_whole():
+    """Intel/dpt-large-ade and Intel/dpt-hybrid-midas, by their configs."""
+    large = DPTConfig(
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        backbone_out_indices=[5, 11, 17, 23],
+        neck_hidden_sizes=[256, 512, 1024, 1024],
+        num_labels=150,
+        use_batch_norm_in_fusion_residual=True,
+    )
+    hybrid = DPTConfig(is_hybrid=True, backbone_out_indices=[0, 1, 8, 11], neck_hidden_sizes=[256, 512, 768, 768])
+    with torch.device("meta"):
+        segmenter, estimator = (
+            DPTForSemanticSegmentation(large).state_dict(),
+            DPTForDepthEstimation(hybrid).state_dict(),
+        )
+    backbone = {
+        "name": "vit",
+        "patch_size": 16,
+        "image_size": 384,
+        "readout": "project",
+        "feature_norm": False,
+        "position_resizing": "bilinear",
+    }
+    layout = recognise(segmenter)
+    assert layout.describe(segmenter) == {
+        "backbone": {**backbone, "variant": "large"},
+        "heads": {
+            "segmentation": {
+                "name": "dpt_segmentation",
+                "width": 256,
+                "reassemble_channels": [256, 512, 1024, 1024],
+            }
+        },
+    }
+    assert layout.classes(segmenter, {})["segmentation"] == preset_classes("ade20k")
+    assert recognise(estimator).describe(estimator) == {
+        "backbone": {**backbone, "variant": "base", "stem": "resnet"},
+        "heads": {
+            "depth": {
+                "name": "dpt",
+                "width": 256,
+                "reassemble_channels": [256, 512, 768, 768],
+                "output": "relative",
+                "norm": "none",
+            }
+        },
+    }

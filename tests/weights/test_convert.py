@@ -1,0 +1,355 @@
+"""Weights in by the doors, used, and out again, in files that other libraries write themselves and load themselves."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+from torchvision.models._meta import _COCO_CATEGORIES as NAMES_BY_ID
+from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor
+
+import densevit
+from densevit import config as configs
+from densevit.cli import main
+from densevit.model import build_model
+from densevit.weights.initial import load_initial
+from densevit.weights.reading import read
+
+USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
+SMALL = {"num_queries": 9, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2}
+SMALL |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+
+
+def randomise(model):
+    torch.manual_seed(3)
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+        elif tensor.is_floating_point() and "relative_position_index" not in name:
+            scale = 0.3 if tensor.ndim == 1 else tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 0.1
+            tensor.normal_(
+                1.0 if tensor.ndim == 1 and name.endswith("weight") else 0.0,
+                4 * scale if "query_pos" in name else scale,
+            )
+    return model.eval()
+
+
+def run(*arguments):
+    assert main(["convert", *map(str, arguments)]) == 0
+
+
+def refused(capsys, *arguments):
+    assert main(["convert", *map(str, arguments)]) == 2
+    return capsys.readouterr().err
+
+
+# ---- backbones ----
+
+LIBRARIES = {
+    "torchvision-resnet": ("torchvision", lambda: torchvision.models.resnet18(num_classes=5), "fc."),
+    "torchvision-swin": ("torchvision", lambda: torchvision.models.swin_t(num_classes=5), "head."),
+    "timm-vit": ("timm", lambda: timm.create_model("vit_tiny_patch16_224", num_classes=5), "head."),
+}
+
+
+def reference(model, pixels):
+    """The last map, (B, C, h, w), of a picture of the model's own size."""
+    if isinstance(model, torchvision.models.ResNet):
+        body = [
+            model.conv1,
+            model.bn1,
+            model.relu,
+            model.maxpool,
+            model.layer1,
+            model.layer2,
+            model.layer3,
+            model.layer4,
+        ]
+        return torch.nn.Sequential(*body)(pixels)
+    if isinstance(model, torchvision.models.SwinTransformer):
+        return model.norm(model.features(pixels)).permute(0, 3, 1, 2)
+    tokens = model.forward_features(pixels)[:, 1:]
+    return tokens.transpose(1, 2).unflatten(2, (14, 14))
+
+
+def config_of(backbone, *overrides):
+    sections = {"heads": {"detection": {"name": "detr", "width": 32}}, "data": {"name": "scenes"}}
+    return configs.from_mapping({"backbone": backbone, **sections, "trainer": {"max_steps": 1}}, overrides=overrides)
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+@torch.no_grad()
+def test_a_backbone_comes_in_and_goes_back_to_its_library(name, tmp_path, capsys):
+    project, create, head = LIBRARIES[name]
+    theirs = randomise(create())
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    run(tmp_path / "theirs.pth", tmp_path / "ours")
+    assert f"Read as {name}." in (said := capsys.readouterr().out) and "the class head of a classifier" in said
+
+    pixels = torch.randn(2, 3, 224, 224)
+    expected = reference(theirs, pixels)
+    section = configs.load(_whole(tmp_path), ["data.name=scenes"]).backbone.model_dump()
+    features = []
+    for source in (tmp_path / "theirs.pth", tmp_path / "ours", tmp_path / "ours/model.safetensors"):
+        config = config_of({**section, "weights": str(source), "mean": None, "std": None})
+        model = build_model(config, {"detection": [densevit.Class("cat", 17, (0, 0, 0))]}).eval()
+        load_initial(model)
+        features.append(model.backbone(pixels)[-1])
+        assert model.backbone.mean == tuple(section["mean"])
+    assert all(torch.equal(one, features[0]) for one in features)
+    torch.testing.assert_close(features[0], expected, rtol=1e-4, atol=1e-4)
+
+    run(tmp_path / "ours", tmp_path / "back.pth", "--to", project)
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    again = create()
+    missing, unexpected = again.load_state_dict(back, strict=False)
+    assert all(key.startswith(head) or "relative_position_index" in key for key in missing) and not unexpected
+    assert torch.equal(reference(again.eval(), pixels), expected)
+    run(tmp_path / "back.pth", tmp_path / "twice")
+    first, second = (read(tmp_path / folder).tensors for folder in ("ours", "twice"))
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def _whole(folder):
+    """A config that takes the backbone's section as `backbone=OUT/backbone.yaml` does."""
+    (folder / "config.yaml").write_text(
+        f"backbone: {folder}/ours/backbone.yaml\nheads: {{detection: {{name: detr}}}}\n"
+        "data: {name: coco}\ntrainer: {max_epochs: 1}\n"
+    )
+    return folder / "config.yaml"
+
+
+def test_a_backbone_alone_is_no_run(tmp_path, capsys):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
+    run(tmp_path / "r18.pth", tmp_path / "ours")
+    with pytest.raises(densevit.WeightsError, match=r"holds a backbone alone\. Train with `backbone\.weights="):
+        densevit.load(tmp_path / "ours")
+    assert "is a backbone alone" in refused(capsys, tmp_path / "r18.pth", tmp_path / "new", "data.image_size=96")
+
+
+# ---- whole models ----
+
+
+@pytest.fixture(scope="module")
+def detr(tmp_path_factory):
+    """A small DETR with COCO's ids, as transformers saves it: a folder, and the model."""
+    config = DetrConfig(
+        backbone="resnet18", use_timm_backbone=True, id2label=dict(enumerate(NAMES_BY_ID)), label2id={}, **SMALL
+    )
+    with torch.no_grad():
+        theirs = randomise(DetrForObjectDetection(config))
+        theirs.class_labels_classifier.bias[[i for i in range(91) if i not in USED]] = -100.0  # as training leaves them
+        theirs.class_labels_classifier.bias[91] -= 3
+        spread(theirs)
+    folder = tmp_path_factory.mktemp("detr")
+    theirs.save_pretrained(folder)
+    DetrImageProcessor(size={"shortest_edge": 96, "longest_edge": 160}).save_pretrained(folder)
+    return folder, theirs
+
+
+def spread(theirs):
+    """Cells differ where they enter the transformer, and queries in what they ask, so that their answers do."""
+    for name, tensor in theirs.named_parameters():
+        if any(
+            part in name for part in ("q_proj.weight", "k_proj.weight", "v_proj.weight", "predictor.layers.2.weight")
+        ):
+            tensor.mul_(1.5)
+    seen, projection = [], theirs.model.input_projection
+    hook = projection.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    theirs(torch.from_numpy(picture()).permute(2, 0, 1)[None] / 128 - 1)
+    hook.remove()
+    projection.bias.sub_(seen[0].mean((0, 2, 3))).div_(seen[0].std((0, 2, 3)))
+    projection.weight.div_(seen[0].std((0, 2, 3))[:, None, None, None])
+
+
+def picture(height=96, width=128):
+    rng = np.random.default_rng(0)
+    return np.kron(rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3)), np.ones((8, 8, 1))).astype(np.uint8)[
+        :height, :width
+    ]
+
+
+def seen(theirs, folder, pixels):
+    """What transformers' own pipeline finds: boxes, scores, and labels as file ids, best first."""
+    processor = DetrImageProcessor.from_pretrained(folder)
+    with torch.no_grad():
+        outputs = theirs(**processor(Image.fromarray(pixels), return_tensors="pt"))
+    [found] = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=[pixels.shape[:2]])
+    order = found["scores"].sort(descending=True, stable=True).indices
+    return {key: value[order] for key, value in found.items()}
+
+
+def same(found, expected, model, names):
+    torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=1e-4, atol=1e-2)
+    classes = [model.classes["detection"][label] for label in found["labels"].tolist()]
+    assert [one.file_id for one in classes] == expected["labels"].tolist()
+    assert [one.name for one in classes] == [names[i] for i in expected["labels"].tolist()]
+    assert len({one.name for one in classes}) > 1
+
+
+def test_a_detr_becomes_a_run_that_sees_what_transformers_sees(detr, tmp_path, capsys):
+    folder, theirs = detr
+    run(folder, tmp_path / "run", "data.image_size=[96, 160]")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Read as transformers-detr." in said and "a run, for densevit.load, evaluate and predict" in said
+    model = densevit.load(tmp_path / "run")
+    pixels = picture()
+    same(model.predict([pixels])[0], seen(theirs, folder, pixels), model, NAMES_BY_ID)
+    config = configs.load(tmp_path / "run")
+    assert config.data.name == "coco" and config.data.recipe == "detr" and config.data.image_size == (96, 160)
+    assert config.backbone.options["norm"] == "frozen" and config.backbone.mean == (0.485, 0.456, 0.406)
+    assert json.loads(read(tmp_path / "run").entries["classes"])["detection"][0]["name"] == "person"
+
+
+def test_a_run_of_a_detr_is_evaluated_and_predicts_by_the_doors(detr, tmp_path, capsys):
+    run(detr[0], tmp_path / "run", "data.image_size=[96, 160]", "data.num_workers=0", "trainer.accelerator=cpu")
+    categories = [{"id": i, "name": NAMES_BY_ID[i]} for i in USED]
+    for split in ("train", "val"):
+        (tmp_path / f"coco/{split}2017").mkdir(parents=True)
+        (tmp_path / "coco/annotations").mkdir(exist_ok=True)
+        Image.fromarray(picture()).save(tmp_path / f"coco/{split}2017/1.jpg")
+        images = [{"id": 1, "file_name": "1.jpg", "width": 128, "height": 96}]
+        box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 40, 30], "area": 1200, "iscrowd": 0}
+        annotations = {"images": images, "annotations": [box], "categories": categories}
+        (tmp_path / f"coco/annotations/instances_{split}2017.json").write_text(json.dumps(annotations))
+    out = tmp_path / "found"
+    assert main(["evaluate", str(tmp_path / "run"), f"data.root={tmp_path / 'coco'}", "--out", str(out)]) == 0
+    assert "AP50" in capsys.readouterr().out
+    assert {entry["category_id"] for entry in json.loads((out / "detections.json").read_text())} <= set(USED)
+    assert main(["predict", str(tmp_path / "run"), str(tmp_path / "coco/val2017"), "--out", str(tmp_path / "p")]) == 0
+
+
+def test_a_detr_goes_back_to_transformers_and_to_facebookresearch(detr, tmp_path, capsys):
+    folder, _ = detr
+    run(folder, tmp_path / "run", "data.image_size=[96, 160]")
+    ours = densevit.load(tmp_path / "run")
+    run(tmp_path / "run", tmp_path / "hf", "--to", "hf")
+    assert "as transformers-detr" in capsys.readouterr().out
+    again = DetrForObjectDetection.from_pretrained(tmp_path / "hf").eval()
+    pixels = picture()
+    same(ours.predict([pixels])[0], seen(again, folder, pixels), ours, again.config.id2label)
+    processor = DetrImageProcessor.from_pretrained(tmp_path / "hf")
+    assert list(processor.image_mean) == pytest.approx([0.485, 0.456, 0.406])
+
+    run(tmp_path / "run", tmp_path / "detr.pth", "--to", "detr")
+    official = torch.load(tmp_path / "detr.pth", weights_only=True)["model"]
+    assert official["class_embed.bias"].shape == (92,)
+    unused = [i for i in range(91) if i not in USED]
+    assert (official["class_embed.bias"][unused] == -1e4).all() and (official["class_embed.weight"][unused] == 0).all()
+    for back in ("hf", "detr.pth"):
+        run(tmp_path / back, tmp_path / f"from-{back}", "data.image_size=[96, 160]")
+        first, second = (read(tmp_path / name).tensors for name in ("run", f"from-{back}"))
+        assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_dilation_comes_from_config_json_or_is_assumed_aloud(tmp_path, capsys):
+    config = DetrConfig(backbone="resnet50", use_timm_backbone=True, dilation=True, num_labels=4, **SMALL)
+    config.encoder_attention_heads = config.decoder_attention_heads = 4
+    DetrForObjectDetection(config).save_pretrained(tmp_path / "hf")
+    run(tmp_path / "hf", tmp_path / "run")
+    assert "Assumed" not in capsys.readouterr().out
+    found = configs.load(tmp_path / "run")
+    assert found.backbone.options["dilation"] is True and found.heads["detection"].options["num_heads"] == 4
+    (tmp_path / "hf/model.safetensors").rename(tmp_path / "alone.safetensors")
+    run(tmp_path / "alone.safetensors", tmp_path / "assumed", "backbone.dilation=true")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Assumed, as it leaves no trace in weights: heads.detection.num_heads 8. Others are given as" in said
+    run(tmp_path / "run", tmp_path / "detr.pth", "--to", "detr")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "backbone.dilation is true, which is to be set there" in said
+
+
+# ---- what is refused ----
+
+
+def own(tmp_path, classes, **sections):
+    """A small run of ours."""
+    values = {
+        "backbone": {"name": "resnet", "depth": 18, "norm": "frozen"},
+        "heads": {
+            "detection": {"name": "detr", "width": 32, "num_queries": 5, "encoder_layers": 1, "decoder_layers": 1}
+        },
+        "data": {"name": "scenes"},
+        "trainer": {"max_steps": 1},
+    }
+    from densevit.weights.model_file import save
+
+    model = build_model(configs.from_mapping({**values, **sections}), {"detection": classes})
+    tmp_path.mkdir(exist_ok=True)
+    save(model, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def named(count):
+    return tuple(densevit.Class(f"thing {i}", i + 1, (0, 0, 0)) for i in range(count))
+
+
+def test_nothing_is_overwritten_and_nothing_half_is_left(detr, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+    assert "is not empty" in refused(capsys, detr[0], tmp_path / "full")
+    assert "is there already" in refused(capsys, detr[0], tmp_path / "full/mine.txt")
+    state = {name: value for name, value in read(detr[0]).tensors.items() if "query_position" not in name}
+    torch.save(state, tmp_path / "half.pth")
+    refused(capsys, tmp_path / "half.pth", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    run(detr[0], tmp_path / "empty")
+    assert {path.name for path in tmp_path.iterdir()} == {"full", "half.pth", "empty"}
+    assert "is densevit's already" in refused(capsys, tmp_path / "empty", tmp_path / "out")
+
+
+def test_tensors_of_no_layout_are_refused_unless_allowed(detr, tmp_path, capsys):
+    torch.save({**read(detr[0]).tensors, "mask_head.lay1.weight": torch.zeros(3)}, tmp_path / "more.pth")
+    said = refused(capsys, tmp_path / "more.pth", tmp_path / "out")
+    assert "1 are not the model's (mask_head.lay1.weight)" in said
+    run(tmp_path / "more.pth", tmp_path / "out", "weights_allow=[mask_head.*]", "--as", "transformers-detr")
+    assert configs.load(tmp_path / "out").weights_allow == ()
+
+
+def test_classes_that_would_be_taken_for_coco_s_are_refused(tmp_path, capsys):
+    said = refused(capsys, own(tmp_path / "eighty", named(80)), tmp_path / "out.pth", "--to", "detr")
+    assert "would take its 80 classes for others: thing 0 for person" in said
+    said = refused(capsys, own(tmp_path / "many", named(91)), tmp_path / "out.pth", "--to", "detr")
+    assert "takes its rows for other classes" in said
+    run(own(tmp_path / "few", named(3)), tmp_path / "out.pth", "--to", "detr")
+    assert len(torch.load(tmp_path / "out.pth", weights_only=True)["model"]["class_embed.bias"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("sections", "to", "said"),
+    [
+        ({"backbone": {"name": "vit", "variant": "nano", "positions": "rotary"}}, "timm", "positions is 'rotary'"),
+        ({"backbone": {"name": "vit", "variant": "nano", "window_size": 2}}, "timm", "backbone.window_size is 2"),
+        ({"backbone": {"name": "swin", "variant": "nano"}}, "detr", "detr is not of a 'swin' like this"),
+        (
+            {"heads": {"detection": {"name": "detr", "width": 32, "anchors": True}}},
+            "detr",
+            "no place for",
+        ),
+        ({}, "google-vit", "no place for"),
+        ({}, "tim", "there is no such layout. Did you mean 'timm'?"),
+    ],
+)
+def test_what_a_layout_cannot_say_is_named(sections, to, said, tmp_path, capsys):
+    source = own(tmp_path / "run", named(3), **sections)
+    assert said in refused(capsys, source, tmp_path / "out.pth", "--to", to)
+    assert not (tmp_path / "out.pth").exists()
+
+
+def test_norms_that_learned_and_have_no_place_are_refused_unless_allowed(tmp_path, capsys):
+    source = own(tmp_path / "run", named(3), backbone={"name": "swin", "variant": "nano"})
+    run(source, tmp_path / "as-built.pth", "--to", "timm")
+    from densevit.weights.model_file import save
+
+    model = densevit.load(source)
+    with torch.no_grad():
+        model.backbone.feature_norms[0].bias += 1
+    save(model, source / "model.safetensors")
+    said = refused(capsys, source, tmp_path / "out.pth", "--to", "timm")
+    assert "no place for 1 of" in said and "feature_norms.0.bias" in said
+    run(source, tmp_path / "out.pth", "--to", "timm", "weights_allow=[feature_norms.*]")
+    assert "Only weights_allow" in refused(capsys, source, tmp_path / "x.pth", "--to", "timm", "optim.lr=1")

@@ -1,0 +1,146 @@
+"""A file that is no checkpoint, or no whole one: what it is, what was expected, and the mend."""
+
+import gzip
+import io
+import pickle
+import random
+import tarfile
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from densevit.errors import WeightsError
+from densevit.weights.file_kinds import kind
+from densevit.weights.reading import read
+
+STATE = {"weight": torch.arange(600.0).view(3, 200), "bias": torch.ones(3)}
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 346334829\n"
+PAGE = b"\n<!DOCTYPE html>\n<html><head><title>Google Drive - Quota exceeded</title></head><body>" + b"x" * 5000
+DENIED = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
+)
+
+
+def zipped(**files: bytes) -> bytes:
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return memory.getvalue()
+
+
+def tarred(*names: str) -> bytes:
+    memory = io.BytesIO()
+    with tarfile.open(fileobj=memory, mode="w") as archive:
+        for name in names:
+            archive.addfile(tarfile.TarInfo(name))
+    return memory.getvalue()
+
+
+CASES = {
+    "empty": (b"", "w.pth", r"is empty, 0 bytes\. Expected a \.pth.*Download it again"),
+    "pointer": (POINTER, "w.pth", r"git-LFS pointer to a file of 346,334,829 bytes.*git lfs pull"),
+    "pointer of safetensors": (POINTER, "model.safetensors", r"git-LFS pointer.*git lfs pull"),
+    "page": (PAGE, "w.pth", r"a web page \('Google Drive - Quota exceeded'\).*Download it again"),
+    "page of safetensors": (PAGE, "w.safetensors", "a web page"),
+    "page of npz": (PAGE, "w.npz", "a web page"),
+    "denied": (DENIED, "w.pth", r"a web page \('Access Denied'\)"),
+    "json": (b'{"error": "Repository not found"}', "w.bin", r'JSON, not weights: .*"error": "Repository not found"'),
+    "json list": (b'[{"message": "rate limited"}]', "w.bin", "JSON, not weights.*rate limited"),
+    "text": (b"Entry not found", "w.bin", "text, not weights: 'Entry not found'"),
+    "keras": (b"\x89HDF\r\n\x1a\n" + bytes(100), "w.h5", r"HDF5 file, as Keras.*PyTorch weights"),
+    "keras zip": (zipped(**{"config.json": b"{}", "model.weights.h5": b"x"}), "w.keras", r"a Keras model"),
+    "exported": (
+        zipped(**{"w/archive_format": b"pt2", "w/models/model.json": b"{}"}),
+        "w.pt2",
+        r"torch\.export \(\.pt2\)",
+    ),
+    "onnx": (b"\x08\x07\x12\x07pytorch\x1a\x052.0.0", "w.onnx", "an ONNX model"),
+    "onnx by content": (b"\x08\x07\x12\x07pytorch\x1a\x052.0.0", "w.pth", "an ONNX model"),
+    "detectron2": (pickle.dumps({"model": {"w": np.ones(9)}}), "w.pkl", r"a bare pickle, as detectron2.*safetensors"),
+    "npy": (b"\x93NUMPY\x01\x00", "w.npy", "a single numpy array"),
+    "gzip": (gzip.compress(b"weights"), "w.pth", r"compressed with gzip\..*Unpack it"),
+    "tar": (tarred("resnet/weights.pth"), "w.pth.tar", r"a tar archive; it holds resnet/weights\.pth\..*Unpack it"),
+    "old tar": (tarred("sys_info", "pickle", "tensors", "storages"), "w.pth", r"tar format of torch before 0\.1\.10"),
+    "zip": (
+        zipped(**{"a/resnet.pth": b"x", "b": b""}),
+        "w.pth",
+        r"without a checkpoint's data\.pkl; it holds a/resnet\.pth",
+    ),
+    "empty zip": (b"PK\x05\x06" + bytes(18), "w.pth", "no format that is known"),
+    "noise": (b"\x00\x01\x02\x03garbage\xff\xfe\x00", "w.pth", r"14 bytes of no format .* beginning with 0x0001020367"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_no_checkpoint_is_recognised_from_its_bytes(case, tmp_path):
+    content, name, said = CASES[case]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"{name}: .*(?s:{said})") as error:
+        read(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_torchscript_archive_is_recognised(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "w.pt"))
+    with pytest.raises(WeightsError, match=r"a TorchScript archive.*torch\.jit\.load, save its state_dict"):
+        read(tmp_path / "w.pt")
+
+
+@pytest.mark.slow
+def test_an_exported_program_is_recognised(tmp_path):
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),)), tmp_path / "w.pt2")
+    with pytest.raises(WeightsError, match=r"torch\.export"):
+        read(tmp_path / "w.pt2")
+
+
+def files(folder):
+    torch.save(STATE, folder / "zip.pth")
+    torch.save(STATE, folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    save_file(STATE, folder / "tensors.safetensors")
+    np.savez(folder / "arrays.npz", **{name: value.numpy() for name, value in STATE.items()})
+    return sorted(folder.iterdir())
+
+
+def test_the_kind_is_told_from_the_content_whatever_the_name(tmp_path):
+    kinds = {"zip.pth": "torch", "legacy.pth": "torch", "tensors.safetensors": "safetensors", "arrays.npz": "npz"}
+    for path in files(tmp_path):
+        for suffix in (".bin", ".pth", ".safetensors", ".npz", ""):
+            renamed = path.rename(tmp_path / f"w{suffix}")
+            assert kind(renamed) == kinds[path.name]
+            found = read(renamed).tensors
+            assert found.keys() == STATE.keys() and all(torch.equal(found[name], STATE[name]) for name in STATE)
+            renamed.rename(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_truncated_file_of_any_kind_is_one_clear_error(tmp_path):
+    for path in files(tmp_path):
+        whole = path.read_bytes()
+        for length in (1, 3, 8, 20, 100, 400, len(whole) // 2, len(whole) - 200, len(whole) - 1):
+            path.write_bytes(whole[:length])
+            with pytest.raises(WeightsError, match=rf"{path.name}: .*[dD]ownload it again"):
+                read(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_spoilt_file_is_one_clear_error_or_has_only_other_numbers(tmp_path):
+    dice = random.Random(0)
+    for path in files(tmp_path):
+        whole = path.read_bytes()
+        for _ in range(60):
+            content = bytearray(whole)
+            for _ in range(dice.choice((1, 5, 50))):
+                content[dice.randrange(len(content))] = dice.randrange(256)
+            path.write_bytes(content)
+            try:
+                read(path)
+            except WeightsError as error:
+                assert str(error).startswith(str(path)) and len(str(error)) > len(str(path)) + 30

@@ -1,0 +1,294 @@
+"""Nothing of a checkpoint is run, whatever objects it carries, and its tensors are read all the same."""
+
+import argparse
+import builtins
+import collections
+import contextlib
+import datetime
+import enum
+import functools
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from densevit.errors import WeightsError
+from densevit.weights.inert import Inert, load
+from densevit.weights.reading import read
+
+STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0])}
+
+
+def save(content, path: Path, legacy: bool = False, protocol: int = 2) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol)
+    return path
+
+
+def assert_state(tensors) -> None:
+    assert tensors.keys() == STATE.keys()
+    for name, value in STATE.items():
+        assert torch.equal(tensors[name], value)
+
+
+both = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+
+
+# ---- malice ----
+
+
+class Call:
+    """Unpickling it calls a function with arguments."""
+
+    def __init__(self, function, *arguments, state=None) -> None:
+        self.call = function, arguments
+        self.state = state
+
+    def __reduce__(self):
+        return (*self.call, self.state) if self.state is not None else self.call
+
+
+def touch(path) -> None:
+    Path(path).touch()
+
+
+ATTACKS = {
+    "os.system": lambda file: Call(os.system, f"touch {file}"),
+    "os.open": lambda file: Call(os.open, str(file), os.O_CREAT),
+    "subprocess": lambda file: Call(subprocess.check_call, ["touch", str(file)]),
+    "eval": lambda file: Call(eval, f"open({str(file)!r}, 'w')"),
+    "exec": lambda file: Call(exec, f"open({str(file)!r}, 'w')"),
+    "open": lambda file: Call(open, str(file), "w"),
+    "getattr": lambda file: Call(getattr, pathlib.Path(file), "touch"),
+    "import": lambda file: Call(builtins.__import__, "antigravity"),
+    "partial": lambda file: Call(functools.partial(touch, str(file))),
+    "map": lambda file: Call(list, Call(map, touch, [str(file)])),
+    "touch": lambda file: Call(touch, str(file)),
+    "state": lambda file: Call(argparse.Namespace, state={"f": Call(touch, str(file))}),
+    "storage": lambda file: Call(torch.storage._load_from_bytes, pickle.dumps(Call(touch, str(file)))),
+}
+PLACES = {
+    "alone": lambda trap: trap,
+    "beside": lambda trap: {"args": trap, "state_dict": STATE},
+    "within": lambda trap: {"state_dict": collections.OrderedDict({"x": trap, **STATE})},
+    "nested": lambda trap: {"model": STATE, "meta": {"hooks": [({"a": trap},)]}},
+}
+
+
+@pytest.mark.filterwarnings("error")
+@both
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_malicious_file_touches_nothing_and_is_read_inert_or_refused(attack, place, legacy, tmp_path):
+    target = tmp_path / "touched"
+    path = save(PLACES[place](ATTACKS[attack](target)), tmp_path / "weights.pth", legacy)
+    try:
+        tensors = read(path).tensors
+    except WeightsError as error:
+        refused = attack in ("os.system", "os.open", "subprocess", "partial") or place == "alone"
+        assert refused and str(path) in str(error)
+    else:
+        assert_state(tensors)
+        assert place != "alone"
+    assert not target.exists()
+    assert "antigravity" not in sys.modules
+
+
+@both
+def test_the_same_files_do_touch_it_when_they_are_unpickled(legacy, tmp_path):
+    """Else the test above would prove nothing."""
+    for attack in ATTACKS.keys() - {"getattr", "import", "partial", "map"}:
+        target = tmp_path / attack
+        path = save(PLACES["beside"](ATTACKS[attack](target)), tmp_path / f"{attack}.pth", legacy)
+        with contextlib.suppress(Exception):  # after the deed
+            torch.load(path, weights_only=False)
+        assert target.exists(), attack
+
+
+def test_a_bare_pickle_is_refused_and_not_run(tmp_path):
+    for protocol in range(2, 6):
+        path = tmp_path / "weights.pth"
+        path.write_bytes(pickle.dumps({"model": STATE, "x": Call(touch, str(tmp_path / "touched"))}, protocol))
+        with pytest.raises(WeightsError, match=r"weights\.pth: is a bare pickle, not made by torch\.save"):
+            read(path)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_what_calls_the_system_is_refused_by_name(tmp_path):
+    path = save({"state_dict": STATE, "x": Call(os.system, "true")}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"names (posix|nt):system, .* may be malicious. Nothing of it was run"):
+        read(path)
+
+
+def test_names_that_were_let_in_are_let_in_no_longer(tmp_path):
+    path = save({"state_dict": STATE, "args": argparse.Namespace(lr=1)}, tmp_path / "weights.pth")
+    before = torch.serialization.get_safe_globals()
+    load(path)
+    assert set(torch.serialization.get_safe_globals()) == set(before)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+
+
+# ---- what trainings leave in their checkpoints ----
+
+
+class CfgNode(dict):
+    """As yacs, mmcv and easydict have it: a dict with attributes."""
+
+    def __init__(self, content) -> None:
+        super().__init__(content)
+        self.__dict__["_immutable"] = True
+
+
+class HistoryBuffer:
+    """As mmengine has it: arrays, and its own methods by name."""
+
+    def __init__(self) -> None:
+        self._log_history, self._count_history = np.arange(3.0), np.array([], dtype=np.int64)
+        self._statistics_methods = {"mean": self.mean}
+
+    def mean(self) -> float:
+        return 0.0
+
+
+class Phase(enum.Enum):
+    train = 1
+
+
+class Outer:
+    class Inner:
+        """Reached through `getattr(Outer, "Inner")` before protocol 4."""
+
+        def __init__(self) -> None:
+            self.x = 1
+
+
+def defaults():
+    found = collections.defaultdict(list)
+    found["a"].append(1)
+    return found
+
+
+OBJECTS = {
+    "namespace": lambda: argparse.Namespace(lr=1e-4, dataset="coco", nested=argparse.Namespace(a=[1])),
+    "history buffer": lambda: {"loss": HistoryBuffer()},
+    "numpy scalars": lambda: {"best": np.float64(0.5), "epoch": np.int64(3), "f": np.float32(1.0), "b": np.bool_(True)},
+    "numpy array": lambda: np.random.rand(3, 4),
+    "numpy random state": lambda: np.random.get_state(),
+    "numpy generator": lambda: np.random.default_rng(0),
+    "structured array": lambda: np.zeros(2, dtype=[("a", "f4"), ("b", "i8")]),
+    "path": lambda: pathlib.Path("/data/coco"),
+    "datetime": lambda: [datetime.datetime(2020, 1, 2), datetime.timedelta(1), datetime.date(2020, 1, 2)],
+    "config": lambda: CfgNode({"MODEL": CfgNode({"NAME": "vit", "DEPTH": 12})}),
+    "deque": lambda: collections.deque([1, 2, 3], maxlen=20),
+    "default dict": defaults,
+    "counter": lambda: collections.Counter("abca"),
+    "enum": lambda: Phase.train,
+    "inner class": lambda: [Outer.Inner(), Outer.Inner()],
+    "functions": lambda: {"f": touch, "g": functools.partial(touch, 1), "h": nn.functional.gelu},
+    "simple namespace": lambda: types.SimpleNamespace(a=1),
+    "exception": lambda: ValueError("diverged"),
+    "sets": lambda: {"a": {1, 2}, "b": frozenset({3}), "c": slice(1, 2), "d": range(3), "e": 1j, "f": b"bytes"},
+    "torch's version": lambda: torch.__version__,
+    "device and dtype": lambda: [torch.device("cpu"), torch.float16, torch.Size([1, 2])],
+    "generator state": lambda: torch.get_rng_state(),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@both
+@pytest.mark.parametrize("thing", OBJECTS)
+def test_a_checkpoint_is_read_whatever_else_it_carries(thing, legacy, tmp_path):
+    content = {"epoch": 3, "extra": OBJECTS[thing](), "state_dict": STATE, "after": [OBJECTS[thing](), "text"]}
+    assert_state(read(save(content, tmp_path / "weights.pth", legacy)).tensors)
+
+
+def test_a_whole_module_beside_the_tensors_is_inert(tmp_path):
+    """In a zip file. A legacy one keeps a module's source besides, which torch's loader refuses: see below."""
+    content = {"model": nn.Sequential(nn.Linear(2, 2)), "class": nn.Linear, "state_dict": STATE}
+    assert_state(read(save(content, tmp_path / "weights.pth")).tensors)
+
+
+def test_objects_have_no_content_and_plain_values_have_theirs(tmp_path):
+    content = {
+        "args": argparse.Namespace(lr=1),
+        "epoch": 3,
+        "names": ["a", "b"],
+        "score": 0.5,
+        "config": CfgNode({"a": 1}),
+    }
+    found = load(save(content, tmp_path / "weights.pth"))
+    assert isinstance(found["args"], Inert) and vars(found["args"]) == {}
+    assert not isinstance(found["args"], argparse.Namespace)
+    assert (found["epoch"], found["names"], found["score"]) == (3, ["a", "b"], 0.5)
+    assert type(found["config"]) is collections.OrderedDict and dict(found["config"]) == {"a": 1}
+
+
+@both
+def test_tensors_inside_a_dict_of_another_class_are_read(legacy, tmp_path):
+    assert_state(read(save({"model": CfgNode(STATE)}, tmp_path / "weights.pth", legacy)).tensors)
+
+
+def test_all_of_torch_s_own_types_come_through(tmp_path):
+    state = {
+        "parameter": nn.Parameter(torch.ones(2)),
+        "half": torch.ones(2, dtype=torch.float16),
+        "bfloat16": torch.ones(2, dtype=torch.bfloat16),
+        "count": torch.tensor(7),
+        "transposed": torch.arange(6).view(2, 3).T,
+        "strided": torch.arange(10.0)[2::3],
+        "empty": torch.empty(0, 3),
+        "mask": torch.tensor([True, False]),
+    }
+    for legacy in (False, True):
+        tensors = read(save(state, tmp_path / "weights.pth", legacy)).tensors
+        for name, value in state.items():
+            assert torch.equal(tensors[name], value.detach()) and tensors[name].dtype == value.dtype, name
+            assert type(tensors[name]) is torch.Tensor and not tensors[name].requires_grad
+
+
+def test_a_checkpoint_of_python_2_with_bytes_for_text_is_read(tmp_path):
+    """`SHORT_BINSTRING`, which Python 3 does not write: in keys, and in a numpy scalar with a byte that is no text."""
+    path = save({"weights": STATE["a.bias"]}, tmp_path / "weights.pth", legacy=True)
+    text = b"X\x07\x00\x00\x00weights"
+    scalar = (
+        b"U\x04best"
+        + b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(U\x02f8K\x00K\x01tRU\x08\x00\x00\xff\xfe\x00\x00\xe0?tR"
+    )
+    content = path.read_bytes()
+    setitem = content.index(b"s.", content.index(text))
+    content = content[:setitem] + b"s" + scalar + content[setitem:]
+    path.write_bytes(content.replace(text, b"U\x07weights"))
+    assert read(path).tensors["weights"].tolist() == [1, -1]
+
+
+# ---- what cannot be read safely is said ----
+
+
+def test_a_whole_pickled_model_is_said(tmp_path):
+    model = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(
+        WeightsError, match=r"no tensors by name, but .*torch\.nn\.modules\.container\.Sequential.*state_d"
+    ):
+        read(save(model, tmp_path / "weights.pth"))
+    with pytest.raises(WeightsError, match="it is a whole pickled model, not the model's state_dict"):
+        read(save(model, tmp_path / "weights.pth", legacy=True))
+
+
+def test_a_newer_pickle_protocol_is_said(tmp_path):
+    with pytest.raises(WeightsError, match=r"pickle protocol 4, and torch's safe loader knows 2 .*state_dict"):
+        read(save(STATE, tmp_path / "weights.pth", protocol=4))
+
+
+def test_a_checkpoint_that_holds_itself_ends(tmp_path):
+    content: dict = {"a": 1}
+    content["model"] = content
+    with pytest.raises(WeightsError, match="holds no tensors by name"):
+        read(save(content, tmp_path / "weights.pth"))

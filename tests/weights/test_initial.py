@@ -1,0 +1,303 @@
+"""The weights that a config starts from, of ours and of another project, made up here: a backbone and a whole model."""
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from densevit import config as configs
+from densevit.errors import ConfigError, WeightsError
+from densevit.interfaces import Backbone, Class, Head
+from densevit.model import build_model
+from densevit.visualization.weights_table import weights_table
+from densevit.weights import layouts
+from densevit.weights.initial import class_tensors, load_initial
+from densevit.weights.layout import Layout, Line
+from densevit.weights.model_file import load, save
+
+CLASSES = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
+HALF = (0.5, 0.5, 0.5)
+
+
+class Small(Backbone):
+    """One convolution and a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 4, 4), nn.GroupNorm(2, 4)
+        self.channels, self.strides = (4,), (4,)
+
+    def forward(self, images):
+        return [self.norm(self.conv(images))]
+
+
+class Wrapped(Small):
+    """The same, within a module of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.ModuleDict({"conv": self.conv, "norm": self.norm})
+        del self.conv, self.norm
+
+
+class Scores(Head):
+    """A layer that knows no classes, and one that does."""
+
+    task = "detection"
+    needs = ()
+
+    def __init__(self, channels, strides, classes) -> None:
+        super().__init__(channels, strides, classes)
+        self.hidden, self.label_head = nn.Linear(channels[-1], 5), nn.Linear(5, len(classes) + 1)
+
+    def forward(self, features, padding_mask, targets=None):
+        return {"logits": self.label_head(self.hidden(features[-1].mean((2, 3))))}
+
+
+class Looks(Scores):
+    """A head that cannot be built without numbers."""
+
+    def __init__(self, channels, strides, classes) -> None:
+        super().__init__(channels, strides, classes)
+        assert self.hidden.weight.detach().sum().item() != 0
+
+
+LINES = (Line("patch.*", "conv.*"), Line("norm.*", "norm.*"))
+ENCODER = Layout(
+    "made-encoder",
+    "backbone",
+    ("patch.weight", "norm.weight"),
+    LINES,
+    lambda state: {"backbone": {"name": "small"}},
+    no_effect={"head.*": "the class head of a classifier"},
+    mean=HALF,
+    std=HALF,
+)
+DETECTOR = Layout(
+    "made-detector",
+    "model",
+    ("patch.weight", "norm.weight", "hidden.weight"),
+    (
+        *(Line(theirs, f"backbone.{ours}") for theirs, ours, _ in LINES),
+        Line("hidden.*", "heads.detection.hidden.*"),
+        Line("cls.*", "heads.detection.label_head.*"),
+    ),
+    lambda state: {},
+    classes=lambda state, facts: {"detection": facts["known"]} if "known" in facts else {},
+)
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    monkeypatch.setattr(layouts, "_layouts", lambda: {one.name: one for one in (ENCODER, DETECTOR)})
+
+
+def model_of(backbone=None, heads=None, **sections):
+    config = configs.from_mapping(
+        {
+            "backbone": {"name": f"{__name__}:Small", **(backbone or {})},
+            "heads": heads or {"boxes": {"name": f"{__name__}:Scores"}},
+            "data": {"name": "scenes", "image_size": 32},
+            "trainer": {"max_steps": 1},
+            **sections,
+        }
+    )
+    return build_model(config, {"detection": CLASSES})
+
+
+def encoder(**more):
+    state = {"patch.weight": torch.randn(4, 3, 4, 4), "patch.bias": torch.randn(4)}
+    return {**state, "norm.weight": torch.randn(4), "norm.bias": torch.randn(4), **more}
+
+
+def detector(classes=2):
+    state = encoder(**{"hidden.weight": torch.randn(5, 4), "hidden.bias": torch.randn(5)})
+    return {**state, "cls.weight": torch.randn(classes + 1, 5), "cls.bias": torch.randn(classes + 1)}
+
+
+@pytest.fixture
+def file(tmp_path):
+    def file(state):
+        torch.save(state, tmp_path / "theirs.pth")
+        return str(tmp_path / "theirs.pth")
+
+    return file
+
+
+def printed(fit):
+    console = Console(file=io.StringIO(), width=150)
+    console.print(weights_table(fit))
+    return console.file.getvalue()
+
+
+def test_another_project_s_backbone_comes_with_its_mean_and_deviation(file, tmp_path):
+    state = encoder(**{"head.weight": torch.randn(7, 4)})
+    model = model_of({"weights": file(state)})
+    [told] = load_initial(model)
+    assert torch.equal(model.backbone.conv.weight, state["patch.weight"])
+    assert torch.equal(model.backbone.norm.bias, state["norm.bias"])
+    assert told.left_out == {"head.weight": "the class head of a classifier"}
+    assert told.notes[0] == "Read as made-encoder."
+    assert told.notes[1].startswith("backbone.mean is [0.5, 0.5, 0.5], as these weights were trained with, in place of")
+    assert model.config.backbone.mean == model.config.backbone.std == model.backbone.mean == HALF
+    assert model.mean.flatten().tolist() == [127.5] * 3
+    save(model, tmp_path / "model.safetensors")
+    loaded = load(tmp_path)
+    assert torch.equal(loaded.mean, model.mean) and torch.equal(loaded.std, model.std)
+    again = model_of({"weights": str(tmp_path)})
+    load_initial(again)
+    assert again.config.backbone.mean == HALF  # a run's weights state it too
+
+
+def test_a_mean_that_the_config_states_stays_with_a_warning(file):
+    model = model_of({"weights": file(encoder()), "mean": [0, 0, 0.25], "std": [0.5, 0.5, 0.5]})
+    [told] = load_initial(model)
+    assert model.mean.flatten().tolist() == [0, 0, 63.75]
+    assert told.notes[1:] == [
+        "Warning: backbone.mean stays [0.0, 0.0, 0.25]; these weights were trained with [0.5, 0.5, 0.5]."
+    ]
+
+
+def test_another_project_s_model_feeds_the_head_of_its_task(file):
+    state = detector()
+    model = model_of(weights=file(state))
+    [told] = load_initial(model)
+    assert torch.equal(model.backbone.conv.weight, state["patch.weight"])
+    assert torch.equal(model.heads["boxes"].label_head.weight, state["cls.weight"])
+    assert told.loaded == 8
+    assert told.notes[1] == (
+        "The names of head 'boxes''s classes are not known: they are taken to be the data's, in order."
+    )
+
+
+def test_its_backbone_or_its_head_alone(file):
+    source, state = file(detector()), detector()
+    state = torch.load(source, weights_only=True)
+    model = model_of({"weights": source})
+    load_initial(model)
+    assert torch.equal(model.backbone.conv.weight, state["patch.weight"])
+    assert not torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
+    model = model_of(heads={"boxes": {"name": f"{__name__}:Scores", "weights": source}})
+    load_initial(model)
+    assert not torch.equal(model.backbone.conv.weight, state["patch.weight"])
+    assert torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
+
+
+def test_a_backbone_s_file_is_no_whole_model_and_has_no_head(file):
+    source = file(encoder())
+    with pytest.raises(WeightsError, match=r"holds a backbone alone\. Name it as backbone\.weights="):
+        load_initial(model_of(weights=source))
+    with pytest.raises(WeightsError, match=r"heads\.boxes\.weights: .* has no head; expected one for detection"):
+        load_initial(model_of(heads={"boxes": {"name": f"{__name__}:Scores", "weights": source}}))
+
+
+@pytest.mark.parametrize(
+    ("rows", "theirs", "why"),
+    [
+        (5, None, "the classes are others, 2 here"),
+        (5, ["a", "b", "c", "d", "e"], "the classes are others, 5 there and 2 here"),
+        (2, ["cat", "cow"], "the classes are others, 2 there and 2 here"),
+        (2, ["hot dog", "cat"], "the classes are in another order"),
+        (2, ["Cat, felis", "hot_dog"], None),
+    ],
+)
+def test_what_depends_on_the_classes_is_left_out_where_these_are_others(file, monkeypatch, rows, theirs, why):
+    state, model = detector(rows), model_of(weights=file(detector(rows)))
+    state = torch.load(model.config.weights, weights_only=True)
+    named = [Class(name, i, (0, 0, 0)) for i, name in enumerate(theirs or [])]
+    object.__setattr__(DETECTOR, "classes", lambda state, facts: {"detection": named} if named else {})
+    before = model.heads["boxes"].label_head.weight.clone()
+    [told] = load_initial(model)
+    assert torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
+    if why is None:
+        assert torch.equal(model.heads["boxes"].label_head.weight, state["cls.weight"]) and told.left_out == {}
+    else:
+        assert torch.equal(model.heads["boxes"].label_head.weight, before)
+        assert told.left_out == dict.fromkeys(("heads.boxes.label_head.weight", "heads.boxes.label_head.bias"), why)
+
+
+@pytest.mark.parametrize("head", ["Scores", "Looks"])
+def test_class_tensors_are_found_without_a_word_from_the_head(head):
+    model = model_of(heads={"boxes": {"name": f"{__name__}:{head}"}})
+    state = torch.random.get_rng_state()
+    assert class_tensors(model, "boxes") == {"label_head.weight", "label_head.bias"}
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_run_of_ours_with_other_classes_keeps_all_but_these(tmp_path):
+    source = model_of()
+    save(source, tmp_path / "model.safetensors")
+    more = build_model(source.config, {"detection": (CLASSES[1], CLASSES[0])})
+    more.config.weights = str(tmp_path)
+    [told] = load_initial(more)
+    assert set(told.left_out.values()) == {"the classes are in another order"} and len(told.left_out) == 2
+    assert torch.equal(more.heads["boxes"].hidden.weight, source.heads["boxes"].hidden.weight)
+
+
+def test_missing_and_unexpected_are_errors_that_say_what_the_weights_are_of_unless_allowed(file):
+    state = encoder(**{"extra.w": torch.ones(1)})
+    del state["norm.bias"]
+    source = file(state)
+    message = (
+        r"1 tensors are missing \(norm\.bias\); 1 are not the model's \(extra\.w.*\)(.|\n)*"
+        r"Read as made-encoder, they are of\n  backbone:\n    name: small"
+    )
+    with pytest.raises(WeightsError, match=message):
+        load_initial(model_of({"weights": source}))
+    [told] = load_initial(model_of({"weights": source, "weights_allow": ["extra.*", "norm.bias"]}))
+    assert told.missing == ["norm.bias"] and told.unexpected == ["extra.w"]
+
+
+def test_all_sources_are_checked_before_anything_is_written(file, tmp_path):
+    torch.save({"hidden.weight": torch.ones(5, 4)}, tmp_path / "head.pth")
+    heads = {"boxes": {"name": f"{__name__}:Scores", "weights": str(tmp_path / "head.pth")}}
+    model = model_of({"weights": file(encoder())}, heads)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=r"heads\.boxes\.weights"):
+        load_initial(model)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.config.backbone.mean is None
+
+
+def test_weights_of_blue_green_red_pictures_are_turned_round(file, monkeypatch):
+    from densevit.weights import arrival
+
+    state = encoder()
+    facts = {"channel_order": "bgr", "mean": (0.1, 0.2, 0.3)}
+    checkpoint = arrival.Checkpoint(dict(state), "theirs.pth", facts=facts)
+    monkeypatch.setattr(arrival, "read", lambda source: checkpoint)
+    model = model_of({"weights": "theirs.pth"})
+    load_initial(model)
+    assert torch.equal(model.backbone.conv.weight, state["patch.weight"].flip(1))
+    assert model.backbone.mean == (0.3, 0.2, 0.1)
+
+
+def test_a_model_within_a_backbone_takes_its_own_names(file):
+    state = Small().state_dict()
+    model = model_of({"name": f"{__name__}:Wrapped", "weights": file(state)})
+    load_initial(model)
+    assert torch.equal(model.backbone.model["conv"].weight, state["conv.weight"])
+
+
+def test_the_table_has_a_row_for_each_kind_of_thing(file):
+    state = encoder(**{"head.weight": torch.randn(7, 4), "head.bias": torch.randn(7), "extra.0.w": torch.ones(1)})
+    state["patch.weight"] = torch.randn(4, 3, 8, 8)
+    [told] = load_initial(model_of({"weights": file(state), "weights_allow": ["extra.*"]}))
+    assert "backbone.weights: " in printed(told)
+    lines = [" ".join(line.split()) for line in printed(told).splitlines()]
+    first = lines.index("loaded 3")
+    assert lines[first : first + 5] == [
+        "loaded 3",
+        "adapted 1 conv.weight: 4 x 3 x 8 x 8 -> 4 x 3 x 4 x 4, patch kernel resized",
+        "left out 2 head.weight, head.bias: the class head of a classifier",
+        "unexpected 1 extra.*.w: allowed",
+        "Read as made-encoder.",
+    ]
+
+
+def test_nothing_and_numbers_beyond_pixels_are_refused_as_mean_and_deviation():
+    for section in ({"mean": [123, 117, 104]}, {"std": [0, 1, 1]}, {"mean": [0.5]}):
+        with pytest.raises(ConfigError, match=rf"backbone\.{next(iter(section))}"):
+            model_of(section)

@@ -1,0 +1,189 @@
+"""Layouts, on tables made up here: what each of the words that a line can have does, in and out."""
+
+import pytest
+import torch
+
+from densevit.weights.layout import Change, Layout, Line, Rearrangement, _Name, has_marks, translate, translate_back
+
+
+def layout_of(*lines, marks=(), **other):
+    return Layout("a-b", "backbone", tuple(marks), tuple(Line(*line) for line in lines), lambda state: {}, **other)
+
+
+def numbered(*names, shape=(6, 2)):
+    """Tensors in which no number stands twice."""
+    size = torch.Size(shape).numel()
+    return {name: torch.arange(size).view(shape) + 1000 * i for i, name in enumerate(names)}
+
+
+def equal(found, expected) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+TRANSPOSED = Change(lambda x: x.T, lambda x: x.T)
+FUSED = layout_of(
+    ("layers.{i}.q.*", "blocks.{i}.qkv.*[0/3]"),
+    ("layers.{i}.k.*", "blocks.{i}.qkv.*[1/3]"),
+    ("layers.{i}.v.*", "blocks.{i}.qkv.*[2/3]"),
+)
+
+
+def test_numbers_and_the_rest_of_a_name_go_over_and_tensors_are_changed():
+    layout = layout_of(("a.{s}.b{i}.norm.*", "x{i}.{s}.*"), ("w", "our.w", TRANSPOSED))
+    state = numbered("a.3.b12.norm.weight", "a.0.b1.norm.deep.bias", "w")
+    done = translate(state, layout)
+    assert list(done.tensors) == ["x12.3.weight", "x1.0.deep.bias", "our.w"]
+    assert torch.equal(done.tensors["our.w"], state["w"].T)
+    assert done.origins == {"x12.3.weight": [*state][:1], "x1.0.deep.bias": [*state][1:2], "our.w": ["w"]}
+    assert (done.left_out, done.unknown, done.wrong) == ({}, [], [])
+    back, unknown = translate_back(done.tensors, layout)
+    assert equal(back, state) and unknown == []
+
+
+def test_a_name_is_literal_but_for_gaps_which_are_whole_numbers():
+    layout = layout_of(("a.b{i}.w", "c.{i}"), ("l.{i}.l.{i}.w", "d.{i}"))
+    done = translate(numbered("axb1.w", "a.b.w", "a.b1.w2", "a.bx.w", "l.1.l.2.w", "l.7.l.7.w"), layout)
+    assert done.unknown == ["axb1.w", "a.b.w", "a.b1.w2", "a.bx.w", "l.1.l.2.w"]
+    assert list(done.tensors) == ["d.7"]
+
+
+def test_the_first_line_that_fits_is_taken():
+    done = translate(numbered("a.1.w"), layout_of(("a.1.w", "first"), ("a.{i}.w", "second"), ("*", "third.*")))
+    assert list(done.tensors) == ["first"]
+
+
+def test_parts_are_joined_whatever_order_they_come_in():
+    state = numbered("layers.1.v.w", "layers.1.q.w", "layers.0.k.w", "layers.1.k.w", "layers.0.q.w", "layers.0.v.w")
+    done = translate(state, FUSED)
+    expected = torch.cat([state[f"layers.1.{part}.w"] for part in "qkv"])
+    assert torch.equal(done.tensors["blocks.1.qkv.w"], expected)
+    assert done.origins["blocks.1.qkv.w"] == ["layers.1.v.w", "layers.1.q.w", "layers.1.k.w"]
+    assert done.wrong == []
+    back, unknown = translate_back(done.tensors, FUSED)
+    assert equal(back, state) and unknown == []
+
+
+def test_a_tensor_is_cut_into_parts():
+    layout = layout_of(*((f"in_proj_weight[{i}/3]", f"{name}.weight") for i, name in enumerate("qkv")))
+    state = numbered("in_proj_weight")
+    done = translate(state, layout)
+    assert {key: value.tolist() for key, value in done.tensors.items()} == {
+        "q.weight": [[0, 1], [2, 3]],
+        "k.weight": [[4, 5], [6, 7]],
+        "v.weight": [[8, 9], [10, 11]],
+    }
+    assert equal(translate_back(done.tensors, layout)[0], state)
+
+
+def test_zeros_stand_for_a_part_that_they_lack_and_for_one_without_effect():
+    lacking = layout_of(("{i}.q", "{i}.qkv[0/3]"), ("0", "{i}.qkv[1/3]"), ("{i}.v", "{i}.qkv[2/3]"))
+    state = {"4.q": torch.ones(2), "4.v": 2 * torch.ones(2)}
+    done = translate(state, lacking)
+    assert done.tensors["4.qkv"].tolist() == [1, 1, 0, 0, 2, 2]
+    assert equal(translate_back(done.tensors, lacking)[0], state)
+
+    ineffective = layout_of(("{i}.qkv[0/3]", "{i}.q"), ("{i}.qkv[1/3]", "0"), ("{i}.qkv[2/3]", "{i}.v"))
+    done = translate({"4.qkv": torch.tensor([1.0, 1, 9, 9, 2, 2])}, ineffective)
+    assert equal(done.tensors, state)
+    assert done.left_out == {"4.qkv[1/3]": "without effect"}
+    assert translate_back(state, ineffective)[0]["4.qkv"].tolist() == [1, 1, 0, 0, 2, 2]
+
+
+def test_what_has_no_effect_and_what_is_unknown_are_told_apart():
+    layout = layout_of(("w", "w"), no_effect={"head.*": "the class head", "{i}.index": "a buffer"})
+    done = translate(numbered("head.weight", "3.index", "w", "index"), layout)
+    assert done.left_out == {"head.weight": "the class head", "3.index": "a buffer"}
+    assert done.unknown == ["index"]
+
+
+def test_copies_are_left_out_where_they_are_equal_and_written_again():
+    layout = layout_of(("a.*", "ours.*"), copies={"b.{i}.*": "a.*"})
+    state = {"a.w": torch.ones(2), "b.0.w": torch.ones(2), "b.1.w": torch.ones(2)}
+    done = translate(state, layout)
+    assert list(done.tensors) == ["ours.w"]
+    assert done.left_out == {"b.0.w": "a copy of a.w", "b.1.w": "a copy of a.w"}
+    assert done.wrong == []
+    for other in (torch.tensor([1.0, 2.0]), torch.ones(3)):
+        assert translate({**state, "b.1.w": other}, layout).wrong == ["b.1.w should be equal to a.w and is not"]
+    twin = layout_of(("a.*", "ours.*"), copies={"b.*": "a.*"})
+    assert equal(translate_back(done.tensors, twin)[0], {"a.w": torch.ones(2), "b.w": torch.ones(2)})
+    assert equal(translate_back(done.tensors, layout)[0], {"a.w": torch.ones(2)})  # nothing says how many there were
+
+
+def test_a_rearrangement_comes_before_the_lines_and_after_them_on_the_way_out():
+    def apart(state):
+        return {"first": state["table"][:1], "rest": state["table"][1:]}
+
+    layout = layout_of(
+        ("first", "token"),
+        ("rest", "cells", TRANSPOSED),
+        rearrange=Rearrangement(apart, lambda state: {"table": torch.cat([state["first"], state["rest"]])}),
+    )
+    state = numbered("table")
+    done = translate(state, layout)
+    assert done.tensors["token"].tolist() == [[0, 1]]
+    assert done.tensors["cells"].shape == (2, 5)
+    assert equal(translate_back(done.tensors, layout)[0], state)
+
+
+@pytest.mark.parametrize(
+    ("state", "wrong"),
+    [
+        (numbered("layers.0.q.w", "layers.0.v.w"), "blocks.0.qkv.w lacks part 2 of 3"),
+        (numbered("layers.0.q.w"), "blocks.0.qkv.w lacks part 2 and 3 of 3"),
+    ],
+)
+def test_a_part_that_is_missing_is_told(state, wrong):
+    done = translate(state, FUSED)
+    assert done.wrong == [wrong]
+    assert done.tensors == {}
+
+
+def test_what_does_not_fit_together_is_told_and_does_not_raise():
+    twice = translate(numbered("a", "b"), layout_of(("a", "x"), ("b", "x")))
+    assert twice.wrong == ["x is made of a and b, one too many"]
+    lines = layout_of(*((f"w[{i}/3]", f"{name}") for i, name in enumerate("qkv")))
+    assert "is not made of the 3 parts" in translate({"w": torch.ones(4)}, lines).wrong[0]
+    assert "is not made of the 3 parts" in translate({"w": torch.ones(())}, lines).wrong[0]
+    assert "is not made of the 3 parts" in translate({"w": torch.ones(3)}, layout_of(("w[0/3]", "q"))).wrong[0]
+    change = Change(lambda x: x.view(7), lambda x: x)
+    assert "w, (4,), does not become ours" in translate({"w": torch.ones(4)}, layout_of(("w", "ours", change))).wrong[0]
+    with pytest.raises(ValueError, match=r"This is no a-b: x lacks part 2 of 2"):
+        translate_back({"q": torch.ones(1)}, layout_of(("x[0/2]", "q"), ("x[1/2]", "k")))
+
+
+def test_our_names_without_a_line_are_told_on_the_way_out():
+    back, unknown = translate_back(numbered("ours", "more"), layout_of(("theirs", "ours")))
+    assert list(back) == ["theirs"] and unknown == ["more"]
+
+
+def test_names_that_are_listed_twice_come_back_in_their_first_form():
+    lines = [(prefix + "q.*", "qkv.*[0/2]") for prefix in ("", "vit.")]
+    lines += [(prefix + "k.*", "qkv.*[1/2]") for prefix in ("", "vit.")]
+    done = translate(numbered("vit.q.w", "vit.k.w"), layout_of(*lines))
+    assert done.wrong == []
+    assert list(translate_back(done.tensors, layout_of(*lines))[0]) == ["q.w", "k.w"]
+
+
+def test_marks_are_all_there_or_not():
+    layout = layout_of(marks=("cls", "blocks.{i}.norm.*"))
+    assert has_marks(numbered("cls", "blocks.11.norm.weight"), layout)
+    assert not has_marks(numbered("cls", "blocks.x.norm.weight"), layout)
+    assert not has_marks(numbered("blocks.11.norm.weight"), layout)
+
+
+def test_why_something_of_ours_is_never_there():
+    layout = layout_of(fresh={"norms.{i}.*": "it has none"})
+    assert layout.fresh_because("norms.2.weight") == "it has none"
+    assert layout.fresh_because("norm.weight") is None
+
+
+def test_of_150_lines_a_name_is_held_against_few(monkeypatch):
+    words = [f"{a}{b}" for a in "abcdefghijklmno" for b in "vwxyz"]
+    layout = layout_of(*((f"layers.{{i}}.{word}.weight", f"blocks.{{i}}.{word}.w") for word in words * 2))
+    state = {f"layers.{i}.{word}.weight": torch.ones(1) for word in words for i in range(20)}
+    assert len(state) == 1500 and len(layout.lines) == 150
+    tried, gaps = [], _Name.gaps
+    monkeypatch.setattr(_Name, "gaps", lambda name, key: tried.append(key) or gaps(name, key))
+    assert len(translate(state, layout).tensors) == 1500
+    assert len(tried) == 2 * 1500  # each word has two lines

@@ -1,0 +1,64 @@
+"""Which layout a checkpoint has."""
+
+import pytest
+import torch
+
+from densevit.errors import WeightsError
+from densevit.weights import layouts
+from densevit.weights.layout import Layout
+
+
+def made(*found):
+    return {name: Layout(name, "backbone", marks, (), lambda state: {}) for name, marks in found}
+
+
+@pytest.fixture
+def known(monkeypatch):
+    found = made(
+        ("a-vit", ("cls", "blocks.{i}.w")),
+        ("a-deit", ("cls", "blocks.{i}.w", "dist")),
+        ("b-net", ("conv", "stages.{i}.w")),
+        ("c-net", ("conv", "stages.{i}.w")),
+    )
+    monkeypatch.setattr(layouts, "_layouts", lambda: found)
+
+
+def state(*names):
+    return {name: torch.empty(0) for name in names}
+
+
+def test_the_one_whose_marks_fit_and_of_several_the_most_specific(known):
+    assert layouts.recognise(state("blocks.0.w", "cls")).name == "a-vit"
+    assert layouts.recognise(state("blocks.0.w", "dist", "cls")).name == "a-deit"
+
+
+def test_none_is_an_error_that_shows_keys_and_what_is_known(known):
+    with pytest.raises(WeightsError) as error:
+        layouts.recognise(state(*"abcdefgh"), "some.pth")
+    assert str(error.value) == (
+        "some.pth has 8 tensors (a, b, c, ..., f, g, h), which is no layout that is known. If it is one of these, say "
+        "so with `densevit convert some.pth OUT --as NAME`: a-vit, a-deit, b-net, c-net."
+    )
+
+
+def test_two_that_fit_equally_are_an_error_that_names_both(known):
+    with pytest.raises(
+        WeightsError, match=r"2 tensors \(conv, stages\.1\.w\), which may be b-net and c-net\. .* --as NAME"
+    ):
+        layouts.recognise(state("conv", "stages.1.w"))
+
+
+def test_an_unknown_name_is_told_with_the_nearest(known):
+    assert layouts.find("b-net").name == "b-net"
+    with pytest.raises(WeightsError, match=r"no layout 'a-vti'\. Did you mean 'a-vit'\? Known: a-deit, a-vit"):
+        layouts.find("a-vti")
+
+
+def test_all_modules_are_found_and_each_layout_is_whole():
+    names = layouts.names()
+    assert {"torchvision-resnet", "detr", "timm-vit"} <= set(names)
+    for name in names:
+        layout = layouts.find(name)
+        assert layout.name == name and layout.marks and layout.part in ("backbone", "model")
+        if layout.part == "model":
+            assert all(line.ours == "0" or line.ours.startswith(("backbone.", "heads.")) for line in layout.lines)

@@ -1,0 +1,242 @@
+"""`read` takes what the world saves: files in every usual format, folders, shards, containers and prefixes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from densevit.errors import WeightsError
+from densevit.weights.reading import read
+
+STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0]), "b.weight": torch.ones(1)}
+OTHER = {"x": torch.zeros(1)}
+
+
+def assert_state(found, expected=STATE) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value) and found[name].dtype == value.dtype
+
+
+def prefixed(prefix, state=STATE):
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".pyth", ".bin", ".pth.tar", ".ckpt", ""])
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_torch_checkpoint_has_any_name(suffix, legacy, tmp_path):
+    path = tmp_path / f"weights{suffix}"
+    torch.save(STATE, path, _use_new_zipfile_serialization=not legacy)
+    assert_state(read(path).tensors)
+    assert read(path).source == str(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": STATE, "optimizer": {"state": {0: {"step": torch.ones(1)}}}, "epoch": 3},
+        {"state_dict": STATE, "meta": {"epoch": 3}},
+        {"model_state": STATE, "cfg": "MODEL: MViT"},
+        {"model_ema": STATE},
+        {"ema": STATE},
+        {"module": STATE},
+        {"model": {"state_dict": STATE}},
+        {"model": "vit_base", "state_dict": STATE},
+        {"model": {"depth": 12}, "state_dict": STATE},
+        {"ema": OTHER, "model_ema": OTHER, "model_state": OTHER, "state_dict": OTHER, "model": STATE},
+        {"ema": OTHER, "model_ema": OTHER, "model_state": OTHER, "state_dict": STATE},
+        {"ema": OTHER, "model_ema": OTHER, "model_state": STATE},
+        {"ema": OTHER, "model_ema": STATE},
+        prefixed("module."),
+        {"state_dict": prefixed("module.")},
+        prefixed("module._orig_mod."),
+        prefixed("_orig_mod.module."),
+        {"state_dict": prefixed("model."), "pytorch-lightning_version": "2.6"},
+        {**STATE, "epoch": 3, "name": "text"},
+    ],
+)
+def test_containers_are_opened_in_their_order_and_wrappers_taken_off(content, tmp_path):
+    torch.save(content, tmp_path / "weights.pth")
+    assert_state(read(tmp_path / "weights.pth").tensors)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "backbone.", "vit.", "encoder."])
+def test_what_belongs_to_the_layout_stays(prefix, tmp_path):
+    torch.save({"state_dict": prefixed(prefix)}, tmp_path / "weights.pth")
+    assert_state(read(tmp_path / "weights.pth").tensors, prefixed(prefix))
+
+
+def test_a_wrapper_s_prefix_that_not_all_have_stays(tmp_path):
+    state = {**prefixed("module."), "head.weight": torch.ones(1)}
+    torch.save(state, tmp_path / "weights.pth")
+    assert_state(read(tmp_path / "weights.pth").tensors, state)
+
+
+def test_a_last_checkpoint_of_ours_has_the_model_s_own_names(tmp_path):
+    content = {
+        "state_dict": prefixed("model."),
+        "pytorch-lightning_version": "2.6",
+        "random_state": {"cpu": torch.ones(1)},
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    assert_state(read(tmp_path / "last.ckpt").tensors)
+
+
+def test_safetensors_come_with_their_header(tmp_path):
+    save_file(prefixed("module."), tmp_path / "w.safetensors", metadata={"format": "pt", "made": "by hand"})
+    found = read(tmp_path / "w.safetensors")
+    assert_state(found.tensors)
+    assert found.entries == {"format": "pt", "made": "by hand"}
+
+
+def test_a_run_folder_is_its_model_file(tmp_path):
+    save_file(STATE, tmp_path / "model.safetensors", metadata={"format": "densevit"})
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    assert_state(read(tmp_path).tensors)
+    assert read(str(tmp_path)).entries == {"format": "densevit"}
+
+
+def test_a_home_directory_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_file(STATE, tmp_path / "w.safetensors")
+    assert_state(read("~/w.safetensors").tensors)
+
+
+# ---- arrays ----
+
+
+def test_arrays_of_an_npz_are_read_with_their_types(tmp_path):
+    arrays = {
+        "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "half": np.ones(2, np.float16),
+        "double": np.ones(2),
+        "count": np.array(3),
+        "big": np.arange(3, dtype=">f4"),
+        "turned": np.arange(6.0).reshape(2, 3).T,
+        "mask": np.array([True]),
+    }
+    np.savez(tmp_path / "w.npz", **arrays)
+    found = read(tmp_path / "w.npz").tensors
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name].numpy(), array)
+    assert found["half"].dtype == torch.float16 and found["count"].shape == () and found["mask"].dtype == torch.bool
+
+
+def test_an_npz_s_bfloat16_is_two_bytes_of_no_type(tmp_path):
+    values = torch.tensor([1.5, -2.0, 3e30], dtype=torch.bfloat16)
+    np.savez_compressed(tmp_path / "w.npz", w=values.view(torch.int16).numpy().view("V2"))
+    assert torch.equal(read(tmp_path / "w.npz").tensors["w"], values)
+
+
+def test_pickled_objects_in_an_npz_are_refused_and_not_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return open, (str(tmp_path / "touched"), "w")
+
+    np.savez(tmp_path / "w.npz", a=np.ones(2), b=np.array([Trap()], dtype=object))
+    with pytest.raises(WeightsError, match=r"w\.npz: not an \.npz of plain arrays.*pickled objects"):
+        read(tmp_path / "w.npz")
+    assert not (tmp_path / "touched").exists()
+
+
+def test_an_npz_without_numbers_is_refused(tmp_path):
+    np.savez(tmp_path / "w.npz", a=np.array(["text"]))
+    with pytest.raises(WeightsError, match="holds no arrays of numbers"):
+        read(tmp_path / "w.npz")
+
+
+# ---- shards ----
+
+
+def sharded(folder, safe=True):
+    parts = [{"a.weight": STATE["a.weight"]}, {"a.bias": STATE["a.bias"], "b.weight": STATE["b.weight"]}]
+    stem, suffix = ("model", "safetensors") if safe else ("pytorch_model", "bin")
+    where = {}
+    for number, part in enumerate(parts, 1):
+        name = f"{stem}-{number:05}-of-00002.{suffix}"
+        (save_file if safe else torch.save)(part, folder / name)
+        where |= dict.fromkeys(part, name)
+    index = folder / f"{stem}.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 36}, "weight_map": where}))
+    return index
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+def test_shards_are_read_as_one_from_their_folder_or_index(safe, tmp_path):
+    index = sharded(tmp_path, safe)
+    assert_state(read(tmp_path).tensors)
+    assert_state(read(index).tensors)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    sharded(tmp_path)
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"1 of 2 shards are not beside it \(model-00002-of-00002\.safetensors\)"):
+        read(tmp_path)
+
+
+def test_a_shard_of_another_download_is_noticed(tmp_path):
+    sharded(tmp_path)
+    save_file({"a.bias": STATE["a.bias"]}, tmp_path / "model-00002-of-00002.safetensors")
+    with pytest.raises(WeightsError, match=r"1 tensors are in none of the shards \(b\.weight\)"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": {}}', '{"weight_map": {"a": "../secret.safetensors"}}'])
+def test_an_index_that_names_no_shards_beside_it_is_refused(content, tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(WeightsError, match=r"index\.json: is no"):
+        read(tmp_path)
+
+
+# ---- what comes beside ----
+
+
+def test_a_hub_folder_s_facts_come_along(tmp_path):
+    torch.save(STATE, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "cat", "2": "dog", "1": "cow"}}))
+    processor = {"do_rescale": True, "rescale_factor": 1 / 255, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    for source in (tmp_path, tmp_path / "pytorch_model.bin"):
+        facts = read(source).facts
+        assert facts["classes"] == ["cat", "cow", "dog"]
+        assert facts["mean"] == pytest.approx((0.5, 0.4, 0.3)) and facts["std"] == pytest.approx((0.2, 0.2, 0.2))
+
+
+def test_a_file_of_another_name_has_nothing_beside_it(tmp_path):
+    torch.save(STATE, tmp_path / "other.pth")
+    (tmp_path / "config.json").write_text('{"id2label": {"0": "cat"}}')
+    assert read(tmp_path / "other.pth").facts == {}
+
+
+@pytest.mark.parametrize("meta", [{"CLASSES": ("wall", "sky")}, {"dataset_meta": {"classes": ["wall", "sky"]}}])
+def test_the_class_names_of_an_openmmlab_checkpoint_come_along(meta, tmp_path):
+    torch.save({"meta": {"epoch": 3, **meta}, "state_dict": STATE}, tmp_path / "w.pth")
+    assert read(tmp_path / "w.pth").facts == {"classes": ["wall", "sky"]}
+
+
+# ---- errors ----
+
+
+@pytest.mark.parametrize("name", ["nowhere.pt", "nowhere.safetensors", "nowhere", "time:x"])
+def test_a_missing_file_is_an_error_that_names_it(name, tmp_path):
+    with pytest.raises(WeightsError, match=rf"{name}: no such file.*timm:NAME.*torchvision:NAME.*hf:ORG/NAME"):
+        read(f"{tmp_path}/{name}")
+
+
+def test_a_folder_without_weights_says_what_it_lacks(tmp_path):
+    with pytest.raises(WeightsError, match=r"model\.safetensors: no such file\. Name a file, or a folder with one of"):
+        read(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(WeightsError, match="The run has not validated yet"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3, "names": ["a"]}, [torch.ones(1)], torch.ones(1), {}, "text"])
+def test_a_checkpoint_without_tensors_by_name_is_refused(content, tmp_path):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"w\.pth: holds no tensors by name, but .*Expected them bare, or under"):
+        read(tmp_path / "w.pth")

@@ -1,0 +1,117 @@
+"""Which config a converted model is evaluated with, and what config.json and names say that no tensor shows."""
+
+import json
+
+import pytest
+import torch
+from transformers import Swinv2Config, Swinv2Model
+
+from densevit import config as configs
+from densevit.interfaces import Class
+from densevit.weights.conventions import beside, of_timm
+from densevit.weights.converting import convert, with_settings
+from densevit.weights.label_sets import segmentation_classes
+from densevit.weights.layouts.dpt import KITTI, NYU
+
+VIT = {"name": "vit", "variant": "nano", "feature_norm": False}
+
+
+def settings(task, head, classes=()):
+    values = with_settings({"backbone": VIT, "heads": {task: head}}, {task: classes})
+    config = configs.from_mapping(values)
+    configs.check_plugins(config)
+    assert config.weights is None and config.heads[task].options == {k: v for k, v in head.items() if k != "name"}
+    return config
+
+
+def test_setr_is_looked_at_through_the_windows_of_its_data():
+    setr = {"name": "setr", "decoder": "naive"}
+    ade = settings("segmentation", setr, segmentation_classes(150))
+    assert (ade.data.options["preset"], ade.data.short_side) == ("ade20k", 512)
+    assert (ade.inference.window, ade.inference.stride) == (512, 341)
+    city = settings("segmentation", setr, segmentation_classes(19))
+    assert (city.data.options["preset"], city.inference.window, city.data.short_side) == ("cityscapes", 768, None)
+    own = settings("segmentation", setr, segmentation_classes(2, ["road", "tree"]))
+    assert [one["name"] for one in own.data.options["classes"]] == ["road", "tree"] and own.inference.window == 512
+
+
+def test_dpt_sees_pictures_as_its_authors_show_them():
+    nyu = settings("depth", {"name": "dpt", **NYU})
+    assert nyu.data.options["preset"] == "nyu" and nyu.data.short_side is None  # 640 x 480, as they are
+    assert nyu.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 10.0, "crop": "eigen"}
+    kitti = settings("depth", {"name": "dpt", **KITTI})
+    assert kitti.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 80.0, "crop": "garg"}
+    relative = settings("depth", {"name": "dpt", "output": "relative"})
+    assert relative.data.short_side == 384
+    ade = settings("segmentation", {"name": "dpt_segmentation"}, segmentation_classes(150))
+    assert (ade.data.short_side, ade.inference.window) == (480, None)
+
+
+def test_a_head_that_no_recipe_is_for_gets_what_a_config_needs():
+    values = with_settings(
+        {"backbone": VIT, "heads": {"poses": {"name": "dpt"}}, "data": {"name": "masks"}},
+        {"poses": (Class("a", 0, (0, 0, 0)),)},
+    )
+    assert values["data"] == {"name": "masks"} and values["trainer"] == {"max_epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "window", "before"),
+    [
+        ("swinv2_base_window12to16_192to256", (16, 16, 16, 8), (12, 12, 12, 6)),
+        ("swinv2_base_window12to24_192to384", (24, 24, 24, 12), (12, 12, 12, 6)),
+        ("swinv2_tiny_window8_256", 8, None),
+        ("swinv2_base_window12_192", (12, 12, 12, 6), None),
+    ],
+)
+def test_timm_s_names_say_the_windows(architecture, window, before):
+    assert of_timm({"architecture": architecture})["options"] == {
+        "backbone.window_size": window,
+        "backbone.pretrained_window_sizes": before,
+    }
+    assert "options" not in of_timm({"architecture": "swin_tiny_patch4_window7_224"})
+
+
+@torch.no_grad()
+def test_a_swinv2_s_windows_come_from_config_json(tmp_path):
+    """Windows that its last map is smaller than, weights of smaller ones before, and a picture of its own size."""
+    sizes = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128, "window_size": 8}
+    theirs = Swinv2Model(Swinv2Config(**sizes, pretrained_window_sizes=[4, 4, 4, 2])).eval()
+    for tensor in theirs.parameters():
+        tensor.add_(torch.randn_like(tensor) * (0.2 if tensor.ndim < 2 else 0.02))
+    theirs.save_pretrained(tmp_path)
+    found = convert(tmp_path)
+    assert found.section.options["window_size"] == (8, 8, 8, 4)
+    assert found.section.options["pretrained_window_sizes"] == (4, 4, 4, 2)
+    assert found.fit.notes == ["Read as transformers-swinv2."]
+    pixels = torch.randn(1, 3, 128, 128)
+    last = theirs(pixels).last_hidden_state.transpose(1, 2).unflatten(2, (4, 4))
+    torch.testing.assert_close(found.backbone.eval()(pixels)[-1], last, rtol=1e-4, atol=1e-4)
+    (tmp_path / "config.json").unlink()
+    assert convert(tmp_path).fit.notes[1].startswith("Assumed, as it leaves no trace in weights: backbone.window_size")
+
+
+def test_a_detr_s_config_says_its_dilation_and_its_heads(tmp_path):
+    config = {"model_type": "detr", "dilation": True, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert beside(tmp_path)["options"] == {"backbone.dilation": True, "heads.detection.num_heads": 4}
+
+
+def test_a_config_of_another_window_is_told(tmp_path):
+    from densevit.model import build_model
+    from densevit.weights.initial import load_initial
+
+    sizes = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128, "window_size": 4}
+    Swinv2Model(Swinv2Config(**sizes)).save_pretrained(tmp_path)
+    said = []
+    for window in ({}, {"window_size": 8}, {"window_size": 4}):
+        backbone = {"name": "swin", "variant": "nano", "version": 2, "weights": str(tmp_path), **window}
+        heads = {"detection": {"name": "detr", "width": 32}}
+        values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
+        model = build_model(configs.from_mapping(values), {"detection": (Class("a", 0, (0, 0, 0)),)})
+        said.append([note for note in load_initial(model)[0].notes if "window" in note])
+    assert said == [
+        ["These weights were trained with backbone.window_size 4; the config leaves it at its default."],
+        ["Warning: backbone.window_size is 8; these weights were trained with 4."],
+        [],
+    ]

@@ -1,0 +1,322 @@
+"""Published weights by name. Nothing is downloaded: each library's own download is handed a file made here."""
+
+import builtins
+import json
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from densevit.errors import WeightsError
+from densevit.weights.reading import read
+
+STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0])}
+
+
+def assert_state(found, expected=STATE) -> None:
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """`without(name)`: that library is not installed."""
+
+    def without(library):
+        original = builtins.__import__
+
+        def missing(name, *rest):
+            if name.partition(".")[0] == library:
+                raise ModuleNotFoundError(f"No module named {library!r}", name=library)
+            return original(name, *rest)
+
+        monkeypatch.setattr(builtins, "__import__", missing)
+
+    return without
+
+
+@pytest.mark.parametrize("source", ["timm:", "torchvision:", "hf:", "hf: "])
+def test_a_name_that_names_nothing_is_refused(source):
+    with pytest.raises(WeightsError, match=r"names nothing\. Expected timm:NAME\[\.TAG\], torchvision:NAME"):
+        read(source)
+
+
+# ---- the Hugging Face Hub ----
+
+
+class Hub:
+    """Repositories in a folder; `asked` are the files that were looked up over the network."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked, self.failure = folder, [], None
+        self.cached: set[str] = set()
+
+    def download(self, repository, file, local_files_only=False, **_):
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        path = self.folder / repository / file
+        if file in self.cached:
+            return str(path)
+        if local_files_only:
+            raise LocalEntryNotFoundError("Cannot find the requested files in the disk cache.")
+        self.asked.append(file)
+        if self.failure is not None:
+            raise LocalEntryNotFoundError("An error happened while trying to locate the file.") from self.failure
+        if not path.is_file():
+            raise EntryNotFoundError(f"404: {file}")
+        return str(path)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    hub = Hub(tmp_path / "hub")
+    (tmp_path / "hub/facebook/model").mkdir(parents=True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub.download)
+    monkeypatch.setattr(
+        huggingface_hub, "list_repo_files", lambda name: [path.name for path in (hub.folder / name).iterdir()]
+    )
+    return hub
+
+
+def test_a_hub_repository_gives_weights_and_facts(hub):
+    folder = hub.folder / "facebook/model"
+    save_file(STATE, folder / "model.safetensors", metadata={"format": "pt"})
+    torch.save({"x": torch.ones(1)}, folder / "pytorch_model.bin")
+    (folder / "config.json").write_text(json.dumps({"id2label": {"0": "cat", "1": "dog"}}))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+    found = read("hf:facebook/model")
+    assert_state(found.tensors)
+    assert found.source == "hf:facebook/model" and found.entries == {"format": "pt"}
+    assert found.facts["classes"] == ["cat", "dog"]
+    assert found.facts["mean"] == pytest.approx((0.5,) * 3) and found.facts["std"] == pytest.approx((0.25,) * 3)
+
+
+def test_a_hub_repository_without_safetensors_gives_its_bin(hub):
+    torch.save(STATE, hub.folder / "facebook/model/pytorch_model.bin")
+    assert_state(read("hf:facebook/model").tensors)
+
+
+def test_shards_of_the_hub_are_all_fetched(hub):
+    folder = hub.folder / "facebook/model"
+    where = {"a.weight": "model-00001-of-00002.safetensors", "a.bias": "model-00002-of-00002.safetensors"}
+    for name, file in where.items():
+        save_file({name: STATE[name]}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    assert_state(read("hf:facebook/model").tensors)
+    assert set(where.values()) < set(hub.asked)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(
+        WeightsError, match=r"Fetch https://huggingface.co/facebook/model/resolve/main/model-00002-of-00002"
+    ):
+        read("hf:facebook/model")
+
+
+def test_a_file_of_a_repository_is_named_behind_it(hub):
+    folder = hub.folder / "facebook/model"
+    (folder / "old").mkdir()
+    torch.save({"model": STATE}, folder / "old/detr.pth")
+    (folder / "config.json").write_text(json.dumps({"id2label": {"0": "cat"}}))
+    found = read("hf:facebook/model/old/detr.pth")
+    assert_state(found.tensors)
+    assert found.facts == {"classes": ["cat"]}
+
+
+def test_a_repository_without_usual_files_says_what_it_has(hub):
+    torch.save(STATE, hub.folder / "facebook/model/detr-r50.pth")
+    with pytest.raises(
+        WeightsError, match=r"has none of model\.safetensors.*It has detr-r50\.pth: name one as hf:facebook"
+    ):
+        read("hf:facebook/model")
+    with pytest.raises(WeightsError, match=r"has no detr-r51\.pth\. It has detr-r50\.pth"):
+        read("hf:facebook/model/detr-r51.pth")
+
+
+def failures():
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    return {
+        "offline mode": OfflineModeIsEnabled("offline mode is enabled, unset HF_HUB_OFFLINE"),
+        "no network": ConnectionError("Failed to resolve 'huggingface.co'"),
+        "time-out": TimeoutError(),
+    }
+
+
+@pytest.mark.parametrize("reason", ["offline mode", "no network", "time-out"])
+def test_offline_says_which_files_to_fetch_and_how_to_name_them(hub, reason):
+    hub.failure = failures()[reason]
+    with pytest.raises(WeightsError) as error:
+        read("hf:facebook/model")
+    said = str(error.value)
+    assert said.startswith("hf:facebook/model: is not in the cache and cannot be downloaded (")
+    assert type(hub.failure).__name__ in said and str(hub.failure) in said
+    for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
+        assert f"https://huggingface.co/facebook/model/resolve/main/{file}" in said
+    assert "name the folder in place of hf:facebook/model" in said
+    assert hub.asked == ["model.safetensors"]  # once is enough to know
+    hub.asked.clear()
+    with pytest.raises(WeightsError, match=r"resolve/main/a/b\.pth by hand"):
+        read("hf:facebook/model/a/b.pth")
+
+
+def test_offline_the_cache_serves(hub):
+    folder = hub.folder / "facebook/model"
+    torch.save(STATE, folder / "pytorch_model.bin")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+    hub.failure, hub.cached = ConnectionError("no route"), {"pytorch_model.bin", "preprocessor_config.json"}
+    found = read("hf:facebook/model")
+    assert_state(found.tensors)
+    assert found.facts["mean"] == pytest.approx((0.5,) * 3)
+    hub.cached = {"pytorch_model.bin"}
+    with pytest.warns(
+        UserWarning, match=r"could not be asked \(ConnectionError: no route\).*mean and std is not known"
+    ):
+        read("hf:facebook/model")
+
+
+def test_what_the_library_raises_offline_for_real_is_understood(tmp_path, monkeypatch):
+    """The library itself, with its network switched off, as it does that."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"is not in the cache and cannot be downloaded.*name the folder"):
+        read("hf:facebook/dinov2-base")
+
+
+def test_a_private_or_unknown_repository_is_said(hub, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    def refuse(*_, **__):
+        raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(WeightsError, match=r"shows no repository a/b to you.*hf auth login"):
+        read("hf:a/b")
+
+
+def test_a_malformed_repository_is_said():
+    with pytest.raises(WeightsError, match=r"hf:bert: names no repository\. Expected hf:ORG/NAME"):
+        read("hf:bert")
+    with pytest.raises(WeightsError, match="'a--b/c d' is no repository's name"):
+        read("hf:a--b/c d")
+
+
+def test_without_the_hub_s_library_the_extra_is_named(without):
+    without("huggingface_hub")
+    with pytest.raises(
+        WeightsError, match=r"needs huggingface_hub, which is not installed: pip install 'densevit\[hub\]'"
+    ):
+        read("hf:facebook/model")
+
+
+# ---- torchvision ----
+
+
+@pytest.fixture
+def torch_hub(tmp_path, monkeypatch):
+    """torch.hub's cache in a folder of its own, and what is asked of its download: address, file, digest."""
+    asked = []
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+
+    def download(url, file, digest=None, progress=True):
+        asked.append((url, Path(file), digest))
+        torch.save(STATE, file)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    return asked
+
+
+def test_torchvision_s_weights_come_through_its_cache_with_their_facts(torch_hub, tmp_path):
+    found = read("torchvision:resnet50/IMAGENET1K_V1")
+    assert_state(found.tensors)
+    cached = tmp_path / "hub/checkpoints/resnet50-0676ba61.pth"
+    assert torch_hub == [("https://download.pytorch.org/models/resnet50-0676ba61.pth", cached, "0676ba61")]
+    assert found.facts["mean"] == (0.485, 0.456, 0.406) and found.facts["std"] == (0.229, 0.224, 0.225)
+    assert len(found.facts["classes"]) == 1000 and found.facts["classes"][:2] == ["tench", "goldfish"]
+    read("torchvision:resnet50/IMAGENET1K_V1")
+    assert len(torch_hub) == 1  # the second time from the cache
+
+
+def test_torchvision_s_best_weights_are_the_default(torch_hub):
+    assert_state(read("torchvision:resnet50").tensors)
+    assert torch_hub[0][0].endswith("resnet50-11ad3fa6.pth")  # IMAGENET1K_V2
+    assert_state(read("torchvision:vit_b_16").tensors)
+
+
+def test_torchvision_offline_says_what_to_fetch_and_where_it_goes(torch_hub, monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    with pytest.raises(WeightsError) as error:
+        read("torchvision:swin_t")
+    said = str(error.value)
+    assert "Name or service not known" in said
+    assert "Fetch https://download.pytorch.org/models/swin_t-704ceda3.pth by hand and name the file" in said
+    assert f"or put it at {tmp_path / 'hub/checkpoints/swin_t-704ceda3.pth'}" in said
+
+
+def test_torchvision_s_unknown_names_are_told_with_their_nearest():
+    with pytest.raises(WeightsError, match=r"no model 'resnet51'\. Did you mean resnet"):
+        read("torchvision:resnet51")
+    with pytest.raises(WeightsError, match=r"resnet50 has no weights 'IMAGENET1K_V3'\. Did you mean 'IMAGENET1K_V"):
+        read("torchvision:resnet50/IMAGENET1K_V3")
+
+
+# ---- timm ----
+
+SMALL = "test_vit.r160_in1k"  # of timm's own tests, a third of a million weights
+
+
+def test_timm_s_weights_come_through_its_download_in_timm_s_names(tmp_path, monkeypatch):
+    import timm
+
+    state = {name: torch.randn_like(value) for name, value in timm.create_model(SMALL).state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    asked = []
+
+    def download(repo_id, filename, **_):
+        asked.append((repo_id, filename))
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
+    random = torch.get_rng_state()
+    found = read(f"timm:{SMALL}")
+    assert_state(found.tensors, state)
+    assert asked == [(f"timm/{SMALL}", "model.safetensors")]
+    assert found.facts["mean"] == (0.5,) * 3 and found.facts["std"] == (0.5,) * 3
+    assert torch.equal(random, torch.get_rng_state())
+    assert_state(read("timm:test_vit").tensors, state)
+
+
+def test_timm_offline_says_what_to_fetch_and_how_to_name_it(monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def refuse(*_, **__):
+        raise LocalEntryNotFoundError("Cannot find the requested files in the disk cache")
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", refuse)
+    with pytest.raises(WeightsError) as error:
+        read(f"timm:{SMALL}")
+    said = str(error.value)
+    assert "Cannot find the requested files" in said
+    assert f"Fetch https://huggingface.co/timm/{SMALL}/resolve/main/model.safetensors by hand and name the file" in said
+
+
+def test_timm_s_unknown_names_are_told_with_their_nearest():
+    with pytest.raises(WeightsError, match=r"no model 'test_vjt'\. Did you mean test_vit"):
+        read("timm:test_vjt")
+    with pytest.raises(WeightsError, match=r"test_vit has no weights 'r16_in1k'\. Did you mean 'r160_in1k'"):
+        read("timm:test_vit.r16_in1k")
+
+
+def test_without_timm_the_extra_is_named(without):
+    without("timm")
+    with pytest.raises(WeightsError, match=r"needs timm, which is not installed: pip install 'densevit\[timm\]'"):
+        read(f"timm:{SMALL}")
