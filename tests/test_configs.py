@@ -48,14 +48,28 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures and depth maps in millimetres, side by side."""
+    root, rng = tmp_path_factory.mktemp("depth"), np.random.default_rng(0)
+    for split in ("train", "val"):
+        (root / split).mkdir()
+        for i in range(4):
+            Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(root / split / f"{i}.jpg")
+            Image.fromarray(rng.integers(1200, 2800, (60, 80), dtype=np.uint16)).save(root / split / f"{i}.png")
+    return root
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_config_takes_a_step(path: Path, folder: Path, labelled: Path) -> None:
+def test_a_shipped_config_takes_a_step(path: Path, folder: Path, labelled: Path, measured: Path) -> None:
     config = configs.load(path)
     smaller = ["data.batch_size=2", "data.num_workers=0"]
     if config.data.name == "coco":
         smaller.append(f"data.root={folder}")
     if config.data.name == "masks":
         smaller.append(f"data.root={labelled}")
+    if config.data.name == "depth":
+        smaller.append(f"data.root={measured}")
     config = configs.load(path, smaller)
     configs.check_plugins(config)
     data = build_data(config)
