@@ -1,6 +1,7 @@
 """What all tests share: the project's folder, other people's distributions, and a seed."""
 
 import os
+import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
@@ -45,3 +46,17 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
         return site
 
     return install
+
+
+@pytest.fixture(scope="session")
+def run_processes() -> Callable[..., None]:
+    """`run_processes(file, count, folder)` runs a test file so many times at once, as `file RANK FOLDER`."""
+
+    def run_processes(file: str, count: int, folder: Path) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        commands = [[sys.executable, file, str(rank), str(folder)] for rank in range(count)]
+        processes = [subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, text=True) for c in commands]
+        errors = [process.communicate(timeout=600)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * count, "\n".join(errors)
+
+    return run_processes

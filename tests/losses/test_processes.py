@@ -1,7 +1,5 @@
 """A batch shared out over two processes gives the losses and gradients of the whole batch in one."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,18 +59,10 @@ def run_process(rank: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
+def shared(tmp_path_factory: pytest.TempPathFactory, run_processes) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
     """Losses and gradients of each case after both processes have run."""
     folder = tmp_path_factory.mktemp("processes")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(len(SHARES))
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    run_processes(__file__, len(SHARES), folder)
     return torch.load(folder / "0.pt")
 
 

@@ -1,8 +1,6 @@
 """Segmentation losses against torch's and brute force, and over processes that share a batch."""
 
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -186,16 +184,8 @@ def run_process(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
-def test_two_processes_are_one(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(len(SHARES))
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+def test_two_processes_are_one(tmp_path, run_processes):
+    run_processes(__file__, len(SHARES), tmp_path)
     shared = torch.load(tmp_path / "0.pt")
     whole = losses_of([0, 1, 2, 3])
     assert shared.keys() == whole.keys()

@@ -4,8 +4,6 @@ Over two processes too, of which one lacks a task: under DistributedDataParallel
 parameter of every process.
 """
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -171,18 +169,10 @@ def run_process(rank: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], dict[str, Tensor]]]:
+def shared(tmp_path_factory: pytest.TempPathFactory, run_processes) -> list[dict[tuple[str, str], dict[str, Tensor]]]:
     """The gradients that each process is left with."""
     folder = tmp_path_factory.mktemp("processes")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(len(SHARES))
-    ]
-    errors = [process.communicate(timeout=600)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    run_processes(__file__, len(SHARES), folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(len(SHARES))]
 
 

@@ -1,14 +1,18 @@
 """What the tests of layouts share: random weights, released lists of names, translations that leave out nothing."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import densevit
+from densevit import config as configs
 from densevit.interfaces import Backbone
+from densevit.model import DenseModel, build_model
 from densevit.weights.layout import Layout, translate
 from densevit.weights.layouts import find, recognise
 
@@ -44,8 +48,9 @@ def released() -> Callable[[str], dict[str, Tensor]]:
 
     def released(name: str) -> dict[str, Tensor]:
         lines = (Path(__file__).parents[1] / "released" / f"{name}.txt").read_text().splitlines()
-        rows = [line.split() for line in lines if not line.startswith("#")]
-        return {key: torch.randn([int(side) for side in shape.split("x")]) for key, shape in rows}
+        rows = [line.split() for line in lines if line and not line.startswith("#")]
+        shapes = {key: "" if key.endswith("num_batches_tracked") else shape for key, shape in rows}
+        return {key: torch.randn([int(side) for side in shape.split("x") if side]) for key, shape in shapes.items()}
 
     return released
 
@@ -84,3 +89,57 @@ def loaded() -> Callable[..., Backbone]:
     recognised: the layout that the names are known as, where it is another. Options go to the backbone.
     """
     return _loaded
+
+
+def _whole(
+    state: dict[str, Tensor],
+    layout: Layout,
+    without_effect: str = "(?!)",
+    facts: Mapping[str, object] | None = None,
+    **backbone: object,
+) -> DenseModel:
+    done = translate(state, layout)
+    assert (done.unknown, done.wrong) == ([], [])
+    used = {key for origins in done.origins.values() for key in origins}
+    assert {key for key in state if re.match(without_effect, key)} == done.left_out.keys() == state.keys() - used
+    sections = layout.describe(state)
+    sections["backbone"] |= {"mean": layout.mean, "std": layout.std} if layout.mean else {}
+    sections["backbone"] |= backbone
+    config = configs.from_mapping({**sections, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}})
+    meta = next(iter(state.values())).is_meta
+    with torch.device("meta" if meta else "cpu"):
+        model = build_model(config, layout.classes(state, facts or {}) if layout.classes else {})
+    own = model.state_dict()
+    assert {key: x.shape for key, x in done.tensors.items()} == {key: x.shape for key, x in own.items()}
+    if not meta:
+        model.load_state_dict(done.tensors)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def whole() -> Callable[..., DenseModel]:
+    """`whole(state, layout)`: the model that `describe` names, with all tensors of a checkpoint and no other.
+
+    Each of theirs is used once, or left out where a pattern says that it is without effect, and all of those are.
+    without_effect: the pattern. facts: what came beside the tensors. Options go to the backbone.
+    """
+    return _whole
+
+
+@pytest.fixture(scope="session")
+def padded_batch() -> Callable[[Sequence[tuple[int, int]]], dict[str, Any]]:
+    """`padded_batch(sizes)`: pictures of patches, padded to one size."""
+
+    def padded_batch(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        torch.manual_seed(4)
+        H, W = (max(size[axis] for size in sizes) for axis in (0, 1))
+        images = torch.zeros(len(sizes), 3, H, W, dtype=torch.uint8)
+        padding = torch.ones(len(sizes), H, W, dtype=torch.bool)
+        for i, (h, w) in enumerate(sizes):
+            patches = torch.randint(256, (3, H // 16 + 1, W // 16 + 1))
+            images[i, :, :h, :w] = patches.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :h, :w]
+            padding[i, :h, :w] = False
+        targets = [{"size": size, "original_size": size} for size in sizes]
+        return {"images": images, "padding_mask": padding, "targets": targets}
+
+    return padded_batch

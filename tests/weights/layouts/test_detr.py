@@ -2,7 +2,6 @@
 
 import math
 from itertools import chain, pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,15 +11,12 @@ from torchvision.models._meta import _COCO_CATEGORIES as NAMES_BY_ID  # 91 of th
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
-from densevit import config as configs
 from densevit.data.annotations import color_of
 from densevit.errors import WeightsError
-from densevit.model import build_model
 from densevit.weights.layout import translate, translate_back
 from densevit.weights.layouts import recognise
 from densevit.weights.layouts.detr import DETR, coco_classes
 
-RELEASED = Path(__file__).parents[1] / "released" / "detr_r50.txt"
 USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
 UNUSED = [i for i in range(91) if i not in USED]
 SIZES = [(96, 130), (70, 111), (125, 64)]
@@ -161,40 +157,13 @@ def official(body="resnet18", queries=7, rows=92, **options):
     return randomise(OfficialDetr(body, 32, 48, queries, rows, layers=2, **options))
 
 
-def telling(model):
+def telling(model, batch):
     """The model, but what enters its transformer differs from cell to cell, or all queries would see the same."""
-    x = model.input_proj(model.backbone[0].body(pixels_of(make_batch()))["0"])
+    x = model.input_proj(model.backbone[0].body(pixels_of(batch))["0"])
     mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3))
     model.input_proj.weight.div_(std[:, None, None, None])
     model.input_proj.bias.sub_(mean).div_(std)
     return model
-
-
-def ours_of(state, layout=DETR, **backbone):
-    """Our model with the weights of a checkpoint, built from what its layout says about it."""
-    done = translate(state, layout)
-    assert (done.unknown, done.wrong, done.left_out) == ([], [], {})
-    sections = layout.describe(state)
-    sections["backbone"] |= backbone
-    config = configs.from_mapping({**sections, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}})
-    model = build_model(config, layout.classes(state, {}))
-    own = model.state_dict()
-    assert {name: value.shape for name, value in done.tensors.items()} == {n: v.shape for n, v in own.items()}
-    model.load_state_dict(done.tensors, assign=True)
-    return model.eval()
-
-
-def make_batch():
-    torch.manual_seed(4)
-    H, W = (max(size[axis] for size in SIZES) for axis in (0, 1))
-    images = torch.zeros(len(SIZES), 3, H, W, dtype=torch.uint8)
-    padding = torch.ones(len(SIZES), H, W, dtype=torch.bool)
-    for i, (h, w) in enumerate(SIZES):
-        patches = torch.randint(256, (3, H // 16 + 1, W // 16 + 1)).repeat_interleave(16, 1).repeat_interleave(16, 2)
-        images[i, :, :h, :w] = patches[:, :h, :w]
-        padding[i, :h, :w] = False
-    targets = [{"size": size, "original_size": size} for size in SIZES]
-    return {"images": images, "padding_mask": padding, "targets": targets}
 
 
 def pixels_of(batch):
@@ -213,10 +182,10 @@ def pixels_of(batch):
     ids=["paper", "pre-norm, learned positions", "DC5"],
 )
 @torch.no_grad()
-def test_logits_and_boxes_are_the_official_model_s(body, options):
-    theirs = telling(official(body, **options))
-    ours = ours_of(theirs.state_dict(), dilation=options.get("dilation", False))
-    batch = make_batch()
+def test_logits_and_boxes_are_the_official_model_s(body, options, whole, padded_batch):
+    batch = padded_batch(SIZES)
+    theirs = telling(official(body, **options), batch)
+    ours = whole(theirs.state_dict(), DETR, dilation=options.get("dilation", False))
     outputs = ours(batch)["detection"]
     logits, boxes = theirs(pixels_of(batch), batch["padding_mask"])
     assert logits.std(1).mean() > 0.1
@@ -226,12 +195,12 @@ def test_logits_and_boxes_are_the_official_model_s(body, options):
 
 
 @torch.no_grad()
-def test_predictions_carry_coco_s_names_and_file_ids():
-    theirs = telling(official(queries=40))
+def test_predictions_carry_coco_s_names_and_file_ids(whole, padded_batch):
+    batch = padded_batch(SIZES)
+    theirs = telling(official(queries=40), batch)
     theirs.class_embed.bias[UNUSED] = -100.0  # as training leaves them
     theirs.class_embed.bias[91] -= 5
-    batch = make_batch()
-    ours = ours_of(theirs.state_dict())
+    ours = whole(theirs.state_dict(), DETR)
     predictions = ours.infer(batch)["detection"]
     logits, _ = theirs(pixels_of(batch), batch["padding_mask"])
     scores, ids = logits.softmax(-1)[..., :-1].max(-1)  # an id of 0 ... 90 a query: the official post-processing
@@ -251,21 +220,15 @@ def test_the_classes_are_those_that_coco_s_files_give():
     assert all(one.thing for one in classes)
 
 
-def released():
-    """The tensors of detr-r50-e632da11.pth, without memory."""
-    lines = [line.split() for line in RELEASED.read_text().splitlines() if line and not line.startswith("#")]
-    return {name: torch.empty([int(n) for n in shape.split("x")], device="meta") for name, shape in lines}
-
-
-def test_each_tensor_of_the_released_r50_is_used_once():
-    state = released()
+def test_each_tensor_of_the_released_r50_is_used_once(whole, released):
+    with torch.device("meta"):
+        state = released("detr_r50")
     frozen = ("running_mean", "running_var", "backbone.0.body.conv1.", "backbone.0.body.layer1.")
     norms = (".bn", ".downsample.1.", ".body.bn1.")
     trained = [t for n, t in state.items() if not any(p in n for p in frozen + (norms if "body" in n else ()))]
     assert sum(tensor.numel() for tensor in trained) == 41302368  # "number of params" in its training log
 
-    with torch.device("meta"):
-        model = ours_of(state)
+    model = whole(state, DETR)
     unused = len(UNUSED) * (256 + 1)
     count = sum(tensor.numel() for tensor in state.values())
     assert sum(tensor.numel() for tensor in model.state_dict().values()) == count - unused
@@ -288,17 +251,19 @@ def test_each_tensor_of_the_released_r50_is_used_once():
     }
 
 
-def test_each_tensor_of_an_r101_is_used_once():
+def test_each_tensor_of_an_r101_is_used_once(whole, released):
     with torch.device("meta"):
         small, large = (OfficialDetr(f"resnet{depth}", 256, 2048, 100, 92) for depth in (50, 101))
-        assert {n: t.shape for n, t in small.state_dict().items()} == {n: t.shape for n, t in released().items()}
-        model = ours_of(large.state_dict())
+        listed = released("detr_r50")
+    assert {name: x.shape for name, x in small.state_dict().items()} == {name: x.shape for name, x in listed.items()}
+    model = whole(large.state_dict(), DETR)
     assert model.config.backbone.options["depth"] == 101
 
 
 @torch.no_grad()
-def test_the_way_back_gives_the_same_tensors():
-    theirs = telling(official())
+def test_the_way_back_gives_the_same_tensors(whole, padded_batch):
+    batch = padded_batch(SIZES)
+    theirs = telling(official(), batch)
     before = theirs.state_dict()
     back, unknown = translate_back(translate(before, DETR).tensors, DETR)
     assert unknown == []
@@ -307,25 +272,24 @@ def test_the_way_back_gives_the_same_tensors():
         rows = [*USED, 91] if name.startswith("class_embed") else slice(None)
         assert torch.equal(back[name][rows], tensor[rows]), name
     # The unused rows come back without effect: probabilities are those of our 80 classes.
-    batch = make_batch()
-    ours = ours_of(before)(batch)["detection"]["logits"].softmax(-1)
+    ours = whole(before, DETR)(batch)["detection"]["logits"].softmax(-1)
     theirs.load_state_dict(back)
     found = theirs(pixels_of(batch), batch["padding_mask"])[0].softmax(-1)
     assert found[..., UNUSED].max() == 0
     torch.testing.assert_close(found[..., [*USED, 91]], ours, rtol=1e-4, atol=1e-5)
 
 
-def test_classes_of_one_s_own_keep_their_rows():
+def test_classes_of_one_s_own_keep_their_rows(whole):
     state = official(rows=6).state_dict()
     classes = DETR.classes(state, {})["detection"]
     assert [(one.name, one.file_id) for one in classes] == [(f"class {i}", i) for i in range(5)]
-    ours_of(state)
+    whole(state, DETR)
     back, _ = translate_back(translate(state, DETR).tensors, DETR)
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
 
 
-def test_it_is_recognised():
-    assert recognise(released()) is DETR
+def test_it_is_recognised(released):
+    assert recognise(released("detr_r50")) is DETR
 
 
 def test_what_is_of_a_panoptic_model_is_unknown():
@@ -333,7 +297,7 @@ def test_what_is_of_a_panoptic_model_is_unknown():
     assert translate(state, DETR).unknown == ["mask_head.lay1.weight"]
 
 
-def test_half_a_checkpoint_is_told():
-    state = {name: tensor for name, tensor in released().items() if "query_embed" not in name}
+def test_half_a_checkpoint_is_told(released):
+    state = {name: tensor for name, tensor in released("detr_r50").items() if "query_embed" not in name}
     with pytest.raises(WeightsError, match="nothing for 'heads.detection.query_embedding.weight'"):
         DETR.describe(state)

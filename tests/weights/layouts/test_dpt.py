@@ -2,7 +2,6 @@
 
 import math
 import re
-from pathlib import Path
 
 import pytest
 import timm
@@ -10,8 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from densevit import config as configs
-from densevit.model import build_model
 from densevit.weights.label_sets import preset_classes, segmentation_classes
 from densevit.weights.layout import translate, translate_back
 from densevit.weights.layouts import find, recognise
@@ -19,33 +16,6 @@ from densevit.weights.layouts import find, recognise
 K, WIDTH, SIDE = 7, 64, 64
 SIZES = {"square": [(64, 64)], "padded": [(64, 96), (45, 77)]}
 WITHOUT_EFFECT = r"pretrained\.model\.(norm|head)\.|scratch\.refinenet4\.resConfUnit1\."
-
-
-def released(name):
-    """Tensors without numbers, of the names and shapes of a release."""
-    lines = (Path(__file__).parents[1] / "released" / f"{name}.txt").read_text().splitlines()
-    rows = [line.split() for line in lines if not line.startswith("#")]
-    shapes = {key: () if key.endswith("num_batches_tracked") else map(int, shape.split("x")) for key, shape in rows}
-    return {key: torch.empty(tuple(shape), device="meta") for key, shape in shapes.items()}
-
-
-def ours_of(state, layout, device="cpu"):
-    """Our model with the weights of a checkpoint, built from what its layout says about it."""
-    done = translate(state, layout)
-    assert (done.unknown, done.wrong) == ([], [])
-    used = [key for origins in done.origins.values() for key in origins]
-    assert sorted([*used, *done.left_out]) == sorted(state)
-    assert all(re.match(WITHOUT_EFFECT, key) for key in done.left_out)
-    sections = layout.describe(state)
-    sections["backbone"] |= {"mean": layout.mean, "std": layout.std}
-    config = configs.from_mapping({**sections, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}})
-    with torch.device(device):
-        model = build_model(config, layout.classes(state, {}) if layout.classes else {})
-    own = model.state_dict()
-    assert {key: x.shape for key, x in done.tensors.items()} == {key: x.shape for key, x in own.items()}
-    if device == "cpu":
-        model.load_state_dict(done.tensors)
-    return model.eval()
 
 
 HYBRID = {"variant": "base", "stem": "resnet"}
@@ -63,9 +33,10 @@ RELEASES = {
 
 
 @pytest.mark.parametrize(("name", "expected"), RELEASES.items(), ids=RELEASES)
-def test_each_tensor_of_a_release_is_used_once_or_listed(name, expected):
+def test_each_tensor_of_a_release_is_used_once_or_listed(name, expected, whole, released):
     layout, backbone, head = expected
-    state = released(name)
+    with torch.device("meta"):
+        state = released(name)
     assert recognise(state).name == layout
     width = 1024 if backbone is LARGE else 768
     assert find(layout).describe(state) == {
@@ -86,7 +57,7 @@ def test_each_tensor_of_a_release_is_used_once_or_listed(name, expected):
             | head
         },
     }
-    model = ours_of(state, find(layout), device="meta")
+    model = whole(state, find(layout), WITHOUT_EFFECT)
     idle = translate(state, find(layout)).left_out
     assert len(idle) == (8 if head is DEPTH else 16)  # four of the ViT's, and a unit's convolutions and norms
     if head is SEGMENTATION:
@@ -100,8 +71,10 @@ def test_each_tensor_of_a_release_is_used_once_or_listed(name, expected):
     ("name", "scale", "shift", "max_depth"),
     [("nyu", 0.000305, 0.1378, 10.0), ("kitti", 0.00006016, 0.00579, 80.0)],
 )
-def test_metric_releases_are_metric_where_it_is_said(name, scale, shift, max_depth):
-    model = ours_of(released(f"dpt_hybrid_{name}"), find(f"dpt-hybrid-{name}"), device="meta")
+def test_metric_releases_are_metric_where_it_is_said(name, scale, shift, max_depth, whole, released):
+    with torch.device("meta"):
+        state = released(f"dpt_hybrid_{name}")
+    model = whole(state, find(f"dpt-hybrid-{name}"), WITHOUT_EFFECT)
     head = model.heads["depth"]
     assert head.quantity == "depth"
     assert (head.output, head.scale, head.shift, head.max_depth) == ("inverse", scale, shift, max_depth)
@@ -249,14 +222,14 @@ def kinds(names):
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("hybrid", [False, True], ids=["large style", "hybrid"])
-def test_depth_is_what_the_written_out_model_gives(hybrid, sizes, randomise):
+def test_depth_is_what_the_written_out_model_gives(hybrid, sizes, randomise, whole, released):
     reference = official(randomise, hybrid, segments=False)
     reference.scratch.output_conv[4].weight.data *= 1000  # as large as theirs
     state = reference.state_dict()
     name = "dpt-hybrid" if hybrid else "dpt"
     assert kinds(state) == kinds(released("dpt_hybrid-midas" if hybrid else "dpt_large-midas"))
     assert recognise(state).name == name
-    model, batch = ours_of(state, find(name)), batch_of(sizes)
+    model, batch = whole(state, find(name), WITHOUT_EFFECT), batch_of(sizes)
     size = batch["images"].shape[2:]
     with torch.no_grad():
         expected = reference(pixels_of(batch))[0]
@@ -265,11 +238,11 @@ def test_depth_is_what_the_written_out_model_gives(hybrid, sizes, randomise):
         assert expected.std() > 10 and 0.2 < (expected > 0).float().mean() <= 1
         torch.testing.assert_close(found, expected, atol=1e-4 * expected.abs().max().item(), rtol=1e-4)
         predicted = model.predictions({"depth": outputs}, batch["targets"])["depth"]
-        for one, whole, (h, w) in zip(predicted, found, sizes, strict=True):
-            assert torch.equal(one["inverse_depth"], whole[0, :h, :w])
+        for one, map_, (h, w) in zip(predicted, found, sizes, strict=True):
+            assert torch.equal(one["inverse_depth"], map_[0, :h, :w])
         if hybrid:
             for metric, scale, shift in (("nyu", 0.000305, 0.1378), ("kitti", 0.00006016, 0.00579)):
-                model = ours_of(state, find(f"dpt-hybrid-{metric}"))
+                model = whole(state, find(f"dpt-hybrid-{metric}"), WITHOUT_EFFECT)
                 depth = model.predictions(model(batch), batch["targets"])["depth"][0]["depth"]
                 h, w = sizes[0]
                 metres = 1 / (scale * expected + shift).clamp(min=1e-8)
@@ -278,13 +251,13 @@ def test_depth_is_what_the_written_out_model_gives(hybrid, sizes, randomise):
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("hybrid", [False, True], ids=["large style", "hybrid"])
-def test_segmentation_is_what_the_written_out_model_gives(hybrid, sizes, randomise):
+def test_segmentation_is_what_the_written_out_model_gives(hybrid, sizes, randomise, whole, released):
     reference = official(randomise, hybrid, segments=True)
     state = reference.state_dict()
     name = "dpt-hybrid-segmentation" if hybrid else "dpt-segmentation"
     assert kinds(state) == kinds(released("dpt_hybrid-ade20k" if hybrid else "dpt_large-ade20k"))
     assert recognise(state).name == name
-    model, batch = ours_of(state, find(name)), batch_of(sizes)
+    model, batch = whole(state, find(name), WITHOUT_EFFECT), batch_of(sizes)
     size = batch["images"].shape[2:]
     head = model.heads["segmentation"]
     with torch.no_grad():

@@ -1,7 +1,5 @@
 """transformers' DETR with random weights, in the files that it writes and in memory: the same boxes from ours."""
 
-from itertools import chain
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,11 +13,9 @@ from transformers import (
     TableTransformerForObjectDetection,
 )
 
-from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.model import build_model
 from densevit.weights.layout import translate, translate_back
-from densevit.weights.layouts import find, recognise
+from densevit.weights.layouts import find
 
 USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
 UNUSED = [i for i in range(91) if i not in USED]
@@ -41,19 +37,6 @@ SMALL = {
 }
 
 
-def make_batch():
-    torch.manual_seed(4)
-    H, W = (max(size[axis] for size in SIZES) for axis in (0, 1))
-    images = torch.zeros(len(SIZES), 3, H, W, dtype=torch.uint8)
-    padding = torch.ones(len(SIZES), H, W, dtype=torch.bool)
-    for i, (h, w) in enumerate(SIZES):
-        patches = torch.randint(256, (3, H // 16 + 1, W // 16 + 1)).repeat_interleave(16, 1).repeat_interleave(16, 2)
-        images[i, :, :h, :w] = patches[:, :h, :w]
-        padding[i, :h, :w] = False
-    targets = [{"size": size, "original_size": size} for size in SIZES]
-    return {"images": images, "padding_mask": padding, "targets": targets}
-
-
 def run(theirs, batch):
     """As their image processor feeds it: less ImageNet's mean by its deviation, then padded with 0."""
     mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -62,7 +45,7 @@ def run(theirs, batch):
 
 
 @torch.no_grad()
-def make(model, config):
+def make(model, config, batch):
     """No tensor keeps a value that a mistake would not show in, and cells differ where they enter the transformer."""
     torch.manual_seed(5)
     theirs = model(config).eval()
@@ -81,7 +64,7 @@ def make(model, config):
     projected = []
     projection = theirs.model.input_projection
     hook = projection.register_forward_hook(lambda module, inputs, output: projected.append(output))
-    run(theirs, make_batch())
+    run(theirs, batch)
     hook.remove()
     mean, std = projected[0].mean((0, 2, 3)), projected[0].std((0, 2, 3))
     projection.weight.div_(std[:, None, None, None])
@@ -90,31 +73,17 @@ def make(model, config):
 
 
 @pytest.fixture(scope="module", params=["timm", "own"])
-def coco(request):
+def coco(request, padded_batch):
     """A small DETR with COCO's 91 ids, its backbone from timm or from transformers itself."""
     names = {"id2label": dict(enumerate(NAMES_BY_ID)), "label2id": {}}
     if request.param == "timm":
         return "transformers-detr", make(
-            DetrForObjectDetection, DetrConfig(backbone="resnet18", use_timm_backbone=True, **SMALL, **names)
+            DetrForObjectDetection,
+            DetrConfig(backbone="resnet18", use_timm_backbone=True, **SMALL, **names),
+            padded_batch(SIZES),
         )
     config = DetrConfig(backbone_config=OWN_RESNET, use_timm_backbone=False, **SMALL, **names)
-    return "transformers-detr-resnet", make(DetrForObjectDetection, config)
-
-
-def ours_of(state, one, facts=None, **backbone):
-    """Our model with the weights of a checkpoint, built from what its layout says about it; each tensor is used."""
-    assert recognise(state) is one
-    done = translate(state, one)
-    assert (done.unknown, done.wrong, done.left_out) == ([], [], {})
-    assert sorted(chain(*done.origins.values())) == sorted(state)  # each once
-    sections = one.describe(state)
-    sections["backbone"] |= backbone
-    config = configs.from_mapping({**sections, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}})
-    model = build_model(config, one.classes(state, facts or {}))
-    own = model.state_dict()
-    assert {name: value.shape for name, value in done.tensors.items()} == {n: v.shape for n, v in own.items()}
-    model.load_state_dict(done.tensors)
-    return model.eval()
+    return "transformers-detr-resnet", make(DetrForObjectDetection, config, padded_batch(SIZES))
 
 
 def same(outputs, reference, rows=slice(None)):
@@ -126,7 +95,7 @@ def same(outputs, reference, rows=slice(None)):
 
 @pytest.mark.parametrize("where", ["file", "memory"])
 @torch.no_grad()
-def test_logits_and_boxes_are_those_of_transformers(coco, where, tmp_path):
+def test_logits_and_boxes_are_those_of_transformers(coco, where, tmp_path, whole, padded_batch):
     name, theirs = coco
     if where == "file":
         theirs.save_pretrained(tmp_path)
@@ -134,13 +103,13 @@ def test_logits_and_boxes_are_those_of_transformers(coco, where, tmp_path):
         assert "model.encoder.layers.0.self_attn.out_proj.weight" in state  # version 4's names, as on the hub
     else:
         state, name = theirs.state_dict(), f"{name}-v5"
-    ours = ours_of(state, find(name), {"classes": NAMES_BY_ID})
-    batch = make_batch()
+    ours = whole(state, find(name), facts={"classes": NAMES_BY_ID})
+    batch = padded_batch(SIZES)
     same(ours(batch)["detection"], run(theirs, batch), [*USED, 91])
 
 
 @torch.no_grad()
-def test_what_goes_back_is_what_transformers_loads(coco, tmp_path):
+def test_what_goes_back_is_what_transformers_loads(coco, tmp_path, whole, padded_batch):
     name, theirs = coco
     theirs.save_pretrained(tmp_path)
     before = load_file(tmp_path / "model.safetensors")
@@ -152,15 +121,15 @@ def test_what_goes_back_is_what_transformers_loads(coco, tmp_path):
         assert torch.equal(back[key][rows], tensor[rows]), key
     save_file(back, tmp_path / "model.safetensors", metadata={"format": "pt"})
     again = DetrForObjectDetection.from_pretrained(tmp_path).eval()
-    batch = make_batch()
+    batch = padded_batch(SIZES)
     reference = run(again, batch)
-    same(ours_of(back, find(name))(batch)["detection"], reference, [*USED, 91])
+    same(whole(back, find(name))(batch)["detection"], reference, [*USED, 91])
     assert reference.logits.softmax(-1)[..., UNUSED].max() == 0
 
     # With that, their post-processing and our predictions agree to the last label.
     processor = DetrImageProcessor()
     results = processor.post_process_object_detection(reference, threshold=0.0, target_sizes=SIZES)
-    ours = ours_of(back, find(name))
+    ours = whole(back, find(name))
     for found, expected in zip(ours.infer(batch)["detection"], results, strict=True):
         scores, order = expected["scores"].sort(descending=True, stable=True)
         torch.testing.assert_close(found["scores"], scores, rtol=1e-3, atol=1e-5)
@@ -170,25 +139,25 @@ def test_what_goes_back_is_what_transformers_loads(coco, tmp_path):
 
 
 @torch.no_grad()
-def test_dc5_is_the_backbone_s_dilation():
+def test_dc5_is_the_backbone_s_dilation(whole, padded_batch):
     config = DetrConfig(backbone="resnet50", use_timm_backbone=True, dilation=True, num_labels=4, **SMALL)
-    theirs = make(DetrForObjectDetection, config)
-    ours = ours_of(theirs.state_dict(), find("transformers-detr-v5"), dilation=True)
-    batch = make_batch()
+    theirs = make(DetrForObjectDetection, config, padded_batch(SIZES))
+    ours = whole(theirs.state_dict(), find("transformers-detr-v5"), dilation=True)
+    batch = padded_batch(SIZES)
     same(ours(batch)["detection"], run(theirs, batch))
 
 
 @torch.no_grad()
-def test_a_table_transformer_is_a_detr_with_norms_first(tmp_path):
+def test_a_table_transformer_is_a_detr_with_norms_first(tmp_path, whole, padded_batch):
     config = TableTransformerConfig(
         backbone_config=OWN_RESNET, use_timm_backbone=False, id2label={0: "table", 1: "table rotated"}, **SMALL
     )
-    theirs = make(TableTransformerForObjectDetection, config)
+    theirs = make(TableTransformerForObjectDetection, config, padded_batch(SIZES))
     theirs.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
-    ours = ours_of(state, find("transformers-detr-resnet"), {"classes": ["table", "table rotated"]})
+    ours = whole(state, find("transformers-detr-resnet"), facts={"classes": ["table", "table rotated"]})
     assert [(one.name, one.file_id) for one in ours.classes["detection"]] == [("table", 0), ("table rotated", 1)]
-    batch = make_batch()
+    batch = padded_batch(SIZES)
     same(ours(batch)["detection"], run(theirs, batch))
 
 

@@ -9,8 +9,6 @@ import pytest
 import torch
 from transformers import DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation
 
-from densevit import config as configs
-from densevit.model import build_model
 from densevit.weights.label_sets import preset_classes
 from densevit.weights.layout import translate, translate_back
 from densevit.weights.layouts import find, recognise
@@ -63,23 +61,6 @@ def pair(request, randomise):
     return find(request.param), reference
 
 
-def ours_of(state, layout):
-    """Our model with the weights of a checkpoint, built from what its layout says about it."""
-    done = translate(state, layout)
-    assert (done.unknown, done.wrong) == ([], [])
-    used = [key for origins in done.origins.values() for key in origins]
-    assert sorted([*used, *done.left_out]) == sorted(state)
-    assert {key for key in state if re.match(WITHOUT_EFFECT, key)} == done.left_out.keys()
-    sections = layout.describe(state)
-    sections["backbone"] |= {"mean": layout.mean, "std": layout.std}
-    config = configs.from_mapping({**sections, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}})
-    model = build_model(config, layout.classes(state, {"classes": NAMES}) if layout.classes else {})
-    own = model.state_dict()
-    assert {key: x.shape for key, x in done.tensors.items()} == {key: x.shape for key, x in own.items()}
-    model.load_state_dict(done.tensors)
-    return model.eval()
-
-
 def of_any_size(reference, size):
     """Lets it take a picture that is not square: its tokens are laid on that grid."""
     grid = (size[0] // 16, size[1] // 16)
@@ -90,11 +71,11 @@ def of_any_size(reference, size):
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_a_whole_model_gives_what_transformers_gives(pair, sizes):
+def test_a_whole_model_gives_what_transformers_gives(pair, sizes, whole):
     layout, reference = pair
     state = reference.state_dict()
     assert recognise(state).name == layout.name
-    model = ours_of(state, layout)
+    model = whole(state, layout, WITHOUT_EFFECT, {"classes": NAMES})
     torch.manual_seed(1)
     H, W = (max(size[axis] for size in sizes) for axis in (0, 1))
     images, padding = torch.zeros(len(sizes), 3, H, W, dtype=torch.uint8), torch.ones(len(sizes), H, W).bool()
