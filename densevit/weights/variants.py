@@ -78,6 +78,9 @@ def vit(tensors: State) -> Section:
         options["stem"] = "resnet"
     if "position_table" in tensors:
         options["image_size"] = patch * len(tensors["position_table"])
+    elif "blocks.0.position_bias.table" in tensors:
+        side = (math.isqrt(len(tensors["blocks.0.position_bias.table"])) + 1) // 2
+        options |= {"positions": "relative", "image_size": patch * side}
     else:
         options["positions"] = "none"
     options |= {} if "class_token" in tensors else {"class_token": False}

@@ -12,7 +12,7 @@ from densevit.layers.checkpointing import run
 from densevit.layers.kept import kept
 from densevit.layers.positions import Resizing, resize_grid, sine_grid_1d, sine_grid_2d
 from densevit.layers.rotary import rotary_table
-from densevit_backbones.vit_blocks import EPS, Block, ProjectReadout
+from densevit_backbones.vit_blocks import EPS, Block, ProjectReadout, RelativePositionBias
 from densevit_backbones.vit_stems import ConvStem, PatchStem, ResNetStem
 
 
@@ -57,7 +57,8 @@ class ViT(Backbone):
         first two features, of strides 4 and 8 and 256 and 512 channels (DPT-Hybrid).
     positions: "learned"; "sine1d", counted row by row, or "sine2d", as in MAE; these three are made for the grid of a
         square picture and resized to any other (see `resize_grid`). "rotary": turns queries and keys in each block, as
-        in DINOv3, and needs no size. "none".
+        in DINOv3, and needs no size. "relative": each block adds a learned bias for two cells' offset, as in BEiT,
+        kept for the grid of that picture, or of a window, and resized as well. "none".
     image_size: the side in pixels of the picture whose grid the positions are kept for.
     position_resizing: how they come to another grid: "antialiased" (bicubic, timm), "bicubic" or "bilinear" (DPT).
     class_token, distillation_token (DeiT), registers (how many; Darcet et al. 2024): tokens before the cells, in this
@@ -85,7 +86,7 @@ class ViT(Backbone):
         patch_size: Literal[8, 14, 16, 32] = 16,
         patch_stride: int | None = None,
         stem: Literal["patch", "conv", "resnet"] = "patch",
-        positions: Literal["learned", "sine1d", "sine2d", "rotary", "none"] = "learned",
+        positions: Literal["learned", "sine1d", "sine2d", "rotary", "relative", "none"] = "learned",
         image_size: int = 224,
         position_resizing: Resizing = "antialiased",
         class_token: bool = True,
@@ -134,17 +135,21 @@ class ViT(Backbone):
         self.position_side, self.position_resizing = -(-image_size // stride), position_resizing
         side = self.position_side
         self.position_table = nn.Parameter(torch.zeros(side, side, width)) if positions == "learned" else None
+        windows = [window_size if i + 1 in windowed else None for i in range(features[-1])]
         self.blocks = nn.ModuleList(
             Block(
                 width,
                 heads,
-                window_size if i + 1 in windowed else None,
+                window,
                 layer_scale,
                 qk_norm,
                 swiglu,
                 last_rate * i / (depth - 1),
+                RelativePositionBias(window or side, heads, has_tokens and window is None, position_resizing)
+                if positions == "relative"
+                else None,
             )
-            for i in range(features[-1])
+            for i, window in enumerate(windows)
         )
         self.norm = nn.LayerNorm(width, EPS) if feature_norm else None
         self.readouts = nn.ModuleList(ProjectReadout(width) for _ in features if readout == "project")

@@ -1,5 +1,7 @@
 """The blocks of plain vision transformers."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,6 +10,7 @@ from densevit.layers.attention import attention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.linear import Linear
 from densevit.layers.mlp import FeedForward
+from densevit.layers.positions import Resizing, resize_grid
 from densevit.layers.rotary import rotate
 from densevit.layers.windows import merge, partition
 
@@ -31,9 +34,11 @@ class Block(nn.Module):
         qk_norm: bool,
         swiglu: bool,
         drop_path: float,
+        position_bias: "RelativePositionBias | None" = None,
     ) -> None:
         super().__init__()
         self.window = window
+        self.position_bias = position_bias
         self.norm1 = nn.LayerNorm(width, EPS)
         self.attention = Attention(width, num_heads, qk_norm)
         self.scale1 = None if layer_scale is None else LayerScale(width, layer_scale)
@@ -47,12 +52,12 @@ class Block(nn.Module):
 
         rotation: for `rotate`, of all tokens, or of one window's cells where the block is windowed.
         """
-        branch = self.norm1(x)
+        branch, first = self.norm1(x), x.shape[1] - grid[0] * grid[1]
         if self.window is None:
-            branch = self._scaled(self.attention(branch, rotation), self.scale1)
+            bias = None if self.position_bias is None else self.position_bias(grid, first)
+            branch = self._scaled(self.attention(branch, rotation, bias), self.scale1)
             x = x + self.drop_path(branch)
         else:
-            first = x.shape[1] - grid[0] * grid[1]
             branch = self._in_windows(branch[:, first:], self.window, grid, rotation)
             branch = self.drop_path(self._scaled(branch, self.scale1))
             x = x + branch if first == 0 else torch.cat([x[:, :first], x[:, first:] + branch], dim=1)
@@ -63,7 +68,8 @@ class Block(nn.Module):
         H, W = grid
         x = F.pad(cells.unflatten(1, grid), (0, 0, 0, -W % window, 0, -H % window))  # (B, H, W, C)
         height, width = x.shape[1:3]
-        x = self.attention(partition(x, window), rotation)
+        bias = None if self.position_bias is None else self.position_bias((window, window))
+        x = self.attention(partition(x, window), rotation, bias)
         return merge(x, window, height, width)[:, :H, :W].flatten(1, 2)
 
     @staticmethod
@@ -85,8 +91,8 @@ class Attention(nn.Module):
         self.key_norm = nn.LayerNorm(width // num_heads, EPS) if qk_norm else None
         self.output = Linear(width, width)
 
-    def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
+    def forward(self, x: Tensor, rotation: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """(B, N, C) -> (B, N, C). bias: (heads, N, N), added to the scores."""
         B, N, C = x.shape
         qkv = self.qkv(x).view(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         if not qkv.is_cuda:  # one copy in place of one for each of query, key and value; a GPU's kernel needs none
@@ -97,7 +103,53 @@ class Attention(nn.Module):
         if rotation is not None:
             rotation = rotation.to(value.dtype)
             query, key = rotate(query, rotation), rotate(key, rotation)
-        return self.output(attention(query, key, value).transpose(1, 2).reshape(B, N, C))
+        bias = None if bias is None else bias.to(value.dtype)
+        return self.output(attention(query, key, value, bias).transpose(1, 2).reshape(B, N, C))
+
+
+class RelativePositionBias(nn.Module):
+    """A learned number for each head and each offset from key to query, added to attention's scores (BEiT, Bao et al.
+    2022, section 2.1; the table is Swin's).
+
+    side: of the grid that the table is kept for; for another one it is resized, see `resize_grid`.
+    has_tokens: three more rows for what is no cell and has no offset: of a token to a cell, a cell to a token, a token
+        to a token.
+    """
+
+    def __init__(self, side: int, num_heads: int, has_tokens: bool, resizing: Resizing) -> None:
+        super().__init__()
+        self.side, self.resizing = side, resizing
+        self.table = nn.Parameter(torch.zeros((2 * side - 1) ** 2 + 3 * has_tokens, num_heads))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, grid: tuple[int, int], first: int = 0) -> Tensor:
+        """(heads, P + H * W, P + H * W) of a grid (H, W) behind `first` tokens that are no cells."""
+        H, W = grid
+        offsets, tokens = self._parts(self.table)
+        offsets = resize_grid(offsets, (2 * H - 1, 2 * W - 1), self.resizing)
+        # Of query row i and key row j the offset is at i + (H - 1 - j): a window of H that begins at i, read backwards.
+        cells = offsets.unfold(0, H, 1).unfold(1, W, 1).flip(3, 4)  # (H, W, heads, H, W)
+        cells = cells.permute(2, 0, 1, 3, 4).reshape(-1, H * W, H * W)
+        if first == 0:
+            return cells
+        to_cell, to_token, among = tokens[:, :, None, None].unbind(0)  # each (heads, 1, 1)
+        of_tokens = torch.cat([among.expand(-1, first, first), to_cell.expand(-1, first, H * W)], dim=2)
+        of_cells = torch.cat([to_token.expand(-1, H * W, first), cells], dim=2)
+        return torch.cat([of_tokens, of_cells], dim=1)
+
+    def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
+        """A table of another grid; see `densevit.weights.fitting.fit`."""
+        if name != "table" or (len(tensor) - len(self.table)) % 4:  # the difference of two odd squares
+            return None
+        offsets, tokens = self._parts(tensor)
+        side = 2 * self.side - 1
+        return torch.cat([resize_grid(offsets, (side, side), self.resizing).flatten(0, 1), tokens])
+
+    @staticmethod
+    def _parts(table: Tensor) -> tuple[Tensor, Tensor]:
+        """The offsets, (2 S - 1, 2 S - 1, heads), and what is behind them."""
+        side = math.isqrt(len(table))
+        return table[: side * side].unflatten(0, (side, side)), table[side * side :]
 
 
 class LayerScale(nn.Module):

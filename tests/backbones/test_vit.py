@@ -16,6 +16,7 @@ KINDS = {
     "convolutions": {"stem": "conv", "patch_size": 8},
     "overlapping": {"patch_stride": 10, "positions": "sine1d", "readout": "add"},
     "rotary windows": {"positions": "rotary", "window_size": 3, "registers": 2, "features": (2, 4)},
+    "relative windows": {"positions": "relative", "window_size": 3, "registers": 2, "features": (2, 4)},
     "everything": {
         "positions": "sine2d",
         "distillation_token": True,

@@ -1,36 +1,44 @@
-"""BEiT-style encoders (microsoft/unilm: BEiT, BEiT v2; EVA): what `vit` can compute exactly, and why not the rest.
+"""BEiT-style encoders (microsoft/unilm, timm): a bias for each offset of cells, or positions as in ViT."""
 
-The released BEiT and BEiT v2 add a bias for each offset of two patches to attention's logits. `vit` has none, so that
-only those trained with absolute positions in place of it (`use_abs_pos_emb` in their code; EVA) can be taken over.
-"""
-
+import re
 from dataclasses import replace
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.weights.layout import ZEROS, Layout, Line, State
-from densevit.weights.layouts.timm import VIT
+from densevit.weights.layout import ZEROS, Layout, Line, Rearrangement, State
+from densevit.weights.layouts.timm import POSITIONS, VIT
 from densevit.weights.variants import described, vit
 
 _BIAS = "blocks.{i}.attention.qkv.bias"
+_TABLE = "blocks.{i}.attn.relative_position_bias_table"
+_SHARED = "rel_pos_bias.relative_position_bias_table"  # while it is pre-trained, one for all blocks
+
+
+def _unshared(state: State) -> State:
+    """A shared table, in each block."""
+    if _SHARED not in state:
+        return POSITIONS.into(state)
+    blocks = {found[1] for key in state if (found := re.match(r"blocks\.(\d+)\.", key))}
+    tables = {name: state[_SHARED] + state.get(name, 0) for name in (_TABLE.format(i=i) for i in blocks)}
+    return POSITIONS.into({**{key: x for key, x in state.items() if key != _SHARED}, **tables})
+
+
 _LINES = (
     Line("blocks.{i}.attn.q_bias", f"{_BIAS}[0/3]"),
     Line(ZEROS, f"{_BIAS}[1/3]"),
     Line("blocks.{i}.attn.v_bias", f"{_BIAS}[2/3]"),
+    Line(_TABLE, "blocks.{i}.position_bias.table"),
+    Line("blocks.{i}.gamma_1", "blocks.{i}.scale1.scale"),
+    Line("blocks.{i}.gamma_2", "blocks.{i}.scale2.scale"),
     *VIT.lines,
 )
-_of_absolute_positions = described(vit, _LINES, VIT.rearrange)
+_REARRANGEMENT = Rearrangement(_unshared, POSITIONS.back)
 
 
-def _describe(state: State) -> dict[str, Any]:
-    tables = [key for key in state if key.endswith("relative_position_bias_table")]
-    if tables:
-        raise WeightsError(
-            f"{tables[0]}: this encoder adds a bias for each offset of two patches to attention's logits, and the "
-            "backbone 'vit' has no such bias: without it features would not be those that were trained. Expected one "
-            "with absolute positions, such as ViT, DeiT, MAE or DINOv2."
-        )
-    return _of_absolute_positions(state)
+def _resized(tensors: State) -> dict[str, Any]:
+    """The section of an encoder whose offsets are resized for other sizes, bicubic, as for positions."""
+    section = vit(tensors)
+    return section | {"position_resizing": "bicubic"} if section.get("positions") == "relative" else section
 
 
 def _refuse_eva02(state: State) -> dict[str, Any]:
@@ -47,9 +55,11 @@ BEIT = replace(
     name="beit",
     marks=(*_MARKS, "blocks.0.attn.v_bias", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"),
     lines=_LINES,
-    describe=_describe,
+    rearrange=_REARRANGEMENT,
+    describe=described(_resized, _LINES, _REARRANGEMENT),
     no_effect={
         **VIT.no_effect,
+        "cls_pt_*": "layers of BEiT v2's pre-training alone",
         "lm_head.*": "what names hidden patches in pre-training",
         "mask_token": "what stands for hidden patches in pre-training",
         "blocks.{i}.attn.relative_position_index": "numbers that follow from the grid",

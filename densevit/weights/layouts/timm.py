@@ -33,15 +33,15 @@ _VIT = (
     Line("blocks.{i}.gamma_1", "blocks.{i}.scale1.scale"),  # in DeiT III's own release
     Line("blocks.{i}.gamma_2", "blocks.{i}.scale2.scale"),
 )
-_POSITIONS = added_to_tokens("pos_embed", ("cls_token", "dist_token"), unplaced=("reg_token",))
+POSITIONS = added_to_tokens("pos_embed", ("cls_token", "dist_token"), unplaced=("reg_token",))
 
 VIT = Layout(
     name="timm-vit",
     part="backbone",
     marks=("patch_embed.proj.weight", "blocks.{i}.norm1.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.mlp.fc1.*"),
     lines=_VIT,
-    rearrange=_POSITIONS,
-    describe=described(vit, _VIT, _POSITIONS),
+    rearrange=POSITIONS,
+    describe=described(vit, _VIT, POSITIONS),
     no_effect={
         "head.*": "the class head of a classifier",
         "head_dist.*": "the class head of DeiT's distillation token",
