@@ -199,15 +199,22 @@ def class_tensors(model: DenseModel, name: str) -> set[str]:
 
 
 def _built_as(model: DenseModel, arrival: Arrival) -> list[str]:
-    """What to say of the backbone's options that leave no trace in tensors, where the weights come with others."""
+    """What to say of options that leave no trace in tensors, where the weights come with others."""
     assert model.config is not None
-    notes, options = [], model.config.backbone.options
+    notes, backbone = [], model.config.backbone.options
     for name, value in arrival.options.items():
         section, _, key = name.partition(".")
-        if section == "backbone" and value and key not in options:
+        if section == "backbone" and value and key not in backbone:
             notes.append(f"These weights were trained with {name} {value}; the config leaves it at its default.")
-        elif section == "backbone" and key in options and options[key] != value:
-            notes.append(f"Warning: {name} is {options[key]}; these weights were trained with {value}.")
+        elif section == "backbone" and key in backbone and backbone[key] != value:
+            notes.append(f"Warning: {name} is {backbone[key]}; these weights were trained with {value}.")
+    described = arrival.describe().get("heads", {}) if arrival.layout else {}
+    for name in model.heads if described else ():
+        task, own = _task(model, name), model.config.heads[name].options
+        for option in arrival.layout.untold if arrival.layout else ():
+            key, theirs = option.removeprefix(f"heads.{task}."), described.get(task, {})
+            if key in theirs and key in own and own[key] != theirs[key]:
+                notes.append(f"heads.{name}.{key} is {own[key]}; these weights are taken to be of {theirs[key]}.")
     return notes
 
 

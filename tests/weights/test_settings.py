@@ -8,9 +8,14 @@ from transformers import Swinv2Config, Swinv2Model
 
 from densevit import config as configs
 from densevit.interfaces import Class
+from densevit.model import build_model
 from densevit.weights.conventions import beside, of_timm
 from densevit.weights.converting import convert, with_settings
+from densevit.weights.initial import load_initial
 from densevit.weights.label_sets import segmentation_classes
+from densevit.weights.layout import translate_back
+from densevit.weights.layouts import find
+from densevit.weights.layouts.detr import coco_classes
 from densevit.weights.layouts.dpt import KITTI, NYU
 
 VIT = {"name": "vit", "variant": "nano", "feature_norm": False}
@@ -98,9 +103,6 @@ def test_a_detr_s_config_says_its_dilation_and_its_heads(tmp_path):
 
 
 def test_a_config_of_another_window_is_told(tmp_path):
-    from densevit.model import build_model
-    from densevit.weights.initial import load_initial
-
     sizes = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128, "window_size": 4}
     Swinv2Model(Swinv2Config(**sizes)).save_pretrained(tmp_path)
     said = []
@@ -115,3 +117,23 @@ def test_a_config_of_another_window_is_told(tmp_path):
         ["Warning: backbone.window_size is 8; these weights were trained with 4."],
         [],
     ]
+
+
+def test_a_config_of_other_attention_heads_is_told(tmp_path):
+    """Eight ways to share 32 channels look like four."""
+    own = {"name": "detr", "num_queries": 5, "width": 32, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
+    said = []
+    for count in ({"num_heads": 8}, {"num_heads": 4}, {}):
+        values = {
+            "backbone": {"name": "resnet", "depth": 18, "norm": "frozen"},
+            "heads": {"boxes": {**own, **count}},
+            "data": {"name": "scenes"},
+            "trainer": {"max_steps": 1},
+        }
+        model = build_model(configs.from_mapping(values), {"detection": coco_classes()})
+        if not said:
+            state = {name.replace("heads.boxes", "heads.detection"): x for name, x in model.state_dict().items()}
+            torch.save({"model": translate_back(state, find("detr"))[0]}, tmp_path / "detr.pth")
+        model.config.weights = str(tmp_path / "detr.pth")
+        said.append([note for note in load_initial(model)[0].notes if "num_heads" in note])
+    assert said == [[], ["heads.boxes.num_heads is 4; these weights are taken to be of 8."], []]

@@ -122,6 +122,7 @@ def _layout(name: str, task: Task, hybrid: bool) -> Layout:
             "pretrained.model.pos_embed", ("pretrained.model.cls_token", "pretrained.model.dist_token")
         ),
         classes=_classes if task == "segmentation" else None,
+        untold=("heads.depth.output",) if task == "depth" else (),
     )
 
 
@@ -138,7 +139,7 @@ def _metric(layout: Layout, name: str, output: Mapping[str, Any]) -> Layout:
         sections = relative(state)
         return {**sections, "heads": {"depth": {**sections["heads"]["depth"], **output}}}
 
-    return replace(layout, name=name, marks=layout.marks[1:], describe=describe)
+    return replace(layout, name=name, marks=layout.marks[1:], describe=describe, untold=())
 
 
 HYBRID = _layout("dpt-hybrid", "depth", hybrid=True)
