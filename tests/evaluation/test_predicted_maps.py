@@ -1,4 +1,4 @@
-"""Maps that `evaluate --out` writes of a real model, in one process and in two."""
+"""Maps that `evaluate --out` writes of a real model, of all three tasks, in one process and in two."""
 
 import json
 import subprocess
@@ -20,10 +20,13 @@ backbone: {name: swin, variant: nano, window_size: 4}
 heads:
   surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch}
   things: {name: detr, num_queries: 5, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}
+  distance: {name: dpt, width: 16, output: sigmoid, max_depth: 60}
 data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 2, val_length: 5}
 trainer: {max_steps: 1, precision: "32", accelerator: cpu, devices: 1}
 """
-MAPS = [f"surfaces/semantic/{image_id}.png" for image_id in range(1, 6)]
+SEMANTIC = [f"surfaces/semantic/{image_id}.png" for image_id in range(1, 6)]
+DEPTHS = [f"distance/depth/{image_id}.npy" for image_id in range(1, 6)]
+MAPS = [*SEMANTIC, *DEPTHS, *(file.replace(".npy", ".png") for file in DEPTHS)]
 
 
 @pytest.fixture
@@ -63,5 +66,13 @@ def test_two_processes_write_what_one_does(run: Path, tmp_path: Path) -> None:
     done = subprocess.run([*command, "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "two") == files(tmp_path / "alone")
-    for file in ("metrics.json", "confusion-surfaces.csv", *MAPS):
+    for file in ("confusion-surfaces.csv", *SEMANTIC):
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes(), file
+    # Depths differ in their last digits, as another picture shares the batch.
+    for file in DEPTHS:
+        two, alone = (np.load(tmp_path / folder / file) for folder in ("two", "alone"))
+        np.testing.assert_allclose(two, alone, rtol=1e-5)
+    two, alone = (json.loads((tmp_path / folder / "metrics.json").read_text()) for folder in ("two", "alone"))
+    depth = [name for name in alone if name.startswith("distance/")]
+    assert [two.pop(name) for name in depth] == pytest.approx([alone.pop(name) for name in depth], rel=1e-5)
+    assert two == alone
