@@ -112,6 +112,9 @@ class DataSection(OpenSection):
     """Of `crop`: the short side that evaluation brings pictures to, and that training scales. `null`: their own."""
     scales: Scales = None
     """Of `crop`: the least and the greatest of training's random scales. `null`: `[0.5, 2.0]`."""
+    rotation: Annotated[Float, Field(gt=0, le=180)] | None = None
+    """Of `crop`: training turns pictures by up to so many degrees to either side. What comes in at the border is black
+    and unlabelled. `null`: not at all."""
     group_by_aspect: bool = False
     """Batch wide pictures with wide and tall with tall ones: less padding."""
 
@@ -122,7 +125,7 @@ class DataSection(OpenSection):
             raise ValueError("'crop' needs data.image_size: the crop's side, or [height, width].")
         return recipe
 
-    @field_validator("short_side", "scales")
+    @field_validator("short_side", "scales", "rotation")
     @classmethod
     def _belongs_to_crop(cls, value: Any, info: ValidationInfo) -> Any:
         recipe = info.data.get("recipe", "crop")  # a wrong recipe is told by itself

@@ -10,6 +10,7 @@ import os
 import random
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -24,7 +25,7 @@ from densevit.data.transforms import (
     resize_masks,
     to_pixels,
 )
-from densevit.interfaces import Sample
+from densevit.interfaces import IGNORE, Sample
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for a newer version
 
@@ -35,10 +36,14 @@ _LEAST_SIDE = 1e-3  # pixels; narrower than this, a clipped box is rounding
 
 
 class Augmentation:
-    """Flips, crops, resizes and recolours a sample as a recipe says."""
+    """Flips, crops, resizes and recolours a sample as a recipe says.
 
-    def __init__(self, recipe: Recipe) -> None:
-        steps = [A.HorizontalFlip(p=0.5), Reframe(recipe), *recolored(recipe.recoloring)]
+    rotation: by how many degrees pictures are turned at the most, to either side, before they are cropped.
+    """
+
+    def __init__(self, recipe: Recipe, rotation: float = 0.0) -> None:
+        turned = [Turn(rotation)] if rotation else []
+        steps = [A.HorizontalFlip(p=0.5), *turned, Reframe(recipe), *recolored(recipe.recoloring)]
         self._canvas = recipe.canvas
         self._compose = A.Compose(
             steps,
@@ -99,6 +104,47 @@ def recolored(recoloring: Recoloring) -> list[Any]:
     hue = A.ColorJitter(**plain | {"hue": 18 / 180}, p=0.5)
     orders = ([brightness, contrast, saturation, hue], [brightness, saturation, hue, contrast])
     return [A.OneOf([A.Sequential(order) for order in orders], p=1)]
+
+
+class Turn(A.DualTransform):
+    """Turns a picture about its middle, within its own size. What comes in at the corners is black and not labelled.
+
+    Labels and depths are those of the nearest pixel, and nothing between two. Depth stays as it is, since the camera
+    turns about the axis that it looks along.
+    """
+
+    _targets = (Targets.IMAGE, Targets.MASK, Targets.BBOXES)
+
+    def __init__(self, limit: float) -> None:
+        super().__init__(p=1.0)
+        self.limit = limit
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draws the angle."""
+        height, width = params["shape"][:2]
+        angle = float(self.random_generator.uniform(-self.limit, self.limit))
+        return {"matrix": cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)}
+
+    def apply(self, img: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
+        """img: (H, W, 3) uint8."""
+        return cv2.warpAffine(img, matrix, img.shape[1::-1], flags=cv2.INTER_LINEAR, borderValue=0)
+
+    def apply_to_mask(self, mask: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
+        """mask: (H, W), labels or, the floating ones, metres."""
+        unknown = 0 if mask.dtype.kind == "f" else IGNORE
+        return cv2.warpAffine(mask, matrix, mask.shape[::-1], flags=cv2.INTER_NEAREST, borderValue=unknown)
+
+    def apply_to_masks(self, masks: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
+        """masks: (N, H, W), N > 0."""
+        size = masks.shape[:0:-1]
+        return np.stack([cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST) for mask in masks])
+
+    def apply_to_bboxes(self, bboxes: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
+        """bboxes: (N, 5), xyxy as fractions of the picture and a row number: the box around the turned one."""
+        height, width = params["shape"][:2]
+        corners = bboxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2) * (width, height) - 0.5  # of pixels' middles
+        corners = (corners @ matrix[:, :2].T + matrix[:, 2] + 0.5) / (width, height)
+        return np.column_stack([corners.min(1), corners.max(1), bboxes[:, 4:]])
 
 
 class Reframe(A.DualTransform):

@@ -35,7 +35,7 @@ def build_transforms(section: DataSection) -> tuple[Training, Evaluation]:
         return lambda sample, rng: evaluation(sample), evaluation
     from densevit.data.augmentation import Augmentation  # late: albumentations takes a second to import
 
-    return Augmentation(evaluation.recipe), evaluation
+    return Augmentation(evaluation.recipe, section.rotation or 0.0), evaluation
 
 
 @dataclass(frozen=True)
