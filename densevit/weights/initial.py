@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -208,14 +208,23 @@ def _built_as(model: DenseModel, arrival: Arrival) -> list[str]:
             notes.append(f"These weights were trained with {name} {value}; the config leaves it at its default.")
         elif section == "backbone" and key in backbone and backbone[key] != value:
             notes.append(f"Warning: {name} is {backbone[key]}; these weights were trained with {value}.")
-    described = arrival.describe().get("heads", {}) if arrival.layout else {}
-    for name in model.heads if described else ():
+    told = [option for option in arrival.layout.untold if option.startswith("heads.")] if arrival.layout else []
+    heads = _described_heads(arrival) if told else {}
+    for name in model.heads:
         task, own = _task(model, name), model.config.heads[name].options
-        for option in arrival.layout.untold if arrival.layout else ():
-            key, theirs = option.removeprefix(f"heads.{task}."), described.get(task, {})
+        theirs = heads.get(task, {})
+        for key in (option.removeprefix(f"heads.{task}.") for option in told):
             if key in theirs and key in own and own[key] != theirs[key]:
                 notes.append(f"heads.{name}.{key} is {own[key]}; these weights are taken to be of {theirs[key]}.")
     return notes
+
+
+def _described_heads(arrival: Arrival) -> dict[str, dict[str, Any]]:
+    """The options of its heads by task; none where it is not whole, which may be allowed."""
+    try:
+        return cast(dict[str, dict[str, Any]], arrival.describe().get("heads", {}))
+    except WeightsError:
+        return {}
 
 
 def _normalise_as(model: DenseModel, arrival: Arrival) -> list[str]:

@@ -137,3 +137,8 @@ def test_a_config_of_other_attention_heads_is_told(tmp_path):
         model.config.weights = str(tmp_path / "detr.pth")
         said.append([note for note in load_initial(model)[0].notes if "num_heads" in note])
     assert said == [[], ["heads.boxes.num_heads is 4; these weights are taken to be of 8."], []]
+    state = torch.load(tmp_path / "detr.pth", weights_only=True)["model"]
+    del state["transformer.decoder.layers.0.linear1.weight"]  # without it, it cannot be described
+    torch.save({"model": state}, tmp_path / "detr.pth")
+    model.config.weights_allow = ("*.feedforward.expand.weight",)
+    assert load_initial(model)[0].missing == ["heads.boxes.decoder.0.feedforward.expand.weight"]
