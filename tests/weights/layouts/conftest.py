@@ -1,6 +1,7 @@
 """What the tests of layouts share: random weights, released lists of names, translations that leave out nothing."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from densevit.interfaces import Backbone
 from densevit.model import DenseModel, build_model
 from densevit.weights.layout import Layout, translate
 from densevit.weights.layouts import find, recognise
+
+NOTHING = "(?!)"  # a pattern that fits no name
 
 
 def _randomise(module: nn.Module) -> nn.Module:
@@ -94,14 +97,17 @@ def loaded() -> Callable[..., Backbone]:
 def _whole(
     state: dict[str, Tensor],
     layout: Layout,
-    without_effect: str = "(?!)",
+    without_effect: str = NOTHING,
+    thirds: str = NOTHING,
     facts: Mapping[str, object] | None = None,
     **backbone: object,
 ) -> DenseModel:
     done = translate(state, layout)
     assert (done.unknown, done.wrong) == ([], [])
-    used = {key for origins in done.origins.values() for key in origins}
-    assert {key for key in state if re.match(without_effect, key)} == done.left_out.keys() == state.keys() - used
+    uses = Counter(key for origins in done.origins.values() for key in origins)
+    parts = {key: 3 if re.search(thirds, key) else 1 for key in state.keys() - done.left_out.keys()}
+    assert uses == parts
+    assert {key for key in state if re.match(without_effect, key)} == done.left_out.keys()
     sections = layout.describe(state)
     sections["backbone"] |= {"mean": layout.mean, "std": layout.std} if layout.mean else {}
     sections["backbone"] |= backbone
@@ -121,7 +127,8 @@ def whole() -> Callable[..., DenseModel]:
     """`whole(state, layout)`: the model that `describe` names, with all tensors of a checkpoint and no other.
 
     Each of theirs is used once, or left out where a pattern says that it is without effect, and all of those are.
-    without_effect: the pattern. facts: what came beside the tensors. Options go to the backbone.
+    without_effect: the pattern. thirds: of tensors that are query, key and value in one, and three here. facts: what
+    came beside the tensors. Options go to the backbone.
     """
     return _whole
 

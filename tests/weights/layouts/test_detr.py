@@ -20,6 +20,7 @@ from densevit.weights.layouts.detr import DETR, coco_classes
 USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
 UNUSED = [i for i in range(91) if i not in USED]
 SIZES = [(96, 130), (70, 111), (125, 64)]
+THIRDS = "in_proj_"
 
 
 class Mlp(nn.Module):
@@ -185,7 +186,7 @@ def pixels_of(batch):
 def test_logits_and_boxes_are_the_official_model_s(body, options, whole, padded_batch):
     batch = padded_batch(SIZES)
     theirs = telling(official(body, **options), batch)
-    ours = whole(theirs.state_dict(), DETR, dilation=options.get("dilation", False))
+    ours = whole(theirs.state_dict(), DETR, thirds=THIRDS, dilation=options.get("dilation", False))
     outputs = ours(batch)["detection"]
     logits, boxes = theirs(pixels_of(batch), batch["padding_mask"])
     assert logits.std(1).mean() > 0.1
@@ -200,7 +201,7 @@ def test_predictions_carry_coco_s_names_and_file_ids(whole, padded_batch):
     theirs = telling(official(queries=40), batch)
     theirs.class_embed.bias[UNUSED] = -100.0  # as training leaves them
     theirs.class_embed.bias[91] -= 5
-    ours = whole(theirs.state_dict(), DETR)
+    ours = whole(theirs.state_dict(), DETR, thirds=THIRDS)
     predictions = ours.infer(batch)["detection"]
     logits, _ = theirs(pixels_of(batch), batch["padding_mask"])
     scores, ids = logits.softmax(-1)[..., :-1].max(-1)  # an id of 0 ... 90 a query: the official post-processing
@@ -228,7 +229,7 @@ def test_each_tensor_of_the_released_r50_is_used_once(whole, released):
     trained = [t for n, t in state.items() if not any(p in n for p in frozen + (norms if "body" in n else ()))]
     assert sum(tensor.numel() for tensor in trained) == 41302368  # "number of params" in its training log
 
-    model = whole(state, DETR)
+    model = whole(state, DETR, thirds=THIRDS)
     unused = len(UNUSED) * (256 + 1)
     count = sum(tensor.numel() for tensor in state.values())
     assert sum(tensor.numel() for tensor in model.state_dict().values()) == count - unused
@@ -256,7 +257,7 @@ def test_each_tensor_of_an_r101_is_used_once(whole, released):
         small, large = (OfficialDetr(f"resnet{depth}", 256, 2048, 100, 92) for depth in (50, 101))
         listed = released("detr_r50")
     assert {name: x.shape for name, x in small.state_dict().items()} == {name: x.shape for name, x in listed.items()}
-    model = whole(large.state_dict(), DETR)
+    model = whole(large.state_dict(), DETR, thirds=THIRDS)
     assert model.config.backbone.options["depth"] == 101
 
 
@@ -272,7 +273,7 @@ def test_the_way_back_gives_the_same_tensors(whole, padded_batch):
         rows = [*USED, 91] if name.startswith("class_embed") else slice(None)
         assert torch.equal(back[name][rows], tensor[rows]), name
     # The unused rows come back without effect: probabilities are those of our 80 classes.
-    ours = whole(before, DETR)(batch)["detection"]["logits"].softmax(-1)
+    ours = whole(before, DETR, thirds=THIRDS)(batch)["detection"]["logits"].softmax(-1)
     theirs.load_state_dict(back)
     found = theirs(pixels_of(batch), batch["padding_mask"])[0].softmax(-1)
     assert found[..., UNUSED].max() == 0
@@ -283,7 +284,7 @@ def test_classes_of_one_s_own_keep_their_rows(whole):
     state = official(rows=6).state_dict()
     classes = DETR.classes(state, {})["detection"]
     assert [(one.name, one.file_id) for one in classes] == [(f"class {i}", i) for i in range(5)]
-    whole(state, DETR)
+    whole(state, DETR, thirds=THIRDS)
     back, _ = translate_back(translate(state, DETR).tensors, DETR)
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
 

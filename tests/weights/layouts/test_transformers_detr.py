@@ -15,7 +15,7 @@ from transformers import (
 
 from densevit.errors import WeightsError
 from densevit.weights.layout import translate, translate_back
-from densevit.weights.layouts import find
+from densevit.weights.layouts import find, recognise
 
 USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
 UNUSED = [i for i in range(91) if i not in USED]
@@ -86,6 +86,12 @@ def coco(request, padded_batch):
     return "transformers-detr-resnet", make(DetrForObjectDetection, config, padded_batch(SIZES))
 
 
+def known(state, name):
+    """The layout of that name, as which the tensors are recognised."""
+    assert recognise(state) is find(name)
+    return find(name)
+
+
 def same(outputs, reference, rows=slice(None)):
     assert reference.logits.std(1).mean() > 0.1
     assert reference.pred_boxes.std(1).mean() > 0.01
@@ -103,7 +109,7 @@ def test_logits_and_boxes_are_those_of_transformers(coco, where, tmp_path, whole
         assert "model.encoder.layers.0.self_attn.out_proj.weight" in state  # version 4's names, as on the hub
     else:
         state, name = theirs.state_dict(), f"{name}-v5"
-    ours = whole(state, find(name), facts={"classes": NAMES_BY_ID})
+    ours = whole(state, known(state, name), facts={"classes": NAMES_BY_ID})
     batch = padded_batch(SIZES)
     same(ours(batch)["detection"], run(theirs, batch), [*USED, 91])
 
@@ -123,13 +129,13 @@ def test_what_goes_back_is_what_transformers_loads(coco, tmp_path, whole, padded
     again = DetrForObjectDetection.from_pretrained(tmp_path).eval()
     batch = padded_batch(SIZES)
     reference = run(again, batch)
-    same(whole(back, find(name))(batch)["detection"], reference, [*USED, 91])
+    same(whole(back, known(back, name))(batch)["detection"], reference, [*USED, 91])
     assert reference.logits.softmax(-1)[..., UNUSED].max() == 0
 
     # With that, their post-processing and our predictions agree to the last label.
     processor = DetrImageProcessor()
     results = processor.post_process_object_detection(reference, threshold=0.0, target_sizes=SIZES)
-    ours = whole(back, find(name))
+    ours = whole(back, known(back, name))
     for found, expected in zip(ours.infer(batch)["detection"], results, strict=True):
         scores, order = expected["scores"].sort(descending=True, stable=True)
         torch.testing.assert_close(found["scores"], scores, rtol=1e-3, atol=1e-5)
@@ -142,7 +148,7 @@ def test_what_goes_back_is_what_transformers_loads(coco, tmp_path, whole, padded
 def test_dc5_is_the_backbone_s_dilation(whole, padded_batch):
     config = DetrConfig(backbone="resnet50", use_timm_backbone=True, dilation=True, num_labels=4, **SMALL)
     theirs = make(DetrForObjectDetection, config, padded_batch(SIZES))
-    ours = whole(theirs.state_dict(), find("transformers-detr-v5"), dilation=True)
+    ours = whole(theirs.state_dict(), known(theirs.state_dict(), "transformers-detr-v5"), dilation=True)
     batch = padded_batch(SIZES)
     same(ours(batch)["detection"], run(theirs, batch))
 
@@ -155,7 +161,7 @@ def test_a_table_transformer_is_a_detr_with_norms_first(tmp_path, whole, padded_
     theirs = make(TableTransformerForObjectDetection, config, padded_batch(SIZES))
     theirs.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
-    ours = whole(state, find("transformers-detr-resnet"), facts={"classes": ["table", "table rotated"]})
+    ours = whole(state, known(state, "transformers-detr-resnet"), facts={"classes": ["table", "table rotated"]})
     assert [(one.name, one.file_id) for one in ours.classes["detection"]] == [("table", 0), ("table rotated", 1)]
     batch = padded_batch(SIZES)
     same(ours(batch)["detection"], run(theirs, batch))

@@ -75,7 +75,7 @@ def test_a_whole_model_gives_what_transformers_gives(pair, sizes, whole):
     layout, reference = pair
     state = reference.state_dict()
     assert recognise(state).name == layout.name
-    model = whole(state, layout, WITHOUT_EFFECT, {"classes": NAMES})
+    model = whole(state, layout, WITHOUT_EFFECT, facts={"classes": NAMES})
     torch.manual_seed(1)
     H, W = (max(size[axis] for size in sizes) for axis in (0, 1))
     images, padding = torch.zeros(len(sizes), 3, H, W, dtype=torch.uint8), torch.ones(len(sizes), H, W).bool()
