@@ -44,7 +44,7 @@ def run(args: Namespace) -> int:
     config = config_of(model, args.run, args.overrides)
     check_inference(model, config.inference)
     data = build_data(config, model.multiple)
-    check_classes(model, data.classes)
+    check_classes(model, data.val.classes)
     maps = MapFiles(args.out, model.classes).add_image if args.out else None
     metrics, evaluators = evaluate(model, data, config, maps)
     if getattr(rank_zero_only, "rank", 0) > 0:  # of several processes, one tells

@@ -1,7 +1,7 @@
 """From a config's `data` section to data sets, transforms and loaders."""
 
 import os
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -15,17 +15,11 @@ from densevit.interfaces import Class, Dataset
 
 
 def build_data(config: Config, multiple: int = 32) -> "Data":
-    """Builds both splits of the data set that `config.data` names. multiple: what batches are padded to.
+    """The data set that `config.data` names. Each split is built when it is first used.
 
-    Raises ConfigError and PluginError for a wrong option, DataError for wrong files and splits whose classes differ.
+    multiple: what batches are padded to. Raises ConfigError and PluginError for a wrong option.
     """
-    section = config.data
-    given = data_options(section)
-    train, val = (
-        registry.create("datasets", section.name, split, options=given, where="data") for split in ("train", "val")
-    )
-    _check_classes(train.classes, val.classes)
-    return Data(train, val, *build_transforms(section), section, config.seed, multiple)
+    return Data(config.data, config.seed, multiple)
 
 
 def build_transforms(section: DataSection) -> tuple[Training, Evaluation]:
@@ -38,27 +32,43 @@ def build_transforms(section: DataSection) -> tuple[Training, Evaluation]:
     return Augmentation(evaluation.recipe, section.rotation or 0.0), evaluation
 
 
-@dataclass(frozen=True)
 class Data:
-    """A data set's two splits, and loaders for them. classes, provides: training's, which validation shares."""
+    """The splits of a data set, and loaders for them.
 
-    train: Dataset
-    val: Dataset
-    train_transform: Training
-    val_transform: Evaluation
-    section: DataSection
-    seed: int
-    multiple: int
+    `train` and `val` are built when first used, so that evaluation reads nothing of the training split. `val` is the
+    split that `data.split` names. Building one raises PluginError for a wrong option and DataError for wrong files.
+    """
+
+    def __init__(self, section: DataSection, seed: int, multiple: int) -> None:
+        self.section, self.seed, self.multiple = section, seed, multiple
+        self.train_transform, self.val_transform = build_transforms(section)
+
+    @cached_property
+    def train(self) -> Dataset:
+        """The training split."""
+        return self._split("train")
+
+    @cached_property
+    def val(self) -> Dataset:
+        """The split that is evaluated."""
+        return self._split(self.section.split)
+
+    def _split(self, split: str) -> Dataset:
+        return registry.create("datasets", self.section.name, split, options=data_options(self.section), where="data")
 
     @property
     def classes(self) -> dict[str, tuple[Class, ...]]:
-        """By task."""
+        """The training split's, by task."""
         return self.train.classes
 
     @property
     def provides(self) -> tuple[str, ...]:
-        """The target keys that training pictures are labelled with."""
+        """The target keys that training images are labelled with."""
         return self.train.provides
+
+    def check_splits(self) -> None:
+        """Builds both splits. Raises DataError unless they have the same classes under the same ids."""
+        _check_classes(self.train.classes, self.val.classes, self.section.split)
 
     def train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
         """Shuffled, augmented batches for one of `world_size` processes, the same number for each; resumable."""
@@ -92,18 +102,18 @@ class Data:
         return Loader(prepared, batches, self.multiple, workers_for(self.section.num_workers, len(prepared), processes))
 
 
-def _check_classes(train: dict[str, tuple[Class, ...]], val: dict[str, tuple[Class, ...]]) -> None:
-    """Raises DataError unless both splits have the same classes under the same ids."""
+def _check_classes(train: dict[str, tuple[Class, ...]], val: dict[str, tuple[Class, ...]], name: str) -> None:
+    """name: of the split that is evaluated."""
     for task in train.keys() | val.keys():
         of_train = {(c.file_id, c.name) for c in train.get(task, ())}
         of_val = {(c.file_id, c.name) for c in val.get(task, ())}
         if of_train != of_val:
             only = [
                 f"only in {split}: {', '.join(f'{name!r} (id {file_id})' for file_id, name in sorted(own)[:5])}"
-                for split, own in (("train", of_train - of_val), ("val", of_val - of_train))
+                for split, own in (("train", of_train - of_val), (name, of_val - of_train))
                 if own
             ]
             raise DataError(
-                f"The splits train and val have different classes for {task}; {'; '.join(only)}. "
+                f"The splits train and {name} have different classes for {task}; {'; '.join(only)}. "
                 "Give both annotation files the same categories, also those of which a split has no object."
             )

@@ -12,9 +12,9 @@ from densevit.data.rendering.things import THINGS
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample, Targets
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "test"]
 
-STREAMS = {"train": 0, "val": 1}  # a split's random stream; none shares a scene with another
+STREAMS = {"train": 0, "val": 1, "test": 2}  # a split's random stream; none shares a scene with another
 LEAST_SIDE = 32  # pixels
 
 FEWEST_PIXELS = 24
@@ -61,7 +61,7 @@ class Scenes(Dataset):
         depth: bool = True,
     ) -> None:
         if split not in STREAMS:
-            raise DataError(f"scenes has no split {split!r}. Splits: train, val.")
+            raise DataError(f"scenes has no split {split!r}. Splits: {', '.join(STREAMS)}.")
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         if min(height, width) < LEAST_SIDE:
             raise DataError(f"data.image_size is {image_size}; scenes are at least {LEAST_SIDE} pixels high and wide.")
@@ -71,7 +71,7 @@ class Scenes(Dataset):
         if seed < 0:
             raise DataError(f"data.seed is {seed}; expected 0 or more.")
         self.split, self.height, self.width, self.seed = split, height, width, seed
-        self.length = {"train": train_length, "val": val_length}[split]
+        self.length = train_length if split == "train" else val_length
         wanted = {"masks": masks, "semantic": semantic, "depth": depth}
         self.provides = ("boxes", "labels", *(key for key, on in wanted.items() if on))
         self.classes = {"detection": _DETECTION, "segmentation": _SEGMENTATION}

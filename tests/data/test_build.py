@@ -129,14 +129,33 @@ def test_splits_must_have_the_same_classes(folder: Path) -> None:
     content["categories"].append({"id": 4, "name": "platelet"})
     (folder / "val.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"train and val have different classes.*only in val: 'platelet' \(id 4\)"):
-        build_data(config(name="coco", root=str(folder)))
+        build_data(config(name="coco", root=str(folder))).check_splits()
+
+
+def test_a_split_is_built_when_it_is_used(folder: Path) -> None:
+    (folder / "train.json").unlink()
+    data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4))
+    assert sum(len(batch["targets"]) for batch in data.val_loader()) == 10
+    with pytest.raises(DataError, match="no annotations for the split 'train'"):
+        data.check_splits()
+
+
+def test_the_evaluated_split_may_have_any_name(folder: Path) -> None:
+    (folder / "val.json").rename(folder / "minitest.json")
+    (folder / "val").rename(folder / "minitest")
+    data = build_data(config(name="coco", root=str(folder), split="minitest"))
+    data.check_splits()
+    assert (len(data.train), len(data.val)) == (20, 10)
+    scenes = build_data(config(name="scenes", image_size=32, val_length=3, split="test"))
+    other = build_data(config(name="scenes", image_size=32, val_length=3))
+    assert len(scenes.val) == 3 and not torch.equal(scenes.val[0]["image"], other.val[0]["image"])
 
 
 def test_a_wrong_option_is_named(folder: Path) -> None:
     with pytest.raises(PluginError, match=r"data\.rot is not an option of 'coco'\. Did you mean 'root'\?"):
-        build_data(config(name="coco", rot=str(folder)))
+        build_data(config(name="coco", rot=str(folder))).check_splits()
     with pytest.raises(DataError, match="no annotations for the split 'train'"):
-        build_data(config(name="coco", root=str(folder / "train")))
+        build_data(config(name="coco", root=str(folder / "train"))).check_splits()
 
 
 def test_the_shipped_sections_load(project: Path) -> None:
