@@ -187,7 +187,10 @@ def test_a_run_folder_stands_for_its_config():
         ("heads.detection=null", "mine.yaml: heads is empty: name at least one head."),
         ("heads={a/b: {name: detr}}", "mine.yaml: heads: 'a/b' is no name for a head: use letters, digits, _ and -."),
         ("heads.extra.weight=1", "command line: heads.extra.name is missing."),
-        ("trainer.max_epochs=null", "mine.yaml: trainer: set max_epochs or max_steps, else the training has no end."),
+        (
+            "trainer.max_epochs=null",
+            "mine.yaml: trainer: set max_images, max_steps or max_epochs, else the training has no end.",
+        ),
         ("backbone=swin", "command line: there is no config file 'swin'. "),
         ("backbone", "command line: 'backbone' is no override: write section.key=value."),
         ("optim.lr=", "command line: optim.lr has no value; write optim.lr=null for none."),

@@ -18,19 +18,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="overrides; section=FILE takes a section from a file",
     )
     parser.add_argument("--run-dir", metavar="DIR", type=Path, help="an empty or new folder; runs/CONFIG by default")
-    parser.add_argument("--resume", metavar="RUN", type=Path, help="go on where this run stopped, from its own config")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        type=Path,
+        help="go on where this run stopped, from its own config; trainer.max_steps=N lets one that has ended go on",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     if args.resume is not None:
-        if args.config is not None or args.run_dir is not None:
-            given = args.config or f"--run-dir {args.run_dir}"
+        overrides = [given for given in (args.config, *args.overrides) if given is not None]
+        wrong = [given for given in overrides if "=" not in given]
+        if wrong or args.run_dir is not None:
+            given = wrong[0] if wrong else f"--run-dir {args.run_dir}"
             raise ConfigError(
                 f"--resume {args.resume} goes on in that folder and from its config; leave {given!r} out."
             )
         from densevit.training.run import resume
 
-        resume(args.resume)
+        resume(args.resume, overrides)
         return 0
     if args.config is None or "=" in args.config:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from densevit.config.reading import find_file, parse, read_file
-from densevit.config.schema import BackboneSection, DataSection, HeadSection
+from densevit.config.schema import BUDGETS, BackboneSection, DataSection, HeadSection
 from densevit.errors import ConfigError
 
 Key = tuple[str, ...]
 
 COMMAND_LINE = "command line"
+_ALTERNATIVES: dict[Key, tuple[tuple[str, ...], ...]] = {  # of which the last one given holds
+    ("optim",): (("lr", "lr_per_256"), ("warmup", "warmup_steps")),
+    ("trainer",): (BUDGETS,),
+}
 _SECTIONS = ("backbone", "heads", "data", "optim", "trainer", "inference")
 
 
@@ -76,10 +80,9 @@ def _merged(parent: Mapping[str, Any], child: Mapping[str, Any], path: Key, whol
     reserved = _reserved(path)
     if reserved is not None and "name" in child and child["name"] != parent.get("name"):
         parent = {key: value for key, value in parent.items() if key in reserved}  # another plugin: options do not fit
-    if path == ("optim",):
-        for given, other in (("lr", "lr_per_256"), ("lr_per_256", "lr")):
-            if child.get(given) is not None and other not in child:
-                parent = {key: value for key, value in parent.items() if key != other}
+    for alternatives in _ALTERNATIVES.get(path, ()):
+        if any(child.get(key) is not None for key in alternatives):
+            parent = {key: value for key, value in parent.items() if key not in alternatives}
     merged = dict(parent)
     for key, value in child.items():
         here = (*path, key)

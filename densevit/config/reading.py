@@ -27,7 +27,8 @@ def find_file(name: str, asked_by: str = "", folder: Path | None = None, section
             return candidate
     within = PurePosixPath(name.removesuffix(".yaml"))
     shipped = shipped_configs()
-    for candidate_name in (str(within).removeprefix("configs/"), f"{section}/{within}"):
+    named = str(within).removeprefix("configs/")
+    for candidate_name in (f"{section}/{within}", named) if section else (named,):
         if candidate_name in shipped:
             return shipped[candidate_name]
     source = f"{asked_by}: " if asked_by else ""

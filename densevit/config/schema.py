@@ -38,6 +38,9 @@ from densevit.config.values import (
     as_tuple,
 )
 
+BUDGETS = ("max_images", "max_steps", "max_epochs")
+"""Keys of `trainer`, of which one is given."""
+
 
 class BackboneSection(OpenSection):
     """The backbone, and its options."""
@@ -98,6 +101,8 @@ class DataSection(OpenSection):
 
     name: str
     """A plugin's name or `module:Class`."""
+    split: str = "val"
+    """The split that validation and `evaluate` measure on, by its name on disk (`test`)."""
     batch_size: Count = 8
     """Pictures a step on one device."""
     num_workers: Annotated[Int, Field(ge=0)] | Literal["auto"] = "auto"
@@ -164,8 +169,10 @@ class OptimSection(Section):
     schedule: Literal["constant", "cosine", "poly", "step"] = "cosine"
     """The learning rate after the warm-up: as it is, along half a cosine, as a power of what remains (`poly`, 0.9), or
     divided by 10 once."""
-    warmup_steps: Annotated[Int, Field(ge=0)] = 0
-    """Optimiser steps in which the learning rate rises from 0."""
+    warmup: Annotated[Float, Field(ge=0, lt=1)] = 0.0
+    """The share of the training in which the learning rate rises from 0."""
+    warmup_steps: Annotated[Int, Field(ge=0)] | None = None
+    """In place of `warmup`: the same in optimiser steps, whatever the budget, as papers give it."""
     drop_at: Annotated[Float, Field(gt=0, le=1)] = 0.67
     """The fraction of the training at which `step` divides by 10."""
     min_lr_ratio: Annotated[Float, Field(ge=0, le=1)] = 0.0
@@ -178,6 +185,8 @@ class OptimSection(Section):
             given = [key for key in ("lr", "lr_per_256") if values.get(key) is not None]
             if len(given) == 2:
                 raise ValueError("lr and lr_per_256 are both given; keep one.")
+            if values.get("warmup") and values.get("warmup_steps"):
+                raise ValueError("warmup and warmup_steps are both given; keep one.")
             if not given:
                 return {**values, "lr": 1e-4}
         return values
@@ -186,10 +195,13 @@ class OptimSection(Section):
 class TrainerSection(Section):
     """How long and on what to train, and what to write down."""
 
-    max_epochs: Count | None = None
-    """Times through the data. This or `max_steps` must be given; with both, the first to come ends the training."""
+    max_images: Count | None = None
+    """The training budget in images seen, over all processes, whatever the size of the data set. One of `max_images`,
+    `max_steps` and `max_epochs` is given."""
     max_steps: Count | None = None
-    """Optimiser steps."""
+    """The budget in optimiser steps."""
+    max_epochs: Count | None = None
+    """The budget in passes over the data set."""
     precision: Literal["auto", "32", "16-mixed", "bf16-mixed", "bf16-true", "64"] = "auto"
     """`auto`: bf16-mixed where the hardware has it, else 32."""
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
@@ -204,10 +216,12 @@ class TrainerSection(Section):
     """Gradients are scaled down to this norm. `null`: never."""
     accumulate: Count = 1
     """Batches an optimiser step."""
-    evaluate_every: Count = 1
-    """Epochs from one validation to the next."""
+    evaluate_every: Annotated[Float, Field(gt=0, allow_inf_nan=False)] = 0.25
+    """From one validation to the next: below 1 a share of the training, 0.25 for four validations; from 1 on, epochs.
+    One always follows the last step."""
     checkpoint_every: Count | None = None
-    """Optimiser steps from one `last.ckpt` to the next. `null`: one at the end of each epoch."""
+    """Optimiser steps from one `last.ckpt` to the next. `null`: one at each validation, and at the end of an epoch
+    where the last one is 500 steps ago."""
     compile: bool = False
     """Compile the model with `torch.compile`."""
     monitor: str | None = None
@@ -225,10 +239,20 @@ class TrainerSection(Section):
             return {**values, "precision": str(values["precision"])}
         return values
 
+    @field_validator("evaluate_every")
+    @classmethod
+    def _share_or_epochs(cls, value: float) -> float:
+        if value > 1 and not value.is_integer():
+            raise ValueError(f"give a share of the training below 1, or a whole number of epochs, not {value:g}.")
+        return value
+
     @model_validator(mode="after")
-    def _has_an_end(self) -> "TrainerSection":
-        if self.max_epochs is None and self.max_steps is None:
-            raise ValueError("set max_epochs or max_steps, else the training has no end.")
+    def _one_budget(self) -> "TrainerSection":
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
+        if not given:
+            raise ValueError("set max_images, max_steps or max_epochs, else the training has no end.")
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both given; keep one budget.")
         return self
 
 

@@ -1,24 +1,117 @@
-"""A running mean of the weights, which leaves what stands still as it is, to the last bit."""
+"""Exponential moving average (EMA) of the model's weights (Polyak and Juditsky 1992)."""
 
+from typing import Any
+
+import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
+_PREFIX = "model."  # of the model's tensors in a checkpoint
 
-class RunningMean(WeightAveraging):
-    """The exponential moving average of all weights and buffers after each optimiser step, on the model's device.
 
-    Lightning's own (`EMAWeightAveraging`) adds two products, which changes the last bits of frozen weights, and makes
-    whole numbers smaller, such as counts.
+class ExponentialMovingAverage(lightning.Callback):
+    """Averages the model after each optimiser step; validation and the saved model use the average.
+
+    average <- decay * average + (1 - decay) * current, on the model's device, for all tensors at once. The first step
+    starts the average. Frozen tensors stay bit-identical, and integer buffers, such as counts, are the current ones.
+
+    Stands first among the callbacks: what is saved after a step, or after a validation, has that step averaged and the
+    current weights in place. In checkpoints `state_dict` is the average and `current_model_state` the current weights.
+
+    decay: in 0 ... 1.
     """
 
     def __init__(self, decay: float) -> None:
-        def mean(averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
-            return towards(averaged, current, 1 - decay)
+        self.decay = decay
+        self.updates = 0
+        self._current: dict[str, Tensor] = {}
+        self._average: dict[str, Tensor] = {}
+        self._restored: dict[str, Tensor] | None = None
+        self._seen_step = 0
+        self._swapped = False
 
-        super().__init__(device=None, use_buffers=True, avg_fn=mean)
+    # ---- training ----
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._current = {name: x.detach() for name, x in _model_state(pl_module).items()}
+        self._average = {name: x.clone() for name, x in self._current.items()}
+        if self._restored is not None:
+            for name, x in self._restored.items():
+                self._average[name].copy_(x)
+            self._restored = None
+        self._seen_step = trainer.global_step
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._seen_step = trainer.global_step  # a resumed run's, which is known only now
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
+        if trainer.global_step == self._seen_step:  # gradients accumulate
+            return
+        self._seen_step = trainer.global_step
+        names = list(self._average)
+        average, current = [self._average[name] for name in names], [self._current[name] for name in names]
+        if self.updates == 0:
+            torch._foreach_copy_(average, current)
+        else:
+            update_average(average, current, 1 - self.decay)
+        self.updates += 1
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.updates:
+            torch._foreach_copy_(list(self._current.values()), list(self._average.values()))
+
+    # ---- validation ----
+
+    def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.state.fn == "fit" and self.updates:
+            self._swap()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self._swapped:
+            self._swap()
+
+    def _swap(self) -> None:
+        current, average = list(self._current.values()), list(self._average.values())
+        kept = [x.clone() for x in current]
+        torch._foreach_copy_(current, average)
+        torch._foreach_copy_(average, kept)
+        self._swapped = not self._swapped
+
+    # ---- checkpoints ----
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["current_model_state"] = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {
+            **checkpoint["state_dict"],
+            **{_PREFIX + name: x.clone() for name, x in self._average.items()},
+        }
+        checkpoint["averaging_state"] = {"n_averaged": torch.tensor(self.updates)}
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if "current_model_state" not in checkpoint:  # a run that began without an average
+            return
+        names = _model_state(pl_module)
+        self._restored = {name: checkpoint["state_dict"][_PREFIX + name] for name in names}
+        self.updates = int(checkpoint["averaging_state"]["n_averaged"])
+        pl_module.load_state_dict(checkpoint["current_model_state"])
 
 
-def towards(averaged: Tensor, current: Tensor, share: float) -> Tensor:
-    """averaged + share (current - averaged): exactly either where both are the same. Whole numbers are current's."""
-    return torch.lerp(averaged, current, share) if averaged.is_floating_point() else current
+def update_average(average: list[Tensor], current: list[Tensor], share: float) -> None:
+    """average + share * (current - average), in place: exactly either where both are equal. Integers are current's."""
+    floating = [i for i, x in enumerate(average) if x.is_floating_point()]
+    if floating:
+        torch._foreach_lerp_([average[i] for i in floating], [current[i] for i in floating], share)
+    for i, x in enumerate(average):
+        if not x.is_floating_point():
+            x.copy_(current[i])
+
+
+def _model_state(pl_module: lightning.LightningModule) -> dict[str, Tensor]:
+    """The parameters and persistent buffers themselves, by name."""
+    model = pl_module.model
+    assert isinstance(model, torch.nn.Module)
+    return model.state_dict(keep_vars=True)

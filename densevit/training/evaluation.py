@@ -10,7 +10,7 @@ from densevit.config import Config
 from densevit.data.build import Data
 from densevit.interfaces import Batch, Evaluator, Predictions
 from densevit.model import DenseModel
-from densevit.training.precision import resolve
+from densevit.training.precision import trainer_arguments
 from densevit.training.quiet import quieten
 from densevit.training.task import DenseTask, build_evaluators, named
 
@@ -82,7 +82,7 @@ def evaluate(
         devices=section.devices,
         num_nodes=section.num_nodes,
         strategy=section.strategy,
-        precision=resolve(section.precision, section.accelerator),  # type: ignore[arg-type]  # one of Lightning's names
+        **trainer_arguments(section.precision, section.accelerator),
         callbacks=[evaluation],
         logger=False,
         enable_checkpointing=False,

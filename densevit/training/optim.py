@@ -109,14 +109,16 @@ def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
     by 10 at `drop_at` of the steps.
     """
 
+    warmup = round(section.warmup * steps) if section.warmup_steps is None else section.warmup_steps
+
     def factor(step: int) -> float:
-        if step < section.warmup_steps:
-            return (step + 1) / (section.warmup_steps + 1)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
         if section.schedule == "constant":
             return 1.0
         if section.schedule == "step":
             return 1.0 if step < section.drop_at * steps else 0.1
-        progress = min(1.0, (step - section.warmup_steps) / max(1, steps - section.warmup_steps))
+        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
         left = (1 - progress) ** _POWER if section.schedule == "poly" else 0.5 * (1 + math.cos(math.pi * progress))
         return section.min_lr_ratio + (1 - section.min_lr_ratio) * left
 

@@ -1,8 +1,48 @@
-"""Which arithmetic the hardware is best at."""
+"""Training precision: which one the hardware is best at, and how Lightning applies it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, Precision
+
+
+class _Half(HalfPrecision):
+    """Casts the model alone. Images are uint8 until the model normalises them; targets and truth are never cast, and
+    tensors made in the forward pass keep their own default dtype."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+    @contextmanager
+    def forward_context(self) -> Iterator[None]:
+        yield
+
+
+class _Double(DoublePrecision):
+    """The same."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+    @contextmanager
+    def forward_context(self) -> Iterator[None]:
+        yield
+
+
+def trainer_arguments(precision: str, accelerator: str = "auto") -> dict[str, Any]:
+    """Lightning's Trainer arguments for a precision: its own name, or a plugin that leaves targets as they are."""
+    name = resolve(precision, accelerator)
+    plugin: Precision
+    if name == "bf16-true":
+        plugin = _Half("bf16-true")
+    elif name in ("64", "64-true"):
+        plugin = _Double()
+    else:
+        return {"precision": name}
+    return {"plugins": [plugin]}
 
 
 def resolve(precision: str, accelerator: str = "auto") -> str:

@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 
 from densevit.training.evaluation import Evaluation
+from densevit.training.task import DenseTask
 
 CONSOLE = {"highlight": False, "soft_wrap": True}  # a path stays in one piece
 
@@ -20,21 +21,48 @@ class ProgressBar(RichProgressBar):
         return {name.rpartition("/")[2]: value for name, value in metrics.items() if name != "v_num"}
 
 
+_STEPS_BEFORE_TIMING = 3  # the first steps are slow: memory is allocated, kernels are chosen
+_TIMED_SECONDS = 5.0
+
+
 class ValidationLines(lightning.Callback):
-    """Prints a line a validation: where training stands, the loss, and the main metrics."""
+    """Prints how long the training will take here, and a line a validation: its step, the loss and the main metrics."""
 
     def __init__(self, console: Console, evaluation: Evaluation) -> None:
         self.console, self.evaluation = console, evaluation
         self.start = 0.0
         self.images = 0
+        self._batches = 0
+        self._timed_from: tuple[float, int] | None = None
+        self._estimated = False
 
     def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         self.start, self.images = time.monotonic(), 0
+        self._batches, self._timed_from, self._estimated = 0, None, False
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, task: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.images += len(batch["images"]) * trainer.world_size
+        if not self._estimated and trainer.is_global_zero:
+            self._estimate(trainer, task)
+
+    def _estimate(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        """Prints the time that is left, once it is known."""
+        now = time.monotonic()
+        if self._timed_from is None:
+            self._batches += 1
+            if self._batches == _STEPS_BEFORE_TIMING:
+                self._timed_from = now, self.images
+            return
+        since, images = self._timed_from
+        if now - since < _TIMED_SECONDS:
+            return
+        self._estimated = True
+        assert isinstance(task, DenseTask)
+        speed, budget = (self.images - images) / (now - since), task.budget(trainer.world_size)
+        left = (budget.steps - trainer.global_step) * budget.images_per_step / speed
+        self.console.print(f"{speed:.0f} images/s: {_duration(left)} to go, validations not counted")
 
     def on_validation_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -48,3 +76,9 @@ class ValidationLines(lightning.Callback):
         for name, evaluator in self.evaluation.evaluators.items():
             parts.append(f"{name}/{evaluator.main} {self.evaluation.metrics[f'{name}/{evaluator.main}']:.3f}")
         self.console.print("  ".join(parts))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 2 * 3600 else f"about {seconds / 3600:.1f} h"

@@ -1,6 +1,6 @@
 """One training: a config in, a run folder out."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as lightning
@@ -15,11 +15,12 @@ from densevit.data.build import Data, build_data
 from densevit.errors import ConfigError, WeightsError, did_you_mean
 from densevit.evaluation import metrics_file
 from densevit.model import DenseModel, build_model
-from densevit.training.averaging import RunningMean
+from densevit.training.budget import Budget, BudgetCallback, check_budget
+from densevit.training.ema import ExponentialMovingAverage
 from densevit.training.evaluation import Evaluation
 from densevit.training.logger import MetricsCsv
 from densevit.training.optim import learning_rate, parameter_groups, parameter_rates
-from densevit.training.precision import resolve
+from densevit.training.precision import trainer_arguments
 from densevit.training.progress import CONSOLE, ProgressBar, ValidationLines
 from densevit.training.quiet import quieten
 from densevit.training.run_folder import RunFolder, Stopped, choose
@@ -33,6 +34,8 @@ from densevit.visualization.weights_table import weights_table
 from densevit.weights import inert, model_file
 from densevit.weights.initial import load_initial
 
+_RESUMABLE = ("data.root", "data.num_workers")
+
 
 def train(config: Config, run_dir: Path | None = None, name: str = "run") -> Path:
     """Trains what a config describes, and returns the run's folder.
@@ -42,15 +45,25 @@ def train(config: Config, run_dir: Path | None = None, name: str = "run") -> Pat
     return _run(config, run_dir, name, None)
 
 
-def resume(run: Path) -> Path:
-    """Goes on where a run stopped, from its own config and last checkpoint."""
+def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
+    """Goes on where a run stopped, from its own config and last checkpoint.
+
+    overrides: keys of `trainer`, such as a larger budget for a run that has ended; the run's config.yaml keeps them.
+    """
     checkpoint = run / "checkpoints" / "last.ckpt"
     if not checkpoint.is_file():
         raise WeightsError(
             f"--resume {run}: there is no {checkpoint}. Name the folder of a run that has begun to train."
         )
+    for override in overrides:
+        key = override.partition("=")[0]
+        if not key.startswith("trainer.") and key not in _RESUMABLE:
+            raise ConfigError(
+                f"{override}: a run goes on as it began. What --resume can change is trainer.* and "
+                f"{', '.join(_RESUMABLE)}; anything else is a new run, from weights={run}."
+            )
     _steps_made(checkpoint)
-    return _run(configs.load(run / "config.yaml"), run, run.name, checkpoint)
+    return _run(configs.load(run / "config.yaml", overrides), run, run.name, checkpoint)
 
 
 def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | None) -> Path:
@@ -60,8 +73,9 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
     configs.check_plugins(config)
     lightning.seed_everything(config.seed, verbose=False)
     data = build_data(config)
+    data.check_splits()
     model = build_model(config, data.classes)
-    data = replace(data, multiple=model.multiple)
+    data.multiple = model.multiple
     check_needs(model, config, data)
     parameter_groups(model, config.optim, lr=1.0)  # that something trains, and that patterns match
     fits = load_initial(model) if checkpoint is None else []  # the checkpoint has all
@@ -71,13 +85,16 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
     folder = run_dir if checkpoint is not None and run_dir is not None else choose(name, run_dir)
     task = DenseTask(model, config, data)
     files = RunFolder(folder, evaluation, config.trainer.monitor, config.trainer.checkpoint_every)
-    trainer = _trainer(config, folder, console, evaluation, files)
-    rates = parameter_rates(model, config.optim, learning_rate(config.optim, _images_a_step(config, trainer)))
+    trainer = _trainer(config, folder, console, evaluation, files, BudgetCallback(task.budget))
+    budget = task.budget(trainer.world_size)
+    rates = parameter_rates(model, config.optim, learning_rate(config.optim, budget.images_per_step))
     if trainer.world_size > 1:
         freeze_unused(model)
     if trainer.is_global_zero:
+        written = folder / "config.yaml.partial"
+        written.write_text(configs.dump(config, _derived(config, model, data, trainer, budget)))
+        written.replace(folder / "config.yaml")
         if checkpoint is None:
-            (folder / "config.yaml").write_text(configs.dump(config, _derived(config, model, data, trainer)))
             (folder / "checkpoints").mkdir()
         else:
             MetricsCsv(folder / "metrics.csv").forget_after(_steps_made(checkpoint))
@@ -85,15 +102,13 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
             console.print(weights_table(fit), soft_wrap=False)
         if len({rate.lr for rate in rates}) > 1:
             console.print(rates_table(rates), soft_wrap=False)
-        _announce(console, config, model, data, trainer, folder)
+        _announce(console, config, model, data, trainer, folder, budget)
 
     stopped = False
     try:
         trainer.fit(task, ckpt_path=checkpoint, weights_only=True)
     except Stopped:
         stopped = True
-    if not stopped and files.validated_step != trainer.global_step:
-        trainer.validate(task, verbose=False)  # max_steps came in the middle of an epoch
     if trainer.is_global_zero:
         if files.best is None:  # stopped before the first validation: the weights as they are
             model_file.save(model, folder / "model.safetensors")
@@ -123,26 +138,29 @@ def _check_monitor(monitor: str | None, evaluation: Evaluation) -> None:
 
 
 def _trainer(
-    config: Config, folder: Path, console: Console, evaluation: Evaluation, files: RunFolder
+    config: Config,
+    folder: Path,
+    console: Console,
+    evaluation: Evaluation,
+    files: RunFolder,
+    budget: BudgetCallback,
 ) -> lightning.Trainer:
     section = config.trainer
-    # The order matters: metrics first, then what is kept, and weights are averaged last.
-    callbacks: list[lightning.Callback] = [evaluation, files, ValidationLines(console, evaluation)]
+    # The order matters: weights are averaged before anything is saved, and metrics come before what is kept.
+    callbacks: list[lightning.Callback] = [] if section.ema is None else [ExponentialMovingAverage(section.ema)]
+    callbacks += [budget, evaluation, files, ValidationLines(console, evaluation)]
     if console.is_terminal:
         callbacks.append(ProgressBar(console_kwargs=CONSOLE))
-    if section.ema is not None:
-        callbacks.append(RunningMean(section.ema))
     return lightning.Trainer(
         accelerator=section.accelerator,
         devices=section.devices,
         num_nodes=section.num_nodes,
         strategy=section.strategy,
-        precision=resolve(section.precision, section.accelerator),  # type: ignore[arg-type]  # one of Lightning's names
-        max_epochs=section.max_epochs if section.max_epochs is not None else -1,
-        max_steps=section.max_steps if section.max_steps is not None else -1,
+        **trainer_arguments(section.precision, section.accelerator),
+        max_epochs=-1,  # the budget ends the training
+        check_val_every_n_epoch=None,
         gradient_clip_val=section.clip_grad_norm,
         accumulate_grad_batches=section.accumulate,
-        check_val_every_n_epoch=section.evaluate_every,
         log_every_n_steps=section.log_every,
         callbacks=callbacks,
         logger=_loggers(folder),
@@ -166,13 +184,16 @@ def _loggers(folder: Path) -> list[Logger]:
     return loggers
 
 
-def _derived(config: Config, model: DenseModel, data: Data, trainer: lightning.Trainer) -> dict[str, str]:
+def _derived(
+    config: Config, model: DenseModel, data: Data, trainer: lightning.Trainer, budget: Budget
+) -> dict[str, str]:
     """Facts that follow from the config and the data, for the reader of config.yaml."""
-    images = _images_a_step(config, trainer)
+    images = budget.images_per_step
     facts = {
         "training images": str(len(data.train)),
         "validation images": str(len(data.val)),
         "images an optimiser step": str(images),
+        "optimiser steps": f"{budget.steps:,}, each image {budget.images / len(data.train):.2f} times",
         "learning rate": f"{learning_rate(config.optim, images):g}",
         "precision": str(trainer.precision),
         "feature channels and strides": f"{list(model.backbone.channels)} at {list(model.backbone.strides)}",
@@ -183,12 +204,14 @@ def _derived(config: Config, model: DenseModel, data: Data, trainer: lightning.T
     return facts
 
 
-def _images_a_step(config: Config, trainer: lightning.Trainer) -> int:
-    return config.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
-
-
 def _announce(
-    console: Console, config: Config, model: DenseModel, data: Data, trainer: lightning.Trainer, folder: Path
+    console: Console,
+    config: Config,
+    model: DenseModel,
+    data: Data,
+    trainer: lightning.Trainer,
+    folder: Path,
+    budget: Budget,
 ) -> None:
     heads = ", ".join(f"{name} ({section.name})" for name, section in config.heads.items())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -200,6 +223,8 @@ def _announce(
     )
     console.print(f"{config.backbone.name} -> {heads}, {trained / 1e6:.2f} M trained parameters")
     console.print(f"{config.data.name}: {len(data.train)} pictures to train on, {len(data.val)} to validate")
+    console.print(budget.describe(len(data.train)))
+    check_budget(budget, config)
     console.print(f"{trainer.world_size} x {what}, {trainer.precision}; writing to {folder}/")
 
 

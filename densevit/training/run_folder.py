@@ -12,9 +12,12 @@ from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file
 from densevit.evaluation.tables_file import write_tables
 from densevit.training.best_epoch import BestEpoch
+from densevit.training.budget import Budget
 from densevit.training.evaluation import Evaluation
 from densevit.training.task import DenseTask
 from densevit.weights import model_file
+
+_STEPS_BETWEEN_CHECKPOINTS = 500
 
 
 class Stopped(Exception):  # noqa: N818  # not an error
@@ -45,28 +48,47 @@ def choose(name: str, wanted: Path | None) -> Path:
 class RunFolder(lightning.Callback):
     """Writes `checkpoints/last.ckpt`; when validation says so, `best.ckpt`, `model.safetensors`, metrics and tables.
 
-    Stands before the callback that averages weights, so that the averaged ones are what is saved.
+    Stands after the callback that averages weights: what validation used is saved as the model.
+
+    checkpoint_every: optimiser steps from one `last.ckpt` to the next besides those after validations; None: one at the
+    end of an epoch where the last is long ago.
     """
 
-    def __init__(self, folder: Path, evaluation: Evaluation, monitor: str | None, checkpoint_every: int | None) -> None:
+    budget: Budget
+
+    def __init__(
+        self,
+        folder: Path,
+        evaluation: Evaluation,
+        monitor: str | None = None,
+        checkpoint_every: int | None = None,
+    ) -> None:
         self.folder, self.evaluation = folder, evaluation
         self.best_epoch, self.checkpoint_every = BestEpoch(evaluation.evaluators, monitor), checkpoint_every
-        self.validated_step = -1
         self._improved = self._interrupted = self._stopping = False
         self._seen_step = -1
+        self._saved_step = 0
         self._previous_handler: Any = None
 
     # ---- checkpoints ----
+
+    def setup(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
+        assert isinstance(task, DenseTask)
+        if stage == "fit":
+            self.budget = task.budget(trainer.world_size)
+
+    def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        self._seen_step = self._saved_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule, *_: Any) -> None:
         step = trainer.global_step
         if step == self._seen_step:  # gradients are being accumulated
             return
         self._seen_step = step
-        # At the end of an epoch the checkpoint waits for validation, below: Lightning cannot resume in between.
-        if not trainer.is_last_batch and (
-            self._interrupted or (self.checkpoint_every and step % self.checkpoint_every == 0)
-        ):
+        # At the end of an epoch and before a validation the checkpoint waits: Lightning cannot resume in between.
+        if trainer.is_last_batch or self.budget.validates_after(step):
+            return
+        if self._interrupted or (self.checkpoint_every and step % self.checkpoint_every == 0):
             self._save(trainer, "last")
             self._stopping = self._interrupted
 
@@ -74,9 +96,24 @@ class RunFolder(lightning.Callback):
         if self._stopping:  # only here has the step that was saved been logged
             raise Stopped
 
+    def on_validation_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        if self._improved:
+            self._save(trainer, "best")
+        self._improved = False
+        if not trainer.is_last_batch:
+            self._save(trainer, "last")
+            self._stopping = self._interrupted
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        self._save(trainer, "last")
-        if self._interrupted:
+        if not trainer.is_last_batch:  # the budget ends in the middle of an epoch: saved after validation
+            return
+        step = trainer.global_step
+        due = step - self._saved_step >= (self.checkpoint_every or _STEPS_BETWEEN_CHECKPOINTS)
+        if due or self._interrupted or self.budget.validates_after(step):
+            self._save(trainer, "last")
+        if self._interrupted and step < self.budget.steps:
             raise Stopped
 
     def _save(self, trainer: lightning.Trainer, name: str) -> None:
@@ -85,6 +122,8 @@ class RunFolder(lightning.Callback):
         trainer.save_checkpoint(unfinished)
         if trainer.is_global_zero:
             unfinished.replace(path)
+        if name == "last":
+            self._saved_step = trainer.global_step
 
     # ---- the best ----
 
@@ -95,7 +134,6 @@ class RunFolder(lightning.Callback):
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         assert isinstance(task, DenseTask)
-        self.validated_step = trainer.global_step
         if not self.best_epoch.improves(self.evaluation.metrics):
             return
         self._improved = True
@@ -104,17 +142,11 @@ class RunFolder(lightning.Callback):
             metrics_file.write(self.evaluation.metrics, self.folder / "metrics.json")
             write_tables(self.evaluation.evaluators, self.folder)
 
-    def on_validation_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        if self._improved and trainer.state.fn == "fit":
-            self._save(trainer, "best")  # not earlier: while it validates, averaged and current weights stand exchanged
-        self._improved = False
-
     def state_dict(self) -> dict[str, Any]:
-        return {**self.best_epoch.state_dict(), "validated_step": self.validated_step}
+        return self.best_epoch.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best_epoch.load_state_dict(state)
-        self.validated_step = state["validated_step"]
 
     # ---- Ctrl-C ----
 

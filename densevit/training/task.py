@@ -1,6 +1,5 @@
 """The model as Lightning trains and evaluates it."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from densevit.data.build import Data
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, Evaluator, Predictions
 from densevit.model import DenseModel, check_inference
+from densevit.training.budget import Budget
 from densevit.training.optim import build_optimizer, learning_rate, schedule
 
 
@@ -52,21 +52,17 @@ class DenseTask(lightning.LightningModule):
         return self.model.infer(batch, self.config.inference)
 
     def configure_optimizers(self) -> Any:
-        section, trainer = self.config.optim, self.trainer
-        images = self.config.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
-        optimizer = build_optimizer(
-            self.model, section, learning_rate(section, images), fused=trainer.precision != "16-mixed"
-        )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(section, self._optimizer_steps()))
+        section, budget = self.config.optim, self.budget(self.trainer.world_size)
+        lr = learning_rate(section, budget.images_per_step)
+        optimizer = build_optimizer(self.model, section, lr, fused=self.trainer.precision != "16-mixed")
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(section, budget.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _optimizer_steps(self) -> int:
-        """Of the whole training. Lightning's `estimated_stepping_batches` makes the loader too soon: a resumed run then
-        begins its epoch anew."""
-        trainer, section = self.trainer, self.config.trainer
-        batches = self.data.batches_an_epoch(trainer.world_size)
-        whole = math.inf if section.max_epochs is None else section.max_epochs * math.ceil(batches / section.accumulate)
-        return int(min(whole, section.max_steps or math.inf))
+    def budget(self, world_size: int) -> Budget:
+        """How long this training is. Lightning's `estimated_stepping_batches` makes the loader too soon: a resumed run
+        then begins its epoch anew."""
+        batches = self.data.batches_an_epoch(world_size)
+        return Budget.of(self.config.trainer, batches, self.config.data.batch_size, world_size)
 
     def train_dataloader(self) -> DataLoader:
         return self.data.train_loader(self.trainer.global_rank, self.trainer.world_size)

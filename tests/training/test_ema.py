@@ -1,20 +1,73 @@
-import pytest
-import torch
+"""Exponential moving average of the model's weights."""
 
-from densevit.training.averaging import towards
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytorch_lightning as lightning
+import torch
+from torch import nn
+
+from densevit.training.ema import ExponentialMovingAverage, update_average
 
 
 @pytest.mark.parametrize("share", [0.1, 0.001, 0.3, 0.9])
-def test_what_stands_still_stays_to_the_last_bit(share: float):
+def test_equal_tensors_stay_bit_identical(share: float):
     x = torch.randn(10_000) * 10 ** torch.linspace(-30, 30, 10_000)
-    assert torch.equal(towards(x.clone(), x, share), x)
-    assert not torch.equal((1 - share) * x + share * x, x)  # what two products make of it
+    average = [x.clone()]
+    update_average(average, [x], share)
+    assert torch.equal(average[0], x)
+    assert not torch.equal((1 - share) * x + share * x, x)  # the sum of two products is not exact
 
 
-def test_what_moves_is_averaged():
-    found = towards(torch.tensor([1.0, -2.0]), torch.tensor([2.0, 0.0]), 0.25)
-    torch.testing.assert_close(found, torch.tensor([1.25, -1.5]))
+def test_different_tensors_are_averaged():
+    average = [torch.tensor([1.0, -2.0]), torch.tensor([4.0], dtype=torch.float64)]
+    update_average(average, [torch.tensor([2.0, 0.0]), torch.tensor([8.0], dtype=torch.float64)], 0.25)
+    torch.testing.assert_close(average[0], torch.tensor([1.25, -1.5]))
+    torch.testing.assert_close(average[1], torch.tensor([5.0], dtype=torch.float64))
 
 
-def test_counts_are_the_newest():
-    assert towards(torch.tensor(2**60 + 1), torch.tensor(2**60 + 3), 0.1) == 2**60 + 3
+def test_integers_are_the_newest():
+    average = [torch.tensor(2**60 + 1)]
+    update_average(average, [torch.tensor(2**60 + 3)], 0.1)
+    assert average[0] == 2**60 + 3
+
+
+class Task(lightning.LightningModule):
+    """A model beside data that cannot be copied."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.data = model, open(__file__)  # noqa: SIM115  # an open file can neither be copied nor pickled
+
+
+def at(step: int) -> Any:
+    return SimpleNamespace(global_step=step, state=SimpleNamespace(fn="fit"))
+
+
+def test_the_average_of_three_steps_is_the_written_out_one() -> None:
+    task, ema = Task(nn.Linear(3, 2)), ExponentialMovingAverage(0.9)
+    ema.on_fit_start(at(0), task)
+    expected = None
+    for step in (1, 2, 3):
+        with torch.no_grad():
+            task.model.weight.add_(torch.randn(2, 3))
+        ema.on_train_batch_end(at(step), task)
+        ema.on_train_batch_end(at(step), task)  # a batch of the same optimiser step
+        now = task.model.weight.detach().clone()
+        expected = now if expected is None else 0.9 * expected + 0.1 * now
+    current = task.model.weight.detach().clone()
+    ema.on_validation_epoch_start(at(3), task)
+    torch.testing.assert_close(task.model.weight.detach(), expected)
+    ema.on_validation_end(at(3), task)
+    assert torch.equal(task.model.weight, current)
+    task.data.close()
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_the_average_is_the_models_alone_and_on_its_device(device: str) -> None:
+    task, ema = Task(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).to(device)), ExponentialMovingAverage(0.9)
+    ema.on_fit_start(at(0), task)
+    assert set(ema._average) == set(task.model.state_dict())
+    assert {x.device.type for x in ema._average.values()} == {device}
+    task.data.close()

@@ -140,7 +140,7 @@ def test_the_config_says_what_may_be_frozen_and_keeps_it():
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one step, whose weights others start from."""
-    config = config_of(trainer={**TRAINER, "max_steps": 1})
+    config = config_of(trainer={**TRAINER, "max_epochs": None, "max_steps": 1})
     return train(config, tmp_path_factory.mktemp("start") / "run")
 
 
@@ -198,7 +198,7 @@ def test_frozen_parameters_and_statistics_stay_to_the_last_bit_and_a_resumed_run
 def test_a_plain_run_has_no_table_and_a_wrong_pattern_no_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(config_of(trainer={**TRAINER, "max_steps": 1}), tmp_path / "plain")
+    train(config_of(trainer={**TRAINER, "max_epochs": None, "max_steps": 1}), tmp_path / "plain")
     assert "learning rate" not in capsys.readouterr().out
     for sections in (
         {"backbone": {"freeze": ["stem.*"]}},

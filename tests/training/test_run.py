@@ -94,11 +94,21 @@ def test_a_segmentation_run_keeps_the_confusion_matrix_of_its_best_epoch(
     assert "Confusion: surfaces" in (run / "report.html").read_text()
 
 
-@pytest.mark.parametrize("stop_after", [2, 4, 5])  # in the middle of an epoch, at its end, and in the second
+@pytest.mark.parametrize(
+    ("stop_after", "overrides"),
+    [
+        (2, ["trainer.evaluate_every=1"]),  # in the middle of an epoch
+        (3, ["trainer.ema=0.9", "trainer.evaluate_every=1"]),
+        (2, []),  # before a validation in the middle of an epoch
+        (4, []),  # at the end of an epoch
+        (4, ["trainer.ema=0.9", "trainer.evaluate_every=0.5"]),
+        (5, ["trainer.max_epochs=null", "trainer.max_images=14"]),  # in the second epoch, which is not finished
+    ],
+)
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int, overrides: list[str]
 ) -> None:
-    whole = train(configs.load(tiny), tmp_path / "whole")
+    whole = train(configs.load(tiny, overrides), tmp_path / "whole")
 
     original = RunFolder.on_train_batch_end
 
@@ -109,7 +119,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
     with monkeypatch.context() as patched:
         patched.setattr(RunFolder, "on_train_batch_end", interrupt)
-        stopped = train(configs.load(tiny), tmp_path / "stopped")
+        stopped = train(configs.load(tiny, overrides), tmp_path / "stopped")
     step = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert step == stop_after
     for name in ("metrics.json", "model.safetensors", "report.html"):
@@ -121,17 +131,40 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert (whole / "metrics.json").read_text() == (stopped / "metrics.json").read_text()
 
 
-def test_max_steps_in_the_middle_of_an_epoch_validates_and_can_be_resumed_to_the_same_end(
-    tiny: Path, tmp_path: Path
-) -> None:
-    run = train(configs.load(tiny, ["trainer.max_steps=3"]), tmp_path / "run")
+def test_max_steps_in_the_middle_of_an_epoch_leaves_a_complete_folder(tiny: Path, tmp_path: Path) -> None:
+    run = train(configs.load(tiny, ["trainer.max_steps=3", "trainer.log_every=50"]), tmp_path / "run")
     assert "detection/AP" in json.loads((run / "metrics.json").read_text())
-    assert (run / "model.safetensors").is_file()
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert (run / "model.safetensors").is_file() and (run / "checkpoints" / "best.ckpt").is_file()
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (checkpoint["global_step"], checkpoint["epoch"]) == (3, 0)
+    rows = MetricsCsv(run / "metrics.csv").rows()
+    assert any(row["train/loss"] for row in rows)
+    assert {row["epoch"] for row in rows} == {"0"}
+
+
+@pytest.mark.parametrize("steps", [3, 4])  # an epoch has 4
+def test_a_run_that_has_ended_goes_on_with_a_larger_budget(tiny: Path, tmp_path: Path, steps: int) -> None:
+    constant = ["optim.schedule=constant", "optim.warmup_steps=0", "trainer.log_every=1"]
+    whole = train(configs.load(tiny, [*constant, "trainer.max_steps=6"]), tmp_path / "whole")
+    run = train(configs.load(tiny, [*constant, f"trainer.max_steps={steps}"]), tmp_path / "run")
+    before = weights(run)
+    resume(run)  # with the budget it has, nothing is left to do
+    assert_same(weights(run), before)
+    resume(run, ["trainer.max_steps=6"])
+    assert_same(weights(run), weights(whole))
+    assert configs.load(run / "config.yaml").trainer.max_steps == 6
+
+
+def test_resuming_does_not_change_what_is_trained(tiny: Path, tmp_path: Path) -> None:
+    run = train(configs.load(tiny, ["trainer.max_steps=1"]), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"optim\.lr=1: a run goes on as it began.*trainer\.\*"):
+        resume(run, ["optim.lr=1"])
 
 
 def test_the_averaged_weights_are_what_is_kept(tiny: Path, tmp_path: Path) -> None:
-    run = train(configs.load(tiny, ["trainer.ema=0.9", "trainer.max_epochs=1"]), tmp_path / "run")
+    run = train(
+        configs.load(tiny, ["trainer.ema=0.9", "trainer.max_epochs=1", "trainer.evaluate_every=1"]), tmp_path / "run"
+    )
     kept, _ = read_safetensors(run / "model.safetensors")
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     current = checkpoint["current_model_state"]

@@ -152,7 +152,12 @@ def test_a_head_is_added_to_a_frozen_detector_which_stays_to_the_last_bit(
 def test_a_trained_head_goes_on_with_a_weight_of_another_kind(first: Path, tmp_path: Path) -> None:
     """The first run's weight for boxes was learned, and the one for surfaces was not."""
     heads = {"boxes": DETECTION, "surfaces": {**SURFACES, "weight": "learned"}}
-    sections = {**BASE, "weights": str(first), "heads": heads, "trainer": {**BASE["trainer"], "max_steps": 1}}
+    sections = {
+        **BASE,
+        "weights": str(first),
+        "heads": heads,
+        "trainer": {**BASE["trainer"], "max_epochs": None, "max_steps": 1},
+    }
     run = train(configs.from_mapping(sections), tmp_path / "run")
     keys = load_file(run / "model.safetensors").keys()
     assert "log_variances.surfaces" in keys and "log_variances.boxes" not in keys
