@@ -309,3 +309,11 @@ def test_the_docs_name_every_key(project):
         for name, field in getattr(schema, section).model_fields.items():
             assert f"`{name}`" in page, f"docs/config.md does not name {section}.{name}"
             assert field.description, f"{section}.{name} has no docstring"
+
+
+def test_a_section_is_looked_up_among_the_sections_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """camvid is a whole recipe and a data section."""
+    monkeypatch.chdir(tmp_path)
+    loaded = config.load("setr_swin", ["data=camvid"])
+    assert (loaded.data.name, loaded.data.options["preset"]) == ("masks", "camvid")
+    assert config.load("camvid").backbone.name == "resnet"

@@ -1,10 +1,21 @@
+"""Training precision: what is chosen, and that every one trains every head without casting targets."""
+
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from densevit import config as configs
+from densevit.evaluation.coco import CocoDetection
+from densevit.evaluation.depth import DepthErrors
+from densevit.interfaces import Predictions, Targets
 from densevit.training import precision
 from densevit.training.precision import resolve
+from densevit.training.run import train
+from tests.training.test_several_tasks import BASE, DETECTION, SURFACES
 
 
 class Machine:
@@ -76,3 +87,49 @@ def test_the_cpu_is_asked_when_it_is_chosen_beside_a_gpu(machine):
 def test_apple_s_gpu_takes_fp32(accelerator, machine):
     machine.has(mps=True, cpu=None)
     assert resolve("auto", accelerator) == "32-true"
+
+
+class TruthDetection(CocoDetection):
+    """Is given the truth as the prediction: its AP is 1 unless somebody cast one of the two."""
+
+    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
+        assert all(prediction["boxes"].dtype == torch.float32 for prediction in predictions)
+        given = [{**truth, "scores": torch.ones(len(truth["labels"]))} for truth in truths]
+        super().update(given, truths)
+
+
+class TruthDepth(DepthErrors):
+    """The same of depth; the scenes' is float32."""
+
+    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
+        assert all(truth["depth"].dtype == torch.float32 for truth in truths)
+        super().update(predictions, truths)
+
+
+@pytest.mark.parametrize("name", ["32", "bf16-mixed", "bf16-true", "64"])
+def test_every_precision_trains_every_head_and_casts_no_target(name: str, tmp_path: Path) -> None:
+    boxes = {
+        **DETECTION,
+        "position_bias": True,
+        "two_stage": True,
+        "evaluation": {"name": f"{__name__}:TruthDetection"},
+    }
+    depth: dict[str, Any] = {"name": "dpt", "width": 8, "evaluation": {"name": f"{__name__}:TruthDepth"}}
+    heads = {
+        "boxes": boxes,
+        "plain": {"name": "detr", "num_queries": 4, "width": 16, "num_heads": 2, "encoder_layers": 1,
+                  "decoder_layers": 1, "feedforward": 16},
+        "surfaces": SURFACES,
+        "relative": {"name": "dpt", "width": 8},
+        **{output: {**depth, "output": output, "max_depth": 60.0} for output in ("sigmoid", "bins", "inverse")},
+        "mask": {"name": "dpt_segmentation", "width": 8},
+    }  # fmt: skip
+    data = {**BASE["data"], "masks": False}
+    trainer = {"max_steps": 2, "precision": name, "accelerator": "cpu"}
+    run = train(configs.from_mapping({**BASE, "data": data, "heads": heads, "trainer": trainer}), tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["boxes/AP"] == pytest.approx(1, abs=1e-9)
+    losses = [
+        float(value) for row in (run / "metrics.csv").read_text().splitlines()[1:2] for value in row.split(",") if value
+    ]
+    assert losses and torch.isfinite(torch.tensor(losses)).all()

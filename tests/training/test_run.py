@@ -11,6 +11,9 @@ from safetensors.torch import load_file
 
 import densevit
 from densevit import config as configs
+from densevit.cli import main
+from densevit.data.rendering.files import write_split
+from densevit.data.scenes import Scenes
 from densevit.errors import ConfigError, WeightsError
 from densevit.training.best_epoch import BestEpoch
 from densevit.training.logger import MetricsCsv
@@ -159,6 +162,16 @@ def test_resuming_does_not_change_what_is_trained(tiny: Path, tmp_path: Path) ->
     run = train(configs.load(tiny, ["trainer.max_steps=1"]), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"optim\.lr=1: a run goes on as it began.*trainer\.\*"):
         resume(run, ["optim.lr=1"])
+
+
+def test_validation_data_alone_can_be_evaluated(tiny: Path, tmp_path: Path, project: Path) -> None:
+    run = train(configs.load(tiny, ["trainer.max_steps=1"]), tmp_path / "run")
+    for split in ("val", "holdout"):
+        assert len(list(write_split(Scenes("val", image_size=64, val_length=3), tmp_path / split, split))) == 3
+        section = [f"data={project}/configs/data/folder.yaml", f"data.root={tmp_path / split}", f"data.split={split}"]
+        assert main(["evaluate", str(run), *section, "--out", str(tmp_path / f"out-{split}")]) == 0
+    metrics = [(tmp_path / f"out-{split}" / "metrics.json").read_text() for split in ("val", "holdout")]
+    assert metrics[0] == metrics[1]
 
 
 def test_the_averaged_weights_are_what_is_kept(tiny: Path, tmp_path: Path) -> None:
