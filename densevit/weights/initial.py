@@ -17,6 +17,7 @@ from densevit.model import DenseModel
 from densevit.weights.arrival import Arrival, arrive
 from densevit.weights.fitting import Fit, fit
 from densevit.weights.state import part
+from densevit.weights.variants import STANDARDIZATION
 
 
 def load_initial(model: DenseModel) -> list[Fit]:
@@ -208,8 +209,13 @@ def _built_as(model: DenseModel, arrival: Arrival) -> list[str]:
             notes.append(f"These weights were trained with {name} {value}; the config leaves it at its default.")
         elif section == "backbone" and key in backbone and backbone[key] != value:
             notes.append(f"Warning: {name} is {backbone[key]}; these weights were trained with {value}.")
+    if arrival.layout is not None and backbone.get("stem") == "resnet":
+        theirs = _described(arrival).get("backbone", {})
+        here, there = (options.get(STANDARDIZATION, "variance") for options in (backbone, theirs))
+        if theirs.get("stem") == "resnet" and here != there:
+            notes.append(f"Warning: backbone.{STANDARDIZATION} is {here}; {arrival.layout.name} computes with {there}.")
     told = [option for option in arrival.layout.untold if option.startswith("heads.")] if arrival.layout else []
-    heads = _described_heads(arrival) if told else {}
+    heads = _described(arrival).get("heads", {}) if told else {}
     for name in model.heads:
         task, own = _task(model, name), model.config.heads[name].options
         theirs = heads.get(task, {})
@@ -219,10 +225,10 @@ def _built_as(model: DenseModel, arrival: Arrival) -> list[str]:
     return notes
 
 
-def _described_heads(arrival: Arrival) -> dict[str, dict[str, Any]]:
-    """The options of its heads by task; none where it is not whole, which may be allowed."""
+def _described(arrival: Arrival) -> dict[str, dict[str, Any]]:
+    """The sections of its config; none where it is not whole, which may be allowed."""
     try:
-        return cast(dict[str, dict[str, Any]], arrival.describe().get("heads", {}))
+        return arrival.describe()
     except WeightsError:
         return {}
 
