@@ -87,6 +87,7 @@ def fit_model(model: DenseModel, arrival: Arrival, allowed: Sequence[str]) -> Fi
     with _saying_whose(arrival):
         found = fit(model, state | _nothing(arrival.unknown), where, allowed, kept)
     found.left_out |= left_out
+    found.zeros = {name: why for name, why in arrival.zeros.items() if name in found.tensors}
     found.notes += _read_as(arrival) + notes
     return found
 
@@ -99,6 +100,8 @@ def fit_backbone(model: DenseModel, arrival: Arrival, allowed: Sequence[str]) ->
     with _saying_whose(arrival):
         found = fit(model.backbone, state, f"backbone.weights: {arrival.source}", allowed, kept)
     found.left_out |= arrival.left_out
+    zeros = {name.removeprefix(prefix): why for name, why in arrival.zeros.items()}
+    found.zeros = {name: why for name, why in zeros.items() if name in found.tensors}
     found.notes += _read_as(arrival)
     return found
 

@@ -194,6 +194,9 @@ def _in_layout(ours: _Source, layout: Layout, allowed: Sequence[str]) -> Written
         notes.append(
             f"There, {STANDARDIZATION} is {standardization or 'variance'}: outputs differ by less than {_CLOSE:.1%}."
         )
+    for name, why in layout.zero_biases.items():
+        if name in state:
+            notes.append(f"{name} is {'written' if state[name].any() else 'all zeros and is not written'}: {why}.")
     if ours.model is not None and layout.part == "backbone":
         notes.append(f"The backbone alone: {layout.name} has no {', '.join(ours.model.heads)}.")
     return Written(layout, tensors, left_out, notes, files)
