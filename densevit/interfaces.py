@@ -147,6 +147,15 @@ class Head(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} makes no maps.")
 
+    def undo_zoom(self, maps: Tensor, zoom: float) -> Tensor:
+        """Dense heads: `maps` (B, C, h, w) of an image that was seen `zoom` times as large, as they are at zoom 1.
+
+        Called before maps of several zooms are averaged (`inference.scales`). By default maps of a head whose
+        `quantity` is "depth", metres, are multiplied by the zoom, by which training divides depth, and all others stay
+        as they are. A head whose maps change with the zoom in another way, as logarithms of metres, overrides it.
+        """
+        return maps * zoom if self.quantity == "depth" else maps
+
     def read_maps(self, maps: Tensor) -> Predictions:
         """Dense heads: what averaged maps (B, C, h, w) say, pixel by pixel: `semantic` (B, h, w), `depth` (B, h, w).
 

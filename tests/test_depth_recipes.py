@@ -136,6 +136,7 @@ def test_a_recipe_is_the_published_one(path: Path) -> None:
     assert config.backbone.options == {
         "variant": "base",
         "stem": "resnet",
+        "weight_standardization": "std",
         "readout": "project",
         "image_size": 384,
         "position_resizing": "bilinear",

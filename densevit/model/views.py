@@ -5,7 +5,9 @@ Maps go from the model to predictions strip by strip. With windows, maps of C ch
 picture is.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -41,7 +43,8 @@ def predictions(model: "DenseModel", batch: Batch, section: InferenceSection) ->
 class _Run:
     """The model as something that makes maps: those of all its heads, one after another along the channels.
 
-    channels: of each head, known once it has run.
+    channels: of each head, known once it has run. zoom: how many times as large as at scale 1 the images are,
+    as the square root of the ratio of areas; each head undoes what it does to its maps.
     """
 
     def __init__(self, model: "DenseModel", probabilities: bool) -> None:
@@ -49,12 +52,14 @@ class _Run:
         self.heads = cast(Mapping[str, Head], model.heads)
         self.channels: list[int] = []
 
-    def __call__(self, images: Tensor, padding_mask: Tensor, size: Size) -> Tensor:
+    def __call__(self, images: Tensor, padding_mask: Tensor, size: Size, zoom: float = 1.0) -> Tensor:
         targets = [{"size": size, "original_size": size}] * len(images)
         outputs = self.model({"images": images, "padding_mask": padding_mask, "targets": targets})
         maps = []
         for name, head in self.heads.items():
             x = head.maps(outputs[name], size).float()  # (n, C, *size)
+            if zoom != 1:
+                x = head.undo_zoom(x, zoom)
             if self.probabilities and x.shape[1] == len(head.classes) > 1:
                 x = x.softmax(1)
             maps.append(x)
@@ -75,7 +80,9 @@ def _look(run: _Run, picture: Tensor, scale: float, grid: Size, section: Inferen
     if section.window is not None or own != size:
         cut = (min(window[0], own[0]), min(window[1], own[1]))
         grid = run.model.backbone.input_size or padded(cut, run.model.multiple)
-    return resized(slide(seen, window, stride, grid, run, section.flip, section.batch_size), own, size)
+    zoom = math.sqrt(math.prod(own) / math.prod(size))  # as training measures it, of sides that are rounded
+    maps = partial(run, zoom=zoom)
+    return resized(slide(seen, window, stride, grid, maps, section.flip, section.batch_size), own, size)
 
 
 def _scaled(picture: Tensor, size: Size) -> Tensor:

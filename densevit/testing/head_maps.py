@@ -16,7 +16,8 @@ _TIES = 1e-3  # the share of a label map's pixels that rounding may turn
 def maps(subject: HeadSubject) -> str | None:
     """maps are (B, C, *size) in fp32, and read_maps says of them, pixel by pixel, what predict says without resizing.
 
-    A head that makes no maps is left alone, unless it reads some.
+    undo_zoom gives maps of the same shape, at zoom 1 the same. A head that makes no maps is left alone, unless it reads
+    some.
     """
     head = subject.build().eval()
     made = [getattr(type(head), name, None) not in (None, getattr(Head, name)) for name in ("maps", "read_maps")]
@@ -48,6 +49,14 @@ def _check_maps(head: Head, batch: HeadBatch) -> None:
             )
     if difference(part, whole[..., : H - 5, : W - 3]) > ROUNDING:
         raise Failure("maps that are squeezed to a smaller size", "their top left part", "cut maps to the size")
+    for zoom in (1.0, 1.5):
+        undone = head.undo_zoom(whole, zoom)
+        if undone.shape != whole.shape or (zoom == 1 and difference(undone, whole) > ROUNDING):
+            raise Failure(
+                f"undo_zoom(maps, {zoom}) of {tuple(undone.shape)}" + (" that changes maps" if zoom == 1 else ""),
+                f"maps {tuple(whole.shape)}" + (" as they were" if zoom == 1 else ""),
+                "return maps as they are at zoom 1: metres times the zoom, logits as they are",
+            )
     keys = {key for key in _KEYS if key in predicted[0]}
     if keys - read.keys() or not read:
         raise Failure(

@@ -50,7 +50,7 @@ def _rows(fit: Fit) -> Iterator[tuple[str, int, str]]:
         changes.setdefault(f"{shown(before)} -> {shown(after)}, {how}", []).append(name)
     for change, names in changes.items():
         yield "adapted", len(names), f"{_listed(names)}: {change}"
-    for what, reasons in (("left out", fit.left_out), ("as built", fit.fresh)):
+    for what, reasons in (("zeros", fit.zeros), ("left out", fit.left_out), ("as built", fit.fresh)):
         for why in dict.fromkeys(reasons.values()):
             names = [name for name, reason in reasons.items() if reason == why]
             yield what, len(names), f"{_listed(names)}: {why}"

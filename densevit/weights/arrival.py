@@ -25,7 +25,7 @@ class Arrival:
     """A checkpoint in our names.
 
     layout: None where it has them already. describe: the sections of a config that builds its model.
-    classes: names of classes by task, where known. left_out, unknown: as in a `Translation`.
+    classes: names of classes by task, where known. left_out, zeros, unknown: as in a `Translation`.
     mean, std: of pixels in 0 ... 1, RGB, that it was trained with; None where it states none.
     options: those that leave no trace in tensors and that came beside them, by their whole names.
     """
@@ -36,6 +36,7 @@ class Arrival:
     describe: Callable[[], dict[str, Any]] = dict
     classes: dict[str, list[str]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    zeros: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     mean: Triple | None = None
     std: Triple | None = None
@@ -104,6 +105,7 @@ def translated(checkpoint: Checkpoint, layout: Layout) -> Arrival:
         lambda: _with_options(layout.describe(tensors), options),
         {task: [one.name for one in own] for task, own in classes.items()},
         translation.left_out,
+        translation.zeros,
         translation.unknown,
         _triple(facts.get("mean")) or layout.mean or IMAGENET_MEAN,
         _triple(facts.get("std")) or layout.std or IMAGENET_STD,

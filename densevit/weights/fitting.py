@@ -28,7 +28,8 @@ class Fit:
     """What of a checkpoint goes where in a module; nothing is written before `write`.
 
     tensors: by the module's names, in its shapes. left_out: names in the checkpoint that are not taken, and why.
-    fresh: names of the module that start as they were built, and why. missing, unexpected: those that were allowed.
+    fresh: names of the module that start as they were built, and why. zeros: names of biases that the checkpoint lacks
+    and that become zeros, and why. missing, unexpected: those that were allowed.
     notes: what else there is to say, a sentence each.
     """
 
@@ -38,6 +39,7 @@ class Fit:
     adapted: list[Adapted] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     fresh: dict[str, str] = field(default_factory=dict)
+    zeros: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -45,7 +47,7 @@ class Fit:
     @property
     def loaded(self) -> int:
         """How many tensors were taken as they were."""
-        return len(self.tensors) - len(self.adapted)
+        return len(self.tensors) - len(self.adapted) - len(self.zeros)
 
     def write(self) -> None:
         """Puts the tensors into the module."""

@@ -17,6 +17,7 @@ from densevit.model import DenseModel
 from densevit.weights.arrival import Arrival, arrive
 from densevit.weights.fitting import Fit, fit
 from densevit.weights.state import part
+from densevit.weights.variants import STANDARDIZATION
 
 
 def load_initial(model: DenseModel) -> list[Fit]:
@@ -86,6 +87,7 @@ def fit_model(model: DenseModel, arrival: Arrival, allowed: Sequence[str]) -> Fi
     with _saying_whose(arrival):
         found = fit(model, state | _nothing(arrival.unknown), where, allowed, kept)
     found.left_out |= left_out
+    found.zeros = {name: why for name, why in arrival.zeros.items() if name in found.tensors}
     found.notes += _read_as(arrival) + notes
     return found
 
@@ -98,6 +100,8 @@ def fit_backbone(model: DenseModel, arrival: Arrival, allowed: Sequence[str]) ->
     with _saying_whose(arrival):
         found = fit(model.backbone, state, f"backbone.weights: {arrival.source}", allowed, kept)
     found.left_out |= arrival.left_out
+    zeros = {name.removeprefix(prefix): why for name, why in arrival.zeros.items()}
+    found.zeros = {name: why for name, why in zeros.items() if name in found.tensors}
     found.notes += _read_as(arrival)
     return found
 
@@ -208,8 +212,13 @@ def _built_as(model: DenseModel, arrival: Arrival) -> list[str]:
             notes.append(f"These weights were trained with {name} {value}; the config leaves it at its default.")
         elif section == "backbone" and key in backbone and backbone[key] != value:
             notes.append(f"Warning: {name} is {backbone[key]}; these weights were trained with {value}.")
+    if arrival.layout is not None and backbone.get("stem") == "resnet":
+        theirs = _described(arrival).get("backbone", {})
+        here, there = (options.get(STANDARDIZATION, "variance") for options in (backbone, theirs))
+        if theirs.get("stem") == "resnet" and here != there:
+            notes.append(f"Warning: backbone.{STANDARDIZATION} is {here}; {arrival.layout.name} computes with {there}.")
     told = [option for option in arrival.layout.untold if option.startswith("heads.")] if arrival.layout else []
-    heads = _described_heads(arrival) if told else {}
+    heads = _described(arrival).get("heads", {}) if told else {}
     for name in model.heads:
         task, own = _task(model, name), model.config.heads[name].options
         theirs = heads.get(task, {})
@@ -219,10 +228,10 @@ def _built_as(model: DenseModel, arrival: Arrival) -> list[str]:
     return notes
 
 
-def _described_heads(arrival: Arrival) -> dict[str, dict[str, Any]]:
-    """The options of its heads by task; none where it is not whole, which may be allowed."""
+def _described(arrival: Arrival) -> dict[str, dict[str, Any]]:
+    """The sections of its config; none where it is not whole, which may be allowed."""
     try:
-        return cast(dict[str, dict[str, Any]], arrival.describe().get("heads", {}))
+        return arrival.describe()
     except WeightsError:
         return {}
 

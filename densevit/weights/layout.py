@@ -62,6 +62,8 @@ class Layout:
     lines: for each tensor the first that its name fits; where that takes a part of it, the first for each part.
     no_effect: names of tensors that change nothing here, and why.
     fresh: names of ours that such a checkpoint never has, and why: they stay as they begin.
+    zero_biases: names of the backbone's biases that such a checkpoint may lack, and why: they are zeros then. A bias
+        of zeros is not written either.
     copies: names that repeat another tensor, and that one's name; they have to be equal.
     describe: the sections of a config that builds this model, from shapes: {"backbone": {"name": ..., ...}}.
     classes: of a model, its classes by task, from the checkpoint and from the facts that came beside it.
@@ -78,6 +80,7 @@ class Layout:
     describe: Callable[[State], dict[str, Any]]
     no_effect: Mapping[str, str] = field(default_factory=dict)
     fresh: Mapping[str, str] = field(default_factory=dict)
+    zero_biases: Mapping[str, str] = field(default_factory=dict)
     copies: Mapping[str, str] = field(default_factory=dict)
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
@@ -95,12 +98,14 @@ class Translation:
     """A checkpoint in our names.
 
     tensors: by our name. origins: the names in the checkpoint that each was made of. left_out: names in the checkpoint
-    and why they are not here. unknown: names in it that the layout does not know. wrong: what does not fit together.
+    and why they are not here. zeros: our biases that it lacks, which are zeros, and why. unknown: names in it that
+    the layout does not know. wrong: what does not fit together.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     origins: dict[str, list[str]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    zeros: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
@@ -140,16 +145,23 @@ def translate(state: State, layout: Layout) -> Translation:
                 except (RuntimeError, ValueError, IndexError) as error:
                     done.wrong.append(f"{key}, {tuple(tensor.shape)}, does not become {line.ours}: {error}")
     joints.join([_name(line.ours) for line in layout.lines if line.theirs == ZEROS], done)
+    for bias, why in layout.zero_biases.items():
+        weight = done.tensors.get(bias.removesuffix("bias") + "weight")
+        if bias not in done.tensors and weight is not None:
+            done.tensors[bias], done.zeros[bias] = weight.new_zeros(len(weight)), why
     return done
 
 
 def translate_back(state: State, layout: Layout) -> tuple[dict[str, Tensor], list[str]]:
     """Our tensors in their names, and our names that the layout has no line for.
 
-    What is without effect is not written, but for zeros beside other parts. Raises ValueError where tensors do not fit.
+    What is without effect is not written, but for zeros beside other parts, nor are `zero_biases` that are zeros.
+    Raises ValueError where tensors do not fit.
     """
     turned = tuple(Line(ours, theirs, _turned(change)) for theirs, ours, change in layout.lines)
-    back = translate(state, replace(layout, lines=turned, no_effect=layout.fresh, copies={}, rearrange=None))
+    state = {name: x for name, x in state.items() if name not in layout.zero_biases or bool(x.any())}
+    turned_round = replace(layout, lines=turned, no_effect=layout.fresh, zero_biases={}, copies={}, rearrange=None)
+    back = translate(state, turned_round)
     if back.wrong:
         raise ValueError(f"This is no {layout.name}: {'; '.join(back.wrong)}.")
     for name, of in layout.copies.items():

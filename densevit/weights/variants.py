@@ -10,6 +10,8 @@ from densevit.weights.layout import Layout, Line, Rearrangement, State, translat
 
 Section = dict[str, Any]
 
+STANDARDIZATION = "weight_standardization"  # a hybrid's option that no tensor shows; by default "variance"
+
 VIT: dict[int, tuple[str, int]] = {  # width: variant, depth
     128: ("nano", 6),
     192: ("tiny", 12),

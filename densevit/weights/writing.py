@@ -19,6 +19,7 @@ from densevit.model import DenseModel, build_model, create_backbone
 from densevit.weights import layouts, model_file, transformers_config
 from densevit.weights.layout import Layout, has_marks, translate, translate_back
 from densevit.weights.state import read_safetensors
+from densevit.weights.variants import STANDARDIZATION
 from densevit.weights.whole import whole_file, whole_folder
 
 PROJECTS = {"hf": "transformers", "timm": "timm", "torchvision": "torchvision"}
@@ -177,7 +178,7 @@ def _in_layout(ours: _Source, layout: Layout, allowed: Sequence[str]) -> Written
         sections = layout.describe(tensors)
     except WeightsError as error:
         raise _Unsaid(f"{layout.name} is not of a {ours.section.name!r} like this. {error}", len(state)) from error
-    resizing = sections["backbone"].get(_RESIZING)
+    resizing, standardization = (sections["backbone"].get(key) for key in (_RESIZING, STANDARDIZATION))
     options = _check_function(ours, layout, sections, {**state, **back.tensors})
     notes = [f"{name} is {json.dumps(value)}, which is to be set there: no tensor shows it." for name, value in options]
     mean, std = layout.mean or IMAGENET_MEAN, layout.std or IMAGENET_STD
@@ -189,6 +190,13 @@ def _in_layout(ours: _Source, layout: Layout, allowed: Sequence[str]) -> Written
         notes.append(f"Pictures are to be normalised by mean {[*ours.backbone.mean]} and std {[*ours.backbone.std]}.")
     if resizing is not None and resizing != ours.section.options.get(_RESIZING, "antialiased"):
         notes.append(f"There, positions come to pictures of other sizes in another way ({resizing}).")
+    if (standardization or "variance") != ours.section.options.get(STANDARDIZATION, "variance"):
+        notes.append(
+            f"There, {STANDARDIZATION} is {standardization or 'variance'}: outputs differ by less than {_CLOSE:.1%}."
+        )
+    for name, why in layout.zero_biases.items():
+        if name in state:
+            notes.append(f"{name} is {'written' if state[name].any() else 'all zeros and is not written'}: {why}.")
     if ours.model is not None and layout.part == "backbone":
         notes.append(f"The backbone alone: {layout.name} has no {', '.join(ours.model.heads)}.")
     return Written(layout, tensors, left_out, notes, files)
@@ -227,7 +235,9 @@ def _check_function(
     shows and that are not as they would be taken. Raises WeightsError, naming the options that are others, where the
     two see different things.
     """
-    own = {"backbone": ours.section.options}
+    own = {"backbone": {**ours.section.options}}
+    if STANDARDIZATION in sections["backbone"]:
+        own["backbone"].setdefault(STANDARDIZATION, "variance")
     if ours.model is not None and ours.model.config is not None:
         own["heads"] = {
             str(ours.model.heads[name].task): {"name": section.name, **section.options}

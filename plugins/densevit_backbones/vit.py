@@ -13,7 +13,7 @@ from densevit.layers.kept import kept
 from densevit.layers.positions import Resizing, resize_grid, sine_grid_1d, sine_grid_2d
 from densevit.layers.rotary import rotary_table
 from densevit_backbones.vit_blocks import EPS, Block, ProjectReadout, RelativePositionBias
-from densevit_backbones.vit_stems import ConvStem, PatchStem, ResNetStem
+from densevit_backbones.vit_stems import ConvStem, PatchStem, ResNetStem, WeightStandardization
 
 
 class _Variant(NamedTuple):
@@ -55,6 +55,9 @@ class ViT(Backbone):
         from random weights (Xiao et al. 2021, section 4), for `patch_size` 8, 16 or 32; "resnet": the first three
         stages of a ResNet-50 (ViT's hybrid, R50 + ViT-B/16), for `patch_size` 16, whose first two stages are then the
         first two features, of strides 4 and 8 and 256 and 512 channels (DPT-Hybrid).
+    weight_standardization: of each filter w of stem "resnet". "variance": (w - mean) / sqrt(variance + 1e-8), as in
+        timm since 0.4.12 and in transformers; "std": (w - mean) / (std + 1e-5), as Google's hybrid and isl-org's
+        DPT-Hybrid (timm 0.4.5) were trained.
     positions: "learned"; "sine1d", counted row by row, or "sine2d", as in MAE; these three are made for the grid of a
         square picture and resized to any other (see `resize_grid`). "rotary": turns queries and keys in each block, as
         in DINOv3, and needs no size. "relative": each block adds a learned bias for two cells' offset, as in BEiT,
@@ -86,6 +89,7 @@ class ViT(Backbone):
         patch_size: Literal[8, 14, 16, 32] = 16,
         patch_stride: int | None = None,
         stem: Literal["patch", "conv", "resnet"] = "patch",
+        weight_standardization: WeightStandardization = "variance",
         positions: Literal["learned", "sine1d", "sine2d", "rotary", "relative", "none"] = "learned",
         image_size: int = 224,
         position_resizing: Resizing = "antialiased",
@@ -119,7 +123,7 @@ class ViT(Backbone):
 
         self.stem: PatchStem | ConvStem | ResNetStem
         if stem == "resnet":
-            self.stem = ResNetStem(width)
+            self.stem = ResNetStem(width, weight_standardization)
         else:
             self.stem = ConvStem(width, stride) if stem == "conv" else PatchStem(width, patch_size, stride)
         early = self.stem if isinstance(self.stem, ResNetStem) else None

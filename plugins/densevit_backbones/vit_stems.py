@@ -1,11 +1,15 @@
 """What turns a picture into the tokens of a plain vision transformer: patches, convolutions or a ResNet."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.stem import conv_stem
 
+WeightStandardization = Literal["variance", "std"]
+"""How a filter w is standardised: (w - mean) / sqrt(variance + 1e-8), or (w - mean) / (std + 1e-5)."""
 Embedded = tuple[list[Tensor], Tensor]
 """Features of finer strides, (B, C, H, W) each, and the tokens (B, H, W, C); all of them ceil(size / stride)."""
 
@@ -50,21 +54,24 @@ class ResNetStem(nn.Module):
 
     As in the published R50 + ViT-B/16: nine blocks in the third stage, weights of convolutions standardised (Qiao et
     al. 2019), group norm in place of batch norm, and TensorFlow's "same" padding, which pads more behind than before.
+
+    weight_standardization: of all convolutions but the projection; see `WeightStandardization`.
     """
 
     channels = (256, 512)
     strides = (4, 8)
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, weight_standardization: WeightStandardization = "variance") -> None:
         super().__init__()
-        self.conv = StandardizedConv2d(3, 64, 7, stride=2)
+        by = weight_standardization
+        self.conv = StandardizedConv2d(3, 64, 7, stride=2, by=by)
         self.norm = nn.GroupNorm(32, 64)
         self.stages = nn.ModuleList()
         inputs = 64
         for i, count in enumerate((3, 4, 9)):
             outputs, stride = 256 * 2**i, 1 if i == 0 else 2
-            blocks = [_Bottleneck(inputs, outputs, stride)]
-            blocks += [_Bottleneck(outputs, outputs, 1) for _ in range(count - 1)]
+            blocks = [_Bottleneck(inputs, outputs, stride, by)]
+            blocks += [_Bottleneck(outputs, outputs, 1, by) for _ in range(count - 1)]
             self.stages.append(nn.Sequential(*blocks))
             inputs = outputs
         self.projection = nn.Conv2d(inputs, width, 1)
@@ -88,35 +95,48 @@ class ResNetStem(nn.Module):
 
 
 class StandardizedConv2d(nn.Conv2d):
-    """A convolution without bias, each filter of which has mean 0 and variance 1 (Qiao et al. 2019).
+    """A convolution without bias, each filter of which is standardised to mean 0 and variance 1 (Qiao et al. 2019).
 
     For maps whose sides are multiples of the stride. "Same" padding: kernel - stride, the odd one behind.
+
+    by: where epsilon is added, which tells for filters of small variance; see `WeightStandardization`.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, by: WeightStandardization = "variance"
+    ) -> None:
         super().__init__(inputs, outputs, kernel, stride=stride, bias=False)
+        self.by = by
         padding = max(kernel - stride, 0)
         self.before, self.behind = padding // 2, padding - padding // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = F.layer_norm(self.weight, self.weight.shape[1:], eps=1e-8)
+        weight = self._standardized()
         if self.before == self.behind:
             return F.conv2d(x, weight, None, self.stride, self.before)
         return F.conv2d(F.pad(x, (self.before, self.behind) * 2), weight, None, self.stride)
+
+    def _standardized(self) -> Tensor:
+        """The weight (O, I, H, W), each of its O filters standardised."""
+        if self.by == "variance":
+            return F.layer_norm(self.weight, self.weight.shape[1:], eps=1e-8)
+        std, mean = torch.std_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)  # (O, 1, 1, 1)
+        return (self.weight - mean) / (std + 1e-5)
 
 
 class _Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions; the stride is in the second."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, by: WeightStandardization) -> None:
         super().__init__()
         width = outputs // 4
-        self.conv1, self.norm1 = StandardizedConv2d(inputs, width, 1), nn.GroupNorm(32, width)
-        self.conv2, self.norm2 = StandardizedConv2d(width, width, 3, stride), nn.GroupNorm(32, width)
-        self.conv3, self.norm3 = StandardizedConv2d(width, outputs, 1), nn.GroupNorm(32, outputs)
+        self.conv1, self.norm1 = StandardizedConv2d(inputs, width, 1, by=by), nn.GroupNorm(32, width)
+        self.conv2, self.norm2 = StandardizedConv2d(width, width, 3, stride, by), nn.GroupNorm(32, width)
+        self.conv3, self.norm3 = StandardizedConv2d(width, outputs, 1, by=by), nn.GroupNorm(32, outputs)
         self.downsample: nn.Module | None = None
         if inputs != outputs:
-            self.downsample = nn.Sequential(StandardizedConv2d(inputs, outputs, 1, stride), nn.GroupNorm(32, outputs))
+            shortcut = StandardizedConv2d(inputs, outputs, 1, stride, by)
+            self.downsample = nn.Sequential(shortcut, nn.GroupNorm(32, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)

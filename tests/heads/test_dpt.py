@@ -51,6 +51,13 @@ def test_the_relative_head_keeps_its_contract():
     check_head(functools.partial(DptDepth, width=16, ssi=0.5), reach=REACH)
 
 
+@pytest.mark.parametrize("output", ["relative", "sigmoid", "softplus", "bins", "inverse"])
+def test_metres_of_another_zoom_are_brought_to_zoom_1_and_relative_depth_stays(output):
+    head = DptDepth(*PYRAMID, width=16, output=output).eval()
+    maps = head.maps(head(make_features(PYRAMID, (64, 96)), mask((64, 96))), (64, 96))
+    assert torch.equal(head.undo_zoom(maps, 1.5), maps if output == "relative" else 1.5 * maps)
+
+
 def test_the_relative_head_predicts_no_metres_and_says_so():
     head = DptDepth(*PYRAMID, width=16).eval()
     outputs = head(make_features(PYRAMID, (64, 96)), mask((64, 96)))

@@ -1,5 +1,6 @@
 """Windows, flips and scales against loops that hold everything at once, and what they keep in memory."""
 
+import math
 import weakref
 
 import numpy as np
@@ -255,6 +256,69 @@ def test_scales_are_averaged_on_the_picture_s_grid(section, flip):
         expected = expected + F.interpolate(maps[None, None], (45, 58), mode="bilinear") / 3
     expected = F.interpolate(expected, (80, 101), mode="bilinear")[0, 0]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+class Metres(Depth):
+    """Eight metres, divided by the zoom as in training, which it reads from the number of pixels of each image."""
+
+    quantity, usual = "depth", 45 * 58
+
+    def maps(self, outputs, size):
+        inside = self.inside * math.prod(outputs["logits"].shape[2:])  # pixels of each image
+        return (8 * (self.usual / inside).sqrt())[:, None, None, None].expand(-1, 1, *size)
+
+
+class Slope(Depth):
+    """The same, with the zoom read from the slope of a ramp, also in a window: 4 grey levels a pixel at zoom 1."""
+
+    quantity = "depth"
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self.out.weight.data.copy_(torch.tensor([0.229, 0, 0])[None, :, None, None])  # red, not normalised
+
+    def maps(self, outputs, size):
+        red = 255 / self.factor * outputs["logits"][:, :1, : size[0], : size[1]]
+        slope = (red[..., -5] - red[..., 4]).abs() / (size[1] - 9)  # without the border's
+        return (8 * slope / 4).mean(2)[..., None, None].expand(-1, 1, *size)
+
+
+@pytest.mark.parametrize("scales", [(0.5, 1.0, 2.0), (0.75, 1.0, 1.3), (0.4,)], ids=str)
+@pytest.mark.parametrize("flip", [False, True])
+def test_metres_of_each_scale_are_brought_to_zoom_1(scales, flip):
+    """8 m are 16 m at half the size and 4 m at twice it, and their mean would be 9.33 m."""
+    model = model_of(Pixels(), Metres)
+    batch = batch_of(model, (45, 58), original=(80, 101))
+    (found,) = depth_of(model, batch, scales=scales, flip=flip)
+    torch.testing.assert_close(found, torch.full((80, 101), 8.0))
+
+
+@pytest.mark.parametrize("scales", [(0.5, 1.0, 2.0), (0.75, 1.25)], ids=str)
+def test_metres_of_windows_at_each_scale_are_brought_to_zoom_1(scales):
+    ramp = (4 * torch.arange(60)).to(torch.uint8).expand(3, 48, 60).contiguous()
+    sample = {"image": ramp, "targets": {"image_id": 0, "size": (48, 60), "original_size": (48, 60)}}
+    model = model_of(Pixels(), Slope)
+    (found,) = depth_of(model, collate([sample], model.multiple), scales=scales, window=29, stride=10, flip=True)
+    assert (found - 8).abs().max() < 0.25
+
+
+def test_a_zoom_leaves_other_maps_as_they_are():
+    """Classes beside metres, and relative depth, whose scale nobody knows."""
+    torch.manual_seed(0)
+    both = model_of(Pixels(), Segmenter, Metres)
+    alone = DenseModel(both.backbone, {"segmentation": both.heads["segmentation"]}).eval()
+    batch = batch_of(both, (45, 58))
+    section = InferenceSection(scales=(0.5, 1.0, 2.0))
+    found, expected = both.infer(batch, section), alone.infer(batch, section)
+    assert torch.equal(found["segmentation"][0]["semantic"], expected["segmentation"][0]["semantic"])
+    assert len(expected["segmentation"][0]["semantic"].unique()) > 1
+    torch.testing.assert_close(found["depth"][0]["depth"], torch.full((45, 58), 8.0))
+
+    relative = model_of(Pixels(), Metres)
+    relative.heads["depth"].quantity = "inverse_depth"
+    (mean,) = depth_of(relative, batch, scales=(0.5, 1.0, 2.0))
+    exact = 8 * (2 * (45 * 58 / (4 * 22 * 29)) ** 0.5 + 1 + 1 / 2) / 3  # 22.5 goes to the even side
+    torch.testing.assert_close(mean, torch.full((45, 58), exact))
 
 
 def test_probabilities_of_classes_are_averaged_and_depths_as_they_are():

@@ -513,6 +513,20 @@ class ReadsPlaces(DenseDepth):
         return {"depth": maps[:, 0] + torch.arange(maps.shape[2])[:, None]}
 
 
+class MovesAtZoomOne(DenseDepth):
+    """Takes the zoom for something to add."""
+
+    def undo_zoom(self, maps, zoom):
+        return maps + zoom
+
+
+class LosesMaps(DenseDepth):
+    """Undoes a zoom of one map only."""
+
+    def undo_zoom(self, maps, zoom):
+        return maps[:1] * zoom
+
+
 class WrongMaps(Segmenter):
     """Maps of the resized picture."""
 
@@ -580,6 +594,8 @@ def test_maps_of_another_size_than_the_pictures_are_caught():
         (ReadsBytes, "semantic that differs between"),
         (ReadsOtherKeys, "read_maps that gives labels"),
         (ReadsPlaces, "depth that differs where read_maps gets a part"),
+        (MovesAtZoomOne, "undo_zoom(maps, 1.0) of (3, 1, 96, 128) that changes maps"),
+        (LosesMaps, "undo_zoom(maps, 1.0) of (1, 1, 96, 128)"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )

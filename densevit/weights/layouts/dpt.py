@@ -15,7 +15,7 @@ from densevit.weights.layout import Layout, Line, State, translate
 from densevit.weights.layouts.timm import VIT
 from densevit.weights.positions import added_to_tokens
 from densevit.weights.state import part
-from densevit.weights.variants import vit
+from densevit.weights.variants import STANDARDIZATION, vit
 
 Task = Literal["depth", "segmentation"]
 HALVES = (0.5, 0.5, 0.5)  # the mean and the deviation that all of them were trained with
@@ -27,6 +27,8 @@ UNUSED_UNIT = "a residual unit for a map that the first fusion does not have"
 # The output of the models that were fine-tuned for metres, in 1 / metres (`run_monodepth.py`).
 NYU = {"output": "inverse", "scale": 0.000305, "shift": 0.1378, "max_depth": 10.0}
 KITTI = {"output": "inverse", "scale": 0.00006016, "shift": 0.00579, "max_depth": 80.0}
+
+STD = {STANDARDIZATION: "std"}  # timm 0.4.5's, which this project requires; timm 0.4.12 changed it
 
 
 def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
@@ -79,12 +81,22 @@ def describe_translated(ours: State, task: Task) -> dict[str, Any]:
 
 
 def whole_model(
-    name: str, marks: tuple[str, ...], lines: tuple[Line, ...], task: Task, no_effect: dict[str, str], **others: Any
+    name: str,
+    marks: tuple[str, ...],
+    lines: tuple[Line, ...],
+    task: Task,
+    no_effect: dict[str, str],
+    backbone: Mapping[str, Any] | None = None,
+    **others: Any,
 ) -> Layout:
-    """The layout of a DPT; others: as in `Layout`."""
+    """The layout of a DPT; others: as in `Layout`.
+
+    backbone: options of the backbone that no tensor shows and that all models of this layout have.
+    """
 
     def describe(state: State) -> dict[str, Any]:
-        return describe_translated(translate(state, layout).tensors, task)
+        sections = describe_translated(translate(state, layout).tensors, task)
+        return {**sections, "backbone": {**sections["backbone"], **(backbone or {})}}
 
     layout = Layout(
         name=name,
@@ -118,6 +130,7 @@ def _layout(name: str, task: Task, hybrid: bool) -> Layout:
             "pretrained.model.head.*": "the class head of the ViT",
             "scratch.refinenet4.resConfUnit1.*": UNUSED_UNIT,
         },
+        STD if hybrid else {},
         rearrange=added_to_tokens(
             "pretrained.model.pos_embed", ("pretrained.model.cls_token", "pretrained.model.dist_token")
         ),

@@ -4,12 +4,13 @@ JAX's order of axes: kernels have their outputs last, and attention's an axis of
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
-from densevit.weights.layout import Change, Layout, Line
+from densevit.weights.layout import Change, Layout, Line, State
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit.weights.variants import described, vit
+from densevit.weights.variants import STANDARDIZATION, described, vit
 
 _UNITS = (3, 4, 9)  # of the hybrid's blocks
 
@@ -79,6 +80,12 @@ def _resnet(prefix: str) -> list[Line]:
     return lines
 
 
+def _vit(tensors: State) -> dict[str, Any]:
+    """The section of a ViT; a hybrid's weights are divided by std + 1e-5 (`vit_jax/models_resnet.py`)."""
+    section = vit(tensors)
+    return section | {STANDARDIZATION: "std"} if section.get("stem") == "resnet" else section
+
+
 def _layout(name: str, prefix: str) -> Layout:
     lines = _lines(prefix)
     positions = added_to_tokens(f"{prefix}Transformer/posembed_input/pos_embedding", (f"{prefix}cls",))
@@ -91,7 +98,7 @@ def _layout(name: str, prefix: str) -> Layout:
             f"{prefix}Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel",
         ),
         lines=lines,
-        describe=described(vit, lines, positions),
+        describe=described(_vit, lines, positions),
         no_effect={
             f"{prefix}head/*": "the class head of a classifier",
             f"{prefix}pre_logits/*": "a layer of the class head",

@@ -15,6 +15,7 @@ from densevit.weights.state import part
 from densevit.weights.variants import vit
 
 _LEVELS = 4  # maps that the multi-level decoder aggregates
+_NO_BIAS = "mmsegmentation 1.x has no bias in its patch embedding unless patch_bias=True"
 _FEATURES = {24: {"upsampling": (10, 15, 20, 24), "mla": (6, 12, 18, 24)}}  # of ViT-L; they leave no trace
 _BLOCK, _OURS, _HEAD = "backbone.layers.{i}", "backbone.blocks.{i}", "heads.segmentation"
 
@@ -115,6 +116,7 @@ def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...], **others
         lines=lines,
         describe=describe,
         classes=_classes,
+        zero_biases={"backbone.stem.projection.bias": _NO_BIAS},
         **others,
     )
     return layout

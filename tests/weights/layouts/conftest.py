@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import StdConv2dSame
+from timm.layers.padding import pad_same
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import densevit
 from densevit import config as configs
@@ -131,6 +134,31 @@ def whole() -> Callable[..., DenseModel]:
     came beside the tensors. Options go to the backbone.
     """
     return _whole
+
+
+class _StdConv(StdConv2dSame):
+    """Weight standardisation written out as timm 0.4.5 and `vit_jax/models_resnet.py` have it: by std + 1e-5."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        filters = self.weight.flatten(1)
+        mean = filters.mean(1, keepdim=True)
+        std = (filters - mean).square().mean(1, keepdim=True).sqrt()
+        weight = ((filters - mean) / (std + 1e-5)).view_as(self.weight)
+        x = pad_same(x, self.kernel_size, self.stride, self.dilation) if self.same_pad else x
+        return F.conv2d(x, weight, None, self.stride, self.padding)
+
+
+@pytest.fixture(scope="session")
+def standardized_by_std() -> Callable[[nn.Module], None]:
+    """Lets a hybrid of timm, which standardises by sqrt(variance + 1e-8), do so as timm 0.4.5 did."""
+
+    def standardized_by_std(model: nn.Module) -> None:
+        found = [module for module in model.modules() if isinstance(module, StdConv2dSame)]
+        assert len(found) == 1 + 3 * (3 + 4 + 9) + 3
+        for module in found:
+            module.__class__ = _StdConv
+
+    return standardized_by_std
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import re
 import pytest
 import timm
 import torch
+from timm.layers import StdConv2dSame
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,7 +19,7 @@ SIZES = {"square": [(64, 64)], "padded": [(64, 96), (45, 77)]}
 WITHOUT_EFFECT = r"pretrained\.model\.(norm|head)\.|scratch\.refinenet4\.resConfUnit1\."
 
 
-HYBRID = {"variant": "base", "stem": "resnet"}
+HYBRID = {"variant": "base", "stem": "resnet", "weight_standardization": "std"}
 LARGE = {"variant": "large"}
 DEPTH = {"name": "dpt", "output": "relative", "norm": "none"}
 SEGMENTATION = {"name": "dpt_segmentation"}
@@ -191,13 +192,23 @@ class OfficialDpt(nn.Module):
         return (doubled(out), self.auxlayer(paths[-2])) if self.segments else (out, None)
 
 
-def official(randomise, hybrid, segments):
-    torch.manual_seed(0)
-    reference = randomise(OfficialDpt(hybrid, segments))
-    for name, weight in reference.named_parameters():
-        if name.endswith("norm3.weight"):  # branches as weak as trained ones, or rounding errors grow
-            weight.data *= 0.2
-    return reference
+@pytest.fixture
+def official(randomise, standardized_by_std):
+    """`official(hybrid, segments)`: such a model, a hybrid's convolutions as in timm 0.4.5."""
+
+    def official(hybrid, segments):
+        torch.manual_seed(0)
+        reference = randomise(OfficialDpt(hybrid, segments))
+        for name, weight in reference.named_parameters():
+            if name.endswith("norm3.weight"):  # branches as weak as trained ones, or rounding errors grow
+                weight.data *= 0.2
+            elif ".backbone." in name and "conv" in name:  # filters of small variance, beside which epsilon tells
+                weight.data *= 10 ** torch.empty(len(weight), 1, 1, 1).uniform_(-3, 0)
+        if hybrid:
+            standardized_by_std(reference)
+        return reference
+
+    return official
 
 
 def batch_of(sizes):
@@ -222,8 +233,8 @@ def kinds(names):
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("hybrid", [False, True], ids=["large style", "hybrid"])
-def test_depth_is_what_the_written_out_model_gives(hybrid, sizes, randomise, whole, released):
-    reference = official(randomise, hybrid, segments=False)
+def test_depth_is_what_the_written_out_model_gives(hybrid, sizes, official, whole, released):
+    reference = official(hybrid, segments=False)
     reference.scratch.output_conv[4].weight.data *= 1000  # as large as theirs
     state = reference.state_dict()
     name = "dpt-hybrid" if hybrid else "dpt"
@@ -251,8 +262,8 @@ def test_depth_is_what_the_written_out_model_gives(hybrid, sizes, randomise, who
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("hybrid", [False, True], ids=["large style", "hybrid"])
-def test_segmentation_is_what_the_written_out_model_gives(hybrid, sizes, randomise, whole, released):
-    reference = official(randomise, hybrid, segments=True)
+def test_segmentation_is_what_the_written_out_model_gives(hybrid, sizes, official, whole, released):
+    reference = official(hybrid, segments=True)
     state = reference.state_dict()
     name = "dpt-hybrid-segmentation" if hybrid else "dpt-segmentation"
     assert kinds(state) == kinds(released("dpt_hybrid-ade20k" if hybrid else "dpt_large-ade20k"))
@@ -271,8 +282,33 @@ def test_segmentation_is_what_the_written_out_model_gives(hybrid, sizes, randomi
 
 
 @pytest.mark.parametrize("segments", [False, True], ids=["depth", "segmentation"])
-def test_there_and_back(segments, randomise):
-    state = official(randomise, True, segments).state_dict()
+def test_a_hybrid_computes_with_the_arithmetic_that_it_was_trained_with(segments, official, whole):
+    """timm 0.4.5 divides weights by std + 1e-5. With sqrt(variance + 1e-8), as in timm today, outputs are others."""
+    reference, batch = official(True, segments), batch_of([(64, 64)])
+    state = reference.state_dict()
+    task, name = ("segmentation", "dpt-hybrid-segmentation") if segments else ("depth", "dpt-hybrid")
+    found = {}
+    for arithmetic in ("std", "variance"):
+        other = {} if arithmetic == "std" else {"weight_standardization": arithmetic}
+        model = whole(state, find(name), WITHOUT_EFFECT, **other)
+        with torch.no_grad():
+            found[arithmetic] = model.heads[task].maps(model(batch)[task], (64, 64))
+    with torch.no_grad():
+        expected = {"std": reference(pixels_of(batch))[0]}
+        for module in reference.modules():
+            if isinstance(module, StdConv2dSame):
+                module.__class__ = StdConv2dSame
+                assert module.eps == 1e-8
+        expected["variance"] = reference(pixels_of(batch))[0]
+    span = expected["std"].max() - expected["std"].min()
+    for arithmetic in expected:
+        assert ((found[arithmetic] - expected[arithmetic]).abs().max() / span) < 1e-4
+    assert ((found["variance"] - expected["std"]).abs().max() / span) > 0.01
+
+
+@pytest.mark.parametrize("segments", [False, True], ids=["depth", "segmentation"])
+def test_there_and_back(segments, official):
+    state = official(True, segments).state_dict()
     layout = find("dpt-hybrid-segmentation" if segments else "dpt-hybrid")
     ours = translate(state, layout).tensors
     back, unknown = translate_back(ours, layout)

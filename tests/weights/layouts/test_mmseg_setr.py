@@ -7,12 +7,19 @@ import re
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
+from densevit.errors import WeightsError
+from densevit.visualization.weights_table import weights_table
+from densevit.weights.arrival import arrive
+from densevit.weights.converting import convert
+from densevit.weights.initial import fit_backbone
 from densevit.weights.label_sets import preset_classes
 from densevit.weights.layout import translate, translate_back
 from densevit.weights.layouts import find, recognise
+from densevit.weights.writing import written
 
 K, C, WIDTH, BRANCH, SIDE = 5, 128, 24, 16, 64
 SIZES = {"square": [(64, 64)], "padded": [(48, 96), (37, 81)]}
@@ -87,13 +94,13 @@ class Layer(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    def __init__(self, with_token):
+    def __init__(self, with_token, patch_bias):
         super().__init__()
         self.with_token = with_token
         self.cls_token = nn.Parameter(torch.zeros(1, 1, C))
         self.pos_embed = nn.Parameter(torch.zeros(1, (SIDE // 16) ** 2 + 1, C))
         self.patch_embed = nn.Module()
-        self.patch_embed.projection = nn.Conv2d(3, C, 16, 16)
+        self.patch_embed.projection = nn.Conv2d(3, C, 16, 16, bias=patch_bias)
         self.layers = nn.ModuleList(Layer() for _ in range(6))
 
     def forward(self, x):
@@ -171,9 +178,9 @@ class Fcn(nn.Module):
 class Official(nn.Module):
     """A published model, but narrow, put together so that its tensors have the names of the release."""
 
-    def __init__(self, decoder, beside=2):
+    def __init__(self, decoder, beside=2, patch_bias=True):
         super().__init__()
-        self.backbone = VisionTransformer(with_token=decoder != "mla")
+        self.backbone = VisionTransformer(decoder != "mla", patch_bias)
         if decoder == "mla":
             self.neck, self.decode_head = Neck(), LevelsHead()
             self.auxiliary_head = nn.ModuleList(Fcn() for _ in range(4))
@@ -261,3 +268,66 @@ def test_there_and_back(pair):
     assert changed == {"backbone.pos_embed"} | token
     again = translate(back, layout).tensors
     assert again.keys() == done.tensors.keys() and all(torch.equal(again[key], x) for key, x in done.tensors.items())
+
+
+# ---- mmsegmentation 1.2, whose patch embedding has no bias ----
+
+BIAS = "backbone.patch_embed.projection.bias"
+
+
+def shown(fit):
+    console = Console(width=200)
+    with console.capture() as said:
+        console.print(weights_table(fit))
+    return " ".join(said.get().split())
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_without_a_bias_of_patches_it_is_zeros_and_told(kind, randomise, tmp_path):
+    torch.manual_seed(0)
+    decoder, beside, _ = MODELS[kind]
+    reference = randomise(Official(decoder, beside, patch_bias=False))
+    state = reference.state_dict()
+    assert BIAS not in state
+    torch.save({"state_dict": state, "meta": {}}, tmp_path / "setr.pth")
+    layout = find(f"mmseg-setr-{kind}")
+    assert recognise(state) is layout
+    converted = convert(tmp_path / "setr.pth", layout.name)
+    assert converted.fit.missing == [] and not converted.backbone.stem.projection.bias.any()
+    why = "mmsegmentation 1.x has no bias in its patch embedding unless patch_bias=True"
+    assert f"zeros 1 backbone.stem.projection.bias: {why}" in shown(converted.fit)
+    left_out = len(translate(state, layout).left_out)
+    assert f"loaded {len(state) - left_out} " in shown(converted.fit)  # one of theirs, one of ours
+    alone = fit_backbone(converted.model, arrive(tmp_path / "setr.pth", converted.model), ())
+    assert f"zeros 1 stem.projection.bias: {why}" in shown(alone)
+    images = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8)
+    padding = torch.zeros(1, 64, 64, dtype=torch.bool)
+    with torch.no_grad():
+        pixels = converted.model.normalise(images, padding)
+        expected = F.interpolate(reference(pixels)[0], size=(64, 64), mode="bilinear", align_corners=False)
+        outputs = converted.model({"images": images, "padding_mask": padding, "targets": []})
+        found = converted.model.heads["segmentation"].maps(outputs["segmentation"], (64, 64))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+    converted.write(tmp_path / "run")
+    back = written(tmp_path / "run", layout.name)
+    assert back.tensors.keys() == state.keys() - translate(state, layout).left_out.keys()  # which theirs loads whole
+    assert f"backbone.stem.projection.bias is all zeros and is not written: {why}." in back.notes
+
+
+def test_a_bias_that_learned_is_written_and_told(randomise, tmp_path):
+    state = randomise(Official("naive", 1)).state_dict()
+    torch.save(state, tmp_path / "setr.pth")
+    convert(tmp_path / "setr.pth").write(tmp_path / "run")
+    back = written(tmp_path / "run", "mmseg-setr-naive")
+    assert torch.equal(back.tensors[BIAS], state[BIAS])
+    assert any("bias is written: mmsegmentation 1.x has no bias" in note for note in back.notes)
+
+
+@pytest.mark.parametrize("lacking", ["backbone.patch_embed.projection.weight", "backbone.layers.3.ln1.bias"])
+def test_nothing_else_may_be_missing(lacking, randomise, tmp_path):
+    state = randomise(Official("naive", 1, patch_bias=False)).state_dict()
+    del state[lacking]
+    torch.save(state, tmp_path / "setr.pth")
+    with pytest.raises(WeightsError, match=r"missing|not whole"):
+        convert(tmp_path / "setr.pth")

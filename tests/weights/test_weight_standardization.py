@@ -1,0 +1,82 @@
+"""A hybrid's weight standardisation, which no tensor shows: in the config, on the way out, at the start."""
+
+import pytest
+import torch
+
+from densevit import config as configs
+from densevit.cli import main
+from densevit.errors import WeightsError
+from densevit.model import build_model
+from densevit.weights.initial import load_initial
+from densevit.weights.model_file import save
+from densevit.weights.writing import written
+
+HYBRID = {
+    "name": "vit",
+    "variant": "nano",
+    "stem": "resnet",
+    "image_size": 64,
+    "readout": "project",
+    "feature_norm": False,
+    "position_resizing": "bilinear",
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+}
+DEPTH = {"name": "dpt", "width": 32, "reassemble_channels": [256, 512, 32, 32], "output": "relative", "norm": "none"}
+ALLOWED = ["readouts.*"]  # of timm's, which is the backbone alone
+
+
+def model_of(**backbone):
+    values = {"backbone": {**HYBRID, **backbone}, "heads": {"depth": DEPTH}, "data": {"name": "scenes"}}
+    torch.manual_seed(0)
+    return build_model(configs.from_mapping({**values, "trainer": {"max_steps": 1}}), {"depth": ()}).eval()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """`run(arithmetic, spread)`: a run's folder. spread: filters' deviations differ by up to this factor."""
+
+    def run(arithmetic, spread=1000.0):
+        model = model_of(weight_standardization=arithmetic)
+        for name, weight in model.backbone.stem.named_parameters():
+            if "conv" in name or "downsample.0" in name:
+                weight.data *= spread ** -torch.rand(len(weight), 1, 1, 1)
+        folder = tmp_path / f"{arithmetic}-{spread:g}"
+        folder.mkdir()
+        save(model, folder / "model.safetensors")
+        return folder
+
+    return run
+
+
+@pytest.mark.parametrize(("arithmetic", "layout"), [("std", "dpt-hybrid"), ("variance", "transformers-dpt-hybrid")])
+def test_it_stands_in_the_config_and_goes_out_again(arithmetic, layout, run, tmp_path):
+    out, back, again = tmp_path / "out.pth", tmp_path / "back", tmp_path / "again.pth"
+    assert main(["convert", str(run(arithmetic)), str(out), "--to", layout]) == 0
+    assert main(["convert", str(out), str(back), "--as", layout]) == 0
+    options = configs.load(back).backbone.options
+    assert options.get("weight_standardization", "variance") == arithmetic
+    assert main(["convert", str(back), str(again), "--to", layout]) == 0
+    first, second = (torch.load(file, weights_only=True) for file in (out, again))
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "layout"), [("std", "transformers-dpt-hybrid"), ("std", "timm-vit"), ("variance", "dpt-hybrid")]
+)
+def test_the_other_arithmetic_is_refused_where_it_computes_something_else_and_told_where_not(arithmetic, layout, run):
+    with pytest.raises(WeightsError, match=f"weight_standardization is '{arithmetic}'"):
+        written(run(arithmetic), layout, ALLOWED)
+    notes = written(run(arithmetic, spread=1.0), layout, ALLOWED).notes
+    other = {"std": "variance", "variance": "std"}[arithmetic]
+    assert f"There, weight_standardization is {other}: outputs differ by less than 0.1%." in notes
+
+
+def test_a_training_that_starts_with_the_other_arithmetic_is_warned(run, tmp_path):
+    out = tmp_path / "theirs.pth"
+    written(run("std"), "dpt-hybrid").write(out)
+    said = []
+    for own in ({}, {"weight_standardization": "std"}):
+        fits = load_initial(model_of(weights=str(out), **own))
+        said.append([note for note in fits[0].notes if "standardization" in note])
+    assert said == [["Warning: backbone.weight_standardization is variance; dpt-hybrid computes with std."], []]
