@@ -3,8 +3,10 @@
 from typing import cast
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from densevit.layers.linear import Linear
+from densevit.layers.precision import at_least_fp32, autocast_off
 
 
 class FeedForward(nn.Module):
@@ -31,6 +33,17 @@ class Mlp(nn.Sequential):
         for i in range(num_layers):
             parts += [Linear(sizes[i], sizes[i + 1])] + ([nn.ReLU(inplace=True)] if i < num_layers - 1 else [])
         super().__init__(*parts)
+
+    def in_full_precision(self, x: Tensor) -> Tensor:
+        """The same in fp32 at least, for coordinates: bf16 would round boxes to half a pixel in 128."""
+        with autocast_off(x.device):
+            weight = self.last.weight
+            if at_least_fp32(weight) is weight:
+                return self(x.to(weight.dtype))
+            x = x.float()
+            for layer in self:
+                x = F.linear(x, layer.weight.float(), layer.bias.float()) if isinstance(layer, nn.Linear) else layer(x)
+            return x
 
     @property
     def last(self) -> Linear:

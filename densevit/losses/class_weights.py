@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from densevit.losses.processes import mean_over_processes
+from densevit.losses.processes import sum_over_processes
 from densevit.losses.segmentation import IGNORE
 
 Weighting = tuple[float, ...] | Literal["balanced"] | None
@@ -50,7 +50,7 @@ class ClassWeights(nn.Module):
     def _count(self, labels: Tensor) -> None:
         counts = labels.new_zeros(IGNORE + 1)
         counts = counts.scatter_add(0, labels.flatten(), torch.ones_like(labels).flatten())
-        self.pixels += mean_over_processes(counts[: len(self.pixels)].double()).round().long()
+        self.pixels += sum_over_processes(counts[: len(self.pixels)])
 
 
 def _check(K: int, weights: Weighting) -> None:

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
+from densevit.layers.precision import autocast_off
 from densevit.losses.assignment import task_aligned
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import matchability_aware
 from densevit.losses.matching import Objects
-from densevit.losses.processes import autocast_off, mean_over_processes, process_count
+from densevit.losses.processes import mean_over_processes, process_count
 from densevit.losses.set_prediction import SetLosses
 
 

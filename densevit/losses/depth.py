@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densevit.losses.processes import autocast_off, mean_over_processes
+from densevit.layers.precision import autocast_off
+from densevit.losses.processes import mean_over_processes
 
 _LEAST = 1e-6  # metres: what a logarithm is taken of
 

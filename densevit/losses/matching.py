@@ -8,8 +8,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from densevit.errors import DensevitError
+from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_centres, to_corners
-from densevit.losses.processes import autocast_off
+from densevit.losses.processes import to_device
 
 
 class Objects(NamedTuple):
@@ -27,17 +28,31 @@ class Objects(NamedTuple):
 
     @classmethod
     def of(cls, targets: list[dict], device: torch.device) -> "Objects":
-        """Gathers `boxes` and `labels` of the targets, and scales the boxes by each image's `size`."""
-        counts = [len(target["boxes"]) for target in targets]
+        """Gathers `boxes` and `labels` of the targets, and scales the boxes by each image's `size`.
+
+        An image without these keys has no objects. Nothing waits for the device: counts, sizes and image numbers are
+        made on the CPU.
+        """
+        labelled = [target for target in targets if "boxes" in target and "labels" in target]
+        counts = [len(target["boxes"]) if "boxes" in target and "labels" in target else 0 for target in targets]
         names = [target.get("image_id", i) for i, target in enumerate(targets)]
         if not any(counts):
             empty = torch.zeros(0, dtype=torch.long, device=device)
             return cls(torch.zeros(0, 4, device=device), empty, empty, counts, names)
-        image = torch.repeat_interleave(torch.tensor(counts)).to(device)
-        sizes = torch.tensor([target["size"] for target in targets], dtype=torch.float32, device=device)
-        boxes = torch.cat([target["boxes"] for target in targets]).to(device, torch.float32)
-        labels = torch.cat([target["labels"] for target in targets]).to(device)
-        return cls(to_centres(boxes / sizes.flip(-1).repeat(1, 2)[image]), labels, image, counts, names)
+        image = torch.repeat_interleave(torch.tensor(counts))
+        sizes = torch.tensor([target["size"] for target in targets], dtype=torch.float32).flip(-1).repeat(1, 2)[image]
+        boxes = to_device(torch.cat([target["boxes"].float() for target in labelled]), device)
+        labels = to_device(torch.cat([target["labels"] for target in labelled]), device)
+        boxes = to_centres(boxes / to_device(sizes, device))
+        return cls(boxes, labels, to_device(image, device), counts, names)
+
+    def among(self, images: list[int]) -> "Objects":
+        """The same objects, with `image` counted among these images of the batch, which hold all of them."""
+        if len(images) == len(self.counts):
+            return self
+        counts, names = [self.counts[i] for i in images], [self.names[i] for i in images]
+        image = to_device(torch.repeat_interleave(torch.tensor(counts, dtype=torch.long)), self.boxes.device)
+        return self._replace(image=image, counts=counts, names=names)
 
 
 class Matches(NamedTuple):
@@ -117,7 +132,9 @@ def hungarian(
             layers.append(np.full(len(rows), layer))
             targets.append(rows + start)
             queries.append(columns)
-    pairs = torch.from_numpy(np.stack([np.concatenate(x) for x in (layers, queries, targets)])).to(logits.device)
+    pairs = to_device(
+        torch.from_numpy(np.stack([np.concatenate(x) for x in (layers, queries, targets)])), logits.device
+    )
     return Matches(pairs[0], objects.image[pairs[2]], pairs[1], pairs[2])
 
 

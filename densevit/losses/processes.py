@@ -1,7 +1,5 @@
 """Sums over all processes, so that a loss is the same however its images are shared out."""
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor, distributed
 
@@ -24,8 +22,17 @@ def mean_over_processes(x: Tensor) -> Tensor:
     return x / process_count()
 
 
-def autocast_off(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which products stay in fp32: costs, overlaps and softplus overflow or tie in less."""
-    if not torch.amp.is_autocast_available(device.type):  # the meta device, on which operations are counted
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of x over the processes that train together; x itself where there is one."""
+    if process_count() == 1:
+        return x
+    x = x.clone()
+    distributed.all_reduce(x)
+    return x
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the CPU on the device, without a wait: to a GPU it is copied from pinned memory."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=device.type != "mps")  # where such copies are not ordered

@@ -4,11 +4,13 @@ Each is a mean over images, as in `densevit.losses.depth`. An image adds nothing
 than two known pixels, or with a prediction that is the same all over.
 """
 
+from fractions import Fraction
+
 import torch
 from torch import Tensor
 
+from densevit.layers.precision import autocast_off
 from densevit.losses.depth import known_pixels, mean_of, mean_over_images
-from densevit.losses.processes import autocast_off
 
 _FLAT = 1e-5  # a map that varies by less, as a part of its mean size, is rounding errors
 
@@ -34,7 +36,8 @@ def trimmed(prediction: Tensor, truth: Tensor, kept: float = 0.8) -> Tensor:
         count = known.flatten(1).sum(1)
         ordered = error.abs().masked_fill(~known, torch.inf).flatten(1).sort(1).values  # (B, H*W)
         places = torch.arange(ordered.shape[1], device=ordered.device)
-        among = places < (kept * count.double()).floor()[:, None]
+        share = Fraction(kept).limit_denominator(1000)
+        among = places < (count * share.numerator // share.denominator)[:, None]  # exact, and without float64
         each = torch.where(among, ordered, 0.0).sum(1) / (2 * count.clamp(min=1))
         return mean_over_images(each, count > 0)
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.losses.processes import autocast_off, mean_over_processes
+from densevit.layers.precision import autocast_off
+from densevit.losses.processes import mean_over_processes
 
 IGNORE = 255  # the label that is neither trained on nor counted
 

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import focal, matchability_aware
 from densevit.losses.matching import Matches, Objects
-from densevit.losses.processes import autocast_off, mean_over_processes, process_count
+from densevit.losses.processes import mean_over_processes, process_count
 
 Classification = Literal["softmax", "focal", "mal"]
 
@@ -47,7 +48,7 @@ def set_losses(
 
         at_least = 1 / process_count()
         if object_count is None:
-            object_count = torch.tensor(float(len(objects.labels)), device=logits.device)
+            object_count = torch.full((), float(len(objects.labels)), device=logits.device)
         if classification == "softmax":
             classes = torch.full(logits.shape[:3], logits.shape[-1] - 1, device=logits.device)  # "no object"
             classes[place] = labels

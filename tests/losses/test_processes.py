@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, distributed
 
 from densevit.interfaces import Class, Targets
-from densevit.losses.processes import autocast_off, mean_over_processes, process_count
+from densevit.layers.precision import autocast_off
+from densevit.losses.processes import mean_over_processes, process_count
 from densevit_heads.detr import Detr
 
 SHARES = [[0, 1, 3], [2]]  # images of each process; the second has no object

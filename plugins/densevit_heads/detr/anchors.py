@@ -26,7 +26,7 @@ class BoxPositions(nn.Module):
 
     def forward(self, boxes: Tensor) -> Tensor:
         """boxes: (B, Q, 4) cxcywh. Returns (B, Q, C)."""
-        return self.mlp(sine_boxes(boxes, self.channels))
+        return self.mlp(sine_boxes(boxes, self.channels).to(self.mlp.last.weight.dtype))
 
 
 class BoxPositionBias(nn.Module):
@@ -68,4 +68,4 @@ class BoxPositionBias(nn.Module):
         edges = torch.stack([middle - half, middle + half], dim=-1)  # (B, Q, 2)
         offset = here[..., None] - edges[:, :, None]  # (B, Q, N, 2)
         offset = offset.sign() * (offset.abs() + 1).log2() / 3
-        return (bell + mlp(offset)).permute(0, 3, 1, 2)
+        return (bell + mlp(offset.to(mlp.last.weight.dtype))).permute(0, 3, 1, 2)

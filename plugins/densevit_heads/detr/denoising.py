@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from densevit.losses.boxes import to_centres, to_corners
 from densevit.losses.matching import Objects
+from densevit.losses.processes import to_device
 
 
 class Spoilt(NamedTuple):
@@ -42,8 +43,9 @@ class Denoising(nn.Module):
         device = objects.boxes.device
         B, N, T = len(objects.counts), max(objects.counts), len(objects.labels)
         D = N * self.groups
-        first = torch.tensor(objects.counts).cumsum(0) - torch.tensor(objects.counts)
-        rank = torch.arange(T, device=device) - first.to(device)[objects.image]  # an object's place in its image
+        counts = torch.tensor(objects.counts)
+        first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+        rank = torch.arange(T, device=device) - to_device(first, device)  # an object's place in its image
         query = (torch.arange(self.groups, device=device)[:, None] * N + rank).flatten()  # (groups * T,)
         image, target = objects.image.repeat(self.groups), torch.arange(T, device=device).repeat(self.groups)
 

@@ -12,7 +12,7 @@ from densevit.layers.positions import LearnedPositions, mask_on_grid, sine_map
 from densevit.losses.boxes import to_corners
 from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import Matches, MatchingCosts, Objects, hungarian
-from densevit.losses.processes import autocast_off
+from densevit.losses.processes import to_device
 from densevit.losses.set_prediction import Classification, SetLosses, set_losses
 from densevit_heads.detr.anchors import BoxPositionBias, BoxPositions, inverse_sigmoid
 from densevit_heads.detr.denoising import Denoising
@@ -192,7 +192,8 @@ class Detr(Head):
 
         spoilt = None
         if self.denoising is not None and targets is not None:
-            objects = Objects.of([_labelled(target) for target in targets], boxes.device)
+            objects = Objects.of(targets, boxes.device)
+            outputs["objects"] = objects
             spoilt = self.denoising(objects, queries.shape[1])
             queries = torch.cat([spoilt.queries, queries], dim=1)
             boxes = torch.cat([spoilt.boxes, boxes], dim=1)
@@ -223,16 +224,20 @@ class Detr(Head):
         return logits, all_boxes
 
     def _box_offsets(self, x: Tensor) -> Tensor:
-        with autocast_off(x.device):  # bf16 would round boxes to half a pixel in 128
-            return self.box_head(x.float())
+        return self.box_head.in_full_precision(x)
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
         """`label`, `l1`, `giou` of the last layer; `auxiliary`, the others' sum; `denoising` and `dense` as chosen."""
         labelled = [i for i, target in enumerate(targets) if "boxes" in target and "labels" in target]
         logits, boxes = outputs["layers"]
+        objects = outputs.get("objects")  # gathered in the forward pass, where denoising needed them
+        if objects is None:
+            objects = Objects.of(targets, logits.device)
+        objects = objects.among(labelled)
+        chosen = None
         if len(labelled) < len(targets):
-            logits, boxes = logits[:, labelled], boxes[:, labelled]
-        objects = Objects.of([targets[i] for i in labelled], logits.device)
+            chosen = to_device(torch.tensor(labelled, dtype=torch.long), logits.device)
+            logits, boxes = logits.index_select(1, chosen), boxes.index_select(1, chosen)
         if not self.auxiliary_losses:
             logits, boxes = logits[-1:], boxes[-1:]
         matches = hungarian(logits, boxes, objects, self.costs, softmax=self.classification == "softmax")
@@ -243,7 +248,7 @@ class Detr(Head):
         if self.denoising is not None:
             losses["denoising"] = self._denoising_loss(outputs, objects)
         if self.dense is not None:
-            losses["dense"] = self._dense_loss(outputs, objects, labelled)
+            losses["dense"] = self._dense_loss(outputs, objects, chosen)
         return losses
 
     def _weighted(self, terms: SetLosses) -> dict[str, Tensor]:
@@ -258,14 +263,16 @@ class Detr(Head):
         layer = torch.arange(L, device=target.device).repeat_interleave(P)
         query = torch.arange(P, device=target.device).repeat(L)
         matches = Matches(layer, torch.zeros_like(layer), query, target.repeat(L))
-        count = torch.tensor(float(P), device=target.device)
+        count = torch.full((), float(P), device=target.device)
         terms = set_losses(logits[:, None], boxes[:, None], objects, matches, self.classification, 1.0, count)
         return torch.stack([term.sum() for term in self._weighted(terms).values()]).sum()
 
-    def _dense_loss(self, outputs: Outputs, objects: Objects, labelled: list[int]) -> Tensor:
+    def _dense_loss(self, outputs: Outputs, objects: Objects, chosen: Tensor | None) -> Tensor:
+        """chosen: the labelled images, where not all of them are."""
         if "dense" not in outputs:  # not in training
             return outputs["logits"].new_zeros(())
-        logits, boxes, centres, padding = (x[labelled] for x in outputs["dense"])
+        dense = outputs["dense"]
+        logits, boxes, centres, padding = dense if chosen is None else (x.index_select(0, chosen) for x in dense)
         terms = dense_detection(logits, boxes, centres, padding, objects)
         return self.dense_weight * torch.stack(list(self._weighted(terms).values())).sum()
 
@@ -282,13 +289,6 @@ class Detr(Head):
             scores, place = logits.sigmoid().flatten(1).topk(Q, dim=1)
             query, labels = place // logits.shape[-1], place % logits.shape[-1]
         boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4)).clamp(0, 1)
-        sizes = torch.tensor([target["original_size"] for target in targets], dtype=torch.float32, device=boxes.device)
-        boxes = boxes * sizes.flip(-1).repeat(1, 2)[:, None]
+        sizes = torch.tensor([target["original_size"] for target in targets], dtype=torch.float32)
+        boxes = boxes * to_device(sizes, boxes.device).flip(-1).repeat(1, 2)[:, None]
         return [{"boxes": boxes[i], "scores": scores[i], "labels": labels[i]} for i in range(B)]
-
-
-def _labelled(target: Targets) -> Targets:
-    """The target itself, or one without objects where boxes are not labelled."""
-    if "boxes" in target and "labels" in target:
-        return target
-    return {**target, "boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}

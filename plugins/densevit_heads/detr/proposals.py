@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from densevit.layers.mlp import Mlp
-from densevit.losses.processes import autocast_off
 from densevit_heads.detr.anchors import inverse_sigmoid
 from densevit_heads.detr.memory import Memory
 
@@ -34,5 +33,4 @@ class Proposals(nn.Module):
 
     def _boxes(self, tokens: Tensor, centres: Tensor) -> Tensor:
         start = torch.cat([centres, torch.full_like(centres, 0.2)], dim=-1)
-        with autocast_off(tokens.device):
-            return (self.box_head(tokens.float()) + inverse_sigmoid(start)).sigmoid()
+        return (self.box_head.in_full_precision(tokens) + inverse_sigmoid(start)).sigmoid()

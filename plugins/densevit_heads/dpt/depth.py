@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Class, Head, Losses, Outputs, Predictions, Targets
+from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
 from densevit_heads.dpt.decoder import Decoder, Norm, chosen, double, on_pixels
@@ -99,9 +100,6 @@ class DptDepth(Head):
         self.conv2 = nn.Conv2d(max(width // 2, 1), _LAST_WIDTH, 3, padding=1)
         self.conv3 = nn.Conv2d(_LAST_WIDTH, bins if output == "bins" else 1, 1)
         self.stride = self.decode.stride / 2
-        steps = torch.linspace(math.log(min_depth), math.log(max_depth), bins) if output == "bins" else None
-        self.log_depths: Tensor | None
-        self.register_buffer("log_depths", steps, persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -117,16 +115,19 @@ class DptDepth(Head):
                 inverse = max(1 / (_FIRST_GUESS * self.max_depth), 2 * self.shift)  # half the greatest depth at most
                 self.conv3.bias.fill_((inverse - self.shift) / self.scale)
                 self.conv3.weight.mul_(self.conv3.bias[0])  # or a small scale would leave all before it no gradient
-            elif self.log_depths is not None:
+            elif self.output == "bins":
                 guess = math.log(_FIRST_GUESS * self.max_depth)
-                self.conv3.bias.copy_(-((self.log_depths - guess) ** 2) / 2)
+                self.conv3.bias.copy_(-((self._log_depths(self.conv3.bias) - guess) ** 2) / 2)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`depth` or `inverse_depth`, (B, 1, h, w) in fp32, a cell a pixel where strides are powers of two."""
         H, W = padding_mask.shape[-2:]
         x = self.decode([features[i] for i in self.taken], (H, W))[-1]
         x = F.relu(self.conv2(double(self.conv1(x))))
-        return {self.quantity: self._activated(self.conv3(x).float())}
+        with autocast_off(x.device):  # bf16 would leave a map some hundred depths
+            assert self.conv3.bias is not None
+            weight, bias = at_least_fp32(self.conv3.weight), at_least_fp32(self.conv3.bias)
+            return {self.quantity: self._activated(F.conv2d(at_least_fp32(x), weight, bias))}
 
     def _activated(self, x: Tensor) -> Tensor:
         """(B, 1 or bins, h, w) -> (B, 1, h, w), in metres or relative."""
@@ -138,8 +139,12 @@ class DptDepth(Head):
             return self.min_depth + _FIRST_GUESS * self.max_depth * F.softplus(x)
         if self.output == "inverse":
             return 1 / (self.scale * F.relu(x) + self.shift)
-        assert self.log_depths is not None
-        return torch.einsum("bkhw,k->bhw", x.softmax(1), self.log_depths)[:, None].exp()
+        return torch.einsum("bkhw,k->bhw", x.softmax(1), self._log_depths(x))[:, None].exp()
+
+    def _log_depths(self, like: Tensor) -> Tensor:
+        """The logarithms of the bins' depths, (bins,). No buffer, which bf16 weights would round."""
+        low, high = math.log(self.min_depth), math.log(self.max_depth)
+        return torch.linspace(low, high, self.conv3.out_channels, device=like.device, dtype=like.dtype)
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
         """The terms that weigh something, each a mean over images; see `densevit.losses.depth`."""

@@ -1,0 +1,152 @@
+"""Heads, losses and evaluators on an accelerator, without one at hand: no two devices mix, and nothing waits."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from densevit import config as configs
+from densevit.config import Config
+from densevit.data.build import Data, build_data
+from densevit.interfaces import Batch
+from densevit.model import DenseModel, build_model
+from densevit.training.evaluation import build_evaluators
+from tests.strict_device import DEVICE, Accelerator, host, moved
+from tests.training.test_several_tasks import BASE, DETECTION, SURFACES
+
+PLAIN = {
+    "name": "detr", "num_queries": 4, "width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2,
+    "feedforward": 16,
+}  # fmt: skip
+DPT = {"name": "dpt", "width": 8}
+HEADS: dict[str, dict[str, Any]] = {
+    "detr": PLAIN,
+    "detr-all-options": {**DETECTION, "position_bias": True, "two_stage": True},
+    "detr-focal": {**PLAIN, "classification": "focal", "anchors": True, "denoising": 2, "positions": "learned"},
+    "setr-naive": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [1]},
+    "setr-pup": {"name": "setr", "decoder": "pup", "width": 16, "auxiliary": []},
+    "setr-mla": SURFACES,
+    "dpt-relative": DPT,
+    "dpt-relative-ssi": {**DPT, "ssi": 1.0, "trimmed": 0.0},
+    **{f"dpt-{output}": {**DPT, "output": output, "max_depth": 60.0} for output in ("sigmoid", "bins", "inverse")},
+    "dpt-softplus": {**DPT, "output": "softplus", "l1": 1.0, "berhu": 1.0, "gradient": 0.5},
+    "dpt-segmentation": {"name": "dpt_segmentation", "width": 8},
+}
+TRANSFERS = {"detr": 1, "detr-all-options": 1, "detr-focal": 1}  # of the matching costs, back to the CPU
+
+Setup = tuple[DenseModel, Data, Config]
+
+
+@pytest.fixture(params=HEADS)
+def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
+    """A model with one head, called as in HEADS, and its data."""
+    data = {**BASE["data"], "masks": False}
+    config = configs.from_mapping({**BASE, "heads": {request.param: HEADS[request.param]}, "data": data})
+    built = build_data(config)
+    yield build_model(config, built.classes), built, config
+
+
+def batches(data: Data) -> list[Batch]:
+    """A labelled batch, one of which half is labelled, and one without labels."""
+    labelled = next(iter(data.train_loader()))
+    bare = [{key: target[key] for key in ("image_id", "size", "original_size")} for target in labelled["targets"]]
+    half = [labelled["targets"][0], *bare[1:]]
+    return [{**labelled, "targets": targets} for targets in (labelled["targets"], half, bare)]  # type: ignore[typeddict-item]
+
+
+def on_accelerator(batch: Batch) -> Batch:
+    targets = [
+        {key: value.to(DEVICE) if isinstance(value, torch.Tensor) else value for key, value in target.items()}
+        for target in batch["targets"]
+    ]
+    return {
+        "images": batch["images"].to(DEVICE),
+        "padding_mask": batch["padding_mask"].to(DEVICE),
+        "targets": targets,
+    }
+
+
+@pytest.mark.parametrize("targets_on", ["accelerator", "cpu"])
+def test_a_training_step_mixes_no_devices_and_waits_for_nothing_but_the_matching(setup: Setup, targets_on: str) -> None:
+    """Without float64 too, which Apple's GPUs have not."""
+    model, data, config = setup
+    [name] = config.heads
+    if targets_on == "cpu" and config.heads[name].name != "detr":
+        return  # maps are as large as images: they travel with them
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    for batch in batches(data):
+        model.load_state_dict(state)
+        torch.manual_seed(1)
+        expected = model.train().loss(model(batch), batch["targets"])
+        reference = build_model(config, data.classes).train()
+        reference.load_state_dict(state)
+        accelerator = Accelerator(torch.float64)
+        with accelerator:
+            moved(reference)
+            there = on_accelerator(batch)
+            if targets_on == "cpu":
+                there["targets"] = batch["targets"]
+            accelerator.waits.clear()
+            torch.manual_seed(1)
+            losses = reference.loss(reference(there), there["targets"])
+            torch.stack(list(losses.values())).sum().backward()
+            some = any("boxes" in target for target in batch["targets"])
+            assert dict(accelerator.waits) == ({"to the CPU": TRANSFERS[name]} if name in TRANSFERS and some else {})
+        for key, value in expected.items():
+            torch.testing.assert_close(host(losses[key]).detach(), value.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_predictions_of_an_accelerator_are_evaluated_with_truth_of_the_cpu(setup: Setup) -> None:
+    model, data, config = setup
+    [batch, *_] = list(data.val_loader())
+    model.eval()
+    expected, evaluators = model.infer(batch), build_evaluators(model, config, data)
+    found_by = build_evaluators(model, config, data)
+    truths = [target["truth"] for target in batch["targets"]]
+    for name, evaluator in evaluators.items():
+        evaluator.update(expected[name], truths)
+    with torch.no_grad(), Accelerator(torch.float64):
+        moved(model)
+        found = model.infer(on_accelerator(batch))
+        for name, evaluator in found_by.items():
+            evaluator.update(found[name], truths)
+            assert evaluator.compute() == pytest.approx(evaluators[name].compute(), abs=1e-4, nan_ok=True)
+
+
+def test_a_forward_pass_under_fake_tensors_stays_on_its_device(setup: Setup) -> None:
+    model, data, _ = setup
+    mode = FakeTensorMode(allow_non_fake_inputs=False)
+    fakes = [tree_map_only(torch.Tensor, mode.from_tensor, batch) for batch in batches(data)]
+    for part in model.modules():
+        for own in (part._parameters, part._buffers):
+            own.update({k: None if v is None else mode.from_tensor(v.detach()) for k, v in own.items()})
+    with mode:
+        for part in model.modules():
+            for own in (part._parameters, part._buffers):
+                own.update({k: None if v is None else v.to("cuda") for k, v in own.items()})
+        for fake in fakes:
+            batch = tree_map_only(torch.Tensor, lambda x: x.to("cuda"), fake)
+            for outputs in model.train()(batch).values():
+                tensors = [x for x in tree_leaves(dict(outputs)) if isinstance(x, torch.Tensor)]
+                assert tensors and all(x.device.type == "cuda" for x in tensors)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_a_step_waits_for_nothing_but_the_matching(setup: Setup, recwarn: pytest.WarningsRecorder) -> None:
+    model, data, config = setup
+    [name] = config.heads
+    batch = batches(data)[1]
+    model.cuda().train()
+    there: Any = {key: batch[key].cuda() for key in ("images", "padding_mask")}  # type: ignore[literal-required]
+    targets = [{k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in t.items()} for t in batch["targets"]]
+    for step in range(2):  # the first one chooses kernels
+        torch.cuda.set_sync_debug_mode("warn" if step else "default")
+        recwarn.clear()
+        losses = model.loss(model({**there, "targets": targets}), targets)
+        torch.stack(list(losses.values())).sum().backward()
+    torch.cuda.set_sync_debug_mode("default")
+    waits = [str(warning.message) for warning in recwarn if "synchroniz" in str(warning.message)]
+    assert len(waits) == TRANSFERS.get(name, 0), waits

@@ -1,0 +1,133 @@
+"""A pretended accelerator: tensors that hold CPU values, report another device, and raise where devices mix.
+
+`with Accelerator() as device:` makes `device.type` tensors by `x.to(device)` and by factory functions. Operations that
+make the host wait for a real accelerator are counted in `waits`: transfers back, and results whose shape or control
+flow depends on values.
+"""
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+DEVICE = torch.device("meta")  # its operations need no hardware; none of its real tensors is ever made
+_WAITING = {
+    "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::unique_dim", "aten::_unique2",
+    "aten::is_nonzero", "aten::equal", "aten::bincount",
+}  # fmt: skip
+_TRANSFERS = {"aten::_to_copy", "aten::copy_"}
+
+
+class Remote(Tensor):
+    """A tensor of the pretended accelerator."""
+
+    value: Tensor
+
+    @staticmethod
+    def __new__(cls, value: Tensor) -> "Remote":
+        made = torch.Tensor._make_wrapper_subclass(
+            cls,
+            value.shape,
+            strides=value.stride(),
+            dtype=value.dtype,
+            device=DEVICE,
+            requires_grad=value.requires_grad,
+        )
+        made.value = value.detach()
+        return made
+
+    def tolist(self) -> Any:
+        return self.value.tolist()  # the same as `.cpu().tolist()`, which torch has not for subclasses
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"{func} on a tensor of the accelerator outside of `with Accelerator()`")
+
+
+class Accelerator(TorchDispatchMode):
+    """`refused`: dtypes that this accelerator has not."""
+
+    def __init__(self, *refused: torch.dtype) -> None:
+        super().__init__()
+        self.refused = refused
+        self.waits: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = func._schema.name
+        tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        remote = [x for x in tensors if isinstance(x, Remote)]
+        local = [x for x in tensors if not isinstance(x, Remote) and x.ndim]
+        target = kwargs.get("device")
+        if any(x.device == DEVICE for x in tensors if not isinstance(x, Remote)):
+            raise RuntimeError(f"{func}: torch.tensor(..., device=...) copies from pageable memory and waits for it.")
+        if name in _TRANSFERS:
+            return self._transfer(func, name, args, kwargs)
+        if remote and (local or (target is not None and torch.device(target) != DEVICE)):
+            raise RuntimeError(
+                f"{func}: tensors of the accelerator, {[tuple(x.shape) for x in remote]}, and of the CPU, "
+                f"{[tuple(x.shape) for x in local]}, mix."
+            )
+        if not remote and (target is None or torch.device(target) != DEVICE):
+            return func(*args, **kwargs)
+        masked = name in ("aten::index", "aten::index_put", "aten::index_put_") and any(
+            isinstance(x, Tensor) and x.dtype == torch.bool for x in args[1]
+        )
+        if name in _WAITING or masked or (name == "aten::repeat_interleave" and kwargs.get("output_size") is None):
+            self.waits[name] += 1
+        if target is not None:
+            kwargs["device"] = torch.device("cpu")
+        return self._wrapped(func, args, kwargs)
+
+    def _transfer(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        if name == "aten::copy_":
+            destination, source = args[:2]
+            if isinstance(source, Remote) and not isinstance(destination, Remote):
+                self.waits["to the CPU"] += 1
+            _value(destination).copy_(_value(source))
+            return destination
+        source, target = args[0], kwargs.get("device")
+        target = source.device if target is None else torch.device(target)
+        if isinstance(source, Remote) and target != DEVICE:
+            self.waits["to the CPU"] += 1
+        if target == DEVICE and not isinstance(source, Remote) and not kwargs.get("non_blocking"):
+            self.waits["from pageable memory"] += 1
+        kwargs["device"] = torch.device("cpu")
+        moved = func(_value(source), *args[1:], **kwargs)
+        return self._made(moved) if target == DEVICE else moved
+
+    def _wrapped(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        given = {id(_value(x)): x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Remote)}
+        result = func(*tree_map(_value, args), **tree_map(_value, kwargs))
+        return tree_map(lambda x: given.get(id(x)) if id(x) in given else self._made(x), result)
+
+    def _made(self, x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        if x.dtype in self.refused:
+            raise TypeError(f"The accelerator has no {x.dtype}.")
+        return Remote(x)
+
+
+def _value(x: Any) -> Any:
+    return x.value if isinstance(x, Remote) else x
+
+
+def host(x: Tensor) -> Tensor:
+    """The values, without a transfer that counts."""
+    return x.value if isinstance(x, Remote) else x
+
+
+def moved(module: nn.Module) -> nn.Module:
+    """The module with its parameters and buffers on the pretended accelerator, in place. To be called inside it."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = nn.Parameter(Remote(parameter.detach()), parameter.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = Remote(buffer)
+    return module
