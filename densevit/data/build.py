@@ -9,7 +9,7 @@ from densevit import registry
 from densevit.config import Config, DataSection, data_options
 from densevit.data.batching import EvaluationBatches, TrainBatches, aspect_groups, padded
 from densevit.data.pipeline import Loader, Prepared, workers_for
-from densevit.data.transforms import Evaluation, Training, build_evaluation
+from densevit.data.transforms import Evaluation, Training, Unaugmented, build_evaluation
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset
 
@@ -32,7 +32,7 @@ def build_transforms(section: DataSection) -> tuple[Training, Evaluation]:
     """The training and the evaluation transform of a config's data section."""
     evaluation = build_evaluation(section)
     if section.recipe == "resize":
-        return lambda sample, rng: evaluation(sample), evaluation
+        return Unaugmented(evaluation), evaluation
     from densevit.data.augmentation import Augmentation  # late: albumentations takes a second to import
 
     return Augmentation(evaluation.recipe, section.rotation or 0.0), evaluation

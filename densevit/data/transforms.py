@@ -64,6 +64,16 @@ class Evaluation:
         return finished(resize_image(pixels, size), targets, (height, width), self.canvas)
 
 
+class Unaugmented:
+    """Training without augmentation (`recipe: resize`): the evaluation transform. Nothing is drawn from the generator."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return self.evaluation(sample)
+
+
 # ---- what goes in and comes out ----
 
 
