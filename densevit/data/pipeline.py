@@ -24,31 +24,43 @@ _SMALL = 1 << 16  # bytes
 
 
 class Prepared(data.Dataset[Sample]):
-    """A data set's samples, transformed: at random to train; to evaluate, with the data set's targets as `truth`."""
+    """A data set's samples, transformed: at random to train; to evaluate, with the data set's targets as `truth`.
+
+    Raises DataError for a data set without images.
+    """
 
     def __init__(self, dataset: Dataset, transform: "Training | Evaluation", train: bool) -> None:
+        if not len(dataset):
+            raise DataError(f"The data set {_name(dataset)} has no images; at least 1 is needed. Check its options.")
         self.dataset, self.transform, self.train = dataset, transform, train
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, pick: Pick) -> Sample:
-        """pick: an index and the seed that, with it, makes the random transform."""
-        index, seed = pick
+        """The sample of a pick. An image that evaluation has as a repeat comes without `truth`: it is not counted."""
+        index, seed, repeat = pick
         try:
             sample = self.dataset[index]
-            if self.train:
-                return self.transform(sample, np.random.default_rng([seed, index]))  # type: ignore[call-arg]
+            if self.train:  # numpy pads with zeros: a sample's first time has the stream of [seed, index]
+                rng = np.random.default_rng([seed, index, repeat])
+                return self.transform(sample, rng)  # type: ignore[call-arg]
             prepared = self.transform(sample)  # type: ignore[call-arg]
         except DensevitError:
             raise
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{frame.filename}, line {frame.lineno}"
-            name = f"{type(self.dataset).__module__}.{type(self.dataset).__name__}"
-            raise DataError(f"Sample {index} of {name} failed: {type(error).__name__}: {error} ({place}).") from error
-        prepared["targets"]["truth"] = sample["targets"]
+            name, kind = _name(self.dataset), type(error).__name__
+            raise DataError(f"Sample {index} of {name} failed: {kind}: {error} ({place}).") from error
+        if not repeat:
+            prepared["targets"]["truth"] = sample["targets"]
         return prepared
+
+
+def _name(dataset: Dataset) -> str:
+    """A data set's class."""
+    return f"{type(dataset).__module__}.{type(dataset).__name__}"
 
 
 class Loader(data.DataLoader[Any]):

@@ -65,7 +65,7 @@ class Evaluation:
 
 
 class Unaugmented:
-    """Training without augmentation (`recipe: resize`): the evaluation transform. Nothing is drawn from the generator."""
+    """Training without augmentation (`recipe: resize`): the evaluation transform. The generator is not used."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.batching import EvaluationBatches, TrainBatches
+from densevit.data.batching import EvaluationBatches, Pick, TrainBatches
 from densevit.data.build import build_transforms
 from densevit.data.pipeline import Loader, Prepared, workers_for
 from densevit.errors import DataError
@@ -103,6 +103,36 @@ def test_evaluation_carries_the_data_sets_own_targets_untouched() -> None:
         assert same(targets["truth"], original["targets"])
         assert targets["original_size"] == tuple(original["image"].shape[1:])
         assert max(targets["size"]) == 48 and batch["images"].shape[2:] in ((48, 48), (48, 32), (32, 48), (16, 48))
+
+
+def test_repeats_of_an_image_are_augmented_in_other_ways() -> None:
+    transform = build_transforms(DataSection(name="scenes", image_size=48))[0]
+    loader = Loader(Prepared(Noise(2), transform, train=True), TrainBatches(2, 12, seed=5), 16, 0)
+    (batch,) = list(loader)
+    images = {image.numpy().tobytes() for image in batch["images"]}
+    assert len(images) == 12
+
+
+def test_the_first_time_of_an_image_draws_from_seed_and_index_alone() -> None:
+    def drawn(sample: Sample, rng: np.random.Generator) -> Sample:
+        return {"image": sample["image"], "targets": {"drawn": rng.random()}}
+
+    prepared = Prepared(Noise(), drawn, train=True)
+    first, second = (prepared[Pick(7, 1 << 30, repeat)]["targets"]["drawn"] for repeat in (0, 1))
+    assert first == np.random.default_rng([1 << 30, 7]).random() != second
+
+
+def test_a_repeat_in_evaluation_has_no_truth() -> None:
+    transform = build_transforms(DataSection(name="scenes", image_size=48))[1]
+    prepared = Prepared(Noise(), transform, train=False)
+    assert "truth" in prepared[Pick(1, 0)]["targets"] and "truth" not in prepared[Pick(1, 0, repeat=1)]["targets"]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_data_set_without_images_is_named(train: bool) -> None:
+    transform = build_transforms(DataSection(name="scenes"))[0 if train else 1]
+    with pytest.raises(DataError, match=r"test_pipeline\.Noise has no images"):
+        Prepared(Noise(0), transform, train)
 
 
 # ---- going on ----
