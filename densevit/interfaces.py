@@ -181,6 +181,13 @@ class Dataset:
         """(N, 2) heights and widths, where known without reading pictures; evaluation then batches equal sizes."""
         return None
 
+    def epoch_indices(self, epoch: int) -> np.ndarray:
+        """(M,) int64, the indices that this epoch of training shows, as many in every epoch. By default each once.
+
+        An index may stand there several times: each time, the image is augmented in another way.
+        """
+        return np.arange(len(self))
+
 
 class Evaluator:
     """Accumulates predictions and computes metrics of the whole, never a mean over batches.
