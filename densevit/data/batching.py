@@ -1,7 +1,8 @@
 """Samples into batches, and which samples: shuffled and resumable to train, of one padded size to evaluate."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from torch.utils.data import Sampler
 from densevit.interfaces import Batch, Sample
 
 
-class Pick(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Pick:
     """Which sample, and how it is transformed at random.
 
     index: of the data set. seed: of the epoch's random transforms. repeat: how often the epoch has the sample before

@@ -81,7 +81,7 @@ def test_the_order_follows_from_seed_and_epoch() -> None:
     assert order(0, 3) == order(0, 3)
     different = [order(seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
     assert len({str(indices(batches)) for batches in different}) == 4
-    assert len({batches[0][0][1] for batches in different}) == 4, "the augmentation's seeds must differ too"
+    assert len({batches[0][0].seed for batches in different}) == 4, "the augmentation's seeds must differ too"
 
 
 def test_iterating_twice_gives_the_same_epoch() -> None:
