@@ -35,6 +35,10 @@ semantic: (H, W) uint8, 255 = ignore. depth: (H, W) float32 in metres, 0 = unkno
 area: (N,), the annotation's own. iscrowd: (N,) bool. A data set may give boxes and area in float64, for evaluation.
 image_id: int or str. size: (h, w), this grid without padding. original_size: (h, w) of the file.
 truth: in validation, the data set's own targets, untouched, in original pixels.
+
+Under a key of its own, a data set may give what stays the same when the image is cropped, resized or flipped: a string,
+a single number or None, a list of strings, a dict of these. It is passed on as it is. A tensor, an array or a list of
+numbers under another key is an error.
 """
 
 Outputs = dict[str, Any]
@@ -171,7 +175,7 @@ class Dataset:
 
     Its constructor takes `split` ("train" or "val") and options of its own; `image_size` too, where it wants it.
     classes: by task; things for "detection", things and surfaces for "segmentation".
-    provides: the target keys that it labels.
+    provides: the target keys that it labels, see `Targets`.
     metric: whether its `depth` is in metres; False where it is known up to its unit only.
     """
 
@@ -189,6 +193,13 @@ class Dataset:
     def sizes(self) -> np.ndarray | None:
         """(N, 2) heights and widths, where known without reading pictures; evaluation then batches equal sizes."""
         return None
+
+    def epoch_indices(self, epoch: int) -> np.ndarray:
+        """(M,) int64, the indices that this epoch of training shows, as many in every epoch. By default each once.
+
+        An index may stand there several times: each time, the image is augmented in another way.
+        """
+        return np.arange(len(self))
 
 
 class Evaluator:

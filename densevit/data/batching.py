@@ -1,6 +1,7 @@
 """Samples into batches, and which samples: shuffled and resumable to train, of one padded size to evaluate."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,19 @@ from torch.utils.data import Sampler
 
 from densevit.interfaces import Batch, Sample
 
-Pick = tuple[int, int]  # a sample's index, and the seed of its random transform
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Which sample, and how it is transformed at random.
+
+    index: of the data set. seed: of the epoch's random transforms. repeat: how often the epoch has the sample before
+    this one; a repeat in training is augmented in another way, and in evaluation it is not counted.
+    """
+
+    index: int
+    seed: int
+    repeat: int = 0
+
 
 _ASPECT_EDGES = (0.8, 1.25)  # height / width: lying pictures, squarish ones, upright ones
 
@@ -43,12 +56,15 @@ def aspect_groups(sizes: np.ndarray) -> np.ndarray:
 
 
 class TrainBatches(Sampler[list[Pick]]):
-    """Lists of (index, seed) for training, in an order that follows from seed and epoch, dealt out to the ranks.
+    """Lists of picks for training, in an order that follows from seed and epoch, dealt out to the ranks.
+
+    length: samples an epoch. epoch_indices: takes an epoch's number and gives the (length,) indices that it shows, see
+    `Dataset.epoch_indices`; by default each index once. groups: a number for each index of the data set; a batch is of
+    one group, as far as it goes.
 
     Every rank gets the same number of batches. What does not fill a batch for each is left out, other samples each
-    epoch; a data set smaller than that is repeated to fill one. groups: (N,) numbers; a batch is of one group, as far
-    as it goes. `set_epoch` shuffles anew. A state says how many batches of its epoch were handed on (`position`), and
-    the iteration that follows `load_state_dict` starts there.
+    epoch; a data set smaller than that is repeated to fill one. `set_epoch` shuffles anew. A state says how many
+    batches of its epoch were handed on (`position`), and the iteration that follows `load_state_dict` starts there.
     """
 
     def __init__(
@@ -59,10 +75,11 @@ class TrainBatches(Sampler[list[Pick]]):
         rank: int = 0,
         world_size: int = 1,
         groups: np.ndarray | None = None,
+        epoch_indices: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.groups = np.zeros(length, np.int64) if groups is None else groups
+        self.groups, self.epoch_indices = groups, epoch_indices
         self.epoch = self.position = self._start = 0
 
     def __len__(self) -> int:
@@ -103,21 +120,41 @@ class TrainBatches(Sampler[list[Pick]]):
         rng = np.random.default_rng([self.seed, self.epoch])
         seed = int(rng.integers(2**31))
         size, needed = self.batch_size, self.batch_size * self.world_size * len(self)
-        order = rng.permutation(self.length)
+        indices = rng.permutation(self.length)  # (S,)
+        if self.epoch_indices is not None:
+            indices = self.epoch_indices(self.epoch)[indices]
         if needed > self.length:
-            order = np.resize(order, needed)
-        of_group = [order[self.groups[order] == group] for group in np.unique(self.groups)]
-        full = [members[: len(members) // size * size].reshape(-1, size) for members in of_group]
-        rest = rng.permutation(np.concatenate([members[len(members) // size * size :] for members in of_group]))
+            indices = np.resize(indices, needed)
+        repeats = _repeats(indices)
+        groups = np.zeros(len(indices), np.int64) if self.groups is None else self.groups[indices]
+        of_group = [np.flatnonzero(groups == group) for group in np.unique(groups)]  # places in `indices`
+        full = [places[: len(places) // size * size].reshape(-1, size) for places in of_group]
+        rest = rng.permutation(np.concatenate([places[len(places) // size * size :] for places in of_group]))
         rows = np.concatenate([*full, rest[: len(rest) // size * size].reshape(-1, size)])
-        return [[(int(index), seed) for index in row] for row in rows[rng.permutation(len(rows))]]
+        rows = rows[rng.permutation(len(rows))]
+        return [
+            [Pick(*pick) for pick in zip(of_row, [seed] * size, times, strict=True)]
+            for of_row, times in zip(indices[rows].tolist(), repeats[rows].tolist(), strict=True)
+        ]
+
+
+def _repeats(indices: np.ndarray) -> np.ndarray:
+    """(S,) how often the same index stands before each one."""
+    order = np.argsort(indices, kind="stable")
+    in_order = indices[order]
+    repeats = np.empty_like(order)
+    repeats[order] = np.arange(len(order)) - np.searchsorted(in_order, in_order)
+    return repeats
 
 
 class EvaluationBatches(Sampler[list[Pick]]):
-    """Lists of (index, 0): each image once over all ranks, images of one padded size together.
+    """Lists of picks: each image once over all ranks, images of one padded size together.
 
     sizes: (N, 2), what each image is padded to; where it is None, every image is a batch of its own. Ranks may differ
     by one batch. The largest images come first, so that memory that does not suffice shows at once.
+
+    A rank without a batch would not join what the others compute together. It gets one image that another rank has
+    too, as a repeat, which is not counted.
     """
 
     def __init__(
@@ -134,7 +171,9 @@ class EvaluationBatches(Sampler[list[Pick]]):
                 for _, members in sorted(groups.items(), key=lambda group: -group[0][0] * group[0][1])
                 for i in range(0, len(members), batch_size)
             ]
-        self._batches = [[(index, 0) for index in batch] for batch in batches[rank::world_size]]
+        self._batches = [[Pick(index, 0) for index in batch] for batch in batches[rank::world_size]]
+        if batches and not self._batches:
+            self._batches = [[Pick(batches[-1][0], 0, repeat=1)]]
 
     def __len__(self) -> int:
         return len(self._batches)

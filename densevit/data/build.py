@@ -9,7 +9,7 @@ from densevit import registry
 from densevit.config import Config, DataSection, data_options
 from densevit.data.batching import EvaluationBatches, TrainBatches, aspect_groups, padded
 from densevit.data.pipeline import Loader, Prepared, workers_for
-from densevit.data.transforms import Evaluation, Training, build_evaluation
+from densevit.data.transforms import Evaluation, Training, Unaugmented, build_evaluation
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset
 
@@ -26,7 +26,7 @@ def build_transforms(section: DataSection) -> tuple[Training, Evaluation]:
     """The training and the evaluation transform of a config's data section."""
     evaluation = build_evaluation(section)
     if section.recipe == "resize":
-        return lambda sample, rng: evaluation(sample), evaluation
+        return Unaugmented(evaluation), evaluation
     from densevit.data.augmentation import Augmentation  # late: albumentations takes a second to import
 
     return Augmentation(evaluation.recipe, section.rotation or 0.0), evaluation
@@ -79,12 +79,12 @@ class Data:
                 name = self.section.name
                 raise ConfigError(f"data.group_by_aspect: {name!r} does not know its pictures' sizes. Leave it out.")
             groups = aspect_groups(sizes)
-        batches = TrainBatches(len(self.train), self.section.batch_size, self.seed, rank, world_size, groups)
+        batches = self._train_batches(rank, world_size, groups)
         return self._loader(Prepared(self.train, self.train_transform, train=True), batches, world_size)
 
     def batches_an_epoch(self, world_size: int = 1) -> int:
         """What one training loader hands out."""
-        return len(TrainBatches(len(self.train), self.section.batch_size, self.seed, 0, world_size))
+        return len(self._train_batches(0, world_size))
 
     def val_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
         """Each validation picture once over all processes, in batches of one padded size."""
@@ -93,6 +93,10 @@ class Data:
             sizes = np.array([self._padded(height, width) for height, width in sizes.tolist()])
         batches = EvaluationBatches(len(self.val), sizes, self.section.batch_size, rank, world_size)
         return self._loader(Prepared(self.val, self.val_transform, train=False), batches, world_size)
+
+    def _train_batches(self, rank: int, world_size: int, groups: np.ndarray | None = None) -> TrainBatches:
+        indices, size = self.train.epoch_indices, self.section.batch_size
+        return TrainBatches(len(indices(0)), size, self.seed, rank, world_size, groups, indices)
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         return padded(self.val_transform.canvas or self.val_transform.size_of(height, width), self.multiple)

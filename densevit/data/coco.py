@@ -47,6 +47,8 @@ class Coco(Dataset):
         masks: bool = False,
         limit: int | None = None,
     ) -> None:
+        if limit is not None and limit < 1:
+            raise DataError(f"data.limit is {limit}; expected at least 1 image.")
         own = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}.get(
             split, (None, None)
         )

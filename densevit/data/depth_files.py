@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from densevit.data.large_images import open_image
 from densevit.errors import DataError
 
 SUFFIXES = (".png", ".npy", ".npz", ".exr", ".pfm", ".tif", ".tiff")
@@ -43,7 +44,7 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
                 with open(path, "rb") as file:
                     values = _read_pfm(file)
             case _:
-                with Image.open(path) as picture:
+                with open_image(path) as picture:
                     _check_mode(picture)
                     values = np.asarray(picture)
         return _plain(values)
@@ -68,7 +69,7 @@ def depth_size_of(path: Path, key: str | None = None) -> tuple[int, int]:
                 with open(path, "rb") as file:
                     return _header_of_pfm(file)[0]
             case _:
-                with Image.open(path) as picture:
+                with open_image(path) as picture:
                     _check_mode(picture)
                     return picture.size[::-1]
 

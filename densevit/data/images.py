@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
+from densevit.data.large_images import open_image
 from densevit.errors import DataError
 
 _JPEG = ("JPEG", "MPO")
@@ -40,7 +41,7 @@ def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray
     with _naming(path):
         with open(path, "rb") as file:
             data = file.read()
-        with Image.open(io.BytesIO(data)) as picture:
+        with open_image(io.BytesIO(data)) as picture:
             orientation = _header(picture).orientation
             if _is_deep(picture, data):
                 pixels = _decode_deep(picture, data)
@@ -54,7 +55,7 @@ def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray
 
 def image_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(h, w) of what `read_image` would give, from the file's header alone."""
-    with _naming(path), Image.open(path) as picture:
+    with _naming(path), open_image(path) as picture:
         return _header(picture).upright_size
 
 
@@ -63,7 +64,7 @@ def check_image(path: str | os.PathLike[str]) -> Header:
 
     Reads a JPEG's, PNG's or WebP's first and last bytes only. A file whose inside is damaged is found when it is read.
     """
-    with _naming(path), open(path, "rb") as file, Image.open(file) as picture:
+    with _naming(path), open(path, "rb") as file, open_image(file) as picture:
         header = _header(picture)
         length = file.seek(0, os.SEEK_END)
         file.seek(max(0, length - _TAIL))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
+from densevit.data.large_images import open_image
 from densevit.errors import DataError
 
 _MODES_OF_VALUES = ("1", "L", "P", "LA", "PA", "La", "I", "I;16", "I;16B", "I;16L")
@@ -32,13 +33,13 @@ def read_label(path: str | os.PathLike[str]) -> np.ndarray:
             return pixels if mode == "RGB" else np.ascontiguousarray(pixels[..., :3])
         if mode not in _MODES_OF_VALUES:
             raise DataError(
-                f"{path}: its pixels are of the kind {mode!r}; expected a label file, which is indexed, grey or RGB."
+                f"its pixels are of the kind {mode!r}; expected a label file, which is indexed, grey or RGB."
             )
         values = np.asarray(picture)
         if values.ndim == 3:  # with alpha
             values = np.ascontiguousarray(values[..., 0])
         if values.dtype not in (np.uint8, np.uint16):
-            values = _narrow(path, values)
+            values = _narrow(values)
         stretched = _stretch(path, picture)
         return values if stretched == 1 else values // stretched
 
@@ -53,14 +54,14 @@ def label_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
 def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """The file as Pillow opens it; what goes wrong with it becomes a DataError with its name."""
     try:
-        with Image.open(path) as picture:
+        with open_image(path) as picture:
             if picture.format in _LOSSY:
                 raise DataError(
-                    f"{path} is a JPEG, whose compression changes label values. Save labels as PNG, from their source."
+                    "it is a JPEG, whose compression changes label values. Save labels as PNG, from their source."
                 )
             yield picture
-    except DataError:
-        raise
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such label file.") from None
     except Image.UnidentifiedImageError:
@@ -69,13 +70,13 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise DataError(f"{path} cannot be read: {error}. Is the file damaged or cut short?") from error
 
 
-def _narrow(path: str | os.PathLike[str], values: np.ndarray) -> np.ndarray:
+def _narrow(values: np.ndarray) -> np.ndarray:
     """Truths and 32-bit whole numbers as (H, W) uint8 or uint16."""
     if values.dtype == bool:
         return values.astype(np.uint8)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise DataError(f"{path}: its values reach from {low} to {high}; expected labels of 0 to 65535.")
+        raise DataError(f"its values reach from {low} to {high}; expected labels of 0 to 65535.")
     return values.astype(np.uint16)
 
 

@@ -20,7 +20,7 @@ class Mix(Dataset):
         two keys besides.
         share: how often its pictures are trained on beside those of the others, by default as often as there are of
             them. One epoch shows every picture of each set at least once, and the pictures of a set equally often, give
-            or take one.
+            or take one. Which of them are shown once more changes from epoch to epoch, each as often as the others.
         provides: which of its labels are used, `[semantic]`; by default all.
     image_size: goes to the sets that take it and name none.
 
@@ -63,11 +63,29 @@ class Mix(Dataset):
         self.classes = self._joined_classes()
         self.metric = all(own.metric for own, keys in zip(self._sets, kept, strict=True) if "depth" in keys)
         self._lengths = np.array([len(own) for own in self._sets])
+        if not self._lengths.all():
+            empty = self._names[int(self._lengths.argmin())]
+            raise DataError(f"data.sets.{empty} has no images for the split {split!r}; at least 1 is needed.")
         counts = self._lengths if not shares or split != "train" else _counts(self._lengths, list(shares.values()))
-        self._ends = np.cumsum(counts)
+        times = counts // self._lengths
+        self._surplus = counts - times * self._lengths  # images of each set that an epoch shows once more
+        self._ends = np.cumsum(times * self._lengths)
 
     def __len__(self) -> int:
+        """The images of all sets, those of a set as many times as every epoch shows each of them."""
         return int(self._ends[-1])
+
+    def epoch_indices(self, epoch: int) -> np.ndarray:
+        """(M,): every index once, and those of the images that this epoch shows once more.
+
+        In an order of its own, a set takes turns: the next epoch goes on after the last image of this one.
+        """
+        begins = np.concatenate([[0], self._ends[:-1]])
+        chosen = [np.arange(len(self))]
+        for number, (begin, length, surplus) in enumerate(zip(begins, self._lengths, self._surplus, strict=True)):
+            turns = (epoch * surplus + np.arange(surplus)) % length
+            chosen.append(begin + np.random.default_rng(number).permutation(length)[turns])
+        return np.concatenate(chosen)
 
     def __getitem__(self, index: int) -> Sample:
         """The sample of one set, with that set's labels alone."""

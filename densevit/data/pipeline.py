@@ -14,9 +14,9 @@ import torch
 from torch.utils import data
 
 from densevit.data.batching import EvaluationBatches, Pick, TrainBatches, collate
-from densevit.data.transforms import Evaluation, Training
+from densevit.data.transforms import KNOWN_KEYS, Evaluation, Training, unknown_keys
 from densevit.errors import DataError, DensevitError
-from densevit.interfaces import Batch, Dataset, Sample
+from densevit.interfaces import Batch, Dataset, Sample, Targets
 
 _TINY = 64  # pictures; so few are not worth the start of a process
 _MOST_WORKERS = 8
@@ -24,31 +24,59 @@ _SMALL = 1 << 16  # bytes
 
 
 class Prepared(data.Dataset[Sample]):
-    """A data set's samples, transformed: at random to train; to evaluate, with the data set's targets as `truth`."""
+    """A data set's samples, transformed: at random to train; to evaluate, with the data set's targets as `truth`.
+
+    Raises DataError for a data set without images, and for a target that the transforms cannot bring to the new grid:
+    at once where the data set provides keys that they do not know, otherwise with the sample that has it.
+    """
 
     def __init__(self, dataset: Dataset, transform: "Training | Evaluation", train: bool) -> None:
+        if not len(dataset):
+            raise DataError(f"The data set {_name(dataset)} has no images; at least 1 is needed. Check its options.")
         self.dataset, self.transform, self.train = dataset, transform, train
+        if set(getattr(dataset, "provides", ())) - set(KNOWN_KEYS):
+            self[Pick(0, 0)]
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, pick: Pick) -> Sample:
-        """pick: an index and the seed that, with it, makes the random transform."""
-        index, seed = pick
+        """The sample of a pick. An image that evaluation has as a repeat comes without `truth`: it is not counted."""
+        index = pick.index
         try:
             sample = self.dataset[index]
-            if self.train:
-                return self.transform(sample, np.random.default_rng([seed, index]))  # type: ignore[call-arg]
+            self._check_keys(sample["targets"], index)
+            if self.train:  # numpy pads with zeros: a sample's first time has the stream of [seed, index]
+                rng = np.random.default_rng([pick.seed, index, pick.repeat])
+                return self.transform(sample, rng)  # type: ignore[call-arg]
             prepared = self.transform(sample)  # type: ignore[call-arg]
         except DensevitError:
             raise
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{frame.filename}, line {frame.lineno}"
-            name = f"{type(self.dataset).__module__}.{type(self.dataset).__name__}"
-            raise DataError(f"Sample {index} of {name} failed: {type(error).__name__}: {error} ({place}).") from error
-        prepared["targets"]["truth"] = sample["targets"]
+            name, kind = _name(self.dataset), type(error).__name__
+            raise DataError(f"Sample {index} of {name} failed: {kind}: {error} ({place}).") from error
+        if not pick.repeat:
+            prepared["targets"]["truth"] = sample["targets"]
         return prepared
+
+    def _check_keys(self, targets: Targets, index: int) -> None:
+        unknown = unknown_keys(targets)
+        if unknown:
+            key, value = unknown[0], targets[unknown[0]]
+            shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+            raise DataError(
+                f"Sample {index} of {_name(self.dataset)} (image {targets.get('image_id')!r}) has the target {key!r}, "
+                f"a {type(value).__name__}{shape}, and no transform knows how to resize, crop and flip it. Known: "
+                f"{', '.join(KNOWN_KEYS)}. Give it under the one that fits or leave it out; under other keys only "
+                "strings and single numbers are passed on."
+            )
+
+
+def _name(dataset: Dataset) -> str:
+    """A data set's class."""
+    return f"{type(dataset).__module__}.{type(dataset).__name__}"
 
 
 class Loader(data.DataLoader[Any]):

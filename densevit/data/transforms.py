@@ -5,7 +5,9 @@ module holds what both transforms share and evaluation's own; the random half li
 """
 
 import warnings
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from numbers import Number
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 OBJECT_KEYS = ("boxes", "labels", "masks")  # one row an object
 MAP_KEYS = ("semantic", "depth")  # one value a pixel
+KNOWN_KEYS = (*OBJECT_KEYS, *MAP_KEYS, "area", "iscrowd", "image_id", "size", "original_size")
 
 
 class Training(Protocol):
@@ -62,6 +65,16 @@ class Evaluation:
         if "masks" in targets:
             targets["masks"] = torch.from_numpy(resize_masks(targets["masks"].numpy(), size))
         return finished(resize_image(pixels, size), targets, (height, width), self.canvas)
+
+
+class Unaugmented:
+    """Training without augmentation (`recipe: resize`): the evaluation transform. The generator is not used."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return self.evaluation(sample)
 
 
 # ---- what goes in and comes out ----
@@ -105,6 +118,25 @@ def plain_objects(sample: Sample) -> Targets:
             warnings.warn("Boxes without area inside their picture are left out.", stacklevel=2)
         keep &= solid
     return targets | {key: targets[key][keep] for key in present}
+
+
+def unknown_keys(targets: Targets) -> list[str]:
+    """The keys whose values would have to follow the image, and that no transform knows.
+
+    Under a key of its own a data set may give what is the same wherever the image is cut: a string, a single number or
+    None; a list of strings; a dict of these. Anything else may be places or pixels.
+    """
+    return [key for key, value in targets.items() if key not in KNOWN_KEYS and not _is_metadata(value)]
+
+
+def _is_metadata(value: Any) -> bool:
+    if isinstance(value, Tensor | np.ndarray):
+        return value.ndim == 0
+    if isinstance(value, Mapping):
+        return all(map(_is_metadata, value.values()))
+    if isinstance(value, list | tuple):
+        return all(isinstance(item, str) for item in value)
+    return value is None or isinstance(value, str | bytes | Number | np.generic)
 
 
 def finished(pixels: np.ndarray, targets: Targets, original_size: Size, canvas: Size | None) -> Sample:

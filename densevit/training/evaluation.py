@@ -41,6 +41,8 @@ class Evaluation(lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        if "truth" not in batch["targets"][0]:  # a repeat of an image that another process counts
+            return
         truths = [target["truth"] for target in batch["targets"]]
         for name, evaluator in self.evaluators.items():
             evaluator.update(outputs[name], truths)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image
 
+from densevit.data.large_images import open_image
 from densevit.errors import DataError
 from densevit.evaluation import metrics_file
 from densevit.visualization import confusion
@@ -161,7 +161,7 @@ def _figures(folder: Path, paths: Sequence[Path]) -> list[str]:
 
 def _jpeg(path: Path) -> bytes:
     """The picture as JPEG, made smaller where it is larger than a page needs."""
-    with Image.open(path) as picture:
+    with open_image(path) as picture:
         picture.load()
         if picture.format == "JPEG" and max(picture.size) <= LONGEST_SIDE:
             return path.read_bytes()

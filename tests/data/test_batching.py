@@ -16,7 +16,7 @@ def sample(height: int, width: int, value: int, **targets: Any) -> Sample:
 
 
 def indices(batches: Any) -> list[list[int]]:
-    return [[index for index, _ in batch] for batch in batches]
+    return [[pick.index for pick in batch] for batch in batches]
 
 
 # ---- collate ----
@@ -81,7 +81,7 @@ def test_the_order_follows_from_seed_and_epoch() -> None:
     assert order(0, 3) == order(0, 3)
     different = [order(seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
     assert len({str(indices(batches)) for batches in different}) == 4
-    assert len({batches[0][0][1] for batches in different}) == 4, "the augmentation's seeds must differ too"
+    assert len({batches[0][0].seed for batches in different}) == 4, "the augmentation's seeds must differ too"
 
 
 def test_iterating_twice_gives_the_same_epoch() -> None:
@@ -97,6 +97,29 @@ def test_a_set_smaller_than_a_batch_is_repeated_to_fill_one(world_size: int) -> 
     seen = Counter(index for batches in dealt for batch in batches for index in batch)
     assert sum(seen.values()) == 4 * world_size
     assert max(seen.values()) - min(seen.values()) <= 1 and set(seen) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_repeats_of_a_sample_are_numbered_over_all_ranks(world_size: int) -> None:
+    ranks = [TrainBatches(3, 4, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
+    picks = [pick for batches in ranks for batch in batches for pick in batch]
+    assert len(set(picks)) == 4 * world_size, "two picks would be augmented alike"
+    for index in range(3):
+        repeats = sorted(pick.repeat for pick in picks if pick.index == index)
+        assert repeats == list(range(len(repeats)))
+    assert all(pick.repeat == 0 for batch in TrainBatches(40, 4, seed=0) for pick in batch)
+
+
+def test_indices_of_an_epoch_may_differ_and_repeat() -> None:
+    def shown(epoch: int) -> np.ndarray:
+        return np.array([0, 1, 2, 3, 4, epoch])
+
+    for epoch in range(5):
+        batches = TrainBatches(6, 2, seed=0, groups=np.array([0, 0, 0, 1, 1]), epoch_indices=shown)
+        batches.set_epoch(epoch)
+        picks = [pick for batch in batches for pick in batch]
+        assert sorted(pick.index for pick in picks) == sorted(shown(epoch))
+        assert [pick.index for pick in picks if pick.repeat] == [epoch]
 
 
 def test_batches_are_of_one_group_as_far_as_that_goes() -> None:
@@ -179,4 +202,7 @@ def test_pictures_of_unknown_size_are_evaluated_one_by_one() -> None:
 
 def test_more_ranks_than_pictures() -> None:
     ranks = [EvaluationBatches(2, np.array([[8, 8], [8, 8]]), 1, rank, 4) for rank in range(4)]
-    assert [len(batches) for batches in ranks] == [1, 1, 0, 0]
+    dealt = [[pick for batch in batches for pick in batch] for batches in ranks]
+    assert [len(batches) for batches in ranks] == [len(picks) for picks in dealt] == [1] * 4
+    assert sorted(pick.index for picks in dealt for pick in picks if not pick.repeat) == [0, 1]
+    assert all(pick.repeat for pick in dealt[2] + dealt[3]), "the others only go along"

@@ -126,6 +126,9 @@ def test_limit_takes_the_first_pictures(write: Write) -> None:
     dataset = Coco("train", root=str(write()), limit=2)
     assert len(dataset) == 2 and dataset[1]["targets"]["labels"].tolist() == [1, 0]
     assert len(Coco("train", root=str(write()), limit=99)) == 3
+    for limit in (0, -1):
+        with pytest.raises(DataError, match=rf"data\.limit is {limit}; expected at least 1"):
+            Coco("train", root=str(write()), limit=limit)
 
 
 @pytest.mark.parametrize("said", ["upright", "stored"])

@@ -98,7 +98,7 @@ def test_the_size_is_height_and_width(tmp_path: Path) -> None:
 
 def test_a_label_in_jpeg_is_refused(tmp_path: Path) -> None:
     Image.fromarray(VALUES).save(tmp_path / "a.jpg")
-    with pytest.raises(DataError, match=r"a\.jpg is a JPEG, whose compression changes label values"):
+    with pytest.raises(DataError, match=r"a\.jpg: it is a JPEG, whose compression changes label values"):
         read_label(tmp_path / "a.jpg")
 
 

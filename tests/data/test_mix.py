@@ -1,11 +1,12 @@
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from densevit.data.batching import collate
+from densevit.data.batching import TrainBatches, collate
 from densevit.data.mix import Mix
 from densevit.data.scenes import Scenes
 from densevit.errors import DensevitError
@@ -43,11 +44,36 @@ def test_ids_carry_the_sets_name():
 def test_shares_are_of_what_is_trained_on(lengths, shares, counts):
     more = [{}, {}] if shares is None else [{"share": share} for share in shares]
     mix = Mix("train", {"a": section(lengths[0], **more[0]), "b": section(lengths[1], seed=1, **more[1])})
-    ids = [mix[i]["targets"]["image_id"] for i in range(len(mix))]
+    ids = [mix[i]["targets"]["image_id"] for i in mix.epoch_indices(0)]
     assert (sum(name.startswith("a/") for name in ids), sum(name.startswith("b/") for name in ids)) == counts
     for name, length in zip("ab", lengths, strict=True):
         times = [ids.count(f"{name}/{i + 1}") for i in range(length)]
         assert min(times) >= 1 and max(times) - min(times) <= 1
+
+
+def test_a_fractional_share_shows_all_images_of_a_set_equally_often():
+    mix = Mix("train", {"a": section(10, share=0.5), "b": section(7, seed=1, share=0.5)})  # 7 of b and 3 again
+    ids = [mix[i]["targets"]["image_id"] for i in range(len(mix))]
+    assert len(ids) == 17
+    total: Counter[str] = Counter()
+    for epoch in range(7):
+        batches = TrainBatches(20, 5, seed=0, epoch_indices=mix.epoch_indices)
+        batches.set_epoch(epoch)
+        seen = Counter(ids[pick.index] for batch in batches for pick in batch)
+        assert seen.keys() == set(ids) and seen.total() == 20
+        assert sorted(seen[f"b/{i + 1}"] for i in range(7)) == [1] * 4 + [2] * 3
+        total += seen
+        times = [total[f"b/{i + 1}"] for i in range(7)]
+        assert max(times) - min(times) <= 1
+    assert times == [10] * 7 and all(total[f"a/{i + 1}"] == 7 for i in range(10))
+    assert {pick.repeat for batch in batches for pick in batch} == {0, 1}
+
+
+def test_whole_shares_show_each_index_once():
+    mix = Mix("train", {"a": section(6, share=1), "b": section(3, seed=1, share=1)})
+    assert len(mix) == 12
+    for epoch in range(3):
+        assert mix.epoch_indices(epoch).tolist() == list(range(12))
 
 
 def test_validation_shows_each_picture_once_whatever_the_shares():
@@ -102,6 +128,13 @@ class Cats(Scenes):
         self.classes = self.classes | {"segmentation": (renamed, *others)}
 
 
+class Empty(Scenes):
+    """A split without images."""
+
+    def __len__(self) -> int:
+        return 0
+
+
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
@@ -109,6 +142,7 @@ class Cats(Scenes):
         ({"a": {"train_length": 3}}, "data.sets.a.name is missing"),
         ({"a": section(), "b": section(share=2)}, "data.sets.a.share is missing"),
         ({"a": section(share=0)}, "data.sets.a.share is 0; a number above 0"),
+        ({"a": {"name": "empty:Empty"}}, "data.sets.a has no images for the split 'train'"),
         ({"a": section(provides=["caption"])}, r"data.sets.a.provides is \['caption'\]; this set labels boxes"),
         ({"a": section(lenght=3)}, "data.sets.a.lenght is not an option of 'scenes'"),
         ({"a": section(), "b": section(name="with_cats:Cats")}, "'a' and 'b' both label segmentation"),
@@ -116,5 +150,6 @@ class Cats(Scenes):
 )
 def test_what_cannot_be_mixed_is_said(sets, message, monkeypatch):
     monkeypatch.setitem(sys.modules, "with_cats", SimpleNamespace(Cats=Cats))
+    monkeypatch.setitem(sys.modules, "empty", SimpleNamespace(Empty=Empty))
     with pytest.raises(DensevitError, match=message):
         Mix("train", sets)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.batching import EvaluationBatches, TrainBatches
+from densevit.data.batching import EvaluationBatches, Pick, TrainBatches
 from densevit.data.build import build_transforms
 from densevit.data.pipeline import Loader, Prepared, workers_for
 from densevit.errors import DataError
@@ -103,6 +103,83 @@ def test_evaluation_carries_the_data_sets_own_targets_untouched() -> None:
         assert same(targets["truth"], original["targets"])
         assert targets["original_size"] == tuple(original["image"].shape[1:])
         assert max(targets["size"]) == 48 and batch["images"].shape[2:] in ((48, 48), (48, 32), (32, 48), (16, 48))
+
+
+def test_repeats_of_an_image_are_augmented_in_other_ways() -> None:
+    transform = build_transforms(DataSection(name="scenes", image_size=48))[0]
+    loader = Loader(Prepared(Noise(2), transform, train=True), TrainBatches(2, 12, seed=5), 16, 0)
+    (batch,) = list(loader)
+    images = {image.numpy().tobytes() for image in batch["images"]}
+    assert len(images) == 12
+
+
+def test_the_first_time_of_an_image_draws_from_seed_and_index_alone() -> None:
+    def drawn(sample: Sample, rng: np.random.Generator) -> Sample:
+        return {"image": sample["image"], "targets": {"drawn": rng.random()}}
+
+    prepared = Prepared(Noise(), drawn, train=True)
+    first, second = (prepared[Pick(7, 1 << 30, repeat)]["targets"]["drawn"] for repeat in (0, 1))
+    assert first == np.random.default_rng([1 << 30, 7]).random() != second
+
+
+def test_a_repeat_in_evaluation_has_no_truth() -> None:
+    transform = build_transforms(DataSection(name="scenes", image_size=48))[1]
+    prepared = Prepared(Noise(), transform, train=False)
+    assert "truth" in prepared[Pick(1, 0)]["targets"] and "truth" not in prepared[Pick(1, 0, repeat=1)]["targets"]
+
+
+class Extra(Noise):
+    """Noise with one target more; `provides` says so where it is named."""
+
+    def __init__(self, key: str, value: Any, provides: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.key, self.value, self.provides = key, value, provides
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        sample["targets"][self.key] = self.value
+        return sample
+
+
+def prepared(dataset: Dataset, train: bool) -> Prepared:
+    transforms = build_transforms(DataSection(name="scenes", image_size=48))
+    return Prepared(dataset, transforms[0 if train else 1], train)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (torch.zeros(3, 20, 30), r"a Tensor of shape \(3, 20, 30\)"),
+        (np.zeros((4, 2)), r"a ndarray of shape \(4, 2\)"),
+        ([[1.0, 2.0]], "a list"),
+        ({"camera": np.eye(3)}, "a dict"),
+    ],
+)
+def test_a_target_that_no_transform_knows_is_named(value: Any, found: str, train: bool) -> None:
+    message = (
+        rf"Sample 3 of .*test_pipeline\.Extra \(image 'picture 3'\) has the target 'normals', {found}.*Known: boxes"
+    )
+    samples = prepared(Extra("normals", value), train)
+    with pytest.raises(DataError, match=message):
+        samples[Pick(3, 0)]
+    with pytest.raises(DataError, match="Sample 0 of .*'normals'"):  # before training, where the data set names it
+        prepared(Extra("normals", value, provides=("boxes", "normals")), train)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(
+    "value", ["Ulm", 3, 2.5, True, None, np.float32(1), torch.tensor(4), ["a", "b"], {"city": "Ulm", "year": 2026}]
+)
+def test_what_does_not_follow_the_image_passes_as_it_is(value: Any, train: bool) -> None:
+    targets = prepared(Extra("about", value, provides=("about",)), train)[Pick(3, 0)]["targets"]
+    assert targets["about"] is value
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_data_set_without_images_is_named(train: bool) -> None:
+    with pytest.raises(DataError, match=r"test_pipeline\.Noise has no images"):
+        prepared(Noise(0), train)
 
 
 # ---- going on ----

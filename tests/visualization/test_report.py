@@ -161,6 +161,11 @@ def test_what_a_killed_run_left_half_written_does_not_hide_the_rest(run: Path):
     assert "metrics.csv holds no numbers yet." in page.texts
 
 
+def test_drawings_of_large_images_are_shown(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses images of more than twice as many pixels
+    assert len(Page(write_report(run)).links) == 3
+
+
 def test_a_run_that_never_validated_says_so(run: Path):
     metrics_file.write({}, run / "metrics.json")
     assert "The run ended before its first validation." in Page(write_report(run)).texts

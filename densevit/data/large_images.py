@@ -1,0 +1,97 @@
+"""Opening images beyond Pillow's limit against decompression bombs.
+
+Pillow refuses images above 179 million pixels and warns of those above 89, which windows are meant for. Here the limit
+is what OpenCV decodes: 2^30 pixels, and 2^20 on a side.
+"""
+
+import os
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import IO
+
+from PIL import Image
+
+from densevit.errors import DataError
+
+MOST_PIXELS = 1 << 30
+LONGEST_SIDE = 1 << 20
+
+
+@contextmanager
+def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Image]:
+    """`PIL.Image.open` with the limit above in place of Pillow's, and without its warning.
+
+    Other uses of Pillow keep its limit, save that it is lifted for all threads while an image beyond it is open here.
+    Raises DataError, before pixels are decoded, for an image beyond the limit above; for one that does not fit into
+    memory; and what `PIL.Image.open` raises.
+    """
+    with ExitStack() as stack:
+        file: IO[bytes]
+        if isinstance(source, str | os.PathLike):
+            file, name = stack.enter_context(open(source, "rb")), os.fspath(source)
+        else:
+            file, name = source, ""
+        try:
+            picture = _identified(file, name)
+        except Image.DecompressionBombError:  # some formats, WebP among them, look at the limit themselves
+            stack.enter_context(_lifted)
+            picture = _identified(file, name)
+        stack.enter_context(picture)
+        width, height = picture.size
+        if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
+            raise DataError(
+                f"it has {width} x {height} = {width * height:,} pixels; at most {MOST_PIXELS:,} can be read, and "
+                f"{LONGEST_SIDE:,} on a side. Cut the image into tiles, or make it smaller."
+            )
+        if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+            stack.enter_context(_lifted)  # for formats that look at it when they decode, as TIFF
+        try:
+            yield picture
+        except MemoryError:
+            raise DataError(f"it has {width} x {height} pixels, which do not fit into this machine's memory.") from None
+
+
+def _identified(file: IO[bytes], name: str) -> Image.Image:
+    """What `PIL.Image.open` does, of Pillow's plugins in the same order, without the check of the size."""
+    file.seek(0)
+    prefix = file.read(16)
+    tried: Sequence[str] = ()
+    for load_plugins in (Image.preinit, Image.init):  # the usual formats; all
+        load_plugins()
+        for format in [format for format in Image.ID if format not in tried]:
+            factory, accept = Image.OPEN[format]
+            accepted = accept is None or accept(prefix)
+            if not accepted or isinstance(accepted, str):  # a text says why this Pillow lacks the format
+                continue
+            file.seek(0)
+            try:
+                return factory(file, name)
+            except (SyntaxError, IndexError, TypeError, struct.error):  # it is of another format
+                continue
+        tried = tuple(Image.ID)
+    raise Image.UnidentifiedImageError(f"cannot identify image file {name!r}")
+
+
+class _Lifted:
+    """A context in which Pillow has no limit; the last of those who are in it restores what the first one found."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._limit: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_lifted = _Lifted()
