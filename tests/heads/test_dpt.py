@@ -305,3 +305,15 @@ def test_a_backbone_trains_under_both_heads_for_two_steps(name, options):
     outputs = model.eval()(batch)
     for key, name in (("depth", "depth"), ("inverse_depth", "relative"), ("semantic", "segmentation")):
         assert all(x[key].shape == (128, 100) for x in heads[name].predict(outputs[name], batch["targets"]))
+
+
+@pytest.mark.parametrize("output", ["relative", "sigmoid", "softplus", "bins", "inverse"])
+def test_depth_under_autocast_is_as_fine_as_fp32(output):
+    """bf16 has 8 significant bits: a map of it would hold some hundred depths."""
+    head = DptDepth((16,), (4,), output=output, width=16).eval()
+    features, padding = [torch.randn(1, 16, 32, 32)], torch.zeros(1, 128, 128, dtype=torch.bool)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        depth = head(features, padding)[head.quantity]
+    assert depth.dtype == torch.float32
+    values = depth[depth > 0]
+    assert len(values.unique()) > 0.5 * len(values)
