@@ -311,6 +311,12 @@ def test_the_docs_name_every_key(project):
             assert field.description, f"{section}.{name} has no docstring"
 
 
+def test_a_path_may_begin_with_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = config.load("dpt_swin", ["data=depth", "data.images={split}/*.jpg", 'data.labels="{split}/*.png"'])
+    assert (loaded.data.options["images"], loaded.data.options["labels"]) == ("{split}/*.jpg", "{split}/*.png")
+
+
 def test_a_section_is_looked_up_among_the_sections_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """camvid is a whole recipe and a data section."""
     monkeypatch.chdir(tmp_path)

@@ -59,7 +59,8 @@ def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
             raise ConfigError(f"{COMMAND_LINE}: {override!r} is no override: write section.key=value.")
         if not text.strip():
             raise ConfigError(f"{COMMAND_LINE}: {name} has no value; write {name}=null for none.")
-        value = parse(text, f"{COMMAND_LINE}: {override}")
+        # A path that begins with the placeholder of a split is text, though YAML takes it for a mapping.
+        value = text.strip() if text.lstrip().startswith("{split}") else parse(text, f"{COMMAND_LINE}: {override}")
         _set((sections if _is_section(path) and isinstance(value, str) else keys).values, path, value, override)
     for part in (sections, keys):
         for key in _keys(part.values):

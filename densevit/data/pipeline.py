@@ -122,7 +122,7 @@ class Loader(data.DataLoader[Any]):
                 raise type(error)(message) from None
             if isinstance(self._batches, TrainBatches):
                 self._batches.advance()
-            yield _received(batch)
+            yield _received(batch, self.pin_memory)
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffles for this epoch."""
@@ -174,13 +174,14 @@ def _shipped(value: Any) -> Any:
     return [_shipped(item) for item in value] if isinstance(value, list) else value
 
 
-def _received(value: Any) -> Any:
-    """Arrays as tensors again."""
+def _received(value: Any, pin: bool = False) -> Any:
+    """Arrays as tensors again, pinned where a GPU waits for them: the loader itself pins tensors only."""
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
+        tensor = torch.from_numpy(value)
+        return tensor.pin_memory() if pin else tensor
     if isinstance(value, dict):
-        return {key: _received(item) for key, item in value.items()}
-    return [_received(item) for item in value] if isinstance(value, list) else value
+        return {key: _received(item, pin) for key, item in value.items()}
+    return [_received(item, pin) for item in value] if isinstance(value, list) else value
 
 
 def _start_worker(worker: int) -> None:

@@ -36,7 +36,8 @@ class DenseTask(lightning.LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.log("train/lr", max(group["lr"] for group in optimizer.param_groups))
+        lr = max(group["lr"] for group in optimizer.param_groups)
+        self.log("train/lr", torch.full((), lr, device=self.device))  # Lightning would wait for a number's copy
 
     def configure_gradient_clipping(
         self,

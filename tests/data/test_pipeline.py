@@ -11,7 +11,7 @@ import torch
 from densevit.config import DataSection
 from densevit.data.batching import EvaluationBatches, Pick, TrainBatches
 from densevit.data.build import build_transforms
-from densevit.data.pipeline import Loader, Prepared, workers_for
+from densevit.data.pipeline import Loader, Prepared, _received, workers_for
 from densevit.errors import DataError
 from densevit.interfaces import Batch, Dataset, Sample
 
@@ -278,3 +278,12 @@ def test_auto_leaves_to_training_what_it_needs(
         assert workers_for("auto", 1000, processes) == expected
         assert workers_for("auto", 10, processes) == 0
         assert workers_for(5, 10, processes) == 5
+
+
+def test_small_tensors_of_workers_are_pinned_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(self), self)[1])
+    batch = {"images": torch.zeros(2), "targets": [{"boxes": np.ones((1, 4)), "labels": np.zeros(1), "image_id": 3}]}
+    received = _received(batch, pin=True)
+    assert [tuple(x.shape) for x in pinned] == [(1, 4), (1,)]
+    assert received["targets"][0]["boxes"].tolist() == [[1, 1, 1, 1]] and received["targets"][0]["image_id"] == 3

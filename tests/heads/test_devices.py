@@ -99,6 +99,20 @@ def test_a_training_step_mixes_no_devices_and_waits_for_nothing_but_the_matching
             torch.testing.assert_close(host(losses[key]).detach(), value.detach(), rtol=1e-4, atol=1e-4)
 
 
+def test_losses_under_fp16_autocast_are_finite(setup: Setup) -> None:
+    """Logits of several hundred: fp16 overflows in exponentials and squares."""
+    model, data, _ = setup
+    model.train()
+    with torch.no_grad():
+        for parameter in model.heads.parameters():
+            parameter.mul_(4)
+    for batch in batches(data):
+        with torch.autocast("cpu", torch.float16):
+            losses = model.loss(model(batch), batch["targets"])
+        assert all(torch.isfinite(value) for value in losses.values()), losses
+        torch.stack(list(losses.values())).sum().backward()
+
+
 def test_predictions_of_an_accelerator_are_evaluated_with_truth_of_the_cpu(setup: Setup) -> None:
     model, data, config = setup
     [batch, *_] = list(data.val_loader())
