@@ -35,15 +35,18 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(
                 f"--resume {args.resume} goes on in that folder and from its config; leave {given!r} out."
             )
-        from densevit.training.run import resume
+        from densevit.training.run import go_on
 
-        resume(args.resume, overrides)
-        return 0
+        return _exit_code(go_on(args.resume, overrides).stopped_by)
     if args.config is None or "=" in args.config:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
     config.check_plugins(resolved)
-    from densevit.training.run import train
+    from densevit.training.run import start
 
-    train(resolved, args.run_dir, name=Path(args.config).stem)
-    return 0
+    return _exit_code(start(resolved, args.run_dir, name=Path(args.config).stem).stopped_by)
+
+
+def _exit_code(stopped_by: int) -> int:
+    """As a shell gives it: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + stopped_by if stopped_by else 0

@@ -21,6 +21,7 @@ from pydantic import (
 
 from densevit.config.values import (
     Count,
+    Duration,
     Factor,
     Float,
     Frozen,
@@ -219,9 +220,9 @@ class TrainerSection(Section):
     evaluate_every: Annotated[Float, Field(gt=0, allow_inf_nan=False)] = 0.25
     """From one validation to the next: below 1 a share of the training, 0.25 for four validations; from 1 on, epochs.
     One always follows the last step."""
-    checkpoint_every: Count | None = None
-    """Optimiser steps from one `last.ckpt` to the next. `null`: one at each validation, and at the end of an epoch
-    where the last one is 500 steps ago."""
+    checkpoint_every: Count | Duration | None = "5min"
+    """From one `last.ckpt` to the next, besides those after validations: optimiser steps, or a time as in `30s`, `5min`
+    or `1h`. `null`: none besides."""
     compile: bool = False
     """Compile the model with `torch.compile`."""
     monitor: str | None = None

@@ -1,5 +1,6 @@
 """The kinds of values that a config holds, and what its sections have in common."""
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -53,6 +54,18 @@ def above_zero(value: Any) -> Any:
     return value
 
 
+def _duration(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"[1-9][0-9]*(s|min|h)", value):
+        raise ValueError(f"give a number of steps, or a time as in 30s, 5min or 1h, not {value!r}.")
+    return value
+
+
+def seconds_of(duration: str) -> float:
+    """The seconds of a checked duration: 300.0 of 5min."""
+    number, unit = re.fullmatch(r"([0-9]+)(s|min|h)", duration).groups()  # type: ignore[union-attr]
+    return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
+
+
 def _two_scales(value: Any) -> Any:
     if value is not None and not (isinstance(value, list | tuple) and len(value) == 2):
         raise ValueError(f"give the least and the greatest scale, as in [0.5, 2.0], not {value}.")
@@ -65,6 +78,7 @@ Count = Annotated[Int, Field(ge=1)]
 Rate = Annotated[Float, Field(ge=0, allow_inf_nan=False)]
 Momentum = Annotated[Float, Field(ge=0, lt=1)]
 Factor = Annotated[Float, Field(gt=0, allow_inf_nan=False)]
+Duration = Annotated[str, BeforeValidator(_duration)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 Triple = Annotated[tuple[Fraction, Fraction, Fraction] | None, BeforeValidator(_three)]
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]

@@ -5,8 +5,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as lightning
+import torch
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+from densevit.losses.processes import mean_over_processes
 
 
 class MetricsCsv(Logger):
@@ -42,24 +46,59 @@ class MetricsCsv(Logger):
         if new:
             rows = self.rows()
             self.columns += new
-            with self.path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self.columns)
-                writer.writeheader()
-                writer.writerows(rows)
+            self._write(rows)
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
     def rows(self) -> list[dict[str, str]]:
-        """All rows, as text."""
+        """All rows, as text. The last line is left out where a killed run did not finish it."""
         if not self.path.is_file():
             return []
         with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+            lines = [line for line in file if line.endswith("\n")]
+        return [row for row in csv.DictReader(lines) if None not in row.values() and (row["step"] or "").isdigit()]
 
     def forget_after(self, step: int) -> None:
-        """Drops the rows that a stopped run wrote after the checkpoint that is resumed."""
-        rows = [row for row in self.rows() if int(row["step"] or 0) <= step]
-        with self.path.open("w", newline="") as file:
+        """Drops the rows that a stopped run wrote after the checkpoint of this step, which a resumed one writes again.
+
+        Optimiser steps are numbered from 0, so that the checkpoint has made those below `step`; a validation has the
+        number of steps made before it.
+        """
+        trained = [column for column in self.columns if column == "train/loss"]
+        self._write([row for row in self.rows() if int(row["step"]) < step + (not any(row[c] for c in trained))])
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        unfinished = self.path.with_suffix(".partial")
+        with unfinished.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
+        unfinished.replace(self.path)
+
+
+class StepMetrics(lightning.Callback):
+    """Logs each `log_every_n_steps`-th optimiser step: the loss and its terms, the mean of all processes, and the rate.
+
+    Stands before the callback that saves, so that a checkpoint's own step is written when the checkpoint is. Lightning
+    logs after all callbacks, and a run killed in between would lack that row for good.
+    """
+
+    def __init__(self) -> None:
+        self._seen_step = -1
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._seen_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        step = trainer.global_step
+        stepped, self._seen_step = step != self._seen_step, step
+        if not stepped or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set by a connector
+            return
+        terms = {"loss": outputs["loss"], **outputs["terms"]}
+        values = mean_over_processes(torch.stack([value.float() for value in terms.values()])).tolist()
+        metrics = {f"train/{name}": value for name, value in zip(terms, values, strict=True)}
+        metrics |= {"train/lr": pl_module.learning_rate, "epoch": trainer.current_epoch}
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step - 1)

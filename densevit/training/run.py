@@ -1,7 +1,9 @@
 """One training: a config in, a run folder out."""
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytorch_lightning as lightning
 import torch
@@ -11,6 +13,7 @@ from rich.console import Console
 
 from densevit import config as configs
 from densevit.config import Config
+from densevit.config.values import seconds_of
 from densevit.data.build import Data, build_data
 from densevit.errors import ConfigError, WeightsError, did_you_mean
 from densevit.evaluation import metrics_file
@@ -18,12 +21,13 @@ from densevit.model import DenseModel, build_model
 from densevit.training.budget import Budget, BudgetCallback, check_budget
 from densevit.training.ema import ExponentialMovingAverage
 from densevit.training.evaluation import Evaluation
-from densevit.training.logger import MetricsCsv
+from densevit.training.logger import MetricsCsv, StepMetrics
 from densevit.training.optim import learning_rate, parameter_groups, parameter_rates
 from densevit.training.precision import trainer_arguments
 from densevit.training.progress import CONSOLE, ProgressBar, ValidationLines
 from densevit.training.quiet import quieten
 from densevit.training.run_folder import RunFolder, Stopped, choose
+from densevit.training.stop_signals import requeue
 from densevit.training.task import DenseTask, build_evaluators, check_needs, named
 from densevit.training.unused import freeze_unused
 from densevit.visualization.rates_table import rates_table
@@ -37,15 +41,32 @@ from densevit.weights.initial import load_initial
 _RESUMABLE = ("data.root", "data.num_workers")
 
 
+class Outcome(NamedTuple):
+    """How a training ended. stopped_by: the signal that stopped it, 0 where it came to its end."""
+
+    folder: Path
+    stopped_by: int
+
+
 def train(config: Config, run_dir: Path | None = None, name: str = "run") -> Path:
     """Trains what a config describes, and returns the run's folder.
 
     Everything that can be wrong with the config, the data or the weights is found before the folder is made.
     """
+    return start(config, run_dir, name).folder
+
+
+def start(config: Config, run_dir: Path | None = None, name: str = "run") -> Outcome:
+    """As `train`, and says how it ended."""
     return _run(config, run_dir, name, None)
 
 
 def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
+    """Goes on where a run stopped, and returns its folder; see `go_on`."""
+    return go_on(run, overrides).folder
+
+
+def go_on(run: Path, overrides: Sequence[str] = ()) -> Outcome:
     """Goes on where a run stopped, from its own config and last checkpoint.
 
     overrides: keys of `trainer`, such as a larger budget for a run that has ended; the run's config.yaml keeps them.
@@ -66,7 +87,7 @@ def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
     return _run(configs.load(run / "config.yaml", overrides), run, run.name, checkpoint)
 
 
-def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | None) -> Path:
+def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | None) -> Outcome:
     reconfigure(**CONSOLE)
     console = get_console()  # the one that the progress bar draws on: lines go above it
     quieten()
@@ -84,7 +105,9 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
 
     folder = run_dir if checkpoint is not None and run_dir is not None else choose(name, run_dir)
     task = DenseTask(model, config, data)
-    files = RunFolder(folder, evaluation, config.trainer.monitor, config.trainer.checkpoint_every)
+    every = config.trainer.checkpoint_every
+    interval = seconds_of(every) if isinstance(every, str) else every
+    files = RunFolder(folder, evaluation, config.trainer.monitor, interval)
     trainer = _trainer(config, folder, console, evaluation, files, BudgetCallback(task.budget))
     budget = task.budget(trainer.world_size)
     rates = parameter_rates(model, config.optim, learning_rate(config.optim, budget.images_per_step))
@@ -104,17 +127,23 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
             console.print(rates_table(rates), soft_wrap=False)
         _announce(console, config, model, data, trainer, folder, budget)
 
-    stopped = False
+    stopped_by = 0
     try:
         trainer.fit(task, ckpt_path=checkpoint, weights_only=True)
     except Stopped:
-        stopped = True
+        stopped_by = files.signals.received
+    except (KeyboardInterrupt, SystemExit):  # Lightning makes an exit of a KeyboardInterrupt
+        if trainer.is_global_zero and (folder / "checkpoints" / "last.ckpt").is_file():
+            console.print(f"Stopped at once. Go on from the last checkpoint with: densevit train --resume {folder}")
+        raise KeyboardInterrupt from None
     if trainer.is_global_zero:
         if files.best is None:  # stopped before the first validation: the weights as they are
             model_file.save(model, folder / "model.safetensors")
             metrics_file.write({}, folder / "metrics.json")
-        _finish(console, folder, data, stopped)
-    return folder
+        _finish(console, folder, data, bool(stopped_by))
+        if stopped_by == getattr(signal, "SIGUSR1", -1):
+            console.print(requeue())
+    return Outcome(folder, stopped_by)
 
 
 def _steps_made(checkpoint: Path) -> int:
@@ -146,9 +175,9 @@ def _trainer(
     budget: BudgetCallback,
 ) -> lightning.Trainer:
     section = config.trainer
-    # The order matters: weights are averaged before anything is saved, and metrics come before what is kept.
+    # The order matters: weights are averaged and metrics written before anything is saved.
     callbacks: list[lightning.Callback] = [] if section.ema is None else [ExponentialMovingAverage(section.ema)]
-    callbacks += [budget, evaluation, files, ValidationLines(console, evaluation)]
+    callbacks += [budget, StepMetrics(), evaluation, files, ValidationLines(console, evaluation)]
     if console.is_terminal:
         callbacks.append(ProgressBar(console_kwargs=CONSOLE))
     return lightning.Trainer(

@@ -1,9 +1,8 @@
 """What a run leaves behind: checkpoints, the best model, its metrics, pictures and a report."""
 
 import os
-import signal
+import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -14,14 +13,13 @@ from densevit.evaluation.tables_file import write_tables
 from densevit.training.best_epoch import BestEpoch
 from densevit.training.budget import Budget
 from densevit.training.evaluation import Evaluation
+from densevit.training.stop_signals import StopSignals
 from densevit.training.task import DenseTask
 from densevit.weights import model_file
 
-_STEPS_BETWEEN_CHECKPOINTS = 500
-
 
 class Stopped(Exception):  # noqa: N818  # not an error
-    """Ctrl-C came, and the checkpoint is written."""
+    """A signal asked the training to stop, and the checkpoint is written."""
 
 
 def choose(name: str, wanted: Path | None) -> Path:
@@ -48,10 +46,10 @@ def choose(name: str, wanted: Path | None) -> Path:
 class RunFolder(lightning.Callback):
     """Writes `checkpoints/last.ckpt`; when validation says so, `best.ckpt`, `model.safetensors`, metrics and tables.
 
-    Stands after the callback that averages weights: what validation used is saved as the model.
+    Stands after the callbacks that average weights and log: a checkpoint holds what they made of its step.
 
-    checkpoint_every: optimiser steps from one `last.ckpt` to the next besides those after validations; None: one at the
-    end of an epoch where the last is long ago.
+    checkpoint_every: from one `last.ckpt` to the next besides those after validations: optimiser steps, or seconds as a
+    float; None for none.
     """
 
     budget: Budget
@@ -61,39 +59,48 @@ class RunFolder(lightning.Callback):
         folder: Path,
         evaluation: Evaluation,
         monitor: str | None = None,
-        checkpoint_every: int | None = None,
+        checkpoint_every: int | float | None = None,
     ) -> None:
         self.folder, self.evaluation = folder, evaluation
         self.best_epoch, self.checkpoint_every = BestEpoch(evaluation.evaluators, monitor), checkpoint_every
-        self._improved = self._interrupted = self._stopping = False
+        self.signals = StopSignals()
+        self._improved = self._stopping = self._due = False
         self._seen_step = -1
-        self._saved_step = 0
-        self._previous_handler: Any = None
-
-    # ---- checkpoints ----
+        self._saved_at = 0.0
 
     def setup(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
         assert isinstance(task, DenseTask)
         if stage == "fit":
             self.budget = task.budget(trainer.world_size)
 
+    def on_fit_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        self.signals.install()
+
     def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        self._seen_step = self._saved_step = trainer.global_step
+        self.signals.install()  # again: Lightning has put its own handler before ours
+        self._seen_step, self._saved_at = trainer.global_step, time.monotonic()
+
+    def teardown(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
+        self.signals.restore()
+
+    # ---- checkpoints ----
 
     def on_train_batch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule, *_: Any) -> None:
         step = trainer.global_step
         if step == self._seen_step:  # gradients are being accumulated
             return
         self._seen_step = step
+        received, (due,) = self.signals.agree(self._is_due(step))
+        self._due = self._due or due
         # At the end of an epoch and before a validation the checkpoint waits: Lightning cannot resume in between.
         if trainer.is_last_batch or self.budget.validates_after(step):
             return
-        if self._interrupted or (self.checkpoint_every and step % self.checkpoint_every == 0):
+        if received or self._due:
             self._save(trainer, "last")
-            self._stopping = self._interrupted
+            self._stopping = bool(received)
 
     def on_train_batch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule, *_: Any) -> None:
-        if self._stopping:  # only here has the step that was saved been logged
+        if self._stopping:  # only here is the step that was saved over
             raise Stopped
 
     def on_validation_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
@@ -104,17 +111,21 @@ class RunFolder(lightning.Callback):
         self._improved = False
         if not trainer.is_last_batch:
             self._save(trainer, "last")
-            self._stopping = self._interrupted
+            self._stopping = bool(self.signals.agree()[0])
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         if not trainer.is_last_batch:  # the budget ends in the middle of an epoch: saved after validation
             return
-        step = trainer.global_step
-        due = step - self._saved_step >= (self.checkpoint_every or _STEPS_BETWEEN_CHECKPOINTS)
-        if due or self._interrupted or self.budget.validates_after(step):
+        received, step = self.signals.agree()[0], trainer.global_step
+        if self._due or received or self.budget.validates_after(step):
             self._save(trainer, "last")
-        if self._interrupted and step < self.budget.steps:
+        if received and step < self.budget.steps:
             raise Stopped
+
+    def _is_due(self, step: int) -> bool:
+        if isinstance(self.checkpoint_every, float):
+            return time.monotonic() - self._saved_at >= self.checkpoint_every
+        return self.checkpoint_every is not None and step % self.checkpoint_every == 0
 
     def _save(self, trainer: lightning.Trainer, name: str) -> None:
         path = self.folder / "checkpoints" / f"{name}.ckpt"
@@ -123,7 +134,7 @@ class RunFolder(lightning.Callback):
         if trainer.is_global_zero:
             unfinished.replace(path)
         if name == "last":
-            self._saved_step = trainer.global_step
+            self._due, self._saved_at = False, time.monotonic()
 
     # ---- the best ----
 
@@ -147,25 +158,3 @@ class RunFolder(lightning.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best_epoch.load_state_dict(state)
-
-    # ---- Ctrl-C ----
-
-    def on_fit_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        try:
-            self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
-        except ValueError:  # not the main thread: whoever runs us handles signals
-            self._previous_handler = None
-
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._interrupted:  # a second Ctrl-C means now
-            raise KeyboardInterrupt
-        self._interrupted = True
-        print(
-            "\nStopping after this step, or after the validation that is under way. Ctrl-C again stops at once.",
-            flush=True,
-        )
-
-    def teardown(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
-            self._previous_handler = None

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
 from densevit import registry
@@ -13,6 +13,7 @@ from densevit.config import Config
 from densevit.data.build import Data
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, Evaluator, Predictions
+from densevit.losses.processes import process_count
 from densevit.model import DenseModel, check_inference
 from densevit.training.budget import Budget
 from densevit.training.optim import build_optimizer, learning_rate, schedule
@@ -24,20 +25,18 @@ class DenseTask(lightning.LightningModule):
     def __init__(self, model: DenseModel, config: Config, data: Data) -> None:
         super().__init__()
         self.model, self.config, self.data = model, config, data
+        self.learning_rate = 0.0  # of the last step, the largest
         if config.trainer.compile:
             model.compile()
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         losses = self.model.loss(self.model(batch), batch["targets"])
         loss = torch.stack(list(losses.values())).sum()
-        size = len(batch["images"])
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
-        self.log_dict({f"train/{name}": term.detach() for name, term in losses.items()}, batch_size=size)
-        return loss
+        self.log("train/loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch["images"]))
+        return {"loss": loss, "terms": {name: term.detach() for name, term in losses.items()}}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        lr = max(group["lr"] for group in optimizer.param_groups)
-        self.log("train/lr", torch.full((), lr, device=self.device))  # Lightning would wait for a number's copy
+        self.learning_rate = max(group["lr"] for group in optimizer.param_groups)
 
     def configure_gradient_clipping(
         self,
@@ -80,19 +79,27 @@ class DenseTask(lightning.LightningModule):
         images, mask = (batch[key].to(device, non_blocking=True) for key in ("images", "padding_mask"))
         return {"images": images, "padding_mask": mask, "targets": targets}
 
-    # What dropout and noise draw next is part of a checkpoint: a resumed run goes on as if it had not stopped.
+    # What dropout and noise draw next, in each process, is part of a checkpoint: a resumed run goes on as if it had not
+    # stopped.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["random_state"] = {"cpu": torch.get_rng_state()}
+        own = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            checkpoint["random_state"]["cuda"] = torch.cuda.get_rng_state(self.device)
+            own["cuda"] = torch.cuda.get_rng_state(self.device)
+        states: list[Any] = [own]
+        if process_count() > 1:
+            states = [None] * process_count()
+            distributed.all_gather_object(states, own)
+        checkpoint["random_state"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._random_state = checkpoint.get("random_state")
 
     def on_train_start(self) -> None:
-        state = getattr(self, "_random_state", None)
-        if state is not None:
+        states = getattr(self, "_random_state", None)
+        states = [states] if isinstance(states, dict) else states  # of a run of one process, as it once was written
+        if states and self.trainer.global_rank < len(states):
+            state = states[self.trainer.global_rank]
             torch.set_rng_state(state["cpu"])
             if "cuda" in state and self.device.type == "cuda":
                 torch.cuda.set_rng_state(state["cuda"], self.device)
