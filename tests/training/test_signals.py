@@ -1,0 +1,190 @@
+"""Signals and kills: what a training saves, how it ends, and that it goes on to the last bit."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from densevit import config as configs
+from densevit.cli import main
+from densevit.config import Config
+from densevit.config.values import seconds_of
+from densevit.errors import ConfigError
+from densevit.training.logger import MetricsCsv
+from densevit.training.run import resume, train
+from densevit.training.stop_signals import requeue
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and signals as Linux has them")
+
+SMALL = """
+backbone: {name: swin, variant: nano, window_size: 4}
+heads:
+  detection:
+    {name: detr, num_queries: 4, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 16,
+     classification: mal, anchors: true, denoising: 1, dropout: 0.1}
+data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 14, val_length: 2}
+optim: {lr: 1e-3, warmup: 0.1}
+trainer: {max_steps: 40, precision: "32", accelerator: cpu, devices: 1, log_every: 1, checkpoint_every: 3}
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+def child(work: Callable[[], object]) -> multiprocessing.Process:
+    """A process that begins at once, with all that is imported here."""
+
+    def run() -> None:
+        torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork
+        work()
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+def wait_for(path: Path, process: multiprocessing.Process, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists() and process.is_alive() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("overrides", [["trainer.ema=0.9"], ["trainer.accumulate=3", "trainer.checkpoint_every=2"]])
+def test_a_run_killed_at_random_moments_goes_on_to_the_last_bit(
+    small: Path, tmp_path: Path, overrides: list[str]
+) -> None:
+    """Weights, average, optimiser, best metrics and every row of metrics.csv."""
+
+    def made() -> Config:
+        return configs.load(small, overrides)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = child(lambda: train(made(), whole))
+    process.join(300)
+    assert process.exitcode == 0
+    moments, kills = random.Random(len(overrides)), 0
+    process = child(lambda: train(made(), killed))
+    while kills < 4:
+        wait_for(killed / "checkpoints" / "last.ckpt", process)
+        process.join(moments.uniform(0.05, 0.8))
+        if not process.is_alive():
+            break
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(60)
+        kills += 1
+        process = child(lambda: resume(killed))
+    process.join(300)
+    assert process.exitcode == 0 and kills > 0
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, killed)]
+    for key in ("state_dict", "current_model_state"):
+        for name, value in states[0].get(key, {}).items():
+            assert torch.equal(value, states[1][key][name]), name
+    assert (whole / "metrics.csv").read_text() == (killed / "metrics.csv").read_text()
+    assert (whole / "metrics.json").read_text() == (killed / "metrics.json").read_text()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_ends_with_its_code(small: Path, tmp_path: Path, number: int, code: int) -> None:
+    run = tmp_path / "run"
+    command = ["train", str(small), "trainer.max_steps=100000", "trainer.checkpoint_every=1", "--run-dir", str(run)]
+    process = child(lambda: os._exit(main(command)))
+    wait_for(run / "checkpoints" / "last.ckpt", process)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(120)
+    assert process.exitcode == code
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert 0 < checkpoint["global_step"] < 100000
+    for name in ("model.safetensors", "metrics.json", "report.html"):
+        assert (run / name).is_file(), name
+
+
+def test_two_processes_stop_at_one_step_when_one_of_them_gets_the_signal(small: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    overrides = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=100000", "trainer.checkpoint_every=1"]
+    command = [sys.executable, "-m", "densevit", "train", str(small), *overrides, "--run-dir", str(run)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        end = time.monotonic() + 200
+        while not (run / "checkpoints" / "last.ckpt").exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        ranks = [pid for pid in children if b"densevit" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(int(ranks[0]), signal.SIGTERM)  # the second process alone
+        printed, errors = process.communicate(timeout=200)
+    assert process.returncode == 143, errors
+    assert printed.count("Stopped. Go on with") == 1
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert len(checkpoint["random_state"]) == 2
+
+
+def test_a_second_ctrl_c_ends_at_once_and_says_how_to_go_on(
+    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the closing validation."""
+    from densevit.training.task import DenseTask
+
+    original = DenseTask.validation_step
+
+    def interrupted(self: DenseTask, batch: object, index: int) -> object:
+        if self.trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, batch, index)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DenseTask, "validation_step", interrupted)
+    run = tmp_path / "run"
+    code = main(["train", str(small), "trainer.max_steps=4", "trainer.checkpoint_every=1", "--run-dir", str(run)])
+    assert code == 130
+    assert f"Go on from the last checkpoint with: densevit train --resume {run}" in capfd.readouterr().out.replace(
+        "\n", ""
+    )
+    monkeypatch.undo()
+    assert "detection/AP" in json.loads((resume(run) / "metrics.json").read_text())
+
+
+def test_a_job_is_requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert requeue().startswith("SLURM job 17 was not requeued: ")
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    assert requeue() == "SLURM job 17 is requeued."
+    assert (tmp_path / "said").read_text() == "requeue 17\n"
+
+
+def test_checkpoints_come_by_steps_or_by_time(small: Path) -> None:
+    assert configs.load("detr_swin").trainer.checkpoint_every == "5min"
+    assert [seconds_of(text) for text in ("30s", "5min", "1h")] == [30, 300, 3600]
+    with pytest.raises(ConfigError, match="give a number of steps, or a time as in 30s, 5min or 1h, not '5 minutes'"):
+        configs.load(small, ["trainer.checkpoint_every=5 minutes"])
+
+
+def test_a_line_that_a_killed_run_did_not_finish_is_left_out(tmp_path: Path) -> None:
+    log = MetricsCsv(tmp_path / "metrics.csv")
+    for step in range(3):
+        log.log_metrics({"train/loss": 0.5, "epoch": 0}, step)
+    log.log_metrics({"epoch": 0, "d/AP": 0.25}, 3)
+    with log.path.open("a") as file:
+        file.write("3,0.12")
+    again = MetricsCsv(log.path)
+    assert [row["step"] for row in again.rows()] == ["0", "1", "2", "3"]
+    again.forget_after(2)  # two steps were made: 0 and 1
+    assert [row["step"] for row in again.rows()] == ["0", "1"]
