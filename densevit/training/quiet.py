@@ -12,3 +12,4 @@ def quieten() -> None:
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # of 1x1 kernels

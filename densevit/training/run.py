@@ -1,5 +1,6 @@
 """One training: a config in, a run folder out."""
 
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from densevit.training.optim import learning_rate, parameter_groups, parameter_r
 from densevit.training.precision import trainer_arguments
 from densevit.training.progress import CONSOLE, ProgressBar, ValidationLines
 from densevit.training.quiet import quieten
-from densevit.training.run_folder import RunFolder, Stopped, choose
+from densevit.training.run_folder import RunFolder, Stopped, choose_together
 from densevit.training.stop_signals import requeue
 from densevit.training.task import DenseTask, build_evaluators, check_needs, named
 from densevit.training.unused import freeze_unused
@@ -103,12 +104,13 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
     evaluation = Evaluation(build_evaluators(model, config, data))
     _check_monitor(config.trainer.monitor, evaluation)
 
-    folder = run_dir if checkpoint is not None and run_dir is not None else choose(name, run_dir)
     task = DenseTask(model, config, data)
     every = config.trainer.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
-    files = RunFolder(folder, evaluation, config.trainer.monitor, interval)
-    trainer = _trainer(config, folder, console, evaluation, files, BudgetCallback(task.budget))
+    files = RunFolder(evaluation, config.trainer.monitor, interval)
+    trainer = _trainer(config, console, evaluation, files, BudgetCallback(task.budget))
+    folder = run_dir if checkpoint is not None and run_dir is not None else choose_together(trainer, name, run_dir)
+    files.folder, trainer.loggers = folder, _loggers(folder)
     budget = task.budget(trainer.world_size)
     rates = parameter_rates(model, config.optim, learning_rate(config.optim, budget.images_per_step))
     if trainer.world_size > 1:
@@ -168,7 +170,6 @@ def _check_monitor(monitor: str | None, evaluation: Evaluation) -> None:
 
 def _trainer(
     config: Config,
-    folder: Path,
     console: Console,
     evaluation: Evaluation,
     files: RunFolder,
@@ -192,13 +193,13 @@ def _trainer(
         accumulate_grad_batches=section.accumulate,
         log_every_n_steps=section.log_every,
         callbacks=callbacks,
-        logger=_loggers(folder),
+        logger=False,  # the run's folder comes later
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=console.is_terminal,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        default_root_dir=folder,
+        default_root_dir=os.devnull,  # Lightning looks there for checkpoints of its own, and writes nothing of ours
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
+from torch import distributed
 
 from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file
@@ -17,18 +18,53 @@ from densevit.training.stop_signals import StopSignals
 from densevit.training.task import DenseTask
 from densevit.weights import model_file
 
+_CHOSEN = "DENSEVIT_RUN_DIR"  # what a process tells those that it starts
+
 
 class Stopped(Exception):  # noqa: N818  # not an error
     """A signal asked the training to stop, and the checkpoint is written."""
 
 
-def choose(name: str, wanted: Path | None) -> Path:
-    """The run's folder: the one that was asked for, which has to be empty, or the next free `runs/NAME`.
+def choose_together(trainer: lightning.Trainer, name: str, wanted: Path | None) -> Path:
+    """The run's folder, which the first of all processes chooses (see `choose`) and tells the others.
 
-    The processes of one training agree on it through the environment.
+    Processes that a launcher started (torchrun, srun) meet here first, so that a late one is waited for. Those that
+    this one starts itself find the folder in their environment.
     """
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and "DENSEVIT_RUN_DIR" in os.environ:
-        return Path(os.environ["DENSEVIT_RUN_DIR"])
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and _CHOSEN in os.environ:
+        return Path(os.environ[_CHOSEN])
+    strategy = trainer.strategy
+    environment = getattr(strategy, "cluster_environment", None)
+    external = environment is not None and environment.creates_processes_externally
+    if trainer.num_nodes > 1 and environment is not None:
+        if not external and "MASTER_ADDR" not in os.environ:
+            raise ConfigError(
+                f"trainer.num_nodes={trainer.num_nodes}: nothing says where the other machines are. Start with "
+                "torchrun --nnodes or srun on each of them, or set MASTER_ADDR, MASTER_PORT and NODE_RANK there."
+            )
+        if environment.local_rank() == 0:
+            where = f"{environment.main_address}:{environment.main_port}"
+            print(f"waiting up to 30 minutes for all {trainer.world_size} processes at {where}", flush=True)
+    if external and trainer.world_size > 1:
+        strategy.setup_environment()
+        told: str | ConfigError = ""
+        if trainer.is_global_zero:
+            try:
+                told = str(choose(name, wanted))
+            except ConfigError as error:
+                told = error
+        told = strategy.broadcast(told)
+        if isinstance(told, ConfigError):
+            distributed.destroy_process_group()  # or its threads end the process with a signal
+            raise told
+        return Path(told)
+    folder = choose(name, wanted)
+    os.environ[_CHOSEN] = str(folder.resolve())
+    return folder
+
+
+def choose(name: str, wanted: Path | None) -> Path:
+    """Makes the run's folder: the one that was asked for, which has to be empty, or the next free `runs/NAME`."""
     if wanted is None:
         base = Path("runs") / name
         wanted, number = base, 2
@@ -39,7 +75,6 @@ def choose(name: str, wanted: Path | None) -> Path:
             f"--run-dir {wanted}: is not empty. Name a new folder, or go on with `train --resume {wanted}`."
         )
     wanted.mkdir(parents=True, exist_ok=True)
-    os.environ["DENSEVIT_RUN_DIR"] = str(wanted.resolve())
     return wanted
 
 
@@ -52,16 +87,16 @@ class RunFolder(lightning.Callback):
     float; None for none.
     """
 
+    folder: Path
     budget: Budget
 
     def __init__(
         self,
-        folder: Path,
         evaluation: Evaluation,
         monitor: str | None = None,
         checkpoint_every: int | float | None = None,
     ) -> None:
-        self.folder, self.evaluation = folder, evaluation
+        self.evaluation = evaluation
         self.best_epoch, self.checkpoint_every = BestEpoch(evaluation.evaluators, monitor), checkpoint_every
         self.signals = StopSignals()
         self._improved = self._stopping = self._due = False

@@ -1,13 +1,19 @@
 """Several processes train one model: the same files, each image evaluated once."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from densevit import config as configs
 from densevit.cli import main
+from densevit.errors import ConfigError
+from densevit.training.run import train
 from tests.training.test_run import TINY
 
 DOUBLE = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "data.val_length=5"]
@@ -42,3 +48,66 @@ def test_fewer_validation_images_than_processes(tmp_path: Path) -> None:
     assert main(["evaluate", str(tmp_path / "run"), *alone, "--out", str(tmp_path / "alone")]) == 0
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "alone")]
     assert metrics[0] == metrics[1]
+
+
+LATE = """
+import os, sys, time
+if os.environ.get("RANK", os.environ.get("SLURM_PROCID")) == "1":
+    time.sleep(1.5)
+from densevit.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def started_by_torchrun(rank: int) -> dict[str, str]:
+    return {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "TORCHELASTIC_RUN_ID": "test",
+    }  # fmt: skip
+
+
+def started_by_slurm(rank: int) -> dict[str, str]:
+    return {
+        "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost",
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo")
+@pytest.mark.parametrize("launcher", [started_by_torchrun, started_by_slurm])
+def test_processes_of_a_launcher_share_one_folder_though_one_is_late(
+    launcher: Callable[[int], dict[str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    overrides = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=2"]
+
+    def run(*extra: str) -> list[tuple[int, str, str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", LATE, "train", "tiny.yaml", *overrides, *extra]
+        ranks = [
+            subprocess.Popen(
+                command, cwd=tmp_path, env={**shared, **launcher(rank)}, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+        printed = [rank.communicate(timeout=200) for rank in ranks]
+        return [(rank.returncode, *texts) for rank, texts in zip(ranks, printed, strict=True)]
+
+    for code, _, errors in run():
+        assert code == 0, errors
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny"]
+    assert (tmp_path / "runs" / "tiny" / "metrics.json").is_file()
+    for code, _, errors in run("--run-dir", "runs/tiny"):  # all processes hear of what the first one found
+        assert code == 2 and "--run-dir runs/tiny: is not empty" in errors
+
+
+def test_several_machines_need_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    with pytest.raises(ConfigError, match=r"trainer\.num_nodes=2: nothing says where the other machines are.*torchrun"):
+        train(configs.load(tmp_path / "tiny.yaml", ["trainer.num_nodes=2", "trainer.strategy=ddp"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
