@@ -33,6 +33,6 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """A small tensor of the CPU on the device, without a wait: to a GPU it is copied from pinned memory."""
-    if device.type == "cuda" and x.device.type == "cpu":
+    if device.type == "cuda" and x.device.type == "cpu" and torch.cuda.is_available():  # not of fake tensors
         x = x.pin_memory()
     return x.to(device, non_blocking=device.type != "mps")  # where such copies are not ordered

@@ -18,7 +18,7 @@ from densevit.training.stop_signals import StopSignals
 from densevit.training.task import DenseTask
 from densevit.weights import model_file
 
-_CHOSEN = "DENSEVIT_RUN_DIR"  # what a process tells those that it starts
+_CHOSEN = "DENSEVIT_RUN_DIR"  # what a process, by its number, tells those that it starts
 
 
 class Stopped(Exception):  # noqa: N818  # not an error
@@ -31,8 +31,9 @@ def choose_together(trainer: lightning.Trainer, name: str, wanted: Path | None) 
     Processes that a launcher started (torchrun, srun) meet here first, so that a late one is waited for. Those that
     this one starts itself find the folder in their environment.
     """
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and _CHOSEN in os.environ:
-        return Path(os.environ[_CHOSEN])
+    parent, _, chosen = os.environ.get(_CHOSEN, "").partition(" ")
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and parent == str(os.getppid()):
+        return Path(chosen)
     strategy = trainer.strategy
     environment = getattr(strategy, "cluster_environment", None)
     external = environment is not None and environment.creates_processes_externally
@@ -59,7 +60,7 @@ def choose_together(trainer: lightning.Trainer, name: str, wanted: Path | None) 
             raise told
         return Path(told)
     folder = choose(name, wanted)
-    os.environ[_CHOSEN] = str(folder.resolve())
+    os.environ[_CHOSEN] = f"{os.getpid()} {folder.resolve()}"
     return folder
 
 

@@ -308,7 +308,7 @@ def test_an_impossible_option_is_named() -> None:
         Scenes("train", image_size=16)
     with pytest.raises(DataError, match="data.train_length is 0"):
         Scenes("train", train_length=0)
-    with pytest.raises(DataError, match="no split 'test'"):
-        Scenes("test")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no split 'minival'. Splits: train, val, test"):
+        Scenes("minival")  # type: ignore[arg-type]
     with pytest.raises(IndexError):
         Scenes("val")[500]
