@@ -38,6 +38,7 @@ def cross_entropy(
     label_smoothing: the share of the truth that is spread over all classes.
     """
     with autocast_off(logits.device):
+        class_weights = None if class_weights is None else class_weights.float()  # a buffer of the model's precision
         each = F.cross_entropy(
             logits.float(),
             labels,

@@ -123,6 +123,7 @@ def test_every_precision_trains_every_head_and_casts_no_target(name: str, tmp_pa
         "relative": {"name": "dpt", "width": 8},
         **{output: {**depth, "output": output, "max_depth": 60.0} for output in ("sigmoid", "bins", "inverse")},
         "mask": {"name": "dpt_segmentation", "width": 8},
+        "weighted": {**SURFACES, "class_weights": [1.0 + c / 8 for c in range(12)]},
     }  # fmt: skip
     data = {**BASE["data"], "masks": False}
     trainer = {"max_steps": 2, "precision": name, "accelerator": "cpu"}
