@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import distributed
 
 from densevit.errors import ConfigError
@@ -31,11 +32,11 @@ def choose_together(trainer: lightning.Trainer, name: str, wanted: Path | None) 
     Processes that a launcher started (torchrun, srun) meet here first, so that a late one is waited for. Those that
     this one starts itself find the folder in their environment.
     """
-    parent, _, chosen = os.environ.get(_CHOSEN, "").partition(" ")
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and parent == str(os.getppid()):
-        return Path(chosen)
     strategy = trainer.strategy
     environment = getattr(strategy, "cluster_environment", None)
+    parent, _, chosen = os.environ.get(_CHOSEN, "").partition(" ")
+    if isinstance(environment, LightningEnvironment) and environment.local_rank() > 0 and parent == str(os.getppid()):
+        return Path(chosen)
     external = environment is not None and environment.creates_processes_externally
     if trainer.num_nodes > 1 and environment is not None:
         if not external and "MASTER_ADDR" not in os.environ:

@@ -85,7 +85,15 @@ def test_processes_of_a_launcher_share_one_folder_though_one_is_late(
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        # What a training of this very process left behind says nothing to those of a launcher.
+        chosen = f"{os.getpid()} {tmp_path / 'other'}"
+        shared = {
+            **os.environ,
+            "DENSEVIT_RUN_DIR": chosen,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "OMP_NUM_THREADS": "1",
+        }
         command = [sys.executable, "-c", LATE, "train", "tiny.yaml", *overrides, *extra]
         ranks = [
             subprocess.Popen(
@@ -94,7 +102,11 @@ def test_processes_of_a_launcher_share_one_folder_though_one_is_late(
             )
             for rank in range(2)
         ]  # fmt: skip
-        printed = [rank.communicate(timeout=200) for rank in ranks]
+        try:
+            printed = [rank.communicate(timeout=200) for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
         return [(rank.returncode, *texts) for rank, texts in zip(ranks, printed, strict=True)]
 
     for code, _, errors in run():
