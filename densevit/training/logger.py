@@ -64,8 +64,7 @@ class MetricsCsv(Logger):
         Optimiser steps are numbered from 0, so that the checkpoint has made those below `step`; a validation has the
         number of steps made before it.
         """
-        trained = [column for column in self.columns if column == "train/loss"]
-        self._write([row for row in self.rows() if int(row["step"]) < step + (not any(row[c] for c in trained))])
+        self._write([row for row in self.rows() if int(row["step"]) < step + (not row.get("train/loss"))])
 
     def _write(self, rows: list[dict[str, str]]) -> None:
         unfinished = self.path.with_suffix(".partial")
