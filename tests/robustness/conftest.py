@@ -1,0 +1,65 @@
+"""Bad input of every kind, through the command line: each gets one clear message, exit code 2 and leaves nothing."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from densevit.cli import main
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """`refused(*arguments, says=(...))` runs a command in tmp_path and returns what it printed to stderr.
+
+    Asserts exit code 2, each text of `says` in the message, no traceback, ten lines at most, and no run folder.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def refused(*arguments: str, says: tuple[str, ...] = ()) -> str:
+        before = sorted(tmp_path.rglob("*.ckpt"))
+        code = main(arguments)
+        printed = capsys.readouterr()
+        _check(code, printed.err, printed.out, says, tmp_path)
+        assert sorted(tmp_path.rglob("*.ckpt")) == before
+        return printed.err
+
+    return refused
+
+
+@pytest.fixture
+def refused_in_child(tmp_path: Path) -> Refused:
+    """As `refused`, in a process of its own: for input that may hang, or fill the memory.
+
+    seconds: the limit of its CPU time. gigabytes: of memory beyond what the imports need.
+    """
+
+    def refused_in_child(*arguments: str, says: tuple[str, ...] = (), seconds: int = 30, gigabytes: float = 6.0) -> str:
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+            resource.setrlimit(resource.RLIMIT_AS, (int(gigabytes * 2**30),) * 2)
+
+        done = subprocess.run(
+            [sys.executable, "-m", "densevit", *arguments],
+            cwd=tmp_path, capture_output=True, text=True, timeout=4 * seconds, preexec_fn=limit,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        _check(done.returncode, done.stderr, done.stdout, says, tmp_path)
+        return done.stderr
+
+    return refused_in_child
+
+
+def _check(code: int, errors: str, output: str, says: tuple[str, ...], folder: Path) -> None:
+    assert code == 2, (code, output[-500:], errors[-2000:])
+    assert "Traceback" not in errors
+    assert 0 < len(errors.strip().splitlines()) <= 10, errors
+    for text in says:
+        assert text in errors, errors
+    assert not (folder / "runs").exists(), "a run folder was left"
