@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from densevit.data.build import build_data
-    from densevit.errors import ConfigError, DataError, DensevitError, PluginError, WeightsError
+    from densevit.errors import ConfigError, DataError, DensevitError, PluginError, TrainingError, WeightsError
     from densevit.interfaces import Backbone, Class, Dataset, Evaluator, Head, Neck
     from densevit.model import DenseModel, build_model, create_backbone, create_head
     from densevit.registry import list_backbones, list_heads
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "densevit.data.build": ("build_data",),
-    "densevit.errors": ("ConfigError", "DataError", "DensevitError", "PluginError", "WeightsError"),
+    "densevit.errors": ("ConfigError", "DataError", "DensevitError", "PluginError", "TrainingError", "WeightsError"),
     "densevit.interfaces": ("Backbone", "Class", "Dataset", "Evaluator", "Head", "Neck"),
     "densevit.model": ("DenseModel", "build_model", "create_backbone", "create_head"),
     "densevit.registry": ("list_backbones", "list_heads"),
@@ -38,6 +38,7 @@ __all__ = [
     "Head",
     "Neck",
     "PluginError",
+    "TrainingError",
     "WeightsError",
     "build_data",
     "build_model",

@@ -24,6 +24,10 @@ class WeightsError(DensevitError):
     """A checkpoint is missing, unreadable, or does not fit the model."""
 
 
+class TrainingError(DensevitError):
+    """A training cannot go on: another process has ended, the disk is full."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Two sentences, the nearest known name and all of them: " Did you mean 'x'? Known: x, y."; empty where none is."""
     names = sorted(known)

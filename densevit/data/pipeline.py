@@ -120,6 +120,11 @@ class Loader(data.DataLoader[Any]):
                 if message == str(error):
                     raise
                 raise type(error)(message) from None
+            except RuntimeError as error:
+                failure = worker_failure(error)
+                if failure is None:
+                    raise
+                raise failure from None
             if isinstance(self._batches, TrainBatches):
                 self._batches.advance()
             yield _received(batch, self.pin_memory)
@@ -182,6 +187,24 @@ def _received(value: Any, pin: bool = False) -> Any:
     if isinstance(value, dict):
         return {key: _received(item, pin) for key, item in value.items()}
     return [_received(item, pin) for item in value] if isinstance(value, list) else value
+
+
+def worker_failure(error: RuntimeError) -> DataError | None:
+    """What torch says of a loader's process that was killed, in one line; None where the error is another one.
+
+    torch raises it wherever the program happens to be when the process ends.
+    """
+    found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(?: is killed by signal: ([^.]+))?", str(error))
+    if found is None:
+        return None
+    how = f"was killed by the signal {found[2].strip()!r}" if found[2] else "ended without a message"
+    cause = "as the system does when memory runs out"
+    if "shared memory" in str(error) or "Bus error" in str(error):
+        cause = "where /dev/shm is full; a container gets more with --shm-size"
+    return DataError(
+        f"A data loader's process ({found[1]}) {how}, {cause}. Set data.num_workers lower (0 loads in the training "
+        "process), or data.batch_size or data.image_size."
+    )
 
 
 def _start_worker(worker: int) -> None:

@@ -10,9 +10,10 @@ from densevit.config import Config
 from densevit.data.build import Data
 from densevit.interfaces import Batch, Evaluator, Predictions
 from densevit.model import DenseModel
-from densevit.training.precision import trainer_arguments
+from densevit.training.peers import Peers, watching
 from densevit.training.quiet import quieten
 from densevit.training.task import DenseTask, build_evaluators, named
+from densevit.training.trainer import build_trainer
 
 Write = Callable[[str, int | str, Predictions], None]
 """Takes a head's name, an image's id, and what the head predicts for it."""
@@ -78,19 +79,8 @@ def evaluate(
     """
     quieten()
     evaluation = Evaluation(build_evaluators(model, config, data), write)
-    section = config.trainer
-    trainer = lightning.Trainer(
-        accelerator=section.accelerator,
-        devices=section.devices,
-        num_nodes=section.num_nodes,
-        strategy=section.strategy,
-        **trainer_arguments(section.precision, section.accelerator),
-        callbacks=[evaluation],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        use_distributed_sampler=False,
-    )
-    trainer.validate(DenseTask(model, config, data), verbose=False)
+    peers = Peers()
+    trainer = build_trainer(config.trainer, callbacks=[evaluation, peers], enable_progress_bar=False)
+    with watching(trainer, peers):
+        trainer.validate(DenseTask(model, config, data), verbose=False)
     return evaluation.metrics, evaluation.evaluators

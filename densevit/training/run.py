@@ -1,8 +1,10 @@
 """One training: a config in, a run folder out."""
 
+import errno
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,8 @@ from densevit import config as configs
 from densevit.config import Config
 from densevit.config.values import seconds_of
 from densevit.data.build import Data, build_data
-from densevit.errors import ConfigError, WeightsError, did_you_mean
+from densevit.data.pipeline import worker_failure
+from densevit.errors import ConfigError, TrainingError, did_you_mean
 from densevit.evaluation import metrics_file
 from densevit.model import DenseModel, build_model
 from densevit.training.budget import Budget, BudgetCallback, check_budget
@@ -24,22 +27,27 @@ from densevit.training.ema import ExponentialMovingAverage
 from densevit.training.evaluation import Evaluation
 from densevit.training.logger import MetricsCsv, StepMetrics
 from densevit.training.optim import learning_rate, parameter_groups, parameter_rates
-from densevit.training.precision import trainer_arguments
+from densevit.training.peers import ENDED_WITH_ANOTHER, Peers, watching
 from densevit.training.progress import CONSOLE, ProgressBar, ValidationLines
 from densevit.training.quiet import quieten
+from densevit.training.resuming import Checkpoint, changes
 from densevit.training.run_folder import RunFolder, Stopped, choose_together
 from densevit.training.stop_signals import requeue
 from densevit.training.task import DenseTask, build_evaluators, check_needs, named
+from densevit.training.trainer import build_trainer
 from densevit.training.unused import freeze_unused
 from densevit.visualization.rates_table import rates_table
 from densevit.visualization.report import write_report
 from densevit.visualization.samples import draw_samples
 from densevit.visualization.tables import metrics_table
 from densevit.visualization.weights_table import weights_table
-from densevit.weights import inert, model_file
+from densevit.weights import model_file
 from densevit.weights.initial import load_initial
 
-_RESUMABLE = ("data.root", "data.num_workers")
+_OF_THE_DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENOENT),
+)
 
 
 class Outcome(NamedTuple):
@@ -70,36 +78,30 @@ def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
 def go_on(run: Path, overrides: Sequence[str] = ()) -> Outcome:
     """Goes on where a run stopped, from its own config and last checkpoint.
 
-    overrides: keys of `trainer`, such as a larger budget for a run that has ended; the run's config.yaml keeps them.
+    overrides: such as a larger budget for a run that has ended; the run's config.yaml keeps them. What else differs
+    from the config that the checkpoint was trained with is shown. Raises ConfigError for a difference that makes
+    another model, optimiser or data set, and where another process trains in that folder.
     """
-    checkpoint = run / "checkpoints" / "last.ckpt"
-    if not checkpoint.is_file():
-        raise WeightsError(
-            f"--resume {run}: there is no {checkpoint}. Name the folder of a run that has begun to train."
-        )
-    for override in overrides:
-        key = override.partition("=")[0]
-        if not key.startswith("trainer.") and key not in _RESUMABLE:
-            raise ConfigError(
-                f"{override}: a run goes on as it began. What --resume can change is trainer.* and "
-                f"{', '.join(_RESUMABLE)}; anything else is a new run, from weights={run}."
-            )
-    _steps_made(checkpoint)
+    checkpoint = Checkpoint(run)
     return _run(configs.load(run / "config.yaml", overrides), run, run.name, checkpoint)
 
 
-def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | None) -> Outcome:
+def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint | None) -> Outcome:
     reconfigure(**CONSOLE)
     console = get_console()  # the one that the progress bar draws on: lines go above it
     quieten()
     configs.check_plugins(config)
+    changed = changes(checkpoint.config, config) if checkpoint is not None and checkpoint.config is not None else {}
     lightning.seed_everything(config.seed, verbose=False)
+    trainer = _trainer(config, console)
     data = build_data(config)
     data.check_splits()
     model = build_model(config, data.classes)
     data.multiple = model.multiple
     check_needs(model, config, data)
     parameter_groups(model, config.optim, lr=1.0)  # that something trains, and that patterns match
+    if checkpoint is not None:
+        checkpoint.check_model(model)
     fits = load_initial(model) if checkpoint is None else []  # the checkpoint has all
     evaluation = Evaluation(build_evaluators(model, config, data))
     _check_monitor(config.trainer.monitor, evaluation)
@@ -108,56 +110,82 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Path | Non
     every = config.trainer.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
     files = RunFolder(evaluation, config.trainer.monitor, interval)
-    trainer = _trainer(config, console, evaluation, files, BudgetCallback(task.budget))
-    folder = run_dir if checkpoint is not None and run_dir is not None else choose_together(trainer, name, run_dir)
+    peers = Peers()
+    # The order matters: weights are averaged and metrics written before anything is saved.
+    averaging = [] if config.trainer.ema is None else [ExponentialMovingAverage(config.trainer.ema)]
+    own = [BudgetCallback(task.budget), StepMetrics(), evaluation, files, ValidationLines(console, evaluation), peers]
+    trainer.callbacks[:0] = [*averaging, *own]  # type: ignore[attr-defined]  # set by a connector
+    folder = choose_together(trainer, lambda: files.open(name, run_dir, new=checkpoint is None))
     files.folder, trainer.loggers = folder, _loggers(folder)
     budget = task.budget(trainer.world_size)
     rates = parameter_rates(model, config.optim, learning_rate(config.optim, budget.images_per_step))
     if trainer.world_size > 1:
         freeze_unused(model)
-    if trainer.is_global_zero:
-        written = folder / "config.yaml.partial"
-        written.write_text(configs.dump(config, _derived(config, model, data, trainer, budget)))
-        written.replace(folder / "config.yaml")
-        if checkpoint is None:
-            (folder / "checkpoints").mkdir()
-        else:
-            MetricsCsv(folder / "metrics.csv").forget_after(_steps_made(checkpoint))
-        for fit in fits:
-            console.print(weights_table(fit), soft_wrap=False)
-        if len({rate.lr for rate in rates}) > 1:
-            console.print(rates_table(rates), soft_wrap=False)
-        _announce(console, config, model, data, trainer, folder, budget)
+    with _explained(folder), closing(files):
+        if trainer.is_global_zero:
+            written = folder / "config.yaml.partial"
+            written.write_text(configs.dump(config, _derived(config, model, data, trainer, budget)), encoding="utf-8")
+            written.replace(folder / "config.yaml")
+            (folder / "checkpoints").mkdir(exist_ok=True)
+            if checkpoint is not None:
+                MetricsCsv(folder / "metrics.csv").forget_after(checkpoint.step)
+            if changed:
+                console.print("Differs from the config that the checkpoint was trained with:")
+                for key, change in changed.items():
+                    console.print(f"  {key}: {change}", markup=False)
+            for fit in fits:
+                console.print(weights_table(fit), soft_wrap=False)
+            if len({rate.lr for rate in rates}) > 1:
+                console.print(rates_table(rates), soft_wrap=False)
+            _announce(console, config, model, data, trainer, folder, budget)
 
-    stopped_by = 0
-    try:
-        trainer.fit(task, ckpt_path=checkpoint, weights_only=True)
-    except Stopped:
-        stopped_by = files.signals.received
-    except (KeyboardInterrupt, SystemExit):  # Lightning makes an exit of a KeyboardInterrupt
-        if trainer.is_global_zero and (folder / "checkpoints" / "last.ckpt").is_file():
-            console.print(f"Stopped at once. Go on from the last checkpoint with: densevit train --resume {folder}")
-        raise KeyboardInterrupt from None
-    if trainer.is_global_zero:
-        if files.best is None:  # stopped before the first validation: the weights as they are
-            model_file.save(model, folder / "model.safetensors")
-            metrics_file.write({}, folder / "metrics.json")
-        _finish(console, folder, data, bool(stopped_by))
-        if stopped_by == getattr(signal, "SIGUSR1", -1):
-            console.print(requeue())
+        stopped_by = 0
+        try:
+            with watching(trainer, peers):
+                trainer.fit(task, ckpt_path=None if checkpoint is None else checkpoint.path, weights_only=True)
+        except Stopped:
+            stopped_by = files.signals.received
+        except (KeyboardInterrupt, SystemExit) as error:
+            if isinstance(error, SystemExit) and error.code == ENDED_WITH_ANOTHER:
+                raise
+            if trainer.is_global_zero:  # Lightning makes an exit of a KeyboardInterrupt
+                console.print(f"Stopped at once.{_how_to_go_on(folder)}")
+            raise KeyboardInterrupt from None
+        if trainer.is_global_zero:
+            if files.best is None:  # stopped before the first validation: the weights as they are
+                model_file.save(model, folder / "model.safetensors")
+                metrics_file.write({}, folder / "metrics.json")
+            _finish(console, folder, data, bool(stopped_by))
+            if stopped_by == getattr(signal, "SIGUSR1", -1):
+                console.print(requeue())
     return Outcome(folder, stopped_by)
 
 
-def _steps_made(checkpoint: Path) -> int:
-    """The optimiser steps before a checkpoint, of which nothing is run. Raises WeightsError where it is none of ours:
-    tensors and plain values."""
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Raises TrainingError, with how to go on, where a file cannot be written or another process has ended."""
     try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    except Exception as error:  # a spoilt pickle raises anything
-        raise WeightsError(
-            f"{checkpoint}: not a whole checkpoint of tensors and plain values, as a run leaves it "
-            f"({inert.reason(error)}). Nothing of it was run. Copy it again, or train from the run's config.yaml."
-        ) from error
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        reason = f"{error.filename or folder} cannot be written: {error.strerror}."
+    except TrainingError as error:
+        reason = str(error)
+    except RuntimeError as error:
+        ended = worker_failure(error)
+        if ended is None:
+            raise
+        reason = str(ended)
+    else:
+        return
+    raise TrainingError(reason + _how_to_go_on(folder))
+
+
+def _how_to_go_on(folder: Path) -> str:
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        return ""
+    return f" Go on from the last checkpoint with: densevit train --resume {folder}"
 
 
 def _check_monitor(monitor: str | None, evaluation: Evaluation) -> None:
@@ -168,37 +196,18 @@ def _check_monitor(monitor: str | None, evaluation: Evaluation) -> None:
             raise ConfigError(f"trainer.monitor: there is no metric {monitor!r}.{did_you_mean(monitor, known)}")
 
 
-def _trainer(
-    config: Config,
-    console: Console,
-    evaluation: Evaluation,
-    files: RunFolder,
-    budget: BudgetCallback,
-) -> lightning.Trainer:
+def _trainer(config: Config, console: Console) -> lightning.Trainer:
     section = config.trainer
-    # The order matters: weights are averaged and metrics written before anything is saved.
-    callbacks: list[lightning.Callback] = [] if section.ema is None else [ExponentialMovingAverage(section.ema)]
-    callbacks += [budget, StepMetrics(), evaluation, files, ValidationLines(console, evaluation)]
-    if console.is_terminal:
-        callbacks.append(ProgressBar(console_kwargs=CONSOLE))
-    return lightning.Trainer(
-        accelerator=section.accelerator,
-        devices=section.devices,
-        num_nodes=section.num_nodes,
-        strategy=section.strategy,
-        **trainer_arguments(section.precision, section.accelerator),
+    return build_trainer(
+        section,
+        callbacks=[ProgressBar(console_kwargs=CONSOLE)] if console.is_terminal else [],
         max_epochs=-1,  # the budget ends the training
         check_val_every_n_epoch=None,
         gradient_clip_val=section.clip_grad_norm,
         accumulate_grad_batches=section.accumulate,
         log_every_n_steps=section.log_every,
-        callbacks=callbacks,
-        logger=False,  # the run's folder comes later
-        enable_checkpointing=False,
-        enable_model_summary=False,
         enable_progress_bar=console.is_terminal,
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,
         default_root_dir=os.devnull,  # Lightning looks there for checkpoints of its own, and writes nothing of ours
     )
 

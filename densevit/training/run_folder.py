@@ -1,7 +1,10 @@
 """What a run leaves behind: checkpoints, the best model, its metrics, pictures and a report."""
 
+import itertools
 import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,13 @@ import pytorch_lightning as lightning
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import distributed
 
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, DensevitError
 from densevit.evaluation import metrics_file
 from densevit.evaluation.tables_file import write_tables
 from densevit.training.best_epoch import BestEpoch
 from densevit.training.budget import Budget
 from densevit.training.evaluation import Evaluation
+from densevit.training.resuming import RunLock
 from densevit.training.stop_signals import StopSignals
 from densevit.training.task import DenseTask
 from densevit.weights import model_file
@@ -26,8 +30,8 @@ class Stopped(Exception):  # noqa: N818  # not an error
     """A signal asked the training to stop, and the checkpoint is written."""
 
 
-def choose_together(trainer: lightning.Trainer, name: str, wanted: Path | None) -> Path:
-    """The run's folder, which the first of all processes chooses (see `choose`) and tells the others.
+def choose_together(trainer: lightning.Trainer, choose: Callable[[], Path]) -> Path:
+    """The run's folder, which the first of all processes chooses and tells the others, or why it could not.
 
     Processes that a launcher started (torchrun, srun) meet here first, so that a late one is waited for. Those that
     this one starts itself find the folder in their environment.
@@ -49,35 +53,41 @@ def choose_together(trainer: lightning.Trainer, name: str, wanted: Path | None) 
             print(f"waiting up to 30 minutes for all {trainer.world_size} processes at {where}", flush=True)
     if external and trainer.world_size > 1:
         strategy.setup_environment()
-        told: str | ConfigError = ""
+        told: str | DensevitError = ""
         if trainer.is_global_zero:
             try:
-                told = str(choose(name, wanted))
-            except ConfigError as error:
+                told = str(choose())
+            except DensevitError as error:
                 told = error
         told = strategy.broadcast(told)
-        if isinstance(told, ConfigError):
+        if isinstance(told, DensevitError):
             distributed.destroy_process_group()  # or its threads end the process with a signal
             raise told
         return Path(told)
-    folder = choose(name, wanted)
+    folder = choose()
     os.environ[_CHOSEN] = f"{os.getpid()} {folder.resolve()}"
     return folder
 
 
 def choose(name: str, wanted: Path | None) -> Path:
     """Makes the run's folder: the one that was asked for, which has to be empty, or the next free `runs/NAME`."""
-    if wanted is None:
-        base = Path("runs") / name
-        wanted, number = base, 2
-        while wanted.exists():
-            wanted, number = base.with_name(f"{base.name}-{number}"), number + 1
-    elif wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
-        raise ConfigError(
-            f"--run-dir {wanted}: is not empty. Name a new folder, or go on with `train --resume {wanted}`."
-        )
-    wanted.mkdir(parents=True, exist_ok=True)
-    return wanted
+    try:
+        if wanted is not None:
+            if wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
+                raise ConfigError(
+                    f"--run-dir {wanted}: is not empty. Name a new folder, or go on with `train --resume {wanted}`."
+                )
+            wanted.mkdir(parents=True, exist_ok=True)
+            return wanted
+        for number in itertools.count(1):
+            folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+            with suppress(FileExistsError):  # also by a training that began at the same time
+                folder.mkdir(parents=True)
+                return folder
+    except OSError as error:
+        folder = wanted or Path("runs") / name
+        raise ConfigError(f"--run-dir {folder}: cannot be made: {error.strerror}. Name a folder elsewhere.") from None
+    raise AssertionError  # numbers do not end
 
 
 class RunFolder(lightning.Callback):
@@ -104,6 +114,18 @@ class RunFolder(lightning.Callback):
         self._improved = self._stopping = self._due = False
         self._seen_step = -1
         self._saved_at = 0.0
+        self._lock: RunLock | None = None
+
+    def open(self, name: str, wanted: Path | None, new: bool) -> Path:
+        """Makes the folder of a new run, or takes the one to go on in, and locks it. Raises ConfigError."""
+        folder = choose(name, wanted) if new or wanted is None else wanted
+        self._lock = RunLock(folder)
+        return folder
+
+    def close(self) -> None:
+        """Unlocks the folder."""
+        if self._lock is not None:
+            self._lock.release()
 
     def setup(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
         assert isinstance(task, DenseTask)
@@ -165,11 +187,7 @@ class RunFolder(lightning.Callback):
         return self.checkpoint_every is not None and step % self.checkpoint_every == 0
 
     def _save(self, trainer: lightning.Trainer, name: str) -> None:
-        path = self.folder / "checkpoints" / f"{name}.ckpt"
-        unfinished = path.with_suffix(".partial")
-        trainer.save_checkpoint(unfinished)
-        if trainer.is_global_zero:
-            unfinished.replace(path)
+        trainer.save_checkpoint(self.folder / "checkpoints" / f"{name}.ckpt")
         if name == "last":
             self._due, self._saved_at = False, time.monotonic()
 

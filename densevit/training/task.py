@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
+from densevit import config as configs
 from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
@@ -16,7 +17,7 @@ from densevit.interfaces import Batch, Evaluator, Predictions
 from densevit.losses.processes import process_count
 from densevit.model import DenseModel, check_inference
 from densevit.training.budget import Budget
-from densevit.training.optim import build_optimizer, learning_rate, schedule
+from densevit.training.optim import build_optimizer, learning_rate, parameter_groups, schedule
 
 
 class DenseTask(lightning.LightningModule):
@@ -58,6 +59,19 @@ class DenseTask(lightning.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(section, budget.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _set_rates(self) -> None:
+        """Gives a loaded optimiser the config's rates, decays and momenta in place of the checkpoint's own."""
+        section, optimizer = self.config.optim, self.trainer.optimizers[0]
+        scheduler = self.trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+        lr = learning_rate(section, self.budget(self.trainer.world_size).images_per_step)
+        groups = parameter_groups(self.model, section, lr)
+        scheduler.base_lrs = [group["lr"] for group in groups]
+        factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
+        for loaded, group in zip(optimizer.param_groups, groups, strict=True):
+            loaded |= {"initial_lr": group["lr"], "lr": group["lr"] * factor, "weight_decay": group["weight_decay"]}
+            loaded |= {"betas": section.betas} if "betas" in loaded else {"momentum": section.betas[0]}
+
     def budget(self, world_size: int) -> Budget:
         """How long this training is. Lightning's `estimated_stepping_batches` makes the loader too soon: a resumed run
         then begins its epoch anew."""
@@ -91,11 +105,15 @@ class DenseTask(lightning.LightningModule):
             states = [None] * process_count()
             distributed.all_gather_object(states, own)
         checkpoint["random_state"] = states
+        checkpoint["config"] = configs.dump(self.config)
+        checkpoint["classes"] = {name: [c.name for c in own] for name, own in self.model.classes.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._random_state = checkpoint.get("random_state")
+        self._random_state, self._resumed = checkpoint.get("random_state"), True
 
     def on_train_start(self) -> None:
+        if getattr(self, "_resumed", False):
+            self._set_rates()
         states = getattr(self, "_random_state", None)
         states = [states] if isinstance(states, dict) else states  # of a run of one process, as it once was written
         if states and self.trainer.global_rank < len(states):

@@ -2,19 +2,23 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError
 from densevit.training.run import train
 from tests.training.test_run import TINY
+from tests.training.test_signals import SMALL
 
 DOUBLE = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "data.val_length=5"]
 
@@ -115,6 +119,57 @@ def test_processes_of_a_launcher_share_one_folder_though_one_is_late(
     assert (tmp_path / "runs" / "tiny" / "metrics.json").is_file()
     for code, _, errors in run("--run-dir", "runs/tiny"):  # all processes hear of what the first one found
         assert code == 2 and "--run-dir runs/tiny: is not empty" in errors
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo, and signals as Linux has them")
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on_to_the_last_bit(
+    tmp_path: Path, victim: int
+) -> None:
+    """Dropout and denoising queries differ between the processes: each goes on with its own random numbers."""
+    (tmp_path / "small.yaml").write_text(SMALL)
+    overrides = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=24", "trainer.evaluate_every=0.99"]
+    command = [sys.executable, "-m", "densevit", "train", "small.yaml", *overrides, "--run-dir", "killed"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=said, stdout=subprocess.DEVNULL)
+        end = time.monotonic() + 200
+        while not (tmp_path / "killed" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        second = child_of(process.pid)
+        os.kill(second if victim else process.pid, signal.SIGKILL)
+        began = time.monotonic()
+        code = process.wait(timeout=60)
+        while is_running(second):
+            assert time.monotonic() - began < 30
+            time.sleep(0.1)
+    assert code == (2 if victim else -signal.SIGKILL)
+    [line] = [line for line in (tmp_path / "said").read_text().splitlines() if not line.startswith("warning: ")]
+    how = "was killed by SIGKILL" if victim else "has ended"
+    assert line.startswith(f"Process {victim} of 2 (numbered from 0) {how}"), line
+    assert "Go on from the last checkpoint with: densevit train --resume " in line
+    densevit("train", "--resume", "killed", folder=tmp_path)
+    densevit("train", "small.yaml", *overrides, "--run-dir", "whole", folder=tmp_path)
+    states = [
+        torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for run in ("whole", "killed")
+    ]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+    assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "killed" / "metrics.csv").read_text()
+
+
+def child_of(process: int) -> int:
+    """The training process that this one started."""
+    children = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True).stdout.split()
+    return next(int(pid) for pid in children if b"densevit" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
 
 
 def test_several_machines_need_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

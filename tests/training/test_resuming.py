@@ -1,0 +1,209 @@
+"""What a run may go on with: an edited config, a folder that nobody else trains in, a disk that has room."""
+
+import os
+import re
+import resource
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from densevit import config as configs
+from densevit.cli import main
+from densevit.data.pipeline import Prepared
+from densevit.errors import ConfigError, DataError, TrainingError, WeightsError
+from densevit.training.run import resume, train
+from densevit.training.run_folder import RunFolder
+from tests.training.test_run import TINY
+from tests.training.test_signals import child, wait_for
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="forks, locks and limits as Linux has them")
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """A run of two steps that may go on to four."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    run = train(configs.load(tmp_path / "tiny.yaml", ["trainer.max_steps=2"]), tmp_path / "run")
+    edit(run, "max_steps: 2", "max_steps: 4")
+    return run
+
+
+def edit(run: Path, old: str, new: str) -> None:
+    text = (run / "config.yaml").read_text()
+    assert old in text
+    (run / "config.yaml").write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("width: 32", "width: 64", "heads.detection.width: 32 -> 64"),
+        ("name: adamw", "name: sgd", "optim.name: 'adamw' -> 'sgd'"),
+        ("variant: nano", "variant: tiny", "backbone.variant: 'nano' -> 'tiny'"),
+        ("seed: 0", "seed: 1", "seed: 0 -> 1"),
+        ("layer_decay: 1.0", "layer_decay: 0.9", "optim.layer_decay: 1.0 -> 0.9"),
+    ],
+)
+def test_an_edit_that_makes_another_model_is_named(stopped: Path, old: str, new: str, said: str) -> None:
+    before = (stopped / "checkpoints" / "last.ckpt").read_bytes()
+    edit(stopped, old, new)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        resume(stopped)
+    assert (stopped / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_an_edit_that_goes_is_shown_and_has_effect(
+    stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(stopped, "lr: 0.001", "lr: 0.0005")
+    edit(stopped, "weight_decay: 0.0001", "weight_decay: 0.01")
+    edit(stopped, "schedule: cosine", "schedule: constant")
+    used: list[tuple[float, float]] = []
+    original = RunFolder.on_train_batch_end
+
+    def noted(self: RunFolder, trainer, *rest) -> None:  # type: ignore[no-untyped-def]  # Lightning's own arguments
+        groups = trainer.optimizers[0].param_groups
+        used.append((groups[0]["lr"], max(group["weight_decay"] for group in groups)))
+        original(self, trainer, *rest)
+
+    monkeypatch.setattr(RunFolder, "on_train_batch_end", noted)
+    resume(stopped, ["optim.betas=[0.8,0.9]"])
+    printed = capsys.readouterr().out
+    for line in ("optim.lr: 0.001 -> 0.0005", "optim.weight_decay: 0.0001 -> 0.01", "trainer.max_steps: 2 -> 4"):
+        assert line in printed
+    assert used == [(0.0005, 0.01)] * 2
+    checkpoint = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["betas"] == (0.8, 0.9)
+
+
+def test_an_unedited_config_says_nothing(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    resume(stopped)
+    capsys.readouterr()
+    resume(stopped)
+    assert "->" not in capsys.readouterr().out.replace("swin -> detection", "")
+
+
+def test_other_classes_or_tensors_than_those_of_the_checkpoint_are_named(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stopped / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    key = "model.heads.detection.label_head.weight"
+    shape = tuple(content["state_dict"][key].shape)
+    changed = {**content, "state_dict": {**content["state_dict"], key: torch.zeros(2, 2)}}
+    torch.save(changed, path)
+    with pytest.raises(WeightsError, match=rf"{key} has the shape \(2, 2\), and in the model \({shape[0]}, {shape[1]}"):
+        resume(stopped)
+    torch.save({**content, "classes": {"detection": ["cat", "dog"]}}, path)
+    with pytest.raises(WeightsError, match=r"heads\.detection was trained on the classes cat, dog; the data now has"):
+        resume(stopped)
+
+
+@linux
+def test_a_run_that_is_being_trained_is_locked_until_its_process_ends(stopped: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    run = tmp_path / "long"
+    long = configs.load(tmp_path / "tiny.yaml", ["trainer.max_steps=100000", "trainer.checkpoint_every=1"])
+    process = child(lambda: train(long, run))
+    try:
+        wait_for(run / "checkpoints" / "last.ckpt", process)
+        with pytest.raises(
+            ConfigError, match=rf"long: is being trained by process {process.pid} on .*Wait for its end"
+        ):
+            resume(run)
+    finally:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(60)
+    again = child(lambda: resume(run, ["trainer.max_steps=1"]))  # nothing is left to do
+    again.join(120)
+    assert again.exitcode == 0
+
+
+@linux
+def test_a_full_disk_leaves_the_checkpoint_before_and_one_line(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on the size of files stands in for the disk: the write fails in the middle, as it would there."""
+    path, said = stopped / "checkpoints" / "last.ckpt", tmp_path / "said"
+    before = path.read_bytes()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no-such-folder"))  # nothing is staged there
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2,) * 2)
+        try:
+            resume(stopped, ["trainer.checkpoint_every=1"])
+        except TrainingError as error:
+            said.write_text(str(error))
+
+    process = child(fill)
+    process.join(120)
+    assert said.read_text() == (
+        f"{path} cannot be written: File too large. The one before it is still there. "
+        f"Go on from the last checkpoint with: densevit train --resume {stopped}"
+    )
+    assert path.read_bytes() == before
+    assert not list(stopped.rglob("*.partial"))
+    resume(stopped)
+    assert torch.load(path, weights_only=True)["global_step"] == 4
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "file").write_text("")
+    assert main(["train", "tiny.yaml", "--run-dir", "file/run"]) == 2
+    assert capsys.readouterr().err == "--run-dir file/run: cannot be made: Not a directory. Name a folder elsewhere.\n"
+
+
+@linux
+def test_a_run_folder_that_cannot_be_written_is_one_line(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (stopped / "config.yaml.partial").mkdir()  # stands in for a read-only file system, also for root
+    assert main(["train", "--resume", str(stopped)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"{stopped}/config.yaml.partial cannot be written: Is a directory.")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["accelerator=gpu", "accelerator=cuda", "accelerator=tpu", "devices='0,2'", "devices=many", "strategy=foo"],
+)
+def test_devices_that_are_not_there_are_one_line_and_leave_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    assert main(["train", "tiny.yaml", f"trainer.{setting}"]) == 2
+    error = capsys.readouterr().err
+    key, value = setting.split("=")
+    value = value.strip("'")
+    assert f"trainer.{key}={value}" in error
+    assert "`auto`" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@linux
+def test_a_loaders_process_that_is_killed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    original, parent = Prepared.__getitem__, os.getpid()
+
+    def killed(self: Prepared, pick):  # type: ignore[no-untyped-def]
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, pick)
+
+    config = configs.load(tmp_path / "tiny.yaml", ["data.num_workers=1"])
+    monkeypatch.setattr(Prepared, "__getitem__", killed)
+    said = r"^A data loader's process \(\d+\) (ended|was killed).*when memory runs out\. Set data\.num_workers lower.*$"
+    with pytest.raises((DataError, TrainingError), match=said):
+        train(config, tmp_path / "run")
