@@ -17,7 +17,8 @@ class BestEpoch:
     1. The new epoch and the best one are held against the same such values, so neither a first epoch of nearly nothing
     nor one of huge errors tips the balance, as it would where metrics are divided by their first values.
 
-    Errors (`Evaluator.lower_is_better`) are better when they are less. A metric that is not known is the worst.
+    Errors (`Evaluator.lower_is_better`) are better when they are less. A metric that is not known is the worst; as long
+    as none is known, the latest epoch counts as the best.
     """
 
     def __init__(self, evaluators: Mapping[str, Evaluator], monitor: str | None) -> None:
@@ -36,7 +37,7 @@ class BestEpoch:
         for name, value in new.items():
             if math.isfinite(value) and (name not in self.reached or self._better(name, value, self.reached[name])):
                 self.reached[name] = value
-        if self.best is not None and not self.beats(new, self.best):
+        if self.best is not None and self.reached and not self.beats(new, self.best):
             return False
         self.best = new
         return True

@@ -23,9 +23,7 @@ from torch import distributed
 from densevit.errors import DensevitError, TrainingError
 
 _OF_A_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
-ENDED_WITH_ANOTHER = 2
-"""The exit code of a process that ends because another one has, which that one's message explains."""
-
+_EXIT_CODE = 2  # of a process that ends because another one has
 _EXIT_WAIT = 3.0  # seconds in which a process that has closed its connections is gone
 _GRACE = 10.0  # seconds for the main thread to report a failed process itself
 
@@ -59,7 +57,7 @@ class ChildObserver(threading.Thread):
                 print(_report(failed, len(self.children) + 1), file=sys.stderr, flush=True)
                 for child in self.children:
                     child.kill()
-                os._exit(ENDED_WITH_ANOTHER)
+                os._exit(_EXIT_CODE)
 
 
 class Peers(lightning.Callback):
@@ -102,10 +100,15 @@ def watching(trainer: lightning.Trainer, peers: Peers) -> Iterator[None]:
     """Raises TrainingError in place of the error that a collective operation gives where a process has ended.
 
     One process on each machine says so, the first that is left; the others exit with the same code and no message.
+    KeyboardInterrupt stays what it is: Lightning makes an exit of it.
     """
     try:
         yield
-    except (DensevitError, KeyboardInterrupt, SystemExit):
+    except DensevitError:
+        raise
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
         raise
     except Exception as error:
         launcher = trainer.strategy.launcher
@@ -123,7 +126,7 @@ def watching(trainer: lightning.Trainer, peers: Peers) -> Iterator[None]:
         first = next((rank for rank in here if rank not in codes), trainer.global_rank)
         if trainer.global_rank != first:
             time.sleep(1)
-            raise SystemExit(ENDED_WITH_ANOTHER) from None
+            raise SystemExit(_EXIT_CODE) from None
         raise TrainingError(_report(codes, trainer.world_size)) from None
     finally:
         launcher = trainer.strategy.launcher

@@ -27,7 +27,7 @@ from densevit.training.ema import ExponentialMovingAverage
 from densevit.training.evaluation import Evaluation
 from densevit.training.logger import MetricsCsv, StepMetrics
 from densevit.training.optim import learning_rate, parameter_groups, parameter_rates
-from densevit.training.peers import ENDED_WITH_ANOTHER, Peers, watching
+from densevit.training.peers import Peers, watching
 from densevit.training.progress import CONSOLE, ProgressBar, ValidationLines
 from densevit.training.quiet import quieten
 from densevit.training.resuming import Checkpoint, changes
@@ -145,12 +145,10 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint
                 trainer.fit(task, ckpt_path=None if checkpoint is None else checkpoint.path, weights_only=True)
         except Stopped:
             stopped_by = files.signals.received
-        except (KeyboardInterrupt, SystemExit) as error:
-            if isinstance(error, SystemExit) and error.code == ENDED_WITH_ANOTHER:
-                raise
-            if trainer.is_global_zero:  # Lightning makes an exit of a KeyboardInterrupt
+        except KeyboardInterrupt:
+            if trainer.is_global_zero:
                 console.print(f"Stopped at once.{_how_to_go_on(folder)}")
-            raise KeyboardInterrupt from None
+            raise
         if trainer.is_global_zero:
             if files.best is None:  # stopped before the first validation: the weights as they are
                 model_file.save(model, folder / "model.safetensors")

@@ -3,6 +3,7 @@
 import itertools
 import os
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -202,6 +203,13 @@ class RunFolder(lightning.Callback):
         assert isinstance(task, DenseTask)
         if not self.best_epoch.improves(self.evaluation.metrics):
             return
+        if not self.best_epoch.reached and trainer.is_global_zero:
+            decisive = ", ".join(self.best_epoch.decisive)
+            warnings.warn(
+                f"the validation data gives no {decisive}; the latest weights are kept in place of the best. Check its "
+                "labels.",
+                stacklevel=2,
+            )
         self._improved = True
         if trainer.is_global_zero:
             model_file.save(task.model, self.folder / "model.safetensors")

@@ -112,8 +112,11 @@ def test_the_noise_of_a_head_that_learns_nothing_decides_nothing():
 def test_a_head_that_is_never_measured_leaves_the_choice_to_the_others():
     epochs = [{"boxes/AP": math.nan, "maps/mIoU": value} for value in (0.2, 0.4, 0.3)]
     assert best(epochs, boxes=DETECTION, maps=MAPS) == 1
-    nothing = [{"boxes/AP": math.nan, "maps/mIoU": math.nan}] * 2
-    assert best(nothing, boxes=DETECTION, maps=MAPS) == 0
+
+
+def test_where_nothing_is_measured_the_latest_epoch_is_kept():
+    assert best([{"boxes/AP": math.nan}] * 3, boxes=DETECTION) == 2
+    assert best([{"boxes/AP": math.nan, "maps/mIoU": math.nan}] * 2, boxes=DETECTION, maps=MAPS) == 1
 
 
 def test_an_epoch_in_which_a_head_breaks_down_is_not_the_best():
