@@ -13,7 +13,7 @@ from densevit.data.build import build_data
 from densevit.data.rendering.files import write_split
 from densevit.data.scenes import Scenes
 from densevit.model import build_model
-from densevit.training.unused import freeze_unused
+from densevit.training.unused_parameters import freeze_unused
 
 SHIPPED = sorted(Path("configs").glob("*.yaml"))
 SECTIONS = sorted(Path("configs/data").glob("*.yaml"))

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from densevit.losses.processes import sum_over_processes
+from densevit.losses.distributed import sum_over_processes
 from densevit.losses.segmentation import IGNORE
 
 Weighting = tuple[float, ...] | Literal["balanced"] | None

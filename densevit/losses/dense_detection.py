@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from densevit.layers.precision import autocast_off
-from densevit.losses.assignment import task_aligned
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import matchability_aware
+from densevit.losses.distributed import mean_over_processes, process_count
 from densevit.losses.matching import Objects
-from densevit.losses.processes import mean_over_processes, process_count
 from densevit.losses.set_prediction import SetLosses
+from densevit.losses.task_aligned_assigner import task_aligned
 
 
 def dense_detection(logits: Tensor, boxes: Tensor, centres: Tensor, padding: Tensor, objects: Objects) -> SetLosses:

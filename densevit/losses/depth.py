@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from densevit.layers.precision import autocast_off
-from densevit.losses.processes import mean_over_processes
+from densevit.losses.distributed import mean_over_processes
 
 _LEAST = 1e-6  # metres: what a logarithm is taken of
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from densevit.errors import DensevitError
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_centres, to_corners
-from densevit.losses.processes import to_device
+from densevit.losses.distributed import to_device
 
 
 class Objects(NamedTuple):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.layers.precision import autocast_off
-from densevit.losses.processes import mean_over_processes
+from densevit.losses.distributed import mean_over_processes
 
 IGNORE = 255  # the label that is neither trained on nor counted
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import focal, matchability_aware
+from densevit.losses.distributed import mean_over_processes, process_count
 from densevit.losses.matching import Matches, Objects
-from densevit.losses.processes import mean_over_processes, process_count
 
 Classification = Literal["softmax", "focal", "mal"]
 

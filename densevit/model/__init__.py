@@ -2,6 +2,6 @@
 
 from densevit.model.build import build_model, create_backbone, create_head
 from densevit.model.dense import DenseModel
-from densevit.model.views import check_inference
+from densevit.model.test_time_augmentation import check_inference
 
 __all__ = ["DenseModel", "build_model", "check_inference", "create_backbone", "create_head"]

@@ -15,8 +15,8 @@ from densevit.data.pictures import as_sample
 from densevit.data.transforms import build_evaluation
 from densevit.errors import DataError
 from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Sample, Targets
-from densevit.losses.processes import mean_over_processes
-from densevit.model import views
+from densevit.losses.distributed import mean_over_processes
+from densevit.model import test_time_augmentation
 from densevit.model.freezing import frozen_modules
 
 HeadWeight = float | Literal["learned"]
@@ -114,7 +114,7 @@ class DenseModel(nn.Module):
         section = self.inference if inference is None else inference
         if section.once:
             return self.predictions(self(batch), batch["targets"])
-        return views.predictions(self, batch, section)
+        return test_time_augmentation.predictions(self, batch, section)
 
     @property
     def inference(self) -> InferenceSection:
@@ -139,7 +139,7 @@ class DenseModel(nn.Module):
         if isinstance(inference, Mapping):
             inference = inference_with(self.inference, inference, "predict")
         section = self.inference if inference is None else inference
-        views.check_inference(self, section)
+        test_time_augmentation.check_inference(self, section)
         resize = build_evaluation(self.config.data) if self.config is not None else None
         was_training = self.training
         self.eval()

@@ -6,7 +6,7 @@ from torch import nn
 
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Head, Neck
-from densevit.model.patterns import matching
+from densevit.model.parameter_patterns import matching
 
 
 def freeze_backbone(backbone: Backbone, what: bool | int | tuple[str, ...]) -> None:

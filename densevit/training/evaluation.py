@@ -10,8 +10,8 @@ from densevit.config import Config
 from densevit.data.build import Data
 from densevit.interfaces import Batch, Evaluator, Predictions
 from densevit.model import DenseModel
+from densevit.training.lightning_logging import quieten
 from densevit.training.peers import Peers, watching
-from densevit.training.quiet import quieten
 from densevit.training.task import DenseTask, build_evaluators, named
 from densevit.training.trainer import build_trainer
 

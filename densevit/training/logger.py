@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from densevit.losses.processes import mean_over_processes
+from densevit.losses.distributed import mean_over_processes
 
 
 class MetricsCsv(Logger):

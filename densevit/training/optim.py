@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from densevit.config import OptimSection
 from densevit.errors import ConfigError, PluginError
 from densevit.model import DenseModel
-from densevit.model.patterns import matching
+from densevit.model.parameter_patterns import matching
 
 _POWER = 0.9  # of `poly`, as in DeepLab (Chen et al. 2017, section 4.1) and all of segmentation since
 

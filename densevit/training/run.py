@@ -25,17 +25,17 @@ from densevit.model import DenseModel, build_model
 from densevit.training.budget import Budget, BudgetCallback, check_budget
 from densevit.training.ema import ExponentialMovingAverage
 from densevit.training.evaluation import Evaluation
+from densevit.training.lightning_logging import quieten
 from densevit.training.logger import MetricsCsv, StepMetrics
 from densevit.training.optim import learning_rate, parameter_groups, parameter_rates
 from densevit.training.peers import Peers, watching
 from densevit.training.progress import CONSOLE, ProgressBar, ValidationLines
-from densevit.training.quiet import quieten
 from densevit.training.resuming import Checkpoint, changes
 from densevit.training.run_folder import RunFolder, Stopped, choose_together
 from densevit.training.stop_signals import requeue
 from densevit.training.task import DenseTask, build_evaluators, check_needs, named
 from densevit.training.trainer import build_trainer
-from densevit.training.unused import freeze_unused
+from densevit.training.unused_parameters import freeze_unused
 from densevit.visualization.rates_table import rates_table
 from densevit.visualization.report import write_report
 from densevit.visualization.samples import draw_samples

@@ -14,7 +14,7 @@ from densevit.config import Config
 from densevit.data.build import Data
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, Evaluator, Predictions
-from densevit.losses.processes import process_count
+from densevit.losses.distributed import process_count
 from densevit.model import DenseModel, check_inference
 from densevit.training.budget import Budget
 from densevit.training.optim import build_optimizer, learning_rate, parameter_groups, schedule

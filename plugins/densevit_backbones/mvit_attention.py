@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.attention import attention
-from densevit.layers.kept import kept
 from densevit.layers.linear import Linear
+from densevit.layers.table_cache import kept
 
 Size = tuple[int, int]
 

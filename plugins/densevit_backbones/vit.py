@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import run
-from densevit.layers.kept import kept
 from densevit.layers.positions import Resizing, resize_grid, sine_grid_1d, sine_grid_2d
 from densevit.layers.rotary import rotary_table
+from densevit.layers.table_cache import kept
 from densevit_backbones.vit_blocks import EPS, Block, ProjectReadout, RelativePositionBias
 from densevit_backbones.vit_stems import ConvStem, PatchStem, ResNetStem, WeightStandardization
 

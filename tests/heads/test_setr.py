@@ -199,7 +199,7 @@ def test_predictions_are_the_likeliest_class_in_original_pixels(monkeypatch):
         assert prediction["semantic"].dtype == torch.uint8
         assert torch.equal(prediction["semantic"].long(), x[0].argmax(0))
     for pixels in (1, 2 * 101 * 77, 3 * 101 * 77):  # so many classes at a time
-        monkeypatch.setattr("densevit.layers.likeliest._PIXELS_AT_ONCE", pixels)
+        monkeypatch.setattr("densevit.layers.chunked_argmax._PIXELS_AT_ONCE", pixels)
         for a, b in zip(head.predict(outputs, targets), found, strict=True):
             assert torch.equal(a["semantic"], b["semantic"])
 

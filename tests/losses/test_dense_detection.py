@@ -3,10 +3,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
-from densevit.losses.assignment import task_aligned
 from densevit.losses.classification import matchability_aware
 from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import Objects
+from densevit.losses.task_aligned_assigner import task_aligned
 
 SIDE, K = 4, 3
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from densevit.losses import depth, processes, relative_depth
+from densevit.losses import depth, distributed, relative_depth
 
 METRIC = [depth.l1, depth.berhu, depth.silog]
 
@@ -223,7 +223,7 @@ def test_a_share_in_each_process_makes_the_whole(loss, monkeypatch):
     prediction, truth = batch(B=4)
     truth[1] = 0
     whole = loss(prediction, truth).item()
-    monkeypatch.setattr(processes, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed, "process_count", lambda: 2)
     monkeypatch.setattr(depth, "mean_over_processes", lambda x: torch.tensor(3.0) / 2)
     shares = [loss(prediction[s], truth[s]).item() for s in (slice(0, 3), slice(3, 4))]
     assert sum(shares) / 2 == pytest.approx(whole, rel=1e-5)

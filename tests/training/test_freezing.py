@@ -22,7 +22,7 @@ from densevit.interfaces import Batch, Class
 from densevit.model import DenseModel, build_model
 from densevit.training.run import resume, train
 from densevit.training.run_folder import RunFolder
-from densevit.training.unused import freeze_unused
+from densevit.training.unused_parameters import freeze_unused
 
 CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))
 SWIN = {"name": "swin", "variant": "nano", "window_size": 4, "stem": "conv"}  # its stem has batch norms

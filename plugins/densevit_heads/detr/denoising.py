@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from densevit.losses.boxes import to_centres, to_corners
+from densevit.losses.distributed import to_device
 from densevit.losses.matching import Objects
-from densevit.losses.processes import to_device
 
 
 class Spoilt(NamedTuple):

@@ -11,8 +11,8 @@ from densevit.layers.mlp import Mlp
 from densevit.layers.positions import LearnedPositions, mask_on_grid, sine_map
 from densevit.losses.boxes import to_corners
 from densevit.losses.dense_detection import dense_detection
+from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, MatchingCosts, Objects, hungarian
-from densevit.losses.processes import to_device
 from densevit.losses.set_prediction import Classification, SetLosses, set_losses
 from densevit_heads.detr.anchors import BoxPositionBias, BoxPositions, inverse_sigmoid
 from densevit_heads.detr.denoising import Denoising

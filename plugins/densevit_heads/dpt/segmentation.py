@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Class, Head, Losses, Outputs, Predictions, Targets
-from densevit.layers.likeliest import likeliest
+from densevit.layers.chunked_argmax import likeliest
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, label_maps
 from densevit_heads.dpt.decoder import Decoder, chosen, double, normalisation, on_pixels

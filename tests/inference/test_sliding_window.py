@@ -16,8 +16,8 @@ from densevit.config import InferenceSection
 from densevit.data.batching import collate
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Head
-from densevit.model import DenseModel, check_inference, strips, windows
-from densevit.model.windows import starts
+from densevit.model import DenseModel, check_inference, sliding_window, streaming_resize
+from densevit.model.sliding_window import starts
 
 
 class Stem(Backbone):
@@ -180,7 +180,7 @@ def test_windows_differ_from_the_whole_picture_here():
 
 @pytest.mark.parametrize("numbers", [1, 200, 2**23])
 def test_parts_of_any_height_are_resized_like_the_whole(monkeypatch, numbers):
-    monkeypatch.setattr(strips, "NUMBERS_AT_ONCE", numbers)
+    monkeypatch.setattr(streaming_resize, "NUMBERS_AT_ONCE", numbers)
     for source, target in [
         ((13, 7), (29, 7)), ((29, 6), (13, 11)), ((5, 5), (64, 3)), ((64, 4), (1, 1)), ((1, 1), (9, 2)),
         ((31, 8), (32, 8)), ((40, 3), (39, 3)), ((17, 4), (17, 9)), ((100, 2), (7, 2)),
@@ -188,7 +188,7 @@ def test_parts_of_any_height_are_resized_like_the_whole(monkeypatch, numbers):
         x = torch.randn(2, *source)
         expected = F.interpolate(x[None], target, mode="bilinear", align_corners=False)[0]
         for height in (1, 3, 10, 100):
-            parts = [part.clone() for part in strips.resized(iter(x.split(height, 1)), source, target)]
+            parts = [part.clone() for part in streaming_resize.resized(iter(x.split(height, 1)), source, target)]
             assert max(part.shape[1] for part in parts) <= max(1, numbers // (2 * max(source[1], target[1])))
             torch.testing.assert_close(torch.cat(parts, 1), expected)
 
@@ -197,7 +197,7 @@ def test_strips_of_unlike_heights_are_averaged():
     maps = [torch.randn(2, 23, 4) for _ in range(3)]
     for lockstep in (True, False):
         streams = [iter(x.split(height, 1)) for x, height in zip(maps, (1, 7, 23), strict=True)]
-        found = torch.cat([part.clone() for part in strips.averaged(streams, 23, lockstep)], 1)
+        found = torch.cat([part.clone() for part in streaming_resize.averaged(streams, 23, lockstep)], 1)
         torch.testing.assert_close(found, sum(maps) / 3)
 
 
@@ -471,7 +471,7 @@ class Memory(TorchDispatchMode):
 @pytest.mark.parametrize("section", [{}, {"flip": True}, {"scales": (1.0, 0.5)}])
 def test_memory_follows_the_window_and_not_the_picture(monkeypatch, section):
     """In proportion to 8,000 x 6,000 pixels and windows of 512, at a thirtieth."""
-    monkeypatch.setattr(strips, "NUMBERS_AT_ONCE", 2**16)
+    monkeypatch.setattr(streaming_resize, "NUMBERS_AT_ONCE", 2**16)
     model = model_of(Pixels(), Segmenter, classes=50)
     batch = batch_of(model, (600, 200), original=(900, 300))
     with Memory() as seen:
@@ -567,4 +567,4 @@ def test_a_backbone_of_one_size_takes_windows_of_that_size():
     batch = collate([{"image": torch.zeros(3, 24, 32, dtype=torch.uint8), "targets": {}}])
     batch["targets"] = [{"size": (20, 32), "original_size": (40, 64)}]
     assert depth_of(model, batch, flip=True)[0].shape == (40, 64)
-    assert windows.starts(1, 24, 16) == [0]
+    assert sliding_window.starts(1, 24, 16) == [0]

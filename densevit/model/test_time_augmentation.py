@@ -18,8 +18,8 @@ from densevit.config import InferenceSection
 from densevit.data.batching import padded
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, Head, Predictions
-from densevit.model.strips import averaged, resized
-from densevit.model.windows import Size, slide
+from densevit.model.sliding_window import Size, slide
+from densevit.model.streaming_resize import averaged, resized
 
 if TYPE_CHECKING:
     from densevit.model.dense import DenseModel

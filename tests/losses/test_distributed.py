@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 
 from densevit.interfaces import Class, Targets
 from densevit.layers.precision import autocast_off
-from densevit.losses.processes import mean_over_processes, process_count
+from densevit.losses.distributed import mean_over_processes, process_count
 from densevit_heads.detr import Detr
 
 SHARES = [[0, 1, 3], [2]]  # images of each process; the second has no object

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.model.windows import Size
+from densevit.model.sliding_window import Size
 
 NUMBERS_AT_ONCE = 2**23  # of maps that are resized or read: 32 MB
 

@@ -1,6 +1,6 @@
 import torch
 
-from densevit.layers.kept import LIMIT, kept
+from densevit.layers.table_cache import LIMIT, kept
 
 
 def count(length: int, device: torch.device) -> torch.Tensor:

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
-from densevit.losses.assignment import task_aligned
 from densevit.losses.matching import Objects
+from densevit.losses.task_aligned_assigner import task_aligned
 
 Rows = list[list[int]]
 
