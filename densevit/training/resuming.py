@@ -14,7 +14,7 @@ from densevit.config import Config, reading
 from densevit.errors import ConfigError, WeightsError
 from densevit.model import DenseModel
 from densevit.options import shown
-from densevit.weights import inert
+from densevit.weights import safe_unpickler
 
 try:
     import fcntl
@@ -43,7 +43,8 @@ class Checkpoint:
         except Exception as error:  # a spoilt pickle raises anything
             raise WeightsError(
                 f"{self.path}: not a whole checkpoint of tensors and plain values, as a run leaves it "
-                f"({inert.reason(error)}). Nothing of it was run. Copy it again, or train from the run's config.yaml."
+                f"({safe_unpickler.reason(error)}). Nothing of it was run. Copy it again, or train from the run's "
+                "config.yaml."
             ) from error
         self.shapes = {key: tuple(x.shape) for key, x in content.get("state_dict", {}).items()}
         self.classes: dict[str, list[str]] | None = content.get("classes")

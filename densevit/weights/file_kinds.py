@@ -83,7 +83,9 @@ def _in_zip(path: Path, size: int) -> Kind:
 def _in_pickle(path: Path, head: bytes) -> Kind:
     try:
         first = [
-            argument for operation, argument, _ in pickletools.genops(io.BytesIO(head)) if operation.name != "PROTO"
+            argument
+            for operation, argument, _ in pickletools.genops(io.BytesIO(head))
+            if operation.name not in ("PROTO", "FRAME")
         ]
     except Exception:  # longer than the head, or no pickle
         first = []

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from densevit.errors import WeightsError
-from densevit.weights import conventions, file_kinds, inert, sources
+from densevit.weights import conventions, file_kinds, safe_unpickler, sources
 from densevit.weights.state import read_safetensors
 
 # Where projects put the model in what they save. The first that holds tensors is opened, and then what is in it.
@@ -82,7 +82,7 @@ def _in_file(path: Path) -> Checkpoint:
         return Checkpoint(tensors, "", entries)
     if kind == "npz":
         return Checkpoint(_arrays(path), "")
-    content = inert.load(path)
+    content = safe_unpickler.load(path)
     tensors = _opened(content)
     if not tensors:
         raise WeightsError(f"{path}: {_without_tensors(content)}")
@@ -113,11 +113,15 @@ def _unwrapped(tensors: dict[str, Tensor], prefixes: Sequence[str]) -> dict[str,
 
 def _without_tensors(content: Any) -> str:
     """What a checkpoint holds in place of tensors by name, and the mend."""
-    values = list(content.values()) if isinstance(content, Mapping) else [content]
-    objects = sorted({f"{type(v).__module__}.{type(v).__qualname__}" for v in values if isinstance(v, inert.Inert)})
+    values = [content, *content.values()] if isinstance(content, Mapping) else [content]
+    objects = sorted(
+        {f"{type(v).__module__}.{type(v).__qualname__}" for v in values if isinstance(v, safe_unpickler.Inert)}
+    )
     found = f"a {type(content).__name__}"
-    if isinstance(content, Mapping):
+    if isinstance(content, Mapping) and not isinstance(content, safe_unpickler.Inert):
         found = f"the keys {', '.join(map(str, list(content)[:8]))}" if content else "nothing"
+    if any(name.startswith("torch.nn.modules.") for name in objects):
+        found += ": it is a whole pickled model, not the model's state_dict"
     pickled = f", with objects left unread: {', '.join(objects)}" if objects else ""
     return (
         f"holds no tensors by name, but {found}{pickled}. Expected them bare, or under 'model' or 'state_dict'. In the "
