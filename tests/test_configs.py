@@ -10,10 +10,10 @@ from PIL import Image
 
 from densevit import config as configs
 from densevit.data.build import build_data
-from densevit.data.rendering.files import write_split
-from densevit.data.scenes import Scenes
+from densevit.data.dataset_writer import write_split
 from densevit.model import build_model
 from densevit.training.unused_parameters import freeze_unused
+from densevit_scenes.dataset import Scenes
 
 SHIPPED = sorted(Path("configs").glob("*.yaml"))
 SECTIONS = sorted(Path("configs/data").glob("*.yaml"))

@@ -16,6 +16,7 @@ ROOTS = {
     "densevit_configs": "configs",
     "densevit_heads": "plugins/densevit_heads",
     "densevit_necks": "plugins/densevit_necks",
+    "densevit_scenes": "plugins/densevit_scenes",
 }
 
 

@@ -17,13 +17,14 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from densevit.data.rendering.files import empty_folder, write_split
-    from densevit.data.scenes import Scenes, Split
+    from densevit import registry
+    from densevit.data.dataset_writer import empty_folder, write_split
 
-    splits: tuple[Split, ...] = (args.split,) if args.split else ("train", "val")
+    lengths = {} if args.count is None else {"train_length": args.count, "val_length": args.count}
+    options = {"image_size": args.size, "seed": args.seed, **lengths}
     datasets = {
-        split: Scenes(split, image_size=args.size, train_length=args.count, val_length=args.count, seed=args.seed)
-        for split in splits
+        split: registry.create("datasets", "scenes", split, options=options, where="scenes")
+        for split in ((args.split,) if args.split else ("train", "val"))
     }
     folder = empty_folder(args.out.expanduser())
     console = Console(stderr=True)

@@ -11,7 +11,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from densevit.cli import main
-from densevit.data.scenes import Scenes
+from densevit_scenes.dataset import Scenes
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,12 @@ from PIL import Image
 from densevit import options
 from densevit.config import load
 from densevit.data.build import build_data
+from densevit.data.dataset_writer import write_split
 from densevit.data.depth import PRESETS, Depth, Preset
 from densevit.data.depth_range import sample
 from densevit.data.depth_times import associate
-from densevit.data.rendering.files import write_split
-from densevit.data.scenes import Scenes
 from densevit.errors import DataError
+from densevit_scenes.dataset import Scenes
 
 REAL = Path(os.environ.get("DENSEVIT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 MILLIMETRES = np.array([[0, 1500, 2000, 2500], [1000, 3000, 65535, 0], [500, 2000, 2000, 2000]], np.uint16)

@@ -8,8 +8,8 @@ import torch
 
 from densevit.data.batching import TrainBatches, collate
 from densevit.data.mix import Mix
-from densevit.data.scenes import Scenes
 from densevit.errors import DensevitError
+from densevit_scenes.dataset import Scenes
 
 
 def section(length: int = 3, seed: int = 0, **more):

@@ -14,8 +14,8 @@ from densevit.config import Config, DataSection, from_mapping
 from densevit.data.batching import Pick
 from densevit.data.build import build_data, build_transforms
 from densevit.data.pipeline import Prepared
-from densevit.data.scenes import Scenes
 from densevit.interfaces import Dataset
+from densevit_scenes.dataset import Scenes
 
 RECIPES: list[dict[str, Any]] = [
     {"recipe": "resize", "image_size": 32},

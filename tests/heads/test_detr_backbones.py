@@ -7,9 +7,9 @@ import torch
 
 from densevit import registry
 from densevit.data.batching import collate
-from densevit.data.scenes import Scenes
 from densevit.interfaces import Batch
 from densevit.model import DenseModel, create_backbone, create_head
+from densevit_scenes.dataset import Scenes
 
 BACKBONES: list[tuple[str, dict[str, Any], str | None]] = [
     ("swin", {"variant": "nano", "window_size": 4}, None),

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from densevit.data.batching import collate
-from densevit.data.scenes import Scenes
 from densevit.interfaces import Class
 from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
@@ -18,6 +17,7 @@ from densevit.model import DenseModel, create_backbone
 from densevit.testing import check_head
 from densevit_heads.dpt import DptDepth, DptSegmentation
 from densevit_heads.dpt.decoder import places_of
+from densevit_scenes.dataset import Scenes
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 PYRAMID = ((6, 8, 10, 12), (4, 8, 16, 32))

@@ -13,10 +13,10 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from densevit.data.batching import collate
-from densevit.data.scenes import Scenes
 from densevit.interfaces import Batch
 from densevit.model import DenseModel, create_backbone, create_head
 from densevit.training.unused_parameters import freeze_unused
+from densevit_scenes.dataset import Scenes
 
 KEYS = {"detection": ("boxes", "labels"), "segmentation": ("semantic",), "depth": ("depth",)}
 LABELLED = ["depth", "detection", "segmentation", "nothing", "detection", "depth", "depth"]  # each picture's one task

@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.data.rendering.files import write_split
-from densevit.data.scenes import Scenes
+from densevit.data.dataset_writer import write_split
 from densevit.errors import ConfigError, WeightsError
 from densevit.training.best_epoch import BestEpoch
 from densevit.training.logger import MetricsCsv
@@ -21,6 +20,7 @@ from densevit.training.run import resume, train
 from densevit.training.run_folder import RunFolder
 from densevit.visualization.confusion import read_confusion
 from densevit.weights.state import read_safetensors
+from densevit_scenes.dataset import Scenes
 
 TINY = """
 backbone: {name: swin, variant: nano, window_size: 4}

@@ -6,7 +6,7 @@ import time
 import cv2
 import torch
 
-from densevit.data.scenes import Scenes
+from densevit_scenes.dataset import Scenes
 
 
 def rate(dataset: Scenes, rounds: int = 3) -> float:

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from densevit.data.rendering import surroundings
-from densevit.data.rendering.scene import Scene, Thing
-from densevit.data.rendering.shapes import Hits, Rays, Vector, dot
-from densevit.data.rendering.surroundings import View
-from densevit.data.rendering.textures import look_up, solid
+from densevit_scenes import surfaces
+from densevit_scenes.scene import Scene, Thing
+from densevit_scenes.shapes import Hits, Rays, Vector, dot
+from densevit_scenes.surfaces import View
+from densevit_scenes.textures import look_up, solid
 
 
 @dataclass(frozen=True)
-class Picture:
+class Rendering:
     """A rendered scene of T things.
 
     image: (3, H, W) uint8. owner: (H, W) uint8, what a pixel shows: 1 + the thing's number, or 0 for the surroundings.
@@ -30,11 +30,11 @@ class Picture:
     silhouettes: np.ndarray
 
 
-def render(scene: Scene, height: int, width: int) -> Picture:
+def render(scene: Scene, height: int, width: int) -> Rendering:
     """Renders a scene with one ray a pixel, through the pixel's centre: labels tell what that ray meets first."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         view = View(scene.camera, height, width)
-        image, surface, background = surroundings.paint(scene, view)
+        image, surface, background = surfaces.paint(scene, view)
         canvas = _Canvas(scene, view, image)
         silhouettes = np.zeros(len(scene.things), np.int64)
         for number in _nearest_first(scene):
@@ -43,7 +43,7 @@ def render(scene: Scene, height: int, width: int) -> Picture:
         np.copyto(canvas.depth, background, where=empty)
         np.copyto(canvas.pieces, surface, where=empty)
         _soften(image, canvas.pieces)
-        return Picture(surroundings.expose(image, scene.grain), canvas.pieces >> 4, surface, canvas.depth, silhouettes)
+        return Rendering(surfaces.expose(image, scene.grain), canvas.pieces >> 4, surface, canvas.depth, silhouettes)
 
 
 def _nearest_first(scene: Scene) -> list[int]:

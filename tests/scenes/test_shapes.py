@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from densevit.data.rendering.shapes import Ball, Boxes, Cone, Cylinder, Pyramid, Rays, Shape, Star
+from densevit_scenes.shapes import Ball, Boxes, Cone, Cylinder, Pyramid, Rays, Shape, Star
 
 Inside = Callable[[np.ndarray], np.ndarray]  # points (..., 3) -> bool (...)
 

@@ -2,11 +2,11 @@
 
 import math
 
-from densevit.data.rendering.draws import Draws
-from densevit.data.rendering.scene import Camera, Scene, Surface, Thing, Wall, reach, turn
-from densevit.data.rendering.shapes import Vector
-from densevit.data.rendering.textures import TILES
-from densevit.data.rendering.things import COLORS, FACING, THINGS, draw_coat
+from densevit_scenes.objects import COLORS, FACING, THINGS, draw_coat
+from densevit_scenes.portable_rng import PortableRng
+from densevit_scenes.scene import Camera, Scene, Surface, Thing, Wall, reach, turn
+from densevit_scenes.shapes import Vector
+from densevit_scenes.textures import TILES
 
 MOST = 8  # things in a picture
 SMALL, LARGE = 0.2, 0.66  # a thing's size as a part of the picture's longer side
@@ -15,27 +15,27 @@ ATTEMPTS = 14
 
 def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Scene:
     """The scene of one index: the same on every machine, and for all sizes of picture that have one shape."""
-    draws = Draws(seed, split, index)
-    camera_height = draws.between(0.9, 2.3)
-    camera = Camera(draws.between(1.05, 1.6), camera_height, math.atan2(camera_height, draws.between(3.2, 6.0)))
-    (ca, sa), (ce, se) = turn(draws.between(-math.pi, math.pi)), turn(draws.between(0.45, 1.2))  # azimuth, elevation
-    ambient = draws.between(0.38, 0.6)
+    rng = PortableRng(seed, split, index)
+    camera_height = rng.uniform(0.9, 2.3)
+    camera = Camera(rng.uniform(1.05, 1.6), camera_height, math.atan2(camera_height, rng.uniform(3.2, 6.0)))
+    (ca, sa), (ce, se) = turn(rng.uniform(-math.pi, math.pi)), turn(rng.uniform(0.45, 1.2))  # azimuth, elevation
+    ambient = rng.uniform(0.38, 0.6)
     longer = 2 * camera.focal * max(height, width)
-    layout = _Layout(draws, camera, width / longer, height / longer)
-    for _ in range(1 + draws.whole(MOST)):
+    layout = _Layout(rng, camera, width / longer, height / longer)
+    for _ in range(1 + rng.integer(MOST)):
         layout.place()
-    slant = turn(draws.between(-0.5, 0.5))
-    indoors = draws.chance(0.6)
+    slant = turn(rng.uniform(-0.5, 0.5))
+    indoors = rng.bernoulli(0.6)
     return Scene(
         camera=camera,
         light=(ce * sa, se, ce * ca),
         ambient=ambient,
-        diffuse=draws.between(0.95, 1.15) - ambient,
+        diffuse=rng.uniform(0.95, 1.15) - ambient,
         things=tuple(layout.things),
-        walls=_corner(draws, slant, layout.things) if indoors else (),
-        floor=_surface(draws, "floor" if indoors else "ground", draws.between(0.1, 0.4), slant),
-        backdrop=_surface(draws, "wall", draws.between(0.05, 0.3), slant),
-        grain=draws.whole(1 << 16),
+        walls=_corner(rng, slant, layout.things) if indoors else (),
+        floor=_surface(rng, "floor" if indoors else "ground", rng.uniform(0.1, 0.4), slant),
+        backdrop=_surface(rng, "wall", rng.uniform(0.05, 0.3), slant),
+        grain=rng.integer(1 << 16),
     )
 
 
@@ -45,16 +45,16 @@ class _Layout:
     wide, high: half the picture's width and height at depth 1.
     """
 
-    def __init__(self, draws: Draws, camera: Camera, wide: float, high: float) -> None:
-        self.draws, self.camera, self.wide, self.high = draws, camera, wide, high
+    def __init__(self, rng: PortableRng, camera: Camera, wide: float, high: float) -> None:
+        self.rng, self.camera, self.wide, self.high = rng, camera, wide, high
         self.things: list[Thing] = []
 
     def place(self) -> None:
         """Adds a thing where there is room for it; after many vain attempts none, unless it were the first."""
-        label = self.draws.whole(len(THINGS))
+        label = self.rng.integer(len(THINGS))
         for _ in range(ATTEMPTS):
-            size = 0.4 * round(2.6 ** self.draws.unit(), 9)
-            near_another = bool(self.things) and self.draws.chance(0.92)
+            size = 0.4 * round(2.6 ** self.rng.random(), 9)
+            near_another = bool(self.things) and self.rng.bernoulli(0.92)
             x, z = self._beside(size) if near_another else self._anywhere(size)
             if self._in_view(x, z, size) and not self._taken(x, z, size * 0.35):
                 thing = self._thing(label, size, x, z)
@@ -66,17 +66,17 @@ class _Layout:
             self.things.append(self._thing(label, 0.25 * distance / self.camera.focal, 0.0, distance))
 
     def _anywhere(self, size: float) -> tuple[float, float]:
-        apparent = SMALL * round((LARGE / SMALL) ** self.draws.unit(), 9)
+        apparent = SMALL * round((LARGE / SMALL) ** self.rng.random(), 9)
         z = self.camera.focal * size / apparent
-        return z * self.wide * self.draws.between(-0.9, 0.9), z
+        return z * self.wide * self.rng.uniform(-0.9, 0.9), z
 
     def _beside(self, size: float) -> tuple[float, float]:
         """Before or behind another thing, as the camera looks."""
-        other = self.draws.choose(self.things)
+        other = self.rng.choice(self.things)
         x, _, z = other.centre
         distance = math.sqrt(x * x + z * z)
-        ahead = self.draws.choose((-1, 1)) * (other.footprint + size * 0.45) * self.draws.between(0.95, 1.4)
-        aside = (other.size + size) / 2 * self.draws.between(-0.3, 0.3)
+        ahead = self.rng.choice((-1, 1)) * (other.footprint + size * 0.45) * self.rng.uniform(0.95, 1.4)
+        aside = (other.size + size) / 2 * self.rng.uniform(-0.3, 0.3)
         return x + (x * ahead + z * aside) / distance, z + (z * ahead - x * aside) / distance
 
     def _in_view(self, x: float, z: float, size: float) -> bool:
@@ -94,14 +94,14 @@ class _Layout:
 
     def _thing(self, label: int, size: float, x: float, z: float) -> Thing:
         name = tuple(THINGS)[label]
-        shape, tilt = THINGS[name](self.draws, size)
-        yaw = self.draws.between(-math.pi, math.pi)
+        shape, tilt = THINGS[name](self.rng, size)
+        yaw = self.rng.uniform(-math.pi, math.pi)
         if tilt and name in FACING:
             yaw = math.atan2(x, z) + yaw * 0.28
         axes = _posed(yaw, tilt)
         height = reach(shape, axes, (0.0, -1.0, 0.0))
         footprint = max(reach(shape, axes, side) for side in _SIDES) * 1.04
-        return Thing(label, shape, size, (x, height, z), axes, footprint, draw_coat(self.draws, size))
+        return Thing(label, shape, size, (x, height, z), axes, footprint, draw_coat(self.rng, size))
 
 
 _SIDES: list[Vector] = [(cos, 0.0, sin) for cos, sin in (turn(i * math.pi / 4) for i in range(8))]
@@ -113,14 +113,14 @@ def _posed(yaw: float, tilt: float) -> tuple[Vector, Vector, Vector]:
     return (cy, 0.0, -sy), (sy * st, ct, cy * st), (sy * ct, -st, cy * ct)
 
 
-def _corner(draws: Draws, slant: tuple[float, float], things: list[Thing]) -> tuple[Wall, ...]:
+def _corner(rng: PortableRng, slant: tuple[float, float], things: list[Thing]) -> tuple[Wall, ...]:
     """Two walls at a right angle, behind and beside all things."""
     cos, sin = slant
-    side = draws.choose((-1, 1))
+    side = rng.choice((-1, 1))
     walls = []
     for x, z in ((-sin, cos), (cos * side, sin * side)):
         nearest = max(x * one.centre[0] + z * one.centre[2] + one.footprint for one in things)
-        gap = draws.unit()
+        gap = rng.random()
         walls.append(Wall((x, z), max(nearest, 0.8) + 0.05 + 1.5 * gap * gap))
     return tuple(walls)
 
@@ -128,9 +128,9 @@ def _corner(draws: Draws, slant: tuple[float, float], things: list[Thing]) -> tu
 _NATURAL = {"grass": (96, 132, 62), "sand": (206, 178, 128)}
 
 
-def _surface(draws: Draws, kind: str, contrast: float, slant: tuple[float, float]) -> Surface:
-    tile, color = draws.choose(TILES[kind]), draws.choose(tuple(COLORS))
-    grey, level = draws.between(0.35, 0.85), draws.between(0.75, 1.15)
+def _surface(rng: PortableRng, kind: str, contrast: float, slant: tuple[float, float]) -> Surface:
+    tile, color = rng.choice(TILES[kind]), rng.choice(tuple(COLORS))
+    grey, level = rng.uniform(0.35, 0.85), rng.uniform(0.75, 1.15)
     if tile in _NATURAL:
         grey = 0.2
     base = _NATURAL.get(tile, COLORS[color])
@@ -140,7 +140,7 @@ def _surface(draws: Draws, kind: str, contrast: float, slant: tuple[float, float
     return Surface(
         tile=tile,
         paints=((r * low, g * low, b * low), (min(r * high, 1.0), min(g * high, 1.0), min(b * high, 1.0))),
-        texels=draws.between(40, 110),
+        texels=rng.uniform(40, 110),
         turn=slant,
-        phase=(4096 * draws.unit(), 4096 * draws.unit()),
+        phase=(4096 * rng.random(), 4096 * rng.random()),
     )

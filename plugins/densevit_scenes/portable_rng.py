@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 _BLOCK = 256
 
 
-class Draws:
+class PortableRng:
     """A stream of random numbers, fixed by the whole numbers that name it.
 
     numpy promises that PCG64's raw bits never change, and promises nothing about `Generator`'s distributions:
@@ -21,28 +21,28 @@ class Draws:
         self._bits = np.random.PCG64(np.random.SeedSequence(name))
         self._block: list[float] = []
 
-    def unit(self) -> float:
+    def random(self) -> float:
         """Uniform in 0 ... 1, 1 excluded, with 53 bits."""
         if not self._block:
             self._block = ((self._bits.random_raw(_BLOCK) >> np.uint64(11)) * 2.0**-53).tolist()
         return self._block.pop()
 
-    def units(self, count: int) -> np.ndarray:
+    def random_array(self, count: int) -> np.ndarray:
         """(count,) float64, uniform in 0 ... 1."""
         return (self._bits.random_raw(count) >> np.uint64(11)) * 2.0**-53
 
-    def between(self, low: float, high: float) -> float:
+    def uniform(self, low: float, high: float) -> float:
         """Uniform in low ... high."""
-        return low + (high - low) * self.unit()
+        return low + (high - low) * self.random()
 
-    def whole(self, count: int) -> int:
+    def integer(self, count: int) -> int:
         """One of 0 ... count-1, equally likely."""
-        return int(self.unit() * count)
+        return int(self.random() * count)
 
-    def choose(self, items: Sequence[Item]) -> Item:
+    def choice(self, items: Sequence[Item]) -> Item:
         """One of the items, equally likely."""
-        return items[int(self.unit() * len(items))]
+        return items[int(self.random() * len(items))]
 
-    def chance(self, probability: float) -> bool:
+    def bernoulli(self, probability: float) -> bool:
         """True with the given probability."""
-        return self.unit() < probability
+        return self.random() < probability

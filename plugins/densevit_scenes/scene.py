@@ -6,7 +6,7 @@ World frame: x right, y up, z ahead, in metres; the camera stands above the orig
 import math
 from dataclasses import dataclass, field
 
-from densevit.data.rendering.shapes import Shape, Vector, dot
+from densevit_scenes.shapes import Shape, Vector, dot
 
 
 def turn(angle: float) -> tuple[float, float]:

@@ -5,12 +5,12 @@ from typing import Literal
 import numpy as np
 import torch
 
-from densevit.data.rendering.layout import draw_scene
-from densevit.data.rendering.picture import Picture, render
-from densevit.data.rendering.scene import Scene
-from densevit.data.rendering.things import THINGS
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample, Targets
+from densevit_scenes.objects import THINGS
+from densevit_scenes.renderer import Rendering, render
+from densevit_scenes.scene import Scene
+from densevit_scenes.scene_layout import draw_scene
 
 Split = Literal["train", "val", "test"]
 
@@ -101,14 +101,14 @@ class Scenes(Dataset):
         return {"image": torch.from_numpy(picture.image), "targets": targets}
 
 
-def annotated(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
+def annotated(picture: Rendering) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of the things that are annotated as objects, and how many pixels of each are visible."""
     visible = np.bincount(picture.owner.ravel(), minlength=len(picture.silhouettes) + 1)[1:]
     numbers = np.flatnonzero((visible >= FEWEST_PIXELS) & (visible >= LEAST_VISIBLE * picture.silhouettes))
     return numbers, visible[numbers]
 
 
-def _objects(scene: Scene, picture: Picture, with_masks: bool) -> Targets:
+def _objects(scene: Scene, picture: Rendering, with_masks: bool) -> Targets:
     numbers, visible = annotated(picture)
     masks = picture.owner == (numbers + 1).astype(np.uint8)[:, None, None]  # (N, H, W)
     objects: Targets = {
@@ -127,7 +127,7 @@ def _tight_boxes(masks: np.ndarray) -> np.ndarray:
     return np.stack([columns.argmax(axis=1), rows.argmax(axis=1), right, bottom], axis=1).astype(np.float32)
 
 
-def _semantic(scene: Scene, picture: Picture) -> np.ndarray:
+def _semantic(scene: Scene, picture: Rendering) -> np.ndarray:
     """(H, W) uint8."""
     semantic = (_INDOORS if scene.walls else _OUTDOORS).take(picture.surface)
     of_owner = np.array([0, *(thing.label for thing in scene.things)], np.uint8)

@@ -12,12 +12,12 @@ import torch
 from scipy.stats import chi2_contingency
 from torch.utils.data import DataLoader
 
-from densevit.data.rendering.picture import Picture, render
-from densevit.data.rendering.scene import Scene, Thing
-from densevit.data.rendering.shapes import Ball, Boxes
-from densevit.data.rendering.surroundings import FLOOR, WALL
-from densevit.data.scenes import Scenes, annotated
 from densevit.errors import DataError
+from densevit_scenes.dataset import Scenes, annotated
+from densevit_scenes.renderer import Rendering, render
+from densevit_scenes.scene import Scene, Thing
+from densevit_scenes.shapes import Ball, Boxes
+from densevit_scenes.surfaces import FLOOR, WALL
 
 SIDE = 128
 
@@ -46,7 +46,7 @@ def _annotated(scene: Scene) -> list[Object]:
     ]
 
 
-def _alone(scene: Scene, thing: Thing) -> Picture:
+def _alone(scene: Scene, thing: Thing) -> Rendering:
     return render(replace(scene, things=(thing,)), SIDE, SIDE)
 
 

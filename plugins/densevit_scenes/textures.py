@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from densevit.data.rendering.draws import Draws
+from densevit_scenes.portable_rng import PortableRng
 
 SOLIDS = ("plain", "stripes", "checker", "dots", "noise")
 PERIOD = 32  # texels after which a solid pattern repeats
@@ -18,7 +18,7 @@ LEVELS = 7  # of a tile, each half the size of the one before
 
 def noise(shape: tuple[int, ...], cell: int, name: int) -> np.ndarray:
     """Smooth noise that repeats at the borders, from 0 to 1, with features of about `cell` texels."""
-    values = Draws(name).units(int(np.prod(shape))).reshape(shape)
+    values = PortableRng(name).random_array(int(np.prod(shape))).reshape(shape)
     for axis in range(len(shape)):
         for _ in range(2):  # a box filter twice is a tent
             values = sum((np.roll(values, i, axis) for i in range(1, cell)), start=values)
@@ -73,23 +73,23 @@ def _pattern(kind: str) -> np.ndarray:
     coarse, fine = noise((TILE, TILE), 24, 21), noise((TILE, TILE), 3, 22)
     if kind == "planks":
         board, along = v // 16, (u + (v // 16 * 97)) % TILE
-        shade = Draws(23).units(512).reshape(16, 32)[board, along // 128]
+        shade = PortableRng(23).random_array(512).reshape(16, 32)[board, along // 128]
         return np.where((v % 16 == 0) | (along % 128 == 0), 0.0, 0.35 + 0.4 * shade + 0.25 * np.roll(fine, 7, 0))
     if kind == "tiles":
-        shade = Draws(24).units(64).reshape(8, 8)[v // 32, u // 32]
+        shade = PortableRng(24).random_array(64).reshape(8, 8)[v // 32, u // 32]
         return np.where((v % 32 < 2) | (u % 32 < 2), 0.0, 0.65 + 0.3 * shade)
     if kind == "checker":
         return np.where((v // 32 + u // 32) % 2, 0.9, 0.15) + 0.1 * fine
     if kind == "bricks":
         row, along = v // 16, (u + v // 16 * 16) % TILE
-        shade = Draws(25).units(128).reshape(16, 8)[row, along // 32]
+        shade = PortableRng(25).random_array(128).reshape(16, 8)[row, along // 32]
         return np.where((v % 16 < 2) | (along % 32 < 2), 0.0, 0.5 + 0.35 * shade + 0.15 * fine)
     if kind == "wallpaper":
         return np.where(u % 32 < 14, 0.3, 0.8) + 0.1 * fine
     if kind == "panels":
         return np.where((u % 64 < 2) | (v % 128 < 2), 0.0, np.where((u % 64 < 5) | (v % 128 < 5), 1.0, 0.7))
     if kind == "paving":
-        shade = Draws(26).units(16).reshape(4, 4)[v // 64, u // 64]
+        shade = PortableRng(26).random_array(16).reshape(4, 4)[v // 64, u // 64]
         return np.where((v % 64 < 3) | (u % 64 < 3), 0.05, 0.45 + 0.3 * shade + 0.3 * fine)
     if kind == "grass":
         return 0.7 * fine + 0.3 * coarse

@@ -5,9 +5,9 @@ from functools import cache
 
 import numpy as np
 
-from densevit.data.rendering.draws import Draws
-from densevit.data.rendering.scene import Camera, Scene, Surface, Thing
-from densevit.data.rendering.textures import LEVELS, sample
+from densevit_scenes.portable_rng import PortableRng
+from densevit_scenes.scene import Camera, Scene, Surface, Thing
+from densevit_scenes.textures import LEVELS, sample
 
 FLOOR, WALL, SIDE_WALL, SKY = range(4)  # the numbers in a map of surfaces
 FAR = 60.0  # metres; what lies beyond has no depth
@@ -177,7 +177,7 @@ def _paint_sky(scene: Scene, view: View, image: np.ndarray) -> None:
 @cache
 def _noise() -> np.ndarray:
     """(2^17,) float32: a sensor's noise, the same in all channels."""
-    one, other = Draws(31).units(1 << 17), Draws(32).units(1 << 17)
+    one, other = PortableRng(31).random_array(1 << 17), PortableRng(32).random_array(1 << 17)
     return ((one - other) * 6).astype(np.float32)
 
 
