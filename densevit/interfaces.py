@@ -190,6 +190,12 @@ class Dataset:
         """The sample in original pixels, with `image_id`: the same one at any time and in any process."""
         raise NotImplementedError(f"{type(self).__name__} is a Dataset and needs a __getitem__.")
 
+    def check_labels(self) -> None:
+        """Raises DataError where no image has a label, so that nothing can be learned or measured. Accepts by default.
+
+        It is called before training, for the training split and for the one that is evaluated.
+        """
+
     def sizes(self) -> np.ndarray | None:
         """(N, 2) heights and widths, where known without reading pictures; evaluation then batches equal sizes."""
         return None

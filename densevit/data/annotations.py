@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as rle
 
+from densevit.data.segmentations import Segmentations, pack, parse
 from densevit.errors import DataError
 from densevit.interfaces import Class
+from densevit.options import shown
 
-_POLYGONS, _RLE = 1, 2
+_INT64 = 2**63
+_LONGEST_NAME = 4096  # characters of a file name or an id: arrays of text are as wide as the longest
+_LARGEST_SIDE = 2**30
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Annotations:
     labels: np.ndarray  # (M,) int32, class indices
     area: np.ndarray  # (M,) float64
     iscrowd: np.ndarray  # (M,) bool
-    outlines: "Outlines | None"  # where masks were asked for
+    segmentations: Segmentations | None  # where masks were requested
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -54,8 +57,8 @@ class Annotations:
         keep = np.flatnonzero(solid)
         first = np.searchsorted(keep, self.first)
         objects = {name: getattr(self, name)[keep] for name in ("ids", "labels", "area", "iscrowd")}
-        outlines = self.outlines[keep] if self.outlines else None
-        kept = replace(self, sizes=sizes, boxes=boxes[keep], first=first, outlines=outlines, **objects)
+        segmentations = self.segmentations[keep] if self.segmentations else None
+        kept = replace(self, sizes=sizes, boxes=boxes[keep], first=first, segmentations=segmentations, **objects)
         return kept, self.ids[~solid]
 
     def head(self, count: int) -> "Annotations":
@@ -63,32 +66,8 @@ class Annotations:
         objects = slice(0, int(self.first[min(count, len(self))]))
         cut = {name: getattr(self, name)[:count] for name in ("image_ids", "file_names", "sizes")}
         cut |= {name: getattr(self, name)[objects] for name in ("ids", "boxes", "labels", "area", "iscrowd")}
-        return replace(self, first=self.first[: count + 1], outlines=self.outlines and self.outlines[objects], **cut)
-
-
-@dataclass(frozen=True)
-class Outlines:
-    """Segmentations of M objects, polygons or RLE as `kinds` says, in one run of bytes."""
-
-    data: np.ndarray  # uint8
-    starts: np.ndarray  # (M,) int64
-    lengths: np.ndarray  # (M,) int64
-    kinds: np.ndarray  # (M,) uint8
-
-    def __getitem__(self, chosen: "np.ndarray | slice") -> "Outlines":
-        return Outlines(self.data, self.starts[chosen], self.lengths[chosen], self.kinds[chosen])
-
-    def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        """One object's mask, (H, W) uint8 of 0 and 1, in a picture of this height and width."""
-        start, kind = int(self.starts[index]), self.kinds[index]
-        packed = self.data[start : start + int(self.lengths[index])].tobytes()
-        if kind == _RLE:
-            return rle.decode({"size": list(size), "counts": packed})
-        coordinates = np.frombuffer(packed, np.float64)  # how many polygons, how many numbers in each, the numbers
-        count = int(coordinates[0])
-        ends = 1 + count + np.cumsum(coordinates[1 : 1 + count]).astype(int)
-        polygons = [part.tolist() for part in np.split(coordinates[1 + count :], ends[:-1] - 1 - count)]
-        return rle.decode(rle.merge(rle.frPyObjects(polygons, *size)))
+        segmentations = self.segmentations[objects] if self.segmentations else None
+        return replace(self, first=self.first[: count + 1], segmentations=segmentations, **cut)
 
 
 def read_annotations(file: Path, masks: bool = False) -> Annotations:
@@ -106,22 +85,31 @@ def read_annotations(file: Path, masks: bool = False) -> Annotations:
         raise DataError(f"{file}: `categories` is missing or empty; expected one entry a class with id and name.")
     classes = _classes(file, categories)
     image_ids = _column(file, "image", images, "id")
-    names = _column(file, "image", images, "file_name")
-    odd = next((i for i, name in enumerate(image_ids) if not isinstance(name, int | str)), None)
-    if odd is not None:
-        raise DataError(f"{file}: the picture {names[odd]} has the id {image_ids[odd]!r}; expected a number or text.")
+    names = _file_names(file, images)
+    wrong = next((i for i, name in enumerate(image_ids) if not _is_identifier(name)), None)
+    if wrong is not None:
+        raise DataError(
+            f"{file}: the image {names[wrong]} has the id {shown(image_ids[wrong])}; expected a whole number of 64 "
+            "bits, or text."
+        )
     row_of = dict(zip(image_ids, range(len(image_ids)), strict=True))
     if len(row_of) < len(image_ids):
         row = next(i for i, name in enumerate(image_ids) if row_of[name] != i)
         both = f"{names[row]} and {names[row_of[image_ids[row]]]}"
         raise DataError(f"{file}: the image id {image_ids[row]!r} stands twice, for {both}; ids must differ.")
     ids = [record.get("id", f"at position {i}") for i, record in enumerate(records)]
+    wrong = next((i for i, name in enumerate(ids) if not _is_identifier(name)), None)
+    if wrong is not None:
+        raise DataError(
+            f"{file}: the annotation at position {wrong} has the id {shown(ids[wrong])}; expected a whole number of 64 "
+            "bits, or text."
+        )
     rows = _lookup(file, records, ids, "image_id", row_of, "image")
     labels = _lookup(file, records, ids, "category_id", {c.file_id: i for i, c in enumerate(classes)}, "category")
     boxes = _boxes(file, records, ids)
     order = np.argsort(rows, kind="stable")
-    sizes = np.array([_numbers(file, "image", image, ("height", "width")) for image in images])
-    area = np.array([_numbers(file, "annotation", record, ("area",))[0] for record in records])
+    sizes = np.array([_size(file, image) for image in images], dtype=np.int32)  # (N, 2)
+    area = np.array([_area(file, record) for record in records])
     area = np.where(np.isnan(area), boxes[:, 2] * boxes[:, 3], area)
     boxes[:, 2:] += boxes[:, :2]
     return Annotations(
@@ -129,15 +117,15 @@ def read_annotations(file: Path, masks: bool = False) -> Annotations:
         classes=classes,
         labelled=document.get("annotations") is not None,
         image_ids=_identifiers(image_ids),
-        file_names=np.array([str(name).encode() for name in names]),
-        sizes=np.nan_to_num(sizes).astype(np.int32),
+        file_names=np.array([name.encode() for name in names]),
+        sizes=sizes,
         first=np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(images)))]).astype(np.int64),
         ids=_identifiers(ids)[order],
         boxes=boxes[order],
         labels=labels[order].astype(np.int32),
         area=area[order],
-        iscrowd=np.array([bool(record.get("iscrowd", 0)) for record in records], dtype=bool)[order],
-        outlines=_outlines(file, records, ids, sizes[rows])[order] if masks else None,
+        iscrowd=np.array([_iscrowd(file, record) for record in records], dtype=bool)[order],
+        segmentations=_segmentations(file, records, ids, sizes[rows])[order] if masks else None,
     )
 
 
@@ -161,6 +149,8 @@ def _parse(file: Path, keep_segmentations: bool) -> dict[str, Any]:
         document = json.loads(file.read_bytes(), object_hook=None if keep_segmentations else slim)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}.") from None
+    except RecursionError:
+        raise DataError(f"{file} is nested too deep for COCO's format, which has few levels.") from None
     except ValueError as error:
         raise DataError(f"{file} is no valid json: {error}.") from None
     finally:
@@ -173,7 +163,9 @@ def _parse(file: Path, keep_segmentations: bool) -> dict[str, Any]:
 
 
 def _section(file: Path, document: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    section = document.get(name) or []
+    section = document.get(name)
+    if section is None:
+        return []
     if not isinstance(section, list) or not all(isinstance(record, dict) for record in section):
         raise DataError(f"{file}: `{name}` is no list of objects, as COCO's format has it.")
     return section
@@ -207,30 +199,78 @@ def _boxes(file: Path, records: Sequence[Mapping[str, Any]], ids: Sequence[Any])
     """(M, 4) float64, x, y, width and height."""
     column = _column(file, "annotation", records, "bbox")
     try:
-        boxes = np.array(column, dtype=np.float64).reshape(len(column), 4)
-        wrong = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
-    except (TypeError, ValueError):
-        wrong = np.array([i for i, box in enumerate(column) if not _is_box(box)])
+        boxes = np.array(column).reshape(len(column), 4)
+        plain = boxes.dtype.kind in "iuf"  # not text or numbers beyond 64 bits
+    except ValueError:
+        plain = False
+    wrong = np.flatnonzero(~np.isfinite(boxes).all(axis=1)) if plain else _not_boxes(column)
     if len(wrong):
         record = records[wrong[0]]
         raise DataError(
-            f"{file}: annotation {ids[wrong[0]]} of image {record['image_id']} has the box {record['bbox']}; "
+            f"{file}: annotation {ids[wrong[0]]} of image {record['image_id']} has the box {shown(record['bbox'])}; "
             "expected [x, y, width, height], four finite numbers."
         )
-    return boxes
+    return np.array(column, dtype=np.float64).reshape(len(column), 4)
 
 
-def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) and np.isfinite(x) for x in box)
+def _not_boxes(column: Sequence[Any]) -> list[int]:
+    return [
+        i
+        for i, box in enumerate(column)
+        if not (isinstance(box, list) and len(box) == 4 and all(_is_number(x) for x in box))
+    ]
 
 
-def _numbers(file: Path, kind: str, record: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[float, ...]:
-    """The numbers under these keys; NaN for one that is not there."""
-    found = tuple(record.get(key) for key in keys)
-    for key, value in zip(keys, found, strict=True):
-        if value is not None and (not isinstance(value, int | float) or not np.isfinite(value)):
-            raise DataError(f"{file}: {kind} {record.get('id')} has the {key} {value!r}; expected a number.")
-    return tuple(np.nan if value is None else float(value) for value in found)
+def _size(file: Path, image: Mapping[str, Any]) -> tuple[int, int]:
+    """height and width of an image; 0 for one that the json does not give."""
+    sides = []
+    for key in ("height", "width"):
+        side = image.get(key)
+        if side is not None and not (_is_number(side) and side == int(side) and 1 <= side < _LARGEST_SIDE):
+            raise DataError(
+                f"{file}: image {image['id']} has the {key} {shown(side)}; expected a whole number of pixels, or none."
+            )
+        sides.append(int(side or 0))
+    return sides[0], sides[1]
+
+
+def _area(file: Path, record: Mapping[str, Any]) -> float:
+    """The area of an annotation; NaN for one without."""
+    area = record.get("area")
+    if area is None:
+        return np.nan
+    if not _is_number(area) or area < 0:
+        raise DataError(f"{file}: annotation {record.get('id')} has the area {shown(area)}; expected 0 or more pixels.")
+    return float(area)
+
+
+def _iscrowd(file: Path, record: Mapping[str, Any]) -> bool:
+    iscrowd = record.get("iscrowd", 0)
+    if not isinstance(iscrowd, int | float) or iscrowd not in (0, 1):
+        raise DataError(f"{file}: annotation {record.get('id')} has iscrowd {shown(iscrowd)}; expected 0 or 1.")
+    return bool(iscrowd)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def _is_identifier(name: Any) -> bool:
+    if isinstance(name, str):
+        return len(name) <= _LONGEST_NAME
+    return isinstance(name, int) and not isinstance(name, bool) and -_INT64 <= name < _INT64
+
+
+def _file_names(file: Path, images: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = _column(file, "image", images, "file_name")
+    for image, name in zip(images, names, strict=True):
+        good = isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and "\0" not in name
+        if not good or any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise DataError(
+                f"{file}: image {shown(image.get('id'))} has the file_name {shown(name)}; expected a path below the "
+                "folder of the images."
+            )
+    return names
 
 
 def _classes(file: Path, categories: Sequence[dict[str, Any]]) -> tuple[Class, ...]:
@@ -242,10 +282,22 @@ def _classes(file: Path, categories: Sequence[dict[str, Any]]) -> tuple[Class, .
             raise DataError(
                 f"{file}: the category id {one} stands twice, for {name!r} and {namesake!r}; ids must differ."
             )
+    known: dict[str, int] = {}
     for file_id, name in pairs:
-        if isinstance(file_id, bool) or not isinstance(file_id, int):
-            raise DataError(f"{file}: category {name!r} has the id {file_id!r}; expected a whole number.")
-    return tuple(Class(str(name), file_id, color_of(i)) for i, (file_id, name) in enumerate(pairs))
+        if not _is_identifier(file_id) or isinstance(file_id, str):
+            raise DataError(
+                f"{file}: category {name!r} has the id {shown(file_id)}; expected a whole number of 64 bits."
+            )
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"{file}: category {file_id} has the name {shown(name)}; expected text.")
+        title = " ".join(name.split())
+        if title in known:
+            raise DataError(
+                f"{file}: the categories {known[title]} and {file_id} are both called {title!r}; names must differ. "
+                "Merge them, or remove the one without objects."
+            )
+        known[title] = file_id
+    return tuple(Class(title, file_id, color_of(i)) for i, (title, file_id) in enumerate(known.items()))
 
 
 def _identifiers(ids: Sequence[Any]) -> np.ndarray:
@@ -254,36 +306,18 @@ def _identifiers(ids: Sequence[Any]) -> np.ndarray:
     return np.array(ids, dtype=np.int64) if numbers else np.array([str(name) for name in ids])
 
 
-def _outlines(file: Path, records: Sequence[Mapping[str, Any]], ids: Sequence[Any], sizes: np.ndarray) -> Outlines:
-    """Packs the segmentations of M annotations. sizes: (M, 2), their pictures' in the json, NaN where it has none."""
-    packed, kinds = [], []
+def _segmentations(
+    file: Path, records: Sequence[Mapping[str, Any]], ids: Sequence[Any], sizes: np.ndarray
+) -> Segmentations:
+    """The segmentations of M annotations. sizes: (M, 2), those of their images in the json, 0 where it has none."""
+    parsed = []
     for record, name, size in zip(records, ids, sizes.tolist(), strict=True):
-        segmentation = record.get("segmentation")
         try:
-            if isinstance(segmentation, dict):
-                counts = segmentation["counts"]
-                if list(segmentation["size"]) != size and not np.isnan(size).any():
-                    raise ValueError
-                if isinstance(counts, list):
-                    counts = rle.frPyObjects(segmentation, *segmentation["size"])["counts"]
-                packed.append(counts.encode() if isinstance(counts, str) else counts)
-                kinds.append(_RLE)
-            else:
-                polygons = [polygon for polygon in segmentation or [] if len(polygon) >= 6]
-                if not polygons:
-                    raise ValueError
-                numbers = np.concatenate([[len(polygons)], list(map(len, polygons)), *polygons])
-                packed.append(numbers.astype(np.float64).tobytes())
-                kinds.append(_POLYGONS)
-        except (KeyError, TypeError, ValueError):
+            parsed.append(parse(record.get("segmentation"), tuple(size)))
+        except ValueError as error:
             raise DataError(
-                f"{file}: annotation {name} of image {record['image_id']} has no usable `segmentation`; expected "
-                "polygons of three points or more, or RLE of the picture's size. Without `data.masks` boxes suffice."
+                f"{file}: annotation {name} of image {record['image_id']}: its `segmentation` {error}. Expected "
+                "polygons of three points or more, or run lengths (RLE) of the image's size. Without `data.masks` "
+                "boxes suffice."
             ) from None
-    lengths = np.array([len(part) for part in packed], dtype=np.int64)
-    return Outlines(
-        data=np.frombuffer(b"".join(packed), np.uint8),
-        starts=np.cumsum(lengths) - lengths,
-        lengths=lengths,
-        kinds=np.array(kinds, dtype=np.uint8),
-    )
+    return pack(parsed)

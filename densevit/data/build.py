@@ -67,7 +67,9 @@ class Data:
         return self.train.provides
 
     def check_splits(self) -> None:
-        """Builds both splits. Raises DataError unless they have the same classes under the same ids."""
+        """Builds both splits. Raises DataError unless they have labels, and the same classes under the same ids."""
+        for dataset in (self.train, self.val):
+            dataset.check_labels()
         _check_classes(self.train.classes, self.val.classes, self.section.split)
 
     def train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:

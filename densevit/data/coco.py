@@ -61,6 +61,7 @@ class Coco(Dataset):
         folder = _folder_of(names[:100], folders, file)
         self.folder = str(folder)
         sizes, self._upright = scan_images(folder, names, read.sizes, file)
+        _check_sizes(read, sizes)
         self._annotations, dropped = read.clipped(sizes)
         if len(dropped):
             warnings.warn(
@@ -70,10 +71,24 @@ class Coco(Dataset):
             )
         self._masks = masks
         self.classes = {"detection": read.classes}
+        self._split, self._file = split, file
         self.provides = (("boxes", "labels", "masks") if masks else ("boxes", "labels")) if read.labelled else ()
 
     def __len__(self) -> int:
         return len(self._annotations)
+
+    def check_labels(self) -> None:
+        """Raises DataError where no object is labelled that is not a crowd."""
+        if not self._annotations.labelled:
+            raise DataError(
+                f"{self._file} has no `annotations`, as a test set, so that nothing can be learned or measured on the "
+                f"split {self._split!r}. Name a file with labels with data.{self._split}_annotations."
+            )
+        if self._annotations.iscrowd.all():
+            raise DataError(
+                f"{self._file}: no object of the split {self._split!r} has a box inside its image and is no crowd: "
+                "nothing can be learned or measured. Check its `annotations`."
+            )
 
     def sizes(self) -> np.ndarray:
         """(N, 2) heights and widths, of the pictures as `__getitem__` gives them."""
@@ -109,13 +124,31 @@ class Coco(Dataset):
         }
 
 
+def _check_sizes(read: Annotations, sizes: np.ndarray) -> None:
+    """Raises DataError where a run-length code is made for another size than its image has, which only the file tells.
+
+    sizes: (N, 2).
+    """
+    if read.segmentations is None:
+        return
+    made_for = read.segmentations.sizes  # (M, 2)
+    of_object = np.repeat(sizes, np.diff(read.first), axis=0)
+    wrong = np.flatnonzero((made_for[:, 0] > 0) & (made_for != of_object).any(axis=1))
+    if len(wrong):
+        (height, width), (h, w) = made_for[wrong[0]].tolist(), of_object[wrong[0]].tolist()
+        raise DataError(
+            f"{read.file}: annotation {read.ids[wrong[0]]}: its `segmentation` is made for an image of {width} x "
+            f"{height}, and the image has {w} x {h}."
+        )
+
+
 def _masks(annotations: Annotations, index: int, size: tuple[int, int]) -> torch.Tensor:
     """(N, H, W) bool."""
     start, stop = int(annotations.first[index]), int(annotations.first[index + 1])
     masks = np.zeros((stop - start, *size), dtype=bool)
     for row, number in enumerate(range(start, stop)):
-        assert annotations.outlines is not None
-        masks[row] = annotations.outlines.mask(number, size)
+        assert annotations.segmentations is not None
+        masks[row] = annotations.segmentations.mask(number, size)
     return torch.from_numpy(masks)
 
 

@@ -1,24 +1,27 @@
 """Reading pictures: any common file becomes (H, W, 3) uint8 RGB, or a DataError that names it.
 
-Pillow says what a file holds; OpenCV decodes the usual ones, Pillow the rest. Where both can, they agree to the last
-bit. The conventions are those of Pillow's `convert("RGB")`: grey is repeated, a palette looked up, alpha dropped, CMYK
+Pillow says what a file holds; simplejpeg (libjpeg-turbo) and OpenCV decode the usual ones, Pillow the rest. Where
+several can, they agree to the last bit. The conventions are those of Pillow's `convert("RGB")`: grey is repeated, a palette looked up, alpha dropped, CMYK
 turned without a colour profile. 16 bits become 8 by the nearest value / 257. An animation shows its first frame.
 """
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import simplejpeg
 from PIL import ExifTags, Image
 
 from densevit.data.large_images import open_image
 from densevit.errors import DataError
 
 _JPEG = ("JPEG", "MPO")
+_SPARE_BYTES = 64  # before a JPEG's marker, which encoders leave; more are the rest of a damaged scan
 _TAIL = 64  # bytes at the end of a file that tell whether it is whole
 _END_OF_PNG = b"IEND\xae\x42\x60\x82"
 _DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits a channel
@@ -120,12 +123,19 @@ def _is_whole(format: str | None, head: bytes, tail: bytes, length: int) -> bool
 
 
 def _decode_fast(picture: Image.Image, data: bytes) -> np.ndarray | None:
-    """What OpenCV makes of an ordinary JPEG or PNG; None where it would get the picture wrong, or can't tell damage."""
+    """An ordinary JPEG or PNG, decoded without Pillow; None for others, and where only Pillow reports damage."""
     ordinary = (picture.format in _JPEG and picture.mode in ("RGB", "L")) or (
         picture.format == "PNG" and picture.mode in ("RGB", "L", "RGBA")
     )
     if not ordinary or not _is_whole(picture.format, data[:12], data[-_TAIL:], len(data)):
         return None
+    if picture.format in _JPEG:
+        try:
+            return simplejpeg.decode_jpeg(data, strict=True)  # as OpenCV does, but it reports damage
+        except ValueError as error:
+            spare = re.search(r"(\d+) extraneous bytes before marker", str(error))
+            if spare is None or int(spare[1]) > _SPARE_BYTES:
+                raise
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 

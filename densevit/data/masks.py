@@ -17,7 +17,7 @@ from densevit.data.label_pairs import LabelledPictures, Pairs, find_pairs, root_
 from densevit.data.label_values import LabelValues
 from densevit.data.scan import progress
 from densevit.errors import DataError
-from densevit.interfaces import Sample
+from densevit.interfaces import IGNORE, Sample
 
 Preset = Literal[
     "ade20k",
@@ -96,7 +96,16 @@ class Masks(LabelledPictures):
         given = {key: value for key, value in files.items() if value is not None}
         self._pairs = find_pairs(base, split, **(_FOLDERS | _files_of(known) | given), limit=limit)
         self._root = str(base)
-        self._sizes, self._upright = _scan(self._root, self._pairs, self._values)
+        self._sizes, self._upright, self._labelled = _scan(self._root, self._pairs, self._values)
+        self._split = split
+
+    def check_labels(self) -> None:
+        """Raises DataError where every pixel of every label is ignored."""
+        if not self._labelled:
+            raise DataError(
+                f"{self.label_path(0)}: as in all {len(self)} labels of the split {self._split!r}, every pixel is "
+                "ignored, so that nothing can be learned or measured. Check data.ignore_index and data.classes."
+            )
 
     def __getitem__(self, index: int) -> Sample:
         """The sample, with `semantic` (H, W) uint8: class indices, 255 = ignore."""
@@ -139,10 +148,11 @@ def _files_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: options[key] for key in ("images", "labels", "list_file", "splits") if key in options}
 
 
-def _scan(root: str, pairs: Pairs, values: LabelValues) -> tuple[np.ndarray, np.ndarray]:
+def _scan(root: str, pairs: Pairs, values: LabelValues) -> tuple[np.ndarray, np.ndarray, bool]:
     """Checks that each picture is whole and of its label's size, then reads each label for values of no class.
 
-    Returns the (N, 2) sizes, and (N,) bool, whether the picture is to be turned upright to fit its label. Raises
+    Returns the (N, 2) sizes, (N,) bool, whether the picture is to be turned upright to fit its label, and whether any
+    pixel has a class. Raises
     DataError with the first file that is wrong; sizes, which takes headers alone, are looked at for all files first.
     """
     images, labels = ([os.path.join(root, os.fsdecode(p)) for p in paths] for paths in (pairs.images, pairs.labels))
@@ -158,8 +168,11 @@ def _scan(root: str, pairs: Pairs, values: LabelValues) -> tuple[np.ndarray, np.
             )
         sizes[index], upright[index] = size, size == header.upright_size
 
+    labelled = np.zeros(len(pairs), bool)
+
     def check(index: int) -> None:
-        values.indices(read_label(labels[index]), labels[index])
+        indices = values.indices(read_label(labels[index]), labels[index])
+        labelled[index] = indices.min() != IGNORE
 
     def chunk(look: Callable[[int], None], start: int) -> int:
         stop = min(start + _CHUNK, len(pairs))
@@ -175,4 +188,4 @@ def _scan(root: str, pairs: Pairs, values: LabelValues) -> tuple[np.ndarray, np.
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
-    return sizes, upright
+    return sizes, upright, bool(labelled.any())

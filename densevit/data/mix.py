@@ -75,6 +75,17 @@ class Mix(Dataset):
         """The images of all sets, those of a set as many times as every epoch shows each of them."""
         return int(self._ends[-1])
 
+    def check_labels(self) -> None:
+        """Raises DataError where no set has labels; one of background images alone may be mixed with others."""
+        errors = []
+        for own in self._sets:
+            try:
+                own.check_labels()
+            except DataError as error:
+                errors.append(error)
+        if len(errors) == len(self._sets):
+            raise errors[0]
+
     def epoch_indices(self, epoch: int) -> np.ndarray:
         """(M,): every index once, and those of the images that this epoch shows once more.
 

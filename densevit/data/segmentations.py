@@ -1,0 +1,136 @@
+"""Instance masks of a COCO json: polygons and run-length codes, checked when they are read and kept packed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as rle
+
+_POLYGONS, _RLE = 1, 2
+_FARTHEST = 10  # image sides that a polygon may reach beyond the image: rasterising costs memory by the pixel
+_UNKNOWN_SIDE = 2**15
+_LONGEST_COUNT = 7  # characters of five bits
+
+
+@dataclass(frozen=True)
+class Segmentations:
+    """Segmentations of M objects, polygons or run-length codes as `kinds` says, in one run of bytes."""
+
+    data: np.ndarray  # uint8
+    starts: np.ndarray  # (M,) int64
+    lengths: np.ndarray  # (M,) int64
+    kinds: np.ndarray  # (M,) uint8
+    sizes: np.ndarray  # (M, 2) int64, height and width that a run-length code is made for; 0 of polygons
+
+    def __getitem__(self, chosen: "np.ndarray | slice") -> "Segmentations":
+        columns = (self.starts, self.lengths, self.kinds, self.sizes)
+        return Segmentations(self.data, *(column[chosen] for column in columns))
+
+    def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        """One object's mask, (H, W) uint8 of 0 and 1, in an image of this height and width."""
+        start, kind = int(self.starts[index]), self.kinds[index]
+        packed = self.data[start : start + int(self.lengths[index])].tobytes()
+        if kind == _RLE:
+            return rle.decode({"size": list(size), "counts": packed})
+        coordinates = np.frombuffer(packed, np.float64)  # how many polygons, how many numbers in each, the numbers
+        count = int(coordinates[0])
+        ends = 1 + count + np.cumsum(coordinates[1 : 1 + count]).astype(int)
+        polygons = [part.tolist() for part in np.split(coordinates[1 + count :], ends[:-1] - 1 - count)]
+        return rle.decode(rle.merge(rle.frPyObjects(polygons, *size)))
+
+
+def pack(segmentations: Sequence[tuple[bytes, int, tuple[int, int]]]) -> Segmentations:
+    """Joins what `parse` returned for each object."""
+    lengths = np.array([len(data) for data, _, _ in segmentations], dtype=np.int64)
+    return Segmentations(
+        data=np.frombuffer(b"".join(data for data, _, _ in segmentations), np.uint8),
+        starts=np.cumsum(lengths) - lengths,
+        lengths=lengths,
+        kinds=np.array([kind for _, kind, _ in segmentations], dtype=np.uint8),
+        sizes=np.array([size for _, _, size in segmentations], dtype=np.int64).reshape(-1, 2),
+    )
+
+
+def parse(segmentation: Any, size: tuple[int, int]) -> tuple[bytes, int, tuple[int, int]]:
+    """One object's segmentation as bytes, its kind, and the size that a run-length code is made for.
+
+    size: height and width of the image; 0 where the json does not say. Raises ValueError, which says what is wrong.
+    """
+    if isinstance(segmentation, dict):
+        return _run_lengths(segmentation, size)
+    if not isinstance(segmentation, list):
+        raise ValueError(f"is a {type(segmentation).__name__}")
+    if not all(isinstance(polygon, list) for polygon in segmentation):
+        raise ValueError("is no list of polygons, which are lists of numbers x, y, x, y, ...")
+    polygons = [_polygon(polygon, size) for polygon in segmentation if len(polygon) >= 6]
+    if not polygons:
+        raise ValueError("has no polygon of three points or more")
+    return np.concatenate([[len(polygons)], list(map(len, polygons)), *polygons]).tobytes(), _POLYGONS, (0, 0)
+
+
+def _polygon(numbers: list[Any], size: tuple[int, int]) -> np.ndarray:
+    try:
+        polygon = np.array(numbers)
+        if polygon.dtype.kind not in "iuf" or polygon.ndim != 1:
+            raise ValueError
+        polygon = polygon.astype(np.float64, copy=False)
+    except (ValueError, OverflowError):
+        raise ValueError("has a polygon that is no list of numbers x, y, x, y, ...") from None
+    if len(polygon) % 2:
+        raise ValueError(f"has a polygon of {len(polygon)} numbers; points are pairs x, y")
+    height, width = (side or _UNKNOWN_SIDE for side in size)
+    farthest = _FARTHEST * max(height, width)
+    if not (polygon.min() >= -farthest and polygon.max() <= farthest):  # NaN is neither
+        wrong = polygon[~(np.abs(polygon) <= farthest)][0]
+        raise ValueError(f"has a polygon with {wrong:g}, far outside of the image of {width} x {height}")
+    return polygon
+
+
+def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> tuple[bytes, int, tuple[int, int]]:
+    own, counts = segmentation.get("size"), segmentation.get("counts")
+    if not (isinstance(own, list) and len(own) == 2 and all(type(side) is int and 0 < side < 2**30 for side in own)):
+        raise ValueError(f"is run-length encoded with the size {own!r}; expected [height, width]")
+    height, width = own
+    if 0 not in size and (height, width) != size:
+        raise ValueError(f"is made for an image of {width} x {height}, and the image has {size[1]} x {size[0]}")
+    if isinstance(counts, str):
+        lengths = _decoded(counts)
+    elif isinstance(counts, list) and all(type(count) is int and abs(count) < 2**62 for count in counts):
+        lengths = np.array(counts, dtype=np.int64)
+    else:
+        raise ValueError("has run lengths that are neither a list of whole numbers nor a code")
+    if (lengths < 0).any():
+        raise ValueError(f"has a negative run length, {lengths.min()}")
+    covered = sum(lengths.tolist())  # of Python's numbers, which do not overflow
+    if covered != height * width:
+        raise ValueError(f"has run lengths of {covered} pixels in all; its size has {height * width}")
+    if isinstance(counts, list):
+        packed: bytes = rle.frPyObjects({"size": own, "counts": counts}, height, width)["counts"]
+    else:
+        packed = counts.encode()
+    return packed, _RLE, (height, width)
+
+
+def _decoded(code: str) -> np.ndarray:
+    """(R,) int64, the run lengths of COCO's compressed code: five bits a character, from the third on as differences
+    to the last but one (pycocotools, maskApi.c, rleFrString)."""
+    try:
+        digits = np.frombuffer(code.encode("ascii"), np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        raise ValueError("has a run-length code with a character that is not ASCII") from None
+    if not len(digits):
+        return digits
+    ends = np.flatnonzero(digits & 32 == 0)
+    if (digits < 0).any() or (digits > 63).any() or not len(ends) or ends[-1] != len(digits) - 1:
+        raise ValueError("has a run-length code that is damaged")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if (ends - starts).max() >= _LONGEST_COUNT:
+        raise ValueError("has a run-length code that is damaged")
+    place = np.arange(len(digits)) - np.repeat(starts, ends - starts + 1)
+    values = np.add.reduceat((digits & 31) << (5 * place), starts)
+    negative = digits[ends] & 16 != 0
+    values[negative] -= 1 << (5 * (ends - starts + 1)[negative])
+    for first in (1, 2):
+        values[first::2] = np.cumsum(values[first::2])
+    return values

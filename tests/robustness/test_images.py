@@ -1,0 +1,154 @@
+"""Damaged and unusual image files in a data set: each is refused by name, or read as the standard has it."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit.cli import main
+from densevit.data.coco import Coco
+from densevit.data.images import read_image
+from densevit.errors import DataError
+from tests.robustness.test_coco import document, write
+
+HEIGHT, WIDTH = 40, 56
+
+
+def pixels(channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, channels), np.uint8).squeeze()
+
+
+def encoded(kind: str, mode: str = "RGB", **options: object) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels()).convert(mode).save(out, kind, **options)
+    return out.getvalue()
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
+    parts = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def overwritten(data: bytes, where: float, count: int, value: int = 0xFF) -> bytes:
+    start = int(len(data) * where)
+    return data[:start] + bytes([value]) * count + data[start + count :]
+
+
+JPEG, PNG = encoded("JPEG", quality=95), encoded("PNG")
+REFUSED_AT_THE_START = {
+    "empty": b"",
+    "text": b"hello, I am an image",
+    "HTML": b"<!doctype html><title>404</title>",
+    "LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n",
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg' width='56' height='40'/>",
+    "half of a JPEG": JPEG[: len(JPEG) // 2],
+    "the head of a JPEG": JPEG[:200],
+    "half of a PNG": PNG[: len(PNG) // 2],
+    "a PNG without its end": PNG[:-12],
+    "the head of a PNG": PNG[:30],
+    "a PNG without a body": png_of(WIDTH, HEIGHT)[:33],
+    "half of a WebP": encoded("WEBP")[:300],
+    "half of a BMP": encoded("BMP")[:2000],
+    "half of a TIFF": encoded("TIFF")[:2000],
+    "half of a GIF": encoded("GIF", "P")[:300],
+    "a PNG of 100,000 x 100,000": png_of(100_000, 100_000),
+    "a PNG of 0 x 0": png_of(0, 0),
+    "zeros": bytes(5000),
+    "floating-point TIFF": (lambda out: (Image.fromarray(np.ones((HEIGHT, WIDTH), np.float32)).save(out, "TIFF"), out)[1])(
+        io.BytesIO()
+    ).getvalue(),
+    "another size": (lambda out: (Image.fromarray(pixels()[:-1]).save(out, "PNG"), out)[1])(io.BytesIO()).getvalue(),
+}  # fmt: skip
+REFUSED_WHEN_READ = {
+    "half of a JPEG that ends as one": JPEG[: len(JPEG) // 2] + b"\xff\xd9",
+    "a JPEG overwritten by markers": overwritten(JPEG, 0.5, 60, 0xD8)[:-60] + JPEG[-60:],
+    "a PNG with a wrong check sum": overwritten(PNG, 0.5, 3),
+    "a PNG overwritten": overwritten(PNG, 0.4, 500, 0),
+}
+READ = {
+    "grey JPEG": encoded("JPEG", "L"),
+    "CMYK JPEG": encoded("JPEG", "CMYK"),
+    "progressive JPEG": encoded("JPEG", progressive=True),
+    "JPEG with bytes behind it": JPEG + bytes(40),
+    "palette PNG": encoded("PNG", "P"),
+    "grey PNG": encoded("PNG", "L"),
+    "PNG with alpha": encoded("PNG", "RGBA"),
+    "PNG of 1 bit": encoded("PNG", "1"),
+    "PNG of 16 bits": (lambda out: (Image.fromarray(pixels(1).astype(np.uint16) * 257).save(out, "PNG"), out)[1])(
+        io.BytesIO()
+    ).getvalue(),
+    "GIF": encoded("GIF", "P"),
+    "BMP": encoded("BMP"),
+    "TIFF": encoded("TIFF"),
+    "WebP": encoded("WEBP", lossless=True),
+}  # fmt: skip
+
+
+def replaced(folder: Path, data: bytes) -> None:
+    write(folder, document())
+    (folder / "train" / "0.png").write_bytes(data)
+
+
+@pytest.mark.parametrize("case", REFUSED_AT_THE_START)
+def test_a_damaged_image_is_refused_before_training(case, refused, tmp_path):
+    replaced(tmp_path, REFUSED_AT_THE_START[case])
+    refused("train", "tiny.yaml", "data.root=.", says=("train/0.png",))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_damaged_inside_ends_the_training_with_one_line(workers, refused, tmp_path):
+    """Its ends look whole; to decode all images first would take as long as an epoch."""
+    replaced(tmp_path, REFUSED_WHEN_READ["half of a JPEG that ends as one"])
+    arguments = ("data.root=.", "trainer.max_steps=2", f"data.num_workers={workers}", "--run-dir", "run")
+    error = refused("train", "tiny.yaml", *arguments, says=("train/0.png", "damaged", "premature end"))
+    assert len([line for line in error.splitlines() if not line.startswith("warning: ")]) == 1
+
+
+@pytest.mark.parametrize("case", REFUSED_WHEN_READ)
+def test_damage_is_found_when_it_is_decoded(case, tmp_path):
+    path = tmp_path / "0.jpg"
+    path.write_bytes(REFUSED_WHEN_READ[case])
+    with pytest.raises(DataError, match=r"0\.jpg cannot be read: .*Is the file damaged or cut short"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("case", READ)
+def test_an_unusual_image_is_read(case, tmp_path):
+    replaced(tmp_path, READ[case])
+    image = Coco("train", str(tmp_path))[0]["image"]
+    assert image.shape == (3, HEIGHT, WIDTH) and image.float().std() > 10
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to("nowhere.png")
+
+
+@pytest.mark.parametrize("make", [folder, loop, dangling])
+def test_what_is_no_file_is_refused(make: Callable[[Path], None], refused, tmp_path):
+    write(tmp_path, document())
+    (tmp_path / "train" / "0.png").unlink()
+    make(tmp_path / "train" / "0.png")
+    refused("train", "tiny.yaml", "data.root=.", says=("train/0.png",))
+
+
+def test_the_images_of_this_file_are_refused_for_what_is_changed(tmp_path, monkeypatch):
+    """The same training on the images as they are ends well."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, document())
+    assert main(["train", "tiny.yaml", "data.root=.", "--run-dir", "run"]) == 0
