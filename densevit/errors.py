@@ -1,6 +1,7 @@
 """The errors that densevit raises at people: each says what was found, what was expected, and the mend."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -34,3 +35,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return f"{hint} Known: {', '.join(names)}." if names else hint
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message in one line; its type where it has none, or where asking for the message fails."""
+    try:
+        text = str(error)
+    except Exception:  # an exception of a plugin's, whose __str__ raises
+        text = ""
+    text = " ".join(text.partition("\nException raised from")[0].split())  # torch adds a stack of C++ there
+    return (text if len(text) <= 500 else f"{text[:500]} ...") or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """The text with control characters, except line breaks, escaped: a terminal would obey them."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], text)

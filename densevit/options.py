@@ -2,8 +2,9 @@
 
 import difflib
 import inspect
+import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -18,6 +19,9 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "datasets": ("split",),
     "evaluators": ("classes",),
 }
+
+LARGEST_INT = 2**63 - 1
+LARGEST_FLOAT = 3.4028234e38  # of float32
 
 
 class OptionError(PluginError):
@@ -42,6 +46,8 @@ def check(
     for key, value in options.items():
         if key in parameters:
             checked[key] = _coerce(parameters[key].annotation, value, f"{where}.{key}")
+            for path, problem in wrong_numbers(checked[key], (f"{where}.{key}",)):
+                raise OptionError(".".join(path), problem)
         elif takes_all:
             checked[key] = value
         else:
@@ -52,6 +58,30 @@ def check(
         if parameter.default is parameter.empty and key not in options:
             raise OptionError(f"{where}.{key}", f"is missing: {name!r} needs it.")
     return checked
+
+
+def wrong_numbers(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The numbers in a value, at any depth, that no option takes, by their keys: "should be a finite number, not nan."
+
+    These are nan, infinity, whole numbers beyond 64 bits, and others beyond float32.
+    """
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from wrong_numbers(item, (*key, str(name)))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for index, item in enumerate(value):
+            yield from wrong_numbers(item, (*key, str(index)))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield key, f"should be a finite number, not {value}."
+    elif isinstance(value, float) and abs(value) > LARGEST_FLOAT:
+        yield key, f"should be a number of at most {LARGEST_FLOAT:g}, the largest of float32, not {value}."
+    elif isinstance(value, int) and abs(value) > LARGEST_INT:
+        yield key, f"should be a whole number of at most {LARGEST_INT}, not {_digits(value)}."
+
+
+def _digits(value: int) -> str:
+    """A whole number, or how many digits it has: Python refuses to print thousands of them."""
+    return str(value) if abs(value) < 10**40 else f"one of about {round(value.bit_length() * math.log10(2))} digits"
 
 
 def takes(plugin: type, option: str) -> bool:

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from densevit.errors import DensevitError, PluginError, did_you_mean
+from densevit.errors import DensevitError, PluginError, did_you_mean, one_line
 
 GROUPS = ("backbones", "necks", "heads", "datasets", "evaluators")
+_MODULES = ("backbones", "necks", "heads")
 INTERFACES = dict(zip(GROUPS, ("Backbone", "Neck", "Head", "Dataset", "Evaluator"), strict=True))
 
 
@@ -89,12 +90,17 @@ def load(group: str, name: str) -> type[Any]:
 def create(group: str, name: str, *given: Any, options: Mapping[str, Any], where: str) -> Any:
     """An instance of a plugin. given: what the framework hands in by position; options: the user's, checked first."""
     checked = check_options(group, name, options, where)
+    plugin = load(group, name)
     try:
-        return load(group, name)(*given, **checked)
-    except DensevitError:
+        made = plugin(*given, **checked)
+    except (DensevitError, KeyboardInterrupt):
         raise
-    except ValueError as error:
-        raise PluginError(f"{where}: {name!r} cannot be built with these options: {error}") from error
+    except BaseException as error:  # of somebody's constructor: SystemExit as well
+        why = one_line(error) if isinstance(error, ValueError) else _where_and_why(error, plugin.__module__)
+        raise PluginError(f"{where}: {name!r} cannot be built with these options: {why}") from error
+    if group in _MODULES and "_parameters" not in vars(made):
+        raise PluginError(f"{where}: {name!r}: its constructor does not call super().__init__(), as a module's has to.")
+    return made
 
 
 def check_options(
@@ -125,8 +131,8 @@ def first_line(plugin: Plugin) -> str:
     module, _, attribute = plugin.value.partition(":")
     try:
         return _docstring(module, attribute, hops=5).partition("\n")[0]
-    except (OSError, SyntaxError, UnicodeDecodeError, ImportError) as error:
-        return f"(unreadable: {_one_line(error)})"
+    except Exception as error:  # whatever the source holds; `__main__` has none
+        return f"(unreadable: {one_line(error)})"
 
 
 # ---- the walk over distributions ----
@@ -144,13 +150,13 @@ def _scan(path: tuple[str, ...]) -> Scan:
     for distribution in importlib.metadata.distributions():
         try:
             text = distribution.read_text("entry_points.txt") or ""
-            if "densevit." not in text:
+            if "densevit" not in text.lower():
                 continue
             metadata = distribution.metadata
             name, version = metadata["Name"] or "a nameless distribution", metadata["Version"] or "of no version"
             kind = "egg-info" if distribution.read_text("METADATA") is None else "dist-info"
         except Exception as error:
-            found.broken.append(f"A distribution cannot be read: {_one_line(error)} ({_place(distribution)}).")
+            found.broken.append(f"A distribution cannot be read: {one_line(error)} ({_place(distribution)}).")
             continue
         key = re.sub(r"[-_.]+", "-", name).lower()
         if key in offers and not (offers[key][0] == "egg-info" and kind == "dist-info"):
@@ -163,6 +169,7 @@ def _scan(path: tuple[str, ...]) -> Scan:
             else:
                 plugins.append(Plugin(group, entry, value, origin))
         offers[key] = (kind, plugins)
+        found.broken.extend(f"{origin} has entry points under {problem}" for problem in _unknown_groups(text))
     for key in sorted(offers, key=lambda key: key != "densevit"):  # stable: the built-in ones first, then as found
         for plugin in offers[key][1]:
             winner = found.plugins.setdefault((plugin.group, plugin.name), plugin)
@@ -185,6 +192,15 @@ def _entries(text: str) -> Iterator[tuple[str, str, str | None]]:
             value = re.sub(r"\s*\[.*\]$", "", value)  # the extras that an entry point may name
             good = name and re.fullmatch(r"[\w.]+\s*:\s*[\w.]+", value)
             yield group, (name if good else line), (re.sub(r"\s", "", value) if good else None)
+
+
+def _unknown_groups(text: str) -> Iterator[str]:
+    """The sections of an entry_points.txt that are no plugin group, but look as if they were meant for one."""
+    for name in re.findall(r"^\s*\[\s*(densevit[._-][^]]*?)\s*\]", text, re.IGNORECASE | re.MULTILINE):
+        if name not in {f"densevit.{group}" for group in GROUPS}:
+            group = re.split(r"[._-]", name, maxsplit=1)[1].strip().lower()
+            hint = did_you_mean(group, GROUPS).replace("Did you mean '", "Did you mean 'densevit.")
+            yield f"[{name}], which is no plugin group.{hint}"
 
 
 def _place(distribution: importlib.metadata.Distribution) -> str:
@@ -227,32 +243,61 @@ def _source(module: str) -> Path | None:
 
 def _import(plugin: Plugin) -> Any:
     module_name, _, attribute = plugin.value.partition(":")
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", plugin.value):
+        raise PluginError(f"{_described(plugin)} is not named as module:Class, such as my_package.my_module:MyClass.")
     if plugin.name == plugin.value and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a class named directly may stand in the working directory
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+        for part in attribute.split("."):
+            if not hasattr(found, part):
+                classes = [name for name, value in getattr(found, "__dict__", {}).items() if isinstance(value, type)]
+                hint = did_you_mean(part, classes)
+                raise PluginError(f"{_described(plugin)}: {module_name} has no {attribute!r}.{hint}")
+            found = getattr(found, part)
+    except (PluginError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a plugin may end the process: SystemExit
         raise PluginError(f"{_described(plugin)} cannot be imported: {_reason(plugin, error)}") from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            classes = [name for name, value in vars(found).items() if isinstance(value, type)]
-            raise PluginError(f"{_described(plugin)}: {module_name} has no {attribute!r}.{did_you_mean(part, classes)}")
-        found = getattr(found, part)
     return found
 
 
-def _reason(plugin: Plugin, error: Exception) -> str:
+def _reason(plugin: Plugin, error: BaseException) -> str:
     """Why an import failed, where, and what to install if a package is missing."""
     module_name = plugin.value.partition(":")[0]
     if isinstance(error, ModuleNotFoundError) and error.name:
         if module_name == error.name or module_name.startswith(f"{error.name}."):
             return f"there is no module {error.name!r}."
         return f"it needs {error.name!r}, which is not installed. {_remedy(plugin, error.name.partition('.')[0])}"
-    frames = traceback.extract_tb(error.__traceback__)
-    file, line, message = frames[-1].filename, frames[-1].lineno, _one_line(error)
+    return _where_and_why(error, module_name)
+
+
+def _where_and_why(error: BaseException, module: str) -> str:
+    """An error's type, its message and where it was raised: "KeyError: 'width' (my_net.py, line 12)."
+
+    module: of the plugin; the place is the last one in its package, whatever library was called from there.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    home = _home(module)
+    own = [frame for frame in frames if frame.filename.startswith(home)]
+    file, line, message = "", None, one_line(error)
+    if frames:
+        file, line = (own or frames)[-1].filename, (own or frames)[-1].lineno
     if isinstance(error, SyntaxError):
         file, line, message = error.filename or file, error.lineno, error.msg
-    return f"{type(error).__name__}: {message} ({file}, line {line})."
+    kind = type(error).__name__
+    where = f" ({file}, line {line})" if file and line else ""
+    return f"{kind}: {message}{where}." if message != kind else f"{kind}{where}."
+
+
+def _home(module: str) -> str:
+    """The folder of a module's package, or the file of a module alone."""
+    try:
+        spec = importlib.util.find_spec(module.partition(".")[0])
+    except (ImportError, ValueError):
+        spec = None
+    places = [*spec.submodule_search_locations] if spec and spec.submodule_search_locations else []
+    return places[0] if places else str(spec and spec.origin)
 
 
 def _remedy(plugin: Plugin, package: str) -> str:
@@ -284,7 +329,3 @@ def _unknown(group: str, name: str, known: Mapping[str, Plugin]) -> str:
 def _check_group(group: str) -> None:
     if group not in GROUPS:
         raise PluginError(f"There is no plugin group {group!r}.{did_you_mean(group, GROUPS)}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

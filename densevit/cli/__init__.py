@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 import densevit
-from densevit.errors import DensevitError, did_you_mean
+from densevit.errors import DensevitError, did_you_mean, printable
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("densevit.cli.train", "train a model; leaves a run folder"),
@@ -45,7 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(name, rest)
     except DensevitError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno is None:  # not the system's
+            raise
+        print(printable(_of_system(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -56,7 +61,14 @@ def _one_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     """A warning on its own: where in the code it arose helps nobody here."""
-    return f"warning: {message}\n"
+    return f"warning: {printable(str(message))}\n"
+
+
+def _of_system(error: OSError) -> str:
+    """A file that cannot be read or written, and why: "runs/a: Permission denied."."""
+    name = "" if error.filename is None else str(error.filename)
+    name = name if len(name) <= 200 else f"{name[:100]} ... ({len(name):,} characters)"
+    return f"{name}{': ' if name else ''}{error.strerror or error}."
 
 
 def _run(name: str, rest: list[str]) -> int:

@@ -3,6 +3,7 @@
 import argparse
 
 from densevit import registry
+from densevit.errors import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +21,10 @@ def run(args: argparse.Namespace) -> int:
     ]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     for *cells, summary in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), summary]).rstrip())
+        columns = [*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), summary]
+        print(printable("  ".join(columns).rstrip()))
     for hidden, winner in found.shadowed:
-        print(f"Not in reach: {hidden.noun} of {hidden.origin}, for {winner.origin} has that name.")
+        print(printable(f"Not in reach: {hidden.noun} of {hidden.origin}, for {winner.origin} has that name."))
     for problem in found.broken:
-        print(problem)
+        print(printable(problem))
     return 0

@@ -63,6 +63,8 @@ def run(args: Namespace) -> int:
 
     if args.batch_size < 1:
         raise DensevitError(f"--batch-size is {args.batch_size}; at least 1 is expected.")
+    if not 0 <= args.threshold <= 1:
+        raise DensevitError(f"--threshold is {args.threshold}; a score from 0 to 1 is expected.")
     if args.focal is not None and not 0 < args.focal < float("inf"):
         raise DensevitError(f"--focal is {args.focal}; the focal length in pixels is expected, above 0.")
     pictures = find_pictures(args.sources)
@@ -148,6 +150,8 @@ def _device(name: str) -> "torch.device":
     if name == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")
+    if name.partition(":")[0] == "meta":
+        raise DensevitError("--device meta computes nothing. Leave it out to take what is there.")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there

@@ -1,7 +1,10 @@
 """Writes the built-in data set to disk: pictures, COCO json, semantic PNG and 16-bit depth PNG (millimetres)."""
 
 import argparse
+import re
 from pathlib import Path
+
+_LARGEST_SIDE = 2**13
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    if not re.fullmatch("0*[1-9][0-9]{,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 999999999")
     return int(text)
 
 
@@ -46,4 +49,6 @@ def _size(text: str) -> "int | tuple[int, int]":
     sides = [_positive(side) for side in text.lower().split("x")]
     if len(sides) > 2:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a side, as in 128, nor height x width, as in 96x160")
+    if max(sides) > _LARGEST_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {_LARGEST_SIDE} pixels a side")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])

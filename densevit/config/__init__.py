@@ -26,8 +26,8 @@ from densevit.config.schema import (
     Sources,
     TrainerSection,
 )
-from densevit.errors import ConfigError, PluginError
-from densevit.options import OptionError, nearest, shown, takes, wanted
+from densevit.errors import ConfigError, PluginError, printable
+from densevit.options import OptionError, nearest, shown, takes, wanted, wrong_numbers
 
 __all__ = [
     "BackboneSection",
@@ -74,10 +74,11 @@ def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: S
 def backbone_section(values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> BackboneSection:
     """A backbone's section alone. source: where it is from, for messages. overrides: `backbone.key=value`."""
     layer = layers.with_overrides(layers.Layer({"backbone": dict(values)}), overrides)
+    sources = Sources({(): source, **layer.sources})
+    _check_numbers(layer.values, sources)
     try:
         return _Backbone.model_validate(layer.values).backbone
     except ValidationError as error:
-        sources = Sources({(): source, **layer.sources})
         raise ConfigError("\n".join(_lines(error, layer.values, sources))) from None
 
 
@@ -85,13 +86,15 @@ def dump(config: Config, comments: Mapping[str, str] | None = None) -> str:
     """The config as YAML, complete, which loads back to the same config. comments: derived facts, written below it."""
     text = reading.write(config.model_dump())
     if comments:
-        text += "\n# Derived from the above:\n" + "".join(f"# {name}: {fact}\n" for name, fact in comments.items())
+        facts = (printable(" ".join(f"# {name}: {fact}".split())) for name, fact in comments.items())
+        text += "\n# Derived from the above:\n" + "".join(f"{fact}\n" for fact in facts)
     return text
 
 
 def inference_with(section: InferenceSection, given: Mapping[str, Any], source: str) -> InferenceSection:
     """The section with the given keys in place of its own. source: where they are from, for messages."""
     values = {"inference": {**section.model_dump(), **given}}
+    _check_numbers(values, Sources({(): source}))
     try:
         return _Inference.model_validate(values).inference
     except ValidationError as error:
@@ -116,6 +119,7 @@ def check_plugins(config: Config) -> None:
     Raises ConfigError that names the file or override at fault.
     """
     data = config.data
+    _check_head_names(config)
     _check(config, "backbone", "backbones", config.backbone.name, config.backbone)
     for name, head in config.heads.items():
         where = f"heads.{name}"
@@ -126,6 +130,19 @@ def check_plugins(config: Config) -> None:
         if head.evaluation.name or head.evaluation.options or evaluator in registry.find("evaluators"):
             _check(config, f"{where}.evaluation", "evaluators", evaluator, head.evaluation)
     _check(config, "data", "datasets", data.name, data)
+
+
+def _check_head_names(config: Config) -> None:
+    """Raises ConfigError for a head whose name its container, a torch.nn.ModuleDict, has itself: `train`, `keys`."""
+    from torch import nn  # it comes with the plugins
+
+    for name, head in config.heads.items():
+        containers = [nn.ModuleDict()] + ([nn.ParameterDict()] if head.weight == "learned" else [])
+        if any(hasattr(container, name) for container in containers):
+            raise ConfigError(
+                f"{config._sources.of(('heads', name))}: heads.{name}: {name!r} cannot name a head, for "
+                f"torch's modules have an attribute of that name. Use another, such as {name}_head."
+            )
 
 
 def _check(config: Config, where: str, group: str, name: str, section: OpenSection) -> None:
@@ -147,7 +164,15 @@ def data_options(section: DataSection) -> dict[str, Any]:
     return section.options | ({"image_size": section.image_size} if given else {})
 
 
+def _check_numbers(values: Mapping[str, Any], sources: Sources) -> None:
+    """Raises ConfigError for nan, infinity and what is too large, whatever key they are given for."""
+    wrong = [f"{sources.of(key)}: {'.'.join(key)} {problem}" for key, problem in wrong_numbers(values)]
+    if wrong:
+        raise ConfigError("\n".join(wrong[:5]))
+
+
 def _checked(values: Mapping[str, Any], sources: Sources) -> Config:
+    _check_numbers(values, sources)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -178,8 +203,10 @@ def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources) 
                 text = f"{dotted}: {problem['msg'].removeprefix('Value error, ')}"
             case "model_type" | "dict_type" | "model_attributes_type":
                 text = f"{dotted} should be a section of keys, not {shown(value)}."
-            case "too_short":
+            case "too_short" if key == ("heads",):
                 text = f"{dotted} is empty: name at least one head."
+            case "too_short":
+                text = f"{dotted} is empty: give at least one value."
             case _:
                 expected = wanted(other for other in problems if _located(other["loc"], values)[0] == key)
                 hint = nearest(value, re.findall("'(.+?)'", expected)) if isinstance(value, str) else ""
@@ -192,7 +219,10 @@ def _located(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tupl
     key: list[str] = []
     value: Any = values
     for part in location:
-        inside = part in value if isinstance(value, Mapping) else isinstance(value, list) and isinstance(part, int)
+        if isinstance(value, Mapping):
+            inside = part in value
+        else:
+            inside = isinstance(value, list) and isinstance(part, int) and part < len(value)
         if not inside:
             break
         key.append(str(part))

@@ -12,6 +12,11 @@ import yaml
 from densevit.errors import ConfigError
 from densevit.options import nearest
 
+_LARGEST = 64 * 2**20  # bytes of a config file
+_DEEPEST = 100  # levels of nesting
+_MOST_NODES = 100_000  # values that aliases may stand for
+_TOO_DEEP = f"values are nested in one another more than {_DEEPEST} levels deep"
+
 
 def find_file(name: str, asked_by: str = "", folder: Path | None = None, section: str = "") -> Path:
     """The file that a name means.
@@ -32,10 +37,17 @@ def find_file(name: str, asked_by: str = "", folder: Path | None = None, section
         if candidate_name in shipped:
             return shipped[candidate_name]
     source = f"{asked_by}: " if asked_by else ""
+    there = ""
+    if path.is_dir():
+        there = " It is a folder without a config.yaml."
+    elif path.exists():
+        there = " It is neither a file nor a folder."
     neighbours = [str(path.parent / other.name) for other in sorted(path.parent.glob("*.yaml"))]
     names = [other for other in shipped if other.rpartition("/")[0] == section]
     hint = nearest(str(path), neighbours) or nearest(within.name, [PurePosixPath(other).name for other in names])
-    raise ConfigError(f"{source}there is no config file {str(path)!r}.{hint} Shipped: {', '.join(names) or 'none'}.")
+    raise ConfigError(
+        f"{source}there is no config file {str(path)!r}.{there}{hint} Shipped: {', '.join(names) or 'none'}."
+    )
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -49,6 +61,9 @@ def shipped_configs() -> dict[str, Path]:
 def read_file(path: Path) -> dict[str, Any]:
     """A file's mapping. Raises ConfigError that names file and line."""
     try:
+        size = path.stat().st_size
+        if size > _LARGEST:
+            raise ConfigError(f"{path}: has {size:,} bytes; a config file is text of at most {_LARGEST:,}.")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
@@ -71,6 +86,10 @@ def parse(text: str, source: str, lines: bool = False) -> Any:
         raise ConfigError(f"{source}{where}: {problem}.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: {_one_line(str(error))}.") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: {_TOO_DEEP}.") from None
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # a tag whose value is none: !!int x
+        raise ConfigError(f"{source}: a value does not fit its tag ({_one_line(str(error))}).") from None
 
 
 def write(values: dict[str, Any]) -> str:
@@ -82,6 +101,14 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's plain numbers, words and truth values, in which no key may stand twice."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # as PyYAML has it
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        distinct: dict[int, tuple[int, int]] = {}
+        size, _ = _expanded(node, distinct, ())
+        if size > _MOST_NODES and size > 10 * len(distinct):
+            problem = f"its aliases stand for {size:,} values; {_MOST_NODES:,} are allowed"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
@@ -96,7 +123,35 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_integer(self, node: yaml.ScalarNode) -> int:
-        return int(node.value)
+        try:
+            return int(node.value)
+        except ValueError:  # 1__0, or more digits than Python takes
+            found = node.value if len(node.value) <= 40 else f"{node.value[:40]}... of {len(node.value):,} digits"
+            raise yaml.constructor.ConstructorError(None, None, f"{found} is no number", node.start_mark) from None
+
+
+def _expanded(node: yaml.Node, seen: dict[int, tuple[int, int]], above: tuple[int, ...]) -> tuple[int, int]:
+    """How many values a node holds with each alias written out, and how many levels deep they are nested.
+
+    seen: the result of each node so far. above: the nodes that lead here. Raises ConstructorError for a value that
+    holds itself, and for one nested too deeply.
+    """
+    if id(node) in above:
+        problem = "an alias stands for a value that holds it"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    if id(node) not in seen:
+        below: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            below = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            below = node.value
+        here = (*above, id(node))
+        inside = [_expanded(part, seen, here) for part in below]
+        levels = 1 + max((own for _, own in inside), default=0)
+        if levels > _DEEPEST:
+            raise yaml.constructor.ConstructorError(None, None, _TOO_DEEP, node.start_mark)
+        seen[id(node)] = 1 + sum(size for size, _ in inside), levels
+    return seen[id(node)]
 
 
 class _Dumper(yaml.SafeDumper):

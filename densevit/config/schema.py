@@ -33,6 +33,7 @@ from densevit.config.values import (
     Rate,
     Scales,
     Section,
+    Side,
     Sides,
     Triple,
     above_zero,
@@ -104,9 +105,9 @@ class DataSection(OpenSection):
     """A plugin's name or `module:Class`."""
     split: str = "val"
     """The split that validation and `evaluate` measure on, by its name on disk (`test`)."""
-    batch_size: Count = 8
+    batch_size: Annotated[Count, Field(le=2**20)] = 8
     """Pictures a step on one device."""
-    num_workers: Annotated[Int, Field(ge=0)] | Literal["auto"] = "auto"
+    num_workers: Annotated[Int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
     """Processes that load pictures. `auto`: as many as the processor cores allow."""
     image_size: Sides = None
     """One side, or `[height, width]`, in pixels, of what the model sees. `null`: as the recipe has it."""
@@ -114,7 +115,7 @@ class DataSection(OpenSection):
     """Augmentation in training: `fixed` brings pictures to `image_size`; `detr` is that paper's, of
     many sizes; `crop` is segmentation's, and of NYU and KITTI, crops of `image_size` at random scales; `resize` is
     `fixed` without augmentation."""
-    short_side: Count | None = None
+    short_side: Side | None = None
     """Of `crop`: the short side that evaluation brings pictures to, and that training scales. `null`: their own."""
     scales: Scales = None
     """Of `crop`: the least and the greatest of training's random scales. `null`: `[0.5, 2.0]`."""
@@ -152,9 +153,9 @@ class OptimSection(Section):
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """`sgd` takes the first of `betas` as its momentum."""
-    lr: Annotated[Float, Field(gt=0, allow_inf_nan=False)] | None = None
+    lr: Annotated[Float, Field(gt=0, le=1e6)] | None = None
     """Learning rate; 1e-4 where `lr_per_256` is not given either."""
-    lr_per_256: Annotated[Float, Field(gt=0, allow_inf_nan=False)] | None = None
+    lr_per_256: Annotated[Float, Field(gt=0, le=1e6)] | None = None
     """In place of `lr`: the learning rate at 256 pictures an optimiser step, scaled to those in use."""
     backbone_lr: Rate | None = None
     """The backbone's learning rate. `null`: the same as the rest's."""
@@ -207,9 +208,9 @@ class TrainerSection(Section):
     """`auto`: bf16-mixed where the hardware has it, else 32."""
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
     """`auto`: the best that is there."""
-    devices: Count | str = "auto"
+    devices: Annotated[Count, Field(le=2**16)] | str = "auto"
     """How many, or which ones (`"0,2"`)."""
-    num_nodes: Count = 1
+    num_nodes: Annotated[Count, Field(le=2**16)] = 1
     """Machines."""
     strategy: str = "auto"
     """How several devices share the work, as Lightning names it (`ddp`)."""
@@ -336,7 +337,7 @@ class Sources:
 class Config(Section):
     """A whole training: what `densevit.config.load` gives."""
 
-    seed: Annotated[Int, Field(ge=0)] = 0
+    seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     """Of weights, data order and augmentation."""
     weights: str | None = None
     """A whole model's weights to start from: a run folder, a file or `hf:ORG/NAME`. `null`: none."""
@@ -362,4 +363,6 @@ class Config(Section):
         for name in heads:
             if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
                 raise ValueError(f"{name!r} is no name for a head: use letters, digits, _ and -.")
+            if len(name) > 100:  # files carry it
+                raise ValueError(f"{name[:20]}... is no name for a head: {len(name)} letters, 100 are allowed.")
         return heads

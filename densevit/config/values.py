@@ -56,7 +56,7 @@ def above_zero(value: Any) -> Any:
 
 def _duration(value: Any) -> Any:
     if isinstance(value, str) and not re.fullmatch(r"[1-9][0-9]*(s|min|h)", value):
-        raise ValueError(f"give a number of steps, or a time as in 30s, 5min or 1h, not {value!r}.")
+        raise ValueError("a time as in 30s, 5min or 1h")  # in a union: what else it can be is said before
     return value
 
 
@@ -72,19 +72,20 @@ def _two_scales(value: Any) -> Any:
     return as_tuple(value)
 
 
-Int = Annotated[int, BeforeValidator(_whole)]
-Float = Annotated[float, BeforeValidator(_number)]
+Int = Annotated[int, BeforeValidator(_whole), Field(ge=-(2**63), lt=2**63)]
+Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Count = Annotated[Int, Field(ge=1)]
-Rate = Annotated[Float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[Float, Field(ge=0, le=1e6)]
 Momentum = Annotated[Float, Field(ge=0, lt=1)]
-Factor = Annotated[Float, Field(gt=0, allow_inf_nan=False)]
+Factor = Annotated[Float, Field(gt=0)]
 Duration = Annotated[str, BeforeValidator(_duration)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 Triple = Annotated[tuple[Fraction, Fraction, Fraction] | None, BeforeValidator(_three)]
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
 Frozen = Annotated[bool | tuple[str, ...], BeforeValidator(_names)]
 FrozenDepths = Annotated[bool | Annotated[Int, Field(ge=0)] | tuple[str, ...], BeforeValidator(_names)]
-Sides = Annotated[Count | tuple[Count, Count] | None, BeforeValidator(_size)]
+Side = Annotated[Count, Field(le=2**16)]
+Sides = Annotated[Side | tuple[Side, Side] | None, BeforeValidator(_size)]
 Scales = Annotated[tuple[Float, Float] | None, BeforeValidator(_two_scales)]
 
 

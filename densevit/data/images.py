@@ -1,8 +1,9 @@
 """Reading pictures: any common file becomes (H, W, 3) uint8 RGB, or a DataError that names it.
 
-Pillow says what a file holds; simplejpeg (libjpeg-turbo) and OpenCV decode the usual ones, Pillow the rest. Where
-several can, they agree to the last bit. The conventions are those of Pillow's `convert("RGB")`: grey is repeated, a palette looked up, alpha dropped, CMYK
-turned without a colour profile. 16 bits become 8 by the nearest value / 257. An animation shows its first frame.
+Pillow identifies the format; simplejpeg (libjpeg-turbo) and OpenCV decode the common ones, Pillow the rest. Where
+several can, they agree to the last bit. The conventions are those of Pillow's `convert("RGB")`: grey is repeated, a
+palette looked up, alpha dropped, CMYK converted without a colour profile. 16 bits become 8 by the nearest value / 257.
+Of an animation, the first frame is read.
 """
 
 import io

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from densevit.errors import DataError
+from densevit.errors import DataError, one_line
 
 
 def write(metrics: Mapping[str, float], path: Path) -> None:
@@ -19,8 +19,8 @@ def read(path: Path) -> dict[str, float]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): math.nan if value is None else float(value) for name, value in found.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise DataError(f"{path}: expected metrics as a JSON object of numbers; found: {error}") from error
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
+        raise DataError(f"{path}: expected metrics as a JSON object of numbers; found: {one_line(error)}") from error
 
 
 def by_head(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:

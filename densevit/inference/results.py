@@ -17,6 +17,7 @@ from densevit.inference.point_cloud import write_ply
 from densevit.inference.sources import Picture
 from densevit.interfaces import Class, Predictions
 from densevit.visualization.draw import draw
+from densevit.weights.whole import check_free
 
 
 def check_new_folder(folder: Path) -> Path:
@@ -26,6 +27,7 @@ def check_new_folder(folder: Path) -> Path:
     if folder.exists():
         found = "is not empty" if folder.is_dir() else "is a file"
         raise DensevitError(f"{folder} {found}. Name a new folder, or remove this one first.")
+    check_free(folder)
     return folder
 
 

@@ -1,6 +1,7 @@
 """Builds models, and their parts, from configs and names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from densevit import registry
@@ -15,8 +16,19 @@ def create_backbone(name: str, **options: Any) -> Backbone:
     """A backbone by its plugin's name, with its constructor's options checked. Random weights."""
     backbone = registry.create("backbones", name, options=options, where="backbone")
     for attribute in ("channels", "strides"):
-        if not getattr(backbone, attribute, None):
+        stated = getattr(backbone, attribute, None)
+        if not stated:
             raise ConfigError(f"backbone {name!r} has no {attribute!r}: set them in its constructor, one a feature.")
+        if not (isinstance(stated, Sequence) and all(isinstance(n, Integral) and int(n) > 0 for n in stated)):
+            raise ConfigError(
+                f"backbone {name!r} states {attribute} {stated!r}; whole numbers above 0 are expected, as in (96, 192)."
+            )
+    for attribute, count in (("mean", 3), ("std", 3), ("input_size", 2)):
+        stated = getattr(backbone, attribute)
+        numbers = [isinstance(n, Real) for n in stated] if isinstance(stated, Iterable) else []
+        if numbers != [True] * count and not (attribute == "input_size" and stated is None):
+            expected = "three numbers, of red, green and blue" if count == 3 else "(height, width) or None"
+            raise ConfigError(f"backbone {name!r} states {attribute} {stated!r}; {expected} is expected.")
     if len(backbone.channels) != len(backbone.strides):
         raise ConfigError(
             f"backbone {name!r} states {len(backbone.channels)} channels and {len(backbone.strides)} strides; "

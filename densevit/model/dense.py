@@ -13,7 +13,7 @@ from densevit.config import Config, InferenceSection, inference_with
 from densevit.data.batching import collate
 from densevit.data.pictures import as_sample
 from densevit.data.transforms import build_evaluation
-from densevit.errors import DataError
+from densevit.errors import DataError, PluginError
 from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Sample, Targets
 from densevit.losses.distributed import mean_over_processes
 from densevit.model import test_time_augmentation
@@ -62,6 +62,7 @@ class DenseModel(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Outputs]:
         """Each head's outputs. Training targets reach the heads only in training mode."""
         features = self.backbone(self.normalise(batch["images"], batch["padding_mask"]))
+        _check_features(self.backbone, features)
         targets = batch["targets"] if self.training else None
         outputs = {}
         for name, head in self.heads.items():
@@ -178,6 +179,19 @@ class DenseModel(nn.Module):
             for module in frozen_modules(part):
                 module.eval()
         return self
+
+
+def _check_features(backbone: Backbone, features: Any) -> None:
+    """Raises PluginError where features are not (B, C, h, w), one of each of the channels that the backbone states."""
+    if isinstance(features, Sequence):
+        shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in features]
+        if [shape[1] if len(shape) == 4 else None for shape in shapes] == [*backbone.channels]:
+            return
+    found = f"features of shapes {shapes}" if isinstance(features, Sequence) else f"a {type(features).__name__}"
+    raise PluginError(
+        f"backbone {type(backbone).__name__}: its forward returned {found}; it states channels "
+        f"{[*backbone.channels]}, so a list of {len(backbone.channels)} maps (B, C, h, w) is expected."
+    )
 
 
 def _on_cpu(value: Any) -> Any:

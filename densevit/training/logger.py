@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from densevit.errors import DataError, one_line
 from densevit.losses.distributed import mean_over_processes
 
 
@@ -24,8 +25,23 @@ class MetricsCsv(Logger):
         self.path = path
         self.columns: list[str] = []
         if path.is_file():
-            with path.open(newline="") as file:
-                self.columns = list(csv.DictReader(file).fieldnames or [])
+            self.columns = self._header()
+
+    def _header(self) -> list[str]:
+        """The file's columns; none where it is empty. Raises DataError where it is no table of such rows."""
+        problem = "no column `step`"
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                columns = list(csv.DictReader(file).fieldnames or [])
+            if not columns or "step" in columns:
+                self.rows()
+                return columns
+        except (ValueError, csv.Error) as error:
+            problem = one_line(error)
+        raise DataError(
+            f"{self.path}: is no table of metrics as a run writes it: {problem}. "
+            "Move it away: the run goes on without it."
+        )
 
     @property
     def name(self) -> str:
@@ -55,8 +71,12 @@ class MetricsCsv(Logger):
         if not self.path.is_file():
             return []
         with self.path.open(newline="") as file:
-            lines = [line for line in file if line.endswith("\n")]
-        return [row for row in csv.DictReader(lines) if None not in row.values() and (row["step"] or "").isdigit()]
+            lines = [line.replace("\0", "") for line in file if line.endswith("\n")]
+        return [
+            row
+            for row in csv.DictReader(lines)
+            if None not in (*row, *row.values()) and (row["step"] or "").isdecimal()
+        ]
 
     def forget_after(self, step: int) -> None:
         """Drops the rows that a stopped run wrote after the checkpoint of this step, which a resumed one writes again.

@@ -7,10 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from densevit.config.reading import parse
 from densevit.data.large_images import open_image
-from densevit.errors import DataError
+from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file
 from densevit.visualization import confusion
 from densevit.visualization.curves import Points, curve_svg, read_curves
@@ -53,10 +52,10 @@ def _missing(name: str) -> str:
 def _about(config: str) -> str:
     """The run in a line: which head on which backbone, on which data."""
     try:
-        found: Any = yaml.safe_load(config)
+        found: Any = parse(config, "config.yaml")
         heads = " + ".join(head["name"] for head in found["heads"].values())
         return f"{heads} on {found['backbone']['name']}, data: {found['data']['name']}"
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (ConfigError, KeyError, TypeError, AttributeError):
         return ""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from densevit.config import reading as yaml
-from densevit.errors import ConfigError, WeightsError
+from densevit.errors import WeightsError, one_line
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
 from densevit.model import DenseModel
 from densevit.weights.layout import Layout, translate
@@ -129,8 +129,10 @@ def _ours(checkpoint: Checkpoint) -> Arrival:
             arrival.classes = {task: [one["name"] for one in own] for task, own in classes.items()}
             backbone = yaml.parse(entries["config"], checkpoint.source)["backbone"]
             arrival.mean, arrival.std = _triple(backbone.get("mean")), _triple(backbone.get("std"))
-        except (KeyError, TypeError, AttributeError, ConfigError, json.JSONDecodeError) as error:
-            raise WeightsError(f"{checkpoint.source}: its header is spoilt ({error}). Copy it again.") from error
+        except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise WeightsError(
+                f"{checkpoint.source}: its header is spoilt ({one_line(error)}). Copy it again."
+            ) from error
     return arrival
 
 

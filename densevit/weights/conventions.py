@@ -6,12 +6,14 @@ tensors, by their whole names: {"backbone.dilation": True}.
 """
 
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from densevit.errors import WeightsError
+from densevit.errors import WeightsError, one_line
 
 # Files of the Hugging Face Hub: transformers' and timm's, the model's and its pictures'.
 CONFIG = "config.json"
@@ -22,16 +24,29 @@ def beside(folder: Path) -> dict[str, Any]:
     """The facts in a Hub folder's JSON files; empty where there are none. Raises WeightsError where one is spoilt."""
     facts: dict[str, Any] = {}
     config = _json(folder / CONFIG)
-    facts |= of_timm(config.get("pretrained_cfg") or {})
-    facts |= _label_names(config.get("id2label") or {})
-    if options := _options(config) | options_of_timm(config.get("architecture")):
-        facts["options"] = options
+    with _saying_which(folder / CONFIG):
+        facts |= of_timm(config.get("pretrained_cfg") or {})
+        facts |= _label_names(config.get("id2label") or {})
+        if options := _options(config) | options_of_timm(config.get("architecture")):
+            facts["options"] = options
     for name in PREPROCESSORS:
         found = _json(folder / name)
         found = found.get("image_processor", found)
         if isinstance(found, Mapping) and ("image_mean" in found or "do_rescale" in found):
-            return facts | of_transformers(found)
+            with _saying_which(folder / name):
+                return facts | of_transformers(found)
     return facts
+
+
+@contextmanager
+def _saying_which(file: Path) -> Iterator[None]:
+    """Makes a WeightsError, which names the file, of what is raised where it holds other things than expected."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise WeightsError(
+            f"{file}: is not as transformers or timm writes it ({one_line(error)}). Copy or download it again."
+        ) from error
 
 
 def of_transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,6 +63,10 @@ def of_transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
         "mean": tuple((m + shift) / white for m in mean),
         "std": tuple(s / white for s in std),
     }
+    if not all(math.isfinite(m) for m in facts["mean"]) or not all(0 < s < math.inf for s in facts["std"]):
+        raise ValueError(
+            f"image_mean is {[*mean]} and image_std {[*std]}: finite numbers are expected, the std above 0"
+        )
     if processor.get("do_flip_channel_order"):
         facts["channel_order"] = "bgr"
     return facts
@@ -145,7 +164,10 @@ def _label_names(id2label: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _three(value: float | Sequence[float]) -> tuple[float, ...]:
-    return (float(value),) * 3 if isinstance(value, (int, float)) else tuple(float(v) for v in value)
+    three = (float(value),) * 3 if isinstance(value, (int, float)) else tuple(float(v) for v in value)
+    if len(three) != 3:
+        raise ValueError(f"three numbers are expected, for red, green and blue, not {[*three]}")
+    return three
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -153,6 +175,6 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: is not whole JSON ({error}). Copy or download it again.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: is not whole JSON ({one_line(error)}). Copy or download it again.") from error
     return content if isinstance(content, dict) else {}

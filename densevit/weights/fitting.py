@@ -79,6 +79,7 @@ def fit(
     own, kept, patterns = module.state_dict(), kept or {}, list(allowed)
     found = Fit(str(source), module)
     misshapen: list[str] = []
+    _check_types({name: state[name] for name in own if name in state and name not in kept}, own, source)
 
     def may(name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in patterns)
@@ -120,6 +121,23 @@ def fit(
             "is meant to be so is allowed by name, weights_allow: [PATTERN, ...]."
         )
     return found
+
+
+def _check_types(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raises WeightsError for integers, complex numbers and sparse tensors where the module has floating point."""
+    floating = {name: tensor for name, tensor in state.items() if own[name].is_floating_point()}
+    wrong = {
+        name: str(tensor.dtype if tensor.layout is torch.strided else tensor.layout).removeprefix("torch.")
+        for name, tensor in floating.items()
+        if not tensor.is_floating_point() or tensor.layout is not torch.strided
+    }
+    if wrong:
+        name, kind = next(iter(wrong.items()))
+        others = f" (and {len(wrong) - 1} tensors more)" if len(wrong) > 1 else ""
+        raise WeightsError(
+            f"{source} does not fit: {name} is {kind}{others}; dense floating point is expected. Save the weights as "
+            "float32, those of a quantised model before it was quantised."
+        )
 
 
 def resize_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:

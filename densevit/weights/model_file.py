@@ -12,10 +12,12 @@ from torch import Tensor
 
 from densevit import config as configs
 from densevit.config import BackboneSection, reading
-from densevit.errors import WeightsError
+from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class
 from densevit.model import DenseModel, build_model, create_backbone
+from densevit.weights import file_kinds
 from densevit.weights.fitting import load_state
+from densevit.weights.reading import read as read_checkpoint
 from densevit.weights.state import header, part, read_safetensors
 
 FORMAT = "1"
@@ -59,9 +61,15 @@ def load(run: str | Path) -> DenseModel:
     try:
         values = reading.parse(entries["config"], str(path))
         classes = {task: tuple(map(_class, own)) for task, own in json.loads(entries["classes"]).items()}
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{path}: its header is spoilt ({error}). Copy it again, or train again.") from error
-    model = build_model(configs.from_mapping(values, str(path)), classes)
+    except (LookupError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
+        raise WeightsError(
+            f"{path}: its header is spoilt ({one_line(error)}). Copy it again, or train again."
+        ) from error
+    config = configs.from_mapping(values, str(path))
+    try:
+        model = build_model(config, classes)
+    except DensevitError as error:
+        raise WeightsError(f"{path}: the model of its header cannot be built: {error}") from error
     load_state(model, state, path)
     return model.eval()
 
@@ -88,6 +96,12 @@ def _read(run: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
     if not path.is_file():
         there = "The run has not validated yet" if (path.parent / "config.yaml").is_file() else "It is not a run folder"
         raise WeightsError(f"{path}: no such file. {there}; name a folder with a model.safetensors, or such a file.")
+    if file_kinds.kind(path) != "safetensors":
+        found = read_checkpoint(path)  # raises where it is no whole checkpoint
+        raise WeightsError(
+            f"{path}: a checkpoint of {len(found.tensors)} tensors without classes and config, not a run's model file. "
+            f"Make a run of it with `densevit convert {path} OUT`, or train with `weights={path}`."
+        )
     state, entries = read_safetensors(path)
     if entries.get("format") != "densevit":
         raise WeightsError(f"{path}: has no densevit header. For bare tensors, train with `weights={path}`.")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from densevit.errors import WeightsError
+from densevit.errors import WeightsError, one_line
 from densevit.weights import conventions, file_kinds, safe_unpickler, sources
 from densevit.weights.state import read_safetensors
 
@@ -155,12 +155,14 @@ def _arrays(path: Path) -> dict[str, Tensor]:
     """The arrays of an .npz by name, without pickles."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            tensors = {name: tensor for name in file.files if (tensor := _tensor(file[name])) is not None}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        reason = "it holds pickled objects" if "allow_pickle" in str(error) else str(error)
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+        reason = "it holds pickled objects" if "allow_pickle" in str(error) else one_line(error)
         raise WeightsError(
             f"{path}: not an .npz of plain arrays that is whole: {reason}. Download it again."
         ) from error
+    found = {name: _tensor(array) for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
     if not tensors:
         raise WeightsError(f"{path}: holds no arrays of numbers. Expected weights by name.")
     return tensors

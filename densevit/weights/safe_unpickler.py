@@ -102,7 +102,7 @@ class _Unpickler(pickle._Unpickler):  # in Python: the C one's memory follows an
                 f"names {module}:{name}, which no checkpoint needs: the file may be malicious. Nothing of it was run. "
                 "Take the weights from a source that you trust, best as .safetensors."
             )
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+        if module == "torch" and isinstance(getattr(torch, name, None), (torch.dtype, torch.qscheme)):
             return getattr(torch, name)
         return _ALLOWED.get((module, name)) or _stand_in(module, name)
 
@@ -116,11 +116,15 @@ def _attribute(owner: Any, name: Any) -> type[Inert]:
     return _stand_in(str(getattr(owner, "__module__", "")), str(name))
 
 
-def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    """As torch._utils._rebuild_tensor, which would enlarge a storage that is too small."""
+def _check_storage(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+    """Raises UnpicklingError where a storage is too small: torch would enlarge it."""
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if 0 not in size and last >= storage.size():
         raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} in a storage of {storage.size()} numbers")
+
+
+def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    _check_storage(storage, offset, size, stride)
     return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
 
@@ -136,6 +140,11 @@ def _tensor_v3(
 ) -> Tensor:
     typed = torch.storage.TypedStorage(wrap_storage=storage._untyped_storage, dtype=dtype, _internal=True)
     return _tensor(typed, offset, size, stride)
+
+
+def _quantized(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
+    _check_storage(storage, offset, size, stride)
+    return torch._utils._rebuild_qtensor(storage, offset, size, stride, *rest)
 
 
 def _parameter(data: Any, *_: Any) -> Any:
@@ -154,6 +163,11 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _tensor_v3,
+    ("torch._utils", "_rebuild_qtensor"): _quantized,
+    ("torch._utils", "_rebuild_sparse_tensor"): torch._utils._rebuild_sparse_tensor,
+    ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
+    ("torch", "UntypedStorage"): torch.UntypedStorage,
+    ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
     ("torch._tensor", "_rebuild_from_type_v2"): _of_a_type,

@@ -1,5 +1,6 @@
 """Files and folders that are there whole or not at all, and that take nobody's place."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,11 @@ def check_free(out: Path) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         found = "is not empty" if out.is_dir() else "is there already"
         raise WeightsError(f"{out} {found}. Name another, or remove it first.")
+    above = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise WeightsError(f"{out} cannot be made: {above} is no folder. Name another place.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise WeightsError(f"{out} cannot be made: nothing may be written to {above}. Name another place.")
 
 
 @contextmanager

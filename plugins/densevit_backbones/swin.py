@@ -180,8 +180,8 @@ def _neighbours(x: Tensor) -> Tensor:
 
 def _a_stage(option: str, sizes: int | tuple[int, ...]) -> tuple[int, ...]:
     sizes = (sizes,) * 4 if isinstance(sizes, int) else tuple(sizes)
-    if len(sizes) != 4 or min(sizes) < 1:
-        raise ValueError(f"{option} is {sizes}; it is one number of cells, 1 or more, for each of the four stages.")
+    if len(sizes) != 4 or not 1 <= min(sizes) <= max(sizes) <= 1024:
+        raise ValueError(f"{option} is {sizes}; it is one number of cells, 1 to 1024, for each of the four stages.")
     return sizes
 
 

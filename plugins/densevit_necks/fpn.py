@@ -24,8 +24,8 @@ class FPN(Neck):
         super().__init__(channels, strides)
         if width < 1:
             raise ValueError(f"width is {width}; expected a number of channels, 1 or more.")
-        if extra_levels < 0:
-            raise ValueError(f"extra_levels is {extra_levels}; expected a number of levels, 0 or more.")
+        if not 0 <= extra_levels <= 16:
+            raise ValueError(f"extra_levels is {extra_levels}; expected a number of levels, from 0 to 16.")
         self.lateral = nn.ModuleList(nn.Conv2d(inputs, width, 1) for inputs in channels)
         self.output = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels)
         self.extra_levels = extra_levels

@@ -208,7 +208,7 @@ def test_a_segmentation_that_is_missing_or_wrong_is_an_error_where_masks_are_ask
     annotation = {"id": 77, "image_id": 5, "category_id": 7, "bbox": [1, 1, 5, 5], "segmentation": segmentation}
     root = str(write(document(annotations=[annotation])))
     assert len(Coco("train", root=root)[1]["targets"]["boxes"]) == 1
-    with pytest.raises(DataError, match=r"train\.json: annotation 77 of image 5 .*segmentation"):
+    with pytest.raises(DataError, match=r"train\.json: annotation 77 of image 5: .*segmentation"):
         Coco("train", root=root, masks=True)
 
 
@@ -344,7 +344,7 @@ def duplicated(section: str) -> dict[str, Any]:
             document(images=[{"id": 1, "file_name": "1.jpg", "height": "tall"}], annotations=[]),
             r"image 1 has the height 'tall'",
         ),
-        (document(images=[{"id": 1.5, "file_name": "1.jpg"}]), r"the picture 1\.jpg has the id 1\.5"),
+        (document(images=[{"id": 1.5, "file_name": "1.jpg"}]), r"the image 1\.jpg has the id 1\.5"),
         (document(categories=[{"id": "a", "name": "cat"}]), r"category 'cat' has the id 'a'; expected a whole number"),
         ("[1, 2]", r"a list; expected COCO's object"),
         ('{"images": [', r"no valid json"),
@@ -398,7 +398,7 @@ def test_nothing_is_kept_in_python_objects(write: Write) -> None:
     """What a process touches must not be counted by reference, or each loader process copies it."""
     arrays = vars(Coco("train", root=str(write()), limit=2)._annotations)
     python = {key for key, value in arrays.items() if not isinstance(value, np.ndarray)}
-    assert python == {"file", "classes", "labelled", "outlines"}
+    assert python == {"file", "classes", "labelled", "segmentations"}
     assert all(value.dtype != object for value in arrays.values() if isinstance(value, np.ndarray))
 
 

@@ -63,3 +63,58 @@ def _check(code: int, errors: str, output: str, says: tuple[str, ...], folder: P
     for text in says:
         assert text in errors, errors
     assert not (folder / "runs").exists(), "a run folder was left"
+
+
+TINY = """\
+seed: 0
+backbone: {name: swin, variant: nano, window_size: 4}
+heads:
+  boxes: {name: detr, num_queries: 4, width: 32, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 32}
+data: {name: scenes, image_size: 64, batch_size: 2, train_length: 4, val_length: 2, num_workers: 0}
+trainer: {max_steps: 1}
+"""
+
+
+class Accepted(Exception):  # noqa: N818  # not an error
+    """Everything was checked, and the training would begin."""
+
+
+@pytest.fixture
+def accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`accepted(*arguments)` runs a command in tmp_path that has to work; `train` up to where it makes its folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def begin(*_: object) -> Path:
+        raise Accepted
+
+    def accepted(*arguments: str) -> None:
+        monkeypatch.setattr("densevit.training.run.choose_together", begin)
+        try:
+            assert main(arguments) == 0
+        except Accepted:
+            assert arguments[0] == "train"
+
+    return accepted
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    """A config file in tmp_path that trains a small DETR on scenes; its text is TINY."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder as training from TINY leaves it, with random weights: config.yaml and model.safetensors."""
+    from densevit import config as configs
+    from densevit.data.build import build_data
+    from densevit.model import build_model
+    from densevit.weights import model_file
+
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(TINY)
+    config = configs.load(folder)
+    model_file.save(build_model(config, build_data(config).classes), folder / "model.safetensors")
+    return folder

@@ -23,6 +23,12 @@ def pixels(channels: int = 3) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, channels), np.uint8).squeeze()
 
 
+def saved(kind: str, values: np.ndarray, **options: object) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, kind, **options)
+    return out.getvalue()
+
+
 def encoded(kind: str, mode: str = "RGB", **options: object) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels()).convert(mode).save(out, kind, **options)
@@ -62,11 +68,9 @@ REFUSED_AT_THE_START = {
     "a PNG of 100,000 x 100,000": png_of(100_000, 100_000),
     "a PNG of 0 x 0": png_of(0, 0),
     "zeros": bytes(5000),
-    "floating-point TIFF": (lambda out: (Image.fromarray(np.ones((HEIGHT, WIDTH), np.float32)).save(out, "TIFF"), out)[1])(
-        io.BytesIO()
-    ).getvalue(),
-    "another size": (lambda out: (Image.fromarray(pixels()[:-1]).save(out, "PNG"), out)[1])(io.BytesIO()).getvalue(),
-}  # fmt: skip
+    "floating-point TIFF": saved("TIFF", np.ones((HEIGHT, WIDTH), np.float32)),
+    "another size": saved("PNG", pixels()[:-1]),
+}
 REFUSED_WHEN_READ = {
     "half of a JPEG that ends as one": JPEG[: len(JPEG) // 2] + b"\xff\xd9",
     "a JPEG overwritten by markers": overwritten(JPEG, 0.5, 60, 0xD8)[:-60] + JPEG[-60:],
@@ -82,14 +86,12 @@ READ = {
     "grey PNG": encoded("PNG", "L"),
     "PNG with alpha": encoded("PNG", "RGBA"),
     "PNG of 1 bit": encoded("PNG", "1"),
-    "PNG of 16 bits": (lambda out: (Image.fromarray(pixels(1).astype(np.uint16) * 257).save(out, "PNG"), out)[1])(
-        io.BytesIO()
-    ).getvalue(),
+    "PNG of 16 bits": saved("PNG", pixels(1).astype(np.uint16) * 257),
     "GIF": encoded("GIF", "P"),
     "BMP": encoded("BMP"),
     "TIFF": encoded("TIFF"),
     "WebP": encoded("WEBP", lossless=True),
-}  # fmt: skip
+}
 
 
 def replaced(folder: Path, data: bytes) -> None:

@@ -164,7 +164,7 @@ def test_other_people_s_safetensors_are_refused_with_the_way_to_use_them(tmp_pat
 def test_a_truncated_file_is_refused(saved, length):
     path = saved[1]
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+    with pytest.raises(WeightsError, match="not a whole safetensors file|is empty, 0 bytes"):
         load(path)
 
 

@@ -20,6 +20,8 @@ from densevit_heads.detr.memory import CoarsestProjection, FusedProjection, Memo
 from densevit_heads.detr.proposals import Proposals
 from densevit_heads.detr.transformer import DecoderLayer, EncoderLayer
 
+_MOST_LAYERS = 1000  # so that a mistyped number does not build layers until the memory is full
+
 
 class Detr(Head):
     """Detection as set prediction, with bipartite matching and no NMS (Carion et al. 2020).
@@ -90,10 +92,20 @@ class Detr(Head):
         if two_stage and not auxiliary_losses:
             raise ValueError("two_stage learns its proposals by an auxiliary loss: set auxiliary_losses to true.")
         counts = {"num_queries": (num_queries, 1), "decoder_layers": (decoder_layers, 1)}
-        counts |= {"encoder_layers": (encoder_layers, 0), "denoising": (denoising, 0)}
+        counts |= {"encoder_layers": (encoder_layers, 0), "denoising": (denoising, 0), "num_heads": (num_heads, 1)}
+        counts |= {"feedforward": (feedforward, 1), "fusion_blocks": (fusion_blocks, 0)}
+        counts |= {"memory_stride": (1 if memory_stride is None else memory_stride, 1)}
         for option, (count, least) in counts.items():
             if count < least:
                 raise ValueError(f"{option} is {count}; it is at least {least}.")
+            if count > _MOST_LAYERS and option in ("encoder_layers", "decoder_layers", "fusion_blocks"):
+                raise ValueError(f"{option} is {count}; it is at most {_MOST_LAYERS}.")
+        weights = {"no_object_weight": no_object_weight, "label_cost": label_cost, "l1_cost": l1_cost}
+        weights |= {"giou_cost": giou_cost, "label_weight": label_weight, "l1_weight": l1_weight}
+        weights |= {"giou_weight": giou_weight, "dense_loss": dense_loss}
+        for option, weight in weights.items():
+            if weight < 0:
+                raise ValueError(f"{option} is {weight:g}; it is a weight, at least 0.")
         if width % 4 or width < 4:
             raise ValueError(f"width is {width}; positions need a multiple of 4: sine and cosine, of rows and columns.")
         if not classes:

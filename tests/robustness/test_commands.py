@@ -1,0 +1,238 @@
+"""Wrong arguments of each command: paths that cannot be read or written, no runs, options out of range."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from densevit.cli import main
+
+LONG = "n" * 300  # more than a file's name can have
+DEEP = "d/" * 3000  # more than a path can have
+SPOILT = "step,train/loss\n0,1.0\n"
+
+
+@pytest.fixture(autouse=True)
+def _folder(tiny: str, tiny_run: Path, tmp_path: Path) -> None:
+    """tiny.yaml, a run, a picture, a file, an empty folder, and folders without and with pictures of one name."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "file").write_text("x")
+    for folder in ("empty", "texts", "one", "two"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    shutil.copy(tmp_path / "a.png", tmp_path / "one")
+    shutil.copy(tmp_path / "a.png", tmp_path / "two")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "fifo")
+
+
+# PATH stands for each path of PATHS.
+ARGUMENTS = (
+    ("train", "tiny.yaml", "--run-dir", "PATH"),
+    ("train", "--resume", "PATH"),
+    ("train", "tiny.yaml", "weights=PATH"),
+    ("evaluate", "PATH"),
+    ("evaluate", "run", "--out", "PATH"),
+    ("predict", "PATH", "a.png"),
+    ("predict", "run", "PATH"),
+    ("predict", "run", "a.png", "--out", "PATH"),
+    ("convert", "PATH", "out"),
+    ("convert", "run", "PATH", "--to", "hf"),
+    ("scenes", "--count", "1", "--out", "PATH"),
+    ("new", "backbone", "mynet", "--out", "PATH"),
+)
+PATHS = {LONG: "name too long", DEEP: "name too long", "file/x": "", "loop/x": ""}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=["long name", "long path", "under a file", "under a loop"])
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=" ".join)
+def test_a_path_that_cannot_be(refused: Callable[..., str], arguments: tuple[str, ...], path: str) -> None:
+    message = refused(*(argument.replace("PATH", path) for argument in arguments))
+    assert path[:90] in message
+    assert PATHS[path] in message
+    assert len(message) < 7000
+
+
+WRONG: dict[tuple[str, ...], str] = {
+    ("nope",): "there is no command 'nope'",
+    ("evaluate", "empty"): "empty/model.safetensors: no such file. It is not a run folder",
+    ("evaluate", "file"): "file: is text, not weights",
+    ("evaluate", "a.png"): "of no format that is known here",
+    ("evaluate", "fifo"): "fifo: no such file",
+    ("evaluate", "run", "x"): "'x' is no override",
+    ("evaluate", "run", "optim.lr=1"): "a run is evaluated as it was trained",
+    ("evaluate", "run", "data.batch_size=.nan"): "data.batch_size should be a finite number, not nan",
+    ("evaluate", "run", "data.name=nope"): "There is no dataset 'nope'",
+    ("evaluate", "run", "--out", "file"): "file is a file. Name a new folder",
+    ("evaluate", "run", "--out", "run"): "run is not empty",
+    ("evaluate", "run", "--out", "file/x/y"): "/file is no folder",
+    ("predict", "run", "nope.png"): "nope.png: there is no such file or folder",
+    ("predict", "run", "empty"): "empty: no pictures in this folder",
+    ("predict", "run", "texts"): "texts: no pictures in this folder",
+    ("predict", "run", ""): "'' names no picture",
+    ("predict", "run", "*.jpg"): "*.jpg: the pattern fits no picture",
+    ("predict", "run", "fifo"): "fifo: there is no such file or folder",
+    ("predict", "run", "/dev/null"): "/dev/null: there is no such file or folder",
+    ("predict", "run", "a.png", "nope.png"): "nope.png: there is no such file or folder",
+    ("predict", "empty", "a.png"): "It is not a run folder",
+    ("predict", "run", "a.png", "--out", "file"): "file is a file",
+    ("predict", "run", "a.png", "--threshold", "nan"): "--threshold is nan; a score from 0 to 1 is expected",
+    ("predict", "run", "a.png", "--threshold", "2"): "--threshold is 2.0; a score from 0 to 1",
+    ("predict", "run", "a.png", "--threshold", "-1"): "--threshold is -1.0; a score from 0 to 1",
+    ("predict", "run", "a.png", "--threshold", "x"): "invalid float value: 'x'",
+    ("predict", "run", "a.png", "--batch-size", "0"): "--batch-size is 0",
+    ("predict", "run", "a.png", "--batch-size", "1.5"): "invalid int value: '1.5'",
+    ("predict", "run", "a.png", "--focal", "nan"): "--focal is nan",
+    ("predict", "run", "a.png", "--focal", "-1"): "--focal is -1.0",
+    ("predict", "run", "a.png", "--window", "0"): "inference.window should be greater than or equal to 1",
+    ("predict", "run", "a.png", "--window", "x"): "'x' is no side",
+    ("predict", "run", "a.png", "--window", "9" * 5000): "is no side",
+    ("predict", "run", "a.png", "--scales", ""): "'' is no list of numbers",
+    ("predict", "run", "a.png", "--scales", "nan"): "inference.scales.0 should be a finite number, not nan",
+    ("predict", "run", "a.png", "--scales", "0"): "inference.scales.0 should be greater than 0",
+    ("predict", "run", "a.png", "--average", "x"): "inference.average should be 'logits' or 'probabilities'",
+    ("predict", "run", "a.png", "--device", "nope"): "--device nope",
+    ("predict", "run", "a.png", "--device", "meta"): "--device meta computes nothing",
+    ("convert", "run", "out"): "run: is densevit's already",
+    ("convert", "file", "out"): "file: is text, not weights",
+    ("convert", "run", "file", "--to", "hf"): "file is there already",
+    ("convert", "run", "out.pth", "--to", "nope"): "--to nope: there is no such layout",
+    ("convert", "run", "out.pth", "--to", "hf", "weights_allow=5"): "Only weights_allow=[PATTERN, ...]",
+    ("scenes", "--out", "run"): "run exists and is not an empty folder",
+    ("scenes", "--out", "s", "--count", "0"): "'0' is not a whole number",
+    ("scenes", "--out", "s", "--count", "9" * 30): "is not a whole number from 1 to 999999999",
+    ("scenes", "--out", "s", "--count", "\u0663"): "is not a whole number",
+    ("scenes", "--out", "s", "--size", "16"): "at least 32 pixels",
+    ("scenes", "--out", "s", "--size", "999999"): "'999999' is more than 8192 pixels a side",
+    ("scenes", "--out", "s", "--size", "64x64x64"): "is neither a side",
+    ("scenes", "--out", "s", "--seed", "-1"): "seed is -1",
+    ("scenes", "--out", "s", "--seed", "x"): "invalid int value",
+    ("plugins", "backbone"): "invalid choice: 'backbone'",
+    ("check", "backbone", "nope"): "There is no backbone 'nope'",
+    ("check", "backbone", "swin", "varient=tiny"): "Did you mean 'variant'",
+    ("check", "backbone", "swin", "drop_path=.nan"): "backbone.drop_path should be a finite number, not nan",
+    ("check", "backbone", "swin", "drop_path"): "'drop_path' is no option: write key=value",
+    ("check", "head", "detr", "num_queries=1__0"): "1__0 is no number",
+    ("check", "backbone", "swin", "--skip", "nope"): "--skip",
+    ("new", "backbone", "my net"): "cannot be a package's name",
+    ("new", "backbone", "a\nb"): "cannot be a package's name",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=lambda arguments: " ".join(arguments)[:60])
+def test_a_wrong_argument(tmp_path: Path, refused: Callable[..., str], arguments: tuple[str, ...]) -> None:
+    before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    refused(*arguments, says=(WRONG[arguments],))
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "run"),
+        ("evaluate", "run", "data.val_length=1", "--out", "new/out"),
+        ("predict", "run", "a.png", "--out", "new/out"),
+        ("predict", "run", "one/a.png", "two", "*.png", "--threshold", "0"),
+        ("predict", "run/model.safetensors", "a.png", "--batch-size", "999999999"),
+        ("scenes", "--out", "new/s", "--count", "1", "--size", "32x48"),
+        ("scenes", "--out", "empty", "--count", "1", "--size", "32", "--seed", "99999999999"),
+        ("plugins", "heads"),
+        ("new", "backbone", "a_net_of_mine", "--out", "new/deep"),
+    ],
+    ids=" ".join,
+)
+def test_the_same_commands_with_right_arguments(accepted: Callable[..., None], arguments: tuple[str, ...]) -> None:
+    accepted(*arguments)
+
+
+def test_a_folder_that_may_not_be_written_to(
+    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("densevit.weights.whole.os.access", lambda path, mode: False)  # as for anyone but root
+    for arguments in (("evaluate", "run", "--out", "out"), ("predict", "run", "a.png", "--out", "out")):
+        refused(*arguments, says=(f"out cannot be made: nothing may be written to {tmp_path}",))
+
+
+def test_predict_does_the_others_where_a_picture_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", "run", "file", "a.png"]) == 1  # 2 is for what is found before anything is done
+    printed = capsys.readouterr()
+    assert printed.err.strip().startswith("file ")
+    assert "1 of 2 pictures; 1 could not be read" in printed.out
+    assert (tmp_path / "predictions" / "drawn" / "a.jpg").is_file()
+
+
+def test_scenes_as_the_readme_has_it(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`densevit scenes --out DIR`, without --count, writes as many pictures as the data set has by default."""
+    from densevit_scenes import dataset as scenes
+
+    assert "`densevit scenes --out DIR`" in (project / "README.md").read_text()
+    monkeypatch.setattr(scenes.Scenes.__init__, "__defaults__", (32, 3, 2, 0, True, True, True))
+    assert main(["scenes", "--out", str(tmp_path / "DIR")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'DIR'}: 3 train, 2 val\n"
+    assert len(list((tmp_path / "DIR" / "train" / "images").iterdir())) == 3
+
+
+# ---- messages ----
+
+
+def test_control_characters_do_not_reach_the_terminal(refused: Callable[..., str]) -> None:
+    message = refused("predict", "run", "\x1b[31m\x07\x9b.png", says=("\\x1b[31m\\x07\\x9b.png",))
+    assert not any(ord(one) < 32 or 127 <= ord(one) < 160 for one in message.replace("\n", ""))
+
+
+def test_a_file_name_that_is_no_text(tmp_path: Path, refused: Callable[..., str]) -> None:
+    refused("predict", "run", os.fsdecode(b"\xff.png"), says=("\\udcff.png: there is no such file",))
+
+
+# ---- a resumed run ----
+
+RESUMED = {
+    "NUL and bytes": (b"\0\xff\xfe", "utf-8"),
+    "a web page": (b"<html>\n</html>\n", "no column `step`"),
+    "another table": (b"a,b\n1,2\n", "no column `step`"),
+    "a field too long": (b'step,"' + b"x" * 200_000 + b'"\n', "field larger than field limit"),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_resuming_says_that_metrics_csv_is_none(tmp_path: Path, name: str) -> None:
+    from densevit.errors import DataError
+    from densevit.training.logger import MetricsCsv
+
+    content, says = RESUMED[name]
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(DataError, match=rf"metrics.csv: is no table of metrics as a run writes it: .*{says}"):
+        MetricsCsv(tmp_path / "metrics.csv")
+    assert (tmp_path / "metrics.csv").read_bytes() == content
+
+
+@pytest.mark.parametrize("rows", ["", "step,a\n", "step,a\n1,2\nx\n\0,\n\u00b2,1\n,\n2,3\n4", "step,a\n1,2,3,4\n2,5\n"])
+def test_resuming_drops_spoilt_rows(tmp_path: Path, rows: str) -> None:
+    from densevit.training.logger import MetricsCsv
+
+    path = tmp_path / "metrics.csv"
+    path.write_text(rows, encoding="utf-8")
+    log = MetricsCsv(path)
+    log.forget_after(10)
+    log.log_metrics({"a": 9.0}, 9)
+    assert all(set(row) == {"step", "a"} and row["step"].isascii() for row in log.rows())
+    assert log.rows()[-1] == {"step": "9", "a": "9.0"}
+
+
+def test_a_command_of_a_process_of_its_own(tmp_path: Path) -> None:
+    """As the shell sees it: exit code 2, one line, no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "densevit", "config", LONG], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, len(done.stderr.splitlines()), done.stdout) == (2, 1, "")

@@ -1,0 +1,213 @@
+"""Config files and overrides that cannot be read: the message names the file, the line and what is wrong there."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from densevit.config import dump, load
+from densevit.evaluation import metrics_file
+from densevit.visualization.report import write_report
+
+from .conftest import TINY
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
+)
+MERGE_BOMB = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{f'*a{i - 1}, ' * 10}]}}\n" for i in range(1, 9))
+CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 2000))
+
+# What the file wrong.yaml holds, and what the message says.
+FILES: dict[str, tuple[str | bytes, str]] = {
+    "binary": (bytes(range(256)), "it is no UTF-8 text"),
+    "latin-1": ("seed: é".encode("latin-1"), "it is no UTF-8 text"),
+    "utf-16": (TINY.encode("utf-16"), "it is no UTF-8 text"),
+    "empty": ("", "this one holds nothing"),
+    "a list": ("- seed: 0", "this one holds a list"),
+    "a number": ("5", "this one holds a int"),
+    "a web page": ("<!DOCTYPE html><html></html>", "this one holds a str"),
+    "two documents": (TINY + "---\nseed: 1\n", "another document"),
+    "tab": ("seed: 0\noptim:\n\tlr: 1", "line 3, column 1"),
+    "NUL byte": ("seed: 0\0", "#x0000"),
+    "escape character": ("seed: \x1b[31m0", "#x001b"),
+    "key twice": (TINY + "seed: 1\n", "the key 'seed' stands twice; first in line 1"),
+    "head twice": (TINY.replace("  boxes:", "  boxes: {name: detr}\n  boxes:"), "'boxes' stands twice"),
+    "number as key": ("1: 2", "a key is a word, not 1"),
+    "list as key": ("[1, 2]: 3", "a key is a word"),
+    "open quote": ("seed: 'a", "end of stream"),
+    "open bracket": ("optim: {lr: 1", "expected ',' or '}'"),
+    "alias without anchor": ("seed: *x", "undefined alias 'x'"),
+    "list holds itself": ("a: &a [*a]", "line 1, column 4: an alias stands for a value that holds it"),
+    "mapping holds itself": ("optim: &a {x: *a}", "an alias stands for a value that holds it"),
+    "merge of itself": ("x: &x {<<: *x}", "an alias stands for a value that holds it"),
+    "merge of a number": (TINY + "<<: 5\n", "for merging"),
+    "python object": ("a: !!python/object/apply:os.system [x]", "could not determine a constructor for the tag"),
+    "unknown tag": ("seed: !seed 1", "could not determine a constructor"),
+    "tag that does not fit": ("seed: !!int x", "x is no number"),
+    "float tag that does not fit": ("seed: !!float x", "does not fit its tag"),
+    "bool tag that does not fit": ("seed: !!bool x", "does not fit its tag"),
+    "digits with underscores": (TINY.replace("seed: 0", "seed: 1__0"), "1__0 is no number"),
+    "5,000 digits": (TINY.replace("seed: 0", f"seed: {'1' * 5000}"), "of 5,000 digits is no number"),
+    "4,000 digits": (TINY.replace("seed: 0", f"seed: {'1' * 4000}"), "seed should be a whole number"),
+    "date": (TINY.replace("seed: 0", "seed: 2020-01-01"), "not '2020-01-01'"),
+    "bytes": (TINY.replace("seed: 0", "seed: !!binary aGk="), "not b'hi'"),
+    "150 levels deep": (TINY.replace("seed: 0", f"seed: {'[' * 150}{']' * 150}"), "more than 100 levels deep"),
+    "1,000 lists deep": (f"seed: {'[' * 1000}{']' * 1000}", "more than 100 levels deep"),
+    "3,000 mappings deep": (f"a: {'{a: ' * 3000}1{'}' * 3000}", "more than 100 levels deep"),
+    "2,000 aliases deep": (CHAIN + TINY, "more than 100 levels deep"),
+    "base is itself": ("base: wrong.yaml", "base goes in a circle: wrong.yaml → wrong.yaml"),
+    "base has this as its base": ("base: other.yaml", "base goes in a circle"),
+    "base is missing": ("base: nope.yaml", "base: there is no config file 'nope.yaml'"),
+    "base is a folder": ("base: folder", "'folder'. It is a folder without a config.yaml"),
+    "base is a number": ("base: 5", "base names one file, relative to this one, not 5"),
+    "base is a list": ("base: [tiny.yaml]", "base names one file"),
+    "section is missing": ("seed: 0", "backbone is missing"),
+    "head's name with a line break": (TINY.replace("boxes:", '"a\\nb":'), "'a\\nb' is no name for a head"),
+    "head's name with an escape": (TINY.replace("boxes:", '"\\e[31m":'), "'\\x1b[31m' is no name for a head"),
+    "head's name with a dot": (TINY.replace("boxes:", "a.b:"), "'a.b' is no name for a head"),
+    "head's name empty": (TINY.replace("boxes:", "'':"), "'' is no name for a head"),
+    "head's name of 300 letters": (TINY.replace("boxes:", "a" * 300 + ":"), "300 letters, 100 are allowed"),
+    "head's name is a method": (TINY.replace("boxes:", "train:"), "'train' cannot name a head"),
+    "head's name is a dict's": (TINY.replace("boxes:", "keys:"), "Use another, such as keys_head"),
+    "head's name, its weight learned": (
+        TINY.replace("boxes: {", "copy: {weight: learned, "), "'copy' cannot name a head"
+    ),
+    "plugin's name with an escape": (TINY.replace("swin", '"\\e[31m"'), "There is no backbone '\\x1b[31m'"),
+}  # fmt: skip
+
+# The argument in place of a config file.
+PATHS = {
+    "folder": "It is a folder without a config.yaml",
+    "fifo": "It is neither a file nor a folder",
+    "loop": "there is no config file 'loop'",
+    "/dev/zero": "It is neither a file nor a folder",
+    "tiny.yaml/x": "there is no config file",
+    "": "there is no config file",
+    "tiny.yml": "Did you mean 'tiny.yaml'",
+    "large.yaml": "a config file is text of at most",
+    "n" * 300: "File name too long",
+    "d/" * 3000: "File name too long",
+}
+
+OVERRIDES = {
+    "=1": "'=1' is no override: write section.key=value",
+    ".=1": "is no override",
+    "a..b=1": "is no override",
+    "seed": "'seed' is no override",
+    "seed=": "seed has no value; write seed=null for none",
+    "x=1": "x is not a key. Keys: backbone, data",
+    "optim.rate=1": "optim.rate is not a key of optim",
+    "optim=5": "optim should be a section of keys, not 5",
+    "optim=null": "optim should be a section of keys, not null",
+    "heads=null": "heads should be a section of keys, not null",
+    "heads.boxes=null": "heads is empty: name at least one head",
+    "heads=[]": "heads should be a section of keys, not []",
+    "data=null": "data should be a section of keys",
+    "backbone.name=5": "backbone.name should be a valid string, not 5",
+    "backbone.name=null": "backbone.name should be a valid string, not null",
+    "backbone.name=''": "There is no backbone ''",
+    "backbone.name=swim": "Did you mean 'swin'?",
+    "backbone.varient=tiny": "Did you mean 'variant'?",
+    'backbone.name="a\\0b"': "There is no backbone 'a\\x00b'",
+    "optim.lr.x=1": "optim.lr should be a valid number",
+    "optim.lr=[1": "expected ',' or ']'",
+    "optim.lr=&a [*a]": "an alias stands for a value that holds it",
+    f"optim.lr={'[' * 500}": "levels deep",
+    "heads={1: {name: detr}}": "a key is a word, not 1",
+    "heads.boxes.neck=fpn": "heads.boxes.neck should be a section of keys, not 'fpn'",
+    "trainer.precision=8": "'bf16-mixed'",
+    "data=nope.yaml": "A plugin is named with `data.name`, not `data`",
+    f"data={'n' * 300}": "File name too long",
+}
+
+
+@pytest.fixture(autouse=True)
+def _around(tiny: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "other.yaml").write_text("base: wrong.yaml")
+    with (tmp_path / "large.yaml").open("wb") as file:
+        file.truncate(10**12)  # a hole: it takes no room
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_wrong_file(tmp_path: Path, refused: Callable[..., str], case: str) -> None:
+    content, says = FILES[case]
+    (tmp_path / "wrong.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert "\x1b" not in refused("config", "wrong.yaml", says=("wrong.yaml", says))
+
+
+@pytest.mark.parametrize("bomb", [BOMB, MERGE_BOMB], ids=["lists", "merges"])
+def test_a_file_that_aliases_blow_up(tmp_path: Path, refused_in_child: Callable[..., str], bomb: str) -> None:
+    (tmp_path / "wrong.yaml").write_text(bomb + TINY)
+    refused_in_child("config", "wrong.yaml", says=("wrong.yaml", "its aliases stand for"), seconds=10)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_that_is_no_config_file(refused: Callable[..., str], path: str) -> None:
+    refused("config", path, says=(PATHS[path],))
+
+
+@pytest.mark.parametrize("override", OVERRIDES)
+def test_a_wrong_override(tiny: str, refused: Callable[..., str], override: str) -> None:
+    refused("config", tiny, override, says=(OVERRIDES[override],))
+
+
+VALID = {
+    "byte order mark": "\ufeff" + TINY,
+    "Windows line ends": TINY.replace("\n", "\r\n"),
+    "JSON": str(yaml.safe_load(TINY)).replace("'", '"'),
+    "comment alone in a section": TINY + "optim:  # defaults\n  {}\n",
+    "alias": TINY.replace("seed: 0", "seed: &one 1") + "optim: {lr: *one}\n",
+    "alias of a section": TINY.replace("batch_size: 2", "batch_size: &b 2").replace(
+        "{max_steps: 1}", "{max_steps: *b}"
+    ),
+    "merge": TINY.replace("trainer: {", "trainer: {<<: {log_every: 5}, "),
+    "1e-4": TINY + "optim: {lr: 1e-4}\n",
+    "base": "base: tiny.yaml\nseed: 3\n",
+    "long text": TINY + f"# {'x' * 100_000}\n",
+    "head's name with a letter of another alphabet": TINY.replace("boxes:", "b\u00e9:"),
+    "head's name of 100 letters": TINY.replace("boxes:", "a" * 100 + ":"),
+    "20 levels deep": TINY.replace("seed: 0", f"seed: 0\nweights_allow: {['a'] * 5}"),
+    "a version line": "%YAML 1.2\n---\n" + TINY,
+}
+
+
+@pytest.mark.parametrize("case", VALID)
+def test_an_unusual_file_that_is_right(tmp_path: Path, accepted: Callable[..., None], case: str) -> None:
+    (tmp_path / "right.yaml").write_bytes(VALID[case].encode())
+    (tmp_path / "link.yaml").symlink_to("right.yaml")
+    for name in ("right.yaml", "right", "link.yaml", str(tmp_path / "right.yaml")):
+        accepted("config", name)
+
+
+def test_ten_thousand_classes_are_no_alias_bomb(tmp_path: Path, accepted: Callable[..., None]) -> None:
+    classes = "\n".join(f"    - {{name: c{i}, id: {i}, color: [1, 2, 3]}}" for i in range(2000))
+    (tmp_path / "right.yaml").write_text(
+        TINY.replace("data: {name: scenes, ", "data:\n  name: masks\n  classes:\n" + classes + "\n  root: x\n  #{")
+        .replace("detr", "setr").replace(", num_queries: 4, width: 32, num_heads: 2, encoder_layers: 1, "
+        "decoder_layers: 1, feedforward: 32", "")
+    )  # fmt: skip
+    accepted("config", "right.yaml")
+
+
+def test_comments_of_a_dump_stay_comments(tiny: str, tmp_path: Path) -> None:
+    config = load(tmp_path / tiny)
+    text = dump(config, {"classes of boxes": "a\nseed: 5, \x1b[31mb, \u2028c"})
+    (tmp_path / "again.yaml").write_text(text)
+    assert load(tmp_path / "again.yaml") == config
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": 1', '{"a": "b"}', "\xff", "5", '{"a": 1e400}', '{"a": []}'])
+def test_a_report_says_that_the_metrics_are_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "metrics.json").write_text(content, encoding="latin-1")
+    (tmp_path / "config.yaml").write_text(f"a: {'[' * 500}")
+    page = write_report(tmp_path).read_text()
+    if content != '{"a": 1e400}':
+        assert "expected metrics as a JSON object of numbers" in page
+        with pytest.raises(ValueError, match="metrics"):
+            metrics_file.read(tmp_path / "metrics.json")

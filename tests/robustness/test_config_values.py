@@ -1,0 +1,205 @@
+"""Wrong values of config keys and plugin options: the message names the key, what was found and what is expected."""
+
+from collections.abc import Callable
+
+import pytest
+
+HUGE = "9999999999999999999999"  # 22 digits, more than 64 bits hold
+SETR = ("heads.boxes=null", "heads.map={name: setr}")
+DPT = ("heads.boxes=null", "heads.map={name: dpt_segmentation}")
+DEPTH = ("heads.boxes=null", "heads.map={name: dpt}")
+FPN = ("heads.boxes.neck={name: fpn}",)
+VIT = ("backbone={name: vit, variant: nano, image_size: 64}",)
+MVIT = ("backbone={name: mvit, variant: nano, image_size: 64}",)
+CROP = ("data.recipe=crop",)
+
+# The override that is wrong, and what the message says of it besides its key. What goes before: see OTHERS.
+SCHEMA = {
+    f"seed={HUGE}": "at most 9223372036854775807, not 9999999999999999999999",
+    "seed=99999999999": "less than 4294967296, not 99999999999",
+    "seed=1e20": "not 1e+20",
+    "seed=-1": "greater than or equal to 0",
+    "seed=1.5": "a valid integer, not 1.5",
+    "seed=true": "a valid integer, not true",
+    "seed=0x10": "a valid integer, not '0x10'",
+    "seed=.nan": "a finite number, not nan",
+    "backbone.mean=.nan": "a finite number, not nan",
+    "backbone.mean=[0.5, 0.5, .inf]": "mean.2 should be a finite number, not inf",
+    "backbone.mean=[0.5, 0.5]": "three numbers",
+    "backbone.mean=[1, 2, 3]": "less than or equal to 1, not 2",
+    "backbone.std=[0, 1, 1]": "none can be 0",
+    "backbone.freeze=-1": "greater than or equal to 0",
+    "heads.boxes.weight=.inf": "a finite number, not inf",
+    "heads.boxes.weight=-1": "greater than or equal to 0",
+    "heads.boxes.weight=1e300": "at most 3.40282e+38, the largest of float32, not 1e+300",
+    "heads.boxes.weight=1e20": "less than or equal to 1000000",
+    f"data.batch_size={HUGE}": "at most 9223372036854775807",
+    "data.batch_size=1e30": "not 1e+30",
+    "data.batch_size=99999999": "less than or equal to 1048576, not 99999999",
+    "data.batch_size=0": "greater than or equal to 1, not 0",
+    "data.num_workers=-1": "greater than or equal to 0 or 'auto', not -1",
+    "data.num_workers=99999": "less than or equal to 1024",
+    "data.image_size=0": "greater than or equal to 1",
+    "data.image_size=100000000": "less than or equal to 65536",
+    "data.image_size=[64]": "one side or [height, width]",
+    "data.image_size=[64, .nan]": "a finite number, not nan",
+    "data.image_size=[64, 64, 64]": "one side or [height, width]",
+    "data.short_side=0": "greater than or equal to 1",
+    "data.short_side=1e9": "less than or equal to 65536",
+    "data.rotation=181": "less than or equal to 180",
+    "data.rotation=-.inf": "a finite number, not -inf",
+    "data.scales=[.nan, 1]": "scales.0 should be a finite number, not nan",
+    "data.scales=[2, 1]": "the least scale",
+    "optim.lr=.nan": "a finite number, not nan",
+    "optim.lr=nan": "a finite number, not 'nan'",
+    "optim.lr=1e400": "a finite number, not inf",
+    "optim.lr=0": "greater than 0",
+    "optim.lr=1e20": "less than or equal to 1000000",
+    "optim.lr=fast": "a valid number, not 'fast'",
+    "optim.lr=[1e-4]": "a valid number, not [0.0001]",
+    "optim.lr_per_256=1e300": "the largest of float32",
+    "optim.backbone_lr=-1e-4": "greater than or equal to 0",
+    "optim.layer_decay=1.5": "less than or equal to 1",
+    "optim.weight_decay=1e9": "less than or equal to 1000000",
+    "optim.betas=[0.9]": "betas.1 is missing",
+    "optim.betas=[0.9, 1]": "less than 1",
+    "optim.betas=[0.9, .nan]": "betas.1 should be a finite number, not nan",
+    "optim.warmup=1": "less than 1",
+    "optim.warmup_steps=1e30": "not 1e+30",
+    "optim.drop_at=0": "greater than 0",
+    "optim.lr_factors={'*': .nan}": "lr_factors.* should be a finite number, not nan",
+    "optim.lr_factors={'*': 0}": "greater than 0",
+    "trainer.max_steps=0": "greater than or equal to 1",
+    f"trainer.max_steps={HUGE}": "at most 9223372036854775807",
+    "trainer.devices=0": "greater than or equal to 1 or a valid string",
+    "trainer.devices=99999999": "less than or equal to 65536",
+    "trainer.num_nodes=99999999": "less than or equal to 65536",
+    "trainer.clip_grad_norm=.inf": "a finite number, not inf",
+    "trainer.clip_grad_norm=inf": "a finite number, not 'inf'",
+    "trainer.clip_grad_norm=0": "greater than 0",
+    "trainer.evaluate_every=1.5": "a whole number of epochs",
+    "trainer.checkpoint_every=0s": "a valid integer or a time as in 30s, 5min or 1h, not '0s'",
+    "trainer.checkpoint_every=5parsec": "a time as in 30s, 5min or 1h, not '5parsec'",
+    "trainer.ema=1": "less than 1",
+    "inference.scales=[]": "is empty: give at least one value",
+    "inference.scales=[.inf]": "scales.0 should be a finite number, not inf",
+    "inference.window=1e9": "less than or equal to 65536",
+}  # fmt: skip
+
+# Options that only the plugin's constructor can judge; `train` builds the model before it makes a folder.
+OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
+    (): {
+        "backbone.drop_path=.nan": "a finite number, not nan",
+        "backbone.drop_path=nan": "a finite number, not nan",
+        "backbone.window_size=0": "window_size",
+        "backbone.window_size=999999999": "1 to 1024",
+        "heads.boxes.num_queries=0": "num_queries is 0; it is at least 1",
+        "heads.boxes.num_queries=999999999999": "memory",
+        "heads.boxes.width=0": "width is 0",
+        "heads.boxes.width=999999999996": "memory",
+        "heads.boxes.num_heads=0": "num_heads is 0; it is at least 1",
+        "heads.boxes.num_heads=-1": "num_heads is -1; it is at least 1",
+        "heads.boxes.num_heads=3": "cannot be split into 3 heads",
+        "heads.boxes.encoder_layers=99999999": "encoder_layers is 99999999; it is at most 1000",
+        "heads.boxes.decoder_layers=0": "decoder_layers is 0; it is at least 1",
+        "heads.boxes.feedforward=0": "feedforward is 0; it is at least 1",
+        "heads.boxes.feedforward=-1": "feedforward is -1; it is at least 1",
+        "heads.boxes.dropout=.nan": "a finite number, not nan",
+        "heads.boxes.dropout=2": "between 0 and 1, but got 2",
+        "heads.boxes.memory_stride=0": "memory_stride is 0; it is at least 1",
+        "heads.boxes.memory_stride=-1": "memory_stride is -1; it is at least 1",
+        "heads.boxes.memory_stride=64": "memory_stride is 64, but the coarsest feature has stride 32",
+        "heads.boxes.no_object_weight=-1": "no_object_weight is -1; it is a weight, at least 0",
+        "heads.boxes.no_object_weight=.inf": "a finite number, not inf",
+        "heads.boxes.label_cost=-1": "label_cost is -1; it is a weight, at least 0",
+        "heads.boxes.giou_weight=-2.5": "giou_weight is -2.5; it is a weight, at least 0",
+        "heads.boxes.giou_weight=.nan": "a finite number, not nan",
+        "heads.boxes.dense_loss=-1": "dense_loss is -1; it is a weight, at least 0",
+        "heads.boxes.evaluation.max_detections=0": "max_detections is 0",
+        "data.train_length=0": "train_length is 0",
+        f"data.train_length={HUGE}": "at most 9223372036854775807",
+    },
+    FPN: {
+        "heads.boxes.neck.width=0": "width is 0",
+        "heads.boxes.neck.width=9999999999": "memory",
+        "heads.boxes.neck.extra_levels=-1": "from 0 to 16",
+        "heads.boxes.neck.extra_levels=9999999999": "extra_levels is 9999999999; expected a number of levels",
+    },
+    SETR: {
+        "heads.map.width=0": "width is 0; it is at least 1",
+        "heads.map.width=9999999999": "memory",
+        "heads.map.auxiliary_weight=-1": "auxiliary_weight is -1",
+        "heads.map.auxiliary_weight=.nan": "a finite number, not nan",
+        "heads.map.label_smoothing=1": "below 1",
+        "heads.map.dropout=1": "below 1",
+        "heads.map.ohem_min_kept=-1": "ohem_min_kept is -1",
+        "heads.map.class_weights=.nan": "not nan",
+        "heads.map.feature=0": "feature",
+    },
+    DPT: {"heads.map.width=-3": "width is -3", "heads.map.dice=.inf": "a finite number, not inf"},
+    DEPTH: {
+        "heads.map.bins=1": "bins is 1; it is at least 2",
+        "heads.map.max_depth=.inf": "a finite number, not inf",
+        "heads.map.max_depth=0": "expected 0 < min < max",
+        "heads.map.gradient=-1": "gradient is -1",
+    },
+    VIT: {
+        "backbone.image_size=0": "image_size",
+        "backbone.image_size=9999999999": "backbone: 'vit' cannot be built",
+        "backbone.registers=9999999999": "memory",
+        "backbone.registers=-1": "registers",
+        "backbone.layer_scale=.nan": "a finite number, not nan",
+        "backbone.patch_stride=0": "patch_stride",
+    },
+    MVIT: {"backbone.image_size=9999999999": "memory", "backbone.image_size=-1": "image_size is -1"},
+}  # fmt: skip
+
+VALID = (
+    ("seed=4294967295",), ("seed=1e3",), ("seed=1_0",), ("optim.lr=1e-4",), ("optim.lr='1e-4'",), ("optim.lr=1e-300",),
+    ("heads.boxes.weight=0",), ("heads.boxes.weight=learned",), ("trainer.max_steps=9223372036854775807",),
+    ("trainer.max_steps=null", "trainer.max_images=10000000000"), ("trainer.evaluate_every=1e-300",),
+    ("trainer.checkpoint_every=99999999999h",), ("trainer.clip_grad_norm=1e30",), ("data.image_size=[64, 96]",),
+    ("heads.boxes.dropout=0",), ("backbone.mean=[0, 0, 0]",), ("optim.weight_decay=0",), ("optim.betas=[0, 0]",),
+    ("data.train_length=9999999999",), ("trainer.log_every=9999999999",), ("heads.boxes.no_object_weight=0",),
+)  # fmt: skip
+
+OTHERS = {"data.short_side": CROP, "data.rotation": CROP, "data.scales": CROP}
+
+
+def test_the_tiny_config_trains(tiny: str, accepted: Callable[..., None]) -> None:
+    accepted("train", tiny)
+
+
+@pytest.mark.parametrize("override", SCHEMA)
+def test_a_wrong_value_of_the_schema(tiny: str, refused: Callable[..., str], override: str) -> None:
+    key = override.partition("=")[0]
+    refused("config", tiny, *OTHERS.get(key, ()), override, says=(f"command line: {key}", SCHEMA[override]))
+
+
+@pytest.mark.parametrize(
+    ("before", "override"), [(before, override) for before, table in OPTIONS.items() for override in table]
+)
+def test_a_wrong_value_of_an_option(
+    tiny: str, refused: Callable[..., str], before: tuple[str, ...], override: str
+) -> None:
+    option = override.partition("=")[0].split(".")
+    section = "max_detections" if "evaluation" in option else ".".join(option[:-1])
+    refused("train", tiny, *before, override, says=(section, OPTIONS[before][override]))
+
+
+@pytest.mark.parametrize("before", OPTIONS)
+def test_the_plugins_without_wrong_options_are_accepted(
+    tiny: str, accepted: Callable[..., None], before: tuple[str, ...]
+) -> None:
+    accepted("train", tiny, *before)
+
+
+@pytest.mark.parametrize("overrides", VALID, ids=" ".join)
+def test_an_unusual_value_that_is_right(tiny: str, accepted: Callable[..., None], overrides: tuple[str, ...]) -> None:
+    accepted("train", tiny, *overrides)
+
+
+def test_neither_memory_nor_time_is_spent_on_a_huge_number_of_layers(
+    tiny: str, refused_in_child: Callable[..., str]
+) -> None:
+    refused_in_child("train", tiny, "heads.boxes.encoder_layers=999999999", says=("at most 1000",), seconds=20)

@@ -1,0 +1,294 @@
+"""Wrong weights, model files and run folders: the message names the file, what it is and what is expected."""
+
+import json
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from .conftest import TINY
+
+DEEP = "[" * 100_000
+KERNEL = "backbone.patch_embed.weight"
+
+
+def model_file(run: Path, header: dict[str, Any] | None = None, **entries: str | None) -> bytes:
+    """The run's model file with another header: other entries in its metadata; no metadata at all with none given."""
+    data = (run / "model.safetensors").read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    own = json.loads(data[8 : 8 + length])
+    metadata = own.pop("__metadata__")
+    if entries:
+        own["__metadata__"] = {key: value for key, value in (metadata | entries).items() if value is not None}
+    text = json.dumps(own | (header or {})).encode()
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 123456\n"
+HTML = b"<!DOCTYPE html><html><title>Log in</title>"
+
+# Bytes of a file that holds no weights, and what `weights=` and `predict` say of it alike.
+NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "is empty, 0 bytes"),
+    "web page": (HTML, "is a web page ('Log in')"),
+    "git-LFS pointer": (LFS, "is a git-LFS pointer to a file of 123,456 bytes"),
+    "text": (b"hello", "is text, not weights: 'hello'"),
+    "deep JSON": (DEEP.encode(), "is JSON, not weights"),
+    "gzip": (b"\x1f\x8b123456", "is compressed with gzip"),
+    "numpy array": (b"\x93NUMPY\x01\x00", "is a single numpy array"),
+    "part of a zip": (b"PK\x03\x04" + bytes(100), "is the beginning of a zip archive, 104 bytes"),
+    "bare pickle": (b"\x80\x04}q\x00." + bytes(20), "is a bare pickle"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "of no format that is known here"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+}
+
+# What a run's model.safetensors is in place of a whole one.
+MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
+    "cut short": (lambda run: (run / "model.safetensors").read_bytes()[:5000], "not a whole safetensors file"),
+    "zeros": (lambda run: bytes(1000), "not a whole safetensors file"),
+    "empty": (lambda run: b"", "is empty, 0 bytes"),
+    "web page": (lambda run: HTML, "is a web page"),
+    "git-LFS pointer": (lambda run: LFS, "is a git-LFS pointer"),
+    "header of 2**60 bytes": (lambda run: struct.pack("<Q", 2**60) + b"{" + b" " * 100, "not a whole safetensors file"),
+    "header of 2**64 - 1 bytes": (lambda run: b"\xff" * 8 + b"{}", "Expected a .pth"),
+    "header that is no JSON": (lambda run: struct.pack("<Q", 10) + b"x" * 10, "not a whole safetensors file"),
+    "header nested deeply": (lambda run: struct.pack("<Q", len(DEEP)) + DEEP.encode(), "not a whole safetensors file"),
+    "tensor of petabytes": (
+        lambda run: model_file(run, {KERNEL: {"dtype": "F32", "shape": [10**15], "data_offsets": [0, 4 * 10**15]}}),
+        "not a whole safetensors file",
+    ),
+    "no header of ours": (lambda run: model_file(run), "has no densevit header"),
+    "newer version": (lambda run: model_file(run, format_version="99"), "format version 99, expected 1"),
+    "no config": (lambda run: model_file(run, config=None), "its header is spoilt ('config')"),
+    "config of another kind": (lambda run: model_file(run, config="[]"), "header is spoilt|should be"),
+    "config nested deeply": (lambda run: model_file(run, config=f"a: {'[' * 500}"), "levels deep"),
+    "config that holds itself": (lambda run: model_file(run, config="a: &a [*a]"), "a value that holds it"),
+    "config with nan": (
+        lambda run: model_file(run, config=TINY.replace("feedforward: 32", "dropout: .nan")),
+        "heads.boxes.dropout should be a finite number, not nan",
+    ),
+    "config with an unknown plugin": (
+        lambda run: model_file(run, config=TINY.replace("swin", "swim")), "There is no backbone 'swim'"
+    ),
+    "config of another model": (lambda run: model_file(run, config=TINY.replace("width: 32", "width: 64")), "shape"),
+    "classes nested deeply": (lambda run: model_file(run, classes=DEEP), "its header is spoilt"),
+    "classes that are a number": (lambda run: model_file(run, classes="5"), "its header is spoilt"),
+    "classes without colours": (
+        lambda run: model_file(run, classes='{"detection": [{"name": "a"}]}'), "its header is spoilt ('color')"
+    ),
+    "no classes": (lambda run: model_file(run, classes="{}"), "has no classes"),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _image(tiny: str, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", NO_WEIGHTS)
+def test_no_weights_whatever_the_command(tmp_path: Path, tiny: str, refused: Callable[..., str], name: str) -> None:
+    content, says = NO_WEIGHTS[name]
+    (tmp_path / "x.pth").write_bytes(content)
+    said = refused("train", tiny, "weights=x.pth", says=("x.pth: ", says, "Expected a .pth"))
+    assert refused("predict", "x.pth", "a.png") == said
+    assert refused("evaluate", "x.pth") == said
+    assert refused("convert", "x.pth", "out") == said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "tiny.yaml", "x.pth"]
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_a_wrong_model_file_of_a_run(tmp_path: Path, tiny_run: Path, refused: Callable[..., str], name: str) -> None:
+    make, says = MODEL_FILES[name]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.safetensors").write_bytes(make(tiny_run))
+    said = refused("predict", "run", "a.png", says=("run/model.safetensors",))
+    assert any(text in said for text in says.split("|")), said
+    assert not (tmp_path / "predictions").exists()
+
+
+def test_the_run_and_its_rewritten_model_file_are_accepted(
+    tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None]
+) -> None:
+    (tmp_path / "same.safetensors").write_bytes(model_file(tiny_run, format="densevit"))
+    for run in (str(tiny_run), "same.safetensors"):
+        accepted("predict", run, "a.png", "--out", f"out-{Path(run).name}")
+        accepted("train", tiny, f"weights={run}")
+    (tmp_path / "bare.safetensors").write_bytes(model_file(tiny_run))
+    accepted("train", tiny, "weights=bare.safetensors")
+
+
+# ---- tensors ----
+
+TENSORS: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
+    "int8": (lambda x: x.to(torch.int8), f"{KERNEL} is int8; dense floating point is expected"),
+    "int64": (lambda x: x.to(torch.int64), f"{KERNEL} is int64; dense floating point is expected"),
+    "bool": (lambda x: x > 0, f"{KERNEL} is bool; dense floating point is expected"),
+    "complex64": (lambda x: x.to(torch.complex64), f"{KERNEL} is complex64; dense floating point is expected"),
+    "sparse": (lambda x: x.to_sparse(), f"{KERNEL} is sparse_coo; dense floating point is expected"),
+    "quantised": (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), f"{KERNEL} is qint8"),
+    "flat": (lambda x: x.flatten(), "1 have another shape"),
+    "text": (lambda x: "weights", "1 tensors are missing"),
+}
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_wrong_tensor(tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str], name: str) -> None:
+    change, says = TENSORS[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.save(_changed(tiny_run, change), tmp_path / "x.pth")
+    refused("train", tiny, "weights=x.pth", says=("weights: x.pth does not fit", says))
+
+
+def test_other_floating_point_is_accepted(
+    tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None]
+) -> None:
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn):
+        torch.save(_changed(tiny_run, lambda x, dtype=dtype: x.to(dtype)), tmp_path / "x.pth")  # type: ignore[misc]
+        accepted("train", tiny, "weights=x.pth")
+
+
+def test_all_tensors_of_another_type_are_one_line(
+    tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str]
+) -> None:
+    from safetensors.torch import load_file
+
+    state = load_file(tiny_run / "model.safetensors")
+    torch.save({name: tensor.to(torch.int16) for name, tensor in state.items()}, tmp_path / "x.pth")
+    assert len(refused("train", tiny, "weights=x.pth", says=("is int16 (and ", "tensors more)")).splitlines()) == 1
+
+
+CONTENTS = {
+    "a list": ([1, 2], "holds no tensors by name, but a list"),
+    "a number": (5, "holds no tensors by name, but a int"),
+    "nothing": ({}, "holds no tensors by name, but nothing"),
+    "no tensors in the model": ({"model": {"model": {}}}, "holds no tensors by name, but the keys model"),
+    "tensors of another project": (
+        {"a.weight": torch.zeros(2)},
+        "1 tensors (a.weight), which is no layout that is known",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_checkpoint_without_our_tensors(tmp_path: Path, tiny: str, refused: Callable[..., str], name: str) -> None:
+    content, says = CONTENTS[name]
+    torch.save(content, tmp_path / "x.pth")
+    refused("train", tiny, "weights=x.pth", says=("x.pth", says))
+
+
+def test_a_whole_checkpoint_is_no_run(tmp_path: Path, tiny_run: Path, refused: Callable[..., str]) -> None:
+    torch.save(_changed(tiny_run, lambda x: x), tmp_path / "x.pth")
+    says = ("x.pth: a checkpoint of 154 tensors without classes and config", "densevit convert x.pth OUT")
+    refused("predict", "x.pth", "a.png", says=says)
+    refused("evaluate", "x.pth", says=says)
+
+
+def _changed(run: Path, change: Callable[[torch.Tensor], Any]) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    state = load_file(run / "model.safetensors")
+    return state | {KERNEL: change(state[KERNEL])}
+
+
+# ---- .npz ----
+
+
+def array(shape: tuple[int, ...], descr: str = "<f4", data: bytes = b"") -> bytes:
+    """An .npy of a header that states this shape, and of these data."""
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
+    return buffer.getvalue() + data
+
+
+ARRAYS = {
+    "petabytes": (array((10**15,)), "Unable to allocate 3.55 PiB"),
+    "more than 64 bits": (array((10**18, 10**18)), "not an .npz of plain arrays that is whole"),
+    "a negative side": (array((-5,)), "negative dimensions"),
+    "objects": (array((3,), "|O"), "it holds pickled objects"),
+    "words": (array((1,), "<U3", bytes(12)), "holds no arrays of numbers"),
+    "too few bytes": (array((100,), data=b"12"), "expected 400 bytes got 2"),
+    "no array": (b"xx", "holds no arrays of numbers"),
+    "a header of brackets": (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "not an .npz"),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_wrong_npz(tmp_path: Path, tiny: str, refused: Callable[..., str], name: str) -> None:
+    content, says = ARRAYS[name]
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        file.writestr("a.npy", content)
+    refused("train", tiny, "weights=x.npz", says=("x.npz", says))
+
+
+def test_an_npz_of_ours_is_accepted(tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None]) -> None:
+    from safetensors.torch import load_file
+
+    np.savez(tmp_path / "x.npz", **{k: v.numpy() for k, v in load_file(tiny_run / "model.safetensors").items()})
+    accepted("train", tiny, "weights=x.npz")
+
+
+# ---- JSON beside weights ----
+
+BESIDE = {
+    ("config.json", DEEP): "config.json: is not whole JSON",
+    ("config.json", "\x00"): "config.json: is not whole JSON",
+    ("config.json", '{"pretrained_cfg": 5}'): "config.json: is not as transformers or timm writes it",
+    ("config.json", '{"pretrained_cfg": {"mean": "abc"}}'): "config.json: is not as transformers or timm writes it",
+    ("config.json", '{"pretrained_cfg": {"mean": [1, 2]}}'): "three numbers are expected",
+    ("config.json", '{"id2label": 5}'): "config.json: is not as transformers or timm writes it",
+    ("config.json", '{"model_type": "detr", "backbone_config": 5}'): "config.json: is not as transformers",
+    ("config.json", '{"model_type": "detr", "encoder_attention_heads": [1]}'): "config.json: is not as transformers",
+    ("preprocessor_config.json", DEEP): "preprocessor_config.json: is not whole JSON",
+    ("preprocessor_config.json", '{"image_mean": "abc"}'): "preprocessor_config.json: is not as transformers",
+    ("preprocessor_config.json", '{"image_mean": [0, 0]}'): "three numbers are expected, for red, green and blue",
+    ("preprocessor_config.json", '{"image_mean": [0, 0, NaN]}'): "finite numbers are expected",
+    ("preprocessor_config.json", '{"image_mean": 0, "image_std": 0}'): "the std above 0",
+    ("preprocessor_config.json", '{"image_mean": 0, "rescale_factor": 0}'): "division by zero",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content"), BESIDE, ids=[f"{name}-{text[:40]}" for name, text in BESIDE])
+def test_wrong_json_beside_weights(
+    tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str], name: str, content: str
+) -> None:
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "model.safetensors").write_bytes(model_file(tiny_run))
+    (tmp_path / "hub" / name).write_text(content)
+    refused("train", tiny, "weights=hub", says=(f"hub/{name}", BESIDE[name, content]))
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "5", "null", "{}", '{"id2label": {"99999999999": "a"}}', '{"architecture": 5}']
+)
+def test_json_that_says_nothing_is_accepted(
+    tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None], content: str
+) -> None:
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "model.safetensors").write_bytes(model_file(tiny_run))
+    (tmp_path / "hub" / "config.json").write_text(content)
+    accepted("train", tiny, "weights=hub")
+
+
+INDEXES = {
+    DEEP: "is not whole JSON",
+    "{}": "is no index of shards",
+    '{"weight_map": 5}': "is no index of shards",
+    '{"weight_map": {"a": "../a"}}': "is no index of shards",
+    '{"weight_map": {"a": "b.safetensors"}}': "1 of 1 shards are not beside it (b.safetensors)",
+}
+
+
+@pytest.mark.parametrize("content", INDEXES, ids=lambda text: text[:20])
+def test_a_wrong_index_of_shards(tmp_path: Path, tiny: str, refused: Callable[..., str], content: str) -> None:
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "model.safetensors.index.json").write_text(content)
+    refused("train", tiny, "backbone.weights=hub", says=("hub/model.safetensors.index.json: ", INDEXES[content]))

@@ -1,0 +1,259 @@
+"""Broken plugins: the message names the plugin, what went wrong and where; `densevit plugins` lists the others."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from densevit.cli import main
+
+GROUP = "[densevit.backbones]\n"
+BEGIN = "import densevit\nimport torch\nfrom torch import nn\n"
+
+
+def backbone(
+    body: str = "self.channels, self.strides = (8,), (32,)", forward: str = "return [x]", options: str = ""
+) -> str:
+    """The source of a backbone Net, whose constructor and forward do this."""
+    return (
+        f"{BEGIN}\nclass Net(densevit.Backbone):\n"
+        f"    def __init__(self{options}):\n        super().__init__()\n"
+        "        self.embed = nn.Conv2d(3, 8, 32, 32)\n"
+        f"        {body}\n"
+        f"    def forward(self, x):\n        x = self.embed(x)\n        {forward}\n"
+    )
+
+
+NO_MESSAGE = "class Odd(Exception):\n    def __str__(self):\n        raise ValueError('no')\n"
+
+# The source of the module net, and what the message says besides "The backbone 'mine' (net:Net, from own 1.0)".
+IMPORTS = {
+    "exits": ("import sys\nsys.exit(3)\n", "cannot be imported: SystemExit: 3 (", "net.py, line 2)"),
+    "exits without code": ("raise SystemExit", "cannot be imported: SystemExit (", "net.py, line 1)"),
+    "exits with a text": ("import sys\nsys.exit('bye')\n", "cannot be imported: SystemExit: bye ("),
+    "exits by argparse": ("import argparse as a\na.ArgumentParser().error('x')", "SystemExit: 2 (", "net.py, line 2)"),
+    "an exception of no kind": ("class Odd(BaseException): pass\nraise Odd('x')", "cannot be imported: Odd: x ("),
+    "generator exit": ("raise GeneratorExit", "cannot be imported: GeneratorExit ("),
+    "an exception without a message": (NO_MESSAGE + "raise Odd", "cannot be imported: Odd ("),
+    "an exception of three lines": ("raise ValueError('a\\nb\\nc')", "ValueError: a b c ("),
+    "an exception with an escape": ("raise ValueError('\\x1b[31mred')", "ValueError: \\x1b[31mred ("),
+    "a message of a megabyte": ("raise ValueError('x' * 10**6)", "x ... ("),
+    "a group of exceptions": (
+        "class Several(Exception): pass\nraise Several([ValueError('x')])", "Several: [ValueError('x')] (",
+    ),
+    "no memory": ("raise MemoryError", "cannot be imported: MemoryError ("),
+    "no end": ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
+    "a name that is missing": ("import torch\nfoo", "NameError: name 'foo' is not defined", "line 2)"),
+    "a package that is missing": ("import no_such_package", "it needs 'no_such_package', which is not installed"),
+    "an import without reason": ("raise ImportError", "cannot be imported: ImportError ("),
+    "no syntax": ("def (", "SyntaxError: invalid syntax (", "net.py, line 1)"),
+    "no indentation": ("if 1:\nx", "IndentationError", "net.py, line 2)"),
+    "NUL": ("a\0b", "null bytes"),
+    "an attribute that raises": ("def __getattr__(name): raise RuntimeError('lazy')", "RuntimeError: lazy ("),
+    "no such class": ("class Nets: pass", "net has no 'Net'. Did you mean 'Nets'?"),
+    "a function": ("def Net(): pass", "is a function, which is no densevit.Backbone"),
+    "a number": ("Net = 5", "is a int, which is no densevit.Backbone"),
+    "an instance": (backbone().replace("class Net(", "class Own(") + "Net = Own()\n", "is a Own, which is no"),
+    "a class that is no module": ("class Net: pass", "is the class Net, which is no densevit.Backbone"),
+    "a module that is no backbone": (BEGIN + "class Net(nn.Module): pass", "Write `class Net(densevit.Backbone)`"),
+    "a head": (BEGIN + "class Net(densevit.Head): pass", "is the class Net, which is no densevit.Backbone"),
+}  # fmt: skip
+
+CONSTRUCTORS = {
+    "a RuntimeError": ("raise RuntimeError('boom\\nand more')", "RuntimeError: boom and more (", "net.py, line 9)"),
+    "a TypeError": ("len(5)", "TypeError: object of type 'int' has no len() ("),
+    "a KeyError": ("{}['width']", "KeyError: 'width' ("),
+    "a ValueError": ("raise ValueError('width is odd')", "cannot be built with these options: width is odd"),
+    "an assertion": ("assert False", "AssertionError ("),
+    "exits": ("raise SystemExit(1)", "SystemExit: 1 ("),
+    "petabytes": ("torch.empty(10**15)", "memory", "net.py, line 9)"),
+    "no channels": ("pass", "backbone 'mine' has no 'channels'"),
+    "fewer channels than strides": (
+        "self.channels, self.strides = (8,), (16, 32)", "states 1 channels and 2 strides"
+    ),
+    "channels that are words": ("self.channels, self.strides = ('a',), (32,)", "states channels ('a',); whole numbers"),
+    "channels that are one number": ("self.channels, self.strides = 8, 32", "states channels 8; whole numbers"),
+    "no channel": ("self.channels, self.strides = (0,), (32,)", "states channels (0,); whole numbers above 0"),
+    "negative strides": ("self.channels, self.strides = (8,), (-4,)", "states strides (-4,); whole numbers above 0"),
+    "a mean of one number": (
+        "self.channels, self.strides, self.mean = (8,), (32,), 0.5", "states mean 0.5; three numbers"
+    ),
+    "a std of two": (
+        "self.channels, self.strides, self.std = (8,), (32,), (1, 1)", "states std (1, 1); three numbers"
+    ),
+    "an input size of one number": (
+        "self.channels, self.strides, self.input_size = (8,), (32,), 224", "input_size 224; (height, width) or None"
+    ),
+}  # fmt: skip
+
+FORWARDS = {
+    "too few features": ("return []", "returned features of shapes []; it states channels [8]"),
+    "too many features": ("return [x, x]", "a list of 1 maps (B, C, h, w) is expected"),
+    "other channels": ("return [x[:, :4]]", "it states channels [8]"),
+    "tokens": ("return [x.flatten(2)]", "it states channels [8]"),
+    "nothing": ("return None", "returned a NoneType"),
+    "a tensor": ("return x", "returned a Tensor"),
+    "a dict": ("return {'a': x}", "returned a dict"),
+    "numbers": ("return [1]", "returned features of shapes ['int']"),
+}
+
+ENTRY_POINTS = {
+    "a group in the singular": ("[densevit.backbone]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
+    "a group in capitals": ("[Densevit.Backbones]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
+    "a group with an underscore": ("[densevit_backbones]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
+    "a group of another kind": ("[densevit.dataset]\nmine = net:Net\n", "Did you mean 'densevit.datasets'?"),
+    "a group that nobody knows": (
+        "[densevit.foo]\nmine = net:Net\n",
+        "[densevit.foo], which is no plugin group. Known",
+    ),
+    "no class": (GROUP + "mine = net\n", "own 1.0 has a malformed entry point, 'mine = net'"),
+    "no value": (GROUP + "mine =\n", "own 1.0 has a malformed entry point, 'mine ='"),
+    "no name": (GROUP + "= net:Net\n", "own 1.0 has a malformed entry point, '= net:Net'"),
+    "a sentence": (GROUP + "mine is net:Net\n", "own 1.0 has a malformed entry point"),
+}
+
+# Entry points that are listed, and what is said once they are asked for.
+LISTED = {
+    "__main__": ("mine = __main__:Net_of_mine", "__main__ has no 'Net_of_mine'"),
+    "a module that is not there": ("mine = no.such.module:Net", "there is no module 'no'"),
+    "a relative module": ("mine = ..net:Net", "is not named as module:Class"),
+    "a module built in": ("mine = sys:Net", "sys has no 'Net'"),
+    "a function built in": ("mine = os:system", "which is no densevit.Backbone"),
+}
+
+VALUES = {
+    "net:": "is not named as module:Class",
+    ".:Net": "is not named as module:Class",
+    "..net:Net": "is not named as module:Class",
+    "net:Net:Net": "is not named as module:Class",
+    "net net:Net": "is not named as module:Class",
+    "nope:Net": "there is no module 'nope'",
+    "net.below:Net": "there is no module 'net.below'",
+    "net:Nett": "net has no 'Nett'. Did you mean 'Net'?",
+    "net:Net.inner": "net has no 'Net.inner'",
+    "builtins:exit": "which is no densevit.Backbone",
+}
+
+
+@pytest.fixture
+def broken(tiny: str, install: Callable[..., Path]) -> Callable[[str], Path]:
+    """`broken(source)` installs `mine`, a backbone of the module net with that source."""
+    return lambda source: install("own", GROUP + "mine = net:Net\n", {"net.py": source})
+
+
+@pytest.mark.parametrize("name", IMPORTS)
+def test_a_plugin_that_cannot_be_imported(broken: Callable, tiny: str, refused: Callable[..., str], name: str) -> None:
+    source, *says = IMPORTS[name]
+    broken(source)
+    message = refused("config", tiny, "backbone.name=mine", says=("backbone.name: The backbone 'mine'", *says))
+    assert len(message.splitlines()) == (3 if "argparse" in name else 1)  # argparse has said something itself
+    assert len(message) < 1200
+    assert "from own 1.0" in message
+    assert main(["plugins", "backbones"]) == 0  # nothing is imported
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_a_constructor_that_fails(broken: Callable, tiny: str, refused: Callable[..., str], name: str) -> None:
+    body, *says = CONSTRUCTORS[name]
+    broken(backbone(body))
+    assert len(refused("train", tiny, "backbone={name: mine}", says=("'mine'", *says)).splitlines()) == 1
+
+
+def test_an_exception_without_a_message_in_a_constructor(broken: Callable, tiny: str, refused: Callable) -> None:
+    broken(NO_MESSAGE + backbone("raise Odd"))
+    refused("train", tiny, "backbone={name: mine}", says=("'mine' cannot be built with these options: Odd (",))
+
+
+def test_a_constructor_that_calls_no_other(broken: Callable, tiny: str, refused: Callable[..., str]) -> None:
+    source = backbone().replace("super().__init__()", "pass").replace("self.embed = nn.Conv2d(3, 8, 32, 32)", "pass")
+    broken(source)
+    refused("train", tiny, "backbone={name: mine}", says=("'mine': its constructor does not call super().__init__()",))
+
+
+def test_a_constructor_that_lacks_an_option(broken: Callable, tiny: str, refused: Callable[..., str]) -> None:
+    broken(backbone(options=", width: int"))
+    refused("config", tiny, "backbone={name: mine}", says=("backbone.width is missing: 'mine' needs it",))
+
+
+def test_a_head_whose_constructor_fails(install: Callable, tiny: str, refused: Callable[..., str]) -> None:
+    source = (
+        "import densevit\nclass Own(densevit.Head):\n    task = 'detection'\n    needs = ('boxes', 'labels')\n"
+        "    def __init__(self, channels, strides, classes):\n        self.nope\n"
+    )
+    install("own", "[densevit.heads]\nmine = net:Own\n", {"net.py": source})
+    refused("train", tiny, "heads={boxes: {name: mine}}", says=("heads.boxes: 'mine'", "AttributeError", "line 6)"))
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_a_forward_that_returns_something_else(broken: Callable, tiny: str, refused: Callable, name: str) -> None:
+    forward, says = FORWARDS[name]
+    broken(backbone(forward=forward))
+    refused("train", tiny, "backbone={name: mine}", "--run-dir", "out", says=("backbone Net: its forward", says))
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_entry_points_that_are_not_found(
+    install: Callable, tiny: str, refused: Callable, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, says = ENTRY_POINTS[name]
+    install("own", text, {"net.py": backbone()})
+    refused("config", tiny, "backbone.name=mine", says=("There is no backbone 'mine'", "own 1.0", says))
+    assert main(["plugins"]) == 0
+    listed = capsys.readouterr().out
+    assert says in listed
+    assert "backbones   swin" in listed
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_entry_points_of_strange_modules(
+    install: Callable, tiny: str, refused: Callable, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, says = LISTED[name]
+    install("own", GROUP + text + "\n", {"net.py": backbone()})
+    assert main(["plugins", "backbones"]) == 0
+    listed = capsys.readouterr().out
+    assert "backbones  mine" in listed or "own 1.0" in listed
+    assert "backbones  swin" in listed
+    refused("config", tiny, "backbone.name=mine", says=(says,))
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_a_class_that_is_named_wrongly(broken: Callable, tiny: str, refused: Callable[..., str], value: str) -> None:
+    broken(backbone())
+    refused("config", tiny, f"backbone.name='{value}'", says=(VALUES[value],))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        backbone(),
+        "print('hello')\n" + backbone(),
+        "import warnings\nwarnings.warn('old')\n" + backbone(),
+        backbone(forward="return (x,)"),
+        backbone("self.channels, self.strides = [8], [32]"),
+        backbone("import numpy; self.channels, self.strides = tuple(numpy.array([8])), (32,)"),
+        backbone("self.channels, self.strides, self.mean = (8,), (32,), [0, 0, 0]"),
+        backbone(options=", width: 'no such type' = 1"),
+        backbone().replace("class Net(", "class Own(") + "class Net(Own): pass\n",
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_plugins_that_work(broken: Callable, tiny: str, tmp_path: Path, accepted: Callable, source: str) -> None:
+    from densevit.model import create_backbone
+
+    broken(source)
+    accepted("train", tiny, "backbone={name: mine}")
+    accepted("train", tiny, "backbone={name: 'net:Net'}")
+    assert [*create_backbone("mine").channels] == [8]
+
+
+def test_a_whole_training_of_a_small_backbone(broken: Callable, tiny: str, tmp_path: Path, monkeypatch) -> None:
+    broken(backbone())
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", tiny, "backbone={name: mine}", "--run-dir", "out"]) == 0
+
+
+def test_ctrl_c_while_a_plugin_is_imported(broken: Callable, tiny: str, tmp_path: Path, monkeypatch) -> None:
+    broken("raise KeyboardInterrupt")
+    monkeypatch.chdir(tmp_path)
+    assert main(["config", tiny, "backbone.name=mine"]) == 130
