@@ -11,6 +11,7 @@ import torch
 
 from densevit.data.annotations import Annotations, read_annotations
 from densevit.data.images import read_image
+from densevit.data.label_pairs import root_folder
 from densevit.data.scan import scan_images
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample, Targets
@@ -52,7 +53,7 @@ class Coco(Dataset):
         own = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}.get(
             split, (None, None)
         )
-        base = None if root is None else Path(root).expanduser()
+        base = None if root is None else root_folder(root)
         file, folders = _find(base, split, own[0] or annotations, own[1] or images)
         read = read_annotations(file, masks)
         if limit is not None:
@@ -163,8 +164,6 @@ def _find(root: Path | None, split: str, annotations: str | None, images: str | 
             "(data.train_annotations, data.train_images, data.val_annotations, data.val_images)."
         )
     base = root or Path()
-    if root is not None and not root.is_dir():
-        raise DataError(f"data.root: there is no folder {root} (seen from {Path.cwd()}).")
     if annotations is not None:
         file = base / Path(annotations).expanduser()
         if not file.is_file():

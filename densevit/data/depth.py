@@ -127,7 +127,16 @@ class Depth(LabelledPictures):
         self._pairs, self._valid, calibrations = _find(base, split, options, limit)
         self._calibrations = None if calibrations is None else _read_calibrations(self._root, calibrations)
         self._sizes, self._upright = _measure(self._root, self._pairs, self._key)
+        self._split, self._labelled = split, False
         self._look(split, options["range"])
+
+    def check_labels(self) -> None:
+        """Raises DataError where no depth lies between min_depth and max_depth."""
+        if not self._labelled:
+            raise DataError(
+                f"{self.label_path(0)}: as in all depth maps of the split {self._split!r} that were read, no pixel has "
+                "a known depth between data.min_depth and data.max_depth: nothing can be learned or measured."
+            )
 
     def __getitem__(self, index: int) -> Sample:
         """The sample, with `depth` (H, W) float32: metres where `metric`, else in any unit; 0 = unknown."""
@@ -161,9 +170,12 @@ class Depth(LabelledPictures):
         def read(index: int) -> np.ndarray:
             stored = read_depth(self.label_path(index), self._key)
             depth_range.check_scale(stored, self.label_path(index), self._values, expected)
-            return self._depth(index, stored)
+            depth = self._depth(index, stored)
+            if self._values.capped(depth).any():
+                self._labelled = True
+            return depth
 
-        seen = depth_range.measure(read, len(self), _THREADS)
+        seen = depth_range.measure(read, len(self), _THREADS, f"of the split {split!r} ({self.label_path(0)}, ...)")
         if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
             left_out = len(self._pairs.left_out)
             depth_range.show(split, seen, self._values, expected, self.label_path, len(self), left_out)

@@ -50,8 +50,12 @@ def sample(count: int) -> list[int]:
     return np.linspace(0, count - 1, min(count, _MOST_FILES)).round().astype(int).tolist()
 
 
-def measure(read: Callable[[int], np.ndarray], count: int, threads: int) -> DepthRange:
-    """read: (H, W) depth by index, 0 = unknown. Raises DataError where no depth at all is known."""
+def measure(read: Callable[[int], np.ndarray], count: int, threads: int, of: str) -> DepthRange:
+    """The range of depth maps that `sample` chooses.
+
+    read: (H, W) depth by index, 0 = unknown. of: which maps these are, for messages. Raises DataError where no depth at
+    all is known.
+    """
 
     def look(index: int) -> tuple[np.ndarray, float, float, int, int]:
         depth = read(index)
@@ -70,7 +74,7 @@ def measure(read: Callable[[int], np.ndarray], count: int, threads: int) -> Dept
     values, lows, highs, known, pixels = zip(*seen, strict=True)
     if not sum(known):
         raise DataError(
-            f"None of {len(chosen)} depth maps holds a depth above 0. Look at data.scale, data.kind and data.invalid."
+            f"None of {len(chosen)} depth maps {of} holds a depth above 0. Check data.scale, data.kind and data.invalid."
         )
     median = float(np.median(np.concatenate(values)))
     medians = tuple((index, float(np.median(one))) for index, one in zip(chosen, values, strict=True) if len(one))

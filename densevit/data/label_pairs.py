@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from densevit.errors import DataError
+from densevit.errors import DataError, one_line
 from densevit.interfaces import Dataset
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -65,8 +65,12 @@ def root_folder(root: str | None) -> Path:
     """`data.root` as a folder that is there. Raises DataError where it is not."""
     if root is None:
         raise DataError("data.root is missing: name the data set's folder.")
-    base = Path(root).expanduser()
-    if not base.is_dir():
+    try:
+        base = Path(root).expanduser()
+        there = base.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown user, a NUL
+        raise DataError(f"data.root: {one_line(error)}. Name the data set's folder.") from None
+    if not there:
         raise DataError(f"data.root: there is no folder {base} (seen from {Path.cwd()}).")
     return base
 

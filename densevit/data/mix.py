@@ -10,6 +10,7 @@ from densevit.interfaces import Class, Dataset, Sample, Targets
 from densevit.options import takes
 
 _TASKS = {"boxes": "detection", "labels": "detection", "masks": "detection", "semantic": "segmentation"}
+_LONGEST_EPOCH = 10**8  # images
 _OF_BOXES = ("area", "iscrowd")  # not target keys of their own: they come and go with the boxes
 
 
@@ -166,7 +167,13 @@ def _chosen(provided: tuple[str, ...], chosen: Any, name: str) -> tuple[str, ...
 def _counts(lengths: np.ndarray, shares: list[float]) -> np.ndarray:
     """How many pictures of each set an epoch shows: in proportion to the shares, and each picture at least once."""
     weights = np.array(shares)
-    return np.rint(weights * (lengths / weights).max()).astype(int)
+    counts = np.rint(weights * (lengths / weights).max())
+    if counts.sum() > _LONGEST_EPOCH:
+        raise DataError(
+            f"data.sets: the shares {', '.join(f'{share:g}' for share in shares)} make an epoch of {counts.sum():.3g} "
+            f"images, so that each is shown at least once; at most {_LONGEST_EPOCH:,} fit. Bring them closer together."
+        )
+    return counts.astype(int)
 
 
 def _listed(classes: tuple[Class, ...], most: int = 6) -> str:

@@ -47,7 +47,7 @@ def find_pictures(sources: Sequence[str]) -> list[Picture]:
 
 def _paths(source: str) -> list[Path]:
     if not source.strip():
-        raise DataError("'' names no picture: expected a file, a folder or a pattern.")
+        raise DataError("'' names no image: expected a file, a folder or a pattern.")
     path = Path(source).expanduser()
     if path.is_file():
         return [path]

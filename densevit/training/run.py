@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -19,7 +20,7 @@ from densevit.config import Config
 from densevit.config.values import seconds_of
 from densevit.data.build import Data, build_data
 from densevit.data.pipeline import worker_failure
-from densevit.errors import ConfigError, TrainingError, did_you_mean
+from densevit.errors import ConfigError, DensevitError, TrainingError, did_you_mean
 from densevit.evaluation import metrics_file
 from densevit.model import DenseModel, build_model
 from densevit.training.budget import Budget, BudgetCallback, check_budget
@@ -121,7 +122,7 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint
     rates = parameter_rates(model, config.optim, learning_rate(config.optim, budget.images_per_step))
     if trainer.world_size > 1:
         freeze_unused(model)
-    with _explained(folder), closing(files):
+    with _explained(folder), _without_leftovers(trainer, folder, new=checkpoint is None), closing(files):
         if trainer.is_global_zero:
             written = folder / "config.yaml.partial"
             written.write_text(configs.dump(config, _derived(config, model, data, trainer, budget)), encoding="utf-8")
@@ -178,6 +179,17 @@ def _explained(folder: Path) -> Iterator[None]:
     else:
         return
     raise TrainingError(reason + _how_to_go_on(folder))
+
+
+@contextmanager
+def _without_leftovers(trainer: lightning.Trainer, folder: Path, new: bool) -> Iterator[None]:
+    """Removes the folder of a run that ends with an error before its first step."""
+    try:
+        yield
+    except DensevitError:
+        if new and trainer.global_step == 0 and trainer.is_global_zero:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _how_to_go_on(folder: Path) -> str:

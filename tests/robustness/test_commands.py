@@ -19,7 +19,7 @@ SPOILT = "step,train/loss\n0,1.0\n"
 
 @pytest.fixture(autouse=True)
 def _folder(tiny: str, tiny_run: Path, tmp_path: Path) -> None:
-    """tiny.yaml, a run, a picture, a file, an empty folder, and folders without and with pictures of one name."""
+    """tiny.yaml, a run, an image, a file, an empty folder, and folders without and with images of one name."""
     shutil.copytree(tiny_run, tmp_path / "run")
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     (tmp_path / "file").write_text("x")
@@ -75,7 +75,7 @@ WRONG: dict[tuple[str, ...], str] = {
     ("predict", "run", "nope.png"): "nope.png: there is no such file or folder",
     ("predict", "run", "empty"): "empty: no pictures in this folder",
     ("predict", "run", "texts"): "texts: no pictures in this folder",
-    ("predict", "run", ""): "'' names no picture",
+    ("predict", "run", ""): "'' names no image",
     ("predict", "run", "*.jpg"): "*.jpg: the pattern fits no picture",
     ("predict", "run", "fifo"): "fifo: there is no such file or folder",
     ("predict", "run", "/dev/null"): "/dev/null: there is no such file or folder",
@@ -159,7 +159,7 @@ def test_a_folder_that_may_not_be_written_to(
         refused(*arguments, says=(f"out cannot be made: nothing may be written to {tmp_path}",))
 
 
-def test_predict_does_the_others_where_a_picture_cannot_be_read(
+def test_predict_does_the_others_where_an_image_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -173,7 +173,7 @@ def test_predict_does_the_others_where_a_picture_cannot_be_read(
 def test_scenes_as_the_readme_has_it(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`densevit scenes --out DIR`, without --count, writes as many pictures as the data set has by default."""
+    """`densevit scenes --out DIR`, without --count, writes as many images as the data set has by default."""
     from densevit_scenes import dataset as scenes
 
     assert "`densevit scenes --out DIR`" in (project / "README.md").read_text()

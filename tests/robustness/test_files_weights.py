@@ -46,7 +46,7 @@ NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
     "numpy array": (b"\x93NUMPY\x01\x00", "is a single numpy array"),
     "part of a zip": (b"PK\x03\x04" + bytes(100), "is the beginning of a zip archive, 104 bytes"),
     "bare pickle": (b"\x80\x04}q\x00." + bytes(20), "is a bare pickle"),
-    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "of no format that is known here"),
+    "image": (b"\x89PNG\r\n\x1a\n" + bytes(100), "of no format that is known here"),
     "HDF5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
 }
 

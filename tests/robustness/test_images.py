@@ -109,9 +109,10 @@ def test_a_damaged_image_is_refused_before_training(case, refused, tmp_path):
 def test_an_image_that_is_damaged_inside_ends_the_training_with_one_line(workers, refused, tmp_path):
     """Its ends look whole; to decode all images first would take as long as an epoch."""
     replaced(tmp_path, REFUSED_WHEN_READ["half of a JPEG that ends as one"])
-    arguments = ("data.root=.", "trainer.max_steps=2", f"data.num_workers={workers}", "--run-dir", "run")
+    arguments = ("data.root=.", "data.batch_size=2", f"data.num_workers={workers}", "--run-dir", "run")
     error = refused("train", "tiny.yaml", *arguments, says=("train/0.png", "damaged", "premature end"))
     assert len([line for line in error.splitlines() if not line.startswith("warning: ")]) == 1
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 @pytest.mark.parametrize("case", REFUSED_WHEN_READ)

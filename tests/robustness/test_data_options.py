@@ -1,0 +1,98 @@
+"""Options of the data section and of the data sets `coco`, `scenes` and `mix` that cannot be."""
+
+import pytest
+
+from tests.robustness.test_coco import document, write
+
+SCENES = """
+backbone: {name: swin, variant: nano, window_size: 4}
+heads: {detection: {name: detr, num_queries: 4, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}}
+data: {name: scenes, image_size: 64, batch_size: 1, num_workers: 0, train_length: 2, val_length: 2}
+trainer: {max_steps: 1, accelerator: cpu, precision: "32"}
+"""
+MIX = SCENES.replace(
+    "{name: scenes, image_size: 64, batch_size: 1, num_workers: 0, train_length: 2, val_length: 2}",
+    "{name: mix, image_size: 64, batch_size: 1, num_workers: 0, sets: {a: {name: scenes, train_length: 2, "
+    "val_length: 2}, b: {name: scenes, seed: 5, train_length: 3, val_length: 2}}}",
+)
+OF_SCENES: dict[str, tuple[list[str], tuple[str, ...]]] = {
+    "length of 0": (["data.train_length=0"], ("data.train_length is 0",)),
+    "length below zero": (["data.val_length=-1"], ("data.val_length is -1",)),
+    "length of a fraction": (["data.train_length=2.5"], ("data.train_length", "2.5")),
+    "seed below zero": (["data.seed=-1"], ("data.seed is -1",)),
+    "size of 8": (["data.image_size=8"], ("data.image_size is 8", "32")),
+    "size of 0": (["data.image_size=0"], ("data.image_size",)),
+    "size of three": (["data.image_size=[64,64,64]"], ("data.image_size",)),
+    "size of text": (["data.image_size=big"], ("data.image_size", "'big'")),
+    "size of 10^6": (["data.image_size=1000000"], ("data.image_size",)),
+    "an unknown split": (["data.split=holdout"], ("'holdout'", "train, val, test")),
+    "batches of 0": (["data.batch_size=0"], ("data.batch_size", "0")),
+    "batches below zero": (["data.batch_size=-2"], ("data.batch_size", "-2")),
+    "workers below zero": (["data.num_workers=-1"], ("data.num_workers", "-1")),
+    "an unknown recipe": (["data.recipe=crops"], ("data.recipe", "Did you mean 'crop'")),
+    "crops without a size": (["data.recipe=crop", "data.image_size=null"], ("'crop' needs data.image_size",)),
+    "scales without crops": (["data.scales=[0.5,2]"], ("data.scales", "data.recipe: crop")),
+    "scales that fall": (["data.recipe=crop", "data.scales=[2,0.5]"], ("data.scales",)),
+    "scales of 0": (["data.recipe=crop", "data.scales=[0,1]"], ("data.scales",)),
+    "rotation of 500": (["data.recipe=crop", "data.rotation=500"], ("data.rotation", "500")),
+    "short_side of 0": (["data.recipe=crop", "data.short_side=0"], ("data.short_side", "0")),
+    "an unknown data set": (["data.name=scene"], ("'scene'", "Did you mean 'scenes'")),
+    "a data set of a number": (["data.name=5"], ("data.name", "5")),
+    "a root": (["data.root=."], ("data.root", "not an option of 'scenes'")),
+}
+OF_COCO: dict[str, tuple[list[str], tuple[str, ...]]] = {
+    "limit of 0": (["data.limit=0"], ("data.limit is 0",)),
+    "limit of -1": (["data.limit=-1"], ("data.limit is -1",)),
+    "limit of 10^30": ([f"data.limit={10**30}"], ("data.limit",)),
+    "no root": (["data.root=null"], ("data.root is missing",)),
+    "an unknown root": (["data.root=nowhere"], ("there is no folder nowhere",)),
+    "a root without annotations": (["data.root=train"], ("train has no annotations", "Looked for")),
+    "a root with a NUL": (["data.root='a\\0b'"], ("data.root",)),
+    "a root of a number": (["data.root=5"], ("data.root", "5")),
+    "annotations elsewhere": (["data.annotations=a.json"], ("There is no annotation file a.json",)),
+    "annotations of a folder": (["data.annotations=train"], ("There is no annotation file train",)),
+    "annotations of an image": (["data.annotations=train/0.png"], ("train/0.png is no valid json",)),
+    "annotations over-long": ([f"data.annotations={'a' * 5000}"], ("'coco'", "File name too long")),
+    "images elsewhere": (["data.images=nowhere"], ("nowhere",)),
+    "masks of text": (["data.masks=some"], ("data.masks", "'some'")),
+    "an unknown split": (["data.split=test"], ("'test'", "Looked for")),
+}
+OF_MIX: dict[str, tuple[list[str], tuple[str, ...]]] = {
+    "no sets": (["data.sets=[]"], ("data.sets",)),
+    "a set without a name": (["data.sets.a.name=null"], ("data.sets.a.name is missing",)),
+    "a set that is none": (["data.sets.a=5"], ("data.sets", "'a': 5")),
+    "an unknown plugin": (["data.sets.a.name=scene"], ("'scene'", "Did you mean 'scenes'")),
+    "an unknown option": (["data.sets.a.lenth=5"], ("data.sets.a.lenth", "not an option")),
+    "a share of 0": (["data.sets.a.share=0", "data.sets.b.share=1"], ("data.sets.a.share is 0",)),
+    "a share below zero": (["data.sets.a.share=-1", "data.sets.b.share=1"], ("data.sets.a.share is -1",)),
+    "a share of text": (["data.sets.a.share=half", "data.sets.b.share=1"], ("data.sets.a.share is half",)),
+    "a share alone": (["data.sets.a.share=1"], ("data.sets.b.share is missing",)),
+    "a share of 10^12": (["data.sets.a.share=1e12", "data.sets.b.share=1"], ("data.sets: the shares 1e+12, 1",)),
+    "provides of what is not there": (["data.sets.a.provides=[keypoints]"], ("data.sets.a.provides",)),
+    "provides of nothing": (["data.sets.a.provides=[]"], ("data.sets.a.provides",)),
+    "provides of text": (["data.sets.a.provides=boxes"], ("data.sets.a.provides",)),
+    "an empty set": (["data.sets.a.train_length=0"], ("data.train_length is 0",)),
+    "a set of itself": (["data.sets.a.name=mix"], ("data.sets.a",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OF_SCENES)
+def test_a_wrong_option_of_scenes_is_refused(case, refused, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(SCENES)
+    options, says = OF_SCENES[case]
+    refused("train", "tiny.yaml", *options, says=says)
+
+
+@pytest.mark.parametrize("case", OF_COCO)
+def test_a_wrong_option_of_coco_is_refused(case, refused, tmp_path):
+    write(tmp_path, document())
+    options, says = OF_COCO[case]
+    root = [] if any(option.startswith("data.root") for option in options) else ["data.root=."]
+    refused("train", "tiny.yaml", *root, *options, says=says)
+
+
+@pytest.mark.parametrize("case", OF_MIX)
+def test_a_wrong_option_of_mix_is_refused(case, refused, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(MIX)
+    options, says = OF_MIX[case]
+    refused("train", "tiny.yaml", *options, says=says)

@@ -1,0 +1,192 @@
+"""Folders of images and depth maps with one thing wrong each, and wrong options of that data set."""
+
+import io
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit.cli import main
+from densevit.data.depth import Depth
+
+TINY = """
+backbone: {name: swin, variant: nano, window_size: 4}
+heads: {depth: {name: dpt, width: 16}}
+data: {name: depth, root: ., image_size: 64, batch_size: 2, num_workers: 0}
+trainer: {max_steps: 1, accelerator: cpu, precision: "32"}
+"""
+SIZES = ((40, 56), (33, 41))
+MAP = "labels/train/0"
+
+
+def npy(values: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.save(out, values, allow_pickle=True)
+    return out.getvalue()
+
+
+def npy_header(shape: str, dtype: str = "<f4") -> bytes:
+    """An NPY file of no numbers whose header claims a shape."""
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(64)
+
+
+def npz(**arrays: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in arrays.items():
+            archive.writestr(f"{name}.npy", content)
+    return out.getvalue()
+
+
+def depth(value: float = 2.0, size: tuple[int, ...] = SIZES[0], kind: type = np.float32) -> np.ndarray:
+    return np.full(size, value, kind)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two splits of two images, with depth in metres."""
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        for i, size in enumerate(SIZES):
+            rng = np.random.default_rng(i)
+            Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(tmp_path / f"images/{split}/{i}.png")
+            np.save(tmp_path / f"labels/{split}/{i}.npy", rng.uniform(1, 5, size).astype(np.float32))
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+def png(values: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, "PNG")
+    return out.getvalue()
+
+
+WRONG: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
+    "empty": (".npy", b"", (f"{MAP}.npy",)),
+    "text": (".npy", b"2.0 2.0", (f"{MAP}.npy",)),
+    "half a file": (".npy", npy(depth())[:500], (f"{MAP}.npy",)),
+    "pickled objects": (".npy", npy(np.array([[{}]], dtype=object)), (f"{MAP}.npy",)),
+    "text for numbers": (".npy", npy(np.full(SIZES[0], "a")), (f"{MAP}.npy",)),
+    "complex numbers": (".npy", npy(depth(kind=np.complex64)), (f"{MAP}.npy",)),
+    "truths": (".npy", npy(depth(kind=np.bool_)), (f"{MAP}.npy",)),
+    "another size": (".npy", npy(depth(size=(20, 28))), ("images/train/0.png", "56 x 40", "28 x 20")),
+    "width before height": (".npy", npy(depth(size=SIZES[0][::-1])), ("images/train/0.png", "56 x 40", "40 x 56")),
+    "three dimensions": (".npy", npy(depth(size=(40, 56, 3))), (f"{MAP}.npy", "(40, 56, 3)")),
+    "one dimension": (".npy", npy(depth(size=(2240,))), (f"{MAP}.npy", "(2240,)")),
+    "no number": (".npy", npy(depth(size=(0, 0))), (f"{MAP}.npy",)),
+    "petabytes": (".npy", npy_header("(40000000, 56000000)"), (f"{MAP}.npy",)),
+    "a header of the size, and no numbers": (".npy", npy_header("(40, 56)"), (f"{MAP}.npy",)),
+    "a header of a size below zero": (".npy", npy_header("(-40, 56)"), (f"{MAP}.npy",)),
+    "a header that is code": (".npy", npy_header("__import__('os').getpid()"), (f"{MAP}.npy",)),
+    "an archive of petabytes": (".npz", npz(depth=npy_header("(40000000, 56000000)")), (f"{MAP}.npz",)),
+    "an archive of objects": (".npz", npz(depth=npy(np.array([[{}]], dtype=object))), (f"{MAP}.npz",)),
+    "an empty archive": (".npz", npz(), (f"{MAP}.npz",)),
+    "an archive of two": (".npz", npz(a=npy(depth()), b=npy(depth())), (f"{MAP}.npz", "data.key")),
+    "no archive": (".npz", b"PK\x03\x04hello", (f"{MAP}.npz",)),
+    "a PNG of 8 bits": (".png", png(depth(2, kind=np.uint8)), ("data.scale is missing", f"{MAP}.png")),
+    "a PNG of colours": (".png", png(np.zeros((*SIZES[0], 3), np.uint8)), (f"{MAP}.png",)),
+    "a PNG that is cut": (".png", png(depth(2000, kind=np.uint16))[:60], (f"{MAP}.png",)),
+    "a PFM without numbers": (".pfm", b"Pf\n56 40\n-1.0\n", (f"{MAP}.pfm",)),
+    "a PFM of petabytes": (".pfm", b"Pf\n56000000 40000000\n-1.0\n", (f"{MAP}.pfm",)),
+    "a PFM of text": (".pfm", b"Pf\na b\n-1.0\n", (f"{MAP}.pfm",)),
+    "a PFM in colour": (".pfm", b"PF\n56 40\n-1.0\n" + bytes(40 * 56 * 12), (f"{MAP}.pfm",)),
+    "a PFM of another kind": (".pfm", b"P5\n56 40\n255\n", (f"{MAP}.pfm",)),
+    "an EXR that is none": (".exr", b"v/1\x01hello", (f"{MAP}.exr",)),
+    "a TIFF that is none": (".tiff", b"II*\0hello", (f"{MAP}.tiff",)),
+}
+EVERYWHERE = {
+    "millimetres": (2000.0, ("data.scale", "0.001")),
+    "kilometres": (2000_000.0, ("data.scale",)),
+    "nothing known": (0.0, ("depth above 0", "train")),
+    "NaN": (np.nan, ("depth above 0", "train")),
+    "infinite": (np.inf, ("depth above 0", "train")),
+    "below zero": (-2.0, ("depth above 0", "train")),
+}
+OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
+    "range of one": (["data.range=[5]"], ("data.range", "[5]")),
+    "range of three": (["data.range=[1,2,3]"], ("data.range", "[1, 2, 3]")),
+    "range of a number": (["data.range=5"], ("data.range", "5")),
+    "range that falls": (["data.range=[5,1]"], ("data.range is [5.0, 1.0]",)),
+    "range below zero": (["data.range=[-1,5]"], ("data.range is [-1.0, 5.0]",)),
+    "range of text": (["data.range=[a,b]"], ("data.range",)),
+    "range that misses": (["data.range=[50,60]"], ("data.range", "train")),
+    "scale of 0": (["data.scale=0"], ("data.scale is 0",)),
+    "scale below zero": (["data.scale=-1"], ("data.scale is -1",)),
+    "scale of text": (["data.scale=mm"], ("data.scale", "'mm'")),
+    "scale of 1e30": (["data.scale=1e30"], ("data.scale",)),
+    "limit of 0": (["data.limit=0"], ("data.limit is 0",)),
+    "limit of -1": (["data.limit=-1"], ("data.limit is -1",)),
+    "min_depth below zero": (["data.min_depth=-1"], ("data.min_depth",)),
+    "min_depth above max_depth": (["data.min_depth=5", "data.max_depth=1"], ("data.min_depth", "data.max_depth")),
+    "max_depth of 0": (["data.max_depth=0"], ("data.max_depth is 0",)),
+    "max_depth that leaves nothing": (["data.max_depth=0.01"], ("no pixel has a known depth", "'train'")),
+    "an unknown kind": (["data.kind=metres"], ("data.kind", "'metres'")),
+    "disparity without a camera": (["data.kind=disparity"], ("data.baseline", "data.focal")),
+    "baseline of 0": (["data.kind=disparity", "data.baseline=0", "data.focal=1"], ("data.baseline is 0",)),
+    "focal below zero": (["data.kind=disparity", "data.baseline=1", "data.focal=-1"], ("data.focal is -1",)),
+    "a baseline of depth": (["data.baseline=1"], ("data.baseline", "disparity")),
+    "an unknown preset": (["data.preset=nyuv2"], ("data.preset", "nyu")),
+    "invalid of text": (["data.invalid=[a]"], ("data.invalid",)),
+    "invalid of a number": (["data.invalid=5"], ("data.invalid",)),
+    "valid elsewhere": (["data.valid=nowhere"], ("nowhere",)),
+    "labels elsewhere": (["data.labels=nowhere"], ("nowhere", "data.labels")),
+    "labels of a split": (["data.labels={train: labels/train}"], ("data.labels has no 'val'",)),
+    "seconds below zero": (["data.seconds=-1"], ("data.seconds is -1",)),
+    "metric of text": (["data.metric=sometimes"], ("data.metric", "'sometimes'")),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_depth_map_is_refused(case, folder, refused):
+    suffix, data, says = WRONG[case]
+    (folder / f"{MAP}.npy").unlink()
+    (folder / f"{MAP}{suffix}").write_bytes(data)
+    refused("train", "tiny.yaml", says=says)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("case", EVERYWHERE)
+def test_depth_that_cannot_be_right_is_refused(case, split, folder, refused):
+    value, says = EVERYWHERE[case]
+    for i, size in enumerate(SIZES):
+        np.save(folder / f"labels/{split}/{i}.npy", depth(value, size))
+    error = refused("train", "tiny.yaml", says=tuple(word for word in says if word != "train"))
+    assert split in error
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_a_wrong_option_is_refused(case, folder, refused):
+    options, says = OPTIONS[case]
+    refused("train", "tiny.yaml", *options, says=says)
+
+
+VALID: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "double precision": (".npy", lambda: npy(depth(kind=np.float64))),
+    "half precision": (".npy", lambda: npy(depth(kind=np.float16))),
+    "a channel of one": (".npy", lambda: npy(depth(size=(*SIZES[0], 1)))),
+    "Fortran order": (".npy", lambda: npy(np.asfortranarray(depth()))),
+    "big endian": (".npy", lambda: npy(depth().astype(">f4"))),
+    "some unknown": (".npy", lambda: npy(np.where(np.arange(56) % 2, depth(), np.nan).astype(np.float32))),
+    "an archive of one": (".npz", lambda: npz(depth=npy(depth()))),
+    "a PFM": (".pfm", lambda: b"Pf\n56 40\n-1.0\n" + depth().astype("<f4").tobytes()),
+}
+
+
+@pytest.mark.parametrize("case", VALID)
+def test_an_unusual_depth_map_is_read(case, folder, capfd):
+    suffix, data = VALID[case]
+    (folder / f"{MAP}.npy").unlink()
+    (folder / f"{MAP}{suffix}").write_bytes(data())
+    values = Depth("train", str(folder))[0]["targets"]["depth"]
+    assert values.shape == SIZES[0] and set(values.unique().tolist()) <= {0.0, 2.0} and values.max() == 2
+
+
+def test_the_folder_as_it_is_trains(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert main(["train", "tiny.yaml", "--run-dir", "run"]) == 0

@@ -1,0 +1,150 @@
+"""Folders of images and label maps with one thing wrong each, and wrong options of that data set."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit.cli import main
+from tests.robustness.test_images import encoded, png_of
+
+TINY = """
+backbone: {name: swin, variant: nano, window_size: 4}
+heads: {surfaces: {name: setr, decoder: naive, width: 16, auxiliary: []}}
+data: {name: masks, root: ., classes: [road, tree], image_size: 64, batch_size: 2, num_workers: 0}
+trainer: {max_steps: 1, accelerator: cpu, precision: "32"}
+"""
+SIZES = ((40, 56), (33, 41))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two splits of two images, with labels 0, 1 and 255."""
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        for i, size in enumerate(SIZES):
+            rng = np.random.default_rng(i)
+            save(tmp_path / "images" / split / f"{i}.png", rng.integers(0, 255, (*size, 3), np.uint8))
+            save(tmp_path / "labels" / split / f"{i}.png", rng.choice(np.array([0, 1, 255], np.uint8), size))
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).save(path)
+
+
+def label(value: int, kind: type = np.uint8, size: tuple[int, int] = SIZES[0]) -> Callable[[Path], None]:
+    return lambda folder: save(folder / "labels/train/0.png", np.full(size, value, kind))
+
+
+def put(name: str, data: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def all_ignored(split: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for i, size in enumerate(SIZES):
+            save(folder / f"labels/{split}/{i}.png", np.full(size, 255, np.uint8))
+
+    return change
+
+
+def emptied(kind: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for path in (folder / kind / "train").iterdir():
+            path.unlink()
+
+    return change
+
+
+LABEL = "labels/train/0.png"
+WRONG = {
+    "a value that no class has": (label(7), (LABEL, "7 in 2240 pixels", "Known: 0 to 1; ignored: 255")),
+    "16 bits": (label(700, np.uint16), (LABEL, "700 in 2240 pixels")),
+    "another size": (label(0, size=(20, 28)), ("images/train/0.png", "56 x 40", LABEL, "28 x 20")),
+    "colours": (lambda f: save(f / LABEL, np.full((40, 56, 3), (1, 2, 3), np.uint8)), (LABEL, "colours")),
+    "a JPEG": (put(LABEL, encoded("JPEG", "L")), (LABEL, "JPEG")),
+    "floating-point numbers": (put(LABEL, encoded("TIFF", "F")), (LABEL, "'F'")),
+    "text": (put(LABEL, b"road"), (LABEL,)),
+    "empty": (put(LABEL, b""), (LABEL,)),
+    "half a file": (put(LABEL, encoded("PNG", "L")[:300]), (LABEL,)),
+    "100,000 x 100,000": (put(LABEL, png_of(100_000, 100_000)), (LABEL,)),
+    "a missing label": (remove(LABEL), ("0", "label")),
+    "a missing image": (remove("images/train/1.png"), ("1", "picture")),
+    "no label": (emptied("labels"), ("label",)),
+    "no file at all": (lambda f: (emptied("labels")(f), emptied("images")(f)), ("images/train",)),
+    "a damaged image": (put("images/train/0.png", encoded("PNG")[:300]), ("images/train/0.png",)),
+    "every pixel ignored": (all_ignored("train"), (LABEL, "every pixel is ignored", "'train'")),
+    "every pixel ignored in validation": (all_ignored("val"), ("labels/val/0.png", "every pixel is ignored", "'val'")),
+}
+OPTIONS = {
+    "no classes": (["data.classes=[]"], ("data.classes has 0 classes",)),
+    "300 classes": ([f"data.classes=[{','.join(f'c{i}' for i in range(300))}]"], ("data.classes has 300 classes",)),
+    "a class twice": (["data.classes=[road,road]"], ("data.classes", "'road' stands twice")),
+    "a class of a number": (["data.classes=[1,2]"], ("data.classes",)),
+    "a class of null": (["data.classes=[null,tree]"], ("data.classes",)),
+    "a class without a name": (["data.classes=[{id: 0},tree]"], ("data.classes[0]", "name")),
+    "an unknown key of a class": (["data.classes=[{name: road, idd: 1},tree]"], ("idd", "Did you mean 'id'")),
+    "an id below zero": (["data.classes=[{name: road, id: -1},tree]"], ("data.classes[0]", "-1")),
+    "an id of 70,000": (["data.classes=[{name: road, id: 70000},tree]"], ("70000", "0 to 65535")),
+    "an id of text": (["data.classes=[{name: road, id: a},tree]"], ("data.classes[0]", "'a'")),
+    "an id of true": (["data.classes=[{name: road, id: true},tree]"], ("data.classes[0]", "True")),
+    "an id twice": (["data.classes=[{name: road, id: 1},{name: tree, id: 1}]"], ("id 1", "twice")),
+    "a colour of two": (["data.classes=[{name: road, color: [1,2]},tree]"], ("[1, 2]", "[red, green, blue]")),
+    "a colour of 256": (["data.classes=[{name: road, color: [1,2,256]},tree]"], ("256",)),
+    "id and ids": (["data.classes=[{name: road, id: 1, ids: [2]},tree]"], ("`id`", "`ids`")),
+    "no ids": (["data.classes=[{name: road, ids: []},tree]"], ("ids",)),
+    "ignore_index of a class": (["data.ignore_index=0"], ("0", "ignored")),
+    "ignore_index below zero": (["data.ignore_index=-1"], ("data.ignore_index is -1",)),
+    "ignore_index of 10^6": (["data.ignore_index=1000000"], ("data.ignore_index is 1000000",)),
+    "limit of 0": (["data.limit=0"], ("data.limit is 0",)),
+    "limit of -1": (["data.limit=-1"], ("data.limit is -1",)),
+    "limit of a fraction": (["data.limit=1.5"], ("data.limit", "1.5")),
+    "limit of true": (["data.limit=true"], ("data.limit", "true")),
+    "limit of text": (["data.limit=all"], ("data.limit", "'all'")),
+    "an unknown preset": (["data.preset=ade"], ("data.preset", "ade20k")),
+    "an unknown root": (["data.root=nowhere"], ("data.root", "nowhere")),
+    "root of a file": (["data.root=tiny.yaml"], ("data.root", "tiny.yaml")),
+    "root of null": (["data.root=null"], ("data.root is missing",)),
+    "root over-long": ([f"data.root={'a' * 5000}"], ("data.root",)),
+    "images elsewhere": (["data.images=pictures"], ("pictures", "data.images")),
+    "a pattern that meets nothing": (["data.images=images/{split}/*.gif"], ("*.gif",)),
+    "a list file that is missing": (["data.list_file=list.txt"], ("list.txt",)),
+    "splits of a list": (["data.splits=[a,b]"], ("data.splits",)),
+    "an unknown option": (["data.imags=a"], ("data.imags", "Did you mean 'images'")),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_file_is_refused(case, folder, refused):
+    change, says = WRONG[case]
+    change(folder)
+    refused("train", "tiny.yaml", says=says)
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_a_wrong_option_is_refused(case, folder, refused):
+    options, says = OPTIONS[case]
+    refused("train", "tiny.yaml", *options, says=says)
+
+
+def test_a_list_file_that_names_nothing_is_refused(folder, refused):
+    (folder / "list.txt").write_text("\n\n")
+    refused("train", "tiny.yaml", "data.list_file=list.txt", says=("list.txt",))
+    (folder / "list.txt").write_text("0\n9\n")
+    refused("train", "tiny.yaml", "data.list_file=list.txt", says=("list.txt", "9"))
+    (folder / "list.txt").write_bytes(b"\xff\xfe\x00")
+    refused("train", "tiny.yaml", "data.list_file=list.txt", says=("list.txt",))
+
+
+def test_the_folder_as_it_is_trains(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert main(["train", "tiny.yaml", "--run-dir", "run"]) == 0
