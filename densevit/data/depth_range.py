@@ -74,7 +74,8 @@ def measure(read: Callable[[int], np.ndarray], count: int, threads: int, of: str
     values, lows, highs, known, pixels = zip(*seen, strict=True)
     if not sum(known):
         raise DataError(
-            f"None of {len(chosen)} depth maps {of} holds a depth above 0. Check data.scale, data.kind and data.invalid."
+            f"None of {len(chosen)} depth maps {of} holds a depth above 0. Check data.scale, data.kind and "
+            "data.invalid."
         )
     median = float(np.median(np.concatenate(values)))
     medians = tuple((index, float(np.median(one))) for index, one in zip(chosen, values, strict=True) if len(one))
