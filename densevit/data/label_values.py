@@ -43,7 +43,8 @@ class LabelValues:
         written = [{"name": one} if isinstance(one, str) else one for one in classes]
         ids = [_ids(one, i, i + reduce_zero_label) for i, one in enumerate(written)]
         colors = [_colors(one, i) for i, one in enumerate(written)]
-        _check_once("name", (one["name"] for one in written))
+        names = [" ".join(one["name"].split()) for one in written]
+        _check_once("name", names)
         _check_once("id", (value for own in ids for value in own))
         known = {value for own in ids for value in own}
         if ignore_index is None:
@@ -58,8 +59,8 @@ class LabelValues:
             why = " (data.reduce_zero_label ignores 0)" if reduce_zero_label and 0 in both else ""
             raise DataError(f"The label value {min(both)} is both a class's in data.classes and ignored{why}.")
         self.classes = tuple(
-            Class(one["name"], own[0], shown[0] if shown else color_of(i), thing=False)
-            for i, (one, own, shown) in enumerate(zip(written, ids, colors, strict=True))
+            Class(name, own[0], shown[0] if shown else color_of(i), thing=False)
+            for i, (name, own, shown) in enumerate(zip(names, ids, colors, strict=True))
         )
         self._table = np.zeros(_MOST_VALUES, np.uint16)
         for index, own in enumerate(ids):
@@ -131,7 +132,7 @@ def _ids(written: Mapping[str, Any], position: int, otherwise: int) -> tuple[int
     for key in written:
         if key not in _KEYS:
             raise DataError(f"{where}.{key} is not a key of a class.{did_you_mean(str(key), _KEYS)}")
-    if not isinstance(written.get("name"), str) or not written["name"]:
+    if not isinstance(written.get("name"), str) or not written["name"].strip():
         raise DataError(f"{where} has the name {written.get('name')!r}; expected text, as in {{name: road, id: 7}}.")
     for one, several in (("id", "ids"), ("color", "colors")):
         if one in written and several in written:

@@ -90,6 +90,7 @@ OPTIONS = {
     "300 classes": ([f"data.classes=[{','.join(f'c{i}' for i in range(300))}]"], ("data.classes has 300 classes",)),
     "a class twice": (["data.classes=[road,road]"], ("data.classes", "'road' stands twice")),
     "a class of a number": (["data.classes=[1,2]"], ("data.classes",)),
+    "a class of blanks": (["data.classes=[' ',tree]"], ("data.classes[0]", "' '")),
     "a class of null": (["data.classes=[null,tree]"], ("data.classes",)),
     "a class without a name": (["data.classes=[{id: 0},tree]"], ("data.classes[0]", "name")),
     "an unknown key of a class": (["data.classes=[{name: road, idd: 1},tree]"], ("idd", "Did you mean 'id'")),
@@ -143,6 +144,14 @@ def test_a_list_file_that_names_nothing_is_refused(folder, refused):
     refused("train", "tiny.yaml", "data.list_file=list.txt", says=("list.txt", "9"))
     (folder / "list.txt").write_bytes(b"\xff\xfe\x00")
     refused("train", "tiny.yaml", "data.list_file=list.txt", says=("list.txt",))
+
+
+def test_line_ends_in_a_name_do_not_reach_the_config(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert main(["train", "tiny.yaml", 'data.classes=["ro\\nad: 5\\nseed: 7", tree]', "--run-dir", "run"]) == 0
+    text = (folder / "run" / "config.yaml").read_text()
+    assert "# classes of surfaces: ro ad: 5 seed: 7, tree\n" in text
+    assert main(["config", "run"]) == 0
 
 
 def test_the_folder_as_it_is_trains(folder, monkeypatch):
