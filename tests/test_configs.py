@@ -10,7 +10,7 @@ from PIL import Image
 
 from densevit import config as configs
 from densevit.data.build import build_data
-from densevit.data.dataset_writer import write_split
+from densevit.data.io.dataset_writer import write_split
 from densevit.model import build_model
 from densevit.training.unused_parameters import freeze_unused
 from densevit_scenes.dataset import Scenes

@@ -136,7 +136,7 @@ def _read_ahead(
 
 
 def _read(path: Path) -> "np.ndarray | DensevitError":
-    from densevit.data.images import read_image
+    from densevit.data.io.images import read_image
 
     try:
         return read_image(path)

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import track
 
     from densevit import registry
-    from densevit.data.dataset_writer import empty_folder, write_split
+    from densevit.data.io.dataset_writer import empty_folder, write_split
 
     lengths = {} if args.count is None else {"train_length": args.count, "val_length": args.count}
     options = {"image_size": args.size, "seed": args.seed, **lengths}

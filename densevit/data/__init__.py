@@ -1,1 +1,1 @@
-"""Samples, transforms, batches and the built-in data sets."""
+"""Data sets, transforms and loaders."""

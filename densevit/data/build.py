@@ -7,9 +7,14 @@ import numpy as np
 
 from densevit import registry
 from densevit.config import Config, DataSection, data_options
-from densevit.data.batching import EvaluationBatches, TrainBatches, aspect_groups, padded
-from densevit.data.pipeline import Loader, Prepared, workers_for
-from densevit.data.transforms import Evaluation, Training, Unaugmented, build_evaluation
+from densevit.data.loading.batch_sampler import EvaluationBatches, TrainBatches, aspect_groups, padded
+from densevit.data.loading.dataloader import Loader, TransformedDataset, workers_for
+from densevit.data.transforms.resizing import (
+    EvaluationTransform,
+    TrainingTransform,
+    WithoutAugmentation,
+    build_evaluation_transform,
+)
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset
 
@@ -22,12 +27,12 @@ def build_data(config: Config, multiple: int = 32) -> "Data":
     return Data(config.data, config.seed, multiple)
 
 
-def build_transforms(section: DataSection) -> tuple[Training, Evaluation]:
+def build_transforms(section: DataSection) -> tuple[TrainingTransform, EvaluationTransform]:
     """The training and the evaluation transform of a config's data section."""
-    evaluation = build_evaluation(section)
+    evaluation = build_evaluation_transform(section)
     if section.recipe == "resize":
-        return Unaugmented(evaluation), evaluation
-    from densevit.data.augmentation import Augmentation  # late: albumentations takes a second to import
+        return WithoutAugmentation(evaluation), evaluation
+    from densevit.data.transforms.augmentation import Augmentation  # late: albumentations takes a second to import
 
     return Augmentation(evaluation.recipe, section.rotation or 0.0), evaluation
 
@@ -82,7 +87,7 @@ class Data:
                 raise ConfigError(f"data.group_by_aspect: {name!r} does not know its pictures' sizes. Leave it out.")
             groups = aspect_groups(sizes)
         batches = self._train_batches(rank, world_size, groups)
-        return self._loader(Prepared(self.train, self.train_transform, train=True), batches, world_size)
+        return self._loader(TransformedDataset(self.train, self.train_transform, train=True), batches, world_size)
 
     def batches_an_epoch(self, world_size: int = 1) -> int:
         """What one training loader hands out."""
@@ -94,7 +99,7 @@ class Data:
         if sizes is not None:
             sizes = np.array([self._padded(height, width) for height, width in sizes.tolist()])
         batches = EvaluationBatches(len(self.val), sizes, self.section.batch_size, rank, world_size)
-        return self._loader(Prepared(self.val, self.val_transform, train=False), batches, world_size)
+        return self._loader(TransformedDataset(self.val, self.val_transform, train=False), batches, world_size)
 
     def _train_batches(self, rank: int, world_size: int, groups: np.ndarray | None = None) -> TrainBatches:
         indices, size = self.train.epoch_indices, self.section.batch_size
@@ -103,7 +108,9 @@ class Data:
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         return padded(self.val_transform.canvas or self.val_transform.size_of(height, width), self.multiple)
 
-    def _loader(self, prepared: Prepared, batches: "TrainBatches | EvaluationBatches", world_size: int) -> Loader:
+    def _loader(
+        self, prepared: TransformedDataset, batches: "TrainBatches | EvaluationBatches", world_size: int
+    ) -> Loader:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
         return Loader(prepared, batches, self.multiple, workers_for(self.section.num_workers, len(prepared), processes))
 

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from densevit.config import Config, InferenceSection, inference_with
-from densevit.data.batching import collate
-from densevit.data.pictures import as_sample
-from densevit.data.transforms import build_evaluation
+from densevit.data.io.image_inputs import as_sample
+from densevit.data.loading.batch_sampler import collate
+from densevit.data.transforms.resizing import build_evaluation_transform
 from densevit.errors import DataError, PluginError
 from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Sample, Targets
 from densevit.losses.distributed import mean_over_processes
@@ -141,7 +141,7 @@ class DenseModel(nn.Module):
             inference = inference_with(self.inference, inference, "predict")
         section = self.inference if inference is None else inference
         test_time_augmentation.check_inference(self, section)
-        resize = build_evaluation(self.config.data) if self.config is not None else None
+        resize = build_evaluation_transform(self.config.data) if self.config is not None else None
         was_training = self.training
         self.eval()
         results: list[Any] = [None] * len(pictures)

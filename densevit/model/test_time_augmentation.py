@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.config import InferenceSection
-from densevit.data.batching import padded
+from densevit.data.loading.batch_sampler import padded
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, Head, Predictions
 from densevit.model.sliding_window import Size, slide

@@ -19,7 +19,7 @@ from densevit import config as configs
 from densevit.config import Config
 from densevit.config.values import seconds_of
 from densevit.data.build import Data, build_data
-from densevit.data.pipeline import worker_failure
+from densevit.data.loading.dataloader import worker_failure
 from densevit.errors import ConfigError, DensevitError, TrainingError, did_you_mean
 from densevit.evaluation import metrics_file
 from densevit.model import DenseModel, build_model

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from densevit.config.reading import parse
-from densevit.data.large_images import open_image
+from densevit.data.io.large_images import open_image
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file
 from densevit.visualization import confusion

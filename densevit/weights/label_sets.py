@@ -5,7 +5,7 @@ from functools import cache
 from importlib import resources
 
 from densevit.config import reading
-from densevit.data.annotations import color_of
+from densevit.data.datasets.coco_annotations import color_of
 from densevit.interfaces import Class
 
 _BY_ROWS = {150: "ade20k", 19: "cityscapes"}  # what segmentation models are published for
@@ -30,7 +30,7 @@ def segmentation_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, .
 @cache
 def preset_classes(preset: str) -> tuple[Class, ...]:
     """The classes of a known data set, as `data.preset` has them."""
-    from densevit.data.label_values import LabelValues  # reads OpenCV, which few checkpoints need
+    from densevit.data.datasets.label_values import LabelValues  # reads OpenCV, which few checkpoints need
 
     file = resources.files("densevit.data") / "presets" / f"{preset}.yaml"
     options = reading.parse(file.read_text("utf-8"), file.name)

@@ -14,7 +14,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from densevit.data.coco import Coco
+from densevit.data.datasets.coco import Coco
 from densevit.errors import DensevitError
 from densevit.evaluation import backends
 from densevit.evaluation.coco import CocoDetection

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from densevit import registry
-from densevit.data.batching import collate
+from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch
 from densevit.model import DenseModel, create_backbone, create_head
 from densevit_scenes.dataset import Scenes

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densevit.data.batching import collate
+from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Class
 from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses

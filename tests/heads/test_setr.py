@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densevit.data.batching import collate
+from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Class
 from densevit.model import DenseModel, create_backbone
 from densevit.testing import check_head

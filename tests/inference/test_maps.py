@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit.data.masks import Masks
+from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
 from densevit.inference.maps import MapFiles, file_name
 from densevit.interfaces import Class
@@ -52,12 +52,12 @@ def test_a_written_map_is_a_label_of_the_same_classes(tmp_path: Path, classes: l
         given = [c["id"] if "id" in c else c["ids"][0] for c in classes] if isinstance(classes[0], dict) else [0, 1, 2]
         Image.fromarray(np.full((5, 7), given[1], np.uint16)).save(first / f"{name}.png")
     options: dict[str, Any] = {"root": str(tmp_path), "images": "images", "classes": classes}
-    by_hand = Masks("val", labels="first", **options)
+    by_hand = LabelMaps("val", labels="first", **options)
     files = MapFiles(tmp_path / "found", {"head": by_hand.classes["segmentation"]})
     for name, labels in expected.items():
         files.add_image("head", name, {"semantic": torch.from_numpy(labels)})
 
-    again = Masks("val", labels="found/semantic", **options)
+    again = LabelMaps("val", labels="found/semantic", **options)
     assert len(again) == 3
     for index in range(3):
         targets = again[index]["targets"]

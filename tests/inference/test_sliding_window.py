@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from densevit import config as configs
 from densevit.config import InferenceSection
-from densevit.data.batching import collate
+from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, check_inference, sliding_window, streaming_resize

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from densevit.cli import main
-from densevit.data.depth import Depth
+from densevit.data.datasets.depth_maps import DepthMaps
 
 TINY = """
 backbone: {name: swin, variant: nano, window_size: 4}
@@ -183,7 +183,7 @@ def test_an_unusual_depth_map_is_read(case, folder, capfd):
     suffix, data = VALID[case]
     (folder / f"{MAP}.npy").unlink()
     (folder / f"{MAP}{suffix}").write_bytes(data())
-    values = Depth("train", str(folder))[0]["targets"]["depth"]
+    values = DepthMaps("train", str(folder))[0]["targets"]["depth"]
     assert values.shape == SIZES[0] and set(values.unique().tolist()) <= {0.0, 2.0} and values.max() == 2
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from densevit.cli import main
-from densevit.data.coco import Coco
-from densevit.data.images import read_image
+from densevit.data.datasets.coco import Coco
+from densevit.data.io.images import read_image
 from densevit.errors import DataError
 from tests.robustness.test_coco import document, write
 

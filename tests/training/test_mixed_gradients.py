@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from densevit.data.batching import collate
+from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch
 from densevit.model import DenseModel, create_backbone, create_head
 from densevit.training.unused_parameters import freeze_unused

@@ -13,7 +13,7 @@ import torch
 
 from densevit import config as configs
 from densevit.cli import main
-from densevit.data.pipeline import Prepared
+from densevit.data.loading.dataloader import TransformedDataset
 from densevit.errors import ConfigError, DataError, TrainingError, WeightsError
 from densevit.training.run import resume, train
 from densevit.training.run_folder import RunFolder
@@ -195,15 +195,15 @@ def test_devices_that_are_not_there_are_one_line_and_leave_no_folder(
 @linux
 def test_a_loaders_process_that_is_killed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
-    original, parent = Prepared.__getitem__, os.getpid()
+    original, parent = TransformedDataset.__getitem__, os.getpid()
 
-    def killed(self: Prepared, pick):  # type: ignore[no-untyped-def]
+    def killed(self: TransformedDataset, pick):  # type: ignore[no-untyped-def]
         if os.getpid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, pick)
 
     config = configs.load(tmp_path / "tiny.yaml", ["data.num_workers=1"])
-    monkeypatch.setattr(Prepared, "__getitem__", killed)
+    monkeypatch.setattr(TransformedDataset, "__getitem__", killed)
     said = r"^A data loader's process \(\d+\) (ended|was killed).*when memory runs out\. Set data\.num_workers lower.*$"
     with pytest.raises((DataError, TrainingError), match=said):
         train(config, tmp_path / "run")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.data.dataset_writer import write_split
+from densevit.data.io.dataset_writer import write_split
 from densevit.errors import ConfigError, WeightsError
 from densevit.training.best_epoch import BestEpoch
 from densevit.training.logger import MetricsCsv

@@ -19,11 +19,11 @@ import cv2
 import numpy as np
 import torch
 
-from densevit.data.batching import EvaluationBatches
-from densevit.data.coco import Coco
-from densevit.data.pipeline import Loader, Prepared
-from densevit.data.recipes import build_recipe
-from densevit.data.transforms import Evaluation
+from densevit.data.datasets.coco import Coco
+from densevit.data.loading.batch_sampler import EvaluationBatches
+from densevit.data.loading.dataloader import Loader, TransformedDataset
+from densevit.data.transforms.recipes import build_recipe
+from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.interfaces import Dataset, Sample
 
 _BATCH = 64
@@ -95,7 +95,7 @@ def write_data_set(root: Path, images: int, boxes: int) -> None:
 
 def measure(dataset: Coco, workers: int, epochs: int) -> None:
     """Prints what each epoch leaves private in the workers."""
-    transform = Evaluation(build_recipe("fixed", None))
+    transform = EvaluationTransform(build_recipe("fixed", None))
     loader, idle = loader_of(dataset, transform, workers), loader_of(Idle(), transform, 1)
     for some in (loader, idle):  # forked at once: what the parent writes later leaves the old page to the children
         next(iter(some))
@@ -111,11 +111,11 @@ def measure(dataset: Coco, workers: int, epochs: int) -> None:
         )
 
 
-def loader_of(dataset: Dataset, transform: Evaluation, workers: int) -> Loader:
+def loader_of(dataset: Dataset, transform: EvaluationTransform, workers: int) -> Loader:
     """Batches of the whole data set, in its order."""
     sizes = np.full((len(dataset), 2), _SIDE)
     batches = EvaluationBatches(len(dataset), sizes, _BATCH)
-    return Loader(Prepared(dataset, transform, train=False), batches, 1, workers)
+    return Loader(TransformedDataset(dataset, transform, train=False), batches, 1, workers)
 
 
 def processes_of(loader: Loader) -> list[int]:

@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from densevit.data.augmentation import Augmentation
-from densevit.data.batching import TrainBatches
-from densevit.data.coco import Coco
-from densevit.data.pipeline import Loader, Prepared
-from densevit.data.recipes import build_recipe
+from densevit.data.datasets.coco import Coco
+from densevit.data.loading.batch_sampler import TrainBatches
+from densevit.data.loading.dataloader import Loader, TransformedDataset
+from densevit.data.transforms.augmentation import Augmentation
+from densevit.data.transforms.recipes import build_recipe
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
 
 _SCALES = range(480, 801, 32)
@@ -114,7 +114,7 @@ def main() -> None:
 def densevit_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], Iterator[Any]]:
     """Gives an epoch of batches at each call."""
     batches = TrainBatches(len(coco), batch_size, seed=0)
-    loader = Loader(Prepared(coco, Augmentation(build_recipe("detr", None)), train=True), batches, 1, workers)
+    loader = Loader(TransformedDataset(coco, Augmentation(build_recipe("detr", None)), train=True), batches, 1, workers)
 
     def epoch() -> Iterator[Any]:
         loader.set_epoch(batches.epoch + 1)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densevit.data.annotations import color_of
+from densevit.data.datasets.coco_annotations import color_of
 from densevit.errors import WeightsError
 from densevit.interfaces import Class
 from densevit.weights.label_sets import preset_classes

@@ -1,0 +1,207 @@
+"""Images with annotations in COCO's format: the official sets, and folders of one's own in any common layout."""
+
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from densevit.data.datasets.coco_annotations import Annotations, read_annotations
+from densevit.data.datasets.dataset_validation import validate_images
+from densevit.data.datasets.paired_files import root_folder
+from densevit.data.io.images import read_image
+from densevit.errors import DataError
+from densevit.interfaces import Dataset, Sample, Targets
+
+_SPELLINGS = {"val": ("val", "valid", "validation")}  # what a split may be called on disk
+
+
+class Coco(Dataset):
+    """Objects from a COCO json: boxes, and instance masks where `masks` is set.
+
+    root: the data set's folder. Searched in it, for a split called train (val may be spelled valid or validation):
+        annotations/instances_train2017.json with train2017/          the official layout, of any year or none
+        train.json or annotations/train.json with train/, train/images/, images/train/ or images/
+        train/_annotations.coco.json or train/annotations.json with train/ or train/images/
+    annotations, images: the json and the folder of its images, instead of those found, for every split;
+        train_annotations, train_images, val_annotations, val_images are for one split and win. Relative to root.
+    limit: only the first so many images.
+
+    The json and all images are checked at the start (see `read_annotations` and `validate_images`). Boxes are clipped
+    to the image; those without area are dropped, with one warning. A json without `annotations`, as of test sets, gives
+    images without labels.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        root: str | None = None,
+        annotations: str | None = None,
+        images: str | None = None,
+        train_annotations: str | None = None,
+        train_images: str | None = None,
+        val_annotations: str | None = None,
+        val_images: str | None = None,
+        masks: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        if limit is not None and limit < 1:
+            raise DataError(f"data.limit is {limit}; expected at least 1 image.")
+        own = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}.get(
+            split, (None, None)
+        )
+        base = None if root is None else root_folder(root)
+        file, folders = _find(base, split, own[0] or annotations, own[1] or images)
+        read = read_annotations(file, masks)
+        if limit is not None:
+            read = read.head(limit)
+        names = [name.decode() for name in read.file_names.tolist()]
+        folder = _folder_of(names[:100], folders, file)
+        self.folder = str(folder)
+        sizes, self._upright = validate_images(folder, names, read.sizes, file)
+        _check_sizes(read, sizes)
+        self._annotations, dropped = read.clipped(sizes)
+        if len(dropped):
+            warnings.warn(
+                f"{file}: {len(dropped)} of {len(read.boxes)} boxes have no area inside their picture and are left out "
+                f"(annotation {', '.join(map(str, dropped[:5]))}{', ...' if len(dropped) > 5 else ''}).",
+                stacklevel=2,
+            )
+        self._masks = masks
+        self.classes = {"detection": read.classes}
+        self._split, self._file = split, file
+        self.provides = (("boxes", "labels", "masks") if masks else ("boxes", "labels")) if read.labelled else ()
+
+    def __len__(self) -> int:
+        return len(self._annotations)
+
+    def check_labels(self) -> None:
+        """Raises DataError where no object is labelled that is not a crowd."""
+        if not self._annotations.labelled:
+            raise DataError(
+                f"{self._file} has no `annotations`, as a test set, so that nothing can be learned or measured on the "
+                f"split {self._split!r}. Name a file with labels with data.{self._split}_annotations."
+            )
+        if self._annotations.iscrowd.all():
+            raise DataError(
+                f"{self._file}: no object of the split {self._split!r} has a box inside its image and is no crowd: "
+                "nothing can be learned or measured. Check its `annotations`."
+            )
+
+    def sizes(self) -> np.ndarray:
+        """(N, 2) heights and widths, of the pictures as `__getitem__` gives them."""
+        return self._annotations.sizes
+
+    def path(self, index: int) -> str:
+        """The file of a picture."""
+        return os.path.join(self.folder, self._annotations.file_names[index].decode())  # a Path would stay in memory
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample; where labelled, with boxes, labels, area, iscrowd and, if asked for, masks, of one length N."""
+        pixels = read_image(self.path(index), upright=bool(self._upright[index]))
+        size = (int(self._annotations.sizes[index, 0]), int(self._annotations.sizes[index, 1]))
+        if pixels.shape[:2] != size:
+            raise DataError(f"{self.path(index)} has changed since the start: {pixels.shape[:2]} pixels, not {size}.")
+        image_id = self._annotations.image_ids[index].item()
+        targets: Targets = {"image_id": image_id}
+        if self._annotations.labelled:
+            targets |= self.objects(index)
+        if self._annotations.labelled and self._masks:
+            targets["masks"] = _masks(self._annotations, index, size)
+        return {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
+
+    def objects(self, index: int) -> Targets:
+        """boxes, labels, area and iscrowd of a picture, without reading it."""
+        known = self._annotations
+        rows = slice(int(known.first[index]), int(known.first[index + 1]))
+        return {
+            "boxes": torch.from_numpy(known.boxes[rows].copy()),
+            "labels": torch.from_numpy(known.labels[rows].astype(np.int64)),
+            "area": torch.from_numpy(known.area[rows].copy()),
+            "iscrowd": torch.from_numpy(known.iscrowd[rows].copy()),
+        }
+
+
+def _check_sizes(read: Annotations, sizes: np.ndarray) -> None:
+    """Raises DataError where a run-length code is made for another size than its image has, which only the file tells.
+
+    sizes: (N, 2).
+    """
+    if read.segmentations is None:
+        return
+    made_for = read.segmentations.sizes  # (M, 2)
+    of_object = np.repeat(sizes, np.diff(read.first), axis=0)
+    wrong = np.flatnonzero((made_for[:, 0] > 0) & (made_for != of_object).any(axis=1))
+    if len(wrong):
+        (height, width), (h, w) = made_for[wrong[0]].tolist(), of_object[wrong[0]].tolist()
+        raise DataError(
+            f"{read.file}: annotation {read.ids[wrong[0]]}: its `segmentation` is made for an image of {width} x "
+            f"{height}, and the image has {w} x {h}."
+        )
+
+
+def _masks(annotations: Annotations, index: int, size: tuple[int, int]) -> torch.Tensor:
+    """(N, H, W) bool."""
+    start, stop = int(annotations.first[index]), int(annotations.first[index + 1])
+    masks = np.zeros((stop - start, *size), dtype=bool)
+    for row, number in enumerate(range(start, stop)):
+        assert annotations.segmentations is not None
+        masks[row] = annotations.segmentations.mask(number, size)
+    return torch.from_numpy(masks)
+
+
+# ---- where things lie ----
+
+
+def _find(root: Path | None, split: str, annotations: str | None, images: str | None) -> tuple[Path, list[Path]]:
+    """The json of a split, and the folders in which its pictures may lie."""
+    if root is None and (annotations is None or images is None):
+        raise DataError(
+            "data.root is missing: name the data set's folder, or both the json and the picture folder of each split "
+            "(data.train_annotations, data.train_images, data.val_annotations, data.val_images)."
+        )
+    base = root or Path()
+    if annotations is not None:
+        file = base / Path(annotations).expanduser()
+        if not file.is_file():
+            raise DataError(f"There is no annotation file {file} for the split {split!r}.")
+        folders = [folder for _, found in _layouts(base, split) for folder in found] + [file.parent]
+    else:
+        looked = list(_layouts(base, split))
+        found = next(((file, folders) for file, folders in looked if file.is_file()), None)
+        if found is None:
+            listed = "".join(f"\n  {file.relative_to(base)}" for file, _ in looked)
+            raise DataError(
+                f"{base} has no annotations for the split {split!r}. Looked for{listed}\nName the file and its "
+                f"pictures' folder with data.{split}_annotations and data.{split}_images, relative to data.root."
+            )
+        file, folders = found
+    return file, folders if images is None else [base / Path(images).expanduser()]
+
+
+def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
+    """The jsons that a split may have, the likeliest first, each with the folders where its pictures may lie."""
+    for name in _SPELLINGS.get(split, (split,)):
+        official = rf"instances_({re.escape(name)}\d*)\.json"
+        years = sorted(path.name for path in root.glob("annotations/instances_*.json"))
+        dated = [found[1] for path in years if (found := re.fullmatch(official, path))]
+        for folder in dated[::-1] or [f"{name}2017"]:  # of two years, the later
+            places = [root / folder, root / "images" / folder, root / "images", root]
+            yield root / "annotations" / f"instances_{folder}.json", places
+        places = [root / name, root / name / "images", root / "images" / name, root / "images", root]
+        yield root / f"{name}.json", places
+        yield root / "annotations" / f"{name}.json", places
+        for file in ("_annotations.coco.json", "annotations.json"):
+            yield root / name / file, [root / name, root / name / "images", root]
+
+
+def _folder_of(names: list[str], folders: list[Path], file: Path) -> Path:
+    """The folder that has most of these pictures, else the first that exists; the scan then says what it lacks."""
+    there = [folder for folder in folders if folder.is_dir()]
+    if not there:
+        looked = ", ".join(map(str, dict.fromkeys(folders)))
+        raise DataError(f"{file}: its pictures' folder is not found. Looked for {looked}.")
+    return max(there, key=lambda folder: sum((folder / name).is_file() for name in names))

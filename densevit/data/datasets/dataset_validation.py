@@ -1,0 +1,92 @@
+"""Validates all files of a data set before training, in threads, so that a bad one is not found in epoch three."""
+
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from densevit.data.io.images import check_image
+from densevit.errors import DataError
+
+THREADS = min(32, 2 * (os.cpu_count() or 1))
+_CHUNK = 32  # files that a thread takes at a time
+_PATIENCE = 2.0  # seconds without a progress bar
+
+
+def for_each(count: int, check: Callable[[int], None], title: str = "Validating images") -> None:
+    """Calls check(0) to check(count - 1) in threads, until one raises. Shows a progress bar on a terminal."""
+
+    def chunk(start: int) -> int:
+        stop = min(start + _CHUNK, count)
+        for index in range(start, stop):
+            check(index)
+        return stop - start
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn())
+    bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+    task, begin, shown = bar.add_task("", total=count), time.monotonic(), False
+    with ThreadPoolExecutor(THREADS) as threads:
+        try:
+            for done in threads.map(chunk, range(0, count, _CHUNK)):
+                bar.advance(task, done)
+                if not shown and bar.console.is_terminal and time.monotonic() - begin > _PATIENCE:
+                    shown = True
+                    bar.start()
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
+        finally:
+            if shown:
+                bar.stop()
+
+
+def validate_images(
+    folder: Path, names: Sequence[str], sizes: np.ndarray, annotations: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Checks that each image exists, is whole and has the size that its annotations are made for.
+
+    sizes: (N, 2) int, height and width as the file `annotations` gives them; 0 where it does not.
+    Returns the (N, 2) sizes of the annotated grids, and (N,) bool, whether an image is to be rotated as its EXIF
+    orientation says: annotations may be made on the image as shown or as stored, and only its size tells which.
+    Raises DataError with up to five of the missing images, otherwise with the first image that is wrong.
+    """
+    _check_existence(folder, names, annotations)
+    found, upright = np.zeros((len(names), 2), np.int32), np.ones(len(names), bool)
+
+    def check(i: int) -> None:
+        path = os.path.join(folder, names[i])
+        header, given = check_image(path), (int(sizes[i, 0]), int(sizes[i, 1]))
+        upright[i] = 0 in given or given == header.upright_size
+        found[i] = header.upright_size if upright[i] else header.size
+        if not upright[i] and given != header.size:
+            (h, w), (height, width) = given, header.upright_size
+            raise DataError(
+                f"{path} has {width} x {height} pixels, but {annotations} says {w} x {h}. "
+                "Boxes would not fit: the image was resized, or is another one."
+            )
+
+    for_each(len(names), check)
+    return found, upright
+
+
+def _check_existence(folder: Path, names: Sequence[str], annotations: Path) -> None:
+    """Lists each folder once, which is much faster than a look at each file."""
+    by_folder: dict[Path, set[str]] = defaultdict(set)
+    for name in names:
+        parent, _, base = name.rpartition("/")
+        by_folder[folder / parent].add(base)
+    missing = []
+    for place, expected in by_folder.items():
+        there = {entry.name for entry in os.scandir(place)} if place.is_dir() else set()
+        # The second look is for file systems that ignore case.
+        missing += [str(place / name) for name in expected - there if not (place / name).exists()]
+    if missing:
+        listed = "".join(f"\n  {name}" for name in sorted(missing)[:5]) + ("\n  ..." if len(missing) > 5 else "")
+        raise DataError(f"{annotations} names {len(names)} images, of which {len(missing)} do not exist:{listed}")

@@ -1,0 +1,241 @@
+"""Folders of images and depth maps: public data sets and one's own."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from densevit.data.datasets import depth_range
+from densevit.data.datasets.dataset_validation import THREADS
+from densevit.data.datasets.depth_values import Calibration, DepthValues, Kind
+from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
+from densevit.data.datasets.paired_files import Pairs, find_pairs, root_folder
+from densevit.data.datasets.timestamp_pairs import find_times
+from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
+from densevit.errors import DataError
+
+Preset = Literal["diode", "kitti", "nyu", "tum"]
+Where = str | dict[str, str]
+
+PRESETS = Path(__file__).parent / "presets" / "depth"
+_DEFAULTS: dict[str, Any] = {
+    "images": "images/{split}",
+    "labels": "labels/{split}",
+    "kind": "depth",
+    "metric": True,
+    "doffs": 0.0,
+    "invalid": [],
+    "range": (0.05, 250.0),
+    "seconds": 0.02,
+}
+
+
+class DepthMaps(PairedDataset):
+    """Depth for each pixel, from PNG, TIFF, NPY, NPZ, EXR or PFM files; `targets["depth"]`, 0 = unknown.
+
+    root: the data set's folder; the paths below are relative to it, and {split} in them becomes the split's name. Each
+        path may be one for both splits, or {train: ..., val: ...}.
+    preset: the options of a known data set, in presets/depth/PRESET.yaml beside this file. Options given besides it
+        win.
+    images, labels: folders, in which files of one name belong together, or patterns as "{split}/*/im0.png", in which
+        the stars match the name (see `find_pairs`); or text files of timestamps (see `find_times`). By default
+        images/{split} and labels/{split}.
+    list_file: the images to use, a name a line, or the paths of an image and of its depth map, and a focal length if
+        any. Images whose depth map is called None are left out.
+    splits: the names of train and val on disk, {train: part1}; by default also training, valid and validation.
+    key: the array of NPZ, or the channel of EXR files, to read.
+    kind: what a number in a file, times scale, is: depth; disparity, in pixels; or inverse_depth.
+    scale: the metres (inverse_depth: 1/metres) of 1: 0.001 for millimetres. Required for files of integers.
+    metric: false for relative depth, known up to its unit (or, of a disparity, without calibration).
+    baseline, focal, doffs: of disparity, depth = baseline * focal / (disparity + doffs); metres, pixels, pixels.
+    calibration: a folder or pattern of Middlebury's calib.txt files, one an image, in place of these three.
+    valid: a folder or pattern of validity masks, NPY or PNG, where 0 is unknown.
+    invalid: further numbers in files that mean unknown, besides 0, negative numbers, nan and infinities.
+    min_depth, max_depth: depth outside of these, in metres, becomes unknown.
+    range: [least, most] metres in which the median of all depth is expected; by default [0.05, 250].
+    seconds: the largest difference in time of an image and its depth map.
+    limit: only the first so many images.
+
+    All pairs are measured at the start, and depth maps (all, or 128 of many) are read: their range and median are shown
+    on stderr, and a median outside of `range` is an error. `metric` says whether depth is in metres.
+    """
+
+    noun = "depth map"
+    provides = ("depth",)
+
+    def __init__(
+        self,
+        split: str,
+        root: str | None = None,
+        preset: Preset | None = None,
+        images: Where | None = None,
+        labels: Where | None = None,
+        list_file: Where | None = None,
+        splits: dict[str, str] | None = None,
+        key: str | None = None,
+        kind: Kind | None = None,
+        scale: float | None = None,
+        metric: bool | None = None,
+        baseline: float | None = None,
+        focal: float | None = None,
+        doffs: float | None = None,
+        calibration: Where | None = None,
+        valid: Where | None = None,
+        invalid: list[float] | None = None,
+        min_depth: float | None = None,
+        max_depth: float | None = None,
+        range: tuple[float, float] | None = None,
+        seconds: float | None = None,
+        limit: int | None = None,
+    ) -> None:
+        arguments: dict[str, Any] = {
+            **{"images": images, "labels": labels, "list_file": list_file, "splits": splits, "key": key, "kind": kind},
+            **{"scale": scale, "metric": metric, "baseline": baseline, "focal": focal, "doffs": doffs},
+            **{"calibration": calibration, "valid": valid, "invalid": invalid, "min_depth": min_depth},
+            **{"max_depth": max_depth, "range": range, "seconds": seconds},
+        }
+        given = {name: value for name, value in arguments.items() if value is not None}
+        known = load_preset(PRESETS, preset) if preset is not None else {}
+        options: dict[str, Any] = {**dict.fromkeys(arguments), **_DEFAULTS, **known, **given}
+        if limit is not None and limit < 1:
+            raise DataError(f"data.limit is {limit}; expected at least 1 picture.")
+        _check_values(options, given)
+        self.classes = {}
+        self.metric: bool = options["metric"]
+        stereo = None
+        if options["baseline"] is not None:
+            stereo = Calibration(options["baseline"], options["focal"], options["doffs"])
+        elif options["kind"] == "disparity" and not self.metric:
+            stereo = Calibration(1.0, 1.0, options["doffs"])
+        of_depth = ("kind", "scale", "metric", "invalid", "min_depth", "max_depth")
+        self._values = DepthValues(calibration=stereo, **{name: options[name] for name in of_depth})
+        self._key: str | None = options["key"]
+        base = root_folder(root)
+        pairs, self._valid, calibrations = _find(base, split, options, limit)
+        self._calibrations = None if calibrations is None else _read_calibrations(str(base), calibrations)
+        self._labelled = False
+        self.open(base, split, pairs)
+        self._check_range(options["range"])
+
+    def size_of(self, path: str) -> Size:
+        """(h, w) of a depth map, from its header."""
+        return depth_size_of(path, self._key)
+
+    def target(self, index: int) -> np.ndarray:
+        """`depth` (H, W) float32: metres where `metric`, else in any unit; 0 = unknown."""
+        return self._values.capped(self._depth(index, read_depth(self.label_path(index), self._key)))
+
+    def check_labels(self) -> None:
+        """Raises DataError where no depth lies between min_depth and max_depth."""
+        if not self._labelled:
+            raise DataError(
+                f"{self.label_path(0)}: as in all depth maps of the split {self._split!r} that were read, no pixel has "
+                "a known depth between data.min_depth and data.max_depth: nothing can be learned or measured."
+            )
+
+    def _depth(self, index: int, stored: np.ndarray) -> np.ndarray:
+        """(H, W) float32 of what a depth file holds, before min_depth and max_depth."""
+        calibration = None if self._calibrations is None else Calibration(*self._calibrations[index].tolist())
+        files = [(self.label_path(index), stored)]
+        if self._valid is not None:
+            valid = os.path.join(self._root, os.fsdecode(self._valid[index]))
+            files.append((valid, read_depth(valid)))
+        for path, values in files:
+            if values.shape != self.size(index):
+                raise DataError(f"{path} has {values.shape} pixels; expected its image's {self.size(index)}, (h, w).")
+        depth = self._values.depth(stored, calibration)
+        return depth if self._valid is None else np.where(files[1][1] > 0, depth, np.float32(0))
+
+    def _check_range(self, expected: tuple[float, float]) -> None:
+        """Shows the range of the depth. Raises DataError where it cannot be right."""
+        split = self._split
+
+        def read(index: int) -> np.ndarray:
+            stored = read_depth(self.label_path(index), self._key)
+            depth_range.check_scale(stored, self.label_path(index), self._values, expected)
+            depth = self._depth(index, stored)
+            if self._values.capped(depth).any():
+                self._labelled = True
+            return depth
+
+        seen = depth_range.measure(read, len(self), THREADS, f"of the split {split!r} ({self.label_path(0)}, ...)")
+        if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+            left_out = len(self._pairs.left_out)
+            depth_range.show(split, seen, self._values, expected, self.label_path, len(self), left_out)
+        depth_range.check(split, seen, self._values, expected, self.label_path)
+
+
+def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """That the numbers can be what they are said to be, and that a disparity can be turned into depth."""
+    for name in ("scale", "baseline", "focal", "max_depth", "seconds"):
+        value = options[name]
+        if value is not None and not 0 < value < np.inf:
+            raise DataError(f"data.{name} is {value}; expected a number above 0.")
+    low, high = options["range"]
+    if not 0 <= low < high:
+        raise DataError(f"data.range is {[low, high]}; expected [least, most], in metres.")
+    if "range" in given and not options["metric"]:
+        raise DataError("data.range is in metres, and with data.metric=false depth is not. Leave one of them out.")
+    low, high = options["min_depth"] or 0.0, options["max_depth"] or np.inf
+    if not 0 <= low < high:
+        raise DataError(f"data.min_depth is {low} and data.max_depth {high}; expected the first to be less.")
+    if options["kind"] != "disparity":
+        useless = [name for name in ("baseline", "focal", "doffs", "calibration") if options[name]]
+        if useless:
+            raise DataError(f"data.{useless[0]} is for disparity, and data.kind is {options['kind']}.")
+        return
+    if options["calibration"] is not None:
+        also = [name for name in ("baseline", "focal", "doffs") if options[name]]
+        if also:
+            raise DataError(f"data.calibration and data.{also[0]} are both given; keep one.")
+    elif (options["baseline"] is None) != (options["focal"] is None) or (
+        options["metric"] and options["baseline"] is None
+    ):
+        raise DataError(
+            "data.kind=disparity needs data.baseline (metres) and data.focal (pixels), or data.calibration, files like "
+            "Middlebury's calib.txt. Without them depth is relative: data.metric=false."
+        )
+
+
+def _find(
+    base: Path, split: str, options: Mapping[str, Any], limit: int | None
+) -> tuple[Pairs, np.ndarray | None, np.ndarray | None]:
+    """Pictures with depth maps; and the (N,) paths of validity masks and of calibrations, where there are such."""
+    names = ("images", "labels", "list_file", "valid", "calibration")
+    images, labels, list_file, valid, calibration = (_of_split(options[name], split, name) for name in names)
+    assert images is not None and labels is not None
+    splits = options["splits"]
+    if images.endswith(".txt") and labels.endswith(".txt"):
+        if list_file or valid or calibration:
+            raise DataError("data.list_file, valid and calibration do not go with pairs by time (images: rgb.txt).")
+        name = (splits or {}).get(split, split)
+        images, labels = images.replace("{split}", name), labels.replace("{split}", name)
+        return find_times(base, images, labels, options["seconds"], limit), None, None
+    pairs = find_pairs(base, split, images, labels, list_file, splits, limit, SUFFIXES, no_label="None")
+
+    def beside(where: str | None, suffixes: Sequence[str], option: str) -> np.ndarray | None:
+        if where is None:
+            return None
+        stem = os.path.splitext(pairs.images[0])[0]
+        if list_file is not None and stem == pairs.names[0] and os.path.normpath(images) != ".":
+            raise DataError(f"data.{option} goes by names; data.list_file may hold these, but no paths.")
+        return find_pairs(base, split, images, where, list_file, splits, limit, suffixes).labels
+
+    return pairs, beside(valid, (".npy", ".png"), "valid"), beside(calibration, (".txt",), "calibration")
+
+
+def _of_split(where: Where | None, split: str, option: str) -> str | None:
+    """The path of a split, where each has its own."""
+    if where is None or isinstance(where, str):
+        return where
+    if split not in where:
+        raise DataError(f"data.{option} has no {split!r}; expected a path, or {{train: ..., val: ...}}.")
+    return where[split]
+
+
+def _read_calibrations(root: str, paths: np.ndarray) -> np.ndarray:
+    """(N, 3) baseline, focal, doffs."""
+    read = [Calibration.read(os.path.join(root, os.fsdecode(path))) for path in paths]
+    return np.array([(one.baseline, one.focal, one.doffs) for one in read])

@@ -1,0 +1,177 @@
+"""The check against wrong units: what depth a data set holds, and whether it can be metres."""
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from densevit.data.datasets.depth_values import DepthValues
+from densevit.errors import DataError
+
+_MOST_FILES = 128
+_MOST_VALUES = 1 << 14  # of one file, for the median
+_UNITS = (
+    ("millimetres", 0.001),
+    ("1/256 m, as in KITTI", 1 / 256),
+    ("1/5000 m, as in TUM RGB-D", 1 / 5000),
+    ("centimetres", 0.01),
+    ("metres", 1.0),
+)
+
+
+@dataclass(frozen=True)
+class DepthRange:
+    """What was seen in some depth maps.
+
+    known: the share of pixels whose depth is known. files: how many were read. medians: of each file that holds depth,
+    its index and its own median.
+    """
+
+    low: float
+    median: float
+    high: float
+    known: float
+    files: int
+    medians: tuple[tuple[int, float], ...]
+
+    def outside(self, low: float, high: float) -> list[tuple[int, float]]:
+        """The files whose own median lies beyond these, farthest first."""
+
+        def ratio(file: tuple[int, float]) -> float:
+            return max(file[1] / high, low / file[1])
+
+        return sorted((file for file in self.medians if ratio(file) > 1), key=ratio, reverse=True)
+
+
+def sample(count: int) -> list[int]:
+    """Which of so many files are read: all where they are few, else some evenly spread."""
+    return np.linspace(0, count - 1, min(count, _MOST_FILES)).round().astype(int).tolist()
+
+
+def measure(read: Callable[[int], np.ndarray], count: int, threads: int, of: str) -> DepthRange:
+    """The range of depth maps that `sample` chooses.
+
+    read: (H, W) depth by index, 0 = unknown. of: which maps these are, for messages. Raises DataError where no depth at
+    all is known.
+    """
+
+    def look(index: int) -> tuple[np.ndarray, float, float, int, int]:
+        depth = read(index)
+        known = depth[depth > 0]
+        if not len(known):
+            return known, np.inf, 0.0, 0, depth.size
+        return known[:: -(-len(known) // _MOST_VALUES)], known.min(), known.max(), len(known), depth.size
+
+    chosen = sample(count)
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            seen = list(pool.map(look, chosen))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    values, lows, highs, known, pixels = zip(*seen, strict=True)
+    if not sum(known):
+        raise DataError(
+            f"None of {len(chosen)} depth maps {of} holds a depth above 0. Check data.scale, data.kind and "
+            "data.invalid."
+        )
+    median = float(np.median(np.concatenate(values)))
+    medians = tuple((index, float(np.median(one))) for index, one in zip(chosen, values, strict=True) if len(one))
+    return DepthRange(float(min(lows)), median, float(max(highs)), sum(known) / sum(pixels), len(chosen), medians)
+
+
+def show(
+    split: str,
+    seen: DepthRange,
+    values: DepthValues,
+    expected: tuple[float, float],
+    path_of: Callable[[int], str],
+    count: int,
+    left_out: int,
+) -> None:
+    """One line for people, on stderr; a second one where some files are unlike the others. path_of: by index."""
+    unit = values.unit or " (relative, of no unit)"
+    lone = f"; {left_out} picture{'s'[: left_out - 1]} without depth left out" if left_out else ""
+    print(
+        f"depth, {split}: {_shown(seen.low)} to {_shown(seen.high)}{unit}, median {_shown(seen.median)}{values.unit}, "
+        f"{seen.known:.1%} of pixels known (read {seen.files} of {count}){lone}",
+        file=sys.stderr,
+    )
+    low, high = expected
+    outside = seen.outside(low, high) if values.metric and low <= seen.median <= high else []
+    if outside:
+        index, median = outside[0]
+        print(
+            f"depth, {split}: the median of {len(outside)} of these files is not in data.range, {low:g} to {high:g} m; "
+            f"the farthest is {_shown(median)} m, in {path_of(index)}. Are all files in one unit?",
+            file=sys.stderr,
+        )
+
+
+def check(
+    split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float], path_of: Callable[[int], str]
+) -> None:
+    """Raises DataError where the median of metric depth lies outside of what is expected, with the likely mend."""
+    low, high = expected
+    if not values.metric or low <= seen.median <= high:
+        return
+    found = seen.outside(low, high)
+    example = f", such as {path_of(found[0][0])} with a median of {_shown(found[0][1])} m" if found else ""
+    raise DataError(
+        f"data.range: the depth of {split!r} has a median of {_shown(seen.median)} m ({_shown(seen.low)} to "
+        f"{_shown(seen.high)} m in {seen.files} files{example}); expected {low:g} to {high:g} m. "
+        f"{_mend(seen.median, values, expected)}"
+    )
+
+
+def check_scale(stored: np.ndarray, path: str, values: DepthValues, expected: tuple[float, float]) -> None:
+    """Raises DataError for a file of whole numbers when it is not said what 1 is."""
+    if not values.needs_scale or stored.dtype.kind not in "iu":
+        return
+    known = stored[stored > 0]
+    median = float(np.median(known)) if len(known) else 0.0
+    told = "metres" if values.kind == "depth" else "1/metres"
+    guess = _looks_like(median, 0.0, expected) if values.kind == "depth" else ""
+    raise DataError(
+        f"data.scale is missing: {path} holds whole numbers ({stored.min()} to {stored.max()}, median {median:g}), and "
+        f"data.scale says how many {told} 1 is. {guess}".rstrip()
+    )
+
+
+def _shown(depth: float) -> str:
+    """Three digits, and no exponent where people would have to count."""
+    return f"{depth:.0f}" if 1000 <= depth < 1e7 else f"{depth:.3g}"
+
+
+def _mend(median: float, values: DepthValues, expected: tuple[float, float]) -> str:
+    """What is likely wrong."""
+    otherwise = "Where this is right, give data.range=[LOW,HIGH], in metres."
+    if values.kind == "depth":
+        scale = 1.0 if values.scale is None else values.scale
+        guess = _looks_like(median / scale, scale, expected)
+        return f"{guess or 'Set data.scale, the metres that 1 in a file is.'} {otherwise}"
+    if values.kind == "inverse_depth":
+        return f"Set data.scale, the 1/metres that 1 in a file is; where files hold depth, data.kind=depth. {otherwise}"
+    stereo = values.calibration
+    if stereo is not None and expected[0] <= median / 1000 <= expected[1]:
+        return f"data.baseline looks like millimetres: set data.baseline={stereo.baseline / 1000:g}. {otherwise}"
+    return f"Look at data.baseline (metres), data.focal and data.doffs (pixels of the files' own size). {otherwise}"
+
+
+def _looks_like(median: float, scale: float, expected: tuple[float, float]) -> str:
+    """The usual units in which this median, as stored, would be as expected. scale: the one in use, which is not."""
+    fitting = [
+        (name, unit)
+        for name, unit in _UNITS
+        if not np.isclose(unit, scale) and expected[0] <= median * unit <= expected[1]
+    ]
+    if not fitting:
+        return ""
+    (name, unit), *others = fitting
+    text = f"It looks like {name}: set data.scale={unit:.8g} (median {median * unit:.3g} m)."
+    if others:
+        listed = ", ".join(f"{name} (data.scale={unit:.8g}: {median * unit:.3g} m)" for name, unit in others)
+        text += f" It could also be {listed}."
+    return text

@@ -1,0 +1,204 @@
+"""What the values in label files mean: which number or colour is which class, and which are ignored."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+
+from densevit.data.datasets.coco_annotations import color_of
+from densevit.errors import DataError, did_you_mean
+from densevit.interfaces import IGNORE, Class
+
+Color = tuple[int, int, int]
+
+_KEYS = ("name", "id", "ids", "color", "colors")
+_MOST_VALUES = 2**16
+_IGNORED = IGNORE + 1  # tables hold a class's index plus 1, so that 0 stands for what no class has
+
+
+class LabelValues:
+    """Turns label files' values into class indices.
+
+    classes: a class's name each, or {name, id or ids, color or colors}: the values, or in RGB files the colours, that
+        mean it. Classes without an id take their position as value. The first of several is the class's own.
+    ignore_index: the value or values that are ignored; 255 where none is given and no class has it.
+    reduce_zero_label: 0 is ignored too, and classes without an id count from 1.
+    ignore_colors: the same for RGB files.
+
+    Raises DataError for a class that is written wrong, and for a value or a name that stands twice.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str | Mapping[str, Any]],
+        ignore_index: int | Sequence[int] | None = None,
+        reduce_zero_label: bool = False,
+        ignore_colors: Sequence[Sequence[int]] = (),
+    ) -> None:
+        if not 1 <= len(classes) <= IGNORE:
+            raise DataError(f"data.classes has {len(classes)} classes; expected 1 to {IGNORE}.")
+        written = [{"name": one} if isinstance(one, str) else one for one in classes]
+        ids = [_ids(one, i, i + reduce_zero_label) for i, one in enumerate(written)]
+        colors = [_colors(one, i) for i, one in enumerate(written)]
+        names = [" ".join(one["name"].split()) for one in written]
+        _check_once("name", names)
+        _check_once("id", (value for own in ids for value in own))
+        known = {value for own in ids for value in own}
+        if ignore_index is None:
+            ignored = {IGNORE} - known
+        else:
+            ignored = {ignore_index} if isinstance(ignore_index, int) else set(ignore_index)
+        if reduce_zero_label:
+            ignored.add(0)
+        for value in sorted(ignored):
+            _check_value(value, "data.ignore_index")
+        if both := known & ignored:
+            why = " (data.reduce_zero_label ignores 0)" if reduce_zero_label and 0 in both else ""
+            raise DataError(f"The label value {min(both)} is both a class's in data.classes and ignored{why}.")
+        self.classes = tuple(
+            Class(name, own[0], shown[0] if shown else color_of(i), thing=False)
+            for i, (name, own, shown) in enumerate(zip(names, ids, colors, strict=True))
+        )
+        self._table = np.zeros(_MOST_VALUES, np.uint16)
+        for index, own in enumerate(ids):
+            self._table[list(own)] = index + 1
+        self._table[sorted(ignored)] = _IGNORED
+        self._colors = tuple(colors)
+        self._ignored_colors = tuple(_color(color, "data.ignore_colors") for color in ignore_colors)
+
+    def indices(self, pixels: np.ndarray, path: str) -> np.ndarray:
+        """(H, W) uint8, class indices with 255 = ignore, of what `read_label` read from `path`.
+
+        Raises DataError with the file, the values that no class has, and how many pixels have each.
+        """
+        if pixels.ndim == 3 and not any(self._colors):
+            pixels = self._as_grey(pixels, path)
+        if pixels.ndim == 3:
+            codes = _codes(pixels)
+            table = _color_table(self._colors, self._ignored_colors)
+        else:
+            codes, table = pixels, self._table
+        # (H, W) uint16. OpenCV is five times as quick as numpy; no code is out of range, and looking for one takes long
+        found = cv2.LUT(codes, table[:256]) if codes.dtype == np.uint8 else table.take(codes, mode="clip")
+        if not found.all():
+            raise DataError(self._unknown(codes[found == 0], path, colored=pixels.ndim == 3))
+        return (found - 1).astype(np.uint8)
+
+    def _as_grey(self, pixels: np.ndarray, path: str) -> np.ndarray:
+        """(H, W) of an RGB file whose three channels agree: grey values, saved as colours."""
+        grey = pixels[..., 0]
+        if (pixels[..., 1] != grey).any() or (pixels[..., 2] != grey).any():
+            raise DataError(
+                f"{path} is coded in colours, and data.classes names none. Give each class its own, as in "
+                "`classes: [{name: road, color: [128, 64, 128]}, ...]`, and data.ignore_colors those of no class."
+            )
+        return np.ascontiguousarray(grey)
+
+    def _unknown(self, codes: np.ndarray, path: str, colored: bool) -> str:
+        """The message about pixels whose values no class has. codes: (N,)."""
+        values, counts = np.unique(codes, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        listed = [
+            f"{_color_of_code(value) if colored else value} in {count} pixel{'s' if count > 1 else ''}"
+            for value, count in zip(values[order].tolist(), counts[order].tolist(), strict=True)
+        ]
+        more = f", and {len(listed) - 5} more" if len(listed) > 5 else ""
+        kind = "colours" if colored else "values"
+        found = f"{path} has {kind} that no class has: {', '.join(listed[:5])}{more}. "
+        if colored:
+            given = sum(map(len, self._colors))
+            missing = [one.name for one, own in zip(self.classes, self._colors, strict=True) if not own]
+            lacking = f" (none for {', '.join(missing[:5])})" if missing else ""
+            return found + (
+                f"Known: {given} colours of data.classes{lacking} and {len(self._ignored_colors)} ignored. Give each "
+                "to a class as its `color`, or one of its `colors`, or name it in data.ignore_colors."
+            )
+        of_classes = np.flatnonzero((self._table > 0) & (self._table < _IGNORED))
+        known = f"Known: {_ranges(of_classes)}; ignored: {_ranges(np.flatnonzero(self._table == _IGNORED)) or 'none'}. "
+        mend = "Give each to a class as its `id`, or one of its `ids`, in data.classes, or name it in data.ignore_index"
+        if values.tolist() == [0] or (values.tolist() == [len(self.classes)] and self._table[0] == 1):
+            mend += "; where 0 is no class and the classes count from 1, set data.reduce_zero_label=true"
+        return f"{found}{known}{mend}."
+
+
+def _ids(written: Mapping[str, Any], position: int, otherwise: int) -> tuple[int, ...]:
+    """The values of a class; also checks that its entry is one."""
+    where = f"data.classes[{position}]"
+    if not isinstance(written, Mapping):
+        raise DataError(f"{where} is {written!r}; expected a name, or a mapping as in {{name: road, id: 7}}.")
+    for key in written:
+        if key not in _KEYS:
+            raise DataError(f"{where}.{key} is not a key of a class.{did_you_mean(str(key), _KEYS)}")
+    if not isinstance(written.get("name"), str) or not written["name"].strip():
+        raise DataError(f"{where} has the name {written.get('name')!r}; expected text, as in {{name: road, id: 7}}.")
+    for one, several in (("id", "ids"), ("color", "colors")):
+        if one in written and several in written:
+            raise DataError(f"{where} ({written['name']}) has both `{one}` and `{several}`; one of them is enough.")
+    ids = written.get("ids", [written.get("id", otherwise)])
+    if not isinstance(ids, list | tuple) or not ids:
+        raise DataError(f"{where}.ids ({written['name']}) is {ids!r}; expected a list of label values.")
+    for value in ids:
+        _check_value(value, f"{where} ({written['name']}): id")
+    return tuple(ids)
+
+
+def _check_value(value: Any, where: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST_VALUES:
+        raise DataError(f"{where} is {value!r}; expected a whole number of 0 to {_MOST_VALUES - 1}.")
+
+
+def _colors(written: Mapping[str, Any], position: int) -> tuple[Color, ...]:
+    where = f"data.classes[{position}] ({written['name']})"
+    if "colors" in written:
+        if not isinstance(written["colors"], list | tuple) or not written["colors"]:
+            raise DataError(f"{where}: colors is {written['colors']!r}; expected a list of [red, green, blue].")
+        return tuple(_color(color, f"{where}: colors") for color in written["colors"])
+    return (_color(written["color"], f"{where}: color"),) if "color" in written else ()
+
+
+def _color(color: Any, where: str) -> Color:
+    fits = isinstance(color, list | tuple) and len(color) == 3
+    if not fits or not all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c <= 255 for c in color):
+        raise DataError(f"{where} is {color!r}; expected [red, green, blue], each 0 to 255.")
+    return (color[0], color[1], color[2])
+
+
+def _check_once(what: str, given: Iterable[Any]) -> None:
+    twice = [value for value, count in Counter(given).items() if count > 1]
+    if twice:
+        raise DataError(f"data.classes: the {what} {twice[0]!r} stands twice; expected a different one for each class.")
+
+
+@lru_cache(maxsize=4)
+def _color_table(colors: tuple[tuple[Color, ...], ...], ignored: tuple[Color, ...]) -> np.ndarray:
+    """(2 ** 24,) uint16 by `_codes`; only the pages that hold a colour take up memory. Not part of any pickle."""
+    _check_once("color", (color for own in colors for color in own))
+    table = np.zeros(2**24, np.uint16)
+    for index, own in enumerate(colors):
+        for red, green, blue in own:
+            table[red << 16 | green << 8 | blue] = index + 1
+    for red, green, blue in ignored:
+        if table[red << 16 | green << 8 | blue]:
+            raise DataError(f"The colour {(red, green, blue)} is both a class's in data.classes and ignored.")
+    for red, green, blue in ignored:
+        table[red << 16 | green << 8 | blue] = _IGNORED
+    return table
+
+
+def _codes(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (H, W) int32, a number for each colour."""
+    red, green, blue = (pixels[..., c].astype(np.int32) for c in range(3))
+    return red << 16 | green << 8 | blue
+
+
+def _color_of_code(code: int) -> Color:
+    return code >> 16, code >> 8 & 255, code & 255
+
+
+def _ranges(values: np.ndarray) -> str:
+    """ "0 to 5, 7, 9 to 12" of ascending whole numbers."""
+    parts = [part for part in np.split(values, np.flatnonzero(np.diff(values) > 1) + 1) if len(part)]
+    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)

@@ -1,0 +1,96 @@
+"""What data sets of images with one annotation file each have in common: label maps and depth maps."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from densevit.data.datasets.dataset_validation import for_each
+from densevit.data.datasets.paired_files import Pairs
+from densevit.data.io.images import check_image, read_image
+from densevit.errors import DataError
+from densevit.interfaces import Dataset, Sample
+
+Size = tuple[int, int]  # height, width
+
+
+class PairedDataset(Dataset):
+    """Images with an annotation file each, one value a pixel. A subclass reads these files.
+
+    noun: what messages call such a file. At the start, each image is checked to be whole and of its file's size. A
+    file of the image's size as stored, where EXIF rotates it, leaves the image as stored. `image_id` is the image's
+    name.
+    """
+
+    noun: str
+
+    def open(self, root: Path, split: str, pairs: Pairs) -> None:
+        """Takes the files of a split and measures them. Raises DataError with the first file that is wrong."""
+        self._root, self._split, self._pairs = str(root), split, pairs
+        self._sizes, self._upright = np.zeros((len(pairs), 2), np.int32), np.ones(len(pairs), bool)
+        for_each(len(pairs), self._measure)
+
+    def size_of(self, path: str) -> Size:
+        """(h, w) of an annotation file, from its header."""
+        raise NotImplementedError
+
+    def target(self, index: int) -> np.ndarray:
+        """(H, W), the values of an annotation file under the key that `provides` names."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def sizes(self) -> np.ndarray:
+        """(N, 2) heights and widths of the images as `__getitem__` returns them."""
+        return self._sizes
+
+    def path(self, index: int) -> str:
+        """The path of an image."""
+        return os.path.join(self._root, os.fsdecode(self._pairs.images[index]))
+
+    def label_path(self, index: int) -> str:
+        """The path of its annotation file."""
+        return os.path.join(self._root, os.fsdecode(self._pairs.labels[index]))
+
+    def size(self, index: int) -> Size:
+        """(h, w) of an image and its annotation file."""
+        return int(self._sizes[index, 0]), int(self._sizes[index, 1])
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample with its one target, (H, W)."""
+        pixels = read_image(self.path(index), upright=bool(self._upright[index]))
+        self._check_size(index, self.path(index), pixels.shape[:2])
+        target = self.target(index)
+        self._check_size(index, self.label_path(index), target.shape)
+        [key] = self.provides
+        name = os.fsdecode(self._pairs.names[index])
+        targets = {"image_id": name, key: torch.from_numpy(target)}
+        return {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
+
+    def _check_size(self, index: int, path: str, found: tuple[int, ...]) -> None:
+        if found != self.size(index):
+            raise DataError(f"{path} has changed since the start: {found} pixels, not {self.size(index)}.")
+
+    def _measure(self, index: int) -> None:
+        header, size = check_image(self.path(index)), self.size_of(self.label_path(index))
+        if size not in (header.upright_size, header.size):
+            (height, width), (h, w) = header.upright_size, size
+            raise DataError(
+                f"{self.path(index)} has {width} x {height} pixels, but its {self.noun} {self.label_path(index)} has "
+                f"{w} x {h}. One of them was resized, or belongs to another; resize the {self.noun} to the image's "
+                "size (nearest pixel)."
+            )
+        self._sizes[index], self._upright[index] = size, size == header.upright_size
+
+
+def load_preset(folder: Path, name: str) -> dict[str, Any]:
+    """The options in folder/NAME.yaml. Raises DataError for an unknown name."""
+    file = folder / f"{name}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(other.stem for other in folder.glob("*.yaml")))
+        raise DataError(f"data.preset: there is no {name!r}. Presets: {known}.")
+    return yaml.load(file.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

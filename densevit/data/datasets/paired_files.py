@@ -1,0 +1,230 @@
+"""Which label file belongs to which picture: by name, or as a list file says."""
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from densevit.errors import DataError, one_line
+
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_LABELS = (".png", ".bmp", ".tif", ".tiff")
+_NUMBER = re.compile(r"\d+(\.\d*)?")
+_SPELLINGS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N pictures with their labels, as arrays, which forked loader processes share with their parent."""
+
+    names: np.ndarray  # (N,) UTF-8 bytes: what picture and label have in common, "aachen/aachen_000000_000019"
+    images: np.ndarray  # (N,) UTF-8 bytes, paths relative to the root
+    labels: np.ndarray  # (N,)
+    left_out: np.ndarray  # (M,) names of the list file's pictures for which it says that there is no label
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[str, str, str]], left_out: Iterable[str] = ()) -> "Pairs":
+        """From (name, picture, label) each."""
+        columns = (*zip(*rows, strict=True), left_out)
+        names, images, labels, lone = (np.array([os.fsencode(t) for t in texts], np.bytes_) for texts in columns)
+        return cls(names, images, labels, lone)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def root_folder(root: str | None) -> Path:
+    """`data.root` as a folder that is there. Raises DataError where it is not."""
+    if root is None:
+        raise DataError("data.root is missing: name the data set's folder.")
+    try:
+        base = Path(root).expanduser()
+        there = base.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown user, a NUL
+        raise DataError(f"data.root: {one_line(error)}. Name the data set's folder.") from None
+    if not there:
+        raise DataError(f"data.root: there is no folder {base} (seen from {Path.cwd()}).")
+    return base
+
+
+def find_pairs(
+    root: Path,
+    split: str,
+    images: str,
+    labels: str,
+    list_file: str | None = None,
+    splits: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    suffixes: Sequence[str] = _LABELS,
+    no_label: str | None = None,
+) -> Pairs:
+    """The pictures of a split with their labels, in the order of their names or of the list file.
+
+    images, labels, list_file: relative to root, {split} standing for the split's name. Without a `*`, images and labels
+    are folders, and pictures and labels of one name (relative to its folder, without suffix) belong together. With one
+    or more, they are patterns of files, and the name is what the stars stand for; a star stays within one folder.
+    A line of the list file is such a name, or a picture's and its label's path, after which a number (a focal length)
+    may stand. These paths are relative to root, to the folders images and labels, or to folders in them.
+    suffixes: of label files. no_label: the word that stands for a label's path where there is none.
+
+    Raises DataError with up to five of the pictures that lack a label, or labels that lack a picture.
+    """
+    given = [pattern for pattern in (images, labels, list_file) if pattern is not None]
+    name = _spelled(root, split, given, splits or {})
+    images, labels, *_ = (pattern.replace("{split}", name) for pattern in given)
+    lone: list[str] = []
+    if list_file is None:
+        pictures, files = _listed(root, images, _PICTURES, "images"), _listed(root, labels, suffixes, "labels")
+        _check_complete("picture", "label", pictures, files, _form(labels))
+        _check_complete("label", "picture", files, pictures, _form(images))
+        rows = [(name, path, files[name]) for name, path in sorted(pictures.items())]
+    else:
+        file = root / list_file.replace("{split}", name)
+        rows, lone = _from_list(root, file, images, labels, suffixes, no_label)
+    return Pairs.of(rows[:limit], lone)
+
+
+def _spelled(root: Path, split: str, patterns: Sequence[str], splits: Mapping[str, str]) -> str:
+    """What the split is called on disk: as told, else the first spelling under which all is there."""
+    if split in splits:
+        return splits[split]
+    spellings = _SPELLINGS.get(split, (split,))
+    for name in spellings:
+        if all(_exists(root, pattern.replace("{split}", name)) for pattern in patterns):
+            return name
+    return spellings[0]
+
+
+def _exists(root: Path, pattern: str) -> bool:
+    return bool(_glob(root, pattern)) if "*" in pattern else (root / pattern).exists()
+
+
+def _glob(root: Path, pattern: str) -> list[str]:
+    return glob.glob("*".join(map(glob.escape, pattern.split("*"))), root_dir=root)
+
+
+def _form(pattern: str) -> str:
+    """Where a file of a name would lie, for messages."""
+    return pattern if "*" in pattern else f"{pattern}/*"
+
+
+def _listed(root: Path, pattern: str, suffixes: Sequence[str], option: str) -> dict[str, str]:
+    """{name: path relative to root} of the files that a folder holds or a pattern meets."""
+    if "*" in pattern:
+        form = re.compile("([^/]*)".join(map(re.escape, pattern.split("*"))))
+        found = [("/".join(match.groups()), path) for path in _glob(root, pattern) if (match := form.fullmatch(path))]
+    else:
+        if not (root / pattern).is_dir():
+            raise DataError(
+                f"There is no folder {root / pattern}. Name the {option} with data.{option}, relative to data.root, as "
+                f"a folder ({option}/{{split}}) or a pattern ({option}/{{split}}/*/*.png)."
+            )
+        paths = [
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(root / pattern, followlinks=True)
+            for name in names
+            if name.lower().endswith(tuple(suffixes)) and not name.startswith(".")
+        ]
+        relative = [os.path.relpath(path, root / pattern) for path in paths]
+        found = [(os.path.splitext(path)[0], os.path.join(pattern, path)) for path in relative]
+    if not found:
+        raise DataError(f"data.{option}: {root / pattern} holds no files ({', '.join(suffixes)}).")
+    listed: dict[str, str] = {}
+    for name, path in sorted(found):
+        if name in listed:
+            raise DataError(f"{root / listed[name]} and {root / path} have one name; which of the {option} is it?")
+        listed[name] = path
+    return listed
+
+
+def _check_complete(kind: str, other: str, files: Mapping[str, str], others: Mapping[str, str], form: str) -> None:
+    lone = sorted(files.keys() - others.keys())
+    if lone:
+        listed = _some([files[name] for name in lone])
+        raise DataError(
+            f"{len(lone)} of {len(files)} {kind}s have no {other}:{listed}\nA {other} has its {kind}'s name, as "
+            f"{form.replace('*', lone[0]) if form.count('*') == 1 else form}. To use only some of the files, name "
+            "these in a list (data.list_file)."
+        )
+
+
+def _from_list(
+    root: Path, file: Path, images: str, labels: str, suffixes: Sequence[str], no_label: str | None
+) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """(name, picture, label) of each line that has a label, and the pictures of those that have none."""
+    try:
+        lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data.list_file: {file} cannot be read: {error}.") from None
+    entries = [(number, _entry(line, suffixes, no_label)) for number, line in enumerate(lines, 1) if line]
+    lone = [name for _, (name, label) in entries if label is not None and label == no_label]
+    entries = [(number, entry) for number, entry in entries if entry[1] is None or entry[1] != no_label]
+    if not entries:
+        raise DataError(f"data.list_file: {file} is empty; expected a picture's name a line.")
+    by_name = any(label is None for _, (_, label) in entries)
+    pictures = _listed(root, images, _PICTURES, "images") if by_name else {}
+    files = _listed(root, labels, suffixes, "labels") if by_name else {}
+    places, label_places = _places(root, images), _places(root, labels)
+    rows, missing = [], []
+    seen: dict[str, int] = {}
+    for number, (name, label) in entries:
+        if label is None:
+            name = name if name in pictures else _without(name, _PICTURES)
+            picture = pictures.get(name) or _form(images).replace("*", name)
+            label = files.get(name) or _form(labels).replace("*", name)
+            here = name in pictures, name in files
+        else:
+            picture, label = _found(root, places, name), _found(root, label_places, label)
+            here = (root / picture).is_file(), (root / label).is_file()
+            name = _without(picture, _PICTURES)
+        if name in seen:
+            raise DataError(f"{file}, line {number}: {name} stands in line {seen[name]} already.")
+        seen[name] = number
+        missing += [path for path, there in zip((picture, label), here, strict=True) if not there]
+        rows.append((name, picture, label))
+    if missing:
+        raise DataError(
+            f"{file} names {len(rows)} pictures; of these and their labels {len(missing)} files do not exist in "
+            f"{root}:{_some(missing)}"
+        )
+    return rows, lone
+
+
+def _entry(line: str, suffixes: Sequence[str], no_label: str | None) -> tuple[str, str | None]:
+    """A line's name, or its picture and label; a name may hold spaces."""
+    parts = line.split("\t") if "\t" in line else line.split()
+    if len(parts) == 3 and _NUMBER.fullmatch(parts[2]):
+        parts.pop()
+    if len(parts) == 2 and (parts[1].lower().endswith(tuple(suffixes)) or parts[1] == no_label):
+        return parts[0].strip(), parts[1].strip()
+    return line, None
+
+
+def _places(root: Path, folder: str) -> list[str]:
+    """The folders to which a list file's paths may be relative, seen from the root."""
+    if "*" in folder or not (root / folder).is_dir():
+        return [""]
+    inside = sorted(entry.name for entry in os.scandir(root / folder) if entry.is_dir())
+    return ["", *(os.path.normpath(os.path.join(folder, name)) for name in ("", *inside))]
+
+
+def _found(root: Path, places: Sequence[str], path: str) -> str:
+    """A path of a list file, relative to root; those of usual lists begin with a slash and mean the data's root."""
+    if (root / path).exists():
+        return path
+    path = path.lstrip("/")
+    candidates = (os.path.join(place, path) for place in places)
+    return next((one for one in candidates if os.path.exists(os.path.join(root, one))), path)
+
+
+def _without(path: str, suffixes: Sequence[str]) -> str:
+    stem, suffix = os.path.splitext(path)
+    return stem if suffix.lower() in suffixes else path
+
+
+def _some(paths: Sequence[str]) -> str:
+    return "".join(f"\n  {path}" for path in paths[:5]) + ("\n  ..." if len(paths) > 5 else "")

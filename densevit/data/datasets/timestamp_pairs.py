@@ -1,0 +1,84 @@
+"""Pictures and depth maps of a recording, which belong together where their times are near (TUM RGB-D)."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from densevit.data.datasets.paired_files import Pairs, find_pairs
+from densevit.errors import DataError
+
+
+def find_times(root: Path, images: str, labels: str, seconds: float, limit: int | None) -> Pairs:
+    """The pairs of all recordings.
+
+    images, labels: text files, or patterns of such, with a time in seconds and a file a line, relative to their folder;
+    "#" begins a comment. Files of one folder, by the stars, are a recording. seconds: how far apart a pair may be.
+    """
+    if "*" in images:
+        recordings = find_pairs(root, "", images, labels, suffixes=(".txt",))
+        lists = [(os.fsdecode(a), os.fsdecode(b)) for a, b in zip(recordings.images, recordings.labels, strict=True)]
+    else:
+        lists = [(images, labels)]
+    rows: list[tuple[str, str, str]] = []
+    lone: list[str] = []
+    for pictures, maps in lists:
+        (times, files), (others, depths) = _read(root, pictures), _read(root, maps)
+        matches = associate(times, others, seconds)
+        names = [os.path.splitext(os.path.join(os.path.dirname(pictures), file))[0] for file in files]
+        for i, j in matches:
+            picture = os.path.join(os.path.dirname(pictures), files[i])
+            rows.append((names[i], picture, os.path.join(os.path.dirname(maps), depths[j])))
+        lone += [names[i] for i in sorted(set(range(len(files))) - {i for i, _ in matches})]
+    if not rows:
+        raise DataError(f"{root / lists[0][0]}: no picture has a depth map within {seconds} s (data.seconds).")
+    missing = [path for _, picture, depth in rows for path in (picture, depth) if not (root / path).is_file()]
+    if missing:
+        raise DataError(f"{root / lists[0][0]} and others name {len(missing)} files that do not exist: {missing[0]}.")
+    return Pairs.of(rows[:limit], lone)
+
+
+def associate(first: Sequence[float], second: Sequence[float], seconds: float) -> list[tuple[int, int]]:
+    """Indices of pairs less than `seconds` apart, nearest first served, each time in one pair at most, in order.
+
+    The rule of the data set's own associate.py.
+    """
+    ours, theirs = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    order = np.argsort(theirs, kind="stable")
+    low = np.searchsorted(theirs[order], ours - seconds, "left")
+    high = np.searchsorted(theirs[order], ours + seconds, "right")
+    near = [
+        (abs(ours[i] - theirs[j]), ours[i], theirs[j], i, int(j))
+        for i, (start, stop) in enumerate(zip(low, high, strict=True))
+        for j in order[start:stop]
+        if abs(ours[i] - theirs[j]) < seconds
+    ]
+    left, right, pairs = set(range(len(ours))), set(range(len(theirs))), []
+    for *_, i, j in sorted(near):
+        if i in left and j in right:
+            left.remove(i)
+            right.remove(j)
+            pairs.append((i, j))
+    return sorted(pairs)
+
+
+def _read(root: Path, path: str) -> tuple[list[float], list[str]]:
+    """Times and files of a list."""
+    try:
+        lines = (root / path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{root / path} cannot be read: {error}.") from None
+    times, files = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        time, _, file = line.strip().partition(" ")
+        try:
+            times.append(float(time))
+        except ValueError:
+            file = ""
+        if not file:
+            raise DataError(f"{root / path}, line {number}: expected a time and a file, not {line!r}.")
+        files.append(file.strip())
+    return times, files

@@ -1,0 +1,236 @@
+"""Reading depth files: the numbers that stand in them, whatever these mean (see `depth_values.py`).
+
+PNG and TIFF through Pillow, NPY and NPZ through numpy, EXR through the OpenEXR package; PFM is read here.
+"""
+
+import os
+import struct
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from densevit.data.io.large_images import open_image
+from densevit.errors import DataError
+
+SUFFIXES = (".png", ".npy", ".npz", ".exr", ".pfm", ".tif", ".tiff")
+
+_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow's for one number a pixel
+_EXR_MAGIC = b"\x76\x2f\x31\x01"
+
+Path = str | os.PathLike[str]
+
+
+def read_depth(path: Path, key: str | None = None) -> np.ndarray:
+    """(H, W), as stored: whole numbers or float32.
+
+    key: which array of an NPZ or channel of an EXR. Without it an NPZ's only one; in an EXR the only channel, or the
+    one that is called Z or depth, or red where red, green and blue agree. An array of (H, W, 1) or (1, H, W) will do.
+    Raises DataError, with the file, for one that is damaged or does not hold one number a pixel.
+    """
+    with _naming(path):
+        match _suffix(path):
+            case ".npy":
+                values = np.load(path, allow_pickle=False)
+            case ".npz":
+                with np.load(path, allow_pickle=False) as arrays:
+                    values = arrays[_named(key, arrays.files, "array")]
+            case ".exr":
+                values = _read_exr(path, key)
+            case ".pfm":
+                with open(path, "rb") as file:
+                    values = _read_pfm(file)
+            case _:
+                with open_image(path) as picture:
+                    _check_mode(picture)
+                    values = np.asarray(picture)
+        return _plain(values)
+
+
+def depth_size_of(path: Path, key: str | None = None) -> tuple[int, int]:
+    """(h, w) of what `read_depth` would give, from the file's header alone."""
+    with _naming(path):
+        match _suffix(path):
+            case ".npy":
+                with open(path, "rb") as file:
+                    return _plain_shape(_shape_of_array(file))
+            case ".npz":
+                with zipfile.ZipFile(path) as archive:
+                    names = [name.removesuffix(".npy") for name in archive.namelist()]
+                    with archive.open(_named(key, names, "array") + ".npy") as file:
+                        return _plain_shape(_shape_of_array(file))
+            case ".exr":
+                with open(path, "rb") as file:
+                    return _size_of_exr(file)
+            case ".pfm":
+                with open(path, "rb") as file:
+                    return _header_of_pfm(file)[0]
+            case _:
+                with open_image(path) as picture:
+                    _check_mode(picture)
+                    return picture.size[::-1]
+
+
+def _suffix(path: Path) -> str:
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in SUFFIXES:
+        raise DataError(f"it is no depth file; expected one of {', '.join(SUFFIXES)}.")
+    return suffix
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turns whatever a reader raises into a DataError with the file's name."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such depth file.") from None
+    except Exception as error:  # on damaged files readers raise ValueError, OSError, BadZipFile, zlib.error and more
+        raise DataError(f"{path} cannot be read: {error}. Is the file damaged or cut short?") from error
+
+
+def _check_mode(picture: Image.Image) -> None:
+    if picture.mode not in _MODES:
+        kind = {"P": "a palette's indices", "RGB": "colours", "RGBA": "colours"}.get(picture.mode, repr(picture.mode))
+        raise DataError(
+            f"its pixels are {kind}; expected one number a pixel, 8 or 16 bits or floating point. A depth map drawn in "
+            "colours cannot be turned back into metres."
+        )
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    """(H, W), of whole numbers or float32."""
+    values = values.reshape(_plain_shape(values.shape))
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    if values.dtype.kind in "iu":
+        return values
+    if values.dtype.kind != "f":
+        raise DataError(f"it holds {values.dtype}; expected numbers.")
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _plain_shape(shape: Sequence[int]) -> tuple[int, int]:
+    height_and_width = shape
+    if len(shape) == 3 and 1 in (shape[0], shape[2]):
+        height_and_width = shape[:2] if shape[2] == 1 else shape[1:]
+    if len(height_and_width) != 2 or 0 in height_and_width:
+        raise DataError(f"its array has the shape {tuple(shape)}; expected (H, W), (H, W, 1) or (1, H, W).")
+    return height_and_width[0], height_and_width[1]
+
+
+def _named(key: str | None, names: Sequence[str], what: str) -> str:
+    """The array or channel that is meant."""
+    if key in names:
+        return str(key)
+    if key is None and len(names) == 1:
+        return names[0]
+    lack = "which of them is the depth?" if key is None else f"there is no {what} {key!r}."
+    raise DataError(f"{lack} It holds {', '.join(sorted(names)) or 'nothing'}. Name the {what} with data.key.")
+
+
+def _shape_of_array(file: IO[bytes]) -> tuple[int, ...]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)[0]
+
+
+# ---- PFM ----
+
+
+def _header_of_pfm(file: IO[bytes]) -> tuple[tuple[int, int], str]:
+    """(h, w), and "<" or ">" for the order of bytes, which the sign of the third line tells."""
+    kind, *numbers = (_token(file) for _ in range(4))
+    if kind == b"PF":
+        raise DataError("it is a PFM in colours (PF); expected one number a pixel (Pf).")
+    if kind != b"Pf":
+        raise DataError("it is no PFM: it does not begin with Pf.")
+    width, height = int(numbers[0]), int(numbers[1])
+    return (height, width), "<" if float(numbers[2]) < 0 else ">"
+
+
+def _token(file: IO[bytes]) -> bytes:
+    """The next word of a header, and the one white space behind it, after which the pixels may begin."""
+    word = b""
+    while len(word) < 64:
+        byte = file.read(1)
+        if byte.isspace() or not byte:
+            if word or not byte:
+                return word
+        else:
+            word += byte
+    raise DataError("its header is none of a PFM.")
+
+
+def _read_pfm(file: IO[bytes]) -> np.ndarray:
+    """(H, W) float32. Rows are stored from the bottom up. The scale's amount is a unit for light, and left alone."""
+    (height, width), order = _header_of_pfm(file)
+    data = file.read(4 * height * width)
+    if len(data) < 4 * height * width:
+        raise DataError(f"it ends after {len(data)} of {4 * height * width} bytes. Is the file cut short?")
+    return np.flipud(np.frombuffer(data, f"{order}f4").reshape(height, width)).astype(np.float32)
+
+
+# ---- EXR ----
+
+
+def _size_of_exr(file: IO[bytes]) -> tuple[int, int]:
+    """(h, w) of the data window, from the header's attributes: name, kind and size, then the value."""
+    if file.read(4) != _EXR_MAGIC:
+        raise DataError("it is no EXR file.")
+    file.read(4)  # version and flags
+    while name := _text(file):
+        _text(file)
+        (size,) = struct.unpack("<i", file.read(4))
+        value = file.read(size)
+        if name == b"dataWindow":
+            left, top, right, bottom = struct.unpack("<4i", value)
+            return bottom - top + 1, right - left + 1
+    raise DataError("it is an EXR without a data window. Is the file cut short?")
+
+
+def _text(file: IO[bytes]) -> bytes:
+    """What stands before the next zero byte."""
+    text = b""
+    while (byte := file.read(1)) not in (b"\0", b""):
+        text += byte
+    return text
+
+
+def _read_exr(path: Path, key: str | None) -> np.ndarray:
+    OpenEXR = _open_exr()
+    with OpenEXR.File(os.fspath(path), separate_channels=True) as file:
+        channels = {name: channel.pixels for name, channel in file.channels().items()}
+    if key is None and len(channels) > 1:
+        key = _depth_channel(channels)
+    return np.array(channels[_named(key, list(channels), "channel")])  # a copy: the file is closed
+
+
+def _open_exr() -> Any:
+    """The OpenEXR package."""
+    try:
+        import OpenEXR
+    except ImportError:
+        raise DataError(
+            "EXR files need the package OpenEXR, which is not installed: pip install 'densevit[exr]'."
+        ) from None
+    if not hasattr(OpenEXR, "File"):
+        raise DataError("this OpenEXR package is too old; expected 3.3 or newer: pip install -U 'densevit[exr]'.")
+    return OpenEXR
+
+
+def _depth_channel(channels: dict[str, np.ndarray]) -> str | None:
+    """The channel that is depth by its name ("Z", "ViewLayer.Depth.Z"), or red where the colours agree."""
+    named = [name for name in channels if name.rpartition(".")[2].lower() in ("z", "depth")]
+    if len(named) == 1:
+        return named[0]
+    colors = [channels.get(name) for name in "RGB"]
+    red = colors[0]
+    if red is not None and all(one is not None and np.array_equal(one, red, equal_nan=True) for one in colors):
+        return "R"
+    return None

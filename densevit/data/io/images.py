@@ -1,0 +1,188 @@
+"""Reading pictures: any common file becomes (H, W, 3) uint8 RGB, or a DataError that names it.
+
+Pillow identifies the format; simplejpeg (libjpeg-turbo) and OpenCV decode the common ones, Pillow the rest. Where
+several can, they agree to the last bit. The conventions are those of Pillow's `convert("RGB")`: grey is repeated, a
+palette looked up, alpha dropped, CMYK converted without a colour profile. 16 bits become 8 by the nearest value / 257.
+Of an animation, the first frame is read.
+"""
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import ExifTags, Image
+
+from densevit.data.io.large_images import open_image
+from densevit.errors import DataError
+
+_JPEG = ("JPEG", "MPO")
+_SPARE_BYTES = 64  # before a JPEG's marker, which encoders leave; more are the rest of a damaged scan
+_TAIL = 64  # bytes at the end of a file that tell whether it is whole
+_END_OF_PNG = b"IEND\xae\x42\x60\x82"
+_DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits a channel
+
+
+class Header(NamedTuple):
+    """What a file says about its picture before it is decoded. size: (h, w) as stored. orientation: EXIF's 1 ... 8."""
+
+    size: tuple[int, int]
+    orientation: int = 1
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(h, w) after the EXIF rotation."""
+        return self.size[::-1] if self.orientation >= 5 else self.size
+
+
+def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray:
+    """A picture as (H, W, 3) uint8, RGB. upright: turned as its EXIF orientation says; False leaves it as stored."""
+    with _naming(path):
+        with open(path, "rb") as file:
+            data = file.read()
+        with open_image(io.BytesIO(data)) as picture:
+            orientation = _header(picture).orientation
+            if _is_deep(picture, data):
+                pixels = _decode_deep(picture, data)
+            else:
+                fast = _decode_fast(picture, data)
+                pixels = to_rgb(picture) if fast is None else fast
+            if picture.format == "PNG" and _END_OF_PNG not in data:  # Pillow overlooks that
+                raise DataError("it is a PNG without an end. Is the file cut short?")
+    return np.ascontiguousarray(_turn(pixels, orientation)) if upright else pixels
+
+
+def image_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(h, w) of what `read_image` would give, from the file's header alone."""
+    with _naming(path), open_image(path) as picture:
+        return _header(picture).upright_size
+
+
+def check_image(path: str | os.PathLike[str]) -> Header:
+    """The header of a picture whose file is whole: it ends as its format ends, or else it decodes.
+
+    Reads a JPEG's, PNG's or WebP's first and last bytes only. A file whose inside is damaged is found when it is read.
+    """
+    with _naming(path), open(path, "rb") as file, open_image(file) as picture:
+        header = _header(picture)
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - _TAIL))
+        tail = file.read()
+        file.seek(0)
+        whole = _is_whole(picture.format, file.read(12), tail, length)
+    if not whole:
+        read_image(path)
+    return header
+
+
+@contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns whatever a decoder raises into a DataError with the file's name."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such picture.") from None
+    except Image.UnidentifiedImageError:
+        raise DataError(f"{path} is no picture, or of a format that Pillow does not know ({_size(path)}).") from None
+    except (
+        Exception
+    ) as error:  # on damaged files decoders raise OSError, SyntaxError, struct.error, zlib.error and more
+        raise DataError(f"{path} cannot be read: {error} ({_size(path)}). Is the file damaged or cut short?") from error
+
+
+def _size(path: str | os.PathLike[str]) -> str:
+    try:
+        return f"{os.path.getsize(path)} bytes"
+    except OSError:
+        return "its size is unknown"
+
+
+def _header(picture: Image.Image) -> Header:
+    width, height = picture.size
+    if picture.format == "TIFF":  # Pillow and OpenCV turn these themselves
+        return Header((height, width))
+    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return Header((height, width), orientation if orientation in range(1, 9) else 1)
+
+
+def _is_whole(format: str | None, head: bytes, tail: bytes, length: int) -> bool:
+    """Whether a file ends as its format does. False also where only decoding can tell."""
+    if format in _JPEG:
+        return tail.rstrip(b"\0").endswith(b"\xff\xd9")
+    if format == "PNG":
+        return tail.endswith(_END_OF_PNG)
+    if format == "WEBP":
+        return length >= int.from_bytes(head[4:8], "little") + 8
+    return False
+
+
+def _decode_fast(picture: Image.Image, data: bytes) -> np.ndarray | None:
+    """An ordinary JPEG or PNG, decoded without Pillow; None for others, and where only Pillow reports damage."""
+    ordinary = (picture.format in _JPEG and picture.mode in ("RGB", "L")) or (
+        picture.format == "PNG" and picture.mode in ("RGB", "L", "RGBA")
+    )
+    if not ordinary or not _is_whole(picture.format, data[:12], data[-_TAIL:], len(data)):
+        return None
+    if picture.format in _JPEG:
+        try:
+            return simplejpeg.decode_jpeg(data, strict=True)  # as OpenCV does, but it reports damage
+        except ValueError as error:
+            spare = re.search(r"(\d+) extraneous bytes before marker", str(error))
+            if spare is None or int(spare[1]) > _SPARE_BYTES:
+                raise
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def to_rgb(picture: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of a Pillow picture in any of its modes, as it lies, without EXIF."""
+    if picture.mode == "F":
+        raise DataError(
+            "its pixels are floating-point numbers; expected 8 or 16 bits a channel. Save it as PNG or JPEG."
+        )
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # the same colours without Pillow's warning
+    if not picture.mode.startswith("I"):
+        return np.array(picture.convert("RGB"))
+    grey = np.asarray(picture)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise DataError(f"its pixels reach from {grey.min()} to {grey.max()}; expected 8 or 16 bits a channel.")
+    return np.repeat(_to_8_bits(grey)[..., None], 3, axis=2)
+
+
+def _is_deep(picture: Image.Image, data: bytes) -> bool:
+    """Whether a PNG or TIFF has 16 bits a channel, of which Pillow would keep eight."""
+    if picture.format == "PNG":
+        return data[_DEPTH_OF_PNG] == 16
+    tags: Any = getattr(picture, "tag_v2", {})
+    return picture.format == "TIFF" and 16 in tags.get(ExifTags.Base.BitsPerSample, ())
+
+
+def _decode_deep(picture: Image.Image, data: bytes) -> np.ndarray:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        return to_rgb(picture)
+    pixels = _to_8_bits(pixels)
+    if pixels.ndim == 2:
+        return np.repeat(pixels[..., None], 3, axis=2)
+    return np.ascontiguousarray(pixels[..., 2::-1])  # from BGR or BGRA
+
+
+def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """0 ... 65535 to 0 ... 255: the nearest of value / 257."""
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes an EXIF orientation: what it calls row 0 and column 0 become the top and the left."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    right = -1 if orientation in (2, 3, 6, 7) else 1
+    return pixels[::down, ::right]

@@ -1,0 +1,89 @@
+"""Reading label files: the numbers or the colours that stand in them, never a picture made of these.
+
+What a viewer shows is no help here: a palette's indices are the labels, not its colours, and a grey PNG of 4 bits
+stores 0 ... 15, which decoders stretch to 0 ... 255.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image
+
+from densevit.data.io.large_images import open_image
+from densevit.errors import DataError
+
+_MODES_OF_VALUES = ("1", "L", "P", "LA", "PA", "La", "I", "I;16", "I;16B", "I;16L")
+_MODES_OF_COLORS = ("RGB", "RGBA", "RGBa", "RGBX")
+_LOSSY = ("JPEG", "MPO")
+_DEPTH_AND_KIND_OF_PNG = slice(24, 26)  # the bytes of a PNG that hold its bits a channel and its kind; 0 is grey
+
+
+def read_label(path: str | os.PathLike[str]) -> np.ndarray:
+    """The label values as stored: (H, W) uint8 or uint16 of an indexed or grey file, (H, W, 3) uint8 of an RGB one.
+
+    An alpha channel is dropped. Raises DataError, with the file, for one that is damaged, lossy (JPEG) or of numbers
+    that are no labels (floating point, negative, over 65535).
+    """
+    with _opened(path) as picture:
+        mode = picture.mode
+        if mode in _MODES_OF_COLORS:
+            pixels = np.asarray(picture)
+            return pixels if mode == "RGB" else np.ascontiguousarray(pixels[..., :3])
+        if mode not in _MODES_OF_VALUES:
+            raise DataError(
+                f"its pixels are of the kind {mode!r}; expected a label file, which is indexed, grey or RGB."
+            )
+        values = np.asarray(picture)
+        if values.ndim == 3:  # with alpha
+            values = np.ascontiguousarray(values[..., 0])
+        if values.dtype not in (np.uint8, np.uint16):
+            values = _narrow(values)
+        stretched = _stretch(path, picture)
+        return values if stretched == 1 else values // stretched
+
+
+def label_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(h, w), from the file's header alone."""
+    with _opened(path) as picture:
+        return picture.size[::-1]
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """The file as Pillow opens it; what goes wrong with it becomes a DataError with its name."""
+    try:
+        with open_image(path) as picture:
+            if picture.format in _LOSSY:
+                raise DataError(
+                    "it is a JPEG, whose compression changes label values. Save labels as PNG, from their source."
+                )
+            yield picture
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such label file.") from None
+    except Image.UnidentifiedImageError:
+        raise DataError(f"{path} is no picture, or of a format that Pillow does not know.") from None
+    except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, struct.error, zlib.error and more
+        raise DataError(f"{path} cannot be read: {error}. Is the file damaged or cut short?") from error
+
+
+def _narrow(values: np.ndarray) -> np.ndarray:
+    """Truths and 32-bit whole numbers as (H, W) uint8 or uint16."""
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise DataError(f"its values reach from {low} to {high}; expected labels of 0 to 65535.")
+    return values.astype(np.uint16)
+
+
+def _stretch(path: str | os.PathLike[str], picture: Image.Image) -> int:
+    """What Pillow multiplies the values of a grey PNG of 2 or 4 bits with, to fill 8."""
+    if picture.format != "PNG" or picture.mode != "L":
+        return 1
+    with open(path, "rb") as file:
+        depth, kind = file.read(_DEPTH_AND_KIND_OF_PNG.stop)[_DEPTH_AND_KIND_OF_PNG]
+    return 255 // (2**depth - 1) if kind == 0 and depth < 8 else 1

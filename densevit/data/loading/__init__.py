@@ -1,0 +1,1 @@
+"""From samples to batches: samplers, worker processes, resumable loaders."""

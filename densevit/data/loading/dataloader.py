@@ -1,0 +1,220 @@
+"""From a data set to a stream of batches: samples prepared in worker processes, resumable to the batch."""
+
+import gc
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils import data
+
+from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
+from densevit.data.transforms.resizing import KNOWN_KEYS, EvaluationTransform, TrainingTransform, unknown_keys
+from densevit.errors import DataError, DensevitError
+from densevit.interfaces import Batch, Dataset, Sample, Targets
+
+_TINY = 64  # pictures; so few are not worth the start of a process
+_MOST_WORKERS = 8
+_SMALL = 1 << 16  # bytes
+
+
+class TransformedDataset(data.Dataset[Sample]):
+    """A data set's samples, transformed: at random to train; to evaluate, with the data set's targets as `truth`.
+
+    Raises DataError for a data set without images, and for a target that the transforms cannot bring to the new grid:
+    at once where the data set provides keys that they do not know, otherwise with the sample that has it.
+    """
+
+    def __init__(self, dataset: Dataset, transform: "TrainingTransform | EvaluationTransform", train: bool) -> None:
+        if not len(dataset):
+            raise DataError(f"The data set {_name(dataset)} has no images; at least 1 is needed. Check its options.")
+        self.dataset, self.transform, self.train = dataset, transform, train
+        if set(getattr(dataset, "provides", ())) - set(KNOWN_KEYS):
+            self[SampleKey(0, 0)]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, pick: SampleKey) -> Sample:
+        """The sample of a pick. An image that evaluation has as a repeat comes without `truth`: it is not counted."""
+        index = pick.index
+        try:
+            sample = self.dataset[index]
+            self._check_keys(sample["targets"], index)
+            if self.train:  # numpy pads with zeros: a sample's first time has the stream of [seed, index]
+                rng = np.random.default_rng([pick.seed, index, pick.repeat])
+                return self.transform(sample, rng)  # type: ignore[call-arg]
+            prepared = self.transform(sample)  # type: ignore[call-arg]
+        except DensevitError:
+            raise
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{frame.filename}, line {frame.lineno}"
+            name, kind = _name(self.dataset), type(error).__name__
+            raise DataError(f"Sample {index} of {name} failed: {kind}: {error} ({place}).") from error
+        if not pick.repeat:
+            prepared["targets"]["truth"] = sample["targets"]
+        return prepared
+
+    def _check_keys(self, targets: Targets, index: int) -> None:
+        unknown = unknown_keys(targets)
+        if unknown:
+            key, value = unknown[0], targets[unknown[0]]
+            shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+            raise DataError(
+                f"Sample {index} of {_name(self.dataset)} (image {targets.get('image_id')!r}) has the target {key!r}, "
+                f"a {type(value).__name__}{shape}, and no transform knows how to resize, crop and flip it. Known: "
+                f"{', '.join(KNOWN_KEYS)}. Give it under the one that fits or leave it out; under other keys only "
+                "strings and single numbers are passed on."
+            )
+
+
+def _name(dataset: Dataset) -> str:
+    """A data set's class."""
+    return f"{type(dataset).__module__}.{type(dataset).__name__}"
+
+
+class Loader(data.DataLoader[Any]):
+    """A DataLoader that counts the batches that were handed on, and goes on from there.
+
+    What workers have fetched ahead does not count. `state_dict`, `load_state_dict` and `set_epoch` are those of its
+    `TrainBatches`; a loader for evaluation has no state.
+    """
+
+    def __init__(
+        self, prepared: TransformedDataset, batches: "TrainBatches | EvaluationBatches", multiple: int, num_workers: int
+    ) -> None:
+        forks = num_workers > 0 and sys.platform == "linux"  # forked workers share the annotations' memory
+        super().__init__(
+            prepared,
+            batch_sampler=batches,
+            collate_fn=_Collate(multiple, ships=num_workers > 0),
+            num_workers=num_workers,
+            worker_init_fn=_start_worker,
+            multiprocessing_context="fork" if forks else None,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # an iterator draws a seed: not from the stream that training draws from
+        )
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        return self._counted()
+
+    def _counted(self) -> Iterator[Batch]:
+        batches = (
+            super().__iter__()
+        )  # at the first batch: a trainer that resumes asks for the iterator before it sets the epoch
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except DensevitError as error:
+                message = _original_message(error)
+                if message == str(error):
+                    raise
+                raise type(error)(message) from None
+            except RuntimeError as error:
+                failure = worker_failure(error)
+                if failure is None:
+                    raise
+                raise failure from None
+            if isinstance(self._batches, TrainBatches):
+                self._batches.advance()
+            yield _received(batch, self.pin_memory)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffles for this epoch."""
+        if isinstance(self._batches, TrainBatches):
+            self._batches.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the stream stands."""
+        return self._batches.state_dict() if isinstance(self._batches, TrainBatches) else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next iteration goes on from there."""
+        if isinstance(self._batches, TrainBatches) and state:
+            self._batches.load_state_dict(state)
+
+
+def workers_for(setting: "int | str", length: int, processes: int = 1) -> int:
+    """How many worker processes a loader gets: the number given, or, for "auto", what the machine has to spare.
+
+    processes: training processes on this machine, which share its cores.
+    """
+    if not isinstance(setting, str):
+        return setting
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if length < _TINY:
+        return 0
+    # Where the processor trains as well, a worker takes from training: 52 images a second against 58 on two cores.
+    spare = cores // processes - 1 if torch.accelerator.is_available() else cores // processes // 4
+    return max(0, min(_MOST_WORKERS, spare))
+
+
+class _Collate:
+    """`collate`, and in worker processes the batch made ready for the way to their parent."""
+
+    def __init__(self, multiple: int, ships: bool) -> None:
+        self.multiple, self.ships = multiple, ships
+
+    def __call__(self, samples: list[Sample]) -> Any:
+        batch = collate(samples, self.multiple)
+        return _shipped(batch) if self.ships else batch
+
+
+def _shipped(value: Any) -> Any:
+    """Small tensors as arrays: between processes every tensor costs a file descriptor, and a batch has a hundred."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy() if value.nbytes < _SMALL else value
+    if isinstance(value, dict):
+        return {key: _shipped(item) for key, item in value.items()}
+    return [_shipped(item) for item in value] if isinstance(value, list) else value
+
+
+def _received(value: Any, pin: bool = False) -> Any:
+    """Arrays as tensors again, pinned where a GPU waits for them: the loader itself pins tensors only."""
+    if isinstance(value, np.ndarray):
+        tensor = torch.from_numpy(value)
+        return tensor.pin_memory() if pin else tensor
+    if isinstance(value, dict):
+        return {key: _received(item, pin) for key, item in value.items()}
+    return [_received(item, pin) for item in value] if isinstance(value, list) else value
+
+
+def worker_failure(error: RuntimeError) -> DataError | None:
+    """What torch says of a loader's process that was killed, in one line; None where the error is another one.
+
+    torch raises it wherever the program happens to be when the process ends.
+    """
+    found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(?: is killed by signal: ([^.]+))?", str(error))
+    if found is None:
+        return None
+    how = f"was killed by the signal {found[2].strip()!r}" if found[2] else "ended without a message"
+    cause = "as the system does when memory runs out"
+    if "shared memory" in str(error) or "Bus error" in str(error):
+        cause = "where /dev/shm is full; a container gets more with --shm-size"
+    return DataError(
+        f"A data loader's process ({found[1]}) {how}, {cause}. Set data.num_workers lower (0 loads in the training "
+        "process), or data.batch_size or data.image_size."
+    )
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # the processes are the parallelism
+    torch.set_num_threads(1)
+    gc.freeze()  # collecting would write to, and so copy, every page that holds one of the parent's objects
+
+
+def _original_message(error: DensevitError) -> str:
+    """What the error said before torch put the worker's traceback around it."""
+    name = re.escape(f"{type(error).__module__}.{type(error).__qualname__}: ")
+    parts = re.split(f"^{name}", str(error), flags=re.MULTILINE)
+    return parts[-1].rstrip("\n")

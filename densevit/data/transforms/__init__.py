@@ -1,0 +1,1 @@
+"""Resizing and augmentation of samples, by recipes."""

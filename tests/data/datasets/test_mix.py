@@ -1,0 +1,155 @@
+import sys
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from densevit.data.datasets.mix import Mix
+from densevit.data.loading.batch_sampler import TrainBatches, collate
+from densevit.errors import DensevitError
+from densevit_scenes.dataset import Scenes
+
+
+def section(length: int = 3, seed: int = 0, **more):
+    return {"name": "scenes", "train_length": length, "val_length": 2, "seed": seed, "image_size": 32, **more}
+
+
+def test_a_picture_has_its_own_sets_labels_and_no_others():
+    mix = Mix("train", {"a": section(provides=["boxes", "labels"]), "b": section(seed=1, provides=["semantic"])})
+    assert mix.provides == ("boxes", "labels", "semantic")
+    assert mix[0]["targets"].keys() == {"image_id", "boxes", "labels", "area", "iscrowd"}
+    assert mix[3]["targets"].keys() == {"image_id", "semantic"}
+    other = Scenes("train", train_length=3, seed=1, image_size=32)
+    assert torch.equal(mix[4]["image"], other[1]["image"])
+    assert torch.equal(mix[4]["targets"]["semantic"], other[1]["targets"]["semantic"])
+
+
+def test_ids_carry_the_sets_name():
+    mix = Mix("val", {"a": section(), "b": section(seed=1)})
+    assert [mix[i]["targets"]["image_id"] for i in range(4)] == ["a/1", "a/2", "b/1", "b/2"]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shares", "counts"),
+    [
+        ((6, 3), None, (6, 3)),
+        ((6, 3), (1, 1), (6, 6)),  # the smaller set twice
+        ((6, 3), (2, 1), (6, 3)),
+        ((4, 3), (1, 3), (4, 12)),  # every picture of either at least once
+        ((10, 3), (0.5, 0.25), (10, 5)),
+    ],
+)
+def test_shares_are_of_what_is_trained_on(lengths, shares, counts):
+    more = [{}, {}] if shares is None else [{"share": share} for share in shares]
+    mix = Mix("train", {"a": section(lengths[0], **more[0]), "b": section(lengths[1], seed=1, **more[1])})
+    ids = [mix[i]["targets"]["image_id"] for i in mix.epoch_indices(0)]
+    assert (sum(name.startswith("a/") for name in ids), sum(name.startswith("b/") for name in ids)) == counts
+    for name, length in zip("ab", lengths, strict=True):
+        times = [ids.count(f"{name}/{i + 1}") for i in range(length)]
+        assert min(times) >= 1 and max(times) - min(times) <= 1
+
+
+def test_a_fractional_share_shows_all_images_of_a_set_equally_often():
+    mix = Mix("train", {"a": section(10, share=0.5), "b": section(7, seed=1, share=0.5)})  # 7 of b and 3 again
+    ids = [mix[i]["targets"]["image_id"] for i in range(len(mix))]
+    assert len(ids) == 17
+    total: Counter[str] = Counter()
+    for epoch in range(7):
+        batches = TrainBatches(20, 5, seed=0, epoch_indices=mix.epoch_indices)
+        batches.set_epoch(epoch)
+        seen = Counter(ids[pick.index] for batch in batches for pick in batch)
+        assert seen.keys() == set(ids) and seen.total() == 20
+        assert sorted(seen[f"b/{i + 1}"] for i in range(7)) == [1] * 4 + [2] * 3
+        total += seen
+        times = [total[f"b/{i + 1}"] for i in range(7)]
+        assert max(times) - min(times) <= 1
+    assert times == [10] * 7 and all(total[f"a/{i + 1}"] == 7 for i in range(10))
+    assert {pick.repeat for batch in batches for pick in batch} == {0, 1}
+
+
+def test_whole_shares_show_each_index_once():
+    mix = Mix("train", {"a": section(6, share=1), "b": section(3, seed=1, share=1)})
+    assert len(mix) == 12
+    for epoch in range(3):
+        assert mix.epoch_indices(epoch).tolist() == list(range(12))
+
+
+def test_validation_shows_each_picture_once_whatever_the_shares():
+    mix = Mix("val", {"a": section(share=5), "b": section(seed=1, share=1)})
+    assert len({mix[i]["targets"]["image_id"] for i in range(len(mix))}) == len(mix) == 4
+
+
+def test_sizes_are_those_of_the_pictures_shown():
+    mix = Mix("train", {"a": section(2, share=1), "b": {**section(1, share=1), "image_size": [40, 48]}})
+    assert mix.sizes().tolist() == [[32, 32], [32, 32], [40, 48], [40, 48]]
+    assert all(mix[i]["image"].shape[1:] == tuple(size) for i, size in enumerate(mix.sizes()))
+
+
+def test_the_mixs_image_size_goes_to_sets_that_name_none():
+    sizeless = {key: value for key, value in section().items() if key != "image_size"}
+    mix = Mix("train", {"a": sizeless, "b": section()}, image_size=48)
+    assert mix[0]["image"].shape[1:] == (48, 48) and mix[3]["image"].shape[1:] == (32, 32)
+
+
+def test_classes_are_of_the_sets_that_label_the_task():
+    mix = Mix("train", {"a": section(provides=["depth"]), "b": section(provides=["semantic"])})
+    assert mix.classes.keys() == {"segmentation"}
+
+
+def test_pictures_of_several_sets_make_a_batch():
+    mix = Mix("train", {"a": section(provides=["depth"]), "b": {**section(), "image_size": 64}})
+    batch = collate([mix[0], mix[3]], 32)
+    assert batch["images"].shape == (2, 3, 64, 64) and np.array_equal(batch["padding_mask"][0, 32:].all(), True)
+
+
+class Drawn(Scenes):
+    """Scenes whose depth has no unit."""
+
+    metric = False
+
+
+def test_depth_is_metric_where_that_of_all_sets_is(monkeypatch):
+    monkeypatch.setitem(sys.modules, "drawn", SimpleNamespace(Drawn=Drawn))
+    relative = section(seed=1, name="drawn:Drawn")
+    assert Mix("train", {"a": section()}).metric
+    assert not Mix("train", {"a": section(), "b": relative}).metric
+    assert Mix("train", {"a": section(), "b": {**relative, "provides": ["semantic"]}}).metric  # none of its depth
+
+
+class Cats(Scenes):
+    """Scenes with a class of another name."""
+
+    def __init__(self, split: str, **options) -> None:
+        super().__init__(split, **options)
+        first, *others = self.classes["segmentation"]
+        renamed = type(first)("cat", first.file_id, first.color)
+        self.classes = self.classes | {"segmentation": (renamed, *others)}
+
+
+class Empty(Scenes):
+    """A split without images."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ({}, "data.sets is empty"),
+        ({"a": {"train_length": 3}}, "data.sets.a.name is missing"),
+        ({"a": section(), "b": section(share=2)}, "data.sets.a.share is missing"),
+        ({"a": section(share=0)}, "data.sets.a.share is 0; a number above 0"),
+        ({"a": {"name": "empty:Empty"}}, "data.sets.a has no images for the split 'train'"),
+        ({"a": section(provides=["caption"])}, r"data.sets.a.provides is \['caption'\]; this set labels boxes"),
+        ({"a": section(lenght=3)}, "data.sets.a.lenght is not an option of 'scenes'"),
+        ({"a": section(), "b": section(name="with_cats:Cats")}, "'a' and 'b' both label segmentation"),
+    ],
+)
+def test_what_cannot_be_mixed_is_said(sets, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, "with_cats", SimpleNamespace(Cats=Cats))
+    monkeypatch.setitem(sys.modules, "empty", SimpleNamespace(Empty=Empty))
+    with pytest.raises(DensevitError, match=message):
+        Mix("train", sets)

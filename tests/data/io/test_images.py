@@ -1,0 +1,228 @@
+"""Reading pictures of every kind, against arrays that are known and against Pillow."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from densevit.data.io.images import check_image, image_size_of, read_image
+from densevit.errors import DataError
+
+H, W = 37, 53
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """(H, W, 3), noise over a ramp: compressible, and different everywhere."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 200, H * W * 3).reshape(H, W, 3)
+    return (ramp + rng.integers(0, 55, (H, W, 3))).astype(np.uint8)
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    """`save(picture, "PNG", **options)` writes a Pillow picture and gives its path."""
+
+    def save(picture: Image.Image, format: str, **options: object) -> Path:
+        path = tmp_path / f"picture.{format.lower()}"
+        picture.save(path, format, **options)
+        return path
+
+    return save
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM"])
+def test_lossless_colour_comes_back_as_it_was(format: str, pixels: np.ndarray, save: Callable[..., Path]) -> None:
+    path = save(Image.fromarray(pixels), format)
+    assert np.array_equal(read_image(path), pixels)
+    assert image_size_of(path) == (H, W)
+
+
+def test_lossless_webp_comes_back_as_it_was(pixels: np.ndarray, save: Callable[..., Path]) -> None:
+    assert np.array_equal(read_image(save(Image.fromarray(pixels), "WEBP", lossless=True)), pixels)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 30, "subsampling": 2}, {"subsampling": 0}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpegs_decode_as_in_pillow_to_the_last_bit(
+    mode: str, options: dict[str, object], pixels: np.ndarray, save: Callable[..., Path]
+) -> None:
+    path = save(Image.fromarray(pixels).convert(mode), "JPEG", **options)
+    assert np.array_equal(read_image(path), np.asarray(Image.open(path).convert("RGB")))
+
+
+def test_ordinary_pictures_go_the_fast_way(
+    pixels: np.ndarray, save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("densevit.data.io.images.to_rgb", None)
+    for format in ("JPEG", "PNG"):
+        for mode in ("RGB", "L"):
+            read_image(save(Image.fromarray(pixels).convert(mode), format))
+
+
+def test_grey_is_repeated(pixels: np.ndarray, save: Callable[..., Path]) -> None:
+    grey = pixels[..., 0]
+    assert np.array_equal(read_image(save(Image.fromarray(grey), "PNG")), np.stack([grey] * 3, axis=2))
+
+
+def test_black_and_white_becomes_0_and_255(save: Callable[..., Path]) -> None:
+    bits = np.arange(35).reshape(5, 7) % 3 == 0
+    assert np.array_equal(read_image(save(Image.fromarray(bits), "PNG"))[..., 1], bits * 255)
+
+
+@pytest.mark.parametrize("transparency", [None, 1, bytes([0, 128, 255])])
+def test_a_palette_is_looked_up_whatever_is_transparent_in_it(
+    transparency: int | bytes | None, save: Callable[..., Path]
+) -> None:
+    colors = np.array([[10, 20, 30], [250, 0, 5], [7, 200, 99]], np.uint8)
+    indices = np.random.default_rng(0).integers(0, 3, (H, W)).astype(np.uint8)
+    picture = Image.fromarray(indices)
+    picture.putpalette(colors.tobytes())
+    options = {} if transparency is None else {"transparency": transparency}
+    for format in ("PNG", "GIF"):
+        path = save(picture, format, **(options if format == "PNG" else {}))
+        with Image.open(path) as saved:
+            assert saved.mode == "P"
+        assert np.array_equal(read_image(path), colors[indices])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_dropped(mode: str, pixels: np.ndarray, save: Callable[..., Path]) -> None:
+    picture = Image.fromarray(pixels).convert(mode)
+    picture.putalpha(Image.fromarray(np.random.default_rng(0).integers(0, 256, (H, W)).astype(np.uint8)))
+    grey = np.asarray(Image.fromarray(pixels).convert("L"))
+    expected = pixels if mode == "RGBA" else np.stack([grey] * 3, axis=2)
+    assert np.array_equal(read_image(save(picture, "PNG")), expected)
+
+
+def test_cmyk_jpegs_have_their_colours(save: Callable[..., Path]) -> None:
+    cyan, magenta, yellow, black = (tuple(255 * (i == k) for i in range(4)) for k in range(4))
+    red, paper = (0, 255, 255, 0), (0, 0, 0, 0)
+    colors = {cyan: (0, 255, 255), magenta: (255, 0, 255), yellow: (255, 255, 0), black: (0, 0, 0)}
+    for ink, color in (colors | {red: (255, 0, 0), paper: (255, 255, 255)}).items():
+        path = save(Image.new("CMYK", (W, H), ink), "JPEG", quality=95)
+        with Image.open(path) as picture:
+            assert picture.mode == "CMYK"
+        assert np.abs(read_image(path).astype(int) - color).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_16_bits_become_the_nearest_of_value_over_257(suffix: str, tmp_path: Path) -> None:
+    values = np.array([[0, 128, 129, 257], [30000, 32768, 65535 - 129, 65535]], np.uint16)
+    expected = np.round(values.astype(np.float64) / 257).astype(np.uint8)
+    assert expected.tolist() == [[0, 0, 1, 1], [117, 128, 254, 255]]
+    grey, color, alpha = (tmp_path / f"{name}{suffix}" for name in ("grey", "color", "alpha"))
+    cv2.imwrite(str(grey), values)
+    assert np.array_equal(read_image(grey), np.stack([expected] * 3, axis=2))
+    cv2.imwrite(str(color), np.stack([values, values[::-1], values[:, ::-1]], axis=2))  # blue, green, red
+    assert np.array_equal(read_image(color), np.stack([expected[:, ::-1], expected[::-1], expected], axis=2))
+    cv2.imwrite(str(alpha), np.stack([values, values[::-1], values[:, ::-1], values // 2], axis=2))
+    assert np.array_equal(read_image(alpha), read_image(color))
+
+
+def test_16_bit_grey_of_another_format(tmp_path: Path) -> None:
+    path = tmp_path / "picture.pgm"
+    path.write_bytes(b"P5 2 1 65535\n" + np.array([257 * 3, 65535], ">u2").tobytes())
+    assert read_image(path).tolist() == [[[3, 3, 3], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_exif_rotation_is_undone(orientation: int, format: str, pixels: np.ndarray, save: Callable[..., Path]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(Image.fromarray(pixels), format, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    assert expected.shape[:2] == ((W, H) if orientation >= 5 else (H, W))
+    assert np.array_equal(read_image(path), expected)
+    assert image_size_of(path) == expected.shape[:2]
+    if format != "TIFF":
+        assert np.array_equal(read_image(path, upright=False), np.asarray(Image.open(path).convert("RGB")))
+
+
+def test_orientation_6_means_that_the_first_row_is_the_right_side(save: Callable[..., Path]) -> None:
+    stored = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert read_image(save(Image.fromarray(stored), "PNG", exif=exif))[..., 0].tolist() == [[4, 1], [5, 2], [6, 3]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_16_bit_tiff_is_turned_as_well(orientation: int, save: Callable[..., Path]) -> None:
+    values = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = read_image(save(Image.fromarray(values), "TIFF", exif=exif))
+    path = save(Image.fromarray(values.astype(np.uint16) * 257), "TIFF", exif=exif)
+    assert np.array_equal(read_image(path), upright)
+    assert image_size_of(path) == upright.shape[:2]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_file_cut_short_is_an_error_that_names_it(
+    format: str, share: float, pixels: np.ndarray, save: Callable[..., Path]
+) -> None:
+    path = save(Image.fromarray(pixels), format)
+    check_image(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    for use in (read_image, check_image):
+        with pytest.raises(DataError, match=path.name):
+            use(path)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_file_cut_short_and_filled_with_zeros_is_an_error(
+    format: str, pixels: np.ndarray, save: Callable[..., Path]
+) -> None:
+    path = save(Image.fromarray(pixels), format)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    for use in (read_image, check_image):
+        with pytest.raises(DataError, match=path.name):
+            use(path)
+
+
+@pytest.mark.parametrize("trailer", [bytes(5), bytes(500), b"a camera's own notes" * 20])
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_what_follows_a_whole_picture_does_no_harm(
+    format: str, trailer: bytes, pixels: np.ndarray, save: Callable[..., Path]
+) -> None:
+    path = save(Image.fromarray(pixels), format)
+    expected = np.asarray(Image.open(path).convert("RGB"))
+    path.write_bytes(path.read_bytes() + trailer)
+    assert check_image(path).size == (H, W)
+    assert np.array_equal(read_image(path), expected)
+
+
+def test_what_is_no_picture_is_an_error_that_names_it(tmp_path: Path) -> None:
+    files = {"text.jpg": b"no picture at all", "empty.png": b"", "head.jpg": b"\xff\xd8\xff"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder.jpg").mkdir()
+    for name in [*files, "folder.jpg", "missing.jpg"]:
+        for use in (read_image, image_size_of, check_image):
+            with pytest.raises(DataError, match=name):
+                use(tmp_path / name)
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((4, 5), np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(DataError, match=r"float\.tiff.*floating-point"):
+        read_image(tmp_path / "float.tiff")
+
+
+def test_a_header_that_lies_about_an_orientation_is_ignored(pixels: np.ndarray, save: Callable[..., Path]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 42
+    path = save(Image.fromarray(pixels), "PNG", exif=exif)
+    assert np.array_equal(read_image(path), pixels)
+
+
+def test_the_picture_may_be_changed(pixels: np.ndarray, save: Callable[..., Path]) -> None:
+    for format in ("PNG", "BMP"):
+        assert read_image(save(Image.fromarray(pixels), format)).flags.writeable

@@ -1,0 +1,133 @@
+"""Images beyond Pillow's limit against decompression bombs. The limit is lowered here, in place of large images."""
+
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit.data.io import large_images
+from densevit.data.io.depth_files import depth_size_of, read_depth
+from densevit.data.io.image_inputs import as_sample
+from densevit.data.io.images import check_image, image_size_of, read_image
+from densevit.data.io.label_files import label_size_of, read_label
+from densevit.data.io.large_images import open_image
+from densevit.errors import DataError
+
+H, W = 37, 53
+SAVED: list[tuple[str, dict[str, Any]]] = [
+    ("a.png", {}),
+    ("a.bmp", {}),
+    ("a.ppm", {}),
+    ("a.gif", {}),
+    ("a.jpg", {"quality": 95}),
+    ("a.tif", {}),
+    ("a.tif", {"compression": "tiff_lzw"}),
+    ("a.webp", {"lossless": True}),
+]
+
+
+@pytest.fixture(params=[1500, 10], ids=["warned of", "refused"])
+def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Pillow's limit: it warns of 37 x 53 pixels or, above twice the limit, refuses them. No warning may come out."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", request.param)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield request.param
+    assert request.param == Image.MAX_IMAGE_PIXELS
+
+
+def refused_by_pillow(path: Path) -> bool:
+    try:
+        with Image.open(path):
+            return False
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return True
+
+
+@pytest.mark.parametrize(("name", "options"), SAVED, ids=lambda value: str(value))
+def test_large_images_are_read(name: str, options: dict[str, Any], tmp_path: Path, limit: int) -> None:
+    path = tmp_path / name
+    pixels = np.random.default_rng(0).integers(0, 256, (H, W, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    if path.suffix == ".gif":
+        image = image.quantize(8)
+        pixels = np.asarray(image.convert("RGB"))
+    image.save(path, **options)
+    assert refused_by_pillow(path)
+    found = read_image(path)
+    assert np.array_equal(found, pixels) or (path.suffix == ".jpg" and found.shape == pixels.shape)
+    assert image_size_of(path) == check_image(path).size == (H, W)
+    assert np.array_equal(as_sample(path, 1)["image"].permute(1, 2, 0).numpy(), found)
+    assert refused_by_pillow(path), "others keep Pillow's limit"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_large_labels_and_depth_maps_are_read(name: str, tmp_path: Path, limit: int) -> None:
+    values = np.arange(H * W).reshape(H, W)
+    Image.fromarray(values.astype(np.uint8)).save(tmp_path / name)
+    assert np.array_equal(read_label(tmp_path / name), values.astype(np.uint8))
+    assert label_size_of(tmp_path / name) == (H, W)
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / name)
+    assert np.array_equal(read_depth(tmp_path / name), values)
+    assert depth_size_of(tmp_path / name) == (H, W)
+
+
+def test_threads_that_read_at_once_leave_the_limit(tmp_path: Path, limit: int) -> None:
+    for k in range(16):
+        Image.new("RGB", (W, H), (k, k, k)).save(tmp_path / f"{k}.tif")
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda k: int(read_image(tmp_path / f"{k % 16}.tif").max()), range(64)))
+    assert found == [k % 16 for k in range(64)]
+
+
+def test_small_images_leave_the_limit_alone(tmp_path: Path) -> None:
+    Image.new("RGB", (W, H)).save(tmp_path / "a.png")
+    with open_image(tmp_path / "a.png"):
+        assert Image.MAX_IMAGE_PIXELS is not None
+
+
+def header(path: Path, width: int, height: int) -> Path:
+    """A PNG of one bit a pixel that ends after its header."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + size + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    return path
+
+
+READERS: list[Callable[[Path], Any]] = [
+    read_image, check_image, image_size_of, read_label, label_size_of, read_depth, depth_size_of
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
+def test_what_cannot_be_read_is_said_with_its_size_and_the_limit(read: Callable[[Path], Any], tmp_path: Path) -> None:
+    square = r"big\.png: it has 40000 x 40000 = 1,600,000,000 pixels; at most 1,073,741,824 can be read"
+    for size, message in (((40000, 40000), square), ((2_000_000, 10), r"big\.png: .*1,048,576 on a side")):
+        with pytest.raises(DataError, match=message) as caught:
+            read(header(tmp_path / "big.png", *size))
+        assert "damaged" not in str(caught.value)
+
+
+def test_the_limit_is_opencvs() -> None:
+    assert (large_images.MOST_PIXELS, large_images.LONGEST_SIDE) == (2**30, 2**20)  # CV_IO_MAX_IMAGE_PIXELS, _WIDTH
+
+
+def test_too_little_memory_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(*_: Any) -> None:
+        raise MemoryError
+
+    Image.new("RGB", (W, H)).save(tmp_path / "a.png")
+    monkeypatch.setattr("densevit.data.io.images._decode_fast", decode)
+    with pytest.raises(DataError, match=r"a\.png: it has 53 x 37 pixels, which do not fit into") as caught:
+        read_image(tmp_path / "a.png")
+    assert "damaged" not in str(caught.value)

@@ -1,0 +1,215 @@
+"""Padding into batches, and the order of training and evaluation, worked out by hand or counted."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from densevit.data.loading.batch_sampler import (
+    EvaluationBatches,
+    SampleKey,
+    TrainBatches,
+    aspect_groups,
+    collate,
+    padded,
+)
+from densevit.interfaces import Sample
+
+
+def sample(height: int, width: int, value: int, **targets: Any) -> Sample:
+    return {"image": torch.full((3, height, width), value, dtype=torch.uint8), "targets": targets}
+
+
+def indices(batches: Any) -> list[list[int]]:
+    return [[pick.index for pick in batch] for batch in batches]
+
+
+# ---- collate ----
+
+
+def test_images_are_padded_at_the_bottom_and_right_to_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 77, dtype))  # memory that was used before
+    batch = collate([sample(2, 3, 5, image_id=1), sample(1, 4, 7, image_id=2)])
+    assert batch["images"].dtype == torch.uint8
+    assert batch["images"][:, 1].tolist() == [[[5, 5, 5, 0], [5, 5, 5, 0]], [[7, 7, 7, 7], [0, 0, 0, 0]]]
+    assert batch["padding_mask"].int().tolist() == [[[0, 0, 0, 1], [0, 0, 0, 1]], [[0, 0, 0, 0], [1, 1, 1, 1]]]
+    assert [targets["image_id"] for targets in batch["targets"]] == [1, 2]
+
+
+def test_the_padded_size_is_rounded_up_to_a_multiple() -> None:
+    batch = collate([sample(33, 64, 1), sample(10, 65, 1)], multiple=32)
+    assert batch["images"].shape == (2, 3, 64, 96)
+    assert batch["padding_mask"].shape == (2, 64, 96)
+    assert (~batch["padding_mask"]).sum(dim=(1, 2)).tolist() == [33 * 64, 10 * 65]
+    assert collate([sample(64, 96, 1)], multiple=32)["images"].shape == (1, 3, 64, 96)
+
+
+def test_padding_that_a_picture_brings_along_is_masked() -> None:
+    batch = collate([sample(4, 6, 9, size=(3, 2))])
+    assert (~batch["padding_mask"][0]).nonzero().amax(dim=0).tolist() == [2, 1]
+
+
+def test_padded() -> None:
+    assert padded((1, 32), 32) == (32, 32)
+    assert padded((33, 640), 32) == (64, 640)
+    assert padded((33, 641), 1) == (33, 641)
+
+
+# ---- training ----
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_an_epoch_deals_out_each_sample_at_most_once_and_each_rank_the_same_number(world_size: int) -> None:
+    ranks = [TrainBatches(103, 8, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
+    dealt = [indices(batches) for batches in ranks]
+    assert {len(batches) for batches in dealt} == {len(ranks[0])} == {103 // (8 * world_size)}
+    assert all(len(batch) == 8 for batches in dealt for batch in batches)
+    seen = Counter(index for batches in dealt for batch in batches for index in batch)
+    assert set(seen.values()) == {1} and set(seen) <= set(range(103))
+
+
+def test_what_is_left_out_differs_from_epoch_to_epoch() -> None:
+    batches, left_out = TrainBatches(11, 4, seed=0), set()
+    for epoch in range(30):
+        batches.set_epoch(epoch)
+        left_out |= set(range(11)) - {index for batch in indices(batches) for index in batch}
+    assert left_out == set(range(11))
+
+
+def test_the_order_follows_from_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[list[SampleKey]]:
+        batches = TrainBatches(64, 8, seed)
+        batches.set_epoch(epoch)
+        return list(batches)
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 3) == order(0, 3)
+    different = [order(seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert len({str(indices(batches)) for batches in different}) == 4
+    assert len({batches[0][0].seed for batches in different}) == 4, "the augmentation's seeds must differ too"
+
+
+def test_iterating_twice_gives_the_same_epoch() -> None:
+    batches = TrainBatches(20, 4, seed=0)
+    assert list(batches) == list(batches)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_set_smaller_than_a_batch_is_repeated_to_fill_one(world_size: int) -> None:
+    ranks = [TrainBatches(3, 4, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
+    dealt = [indices(batches) for batches in ranks]
+    assert [len(batches) for batches in dealt] == [1] * world_size
+    seen = Counter(index for batches in dealt for batch in batches for index in batch)
+    assert sum(seen.values()) == 4 * world_size
+    assert max(seen.values()) - min(seen.values()) <= 1 and set(seen) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_repeats_of_a_sample_are_numbered_over_all_ranks(world_size: int) -> None:
+    ranks = [TrainBatches(3, 4, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
+    picks = [pick for batches in ranks for batch in batches for pick in batch]
+    assert len(set(picks)) == 4 * world_size, "two picks would be augmented alike"
+    for index in range(3):
+        repeats = sorted(pick.repeat for pick in picks if pick.index == index)
+        assert repeats == list(range(len(repeats)))
+    assert all(pick.repeat == 0 for batch in TrainBatches(40, 4, seed=0) for pick in batch)
+
+
+def test_indices_of_an_epoch_may_differ_and_repeat() -> None:
+    def shown(epoch: int) -> np.ndarray:
+        return np.array([0, 1, 2, 3, 4, epoch])
+
+    for epoch in range(5):
+        batches = TrainBatches(6, 2, seed=0, groups=np.array([0, 0, 0, 1, 1]), epoch_indices=shown)
+        batches.set_epoch(epoch)
+        picks = [pick for batch in batches for pick in batch]
+        assert sorted(pick.index for pick in picks) == sorted(shown(epoch))
+        assert [pick.index for pick in picks if pick.repeat] == [epoch]
+
+
+def test_batches_are_of_one_group_as_far_as_that_goes() -> None:
+    groups = np.array([0] * 50 + [1] * 30 + [2] * 3)
+    for epoch in range(10):
+        batches = TrainBatches(83, 8, seed=0, groups=groups)
+        batches.set_epoch(epoch)
+        dealt = indices(batches)
+        assert len(dealt) == len(batches) == 10
+        mixed = [batch for batch in dealt if len({int(groups[index]) for index in batch}) > 1]
+        assert len(mixed) <= 1  # 6 + 3 batches are full; 2 + 6 + 3 are left, enough for one mixed
+        assert len({index for batch in dealt for index in batch}) == 80
+        kinds = [int(groups[batch[0]]) for batch in dealt if batch not in mixed]
+        assert sorted(kinds) == [0] * 6 + [1] * 3
+    assert kinds != sorted(kinds), "groups must not come one after the other"
+
+
+def test_aspect_groups_tell_lying_from_upright_pictures() -> None:
+    sizes = np.array([[480, 640], [640, 480], [500, 500], [300, 640], [640, 300], [90, 100]])
+    assert aspect_groups(sizes).tolist() == [0, 2, 1, 0, 2, 1]
+
+
+@pytest.mark.parametrize("done", range(5))
+def test_resuming_goes_on_after_the_last_batch_that_was_handed_on(done: int) -> None:
+    whole = TrainBatches(43, 8, seed=3)
+    whole.set_epoch(2)
+    expected = list(whole)
+    interrupted = TrainBatches(43, 8, seed=3)
+    interrupted.set_epoch(2)
+    stream = iter(interrupted)
+    for _ in range(done):
+        next(stream)
+        interrupted.advance()
+    resumed = TrainBatches(43, 8, seed=99)
+    resumed.load_state_dict(interrupted.state_dict())
+    resumed.set_epoch(2)  # as a training loop does before it iterates
+    assert list(resumed) == expected[done:]
+    assert len(resumed) == 5
+
+
+def test_a_state_at_the_end_of_an_epoch_goes_on_with_the_next() -> None:
+    finished = TrainBatches(16, 8, seed=3)
+    for _ in finished:
+        finished.advance()
+    following = TrainBatches(16, 8, seed=3)
+    following.set_epoch(1)
+    resumed = TrainBatches(16, 8, seed=3)
+    resumed.load_state_dict(finished.state_dict())
+    assert resumed.epoch == 1 and list(resumed) == list(following)
+
+
+def test_a_new_epoch_forgets_the_position() -> None:
+    batches = TrainBatches(40, 8, seed=0)
+    batches.load_state_dict({"epoch": 1, "position": 3, "seed": 0})
+    batches.set_epoch(2)
+    assert len(list(batches)) == 5
+    assert batches.state_dict() == {"epoch": 2, "position": 0, "seed": 0}
+
+
+# ---- evaluation ----
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+def test_each_picture_is_evaluated_once_in_batches_of_one_size(world_size: int) -> None:
+    sizes = np.array([[64, 96], [96, 64], [64, 64]])[np.random.default_rng(0).integers(0, 3, 50)]
+    ranks = [EvaluationBatches(50, sizes, 4, rank, world_size) for rank in range(world_size)]
+    dealt = [batch for batches in ranks for batch in indices(batches)]
+    assert sorted(index for batch in dealt for index in batch) == list(range(50))
+    for batch in dealt:
+        assert len(batch) <= 4 and len({tuple(sizes[index]) for index in batch}) == 1
+    counts = [len(batches) for batches in ranks]
+    assert max(counts) - min(counts) <= 1
+    assert len(dealt) == sum(-(-int((sizes == size).all(axis=1).sum()) // 4) for size in ([64, 96], [96, 64], [64, 64]))
+
+
+def test_pictures_of_unknown_size_are_evaluated_one_by_one() -> None:
+    assert indices(EvaluationBatches(3, None, 4)) == [[0], [1], [2]]
+    assert indices(EvaluationBatches(3, None, 4, rank=1, world_size=2)) == [[1]]
+
+
+def test_more_ranks_than_pictures() -> None:
+    ranks = [EvaluationBatches(2, np.array([[8, 8], [8, 8]]), 1, rank, 4) for rank in range(4)]
+    dealt = [[pick for batch in batches for pick in batch] for batches in ranks]
+    assert [len(batches) for batches in ranks] == [len(picks) for picks in dealt] == [1] * 4
+    assert sorted(pick.index for picks in dealt for pick in picks if not pick.repeat) == [0, 1]
+    assert all(pick.repeat for pick in dealt[2] + dealt[3]), "the others only go along"

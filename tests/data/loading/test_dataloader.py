@@ -1,0 +1,294 @@
+"""Loaders: the same samples in any process, errors that can be read, and a stream that goes on where it stopped."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from densevit.config import DataSection
+from densevit.data.build import build_transforms
+from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches
+from densevit.data.loading.dataloader import Loader, TransformedDataset, _received, workers_for
+from densevit.errors import DataError
+from densevit.interfaces import Batch, Dataset, Sample
+
+
+class Noise(Dataset):
+    """Pictures of several sizes; `bad` fails on its third sample in the way that `failure` says."""
+
+    def __init__(self, length: int = 23, failure: Exception | None = None) -> None:
+        self.length, self.failure = length, failure
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 2 and self.failure is not None:
+            raise self.failure
+        rng = np.random.default_rng(index)
+        height, width = (int(side) for side in rng.integers(20, 60, 2))
+        image = torch.from_numpy(rng.integers(0, 256, (3, height, width)).astype(np.uint8))
+        masks = torch.zeros((1, height, width), dtype=torch.bool)
+        masks[0, 2:10, 1:9] = True
+        targets = {
+            "boxes": torch.tensor([[1.0, 2, 9, 10]]),
+            "labels": torch.tensor([index]),
+            "masks": masks,
+            "area": torch.tensor([64.0]),
+            "iscrowd": torch.tensor([False]),
+            "image_id": f"picture {index}",
+        }
+        return {"image": image, "targets": targets}
+
+
+def train_loader(num_workers: int, failure: Exception | None = None) -> Loader:
+    transform = build_transforms(DataSection(name="scenes", image_size=48))[0]
+    return Loader(
+        TransformedDataset(Noise(failure=failure), transform, train=True), TrainBatches(23, 4, seed=5), 16, num_workers
+    )
+
+
+def val_loader(num_workers: int, failure: Exception | None = None) -> Loader:
+    transform = build_transforms(DataSection(name="scenes", image_size=48))[1]
+    batches = EvaluationBatches(23, None, 4)
+    return Loader(TransformedDataset(Noise(failure=failure), transform, train=False), batches, 16, num_workers)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal through all containers, tensors to the last bit and with their type."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and one == other
+
+
+def names(batches: list[Batch]) -> list[list[str]]:
+    return [[targets["image_id"] for targets in batch["targets"]] for batch in batches]
+
+
+def test_workers_change_nothing() -> None:
+    for make in (train_loader, val_loader):
+        expected = list(make(0))
+        for num_workers in (1, 2):
+            assert same(list(make(num_workers)), expected)
+
+
+def test_small_and_large_targets_cross_from_a_worker_as_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("densevit.data.loading.dataloader._SMALL", 300)  # masks are larger, boxes smaller
+    assert same(list(val_loader(1)), list(val_loader(0)))
+
+
+def test_epochs_differ_in_order_and_in_augmentation() -> None:
+    loader = train_loader(0)
+    first = list(loader)
+    loader.set_epoch(1)
+    second = list(loader)
+    assert names(first) != names(second)
+    images = [{t["image_id"]: t["boxes"] for batch in epoch for t in batch["targets"]} for epoch in (first, second)]
+    both = images[0].keys() & images[1].keys()
+    assert not all(torch.equal(images[0][name], images[1][name]) for name in both)
+    loader.set_epoch(0)
+    assert same(list(loader), first)
+
+
+def test_evaluation_carries_the_data_sets_own_targets_untouched() -> None:
+    batches = list(val_loader(0))
+    assert len(batches) == 23
+    for index, batch in enumerate(batches):
+        (targets,), original = batch["targets"], Noise()[index]
+        assert same(targets["truth"], original["targets"])
+        assert targets["original_size"] == tuple(original["image"].shape[1:])
+        assert max(targets["size"]) == 48 and batch["images"].shape[2:] in ((48, 48), (48, 32), (32, 48), (16, 48))
+
+
+def test_repeats_of_an_image_are_augmented_in_other_ways() -> None:
+    transform = build_transforms(DataSection(name="scenes", image_size=48))[0]
+    loader = Loader(TransformedDataset(Noise(2), transform, train=True), TrainBatches(2, 12, seed=5), 16, 0)
+    (batch,) = list(loader)
+    images = {image.numpy().tobytes() for image in batch["images"]}
+    assert len(images) == 12
+
+
+def test_the_first_time_of_an_image_draws_from_seed_and_index_alone() -> None:
+    def drawn(sample: Sample, rng: np.random.Generator) -> Sample:
+        return {"image": sample["image"], "targets": {"drawn": rng.random()}}
+
+    prepared = TransformedDataset(Noise(), drawn, train=True)
+    first, second = (prepared[SampleKey(7, 1 << 30, repeat)]["targets"]["drawn"] for repeat in (0, 1))
+    assert first == np.random.default_rng([1 << 30, 7]).random() != second
+
+
+def test_a_repeat_in_evaluation_has_no_truth() -> None:
+    transform = build_transforms(DataSection(name="scenes", image_size=48))[1]
+    prepared = TransformedDataset(Noise(), transform, train=False)
+    assert (
+        "truth" in prepared[SampleKey(1, 0)]["targets"]
+        and "truth" not in prepared[SampleKey(1, 0, repeat=1)]["targets"]
+    )
+
+
+class Extra(Noise):
+    """Noise with one target more; `provides` says so where it is named."""
+
+    def __init__(self, key: str, value: Any, provides: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.key, self.value, self.provides = key, value, provides
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        sample["targets"][self.key] = self.value
+        return sample
+
+
+def prepared(dataset: Dataset, train: bool) -> TransformedDataset:
+    transforms = build_transforms(DataSection(name="scenes", image_size=48))
+    return TransformedDataset(dataset, transforms[0 if train else 1], train)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (torch.zeros(3, 20, 30), r"a Tensor of shape \(3, 20, 30\)"),
+        (np.zeros((4, 2)), r"a ndarray of shape \(4, 2\)"),
+        ([[1.0, 2.0]], "a list"),
+        ({"camera": np.eye(3)}, "a dict"),
+    ],
+)
+def test_a_target_that_no_transform_knows_is_named(value: Any, found: str, train: bool) -> None:
+    message = (
+        rf"Sample 3 of .*test_dataloader\.Extra \(image 'picture 3'\) has the target 'normals', {found}.*Known: boxes"
+    )
+    samples = prepared(Extra("normals", value), train)
+    with pytest.raises(DataError, match=message):
+        samples[SampleKey(3, 0)]
+    with pytest.raises(DataError, match="Sample 0 of .*'normals'"):  # before training, where the data set names it
+        prepared(Extra("normals", value, provides=("boxes", "normals")), train)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(
+    "value", ["Ulm", 3, 2.5, True, None, np.float32(1), torch.tensor(4), ["a", "b"], {"city": "Ulm", "year": 2026}]
+)
+def test_what_does_not_follow_the_image_passes_as_it_is(value: Any, train: bool) -> None:
+    targets = prepared(Extra("about", value, provides=("about",)), train)[SampleKey(3, 0)]["targets"]
+    assert targets["about"] is value
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_data_set_without_images_is_named(train: bool) -> None:
+    with pytest.raises(DataError, match=r"test_dataloader\.Noise has no images"):
+        prepared(Noise(0), train)
+
+
+# ---- going on ----
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_resumes_after_what_was_consumed_not_after_what_was_prefetched(num_workers: int) -> None:
+    whole = train_loader(0)
+    whole.set_epoch(1)
+    expected = list(whole)
+    interrupted = train_loader(num_workers)
+    interrupted.set_epoch(1)
+    stream = iter(interrupted)
+    for _ in range(2):
+        next(stream)
+    state = interrupted.state_dict()
+    assert state == {"epoch": 1, "position": 2, "seed": 5}
+    resumed = train_loader(num_workers)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    assert same(list(resumed), expected[2:])
+    assert len(resumed) == 5
+    assert same(list(resumed), expected), "the next iteration begins at the epoch's first batch"
+
+
+@pytest.mark.filterwarnings("ignore:.*dirpath has changed", "ignore:Checkpoint directory")
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_lightning_goes_on_in_the_middle_and_at_the_end_of_an_epoch(num_workers: int, tmp_path: Path) -> None:
+    lightning = pytest.importorskip("pytorch_lightning")
+
+    class Recorder(lightning.LightningModule):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.seen = torch.nn.Linear(1, 1), []
+
+        def training_step(self, batch: Batch, _: int) -> torch.Tensor:
+            self.seen.append((self.current_epoch, *names([batch])[0], int(batch["images"].sum())))
+            return self.layer(torch.ones(1, 1)).sum()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    def fit(checkpoint: Path | None = None) -> list[Any]:
+        folder = tmp_path / "resumed" if checkpoint else tmp_path
+        saver = lightning.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+        trainer = lightning.Trainer(max_epochs=2, callbacks=[saver], default_root_dir=tmp_path, **quiet)
+        module = Recorder()
+        trainer.fit(module, train_loader(num_workers), ckpt_path=checkpoint)
+        return module.seen
+
+    seen = fit()
+    assert [epoch for epoch, *_ in seen] == [0] * 5 + [1] * 5
+    assert len({tuple(step) for step in seen}) == 10
+    for steps in (2, 5, 8):
+        assert fit(tmp_path / f"step={steps}.ckpt") == seen[steps:]
+
+
+# ---- errors ----
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_in_a_sample_comes_out_with_its_own_words(num_workers: int) -> None:
+    failure = DataError("pictures/7.jpg cannot be read.\nTry another one: it ends early.")
+    for loader in (train_loader(num_workers, failure), val_loader(num_workers, failure)):
+        with pytest.raises(DataError) as caught:
+            list(loader)
+        assert str(caught.value) == str(failure)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_of_a_plugin_names_sample_class_and_line(num_workers: int) -> None:
+    loader = val_loader(num_workers, KeyError("color"))
+    with pytest.raises(
+        DataError, match=r"Sample 2 of .*Noise failed: KeyError: 'color' \(.*test_dataloader\.py, line \d+"
+    ):
+        list(loader)
+
+
+# ---- how many processes ----
+
+
+@pytest.mark.parametrize(
+    ("accelerated", "cases"),
+    [
+        (True, ((1, 1, 0), (2, 1, 1), (4, 1, 3), (64, 1, 8), (16, 4, 3), (2, 4, 0))),
+        (False, ((1, 1, 0), (2, 1, 0), (4, 1, 1), (64, 1, 8), (16, 4, 1), (2, 4, 0))),
+    ],
+)
+def test_auto_leaves_to_training_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, accelerated: bool, cases: tuple[tuple[int, int, int], ...]
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerated)
+    for cores, processes, expected in cases:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        assert workers_for("auto", 1000, processes) == expected
+        assert workers_for("auto", 10, processes) == 0
+        assert workers_for(5, 10, processes) == 5
+
+
+def test_small_tensors_of_workers_are_pinned_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(self), self)[1])
+    batch = {"images": torch.zeros(2), "targets": [{"boxes": np.ones((1, 4)), "labels": np.zeros(1), "image_id": 3}]}
+    received = _received(batch, pin=True)
+    assert [tuple(x.shape) for x in pinned] == [(1, 4), (1,)]
+    assert received["targets"][0]["boxes"].tolist() == [[1, 1, 1, 1]] and received["targets"][0]["image_id"] == 3

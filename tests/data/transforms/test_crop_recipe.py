@@ -1,0 +1,297 @@
+"""The recipe `crop`: random scales, crops of several classes, the field's photometric changes, ignored padding."""
+
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from densevit import config
+from densevit.config import DataSection
+from densevit.data.build import build_transforms
+from densevit.data.loading.batch_sampler import collate
+from densevit.data.transforms import recipes
+from densevit.data.transforms.augmentation import Augmentation
+from densevit.data.transforms.recipes import Crop, build_recipe, is_mixed
+from densevit.errors import ConfigError
+from densevit.interfaces import IGNORE, Sample
+from densevit.losses.segmentation import label_maps
+
+
+def labelled(semantic: np.ndarray, pixels: np.ndarray | None = None) -> Sample:
+    if pixels is None:
+        pixels = np.zeros((*semantic.shape, 3), np.uint8)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    return {"image": image, "targets": {"semantic": torch.from_numpy(semantic), "image_id": 1}}
+
+
+def train_of(**keys: Any) -> Callable[[Sample, np.random.Generator], Sample]:
+    return build_transforms(DataSection(name="masks", recipe="crop", **keys))[0]
+
+
+# ---- scales and crops ----
+
+
+def test_scales_are_uniform_and_relative_to_the_short_side() -> None:
+    recipe, rng = build_recipe("crop", 512, 512), np.random.default_rng(0)
+    frames = [recipe.training_frame(1024, 1536, rng) for _ in range(3000)]
+    scales = np.array([size[0] / (bottom - top) for (top, _, bottom, _), size in frames])
+    assert 0.249 < scales.min() < 0.26 and 0.98 < scales.max() < 1.01  # half and twice 512 / 1024
+    assert scales.mean() == pytest.approx(0.625, abs=0.01)
+    assert np.median(scales) == pytest.approx(0.625, abs=0.015)  # a scale uniform in its logarithm has 0.5 here
+    for (top, left, bottom, right), (h, w) in frames:
+        assert 0 <= top < bottom <= 1024 and 0 <= left < right <= 1536
+        assert h <= 512 and w <= 512
+        assert h / (bottom - top) == pytest.approx(w / (right - left), rel=0.004)  # whole pixels of the picture
+    assert {size for _, size in frames} > {(512, 512)}
+    tops = np.array([top / (1024 - bottom + top) for (top, _, bottom, _), _ in frames if bottom - top < 1000])
+    assert abs(tops.mean() - 0.5) < 0.02 and tops.min() < 0.01 and tops.max() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("scales", "picture", "window", "size"),
+    [
+        ((1, 1), (50, 70), (50, 70), (50, 70)),  # smaller than the crop: whole
+        ((1, 1), (100, 200), (96, 128), (96, 128)),
+        ((2, 2), (100, 200), (48, 64), (96, 128)),
+        ((0.5, 0.5), (150, 400), (150, 256), (75, 128)),  # its height fits, its width does not
+        ((0.5, 0.5), (301, 99), (192, 99), (96, 50)),
+        ((0.75, 0.75), (1, 1000), (1, 171), (1, 128)),
+    ],
+)
+def test_windows_and_sizes_by_hand(scales: Any, picture: Any, window: Any, size: Any) -> None:
+    frame = Crop((96, 128), scales=scales).training_frame(*picture, np.random.default_rng(0))
+    top, left, bottom, right = frame.window
+    assert ((bottom - top, right - left), frame.size) == (window, size)
+
+
+def test_a_picture_smaller_than_the_crop_is_padded_and_the_padding_is_ignored() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(100, 256, (50, 70, 3)).astype(np.uint8)
+    small = labelled(rng.integers(0, 3, (50, 70)).astype(np.uint8), pixels)
+    large = labelled(rng.integers(0, 3, (120, 130)).astype(np.uint8))
+    train = train_of(image_size=(96, 90), scales=[1, 1])
+    for seed in range(6):
+        result = train(small, np.random.default_rng(seed))
+        assert result["image"].shape == (3, 96, 90)
+        assert result["targets"]["size"] == tuple(result["targets"]["semantic"].shape) == (50, 70)
+        assert not result["image"][:, 50:].any() and not result["image"][:, :, 70:].any()
+    batch = collate([result, train(large, rng)], 32)
+    assert batch["images"].shape == (2, 3, 96, 96)
+    expected = torch.ones((2, 96, 96), dtype=torch.bool)
+    expected[0, :50, :70] = expected[1, :, :90] = False
+    assert torch.equal(batch["padding_mask"], expected)
+    assert torch.equal(label_maps(batch["targets"], torch.device("cpu")) == IGNORE, expected[:, :, :90])
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_labels_lie_where_the_picture_shows_them_to_half_a_pixel(upright: bool) -> None:
+    """Bands of black and white: the grey of an edge passes the middle where the label changes."""
+    rng = np.random.default_rng(0)
+    edges = np.cumsum(rng.integers(9, 25, 20))
+    bands = np.searchsorted(edges, np.arange(211), side="right") % 2
+    semantic = np.repeat(bands[None].astype(np.uint8), 137, axis=0)
+    semantic = np.ascontiguousarray(semantic.T if upright else semantic)
+    sample = labelled(semantic, np.repeat(semantic[..., None] * np.uint8(255), 3, axis=2))
+    train = Augmentation(Crop((64, 81), 97, recoloring="none"))
+    checked = 0
+    for seed in range(60):
+        result = train(sample, np.random.default_rng(seed))
+        height, width = result["targets"]["size"]
+        shown = result["image"][0, :height, :width].float()
+        clear = (shown - 127.5).abs() > 1
+        assert torch.equal((shown > 127.5)[clear], result["targets"]["semantic"][clear] == 1)
+        checked += int((clear & (shown > 0) & (shown < 255)).sum())
+    assert checked > 1000
+
+
+def test_all_labels_lie_on_their_colours() -> None:
+    rng = np.random.default_rng(1)
+    semantic = cv2.resize(rng.integers(0, 6, (7, 11)).astype(np.uint8), (203, 117), interpolation=cv2.INTER_NEAREST)
+    semantic[40:60, 90:130] = IGNORE
+    colors = rng.integers(0, 256, (256, 3)).astype(np.uint8)
+    sample = labelled(semantic, colors[semantic])
+    train = Augmentation(Crop((64, 80), recoloring="none"))
+    for seed in range(20):
+        result = train(sample, np.random.default_rng(seed))
+        found = result["targets"]["semantic"].numpy()
+        height, width = found.shape
+        inner = cv2.dilate(found, np.ones((5, 5), np.uint8)) == cv2.erode(found, np.ones((5, 5), np.uint8))
+        shown = result["image"].permute(1, 2, 0).numpy()[:height, :width]
+        assert inner.mean() > 0.3
+        assert np.abs(shown[inner].astype(int) - colors[found[inner]]).max() <= 1
+        assert set(np.unique(found)) <= set(np.unique(semantic))
+
+
+# ---- no class above three quarters ----
+
+
+def maps(**counts: int) -> np.ndarray:
+    values = [np.full(count, int(label[1:]), np.uint8) for label, count in counts.items()]
+    return np.concatenate(values).reshape(-1, 4)
+
+
+def test_what_is_mixed() -> None:
+    assert is_mixed(maps(_0=12, _1=4))  # 75 %
+    assert not is_mixed(maps(_0=13, _1=3))
+    assert is_mixed(maps(_3=2, _7=2, _255=12))  # of the labelled
+    assert not is_mixed(maps(_3=4, _255=12))
+    assert not is_mixed(maps(_255=16))
+    assert not is_mixed(maps(_0=16))
+    assert is_mixed(maps(_0=6, _1=5, _254=5))
+
+
+def worst_shares() -> list[float]:
+    """The greatest class's share in 80 crops of a picture in which about every other crop is within the limit."""
+    semantic = np.zeros((90, 460), np.uint8)
+    semantic[:, 50:100], semantic[:, 150:200], semantic[:, 250:300], semantic[:, 400:] = 1, 2, 1, IGNORE
+    train, shares = train_of(image_size=64, scales=(0.9, 1.4)), []
+    for seed in range(80):
+        found = train(labelled(semantic), np.random.default_rng(seed))["targets"]["semantic"].numpy()
+        counts = np.bincount(found[found != IGNORE], minlength=3)
+        shares.append(counts.max() / max(1, counts.sum()))
+    return shares
+
+
+def test_no_class_has_more_than_three_quarters_of_a_crop(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert max(worst_shares()) <= 0.75 + 0.02  # resampling moves an edge by half a pixel
+    monkeypatch.setattr(recipes, "is_mixed", lambda semantic: True)
+    assert np.mean(np.array(worst_shares()) > 0.77) > 0.2, "the picture tries nothing"
+
+
+@pytest.mark.parametrize(
+    ("semantic", "tries"),
+    [
+        (np.zeros((100, 100), np.uint8), 10),
+        (np.full((100, 100), IGNORE, np.uint8), 10),
+        (np.tile(np.array([0, 1], np.uint8), (100, 50)), 1),
+        (np.zeros((40, 50), np.uint8), 0),  # whole in the crop: there is no other
+        (None, 0),
+    ],
+)
+def test_ten_tries_and_no_more(monkeypatch: pytest.MonkeyPatch, semantic: np.ndarray | None, tries: int) -> None:
+    asked = []
+
+    def counted(window: np.ndarray) -> bool:
+        asked.append(window.shape)
+        return is_mixed(window)
+
+    monkeypatch.setattr(recipes, "is_mixed", counted)
+    height, width = (100, 100) if semantic is None else semantic.shape
+    frame = Crop((60, 50), scales=(1, 1)).training_frame(height, width, np.random.default_rng(0), semantic)
+    assert len(asked) == tries and set(asked) <= {(60, 50)}
+    assert frame.size == (min(60, height), 50)
+
+
+@pytest.mark.parametrize("value", [0, IGNORE])
+@pytest.mark.parametrize("size", [(1, 1), (37, 91), (301, 17)])
+def test_pictures_of_one_class_or_none_pass(size: tuple[int, int], value: int) -> None:
+    train = train_of(image_size=(32, 48), short_side=40)
+    for seed in range(5):
+        result = train(labelled(np.full(size, value, np.uint8)), np.random.default_rng(seed))
+        assert result["image"].shape == (3, 32, 48)
+        assert (result["targets"]["semantic"] == value).all()
+        assert result["targets"]["original_size"] == size
+
+
+# ---- colours ----
+
+
+def recolored(color: tuple[int, int, int], count: int) -> np.ndarray:
+    """(count, 3): what the training transform makes of a picture of one colour."""
+    pixels = np.full((8, 8, 3), color, np.uint8)
+    train = train_of(image_size=8, scales=(1, 1))
+    sample = labelled(np.zeros((8, 8), np.uint8), pixels)
+    results = [train(sample, np.random.default_rng(seed))["image"] for seed in range(count)]
+    assert all((image == image[:, :1, :1]).all() and image.dtype == torch.uint8 for image in results)
+    return np.array([image[:, 0, 0].tolist() for image in results])
+
+
+def test_brightness_moves_by_32_and_contrast_multiplies_by_a_half_to_three_halves() -> None:
+    grey = recolored((100, 100, 100), 600)
+    assert (grey == grey[:, :1]).all(), "saturation and hue leave grey as it is"
+    values = grey[:, 0]
+    assert (100 - 32) * 0.5 - 1 <= values.min() < 45 and 175 < values.max() <= (100 + 32) * 1.5 + 1
+    assert np.mean(values == 100) == pytest.approx(0.25, abs=0.06)  # neither of the two coins, and near-misses
+    black = recolored((0, 0, 0), 300)[:, 0]
+    assert np.mean(black == 0) == pytest.approx(0.75, abs=0.08)  # half of the pictures, and darker than black is black
+    assert 30 < black.max() <= 49
+
+
+def test_hue_turns_by_a_tenth_of_the_circle_and_saturation_changes() -> None:
+    red = recolored((200, 60, 60), 600)
+    hsv = cv2.cvtColor(red[None].astype(np.uint8), cv2.COLOR_RGB2HSV)[0].astype(int)
+    tells = (np.ptp(red, axis=1) > 110) & (red.max(axis=1) < 255)  # neither pale nor cut off, which turns it too
+    hue = (hsv[:, 0] + 90)[tells] % 180 - 90
+    assert -19 <= hue.min() < -15 and 15 < hue.max() <= 19  # 18, and what rounding colours adds
+    assert np.mean(hue == 0) == pytest.approx(0.5, abs=0.08)
+    spread = np.ptp(red, axis=1)
+    assert np.mean((red == [200, 60, 60]).all(axis=1)) == pytest.approx(1 / 16, abs=0.04)
+    assert spread.min() < 60 and spread.max() > 190  # 140 of saturation x contrast, of a half to three halves each
+
+
+def test_the_other_recipes_keep_hue_and_saturation() -> None:
+    for keys in ({"image_size": 8}, {"recipe": "detr", "image_size": (8, 8)}):
+        train = build_transforms(DataSection(name="scenes", **keys))[0]
+        sample = labelled(np.zeros((8, 8), np.uint8), np.full((8, 8, 3), (90, 90, 90), np.uint8))
+        shown = {tuple(train(sample, np.random.default_rng(seed))["image"][:, 0, 0].tolist()) for seed in range(20)}
+        assert all(r == g == b for r, g, b in shown)
+        assert (len(shown) == 1) == (keys.get("recipe") == "detr")
+
+
+# ---- evaluation and config ----
+
+
+def test_evaluation_shows_whole_pictures_without_a_canvas() -> None:
+    evaluation = build_transforms(DataSection(name="masks", recipe="crop", image_size=64, short_side=48))[1]
+    assert evaluation.canvas is None
+    result = evaluation(labelled(np.zeros((60, 100), np.uint8)))
+    assert result["image"].shape == (3, 48, 80) and result["targets"]["size"] == (48, 80)
+    assert result["targets"]["semantic"].shape == (48, 80)
+
+
+def written(**keys: Any) -> dict[str, Any]:
+    return {
+        "backbone": {"name": "swin"},
+        "heads": {"segmentation": {"name": "setr"}},
+        "data": {"name": "masks", **keys},
+        "trainer": {"max_steps": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"recipe": "crop"}, r"data\.image_size: the crop's side, or \[height, width\]"),
+        ({"short_side": 512}, r"data\.short_side: the recipe 'fixed' has no such key.*data\.recipe: crop"),
+        ({"recipe": "detr", "scales": [0.5, 2.0]}, r"data\.scales: the recipe 'detr' has no such key.*Leave it out"),
+        ({"recipe": "resize", "scales": [1, 1]}, r"data\.scales: the recipe 'resize'"),
+        ({"scales": [2, 0.5]}, r"data\.scales: give the least scale, above 0, and the greatest, not \[2\.0, 0\.5\]"),
+        ({"scales": [0, 1]}, r"data\.scales: give the least scale, above 0"),
+        ({"scales": [1, float("inf")]}, r"data\.scales\.1 should be a finite number, not inf"),
+        ({"scales": 2}, r"data\.scales: give the least and the greatest scale, as in \[0\.5, 2\.0\], not 2"),
+        ({"short_side": 0}, r"data\.short_side should be"),
+        ({"recipe": "crops"}, r"data\.recipe should be .*Did you mean 'crop'\?"),
+    ],
+)
+def test_a_wrong_key_is_named_with_the_mend(keys: dict[str, Any], message: str) -> None:
+    keys = {"image_size": 64, "recipe": "crop"} | keys if "scales" in keys or keys == {"short_side": 0} else keys
+    with pytest.raises(ConfigError, match=message):
+        config.from_mapping(written(**keys))
+
+
+def test_a_recipe_of_crops_without_a_size_is_refused_from_python_too() -> None:
+    with pytest.raises(ConfigError, match=r"data\.image_size is missing"):
+        build_recipe("crop", None)
+
+
+def test_a_config_comes_back_from_its_dump_whatever_its_recipe(tmp_path: Any) -> None:
+    for keys in ({}, {"recipe": "crop", "image_size": [64, 96], "short_side": 80, "scales": [1, "1.5"]}):
+        given = config.from_mapping(written(**keys))
+        file = tmp_path / "config.yaml"
+        file.write_text(config.dump(given))
+        assert config.load(file) == given
+    assert given.data.scales == (1.0, 1.5) and given.data.options == {}
+    assert build_recipe("crop", 64) == Crop((64, 64), None, (0.5, 2.0))

@@ -1,0 +1,152 @@
+"""Sparse depth through resizing, flips, crops and zooms: no value is invented, and each stays on its place."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from densevit.data.transforms.augmentation import Augmentation
+from densevit.data.transforms.recipes import Frame, build_recipe
+from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.interfaces import Sample
+from densevit_heads.dpt import DptDepth
+
+HEIGHT, WIDTH = 120, 200
+
+
+def lidar() -> tuple[Sample, dict[float, tuple[int, int]]]:
+    """A picture whose red and green are column and row, with depth known at 5 % of its pixels, each another number.
+
+    Also where each number stands, (row, column).
+    """
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    image = np.stack([columns, rows * 2, np.zeros_like(rows)]).astype(np.uint8)
+    depth = np.zeros((HEIGHT, WIDTH), np.float32)
+    chosen = rng.permutation(HEIGHT * WIDTH)[: HEIGHT * WIDTH // 20]
+    depth.flat[chosen] = np.arange(len(chosen), dtype=np.float32) + 1000
+    places = {float(depth.flat[i]): (int(i // WIDTH), int(i % WIDTH)) for i in chosen}
+    targets = {"image_id": "a", "depth": torch.from_numpy(depth)}
+    return {"image": torch.from_numpy(image), "targets": targets}, places
+
+
+def assert_on_its_place(sample: Sample, places: dict[float, tuple[int, int]], zoom: float = 1.0) -> None:
+    """Each depth, times the zoom, is one that was measured, and the picture there shows its row and column."""
+    depth, image = sample["targets"]["depth"], sample["image"].numpy().astype(int)
+    assert depth.shape == sample["targets"]["size"] and depth.dtype == torch.float32
+    found = depth.nonzero().tolist()
+    assert 0.03 < len(found) / depth.numel() < 0.07, "as sparse as it was: nothing is filled in, and little lost"
+    for row, column in found:
+        value = float(depth[row, column]) * zoom
+        y, x = places[round(value)]
+        assert value == pytest.approx(round(value), abs=0.01)
+        assert abs(image[0, row, column] - x) <= 2 and abs(image[1, row, column] / 2 - y) <= 2
+
+
+@pytest.mark.parametrize("image_size", [None, 100, 333, (90, 300), (240, 120)])
+def test_evaluation_resizes_to_values_that_were_measured(image_size: Any) -> None:
+    sample, places = lidar()
+    assert_on_its_place(EvaluationTransform(build_recipe("resize", image_size))(sample), places)
+
+
+class OneFrame:
+    """A recipe that always draws the same frame. EvaluationTransform leaves pictures as they are."""
+
+    canvas = evaluation_canvas = None
+    recoloring = "none"
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+
+    def evaluation_size(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
+    def training_frame(self, *given: Any) -> Frame:
+        return self.frame
+
+
+@pytest.mark.parametrize(
+    ("frame", "zoom"),
+    [
+        (Frame((0, 0, HEIGHT, WIDTH), (HEIGHT, WIDTH)), 1),
+        (Frame((10, 30, 110, 130), (100, 100)), 1),
+        (Frame((10, 20, 70, 120), (120, 200)), 2),
+        (Frame((0, 0, 120, 200), (60, 100)), 0.5),
+        (Frame((7, 11, 91, 116), (105, 140)), np.sqrt(105 / 84 * 140 / 105)),
+    ],
+)
+def test_flips_crops_and_zooms_keep_depth_on_what_it_was_measured(frame: Frame, zoom: float) -> None:
+    """Twice enlarged, things look twice as near, and their depth says so."""
+    sample, places = lidar()
+    transform, flips = Augmentation(OneFrame(frame)), set()  # type: ignore[arg-type]
+    for seed in range(6):
+        taken = transform(sample, np.random.default_rng(seed))
+        assert taken["targets"]["size"] == frame.size
+        flips.add(bool(taken["image"][0, 0, 0] > taken["image"][0, 0, -1]))
+        assert_on_its_place(taken, places, zoom)
+    assert flips == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("fixed", {"image_size": 160}),
+        ("detr", {"image_size": (100, 170)}),
+        ("crop", {"image_size": (96, 96), "scales": (0.5, 2.0)}),
+    ],
+)
+def test_each_recipe_takes_values_at_pixels_centres(name: str, given: dict[str, Any]) -> None:
+    """Against nearest-pixel sampling written out, with depth divided by the frame's zoom against evaluation.
+
+    A shift by one pixel would leave 90 % of so sparse a map agreeing.
+    """
+    recipe: Any = build_recipe(name, **given)
+    sample, _ = lidar()
+    whole = sample["targets"]["depth"].numpy()
+    usual = np.sqrt(np.prod(recipe.evaluation_size(HEIGHT, WIDTH)) / whole.size)
+    recorded = OneFrame(Frame((0, 0, 1, 1), (1, 1)))
+    recorded.evaluation_size = recipe.evaluation_size  # type: ignore[method-assign]
+    transform = Augmentation(recorded)  # type: ignore[arg-type]
+    for seed in range(20):
+        recorded.frame = recipe.training_frame(HEIGHT, WIDTH, np.random.default_rng(seed))
+        (top, left, bottom, right), (h, w) = recorded.frame
+        rows = top + np.floor((np.arange(h) + 0.5) * (bottom - top) / h).astype(int)
+        columns = left + np.floor((np.arange(w) + 0.5) * (right - left) / w).astype(int)
+        zoom = np.sqrt(h * w / ((bottom - top) * (right - left))) / usual
+        either = [(one[np.ix_(rows, columns)] / zoom) for one in (whole, whole[:, ::-1])]
+        found = transform(sample, np.random.default_rng(seed))["targets"]["depth"].numpy()
+        agreeing = max(np.isclose(found, one, rtol=1e-5).mean() for one in either)
+        assert agreeing > 0.99, "OpenCV counts in 1/65536 pixels: a centre on a pixel's edge may fall to either side"
+        assert np.isin((found * zoom).round(), whole).all()
+
+
+@pytest.mark.parametrize(("zoom", "wanted"), [(0.5, [0, 2, 16, 0]), (2.0, [0, 0.5, 4, 5])])
+def test_depth_that_a_zoom_takes_out_of_the_heads_range_is_not_learnt_as_another(
+    zoom: float, wanted: list[float]
+) -> None:
+    """Of 0, 1, 8 and 10 m: seen half as large, 10 m become 20, beyond a head of 0.4 to 18 m; and no 18 are learnt."""
+    depth = torch.tensor([0.0, 1, 8, 10]).repeat_interleave(16).repeat(64, 1)
+    sample: Sample = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "targets": {"image_id": 1, "depth": depth}}
+    side = round(64 * zoom)
+    taken = Augmentation(OneFrame(Frame((0, 0, 64, 64), (side, side))))(sample, np.random.default_rng(0))  # type: ignore[arg-type]
+    found = taken["targets"]["depth"]
+    assert set(found.unique().tolist()) == {0, 1 / zoom, 8 / zoom, 10 / zoom}
+    head = DptDepth((8,), (8,), width=8, output="sigmoid", min_depth=0.4, max_depth=18.0, silog=0.0, l1=1.0)
+    prediction = torch.full((1, 1, side, side), 3.0, requires_grad=True)
+    head.stride = 1
+    head.loss({"depth": prediction}, [taken["targets"]])["l1"].backward()
+    assert prediction.grad is not None
+    learnt = prediction.grad[0, 0] != 0
+    assert set(found[learnt].unique().tolist()) == {value for value in wanted if value}
+    assert not learnt[found == 0].any()
+
+
+def test_what_a_batch_pads_has_no_depth() -> None:
+    """The canvas is wider than the picture; targets leave that out."""
+    sample, _ = lidar()
+    transform = Augmentation(build_recipe("fixed", (300, 300)))
+    for seed in range(5):
+        taken = transform(sample, np.random.default_rng(seed))
+        assert taken["image"].shape == (3, 300, 300)
+        assert taken["targets"]["depth"].shape == taken["targets"]["size"] != (300, 300)

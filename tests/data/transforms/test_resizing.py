@@ -1,0 +1,564 @@
+"""Recipes, resizing and augmentation. What the boxes say is held against what the picture shows."""
+
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from densevit.config import DataSection
+from densevit.data.build import build_transforms
+from densevit.data.transforms.augmentation import Augmentation
+from densevit.data.transforms.recipes import Fixed, Frame, build_recipe, resize_short_side
+from densevit.data.transforms.resizing import resize_image, resize_map, resize_masks
+from densevit.errors import ConfigError, DataError
+from densevit.interfaces import IGNORE, Sample
+
+COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]], np.uint8)
+
+
+def section(**keys: Any) -> DataSection:
+    return DataSection(name="scenes", **keys)
+
+
+def painted(height: int = 120, width: int = 160, seed: int = 0) -> Sample:
+    """Five rectangles in five colours on black; object k has the label k, its mask, and the depth k + 1."""
+    rng = np.random.default_rng(seed)
+    image, semantic = np.zeros((height, width, 3), np.uint8), np.full((height, width), IGNORE, np.uint8)
+    depth, masks, boxes = np.zeros((height, width), np.float32), [], []
+    for k, color in enumerate(COLORS):
+        w, h = width // 6, int(rng.integers(height // 4, height // 2))
+        x, y = 2 + k * (width // 5), int(rng.integers(0, height - h))
+        boxes.append([x, y, x + w, y + h])
+        inside = np.s_[y : y + h, x : x + w]
+        image[inside], semantic[inside], depth[inside] = color, k, k + 1
+        masks.append(semantic == k)
+    return {
+        "image": torch.from_numpy(image).permute(2, 0, 1),
+        "targets": {
+            "boxes": torch.tensor(boxes, dtype=torch.float32),
+            "labels": torch.arange(5),
+            "masks": torch.from_numpy(np.stack(masks)),
+            "semantic": torch.from_numpy(semantic),
+            "depth": torch.from_numpy(depth),
+            "area": torch.ones(5),
+            "iscrowd": torch.zeros(5, dtype=torch.bool),
+            "image_id": 7,
+        },
+    }
+
+
+def shown(image: torch.Tensor, label: int) -> torch.Tensor:
+    """(H, W) bool: where the object of this label is to be seen."""
+    distance = (image.int() - torch.from_numpy(COLORS[label]).int()[:, None, None]).abs().amax(dim=0)
+    return distance < 110  # colours may have been shifted, edges are blends
+
+
+def check_agrees_with_picture(sample: Sample) -> None:
+    """Boxes, masks, semantic map and depth all lie where the picture shows the colour of their label."""
+    image, targets = sample["image"], sample["targets"]
+    height, width = targets["size"]
+    assert image.dtype == torch.uint8 and image.is_contiguous()
+    assert targets["masks"].shape == (len(targets["boxes"]), height, width)
+    assert targets["semantic"].shape == targets["depth"].shape == (height, width)
+    assert targets["boxes"].dtype == torch.float32 and targets["labels"].dtype == torch.int64
+    assert targets["masks"].dtype == torch.bool and targets["semantic"].dtype == torch.uint8
+    assert len(targets["labels"]) == len(targets["boxes"])
+    for box, label, mask in zip(targets["boxes"], targets["labels"].tolist(), targets["masks"], strict=True):
+        visible = shown(image[:, :height, :width], label)
+        assert (visible ^ mask).sum() <= 0.05 * mask.sum() + 2 * (height + width) ** 0.5 + 2 * box[2:].sub(
+            box[:2]
+        ).sum()
+        rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
+        bounds = torch.stack([columns[0, 0], rows[0, 0], columns[-1, 0] + 1, rows[-1, 0] + 1])
+        assert (bounds - box).abs().max() <= 1.0
+        assert torch.equal(targets["semantic"] == label, mask)
+    for label in set(range(5)) - set(targets["labels"].tolist()):
+        assert not (targets["semantic"] == label).any()
+    known = targets["semantic"] != IGNORE
+    assert torch.equal(targets["depth"] > 0, known)
+    nearer = (targets["semantic"][known] + 1) / targets["depth"][known]  # how often it is enlarged: one for the picture
+    torch.testing.assert_close(nearer, nearer[:1].expand_as(nearer))
+
+
+def test_resize_is_the_same_in_training_as_in_evaluation() -> None:
+    train, evaluation = build_transforms(section(recipe="resize", image_size=96))
+    expected = evaluation(painted())
+    for seed in range(3):
+        result = train(painted(), np.random.default_rng(seed))
+        assert torch.equal(result["image"], expected["image"])
+        assert torch.equal(result["targets"]["boxes"], expected["targets"]["boxes"])
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"image_size": 160},
+        {"image_size": 96},
+        {"image_size": 200},
+        {"image_size": (100, 100)},
+        {"image_size": None},
+        {"recipe": "detr", "image_size": (160, 240)},
+        {"recipe": "detr", "image_size": 100},
+        {"recipe": "crop", "image_size": (90, 110)},
+        {"recipe": "crop", "image_size": 100, "short_side": 99, "scales": (0.7, 1.6)},
+    ],
+)
+def test_after_augmentation_the_targets_still_lie_where_the_picture_shows_them(keys: dict[str, Any]) -> None:
+    train, evaluation = build_transforms(section(**keys))
+    if keys.get("recipe") == "crop":  # whose colours are no longer to be told apart; tests/data/test_crop_recipe.py
+        train = Augmentation(replace(evaluation.recipe, recoloring="none"))  # type: ignore[type-var]
+    sample, labels, flipped = painted(), set(), 0
+    for seed in range(16):
+        result = train(sample, np.random.default_rng(seed))
+        check_agrees_with_picture(result)
+        labels |= {tuple(result["targets"]["labels"].tolist())}
+        first = result["targets"]["boxes"][:, 0].tolist()
+        flipped += first == sorted(first, reverse=True)
+        assert result["targets"]["original_size"] == (120, 160)
+        assert result["targets"]["image_id"] == 7
+    assert 3 <= flipped <= 13
+    assert len(labels) > 1 or "recipe" not in keys, "no crop ever cut off an object"
+    check_agrees_with_picture(evaluation(sample))
+
+
+def test_the_result_follows_from_the_generator_alone() -> None:
+    for keys in (
+        {"image_size": 128},
+        {"recipe": "detr", "image_size": (160, 240)},
+        {"recipe": "crop", "image_size": 90},
+    ):
+        train, again = build_transforms(section(**keys))[0], build_transforms(section(**keys))[0]
+        first = train(painted(), np.random.default_rng(3))
+        np.random.seed(1)
+        torch.manual_seed(1)
+        for seed in range(5):
+            again(painted(), np.random.default_rng(seed))
+        second = again(painted(), np.random.default_rng(3))
+        assert torch.equal(first["image"], second["image"])
+        assert torch.equal(first["targets"]["boxes"], second["targets"]["boxes"])
+        frames = {str(train(painted(), np.random.default_rng(seed))["targets"]["boxes"]) for seed in range(20)}
+        assert len(frames) > 6
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"image_size": 128},
+        {"recipe": "detr", "image_size": (160, 240)},
+        {"recipe": "crop", "image_size": (90, 110), "short_side": 90},
+        {"recipe": "crop", "image_size": 120, "scales": (1, 1)},
+    ],
+)
+def test_depth_is_divided_by_what_a_picture_is_enlarged_by(keys: dict[str, Any]) -> None:
+    """Twice as large as evaluation would show it, a thing looks as if it were at half the distance."""
+    train, evaluation = build_transforms(section(**keys))
+    plain, factors = evaluation(painted())["targets"], []
+    assert torch.equal(plain["depth"].unique(), torch.arange(6.0))
+    areas = (plain["boxes"][:, 2:] - plain["boxes"][:, :2]).prod(dim=1)
+    for seed in range(30):
+        targets = train(painted(), np.random.default_rng(seed))["targets"]
+        assert targets["depth"].dtype == torch.float32
+        height, width = targets["size"]
+        for box, label, mask in zip(targets["boxes"], targets["labels"], targets["masks"], strict=True):
+            if (box[:2] > 1e-2).all() and box[2] < width - 1e-2 and box[3] < height - 1e-2:  # not cut off
+                factors.append(((box[2:] - box[:2]).prod() / areas[label]).sqrt().item())
+                expected = torch.full((int(mask.sum()),), (label.item() + 1) / factors[-1])
+                torch.testing.assert_close(targets["depth"][mask], expected, rtol=1e-4, atol=0)
+    assert len(factors) > 20
+    assert (max(factors) == pytest.approx(1, abs=1e-5)) if keys.get("scales") else max(factors) / min(factors) > 1.3
+
+
+@pytest.mark.parametrize("keys", [{"image_size": 100}, {"recipe": "crop", "image_size": 100, "scales": (1, 1)}])
+def test_flips_and_colours_are_drawn_apart(keys: dict[str, Any]) -> None:
+    """One stream for all steps: with a copy for each, a picture would be recoloured just when it is flipped."""
+    sample = painted(100, 100)
+    train, seen = build_transforms(section(**keys))[0], []
+    for seed in range(120):
+        result = train(sample, np.random.default_rng(seed))
+        left = result["targets"]["boxes"][:, 0].tolist()
+        background = result["targets"]["semantic"] == IGNORE
+        colors = torch.cat([result["image"][:, result["targets"]["semantic"] == k].amax(dim=1) for k in range(5)])
+        original = torch.from_numpy(COLORS).flatten()
+        recolored = not torch.equal(colors, original) or result["image"][:, background].float().mean() > 40
+        seen.append((left == sorted(left), bool(recolored)))
+    counts = {pair: seen.count(pair) for pair in ((False, False), (False, True), (True, False), (True, True))}
+    of_flipped, of_plain = (counts[way, True] / (counts[way, True] + counts[way, False]) for way in (False, True))
+    assert abs(of_flipped - of_plain) < 0.25, counts
+
+
+def test_the_sample_that_comes_in_stays_as_it_is() -> None:
+    sample, untouched = painted(), painted()
+    for size in (64, 160):
+        train, evaluation = build_transforms(section(image_size=size))
+        evaluation(sample)
+        for seed in range(12):
+            train(sample, np.random.default_rng(seed))
+    assert torch.equal(sample["image"], untouched["image"])
+    for key, value in untouched["targets"].items():
+        assert torch.equal(sample["targets"][key], value) if isinstance(value, torch.Tensor) else True
+    assert sample["targets"].keys() == untouched["targets"].keys()
+
+
+# ---- evaluation ----
+
+
+@pytest.mark.parametrize(
+    ("keys", "size", "expected"),
+    [
+        ({"image_size": 320}, (480, 640), (240, 320)),
+        ({"image_size": 320}, (640, 427), (320, 214)),
+        ({"image_size": 320}, (2, 2000), (1, 320)),
+        ({"image_size": (256, 512)}, (480, 640), (256, 341)),
+        ({"image_size": (256, 512)}, (100, 640), (80, 512)),
+        ({"image_size": None}, (33, 55), (33, 55)),
+        ({"recipe": "detr"}, (480, 640), (800, 1066)),  # the sizes that the authors' code gives
+        ({"recipe": "detr"}, (427, 640), (800, 1199)),
+        ({"recipe": "detr"}, (640, 427), (1199, 800)),
+        ({"recipe": "detr"}, (300, 640), (625, 1333)),
+        ({"recipe": "detr"}, (500, 500), (800, 800)),
+        ({"recipe": "detr", "image_size": (480, 800)}, (480, 640), (480, 640)),
+        ({"recipe": "detr", "image_size": 480}, (300, 640), (375, 800)),
+        ({"recipe": "crop", "image_size": 512, "short_side": 512}, (480, 640), (512, 683)),  # 682.67
+        ({"recipe": "crop", "image_size": 512, "short_side": 512}, (683, 512), (683, 512)),
+        ({"recipe": "crop", "image_size": 512, "short_side": 512}, (1024, 2048), (512, 1024)),
+        ({"recipe": "crop", "image_size": 512, "short_side": 512}, (100, 500), (410, 2048)),  # 4.096 times, not 5.12
+        ({"recipe": "crop", "image_size": (8, 9), "short_side": 20}, (30, 7), (80, 19)),  # 2.667 times: 18.67
+        ({"recipe": "crop", "image_size": 16}, (33, 55), (33, 55)),
+    ],
+)
+def test_evaluation_sizes(keys: dict[str, Any], size: tuple[int, int], expected: tuple[int, int]) -> None:
+    evaluation = build_transforms(section(**keys))[1]
+    assert evaluation.size_of(*size) == expected
+    result = evaluation({"image": torch.zeros((3, *size), dtype=torch.uint8), "targets": {"image_id": 1}})
+    assert result["targets"]["size"] == expected
+    assert result["targets"]["original_size"] == size
+    if keys.get("image_size") != (256, 512):
+        assert result["image"].shape == (3, *expected)
+
+
+def test_evaluation_scales_boxes_exactly() -> None:
+    sample: Sample = {
+        "image": torch.zeros((3, 100, 200), dtype=torch.uint8),
+        "targets": {"boxes": torch.tensor([[10.0, 20, 30, 60], [0, 0, 200, 100]]), "labels": torch.tensor([3, 4])},
+    }
+    boxes = build_transforms(section(image_size=400))[1](sample)["targets"]["boxes"]
+    assert boxes.tolist() == [[20, 40, 60, 120], [0, 0, 400, 200]]
+
+
+def test_a_picture_of_the_right_size_is_not_resampled() -> None:
+    sample = painted()
+    for keys in ({"image_size": 160}, {"image_size": None}, {"image_size": (120, 160)}):
+        result = build_transforms(section(**keys))[1](sample)
+        assert torch.equal(result["image"], sample["image"])
+        for key in ("boxes", "masks", "semantic", "depth"):
+            assert torch.equal(result["targets"][key], sample["targets"][key])
+
+
+def test_a_letterbox_is_padded_to_its_canvas_and_its_size_leaves_that_out() -> None:
+    train, evaluation = build_transforms(section(image_size=(150, 100)))
+    bright: Sample = {"image": torch.full((3, 40, 80), 200, dtype=torch.uint8), "targets": {"image_id": 1}}
+    result = evaluation(bright)
+    assert evaluation.canvas == (150, 100)
+    assert result["targets"]["size"] == (50, 100)
+    assert result["image"].shape == (3, 150, 100)
+    assert (result["image"][:, :50] == 200).all() and (result["image"][:, 50:] == 0).all()
+    for seed in range(10):
+        assert train(bright, np.random.default_rng(seed))["image"].shape == (3, 150, 100)
+
+
+# ---- the recipes ----
+
+
+def test_detr_sizes_and_crops_are_the_papers() -> None:
+    recipe = build_recipe("detr", None)
+    rng = np.random.default_rng(0)
+    frames = [recipe.training_frame(480, 640, rng) for _ in range(2000)]
+    whole = [frame for frame in frames if frame.window == (0, 0, 480, 640)]
+    assert 0.45 < len(whole) / len(frames) < 0.55
+    assert {min(frame.size) for frame in whole} == set(range(480, 801, 32))
+    assert max(max(frame.size) for frame in frames) <= 1333
+    for window, size in frames:
+        top, left, bottom, right = window
+        assert 0 <= top < bottom <= 480 and 0 <= left < right <= 640
+        assert abs((right - left) / (bottom - top) - size[1] / size[0]) < 0.03  # the crop keeps its aspect
+    cropped = [frame.window for frame in frames if frame.window != (0, 0, 480, 640)]
+    heights = np.array([bottom - top for top, _, bottom, _ in cropped])
+    # A crop of 384 ... 600 pixels, at a short side of 400, 500 or 600, is 384/600 ... 1 of a picture 480 high.
+    assert heights.min() >= 480 * 384 / 600 - 1 and heights.max() == 480
+    widths = np.array([right - left for _, left, _, right in cropped])
+    assert widths.min() >= 640 * 384 / 800 - 1 and widths.max() == 640
+
+
+def test_detrs_crops_have_the_statistics_of_resize_crop_resize() -> None:
+    """Against the paper's three steps, simulated as they are told."""
+    recipe, rng = build_recipe("detr", None), np.random.default_rng(0)
+    ours = [recipe.training_frame(427, 640, rng) for _ in range(6000)]
+    ours = [frame for frame in ours if frame.window != (0, 0, 427, 640)]
+    theirs = []
+    for _ in range(len(ours)):
+        short = rng.choice([400, 500, 600])
+        h1, w1 = short, int(short * 640 / 427)
+        w, h = rng.integers(384, min(w1, 600) + 1), rng.integers(384, min(h1, 600) + 1)
+        short = rng.choice(range(480, 801, 32))
+        theirs.append((w * 640 / w1, h * 427 / h1, *resize_short_side(int(h), int(w), int(short), 1333)))
+    mine = np.array([(f.window[3] - f.window[1], f.window[2] - f.window[0], *f.size) for f in ours])
+    assert np.abs(mine.mean(axis=0) / np.mean(theirs, axis=0) - 1).max() < 0.015
+    assert np.abs(mine.std(axis=0) / np.std(theirs, axis=0) - 1).max() < 0.05
+
+
+def test_detrs_recipe_scales_as_a_whole() -> None:
+    recipe, rng = build_recipe("detr", (480, 800)), np.random.default_rng(0)
+    frames = [recipe.training_frame(480, 640, rng) for _ in range(1000)]
+    shorts = {min(frame.size) for frame in frames if frame.window == (0, 0, 480, 640)}
+    assert shorts == {round(0.6 * short) for short in range(480, 801, 32)}
+    assert max(max(frame.size) for frame in frames) <= 800
+
+
+def test_fixed_zooms_gently() -> None:
+    recipe, rng = build_recipe("fixed", 320), np.random.default_rng(0)
+    frames = [recipe.training_frame(480, 640, rng) for _ in range(1000)]
+    plain = [frame for frame in frames if frame == ((0, 0, 480, 640), (240, 320))]
+    assert 0.4 < len(plain) / len(frames) < 0.6
+    for (top, left, bottom, right), (height, width) in frames:
+        assert 0 <= top < bottom <= 480 and 0 <= left < right <= 640
+        zoom = (width / (right - left)) / (320 / 640)
+        assert 0.79 <= zoom <= 1.26
+        assert width <= 320 and height <= 240
+
+
+def test_pictures_of_extreme_shape_survive() -> None:
+    for recipe in (
+        build_recipe("detr", None),
+        build_recipe("fixed", 64),
+        build_recipe("fixed", (64, 32)),
+        build_recipe("crop", 64),
+        build_recipe("crop", (64, 32), 3),
+    ):
+        rng = np.random.default_rng(0)
+        for height, width in ((1, 1), (1, 5000), (5000, 1), (3, 2), (7, 900)):
+            for _ in range(50):
+                (top, left, bottom, right), size = recipe.training_frame(height, width, rng)
+                assert 0 <= top < bottom <= height and 0 <= left < right <= width
+                assert min(size) >= 1
+            assert min(recipe.evaluation_size(height, width)) >= 1
+
+
+def test_a_short_side_longer_than_the_long_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.image_size.*800, 480"):
+        build_recipe("detr", (800, 480))
+    with pytest.raises(ConfigError, match="no recipe 'foxed'"):
+        build_recipe("foxed", None)
+
+
+# ---- boxes that make trouble ----
+
+
+def objects(boxes: list[list[float]], height: int = 50, width: int = 80) -> Sample:
+    return {
+        "image": torch.zeros((3, height, width), dtype=torch.uint8),
+        "targets": {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.arange(len(boxes)), "image_id": 12},
+    }
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"image_size": 80},
+        {"recipe": "detr", "image_size": (80, 133)},
+        {"recipe": "crop", "image_size": 96, "short_side": 50},
+    ],
+)
+def test_boxes_that_albumentations_trips_over(keys: dict[str, Any]) -> None:
+    train, evaluation = build_transforms(section(**keys))
+    sample = objects(
+        [
+            [-1e-4, 3, 20, 30],  # just outside
+            [60, 40, 80.0001, 50.00001],
+            [10, 10, 10, 40],  # no width
+            [30, 49, 40, 49],  # no height
+            [100, 10, 120, 20],  # elsewhere
+            [-30, -30, 0, 0],  # touches a corner
+            [5, 5, 5.0001, 5.0001],  # a ten-thousandth of a pixel
+            [0, 0, 80, 50],
+        ]
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert evaluation(sample)["targets"]["labels"].tolist() == [0, 1, 6, 7]
+        for seed in range(60):
+            targets = train(sample, np.random.default_rng(seed))["targets"]
+            assert {7} <= set(targets["labels"].tolist()) <= {0, 1, 6, 7}
+            height, width = targets["size"]
+            assert (targets["boxes"] >= 0).all()
+            assert (targets["boxes"] <= torch.tensor([width, height, width, height])).all()
+            assert (targets["boxes"][:, 2:] > targets["boxes"][:, :2]).all()
+    assert any("without area" in str(warning.message) for warning in caught)
+
+
+def test_many_random_boxes_follow_the_window_to_a_thousandth_of_a_pixel() -> None:
+    """A box in the result is one of the given ones, put through the same flip, crop and scale as all others."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(-20, 100, (300, 2))
+    boxes = np.hstack([corners, corners + rng.uniform(-1, 60, (300, 2))]).clip(0, [80, 50, 80, 50])
+    boxes = boxes[(boxes[:, 2:] > boxes[:, :2] + 0.01).all(axis=1)]
+    train = build_transforms(section(recipe="detr", image_size=(80, 133)))[0]
+    sample = objects(boxes.tolist())
+    for seed in range(40):
+        targets = train(sample, np.random.default_rng(seed))["targets"]
+        height, width = targets["size"]
+        given, got = boxes[targets["labels"].numpy()], targets["boxes"].double().numpy()
+        for axis, extent in ((0, width), (1, height)):
+            inner = (got[:, axis] > 1e-3) & (got[:, axis + 2] < extent - 1e-3)  # not cut off on this axis
+            low, high = given[inner][:, axis], given[inner][:, axis + 2]
+            scale = np.median((got[inner][:, axis + 2] - got[inner][:, axis]) / (high - low))
+            same, mirrored = got[inner][:, axis] - scale * low, got[inner][:, axis] + scale * high
+            assert min(np.ptp(same), np.ptp(mirrored)) < 1e-3
+            assert inner.sum() > 5
+
+
+def test_without_objects_the_keys_stay_and_are_empty() -> None:
+    train, evaluation = build_transforms(section(image_size=40))
+    empty = objects([])
+    empty["targets"]["masks"] = torch.zeros((0, 50, 80), dtype=torch.bool)
+    for targets in (train(empty, np.random.default_rng(0))["targets"], evaluation(empty)["targets"]):
+        assert targets["boxes"].shape == (0, 4) and targets["boxes"].dtype == torch.float32
+        assert targets["labels"].shape == (0,) and targets["labels"].dtype == torch.int64
+        assert targets["masks"].shape == (0, *targets["size"]) and targets["masks"].dtype == torch.bool
+
+
+def test_a_crop_that_holds_no_object_leaves_empty_keys() -> None:
+    train = build_transforms(section(recipe="detr", image_size=(80, 133)))[0]
+    corner = objects([[0, 0, 2, 2]])
+    counts = [len(train(corner, np.random.default_rng(seed))["targets"]["boxes"]) for seed in range(60)]
+    assert set(counts) == {0, 1}
+    lost = train(corner, np.random.default_rng(counts.index(0)))["targets"]
+    assert lost["boxes"].shape == (0, 4) and lost["labels"].shape == (0,) and lost["labels"].dtype == torch.int64
+
+
+def test_what_is_not_labelled_stays_absent() -> None:
+    train, evaluation = build_transforms(section(image_size=40))
+    bare: Sample = {"image": torch.zeros((3, 50, 80), dtype=torch.uint8), "targets": {"image_id": "a"}}
+    for result in (train(bare, np.random.default_rng(0)), evaluation(bare)):
+        assert result["targets"].keys() == {"image_id", "size", "original_size"}
+
+
+def test_crowds_are_not_learnt_from() -> None:
+    train, evaluation = build_transforms(section(image_size=160))
+    sample = painted()
+    sample["targets"]["iscrowd"][2] = True
+    for result in (train(sample, np.random.default_rng(5)), evaluation(sample)):
+        assert 2 not in result["targets"]["labels"]
+        assert len(result["targets"]["labels"]) == len(result["targets"]["masks"]) == len(result["targets"]["boxes"])
+        assert "iscrowd" not in result["targets"] and "area" not in result["targets"]
+    assert len(sample["targets"]["labels"]) == 5
+
+
+def test_an_object_goes_when_the_crop_leaves_nothing_of_its_mask() -> None:
+    """An L-shaped object's box can be inside the crop while the object is not."""
+    sample = objects([[0, 0, 80, 50]])
+    sample["targets"]["masks"] = torch.zeros((1, 50, 80), dtype=torch.bool)
+    sample["targets"]["masks"][0, :, :2] = True
+    train = build_transforms(section(recipe="detr", image_size=(80, 133)))[0]
+    counts = {len(train(sample, np.random.default_rng(seed))["targets"]["boxes"]) for seed in range(60)}
+    assert counts == {0, 1}
+
+
+def test_wrong_targets_of_a_plugin_are_named() -> None:
+    train, evaluation = build_transforms(section(image_size=80))
+    bad = objects([[1, 2, float("nan"), 5]])
+    short = objects([[1, 2, 3, 5]])
+    short["targets"]["labels"] = torch.tensor([1, 2])
+    for sample, expected in ((bad, "image 12 .*not finite"), (short, "image 12: .*boxes 1, labels 2")):
+        with pytest.raises(DataError, match=expected):
+            evaluation(sample)
+        with pytest.raises(DataError, match=expected):
+            train(sample, np.random.default_rng(0))
+
+
+# ---- resampling ----
+
+
+@pytest.mark.parametrize("size", [(20, 30), (41, 59), (7, 9), (80, 120), (93, 60), (30, 120), (1, 1)])
+def test_pictures_are_resized_bilinearly_with_anti_aliasing(size: tuple[int, int]) -> None:
+    """Noise would show any other filter. Pillow and torch agree to the last bit of rounding."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    resized = resize_image(pixels, size).astype(int)
+    pillow = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].double()
+    exact = functional.interpolate(planes, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    assert np.abs(resized - pillow).max() <= 1
+    assert np.abs(resized - exact).max() <= 1.01
+    ramp = np.repeat(np.array([[0, 100]], np.uint8)[..., None], 3, axis=2)
+    assert resize_image(ramp, (1, 4))[0, :, 0].tolist() == [0, 25, 75, 100]
+
+
+class Framed(Fixed):
+    """A recipe with one frame."""
+
+    def training_frame(self, *given: Any, **options: Any) -> Frame:
+        return Frame((3, 5, 33, 51), (24, 37))
+
+
+def test_recipes_resample_a_window_once_pictures_bilinearly_and_labels_by_nearest() -> None:
+    rng = np.random.default_rng(0)
+    pixels, labels = (rng.integers(0, 256, shape).astype(np.uint8) for shape in ((40, 60, 3), (40, 60)))
+    picture, semantic = Image.fromarray(pixels), Image.fromarray(labels)
+    bilinear, nearest = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+    sample: Sample = {
+        "image": torch.from_numpy(pixels).permute(2, 0, 1),
+        "targets": {"semantic": torch.from_numpy(labels), "image_id": 1},
+    }
+    for keys in (
+        {"image_size": 47},
+        {"recipe": "detr", "image_size": (31, 90)},
+        {"recipe": "crop", "image_size": 32, "short_side": 27},
+    ):
+        result = build_transforms(section(**keys))[1](sample)
+        size = result["targets"]["size"][::-1]
+        shown = torch.from_numpy(np.array(picture.resize(size, bilinear))).permute(2, 0, 1)
+        assert (result["image"].int() - shown.int()).abs().max() <= 1
+        assert np.array_equal(result["targets"]["semantic"], semantic.resize(size, nearest))
+    train, unflipped = Augmentation(Framed(None, recoloring="none")), 0
+    for seed in range(8):
+        result = train(sample, np.random.default_rng(seed))
+        window = (5, 3, 51, 33)
+        got, found = result["image"].permute(1, 2, 0).numpy().astype(int), result["targets"]["semantic"].numpy()
+        if np.array_equal(found, semantic.crop(window).resize((37, 24), nearest)):
+            assert np.abs(got - np.asarray(picture.crop(window).resize((37, 24), bilinear))).max() <= 1
+            unflipped += 1
+    assert 0 < unflipped < 8
+
+
+@pytest.mark.parametrize("size", [(4, 6), (3, 5), (16, 24), (13, 7)])
+def test_maps_take_the_value_at_each_pixels_centre(size: tuple[int, int]) -> None:
+    depth = np.random.default_rng(0).random((8, 12)).astype(np.float32)
+    rows = ((np.arange(size[0]) + 0.5) * 8 / size[0]).astype(int)
+    columns = ((np.arange(size[1]) + 0.5) * 12 / size[1]).astype(int)
+    assert np.array_equal(resize_map(depth, size), depth[rows][:, columns])
+    masks = np.stack([depth > 0.3, depth > 0.6])
+    assert np.array_equal(resize_masks(masks, size), masks[:, rows][:, :, columns])
+
+
+def test_hundreds_of_masks_are_no_problem() -> None:
+    sample = objects([[0, 0, 80, 50]] * 700)
+    sample["targets"]["masks"] = torch.ones((700, 50, 80), dtype=torch.bool)
+    train = build_transforms(section(image_size=40))[0]
+    for seed in range(4):
+        result = train(sample, np.random.default_rng(seed))["targets"]
+        assert result["masks"].shape == (700, *result["size"]) and result["masks"].all()
+
+
+def test_albumentations_does_not_look_for_updates() -> None:
+    code = "import urllib.request, densevit.data.transforms.resizing, sys; assert 'albumentations' not in sys.modules\n"
+    code += "urllib.request.OpenerDirector.open = lambda *given, **options: sys.exit('it went to the network')\n"
+    code += "import densevit.data.transforms.augmentation"
+    environment = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -1,0 +1,121 @@
+"""Pictures that training turns: all that is labelled turns with them, and nothing is made up at the border."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from densevit import config as configs
+from densevit.data.build import build_data
+from densevit.data.transforms.augmentation import Augmentation
+from densevit.data.transforms.recipes import Frame
+from densevit.errors import ConfigError
+from densevit.interfaces import IGNORE, Sample
+
+HEIGHT, WIDTH, LIMIT = 120, 200, 15.0
+
+
+class Whole:
+    """A recipe that leaves pictures as they are."""
+
+    canvas = evaluation_canvas = None
+    recoloring = "none"
+
+    def evaluation_size(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
+    def training_frame(self, height: int, width: int, *others: Any) -> Frame:
+        return Frame((0, 0, height, width), (height, width))
+
+
+def sample() -> Sample:
+    """A picture whose red and green are column and row and whose blue is full, labelled with the same two."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    image = np.stack([columns, rows * 2, np.full_like(rows, 255)]).astype(np.uint8)
+    masks = np.zeros((2, HEIGHT, WIDTH), bool)
+    masks[0, 40:80, 70:150] = masks[1, 50:60, 20:40] = True
+    targets = {
+        "image_id": 1,
+        "depth": torch.from_numpy((1 + rows * WIDTH + columns).astype(np.float32)),
+        "semantic": torch.from_numpy((columns // 20).astype(np.uint8)),
+        "boxes": torch.tensor([[70.0, 40, 150, 80], [20, 50, 40, 60]]),
+        "labels": torch.tensor([3, 5]),
+        "masks": torch.from_numpy(masks),
+    }
+    return {"image": torch.from_numpy(image), "targets": targets}
+
+
+def turned(seed: int) -> Sample:
+    return Augmentation(Whole(), LIMIT)(sample(), np.random.default_rng(seed))  # type: ignore[arg-type]
+
+
+def angle(image: np.ndarray) -> float:
+    """In degrees, from how red grows to the right and downwards in the middle of the picture."""
+    middle = image[0, 40:80, 60:140].astype(float)
+    right, down = np.diff(middle, axis=1).mean(), np.diff(middle, axis=0).mean()
+    return float(np.degrees(np.arctan(down / right)))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_labels_are_those_of_the_pixels_that_are_seen(seed: int) -> None:
+    taken = turned(seed)
+    image, targets = taken["image"].numpy().astype(int), taken["targets"]
+    depth, semantic = targets["depth"].numpy(), targets["semantic"].numpy()
+    inside = image[2] == 255
+    assert 0.7 < inside.mean() < 1
+    place = depth[inside].astype(int) - 1
+    assert (place >= 0).all(), "all that is wholly seen has a depth"
+    assert np.abs(place % WIDTH - image[0][inside]).max() <= 1
+    assert np.abs(place // WIDTH - image[1][inside] / 2).max() <= 1
+    assert (semantic[inside] == place % WIDTH // 20).all()
+
+
+def test_corners_are_black_and_unlabelled_and_no_value_is_between_two() -> None:
+    black = 0
+    for taken in map(turned, range(8)):
+        depth, semantic = taken["targets"]["depth"].numpy(), taken["targets"]["semantic"].numpy()
+        outside = taken["image"][2].numpy() < 100
+        black += outside.sum()
+        assert (depth[outside] == 0).all() and (semantic[outside] == IGNORE).all()
+        assert ((depth == 0) == (semantic == IGNORE)).all()
+        assert (depth == depth.round()).all() and depth.max() <= HEIGHT * WIDTH
+        assert set(np.unique(semantic)) <= {*range(10), IGNORE}
+    assert black > 8 * 0.01 * HEIGHT * WIDTH
+
+
+def test_angles_lie_within_the_limit_on_both_sides() -> None:
+    angles = [angle(turned(seed)["image"].numpy()) for seed in range(40)]
+    assert max(map(abs, angles)) <= LIMIT + 0.5
+    assert min(angles) < -0.5 * LIMIT and max(angles) > 0.5 * LIMIT
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_boxes_are_those_of_the_turned_masks(seed: int) -> None:
+    targets = turned(seed)["targets"]
+    assert targets["labels"].tolist() == [3, 5]
+    for box, mask in zip(targets["boxes"], targets["masks"], strict=True):
+        rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+        seen = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        assert (box - seen).abs().max() <= 1.5
+
+
+def test_a_picture_without_objects_is_turned_too() -> None:
+    empty = sample()
+    empty["targets"] |= {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+    del empty["targets"]["masks"]
+    taken = Augmentation(Whole(), LIMIT)(empty, np.random.default_rng(0))["targets"]  # type: ignore[arg-type]
+    assert taken["boxes"].shape == (0, 4) and (taken["depth"] == 0).any()
+
+
+def test_a_config_turns_pictures_of_the_recipe_that_crops() -> None:
+    heads = {"depth": {"name": "dpt", "output": "sigmoid", "max_depth": 60}}
+    data: dict[str, Any] = {"name": "scenes", "train_length": 2, "val_length": 2, "num_workers": 0, "batch_size": 1}
+    data |= {"recipe": "crop", "image_size": 64, "scales": [1.0, 1.0], "rotation": 30.0, "masks": False}
+    values = {"backbone": {"name": "resnet", "depth": 18}, "heads": heads, "data": data, "trainer": {"max_steps": 1}}
+    loader = build_data(configs.from_mapping(values)).train_loader()
+    black = [(batch["images"].sum(1) == 0).float().mean() for batch in loader]
+    assert max(black) > 0.01
+    data["recipe"] = "fixed"
+    with pytest.raises(ConfigError, match=r"data\.rotation: the recipe 'fixed' has no such key"):
+        configs.from_mapping(values)
