@@ -84,7 +84,7 @@ class Data:
             sizes = self.train.sizes()
             if sizes is None:
                 name = self.section.name
-                raise ConfigError(f"data.group_by_aspect: {name!r} does not know its pictures' sizes. Leave it out.")
+                raise ConfigError(f"data.group_by_aspect: {name!r} does not know its images' sizes. Leave it out.")
             groups = aspect_groups(sizes)
         batches = self._train_batches(rank, world_size, groups)
         return self._loader(TransformedDataset(self.train, self.train_transform, train=True), batches, world_size)
@@ -94,7 +94,7 @@ class Data:
         return len(self._train_batches(0, world_size))
 
     def val_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
-        """Each validation picture once over all processes, in batches of one padded size."""
+        """Each validation image once over all processes, in batches of one padded size."""
         sizes = self.val.sizes()
         if sizes is not None:
             sizes = np.array([self._padded(height, width) for height, width in sizes.tolist()])

@@ -78,7 +78,7 @@ WRONG = {
     "half a file": (put(LABEL, encoded("PNG", "L")[:300]), (LABEL,)),
     "100,000 x 100,000": (put(LABEL, png_of(100_000, 100_000)), (LABEL,)),
     "a missing label": (remove(LABEL), ("0", "label")),
-    "a missing image": (remove("images/train/1.png"), ("1", "picture")),
+    "a missing image": (remove("images/train/1.png"), ("1", "no image")),
     "no label": (emptied("labels"), ("label",)),
     "no file at all": (lambda f: (emptied("labels")(f), emptied("images")(f)), ("images/train",)),
     "a damaged image": (put("images/train/0.png", encoded("PNG")[:300]), ("images/train/0.png",)),

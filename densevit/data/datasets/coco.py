@@ -66,7 +66,7 @@ class Coco(Dataset):
         self._annotations, dropped = read.clipped(sizes)
         if len(dropped):
             warnings.warn(
-                f"{file}: {len(dropped)} of {len(read.boxes)} boxes have no area inside their picture and are left out "
+                f"{file}: {len(dropped)} of {len(read.boxes)} boxes have no area inside their image and are left out "
                 f"(annotation {', '.join(map(str, dropped[:5]))}{', ...' if len(dropped) > 5 else ''}).",
                 stacklevel=2,
             )
@@ -92,11 +92,11 @@ class Coco(Dataset):
             )
 
     def sizes(self) -> np.ndarray:
-        """(N, 2) heights and widths, of the pictures as `__getitem__` gives them."""
+        """(N, 2) heights and widths, of the images as `__getitem__` gives them."""
         return self._annotations.sizes
 
     def path(self, index: int) -> str:
-        """The file of a picture."""
+        """The file of an image."""
         return os.path.join(self.folder, self._annotations.file_names[index].decode())  # a Path would stay in memory
 
     def __getitem__(self, index: int) -> Sample:
@@ -114,7 +114,7 @@ class Coco(Dataset):
         return {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
 
     def objects(self, index: int) -> Targets:
-        """boxes, labels, area and iscrowd of a picture, without reading it."""
+        """boxes, labels, area and iscrowd of an image, without reading it."""
         known = self._annotations
         rows = slice(int(known.first[index]), int(known.first[index + 1]))
         return {
@@ -157,10 +157,10 @@ def _masks(annotations: Annotations, index: int, size: tuple[int, int]) -> torch
 
 
 def _find(root: Path | None, split: str, annotations: str | None, images: str | None) -> tuple[Path, list[Path]]:
-    """The json of a split, and the folders in which its pictures may lie."""
+    """The json of a split, and the folders in which its images may lie."""
     if root is None and (annotations is None or images is None):
         raise DataError(
-            "data.root is missing: name the data set's folder, or both the json and the picture folder of each split "
+            "data.root is missing: name the data set's folder, or both the json and the image folder of each split "
             "(data.train_annotations, data.train_images, data.val_annotations, data.val_images)."
         )
     base = root or Path()
@@ -176,14 +176,14 @@ def _find(root: Path | None, split: str, annotations: str | None, images: str | 
             listed = "".join(f"\n  {file.relative_to(base)}" for file, _ in looked)
             raise DataError(
                 f"{base} has no annotations for the split {split!r}. Looked for{listed}\nName the file and its "
-                f"pictures' folder with data.{split}_annotations and data.{split}_images, relative to data.root."
+                f"images' folder with data.{split}_annotations and data.{split}_images, relative to data.root."
             )
         file, folders = found
     return file, folders if images is None else [base / Path(images).expanduser()]
 
 
 def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
-    """The jsons that a split may have, the likeliest first, each with the folders where its pictures may lie."""
+    """The jsons that a split may have, the likeliest first, each with the folders where its images may lie."""
     for name in _SPELLINGS.get(split, (split,)):
         official = rf"instances_({re.escape(name)}\d*)\.json"
         years = sorted(path.name for path in root.glob("annotations/instances_*.json"))
@@ -199,9 +199,9 @@ def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def _folder_of(names: list[str], folders: list[Path], file: Path) -> Path:
-    """The folder that has most of these pictures, else the first that exists; the scan then says what it lacks."""
+    """The folder that has most of these images, else the first that exists; the scan then says what it lacks."""
     there = [folder for folder in folders if folder.is_dir()]
     if not there:
         looked = ", ".join(map(str, dict.fromkeys(folders)))
-        raise DataError(f"{file}: its pictures' folder is not found. Looked for {looked}.")
+        raise DataError(f"{file}: its images' folder is not found. Looked for {looked}.")
     return max(there, key=lambda folder: sum((folder / name).is_file() for name in names))

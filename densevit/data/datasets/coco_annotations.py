@@ -1,6 +1,6 @@
 """A COCO json as flat arrays, which forked loader processes share with their parent instead of copying.
 
-A hundred thousand pictures' annotations are gigabytes as Python dicts, and each process that touches one of these pays
+A hundred thousand images' annotations are gigabytes as Python dicts, and each process that touches one of these pays
 for its copy. Here the json is read once, checked whole, and kept as a dozen numpy arrays.
 """
 
@@ -27,7 +27,7 @@ _LARGEST_SIDE = 2**30
 
 @dataclass(frozen=True)
 class Annotations:
-    """N pictures and M objects in the pictures' order: those of picture i are `first[i]` up to `first[i + 1]`.
+    """N images and M objects in the images' order: those of image i are `first[i]` up to `first[i + 1]`.
 
     labelled: False where the file has no `annotations` at all, as with test sets. ids: the objects' own, for messages.
     """
@@ -50,7 +50,7 @@ class Annotations:
         return len(self.image_ids)
 
     def clipped(self, sizes: np.ndarray) -> "tuple[Annotations, np.ndarray]":
-        """With boxes clipped to pictures of these (N, 2) sizes, less those without area then; and the ids of these."""
+        """With boxes clipped to images of these (N, 2) sizes, less those without area then; and the ids of these."""
         limits = np.repeat(sizes[:, ::-1], np.diff(self.first), axis=0)  # (M, 2) width, height
         boxes = np.clip(self.boxes, 0, np.tile(limits, 2))
         solid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
@@ -62,7 +62,7 @@ class Annotations:
         return kept, self.ids[~solid]
 
     def head(self, count: int) -> "Annotations":
-        """The first `count` pictures alone."""
+        """The first `count` images alone."""
         objects = slice(0, int(self.first[min(count, len(self))]))
         cut = {name: getattr(self, name)[:count] for name in ("image_ids", "file_names", "sizes")}
         cut |= {name: getattr(self, name)[objects] for name in ("ids", "boxes", "labels", "area", "iscrowd")}
@@ -80,7 +80,7 @@ def read_annotations(file: Path, masks: bool = False) -> Annotations:
     document = _parse(file, keep_segmentations=masks)
     images, categories, records = (_section(file, document, name) for name in ("images", "categories", "annotations"))
     if not images:
-        raise DataError(f"{file}: `images` is missing or empty; expected one entry a picture with id and file_name.")
+        raise DataError(f"{file}: `images` is missing or empty; expected one entry an image with id and file_name.")
     if not categories:
         raise DataError(f"{file}: `categories` is missing or empty; expected one entry a class with id and name.")
     classes = _classes(file, categories)

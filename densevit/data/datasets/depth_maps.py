@@ -100,7 +100,7 @@ class DepthMaps(PairedDataset):
         known = load_preset(PRESETS, preset) if preset is not None else {}
         options: dict[str, Any] = {**dict.fromkeys(arguments), **_DEFAULTS, **known, **given}
         if limit is not None and limit < 1:
-            raise DataError(f"data.limit is {limit}; expected at least 1 picture.")
+            raise DataError(f"data.limit is {limit}; expected at least 1 image.")
         _check_values(options, given)
         self.classes = {}
         self.metric: bool = options["metric"]
@@ -202,7 +202,7 @@ def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 def _find(
     base: Path, split: str, options: Mapping[str, Any], limit: int | None
 ) -> tuple[Pairs, np.ndarray | None, np.ndarray | None]:
-    """Pictures with depth maps; and the (N,) paths of validity masks and of calibrations, where there are such."""
+    """Images with depth maps; and the (N,) paths of validity masks and of calibrations, where there are such."""
     names = ("images", "labels", "list_file", "valid", "calibration")
     images, labels, list_file, valid, calibration = (_of_split(options[name], split, name) for name in names)
     assert images is not None and labels is not None

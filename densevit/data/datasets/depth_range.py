@@ -93,7 +93,7 @@ def show(
 ) -> None:
     """One line for people, on stderr; a second one where some files are unlike the others. path_of: by index."""
     unit = values.unit or " (relative, of no unit)"
-    lone = f"; {left_out} picture{'s'[: left_out - 1]} without depth left out" if left_out else ""
+    lone = f"; {left_out} image{'s'[: left_out - 1]} without depth left out" if left_out else ""
     print(
         f"depth, {split}: {_shown(seen.low)} to {_shown(seen.high)}{unit}, median {_shown(seen.median)}{values.unit}, "
         f"{seen.known:.1%} of pixels known (read {seen.files} of {count}){lone}",

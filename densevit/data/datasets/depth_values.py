@@ -52,7 +52,7 @@ class DepthValues:
 
     kind: what a stored number, times scale, is: depth; disparity in pixels; or 1 / depth.
     metric: whether depth comes out in metres; if not, in any unit, and a disparity needs no calibration.
-    calibration: for disparity, where pictures do not bring their own.
+    calibration: for disparity, where images do not bring their own.
     invalid: stored numbers that mean "unknown", besides 0, negative ones, nan and infinities.
     min_depth, max_depth: what lies beyond becomes unknown.
     """
@@ -76,7 +76,7 @@ class DepthValues:
         return self.scale is None and self.metric and self.kind != "disparity"
 
     def depth(self, stored: np.ndarray, calibration: Calibration | None = None) -> np.ndarray:
-        """(H, W) float32, 0 = unknown. stored: (H, W) as in the file. calibration: the picture's own."""
+        """(H, W) float32, 0 = unknown. stored: (H, W) as in the file. calibration: the image's own."""
         values = stored.astype(np.float32)
         known = np.isfinite(values) & (values > 0)
         for value in self.invalid:

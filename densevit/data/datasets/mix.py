@@ -15,17 +15,17 @@ _OF_BOXES = ("area", "iscrowd")  # not target keys of their own: they come and g
 
 
 class Mix(Dataset):
-    """The pictures of several data sets, each with its own labels: a picture lacks keys that its set does not label.
+    """The images of several data sets, each with its own labels: an image lacks keys that its set does not label.
 
     sets: a name of one's own and a data set's section each, `{name: coco, root: ...}`: the plugin and its options, with
         two keys besides.
-        share: how often its pictures are trained on beside those of the others, by default as often as there are of
-            them. One epoch shows every picture of each set at least once, and the pictures of a set equally often, give
+        share: how often its images are trained on beside those of the others, by default as often as there are of
+            them. One epoch shows every image of each set at least once, and the images of a set equally often, give
             or take one. Which of them are shown once more changes from epoch to epoch, each as often as the others.
         provides: which of its labels are used, `[semantic]`; by default all.
     image_size: goes to the sets that take it and name none.
 
-    Shares are for training; validation shows every picture of each set once. Two sets that label one task have the same
+    Shares are for training; validation shows every image of each set once. Two sets that label one task have the same
     classes. `image_id` is NAME/ID, from the set's name and its own id.
     """
 
@@ -121,12 +121,12 @@ class Mix(Dataset):
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
-            raise IndexError(f"The mix has pictures 0 to {len(self) - 1}, and no {index}.")
+            raise IndexError(f"The mix has images 0 to {len(self) - 1}, and no {index}.")
         number, place = self._places(np.array(index))
         return int(number), int(place)
 
     def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which set an index is of, and which of its pictures."""
+        """Which set an index is of, and which of its images."""
         numbers = np.searchsorted(self._ends, indices, side="right")
         begins = np.concatenate([[0], self._ends[:-1]])
         return numbers, (indices - begins[numbers]) % self._lengths[numbers]
@@ -165,7 +165,7 @@ def _chosen(provided: tuple[str, ...], chosen: Any, name: str) -> tuple[str, ...
 
 
 def _counts(lengths: np.ndarray, shares: list[float]) -> np.ndarray:
-    """How many pictures of each set an epoch shows: in proportion to the shares, and each picture at least once."""
+    """How many images of each set an epoch shows: in proportion to the shares, and each image at least once."""
     weights = np.array(shares)
     counts = np.rint(weights * (lengths / weights).max())
     if counts.sum() > _LONGEST_EPOCH:

@@ -1,4 +1,4 @@
-"""Which label file belongs to which picture: by name, or as a list file says."""
+"""Which label file belongs to which image: by name, or as a list file says."""
 
 import glob
 import os
@@ -11,7 +11,7 @@ import numpy as np
 
 from densevit.errors import DataError, one_line
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _LABELS = (".png", ".bmp", ".tif", ".tiff")
 _NUMBER = re.compile(r"\d+(\.\d*)?")
 _SPELLINGS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
@@ -19,16 +19,16 @@ _SPELLINGS = {"train": ("train", "training"), "val": ("val", "valid", "validatio
 
 @dataclass(frozen=True)
 class Pairs:
-    """N pictures with their labels, as arrays, which forked loader processes share with their parent."""
+    """N images with their labels, as arrays, which forked loader processes share with their parent."""
 
-    names: np.ndarray  # (N,) UTF-8 bytes: what picture and label have in common, "aachen/aachen_000000_000019"
+    names: np.ndarray  # (N,) UTF-8 bytes: what image and label have in common, "aachen/aachen_000000_000019"
     images: np.ndarray  # (N,) UTF-8 bytes, paths relative to the root
     labels: np.ndarray  # (N,)
-    left_out: np.ndarray  # (M,) names of the list file's pictures for which it says that there is no label
+    left_out: np.ndarray  # (M,) names of the list file's images for which it says that there is no label
 
     @classmethod
     def of(cls, rows: Sequence[tuple[str, str, str]], left_out: Iterable[str] = ()) -> "Pairs":
-        """From (name, picture, label) each."""
+        """From (name, image, label) each."""
         columns = (*zip(*rows, strict=True), left_out)
         names, images, labels, lone = (np.array([os.fsencode(t) for t in texts], np.bytes_) for texts in columns)
         return cls(names, images, labels, lone)
@@ -62,26 +62,27 @@ def find_pairs(
     suffixes: Sequence[str] = _LABELS,
     no_label: str | None = None,
 ) -> Pairs:
-    """The pictures of a split with their labels, in the order of their names or of the list file.
+    """The images of a split with their labels, in the order of their names or of the list file.
 
     images, labels, list_file: relative to root, {split} standing for the split's name. Without a `*`, images and labels
-    are folders, and pictures and labels of one name (relative to its folder, without suffix) belong together. With one
+    are folders, and images and labels of one name (relative to its folder, without suffix) belong together. With one
     or more, they are patterns of files, and the name is what the stars stand for; a star stays within one folder.
-    A line of the list file is such a name, or a picture's and its label's path, after which a number (a focal length)
+    A line of the list file is such a name, or an image's and its label's path, after which a number (a focal length)
     may stand. These paths are relative to root, to the folders images and labels, or to folders in them.
     suffixes: of label files. no_label: the word that stands for a label's path where there is none.
 
-    Raises DataError with up to five of the pictures that lack a label, or labels that lack a picture.
+    Raises DataError with up to five of the images that lack a label, or labels that lack an image.
     """
     given = [pattern for pattern in (images, labels, list_file) if pattern is not None]
     name = _spelled(root, split, given, splits or {})
     images, labels, *_ = (pattern.replace("{split}", name) for pattern in given)
     lone: list[str] = []
     if list_file is None:
-        pictures, files = _listed(root, images, _PICTURES, "images"), _listed(root, labels, suffixes, "labels")
-        _check_complete("picture", "label", pictures, files, _form(labels))
-        _check_complete("label", "picture", files, pictures, _form(images))
-        rows = [(name, path, files[name]) for name, path in sorted(pictures.items())]
+        by_name = _listed(root, images, _IMAGES, "images")
+        files = _listed(root, labels, suffixes, "labels")
+        _check_complete("image", "label", by_name, files, _form(labels))
+        _check_complete("label", "image", files, by_name, _form(images))
+        rows = [(name, path, files[name]) for name, path in sorted(by_name.items())]
     else:
         file = root / list_file.replace("{split}", name)
         rows, lone = _from_list(root, file, images, labels, suffixes, no_label)
@@ -146,7 +147,7 @@ def _check_complete(kind: str, other: str, files: Mapping[str, str], others: Map
     if lone:
         listed = _some([files[name] for name in lone])
         raise DataError(
-            f"{len(lone)} of {len(files)} {kind}s have no {other}:{listed}\nA {other} has its {kind}'s name, as "
+            f"{len(lone)} of {len(files)} {kind}s have no {other}:{listed}\nThe {other} has the {kind}'s name, as "
             f"{form.replace('*', lone[0]) if form.count('*') == 1 else form}. To use only some of the files, name "
             "these in a list (data.list_file)."
         )
@@ -155,7 +156,7 @@ def _check_complete(kind: str, other: str, files: Mapping[str, str], others: Map
 def _from_list(
     root: Path, file: Path, images: str, labels: str, suffixes: Sequence[str], no_label: str | None
 ) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """(name, picture, label) of each line that has a label, and the pictures of those that have none."""
+    """(name, image, label) of each line that has a label, and the images of those that have none."""
     try:
         lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -164,38 +165,38 @@ def _from_list(
     lone = [name for _, (name, label) in entries if label is not None and label == no_label]
     entries = [(number, entry) for number, entry in entries if entry[1] is None or entry[1] != no_label]
     if not entries:
-        raise DataError(f"data.list_file: {file} is empty; expected a picture's name a line.")
+        raise DataError(f"data.list_file: {file} is empty; expected an image's name a line.")
     by_name = any(label is None for _, (_, label) in entries)
-    pictures = _listed(root, images, _PICTURES, "images") if by_name else {}
+    image_files = _listed(root, images, _IMAGES, "images") if by_name else {}
     files = _listed(root, labels, suffixes, "labels") if by_name else {}
     places, label_places = _places(root, images), _places(root, labels)
     rows, missing = [], []
     seen: dict[str, int] = {}
     for number, (name, label) in entries:
         if label is None:
-            name = name if name in pictures else _without(name, _PICTURES)
-            picture = pictures.get(name) or _form(images).replace("*", name)
+            name = name if name in image_files else _without(name, _IMAGES)
+            image = image_files.get(name) or _form(images).replace("*", name)
             label = files.get(name) or _form(labels).replace("*", name)
-            here = name in pictures, name in files
+            here = name in image_files, name in files
         else:
-            picture, label = _found(root, places, name), _found(root, label_places, label)
-            here = (root / picture).is_file(), (root / label).is_file()
-            name = _without(picture, _PICTURES)
+            image, label = _found(root, places, name), _found(root, label_places, label)
+            here = (root / image).is_file(), (root / label).is_file()
+            name = _without(image, _IMAGES)
         if name in seen:
             raise DataError(f"{file}, line {number}: {name} stands in line {seen[name]} already.")
         seen[name] = number
-        missing += [path for path, there in zip((picture, label), here, strict=True) if not there]
-        rows.append((name, picture, label))
+        missing += [path for path, there in zip((image, label), here, strict=True) if not there]
+        rows.append((name, image, label))
     if missing:
         raise DataError(
-            f"{file} names {len(rows)} pictures; of these and their labels {len(missing)} files do not exist in "
+            f"{file} names {len(rows)} images; of these and their labels {len(missing)} files do not exist in "
             f"{root}:{_some(missing)}"
         )
     return rows, lone
 
 
 def _entry(line: str, suffixes: Sequence[str], no_label: str | None) -> tuple[str, str | None]:
-    """A line's name, or its picture and label; a name may hold spaces."""
+    """A line's name, or its image and label; a name may hold spaces."""
     parts = line.split("\t") if "\t" in line else line.split()
     if len(parts) == 3 and _NUMBER.fullmatch(parts[2]):
         parts.pop()

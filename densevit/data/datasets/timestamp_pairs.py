@@ -1,4 +1,4 @@
-"""Pictures and depth maps of a recording, which belong together where their times are near (TUM RGB-D)."""
+"""Images and depth maps of a recording, which belong together where their times are near (TUM RGB-D)."""
 
 import os
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ def find_times(root: Path, images: str, labels: str, seconds: float, limit: int 
         lists = [(images, labels)]
     rows: list[tuple[str, str, str]] = []
     lone: list[str] = []
-    for pictures, maps in lists:
-        (times, files), (others, depths) = _read(root, pictures), _read(root, maps)
+    for image_list, depth_list in lists:
+        (times, files), (others, depths) = _read(root, image_list), _read(root, depth_list)
         matches = associate(times, others, seconds)
-        names = [os.path.splitext(os.path.join(os.path.dirname(pictures), file))[0] for file in files]
+        names = [os.path.splitext(os.path.join(os.path.dirname(image_list), file))[0] for file in files]
         for i, j in matches:
-            picture = os.path.join(os.path.dirname(pictures), files[i])
-            rows.append((names[i], picture, os.path.join(os.path.dirname(maps), depths[j])))
+            image = os.path.join(os.path.dirname(image_list), files[i])
+            rows.append((names[i], image, os.path.join(os.path.dirname(depth_list), depths[j])))
         lone += [names[i] for i in sorted(set(range(len(files))) - {i for i, _ in matches})]
     if not rows:
-        raise DataError(f"{root / lists[0][0]}: no picture has a depth map within {seconds} s (data.seconds).")
-    missing = [path for _, picture, depth in rows for path in (picture, depth) if not (root / path).is_file()]
+        raise DataError(f"{root / lists[0][0]}: no image has a depth map within {seconds} s (data.seconds).")
+    missing = [path for _, image, depth in rows for path in (image, depth) if not (root / path).is_file()]
     if missing:
         raise DataError(f"{root / lists[0][0]} and others name {len(missing)} files that do not exist: {missing[0]}.")
     return Pairs.of(rows[:limit], lone)

@@ -25,9 +25,9 @@ def empty_folder(folder: Path) -> Path:
 
 
 def write_split(dataset: Dataset, folder: Path, split: str, suffix: str = ".png") -> Iterator[int]:
-    """Writes one split, and yields the index of each picture once it is written.
+    """Writes one split, and yields the index of each image once it is written.
 
-    folder/SPLIT/images/000001.png: the pictures; `suffix` ".jpg" for smaller ones, whose pixels are then not exact.
+    folder/SPLIT/images/000001.png: the images; `suffix` ".jpg" for smaller ones, whose pixels are then not exact.
     folder/annotations/SPLIT.json: COCO; category ids are the classes' file ids, masks are run-length encoded.
     folder/SPLIT/semantic/000001.png: 8 bits, the index of a class in folder/classes.json, 255 = ignore.
     folder/SPLIT/depth/000001.png: 16 bits, millimetres, 0 = unknown.

@@ -44,9 +44,9 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
                 with open(path, "rb") as file:
                     values = _read_pfm(file)
             case _:
-                with open_image(path) as picture:
-                    _check_mode(picture)
-                    values = np.asarray(picture)
+                with open_image(path) as image:
+                    _check_mode(image)
+                    values = np.asarray(image)
         return _plain(values)
 
 
@@ -69,9 +69,9 @@ def depth_size_of(path: Path, key: str | None = None) -> tuple[int, int]:
                 with open(path, "rb") as file:
                     return _header_of_pfm(file)[0]
             case _:
-                with open_image(path) as picture:
-                    _check_mode(picture)
-                    return picture.size[::-1]
+                with open_image(path) as image:
+                    _check_mode(image)
+                    return image.size[::-1]
 
 
 def _suffix(path: Path) -> str:
@@ -94,9 +94,9 @@ def _naming(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read: {error}. Is the file damaged or cut short?") from error
 
 
-def _check_mode(picture: Image.Image) -> None:
-    if picture.mode not in _MODES:
-        kind = {"P": "a palette's indices", "RGB": "colours", "RGBA": "colours"}.get(picture.mode, repr(picture.mode))
+def _check_mode(image: Image.Image) -> None:
+    if image.mode not in _MODES:
+        kind = {"P": "a palette's indices", "RGB": "colours", "RGBA": "colours"}.get(image.mode, repr(image.mode))
         raise DataError(
             f"its pixels are {kind}; expected one number a pixel, 8 or 16 bits or floating point. A depth map drawn in "
             "colours cannot be turned back into metres."

@@ -1,4 +1,4 @@
-"""Reading pictures: any common file becomes (H, W, 3) uint8 RGB, or a DataError that names it.
+"""Reading images: any common file becomes (H, W, 3) uint8 RGB, or a DataError that names it.
 
 Pillow identifies the format; simplejpeg (libjpeg-turbo) and OpenCV decode the common ones, Pillow the rest. Where
 several can, they agree to the last bit. The conventions are those of Pillow's `convert("RGB")`: grey is repeated, a
@@ -29,7 +29,7 @@ _DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits a channel
 
 
 class Header(NamedTuple):
-    """What a file says about its picture before it is decoded. size: (h, w) as stored. orientation: EXIF's 1 ... 8."""
+    """What a file says about its image before it is decoded. size: (h, w) as stored. orientation: EXIF's 1 ... 8."""
 
     size: tuple[int, int]
     orientation: int = 1
@@ -41,40 +41,40 @@ class Header(NamedTuple):
 
 
 def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray:
-    """A picture as (H, W, 3) uint8, RGB. upright: turned as its EXIF orientation says; False leaves it as stored."""
+    """An image as (H, W, 3) uint8, RGB. upright: turned as its EXIF orientation says; False leaves it as stored."""
     with _naming(path):
         with open(path, "rb") as file:
             data = file.read()
-        with open_image(io.BytesIO(data)) as picture:
-            orientation = _header(picture).orientation
-            if _is_deep(picture, data):
-                pixels = _decode_deep(picture, data)
+        with open_image(io.BytesIO(data)) as image:
+            orientation = _header(image).orientation
+            if _is_deep(image, data):
+                pixels = _decode_deep(image, data)
             else:
-                fast = _decode_fast(picture, data)
-                pixels = to_rgb(picture) if fast is None else fast
-            if picture.format == "PNG" and _END_OF_PNG not in data:  # Pillow overlooks that
+                fast = _decode_fast(image, data)
+                pixels = to_rgb(image) if fast is None else fast
+            if image.format == "PNG" and _END_OF_PNG not in data:  # Pillow overlooks that
                 raise DataError("it is a PNG without an end. Is the file cut short?")
     return np.ascontiguousarray(_turn(pixels, orientation)) if upright else pixels
 
 
 def image_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(h, w) of what `read_image` would give, from the file's header alone."""
-    with _naming(path), open_image(path) as picture:
-        return _header(picture).upright_size
+    with _naming(path), open_image(path) as image:
+        return _header(image).upright_size
 
 
 def check_image(path: str | os.PathLike[str]) -> Header:
-    """The header of a picture whose file is whole: it ends as its format ends, or else it decodes.
+    """The header of an image whose file is whole: it ends as its format ends, or else it decodes.
 
     Reads a JPEG's, PNG's or WebP's first and last bytes only. A file whose inside is damaged is found when it is read.
     """
-    with _naming(path), open(path, "rb") as file, open_image(file) as picture:
-        header = _header(picture)
+    with _naming(path), open(path, "rb") as file, open_image(file) as image:
+        header = _header(image)
         length = file.seek(0, os.SEEK_END)
         file.seek(max(0, length - _TAIL))
         tail = file.read()
         file.seek(0)
-        whole = _is_whole(picture.format, file.read(12), tail, length)
+        whole = _is_whole(image.format, file.read(12), tail, length)
     if not whole:
         read_image(path)
     return header
@@ -88,9 +88,9 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such picture.") from None
+        raise DataError(f"{path}: there is no such image.") from None
     except Image.UnidentifiedImageError:
-        raise DataError(f"{path} is no picture, or of a format that Pillow does not know ({_size(path)}).") from None
+        raise DataError(f"{path} is no image, or of a format that Pillow does not know ({_size(path)}).") from None
     except (
         Exception
     ) as error:  # on damaged files decoders raise OSError, SyntaxError, struct.error, zlib.error and more
@@ -104,11 +104,11 @@ def _size(path: str | os.PathLike[str]) -> str:
         return "its size is unknown"
 
 
-def _header(picture: Image.Image) -> Header:
-    width, height = picture.size
-    if picture.format == "TIFF":  # Pillow and OpenCV turn these themselves
+def _header(image: Image.Image) -> Header:
+    width, height = image.size
+    if image.format == "TIFF":  # Pillow and OpenCV turn these themselves
         return Header((height, width))
-    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     return Header((height, width), orientation if orientation in range(1, 9) else 1)
 
 
@@ -123,14 +123,14 @@ def _is_whole(format: str | None, head: bytes, tail: bytes, length: int) -> bool
     return False
 
 
-def _decode_fast(picture: Image.Image, data: bytes) -> np.ndarray | None:
+def _decode_fast(image: Image.Image, data: bytes) -> np.ndarray | None:
     """An ordinary JPEG or PNG, decoded without Pillow; None for others, and where only Pillow reports damage."""
-    ordinary = (picture.format in _JPEG and picture.mode in ("RGB", "L")) or (
-        picture.format == "PNG" and picture.mode in ("RGB", "L", "RGBA")
+    ordinary = (image.format in _JPEG and image.mode in ("RGB", "L")) or (
+        image.format == "PNG" and image.mode in ("RGB", "L", "RGBA")
     )
-    if not ordinary or not _is_whole(picture.format, data[:12], data[-_TAIL:], len(data)):
+    if not ordinary or not _is_whole(image.format, data[:12], data[-_TAIL:], len(data)):
         return None
-    if picture.format in _JPEG:
+    if image.format in _JPEG:
         try:
             return simplejpeg.decode_jpeg(data, strict=True)  # as OpenCV does, but it reports damage
         except ValueError as error:
@@ -140,34 +140,34 @@ def _decode_fast(picture: Image.Image, data: bytes) -> np.ndarray | None:
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
-def to_rgb(picture: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 of a Pillow picture in any of its modes, as it lies, without EXIF."""
-    if picture.mode == "F":
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of a Pillow image in any of its modes, as it lies, without EXIF."""
+    if image.mode == "F":
         raise DataError(
             "its pixels are floating-point numbers; expected 8 or 16 bits a channel. Save it as PNG or JPEG."
         )
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # the same colours without Pillow's warning
-    if not picture.mode.startswith("I"):
-        return np.array(picture.convert("RGB"))
-    grey = np.asarray(picture)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the same colours without Pillow's warning
+    if not image.mode.startswith("I"):
+        return np.array(image.convert("RGB"))
+    grey = np.asarray(image)
     if grey.min() < 0 or grey.max() > 65535:
         raise DataError(f"its pixels reach from {grey.min()} to {grey.max()}; expected 8 or 16 bits a channel.")
     return np.repeat(_to_8_bits(grey)[..., None], 3, axis=2)
 
 
-def _is_deep(picture: Image.Image, data: bytes) -> bool:
+def _is_deep(image: Image.Image, data: bytes) -> bool:
     """Whether a PNG or TIFF has 16 bits a channel, of which Pillow would keep eight."""
-    if picture.format == "PNG":
+    if image.format == "PNG":
         return data[_DEPTH_OF_PNG] == 16
-    tags: Any = getattr(picture, "tag_v2", {})
-    return picture.format == "TIFF" and 16 in tags.get(ExifTags.Base.BitsPerSample, ())
+    tags: Any = getattr(image, "tag_v2", {})
+    return image.format == "TIFF" and 16 in tags.get(ExifTags.Base.BitsPerSample, ())
 
 
-def _decode_deep(picture: Image.Image, data: bytes) -> np.ndarray:
+def _decode_deep(image: Image.Image, data: bytes) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
-        return to_rgb(picture)
+        return to_rgb(image)
     pixels = _to_8_bits(pixels)
     if pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, axis=2)

@@ -1,4 +1,4 @@
-"""Reading label files: the numbers or the colours that stand in them, never a picture made of these.
+"""Reading label files: the numbers or the colours that stand in them, never an image made of these.
 
 What a viewer shows is no help here: a palette's indices are the labels, not its colours, and a grey PNG of 4 bits
 stores 0 ... 15, which decoders stretch to 0 ... 255.
@@ -26,46 +26,46 @@ def read_label(path: str | os.PathLike[str]) -> np.ndarray:
     An alpha channel is dropped. Raises DataError, with the file, for one that is damaged, lossy (JPEG) or of numbers
     that are no labels (floating point, negative, over 65535).
     """
-    with _opened(path) as picture:
-        mode = picture.mode
+    with _opened(path) as image:
+        mode = image.mode
         if mode in _MODES_OF_COLORS:
-            pixels = np.asarray(picture)
+            pixels = np.asarray(image)
             return pixels if mode == "RGB" else np.ascontiguousarray(pixels[..., :3])
         if mode not in _MODES_OF_VALUES:
             raise DataError(
                 f"its pixels are of the kind {mode!r}; expected a label file, which is indexed, grey or RGB."
             )
-        values = np.asarray(picture)
+        values = np.asarray(image)
         if values.ndim == 3:  # with alpha
             values = np.ascontiguousarray(values[..., 0])
         if values.dtype not in (np.uint8, np.uint16):
             values = _narrow(values)
-        stretched = _stretch(path, picture)
+        stretched = _stretch(path, image)
         return values if stretched == 1 else values // stretched
 
 
 def label_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(h, w), from the file's header alone."""
-    with _opened(path) as picture:
-        return picture.size[::-1]
+    with _opened(path) as image:
+        return image.size[::-1]
 
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """The file as Pillow opens it; what goes wrong with it becomes a DataError with its name."""
     try:
-        with open_image(path) as picture:
-            if picture.format in _LOSSY:
+        with open_image(path) as image:
+            if image.format in _LOSSY:
                 raise DataError(
                     "it is a JPEG, whose compression changes label values. Save labels as PNG, from their source."
                 )
-            yield picture
+            yield image
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such label file.") from None
     except Image.UnidentifiedImageError:
-        raise DataError(f"{path} is no picture, or of a format that Pillow does not know.") from None
+        raise DataError(f"{path} is no image, or of a format that Pillow does not know.") from None
     except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, struct.error, zlib.error and more
         raise DataError(f"{path} cannot be read: {error}. Is the file damaged or cut short?") from error
 
@@ -80,9 +80,9 @@ def _narrow(values: np.ndarray) -> np.ndarray:
     return values.astype(np.uint16)
 
 
-def _stretch(path: str | os.PathLike[str], picture: Image.Image) -> int:
+def _stretch(path: str | os.PathLike[str], image: Image.Image) -> int:
     """What Pillow multiplies the values of a grey PNG of 2 or 4 bits with, to fill 8."""
-    if picture.format != "PNG" or picture.mode != "L":
+    if image.format != "PNG" or image.mode != "L":
         return 1
     with open(path, "rb") as file:
         depth, kind = file.read(_DEPTH_AND_KIND_OF_PNG.stop)[_DEPTH_AND_KIND_OF_PNG]

@@ -34,12 +34,12 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
         else:
             file, name = source, ""
         try:
-            picture = _identified(file, name)
+            image = _identified(file, name)
         except Image.DecompressionBombError:  # some formats, WebP among them, look at the limit themselves
             stack.enter_context(_lifted)
-            picture = _identified(file, name)
-        stack.enter_context(picture)
-        width, height = picture.size
+            image = _identified(file, name)
+        stack.enter_context(image)
+        width, height = image.size
         if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
             raise DataError(
                 f"it has {width} x {height} = {width * height:,} pixels; at most {MOST_PIXELS:,} can be read, and "
@@ -48,7 +48,7 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
         if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
             stack.enter_context(_lifted)  # for formats that look at it when they decode, as TIFF
         try:
-            yield picture
+            yield image
         except MemoryError:
             raise DataError(f"it has {width} x {height} pixels, which do not fit into this machine's memory.") from None
 

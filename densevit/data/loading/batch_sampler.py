@@ -24,7 +24,7 @@ class SampleKey:
     repeat: int = 0
 
 
-_ASPECT_EDGES = (0.8, 1.25)  # height / width: lying pictures, squarish ones, upright ones
+_ASPECT_EDGES = (0.8, 1.25)  # height / width: lying images, squarish ones, upright ones
 
 
 def collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
@@ -51,7 +51,7 @@ def padded(size: tuple[int, int], multiple: int) -> tuple[int, int]:
 
 
 def aspect_groups(sizes: np.ndarray) -> np.ndarray:
-    """(N,) a group a picture by its shape: lying, squarish or upright. sizes: (N, 2) heights and widths."""
+    """(N,) a group an image by its shape: lying, squarish or upright. sizes: (N, 2) heights and widths."""
     return np.digitize(sizes[:, 0] / sizes[:, 1], _ASPECT_EDGES)
 
 

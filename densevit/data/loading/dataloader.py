@@ -18,7 +18,7 @@ from densevit.data.transforms.resizing import KNOWN_KEYS, EvaluationTransform, T
 from densevit.errors import DataError, DensevitError
 from densevit.interfaces import Batch, Dataset, Sample, Targets
 
-_TINY = 64  # pictures; so few are not worth the start of a process
+_TINY = 64  # images; so few are not worth the start of a process
 _MOST_WORKERS = 8
 _SMALL = 1 << 16  # bytes
 

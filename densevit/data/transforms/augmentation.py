@@ -1,6 +1,6 @@
 """Training's random transform: albumentations, with its traps for boxes fenced off.
 
-albumentations raises on a box that lies just outside its picture, and on one that a crop leaves without area; and where
+albumentations raises on a box that lies just outside its image, and on one that a crop leaves without area; and where
 it drops a box, only what travels with the boxes goes too. So boxes come in clipped (`plain_objects`), each carries its
 row number as a fifth column, and labels and masks are picked by the numbers that come out.
 """
@@ -38,7 +38,7 @@ _LEAST_SIDE = 1e-3  # pixels; narrower than this, a clipped box is rounding
 class Augmentation:
     """Flips, crops, resizes and recolours a sample as a recipe says.
 
-    rotation: by how many degrees pictures are turned at the most, to either side, before they are cropped.
+    rotation: by how many degrees images are turned at the most, to either side, before they are cropped.
     """
 
     def __init__(self, recipe: Recipe, rotation: float = 0.0) -> None:
@@ -87,7 +87,7 @@ class Augmentation:
 
 
 def recolored(recoloring: Recoloring) -> list[Any]:
-    """Random changes of brightness, contrast and colour, each in half of the pictures.
+    """Random changes of brightness, contrast and colour, each in half of the images.
 
     photometric: SSD's (Liu et al. 2016) as mmsegmentation has it, with contrast either before or after the colours:
     brightness by up to 32 of 255, contrast and saturation by 0.5 to 1.5, hue by up to 18 of OpenCV's 180. Saturation is
@@ -107,7 +107,7 @@ def recolored(recoloring: Recoloring) -> list[Any]:
 
 
 class Turn(A.DualTransform):
-    """Turns a picture about its middle, within its own size. What comes in at the corners is black and not labelled.
+    """Turns an image about its middle, within its own size. What comes in at the corners is black and not labelled.
 
     Labels and depths are those of the nearest pixel, and nothing between two. Depth stays as it is, since the camera
     turns about the axis that it looks along.
@@ -140,7 +140,7 @@ class Turn(A.DualTransform):
         return np.stack([cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST) for mask in masks])
 
     def apply_to_bboxes(self, bboxes: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
-        """bboxes: (N, 5), xyxy as fractions of the picture and a row number: the box around the turned one."""
+        """bboxes: (N, 5), xyxy as fractions of the image and a row number: the box around the turned one."""
         height, width = params["shape"][:2]
         corners = bboxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2) * (width, height) - 0.5  # of pixels' middles
         corners = (corners @ matrix[:, :2].T + matrix[:, 2] + 0.5) / (width, height)
@@ -148,7 +148,7 @@ class Turn(A.DualTransform):
 
 
 class Reframe(A.DualTransform):
-    """Cuts a recipe's random window out of a picture and resizes it, in one resampling.
+    """Cuts a recipe's random window out of an image and resizes it, in one resampling.
 
     What it enlarges more than evaluation does looks nearer by as much, as through a longer lens: depth is divided by
     that.
@@ -186,7 +186,7 @@ class Reframe(A.DualTransform):
         return resize_masks(masks[:, top:bottom, left:right], size)
 
     def apply_to_bboxes(self, bboxes: np.ndarray, window: Window, size: Size, **params: Any) -> np.ndarray:
-        """bboxes: (N, 5), xyxy as fractions of the picture and a row number; they leave as fractions of the window."""
+        """bboxes: (N, 5), xyxy as fractions of the image and a row number; they leave as fractions of the window."""
         top, left, bottom, right = window
         height, width = params["shape"][:2]
         corner = np.array([left, top, left, top]) / (width, height, width, height)

@@ -1,4 +1,4 @@
-"""Which part of a picture is shown to the model, and how large: the sizes behind each recipe, without its pixels."""
+"""Which part of an image is shown to the model, and how large: the sizes behind each recipe, without its pixels."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _DETR_CROP_SCALES = (400, 500, 600)  # short sides before the crop
 _DETR_CROP = (384, 600)  # least and greatest side of the crop
 
 _ZOOM = 1.25  # `fixed` enlarges and shrinks at most so much
-_ZOOMED = 0.5  # the share of pictures that it zooms
+_ZOOMED = 0.5  # the share of images that it zooms
 
 SCALES = (0.5, 2.0)  # what `crop` scales by where `data.scales` does not say
 _LARGEST_SHARE = 0.75  # of a crop's labelled pixels, that one class may have
@@ -29,14 +29,14 @@ _LONGEST = 4  # times the short side, that `crop` lets the long one become: mmse
 
 
 class Frame(NamedTuple):
-    """A window on a picture, and the size to which it is resized."""
+    """A window on an image, and the size to which it is resized."""
 
     window: Window
     size: Size
 
 
 class Recipe(Protocol):
-    """canvas: (h, w) to which training's pictures are padded, or None; evaluation_canvas: the same of evaluation's.
+    """canvas: (h, w) to which training's images are padded, or None; evaluation_canvas: the same of evaluation's.
 
     recoloring: how training changes colours, gently or by the field's photometric distortion.
     """
@@ -65,7 +65,7 @@ def build_recipe(
 ) -> Recipe:
     """The recipe that `data.recipe` and its keys describe.
 
-    fixed, and resize, which is that without augmentation: an int is the long side; [h, w] is what the picture is fitted
+    fixed, and resize, which is that without augmentation: an int is the long side; [h, w] is what the image is fitted
     into; None leaves it as it is.
     detr: [short, long] are the short side and the most that the long side may become, in evaluation, and training's
     scales follow in proportion; an int is the short side alone; None is the paper's [800, 1333].
@@ -94,9 +94,9 @@ def build_recipe(
 
 @dataclass(frozen=True)
 class Fixed:
-    """One size for all: the long side, or a box to fit into. Training zooms half of the pictures by up to a quarter.
+    """One size for all: the long side, or a box to fit into. Training zooms half of the images by up to a quarter.
 
-    Enlarging crops. Shrinking makes the picture smaller, and the batch's padding takes the room.
+    Enlarging crops. Shrinking makes the image smaller, and the batch's padding takes the room.
     """
 
     target: int | Size | None
@@ -104,7 +104,7 @@ class Fixed:
 
     @property
     def canvas(self) -> Size | None:
-        """(h, w) that pictures are padded to, where two numbers were given."""
+        """(h, w) that images are padded to, where two numbers were given."""
         return self.target if isinstance(self.target, tuple) else None
 
     @property
@@ -113,7 +113,7 @@ class Fixed:
         return self.canvas
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """The largest size of the picture's own aspect that fits."""
+        """The largest size of the image's own aspect that fits."""
         if self.target is None:
             return height, width
         bound = (self.target, self.target) if isinstance(self.target, int) else self.target
@@ -135,9 +135,9 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Detr:
-    """Carion et al. 2020, appendix A.4: a random short side; in half of the pictures, of a random crop.
+    """Carion et al. 2020, appendix A.4: a random short side; in half of the images, of a random crop.
 
-    The paper resizes, crops and resizes again. Here the crop is found on the picture itself, which is resampled once.
+    The paper resizes, crops and resizes again. Here the crop is found on the image itself, which is resampled once.
     """
 
     short: int
@@ -175,10 +175,10 @@ class Detr:
 class Crop:
     """The segmentation field's recipe, as in mmsegmentation: a random scale, and of that a crop with several classes.
 
-    canvas: (h, w) of the crop. short_side: what evaluation brings pictures to, and what scales are relative to; None is
-    the picture's own. scales: the least and the greatest.
+    canvas: (h, w) of the crop. short_side: what evaluation brings images to, and what scales are relative to; None is
+    the image's own. scales: the least and the greatest.
 
-    mmsegmentation resizes and crops. Here the crop is found on the picture itself, which is resampled once.
+    mmsegmentation resizes and crops. Here the crop is found on the image itself, which is resampled once.
     """
 
     canvas: Size
@@ -197,7 +197,7 @@ class Crop:
     ) -> Frame:
         """A random scale and crop. semantic: (height, width) uint8; of ten crops, the first that is mixed, or the last.
 
-        A picture that at its scale is smaller than the crop stays whole on that axis, and smaller than the canvas.
+        An image that at its scale is smaller than the crop stays whole on that axis, and smaller than the canvas.
         """
         scale = self._evaluation_scale(height, width) * rng.uniform(*self.scales)
         (h, out_h), (w, out_w) = (

@@ -41,14 +41,14 @@ def build_evaluation_transform(section: "DataSection") -> "EvaluationTransform":
 class EvaluationTransform:
     """Resizes a sample, the same way each time.
 
-    canvas: (h, w) to which pictures are padded at the bottom and right, or None; `size` and targets leave that out.
+    canvas: (h, w) to which images are padded at the bottom and right, or None; `size` and targets leave that out.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.canvas = recipe, recipe.evaluation_canvas
 
     def size_of(self, height: int, width: int) -> Size:
-        """(h, w) to which a picture of this size is resized, without padding."""
+        """(h, w) to which an image of this size is resized, without padding."""
         return self.recipe.evaluation_size(height, width)
 
     def __call__(self, sample: Sample) -> Sample:
@@ -88,9 +88,9 @@ def to_pixels(image: Tensor) -> np.ndarray:
 
 
 def plain_objects(sample: Sample) -> Targets:
-    """The targets to learn from: no crowds, boxes clipped to the picture and none without area, all keys of one length.
+    """The targets to learn from: no crowds, boxes clipped to the image and none without area, all keys of one length.
 
-    A box that lies outside of its picture or has no area makes other libraries raise, or drop it with the wrong label.
+    A box that lies outside of its image or has no area makes other libraries raise, or drop it with the wrong label.
     Raises DataError, with the image's id, for a box that is not finite and for keys that differ in length.
     """
     targets = {key: value for key, value in sample["targets"].items() if key not in ("iscrowd", "area")}
@@ -115,7 +115,7 @@ def plain_objects(sample: Sample) -> Targets:
         targets["boxes"] = targets["boxes"].clamp(min=0).minimum(torch.tensor([width, height, width, height]))
         solid = (targets["boxes"][:, 2:] > targets["boxes"][:, :2]).all(dim=1)
         if not solid.all():
-            warnings.warn("Boxes without area inside their picture are left out.", stacklevel=2)
+            warnings.warn("Boxes without area inside their image are left out.", stacklevel=2)
         keep &= solid
     return targets | {key: targets[key][keep] for key in present}
 

@@ -376,7 +376,7 @@ def test_lists_of_three_columns_and_pictures_without_depth(
     dataset = DepthMaps("train", root=str(tmp_path), scale=0.001, **where)  # type: ignore[arg-type]
     assert [dataset[i]["targets"]["image_id"] for i in (0, 1)] == ["raw/a/1", "raw/c/1"]
     assert metres(dataset) == METRES
-    assert "(read 2 of 2); 1 picture without depth left out" in capsys.readouterr().err
+    assert "(read 2 of 2); 1 image without depth left out" in capsys.readouterr().err
     depth("masks/x.npy")
     with pytest.raises(DataError, match=r"data\.valid goes by names; data\.list_file may hold these, but no paths"):
         DepthMaps("train", root=str(tmp_path), scale=0.001, valid="masks", **where)  # type: ignore[arg-type]
@@ -418,7 +418,7 @@ def test_times_that_go_wrong(tmp_path: Path, picture: Write, depth: Write) -> No
     where: dict[str, Any] = {"root": str(tmp_path), "images": "{split}/rgb.txt", "labels": "{split}/depth.txt"}
     where |= {"splits": {"train": "one"}, "scale": 0.001}
     (tmp_path / "one/depth.txt").write_text("1.03 depth/1.png\n")
-    with pytest.raises(DataError, match=r"no picture has a depth map within 0\.02 s \(data\.seconds\)"):
+    with pytest.raises(DataError, match=r"no image has a depth map within 0\.02 s \(data\.seconds\)"):
         DepthMaps("train", **where)
     with pytest.raises(DataError, match=r"1 files that do not exist: one/depth/1\.png"):
         DepthMaps("train", seconds=0.05, **where)
@@ -540,7 +540,7 @@ def test_kitti_lies_in_more_than_one_way(
     kitti(tmp_path, picture, depth, raw, annotated)
     dataset = DepthMaps("val", root=str(tmp_path), preset="kitti", range=(1, 200))
     assert dataset[0]["targets"]["image_id"].startswith(raw + "2011_09_28/")
-    assert "1 picture without depth left out" in capsys.readouterr().err
+    assert "1 image without depth left out" in capsys.readouterr().err
 
 
 def test_tums_recordings_may_lie_side_by_side(tmp_path: Path, picture: Write, depth: Write) -> None:

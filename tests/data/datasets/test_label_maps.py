@@ -268,12 +268,12 @@ def test_a_picture_without_label_and_a_label_without_picture(tmp_path: Path, pai
     pairs()
     picture("images/train/lone.jpg")
     with pytest.raises(
-        DataError, match=r"1 of 3 pictures have no label:\n  images/train/lone\.jpg\n.*labels/train/lone"
+        DataError, match=r"1 of 3 images have no label:\n  images/train/lone\.jpg\n.*labels/train/lone"
     ):
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
     (tmp_path / "images/train/lone.jpg").unlink()
     (tmp_path / "images/train/a.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of 2 labels have no picture:\n  labels/train/a\.png"):
+    with pytest.raises(DataError, match=r"1 of 2 labels have no image:\n  labels/train/a\.png"):
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
 
@@ -287,7 +287,7 @@ def test_two_pictures_of_one_name(tmp_path: Path, pairs: Write, picture: Write) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\nz\n", r"names 2 pictures; .*2 files do not exist.*\n  images/train/z\n  labels/train/z"),
+        ("a\nz\n", r"names 2 images; .*2 files do not exist.*\n  images/train/z\n  labels/train/z"),
         ("a\nb\na\n", r"train\.txt, line 3: a stands in line 1 already"),
         ("images/train/a.jpg labels/train/q.png", r"1 files do not exist.*\n  labels/train/q\.png"),
         ("\n", r"is empty"),

@@ -118,7 +118,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     whole = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 9, (200, 200), np.uint8)).save(whole, "PNG")
     (tmp_path / "cut.png").write_bytes(whole.getvalue()[:4000])
-    (tmp_path / "text.png").write_text("no picture")
-    for name, message in {"cut.png": "cannot be read", "text.png": "no picture", "gone.png": "no such"}.items():
+    (tmp_path / "text.png").write_text("no image")
+    for name, message in {"cut.png": "cannot be read", "text.png": "no image", "gone.png": "no such"}.items():
         with pytest.raises(DataError, match=rf"{name}.*{message}"):
             read_label(tmp_path / name)
