@@ -1,4 +1,4 @@
-"""From a config's `data` section to data sets, transforms and loaders."""
+"""Builds data sets, transforms and data loaders from a config's `data` section."""
 
 import os
 from functools import cached_property
@@ -20,9 +20,9 @@ from densevit.interfaces import Class, Dataset
 
 
 def build_data(config: Config, multiple: int = 32) -> "Data":
-    """The data set that `config.data` names. Each split is built when it is first used.
+    """The data of a config. Each split is built on first use.
 
-    multiple: what batches are padded to. Raises ConfigError and PluginError for a wrong option.
+    multiple: batches are padded to multiples of it. Raises ConfigError and PluginError for a wrong option.
     """
     return Data(config.data, config.seed, multiple)
 
@@ -38,10 +38,10 @@ def build_transforms(section: DataSection) -> tuple[TrainingTransform, Evaluatio
 
 
 class Data:
-    """The splits of a data set, and loaders for them.
+    """The splits of a data set and their data loaders.
 
-    `train` and `val` are built when first used, so that evaluation reads nothing of the training split. `val` is the
-    split that `data.split` names. Building one raises PluginError for a wrong option and DataError for wrong files.
+    `train` and `val` are built on first use: evaluation reads nothing of the training split. `val` is the split named
+    by `data.split`. Building one raises PluginError for a wrong option and DataError for wrong files.
     """
 
     def __init__(self, section: DataSection, seed: int, multiple: int) -> None:
@@ -55,7 +55,7 @@ class Data:
 
     @cached_property
     def val(self) -> Dataset:
-        """The split that is evaluated."""
+        """The evaluated split."""
         return self._split(self.section.split)
 
     def _split(self, split: str) -> Dataset:
@@ -90,7 +90,7 @@ class Data:
         return self._loader(TransformedDataset(self.train, self.train_transform, train=True), batches, world_size)
 
     def batches_an_epoch(self, world_size: int = 1) -> int:
-        """What one training loader hands out."""
+        """Batches of one process's training loader."""
         return len(self._train_batches(0, world_size))
 
     def val_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
@@ -116,7 +116,7 @@ class Data:
 
 
 def _check_classes(train: dict[str, tuple[Class, ...]], val: dict[str, tuple[Class, ...]], name: str) -> None:
-    """name: of the split that is evaluated."""
+    """Raises DataError where two splits have different classes. name: the evaluated split."""
     for task in train.keys() | val.keys():
         of_train = {(c.file_id, c.name) for c in train.get(task, ())}
         of_val = {(c.file_id, c.name) for c in val.get(task, ())}

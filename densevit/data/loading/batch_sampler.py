@@ -1,4 +1,4 @@
-"""Samples into batches, and which samples: shuffled and resumable to train, of one padded size to evaluate."""
+"""Batch samplers and collation: shuffled and resumable for training, one padded size a batch for evaluation."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from densevit.interfaces import Batch, Sample
 
 @dataclass(frozen=True, slots=True)
 class SampleKey:
-    """Which sample, and how it is transformed at random.
+    """Index of a sample and the random state of its transform.
 
-    index: of the data set. seed: of the epoch's random transforms. repeat: how often the epoch has the sample before
-    this one; a repeat in training is augmented in another way, and in evaluation it is not counted.
+    index: in the data set. seed: of this epoch's random transforms. repeat: how many times the epoch has had the sample
+    before: repeats are augmented differently in training and not counted in evaluation.
     """
 
     index: int
@@ -24,13 +24,13 @@ class SampleKey:
     repeat: int = 0
 
 
-_ASPECT_EDGES = (0.8, 1.25)  # height / width: lying images, squarish ones, upright ones
+_ASPECT_EDGES = (0.8, 1.25)  # height / width: landscape, square, portrait
 
 
 def collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
-    """Pads images with 0 at the bottom and right, to the largest height and width of them, rounded up to `multiple`.
+    """Pads images with 0 at the bottom and right to their largest height and width, rounded up to `multiple`.
 
-    The padding mask leaves free what each sample's `size` says, where it says so, else its whole image.
+    The padding mask is False inside each sample's `size`, by default its whole image.
     """
     height, width = (max(sample["image"].shape[axis] for sample in samples) for axis in (1, 2))
     shape = (len(samples), 3, *padded((height, width), multiple))
@@ -51,20 +51,20 @@ def padded(size: tuple[int, int], multiple: int) -> tuple[int, int]:
 
 
 def aspect_groups(sizes: np.ndarray) -> np.ndarray:
-    """(N,) a group an image by its shape: lying, squarish or upright. sizes: (N, 2) heights and widths."""
+    """(N,) a group number for each image: landscape, square or portrait. sizes: (N, 2) heights and widths."""
     return np.digitize(sizes[:, 0] / sizes[:, 1], _ASPECT_EDGES)
 
 
 class TrainBatches(Sampler[list[SampleKey]]):
-    """Lists of picks for training, in an order that follows from seed and epoch, dealt out to the ranks.
+    """Batch sampler for training: shuffled by seed and epoch, sharded over ranks, resumable.
 
-    length: samples an epoch. epoch_indices: takes an epoch's number and gives the (length,) indices that it shows, see
-    `Dataset.epoch_indices`; by default each index once. groups: a number for each index of the data set; a batch is of
-    one group, as far as it goes.
+    length: samples an epoch. epoch_indices: returns the (length,) indices of an epoch, see `Dataset.epoch_indices`; by
+    default each index once. groups: a group number for each index of the data set; batches are of one group where
+    possible.
 
-    Every rank gets the same number of batches. What does not fill a batch for each is left out, other samples each
-    epoch; a data set smaller than that is repeated to fill one. `set_epoch` shuffles anew. A state says how many
-    batches of its epoch were handed on (`position`), and the iteration that follows `load_state_dict` starts there.
+    Every rank gets the same number of batches. Samples that do not fill a batch on each rank are dropped, others each
+    epoch; a smaller data set is repeated to fill one batch. `set_epoch` reshuffles. The state holds the number of
+    batches consumed in the epoch (`position`), and iteration after `load_state_dict` continues there.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         self.epoch = self.position = self._start = 0
 
     def __len__(self) -> int:
-        """Batches an epoch, of this rank."""
+        """Batches an epoch on this rank."""
         return max(1, self.length // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
@@ -91,7 +91,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         return iter(self._epoch_batches()[self.rank :: self.world_size][self._start : len(self)])
 
     def advance(self) -> None:
-        """Counts a batch as handed on. Only this ends a resumption: a DataLoader may ask twice for the iterator."""
+        """Counts a consumed batch. Only this ends a resumption: a DataLoader may create the iterator twice."""
         self.position, self._start = self.position + 1, 0
 
     @property
@@ -100,7 +100,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order. A new epoch begins at its first batch; the one of a loaded state goes on where it was."""
+        """Sets the epoch. A new epoch begins at its first batch; that of a loaded state continues at its position."""
         if epoch != self.epoch:
             self.epoch, self.position, self._start = epoch, 0, 0
 
@@ -109,14 +109,14 @@ class TrainBatches(Sampler[list[SampleKey]]):
         return {"epoch": self.epoch, "position": self.position, "seed": self.seed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on after the state's last batch; after an epoch's last one, with the next epoch."""
+        """Continues after the state's last batch; after the last batch of an epoch, with the next epoch."""
         self.seed, self.epoch, self._start = int(state["seed"]), int(state["epoch"]), int(state["position"])
         if self._start >= len(self):
             self.epoch, self._start = self.epoch + 1, 0
         self.position = self._start
 
     def _epoch_batches(self) -> list[list[SampleKey]]:
-        """All ranks' batches of this epoch, shuffled: the full ones of each group, and those of what is left of all."""
+        """All ranks' batches of an epoch, shuffled: full batches of each group and batches of the remaining samples."""
         rng = np.random.default_rng([self.seed, self.epoch])
         seed = int(rng.integers(2**31))
         size, needed = self.batch_size, self.batch_size * self.world_size * len(self)
@@ -139,7 +139,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
 
 
 def _repeats(indices: np.ndarray) -> np.ndarray:
-    """(S,) how often the same index stands before each one."""
+    """(S,) the number of earlier occurrences of each index."""
     order = np.argsort(indices, kind="stable")
     in_order = indices[order]
     repeats = np.empty_like(order)
@@ -148,13 +148,13 @@ def _repeats(indices: np.ndarray) -> np.ndarray:
 
 
 class EvaluationBatches(Sampler[list[SampleKey]]):
-    """Lists of picks: each image once over all ranks, images of one padded size together.
+    """Batch sampler for evaluation: each image once over all ranks, batches of one padded size.
 
-    sizes: (N, 2), what each image is padded to; where it is None, every image is a batch of its own. Ranks may differ
-    by one batch. The largest images come first, so that memory that does not suffice shows at once.
+    sizes: (N, 2), the padded sizes; None makes each image a batch of its own. Ranks may differ by one batch. Large
+    images come first, so that running out of memory shows at once.
 
-    A rank without a batch would not join what the others compute together. It gets one image that another rank has
-    too, as a repeat, which is not counted.
+    A rank without a batch would miss the collective operations of the others. It gets an image of another rank as a
+    repeat, which is not counted.
     """
 
     def __init__(

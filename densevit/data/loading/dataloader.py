@@ -1,4 +1,4 @@
-"""From a data set to a stream of batches: samples prepared in worker processes, resumable to the batch."""
+"""Resumable data loader: transforms samples in worker processes and continues at any batch."""
 
 import gc
 import os
@@ -18,16 +18,16 @@ from densevit.data.transforms.resizing import KNOWN_KEYS, EvaluationTransform, T
 from densevit.errors import DataError, DensevitError
 from densevit.interfaces import Batch, Dataset, Sample, Targets
 
-_TINY = 64  # images; so few are not worth the start of a process
+_TINY = 64  # images; fewer are loaded without worker processes
 _MOST_WORKERS = 8
 _SMALL = 1 << 16  # bytes
 
 
 class TransformedDataset(data.Dataset[Sample]):
-    """A data set's samples, transformed: at random to train; to evaluate, with the data set's targets as `truth`.
+    """A data set with its transform: random in training; in evaluation, with the untransformed targets as `truth`.
 
-    Raises DataError for a data set without images, and for a target that the transforms cannot bring to the new grid:
-    at once where the data set provides keys that they do not know, otherwise with the sample that has it.
+    Raises DataError for a data set without images, and for target keys unknown to the transforms: at construction where
+    `provides` names such a key, otherwise at the sample that has it.
     """
 
     def __init__(self, dataset: Dataset, transform: "TrainingTransform | EvaluationTransform", train: bool) -> None:
@@ -41,12 +41,12 @@ class TransformedDataset(data.Dataset[Sample]):
         return len(self.dataset)
 
     def __getitem__(self, pick: SampleKey) -> Sample:
-        """The sample of a pick. An image that evaluation has as a repeat comes without `truth`: it is not counted."""
+        """The sample of a key. A repeat in evaluation has no `truth`: it is not counted."""
         index = pick.index
         try:
             sample = self.dataset[index]
             self._check_keys(sample["targets"], index)
-            if self.train:  # numpy pads with zeros: a sample's first time has the stream of [seed, index]
+            if self.train:  # numpy pads with zeros: the first repeat has the stream of [seed, index]
                 rng = np.random.default_rng([pick.seed, index, pick.repeat])
                 return self.transform(sample, rng)  # type: ignore[call-arg]
             prepared = self.transform(sample)  # type: ignore[call-arg]
@@ -80,10 +80,10 @@ def _name(dataset: Dataset) -> str:
 
 
 class Loader(data.DataLoader[Any]):
-    """A DataLoader that counts the batches that were handed on, and goes on from there.
+    """A DataLoader that counts consumed batches and resumes after them.
 
-    What workers have fetched ahead does not count. `state_dict`, `load_state_dict` and `set_epoch` are those of its
-    `TrainBatches`; a loader for evaluation has no state.
+    Prefetched batches do not count. `state_dict`, `load_state_dict` and `set_epoch` are those of its `TrainBatches`; a
+    loader for evaluation has no state.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Loader(data.DataLoader[Any]):
             multiprocessing_context="fork" if forks else None,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # an iterator draws a seed: not from the stream that training draws from
+            generator=torch.Generator(),  # iterators draw a seed, which must not come from the training's own generator
         )
         self._batches = batches
 
@@ -130,37 +130,37 @@ class Loader(data.DataLoader[Any]):
             yield _received(batch, self.pin_memory)
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffles for this epoch."""
+        """Sets the epoch, which determines the order."""
         if isinstance(self._batches, TrainBatches):
             self._batches.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the stream stands."""
+        """The epoch and the position in it."""
         return self._batches.state_dict() if isinstance(self._batches, TrainBatches) else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The next iteration goes on from there."""
+        """Makes the next iteration continue there."""
         if isinstance(self._batches, TrainBatches) and state:
             self._batches.load_state_dict(state)
 
 
 def workers_for(setting: "int | str", length: int, processes: int = 1) -> int:
-    """How many worker processes a loader gets: the number given, or, for "auto", what the machine has to spare.
+    """Number of worker processes of a loader: the given one, or, for "auto", by the machine's free cores.
 
-    processes: training processes on this machine, which share its cores.
+    processes: training processes on this machine.
     """
     if not isinstance(setting, str):
         return setting
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if length < _TINY:
         return 0
-    # Where the processor trains as well, a worker takes from training: 52 images a second against 58 on two cores.
+    # On a CPU, a worker takes time from training: 52 images a second instead of 58 on two cores.
     spare = cores // processes - 1 if torch.accelerator.is_available() else cores // processes // 4
     return max(0, min(_MOST_WORKERS, spare))
 
 
 class _Collate:
-    """`collate`, and in worker processes the batch made ready for the way to their parent."""
+    """Collates samples; in worker processes it also prepares the batch for transfer to the parent."""
 
     def __init__(self, multiple: int, ships: bool) -> None:
         self.multiple, self.ships = multiple, ships
@@ -171,7 +171,7 @@ class _Collate:
 
 
 def _shipped(value: Any) -> Any:
-    """Small tensors as arrays: between processes every tensor costs a file descriptor, and a batch has a hundred."""
+    """Small tensors as arrays: each tensor sent between processes costs a file descriptor; a batch has a hundred."""
     if isinstance(value, torch.Tensor):
         return value.numpy() if value.nbytes < _SMALL else value
     if isinstance(value, dict):
@@ -180,7 +180,7 @@ def _shipped(value: Any) -> Any:
 
 
 def _received(value: Any, pin: bool = False) -> Any:
-    """Arrays as tensors again, pinned where a GPU waits for them: the loader itself pins tensors only."""
+    """Inverse of `_shipped`; pins the arrays' memory for a GPU, as the loader itself pins only tensors."""
     if isinstance(value, np.ndarray):
         tensor = torch.from_numpy(value)
         return tensor.pin_memory() if pin else tensor
@@ -190,9 +190,9 @@ def _received(value: Any, pin: bool = False) -> Any:
 
 
 def worker_failure(error: RuntimeError) -> DataError | None:
-    """What torch says of a loader's process that was killed, in one line; None where the error is another one.
+    """One line for torch's error about a killed worker process; None for other errors.
 
-    torch raises it wherever the program happens to be when the process ends.
+    torch raises it from a signal handler, at any place of the program.
     """
     found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(?: is killed by signal: ([^.]+))?", str(error))
     if found is None:
@@ -214,7 +214,7 @@ def _start_worker(worker: int) -> None:
 
 
 def _original_message(error: DensevitError) -> str:
-    """What the error said before torch put the worker's traceback around it."""
+    """The error's message without the worker's traceback that torch adds."""
     name = re.escape(f"{type(error).__module__}.{type(error).__qualname__}: ")
     parts = re.split(f"^{name}", str(error), flags=re.MULTILINE)
     return parts[-1].rstrip("\n")

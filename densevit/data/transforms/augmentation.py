@@ -1,8 +1,8 @@
-"""Training's random transform: albumentations, with its traps for boxes fenced off.
+"""Random augmentation for training, by albumentations, with workarounds for its handling of boxes.
 
-albumentations raises on a box that lies just outside its image, and on one that a crop leaves without area; and where
-it drops a box, only what travels with the boxes goes too. So boxes come in clipped (`plain_objects`), each carries its
-row number as a fifth column, and labels and masks are picked by the numbers that come out.
+albumentations raises on a box just outside of its image and on one without area after a crop, and it drops boxes
+without their labels and masks. So boxes are clipped first (`plain_objects`), each carries its row number as a fifth
+column, and labels and masks are selected by the remaining numbers.
 """
 
 import math
@@ -27,18 +27,18 @@ from densevit.data.transforms.resizing import (
 )
 from densevit.interfaces import IGNORE, Sample
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for a newer version
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for updates over the network
 
 import albumentations as A
 from albumentations.core.type_definitions import Targets
 
-_LEAST_SIDE = 1e-3  # pixels; narrower than this, a clipped box is rounding
+_LEAST_SIDE = 1e-3  # pixels; a narrower clipped box is a rounding error
 
 
 class Augmentation:
     """Flips, crops, resizes and recolours a sample as a recipe says.
 
-    rotation: by how many degrees images are turned at the most, to either side, before they are cropped.
+    rotation: images are rotated by up to so many degrees in either direction before the crop.
     """
 
     def __init__(self, recipe: Recipe, rotation: float = 0.0) -> None:
@@ -55,9 +55,10 @@ class Augmentation:
         )
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """The targets come on the new grid, without crowds and what the crop cuts off, with `size` and `original_size`.
+        """Returns the augmented sample: targets on the new grid, without crowds and cropped objects, with `size` and
+        `original_size`.
 
-        An object stays while any of its box is inside; where there are masks, while any pixel of its mask is.
+        An object is kept where part of its box is inside; with masks, where a pixel of its mask is.
         """
         pixels, targets = to_pixels(sample["image"]), plain_objects(sample)
         given: dict[str, Any] = {"image": pixels} | {key: targets[key].numpy() for key in MAP_KEYS if key in targets}
@@ -107,10 +108,9 @@ def recolored(recoloring: Recoloring) -> list[Any]:
 
 
 class Turn(A.DualTransform):
-    """Turns an image about its middle, within its own size. What comes in at the corners is black and not labelled.
+    """Rotates an image about its centre without changing its size. New corners are black and unlabelled.
 
-    Labels and depths are those of the nearest pixel, and nothing between two. Depth stays as it is, since the camera
-    turns about the axis that it looks along.
+    Labels and depth take the nearest pixel. Depth values do not change: the camera rotates about its optical axis.
     """
 
     _targets = (Targets.IMAGE, Targets.MASK, Targets.BBOXES)
@@ -140,18 +140,17 @@ class Turn(A.DualTransform):
         return np.stack([cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST) for mask in masks])
 
     def apply_to_bboxes(self, bboxes: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
-        """bboxes: (N, 5), xyxy as fractions of the image and a row number: the box around the turned one."""
+        """bboxes: (N, 5), xyxy as fractions of the image and a row number. Returns boxes around the rotated ones."""
         height, width = params["shape"][:2]
-        corners = bboxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2) * (width, height) - 0.5  # of pixels' middles
+        corners = bboxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2) * (width, height) - 0.5  # of pixel centres
         corners = (corners @ matrix[:, :2].T + matrix[:, 2] + 0.5) / (width, height)
         return np.column_stack([corners.min(1), corners.max(1), bboxes[:, 4:]])
 
 
 class Reframe(A.DualTransform):
-    """Cuts a recipe's random window out of an image and resizes it, in one resampling.
+    """Crops the recipe's random window and resizes it, in one resampling.
 
-    What it enlarges more than evaluation does looks nearer by as much, as through a longer lens: depth is divided by
-    that.
+    Depth is divided by the zoom relative to evaluation: an enlarged object looks nearer, as through a longer lens.
     """
 
     _targets = (Targets.IMAGE, Targets.MASK, Targets.BBOXES)
@@ -186,7 +185,7 @@ class Reframe(A.DualTransform):
         return resize_masks(masks[:, top:bottom, left:right], size)
 
     def apply_to_bboxes(self, bboxes: np.ndarray, window: Window, size: Size, **params: Any) -> np.ndarray:
-        """bboxes: (N, 5), xyxy as fractions of the image and a row number; they leave as fractions of the window."""
+        """bboxes: (N, 5), xyxy as fractions of the image and a row number; returned as fractions of the window."""
         top, left, bottom, right = window
         height, width = params["shape"][:2]
         corner = np.array([left, top, left, top]) / (width, height, width, height)

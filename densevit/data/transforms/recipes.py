@@ -1,4 +1,4 @@
-"""Which part of an image is shown to the model, and how large: the sizes behind each recipe, without its pixels."""
+"""Geometry of the augmentation recipes: random windows and target sizes, without pixels."""
 
 import math
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ Recoloring = Literal["none", "gentle", "photometric"]
 DETR_SHORT, DETR_LONG = 800, 1333
 _DETR_SCALES = tuple(range(480, 801, 32))  # short sides
 _DETR_CROP_SCALES = (400, 500, 600)  # short sides before the crop
-_DETR_CROP = (384, 600)  # least and greatest side of the crop
+_DETR_CROP = (384, 600)  # minimum and maximum side of the crop
 
-_ZOOM = 1.25  # `fixed` enlarges and shrinks at most so much
-_ZOOMED = 0.5  # the share of images that it zooms
+_ZOOM = 1.25  # the largest zoom factor of `fixed`, in and out
+_ZOOMED = 0.5  # the probability of a zoom
 
-SCALES = (0.5, 2.0)  # what `crop` scales by where `data.scales` does not say
-_LARGEST_SHARE = 0.75  # of a crop's labelled pixels, that one class may have
+SCALES = (0.5, 2.0)  # of `crop`, by default
+_LARGEST_SHARE = 0.75  # of one class in the labelled pixels of a crop
 _CROP_TRIES = 10
-_LONGEST = 4  # times the short side, that `crop` lets the long one become: mmsegmentation's (2048, 512)
+_LONGEST = 4  # the maximum of the long side over the short side in `crop`: mmsegmentation's (2048, 512)
 
 
 class Frame(NamedTuple):
@@ -36,9 +36,9 @@ class Frame(NamedTuple):
 
 
 class Recipe(Protocol):
-    """canvas: (h, w) to which training's images are padded, or None; evaluation_canvas: the same of evaluation's.
+    """canvas: (h, w) to which training images are padded, or None; evaluation_canvas: the same for evaluation.
 
-    recoloring: how training changes colours, gently or by the field's photometric distortion.
+    recoloring: colour augmentation, gentle or by SSD's photometric distortion.
     """
 
     @property
@@ -65,11 +65,11 @@ def build_recipe(
 ) -> Recipe:
     """The recipe that `data.recipe` and its keys describe.
 
-    fixed, and resize, which is that without augmentation: an int is the long side; [h, w] is what the image is fitted
-    into; None leaves it as it is.
-    detr: [short, long] are the short side and the most that the long side may become, in evaluation, and training's
-    scales follow in proportion; an int is the short side alone; None is the paper's [800, 1333].
-    crop: the crop that training sees, [h, w] or its side. short_side and scales belong to this recipe alone.
+    fixed, and resize, which is fixed without augmentation: an int is the long side; [h, w] bounds the image; None keeps
+    its size.
+    detr: [short, long] are the short side and the maximum of the long side in evaluation; training's scales are
+    proportional; an int is the short side; None is the paper's [800, 1333].
+    crop: the training crop, [h, w] or its side. Only this recipe takes short_side and scales.
     """
     if name == "crop":
         if image_size is None:
@@ -94,9 +94,9 @@ def build_recipe(
 
 @dataclass(frozen=True)
 class Fixed:
-    """One size for all: the long side, or a box to fit into. Training zooms half of the images by up to a quarter.
+    """One size for all images: the long side, or bounds (h, w). Training zooms half of the images by up to 1.25.
 
-    Enlarging crops. Shrinking makes the image smaller, and the batch's padding takes the room.
+    Zooming in crops; zooming out makes the image smaller, with more padding in the batch.
     """
 
     target: int | Size | None
@@ -113,7 +113,7 @@ class Fixed:
         return self.canvas
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """The largest size of the image's own aspect that fits."""
+        """The largest size with the image's aspect ratio that fits."""
         if self.target is None:
             return height, width
         bound = (self.target, self.target) if isinstance(self.target, int) else self.target
@@ -137,7 +137,7 @@ class Fixed:
 class Detr:
     """Carion et al. 2020, appendix A.4: a random short side; in half of the images, of a random crop.
 
-    The paper resizes, crops and resizes again. Here the crop is found on the image itself, which is resampled once.
+    The paper resizes, crops and resizes again. Here the crop is computed on the original image, resampled once.
     """
 
     short: int
@@ -173,12 +173,12 @@ class Detr:
 
 @dataclass(frozen=True)
 class Crop:
-    """The segmentation field's recipe, as in mmsegmentation: a random scale, and of that a crop with several classes.
+    """The usual recipe for semantic segmentation, as in mmsegmentation: a random scale and a crop of mixed classes.
 
-    canvas: (h, w) of the crop. short_side: what evaluation brings images to, and what scales are relative to; None is
-    the image's own. scales: the least and the greatest.
+    canvas: (h, w) of the crop. short_side: the short side in evaluation, to which scales are relative; None for the
+    image's own. scales: minimum and maximum.
 
-    mmsegmentation resizes and crops. Here the crop is found on the image itself, which is resampled once.
+    mmsegmentation resizes and crops. Here the crop is computed on the original image, resampled once.
     """
 
     canvas: Size
@@ -188,16 +188,15 @@ class Crop:
     recoloring: Recoloring = "photometric"
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """This short side, or less where the long one would pass four times as much; as mmcv rounds."""
+        """The size with this short side, or smaller where the long side would exceed four times it; mmcv's rounding."""
         scale = self._evaluation_scale(height, width)
         return _scaled_side(height, scale), _scaled_side(width, scale)
 
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:
-        """A random scale and crop. semantic: (height, width) uint8; of ten crops, the first that is mixed, or the last.
-
-        An image that at its scale is smaller than the crop stays whole on that axis, and smaller than the canvas.
+        """A random scale and crop. semantic: (height, width) uint8; takes the first of ten crops with mixed classes, or
+        the last. A scaled image smaller than the crop is not cropped on that axis; padding fills the canvas.
         """
         scale = self._evaluation_scale(height, width) * rng.uniform(*self.scales)
         (h, out_h), (w, out_w) = (
@@ -231,7 +230,7 @@ def _scaled_side(side: int, scale: float) -> int:
 
 
 def _cropped_side(side: int, scale: float, crop: int) -> tuple[int, int]:
-    """How many of a side's pixels the crop takes, and how many they become."""
+    """Length of the crop along one side before and after resizing."""
     scaled = _scaled_side(side, scale)
     if scaled <= crop:
         return side, scaled
@@ -239,7 +238,7 @@ def _cropped_side(side: int, scale: float, crop: int) -> tuple[int, int]:
 
 
 def resize_short_side(height: int, width: int, short: int, longest: int | None = None) -> Size:
-    """(h, w) with this short side, or less where the long one would pass `longest`; rounded as the authors do."""
+    """(h, w) with this short side, or smaller where the long side would exceed `longest`; rounded as in DETR's code."""
     low, high = min(height, width), max(height, width)
     if longest is not None and short * high / low > longest:
         short = max(1, round(longest * low / high))

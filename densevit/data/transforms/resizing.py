@@ -1,7 +1,6 @@
-"""From a sample in original pixels to one that a model trains or is evaluated on.
+"""The evaluation transform, and the resampling that it shares with the training transform (`augmentation.py`).
 
-`data.recipe` and `data.image_size` say how (see `recipes.py`). Images stay uint8; the model normalises them. This
-module holds what both transforms share and evaluation's own; the random half lives in `augmentation.py`.
+Sizes follow from `data.recipe` and `data.image_size` (see `recipes.py`). Images stay uint8; the model normalises them.
 """
 
 import warnings
@@ -28,20 +27,20 @@ KNOWN_KEYS = (*OBJECT_KEYS, *MAP_KEYS, "area", "iscrowd", "image_id", "size", "o
 
 
 class TrainingTransform(Protocol):
-    """A random transform whose result follows from the sample and the generator alone."""
+    """A random transform, determined by the sample and the generator."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
 
 
 def build_evaluation_transform(section: "DataSection") -> "EvaluationTransform":
-    """The evaluation transform alone."""
+    """The evaluation transform of a data section."""
     return EvaluationTransform(build_recipe(section.recipe, section.image_size, section.short_side, section.scales))
 
 
 class EvaluationTransform:
-    """Resizes a sample, the same way each time.
+    """Resizes a sample deterministically.
 
-    canvas: (h, w) to which images are padded at the bottom and right, or None; `size` and targets leave that out.
+    canvas: (h, w) to which images are padded at the bottom and right, or None; `size` and targets exclude the padding.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -52,7 +51,7 @@ class EvaluationTransform:
         return self.recipe.evaluation_size(height, width)
 
     def __call__(self, sample: Sample) -> Sample:
-        """The targets come on the new grid and without crowds, with `size` and `original_size`."""
+        """Returns the resized sample: targets on the new grid, without crowds, with `size` and `original_size`."""
         pixels, targets = to_pixels(sample["image"]), plain_objects(sample)
         height, width = pixels.shape[:2]
         size = self.size_of(height, width)
@@ -81,17 +80,17 @@ class WithoutAugmentation:
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
-    """(3, H, W) tensor to (H, W, 3) array, without a copy where the memory already lies so."""
+    """(3, H, W) tensor to (H, W, 3) array, without a copy where the memory layout allows it."""
     if image.is_contiguous():
         return cv2.merge([plane.numpy() for plane in image])
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 def plain_objects(sample: Sample) -> Targets:
-    """The targets to learn from: no crowds, boxes clipped to the image and none without area, all keys of one length.
+    """Training targets: without crowds, boxes clipped to the image, boxes without area dropped.
 
-    A box that lies outside of its image or has no area makes other libraries raise, or drop it with the wrong label.
-    Raises DataError, with the image's id, for a box that is not finite and for keys that differ in length.
+    Boxes outside of the image or without area make other libraries raise, or drop the wrong labels. Raises DataError
+    with the image's id for boxes that are not finite and for object keys of different lengths.
     """
     targets = {key: value for key, value in sample["targets"].items() if key not in ("iscrowd", "area")}
     present = [key for key in OBJECT_KEYS if key in targets]
@@ -121,10 +120,10 @@ def plain_objects(sample: Sample) -> Targets:
 
 
 def unknown_keys(targets: Targets) -> list[str]:
-    """The keys whose values would have to follow the image, and that no transform knows.
+    """The keys that would have to be transformed with the image and are unknown.
 
-    Under a key of its own a data set may give what is the same wherever the image is cut: a string, a single number or
-    None; a list of strings; a dict of these. Anything else may be places or pixels.
+    Unknown keys may hold metadata, which transforms do not change: strings, single numbers, None, lists of strings, and
+    dicts of these.
     """
     return [key for key, value in targets.items() if key not in KNOWN_KEYS and not _is_metadata(value)]
 
@@ -140,7 +139,7 @@ def _is_metadata(value: Any) -> bool:
 
 
 def finished(pixels: np.ndarray, targets: Targets, original_size: Size, canvas: Size | None) -> Sample:
-    """A sample from resized pixels (h, w, 3), padded to the canvas where there is one."""
+    """The sample of resized pixels (h, w, 3), padded to the canvas if there is one."""
     size = (pixels.shape[0], pixels.shape[1])
     planes = np.empty((3, *size), np.uint8)
     cv2.split(pixels, list(planes))
@@ -153,10 +152,10 @@ def finished(pixels: np.ndarray, targets: Targets, original_size: Size, canvas: 
 
 
 def resize_image(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """(H, W, 3) uint8 to this (h, w): bilinear, over all pixels that one comes from where it shrinks (anti-aliased).
+    """(H, W, 3) uint8 to this (h, w): bilinear, with antialiasing where it shrinks.
 
-    These are Pillow's and torchvision's numbers, which official weights were trained with, to within one level: from
-    torch's code for uint8, and from OpenCV's, which is quicker, where nothing shrinks and there is nothing to average.
+    Equal to Pillow and torchvision, with which official weights were trained, to within one level: torch's kernel for
+    uint8, or OpenCV's faster one where no side shrinks.
     """
     height, width = pixels.shape[:2]
     if (height, width) == size:

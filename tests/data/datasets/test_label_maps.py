@@ -267,9 +267,7 @@ def test_a_picture_and_a_label_of_different_sizes(tmp_path: Path, pairs: Write, 
 def test_a_picture_without_label_and_a_label_without_picture(tmp_path: Path, pairs: Write, picture: Write) -> None:
     pairs()
     picture("images/train/lone.jpg")
-    with pytest.raises(
-        DataError, match=r"1 of 3 images have no label:\n  images/train/lone\.jpg\n.*labels/train/lone"
-    ):
+    with pytest.raises(DataError, match=r"1 of 3 images have no label:\n  images/train/lone\.jpg\n.*labels/train/lone"):
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
     (tmp_path / "images/train/lone.jpg").unlink()
     (tmp_path / "images/train/a.jpg").unlink()
