@@ -16,7 +16,7 @@ from densevit.data.io.images import read_image
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample, Targets
 
-_SPELLINGS = {"val": ("val", "valid", "validation")}  # what a split may be called on disk
+_SPELLINGS = {"val": ("val", "valid", "validation")}  # spellings of a split on disk
 
 
 class Coco(Dataset):
@@ -79,7 +79,7 @@ class Coco(Dataset):
         return len(self._annotations)
 
     def check_labels(self) -> None:
-        """Raises DataError where no object is labelled that is not a crowd."""
+        """Raises DataError where the split has no object that is not a crowd."""
         if not self._annotations.labelled:
             raise DataError(
                 f"{self._file} has no `annotations`, as a test set, so that nothing can be learned or measured on the "
@@ -97,10 +97,12 @@ class Coco(Dataset):
 
     def path(self, index: int) -> str:
         """The file of an image."""
-        return os.path.join(self.folder, self._annotations.file_names[index].decode())  # a Path would stay in memory
+        return os.path.join(
+            self.folder, self._annotations.file_names[index].decode()
+        )  # not a Path, which would stay in memory
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample; where labelled, with boxes, labels, area, iscrowd and, if asked for, masks, of one length N."""
+        """The sample; where labelled, with boxes, labels, area, iscrowd and, if requested, masks, of N objects."""
         pixels = read_image(self.path(index), upright=bool(self._upright[index]))
         size = (int(self._annotations.sizes[index, 0]), int(self._annotations.sizes[index, 1]))
         if pixels.shape[:2] != size:
@@ -114,7 +116,7 @@ class Coco(Dataset):
         return {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
 
     def objects(self, index: int) -> Targets:
-        """boxes, labels, area and iscrowd of an image, without reading it."""
+        """boxes, labels, area and iscrowd of an image, without reading its file."""
         known = self._annotations
         rows = slice(int(known.first[index]), int(known.first[index + 1]))
         return {
@@ -126,7 +128,7 @@ class Coco(Dataset):
 
 
 def _check_sizes(read: Annotations, sizes: np.ndarray) -> None:
-    """Raises DataError where a run-length code is made for another size than its image has, which only the file tells.
+    """Raises DataError where a run-length code has another size than its image file.
 
     sizes: (N, 2).
     """
@@ -157,7 +159,7 @@ def _masks(annotations: Annotations, index: int, size: tuple[int, int]) -> torch
 
 
 def _find(root: Path | None, split: str, annotations: str | None, images: str | None) -> tuple[Path, list[Path]]:
-    """The json of a split, and the folders in which its images may lie."""
+    """The json of a split and the candidate folders of its images."""
     if root is None and (annotations is None or images is None):
         raise DataError(
             "data.root is missing: name the data set's folder, or both the json and the image folder of each split "
@@ -183,7 +185,7 @@ def _find(root: Path | None, split: str, annotations: str | None, images: str | 
 
 
 def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
-    """The jsons that a split may have, the likeliest first, each with the folders where its images may lie."""
+    """Candidate jsons of a split in order of preference, each with the candidate folders of its images."""
     for name in _SPELLINGS.get(split, (split,)):
         official = rf"instances_({re.escape(name)}\d*)\.json"
         years = sorted(path.name for path in root.glob("annotations/instances_*.json"))
@@ -199,7 +201,7 @@ def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def _folder_of(names: list[str], folders: list[Path], file: Path) -> Path:
-    """The folder that has most of these images, else the first that exists; the scan then says what it lacks."""
+    """The folder that has most of these images, or the first that exists; validation then reports missing files."""
     there = [folder for folder in folders if folder.is_dir()]
     if not there:
         looked = ", ".join(map(str, dict.fromkeys(folders)))

@@ -1,7 +1,6 @@
-"""A COCO json as flat arrays, which forked loader processes share with their parent instead of copying.
+"""Reads a COCO json into flat numpy arrays, which forked workers share with their parent.
 
-A hundred thousand images' annotations are gigabytes as Python dicts, and each process that touches one of these pays
-for its copy. Here the json is read once, checked whole, and kept as a dozen numpy arrays.
+As Python dicts, the annotations of a hundred thousand images take gigabytes in each worker.
 """
 
 import colorsys
@@ -29,7 +28,7 @@ _LARGEST_SIDE = 2**30
 class Annotations:
     """N images and M objects in the images' order: those of image i are `first[i]` up to `first[i + 1]`.
 
-    labelled: False where the file has no `annotations` at all, as with test sets. ids: the objects' own, for messages.
+    labelled: False where the file has no `annotations`, as test sets. ids: of the annotations, for messages.
     """
 
     file: Path
@@ -50,7 +49,7 @@ class Annotations:
         return len(self.image_ids)
 
     def clipped(self, sizes: np.ndarray) -> "tuple[Annotations, np.ndarray]":
-        """With boxes clipped to images of these (N, 2) sizes, less those without area then; and the ids of these."""
+        """Clips boxes to images of these (N, 2) sizes and drops those without area. Also returns the dropped ids."""
         limits = np.repeat(sizes[:, ::-1], np.diff(self.first), axis=0)  # (M, 2) width, height
         boxes = np.clip(self.boxes, 0, np.tile(limits, 2))
         solid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
@@ -62,7 +61,7 @@ class Annotations:
         return kept, self.ids[~solid]
 
     def head(self, count: int) -> "Annotations":
-        """The first `count` images alone."""
+        """The first `count` images."""
         objects = slice(0, int(self.first[min(count, len(self))]))
         cut = {name: getattr(self, name)[:count] for name in ("image_ids", "file_names", "sizes")}
         cut |= {name: getattr(self, name)[objects] for name in ("ids", "boxes", "labels", "area", "iscrowd")}
@@ -71,11 +70,10 @@ class Annotations:
 
 
 def read_annotations(file: Path, masks: bool = False) -> Annotations:
-    """Reads and checks a COCO json; boxes are not clipped yet.
+    """Reads and validates a COCO json. Boxes are not clipped yet.
 
-    Raises DataError, with the file and the annotation, for broken json, a missing key, an image id used twice, an image
-    or a category that does not exist, a box that is not four finite numbers, and, with masks, a segmentation that is
-    missing or wrong.
+    Raises DataError with the file and the annotation for invalid json, missing keys, duplicate ids, unknown images and
+    categories, boxes that are not four finite numbers and, with masks, missing or invalid segmentations.
     """
     document = _parse(file, keep_segmentations=masks)
     images, categories, records = (_section(file, document, name) for name in ("images", "categories", "annotations"))
@@ -130,7 +128,7 @@ def read_annotations(file: Path, masks: bool = False) -> Annotations:
 
 
 def color_of(index: int) -> tuple[int, int, int]:
-    """A colour for the class of this index: neighbours differ in hue by the golden ratio, and in brightness."""
+    """A colour for a class index; consecutive ones differ in hue by the golden ratio and in brightness."""
     red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, (0.85, 0.6)[index % 2], (1.0, 0.8, 0.9)[index % 3])
     return round(red * 255), round(green * 255), round(blue * 255)
 
@@ -182,7 +180,7 @@ def _column(file: Path, kind: str, records: Sequence[Mapping[str, Any]], key: st
 def _lookup(
     file: Path, records: Sequence[Mapping[str, Any]], ids: Sequence[Any], key: str, known: Mapping[Any, int], kind: str
 ) -> np.ndarray:
-    """(M,) the index of what each annotation's `key` names."""
+    """(M,) the index to which each annotation's `key` refers."""
     column = _column(file, "annotation", records, key)
     try:
         return np.array([known[value] for value in column], dtype=np.int64)
@@ -301,7 +299,7 @@ def _classes(file: Path, categories: Sequence[dict[str, Any]]) -> tuple[Class, .
 
 
 def _identifiers(ids: Sequence[Any]) -> np.ndarray:
-    """Numbers as int64; text, or a mixture, as text of fixed width."""
+    """Integers as int64; text and mixed ids as fixed-width text."""
     numbers = all(isinstance(name, int) for name in ids)
     return np.array(ids, dtype=np.int64) if numbers else np.array([str(name) for name in ids])
 

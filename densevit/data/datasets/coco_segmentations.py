@@ -1,4 +1,4 @@
-"""Instance masks of a COCO json: polygons and run-length codes, checked when they are read and kept packed."""
+"""Instance masks of a COCO json: polygons and run-length codes, validated when read, stored packed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,20 +8,20 @@ import numpy as np
 from pycocotools import mask as rle
 
 _POLYGONS, _RLE = 1, 2
-_FARTHEST = 10  # image sides that a polygon may reach beyond the image: rasterising costs memory by the pixel
+_FARTHEST = 10  # image sides; memory for rasterising grows with the polygon's extent
 _UNKNOWN_SIDE = 2**15
 _LONGEST_COUNT = 7  # characters of five bits
 
 
 @dataclass(frozen=True)
 class Segmentations:
-    """Segmentations of M objects, polygons or run-length codes as `kinds` says, in one run of bytes."""
+    """Segmentations of M objects, polygons or run-length codes by `kinds`, packed into one array of bytes."""
 
     data: np.ndarray  # uint8
     starts: np.ndarray  # (M,) int64
     lengths: np.ndarray  # (M,) int64
     kinds: np.ndarray  # (M,) uint8
-    sizes: np.ndarray  # (M, 2) int64, height and width that a run-length code is made for; 0 of polygons
+    sizes: np.ndarray  # (M, 2) int64, height and width of a run-length code; 0 for polygons
 
     def __getitem__(self, chosen: "np.ndarray | slice") -> "Segmentations":
         columns = (self.starts, self.lengths, self.kinds, self.sizes)
@@ -53,9 +53,9 @@ def pack(segmentations: Sequence[tuple[bytes, int, tuple[int, int]]]) -> Segment
 
 
 def parse(segmentation: Any, size: tuple[int, int]) -> tuple[bytes, int, tuple[int, int]]:
-    """One object's segmentation as bytes, its kind, and the size that a run-length code is made for.
+    """One object's segmentation as bytes, its kind, and the size of a run-length code.
 
-    size: height and width of the image; 0 where the json does not say. Raises ValueError, which says what is wrong.
+    size: height and width of the image; 0 where the json has none. Raises ValueError with the reason.
     """
     if isinstance(segmentation, dict):
         return _run_lengths(segmentation, size)

@@ -1,4 +1,4 @@
-"""The check against wrong units: what depth a data set holds, and whether it can be metres."""
+"""Detects wrong units: measures the depth of a data set and checks that it can be metres."""
 
 import sys
 from collections.abc import Callable
@@ -23,10 +23,10 @@ _UNITS = (
 
 @dataclass(frozen=True)
 class DepthRange:
-    """What was seen in some depth maps.
+    """Statistics of some depth maps.
 
-    known: the share of pixels whose depth is known. files: how many were read. medians: of each file that holds depth,
-    its index and its own median.
+    known: the share of pixels with known depth. files: the number of files read. medians: index and median of each file
+    with known depth.
     """
 
     low: float
@@ -37,7 +37,7 @@ class DepthRange:
     medians: tuple[tuple[int, float], ...]
 
     def outside(self, low: float, high: float) -> list[tuple[int, float]]:
-        """The files whose own median lies beyond these, farthest first."""
+        """The files whose median is outside of these bounds, farthest first."""
 
         def ratio(file: tuple[int, float]) -> float:
             return max(file[1] / high, low / file[1])
@@ -46,7 +46,7 @@ class DepthRange:
 
 
 def sample(count: int) -> list[int]:
-    """Which of so many files are read: all where they are few, else some evenly spread."""
+    """Indices of the files to read: all, or 128 evenly spread."""
     return np.linspace(0, count - 1, min(count, _MOST_FILES)).round().astype(int).tolist()
 
 
@@ -91,7 +91,7 @@ def show(
     count: int,
     left_out: int,
 ) -> None:
-    """One line for people, on stderr; a second one where some files are unlike the others. path_of: by index."""
+    """Prints the range on stderr, and a second line where some files differ from the others. path_of: by index."""
     unit = values.unit or " (relative, of no unit)"
     lone = f"; {left_out} image{'s'[: left_out - 1]} without depth left out" if left_out else ""
     print(
@@ -113,7 +113,7 @@ def show(
 def check(
     split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float], path_of: Callable[[int], str]
 ) -> None:
-    """Raises DataError where the median of metric depth lies outside of what is expected, with the likely mend."""
+    """Raises DataError where the median of metric depth is outside of the expected range, with the likely fix."""
     low, high = expected
     if not values.metric or low <= seen.median <= high:
         return
@@ -127,7 +127,7 @@ def check(
 
 
 def check_scale(stored: np.ndarray, path: str, values: DepthValues, expected: tuple[float, float]) -> None:
-    """Raises DataError for a file of whole numbers when it is not said what 1 is."""
+    """Raises DataError for a file of integers without data.scale."""
     if not values.needs_scale or stored.dtype.kind not in "iu":
         return
     known = stored[stored > 0]
@@ -141,12 +141,12 @@ def check_scale(stored: np.ndarray, path: str, values: DepthValues, expected: tu
 
 
 def _shown(depth: float) -> str:
-    """Three digits, and no exponent where people would have to count."""
+    """Three digits, without exponent for common values."""
     return f"{depth:.0f}" if 1000 <= depth < 1e7 else f"{depth:.3g}"
 
 
 def _mend(median: float, values: DepthValues, expected: tuple[float, float]) -> str:
-    """What is likely wrong."""
+    """The likely fix."""
     otherwise = "Where this is right, give data.range=[LOW,HIGH], in metres."
     if values.kind == "depth":
         scale = 1.0 if values.scale is None else values.scale
@@ -161,7 +161,7 @@ def _mend(median: float, values: DepthValues, expected: tuple[float, float]) -> 
 
 
 def _looks_like(median: float, scale: float, expected: tuple[float, float]) -> str:
-    """The usual units in which this median, as stored, would be as expected. scale: the one in use, which is not."""
+    """The common units in which this stored median would be in the expected range. scale: the current one."""
     fitting = [
         (name, unit)
         for name, unit in _UNITS

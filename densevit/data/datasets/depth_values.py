@@ -1,4 +1,4 @@
-"""What the numbers in depth files mean: metres, disparity or inverse depth, and which of them are unknown."""
+"""Converts the numbers of depth files, depth, disparity or inverse depth, to depth, and marks unknown ones."""
 
 import re
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ _NUMBER = r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)"
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of a pair of cameras: depth = baseline * focal / (disparity + doffs). baseline in metres, the rest in pixels.
+    """Stereo calibration: depth = baseline * focal / (disparity + doffs). baseline in metres, the rest in pixels.
 
-    doffs: the difference of the two principal points' columns.
+    doffs: the horizontal offset of the two principal points.
     """
 
     baseline: float
@@ -48,13 +48,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class DepthValues:
-    """Turns stored numbers into depth.
+    """Converts stored numbers to depth.
 
-    kind: what a stored number, times scale, is: depth; disparity in pixels; or 1 / depth.
-    metric: whether depth comes out in metres; if not, in any unit, and a disparity needs no calibration.
-    calibration: for disparity, where images do not bring their own.
+    kind: the quantity stored, times scale: depth; disparity in pixels; or 1 / depth.
+    metric: whether the result is in metres; relative disparity needs no calibration.
+    calibration: for disparity, unless each image has its own.
     invalid: stored numbers that mean "unknown", besides 0, negative ones, nan and infinities.
-    min_depth, max_depth: what lies beyond becomes unknown.
+    min_depth, max_depth: depth outside of these becomes unknown.
     """
 
     kind: Kind = "depth"
@@ -72,7 +72,7 @@ class DepthValues:
 
     @property
     def needs_scale(self) -> bool:
-        """Whether whole numbers cannot be understood: in metres they would be steps on a staircase."""
+        """Whether files of integers need a scale: whole metres are not plausible."""
         return self.scale is None and self.metric and self.kind != "disparity"
 
     def depth(self, stored: np.ndarray, calibration: Calibration | None = None) -> np.ndarray:
@@ -94,7 +94,7 @@ class DepthValues:
         return np.where(known & np.isfinite(values), values, np.float32(0))
 
     def capped(self, depth: np.ndarray) -> np.ndarray:
-        """The depth with 0 where it lies beyond min_depth or max_depth."""
+        """The depth with 0 outside of min_depth and max_depth."""
         if self.min_depth is None and self.max_depth is None:
             return depth
         low, high = self.min_depth or 0.0, np.inf if self.max_depth is None else self.max_depth

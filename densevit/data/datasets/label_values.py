@@ -1,4 +1,4 @@
-"""What the values in label files mean: which number or colour is which class, and which are ignored."""
+"""Maps the values or colours of label maps to class indices."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,19 +16,19 @@ Color = tuple[int, int, int]
 
 _KEYS = ("name", "id", "ids", "color", "colors")
 _MOST_VALUES = 2**16
-_IGNORED = IGNORE + 1  # tables hold a class's index plus 1, so that 0 stands for what no class has
+_IGNORED = IGNORE + 1  # tables hold class index + 1; 0 is unknown
 
 
 class LabelValues:
-    """Turns label files' values into class indices.
+    """Converts the values of label maps to class indices.
 
-    classes: a class's name each, or {name, id or ids, color or colors}: the values, or in RGB files the colours, that
-        mean it. Classes without an id take their position as value. The first of several is the class's own.
-    ignore_index: the value or values that are ignored; 255 where none is given and no class has it.
+    classes: names, or {name, id or ids, color or colors} with the values or, in RGB files, the colours of the class.
+        Classes without an id take their position as value. Of several, the first is the class's file id or colour.
+    ignore_index: the ignored value or values; by default 255, unless a class has it.
     reduce_zero_label: 0 is ignored too, and classes without an id count from 1.
     ignore_colors: the same for RGB files.
 
-    Raises DataError for a class that is written wrong, and for a value or a name that stands twice.
+    Raises DataError for an invalid class and for duplicate values or names.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class LabelValues:
         self._ignored_colors = tuple(_color(color, "data.ignore_colors") for color in ignore_colors)
 
     def indices(self, pixels: np.ndarray, path: str) -> np.ndarray:
-        """(H, W) uint8, class indices with 255 = ignore, of what `read_label` read from `path`.
+        """(H, W) uint8, class indices with 255 = ignore, of the result of `read_label` for `path`.
 
-        Raises DataError with the file, the values that no class has, and how many pixels have each.
+        Raises DataError with the file, the unknown values and the number of pixels of each.
         """
         if pixels.ndim == 3 and not any(self._colors):
             pixels = self._as_grey(pixels, path)
@@ -81,14 +81,14 @@ class LabelValues:
             table = _color_table(self._colors, self._ignored_colors)
         else:
             codes, table = pixels, self._table
-        # (H, W) uint16. OpenCV is five times as quick as numpy; no code is out of range, and looking for one takes long
+        # (H, W) uint16. OpenCV is five times as fast as numpy; codes are in range, so numpy need not check
         found = cv2.LUT(codes, table[:256]) if codes.dtype == np.uint8 else table.take(codes, mode="clip")
         if not found.all():
             raise DataError(self._unknown(codes[found == 0], path, colored=pixels.ndim == 3))
         return (found - 1).astype(np.uint8)
 
     def _as_grey(self, pixels: np.ndarray, path: str) -> np.ndarray:
-        """(H, W) of an RGB file whose three channels agree: grey values, saved as colours."""
+        """(H, W) of an RGB file with three equal channels: grey values stored as colours."""
         grey = pixels[..., 0]
         if (pixels[..., 1] != grey).any() or (pixels[..., 2] != grey).any():
             raise DataError(
@@ -125,7 +125,7 @@ class LabelValues:
 
 
 def _ids(written: Mapping[str, Any], position: int, otherwise: int) -> tuple[int, ...]:
-    """The values of a class; also checks that its entry is one."""
+    """The values of a class. Raises DataError for an invalid entry."""
     where = f"data.classes[{position}]"
     if not isinstance(written, Mapping):
         raise DataError(f"{where} is {written!r}; expected a name, or a mapping as in {{name: road, id: 7}}.")
@@ -174,7 +174,7 @@ def _check_once(what: str, given: Iterable[Any]) -> None:
 
 @lru_cache(maxsize=4)
 def _color_table(colors: tuple[tuple[Color, ...], ...], ignored: tuple[Color, ...]) -> np.ndarray:
-    """(2 ** 24,) uint16 by `_codes`; only the pages that hold a colour take up memory. Not part of any pickle."""
+    """(2 ** 24,) uint16 by `_codes`; memory is used only for pages with a colour. Not pickled."""
     _check_once("color", (color for own in colors for color in own))
     table = np.zeros(2**24, np.uint16)
     for index, own in enumerate(colors):

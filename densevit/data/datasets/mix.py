@@ -1,4 +1,4 @@
-"""Several data sets as one: each may label other tasks than the rest, and has its share of what is trained on."""
+"""Concatenates data sets with different labels, sampled by share."""
 
 from typing import Any
 
@@ -11,22 +11,21 @@ from densevit.options import takes
 
 _TASKS = {"boxes": "detection", "labels": "detection", "masks": "detection", "semantic": "segmentation"}
 _LONGEST_EPOCH = 10**8  # images
-_OF_BOXES = ("area", "iscrowd")  # not target keys of their own: they come and go with the boxes
+_OF_BOXES = ("area", "iscrowd")  # belong to boxes, not to a target key of their own
 
 
 class Mix(Dataset):
-    """The images of several data sets, each with its own labels: an image lacks keys that its set does not label.
+    """The images of several data sets, each with the target keys that its set labels.
 
-    sets: a name of one's own and a data set's section each, `{name: coco, root: ...}`: the plugin and its options, with
-        two keys besides.
-        share: how often its images are trained on beside those of the others, by default as often as there are of
-            them. One epoch shows every image of each set at least once, and the images of a set equally often, give
-            or take one. Which of them are shown once more changes from epoch to epoch, each as often as the others.
-        provides: which of its labels are used, `[semantic]`; by default all.
-    image_size: goes to the sets that take it and name none.
+    sets: a data section for each name, `{name: coco, root: ...}`: the plugin and its options, and two more keys.
+        share: the set's share of training samples, by default its share of the images. An epoch shows each image of
+            each set at least once, and images of one set equally often up to one. The images shown once more change
+            from epoch to epoch, so that in the long run all are shown equally often.
+        provides: the target keys to use, `[semantic]`; by default all.
+    image_size: for the sets that take it and do not set it.
 
     Shares are for training; validation shows every image of each set once. Two sets that label one task have the same
-    classes. `image_id` is NAME/ID, from the set's name and its own id.
+    classes. `image_id` is NAME/ID, of the set's name and the image's id in it.
     """
 
     def __init__(
@@ -73,11 +72,11 @@ class Mix(Dataset):
         self._ends = np.cumsum(times * self._lengths)
 
     def __len__(self) -> int:
-        """The images of all sets, those of a set as many times as every epoch shows each of them."""
+        """Indices of all sets; images of a set are repeated as often as each epoch shows each of them."""
         return int(self._ends[-1])
 
     def check_labels(self) -> None:
-        """Raises DataError where no set has labels; one of background images alone may be mixed with others."""
+        """Raises DataError where no set has labels; a set of background images may be mixed with others."""
         errors = []
         for own in self._sets:
             try:
@@ -88,9 +87,9 @@ class Mix(Dataset):
             raise errors[0]
 
     def epoch_indices(self, epoch: int) -> np.ndarray:
-        """(M,): every index once, and those of the images that this epoch shows once more.
+        """(M,): every index once, and the images that this epoch shows once more.
 
-        In an order of its own, a set takes turns: the next epoch goes on after the last image of this one.
+        These follow a fixed permutation of each set: the next epoch continues where this one ends.
         """
         begins = np.concatenate([[0], self._ends[:-1]])
         chosen = [np.arange(len(self))]
@@ -100,7 +99,7 @@ class Mix(Dataset):
         return np.concatenate(chosen)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of one set, with that set's labels alone."""
+        """The sample of one set, with the target keys that are used of it."""
         number, place = self._place(index)
         sample = self._sets[number][place]
         dropped = {key for key in self._sets[number].provides if key not in self._kept[number]}
@@ -165,7 +164,7 @@ def _chosen(provided: tuple[str, ...], chosen: Any, name: str) -> tuple[str, ...
 
 
 def _counts(lengths: np.ndarray, shares: list[float]) -> np.ndarray:
-    """How many images of each set an epoch shows: in proportion to the shares, and each image at least once."""
+    """Images of each set in an epoch: in proportion to the shares, each image at least once."""
     weights = np.array(shares)
     counts = np.rint(weights * (lengths / weights).max())
     if counts.sum() > _LONGEST_EPOCH:

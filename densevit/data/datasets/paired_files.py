@@ -1,4 +1,4 @@
-"""Which label file belongs to which image: by name, or as a list file says."""
+"""Pairs images with label files by name or by a list file."""
 
 import glob
 import os
@@ -19,12 +19,12 @@ _SPELLINGS = {"train": ("train", "training"), "val": ("val", "valid", "validatio
 
 @dataclass(frozen=True)
 class Pairs:
-    """N images with their labels, as arrays, which forked loader processes share with their parent."""
+    """N images with their labels, as arrays, which forked workers share with their parent."""
 
     names: np.ndarray  # (N,) UTF-8 bytes: what image and label have in common, "aachen/aachen_000000_000019"
     images: np.ndarray  # (N,) UTF-8 bytes, paths relative to the root
     labels: np.ndarray  # (N,)
-    left_out: np.ndarray  # (M,) names of the list file's images for which it says that there is no label
+    left_out: np.ndarray  # (M,) names of images that the list file marks as unlabelled
 
     @classmethod
     def of(cls, rows: Sequence[tuple[str, str, str]], left_out: Iterable[str] = ()) -> "Pairs":
@@ -38,7 +38,7 @@ class Pairs:
 
 
 def root_folder(root: str | None) -> Path:
-    """`data.root` as a folder that is there. Raises DataError where it is not."""
+    """`data.root` as an existing folder. Raises DataError where it does not exist."""
     if root is None:
         raise DataError("data.root is missing: name the data set's folder.")
     try:
@@ -64,12 +64,11 @@ def find_pairs(
 ) -> Pairs:
     """The images of a split with their labels, in the order of their names or of the list file.
 
-    images, labels, list_file: relative to root, {split} standing for the split's name. Without a `*`, images and labels
-    are folders, and images and labels of one name (relative to its folder, without suffix) belong together. With one
-    or more, they are patterns of files, and the name is what the stars stand for; a star stays within one folder.
-    A line of the list file is such a name, or an image's and its label's path, after which a number (a focal length)
-    may stand. These paths are relative to root, to the folders images and labels, or to folders in them.
-    suffixes: of label files. no_label: the word that stands for a label's path where there is none.
+    images, labels, list_file: relative to root, {split} is replaced by the split's name. Without a `*`, images and
+    labels are folders, and files of one name (relative to the folder, without suffix) are a pair. With stars, they
+    are patterns, and the name is what the stars match; a star matches within one folder. A line of the list file is
+    such a name, or the paths of an image and its label, with an optional number (a focal length). These paths are relative to root, to the folders images and labels, or to folders in them.
+    suffixes: of label files. no_label: the word for a missing label in place of its path.
 
     Raises DataError with up to five of the images that lack a label, or labels that lack an image.
     """
@@ -90,7 +89,7 @@ def find_pairs(
 
 
 def _spelled(root: Path, split: str, patterns: Sequence[str], splits: Mapping[str, str]) -> str:
-    """What the split is called on disk: as told, else the first spelling under which all is there."""
+    """The split's name on disk: the given one, or the first spelling for which all paths exist."""
     if split in splits:
         return splits[split]
     spellings = _SPELLINGS.get(split, (split,))
@@ -109,12 +108,12 @@ def _glob(root: Path, pattern: str) -> list[str]:
 
 
 def _form(pattern: str) -> str:
-    """Where a file of a name would lie, for messages."""
+    """The pattern of a file's path, for messages."""
     return pattern if "*" in pattern else f"{pattern}/*"
 
 
 def _listed(root: Path, pattern: str, suffixes: Sequence[str], option: str) -> dict[str, str]:
-    """{name: path relative to root} of the files that a folder holds or a pattern meets."""
+    """{name: path relative to root} of the files in a folder or of a pattern."""
     if "*" in pattern:
         form = re.compile("([^/]*)".join(map(re.escape, pattern.split("*"))))
         found = [("/".join(match.groups()), path) for path in _glob(root, pattern) if (match := form.fullmatch(path))]
@@ -156,7 +155,7 @@ def _check_complete(kind: str, other: str, files: Mapping[str, str], others: Map
 def _from_list(
     root: Path, file: Path, images: str, labels: str, suffixes: Sequence[str], no_label: str | None
 ) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """(name, image, label) of each line that has a label, and the images of those that have none."""
+    """(name, image, label) of each line with a label, and the images of the others."""
     try:
         lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -206,7 +205,7 @@ def _entry(line: str, suffixes: Sequence[str], no_label: str | None) -> tuple[st
 
 
 def _places(root: Path, folder: str) -> list[str]:
-    """The folders to which a list file's paths may be relative, seen from the root."""
+    """The folders, relative to the root, to which paths of a list file may be relative."""
     if "*" in folder or not (root / folder).is_dir():
         return [""]
     inside = sorted(entry.name for entry in os.scandir(root / folder) if entry.is_dir())
@@ -214,7 +213,7 @@ def _places(root: Path, folder: str) -> list[str]:
 
 
 def _found(root: Path, places: Sequence[str], path: str) -> str:
-    """A path of a list file, relative to root; those of usual lists begin with a slash and mean the data's root."""
+    """A path of a list file, relative to root; public lists begin with a slash that stands for the root."""
     if (root / path).exists():
         return path
     path = path.lstrip("/")

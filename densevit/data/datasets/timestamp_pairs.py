@@ -1,4 +1,4 @@
-"""Images and depth maps of a recording, which belong together where their times are near (TUM RGB-D)."""
+"""Pairs images and depth maps of a recording by their timestamps (TUM RGB-D)."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def find_times(root: Path, images: str, labels: str, seconds: float, limit: int 
     """The pairs of all recordings.
 
     images, labels: text files, or patterns of such, with a time in seconds and a file a line, relative to their folder;
-    "#" begins a comment. Files of one folder, by the stars, are a recording. seconds: how far apart a pair may be.
+    "#" begins a comment. The stars match the recording. seconds: the largest difference in time.
     """
     if "*" in images:
         recordings = find_pairs(root, "", images, labels, suffixes=(".txt",))
@@ -40,9 +40,9 @@ def find_times(root: Path, images: str, labels: str, seconds: float, limit: int 
 
 
 def associate(first: Sequence[float], second: Sequence[float], seconds: float) -> list[tuple[int, int]]:
-    """Indices of pairs less than `seconds` apart, nearest first served, each time in one pair at most, in order.
+    """Indices of pairs less than `seconds` apart, assigned greedily from the nearest, each in at most one.
 
-    The rule of the data set's own associate.py.
+    The rule of TUM's associate.py.
     """
     ours, theirs = np.asarray(first, np.float64), np.asarray(second, np.float64)
     order = np.argsort(theirs, kind="stable")

@@ -14,7 +14,7 @@ from densevit.interfaces import Class, Dataset, Targets
 
 
 def empty_folder(folder: Path) -> Path:
-    """Makes a folder that data may be written to. Raises DataError where something stands there already."""
+    """Creates an empty folder for a data set. Raises DataError where the path exists and is not an empty folder."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not an empty folder. Name another one, or remove it.")
     try:
@@ -25,9 +25,9 @@ def empty_folder(folder: Path) -> Path:
 
 
 def write_split(dataset: Dataset, folder: Path, split: str, suffix: str = ".png") -> Iterator[int]:
-    """Writes one split, and yields the index of each image once it is written.
+    """Writes one split. Yields the index of each image after it is written.
 
-    folder/SPLIT/images/000001.png: the images; `suffix` ".jpg" for smaller ones, whose pixels are then not exact.
+    folder/SPLIT/images/000001.png: the images; with `suffix` ".jpg", lossy.
     folder/annotations/SPLIT.json: COCO; category ids are the classes' file ids, masks are run-length encoded.
     folder/SPLIT/semantic/000001.png: 8 bits, the index of a class in folder/classes.json, 255 = ignore.
     folder/SPLIT/depth/000001.png: 16 bits, millimetres, 0 = unknown.
@@ -59,7 +59,7 @@ def write_split(dataset: Dataset, folder: Path, split: str, suffix: str = ".png"
 
 
 def millimetres(depth: np.ndarray) -> np.ndarray:
-    """Metres as 16-bit millimetres; what they cannot hold becomes 0, unknown."""
+    """Metres to 16-bit millimetres; larger values become 0, unknown."""
     rounded = np.rint(depth * 1000.0)
     return np.where(rounded < 2**16, rounded, 0).astype(np.uint16)
 

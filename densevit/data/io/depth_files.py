@@ -1,6 +1,6 @@
-"""Reading depth files: the numbers that stand in them, whatever these mean (see `depth_values.py`).
+"""Reads the stored numbers of depth files; their meaning is in `datasets/depth_values.py`.
 
-PNG and TIFF through Pillow, NPY and NPZ through numpy, EXR through the OpenEXR package; PFM is read here.
+PNG and TIFF are read by Pillow, NPY and NPZ by numpy, EXR by the OpenEXR package, PFM here.
 """
 
 import os
@@ -25,11 +25,11 @@ Path = str | os.PathLike[str]
 
 
 def read_depth(path: Path, key: str | None = None) -> np.ndarray:
-    """(H, W), as stored: whole numbers or float32.
+    """Returns (H, W), as stored: integers or float32.
 
-    key: which array of an NPZ or channel of an EXR. Without it an NPZ's only one; in an EXR the only channel, or the
-    one that is called Z or depth, or red where red, green and blue agree. An array of (H, W, 1) or (1, H, W) will do.
-    Raises DataError, with the file, for one that is damaged or does not hold one number a pixel.
+    key: the array of an NPZ or the channel of an EXR. By default the only array, and of an EXR the only channel, the
+    one named Z or depth, or red where red, green and blue are equal. Arrays (H, W, 1) and (1, H, W) are accepted.
+    Raises DataError with the file for a damaged file and for one without a single number a pixel.
     """
     with _naming(path):
         match _suffix(path):
@@ -51,7 +51,7 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
 
 
 def depth_size_of(path: Path, key: str | None = None) -> tuple[int, int]:
-    """(h, w) of what `read_depth` would give, from the file's header alone."""
+    """(h, w) of the result of `read_depth`, from the file's header."""
     with _naming(path):
         match _suffix(path):
             case ".npy":
@@ -83,7 +83,7 @@ def _suffix(path: Path) -> str:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turns whatever a reader raises into a DataError with the file's name."""
+    """Converts any exception of a reader to a DataError that names the file."""
     try:
         yield
     except DataError as error:
@@ -104,7 +104,7 @@ def _check_mode(image: Image.Image) -> None:
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
-    """(H, W), of whole numbers or float32."""
+    """(H, W), of integers or float32."""
     values = values.reshape(_plain_shape(values.shape))
     if values.dtype == bool:
         return values.astype(np.uint8)
@@ -125,7 +125,7 @@ def _plain_shape(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def _named(key: str | None, names: Sequence[str], what: str) -> str:
-    """The array or channel that is meant."""
+    """The requested array or channel."""
     if key in names:
         return str(key)
     if key is None and len(names) == 1:
@@ -144,7 +144,7 @@ def _shape_of_array(file: IO[bytes]) -> tuple[int, ...]:
 
 
 def _header_of_pfm(file: IO[bytes]) -> tuple[tuple[int, int], str]:
-    """(h, w), and "<" or ">" for the order of bytes, which the sign of the third line tells."""
+    """(h, w) and the byte order, "<" or ">", which is the sign of the third line."""
     kind, *numbers = (_token(file) for _ in range(4))
     if kind == b"PF":
         raise DataError("it is a PFM in colours (PF); expected one number a pixel (Pf).")
@@ -155,7 +155,7 @@ def _header_of_pfm(file: IO[bytes]) -> tuple[tuple[int, int], str]:
 
 
 def _token(file: IO[bytes]) -> bytes:
-    """The next word of a header, and the one white space behind it, after which the pixels may begin."""
+    """Reads the next word of a header and the single white space after it."""
     word = b""
     while len(word) < 64:
         byte = file.read(1)
@@ -168,7 +168,7 @@ def _token(file: IO[bytes]) -> bytes:
 
 
 def _read_pfm(file: IO[bytes]) -> np.ndarray:
-    """(H, W) float32. Rows are stored from the bottom up. The scale's amount is a unit for light, and left alone."""
+    """(H, W) float32. Rows are stored bottom-up. The magnitude of the scale, a unit of light, is ignored."""
     (height, width), order = _header_of_pfm(file)
     data = file.read(4 * height * width)
     if len(data) < 4 * height * width:
@@ -195,7 +195,7 @@ def _size_of_exr(file: IO[bytes]) -> tuple[int, int]:
 
 
 def _text(file: IO[bytes]) -> bytes:
-    """What stands before the next zero byte."""
+    """The text before the next zero byte."""
     text = b""
     while (byte := file.read(1)) not in (b"\0", b""):
         text += byte

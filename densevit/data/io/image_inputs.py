@@ -1,4 +1,4 @@
-"""Images as people hand them over: paths, PIL images, arrays."""
+"""Image inputs of `predict`: paths, PIL images and arrays."""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from densevit.interfaces import Sample
 
 
 def as_sample(image: Any, image_id: int | str) -> Sample:
-    """A path, a PIL image or an array ((H, W, 3) or (H, W), uint8, RGB) as a sample without labels.
+    """A path, a PIL image or an array ((H, W, 3) or (H, W), uint8, RGB) to a sample without labels.
 
-    Raises DataError where it is none of these, or the file cannot be read.
+    Raises DataError for other inputs and for unreadable files.
     """
     pixels = torch.from_numpy(_pixels(image)).permute(2, 0, 1)
     size = (pixels.shape[1], pixels.shape[2])
@@ -34,4 +34,4 @@ def _pixels(image: Any) -> np.ndarray:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         found = f"{pixels.shape} of {pixels.dtype}"
         raise DataError(f"A image given as an array is (H, W, 3) or (H, W) of uint8 in RGB; found {found}.")
-    return np.require(pixels, requirements=["C", "W"])  # copies only what torch could not take
+    return np.require(pixels, requirements=["C", "W"])  # copies only where torch needs it

@@ -1,4 +1,4 @@
-"""Reading images: any common file becomes (H, W, 3) uint8 RGB, or a DataError that names it.
+"""Reads common image files as (H, W, 3) uint8 RGB; a DataError names files that cannot be read.
 
 Pillow identifies the format; simplejpeg (libjpeg-turbo) and OpenCV decode the common ones, Pillow the rest. Where
 several can, they agree to the last bit. The conventions are those of Pillow's `convert("RGB")`: grey is repeated, a
@@ -23,13 +23,13 @@ from densevit.errors import DataError
 
 _JPEG = ("JPEG", "MPO")
 _SPARE_BYTES = 64  # before a JPEG's marker, which encoders leave; more are the rest of a damaged scan
-_TAIL = 64  # bytes at the end of a file that tell whether it is whole
+_TAIL = 64  # bytes at the end of a file that hold the end marker
 _END_OF_PNG = b"IEND\xae\x42\x60\x82"
 _DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits a channel
 
 
 class Header(NamedTuple):
-    """What a file says about its image before it is decoded. size: (h, w) as stored. orientation: EXIF's 1 ... 8."""
+    """Header of an image file. size: (h, w) as stored. orientation: EXIF's, 1 ... 8."""
 
     size: tuple[int, int]
     orientation: int = 1
@@ -41,7 +41,7 @@ class Header(NamedTuple):
 
 
 def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray:
-    """An image as (H, W, 3) uint8, RGB. upright: turned as its EXIF orientation says; False leaves it as stored."""
+    """An image as (H, W, 3) uint8, RGB. upright: rotates it by its EXIF orientation."""
     with _naming(path):
         with open(path, "rb") as file:
             data = file.read()
@@ -52,21 +52,22 @@ def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray
             else:
                 fast = _decode_fast(image, data)
                 pixels = to_rgb(image) if fast is None else fast
-            if image.format == "PNG" and _END_OF_PNG not in data:  # Pillow overlooks that
+            if image.format == "PNG" and _END_OF_PNG not in data:  # Pillow does not check that
                 raise DataError("it is a PNG without an end. Is the file cut short?")
     return np.ascontiguousarray(_turn(pixels, orientation)) if upright else pixels
 
 
 def image_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(h, w) of what `read_image` would give, from the file's header alone."""
+    """(h, w) of the result of `read_image`, from the file's header."""
     with _naming(path), open_image(path) as image:
         return _header(image).upright_size
 
 
 def check_image(path: str | os.PathLike[str]) -> Header:
-    """The header of an image whose file is whole: it ends as its format ends, or else it decodes.
+    """Returns an image's header. Raises DataError where the file is incomplete.
 
-    Reads a JPEG's, PNG's or WebP's first and last bytes only. A file whose inside is damaged is found when it is read.
+    Of JPEG, PNG and WebP files only the first and last bytes are read, others are decoded. Damage inside of a file is
+    found when it is decoded.
     """
     with _naming(path), open(path, "rb") as file, open_image(file) as image:
         header = _header(image)
@@ -82,7 +83,7 @@ def check_image(path: str | os.PathLike[str]) -> Header:
 
 @contextmanager
 def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns whatever a decoder raises into a DataError with the file's name."""
+    """Converts any exception of a decoder to a DataError that names the file."""
     try:
         yield
     except DataError as error:
@@ -106,14 +107,14 @@ def _size(path: str | os.PathLike[str]) -> str:
 
 def _header(image: Image.Image) -> Header:
     width, height = image.size
-    if image.format == "TIFF":  # Pillow and OpenCV turn these themselves
+    if image.format == "TIFF":  # Pillow and OpenCV rotate these themselves
         return Header((height, width))
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     return Header((height, width), orientation if orientation in range(1, 9) else 1)
 
 
 def _is_whole(format: str | None, head: bytes, tail: bytes, length: int) -> bool:
-    """Whether a file ends as its format does. False also where only decoding can tell."""
+    """Whether a file has its format's end marker. False for formats that only decoding can check."""
     if format in _JPEG:
         return tail.rstrip(b"\0").endswith(b"\xff\xd9")
     if format == "PNG":
@@ -141,13 +142,13 @@ def _decode_fast(image: Image.Image, data: bytes) -> np.ndarray | None:
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 of a Pillow image in any of its modes, as it lies, without EXIF."""
+    """(H, W, 3) uint8 of a Pillow image in any mode, without EXIF rotation."""
     if image.mode == "F":
         raise DataError(
             "its pixels are floating-point numbers; expected 8 or 16 bits a channel. Save it as PNG or JPEG."
         )
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours without Pillow's warning
+        image = image.convert("RGBA")  # the same colours, without a warning by Pillow
     if not image.mode.startswith("I"):
         return np.array(image.convert("RGB"))
     grey = np.asarray(image)
@@ -157,7 +158,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:
-    """Whether a PNG or TIFF has 16 bits a channel, of which Pillow would keep eight."""
+    """Whether a PNG or TIFF has 16 bits a channel, which Pillow would cut to 8."""
     if image.format == "PNG":
         return data[_DEPTH_OF_PNG] == 16
     tags: Any = getattr(image, "tag_v2", {})
@@ -180,7 +181,7 @@ def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undoes an EXIF orientation: what it calls row 0 and column 0 become the top and the left."""
+    """Applies an EXIF orientation: its row 0 becomes the top, its column 0 the left."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     down = -1 if orientation in (3, 4, 7, 8) else 1

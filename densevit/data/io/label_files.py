@@ -1,7 +1,7 @@
-"""Reading label files: the numbers or the colours that stand in them, never an image made of these.
+"""Reads the stored values or colours of label maps.
 
-What a viewer shows is no help here: a palette's indices are the labels, not its colours, and a grey PNG of 4 bits
-stores 0 ... 15, which decoders stretch to 0 ... 255.
+These differ from what a viewer shows: of a palette file the indices are the labels, not the colours, and decoders
+stretch the values 0 ... 15 of a grey 4-bit PNG to 0 ... 255.
 """
 
 import os
@@ -17,14 +17,14 @@ from densevit.errors import DataError
 _MODES_OF_VALUES = ("1", "L", "P", "LA", "PA", "La", "I", "I;16", "I;16B", "I;16L")
 _MODES_OF_COLORS = ("RGB", "RGBA", "RGBa", "RGBX")
 _LOSSY = ("JPEG", "MPO")
-_DEPTH_AND_KIND_OF_PNG = slice(24, 26)  # the bytes of a PNG that hold its bits a channel and its kind; 0 is grey
+_DEPTH_AND_KIND_OF_PNG = slice(24, 26)  # bytes of a PNG: bits a channel, colour type (0 is grey)
 
 
 def read_label(path: str | os.PathLike[str]) -> np.ndarray:
     """The label values as stored: (H, W) uint8 or uint16 of an indexed or grey file, (H, W, 3) uint8 of an RGB one.
 
-    An alpha channel is dropped. Raises DataError, with the file, for one that is damaged, lossy (JPEG) or of numbers
-    that are no labels (floating point, negative, over 65535).
+    An alpha channel is dropped. Raises DataError with the file for damaged or lossy files (JPEG), and for values that
+    cannot be labels (floating point, negative, above 65535).
     """
     with _opened(path) as image:
         mode = image.mode
@@ -45,14 +45,14 @@ def read_label(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def label_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(h, w), from the file's header alone."""
+    """(h, w), from the file's header."""
     with _opened(path) as image:
         return image.size[::-1]
 
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """The file as Pillow opens it; what goes wrong with it becomes a DataError with its name."""
+    """Opens a file by Pillow; converts any exception to a DataError that names it."""
     try:
         with open_image(path) as image:
             if image.format in _LOSSY:
@@ -71,7 +71,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:
-    """Truths and 32-bit whole numbers as (H, W) uint8 or uint16."""
+    """Booleans and 32-bit integers to (H, W) uint8 or uint16."""
     if values.dtype == bool:
         return values.astype(np.uint8)
     low, high = int(values.min()), int(values.max())
@@ -81,7 +81,7 @@ def _narrow(values: np.ndarray) -> np.ndarray:
 
 
 def _stretch(path: str | os.PathLike[str], image: Image.Image) -> int:
-    """What Pillow multiplies the values of a grey PNG of 2 or 4 bits with, to fill 8."""
+    """The factor by which Pillow scales the values of a grey PNG of 2 or 4 bits to 8 bits."""
     if image.format != "PNG" or image.mode != "L":
         return 1
     with open(path, "rb") as file:

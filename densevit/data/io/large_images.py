@@ -1,7 +1,7 @@
-"""Opening images beyond Pillow's limit against decompression bombs.
+"""Opens images beyond Pillow's limit for decompression bombs.
 
-Pillow refuses images above 179 million pixels and warns of those above 89, which windows are meant for. Here the limit
-is what OpenCV decodes: 2^30 pixels, and 2^20 on a side.
+Pillow refuses images above 179 million pixels and warns above 89 million; sliding windows are for such images.
+The limit here is OpenCV's: 2^30 pixels, and 2^20 on a side.
 """
 
 import os
@@ -21,11 +21,10 @@ LONGEST_SIDE = 1 << 20
 
 @contextmanager
 def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Image]:
-    """`PIL.Image.open` with the limit above in place of Pillow's, and without its warning.
+    """`PIL.Image.open` with the limit above, without Pillow's warning.
 
-    Other uses of Pillow keep its limit, save that it is lifted for all threads while an image beyond it is open here.
-    Raises DataError, before pixels are decoded, for an image beyond the limit above; for one that does not fit into
-    memory; and what `PIL.Image.open` raises.
+    Pillow's own limit is lifted for all threads while an image beyond it is open here. Raises DataError before pixels
+    are decoded for an image beyond the limit above or larger than the memory, and whatever `PIL.Image.open` raises.
     """
     with ExitStack() as stack:
         file: IO[bytes]
@@ -35,7 +34,7 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
             file, name = source, ""
         try:
             image = _identified(file, name)
-        except Image.DecompressionBombError:  # some formats, WebP among them, look at the limit themselves
+        except Image.DecompressionBombError:  # some formats, such as WebP, check the limit themselves
             stack.enter_context(_lifted)
             image = _identified(file, name)
         stack.enter_context(image)
@@ -46,7 +45,7 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
                 f"{LONGEST_SIDE:,} on a side. Cut the image into tiles, or make it smaller."
             )
         if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-            stack.enter_context(_lifted)  # for formats that look at it when they decode, as TIFF
+            stack.enter_context(_lifted)  # for formats that check it when they decode, such as TIFF
         try:
             yield image
         except MemoryError:
@@ -54,7 +53,7 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
 
 
 def _identified(file: IO[bytes], name: str) -> Image.Image:
-    """What `PIL.Image.open` does, of Pillow's plugins in the same order, without the check of the size."""
+    """`PIL.Image.open`, with Pillow's plugins in the same order, without the size check."""
     file.seek(0)
     prefix = file.read(16)
     tried: Sequence[str] = ()
@@ -75,7 +74,7 @@ def _identified(file: IO[bytes], name: str) -> Image.Image:
 
 
 class _Lifted:
-    """A context in which Pillow has no limit; the last of those who are in it restores what the first one found."""
+    """Context in which Pillow has no limit; the last thread to leave it restores the limit."""
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
