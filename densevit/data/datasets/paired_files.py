@@ -67,7 +67,8 @@ def find_pairs(
     images, labels, list_file: relative to root, {split} is replaced by the split's name. Without a `*`, images and
     labels are folders, and files of one name (relative to the folder, without suffix) are a pair. With stars, they
     are patterns, and the name is what the stars match; a star matches within one folder. A line of the list file is
-    such a name, or the paths of an image and its label, with an optional number (a focal length). These paths are relative to root, to the folders images and labels, or to folders in them.
+    such a name, or the paths of an image and its label, with an optional number (a focal length). These paths
+    are relative to root, to the folders images and labels, or to folders in them.
     suffixes: of label files. no_label: the word for a missing label in place of its path.
 
     Raises DataError with up to five of the images that lack a label, or labels that lack an image.
