@@ -52,13 +52,13 @@ FAMILIES = {
     "hiera": ["hiera_tiny_224", "hiera_small_abswin_256"],
 }
 HEADER = (
-    "| family | model | channels | strides | picture sizes | resampled | NHWC inside | checkpointing |\n"
+    "| family | model | channels | strides | image sizes | resampled | NHWC inside | checkpointing |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
 
 
 def row(family: str, name: str) -> str:
-    """One model's line: its facts at the size of its weights, after a run on pictures of two odd sizes."""
+    """One model's line: its facts at the size of its weights, after a run on images of two odd sizes."""
     try:
         _run(name)
         with torch.device("meta"):

@@ -2,9 +2,9 @@
 
     python tools/benchmarks/annotation_memory.py [--images 118000 --boxes 860000 --workers 2 --epochs 3]
 
-Writes a json of that many pictures and boxes, loads it, and reads every sample in worker processes, epoch after epoch.
-The pictures are links to a tiny one, so that their decoding does not hide what the annotations cost. Printed is the
-private memory (USS) of the hungriest worker against that of an idle one: a worker forked from the same parent, which
+Writes a json of that many images and boxes, loads it, and reads every sample in worker processes, epoch after epoch.
+The images are links to a tiny one, so that their decoding does not hide what the annotations cost. Printed is the
+private memory (USS) of the largest worker against that of an idle one: a worker forked from the same parent, which
 has handed out one batch that touches no annotation.
 """
 
@@ -53,12 +53,12 @@ def main() -> None:
         start = time.perf_counter()
         dataset = Coco("train", root=folder)
         seconds = time.perf_counter() - start
-        print(f"read and checked {arguments.images} pictures, {arguments.boxes} boxes in {seconds:.1f} s")
+        print(f"read and checked {arguments.images} images, {arguments.boxes} boxes in {seconds:.1f} s")
         measure(dataset, arguments.workers, arguments.epochs)
 
 
 def write_data_set(root: Path, images: int, boxes: int) -> None:
-    """A COCO json with random boxes and polygons, in the official layout, and its pictures."""
+    """A COCO json with random boxes and polygons, in the official layout, and its images."""
     rng = np.random.default_rng(0)
     corners, extents = rng.uniform(0, _SIDE / 2, (boxes, 2)), rng.uniform(1, _SIDE / 2, (boxes, 2))
     outlines = rng.uniform(0, _SIDE, (boxes, 46)).round(2)  # as many numbers as COCO's polygons have on average
@@ -87,10 +87,10 @@ def write_data_set(root: Path, images: int, boxes: int) -> None:
     (root / "annotations").mkdir()
     with open(root / "annotations" / "instances_train2017.json", "w") as file:
         json.dump(document, file)
-    picture = root / "picture.jpg"
-    cv2.imwrite(str(picture), rng.integers(0, 255, (_SIDE, _SIDE, 3), dtype=np.uint8))
+    image = root / "image.jpg"
+    cv2.imwrite(str(image), rng.integers(0, 255, (_SIDE, _SIDE, 3), dtype=np.uint8))
     for image in document["images"]:
-        os.symlink(picture, folder / image["file_name"])
+        os.symlink(image, folder / image["file_name"])
 
 
 def measure(dataset: Coco, workers: int, epochs: int) -> None:

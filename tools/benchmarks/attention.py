@@ -1,8 +1,8 @@
 """The two forms of attention beside each other, forward and backward, at the lengths that densevit's models have.
 
 Written out (two matrix products with a softmax between) and fused (torch's `scaled_dot_product_attention`).
-`densevit.layers.attention` takes the first on a CPU and the second on a GPU: this table says what that choice is worth.
-Rounds are interleaved, so that whatever else the machine does slows both alike.
+`densevit.layers.attention` takes the first on a CPU and the second on a GPU: this table shows the effect of that choice.
+Rounds are interleaved, so that other load slows both alike.
 """
 
 import argparse
@@ -23,10 +23,10 @@ Form = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Case(NamedTuple):
-    """A place where models attend, in `batch` pictures or windows.
+    """A place where models attend, in `batch` images or windows.
 
     bias: what is added to the scores. "table" is learned and has a gradient, as Swin's relative positions; "place" too,
-    for each query and key of each picture, as the box-position bias; "padding" hides keys and has none.
+    for each query and key of each image, as the box-position bias; "padding" hides keys and has none.
     """
 
     name: str

@@ -16,7 +16,7 @@ Size = tuple[int, int]
 
 
 class Case(NamedTuple):
-    """A model: densevit's plugin with its options, and how each peer makes the same one for pictures of a size."""
+    """A model: densevit's plugin with its options, and how each peer makes the same one for images of a size."""
 
     plugin: str
     options: dict[str, Any]

@@ -1,8 +1,8 @@
 """Backbones beside those of timm, torchvision and transformers: time and memory of a training step, in one run.
 
-A step is forward and backward, from pictures to the gradients of all parameters, in training mode without stochastic
+A step is forward and backward, from images to the gradients of all parameters, in training mode without stochastic
 depth. Each gives its feature maps, and each map's gradient is handed in, so that no loss is timed. Rounds are
-interleaved: whatever else the machine does slows all alike. The ratio is the best peer's time over densevit's, the
+interleaved: other load slows all alike. The ratio is the best peer's time over densevit's, the
 median of the rounds' own ratios; the best peer is the one of the least median.
 """
 

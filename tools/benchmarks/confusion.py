@@ -2,10 +2,10 @@
 
     python tools/benchmarks/confusion.py --classes 19 --height 1024 --width 2048
 
-Maps are patches of one class each, as a picture has regions, of which the prediction gets a tenth of the pixels wrong
+Maps are patches of one class each, as an image has regions, of which the prediction gets a tenth of the pixels wrong
 along their edges and at random, with some pixels to ignore; and, harder on a counter's cache, noise. All ways take the
-same images one at a time and have to give the same mIoU. Rounds are interleaved, so that whatever else the machine
-does slows all alike.
+same images one at a time and have to give the same mIoU. Rounds are interleaved, so that other load on the machine
+slows all alike.
 """
 
 import argparse

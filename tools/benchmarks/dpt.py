@@ -1,8 +1,8 @@
 """DPT for depth beside transformers', forward and backward, on a ViT-B/16 at 384 x 384: the head alone, and the whole.
 
 Both have the same sizes and layers (`tests/heads/test_dpt_parity.py` holds them to the same numbers); the class token
-is ignored, so that a head has nothing but maps to work on. Rounds are interleaved, so that whatever else the machine
-does slows both alike.
+is ignored, so that a head has nothing but maps to work on. Rounds are interleaved, so that other load on the machine
+slows both alike.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """densevit's linear layer beside torch's, forward and backward, at the shapes of Swin-T and ViT, batch 2.
 
-`densevit.layers.linear` writes the layer as a 1x1 convolution on some CPUs in float32: this table says what it brings.
-Rounds are interleaved, so that whatever else the machine does slows both alike.
+`densevit.layers.linear` writes the layer as a 1x1 convolution on some CPUs in float32: this table shows the gain.
+Rounds are interleaved, so that other load slows both alike.
 """
 
 import argparse

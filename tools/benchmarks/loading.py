@@ -1,10 +1,10 @@
-"""Pictures a second of densevit's loader beside DETR's own recipe in Pillow and torchvision, on the same files.
+"""Images a second of densevit's loader beside DETR's own recipe in Pillow and torchvision, on the same files.
 
-    python tools/benchmarks/loading.py --root ~/coco [--split train] [--pictures 80] [--rounds 7] [--batch-size 8]
+    python tools/benchmarks/loading.py --root ~/coco [--split train] [--images 80] [--rounds 7] [--batch-size 8]
 
 Both read, flip, resize to a short side of 480 ... 800 (in half of the cases after a resize and a crop), carry the boxes
 along and pad batches with a mask. The peer normalises to float, as its recipe does; densevit leaves uint8 to the model,
-which normalises on its device. Rounds alternate between the two, so that whatever else the machine does hits both;
+which normalises on its device. Rounds alternate between the two, so that other load affects both;
 printed are the medians and the median ratio.
 """
 
@@ -43,35 +43,35 @@ class PillowRecipe(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return self.count
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
-        picture = Image.open(self.coco.path(index)).convert("RGB")
+        image = Image.open(self.coco.path(index)).convert("RGB")
         objects = self.coco.objects(index)
         plain = ~objects["iscrowd"]
         boxes, labels = objects["boxes"][plain], objects["labels"][plain]
         if random.random() < 0.5:
-            picture = F.hflip(picture)
-            width = picture.width
+            image = F.hflip(image)
+            width = image.width
             boxes = boxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([width, 0, width, 0])
         if random.random() < 0.5:
-            picture, boxes = resized(picture, boxes, random.choice([400, 500, 600]), None)
-            width, height = (random.randint(384, min(side, 600)) for side in picture.size)
-            top, left = random.randint(0, picture.height - height), random.randint(0, picture.width - width)
-            picture = F.crop(picture, top, left, height, width)
+            image, boxes = resized(image, boxes, random.choice([400, 500, 600]), None)
+            width, height = (random.randint(384, min(side, 600)) for side in image.size)
+            top, left = random.randint(0, image.height - height), random.randint(0, image.width - width)
+            image = F.crop(image, top, left, height, width)
             boxes = (boxes - torch.tensor([left, top, left, top])).clamp(min=0)
             boxes = boxes.minimum(torch.tensor([width, height, width, height]))
             keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
             boxes, labels = boxes[keep], labels[keep]
-        picture, boxes = resized(picture, boxes, random.choice(_SCALES), _LONGEST)
-        image = F.normalize(F.to_tensor(picture), IMAGENET_MEAN, IMAGENET_STD)
+        image, boxes = resized(image, boxes, random.choice(_SCALES), _LONGEST)
+        image = F.normalize(F.to_tensor(image), IMAGENET_MEAN, IMAGENET_STD)
         return image, {"boxes": boxes, "labels": labels}
 
 
-def resized(picture: Image.Image, boxes: Tensor, short: int, longest: int | None) -> tuple[Image.Image, Tensor]:
-    low, high = min(picture.size), max(picture.size)
+def resized(image: Image.Image, boxes: Tensor, short: int, longest: int | None) -> tuple[Image.Image, Tensor]:
+    low, high = min(image.size), max(image.size)
     if longest is not None and short * high / low > longest:
         short = round(longest * low / high)
-    width, height = (short if side == low else int(short * side / low) for side in picture.size)
-    scale = torch.tensor([width / picture.width, height / picture.height]).repeat(2)
-    return picture.resize((width, height), Image.Resampling.BILINEAR), boxes * scale
+    width, height = (short if side == low else int(short * side / low) for side in image.size)
+    scale = torch.tensor([width / image.width, height / image.height]).repeat(2)
+    return image.resize((width, height), Image.Resampling.BILINEAR), boxes * scale
 
 
 def padded_batch(samples: list[tuple[Tensor, dict[str, Tensor]]]) -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
@@ -91,18 +91,16 @@ def start_worker(worker: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="a folder with COCO-format annotations and their pictures")
+    parser.add_argument("--root", required=True, help="a folder with COCO-format annotations and their images")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--pictures", type=int, default=80, help="how many of the set's pictures to read")
+    parser.add_argument("--images", type=int, default=80, help="how many of the set's images to read")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch-size", type=int, default=8)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    coco = Coco(arguments.split, root=arguments.root, limit=arguments.pictures)
-    print(
-        f"{len(coco)} pictures of {arguments.root}, batches of {arguments.batch_size}, {arguments.rounds} rounds each"
-    )
+    coco = Coco(arguments.split, root=arguments.root, limit=arguments.images)
+    print(f"{len(coco)} images of {arguments.root}, batches of {arguments.batch_size}, {arguments.rounds} rounds each")
     for workers in (0, 2):
         ours, theirs = (
             densevit_epochs(coco, arguments.batch_size, workers),
@@ -139,22 +137,22 @@ def pillow_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], Ite
 
 
 def compare(ours: Callable[[], Iterator[Any]], theirs: Callable[[], Iterator[Any]], rounds: int, where: str) -> None:
-    """Alternates epochs of the two and prints pictures a second."""
+    """Alternates epochs of the two and prints images a second."""
     rate(ours), rate(theirs)  # starts workers, fills the disk cache
     pairs = [(rate(ours), rate(theirs)) for _ in range(rounds)]
     own, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratios = sorted(a / b for a, b in pairs)
     middle = statistics.median(ratios)
-    print(f"{where}: densevit {own:.0f}, Pillow recipe {peer:.0f} pictures a second; ratio {middle:.2f}", end=" ")
+    print(f"{where}: densevit {own:.0f}, Pillow recipe {peer:.0f} images a second; ratio {middle:.2f}", end=" ")
     print(f"({ratios[0]:.2f} ... {ratios[-1]:.2f})")
 
 
 def rate(epoch: Callable[[], Iterator[Any]]) -> float:
-    """Pictures a second over one epoch."""
-    start, pictures = time.perf_counter(), 0
+    """Images a second over one epoch."""
+    start, images = time.perf_counter(), 0
     for batch in epoch():
-        pictures += len(batch["targets"] if isinstance(batch, dict) else batch[2])
-    return pictures / (time.perf_counter() - start)
+        images += len(batch["targets"] if isinstance(batch, dict) else batch[2])
+    return images / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 The usual way is DETR's own: for each decoder layer one cost matrix of all queries of the batch with all objects of the
 batch, of which the blocks on the diagonal are assigned. The other is a small matrix for each image and each layer. All
-take the same predictions and targets and have to find the same assignment. Rounds are interleaved, so that whatever
-else the machine does slows all alike.
+take the same predictions and targets and have to find the same assignment. Rounds are interleaved, so
+that other load slows all alike.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from torch import Tensor
 from densevit.interfaces import Targets
 from densevit.losses.matching import Matches, Objects, hungarian
 
-SIDE = 640  # of the pictures, in pixels
+SIDE = 640  # of the images, in pixels
 Pairs = list[list[tuple[Sequence[int], Sequence[int]]]]  # of each layer and image: queries, and objects of the image
 Quadruples = set[tuple[int, int, int, int]]  # layer, image, query, object of the image
 
@@ -81,7 +81,7 @@ def transformers_matcher(logits: Tensor, boxes: Tensor, targets: list[Targets]) 
 
 
 def coco_like(batch: int, classes: int, device: str, generator: np.random.Generator) -> list[Targets]:
-    """Targets with about as many objects as COCO's pictures have: 7.3 on average, from none to more than thirty."""
+    """Targets with about as many objects as COCO's images have: 7.3 on average, from none to more than thirty."""
     targets: list[Targets] = []
     for count in np.minimum(generator.geometric(1 / 8.3, batch) - 1, 60):
         low, size = generator.uniform(0, SIDE - 40, (count, 2)), generator.exponential(80, (count, 2)) + 4
