@@ -24,9 +24,9 @@ def run(args: Namespace) -> int:
 
     from densevit.errors import ConfigError
     from densevit.visualization.weights_table import weights_table, written_table
+    from densevit.weights.atomic_io import check_free
     from densevit.weights.converting import convert
-    from densevit.weights.whole import check_free
-    from densevit.weights.writing import written
+    from densevit.weights.foreign_export import written
 
     check_free(args.out)
     console = Console()

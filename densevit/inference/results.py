@@ -17,7 +17,7 @@ from densevit.inference.point_cloud import write_ply
 from densevit.inference.sources import Picture
 from densevit.interfaces import Class, Predictions
 from densevit.visualization.draw import draw
-from densevit.weights.whole import check_free
+from densevit.weights.atomic_io import check_free
 
 
 def check_new_folder(folder: Path) -> Path:

@@ -49,7 +49,7 @@ def create_head(
 def build_model(config: Config, classes: Mapping[str, Sequence[Class]]) -> DenseModel:
     """The model that a config describes, with random weights.
 
-    classes: by task, as a data set has them. `weights.initial.load_initial` loads the weights that the config names.
+    classes: by task, as a data set has them. `weights.pretrained.load_pretrained` loads the weights in the config.
     """
     backbone = create_backbone(config.backbone.name, **config.backbone.options)
     backbone.mean = config.backbone.mean or backbone.mean

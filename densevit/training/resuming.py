@@ -42,7 +42,7 @@ class Checkpoint:
             self.step = int(content["global_step"])
         except Exception as error:  # a spoilt pickle raises anything
             raise WeightsError(
-                f"{self.path}: not a whole checkpoint of tensors and plain values, as a run leaves it "
+                f"{self.path}: not a complete checkpoint of tensors and plain values, as a run leaves it "
                 f"({safe_unpickler.reason(error)}). Nothing of it was run. Copy it again, or train from the run's "
                 "config.yaml."
             ) from error

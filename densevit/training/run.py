@@ -43,7 +43,7 @@ from densevit.visualization.samples import draw_samples
 from densevit.visualization.tables import metrics_table
 from densevit.visualization.weights_table import weights_table
 from densevit.weights import model_file
-from densevit.weights.initial import load_initial
+from densevit.weights.pretrained import load_pretrained
 
 _OF_THE_DISK = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
@@ -103,7 +103,7 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint
     parameter_groups(model, config.optim, lr=1.0)  # that something trains, and that patterns match
     if checkpoint is not None:
         checkpoint.check_model(model)
-    fits = load_initial(model) if checkpoint is None else []  # the checkpoint has all
+    fits = load_pretrained(model) if checkpoint is None else []  # the checkpoint has all
     evaluation = Evaluation(build_evaluators(model, config, data))
     _check_monitor(config.trainer.monitor, evaluation)
 

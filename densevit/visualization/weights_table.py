@@ -8,8 +8,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from densevit.weights.fitting import Fit, shown
-from densevit.weights.writing import Written
+from densevit.weights.foreign_export import Written
+from densevit.weights.state_dict_loading import Fit, shown
 
 NAMES_A_ROW = 3
 

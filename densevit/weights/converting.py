@@ -12,13 +12,13 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, Class
 from densevit.model import DenseModel, build_model, create_backbone
 from densevit.weights import model_file
-from densevit.weights.arrival import Arrival, is_bgr, translated, turn_channels
-from densevit.weights.fitting import Fit
-from densevit.weights.initial import fit_backbone, fit_model
-from densevit.weights.layout import Layout
+from densevit.weights.atomic_io import atomic_folder
+from densevit.weights.checkpoint_io import Checkpoint, read
+from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb, is_bgr, translate_checkpoint
+from densevit.weights.key_mapping import Layout
 from densevit.weights.layouts import find, recognise
-from densevit.weights.reading import Checkpoint, read
-from densevit.weights.whole import whole_folder
+from densevit.weights.pretrained import fit_backbone, fit_model
+from densevit.weights.state_dict_loading import Fit
 
 Classes = Mapping[str, Sequence[Class]]
 
@@ -39,7 +39,7 @@ class Converted:
     def write(self, out: Path) -> None:
         """A new folder: of a whole model with config.yaml and model.safetensors; of a backbone alone with
         model.safetensors, which `backbone.weights` takes, and backbone.yaml, which is its config's section."""
-        with whole_folder(out) as folder:
+        with atomic_folder(out) as folder:
             if self.model is not None and self.model.config is not None:
                 model_file.save(self.model, folder / "model.safetensors")
                 (folder / "config.yaml").write_text(configs.dump(self.model.config, self._comments()), "utf-8")
@@ -51,10 +51,10 @@ class Converted:
 
     def _comments(self) -> dict[str, str]:
         assert self.model is not None
-        facts = {"converted from": self.source}
+        metadata = {"converted from": self.source}
         for name, classes in self.model.classes.items():
-            facts |= {f"classes of {name}": ", ".join(c.name for c in classes)} if classes else {}
-        return facts
+            metadata |= {f"classes of {name}": ", ".join(c.name for c in classes)} if classes else {}
+        return metadata
 
 
 def convert(source: str | Path, layout: str | None = None, overrides: Sequence[str] = ()) -> Converted:
@@ -64,50 +64,58 @@ def convert(source: str | Path, layout: str | None = None, overrides: Sequence[s
     of itself. Raises WeightsError where a tensor has no place or a place no tensor; `weights_allow` allows it by name.
     """
     checkpoint = read(source)
-    if checkpoint.entries.get("format") == "densevit":
+    if checkpoint.header.get("format") == "densevit":
         raise WeightsError(f"{source}: is densevit's already. For another project's layout, say which with --to.")
     chosen = find(layout) if layout else recognise(checkpoint.tensors, str(source))
-    arrival = translated(checkpoint, chosen)
-    sections = arrival.describe()
-    normalisation = {key: getattr(arrival, key) for key in ("mean", "std")}
+    translated = translate_checkpoint(checkpoint, chosen)
+    sections = translated.describe()
+    normalisation = {key: getattr(translated, key) for key in ("mean", "std")}
     sections["backbone"] = {**sections["backbone"], **{key: [*value] for key, value in normalisation.items()}}
-    converted = _backbone if arrival.is_backbone else _model
-    found = converted(checkpoint, arrival, chosen, sections, overrides)
-    found.fit.notes += _assumed(chosen, arrival, found, overrides)
+    converted = _backbone if translated.is_backbone else _model
+    found = converted(checkpoint, translated, chosen, sections, overrides)
+    found.fit.notes += _assumed(chosen, translated, found, overrides)
     found.fit.write()
     return found
 
 
 def _model(
-    checkpoint: Checkpoint, arrival: Arrival, layout: Layout, sections: dict[str, Any], overrides: Sequence[str]
+    checkpoint: Checkpoint,
+    translated: TranslatedCheckpoint,
+    layout: Layout,
+    sections: dict[str, Any],
+    overrides: Sequence[str],
 ) -> Converted:
-    classes = layout.classes(checkpoint.tensors, checkpoint.facts) if layout.classes else {}
-    config = configs.from_mapping(with_settings(sections, classes), arrival.source, overrides)
+    classes = layout.classes(checkpoint.tensors, checkpoint.metadata) if layout.classes else {}
+    config = configs.from_mapping(with_settings(sections, classes), translated.source, overrides)
     configs.check_plugins(config)
     allowed, config.weights_allow = config.weights_allow, ()
     model = build_model(config, classes)
     if is_bgr(checkpoint):
-        turn_channels(arrival, model.backbone)
-        config.backbone.mean = model.backbone.mean = arrival.mean or model.backbone.mean
-        config.backbone.std = model.backbone.std = arrival.std or model.backbone.std
-    fit = fit_model(model, arrival, allowed)
-    return Converted(arrival.source, fit, model.backbone, config.backbone, model.eval())
+        bgr_to_rgb(translated, model.backbone)
+        config.backbone.mean = model.backbone.mean = translated.mean or model.backbone.mean
+        config.backbone.std = model.backbone.std = translated.std or model.backbone.std
+    fit = fit_model(model, translated, allowed)
+    return Converted(translated.source, fit, model.backbone, config.backbone, model.eval())
 
 
 def _backbone(
-    checkpoint: Checkpoint, arrival: Arrival, layout: Layout, sections: dict[str, Any], overrides: Sequence[str]
+    checkpoint: Checkpoint,
+    translated: TranslatedCheckpoint,
+    layout: Layout,
+    sections: dict[str, Any],
+    overrides: Sequence[str],
 ) -> Converted:
     for override in overrides:
         if not override.startswith("backbone."):
-            raise ConfigError(f"{override}: {arrival.source} is a backbone alone, which has only backbone.* to say.")
-    section = configs.backbone_section(sections["backbone"], arrival.source, overrides)
+            raise ConfigError(f"{override}: {translated.source} is a backbone alone, which has only backbone.* to say.")
+    section = configs.backbone_section(sections["backbone"], translated.source, overrides)
     backbone = create_backbone(section.name, **section.options)
     if is_bgr(checkpoint):
-        turn_channels(arrival, backbone)
-        section.mean, section.std = arrival.mean, arrival.std
-    fit = fit_backbone(DenseModel(backbone, {}), arrival, section.weights_allow)
-    fit.source = arrival.source
-    return Converted(arrival.source, fit, backbone, section)
+        bgr_to_rgb(translated, backbone)
+        section.mean, section.std = translated.mean, translated.std
+    fit = fit_backbone(DenseModel(backbone, {}), translated, section.weights_allow)
+    fit.source = translated.source
+    return Converted(translated.source, fit, backbone, section)
 
 
 def with_settings(sections: Mapping[str, Any], classes: Classes) -> dict[str, Any]:
@@ -146,19 +154,19 @@ def _recipe(task: str, head: Mapping[str, Any], count: int) -> tuple[str, dict[s
     return "", {}
 
 
-def _assumed(layout: Layout, arrival: Arrival, found: Converted, overrides: Sequence[str]) -> list[str]:
+def _assumed(layout: Layout, translated: TranslatedCheckpoint, found: Converted, overrides: Sequence[str]) -> list[str]:
     """What the options are that no tensor shows and nothing else said."""
     given = {override.partition("=")[0].strip() for override in overrides}
     config = {"backbone": found.section.model_dump()}
     if found.model is not None and found.model.config is not None:
         config = found.model.config.model_dump()
     said = []
-    for name in layout.untold:
+    for name in layout.unrecorded:
         value: Any = config
         for key in name.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
         seen = "window" in name and "window_size" in found.section.options  # in a table that was saved
-        if name not in given and name not in arrival.options and not seen:
+        if name not in given and name not in translated.options and not seen:
             said.append(f"{name} {'the default' if value is None else str(value).lower()}")
     if not said:
         return []

@@ -16,9 +16,9 @@ from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class
 from densevit.model import DenseModel, build_model, create_backbone
 from densevit.weights import file_kinds
-from densevit.weights.fitting import load_state
-from densevit.weights.reading import read as read_checkpoint
+from densevit.weights.checkpoint_io import read as read_checkpoint
 from densevit.weights.state import header, part, read_safetensors
+from densevit.weights.state_dict_loading import load_state
 
 FORMAT = "1"
 
@@ -63,7 +63,7 @@ def load(run: str | Path) -> DenseModel:
         classes = {task: tuple(map(_class, own)) for task, own in json.loads(entries["classes"]).items()}
     except (LookupError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
         raise WeightsError(
-            f"{path}: its header is spoilt ({one_line(error)}). Copy it again, or train again."
+            f"{path}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
         ) from error
     config = configs.from_mapping(values, str(path))
     try:
@@ -80,7 +80,7 @@ def load_backbone(run: str | Path) -> tuple[Backbone, BackboneSection]:
     try:
         values = reading.parse(entries["config"], str(path))["backbone"]
     except (KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: its header is spoilt ({error}). Copy it again.") from error
+        raise WeightsError(f"{path}: its header is corrupt ({error}). Copy it again.") from error
     section = configs.backbone_section(values, str(path))
     backbone = create_backbone(section.name, **section.options)
     backbone.mean, backbone.std = section.mean or backbone.mean, section.std or backbone.std

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from densevit.weights.layout import Change, Rearrangement, State
+from densevit.weights.key_mapping import Change, Rearrangement, State
 
 
 def _square(table: Tensor) -> Tensor:

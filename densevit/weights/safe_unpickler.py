@@ -70,7 +70,7 @@ def load(path: Path) -> Any:
         raise WeightsError(f"{path}: {error}") from None
     except Exception as error:  # a corrupt pickle raises anything
         raise WeightsError(
-            f"{path}: not a whole checkpoint: {path.stat().st_size:,} bytes, and reading them ends with: "
+            f"{path}: not a complete checkpoint: {path.stat().st_size:,} bytes, and reading them ends with: "
             f"{reason(error)}. Copy or download it again."
         ) from error
 

@@ -17,7 +17,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({error}). Copy or download it again.") from error
+        raise WeightsError(f"{path}: not a complete safetensors file ({error}). Copy or download it again.") from error
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

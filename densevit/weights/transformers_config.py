@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from densevit.interfaces import Class
-from densevit.weights.layout import State
+from densevit.weights.key_mapping import State
 from densevit.weights.layouts.detr import COCO_ROWS
 from densevit.weights.variants import RESNET, SWIN
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.weights.layout import Layout, Line, Rearrangement, State, translate
+from densevit.weights.key_mapping import Layout, Line, Rearrangement, State, translate
 
 Section = dict[str, Any]
 

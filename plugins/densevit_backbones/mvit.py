@@ -157,7 +157,7 @@ class Positions(nn.Module):
         return cells if self.token is None else torch.cat([self.token, cells], 1)
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
-        """Positions of another map; see `densevit.weights.fitting.fit`."""
+        """Positions of another map; see `densevit.weights.state_dict_loading.fit`."""
         size = self.cells.shape[2:]
         return _resized(tensor, (size[0], size[1])) if name == "cells" else None
 

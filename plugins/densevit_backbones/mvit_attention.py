@@ -138,7 +138,7 @@ class RelativePositions(nn.Module):
         return rows.permute(0, 3, 1, 2, 4), columns.permute(0, 3, 2, 1, 4)
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
-        """A table for maps of another size; see `densevit.weights.fitting.fit`."""
+        """A table for maps of another size; see `densevit.weights.state_dict_loading.fit`."""
         return _resized(tensor, len(self.rows if name == "rows" else self.columns))
 
 

@@ -64,7 +64,7 @@ class WindowAttention(_InWindows):
         return self.output(windows.join(mixed))
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
-        """A bias table that was trained with another window; see `densevit.weights.fitting.fit`."""
+        """A bias table that was trained with another window; see `densevit.weights.state_dict_loading.fit`."""
         square = math.isqrt(len(tensor)) ** 2 == len(tensor)
         return resize_bias_table(tensor, self.window) if name.endswith("bias_table") and square else None
 

@@ -190,7 +190,7 @@ class ViT(Backbone):
         return [*stem[:-1], [*stem[-1], *own], *blocks, *([last] if last else [])]
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
-        """A position table of another grid; see `densevit.weights.fitting.fit`."""
+        """A position table of another grid; see `densevit.weights.state_dict_loading.fit`."""
         side = self.position_side
         return resize_grid(tensor, (side, side), self.position_resizing) if name == "position_table" else None
 

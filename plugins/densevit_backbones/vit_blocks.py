@@ -138,7 +138,7 @@ class RelativePositionBias(nn.Module):
         return torch.cat([of_tokens, of_cells], dim=1)
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
-        """A table of another grid; see `densevit.weights.fitting.fit`."""
+        """A table of another grid; see `densevit.weights.state_dict_loading.fit`."""
         if name != "table" or (len(tensor) - len(self.table)) % 4:  # the difference of two odd squares
             return None
         offsets, tokens = self._parts(tensor)

@@ -62,8 +62,8 @@ def test_a_path_that_cannot_be(refused: Callable[..., str], arguments: tuple[str
 WRONG: dict[tuple[str, ...], str] = {
     ("nope",): "there is no command 'nope'",
     ("evaluate", "empty"): "empty/model.safetensors: no such file. It is not a run folder",
-    ("evaluate", "file"): "file: is text, not weights",
-    ("evaluate", "a.png"): "of no format that is known here",
+    ("evaluate", "file"): "file: is not a checkpoint: ",
+    ("evaluate", "a.png"): "a.png: is not a checkpoint: ",
     ("evaluate", "fifo"): "fifo: no such file",
     ("evaluate", "run", "x"): "'x' is no override",
     ("evaluate", "run", "optim.lr=1"): "a run is evaluated as it was trained",
@@ -71,7 +71,7 @@ WRONG: dict[tuple[str, ...], str] = {
     ("evaluate", "run", "data.name=nope"): "There is no dataset 'nope'",
     ("evaluate", "run", "--out", "file"): "file is a file. Name a new folder",
     ("evaluate", "run", "--out", "run"): "run is not empty",
-    ("evaluate", "run", "--out", "file/x/y"): "/file is no folder",
+    ("evaluate", "run", "--out", "file/x/y"): "/file is not a folder",
     ("predict", "run", "nope.png"): "nope.png: there is no such file or folder",
     ("predict", "run", "empty"): "empty: no pictures in this folder",
     ("predict", "run", "texts"): "texts: no pictures in this folder",
@@ -100,8 +100,8 @@ WRONG: dict[tuple[str, ...], str] = {
     ("predict", "run", "a.png", "--device", "nope"): "--device nope",
     ("predict", "run", "a.png", "--device", "meta"): "--device meta computes nothing",
     ("convert", "run", "out"): "run: is densevit's already",
-    ("convert", "file", "out"): "file: is text, not weights",
-    ("convert", "run", "file", "--to", "hf"): "file is there already",
+    ("convert", "file", "out"): "file: is not a checkpoint: ",
+    ("convert", "run", "file", "--to", "hf"): "file exists. Name another path",
     ("convert", "run", "out.pth", "--to", "nope"): "--to nope: there is no such layout",
     ("convert", "run", "out.pth", "--to", "hf", "weights_allow=5"): "Only weights_allow=[PATTERN, ...]",
     ("scenes", "--out", "run"): "run exists and is not an empty folder",
@@ -154,9 +154,9 @@ def test_the_same_commands_with_right_arguments(accepted: Callable[..., None], a
 def test_a_folder_that_may_not_be_written_to(
     tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("densevit.weights.whole.os.access", lambda path, mode: False)  # as for anyone but root
+    monkeypatch.setattr("densevit.weights.atomic_io.os.access", lambda path, mode: False)  # as for anyone but root
     for arguments in (("evaluate", "run", "--out", "out"), ("predict", "run", "a.png", "--out", "out")):
-        refused(*arguments, says=(f"out cannot be made: nothing may be written to {tmp_path}",))
+        refused(*arguments, says=(f"out cannot be created: no permission to write to {tmp_path}",))
 
 
 def test_predict_does_the_others_where_an_image_cannot_be_read(

@@ -37,38 +37,38 @@ HTML = b"<!DOCTYPE html><html><title>Log in</title>"
 
 # Bytes of a file that holds no weights, and what `weights=` and `predict` say of it alike.
 NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "is empty, 0 bytes"),
-    "web page": (HTML, "is a web page ('Log in')"),
+    "empty": (b"", "is an empty file, 0 bytes"),
+    "web page": (HTML, "is an HTML page ('Log in')"),
     "git-LFS pointer": (LFS, "is a git-LFS pointer to a file of 123,456 bytes"),
-    "text": (b"hello", "is text, not weights: 'hello'"),
-    "deep JSON": (DEEP.encode(), "is JSON, not weights"),
-    "gzip": (b"\x1f\x8b123456", "is compressed with gzip"),
-    "numpy array": (b"\x93NUMPY\x01\x00", "is a single numpy array"),
-    "part of a zip": (b"PK\x03\x04" + bytes(100), "is the beginning of a zip archive, 104 bytes"),
+    "text": (b"hello", "is not a checkpoint: 5 bytes, the first are b'hello'"),
+    "deep JSON": (DEEP.encode(), "is not a checkpoint: 100,000 bytes, the first are b'[[["),
+    "gzip": (b"\x1f\x8b123456", r"is not a checkpoint: 8 bytes, the first are b'\x1f\x8b123456'"),
+    "numpy array": (b"\x93NUMPY\x01\x00", r"is not a checkpoint: 8 bytes, the first are b'\x93NUMPY\x01\x00'"),
+    "part of a zip": (b"PK\x03\x04" + bytes(100), "is a truncated or corrupt zip archive, 104 bytes"),
     "bare pickle": (b"\x80\x04}q\x00." + bytes(20), "is a bare pickle"),
-    "image": (b"\x89PNG\r\n\x1a\n" + bytes(100), "of no format that is known here"),
-    "HDF5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+    "image": (b"\x89PNG\r\n\x1a\n" + bytes(100), r"is not a checkpoint: 108 bytes, the first are b'\x89PNG\r\n"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n", r"is not a checkpoint: 8 bytes, the first are b'\x89HDF\r\n\x1a\n'"),
 }
 
 # What a run's model.safetensors is in place of a whole one.
 MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
-    "cut short": (lambda run: (run / "model.safetensors").read_bytes()[:5000], "not a whole safetensors file"),
-    "zeros": (lambda run: bytes(1000), "not a whole safetensors file"),
-    "empty": (lambda run: b"", "is empty, 0 bytes"),
-    "web page": (lambda run: HTML, "is a web page"),
+    "cut short": (lambda run: (run / "model.safetensors").read_bytes()[:5000], "not a complete safetensors file"),
+    "zeros": (lambda run: bytes(1000), "not a complete safetensors file"),
+    "empty": (lambda run: b"", "is an empty file, 0 bytes"),
+    "web page": (lambda run: HTML, "is an HTML page"),
     "git-LFS pointer": (lambda run: LFS, "is a git-LFS pointer"),
-    "header of 2**60 bytes": (lambda run: struct.pack("<Q", 2**60) + b"{" + b" " * 100, "not a whole safetensors file"),
-    "header of 2**64 - 1 bytes": (lambda run: b"\xff" * 8 + b"{}", "Expected a .pth"),
-    "header that is no JSON": (lambda run: struct.pack("<Q", 10) + b"x" * 10, "not a whole safetensors file"),
-    "header nested deeply": (lambda run: struct.pack("<Q", len(DEEP)) + DEEP.encode(), "not a whole safetensors file"),
+    "header of 2**60 bytes": (lambda run: struct.pack("<Q", 2**60) + b"{" + b" " * 100, "not a complete safetensors file"),
+    "header of 2**64 - 1 bytes": (lambda run: b"\xff" * 8 + b"{}", "not a complete safetensors file"),
+    "header that is no JSON": (lambda run: struct.pack("<Q", 10) + b"x" * 10, "not a complete safetensors file"),
+    "header nested deeply": (lambda run: struct.pack("<Q", len(DEEP)) + DEEP.encode(), "not a complete safetensors file"),
     "tensor of petabytes": (
         lambda run: model_file(run, {KERNEL: {"dtype": "F32", "shape": [10**15], "data_offsets": [0, 4 * 10**15]}}),
-        "not a whole safetensors file",
+        "not a complete safetensors file",
     ),
     "no header of ours": (lambda run: model_file(run), "has no densevit header"),
     "newer version": (lambda run: model_file(run, format_version="99"), "format version 99, expected 1"),
-    "no config": (lambda run: model_file(run, config=None), "its header is spoilt ('config')"),
-    "config of another kind": (lambda run: model_file(run, config="[]"), "header is spoilt|should be"),
+    "no config": (lambda run: model_file(run, config=None), "its header is corrupt ('config')"),
+    "config of another kind": (lambda run: model_file(run, config="[]"), "header is corrupt|should be"),
     "config nested deeply": (lambda run: model_file(run, config=f"a: {'[' * 500}"), "levels deep"),
     "config that holds itself": (lambda run: model_file(run, config="a: &a [*a]"), "a value that holds it"),
     "config with nan": (
@@ -79,10 +79,10 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
         lambda run: model_file(run, config=TINY.replace("swin", "swim")), "There is no backbone 'swim'"
     ),
     "config of another model": (lambda run: model_file(run, config=TINY.replace("width: 32", "width: 64")), "shape"),
-    "classes nested deeply": (lambda run: model_file(run, classes=DEEP), "its header is spoilt"),
-    "classes that are a number": (lambda run: model_file(run, classes="5"), "its header is spoilt"),
+    "classes nested deeply": (lambda run: model_file(run, classes=DEEP), "its header is corrupt"),
+    "classes that are a number": (lambda run: model_file(run, classes="5"), "its header is corrupt"),
     "classes without colours": (
-        lambda run: model_file(run, classes='{"detection": [{"name": "a"}]}'), "its header is spoilt ('color')"
+        lambda run: model_file(run, classes='{"detection": [{"name": "a"}]}'), "its header is corrupt ('color')"
     ),
     "no classes": (lambda run: model_file(run, classes="{}"), "has no classes"),
 }  # fmt: skip
@@ -167,10 +167,10 @@ def test_all_tensors_of_another_type_are_one_line(
 
 
 CONTENTS = {
-    "a list": ([1, 2], "holds no tensors by name, but a list"),
-    "a number": (5, "holds no tensors by name, but a int"),
-    "nothing": ({}, "holds no tensors by name, but nothing"),
-    "no tensors in the model": ({"model": {"model": {}}}, "holds no tensors by name, but the keys model"),
+    "a list": ([1, 2], "no state dict, but a list"),
+    "a number": (5, "no state dict, but a int"),
+    "nothing": ({}, "no state dict, but nothing"),
+    "no tensors in the model": ({"model": {"model": {}}}, "no state dict, but the keys model"),
     "tensors of another project": (
         {"a.weight": torch.zeros(2)},
         "1 tensors (a.weight), which is no layout that is known",
@@ -211,13 +211,13 @@ def array(shape: tuple[int, ...], descr: str = "<f4", data: bytes = b"") -> byte
 
 ARRAYS = {
     "petabytes": (array((10**15,)), "Unable to allocate 3.55 PiB"),
-    "more than 64 bits": (array((10**18, 10**18)), "not an .npz of plain arrays that is whole"),
+    "more than 64 bits": (array((10**18, 10**18)), "not a complete .npz of plain arrays"),
     "a negative side": (array((-5,)), "negative dimensions"),
-    "objects": (array((3,), "|O"), "it holds pickled objects"),
-    "words": (array((1,), "<U3", bytes(12)), "holds no arrays of numbers"),
+    "objects": (array((3,), "|O"), "it contains pickled objects"),
+    "words": (array((1,), "<U3", bytes(12)), "contains no numeric arrays"),
     "too few bytes": (array((100,), data=b"12"), "expected 400 bytes got 2"),
-    "no array": (b"xx", "holds no arrays of numbers"),
-    "a header of brackets": (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "not an .npz"),
+    "no array": (b"xx", "contains no numeric arrays"),
+    "a header of brackets": (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "not a complete .npz"),
 }
 
 
@@ -238,17 +238,18 @@ def test_an_npz_of_ours_is_accepted(tmp_path: Path, tiny: str, tiny_run: Path, a
 
 # ---- JSON beside weights ----
 
+FORMAT = "not in the format of transformers or timm"
 BESIDE = {
-    ("config.json", DEEP): "config.json: is not whole JSON",
-    ("config.json", "\x00"): "config.json: is not whole JSON",
-    ("config.json", '{"pretrained_cfg": 5}'): "config.json: is not as transformers or timm writes it",
-    ("config.json", '{"pretrained_cfg": {"mean": "abc"}}'): "config.json: is not as transformers or timm writes it",
+    ("config.json", DEEP): "config.json: invalid JSON",
+    ("config.json", "\x00"): "config.json: invalid JSON",
+    ("config.json", '{"pretrained_cfg": 5}'): f"config.json: {FORMAT}",
+    ("config.json", '{"pretrained_cfg": {"mean": "abc"}}'): f"config.json: {FORMAT}",
     ("config.json", '{"pretrained_cfg": {"mean": [1, 2]}}'): "three numbers are expected",
-    ("config.json", '{"id2label": 5}'): "config.json: is not as transformers or timm writes it",
-    ("config.json", '{"model_type": "detr", "backbone_config": 5}'): "config.json: is not as transformers",
-    ("config.json", '{"model_type": "detr", "encoder_attention_heads": [1]}'): "config.json: is not as transformers",
-    ("preprocessor_config.json", DEEP): "preprocessor_config.json: is not whole JSON",
-    ("preprocessor_config.json", '{"image_mean": "abc"}'): "preprocessor_config.json: is not as transformers",
+    ("config.json", '{"id2label": 5}'): f"config.json: {FORMAT}",
+    ("config.json", '{"model_type": "detr", "backbone_config": 5}'): f"config.json: {FORMAT}",
+    ("config.json", '{"model_type": "detr", "encoder_attention_heads": [1]}'): f"config.json: {FORMAT}",
+    ("preprocessor_config.json", DEEP): "preprocessor_config.json: invalid JSON",
+    ("preprocessor_config.json", '{"image_mean": "abc"}'): f"preprocessor_config.json: {FORMAT}",
     ("preprocessor_config.json", '{"image_mean": [0, 0]}'): "three numbers are expected, for red, green and blue",
     ("preprocessor_config.json", '{"image_mean": [0, 0, NaN]}'): "finite numbers are expected",
     ("preprocessor_config.json", '{"image_mean": 0, "image_std": 0}'): "the std above 0",
@@ -279,11 +280,11 @@ def test_json_that_says_nothing_is_accepted(
 
 
 INDEXES = {
-    DEEP: "is not whole JSON",
-    "{}": "is no index of shards",
-    '{"weight_map": 5}': "is no index of shards",
-    '{"weight_map": {"a": "../a"}}': "is no index of shards",
-    '{"weight_map": {"a": "b.safetensors"}}': "1 of 1 shards are not beside it (b.safetensors)",
+    DEEP: "invalid JSON",
+    "{}": "not an index of shards",
+    '{"weight_map": 5}': "not an index of shards",
+    '{"weight_map": {"a": "../a"}}': "not an index of shards",
+    '{"weight_map": {"a": "b.safetensors"}}': "1 of 1 shards are missing in its folder (b.safetensors)",
 }
 
 

@@ -47,7 +47,9 @@ def test_a_malicious_last_checkpoint_is_refused_and_not_run(legacy, tmp_path, ca
     (run / "config.yaml").write_text(TINY)
     content = {"global_step": 1, "state_dict": {"w": torch.ones(1)}, "random_state": Trap(target)}
     torch.save(content, run / "checkpoints" / "last.ckpt", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(WeightsError, match=r"last\.ckpt: not a whole checkpoint of tensors and plain values.*Nothing"):
+    with pytest.raises(
+        WeightsError, match=r"last\.ckpt: not a complete checkpoint of tensors and plain values.*Nothing"
+    ):
         runs.resume(run)
     assert main(["train", "--resume", str(run)]) != 0
     assert "last.ckpt" in capsys.readouterr().err

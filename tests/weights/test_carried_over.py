@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 import densevit
 from densevit.errors import WeightsError
-from densevit.weights.fitting import load_state
+from densevit.weights.state_dict_loading import load_state
 
 CASES = [
     ("swin", {"variant": "nano", "window_size": 7}, {"window_size": 12}, 6),

@@ -15,8 +15,8 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.model import build_model
-from densevit.weights.initial import load_initial
-from densevit.weights.reading import read
+from densevit.weights.checkpoint_io import read
+from densevit.weights.pretrained import load_pretrained
 
 USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
 SMALL = {"num_queries": 9, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2}
@@ -96,7 +96,7 @@ def test_a_backbone_comes_in_and_goes_back_to_its_library(name, tmp_path, capsys
     for source in (tmp_path / "theirs.pth", tmp_path / "ours", tmp_path / "ours/model.safetensors"):
         config = config_of({**section, "weights": str(source), "mean": None, "std": None})
         model = build_model(config, {"detection": [densevit.Class("cat", 17, (0, 0, 0))]}).eval()
-        load_initial(model)
+        load_pretrained(model)
         features.append(model.backbone(pixels)[-1])
         assert model.backbone.mean == tuple(section["mean"])
     assert all(torch.equal(one, features[0]) for one in features)
@@ -202,7 +202,7 @@ def test_a_detr_becomes_a_run_that_sees_what_transformers_sees(detr, tmp_path, c
     config = configs.load(tmp_path / "run")
     assert config.data.name == "coco" and config.data.recipe == "detr" and config.data.image_size == (96, 160)
     assert config.backbone.options["norm"] == "frozen" and config.backbone.mean == (0.485, 0.456, 0.406)
-    assert json.loads(read(tmp_path / "run").entries["classes"])["detection"][0]["name"] == "person"
+    assert json.loads(read(tmp_path / "run").header["classes"])["detection"][0]["name"] == "person"
 
 
 def test_a_run_of_a_detr_is_evaluated_and_predicts_by_the_doors(detr, tmp_path, capsys):
@@ -292,7 +292,7 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(detr, tmp_path, capsys)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     assert "is not empty" in refused(capsys, detr[0], tmp_path / "full")
-    assert "is there already" in refused(capsys, detr[0], tmp_path / "full/mine.txt")
+    assert "mine.txt exists. Name another path" in refused(capsys, detr[0], tmp_path / "full/mine.txt")
     state = {name: value for name, value in read(detr[0]).tensors.items() if "query_position" not in name}
     torch.save(state, tmp_path / "half.pth")
     refused(capsys, tmp_path / "half.pth", tmp_path / "out")

@@ -1,9 +1,10 @@
-"""A file that is no checkpoint, or no whole one: what it is, what was expected, and the mend."""
+"""Files that are no checkpoint, or truncated ones: the error names the format, what is expected and the fix."""
 
 import gzip
 import io
 import pickle
 import random
+import re
 import tarfile
 import warnings
 import zipfile
@@ -14,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from densevit.errors import WeightsError
+from densevit.weights.checkpoint_io import read
 from densevit.weights.file_kinds import kind
-from densevit.weights.reading import read
 
 STATE = {"weight": torch.arange(600.0).view(3, 200), "bias": torch.ones(3)}
 
@@ -43,45 +44,53 @@ def tarred(*names: str) -> bytes:
 
 
 CASES = {
-    "empty": (b"", "w.pth", r"is empty, 0 bytes\. Expected a \.pth.*Download it again"),
+    "empty": (b"", "w.pth", r"is an empty file, 0 bytes\. Expected a \.pth.*Download it again"),
     "pointer": (POINTER, "w.pth", r"git-LFS pointer to a file of 346,334,829 bytes.*git lfs pull"),
     "pointer of safetensors": (POINTER, "model.safetensors", r"git-LFS pointer.*git lfs pull"),
-    "page": (PAGE, "w.pth", r"a web page \('Google Drive - Quota exceeded'\).*Download it again"),
-    "page of safetensors": (PAGE, "w.safetensors", "a web page"),
-    "page of npz": (PAGE, "w.npz", "a web page"),
-    "denied": (DENIED, "w.pth", r"a web page \('Access Denied'\)"),
-    "json": (b'{"error": "Repository not found"}', "w.bin", r'JSON, not weights: .*"error": "Repository not found"'),
-    "json list": (b'[{"message": "rate limited"}]', "w.bin", "JSON, not weights.*rate limited"),
-    "text": (b"Entry not found", "w.bin", "text, not weights: 'Entry not found'"),
-    "keras": (b"\x89HDF\r\n\x1a\n" + bytes(100), "w.h5", r"HDF5 file, as Keras.*PyTorch weights"),
-    "keras zip": (zipped(**{"config.json": b"{}", "model.weights.h5": b"x"}), "w.keras", r"a Keras model"),
-    "exported": (
-        zipped(**{"w/archive_format": b"pt2", "w/models/model.json": b"{}"}),
-        "w.pt2",
-        r"torch\.export \(\.pt2\)",
+    "page": (PAGE, "w.pth", r"an HTML page \('Google Drive - Quota exceeded'\).*Download the file itself"),
+    "page of safetensors": (PAGE, "w.safetensors", "an HTML page"),
+    "page of npz": (PAGE, "w.npz", "an HTML page"),
+    "page without a title": (b"<html><body>", "w.pth", r"an HTML page\. Expected"),
+    "detectron2": (pickle.dumps({"model": {"w": np.ones(9)}}), "w.pkl", r"a bare pickle, not made.*safetensors"),
+    "zip": (zipped(**{"a/resnet.pth": b"x", "b": b""}), "w.pth", r"without data\.pkl; it holds a/resnet\.pth, b\."),
+    "keras zip": (
+        zipped(**{"config.json": b"{}", "model.weights.h5": b"x"}),
+        "w.keras",
+        r"without data\.pkl; it holds config\.json, model\.weights\.h5\. Expected a \.pth",
     ),
-    "onnx": (b"\x08\x07\x12\x07pytorch\x1a\x052.0.0", "w.onnx", "an ONNX model"),
-    "onnx by content": (b"\x08\x07\x12\x07pytorch\x1a\x052.0.0", "w.pth", "an ONNX model"),
-    "detectron2": (pickle.dumps({"model": {"w": np.ones(9)}}), "w.pkl", r"a bare pickle, as detectron2.*safetensors"),
-    "npy": (b"\x93NUMPY\x01\x00", "w.npy", "a single numpy array"),
-    "gzip": (gzip.compress(b"weights"), "w.pth", r"compressed with gzip\..*Unpack it"),
-    "tar": (tarred("resnet/weights.pth"), "w.pth.tar", r"a tar archive; it holds resnet/weights\.pth\..*Unpack it"),
-    "old tar": (tarred("sys_info", "pickle", "tensors", "storages"), "w.pth", r"tar format of torch before 0\.1\.10"),
-    "zip": (
-        zipped(**{"a/resnet.pth": b"x", "b": b""}),
-        "w.pth",
-        r"without a checkpoint's data\.pkl; it holds a/resnet\.pth",
-    ),
-    "empty zip": (b"PK\x05\x06" + bytes(18), "w.pth", "no format that is known"),
-    "noise": (b"\x00\x01\x02\x03garbage\xff\xfe\x00", "w.pth", r"14 bytes of no format .* beginning with 0x0001020367"),
+}
+# Anything else gets one message: the size, the first bytes and what is expected.
+OTHERS = {
+    "denied": (DENIED, "w.pth"),
+    "json": (b'{"error": "Repository not found"}', "w.bin"),
+    "json list": (b'[{"message": "rate limited"}]', "w.bin"),
+    "text": (b"Entry not found", "w.bin"),
+    "keras": (b"\x89HDF\r\n\x1a\n" + bytes(100), "w.h5"),
+    "onnx": (b"\x08\x07\x12\x07pytorch\x1a\x052.0.0", "w.onnx"),
+    "npy": (b"\x93NUMPY\x01\x00", "w.npy"),
+    "gzip": (gzip.compress(b"weights"), "w.pth"),
+    "tar": (tarred("resnet/weights.pth"), "w.pth.tar"),
+    "old tar": (tarred("sys_info", "pickle", "tensors", "storages"), "w.pth"),
+    "empty zip": (b"PK\x05\x06" + bytes(18), "w.pth"),
+    "noise": (b"\x00\x01\x02\x03garbage\xff\xfe\x00", "w.pth"),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_no_checkpoint_is_recognised_from_its_bytes(case, tmp_path):
-    content, name, said = CASES[case]
+def test_a_file_that_is_no_checkpoint_is_recognised_from_its_bytes(case, tmp_path):
+    content, name, message = CASES[case]
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=rf"{name}: .*(?s:{said})") as error:
+    with pytest.raises(WeightsError, match=rf"{name}: .*(?s:{message})") as error:
+        read(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_an_unknown_format_is_reported_with_its_first_bytes(case, tmp_path):
+    content, name = OTHERS[case]
+    (tmp_path / name).write_bytes(content)
+    message = f"{name}: is not a checkpoint: {len(content):,} bytes, the first are {content[:60]!r}. Expected a .pth, "
+    with pytest.raises(WeightsError, match=re.escape(message) + r".* checkpoint\. Download it again\.$") as error:
         read(tmp_path / name)
     assert "\n" not in str(error.value)
 
@@ -90,14 +99,14 @@ def test_a_torchscript_archive_is_recognised(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "w.pt"))
-    with pytest.raises(WeightsError, match=r"a TorchScript archive.*torch\.jit\.load, save its state_dict"):
+    with pytest.raises(WeightsError, match=r"a TorchScript archive.*torch\.jit\.load and save its state_dict"):
         read(tmp_path / "w.pt")
 
 
 @pytest.mark.slow
 def test_an_exported_program_is_recognised(tmp_path):
     torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),)), tmp_path / "w.pt2")
-    with pytest.raises(WeightsError, match=r"torch\.export"):
+    with pytest.raises(WeightsError, match=r"w\.pt2: is a zip archive without data\.pkl; it holds .*Expected a \.pth"):
         read(tmp_path / "w.pt2")
 
 
@@ -109,7 +118,7 @@ def files(folder):
     return sorted(folder.iterdir())
 
 
-def test_the_kind_is_told_from_the_content_whatever_the_name(tmp_path):
+def test_the_kind_is_detected_from_the_content_whatever_the_name(tmp_path):
     kinds = {"zip.pth": "torch", "legacy.pth": "torch", "tensors.safetensors": "safetensors", "arrays.npz": "npz"}
     for path in files(tmp_path):
         for suffix in (".bin", ".pth", ".safetensors", ".npz", ""):
@@ -131,7 +140,7 @@ def test_a_truncated_file_of_any_kind_is_one_clear_error(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_spoilt_file_is_one_clear_error_or_has_only_other_numbers(tmp_path):
+def test_a_corrupt_file_is_one_clear_error_or_has_only_other_numbers(tmp_path):
     dice = random.Random(0)
     for path in files(tmp_path):
         whole = path.read_bytes()

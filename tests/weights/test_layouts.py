@@ -5,7 +5,7 @@ import torch
 
 from densevit.errors import WeightsError
 from densevit.weights import layouts
-from densevit.weights.layout import Layout
+from densevit.weights.key_mapping import Layout
 
 
 def made(*found):

@@ -12,8 +12,8 @@ from densevit import config as configs
 from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head, Neck
 from densevit.model import build_model
-from densevit.weights.initial import load_initial
 from densevit.weights.model_file import load, save
+from densevit.weights.pretrained import load_pretrained
 
 THINGS = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
 ALL = (*THINGS, Class("sky", 157, (1, 2, 3), thing=False))
@@ -164,7 +164,7 @@ def test_other_people_s_safetensors_are_refused_with_the_way_to_use_them(tmp_pat
 def test_a_truncated_file_is_refused(saved, length):
     path = saved[1]
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(WeightsError, match="not a whole safetensors file|is empty, 0 bytes"):
+    with pytest.raises(WeightsError, match="not a complete safetensors file|is an empty file, 0 bytes"):
         load(path)
 
 
@@ -197,7 +197,7 @@ def test_a_spoilt_header_is_an_error_that_names_the_file(saved, entries):
 def test_the_whole_model_s_weights(saved):
     source, path = saved
     model = model_of(weights=str(path.parent))
-    load_initial(model)
+    load_pretrained(model)
     assert equal(model.state_dict(), source.state_dict())
 
 
@@ -206,7 +206,7 @@ def test_a_head_that_the_weights_lack_is_added_and_one_that_the_model_lacks_is_d
     heads = {"maps": {"name": f"{__name__}:Maps"}, "more": {"name": f"{__name__}:Scores"}}
     model = model_of(heads=heads, weights=str(path))
     before = {key: value.clone() for key, value in model.heads["more"].state_dict().items()}
-    [told] = load_initial(model)
+    [told] = load_pretrained(model)
     assert equal(model.backbone.state_dict(), source.backbone.state_dict())
     assert equal(model.heads["maps"].state_dict(), source.heads["maps"].state_dict())
     assert equal(model.heads["more"].state_dict(), before)
@@ -229,7 +229,7 @@ def test_learned_weights_go_on_where_there_are_some_and_else_begin_at_nothing(tm
         ([], {}),
     ):
         model = model_of(heads=weighted(**dict.fromkeys(learned, "learned")), weights=str(tmp_path))
-        load_initial(model)
+        load_pretrained(model)
         assert {name: s.item() for name, s in model.log_variances.items()} == expected
         assert equal(model.heads["detection"].state_dict(), source.heads["detection"].state_dict())
 
@@ -237,13 +237,13 @@ def test_learned_weights_go_on_where_there_are_some_and_else_begin_at_nothing(tm
 def test_weights_without_any_of_the_model_s_heads_are_refused(saved):
     model = model_of(heads={"more": {"name": f"{__name__}:Scores"}}, weights=str(saved[1]))
     with pytest.raises(WeightsError, match="tensors are missing"):
-        load_initial(model)
+        load_pretrained(model)
 
 
 def test_without_weights_nothing_changes():
     model = model_of()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    load_initial(model)
+    load_pretrained(model)
     assert equal(model.state_dict(), before)
 
 
@@ -251,7 +251,7 @@ def test_the_backbone_s_weights_from_a_model_file_and_nothing_else(saved):
     source, path = saved
     model = model_of(backbone={"name": "resnet", "depth": 18, "norm": "frozen", "weights": str(path)})
     before = model.heads["maps"].width.clone()
-    load_initial(model)
+    load_pretrained(model)
     expected = {k: v for k, v in source.backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
     assert equal(model.backbone.state_dict(), expected)
     assert torch.equal(model.heads["maps"].width, before)
@@ -261,7 +261,7 @@ def test_the_backbone_s_weights_from_a_file_of_its_own(saved, tmp_path):
     state = saved[0].backbone.state_dict()
     torch.save({"model": state}, tmp_path / "resnet.pth")
     model = model_of(backbone={"name": "resnet", "depth": 18, "weights": str(tmp_path / "resnet.pth")})
-    load_initial(model)
+    load_pretrained(model)
     assert equal(model.backbone.state_dict(), state)
 
 
@@ -270,7 +270,7 @@ def test_a_head_s_weights_come_with_its_neck(saved):
     heads = {name: section.model_dump(exclude_defaults=True) for name, section in config_of().heads.items()}
     heads["detection"]["weights"] = str(path)
     model = model_of(heads=heads)
-    load_initial(model)
+    load_pretrained(model)
     assert equal(model.heads["detection"].state_dict(), source.heads["detection"].state_dict())
     assert torch.equal(model.necks["detection"].by, source.necks["detection"].by)
     assert not torch.equal(model.heads["maps"].width, source.heads["maps"].width)
@@ -281,7 +281,7 @@ def test_weights_that_do_not_fit_are_an_error_that_names_the_key_and_the_file(sa
     model = model_of(backbone={"name": "resnet", "depth": 34, "weights": str(path)})
     message = rf"backbone\.weights: {path} does not fit: \d+ tensors are missing \(layer1\.2\.conv1"
     with pytest.raises(WeightsError, match=message):
-        load_initial(model)
+        load_pretrained(model)
     model = model_of(heads={"other": {"name": f"{__name__}:Scores", "weights": str(path)}})
     with pytest.raises(WeightsError, match=r"heads\.other\.weights"):
-        load_initial(model)
+        load_pretrained(model)

@@ -9,14 +9,14 @@ from transformers import Swinv2Config, Swinv2Model
 from densevit import config as configs
 from densevit.interfaces import Class
 from densevit.model import build_model
-from densevit.weights.conventions import beside, of_timm
 from densevit.weights.converting import convert, with_settings
-from densevit.weights.initial import load_initial
+from densevit.weights.key_mapping import translate_back
 from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layout import translate_back
 from densevit.weights.layouts import find
 from densevit.weights.layouts.detr import coco_classes
 from densevit.weights.layouts.dpt import KITTI, NYU
+from densevit.weights.preprocessing import of_folder, of_timm
+from densevit.weights.pretrained import load_pretrained
 
 VIT = {"name": "vit", "variant": "nano", "feature_norm": False}
 
@@ -99,7 +99,7 @@ def test_a_swinv2_s_windows_come_from_config_json(tmp_path):
 def test_a_detr_s_config_says_its_dilation_and_its_heads(tmp_path):
     config = {"model_type": "detr", "dilation": True, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert beside(tmp_path)["options"] == {"backbone.dilation": True, "heads.detection.num_heads": 4}
+    assert of_folder(tmp_path)["options"] == {"backbone.dilation": True, "heads.detection.num_heads": 4}
 
 
 def test_a_config_of_another_window_is_told(tmp_path):
@@ -111,7 +111,7 @@ def test_a_config_of_another_window_is_told(tmp_path):
         heads = {"detection": {"name": "detr", "width": 32}}
         values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
         model = build_model(configs.from_mapping(values), {"detection": (Class("a", 0, (0, 0, 0)),)})
-        said.append([note for note in load_initial(model)[0].notes if "window" in note])
+        said.append([note for note in load_pretrained(model)[0].notes if "window" in note])
     assert said == [
         ["These weights were trained with backbone.window_size 4; the config leaves it at its default."],
         ["Warning: backbone.window_size is 8; these weights were trained with 4."],
@@ -135,10 +135,10 @@ def test_a_config_of_other_attention_heads_is_told(tmp_path):
             state = {name.replace("heads.boxes", "heads.detection"): x for name, x in model.state_dict().items()}
             torch.save({"model": translate_back(state, find("detr"))[0]}, tmp_path / "detr.pth")
         model.config.weights = str(tmp_path / "detr.pth")
-        said.append([note for note in load_initial(model)[0].notes if "num_heads" in note])
+        said.append([note for note in load_pretrained(model)[0].notes if "num_heads" in note])
     assert said == [[], ["heads.boxes.num_heads is 4; these weights are taken to be of 8."], []]
     state = torch.load(tmp_path / "detr.pth", weights_only=True)["model"]
     del state["transformer.decoder.layers.0.linear1.weight"]  # without it, it cannot be described
     torch.save({"model": state}, tmp_path / "detr.pth")
     model.config.weights_allow = ("*.feedforward.expand.weight",)
-    assert load_initial(model)[0].missing == ["heads.boxes.decoder.0.feedforward.expand.weight"]
+    assert load_pretrained(model)[0].missing == ["heads.boxes.decoder.0.feedforward.expand.weight"]

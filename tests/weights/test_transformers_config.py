@@ -9,8 +9,8 @@ from transformers import AutoModel, DPTForDepthEstimation, DPTForSemanticSegment
 import densevit
 from densevit import config as configs
 from densevit.model import build_model
+from densevit.weights.foreign_export import written
 from densevit.weights.model_file import save, save_backbone
-from densevit.weights.writing import written
 
 VIT = {"name": "vit", "variant": "tiny", "features": (1, 2), "image_size": 64}
 SMALL = {"features": (1, 2), "image_size": 56, "patch_size": 14, "variant": "tiny", "layer_scale": 1.0}

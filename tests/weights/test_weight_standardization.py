@@ -7,9 +7,9 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import WeightsError
 from densevit.model import build_model
-from densevit.weights.initial import load_initial
+from densevit.weights.foreign_export import written
 from densevit.weights.model_file import save
-from densevit.weights.writing import written
+from densevit.weights.pretrained import load_pretrained
 
 HYBRID = {
     "name": "vit",
@@ -77,6 +77,6 @@ def test_a_training_that_starts_with_the_other_arithmetic_is_warned(run, tmp_pat
     written(run("std"), "dpt-hybrid").write(out)
     said = []
     for own in ({}, {"weight_standardization": "std"}):
-        fits = load_initial(model_of(weights=str(out), **own))
+        fits = load_pretrained(model_of(weights=str(out), **own))
         said.append([note for note in fits[0].notes if "standardization" in note])
     assert said == [["Warning: backbone.weight_standardization is variance; dpt-hybrid computes with std."], []]

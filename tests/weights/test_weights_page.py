@@ -9,7 +9,7 @@ import torchvision
 from densevit import config as configs
 from densevit.cli import main
 from densevit.weights import layouts
-from densevit.weights.reading import read
+from densevit.weights.checkpoint_io import read
 
 
 @pytest.fixture

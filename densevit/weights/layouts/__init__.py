@@ -5,7 +5,7 @@ import pkgutil
 from functools import cache
 
 from densevit.errors import WeightsError, did_you_mean
-from densevit.weights.layout import Layout, State, has_marks
+from densevit.weights.key_mapping import Layout, State, has_marks
 
 
 def names() -> list[str]:

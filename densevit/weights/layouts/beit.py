@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.weights.layout import ZEROS, Layout, Line, Rearrangement, State
+from densevit.weights.key_mapping import ZEROS, Layout, Line, Rearrangement, State
 from densevit.weights.layouts.timm import POSITIONS, VIT
 from densevit.weights.variants import described, vit
 
@@ -17,10 +17,10 @@ _SHARED = "rel_pos_bias.relative_position_bias_table"  # while it is pre-trained
 def _unshared(state: State) -> State:
     """A shared table, in each block."""
     if _SHARED not in state:
-        return POSITIONS.into(state)
+        return POSITIONS.forward(state)
     blocks = {found[1] for key in state if (found := re.match(r"blocks\.(\d+)\.", key))}
     tables = {name: state[_SHARED] + state.get(name, 0) for name in (_TABLE.format(i=i) for i in blocks)}
-    return POSITIONS.into({**{key: x for key, x in state.items() if key != _SHARED}, **tables})
+    return POSITIONS.forward({**{key: x for key, x in state.items() if key != _SHARED}, **tables})
 
 
 _LINES = (
@@ -32,7 +32,7 @@ _LINES = (
     Line("blocks.{i}.gamma_2", "blocks.{i}.scale2.scale"),
     *VIT.lines,
 )
-_REARRANGEMENT = Rearrangement(_unshared, POSITIONS.back)
+_REARRANGEMENT = Rearrangement(_unshared, POSITIONS.inverse)
 
 
 def _resized(tensors: State) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from torch import Tensor
 from densevit.data.datasets.coco_annotations import color_of
 from densevit.errors import WeightsError
 from densevit.interfaces import Class
+from densevit.weights.key_mapping import Change, Layout, Line, State, translate
 from densevit.weights.label_sets import preset_classes
-from densevit.weights.layout import Change, Layout, Line, State, translate
 from densevit.weights.variants import resnet
 
 ENCODER, DECODER, HEAD = "heads.detection.encoder.{i}", "heads.detection.decoder.{i}", "heads.detection"
 
-UNTOLD = ("backbone.dilation", "heads.detection.num_heads")  # which no tensor's shape shows
+UNRECORDED = ("backbone.dilation", "heads.detection.num_heads")  # which no tensor's shape shows
 COCO_ROWS = 92  # of a class head whose row is the file's id, 0 ... 90, and "no object" at last
 IMPOSSIBLE = -1e4  # a logit whose probability is exactly 0, and which fp16 holds
 
@@ -153,8 +153,8 @@ def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
     return coco_classes()
 
 
-def _classes(state: State, facts: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-    return {"detection": classes_of(len(state["class_embed.bias"]), facts.get("classes", ()))}
+def _classes(state: State, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+    return {"detection": classes_of(len(state["class_embed.bias"]), metadata.get("classes", ()))}
 
 
 DETR = Layout(
@@ -170,7 +170,7 @@ DETR = Layout(
     lines=LINES,
     describe=described(LINES),
     classes=_classes,
-    untold=UNTOLD,
+    unrecorded=UNRECORDED,
 )
 
 LAYOUTS = (DETR,)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from densevit.weights.layout import Layout, Line, Rearrangement, State
+from densevit.weights.key_mapping import Layout, Line, Rearrangement, State
 from densevit.weights.layouts.timm import VIT
 from densevit.weights.positions import TOKENS, added_to_tokens
 from densevit.weights.variants import described, vit
@@ -18,7 +18,7 @@ def gated_on_the_way_out(positions: Rearrangement, gated: Mapping[str, tuple[str
     """
 
     def back(state: State) -> State:
-        state, written = positions.back(state), dict[str, Tensor]()
+        state, written = positions.inverse(state), dict[str, Tensor]()
         for key, tensor in state.items():
             match = re.fullmatch(r"(.*\.mlp\.)(fc[12])(\.\w+)", key)
             if match is None or not _is_gated(state, match[1]):
@@ -29,7 +29,7 @@ def gated_on_the_way_out(positions: Rearrangement, gated: Mapping[str, tuple[str
                 written[match[1] + name + match[3]] = part
         return written
 
-    return Rearrangement(positions.into, back)
+    return Rearrangement(positions.forward, back)
 
 
 def _is_gated(state: State, mlp: str) -> bool:

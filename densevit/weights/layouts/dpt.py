@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from densevit.errors import WeightsError
 from densevit.interfaces import Class
+from densevit.weights.key_mapping import Layout, Line, State, translate
 from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layout import Layout, Line, State, translate
 from densevit.weights.layouts.timm import VIT
 from densevit.weights.positions import added_to_tokens
 from densevit.weights.state import part
@@ -135,13 +135,13 @@ def _layout(name: str, task: Task, hybrid: bool) -> Layout:
             "pretrained.model.pos_embed", ("pretrained.model.cls_token", "pretrained.model.dist_token")
         ),
         classes=_classes if task == "segmentation" else None,
-        untold=("heads.depth.output",) if task == "depth" else (),
+        unrecorded=("heads.depth.output",) if task == "depth" else (),
     )
 
 
-def _classes(state: State, facts: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+def _classes(state: State, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
     rows = len(state["scratch.output_conv.4.bias"])
-    return {"segmentation": segmentation_classes(rows, facts.get("classes") or ())}
+    return {"segmentation": segmentation_classes(rows, metadata.get("classes") or ())}
 
 
 def _metric(layout: Layout, name: str, output: Mapping[str, Any]) -> Layout:
@@ -152,7 +152,7 @@ def _metric(layout: Layout, name: str, output: Mapping[str, Any]) -> Layout:
         sections = relative(state)
         return {**sections, "heads": {"depth": {**sections["heads"]["depth"], **output}}}
 
-    return replace(layout, name=name, marks=layout.marks[1:], describe=describe, untold=())
+    return replace(layout, name=name, marks=layout.marks[1:], describe=describe, unrecorded=())
 
 
 HYBRID = _layout("dpt-hybrid", "depth", hybrid=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from densevit.weights.layout import Change, Layout, Line, State
+from densevit.weights.key_mapping import Change, Layout, Line, State
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.variants import STANDARDIZATION, described, vit
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from densevit.errors import WeightsError
 from densevit.interfaces import Class
+from densevit.weights.key_mapping import Change, Layout, Line, State, translate
 from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layout import Change, Layout, Line, State, translate
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.state import part
 from densevit.weights.variants import vit
@@ -21,11 +21,11 @@ _BLOCK, _OURS, _HEAD = "backbone.layers.{i}", "backbone.blocks.{i}", "heads.segm
 
 
 def _without_token(table: Tensor) -> Tensor:
-    return GRID.into(table[:, 1:])
+    return GRID.forward(table[:, 1:])
 
 
 def _with_token(table: Tensor) -> Tensor:
-    cells = GRID.back(table)
+    cells = GRID.inverse(table)
     return torch.cat([cells.new_zeros(1, 1, cells.shape[2]), cells], 1)
 
 
@@ -122,9 +122,9 @@ def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...], **others
     return layout
 
 
-def _classes(state: State, facts: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+def _classes(state: State, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
     rows = len(state["decode_head.conv_seg.bias"])
-    return {"segmentation": segmentation_classes(rows, facts.get("classes") or ())}
+    return {"segmentation": segmentation_classes(rows, metadata.get("classes") or ())}
 
 
 _POSITIONS = added_to_tokens("backbone.pos_embed", ("backbone.cls_token",))

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from densevit.weights.layout import Change, Layout, Line
+from densevit.weights.key_mapping import Change, Layout, Line
 from densevit.weights.variants import MVIT, described, mvit
 
 _HEAD = {"head.*": "the class head of a classifier"}

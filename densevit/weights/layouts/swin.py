@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from densevit.weights.layout import ZEROS, Layout, Line, State
+from densevit.weights.key_mapping import ZEROS, Layout, Line, State
 from densevit.weights.variants import described, same, swin
 
 Block = Callable[[str, str], list[Line]]
@@ -130,7 +130,7 @@ def _layout(name: str, lines: tuple[Line, ...], marks: tuple[str, ...], block: s
         describe=_with_windows(described(swin, lines)),
         no_effect=_HEAD | _constants(block),
         fresh=_FRESH,
-        untold=WINDOWS if name.endswith("v2") else (),
+        unrecorded=WINDOWS if name.endswith("v2") else (),
     )
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from densevit.weights.layout import Layout, Line
+from densevit.weights.key_mapping import Layout, Line
 from densevit.weights.layouts.torchvision import RESNET, RESNET_NO_EFFECT
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.variants import described, resnet, vit

@@ -1,6 +1,6 @@
 """torchvision's ResNets, ResNeXts and wide ResNets, whose names are ours, and its vision transformers."""
 
-from densevit.weights.layout import Layout, Line
+from densevit.weights.key_mapping import Layout, Line
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.variants import described, resnet, vit
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from densevit.interfaces import Class
-from densevit.weights.layout import Layout, Line, State
-from densevit.weights.layouts.detr import CLASS_ROWS, DECODER, ENCODER, HEAD, UNTOLD, classes_of, described
+from densevit.weights.key_mapping import Layout, Line, State
+from densevit.weights.layouts.detr import CLASS_ROWS, DECODER, ENCODER, HEAD, UNRECORDED, classes_of, described
 
 
 def _resnet(prefix: str) -> tuple[Line, ...]:
@@ -80,13 +80,13 @@ def _layout(name: str, backbone: tuple[Line, ...], mark: str, out: str, fc: str)
         lines=lines,
         describe=described(lines),
         classes=_classes,
-        untold=UNTOLD,
+        unrecorded=UNRECORDED,
     )
 
 
-def _classes(state: State, facts: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-    """facts: `classes`, the names by row that config.json has, if it came along."""
-    return {"detection": classes_of(len(state["class_labels_classifier.bias"]), facts.get("classes", ()))}
+def _classes(state: State, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+    """metadata: `classes`, the names by row that config.json has, if it came along."""
+    return {"detection": classes_of(len(state["class_labels_classifier.bias"]), metadata.get("classes", ()))}
 
 
 _FILE, _MEMORY = "model.backbone.conv_encoder.model", "model.backbone.model"

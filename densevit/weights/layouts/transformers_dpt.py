@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from densevit.interfaces import Class
+from densevit.weights.key_mapping import Layout, Line, State
 from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layout import Layout, Line, State
 from densevit.weights.layouts.dpt import PLACES, UNUSED_NORM, UNUSED_UNIT, Task, whole_model
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 
@@ -79,9 +79,9 @@ def _layout(name: str, task: Task, hybrid: bool) -> Layout:
     )
 
 
-def _classes(state: State, facts: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+def _classes(state: State, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
     rows = len(state["head.head.4.bias"])
-    return {"segmentation": segmentation_classes(rows, facts.get("classes") or ())}
+    return {"segmentation": segmentation_classes(rows, metadata.get("classes") or ())}
 
 
 LAYOUTS = (

@@ -1,6 +1,6 @@
 """transformers' ResNet, whose names are the same in files and in memory."""
 
-from densevit.weights.layout import Layout, Line
+from densevit.weights.key_mapping import Layout, Line
 from densevit.weights.variants import described, resnet
 
 

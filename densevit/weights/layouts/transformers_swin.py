@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from densevit.weights.layout import Layout, Line
+from densevit.weights.key_mapping import Layout, Line
 from densevit.weights.layouts.swin import WINDOWS
 from densevit.weights.variants import described, swin
 
@@ -96,7 +96,7 @@ def _layout(name: str, own: Block, prefix: str) -> Layout:
             f"{block}.relative_coords_table": "numbers that follow from the window",
         },
         fresh=_FRESH,
-        untold=WINDOWS if own is _files_2 else (),
+        unrecorded=WINDOWS if own is _files_2 else (),
     )
 
 

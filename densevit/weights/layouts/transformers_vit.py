@@ -4,7 +4,7 @@ Files, the hub's among them, have the names of transformers 4, as version 5 writ
 in version 5 has others. A classifier's names begin with those of its encoder: `vit.`, `deit.`, `dinov2.`.
 """
 
-from densevit.weights.layout import Layout, Line, State
+from densevit.weights.key_mapping import Layout, Line, State
 from densevit.weights.layouts.dinov2 import gated_on_the_way_out
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.variants import Section, described, vit

@@ -17,7 +17,7 @@ import densevit
 from densevit import config as configs
 from densevit.interfaces import Backbone
 from densevit.model import DenseModel, build_model
-from densevit.weights.layout import Layout, translate
+from densevit.weights.key_mapping import Layout, translate
 from densevit.weights.layouts import find, recognise
 
 NOTHING = "(?!)"  # a pattern that fits no name
@@ -65,7 +65,7 @@ def _loaded(state: dict[str, Tensor], name: str, recognised: str = "", **options
     layout = find(name)
     assert recognise(state).name == (recognised or name)
     done = translate(state, layout)
-    assert done.unknown == [] and done.wrong == []
+    assert done.unknown == [] and done.errors == []
     whole = {key for key in done.left_out if "[" not in key}
     used = {key for origins in done.origins.values() for key in origins}
     assert used | whole == state.keys() and not used & whole
@@ -102,11 +102,11 @@ def _whole(
     layout: Layout,
     without_effect: str = NOTHING,
     thirds: str = NOTHING,
-    facts: Mapping[str, object] | None = None,
+    metadata: Mapping[str, object] | None = None,
     **backbone: object,
 ) -> DenseModel:
     done = translate(state, layout)
-    assert (done.unknown, done.wrong) == ([], [])
+    assert (done.unknown, done.errors) == ([], [])
     uses = Counter(key for origins in done.origins.values() for key in origins)
     parts = {key: 3 if re.search(thirds, key) else 1 for key in state.keys() - done.left_out.keys()}
     assert uses == parts
@@ -117,7 +117,7 @@ def _whole(
     config = configs.from_mapping({**sections, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}})
     meta = next(iter(state.values())).is_meta
     with torch.device("meta" if meta else "cpu"):
-        model = build_model(config, layout.classes(state, facts or {}) if layout.classes else {})
+        model = build_model(config, layout.classes(state, metadata or {}) if layout.classes else {})
     own = model.state_dict()
     assert {key: x.shape for key, x in done.tensors.items()} == {key: x.shape for key, x in own.items()}
     if not meta:
@@ -130,7 +130,7 @@ def whole() -> Callable[..., DenseModel]:
     """`whole(state, layout)`: the model that `describe` names, with all tensors of a checkpoint and no other.
 
     Each of theirs is used once, or left out where a pattern says that it is without effect, and all of those are.
-    without_effect: the pattern. thirds: of tensors that are query, key and value in one, and three here. facts: what
+    without_effect: the pattern. thirds: of tensors that are query, key and value in one, and three here. metadata: what
     came beside the tensors. Options go to the backbone.
     """
     return _whole

@@ -7,7 +7,7 @@ from timm.layers import resize_rel_pos_bias_table_simple
 from timm.models.beit import Beit, checkpoint_filter_fn
 
 from densevit.errors import WeightsError
-from densevit.weights.layout import translate, translate_back
+from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.layouts import find, recognise
 
 SMALL = {"embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 96, "patch_size": 16, "num_classes": 7}
@@ -21,7 +21,7 @@ def test_the_released_encoder_has_its_shared_bias_in_each_block(released, loaded
     layout = find("beit")
     done = translate({**state, "rel_pos_bias.relative_position_bias_table": shared}, layout)
     own = loaded({**state, **{f"blocks.{i}.attn.relative_position_bias_table": shared for i in range(12)}}, "beit")
-    assert done.unknown == [] and done.wrong == [] and own.positions == "relative" and own.position_side == 14
+    assert done.unknown == [] and done.errors == [] and own.positions == "relative" and own.position_side == 14
     for key, x in own.state_dict().items():
         assert torch.equal(done.tensors[key], x), key
 

@@ -13,7 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from densevit.data.datasets.coco_annotations import color_of
 from densevit.errors import WeightsError
-from densevit.weights.layout import translate, translate_back
+from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.layouts import recognise
 from densevit.weights.layouts.detr import DETR, coco_classes
 

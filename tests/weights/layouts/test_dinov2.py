@@ -7,7 +7,7 @@ from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
-from densevit.weights.layout import translate_back
+from densevit.weights.key_mapping import translate_back
 from densevit.weights.layouts import find
 
 SMALL = {"embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 98}

@@ -10,8 +10,8 @@ from timm.layers import StdConv2dSame
 from torch import nn
 from torch.nn import functional as F
 
+from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.label_sets import preset_classes, segmentation_classes
-from densevit.weights.layout import translate, translate_back
 from densevit.weights.layouts import find, recognise
 
 K, WIDTH, SIDE = 7, 64, 64

@@ -5,7 +5,7 @@ import pytest
 import timm
 import torch
 
-from densevit.weights.layout import translate_back
+from densevit.weights.key_mapping import translate_back
 from densevit.weights.layouts import find
 
 SMALL = {"embed_dim": 128, "depth": 6, "num_heads": 4, "dynamic_img_size": True, "dynamic_img_pad": True}

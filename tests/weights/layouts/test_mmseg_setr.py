@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from densevit.errors import WeightsError
 from densevit.visualization.weights_table import weights_table
-from densevit.weights.arrival import arrive
 from densevit.weights.converting import convert
-from densevit.weights.initial import fit_backbone
+from densevit.weights.foreign_checkpoint import read_translated
+from densevit.weights.foreign_export import written
+from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.label_sets import preset_classes
-from densevit.weights.layout import translate, translate_back
 from densevit.weights.layouts import find, recognise
-from densevit.weights.writing import written
+from densevit.weights.pretrained import fit_backbone
 
 K, C, WIDTH, BRANCH, SIDE = 5, 128, 24, 16, 64
 SIZES = {"square": [(64, 64)], "padded": [(48, 96), (37, 81)]}
@@ -298,7 +298,7 @@ def test_without_a_bias_of_patches_it_is_zeros_and_told(kind, randomise, tmp_pat
     assert f"zeros 1 backbone.stem.projection.bias: {why}" in shown(converted.fit)
     left_out = len(translate(state, layout).left_out)
     assert f"loaded {len(state) - left_out} " in shown(converted.fit)  # one of theirs, one of ours
-    alone = fit_backbone(converted.model, arrive(tmp_path / "setr.pth", converted.model), ())
+    alone = fit_backbone(converted.model, read_translated(tmp_path / "setr.pth", converted.model), ())
     assert f"zeros 1 stem.projection.bias: {why}" in shown(alone)
     images = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8)
     padding = torch.zeros(1, 64, 64, dtype=torch.bool)

@@ -7,7 +7,7 @@ from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg, checkpoint_filte
 from torch.nn import functional as F
 
 from densevit.errors import WeightsError
-from densevit.weights.layout import translate, translate_back
+from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.layouts import find
 from densevit.weights.variants import MVIT
 

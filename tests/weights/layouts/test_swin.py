@@ -13,7 +13,7 @@ from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerB
 from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
 
 from densevit.errors import WeightsError
-from densevit.weights.layout import translate, translate_back
+from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.layouts import find
 
 

@@ -3,7 +3,7 @@ import timm
 import torch
 
 from densevit.errors import WeightsError
-from densevit.weights.layout import translate, translate_back
+from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.layouts import find
 
 

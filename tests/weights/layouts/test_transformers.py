@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers.core_model_loading import revert_weight_conversion
 
-from densevit.weights.layout import translate, translate_back
+from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.layouts import find
 
 

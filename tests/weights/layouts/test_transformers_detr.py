@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from densevit.errors import WeightsError
-from densevit.weights.layout import translate, translate_back
+from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.layouts import find, recognise
 
 USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
@@ -109,7 +109,7 @@ def test_logits_and_boxes_are_those_of_transformers(coco, where, tmp_path, whole
         assert "model.encoder.layers.0.self_attn.out_proj.weight" in state  # version 4's names, as on the hub
     else:
         state, name = theirs.state_dict(), f"{name}-v5"
-    ours = whole(state, known(state, name), facts={"classes": NAMES_BY_ID})
+    ours = whole(state, known(state, name), metadata={"classes": NAMES_BY_ID})
     batch = padded_batch(SIZES)
     same(ours(batch)["detection"], run(theirs, batch), [*USED, 91])
 
@@ -161,7 +161,7 @@ def test_a_table_transformer_is_a_detr_with_norms_first(tmp_path, whole, padded_
     theirs = make(TableTransformerForObjectDetection, config, padded_batch(SIZES))
     theirs.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
-    ours = whole(state, known(state, "transformers-detr-resnet"), facts={"classes": ["table", "table rotated"]})
+    ours = whole(state, known(state, "transformers-detr-resnet"), metadata={"classes": ["table", "table rotated"]})
     assert [(one.name, one.file_id) for one in ours.classes["detection"]] == [("table", 0), ("table rotated", 1)]
     batch = padded_batch(SIZES)
     same(ours(batch)["detection"], run(theirs, batch))

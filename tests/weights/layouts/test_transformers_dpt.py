@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation
 
+from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.label_sets import preset_classes
-from densevit.weights.layout import translate, translate_back
 from densevit.weights.layouts import find, recognise
 
 K, SIDE = 7, 64
@@ -75,7 +75,7 @@ def test_a_whole_model_gives_what_transformers_gives(pair, sizes, whole):
     layout, reference = pair
     state = reference.state_dict()
     assert recognise(state).name == layout.name
-    model = whole(state, layout, WITHOUT_EFFECT, facts={"classes": NAMES})
+    model = whole(state, layout, WITHOUT_EFFECT, metadata={"classes": NAMES})
     torch.manual_seed(1)
     H, W = (max(size[axis] for size in sizes) for axis in (0, 1))
     images, padding = torch.zeros(len(sizes), 3, H, W, dtype=torch.uint8), torch.ones(len(sizes), H, W).bool()

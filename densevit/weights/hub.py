@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from densevit.errors import WeightsError, did_you_mean
-from densevit.weights import conventions
+from densevit.weights import preprocessing
 
 FORMS = ("timm:NAME[.TAG]", "torchvision:NAME[/WEIGHTS]", "hf:ORG/NAME[/FILE]")
 HUB_FILES = (
@@ -29,11 +29,11 @@ HUB_FILES = (
 )
 
 
-class Found(NamedTuple):
-    """What a name stands for. weights: the file in the cache, or the tensors. facts: as those of `Checkpoint`."""
+class Published(NamedTuple):
+    """What a name stands for. weights: the file in the cache, or the tensors. metadata: as those of `Checkpoint`."""
 
     weights: Path | dict[str, Tensor]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def is_published(source: str | Path) -> bool:
@@ -41,7 +41,7 @@ def is_published(source: str | Path) -> bool:
     return isinstance(source, str) and source.partition(":")[0] in _SOURCES and ":" in source
 
 
-def fetch(source: str) -> Found:
+def fetch(source: str) -> Published:
     """The weights of that name, out of the library's cache or downloaded into it."""
     kind, _, name = source.partition(":")
     if not name.strip():
@@ -52,7 +52,7 @@ def fetch(source: str) -> Found:
 # ---- timm ----
 
 
-def _timm(source: str, name: str) -> Found:
+def _timm(source: str, name: str) -> Published:
     try:
         import timm
     except ModuleNotFoundError as error:
@@ -76,13 +76,13 @@ def _timm(source: str, name: str) -> Found:
             address = config.url if isinstance(config.url, str) else str(config.url and config.url[0])
         raise WeightsError(_by_hand(source, error, [address])) from error
     tensors = {key: value.detach() for key, value in built.state_dict().items()}
-    return Found(tensors, conventions.of_timm(config.to_dict()))
+    return Published(tensors, preprocessing.of_timm(config.to_dict()))
 
 
 # ---- torchvision ----
 
 
-def _torchvision(source: str, name: str) -> Found:
+def _torchvision(source: str, name: str) -> Published:
     from torchvision import models
 
     model, _, wanted = name.partition("/")
@@ -104,13 +104,13 @@ def _torchvision(source: str, name: str) -> Found:
             torch.hub.download_url_to_file(entry.url, str(file), digest[1] if digest else None, progress=True)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             raise WeightsError(_by_hand(source, error, [entry.url], f", or put it at {file}")) from error
-    return Found(file, conventions.of_torchvision(entry))
+    return Published(file, preprocessing.of_torchvision(entry))
 
 
 # ---- the Hugging Face Hub ----
 
 
-def _hugging_face(source: str, name: str) -> Found:
+def _hugging_face(source: str, name: str) -> Published:
     organisation, _, rest = name.partition("/")
     own, _, wanted = rest.partition("/")
     if not own:
@@ -118,26 +118,26 @@ def _hugging_face(source: str, name: str) -> Found:
     hub = _Repository(source, f"{organisation}/{own}")
     weights = next(filter(None, map(hub.get, [wanted] if wanted else HUB_FILES)), None)
     if weights is None and hub.unreachable is not None:
-        files = [wanted or HUB_FILES[0], conventions.CONFIG, conventions.PREPROCESSORS[0]]
+        files = [wanted or HUB_FILES[0], preprocessing.CONFIG, preprocessing.PREPROCESSORS[0]]
         addresses = [_hub_address(hub.name, file) for file in files]
         raise WeightsError(_by_hand(source, hub.unreachable, addresses)) from hub.unreachable
     if weights is None:
         raise WeightsError(_not_there(source, hub.name, wanted))
-    shards = set(conventions.weight_map(weights).values()) if weights.name.endswith(".index.json") else set()
+    shards = set(preprocessing.weight_map(weights).values()) if weights.name.endswith(".index.json") else set()
     for shard in sorted(shards):
         if hub.get(shard) is None:
             lost = hub.unreachable or FileNotFoundError(f"{hub.name} has no {shard}")
             raise WeightsError(_by_hand(source, lost, [_hub_address(hub.name, shard)], f", beside {weights}"))
-    described = [hub.get(file) for file in (conventions.CONFIG, *conventions.PREPROCESSORS)]
+    described = [hub.get(file) for file in (preprocessing.CONFIG, *preprocessing.PREPROCESSORS)]
     folder = next((file.parent for file in described if file is not None), None)
-    facts = conventions.beside(folder) if folder is not None else {}
-    if hub.unreachable is not None and "mean" not in facts:
+    metadata = preprocessing.of_folder(folder) if folder is not None else {}
+    if hub.unreachable is not None and "mean" not in metadata:
         warnings.warn(
             f"{source}: the Hub could not be asked ({_reason(hub.unreachable)}), and the cache has no "
-            f"{conventions.PREPROCESSORS[0]}: what the repository says of mean and std is not known here.",
+            f"{preprocessing.PREPROCESSORS[0]}: what the repository says of mean and std is not known here.",
             stacklevel=2,
         )
-    return Found(weights, facts)
+    return Published(weights, metadata)
 
 
 class _Repository:

@@ -1,8 +1,8 @@
-"""How a checkpoint wants its pictures, and what its classes are called: what stands beside the tensors.
+"""Preprocessing and class names of a checkpoint, read from the metadata that comes with its tensors.
 
-In all of them `mean` and `std` are of pixels in 0 ... 1, however the file says it; `channel_order` is there where it is
-"bgr", and `classes` are the names by row of the class head. `options` are those of a config that leave no trace in
-tensors, by their whole names: {"backbone.dilation": True}.
+Each function returns a dict with any of these keys: `mean` and `std`, of pixels in 0 ... 1; `channel_order`, only if it
+is "bgr"; `classes`, the class names by row of the classifier; `options`, config options that tensors do not determine,
+by full key: {"backbone.dilation": True}.
 """
 
 import json
@@ -15,83 +15,83 @@ from typing import Any
 
 from densevit.errors import WeightsError, one_line
 
-# Files of the Hugging Face Hub: transformers' and timm's, the model's and its pictures'.
+# Files of the Hugging Face Hub, written by transformers and timm: the model's config and its image processor's.
 CONFIG = "config.json"
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
-def beside(folder: Path) -> dict[str, Any]:
-    """The facts in a Hub folder's JSON files; empty where there are none. Raises WeightsError where one is spoilt."""
-    facts: dict[str, Any] = {}
+def of_folder(folder: Path) -> dict[str, Any]:
+    """The metadata in a Hub folder's JSON files; empty if there are none. Raises WeightsError for an invalid file."""
+    metadata: dict[str, Any] = {}
     config = _json(folder / CONFIG)
-    with _saying_which(folder / CONFIG):
-        facts |= of_timm(config.get("pretrained_cfg") or {})
-        facts |= _label_names(config.get("id2label") or {})
+    with _naming_file(folder / CONFIG):
+        metadata |= of_timm(config.get("pretrained_cfg") or {})
+        metadata |= _label_names(config.get("id2label") or {})
         if options := _options(config) | options_of_timm(config.get("architecture")):
-            facts["options"] = options
+            metadata["options"] = options
     for name in PREPROCESSORS:
         found = _json(folder / name)
         found = found.get("image_processor", found)
         if isinstance(found, Mapping) and ("image_mean" in found or "do_rescale" in found):
-            with _saying_which(folder / name):
-                return facts | of_transformers(found)
-    return facts
+            with _naming_file(folder / name):
+                return metadata | of_transformers(found)
+    return metadata
 
 
 @contextmanager
-def _saying_which(file: Path) -> Iterator[None]:
-    """Makes a WeightsError, which names the file, of what is raised where it holds other things than expected."""
+def _naming_file(file: Path) -> Iterator[None]:
+    """Converts errors raised for unexpected content to a WeightsError that names the file."""
     try:
         yield
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise WeightsError(
-            f"{file}: is not as transformers or timm writes it ({one_line(error)}). Copy or download it again."
+            f"{file}: not in the format of transformers or timm ({one_line(error)}). Copy or download it again."
         ) from error
 
 
 def of_transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers' image processor does to pixels of 0 ... 255: `(p * rescale_factor - image_mean) / image_std`,
-    as a mean and std of pixels in 0 ... 1."""
-    white = 255.0  # the value of a white pixel where image_mean is taken off
+    """Mean and std of pixels in 0 ... 1 from transformers' image processor, which computes
+    `(p * rescale_factor - image_mean) / image_std` for pixels p in 0 ... 255."""
+    white = 255.0  # a white pixel's value before image_mean is subtracted
     if processor.get("do_rescale", True):
         white *= float(processor.get("rescale_factor", 1 / 255))
     shift = 1.0 if processor.get("offset", False) else 0.0
     mean, std = _three(processor.get("image_mean", 0.0)), _three(processor.get("image_std", 1.0))
     if not processor.get("do_normalize", True):
         mean, std = (0.0,) * 3, (1.0,) * 3
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "mean": tuple((m + shift) / white for m in mean),
         "std": tuple(s / white for s in std),
     }
-    if not all(math.isfinite(m) for m in facts["mean"]) or not all(0 < s < math.inf for s in facts["std"]):
+    if not all(math.isfinite(m) for m in metadata["mean"]) or not all(0 < s < math.inf for s in metadata["std"]):
         raise ValueError(
             f"image_mean is {[*mean]} and image_std {[*std]}: finite numbers are expected, the std above 0"
         )
     if processor.get("do_flip_channel_order"):
-        facts["channel_order"] = "bgr"
-    return facts
+        metadata["channel_order"] = "bgr"
+    return metadata
 
 
 def of_timm(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts in timm's `pretrained_cfg`."""
-    facts: dict[str, Any] = {key: _three(config[key]) for key in ("mean", "std") if config.get(key)}
+    """The metadata in timm's `pretrained_cfg`."""
+    metadata: dict[str, Any] = {key: _three(config[key]) for key in ("mean", "std") if config.get(key)}
     if options := options_of_timm(config.get("architecture")):
-        facts["options"] = options
+        metadata["options"] = options
     if config.get("label_names"):
         described = config.get("label_descriptions") or {}
-        facts["classes"] = [str(described.get(name, name)) for name in config["label_names"]]
-    return facts
+        metadata["classes"] = [str(described.get(name, name)) for name in config["label_names"]]
+    return metadata
 
 
 def of_torchvision(weights: Any) -> dict[str, Any]:
-    """The facts of a torchvision weights entry: its transforms' and its `meta`."""
+    """The metadata of a torchvision weights entry: its transforms' and its `meta`."""
     transforms = weights.transforms()
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         key: _three(getattr(transforms, key)) for key in ("mean", "std") if hasattr(transforms, key)
     }
     if weights.meta.get("categories"):
-        facts["classes"] = [str(name) for name in weights.meta["categories"]]
-    return facts
+        metadata["classes"] = [str(name) for name in weights.meta["categories"]]
+    return metadata
 
 
 def of_checkpoint(content: Mapping[Any, Any]) -> dict[str, Any]:
@@ -107,17 +107,19 @@ def of_checkpoint(content: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def weight_map(index: Path) -> dict[str, str]:
-    """The file of each tensor, out of an index of shards that lie beside it. Raises WeightsError where it is none."""
+    """The file name by tensor from an index of shards in the same folder. Raises WeightsError for any other content."""
     where = _json(index).get("weight_map")
     files = where if isinstance(where, dict) else {}
     if not files or any(not isinstance(file, str) or Path(file).name != file for file in files.values()):
-        raise WeightsError(f"{index}: is no index of shards beside it. Expected a weight_map from tensors to files.")
+        raise WeightsError(
+            f"{index}: not an index of shards in its folder. Expected a weight_map from tensor names to file names."
+        )
     return files
 
 
 def options_of_timm(architecture: Any) -> dict[str, Any]:
-    """What the name of one of timm's architectures says: `swinv2_base_window12to16_192to256` has windows of 16 for
-    pictures of 256 pixels, and was trained with 12 at 192 before."""
+    """Options from the name of a timm architecture: `swinv2_base_window12to16_192to256` has windows of 16 for images of
+    256 pixels and was pretrained with windows of 12 at 192."""
     found = re.fullmatch(r"swinv2_\w+?_window(?:(\d+)to)?(\d+)_(?:(\d+)to)?(\d+)", str(architecture))
     if found is None:
         return {}
@@ -126,7 +128,7 @@ def options_of_timm(architecture: Any) -> dict[str, Any]:
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers' config.json says of a DETR and of a Swinv2."""
+    """Options of a DETR or a Swinv2 from transformers' config.json."""
     kind, options = config.get("model_type"), dict[str, Any]()
     if kind in ("detr", "table-transformer"):
         backbone = config.get("backbone_config") or {}
@@ -151,12 +153,12 @@ def _windows(window: int, side: int, before: tuple[int, ...] | None) -> dict[str
 
 
 def _of_stages(window: int, side: int) -> tuple[int, ...]:
-    """The windows of a Swin's four stages: no larger than a stage's map of a picture of this side."""
+    """The windows of Swin's four stages: at most the size of the stage's feature map for an image of this side."""
     return tuple(min(window, side // (4 * 2**stage)) for stage in range(4))
 
 
 def _label_names(id2label: Mapping[str, str]) -> dict[str, Any]:
-    """Names by row. `LABEL_0` and its like are what transformers writes where nobody gave names."""
+    """Names by row; none for `LABEL_0`, `LABEL_1`, ..., which transformers writes if names are not known."""
     names = {int(row): str(name) for row, name in id2label.items() if str(row).isdecimal()}
     if not names or len(names) > 100_000 or all(name == f"LABEL_{row}" for row, name in names.items()):
         return {}
@@ -176,5 +178,5 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: is not whole JSON ({one_line(error)}). Copy or download it again.") from error
+        raise WeightsError(f"{path}: invalid JSON ({one_line(error)}). Copy or download it again.") from error
     return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""A checkpoint brought into our names: one of ours, or another project's in any layout that is known."""
+"""Reads a checkpoint, ours or another project's in a known layout, and translates its keys to ours."""
 
 import json
 import math
@@ -13,21 +13,21 @@ from densevit.config import reading as yaml
 from densevit.errors import WeightsError, one_line
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
 from densevit.model import DenseModel
-from densevit.weights.layout import Layout, translate
+from densevit.weights.checkpoint_io import Checkpoint, read
+from densevit.weights.key_mapping import Layout, translate
 from densevit.weights.layouts import recognise
-from densevit.weights.reading import Checkpoint, read
 
 Triple = tuple[float, float, float]
 
 
 @dataclass
-class Arrival:
-    """A checkpoint in our names.
+class TranslatedCheckpoint:
+    """A checkpoint with our keys.
 
-    layout: None where it has them already. describe: the sections of a config that builds its model.
-    classes: names of classes by task, where known. left_out, zeros, unknown: as in a `Translation`.
-    mean, std: of pixels in 0 ... 1, RGB, that it was trained with; None where it states none.
-    options: those that leave no trace in tensors and that came beside them, by their whole names.
+    layout: None if its keys were ours already. describe: returns the config sections that build its model.
+    classes: class names by task, where known. left_out, zeros, unknown: as in `Translation`.
+    mean, std: RGB, of pixels in 0 ... 1, used in training; None if not known.
+    options: from the metadata, by full key, those that tensors do not determine.
     """
 
     source: str
@@ -44,16 +44,16 @@ class Arrival:
 
     @property
     def heads(self) -> list[str]:
-        """The names of its heads; where another project made it, their tasks."""
+        """The names of its heads; for another project's checkpoint, their tasks."""
         return sorted({name.split(".")[1] for name in self.tensors if name.startswith("heads.")})
 
     @property
     def is_backbone(self) -> bool:
-        """Whether it is another project's and a backbone alone."""
+        """Whether it is another project's backbone without heads."""
         return self.layout is not None and self.layout.part == "backbone"
 
     def fresh(self, names: Iterable[str], prefix: str = "") -> dict[str, str]:
-        """Those of our names that such a checkpoint never has, and why. prefix: what the layout has before them."""
+        """Those of our keys that such a checkpoint never has, with the reason. prefix: of these keys in the layout."""
         if self.layout is None:
             return {}
         reasons = {
@@ -62,16 +62,16 @@ class Arrival:
         return {name: why for name, why in reasons.items() if why is not None}
 
 
-def arrive(source: str | Path, model: DenseModel) -> Arrival:
-    """Reads a checkpoint and brings it into our names.
+def read_translated(source: str | Path, model: DenseModel) -> TranslatedCheckpoint:
+    """Reads a checkpoint and translates its keys to ours.
 
-    model: the one that it is for; it tells what our names are. Raises WeightsError where no layout is recognised, or
-    what is there does not fit together.
+    model: the model to load; its state dict defines our keys. Raises WeightsError if no layout is recognised or the
+    tensors are inconsistent.
     """
     checkpoint = read(source)
     tensors, names = checkpoint.tensors, _names(model)
-    counted = [name for name in tensors if not name.endswith("num_batches_tracked")]
-    if checkpoint.entries.get("format") == "densevit" or names.issuperset(counted):
+    required = [name for name in tensors if not name.endswith("num_batches_tracked")]
+    if checkpoint.header.get("format") == "densevit" or names.issuperset(required):
         return _ours(checkpoint)
     wrapped = _in_wrapper(tensors, model.backbone)
     if wrapped is not None:
@@ -81,24 +81,24 @@ def arrive(source: str | Path, model: DenseModel) -> Arrival:
     except WeightsError:
         if names.isdisjoint(tensors):
             raise
-        return _ours(checkpoint)  # ours, of another config: `fit` says what does not fit
-    arrival = translated(checkpoint, layout)
+        return _ours(checkpoint)  # ours, of another config: `fit` reports the differences
+    translated = translate_checkpoint(checkpoint, layout)
     if is_bgr(checkpoint):
-        turn_channels(arrival, model.backbone)
-    return arrival
+        bgr_to_rgb(translated, model.backbone)
+    return translated
 
 
-def translated(checkpoint: Checkpoint, layout: Layout) -> Arrival:
-    """Another project's checkpoint in our names. Raises WeightsError where it is not a whole one of that layout."""
-    tensors, facts = checkpoint.tensors, checkpoint.facts
+def translate_checkpoint(checkpoint: Checkpoint, layout: Layout) -> TranslatedCheckpoint:
+    """Translates another project's checkpoint. Raises WeightsError if it is not a complete one of that layout."""
+    tensors, metadata = checkpoint.tensors, checkpoint.metadata
     translation = translate(tensors, layout)
-    if translation.wrong:
+    if translation.errors:
         raise WeightsError(
-            f"{checkpoint.source}: as {layout.name} it is not whole: {'; '.join(translation.wrong[:3])}."
+            f"{checkpoint.source}: not a complete {layout.name} checkpoint: {'; '.join(translation.errors[:3])}."
         )
-    classes = layout.classes(tensors, facts) if layout.classes else {}
-    options = {name: value for name, value in facts.get("options", {}).items() if name in layout.untold}
-    return Arrival(
+    classes = layout.classes(tensors, metadata) if layout.classes else {}
+    options = {name: value for name, value in metadata.get("options", {}).items() if name in layout.unrecorded}
+    return TranslatedCheckpoint(
         checkpoint.source,
         translation.tensors,
         layout,
@@ -107,44 +107,44 @@ def translated(checkpoint: Checkpoint, layout: Layout) -> Arrival:
         translation.left_out,
         translation.zeros,
         translation.unknown,
-        _triple(facts.get("mean")) or layout.mean or IMAGENET_MEAN,
-        _triple(facts.get("std")) or layout.std or IMAGENET_STD,
+        _triple(metadata.get("mean")) or layout.mean or IMAGENET_MEAN,
+        _triple(metadata.get("std")) or layout.std or IMAGENET_STD,
         options,
     )
 
 
 def is_bgr(checkpoint: Checkpoint) -> bool:
-    """Whether it was trained on pictures whose channels are blue, green, red."""
-    return checkpoint.facts.get("channel_order") == "bgr"
+    """Whether it was trained on images with channels in the order blue, green, red."""
+    return checkpoint.metadata.get("channel_order") == "bgr"
 
 
-def _ours(checkpoint: Checkpoint) -> Arrival:
-    entries, facts = checkpoint.entries, checkpoint.facts
-    arrival = Arrival(
-        checkpoint.source, checkpoint.tensors, mean=_triple(facts.get("mean")), std=_triple(facts.get("std"))
+def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
+    header, metadata = checkpoint.header, checkpoint.metadata
+    translated = TranslatedCheckpoint(
+        checkpoint.source, checkpoint.tensors, mean=_triple(metadata.get("mean")), std=_triple(metadata.get("std"))
     )
-    if entries.get("format") == "densevit":
+    if header.get("format") == "densevit":
         try:
-            classes = json.loads(entries["classes"])
-            arrival.classes = {task: [one["name"] for one in own] for task, own in classes.items()}
-            backbone = yaml.parse(entries["config"], checkpoint.source)["backbone"]
-            arrival.mean, arrival.std = _triple(backbone.get("mean")), _triple(backbone.get("std"))
+            classes = json.loads(header["classes"])
+            translated.classes = {task: [one["name"] for one in own] for task, own in classes.items()}
+            backbone = yaml.parse(header["config"], checkpoint.source)["backbone"]
+            translated.mean, translated.std = _triple(backbone.get("mean")), _triple(backbone.get("std"))
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise WeightsError(
-                f"{checkpoint.source}: its header is spoilt ({one_line(error)}). Copy it again."
+                f"{checkpoint.source}: its header is corrupt ({one_line(error)}). Copy it again."
             ) from error
-    return arrival
+    return translated
 
 
 def _names(model: DenseModel) -> set[str]:
-    """The names of the model's tensors, and those within its backbone and each head and neck."""
+    """The keys of the model's state dict, and of its backbone's and each head's and neck's."""
     names = set(model.state_dict())
     parts = [model.backbone, *model.heads.values(), *model.necks.values()]
     return names.union(*(part.state_dict() for part in parts))
 
 
 def _in_wrapper(tensors: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tensor] | None:
-    """The tensors of a model that the backbone wraps, as the one of timm does, with the wrapper's prefix; else None."""
+    """The tensors with the backbone's prefix if they are of the model that it wraps (the timm backbone); else None."""
     names = [name for name in backbone.state_dict() if not name.endswith("num_batches_tracked")]
     outer = {name.partition(".")[0] for name in names}
     if len(outer) != 1 or not all(name.partition(".")[2] in tensors for name in names):
@@ -162,16 +162,16 @@ def _with_options(sections: dict[str, Any], options: Mapping[str, Any]) -> dict[
     return sections
 
 
-def turn_channels(arrival: Arrival, backbone: nn.Module) -> None:
-    """What was trained on BGR, as it is for RGB: kernels that see the picture, mean and deviation are turned round."""
+def bgr_to_rgb(translated: TranslatedCheckpoint, backbone: nn.Module) -> None:
+    """Converts a BGR checkpoint to RGB in place: flips the channels of the input convolutions, the mean and the std."""
     for prefix in ("", "backbone."):
         for name, module in backbone.named_modules():
             key = f"{prefix}{name}.weight"
-            if isinstance(module, nn.Conv2d) and key in arrival.tensors and arrival.tensors[key].shape[1] == 3:
-                arrival.tensors[key] = arrival.tensors[key].flip(1)
-    mean, std = arrival.mean, arrival.std
-    arrival.mean = mean and (mean[2], mean[1], mean[0])
-    arrival.std = std and (std[2], std[1], std[0])
+            if isinstance(module, nn.Conv2d) and key in translated.tensors and translated.tensors[key].shape[1] == 3:
+                translated.tensors[key] = translated.tensors[key].flip(1)
+    mean, std = translated.mean, translated.std
+    translated.mean = mean and (mean[2], mean[1], mean[0])
+    translated.std = std and (std[2], std[1], std[0])
 
 
 def _triple(values: Any) -> Triple | None:

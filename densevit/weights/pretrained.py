@@ -14,13 +14,13 @@ from densevit.config import reading as yaml
 from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
-from densevit.weights.arrival import Arrival, arrive
-from densevit.weights.fitting import Fit, fit
+from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, read_translated
 from densevit.weights.state import part
+from densevit.weights.state_dict_loading import Fit, fit
 from densevit.weights.variants import STANDARDIZATION
 
 
-def load_initial(model: DenseModel) -> list[Fit]:
+def load_pretrained(model: DenseModel) -> list[Fit]:
     """Loads the weights that the model's config names: the whole model's, the backbone's, each head's with its neck.
 
     A head that a whole model's weights lack starts as it is, and one that this model lacks is left out; so are those
@@ -33,40 +33,40 @@ def load_initial(model: DenseModel) -> list[Fit]:
     config = model.config
     if config is None:
         return []
-    arrivals: dict[str, Arrival] = {}
+    read: dict[str, TranslatedCheckpoint] = {}
     fits: list[Fit] = []
 
-    def arrival(source: str) -> Arrival:
-        if source not in arrivals:
-            arrivals[source] = arrive(source, model)
-        return arrivals[source]
+    def checkpoint_of(source: str) -> TranslatedCheckpoint:
+        if source not in read:
+            read[source] = read_translated(source, model)
+        return read[source]
 
     if config.weights is not None:
-        fits.append(fit_model(model, arrival(config.weights), config.weights_allow))
+        fits.append(fit_model(model, checkpoint_of(config.weights), config.weights_allow))
     if config.backbone.weights is not None:
-        fits.append(fit_backbone(model, arrival(config.backbone.weights), config.backbone.weights_allow))
+        fits.append(fit_backbone(model, checkpoint_of(config.backbone.weights), config.backbone.weights_allow))
     of_backbone = fits[-1:]
     for name, section in config.heads.items():
         if section.weights is not None:
-            fits += _fit_head(model, name, arrival(section.weights), section.weights_allow)
+            fits += _fit_head(model, name, checkpoint_of(section.weights), section.weights_allow)
     for found in fits:
         found.write()
     for found in of_backbone:
         source = cast(str, config.weights if config.backbone.weights is None else config.backbone.weights)
-        found.notes += _built_as(model, arrival(source)) + _normalise_as(model, arrival(source))
+        found.notes += _built_as(model, checkpoint_of(source)) + _normalise_as(model, checkpoint_of(source))
     return fits
 
 
-def fit_model(model: DenseModel, arrival: Arrival, allowed: Sequence[str]) -> Fit:
+def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> Fit:
     """Where each tensor of a whole model goes. Nothing is written."""
-    where = f"weights: {arrival.source}"
-    if arrival.is_backbone:
-        raise WeightsError(f"{where} holds a backbone alone. Name it as backbone.weights={arrival.source}.")
-    state = _by_our_heads(model, arrival, where)
+    where = f"weights: {checkpoint.source}"
+    if checkpoint.is_backbone:
+        raise WeightsError(f"{where} holds a backbone alone. Name it as backbone.weights={checkpoint.source}.")
+    state = _by_our_heads(model, checkpoint, where)
     own = model.state_dict()
     heads = {name.split(".")[1] for name in state if name.startswith("heads.")}
-    kept = arrival.fresh(own)
-    left_out = dict(arrival.left_out)
+    kept = checkpoint.fresh(own)
+    left_out = dict(checkpoint.left_out)
     if heads & set(model.heads):
         for name in own:
             if _head_of(name) not in (None, *heads):
@@ -80,69 +80,69 @@ def fit_model(model: DenseModel, arrival: Arrival, allowed: Sequence[str]) -> Fi
                 left_out[name] = "the head's weight is not learned here"
     notes = []
     for name in sorted(heads & set(model.heads)):
-        other, note = _other_classes(model, name, part(state, f"heads.{name}."), arrival)
+        other, note = _other_classes(model, name, part(state, f"heads.{name}."), checkpoint)
         kept |= {f"heads.{name}.{key}": why for key, why in other.items()}
         notes += note
     state = {name: tensor for name, tensor in state.items() if name not in left_out}
-    with _saying_whose(arrival):
-        found = fit(model, state | _nothing(arrival.unknown), where, allowed, kept)
+    with _describing(checkpoint):
+        found = fit(model, state | _nothing(checkpoint.unknown), where, allowed, kept)
     found.left_out |= left_out
-    found.zeros = {name: why for name, why in arrival.zeros.items() if name in found.tensors}
-    found.notes += _read_as(arrival) + notes
+    found.zeros = {name: why for name, why in checkpoint.zeros.items() if name in found.tensors}
+    found.notes += _read_as(checkpoint) + notes
     return found
 
 
-def fit_backbone(model: DenseModel, arrival: Arrival, allowed: Sequence[str]) -> Fit:
+def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> Fit:
     """Where each tensor of a backbone goes, in the backbone's names. Nothing is written."""
-    prefix = "" if arrival.is_backbone else "backbone."
-    state = part(arrival.tensors, "backbone.") | _nothing(arrival.unknown if arrival.is_backbone else ())
-    kept = arrival.fresh(model.backbone.state_dict(), prefix)
-    with _saying_whose(arrival):
-        found = fit(model.backbone, state, f"backbone.weights: {arrival.source}", allowed, kept)
-    found.left_out |= arrival.left_out
-    zeros = {name.removeprefix(prefix): why for name, why in arrival.zeros.items()}
+    prefix = "" if checkpoint.is_backbone else "backbone."
+    state = part(checkpoint.tensors, "backbone.") | _nothing(checkpoint.unknown if checkpoint.is_backbone else ())
+    kept = checkpoint.fresh(model.backbone.state_dict(), prefix)
+    with _describing(checkpoint):
+        found = fit(model.backbone, state, f"backbone.weights: {checkpoint.source}", allowed, kept)
+    found.left_out |= checkpoint.left_out
+    zeros = {name.removeprefix(prefix): why for name, why in checkpoint.zeros.items()}
     found.zeros = {name: why for name, why in zeros.items() if name in found.tensors}
-    found.notes += _read_as(arrival)
+    found.notes += _read_as(checkpoint)
     return found
 
 
-def _fit_head(model: DenseModel, name: str, arrival: Arrival, allowed: Sequence[str]) -> list[Fit]:
+def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> list[Fit]:
     where = f"heads.{name}.weights"
-    theirs = name if arrival.layout is None else _task(model, name)
-    if arrival.layout is not None and theirs not in arrival.heads:
-        has = f"heads for {', '.join(arrival.heads)} only" if arrival.heads else "no head"
-        raise WeightsError(f"{where}: {arrival.source} has {has}; expected one for {theirs}.")
-    state = part(arrival.tensors, f"heads.{theirs}.")
-    other, notes = _other_classes(model, name, state, arrival)
-    kept = arrival.fresh(model.heads[name].state_dict(), f"heads.{theirs}.") | other
-    with _saying_whose(arrival):
-        found = fit(model.heads[name], state, f"{where}: {arrival.source}", allowed, kept)
-    found.notes += _read_as(arrival) + notes
+    theirs = name if checkpoint.layout is None else _task(model, name)
+    if checkpoint.layout is not None and theirs not in checkpoint.heads:
+        has = f"heads for {', '.join(checkpoint.heads)} only" if checkpoint.heads else "no head"
+        raise WeightsError(f"{where}: {checkpoint.source} has {has}; expected one for {theirs}.")
+    state = part(checkpoint.tensors, f"heads.{theirs}.")
+    other, notes = _other_classes(model, name, state, checkpoint)
+    kept = checkpoint.fresh(model.heads[name].state_dict(), f"heads.{theirs}.") | other
+    with _describing(checkpoint):
+        found = fit(model.heads[name], state, f"{where}: {checkpoint.source}", allowed, kept)
+    found.notes += _read_as(checkpoint) + notes
     if name not in model.necks:
         return [found]
-    neck = part(arrival.tensors, f"necks.{theirs}.")
-    return [found, fit(model.necks[name], neck, f"{where}, the neck: {arrival.source}", allowed)]
+    neck = part(checkpoint.tensors, f"necks.{theirs}.")
+    return [found, fit(model.necks[name], neck, f"{where}, the neck: {checkpoint.source}", allowed)]
 
 
-def _by_our_heads(model: DenseModel, arrival: Arrival, where: str) -> dict[str, Tensor]:
+def _by_our_heads(model: DenseModel, checkpoint: TranslatedCheckpoint, where: str) -> dict[str, Tensor]:
     """The tensors of a whole model, with the names of this one's heads in the place of tasks."""
-    if arrival.layout is None:
-        return arrival.tensors
+    if checkpoint.layout is None:
+        return checkpoint.tensors
     names: dict[str, str] = {}
-    for task in arrival.heads:
+    for task in checkpoint.heads:
         ours = [name for name in model.heads if _task(model, name) == task]
         if len(ours) > 1:
             raise WeightsError(
                 f"{where} has one head for {task}, and the config has {' and '.join(ours)}. Name the "
-                f"backbone's weights, backbone.weights={arrival.source}, and that head's, "
-                f"heads.{ours[0]}.weights={arrival.source}."
+                f"backbone's weights, backbone.weights={checkpoint.source}, and that head's, "
+                f"heads.{ours[0]}.weights={checkpoint.source}."
             )
         names |= {task: ours[0]} if ours else {}
     if not names:
         wanted = ", ".join(sorted({_task(model, name) for name in model.heads}))
         raise WeightsError(
-            f"{where} has heads for {', '.join(arrival.heads)}, and the config has for {wanted}. For its backbone "
-            f"alone, name it as backbone.weights={arrival.source}."
+            f"{where} has heads for {', '.join(checkpoint.heads)}, and the config has for {wanted}. For its backbone "
+            f"alone, name it as backbone.weights={checkpoint.source}."
         )
 
     def ours_of(name: str) -> str:
@@ -150,18 +150,18 @@ def _by_our_heads(model: DenseModel, arrival: Arrival, where: str) -> dict[str, 
         task, dot, inner = rest.partition(".")
         return f"{kind}.{names.get(task, task)}{dot}{inner}" if kind in ("heads", "necks") else name
 
-    return {ours_of(name): tensor for name, tensor in arrival.tensors.items()}
+    return {ours_of(name): tensor for name, tensor in checkpoint.tensors.items()}
 
 
 def _other_classes(
-    model: DenseModel, name: str, state: Mapping[str, Tensor], arrival: Arrival
+    model: DenseModel, name: str, state: Mapping[str, Tensor], checkpoint: TranslatedCheckpoint
 ) -> tuple[dict[str, str], list[str]]:
     """Which tensors of a head are not taken because its classes are others, and why; and what there is to say.
 
     Classes are compared by name where theirs are known, and else by their number. In another order they are others too:
     nothing says which rows of a head's tensors are whose.
     """
-    ours, theirs = [c.name for c in model.classes[name]], arrival.classes.get(_task(model, name))
+    ours, theirs = [c.name for c in model.classes[name]], checkpoint.classes.get(_task(model, name))
     if not ours:
         return {}, []
     own = model.heads[name].state_dict()
@@ -202,23 +202,27 @@ def class_tensors(model: DenseModel, name: str) -> set[str]:
     return {key for key, value in own.items() if key in larger and larger[key].shape != value.shape}
 
 
-def _built_as(model: DenseModel, arrival: Arrival) -> list[str]:
+def _built_as(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[str]:
     """What to say of options that leave no trace in tensors, where the weights come with others."""
     assert model.config is not None
     notes, backbone = [], model.config.backbone.options
-    for name, value in arrival.options.items():
+    for name, value in checkpoint.options.items():
         section, _, key = name.partition(".")
         if section == "backbone" and value and key not in backbone:
             notes.append(f"These weights were trained with {name} {value}; the config leaves it at its default.")
         elif section == "backbone" and key in backbone and backbone[key] != value:
             notes.append(f"Warning: {name} is {backbone[key]}; these weights were trained with {value}.")
-    if arrival.layout is not None and backbone.get("stem") == "resnet":
-        theirs = _described(arrival).get("backbone", {})
+    if checkpoint.layout is not None and backbone.get("stem") == "resnet":
+        theirs = _described(checkpoint).get("backbone", {})
         here, there = (options.get(STANDARDIZATION, "variance") for options in (backbone, theirs))
         if theirs.get("stem") == "resnet" and here != there:
-            notes.append(f"Warning: backbone.{STANDARDIZATION} is {here}; {arrival.layout.name} computes with {there}.")
-    told = [option for option in arrival.layout.untold if option.startswith("heads.")] if arrival.layout else []
-    heads = _described(arrival).get("heads", {}) if told else {}
+            notes.append(
+                f"Warning: backbone.{STANDARDIZATION} is {here}; {checkpoint.layout.name} computes with {there}."
+            )
+    told = (
+        [option for option in checkpoint.layout.unrecorded if option.startswith("heads.")] if checkpoint.layout else []
+    )
+    heads = _described(checkpoint).get("heads", {}) if told else {}
     for name in model.heads:
         task, own = _task(model, name), model.config.heads[name].options
         theirs = heads.get(task, {})
@@ -228,20 +232,20 @@ def _built_as(model: DenseModel, arrival: Arrival) -> list[str]:
     return notes
 
 
-def _described(arrival: Arrival) -> dict[str, dict[str, Any]]:
+def _described(checkpoint: TranslatedCheckpoint) -> dict[str, dict[str, Any]]:
     """The sections of its config; none where it is not whole, which may be allowed."""
     try:
-        return arrival.describe()
+        return checkpoint.describe()
     except WeightsError:
         return {}
 
 
-def _normalise_as(model: DenseModel, arrival: Arrival) -> list[str]:
+def _normalise_as(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[str]:
     """Sets the mean and deviation that weights were trained with; returns what to say."""
     assert model.config is not None
     section, notes = model.config.backbone, []
     for key in ("mean", "std"):
-        theirs, here = getattr(arrival, key), getattr(model.backbone, key)
+        theirs, here = getattr(checkpoint, key), getattr(model.backbone, key)
         if theirs is None or all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(theirs, here, strict=True)):
             continue
         if getattr(section, key) is not None:
@@ -269,20 +273,20 @@ def _plain(name: str) -> str:
     return re.split(r"[,;]", name)[0].replace("_", " ").replace("-", " ").strip().casefold()
 
 
-def _read_as(arrival: Arrival) -> list[str]:
-    return [f"Read as {arrival.layout.name}."] if arrival.layout is not None else []
+def _read_as(checkpoint: TranslatedCheckpoint) -> list[str]:
+    return [f"Read as {checkpoint.layout.name}."] if checkpoint.layout is not None else []
 
 
 @contextmanager
-def _saying_whose(arrival: Arrival) -> Iterator[None]:
+def _describing(checkpoint: TranslatedCheckpoint) -> Iterator[None]:
     """Adds to an error what the weights are of."""
     try:
         yield
     except WeightsError as error:
-        if arrival.layout is None:
+        if checkpoint.layout is None:
             raise
-        sections = yaml.write(arrival.describe()).strip().replace("\n", "\n  ")
-        raise WeightsError(f"{error} Read as {arrival.layout.name}, they are of\n  {sections}") from error
+        sections = yaml.write(checkpoint.describe()).strip().replace("\n", "\n  ")
+        raise WeightsError(f"{error} Read as {checkpoint.layout.name}, they are of\n  {sections}") from error
 
 
 def _nothing(names: Sequence[str]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from densevit.errors import WeightsError
-from densevit.weights import conventions
+from densevit.weights import preprocessing
 
 
 def processor(mean=0.5, std=0.5, **rest):
@@ -34,23 +34,23 @@ def test_a_transformers_processor_in_our_terms_does_what_its_own_steps_do(proces
     if processor.get("do_normalize", True):
         last = {"input_data_format": "channels_last"}
         expected = transforms.normalize(expected, processor["image_mean"], processor["image_std"], **last)
-    facts = conventions.of_transformers(processor)
-    np.testing.assert_allclose((pixels / 255 - facts["mean"]) / facts["std"], expected, rtol=1e-6, atol=1e-6)
+    metadata = preprocessing.of_transformers(processor)
+    np.testing.assert_allclose((pixels / 255 - metadata["mean"]) / metadata["std"], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_reversed_channels_are_said():
-    assert conventions.of_transformers({"do_flip_channel_order": True})["channel_order"] == "bgr"
-    assert "channel_order" not in conventions.of_transformers({"do_flip_channel_order": False})
+    assert preprocessing.of_transformers({"do_flip_channel_order": True})["channel_order"] == "bgr"
+    assert "channel_order" not in preprocessing.of_transformers({"do_flip_channel_order": False})
 
 
 def test_names_go_by_row_and_gaps_are_n_a(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"3": "car", "1": "person"}}))
-    assert conventions.beside(tmp_path) == {"classes": ["N/A", "person", "N/A", "car"]}
+    assert preprocessing.of_folder(tmp_path) == {"classes": ["N/A", "person", "N/A", "car"]}
 
 
 def test_names_that_nobody_gave_are_none(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}))
-    assert conventions.beside(tmp_path) == {}
+    assert preprocessing.of_folder(tmp_path) == {}
 
 
 def test_a_timm_folder_and_a_newer_processor_are_understood(tmp_path):
@@ -59,14 +59,14 @@ def test_a_timm_folder_and_a_newer_processor_are_understood(tmp_path):
         "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "label_names": ["a", "b"]},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert conventions.beside(tmp_path) == {"mean": (0.5,) * 3, "std": (0.25,) * 3, "classes": ["a", "b"]}
+    assert preprocessing.of_folder(tmp_path) == {"mean": (0.5,) * 3, "std": (0.25,) * 3, "classes": ["a", "b"]}
     (tmp_path / "processor_config.json").write_text(
         '{"image_processor": {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}}'
     )
-    assert conventions.beside(tmp_path)["std"] == pytest.approx((1, 1, 1))
+    assert preprocessing.of_folder(tmp_path)["std"] == pytest.approx((1, 1, 1))
 
 
 def test_spoilt_json_is_said(tmp_path):
     (tmp_path / "config.json").write_text('{"id2label": ')
-    with pytest.raises(WeightsError, match=r"config\.json: is not whole JSON"):
-        conventions.beside(tmp_path)
+    with pytest.raises(WeightsError, match=r"config\.json: invalid JSON"):
+        preprocessing.of_folder(tmp_path)

@@ -13,9 +13,9 @@ from densevit.interfaces import Backbone, Class, Head
 from densevit.model import build_model
 from densevit.visualization.weights_table import weights_table
 from densevit.weights import layouts
-from densevit.weights.initial import class_tensors, load_initial
-from densevit.weights.layout import Layout, Line
+from densevit.weights.key_mapping import Layout, Line
 from densevit.weights.model_file import load, save
+from densevit.weights.pretrained import class_tensors, load_pretrained
 
 CLASSES = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
 HALF = (0.5, 0.5, 0.5)
@@ -85,7 +85,7 @@ DETECTOR = Layout(
         Line("cls.*", "heads.detection.label_head.*"),
     ),
     lambda state: {},
-    classes=lambda state, facts: {"detection": facts["known"]} if "known" in facts else {},
+    classes=lambda state, metadata: {"detection": metadata["known"]} if "known" in metadata else {},
 )
 
 
@@ -135,7 +135,7 @@ def printed(fit):
 def test_another_project_s_backbone_comes_with_its_mean_and_deviation(file, tmp_path):
     state = encoder(**{"head.weight": torch.randn(7, 4)})
     model = model_of({"weights": file(state)})
-    [told] = load_initial(model)
+    [told] = load_pretrained(model)
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"])
     assert torch.equal(model.backbone.norm.bias, state["norm.bias"])
     assert told.left_out == {"head.weight": "the class head of a classifier"}
@@ -147,13 +147,13 @@ def test_another_project_s_backbone_comes_with_its_mean_and_deviation(file, tmp_
     loaded = load(tmp_path)
     assert torch.equal(loaded.mean, model.mean) and torch.equal(loaded.std, model.std)
     again = model_of({"weights": str(tmp_path)})
-    load_initial(again)
+    load_pretrained(again)
     assert again.config.backbone.mean == HALF  # a run's weights state it too
 
 
 def test_a_mean_that_the_config_states_stays_with_a_warning(file):
     model = model_of({"weights": file(encoder()), "mean": [0, 0, 0.25], "std": [0.5, 0.5, 0.5]})
-    [told] = load_initial(model)
+    [told] = load_pretrained(model)
     assert model.mean.flatten().tolist() == [0, 0, 63.75]
     assert told.notes[1:] == [
         "Warning: backbone.mean stays [0.0, 0.0, 0.25]; these weights were trained with [0.5, 0.5, 0.5]."
@@ -163,7 +163,7 @@ def test_a_mean_that_the_config_states_stays_with_a_warning(file):
 def test_another_project_s_model_feeds_the_head_of_its_task(file):
     state = detector()
     model = model_of(weights=file(state))
-    [told] = load_initial(model)
+    [told] = load_pretrained(model)
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"])
     assert torch.equal(model.heads["boxes"].label_head.weight, state["cls.weight"])
     assert told.loaded == 8
@@ -176,11 +176,11 @@ def test_its_backbone_or_its_head_alone(file):
     source, state = file(detector()), detector()
     state = torch.load(source, weights_only=True)
     model = model_of({"weights": source})
-    load_initial(model)
+    load_pretrained(model)
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"])
     assert not torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
     model = model_of(heads={"boxes": {"name": f"{__name__}:Scores", "weights": source}})
-    load_initial(model)
+    load_pretrained(model)
     assert not torch.equal(model.backbone.conv.weight, state["patch.weight"])
     assert torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
 
@@ -188,9 +188,9 @@ def test_its_backbone_or_its_head_alone(file):
 def test_a_backbone_s_file_is_no_whole_model_and_has_no_head(file):
     source = file(encoder())
     with pytest.raises(WeightsError, match=r"holds a backbone alone\. Name it as backbone\.weights="):
-        load_initial(model_of(weights=source))
+        load_pretrained(model_of(weights=source))
     with pytest.raises(WeightsError, match=r"heads\.boxes\.weights: .* has no head; expected one for detection"):
-        load_initial(model_of(heads={"boxes": {"name": f"{__name__}:Scores", "weights": source}}))
+        load_pretrained(model_of(heads={"boxes": {"name": f"{__name__}:Scores", "weights": source}}))
 
 
 @pytest.mark.parametrize(
@@ -207,9 +207,9 @@ def test_what_depends_on_the_classes_is_left_out_where_these_are_others(file, mo
     state, model = detector(rows), model_of(weights=file(detector(rows)))
     state = torch.load(model.config.weights, weights_only=True)
     named = [Class(name, i, (0, 0, 0)) for i, name in enumerate(theirs or [])]
-    object.__setattr__(DETECTOR, "classes", lambda state, facts: {"detection": named} if named else {})
+    object.__setattr__(DETECTOR, "classes", lambda state, metadata: {"detection": named} if named else {})
     before = model.heads["boxes"].label_head.weight.clone()
-    [told] = load_initial(model)
+    [told] = load_pretrained(model)
     assert torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
     if why is None:
         assert torch.equal(model.heads["boxes"].label_head.weight, state["cls.weight"]) and told.left_out == {}
@@ -231,7 +231,7 @@ def test_a_run_of_ours_with_other_classes_keeps_all_but_these(tmp_path):
     save(source, tmp_path / "model.safetensors")
     more = build_model(source.config, {"detection": (CLASSES[1], CLASSES[0])})
     more.config.weights = str(tmp_path)
-    [told] = load_initial(more)
+    [told] = load_pretrained(more)
     assert set(told.left_out.values()) == {"the classes are in another order"} and len(told.left_out) == 2
     assert torch.equal(more.heads["boxes"].hidden.weight, source.heads["boxes"].hidden.weight)
 
@@ -245,8 +245,8 @@ def test_missing_and_unexpected_are_errors_that_say_what_the_weights_are_of_unle
         r"Read as made-encoder, they are of\n  backbone:\n    name: small"
     )
     with pytest.raises(WeightsError, match=message):
-        load_initial(model_of({"weights": source}))
-    [told] = load_initial(model_of({"weights": source, "weights_allow": ["extra.*", "norm.bias"]}))
+        load_pretrained(model_of({"weights": source}))
+    [told] = load_pretrained(model_of({"weights": source, "weights_allow": ["extra.*", "norm.bias"]}))
     assert told.missing == ["norm.bias"] and told.unexpected == ["extra.w"]
 
 
@@ -256,20 +256,20 @@ def test_all_sources_are_checked_before_anything_is_written(file, tmp_path):
     model = model_of({"weights": file(encoder())}, heads)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(WeightsError, match=r"heads\.boxes\.weights"):
-        load_initial(model)
+        load_pretrained(model)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert model.config.backbone.mean is None
 
 
 def test_weights_of_blue_green_red_pictures_are_turned_round(file, monkeypatch):
-    from densevit.weights import arrival
+    from densevit.weights import foreign_checkpoint
 
     state = encoder()
-    facts = {"channel_order": "bgr", "mean": (0.1, 0.2, 0.3)}
-    checkpoint = arrival.Checkpoint(dict(state), "theirs.pth", facts=facts)
-    monkeypatch.setattr(arrival, "read", lambda source: checkpoint)
+    metadata = {"channel_order": "bgr", "mean": (0.1, 0.2, 0.3)}
+    checkpoint = foreign_checkpoint.Checkpoint(dict(state), "theirs.pth", metadata=metadata)
+    monkeypatch.setattr(foreign_checkpoint, "read", lambda source: checkpoint)
     model = model_of({"weights": "theirs.pth"})
-    load_initial(model)
+    load_pretrained(model)
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"].flip(1))
     assert model.backbone.mean == (0.3, 0.2, 0.1)
 
@@ -277,14 +277,14 @@ def test_weights_of_blue_green_red_pictures_are_turned_round(file, monkeypatch):
 def test_a_model_within_a_backbone_takes_its_own_names(file):
     state = Small().state_dict()
     model = model_of({"name": f"{__name__}:Wrapped", "weights": file(state)})
-    load_initial(model)
+    load_pretrained(model)
     assert torch.equal(model.backbone.model["conv"].weight, state["conv.weight"])
 
 
 def test_the_table_has_a_row_for_each_kind_of_thing(file):
     state = encoder(**{"head.weight": torch.randn(7, 4), "head.bias": torch.randn(7), "extra.0.w": torch.ones(1)})
     state["patch.weight"] = torch.randn(4, 3, 8, 8)
-    [told] = load_initial(model_of({"weights": file(state), "weights_allow": ["extra.*"]}))
+    [told] = load_pretrained(model_of({"weights": file(state), "weights_allow": ["extra.*"]}))
     assert "backbone.weights: " in printed(told)
     lines = [" ".join(line.split()) for line in printed(told).splitlines()]
     first = lines.index("loaded 3")

@@ -17,10 +17,10 @@ from densevit.errors import DensevitError, WeightsError, did_you_mean
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, Backbone, Class
 from densevit.model import DenseModel, build_model, create_backbone
 from densevit.weights import layouts, model_file, transformers_config
-from densevit.weights.layout import Layout, has_marks, translate, translate_back
+from densevit.weights.atomic_io import atomic_file, atomic_folder
+from densevit.weights.key_mapping import Layout, has_marks, translate, translate_back
 from densevit.weights.state import read_safetensors
 from densevit.weights.variants import STANDARDIZATION
-from densevit.weights.whole import whole_file, whole_folder
 
 PROJECTS = {"hf": "transformers", "timm": "timm", "torchvision": "torchvision"}
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -43,10 +43,10 @@ class Written:
     def write(self, out: Path) -> None:
         """`out` is a file, or for transformers' layouts a folder as its `save_pretrained` leaves it."""
         if out.suffix in SUFFIXES:
-            with whole_file(out) as file:
+            with atomic_file(out) as file:
                 self._write_tensors(file, out.suffix)
         elif self.layout.name.startswith("transformers-"):
-            with whole_folder(out) as folder:
+            with atomic_folder(out) as folder:
                 self._write_tensors(folder / "model.safetensors", ".safetensors")
                 for name, content in self.files.items():
                     (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
@@ -171,8 +171,8 @@ def _in_layout(ours: _Source, layout: Layout, allowed: Sequence[str]) -> Written
     changed = [
         name for name, value in state.items() if name in back.tensors and not torch.equal(back.tensors[name], value)
     ]
-    if changed or back.wrong or back.unknown:
-        wrong = "; ".join([*changed, *back.wrong, *back.unknown][:3])
+    if changed or back.errors or back.unknown:
+        wrong = "; ".join([*changed, *back.errors, *back.unknown][:3])
         raise _Unsaid(f"{layout.name} does not give these back as they are: {wrong}.", len(changed))
     try:
         sections = layout.describe(tensors)
@@ -251,11 +251,11 @@ def _check_function(
             theirs[key] = ours.section.options[key]
         else:
             theirs.pop(key, None)
-    untold = []
-    for name in layout.untold:
+    unrecorded = []
+    for name in layout.unrecorded:
         value = _at(own, name)
         if value is not None and value != _at(sections, name):
-            untold.append((name, value))
+            unrecorded.append((name, value))
             _at(sections, name.rpartition(".")[0])[name.rpartition(".")[2]] = value
     pixels = torch.randn(2, 3, 72, 104, generator=torch.Generator().manual_seed(0))
     try:
@@ -271,7 +271,7 @@ def _check_function(
     if not same:
         others = [f"{name} is {value!r}" for name, value in _differing(own, sections)]
         raise _Unsaid(f"{layout.name} cannot say what this computes: {', '.join(others) or 'it differs'}.")
-    return untold
+    return unrecorded
 
 
 def _same_model(ours: _Source, sections: dict[str, Any], state: dict[str, Tensor], pixels: Tensor) -> bool:

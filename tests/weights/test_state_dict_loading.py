@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import densevit
 from densevit.errors import WeightsError
 from densevit.layers.norms import FrozenBatchNorm2d
-from densevit.weights.fitting import fit, load_state, resize_kernel
+from densevit.weights.state_dict_loading import fit, load_state, resize_kernel
 
 
 def linear_and_norm() -> nn.Sequential:

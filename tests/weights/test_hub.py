@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from densevit.errors import WeightsError
-from densevit.weights.reading import read
+from densevit.weights.checkpoint_io import read
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0])}
 
@@ -90,9 +90,9 @@ def test_a_hub_repository_gives_weights_and_facts(hub):
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
     found = read("hf:facebook/model")
     assert_state(found.tensors)
-    assert found.source == "hf:facebook/model" and found.entries == {"format": "pt"}
-    assert found.facts["classes"] == ["cat", "dog"]
-    assert found.facts["mean"] == pytest.approx((0.5,) * 3) and found.facts["std"] == pytest.approx((0.25,) * 3)
+    assert found.source == "hf:facebook/model" and found.header == {"format": "pt"}
+    assert found.metadata["classes"] == ["cat", "dog"]
+    assert found.metadata["mean"] == pytest.approx((0.5,) * 3) and found.metadata["std"] == pytest.approx((0.25,) * 3)
 
 
 def test_a_hub_repository_without_safetensors_gives_its_bin(hub):
@@ -122,7 +122,7 @@ def test_a_file_of_a_repository_is_named_behind_it(hub):
     (folder / "config.json").write_text(json.dumps({"id2label": {"0": "cat"}}))
     found = read("hf:facebook/model/old/detr.pth")
     assert_state(found.tensors)
-    assert found.facts == {"classes": ["cat"]}
+    assert found.metadata == {"classes": ["cat"]}
 
 
 def test_a_repository_without_usual_files_says_what_it_has(hub):
@@ -169,7 +169,7 @@ def test_offline_the_cache_serves(hub):
     hub.failure, hub.cached = ConnectionError("no route"), {"pytorch_model.bin", "preprocessor_config.json"}
     found = read("hf:facebook/model")
     assert_state(found.tensors)
-    assert found.facts["mean"] == pytest.approx((0.5,) * 3)
+    assert found.metadata["mean"] == pytest.approx((0.5,) * 3)
     hub.cached = {"pytorch_model.bin"}
     with pytest.warns(
         UserWarning, match=r"could not be asked \(ConnectionError: no route\).*mean and std is not known"
@@ -237,8 +237,8 @@ def test_torchvision_s_weights_come_through_its_cache_with_their_facts(torch_hub
     assert_state(found.tensors)
     cached = tmp_path / "hub/checkpoints/resnet50-0676ba61.pth"
     assert torch_hub == [("https://download.pytorch.org/models/resnet50-0676ba61.pth", cached, "0676ba61")]
-    assert found.facts["mean"] == (0.485, 0.456, 0.406) and found.facts["std"] == (0.229, 0.224, 0.225)
-    assert len(found.facts["classes"]) == 1000 and found.facts["classes"][:2] == ["tench", "goldfish"]
+    assert found.metadata["mean"] == (0.485, 0.456, 0.406) and found.metadata["std"] == (0.229, 0.224, 0.225)
+    assert len(found.metadata["classes"]) == 1000 and found.metadata["classes"][:2] == ["tench", "goldfish"]
     read("torchvision:resnet50/IMAGENET1K_V1")
     assert len(torch_hub) == 1  # the second time from the cache
 
@@ -290,7 +290,7 @@ def test_timm_s_weights_come_through_its_download_in_timm_s_names(tmp_path, monk
     found = read(f"timm:{SMALL}")
     assert_state(found.tensors, state)
     assert asked == [(f"timm/{SMALL}", "model.safetensors")]
-    assert found.facts["mean"] == (0.5,) * 3 and found.facts["std"] == (0.5,) * 3
+    assert found.metadata["mean"] == (0.5,) * 3 and found.metadata["std"] == (0.5,) * 3
     assert torch.equal(random, torch.get_rng_state())
     assert_state(read("timm:test_vit").tensors, state)
 

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from densevit.weights.layout import Change, Layout, Line, Rearrangement, _Name, has_marks, translate, translate_back
+from densevit.weights.key_mapping import (
+    Change,
+    Layout,
+    Line,
+    Rearrangement,
+    _Name,
+    has_marks,
+    translate,
+    translate_back,
+)
 
 
 def layout_of(*lines, marks=(), **other):
@@ -35,7 +44,7 @@ def test_numbers_and_the_rest_of_a_name_go_over_and_tensors_are_changed():
     assert list(done.tensors) == ["x12.3.weight", "x1.0.deep.bias", "our.w"]
     assert torch.equal(done.tensors["our.w"], state["w"].T)
     assert done.origins == {"x12.3.weight": [*state][:1], "x1.0.deep.bias": [*state][1:2], "our.w": ["w"]}
-    assert (done.left_out, done.unknown, done.wrong) == ({}, [], [])
+    assert (done.left_out, done.unknown, done.errors) == ({}, [], [])
     back, unknown = translate_back(done.tensors, layout)
     assert equal(back, state) and unknown == []
 
@@ -58,7 +67,7 @@ def test_parts_are_joined_whatever_order_they_come_in():
     expected = torch.cat([state[f"layers.1.{part}.w"] for part in "qkv"])
     assert torch.equal(done.tensors["blocks.1.qkv.w"], expected)
     assert done.origins["blocks.1.qkv.w"] == ["layers.1.v.w", "layers.1.q.w", "layers.1.k.w"]
-    assert done.wrong == []
+    assert done.errors == []
     back, unknown = translate_back(done.tensors, FUSED)
     assert equal(back, state) and unknown == []
 
@@ -102,9 +111,9 @@ def test_copies_are_left_out_where_they_are_equal_and_written_again():
     done = translate(state, layout)
     assert list(done.tensors) == ["ours.w"]
     assert done.left_out == {"b.0.w": "a copy of a.w", "b.1.w": "a copy of a.w"}
-    assert done.wrong == []
+    assert done.errors == []
     for other in (torch.tensor([1.0, 2.0]), torch.ones(3)):
-        assert translate({**state, "b.1.w": other}, layout).wrong == ["b.1.w should be equal to a.w and is not"]
+        assert translate({**state, "b.1.w": other}, layout).errors == ["b.1.w should be equal to a.w and is not"]
     twin = layout_of(("a.*", "ours.*"), copies={"b.*": "a.*"})
     assert equal(translate_back(done.tensors, twin)[0], {"a.w": torch.ones(2), "b.w": torch.ones(2)})
     assert equal(translate_back(done.tensors, layout)[0], {"a.w": torch.ones(2)})  # nothing says how many there were
@@ -135,20 +144,23 @@ def test_a_rearrangement_comes_before_the_lines_and_after_them_on_the_way_out():
 )
 def test_a_part_that_is_missing_is_told(state, wrong):
     done = translate(state, FUSED)
-    assert done.wrong == [wrong]
+    assert done.errors == [wrong]
     assert done.tensors == {}
 
 
 def test_what_does_not_fit_together_is_told_and_does_not_raise():
     twice = translate(numbered("a", "b"), layout_of(("a", "x"), ("b", "x")))
-    assert twice.wrong == ["x is made of a and b, one too many"]
+    assert twice.errors == ["x has too many source tensors: a, b"]
     lines = layout_of(*((f"w[{i}/3]", f"{name}") for i, name in enumerate("qkv")))
-    assert "is not made of the 3 parts" in translate({"w": torch.ones(4)}, lines).wrong[0]
-    assert "is not made of the 3 parts" in translate({"w": torch.ones(())}, lines).wrong[0]
-    assert "is not made of the 3 parts" in translate({"w": torch.ones(3)}, layout_of(("w[0/3]", "q"))).wrong[0]
+    assert "does not have the 3 parts" in translate({"w": torch.ones(4)}, lines).errors[0]
+    assert "does not have the 3 parts" in translate({"w": torch.ones(())}, lines).errors[0]
+    assert "does not have the 3 parts" in translate({"w": torch.ones(3)}, layout_of(("w[0/3]", "q"))).errors[0]
     change = Change(lambda x: x.view(7), lambda x: x)
-    assert "w, (4,), does not become ours" in translate({"w": torch.ones(4)}, layout_of(("w", "ours", change))).wrong[0]
-    with pytest.raises(ValueError, match=r"This is no a-b: x lacks part 2 of 2"):
+    assert (
+        "w, (4,), cannot be transformed to ours"
+        in translate({"w": torch.ones(4)}, layout_of(("w", "ours", change))).errors[0]
+    )
+    with pytest.raises(ValueError, match=r"These tensors do not fit a-b: x lacks part 2 of 2"):
         translate_back({"q": torch.ones(1)}, layout_of(("x[0/2]", "q"), ("x[1/2]", "k")))
 
 
@@ -161,7 +173,7 @@ def test_names_that_are_listed_twice_come_back_in_their_first_form():
     lines = [(prefix + "q.*", "qkv.*[0/2]") for prefix in ("", "vit.")]
     lines += [(prefix + "k.*", "qkv.*[1/2]") for prefix in ("", "vit.")]
     done = translate(numbered("vit.q.w", "vit.k.w"), layout_of(*lines))
-    assert done.wrong == []
+    assert done.errors == []
     assert list(translate_back(done.tensors, layout_of(*lines))[0]) == ["q.w", "k.w"]
 
 
@@ -183,7 +195,7 @@ def test_of_150_lines_a_name_is_held_against_few(monkeypatch):
     layout = layout_of(*((f"layers.{{i}}.{word}.weight", f"blocks.{{i}}.{word}.w") for word in words * 2))
     state = {f"layers.{i}.{word}.weight": torch.ones(1) for word in words for i in range(20)}
     assert len(state) == 1500 and len(layout.lines) == 150
-    tried, gaps = [], _Name.gaps
-    monkeypatch.setattr(_Name, "gaps", lambda name, key: tried.append(key) or gaps(name, key))
+    tried, match = [], _Name.match
+    monkeypatch.setattr(_Name, "match", lambda name, key: tried.append(key) or match(name, key))
     assert len(translate(state, layout).tensors) == 1500
     assert len(tried) == 2 * 1500  # each word has two lines

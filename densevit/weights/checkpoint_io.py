@@ -1,0 +1,174 @@
+"""Reads checkpoints from files, folders and published names into state dicts, without running code from them."""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from densevit.errors import WeightsError, one_line
+from densevit.weights import file_kinds, hub, preprocessing, safe_unpickler
+from densevit.weights.state import read_safetensors
+
+# Keys under which projects save the state dict. The first that contains tensors is opened, recursively.
+_CONTAINERS = ("model", "state_dict", "model_state", "model_ema", "ema", "module", "state_dict_ema")
+# Key prefixes added by DistributedDataParallel and torch.compile.
+_WRAPPERS = ("module.", "_orig_mod.")
+# Weights files in a folder: our run folder's and the Hugging Face Hub's.
+_IN_FOLDER = hub.HUB_FILES
+_INDEX = ".index.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state dict as its project saved it.
+
+    tensors: by the project's keys, on the CPU. source: the file or name, for messages. header: the metadata of a
+    safetensors header. metadata: from files beside the tensors; see `densevit.weights.preprocessing`.
+    """
+
+    tensors: dict[str, Tensor]
+    source: str
+    header: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def read(source: str | Path) -> Checkpoint:
+    """Reads a checkpoint.
+
+    source: a .pth, .pt, .pyth, .bin, .npz or .safetensors file; a run folder or a Hugging Face Hub folder, with shards
+    or without; `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]` or `hf:ORG/NAME[/FILE]`.
+    Raises WeightsError with what was found and the fix.
+    """
+    if not hub.is_published(source):
+        return _at(Path(source).expanduser(), str(source))
+    found = hub.fetch(str(source))
+    if isinstance(found.weights, Path):
+        read = _at(found.weights, str(source))
+        return Checkpoint(read.tensors, str(source), read.header, {**read.metadata, **found.metadata})
+    return Checkpoint(found.weights, str(source), metadata=found.metadata)
+
+
+def _at(path: Path, source: str) -> Checkpoint:
+    if path.is_dir():
+        files = [path / name for name in _IN_FOLDER if (path / name).is_file()]
+        if not files:
+            is_run = (path / "config.yaml").is_file()
+            fix = "The run has not validated yet: wait for" if is_run else "Name a file, or a folder with"
+            raise WeightsError(f"{path / _IN_FOLDER[0]}: no such file. {fix} one of {', '.join(_IN_FOLDER)}.")
+        path = files[0]
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such file. Expected a checkpoint file, a run folder, or a published name: "
+            f"{', '.join(hub.FORMS)}."
+        )
+    try:
+        found = Checkpoint(_sharded(path), "") if path.name.endswith(_INDEX) else _in_file(path)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error}).") from error
+    metadata = preprocessing.of_folder(path.parent) if path.name in _IN_FOLDER else {}
+    return Checkpoint(_unwrapped(found.tensors, _WRAPPERS), source, found.header, metadata | found.metadata)
+
+
+def _in_file(path: Path) -> Checkpoint:
+    kind = file_kinds.kind(path)
+    if kind == "safetensors":
+        tensors, header = read_safetensors(path)
+        return Checkpoint(tensors, "", header)
+    if kind == "npz":
+        return Checkpoint(_arrays(path), "")
+    content = safe_unpickler.load(path)
+    tensors = _opened(content)
+    if not tensors:
+        raise WeightsError(f"{path}: {_without_tensors(content)}")
+    if "pytorch-lightning_version" in content:
+        tensors = _unwrapped(tensors, ("model.",))
+    return Checkpoint(tensors, "", metadata=preprocessing.of_checkpoint(content))
+
+
+def _opened(content: Any, depth: int = 0) -> dict[str, Tensor]:
+    """The tensors by name, from nested containers; empty if there are none."""
+    if not isinstance(content, Mapping) or depth > len(_CONTAINERS):  # a corrupt one may contain itself
+        return {}
+    for key in _CONTAINERS:
+        inner = _opened(content.get(key), depth + 1)
+        if inner:
+            return inner
+    return {str(key): value.detach() for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _unwrapped(tensors: dict[str, Tensor], prefixes: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors with a wrapper's prefix removed if all keys have it."""
+    for prefix in prefixes:
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            bare = {name.removeprefix(prefix): value for name, value in tensors.items()}
+            return _unwrapped(bare, prefixes)
+    return tensors
+
+
+def _without_tensors(content: Any) -> str:
+    """The error message for a checkpoint without a state dict: what it contains and the fix."""
+    values = [content, *content.values()] if isinstance(content, Mapping) else [content]
+    objects = sorted(
+        {f"{type(v).__module__}.{type(v).__qualname__}" for v in values if isinstance(v, safe_unpickler.Inert)}
+    )
+    found = f"a {type(content).__name__}"
+    if isinstance(content, Mapping) and not isinstance(content, safe_unpickler.Inert):
+        found = f"the keys {', '.join(map(str, list(content)[:8]))}" if content else "nothing"
+    if any(name.startswith("torch.nn.modules.") for name in objects):
+        found += ": a pickled model, not its state_dict"
+    pickled = f", with objects that were not loaded: {', '.join(objects)}" if objects else ""
+    return (
+        f"no state dict, but {found}{pickled}. Expected tensors by name, at the top level or under 'model' or "
+        "'state_dict'. In the project it comes from, save torch.save(model.state_dict(), 'weights.pth')."
+    )
+
+
+def _sharded(index: Path) -> dict[str, Tensor]:
+    """The tensors of all shards in an index, read from its folder. Raises WeightsError if one is missing."""
+    file_of = preprocessing.weight_map(index)
+    files = sorted(set(file_of.values()))
+    missing = [name for name in files if not (index.parent / name).is_file()]
+    if missing:
+        raise WeightsError(
+            f"{index}: {len(missing)} of {len(files)} shards are missing in its folder ({', '.join(missing[:3])}). "
+            "Download them into the same folder."
+        )
+    tensors: dict[str, Tensor] = {}
+    for name in files:
+        tensors |= _in_file(index.parent / name).tensors
+    lost = sorted(file_of.keys() - tensors.keys())
+    if lost:
+        raise WeightsError(
+            f"{index}: {len(lost)} tensors are in none of the shards ({', '.join(lost[:3])}). The files are not from "
+            "one download: download all of them again."
+        )
+    return tensors
+
+
+def _arrays(path: Path) -> dict[str, Tensor]:
+    """The arrays of an .npz file by name; pickled objects are refused."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+        reason = "it contains pickled objects" if "allow_pickle" in str(error) else one_line(error)
+        raise WeightsError(f"{path}: not a complete .npz of plain arrays: {reason}. Download it again.") from error
+    found = {name: _tensor(array) for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
+    if not tensors:
+        raise WeightsError(f"{path}: contains no numeric arrays. Expected weights by name.")
+    return tensors
+
+
+def _tensor(array: np.ndarray) -> Tensor | None:
+    """The tensor of a numeric array, else None. bfloat16, which numpy lacks, is stored as two untyped bytes."""
+    if array.dtype == np.dtype("V2"):
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    if array.dtype.kind not in "biufc":
+        return None
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
