@@ -1,4 +1,4 @@
-"""Imports go one way, from the command line down to the errors, and never from densevit into a plugin."""
+"""Imports point downwards only, modules do not import each other in cycles, and densevit never imports a plugin."""
 
 import ast
 from collections.abc import Iterator
@@ -6,21 +6,31 @@ from pathlib import Path
 
 import pytest
 
-# From the top down; a row may import its own and every row below it.
+# From the top down; a row may import itself and every row below it.
 ROWS = (
     ("cli",),
-    ("training", "inference", "export", "visualization", "testing", "scaffold"),
-    ("model", "weights", "data", "evaluation"),
+    ("testing", "scaffold"),
+    ("training",),
+    ("inference", "export"),
+    ("visualization",),
+    ("weights",),
+    ("model",),
+    ("data", "evaluation"),
     ("registry", "config", "options", "interfaces"),
-    ("layers", "losses"),
+    ("losses",),
+    ("layers",),
     ("errors",),
 )
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
+KNOWN_CYCLES: dict[frozenset[str], str] = {}  # the modules of a cycle -> the reason
 OPEN_TO_PLUGINS = {"interfaces", "layers", "losses", "errors"}
 
 
 def imports(file: Path, package: str) -> Iterator[tuple[str, int]]:
-    """Every module that a file imports, at any depth of its code, with the line. package: where the file is."""
+    """Yields all imported names of a file with their lines, nested and TYPE_CHECKING imports included.
+
+    package: the package that the file is in, for relative imports.
+    """
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -31,11 +41,41 @@ def imports(file: Path, package: str) -> Iterator[tuple[str, int]]:
 
 
 def files(root: Path, name: str) -> list[tuple[Path, str]]:
-    """The sources of a package, each with the package that it is in."""
-    found = []
-    for file in sorted(root.rglob("*.py")):
-        found.append((file, ".".join([name, *file.parent.relative_to(root).parts])))
-    return found
+    """The source files of a package, each with the package that it is in."""
+    return [(file, ".".join([name, *file.parent.relative_to(root).parts])) for file in sorted(root.rglob("*.py"))]
+
+
+def module_graph(root: Path, name: str) -> dict[str, set[str]]:
+    """The modules of a package, each with the modules of the package that it imports.
+
+    A name that is imported from a package stands for the submodule of that name, if there is one, else for the package.
+    """
+    sources = files(root, name)
+    module_of = {file: package if file.stem == "__init__" else f"{package}.{file.stem}" for file, package in sources}
+    graph: dict[str, set[str]] = {module: set() for module in module_of.values()}
+    for file, package in sources:
+        for target, _ in imports(file, package):
+            while target and target not in graph:
+                target = target.rpartition(".")[0]
+            if target and target != module_of[file]:
+                graph[module_of[file]].add(target)
+    return graph
+
+
+def cycles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """The strongly connected components with two or more modules: each reaches all the others of its component."""
+
+    def reached(start: str) -> set[str]:
+        seen, waiting = set(), [start]
+        while waiting:
+            for target in graph[waiting.pop()] - seen:
+                seen.add(target)
+                waiting.append(target)
+        return seen
+
+    reach = {module: reached(module) for module in graph}
+    components = {frozenset({m, *(n for n in reach[m] if m in reach[n])}) for m in graph}
+    return {component for component in components if len(component) > 1}
 
 
 def part_of(module: str) -> str:
@@ -50,16 +90,53 @@ def test_densevit_never_imports_a_plugin(project):
             assert module.split(".")[0] not in packages, f"{file}:{line} imports the plugin {module}"
 
 
-def test_imports_never_go_upwards(project):
+@pytest.mark.parametrize("row", range(len(ROWS)), ids=[", ".join(parts) for parts in ROWS])
+def test_imports_never_go_upwards(project, row):
     for file, package in files(project / "densevit", "densevit"):
         own = part_of(package) or file.stem
-        if own in ("__init__", "__main__"):  # densevit itself: the public names, each imported when it is first used
+        if own not in ROWS[row]:
             continue
-        assert own in ROW_OF, f"{file} belongs to no row of the design"
         for module, line in imports(file, package):
             part = part_of(module)
             if module.split(".")[0] == "densevit" and part in ROW_OF:
-                assert ROW_OF[part] >= ROW_OF[own], f"{file}:{line}: {own} imports {part}, which stands above it"
+                assert ROW_OF[part] >= row, f"{file}:{line}: {own} imports {part}, which is above it"
+
+
+def test_every_part_belongs_to_a_row(project):
+    for file, package in files(project / "densevit", "densevit"):
+        own = part_of(package) or file.stem
+        # densevit itself exports the public names and imports each when it is first used.
+        assert own in ROW_OF or own in ("__init__", "__main__"), f"{file} belongs to no row of the design"
+
+
+def test_modules_do_not_import_each_other(project):
+    found = cycles(module_graph(project / "densevit", "densevit"))
+    for folder in (project / "plugins").iterdir():
+        if (folder / "__init__.py").is_file():
+            found |= cycles(module_graph(folder, folder.name))
+    assert found == set(KNOWN_CYCLES), "modules that import each other (or known cycles that no longer exist)"
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ({"a": "from made.b import f", "b": "def f():\n    from made import a"}, [{"made.a", "made.b"}]),
+        (
+            {"a": "from . import b", "b": "import made.sub.c", "sub/c": "from ..a import g"},
+            [{"made.a", "made.b", "made.sub.c"}],
+        ),
+        ({"a": "from .b import B", "b": "if TYPE_CHECKING:\n    from made.a import A"}, [{"made.a", "made.b"}]),
+        ({"__init__": "from made.a import A", "a": "from made import A"}, [{"made", "made.a"}]),
+        ({"__init__": "from made.a import A", "a": "from made import b", "b": "import torch"}, []),
+        ({"a": "import made.b, made.c", "b": "from made.c import x", "c": "x = 1"}, []),
+    ],
+)
+def test_cycles_are_found(tmp_path, sources, expected):
+    for module, source in sources.items():
+        file = tmp_path / "made" / f"{module}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source)
+    assert cycles(module_graph(tmp_path / "made", "made")) == {frozenset(modules) for modules in expected}
 
 
 def test_plugins_see_interfaces_layers_losses_and_errors_only(project):

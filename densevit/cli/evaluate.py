@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densevit.errors import ConfigError, DataError
+from densevit.errors import ConfigError
 
 if TYPE_CHECKING:
     from densevit.config import Config
-    from densevit.interfaces import Class, Evaluator
+    from densevit.interfaces import Evaluator
     from densevit.model import DenseModel
 
 
@@ -34,6 +34,7 @@ def run(args: Namespace) -> int:
     from densevit.inference.maps import MapFiles
     from densevit.inference.results import check_new_folder
     from densevit.model import check_inference
+    from densevit.training.checks import check_classes
     from densevit.training.evaluation import evaluate
     from densevit.visualization.tables import metrics_table
     from densevit.weights.model_file import load
@@ -44,7 +45,7 @@ def run(args: Namespace) -> int:
     config = config_of(model, args.run, args.overrides)
     check_inference(model, config.inference)
     data = build_data(config, model.multiple)
-    check_classes(model, data.val.classes)
+    check_classes(data, model)
     maps = MapFiles(args.out, model.classes).add_image if args.out else None
     metrics, evaluators = evaluate(model, data, config, maps)
     if getattr(rank_zero_only, "rank", 0) > 0:  # of several processes, one tells
@@ -80,18 +81,6 @@ def config_of(model: "DenseModel", run: str, overrides: Sequence[str]) -> "Confi
     return config
 
 
-def check_classes(model: "DenseModel", classes: "Mapping[str, Sequence[Class]]") -> None:
-    """Raises DataError where the data's classes of a head's task are not those that the head was trained on."""
-    for head, own in model.classes.items():
-        task = str(model.heads[head].task)
-        names, found = [c.name for c in own], [c.name for c in classes.get(task, ())]
-        if names != found:
-            raise DataError(
-                f"The data's classes for {task} are not those of the model's head {head!r}, in the same order."
-                f" Found: {_listed(found)}. Expected: {_listed(names)}."
-            )
-
-
 def write_detections(evaluators: "Mapping[str, Evaluator]", folder: Path) -> None:
     """Writes detections.json in COCO's results format; detections-HEAD.json where several heads find boxes."""
     results = {head: evaluator.results() for head, evaluator in evaluators.items()}
@@ -99,7 +88,3 @@ def write_detections(evaluators: "Mapping[str, Evaluator]", folder: Path) -> Non
     for head, entries in found.items():
         name = "detections.json" if len(found) == 1 else f"detections-{head}.json"
         (folder / name).write_text(json.dumps(entries) + "\n", encoding="utf-8")
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" ... ({len(names)} in all)" if len(names) > most else "") or "none"

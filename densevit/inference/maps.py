@@ -7,9 +7,6 @@ depth: metres as float32 in an NPY; and in steps of 1/256 m as 16-bit grey PNG (
 inverse_depth: relative, so of no unit; an NPY of float32.
 """
 
-import hashlib
-import os
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +16,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from densevit.data.image_names import checksum, file_name
 from densevit.errors import DataError
 from densevit.interfaces import Class, Predictions
 
 STEPS_A_METRE = 256
 MOST = 2**16 - 1  # of a 16-bit PNG
-LONGEST_NAME = 200  # bytes; file systems take 255 with the ending
 
 
 class MapFiles:
@@ -53,7 +50,7 @@ class MapFiles:
         name = file_name(image_id)
         paths = [self.folder_of(head) / kind / name for kind in FORMATS if kind in predictions]
         if any(_file(path, ending).exists() for path in paths for ending in (".png", ".npy")):
-            name += f"-{_digest(image_id)}"
+            name += f"-{checksum(image_id)}"
         self.add(head, name, predictions)
 
 
@@ -100,27 +97,6 @@ FORMATS: dict[str, Callable[[Path, np.ndarray, Sequence[Class]], None]] = {
     "inverse_depth": write_inverse_depth,
 }
 """What writes each key of predictions that is a map; it gets the path without its ending."""
-
-
-def file_name(image_id: int | str) -> str:
-    """A path for an image's files, relative and without ending, that differs for different ids.
-
-    Slashes make folders, as they do where ids are the pictures' paths. What some file system does not take in a name is
-    written %XX, and the end of what is too long for one becomes a checksum.
-    """
-    return "/".join(_file_name_part(part, image_id) for part in str(image_id).split("/"))
-
-
-def _file_name_part(part: str, image_id: int | str) -> str:
-    part = re.sub(r'[\x00-\x1f\x7f"%*:<>?\\|]|^\.|[. ]$', lambda found: f"%{ord(found[0]):02X}", part) or "%"
-    if len(os.fsencode(part)) > LONGEST_NAME:
-        kept = os.fsencode(part)[: LONGEST_NAME - 20].decode(errors="ignore")
-        return f"{kept}-{_digest(image_id)}"
-    return part
-
-
-def _digest(image_id: int | str) -> str:
-    return hashlib.sha256(repr(image_id).encode()).hexdigest()[:12]
 
 
 def _file(path: Path, ending: str) -> Path:

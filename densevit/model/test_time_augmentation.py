@@ -1,53 +1,62 @@
-"""Several looks at one picture, windows, flips and scales, and what they say together, in the picture's own pixels.
+"""Test-time augmentation: averages dense predictions over windows, flips and scales, in the image's original pixels.
 
-Maps go from the model to predictions strip by strip. With windows, maps of C channels take about
-`4 * C * window_height * W * (the sum of the scales)` bytes twice over, and a batch of windows' own, however high the
-picture is.
+Maps are resized and decoded in strips. With windows, the memory for maps of C channels is about
+`8 * C * window_height * W * sum(scales)` bytes plus one batch of windows, whatever the height of the image.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.config import InferenceSection
+from densevit.config import Config, InferenceSection
 from densevit.data.loading.batch_sampler import padded
 from densevit.errors import ConfigError
-from densevit.interfaces import Batch, Head, Predictions
+from densevit.interfaces import Backbone, Batch, Head, Predictions
 from densevit.model.sliding_window import Size, slide
 from densevit.model.streaming_resize import averaged, resized
 
-if TYPE_CHECKING:
-    from densevit.model.dense import DenseModel
+
+class MultiHeadModel(Protocol):
+    """The part of `DenseModel` that test-time augmentation uses."""
+
+    backbone: Backbone
+    heads: nn.ModuleDict
+    config: Config | None
+
+    @property
+    def multiple(self) -> int: ...
+
+    def __call__(self, batch: Batch) -> Any: ...
 
 
-def predictions(model: "DenseModel", batch: Batch, section: InferenceSection) -> dict[str, list[Predictions]]:
-    """Every head's predictions, one an image, in original pixels, from several looks at each image."""
-    found: dict[str, list[Predictions]] = {name: [] for name in model.heads}
+def predictions(model: MultiHeadModel, batch: Batch, section: InferenceSection) -> dict[str, list[Predictions]]:
+    """Every head's predictions, one per image, in original pixels, averaged over the views that the section names."""
+    results: dict[str, list[Predictions]] = {name: [] for name in model.heads}
     grid = (batch["images"].shape[2], batch["images"].shape[3])
     for image, target in zip(batch["images"], batch["targets"], strict=True):
         h, w = map(int, target["size"])
         H, W = map(int, target["original_size"])
-        run = _Run(model, section.average == "probabilities")
-        looks = [_look(run, image[:, :h, :w], scale, grid, section) for scale in section.scales]
-        strips = resized(averaged(looks, h, lockstep=section.window is not None), (h, w), (H, W))
-        for name, prediction in _read(run, strips, H).items():
-            found[name].append(prediction)
-    return found
+        maps = _ConcatenatedMaps(model, section.average == "probabilities")
+        views = [_view_maps(maps, image[:, :h, :w], scale, grid, section) for scale in section.scales]
+        strips = resized(averaged(views, h, lockstep=section.window is not None), (h, w), (H, W))
+        for name, prediction in _decode(maps, strips, H).items():
+            results[name].append(prediction)
+    return results
 
 
-class _Run:
-    """The model as something that makes maps: those of all its heads, one after another along the channels.
+class _ConcatenatedMaps:
+    """Runs the model and returns the maps of all its heads, concatenated along the channels.
 
-    channels: of each head, known once it has run. zoom: how many times as large as at scale 1 the images are,
-    as the square root of the ratio of areas; each head undoes what it does to its maps.
+    channels: the number of channels of each head, known after the first call. zoom: the scale of the images, as the
+    square root of the ratio of areas; each head undoes its effect on the head's maps.
     """
 
-    def __init__(self, model: "DenseModel", probabilities: bool) -> None:
+    def __init__(self, model: MultiHeadModel, probabilities: bool) -> None:
         self.model, self.probabilities = model, probabilities
         self.heads = cast(Mapping[str, Head], model.heads)
         self.channels: list[int] = []
@@ -67,43 +76,45 @@ class _Run:
         return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
 
 
-def _look(run: _Run, picture: Tensor, scale: float, grid: Size, section: InferenceSection) -> Iterator[Tensor]:
-    """Strips (C, rows, w) of the maps of a picture (3, h, w) seen at one scale, on the picture's grid.
+def _view_maps(
+    maps: _ConcatenatedMaps, image: Tensor, scale: float, grid: Size, section: InferenceSection
+) -> Iterator[Tensor]:
+    """Strips (C, rows, w) of the maps of an image (3, h, w) at one scale, resized to the image's grid.
 
-    grid: what the batch is padded to, which the whole picture keeps at its own scale. Other scales and windows are
-    padded to their own next multiple, and to the backbone's only size where it has one.
+    grid: the padded size of the batch, used for the whole image at its own scale. Other scales and windows are padded
+    to their own next multiple, or to the backbone's `input_size` if it has one.
     """
-    size = (picture.shape[1], picture.shape[2])
-    seen = _scaled(picture, (max(1, round(scale * size[0])), max(1, round(scale * size[1]))))
-    own = (seen.shape[1], seen.shape[2])
-    window, stride = section.window_sides or own, section.strides or own
-    if section.window is not None or own != size:
-        cut = (min(window[0], own[0]), min(window[1], own[1]))
-        grid = run.model.backbone.input_size or padded(cut, run.model.multiple)
-    zoom = math.sqrt(math.prod(own) / math.prod(size))  # as training measures it, of sides that are rounded
-    maps = partial(run, zoom=zoom)
-    return resized(slide(seen, window, stride, grid, maps, section.flip, section.batch_size), own, size)
+    size = (image.shape[1], image.shape[2])
+    scaled = _scaled(image, (max(1, round(scale * size[0])), max(1, round(scale * size[1]))))
+    scaled_size = (scaled.shape[1], scaled.shape[2])
+    window, stride = section.window_sides or scaled_size, section.strides or scaled_size
+    if section.window is not None or scaled_size != size:
+        crop = (min(window[0], scaled_size[0]), min(window[1], scaled_size[1]))
+        grid = maps.model.backbone.input_size or padded(crop, maps.model.multiple)
+    zoom = math.sqrt(math.prod(scaled_size) / math.prod(size))  # from the rounded sides, as in training
+    strips = slide(scaled, window, stride, grid, partial(maps, zoom=zoom), section.flip, section.batch_size)
+    return resized(strips, scaled_size, size)
 
 
-def _scaled(picture: Tensor, size: Size) -> Tensor:
-    """(3, h, w) uint8 to this size: averaged where it shrinks, bilinear where it grows; a channel at a time."""
-    if tuple(picture.shape[1:]) == size:
-        return picture
-    scaled = picture.new_empty(3, *size)
-    for plane, out in zip(picture, scaled, strict=True):
+def _scaled(image: Tensor, size: Size) -> Tensor:
+    """Resizes a uint8 image (3, h, w), bilinear with antialiasing, one channel at a time to save memory."""
+    if tuple(image.shape[1:]) == size:
+        return image
+    scaled = image.new_empty(3, *size)
+    for plane, out in zip(image, scaled, strict=True):
         x = F.interpolate(plane[None, None].float(), size, mode="bilinear", align_corners=False, antialias=True)
         out.copy_(x[0, 0].round_().clamp_(0, 255))
     return scaled
 
 
-def _read(run: _Run, strips: Iterator[Tensor], height: int) -> dict[str, Predictions]:
-    """Every head's predictions from the strips of all its maps, on the strips' grid of that height."""
-    results: dict[str, Predictions] = {name: {} for name in run.heads}
+def _decode(maps: _ConcatenatedMaps, strips: Iterator[Tensor], height: int) -> dict[str, Predictions]:
+    """Every head's predictions of one image from strips of the concatenated maps. height: the sum of the strips'."""
+    results: dict[str, Predictions] = {name: {} for name in maps.heads}
     top = 0
     for strip in strips:
         bottom = top + strip.shape[1]
-        for (name, head), maps in zip(run.heads.items(), strip.split(run.channels), strict=True):
-            for key, part in head.read_maps(maps[None]).items():  # (1, rows, W)
+        for (name, head), x in zip(maps.heads.items(), strip.split(maps.channels), strict=True):
+            for key, part in head.read_maps(x[None]).items():  # (1, rows, W)
                 if top == 0:
                     results[name][key] = part.new_empty(height, part.shape[2])
                 results[name][key][top:bottom] = part[0]
@@ -111,32 +122,32 @@ def _read(run: _Run, strips: Iterator[Tensor], height: int) -> dict[str, Predict
     return results
 
 
-def check_inference(model: "DenseModel", section: InferenceSection) -> None:
-    """Raises ConfigError where a head makes no maps to average, or the backbone's only size is not the window's."""
+def check_inference(model: MultiHeadModel, section: InferenceSection) -> None:
+    """Raises ConfigError if a head has no dense maps to average, or the window is not the backbone's `input_size`."""
     if section.once:
         return
-    given = _asked(section)
+    keys = _augmentation_keys(section)
     for name, head in model.heads.items():
         lacking = [f"{m}()" for m in ("maps", "read_maps") if getattr(type(head), m, None) in (None, getattr(Head, m))]
         if lacking:
             plugin = model.config.heads[name].name if model.config is not None else type(head).__name__
             raise ConfigError(
-                f"{given} asks for an average of maps, but heads.{name} ({plugin}) makes none: it has no "
-                f"{' and no '.join(lacking)}. Expected dense heads alone, as for segmentation and depth. Leave "
-                "inference at its defaults for this model: a whole picture, seen once."
+                f"{keys} averages dense maps, but heads.{name} ({plugin}) makes none: it has no "
+                f"{' and no '.join(lacking)}. Only dense heads, such as segmentation and depth, support it. Fix: leave "
+                "the section `inference` at its defaults for this model."
             )
-    only = model.backbone.input_size
-    if only is not None and section.window_sides != only and (section.window is not None or section.scales != (1.0,)):
+    fixed = model.backbone.input_size
+    if fixed is not None and section.window_sides != fixed and (section.window is not None or section.scales != (1.0,)):
         raise ConfigError(
-            f"{given}: the backbone takes pictures of {only[0]}x{only[1]} only. Set inference.window="
-            f"[{only[0]},{only[1]}]."
+            f"{keys}: the backbone takes images of {fixed[0]}x{fixed[1]} only. Fix: set inference.window="
+            f"[{fixed[0]},{fixed[1]}]."
         )
 
 
-def _asked(section: InferenceSection) -> str:
-    """The keys that ask for more than one look, as one would type them."""
-    asked: Sequence[tuple[str, object]] = (("window", section.window), ("flip", section.flip))
-    keys = [f"inference.{key}={str(value).lower()}" for key, value in asked if value]
+def _augmentation_keys(section: InferenceSection) -> str:
+    """The keys that enable test-time augmentation, written as overrides."""
+    options: Sequence[tuple[str, object]] = (("window", section.window), ("flip", section.flip))
+    keys = [f"inference.{key}={str(value).lower()}" for key, value in options if value]
     if section.scales != (1.0,):
         keys.append(f"inference.scales={[*section.scales]}")
     return ", ".join(keys)

@@ -1,72 +1,16 @@
-"""Evaluation on all processes, each image once."""
+"""Evaluation of a model on the validation data."""
 
-import math
-from collections.abc import Callable
-
-import pytorch_lightning as lightning
-from torch import distributed
-
+from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
-from densevit.interfaces import Batch, Evaluator, Predictions
+from densevit.errors import ConfigError
+from densevit.interfaces import Evaluator
 from densevit.model import DenseModel
+from densevit.training.callbacks.evaluation import EvaluationCallback, Write
+from densevit.training.dense_module import DenseModule
 from densevit.training.lightning_logging import quieten
 from densevit.training.peers import Peers, watching
-from densevit.training.task import DenseTask, build_evaluators, named
 from densevit.training.trainer import build_trainer
-
-Write = Callable[[str, int | str, Predictions], None]
-"""Takes a head's name, an image's id, and what the head predicts for it."""
-
-
-class Evaluation(lightning.Callback):
-    """Feeds each validation pass's predictions and truths to the evaluators; `metrics` holds what the last one gave.
-
-    write: gets each image's predictions as they come, in each process those of its own images; none are kept.
-    """
-
-    def __init__(self, evaluators: dict[str, Evaluator], write: Write | None = None) -> None:
-        self.evaluators, self.write = evaluators, write
-        self.metrics: dict[str, float] = {}
-
-    def on_validation_epoch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        for evaluator in self.evaluators.values():
-            evaluator.reset()
-
-    def on_validation_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        task: lightning.LightningModule,
-        outputs: dict[str, list[Predictions]],  # type: ignore[override]  # what our validation_step returns
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if "truth" not in batch["targets"][0]:  # a repeat of an image that another process counts
-            return
-        truths = [target["truth"] for target in batch["targets"]]
-        for name, evaluator in self.evaluators.items():
-            evaluator.update(outputs[name], truths)
-        if self.write is not None:
-            for name, predictions in outputs.items():
-                for target, found in zip(batch["targets"], predictions, strict=True):
-                    self.write(name, target["image_id"], found)
-
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        for evaluator in self.evaluators.values():
-            _join_processes(evaluator)
-        self.metrics = named({name: evaluator.compute() for name, evaluator in self.evaluators.items()})
-        if trainer.is_global_zero:
-            known = {name: value for name, value in self.metrics.items() if not math.isnan(value)}
-            for logger in trainer.loggers:  # not through Lightning's `log`, which rounds to float32
-                logger.log_metrics({"epoch": trainer.current_epoch, **known}, trainer.global_step)
-
-
-def _join_processes(evaluator: Evaluator) -> None:
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        states: list[object] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(states, evaluator.state())
-        evaluator.merge(states)
 
 
 def evaluate(
@@ -78,9 +22,31 @@ def evaluate(
     Runs in the config's precision on its devices, as validation in training does: the numbers are the same.
     """
     quieten()
-    evaluation = Evaluation(build_evaluators(model, config, data), write)
+    evaluation = EvaluationCallback(build_evaluators(model, config, data), write)
     peers = Peers()
     trainer = build_trainer(config.trainer, callbacks=[evaluation, peers], enable_progress_bar=False)
     with watching(trainer, peers):
-        trainer.validate(DenseTask(model, config, data), verbose=False)
+        trainer.validate(DenseModule(model, config, data), verbose=False)
     return evaluation.metrics, evaluation.evaluators
+
+
+def build_evaluators(model: DenseModel, config: Config, data: Data) -> dict[str, Evaluator]:
+    """The evaluator of each head: the one that its config names, else the one that is called like its task.
+
+    Raises ConfigError where it cannot measure that head on the validation data.
+    """
+    evaluators: dict[str, Evaluator] = {}
+    for name, section in config.heads.items():
+        plugin = section.evaluation.name or str(model.heads[name].task)
+        evaluators[name] = registry.create(
+            "evaluators",
+            plugin,
+            model.classes[name],
+            options=section.evaluation.options,
+            where=f"heads.{name}.evaluation",
+        )
+        try:
+            evaluators[name].prepare(model.heads[name], data.val)  # type: ignore[arg-type]  # a Head
+        except ConfigError as error:
+            raise ConfigError(f"heads.{name}.evaluation.{error}") from None
+    return evaluators

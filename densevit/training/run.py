@@ -20,21 +20,27 @@ from densevit.config import Config
 from densevit.config.values import seconds_of
 from densevit.data.build import Data, build_data
 from densevit.data.loading.dataloader import worker_failure
-from densevit.errors import ConfigError, DensevitError, TrainingError, did_you_mean
+from densevit.errors import DensevitError, TrainingError
 from densevit.evaluation import metrics_file
 from densevit.model import DenseModel, build_model
-from densevit.training.budget import Budget, BudgetCallback, check_budget
-from densevit.training.ema import ExponentialMovingAverage
-from densevit.training.evaluation import Evaluation
+from densevit.model.parameter_groups import parameter_rates
+from densevit.training.budget import Budget
+from densevit.training.callbacks.budget import BudgetCallback
+from densevit.training.callbacks.checkpointing import RunFolder, Stopped
+from densevit.training.callbacks.ema import ExponentialMovingAverage
+from densevit.training.callbacks.evaluation import EvaluationCallback
+from densevit.training.callbacks.progress import CONSOLE, ProgressBar, ValidationLines
+from densevit.training.callbacks.step_metrics import StepMetrics
+from densevit.training.checks import check_budget, check_monitor, check_training
+from densevit.training.dense_module import DenseModule
+from densevit.training.evaluation import build_evaluators
 from densevit.training.lightning_logging import quieten
-from densevit.training.logger import MetricsCsv, StepMetrics
-from densevit.training.optim import learning_rate, parameter_groups, parameter_rates
+from densevit.training.logger import MetricsCsv
+from densevit.training.optim import learning_rate
 from densevit.training.peers import Peers, watching
-from densevit.training.progress import CONSOLE, ProgressBar, ValidationLines
 from densevit.training.resuming import Checkpoint, changes
-from densevit.training.run_folder import RunFolder, Stopped, choose_together
+from densevit.training.run_folder import choose_together
 from densevit.training.stop_signals import requeue
-from densevit.training.task import DenseTask, build_evaluators, check_needs, named
 from densevit.training.trainer import build_trainer
 from densevit.training.unused_parameters import freeze_unused
 from densevit.visualization.rates_table import rates_table
@@ -99,15 +105,14 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint
     data.check_splits()
     model = build_model(config, data.classes)
     data.multiple = model.multiple
-    check_needs(model, config, data)
-    parameter_groups(model, config.optim, lr=1.0)  # that something trains, and that patterns match
+    check_training(config, data, model)
     if checkpoint is not None:
         checkpoint.check_model(model)
     fits = load_pretrained(model) if checkpoint is None else []  # the checkpoint has all
-    evaluation = Evaluation(build_evaluators(model, config, data))
-    _check_monitor(config.trainer.monitor, evaluation)
+    evaluation = EvaluationCallback(build_evaluators(model, config, data))
+    check_monitor(config.trainer.monitor, evaluation.evaluators)
 
-    task = DenseTask(model, config, data)
+    task = DenseModule(model, config, data)
     every = config.trainer.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
     files = RunFolder(evaluation, config.trainer.monitor, interval)
@@ -196,14 +201,6 @@ def _how_to_go_on(folder: Path) -> str:
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         return ""
     return f" Go on from the last checkpoint with: densevit train --resume {folder}"
-
-
-def _check_monitor(monitor: str | None, evaluation: Evaluation) -> None:
-    """Raises ConfigError where no evaluator gives that metric: each is asked before it has seen anything."""
-    if monitor is not None:
-        known = named({name: evaluator.compute() for name, evaluator in evaluation.evaluators.items()})
-        if monitor not in known:
-            raise ConfigError(f"trainer.monitor: there is no metric {monitor!r}.{did_you_mean(monitor, known)}")
 
 
 def _trainer(config: Config, console: Console) -> lightning.Trainer:

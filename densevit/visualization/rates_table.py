@@ -7,7 +7,7 @@ from fnmatch import translate
 from rich.table import Table
 from rich.text import Text
 
-from densevit.training.optim import ParameterRate
+from densevit.model.parameter_groups import ParameterRate
 
 PATTERNS_A_ROW = 3
 _SEVERAL = ("heads", "necks", "log_variances")  # of which each is a part

@@ -539,7 +539,9 @@ def test_the_stride_is_two_thirds_of_the_window_by_default():
 )
 def test_a_head_without_maps_is_refused_by_name(section, asked):
     model = model_of(Stem(), Segmenter, Boxes)
-    with pytest.raises(ConfigError, match=rf"^{asked} asks for .* heads.detection \(Boxes\) makes none.*no maps\(\)"):
+    with pytest.raises(
+        ConfigError, match=rf"^{asked} averages dense maps, .*heads.detection \(Boxes\) makes none.*no maps\(\)"
+    ):
         model.predict([], inference=section)
     check_inference(model, InferenceSection())
 
@@ -557,7 +559,7 @@ class OneSize(Pixels):
 def test_a_backbone_of_one_size_takes_windows_of_that_size():
     model = model_of(OneSize(), Depth)
     for wrong in ({"window": 24}, {"scales": (0.5,)}):
-        with pytest.raises(ConfigError, match=r"takes pictures of 24x32 only. Set inference.window=\[24,32\]"):
+        with pytest.raises(ConfigError, match=r"takes images of 24x32 only. Fix: set inference.window=\[24,32\]"):
             check_inference(model, InferenceSection(**wrong))
     for size in ((50, 60), (20, 40), (11, 12)):
         batch = batch_of(model, size)

@@ -33,6 +33,7 @@ def model_file(run: Path, header: dict[str, Any] | None = None, **entries: str |
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 123456\n"
+NOT_COMPLETE = "not a complete safetensors file"
 HTML = b"<!DOCTYPE html><html><title>Log in</title>"
 
 # Bytes of a file that holds no weights, and what `weights=` and `predict` say of it alike.
@@ -52,18 +53,18 @@ NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
 
 # What a run's model.safetensors is in place of a whole one.
 MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
-    "cut short": (lambda run: (run / "model.safetensors").read_bytes()[:5000], "not a complete safetensors file"),
-    "zeros": (lambda run: bytes(1000), "not a complete safetensors file"),
+    "cut short": (lambda run: (run / "model.safetensors").read_bytes()[:5000], NOT_COMPLETE),
+    "zeros": (lambda run: bytes(1000), NOT_COMPLETE),
     "empty": (lambda run: b"", "is an empty file, 0 bytes"),
     "web page": (lambda run: HTML, "is an HTML page"),
     "git-LFS pointer": (lambda run: LFS, "is a git-LFS pointer"),
-    "header of 2**60 bytes": (lambda run: struct.pack("<Q", 2**60) + b"{" + b" " * 100, "not a complete safetensors file"),
-    "header of 2**64 - 1 bytes": (lambda run: b"\xff" * 8 + b"{}", "not a complete safetensors file"),
-    "header that is no JSON": (lambda run: struct.pack("<Q", 10) + b"x" * 10, "not a complete safetensors file"),
-    "header nested deeply": (lambda run: struct.pack("<Q", len(DEEP)) + DEEP.encode(), "not a complete safetensors file"),
+    "header of 2**60 bytes": (lambda run: struct.pack("<Q", 2**60) + b"{" + b" " * 100, NOT_COMPLETE),
+    "header of 2**64 - 1 bytes": (lambda run: b"\xff" * 8 + b"{}", NOT_COMPLETE),
+    "header that is no JSON": (lambda run: struct.pack("<Q", 10) + b"x" * 10, NOT_COMPLETE),
+    "header nested deeply": (lambda run: struct.pack("<Q", len(DEEP)) + DEEP.encode(), NOT_COMPLETE),
     "tensor of petabytes": (
         lambda run: model_file(run, {KERNEL: {"dtype": "F32", "shape": [10**15], "data_offsets": [0, 4 * 10**15]}}),
-        "not a complete safetensors file",
+        NOT_COMPLETE,
     ),
     "no header of ours": (lambda run: model_file(run), "has no densevit header"),
     "newer version": (lambda run: model_file(run, format_version="99"), "format version 99, expected 1"),

@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader
 from densevit import config as configs
 from densevit.config import Config, TrainerSection
 from densevit.errors import ConfigError
-from densevit.training.budget import Budget, BudgetCallback, check_budget
+from densevit.training.budget import Budget
+from densevit.training.callbacks.budget import BudgetCallback
+from densevit.training.checks import check_budget
 from densevit.training.optim import schedule
 
 RECIPE = {"backbone": {"name": "resnet"}, "heads": {"d": {"name": "dpt"}}, "data": {"name": "scenes"}}

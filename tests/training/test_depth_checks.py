@@ -13,8 +13,9 @@ from densevit.cli import main
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.model import build_model
+from densevit.training.checks import check_training
+from densevit.training.evaluation import build_evaluators
 from densevit.training.run import train
-from densevit.training.task import build_evaluators, check_needs
 
 CONFIG = """
 backbone: {name: swin, variant: nano, window_size: 4}
@@ -71,7 +72,7 @@ def test_and_so_is_one_on_a_mix_with_such_depth(config, disparities: Path) -> No
     mix = config(*mixed(disparities), METRIC)
     data = build_data(mix)
     with pytest.raises(ConfigError, match=r"of the data set 'mix' has no unit \(data\.sets\.stereo\.metric: false\)"):
-        check_needs(build_model(mix, data.classes), mix, data)
+        check_training(mix, data, build_model(mix, data.classes))
 
 
 def test_a_relative_head_learns_from_it_and_is_measured_after_alignment(
@@ -114,5 +115,5 @@ def test_metric_heads_keep_the_plain_names(config) -> None:
     section = config(METRIC)
     data = build_data(section)
     model = build_model(section, data.classes)
-    check_needs(model, section, data)
+    check_training(section, data, model)
     assert build_evaluators(model, section, data)["near"].main == "AbsRel"

@@ -8,7 +8,7 @@ import pytorch_lightning as lightning
 import torch
 from torch import nn
 
-from densevit.training.ema import ExponentialMovingAverage, update_average
+from densevit.training.callbacks.ema import ExponentialMovingAverage, update_average
 
 
 @pytest.mark.parametrize("share", [0.1, 0.001, 0.3, 0.9])

@@ -8,7 +8,8 @@ import densevit
 from densevit.config import OptimSection
 from densevit.interfaces import Head
 from densevit.model import DenseModel
-from densevit.training.optim import build_optimizer, learning_rate, parameter_groups, schedule
+from densevit.model.parameter_groups import parameter_groups
+from densevit.training.optim import build_optimizer, learning_rate, schedule
 
 
 class Everything(Head):

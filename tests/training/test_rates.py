@@ -13,7 +13,8 @@ from densevit.config import OptimSection
 from densevit.errors import ConfigError, DensevitError, PluginError
 from densevit.interfaces import Backbone, Head
 from densevit.model import DenseModel
-from densevit.training.optim import build_optimizer, parameter_groups, parameter_rates
+from densevit.model.parameter_groups import parameter_groups, parameter_rates
+from densevit.training.optim import build_optimizer
 
 
 class Steps(Backbone):
@@ -203,7 +204,7 @@ def test_a_pattern_that_matches_nothing_names_the_nearest(pattern, near):
 def test_what_cannot_be_trained_is_said():
     model = model_of()
     model.requires_grad_(False)
-    with pytest.raises(ConfigError, match="nothing is left to train"):
+    with pytest.raises(ConfigError, match="at least one must be trained"):
         parameter_groups(model, OptimSection(), 1.0)
     forgetful = model_of(Forgetful())
     assert rates_of(forgetful)["backbone.second.weight"] == 1.0  # of no matter without decay

@@ -15,8 +15,8 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.errors import ConfigError, DataError, TrainingError, WeightsError
+from densevit.training.callbacks.checkpointing import RunFolder
 from densevit.training.run import resume, train
-from densevit.training.run_folder import RunFolder
 from tests.training.test_run import TINY
 from tests.training.test_signals import child, wait_for
 

@@ -15,9 +15,9 @@ from densevit.cli import main
 from densevit.data.io.dataset_writer import write_split
 from densevit.errors import ConfigError, WeightsError
 from densevit.training.best_epoch import BestEpoch
+from densevit.training.callbacks.checkpointing import RunFolder
 from densevit.training.logger import MetricsCsv
 from densevit.training.run import resume, train
-from densevit.training.run_folder import RunFolder
 from densevit.visualization.confusion import read_confusion
 from densevit.weights.state import read_safetensors
 from densevit_scenes.dataset import Scenes

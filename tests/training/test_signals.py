@@ -139,17 +139,17 @@ def test_a_second_ctrl_c_ends_at_once_and_says_how_to_go_on(
     small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the closing validation."""
-    from densevit.training.task import DenseTask
+    from densevit.training.dense_module import DenseModule
 
-    original = DenseTask.validation_step
+    original = DenseModule.validation_step
 
-    def interrupted(self: DenseTask, batch: object, index: int) -> object:
+    def interrupted(self: DenseModule, batch: object, index: int) -> object:
         if self.trainer.global_step == 4:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, batch, index)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(DenseTask, "validation_step", interrupted)
+    monkeypatch.setattr(DenseModule, "validation_step", interrupted)
     run = tmp_path / "run"
     code = main(["train", str(small), "trainer.max_steps=4", "trainer.checkpoint_every=1", "--run-dir", str(run)])
     assert code == 130

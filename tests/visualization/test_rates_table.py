@@ -7,7 +7,7 @@ from torch import nn
 from densevit.config import OptimSection
 from densevit.interfaces import Backbone, Head
 from densevit.model import DenseModel
-from densevit.training.optim import parameter_rates
+from densevit.model.parameter_groups import parameter_rates
 from densevit.visualization.rates_table import exact_patterns, rates_table
 
 

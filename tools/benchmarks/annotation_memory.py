@@ -85,12 +85,11 @@ def write_data_set(root: Path, images: int, boxes: int) -> None:
     folder = root / "train2017"
     folder.mkdir()
     (root / "annotations").mkdir()
-    with open(root / "annotations" / "instances_train2017.json", "w") as file:
-        json.dump(document, file)
-    image = root / "image.jpg"
-    cv2.imwrite(str(image), rng.integers(0, 255, (_SIDE, _SIDE, 3), dtype=np.uint8))
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(document))
+    file = root / "image.jpg"
+    cv2.imwrite(str(file), rng.integers(0, 255, (_SIDE, _SIDE, 3), dtype=np.uint8))
     for image in document["images"]:
-        os.symlink(image, folder / image["file_name"])
+        os.symlink(file, folder / image["file_name"])
 
 
 def measure(dataset: Coco, workers: int, epochs: int) -> None:

@@ -1,7 +1,7 @@
 """The two forms of attention beside each other, forward and backward, at the lengths that densevit's models have.
 
 Written out (two matrix products with a softmax between) and fused (torch's `scaled_dot_product_attention`).
-`densevit.layers.attention` takes the first on a CPU and the second on a GPU: this table shows the effect of that choice.
+`densevit.layers.attention` takes the first on a CPU and the second on a GPU: the table shows the effect.
 Rounds are interleaved, so that other load slows both alike.
 """
 

@@ -7,8 +7,8 @@ import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 
-from densevit.training.evaluation import Evaluation
-from densevit.training.task import DenseTask
+from densevit.training.callbacks.evaluation import EvaluationCallback
+from densevit.training.dense_module import DenseModule
 
 CONSOLE = {"highlight": False, "soft_wrap": True}  # a path stays in one piece
 
@@ -28,7 +28,7 @@ _TIMED_SECONDS = 5.0
 class ValidationLines(lightning.Callback):
     """Prints how long the training will take here, and a line a validation: its step, the loss and the main metrics."""
 
-    def __init__(self, console: Console, evaluation: Evaluation) -> None:
+    def __init__(self, console: Console, evaluation: EvaluationCallback) -> None:
         self.console, self.evaluation = console, evaluation
         self.start = 0.0
         self.images = 0
@@ -59,7 +59,7 @@ class ValidationLines(lightning.Callback):
         if now - since < _TIMED_SECONDS:
             return
         self._estimated = True
-        assert isinstance(task, DenseTask)
+        assert isinstance(task, DenseModule)
         speed, budget = (self.images - images) / (now - since), task.budget(trainer.world_size)
         left = (budget.steps - trainer.global_step) * budget.images_per_step / speed
         self.console.print(f"{speed:.0f} images/s: {_duration(left)} to go, validations not counted")

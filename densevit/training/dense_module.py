@@ -1,6 +1,5 @@
 """The model as Lightning trains and evaluates it."""
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -9,18 +8,17 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
 from densevit import config as configs
-from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
-from densevit.errors import ConfigError
-from densevit.interfaces import Batch, Evaluator, Predictions
+from densevit.interfaces import Batch, Predictions
 from densevit.losses.distributed import process_count
-from densevit.model import DenseModel, check_inference
+from densevit.model import DenseModel
+from densevit.model.parameter_groups import parameter_groups
 from densevit.training.budget import Budget
-from densevit.training.optim import build_optimizer, learning_rate, parameter_groups, schedule
+from densevit.training.optim import build_optimizer, learning_rate, schedule
 
 
-class DenseTask(lightning.LightningModule):
+class DenseModule(lightning.LightningModule):
     """One model, its data, its optimiser."""
 
     def __init__(self, model: DenseModel, config: Config, data: Data) -> None:
@@ -123,76 +121,5 @@ class DenseTask(lightning.LightningModule):
                 torch.cuda.set_rng_state(state["cuda"], self.device)
 
 
-def build_evaluators(model: DenseModel, config: Config, data: Data) -> dict[str, Evaluator]:
-    """The evaluator of each head: the one that its config names, else the one that is called like its task.
-
-    Raises ConfigError where it cannot measure that head on the validation data.
-    """
-    evaluators: dict[str, Evaluator] = {}
-    for name, section in config.heads.items():
-        plugin = section.evaluation.name or str(model.heads[name].task)
-        evaluators[name] = registry.create(
-            "evaluators",
-            plugin,
-            model.classes[name],
-            options=section.evaluation.options,
-            where=f"heads.{name}.evaluation",
-        )
-        try:
-            evaluators[name].prepare(model.heads[name], data.val)  # type: ignore[arg-type]  # a Head
-        except ConfigError as error:
-            raise ConfigError(f"heads.{name}.evaluation.{error}") from None
-    return evaluators
-
-
-def check_needs(model: DenseModel, config: Config, data: Data) -> None:
-    """Raises ConfigError where a head needs labels that the data has not, or metres where these have no unit, where it
-    cannot look at pictures as the config says, or where a backbone needs another input size."""
-    check_inference(model, config.inference)
-    for name, head in model.heads.items():
-        lacking = [key for key in head.needs if key not in data.provides]  # type: ignore[union-attr]  # a Head
-        if lacking:
-            raise ConfigError(
-                f"heads.{name} ({config.heads[name].name}) needs {', '.join(lacking)}, but the data set "
-                f"{config.data.name!r} labels {', '.join(data.provides)} only. Choose another head or another data set."
-            )
-        if head.quantity == "depth" and not data.train.metric:
-            keys = ", ".join(_places_of_false("metric", config.data.options, "data")) or "metric"
-            raise ConfigError(
-                f"heads.{name} ({config.heads[name].name}) learns metres, but the depth of the data set "
-                f"{config.data.name!r} has no unit ({keys}: false). Give the head a relative output "
-                f"(heads.{name}.output: relative), or calibrate the data: say what its numbers are in metres "
-                "(data.scale; of disparity data.baseline and data.focal), and leave out metric: false."
-            )
-    fixed = model.backbone.input_size
-    if fixed is None:
-        return
-    size = config.data.image_size
-    if (size if isinstance(size, tuple) else (size, size)) != fixed:
-        raise ConfigError(
-            f"backbone {config.backbone.name!r} takes pictures of {fixed[0]}x{fixed[1]} only, but data.image_size is "
-            f"{size}. Set data.image_size=[{fixed[0]},{fixed[1]}]."
-        )
-    if config.data.recipe == "crop" and config.inference.window_sides is None:
-        raise ConfigError(
-            f"backbone {config.backbone.name!r} takes pictures of {fixed[0]}x{fixed[1]} only, but data.recipe 'crop' "
-            f"validates whole pictures. Set inference.window=[{fixed[0]},{fixed[1]}]."
-        )
-
-
-def _places_of_false(key: str, options: Mapping[str, Any], where: str) -> Iterator[str]:
-    """Where in a section this key is false: data.metric, data.sets.NAME.metric."""
-    for name, value in options.items():
-        if name == key and value is False:
-            yield f"{where}.{name}"
-        elif isinstance(value, Mapping):
-            yield from _places_of_false(key, value, f"{where}.{name}")
-
-
 def _moved(value: Any, device: torch.device) -> Any:
     return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-
-
-def named(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """{head: {metric: value}} as {"head/metric": value}."""
-    return {f"{head}/{name}": value for head, found in metrics.items() for name, value in found.items()}

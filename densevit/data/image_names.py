@@ -1,0 +1,29 @@
+"""File names for image ids."""
+
+import hashlib
+import os
+import re
+
+_MAX_NAME_BYTES = 200  # file systems allow 255, including the suffix
+
+
+def file_name(image_id: int | str) -> str:
+    """Returns a relative path without suffix for an image's files. Different ids give different paths.
+
+    Slashes in ids separate folders. Characters that some file systems reject are written as %XX. The end of a name that
+    is too long is replaced by a checksum. The integer 1 and the string "1" give the same path; see `checksum`.
+    """
+    return "/".join(_file_name_part(part, image_id) for part in str(image_id).split("/"))
+
+
+def checksum(image_id: int | str) -> str:
+    """Twelve hexadecimal digits that differ for different ids, integers and strings included."""
+    return hashlib.sha256(repr(image_id).encode()).hexdigest()[:12]
+
+
+def _file_name_part(part: str, image_id: int | str) -> str:
+    part = re.sub(r'[\x00-\x1f\x7f"%*:<>?\\|]|^\.|[. ]$', lambda match: f"%{ord(match[0]):02X}", part) or "%"
+    if len(os.fsencode(part)) > _MAX_NAME_BYTES:
+        head = os.fsencode(part)[: _MAX_NAME_BYTES - 20].decode(errors="ignore")
+        return f"{head}-{checksum(image_id)}"
+    return part

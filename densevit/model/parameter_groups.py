@@ -1,0 +1,78 @@
+"""Parameter groups: the learning rate and weight decay of each parameter."""
+
+from typing import NamedTuple
+
+from torch import nn
+
+from densevit.config import OptimSection
+from densevit.errors import ConfigError, PluginError
+from densevit.model.dense import DenseModel
+from densevit.model.parameter_patterns import matching
+
+
+def parameter_groups(model: DenseModel, section: OptimSection, lr: float) -> list[dict]:
+    """Groups the trainable parameters by learning rate and weight decay. Raises ConfigError if all are frozen."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for rate in parameter_rates(model, section, lr):
+        if rate.lr is not None:
+            groups.setdefault((rate.lr, rate.weight_decay), []).append(rate.parameter)
+    if not groups:
+        raise ConfigError(
+            "backbone.freeze, heads: all parameters are frozen; at least one must be trained. Fix: freeze fewer layers."
+        )
+    return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+
+
+class ParameterRate(NamedTuple):
+    """Learning rate and weight decay of one parameter.
+
+    depth: the depth within the backbone, from 1 at the input; None outside of the backbone. lr: the rate after the
+    warm-up; None if the parameter is frozen.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    depth: int | None
+    lr: float | None
+    weight_decay: float
+
+
+def parameter_rates(model: DenseModel, section: OptimSection, lr: float) -> list[ParameterRate]:
+    """Returns the learning rate and weight decay of each parameter, in the order of `named_parameters`.
+
+    The backbone uses `backbone_lr` if it is set, else `lr`. Layer-wise decay multiplies the rate of depth i of n by
+    `layer_decay ** (n - i)`, as in BEiT (Bao et al. 2022) and MAE (He et al. 2022, table 9): the final norms are the
+    last depth and have the full rate, the patch embedding has the lowest. `lr_factors` multiply the rates of the
+    parameters that they match.
+
+    Weight decay applies to parameters named `weight` with two or more dimensions; not to norms, biases, position
+    tables, embeddings, tokens and anchors.
+    """
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    names = [name for name, _ in model.named_parameters()]
+    factors = dict.fromkeys(names, 1.0)
+    for pattern, factor in section.lr_factors.items():
+        for name in matching(pattern, names, "optim.lr_factors"):
+            factors[name] *= factor
+    groups = model.backbone.parameter_depths()
+    depths = {id(parameter): depth for depth, group in enumerate(groups, 1) for parameter in group}
+    rates = []
+    for name, parameter in model.named_parameters():
+        rate, depth = lr, depths.get(id(parameter))
+        if name.startswith("backbone."):
+            rate = lr if section.backbone_lr is None else section.backbone_lr
+            if section.layer_decay < 1:
+                rate *= section.layer_decay ** (len(groups) - _required_depth(depth, name))
+        decayed = name.endswith("weight") and parameter.ndim >= 2 and id(parameter) not in embeddings
+        trained = rate * factors[name] if parameter.requires_grad else None
+        rates.append(ParameterRate(name, parameter, depth, trained, section.weight_decay if decayed else 0.0))
+    return rates
+
+
+def _required_depth(depth: int | None, name: str) -> int:
+    if depth is None:
+        raise PluginError(
+            f"optim.layer_decay: {name} is in no group of the backbone's parameter_depths(). Fix: set "
+            "optim.layer_decay=1, or correct the backbone; `densevit check backbone` reports the details."
+        )
+    return depth

@@ -1,0 +1,155 @@
+"""Checkpoints, the best model and its metrics, written to the run's folder."""
+
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+
+from densevit.evaluation import metrics_file
+from densevit.evaluation.tables_file import write_tables
+from densevit.training.best_epoch import BestEpoch
+from densevit.training.budget import Budget
+from densevit.training.callbacks.evaluation import EvaluationCallback
+from densevit.training.dense_module import DenseModule
+from densevit.training.resuming import RunLock
+from densevit.training.run_folder import choose
+from densevit.training.stop_signals import StopSignals
+from densevit.weights import model_file
+
+
+class Stopped(Exception):  # noqa: N818  # not an error
+    """A signal asked the training to stop, and the checkpoint is written."""
+
+
+class RunFolder(lightning.Callback):
+    """Writes `checkpoints/last.ckpt`; when validation says so, `best.ckpt`, `model.safetensors`, metrics and tables.
+
+    Stands after the callbacks that average weights and log: a checkpoint holds what they made of its step.
+
+    checkpoint_every: from one `last.ckpt` to the next besides those after validations: optimiser steps, or seconds as a
+    float; None for none.
+    """
+
+    folder: Path
+    budget: Budget
+
+    def __init__(
+        self,
+        evaluation: EvaluationCallback,
+        monitor: str | None = None,
+        checkpoint_every: int | float | None = None,
+    ) -> None:
+        self.evaluation = evaluation
+        self.best_epoch, self.checkpoint_every = BestEpoch(evaluation.evaluators, monitor), checkpoint_every
+        self.signals = StopSignals()
+        self._improved = self._stopping = self._due = False
+        self._seen_step = -1
+        self._saved_at = 0.0
+        self._lock: RunLock | None = None
+
+    def open(self, name: str, wanted: Path | None, new: bool) -> Path:
+        """Makes the folder of a new run, or takes the one to go on in, and locks it. Raises ConfigError."""
+        folder = choose(name, wanted) if new or wanted is None else wanted
+        self._lock = RunLock(folder)
+        return folder
+
+    def close(self) -> None:
+        """Unlocks the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def setup(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
+        assert isinstance(task, DenseModule)
+        if stage == "fit":
+            self.budget = task.budget(trainer.world_size)
+
+    def on_fit_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        self.signals.install()
+
+    def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        self.signals.install()  # again: Lightning has put its own handler before ours
+        self._seen_step, self._saved_at = trainer.global_step, time.monotonic()
+
+    def teardown(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
+        self.signals.restore()
+
+    # ---- checkpoints ----
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step == self._seen_step:  # gradients are being accumulated
+            return
+        self._seen_step = step
+        received, (due,) = self.signals.agree(self._is_due(step))
+        self._due = self._due or due
+        # At the end of an epoch and before a validation the checkpoint waits: Lightning cannot resume in between.
+        if trainer.is_last_batch or self.budget.validates_after(step):
+            return
+        if received or self._due:
+            self._save(trainer, "last")
+            self._stopping = bool(received)
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule, *_: Any) -> None:
+        if self._stopping:  # only here is the step that was saved over
+            raise Stopped
+
+    def on_validation_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        if self._improved:
+            self._save(trainer, "best")
+        self._improved = False
+        if not trainer.is_last_batch:
+            self._save(trainer, "last")
+            self._stopping = bool(self.signals.agree()[0])
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        if not trainer.is_last_batch:  # the budget ends in the middle of an epoch: saved after validation
+            return
+        received, step = self.signals.agree()[0], trainer.global_step
+        if self._due or received or self.budget.validates_after(step):
+            self._save(trainer, "last")
+        if received and step < self.budget.steps:
+            raise Stopped
+
+    def _is_due(self, step: int) -> bool:
+        if isinstance(self.checkpoint_every, float):
+            return time.monotonic() - self._saved_at >= self.checkpoint_every
+        return self.checkpoint_every is not None and step % self.checkpoint_every == 0
+
+    def _save(self, trainer: lightning.Trainer, name: str) -> None:
+        trainer.save_checkpoint(self.folder / "checkpoints" / f"{name}.ckpt")
+        if name == "last":
+            self._due, self._saved_at = False, time.monotonic()
+
+    # ---- the best ----
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """The metrics by which the best epoch was chosen, of that epoch; None before the first validation."""
+        return self.best_epoch.best
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        assert isinstance(task, DenseModule)
+        if not self.best_epoch.improves(self.evaluation.metrics):
+            return
+        if not self.best_epoch.reached and trainer.is_global_zero:
+            decisive = ", ".join(self.best_epoch.decisive)
+            warnings.warn(
+                f"the validation data gives no {decisive}; the latest weights are kept in place of the best. Check its "
+                "labels.",
+                stacklevel=2,
+            )
+        self._improved = True
+        if trainer.is_global_zero:
+            model_file.save(task.model, self.folder / "model.safetensors")
+            metrics_file.write(self.evaluation.metrics, self.folder / "metrics.json")
+            write_tables(self.evaluation.evaluators, self.folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.best_epoch.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_epoch.load_state_dict(state)

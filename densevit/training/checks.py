@@ -1,0 +1,128 @@
+"""Checks of the config, the data and the model before a training or an evaluation.
+
+A training calls `check_training` once the model is built, `check_monitor` once the evaluators are, and `check_budget`
+once the number of processes is known. An evaluation calls `model.check_inference`, then `check_classes`.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from densevit.config import Config
+from densevit.data.build import Data
+from densevit.errors import ConfigError, DataError, did_you_mean
+from densevit.interfaces import Evaluator
+from densevit.model import DenseModel, check_inference
+from densevit.model.parameter_groups import parameter_groups
+from densevit.training.budget import Budget, counted
+from densevit.training.callbacks.evaluation import flat_metrics
+
+_MIN_STEPS = 1000  # with fewer steps, a model from random weights learns next to nothing in any of our recipes
+_MIN_STEPS_FINE_TUNING = 100
+
+
+def check_training(config: Config, data: Data, model: DenseModel) -> None:
+    """Raises ConfigError if the model cannot be trained on this data, or validated as the config says."""
+    check_inference(model, config.inference)
+    _check_labels(config, data, model)
+    _check_input_size(config, model)
+    parameter_groups(model, config.optim, lr=1.0)  # raises if all parameters are frozen or a pattern matches none
+
+
+def check_classes(data: Data, model: DenseModel) -> None:
+    """Raises DataError if the classes of the validation data differ from those that a head was trained on."""
+    for head, trained in model.classes.items():
+        task = str(model.heads[head].task)
+        expected, found = [c.name for c in trained], [c.name for c in data.val.classes.get(task, ())]
+        if expected != found:
+            raise DataError(
+                f"The data's classes for {task} are not those of the model's head {head!r}, in the same order."
+                f" Found: {_listed(found)}. Expected: {_listed(expected)}."
+            )
+
+
+def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator]) -> None:
+    """Raises ConfigError if no evaluator computes this metric. Call it before any evaluator was updated."""
+    if monitor is not None:
+        names = flat_metrics({name: evaluator.compute() for name, evaluator in evaluators.items()})
+        if monitor not in names:
+            raise ConfigError(f"trainer.monitor: there is no metric {monitor!r}.{did_you_mean(monitor, names)}")
+
+
+def check_budget(budget: Budget, config: Config) -> None:
+    """Warns if the training is too short to learn anything, with the number to set."""
+    pretrained = bool(config.weights or config.backbone.weights)
+    least = _MIN_STEPS_FINE_TUNING if pretrained else _MIN_STEPS
+    if budget.steps < least:
+        section = config.trainer
+        [key] = [name for name in ("max_steps", "max_images", "max_epochs") if getattr(section, name) is not None]
+        needed = {
+            "max_steps": least,
+            "max_images": least * budget.images_per_step,
+            "max_epochs": math.ceil(least / budget.steps_per_epoch),
+        }[key]
+        start = "pretrained" if pretrained else "random"
+        steps = "" if key == "max_steps" else f" is {counted(budget.steps, 'optimiser step')} of this data set and"
+        warnings.warn(
+            f"trainer.{key}={getattr(section, key)}{steps} is too little to learn from {start} weights, "
+            f"which takes {least:,} steps or more. Fix: set trainer.{key}={needed} or keep the recipe's budget.",
+            stacklevel=2,
+        )
+    warmup = config.optim.warmup_steps
+    if warmup is not None and warmup >= budget.steps > 1:
+        warnings.warn(
+            f"optim.warmup_steps={warmup} is all of the {budget.steps} optimiser steps: the learning rate "
+            "never reaches its full value. Fix: set optim.warmup, a fraction of the training, such as 0.03.",
+            stacklevel=2,
+        )
+
+
+def _check_labels(config: Config, data: Data, model: DenseModel) -> None:
+    """Raises ConfigError if a head needs labels that the data set lacks, or metres where its depth has no unit."""
+    for name, head in model.heads.items():
+        lacking = [key for key in head.needs if key not in data.provides]  # type: ignore[union-attr]  # a Head
+        if lacking:
+            raise ConfigError(
+                f"heads.{name} ({config.heads[name].name}) needs {', '.join(lacking)}, but the data set "
+                f"{config.data.name!r} labels {', '.join(data.provides)} only. Fix: use another head or data set."
+            )
+        if head.quantity == "depth" and not data.train.metric:
+            keys = ", ".join(_keys_set_to_false("metric", config.data.options, "data")) or "metric"
+            raise ConfigError(
+                f"heads.{name} ({config.heads[name].name}) learns metres, but the depth of the data set "
+                f"{config.data.name!r} has no unit ({keys}: false). Fix: give the head a relative output "
+                f"(heads.{name}.output: relative); or calibrate the data: set what its values are in metres "
+                "(data.scale; for disparity data.baseline and data.focal), and remove metric: false."
+            )
+
+
+def _check_input_size(config: Config, model: DenseModel) -> None:
+    """Raises ConfigError if the backbone has a fixed input size and the config gives it images of another size."""
+    fixed = model.backbone.input_size
+    if fixed is None:
+        return
+    size = config.data.image_size
+    if (size if isinstance(size, tuple) else (size, size)) != fixed:
+        raise ConfigError(
+            f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.image_size is "
+            f"{size}. Fix: set data.image_size=[{fixed[0]},{fixed[1]}]."
+        )
+    if config.data.recipe == "crop" and config.inference.window_sides is None:
+        raise ConfigError(
+            f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.recipe 'crop' "
+            f"validates on whole images. Fix: set inference.window=[{fixed[0]},{fixed[1]}]."
+        )
+
+
+def _keys_set_to_false(key: str, options: Mapping[str, Any], where: str) -> Iterator[str]:
+    """The dotted names of this key where it is false: data.metric, data.sets.NAME.metric."""
+    for name, value in options.items():
+        if name == key and value is False:
+            yield f"{where}.{name}"
+        elif isinstance(value, Mapping):
+            yield from _keys_set_to_false(key, value, f"{where}.{name}")
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" ... ({len(names)} in all)" if len(names) > most else "") or "none"

@@ -1,0 +1,21 @@
+"""File names for image ids."""
+
+from densevit.data.image_names import file_name
+
+
+def test_images_have_names_that_files_can_have():
+    assert file_name(139) == "139"
+    assert file_name("aachen/aachen_000000_000019") == "aachen/aachen_000000_000019"
+    assert file_name("Straße 1.b") == "Straße 1.b"
+    awkward = ["../up", "/etc/x", "C:\\a", "a:b", "a?", ".hidden", "dot.", "space ", "a//b", "", "100%", "x\ny", "a*"]
+    names = [file_name(image_id) for image_id in awkward]
+    for name in names:
+        for part in name.split("/"):
+            assert part and not set(part) & set('\\:*?"<>|\n') and part[0] != "." and part[-1] not in ". "
+    assert len(set(names)) == len(awkward)
+
+
+def test_long_ids_that_differ_at_the_end_have_different_names():
+    ids = ["ä" * 300 + end for end in "xy"]
+    names = [file_name(image_id) for image_id in ids]
+    assert names[0] != names[1] and max(len(name.encode()) for name in names) <= 200
