@@ -1,1 +1,1 @@
-"""Parts that plugins build from."""
+"""Building blocks for backbones, necks and heads."""

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention (Vaswani et al. 2017, section 3.2) in the form that is fastest where it runs."""
+"""Scaled dot-product attention (Vaswani et al. 2017, section 3.2), with the faster implementation for the device."""
 
 import math
 
@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from densevit.layers.linear import Linear
 
-WRITTEN_OUT_TO = 1024  # keys, on a CPU
-WRITTEN_OUT_TO_IN_FP32 = 191  # without a bias; above, both forms take about as long
+MAX_UNFUSED_KEYS = 1024  # on a CPU
+MAX_UNFUSED_KEYS_FP32 = 191  # without a bias; above, both implementations are about as fast
 
 
 def attention(
@@ -22,12 +22,12 @@ def attention(
 ) -> Tensor:
     """softmax(scale query key^T + bias) value.
 
-    query: (..., N, D). key, value: (..., S, D). bias: added to the scores, broadcast to (..., N, S), -inf where a key
-    is hidden; each query needs one key that is not. scale: None for 1 / sqrt(D).
-    A GPU runs the fused kernel, and so does a CPU where there are many keys, which also spares the memory for all
-    scores; below, it is quicker with the three products written out (`tools/benchmarks/attention.py`).
+    query: (..., N, D). key, value: (..., S, D). bias: added to the scores, broadcast to (..., N, S), -inf for
+    masked keys; each query needs an unmasked key. scale: None for 1 / sqrt(D).
+    Uses the fused kernel on a GPU, and on a CPU with many keys, where it also saves memory; with few keys separate
+    operations are faster on a CPU (`tools/benchmarks/attention.py`).
     """
-    if query.is_cuda or key.shape[-2] > _written_out_to(query, bias):
+    if query.is_cuda or key.shape[-2] > _max_unfused_keys(query, bias):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query if scale == 1 else query * scale) @ key.transpose(-2, -1)  # (..., N, S)
@@ -39,18 +39,18 @@ def attention(
     return weights @ value
 
 
-def _written_out_to(query: Tensor, bias: Tensor | None) -> int:
+def _max_unfused_keys(query: Tensor, bias: Tensor | None) -> int:
     plain = bias is None and query.dtype == torch.float32 and query.device.type == "cpu"
-    return WRITTEN_OUT_TO_IN_FP32 if plain and not torch.compiler.is_compiling() else WRITTEN_OUT_TO
+    return MAX_UNFUSED_KEYS_FP32 if plain and not torch.compiler.is_compiling() else MAX_UNFUSED_KEYS
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention in several heads, with a projection for each of query, key, value and output."""
+    """Multi-head attention with separate query, key, value and output projections."""
 
     def __init__(self, width: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         if width % num_heads:
-            raise ValueError(f"A width of {width} cannot be split into {num_heads} heads.")
+            raise ValueError(f"width is {width}; it must be a multiple of num_heads, {num_heads}.")
         self.num_heads, self.dropout = num_heads, dropout
         self.query = Linear(width, width)
         self.key = Linear(width, width)
@@ -65,8 +65,8 @@ class MultiHeadAttention(nn.Module):
         q, k, v = (self._split(x) for x in (self.query(query), self.key(key), self.value(value)))
         if bias is not None:
             bias = bias.to(q.dtype)
-        mixed = attention(q, k, v, bias, self.dropout if self.training else 0.0)
-        return self.output(mixed.transpose(1, 2).flatten(2))
+        x = attention(q, k, v, bias, self.dropout if self.training else 0.0)
+        return self.output(x.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, D)

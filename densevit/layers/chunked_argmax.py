@@ -1,4 +1,4 @@
-"""The likeliest class of each pixel, without all classes' maps of a large picture in memory at once."""
+"""Argmax over classes at full image resolution, in chunks of classes to bound memory."""
 
 from collections.abc import Callable
 
@@ -8,19 +8,19 @@ from torch.nn import functional as F
 
 Size = tuple[int, int]
 
-_PIXELS_AT_ONCE = 2**25  # of classes' maps: 128 MB
+_CHUNK_PIXELS = 2**25  # of upsampled logits: 128 MB in fp32
 
 
-def likeliest(logits: Tensor, on_pixels: Callable[[Tensor, Size], Tensor], size: Size, original: Size) -> Tensor:
-    """(K, h, w) -> (H, W) uint8, class indices in original pixels.
+def chunked_argmax(logits: Tensor, upsample: Callable[[Tensor, Size], Tensor], size: Size, original: Size) -> Tensor:
+    """Class index of each pixel, (K, h, w) -> (H, W) uint8, with (H, W) = `original`.
 
-    on_pixels: brings some of the maps, (1, k, h, w), to the picture's grid, (1, k, *size). From there they go on to
-    `original` pixels, bilinearly, and only then is a class chosen.
+    upsample: maps a chunk of logits (1, k, h, w) to the size of the network input, (1, k, *size). The result is
+    resized bilinearly to `original` before the argmax.
     """
-    step = max(1, _PIXELS_AT_ONCE // max(size[0] * size[1], original[0] * original[1]))
+    step = max(1, _CHUNK_PIXELS // max(size[0] * size[1], original[0] * original[1]))
     best: Tensor | None = None
     for first in range(0, len(logits), step):
-        x = on_pixels(logits[None, first : first + step], size)
+        x = upsample(logits[None, first : first + step], size)
         if size != original:
             x = F.interpolate(x, size=original, mode="bilinear", align_corners=False)
         value, index = x[0].max(0)

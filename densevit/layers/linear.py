@@ -1,4 +1,4 @@
-"""Linear layers, of tokens and of a map's cells, in the form that is fastest where they run."""
+"""Linear layers and 1x1 convolutions, with the faster implementation for the device and dtype."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-FEWEST_TOKENS = 96  # below, a linear layer is as quick
-WEIGHTS_A_TOKEN = 4000  # above, a convolution's gradient by its weights takes longer than a matrix product
+MIN_TOKENS = 96  # with fewer, a linear layer is as fast
+MAX_WEIGHTS_PER_TOKEN = 4000  # above, the weight gradient is slower as a convolution than as a matrix product
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, written as a 1x1 convolution on a CPU with AVX-512 in float32.
+    """`nn.Linear`, computed as a 1x1 convolution in fp32 on a CPU with AVX-512.
 
-    A convolution goes to oneDNN, a linear layer to the BLAS that torch ships, whose float32 products stay on AVX2
-    outside Intel's own processors: half the speed there (`tools/benchmarks/linear.py`). In bf16 both go to oneDNN.
-    The convolution's gradient has no gradient of its own.
+    Convolutions use oneDNN, linear layers the BLAS that ships with torch, whose fp32 products use only AVX2 on
+    non-Intel processors: half the speed (`tools/benchmarks/linear.py`). In bf16 both use oneDNN.
+    The convolution does not support double backward.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,9 +28,9 @@ class Linear(nn.Linear):
 
 
 class Conv1x1(nn.Conv2d):
-    """A 1x1 convolution without bias, written as a matrix product on a CPU in bf16, where maps are channels-last.
+    """A 1x1 convolution without bias, computed as a matrix product in bf16 on a CPU, where maps are channels-last.
 
-    oneDNN's convolution takes up to twice as long there for its gradients, the more weights and the fewer cells.
+    The backward pass of oneDNN's convolution takes up to twice as long there, with many weights and few cells.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -46,7 +46,7 @@ class Conv1x1(nn.Conv2d):
 
 
 def _dtype(x: Tensor) -> torch.dtype:
-    """What a product with x is computed in."""
+    """Dtype in which a product with x is computed, considering autocast."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
@@ -55,15 +55,15 @@ def _as_convolution(x: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and x.device.type == "cpu"
         and x.dtype == _dtype(x) == torch.float32
-        and x.numel() >= FEWEST_TOKENS * x.shape[-1]
-        and torch.get_num_threads() > 1  # with one, torch computes a 1x1 convolution by the same BLAS
+        and x.numel() >= MIN_TOKENS * x.shape[-1]
+        and torch.get_num_threads() > 1  # with one thread, torch uses the same BLAS for a 1x1 convolution
         and torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
     )
 
 
 class _Convolution(torch.autograd.Function):
-    """x (1, C, N, 1), in channels-last memory, by weight (K, C), plus bias (K,): (1, K, N, 1)."""
+    """x: (1, C, N, 1) in channels-last memory. weight: (K, C). bias: (K,). Returns (1, K, N, 1)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -74,27 +74,27 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        by_x, by_weight, by_bias = ctx.needs_input_grad
-        convolved = by_weight and weight.numel() <= WEIGHTS_A_TOKEN * x.shape[2]
-        for_x, for_weight, _ = torch.ops.aten.convolution_backward(
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        convolved = needs_weight and weight.numel() <= MAX_WEIGHTS_PER_TOKEN * x.shape[2]
+        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
             grad,
             x,
             weight[:, :, None, None],
-            None,  # the bias has its gradient below
+            None,  # the bias gradient is computed below
             stride=(1, 1),
             padding=(0, 0),
             dilation=(1, 1),
             transposed=False,
             output_padding=(0, 0),
             groups=1,
-            output_mask=(by_x, convolved, False),
+            output_mask=(needs_x, convolved, False),
         )
         rows = grad[0, :, :, 0]  # (K, N)
         if convolved:
-            for_weight = for_weight[:, :, 0, 0]
-        elif by_weight:
-            for_weight = rows @ x[0, :, :, 0].t()
-        return for_x, for_weight, rows.sum(1) if by_bias else None
+            grad_weight = grad_weight[:, :, 0, 0]
+        elif needs_weight:
+            grad_weight = rows @ x[0, :, :, 0].t()
+        return grad_x, grad_weight, rows.sum(1) if needs_bias else None
 
 
 def _map(tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The perceptrons of transformers."""
+"""Multilayer perceptrons of transformers."""
 
 from typing import cast
 
@@ -10,7 +10,7 @@ from densevit.layers.precision import at_least_fp32, autocast_off
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation between, as in every transformer block."""
+    """Feed-forward network (FFN) of a transformer block: two linear layers with an activation between them."""
 
     def __init__(self, width: int, hidden: int, activation: type[nn.Module] = nn.GELU, dropout: float = 0.0) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class FeedForward(nn.Module):
 
 
 class Mlp(nn.Sequential):
-    """Linear layers with ReLU between: `num_layers` of them, `hidden` wide inside (DETR's box head)."""
+    """`num_layers` linear layers of width `hidden` with ReLU between them (DETR's box head)."""
 
     def __init__(self, width: int, hidden: int, out: int, num_layers: int) -> None:
         sizes = [width] + [hidden] * (num_layers - 1) + [out]
@@ -35,7 +35,7 @@ class Mlp(nn.Sequential):
         super().__init__(*parts)
 
     def in_full_precision(self, x: Tensor) -> Tensor:
-        """The same in fp32 at least, for coordinates: bf16 would round boxes to half a pixel in 128."""
+        """forward(x) in at least fp32, for coordinates: bf16 would round boxes to half a pixel in 128."""
         with autocast_off(x.device):
             weight = self.last.weight
             if at_least_fp32(weight) is weight:
@@ -47,5 +47,5 @@ class Mlp(nn.Sequential):
 
     @property
     def last(self) -> Linear:
-        """The layer that gives the result."""
+        """The output layer."""
         return cast(Linear, self[-1])

@@ -1,4 +1,4 @@
-"""Normalisation layers that torch does not have as detectors need them."""
+"""Normalisation layers that torch lacks or that behave differently here."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm whose statistics and affine parameters are constants, as fine-tuned detectors use it.
+    """Batch norm with fixed statistics and affine parameters, as usual in detectors.
 
-    Its state has the keys of `nn.BatchNorm2d`, so that classification weights load into it.
+    Has the state-dict keys of `nn.BatchNorm2d`, so that classification weights can be loaded.
     """
 
     weight: Tensor
@@ -31,7 +31,7 @@ class FrozenBatchNorm2d(nn.Module):
         """(B, C, H, W) -> (B, C, H, W)."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
-        # One pass; on a CPU it takes less time than batch norm's own kernel, whose backward pass reads x again.
+        # On a CPU this is faster than the batch norm kernel, whose backward pass reads x again.
         return torch.addcmul(shift[:, None, None].to(x.dtype), x, scale[:, None, None].to(x.dtype))
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
@@ -40,7 +40,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of a map, (B, C, H, W)."""
+    """Layer norm over the channels of a feature map (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
@@ -48,40 +48,37 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class SyncBatchNorm2d(nn.SyncBatchNorm):
-    """Batch norm over the batches of all processes (torch's), on GPUs; on a CPU each process goes by its own batch.
-
-    Where there is one process it is ordinary batch norm, on any device.
-    """
+    """torch's synchronised batch norm on GPUs; on a CPU, or with one process, ordinary batch norm."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        if x.device.type == "cpu":  # torch's own refuses as soon as there are several processes
+        if x.device.type == "cpu":  # torch's layer raises on a CPU with several processes
             return nn.BatchNorm2d.forward(self, x)
         return super().forward(x)
 
 
-class CountedOnce(nn.Module):
-    """A part of which only the first run moves the running statistics of the batch norms in it.
+class StatisticsOnce(nn.Module):
+    """Updates the running statistics of batch norms in `part` only in its first call.
 
-    Activation checkpointing runs a part again in the backward pass, and statistics would then count each batch twice.
-    One of these is good for one forward pass.
+    Activation checkpointing repeats the forward pass, which would update the statistics twice per batch. Use a new
+    instance for each forward pass.
     """
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
-        self.part, self.counted = part, False
+        self.part, self.updated = part, False
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.counted:
-            with _statistics_stand_still(self.part):
+        if self.updated:
+            with _frozen_statistics(self.part):
                 return self.part(x)
-        self.counted = True
+        self.updated = True
         return self.part(x)
 
 
 @contextmanager
-def _statistics_stand_still(module: nn.Module) -> Iterator[None]:
-    """Batch norms normalise as ever, but do not count: a momentum of 0, since without statistics they save less."""
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms keep their running statistics (momentum 0); normalisation is unchanged."""
     norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""Where a token is: sine and learned position encodings, of map cells and of boxes."""
+"""Sine and learned position encodings of feature map cells and boxes."""
 
 import math
 from typing import Literal
@@ -11,14 +11,14 @@ Resizing = Literal["antialiased", "bicubic", "bilinear"]
 
 
 def mask_on_grid(padding_mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """The padding mask (B, H, W) on a map's grid, (B, *size): a cell is padding where its first pixel is (DETR)."""
+    """Resizes a padding mask (B, H, W) to a feature map, (B, *size), by nearest neighbour (DETR)."""
     if padding_mask.shape[-2:] == torch.Size(size):
         return padding_mask
     return F.interpolate(padding_mask[:, None].float(), size=size)[:, 0] > 0.5
 
 
 def sine(position: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
-    """Sines and cosines of a coordinate, in turn (Vaswani et al. 2017, section 3.5).
+    """Sine encoding of a coordinate, sines and cosines interleaved (Vaswani et al. 2017, section 3.5).
 
     position: (...), in radians. Returns (..., channels), in float32.
     """
@@ -28,12 +28,12 @@ def sine(position: Tensor, channels: int, temperature: float = 10000.0) -> Tenso
 
 
 def sine_map(padding: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
-    """DETR's sine encoding of map cells, counted over what is not padding and scaled to 2 pi (Carion et al. 2020, A.4).
+    """DETR's sine encoding of cells, counted without padding and normalised to 2 pi (Carion et al. 2020, A.4).
 
     padding: (B, H, W) bool, True = padding. Returns (B, H, W, channels), rows in the first half, columns in the second.
     """
-    here = (~padding).float()
-    rows, columns = here.cumsum(1), here.cumsum(2)
+    valid = (~padding).float()
+    rows, columns = valid.cumsum(1), valid.cumsum(2)
     rows = rows / (rows[:, -1:, :] + 1e-6) * (2 * math.pi)
     columns = columns / (columns[:, :, -1:] + 1e-6) * (2 * math.pi)
     half = channels // 2
@@ -41,15 +41,15 @@ def sine_map(padding: Tensor, channels: int, temperature: float = 10000.0) -> Te
 
 
 def sine_boxes(boxes: Tensor, channels: int, temperature: float = 20.0) -> Tensor:
-    """The sine encoding of boxes as queries use it (DAB-DETR, Liu et al. 2022, section 4.2).
+    """Sine encoding of boxes for queries (DAB-DETR, Liu et al. 2022, section 4.2).
 
-    boxes: (..., 4) cxcywh in 0 ... 1. Returns (..., 4 * channels): cx, cy, w, h after one another.
+    boxes: (..., 4) normalised cxcywh. Returns (..., 4 * channels), the encodings of cx, cy, w, h concatenated.
     """
     return sine(boxes * (2 * math.pi), channels, temperature).flatten(-2)
 
 
 def sine_grid_1d(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
-    """The sine encoding of a map's cells counted row by row from 0 (Dosovitskiy et al. 2021, appendix D.4: "1-D").
+    """Sine encoding of the row-major cell index (Dosovitskiy et al. 2021, appendix D.4: "1-D").
 
     Returns (H, W, channels), float32.
     """
@@ -57,10 +57,10 @@ def sine_grid_1d(height: int, width: int, channels: int, device: torch.device | 
 
 
 def sine_grid_2d(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
-    """The sine encoding of a map's columns, then of its rows, each counted from 0 (MAE, He et al. 2022, appendix A.1).
+    """Sine encoding of column and row indices (MAE, He et al. 2022, appendix A.1).
 
-    channels: a multiple of 4: sines of the column, cosines of the column, sines of the row, cosines of the row, as in
-    MAE's weights. Returns (H, W, channels), float32.
+    channels: a multiple of 4: sines and cosines of the column, then sines and cosines of the row, as
+    in MAE's weights. Returns (H, W, channels), float32.
     """
     rows, columns = (_sines_then_cosines(size, channels // 2, device) for size in (height, width))
     return torch.cat([columns[None].expand(height, -1, -1), rows[:, None].expand(-1, width, -1)], dim=-1)
@@ -71,11 +71,11 @@ def _sines_then_cosines(length: int, channels: int, device: torch.device | None)
 
 
 def resize_grid(table: Tensor, size: tuple[int, int], by: Resizing = "antialiased") -> Tensor:
-    """A table of positions (H, W, C) on another grid, (*size, C); corners are not aligned.
+    """Resizes position embeddings (H, W, C) to (*size, C) with align_corners=False.
 
-    by: "antialiased", bicubic, as timm carries published weights over to other sizes; "bicubic" without it, as DeiT,
-    MAE, DINOv2 and transformers, with another kernel (a = -0.75 in place of -0.5), also where the grid grows;
-    "bilinear", as DPT and mmsegmentation's SETR.
+    by: "antialiased", bicubic with antialiasing, as timm; "bicubic" without, as DeiT, MAE, DINOv2 and transformers,
+    which uses another kernel (a = -0.75 instead of -0.5) also when upsampling; "bilinear", as DPT and mmsegmentation's
+    SETR.
     """
     if table.shape[:2] == torch.Size(size):
         return table
@@ -87,7 +87,7 @@ def resize_grid(table: Tensor, size: tuple[int, int], by: Resizing = "antialiase
 
 
 class LearnedPositions(nn.Module):
-    """A learned vector for each row and each column (DETR's `learned` option), interpolated where a map is larger."""
+    """Learned row and column embeddings (DETR's `learned` option), interpolated for maps larger than the table."""
 
     def __init__(self, channels: int, length: int = 50) -> None:
         super().__init__()
@@ -97,12 +97,12 @@ class LearnedPositions(nn.Module):
     def forward(self, padding: Tensor) -> Tensor:
         """padding: (B, H, W) bool. Returns (B, H, W, channels): columns in the first half, rows in the second."""
         B, H, W = padding.shape
-        rows, columns = _stretch(self.rows, H), _stretch(self.columns, W)
+        rows, columns = _interpolate(self.rows, H), _interpolate(self.columns, W)
         grid = torch.cat([columns[None].expand(H, -1, -1), rows[:, None].expand(-1, W, -1)], dim=-1)
         return grid.expand(B, -1, -1, -1)
 
 
-def _stretch(table: Tensor, length: int) -> Tensor:
+def _interpolate(table: Tensor, length: int) -> Tensor:
     if length <= len(table):
         return table[:length]
     return F.interpolate(table.T[None], size=length, mode="linear", align_corners=True)[0].T

@@ -1,4 +1,4 @@
-"""Arithmetic that stays in fp32 at least, whatever the autocast and the weights' dtype."""
+"""Computation in at least fp32, regardless of autocast and the dtype of the weights."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -9,12 +9,12 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 def autocast_off(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which products stay in fp32: costs, overlaps and softplus overflow or tie in less."""
-    if not torch.amp.is_autocast_available(device.type):  # the meta device, on which operations are counted
+    """Disables autocast: matching costs, IoUs and softplus overflow or tie in half precision."""
+    if not torch.amp.is_autocast_available(device.type):  # e.g. the meta device, used to count operations
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """x in fp32 where it is bf16 or fp16; float64 stays."""
+    """Casts bf16 and fp16 to fp32; fp32 and fp64 are unchanged."""
     return x.float() if x.dtype in _HALF else x

@@ -1,4 +1,4 @@
-"""Rotary position embedding of a map's cells (Su et al. 2021; for pictures as in DINOv3, Siméoni et al. 2025)."""
+"""Rotary position embedding (RoPE, Su et al. 2021; 2-D as in DINOv3, Siméoni et al. 2025)."""
 
 import math
 
@@ -14,17 +14,16 @@ def rotary_table(
     first: int = 0,
     temperature: float = 100.0,
 ) -> Tensor:
-    """By what `rotate` turns each token's query and key.
+    """Cosines and signed sines of the rotation angles, for `rotate`.
 
-    A cell's coordinates are its centre's, -1 ... 1 from edge to edge of the grid on either axis, so that a grid of
-    another size or shape has the same range. Channel pairs turn by 2 pi coordinate / period, a first quarter of the
-    channels by the row and a second by the column, with periods from 1 to `temperature`; channel i is paired with
-    channel i + channels/2.
+    Coordinates are cell centres normalised to [-1, 1] per axis, for any grid size and aspect ratio. Channel pairs are
+    rotated by 2 pi coordinate / period: the first quarter of the channels by the row, the second by the column, with
+    periods from 1 to `temperature`. Channel i is paired with channel i + channels/2.
 
-    channels: of one head, a multiple of 4. part: the first rows and columns alone, also beyond the grid; rotary
-    attention sees offsets only, so that one part serves all windows of its size. first: tokens without a place that
-    stand before the cells and are not turned.
-    Returns (2, first + rows * columns, channels), float32: cosines, and sines with their signs.
+    channels: per head, a multiple of 4. part: (rows, columns) to compute instead of the whole grid, which it may
+    exceed; scores depend on offsets only, so one part serves all windows of its size. first: number of prefix tokens
+    (e.g. the class token), which are not rotated.
+    Returns (2, first + rows * columns, channels), float32.
     """
     height, width = part or grid
     rows = (torch.arange(height, device=device) + 0.5) / grid[0]
@@ -40,6 +39,6 @@ def rotary_table(
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turns channel pairs. x: (..., N, channels). table: (2, N, channels) from `rotary_table`, in x's dtype."""
+    """Rotates channel pairs. x: (..., N, channels). table: (2, N, channels) from `rotary_table`, in x's dtype."""
     cosines, sines = table.unbind(0)
     return x * cosines + x.roll(x.shape[-1] // 2, dims=-1) * sines

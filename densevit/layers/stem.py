@@ -1,13 +1,13 @@
-"""A convolutional stem in place of patches."""
+"""Convolutional stem, an alternative to patch embedding."""
 
 from torch import nn
 
 
 def conv_stem(width: int, stride: int) -> nn.Sequential:
-    """Pairs of 3x3 convolutions with batch norm, the first of each of stride 2, and a 1x1 at the end.
+    """Pairs of 3x3 convolutions with batch norm, the first of each pair with stride 2, then a 1x1 convolution.
 
-    With it a transformer learns sooner from random weights (Xiao et al. 2021, section 4). (B, 3, H, W) ->
-    (B, width, ceil(H / stride), ceil(W / stride)). stride: a power of 2; channels double up to `width` with each pair.
+    Transformers converge faster with it from random weights (Xiao et al. 2021, section 4). stride: a power of 2;
+    channels double with each pair up to `width`. (B, 3, H, W) -> (B, width, ceil(H / stride), ceil(W / stride)).
     """
     layers: list[nn.Module] = []
     inputs, step = 3, 2

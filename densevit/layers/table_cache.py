@@ -1,31 +1,30 @@
-"""Tables that depend on a shape and a device alone, made once and kept."""
+"""Cache of constant tables that depend only on a shape and a device, e.g. position encodings."""
 
 from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
 
-LIMIT = 64  # tables; the oldest goes first
+LIMIT = 64  # tables; the oldest is evicted first
 
-_KEPT: dict[Hashable, Tensor] = {}
+_CACHE: dict[Hashable, Tensor] = {}
 
 
-def kept(make: Callable[..., Tensor], *arguments: Hashable) -> Tensor:
-    """make(*arguments), from the second time on the very tensor that was made first: nobody may change it.
+def cached_table(make: Callable[..., Tensor], *arguments: Hashable) -> Tensor:
+    """Returns make(*arguments), cached; the tensor is shared and must not be modified in place.
 
-    make: a function at the top of a module that depends on nothing but its arguments, of which one is the device.
-    While torch.compile or torch.export traces, the table is made within the graph. One that is made in inference mode
-    serves training too.
+    make: a pure module-level function; one of its arguments is the device. Under torch.compile or torch.export the
+    table is part of the graph. A table created in inference mode can be used in training.
     """
     if torch.compiler.is_compiling():
         return make(*arguments)
     key = (make, arguments)
-    table = _KEPT.get(key)
+    table = _CACHE.get(key)
     if table is None:
         with torch.inference_mode(False), torch.no_grad():
             table = make(*arguments)
-        if type(table) is Tensor:  # no stand-in of a tracer
-            if len(_KEPT) >= LIMIT:
-                _KEPT.pop(next(iter(_KEPT)), None)
-            _KEPT[key] = table
+        if type(table) is Tensor:  # not a FakeTensor or other tracing subclass
+            if len(_CACHE) >= LIMIT:
+                _CACHE.pop(next(iter(_CACHE)), None)
+            _CACHE[key] = table
     return table

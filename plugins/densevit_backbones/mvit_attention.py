@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from densevit.layers.attention import attention
 from densevit.layers.linear import Linear
-from densevit.layers.table_cache import kept
+from densevit.layers.table_cache import cached_table
 
 Size = tuple[int, int]
 
@@ -166,14 +166,14 @@ def widen(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor, tokens: int
     wide_query = torch.cat(parts, -1).flatten(2, 3)
     if tokens:
         wide_query = torch.cat([F.pad(query[:, :tokens].transpose(1, 2), (0, sum(key_size) + fill)), wide_query], 2)
-    places = kept(_places, *key_size, tokens, fill, query.device).to(query.dtype)
+    places = cached_table(_places, *key_size, tokens, fill, query.device).to(query.dtype)
     return wide_query, torch.cat([key.transpose(1, 2), places.expand(B, heads, -1, -1)], -1)
 
 
 def _vectors(table: Tensor, queries: int, keys: int) -> Tensor:
     """The vector for each pair of a query's and a key's row, from a table for all offsets. (queries, keys, D)."""
     table = _resized(table, 2 * max(queries, keys) - 1)
-    return F.embedding(kept(_offsets, queries, keys, table.device), table)
+    return F.embedding(cached_table(_offsets, queries, keys, table.device), table)
 
 
 def _resized(table: Tensor, length: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from densevit.interfaces import Backbone
 from densevit.layers import checkpointing
 from densevit.layers.linear import Conv1x1
-from densevit.layers.norms import CountedOnce, FrozenBatchNorm2d, SyncBatchNorm2d
+from densevit.layers.norms import FrozenBatchNorm2d, StatisticsOnce, SyncBatchNorm2d
 
 Norm = Callable[[int], nn.Module]
 
@@ -119,7 +119,7 @@ class ResNet(Backbone):
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         checkpointed = self.checkpointing and self.training
         if checkpointed and not torch.compiler.is_compiling():  # a compiled graph writes statistics once by itself
-            block = CountedOnce(block)
+            block = StatisticsOnce(block)
         return checkpointing.run(block, x, checkpointed=checkpointed)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:

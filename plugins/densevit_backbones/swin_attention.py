@@ -59,9 +59,9 @@ class WindowAttention(_InWindows):
         """(B, H, W, C) -> (B, H, W, C)."""
         qkv = self.qkv(x)
         windows = self._windows(qkv)
-        query, key, value = windows.cut(qkv, self.qkv.bias).unbind(0)
+        query, key, value = windows.partition(qkv, self.qkv.bias).unbind(0)
         mixed = self._attend(query, key, value, self.relative_position_bias_table, windows.mask)
-        return self.output(windows.join(mixed))
+        return self.output(windows.reverse(mixed))
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
         """A bias table that was trained with another window; see `densevit.weights.state_dict_loading.fit`."""
@@ -92,7 +92,7 @@ class CosineWindowAttention(_InWindows):
         outside = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
         qkv = F.linear(x, self.qkv.weight, outside)
         windows = self._windows(qkv)
-        query, key, value = windows.cut(qkv, outside).unbind(0)
+        query, key, value = windows.partition(qkv, outside).unbind(0)
         scale = self.logit_scale.clamp(max=math.log(100)).exp() * math.sqrt(
             query.shape[-1]
         )  # `attention` divides by it
@@ -100,7 +100,7 @@ class CosineWindowAttention(_InWindows):
         key = _direction(key).to(value.dtype)
         with _full_precision(x.device):
             table = 16 * self.position_mlp(self.offsets).sigmoid()
-        return self.output(windows.join(self._attend(query, key, value, table, windows.mask)))
+        return self.output(windows.reverse(self._attend(query, key, value, table, windows.mask)))
 
 
 def _direction(x: Tensor) -> Tensor:

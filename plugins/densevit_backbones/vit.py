@@ -11,7 +11,7 @@ from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import run
 from densevit.layers.positions import Resizing, resize_grid, sine_grid_1d, sine_grid_2d
 from densevit.layers.rotary import rotary_table
-from densevit.layers.table_cache import kept
+from densevit.layers.table_cache import cached_table
 from densevit_backbones.vit_blocks import EPS, Block, ProjectReadout, RelativePositionBias
 from densevit_backbones.vit_stems import ConvStem, PatchStem, ResNetStem, WeightStandardization
 
@@ -213,17 +213,19 @@ class ViT(Backbone):
             return resize_grid(self.position_table, grid, self.position_resizing)
         if self.positions in ("sine1d", "sine2d"):
             own = self.positions, self.position_side, self.position_resizing
-            return kept(_sine_positions, *own, grid, self.channels[-1], device)
+            return cached_table(_sine_positions, *own, grid, self.channels[-1], device)
         return None
 
     def _rotations(self, grid: tuple[int, int], first: int, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Rotary tables of all tokens and of a window's, None where there are none."""
         if self.positions != "rotary":
             return None, None
-        whole = kept(rotary_table, grid, self.head_channels, x.device, None, first).to(x.dtype)
+        whole = cached_table(rotary_table, grid, self.head_channels, x.device, None, first).to(x.dtype)
         if self.window is None:
             return whole, None
-        return whole, kept(rotary_table, grid, self.head_channels, x.device, (self.window, self.window)).to(x.dtype)
+        return whole, cached_table(rotary_table, grid, self.head_channels, x.device, (self.window, self.window)).to(
+            x.dtype
+        )
 
     def _feature(self, x: Tensor, first: int, grid: tuple[int, int], block: int) -> Tensor:
         """All tokens after a block -> (B, C, H, W)."""

@@ -12,7 +12,7 @@ from densevit.layers.linear import Linear
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import Resizing, resize_grid
 from densevit.layers.rotary import rotate
-from densevit.layers.windows import merge, partition
+from densevit.layers.windows import window_partition, window_reverse
 
 EPS = 1e-6  # of all layer norms, as published weights have it
 
@@ -69,8 +69,8 @@ class Block(nn.Module):
         x = F.pad(cells.unflatten(1, grid), (0, 0, 0, -W % window, 0, -H % window))  # (B, H, W, C)
         height, width = x.shape[1:3]
         bias = None if self.position_bias is None else self.position_bias((window, window))
-        x = self.attention(partition(x, window), rotation, bias)
-        return merge(x, window, height, width)[:, :H, :W].flatten(1, 2)
+        x = self.attention(window_partition(x, window), rotation, bias)
+        return window_reverse(x, window, height, width)[:, :H, :W].flatten(1, 2)
 
     @staticmethod
     def _scaled(branch: Tensor, scale: nn.Module | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every backbone that densevit ships trains under the detr head, and so does a plain one through a neck."""
+"""Every backbone that densevit ships trains under the detr head, and so does one with a neck."""
 
 from typing import Any
 
@@ -37,10 +37,10 @@ DETR = {
 
 
 def model_of(name: str, options: dict[str, Any], neck: str | None) -> tuple[DenseModel, Batch]:
-    """The model, and pictures of different sizes, of which one is without objects."""
-    pictures = [Scenes("train", image_size=size, train_length=4)[i] for i, size in enumerate([(64, 96), (50, 75)])]
-    pictures[1]["targets"].update(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
-    for sample in pictures:
+    """The model, and images of different sizes, one without objects."""
+    images = [Scenes("train", image_size=size, train_length=4)[i] for i, size in enumerate([(64, 96), (50, 75)])]
+    images[1]["targets"].update(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
+    for sample in images:
         size = tuple(sample["image"].shape[1:])
         sample["targets"].update(size=size, original_size=size)
     classes = Scenes("train").classes["detection"]
@@ -51,7 +51,7 @@ def model_of(name: str, options: dict[str, Any], neck: str | None) -> tuple[Dens
         channels, strides = necks["detection"].channels, necks["detection"].strides
     head = create_head("detr", channels, strides, classes, **DETR)
     model = DenseModel(backbone, {"detection": head}, necks)
-    return model.train(), collate(pictures, model.multiple)
+    return model.train(), collate(images, model.multiple)
 
 
 @pytest.mark.parametrize(("name", "options", "neck"), BACKBONES, ids=lambda x: x if isinstance(x, str) else None)
@@ -71,13 +71,13 @@ def test_a_backbone_trains_under_detr_for_two_steps(name, options, neck):
         key for key, value in before.items() if after[key].grad is not None and not torch.equal(value, after[key])
     ]
     unused = {key for key in before if after[key].grad is None}
-    assert all("norm" in key for key in unused), unused  # the norms of features that the head leaves alone
+    assert all("norm" in key for key in unused), unused  # the norms of features that the head does not use
     assert len(changed) + len(unused) == len(before)
     predictions = model.eval().predictions(model(batch), batch["targets"])["detection"]
     assert [len(prediction["boxes"]) for prediction in predictions] == [6, 6]
 
 
-def test_no_backbone_and_no_neck_is_forgotten():
+def test_no_backbone_and_no_neck_is_missing():
     for group, column in (("backbones", 0), ("necks", 2)):
         built_in = {p.name for p in registry.find(group).values() if p.origin.startswith("densevit ")}
         assert built_in <= {case[column] for case in BACKBONES}

@@ -1,4 +1,4 @@
-"""DETR with queries that are boxes, written out: proposals, refinement, position bias, fused memory."""
+"""DETR with box queries, written out: proposals, refinement, position bias, fused memory."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ WIDTH, HEADS, Q = 16, 4, 5
 
 @pytest.fixture
 def batch() -> tuple[list[Tensor], Tensor]:
-    """Features of strides 8 and 16, and the mask of two pictures, 32 x 48 and 24 x 32."""
+    """Features of strides 8 and 16, and the mask of two images, 32 x 48 and 24 x 32."""
     mask = torch.zeros(2, 32, 48, dtype=torch.bool)
     mask[1, 24:], mask[1, :, 32:] = True, True
     return [torch.randn(2, 6, 4, 6), torch.randn(2, 10, 2, 3)], mask
@@ -40,8 +40,8 @@ def logit(x: Tensor) -> Tensor:
     return torch.log(x / (1 - x))
 
 
-def attend(layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """torch's multi-head attention with the weights of one of ours; bias: (B, heads, N, S)."""
+def attention(layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """torch's multi-head attention with the weights of `layer`; bias: (B, heads, N, S)."""
     parts = [getattr(layer, name) for name in ("query", "key", "value")]
     theirs = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
     theirs.in_proj_weight.data = torch.cat([part.weight for part in parts]).detach()
@@ -50,37 +50,37 @@ def attend(layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, bias: Te
     return theirs(query, key, value, attn_mask=None if bias is None else bias.flatten(0, 1), need_weights=False)[0]
 
 
-def bell(at: float, middle: float, half: float, point: float, spread: float) -> float:
+def log_gaussian(at: float, centre: float, half: float, point: float, spread: float) -> float:
     """The logarithm of a Gaussian about a point of a box. Lengths in cells; point and spread in half boxes."""
-    return -0.5 * ((at - (middle + half * point)) / (0.5 + half * abs(spread))) ** 2
+    return -0.5 * ((at - (centre + half * point)) / (0.5 + half * abs(spread))) ** 2
 
 
 def written_out_bias(bias: BoxPositionBias, boxes: Tensor, mask: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-    """(B, heads, Q, S), number by number; the rows and columns of cells count from the picture's corner."""
+    """(B, heads, Q, S), number by number; the rows and columns of cells count from the image's corner."""
     H, W = size
     table = torch.zeros(len(boxes), HEADS, boxes.shape[1], H * W)
     for b, q, y, x in itertools.product(range(len(boxes)), range(boxes.shape[1]), range(H), range(W)):
-        lengths = int((~mask[b, 0]).sum()) / stride, int((~mask[b, :, 0]).sum()) / stride  # of the picture, in cells
+        lengths = int((~mask[b, 0]).sum()) / stride, int((~mask[b, :, 0]).sum()) / stride  # of the image, in cells
         for axis, (at, mlp) in enumerate(((x + 0.5, bias.columns), (y + 0.5, bias.rows))):
-            middle, half = (
+            centre, half = (
                 (boxes[b, q, axis] * lengths[axis]).item(),
                 (boxes[b, q, axis + 2] / 2 * lengths[axis]).item(),
             )
-            edges = (at - (middle - half), at - (middle + half))
+            edges = (at - (centre - half), at - (centre + half))
             learned = mlp(torch.tensor([math.copysign(math.log2(abs(edge) + 1) / 3, edge) for edge in edges]))
             for head in range(HEADS):
                 point, spread = bias.points[axis, head].item(), bias.spreads[axis, head].item()
-                table[b, head, q, y * W + x] += learned[head].item() + bell(at, middle, half, point, spread)
+                table[b, head, q, y * W + x] += learned[head].item() + log_gaussian(at, centre, half, point, spread)
     return table
 
 
 def memory_of(mask: Tensor) -> Memory:
-    """A memory of 4 x 6 cells that knows where they are, and holds nothing."""
-    nothing = torch.zeros(0)
-    return Memory(nothing, nothing, nothing, nothing, *cell_centres(mask, (4, 6), 8), (4, 6))
+    """A memory of 4 x 6 cells with their centres and without tokens."""
+    empty = torch.zeros(0)
+    return Memory(empty, empty, empty, empty, *cell_centres(mask, (4, 6), 8), (4, 6))
 
 
-def test_the_bias_is_of_a_cells_distance_from_the_boxs_edges(batch: tuple[list[Tensor], Tensor]):
+def test_position_bias_is_the_written_out_one(batch: tuple[list[Tensor], Tensor]):
     _, mask = batch
     bias, boxes = BoxPositionBias(HEADS), 0.2 + 0.5 * torch.rand(2, Q, 4)
     with torch.no_grad():
@@ -98,8 +98,8 @@ def test_boxes_are_refined_layer_by_layer(batch: tuple[list[Tensor], Tensor], tw
     padding = torch.zeros(2, 4, 6, dtype=torch.bool)
     padding[1, 3:], padding[1, :, 4:] = True, True
     tokens = head.project(features).flatten(2).mT
-    located = tokens + sine_map(padding, WIDTH).flatten(1, 2)
-    hidden = torch.zeros(2, 1, 1, 24).masked_fill(padding.flatten(1)[:, None, None], float("-inf"))
+    with_pos = tokens + sine_map(padding, WIDTH).flatten(1, 2)
+    attention_bias = torch.zeros(2, 1, 1, 24).masked_fill(padding.flatten(1)[:, None, None], float("-inf"))
 
     queries = head.query_embedding.weight.expand(2, -1, -1)
     logits, boxes = [], []
@@ -116,11 +116,11 @@ def test_boxes_are_refined_layer_by_layer(batch: tuple[list[Tensor], Tensor], tw
         box = head.anchors.sigmoid().expand(2, -1, -1)
     for layer in head.decoder:
         first, second, third = (residual.norm for residual in layer.residuals)
-        place = head.box_positions.mlp(sine_boxes(box, WIDTH // 2))
-        bias = head.position_bias(box, memory_of(mask)) + hidden
-        at = queries + place
-        queries = first(queries + attend(layer.self_attention, at, at, queries))
-        queries = second(queries + attend(layer.cross_attention, queries + place, located, tokens, bias))
+        query_positions = head.box_positions.mlp(sine_boxes(box, WIDTH // 2))
+        bias = head.position_bias(box, memory_of(mask)) + attention_bias
+        at = queries + query_positions
+        queries = first(queries + attention(layer.self_attention, at, at, queries))
+        queries = second(queries + attention(layer.cross_attention, queries + query_positions, with_pos, tokens, bias))
         queries = third(queries + layer.feedforward.contract(layer.feedforward.expand(queries).relu()))
         state = head.decoder_norm(queries)
         box = (head.box_head(state) + logit(box)).sigmoid()
@@ -144,10 +144,10 @@ def test_a_layer_does_not_learn_through_the_boxes_of_the_next(batch: tuple[list[
         assert (gradient.abs().max() > 0) == (layer == 0)
 
 
-def test_a_refinement_begins_with_no_change_and_proposals_with_a_fifth_of_the_picture(
+def test_refinement_starts_at_zero_and_proposals_at_a_fifth_of_the_image(
     batch: tuple[list[Tensor], Tensor],
 ):
-    """And every score begins at about 0.01."""
+    """Initial scores are about 0.01."""
     features, mask = batch
     head = Detr(
         (6, 10), (8, 16), CLASSES, Q, WIDTH, HEADS, 1, 2, 24,
@@ -159,18 +159,18 @@ def test_a_refinement_begins_with_no_change_and_proposals_with_a_fifth_of_the_pi
     centres, _ = cell_centres(mask, (4, 6), 8)
     for b in range(2):
         distance = (boxes[0, b, :, None, :2] - centres[b]).abs().amax(-1).amin(1)
-        assert distance.max() < 1e-4, "each proposal should stand on a cell's centre"
+        assert distance.max() < 1e-4, "each proposal should be centred on a cell's centre"
     assert -8 < logits.mean() < -2
 
 
-def test_anchors_begin_all_over_the_picture():
+def test_initial_anchors_cover_the_image():
     head = Detr((6,), (8,), CLASSES, 400, WIDTH, HEADS, 1, 1, 24, anchors=True)
-    middle = head.anchors.sigmoid()[:, :2]
-    assert (middle.amin(0) < 0.05).all() and (middle.amax(0) > 0.95).all()
-    assert torch.histc(middle, 4, 0, 1).min() > 150  # of 800
+    centre = head.anchors.sigmoid()[:, :2]
+    assert (centre.amin(0) < 0.05).all() and (centre.amax(0) > 0.95).all()
+    assert torch.histc(centre, 4, 0, 1).min() > 150  # of 800
 
 
-def test_fused_memory_is_the_sum_of_levels_and_its_mixture():
+def test_fused_memory_is_the_sum_of_levels_and_its_mix():
     fused = FusedProjection((3, 5, 6, 4), (4, 8, 16, 16), width=7, stride=8, blocks=0)
     features = [torch.randn(2, c, *size) for c, size in ((3, (12, 16)), (5, (6, 8)), (6, (3, 4)), (4, (3, 4)))]
     assert fused.stride == 8

@@ -31,9 +31,9 @@ def test_detr_r50_has_the_papers_parameters():
     ids=["R50", "R50-DC5", "R101", "R101-DC5"],
 )
 def test_multiply_adds_are_the_papers(depth: int, dilation: bool, gmacs: float):
-    """One picture of 800 x 1131, convolutions and matrix products alone, attention's two products among them.
+    """One image of 800 x 1131; counts convolutions and matrix products, including those of attention.
 
-    The paper averages over the first 100 pictures of COCO's validation set, whose short side is made 800 and whose
+    The paper averages over the first 100 images of COCO's validation set, whose short side is made 800 and whose
     long side at most 1333: 1131 is what the long side then is on average (905,000 pixels).
     """
     backbone, head = paper(depth, dilation)

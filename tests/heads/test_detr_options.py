@@ -1,4 +1,4 @@
-"""Every option of the DETR head trains: losses, gradients, and independence of what must not matter."""
+"""Every option of the DETR head: losses, gradients and invariances."""
 
 from typing import Any
 
@@ -46,14 +46,14 @@ every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def make_head(classes: list[Class] = CLASSES, **options: Any) -> Detr:
     small = {"num_queries": 7, "width": 16, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 3}
     head = Detr(CHANNELS, STRIDES, classes, **{**small, "feedforward": 24, "dropout": 0.0, **options})
-    with torch.no_grad():  # no layer starts without effect, so that whatever is wrong can be seen
+    with torch.no_grad():  # no layer starts as the identity, which would hide errors
         for parameter in head.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return head
 
 
 def make_batch(counts: list[int | None], K: int = len(CLASSES)) -> tuple[list[Tensor], Tensor, list[Targets]]:
-    """Features, padding mask and targets; None objects is an image that is not labelled."""
+    """Features, padding mask and targets; None is an unlabelled image."""
     sizes = SIZES[: len(counts)]
     H, W = (max(size[axis] for size in sizes) for axis in (0, 1))
     mask = torch.ones(len(counts), H, W, dtype=torch.bool)
@@ -95,13 +95,13 @@ def test_trains_on_images_with_and_without_objects(options: dict[str, Any]):
     assert outputs["layers"][0].shape == (layers, 3, Q, K) and outputs["layers"][1].shape == (layers, 3, Q, 4)
     assert all(losses[name] > 0 for name in ("label", "l1", "giou"))
     without = [name for name, p in head.named_parameters() if p.grad is not None and p.grad.abs().max() < 1e-12]
-    # A softmax does not see what is added to all keys; the paper's first queries are all zero, and alike.
+    # Softmax ignores what is added to all keys; DETR's initial queries are all zero.
     alike = () if head.box_positions is not None else ("decoder.0.self_attention.", "decoder.0.residuals.0.norm.weight")
     assert [n for n in without if not n.endswith("key.bias") and not n.startswith(alike)] == []
 
 
 @every_option
-def test_terms_are_the_same_whatever_is_labelled(options: dict[str, Any]):
+def test_loss_terms_do_not_depend_on_what_is_labelled(options: dict[str, Any]):
     head = make_head(**options).train()
     expected = ["label", "l1", "giou"]
     expected += ["auxiliary"] * head.auxiliary_losses + ["denoising"] * (head.denoising is not None)
@@ -114,7 +114,7 @@ def test_terms_are_the_same_whatever_is_labelled(options: dict[str, Any]):
 
 
 @every_option
-def test_a_batch_that_is_not_labelled_is_worth_exactly_nothing(options: dict[str, Any]):
+def test_an_unlabelled_batch_has_zero_loss(options: dict[str, Any]):
     head = make_head(**options).train()
     _, losses = step(head, *make_batch([None, None, None]))
     assert all(term.item() == 0 for term in losses.values())
@@ -122,8 +122,8 @@ def test_a_batch_that_is_not_labelled_is_worth_exactly_nothing(options: dict[str
 
 
 @every_option
-def test_an_image_that_is_not_labelled_is_left_out(options: dict[str, Any]):
-    """The losses are those of a batch without it, save that a batch norm's statistics are of all images."""
+def test_an_unlabelled_image_is_left_out(options: dict[str, Any]):
+    """The losses equal those of a batch without it, except for batch norm statistics."""
     head = make_head(**{**options, "denoising": 0}).train()
     for module in head.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -142,8 +142,8 @@ def test_an_image_that_is_not_labelled_is_left_out(options: dict[str, Any]):
 
 
 @every_option
-def test_predictions_depend_on_nothing_but_the_picture(options: dict[str, Any]):
-    """Not on targets, nor on neighbours of the same padded size, nor on chance."""
+def test_predictions_depend_only_on_the_image(options: dict[str, Any]):
+    """Not on targets, other images of the batch, or randomness."""
     head = make_head(**{**options, "dropout": 0.3}).eval()
     features, mask, targets = make_batch([3, 0, 5])
     together = head(features, mask, targets)
@@ -151,7 +151,7 @@ def test_predictions_depend_on_nothing_but_the_picture(options: dict[str, Any]):
         alone = head([x[i : i + 1] for x in features], mask[i : i + 1])
         torch.testing.assert_close(alone["logits"][0], together["logits"][i], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(alone["boxes"][0], together["boxes"][i], rtol=1e-4, atol=1e-5)
-    assert "spoilt" not in together and "dense" not in together
+    assert "denoising" not in together and "dense" not in together
     found = head.predict(together, targets)
     bare = [{"size": target["size"], "original_size": target["original_size"]} for target in targets]
     for own, again in zip(found, head.predict(head(features, mask), bare), strict=True):
@@ -186,85 +186,89 @@ def test_trains_under_autocast_with_losses_in_fp32(options: dict[str, Any]):
 
 
 @pytest.mark.parametrize("memory_stride", [8, 16, 1])
-def test_the_memory_has_the_stride_asked_for(memory_stride: int):
-    """Or the finest there is."""
+def test_the_memory_has_the_requested_stride(memory_stride: int):
+    """Or the finest available stride."""
     head = make_head(memory_stride=memory_stride, dense_loss=1.0).train()
     features, mask, targets = make_batch([1, 1, 1])
     cells = {8: 6 * 8, 16: 3 * 4, 1: 6 * 8}[memory_stride]
     assert head(features, mask, targets)["dense"][0].shape[1] == cells
 
 
-def test_denoising_tells_ordinary_queries_nothing():
+def test_denoising_queries_do_not_change_the_object_queries():
     """With 2 and 5 objects in the batch, with none in one image, and with none at all."""
     head = make_head(**OPTIONS["all"]).train()
     for counts in ([2, 0, 5], [1, 1, 1], [0, 0, 0]):
         features, mask, targets = make_batch(counts)
-        with_copies, without = head(features, mask, targets), head(features, mask)
-        assert "spoilt" in with_copies and "spoilt" not in without
+        with_denoising, without = head(features, mask, targets), head(features, mask)
+        assert "denoising" in with_denoising and "denoising" not in without
         for key in ("logits", "boxes"):
-            torch.testing.assert_close(with_copies[key], without[key], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(with_denoising[key], without[key], rtol=1e-4, atol=1e-5)
 
 
-def test_a_group_of_copies_sees_itself_and_the_ordinary_queries():
+def test_a_denoising_group_attends_to_itself_and_the_object_queries():
     denoising = Denoising(width=8, num_classes=4, groups=3)
     objects = Objects.of(make_batch([2, 0, 1])[2], torch.device("cpu"))
-    spoilt = denoising(objects, num_queries=4)
-    assert spoilt.queries.shape == (3, 6, 8) and spoilt.boxes.shape == (3, 6, 4) and spoilt.mask.shape == (10, 10)
-    sees = [[query for query, hidden in enumerate(row) if hidden == 0] for row in spoilt.mask.tolist()]
-    ordinary = [6, 7, 8, 9]
-    assert sees == [[i, i + 1, *ordinary] for i in (0, 2, 4) for _ in range(2)] + [ordinary] * 4
-    found = sorted(zip(*(x.tolist() for x in (spoilt.image, spoilt.query, spoilt.target)), strict=True))
+    noised = denoising(objects, num_queries=4)
+    assert (
+        noised.queries.shape == (3, 6, 8)
+        and noised.boxes.shape == (3, 6, 4)
+        and noised.attention_bias.shape == (10, 10)
+    )
+    visible = [[query for query, bias in enumerate(row) if bias == 0] for row in noised.attention_bias.tolist()]
+    object_queries = [6, 7, 8, 9]
+    assert visible == [[i, i + 1, *object_queries] for i in (0, 2, 4) for _ in range(2)] + [object_queries] * 4
+    found = sorted(zip(*(x.tolist() for x in (noised.image, noised.query, noised.target)), strict=True))
     first = [(0, query, target) for query, target in enumerate([0, 1, 0, 1, 0, 1])]
     assert found == [*first, (2, 0, 2), (2, 2, 2), (2, 4, 2)]
 
 
-def test_copies_are_spoilt_but_not_beyond_repair():
+def test_noise_stays_within_its_limits():
     torch.manual_seed(0)
     denoising = Denoising(width=8, num_classes=4, groups=400, label_noise=0.5, box_noise=0.4)
     objects = Objects.of(make_batch([2])[2], torch.device("cpu"))
-    spoilt = denoising(objects, num_queries=4)
-    truth, boxes = objects.boxes[spoilt.target], spoilt.boxes[spoilt.image, spoilt.query]
+    noised = denoising(objects, num_queries=4)
+    truth, boxes = objects.boxes[noised.target], noised.boxes[noised.image, noised.query]
     moved = ((boxes - truth).abs() / truth[:, 2:].repeat(1, 2)).amax(0)
     assert (moved > torch.tensor([0.15, 0.15, 0.3, 0.3])).all()
     assert (moved <= torch.tensor([0.2, 0.2, 0.4, 0.4]) + 1e-5).all()
     assert (boxes >= 0).all() and (boxes[:, 2:] > 0).all()
-    embedded = spoilt.queries[spoilt.image, spoilt.query]
-    wrong = (embedded != denoising.label_embedding.weight[objects.labels[spoilt.target]]).any(-1).float().mean()
-    assert wrong.item() == pytest.approx(0.5 * 3 / 4, abs=0.06)  # one drawn anew in four is the right one
+    embedded = noised.queries[noised.image, noised.query]
+    wrong = (embedded != denoising.label_embedding.weight[objects.labels[noised.target]]).any(-1).float().mean()
+    assert wrong.item() == pytest.approx(0.5 * 3 / 4, abs=0.06)  # one resampled label in four is the original
 
 
-def test_a_spoilt_copy_learns_its_own_object():
-    """Copies that predict their objects exactly cost next to nothing; of one another's objects, much."""
+def test_a_denoising_query_learns_its_own_object():
+    """Exact reconstructions cost almost nothing; reconstructions of another object are expensive."""
     head = make_head(**{**OPTIONS["all"], "classification": "focal"}).train()
     features, mask, targets = make_batch([2, 0, 3])
     outputs = head(features, mask, targets)
     objects = Objects.of(targets, mask.device)
-    logits, boxes, target = outputs["spoilt"]
+    logits, boxes, target = outputs["denoising"]
     sure = torch.full_like(logits, -20.0).scatter(-1, objects.labels[target].expand(len(logits), -1)[..., None], 20.0)
-    right = {**outputs, "spoilt": (sure, objects.boxes[target].expand_as(boxes), target)}
+    right = {**outputs, "denoising": (sure, objects.boxes[target].expand_as(boxes), target)}
     assert head.loss(right, targets)["denoising"].item() == pytest.approx(0, abs=1e-4)
-    wrong = {**outputs, "spoilt": (sure, objects.boxes[target.roll(1)].expand_as(boxes), target)}
+    wrong = {**outputs, "denoising": (sure, objects.boxes[target.roll(1)].expand_as(boxes), target)}
     assert head.loss(wrong, targets)["denoising"].item() > 1
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
-        ({"position_bias": True}, "position_bias needs .* set anchors"),
-        ({"two_stage": True, "classification": "mal"}, "two_stage needs .* set anchors"),
-        ({"denoising": 3}, "denoising needs .* set anchors"),
-        ({"anchors": True, "two_stage": True}, "set classification to mal or focal"),
-        ({**BOXES, "two_stage": True, "auxiliary_losses": False}, "set auxiliary_losses to true"),
-        ({"fusion_blocks": 1}, "fusion_blocks follow .* set memory_stride"),
+        ({"position_bias": True}, "position_bias needs .* Fix: set anchors"),
+        ({"two_stage": True, "classification": "mal"}, "two_stage needs .* Fix: set anchors"),
+        ({"denoising": 3}, "denoising needs .* Fix: set anchors"),
+        ({"anchors": True, "two_stage": True}, "Fix: set classification to mal or focal"),
+        ({**BOXES, "two_stage": True, "auxiliary_losses": False}, "Fix: set auxiliary_losses to true"),
+        ({"fusion_blocks": 1}, "fusion_blocks need .* Fix: set memory_stride"),
         ({"memory_stride": 64}, "memory_stride is 64, .* coarsest feature has stride 16"),
         ({"width": 18, "num_heads": 2}, "width is 18; .* multiple of 4"),
-        ({"width": 16, "num_heads": 3}, "16 cannot be split into 3 heads"),
-        ({"decoder_layers": 0}, "decoder_layers is 0; it is at least 1"),
-        ({"num_queries": 0}, "num_queries is 0; it is at least 1"),
-        ({"anchors": True, "denoising": -1}, "denoising is -1; it is at least 0"),
+        ({"width": 16, "num_heads": 3}, "width is 16; it must be a multiple of num_heads, 3"),
+        ({"decoder_layers": 0}, "decoder_layers is 0; it must be at least 1"),
+        ({"num_queries": 0}, "num_queries is 0; it must be at least 1"),
+        ({"anchors": True, "denoising": -1}, "denoising is -1; it must be at least 0"),
         ({"classes": []}, "no classes"),
     ],
 )
-def test_what_does_not_go_together_is_said(options: dict[str, Any], says: str):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_options_raise(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
         make_head(**options)

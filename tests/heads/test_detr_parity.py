@@ -1,4 +1,4 @@
-"""The DETR head beside transformers' DetrForObjectDetection, with the same weights, pictures and targets."""
+"""The DETR head against transformers' DetrForObjectDetection, with the same weights, images and targets."""
 
 import copy
 import re
@@ -22,7 +22,7 @@ LAYERS = 3
 SIZES = [(50, 70), (37, 71), (61, 45), (64, 24)]  # no multiple of the stride among the first three
 COUNTS = [3, 0, 6, 1]
 
-# transformers' name of a parameter -> ours, tried in turn; what stays the same stands in \1 ...
+# transformers' parameter name -> ours, as regular expressions; the first match is used
 NAMES = [
     (r"model\.query_position_embeddings\.(.*)", r"query_embedding.\1"),
     (r"model\.input_projection\.(.*)", r"project.project.\1"),
@@ -54,26 +54,26 @@ def our_name(name: str) -> str:
 
 @dataclass
 class Pair:
-    """Their model and ours with the same weights, on the same batch."""
+    """transformers' model and ours with the same weights, and a batch."""
 
     theirs: DetrForObjectDetection
     ours: Detr
     images: Tensor
     padding_mask: Tensor
-    labels: list[dict[str, Tensor]]  # as theirs takes them
-    targets: list[Targets]  # as ours takes them
+    labels: list[dict[str, Tensor]]  # for transformers
+    targets: list[Targets]  # for ours
 
     def run_theirs(self) -> tuple[Any, Tensor, Tensor, Tensor]:
-        """Its output; each decoder layer's logits and boxes, (L, B, Q, ...); and the features, with a gradient.
+        """Returns the output, logits and boxes of each decoder layer (L, B, Q, ...), and the features with gradient.
 
-        Each layer's outputs are read off its state: with `auxiliary_loss`, transformers feeds what the final norm makes
-        of a layer to the next one, as neither the paper nor DETR's own code does.
+        Layer outputs come from hooks on the layers: with `auxiliary_loss`, transformers feeds the normalised output of
+        a layer to the next one, unlike the paper and DETR's own code.
         """
-        seen: dict[str, Tensor] = {}
+        captured: dict[str, Tensor] = {}
 
         def keep_features(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-            seen["features"] = (inputs[0] / inputs[0].std()).detach().requires_grad_()
-            return (seen["features"],)
+            captured["features"] = (inputs[0] / inputs[0].std()).detach().requires_grad_()
+            return (captured["features"],)
 
         states: list[Tensor] = []
         hooks = [self.theirs.model.input_projection.register_forward_pre_hook(keep_features)]
@@ -84,7 +84,7 @@ class Pair:
             hook.remove()
         normalised = self.theirs.model.decoder.layernorm(torch.stack(states))
         boxes = self.theirs.bbox_predictor(normalised).sigmoid()
-        return output, self.theirs.class_labels_classifier(normalised), boxes, seen["features"]
+        return output, self.theirs.class_labels_classifier(normalised), boxes, captured["features"]
 
 
 def make_pair(positions: str = "sine", **options: Any) -> Pair:
@@ -109,7 +109,7 @@ def make_pair(positions: str = "sine", **options: Any) -> Pair:
     theirs = DetrForObjectDetection(config).eval()
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
-            spread = 3.0 if "query_position" in name else 0.2  # queries differ, and fp32 still has digits to compare
+            spread = 3.0 if "query_position" in name else 0.2  # distinct queries, within fp32 precision
             parameter.copy_(spread * torch.randn_like(parameter) + (1.0 if "norm.weight" in name else 0.0))
     ours = Detr((12,), (8,), CLASSES, 8, 32, 4, 2, LAYERS, 48, dropout=0.0, positions=positions, **options).eval()  # type: ignore[arg-type]
     weights = {k: v for k, v in theirs.state_dict().items() if not k.startswith("model.backbone.")}
@@ -167,7 +167,7 @@ def test_the_last_layer_is_that_of_transformers(positions: str):
     same_gradients(pair, features, own_features)
 
 
-def test_every_layer_is_that_of_transformers():
+def test_every_layer_matches_transformers():
     pair = make_pair()
     _, their_logits, their_boxes, features = pair.run_theirs()
     config = copy.deepcopy(pair.theirs.config)
@@ -217,8 +217,8 @@ def test_every_layer_is_that_of_transformers():
     same_gradients(pair, features, own_features)
 
 
-def test_costs_weights_and_no_object_weight_reach_their_places():
-    """Values unlike the defaults, unlike one another, in matching and in loss."""
+def test_costs_weights_and_no_object_weight_reach_matching_and_loss():
+    """With values that differ from the defaults and from each other."""
     options = {"label_cost": 3.0, "l1_cost": 2.0, "giou_cost": 7.0, "l1_weight": 4.0, "giou_weight": 3.0}
     pair = make_pair(auxiliary_losses=False, no_object_weight=0.4, **options)
     config = pair.theirs.config
@@ -235,15 +235,15 @@ def test_costs_weights_and_no_object_weight_reach_their_places():
         hungarian(outputs["layers"][0], outputs["layers"][1], objects, weights).query.tolist()
         for weights in (plain.ours.costs, MatchingCosts(3.0, 2.0, 7.0))
     ]
-    assert chosen[0] != chosen[1], "other costs should choose other queries, or the comparison shows nothing"
+    assert chosen[0] != chosen[1], "the costs should change the matching, or the test has no power"
 
 
-def test_padding_is_seen_by_neither():
-    """What stands in the padding of the features changes nothing; the mask does."""
+def test_padding_is_ignored_by_both():
+    """Feature values at padding have no effect; the mask has."""
     pair = make_pair()
     _, logits, _, features = pair.run_theirs()
-    hidden = torch.nn.functional.interpolate(pair.padding_mask[:, None].float(), size=features.shape[-2:]) > 0.5
-    garbage = torch.where(hidden, 100 * torch.randn_like(features), features.detach())
+    padding = torch.nn.functional.interpolate(pair.padding_mask[:, None].float(), size=features.shape[-2:]) > 0.5
+    garbage = torch.where(padding, 100 * torch.randn_like(features), features.detach())
     torch.testing.assert_close(pair.ours([garbage], pair.padding_mask)["layers"][0], logits, rtol=1e-4, atol=1e-4)
     unmasked = pair.ours([features], torch.zeros_like(pair.padding_mask))["layers"][0]
     assert (unmasked - logits).abs().max() > 0.05

@@ -1,4 +1,4 @@
-"""What DETR's head makes of its outputs, by hand."""
+"""Post-processing of the DETR head, with hand-made values."""
 
 import pytest
 import torch
@@ -22,8 +22,8 @@ def outputs(probabilities: torch.Tensor, softmax: bool) -> dict[str, torch.Tenso
     return {"logits": probabilities.log() if softmax else probabilities.logit(), "boxes": boxes.expand(2, 3, 4)}
 
 
-def test_softmax_gives_each_querys_best_class_by_falling_score():
-    """The no-object column is never a prediction, also where it is the likeliest."""
+def test_softmax_gives_each_querys_best_class_by_descending_score():
+    """The no-object column is never a prediction, even where it has the highest probability."""
     probabilities = torch.tensor(
         [
             [[0.2, 0.1, 0.7], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3]],
@@ -35,7 +35,7 @@ def test_softmax_gives_each_querys_best_class_by_falling_score():
     assert first["labels"].tolist() == [1, 1, 0]
     assert first["boxes"].tolist() == [
         pytest.approx([40, 65, 60, 85], abs=1e-3),
-        pytest.approx([140, 0, 200, 30], abs=1e-3),  # cut off at the picture's edge
+        pytest.approx([140, 0, 200, 30], abs=1e-3),  # cut off at the image's edge
         pytest.approx([50, 37.5, 150, 62.5], abs=1e-3),
     ]
     assert second["scores"].tolist() == pytest.approx([0.9, 0.6, 0.3])
@@ -59,7 +59,7 @@ def test_sigmoid_gives_the_best_pairs_of_query_and_class(classification: str):
     assert second["boxes"][0].tolist() == pytest.approx([12.5, 112.5, 37.5, 187.5], abs=1e-3)
 
 
-def test_predictions_are_plain_tensors_that_hold_no_graph():
+def test_predictions_are_plain_tensors_without_a_graph():
     head = make_head("softmax")
     features, mask = [torch.randn(2, 4, 5, 10)], torch.zeros(2, 40, 80, dtype=torch.bool)
     for found in head.predict(head(features, mask), TARGETS):

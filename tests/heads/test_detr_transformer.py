@@ -16,7 +16,7 @@ WIDTH, HEADS, FEEDFORWARD = 16, 4, 24
 
 
 def randomise(module: nn.Module) -> None:
-    """Norms and biases too: an identity hides where it stands."""
+    """Norms and biases too: an identity would hide its position."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(0.3 * torch.randn_like(parameter) + (1.0 if name.endswith("norm.weight") else 0.0))
@@ -32,7 +32,7 @@ def torch_attention(ours: nn.Module) -> nn.MultiheadAttention:
     return theirs
 
 
-def hidden_of(padding: Tensor) -> Tensor:
+def attention_bias_of(padding: Tensor) -> Tensor:
     return torch.zeros(padding.shape).masked_fill(padding, float("-inf"))[:, None, None]
 
 
@@ -56,7 +56,7 @@ def test_an_encoder_layer_without_positions_is_torchs(pre_norm: bool, padding: T
 
     x = torch.randn(2, 7, WIDTH)
     expected = theirs(x, src_key_padding_mask=padding)
-    torch.testing.assert_close(ours(x, torch.zeros_like(x), hidden_of(padding))[~padding], expected[~padding])
+    torch.testing.assert_close(ours(x, torch.zeros_like(x), attention_bias_of(padding))[~padding], expected[~padding])
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
@@ -73,12 +73,12 @@ def test_a_decoder_layer_without_positions_is_torchs(pre_norm: bool, padding: Te
 
     queries, memory = torch.randn(2, 3, WIDTH), torch.randn(2, 7, WIDTH)
     expected = theirs(queries, memory, memory_key_padding_mask=padding)
-    found = ours(queries, torch.zeros_like(queries), memory, memory, hidden_of(padding))
+    found = ours(queries, torch.zeros_like(queries), memory, memory, attention_bias_of(padding))
     torch.testing.assert_close(found, expected)
 
 
 def test_pre_norm_head_is_the_papers_recipe_written_out():
-    """DETR's pre-norm: positions are added after the norm, and both stacks end with a norm of their own."""
+    """DETR's pre-norm: positions are added after the norm, and encoder and decoder end with a norm."""
     classes = [Class("a", 1, (0, 0, 0)), Class("b", 2, (0, 0, 0))]
     head = Detr((5,), (8,), classes, 4, WIDTH, HEADS, 2, 2, FEEDFORWARD, pre_norm=True).eval()
     randomise(head)
@@ -87,10 +87,10 @@ def test_pre_norm_head_is_the_papers_recipe_written_out():
     mask[1, 16:], mask[1, :, 24:] = True, True
 
     assert isinstance(head.encoder_norm, nn.LayerNorm)
-    here = torch.zeros(2, 3, 4, dtype=torch.bool)
-    here[1, 2:], here[1, :, 3:] = True, True
-    positions = torch.stack([written_out_sine(part) for part in here]).flatten(1, 2)
-    padding = here.flatten(1)
+    cells_padded = torch.zeros(2, 3, 4, dtype=torch.bool)
+    cells_padded[1, 2:], cells_padded[1, :, 3:] = True, True
+    positions = torch.stack([written_out_sine(part) for part in cells_padded]).flatten(1, 2)
+    padding = cells_padded.flatten(1)
     x = F.conv2d(features, head.project.project.weight, head.project.project.bias).flatten(2).mT
 
     def feed(layer: nn.Module, x: Tensor) -> Tensor:
@@ -103,14 +103,14 @@ def test_pre_norm_head_is_the_papers_recipe_written_out():
         x = x + attend(y + positions, y + positions, y, key_padding_mask=padding)[0]
         x = x + feed(layer, second(x))
     memory = head.encoder_norm(x)
-    place = head.query_embedding.weight.expand(2, -1, -1)
-    q, logits, boxes = torch.zeros_like(place), [], []
+    query_positions = head.query_embedding.weight.expand(2, -1, -1)
+    q, logits, boxes = torch.zeros_like(query_positions), [], []
     for layer in head.decoder:
         first, second, third = (residual.norm for residual in layer.residuals)
         y = first(q)
-        q = q + torch_attention(layer.self_attention)(y + place, y + place, y)[0]
+        q = q + torch_attention(layer.self_attention)(y + query_positions, y + query_positions, y)[0]
         attend = torch_attention(layer.cross_attention)
-        q = q + attend(second(q) + place, memory + positions, memory, key_padding_mask=padding)[0]
+        q = q + attend(second(q) + query_positions, memory + positions, memory, key_padding_mask=padding)[0]
         q = q + feed(layer, third(q))
         state = head.decoder_norm(q)
         logits.append(head.label_head(state))
@@ -122,7 +122,7 @@ def test_pre_norm_head_is_the_papers_recipe_written_out():
 
 
 def written_out_sine(padding: Tensor) -> Tensor:
-    """DETR's encoding of one picture's cells, number by number."""
+    """DETR's encoding of one image's cells, number by number."""
     H, W = padding.shape
     half = WIDTH // 2
     table = torch.zeros(H, W, WIDTH)
@@ -138,7 +138,7 @@ def written_out_sine(padding: Tensor) -> Tensor:
     return table
 
 
-def test_cells_lie_in_the_picture_not_in_the_padded_batch():
+def test_cell_centres_are_relative_to_the_unpadded_image():
     mask = torch.zeros(2, 32, 64, dtype=torch.bool)
     mask[1, 16:], mask[1, :, 40:] = True, True
     centres, cell = cell_centres(mask, (2, 4), 16)

@@ -15,7 +15,7 @@ from densevit.layers.attention import MultiHeadAttention, attention
         ((2, 6, 3, 5, 8), (2, 6, 3, 5, 8), (6, 3, 5, 5)),  # shifted windows: (images, windows, heads, tokens, channels)
     ],
 )
-def test_attention_is_that_of_torch_with_gradients(queries, keys, bias):
+def test_attention_and_its_gradients_match_torch(queries, keys, bias):
     parts = [torch.randn(shape, requires_grad=True) for shape in (queries, keys, keys)]
     added = None if bias is None else torch.randn(bias, requires_grad=True)
     inputs = [*parts, *([] if added is None else [added])]
@@ -26,12 +26,12 @@ def test_attention_is_that_of_torch_with_gradients(queries, keys, bias):
     torch.testing.assert_close(own, other)
 
 
-def test_a_key_hidden_by_minus_infinity_has_no_influence():
+def test_a_key_masked_by_minus_infinity_has_no_influence():
     query, key, value = (torch.randn(1, 2, 4, 8) for _ in range(3))
-    hidden = torch.tensor([0.0, float("-inf"), 0.0, 0.0])
-    seen = [0, 2, 3]
+    bias = torch.tensor([0.0, float("-inf"), 0.0, 0.0])
+    visible = [0, 2, 3]
     torch.testing.assert_close(
-        attention(query, key, value, hidden), attention(query, key[..., seen, :], value[..., seen, :])
+        attention(query, key, value, bias), attention(query, key[..., visible, :], value[..., visible, :])
     )
 
 
@@ -45,7 +45,7 @@ def test_dropout_zeroes_weights_and_scales_the_rest():
 
 
 def torchs_attention(ours: MultiHeadAttention, width: int, heads: int) -> nn.MultiheadAttention:
-    """torch's module with the weights of ours."""
+    """torch's module with our weights."""
     reference = nn.MultiheadAttention(width, heads, batch_first=True)
     projections = (ours.query, ours.key, ours.value)
     reference.load_state_dict(
@@ -59,7 +59,7 @@ def torchs_attention(ours: MultiHeadAttention, width: int, heads: int) -> nn.Mul
     return reference
 
 
-def test_multi_head_attention_is_that_of_torch_with_padding_and_biases():
+def test_multi_head_attention_matches_torch_with_padding():
     ours = MultiHeadAttention(12, 3).eval()
     for parameter in ours.parameters():
         nn.init.normal_(parameter, std=0.5)
@@ -83,15 +83,15 @@ def test_dropout_is_off_in_evaluation():
     assert torch.equal(layer(x, x, x), layer(x, x, x))
 
 
-def test_under_autocast_a_bias_in_fp32_is_taken_and_hides():
+def test_an_fp32_bias_masks_under_autocast():
     layer = MultiHeadAttention(8, 2).eval()
     x = torch.randn(1, 6, 8)
-    hidden = torch.tensor([0.0, 0.0, 0.0, 0.0, float("-inf"), float("-inf")])
+    bias = torch.tensor([0.0, 0.0, 0.0, 0.0, float("-inf"), float("-inf")])
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = layer(x, x, x, hidden)
+        mixed = layer(x, x, x, bias)
     torch.testing.assert_close(mixed.float(), layer(x, x[:, :4], x[:, :4]), atol=0.02, rtol=0.05)
 
 
-def test_a_width_that_heads_do_not_divide_is_refused():
-    with pytest.raises(ValueError, match="width of 10 cannot be split into 4 heads"):
+def test_width_must_be_a_multiple_of_num_heads():
+    with pytest.raises(ValueError, match="width is 10; it must be a multiple of num_heads, 4"):
         MultiHeadAttention(10, 4)

@@ -4,16 +4,16 @@ import torch
 from densevit.layers.drop_path import DropPath
 
 
-def test_a_branch_is_dropped_or_kept_whole_for_each_image():
+def test_branches_are_dropped_per_image():
     dropped = DropPath(0.3)(torch.ones(200, 3, 4))
     of_image = dropped.flatten(1)
     assert torch.equal(of_image, of_image[:, :1].expand_as(of_image))
-    kept = torch.unique(of_image)
-    torch.testing.assert_close(kept, torch.tensor([0.0, 1 / 0.7]))
+    values = torch.unique(of_image)
+    torch.testing.assert_close(values, torch.tensor([0.0, 1 / 0.7]))
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
-def test_the_mean_stays(rate):
+def test_the_mean_is_preserved(rate):
     mean = DropPath(rate)(torch.ones(40000, 1)).mean().item()
     deviation = (rate / (1 - rate) / 40000) ** 0.5
     assert abs(mean - 1) < 4 * deviation
@@ -30,6 +30,6 @@ def test_bf16_stays_bf16():
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 20])
-def test_a_rate_that_is_no_probability_is_refused(rate):
-    with pytest.raises(ValueError, match="drop_path is"):
+def test_a_rate_outside_0_to_1_raises(rate):
+    with pytest.raises(ValueError, match="drop_path is .* it must be a probability"):
         DropPath(rate)

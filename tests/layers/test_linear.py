@@ -12,7 +12,7 @@ from densevit.layers.linear import Conv1x1, Linear
 )
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_results_and_gradients_are_torch_s(shape, bias, dtype):
+def test_results_and_gradients_match_torch(shape, bias, dtype):
     ours = Linear(8, 6, bias=bias, dtype=dtype)
     reference = nn.Linear(8, 6, bias=bias, dtype=dtype)
     reference.load_state_dict(ours.state_dict())
@@ -36,7 +36,7 @@ def test_strides_do_not_matter():
     assert ours(x).is_contiguous()
 
 
-def test_autocast_exporting_and_tracing_see_a_linear_layer():
+def test_autocast_and_export_use_a_linear_layer():
     ours, x = Linear(8, 6), torch.randn(2, 200, 8)
     with torch.autocast("cpu", torch.bfloat16):
         assert ours(x).dtype == torch.bfloat16
@@ -45,7 +45,7 @@ def test_autocast_exporting_and_tracing_see_a_linear_layer():
     assert not [target for target in targets if "conv" in target]
 
 
-def test_it_is_an_ordinary_linear_layer_to_others():
+def test_is_an_nn_linear_with_the_same_state_dict_keys():
     ours = Linear(8, 6)
     assert isinstance(ours, nn.Linear)
     assert [*ours.state_dict()] == [*nn.Linear(8, 6).state_dict()]
@@ -55,7 +55,7 @@ def test_it_is_an_ordinary_linear_layer_to_others():
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_a_1x1_convolution_is_torch_s(stride, dtype, layout):
+def test_1x1_convolution_matches_torch(stride, dtype, layout):
     ours = Conv1x1(8, 6, stride).to(dtype)
     reference = nn.Conv2d(8, 6, 1, stride=stride, bias=False, dtype=dtype)
     reference.load_state_dict(ours.state_dict())
@@ -70,7 +70,7 @@ def test_a_1x1_convolution_is_torch_s(stride, dtype, layout):
     torch.testing.assert_close(ours.weight.grad, reference.weight.grad)
 
 
-def test_what_follows_may_change_the_result_in_place():
+def test_the_output_may_be_modified_in_place():
     ours, x = Linear(8, 6), torch.randn(300, 8)
     reference = nn.functional.linear(x, ours.weight, ours.bias).relu()
     (expected,) = torch.autograd.grad(reference.sum(), ours.weight)

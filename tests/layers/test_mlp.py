@@ -20,7 +20,7 @@ def test_feed_forward_s_dropout_is_off_in_evaluation():
     assert torch.equal(layer(x), layer(x))
 
 
-def test_mlp_is_detr_s_box_head():
+def test_mlp_has_the_layers_of_detrs_box_head():
     layers = [module for module in Mlp(8, 16, 4, 3) if isinstance(module, nn.Linear)]
     assert [(layer.in_features, layer.out_features) for layer in layers] == [(8, 16), (16, 16), (16, 4)]
 

@@ -4,11 +4,11 @@ from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozen
 
-from densevit.layers.norms import CountedOnce, FrozenBatchNorm2d, LayerNorm2d, SyncBatchNorm2d
+from densevit.layers.norms import FrozenBatchNorm2d, LayerNorm2d, StatisticsOnce, SyncBatchNorm2d
 
 
 def trained_batch_norm(channels: int) -> nn.BatchNorm2d:
-    """One that has seen data, with none of its numbers at its default."""
+    """Batch norm with non-default statistics and affine parameters."""
     norm = nn.BatchNorm2d(channels)
     nn.init.normal_(norm.weight, 1, 0.5)
     nn.init.normal_(norm.bias)
@@ -17,15 +17,15 @@ def trained_batch_norm(channels: int) -> nn.BatchNorm2d:
     return norm.eval()
 
 
-def test_frozen_batch_norm_takes_the_state_of_batch_norm_and_does_the_same():
+def test_frozen_batch_norm_loads_a_batch_norm_state_dict_and_matches_it():
     reference = trained_batch_norm(6)
     norm = FrozenBatchNorm2d(6)
-    norm.load_state_dict(reference.state_dict())  # strict: num_batches_tracked is left aside
+    norm.load_state_dict(reference.state_dict())  # strict; num_batches_tracked is ignored
     x = torch.randn(2, 6, 7, 5)
     torch.testing.assert_close(norm(x), reference(x))
 
 
-def test_frozen_batch_norm_is_torchvision_s():
+def test_frozen_batch_norm_matches_torchvision():
     norm, reference = FrozenBatchNorm2d(6), TorchvisionFrozen(6)
     state = trained_batch_norm(6).state_dict()
     norm.load_state_dict(state)
@@ -53,7 +53,7 @@ def test_frozen_batch_norm_has_the_gradient_of_batch_norm_in_any_layout_and_prec
     torch.testing.assert_close(own.grad.double(), other.grad, atol=tolerance, rtol=tolerance)
 
 
-def test_frozen_batch_norm_stands_still_in_training_and_has_nothing_to_train():
+def test_frozen_batch_norm_does_not_change_in_training_and_has_no_parameters():
     norm = FrozenBatchNorm2d(4).train()
     norm.load_state_dict(trained_batch_norm(4).state_dict())
     before = {key: value.clone() for key, value in norm.state_dict().items()}
@@ -68,7 +68,7 @@ def test_frozen_batch_norm_inside_a_module_loads_strictly():
     reference[1] = trained_batch_norm(4)
     state = reference.state_dict()
     module.load_state_dict(state)
-    assert "1.num_batches_tracked" in state  # the caller's own state is left as it was
+    assert "1.num_batches_tracked" in state  # the caller's state dict is unchanged
 
 
 def test_layer_norm_2d_normalises_each_cell_over_its_channels():
@@ -84,7 +84,7 @@ def test_layer_norm_2d_normalises_each_cell_over_its_channels():
 
 @pytest.fixture
 def process_group(tmp_path):
-    """A group of this process alone."""
+    """A process group of size 1."""
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     distributed.destroy_process_group()
@@ -92,7 +92,7 @@ def process_group(tmp_path):
 
 def test_synchronised_batch_norm_on_a_cpu_is_batch_norm_in_a_process_group_too(process_group):
     x = torch.randn(2, 4, 5, 3)
-    with pytest.raises(ValueError, match="GPU"):  # why there is a class of our own
+    with pytest.raises(ValueError, match="GPU"):  # the reason for this class
         nn.SyncBatchNorm(4)(x)
     norm, reference = SyncBatchNorm2d(4), nn.BatchNorm2d(4)
     assert torch.equal(norm(x), reference(x))
@@ -101,15 +101,15 @@ def test_synchronised_batch_norm_on_a_cpu_is_batch_norm_in_a_process_group_too(p
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, SyncBatchNorm2d])
-def test_what_is_computed_again_is_counted_once(kind):
-    plain, spared = (nn.Sequential(nn.Conv2d(3, 4, 1), kind(4), nn.ReLU()) for _ in range(2))
-    spared.load_state_dict(plain.state_dict())
+def test_recomputation_updates_statistics_once(kind):
+    plain, checkpointed = (nn.Sequential(nn.Conv2d(3, 4, 1), kind(4), nn.ReLU()) for _ in range(2))
+    checkpointed.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 6, 5)
     for _ in range(2):
         plain(x).square().sum().backward()
-        checkpoint(CountedOnce(spared), x, use_reentrant=False).square().sum().backward()
+        checkpoint(StatisticsOnce(checkpointed), x, use_reentrant=False).square().sum().backward()
     for key, value in plain.state_dict().items():
-        assert torch.equal(spared.state_dict()[key], value)
-    for own, other in zip(spared.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(checkpointed.state_dict()[key], value)
+    for own, other in zip(checkpointed.parameters(), plain.parameters(), strict=True):
         assert torch.equal(own.grad, other.grad)
-    assert (spared[1].momentum, int(spared[1].num_batches_tracked)) == (0.1, 2)
+    assert (checkpointed[1].momentum, int(checkpointed[1].num_batches_tracked)) == (0.1, 2)

@@ -46,12 +46,12 @@ def test_sine_map_is_detr_s_formula_on_a_padded_batch():
                 assert found[b, row, column, 6 * half + k].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_picture_has_the_same_positions_alone_and_in_a_batch():
+def test_an_image_has_the_same_positions_alone_and_in_a_batch():
     alone = sine_map(padding_of([(5, 6)], 5, 6), 8)
     torch.testing.assert_close(sine_map(padding_of([(5, 6), (8, 7)], 8, 7), 8)[:1, :5, :6], alone)
 
 
-def test_sine_boxes_encodes_centre_width_and_height_after_one_another():
+def test_sine_boxes_concatenates_centre_width_and_height():
     box = [0.1, 0.7, 0.25, 1.0]
     found = sine_boxes(torch.tensor([[box]]), 6)
     angles = [2 * math.pi * number / 20 ** (2 * (k // 2) / 6) for number in box for k in range(6)]
@@ -59,14 +59,14 @@ def test_sine_boxes_encodes_centre_width_and_height_after_one_another():
     torch.testing.assert_close(found, torch.tensor([[expected]]), atol=1e-5, rtol=1e-5)
 
 
-def test_learned_positions_are_a_column_s_vector_then_a_row_s():
+def test_learned_positions_concatenate_column_and_row():
     positions = LearnedPositions(6)
     found = positions(torch.zeros(2, 7, 11, dtype=torch.bool))
     assert found.shape == (2, 7, 11, 6)
     assert torch.equal(found[1, 2, 9], torch.cat([positions.columns[9], positions.rows[2]]))
 
 
-def test_learned_positions_stretch_over_a_map_that_is_longer_than_their_table():
+def test_learned_positions_are_interpolated_for_larger_maps():
     positions = LearnedPositions(2, length=3)
     positions.rows.data = torch.tensor([[0.0], [1.0], [4.0]])
     positions.columns.data = torch.tensor([[5.0], [6.0], [7.0]])
@@ -82,7 +82,7 @@ def test_a_cell_of_the_grid_is_padding_where_its_first_pixel_is(stride):
     assert torch.equal(found, padding[:, ::stride, ::stride])
 
 
-def test_a_mask_of_the_grid_s_own_size_stays_as_it_is():
+def test_a_mask_of_the_same_size_is_unchanged():
     padding = padding_of([(3, 2)], 4, 4)
     assert torch.equal(mask_on_grid(padding, (4, 4)), padding)
 
@@ -95,7 +95,7 @@ def test_sine_grid_1d_counts_row_by_row():
         torch.testing.assert_close(found[row, column], torch.tensor(expected), atol=1e-5, rtol=0)
 
 
-def test_sine_grid_2d_is_mae_s():
+def test_sine_grid_2d_matches_mae():
     found = sine_grid_2d(3, 5, 16)
     for row, column in [(0, 0), (0, 4), (1, 0), (2, 3)]:
         angles = [[place / 10000 ** (k / 4) for k in range(4)] for place in (column, row)]
@@ -104,15 +104,15 @@ def test_sine_grid_2d_is_mae_s():
 
 
 @pytest.mark.parametrize("size", [(14, 14), (24, 24), (3, 30), (7, 14), (1, 1)], ids=str)
-def test_a_resized_grid_is_timm_s(size):
+def test_resize_grid_matches_timm(size):
     table = torch.randn(14, 14, 6)
     theirs = resample_abs_pos_embed(table.view(1, 196, 6), list(size), [14, 14], num_prefix_tokens=0)
     torch.testing.assert_close(resize_grid(table, size), theirs.view(*size, 6))
 
 
 @pytest.mark.parametrize("by", ["bicubic", "bilinear"])
-def test_a_grid_is_resized_as_transformers_does_it(by):
-    """Its ViT's positions and DPT's, from 14 x 14 to a grid that is wider and less high."""
+def test_resize_grid_matches_transformers(by):
+    """Position embeddings of ViT and DPT, from 14 x 14 to a wider, less high grid."""
     table = torch.randn(1, 1 + 14 * 14, 32)
     if by == "bicubic":
         theirs = ViTEmbeddings(ViTConfig(hidden_size=32)).eval()
@@ -124,7 +124,7 @@ def test_a_grid_is_resized_as_transformers_does_it(by):
     torch.testing.assert_close(ours, resized[0, 1:].view(9, 30, 32))
 
 
-def test_a_grid_of_its_own_size_stays_as_it_is():
+def test_a_grid_of_the_same_size_is_unchanged():
     table = torch.randn(3, 4, 2, dtype=torch.float16)
     assert resize_grid(table, (3, 4)) is table
     assert resize_grid(table, (5, 4)).dtype == torch.float16

@@ -7,8 +7,8 @@ from densevit.layers.rotary import rotary_table, rotate
 CPU = torch.device("cpu")
 
 
-def test_one_channel_quarter_turns_by_the_row_and_one_by_the_column():
-    """Four channels have one period, 1: channels 0 and 2 turn by the row, 1 and 3 by the column."""
+def test_channel_quarters_rotate_by_row_and_column():
+    """Four channels have one period, 1: channels 0 and 2 rotate by the row, 1 and 3 by the column."""
     found = rotate(torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(6, 4), rotary_table((2, 3), 4, CPU))
     for row in range(2):
         for column in range(3):
@@ -17,7 +17,7 @@ def test_one_channel_quarter_turns_by_the_row_and_one_by_the_column():
             torch.testing.assert_close(found[3 * row + column], torch.tensor(expected), atol=1e-5, rtol=0)
 
 
-def test_periods_rise_geometrically_towards_the_temperature():
+def test_periods_are_geometric_up_to_the_temperature():
     table = rotary_table((1, 4), 16, CPU, temperature=16.0)
     angles = [2 * math.pi * 0.75 / 16 ** (i / 4) for i in range(4)]  # of the last column, periods 1, 2, 4, 8
     torch.testing.assert_close(table[0, 3, 4:8], torch.tensor(angles).cos(), atol=1e-5, rtol=0)
@@ -32,14 +32,14 @@ def test_products_of_queries_and_keys_depend_on_offsets_only():
     assert (scores[0, 0, 2, 3] - scores[0, 0, 3, 2]).abs() > 1e-2
 
 
-def test_tokens_without_a_place_are_not_turned_and_the_others_as_without_them():
+def test_prefix_tokens_are_not_rotated():
     x = torch.randn(2, 3, 8, 12)
     found = rotate(x, rotary_table((2, 3), 12, CPU, first=2))
     assert torch.equal(found[:, :, :2], x[:, :, :2])
     assert torch.equal(found[:, :, 2:], rotate(x[:, :, 2:], rotary_table((2, 3), 12, CPU)))
 
 
-def test_a_part_is_the_grid_s_first_rows_and_columns():
+def test_a_part_has_the_first_rows_and_columns_of_the_grid():
     whole = rotary_table((5, 7), 8, CPU).view(2, 5, 7, 8)
     assert torch.equal(rotary_table((5, 7), 8, CPU, part=(2, 3)).view(2, 2, 3, 8), whole[:, :2, :3])
     assert rotary_table((2, 2), 8, CPU, part=(3, 3)).isfinite().all()

@@ -7,30 +7,30 @@ from torch.nn import functional as F
 
 from densevit.layers.windows import (
     log_spaced_offsets,
-    merge,
-    partition,
     relative_position_index,
     resize_bias_table,
     shift_mask,
     shifted_windows,
+    window_partition,
+    window_reverse,
 )
 
 CPU = torch.device("cpu")
 
 
-def test_a_window_holds_its_own_corner_of_the_map():
+def test_window_partition_is_row_major():
     x = torch.arange(16).view(1, 4, 4, 1)
-    assert partition(x, 2).squeeze(-1).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert window_partition(x, 2).squeeze(-1).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
 
 
-def test_windows_of_one_image_come_before_those_of_the_next():
+def test_windows_are_ordered_by_image():
     x = torch.stack([torch.zeros(4, 6, 1), torch.ones(4, 6, 1)])
-    assert partition(x, 2)[:, 0, 0].tolist() == 6 * [0] + 6 * [1]
+    assert window_partition(x, 2)[:, 0, 0].tolist() == 6 * [0] + 6 * [1]
 
 
-def test_merge_undoes_partition():
+def test_window_reverse_inverts_window_partition():
     x = torch.randn(2, 8, 12, 5)
-    torch.testing.assert_close(merge(partition(x, 4), 4, 8, 12), x, rtol=0, atol=0)
+    torch.testing.assert_close(window_reverse(window_partition(x, 4), 4, 8, 12), x, rtol=0, atol=0)
 
 
 def test_relative_position_index_of_a_window_of_two():
@@ -38,7 +38,7 @@ def test_relative_position_index_of_a_window_of_two():
     assert relative_position_index(2).tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
 
 
-def test_relative_position_index_is_one_row_an_offset():
+def test_relative_position_index_has_one_row_per_offset():
     window = 5
     index = relative_position_index(window).tolist()
     places = list(itertools.product(range(window), repeat=2))
@@ -53,35 +53,35 @@ def test_relative_position_index_is_one_row_an_offset():
     ("height", "width", "window", "shift"),
     [(8, 12, 4, (2, 2)), (6, 9, 3, (1, 1)), (7, 14, 7, (0, 3)), (14, 7, 7, (3, 0)), (4, 4, 4, (0, 0))],
 )
-def test_shift_mask_separates_tokens_that_the_shift_brought_together(height, width, window, shift):
-    """Brute force: tokens of a window see one another when they lie on the unshifted map as they lie in the window."""
+def test_shift_mask_separates_regions_reversed__by_the_shift(height, width, window, shift):
+    """Brute force: tokens attend if their offset in the unshifted map equals their offset in the window."""
     place = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1)[None]
     rolled = place.roll((-shift[0], -shift[1]), dims=(1, 2))
-    before, after = partition(rolled, window), partition(place, window)  # (windows, M*M, 2)
+    before, after = window_partition(rolled, window), window_partition(place, window)  # (windows, M*M, 2)
     together = (before[:, :, None] - before[:, None]) == (after[:, :, None] - after[:, None])
     expected = torch.where(together.all(-1), 0.0, -100.0)
     assert torch.equal(shift_mask(height, width, window, shift, CPU), expected)
 
 
 def test_shift_mask_of_the_paper_s_figure():
-    # A 4x4 map in windows of 2, shifted by 1: the last window holds four corners that never were neighbours.
+    # A 4x4 map in windows of 2, shifted by 1: the last window has four corners that are not adjacent.
     mask = shift_mask(4, 4, 2, (1, 1), CPU)
     assert mask[0].eq(0).all()
     assert mask[3].eq(0).tolist() == torch.eye(4).bool().tolist()
 
 
-def test_a_mask_made_in_inference_mode_does_not_come_back_in_training():
+def test_a_mask_made_in_inference_mode_is_not_reused_in_training():
     with torch.inference_mode():
         shift_mask(4, 4, 2, (1, 1), CPU)
     assert not shift_mask(4, 4, 2, (1, 1), CPU).is_inference()
 
 
-def windows_step_by_step(qkv, outside, window, shift, heads):
+def windows_step_by_step(qkv, padding_value, window, shift, heads):
     """Padding, shift, partition and split into heads one after another, (3, B * windows * heads, N, D)."""
     _, H, W, C = qkv.shape
-    x = F.pad(qkv - outside, (0, 0, 0, -W % window, 0, -H % window)) + outside
+    x = F.pad(qkv - padding_value, (0, 0, 0, -W % window, 0, -H % window)) + padding_value
     steps = [shift if size > window else 0 for size in x.shape[1:3]]
-    x = partition(x.roll((-steps[0], -steps[1]), dims=(1, 2)), window)
+    x = window_partition(x.roll((-steps[0], -steps[1]), dims=(1, 2)), window)
     return x.view(len(x), -1, 3, heads, C // 3 // heads).permute(2, 0, 3, 1, 4).flatten(1, 2)
 
 
@@ -89,35 +89,40 @@ def windows_step_by_step(qkv, outside, window, shift, heads):
     ("size", "window", "shift"),
     [((8, 12), 4, 2), ((7, 9), 4, 2), ((3, 10), 4, 2), ((5, 6), 3, 0), ((6, 6), 3, 1), ((1, 1), 7, 3)],
 )
-def test_windows_in_one_copy_are_those_step_by_step_with_gradients(size, window, shift):
+def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, shift):
     heads, D = 2, 3
     qkv = torch.randn(2, *size, 3 * heads * D, requires_grad=True)
-    outside = torch.randn(3 * heads * D, requires_grad=True)
+    padding_value = torch.randn(3 * heads * D, requires_grad=True)
     windows = shifted_windows(qkv, window, shift, heads)
-    found, expected = windows.cut(qkv, outside), windows_step_by_step(qkv, outside, window, shift, heads)
+    found, expected = (
+        windows.partition(qkv, padding_value),
+        windows_step_by_step(qkv, padding_value, window, shift, heads),
+    )
     torch.testing.assert_close(found, expected)
     weights = torch.randn_like(found)
-    # Step by step, `outside` also stands in the map, plus and minus: rounding alone remains of that.
+    # Step by step, `padding_value` is also added to and subtracted from the map, which leaves rounding errors.
     own, other = (
-        torch.autograd.grad((x * weights).sum(), [qkv, outside], allow_unused=True) for x in (found, expected)
+        torch.autograd.grad((x * weights).sum(), [qkv, padding_value], allow_unused=True) for x in (found, expected)
     )
     torch.testing.assert_close(own[0], other[0])
-    torch.testing.assert_close(torch.zeros_like(outside) if own[1] is None else own[1], other[1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.zeros_like(padding_value) if own[1] is None else own[1], other[1], atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(("size", "shift"), [((8, 12), 2), ((7, 9), 2), ((3, 10), 0)])
-def test_join_undoes_cut_with_gradients(size, shift):
+def test_reverse_inverts_partition_with_gradients(size, shift):
     qkv = torch.randn(2, *size, 24, requires_grad=True)
     windows = shifted_windows(qkv, 4, shift, 2)
-    for i, part in enumerate(windows.cut(qkv, torch.randn(24)).unbind(0)):
-        joined = windows.join(part)
-        assert torch.equal(joined, qkv[..., 8 * i : 8 * i + 8])
-        weights = torch.randn_like(joined)
-        (gradient,) = torch.autograd.grad((joined * weights).sum(), qkv, retain_graph=True)
+    for i, part in enumerate(windows.partition(qkv, torch.randn(24)).unbind(0)):
+        reversed_ = windows.reverse(part)
+        assert torch.equal(reversed_, qkv[..., 8 * i : 8 * i + 8])
+        weights = torch.randn_like(reversed_)
+        (gradient,) = torch.autograd.grad((reversed_ * weights).sum(), qkv, retain_graph=True)
         assert torch.equal(gradient, F.pad(weights, (8 * i, 16 - 8 * i)))
 
 
-def test_windows_are_made_once_a_size_and_serve_training_after_prediction():
+def test_windows_are_cached_per_size_and_usable_in_training_after_prediction():
     with torch.inference_mode():
         first = shifted_windows(torch.zeros(1, 10, 11, 2), 4, 2, 1)
     x = torch.zeros(1, 10, 11, 2)
@@ -128,7 +133,7 @@ def test_windows_are_made_once_a_size_and_serve_training_after_prediction():
 
 
 @pytest.mark.parametrize(("old", "new"), [(7, 12), (12, 7), (8, 16), (7, 7)])
-def test_a_bias_table_is_carried_over_as_timm_s_bicubic_one(old, new):
+def test_resized_bias_table_matches_timm(old, new):
     table = torch.randn((2 * old - 1) ** 2, 3)
     resized = resize_bias_table(table, new)
     shape = ((2 * new - 1) ** 2, 3)
@@ -136,8 +141,8 @@ def test_a_bias_table_is_carried_over_as_timm_s_bicubic_one(old, new):
     assert resized.shape == shape
 
 
-def test_a_table_that_is_of_no_square_window_is_refused():
-    with pytest.raises(ValueError, match="this one has 170"):
+def test_a_bias_table_of_no_square_window_raises():
+    with pytest.raises(ValueError, match="has 170 rows; expected"):
         resize_bias_table(torch.zeros(170, 3), 7)
 
 

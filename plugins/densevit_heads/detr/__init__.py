@@ -1,4 +1,4 @@
-"""DETR: detection as set prediction (Carion et al. 2020), and what later papers found out about training it faster."""
+"""DETR: detection as set prediction (Carion et al. 2020), with options from later papers for faster training."""
 
 from densevit_heads.detr.head import Detr
 

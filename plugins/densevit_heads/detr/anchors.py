@@ -1,4 +1,4 @@
-"""Queries that are boxes: their positions, their refinement, and where they make cross-attention look."""
+"""Box queries (anchors): position embeddings and the position bias of cross-attention."""
 
 import math
 
@@ -11,13 +11,13 @@ from densevit_heads.detr.memory import Memory
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-4) -> Tensor:
-    """The logit of a number in 0 ... 1, kept away from both ends."""
+    """Logit of x in [0, 1], clamped to [eps, 1 - eps]."""
     x = x.clamp(eps, 1 - eps)
     return (x / (1 - x)).log()
 
 
 class BoxPositions(nn.Module):
-    """Turns a box into a query's position vector (DAB-DETR, Liu et al. 2022, section 4.2)."""
+    """Embeds a box as the position of its query (DAB-DETR, Liu et al. 2022, section 4.2)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -30,22 +30,21 @@ class BoxPositions(nn.Module):
 
 
 class BoxPositionBias(nn.Module):
-    """What cross-attention adds to a query's scores for where a cell lies relative to its box.
+    """Bias of the cross-attention scores, from the position of a cell relative to a query's box.
 
-    A bell over the box, in each head about another point of it, lets a query look where its box is from the first step
-    on (SMCA, Gao et al. 2021, section 3.2). To it comes what is learned of the offsets of a cell's column from the
-    box's left and right edge, and of its row from top and bottom, on a log scale (Plain DETR, Lin et al. 2023, section
-    4). Both are sums of a column's and a row's share.
+    The sum of a Gaussian prior centred on the box, at another point of it in each head (SMCA, Gao et al. 2021, section
+    3.2), and of a box-relative position bias learned from the offsets of the cell to the box's edges on a log scale
+    (Plain DETR, Lin et al. 2023, section 4). Both are sums of a column term and a row term.
     """
 
     def __init__(self, num_heads: int, hidden: int = 64) -> None:
         super().__init__()
         angle = torch.arange(num_heads) * (2 * math.pi / num_heads)
         self.points = nn.Parameter(0.7 * torch.stack([angle.cos(), angle.sin()]))  # (2, heads), in half boxes
-        self.spreads = nn.Parameter(torch.full((2, num_heads), 0.6))  # the bells' deviations, in half boxes
+        self.spreads = nn.Parameter(torch.full((2, num_heads), 0.6))  # standard deviations, in half boxes
         self.columns = Mlp(2, hidden, num_heads, 2)
         self.rows = Mlp(2, hidden, num_heads, 2)
-        for mlp in (self.columns, self.rows):  # it begins with the bells alone
+        for mlp in (self.columns, self.rows):  # the learned part starts at zero
             nn.init.zeros_(mlp.last.weight)
             nn.init.zeros_(mlp.last.bias)
 
@@ -57,15 +56,15 @@ class BoxPositionBias(nn.Module):
         rows = self._along(1, self.rows, boxes, centres[:, :, 0, 1], memory.cell)
         return (rows[..., :, None] + columns[..., None, :]).flatten(3)
 
-    def _along(self, axis: int, mlp: Mlp, boxes: Tensor, places: Tensor, cell: Tensor) -> Tensor:
-        """places: (B, N), the cells' centres along an axis. Returns (B, heads, Q, N)."""
+    def _along(self, axis: int, mlp: Mlp, boxes: Tensor, positions: Tensor, cell: Tensor) -> Tensor:
+        """positions: (B, N), cell centres along an axis. Returns (B, heads, Q, N)."""
         step = cell[:, None, axis]
-        middle, half = boxes[..., axis] / step, boxes[..., axis + 2] / (2 * step)  # (B, Q), in cells
-        here = (places / step)[:, None]  # (B, 1, N)
-        point = middle[..., None] + half[..., None] * self.points[axis]  # (B, Q, heads)
+        centre, half = boxes[..., axis] / step, boxes[..., axis + 2] / (2 * step)  # (B, Q), in cells
+        position = (positions / step)[:, None]  # (B, 1, N)
+        point = centre[..., None] + half[..., None] * self.points[axis]  # (B, Q, heads)
         spread = 0.5 + half[..., None] * self.spreads[axis].abs()
-        bell = -0.5 * ((here[..., None] - point[:, :, None]) / spread[:, :, None]) ** 2  # (B, Q, N, heads)
-        edges = torch.stack([middle - half, middle + half], dim=-1)  # (B, Q, 2)
-        offset = here[..., None] - edges[:, :, None]  # (B, Q, N, 2)
+        gaussian = -0.5 * ((position[..., None] - point[:, :, None]) / spread[:, :, None]) ** 2  # (B, Q, N, heads)
+        edges = torch.stack([centre - half, centre + half], dim=-1)  # (B, Q, 2)
+        offset = position[..., None] - edges[:, :, None]  # (B, Q, N, 2)
         offset = offset.sign() * (offset.abs() + 1).log2() / 3
-        return (bell + mlp(offset.to(mlp.last.weight.dtype))).permute(0, 3, 1, 2)
+        return (gaussian + mlp(offset.to(mlp.last.weight.dtype))).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""The DETR head: features in, a set of boxes out."""
+"""The DETR head: model, loss and post-processing."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -20,29 +20,29 @@ from densevit_heads.detr.memory import CoarsestProjection, FusedProjection, Memo
 from densevit_heads.detr.proposals import Proposals
 from densevit_heads.detr.transformer import DecoderLayer, EncoderLayer
 
-_MOST_LAYERS = 1000  # so that a mistyped number does not build layers until the memory is full
+_MAX_LAYERS = 1000  # a typo must not allocate layers until memory runs out
 
 
 class Detr(Head):
     """Detection as set prediction, with bipartite matching and no NMS (Carion et al. 2020).
 
-    The defaults are the paper's. The options after `auxiliary_losses` are what later papers found out about converging,
-    and are off there; from `position_bias` to `denoising` they need `anchors`.
+    The defaults are the paper's. The options after `auxiliary_losses` come from later papers on faster convergence and
+    are off by default; `position_bias`, `two_stage` and `denoising` need `anchors`.
 
-    positions: "sine", counted over the picture without padding, or "learned" rows and columns.
-    pre_norm: layer norms before each branch in place of after.
-    no_object_weight: what "no object" weighs in the class loss; for "softmax" only.
-    label_cost, l1_cost, giou_cost: weights in the matching; label_weight, l1_weight, giou_weight: in the loss.
-    auxiliary_losses: a loss after each decoder layer, not the last only.
-    memory_stride: the finest stride of the features to use, coarser ones fused into it; None takes the coarsest alone.
-    fusion_blocks: residual blocks of convolutions after that fusion (RT-DETR).
-    classification: "softmax" with a no-object class, "focal" (Deformable DETR), or "mal": a score that learns the
-        box's overlap (DEIM).
-    anchors: queries are boxes that each decoder layer refines (DAB-DETR).
-    position_bias: cross-attention is biased by where a cell lies relative to the box (SMCA, Plain DETR).
-    two_stage: the first boxes are the best of one proposal a cell (Deformable DETR, A.4), not learned ones.
-    denoising: groups of spoilt objects to repair in training (DN-DETR); 0 for none.
-    dense_loss: weight of a loss on every cell, one object to many cells, in training only; 0 for none.
+    positions: "sine", counted over the image without padding, or "learned" row and column embeddings.
+    pre_norm: layer norm before each branch instead of after it.
+    no_object_weight: weight of "no object" in the class loss, for "softmax" only.
+    label_cost, l1_cost, giou_cost: weights of the matching cost. label_weight, l1_weight, giou_weight: of the loss.
+    auxiliary_losses: a loss after each decoder layer instead of the last only.
+    memory_stride: stride of the memory, into which coarser features are fused; None uses the coarsest feature only.
+    fusion_blocks: residual convolution blocks after the fusion (RT-DETR).
+    classification: "softmax" with a no-object class, "focal" (Deformable DETR), or "mal", the matchability-aware loss
+        whose target depends on the IoU of the box (DEIM).
+    anchors: queries are boxes, refined by each decoder layer (DAB-DETR).
+    position_bias: biases cross-attention by the position of a cell relative to the box (SMCA, Plain DETR).
+    two_stage: initial boxes are the top-scoring proposals, one per cell (Deformable DETR, A.4), instead of learned.
+    denoising: number of groups of denoising queries in training (DN-DETR); 0 disables.
+    dense_loss: weight of a one-to-many loss on all cells in training; 0 disables.
     """
 
     task = "detection"
@@ -82,34 +82,34 @@ class Detr(Head):
         super().__init__(channels, strides, classes)
         for option, value in {"position_bias": position_bias, "two_stage": two_stage, "denoising": denoising}.items():
             if value and not anchors:
-                raise ValueError(f"{option} needs queries that are boxes: set anchors to true.")
+                raise ValueError(f"{option} needs box queries. Fix: set anchors to true.")
         if fusion_blocks and memory_stride is None:
-            raise ValueError("fusion_blocks follow the fusion of several features: set memory_stride.")
+            raise ValueError("fusion_blocks need fused features. Fix: set memory_stride.")
         if two_stage and classification == "softmax":
             raise ValueError(
-                "two_stage ranks cells by score, and 'no object' is none: set classification to mal or focal."
+                "two_stage ranks cells by class scores without 'no object'. Fix: set classification to mal or focal."
             )
         if two_stage and not auxiliary_losses:
-            raise ValueError("two_stage learns its proposals by an auxiliary loss: set auxiliary_losses to true.")
+            raise ValueError("two_stage trains its proposals by an auxiliary loss. Fix: set auxiliary_losses to true.")
         counts = {"num_queries": (num_queries, 1), "decoder_layers": (decoder_layers, 1)}
         counts |= {"encoder_layers": (encoder_layers, 0), "denoising": (denoising, 0), "num_heads": (num_heads, 1)}
         counts |= {"feedforward": (feedforward, 1), "fusion_blocks": (fusion_blocks, 0)}
         counts |= {"memory_stride": (1 if memory_stride is None else memory_stride, 1)}
-        for option, (count, least) in counts.items():
-            if count < least:
-                raise ValueError(f"{option} is {count}; it is at least {least}.")
-            if count > _MOST_LAYERS and option in ("encoder_layers", "decoder_layers", "fusion_blocks"):
-                raise ValueError(f"{option} is {count}; it is at most {_MOST_LAYERS}.")
+        for option, (count, minimum) in counts.items():
+            if count < minimum:
+                raise ValueError(f"{option} is {count}; it must be at least {minimum}.")
+            if count > _MAX_LAYERS and option in ("encoder_layers", "decoder_layers", "fusion_blocks"):
+                raise ValueError(f"{option} is {count}; it must be at most {_MAX_LAYERS}.")
         weights = {"no_object_weight": no_object_weight, "label_cost": label_cost, "l1_cost": l1_cost}
         weights |= {"giou_cost": giou_cost, "label_weight": label_weight, "l1_weight": l1_weight}
         weights |= {"giou_weight": giou_weight, "dense_loss": dense_loss}
         for option, weight in weights.items():
             if weight < 0:
-                raise ValueError(f"{option} is {weight:g}; it is a weight, at least 0.")
+                raise ValueError(f"{option} is {weight:g}; a weight must be at least 0.")
         if width % 4 or width < 4:
-            raise ValueError(f"width is {width}; positions need a multiple of 4: sine and cosine, of rows and columns.")
+            raise ValueError(f"width is {width}; it must be a multiple of 4 (sine and cosine of rows and columns).")
         if not classes:
-            raise ValueError("The detection data has no classes: at least one is needed.")
+            raise ValueError("The detection data has no classes; at least one is needed.")
         K = len(classes)
         self.num_queries, self.auxiliary_losses, self.classification = num_queries, auxiliary_losses, classification
         self.no_object_weight, self.dense_weight = no_object_weight, dense_loss
@@ -130,7 +130,9 @@ class Detr(Head):
         self.label_head = nn.Linear(width, K + (classification == "softmax"))
         self.box_head = Mlp(width, width, 4, 3)
 
-        self.query_embedding = nn.Embedding(num_queries, width)  # positions in the paper, contents with anchors
+        self.query_embedding = nn.Embedding(
+            num_queries, width
+        )  # position embeddings in DETR, content embeddings with anchors
         self.anchors = nn.Parameter(inverse_sigmoid(torch.rand(num_queries, 4))) if anchors and not two_stage else None
         self.box_positions = BoxPositions(width) if anchors else None
         self.position_bias = BoxPositionBias(num_heads) if position_bias else None
@@ -142,15 +144,14 @@ class Detr(Head):
     def _initialise(self) -> None:
         if self.classification != "softmax":
             nn.init.constant_(self.label_head.bias, -4.6)  # a probability of 0.01
-        if self.box_positions is not None:  # a refinement begins with no change
+        if self.box_positions is not None:  # the refinement starts at zero
             nn.init.zeros_(self.box_head.last.weight)
             nn.init.zeros_(self.box_head.last.bias)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
-        """`logits` (B, Q, K+1 or K) and `boxes` (B, Q, 4) of the last layer, and `layers`, both of all: (L, B, Q, ...).
+        """`logits` (B, Q, K+1 or K) and `boxes` (B, Q, 4) of the last layer, and of all `layers`, (L, B, Q, ...).
 
-        With a proposal stage its chosen cells count as a first layer. `dense` and `spoilt` are there in training, for
-        the loss.
+        With `two_stage`, the proposals are the first layer. Training adds `dense` and `denoising` for the loss.
         """
         memory = self._encode(features, padding_mask)
         outputs: Outputs = {}
@@ -166,83 +167,82 @@ class Detr(Head):
         x = self.project(features)
         size = (x.shape[-2], x.shape[-1])
         padding = mask_on_grid(padding_mask, size)
-        located = sine_map(padding, x.shape[1]) if self.positions is None else self.positions(padding)
-        positions = located.flatten(1, 2).to(x.dtype)
+        encoding = sine_map(padding, x.shape[1]) if self.positions is None else self.positions(padding)
+        positions = encoding.flatten(1, 2).to(x.dtype)  # (B, S, C)
         padding = padding.flatten(1)
-        hidden = torch.zeros_like(padding, dtype=x.dtype).masked_fill(padding, float("-inf"))[:, None, None]
+        attention_bias = torch.zeros_like(padding, dtype=x.dtype).masked_fill(padding, float("-inf"))[:, None, None]
         x = x.flatten(2).transpose(1, 2)  # (B, S, C)
         for layer in self.encoder:
-            x = layer(x, positions, hidden)
+            x = layer(x, positions, attention_bias)
         x = self.encoder_norm(x)
         centres, cell = cell_centres(padding_mask, size, self.project.stride)
-        return Memory(x, x + positions, padding, hidden, centres, cell, size)
+        return Memory(x, x + positions, padding, attention_bias, centres, cell, size)
 
     def _decode(self, memory: Memory) -> tuple[Tensor, Tensor]:
-        """The paper's decoder: queries are learned positions. Returns logits (L, B, Q, K+1) and boxes (L, B, Q, 4)."""
+        """DETR's decoder with learned query positions. Returns logits (L, B, Q, K+1) and boxes (L, B, Q, 4)."""
         positions = self.query_embedding.weight.expand(len(memory.tokens), -1, -1)
         queries = torch.zeros_like(positions)
         states = []
         for layer in self.decoder:
-            queries = layer(queries, positions, memory.tokens, memory.located, memory.hidden)
+            queries = layer(queries, positions, memory.tokens, memory.with_pos, memory.attention_bias)
             states.append(self.decoder_norm(queries))
         x = torch.stack(states)
         return self.label_head(x), self._box_offsets(x).sigmoid()
 
     def _decode_boxes(self, memory: Memory, targets: list[Targets] | None, outputs: Outputs) -> tuple[Tensor, Tensor]:
-        """Queries are boxes, refined by each layer. Returns logits (L, B, Q, K) and boxes (L, B, Q, 4)."""
+        """Decoder with box queries, refined by each layer. Returns logits (L, B, Q, K) and boxes (L, B, Q, 4)."""
         assert self.box_positions is not None
         B = len(memory.tokens)
         queries = self.query_embedding.weight.expand(B, -1, -1)
-        first: list[tuple[Tensor, Tensor]] = []
+        proposals: list[tuple[Tensor, Tensor]] = []
         if self.proposals is None:
             assert self.anchors is not None
             boxes = self.anchors.sigmoid().expand(B, -1, -1)
         else:
-            first = [self.proposals.best(memory, self.num_queries)]
-            boxes = first[0][1].detach()
-            queries = queries[:, : boxes.shape[1]]  # a small map has fewer cells than there are queries
+            proposals = [self.proposals.best(memory, self.num_queries)]
+            boxes = proposals[0][1].detach()
+            queries = queries[:, : boxes.shape[1]]  # a small feature map has fewer cells than queries
 
-        spoilt = None
+        denoising = None
         if self.denoising is not None and targets is not None:
             objects = Objects.of(targets, boxes.device)
             outputs["objects"] = objects
-            spoilt = self.denoising(objects, queries.shape[1])
-            queries = torch.cat([spoilt.queries, queries], dim=1)
-            boxes = torch.cat([spoilt.boxes, boxes], dim=1)
+            denoising = self.denoising(objects, queries.shape[1])
+            queries = torch.cat([denoising.queries, queries], dim=1)
+            boxes = torch.cat([denoising.boxes, boxes], dim=1)
 
         states, refined = [], []
         for layer in self.decoder:
-            hidden = memory.hidden
+            attention_bias = memory.attention_bias
             if self.position_bias is not None:
-                bias = self.position_bias(boxes, memory)
-                hidden = hidden.to(bias.dtype) + bias
+                position_bias = self.position_bias(boxes, memory)
+                attention_bias = attention_bias.to(position_bias.dtype) + position_bias
             positions = self.box_positions(boxes)
-            mask = None if spoilt is None else spoilt.mask
-            queries = layer(queries, positions, memory.tokens, memory.located, hidden, mask)
+            query_bias = None if denoising is None else denoising.attention_bias
+            queries = layer(queries, positions, memory.tokens, memory.with_pos, attention_bias, query_bias)
             states.append(self.decoder_norm(queries))
-            better = (self._box_offsets(states[-1]) + inverse_sigmoid(boxes)).sigmoid()
-            refined.append(better)
-            boxes = better.detach()
+            refined.append((self._box_offsets(states[-1]) + inverse_sigmoid(boxes)).sigmoid())
+            boxes = refined[-1].detach()
         logits, all_boxes = self.label_head(torch.stack(states)), torch.stack(refined)
 
-        if spoilt is not None:
-            D = spoilt.queries.shape[1]
-            place = (slice(None), spoilt.image, spoilt.query)
-            outputs["spoilt"] = (logits[place], all_boxes[place], spoilt.target)  # (L, P, ...)
+        if denoising is not None:
+            D = denoising.queries.shape[1]
+            index = (slice(None), denoising.image, denoising.query)
+            outputs["denoising"] = (logits[index], all_boxes[index], denoising.target)  # (L, P, ...)
             logits, all_boxes = logits[:, :, D:], all_boxes[:, :, D:]
-        if first:
-            logits = torch.cat([first[0][0][None].to(logits.dtype), logits])
-            all_boxes = torch.cat([first[0][1][None], all_boxes])
+        if proposals:
+            logits = torch.cat([proposals[0][0][None].to(logits.dtype), logits])
+            all_boxes = torch.cat([proposals[0][1][None], all_boxes])
         return logits, all_boxes
 
     def _box_offsets(self, x: Tensor) -> Tensor:
         return self.box_head.in_full_precision(x)
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
-        """`label`, `l1`, `giou` of the last layer; `auxiliary`, the others' sum; `denoising` and `dense` as chosen."""
+        """Returns `label`, `l1`, `giou` of the last layer, `auxiliary` (sum of the others), `denoising` and `dense`."""
         labelled = [i for i, target in enumerate(targets) if "boxes" in target and "labels" in target]
         logits, boxes = outputs["layers"]
-        objects = outputs.get("objects")  # gathered in the forward pass, where denoising needed them
+        objects = outputs.get("objects")  # already collected in the forward pass for denoising
         if objects is None:
             objects = Objects.of(targets, logits.device)
         objects = objects.among(labelled)
@@ -267,10 +267,10 @@ class Detr(Head):
         return {name: w * term for name, w, term in zip(terms._fields, self.weights, terms, strict=True)}
 
     def _denoising_loss(self, outputs: Outputs, objects: Objects) -> Tensor:
-        """Each spoilt copy against the object that it was: all layers' terms, summed."""
-        if "spoilt" not in outputs:  # not in training
+        """Reconstruction loss of the denoising queries, summed over layers and terms."""
+        if "denoising" not in outputs:  # not in training
             return outputs["logits"].new_zeros(())
-        logits, boxes, target = outputs["spoilt"]
+        logits, boxes, target = outputs["denoising"]
         L, P = logits.shape[:2]
         layer = torch.arange(L, device=target.device).repeat_interleave(P)
         query = torch.arange(P, device=target.device).repeat(L)
@@ -280,7 +280,7 @@ class Detr(Head):
         return torch.stack([term.sum() for term in self._weighted(terms).values()]).sum()
 
     def _dense_loss(self, outputs: Outputs, objects: Objects, chosen: Tensor | None) -> Tensor:
-        """chosen: the labelled images, where not all of them are."""
+        """chosen: indices of the labelled images; None if all are labelled."""
         if "dense" not in outputs:  # not in training
             return outputs["logits"].new_zeros(())
         dense = outputs["dense"]
@@ -290,7 +290,7 @@ class Detr(Head):
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
-        """The best (query, class) pairs, at most Q an image, by falling score; with softmax each query's best class."""
+        """Returns the Q top-scoring (query, class) pairs by descending score; with softmax, one class per query."""
         logits, boxes = outputs["logits"].float(), to_corners(outputs["boxes"].float())
         B, Q, _ = logits.shape
         if self.classification == "softmax":
@@ -298,8 +298,8 @@ class Detr(Head):
             scores, query = scores.sort(dim=1, descending=True, stable=True)
             labels = labels.gather(1, query)
         else:
-            scores, place = logits.sigmoid().flatten(1).topk(Q, dim=1)
-            query, labels = place // logits.shape[-1], place % logits.shape[-1]
+            scores, index = logits.sigmoid().flatten(1).topk(Q, dim=1)
+            query, labels = index // logits.shape[-1], index % logits.shape[-1]
         boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4)).clamp(0, 1)
         sizes = torch.tensor([target["original_size"] for target in targets], dtype=torch.float32)
         boxes = boxes * to_device(sizes, boxes.device).flip(-1).repeat(1, 2)[:, None]

@@ -1,4 +1,4 @@
-"""What the decoder looks at: the features as one sequence of tokens with places, through the encoder."""
+"""The encoder's memory: feature maps projected to one sequence of tokens with positions."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,27 +11,27 @@ from densevit.layers.norms import LayerNorm2d
 
 
 class Memory(NamedTuple):
-    """The encoder's output, one token a map cell (S = H W of them).
+    """The encoder's output, one token per cell of the feature map (S = H * W).
 
-    tokens, located (with positions added): (B, S, C). padding: (B, S) bool. hidden: (B, 1, 1, S), -inf at padding, what
-    attention adds to its scores.
-    centres: (B, S, 2), x and y of the cells' centres as parts of the picture without padding. cell: (B, 2), a cell's
-    width and height in the same unit. size: (H, W) of the map.
+    tokens, with_pos (positions added): (B, S, C). padding: (B, S) bool. attention_bias: (B, 1, 1, S), -inf at padding,
+    added to attention scores.
+    centres: (B, S, 2), xy of the cell centres, relative to the unpadded image size. cell: (B, 2), width and height of
+    a cell in the same unit. size: (H, W) of the map.
     """
 
     tokens: Tensor
-    located: Tensor
+    with_pos: Tensor
     padding: Tensor
-    hidden: Tensor
+    attention_bias: Tensor
     centres: Tensor
     cell: Tensor
     size: tuple[int, int]
 
 
 def cell_centres(padding_mask: Tensor, size: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
-    """Where the cells of a map lie in pictures of different sizes: `centres` and `cell` of `Memory`.
+    """Returns `centres` and `cell` of `Memory` for images of different sizes.
 
-    padding_mask: (B, H, W) of the batch; a picture's own size is what is not padding in its first row and column.
+    padding_mask: (B, H, W) of the batch. The unpadded size of an image is taken from its first row and column.
     """
     inside = ~padding_mask
     extent = torch.stack([inside[:, 0].sum(1), inside[:, :, 0].sum(1)], dim=-1)  # (B, 2), width and height
@@ -43,7 +43,7 @@ def cell_centres(padding_mask: Tensor, size: tuple[int, int], stride: int) -> tu
 
 
 class CoarsestProjection(nn.Module):
-    """The paper's: the coarsest features through a 1x1 convolution."""
+    """Projects the coarsest feature map by a 1x1 convolution (DETR)."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int) -> None:
         super().__init__()
@@ -56,10 +56,10 @@ class CoarsestProjection(nn.Module):
 
 
 class FusedProjection(nn.Module):
-    """All features no finer than a stride, brought to that stride and summed, so that small objects keep their cells.
+    """Fuses all feature maps of at least the given stride at that stride, for small objects.
 
-    Each level goes through a 1x1 convolution and a norm, coarse ones are enlarged, a 3x3 convolution mixes the sum, and
-    `blocks` residual blocks of convolutions follow (RT-DETR's cross-scale fusion, Zhao et al. 2024, section 4.2).
+    Each level is projected by a 1x1 convolution and a norm, coarse levels are upsampled, a 3x3 convolution mixes the
+    sum, and `blocks` residual blocks follow (RT-DETR's cross-scale fusion, Zhao et al. 2024, section 4.2).
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int, stride: int, blocks: int) -> None:
@@ -74,7 +74,7 @@ class FusedProjection(nn.Module):
         self.blocks = nn.Sequential(*(ConvolutionBlock(width) for _ in range(blocks)))
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Features -> (B, C, H, W) at the finest of the chosen levels."""
+        """Features -> (B, C, H, W) at the finest fused level."""
         size = features[self.levels[0]].shape[-2:]
         maps = [project(features[i]) for i, project in zip(self.levels, self.project, strict=True)]
         total = maps[0]
@@ -84,7 +84,7 @@ class FusedProjection(nn.Module):
 
 
 class ConvolutionBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm and a residual: ResNet's basic block (He et al. 2016, figure 2)."""
+    """ResNet's basic block: two 3x3 convolutions with batch norm and a skip connection (He et al. 2016, figure 2)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

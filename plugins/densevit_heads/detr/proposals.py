@@ -1,4 +1,4 @@
-"""A class score and a box from every cell of the memory."""
+"""Dense proposals: class scores and a box from each cell of the memory."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from densevit_heads.detr.memory import Memory
 
 
 class Proposals(nn.Module):
-    """Predicts at each cell an object around it, starting from a box of a fifth of the picture."""
+    """Predicts one object per cell, with boxes initialised to a fifth of the image."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
@@ -20,17 +20,17 @@ class Proposals(nn.Module):
         nn.init.zeros_(self.box_head.last.bias)
 
     def forward(self, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Returns logits (B, S, K) and boxes (B, S, 4), cxcywh in 0 ... 1."""
+        """Returns logits (B, S, K) and boxes (B, S, 4), normalised cxcywh."""
         return self.label_head(memory.tokens), self._boxes(memory.tokens, memory.centres)
 
     def best(self, memory: Memory, count: int) -> tuple[Tensor, Tensor]:
-        """The `count` cells of highest score, whatever their class: logits (B, count, K) and boxes (B, count, 4)."""
+        """Returns logits (B, count, K) and boxes (B, count, 4) of the top-scoring cells over all classes."""
         logits = self.label_head(memory.tokens)
         score = logits.detach().amax(-1).masked_fill(memory.padding, float("-inf"))
-        chosen = score.topk(min(count, score.shape[1]), dim=1).indices[..., None]
-        tokens, centres = (x.gather(1, chosen.expand(-1, -1, x.shape[-1])) for x in (memory.tokens, memory.centres))
-        return logits.gather(1, chosen.expand(-1, -1, logits.shape[-1])), self._boxes(tokens, centres)
+        top = score.topk(min(count, score.shape[1]), dim=1).indices[..., None]
+        tokens, centres = (x.gather(1, top.expand(-1, -1, x.shape[-1])) for x in (memory.tokens, memory.centres))
+        return logits.gather(1, top.expand(-1, -1, logits.shape[-1])), self._boxes(tokens, centres)
 
     def _boxes(self, tokens: Tensor, centres: Tensor) -> Tensor:
-        start = torch.cat([centres, torch.full_like(centres, 0.2)], dim=-1)
-        return (self.box_head.in_full_precision(tokens) + inverse_sigmoid(start)).sigmoid()
+        initial = torch.cat([centres, torch.full_like(centres, 0.2)], dim=-1)
+        return (self.box_head.in_full_precision(tokens) + inverse_sigmoid(initial)).sigmoid()

@@ -1,4 +1,4 @@
-"""DETR's transformer layers (Carion et al. 2020, A.3): positions are added to queries and keys at each attention."""
+"""DETR's transformer layers (Carion et al. 2020, A.3): positions are added to queries and keys of each attention."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -10,7 +10,7 @@ from densevit.layers.mlp import FeedForward
 
 
 class _Residual(nn.Module):
-    """A branch's dropout and layer norm, after the sum (post-norm, the paper's) or before the branch (pre-norm)."""
+    """Residual connection with dropout and layer norm: post-norm as in the paper, or pre-norm."""
 
     def __init__(self, width: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class _Residual(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention over the map, then a perceptron."""
+    """Self-attention over the feature map, then a feed-forward network (FFN)."""
 
     def __init__(self, width: int, num_heads: int, feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
@@ -35,17 +35,17 @@ class EncoderLayer(nn.Module):
         self.feedforward = FeedForward(width, feedforward, nn.ReLU, dropout)
         self.residuals = nn.ModuleList(_Residual(width, dropout, pre_norm) for _ in range(2))
 
-    def forward(self, memory: Tensor, positions: Tensor, hidden: Tensor | None) -> Tensor:
-        """memory, positions: (B, S, C). hidden: (B, 1, 1, S), -inf at padding. Returns (B, S, C)."""
-        attend, think = cast(Iterable[_Residual], self.residuals)
-        x = attend.before(memory)
-        located = x + positions
-        memory = attend.after(memory, self.self_attention(located, located, x, hidden))
-        return think.after(memory, self.feedforward(think.before(memory)))
+    def forward(self, memory: Tensor, positions: Tensor, attention_bias: Tensor | None) -> Tensor:
+        """memory, positions: (B, S, C). attention_bias: (B, 1, 1, S), -inf at padding. Returns (B, S, C)."""
+        self_attention, ffn = cast(Iterable[_Residual], self.residuals)
+        x = self_attention.before(memory)
+        with_pos = x + positions
+        memory = self_attention.after(memory, self.self_attention(with_pos, with_pos, x, attention_bias))
+        return ffn.after(memory, self.feedforward(ffn.before(memory)))
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among queries, cross-attention to the memory, then a perceptron."""
+    """Self-attention among queries, cross-attention to the memory, then a feed-forward network (FFN)."""
 
     def __init__(self, width: int, num_heads: int, feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
@@ -59,19 +59,20 @@ class DecoderLayer(nn.Module):
         queries: Tensor,
         query_positions: Tensor,
         memory: Tensor,
-        located_memory: Tensor,
-        hidden: Tensor | None = None,
-        hidden_queries: Tensor | None = None,
+        memory_with_pos: Tensor,
+        attention_bias: Tensor | None = None,
+        query_attention_bias: Tensor | None = None,
     ) -> Tensor:
-        """queries, query_positions: (B, Q, C). memory, located_memory (with positions added): (B, S, C).
+        """queries, query_positions: (B, Q, C). memory, memory_with_pos (positions added): (B, S, C).
 
-        hidden: added to the cross-attention's scores, (B, 1 or heads, 1 or Q, S); hidden_queries: to the
-        self-attention's, (Q, Q). Returns (B, Q, C).
+        attention_bias: added to the cross-attention scores, (B, 1 or heads, 1 or Q, S). query_attention_bias: added to
+        the self-attention scores, (Q, Q). Returns (B, Q, C).
         """
-        confer, attend, think = cast(Iterable[_Residual], self.residuals)
-        x = confer.before(queries)
-        located = x + query_positions
-        queries = confer.after(queries, self.self_attention(located, located, x, hidden_queries))
-        x = attend.before(queries)
-        queries = attend.after(queries, self.cross_attention(x + query_positions, located_memory, memory, hidden))
-        return think.after(queries, self.feedforward(think.before(queries)))
+        self_attention, cross_attention, ffn = cast(Iterable[_Residual], self.residuals)
+        x = self_attention.before(queries)
+        with_pos = x + query_positions
+        queries = self_attention.after(queries, self.self_attention(with_pos, with_pos, x, query_attention_bias))
+        with_pos = cross_attention.before(queries) + query_positions
+        attended = self.cross_attention(with_pos, memory_with_pos, memory, attention_bias)
+        queries = cross_attention.after(queries, attended)
+        return ffn.after(queries, self.feedforward(ffn.before(queries)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Class, Head, Losses, Outputs, Predictions, Targets
-from densevit.layers.chunked_argmax import likeliest
+from densevit.layers.chunked_argmax import chunked_argmax
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, label_maps
 from densevit_heads.dpt.decoder import Decoder, chosen, double, normalisation, on_pixels
@@ -117,7 +117,7 @@ class DptSegmentation(Head):
         Logits go to the picture's grid, lose their padding, and go on to original pixels, some classes at a time.
         """
         return [
-            {"semantic": likeliest(own, self._on_pixels, tuple(target["size"]), tuple(target["original_size"]))}
+            {"semantic": chunked_argmax(own, self._on_pixels, tuple(target["size"]), tuple(target["original_size"]))}
             for own, target in zip(outputs["logits"], targets, strict=True)
         ]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Class, Head, Losses, Outputs, Predictions, Targets
-from densevit.layers.chunked_argmax import likeliest
+from densevit.layers.chunked_argmax import chunked_argmax
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_maps
 from densevit_heads.setr.decoders import Classifier, MultiLevelDecoder, Norm, UpsamplingDecoder, factors_to, on_grid
@@ -151,7 +151,7 @@ class Setr(Head):
         Logits go to the picture's grid, lose their padding, and go on to original pixels, some classes at a time.
         """
         return [
-            {"semantic": likeliest(own, self._on_pixels, tuple(target["size"]), tuple(target["original_size"]))}
+            {"semantic": chunked_argmax(own, self._on_pixels, tuple(target["size"]), tuple(target["original_size"]))}
             for own, target in zip(outputs["logits"].float(), targets, strict=True)
         ]
 
