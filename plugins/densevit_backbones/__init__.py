@@ -1,1 +1,1 @@
-"""The backbones that densevit ships, found the way a stranger's are."""
+"""The backbones that densevit ships, found like third-party ones."""

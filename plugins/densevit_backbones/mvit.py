@@ -44,7 +44,7 @@ class MViT(Backbone):
     """MViT: features of strides 4, 8, 16 and 32, each through a layer norm of its own, as MViTv2's detectors have them.
 
     Any input size, without padding: each map is ceil(size / stride), and so are pooled keys and values. Attention
-    reaches over the whole map from the first block on, so that what lies right of a picture and below it changes all
+    reaches over the whole map from the first block on, so that what lies right of an image and below it changes all
     of its features.
 
     variant: "tiny", "small", "base" and "large" of MViTv2's paper; version 1 has its own paper's B-16 as "base" and
@@ -54,7 +54,7 @@ class MViT(Backbone):
     version: 2 has relative positions and adds pooled queries to what attention gives; 1 has absolute positions.
     stem: "patch", the paper's 7x7 convolution of stride 4, or "conv": four 3x3 convolutions with batch norm and a 1x1,
         with which a transformer learns sooner from random weights (Xiao et al. 2021, section 4).
-    image_size: pixels of the square pictures that the position tables are made for; for others they are interpolated.
+    image_size: pixels of the square images that the position tables are made for; for others they are interpolated.
     class_token: a token before the map, which attention mixes with it and no feature shows. None: as in the papers'
         models for ImageNet-1K, in version 1 only.
     drop_path: the last block's stochastic depth, rising linearly from 0 at the first; None: the paper's for ImageNet.
@@ -167,7 +167,7 @@ def _resized(cells: Tensor, size: Size) -> Tensor:
 
 
 class MultiscaleBlock(nn.Module):
-    """Pooling attention, then a perceptron, each with its residual (Fan et al. 2021, section 3.2; Li et al. 2022, 4.1).
+    """Pooling attention, then an MLP, each with its residual (Fan et al. 2021, section 3.2; Li et al. 2022, 4.1).
 
     channels, attention_width, out: of what comes in, of attention, and of what goes out. Where one of the two halves
     widens, its residual is a projection of the normed input; where attention pools, its residual is max-pooled.
@@ -195,7 +195,7 @@ class MultiscaleBlock(nn.Module):
         self.norm2 = nn.LayerNorm(attention_width, eps=1e-6)
         self.mlp = FeedForward(attention_width, 4 * attention_width)
         self.shortcut2 = None
-        if attention_width != out:  # the perceptron widens
+        if attention_width != out:  # the MLP widens
             self.mlp.contract = Linear(4 * attention_width, out)
             self.shortcut2 = Linear(attention_width, out)
         self.drop_path = DropPath(drop_path)

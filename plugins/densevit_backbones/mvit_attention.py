@@ -22,7 +22,7 @@ class PoolingAttention(nn.Module):
     """Attention whose queries, keys and values are pooled per head first (Fan et al. 2021, section 3.1).
 
     query_stride: None leaves the queries as they are; 1 is a convolution that keeps the map's size.
-    map_size: of the map that comes in, for a picture of the training size; the tables of relative positions have as
+    map_size: of the map that comes in, for an image of the training size; the tables of relative positions have as
         many rows as this asks for. None: no relative positions, as in MViTv1.
     residual: adds the pooled queries to what attention gives (MViTv2's residual pooling).
     """

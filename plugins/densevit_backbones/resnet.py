@@ -29,8 +29,8 @@ class ResNet(Backbone):
     state has their keys (timm's, for variant "d"). Any input size; each map is ceil(size / stride). Features come in
     channels-last memory, in which the convolutions run.
 
-    What lies beyond a picture's right or lower border changes the features whose receptive field reaches it, 17, 45,
-    133 and 213 pixels for the four stages of depth 50; further in, a picture has the same features alone and padded.
+    What lies beyond an image's right or lower border changes the features whose receptive field reaches it, 17, 45,
+    133 and 213 pixels for the four stages of depth 50; further in, an image has the same features alone and padded.
     So with "frozen" norms, and with "batch" and "sync" in evaluation; "group" norms take the statistics of the whole
     map, padding included.
 

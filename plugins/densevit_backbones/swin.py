@@ -28,23 +28,23 @@ _VARIANTS = {
     "base": _Variant(128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5),
     "large": _Variant(192, (2, 2, 18, 2), (6, 12, 24, 48), 0.2),
 }
-_WINDOWS = {1: 7, 2: 8}  # of the papers' smallest pictures, 224 and 256 pixels
+_WINDOWS = {1: 7, 2: 8}  # of the papers' smallest images, 224 and 256 pixels
 
 
 class Swin(Backbone):
     """Swin Transformer: features of strides 4, 8, 16 and 32, each through a layer norm of its own.
 
     Any input size; each map is ceil(size / stride). A block fills the last windows of its map with zeros, and attention
-    sees those zeros, as in the published detectors. What lies right of a picture and below it therefore changes its
+    sees those zeros, as in the published detectors. What lies right of an image and below it therefore changes its
     features. Up to the first shifted block (the second of a stage) it does so only in windows that reach over the
-    border, and not at all where the picture's maps are whole windows: alone and padded, such a picture has the same
+    border, and not at all where the image's maps are whole windows: alone and padded, such an image has the same
     features there. The first shifted block changes the M - M // 2 cells next to the border, and each block after it in
     that stage carries the change half a window of M cells further in.
 
     variant: "tiny", "small", "base" and "large" of the paper's section 3.3; "nano" (32 channels, 6 blocks) is for CPUs.
-    version: 2 has attention by cosines, positions on a logarithmic scale and norms after attention and perceptron.
+    version: 2 has attention by cosines, positions on a logarithmic scale and norms after attention and MLP.
     window_size: one for all stages or one a stage; None: 7 in version 1, 8 in version 2. The papers' models for larger
-        pictures have 12 (384 pixels; 192 in version 2) and 16 (256). A published version 2 whose last map was smaller
+        images have 12 (384 pixels; 192 in version 2) and 16 (256). A published version 2 whose last map was smaller
         than its window had a window of that size there, [16, 16, 16, 8] for example.
     pretrained_window_sizes: version 2 only: the windows, one a stage, of weights that are carried over to larger ones;
         None: `window_size`. Of the published weights the fine-tuned ones have [12, 12, 12, 6].
@@ -142,7 +142,7 @@ class PatchMergingV2(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Attention in windows, then a perceptron, each with its residual (Liu et al. 2021, equation 3)."""
+    """Attention in windows, then an MLP, each with its residual (Liu et al. 2021, equation 3)."""
 
     def __init__(self, channels: int, attention: nn.Module, drop_path: float) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class SwinBlock(nn.Module):
 
 
 class SwinV2Block(SwinBlock):
-    """The same with norms after attention and perceptron ("res-post-norm", Liu et al. 2022, section 3.2).
+    """The same with norms after attention and MLP ("res-post-norm", Liu et al. 2022, section 3.2).
 
     They begin at 1, as torchvision's do; the paper's code begins at 0, where nothing inside a block has a gradient.
     """

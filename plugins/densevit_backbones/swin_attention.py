@@ -70,9 +70,9 @@ class WindowAttention(_InWindows):
 
 
 class CosineWindowAttention(_InWindows):
-    """Attention by the cosine of query and key, with a bias that a perceptron draws from log-spaced offsets.
+    """Attention by the cosine of query and key, with a bias that an MLP draws from log-spaced offsets.
 
-    Liu et al. 2022, sections 3.3 and 3.4. `pretrained_window` is the window that the perceptron was trained with.
+    Liu et al. 2022, sections 3.3 and 3.4. `pretrained_window` is the window that the MLP was trained with.
     """
 
     offsets: Tensor

@@ -1,4 +1,4 @@
-"""Any model of timm (Wightman 2019) under every head: its maps, at any picture size, on the grid that heads expect."""
+"""Any model of timm (Wightman 2019) under every head: its maps, at any image size, on the grid that heads expect."""
 
 import difflib
 import inspect
@@ -24,11 +24,11 @@ _OURS = {"img_size", "dynamic_img_size", "strict_img_size", "in_chans", "feature
 
 
 class Timm(Backbone):
-    """A model of timm: convolutional network, transformer or perceptron, with timm's weights where it has them.
+    """A model of timm: convolutional network, transformer or MLP, with timm's weights where it has them.
 
-    Any picture size. A model that takes any size is padded with zeros, right and below, to the multiple that it needs
+    Any image size. A model that takes any size is padded with zeros, right and below, to the multiple that it needs
     (nothing, its patch or stride, or its windows), and its maps are cut back to ceil(size / stride). A model that
-    is tied to one size states it as `input_size`: a smaller picture is padded to it, a larger one is resized to it,
+    is tied to one size states it as `input_size`: a smaller image is padded to it, a larger one is resized to it,
     and its maps back. A map whose own grid is not ceil(size / stride), such as PiT's 27 cells for 224 pixels, is
     resampled (bilinear). `docs/timm.md` lists what each family does. Features are raw, without the final norm.
 
@@ -167,7 +167,7 @@ def _plan(name: str, size: Size | None, drop_path: float | None, arguments: dict
         model = _sketch(name, arguments)
         if not told or not _fits(model, built_size, None):
             only = f"{native[0]}x{native[1]}"
-            raise PluginError(f"backbone.image_size: timm's {name!r} takes pictures of {only} only, not of {size}.")
+            raise PluginError(f"backbone.image_size: timm's {name!r} takes images of {only} only, not of {size}.")
         maps = _dry_run(model, built_size)
     tried = native if multiple else built_size
     resampled = [tuple(x.shape[-2:]) != _grid(tried, s) for x, s in zip(maps, strides, strict=True)]

@@ -37,12 +37,12 @@ _VARIANTS = {
 class ViT(Backbone):
     """Plain vision transformer: features of one stride, after some of its blocks.
 
-    Any input size: a picture is padded with zeros to whole strides, at the right and the bottom (overlapping patches:
+    Any input size: an image is padded with zeros to whole strides, at the right and the bottom (overlapping patches:
     see `patch_stride`), and each map is ceil(size / stride). Attention is over the whole grid and knows no padding: a
-    picture that is padded further, as beside a larger one in a batch, has other features everywhere from the first
+    image that is padded further, as beside a larger one in a batch, has other features everywhere from the first
     block on, and learned and sine positions are stretched over the larger grid. What stays the same then is what comes
-    before positions and attention: with stem "patch" all tokens of the picture, and with windowed blocks (and positions
-    "none") also what these make of windows that lie within the picture, up to the first global block.
+    before positions and attention: with stem "patch" all tokens of the image, and with windowed blocks (and positions
+    "none") also what these make of windows that lie within the image, up to the first global block.
     Padding only up to the next multiple of the stride changes nothing.
 
     variant: "tiny", "small" and "base" of DeiT (Touvron et al. 2021, table 1), "base", "large" and "huge" of ViT
@@ -59,10 +59,10 @@ class ViT(Backbone):
         timm since 0.4.12 and in transformers; "std": (w - mean) / (std + 1e-5), as Google's hybrid and isl-org's
         DPT-Hybrid (timm 0.4.5) were trained.
     positions: "learned"; "sine1d", counted row by row, or "sine2d", as in MAE; these three are made for the grid of a
-        square picture and resized to any other (see `resize_grid`). "rotary": turns queries and keys in each block, as
+        square image and resized to any other (see `resize_grid`). "rotary": turns queries and keys in each block, as
         in DINOv3, and needs no size. "relative": each block adds a learned bias for two cells' offset, as in BEiT,
-        kept for the grid of that picture, or of a window, and resized as well. "none".
-    image_size: the side in pixels of the picture whose grid the positions are kept for.
+        kept for the grid of that image, or of a window, and resized as well. "none".
+    image_size: the side in pixels of the image whose grid the positions are kept for.
     position_resizing: how they come to another grid: "antialiased" (bicubic, timm), "bicubic" or "bilinear" (DPT).
     class_token, distillation_token (DeiT), registers (how many; Darcet et al. 2024): tokens before the cells, in this
         order, without a position: the one that published weights add to a token is part of the token here.
@@ -71,7 +71,7 @@ class ViT(Backbone):
         and a GELU, one for each feature.
     layer_scale: its start, 1e-5 in DINOv2; None: without.
     qk_norm: layer norms over each head's queries and keys.
-    swiglu: gated perceptrons.
+    swiglu: gated MLPs.
     drop_path: the last block's stochastic depth, rising linearly from 0 at the first; None: the paper's for ImageNet
         (DeiT's 0.1 up to "base").
     window_size: blocks attend in windows of so many cells a side (ViTDet, Li et al. 2022, section 3), but for

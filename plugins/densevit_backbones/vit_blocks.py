@@ -18,11 +18,11 @@ EPS = 1e-6  # of all layer norms, as published weights have it
 
 
 class Block(nn.Module):
-    """Attention, then a perceptron, each with its norm before it and its residual (ViT, equations 2 and 3).
+    """Attention, then an MLP, each with its norm before it and its residual (ViT, equations 2 and 3).
 
-    window: None for attention over the whole picture; else in windows of so many cells a side, of which the last in a
+    window: None for attention over the whole image; else in windows of so many cells a side, of which the last in a
     row or column are filled up with zeros after the norm (ViTDet, Li et al. 2022, section 3). Tokens that are no cells
-    stand outside all windows: a windowed block's attention leaves them as they are, its perceptron does not.
+    stand outside all windows: a windowed block's attention leaves them as they are, its MLP does not.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class LayerScale(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """A gated perceptron with about as many weights as the plain one (Shazeer 2020; as wide as in DINOv2)."""
+    """A gated MLP with about as many weights as the plain one (Shazeer 2020; as wide as in DINOv2)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What turns a picture into the tokens of a plain vision transformer: patches, convolutions or a ResNet."""
+"""What turns an image into the tokens of a plain vision transformer: patches, convolutions or a ResNet."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ Embedded = tuple[list[Tensor], Tensor]
 class PatchStem(nn.Module):
     """A linear projection of square patches (ViT, equation 1), which overlap where `stride` is below their size.
 
-    A picture is padded with zeros, (size - stride) // 2 on the left and at the top and the rest on the right and at the
+    An image is padded with zeros, (size - stride) // 2 on the left and at the top and the rest on the right and at the
     bottom, so that there is a patch for each begun stride.
     """
 

@@ -1,1 +1,1 @@
-"""The necks that densevit ships, found the way a stranger's are."""
+"""The necks that densevit ships, found like third-party ones."""

@@ -21,7 +21,7 @@ class SimplePyramid(Neck):
 
     The size of a level: from a map of ceil(H / s) rows, a coarser level of stride t has ceil(H / t), and a finer one
     has ceil(H / s) * s / t. That is ceil(H / t) where H is a multiple of s, as in a `DenseModel`, which pads
-    pictures to such sizes; of another picture it is up to s / t - 1 more, cells that lie past its border.
+    images to such sizes; of another image it is up to s / t - 1 more, cells that lie past its border.
     """
 
     def __init__(

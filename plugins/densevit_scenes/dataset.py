@@ -1,4 +1,4 @@
-"""The built-in data set: pictures rendered on the fly, of solid things that hide one another, with exact labels."""
+"""The built-in data set: images rendered on the fly of solid objects that occlude one another, with exact labels."""
 
 from typing import Literal
 
@@ -38,15 +38,14 @@ class Scenes(Dataset):
     """Rendered scenes: textured solids in rooms and outdoors, with boxes, masks, semantic map and depth.
 
     image_size: the side, or (height, width), in pixels; at least 32.
-    train_length, val_length: pictures of each split. More of them cost nothing: each is rendered when it is asked for.
-    seed: picks other scenes. A picture follows from seed, split and index, to the last bit, in any process and on any
+    train_length, val_length: images of each split. A larger number costs nothing: images are rendered on access.
+    seed: of the scenes. An image is determined by seed, split and index, to the last bit, in any process and on any
         machine.
-    masks, semantic, depth: whether pictures are labelled with these.
+    masks, semantic, depth: whether images are labelled with these.
 
-    Boxes, masks and area are those of the visible part inside the picture. A thing of which fewer than 24 pixels, or
-    less than 20 %, show is not annotated as an object; the semantic map and the depth still show it. Depth is that of
-    what the ray through the pixel's centre meets, along the optical axis, curved surfaces included; 0, unknown, in the
-    sky and beyond 60 m.
+    Boxes, masks and area are those of the visible part inside the image. An object with fewer than 24 visible pixels,
+    or less than 20 % of its pixels visible, is not annotated; the semantic map and the depth include it. Depth is
+    measured along the optical axis at the pixel's centre; 0, unknown, in the sky and beyond 60 m.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Scenes(Dataset):
             raise DataError(f"data.image_size is {image_size}; scenes are at least {LEAST_SIDE} pixels high and wide.")
         for option, length in {"train_length": train_length, "val_length": val_length}.items():
             if length < 1:
-                raise DataError(f"data.{option} is {length}; scenes need at least 1 picture.")
+                raise DataError(f"data.{option} is {length}; scenes need at least 1 image.")
         if seed < 0:
             raise DataError(f"data.seed is {seed}; expected 0 or more.")
         self.split, self.height, self.width, self.seed = split, height, width, seed
@@ -80,37 +79,37 @@ class Scenes(Dataset):
         return self.length
 
     def sizes(self) -> np.ndarray:
-        """(N, 2): all pictures have one size."""
+        """(N, 2): all images have one size."""
         return np.tile(np.array([self.height, self.width]), (self.length, 1))
 
     def scene(self, index: int) -> Scene:
-        """What a picture was rendered from: also what labels do not tell, as poses, colours, textures and light."""
+        """The scene of an image, with poses, colours, textures and light, which labels do not contain."""
         if not 0 <= index < self.length:
-            raise IndexError(f"scenes has pictures 0 to {self.length - 1}, and no {index}.")
+            raise IndexError(f"scenes has images 0 to {self.length - 1}, and no {index}.")
         return draw_scene(self.seed, STREAMS[self.split], index, self.height, self.width)
 
     def __getitem__(self, index: int) -> Sample:
         """The sample, with `area` and `iscrowd` (no object is a crowd); image_id is index + 1."""
         scene = self.scene(index)
-        picture = render(scene, self.height, self.width)
-        targets: Targets = {"image_id": index + 1} | _objects(scene, picture, "masks" in self.provides)
+        rendering = render(scene, self.height, self.width)
+        targets: Targets = {"image_id": index + 1} | _objects(scene, rendering, "masks" in self.provides)
         if "semantic" in self.provides:
-            targets["semantic"] = torch.from_numpy(_semantic(scene, picture))
+            targets["semantic"] = torch.from_numpy(_semantic(scene, rendering))
         if "depth" in self.provides:
-            targets["depth"] = torch.from_numpy(picture.depth)
-        return {"image": torch.from_numpy(picture.image), "targets": targets}
+            targets["depth"] = torch.from_numpy(rendering.depth)
+        return {"image": torch.from_numpy(rendering.image), "targets": targets}
 
 
-def annotated(picture: Rendering) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the things that are annotated as objects, and how many pixels of each are visible."""
-    visible = np.bincount(picture.owner.ravel(), minlength=len(picture.silhouettes) + 1)[1:]
-    numbers = np.flatnonzero((visible >= FEWEST_PIXELS) & (visible >= LEAST_VISIBLE * picture.silhouettes))
+def annotated(rendering: Rendering) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of the annotated objects and their numbers of visible pixels."""
+    visible = np.bincount(rendering.owner.ravel(), minlength=len(rendering.silhouettes) + 1)[1:]
+    numbers = np.flatnonzero((visible >= FEWEST_PIXELS) & (visible >= LEAST_VISIBLE * rendering.silhouettes))
     return numbers, visible[numbers]
 
 
-def _objects(scene: Scene, picture: Rendering, with_masks: bool) -> Targets:
-    numbers, visible = annotated(picture)
-    masks = picture.owner == (numbers + 1).astype(np.uint8)[:, None, None]  # (N, H, W)
+def _objects(scene: Scene, rendering: Rendering, with_masks: bool) -> Targets:
+    numbers, visible = annotated(rendering)
+    masks = rendering.owner == (numbers + 1).astype(np.uint8)[:, None, None]  # (N, H, W)
     objects: Targets = {
         "boxes": torch.from_numpy(_tight_boxes(masks)),
         "labels": torch.tensor([scene.things[number].label for number in numbers], dtype=torch.int64),
@@ -127,9 +126,9 @@ def _tight_boxes(masks: np.ndarray) -> np.ndarray:
     return np.stack([columns.argmax(axis=1), rows.argmax(axis=1), right, bottom], axis=1).astype(np.float32)
 
 
-def _semantic(scene: Scene, picture: Rendering) -> np.ndarray:
+def _semantic(scene: Scene, rendering: Rendering) -> np.ndarray:
     """(H, W) uint8."""
-    semantic = (_INDOORS if scene.walls else _OUTDOORS).take(picture.surface)
+    semantic = (_INDOORS if scene.walls else _OUTDOORS).take(rendering.surface)
     of_owner = np.array([0, *(thing.label for thing in scene.things)], np.uint8)
-    np.copyto(semantic, of_owner.take(picture.owner), where=picture.owner > 0)
+    np.copyto(semantic, of_owner.take(rendering.owner), where=rendering.owner > 0)
     return semantic

@@ -1,4 +1,4 @@
-"""The classes of things, each with random proportions and poses; and the coats, the same for all classes."""
+"""The object classes with random proportions and poses, and their colours and textures, shared by all classes."""
 
 import math
 from collections.abc import Callable

@@ -11,10 +11,10 @@ _BLOCK = 256
 
 
 class PortableRng:
-    """A stream of random numbers, fixed by the whole numbers that name it.
+    """A random number generator seeded by integers.
 
-    numpy promises that PCG64's raw bits never change, and promises nothing about `Generator`'s distributions:
-    the numbers are made from the bits here.
+    numpy guarantees the raw bits of PCG64, but not the distributions of `Generator`, so they are computed here from the
+    bits.
     """
 
     def __init__(self, *name: int) -> None:

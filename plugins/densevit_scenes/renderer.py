@@ -1,4 +1,4 @@
-"""From a scene to its picture and exact labels."""
+"""Renders a scene to an image and its exact labels."""
 
 import math
 from collections.abc import Iterable
@@ -17,10 +17,10 @@ from densevit_scenes.textures import look_up, solid
 class Rendering:
     """A rendered scene of T things.
 
-    image: (3, H, W) uint8. owner: (H, W) uint8, what a pixel shows: 1 + the thing's number, or 0 for the surroundings.
-    surface: (H, W) uint8, which of the surroundings a pixel shows, or would show without things.
+    image: (3, H, W) uint8. owner: (H, W) uint8, 1 + the index of the visible thing, or 0 for the background.
+    surface: (H, W) uint8, the background surface, also behind things.
     depth: (H, W) float32 in metres along the optical axis, 0 = unknown (sky, or too far).
-    silhouettes: (T,) the pixels of each thing inside the picture, were it alone.
+    silhouettes: (T,) the pixels of each thing inside the image without occlusion.
     """
 
     image: np.ndarray
@@ -31,7 +31,7 @@ class Rendering:
 
 
 def render(scene: Scene, height: int, width: int) -> Rendering:
-    """Renders a scene with one ray a pixel, through the pixel's centre: labels tell what that ray meets first."""
+    """Renders a scene with one ray a pixel, through its centre; labels are those of the first hit."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         view = View(scene.camera, height, width)
         image, surface, background = surfaces.paint(scene, view)
@@ -47,12 +47,12 @@ def render(scene: Scene, height: int, width: int) -> Rendering:
 
 
 def _nearest_first(scene: Scene) -> list[int]:
-    """Only for speed: what is hidden need not be painted. The depth decides what hides what."""
+    """Order of painting, for speed only: occlusion is decided by depth."""
     return sorted(range(len(scene.things)), key=lambda number: scene.camera.see(scene.things[number].centre)[2])
 
 
 class _Canvas:
-    """What has been painted so far. pieces: (H, W) uint8, 16 * (1 + thing) + a surface of it, or 0 for no thing."""
+    """The image under construction. pieces: (H, W) uint8, 16 * (1 + thing) + a surface of it, or 0 for no thing."""
 
     def __init__(self, scene: Scene, view: View, image: np.ndarray) -> None:
         self.scene, self.view, self.image = scene, view, image
@@ -60,7 +60,7 @@ class _Canvas:
         self.pieces = np.zeros((view.height, view.width), np.uint8)
 
     def add(self, thing: Thing, piece: int) -> int:
-        """Paints a thing wherever nothing nearer stands already; returns the pixels of its silhouette."""
+        """Paints a thing where it is nearest; returns the pixels of its silhouette."""
         top, bottom, left, right = _extent(thing, self.view)
         if top >= bottom or left >= right:
             return 0
@@ -167,7 +167,7 @@ def _shade(scene: Scene, thing: Thing, points: _Points) -> np.ndarray:
 
 
 def _soften(image: np.ndarray, pieces: np.ndarray) -> None:
-    """Blends the pixels at the edges of surfaces with their neighbours: one ray a pixel leaves stairs there."""
+    """Blends the pixels at the edges of surfaces with their neighbours: antialiasing, as there is one ray a pixel."""
     edge = np.zeros(pieces.shape, bool)
     inner, within = pieces[1:-1, 1:-1], edge[1:-1, 1:-1]
     for neighbour in (pieces[1:-1, 2:], pieces[1:-1, :-2], pieces[2:, 1:-1], pieces[:-2, 1:-1]):

@@ -1,4 +1,4 @@
-"""What a scene is: a camera, a light, things, and what surrounds them.
+"""Data structures of a scene: camera, light, things, walls and surfaces.
 
 World frame: x right, y up, z ahead, in metres; the camera stands above the origin, which lies on the ground.
 """
@@ -16,12 +16,12 @@ def turn(angle: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera without roll. focal: in sides of the picture, the longer of the two. pitch: looking down, in radians."""
+    """A camera without roll. focal: in sides of the image, the longer of the two. pitch: looking down, in radians."""
 
     focal: float
     height: float
     pitch: float
-    axes: tuple[Vector, Vector, Vector] = field(init=False)  # the picture's right, down and forward, in the world
+    axes: tuple[Vector, Vector, Vector] = field(init=False)  # the image's right, down and forward, in the world
 
     def __post_init__(self) -> None:
         cos, sin = turn(self.pitch)
@@ -36,7 +36,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Coat:
-    """How a thing looks. What it is has no say in it.
+    """Colours and texture of a thing, independent of its class.
 
     color: the name of the first of its paints. paints: RGB, 0 ... 1, blended by the texture. stripes_across: an axis.
     texels: a metre. phase: where the texture begins, in texels.
@@ -67,7 +67,7 @@ class Thing:
     coat: Coat
 
     def reach(self, direction: Vector) -> float:
-        """How far it reaches from its centre in a unit direction of the world, in metres."""
+        """Extent from its centre in a unit direction of the world, in metres."""
         return reach(self.shape, self.axes, direction)
 
 
@@ -98,7 +98,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a picture shows. light: the unit vector towards it. walls: two that form a corner; none outdoors."""
+    """All that an image shows. light: the unit vector towards it. walls: two that form a corner; none outdoors."""
 
     camera: Camera
     light: Vector

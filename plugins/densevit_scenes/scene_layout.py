@@ -1,4 +1,4 @@
-"""What stands where: scenes drawn at random, before anything is rendered."""
+"""Random layout of scenes."""
 
 import math
 
@@ -8,13 +8,13 @@ from densevit_scenes.scene import Camera, Scene, Surface, Thing, Wall, reach, tu
 from densevit_scenes.shapes import Vector
 from densevit_scenes.textures import TILES
 
-MOST = 8  # things in a picture
-SMALL, LARGE = 0.2, 0.66  # a thing's size as a part of the picture's longer side
+MOST = 8  # things in an image
+SMALL, LARGE = 0.2, 0.66  # a thing's size as a part of the image's longer side
 ATTEMPTS = 14
 
 
 def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Scene:
-    """The scene of one index: the same on every machine, and for all sizes of picture that have one shape."""
+    """The scene of one index: the same on every machine, and for all sizes of image that have one shape."""
     rng = PortableRng(seed, split, index)
     camera_height = rng.uniform(0.9, 2.3)
     camera = Camera(rng.uniform(1.05, 1.6), camera_height, math.atan2(camera_height, rng.uniform(3.2, 6.0)))
@@ -40,9 +40,9 @@ def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Sc
 
 
 class _Layout:
-    """Places things on the ground so that none stand in one another, and many stand before one another.
+    """Places things on the ground without intersections and with frequent occlusion.
 
-    wide, high: half the picture's width and height at depth 1.
+    wide, high: half the image's width and height at depth 1.
     """
 
     def __init__(self, rng: PortableRng, camera: Camera, wide: float, high: float) -> None:
@@ -50,7 +50,7 @@ class _Layout:
         self.things: list[Thing] = []
 
     def place(self) -> None:
-        """Adds a thing where there is room for it; after many vain attempts none, unless it were the first."""
+        """Adds a thing at a free place; after many failed attempts none, except the first."""
         label = self.rng.integer(len(THINGS))
         for _ in range(ATTEMPTS):
             size = 0.4 * round(2.6 ** self.rng.random(), 9)
@@ -62,7 +62,7 @@ class _Layout:
                     self.things.append(thing)
                     return
         if not self.things:
-            distance = self.camera.height * self.camera.axes[1][1] / self.camera.axes[1][2]  # the middle of the picture
+            distance = self.camera.height * self.camera.axes[1][1] / self.camera.axes[1][2]  # the middle of the image
             self.things.append(self._thing(label, 0.25 * distance / self.camera.focal, 0.0, distance))
 
     def _anywhere(self, size: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Solid shapes: where a ray first meets each, and how the surface faces there.
+"""Solid shapes and their first intersections with rays.
 
 A shape stands in its own frame, centred, y up, in metres. `trace` uses only + - * / and sqrt, which IEEE 754 rounds the
 same way everywhere: masks and depth do not depend on the machine. All distances are depths along the optical axis,

@@ -1,4 +1,4 @@
-"""What stands round the things: floor and walls, or ground and sky, with the things' shadows."""
+"""Renders the background: floor and walls, or ground and sky, with the shadows of things."""
 
 import math
 from functools import cache

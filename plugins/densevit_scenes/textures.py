@@ -27,7 +27,7 @@ def noise(shape: tuple[int, ...], cell: int, name: int) -> np.ndarray:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Takes the edge off a pattern that repeats, lest its edges turn into stairs where it is sampled."""
+    """Smooths a periodic pattern, against aliasing where it is sampled."""
     for axis in range(values.ndim):
         values = values * 0.5 + (np.roll(values, 1, axis) + np.roll(values, -1, axis)) * 0.25
     return values
