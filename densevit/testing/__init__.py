@@ -1,4 +1,4 @@
-"""The kit that proves a backbone or a head: whoever writes one runs it, in a test or as `densevit check`."""
+"""Checks of your own backbone or head, for tests and `densevit check`."""
 
 from densevit.testing.backbones import backbone_checks, check_backbone
 from densevit.testing.heads import check_head, head_checks

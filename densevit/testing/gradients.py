@@ -1,104 +1,87 @@
-"""Checks of gradients: they reach what is trained, and two steps of training go well."""
+"""Checks of gradients: they reach all trained parameters and all pixels, and two training steps stay finite."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from densevit.testing.results import Failure
-from densevit.testing.subjects import BackboneSubject, Subject, weighted_sum
+from densevit.testing.fixtures import BackboneFixture, Fixture, weighted_sum
+from densevit.testing.results import check, require
 
-ATTEMPTS = 4  # stochastic depth may leave out a block in one run, not in all
-
-
-def parameter_gradients(subject: Subject) -> str | None:
-    """In training a gradient reaches every parameter that is trained."""
-    return _reaches_all(subject, zero_is_dead=True)
+ATTEMPTS = 4  # stochastic depth may drop a block in one run, not in all
+_FINITE = "normalise inside blocks; add an eps to sqrt, log and divisions; no masked_fill with -inf over a whole row"
 
 
-def parameters_connected(subject: Subject) -> str | None:
-    """In training the losses are connected to every parameter that is trained.
+@check("a gradient in every parameter", "do not detach")
+def parameter_gradients(fixture: Fixture) -> str:
+    """Every trained parameter gets a gradient.
 
-    A gradient that is exactly 0 is noted and no failure: DETR's queries begin as zeros, and the first values of its
-    decoder's self-attention learn nothing by them.
+    A head's gradient may be exactly 0, which is noted: DETR's queries start as zeros, so the first value projection of
+    the decoder's self-attention gets none.
     """
-    return _reaches_all(subject, zero_is_dead=False)
-
-
-def _reaches_all(subject: Subject, zero_is_dead: bool) -> str | None:
-    module = subject.build()
-    wake(module)
+    module = fixture.build()
+    perturb(module)
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     zero: list[str] = []
     for attempt in range(ATTEMPTS):
-        subject.training_loss(module, attempt).backward()
+        fixture.training_loss(module, attempt).backward()
         zero = [name for name, p in trained.items() if p.grad is None or not p.grad.any()]
         if not zero:
             break
-    dead = zero if zero_is_dead else [name for name in zero if trained[name].grad is None]
-    if dead:
-        raise Failure(
-            f"no gradient in {_listed(dead)}",
-            "one in every parameter that requires it",
-            "use it in forward, or leave it out; watch for detach(), .data and no_grad() on the way; what is to "
-            "stay as it is gets requires_grad_(False)",
-        )
+    missing = zero if fixture.group == "backbones" else [name for name in zero if trained[name].grad is None]
+    require(
+        not missing,
+        f"no gradient in {listed(missing)}",
+        "a gradient in every parameter that requires one",
+        "use the parameter in forward, or remove it; look for detach(), .data and no_grad(); freeze parameters with "
+        "requires_grad_(False)",
+    )
     frozen = len(list(module.parameters())) - len(trained)
-    notes = [f"a gradient of exactly 0 in {_listed(zero)}"] if zero else []
-    notes += [f"{frozen} parameters are frozen"] if frozen else []
-    return "; ".join(notes) or None
+    notes = {f"a gradient of exactly 0 in {listed(zero)}": zero, f"{frozen} parameters are frozen": frozen}
+    return "; ".join(note for note, applies in notes.items() if applies)
 
 
-def image_gradients(subject: BackboneSubject) -> None:
-    """The finest features see every pixel."""
-    backbone = subject.build().eval()
-    wake(backbone)
-    images = subject.images(4).requires_grad_()
-    features = backbone(images * 1.0)  # a backbone that writes into its input is the matter of another check
+@check("a gradient in every pixel", "do not detach")
+def image_gradients(fixture: BackboneFixture) -> None:
+    """The features depend on every pixel."""
+    backbone = fixture.build().eval()
+    perturb(backbone)
+    images = fixture.images(4).requires_grad_()
+    features = backbone(images * 1.0)  # a copy: `input_unchanged` checks for in-place changes
     (gradient,) = torch.autograd.grad(weighted_sum(features), images)
-    unseen = ~gradient.ne(0).any(0).any(0)  # (H, W)
-    if unseen.any():
-        row, column = (int(x) for x in unseen.nonzero()[0])
-        raise Failure(
-            f"{int(unseen.sum())} of {unseen.numel()} pixels that no feature depends on, the first in row {row}, "
-            f"column {column}",
-            "features that depend on every pixel",
-            "let kernels be at least as large as their strides; pad in place of cropping",
-        )
+    unused = ~gradient.ne(0).any(0).any(0)  # (H, W)
+    first = unused.nonzero()[:1].flatten().tolist()
+    require(
+        not first,
+        f"{int(unused.sum())} of {unused.numel()} pixels that no feature depends on, the first at row, column {first}",
+        "features that depend on every pixel",
+        "use kernels at least as large as their strides; pad instead of cropping",
+    )
 
 
-def trains(subject: BackboneSubject) -> None:
-    """Two steps of AdamW towards random maps: the loss and the weights stay finite."""
-    backbone = subject.build().train()
-    optimiser = torch.optim.AdamW([p for p in backbone.parameters() if p.requires_grad], lr=1e-4)
+@check("two training steps", "do not modify tensors in place that a gradient needs")
+def trains(fixture: BackboneFixture) -> None:
+    """Loss and parameters stay finite in two steps of AdamW on random regression targets."""
+    backbone = fixture.build().train()
+    optimizer = torch.optim.AdamW([p for p in backbone.parameters() if p.requires_grad], lr=1e-4)
     for step in (1, 2):
-        features = backbone(subject.images(seed=step))
+        features = backbone(fixture.images(seed=step))
         loss = torch.stack([(x - torch.randn_like(x)).square().mean() for x in features]).sum()
-        _check_finite(f"a loss of {float(loss)} at step {step}", loss)
-        optimiser.zero_grad()
+        require(loss.isfinite(), f"a loss of {float(loss)} at step {step}", "finite numbers", _FINITE)
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
-        for name, parameter in backbone.named_parameters():
-            _check_finite(f"{name} not finite after step {step}", parameter)
+        optimizer.step()
+        for name, p in backbone.named_parameters():
+            require(p.isfinite().all(), f"{name} not finite after step {step}", "finite numbers", _FINITE)
 
 
-def wake(module: nn.Module) -> None:
-    """Moves every trained parameter off where it starts: behind a residual scale of 0 all gradients are 0."""
+def perturb(module: nn.Module) -> None:
+    """Adds noise to every trained parameter: behind a residual scale that starts at 0 all gradients are 0."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.requires_grad and parameter.is_floating_point():
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.add_(0.02 * noise.to(parameter))
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator).to(parameter))
 
 
-def _check_finite(what: str, x: Tensor) -> None:
-    if not x.isfinite().all():
-        raise Failure(
-            what,
-            "finite numbers",
-            "normalise inside blocks; give sqrt, log and divisions an eps; no masked_fill with -inf over a whole row",
-        )
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return ", ".join(names[:6]) + more
+def listed(names: list[str], limit: int = 6) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,262 +1,260 @@
-"""Checks of what a head takes and of its losses."""
+"""Checks of a head's construction, inputs and losses."""
 
 import torch
 from torch import Tensor
 
 from densevit.interfaces import Head, Losses
-from densevit.testing.head_subject import SIZE, HeadBatch, HeadSubject, Levels
-from densevit.testing.results import Failure
+from densevit.testing.fixtures import Size, require_class, require_new
+from densevit.testing.gradients import listed
+from densevit.testing.head_fixtures import GRID, IMAGES, HeadFixture, Levels, total
+from densevit.testing.results import check, require
 from densevit.testing.targets import KNOWN
 
-EQUAL = 1e-4  # of the value: what another order of summation may change
+TOLERANCE = 1e-4  # for another order of summation, relative to the value
+RUNS = "use the channels and strides of the constructor and the sizes of the features: none of them is fixed"
+_DTYPES = "follow dtypes: x.to(y.dtype); compute losses in float32 with autocast off"
+_LABELLED = "test `'boxes' in target` first"
 
 
-def construction(subject: HeadSubject) -> str | None:
-    """The factory gives a new Head each time, with task, needs and classes."""
-    first = subject.build()  # tells the task, by which classes are given
-    if not isinstance(first, Head):
-        found = f"an object of class {type(first).__name__}"
-        raise Failure(found, "a densevit.Head", f"write `class {type(first).__name__}(densevit.Head)`")
-    if not isinstance(getattr(first, "task", None), str) or not first.task:
-        found = f"task = {getattr(first, 'task', None)!r}"
-        raise Failure(found, "a word, such as 'detection'", "write `task = 'detection'` in the class")
-    needs = getattr(first, "needs", None)
-    if not isinstance(needs, tuple) or not all(isinstance(key, str) for key in needs):
-        raise Failure(
-            f"needs = {needs!r}", "a tuple of target keys", "write `needs = ('boxes', 'labels')` in the class"
-        )
-    head = subject.build()
-    if head is first:
-        raise Failure("one object twice", "a new one at each call", "let the factory call the constructor")
-    if tuple(getattr(head, "classes", ())) != subject.classes(4):
-        raise Failure(
-            f"classes = {getattr(head, 'classes', None)!r}",
-            "the classes that the constructor was given",
-            "call super().__init__(channels, strides, classes)",
-        )
-    if subject.unknown:
-        return f"losses are not checked: the kit makes up {', '.join(KNOWN)}, not {', '.join(subject.unknown)}"
-    return None
+@check("a new Head", "take (channels, strides, classes) first", required=True)
+def construction(fixture: HeadFixture) -> str:
+    """The factory returns a new Head at each call, with task, needs and classes."""
+    head = fixture.build()  # sets fixture.task, which the classes of the second one depend on
+    task, needs = getattr(head, "task", None), getattr(head, "needs", None)
+    require_class(head, Head)
+    require(
+        task and isinstance(task, str),
+        f"task = {task!r}",
+        "a word, such as 'detection'",
+        "write `task = 'detection'` in the class",
+    )
+    require(
+        isinstance(needs, tuple) and all(isinstance(key, str) for key in needs),
+        f"needs = {needs!r}",
+        "a tuple of target keys",
+        "write `needs = ('boxes', 'labels')` in the class",
+    )
+    other = fixture.build()
+    require_new(head, other)
+    classes = getattr(other, "classes", ())
+    require(
+        tuple(classes) == fixture.classes(4),
+        f"classes = {classes!r}",
+        "the classes that the constructor got",
+        "call super().__init__(channels, strides, classes)",
+    )
+    known = ", ".join(KNOWN)
+    return f"losses are not checked: there are random {known}, not {fixture.unknown}" if fixture.unknown else ""
 
 
-def several_levels(subject: HeadSubject) -> None:
+@check("training and prediction on several levels", RUNS)
+def several_levels(fixture: HeadFixture) -> None:
     """It runs on features of several strides."""
-    _passes(subject, subject.levels)
+    _run(fixture)
 
 
-def one_level(subject: HeadSubject) -> None:
-    """It runs on one feature, as a plain ViT gives."""
-    _passes(subject, Levels(subject.levels.channels[-1:], subject.levels.strides[-1:]))
+@check("training and prediction on one level", RUNS)
+def one_level(fixture: HeadFixture) -> None:
+    """It runs on one feature, as of a plain ViT."""
+    _run(fixture, Levels(fixture.levels.channels[-1:], fixture.levels.strides[-1:]))
 
 
-def equal_strides(subject: HeadSubject) -> None:
+@check("training and prediction on two levels of one stride", RUNS)
+def equal_strides(fixture: HeadFixture) -> None:
     """It runs on two features of one stride, in order of depth."""
-    _passes(
-        subject, Levels(subject.levels.channels[-2:], subject.levels.strides[-1:] * len(subject.levels.strides[-2:]))
+    channels = fixture.levels.channels[-2:]
+    _run(fixture, Levels(channels, fixture.levels.strides[-1:] * len(channels)))
+
+
+@check("training and prediction with one class", "support K = 1")
+def one_class(fixture: HeadFixture) -> str:
+    """It runs with a single class."""
+    if fixture.task == "depth":
+        return "depth has no classes"
+    _run(fixture, classes=1)
+    return ""
+
+
+@check("training and prediction at odd sizes", RUNS)
+def odd_sizes(fixture: HeadFixture) -> None:
+    """It runs on batches of odd sizes."""
+    for h, w in ((33, 47), (61, 97)):
+        _run(fixture, size=(h, w), images=((h, w), (h - 10, w - 17)))
+
+
+def _run(
+    fixture: HeadFixture,
+    levels: Levels | None = None,
+    classes: int = 4,
+    size: Size = GRID,
+    images: tuple[Size, ...] = IMAGES,
+) -> None:
+    """Requires that training and prediction run, with a finite loss."""
+    head = fixture.build(levels=levels, classes=classes)
+    batch = fixture.batch(levels, size, images, classes)
+    if not fixture.unknown:
+        losses = fixture.train_losses(head, batch)
+        strides = (levels or fixture.levels).strides
+        _require_finite(losses, f"on features of strides {strides} for images of {size[0]} x {size[1]}")
+        total(losses).backward()
+    count = len(fixture.predictions(head, batch))
+    require(
+        count == len(images),
+        f"{count} predictions for {len(images)} images",
+        "one per image",
+        "return a dict for each target",
     )
 
 
-def one_class(subject: HeadSubject) -> str | None:
-    """It runs with a single class."""
-    if subject.task == "depth":
-        return "depth has no classes"
-    _passes(subject, subject.levels, classes=1)
-    return None
-
-
-def odd_sizes(subject: HeadSubject) -> None:
-    """It runs on batches of odd sizes."""
-    for size in ((33, 47), (61, 97)):
-        h, w = size
-        _passes(subject, subject.levels, size=size, pictures=((h, w), (h - 10, w - 17)))
-
-
-def _passes(
-    subject: HeadSubject,
-    levels: Levels,
-    classes: int = 4,
-    size: tuple[int, int] = SIZE,
-    pictures: tuple[tuple[int, int], ...] | None = None,
-) -> None:
-    """Training and prediction on such features go through, with a finite loss."""
-    head = subject.build(levels=levels, classes=classes)
-    batch = subject.batch(levels, size, pictures or ((size[0], size[1]), (64, 96), (80, 50)), classes)
-    if not subject.unknown:
-        losses = subject.train_losses(head, batch)
-        _check_finite(losses, f"on features of strides {levels.strides} for pictures of {size[0]} x {size[1]}")
-        _total(losses).backward()
-    found = subject.predictions(head, batch)
-    if len(found) != len(batch.targets):
-        raise Failure(
-            f"{len(found)} predictions for {len(batch.targets)} images", "one an image", "return a dict for each target"
-        )
-
-
-def loss_keys(subject: HeadSubject) -> str | None:
-    """Losses are scalars, with the same keys whatever is labelled, in training and evaluation."""
-    if subject.unknown:
-        return _not_checked(subject)
-    head = subject.build()
-    expected: list[str] | None = None
-    for what, batch in _labellings(subject).items():
-        for mode in (True, False):
-            head.train(mode)
-            outputs = head(batch.copies(), batch.padding_mask, batch.targets if mode else None)
+@check("the same losses for any labels", "support any mixture of labelled and unlabelled images")
+def loss_keys(fixture: HeadFixture) -> None:
+    """Losses are scalars with the same keys for any labels, in training and evaluation mode."""
+    fixture.require_labels()
+    head = fixture.build()
+    expected: list[str] = []
+    batches = {
+        "labelled images": fixture.batch(),
+        "images without objects": fixture.batch(objects=(0, 0, 0)),
+        "unlabelled images": fixture.batch(labelled=(False, False, False)),
+        "one labelled and two unlabelled images": fixture.batch(labelled=(True, False, False)),
+    }
+    for what, batch in batches.items():
+        for training in (True, False):
+            outputs = head.train(training)(batch.copies(), batch.padding_mask, batch.targets if training else None)
             losses = head.loss(outputs, batch.targets)
-            if not isinstance(losses, dict) or not losses:
-                raise Failure(f"losses of type {type(losses).__name__}", "a dict of scalars by name", "name each term")
+            kind = type(losses).__name__
+            require(
+                isinstance(losses, dict) and losses,
+                f"losses of type {kind}",
+                "a dict of scalars by name",
+                "name each term",
+            )
             for name, value in losses.items():
-                if not isinstance(value, Tensor) or value.ndim != 0:
-                    found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                    raise Failure(f"losses[{name!r}] {found}", "a scalar tensor", "sum or average the term")
+                found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                require(found == "of shape ()", f"losses[{name!r}] {found}", "a scalar tensor", "sum or average it")
             expected = expected or sorted(losses)
-            if sorted(losses) != expected:
-                raise Failure(
-                    f"losses {', '.join(sorted(losses))} for {what}, {'training' if mode else 'evaluation'}",
-                    f"{', '.join(expected)}, always the same keys: several processes sum them up",
-                    "give every term at all times: 0, connected to the outputs, where there is nothing to learn",
-                )
-    return None
+            require(
+                sorted(losses) == expected,
+                f"losses {', '.join(sorted(losses))} for {what}, {'training' if training else 'evaluation'}",
+                f"{', '.join(expected)}, always the same keys: they are summed over processes",
+                "return every term always: 0, connected to the outputs, if there is nothing to learn",
+            )
 
 
-def empty_targets(subject: HeadSubject) -> str | None:
-    """Images without objects are learnt from: the loss is finite, for all of them and for one of them."""
-    if subject.unknown:
-        return _not_checked(subject)
+@check("a loss for images without objects", "support N = 0")
+def empty_targets(fixture: HeadFixture) -> None:
+    """The loss and its gradients are finite if some or all images have no objects."""
+    fixture.require_labels()
     for what, objects in (("no object in any image", (0, 0, 0)), ("no object in one image", (3, 0, 1))):
-        head = subject.build()
-        losses = subject.train_losses(head, subject.batch(objects=objects))
-        _check_finite(losses, f"with {what}")
-        _total(losses).backward()
+        head = fixture.build()
+        losses = fixture.train_losses(head, fixture.batch(objects=objects))
+        _require_finite(losses, f"with {what}")
+        total(losses).backward()
         for name, parameter in head.named_parameters():
-            if parameter.grad is not None and not parameter.grad.isfinite().all():
-                raise Failure(
-                    f"a gradient of {name} that is not finite with {what}",
-                    "finite gradients",
-                    "divide by a count that is at least 1, and take no mean over nothing",
-                )
-    return None
+            require(
+                parameter.grad is None or parameter.grad.isfinite().all(),
+                f"a gradient of {name} that is not finite with {what}",
+                "finite gradients",
+                "divide by a count of at least 1, and take no mean over an empty tensor",
+            )
 
 
-def unlabelled(subject: HeadSubject) -> str | None:
-    """Where no image is labelled, every loss is exactly 0 and still connected to every parameter."""
-    if subject.unknown:
-        return _not_checked(subject)
-    head = subject.build()
-    _total(subject.train_losses(head, subject.batch())).backward()
-    reached = [name for name, p in head.named_parameters() if p.grad is not None]
+@check("a loss of 0 without labels", _LABELLED)
+def unlabelled(fixture: HeadFixture) -> None:
+    """If no image is labelled, every loss is exactly 0 and still connected to every parameter."""
+    fixture.require_labels()
+    head = fixture.build()
+    total(fixture.train_losses(head, fixture.batch())).backward()
+    trained = {name: p for name, p in head.named_parameters() if p.grad is not None}
     head.zero_grad(set_to_none=True)
-    losses = subject.train_losses(head, subject.batch(labelled=(False, False, False)))
+    losses = fixture.train_losses(head, fixture.batch(labelled=(False, False, False)))
     for name, value in losses.items():
-        if float(value) != 0:
-            raise Failure(
-                f"losses[{name!r}] = {float(value):.4g} where no image has {' or '.join(subject.needs)}",
-                "exactly 0: an absent key means not labelled, not empty",
-                "keep the images with all keys of `needs` in their targets, and only those",
-            )
-    total = _total(losses)
-    if total.requires_grad:
-        total.backward()
-    parameters = dict(head.named_parameters())
-    loose = [name for name in reached if parameters[name].grad is None]
-    if loose:
-        more = f" and {len(loose) - 4} more" if len(loose) > 4 else ""
-        raise Failure(
-            f"a loss without labels that is not connected to {', '.join(loose[:4])}{more}",
-            "a path to every parameter: several processes wait for the gradients of all",
-            "return `outputs.sum() * 0` for the term, not a new tensor",
+        require(
+            float(value) == 0,
+            f"losses[{name!r}] = {float(value):.4g} where no image has {' or '.join(fixture.needs)}",
+            "exactly 0: a missing key means unlabelled, not empty",
+            "use only images whose targets have all keys of `needs`",
         )
-    return None
+    if (loss := total(losses)).requires_grad:
+        loss.backward()
+    missing = [name for name, p in trained.items() if p.grad is None]
+    require(
+        not missing,
+        f"a loss without labels that is not connected to {listed(missing, 4)}",
+        "a path to every parameter: in distributed training all processes wait for all gradients",
+        "return `outputs.sum() * 0` for the term, not a new tensor",
+    )
 
 
-def partly_labelled(subject: HeadSubject) -> str | None:
-    """Images that are not labelled change nothing in the losses."""
-    if subject.unknown:
-        return _not_checked(subject)
-    head = subject.build().eval()
-    batch, other = (subject.batch(pictures=(SIZE, SIZE), labelled=(True, False)) for _ in range(2))
-    alone = HeadBatch([x[:1] for x in other.features], other.padding_mask[:1], other.targets[:1])
+@check("unlabelled images left out", _LABELLED)
+def partly_labelled(fixture: HeadFixture) -> None:
+    """Unlabelled images do not change the losses."""
+    fixture.require_labels()
+    head = fixture.build().eval()
+    batch, other = (fixture.batch(images=(GRID, GRID), labelled=(True, False)) for _ in range(2))
     with torch.no_grad():
-        both, one = (head.loss(head(b.copies(), b.padding_mask), b.targets) for b in (batch, alone))
-    for name in one.keys() & both.keys():
-        a, b = float(both[name]), float(one[name])
-        if abs(a - b) > EQUAL * max(abs(b), 1e-3):
-            raise Failure(
-                f"losses[{name!r}] = {a:.6g} for an image beside one that is not labelled",
-                f"{b:.6g}, as without that one",
-                "leave out images that lack a key of `needs`, in sums and in what they are divided by",
-            )
-    return None
+        both, alone = (head.loss(head(b.copies(), b.padding_mask), b.targets) for b in (batch, other.first()))
+    for name in alone.keys() & both.keys():
+        found, expected = float(both[name]), float(alone[name])
+        require(
+            abs(found - expected) <= TOLERANCE * max(abs(expected), 1e-3),
+            f"losses[{name!r}] = {found:.6g} for an image in a batch with an unlabelled one",
+            f"{expected:.6g}, as without the unlabelled one",
+            "leave out images that lack a key of `needs`, in sums and in their divisors",
+        )
 
 
-def autocast_bfloat16(subject: HeadSubject) -> str | None:
-    """The loss is finite under bf16 autocast, for features small and large."""
-    return _autocast(subject, torch.bfloat16)
+@check("a finite loss under bf16 autocast", _DTYPES)
+def autocast_bfloat16(fixture: HeadFixture) -> None:
+    """The loss is finite under bf16 autocast, for small and large features."""
+    _autocast(fixture, torch.bfloat16)
 
 
-def autocast_float16(subject: HeadSubject) -> str | None:
-    """The loss is finite under fp16 autocast, for features small and large."""
-    return _autocast(subject, torch.float16)
+@check("a finite loss under fp16 autocast", _DTYPES)
+def autocast_float16(fixture: HeadFixture) -> None:
+    """The loss is finite under fp16 autocast, for small and large features."""
+    _autocast(fixture, torch.float16)
 
 
-def _autocast(subject: HeadSubject, dtype: torch.dtype) -> str | None:
-    if subject.unknown:
-        return _not_checked(subject)
-    head = subject.build()
+def _autocast(fixture: HeadFixture, dtype: torch.dtype) -> None:
+    fixture.require_labels()
+    head = fixture.build()
     for scale in (0.0, 1.0, 30.0):
-        for own in (torch.float32, dtype):  # a backbone under autocast gives either
-            batch = subject.batch(scale=scale)
-            batch = HeadBatch([x.to(own) for x in batch.features], batch.padding_mask, batch.targets)
+        for own in (torch.float32, dtype):  # a backbone under autocast may return either
+            batch = fixture.batch(scale=scale)
+            batch = batch._replace(features=[x.to(own) for x in batch.features])
             with torch.autocast("cpu", dtype=dtype):
-                losses = subject.train_losses(head, batch)
-            _check_finite(losses, f"under {dtype} autocast, for features of {own} and deviation {scale:g}")
-    return None
+                losses = fixture.train_losses(head, batch)
+            _require_finite(losses, f"under {dtype} autocast, for features of {own} and standard deviation {scale:g}")
 
 
-def inputs_unchanged(subject: HeadSubject) -> str | None:
-    """Features and targets that come in stay as they are."""
-    head, batch, untouched = subject.build(), subject.batch(), subject.batch()
+@check("features and targets that are not modified", RUNS)
+def inputs_unchanged(fixture: HeadFixture) -> None:
+    """forward, loss and predict do not modify features and targets."""
+    head, batch, expected = fixture.build(), fixture.batch(), fixture.batch()
     with torch.no_grad():
         outputs = head.train()(list(batch.features), batch.padding_mask, batch.targets)
-        if not subject.unknown:
+        if not fixture.unknown:
             head.loss(outputs, batch.targets)
         head.predict(head.eval()(list(batch.features), batch.padding_mask), batch.targets)
-    for i, (x, before) in enumerate(zip(batch.features, untouched.features, strict=True)):
-        if not torch.equal(x, before):
-            found = f"features[{i}] changed"
-            raise Failure(found, "features as they were: other heads share them", "write x = x + y, not x += y")
-    for target, before_target in zip(batch.targets, untouched.targets, strict=True):
-        same = target.keys() == before_target.keys() and all(
-            torch.equal(v, before_target[k]) if isinstance(v, Tensor) else v == before_target[k]
-            for k, v in target.items()
+    for i, (x, before) in enumerate(zip(batch.features, expected.features, strict=True)):
+        found = f"features[{i}] modified"
+        require(
+            torch.equal(x, before), found, "unchanged features: other heads use them", "write x = x + y, not x += y"
         )
-        if not same:
-            raise Failure("targets changed", "targets as they were", "copy what is to be scaled: boxes / size, not /=")
-    return None
+    for target, original in zip(batch.targets, expected.targets, strict=True):
+        same = target.keys() == original.keys() and all(
+            torch.equal(value, original[key]) if isinstance(value, Tensor) else value == original[key]
+            for key, value in target.items()
+        )
+        require(same, "targets modified", "unchanged targets", "copy what is scaled: boxes / size, not /=")
 
 
-def _labellings(subject: HeadSubject) -> dict[str, HeadBatch]:
-    return {
-        "labelled images": subject.batch(),
-        "empty images": subject.batch(objects=(0, 0, 0)),
-        "images that are not labelled": subject.batch(labelled=(False, False, False)),
-        "images of which one is labelled": subject.batch(labelled=(True, False, False)),
-    }
-
-
-def _total(losses: Losses) -> Tensor:
-    return torch.stack([value.float() for value in losses.values()]).sum()
-
-
-def _check_finite(losses: Losses, where: str) -> None:
+def _require_finite(losses: Losses, where: str) -> None:
     for name, value in losses.items():
-        if not value.isfinite().all():
-            raise Failure(
-                f"losses[{name!r}] = {float(value)} {where}",
-                "a finite loss",
-                "compute losses in float32 with autocast off, divide by at least 1, and clamp before log",
-            )
-
-
-def _not_checked(subject: HeadSubject) -> str:
-    return f"not checked: the kit makes up no {', '.join(subject.unknown)}"
+        require(
+            value.isfinite().all(),
+            f"losses[{name!r}] = {value.tolist()} {where}",
+            "a finite loss",
+            "compute losses in float32 with autocast off, divide by at least 1, and clamp before log",
+        )

@@ -1,34 +1,33 @@
-"""Checks of a dense head's maps: what windows, flips and scales average, and what is read from the average."""
+"""Checks of a dense head's maps: averaged by test-time augmentation, decoded by read_maps."""
 
 import torch
 from torch import Tensor
 
 from densevit.interfaces import Head
-from densevit.testing.head_predictions import ROUNDING
-from densevit.testing.head_subject import HeadBatch, HeadSubject
-from densevit.testing.results import Failure
-from densevit.testing.subjects import difference
+from densevit.testing.fixtures import ROUNDING, difference
+from densevit.testing.head_fixtures import HeadBatch, HeadFixture
+from densevit.testing.results import NotChecked, check, require
 
 _KEYS = ("semantic", "depth", "inverse_depth")
-_TIES = 1e-3  # the share of a label map's pixels that rounding may turn
+_TIES = 1e-3  # fraction of a label map's pixels that may change by rounding
 
 
-def maps(subject: HeadSubject) -> str | None:
-    """maps are (B, C, *size) in fp32, and read_maps says of them, pixel by pixel, what predict says without resizing.
+@check("maps that decode to the predictions", "see maps and read_maps in interfaces.py")
+def maps(fixture: HeadFixture) -> None:
+    """maps returns (B, C, *size) in fp32; read_maps decodes them, per pixel, to what predict returns without resizing.
 
-    undo_zoom gives maps of the same shape, at zoom 1 the same. A head that makes no maps is left alone, unless it reads
-    some.
+    undo_zoom keeps their shape, and at zoom 1 their values. A head may implement neither maps nor read_maps.
     """
-    head = subject.build().eval()
-    made = [getattr(type(head), name, None) not in (None, getattr(Head, name)) for name in ("maps", "read_maps")]
-    if not any(made):
-        return "makes no maps: no windows, flips and scales"
-    if not all(made):
-        found, lacking = ("maps", "read_maps") if made[0] else ("read_maps", "maps")
-        raise Failure(f"{found}() without {lacking}()", "both, or neither", f"implement {lacking}")
+    head = fixture.build().eval()
+    made = [
+        name for name in ("maps", "read_maps") if getattr(type(head), name, None) not in (None, getattr(Head, name))
+    ]
+    if not made:
+        raise NotChecked("makes no maps: no windows, flips and scales")
+    missing = "read_maps" if made[0] == "maps" else "maps"
+    require(len(made) == 2, f"{made[0]}() without {missing}()", "both, or neither", f"implement {missing}")
     for scale in (1.0, 10.0):
-        _check_maps(head, subject.batch(scale=scale))
-    return None
+        _check_maps(head, fixture.batch(scale=scale))
 
 
 def _check_maps(head: Head, batch: HeadBatch) -> None:
@@ -38,54 +37,54 @@ def _check_maps(head: Head, batch: HeadBatch) -> None:
         outputs = head(batch.copies(), batch.padding_mask)
         whole, part = head.maps(outputs, (H, W)), head.maps(outputs, (H - 5, W - 3))
         predicted = head.predict(outputs, targets)
-        read = head.read_maps(whole)
-        strip = head.read_maps(whole[:1, :, 3:10])
+        read, strip = head.read_maps(whole), head.read_maps(whole[:1, :, 3:10])
     for found, size in ((whole, (H, W)), (part, (H - 5, W - 3))):
-        if found.dim() != 4 or found.shape[0] != B or found.shape[2:] != size or found.dtype != torch.float32:
-            raise Failure(
-                f"maps(outputs, {size}) of {found.dtype} {tuple(found.shape)}",
-                f"torch.float32 ({B}, C, {size[0]}, {size[1]})",
-                "bring maps to the pixels of the batch's grid, and cut them to the size at the top left",
-            )
-    if difference(part, whole[..., : H - 5, : W - 3]) > ROUNDING:
-        raise Failure("maps that are squeezed to a smaller size", "their top left part", "cut maps to the size")
+        require(
+            found.dim() == 4 and found.shape[0] == B and found.shape[2:] == size and found.dtype == torch.float32,
+            f"maps(outputs, {size}) of {found.dtype} {tuple(found.shape)}",
+            f"torch.float32 ({B}, C, {size[0]}, {size[1]})",
+            "resize maps to the batch's grid, and crop them to the size at the top left",
+        )
+    require(
+        difference(part, whole[..., : H - 5, : W - 3]) <= ROUNDING,
+        "maps that are resized to a smaller size",
+        "their top left part",
+        "crop maps to the size",
+    )
     for zoom in (1.0, 1.5):
         undone = head.undo_zoom(whole, zoom)
-        if undone.shape != whole.shape or (zoom == 1 and difference(undone, whole) > ROUNDING):
-            raise Failure(
-                f"undo_zoom(maps, {zoom}) of {tuple(undone.shape)}" + (" that changes maps" if zoom == 1 else ""),
-                f"maps {tuple(whole.shape)}" + (" as they were" if zoom == 1 else ""),
-                "return maps as they are at zoom 1: metres times the zoom, logits as they are",
-            )
-    keys = {key for key in _KEYS if key in predicted[0]}
-    if keys - read.keys() or not read:
-        raise Failure(
-            f"read_maps that gives {', '.join(read) or 'nothing'}",
-            f"{', '.join(sorted(keys)) or 'something'}, as predict does",
-            "return a dict of one (B, h, w) a key",
+        require(
+            undone.shape == whole.shape and (zoom != 1 or difference(undone, whole) <= ROUNDING),
+            f"undo_zoom(maps, {zoom}) of {tuple(undone.shape)}" + " that changes maps" * (zoom == 1),
+            f"maps {tuple(whole.shape)}" + ", unchanged" * (zoom == 1),
+            "return maps unchanged at zoom 1: multiply metres by the zoom, leave logits",
         )
+    keys = [key for key in sorted(_KEYS) if key in predicted[0]]
+    require(
+        read and read.keys() >= set(keys),
+        f"read_maps that gives {', '.join(read) or 'nothing'}",
+        f"{', '.join(keys) or 'something'}, as predict does",
+        "return a dict with one (B, h, w) per key",
+    )
     for key, value in read.items():
-        if tuple(value.shape) != (B, H, W):
-            raise Failure(f"read_maps with {key} of {tuple(value.shape)}", f"{(B, H, W)}", "return a number a pixel")
-        if _differs(strip[key][0], value[0, 3:10]):
-            raise Failure(
-                f"{key} that differs where read_maps gets a part of the maps",
-                "the same: it is called on parts of a picture",
-                "let a pixel's result follow from its own C numbers alone",
+        what = f"read_maps with {key} of {tuple(value.shape)}"
+        require(value.shape == (B, H, W), what, f"{(B, H, W)}", "return one number per pixel")
+        require(
+            _close(strip[key][0], value[0, 3:10]),
+            f"{key} that differs where read_maps gets a part of the maps",
+            "the same: it is called on parts of an image",
+            "compute a pixel's result from its own C numbers alone",
+        )
+        for own, prediction, (h, w) in zip(value, predicted, (target["size"] for target in targets), strict=True):
+            require(
+                key not in prediction or _close(own[:h, :w], prediction[key]),
+                f"{key} that differs between read_maps(maps(outputs, grid)) and predict",
+                "the same where original_size is size",
+                "share the last step of predict and read_maps, and let maps hold all that it needs",
             )
-        for own, prediction, target in zip(value, predicted, targets, strict=True):
-            h, w = target["size"]
-            if key in prediction and _differs(own[:h, :w], prediction[key]):
-                raise Failure(
-                    f"{key} that differs between read_maps(maps(outputs, grid)) and predict",
-                    "the same where original_size is size",
-                    "let predict and read_maps share their last step, and maps hold all that it needs",
-                )
 
 
-def _differs(found: Tensor, expected: Tensor) -> bool:
-    if found.dtype != expected.dtype:
-        return True
+def _close(found: Tensor, expected: Tensor) -> bool:
     if found.is_floating_point():
-        return bool(difference(found, expected) > ROUNDING)
-    return bool((found != expected).float().mean() > _TIES)
+        return found.dtype == expected.dtype and difference(found, expected) <= ROUNDING
+    return found.dtype == expected.dtype and bool((found != expected).float().mean() <= _TIES)

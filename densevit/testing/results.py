@@ -1,4 +1,4 @@
-"""One check, what came of it, and the run of a table of them."""
+"""Checks, their results, and the runner."""
 
 import sysconfig
 import time
@@ -7,44 +7,55 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any
 
 import torch
 
 from densevit.errors import did_you_mean
 
-S = TypeVar("S")
+Function = Callable[[Any], str | None]
 
 
 @dataclass(frozen=True)
-class Check(Generic[S]):
-    """One thing that is proved of a subject.
+class Check:
+    """One property of a plugin, as a function of a fixture.
 
-    function: raises Failure where it does not hold; returns a note, or nothing. claim: what is proved, in a few words.
-    mend: what to do where the subject itself raises an exception. required: no other check makes sense without it.
+    function: raises Failure if the property does not hold; may return a note. expected, fix: reported when the plugin
+    itself raises an exception. required: the checks after it need it; they do not run if it fails.
     """
 
     name: str
-    function: Callable[[S], str | None]
-    claim: str
-    mend: str
+    function: Function
+    expected: str
+    fix: str
     required: bool = False
 
 
-class Failure(Exception):  # noqa: N818  # a finding, not a mistake of the kit
-    """What a check found. Each part is a phrase without a full stop."""
+def check(expected: str, fix: str, required: bool = False) -> Callable[[Function], Check]:
+    """Decorator: makes a `Check` of a function, with the function's name."""
+    return lambda function: Check(function.__name__, function, expected, fix, required)
 
-    def __init__(self, found: str, expected: str, mend: str) -> None:
-        super().__init__(found, expected, mend)
-        self.found, self.expected, self.mend = found, expected, mend
 
-    def __str__(self) -> str:
-        return f"found {self.found}; expected {self.expected}. Mend: {self.mend}."
+class Failure(Exception):  # noqa: N818  # the result of a check, not an error of the checks
+    """A property that does not hold. Each part is a phrase without a full stop."""
+
+    def __init__(self, found: str, expected: str, fix: str) -> None:
+        super().__init__(f"found {found}; expected {expected}. Fix: {fix}.")
+
+
+class NotChecked(Exception):  # noqa: N818
+    """Ends a check early: it passes, with a note that says why there is nothing (more) to check."""
+
+
+def require(condition: object, found: str, expected: str, fix: str) -> None:
+    """Raises Failure if the condition is false."""
+    if not condition:
+        raise Failure(found, expected, fix)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one check. message: empty where it passed. note: what else there is to say, or was left out."""
+    """The result of one check. message: empty if it passed. note: more information, such as what was not checked."""
 
     name: str
     passed: bool
@@ -54,71 +65,70 @@ class Result:
 
 
 class CheckFailed(AssertionError):  # noqa: N818  # it reads as pytest shows it
-    """One check or more failed. results: all of them; the message lists every one that failed."""
+    """At least one check failed. results: of all checks; the message lists every check that failed."""
 
-    def __init__(self, subject: str, results: Sequence[Result]) -> None:
+    def __init__(self, plugin: str, results: Sequence[Result]) -> None:
         self.results = tuple(results)
-        failed = [result for result in results if not result.passed]
-        lines = [f"{subject} fails {len(failed)} of {len(results)} checks:"]
-        lines += [f"- {result.name}: {result.message}" for result in failed]
-        super().__init__("\n".join(lines))
+        failed = [f"- {result.name}: {result.message}" for result in results if not result.passed]
+        super().__init__("\n".join([f"{plugin} fails {len(failed)} of {len(results)} checks:", *failed]))
 
 
-def run(checks: Sequence[Check[S]], subject: S, skip: Collection[str] = ()) -> Iterator[Result]:
-    """Runs the checks one by one, each from the same seed; the caller's random numbers stay as they are.
+def run(checks: Sequence[Check], fixture: Any, skip: Collection[str] = ()) -> Iterator[Result]:
+    """Runs the checks one by one, each from the same seed, and restores the caller's random state.
 
-    Ends early where a required one fails. Raises ValueError for a name in `skip` that no check has.
+    Stops after a required check that fails. Raises ValueError for an unknown name in `skip`.
     """
     names = [check.name for check in checks]
     for name in skip:
         if name not in names:
             raise ValueError(f"There is no check {name!r}.{did_you_mean(name, names)}")
-    return _run([check for check in checks if check.name not in skip], subject)
+    return _run([check for check in checks if check.name not in skip], fixture)
 
 
-def all_passed(subject: str, results: Iterator[Result]) -> list[Result]:
-    """All results; raises CheckFailed where one did not pass."""
+def all_passed(plugin: str, results: Iterator[Result]) -> list[Result]:
+    """All results. Raises CheckFailed if one did not pass."""
     found = list(results)
     if not all(result.passed for result in found):
-        raise CheckFailed(subject, found)
+        raise CheckFailed(plugin, found)
     return found
 
 
-def _run(checks: Sequence[Check[S]], subject: S) -> Iterator[Result]:
-    for check in checks:
+def _run(checks: Sequence[Check], fixture: Any) -> Iterator[Result]:
+    for i, check in enumerate(checks):
         start = time.perf_counter()
         note, message = "", ""
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(0)
             try:
-                note = check.function(subject) or ""
+                note = check.function(fixture) or ""
+            except NotChecked as reason:
+                note = str(reason)
             except Failure as failure:
                 message = str(failure)
-            except Exception as error:  # whatever the subject raises is a finding
-                message = str(Failure(described(error), f"{check.claim}, without an exception", check.mend))
-        left_out = len(checks) - checks.index(check) - 1
-        if message and check.required and left_out:
-            message += f" The other {left_out} checks need this one."
+            except Exception as error:  # any exception of the plugin is a failed check
+                message = str(Failure(described(error), f"{check.expected}, without an exception", check.fix))
+        stop = message and check.required
+        if stop and checks[i + 1 :]:
+            message += f" The other {len(checks) - i - 1} checks need this one."
         yield Result(check.name, not message, message, time.perf_counter() - start, note)
-        if message and check.required:
+        if stop:
             return
 
 
 def described(error: BaseException) -> str:
-    """An exception in a line: its kind, the beginning of its message, and where in the author's code it arose."""
+    """One line for an exception: its type, the start of its message, and the line of the author's code that raised."""
     text = " ".join(str(error).split()).rstrip(".")
     text = f": {text if len(text) <= 300 else text[:297] + '...'}" if text else ""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not _is_library(frame.filename):
-            return f"{type(error).__name__}{text} ({Path(frame.filename).name}, line {frame.lineno})"
-    return f"{type(error).__name__}{text}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}{text}{where}"
 
 
-_TORCH_AND_KIT = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+_TORCH_AND_CHECKS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 _PYTHON = sysconfig.get_path("stdlib")
 
 
 def _is_library(file: str) -> bool:
-    """Whether a file is torch's, Python's or the kit's. What pip installed counts as the author's: it may well be."""
-    return file.startswith(_TORCH_AND_KIT) or (file.startswith(_PYTHON) and "site-packages" not in file)
+    """Whether a file belongs to torch, Python or this package. An installed package may be the author's own."""
+    return file.startswith(_TORCH_AND_CHECKS) or (file.startswith(_PYTHON) and "site-packages" not in file)

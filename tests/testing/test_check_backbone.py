@@ -484,10 +484,10 @@ def test_all_failures_are_listed_with_what_was_found_what_was_expected_and_the_m
     assert lines[0].startswith("test_all_failures_are_listed")
     assert lines[0].endswith("Twice fails 2 of 26 checks:")
     assert lines[1:] == [
-        "- channels: found maps of (8, 16) channels; expected (8, 24), as channels says. "
-        "Mend: set self.channels = (8, 16), or change the maps.",
-        "- strides: found maps of 9 x 12, 5 x 6 for pictures of 33 x 47; expected 9 x 12, 3 x 3: ceil(size / stride) "
-        "for strides (4, 16). Mend: set self.strides to what the maps have, or change the maps.",
+        "- channels: found maps of (8, 16) channels; expected (8, 24), as declared in channels. "
+        "Fix: set self.channels = (8, 16), or change the maps.",
+        "- strides: found maps of 9 x 12, 5 x 6 for images of 33 x 47; expected 9 x 12, 3 x 3: ceil(size / stride) "
+        "for strides (4, 16). Fix: set self.strides to those of the maps, or change the maps.",
     ]
 
 
@@ -502,7 +502,7 @@ def test_an_exception_becomes_a_finding_that_names_the_authors_line():
     assert message.endswith(" checks need this one.")
     message = failures(FixedSize)["sizes"]
     assert "(test_check_backbone.py, line " in message
-    assert "for pictures of 33 x 47" in message
+    assert "for images of 33 x 47" in message
 
 
 def test_what_builds_no_new_backbone_is_caught_first():

@@ -587,7 +587,7 @@ def test_maps_of_another_size_than_the_pictures_are_caught():
     ("broken", "found"),
     [
         (MapsUnread, "maps() without read_maps()"),
-        (SqueezedMaps, "maps that are squeezed to a smaller size"),
+        (SqueezedMaps, "maps that are resized to a smaller size"),
         (HalfMaps, "of torch.float16"),
         (CoarseMaps, "expected torch.float32 (3, C, 96, 128)"),
         (ReadsTheWorst, "semantic that differs between read_maps(maps(outputs, grid)) and predict"),
@@ -608,8 +608,8 @@ def test_maps_that_windows_cannot_average_are_caught(broken, found):
 def test_a_head_with_targets_of_its_own_is_checked_in_all_but_its_losses():
     results = {result.name: result for result in check_head(Keypoints)}
     assert "not keypoints" in results["construction"].note
-    assert results["loss_keys"].note == "not checked: the kit makes up no keypoints"
-    assert results["padding"].note == "padding nearer than 96 pixels is left to convolutions"
+    assert results["loss_keys"].note == "not checked: there are no random targets for keypoints"
+    assert results["padding"].note == "padding within 96 pixels of the image is not checked: convolutions may use it"
 
 
 @pytest.mark.parametrize(

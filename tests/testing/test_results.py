@@ -1,36 +1,36 @@
-"""How checks are run, and what their results say."""
+"""The runner of checks, and the messages of their results."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 
-from densevit.testing.results import Check, CheckFailed, Failure, all_passed, run
+from densevit.testing.results import CheckFailed, Failure, NotChecked, all_passed, check, run
 from densevit.testing.targets import random_targets
 
 
-def passes(subject):
-    return subject.get("note")
+@check("it passes", fix="")
+def passes(fixture):
+    return fixture.get("note")
 
 
-def finds(subject):
+@check("two", fix="count again")
+def finds(fixture):
     raise Failure("three", "two", "take one away")
 
 
-def breaks(subject):
-    return subject["no such key"]
+@check("a key", fix="add the key")
+def breaks(fixture):
+    return fixture["no such key"]
 
 
-def warns(subject):
-    warnings.warn("nobody wants to know", stacklevel=1)
+@check("no noise", fix="")
+def warns(fixture):
+    warnings.warn("not shown", stacklevel=1)
 
 
-CHECKS = (
-    Check("passes", passes, "it passes", ""),
-    Check("finds", finds, "two", "count again"),
-    Check("breaks", breaks, "a key", "add the key"),
-    Check("warns", warns, "no noise", ""),
-)
+CHECKS = (passes, finds, breaks, warns)
 
 
 def test_results_come_in_order_with_notes_and_messages():
@@ -41,23 +41,32 @@ def test_results_come_in_order_with_notes_and_messages():
         ("breaks", False, ""),
         ("warns", True, ""),
     ]
-    assert results[1].message == "found three; expected two. Mend: take one away."
+    assert results[1].message == "found three; expected two. Fix: take one away."
     assert results[2].message.startswith("found KeyError: 'no such key' (test_results.py, line ")
-    assert results[2].message.endswith("; expected a key, without an exception. Mend: add the key.")
+    assert results[2].message.endswith("; expected a key, without an exception. Fix: add the key.")
     assert all(result.seconds >= 0 for result in results)
 
 
-def test_they_come_one_by_one():
+def test_results_are_computed_one_by_one():
     results = run(CHECKS, {})
     assert next(results).name == "passes"
     assert next(results).name == "finds"
 
 
 def test_a_required_check_that_fails_is_the_last():
-    required = Check("finds", finds, "two", "count again", required=True)
+    required = replace(finds, required=True)
     results = list(run((CHECKS[0], required, CHECKS[2], CHECKS[3]), {}))
     assert [result.name for result in results] == ["passes", "finds"]
-    assert results[1].message == "found three; expected two. Mend: take one away. The other 2 checks need this one."
+    assert results[1].message == "found three; expected two. Fix: take one away. The other 2 checks need this one."
+
+
+def test_a_check_that_does_not_apply_passes_with_a_note():
+    @check("labels", fix="")
+    def losses(fixture):
+        raise NotChecked("no labels")
+
+    (result,) = run((losses,), {})
+    assert (result.name, result.passed, result.note, result.message) == ("losses", True, "no labels", "")
 
 
 def test_checks_that_are_skipped_do_not_run():
@@ -72,13 +81,13 @@ def test_a_failure_lists_every_check_that_failed():
         all_passed("it", run(CHECKS, {}))
     first, second, third = str(caught.value).splitlines()
     assert first == "it fails 2 of 4 checks:"
-    assert second == "- finds: found three; expected two. Mend: take one away."
+    assert second == "- finds: found three; expected two. Fix: take one away."
     assert third.startswith("- breaks: found KeyError")
     assert len(caught.value.results) == 4
     assert isinstance(caught.value, AssertionError)
 
 
-def test_random_targets_keep_the_contract():
+def test_random_targets_have_the_documented_types():
     generator = torch.Generator().manual_seed(0)
     target = random_targets(("boxes", "labels", "masks", "semantic", "depth"), (40, 60), 3, generator, objects=50)
     boxes, labels = target["boxes"], target["labels"]

@@ -1,0 +1,152 @@
+"""Fixture for heads: a head under test, and random features and targets."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from densevit.interfaces import Class, Head, Losses, Predictions, Targets
+from densevit.testing.fixtures import Factory, Fixture, Size, grid, weighted_sum
+from densevit.testing.results import NotChecked
+from densevit.testing.targets import KNOWN, random_targets
+
+GRID: Size = (96, 128)  # (H, W) of a batch
+IMAGES: tuple[Size, ...] = (GRID, (64, 96), (80, 50))  # its images, without padding
+
+
+class Levels(NamedTuple):
+    """Channels and strides, one per feature."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class HeadBatch(NamedTuple):
+    """Input of a head. features: (B, C_i, h_i, w_i). padding_mask: (B, H, W) bool, True = padding."""
+
+    features: list[Tensor]
+    padding_mask: Tensor
+    targets: list[Targets]
+
+    def copies(self) -> list[Tensor]:
+        """Copies of the features, for a head that modifies them in place."""
+        return [feature.clone() for feature in self.features]
+
+    def unlabelled(self) -> list[Targets]:
+        """The targets without labels, as in prediction."""
+        return [{key: target[key] for key in ("size", "original_size")} for target in self.targets]
+
+    def first(self) -> "HeadBatch":
+        """A batch of the first image alone."""
+        return HeadBatch([x[:1] for x in self.features], self.padding_mask[:1], self.targets[:1])
+
+
+class HeadFixture(Fixture):
+    """A head. levels: of the features in most checks. reach: see `check_head`."""
+
+    group = "heads"
+    needs: tuple[str, ...] = ()  # set by `build`, as `task` is
+
+    def __init__(self, factory: Factory, channels: Sequence[int], strides: Sequence[int], reach: int) -> None:
+        super().__init__(factory)
+        self.levels, self.reach = Levels(tuple(channels), tuple(strides)), reach
+        self.task: str = getattr(factory.func if isinstance(factory, functools.partial) else factory, "task", "")
+
+    @property
+    def unknown(self) -> str:
+        """Target keys in `needs` for which there are no random targets, comma-separated."""
+        return ", ".join(key for key in self.needs if key not in KNOWN)
+
+    def require_labels(self) -> None:
+        """Ends a check if there are no random targets for the head."""
+        if self.unknown:
+            raise NotChecked(f"not checked: there are no random targets for {self.unknown}")
+
+    def build(self, seed: int = 0, levels: Levels | None = None, classes: int = 4) -> Head:
+        """A new head. classes: their number; ignored for depth, which has none."""
+        torch.manual_seed(seed)
+        head: Head = self.factory(*(levels or self.levels), self.classes(classes))
+        self.plugin = type(head)
+        self.task, self.needs = getattr(head, "task", ""), getattr(head, "needs", ())
+        return head
+
+    def build_with(self, **options: Any) -> Head:
+        return self.plugin(*self.levels, self.classes(4), **{**self.options, **options})  # type: ignore[return-value]
+
+    def classes(self, count: int) -> tuple[Class, ...]:
+        """Classes with file ids that differ from their indices, things and a stuff class; none for depth."""
+        classes = (Class(f"class {i}", 2 * i + 5, (i, i, i), thing=i != 1) for i in range(count))
+        return () if self.task == "depth" else tuple(classes)
+
+    def batch(
+        self,
+        levels: Levels | None = None,
+        size: Size = GRID,
+        images: Sequence[Size] = IMAGES,
+        classes: int = 4,
+        objects: Sequence[int] = (3, 3, 3),
+        labelled: Sequence[bool] = (True, True, True),
+        scale: float = 1.0,
+        seed: int = 1,
+    ) -> HeadBatch:
+        """Random features and targets; deterministic.
+
+        images: (h, w) of each, at the top left of the batch's grid. objects: their number by image. labelled: whether
+        an image has the target keys of `needs`. scale: the standard deviation of the features.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        features = [
+            scale * torch.randn(len(images), channels, *grid(size, stride), generator=generator)
+            for channels, stride in zip(*(levels or self.levels), strict=True)
+        ]
+        mask = torch.ones(len(images), *size, dtype=torch.bool)
+        targets = []
+        for i, (h, w) in enumerate(images):
+            mask[i, :h, :w] = False
+            needs, original = self.needs if labelled[i] else (), (2 * h + 3, 3 * w - 1)
+            targets.append(random_targets(needs, (h, w), classes, generator, objects[i], i, original))
+        return HeadBatch(features, mask, targets)
+
+    def train_losses(self, head: Head, batch: HeadBatch) -> Losses:
+        """The losses of a forward in training mode."""
+        return head.loss(head.train()(batch.copies(), batch.padding_mask, batch.targets), batch.targets)
+
+    def predictions(self, head: Head, batch: HeadBatch) -> list[Predictions]:
+        """The predictions in evaluation mode, without gradients and labels."""
+        with torch.no_grad():
+            return head.predict(head.eval()(batch.copies(), batch.padding_mask), batch.unlabelled())
+
+    def run(self, module: Head) -> dict[str, Tensor]:
+        return flattened(self.predictions(module, self.batch()))
+
+    def training_loss(self, module: Head, attempt: int = 0) -> Tensor:
+        batch = self.batch(seed=attempt + 1)
+        if not self.unknown:
+            return total(self.train_losses(module, batch))
+        outputs = module.train()(batch.copies(), batch.padding_mask, batch.targets)  # in place of the unknown losses
+        return weighted_sum([x for x in tensors(outputs) if x.requires_grad], seed=attempt)
+
+
+def total(losses: Losses) -> Tensor:
+    """The sum of all losses, in float32."""
+    return torch.stack([value.float() for value in losses.values()]).sum()
+
+
+def flattened(predictions: Sequence[Predictions]) -> dict[str, Tensor]:
+    """All tensors of all predictions, by their name in messages."""
+    return {
+        f"predictions[{i}][{key!r}]": value.float()
+        for i, prediction in enumerate(predictions)
+        for key, value in prediction.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """Every floating-point tensor in nested dicts, lists and tuples."""
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [x for item in items for x in tensors(item)]
