@@ -26,7 +26,7 @@ def run(args: Namespace) -> int:
     from densevit.visualization.weights_table import weights_table, written_table
     from densevit.weights.atomic_io import check_free
     from densevit.weights.converting import convert
-    from densevit.weights.foreign_export import written
+    from densevit.weights.foreign_export import export
 
     check_free(args.out)
     console = Console()
@@ -41,7 +41,7 @@ def run(args: Namespace) -> int:
         return 0
     if args.layout is not None:
         raise ConfigError("--as is for what comes in, and --to for what goes out; keep one.")
-    one = written(args.source, args.to, _allowed(args.overrides))
+    one = export(args.source, args.to, _allowed(args.overrides))
     one.write(args.out)
     console.print(written_table(one, args.source, args.out))
     return 0

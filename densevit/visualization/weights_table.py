@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from densevit.weights.foreign_export import Written
+from densevit.weights.foreign_export import Exported
 from densevit.weights.state_dict_loading import Fit, shown
 
 NAMES_A_ROW = 3
@@ -30,17 +30,17 @@ def weights_table(fit: Fit) -> Group:
     )
 
 
-def written_table(written: Written, source: str, out: Path) -> Group:
+def written_table(exported: Exported, source: str, out: Path) -> Group:
     """What a run became."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row(Text("written", "cyan"), str(len(written.tensors)), Text(f"as {written.layout.name}"))
-    if written.left_out:
-        table.add_row(Text("left out", "cyan"), str(len(written.left_out)), Text(_listed(written.left_out)))
-    files = f"{out}: {', '.join(['model.safetensors', *written.files])}" if out.is_dir() else str(out)
-    return Group(Text(source, "bold"), table, *map(Text, written.notes), Text(files))
+    table.add_row(Text("written", "cyan"), str(len(exported.tensors)), Text(f"as {exported.layout.name}"))
+    if exported.left_out:
+        table.add_row(Text("left out", "cyan"), str(len(exported.left_out)), Text(_listed(exported.left_out)))
+    files = f"{out}: {', '.join(['model.safetensors', *exported.files])}" if out.is_dir() else str(out)
+    return Group(Text(source, "bold"), table, *map(Text, exported.notes), Text(files))
 
 
 def _rows(fit: Fit) -> Iterator[tuple[str, int, str]]:

@@ -1,4 +1,4 @@
-"""Turns another project's checkpoint into a run folder that `load`, `evaluate` and `predict` take."""
+"""Converts another project's checkpoint to a run folder for `load`, `evaluate` and `predict`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from densevit.weights.state_dict_loading import Fit
 
 Classes = Mapping[str, Sequence[Class]]
 
-_SETTINGS = ("seed", "data", "optim", "trainer", "inference")  # of a recipe, what is not the model's
+_SETTINGS = ("seed", "data", "optim", "trainer", "inference")  # sections of a recipe other than the model's
 _SETR = {150: "ade20k/setr_pup_vit_large", 19: "cityscapes/setr_pup_vit_large"}  # by the number of classes
 
 
 @dataclass
 class Converted:
-    """A checkpoint as ours. fit: what of it went where. model: None where it is a backbone alone."""
+    """A converted checkpoint. fit: the report of its tensors. model: None for a backbone without heads."""
 
     source: str
     fit: Fit
@@ -37,8 +37,8 @@ class Converted:
     model: DenseModel | None = None
 
     def write(self, out: Path) -> None:
-        """A new folder: of a whole model with config.yaml and model.safetensors; of a backbone alone with
-        model.safetensors, which `backbone.weights` takes, and backbone.yaml, which is its config's section."""
+        """Writes a new folder: for a model, config.yaml and model.safetensors; for a backbone, model.safetensors, a
+        value of `backbone.weights`, and backbone.yaml, its config section."""
         with atomic_folder(out) as folder:
             if self.model is not None and self.model.config is not None:
                 model_file.save(self.model, folder / "model.safetensors")
@@ -58,14 +58,16 @@ class Converted:
 
 
 def convert(source: str | Path, layout: str | None = None, overrides: Sequence[str] = ()) -> Converted:
-    """Reads a checkpoint and builds the model that it is of.
+    """Reads a checkpoint and builds its model.
 
-    layout: its layout's name; None: as recognised. overrides: `backbone.dilation=true`, over what the checkpoint says
-    of itself. Raises WeightsError where a tensor has no place or a place no tensor; `weights_allow` allows it by name.
+    layout: its layout's name; None: recognised from its keys. overrides: of the config derived from the checkpoint, as
+    `backbone.dilation=true`. Raises WeightsError for missing or unexpected tensors that `weights_allow` does not list.
     """
     checkpoint = read(source)
     if checkpoint.header.get("format") == "densevit":
-        raise WeightsError(f"{source}: is densevit's already. For another project's layout, say which with --to.")
+        raise WeightsError(
+            f"{source}: is already in densevit's layout. For another project's layout, name it with --to."
+        )
     chosen = find(layout) if layout else recognise(checkpoint.tensors, str(source))
     translated = translate_checkpoint(checkpoint, chosen)
     sections = translated.describe()
@@ -73,7 +75,7 @@ def convert(source: str | Path, layout: str | None = None, overrides: Sequence[s
     sections["backbone"] = {**sections["backbone"], **{key: [*value] for key, value in normalisation.items()}}
     converted = _backbone if translated.is_backbone else _model
     found = converted(checkpoint, translated, chosen, sections, overrides)
-    found.fit.notes += _assumed(chosen, translated, found, overrides)
+    found.fit.notes += _assumptions(chosen, translated, found, overrides)
     found.fit.write()
     return found
 
@@ -107,7 +109,7 @@ def _backbone(
 ) -> Converted:
     for override in overrides:
         if not override.startswith("backbone."):
-            raise ConfigError(f"{override}: {translated.source} is a backbone alone, which has only backbone.* to say.")
+            raise ConfigError(f"{override}: {translated.source} is only a backbone; only backbone.* can be overridden.")
     section = configs.backbone_section(sections["backbone"], translated.source, overrides)
     backbone = create_backbone(section.name, **section.options)
     if is_bgr(checkpoint):
@@ -119,9 +121,9 @@ def _backbone(
 
 
 def with_settings(sections: Mapping[str, Any], classes: Classes) -> dict[str, Any]:
-    """A whole config from what a layout describes: data, inference and the rest are those of the published recipe.
+    """A complete config from the sections that a layout describes; other sections are the published recipe's.
 
-    What the layout says itself goes first. A head that no recipe is for gets what a config cannot do without.
+    The layout's values have priority. A head without a recipe gets only the required sections.
     """
     (task, head), *_ = sections["heads"].items()
     name, others = _recipe(task, head, len(classes.get(task, ())))
@@ -140,12 +142,12 @@ def with_settings(sections: Mapping[str, Any], classes: Classes) -> dict[str, An
 
 
 def _recipe(task: str, head: Mapping[str, Any], count: int) -> tuple[str, dict[str, Any]]:
-    """The shipped config that such a head is evaluated with, and what of it is different. count: of classes."""
+    """The shipped config to evaluate such a head, and the sections that differ. count: number of classes."""
     if task == "detection":
         return "coco/detr_r50", {}
     if task == "segmentation" and head["name"] == "setr":
         return _SETR.get(count, _SETR[150]), {}
-    if task == "segmentation":  # of 480 pixels, looked at whole: run_segmentation.py in isl-org/DPT
+    if task == "segmentation":  # 480 pixels, without windows: run_segmentation.py in isl-org/DPT
         return _SETR.get(count, _SETR[150]), {"data": {"image_size": 480, "short_side": 480}, "inference": {}}
     if task == "depth" and head.get("output") == "relative":  # of 384: run_monodepth.py there
         return "nyu/dpt_hybrid", {"data": {"image_size": 384, "short_side": 384}}
@@ -154,20 +156,22 @@ def _recipe(task: str, head: Mapping[str, Any], count: int) -> tuple[str, dict[s
     return "", {}
 
 
-def _assumed(layout: Layout, translated: TranslatedCheckpoint, found: Converted, overrides: Sequence[str]) -> list[str]:
-    """What the options are that no tensor shows and nothing else said."""
+def _assumptions(
+    layout: Layout, translated: TranslatedCheckpoint, found: Converted, overrides: Sequence[str]
+) -> list[str]:
+    """A note on options that neither tensors, metadata nor overrides determine."""
     given = {override.partition("=")[0].strip() for override in overrides}
     config = {"backbone": found.section.model_dump()}
     if found.model is not None and found.model.config is not None:
         config = found.model.config.model_dump()
-    said = []
+    assumed = []
     for name in layout.unrecorded:
         value: Any = config
         for key in name.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        seen = "window" in name and "window_size" in found.section.options  # in a table that was saved
-        if name not in given and name not in translated.options and not seen:
-            said.append(f"{name} {'the default' if value is None else str(value).lower()}")
-    if not said:
+        saved = "window" in name and "window_size" in found.section.options  # inferred from a table in the checkpoint
+        if name not in given and name not in translated.options and not saved:
+            assumed.append(f"{name} {'the default' if value is None else str(value).lower()}")
+    if not assumed:
         return []
-    return [f"Assumed, as it leaves no trace in weights: {', '.join(said)}. Others are given as section.key=value."]
+    return [f"Assumed, because the weights do not determine it: {', '.join(assumed)}. Override as section.key=value."]

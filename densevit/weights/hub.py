@@ -1,7 +1,6 @@
 """Published weights by name: `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]`.
 
-Each comes through its own library's download and cache. Where that cannot be reached, the error says which file to
-fetch by hand and how to name it.
+Each is downloaded and cached by its own library. If that fails, the error names the file to download by hand.
 """
 
 import difflib
@@ -30,22 +29,22 @@ HUB_FILES = (
 
 
 class Published(NamedTuple):
-    """What a name stands for. weights: the file in the cache, or the tensors. metadata: as those of `Checkpoint`."""
+    """Published weights. weights: the cached file, or the tensors. metadata: as in `Checkpoint`."""
 
     weights: Path | dict[str, Tensor]
     metadata: dict[str, Any]
 
 
 def is_published(source: str | Path) -> bool:
-    """Whether it is a published name and not a path."""
+    """Whether `source` is a published name, not a path."""
     return isinstance(source, str) and source.partition(":")[0] in _SOURCES and ":" in source
 
 
 def fetch(source: str) -> Published:
-    """The weights of that name, out of the library's cache or downloaded into it."""
+    """The weights with that name, from the library's cache or downloaded."""
     kind, _, name = source.partition(":")
     if not name.strip():
-        raise WeightsError(f"{source}: names nothing. Expected {', '.join(FORMS)}.")
+        raise WeightsError(f"{source}: the name is empty. Expected {', '.join(FORMS)}.")
     return _SOURCES[kind](source, name.strip())
 
 
@@ -67,7 +66,7 @@ def _timm(source: str, name: str) -> Published:
     if config is None or not config.has_weights:
         raise WeightsError(f"{source}: timm has no weights for {model}.")
     try:
-        with torch.random.fork_rng(devices=[]):  # its random initial values are nobody's
+        with torch.random.fork_rng(devices=[]):  # the initialisation is overwritten
             built = timm.create_model(name, pretrained=True)
     except Exception as error:  # of whichever library tried to reach the network
         if config.hf_hub_id:
@@ -114,7 +113,7 @@ def _hugging_face(source: str, name: str) -> Published:
     organisation, _, rest = name.partition("/")
     own, _, wanted = rest.partition("/")
     if not own:
-        raise WeightsError(f"{source}: names no repository. Expected {FORMS[2]}.")
+        raise WeightsError(f"{source}: no repository name. Expected {FORMS[2]}.")
     hub = _Repository(source, f"{organisation}/{own}")
     weights = next(filter(None, map(hub.get, [wanted] if wanted else HUB_FILES)), None)
     if weights is None and hub.unreachable is not None:
@@ -133,17 +132,17 @@ def _hugging_face(source: str, name: str) -> Published:
     metadata = preprocessing.of_folder(folder) if folder is not None else {}
     if hub.unreachable is not None and "mean" not in metadata:
         warnings.warn(
-            f"{source}: the Hub could not be asked ({_reason(hub.unreachable)}), and the cache has no "
-            f"{preprocessing.PREPROCESSORS[0]}: what the repository says of mean and std is not known here.",
+            f"{source}: the Hub is unreachable ({_reason(hub.unreachable)}) and the cache has no "
+            f"{preprocessing.PREPROCESSORS[0]}: the repository's mean and std are not known.",
             stacklevel=2,
         )
     return Published(weights, metadata)
 
 
 class _Repository:
-    """A repository of the Hugging Face Hub, through its library's cache.
+    """A repository of the Hugging Face Hub, read through its library's cache.
 
-    unreachable: why the Hub could not be asked, from the first time on that it could not; then only the cache is.
+    unreachable: the first connection error; from then on only the cache is used.
     """
 
     def __init__(self, source: str, name: str) -> None:
@@ -156,18 +155,20 @@ class _Repository:
         self.unreachable: BaseException | None = None
 
     def get(self, file: str) -> Path | None:
-        """A file of it in the cache; None where it has none, or none is known of while the Hub is unreachable."""
+        """The cached path of a file; None if the repository lacks it, or it is not cached and the Hub unreachable."""
         try:
             offline = self.unreachable is not None
             return Path(self._library.hf_hub_download(self.name, file, local_files_only=offline))
         except (self._errors.GatedRepoError, self._errors.RepositoryNotFoundError) as error:
             raise WeightsError(
-                f"{self.source}: the Hugging Face Hub shows no repository {self.name} to you. Where it is private or "
-                "asks for consent, agree on its page and log in with `hf auth login`; else look at the name."
+                f"{self.source}: the Hugging Face Hub gives no access to a repository {self.name}. If it is private or "
+                "gated, accept its terms on its page and log in with `hf auth login`; otherwise check the name."
             ) from error
         except self._errors.HFValidationError as error:
-            raise WeightsError(f"{self.source}: {self.name!r} is no repository's name. Expected {FORMS[2]}.") from error
-        except self._errors.LocalEntryNotFoundError as error:  # before the next, of which it is one
+            raise WeightsError(
+                f"{self.source}: {self.name!r} is not a repository name. Expected {FORMS[2]}."
+            ) from error
+        except self._errors.LocalEntryNotFoundError as error:  # a subclass of EntryNotFoundError
             self.unreachable = self.unreachable or error.__cause__ or error
         except self._errors.EntryNotFoundError:
             pass
@@ -198,7 +199,7 @@ def _not_there(source: str, repository: str, wanted: str) -> str:
     return f"{source}: the repository {repository} {verb} {lacks}.{listed or f' Name a file: hf:{repository}/FILE.'}"
 
 
-# ---- what is said ----
+# ---- messages ----
 
 
 def _not_installed(source: str, library: str, extra: str) -> str:
@@ -209,9 +210,9 @@ def _by_hand(source: str, error: BaseException, addresses: Sequence[str], place:
     what = f"{addresses[0]} by hand and name the file"
     if len(addresses) > 1:
         others = " and ".join(addresses[1:])
-        what = f"{addresses[0]} by hand, into one folder with {others} where there are such, and name the folder"
+        what = f"{addresses[0]} by hand, into one folder with {others} if they exist, and name the folder"
     return (
-        f"{source}: is not in the cache and cannot be downloaded ({_reason(error)}). Fetch {what} in place of "
+        f"{source}: not in the cache, and the download failed ({_reason(error)}). Download {what} in place of "
         f"{source}{place}."
     )
 
@@ -222,7 +223,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _near(name: str, known: Sequence[str]) -> str:
-    """Of hundreds of names, the nearest few."""
+    """A hint with the nearest of many names."""
     nearest = difflib.get_close_matches(name, known, n=3)
     return f" Did you mean {' or '.join(nearest)}?" if nearest else ""
 

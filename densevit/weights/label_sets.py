@@ -1,4 +1,4 @@
-"""Which classes the rows of another project's classifier stand for, by their number and the names that came along."""
+"""Classes of another project's classifier, from the number of rows and the names in the metadata."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -12,11 +12,11 @@ _BY_ROWS = {150: "ade20k", 19: "cityscapes"}  # what segmentation models are pub
 
 
 def segmentation_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
-    """The classes of a semantic classifier with so many rows.
+    """The classes of a semantic classifier.
 
-    names: of the rows, where they came with the tensors. 150 rows are ADE20K's classes and 19 Cityscapes', in the data
-    sets' order and with their names, unless less than half of the names are theirs: projects differ in a few.
-    Otherwise a class is called as its row is, or by its number, and its file id is its row.
+    rows: their number. names: of the rows, if known. 150 rows are ADE20K's classes and 19 Cityscapes', with the data
+    set's order and names, unless less than half of `names` agree (projects differ in a few). Otherwise a class has the
+    name of its row, or its number, and its row as file id.
     """
     named = len(names) == rows
     if rows in _BY_ROWS:
@@ -29,15 +29,15 @@ def segmentation_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, .
 
 @cache
 def preset_classes(preset: str) -> tuple[Class, ...]:
-    """The classes of a known data set, as `data.preset` has them."""
-    from densevit.data.datasets.label_values import LabelValues  # reads OpenCV, which few checkpoints need
+    """The classes of a `data.preset`."""
+    from densevit.data.datasets.label_values import LabelValues  # imports OpenCV, which few checkpoints need
 
-    file = resources.files("densevit.data") / "presets" / f"{preset}.yaml"
+    file = resources.files("densevit.data.datasets") / "presets" / f"{preset}.yaml"
     options = reading.parse(file.read_text("utf-8"), file.name)
     keys = ("classes", "ignore_index", "reduce_zero_label", "ignore_colors")
     return LabelValues(**{key: options[key] for key in keys if key in options}).classes
 
 
 def _plain(name: str) -> str:
-    """The first of several names for one class, in small letters."""
+    """The first of several names of a class, in lower case."""
     return name.replace(";", ",").split(",")[0].strip().casefold()

@@ -1,4 +1,4 @@
-"""A model as one file: weights, classes and config, enough to build it again and use it."""
+"""Model files: one safetensors file with the weights, classes and config of a model."""
 
 import json
 from collections import Counter
@@ -24,7 +24,7 @@ FORMAT = "1"
 
 
 def save(model: DenseModel, path: Path) -> None:
-    """Writes `model.safetensors`: tensors, and in its header the classes of each task, the config and the version."""
+    """Writes a model file: tensors, and in the header the classes of each task, the config and the format version."""
     if model.config is None:
         raise WeightsError(f"{path}: a model that was not built from a config cannot be saved as a model file.")
     classes = {head.task: [asdict(c) for c in head.classes] for head in model.heads.values()}  # type: ignore[union-attr]
@@ -33,7 +33,7 @@ def save(model: DenseModel, path: Path) -> None:
 
 
 def save_backbone(backbone: Backbone, section: Mapping[str, Any], path: Path) -> None:
-    """Writes a backbone alone, its names after `backbone.`. section: its config's."""
+    """Writes a model file of a backbone only, with the key prefix `backbone.`. section: of its config."""
     config = reading.write({"backbone": dict(section)})
     entries = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "classes": {}, "config": config}
     _write({f"backbone.{key}": value for key, value in backbone.state_dict().items()}, entries, path)
@@ -45,19 +45,19 @@ def _write(state: Mapping[str, Tensor], entries: Mapping[str, Any], path: Path) 
     for key, value in tensors.items():
         if memory[value.untyped_storage().data_ptr()] > 1:  # tied weights, which the format refuses
             tensors[key] = value.clone()
-    unfinished = path.with_suffix(".partial")
-    save_file(tensors, unfinished, metadata=header(entries))
-    unfinished.replace(path)  # a model file is whole or not there
+    temporary = path.with_suffix(".partial")
+    save_file(tensors, temporary, metadata=header(entries))
+    temporary.replace(path)  # atomic
 
 
 def load(run: str | Path) -> DenseModel:
     """The model of a run folder or a model file, in evaluation mode, on the CPU.
 
-    Raises WeightsError where there is none or it is not whole.
+    Raises WeightsError if there is none or it is incomplete.
     """
     state, entries, path = _read(run)
     if entries.get("part") == "backbone":
-        raise WeightsError(f"{path}: holds a backbone alone. Train with `backbone.weights={run}`.")
+        raise WeightsError(f"{path}: contains only a backbone. Train with `backbone.weights={run}`.")
     try:
         values = reading.parse(entries["config"], str(path))
         classes = {task: tuple(map(_class, own)) for task, own in json.loads(entries["classes"]).items()}
@@ -69,13 +69,13 @@ def load(run: str | Path) -> DenseModel:
     try:
         model = build_model(config, classes)
     except DensevitError as error:
-        raise WeightsError(f"{path}: the model of its header cannot be built: {error}") from error
+        raise WeightsError(f"{path}: the model in its header cannot be built: {error}") from error
     load_state(model, state, path)
     return model.eval()
 
 
 def load_backbone(run: str | Path) -> tuple[Backbone, BackboneSection]:
-    """The backbone of a run, or of what `save_backbone` wrote, in evaluation mode, and its config's section."""
+    """The backbone of a run or of a file from `save_backbone`, in evaluation mode, and its config section."""
     state, entries, path = _read(run)
     try:
         values = reading.parse(entries["config"], str(path))["backbone"]
@@ -89,22 +89,22 @@ def load_backbone(run: str | Path) -> tuple[Backbone, BackboneSection]:
 
 
 def _read(run: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
-    """The tensors and the header of a run's model file, and where it is."""
+    """The tensors, the header and the path of a run's model file."""
     path = Path(run).expanduser()
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
-        there = "The run has not validated yet" if (path.parent / "config.yaml").is_file() else "It is not a run folder"
-        raise WeightsError(f"{path}: no such file. {there}; name a folder with a model.safetensors, or such a file.")
+        why = "The run has not validated yet" if (path.parent / "config.yaml").is_file() else "It is not a run folder"
+        raise WeightsError(f"{path}: no such file. {why}; name a folder with a model.safetensors, or such a file.")
     if file_kinds.kind(path) != "safetensors":
-        found = read_checkpoint(path)  # raises where it is no whole checkpoint
+        found = read_checkpoint(path)  # raises if it is no complete checkpoint
         raise WeightsError(
             f"{path}: a checkpoint of {len(found.tensors)} tensors without classes and config, not a run's model file. "
             f"Make a run of it with `densevit convert {path} OUT`, or train with `weights={path}`."
         )
     state, entries = read_safetensors(path)
     if entries.get("format") != "densevit":
-        raise WeightsError(f"{path}: has no densevit header. For bare tensors, train with `weights={path}`.")
+        raise WeightsError(f"{path}: has no densevit header. For tensors only, train with `weights={path}`.")
     if entries.get("format_version") != FORMAT:
         version = entries.get("format_version")
         raise WeightsError(f"{path}: format version {version}, expected {FORMAT}. Update densevit.")

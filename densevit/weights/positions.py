@@ -1,4 +1,4 @@
-"""Tokens and their positions: published ViTs keep a position for each token, ours adds it to the token."""
+"""Position embeddings of special tokens: published ViTs have one for each token; ours are added to the token."""
 
 import math
 
@@ -22,11 +22,11 @@ GRID = Change(_square, lambda table: table.flatten(0, 1)[None])
 def added_to_tokens(
     table: str, tokens: tuple[str, ...], unplaced: tuple[str, ...] = (), rows: bool = True
 ) -> Rearrangement:
-    """Takes the positions of tokens from a table (1, P + H * W, C) and adds them to those (1, 1, C).
+    """Adds the position embeddings of tokens, from a table (1, P + H * W, C), to the tokens (1, 1, C).
 
-    table, tokens: their names, tokens in the order of the table's first rows. A table may have none of these, and a
-    checkpoint any of the tokens. On the way out the sum is the token and its row is zeros, unless `rows` is false or
-    one of the tokens named `unplaced` is there, which come with tables without such rows.
+    table, tokens: their keys, tokens in the order of the table's first rows. A table may lack these rows, and a
+    checkpoint some of the tokens. The inverse writes the sum as the token and zeros as its row, or no row if `rows` is
+    false or one of the tokens `unplaced` is present.
     """
 
     def into(state: State) -> State:

@@ -1,4 +1,4 @@
-"""The weights that a config starts from: of a whole model, of its backbone, of a head."""
+"""Loads the pretrained weights of a config: of the model, its backbone and its heads."""
 
 import math
 import re
@@ -21,14 +21,14 @@ from densevit.weights.variants import STANDARDIZATION
 
 
 def load_pretrained(model: DenseModel) -> list[Fit]:
-    """Loads the weights that the model's config names: the whole model's, the backbone's, each head's with its neck.
+    """Loads the weights in the model's config: for the whole model, the backbone, and each head with its neck.
 
-    A head that a whole model's weights lack starts as it is, and one that this model lacks is left out; so are those
-    tensors of a head that depend on its classes, where these are others. A head of another project's goes to the head
-    of the same task, whatever its name. A head's learned weight goes on from theirs where they have one.
-    The mean and deviation that the weights were trained with are set in the model and in its config, unless the config
-    states others. All is checked before anything is written: raises WeightsError where something does not fit.
-    Returns what went where, one for each source.
+    A head that the weights lack keeps its initial values; a head that the model lacks is left out, and so are tensors
+    that depend on a head's classes if the classes differ. A head of another project is loaded into the head of the same
+    task, whatever its name. A head's learned loss weight is loaded if the checkpoint has one.
+    The mean and std of the checkpoint are set in the model and its config, unless the config states others.
+    Everything is checked before anything is written. Raises WeightsError if something does not fit.
+    Returns one report for each source.
     """
     config = model.config
     if config is None:
@@ -53,15 +53,15 @@ def load_pretrained(model: DenseModel) -> list[Fit]:
         found.write()
     for found in of_backbone:
         source = cast(str, config.weights if config.backbone.weights is None else config.backbone.weights)
-        found.notes += _built_as(model, checkpoint_of(source)) + _normalise_as(model, checkpoint_of(source))
+        found.notes += _option_notes(model, checkpoint_of(source)) + _set_normalisation(model, checkpoint_of(source))
     return fits
 
 
 def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> Fit:
-    """Where each tensor of a whole model goes. Nothing is written."""
+    """Matches a checkpoint with the whole model. Nothing is written."""
     where = f"weights: {checkpoint.source}"
     if checkpoint.is_backbone:
-        raise WeightsError(f"{where} holds a backbone alone. Name it as backbone.weights={checkpoint.source}.")
+        raise WeightsError(f"{where} contains only a backbone. Name it as backbone.weights={checkpoint.source}.")
     state = _by_our_heads(model, checkpoint, where)
     own = model.state_dict()
     heads = {name.split(".")[1] for name in state if name.startswith("heads.")}
@@ -70,14 +70,14 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
     if heads & set(model.heads):
         for name in own:
             if _head_of(name) not in (None, *heads):
-                kept[name] = f"these weights have no head {_head_of(name)!r}"
+                kept[name] = f"the weights have no head {_head_of(name)!r}"
             elif name.startswith("log_variances.") and name not in state:
-                kept[name] = "their head's weight was not learned"
+                kept[name] = "that head's loss weight was not learned"
         for name in state:
             if _head_of(name) not in (None, *model.heads):
                 left_out[name] = f"this model has no head {_head_of(name)!r}"
             elif name.startswith("log_variances.") and name not in own:
-                left_out[name] = "the head's weight is not learned here"
+                left_out[name] = "the head's loss weight is not learned here"
     notes = []
     for name in sorted(heads & set(model.heads)):
         other, note = _other_classes(model, name, part(state, f"heads.{name}."), checkpoint)
@@ -85,24 +85,24 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
         notes += note
     state = {name: tensor for name, tensor in state.items() if name not in left_out}
     with _describing(checkpoint):
-        found = fit(model, state | _nothing(checkpoint.unknown), where, allowed, kept)
+        found = fit(model, state | _empty(checkpoint.unknown), where, allowed, kept)
     found.left_out |= left_out
     found.zeros = {name: why for name, why in checkpoint.zeros.items() if name in found.tensors}
-    found.notes += _read_as(checkpoint) + notes
+    found.notes += _layout_note(checkpoint) + notes
     return found
 
 
 def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> Fit:
-    """Where each tensor of a backbone goes, in the backbone's names. Nothing is written."""
+    """Matches a checkpoint with the model's backbone, by the backbone's keys. Nothing is written."""
     prefix = "" if checkpoint.is_backbone else "backbone."
-    state = part(checkpoint.tensors, "backbone.") | _nothing(checkpoint.unknown if checkpoint.is_backbone else ())
+    state = part(checkpoint.tensors, "backbone.") | _empty(checkpoint.unknown if checkpoint.is_backbone else ())
     kept = checkpoint.fresh(model.backbone.state_dict(), prefix)
     with _describing(checkpoint):
         found = fit(model.backbone, state, f"backbone.weights: {checkpoint.source}", allowed, kept)
     found.left_out |= checkpoint.left_out
     zeros = {name.removeprefix(prefix): why for name, why in checkpoint.zeros.items()}
     found.zeros = {name: why for name, why in zeros.items() if name in found.tensors}
-    found.notes += _read_as(checkpoint)
+    found.notes += _layout_note(checkpoint)
     return found
 
 
@@ -117,7 +117,7 @@ def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, al
     kept = checkpoint.fresh(model.heads[name].state_dict(), f"heads.{theirs}.") | other
     with _describing(checkpoint):
         found = fit(model.heads[name], state, f"{where}: {checkpoint.source}", allowed, kept)
-    found.notes += _read_as(checkpoint) + notes
+    found.notes += _layout_note(checkpoint) + notes
     if name not in model.necks:
         return [found]
     neck = part(checkpoint.tensors, f"necks.{theirs}.")
@@ -125,7 +125,7 @@ def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, al
 
 
 def _by_our_heads(model: DenseModel, checkpoint: TranslatedCheckpoint, where: str) -> dict[str, Tensor]:
-    """The tensors of a whole model, with the names of this one's heads in the place of tasks."""
+    """The checkpoint's tensors, with this model's head names in place of tasks."""
     if checkpoint.layout is None:
         return checkpoint.tensors
     names: dict[str, str] = {}
@@ -156,10 +156,10 @@ def _by_our_heads(model: DenseModel, checkpoint: TranslatedCheckpoint, where: st
 def _other_classes(
     model: DenseModel, name: str, state: Mapping[str, Tensor], checkpoint: TranslatedCheckpoint
 ) -> tuple[dict[str, str], list[str]]:
-    """Which tensors of a head are not taken because its classes are others, and why; and what there is to say.
+    """The tensors of a head that are not loaded because the classes differ, with the reason; and notes.
 
-    Classes are compared by name where theirs are known, and else by their number. In another order they are others too:
-    nothing says which rows of a head's tensors are whose.
+    Classes are compared by name if the checkpoint's are known, else by number. Classes in another order differ too:
+    which dimension of a head's tensors is the classes' is not known.
     """
     ours, theirs = [c.name for c in model.classes[name]], checkpoint.classes.get(_task(model, name))
     if not ours:
@@ -167,23 +167,23 @@ def _other_classes(
     own = model.heads[name].state_dict()
     misshapen = {key for key in own if key in state and state[key].shape != own[key].shape}
     if theirs is None and not misshapen:
-        return {}, [f"The names of head {name!r}'s classes are not known: they are taken to be the data's, in order."]
+        return {}, [f"The names of head {name!r}'s classes are not known; assuming the data's classes, in order."]
     if theirs is not None and [*map(_plain, theirs)] == [*map(_plain, ours)]:
         return {}, []
     depending = class_tensors(model, name)
     if theirs is None and not misshapen & depending:
         return {}, []
     if theirs is None:
-        why = f"the classes are others, {len(ours)} here"
+        why = f"other classes, {len(ours)} here"
     elif sorted(map(_plain, theirs)) == sorted(map(_plain, ours)):
-        why = "the classes are in another order"
+        why = "the classes have another order"
     else:
-        why = f"the classes are others, {len(theirs)} there and {len(ours)} here"
+        why = f"other classes, {len(theirs)} there and {len(ours)} here"
     return dict.fromkeys(sorted(depending), why), []
 
 
 def class_tensors(model: DenseModel, name: str) -> set[str]:
-    """The names of a head's tensors that depend on the number of classes: of other shapes for one class more."""
+    """The names of a head's tensors whose shape depends on the number of classes, found by adding one class."""
     assert model.config is not None
     section, feeding = model.config.heads[name], dict(model.necks.items()).get(name, model.backbone)
     more = (*model.classes[name], Class("one more", 1 + max(c.file_id for c in model.classes[name]), (0, 0, 0)))
@@ -196,14 +196,14 @@ def class_tensors(model: DenseModel, name: str) -> set[str]:
         try:
             with torch.device("meta"):
                 larger = build().state_dict()
-        except Exception:  # a head whose constructor looks at numbers, which meta tensors have none of
+        except Exception:  # a head whose constructor reads tensor values, which meta tensors lack
             larger = build().state_dict()
     own = model.heads[name].state_dict()
     return {key for key, value in own.items() if key in larger and larger[key].shape != value.shape}
 
 
-def _built_as(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[str]:
-    """What to say of options that leave no trace in tensors, where the weights come with others."""
+def _option_notes(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[str]:
+    """Notes on options that tensors do not determine and that differ from the checkpoint's."""
     assert model.config is not None
     notes, backbone = [], model.config.backbone.options
     for name, value in checkpoint.options.items():
@@ -219,29 +219,28 @@ def _built_as(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[str]:
             notes.append(
                 f"Warning: backbone.{STANDARDIZATION} is {here}; {checkpoint.layout.name} computes with {there}."
             )
-    told = (
-        [option for option in checkpoint.layout.unrecorded if option.startswith("heads.")] if checkpoint.layout else []
-    )
-    heads = _described(checkpoint).get("heads", {}) if told else {}
+    unrecorded = checkpoint.layout.unrecorded if checkpoint.layout else ()
+    of_heads = [option for option in unrecorded if option.startswith("heads.")]
+    heads = _described(checkpoint).get("heads", {}) if of_heads else {}
     for name in model.heads:
         task, own = _task(model, name), model.config.heads[name].options
         theirs = heads.get(task, {})
-        for key in (option.removeprefix(f"heads.{task}.") for option in told):
+        for key in (option.removeprefix(f"heads.{task}.") for option in of_heads):
             if key in theirs and key in own and own[key] != theirs[key]:
-                notes.append(f"heads.{name}.{key} is {own[key]}; these weights are taken to be of {theirs[key]}.")
+                notes.append(f"heads.{name}.{key} is {own[key]}; these weights are assumed to have {theirs[key]}.")
     return notes
 
 
 def _described(checkpoint: TranslatedCheckpoint) -> dict[str, dict[str, Any]]:
-    """The sections of its config; none where it is not whole, which may be allowed."""
+    """The sections of its config; none if it is incomplete, which `weights_allow` permits."""
     try:
         return checkpoint.describe()
     except WeightsError:
         return {}
 
 
-def _normalise_as(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[str]:
-    """Sets the mean and deviation that weights were trained with; returns what to say."""
+def _set_normalisation(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[str]:
+    """Sets the mean and std that the weights were trained with; returns notes."""
     assert model.config is not None
     section, notes = model.config.backbone, []
     for key in ("mean", "std"):
@@ -263,32 +262,32 @@ def _task(model: DenseModel, name: str) -> str:
 
 
 def _head_of(name: str) -> str | None:
-    """The head that a tensor of a whole model belongs to; None for the backbone's and for a head's learned weight."""
+    """The head of a tensor of the model; None for the backbone's tensors and for learned loss weights."""
     kind, _, rest = name.partition(".")
     return rest.partition(".")[0] if kind in ("heads", "necks") else None
 
 
 def _plain(name: str) -> str:
-    """A class's name without what data sets write differently: `Dining_Table, board` is `dining table`."""
+    """A normalised class name: `Dining_Table, board` becomes `dining table`."""
     return re.split(r"[,;]", name)[0].replace("_", " ").replace("-", " ").strip().casefold()
 
 
-def _read_as(checkpoint: TranslatedCheckpoint) -> list[str]:
+def _layout_note(checkpoint: TranslatedCheckpoint) -> list[str]:
     return [f"Read as {checkpoint.layout.name}."] if checkpoint.layout is not None else []
 
 
 @contextmanager
 def _describing(checkpoint: TranslatedCheckpoint) -> Iterator[None]:
-    """Adds to an error what the weights are of."""
+    """Adds the config of the checkpoint's model to errors."""
     try:
         yield
     except WeightsError as error:
         if checkpoint.layout is None:
             raise
         sections = yaml.write(checkpoint.describe()).strip().replace("\n", "\n  ")
-        raise WeightsError(f"{error} Read as {checkpoint.layout.name}, they are of\n  {sections}") from error
+        raise WeightsError(f"{error} Read as {checkpoint.layout.name}, the weights are of\n  {sections}") from error
 
 
-def _nothing(names: Sequence[str]) -> dict[str, Tensor]:
-    """Tensors that no module has, for names that no layout has: they are told as unexpected."""
+def _empty(names: Sequence[str]) -> dict[str, Tensor]:
+    """Empty tensors for keys that match no line of the layout, so that they are reported as unexpected."""
     return {name: torch.empty(0) for name in names}

@@ -1,8 +1,7 @@
-"""Loads what `torch.save` wrote without running any of it: tensors and plain values, with inert stand-ins for the rest.
+"""Unpickles `torch.save` files without running their code: tensors and plain values, with placeholders for the rest.
 
-Torch's weights-only loader refuses a file that names anything else than tensors: the `argparse.Namespace` of a training
-script, a logger's buffer, a numpy scalar. Here an allow-list rebuilds tensors, and every other name becomes an empty
-class.
+Torch's weights-only loader refuses files with other objects: the `argparse.Namespace` of a training script, a logger's
+buffer, a numpy scalar. Here an allow-list rebuilds tensors, and every other class is replaced by an empty one.
 """
 
 import pickle
@@ -26,9 +25,9 @@ _LARGEST_RATIO = 100  # of a zip archive's content to its size; torch.save does 
 
 
 class Inert(dict[Any, Any]):
-    """Stands in for an object, in a subclass of that object's name. Items of a dict stay, all else is dropped."""
+    """Placeholder for an object, in a subclass with its name. Keeps the items of a dict and drops everything else."""
 
-    __hash__ = object.__hash__  # type: ignore[assignment]  # it may be a key
+    __hash__ = object.__hash__  # type: ignore[assignment]  # it may be a dict key
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> "Inert":
         return dict.__new__(cls)
@@ -52,7 +51,7 @@ class Inert(dict[Any, Any]):
 def load(path: Path) -> Any:
     """The content of a torch checkpoint, zip or legacy, on the CPU; objects are `Inert`.
 
-    Raises WeightsError where the file is not whole, or names what no checkpoint needs.
+    Raises WeightsError if the file is incomplete or refers to modules that no checkpoint needs.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -60,7 +59,7 @@ def load(path: Path) -> Any:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(
-                file if path.suffix == ".safetensors" else path,  # torch goes by that suffix
+                file if path.suffix == ".safetensors" else path,  # torch reads paths with this suffix as safetensors
                 map_location="cpu",
                 pickle_module=_PICKLE,
                 weights_only=False,
@@ -70,13 +69,13 @@ def load(path: Path) -> Any:
         raise WeightsError(f"{path}: {error}") from None
     except Exception as error:  # a corrupt pickle raises anything
         raise WeightsError(
-            f"{path}: not a complete checkpoint: {path.stat().st_size:,} bytes, and reading them ends with: "
-            f"{reason(error)}. Copy or download it again."
+            f"{path}: not a complete checkpoint: {path.stat().st_size:,} bytes, reading fails with: {reason(error)}. "
+            "Copy or download it again."
         ) from error
 
 
 def reason(error: Exception) -> str:
-    """One line of what a loader's error says."""
+    """The first line of a loader's error message."""
     text = str(error).strip()
     if isinstance(error, pickle.UnpicklingError) and (found := re.search(r"WeightsUnpickler error: (.*)", text)):
         text = found[1]
@@ -89,35 +88,35 @@ def _check_zip(path: Path) -> None:
     if any(entry.filename.endswith("constants.pkl") for entry in entries):
         raise WeightsError("is a TorchScript archive, a program. Save its state_dict() with torch.save.")
     if sum(entry.file_size for entry in entries) > _LARGEST_RATIO * path.stat().st_size:
-        raise WeightsError("unpacks to a hundred times its size: the file may be malicious. Nothing of it was run.")
+        raise WeightsError("unpacks to over a hundred times its size: it may be malicious. None of its code was run.")
 
 
-class _Unpickler(pickle._Unpickler):  # in Python: the C one's memory follows an index
-    """Looks names up in the allow-list. Torch subclasses it to add storages."""
+class _Unpickler(pickle._Unpickler):  # the Python one: the C one allocates memory for any memo index
+    """Resolves classes with the allow-list. Torch subclasses it to add storages."""
 
     def find_class(self, module: str, name: str) -> Any:
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))  # of Python 2
         if module.partition(".")[0] in _FORBIDDEN:
             raise WeightsError(
-                f"names {module}:{name}, which no checkpoint needs: the file may be malicious. Nothing of it was run. "
-                "Take the weights from a source that you trust, best as .safetensors."
+                f"refers to {module}:{name}, which no checkpoint needs: it may be malicious. None of its code was run. "
+                "Download the weights from a trusted source, preferably as .safetensors."
             )
         if module == "torch" and isinstance(getattr(torch, name, None), (torch.dtype, torch.qscheme)):
             return getattr(torch, name)
-        return _ALLOWED.get((module, name)) or _stand_in(module, name)
+        return _ALLOWED.get((module, name)) or _placeholder(module, name)
 
 
-def _stand_in(module: str, name: str) -> type[Inert]:
+def _placeholder(module: str, name: str) -> type[Inert]:
     return type(name, (Inert,), {"__module__": module, "__qualname__": name})
 
 
 def _attribute(owner: Any, name: Any) -> type[Inert]:
-    """Stands in for getattr: pickles reach inner classes through it."""
-    return _stand_in(str(getattr(owner, "__module__", "")), str(name))
+    """Replaces getattr, by which pickles refer to nested classes."""
+    return _placeholder(str(getattr(owner, "__module__", "")), str(name))
 
 
 def _check_storage(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
-    """Raises UnpicklingError where a storage is too small: torch would enlarge it."""
+    """Raises UnpicklingError if a storage is too small, which torch would enlarge."""
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if 0 not in size and last >= storage.size():
         raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} in a storage of {storage.size()} numbers")
@@ -152,7 +151,7 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 
 def _of_a_type(rebuild: Callable[..., Any], kind: Any, arguments: Any, state: Any) -> Any:
-    """A tensor of a subclass or with attributes, without these."""
+    """A tensor of a subclass or with attributes, as a plain tensor."""
     return rebuild(*arguments) if rebuild in _ALLOWED.values() else Inert()
 
 

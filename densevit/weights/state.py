@@ -1,4 +1,4 @@
-"""Tensors by name: of a safetensors file, and of a part of a model."""
+"""State dicts: reading safetensors files, selecting the part of a submodule."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from densevit.errors import WeightsError
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a .safetensors file, and its header's own entries."""
+    """The tensors of a .safetensors file, and the metadata in its header."""
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118  # not a dict
@@ -21,11 +21,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors under a prefix, without it; the state as it is where none has that prefix."""
+    """The tensors with a prefix, with the prefix removed; the whole state dict if no key has it."""
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return inner or dict(state)
 
 
 def header(entries: Mapping[str, Any]) -> dict[str, str]:
-    """Entries as a safetensors header holds them: strings; what is none is written as JSON."""
+    """Entries as strings for a safetensors header; other values are converted to JSON."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}

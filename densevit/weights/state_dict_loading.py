@@ -1,4 +1,4 @@
-"""Puts tensors in our names into a module: completely or not at all, and with a line for each that is not as it was."""
+"""Loads a state dict all-or-nothing; reports adapted, missing and unexpected tensors."""
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ from densevit.errors import WeightsError
 
 
 class Adapted(NamedTuple):
-    """A tensor that came in another shape, and what was done."""
+    """A tensor that was adapted to the module's shape, and how."""
 
     name: str
     before: tuple[int, ...]
@@ -25,12 +25,12 @@ class Adapted(NamedTuple):
 
 @dataclass
 class Fit:
-    """What of a checkpoint goes where in a module; nothing is written before `write`.
+    """A state dict matched with a module; `write` loads it.
 
-    tensors: by the module's names, in its shapes. left_out: names in the checkpoint that are not taken, and why.
-    fresh: names of the module that start as they were built, and why. zeros: names of biases that the checkpoint lacks
-    and that become zeros, and why. missing, unexpected: those that were allowed.
-    notes: what else there is to say, a sentence each.
+    tensors: by the module's keys, in its shapes. left_out: keys of the checkpoint that are not loaded, with the reason.
+    fresh: keys of the module that keep their initial values, with the reason. zeros: biases that the checkpoint lacks
+    and that are set to zeros, with the reason. missing, unexpected: keys that were allowed to be.
+    notes: further remarks, a sentence each.
     """
 
     source: str
@@ -46,16 +46,16 @@ class Fit:
 
     @property
     def loaded(self) -> int:
-        """How many tensors were taken as they were."""
+        """The number of tensors that are loaded unchanged."""
         return len(self.tensors) - len(self.adapted) - len(self.zeros)
 
     def write(self) -> None:
-        """Puts the tensors into the module."""
+        """Loads the tensors into the module."""
         self.module.load_state_dict(self.tensors, strict=False)
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> Fit:
-    """Puts every tensor of `state` into `module`; see `fit`."""
+    """Loads `state` into `module`; see `fit`."""
     found = fit(module, state, source)
     found.write()
     return found
@@ -68,13 +68,13 @@ def fit(
     allowed: Iterable[str] = (),
     kept: Mapping[str, str] | None = None,
 ) -> Fit:
-    """Where each tensor of `state` goes in `module`. Nothing is written.
+    """Matches `state` with `module`. Nothing is written.
 
-    allowed: patterns (`head.*`) of names that may be missing, unexpected or of another shape. kept: names of the module
-    that stay as they are, and why.
-    A tensor of another shape is adapted where that can be done: by the method `carried_over(name, tensor)` of the
-    submodule that holds it, as for tables of positions; where a convolution sees the picture, by resizing its kernel
-    and by spreading a grey one over three channels. Raises WeightsError, naming the keys, where the two do not fit.
+    allowed: patterns (`head.*`) of keys that may be missing, unexpected or of another shape. kept: keys of the module
+    that keep their values, with the reason.
+    A tensor of another shape is adapted where possible: by the method `carried_over(name, tensor)` of its submodule, as
+    for position tables; for a convolution on RGB images, by resizing its kernel and by expanding a grey-scale kernel to
+    three channels. Raises WeightsError, naming the keys, for other differences.
     """
     own, kept, patterns = module.state_dict(), kept or {}, list(allowed)
     found = Fit(str(source), module)
@@ -117,14 +117,14 @@ def fit(
         problems.append(f"{len(misshapen)} have another shape ({shapes})")
     if problems:
         raise WeightsError(
-            f"{source} does not fit: {'; '.join(problems)}. Use the config it was trained with, or other weights; what "
-            "is meant to be so is allowed by name, weights_allow: [PATTERN, ...]."
+            f"{source} does not fit: {'; '.join(problems)}. Use the config it was trained with, or other weights; "
+            "allow intended differences by name, weights_allow: [PATTERN, ...]."
         )
     return found
 
 
 def _check_types(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str | Path) -> None:
-    """Raises WeightsError for integers, complex numbers and sparse tensors where the module has floating point."""
+    """Raises WeightsError for integer, complex and sparse tensors where the module has floating-point ones."""
     floating = {name: tensor for name, tensor in state.items() if own[name].is_floating_point()}
     wrong = {
         name: str(tensor.dtype if tensor.layout is torch.strided else tensor.layout).removeprefix("torch.")
@@ -136,16 +136,16 @@ def _check_types(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source:
         others = f" (and {len(wrong) - 1} tensors more)" if len(wrong) > 1 else ""
         raise WeightsError(
             f"{source} does not fit: {name} is {kind}{others}; dense floating point is expected. Save the weights as "
-            "float32, those of a quantised model before it was quantised."
+            "float32, for a quantised model before quantisation."
         )
 
 
 def resize_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:
-    """A patch projection (O, I, h, w) for patches of another size, (O, I, *size).
+    """Resizes a patch projection (O, I, h, w) to another patch size, (O, I, *size).
 
-    The pseudo-inverse resize of FlexiViT (Beyer et al. 2023, section 3.4): a patch that is resized, bilinearly and
-    without antialiasing, gives the same token as before where patches grow, and the nearest one where they shrink.
-    Plain interpolation of kernels, bicubic in most code, changes the tokens' norm instead.
+    The pseudo-inverse resize of FlexiViT (Beyer et al. 2023, section 3.4): a patch resized bilinearly without
+    antialiasing gives the same token as before if patches grow, and the nearest token if they shrink. Plain
+    interpolation of kernels, bicubic in most code, changes the norm of tokens.
     """
     resized = kernel.double()
     for axis, new in zip((2, 3), size, strict=True):
@@ -157,12 +157,12 @@ def resize_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def shown(shape: Iterable[int]) -> str:
-    """A shape as people write it: 14 x 14 x 768."""
+    """A shape as text: 14 x 14 x 768."""
     return " x ".join(map(str, shape)) or "a number"
 
 
 def _adapted(module: nn.Module, name: str, tensor: Tensor, own: Tensor) -> tuple[Tensor, str] | None:
-    """The tensor in the shape of the module's own, and how; None where that cannot be."""
+    """The tensor adapted to the shape of `own`, and how; None if that is not possible."""
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
     if tensor.ndim != own.ndim:
@@ -171,13 +171,13 @@ def _adapted(module: nn.Module, name: str, tensor: Tensor, own: Tensor) -> tuple
     if carry is not None:
         carried = carry(leaf, tensor)
         return (carried, "interpolated") if carried is not None and carried.shape == own.shape else None
-    sees_pictures = isinstance(owner, nn.Conv2d) and leaf == "weight" and own.shape[1] == 3
-    if not sees_pictures or tensor.shape[0] != own.shape[0] or tensor.shape[1] not in (1, 3):
+    is_rgb_kernel = isinstance(owner, nn.Conv2d) and leaf == "weight" and own.shape[1] == 3
+    if not is_rgb_kernel or tensor.shape[0] != own.shape[0] or tensor.shape[1] not in (1, 3):
         return None
     how = []
-    if tensor.shape[1] == 1:  # a grey picture, which has its value in each channel, gives what it gave
+    if tensor.shape[1] == 1:  # the same output for a grey-scale image repeated over three channels
         tensor = tensor.expand(-1, 3, -1, -1) / 3
-        how.append("grey kernel spread over RGB")
+        how.append("grey-scale kernel expanded to RGB")
     if tensor.shape[2:] != own.shape[2:]:
         tensor = resize_kernel(tensor, (own.shape[2], own.shape[3]))
         how.append("patch kernel resized")
@@ -185,7 +185,7 @@ def _adapted(module: nn.Module, name: str, tensor: Tensor, own: Tensor) -> tuple
 
 
 def _counts_batches(name: str) -> bool:
-    """Batch norm's count, which only norms that learn have and none needs."""
+    """Whether a key is batch norm's counter, which frozen norms lack and inference does not use."""
     return name.rpartition(".")[2] == "num_batches_tracked"
 
 

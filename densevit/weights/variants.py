@@ -1,4 +1,4 @@
-"""Which options of a backbone give tensors of these names and shapes: what a checkpoint's config is made from."""
+"""Infers a backbone's options from the names and shapes of its tensors, for the config of a checkpoint."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from densevit.weights.key_mapping import Layout, Line, Rearrangement, State, tra
 
 Section = dict[str, Any]
 
-STANDARDIZATION = "weight_standardization"  # a hybrid's option that no tensor shows; by default "variance"
+STANDARDIZATION = "weight_standardization"  # a hybrid's option that tensors do not determine; default "variance"
 
 VIT: dict[int, tuple[str, int]] = {  # width: variant, depth
     128: ("nano", 6),
@@ -50,9 +50,9 @@ RESNET: dict[tuple[tuple[int, ...], bool], int] = {  # blocks a stage and whethe
 def described(
     of_ours: Callable[[State], Section], lines: tuple[Line, ...], rearrange: Rearrangement | None = None
 ) -> Callable[[State], dict[str, Section]]:
-    """A layout's `describe`, from one that takes the tensors in our names.
+    """A layout's `describe`, from a function of the tensors with our keys.
 
-    Raises WeightsError where the tensors are of no variant that we have.
+    Raises WeightsError if the tensors are not of a known variant.
     """
     names = Layout("", "backbone", (), lines, lambda state: {}, rearrange=rearrange)
 
@@ -60,20 +60,20 @@ def described(
         try:
             return {"backbone": of_ours(translate(state, names).tensors)}
         except (KeyError, IndexError) as error:
-            raise WeightsError(f"The checkpoint is not whole: it has nothing for {error}.") from error
+            raise WeightsError(f"The checkpoint is incomplete: no tensor for {error}.") from error
 
     return describe
 
 
 def vit(tensors: State) -> Section:
-    """The section of a ViT. How many heads share a width cannot be seen: it is taken for the variant's."""
+    """The section of a ViT. Tensors do not determine the number of attention heads: the variant's is assumed."""
     width, depth = len(tensors["blocks.0.norm1.weight"]), _count(tensors, r"blocks\.(\d+)\.norm1\.weight")
-    variant, whole = VIT.get(width, ("", 0))
-    if depth > whole:
-        raise WeightsError(f"A ViT of {width} channels and {depth} blocks is none of the variants: {_listed(VIT)}.")
+    variant, full_depth = VIT.get(width, ("", 0))
+    if depth > full_depth:
+        raise WeightsError(f"A ViT of {width} channels and {depth} blocks is not a known variant: {_listed(VIT)}.")
     hybrid = "stem.conv.weight" in tensors
     if hybrid and [_count(tensors, rf"stem\.stages\.{i}\.(\d+)\.conv1\.weight") for i in range(4)] != [3, 4, 9, 0]:
-        raise WeightsError("Of hybrids only those on the first three stages of a ResNet-50 can be taken over.")
+        raise WeightsError("Of hybrids, only those on the first three stages of a ResNet-50 are supported.")
     patch = 16 if hybrid else tensors["stem.projection.weight"].shape[-1]
     options: Section = {"name": "vit", "variant": variant, "patch_size": patch}
     if hybrid:
@@ -92,18 +92,18 @@ def vit(tensors: State) -> Section:
     options |= {"qk_norm": True} if "blocks.0.attention.query_norm.weight" in tensors else {}
     wide, narrow = tensors["blocks.0.mlp.expand.weight"], tensors["blocks.0.mlp.contract.weight"]
     options |= {"swiglu": True} if len(wide) == 2 * narrow.shape[1] else {}
-    if depth < whole:
+    if depth < full_depth:
         quarters = sorted({-(-depth * i // 4) for i in (1, 2, 3, 4)})
         options["features"] = tuple(quarters[-2:] if hybrid else quarters)
     return options | ({} if "norm.weight" in tensors else {"feature_norm": False})
 
 
 def swin(tensors: State) -> Section:
-    """The section of a Swin. The windows of version 2 leave no trace in what is learned: they are the default."""
+    """The section of a Swin. For version 2, tensors do not determine the window size: the default is assumed."""
     width = len(tensors["patch_norm.weight"])
     blocks = tuple(_count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(4))
     if (width, blocks) not in SWIN:
-        raise WeightsError(f"A Swin of {width} channels and {blocks} blocks is none of the variants: {_listed(SWIN)}.")
+        raise WeightsError(f"A Swin of {width} channels and {blocks} blocks is not a known variant: {_listed(SWIN)}.")
     section: Section = {"name": "swin", "variant": SWIN[width, blocks], "version": 2}
     if "stages.0.0.attention.logit_scale" not in tensors:
         tables = [tensors[f"stages.{i}.1.attention.relative_position_bias_table"] for i in range(1, 4)]
@@ -119,7 +119,7 @@ def mvit(tensors: State) -> Section:
     blocks = tuple(_count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(4))
     if (version, width, blocks) not in MVIT:
         raise WeightsError(
-            f"An MViT of version {version}, {width} channels and {blocks} blocks is none of the variants: "
+            f"An MViT of version {version}, {width} channels and {blocks} blocks is not a known variant: "
             f"{_listed(MVIT)}."
         )
     if version == 1:
@@ -131,12 +131,12 @@ def mvit(tensors: State) -> Section:
 
 
 def resnet(tensors: State) -> Section:
-    """The section of a ResNet. A dilation leaves no trace in the weights, nor do frozen norms."""
+    """The section of a ResNet. Tensors do not determine dilation or frozen norms."""
     blocks = tuple(_count(tensors, rf"layer{i}\.(\d+)\.conv1\.weight") for i in range(1, 5))
     bottleneck = "layer1.0.conv3.weight" in tensors
     if (blocks, bottleneck) not in RESNET:
         kind = "bottlenecks" if bottleneck else "basic blocks"
-        raise WeightsError(f"A ResNet of {blocks} {kind} is none of these depths: {_listed(RESNET)}.")
+        raise WeightsError(f"A ResNet of {blocks} {kind} is not a known depth: {_listed(RESNET)}.")
     section: Section = {"name": "resnet", "depth": RESNET[blocks, bottleneck]}
     if bottleneck:
         width, per_group = tensors["layer1.0.conv2.weight"].shape[:2]
@@ -146,7 +146,7 @@ def resnet(tensors: State) -> Section:
 
 
 def same(values: Iterable[int]) -> int | tuple[int, ...]:
-    """One number where all are equal, else all."""
+    """One number if all are equal, else a tuple of all."""
     found = tuple(values)
     return found[0] if len(set(found)) == 1 else found
 

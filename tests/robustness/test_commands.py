@@ -99,7 +99,7 @@ WRONG: dict[tuple[str, ...], str] = {
     ("predict", "run", "a.png", "--average", "x"): "inference.average should be 'logits' or 'probabilities'",
     ("predict", "run", "a.png", "--device", "nope"): "--device nope",
     ("predict", "run", "a.png", "--device", "meta"): "--device meta computes nothing",
-    ("convert", "run", "out"): "run: is densevit's already",
+    ("convert", "run", "out"): "run: is already in densevit's layout",
     ("convert", "file", "out"): "file: is not a checkpoint: ",
     ("convert", "run", "file", "--to", "hf"): "file exists. Name another path",
     ("convert", "run", "out.pth", "--to", "nope"): "--to nope: there is no such layout",

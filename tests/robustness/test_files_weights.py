@@ -33,7 +33,6 @@ def model_file(run: Path, header: dict[str, Any] | None = None, **entries: str |
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 123456\n"
-NOT_COMPLETE = "not a complete safetensors file"
 HTML = b"<!DOCTYPE html><html><title>Log in</title>"
 
 # Bytes of a file that holds no weights, and what `weights=` and `predict` say of it alike.
@@ -51,20 +50,22 @@ NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
     "HDF5": (b"\x89HDF\r\n\x1a\n", r"is not a checkpoint: 8 bytes, the first are b'\x89HDF\r\n\x1a\n'"),
 }
 
+INCOMPLETE = "not a complete safetensors file"
+
 # What a run's model.safetensors is in place of a whole one.
 MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
-    "cut short": (lambda run: (run / "model.safetensors").read_bytes()[:5000], NOT_COMPLETE),
-    "zeros": (lambda run: bytes(1000), NOT_COMPLETE),
+    "cut short": (lambda run: (run / "model.safetensors").read_bytes()[:5000], INCOMPLETE),
+    "zeros": (lambda run: bytes(1000), INCOMPLETE),
     "empty": (lambda run: b"", "is an empty file, 0 bytes"),
     "web page": (lambda run: HTML, "is an HTML page"),
     "git-LFS pointer": (lambda run: LFS, "is a git-LFS pointer"),
-    "header of 2**60 bytes": (lambda run: struct.pack("<Q", 2**60) + b"{" + b" " * 100, NOT_COMPLETE),
-    "header of 2**64 - 1 bytes": (lambda run: b"\xff" * 8 + b"{}", NOT_COMPLETE),
-    "header that is no JSON": (lambda run: struct.pack("<Q", 10) + b"x" * 10, NOT_COMPLETE),
-    "header nested deeply": (lambda run: struct.pack("<Q", len(DEEP)) + DEEP.encode(), NOT_COMPLETE),
+    "header of 2**60 bytes": (lambda run: struct.pack("<Q", 2**60) + b"{" + b" " * 100, INCOMPLETE),
+    "header of 2**64 - 1 bytes": (lambda run: b"\xff" * 8 + b"{}", INCOMPLETE),
+    "header that is no JSON": (lambda run: struct.pack("<Q", 10) + b"x" * 10, INCOMPLETE),
+    "header nested deeply": (lambda run: struct.pack("<Q", len(DEEP)) + DEEP.encode(), INCOMPLETE),
     "tensor of petabytes": (
         lambda run: model_file(run, {KERNEL: {"dtype": "F32", "shape": [10**15], "data_offsets": [0, 4 * 10**15]}}),
-        NOT_COMPLETE,
+        INCOMPLETE,
     ),
     "no header of ours": (lambda run: model_file(run), "has no densevit header"),
     "newer version": (lambda run: model_file(run, format_version="99"), "format version 99, expected 1"),

@@ -129,7 +129,7 @@ def test_a_head_is_added_to_a_frozen_detector_which_stays_to_the_last_bit(
     }
     run = train(configs.from_mapping(sections), tmp_path / "run")
     told = " ".join(capsys.readouterr().out.split())
-    assert "this model has no head 'surfaces'" in told and "these weights have no head 'depth'" in told
+    assert "this model has no head 'surfaces'" in told and "the weights have no head 'depth'" in told
 
     before, after = load_file(first / "model.safetensors"), load_file(run / "model.safetensors")
     frozen = [key for key in after if key.startswith(("backbone.", "heads.boxes."))]

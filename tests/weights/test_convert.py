@@ -125,9 +125,9 @@ def _whole(folder):
 def test_a_backbone_alone_is_no_run(tmp_path, capsys):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
     run(tmp_path / "r18.pth", tmp_path / "ours")
-    with pytest.raises(densevit.WeightsError, match=r"holds a backbone alone\. Train with `backbone\.weights="):
+    with pytest.raises(densevit.WeightsError, match=r"contains only a backbone\. Train with `backbone\.weights="):
         densevit.load(tmp_path / "ours")
-    assert "is a backbone alone" in refused(capsys, tmp_path / "r18.pth", tmp_path / "new", "data.image_size=96")
+    assert "is only a backbone" in refused(capsys, tmp_path / "r18.pth", tmp_path / "new", "data.image_size=96")
 
 
 # ---- whole models ----
@@ -257,10 +257,10 @@ def test_a_dilation_comes_from_config_json_or_is_assumed_aloud(tmp_path, capsys)
     (tmp_path / "hf/model.safetensors").rename(tmp_path / "alone.safetensors")
     run(tmp_path / "alone.safetensors", tmp_path / "assumed", "backbone.dilation=true")
     said = " ".join(capsys.readouterr().out.split())
-    assert "Assumed, as it leaves no trace in weights: heads.detection.num_heads 8. Others are given as" in said
+    assert "Assumed, because the weights do not determine it: heads.detection.num_heads 8. Override as" in said
     run(tmp_path / "run", tmp_path / "detr.pth", "--to", "detr")
     said = " ".join(capsys.readouterr().out.split())
-    assert "backbone.dilation is true, which is to be set there" in said
+    assert "backbone.dilation is true, which must be set there" in said
 
 
 # ---- what is refused ----
@@ -299,7 +299,7 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(detr, tmp_path, capsys)
     (tmp_path / "empty").mkdir()
     run(detr[0], tmp_path / "empty")
     assert {path.name for path in tmp_path.iterdir()} == {"full", "half.pth", "empty"}
-    assert "is densevit's already" in refused(capsys, tmp_path / "empty", tmp_path / "out")
+    assert "is already in densevit's layout" in refused(capsys, tmp_path / "empty", tmp_path / "out")
 
 
 def test_tensors_of_no_layout_are_refused_unless_allowed(detr, tmp_path, capsys):
@@ -312,9 +312,9 @@ def test_tensors_of_no_layout_are_refused_unless_allowed(detr, tmp_path, capsys)
 
 def test_classes_that_would_be_taken_for_coco_s_are_refused(tmp_path, capsys):
     said = refused(capsys, own(tmp_path / "eighty", named(80)), tmp_path / "out.pth", "--to", "detr")
-    assert "would take its 80 classes for others: thing 0 for person" in said
+    assert "would assign other names to its 80 classes: person for thing 0" in said
     said = refused(capsys, own(tmp_path / "many", named(91)), tmp_path / "out.pth", "--to", "detr")
-    assert "takes its rows for other classes" in said
+    assert "assigns other classes to its rows" in said
     run(own(tmp_path / "few", named(3)), tmp_path / "out.pth", "--to", "detr")
     assert len(torch.load(tmp_path / "out.pth", weights_only=True)["model"]["class_embed.bias"]) == 4
 
@@ -324,7 +324,7 @@ def test_classes_that_would_be_taken_for_coco_s_are_refused(tmp_path, capsys):
     [
         ({"backbone": {"name": "vit", "variant": "nano", "positions": "rotary"}}, "timm", "positions is 'rotary'"),
         ({"backbone": {"name": "vit", "variant": "nano", "window_size": 2}}, "timm", "backbone.window_size is 2"),
-        ({"backbone": {"name": "swin", "variant": "nano"}}, "detr", "detr is not of a 'swin' like this"),
+        ({"backbone": {"name": "swin", "variant": "nano"}}, "detr", "detr does not fit this 'swin'"),
         (
             {"heads": {"detection": {"name": "detr", "width": 32, "anchors": True}}},
             "detr",

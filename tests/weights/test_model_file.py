@@ -212,7 +212,7 @@ def test_a_head_that_the_weights_lack_is_added_and_one_that_the_model_lacks_is_d
     assert equal(model.heads["more"].state_dict(), before)
     assert set(told.left_out.values()) == {"this model has no head 'detection'"}
     assert sorted(told.left_out) == sorted(key for key in source.state_dict() if key.split(".")[1] == "detection")
-    assert told.fresh == {f"heads.more.{key}": "these weights have no head 'more'" for key in before}
+    assert told.fresh == {f"heads.more.{key}": "the weights have no head 'more'" for key in before}
 
 
 def test_learned_weights_go_on_where_there_are_some_and_else_begin_at_nothing(tmp_path):

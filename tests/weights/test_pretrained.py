@@ -168,7 +168,7 @@ def test_another_project_s_model_feeds_the_head_of_its_task(file):
     assert torch.equal(model.heads["boxes"].label_head.weight, state["cls.weight"])
     assert told.loaded == 8
     assert told.notes[1] == (
-        "The names of head 'boxes''s classes are not known: they are taken to be the data's, in order."
+        "The names of head 'boxes''s classes are not known; assuming the data's classes, in order."
     )
 
 
@@ -187,7 +187,7 @@ def test_its_backbone_or_its_head_alone(file):
 
 def test_a_backbone_s_file_is_no_whole_model_and_has_no_head(file):
     source = file(encoder())
-    with pytest.raises(WeightsError, match=r"holds a backbone alone\. Name it as backbone\.weights="):
+    with pytest.raises(WeightsError, match=r"contains only a backbone\. Name it as backbone\.weights="):
         load_pretrained(model_of(weights=source))
     with pytest.raises(WeightsError, match=r"heads\.boxes\.weights: .* has no head; expected one for detection"):
         load_pretrained(model_of(heads={"boxes": {"name": f"{__name__}:Scores", "weights": source}}))
@@ -196,10 +196,10 @@ def test_a_backbone_s_file_is_no_whole_model_and_has_no_head(file):
 @pytest.mark.parametrize(
     ("rows", "theirs", "why"),
     [
-        (5, None, "the classes are others, 2 here"),
-        (5, ["a", "b", "c", "d", "e"], "the classes are others, 5 there and 2 here"),
-        (2, ["cat", "cow"], "the classes are others, 2 there and 2 here"),
-        (2, ["hot dog", "cat"], "the classes are in another order"),
+        (5, None, "other classes, 2 here"),
+        (5, ["a", "b", "c", "d", "e"], "other classes, 5 there and 2 here"),
+        (2, ["cat", "cow"], "other classes, 2 there and 2 here"),
+        (2, ["hot dog", "cat"], "the classes have another order"),
         (2, ["Cat, felis", "hot_dog"], None),
     ],
 )
@@ -232,7 +232,7 @@ def test_a_run_of_ours_with_other_classes_keeps_all_but_these(tmp_path):
     more = build_model(source.config, {"detection": (CLASSES[1], CLASSES[0])})
     more.config.weights = str(tmp_path)
     [told] = load_pretrained(more)
-    assert set(told.left_out.values()) == {"the classes are in another order"} and len(told.left_out) == 2
+    assert set(told.left_out.values()) == {"the classes have another order"} and len(told.left_out) == 2
     assert torch.equal(more.heads["boxes"].hidden.weight, source.heads["boxes"].hidden.weight)
 
 
@@ -242,7 +242,7 @@ def test_missing_and_unexpected_are_errors_that_say_what_the_weights_are_of_unle
     source = file(state)
     message = (
         r"1 tensors are missing \(norm\.bias\); 1 are not the model's \(extra\.w.*\)(.|\n)*"
-        r"Read as made-encoder, they are of\n  backbone:\n    name: small"
+        r"Read as made-encoder, the weights are of\n  backbone:\n    name: small"
     )
     with pytest.raises(WeightsError, match=message):
         load_pretrained(model_of({"weights": source}))

@@ -93,7 +93,11 @@ def test_a_swinv2_s_windows_come_from_config_json(tmp_path):
     last = theirs(pixels).last_hidden_state.transpose(1, 2).unflatten(2, (4, 4))
     torch.testing.assert_close(found.backbone.eval()(pixels)[-1], last, rtol=1e-4, atol=1e-4)
     (tmp_path / "config.json").unlink()
-    assert convert(tmp_path).fit.notes[1].startswith("Assumed, as it leaves no trace in weights: backbone.window_size")
+    assert (
+        convert(tmp_path)
+        .fit.notes[1]
+        .startswith("Assumed, because the weights do not determine it: backbone.window_size")
+    )
 
 
 def test_a_detr_s_config_says_its_dilation_and_its_heads(tmp_path):
@@ -136,7 +140,7 @@ def test_a_config_of_other_attention_heads_is_told(tmp_path):
             torch.save({"model": translate_back(state, find("detr"))[0]}, tmp_path / "detr.pth")
         model.config.weights = str(tmp_path / "detr.pth")
         said.append([note for note in load_pretrained(model)[0].notes if "num_heads" in note])
-    assert said == [[], ["heads.boxes.num_heads is 4; these weights are taken to be of 8."], []]
+    assert said == [[], ["heads.boxes.num_heads is 4; these weights are assumed to have 8."], []]
     state = torch.load(tmp_path / "detr.pth", weights_only=True)["model"]
     del state["transformer.decoder.layers.0.linear1.weight"]  # without it, it cannot be described
     torch.save({"model": state}, tmp_path / "detr.pth")

@@ -142,7 +142,7 @@ def test_a_patch_kernel_of_another_size_is_adapted_in_a_vit():
 def test_a_grey_kernel_says_of_a_grey_picture_what_it_said():
     module, state = nn.Sequential(nn.Conv2d(3, 4, 3)), {"0.weight": torch.randn(4, 1, 3, 3), "0.bias": torch.randn(4)}
     found = load_state(module, state, "grey.pth")
-    assert found.adapted == [("0.weight", (4, 1, 3, 3), (4, 3, 3, 3), "grey kernel spread over RGB")]
+    assert found.adapted == [("0.weight", (4, 1, 3, 3), (4, 3, 3, 3), "grey-scale kernel expanded to RGB")]
     grey = torch.randn(1, 1, 9, 9)
     torch.testing.assert_close(module(grey.expand(-1, 3, -1, -1)), F.conv2d(grey, state["0.weight"], state["0.bias"]))
 

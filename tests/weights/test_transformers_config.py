@@ -9,7 +9,7 @@ from transformers import AutoModel, DPTForDepthEstimation, DPTForSemanticSegment
 import densevit
 from densevit import config as configs
 from densevit.model import build_model
-from densevit.weights.foreign_export import written
+from densevit.weights.foreign_export import export
 from densevit.weights.model_file import save, save_backbone
 
 VIT = {"name": "vit", "variant": "tiny", "features": (1, 2), "image_size": 64}
@@ -51,7 +51,7 @@ def make(section, folder):
 def test_transformers_builds_it_from_the_config_alone(case, tmp_path):
     section, kind, tokens = CASES[case]
     backbone = make(section, tmp_path / "ours")
-    written(tmp_path / "ours", "hf").write(tmp_path / "hf")
+    export(tmp_path / "ours", "hf").write(tmp_path / "hf")
     assert json.loads((tmp_path / "hf/config.json").read_text())["model_type"] == kind
     theirs, report = AutoModel.from_pretrained(tmp_path / "hf", output_loading_info=True)
     missing = {key for key in report["missing_keys"] if "pooler" not in key and "mask_token" not in key}
@@ -68,10 +68,10 @@ def test_transformers_builds_it_from_the_config_alone(case, tmp_path):
 def test_where_transformers_has_no_such_model_the_tensors_go_alone_and_it_is_said(tmp_path):
     make({"name": "resnet", "depth": 18, "dilation": True}, tmp_path / "ours")
     with pytest.raises(densevit.WeightsError, match="backbone.dilation is True"):
-        written(tmp_path / "ours", "hf")
+        export(tmp_path / "ours", "hf")
     make({**VIT, "registers": 2}, tmp_path / "more")
-    found = written(tmp_path / "more", "hf")
-    assert found.files == {} and found.notes == ["No transformers config says this model: tensors alone."]
+    found = export(tmp_path / "more", "hf")
+    assert found.files == {} and found.notes == ["No transformers config represents this model: tensors only."]
 
 
 @pytest.mark.parametrize("task", ["depth", "segmentation"])
@@ -95,7 +95,7 @@ def test_a_dpt_goes_to_transformers_whole(task, tmp_path):
     for tensor in model.parameters():
         tensor.add_(torch.randn_like(tensor) * (0.1 if tensor.ndim < 2 else 0.02))
     save(model, tmp_path / "model.safetensors")
-    written(tmp_path, "hf").write(tmp_path / "hf")
+    export(tmp_path, "hf").write(tmp_path / "hf")
     kind = DPTForDepthEstimation if task == "depth" else DPTForSemanticSegmentation
     theirs, report = kind.from_pretrained(tmp_path / "hf", output_loading_info=True)
     unused = ("fusion_stage.layers.0.residual_layer1", "dpt.layernorm", "pooler")

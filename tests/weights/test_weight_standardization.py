@@ -7,7 +7,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import WeightsError
 from densevit.model import build_model
-from densevit.weights.foreign_export import written
+from densevit.weights.foreign_export import export
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
 
@@ -66,15 +66,15 @@ def test_it_stands_in_the_config_and_goes_out_again(arithmetic, layout, run, tmp
 )
 def test_the_other_arithmetic_is_refused_where_it_computes_something_else_and_told_where_not(arithmetic, layout, run):
     with pytest.raises(WeightsError, match=f"weight_standardization is '{arithmetic}'"):
-        written(run(arithmetic), layout, ALLOWED)
-    notes = written(run(arithmetic, spread=1.0), layout, ALLOWED).notes
+        export(run(arithmetic), layout, ALLOWED)
+    notes = export(run(arithmetic, spread=1.0), layout, ALLOWED).notes
     other = {"std": "variance", "variance": "std"}[arithmetic]
     assert f"There, weight_standardization is {other}: outputs differ by less than 0.1%." in notes
 
 
 def test_a_training_that_starts_with_the_other_arithmetic_is_warned(run, tmp_path):
     out = tmp_path / "theirs.pth"
-    written(run("std"), "dpt-hybrid").write(out)
+    export(run("std"), "dpt-hybrid").write(out)
     said = []
     for own in ({}, {"weight_standardization": "std"}):
         fits = load_pretrained(model_of(weights=str(out), **own))

@@ -104,7 +104,7 @@ def described(lines: tuple[Line, ...]) -> Callable[[State], dict[str, Any]]:
         try:
             return _sections(translate(state, names).tensors)
         except KeyError as error:
-            raise WeightsError(f"The checkpoint is not whole: it has nothing for {error}.") from error
+            raise WeightsError(f"The checkpoint is incomplete: no tensor for {error}.") from error
 
     return describe
 

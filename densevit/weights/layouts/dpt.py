@@ -71,7 +71,7 @@ def describe_translated(ours: State, task: Task) -> dict[str, Any]:
             "reassemble_channels": [head[f"decode.project.{i}.weight"].shape[1] for i in range(len(PLACES))],
         }
     except KeyError as error:
-        raise WeightsError(f"The checkpoint is not whole: it has nothing for {error}.") from error
+        raise WeightsError(f"The checkpoint is incomplete: no tensor for {error}.") from error
     if task == "depth":
         normed = "decode.fuse.32.residual2.norm1.weight" in head
         section |= {"output": "relative", "norm": "sync" if normed else "none"}

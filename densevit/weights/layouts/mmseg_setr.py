@@ -99,7 +99,7 @@ def _described(ours: State) -> dict[str, Any]:
             kernel = head["decode.convolutions.0.0.weight"]
             section |= {"decoder": "pup" if kernel.shape[-1] == 3 else "naive", "width": len(kernel)}
     except KeyError as error:
-        raise WeightsError(f"The checkpoint is not whole: it has nothing for {error}.") from error
+        raise WeightsError(f"The checkpoint is incomplete: no tensor for {error}.") from error
     if depth in _FEATURES:
         backbone["features"] = _FEATURES[depth]["mla" if section["decoder"] == "mla" else "upsampling"]
     return {"backbone": backbone, "heads": {"segmentation": section}}

@@ -300,5 +300,5 @@ def test_what_is_of_a_panoptic_model_is_unknown():
 
 def test_half_a_checkpoint_is_told(released):
     state = {name: tensor for name, tensor in released("detr_r50").items() if "query_embed" not in name}
-    with pytest.raises(WeightsError, match="nothing for 'heads.detection.query_embedding.weight'"):
+    with pytest.raises(WeightsError, match="no tensor for 'heads.detection.query_embedding.weight'"):
         DETR.describe(state)

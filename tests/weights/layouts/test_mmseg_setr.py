@@ -15,7 +15,7 @@ from densevit.errors import WeightsError
 from densevit.visualization.weights_table import weights_table
 from densevit.weights.converting import convert
 from densevit.weights.foreign_checkpoint import read_translated
-from densevit.weights.foreign_export import written
+from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.label_sets import preset_classes
 from densevit.weights.layouts import find, recognise
@@ -310,7 +310,7 @@ def test_without_a_bias_of_patches_it_is_zeros_and_told(kind, randomise, tmp_pat
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
     converted.write(tmp_path / "run")
-    back = written(tmp_path / "run", layout.name)
+    back = export(tmp_path / "run", layout.name)
     assert back.tensors.keys() == state.keys() - translate(state, layout).left_out.keys()  # which theirs loads whole
     assert f"backbone.stem.projection.bias is all zeros and is not written: {why}." in back.notes
 
@@ -319,7 +319,7 @@ def test_a_bias_that_learned_is_written_and_told(randomise, tmp_path):
     state = randomise(Official("naive", 1)).state_dict()
     torch.save(state, tmp_path / "setr.pth")
     convert(tmp_path / "setr.pth").write(tmp_path / "run")
-    back = written(tmp_path / "run", "mmseg-setr-naive")
+    back = export(tmp_path / "run", "mmseg-setr-naive")
     assert torch.equal(back.tensors[BIAS], state[BIAS])
     assert any("bias is written: mmsegmentation 1.x has no bias" in note for note in back.notes)
 
