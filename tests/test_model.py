@@ -18,7 +18,7 @@ CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
 
 
 class Pixels(Backbone):
-    """A backbone that passes pictures on, averaged over 8x8 pixels."""
+    """A backbone that passes images on, averaged over 8x8 pixels."""
 
     channels, strides = (3,), (8,)
     mean, std = (0.5, 0.25, 0.0), (0.5, 0.25, 2.0)
@@ -43,7 +43,7 @@ class Doubling(Neck):
 
 
 class Mean(Head):
-    """A head that predicts the mean of the coarsest feature over a picture, and says what it was told of it."""
+    """A head that predicts the mean of the coarsest feature over an image, and records the targets that it got."""
 
     task = "detection"
     needs = ("labels",)
@@ -310,7 +310,7 @@ def test_a_missing_file_is_an_error_that_names_it():
 
 @pytest.mark.parametrize("single", ["a.png", Path("a.png"), picture(8, 8), Image.fromarray(picture(8, 8))], ids=type)
 def test_one_picture_that_is_not_in_a_list_is_refused(single):
-    with pytest.raises(densevit.DataError, match=r"predict\(\[picture\]\)"):
+    with pytest.raises(densevit.DataError, match=r"predict\(\[image\]\)"):
         model_of(Pixels(), detection=Mean).predict(single)
 
 

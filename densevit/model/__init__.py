@@ -1,4 +1,4 @@
-"""The model: normalisation, one backbone, and a head with its neck for each task; and how it looks at pictures."""
+"""The model: normalisation, one backbone, and a head with its neck for each task, and test-time augmentation."""
 
 from densevit.model.build import build_model, create_backbone, create_head
 from densevit.model.dense import DenseModel

@@ -1,4 +1,4 @@
-"""Builds models, and their parts, from configs and names."""
+"""Builds models from configs, and backbones and heads by name."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
@@ -13,26 +13,28 @@ from densevit.model.freezing import freeze_backbone, freeze_head
 
 
 def create_backbone(name: str, **options: Any) -> Backbone:
-    """A backbone by its plugin's name, with its constructor's options checked. Random weights."""
+    """Builds a backbone with random weights by its plugin name. Options are checked against its constructor."""
     backbone = registry.create("backbones", name, options=options, where="backbone")
     for attribute in ("channels", "strides"):
-        stated = getattr(backbone, attribute, None)
-        if not stated:
-            raise ConfigError(f"backbone {name!r} has no {attribute!r}: set them in its constructor, one a feature.")
-        if not (isinstance(stated, Sequence) and all(isinstance(n, Integral) and int(n) > 0 for n in stated)):
+        value = getattr(backbone, attribute, None)
+        if not value:
             raise ConfigError(
-                f"backbone {name!r} states {attribute} {stated!r}; whole numbers above 0 are expected, as in (96, 192)."
+                f"backbone {name!r} has no {attribute!r}. Fix: set one value per feature map in its constructor."
+            )
+        if not (isinstance(value, Sequence) and all(isinstance(n, Integral) and int(n) > 0 for n in value)):
+            raise ConfigError(
+                f"backbone {name!r} has {attribute} {value!r}; positive integers are expected, as in (96, 192)."
             )
     for attribute, count in (("mean", 3), ("std", 3), ("input_size", 2)):
-        stated = getattr(backbone, attribute)
-        numbers = [isinstance(n, Real) for n in stated] if isinstance(stated, Iterable) else []
-        if numbers != [True] * count and not (attribute == "input_size" and stated is None):
-            expected = "three numbers, of red, green and blue" if count == 3 else "(height, width) or None"
-            raise ConfigError(f"backbone {name!r} states {attribute} {stated!r}; {expected} is expected.")
+        value = getattr(backbone, attribute)
+        numbers = [isinstance(n, Real) for n in value] if isinstance(value, Iterable) else []
+        if numbers != [True] * count and not (attribute == "input_size" and value is None):
+            expected = "three numbers (red, green, blue)" if count == 3 else "(height, width) or None"
+            raise ConfigError(f"backbone {name!r} has {attribute} {value!r}; expected: {expected}.")
     if len(backbone.channels) != len(backbone.strides):
         raise ConfigError(
-            f"backbone {name!r} states {len(backbone.channels)} channels and {len(backbone.strides)} strides; "
-            "there is one of each a feature."
+            f"backbone {name!r} has {len(backbone.channels)} channels and {len(backbone.strides)} strides; "
+            "one of each per feature map is expected."
         )
     return backbone
 
@@ -40,16 +42,16 @@ def create_backbone(name: str, **options: Any) -> Backbone:
 def create_head(
     name: str, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class], **options: Any
 ) -> Head:
-    """A head by its plugin's name, for features of these channels and strides and for these classes."""
+    """Builds a head by its plugin name, for features with these channels and strides, and for these classes."""
     return registry.create(
         "heads", name, tuple(channels), tuple(strides), tuple(classes), options=options, where=f"head {name!r}"
     )
 
 
 def build_model(config: Config, classes: Mapping[str, Sequence[Class]]) -> DenseModel:
-    """The model that a config describes, with random weights.
+    """Builds the model that a config describes, with random weights.
 
-    classes: by task, as a data set has them. `weights.pretrained.load_pretrained` loads the weights in the config.
+    classes: those of the data set, by task. `weights.pretrained.load_pretrained` loads weights.
     """
     backbone = create_backbone(config.backbone.name, **config.backbone.options)
     backbone.mean = config.backbone.mean or backbone.mean

@@ -23,12 +23,12 @@ HeadWeight = float | Literal["learned"]
 
 
 class DenseModel(nn.Module):
-    """A backbone that feeds one or more named heads.
+    """A backbone with one or more named heads, each with an optional neck.
 
-    weights: what each head's losses are multiplied by, 1 where it is not said; "learned" by the head's uncertainty
-    (Kendall et al. 2018, section 3): the sum L of its losses becomes L / sigma^2 + log sigma, the paper's term for
-    classification, as exp(-s) L + s / 2 with a parameter s = log(sigma^2) a head. The paper halves L for regression.
-    classes: the classes that each head predicts. config: the one it was built from, where it was built from one.
+    weights: the loss weight of each head, 1 by default. "learned" weights losses by uncertainty (Kendall et al. 2018,
+    section 3): the sum L of a head's losses becomes L / sigma^2 + log sigma, the paper's term for classification,
+    computed as exp(-s) L + s / 2 with one parameter s = log(sigma^2) per head. (The paper halves L for regression.)
+    classes: the classes that each head predicts. config: the config that the model was built from, if any.
     """
 
     mean: Tensor
@@ -56,30 +56,30 @@ class DenseModel(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """What heights and widths are padded to: the coarsest stride; 1 where the backbone brings all to one size."""
+        """Heights and widths are padded to a multiple of this: the coarsest stride; 1 if `input_size` is fixed."""
         return 1 if self.backbone.input_size else max(self.backbone.strides)
 
     def forward(self, batch: Batch) -> dict[str, Outputs]:
-        """Each head's outputs. Training targets reach the heads only in training mode."""
+        """Returns each head's outputs. Heads get the targets in training mode only."""
         features = self.backbone(self.normalise(batch["images"], batch["padding_mask"]))
         _check_features(self.backbone, features)
         targets = batch["targets"] if self.training else None
         outputs = {}
         for name, head in self.heads.items():
-            own = self.necks[name](features) if name in self.necks else features
-            outputs[name] = head(own, batch["padding_mask"], targets)
+            inputs = self.necks[name](features) if name in self.necks else features
+            outputs[name] = head(inputs, batch["padding_mask"], targets)
         return outputs
 
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
-        """uint8 pixels (B, 3, H, W) to the backbone's mean and deviation; padding (B, H, W) becomes exactly 0."""
+        """Normalises uint8 images (B, 3, H, W) by the backbone's mean and std. Padding (B, H, W) becomes exactly 0."""
         pixels = (images.to(self.mean.dtype) - self.mean) / self.std
         return pixels.masked_fill_(padding_mask[:, None], 0.0)
 
     def loss(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> Losses:
-        """Every head's losses, times its weight, named HEAD/TERM. Their sum is minimised.
+        """Returns the weighted losses of all heads, named HEAD/TERM. Their sum is minimised.
 
-        A learned weight adds HEAD/log_variance, which is 0 where no process has anything to learn for the head, so that
-        the weight stands still: no labelled image, or losses that are 0, as of depth without a known pixel.
+        A learned weight adds HEAD/log_variance. It is 0 if no process has anything to learn for the head (no labelled
+        image, or losses of 0, as for depth without a valid pixel), so that the weight is not updated then.
         """
         losses: Losses = {}
         for name, head in self.heads.items():
@@ -88,17 +88,17 @@ class DenseModel(nn.Module):
             if weight == "learned":
                 s = self.log_variances[name]
                 labelled = [all(key in target for key in head.needs) for target in targets]  # type: ignore[union-attr]
-                learns = torch.stack([value.detach() != 0 for value in terms.values()]).any() & any(labelled)
-                share = mean_over_processes(learns.float())
+                has_loss = torch.stack([value.detach() != 0 for value in terms.values()]).any() & any(labelled)
+                active = mean_over_processes(has_loss.float())
                 terms = {term: torch.exp(-s) * value for term, value in terms.items()}
-                terms["log_variance"] = s / 2 * (share > 0)
+                terms["log_variance"] = s / 2 * (active > 0)
             else:
                 terms = {term: weight * value for term, value in terms.items()}
             losses |= {f"{name}/{term}": value for term, value in terms.items()}
         return losses
 
     def predictions(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> dict[str, list[Predictions]]:
-        """Every head's predictions, one an image, in original pixels."""
+        """Converts outputs to predictions: for each head a list with one dict per image, in original pixels."""
         return {
             name: head.predict(outputs[name], targets)  # type: ignore[operator]  # a Head
             for name, head in self.heads.items()
@@ -106,11 +106,11 @@ class DenseModel(nn.Module):
 
     @torch.no_grad()
     def infer(self, batch: Batch, inference: InferenceSection | None = None) -> dict[str, list[Predictions]]:
-        """Every head's predictions on a batch, one an image, in original pixels: the one way of validation, evaluation
-        and `predict`.
+        """Every head's predictions on a batch, one per image, in original pixels. Validation, evaluation and `predict`
+        all use it.
 
-        inference: how to look at a picture (window, flip, scales); None: as the model's config says. By default once,
-        which is `predictions(self(batch), targets)`; `check_inference` says whether the heads can do more.
+        inference: sliding windows, flips and scales; None: the section of the model's config. By default there is no
+        test-time augmentation, which equals `predictions(self(batch), targets)`. See also `check_inference`.
         """
         section = self.inference if inference is None else inference
         if section.once:
@@ -119,24 +119,24 @@ class DenseModel(nn.Module):
 
     @property
     def inference(self) -> InferenceSection:
-        """How the model's config looks at pictures; once and whole where there is no config."""
+        """The section `inference` of the model's config; its defaults if the model has no config."""
         return InferenceSection() if self.config is None else self.config.inference
 
     def predict(
         self,
-        pictures: Sequence[Any],
+        images: Sequence[Any],
         batch_size: int = 8,
         inference: InferenceSection | Mapping[str, Any] | None = None,
     ) -> list[Any]:
-        """What the model sees in pictures: paths, PIL pictures or arrays ((H, W, 3) or (H, W), uint8, RGB).
+        """Predicts on images: paths, PIL images or arrays ((H, W, 3) or (H, W), uint8, RGB).
 
-        inference: keys of the config's section `inference`, such as {"window": 512, "flip": True}, in place of the
-        model's own; or a whole section. Returns, a picture, its predictions in its own pixels; a dict of them by head
-        where the model has several. A result does not depend on the other pictures. The model is left in the mode it
-        was in.
+        inference: keys that override the config's section `inference`, such as {"window": 512, "flip": True}, or a
+        whole section. Returns one dict of predictions per image, in the image's own pixels; with several heads, a dict
+        of them by head. The result of an image does not depend on the other images. The model's training mode is
+        restored. Raises DataError for a single image in place of a list.
         """
-        if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
-            raise DataError("predict takes a list of pictures, not one: write predict([picture]).")
+        if isinstance(images, (str, Path, Image.Image, np.ndarray)):
+            raise DataError("predict: a single image was given; a list of images is expected. Fix: predict([image]).")
         if isinstance(inference, Mapping):
             inference = inference_with(self.inference, inference, "predict")
         section = self.inference if inference is None else inference
@@ -144,11 +144,11 @@ class DenseModel(nn.Module):
         resize = build_evaluation_transform(self.config.data) if self.config is not None else None
         was_training = self.training
         self.eval()
-        results: list[Any] = [None] * len(pictures)
-        waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}  # pictures of one padded size run together
+        results: list[Any] = [None] * len(images)
+        waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}  # images of one padded size are batched
         try:
-            for index, picture in enumerate(pictures):
-                sample = as_sample(picture, index)
+            for index, image in enumerate(images):
+                sample = as_sample(image, index)
                 sample = resize(sample) if resize is not None else sample
                 height, width = sample["image"].shape[1:]
                 size = (-(-height // self.multiple), -(-width // self.multiple))
@@ -168,12 +168,12 @@ class DenseModel(nn.Module):
         for key in ("images", "padding_mask"):
             batch[key] = batch[key].to(self.mean.device)
         by_head = self.infer(batch, inference)
-        for place, (index, _) in enumerate(group):
-            own = {name: {k: _on_cpu(v) for k, v in found[place].items()} for name, found in by_head.items()}
-            results[index] = own if len(own) > 1 else next(iter(own.values()))
+        for i, (index, _) in enumerate(group):
+            result = {head: {k: _on_cpu(v) for k, v in found[i].items()} for head, found in by_head.items()}
+            results[index] = result if len(result) > 1 else next(iter(result.values()))
 
     def train(self, mode: bool = True) -> "DenseModel":
-        """As of any module, but frozen modules stay in evaluation mode: their norms and dropout stand still."""
+        """Sets the training mode. Frozen modules stay in evaluation mode: no dropout, no updates of norms."""
         super().train(mode)
         for part in (self.backbone, *self.heads.values(), *self.necks.values()):
             for module in frozen_modules(part):
@@ -182,14 +182,14 @@ class DenseModel(nn.Module):
 
 
 def _check_features(backbone: Backbone, features: Any) -> None:
-    """Raises PluginError where features are not (B, C, h, w), one of each of the channels that the backbone states."""
+    """Raises PluginError unless there is one feature map (B, C, h, w) for each of the backbone's `channels`."""
     if isinstance(features, Sequence):
         shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in features]
         if [shape[1] if len(shape) == 4 else None for shape in shapes] == [*backbone.channels]:
             return
     found = f"features of shapes {shapes}" if isinstance(features, Sequence) else f"a {type(features).__name__}"
     raise PluginError(
-        f"backbone {type(backbone).__name__}: its forward returned {found}; it states channels "
+        f"backbone {type(backbone).__name__}: its forward returned {found}; its channels are "
         f"{[*backbone.channels]}, so a list of {len(backbone.channels)} maps (B, C, h, w) is expected."
     )
 

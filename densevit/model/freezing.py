@@ -1,4 +1,4 @@
-"""Parts of a model that stay as they are: their parameters have no gradients, and their norms count nothing."""
+"""Freezing: frozen parameters get no gradients, and frozen norms do not update their running statistics."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -10,8 +10,8 @@ from densevit.model.parameter_patterns import matching
 
 
 def freeze_backbone(backbone: Backbone, what: bool | int | tuple[str, ...]) -> None:
-    """Takes the gradients from all parameters, from those of so many first groups of `parameter_depths`, or from those
-    whose names match a pattern (`stages.0.*`)."""
+    """Freezes all parameters (True), the first `what` groups of `parameter_depths`, or those whose names match one of
+    the patterns (`stages.0.*`)."""
     if what is True:
         backbone.requires_grad_(False)
     elif isinstance(what, tuple):
@@ -20,13 +20,14 @@ def freeze_backbone(backbone: Backbone, what: bool | int | tuple[str, ...]) -> N
         depths = backbone.parameter_depths()
         if what > len(depths):
             raise ConfigError(
-                f"backbone.freeze is {what}, but the backbone has {len(depths)} depths. true freezes all."
+                f"backbone.freeze is {what}, but the backbone has {len(depths)} depths. Fix: set a smaller number, or "
+                "true to freeze all."
             )
         _freeze(parameter for depth in depths[:what] for parameter in depth)
 
 
 def freeze_head(head: Head, neck: Neck | None, what: bool | tuple[str, ...], where: str) -> None:
-    """The same for a head, without depths. Its neck's parameters are among them, named `neck.*`."""
+    """Freezes all parameters of a head and its neck (True), or those that match. The neck's are named `neck.*`."""
     parameters = dict(head.named_parameters())
     if neck is not None:
         parameters |= {f"neck.{name}": parameter for name, parameter in neck.named_parameters()}
@@ -37,7 +38,7 @@ def freeze_head(head: Head, neck: Neck | None, what: bool | tuple[str, ...], whe
 
 
 def frozen_modules(module: nn.Module) -> Iterator[nn.Module]:
-    """The largest modules that have parameters of which none is trained."""
+    """Yields the outermost modules that have parameters, all of them frozen."""
     trained = [parameter.requires_grad for parameter in module.parameters()]
     if trained and not any(trained):
         yield module

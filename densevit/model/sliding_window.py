@@ -1,7 +1,7 @@
-"""Sliding windows: a picture is cut, its windows run in batches, and their maps are averaged strip by strip.
+"""Sliding-window inference: crops windows, runs them in batches, and averages their maps in horizontal strips.
 
-The layout is mmsegmentation's (`slide_inference`): windows at multiples of the stride, the last one moved back to end
-at the border. At no time is there more than one window's height of averaged maps.
+Windows are placed as in mmsegmentation (`slide_inference`): at multiples of the stride, the last one moved back to end
+at the border. The averaged maps in memory are never higher than one window.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,16 @@ Size = tuple[int, int]  # height, width
 
 
 class Maps(Protocol):
-    """Runs a model on pictures of one size, (n, 3, H, W) uint8 with padding_mask (n, H, W).
+    """Runs a model on images (n, 3, H, W) uint8 with padding_mask (n, H, W).
 
-    Returns float32 maps (n, C, *size) of their top left part.
+    Returns float32 maps (n, C, *size) of the top left part of that size.
     """
 
     def __call__(self, images: Tensor, padding_mask: Tensor, size: Size) -> Tensor: ...
 
 
 class Window(NamedTuple):
-    """A part of a picture by its top left pixel, seen as it is or mirrored."""
+    """A window by its top left pixel. mirrored: whether it is flipped horizontally before the model runs."""
 
     top: int
     left: int
@@ -31,60 +31,60 @@ class Window(NamedTuple):
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one side; a window that is longer than the side begins at 0 and is cut."""
-    beyond = max(length - window, 0)
-    return [min(i * stride, beyond) for i in range(-(-beyond // stride) + 1)]
+    """First pixels of the windows along one side. A window longer than the side starts at 0 and is cropped."""
+    last = max(length - window, 0)
+    return [min(i * stride, last) for i in range(-(-last // stride) + 1)]
 
 
 def slide(
-    picture: Tensor, window: Size, stride: Size, grid: Size, maps: Maps, flip: bool, batch_size: int
+    image: Tensor, window: Size, stride: Size, grid: Size, maps: Maps, flip: bool, batch_size: int
 ) -> Iterator[Tensor]:
-    """The averaged maps of a picture (3, h, w) uint8 as strips (C, rows, w) from the top down.
+    """Yields the averaged maps of an image (3, h, w) uint8 as strips (C, rows, w) from top to bottom.
 
-    A strip is valid until the next is asked for. grid: what a window is padded to at the bottom and right. flip:
-    average with the mirrored picture's mirrored maps, of the same layout.
+    A strip is valid until the next one is requested. grid: the size that windows are padded to, at the bottom and
+    right. flip: also average the maps of the horizontally flipped image, flipped back.
     """
-    h, w = picture.shape[-2:]
+    h, w = image.shape[-2:]
     size = (min(window[0], h), min(window[1], w))
     tops, lefts = starts(h, window[0], stride[0]), starts(w, window[1], stride[1])
-    down, across = _shares(tops, size[0], h, picture.device), _shares(lefts, size[1], w, picture.device)
+    y_weights, x_weights = _weights(tops, size[0], h, image.device), _weights(lefts, size[1], w, image.device)
     columns = {False: lefts, True: [w - size[1] - left for left in lefts]} if flip else {False: lefts}
-    shares = {False: across / len(columns), True: across.flip(0) / len(columns)}
-    windows = [Window(top, left, m) for top in tops for m, own in columns.items() for left in own]
+    column_weights = {False: x_weights / len(columns), True: x_weights.flip(0) / len(columns)}
+    windows = [Window(top, left, m) for top in tops for m, starts_x in columns.items() for left in starts_x]
 
-    held: Tensor | None = None  # (C, size[0], w): the average so far, from row `first` on
+    buffer: Tensor | None = None  # (C, size[0], w): the average so far, from row `first` on
     first = 0
     for chunk in (windows[i : i + batch_size] for i in range(0, len(windows), batch_size)):
-        found = maps(*_cut(picture, chunk, size, grid), size)  # (n, C, *size)
-        if held is None:
-            held = found.new_zeros(found.shape[1], size[0], w)
-        for own, (top, left, mirrored) in zip(found, chunk, strict=True):
+        batch = maps(*_crop(image, chunk, size, grid), size)  # (n, C, *size)
+        if buffer is None:
+            buffer = batch.new_zeros(batch.shape[1], size[0], w)
+        for x, (top, left, mirrored) in zip(batch, chunk, strict=True):
             if top > first:
                 done = top - first
-                yield held[:, :done]
-                kept = held[:, done:].clone()
-                held[:, : size[0] - done] = kept
-                held[:, size[0] - done :] = 0
+                yield buffer[:, :done]
+                remaining = buffer[:, done:].clone()
+                buffer[:, : size[0] - done] = remaining
+                buffer[:, size[0] - done :] = 0
                 first = top
-            share = down[top : top + size[0], None] * shares[mirrored][left : left + size[1]]
-            held[:, :, left : left + size[1]].addcmul_(own.flip(-1) if mirrored else own, share)
-    assert held is not None  # there is always a window
-    yield held
+            weight = y_weights[top : top + size[0], None] * column_weights[mirrored][left : left + size[1]]
+            buffer[:, :, left : left + size[1]].addcmul_(x.flip(-1) if mirrored else x, weight)
+    assert buffer is not None  # there is at least one window
+    yield buffer
 
 
-def _cut(picture: Tensor, windows: Sequence[Window], size: Size, grid: Size) -> tuple[Tensor, Tensor]:
-    """Windows as a batch: (n, 3, *grid) uint8, and its padding mask."""
-    images = picture.new_zeros(len(windows), 3, *grid)
-    mask = torch.ones(len(windows), *grid, dtype=torch.bool, device=picture.device)
+def _crop(image: Tensor, windows: Sequence[Window], size: Size, grid: Size) -> tuple[Tensor, Tensor]:
+    """A batch of windows (n, 3, *grid) uint8, and its padding mask (n, *grid)."""
+    images = image.new_zeros(len(windows), 3, *grid)
+    mask = torch.ones(len(windows), *grid, dtype=torch.bool, device=image.device)
     mask[:, : size[0], : size[1]] = False
-    for image, (top, left, mirrored) in zip(images, windows, strict=True):
-        part = picture[:, top : top + size[0], left : left + size[1]]
-        image[:, : size[0], : size[1]] = part.flip(-1) if mirrored else part
+    for x, (top, left, mirrored) in zip(images, windows, strict=True):
+        window = image[:, top : top + size[0], left : left + size[1]]
+        x[:, : size[0], : size[1]] = window.flip(-1) if mirrored else window
     return images, mask
 
 
-def _shares(starts: Sequence[int], window: int, length: int, device: torch.device) -> Tensor:
-    """(length,): one over how many windows cover a place, along one side."""
+def _weights(starts: Sequence[int], window: int, length: int, device: torch.device) -> Tensor:
+    """(length,): 1 over the number of windows that cover each pixel along one side."""
     counts = torch.zeros(length, dtype=torch.float32, device=device)
     for start in starts:
         counts[start : start + window] += 1

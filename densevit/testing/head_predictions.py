@@ -174,8 +174,8 @@ def padding(fixture: HeadFixture) -> str:
         flattened(fixture.predictions(head, batch._replace(features=changed))[:1]),
         flattened(fixture.predictions(head, batch)[:1]),
         f"{{name}} that changes by {{difference}} with features of padding, {reach} pixels and more off the image",
-        "mask padding: masked attention (densevit.layers.positions.mask_on_grid), masked means, features set to 0 before "
-        "convolutions",
+        "mask padding: masked attention (densevit.layers.positions.mask_on_grid), masked means, features set to 0 "
+        "before convolutions",
         wanted="the same: padding has no content",
     )
     return f"padding within {reach} pixels of the image is not checked: convolutions may use it" if reach else ""

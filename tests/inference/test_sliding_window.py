@@ -180,7 +180,7 @@ def test_windows_differ_from_the_whole_picture_here():
 
 @pytest.mark.parametrize("numbers", [1, 200, 2**23])
 def test_parts_of_any_height_are_resized_like_the_whole(monkeypatch, numbers):
-    monkeypatch.setattr(streaming_resize, "NUMBERS_AT_ONCE", numbers)
+    monkeypatch.setattr(streaming_resize, "MAX_STRIP_NUMEL", numbers)
     for source, target in [
         ((13, 7), (29, 7)), ((29, 6), (13, 11)), ((5, 5), (64, 3)), ((64, 4), (1, 1)), ((1, 1), (9, 2)),
         ((31, 8), (32, 8)), ((40, 3), (39, 3)), ((17, 4), (17, 9)), ((100, 2), (7, 2)),
@@ -471,7 +471,7 @@ class Memory(TorchDispatchMode):
 @pytest.mark.parametrize("section", [{}, {"flip": True}, {"scales": (1.0, 0.5)}])
 def test_memory_follows_the_window_and_not_the_picture(monkeypatch, section):
     """In proportion to 8,000 x 6,000 pixels and windows of 512, at a thirtieth."""
-    monkeypatch.setattr(streaming_resize, "NUMBERS_AT_ONCE", 2**16)
+    monkeypatch.setattr(streaming_resize, "MAX_STRIP_NUMEL", 2**16)
     model = model_of(Pixels(), Segmenter, classes=50)
     batch = batch_of(model, (600, 200), original=(900, 300))
     with Memory() as seen:

@@ -69,28 +69,28 @@ CONSTRUCTORS = {
     "petabytes": ("torch.empty(10**15)", "memory", "net.py, line 9)"),
     "no channels": ("pass", "backbone 'mine' has no 'channels'"),
     "fewer channels than strides": (
-        "self.channels, self.strides = (8,), (16, 32)", "states 1 channels and 2 strides"
+        "self.channels, self.strides = (8,), (16, 32)", "has 1 channels and 2 strides"
     ),
-    "channels that are words": ("self.channels, self.strides = ('a',), (32,)", "states channels ('a',); whole numbers"),
-    "channels that are one number": ("self.channels, self.strides = 8, 32", "states channels 8; whole numbers"),
-    "no channel": ("self.channels, self.strides = (0,), (32,)", "states channels (0,); whole numbers above 0"),
-    "negative strides": ("self.channels, self.strides = (8,), (-4,)", "states strides (-4,); whole numbers above 0"),
+    "channels of strings": ("self.channels, self.strides = ('a',), (32,)", "has channels ('a',); positive integers"),
+    "channels of one integer": ("self.channels, self.strides = 8, 32", "has channels 8; positive integers"),
+    "no channel": ("self.channels, self.strides = (0,), (32,)", "has channels (0,); positive integers"),
+    "negative strides": ("self.channels, self.strides = (8,), (-4,)", "has strides (-4,); positive integers"),
     "a mean of one number": (
-        "self.channels, self.strides, self.mean = (8,), (32,), 0.5", "states mean 0.5; three numbers"
+        "self.channels, self.strides, self.mean = (8,), (32,), 0.5", "has mean 0.5; expected: three numbers"
     ),
     "a std of two": (
-        "self.channels, self.strides, self.std = (8,), (32,), (1, 1)", "states std (1, 1); three numbers"
+        "self.channels, self.strides, self.std = (8,), (32,), (1, 1)", "has std (1, 1); expected: three numbers"
     ),
     "an input size of one number": (
-        "self.channels, self.strides, self.input_size = (8,), (32,), 224", "input_size 224; (height, width) or None"
+        "self.channels, self.strides, self.input_size = (8,), (32,), 224", "input_size 224; expected: (height, width)"
     ),
 }  # fmt: skip
 
 FORWARDS = {
-    "too few features": ("return []", "returned features of shapes []; it states channels [8]"),
+    "too few features": ("return []", "returned features of shapes []; its channels are [8]"),
     "too many features": ("return [x, x]", "a list of 1 maps (B, C, h, w) is expected"),
-    "other channels": ("return [x[:, :4]]", "it states channels [8]"),
-    "tokens": ("return [x.flatten(2)]", "it states channels [8]"),
+    "other channels": ("return [x[:, :4]]", "its channels are [8]"),
+    "tokens": ("return [x.flatten(2)]", "its channels are [8]"),
     "nothing": ("return None", "returned a NoneType"),
     "a tensor": ("return x", "returned a Tensor"),
     "a dict": ("return {'a': x}", "returned a dict"),

@@ -67,7 +67,7 @@ def test_patterns_freeze_the_parameters_that_they_match():
     for wrong, near in (("stage.1.*", "stages.1.*"), ("patch_embd.*", "patch_embed.*")):
         with pytest.raises(ConfigError) as caught:
             build({"freeze": ["stages.1.*", wrong]})
-        assert f"backbone.freeze: no parameter is called {wrong!r}. The nearest: {near}" in str(caught.value)
+        assert f"backbone.freeze: no parameter is called {wrong!r}. Closest: {near}" in str(caught.value)
 
 
 def test_a_head_s_patterns_reach_its_neck():
@@ -76,9 +76,7 @@ def test_a_head_s_patterns_reach_its_neck():
     assert frozen_of(whole) == starting(whole, "heads.", "necks.") != set()
     part = build(head={**neck, "freeze": ["decode.project.*", "neck.*"]})
     assert frozen_of(part) == starting(part, "heads.surfaces.decode.project.", "necks.surfaces.")
-    with pytest.raises(
-        ConfigError, match=r"heads.surfaces.freeze: no parameter is called 'decoder.*'. The nearest: deco"
-    ):
+    with pytest.raises(ConfigError, match=r"heads.surfaces.freeze: no parameter is called 'decoder.*'. Closest: deco"):
         build(head={"freeze": ["decoder.*"]})
 
 

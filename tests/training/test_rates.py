@@ -191,7 +191,7 @@ def test_timm_s_own_backbones_have_timm_s_scales_parameter_by_parameter(options)
         ("backbone.scales", "backbone.scale"),
         ("*.offset.*", "*.offsets.*"),
         ("first.*", "*.first.*"),
-        ("zzz", "There are backbone.*, heads.*."),
+        ("zzz", "Available: backbone.*, heads.*."),
     ],
 )
 def test_a_pattern_that_matches_nothing_names_the_nearest(pattern, near):
