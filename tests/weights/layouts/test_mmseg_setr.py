@@ -329,5 +329,5 @@ def test_nothing_else_may_be_missing(lacking, randomise, tmp_path):
     state = randomise(Official("naive", 1, patch_bias=False)).state_dict()
     del state[lacking]
     torch.save(state, tmp_path / "setr.pth")
-    with pytest.raises(WeightsError, match=r"missing|not whole"):
+    with pytest.raises(WeightsError, match=r"missing|incomplete"):
         convert(tmp_path / "setr.pth")
