@@ -1,1 +1,1 @@
-"""Losses and the matching that set prediction needs."""
+"""Losses, bipartite matching and label assignment."""

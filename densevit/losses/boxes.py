@@ -1,4 +1,4 @@
-"""Boxes as losses see them: conversions and overlaps, of pairs or, by broadcasting, of all with all."""
+"""Box format conversions, IoU and generalised IoU."""
 
 import torch
 from torch import Tensor
@@ -17,12 +17,12 @@ def to_centres(boxes: Tensor) -> Tensor:
 
 
 def overlaps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersection over union, and its generalised form (Rezatofighi et al. 2019, algorithm 1).
+    """Intersection over union (IoU) and generalised IoU (Rezatofighi et al. 2019, algorithm 1).
 
     a, b: (..., 4) xyxy, broadcast against each other: (N, 1, 4) with (M, 4) gives all N x M pairs. Returns two (...).
-    Degenerate boxes give 0 and at least -1, never NaN.
+    For degenerate boxes IoU is 0 and GIoU at least -1, never NaN.
     """
-    ax1, ay1, ax2, ay2 = a.unbind(-1)  # planes, so that no (..., 2) temporaries are made
+    ax1, ay1, ax2, ay2 = a.unbind(-1)  # separate coordinates avoid (..., 2) temporaries
     bx1, by1, bx2, by2 = b.unbind(-1)
     width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
     height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)

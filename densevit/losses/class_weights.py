@@ -1,4 +1,4 @@
-"""What the pixels of each class weigh in a cross-entropy."""
+"""Class weights of the cross-entropy loss."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -13,14 +13,14 @@ Weighting = tuple[float, ...] | Literal["balanced"] | None
 
 
 class ClassWeights(nn.Module):
-    """All classes alike (None), weights that are given, or "balanced": rare classes weigh more.
+    """Uniform (None), given or "balanced" class weights.
 
-    Balanced is sqrt(m / f) for a class of frequency f, m being the median of all frequencies: median frequency
-    balancing (Eigen and Fergus 2015, section 4.3) with a root, which overstates rare classes less; of all labelled
-    pixels that training has seen until now, in all processes. They are counted in the buffer `pixels`, which a
-    checkpoint keeps. A class that was not seen yet weighs 1.
+    Balanced weights are sqrt(m / f) for a class of frequency f, with the median frequency m: median frequency balancing
+    (Eigen and Fergus 2015, section 4.3) with a square root, which moderates the weights of rare classes. Frequencies
+    are those of all labelled training pixels so far, in all processes, counted in the buffer `pixels`, which is part of
+    the state dict. Unseen classes have weight 1.
 
-    Raises ValueError where K is not 1 ... 255 and where the weights given are not K.
+    Raises ValueError if K is not in 1 ... 255 or the number of given weights is not K.
     """
 
     given: Tensor | None
@@ -36,7 +36,7 @@ class ClassWeights(nn.Module):
             self.register_buffer("pixels", torch.zeros(K, dtype=torch.int64))
 
     def forward(self, labels: Tensor) -> Tensor | None:
-        """The weights (K,) for labels (B, H, W) int64, which balancing counts in training mode; None: all alike."""
+        """Returns weights (K,) or None (uniform). labels: (B, H, W) int64, counted in training mode if balanced."""
         if not self.balanced:
             return self.given
         if self.training:
@@ -60,11 +60,11 @@ def _check(K: int, weights: Weighting) -> None:
         return
     if len(weights) != K:
         raise ValueError(
-            f"class_weights has {len(weights)} numbers for {K} classes: write one a class, in their order."
+            f"class_weights has {len(weights)} numbers; expected one for each of the {K} classes, in their order."
         )
-    if not _sensible(weights):
-        raise ValueError(f"class_weights is {list(weights)}; expected finite numbers from 0 on, not all of them 0.")
+    if not _valid(weights):
+        raise ValueError(f"class_weights is {list(weights)}; expected finite numbers of at least 0, not all 0.")
 
 
-def _sensible(weights: Sequence[float]) -> bool:
+def _valid(weights: Sequence[float]) -> bool:
     return all(0 <= weight < float("inf") for weight in weights) and any(weights)

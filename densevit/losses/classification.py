@@ -1,4 +1,4 @@
-"""What a class score costs: cross-entropy's relatives for detection, none of them reduced."""
+"""Classification losses for detection, without reduction."""
 
 import torch
 from torch import Tensor
@@ -9,14 +9,14 @@ def focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2
     """Sigmoid focal loss (Lin et al. 2017, equation 5). logits, targets (0 or 1): (...). Returns (...)."""
     probability = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    miss = probability * (1 - targets) + (1 - probability) * targets
-    return cross_entropy * miss**gamma * (alpha * targets + (1 - alpha) * (1 - targets))
+    error = probability * (1 - targets) + (1 - probability) * targets
+    return cross_entropy * error**gamma * (alpha * targets + (1 - alpha) * (1 - targets))
 
 
 def matchability_aware(logits: Tensor, quality: Tensor, gamma: float = 1.5) -> Tensor:
-    """Matchability-aware loss (DEIM, Huang et al. 2025, equation 4): a score learns how well its box fits.
+    """Matchability-aware loss (DEIM, Huang et al. 2025, equation 4): scores learn the IoU of their boxes.
 
-    quality: the box's IoU with its object at the object's class, 0 elsewhere; logits, quality: (...). Returns (...).
+    logits: (...). quality: (...), IoU of the box with its object at the object's class, 0 elsewhere. Returns (...).
     """
     target = quality**gamma
     weight = torch.where(quality > 0, 1.0, logits.detach().sigmoid() ** gamma)

@@ -1,19 +1,19 @@
-"""Sums over all processes, so that a loss is the same however its images are shared out."""
+"""Reductions over processes, so that losses do not depend on how images are distributed."""
 
 import torch
 from torch import Tensor, distributed
 
 
 def process_count() -> int:
-    """How many processes train together; 1 where torch's process group is not set up."""
+    """World size; 1 if the process group is not initialised."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def mean_over_processes(x: Tensor) -> Tensor:
-    """The mean of x over the processes that train together; x itself where there is one.
+    """Mean of x over processes; x itself with one process.
 
-    A loss divided by the mean count is, after the gradients' mean over processes, the whole sum over the whole count.
-    A floor under the whole count is that floor divided by `process_count()` under the mean.
+    DDP averages gradients over processes: a loss divided by the mean count then equals the total sum over the total
+    count. A lower bound of the total count must be divided by `process_count()`.
     """
     if process_count() == 1:
         return x
@@ -23,7 +23,7 @@ def mean_over_processes(x: Tensor) -> Tensor:
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """The sum of x over the processes that train together; x itself where there is one."""
+    """Sum of x over processes; x itself with one process."""
     if process_count() == 1:
         return x
     x = x.clone()
@@ -32,7 +32,7 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """A small tensor of the CPU on the device, without a wait: to a GPU it is copied from pinned memory."""
-    if device.type == "cuda" and x.device.type == "cpu" and torch.cuda.is_available():  # not of fake tensors
+    """Copies a small CPU tensor to the device without synchronisation, through pinned memory for a GPU."""
+    if device.type == "cuda" and x.device.type == "cpu" and torch.cuda.is_available():  # not with fake tensors
         x = x.pin_memory()
-    return x.to(device, non_blocking=device.type != "mps")  # where such copies are not ordered
+    return x.to(device, non_blocking=device.type != "mps")  # on MPS such copies are not ordered

@@ -1,4 +1,4 @@
-"""Bipartite matching of predictions and objects (DETR, Carion et al. 2020, section 3.1)."""
+"""Bipartite matching of predictions to objects (DETR, Carion et al. 2020, section 3.1)."""
 
 from typing import NamedTuple
 
@@ -14,10 +14,10 @@ from densevit.losses.distributed import to_device
 
 
 class Objects(NamedTuple):
-    """The objects of all images of a batch, one after another (T of them).
+    """The T objects of all images of a batch, concatenated.
 
-    boxes: (T, 4) cxcywh in 0 ... 1. labels: (T,). image: (T,), the place in the batch. counts: objects an image.
-    names: the images' ids, for messages.
+    boxes: (T, 4) normalised cxcywh. labels: (T,). image: (T,), index in the batch. counts: objects per image.
+    names: image ids, for messages.
     """
 
     boxes: Tensor
@@ -28,10 +28,10 @@ class Objects(NamedTuple):
 
     @classmethod
     def of(cls, targets: list[dict], device: torch.device) -> "Objects":
-        """Gathers `boxes` and `labels` of the targets, and scales the boxes by each image's `size`.
+        """Collects `boxes` and `labels` of the targets and normalises the boxes by the `size` of their image.
 
-        An image without these keys has no objects. Nothing waits for the device: counts, sizes and image numbers are
-        made on the CPU.
+        Images without these keys have no objects. Does not synchronise with the device: counts, sizes and image
+        indices are created on the CPU.
         """
         labelled = [target for target in targets if "boxes" in target and "labels" in target]
         counts = [len(target["boxes"]) if "boxes" in target and "labels" in target else 0 for target in targets]
@@ -46,8 +46,8 @@ class Objects(NamedTuple):
         boxes = to_centres(boxes / to_device(sizes, device))
         return cls(boxes, labels, to_device(image, device), counts, names)
 
-    def among(self, images: list[int]) -> "Objects":
-        """The same objects, with `image` counted among these images of the batch, which hold all of them."""
+    def select(self, images: list[int]) -> "Objects":
+        """Re-indexes `image` for a sub-batch of these images, which must contain all objects."""
         if len(images) == len(self.counts):
             return self
         counts, names = [self.counts[i] for i in images], [self.names[i] for i in images]
@@ -56,7 +56,7 @@ class Objects(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """Pairs of predictions and objects, four (P,) index tensors: decoder layer, image, query, object among all T."""
+    """P pairs of predictions and objects as indices, each (P,): decoder layer, image, query, object among all T."""
 
     layer: Tensor
     image: Tensor
@@ -65,7 +65,7 @@ class Matches(NamedTuple):
 
 
 class MatchingCosts(NamedTuple):
-    """Weights of the three costs of a pair; the paper's values."""
+    """Weights of the matching costs; defaults of the paper."""
 
     label: float = 1.0
     l1: float = 5.0
@@ -77,31 +77,31 @@ PAPER_COSTS = MatchingCosts()
 
 @torch.no_grad()
 def costs(logits: Tensor, boxes: Tensor, objects: Objects, weights: MatchingCosts, softmax: bool) -> Tensor:
-    """The cost of each object with each query of its own image only, for all layers at once.
+    """Matching costs of each object with the queries of its own image, for all layers at once.
 
     logits: (L, B, Q, K+1), or K without softmax. boxes: (L, B, Q, 4) cxcywh. Returns (L, T, Q) in float32.
-    The class cost is -p with softmax, and focal loss's difference without (Deformable DETR).
+    The class cost is -p with softmax, otherwise the difference of focal losses (Deformable DETR).
     """
     with autocast_off(logits.device):
         logits, boxes = logits.float(), boxes.float()
         scores = logits.softmax(-1) if softmax else logits
-        p = scores.transpose(2, 3)[:, objects.image, objects.labels]  # (L, T, Q), only the columns that are asked for
+        p = scores.transpose(2, 3)[:, objects.image, objects.labels]  # (L, T, Q), only the needed columns
         if softmax:
             cost = p.mul_(-weights.label)
         else:
             p = p.sigmoid()
-            hit, miss = 0.25 * (1 - p) ** 2 * -(p + 1e-8).log(), 0.75 * p**2 * -(1 - p + 1e-8).log()
-            cost = (hit - miss).mul_(weights.label)
+            positive, negative = 0.25 * (1 - p) ** 2 * -(p + 1e-8).log(), 0.75 * p**2 * -(1 - p + 1e-8).log()
+            cost = (positive - negative).mul_(weights.label)
         truth = objects.boxes[:, None]  # (T, 1, 4)
-        distance = (_of_objects(boxes, objects.image) - truth).abs_().sum(-1)
-        _, giou = overlaps(_of_objects(to_corners(boxes), objects.image), to_corners(truth))
+        distance = (_candidate_boxes(boxes, objects.image) - truth).abs_().sum(-1)
+        _, giou = overlaps(_candidate_boxes(to_corners(boxes), objects.image), to_corners(truth))
         return cost.add_(distance, alpha=weights.l1).sub_(giou, alpha=weights.giou)
 
 
-def _of_objects(boxes: Tensor, image: Tensor) -> Tensor:
-    """The boxes that each object may get: (L, B, Q, 4) -> (L, T, Q, 4).
+def _candidate_boxes(boxes: Tensor, image: Tensor) -> Tensor:
+    """Predicted boxes of each object's image: (L, B, Q, 4) -> (L, T, Q, 4).
 
-    A coordinate lies in one piece, apart from the other three: arithmetic on it takes a third of the time.
+    Each coordinate is contiguous in memory, which makes arithmetic on it three times as fast.
     """
     return boxes.movedim(-1, 0).contiguous().index_select(2, image).movedim(0, -1)
 
@@ -110,14 +110,14 @@ def _of_objects(boxes: Tensor, image: Tensor) -> Tensor:
 def hungarian(
     logits: Tensor, boxes: Tensor, objects: Objects, weights: MatchingCosts = PAPER_COSTS, softmax: bool = True
 ) -> Matches:
-    """The assignment of least total cost in each image and each layer, each object to one query.
+    """Assigns each object to one query with minimum total cost, per image and layer (Hungarian algorithm).
 
-    Shapes as in `costs`, which crosses to the CPU once. An image without objects has no pairs; one with more objects
-    than queries leaves the costliest unmatched. Raises DensevitError, naming the image, where a cost is not finite.
+    Shapes as in `costs`, which is copied to the CPU once. Objects in excess of the queries of an image stay unmatched.
+    Raises DensevitError, which names the image, if a cost is not finite.
     """
     if not any(objects.counts):
-        none = torch.zeros(0, dtype=torch.long, device=logits.device)
-        return Matches(none, none, none, none)
+        empty = torch.zeros(0, dtype=torch.long, device=logits.device)
+        return Matches(empty, empty, empty, empty)
     matrix = costs(logits, boxes, objects, weights, softmax).cpu().numpy()  # (L, T, Q)
     if not np.isfinite(matrix).all():
         raise DensevitError(_not_finite(matrix, objects))
@@ -139,12 +139,12 @@ def hungarian(
 
 
 def _not_finite(matrix: np.ndarray, objects: Objects) -> str:
-    """What to say of the first cost, (L, T, Q), that is not finite."""
-    layer, target, query = (int(places[0]) for places in np.nonzero(~np.isfinite(matrix)))
+    """Error message for the first cost in (L, T, Q) that is not finite."""
+    layer, target, query = (int(index[0]) for index in np.nonzero(~np.isfinite(matrix)))
     image = int(objects.image[target])
     return (
         f"Image {objects.names[image]!r}: the matching cost of object {target - sum(objects.counts[:image])} "
         f"(box {[round(x, 4) for x in objects.boxes[target].tolist()]}, cxcywh) with query {query} of decoder layer "
-        f"{layer} is {matrix[layer, target, query]}. Predictions have diverged, or the box is not finite: lower the "
-        "learning rate, clip gradients (trainer.clip_grad_norm), or check the annotation."
+        f"{layer} is {matrix[layer, target, query]}. Predictions have diverged, or the box is not finite. Fix: lower "
+        "the learning rate, clip gradients (trainer.clip_grad_norm), or check the annotation."
     )

@@ -1,7 +1,7 @@
-"""Losses on relative inverse depth, which is known up to scale and shift (MiDaS, Ranftl et al. 2020, section 5).
+"""Losses for relative inverse depth, up to scale and shift (MiDaS, Ranftl et al. 2020, section 5).
 
-Each is a mean over images, as in `densevit.losses.depth`. An image adds nothing where it cannot be aligned: with less
-than two known pixels, or with a prediction that is the same all over.
+Each is a mean over images, as in `densevit.losses.depth`. Images that cannot be aligned are excluded: those with
+fewer than two valid pixels or with a constant prediction.
 """
 
 from fractions import Fraction
@@ -10,96 +10,96 @@ import torch
 from torch import Tensor
 
 from densevit.layers.precision import autocast_off
-from densevit.losses.depth import known_pixels, mean_of, mean_over_images
+from densevit.losses.depth import masked_mean, mean_over_images, valid_pixels
 
-_FLAT = 1e-5  # a map that varies by less, as a part of its mean size, is rounding errors
+_FLAT = 1e-5  # relative variation below which a map counts as constant (rounding errors)
 
 
 def scale_and_shift_invariant(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Half the mean squared error after alignment by least squares (equations 3 and 4): L_ssimse.
+    """Half the mean squared error after least-squares alignment (equations 3 and 4): L_ssimse.
 
-    It does not see the sign of the prediction, which alignment turns round. prediction, truth: (B, H, W).
+    Invariant to the sign of the prediction. prediction, truth: (B, H, W).
     """
     with autocast_off(prediction.device):
-        error, known = least_squares_error(prediction, truth)
-        return mean_over_images(0.5 * mean_of(error**2, known), known.flatten(1).any(1))
+        error, valid = least_squares_error(prediction, truth)
+        return mean_over_images(0.5 * masked_mean(error**2, valid), valid.flatten(1).any(1))
 
 
-def trimmed(prediction: Tensor, truth: Tensor, kept: float = 0.8) -> Tensor:
+def trimmed(prediction: Tensor, truth: Tensor, keep: float = 0.8) -> Tensor:
     """Half the mean absolute error after robust alignment, without the largest fifth (equations 5 to 7): L_ssitrim.
 
-    The sum over the `kept` share of an image's pixels, rounded down, is divided by the number of all of them.
+    The sum over the fraction `keep` of the pixels of an image, rounded down, is divided by the number of all pixels.
     prediction, truth: (B, H, W).
     """
     with autocast_off(prediction.device):
-        error, known = robust_error(prediction, truth)
-        count = known.flatten(1).sum(1)
-        ordered = error.abs().masked_fill(~known, torch.inf).flatten(1).sort(1).values  # (B, H*W)
-        places = torch.arange(ordered.shape[1], device=ordered.device)
-        share = Fraction(kept).limit_denominator(1000)
-        among = places < (count * share.numerator // share.denominator)[:, None]  # exact, and without float64
-        each = torch.where(among, ordered, 0.0).sum(1) / (2 * count.clamp(min=1))
+        error, valid = robust_error(prediction, truth)
+        count = valid.flatten(1).sum(1)
+        ordered = error.abs().masked_fill(~valid, torch.inf).flatten(1).sort(1).values  # (B, H*W)
+        ranks = torch.arange(ordered.shape[1], device=ordered.device)
+        share = Fraction(keep).limit_denominator(1000)
+        selected = ranks < (count * share.numerator // share.denominator)[:, None]  # exact without float64
+        each = torch.where(selected, ordered, 0.0).sum(1) / (2 * count.clamp(min=1))
         return mean_over_images(each, count > 0)
 
 
-def gradient_matching(error: Tensor, known: Tensor, scales: int = 4) -> Tensor:
-    """The size of the error's gradients at several scales (equation 11): depth edges lie where the truth's do.
+def gradient_matching(error: Tensor, valid: Tensor, scales: int = 4) -> Tensor:
+    """Multi-scale gradient matching (equation 11): sharp depth edges that coincide with the ground truth.
 
-    At each scale, every second row and column of the one before, |differences| between neighbours that are both known
-    are summed along rows and columns and divided by the number of known pixels there, as the authors publish it.
-    error: (B, H, W), of aligned inverse depths, or of logarithms of depth (Li and Snavely 2018, section 4.3).
-    known: (B, H, W) bool.
+    Each scale has every second row and column of the previous one. Absolute differences of neighbouring valid pixels
+    are summed along rows and columns and divided by the number of valid pixels, as in the published code.
+    error: (B, H, W), of aligned inverse depth, or of log depth (Li and Snavely 2018, section 4.3).
+    valid: (B, H, W) bool.
     """
     with autocast_off(error.device):
         each = error.new_zeros(len(error), dtype=torch.float32)
         for i in range(scales):
-            x, here = error[:, :: 2**i, :: 2**i].float(), known[:, :: 2**i, :: 2**i]
-            x = torch.where(here, x, 0.0)
-            across = ((x[:, :, 1:] - x[:, :, :-1]).abs() * (here[:, :, 1:] & here[:, :, :-1])).sum((1, 2))
-            down = ((x[:, 1:] - x[:, :-1]).abs() * (here[:, 1:] & here[:, :-1])).sum((1, 2))
-            each = each + (across + down) / here.sum((1, 2)).clamp(min=1)
-        return mean_over_images(each, known.flatten(1).any(1))
+            x, mask = error[:, :: 2**i, :: 2**i].float(), valid[:, :: 2**i, :: 2**i]
+            x = torch.where(mask, x, 0.0)
+            horizontal = ((x[:, :, 1:] - x[:, :, :-1]).abs() * (mask[:, :, 1:] & mask[:, :, :-1])).sum((1, 2))
+            vertical = ((x[:, 1:] - x[:, :-1]).abs() * (mask[:, 1:] & mask[:, :-1])).sum((1, 2))
+            each = each + (horizontal + vertical) / mask.sum((1, 2)).clamp(min=1)
+        return mean_over_images(each, valid.flatten(1).any(1))
 
 
 def least_squares_error(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """The prediction, scaled and shifted to the least squared error (equation 4), less the truth.
+    """Error of the prediction after least-squares alignment of scale and shift (equation 4).
 
-    Returns it in fp32 and where it is known, both (B, H, W): nowhere in an image that cannot be aligned.
+    Returns the error in fp32 and the valid mask, both (B, H, W); no pixel of an image that cannot be aligned is valid.
     """
-    known, truth = known_pixels(truth)
-    prediction = torch.where(known, prediction.float(), 0.0)
-    around = _centred(prediction, mean_of(prediction, known), known)
-    wanted = _centred(truth, mean_of(truth, known), known)
-    variance = mean_of(around**2, known)
-    alignable = variance > _FLAT**2 * mean_of(prediction**2, known)
-    scale = mean_of(around * wanted, known) / torch.where(alignable, variance, 1.0)
-    return scale[:, None, None] * around - wanted, known & alignable[:, None, None]
+    valid, truth = valid_pixels(truth)
+    prediction = torch.where(valid, prediction.float(), 0.0)
+    centred = _centre(prediction, masked_mean(prediction, valid), valid)
+    target = _centre(truth, masked_mean(truth, valid), valid)
+    variance = masked_mean(centred**2, valid)
+    alignable = variance > _FLAT**2 * masked_mean(prediction**2, valid)
+    scale = masked_mean(centred * target, valid) / torch.where(alignable, variance, 1.0)
+    return scale[:, None, None] * centred - target, valid & alignable[:, None, None]
 
 
 def robust_error(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Prediction less truth, each with a median of 0 and a mean absolute deviation from it of 1 (equations 5 and 6).
+    """Error after robust alignment: both maps with median 0 and mean absolute deviation 1 (equations 5 and 6).
 
-    The median of an even number is the lower of the middle two. A truth that is the same all over cannot be aligned to.
-    Returns as `least_squares_error` does.
+    For an even number of pixels, the median is the lower of the middle two. Images with a constant ground truth cannot
+    be aligned. Returns the same as `least_squares_error`.
     """
-    known, truth = known_pixels(truth)
-    own, varied = _normalised(prediction.float(), known)
-    wanted, true_varied = _normalised(truth, known)
-    return own - wanted, known & (varied & true_varied)[:, None, None]
+    valid, truth = valid_pixels(truth)
+    normalised, varied = _normalised(prediction.float(), valid)
+    target, target_varied = _normalised(truth, valid)
+    return normalised - target, valid & (varied & target_varied)[:, None, None]
 
 
-def _normalised(x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, H, W), and whether an image varies at all, (B,)."""
-    x = torch.where(known, x, 0.0)
-    count = known.flatten(1).sum(1)
-    ordered = x.masked_fill(~known, torch.inf).flatten(1).sort(1).values
+def _normalised(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns x with median 0 and mean absolute deviation 1, (B, H, W), and whether x varies, (B,)."""
+    x = torch.where(valid, x, 0.0)
+    count = valid.flatten(1).sum(1)
+    ordered = x.masked_fill(~valid, torch.inf).flatten(1).sort(1).values
     median = ordered.gather(1, (count[:, None] - 1).clamp(min=0) // 2)[:, 0]
-    around = _centred(x, torch.where(count > 0, median, 0.0), known)
-    spread = mean_of(around.abs(), known)
-    varied = spread > _FLAT * mean_of(x.abs(), known)
-    return around / torch.where(varied, spread, 1.0)[:, None, None], varied
+    centred = _centre(x, torch.where(count > 0, median, 0.0), valid)
+    spread = masked_mean(centred.abs(), valid)
+    varied = spread > _FLAT * masked_mean(x.abs(), valid)
+    return centred / torch.where(varied, spread, 1.0)[:, None, None], varied
 
 
-def _centred(x: Tensor, centre: Tensor, known: Tensor) -> Tensor:
-    """x less its image's centre (B,), and 0 where it is not known: (B, H, W)."""
-    return torch.where(known, x - centre[:, None, None], 0.0)
+def _centre(x: Tensor, centre: Tensor, valid: Tensor) -> Tensor:
+    """Subtracts the centre (B,) of each image from x (B, H, W); 0 at invalid pixels."""
+    return torch.where(valid, x - centre[:, None, None], 0.0)

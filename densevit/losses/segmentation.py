@@ -1,4 +1,4 @@
-"""Losses on maps of classes: cross-entropy, the choice of hard pixels, and dice. All in fp32, over all processes."""
+"""Segmentation losses: cross-entropy, online hard example mining and dice, in fp32 and over all processes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,34 +11,34 @@ from torch.nn import functional as F
 from densevit.layers.precision import autocast_off
 from densevit.losses.distributed import mean_over_processes
 
-IGNORE = 255  # the label that is neither trained on nor counted
+IGNORE = 255  # ignore index: excluded from losses and metrics
 
 
 def label_maps(targets: Sequence[Mapping[str, Any]], device: torch.device) -> Tensor:
-    """The images' `semantic` on the smallest grid that holds them all: (B, H, W) int64.
+    """Pads the `semantic` label maps of a batch to the largest size with IGNORE: (B, H, W) int64.
 
-    What lies outside a picture, and an image without the key, is IGNORE.
+    Images without the key are IGNORE everywhere.
     """
     H, W = (max(target["size"][axis] for target in targets) for axis in (0, 1))
     labels = torch.full((len(targets), H, W), IGNORE, dtype=torch.uint8, device=device)
-    for own, target in zip(labels, targets, strict=True):
+    for label_map, target in zip(labels, targets, strict=True):
         if "semantic" in target:
             h, w = target["semantic"].shape
-            own[:h, :w] = target["semantic"]
+            label_map[:h, :w] = target["semantic"]
     return labels.long()
 
 
 def cross_entropy(
     logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Cross-entropy, as a mean over the labelled pixels of all processes; 0 and connected where there are none.
+    """Cross-entropy as a mean over the labelled pixels of all processes; 0 (connected to the graph) if none.
 
     logits: (B, K, H, W). labels: (B, H, W) int64, 0 ... K-1 or IGNORE. class_weights: (K,); the mean is then weighted
-    by each pixel's, as torch's is (mmsegmentation divides by the number of all pixels, ignored ones too).
-    label_smoothing: the share of the truth that is spread over all classes.
+    as in torch (mmsegmentation divides by the number of all pixels, including ignored ones).
+    label_smoothing: as in `torch.nn.functional.cross_entropy`.
     """
     with autocast_off(logits.device):
-        class_weights = None if class_weights is None else class_weights.float()  # a buffer of the model's precision
+        class_weights = None if class_weights is None else class_weights.float()  # the buffer may be in half precision
         each = F.cross_entropy(
             logits.float(),
             labels,
@@ -50,47 +50,47 @@ def cross_entropy(
         if class_weights is None:
             total = (labels != IGNORE).sum().float()
         else:
-            total = F.pad(class_weights, (0, IGNORE + 1 - len(class_weights)))[labels].sum()  # IGNORE weighs nothing
+            total = F.pad(class_weights, (0, IGNORE + 1 - len(class_weights)))[labels].sum()  # IGNORE has weight 0
         return each.sum() / mean_over_processes(total).clamp(min=1e-6)
 
 
 @torch.no_grad()
 def hard_pixels(logits: Tensor, labels: Tensor, threshold: float, min_kept: int) -> Tensor:
-    """The labels with all but the hard pixels ignored: online hard example mining, as in mmsegmentation.
+    """Online hard example mining (OHEM) as in mmsegmentation: sets all but the hard pixels to IGNORE.
 
-    Hard is where the true class has a probability below `threshold`, and in any case the `min_kept` least probable
-    pixels of an image (mmsegmentation: min_kept * B of the process's B images together, which is the same for one).
+    A pixel is hard if the probability of its true class is below `threshold`, or if it is among the `min_kept` least
+    probable pixels of the image (mmsegmentation: min_kept * B pixels of the B images of a process together).
     logits: (B, K, H, W). labels: (B, H, W) int64.
     """
     with autocast_off(logits.device):
         hardness = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
     labelled = labels != IGNORE
-    hardness = hardness.masked_fill(~labelled, -1.0)  # a cross-entropy is never below 0
+    hardness = hardness.masked_fill(~labelled, -1.0)  # cross-entropy is never negative
     each = hardness.flatten(1)  # (B, H*W)
     limit = -math.log(threshold) if threshold > 0 else math.inf
-    kept = hardness > limit
+    hard = hardness > limit
     if min_kept > 0:
-        least = each.topk(min(min_kept, each.shape[1]), dim=1, sorted=False).values.amin(1)
-        kept |= hardness >= least[:, None, None]
-    return labels.masked_fill(~(kept & labelled), IGNORE)
+        cutoff = each.topk(min(min_kept, each.shape[1]), dim=1, sorted=False).values.amin(1)
+        hard |= hardness >= cutoff[:, None, None]
+    return labels.masked_fill(~(hard & labelled), IGNORE)
 
 
 def dice(logits: Tensor, labels: Tensor) -> Tensor:
-    """Soft dice loss (Milletari et al. 2016), of each image and class that is in its truth; 0 where there is none.
+    """Soft dice loss (Milletari et al. 2016), averaged over (image, present class) pairs of all processes; 0 if none.
 
-    1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), with softmax's p and sums over an image's labelled pixels, as a mean
-    over such pairs of all processes. logits: (B, K, H, W). labels: (B, H, W) int64.
+    1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), with softmax probabilities p and sums over the labelled pixels of an
+    image. logits: (B, K, H, W). labels: (B, H, W) int64.
     """
     with autocast_off(logits.device):
         probability = logits.float().softmax(1).flatten(2)  # (B, K, H*W)
         labelled = (labels != IGNORE).flatten(1)
         true = labels.flatten(1).where(labelled, 0)
         weight = labelled.to(probability.dtype)
-        of_true = probability.gather(1, true[:, None])[:, 0] * weight
-        by_class = probability.new_zeros(probability.shape[:2])  # (B, K)
-        overlap = by_class.scatter_add(1, true, of_true)
-        number = by_class.scatter_add(1, true, weight)
+        true_probability = probability.gather(1, true[:, None])[:, 0] * weight
+        zeros = probability.new_zeros(probability.shape[:2])  # (B, K)
+        overlap = zeros.scatter_add(1, true, true_probability)
+        count = zeros.scatter_add(1, true, weight)
         predicted = (probability @ weight[..., None])[..., 0]
-        present = number > 0
-        each = (1 - (2 * overlap + 1) / (predicted + number + 1)) * present
+        present = count > 0
+        each = (1 - (2 * overlap + 1) / (predicted + count + 1)) * present
         return each.sum() / mean_over_processes(present.sum().float()).clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""The set losses of DETR (Carion et al. 2020, section 3.1 and A.2), for all decoder layers at once."""
+"""Set prediction losses of DETR (Carion et al. 2020, section 3.1 and A.2), for all decoder layers at once."""
 
 from typing import Literal, NamedTuple
 
@@ -16,7 +16,7 @@ Classification = Literal["softmax", "focal", "mal"]
 
 
 class SetLosses(NamedTuple):
-    """One value a decoder layer, (L,), not weighted."""
+    """Unweighted losses per decoder layer, (L,) each."""
 
     label: Tensor
     l1: Tensor
@@ -32,26 +32,26 @@ def set_losses(
     no_object_weight: float = 0.1,
     object_count: Tensor | None = None,
 ) -> SetLosses:
-    """Class, L1 and generalised IoU losses of matched predictions, in fp32 whatever the autocast.
+    """Class, L1 and GIoU losses of matched predictions, in fp32 regardless of autocast.
 
     logits: (L, B, Q, K+1), or K unless `classification` is "softmax". boxes: (L, B, Q, 4) cxcywh.
-    Divided by the mean number of objects over all processes (softmax's class term by its mean sum of weights);
-    where a batch has none, the box terms are 0 and connected. object_count: in place of the number of `objects`, where
-    each is predicted several times.
+    Normalised by the number of objects, averaged over processes (the softmax class term by the sum of class weights).
+    Without objects the box terms are 0 (connected to the graph). object_count: replaces the number of
+    `objects` if each has several predictions.
     """
     with autocast_off(logits.device):
         logits, boxes = logits.float(), boxes.float()
-        place = (matches.layer, matches.image, matches.query)
-        predicted, truth = boxes[place], objects.boxes[matches.target]  # (P, 4)
+        index = (matches.layer, matches.image, matches.query)
+        predicted, truth = boxes[index], objects.boxes[matches.target]  # (P, 4)
         labels = objects.labels[matches.target]
         iou, giou = overlaps(to_corners(predicted), to_corners(truth))
 
-        at_least = 1 / process_count()
+        min_count = 1 / process_count()
         if object_count is None:
             object_count = torch.full((), float(len(objects.labels)), device=logits.device)
         if classification == "softmax":
             classes = torch.full(logits.shape[:3], logits.shape[-1] - 1, device=logits.device)  # "no object"
-            classes[place] = labels
+            classes[index] = labels
             weight = torch.where(classes == logits.shape[-1] - 1, no_object_weight, 1.0)
             cross_entropy = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight)
             counts = mean_over_processes(torch.cat([object_count[None], weight.sum((1, 2))]))
@@ -63,10 +63,10 @@ def set_losses(
             quality = iou.detach().clamp(min=0.01) if classification == "mal" else torch.ones_like(iou)
             target[matches.layer, matches.image, matches.query, labels] = quality
             loss = matchability_aware if classification == "mal" else focal
-            label = loss(logits, target).sum((1, 2, 3)) / object_count.clamp(min=at_least)
+            label = loss(logits, target).sum((1, 2, 3)) / object_count.clamp(min=min_count)
 
         per_layer = torch.zeros(len(logits), device=logits.device)
-        count = object_count.clamp(min=at_least)
+        count = object_count.clamp(min=min_count)
         l1 = per_layer.index_add(0, matches.layer, (predicted - truth).abs().sum(-1)) / count
         box = per_layer.index_add(0, matches.layer, 1 - giou) / count
     return SetLosses(label, l1, box)

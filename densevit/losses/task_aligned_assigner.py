@@ -1,4 +1,4 @@
-"""One-to-many assignment of map cells to objects, for dense losses (TOOD, Feng et al. 2021, section 3.2)."""
+"""Task-aligned one-to-many assignment of cells to objects (TOOD, Feng et al. 2021, section 3.2)."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.matching import Objects
 
 
-class Assigned(NamedTuple):
-    """Which object each cell learns.
+class Assignment(NamedTuple):
+    """The object assigned to each cell.
 
-    target: (B, S), the object among all T, -1 for none. iou: (B, S), the overlap with that object, 0 for none.
+    target: (B, S), index of the object among all T, -1 for background. iou: (B, S), IoU with it, 0 for background.
     """
 
     target: Tensor
@@ -28,18 +28,18 @@ def task_aligned(
     top: int = 9,
     alpha: float = 0.5,
     beta: float = 6.0,
-) -> Assigned:
-    """Gives each object the `top` cells inside its box that do best at it, by p^alpha IoU^beta.
+) -> Assignment:
+    """Assigns to each object the `top` cells inside its box with the highest alignment p^alpha IoU^beta.
 
-    logits: (B, S, K). boxes: (B, S, 4) cxcywh. centres: (B, S, 2). A cell that several objects want goes to the one it
-    overlaps most. An object that has no cell's centre inside gets the nearest one.
+    logits: (B, S, K). boxes: (B, S, 4) cxcywh. centres: (B, S, 2). A cell chosen by several objects goes
+    to the one of highest IoU. An object without a cell centre inside gets the nearest cell.
     """
     B, S, _ = logits.shape
     target = torch.full((B, S), -1, device=logits.device)
-    iou_of = torch.zeros(B, S, device=logits.device)
+    assigned_iou = torch.zeros(B, S, device=logits.device)
     T = len(objects.labels)
     if T == 0:
-        return Assigned(target, iou_of)
+        return Assignment(target, assigned_iou)
     low, high = to_corners(objects.boxes).split(2, dim=-1)
     cells = centres[objects.image]  # (T, S, 2)
     distance = (cells - objects.boxes[:, None, :2]).square().sum(-1)
@@ -48,17 +48,19 @@ def task_aligned(
 
     iou, _ = overlaps(to_corners(boxes[objects.image].float()), to_corners(objects.boxes)[:, None])  # (T, S)
     score = logits.float().sigmoid().transpose(1, 2)[objects.image, objects.labels]  # (T, S)
-    # A floor under both keeps an order among cells while nothing overlaps yet: the nearest first.
+    # Lower bounds and distance order the cells, nearest first, while no box overlaps yet.
     alignment = (score.clamp(min=1e-4) ** alpha) * (iou.clamp(min=1e-2) ** beta) / (1 + 1e-3 * distance)
     alignment = alignment.masked_fill(~inside, -1.0)
     best = alignment.topk(min(top, S), dim=1)
     chosen = torch.zeros_like(inside).scatter_(1, best.indices, best.values >= 0)
 
-    # For each cell, the chosen object of highest overlap: objects of other images never want it.
-    want = torch.where(chosen, iou + 1e-6, torch.zeros_like(iou))  # (T, S)
-    most = torch.zeros(B, S, device=want.device).scatter_reduce(0, objects.image[:, None].expand(-1, S), want, "amax")
-    winner = chosen & (want == most[objects.image])
-    place = torch.arange(T, device=want.device)[:, None].expand(-1, S)
-    target = target.scatter_reduce(0, objects.image[:, None].expand(-1, S), torch.where(winner, place, -1), "amax")
-    iou_of = iou.gather(0, target.clamp(min=0)) * (target >= 0)
-    return Assigned(target, iou_of)
+    # Of the objects of its own image that chose a cell, take the one of highest IoU.
+    claim = torch.where(chosen, iou + 1e-6, torch.zeros_like(iou))  # (T, S)
+    highest = torch.zeros(B, S, device=claim.device).scatter_reduce(
+        0, objects.image[:, None].expand(-1, S), claim, "amax"
+    )
+    winner = chosen & (claim == highest[objects.image])
+    index = torch.arange(T, device=claim.device)[:, None].expand(-1, S)
+    target = target.scatter_reduce(0, objects.image[:, None].expand(-1, S), torch.where(winner, index, -1), "amax")
+    assigned_iou = iou.gather(0, target.clamp(min=0)) * (target >= 0)
+    return Assignment(target, assigned_iou)

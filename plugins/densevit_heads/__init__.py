@@ -1,1 +1,1 @@
-"""The heads that densevit ships, found the way a stranger's are."""
+"""Built-in heads, registered through entry points like third-party plugins."""

@@ -1,1 +1,1 @@
-"""The necks that densevit ships, found like third-party ones."""
+"""Built-in necks, registered through entry points like third-party plugins."""

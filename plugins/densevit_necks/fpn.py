@@ -1,4 +1,4 @@
-"""Feature pyramid network (Lin et al. 2017): what the coarse features know, at the resolution of the fine ones."""
+"""Feature pyramid network (FPN, Lin et al. 2017): combines coarse semantic and fine features top-down."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from densevit.interfaces import Neck
 class FPN(Neck):
     """A 1x1 convolution on each feature, top-down sums, and a 3x3 convolution on each sum (section 3).
 
-    A coarser map is brought to the next finer one's exact size by its nearest cells, so that maps of odd sizes fit, and
-    neighbours of one stride (a dilated stage) are added as they are. Any number of features, one too.
+    Coarse maps are resized by nearest neighbour to the exact size of the next finer map; maps of equal stride (dilated
+    stages) are added without resizing. Accepts any number of features, at least one.
 
-    width: channels of each result.
-    extra_levels: further levels of twice the stride each, every second cell of the one before (section 4.1's P6).
+    width: channels of each output.
+    extra_levels: additional levels, each subsampled by 2 from the previous one (P6 in section 4.1).
     """
 
     def __init__(
@@ -23,9 +23,9 @@ class FPN(Neck):
     ) -> None:
         super().__init__(channels, strides)
         if width < 1:
-            raise ValueError(f"width is {width}; expected a number of channels, 1 or more.")
+            raise ValueError(f"width is {width}; expected at least 1 channel.")
         if not 0 <= extra_levels <= 16:
-            raise ValueError(f"extra_levels is {extra_levels}; expected a number of levels, from 0 to 16.")
+            raise ValueError(f"extra_levels is {extra_levels}; expected a number of levels from 0 to 16.")
         self.lateral = nn.ModuleList(nn.Conv2d(inputs, width, 1) for inputs in channels)
         self.output = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels)
         self.extra_levels = extra_levels
@@ -34,18 +34,18 @@ class FPN(Neck):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # it has one
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # bias exists
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """(B, C_i, H_i, W_i) each -> (B, width, H_i, W_i) each, and extra levels of ceil(H / 2) x ceil(W / 2)."""
         sums = [lateral(x) for lateral, x in zip(self.lateral, features, strict=True)]
         for i in range(len(sums) - 2, -1, -1):
-            sums[i] = sums[i] + _at_size(sums[i + 1], sums[i].shape[-2:])
-        results = [output(x) for output, x in zip(self.output, sums, strict=True)]
+            sums[i] = sums[i] + _resize(sums[i + 1], sums[i].shape[-2:])
+        outputs = [output(x) for output, x in zip(self.output, sums, strict=True)]
         for _ in range(self.extra_levels):
-            results.append(F.max_pool2d(results[-1], 1, stride=2))
-        return results
+            outputs.append(F.max_pool2d(outputs[-1], 1, stride=2))
+        return outputs
 
 
-def _at_size(x: Tensor, size: Sequence[int]) -> Tensor:
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="nearest")

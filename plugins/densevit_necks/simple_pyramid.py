@@ -1,4 +1,4 @@
-"""Simple feature pyramid (ViTDet, Li et al. 2022, section 3): every scale from a plain backbone's last map."""
+"""Simple feature pyramid (ViTDet, Li et al. 2022, section 3): all scales from the last map of a plain backbone."""
 
 from collections.abc import Sequence
 
@@ -9,19 +9,19 @@ from densevit.layers.norms import LayerNorm2d
 
 
 class SimplePyramid(Neck):
-    """Deconvolutions and max pooling make all levels from the last feature; the others are not looked at.
+    """Creates all levels from the last feature by deconvolution and max pooling; other features are ignored.
 
-    Each step to twice the resolution is a deconvolution of stride 2 that halves the channels, with a layer norm and
-    GELU between two of them; each step to half of it is a max pooling of 2x2. Then a 1x1 and a 3x3 convolution, both
-    without bias and with a layer norm.
+    Each upsampling step is a deconvolution of stride 2 that halves the channels, with a layer norm and GELU between two
+    of them; each downsampling step is 2x2 max pooling. Then follow a 1x1 and a 3x3 convolution, both without bias and
+    with a layer norm.
 
     width: channels of each level.
-    pyramid_strides: strides of the levels, rising; each is the last feature's times a power of two, or over one. The
-        paper's are 4, 8, 16 and 32 from a ViT of patch 16; one of patch 14 gives 7, 14, 28 and 56.
+    pyramid_strides: ascending strides of the levels, each the stride of the last feature multiplied or divided by a
+        power of two. The paper uses 4, 8, 16 and 32 for a ViT of patch size 16; patch size 14 gives 7, 14, 28 and 56.
 
-    The size of a level: from a map of ceil(H / s) rows, a coarser level of stride t has ceil(H / t), and a finer one
-    has ceil(H / s) * s / t. That is ceil(H / t) where H is a multiple of s, as in a `DenseModel`, which pads
-    images to such sizes; of another image it is up to s / t - 1 more, cells that lie past its border.
+    Size of a level: from a map of stride s with ceil(H / s) rows, a coarser level of stride t has ceil(H / t) rows and
+    a finer one ceil(H / s) * s / t. The latter equals ceil(H / t) if H is a multiple of s, as `DenseModel` ensures by
+    padding; otherwise it is up to s / t - 1 more, and these cells lie outside the image.
     """
 
     def __init__(
@@ -33,31 +33,29 @@ class SimplePyramid(Neck):
     ) -> None:
         super().__init__(channels, strides)
         if width < 1:
-            raise ValueError(f"width is {width}; expected a number of channels, 1 or more.")
+            raise ValueError(f"width is {width}; expected at least 1 channel.")
         if not pyramid_strides or pyramid_strides[0] < 1 or list(pyramid_strides) != sorted(set(pyramid_strides)):
-            raise ValueError(
-                f"pyramid_strides is {_listed(pyramid_strides)}; expected rising numbers of pixels, one a level."
-            )
+            raise ValueError(f"pyramid_strides is {_listed(pyramid_strides)}; expected ascending strides in pixels.")
         self.levels = nn.ModuleList(_level(channels[-1], strides[-1], stride, width) for stride in pyramid_strides)
         self.channels, self.strides = (width,) * len(pyramid_strides), tuple(pyramid_strides)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """The last of the features, (B, C, h, w) -> (B, width, h * s / t, w * s / t) for each stride t, rounded up."""
+        """Uses the last feature, (B, C, h, w). Returns (B, width, h * s / t, w * s / t), rounded up, per stride t."""
         return [level(features[-1]) for level in self.levels]
 
 
-def _level(channels: int, given: int, wanted: int, width: int) -> nn.Sequential:
-    """From the map of stride `given` to the level of stride `wanted`."""
-    ups, downs = _doublings(wanted, given), _doublings(given, wanted)
+def _level(channels: int, stride: int, target: int, width: int) -> nn.Sequential:
+    """Layers from the map of stride `stride` to the level of stride `target`."""
+    ups, downs = _doublings(target, stride), _doublings(stride, target)
     if ups is None and downs is None:
         raise ValueError(
-            f"pyramid_strides has {wanted}, but the backbone's last feature has stride {given}, and it can only be "
-            f"doubled and halved: {_listed(_possible(given))} would do."
+            f"pyramid_strides has {target}, but the last feature of the backbone has stride {stride}; expected that "
+            f"stride times or divided by a power of 2. Fix: use for example {_listed(_possible(stride))}."
         )
     if channels >> (ups or 0) == 0:
         raise ValueError(
-            f"pyramid_strides has {wanted}, {ups} steps from the last feature's stride {given}, but each step "
-            f"halves the {channels} channels. Leave that level out."
+            f"pyramid_strides has {target}, {ups} upsampling steps from the last feature of stride {stride}, but each "
+            f"step halves the {channels} channels. Fix: remove that level."
         )
     parts: list[nn.Module] = []
     for i in range(ups or 0):
@@ -72,7 +70,7 @@ def _level(channels: int, given: int, wanted: int, width: int) -> nn.Sequential:
 
 
 def _doublings(smaller: int, larger: int) -> int | None:
-    """How often `smaller` is to be doubled to give `larger`; None where that never does."""
+    """Number of doublings from `smaller` to `larger`; None if there is no such number."""
     count = 0
     while smaller << count < larger:
         count += 1
@@ -80,7 +78,7 @@ def _doublings(smaller: int, larger: int) -> int | None:
 
 
 def _possible(stride: int) -> tuple[int, ...]:
-    """Four strides, the finest a quarter of this one where that is a whole number."""
+    """Four valid strides, the finest a quarter of this one if that is an integer."""
     finest = next(stride // step for step in (4, 2, 1) if stride % step == 0)
     return tuple(finest * 2**i for i in range(4))
 

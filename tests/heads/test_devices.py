@@ -1,4 +1,4 @@
-"""Heads, losses and evaluators on an accelerator, without one at hand: no two devices mix, and nothing waits."""
+"""Heads, losses and evaluators on a simulated accelerator: no mixed devices and no synchronisation."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -42,7 +42,7 @@ Setup = tuple[DenseModel, Data, Config]
 
 @pytest.fixture(params=HEADS)
 def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
-    """A model with one head, called as in HEADS, and its data."""
+    """A model with one head of HEADS, and its data."""
     data = {**BASE["data"], "masks": False}
     config = configs.from_mapping({**BASE, "heads": {request.param: HEADS[request.param]}, "data": data})
     built = build_data(config)
@@ -50,7 +50,7 @@ def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
 
 
 def batches(data: Data) -> list[Batch]:
-    """A labelled batch, one of which half is labelled, and one without labels."""
+    """Labelled, half labelled and unlabelled batches."""
     labelled = next(iter(data.train_loader()))
     bare = [{key: target[key] for key in ("image_id", "size", "original_size")} for target in labelled["targets"]]
     half = [labelled["targets"][0], *bare[1:]]
@@ -70,12 +70,12 @@ def on_accelerator(batch: Batch) -> Batch:
 
 
 @pytest.mark.parametrize("targets_on", ["accelerator", "cpu"])
-def test_a_training_step_mixes_no_devices_and_waits_for_nothing_but_the_matching(setup: Setup, targets_on: str) -> None:
-    """Without float64 too, which Apple's GPUs have not."""
+def test_a_training_step_mixes_no_devices_and_synchronises_only_for_matching(setup: Setup, targets_on: str) -> None:
+    """Also without float64, which Apple GPUs lack."""
     model, data, config = setup
     [name] = config.heads
     if targets_on == "cpu" and config.heads[name].name != "detr":
-        return  # maps are as large as images: they travel with them
+        return  # maps are as large as images and are copied with them
     state = {key: value.clone() for key, value in model.state_dict().items()}
     for batch in batches(data):
         model.load_state_dict(state)
@@ -113,7 +113,7 @@ def test_losses_under_fp16_autocast_are_finite(setup: Setup) -> None:
         torch.stack(list(losses.values())).sum().backward()
 
 
-def test_predictions_of_an_accelerator_are_evaluated_with_truth_of_the_cpu(setup: Setup) -> None:
+def test_accelerator_predictions_are_evaluated_with_cpu_ground_truth(setup: Setup) -> None:
     model, data, config = setup
     [batch, *_] = list(data.val_loader())
     model.eval()
@@ -149,7 +149,7 @@ def test_a_forward_pass_under_fake_tensors_stays_on_its_device(setup: Setup) -> 
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_a_step_waits_for_nothing_but_the_matching(setup: Setup, recwarn: pytest.WarningsRecorder) -> None:
+def test_on_a_gpu_a_step_synchronises_only_for_matching(setup: Setup, recwarn: pytest.WarningsRecorder) -> None:
     model, data, config = setup
     [name] = config.heads
     batch = batches(data)[1]

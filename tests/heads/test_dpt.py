@@ -1,4 +1,4 @@
-"""The DPT heads: contract, places of maps, outputs and their units, losses, predictions, every backbone."""
+"""The DPT heads: contract, levels of maps, outputs and their units, losses, predictions, every backbone."""
 
 import functools
 from fractions import Fraction
@@ -16,7 +16,7 @@ from densevit.losses.segmentation import cross_entropy, dice
 from densevit.model import DenseModel, create_backbone
 from densevit.testing import check_head
 from densevit_heads.dpt import DptDepth, DptSegmentation
-from densevit_heads.dpt.decoder import places_of
+from densevit_heads.dpt.decoder import assign_levels
 from densevit_scenes.dataset import Scenes
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
@@ -43,22 +43,22 @@ def mask(size, B=2):
     ],
     ids=lambda options: options["output"],
 )
-def test_the_metric_head_keeps_its_contract(options):
+def test_the_metric_head_passes_the_contract_tests(options):
     check_head(functools.partial(DptDepth, width=16, **options), reach=REACH)
 
 
-def test_the_relative_head_keeps_its_contract():
+def test_the_relative_head_passes_the_contract_tests():
     check_head(functools.partial(DptDepth, width=16, ssi=0.5), reach=REACH)
 
 
 @pytest.mark.parametrize("output", ["relative", "sigmoid", "softplus", "bins", "inverse"])
-def test_metres_of_another_zoom_are_brought_to_zoom_1_and_relative_depth_stays(output):
+def test_undo_zoom_scales_metric_depth_only(output):
     head = DptDepth(*PYRAMID, width=16, output=output).eval()
     maps = head.maps(head(make_features(PYRAMID, (64, 96)), mask((64, 96))), (64, 96))
     assert torch.equal(head.undo_zoom(maps, 1.5), maps if output == "relative" else 1.5 * maps)
 
 
-def test_the_relative_head_predicts_no_metres_and_says_so():
+def test_the_relative_head_predicts_inverse_depth_only():
     head = DptDepth(*PYRAMID, width=16).eval()
     outputs = head(make_features(PYRAMID, (64, 96)), mask((64, 96)))
     target = {"size": (50, 90), "original_size": (70, 100)}
@@ -68,12 +68,12 @@ def test_the_relative_head_predicts_no_metres_and_says_so():
         assert found["inverse_depth"].min() >= 0
 
 
-def test_the_segmentation_head_keeps_its_contract():
+def test_the_segmentation_head_passes_the_contract_tests():
     check_head(functools.partial(DptSegmentation, width=16, dice=0.5, label_smoothing=0.1), reach=REACH)
 
 
 @pytest.mark.parametrize(
-    ("strides", "unit", "places"),
+    ("strides", "unit", "levels"),
     [
         ((4, 8, 16, 32), 1, (4, 8, 16, 32)),
         ((16, 16, 16, 16), 1, (4, 8, 16, 32)),
@@ -90,17 +90,17 @@ def test_the_segmentation_head_keeps_its_contract():
     ],
     ids=str,
 )
-def test_places(strides, unit, places):
-    assert places_of(strides) == (unit, places)
+def test_assigned_levels(strides, unit, levels):
+    assert assign_levels(strides) == (unit, levels)
 
 
 @pytest.mark.parametrize("strides", [(4, 8, 12, 16), (8, 14), (4, 8, 16, 32, 64)], ids=str)
-def test_strides_that_cannot_be_fused_are_refused(strides):
-    with pytest.raises(ValueError, match="choose from them with features"):
+def test_strides_that_cannot_be_fused_raise(strides):
+    with pytest.raises(ValueError, match="Fix: select them with features"):
         DptDepth((8,) * len(strides), strides, width=8)
 
 
-def test_maps_are_chosen_by_number():
+def test_features_selects_maps_by_number():
     head = DptDepth((4, 5, 6, 7, 8), (4, 8, 16, 32, 64), width=8, features=(1, 3, 4, 5)).eval()
     features = make_features(((4, 5, 6, 7, 8), (4, 8, 16, 32, 64)), (64, 64))
     before = head(features, mask((64, 64)))["inverse_depth"]
@@ -112,31 +112,31 @@ def test_maps_are_chosen_by_number():
     "strides", [(4, 8, 16, 32), (8, 8, 8, 8), (8, 16, 32), (16,), (14, 14, 14, 14), (4, 32)], ids=str
 )
 @pytest.mark.parametrize("size", [(64, 96), (33, 71)], ids=str)
-def test_maps_of_any_strides_reach_the_pixels(strides, size):
+def test_maps_of_any_strides_are_upsampled_to_pixels(strides, size):
     levels = ((6,) * len(strides), strides)
     for head in (DptDepth(*levels, width=8), DptSegmentation(*levels, CLASSES, width=8, norm="group")):
         maps = head.maps(head(make_features(levels, size), mask(size)), size)
         assert maps.shape == (2, 1 if head.task == "depth" else 4, *size)
         maps.sum().backward()
-        idle = [n for n, p in head.named_parameters() if p.grad is None]
-        assert all(name.startswith("auxiliary") for name in idle)
+        unused = [n for n, p in head.named_parameters() if p.grad is None]
+        assert all(name.startswith("auxiliary") for name in unused)
 
 
 @pytest.mark.parametrize("strides", [(16, 16, 16, 16), (4, 8, 16, 32)], ids=str)
-def test_fused_maps_have_the_grids_of_their_places(strides):
-    """Of a picture that no stride divides: twice ceil(size / place), never stretched to fit."""
+def test_fused_maps_have_the_sizes_of_their_levels(strides):
+    """For an image size that no stride divides: twice ceil(size / level), cropped and not resized."""
     decode = DptDepth((6,) * 4, strides, width=8).decode
     fused = decode(make_features(((6,) * 4, strides), (75, 113)), (75, 113))
     assert [tuple(x.shape[-2:]) for x in fused] == [(6, 8), (10, 16), (20, 30), (38, 58)]
 
 
 @pytest.mark.parametrize("output", ["sigmoid", "softplus", "bins"])
-def test_metric_outputs_are_metres_in_their_range(output):
+def test_metric_outputs_are_within_their_range(output):
     head = DptDepth(*PYRAMID, output=output, min_depth=0.5, max_depth=80.0, width=8)
     logits = torch.tensor([-1e4, -3.0, 0.0, 3.0, 1e4]).view(1, 1, 1, 5).repeat(1, head.conv3.out_channels, 1, 1)
     if output == "bins":
         logits = torch.stack([torch.linspace(s, -s, 64) for s in (1e4, 1, 0, -1, -1e4)], 1)[None, :, None]
-    depths = head._activated(logits)[0, 0, 0]
+    depths = head._activation(logits)[0, 0, 0]
     assert depths.diff().min() > 0
     assert depths[0].item() == pytest.approx(0.5, rel=1e-5)
     if output == "sigmoid":
@@ -154,10 +154,10 @@ def test_metric_outputs_are_metres_in_their_range(output):
     [(0.000305, 0.1378, 7.25689, 2.25836), (0.00006016, 0.00579, 172.71157, 15.16300)],
     ids=["NYU", "KITTI"],
 )
-def test_the_inverse_output_is_metres_by_the_authors_scale_and_shift(scale, shift, furthest, at_1000):
+def test_the_inverse_output_uses_the_authors_scale_and_shift(scale, shift, furthest, at_1000):
     head = DptDepth(*PYRAMID, output="inverse", scale=scale, shift=shift, max_depth=80.0, width=8)
     assert head.quantity == "depth"
-    depths = head._activated(torch.tensor([-1e4, 0.0, 1000.0, 1e9]).view(1, 1, 1, 4))[0, 0, 0]
+    depths = head._activation(torch.tensor([-1e4, 0.0, 1000.0, 1e9]).view(1, 1, 1, 4))[0, 0, 0]
     assert depths[:3].tolist() == pytest.approx([furthest, furthest, at_1000], rel=1e-5)
     assert 0 < depths[3] < 1e-3
     first = head.eval()(make_features(PYRAMID, (64, 64)), mask((64, 64)))["depth"]
@@ -166,13 +166,13 @@ def test_the_inverse_output_is_metres_by_the_authors_scale_and_shift(scale, shif
 
 def test_the_inverse_output_without_a_scale_spans_the_range():
     head = DptDepth(*PYRAMID, output="inverse", max_depth=80.0, width=8)
-    depths = head._activated(torch.tensor([-1.0, 0.0, 1.0, 9.0]).view(1, 1, 1, 4))[0, 0, 0]
+    depths = head._activation(torch.tensor([-1.0, 0.0, 1.0, 9.0]).view(1, 1, 1, 4))[0, 0, 0]
     assert depths.tolist() == pytest.approx([80, 80, 20, 80 / 28])
     first = head.eval()(make_features(PYRAMID, (64, 64)), mask((64, 64)))["depth"]
     assert 12 < first.median() < 30  # a quarter of 80
 
 
-def test_losses_of_metric_depth_are_those_of_the_terms():
+def test_metric_losses_are_the_weighted_terms():
     head = DptDepth(*PYRAMID, width=8, output="sigmoid", max_depth=5.0, silog=2.0, l1=0.5, berhu=3.0, gradient=4.0)
     sizes = [(64, 96), (50, 70), (40, 40)]
     targets = [{"size": size, "depth": 7 * torch.rand(size)} for size in sizes]
@@ -199,7 +199,7 @@ def test_losses_of_metric_depth_are_those_of_the_terms():
     assert not any(x.any() for x in head.loss(outputs, beyond).values())
 
 
-def test_losses_of_relative_depth_go_by_inverse_depth():
+def test_relative_losses_use_inverse_depth():
     targets = [{"size": (64, 96), "depth": 7 * torch.rand(64, 96).clamp(min=0.05)}] * 2
     inverse = 1 / torch.stack([target["depth"] for target in targets])
     for options, align in (
@@ -240,24 +240,24 @@ def test_losses_of_segmentation_have_the_papers_auxiliary_weight():
     [
         (DptDepth, {"silog": 1.0}, "silog is 1, but output 'relative' is relative depth"),
         (DptDepth, {"output": "bins", "ssi": 1.0}, "ssi is 1, but output 'bins' is metric depth"),
-        (DptDepth, {"output": "sigmoid", "silog": 0.0}, "All losses weigh 0"),
+        (DptDepth, {"output": "sigmoid", "silog": 0.0}, "All loss weights are 0"),
         (DptDepth, {"trimmed": -1.0}, "trimmed is -1"),
         (DptDepth, {"output": "sigmoid", "max_depth": 1e-4}, "min_depth is 0.001 and max_depth 0.0001"),
         (DptDepth, {"bins": 1}, "bins is 1"),
-        (DptDepth, {"scale": 0.1}, "scale is 0.1, but output 'relative' has none"),
-        (DptDepth, {"output": "sigmoid", "shift": 0.1}, "shift is 0.1, but output 'sigmoid' has none"),
+        (DptDepth, {"scale": 0.1}, "scale is 0.1, but output 'relative' does not use it"),
+        (DptDepth, {"output": "sigmoid", "shift": 0.1}, "shift is 0.1, but output 'sigmoid' does not use it"),
         (DptDepth, {"output": "inverse", "shift": 0.0}, "shift is 0; it must be more than 0"),
         (DptDepth, {"output": "inverse", "ssi": 1.0}, "ssi is 1, but output 'inverse' is metric depth"),
         (DptDepth, {"width": 0}, "width is 0"),
         (DptDepth, {"reassemble_channels": (8, 8)}, "expected 4 numbers"),
-        (DptDepth, {"features": (0, 1)}, "rising numbers of maps, from 1 to 4"),
+        (DptDepth, {"features": (0, 1)}, "ascending numbers of maps, from 1 to 4"),
         (DptSegmentation, {"dropout": 1.0}, "dropout is 1.0"),
         (DptSegmentation, {"auxiliary_weight": -0.1}, "auxiliary_weight is -0.1"),
-        (DptSegmentation, {"class_weights": (1.0,)}, "class_weights has 1 numbers for 4 classes"),
-        (DptSegmentation, {"features": (1,)}, "a single map of stride 4 is fused once"),
+        (DptSegmentation, {"class_weights": (1.0,)}, "has 1 numbers; expected one for each of the 4 classes"),
+        (DptSegmentation, {"features": (1,)}, "a single map of stride 4 has only one fusion"),
     ],
 )
-def test_wrong_options_are_refused(head, options, message):
+def test_invalid_options_raise(head, options, message):
     classes = () if head is DptDepth else CLASSES
     with pytest.raises(ValueError, match=message):
         head(*PYRAMID, classes, **options)
@@ -277,8 +277,8 @@ BACKBONES: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "options"), BACKBONES, ids=lambda x: x if isinstance(x, str) else None)
 def test_a_backbone_trains_under_both_heads_for_two_steps(name, options):
-    pictures = [Scenes("train", image_size=size, train_length=4)[i] for i, size in enumerate([(64, 96), (50, 75)])]
-    for sample in pictures:
+    images = [Scenes("train", image_size=size, train_length=4)[i] for i, size in enumerate([(64, 96), (50, 75)])]
+    for sample in images:
         sample["targets"].update(size=tuple(sample["image"].shape[1:]), original_size=(128, 100))
     classes = Scenes("train").classes["segmentation"]
     backbone = create_backbone(name, **options)
@@ -289,7 +289,7 @@ def test_a_backbone_trains_under_both_heads_for_two_steps(name, options):
         "segmentation": DptSegmentation(*levels, classes, width=16),
     }
     model = DenseModel(backbone, heads, {}).train()
-    batch = collate(pictures, model.multiple)
+    batch = collate(images, model.multiple)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     for _ in range(2):
         losses = model.loss(model(batch), batch["targets"])
@@ -308,8 +308,8 @@ def test_a_backbone_trains_under_both_heads_for_two_steps(name, options):
 
 
 @pytest.mark.parametrize("output", ["relative", "sigmoid", "softplus", "bins", "inverse"])
-def test_depth_under_autocast_is_as_fine_as_fp32(output):
-    """bf16 has 8 significant bits: a map of it would hold some hundred depths."""
+def test_depth_under_autocast_has_fp32_resolution(output):
+    """bf16 has 8 significant bits: a bf16 map would have only some hundred distinct depths."""
     head = DptDepth((16,), (4,), output=output, width=16).eval()
     features, padding = [torch.randn(1, 16, 32, 32)], torch.zeros(1, 128, 128, dtype=torch.bool)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

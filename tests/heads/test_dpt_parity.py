@@ -1,4 +1,4 @@
-"""DPT beside transformers', backbone and head, with random weights that are shared; and the published sizes."""
+"""DPT backbone and head against transformers with shared random weights; parameter counts of the paper."""
 
 import re
 
@@ -46,7 +46,7 @@ WITHOUT_EFFECT = r"dpt\.layernorm\.|neck\.fusion_stage\.layers\.0\.residual_laye
 
 
 def randomise(module: nn.Module) -> None:
-    """Fills parameters and statistics with numbers that a mistake would show in."""
+    """Randomises parameters and statistics so that errors become visible."""
     for name, parameter in module.named_parameters():
         if parameter.ndim == 1:
             nn.init.normal_(parameter, 1.0 if name.endswith("weight") else 0.0, 0.3)
@@ -61,20 +61,20 @@ def randomise(module: nn.Module) -> None:
             nn.init.uniform_(buffer, 0.5, 2.0)
 
 
-def load(vit: ViT, head: nn.Module, reference: nn.Module, kept_by_head: list) -> None:
-    """All weights of the reference but those without effect go into ours, and all of ours come from there."""
+def load(vit: ViT, head: nn.Module, reference: nn.Module, head_names: list) -> None:
+    """Loads all weights of the reference except those without effect; every tensor of ours must be set."""
     given: dict[str, Tensor] = {}
     for key, value in reference.state_dict().items():
         if re.match(WITHOUT_EFFECT, key):
             continue
         ours = re.sub(r"^neck\.reassemble_stage\.readout_projects\.(\d)\.0\.", r"readouts.\1.projection.", key)
-        for pattern, replacement in [*BACKBONE, *HEAD, *kept_by_head]:
+        for pattern, replacement in [*BACKBONE, *HEAD, *head_names]:
             ours = re.sub(pattern, replacement, ours)
         given[ours] = value
     for key in [key for key in given if ".query." in key]:
         parts = [given.pop(key.replace("query", name)) for name in ("query", "key", "value")]
         given[key.replace("query", "qkv")] = torch.cat(parts)
-    if len(vit.readouts) == 2:  # the hybrid's: of the last two of four maps
+    if len(vit.readouts) == 2:  # hybrid: only the last two of four maps have readouts
         for kind in ("weight", "bias"):
             for i in (2, 3):
                 given[f"readouts.{i - 2}.projection.{kind}"] = given.pop(f"readouts.{i}.projection.{kind}")
@@ -87,7 +87,7 @@ def load(vit: ViT, head: nn.Module, reference: nn.Module, kept_by_head: list) ->
 
 
 def reference_of(kind: type, hybrid: bool, side: int, **options) -> nn.Module:
-    """transformers' DPT of the width of our nano, for square pictures of `side` pixels."""
+    """transformers' DPT with the width of our nano, for square images of `side` pixels."""
     config = DPTConfig(
         hidden_size=128,
         num_hidden_layers=6,
@@ -106,7 +106,7 @@ def reference_of(kind: type, hybrid: bool, side: int, **options) -> nn.Module:
 
 
 def of_any_size(reference: nn.Module, size: tuple[int, int]) -> None:
-    """Lets it take a picture that is not square: its tokens are laid on that grid."""
+    """Allows images that are not square, by passing the token grid."""
     grid = (size[0] // 16, size[1] // 16)
     embeddings = reference.dpt.embeddings
     embeddings.image_size = size
@@ -161,7 +161,7 @@ SIZES = [(SIDE, SIDE), (64, 96)]
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("hybrid", [False, True], ids=["large style", "hybrid"])
-def test_depth_is_transformers_dpt_for_depth_estimation(hybrid, size):
+def test_depth_matches_transformers(hybrid, size):
     vit, head, reference = pair(DPTForDepthEstimation, hybrid)
     if size[0] != size[1]:
         of_any_size(reference, size)
@@ -176,7 +176,7 @@ def test_depth_is_transformers_dpt_for_depth_estimation(hybrid, size):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("hybrid", [False, True], ids=["large style", "hybrid"])
-def test_segmentation_is_transformers_dpt_for_semantic_segmentation(hybrid, size):
+def test_segmentation_matches_transformers(hybrid, size):
     vit, head, reference = pair(DPTForSemanticSegmentation, hybrid, use_batch_norm_in_fusion_residual=True)
     if size[0] != size[1]:
         of_any_size(reference, size)
@@ -195,7 +195,7 @@ def test_segmentation_is_transformers_dpt_for_semantic_segmentation(hybrid, size
     )
 
 
-def test_the_reference_does_not_use_what_is_left_out():
+def test_the_reference_does_not_use_the_skipped_weights():
     reference = reference_of(DPTForDepthEstimation, False, SIDE)
     randomise(reference)
     reference(torch.randn(1, 3, SIDE, SIDE)).predicted_depth.sum().backward()
@@ -209,7 +209,7 @@ def test_the_reference_does_not_use_what_is_left_out():
     [({"variant": "base", "stem": "resnet"}, 121.2, 123), ({"variant": "large"}, 341.8, 343)],
     ids=["DPT-Hybrid", "DPT-Large"],
 )
-def test_sizes_are_the_papers(backbone, millions, paper):
+def test_parameter_counts_match_the_paper(backbone, millions, paper):
     """Section 4, of the authors' whole checkpoints: some of their weights have no effect, and none of ours."""
     large = backbone["variant"] == "large"
     with torch.device("meta"):
@@ -228,7 +228,7 @@ def test_sizes_are_the_papers(backbone, millions, paper):
     assert round(total / 1e6, 1) == millions
     assert f"{millions} M" in DptDepth.__doc__
     theirs = dict(reference.named_parameters())
-    idle = sum(p.numel() for name, p in theirs.items() if re.match(WITHOUT_EFFECT, name))
+    unused = sum(p.numel() for name, p in theirs.items() if re.match(WITHOUT_EFFECT, name))
     width = vit.channels[-1]  # of the class token's position, which is part of that token here
-    assert total == sum(p.numel() for p in theirs.values()) - idle - width
+    assert total == sum(p.numel() for p in theirs.values()) - unused - width
     assert abs((total + idle + width) / 1e6 - paper) / paper < 0.01

@@ -43,8 +43,8 @@ def mask(size, B=2):
     ],
     ids=lambda options: " ".join(map(str, options.values())),
 )
-def test_the_head_keeps_its_contract(options):
-    skip = {"one_level"} if "feature" in options else set()  # it has no second one
+def test_the_head_passes_the_contract_tests(options):
+    skip = {"one_level"} if "feature" in options else set()  # it needs a second feature
     reach = 160  # five cells of the coarsest map: three 3x3 convolutions, and two upsamplings of less than one each
     check_head(functools.partial(Setr, **SMALL, **options), skip=skip, reach=reach)
 
@@ -61,7 +61,7 @@ def test_the_head_keeps_its_contract(options):
     ],
 )
 def test_sizes_with_the_papers_backbone(decoder, image_size, K, millions, paper):
-    """The paper's table 2 gives one number a decoder; a position table and classifiers depend on the data."""
+    """The paper's table 2 gives one number per decoder; a position table and classifiers depend on the data."""
     blocks = (6, 12, 18, 24) if decoder == "mla" else (10, 15, 20, 24)
     with torch.device("meta"):
         backbone = ViT("large", image_size=image_size, features=blocks, feature_norm=False)
@@ -81,7 +81,7 @@ def test_sizes_with_the_papers_backbone(decoder, image_size, K, millions, paper)
         ("mla", 16, 4, 1), ("mla", 14, 4, 1), ("mla", 8, 2, 1), ("mla", 4, 1, 1), ("mla", 32, 4, 1),
     ],
 )  # fmt: skip
-def test_no_map_is_upsampled_beyond_pixels(decoder, stride, factor, auxiliary_factor):
+def test_maps_are_not_upsampled_beyond_pixel_resolution(decoder, stride, factor, auxiliary_factor):
     head = Setr((6, 6), (stride, stride), CLASSES, decoder, **SMALL)
     outputs = head(make_features(((6, 6), (stride, stride)), (2 * stride, 3 * stride)), mask((2 * stride, 3 * stride)))
     assert outputs["logits"].shape == (2, 4, 2 * factor, 3 * factor)
@@ -108,18 +108,18 @@ def test_mla_on_a_pyramid_by_hand():
 
 @pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
 @pytest.mark.parametrize("levels", [PYRAMID, PLAIN], ids=["pyramid", "plain"])
-def test_a_map_of_any_size_lies_where_its_padded_one_does(decoder, levels):
-    """Features that cover more than the picture are cut, not squeezed onto it."""
+def test_maps_of_any_size_align_with_padded_ones(decoder, levels):
+    """Features that cover more than the image are cropped, not resized."""
     head = Setr(*levels, CLASSES, decoder, **SMALL).eval()
     features = make_features(levels, (64, 96))
     whole = head.maps(head(features, mask((64, 96))), (64, 96))
     part = head.maps(head(features, mask((57, 83))), (57, 83))
     torch.testing.assert_close(part, whole[..., :57, :83])
-    with pytest.raises(ValueError, match="no \\(200, 83\\) to give"):
+    with pytest.raises(ValueError, match="\\(200, 83\\) were requested"):
         head.maps(head(features, mask((64, 96))), (200, 83))
 
 
-def test_the_chosen_feature_alone_is_decoded():
+def test_only_the_selected_feature_is_decoded():
     head = Setr(*PYRAMID, CLASSES, feature=2, auxiliary=(4,), **SMALL).eval()
     features = make_features(PYRAMID, (64, 64))
     before = head(features, mask((64, 64)))["logits"]
@@ -128,7 +128,7 @@ def test_the_chosen_feature_alone_is_decoded():
     assert [len(Setr(*PYRAMID, CLASSES, feature=2, **SMALL).auxiliary), len(head.auxiliary)] == [3, 1]
 
 
-def test_losses_on_a_padded_batch_are_those_of_each_picture():
+def test_losses_of_a_padded_batch_match_those_of_each_image():
     options = {"class_weights": (1.0, 2.0, 0.5, 3.0), "dice": 0.5, "norm": "group"}
     head = Setr(*PLAIN, CLASSES, "naive", **SMALL, **options)
     sizes = [(48, 64), (40, 50), (33, 64)]
@@ -159,12 +159,12 @@ def test_losses_on_a_padded_batch_are_those_of_each_picture():
 
 
 @pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
-def test_nothing_but_ignore_trains_nothing(decoder):
-    """For the picture that has a label beside one that has none, and for a batch without any."""
+def test_only_ignore_has_zero_gradients(decoder):
+    """For label maps that are IGNORE everywhere."""
     options = {"dice": 1.0, "ohem_threshold": 0.7, "label_smoothing": 0.1}
     head = Setr(*PYRAMID, CLASSES, decoder, **SMALL, **options)
-    nothing = torch.full((64, 64), 255, dtype=torch.uint8)
-    targets = [{"size": (64, 64), "semantic": nothing}] * 2
+    ignored = torch.full((64, 64), 255, dtype=torch.uint8)
+    targets = [{"size": (64, 64), "semantic": ignored}] * 2
     losses = head.loss(head(make_features(PYRAMID, (64, 64)), mask((64, 64)), targets), targets)
     assert {name: float(x.detach()) for name, x in losses.items()} == dict.fromkeys(losses, 0.0)
     sum(losses.values()).backward()
@@ -187,7 +187,7 @@ def test_class_weights_and_ohem_reach_the_loss():
     assert found[3] > 1.5 * found[0]  # the hardest pixels alone
 
 
-def test_predictions_are_the_likeliest_class_in_original_pixels(monkeypatch):
+def test_predictions_are_the_argmax_at_the_original_size(monkeypatch):
     head = Setr(*PLAIN, numbered(7), "naive", **SMALL).eval()
     outputs = {"logits": torch.randn(2, 7, 12, 16)}
     targets = [{"size": (48, 64), "original_size": (48, 64)}, {"size": (37, 50), "original_size": (101, 77)}]
@@ -198,8 +198,8 @@ def test_predictions_are_the_likeliest_class_in_original_pixels(monkeypatch):
         x = F.interpolate(x, size=target["original_size"], mode="bilinear", align_corners=False)
         assert prediction["semantic"].dtype == torch.uint8
         assert torch.equal(prediction["semantic"].long(), x[0].argmax(0))
-    for pixels in (1, 2 * 101 * 77, 3 * 101 * 77):  # so many classes at a time
-        monkeypatch.setattr("densevit.layers.chunked_argmax._PIXELS_AT_ONCE", pixels)
+    for pixels in (1, 2 * 101 * 77, 3 * 101 * 77):  # number of classes per chunk
+        monkeypatch.setattr("densevit.layers.chunked_argmax._CHUNK_PIXELS", pixels)
         for a, b in zip(head.predict(outputs, targets), found, strict=True):
             assert torch.equal(a["semantic"], b["semantic"])
 
@@ -207,13 +207,13 @@ def test_predictions_are_the_likeliest_class_in_original_pixels(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"class_weights": (1.0, 2.0)}, "class_weights has 2 numbers for 4 classes"),
-        ({"class_weights": (1.0, 2.0, -1.0, 0.0)}, "expected finite numbers from 0"),
-        ({"class_weights": (0.0,) * 4}, "not all of them 0"),
-        ({"feature": 4}, "feature is 4; the backbone gives 3 features"),
-        ({"feature": 0}, "expected numbers from 1 to 3"),
-        ({"auxiliary": (1, 1)}, "once each"),
-        ({"decoder": "mla", "feature": 2}, "'mla' decodes all"),
+        ({"class_weights": (1.0, 2.0)}, "class_weights has 2 numbers; expected one for each of the 4 classes"),
+        ({"class_weights": (1.0, 2.0, -1.0, 0.0)}, "expected finite numbers of at least 0"),
+        ({"class_weights": (0.0,) * 4}, "not all 0"),
+        ({"feature": 4}, "feature is 4; the backbone has 3 features"),
+        ({"feature": 0}, "Expected distinct numbers from 1 to 3"),
+        ({"auxiliary": (1, 1)}, "Expected distinct numbers"),
+        ({"decoder": "mla", "feature": 2}, "'mla' decodes all. Fix:"),
         ({"width": 0}, "width is 0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"label_smoothing": -0.1}, "label_smoothing is -0.1"),
@@ -222,19 +222,19 @@ def test_predictions_are_the_likeliest_class_in_original_pixels(monkeypatch):
         ({"dice": -1.0}, "dice is -1.0"),
     ],
 )
-def test_wrong_options_are_refused_by_name(options, message):
+def test_invalid_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         Setr(*PLAIN, CLASSES, **options)
 
 
 @pytest.mark.parametrize("count", [0, 256])
-def test_a_count_of_classes_that_labels_cannot_hold_is_refused(count):
+def test_an_invalid_number_of_classes_raises(count):
     with pytest.raises(ValueError, match=f"has {count} classes"):
         Setr(*PLAIN, numbered(count))
 
 
 @pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
-def test_it_can_be_exported_for_any_size(decoder):
+def test_export_with_dynamic_sizes(decoder):
     head = Setr(*PYRAMID, CLASSES, decoder, **SMALL).eval()
     h, w = torch.export.Dim("h", min=2, max=40), torch.export.Dim("w", min=2, max=40)
     of_features = [{2: 32 // s * h, 3: 32 // s * w} for s in PYRAMID[1]]
@@ -258,7 +258,7 @@ BACKBONES = [
 @pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
 @pytest.mark.parametrize(("name", "options"), BACKBONES, ids=lambda x: x if isinstance(x, str) else None)
 def test_every_backbone_trains_and_predicts(name, options, decoder):
-    """On pictures of two sizes: losses and gradients are finite, and maps have the size of the picture."""
+    """On images of two sizes: losses and gradients are finite, and maps have the size of the image."""
     backbone = create_backbone(name, **options)
     head = Setr(backbone.channels, backbone.strides, CLASSES, decoder, **SMALL)
     model = DenseModel(backbone, {"segmentation": head})

@@ -1,7 +1,7 @@
-"""SETR's decoders give what mmsegmentation's give from the same weights, in evaluation and in training.
+"""SETR's decoders match mmsegmentation's with the same weights, in evaluation and training.
 
-The references are written from its `setr_up_head`, `mla_neck`, `setr_mla_head` and `fcn_head`, in its order of
-operations, and with its names, so that the tables of names below are those of its checkpoints.
+The references follow its `setr_up_head`, `mla_neck`, `setr_mla_head` and `fcn_head` in operations and names, so that
+the table of names below applies to its checkpoints.
 """
 
 import re
@@ -39,7 +39,7 @@ def tokens_normalised(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 class SETRUPHead(nn.Module):
-    """The naive and the progressive head."""
+    """Naive and progressive head."""
 
     def __init__(self, num_convs, up_scale, kernel):
         super().__init__()
@@ -108,7 +108,7 @@ class Fcn(nn.Module):
 
 
 class Reference(nn.Module):
-    """A published model without its backbone: logits, and the auxiliary heads', by feature."""
+    """A published model without its backbone: logits, and those of the auxiliary heads by feature."""
 
     def __init__(self, decoder):
         super().__init__()
@@ -117,8 +117,8 @@ class Reference(nn.Module):
             self.decode_head, count = SETRMLAHead(), FEATURES
         else:
             self.decode_head, count = SETRUPHead(*((1, 4, 1) if decoder == "naive" else (4, 2, 3))), FEATURES - 1
-        beside = {"naive": lambda: SETRUPHead(1, 4, 1), "pup": lambda: SETRUPHead(2, 4, 3), "mla": Fcn}[decoder]
-        self.auxiliary_head = nn.ModuleList(beside() for _ in range(count))
+        auxiliary_kind = {"naive": lambda: SETRUPHead(1, 4, 1), "pup": lambda: SETRUPHead(2, 4, 3), "mla": Fcn}[decoder]
+        self.auxiliary_head = nn.ModuleList(auxiliary_kind() for _ in range(count))
 
     def forward(self, features):
         if self.neck is None:
@@ -144,7 +144,7 @@ NAMES = [
 
 
 def our_weights(weights: dict[str, Tensor], mla: bool) -> dict[str, Tensor]:
-    """Theirs under our names. What in MLA comes after the sums is counted from the deepest map on, and here not."""
+    """Renames their weights. MLA modules after the sums are numbered from the deepest map on, unlike ours."""
     ours = {}
     for name, value in weights.items():
         found = next(re.sub(theirs, own, name) for theirs, own in NAMES if re.fullmatch(theirs, name))
@@ -167,7 +167,7 @@ def decoder(request):
 
 @pytest.fixture
 def pair(decoder):
-    """Theirs and ours, of the same weights, no two of them alike."""
+    """Their model and ours with the same random weights."""
     theirs = Reference(decoder)
     with torch.no_grad():
         for name, x in [*theirs.named_parameters(), *theirs.named_buffers()]:
@@ -188,13 +188,13 @@ def test_logits_in_evaluation(pair, decoder):
     expected, _ = theirs(features)
     found = ours(features, torch.zeros(2, 48, 80, dtype=torch.bool))
     assert found.keys() == {"logits"}
-    times = 16 if decoder == "pup" else 4
-    assert expected.shape[-2:] == (3 * times, 5 * times)
+    scale = 16 if decoder == "pup" else 4
+    assert expected.shape[-2:] == (3 * scale, 5 * scale)
     torch.testing.assert_close(found["logits"], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_losses_and_gradients_in_training(pair, decoder):
-    """Every logit resized to the labels, and the auxiliary heads' losses weighted by 0.4, as in its configs."""
+    """Logits are resized to the labels, and auxiliary losses weighted by 0.4, as in its configs."""
     theirs, ours = (module.train() for module in pair)
     features = make_features(3)
     labels = torch.randint(K, (3, 48, 80), dtype=torch.uint8)

@@ -10,14 +10,14 @@ def random_boxes(count: int) -> torch.Tensor:
     return torch.cat([low, low + torch.rand(count, 2)], dim=1)
 
 
-def test_all_pairs_overlap_as_torchvision_says():
+def test_overlaps_of_all_pairs_match_torchvision():
     a, b = random_boxes(40), random_boxes(30)
     iou, giou = overlaps(a[:, None], b)
     torch.testing.assert_close(iou, box_iou(a, b))
     torch.testing.assert_close(giou, generalized_box_iou(a, b))
 
 
-def test_pairs_overlap_as_the_diagonal_of_all_pairs():
+def test_overlaps_of_pairs_are_the_diagonal_of_all_pairs():
     a, b = random_boxes(20), random_boxes(20)
     iou, giou = overlaps(a, b)
     torch.testing.assert_close(iou, box_iou(a, b).diagonal())
@@ -42,7 +42,7 @@ def test_overlaps_by_hand(a: list[float], b: list[float], iou: float, giou: floa
     assert [x.item() for x in found] == pytest.approx([iou, giou], abs=1e-6)
 
 
-def test_gradients_are_those_of_torchvision_and_finite_for_points():
+def test_gradients_match_torchvision_and_are_finite_for_points():
     a = random_boxes(20).requires_grad_()
     b = random_boxes(20)
     (own,) = torch.autograd.grad(overlaps(a, b)[1].sum(), a)
@@ -54,7 +54,7 @@ def test_gradients_are_those_of_torchvision_and_finite_for_points():
     assert gradient.isfinite().all()
 
 
-def test_centres_and_corners_are_torchvisions():
+def test_conversions_match_torchvision():
     boxes = random_boxes(10)
     torch.testing.assert_close(to_centres(boxes), box_convert(boxes, "xyxy", "cxcywh"))
     torch.testing.assert_close(to_corners(to_centres(boxes)), boxes)

@@ -8,17 +8,17 @@ from densevit.losses.segmentation import IGNORE
 
 
 def labels(*counts: int, ignored: int = 0) -> torch.Tensor:
-    """(1, 1, N): so many pixels of each class."""
+    """(1, 1, N) labels with the given number of pixels of each class."""
     values = [c for c, n in enumerate(counts) for _ in range(n)] + [IGNORE] * ignored
     return torch.tensor(values).view(1, 1, -1)
 
 
-def test_all_alike_is_no_weight_and_given_weights_come_back():
+def test_uniform_is_none_and_given_weights_are_returned():
     assert ClassWeights(3, None)(labels(1, 2, 3)) is None
     assert ClassWeights(3, (1.0, 0.5, 2.0))(labels(1, 2, 3)).tolist() == [1.0, 0.5, 2.0]
 
 
-def test_balanced_is_the_root_of_the_median_frequency_over_a_classes_own():
+def test_balanced_is_the_root_of_median_frequency_over_class_frequency():
     weights = ClassWeights(3, "balanced")(labels(4, 16, 1, ignored=50))
     assert weights.tolist() == [1.0, 0.5, 2.0]
 
@@ -30,12 +30,12 @@ def test_pixels_add_up_over_batches():
     assert balance.pixels.tolist() == [4, 16, 1]
 
 
-def test_a_class_not_seen_yet_weighs_one_and_takes_no_part_in_the_median():
+def test_an_unseen_class_has_weight_1_and_does_not_count_in_the_median():
     weights = ClassWeights(4, "balanced")(labels(4, 0, 16, 1))
     assert weights.tolist() == [1.0, 1.0, 0.5, 2.0]
 
 
-def test_with_nothing_but_ignore_all_weigh_one():
+def test_with_only_ignore_all_weights_are_1():
     assert ClassWeights(2, "balanced")(labels(0, 0, ignored=7)).tolist() == [1.0, 1.0]
 
 
@@ -44,7 +44,7 @@ def test_evaluation_does_not_count():
     assert balance(labels(1, 4)).tolist() == [1.0, 1.0]
 
 
-def test_a_checkpoint_keeps_what_was_counted():
+def test_counts_are_in_the_state_dict():
     balance, other = ClassWeights(2, "balanced"), ClassWeights(2, "balanced")
     balance(labels(1, 3))
     other.load_state_dict(balance.state_dict())
@@ -53,7 +53,7 @@ def test_a_checkpoint_keeps_what_was_counted():
     assert not ClassWeights(2, (1.0, 2.0)).state_dict()
 
 
-def test_counts_stay_whole_in_half_precision():
+def test_counts_stay_integers_in_half_precision():
     balance = ClassWeights(2, "balanced").to(torch.bfloat16)
     for _ in range(300):
         balance(labels(1, 1))
@@ -64,11 +64,11 @@ def test_counts_stay_whole_in_half_precision():
     ("K", "weights", "message"),
     [
         (0, None, "has 0 classes"),
-        (3, (1.0, 2.0), "class_weights has 2 numbers for 3 classes"),
-        (2, (1.0, -1.0), "finite numbers from 0"),
-        (2, (0.0, 0.0), "not all of them 0"),
+        (3, (1.0, 2.0), "class_weights has 2 numbers; expected one for each of the 3 classes"),
+        (2, (1.0, -1.0), "finite numbers of at least 0"),
+        (2, (0.0, 0.0), "not all 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(K, weights, message):
+def test_invalid_weights_raise(K, weights, message):
     with pytest.raises(ValueError, match=message):
         ClassWeights(K, weights)

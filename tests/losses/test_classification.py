@@ -8,7 +8,7 @@ from densevit.losses.classification import focal, matchability_aware
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.0), (0.5, 0.0)])
-def test_focal_loss_is_torchvisions(alpha: float, gamma: float):
+def test_focal_loss_matches_torchvision(alpha: float, gamma: float):
     logits = (4 * torch.randn(6, 5)).requires_grad_()
     targets = (torch.rand(6, 5) < 0.3).float()
     own = focal(logits, targets, alpha, gamma)
@@ -19,7 +19,7 @@ def test_focal_loss_is_torchvisions(alpha: float, gamma: float):
     torch.testing.assert_close(*gradients)
 
 
-def test_matchability_aware_loss_is_deims_formula():
+def test_matchability_aware_loss_matches_equation_4():
     """Equation 4: -q^g log(p) - (1 - q^g) log(1 - p) at the object's class, -p^g log(1 - p) elsewhere."""
     gamma = 1.5
     logits = torch.tensor([-3.0, -0.5, 0.0, 2.0, -3.0, 0.0, 1.5])
@@ -34,7 +34,7 @@ def test_matchability_aware_loss_is_deims_formula():
     assert matchability_aware(logits, quality).tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_weight_of_a_negative_is_not_learned():
+def test_the_weight_of_a_negative_has_no_gradient():
     logits = torch.tensor([1.0], requires_grad=True)
     (gradient,) = torch.autograd.grad(matchability_aware(logits, torch.zeros(1)).sum(), logits)
     p = 1 / (1 + math.exp(-1.0))

@@ -16,7 +16,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Logits, boxes, centres and padding of two maps; half of the second is padding."""
     place = (torch.arange(SIDE) + 0.5) / SIDE
     centres = torch.cartesian_prod(place, place).flip(-1).expand(2, -1, -1).clone()
-    centres[1] *= 2  # its right and lower half lie outside the picture
+    centres[1] *= 2  # its right and lower half lie outside the image
     padding = (centres > 1).any(-1)
     logits = torch.randn(2, SIDE**2, K)
     boxes = torch.cat([centres.clamp(max=1), 0.3 + 0.3 * torch.rand(2, SIDE**2, 2)], dim=-1)
@@ -53,7 +53,7 @@ def test_terms_are_sums_over_cells_by_hand(batch: tuple[Tensor, ...]):
     assert [x.item() for x in found] == pytest.approx([label / total, l1 / total, giou / total], rel=1e-5)
 
 
-def test_padding_neither_learns_nor_counts(batch: tuple[Tensor, ...]):
+def test_padding_is_ignored(batch: tuple[Tensor, ...]):
     logits, boxes, centres, padding = batch
     found = dense_detection(logits, boxes, centres, padding, objects())
     gradients = torch.autograd.grad(sum(found), (logits, boxes))
@@ -66,8 +66,8 @@ def test_padding_neither_learns_nor_counts(batch: tuple[Tensor, ...]):
     assert [x.item() for x in again] == [x.item() for x in found]
 
 
-def test_an_object_at_the_border_gets_no_padding():
-    """Though a cell of padding is nearest to it, and another of its cells lies inside it."""
+def test_an_object_at_the_border_is_not_assigned_to_padding():
+    """Although a padding cell is nearest to it and another lies inside it."""
     centres = torch.tensor([[[0.6, 0.5], [1.1, 0.5]]])
     none = torch.zeros(0, dtype=torch.long)
     small = Objects(torch.tensor([[0.95, 0.5, 0.05, 0.05]]), none.new_tensor([0]), none.new_tensor([0]), [1], [0])
@@ -80,7 +80,7 @@ def test_an_object_at_the_border_gets_no_padding():
         assert (boxes.grad[0].abs().amax(-1) > 0).tolist() == [True, False]
 
 
-def test_a_map_without_objects_learns_that_nothing_is_there(batch: tuple[Tensor, ...]):
+def test_a_map_without_objects_has_only_the_class_loss(batch: tuple[Tensor, ...]):
     logits, boxes, centres, padding = batch
     none = torch.zeros(0, dtype=torch.long)
     found = dense_detection(logits, boxes, centres, padding, Objects(torch.zeros(0, 4), none, none, [0, 0], [0, 1]))
@@ -91,7 +91,7 @@ def test_a_map_without_objects_learns_that_nothing_is_there(batch: tuple[Tensor,
     assert (logits.grad[~padding] > 0).all() and boxes.grad.abs().max() == 0
 
 
-def test_no_map_at_all_is_zero_and_connected(batch: tuple[Tensor, ...]):
+def test_an_empty_batch_is_0_and_differentiable(batch: tuple[Tensor, ...]):
     logits, boxes, centres, padding = batch
     none = torch.zeros(0, dtype=torch.long)
     found = dense_detection(

@@ -1,4 +1,4 @@
-"""Losses on depth beside numpy, image by image; sparse truth, images without any, and half precision."""
+"""Depth losses against numpy per image; sparse ground truth, images without any, and half precision."""
 
 import functools
 
@@ -25,15 +25,15 @@ NAMES = ["l1", "berhu", "silog", "ssi", "trimmed", "least squares gradient", "ro
 ALL = pytest.mark.parametrize("loss", [*METRIC, *RELATIVE], ids=NAMES)
 
 
-def batch(known=0.6, B=3, H=19, W=26):
-    """Predictions, and truths of which a part is known."""
+def batch(valid=0.6, B=3, H=19, W=26):
+    """Predictions and partly valid ground truth."""
     prediction = 0.5 + 4 * torch.rand(B, H, W)
-    truth = (0.4 * prediction + 0.3 + 2 * torch.rand(B, H, W)) * (torch.rand(B, H, W) < known)
+    truth = (0.4 * prediction + 0.3 + 2 * torch.rand(B, H, W)) * (torch.rand(B, H, W) < valid)
     return prediction.requires_grad_(), truth
 
 
 def by_image(each, prediction, truth):
-    """The mean of a numpy function of one image, (H, W) each and where it is known, over the images."""
+    """Mean over images of a numpy function of prediction, ground truth and valid mask, (H, W) each."""
     values = []
     for p, t in zip(prediction.detach().double().numpy(), truth.double().numpy(), strict=True):
         if (t > 0).any():
@@ -41,48 +41,48 @@ def by_image(each, prediction, truth):
     return np.mean(values)
 
 
-def numpy_l1(p, t, known):
-    return np.abs(p - t)[known].mean()
+def numpy_l1(p, t, valid):
+    return np.abs(p - t)[valid].mean()
 
 
-def numpy_berhu(p, t, known):
-    errors = np.abs(p - t)[known]
+def numpy_berhu(p, t, valid):
+    errors = np.abs(p - t)[valid]
     c = errors.max() / 5
     return np.mean([e if e <= c else (e * e + c * c) / (2 * c) for e in errors])
 
 
-def numpy_silog(p, t, known):
-    g = np.log(p[known]) - np.log(t[known])
+def numpy_silog(p, t, valid):
+    g = np.log(p[valid]) - np.log(t[valid])
     return 10 * np.sqrt((g**2).mean() - 0.85 * g.mean() ** 2)
 
 
-def numpy_least_squares(p, t, known):
-    columns = np.stack([p[known], np.ones(known.sum())], axis=1)
-    (scale, shift), *_ = np.linalg.lstsq(columns, t[known], rcond=None)
+def numpy_least_squares(p, t, valid):
+    columns = np.stack([p[valid], np.ones(valid.sum())], axis=1)
+    (scale, shift), *_ = np.linalg.lstsq(columns, t[valid], rcond=None)
     return scale * p + shift - t
 
 
-def numpy_robust(p, t, known):
+def numpy_robust(p, t, valid):
     def normalised(x):
-        median = np.sort(x[known])[(known.sum() - 1) // 2]
-        return (x - median) / np.abs(x[known] - median).mean()
+        median = np.sort(x[valid])[(valid.sum() - 1) // 2]
+        return (x - median) / np.abs(x[valid] - median).mean()
 
     return normalised(p) - normalised(t)
 
 
-def numpy_ssi(p, t, known):
-    return (numpy_least_squares(p, t, known)[known] ** 2).sum() / (2 * known.sum())
+def numpy_ssi(p, t, valid):
+    return (numpy_least_squares(p, t, valid)[valid] ** 2).sum() / (2 * valid.sum())
 
 
-def numpy_trimmed(p, t, known):
-    errors = sorted(np.abs(numpy_robust(p, t, known)[known]))
+def numpy_trimmed(p, t, valid):
+    errors = sorted(np.abs(numpy_robust(p, t, valid)[valid]))
     return sum(errors[: int(0.8 * len(errors))]) / (2 * len(errors))
 
 
-def numpy_gradient(align, p, t, known):
-    error, total = align(p, t, known), 0.0
+def numpy_gradient(align, p, t, valid):
+    error, total = align(p, t, valid), 0.0
     for step in (1, 2, 4, 8):
-        e, k = error[::step, ::step], known[::step, ::step]
+        e, k = error[::step, ::step], valid[::step, ::step]
         for y in range(e.shape[0]):
             for x in range(e.shape[1]):
                 if x + 1 < e.shape[1] and k[y, x] and k[y, x + 1]:
@@ -98,10 +98,10 @@ REFERENCES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("known", [1.0, 0.6, 0.05], ids=["dense", "sparse", "LiDAR"])
+@pytest.mark.parametrize("valid", [1.0, 0.6, 0.05], ids=["dense", "sparse", "LiDAR"])
 @pytest.mark.parametrize(("loss", "reference"), list(zip([*METRIC, *RELATIVE], REFERENCES, strict=True)), ids=NAMES)
-def test_each_is_what_numpy_says(loss, reference, known):
-    prediction, truth = batch(known)
+def test_each_loss_matches_numpy(loss, reference, valid):
+    prediction, truth = batch(valid)
     found = loss(prediction, truth)
     assert found.item() == pytest.approx(by_image(reference, prediction, truth), rel=1e-4)
     found.backward()
@@ -110,11 +110,11 @@ def test_each_is_what_numpy_says(loss, reference, known):
 
 
 @ALL
-def test_gradients_are_the_numerical_ones(loss):
+def test_gradients_match_finite_differences(loss):
     prediction, truth = batch(0.7, B=2, H=4, W=5)
     direction = torch.randn_like(prediction)
-    known_error = (prediction - truth).abs() * (truth > 0)
-    direction[known_error == known_error.amax((1, 2), keepdim=True)] = 0  # berhu's c is held constant
+    valid_error = (prediction - truth).abs() * (truth > 0)
+    direction[valid_error == valid_error.amax((1, 2), keepdim=True)] = 0  # berhu's c is held constant
     (gradient,) = torch.autograd.grad(loss(prediction, truth), prediction)
     with torch.no_grad():
         step = 1e-3
@@ -123,7 +123,7 @@ def test_gradients_are_the_numerical_ones(loss):
 
 
 @ALL
-def test_an_image_without_truth_adds_nothing(loss):
+def test_an_image_without_ground_truth_is_excluded(loss):
     prediction, truth = batch()
     alone = loss(prediction[:2], truth[:2])
     truth[2] = 0
@@ -135,7 +135,7 @@ def test_an_image_without_truth_adds_nothing(loss):
 
 
 @ALL
-def test_no_truth_at_all_is_exactly_nothing(loss):
+def test_without_any_ground_truth_the_loss_is_0(loss):
     prediction, _ = batch()
     found = loss(prediction, torch.zeros(3, 19, 26))
     assert found.item() == 0 and found.requires_grad
@@ -145,7 +145,7 @@ def test_no_truth_at_all_is_exactly_nothing(loss):
 
 @pytest.mark.parametrize("loss", RELATIVE, ids=NAMES[3:])
 @pytest.mark.parametrize("case", ["one pixel", "constant", "nearly constant", "zeros"])
-def test_too_little_to_align_is_exactly_nothing(loss, case):
+def test_an_image_that_cannot_be_aligned_has_loss_0(loss, case):
     prediction, truth = batch(B=1)
     with torch.no_grad():
         if case == "one pixel":
@@ -162,7 +162,7 @@ def test_too_little_to_align_is_exactly_nothing(loss, case):
 
 
 @pytest.mark.parametrize("loss", RELATIVE, ids=NAMES[3:])
-def test_an_image_that_cannot_be_aligned_changes_nothing_of_the_others(loss):
+def test_an_image_that_cannot_be_aligned_is_excluded(loss):
     prediction, truth = batch()
     alone = loss(prediction[:2], truth[:2])
     truth[2] = 0
@@ -174,14 +174,14 @@ def test_an_image_that_cannot_be_aligned_changes_nothing_of_the_others(loss):
 
 
 @pytest.mark.parametrize("loss", RELATIVE, ids=NAMES[3:])
-def test_scale_and_shift_of_the_prediction_never_matter(loss):
+def test_relative_losses_are_invariant_to_scale_and_shift(loss):
     prediction, truth = batch()
     assert loss(37 * prediction + 5, truth).item() == pytest.approx(loss(prediction, truth).item(), rel=1e-3)
-    known = torch.where(truth > 0, truth, 9.0)
-    assert loss(3 * known + 2, truth).item() == pytest.approx(0, abs=1e-5)
+    valid = torch.where(truth > 0, truth, 9.0)
+    assert loss(3 * valid + 2, truth).item() == pytest.approx(0, abs=1e-5)
 
 
-def test_alignment_by_least_squares_alone_does_not_see_the_sign():
+def test_only_least_squares_alignment_is_invariant_to_the_sign():
     prediction, truth = batch()
     ssi, trimmed = relative_depth.scale_and_shift_invariant, relative_depth.trimmed
     assert ssi(-prediction, truth).item() == pytest.approx(ssi(prediction, truth).item(), rel=1e-4)
@@ -189,13 +189,15 @@ def test_alignment_by_least_squares_alone_does_not_see_the_sign():
 
 
 def test_silog_of_a_wrong_scale_alone_by_hand():
-    """g = log 2 everywhere: 10 sqrt(0.15) log 2, and sqrt(0.5) with Eigen's focus; 0 where all is right."""
+    """g = log 2 everywhere: 10 sqrt(0.15) log 2, and sqrt(0.5) with Eigen's focus; 0 for a perfect prediction."""
     truth = torch.rand(2, 5, 5) + 1
     assert depth.silog(2 * truth, truth).item() == pytest.approx(10 * 0.15**0.5 * np.log(2), rel=1e-5)
-    assert depth.silog(2 * truth, truth, focus=0.5).item() == pytest.approx(10 * 0.5**0.5 * np.log(2), rel=1e-5)
-    right = truth.clone().requires_grad_()
-    depth.silog(right, truth).backward()
-    assert right.grad.isfinite().all()
+    assert depth.silog(2 * truth, truth, variance_focus=0.5).item() == pytest.approx(
+        10 * 0.5**0.5 * np.log(2), rel=1e-5
+    )
+    perfect = truth.clone().requires_grad_()
+    depth.silog(perfect, truth).backward()
+    assert perfect.grad.isfinite().all()
 
 
 def test_berhu_by_hand():
@@ -205,7 +207,7 @@ def test_berhu_by_hand():
 
 @ALL
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_is_computed_in_full(loss, dtype):
+def test_half_precision_is_computed_in_fp32(loss, dtype):
     prediction, truth = batch()
     large = 3e4 / truth.max()  # squares overflow in float16
     low = (large * prediction.detach()).to(dtype).requires_grad_()
@@ -218,18 +220,18 @@ def test_half_precision_is_computed_in_full(loss, dtype):
 
 
 @ALL
-def test_a_share_in_each_process_makes_the_whole(loss, monkeypatch):
+def test_losses_of_two_processes_average_to_the_loss_of_the_whole_batch(loss, monkeypatch):
     """Two processes with three images and one: the mean of their losses is that of all four."""
     prediction, truth = batch(B=4)
     truth[1] = 0
     whole = loss(prediction, truth).item()
     monkeypatch.setattr(distributed, "process_count", lambda: 2)
     monkeypatch.setattr(depth, "mean_over_processes", lambda x: torch.tensor(3.0) / 2)
-    shares = [loss(prediction[s], truth[s]).item() for s in (slice(0, 3), slice(3, 4))]
-    assert sum(shares) / 2 == pytest.approx(whole, rel=1e-5)
+    parts = [loss(prediction[s], truth[s]).item() for s in (slice(0, 3), slice(3, 4))]
+    assert sum(parts) / 2 == pytest.approx(whole, rel=1e-5)
 
 
-def test_depth_maps_lie_at_the_top_left():
+def test_depth_maps_are_padded_at_the_right_and_bottom():
     targets = [{"size": (2, 3), "depth": torch.ones(2, 3)}, {"size": (3, 2)}]
     maps = depth.depth_maps(targets, torch.device("cpu"))
     assert maps.dtype == torch.float32

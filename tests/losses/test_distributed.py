@@ -1,4 +1,4 @@
-"""A batch shared out over two processes gives the losses and gradients of the whole batch in one."""
+"""Losses and gradients of a batch split over two processes equal those of one process."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, an
 
 
 def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Some images' loss terms, and the gradients of their sum."""
+    """Loss terms of some images, and the gradients of their sum."""
     options, counts = CASES[case]
     torch.manual_seed(0)
     classes = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
@@ -44,7 +44,7 @@ def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def run_process(rank: int, folder: Path) -> None:
-    """What each of the two processes does: its share of every case, and the mean of the gradients, as DDP takes it."""
+    """One of two processes: its part of every case, with gradients averaged as in DDP."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
     assert process_count() == 2
     assert mean_over_processes(torch.tensor([float(rank), 4.0])).tolist() == [0.5, 4.0]
@@ -68,7 +68,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, run_processes) -> dict[str,
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_are_one(case: str, shared: dict[str, tuple[Tensor, dict[str, Tensor]]]):
+def test_two_processes_match_one(case: str, shared: dict[str, tuple[Tensor, dict[str, Tensor]]]):
     losses, gradients = losses_of(case, [0, 1, 2, 3])
     shared_losses, shared_gradients = shared[case]
     torch.testing.assert_close(shared_losses, losses, rtol=1e-5, atol=1e-6)
@@ -77,7 +77,7 @@ def test_two_processes_are_one(case: str, shared: dict[str, tuple[Tensor, dict[s
         torch.testing.assert_close(shared_gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_one_process_keeps_what_it_has():
+def test_one_process_returns_its_input():
     x = torch.tensor([3.0])
     assert process_count() == 1 and mean_over_processes(x) is x
 

@@ -1,4 +1,4 @@
-"""Hungarian matching beside brute force over all assignments and beside transformers' matcher."""
+"""Hungarian matching against brute force over all assignments and transformers' matcher."""
 
 import itertools
 
@@ -15,7 +15,7 @@ from densevit.losses.matching import MatchingCosts, Objects, costs, hungarian
 
 
 def scene(counts: list[int], K: int = 3) -> list[dict]:
-    """Random targets with so many objects an image, in pictures of 80 x 40 (h, w)."""
+    """Random targets with `counts` objects per image, in images of 80 x 40 (h, w)."""
     targets = []
     for i, count in enumerate(counts):
         low = torch.rand(count, 2) * torch.tensor([30.0, 60.0])
@@ -33,7 +33,7 @@ def objects_of(targets: list[dict]) -> Objects:
     return Objects.of(targets, torch.device("cpu"))
 
 
-def test_objects_are_scaled_by_their_own_picture():
+def test_boxes_are_normalised_by_the_size_of_their_image():
     targets = [
         {"boxes": torch.tensor([[10.0, 20.0, 30.0, 60.0]]), "labels": torch.tensor([2]), "size": (80, 40)},
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "size": (8, 8), "image_id": "empty"},
@@ -49,7 +49,7 @@ def test_objects_are_scaled_by_their_own_picture():
     assert objects.names == [0, "empty", 7]
 
 
-def test_costs_are_the_papers():
+def test_costs_match_the_paper():
     logits, boxes = predictions(2, 2, 4)
     objects = objects_of(scene([2, 3]))
     found = costs(logits, boxes, objects, MatchingCosts(1.5, 5.0, 2.5), softmax=True)
@@ -62,8 +62,8 @@ def test_costs_are_the_papers():
         assert found[layer, target, query].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_without_softmax_the_class_cost_is_focal_losss_difference():
-    """Deformable DETR's: what a query's focal loss gains when the object becomes its target."""
+def test_without_softmax_the_class_cost_is_the_difference_of_focal_losses():
+    """Deformable DETR: the change of a query's focal loss when the object becomes its target."""
     logits, boxes = predictions(1, 1, 3, K=4)
     objects = objects_of(scene([2], K=4))
     found = costs(logits, boxes, objects, MatchingCosts(1.0, 0.0, 0.0), softmax=False)
@@ -75,7 +75,7 @@ def test_without_softmax_the_class_cost_is_focal_losss_difference():
 
 @pytest.mark.parametrize("counts", [[3, 1], [4, 0], [6, 2]])
 def test_no_other_assignment_costs_less(counts: list[int]):
-    """Also with six objects and four queries, where the costliest two stay alone."""
+    """Also with six objects and four queries, where the two most expensive stay unmatched."""
     L, Q = 2, 4
     logits, boxes = predictions(L, len(counts), Q)
     objects = objects_of(scene(counts))
@@ -101,7 +101,7 @@ def test_no_other_assignment_costs_less(counts: list[int]):
         assert sum(matrix[layer, t, q].item() for t, q in own) == pytest.approx(least, abs=1e-4)
 
 
-def test_the_assignment_is_that_of_transformers():
+def test_assignment_matches_transformers():
     counts = [5, 0, 12, 1, 30]
     targets = scene(counts)
     logits, boxes = predictions(3, len(counts), 40)
@@ -120,7 +120,7 @@ def test_the_assignment_is_that_of_transformers():
     assert found == expected
 
 
-def test_no_objects_no_pairs():
+def test_without_objects_there_are_no_pairs():
     logits, boxes = predictions(2, 2, 4)
     assert [len(x) for x in hungarian(logits, boxes, objects_of(scene([0, 0])))] == [0, 0, 0, 0]
     nothing = hungarian(logits[:, :0], boxes[:, :0], objects_of([]))
@@ -143,7 +143,7 @@ def test_a_cost_that_is_not_finite_names_the_image(wrong: str):
     assert said in str(error.value) and "clip" in str(error.value)
 
 
-def test_nan_where_no_object_is_does_not_matter_to_matching():
+def test_nan_in_an_image_without_objects_is_ignored():
     logits, boxes = predictions(1, 2, 4)
     logits[0, 1] = float("nan")
     assert hungarian(logits, boxes, objects_of(scene([2, 0]))).image.tolist() == [0, 0]
@@ -162,7 +162,7 @@ def test_autocast_changes_nothing(softmax: bool):
     assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
 
 
-def test_half_precision_predictions_are_compared_in_fp32():
+def test_half_precision_predictions_are_matched_in_fp32():
     logits, boxes = (x.bfloat16() for x in predictions(3, 4, 50))
     objects = objects_of(scene([7, 3, 0, 12]))
     found = costs(logits, boxes, objects, MatchingCosts(), True)
@@ -171,7 +171,7 @@ def test_half_precision_predictions_are_compared_in_fp32():
 
 
 class Crossings(TorchDispatchMode):
-    """Counts the operations for which a GPU has to wait: scalars read, and results whose size depends on values."""
+    """Counts synchronising operations: scalar reads and results of data-dependent size."""
 
     waits = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "repeat_interleave.Tensor")
 
@@ -186,7 +186,7 @@ class Crossings(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def test_all_layers_cross_to_the_cpu_once(monkeypatch: pytest.MonkeyPatch):
+def test_all_layers_are_copied_to_the_cpu_once(monkeypatch: pytest.MonkeyPatch):
     logits, boxes = predictions(6, 4, 20)
     objects = objects_of(scene([5, 0, 2, 9]))
     shapes = []

@@ -1,4 +1,4 @@
-"""Segmentation losses against torch's and brute force, and over processes that share a batch."""
+"""Segmentation losses against torch and brute force, and over several processes."""
 
 import math
 import sys
@@ -26,7 +26,7 @@ def make(B=3, H=6, W=7):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["even", "weighted"])
-def test_cross_entropy_is_torchs(weights, smoothing):
+def test_cross_entropy_matches_torch(weights, smoothing):
     logits, labels = make()
     found = cross_entropy(logits, labels, weights, smoothing)
     expected = F.cross_entropy(logits, labels, weights, ignore_index=IGNORE, label_smoothing=smoothing)
@@ -46,7 +46,7 @@ def brute_force_dice(logits, labels):
     return torch.stack(terms).mean()
 
 
-def test_dice_is_brute_force():
+def test_dice_matches_brute_force():
     logits, labels = make()
     labels[0][labels[0] == 2] = 1  # a class that one image lacks
     found, expected = dice(logits, labels), brute_force_dice(logits, labels)
@@ -61,8 +61,8 @@ def test_dice_of_a_perfect_map_is_0():
     assert float(dice(perfect, labels)) == pytest.approx(0, abs=1e-6)
 
 
-def mmsegmentation_kept(logits, labels, threshold, min_kept):
-    """Its OHEMPixelSampler, for one image."""
+def mmsegmentation_ohem(logits, labels, threshold, min_kept):
+    """mmsegmentation's OHEMPixelSampler for one image."""
     known = labels != IGNORE
     probability = logits.softmax(0).gather(0, labels.where(known, 0)[None])[0]
     ordered = probability[known].sort().values
@@ -72,23 +72,23 @@ def mmsegmentation_kept(logits, labels, threshold, min_kept):
 
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.7])
 @pytest.mark.parametrize("min_kept", [1, 5, 20])
-def test_hard_pixels_are_mmsegmentations_of_each_image(threshold, min_kept):
+def test_hard_pixels_match_mmsegmentation_per_image(threshold, min_kept):
     logits, labels = make()
     found = hard_pixels(logits, labels, threshold, min_kept)
-    for x, y, kept in zip(logits.detach(), labels, found, strict=True):
-        expected = mmsegmentation_kept(x, y, threshold, min_kept)
+    for x, y, hard in zip(logits.detach(), labels, found, strict=True):
+        expected = mmsegmentation_ohem(x, y, threshold, min_kept)
         assert min_kept <= int(expected.sum()) < int((y != IGNORE).sum())
-        assert kept.tolist() == y.where(expected, IGNORE).tolist()
+        assert hard.tolist() == y.where(expected, IGNORE).tolist()
 
 
-def test_all_labelled_pixels_are_kept_where_there_are_fewer_than_wanted():
+def test_all_labelled_pixels_are_hard_if_fewer_than_min_kept():
     logits, labels = make()
     most = int((labels != IGNORE).flatten(1).sum(1).max())
     for min_kept in (most, most + 1, 42, 1000):
         assert torch.equal(hard_pixels(logits, labels, 0.1, min_kept), labels)
 
 
-def test_no_pixel_need_be_hard():
+def test_hard_pixels_may_be_none():
     _, labels = make()
     easy = 100 * F.one_hot(labels.clamp(max=K - 1), K).permute(0, 3, 1, 2).float()
     assert (hard_pixels(easy, labels, 0.7, 0) == IGNORE).all()
@@ -104,7 +104,7 @@ def test_no_pixel_need_be_hard():
     ],
     ids=["cross-entropy", "weighted", "hard pixels", "dice"],
 )
-def test_nothing_but_ignore_is_a_zero_that_can_be_differentiated(loss):
+def test_only_ignore_gives_a_differentiable_0(loss):
     logits, labels = make()
     nothing = torch.full_like(labels, IGNORE)
     value = loss(logits, nothing)
@@ -121,7 +121,7 @@ def test_a_class_without_weight_alone_is_zero():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_losses_are_of_fp32_under_autocast(dtype):
+def test_losses_are_fp32_under_autocast(dtype):
     logits, labels = make()
     low = logits.detach().to(dtype)
     expected = [cross_entropy(low.float(), labels, WEIGHTS), dice(low.float(), labels)]
@@ -160,7 +160,7 @@ BATCHES = {"labelled": [], "one process without a label": [1], "one image": [0, 
 
 
 def losses_of(images):
-    """Each loss and its gradients, (2,) a name: of the whole batch of four, by those of its images."""
+    """Each loss and its gradients for the given images of the batch of four."""
     found = {}
     for name, loss in LOSSES.items():
         for batch, ignored in BATCHES.items():
@@ -173,7 +173,7 @@ def losses_of(images):
 
 
 def run_process(rank: int, folder: Path) -> None:
-    """What each process does: its share, and the mean over processes, as data-parallel training takes it."""
+    """One process: losses of its images, averaged over processes as in DDP."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
     found = losses_of(SHARES[rank])
     for pair in found.values():
@@ -184,7 +184,7 @@ def run_process(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
-def test_two_processes_are_one(tmp_path, run_processes):
+def test_two_processes_match_one(tmp_path, run_processes):
     run_processes(__file__, len(SHARES), tmp_path)
     shared = torch.load(tmp_path / "0.pt")
     whole = losses_of([0, 1, 2, 3])

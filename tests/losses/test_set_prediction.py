@@ -24,7 +24,7 @@ def batch() -> tuple[Tensor, Tensor, Objects, Matches]:
 
 
 def by_pairs(boxes: Tensor, objects: Objects, matches: Matches, layer: int) -> tuple[Tensor, Tensor]:
-    """One layer's L1 and generalised IoU losses over the number of objects, pair by pair."""
+    """L1 and GIoU losses of one layer divided by the number of objects, pair by pair."""
     l1, giou = torch.zeros(()), torch.zeros(())
     for at, image, query, target in zip(*(x.tolist() for x in matches), strict=True):
         if at == layer:
@@ -36,7 +36,7 @@ def by_pairs(boxes: Tensor, objects: Objects, matches: Matches, layer: int) -> t
 
 
 def one_hot(objects: Objects, matches: Matches, layer: int, values: Tensor) -> Tensor:
-    """(B, Q, K) with a pair's value at its query and its object's class."""
+    """(B, Q, K) with the value of each pair at its query and class."""
     target = torch.zeros(B, Q, K)
     for i, (at, image, query, t) in enumerate(zip(*(x.tolist() for x in matches), strict=True)):
         if at == layer:
@@ -60,7 +60,7 @@ def test_softmax_is_weighted_cross_entropy_layer_by_layer(batch: tuple[Tensor, T
         torch.testing.assert_close(found.giou[layer], giou)
 
 
-def test_focal_is_torchvisions_over_the_number_of_objects(batch: tuple[Tensor, Tensor, Objects, Matches]):
+def test_focal_matches_torchvision_divided_by_the_number_of_objects(batch: tuple[Tensor, Tensor, Objects, Matches]):
     logits, boxes, objects, matches = batch
     found = set_losses(logits[..., :K], boxes, objects, matches, "focal")
     for layer in range(L):
@@ -69,7 +69,7 @@ def test_focal_is_torchvisions_over_the_number_of_objects(batch: tuple[Tensor, T
         torch.testing.assert_close(found.label[layer], expected)
 
 
-def test_mal_learns_the_overlap_of_each_pair(batch: tuple[Tensor, Tensor, Objects, Matches]):
+def test_mal_targets_are_the_ious_of_the_pairs(batch: tuple[Tensor, Tensor, Objects, Matches]):
     logits, boxes, objects, matches = batch
     found = set_losses(logits[..., :K], boxes, objects, matches, "mal")
     pairs = boxes[matches.layer, matches.image, matches.query].detach(), objects.boxes[matches.target]
@@ -83,7 +83,7 @@ def test_mal_learns_the_overlap_of_each_pair(batch: tuple[Tensor, Tensor, Object
 
 
 @pytest.mark.parametrize("classification", ["softmax", "focal", "mal"])
-def test_without_objects_the_boxes_rest(classification: str):
+def test_without_objects_boxes_have_no_gradient(classification: str):
     columns = K + (classification == "softmax")
     logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
     none = torch.zeros(0, dtype=torch.long)
@@ -100,7 +100,7 @@ def test_without_objects_the_boxes_rest(classification: str):
 
 
 @pytest.mark.parametrize("classification", ["softmax", "focal", "mal"])
-def test_no_image_at_all_is_zero_and_connected(classification: str):
+def test_an_empty_batch_is_0_and_differentiable(classification: str):
     columns = K + (classification == "softmax")
     logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
     none = torch.zeros(0, dtype=torch.long)
@@ -112,7 +112,7 @@ def test_no_image_at_all_is_zero_and_connected(classification: str):
 
 
 @pytest.mark.parametrize("classification", ["softmax", "focal", "mal"])
-def test_losses_are_in_fp32_whatever_the_autocast(batch: tuple[Tensor, Tensor, Objects, Matches], classification: str):
+def test_losses_are_fp32_under_autocast(batch: tuple[Tensor, Tensor, Objects, Matches], classification: str):
     logits, boxes, objects, matches = batch
     logits = (logits if classification == "softmax" else logits[..., :K]).detach().bfloat16()
     boxes = boxes.detach().bfloat16()
@@ -123,8 +123,8 @@ def test_losses_are_in_fp32_whatever_the_autocast(batch: tuple[Tensor, Tensor, O
         assert own.dtype == torch.float32 and torch.equal(own, theirs)
 
 
-def test_a_count_of_ones_own_divides(batch: tuple[Tensor, Tensor, Objects, Matches]):
-    """Denoising predicts each object several times."""
+def test_object_count_replaces_the_number_of_objects(batch: tuple[Tensor, Tensor, Objects, Matches]):
+    """Denoising has several predictions per object."""
     logits, boxes, objects, matches = batch
     once = set_losses(logits, boxes, objects, matches)
     third = set_losses(logits, boxes, objects, matches, object_count=torch.tensor(12.0))

@@ -1,4 +1,4 @@
-"""Task-aligned assignment beside the same rule in plain loops."""
+"""Task-aligned assignment against plain loops."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ Rows = list[list[int]]
 
 
 def grid(side: int, B: int) -> Tensor:
-    """Cells' centres, (B, side * side, 2), row by row."""
+    """Cell centres, (B, side * side, 2), in row-major order."""
     place = (torch.arange(side) + 0.5) / side
     y, x = torch.meshgrid(place, place, indexing="ij")
     return torch.stack([x, y], dim=-1).flatten(0, 1).expand(B, -1, -1).clone()
@@ -51,8 +51,8 @@ def in_loops(
 
 
 @pytest.mark.parametrize("top", [1, 3, 9])
-def test_assignment_is_that_of_plain_loops(top: int):
-    """Objects that overlap and want the same cells, an image without any, one smaller than a cell, one over all."""
+def test_assignment_matches_plain_loops(top: int):
+    """Overlapping objects with common cells, an image without objects, a tiny and a full-size object."""
     objects = objects_of(
         [
             [[0.4, 0.5, 0.6, 0.5], [0.55, 0.5, 0.5, 0.6], [0.45, 0.45, 0.5, 0.5]],
@@ -87,6 +87,6 @@ def test_without_overlap_the_nearest_cells_inside_come_first():
     assert found.iou.abs().max() == 0
 
 
-def test_no_objects_no_cells():
+def test_without_objects_no_cell_is_assigned():
     found = task_aligned(torch.zeros(2, 4, 1), torch.rand(2, 4, 4), grid(2, 2), objects_of([[], []], [[], []]))
     assert (found.target == -1).all() and (found.iou == 0).all()

@@ -1,4 +1,4 @@
-"""What the necks' tests share: a step of training under the detr head, behind a backbone of any kind."""
+"""Fixtures for neck tests: one training step of a detr head with a neck and any backbone."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from densevit_heads.detr import Detr
 
 
 class Plain(Backbone):
-    """One map of stride 16, as of a plain ViT."""
+    """One map of stride 16, like a plain ViT."""
 
     def __init__(self, channels: int = 64) -> None:
         super().__init__()
@@ -55,5 +55,5 @@ def _train_a_step(backbone: Backbone, neck: Neck) -> DenseModel:
 
 @pytest.fixture(scope="session")
 def train_a_step() -> Callable[[Backbone, Neck], DenseModel]:
-    """Two losses and the step between them, with a head that fuses all of the neck's levels; gradients stay."""
+    """Trains a head that fuses all levels of the neck for two steps; the gradients remain."""
     return _train_a_step

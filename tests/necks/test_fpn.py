@@ -16,7 +16,7 @@ CHANNELS, STRIDES = (8, 16, 24, 40), (4, 8, 16, 32)
 
 
 def maps(height: int, width: int, channels=CHANNELS, strides=STRIDES) -> list[torch.Tensor]:
-    """A backbone's features of a picture of that size."""
+    """Backbone features of an image of that size."""
     return [torch.randn(2, c, -(-height // s), -(-width // s)) for c, s in zip(channels, strides, strict=True)]
 
 
@@ -24,7 +24,7 @@ def maps(height: int, width: int, channels=CHANNELS, strides=STRIDES) -> list[to
 @pytest.mark.parametrize(
     ("strides", "extra"), [(STRIDES, 0), (STRIDES, 1), ((4, 8, 16, 16), 0), ((16, 16, 16, 16), 1)], ids=str
 )
-def test_results_and_gradients_are_torchvision_s(size, strides, extra):
+def test_outputs_and_gradients_match_torchvision(size, strides, extra):
     neck = FPN(CHANNELS, strides, width=12, extra_levels=extra)
     reference = FeaturePyramidNetwork(list(CHANNELS), 12, LastLevelMaxPool() if extra else None)
     for parameter in reference.parameters():
@@ -56,7 +56,7 @@ def test_levels_are_the_size_over_the_stride_rounded_up(size):
     assert found == [(2, 6, -(-size[0] // s), -(-size[1] // s)) for s in neck.strides]
 
 
-def test_a_coarse_cell_reaches_the_fine_cells_that_it_covers():
+def test_coarse_cells_are_added_to_the_fine_cells_they_cover():
     neck = FPN((1, 1), (4, 8), width=1)
     with torch.no_grad():
         for parameter in neck.parameters():
@@ -69,7 +69,7 @@ def test_a_coarse_cell_reaches_the_fine_cells_that_it_covers():
     assert fine[0, 0].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4]]
 
 
-def test_extra_levels_are_every_second_cell():
+def test_extra_levels_are_subsampled_by_2():
     neck = FPN(CHANNELS, STRIDES, width=6, extra_levels=2)
     *_, coarsest, first, second = neck(maps(300, 170))
     assert torch.equal(first, coarsest[..., ::2, ::2])
@@ -82,7 +82,7 @@ def test_one_map_is_enough():
     assert [tuple(x.shape) for x in neck(features)] == [(2, 8, 4, 5), (2, 8, 2, 3)]
 
 
-def test_features_stay_as_they_were():
+def test_features_are_not_modified():
     features = maps(50, 70)
     before = [x.clone() for x in features]
     FPN(CHANNELS, STRIDES)(features)
@@ -90,7 +90,7 @@ def test_features_stay_as_they_were():
 
 
 @pytest.mark.parametrize("name", ["swin", "resnet", "dilated", "plain"])
-def test_a_detr_learns_behind_it(name, plain, train_a_step):
+def test_detr_trains_with_the_neck(name, plain, train_a_step):
     backbones = {"swin": lambda: Swin("nano"), "resnet": lambda: ResNet(18), "plain": plain}
     backbone = backbones[name]() if name in backbones else ResNet(18, dilation=True)
     neck = densevit.registry.create(
@@ -109,7 +109,7 @@ def test_half_precision_is_finite_and_near_fp32(dtype):
         assert (x.float() - y).norm() < 0.05 * y.norm()
 
 
-def test_an_exported_graph_does_the_same():
+def test_an_exported_graph_gives_the_same_outputs():
     neck, features = FPN(CHANNELS, STRIDES, width=8, extra_levels=1), maps(97, 131)
     graph = torch.export.export(neck, (features,)).module()
     for x, y in zip(graph(features), neck(features), strict=True):
@@ -119,6 +119,6 @@ def test_an_exported_graph_does_the_same():
 @pytest.mark.parametrize(
     ("option", "value"), [("width", 0), ("extra_levels", -1), ("width", "wide"), ("extra_levels", True)]
 )
-def test_a_wrong_option_is_refused(option, value):
+def test_invalid_options_raise(option, value):
     with pytest.raises((DensevitError, ValueError), match=f"{option}.*(expected|should be)"):
         densevit.registry.create("necks", "fpn", CHANNELS, STRIDES, options={option: value}, where="neck")

@@ -41,7 +41,7 @@ def vitdet(dim: int, width: int) -> nn.ModuleList:
     return nn.ModuleList(nn.Sequential(*level) for level in levels)
 
 
-def test_results_and_gradients_are_vitdet_s():
+def test_outputs_and_gradients_match_vitdet():
     neck, reference = SimplePyramid((5, 48), (16, 16), width=20), vitdet(48, 20)
     for name, parameter in reference.named_parameters():
         nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0, 0.3)
@@ -58,7 +58,7 @@ def test_results_and_gradients_are_vitdet_s():
     torch.testing.assert_close(own.grad, other.grad, atol=1e-4, rtol=1e-3)
 
 
-def test_the_paper_s_size():
+def test_parameter_count_of_the_paper():
     """Of ViT-B: two deconvolutions to stride 4, one to stride 8, then 1x1 and 3x3 of 256 channels, no biases there."""
     with torch.device("meta"):
         neck = SimplePyramid((768,), (16,))
@@ -70,22 +70,22 @@ def test_the_paper_s_size():
 
 
 @pytest.mark.parametrize(
-    ("stride", "wanted"),
+    ("stride", "strides"),
     [(16, (4, 8, 16, 32)), (8, (4, 8, 16, 32)), (32, (4, 8, 16, 32)), (14, (7, 14, 28, 56)), (16, (8, 64)), (4, (16,))],
     ids=str,
 )
-def test_levels_have_the_strides_they_state(stride, wanted):
-    neck = SimplePyramid((3, 32), (stride, stride), width=8, pyramid_strides=wanted)
-    assert (neck.channels, neck.strides) == ((8,) * len(wanted), wanted)
+def test_levels_have_their_declared_strides(stride, strides):
+    neck = SimplePyramid((3, 32), (stride, stride), width=8, pyramid_strides=strides)
+    assert (neck.channels, neck.strides) == ((8,) * len(strides), strides)
     for rows, columns in [(5, 7), (6, 1), (13, 4)]:
         features = [torch.randn(1, c, rows, columns) for c in (3, 32)]
         height, width = rows * stride, columns * stride
         found = [tuple(x.shape) for x in neck(features)]
-        assert found == [(1, 8, -(-height // s), -(-width // s)) for s in wanted]
+        assert found == [(1, 8, -(-height // s), -(-width // s)) for s in strides]
 
 
 @pytest.mark.parametrize("height", [33, 40, 47, 49, 64])
-def test_rows_past_a_border_that_fills_no_cell_are_as_many_as_the_docstring_says(height):
+def test_rows_outside_the_image_match_the_docstring(height):
     neck = SimplePyramid((32,), (16,), width=8)
     rows = -(-height // 16)
     for x, stride in zip(neck([torch.randn(1, 32, rows, 4)]), neck.strides, strict=True):
@@ -94,7 +94,7 @@ def test_rows_past_a_border_that_fills_no_cell_are_as_many_as_the_docstring_says
         assert more == 0 or height % 16
 
 
-def test_a_cell_of_the_map_becomes_the_cells_that_it_covers():
+def test_a_fine_cell_depends_on_its_own_coarse_cell():
     """Deconvolutions do not overlap: before the 3x3 convolution, a fine cell depends on its own coarse cell alone."""
     level = SimplePyramid((32,), (16,), width=8).levels[0]
     x = torch.randn(1, 32, 4, 5).requires_grad_()
@@ -103,7 +103,7 @@ def test_a_cell_of_the_map_becomes_the_cells_that_it_covers():
 
 
 @pytest.mark.parametrize("name", ["swin", "resnet", "plain"])
-def test_a_detr_learns_behind_it(name, plain, train_a_step):
+def test_detr_trains_with_the_neck(name, plain, train_a_step):
     backbone = {"swin": lambda: Swin("nano"), "resnet": lambda: ResNet(18), "plain": plain}[name]()
     given = (backbone.channels, backbone.strides)
     neck = densevit.registry.create("necks", "simple_pyramid", *given, options={"width": 32}, where="")
@@ -120,7 +120,7 @@ def test_half_precision_is_finite_and_near_fp32(dtype):
         assert (x.float() - y).norm() < 0.05 * y.norm()
 
 
-def test_an_exported_graph_does_the_same():
+def test_an_exported_graph_gives_the_same_outputs():
     neck, features = SimplePyramid((32,), (16,), width=8), [torch.randn(1, 32, 5, 7)]
     graph = torch.export.export(neck, (features,)).module()
     for x, y in zip(graph(features), neck(features), strict=True):
@@ -130,15 +130,15 @@ def test_an_exported_graph_does_the_same():
 @pytest.mark.parametrize(
     ("channels", "stride", "options", "message"),
     [
-        (32, 14, {}, r"pyramid_strides has 4, but .* stride 14, .* \(7, 14, 28, 56\) would do"),
-        (32, 16, {"pyramid_strides": (8, 24)}, r"pyramid_strides has 24, .* \(4, 8, 16, 32\) would do"),
-        (32, 16, {"pyramid_strides": (16, 8)}, r"pyramid_strides is \(16, 8\); expected rising"),
-        (32, 16, {"pyramid_strides": (0, 8)}, r"pyramid_strides is \(0, 8\); expected rising"),
-        (32, 16, {"pyramid_strides": ()}, r"pyramid_strides is \(\); expected rising"),
-        (3, 16, {"pyramid_strides": (4, 8)}, "pyramid_strides has 4, 2 steps .* halves the 3 channels"),
+        (32, 14, {}, r"pyramid_strides has 4, but .* stride 14; .* Fix: use for example \(7, 14, 28, 56\)"),
+        (32, 16, {"pyramid_strides": (8, 24)}, r"pyramid_strides has 24, .* Fix: use for example \(4, 8, 16, 32\)"),
+        (32, 16, {"pyramid_strides": (16, 8)}, r"pyramid_strides is \(16, 8\); expected ascending"),
+        (32, 16, {"pyramid_strides": (0, 8)}, r"pyramid_strides is \(0, 8\); expected ascending"),
+        (32, 16, {"pyramid_strides": ()}, r"pyramid_strides is \(\); expected ascending"),
+        (3, 16, {"pyramid_strides": (4, 8)}, "pyramid_strides has 4, 2 upsampling steps .* halves the 3 channels"),
         (32, 16, {"width": 0}, "width is 0"),
     ],
 )
-def test_levels_that_cannot_be_are_refused(channels, stride, options, message):
+def test_invalid_levels_raise(channels, stride, options, message):
     with pytest.raises((DensevitError, ValueError), match=message):
         densevit.registry.create("necks", "simple_pyramid", (channels,), (stride,), options=options, where="neck")

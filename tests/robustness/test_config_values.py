@@ -126,7 +126,7 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
         "heads.boxes.neck.extra_levels=9999999999": "extra_levels is 9999999999; expected a number of levels",
     },
     SETR: {
-        "heads.map.width=0": "width is 0; it is at least 1",
+        "heads.map.width=0": "width is 0; it must be at least 1",
         "heads.map.width=9999999999": "memory",
         "heads.map.auxiliary_weight=-1": "auxiliary_weight is -1",
         "heads.map.auxiliary_weight=.nan": "a finite number, not nan",
@@ -138,7 +138,7 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
     },
     DPT: {"heads.map.width=-3": "width is -3", "heads.map.dice=.inf": "a finite number, not inf"},
     DEPTH: {
-        "heads.map.bins=1": "bins is 1; it is at least 2",
+        "heads.map.bins=1": "bins is 1; it must be at least 2",
         "heads.map.max_depth=.inf": "a finite number, not inf",
         "heads.map.max_depth=0": "expected 0 < min < max",
         "heads.map.gradient=-1": "gradient is -1",

@@ -245,7 +245,7 @@ class Detr(Head):
         objects = outputs.get("objects")  # already collected in the forward pass for denoising
         if objects is None:
             objects = Objects.of(targets, logits.device)
-        objects = objects.among(labelled)
+        objects = objects.select(labelled)
         chosen = None
         if len(labelled) < len(targets):
             chosen = to_device(torch.tensor(labelled, dtype=torch.long), logits.device)

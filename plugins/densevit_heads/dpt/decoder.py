@@ -1,8 +1,8 @@
-"""DPT's decoder (Ranftl et al. 2021, sections 3.1 and 3.2): maps are reassembled at strides 4 to 32 and fused upwards.
+"""DPT's decoder (Ranftl et al. 2021, sections 3.1 and 3.2): reassembles maps at strides 4 to 32 and fuses them upwards.
 
-The class token's readout is the backbone's. Upsampling by 2 aligns corners, as in the authors' code; where a picture is
-no multiple of the coarsest stride, an upsampled map is cut at the right and the bottom to the finer map's grid, so that
-cells stay at their pixels (transformers stretches the finer map in its place).
+The readout operation (class token) is part of the backbone. Upsampling by 2 uses `align_corners=True`, as in the
+authors' code. If the image size is not a multiple of the coarsest stride, upsampled maps are cropped at the right and
+bottom to the finer map, which keeps cells aligned with pixels (transformers resizes the finer map instead).
 """
 
 import itertools
@@ -19,17 +19,17 @@ from densevit.layers.norms import SyncBatchNorm2d
 Norm = Literal["none", "sync", "batch", "group"]
 Size = tuple[int, int]
 
-_PLACES = (4, 8, 16, 32)  # the strides that are fused
+_LEVELS = (4, 8, 16, 32)  # nominal strides of the fusion levels
 
 
 class Decoder(nn.Module):
-    """One to four maps in, one map of half the finest place's stride out.
+    """Fuses one to four maps into one map of half the stride of the finest level.
 
-    Each map has a place among strides 4, 8, 16 and 32 (see `places_of`) and is resampled to it. Places that are finer
-    than all maps, or between them, are passed with upsampling alone.
+    Each map is assigned to a level of stride 4, 8, 16 or 32 (see `assign_levels`) and resampled to it. Levels without a
+    map only upsample.
 
-    width: channels of the fusion. reassembled: channels of each map that is resampled (see `Reassemble`).
-    norm: of the residual units. Attributes: `stride` of what comes out, a Fraction; `fusions`, how many there are.
+    width: channels of the fusion. reassembled: channels of each resampled map (see `Reassemble`).
+    norm: of the residual units. Attributes: `stride` of the output, a Fraction; `fusions`, the number of fusion levels.
     """
 
     def __init__(
@@ -41,51 +41,48 @@ class Decoder(nn.Module):
         norm: Norm,
     ) -> None:
         super().__init__()
-        unit, places = places_of(strides)
+        unit, levels = assign_levels(strides)
         if reassembled is None:
             shares = {4: 4, 8: 2, 16: 1, 32: 1}  # DPT-Large and DPT-Hybrid
-            reassembled = [-(-c // shares[place]) for c, place in zip(channels, places, strict=True)]
-        self.places, self.unit = places, unit
+            reassembled = [-(-c // shares[level]) for c, level in zip(channels, levels, strict=True)]
+        self.levels, self.unit = levels, unit
         self.reassemble = nn.ModuleList()
         self.project = nn.ModuleList()
-        for c, between, stride, place in zip(channels, reassembled, strides, places, strict=True):
-            factor = Fraction(stride) / (unit * place)
-            if strides.count(stride) == 1 and factor == 1:  # a pyramid's
+        for c, inner, stride, level in zip(channels, reassembled, strides, levels, strict=True):
+            factor = Fraction(stride) / (unit * level)
+            if strides.count(stride) == 1 and factor == 1:  # already at its level
                 self.reassemble.append(nn.Identity())
-                between = c
+                inner = c
             else:
-                self.reassemble.append(Reassemble(c, between, factor))
-            self.project.append(nn.Conv2d(between, width, 3, padding=1, bias=False))
-        fused = [place for place in _PLACES if place <= places[-1]]
-        self.fuse = nn.ModuleDict({str(place): Fusion(width, place in places[:-1], norm) for place in reversed(fused)})
+                self.reassemble.append(Reassemble(c, inner, factor))
+            self.project.append(nn.Conv2d(inner, width, 3, padding=1, bias=False))
+        fused = [level for level in _LEVELS if level <= levels[-1]]
+        self.fuse = nn.ModuleDict({str(level): Fusion(width, level in levels[:-1], norm) for level in reversed(fused)})
         self.fusions, self.stride = len(fused), unit * fused[0] / 2
 
     def forward(self, features: Sequence[Tensor], size: Size) -> list[Tensor]:
-        """What each fusion gives, the coarsest first: (B, width, H_i, W_i), of twice its place's cells.
+        """Returns the output of each fusion, coarsest first: (B, width, H_i, W_i), twice the size of its level.
 
-        size: of the pictures in pixels, padding included.
+        size: of the padded images in pixels.
         """
         maps: dict[int, Tensor] = {}
-        for x, reassemble, project, place in zip(features, self.reassemble, self.project, self.places, strict=True):
-            maps[place] = project(cut(reassemble(x), self._grid(size, place)))
+        for x, reassemble, project, level in zip(features, self.reassemble, self.project, self.levels, strict=True):
+            maps[level] = project(crop(reassemble(x), self._size(size, level)))
         fused: list[Tensor] = []
         for key, fusion in self.fuse.items():
-            place = int(key)
-            before = cut(fused[-1], self._grid(size, place)) if fused else maps.pop(place)
-            fused.append(fusion(before, maps.get(place)))
+            level = int(key)
+            coarser = crop(fused[-1], self._size(size, level)) if fused else maps.pop(level)
+            fused.append(fusion(coarser, maps.get(level)))
         return fused
 
-    def _grid(self, size: Size, place: int) -> Size:
-        stride = self.unit * place
+    def _size(self, size: Size, level: int) -> Size:
+        stride = self.unit * level
         height, width = (-(-n * stride.denominator // stride.numerator) for n in size)
         return height, width
 
 
 class Reassemble(nn.Module):
-    """A 1x1 convolution, and resampling by `factor`: a transposed convolution upwards, 3x3 ones of stride 2 downwards.
-
-    A factor of 1 keeps the size.
-    """
+    """A 1x1 convolution, then a transposed convolution (factor > 1) or 3x3 convolutions of stride 2 (factor < 1)."""
 
     def __init__(self, channels: int, width: int, factor: Fraction) -> None:
         super().__init__()
@@ -103,10 +100,10 @@ class Reassemble(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Adds a map to what was fused before, and doubles the size (figure 1, right).
+    """Feature fusion block: adds a map to the coarser result and upsamples by 2 (figure 1, right).
 
-    `merged`: whether there is such a map, which goes through a residual unit of its own first. The closing 1x1
-    convolution commutes with bilinear upsampling and comes before it, on a fourth of the cells.
+    merged: whether there is a map to add, which has its own residual unit. The final 1x1 convolution commutes with
+    bilinear upsampling and therefore precedes it, on a quarter of the cells.
     """
 
     def __init__(self, width: int, merged: bool, norm: Norm) -> None:
@@ -123,7 +120,7 @@ class Fusion(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """ReLU, 3x3 convolution and norm, twice, beside the identity (RefineNet, Lin et al. 2017, with pre-activation)."""
+    """Pre-activation residual unit: ReLU, 3x3 convolution and norm, twice (RefineNet, Lin et al. 2017)."""
 
     def __init__(self, width: int, norm: Norm) -> None:
         super().__init__()
@@ -140,7 +137,7 @@ class ResidualUnit(nn.Module):
 
 
 def normalisation(norm: Norm, width: int) -> nn.Module:
-    """ "sync": batch norm over all processes; "batch": over each process's own pictures; "group"; "none"."""
+    """Returns a norm layer. "sync": batch norm over all processes; "batch": per process; "group": group norm."""
     if norm == "none":
         return nn.Identity()
     if norm == "group":
@@ -148,63 +145,63 @@ def normalisation(norm: Norm, width: int) -> nn.Module:
     return SyncBatchNorm2d(width) if norm == "sync" else nn.BatchNorm2d(width)
 
 
-def places_of(strides: Sequence[int]) -> tuple[Fraction, tuple[int, ...]]:
-    """The place of each map among strides 4, 8, 16 and 32, and the unit, in pixels, that these are counted in.
+def assign_levels(strides: Sequence[int]) -> tuple[Fraction, tuple[int, ...]]:
+    """Assigns maps to levels of stride 4, 8, 16 or 32. Returns the unit of these strides in pixels, and the levels.
 
-    The unit is 1 where strides are powers of two; maps of patches of 14 pixels are taken for stride 16, in units of
-    14/16. Four maps take the four places in order; fewer those that need the least resampling, the coarser if in doubt.
-    Raises ValueError for more than four maps, and for strides whose ratios are no powers of two.
+    The unit is 1 for strides that are powers of two; a stride of 14 pixels counts as 16 units of 14/16 pixels. Four
+    maps take the four levels in order; fewer maps take those with the least resampling, the coarser ones in a tie.
+    Raises ValueError for more than four maps, and for strides whose ratios are not powers of two.
     """
     listed = ", ".join(map(str, strides))
-    if not 1 <= len(strides) <= len(_PLACES):
+    if not 1 <= len(strides) <= len(_LEVELS):
         raise ValueError(
-            f"dpt fuses up to {len(_PLACES)} maps, and there are {len(strides)}, of strides {listed}: "
-            "choose from them with features, for example [1, 2, 3, 4]."
+            f"The backbone has {len(strides)} features of strides {listed}; dpt fuses 1 to {len(_LEVELS)}. "
+            "Fix: select them with features, for example [1, 2, 3, 4]."
         )
     nearest = [2 ** round(math.log2(stride)) for stride in strides]
     units = {Fraction(stride, power) for stride, power in zip(strides, nearest, strict=True)}
     if len(units) > 1:
         raise ValueError(
-            f"dpt fuses maps whose strides are powers of two times one number, such as 4, 8, 16, 32 or 14, 14, 14, 14; "
-            f"these have {listed}: choose from them with features."
+            f"The features have strides {listed}; dpt expects powers of two times one number, such as 4, 8, 16, 32 or "
+            "14, 14, 14, 14. Fix: select them with features."
         )
 
-    def resampling(places: tuple[int, ...]) -> float:
-        return sum(abs(math.log2(power / place)) for power, place in zip(nearest, places, strict=True))
+    def resampling(levels: tuple[int, ...]) -> float:
+        return sum(abs(math.log2(power / level)) for power, level in zip(nearest, levels, strict=True))
 
-    possible = list(itertools.combinations(_PLACES, len(strides)))
+    possible = list(itertools.combinations(_LEVELS, len(strides)))
     return units.pop(), min(reversed(possible), key=resampling)
 
 
 def double(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, 2H, 2W), bilinear, the corners' centres at the corners' centres."""
+    """(B, C, H, W) -> (B, C, 2H, 2W), bilinear with align_corners=True."""
     height, width = x.shape[-2:]
     return F.interpolate(x, size=(2 * height, 2 * width), mode="bilinear", align_corners=True)
 
 
-def cut(x: Tensor, size: Size) -> Tensor:
-    """The top left part of a map, (B, C, *size) at most."""
+def crop(x: Tensor, size: Size) -> Tensor:
+    """Crops a map to its top-left part, at most (B, C, *size)."""
     return x[..., : size[0], : size[1]]
 
 
-def on_pixels(x: Tensor, stride: Fraction, size: Size) -> Tensor:
-    """A map of cells of `stride` pixels on the pixels themselves, (B, C, *size): bilinear, cut to the size.
+def upsample(x: Tensor, stride: Fraction, size: Size) -> Tensor:
+    """Upsamples a map of the given stride bilinearly to pixels and crops it to (B, C, *size).
 
-    Raises ValueError where the map does not cover it.
+    Raises ValueError if the map is smaller than that.
     """
     if stride != 1:
-        covered = [-(-n * stride.numerator // stride.denominator) for n in x.shape[-2:]]
-        x = F.interpolate(x, size=covered, mode="bilinear", align_corners=False)
+        full = [-(-n * stride.numerator // stride.denominator) for n in x.shape[-2:]]
+        x = F.interpolate(x, size=full, mode="bilinear", align_corners=False)
     if x.shape[-2] < size[0] or x.shape[-1] < size[1]:
-        raise ValueError(f"The maps cover {tuple(x.shape[-2:])} pixels; they have no {tuple(size)} to give.")
-    return cut(x, size)
+        raise ValueError(f"The maps cover {tuple(x.shape[-2:])} pixels; {tuple(size)} were requested.")
+    return crop(x, size)
 
 
-def chosen(features: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
-    """The indices of the maps that option `features`, numbers from 1, chooses among `count`."""
+def feature_indices(features: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
+    """Converts option `features`, numbers from 1 among `count` maps, to indices; None selects all maps."""
     if features is None:
         return tuple(range(count))
-    rising = all(a < b for a, b in itertools.pairwise(features))
-    if not features or not rising or features[0] < 1 or features[-1] > count:
-        raise ValueError(f"features is {list(features)}; it must be rising numbers of maps, from 1 to {count}.")
+    ascending = all(a < b for a, b in itertools.pairwise(features))
+    if not features or not ascending or features[0] < 1 or features[-1] > count:
+        raise ValueError(f"features is {list(features)}; it must be ascending numbers of maps, from 1 to {count}.")
     return tuple(number - 1 for number in features)

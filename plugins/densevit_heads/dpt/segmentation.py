@@ -1,4 +1,4 @@
-"""The DPT head for semantic segmentation: features in, a map of classes out."""
+"""The DPT head for semantic segmentation."""
 
 import math
 from collections.abc import Sequence
@@ -11,22 +11,21 @@ from densevit.interfaces import Class, Head, Losses, Outputs, Predictions, Targe
 from densevit.layers.chunked_argmax import chunked_argmax
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, label_maps
-from densevit_heads.dpt.decoder import Decoder, chosen, double, normalisation, on_pixels
+from densevit_heads.dpt.decoder import Decoder, double, feature_indices, normalisation, upsample
 from densevit_heads.dpt.depth import check_widths
 
 
 class DptSegmentation(Head):
     """Semantic segmentation by DPT (Ranftl et al. 2021, sections 3 and 5.2).
 
-    The arithmetic is that of the published ADE20K models, which stand on the backbones of `DptDepth`.
+    Matches the published ADE20K models, which use the backbones given in `DptDepth`.
 
     width, reassemble_channels, features: as in `DptDepth`.
-    norm: of the fusion's residual units and of the classifier; see `densevit_heads.dpt.decoder.normalisation`.
-    dropout: of values before the classifier.
-    auxiliary_weight: what the loss of a second classifier, on the last fusion but one, weighs; 0: without it.
-    class_weights: what the pixels of each class weigh in the cross-entropy; "balanced": rare ones more, by the labels
-        seen so far (see `ClassWeights`).
-    dice: the weight of a dice loss beside the cross-entropy; 0 for none.
+    norm: of the residual units of the fusion and of the classifier; see `densevit_heads.dpt.decoder.normalisation`.
+    dropout: before the classifier, per value.
+    auxiliary_weight: loss weight of a second classifier, on the second last fusion; 0 disables.
+    class_weights: class weights of the cross-entropy, or "balanced": from the frequencies so far (see `ClassWeights`).
+    dice: weight of an additional dice loss; 0 disables.
     """
 
     task = "segmentation"
@@ -49,23 +48,23 @@ class DptSegmentation(Head):
     ) -> None:
         super().__init__(channels, strides, classes)
         K = len(classes)
-        self.taken = chosen(features, len(channels))
-        check_widths(width, reassemble_channels, len(self.taken))
-        for option, share in {"dropout": dropout, "label_smoothing": label_smoothing}.items():
-            if not 0 <= share < 1:
-                raise ValueError(f"{option} is {share}; it is at least 0 and below 1.")
+        self.feature_indices = feature_indices(features, len(channels))
+        check_widths(width, reassemble_channels, len(self.feature_indices))
+        for option, value in {"dropout": dropout, "label_smoothing": label_smoothing}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{option} is {value}; it must be at least 0 and below 1.")
         for option, weight in {"auxiliary_weight": auxiliary_weight, "dice": dice}.items():
             if not 0 <= weight < math.inf:
-                raise ValueError(f"{option} is {weight}; it is at least 0.")
+                raise ValueError(f"{option} is {weight}; it must be at least 0.")
         self.auxiliary_weight, self.label_smoothing, self.dice_weight = auxiliary_weight, label_smoothing, dice
         self.class_weights = ClassWeights(K, class_weights)
 
-        taken = [channels[i] for i in self.taken], [strides[i] for i in self.taken]
-        self.decode = Decoder(*taken, width, reassemble_channels, norm)
+        inputs = [channels[i] for i in self.feature_indices], [strides[i] for i in self.feature_indices]
+        self.decode = Decoder(*inputs, width, reassemble_channels, norm)
         if auxiliary_weight and self.decode.fusions < 2:
             raise ValueError(
-                f"auxiliary_weight is {auxiliary_weight:g}, but a single map of stride {taken[1][0]} is fused once, "
-                "and no other fusion has a loss: set it to 0."
+                f"auxiliary_weight is {auxiliary_weight:g}, but a single map of stride {inputs[1][0]} has only one "
+                "fusion. Fix: set it to 0."
             )
 
         def classifier() -> nn.Sequential:
@@ -78,16 +77,16 @@ class DptSegmentation(Head):
         self.auxiliary = classifier() if auxiliary_weight else None
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
-        """`logits` (B, K, h, w) at half the pixels' resolution; in training also `auxiliary`, at a fourth."""
+        """`logits` (B, K, h, w) at half the image resolution; in training also `auxiliary`, at a quarter."""
         H, W = padding_mask.shape[-2:]
-        fused = self.decode([features[i] for i in self.taken], (H, W))
+        fused = self.decode([features[i] for i in self.feature_indices], (H, W))
         outputs = {"logits": self.classifier(fused[-1])}
         if self.training and self.auxiliary is not None:
             outputs["auxiliary"] = self.auxiliary(fused[-2])
         return outputs
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
-        """`cross_entropy`, `dice` where it is chosen, and `auxiliary`, the same of the second classifier.
+        """Returns `cross_entropy`, `dice` if enabled, and `auxiliary`, the sum of the second classifier's losses.
 
         Each is a mean over the labelled pixels of all processes.
         """
@@ -97,11 +96,11 @@ class DptSegmentation(Head):
         weights = self.class_weights(labels)
         losses = self._terms(self.maps(outputs, size), labels, weights)
         if self.auxiliary is not None:
-            others = logits.new_zeros((), dtype=torch.float32)  # there is no such map in evaluation
+            auxiliary_loss = logits.new_zeros((), dtype=torch.float32)  # stays 0 in evaluation
             if "auxiliary" in outputs:
-                auxiliary = on_pixels(outputs["auxiliary"].float(), 2 * self.decode.stride, size)
-                others = torch.stack(list(self._terms(auxiliary, labels, weights).values())).sum()
-            losses["auxiliary"] = self.auxiliary_weight * others
+                auxiliary = upsample(outputs["auxiliary"].float(), 2 * self.decode.stride, size)
+                auxiliary_loss = torch.stack(list(self._terms(auxiliary, labels, weights).values())).sum()
+            losses["auxiliary"] = self.auxiliary_weight * auxiliary_loss
         return losses
 
     def _terms(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Losses:
@@ -112,22 +111,22 @@ class DptSegmentation(Head):
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
-        """`semantic` (H, W) uint8 an image, in original pixels: the likeliest class.
+        """Returns `semantic` (H, W) uint8 per image at its original size.
 
-        Logits go to the picture's grid, lose their padding, and go on to original pixels, some classes at a time.
+        Logits are upsampled, cropped to the image, resized to the original size in chunks of classes, then argmax.
         """
         return [
-            {"semantic": chunked_argmax(own, self._on_pixels, tuple(target["size"]), tuple(target["original_size"]))}
-            for own, target in zip(outputs["logits"], targets, strict=True)
+            {"semantic": chunked_argmax(logits, self._upsample, tuple(target["size"]), tuple(target["original_size"]))}
+            for logits, target in zip(outputs["logits"], targets, strict=True)
         ]
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """Logits (B, K, *size) in fp32. size: of the batch's grid in pixels, or of its top left part."""
-        return self._on_pixels(outputs["logits"], size)
+        """Logits (B, K, *size) in fp32. size: in pixels, of the padded batch or a top-left crop of it."""
+        return self._upsample(outputs["logits"], size)
 
     def read_maps(self, maps: Tensor) -> dict[str, Tensor]:
-        """(B, K, H, W) of `maps`, or any mean of them -> `semantic` (B, H, W) uint8, the likeliest class."""
+        """(B, K, H, W) of `maps`, or averages of them -> `semantic` (B, H, W) uint8 by argmax."""
         return {"semantic": maps.argmax(1).to(torch.uint8)}
 
-    def _on_pixels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        return on_pixels(double(logits.float()), self.decode.stride / 2, size)
+    def _upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        return upsample(double(logits.float()), self.decode.stride / 2, size)

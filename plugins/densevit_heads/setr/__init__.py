@@ -1,4 +1,4 @@
-"""SETR: segmentation decoders for a transformer's maps (Zheng et al. 2021)."""
+"""SETR: segmentation decoders for vision transformers (Zheng et al. 2021)."""
 
 from densevit_heads.setr.head import Setr
 

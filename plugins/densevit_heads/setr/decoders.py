@@ -1,8 +1,8 @@
-"""SETR's decoders (Zheng et al. 2021, section 3.3): upsampling, naive or progressive, and multi-level aggregation.
+"""SETR's decoders (Zheng et al. 2021, section 3.3): naive or progressive upsampling, and multi-level aggregation.
 
-All upsampling is bilinear with `align_corners` off. A classifier is a 1x1 convolution and commutes with the upsampling
-that follows a stage, whose weights sum to 1: it comes before it, on a fourth to a sixteenth of the cells, and maps of
-logits are upsampled in fp32 in place of features.
+All upsampling is bilinear with `align_corners=False`. Its weights sum to 1, so a 1x1 convolution commutes with it. The
+classifier therefore precedes the last upsampling, on 4 to 16 times fewer cells, and logits are upsampled in fp32
+instead of features.
 """
 
 import itertools
@@ -18,26 +18,26 @@ from densevit.layers.norms import LayerNorm2d, SyncBatchNorm2d
 
 Norm = Literal["batch", "sync", "group"]
 
-_EPS = 1e-6  # of the layer norms on a backbone's maps
+_EPS = 1e-6  # of the layer norms on backbone features
 
 
 class Classifier(nn.Conv2d):
-    """Dropout of whole channels, then a 1x1 convolution: (B, C, H, W) -> (B, K, H, W)."""
+    """Channel dropout, then a 1x1 convolution: (B, C, H, W) -> (B, K, H, W)."""
 
     def __init__(self, channels: int, num_classes: int, dropout: float) -> None:
         super().__init__(channels, num_classes, 1)
         self.dropout = dropout
         nn.init.normal_(self.weight, std=0.01)
-        nn.init.zeros_(self.bias)  # type: ignore[arg-type]  # it has one
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]  # bias exists
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.dropout2d(x, self.dropout, self.training))
 
 
 class UpsamplingDecoder(nn.Module):
-    """Layer norm, then stages of convolution, norm, ReLU and bilinear upsampling, and a classifier, on one map.
+    """Layer norm, stages of convolution, norm, ReLU and bilinear upsampling, and a classifier, on one map.
 
-    factors: how much each stage upsamples by. stride: the map's; `logits_stride` is what remains of it.
+    factors: upsampling factor of each stage. stride: of the input map; that of the output is `logits_stride`.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class UpsamplingDecoder(nn.Module):
 class MultiLevelDecoder(nn.Module):
     """Multi-level feature aggregation (MLA): top-down sums of all maps, then a branch of convolutions on each.
 
-    Maps of one stride are added as they are, which is the paper's; a pyramid's coarser sums are first brought to the
-    finer map's grid. The branches are upsampled to one grid, that of the finest map times `factor`, and concatenated
-    for the classifier; here each goes through its share of the classifier first, and the results are added.
+    Maps of equal stride are added directly, as in the paper; in a pyramid, coarser sums are upsampled first. The paper
+    upsamples the branches to `factor` times the finest map and concatenates them for the classifier; here each branch
+    is first multiplied by its part of the classifier weight, and the results are added.
 
     width: channels of the sums. branch_width: channels of each branch.
     """
@@ -101,43 +101,43 @@ class MultiLevelDecoder(nn.Module):
         self.classifier = Classifier(len(channels) * branch_width, num_classes, 0.0)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Logits (B, K, f * H, f * W) in fp32 for a finest map of H x W, f the factor, and the aggregated maps."""
+        """Returns logits (B, K, f * H, f * W) in fp32, for a finest map of H x W and factor f, and aggregated maps."""
         sums = [project(norm(x)) for project, norm, x in zip(self.project, self.norms, features, strict=True)]
         for i in range(len(sums) - 2, -1, -1):
             ratio = Fraction(self.feature_strides[i + 1], self.feature_strides[i])
-            sums[i] = sums[i] + on_grid(sums[i + 1], ratio, sums[i].shape[-2:])
+            sums[i] = sums[i] + resample(sums[i + 1], ratio, sums[i].shape[-2:])
         aggregated = [extract(x) for extract, x in zip(self.extract, sums, strict=True)]
 
         h, w = features[0].shape[-2:]
         size = (h * self.factor, w * self.factor)
-        shares = self.classifier.weight.chunk(len(aggregated), dim=1)
-        logits = self.classifier.bias[:, None, None].float()  # type: ignore[index]  # it has one
-        for x, branch, share, stride in zip(aggregated, self.branches, shares, self.feature_strides, strict=True):
+        weights = self.classifier.weight.chunk(len(aggregated), dim=1)
+        logits = self.classifier.bias[:, None, None].float()  # type: ignore[index]  # bias exists
+        for x, branch, weight, stride in zip(aggregated, self.branches, weights, self.feature_strides, strict=True):
             x = F.dropout2d(branch(x), self.dropout, self.training)
-            logits = logits + on_grid(F.conv2d(x, share).float(), stride / self.logits_stride, size)
+            logits = logits + resample(F.conv2d(x, weight).float(), stride / self.logits_stride, size)
         return logits, aggregated
 
 
-def on_grid(x: Tensor, ratio: Fraction, size: Sequence[int]) -> Tensor:
-    """A map brought to cells `ratio` times as fine, and cut to `size` at the top left: (B, C, *size).
+def resample(x: Tensor, ratio: Fraction, size: Sequence[int]) -> Tensor:
+    """Upsamples x by `ratio`, then crops it at the right and bottom: (B, C, *size).
 
-    A map covers whole cells of its own, and so at least as much of the picture as a finer one.
+    A map consists of whole cells and therefore covers at least as much of the image as a finer map.
     """
     if ratio != 1:
-        covered = [-(-n * ratio.numerator // ratio.denominator) for n in x.shape[-2:]]  # rounded up
-        x = F.interpolate(x, size=covered, mode="bilinear", align_corners=False)
+        full = [-(-n * ratio.numerator // ratio.denominator) for n in x.shape[-2:]]  # rounded up
+        x = F.interpolate(x, size=full, mode="bilinear", align_corners=False)
     return x[..., : size[0], : size[1]]
 
 
 def upsample(x: Tensor, factor: int) -> Tensor:
     """(B, C, H, W) -> (B, C, factor * H, factor * W)."""
-    return on_grid(x, Fraction(factor), [factor * n for n in x.shape[-2:]])
+    return resample(x, Fraction(factor), [factor * n for n in x.shape[-2:]])
 
 
 def factors_to(stride: int, factor: int, stages: int) -> tuple[int, ...]:
-    """A `factor` a stage: as many of `stages` as do not go beyond one cell a pixel, but one at least."""
-    fitting = [n for n in range(1, stages + 1) if factor**n <= stride]
-    return (factor,) * fitting[-1] if fitting else (stride,)
+    """Up to `stages` factors, as many as do not exceed pixel resolution, but at least one stage."""
+    possible = [n for n in range(1, stages + 1) if factor**n <= stride]
+    return (factor,) * possible[-1] if possible else (stride,)
 
 
 def _convolution(channels: int, width: int, kernel: int, norm: Norm) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""The SETR head: features in, a map of classes out."""
+"""The SETR head for semantic segmentation."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -11,34 +11,32 @@ from densevit.interfaces import Class, Head, Losses, Outputs, Predictions, Targe
 from densevit.layers.chunked_argmax import chunked_argmax
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_maps
-from densevit_heads.setr.decoders import Classifier, MultiLevelDecoder, Norm, UpsamplingDecoder, factors_to, on_grid
+from densevit_heads.setr.decoders import Classifier, MultiLevelDecoder, Norm, UpsamplingDecoder, factors_to, resample
 
 
 class Setr(Head):
     """Semantic segmentation by one of SETR's decoders (Zheng et al. 2021, section 3.3).
 
-    With the published sizes, which are the defaults, the arithmetic is that of mmsegmentation's SETR checkpoints
-    (`setr_vit-l_{naive,pup,mla}`, of Cityscapes and ADE20K): structure, norms, and bilinear upsampling with
-    `align_corners` off. They stand on a ViT-L/16 without final norm (`feature_norm: false`), on its features after
-    blocks 10, 15, 20 and 24 ("mla": 6, 12, 18, 24). Parameters with that backbone and the auxiliary heads, for
-    Cityscapes (768 x 768, 19 classes): naive 306.5 M, PUP 318.5 M, MLA 310.7 M; for ADE20K (512 x 512, 150 classes):
-    305.4 M, 317.3 M, 309.6 M.
+    The defaults match mmsegmentation's SETR checkpoints (`setr_vit-l_{naive,pup,mla}` for Cityscapes and ADE20K) in
+    structure, norms and bilinear upsampling with `align_corners=False`. Their backbone is ViT-L/16 without final norm
+    (`feature_norm: false`), with features after blocks 10, 15, 20 and 24 ("mla": 6, 12, 18, 24). Parameters including
+    backbone and auxiliary heads, for Cityscapes (768 x 768, 19 classes): naive 306.5 M, PUP 318.5 M, MLA 310.7 M; for
+    ADE20K (512 x 512, 150 classes): 305.4 M, 317.3 M, 309.6 M.
 
-    decoder: "naive": a 1x1 convolution and 4x; "pup": progressive upsampling, four 3x3 convolutions with 2x each, on a
-        map of a stride below 16 as many as reach the pixels; "mla": multi-level aggregation, of maps of one stride or
-        a pyramid, to four times the finest map's cells, or a stride of 4 if that is coarser.
-    feature: the number, from 1, of the map that "naive" and "pup" decode; None: the last, which is the deepest.
-    width: channels of the convolutions, in "mla" of the aggregated maps. branch_width: of "mla"'s branches.
-    auxiliary: numbers of the maps with a loss of their own; None: all but the decoded one, in "mla" all; (): none.
-        "naive": as the decoder. "pup": two 3x3 convolutions with 4x each. "mla": a classifier on the aggregated map.
-    norm: "sync", batch norm over all processes; "batch", each process's own; "group", for small batches, by
-        the whole map, padding included.
-    dropout: of whole channels before a classifier.
-    class_weights: what the pixels of each class weigh in the cross-entropy; "balanced": rare ones more, by the labels
-        seen so far (see `ClassWeights`).
-    dice: the weight of a dice loss beside the cross-entropy; 0 for none.
-    ohem_threshold: only pixels whose class is less probable than this are learnt from, but `ohem_min_kept` an image in
-        any case (mmsegmentation: 0.7 and 100,000; 0: only so many); None: all. Dice goes by all in any case.
+    decoder: "naive": a 1x1 convolution and 4x upsampling; "pup": progressive upsampling, four 3x3 convolutions with 2x
+        each, fewer for strides below 16 so as not to exceed pixel resolution; "mla": multi-level aggregation of maps of
+        equal stride or of a pyramid, upsampled by 4 or to stride 4, whichever is coarser.
+    feature: number, from 1, of the map that "naive" and "pup" decode; None: the last.
+    width: channels of the convolutions ("mla": of the aggregated maps). branch_width: channels of the "mla" branches.
+    auxiliary: numbers of the maps with an auxiliary loss; None: all but the decoded one ("mla": all); (): none.
+        "naive": same as the decoder. "pup": two 3x3 convolutions with 4x each. "mla": a classifier on aggregated maps.
+    norm: "sync": batch norm over all processes; "batch": per process; "group": group norm, for small batches, with
+        statistics that include padding.
+    dropout: channel dropout before a classifier.
+    class_weights: class weights of the cross-entropy, or "balanced": from the frequencies so far (see `ClassWeights`).
+    dice: weight of an additional dice loss; 0 disables.
+    ohem_threshold: the cross-entropy uses only pixels whose class has a lower probability, but at least `ohem_min_kept`
+        per image (mmsegmentation: 0.7 and 100,000; 0: exactly that number); None: all pixels. Dice uses all pixels.
     """
 
     task = "segmentation"
@@ -65,17 +63,19 @@ class Setr(Head):
     ) -> None:
         super().__init__(channels, strides, classes)
         N, K = len(channels), len(classes)
-        least = {"width": (width, 1), "branch_width": (branch_width, 1), "auxiliary_weight": (auxiliary_weight, 0)}
-        least |= {"dice": (dice, 0), "ohem_min_kept": (ohem_min_kept, 0)}
-        for option, (number, floor) in least.items():
-            if not floor <= number < float("inf"):
-                raise ValueError(f"{option} is {number}; it is at least {floor}.")
-        shares = {"dropout": dropout, "label_smoothing": label_smoothing, "ohem_threshold": ohem_threshold or 0.0}
-        for option, share in shares.items():
-            if not 0 <= share < 1:
-                raise ValueError(f"{option} is {share}; it is at least 0 and below 1.")
+        minimums = {"width": (width, 1), "branch_width": (branch_width, 1), "auxiliary_weight": (auxiliary_weight, 0)}
+        minimums |= {"dice": (dice, 0), "ohem_min_kept": (ohem_min_kept, 0)}
+        for option, (number, minimum) in minimums.items():
+            if not minimum <= number < float("inf"):
+                raise ValueError(f"{option} is {number}; it must be at least {minimum}.")
+        fractions = {"dropout": dropout, "label_smoothing": label_smoothing, "ohem_threshold": ohem_threshold or 0.0}
+        for option, value in fractions.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{option} is {value}; it must be at least 0 and below 1.")
         if decoder == "mla" and feature is not None:
-            raise ValueError("feature chooses one map, and 'mla' decodes all: leave it out, or set decoder to pup.")
+            raise ValueError(
+                "feature selects one map, but 'mla' decodes all. Fix: remove feature, or set decoder to pup."
+            )
         decoded = N if feature is None else feature
         if auxiliary is None:
             auxiliary = tuple(i for i in range(1, N + 1) if decoder == "mla" or i != decoded)
@@ -94,19 +94,19 @@ class Setr(Head):
             self.auxiliary_strides = [Fraction(strides[i]) for i in self.auxiliary_features]
         else:
             kernel = 1 if decoder == "naive" else 3
-            main, beside = ((4, 1), (4, 1)) if decoder == "naive" else ((2, 4), (4, 2))  # factors and stages
+            main, auxiliary_stages = ((4, 1), (4, 1)) if decoder == "naive" else ((2, 4), (4, 2))  # factors and stages
 
             def upsampling(i: int, factor: int, stages: int) -> UpsamplingDecoder:
                 factors = factors_to(strides[i], factor, stages)
                 return UpsamplingDecoder(channels[i], strides[i], K, width, kernel, factors, norm, dropout)
 
             self.decode = upsampling(self.feature, *main)
-            others = [upsampling(i, *beside) for i in self.auxiliary_features]
-            self.auxiliary = nn.ModuleList(others)
-            self.auxiliary_strides = [head.logits_stride for head in others]
+            heads = [upsampling(i, *auxiliary_stages) for i in self.auxiliary_features]
+            self.auxiliary = nn.ModuleList(heads)
+            self.auxiliary_strides = [head.logits_stride for head in heads]
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
-        """`logits` (B, K, h, w); in training also `auxiliary`, one such map for each of the option's."""
+        """Returns `logits` (B, K, h, w), and in training `auxiliary`, a list of logits of the auxiliary heads."""
         if isinstance(self.decode, MultiLevelDecoder):
             logits, maps = self.decode(features)
         else:
@@ -117,7 +117,7 @@ class Setr(Head):
         return {"logits": logits, "auxiliary": auxiliary}
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
-        """`cross_entropy`, `dice` where it is chosen, and `auxiliary`, the same of the other maps, where there are any.
+        """Returns `cross_entropy`, `dice` if enabled, and `auxiliary`, the same losses of the auxiliary heads, summed.
 
         Each is a mean over the labelled pixels of all processes.
         """
@@ -126,47 +126,47 @@ class Setr(Head):
         weights = self.class_weights(labels)
         losses = self._terms(logits, self.decode.logits_stride, labels, weights)
         if self.auxiliary_features:
-            others = logits.new_zeros(())  # there are no such maps in evaluation
+            auxiliary = logits.new_zeros(())  # stays 0 in evaluation
             if "auxiliary" in outputs:
                 for x, stride in zip(outputs["auxiliary"], self.auxiliary_strides, strict=True):
-                    others = others + torch.stack(list(self._terms(x, stride, labels, weights).values())).sum()
-            losses["auxiliary"] = self.auxiliary_weight * others
+                    auxiliary = auxiliary + torch.stack(list(self._terms(x, stride, labels, weights).values())).sum()
+            losses["auxiliary"] = self.auxiliary_weight * auxiliary
         return losses
 
     def _terms(self, logits: Tensor, stride: Fraction, labels: Tensor, weights: Tensor | None) -> Losses:
-        """The losses of one map, its logits resized to the labels (B, H, W)."""
-        logits = on_grid(logits.float(), stride, labels.shape[1:])
-        learnt = labels
+        """Losses of one map of logits, resized to the labels (B, H, W)."""
+        logits = resample(logits.float(), stride, labels.shape[1:])
+        selected = labels
         if self.ohem_threshold is not None:
-            learnt = hard_pixels(logits, labels, self.ohem_threshold, self.ohem_min_kept)
-        losses = {"cross_entropy": cross_entropy(logits, learnt, weights, self.label_smoothing)}
+            selected = hard_pixels(logits, labels, self.ohem_threshold, self.ohem_min_kept)
+        losses = {"cross_entropy": cross_entropy(logits, selected, weights, self.label_smoothing)}
         if self.dice_weight:
             losses["dice"] = self.dice_weight * dice(logits, labels)
         return losses
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
-        """`semantic` (H, W) uint8 an image, in original pixels: the likeliest class.
+        """Returns `semantic` (H, W) uint8 per image at its original size.
 
-        Logits go to the picture's grid, lose their padding, and go on to original pixels, some classes at a time.
+        Logits are upsampled, cropped to the image, resized to the original size in chunks of classes, then argmax.
         """
         return [
-            {"semantic": chunked_argmax(own, self._on_pixels, tuple(target["size"]), tuple(target["original_size"]))}
-            for own, target in zip(outputs["logits"].float(), targets, strict=True)
+            {"semantic": chunked_argmax(logits, self._upsample, tuple(target["size"]), tuple(target["original_size"]))}
+            for logits, target in zip(outputs["logits"].float(), targets, strict=True)
         ]
 
-    def _on_pixels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        return on_grid(logits, self.decode.logits_stride, size)
+    def _upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        return resample(logits, self.decode.logits_stride, size)
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """Logits (B, K, *size) in fp32. size: of the batch's grid in pixels, or of its top left part."""
-        maps = on_grid(outputs["logits"].float(), self.decode.logits_stride, size)
+        """Logits (B, K, *size) in fp32. size: in pixels, of the padded batch or a top-left crop of it."""
+        maps = resample(outputs["logits"].float(), self.decode.logits_stride, size)
         if tuple(maps.shape[-2:]) != tuple(size):
-            raise ValueError(f"The maps cover {tuple(maps.shape[-2:])} pixels; they have no {tuple(size)} to give.")
+            raise ValueError(f"The maps cover {tuple(maps.shape[-2:])} pixels; {tuple(size)} were requested.")
         return maps
 
     def read_maps(self, maps: Tensor) -> Predictions:
-        """(B, K, h, w) logits or probabilities -> `semantic` (B, h, w) uint8: the likeliest class."""
+        """(B, K, h, w) logits or probabilities -> `semantic` (B, h, w) uint8 by argmax."""
         return {"semantic": maps.argmax(1).to(torch.uint8)}
 
 
@@ -174,5 +174,5 @@ def _check_features(option: str, numbers: Sequence[int], N: int) -> None:
     if not all(1 <= number <= N for number in numbers) or len(set(numbers)) < len(numbers):
         given = ", ".join(map(str, numbers))
         raise ValueError(
-            f"{option} is {given}; the backbone gives {N} features: expected numbers from 1 to {N}, once each."
+            f"{option} is {given}; the backbone has {N} features. Expected distinct numbers from 1 to {N}."
         )
