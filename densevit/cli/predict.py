@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from densevit.config import InferenceSection
-    from densevit.inference.sources import Picture
+    from densevit.inference.sources import ImageFile
     from densevit.model import DenseModel
 
 BATCHES_AT_ONCE = 4  # so many are read before any is run, so that pictures of one size find one another
@@ -58,7 +58,7 @@ def run(args: Namespace) -> int:
     from rich.progress import track
 
     from densevit.inference.results import PredictionFiles, check_new_folder, next_free_folder
-    from densevit.inference.sources import find_pictures
+    from densevit.inference.sources import find_images
     from densevit.weights.model_file import load
 
     if args.batch_size < 1:
@@ -67,13 +67,13 @@ def run(args: Namespace) -> int:
         raise DensevitError(f"--threshold is {args.threshold}; a score from 0 to 1 is expected.")
     if args.focal is not None and not 0 < args.focal < float("inf"):
         raise DensevitError(f"--focal is {args.focal}; the focal length in pixels is expected, above 0.")
-    pictures = find_pictures(args.sources)
+    pictures = find_images(args.sources)
     folder = check_new_folder(args.out) if args.out else next_free_folder("predictions")
     model = load(args.run).to(_device(args.device))
     inference = _inference(model, args)
     errors: list[DensevitError] = []
 
-    def predicted() -> Iterator["Picture"]:
+    def predicted() -> Iterator["ImageFile"]:
         for chunk in _read_ahead(pictures, BATCHES_AT_ONCE * args.batch_size):
             readable = [(picture, pixels) for picture, pixels in chunk if not isinstance(pixels, DensevitError)]
             errors.extend(pixels for _, pixels in chunk if isinstance(pixels, DensevitError))
@@ -121,12 +121,12 @@ def _factors(text: str) -> list[float]:
 
 
 def _read_ahead(
-    pictures: Sequence["Picture"], size: int
-) -> Iterator[list[tuple["Picture", "np.ndarray | DensevitError"]]]:
+    pictures: Sequence["ImageFile"], size: int
+) -> Iterator[list[tuple["ImageFile", "np.ndarray | DensevitError"]]]:
     """Chunks of pictures with their pixels or what is wrong with them; the next is read while one is used."""
     with ThreadPoolExecutor() as pool:
 
-        def reading(start: int) -> list[tuple["Picture", Future["np.ndarray | DensevitError"]]]:
+        def reading(start: int) -> list[tuple["ImageFile", Future["np.ndarray | DensevitError"]]]:
             return [(picture, pool.submit(_read, picture.path)) for picture in pictures[start : start + size]]
 
         chunk = reading(0)

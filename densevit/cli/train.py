@@ -35,16 +35,16 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(
                 f"--resume {args.resume} goes on in that folder and from its config; leave {given!r} out."
             )
-        from densevit.training.run import go_on
+        from densevit.training.run import resume_training
 
-        return _exit_code(go_on(args.resume, overrides).stopped_by)
+        return _exit_code(resume_training(args.resume, overrides).stopped_by)
     if args.config is None or "=" in args.config:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
     config.check_plugins(resolved)
-    from densevit.training.run import start
+    from densevit.training.run import run_training
 
-    return _exit_code(start(resolved, args.run_dir, name=Path(args.config).stem).stopped_by)
+    return _exit_code(run_training(resolved, args.run_dir, name=Path(args.config).stem).stopped_by)
 
 
 def _exit_code(stopped_by: int) -> int:

@@ -1,4 +1,4 @@
-"""Depth as a cloud of coloured points, in PLY: what MeshLab, CloudCompare, Blender and Open3D open."""
+"""Coloured point clouds from depth maps, written as PLY (MeshLab, CloudCompare, Blender, Open3D)."""
 
 from pathlib import Path
 
@@ -6,23 +6,23 @@ import numpy as np
 
 from densevit.errors import DensevitError
 
-_VERTEX = np.dtype([("place", "<f4", 3), ("color", "u1", 3)])  # packed: 15 bytes
+_VERTEX = np.dtype([("position", "<f4", 3), ("color", "u1", 3)])  # packed: 15 bytes
 _PROPERTIES = ("float x", "float y", "float z", "uchar red", "uchar green", "uchar blue")
 
 
 def points(
     depth: np.ndarray, focal: float | tuple[float, float], centre: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """Where each pixel is, as a pinhole camera without distortion sees it: x right, y down and z forward, in metres.
+    """Back-projects each pixel with a pinhole camera without distortion: x right, y down, z forward, in metres.
 
-    depth: (H, W), along the optical axis. focal: in pixels, one for both axes or (fx, fy). centre: (cx, cy), where the
-    optical axis meets the picture, in pixels of which the first one's centre is 0, as calibrations have it; the
-    picture's middle by default. Returns (H, W, 3) float64.
+    depth: (H, W), along the optical axis. focal: focal length in pixels, one for both axes or (fx, fy). centre:
+    principal point (cx, cy) in pixels, where the centre of the first pixel is 0, as in calibrations; by default the
+    centre of the image. Returns (H, W, 3) float64.
     """
     height, width = depth.shape
     fx, fy = focal if isinstance(focal, tuple) else (focal, focal)
     if not (fx > 0 and fy > 0):
-        raise DensevitError(f"The focal length is {focal} pixels; a number above 0 is expected.")
+        raise DensevitError(f"focal: {focal} was given; a focal length in pixels above 0 is expected.")
     cx, cy = ((width - 1) / 2, (height - 1) / 2) if centre is None else centre
     z = depth.astype(np.float64)
     x, y = np.meshgrid((np.arange(width) - cx) / fx, (np.arange(height) - cy) / fy)
@@ -36,19 +36,19 @@ def write_ply(
     focal: float | tuple[float, float],
     centre: tuple[float, float] | None = None,
 ) -> int:
-    """Writes a binary PLY with a coloured point a pixel, row by row, and returns how many.
+    """Writes a binary PLY with one coloured point per pixel, row by row. Returns the number of points.
 
-    depth: (H, W) in metres; pixels where it is 0, negative or not finite, which is unknown, are left out. image:
-    (H, W, 3) uint8, RGB. focal, centre: as in `points`, whose axes the file has.
+    depth: (H, W) in metres; unknown pixels (0, negative or not finite) are skipped. image: (H, W, 3) uint8, RGB. focal,
+    centre: as in `points`; the axes are the same.
     """
     if image.shape != (*depth.shape, 3) or image.dtype != np.uint8:
         raise DensevitError(
-            f"{path}: depth is {' x '.join(map(str, depth.shape))} and the picture {' x '.join(map(str, image.shape))} "
+            f"{path}: depth is {' x '.join(map(str, depth.shape))} and the image {' x '.join(map(str, image.shape))} "
             f"{image.dtype}; H x W and H x W x 3 uint8 are expected."
         )
     known = np.isfinite(depth) & (depth > 0)
     vertices = np.empty(np.count_nonzero(known), _VERTEX)
-    vertices["place"] = points(np.where(known, depth, 0), focal, centre)[known]
+    vertices["position"] = points(np.where(known, depth, 0), focal, centre)[known]
     vertices["color"] = image[known]
     lines = ["ply", "format binary_little_endian 1.0", "comment x right, y down, z forward, in metres"]
     lines += [f"element vertex {len(vertices)}", *(f"property {what}" for what in _PROPERTIES), "end_header"]

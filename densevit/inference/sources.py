@@ -1,4 +1,4 @@
-"""Finds the pictures that somebody names on the command line: files, folders and patterns."""
+"""Image files from the command line: files, folders and glob patterns."""
 
 import glob
 from collections import Counter
@@ -12,11 +12,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture file. name: what files made from it are called, unique among the pictures that were found with it.
+class ImageFile:
+    """An image file. name: the stem of output files, unique among all images of one call.
 
-    image_id: the number that is the file's name, as COCO's are (000000000139.jpg is 139); else the file's name, or,
-    where several have it, the path.
+    image_id: the file's stem as an integer, as in COCO (000000000139.jpg is 139), if it is one and unique; else the
+    file's name, or its path if the name is not unique.
     """
 
     path: Path
@@ -24,25 +24,25 @@ class Picture:
     image_id: int | str
 
 
-def find_pictures(sources: Sequence[str]) -> list[Picture]:
-    """All pictures of files, folders (without their subfolders) and patterns such as `photos/**/*.jpg`, each once.
+def find_images(sources: Sequence[str]) -> list[ImageFile]:
+    """Finds the images of files, folders (without subfolders) and patterns such as `photos/**/*.jpg`, each once.
 
-    In the order of sources, sorted within each. Raises DataError for a source that holds none.
+    They are in the order of the sources, sorted within each. Raises DataError for a source without images.
     """
     paths: dict[Path, Path] = {}
     for source in sources:
         for path in _paths(source):
             paths.setdefault(path.resolve(), path)
-    found = list(paths.values())
-    names = _names(found)
-    numbers = Counter(_number(path) for path in found)
-    file_names = Counter(path.name for path in found)
-    pictures = []
-    for path, name in zip(found, names, strict=True):
+    files = list(paths.values())
+    names = _output_names(files)
+    numbers = Counter(_number(path) for path in files)
+    file_names = Counter(path.name for path in files)
+    images = []
+    for path, name in zip(files, names, strict=True):
         number = _number(path)
         by_name = path.name if file_names[path.name] == 1 else path.as_posix()
-        pictures.append(Picture(path, name, number if number is not None and numbers[number] == 1 else by_name))
-    return pictures
+        images.append(ImageFile(path, name, number if number is not None and numbers[number] == 1 else by_name))
+    return images
 
 
 def _paths(source: str) -> list[Path]:
@@ -52,29 +52,31 @@ def _paths(source: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = sorted(_pictures_among(path.iterdir()))
-        if not found:
-            below = f" For those of its subfolders, write '{path / '**' / '*.*'}'." if _has_below(path) else ""
-            raise DataError(f"{source}: no pictures in this folder; looked for {', '.join(SUFFIXES)}.{below}")
-        return found
+        images = sorted(_image_files(path.iterdir()))
+        if not images:
+            hint = (
+                f" For those of its subfolders, use '{path / '**' / '*.*'}'." if _subfolders_have_images(path) else ""
+            )
+            raise DataError(f"{source}: no images in this folder; expected {', '.join(SUFFIXES)}.{hint}")
+        return images
     if glob.has_magic(source):
-        found = sorted(_pictures_among(Path(match) for match in glob.glob(str(path), recursive=True)))
-        if not found:
-            raise DataError(f"{source}: the pattern fits no picture; looked for {', '.join(SUFFIXES)}.")
-        return found
+        images = sorted(_image_files(Path(match) for match in glob.glob(str(path), recursive=True)))
+        if not images:
+            raise DataError(f"{source}: the pattern matches no image; expected {', '.join(SUFFIXES)}.")
+        return images
     raise DataError(f"{source}: there is no such file or folder.")
 
 
-def _pictures_among(paths: Iterator[Path]) -> Iterator[Path]:
+def _image_files(paths: Iterator[Path]) -> Iterator[Path]:
     return (p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
 
 
-def _has_below(folder: Path) -> bool:
-    return next(_pictures_among(folder.rglob("*")), None) is not None
+def _subfolders_have_images(folder: Path) -> bool:
+    return next(_image_files(folder.rglob("*")), None) is not None
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Stems; where several are equal but for case, with the folder's name before them; or a number after."""
+def _output_names(paths: Sequence[Path]) -> list[str]:
+    """Unique names: the stem; prefixed by the folder's name if the stem is not unique ignoring case; then numbered."""
     stems = Counter(path.stem.casefold() for path in paths)
     taken: set[str] = set()
     names = []

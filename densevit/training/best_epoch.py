@@ -1,4 +1,4 @@
-"""Which epoch is the best: of one number, or of several heads together."""
+"""Selection of the best epoch by one metric, or by the main metrics of several heads."""
 
 import math
 from collections.abc import Mapping
@@ -6,34 +6,34 @@ from typing import Any
 
 from densevit.interfaces import Evaluator
 
-_NEXT_TO_NOTHING = 0.1  # of a score that is a fraction: below it, what a score lacks of the best is counted of this
+_MIN_SCALE = 0.1  # lower bound of the denominator in `share` for scores, which are fractions
 
 
 class BestEpoch:
-    """Remembers the best validation, and says of each new one whether it is better.
+    """Keeps the metrics of the best epoch and compares each new epoch with it.
 
-    monitor: the metric that decides. None: the head's main metric. With several heads, an epoch is worth the mean of
-    their `share`s: how near each head's main metric comes to the best that this head has reached until now, from 0 to
-    1. The new epoch and the best one are held against the same such values, so neither a first epoch of nearly nothing
-    nor one of huge errors tips the balance, as it would where metrics are divided by their first values.
+    monitor: the metric that decides; None: the head's main metric. With several heads, the value of an epoch is the
+    mean of `share` over the heads: the main metric relative to the best value that it has reached so far, from 0 to 1.
+    The new epoch and the best one are compared relative to the same values, so a very poor first epoch does not
+    dominate, as it would if metrics were divided by their first values.
 
-    Errors (`Evaluator.lower_is_better`) are better when they are less. A metric that is not known is the worst; as long
-    as none is known, the latest epoch counts as the best.
+    Lower is better for errors (`Evaluator.lower_is_better`). NaN is the worst value; while all metrics are NaN, the
+    latest epoch is the best.
     """
 
     def __init__(self, evaluators: Mapping[str, Evaluator], monitor: str | None) -> None:
         self.errors = {
             f"{name}/{error}" for name, evaluator in evaluators.items() for error in evaluator.lower_is_better
         }
-        self.decisive = [f"{name}/{evaluator.main}" for name, evaluator in evaluators.items()]
+        self.monitored = [f"{name}/{evaluator.main}" for name, evaluator in evaluators.items()]
         if monitor is not None:
-            self.decisive = [monitor]
-        self.best: dict[str, float] | None = None  # the decisive metrics of the best epoch
-        self.reached: dict[str, float] = {}  # by each metric, at its own best
+            self.monitored = [monitor]
+        self.best: dict[str, float] | None = None  # the monitored metrics of the best epoch
+        self.reached: dict[str, float] = {}  # the best value of each monitored metric
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
-        """Takes a validation's metrics: whether it is the best until now, as the first one is."""
-        new = {name: metrics[name] for name in self.decisive}
+        """Updates the state with the metrics of a validation. Returns whether it is the best so far."""
+        new = {name: metrics[name] for name in self.monitored}
         for name, value in new.items():
             if math.isfinite(value) and (name not in self.reached or self._better(name, value, self.reached[name])):
                 self.reached[name] = value
@@ -43,37 +43,36 @@ class BestEpoch:
         return True
 
     def beats(self, new: dict[str, float], best: dict[str, float]) -> bool:
-        """Whether an epoch's decisive metrics are better than another's."""
+        """Whether the monitored metrics of an epoch are better than those of another."""
         if len(new) == 1:
             [(name, value)] = new.items()
             return not math.isnan(value) and (math.isnan(best[name]) or self._better(name, value, best[name]))
-        return self._worth(new) > self._worth(best)
+        return self._value(new) > self._value(best)
 
     def _better(self, name: str, value: float, other: float) -> bool:
         return value < other if name in self.errors else value > other
 
-    def _worth(self, metrics: dict[str, float]) -> float:
-        known = self.reached
-        return math.fsum(share(metrics[name], known[name], name in self.errors) for name in known) / max(1, len(known))
+    def _value(self, metrics: dict[str, float]) -> float:
+        best = self.reached
+        return math.fsum(share(metrics[name], best[name], name in self.errors) for name in best) / max(1, len(best))
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The state for a checkpoint."""
         return {"best": None if self.best is None else dict(self.best), "reached": dict(self.reached)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As it was when the checkpoint was written."""
+        """Restores the state from a checkpoint."""
         self.best = None if state["best"] is None else dict(state["best"])
         self.reached = dict(state["reached"])
 
 
 def share(value: float, reached: float, is_error: bool = False) -> float:
-    """How near a metric is to the best it has reached, 0 ... 1: 1 less their difference over the larger of the two.
+    """A metric relative to its best value so far, in [0, 1]: 1 - |value - reached| / max(|value|, |reached|).
 
-    That is value / reached for scores, and reached / value for errors. Of scores, which are fractions, the larger is
-    taken for a tenth at least: the ups and downs of a head that has learnt next to nothing decide nothing. 0 for a
-    metric that is not known, or infinite.
+    This equals value / reached for scores and reached / value for errors. For scores the denominator is at least 0.1,
+    so that the noise of a head that has hardly learnt anything does not matter. 0 for NaN or infinity.
     """
     if not math.isfinite(value):
         return 0.0
-    larger = max(abs(value), abs(reached), 0.0 if is_error else _NEXT_TO_NOTHING)
+    larger = max(abs(value), abs(reached), 0.0 if is_error else _MIN_SCALE)
     return 1.0 if value == reached else max(0.0, 1 - abs(value - reached) / larger)

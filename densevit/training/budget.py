@@ -1,4 +1,4 @@
-"""The training budget: how many optimiser steps a training has, and after which of them it validates."""
+"""The training budget: the number of optimiser steps, and the steps that validation follows."""
 
 import math
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from densevit.config import TrainerSection
 
 @dataclass(frozen=True)
 class Budget:
-    """The length of a training, whatever the size of its data set.
+    """The length of a training.
 
-    steps: optimiser steps in all. steps_per_epoch: of one pass over the data set. images_per_step: over all processes.
-    evaluate_every: below 1 a share of `steps`, else a number of epochs.
+    steps: the number of optimiser steps. steps_per_epoch: those of one pass over the data set. images_per_step: summed
+    over all processes. evaluate_every: a fraction of `steps` if below 1, else a number of epochs.
     """
 
     steps: int
@@ -21,7 +21,7 @@ class Budget:
 
     @classmethod
     def of(cls, section: TrainerSection, batches_per_epoch: int, batch_size: int, world_size: int) -> "Budget":
-        """The budget that one of max_steps, max_images and max_epochs sets."""
+        """Computes the budget from max_steps, max_images or max_epochs, whichever is set."""
         steps_per_epoch = math.ceil(batches_per_epoch / section.accumulate)
         images_per_step = batch_size * section.accumulate * world_size
         if section.max_steps is not None:
@@ -35,11 +35,11 @@ class Budget:
 
     @property
     def images(self) -> int:
-        """Images seen in all, over all processes."""
+        """The number of images seen during training, over all processes."""
         return self.steps * self.images_per_step
 
     def validates_after(self, step: int) -> bool:
-        """Whether validation follows optimiser step number `step`, counted from 1. It always follows the last one."""
+        """Whether validation follows optimiser step `step`, counted from 1. It always follows the last step."""
         if step == self.steps:
             return True
         if step < 1 or step > self.steps:
@@ -51,13 +51,13 @@ class Budget:
 
     @property
     def validations(self) -> int:
-        """How many validations there are in all."""
+        """The number of validations."""
         if self.evaluate_every >= 1:
             return math.ceil(self.steps / (round(self.evaluate_every) * self.steps_per_epoch))
         return min(self.steps, round(1 / self.evaluate_every))
 
     def describe(self, images: int) -> str:
-        """One line for people. images: how many the data set has."""
+        """One line for the terminal. images: the number of images of the data set."""
         return (
             f"budget: {counted(self.steps, 'step')} of {self.images_per_step} images, {self.images:,} in all; each of "
             f"{images:,} images is seen {_times(self.images / images)}; {counted(self.validations, 'validation')}"

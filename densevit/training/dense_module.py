@@ -1,4 +1,4 @@
-"""The model as Lightning trains and evaluates it."""
+"""The LightningModule for training and evaluation."""
 
 from typing import Any
 
@@ -19,12 +19,12 @@ from densevit.training.optim import build_optimizer, learning_rate, schedule
 
 
 class DenseModule(lightning.LightningModule):
-    """One model, its data, its optimiser."""
+    """A model with its config and data."""
 
     def __init__(self, model: DenseModel, config: Config, data: Data) -> None:
         super().__init__()
         self.model, self.config, self.data = model, config, data
-        self.learning_rate = 0.0  # of the last step, the largest
+        self.learning_rate = 0.0  # the largest of all groups, at the last step
         if config.trainer.compile:
             model.compile()
 
@@ -43,7 +43,7 @@ class DenseModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Lightning refuses a fused optimiser here for the sake of fp16's scaler, with which ours is not fused.
+        # Lightning rejects fused optimisers here because of fp16's gradient scaler; ours is not fused with fp16.
         if gradient_clip_val is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
@@ -57,8 +57,8 @@ class DenseModule(lightning.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(section, budget.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _set_rates(self) -> None:
-        """Gives a loaded optimiser the config's rates, decays and momenta in place of the checkpoint's own."""
+    def _apply_config_to_optimizer(self) -> None:
+        """Replaces the learning rates, weight decays and momenta of a loaded optimiser by those of the config."""
         section, optimizer = self.config.optim, self.trainer.optimizers[0]
         scheduler = self.trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
@@ -71,8 +71,8 @@ class DenseModule(lightning.LightningModule):
             loaded |= {"betas": section.betas} if "betas" in loaded else {"momentum": section.betas[0]}
 
     def budget(self, world_size: int) -> Budget:
-        """How long this training is. Lightning's `estimated_stepping_batches` makes the loader too soon: a resumed run
-        then begins its epoch anew."""
+        """The training budget. Lightning's `estimated_stepping_batches` is not used: it builds the loader too early,
+        and a resumed run would then restart its epoch."""
         batches = self.data.batches_an_epoch(world_size)
         return Budget.of(self.config.trainer, batches, self.config.data.batch_size, world_size)
 
@@ -83,7 +83,7 @@ class DenseModule(lightning.LightningModule):
         return self.data.val_loader(self.trainer.global_rank, self.trainer.world_size)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Images, mask and targets to the device; `truth` stays where evaluators want it."""
+        """Moves images, padding mask and targets to the device; `truth` stays on the CPU for the evaluators."""
         targets = []
         for target in batch["targets"]:
             moved = {k: _moved(v, device) for k, v in target.items() if k not in ("truth", "size", "original_size")}
@@ -91,29 +91,28 @@ class DenseModule(lightning.LightningModule):
         images, mask = (batch[key].to(device, non_blocking=True) for key in ("images", "padding_mask"))
         return {"images": images, "padding_mask": mask, "targets": targets}
 
-    # What dropout and noise draw next, in each process, is part of a checkpoint: a resumed run goes on as if it had not
-    # stopped.
+    # Checkpoints hold the random state of each process, so that a resumed run continues exactly.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        own = {"cpu": torch.get_rng_state()}
+        state = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            own["cuda"] = torch.cuda.get_rng_state(self.device)
-        states: list[Any] = [own]
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        states: list[Any] = [state]
         if process_count() > 1:
             states = [None] * process_count()
-            distributed.all_gather_object(states, own)
+            distributed.all_gather_object(states, state)
         checkpoint["random_state"] = states
         checkpoint["config"] = configs.dump(self.config)
-        checkpoint["classes"] = {name: [c.name for c in own] for name, own in self.model.classes.items()}
+        checkpoint["classes"] = {head: [c.name for c in classes] for head, classes in self.model.classes.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._random_state, self._resumed = checkpoint.get("random_state"), True
 
     def on_train_start(self) -> None:
         if getattr(self, "_resumed", False):
-            self._set_rates()
+            self._apply_config_to_optimizer()
         states = getattr(self, "_random_state", None)
-        states = [states] if isinstance(states, dict) else states  # of a run of one process, as it once was written
+        states = [states] if isinstance(states, dict) else states  # old checkpoints of one process
         if states and self.trainer.global_rank < len(states):
             state = states[self.trainer.global_rank]
             torch.set_rng_state(state["cpu"])

@@ -8,7 +8,7 @@ from densevit.interfaces import Evaluator
 from densevit.model import DenseModel
 from densevit.training.callbacks.evaluation import EvaluationCallback, Write
 from densevit.training.dense_module import DenseModule
-from densevit.training.lightning_logging import quieten
+from densevit.training.lightning_logging import silence_lightning
 from densevit.training.peers import Peers, watching
 from densevit.training.trainer import build_trainer
 
@@ -16,12 +16,12 @@ from densevit.training.trainer import build_trainer
 def evaluate(
     model: DenseModel, data: Data, config: Config, write: Write | None = None
 ) -> tuple[dict[str, float], dict[str, Evaluator]]:
-    """The metrics of a model on the validation data, named HEAD/METRIC, and the evaluators that have seen it.
+    """Evaluates a model on the validation data. Returns the metrics, named HEAD/METRIC, and the evaluators.
 
-    write: gets every image's predictions as they come; of several processes, each hands it those of its own images.
-    Runs in the config's precision on its devices, as validation in training does: the numbers are the same.
+    write: called with each image's predictions; with several processes, in each for its own images. The precision and
+    the devices are those of the config, so that the metrics equal those of the validation during training.
     """
-    quieten()
+    silence_lightning()
     evaluation = EvaluationCallback(build_evaluators(model, config, data), write)
     peers = Peers()
     trainer = build_trainer(config.trainer, callbacks=[evaluation, peers], enable_progress_bar=False)
@@ -31,9 +31,9 @@ def evaluate(
 
 
 def build_evaluators(model: DenseModel, config: Config, data: Data) -> dict[str, Evaluator]:
-    """The evaluator of each head: the one that its config names, else the one that is called like its task.
+    """Builds the evaluator of each head: the one that its config names, else the one named like its task.
 
-    Raises ConfigError where it cannot measure that head on the validation data.
+    Raises ConfigError if an evaluator cannot evaluate its head on the validation data.
     """
     evaluators: dict[str, Evaluator] = {}
     for name, section in config.heads.items():

@@ -1,4 +1,4 @@
-"""`metrics.csv`: one row a logged step or validation, kept when a run is resumed."""
+"""`metrics.csv`: one row per logged step or validation. A resumed run appends to it."""
 
 import csv
 from argparse import Namespace
@@ -12,9 +12,9 @@ from densevit.errors import DataError, one_line
 
 
 class MetricsCsv(Logger):
-    """Appends rows to a CSV file, which is rewritten when a new column comes.
+    """Appends rows to a CSV file, and rewrites the file when there is a new column.
 
-    Lightning's own CSVLogger deletes the file of a run that is resumed.
+    Lightning's CSVLogger deletes the file of a resumed run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,7 +25,7 @@ class MetricsCsv(Logger):
             self.columns = self._header()
 
     def _header(self) -> list[str]:
-        """The file's columns; none where it is empty. Raises DataError where it is no table of such rows."""
+        """The file's columns; none if it is empty. Raises DataError if it is not a table with a column `step`."""
         problem = "no column `step`"
         try:
             with self.path.open(newline="", encoding="utf-8") as file:
@@ -36,8 +36,8 @@ class MetricsCsv(Logger):
         except (ValueError, csv.Error) as error:
             problem = one_line(error)
         raise DataError(
-            f"{self.path}: is no table of metrics as a run writes it: {problem}. "
-            "Move it away: the run goes on without it."
+            f"{self.path}: is not a table of metrics as a run writes it: {problem}. "
+            "Fix: move it away; the run continues without it."
         )
 
     @property
@@ -50,7 +50,7 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: `config.yaml` holds them."""
+        """Does nothing: `config.yaml` holds them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -64,7 +64,7 @@ class MetricsCsv(Logger):
             csv.DictWriter(file, self.columns).writerow(row)
 
     def rows(self) -> list[dict[str, str]]:
-        """All rows, as text. The last line is left out where a killed run did not finish it."""
+        """All rows, as text, without a last line that a killed run did not complete."""
         if not self.path.is_file():
             return []
         with self.path.open(newline="") as file:
@@ -75,11 +75,11 @@ class MetricsCsv(Logger):
             if None not in (*row, *row.values()) and (row["step"] or "").isdecimal()
         ]
 
-    def forget_after(self, step: int) -> None:
-        """Drops the rows that a stopped run wrote after the checkpoint of this step, which a resumed one writes again.
+    def remove_after(self, step: int) -> None:
+        """Removes the rows after the checkpoint of this step; a resumed run writes them again.
 
-        Optimiser steps are numbered from 0, so that the checkpoint has made those below `step`; a validation has the
-        number of steps made before it.
+        Training rows count optimiser steps from 0, so the checkpoint includes those below `step`; validation rows hold
+        the number of steps before them.
         """
         self._write([row for row in self.rows() if int(row["step"]) < step + (not row.get("train/loss"))])
 

@@ -10,21 +10,21 @@ from densevit.config import OptimSection
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
 
-_POWER = 0.9  # of `poly`, as in DeepLab (Chen et al. 2017, section 4.1) and all of segmentation since
+_POWER = 0.9  # exponent of `poly`, from DeepLab (Chen et al. 2017, section 4.1)
 
 
-def learning_rate(section: OptimSection, images_a_step: int) -> float:
-    """`lr`, or `lr_per_256` scaled to the images of one optimiser step (Goyal et al. 2017)."""
+def learning_rate(section: OptimSection, images_per_step: int) -> float:
+    """`lr`, or `lr_per_256` scaled linearly with the batch size (Goyal et al. 2017)."""
     if section.lr is not None:
         return section.lr
     assert section.lr_per_256 is not None  # the section has one of the two
-    return section.lr_per_256 * images_a_step / 256
+    return section.lr_per_256 * images_per_step / 256
 
 
 def build_optimizer(model: DenseModel, section: OptimSection, lr: float, fused: bool = True) -> Optimizer:
-    """The optimiser with a group for each learning rate, with and without weight decay.
+    """Builds the optimiser, with one group per combination of learning rate and weight decay.
 
-    fused: one kernel for all parameters, which fp16's gradient scaling does not go with.
+    fused: one kernel for all parameters; not compatible with fp16's gradient scaling.
     """
     groups = parameter_groups(model, section, lr)
     if section.name == "sgd":
@@ -34,10 +34,10 @@ def build_optimizer(model: DenseModel, section: OptimSection, lr: float, fused: 
 
 
 def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
-    """The factor on the learning rate at each optimiser step: a linear warm-up, then the schedule.
+    """Returns the factor on the learning rate as a function of the optimiser step: linear warm-up, then the schedule.
 
-    `cosine` and `poly` would reach `min_lr_ratio` at step number `steps`, the first that is not taken; `step` divides
-    by 10 at `drop_at` of the steps.
+    `cosine` and `poly` reach `min_lr_ratio` at step `steps`, one after the last; `step` divides by 10 at the fraction
+    `drop_at` of the steps.
     """
 
     warmup = round(section.warmup * steps) if section.warmup_steps is None else section.warmup_steps

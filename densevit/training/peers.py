@@ -1,6 +1,7 @@
-"""The processes that train together: when one of them ends, the others end within seconds, with one line that names it.
+"""Failures of distributed processes: when one ends, the others end within seconds, with one line that names it.
 
-Lightning's own observer kills the first process without a word; what gloo raises in the others names an address.
+Lightning's observer kills the process of rank 0 without a message, and gloo's errors in the others name only an
+address.
 """
 
 import os
@@ -22,14 +23,14 @@ from torch import distributed
 
 from densevit.errors import DensevitError, TrainingError
 
-_OF_A_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
-_EXIT_CODE = 2  # of a process that ends because another one has
-_EXIT_WAIT = 3.0  # seconds in which a process that has closed its connections is gone
+_PEER_ERROR = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
+_EXIT_CODE = 2  # of processes that end because another one has ended
+_EXIT_WAIT = 3.0  # seconds until a process that has closed its connections has exited
 _GRACE = 10.0  # seconds for the main thread to report a failed process itself
 
 
 class PeerLauncher(_SubprocessScriptLauncher):
-    """Lightning's launcher of one process a device, with an observer that reports a failed process."""
+    """Lightning's launcher of one process per device, with an observer that reports a failed process."""
 
     observer: "ChildObserver | None" = None
 
@@ -42,8 +43,8 @@ class PeerLauncher(_SubprocessScriptLauncher):
 
 
 class ChildObserver(threading.Thread):
-    """Ends this process when one of its children has failed and the main thread, which may wait for that child on a
-    GPU, has not noticed."""
+    """Ends this process if a child has failed and the main thread does not react, because it waits for the child on a
+    GPU."""
 
     def __init__(self, children: Sequence["subprocess.Popen[bytes]"]) -> None:
         super().__init__(daemon=True, name="child-observer")
@@ -61,46 +62,46 @@ class ChildObserver(threading.Thread):
 
 
 class Peers(lightning.Callback):
-    """Knows the process of each rank. Stands anywhere among the callbacks."""
+    """Exchanges the host and process id of each rank. Its order among the callbacks does not matter."""
 
     def __init__(self) -> None:
         self.processes: list[tuple[str, int]] = []  # host and process id, by rank
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if trainer.world_size > 1 and not self.processes:
-            found: list[Any] = [None] * trainer.world_size
-            distributed.all_gather_object(found, (socket.gethostname(), os.getpid()))
-            self.processes = found
+            processes: list[Any] = [None] * trainer.world_size
+            distributed.all_gather_object(processes, (socket.gethostname(), os.getpid()))
+            self.processes = processes
 
     def ended(self) -> list[int]:
-        """The ranks on this machine whose process is gone, after a wait for one that is about to be."""
+        """The ranks on this machine whose process has ended. Waits a few seconds for one that is about to end."""
         until = time.monotonic() + _EXIT_WAIT
         host = socket.gethostname()
         while True:
-            gone = [
+            ended = [
                 rank
                 for rank, (machine, process) in enumerate(self.processes)
                 if machine == host and not _is_running(process)
             ]
-            if gone or time.monotonic() > until:
-                return gone
+            if ended or time.monotonic() > until:
+                return ended
             time.sleep(0.05)
 
 
 def prepare_launcher(trainer: lightning.Trainer) -> None:
-    """Gives a trainer that starts processes of its own the launcher above."""
+    """Replaces the launcher of a trainer that starts its own processes by `PeerLauncher`."""
     strategy = trainer.strategy
     if type(strategy.launcher) is _SubprocessScriptLauncher:
-        own = strategy.launcher
-        strategy._launcher = PeerLauncher(own.cluster_environment, own.num_processes, own.num_nodes)
+        launcher = strategy.launcher
+        strategy._launcher = PeerLauncher(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
 
 
 @contextmanager
 def watching(trainer: lightning.Trainer, peers: Peers) -> Iterator[None]:
-    """Raises TrainingError in place of the error that a collective operation gives where a process has ended.
+    """Raises TrainingError in place of the error of a collective operation if a process has ended.
 
-    One process on each machine says so, the first that is left; the others exit with the same code and no message.
-    KeyboardInterrupt stays what it is: Lightning makes an exit of it.
+    The first remaining process of each machine raises it; the others exit with the same code and without a message.
+    KeyboardInterrupt, which Lightning turns into SystemExit, is raised unchanged.
     """
     try:
         yield
@@ -112,12 +113,12 @@ def watching(trainer: lightning.Trainer, peers: Peers) -> Iterator[None]:
         raise
     except Exception as error:
         launcher = trainer.strategy.launcher
-        if trainer.world_size == 1 or not _OF_A_PEER.search(str(error)):
+        if trainer.world_size == 1 or not _PEER_ERROR.search(str(error)):
             raise
-        gone = peers.ended()
+        ended = peers.ended()
         if distributed.is_initialized() and distributed.get_backend() == "gloo":
-            distributed.destroy_process_group()  # the next process in the ring hears of it while this one is there
-        codes = dict.fromkeys(gone)
+            distributed.destroy_process_group()  # notifies the next process in the ring before this one ends
+        codes = dict.fromkeys(ended)
         if isinstance(launcher, PeerLauncher):
             codes |= {rank: child.poll() for rank, child in enumerate(launcher.procs, 1) if child.poll()}
             for child in launcher.procs:
@@ -135,30 +136,28 @@ def watching(trainer: lightning.Trainer, peers: Peers) -> Iterator[None]:
 
 
 def _report(codes: "dict[int, int | None]", count: int) -> str:
-    """codes: what each ended rank left, as Popen gives it; None where that is not known."""
+    """One line for the terminal. codes: the exit code of each ended rank as Popen reports it; None if unknown."""
     if not codes:
-        return (
-            f"One of the {count} processes, on another machine, has ended or is out of reach; the others end with it."
-        )
+        return f"One of the {count} processes, on another machine, has ended or is unreachable; the others end too."
     ends = []
     for rank, code in sorted(codes.items()):
-        how = "has ended; if it left a message, that stands above"
+        how = "has ended; its message, if any, is above"
         if code is not None and code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
-            how += ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
+            how += ", which the system sends when memory runs out" if -code == signal.SIGKILL else ""
         elif code:
-            how = f"ended with exit code {code}; its message stands above"
-        ends.append(f"Process {rank} of {count} (numbered from 0) {how}.")
+            how = f"ended with exit code {code}; its message is above"
+        ends.append(f"Process {rank} of {count} (counted from 0) {how}.")
     return f"{' '.join(ends)} The others end too."
 
 
 def _is_running(process: int) -> bool:
-    """False also for a process that has ended and that its parent has not yet been asked about."""
+    """Whether a process is running. A zombie, which its parent has not reaped, is not."""
     try:
         os.kill(process, 0)
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False
     except OSError:
-        return True  # somebody else's, or a system without /proc
+        return True  # another user's process, or a system without /proc
     return state not in "ZX"

@@ -1,4 +1,4 @@
-"""Training precision: which one the hardware is best at, and how Lightning applies it."""
+"""Training precision: the default for the hardware, and how Lightning applies it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +10,8 @@ from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, 
 
 
 class _Half(HalfPrecision):
-    """Casts the model alone. Images are uint8 until the model normalises them; targets and truth are never cast, and
-    tensors made in the forward pass keep their own default dtype."""
+    """Casts the model only. Images stay uint8 until the model normalises them, targets are never cast, and tensors
+    created in the forward pass keep the default dtype."""
 
     def convert_input(self, data: Any) -> Any:
         return data
@@ -22,7 +22,7 @@ class _Half(HalfPrecision):
 
 
 class _Double(DoublePrecision):
-    """The same."""
+    """Casts the model only, as `_Half`."""
 
     def convert_input(self, data: Any) -> Any:
         return data
@@ -33,7 +33,7 @@ class _Double(DoublePrecision):
 
 
 def trainer_arguments(precision: str, accelerator: str = "auto") -> dict[str, Any]:
-    """Lightning's Trainer arguments for a precision: its own name, or a plugin that leaves targets as they are."""
+    """Lightning's Trainer arguments for a precision: a name, or a plugin that does not cast targets."""
     name = resolve(precision, accelerator)
     plugin: Precision
     if name == "bf16-true":
@@ -46,22 +46,22 @@ def trainer_arguments(precision: str, accelerator: str = "auto") -> dict[str, An
 
 
 def resolve(precision: str, accelerator: str = "auto") -> str:
-    """Lightning's name for a precision.
+    """Returns Lightning's name for a precision.
 
-    "auto" is bf16-mixed where the hardware multiplies bf16, else 16-mixed on an NVIDIA GPU, else 32.
-    precision: "auto", or a name that Lightning knows ("32-true", "16-mixed", "bf16-mixed", ...).
+    precision: "auto", or a name of Lightning's ("32-true", "16-mixed", "bf16-mixed", ...). "auto" is bf16-mixed if the
+    hardware supports bf16, else 16-mixed on an NVIDIA GPU, else 32-true.
     """
     if precision != "auto":
         return precision
     if accelerator not in ("cpu", "mps") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
-        return "bf16-mixed" if _cpu_multiplies_bf16() else "32-true"
+        return "bf16-mixed" if _cpu_supports_bf16() else "32-true"
     return "32-true"
 
 
-def _cpu_multiplies_bf16() -> bool:
-    """Whether the processor has bf16 products of its own; torch emulates them, slowly, where not."""
+def _cpu_supports_bf16() -> bool:
+    """Whether the processor has bf16 instructions; otherwise torch emulates bf16, slowly."""
     try:
         words = Path("/proc/cpuinfo").read_text().split()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a stopped run may go on with: its last checkpoint, and the config that the checkpoint was trained with."""
+"""Resuming a run: its last checkpoint, the allowed changes of its config, and the lock of its folder."""
 
 import fnmatch
 import os
@@ -18,7 +18,7 @@ from densevit.weights import safe_unpickler
 
 try:
     import fcntl
-except ImportError:  # Windows, where runs are not locked
+except ImportError:  # Windows: runs are not locked
     fcntl = None  # type: ignore[assignment]
 
 _CHANGEABLE = ("data.*", "inference.*", "trainer.*", "heads.*.evaluation.*", "optim.*")
@@ -26,25 +26,25 @@ _FIXED = ("data.name", "optim.name", "optim.backbone_lr", "optim.layer_decay", "
 
 
 class Checkpoint:
-    """The last checkpoint of a run. Raises WeightsError where there is none, or where it is none of ours.
+    """The last checkpoint of a run. Raises WeightsError if there is none, or if it is damaged.
 
-    step: optimiser steps made. config: what it was trained with; None where it was written before checkpoints had it.
+    step: the number of optimiser steps. config: the config it was trained with; None in checkpoints of old versions.
     """
 
     def __init__(self, run: Path) -> None:
         self.path = run / "checkpoints" / "last.ckpt"
         if not self.path.is_file():
             raise WeightsError(
-                f"--resume {run}: there is no {self.path}. Name the folder of a run that has begun to train."
+                f"--resume {run}: there is no {self.path}. Fix: name the folder of a run that has written a checkpoint."
             )
-        try:  # nothing of it is run
+        try:  # weights_only: no code of the file is run
             content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
             self.step = int(content["global_step"])
-        except Exception as error:  # a spoilt pickle raises anything
+        except Exception as error:  # a damaged pickle may raise any error
             raise WeightsError(
-                f"{self.path}: not a complete checkpoint of tensors and plain values, as a run leaves it "
-                f"({safe_unpickler.reason(error)}). Nothing of it was run. Copy it again, or train from the run's "
-                "config.yaml."
+                f"{self.path}: not a complete checkpoint of tensors and plain values "
+                f"({safe_unpickler.reason(error)}). No code of it was run. Fix: copy it again, or train anew with the "
+                "run's config.yaml."
             ) from error
         self.shapes = {key: tuple(x.shape) for key, x in content.get("state_dict", {}).items()}
         self.classes: dict[str, list[str]] | None = content.get("classes")
@@ -53,47 +53,47 @@ class Checkpoint:
             self.config = configs.from_mapping(reading.parse(content["config"], str(self.path)), str(self.path))
 
     def check_model(self, model: DenseModel) -> None:
-        """Raises WeightsError where the model has other classes or tensors than the one that was saved."""
+        """Raises WeightsError if the model's classes or tensors differ from those of the checkpoint."""
         for name, classes in model.classes.items():
-            own, saved = [c.name for c in classes], (self.classes or {}).get(name)
-            if saved is not None and own != saved:
+            names, saved = [c.name for c in classes], (self.classes or {}).get(name)
+            if saved is not None and names != saved:
                 raise WeightsError(
                     f"{self.path}: heads.{name} was trained on the classes {', '.join(saved)}; the data now has "
-                    f"{', '.join(own)}. Set data.root back to the data of this run, or start a new run."
+                    f"{', '.join(names)}. Fix: set data.root to the data of this run, or start a new run."
                 )
         shapes = {f"model.{key}": tuple(x.shape) for key, x in model.state_dict().items()}
         for key in {**shapes, **self.shapes}:
             if shapes.get(key) != self.shapes.get(key):
                 raise WeightsError(
-                    f"{self.path}: the tensor {key} has the shape {self.shapes.get(key, 'of none')}, and in the model "
-                    f"{shapes.get(key, 'there is none')}. The plugin's code has changed; start a new run."
+                    f"{self.path}: {key} has shape {self.shapes.get(key, 'none (missing)')}; the model has "
+                    f"{shapes.get(key, 'no such tensor')}. The plugin's code has changed. Fix: start a new run."
                 )
 
 
 def changes(before: Config, after: Config) -> dict[str, str]:
-    """The keys that differ between the config of a checkpoint and the one to go on with: {key: "old -> new"}.
+    """The keys that differ between a checkpoint's config and the config to resume with: {key: "old -> new"}.
 
-    Raises ConfigError where one of them makes another model, optimiser or data set.
+    Raises ConfigError if one of them changes the model, the optimiser or the data set.
     """
     old, new = _flat(before.model_dump()), _flat(after.model_dump())
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    found = {key: f"{shown(old.get(key))} -> {shown(new.get(key))}" for key in keys}
-    impossible = [key for key in keys if not _can_change(key, old.get(key), new.get(key))]
-    if impossible:
-        listed = "".join(f"\n  {key}: {found[key]}" for key in impossible)
+    changed = {key: f"{shown(old.get(key))} -> {shown(new.get(key))}" for key in keys}
+    not_allowed = [key for key in keys if not _can_change(key, old.get(key), new.get(key))]
+    if not_allowed:
+        listed = "".join(f"\n  {key}: {changed[key]}" for key in not_allowed)
         raise ConfigError(
-            "A run goes on with the model, the optimiser and the data set that it began with; these keys differ from "
-            f"those of its last checkpoint:{listed}\nSet them back in its config.yaml, or start a new run with "
+            "The model, the optimiser and the data set cannot change when a run is resumed; these keys differ from "
+            f"those of its last checkpoint:{listed}\nFix: restore them in its config.yaml, or start a new run with "
             "weights=RUN."
         )
-    return found
+    return changed
 
 
 def _can_change(key: str, old: Any, new: Any) -> bool:
     if key.startswith("heads.") and key.endswith(".weight"):
-        return "learned" not in (old, new)  # which is a parameter
+        return "learned" not in (old, new)  # a learned weight is a parameter
     if key == "trainer.ema":
-        return new is not None  # without an average the checkpoint's weights are the averaged ones
+        return new is not None  # without EMA, the averaged weights would be trained on
     changeable, fixed = (
         any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns) for patterns in (_CHANGEABLE, _FIXED)
     )
@@ -101,7 +101,7 @@ def _can_change(key: str, old: Any, new: Any) -> bool:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{section: {key: value}} as {"section.key": value}."""
+    """Flattens {section: {key: value}} to {"section.key": value}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -112,14 +112,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class RunLock:
-    """Keeps a second process from training in a run's folder.
+    """A lock that prevents a second process from training in a run's folder.
 
-    The system lets go of it however the process ends. It is not inherited by the loader's processes, which may outlive
-    a killed training for seconds.
+    The operating system releases it however the process ends. The data loader's workers do not inherit it; they may
+    outlive a killed training by seconds.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError where another process has the folder."""
+        """Raises ConfigError if another process has locked the folder."""
         self._file = None
         if fcntl is None:
             return
@@ -132,13 +132,13 @@ class RunLock:
             holder = self._file.read().strip() or "another process"
             self._file.close()
             raise ConfigError(
-                f"{folder}: is being trained by {holder}. Wait for its end, or stop it with Ctrl-C, which saves."
+                f"{folder}: is being trained by {holder}. Fix: wait until it ends, or stop it with Ctrl-C, which saves."
             ) from None
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._file.flush()
 
     def release(self) -> None:
-        """Gives the folder back."""
+        """Unlocks the folder."""
         if self._file is not None:
             self._file.close()

@@ -1,4 +1,4 @@
-"""One training: a config in, a run folder out."""
+"""Training runs: starts or resumes a training and writes the run's folder."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ from densevit.training.callbacks.step_metrics import StepMetrics
 from densevit.training.checks import check_budget, check_monitor, check_training
 from densevit.training.dense_module import DenseModule
 from densevit.training.evaluation import build_evaluators
-from densevit.training.lightning_logging import quieten
+from densevit.training.lightning_logging import silence_lightning
 from densevit.training.logger import MetricsCsv
 from densevit.training.optim import learning_rate
 from densevit.training.peers import Peers, watching
@@ -51,43 +51,43 @@ from densevit.visualization.weights_table import weights_table
 from densevit.weights import model_file
 from densevit.weights.pretrained import load_pretrained
 
-_OF_THE_DISK = (
+_DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
     *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENOENT),
 )
 
 
 class Outcome(NamedTuple):
-    """How a training ended. stopped_by: the signal that stopped it, 0 where it came to its end."""
+    """The result of a training. stopped_by: the signal that stopped it, 0 if it ran to its end."""
 
     folder: Path
     stopped_by: int
 
 
 def train(config: Config, run_dir: Path | None = None, name: str = "run") -> Path:
-    """Trains what a config describes, and returns the run's folder.
+    """Trains the model that a config describes, and returns the run's folder.
 
-    Everything that can be wrong with the config, the data or the weights is found before the folder is made.
+    The config, the data and the weights are checked before the folder is created.
     """
-    return start(config, run_dir, name).folder
+    return run_training(config, run_dir, name).folder
 
 
-def start(config: Config, run_dir: Path | None = None, name: str = "run") -> Outcome:
-    """As `train`, and says how it ended."""
+def run_training(config: Config, run_dir: Path | None = None, name: str = "run") -> Outcome:
+    """Trains as `train` does, and returns how the training ended."""
     return _run(config, run_dir, name, None)
 
 
 def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
-    """Goes on where a run stopped, and returns its folder; see `go_on`."""
-    return go_on(run, overrides).folder
+    """Resumes a stopped run, and returns its folder; see `resume_training`."""
+    return resume_training(run, overrides).folder
 
 
-def go_on(run: Path, overrides: Sequence[str] = ()) -> Outcome:
-    """Goes on where a run stopped, from its own config and last checkpoint.
+def resume_training(run: Path, overrides: Sequence[str] = ()) -> Outcome:
+    """Resumes a stopped run from its own config and last checkpoint.
 
-    overrides: such as a larger budget for a run that has ended; the run's config.yaml keeps them. What else differs
-    from the config that the checkpoint was trained with is shown. Raises ConfigError for a difference that makes
-    another model, optimiser or data set, and where another process trains in that folder.
+    overrides: config overrides, such as a larger budget; they are written to the run's config.yaml. All differences
+    from the checkpoint's config are printed. Raises ConfigError for differences that change the model, the optimiser or
+    the data set, and if another process trains in that folder.
     """
     checkpoint = Checkpoint(run)
     return _run(configs.load(run / "config.yaml", overrides), run, run.name, checkpoint)
@@ -95,8 +95,8 @@ def go_on(run: Path, overrides: Sequence[str] = ()) -> Outcome:
 
 def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint | None) -> Outcome:
     reconfigure(**CONSOLE)
-    console = get_console()  # the one that the progress bar draws on: lines go above it
-    quieten()
+    console = get_console()  # the console of the progress bar: lines are printed above it
+    silence_lightning()
     configs.check_plugins(config)
     changed = changes(checkpoint.config, config) if checkpoint is not None and checkpoint.config is not None else {}
     lightning.seed_everything(config.seed, verbose=False)
@@ -108,35 +108,42 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint
     check_training(config, data, model)
     if checkpoint is not None:
         checkpoint.check_model(model)
-    fits = load_pretrained(model) if checkpoint is None else []  # the checkpoint has all
+    fits = load_pretrained(model) if checkpoint is None else []  # the checkpoint holds all weights
     evaluation = EvaluationCallback(build_evaluators(model, config, data))
     check_monitor(config.trainer.monitor, evaluation.evaluators)
 
-    task = DenseModule(model, config, data)
+    module = DenseModule(model, config, data)
     every = config.trainer.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
     files = RunFolder(evaluation, config.trainer.monitor, interval)
     peers = Peers()
-    # The order matters: weights are averaged and metrics written before anything is saved.
-    averaging = [] if config.trainer.ema is None else [ExponentialMovingAverage(config.trainer.ema)]
-    own = [BudgetCallback(task.budget), StepMetrics(), evaluation, files, ValidationLines(console, evaluation), peers]
-    trainer.callbacks[:0] = [*averaging, *own]  # type: ignore[attr-defined]  # set by a connector
+    # The order matters: the average is updated and metrics are written before a checkpoint.
+    ema = [] if config.trainer.ema is None else [ExponentialMovingAverage(config.trainer.ema)]
+    callbacks = [
+        BudgetCallback(module.budget),
+        StepMetrics(),
+        evaluation,
+        files,
+        ValidationLines(console, evaluation),
+        peers,
+    ]
+    trainer.callbacks[:0] = [*ema, *callbacks]  # type: ignore[attr-defined]  # set by a connector
     folder = choose_together(trainer, lambda: files.open(name, run_dir, new=checkpoint is None))
     files.folder, trainer.loggers = folder, _loggers(folder)
-    budget = task.budget(trainer.world_size)
+    budget = module.budget(trainer.world_size)
     rates = parameter_rates(model, config.optim, learning_rate(config.optim, budget.images_per_step))
     if trainer.world_size > 1:
         freeze_unused(model)
-    with _explained(folder), _without_leftovers(trainer, folder, new=checkpoint is None), closing(files):
+    with _translated_errors(folder), _removed_on_error(trainer, folder, new=checkpoint is None), closing(files):
         if trainer.is_global_zero:
-            written = folder / "config.yaml.partial"
-            written.write_text(configs.dump(config, _derived(config, model, data, trainer, budget)), encoding="utf-8")
-            written.replace(folder / "config.yaml")
+            partial = folder / "config.yaml.partial"
+            partial.write_text(configs.dump(config, _derived(config, model, data, trainer, budget)), encoding="utf-8")
+            partial.replace(folder / "config.yaml")
             (folder / "checkpoints").mkdir(exist_ok=True)
             if checkpoint is not None:
-                MetricsCsv(folder / "metrics.csv").forget_after(checkpoint.step)
+                MetricsCsv(folder / "metrics.csv").remove_after(checkpoint.step)
             if changed:
-                console.print("Differs from the config that the checkpoint was trained with:")
+                console.print("Differences from the checkpoint's config:")
                 for key, change in changed.items():
                     console.print(f"  {key}: {change}", markup=False)
             for fit in fits:
@@ -148,15 +155,15 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint
         stopped_by = 0
         try:
             with watching(trainer, peers):
-                trainer.fit(task, ckpt_path=None if checkpoint is None else checkpoint.path, weights_only=True)
+                trainer.fit(module, ckpt_path=None if checkpoint is None else checkpoint.path, weights_only=True)
         except Stopped:
             stopped_by = files.signals.received
         except KeyboardInterrupt:
             if trainer.is_global_zero:
-                console.print(f"Stopped at once.{_how_to_go_on(folder)}")
+                console.print(f"Stopped immediately.{_resume_hint(folder)}")
             raise
         if trainer.is_global_zero:
-            if files.best is None:  # stopped before the first validation: the weights as they are
+            if files.best is None:  # stopped before the first validation: the current weights
                 model_file.save(model, folder / "model.safetensors")
                 metrics_file.write({}, folder / "metrics.json")
             _finish(console, folder, data, bool(stopped_by))
@@ -166,29 +173,29 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Raises TrainingError, with how to go on, where a file cannot be written or another process has ended."""
+def _translated_errors(folder: Path) -> Iterator[None]:
+    """Raises TrainingError, with the command to resume, if a file cannot be written or another process has ended."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _OF_THE_DISK:
+        if error.errno not in _DISK_ERRORS:
             raise
         reason = f"{error.filename or folder} cannot be written: {error.strerror}."
     except TrainingError as error:
         reason = str(error)
     except RuntimeError as error:
-        ended = worker_failure(error)
-        if ended is None:
+        failure = worker_failure(error)
+        if failure is None:
             raise
-        reason = str(ended)
+        reason = str(failure)
     else:
         return
-    raise TrainingError(reason + _how_to_go_on(folder))
+    raise TrainingError(reason + _resume_hint(folder))
 
 
 @contextmanager
-def _without_leftovers(trainer: lightning.Trainer, folder: Path, new: bool) -> Iterator[None]:
-    """Removes the folder of a run that ends with an error before its first step."""
+def _removed_on_error(trainer: lightning.Trainer, folder: Path, new: bool) -> Iterator[None]:
+    """Removes the folder of a new run that fails before its first step."""
     try:
         yield
     except DensevitError:
@@ -197,10 +204,10 @@ def _without_leftovers(trainer: lightning.Trainer, folder: Path, new: bool) -> I
         raise
 
 
-def _how_to_go_on(folder: Path) -> str:
+def _resume_hint(folder: Path) -> str:
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         return ""
-    return f" Go on from the last checkpoint with: densevit train --resume {folder}"
+    return f" Resume from the last checkpoint with: densevit train --resume {folder}"
 
 
 def _trainer(config: Config, console: Console) -> lightning.Trainer:
@@ -215,7 +222,7 @@ def _trainer(config: Config, console: Console) -> lightning.Trainer:
         log_every_n_steps=section.log_every,
         enable_progress_bar=console.is_terminal,
         num_sanity_val_steps=0,
-        default_root_dir=os.devnull,  # Lightning looks there for checkpoints of its own, and writes nothing of ours
+        default_root_dir=os.devnull,  # where Lightning looks for its own checkpoints; nothing is written there
     )
 
 
@@ -233,21 +240,21 @@ def _loggers(folder: Path) -> list[Logger]:
 def _derived(
     config: Config, model: DenseModel, data: Data, trainer: lightning.Trainer, budget: Budget
 ) -> dict[str, str]:
-    """Facts that follow from the config and the data, for the reader of config.yaml."""
+    """Derived values, written to config.yaml as comments."""
     images = budget.images_per_step
-    facts = {
+    values = {
         "training images": str(len(data.train)),
         "validation images": str(len(data.val)),
-        "images an optimiser step": str(images),
-        "optimiser steps": f"{budget.steps:,}, each image {budget.images / len(data.train):.2f} times",
+        "images per optimiser step": str(images),
+        "optimiser steps": f"{budget.steps:,}, {budget.images / len(data.train):.2f} epochs",
         "learning rate": f"{learning_rate(config.optim, images):g}",
         "precision": str(trainer.precision),
         "feature channels and strides": f"{list(model.backbone.channels)} at {list(model.backbone.strides)}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
     }
     for name, classes in model.classes.items():
-        facts[f"classes of {name}"] = ", ".join(c.name for c in classes)
-    return facts
+        values[f"classes of {name}"] = ", ".join(c.name for c in classes)
+    return values
 
 
 def _announce(
@@ -268,19 +275,21 @@ def _announce(
         else f"{device.type}, {torch.get_num_threads()} threads"
     )
     console.print(f"{config.backbone.name} -> {heads}, {trained / 1e6:.2f} M trained parameters")
-    console.print(f"{config.data.name}: {len(data.train)} pictures to train on, {len(data.val)} to validate")
+    console.print(f"{config.data.name}: {len(data.train)} training images, {len(data.val)} validation images")
     console.print(budget.describe(len(data.train)))
     check_budget(budget, config)
     console.print(f"{trainer.world_size} x {what}, {trainer.precision}; writing to {folder}/")
 
 
 def _finish(console: Console, folder: Path, data: Data, stopped: bool) -> None:
-    """Completes the folder, however the run ended, and says what there is."""
+    """Writes the visualizations and the report, and prints the metrics and the files."""
     draw_samples(model_file.load(folder), data, folder / "predictions")
     report = write_report(folder)
     metrics = metrics_file.read(folder / "metrics.json")
     if metrics:
         console.print(metrics_table(metrics), soft_wrap=False)
-    console.print(f"model: {folder / 'model.safetensors'}   report: {report}   pictures: {folder / 'predictions'}/")
+    console.print(
+        f"model: {folder / 'model.safetensors'}   report: {report}   visualizations: {folder / 'predictions'}/"
+    )
     if stopped:
-        console.print(f"Stopped. Go on with: densevit train --resume {folder}")
+        console.print(f"Stopped. Resume with: densevit train --resume {folder}")

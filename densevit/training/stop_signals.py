@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop, and the processes' agreement on them."""
+"""Signals that stop a training, synchronised between processes."""
 
 import os
 import signal
@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import distributed
 
-_MESSAGE = "Stopping after this step, or after the validation that is under way. Ctrl-C again stops at once."
+_MESSAGE = "Stopping after this step or the current validation. Press Ctrl-C again to stop immediately."
 
 
 class StopSignals:
-    """Notes Ctrl-C (SIGINT), SIGTERM (SLURM, docker stop, timeout) and, under SLURM, SIGUSR1, which comes before the
-    time limit. A second Ctrl-C raises KeyboardInterrupt.
+    """Records Ctrl-C (SIGINT), SIGTERM (SLURM, docker stop, timeout) and, under SLURM, SIGUSR1, sent before the time
+    limit. A second Ctrl-C raises KeyboardInterrupt.
 
-    received: the number of the first signal that came to this process, 0 for none.
+    received: the number of the first signal, 0 for none.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class StopSignals:
         self._group: Any = None
 
     def install(self) -> None:
-        """Takes over the signals. Nothing happens outside of the main thread, whose program handles them."""
+        """Installs the handlers. Does nothing outside of the main thread, where Python does not allow it."""
         if threading.current_thread() is not threading.main_thread():
             return
         numbers = [signal.SIGINT, signal.SIGTERM]
@@ -37,7 +37,7 @@ class StopSignals:
             self._previous.setdefault(number, previous)
 
     def restore(self) -> None:
-        """Gives the signals back to whoever had them."""
+        """Restores the previous handlers."""
         for number, previous in self._previous.items():
             signal.signal(number, previous)
         self._previous.clear()
@@ -50,16 +50,16 @@ class StopSignals:
             print(f"\n{_MESSAGE}", flush=True)
 
     def agree(self, *flags: bool) -> tuple[int, tuple[bool, ...]]:
-        """The signal, and the flags of process 0, as all processes know them. Each calls this at the same steps.
+        """Returns the received signal and rank 0's flags, the same in all processes. All must call it at the same step.
 
-        A small all-reduce on the CPU, which waits for no accelerator; nothing where there is one process.
+        A small all-reduce on the CPU, without synchronisation of the accelerator. One process needs no communication.
         """
         if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
             return self.received, flags
         if self._group is None:
             self._group = distributed.new_group(backend="gloo")
-        own = flags if distributed.get_rank() == 0 else (False,) * len(flags)
-        state = torch.tensor([self.received, *own], dtype=torch.int64)
+        sent = flags if distributed.get_rank() == 0 else (False,) * len(flags)
+        state = torch.tensor([self.received, *sent], dtype=torch.int64)
         distributed.all_reduce(state, op=distributed.ReduceOp.MAX, group=self._group)
         number, *agreed = state.tolist()
         self.received = int(number)
@@ -67,14 +67,16 @@ class StopSignals:
 
 
 def requeue() -> str:
-    """Puts this SLURM job back into the queue. Returns one line that says how that went."""
+    """Requeues this SLURM job. Returns one line that reports the result."""
     job = os.environ.get("SLURM_JOB_ID", "")
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     try:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+        result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"SLURM job {job} was not requeued: {error}."
-    if done.returncode:
-        return f"SLURM job {job} was not requeued: scontrol said {done.stderr.strip() or done.stdout.strip()!r}."
+    if result.returncode:
+        return (
+            f"SLURM job {job} was not requeued: scontrol reported {result.stderr.strip() or result.stdout.strip()!r}."
+        )
     return f"SLURM job {job} is requeued."

@@ -1,10 +1,10 @@
-"""`events.*` for TensorBoard (extra `tensorboard`)."""
+"""TensorBoard logger (extra `tensorboard`)."""
 
 from pytorch_lightning.loggers import TensorBoardLogger
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger without its `hparams.yaml`: `config.yaml` holds more."""
+    """Writes `events.*`, without Lightning's `hparams.yaml`: `config.yaml` has more."""
 
     def save(self) -> None:
         self.experiment.flush()

@@ -1,4 +1,4 @@
-"""Lightning's Trainer for a config's `trainer` section, and the checkpoint files that it writes."""
+"""Builds Lightning's Trainer from the config section `trainer`, and writes its checkpoints."""
 
 import os
 from pathlib import Path
@@ -15,9 +15,9 @@ from densevit.training.precision import trainer_arguments
 
 
 def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer:
-    """A Trainer on the section's devices, without files of its own. settings: other arguments of Lightning's.
+    """Builds a Trainer on the section's devices, which writes no files. settings: other arguments of Lightning's.
 
-    Raises ConfigError where these devices are not there, or do not go with the strategy.
+    Raises ConfigError if the devices do not exist, or do not fit the strategy.
     """
     arguments = trainer_arguments(section.precision, section.accelerator)
     arguments.setdefault("plugins", []).append(DirectCheckpointIO())
@@ -34,26 +34,26 @@ def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer
             use_distributed_sampler=False,
             **settings,
         )
-    except Exception as error:  # of many kinds
+    except Exception as error:  # Lightning raises errors of many types
         reason = " ".join(str(error).split()) or type(error).__name__
-        found = f"{torch.accelerator.device_count()} {torch.accelerator.current_accelerator()}"
-        there = f"{found} besides the CPU" if torch.accelerator.is_available() else "a CPU and no GPU"
+        devices = f"{torch.accelerator.device_count()} {torch.accelerator.current_accelerator()}"
+        available = f"{devices} besides the CPU" if torch.accelerator.is_available() else "a CPU and no GPU"
         raise ConfigError(
             f"trainer.accelerator={section.accelerator}, trainer.devices={section.devices}, "
-            f"trainer.strategy={section.strategy}: {reason.rstrip('.')}. This machine has {there}; "
-            "`auto` for each of the three keys takes what is there."
+            f"trainer.strategy={section.strategy}: {reason.rstrip('.')}. This machine has {available}. "
+            "Fix: set each of the three keys to `auto`."
         ) from None
     prepare_launcher(trainer)
     return trainer
 
 
 class DirectCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint where it belongs. Lightning's own stages it in TMPDIR, which may be small."""
+    """Writes checkpoints to their folder directly. Lightning's default uses TMPDIR first, which may be small."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes the file beside its place and renames it once it is whole, so that the former one survives a failure.
+        """Writes a temporary file and renames it once it is complete, so that a failure keeps the previous checkpoint.
 
-        Raises TrainingError where it cannot be written, as on a full disk.
+        Raises TrainingError if it cannot be written, for example on a full disk.
         """
         path = Path(path)
         unfinished = path.with_suffix(".partial")
@@ -63,10 +63,10 @@ class DirectCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(path)
-        except (OSError, RuntimeError) as error:  # torch closes its archive with an error of its own
+        except (OSError, RuntimeError) as error:  # torch raises its own error when it closes the archive
             cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
             unfinished.unlink(missing_ok=True)
-            kept = " The one before it is still there." if path.is_file() else ""
-            raise TrainingError(f"{path} cannot be written: {cause.strerror}.{kept}") from None
+            previous = " The previous checkpoint is unchanged." if path.is_file() else ""
+            raise TrainingError(f"{path} cannot be written: {cause.strerror}.{previous}") from None

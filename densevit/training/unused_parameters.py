@@ -1,4 +1,4 @@
-"""Parameters that no loss reaches, such as the norm of a feature that no head looks at."""
+"""Freezes parameters that get no gradient, such as the norm of a feature map that no head uses."""
 
 import torch
 
@@ -7,10 +7,10 @@ from densevit.model import DenseModel
 
 
 def freeze_unused(model: DenseModel) -> list[str]:
-    """Freezes the parameters that get no gradient, and returns their names: several processes wait for all that train.
+    """Freezes the parameters that get no gradient, and returns their names. Distributed training would wait for them.
 
-    Found by one step on a blank picture without labels, whose losses are 0 and connected to every parameter in use. The
-    model is left as it was: weights, running statistics and random numbers.
+    They are found by one step on blank images without labels, whose losses are 0 but depend on every parameter in use.
+    Weights, running statistics and the random state are left unchanged.
     """
     height, width = model.backbone.input_size or (2 * model.multiple, 2 * model.multiple)
     blank: Batch = {

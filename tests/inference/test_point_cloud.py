@@ -70,14 +70,14 @@ def test_what_is_unknown_is_left_out(tmp_path: Path):
 
 @pytest.mark.parametrize("focal", [0.0, -1.0, math.nan, (100.0, 0.0)])
 def test_a_focal_length_is_above_nothing(tmp_path: Path, focal: float):
-    with pytest.raises(DensevitError, match="focal length is"):
+    with pytest.raises(DensevitError, match="a focal length in pixels above 0 is expected"):
         write_ply(tmp_path / "cloud.ply", np.ones((2, 2)), np.zeros((2, 2, 3), np.uint8), focal)
     assert not (tmp_path / "cloud.ply").exists()
 
 
 @pytest.mark.parametrize("image", [np.zeros((2, 3, 3), np.uint8), np.zeros((2, 2), np.uint8), np.zeros((2, 2, 3))])
 def test_the_picture_has_the_size_of_its_depth(tmp_path: Path, image: np.ndarray):
-    with pytest.raises(DensevitError, match=r"cloud\.ply: depth is 2 x 2 and the picture 2 x"):
+    with pytest.raises(DensevitError, match=r"cloud\.ply: depth is 2 x 2 and the image 2 x"):
         write_ply(tmp_path / "cloud.ply", np.ones((2, 2)), image, 100.0)
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from densevit.errors import DensevitError
-from densevit.inference.sources import find_pictures
+from densevit.inference.sources import find_images
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def paths(*sources: str) -> list[str]:
-    return [picture.path.as_posix() for picture in find_pictures(sources)]
+    return [picture.path.as_posix() for picture in find_images(sources)]
 
 
 def test_files_folders_and_patterns(photos: Path):
@@ -57,7 +57,7 @@ def test_names_are_unique_whatever_the_folders(photos: Path):
     for name in ("trip/1.png", "other/B.jpg", "other/home-1.jpg"):
         (photos / name).parent.mkdir(exist_ok=True)
         (photos / name).touch()
-    found = find_pictures(["photos/**/*"])
+    found = find_images(["photos/**/*"])
     assert {picture.path.relative_to("photos").as_posix(): picture.name for picture in found} == {
         "a.PNG": "a",
         "b.jpg": "photos-b",
@@ -73,7 +73,7 @@ def test_names_are_unique_whatever_the_folders(photos: Path):
 
 def test_image_ids_are_numbers_where_names_are_and_never_the_same(photos: Path):
     found = {
-        picture.path.relative_to("photos").as_posix(): picture.image_id for picture in find_pictures(["photos/**/*"])
+        picture.path.relative_to("photos").as_posix(): picture.image_id for picture in find_images(["photos/**/*"])
     }
     assert found == {
         "a.PNG": "a.PNG",
@@ -89,8 +89,8 @@ def test_image_ids_are_numbers_where_names_are_and_never_the_same(photos: Path):
     ("source", "message"),
     [
         ("photos/none.jpg", "photos/none.jpg: there is no such file or folder"),
-        ("photos/*.webp", r"photos/\*.webp: the pattern fits no picture"),
-        ("empty", "empty: no pictures in this folder; looked for .jpg"),
+        ("photos/*.webp", r"photos/\*.webp: the pattern matches no image"),
+        ("empty", "empty: no images in this folder; expected .jpg"),
         ("above", r"subfolders, write 'above/\*\*/\*.\*'"),
     ],
 )
@@ -99,4 +99,4 @@ def test_a_source_without_pictures_is_an_error(photos: Path, source: str, messag
     Path("above/below").mkdir(parents=True)
     Path("above/below/1.jpg").touch()
     with pytest.raises(DensevitError, match=message):
-        find_pictures(["photos", source])
+        find_images(["photos", source])

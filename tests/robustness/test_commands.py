@@ -73,10 +73,10 @@ WRONG: dict[tuple[str, ...], str] = {
     ("evaluate", "run", "--out", "run"): "run is not empty",
     ("evaluate", "run", "--out", "file/x/y"): "/file is not a folder",
     ("predict", "run", "nope.png"): "nope.png: there is no such file or folder",
-    ("predict", "run", "empty"): "empty: no pictures in this folder",
-    ("predict", "run", "texts"): "texts: no pictures in this folder",
+    ("predict", "run", "empty"): "empty: no images in this folder",
+    ("predict", "run", "texts"): "texts: no images in this folder",
     ("predict", "run", ""): "'' names no image",
-    ("predict", "run", "*.jpg"): "*.jpg: the pattern fits no picture",
+    ("predict", "run", "*.jpg"): "*.jpg: the pattern matches no image",
     ("predict", "run", "fifo"): "fifo: there is no such file or folder",
     ("predict", "run", "/dev/null"): "/dev/null: there is no such file or folder",
     ("predict", "run", "a.png", "nope.png"): "nope.png: there is no such file or folder",
@@ -212,7 +212,7 @@ def test_resuming_says_that_metrics_csv_is_none(tmp_path: Path, name: str) -> No
 
     content, says = RESUMED[name]
     (tmp_path / "metrics.csv").write_bytes(content)
-    with pytest.raises(DataError, match=rf"metrics.csv: is no table of metrics as a run writes it: .*{says}"):
+    with pytest.raises(DataError, match=rf"metrics.csv: is not a table of metrics as a run writes it: .*{says}"):
         MetricsCsv(tmp_path / "metrics.csv")
     assert (tmp_path / "metrics.csv").read_bytes() == content
 
@@ -224,7 +224,7 @@ def test_resuming_drops_spoilt_rows(tmp_path: Path, rows: str) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(rows, encoding="utf-8")
     log = MetricsCsv(path)
-    log.forget_after(10)
+    log.remove_after(10)
     log.log_metrics({"a": 9.0}, 9)
     assert all(set(row) == {"step", "a"} and row["step"].isascii() for row in log.rows())
     assert log.rows()[-1] == {"step": "9", "a": "9.0"}

@@ -82,7 +82,8 @@ CONSTRUCTORS = {
         "self.channels, self.strides, self.std = (8,), (32,), (1, 1)", "has std (1, 1); expected: three numbers"
     ),
     "an input size of one number": (
-        "self.channels, self.strides, self.input_size = (8,), (32,), 224", "input_size 224; expected: (height, width)"
+        "self.channels, self.strides, self.input_size = (8,), (32,), 224",
+        "input_size 224; expected: (height, width) or None",
     ),
 }  # fmt: skip
 

@@ -43,7 +43,7 @@ def test_rows_after_the_checkpoint_are_forgotten(path):
     for step in (0, 50, 100, 150):
         log.log_metrics({"loss": float(step)}, step=step)
     resumed = MetricsCsv(path)
-    resumed.forget_after(100)
+    resumed.remove_after(100)
     assert [row["step"] for row in resumed.rows()] == ["0", "50", "100"]
     resumed.log_metrics({"loss": 7.0}, step=150)
     assert path.read_text().splitlines() == ["step,loss", "0,0.0", "50,50.0", "100,100.0", "150,7.0"]
@@ -58,7 +58,7 @@ def test_before_the_first_row_there_is_no_file(path):
 
 def test_nothing_to_forget_is_no_error(path):
     log = MetricsCsv(path)
-    log.forget_after(10)
+    log.remove_after(10)
     assert log.rows() == []
     log.log_metrics({"loss": 1.0}, step=11)
     assert path.read_text().splitlines() == ["step,loss", "11,1.0"]

@@ -146,8 +146,8 @@ def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on_to_t
     assert code == (2 if victim else -signal.SIGKILL)
     [line] = [line for line in (tmp_path / "said").read_text().splitlines() if not line.startswith("warning: ")]
     how = "was killed by SIGKILL" if victim else "has ended"
-    assert line.startswith(f"Process {victim} of 2 (numbered from 0) {how}"), line
-    assert "Go on from the last checkpoint with: densevit train --resume " in line
+    assert line.startswith(f"Process {victim} of 2 (counted from 0) {how}"), line
+    assert "Resume from the last checkpoint with: densevit train --resume " in line
     densevit("train", "--resume", "killed", folder=tmp_path)
     densevit("train", "small.yaml", *overrides, "--run-dir", "whole", folder=tmp_path)
     states = [
@@ -175,6 +175,8 @@ def is_running(process: int) -> bool:
 def test_several_machines_need_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     (tmp_path / "tiny.yaml").write_text(TINY)
-    with pytest.raises(ConfigError, match=r"trainer\.num_nodes=2: nothing says where the other machines are.*torchrun"):
+    with pytest.raises(
+        ConfigError, match=r"trainer\.num_nodes=2: the address of the other machines is unknown.*torchrun"
+    ):
         train(configs.load(tmp_path / "tiny.yaml", ["trainer.num_nodes=2", "trainer.strategy=ddp"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()

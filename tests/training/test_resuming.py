@@ -96,7 +96,7 @@ def test_other_classes_or_tensors_than_those_of_the_checkpoint_are_named(
     shape = tuple(content["state_dict"][key].shape)
     changed = {**content, "state_dict": {**content["state_dict"], key: torch.zeros(2, 2)}}
     torch.save(changed, path)
-    with pytest.raises(WeightsError, match=rf"{key} has the shape \(2, 2\), and in the model \({shape[0]}, {shape[1]}"):
+    with pytest.raises(WeightsError, match=rf"{key} has shape \(2, 2\); the model has \({shape[0]}, {shape[1]}"):
         resume(stopped)
     torch.save({**content, "classes": {"detection": ["cat", "dog"]}}, path)
     with pytest.raises(WeightsError, match=r"heads\.detection was trained on the classes cat, dog; the data now has"):
@@ -112,7 +112,7 @@ def test_a_run_that_is_being_trained_is_locked_until_its_process_ends(stopped: P
     try:
         wait_for(run / "checkpoints" / "last.ckpt", process)
         with pytest.raises(
-            ConfigError, match=rf"long: is being trained by process {process.pid} on .*Wait for its end"
+            ConfigError, match=rf"long: is being trained by process {process.pid} on .*Fix: wait until it ends"
         ):
             resume(run)
     finally:
@@ -143,8 +143,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_one_line(
     process = child(fill)
     process.join(120)
     assert said.read_text() == (
-        f"{path} cannot be written: File too large. The one before it is still there. "
-        f"Go on from the last checkpoint with: densevit train --resume {stopped}"
+        f"{path} cannot be written: File too large. The previous checkpoint is unchanged. "
+        f"Resume from the last checkpoint with: densevit train --resume {stopped}"
     )
     assert path.read_bytes() == before
     assert not list(stopped.rglob("*.partial"))
@@ -159,7 +159,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(
     (tmp_path / "tiny.yaml").write_text(TINY)
     (tmp_path / "file").write_text("")
     assert main(["train", "tiny.yaml", "--run-dir", "file/run"]) == 2
-    assert capsys.readouterr().err == "--run-dir file/run: cannot be made: Not a directory. Name a folder elsewhere.\n"
+    assert (
+        capsys.readouterr().err == "--run-dir file/run: cannot be created: Not a directory. Fix: name another folder.\n"
+    )
 
 
 @linux

@@ -160,7 +160,9 @@ def test_a_run_that_has_ended_goes_on_with_a_larger_budget(tiny: Path, tmp_path:
 
 def test_resuming_does_not_change_what_is_trained(tiny: Path, tmp_path: Path) -> None:
     run = train(configs.load(tiny, ["trainer.max_steps=1"]), tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"A run goes on with the model.*\n  optim\.name: 'adamw' -> 'sgd'"):
+    with pytest.raises(
+        ConfigError, match=r"The model, the optimiser and the data set cannot change.*\n  optim\.name: 'adamw' -> 'sgd'"
+    ):
         resume(run, ["optim.name=sgd"])
 
 

@@ -130,12 +130,12 @@ def test_two_processes_stop_at_one_step_when_one_of_them_gets_the_signal(small: 
         os.kill(int(ranks[0]), signal.SIGTERM)  # the second process alone
         printed, errors = process.communicate(timeout=200)
     assert process.returncode == 143, errors
-    assert printed.count("Stopped. Go on with") == 1
+    assert printed.count("Stopped. Resume with") == 1
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert len(checkpoint["random_state"]) == 2
 
 
-def test_a_second_ctrl_c_ends_at_once_and_says_how_to_go_on(
+def test_a_second_ctrl_c_ends_immediately_and_prints_how_to_resume(
     small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the closing validation."""
@@ -153,7 +153,7 @@ def test_a_second_ctrl_c_ends_at_once_and_says_how_to_go_on(
     run = tmp_path / "run"
     code = main(["train", str(small), "trainer.max_steps=4", "trainer.checkpoint_every=1", "--run-dir", str(run)])
     assert code == 130
-    assert f"Go on from the last checkpoint with: densevit train --resume {run}" in capfd.readouterr().out.replace(
+    assert f"Resume from the last checkpoint with: densevit train --resume {run}" in capfd.readouterr().out.replace(
         "\n", ""
     )
     monkeypatch.undo()
@@ -186,5 +186,5 @@ def test_a_line_that_a_killed_run_did_not_finish_is_left_out(tmp_path: Path) -> 
         file.write("3,0.12")
     again = MetricsCsv(log.path)
     assert [row["step"] for row in again.rows()] == ["0", "1", "2", "3"]
-    again.forget_after(2)  # two steps were made: 0 and 1
+    again.remove_after(2)  # two steps were made: 0 and 1
     assert [row["step"] for row in again.rows()] == ["0", "1"]

@@ -20,16 +20,16 @@ from densevit.weights import model_file
 
 
 class Stopped(Exception):  # noqa: N818  # not an error
-    """A signal asked the training to stop, and the checkpoint is written."""
+    """A signal requested the training to stop, and the checkpoint is written."""
 
 
 class RunFolder(lightning.Callback):
-    """Writes `checkpoints/last.ckpt`; when validation says so, `best.ckpt`, `model.safetensors`, metrics and tables.
+    """Writes `checkpoints/last.ckpt`, and for the best epoch `best.ckpt`, `model.safetensors`, metrics and tables.
 
-    Stands after the callbacks that average weights and log: a checkpoint holds what they made of its step.
+    It must follow the callbacks for EMA and logging, so that a checkpoint includes their state after its step.
 
-    checkpoint_every: from one `last.ckpt` to the next besides those after validations: optimiser steps, or seconds as a
-    float; None for none.
+    checkpoint_every: interval between two `last.ckpt`, in addition to those after validations: optimiser steps as an
+    int, or seconds as a float; None: after validations only.
     """
 
     folder: Path
@@ -45,12 +45,12 @@ class RunFolder(lightning.Callback):
         self.best_epoch, self.checkpoint_every = BestEpoch(evaluation.evaluators, monitor), checkpoint_every
         self.signals = StopSignals()
         self._improved = self._stopping = self._due = False
-        self._seen_step = -1
+        self._last_step = -1
         self._saved_at = 0.0
         self._lock: RunLock | None = None
 
     def open(self, name: str, wanted: Path | None, new: bool) -> Path:
-        """Makes the folder of a new run, or takes the one to go on in, and locks it. Raises ConfigError."""
+        """Creates the folder of a new run, or takes that of a resumed run, and locks it. Raises ConfigError."""
         folder = choose(name, wanted) if new or wanted is None else wanted
         self._lock = RunLock(folder)
         return folder
@@ -69,8 +69,8 @@ class RunFolder(lightning.Callback):
         self.signals.install()
 
     def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        self.signals.install()  # again: Lightning has put its own handler before ours
-        self._seen_step, self._saved_at = trainer.global_step, time.monotonic()
+        self.signals.install()  # again: Lightning has installed its own handlers
+        self._last_step, self._saved_at = trainer.global_step, time.monotonic()
 
     def teardown(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
         self.signals.restore()
@@ -79,12 +79,12 @@ class RunFolder(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step == self._seen_step:  # gradients are being accumulated
+        if step == self._last_step:  # gradients accumulate
             return
-        self._seen_step = step
+        self._last_step = step
         received, (due,) = self.signals.agree(self._is_due(step))
         self._due = self._due or due
-        # At the end of an epoch and before a validation the checkpoint waits: Lightning cannot resume in between.
+        # At the end of an epoch or before a validation, the checkpoint is written later: Lightning cannot resume here.
         if trainer.is_last_batch or self.budget.validates_after(step):
             return
         if received or self._due:
@@ -92,7 +92,7 @@ class RunFolder(lightning.Callback):
             self._stopping = bool(received)
 
     def on_train_batch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule, *_: Any) -> None:
-        if self._stopping:  # only here is the step that was saved over
+        if self._stopping:  # the step of the checkpoint is complete only now
             raise Stopped
 
     def on_validation_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
@@ -106,7 +106,7 @@ class RunFolder(lightning.Callback):
             self._stopping = bool(self.signals.agree()[0])
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        if not trainer.is_last_batch:  # the budget ends in the middle of an epoch: saved after validation
+        if not trainer.is_last_batch:  # the budget ends within an epoch: saved after validation
             return
         received, step = self.signals.agree()[0], trainer.global_step
         if self._due or received or self.budget.validates_after(step):
@@ -124,11 +124,11 @@ class RunFolder(lightning.Callback):
         if name == "last":
             self._due, self._saved_at = False, time.monotonic()
 
-    # ---- the best ----
+    # ---- best epoch ----
 
     @property
     def best(self) -> dict[str, float] | None:
-        """The metrics by which the best epoch was chosen, of that epoch; None before the first validation."""
+        """The monitored metrics of the best epoch; None before the first validation."""
         return self.best_epoch.best
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
@@ -136,10 +136,10 @@ class RunFolder(lightning.Callback):
         if not self.best_epoch.improves(self.evaluation.metrics):
             return
         if not self.best_epoch.reached and trainer.is_global_zero:
-            decisive = ", ".join(self.best_epoch.decisive)
+            monitored = ", ".join(self.best_epoch.monitored)
             warnings.warn(
-                f"the validation data gives no {decisive}; the latest weights are kept in place of the best. Check its "
-                "labels.",
+                f"{monitored}: not defined on the validation data; the latest weights are saved in place of the best. "
+                "Fix: check the labels of the validation data.",
                 stacklevel=2,
             )
         self._improved = True

@@ -6,19 +6,20 @@ import pytorch_lightning as lightning
 import torch
 from torch import Tensor
 
-_PREFIX = "model."  # of the model's tensors in a checkpoint
+_PREFIX = "model."  # of the model's keys in the checkpoint
 
 
 class ExponentialMovingAverage(lightning.Callback):
-    """Averages the model after each optimiser step; validation and the saved model use the average.
+    """Updates the average after each optimiser step; validation and the saved model use the average.
 
-    average <- decay * average + (1 - decay) * current, on the model's device, for all tensors at once. The first step
-    starts the average. Frozen tensors stay bit-identical, and integer buffers, such as counts, are the current ones.
+    average <- decay * average + (1 - decay) * current, on the model's device, for all tensors at once. The average
+    starts with the weights after the first step. Frozen parameters stay bit-identical; integer buffers, such as
+    counters, are copied.
 
-    Stands first among the callbacks: what is saved after a step, or after a validation, has that step averaged and the
-    current weights in place. In checkpoints `state_dict` is the average and `current_model_state` the current weights.
+    It must be the first callback: checkpoints then include the average of their own step, and the current weights are
+    in place. In checkpoints `state_dict` holds the average and `current_model_state` the current weights.
 
-    decay: in 0 ... 1.
+    decay: in [0, 1].
     """
 
     def __init__(self, decay: float) -> None:
@@ -27,7 +28,7 @@ class ExponentialMovingAverage(lightning.Callback):
         self._current: dict[str, Tensor] = {}
         self._average: dict[str, Tensor] = {}
         self._restored: dict[str, Tensor] | None = None
-        self._seen_step = 0
+        self._last_step = 0
         self._swapped = False
 
     # ---- training ----
@@ -39,15 +40,15 @@ class ExponentialMovingAverage(lightning.Callback):
             for name, x in self._restored.items():
                 self._average[name].copy_(x)
             self._restored = None
-        self._seen_step = trainer.global_step
+        self._last_step = trainer.global_step
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._seen_step = trainer.global_step  # a resumed run's, which is known only now
+        self._last_step = trainer.global_step  # of a resumed run; not known in on_fit_start
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
-        if trainer.global_step == self._seen_step:  # gradients accumulate
+        if trainer.global_step == self._last_step:  # gradients accumulate
             return
-        self._seen_step = trainer.global_step
+        self._last_step = trainer.global_step
         names = list(self._average)
         average, current = [self._average[name] for name in names], [self._current[name] for name in names]
         if self.updates == 0:
@@ -72,9 +73,9 @@ class ExponentialMovingAverage(lightning.Callback):
 
     def _swap(self) -> None:
         current, average = list(self._current.values()), list(self._average.values())
-        kept = [x.clone() for x in current]
+        saved = [x.clone() for x in current]
         torch._foreach_copy_(current, average)
-        torch._foreach_copy_(average, kept)
+        torch._foreach_copy_(average, saved)
         self._swapped = not self._swapped
 
     # ---- checkpoints ----
@@ -92,7 +93,7 @@ class ExponentialMovingAverage(lightning.Callback):
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if "current_model_state" not in checkpoint:  # a run that began without an average
+        if "current_model_state" not in checkpoint:  # the run was started without EMA
             return
         names = _model_state(pl_module)
         self._restored = {name: checkpoint["state_dict"][_PREFIX + name] for name in names}
@@ -100,18 +101,18 @@ class ExponentialMovingAverage(lightning.Callback):
         pl_module.load_state_dict(checkpoint["current_model_state"])
 
 
-def update_average(average: list[Tensor], current: list[Tensor], share: float) -> None:
-    """average + share * (current - average), in place: exactly either where both are equal. Integers are current's."""
+def update_average(average: list[Tensor], current: list[Tensor], weight: float) -> None:
+    """average + weight * (current - average), in place; exact if both are equal. Integer tensors are copied."""
     floating = [i for i, x in enumerate(average) if x.is_floating_point()]
     if floating:
-        torch._foreach_lerp_([average[i] for i in floating], [current[i] for i in floating], share)
+        torch._foreach_lerp_([average[i] for i in floating], [current[i] for i in floating], weight)
     for i, x in enumerate(average):
         if not x.is_floating_point():
             x.copy_(current[i])
 
 
 def _model_state(pl_module: lightning.LightningModule) -> dict[str, Tensor]:
-    """The parameters and persistent buffers themselves, by name."""
+    """The parameters and persistent buffers by name, without copies."""
     model = pl_module.model
     assert isinstance(model, torch.nn.Module)
     return model.state_dict(keep_vars=True)

@@ -1,4 +1,4 @@
-"""Evaluation during validation, each image once over all processes."""
+"""Evaluation of the predictions of a validation, each image once over all processes."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,13 +9,13 @@ from torch import distributed
 from densevit.interfaces import Batch, Evaluator, Predictions
 
 Write = Callable[[str, int | str, Predictions], None]
-"""Takes a head's name, an image's id, and what the head predicts for it."""
+"""Called with a head's name, an image id, and the head's predictions for that image."""
 
 
 class EvaluationCallback(lightning.Callback):
-    """Feeds each validation pass's predictions and truths to the evaluators; `metrics` holds what the last one gave.
+    """Passes predictions and ground truth to the evaluators; `metrics` holds the results of the last validation.
 
-    write: gets each image's predictions as they come, in each process those of its own images; none are kept.
+    write: called with each image's predictions, in each process for its own images. Predictions are not stored.
     """
 
     def __init__(self, evaluators: dict[str, Evaluator], write: Write | None = None) -> None:
@@ -30,29 +30,29 @@ class EvaluationCallback(lightning.Callback):
         self,
         trainer: lightning.Trainer,
         task: lightning.LightningModule,
-        outputs: dict[str, list[Predictions]],  # type: ignore[override]  # what our validation_step returns
+        outputs: dict[str, list[Predictions]],  # type: ignore[override]  # the result of validation_step
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if "truth" not in batch["targets"][0]:  # a repeat of an image that another process counts
+        if "truth" not in batch["targets"][0]:  # a duplicate of an image that another process evaluates
             return
         truths = [target["truth"] for target in batch["targets"]]
         for name, evaluator in self.evaluators.items():
             evaluator.update(outputs[name], truths)
         if self.write is not None:
             for name, predictions in outputs.items():
-                for target, found in zip(batch["targets"], predictions, strict=True):
-                    self.write(name, target["image_id"], found)
+                for target, prediction in zip(batch["targets"], predictions, strict=True):
+                    self.write(name, target["image_id"], prediction)
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         for evaluator in self.evaluators.values():
             _join_processes(evaluator)
         self.metrics = flat_metrics({name: evaluator.compute() for name, evaluator in self.evaluators.items()})
         if trainer.is_global_zero:
-            known = {name: value for name, value in self.metrics.items() if not math.isnan(value)}
-            for logger in trainer.loggers:  # not through Lightning's `log`, which rounds to float32
-                logger.log_metrics({"epoch": trainer.current_epoch, **known}, trainer.global_step)
+            defined = {name: value for name, value in self.metrics.items() if not math.isnan(value)}
+            for logger in trainer.loggers:  # Lightning's `log` rounds to float32
+                logger.log_metrics({"epoch": trainer.current_epoch, **defined}, trainer.global_step)
 
 
 def _join_processes(evaluator: Evaluator) -> None:
@@ -63,5 +63,5 @@ def _join_processes(evaluator: Evaluator) -> None:
 
 
 def flat_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """{head: {metric: value}} as {"head/metric": value}."""
-    return {f"{head}/{name}": value for head, found in metrics.items() for name, value in found.items()}
+    """Flattens {head: {metric: value}} to {"head/metric": value}."""
+    return {f"{head}/{name}": value for head, values in metrics.items() for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""What a person sees while it trains."""
+"""Progress bar and printed lines during training."""
 
 import time
 from typing import Any
@@ -10,23 +10,23 @@ from rich.console import Console
 from densevit.training.callbacks.evaluation import EvaluationCallback
 from densevit.training.dense_module import DenseModule
 
-CONSOLE = {"highlight": False, "soft_wrap": True}  # a path stays in one piece
+CONSOLE = {"highlight": False, "soft_wrap": True}  # paths are not wrapped
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, with the loss and nothing that tells nobody anything."""
+    """Lightning's progress bar without the version number."""
 
     def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         return {name.rpartition("/")[2]: value for name, value in metrics.items() if name != "v_num"}
 
 
-_STEPS_BEFORE_TIMING = 3  # the first steps are slow: memory is allocated, kernels are chosen
+_STEPS_BEFORE_TIMING = 3  # the first steps are slow: memory allocation, kernel selection
 _TIMED_SECONDS = 5.0
 
 
 class ValidationLines(lightning.Callback):
-    """Prints how long the training will take here, and a line a validation: its step, the loss and the main metrics."""
+    """Prints the estimated time of the training, and after each validation its step, the loss and the main metrics."""
 
     def __init__(self, console: Console, evaluation: EvaluationCallback) -> None:
         self.console, self.evaluation = console, evaluation
@@ -48,21 +48,21 @@ class ValidationLines(lightning.Callback):
             self._estimate(trainer, task)
 
     def _estimate(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        """Prints the time that is left, once it is known."""
+        """Prints the speed and the remaining time once a few seconds were measured."""
         now = time.monotonic()
         if self._timed_from is None:
             self._batches += 1
             if self._batches == _STEPS_BEFORE_TIMING:
                 self._timed_from = now, self.images
             return
-        since, images = self._timed_from
-        if now - since < _TIMED_SECONDS:
+        start, images = self._timed_from
+        if now - start < _TIMED_SECONDS:
             return
         self._estimated = True
         assert isinstance(task, DenseModule)
-        speed, budget = (self.images - images) / (now - since), task.budget(trainer.world_size)
+        speed, budget = (self.images - images) / (now - start), task.budget(trainer.world_size)
         left = (budget.steps - trainer.global_step) * budget.images_per_step / speed
-        self.console.print(f"{speed:.0f} images/s: {_duration(left)} to go, validations not counted")
+        self.console.print(f"{speed:.0f} images/s: {_duration(left)} left, without validations")
 
     def on_validation_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:

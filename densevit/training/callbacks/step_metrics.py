@@ -1,4 +1,4 @@
-"""Logging of the losses and the learning rate."""
+"""Logging of losses and the learning rate."""
 
 from typing import Any
 
@@ -9,23 +9,23 @@ from densevit.losses.distributed import mean_over_processes
 
 
 class StepMetrics(lightning.Callback):
-    """Logs each `log_every_n_steps`-th optimiser step: the loss and its terms, the mean of all processes, and the rate.
+    """Logs every `log_every_n_steps`-th optimiser step: the loss and its terms, averaged over processes, and the rate.
 
-    Stands before the callback that saves, so that a checkpoint's own step is written when the checkpoint is. Lightning
-    logs after all callbacks, and a run killed in between would lack that row for good.
+    It must precede the checkpointing callback, so that the row of a checkpoint's step is written before the checkpoint.
+    Lightning itself logs after all callbacks, and a run killed in between would lose that row.
     """
 
     def __init__(self) -> None:
-        self._seen_step = -1
+        self._last_step = -1
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._seen_step = trainer.global_step
+        self._last_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *_: Any
     ) -> None:
         step = trainer.global_step
-        stepped, self._seen_step = step != self._seen_step, step
+        stepped, self._last_step = step != self._last_step, step
         if not stepped or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set by a connector
             return
         terms = {"loss": outputs["loss"], **outputs["terms"]}
