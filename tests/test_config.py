@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from densevit import config
-from densevit.config import Config, reading, schema
+from densevit.config import Config, schema, yaml_io
 from densevit.errors import ConfigError
 
 MINE = """\
@@ -82,10 +82,10 @@ def test_what_is_dumped_loads_back_to_the_same():
     + [("~", None), ("null", None), ("[1e-4, x]", [1e-4, "x"]), (".inf", math.inf)],
 )
 def test_plain_words_and_numbers_are_what_they_look_like(text, value):
-    read = reading.parse(f"key: {text}", "test")["key"]
+    read = yaml_io.parse(f"key: {text}", "test")["key"]
     assert read == value
     assert type(read) is type(value)
-    assert reading.parse(reading.write({"key": value}), "test") == {"key": value}
+    assert yaml_io.parse(yaml_io.write({"key": value}), "test") == {"key": value}
 
 
 def test_numbers_in_quotes_and_whole_floats_are_numbers():
@@ -185,14 +185,17 @@ def test_a_run_folder_stands_for_its_config():
         ("seed.x=1", "command line: seed should be a valid integer, not {'x': 1}."),
         ("optim=null", "command line: optim should be a section of keys, not null."),
         ("heads.detection=null", "mine.yaml: heads is empty: name at least one head."),
-        ("heads={a/b: {name: detr}}", "mine.yaml: heads: 'a/b' is no name for a head: use letters, digits, _ and -."),
+        (
+            "heads={a/b: {name: detr}}",
+            "mine.yaml: heads: 'a/b' is not a valid name for a head: use letters, digits, _ and -.",
+        ),
         ("heads.extra.weight=1", "command line: heads.extra.name is missing."),
         (
             "trainer.max_epochs=null",
             "mine.yaml: trainer: set max_images, max_steps or max_epochs, else the training has no end.",
         ),
         ("backbone=swin", "command line: there is no config file 'swin'. "),
-        ("backbone", "command line: 'backbone' is no override: write section.key=value."),
+        ("backbone", "command line: 'backbone' is not an override: write section.key=value."),
         ("optim.lr=", "command line: optim.lr has no value; write optim.lr=null for none."),
         ("data.root=[1", "command line: data.root=[1: expected ',' or ']', but got '<stream end>'."),
     ],
@@ -205,18 +208,18 @@ def test_a_wrong_override_is_one_line_that_names_the_key(override, said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (MINE + "seed: 1\nseed: 2\n", "wrong.yaml, line 8, column 1: the key 'seed' stands twice; first in line 7."),
+        (MINE + "seed: 1\nseed: 2\n", "wrong.yaml, line 8, column 1: the key 'seed' is duplicated; first in line 7."),
         (MINE + "optim:\n  lr: [1\n", "wrong.yaml, line 9, column 1: expected ',' or ']'"),
-        (MINE + "1: 2\n", "wrong.yaml, line 7, column 1: a key is a word, not 1."),
+        (MINE + "1: 2\n", "wrong.yaml, line 7, column 1: a key must be a word, not 1."),
         (MINE + "sed: 1\n", "wrong.yaml: sed is not a key. Did you mean 'seed'? Keys: "),
         (MINE.replace("max_epochs", "epochs"), "wrong.yaml: trainer.epochs is not a key of trainer. Did you mean"),
         (MINE.replace("trainer: {max_epochs: 20}", ""), "wrong.yaml: trainer is missing."),
-        (MINE + "data: gone.yaml\n", "wrong.yaml, line 7, column 1: the key 'data' stands twice; first in line 4."),
+        (MINE + "data: gone.yaml\n", "wrong.yaml, line 7, column 1: the key 'data' is duplicated; first in line 4."),
         ("base: mine.yaml\ndata: gone.yaml\n", "wrong.yaml: there is no config file 'gone.yaml'."),
         ("base: min.yaml\n", "wrong.yaml: base: there is no config file 'min.yaml'. Did you mean 'mine.yaml'?"),
-        ("base: [a]\n", "wrong.yaml: base names one file"),
-        ("", "wrong.yaml: a config file holds keys and values, such as `seed: 0`; this one holds nothing."),
-        ("- a\n", "wrong.yaml: a config file holds keys and values, such as `seed: 0`; this one holds a list."),
+        ("base: [a]\n", "wrong.yaml: base must be one file"),
+        ("", "wrong.yaml: a config file contains keys and values, such as `seed: 0`; this one contains nothing."),
+        ("- a\n", "wrong.yaml: a config file contains keys and values, such as `seed: 0`; this one contains a list."),
         ("a: !!python/name:os.system\n", "wrong.yaml, line 1, column 4: could not determine a constructor"),
     ],
 )  # fmt: skip
@@ -241,7 +244,7 @@ def test_bases_that_go_in_a_circle_are_shown_as_the_circle():
     write("a.yaml", "base: b.yaml\n")
     write("b.yaml", "base: c.yaml\n")
     write("c.yaml", "base: a.yaml\n")
-    assert message(file="a.yaml") == "a.yaml: base goes in a circle: a.yaml → b.yaml → c.yaml → a.yaml."
+    assert message(file="a.yaml") == "a.yaml: base is circular: a.yaml → b.yaml → c.yaml → a.yaml."
 
 
 def test_a_missing_file_is_told_with_the_nearest():

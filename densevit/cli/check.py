@@ -52,7 +52,7 @@ def run(args: Namespace) -> int:
 
 def read_options(given: Sequence[str]) -> dict[str, Any]:
     """`key=value` with YAML's values, as a dict."""
-    from densevit.config.reading import parse
+    from densevit.config.yaml_io import parse
 
     options = {}
     for option in given:

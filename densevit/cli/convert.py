@@ -49,7 +49,7 @@ def run(args: Namespace) -> int:
 
 def _allowed(overrides: list[str]) -> list[str]:
     """The patterns of `weights_allow=[PATTERN, ...]`, the one override that --to takes."""
-    from densevit.config.reading import parse
+    from densevit.config.yaml_io import parse
     from densevit.errors import ConfigError
 
     allowed: list[str] = []

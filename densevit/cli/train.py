@@ -41,8 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if args.config is None or "=" in args.config:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
-    config.check_plugins(resolved)
-    from densevit.training.run import run_training
+    from densevit.training.run import run_training  # it checks the plugins' options before it reads data
 
     return _exit_code(run_training(resolved, args.run_dir, name=Path(args.config).stem).stopped_by)
 

@@ -1,6 +1,6 @@
-"""Configs: YAML files, `base:`, section files and dotted overrides, checked by one strict schema.
+"""Configs: YAML files, `base:`, section files and dotted overrides, validated by one schema (`schema.py`).
 
-`docs/config.md` is the user's page. The schema stands in `schema.py`.
+User documentation: `docs/config.md`.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from densevit import registry
-from densevit.config import layers, reading
+from densevit.config import layers, yaml_io
 from densevit.config.schema import (
     BackboneSection,
     Config,
@@ -53,18 +53,17 @@ _CLOSED: dict[str, type[BaseModel]] = {"optim": OptimSection, "trainer": Trainer
 
 
 def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config of a file, a run folder or a shipped config's name, under overrides such as `optim.lr=1e-4`.
+    """Loads a config from a file, a run folder or a shipped config's name, with overrides such as `optim.lr=1e-4`.
 
-    Raises ConfigError with one line for each wrong key or value. Plugin options are taken as they stand: it is
-    `check_plugins` that looks at them.
+    Raises ConfigError with one line for each invalid key or value. Does not check plugin options; see `check_plugins`.
     """
-    file = reading.find_file(str(path_or_name))
+    file = yaml_io.find_file(str(path_or_name))
     layer = layers.with_overrides(layers.read(file), overrides)
     return _checked(layer.values, Sources({(): str(file), **layer.sources}))
 
 
 def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Sequence[str] = ()) -> Config:
-    """The config of what `dump` wrote, once parsed. source: where it is from, for messages."""
+    """The config of a mapping, such as a parsed `dump`. source: its origin, for messages."""
     if not overrides:
         return _checked(values, Sources({(): source}))
     layer = layers.with_overrides(layers.Layer(dict(values)), overrides)
@@ -72,7 +71,7 @@ def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: S
 
 
 def backbone_section(values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> BackboneSection:
-    """A backbone's section alone. source: where it is from, for messages. overrides: `backbone.key=value`."""
+    """A backbone section alone. source: its origin, for messages. overrides: `backbone.key=value`."""
     layer = layers.with_overrides(layers.Layer({"backbone": dict(values)}), overrides)
     sources = Sources({(): source, **layer.sources})
     _check_numbers(layer.values, sources)
@@ -83,8 +82,8 @@ def backbone_section(values: Mapping[str, Any], source: str, overrides: Sequence
 
 
 def dump(config: Config, comments: Mapping[str, str] | None = None) -> str:
-    """The config as YAML, complete, which loads back to the same config. comments: derived facts, written below it."""
-    text = reading.write(config.model_dump())
+    """The complete config as YAML, which loads to an equal config. comments: derived facts, written at the end."""
+    text = yaml_io.write(config.model_dump())
     if comments:
         facts = (printable(" ".join(f"# {name}: {fact}".split())) for name, fact in comments.items())
         text += "\n# Derived from the above:\n" + "".join(f"{fact}\n" for fact in facts)
@@ -92,7 +91,7 @@ def dump(config: Config, comments: Mapping[str, str] | None = None) -> str:
 
 
 def inference_with(section: InferenceSection, given: Mapping[str, Any], source: str) -> InferenceSection:
-    """The section with the given keys in place of its own. source: where they are from, for messages."""
+    """The section updated with the given keys. source: their origin, for messages."""
     values = {"inference": {**section.model_dump(), **given}}
     _check_numbers(values, Sources({(): source}))
     try:
@@ -102,21 +101,22 @@ def inference_with(section: InferenceSection, given: Mapping[str, Any], source: 
 
 
 class _Inference(Section):
-    """Gives keys their whole names in messages."""
+    """Prefixes keys in messages."""
 
     inference: InferenceSection
 
 
 class _Backbone(Section):
-    """The same."""
+    """Prefixes keys in messages."""
 
     backbone: BackboneSection
 
 
 def check_plugins(config: Config) -> None:
-    """Checks that all plugins exist and take the options they are given. Imports them, and builds nothing.
+    """Checks that all plugins exist and accept their options. Imports the plugins, but builds nothing.
 
-    Raises ConfigError that names the file or override at fault.
+    A run calls it once, before it reads data; `registry.create` converts the options when it builds a plugin.
+    Raises ConfigError with the file or override of the invalid key.
     """
     data = config.data
     _check_head_names(config)
@@ -133,15 +133,15 @@ def check_plugins(config: Config) -> None:
 
 
 def _check_head_names(config: Config) -> None:
-    """Raises ConfigError for a head whose name its container, a torch.nn.ModuleDict, has itself: `train`, `keys`."""
-    from torch import nn  # it comes with the plugins
+    """Raises ConfigError for a head name that is an attribute of torch.nn.ModuleDict, its container: `train`."""
+    from torch import nn  # late: the plugins import it anyway
 
     for name, head in config.heads.items():
         containers = [nn.ModuleDict()] + ([nn.ParameterDict()] if head.weight == "learned" else [])
         if any(hasattr(container, name) for container in containers):
             raise ConfigError(
-                f"{config._sources.of(('heads', name))}: heads.{name}: {name!r} cannot name a head, for "
-                f"torch's modules have an attribute of that name. Use another, such as {name}_head."
+                f"{config._sources.of(('heads', name))}: heads.{name}: {name!r} cannot name a head, because "
+                f"torch modules have an attribute of that name. Use another, such as {name}_head."
             )
 
 
@@ -159,13 +159,13 @@ def _check(config: Config, where: str, group: str, name: str, section: OpenSecti
 
 
 def data_options(section: DataSection) -> dict[str, Any]:
-    """The options of the data set's constructor; `image_size` among them where it names that parameter."""
+    """The options of the data set's constructor; with `image_size` if it has a parameter of that name."""
     given = section.image_size is not None and takes(registry.load("datasets", section.name), "image_size")
     return section.options | ({"image_size": section.image_size} if given else {})
 
 
 def _check_numbers(values: Mapping[str, Any], sources: Sources) -> None:
-    """Raises ConfigError for nan, infinity and what is too large, whatever key they are given for."""
+    """Raises ConfigError for nan, infinity and too large numbers in any key."""
     wrong = [f"{sources.of(key)}: {'.'.join(key)} {problem}" for key, problem in wrong_numbers(values)]
     if wrong:
         raise ConfigError("\n".join(wrong[:5]))
@@ -182,15 +182,15 @@ def _checked(values: Mapping[str, Any], sources: Sources) -> Config:
 
 
 def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources) -> Iterator[str]:
-    """One line for each wrong key: its source, the key, what is wrong with it, and the nearest right one."""
-    problems, told = error.errors(), set()
+    """One line for each invalid key: its source, the key, the error, and the nearest valid key or value."""
+    problems, reported = error.errors(), set()
     for problem in problems:
-        key, value = _located(problem["loc"], values)
+        key, value = _lookup(problem["loc"], values)
         if problem["type"] in ("missing", "extra_forbidden"):
             key = tuple(str(part) for part in problem["loc"])
-        if key in told:
+        if key in reported:
             continue
-        told.add(key)
+        reported.add(key)
         dotted = ".".join(key)
         match problem["type"]:
             case "extra_forbidden":
@@ -208,14 +208,14 @@ def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources) 
             case "too_short":
                 text = f"{dotted} is empty: give at least one value."
             case _:
-                expected = wanted(other for other in problems if _located(other["loc"], values)[0] == key)
+                expected = wanted(other for other in problems if _lookup(other["loc"], values)[0] == key)
                 hint = nearest(value, re.findall("'(.+?)'", expected)) if isinstance(value, str) else ""
                 text = f"{dotted} should be {expected}, not {shown(value)}.{hint}"
         yield f"{sources.of(key)}: {text}"
 
 
-def _located(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[tuple[str, ...], Any]:
-    """The key that pydantic's location stands for, without the branches of unions that it adds, and its value."""
+def _lookup(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[tuple[str, ...], Any]:
+    """The key of a pydantic location, without the names of union branches that pydantic appends, and its value."""
     key: list[str] = []
     value: Any = values
     for part in location:

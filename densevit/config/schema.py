@@ -1,7 +1,6 @@
-"""Every key of a config, with its type, its default and what it means. A key that is not here is an error.
+"""The config schema: all keys with their types, defaults and meaning. An unknown key is an error.
 
-Sections that name a plugin also take that plugin's own options; `options` is those, and the plugin's constructor
-decides on them (`check_plugins`).
+A section with a plugin also holds the plugin's options (`options`), which `check_plugins` checks.
 """
 
 import math
@@ -41,7 +40,7 @@ from densevit.config.values import (
 )
 
 BUDGETS = ("max_images", "max_steps", "max_epochs")
-"""Keys of `trainer`, of which one is given."""
+"""Keys of `trainer`; exactly one is set."""
 
 
 class BackboneSection(OpenSection):
@@ -50,18 +49,18 @@ class BackboneSection(OpenSection):
     name: str
     """A plugin's name (`densevit plugins` lists them) or `module:Class`."""
     weights: str | None = None
-    """Weights for the backbone alone: a file or folder of ours or another project's, or `timm:NAME`,
+    """Pretrained weights of the backbone: a file or folder of densevit's or another project's, or `timm:NAME`,
     `torchvision:NAME`, `hf:ORG/NAME`. `null`: random weights."""
     weights_allow: Patterns = ()
-    """Names of tensors, as in `[norm.*]`, that these weights may lack, or have besides or in another shape."""
+    """Patterns of tensors that may be missing, unexpected or of another shape in these weights, as in `[norm.*]`."""
     mean: Triple = None
-    """What is taken off pixels in 0 ... 1, red, green and blue. `null`: what `weights` were trained with, or the
-    backbone's own."""
+    """Mean of normalisation, red, green and blue, for pixels in 0 ... 1. `null`: that of `weights`, or the backbone's
+    own."""
     std: Annotated[Triple, AfterValidator(above_zero)] = None
-    """What they are divided by then. `null`: as for `mean`."""
+    """Standard deviation of normalisation. `null`: as for `mean`."""
     freeze: FrozenDepths = False
-    """Keep the backbone as it starts: no gradients, norms in evaluation mode. Or so many of its depths, from the input,
-    or the parameters of these names, as in `[patch_*, stages.0.*]`."""
+    """Freezes the backbone: no gradients, norms in evaluation mode. Or the number of frozen depths, from the input, or
+    patterns of parameters, as in `[patch_*, stages.0.*]`."""
 
 
 class PluginSection(OpenSection):
@@ -75,7 +74,7 @@ class EvaluationSection(OpenSection):
     """The evaluator of a head, and its options."""
 
     name: str | None = None
-    """A plugin's name or `module:Class`. `null`: the evaluator that is called like the head's task."""
+    """A plugin's name or `module:Class`. `null`: the evaluator with the name of the head's task."""
 
 
 class HeadSection(OpenSection):
@@ -84,46 +83,47 @@ class HeadSection(OpenSection):
     name: str
     """A plugin's name or `module:Class`."""
     weight: Rate | Literal["learned"] = 1.0
-    """What its losses are multiplied by. `learned`: by its uncertainty, which is trained with the model."""
+    """Weight of the head's losses. `learned`: uncertainty weighting, trained with the model."""
     weights: str | None = None
-    """Weights for the head alone, with its neck; of another project's model, the head of the same task. `null`: random
-    weights."""
+    """Pretrained weights of the head and its neck; of another project's model, the head of the same task. `null`:
+    random weights."""
     weights_allow: Patterns = ()
-    """Names of tensors that these weights may lack, or have besides or in another shape."""
+    """Patterns of tensors that may be missing, unexpected or of another shape in these weights."""
     freeze: Frozen = False
-    """Keep the head as it starts, with its neck. Or the parameters of these names, as in `[decoder.*, neck.*]`."""
+    """Freezes the head and its neck. Or patterns of parameters, as in `[decoder.*, neck.*]`."""
     neck: PluginSection | None = None
-    """What stands between the backbone and this head: `{name: ..., options}`."""
+    """The neck between the backbone and this head: `{name: ..., options}`."""
     evaluation: EvaluationSection = EvaluationSection()
-    """How this head is measured: `{name: ..., options}`."""
+    """The evaluator of this head: `{name: ..., options}`."""
 
 
 class DataSection(OpenSection):
-    """The data set, how it is fed, and the data set's own options (`root`, for one, where it reads files)."""
+    """The data set, its loader and augmentation, and the data set's own options, such as `root`."""
 
     name: str
     """A plugin's name or `module:Class`."""
     split: str = "val"
-    """The split that validation and `evaluate` measure on, by its name on disk (`test`)."""
+    """The split for validation and `evaluate`, by its name on disk (`test`)."""
     batch_size: Annotated[Count, Field(le=2**20)] = 8
-    """Pictures a step on one device."""
+    """Images per step and device."""
     num_workers: Annotated[Int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
-    """Processes that load pictures. `auto`: as many as the processor cores allow."""
+    """Worker processes that load images. `auto`: by the number of CPU cores."""
     image_size: Sides = None
-    """One side, or `[height, width]`, in pixels, of what the model sees. `null`: as the recipe has it."""
+    """Side, or `[height, width]`, of the model's input in pixels. `null`: the recipe's default."""
     recipe: Literal["fixed", "detr", "crop", "resize"] = "fixed"
-    """Augmentation in training: `fixed` brings pictures to `image_size`; `detr` is that paper's, of
-    many sizes; `crop` is segmentation's, and of NYU and KITTI, crops of `image_size` at random scales; `resize` is
+    """Augmentation in training: `fixed` resizes images to `image_size`; `detr` is the multi-scale augmentation of DETR;
+    `crop` takes crops of `image_size` at random scales, as for semantic segmentation, NYU and KITTI; `resize` is
     `fixed` without augmentation."""
     short_side: Side | None = None
-    """Of `crop`: the short side that evaluation brings pictures to, and that training scales. `null`: their own."""
+    """For `crop`: the short side of images in evaluation, and in training before random scaling. `null`: the image's
+    own."""
     scales: Scales = None
-    """Of `crop`: the least and the greatest of training's random scales. `null`: `[0.5, 2.0]`."""
+    """For `crop`: the smallest and the largest random scale in training. `null`: `[0.5, 2.0]`."""
     rotation: Annotated[Float, Field(gt=0, le=180)] | None = None
-    """Of `crop`: training turns pictures by up to so many degrees to either side. What comes in at the border is black
-    and unlabelled. `null`: not at all."""
+    """For `crop`: the largest random rotation in training, in degrees. New pixels at the border are black and
+    unlabelled. `null`: no rotation."""
     group_by_aspect: bool = False
-    """Batch wide pictures with wide and tall with tall ones: less padding."""
+    """Groups landscape and portrait images into separate batches: less padding."""
 
     @field_validator("recipe")
     @classmethod
@@ -135,7 +135,7 @@ class DataSection(OpenSection):
     @field_validator("short_side", "scales", "rotation")
     @classmethod
     def _belongs_to_crop(cls, value: Any, info: ValidationInfo) -> Any:
-        recipe = info.data.get("recipe", "crop")  # a wrong recipe is told by itself
+        recipe = info.data.get("recipe", "crop")  # an invalid recipe is reported on its own
         if value is not None and recipe != "crop":
             raise ValueError(f"the recipe {recipe!r} has no such key. Leave it out, or set data.recipe: crop.")
         return value
@@ -144,41 +144,40 @@ class DataSection(OpenSection):
     @classmethod
     def _rises(cls, scales: tuple[float, float] | None) -> tuple[float, float] | None:
         if scales is not None and not 0 < scales[0] <= scales[1] < math.inf:
-            raise ValueError(f"give the least scale, above 0, and the greatest, not {[*scales]}.")
+            raise ValueError(f"give the smallest scale, above 0, and the largest, not {[*scales]}.")
         return scales
 
 
 class OptimSection(Section):
-    """The optimiser and the course of its learning rate."""
+    """The optimiser and the learning rate schedule."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
-    """`sgd` takes the first of `betas` as its momentum."""
+    """`sgd` uses the first of `betas` as momentum."""
     lr: Annotated[Float, Field(gt=0, le=1e6)] | None = None
-    """Learning rate; 1e-4 where `lr_per_256` is not given either."""
+    """Learning rate; 1e-4 if `lr_per_256` is not set either."""
     lr_per_256: Annotated[Float, Field(gt=0, le=1e6)] | None = None
-    """In place of `lr`: the learning rate at 256 pictures an optimiser step, scaled to those in use."""
+    """Instead of `lr`: the learning rate for 256 images per optimiser step, scaled linearly to the actual number."""
     backbone_lr: Rate | None = None
-    """The backbone's learning rate. `null`: the same as the rest's."""
+    """The backbone's learning rate. `null`: the same as of the other parameters."""
     layer_decay: Annotated[Float, Field(gt=0, le=1)] = 1.0
-    """What each depth of the backbone has of the next one's learning rate, the last of which is `backbone_lr`."""
+    """Layer-wise decay: the learning rate of a backbone depth relative to the next; the last has `backbone_lr`."""
     lr_factors: dict[str, Factor] = Field(default_factory=dict)
-    """Factors on the learning rates of parameters by their names, as in `{heads.detection.*: 10}`. What several match
-    has all of them."""
+    """Learning rate factors by parameter pattern, as in `{heads.detection.*: 10}`. If several match, all apply."""
     weight_decay: Rate = 1e-4
-    """Not applied to norms, biases and position tables."""
+    """Weight decay; not applied to norms, biases and position embeddings."""
     betas: Annotated[tuple[Momentum, Momentum], BeforeValidator(as_tuple)] = (0.9, 0.999)
-    """The decay of Adam's two running means."""
+    """Adam's betas."""
     schedule: Literal["constant", "cosine", "poly", "step"] = "cosine"
-    """The learning rate after the warm-up: as it is, along half a cosine, as a power of what remains (`poly`, 0.9), or
-    divided by 10 once."""
+    """The learning rate after the warm-up: constant, half a cosine, polynomial decay (power 0.9), or divided by 10
+    once."""
     warmup: Annotated[Float, Field(ge=0, lt=1)] = 0.0
-    """The share of the training in which the learning rate rises from 0."""
+    """Linear warm-up from 0, as a fraction of the training."""
     warmup_steps: Annotated[Int, Field(ge=0)] | None = None
-    """In place of `warmup`: the same in optimiser steps, whatever the budget, as papers give it."""
+    """Instead of `warmup`: the warm-up in optimiser steps, independent of the budget, as in papers."""
     drop_at: Annotated[Float, Field(gt=0, le=1)] = 0.67
     """The fraction of the training at which `step` divides by 10."""
     min_lr_ratio: Annotated[Float, Field(ge=0, le=1)] = 0.0
-    """Where `cosine` and `poly` end, as a fraction of the learning rate."""
+    """The final learning rate of `cosine` and `poly`, as a fraction of the learning rate."""
 
     @model_validator(mode="before")
     @classmethod
@@ -195,44 +194,44 @@ class OptimSection(Section):
 
 
 class TrainerSection(Section):
-    """How long and on what to train, and what to write down."""
+    """Training budget, hardware, validation, checkpoints and logging."""
 
     max_images: Count | None = None
-    """The training budget in images seen, over all processes, whatever the size of the data set. One of `max_images`,
-    `max_steps` and `max_epochs` is given."""
+    """The training budget in images over all processes, independent of the size of the data set. One of `max_images`,
+    `max_steps` and `max_epochs` is required."""
     max_steps: Count | None = None
     """The budget in optimiser steps."""
     max_epochs: Count | None = None
     """The budget in passes over the data set."""
     precision: Literal["auto", "32", "16-mixed", "bf16-mixed", "bf16-true", "64"] = "auto"
-    """`auto`: bf16-mixed where the hardware has it, else 32."""
+    """`auto`: bf16-mixed if the hardware supports it, else 32."""
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
-    """`auto`: the best that is there."""
+    """`auto`: the best available one."""
     devices: Annotated[Count, Field(le=2**16)] | str = "auto"
-    """How many, or which ones (`"0,2"`)."""
+    """Number of devices, or their indices (`"0,2"`)."""
     num_nodes: Annotated[Count, Field(le=2**16)] = 1
-    """Machines."""
+    """Number of nodes."""
     strategy: str = "auto"
-    """How several devices share the work, as Lightning names it (`ddp`)."""
+    """Lightning's strategy for several devices (`ddp`)."""
     clip_grad_norm: Annotated[Float, Field(gt=0)] | None = None
-    """Gradients are scaled down to this norm. `null`: never."""
+    """Clips the norm of the gradients. `null`: no clipping."""
     accumulate: Count = 1
-    """Batches an optimiser step."""
+    """Batches per optimiser step."""
     evaluate_every: Annotated[Float, Field(gt=0, allow_inf_nan=False)] = 0.25
-    """From one validation to the next: below 1 a share of the training, 0.25 for four validations; from 1 on, epochs.
-    One always follows the last step."""
+    """Interval between validations: below 1 a fraction of the training, 0.25 for four validations; from 1 on, epochs.
+    The last step is always followed by one."""
     checkpoint_every: Count | Duration | None = "5min"
-    """From one `last.ckpt` to the next, besides those after validations: optimiser steps, or a time as in `30s`, `5min`
-    or `1h`. `null`: none besides."""
+    """Interval between writes of `last.ckpt`, in addition to those after validations: optimiser steps, or a time as in
+    `30s`, `5min` or `1h`. `null`: no others."""
     compile: bool = False
     """Compile the model with `torch.compile`."""
     monitor: str | None = None
-    """The metric that picks the best epoch, `detection/AP`. `null`: the head's main one; of several heads, how near
-    each is to the best it has reached."""
+    """The metric that selects the best epoch, `detection/AP`. `null`: the head's main metric; for several heads, their
+    main metrics relative to the best value of each so far."""
     ema: Annotated[Float, Field(gt=0, lt=1)] | None = None
-    """The decay of a running mean of the weights, which is then what is evaluated and saved. `null`: none."""
+    """Decay of the exponential moving average of the weights, which is then evaluated and saved. `null`: none."""
     log_every: Count = 50
-    """Optimiser steps from one line of losses in `metrics.csv` to the next."""
+    """Optimiser steps between lines of losses in `metrics.csv`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -245,7 +244,7 @@ class TrainerSection(Section):
     @classmethod
     def _share_or_epochs(cls, value: float) -> float:
         if value > 1 and not value.is_integer():
-            raise ValueError(f"give a share of the training below 1, or a whole number of epochs, not {value:g}.")
+            raise ValueError(f"give a fraction of the training below 1, or a whole number of epochs, not {value:g}.")
         return value
 
     @model_validator(mode="after")
@@ -259,42 +258,43 @@ class TrainerSection(Section):
 
 
 class InferenceSection(Section):
-    """How dense heads look at a picture in validation, `evaluate` and `predict`: by default once, at the whole of it.
+    """Test-time augmentation of dense heads in validation, `evaluate` and `predict`; by default none.
 
-    Sides are in pixels of the picture as evaluation resizes it. What several looks give for a pixel is averaged.
+    Sides are in pixels of the image as resized for evaluation. Predictions for a pixel are averaged.
     """
 
     window: Sides = None
-    """The side, or `[height, width]`, of windows that slide over the picture. `null`: the whole picture."""
+    """Side, or `[height, width]`, of sliding windows. `null`: the whole image."""
     stride: Sides = None
-    """The way, or `[down, across]`, from one window to the next. `null`: two thirds of the window, rounded."""
+    """Stride, or `[down, across]`, of the windows. `null`: two thirds of the window, rounded."""
     average: Literal["logits", "probabilities"] = "logits"
-    """What of a class map is averaged. Maps without classes, as of depth, are averaged as they are."""
+    """Whether logits or probabilities of class maps are averaged. Maps without classes, such as depth, are averaged
+    directly."""
     flip: bool = False
-    """Look at the mirrored picture too."""
+    """Also predicts on the horizontally flipped image."""
     scales: Annotated[tuple[Factor, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (1.0,)
-    """Look at the picture resized by each of these factors."""
+    """Predicts on the image resized by each of these factors."""
     batch_size: Count = 4
-    """Windows, or flips of a whole picture, that run together."""
+    """Batch size of windows, or of flips of a whole image."""
 
     @field_validator("stride")
     @classmethod
-    def _leaves_nothing_out(cls, stride: Any, info: ValidationInfo) -> Any:
-        if stride is None or "window" not in info.data:  # a wrong window is told by itself
+    def _covers_every_pixel(cls, stride: Any, info: ValidationInfo) -> Any:
+        if stride is None or "window" not in info.data:  # an invalid window is reported on its own
             return stride
         window = info.data["window"]
         if window is None:
             raise ValueError(f"a stride of {_shown(stride)} needs a window. Set inference.window too, or leave it out.")
         if any(step > side for step, side in zip(_pair(stride), _pair(window), strict=True)):
             raise ValueError(
-                f"{_shown(stride)} is more than inference.window, {_shown(window)}, and leaves pixels out. "
-                "Expected at most the window; null takes two thirds of it."
+                f"{_shown(stride)} is more than inference.window, {_shown(window)}, and skips pixels. "
+                "Expected at most the window; null is two thirds of it."
             )
         return stride
 
     @property
     def once(self) -> bool:
-        """Whether a picture is looked at once and whole, so that there is nothing to average."""
+        """Whether there is one prediction of the whole image, and nothing to average."""
         return self.window is None and not self.flip and self.scales == (1.0,)
 
     @property
@@ -304,7 +304,7 @@ class InferenceSection(Section):
 
     @property
     def strides(self) -> tuple[int, int] | None:
-        """(down, across), where there is a window."""
+        """(down, across); None without windows."""
         if self.window is None:
             return None
         if self.stride is not None:
@@ -323,30 +323,31 @@ def _shown(sides: int | tuple[int, int]) -> str:
 
 @dataclass
 class Sources:
-    """Which file, or the command line, each key came from. Two configs are equal whatever their keys came from."""
+    """The file of each key, or the command line. Not compared: configs with other sources are equal."""
 
-    places: dict[tuple[str, ...], str] = field(default_factory=dict, compare=False)
+    by_key: dict[tuple[str, ...], str] = field(default_factory=dict, compare=False)
 
     def of(self, key: tuple[str, ...]) -> str:
-        """The source of a key, or of the nearest section above it; empty where the config was made in Python."""
-        while key and key not in self.places:
+        """The source of a key, or of the nearest section above it; empty for a config created in Python."""
+        while key and key not in self.by_key:
             key = key[:-1]
-        return self.places.get(key, "")
+        return self.by_key.get(key, "")
 
 
 class Config(Section):
-    """A whole training: what `densevit.config.load` gives."""
+    """The config of a training run, from `densevit.config.load`."""
 
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
-    """Of weights, data order and augmentation."""
+    """Seed of weights, data order and augmentation."""
     weights: str | None = None
-    """A whole model's weights to start from: a run folder, a file or `hf:ORG/NAME`. `null`: none."""
+    """Pretrained weights of the whole model: a run folder, a file or `hf:ORG/NAME`. `null`: none."""
     weights_allow: Patterns = ()
-    """Names of tensors, as in `[heads.depth.*]`, that these weights may lack, or have besides or in another shape."""
+    """Patterns of tensors that may be missing, unexpected or of another shape in these weights, as in
+    `[heads.depth.*]`."""
     backbone: BackboneSection
-    """The backbone: one for all heads."""
+    """The backbone, shared by all heads."""
     heads: Annotated[dict[str, HeadSection], Field(min_length=1)]
-    """The heads, by names of one's own choice; metrics carry them (`detection/AP`)."""
+    """The heads by name; any names, which prefix the metrics (`detection/AP`)."""
     data: DataSection
     """The data set."""
     optim: OptimSection = Field(default_factory=OptimSection)
@@ -354,15 +355,17 @@ class Config(Section):
     trainer: TrainerSection
     """The training."""
     inference: InferenceSection = Field(default_factory=InferenceSection)
-    """How dense heads look at pictures in validation, evaluation and prediction."""
+    """Test-time augmentation of dense heads in validation, evaluation and prediction."""
     _sources: Sources = PrivateAttr(default_factory=Sources)
 
     @field_validator("heads")
     @classmethod
-    def _names_that_metrics_can_carry(cls, heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
+    def _valid_head_names(cls, heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
         for name in heads:
             if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
-                raise ValueError(f"{name!r} is no name for a head: use letters, digits, _ and -.")
-            if len(name) > 100:  # files carry it
-                raise ValueError(f"{name[:20]}... is no name for a head: {len(name)} letters, 100 are allowed.")
+                raise ValueError(f"{name!r} is not a valid name for a head: use letters, digits, _ and -.")
+            if len(name) > 100:  # it is part of file names
+                raise ValueError(
+                    f"{name[:20]}... is not a valid name for a head: {len(name)} letters, 100 are allowed."
+                )
         return heads

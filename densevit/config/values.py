@@ -1,4 +1,4 @@
-"""The kinds of values that a config holds, and what its sections have in common."""
+"""Value types of config keys, and base classes of config sections."""
 
 import re
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _number(value: Any) -> Any:
-    """The number that a text spells ("1e-4"), where it spells one."""
+    """Converts a string to a number ("1e-4") if possible."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -15,13 +15,13 @@ def _number(value: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """1e4 as 10000, where a whole number is wanted."""
+    """Converts 1e4 to 10000."""
     value = _number(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def as_tuple(value: Any) -> Any:
-    """A list as a tuple, and anything else as it is."""
+    """Converts a list to a tuple; returns other values unchanged."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -48,7 +48,7 @@ def _three(value: Any) -> Any:
 
 
 def above_zero(value: Any) -> Any:
-    """The numbers, where none of them is 0."""
+    """Raises ValueError if one of the numbers is 0."""
     if value is not None and min(value) == 0:
         raise ValueError(f"pixels are divided by these numbers, and none can be 0: {[*value]}.")
     return value
@@ -56,19 +56,19 @@ def above_zero(value: Any) -> Any:
 
 def _duration(value: Any) -> Any:
     if isinstance(value, str) and not re.fullmatch(r"[1-9][0-9]*(s|min|h)", value):
-        raise ValueError("a time as in 30s, 5min or 1h")  # in a union: what else it can be is said before
+        raise ValueError("a time as in 30s, 5min or 1h")  # in a union: the message appends it to the other types
     return value
 
 
 def seconds_of(duration: str) -> float:
-    """The seconds of a checked duration: 300.0 of 5min."""
+    """The seconds in a valid duration: 300.0 for 5min."""
     number, unit = re.fullmatch(r"([0-9]+)(s|min|h)", duration).groups()  # type: ignore[union-attr]
     return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
 
 
 def _two_scales(value: Any) -> Any:
     if value is not None and not (isinstance(value, list | tuple) and len(value) == 2):
-        raise ValueError(f"give the least and the greatest scale, as in [0.5, 2.0], not {value}.")
+        raise ValueError(f"give the smallest and the largest scale, as in [0.5, 2.0], not {value}.")
     return as_tuple(value)
 
 
@@ -90,7 +90,7 @@ Scales = Annotated[tuple[Float, Float] | None, BeforeValidator(_two_scales)]
 
 
 class Section(BaseModel):
-    """Keys with a fixed meaning, and no others."""
+    """A section with fixed keys."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, validate_assignment=True, use_attribute_docstrings=True, protected_namespaces=()
@@ -98,11 +98,11 @@ class Section(BaseModel):
 
 
 class OpenSection(Section):
-    """Keys with a fixed meaning, besides which a plugin's own options stand."""
+    """A section with fixed keys and a plugin's options."""
 
     model_config = ConfigDict(extra="allow")
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys that are the plugin's own: keyword arguments of its constructor."""
+        """The plugin's options: keyword arguments of its constructor."""
         return dict(self.model_extra or {})

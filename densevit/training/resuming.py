@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from densevit import config as configs
-from densevit.config import Config, reading
+from densevit.config import Config, yaml_io
 from densevit.errors import ConfigError, WeightsError
 from densevit.model import DenseModel
 from densevit.options import shown
@@ -50,7 +50,7 @@ class Checkpoint:
         self.classes: dict[str, list[str]] | None = content.get("classes")
         self.config: Config | None = None
         if isinstance(content.get("config"), str):
-            self.config = configs.from_mapping(reading.parse(content["config"], str(self.path)), str(self.path))
+            self.config = configs.from_mapping(yaml_io.parse(content["config"], str(self.path)), str(self.path))
 
     def check_model(self, model: DenseModel) -> None:
         """Raises WeightsError if the model's classes or tensors differ from those of the checkpoint."""

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from densevit.config.reading import parse
+from densevit.config.yaml_io import parse
 from densevit.data.io.large_images import open_image
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file

@@ -7,7 +7,7 @@ from typing import Any
 
 from densevit import config as configs
 from densevit.config import BackboneSection
-from densevit.config.reading import write as yaml
+from densevit.config.yaml_io import write as yaml
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, Class
 from densevit.model import DenseModel, build_model, create_backbone

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from densevit.config import reading as yaml
+from densevit.config import yaml_io as yaml
 from densevit.errors import WeightsError, one_line
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
 from densevit.model import DenseModel

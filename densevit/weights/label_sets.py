@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 
-from densevit.config import reading
+from densevit.config import yaml_io
 from densevit.data.datasets.coco_annotations import color_of
 from densevit.interfaces import Class
 
@@ -33,7 +33,7 @@ def preset_classes(preset: str) -> tuple[Class, ...]:
     from densevit.data.datasets.label_values import LabelValues  # imports OpenCV, which few checkpoints need
 
     file = resources.files("densevit.data.datasets") / "presets" / f"{preset}.yaml"
-    options = reading.parse(file.read_text("utf-8"), file.name)
+    options = yaml_io.parse(file.read_text("utf-8"), file.name)
     keys = ("classes", "ignore_index", "reduce_zero_label", "ignore_colors")
     return LabelValues(**{key: options[key] for key in keys if key in options}).classes
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from densevit import config as configs
-from densevit.config import BackboneSection, reading
+from densevit.config import BackboneSection, yaml_io
 from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class
 from densevit.model import DenseModel, build_model, create_backbone
@@ -34,7 +34,7 @@ def save(model: DenseModel, path: Path) -> None:
 
 def save_backbone(backbone: Backbone, section: Mapping[str, Any], path: Path) -> None:
     """Writes a model file of a backbone only, with the key prefix `backbone.`. section: of its config."""
-    config = reading.write({"backbone": dict(section)})
+    config = yaml_io.write({"backbone": dict(section)})
     entries = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "classes": {}, "config": config}
     _write({f"backbone.{key}": value for key, value in backbone.state_dict().items()}, entries, path)
 
@@ -59,7 +59,7 @@ def load(run: str | Path) -> DenseModel:
     if entries.get("part") == "backbone":
         raise WeightsError(f"{path}: contains only a backbone. Train with `backbone.weights={run}`.")
     try:
-        values = reading.parse(entries["config"], str(path))
+        values = yaml_io.parse(entries["config"], str(path))
         classes = {task: tuple(map(_class, own)) for task, own in json.loads(entries["classes"]).items()}
     except (LookupError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
         raise WeightsError(
@@ -78,7 +78,7 @@ def load_backbone(run: str | Path) -> tuple[Backbone, BackboneSection]:
     """The backbone of a run or of a file from `save_backbone`, in evaluation mode, and its config section."""
     state, entries, path = _read(run)
     try:
-        values = reading.parse(entries["config"], str(path))["backbone"]
+        values = yaml_io.parse(entries["config"], str(path))["backbone"]
     except (KeyError, TypeError) as error:
         raise WeightsError(f"{path}: its header is corrupt ({error}). Copy it again.") from error
     section = configs.backbone_section(values, str(path))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from densevit import registry
-from densevit.config import reading as yaml
+from densevit.config import yaml_io as yaml
 from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel

@@ -231,4 +231,4 @@ def test_parameter_counts_match_the_paper(backbone, millions, paper):
     unused = sum(p.numel() for name, p in theirs.items() if re.match(WITHOUT_EFFECT, name))
     width = vit.channels[-1]  # of the class token's position, which is part of that token here
     assert total == sum(p.numel() for p in theirs.values()) - unused - width
-    assert abs((total + idle + width) / 1e6 - paper) / paper < 0.01
+    assert abs((total + unused + width) / 1e6 - paper) / paper < 0.01

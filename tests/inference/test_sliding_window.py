@@ -525,7 +525,7 @@ def test_the_stride_is_two_thirds_of_the_window_by_default():
     section = config_with({"window": "5e2", "scales": ["1", 1.5]}).inference
     assert (section.window_sides, section.scales, section.once) == ((500, 500), (1.0, 1.5), False)
     assert configs.from_mapping(
-        configs.reading.parse(configs.dump(config_with({"window": [4, 5]})), "")
+        configs.yaml_io.parse(configs.dump(config_with({"window": [4, 5]})), "")
     ) == config_with({"window": [4, 5]})
 
 

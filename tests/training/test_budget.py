@@ -102,7 +102,7 @@ def test_two_budgets_are_an_error_and_another_one_takes_the_place_of_the_first()
     with pytest.raises(ConfigError, match="warmup and warmup_steps are both given"):
         config("optim.warmup=0.1", "optim.warmup_steps=5")
     assert config("optim.warmup_steps=5", optim={"warmup": 0.1}).optim.warmup == 0
-    with pytest.raises(ConfigError, match="a share of the training below 1, or a whole number of epochs, not 1.5"):
+    with pytest.raises(ConfigError, match="a fraction of the training below 1, or a whole number of epochs, not 1.5"):
         config("trainer.evaluate_every=1.5")
 
 
