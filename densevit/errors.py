@@ -1,4 +1,4 @@
-"""The errors that densevit raises at people: each says what was found, what was expected, and the mend."""
+"""User-facing errors. Each message states what was found, what was expected, and the fix."""
 
 import difflib
 import re
@@ -6,19 +6,19 @@ from collections.abc import Iterable
 
 
 class DensevitError(ValueError):
-    """Something that the user can mend. The command line prints its message alone, without a traceback."""
+    """An error that the user can fix. The command line prints only its message, without a traceback."""
 
 
 class ConfigError(DensevitError):
-    """A config file, section or override is wrong."""
+    """A config file, section or override is invalid."""
 
 
 class PluginError(DensevitError):
-    """A plugin is missing, broken, or was given options that its constructor does not take."""
+    """A plugin is missing or broken, or its constructor does not accept the given options."""
 
 
 class DataError(DensevitError):
-    """An image, an annotation or a data folder is wrong."""
+    """An image, an annotation or a data folder is invalid."""
 
 
 class WeightsError(DensevitError):
@@ -26,11 +26,11 @@ class WeightsError(DensevitError):
 
 
 class TrainingError(DensevitError):
-    """A training cannot go on: another process has ended, the disk is full."""
+    """Training cannot continue, e.g. because another process has ended or the disk is full."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Two sentences, the nearest known name and all of them: " Did you mean 'x'? Known: x, y."; empty where none is."""
+    """Returns " Did you mean 'x'? Known: x, y.", the closest known name and all of them; "" if none is known."""
     names = sorted(known)
     nearest = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
@@ -38,15 +38,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message in one line; its type where it has none, or where asking for the message fails."""
+    """Returns the message of an error as one line, or its type name if it has no message or __str__ raises."""
     try:
         text = str(error)
-    except Exception:  # an exception of a plugin's, whose __str__ raises
+    except Exception:  # a plugin's exception class with a broken __str__
         text = ""
-    text = " ".join(text.partition("\nException raised from")[0].split())  # torch adds a stack of C++ there
+    text = " ".join(text.partition("\nException raised from")[0].split())  # torch appends a C++ stack trace
     return (text if len(text) <= 500 else f"{text[:500]} ...") or type(error).__name__
 
 
 def printable(text: str) -> str:
-    """The text with control characters, except line breaks, escaped: a terminal would obey them."""
-    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], text)
+    """Escapes control characters, except line breaks, which a terminal would interpret."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], text)

@@ -1,7 +1,6 @@
-"""What a plugin is: `Backbone`, `Neck`, `Head`, `Dataset` and `Evaluator`, and the words that pass between them.
+"""Plugin interfaces `Backbone`, `Neck`, `Head`, `Dataset` and `Evaluator`, and the data types they exchange.
 
-A plugin author reads this file and needs no other. `docs/own-backbone.md` and `docs/own-head.md` walk through one from
-nothing.
+This file is the complete contract for plugin authors; `docs/own-backbone.md` and `docs/own-head.md` are tutorials.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, TypedDict
 import numpy as np
 from torch import Tensor, nn
 
-from densevit.losses.segmentation import IGNORE as IGNORE  # the `semantic` label that is neither learnt nor counted
+from densevit.losses.segmentation import IGNORE as IGNORE  # ignore index of `semantic`
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -19,39 +18,39 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Class:
-    """One class of a data set. Inside densevit a class is its index, 0 ... K-1, in the data set's own order."""
+    """One class of a data set. densevit uses class indices 0 ... K-1 in the order of the data set."""
 
     name: str
-    file_id: int  # the id that files use (COCO's 1 ... 90); it comes back in predictions' files and in evaluation
+    file_id: int  # id in annotation files (COCO: 1 ... 90), used again in prediction files and evaluation
     color: tuple[int, int, int]  # RGB, 0 ... 255
-    thing: bool = True  # countable; a surface ("stuff") where not
+    thing: bool = True  # countable ("thing"); False for "stuff"
 
 
 Targets = dict[str, Any]
-"""Labels of one image, on the grid of that image. A key that is absent means "not labelled", never "empty".
+"""Labels of one image, at the size of that image. A missing key means "not labelled", never "empty".
 
 boxes: (N, 4) float32, absolute xyxy in pixels. labels: (N,) int64. masks: (N, H, W) bool.
-semantic: (H, W) uint8, 255 = ignore. depth: (H, W) float32 in metres, 0 = unknown.
-area: (N,), the annotation's own. iscrowd: (N,) bool. A data set may give boxes and area in float64, for evaluation.
-image_id: int or str. size: (h, w), this grid without padding. original_size: (h, w) of the file.
-truth: in validation, the data set's own targets, untouched, in original pixels.
+semantic: (H, W) uint8, 255 = ignore. depth: (H, W) float32 in metres, 0 = invalid.
+area: (N,), as annotated. iscrowd: (N,) bool. Boxes and area may be float64, for evaluation.
+image_id: int or str. size: (h, w) without padding. original_size: (h, w) of the file.
+truth: in validation, the unmodified targets of the data set, in original pixels.
 
-Under a key of its own, a data set may give what stays the same when the image is cropped, resized or flipped: a string,
-a single number or None, a list of strings, a dict of these. It is passed on as it is. A tensor, an array or a list of
-numbers under another key is an error.
+Other keys may have values that do not depend on cropping, resizing or flipping: a string, a single number, None, a list
+of strings, or a dict of these. They are passed through unchanged. A tensor, an array or a list of numbers under another
+key is an error.
 """
 
 Outputs = dict[str, Any]
-"""What a head computes, on the batch's grid: `logits`, `boxes`, `masks`, `depth`, and what its loss needs besides."""
+"""Outputs of a head for a padded batch: `logits`, `boxes`, `masks`, `depth`, and what else its loss needs."""
 
 Losses = dict[str, Tensor]
-"""Weighted terms, each a scalar; their sum is minimised."""
+"""Weighted scalar loss terms; their sum is minimised."""
 
 Predictions = dict[str, Any]
-"""Results for one image in that image's original pixels: boxes xyxy, scores, labels, semantic, depth, masks."""
+"""Predictions for one image in original pixels: boxes xyxy, scores, labels, semantic, depth, masks."""
 
 Table = Sequence[Sequence[str | int | float]]
-"""Rows, the first of them the header."""
+"""Rows; the first is the header."""
 
 
 class Sample(TypedDict):
@@ -70,11 +69,11 @@ class Batch(TypedDict):
 
 
 class Backbone(nn.Module):
-    """Turns pictures into feature maps.
+    """Computes feature maps from images.
 
-    channels, strides: one a feature, fine to coarse; strides in input pixels.
-    mean, std: what the model normalises pixels in 0 ... 1 with, before the backbone sees them.
-    input_size: (H, W), set only where the architecture allows no other.
+    channels, strides: one per feature, fine to coarse; strides in input pixels.
+    mean, std: normalisation of pixels in 0 ... 1, which the model applies before the backbone.
+    input_size: (H, W), only if the architecture has a fixed input size.
     """
 
     channels: tuple[int, ...]
@@ -84,18 +83,18 @@ class Backbone(nn.Module):
     input_size: tuple[int, int] | None = None
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images: (B, 3, H, W) float, any H and W. Returns a (B, C_i, ceil(H / s_i), ceil(W / s_i)) a feature."""
-        raise NotImplementedError(f"{type(self).__name__} is a Backbone and needs a forward(images).")
+        """images: (B, 3, H, W) float, any H and W. Returns features (B, C_i, ceil(H / s_i), ceil(W / s_i))."""
+        raise NotImplementedError(f"{type(self).__name__} is a Backbone and must implement forward(images).")
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """Parameters grouped by depth, input first, for layer-wise learning rates. By default one a child module."""
+        """Parameters grouped by depth, input first, for layer-wise learning rates. Default: one group per child."""
         groups = [list(child.parameters()) for child in self.children()]
         own = list(self.parameters(recurse=False))
         return [group for group in (own, *groups) if group]
 
 
 class Neck(nn.Module):
-    """Turns feature maps into feature maps, and belongs to a head (`heads.NAME.neck`)."""
+    """Transforms the feature maps for one head (`heads.NAME.neck`)."""
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -105,17 +104,17 @@ class Neck(nn.Module):
         self.channels, self.strides = tuple(channels), tuple(strides)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Features in, features out, as `channels` and `strides` of this neck say."""
-        raise NotImplementedError(f"{type(self).__name__} is a Neck and needs a forward(features).")
+        """Returns features with the `channels` and `strides` of this neck."""
+        raise NotImplementedError(f"{type(self).__name__} is a Neck and must implement forward(features).")
 
 
 class Head(nn.Module):
-    """Turns feature maps into one task's outputs, losses and predictions.
+    """Computes outputs, losses and predictions of one task from feature maps.
 
-    task: "detection", "segmentation", "depth" or a word of one's own; it picks the classes and the evaluator.
-    needs: the target keys it trains on; checked against the data at the start.
-    quantity: what a depth head gives: "depth", in metres, which depth of no unit cannot teach, or "inverse_depth",
-        relative, which is measured after alignment. None: it does not say, and nothing is checked.
+    task: "detection", "segmentation", "depth" or a custom name; determines the classes and the evaluator.
+    needs: target keys required for training; checked against the data at the start.
+    quantity: output of a depth head: "depth" in metres, which needs metric ground truth, or relative "inverse_depth",
+        which is evaluated after alignment. None: not declared and not checked.
     """
 
     task: ClassVar[str]
@@ -127,56 +126,55 @@ class Head(nn.Module):
         self.classes = tuple(classes)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
-        """padding_mask: (B, H, W) bool on the batch's grid, True = padding. targets: in training only."""
+        """padding_mask: (B, H, W) bool, True = padding. targets: in training only."""
         raise NotImplementedError(
-            f"{type(self).__name__} is a Head and needs a forward(features, padding_mask, targets)."
+            f"{type(self).__name__} is a Head and must implement forward(features, padding_mask, targets)."
         )
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
-        """Always the same keys. Images that lack a key of `needs` are left out; images with nothing in it are not.
+        """Returns always the same keys. Images that lack a key of `needs` are ignored; images without objects are not.
 
-        Where no image is labelled, every term is exactly 0 and still connected to every parameter.
+        If no image is labelled, every term is exactly 0 and still connected to every parameter.
         """
-        raise NotImplementedError(f"{type(self).__name__} is a Head and needs a loss(outputs, targets).")
+        raise NotImplementedError(f"{type(self).__name__} is a Head and must implement loss(outputs, targets).")
 
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
-        """One dict an image, in that image's original pixels. Reads `size` and `original_size` only."""
-        raise NotImplementedError(f"{type(self).__name__} is a Head and needs a predict(outputs, targets).")
+        """Returns one dict per image, in original pixels. Uses only `size` and `original_size` of the targets."""
+        raise NotImplementedError(f"{type(self).__name__} is a Head and must implement predict(outputs, targets).")
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """Dense heads: (B, C, *size) in float32, what windows, flips and scales average: logits, depths.
+        """Dense heads: maps (B, C, *size) in float32 that test-time augmentation averages, e.g. logits or depth.
 
-        size: of the batch's grid in pixels, or of its top left part. Where C is the number of classes,
+        size: in pixels, of the padded batch or a top-left crop of it. If C is the number of classes,
         `inference.average: probabilities` averages softmax(maps) instead.
         """
-        raise NotImplementedError(f"{type(self).__name__} makes no maps.")
+        raise NotImplementedError(f"{type(self).__name__} does not implement maps().")
 
     def undo_zoom(self, maps: Tensor, zoom: float) -> Tensor:
-        """Dense heads: `maps` (B, C, h, w) of an image that was seen `zoom` times as large, as they are at zoom 1.
+        """Dense heads: converts `maps` (B, C, h, w) of an image that was enlarged by `zoom` to zoom 1.
 
-        Called before maps of several zooms are averaged (`inference.scales`). By default maps of a head whose
-        `quantity` is "depth", metres, are multiplied by the zoom, by which training divides depth, and all others stay
-        as they are. A head whose maps change with the zoom in another way, as logarithms of metres, overrides it.
+        Called before maps of several scales are averaged (`inference.scales`). By default, maps of a head whose
+        `quantity` is "depth" are multiplied by the zoom, because training divides depth by it; others are unchanged.
+        Heads whose maps depend on the zoom in another way, e.g. log depth, override this method.
         """
         return maps * zoom if self.quantity == "depth" else maps
 
     def read_maps(self, maps: Tensor) -> Predictions:
-        """Dense heads: what averaged maps (B, C, h, w) say, pixel by pixel: `semantic` (B, h, w), `depth` (B, h, w).
+        """Dense heads: predictions from averaged maps (B, C, h, w): `semantic` (B, h, w) or `depth` (B, h, w).
 
-        Called on parts of a picture's maps, in its original pixels: a pixel's result follows from its C numbers alone.
-        Those may be probabilities in place of logits, see `maps`. On the maps of a picture that needs no resizing it
-        says what `predict` says.
+        Called on crops of the maps in original pixels, so the result of a pixel may depend only on its C values, which
+        may be probabilities instead of logits (see `maps`). For an image that is not resized it equals `predict`.
         """
-        raise NotImplementedError(f"{type(self).__name__} reads no maps.")
+        raise NotImplementedError(f"{type(self).__name__} does not implement read_maps().")
 
 
 class Dataset:
-    """Images with targets in their original pixels. The framework resizes, augments and batches them.
+    """Images with targets in original pixels. The framework resizes, augments and batches them.
 
-    Its constructor takes `split` ("train" or "val") and options of its own; `image_size` too, where it wants it.
-    classes: by task; things for "detection", things and surfaces for "segmentation".
-    provides: the target keys that it labels, see `Targets`.
-    metric: whether its `depth` is in metres; False where it is known up to its unit only.
+    The constructor takes `split` ("train" or "val"), its own options, and optionally `image_size`.
+    classes: by task; things for "detection", things and stuff for "segmentation".
+    provides: the target keys that are labelled, see `Targets`.
+    metric: whether `depth` is in metres; False if its unit is unknown.
     """
 
     classes: dict[str, tuple[Class, ...]]
@@ -184,35 +182,35 @@ class Dataset:
     metric: bool = True
 
     def __len__(self) -> int:
-        raise NotImplementedError(f"{type(self).__name__} is a Dataset and needs a __len__.")
+        raise NotImplementedError(f"{type(self).__name__} is a Dataset and must implement __len__.")
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample in original pixels, with `image_id`: the same one at any time and in any process."""
-        raise NotImplementedError(f"{type(self).__name__} is a Dataset and needs a __getitem__.")
+        """Returns a sample in original pixels, with `image_id`; deterministic, and the same in all processes."""
+        raise NotImplementedError(f"{type(self).__name__} is a Dataset and must implement __getitem__.")
 
     def check_labels(self) -> None:
-        """Raises DataError where no image has a label, so that nothing can be learned or measured. Accepts by default.
+        """Raises DataError if no image has a label, so that training or evaluation is impossible. Default: no check.
 
-        It is called before training, for the training split and for the one that is evaluated.
+        Called before training, for the training and the evaluation split.
         """
 
     def sizes(self) -> np.ndarray | None:
-        """(N, 2) heights and widths, where known without reading pictures; evaluation then batches equal sizes."""
+        """Heights and widths (N, 2), if known without reading images; evaluation then batches equal sizes."""
         return None
 
     def epoch_indices(self, epoch: int) -> np.ndarray:
-        """(M,) int64, the indices that this epoch of training shows, as many in every epoch. By default each once.
+        """Indices of this training epoch, (M,) int64, with the same M in every epoch. Default: each index once.
 
-        An index may stand there several times: each time, the image is augmented in another way.
+        Indices may be repeated; each occurrence is augmented differently.
         """
         return np.arange(len(self))
 
 
 class Evaluator:
-    """Accumulates predictions and computes metrics of the whole, never a mean over batches.
+    """Accumulates predictions and computes metrics over the whole data set, not as a mean over batches.
 
-    main: the metric, of those that `compute` returns, by which the best epoch is chosen.
-    lower_is_better: the metrics, of those that `compute` returns, that are errors; of all others more is better.
+    main: the metric of `compute` that determines the best epoch.
+    lower_is_better: the metrics of `compute` that are errors; for all others higher is better.
     """
 
     main: str
@@ -222,47 +220,49 @@ class Evaluator:
         self.classes = tuple(classes)
 
     def prepare(self, head: Head, data: Dataset) -> None:
-        """Meets the head and the data that it will measure, once and before both are used. By default any will do.
+        """Called once before evaluation with the head and the data set. Default: accepts all.
 
-        Raises ConfigError where that head cannot be measured on that data as the options say; the message begins with
-        an option's name: "align is none, but ...".
+        Raises ConfigError if the options do not allow evaluation of this head on this data; the message starts with the
+        name of an option: "align is none, but ...".
         """
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """One prediction and one truth an image, in that image's original pixels. An image seen twice counts once."""
-        raise NotImplementedError(f"{type(self).__name__} is an Evaluator and needs an update(predictions, truths).")
+        """Adds one prediction and one ground truth per image, in original pixels. Repeated images count once."""
+        raise NotImplementedError(
+            f"{type(self).__name__} is an Evaluator and must implement update(predictions, truths)."
+        )
 
     def compute(self) -> dict[str, float]:
-        """The metrics of all that was seen, as fractions 0 ... 1 or metres."""
-        raise NotImplementedError(f"{type(self).__name__} is an Evaluator and needs a compute().")
+        """Returns the metrics over all updates, as fractions 0 ... 1 or metres."""
+        raise NotImplementedError(f"{type(self).__name__} is an Evaluator and must implement compute().")
 
     def tables(self) -> dict[str, Table]:
-        """Small tables that are kept beside the metrics, by name: NAME-HEAD.csv in a run's folder. None by default.
+        """Returns small tables by name, written to NAME-HEAD.csv in the run folder. Default: none.
 
-        "confusion" is one that the report shows: after the header's first cell the classes' names; then a row a class
-        of the truth, its name and how often each class was predicted.
+        The report shows "confusion": a header with the class names after its first cell, then one row per ground truth
+        class with its name and the count of each predicted class.
         """
         return {}
 
     def results(self) -> list[dict[str, Any]] | None:
-        """All predictions as entries of a COCO results file, where the task has such; `evaluate --out` writes them.
+        """Returns all predictions as entries of a COCO results file, if the task has this format, for `evaluate --out`.
 
-        Predictions that are maps are written picture by picture, without the evaluator.
+        Predicted maps are written per image, without the evaluator.
         """
         return None
 
     def reset(self) -> None:
-        """Forgets all that was seen."""
-        raise NotImplementedError(f"{type(self).__name__} is an Evaluator and needs a reset().")
+        """Clears all accumulated data."""
+        raise NotImplementedError(f"{type(self).__name__} is an Evaluator and must implement reset().")
 
     def state(self) -> Any:
-        """What was seen, picklable: processes exchange it before `compute`."""
+        """Returns the accumulated data, picklable; processes exchange it before `compute`."""
         raise NotImplementedError(
             f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes."
         )
 
     def merge(self, states: Sequence[Any]) -> None:
-        """Takes the states of all processes, its own among them, in place of what it has seen."""
+        """Replaces the accumulated data by the states of all processes, including its own."""
         raise NotImplementedError(
             f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes."
         )

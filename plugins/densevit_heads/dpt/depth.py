@@ -24,8 +24,8 @@ class DptDepth(Head):
     """Monocular depth estimation by DPT (Ranftl et al. 2021, sections 3 and 4).
 
     The defaults match the published DPT-Large, with backbone `vit` of variant "large", and DPT-Hybrid, variant "base"
-    with stem "resnet", both with readout "project", feature_norm false and image_size 384. They have 341.8 M and 121.2 M
-    parameters; the paper's 343 M and 123 M include an unused residual unit.
+    with stem "resnet", both with readout "project", feature_norm false and image_size 384. They have 341.8 M and
+    121.2 M parameters; the paper's 343 M and 123 M include an unused residual unit.
 
     The output key is `depth` for metres and `inverse_depth` for relative inverse depth, which is 1 / metres up to an
     unvalid scale and shift.
