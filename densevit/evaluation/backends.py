@@ -1,7 +1,7 @@
-"""The two libraries that match detections to truths: pycocotools, the reference, and faster-coco-eval, the quick one.
+"""Two libraries that match detections with ground truth: pycocotools, the reference, and faster-coco-eval.
 
-Both are asked for one class at a time, with only the images that hold something of it. The numbers are those of one
-call for all classes, in a fraction of the memory: a library wants a Python dict a box.
+Both are called for one class at a time, with only the images that contain it. The results equal those of one call for
+all classes, in a fraction of the memory: the libraries need a Python dict per box.
 """
 
 import contextlib
@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 AREAS = ("all", "small", "medium", "large")
-_BOUNDS = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))  # both libraries' own; both ends belong to a range
+_BOUNDS = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))  # of both libraries; both bounds are inclusive
 
 
 @dataclass(frozen=True)
 class OneClass:
-    """D detections and G truths of one class, boxes as x, y, width, height in float64.
+    """D detections and G ground-truth boxes of one class, boxes as x, y, width, height in float64.
 
-    images, truth_images: the number of each row's image; between equal scores, the lower number comes first.
-    areas: (G,) the annotations' own. crowds: (G,) bool.
+    images, truth_images: the image index of each row; for equal scores, the lower index comes first.
+    areas: (G,), from the annotations. crowds: (G,) bool.
     """
 
     images: np.ndarray  # (D,)
@@ -33,16 +33,16 @@ class OneClass:
     crowds: np.ndarray
 
 
-def quickest() -> str:
-    """The name of the quickest backend that is installed."""
+def fastest_backend() -> str:
+    """The name of the fastest installed backend."""
     return "faster-coco-eval" if importlib.util.find_spec("faster_coco_eval") else "pycocotools"
 
 
 def curves(backend: str, data: OneClass, limits: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Precision (T, R, A, M) and recall (T, A, M), to the last bit the same from both backends.
+    """Precision (T, R, A, M) and recall (T, A, M), bit-identical for both backends.
 
-    T overlaps from 0.5 to 0.95, R recalls from 0 to 1, A `AREAS`, M `limits` on the detections an image that count.
-    -1 where no truth is of that area.
+    T IoU thresholds from 0.5 to 0.95, R recall thresholds from 0 to 1, A `AREAS`, M `limits` on detections per image.
+    -1 if no ground truth has that area.
     """
     if backend == "pycocotools":
         from pycocotools.coco import COCO
@@ -51,9 +51,9 @@ def curves(backend: str, data: OneClass, limits: tuple[int, ...]) -> tuple[np.nd
         return _evaluate(COCO, COCOeval, data, limits)
     from faster_coco_eval import COCO, COCOeval_faster
 
-    # pycocotools divides by the number of detections + 2.2e-16, which shows where that number is 1: after one right
-    # detection its precision is 0.9999999999999998, unless a second right one follows at once. The quick library says 1
-    # in both cases. One more recall for each area, between the first truth and the second, tells the cases apart.
+    # pycocotools divides by the number of detections + 2.2e-16, which matters if that number is 1: after one correct
+    # detection its precision is 0.9999999999999998, unless a second correct one follows at once. faster-coco-eval gives
+    # 1 in both cases. An additional recall threshold per area, between one and two matches, distinguishes the cases.
     between = 1.5 / np.maximum(_truths_by_area(data), 1)  # (A,)
     precision, recall = _evaluate(COCO, COCOeval_faster, data, limits, more_recalls=between)
     precision, beyond = precision[:, : -len(AREAS)], precision[:, -len(AREAS) :]  # (T, R, A, M), (T, A, A, M)
@@ -68,7 +68,7 @@ def _evaluate(
     truths = _annotations(data.truth_images, data.truth_boxes, area=data.areas, iscrowd=data.crowds.astype(int))
     sizes = data.boxes[:, 2] * data.boxes[:, 3]
     found = _annotations(data.images, data.boxes, area=sizes, iscrowd=np.zeros(len(sizes), int), score=data.scores)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = coco_eval(_index(coco, images, truths), _index(coco, images, found), "bbox")
         evaluation.params.maxDets = list(limits)
         if more_recalls is not None:
@@ -79,7 +79,7 @@ def _evaluate(
 
 
 def _annotations(images: np.ndarray, boxes: np.ndarray, **fields: np.ndarray) -> list[dict[str, Any]]:
-    """Rows as dicts of a COCO json with the one category 1; ids from 1, as both libraries take 0 for "unmatched"."""
+    """Rows as dicts of a COCO JSON with only category 1; ids from 1, since both libraries use 0 for "unmatched"."""
     columns = {"image_id": images, "bbox": boxes, **fields}
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [{"id": n, "category_id": 1, **dict(zip(columns, row, strict=True))} for n, row in enumerate(rows, start=1)]
@@ -93,6 +93,6 @@ def _index(coco: Any, images: list[int], annotations: list[dict[str, Any]]) -> A
 
 
 def _truths_by_area(data: OneClass) -> np.ndarray:
-    """How many truths count in each of `AREAS`; crowds never do."""
+    """The number of ground-truth boxes in each of `AREAS`, without crowds."""
     areas = data.areas[~data.crowds]
     return np.array([np.count_nonzero((areas >= low) & (areas <= high)) for low, high in _BOUNDS])

@@ -1,4 +1,4 @@
-"""Detections and truths of many images in flat arrays: small, quick to pickle, and no Python object a box."""
+"""Detections and ground truth of many images in flat arrays, small and fast to pickle."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -13,10 +13,10 @@ from densevit.interfaces import Class, Predictions, Targets
 
 @dataclass(frozen=True)
 class BoxRecords:
-    """I images with D detections and G truths, in the images' order; boxes are xyxy in each image's own pixels.
+    """I images with D detections and G ground-truth boxes, sorted by image; boxes are xyxy in pixels of their image.
 
-    ids: (I,) objects, int or str. detections, truths: (I,) how many rows of each kind an image has.
-    areas: (G,) the annotations' own. crowds: (G,) bool.
+    ids: (I,) objects, int or str. detections, truths: (I,), numbers of rows per image.
+    areas: (G,), from the annotations. crowds: (G,) bool.
     """
 
     ids: np.ndarray
@@ -32,9 +32,9 @@ class BoxRecords:
 
     @classmethod
     def of(cls, ids: Sequence[int | str], found: Sequence[Predictions], truths: Sequence[Targets]) -> "BoxRecords":
-        """What heads and data sets give for at least one image, tensors of any device; one transfer a field.
+        """From predictions and targets of at least one image, tensors of any device; one transfer per field.
 
-        A truth without `area` has its boxes' areas, one without `iscrowd` has no crowds.
+        `area` defaults to the area of the boxes, `iscrowd` to no crowds.
         """
         for image_id, one in zip(ids, found, strict=True):
             _check_lengths(image_id, one)
@@ -54,14 +54,14 @@ class BoxRecords:
 
     @classmethod
     def joined(cls, parts: Iterable["BoxRecords"]) -> "BoxRecords":
-        """All images of several records."""
+        """Concatenates records."""
         parts = [_NONE, *parts]
         return cls(
             **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)}
         )
 
     def take(self, images: Sequence[int]) -> "BoxRecords":
-        """The images of these numbers, in this order."""
+        """Selects images by index, in this order."""
         numbers = np.array(images, int)
         rows, truth_rows = _rows_of(numbers, self.detections), _rows_of(numbers, self.truths)
         chosen = {name: getattr(self, name)[numbers] for name in ("ids", "detections", "truths")}
@@ -70,7 +70,7 @@ class BoxRecords:
         return BoxRecords(**chosen)
 
     def check(self, classes: int) -> None:
-        """Raises where a predicted number is not finite or a label is no class, with the image's id."""
+        """Raises an error with the image's id for a prediction that is not finite or a label that is not a class."""
         image_of, truth_image_of = np.repeat(self.ids, self.detections), np.repeat(self.ids, self.truths)
         broken = ~(np.isfinite(self.boxes).all(axis=1) & np.isfinite(self.scores))
         if broken.any():
@@ -110,9 +110,9 @@ _NONE = BoxRecords(
 def coco_results(
     image_id: int | str, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, classes: Sequence[Class]
 ) -> list[dict[str, Any]]:
-    """One image's detections, boxes (D, 4) xyxy, as entries of a COCO results file; nothing is rounded.
+    """One image's detections, boxes (D, 4) xyxy, as entries of a COCO results file, without rounding.
 
-    Category ids are those of the files, boxes x, y, width, height.
+    Category ids are those of the annotation files, boxes x, y, width, height.
     """
     rows = zip(labels.tolist(), xywh(boxes).tolist(), scores.tolist(), strict=True)
     return [
@@ -122,7 +122,7 @@ def coco_results(
 
 
 def xywh(boxes: np.ndarray) -> np.ndarray:
-    """Corners (N, 4) to x, y, width, height, in float64, so that nothing is lost."""
+    """Converts corners (N, 4) to x, y, width, height, in float64 to avoid rounding."""
     boxes = boxes.astype(np.float64)
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
@@ -131,11 +131,13 @@ def _check_lengths(image_id: int | str, found: Predictions) -> None:
     lengths = {name: len(found[name]) for name in ("boxes", "scores", "labels")}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{count} {name}" for name, count in lengths.items())
-        raise PluginError(f"image {image_id}: predictions with {counts}. A head's predict() must give as many of each.")
+        raise PluginError(
+            f"image {image_id}: predictions with {counts}. A head's predict() must return equally many of each."
+        )
 
 
 def _joined(arrays: Iterable[Any]) -> np.ndarray:
-    """Tensors or arrays one after the other; half precision, which numpy lacks or handles badly, as float32."""
+    """Concatenates tensors or arrays; converts half precision, which numpy lacks or handles badly, to float32."""
     joined = torch.cat([torch.as_tensor(array) for array in arrays]).detach()
     if joined.dtype in (torch.bfloat16, torch.float16):
         joined = joined.float()
@@ -149,7 +151,7 @@ def _area(boxes: Any) -> torch.Tensor:
 
 
 def _rows_of(images: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The rows that belong to these images, where image i has counts[i] rows."""
+    """The rows of these images, if image i has counts[i] rows."""
     starts, chosen = np.cumsum(counts) - counts, counts[images]
     within = np.arange(chosen.sum()) - np.repeat(np.cumsum(chosen) - chosen, chosen)
     return np.repeat(starts[images], chosen) + within

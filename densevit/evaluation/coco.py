@@ -1,4 +1,4 @@
-"""COCO's average precision of boxes (Lin et al. 2014), with pycocotools' numbers to the last digit."""
+"""COCO's average precision of boxes (Lin et al. 2014), identical to pycocotools' to the last digit."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from densevit.errors import ConfigError
-from densevit.evaluation.backends import AREAS, OneClass, curves, quickest
+from densevit.evaluation.backends import AREAS, OneClass, curves, fastest_backend
 from densevit.evaluation.box_records import BoxRecords, coco_results, xywh
 from densevit.interfaces import Class, Evaluator, Predictions, Targets
 
@@ -15,13 +15,13 @@ _Image = tuple[Predictions, Targets]
 
 
 class CocoDetection(Evaluator):
-    """Average precision and recall of boxes, as COCO counts them.
+    """Average precision and recall of boxes, as defined by COCO.
 
-    Metrics: AP (mean over overlaps from 0.5 to 0.95), AP50, AP75, and APs, APm, APl for small, medium and large by the
-    annotation's own area; AR1, AR10, AR100, the recall with so many detections an image and class, and ARs, ARm, ARl;
-    then `AP/<class name>`. A metric without any truth to find, pycocotools' -1, is nan.
+    Metrics: AP (mean over IoU thresholds from 0.5 to 0.95), AP50, AP75, and APs, APm, APl for small, medium and large
+    areas of annotations; AR1, AR10, AR100, the recall with that many detections per image and class, and ARs, ARm, ARl;
+    then `AP/<class name>`. A metric without ground truth, -1 in pycocotools, is nan.
 
-    max_detections: so many an image and class count, the best ones; above 10. `AR100` is named after it.
+    max_detections: detections with the highest scores used per image and class; above 10. `AR100` is named after it.
     """
 
     main = "AP"
@@ -34,15 +34,15 @@ class CocoDetection(Evaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all images."""
+        """Removes all images."""
         self._parts: list[BoxRecords] = []
         self._seen: set[int | str] = set()
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Takes one prediction and one truth an image, in its original pixels; tensors of any device.
+        """Adds one prediction and one target per image, in original pixels; tensors of any device.
 
         predictions: boxes (M, 4) xyxy, scores (M,), labels (M,). truths: image_id, boxes (N, 4) xyxy, labels (N,),
-        area (N,), iscrowd (N,). An image without `boxes` is not labelled and does not count; one seen before neither.
+        area (N,), iscrowd (N,). An image without `boxes` is unlabelled and ignored, as is one already added.
         """
         new: dict[int | str, _Image] = {}
         for found, truth in zip(predictions, truths, strict=True):
@@ -60,19 +60,19 @@ class CocoDetection(Evaluator):
         self._seen.update(records.ids.tolist())
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that was seen, as arrays by name."""
+        """All images, as arrays by name."""
         records = self._sorted()
         return {field.name: getattr(records, field.name) for field in fields(records)}
 
     def merge(self, states: Sequence[dict[str, np.ndarray]]) -> None:
-        """Takes the states of all processes in place of what was seen; an image that several saw counts once."""
+        """Replaces the state by those of all processes; an image from several processes counts once."""
         self.reset()
         for state in states:
             records = BoxRecords(**state)
             self._add(records.take([n for n, image_id in enumerate(records.ids) if image_id not in self._seen]))
 
     def compute(self) -> dict[str, float]:
-        """The metrics of all images: fractions 0 ... 1, nan where there is nothing to find."""
+        """The metrics of all images: fractions 0 ... 1, nan without ground truth."""
         precision, recall = self._curves()
         areas = {"s": AREAS.index("small"), "m": AREAS.index("medium"), "l": AREAS.index("large")}
         metrics = {"AP": _mean(precision[..., 0, -1])}
@@ -84,9 +84,9 @@ class CocoDetection(Evaluator):
         return metrics | {f"AP/{c.name}": _mean(precision[:, :, place[i], 0, -1]) for i, c in enumerate(self.classes)}
 
     def results(self) -> list[dict[str, Any]]:
-        """All detections as entries of a COCO results file, with the files' own image and category ids.
+        """All detections as entries of a COCO results file, with the files' image and category ids.
 
-        Nothing is rounded: pycocotools on this list gives the numbers of `compute`.
+        Without rounding: pycocotools on this list gives the same metrics as `compute`.
         """
         records = self._sorted()
         ends = np.cumsum(records.detections)
@@ -102,18 +102,18 @@ class CocoDetection(Evaluator):
 
     @property
     def _order(self) -> list[int]:
-        """Class indices in the order of their file ids, in which pycocotools sums; a sum of floats depends on order."""
+        """Class indices sorted by file id, the order in which pycocotools sums; float sums depend on it."""
         return sorted(range(len(self.classes)), key=lambda index: self.classes[index].file_id)
 
     def _sorted(self) -> BoxRecords:
-        """All images, numbers before names, so that it does not matter in which batches they came."""
+        """All images sorted by id, numbers before strings, so that results do not depend on the order of batches."""
         records = BoxRecords.joined(self._parts)
         ids = records.ids
         return records.take(sorted(range(len(ids)), key=lambda n: (isinstance(ids[n], str), ids[n])))
 
     def _curves(self) -> tuple[np.ndarray, np.ndarray]:
-        """Precision (T, R, K, A, M) and recall (T, K, A, M), classes in `_order`; -1 where there is nothing to find."""
-        records, backend = self._sorted(), quickest()
+        """Precision (T, R, K, A, M) and recall (T, K, A, M), classes in `_order`; -1 without ground truth."""
+        records, backend = self._sorted(), fastest_backend()
         numbers = np.arange(len(records.ids))
         images, truth_images = np.repeat(numbers, records.detections), np.repeat(numbers, records.truths)
         boxes, truth_boxes = xywh(records.boxes), xywh(records.truth_boxes)
@@ -139,12 +139,12 @@ class CocoDetection(Evaluator):
 
 
 def _rows_by_label(labels: np.ndarray, classes: int) -> list[np.ndarray]:
-    """For each class, its rows in their order."""
+    """The rows of each class, in their order."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.searchsorted(labels[order], np.arange(1, classes)))
 
 
 def _mean(values: np.ndarray) -> float:
-    """The mean of what is known, summed in pycocotools' order; nan where nothing is."""
+    """The mean of valid values, summed in pycocotools' order; nan if there are none."""
     known = values[values > -1]
     return float(np.mean(known)) if known.size else float("nan")

@@ -1,4 +1,4 @@
-"""Exact counts of what two label maps say of the same pixels, made where the maps are and without waiting for them."""
+"""Exact confusion counts of two label maps, computed on their device without synchronising with it."""
 
 import cv2
 import numpy as np
@@ -8,12 +8,12 @@ from torch import Tensor
 
 from densevit.interfaces import IGNORE
 
-EXACT = 1 << 24  # pixels; up to here float32, in which OpenCV returns its counts, holds each whole number
-LANES = 64  # copies of a device's counter, so that the many pixels of one class do not queue for one address
+EXACT = 1 << 24  # pixels; OpenCV returns counts in float32, which represents integers exactly up to this
+LANES = 64  # copies of a device's counters, to reduce contention of atomic additions for frequent classes
 
 
 def count_pairs(rows: Tensor, columns: Tensor, size: int) -> Tensor:
-    """How many pixels have each pair of labels.
+    """The number of pixels with each pair of labels.
 
     rows, columns: (H, W) uint8, on one device. Pixels where either label is `size` or more are left out.
     Returns (size, size) int64 on that device; [i, j] is the number of pixels that are i in `rows` and j in `columns`.
@@ -32,8 +32,8 @@ def _count_on_cpu(rows: Tensor, columns: Tensor, size: int) -> Tensor:
 
 
 def _count_on_device(rows: Tensor, columns: Tensor, size: int) -> Tensor:
-    """By atomic additions; `torch.bincount` would wait for the device to learn how long its result is."""
-    side = size + 1  # the last row and column take what is left out
+    """By atomic additions; `torch.bincount` would synchronise to determine the size of its result."""
+    side = size + 1  # the last row and column count excluded pixels
     counts = torch.zeros(LANES * side**2, dtype=torch.int64, device=rows.device)
     for row, column in zip(rows.flatten().split(EXACT), columns.flatten().split(EXACT), strict=True):  # bounds memory
         pairs = row.int().clamp(max=size) * side + column.int().clamp(max=size)
@@ -43,11 +43,11 @@ def _count_on_device(rows: Tensor, columns: Tensor, size: int) -> Tensor:
 
 
 def faults(truth: Tensor, prediction: Tensor, classes: int) -> Tensor:
-    """What is no class, at pixels that are not IGNORE in the truth.
+    """Labels that are not a class, at pixels that are not IGNORE in the ground truth.
 
     truth, prediction: (H, W) uint8, on one device.
-    Returns (4,) int64 on that device: the largest such value of the truth and in how many pixels it stands, then those
-    of the prediction; zeros where all is well.
+    Returns (4,) int64 on that device: the largest such value in the ground truth and its number of pixels, then those
+    of the prediction; zeros if all labels are valid.
     """
     found = []
     for labels in (truth, prediction):
@@ -60,11 +60,11 @@ def faults(truth: Tensor, prediction: Tensor, classes: int) -> Tensor:
 def boundary(labels: Tensor, width: int, elsewhere: int) -> Tensor:
     """Keeps the labels of each region's boundary; the rest becomes `elsewhere`.
 
-    A pixel belongs to the boundary where the square of 2 `width` + 1 pixels around it holds another label or reaches
-    beyond the picture: what Cheng et al. 2021 erode from the region's mask (their `mask_to_boundary`), for all classes
-    at once.
+    A pixel belongs to the boundary if the square of 2 `width` + 1 pixels around it contains another label or extends
+    beyond the image: the pixels that Cheng et al. 2021 erode from the region's mask (their `mask_to_boundary`), for all
+    classes at once.
 
-    labels: (H, W) uint8; IGNORE counts as beyond the picture. Returns the same.
+    labels: (H, W) uint8; IGNORE counts as outside the image. Returns (H, W) uint8.
     """
     ends = _extremes_on_cpu(labels, width) if labels.device.type == "cpu" else _extremes_on_device(labels, width)
     least, most = ends
@@ -79,7 +79,7 @@ def _extremes_on_cpu(labels: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _extremes_on_device(labels: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Along rows, then along columns. float16 holds 0 ... 255 exactly."""
+    """Separable: along rows, then columns. float16 represents 0 ... 255 exactly."""
     framed = F.pad(labels[None, None].half(), (width,) * 4, value=IGNORE)
     window = 2 * width + 1
     most, less = (F.max_pool2d(F.max_pool2d(x, (window, 1), 1), (1, window), 1) for x in (framed, -framed))

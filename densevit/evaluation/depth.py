@@ -1,4 +1,4 @@
-"""Errors of depth maps, as the field measures them."""
+"""Standard error metrics of depth maps."""
 
 import math
 import warnings
@@ -23,32 +23,32 @@ from densevit.interfaces import Class, Dataset, Evaluator, Head, Predictions, Ta
 _Id = int | str
 _ERRORS = ("AbsRel", "SqRel", "RMSE", "RMSElog", "log10", "SILog")
 _DELTAS = (1.25, 1.25**2, 1.25**3)
-_OF_RELATIVE: tuple[Alignment, ...] = ("scale_shift_disparity", "median")  # what relative depth can be measured after
+_OF_RELATIVE: tuple[Alignment, ...] = ("scale_shift_disparity", "median")  # the alignments for relative depth
 
 
 class DepthErrors(Evaluator):
-    """Errors of predicted depth, in metres or relative to the truth.
+    """Errors of predicted depth, in metres or relative to the ground truth.
 
-    With p and g a pixel's depth in prediction and truth, and l = ln p - ln g, the means over an image's pixels
+    With p and g a pixel's depth in prediction and ground truth, and l = ln p - ln g, the means over an image's pixels
     (Eigen et al. 2014, section 4.2):
 
         AbsRel   |p - g| / g            RMSE     root of (p - g)^2       log10  |log10 p - log10 g|
         SqRel    (p - g)^2 / g          RMSElog  root of l^2             SILog  root of l^2 - (mean of l)^2
-        delta1, delta2, delta3          the share of pixels with max(p / g, g / p) below 1.25, 1.25^2, 1.25^3
+        delta1, delta2, delta3          the fraction of pixels with max(p / g, g / p) below 1.25, 1.25^2, 1.25^3
 
-    A metric is the mean of the images' values, as published numbers are. SILog is not multiplied by 100, as KITTI's
-    leaderboard has it. `delta1` to `delta3` are better when they are more, all others when they are less.
+    A metric is the mean over images, as in publications. SILog is not multiplied by 100, unlike on KITTI's leaderboard.
+    Higher is better for `delta1` to `delta3`, lower for all others.
 
-    min_depth, max_depth: pixels whose truth lies between these count, without the ends, as in published protocols (NYU
-        1e-3 and 10, KITTI 1e-3 and 80); predictions are clamped to them, after alignment. max_depth null: no limit; but
-        what is relative, or aligned in disparity, is clamped to the picture's farthest truth that counts.
-    crop: the part of a picture that counts: eigen (NYU), garg or eigen_kitti.
-    align: what is done to each prediction before it is measured, from the pixels that count: none, median, scale_shift
-        (least squares in depth), scale_shift_disparity (least squares in 1 / depth, MiDaS's protocol). null: none; of a
-        head for relative depth, which means nothing without, scale_shift_disparity. The metrics' names say it:
+    min_depth, max_depth: exclusive bounds of the ground truth of valid pixels, as in published protocols (NYU 1e-3 and
+        10, KITTI 1e-3 and 80); predictions are clamped to them, after alignment. max_depth null: no limit, but relative
+        predictions and those aligned in disparity are clamped to the image's largest valid ground truth.
+    crop: the evaluated part of an image: eigen (NYU), garg or eigen_kitti.
+    align: the alignment of each prediction with the ground truth, over valid pixels: none, median, scale_shift (least
+        squares in depth), scale_shift_disparity (least squares in 1 / depth, MiDaS's protocol). null: none, or
+        scale_shift_disparity for a head for relative depth, which requires alignment. It is part of metric names:
         `AbsRel_aligned_median`, `AbsRel_aligned_depth`, `AbsRel_aligned_disparity`.
-    deltas: further limits; 1.1 adds `delta_1.1`.
-    per_pixel: adds each metric over the pixels of all images as if they were one: `AbsRel_pixel`.
+    deltas: further thresholds; 1.1 adds `delta_1.1`.
+    per_pixel: adds each metric over the pixels of all images together: `AbsRel_pixel`.
     """
 
     main = "AbsRel"
@@ -84,8 +84,8 @@ class DepthErrors(Evaluator):
         self.lower_is_better = tuple(f"{name}{mark}{over}" for over in ("", "_pixel") for name in _ERRORS)
 
     def prepare(self, head: Head, data: Dataset) -> None:
-        """Chooses the alignment of a head for relative depth where none is given. Raises ConfigError where metres would
-        be compared with what are none."""
+        """Sets the alignment for a head for relative depth if none is given. Raises ConfigError if metres would be
+        compared with relative values."""
         name = type(head).__name__
         if head.quantity == "inverse_depth":
             if not self._align_is_given:
@@ -93,7 +93,7 @@ class DepthErrors(Evaluator):
             elif self.align not in _OF_RELATIVE:
                 raise ConfigError(
                     f"align is {self.align}, but {name} predicts inverse depth of unknown scale and shift, not metres. "
-                    f"Choose {' or '.join(_OF_RELATIVE)}; without align it is the first."
+                    f"Choose {' or '.join(_OF_RELATIVE)}; without align, the first is used."
                 )
         elif head.quantity == "depth" and not data.metric and self.align == "none":
             raise ConfigError(
@@ -102,18 +102,17 @@ class DepthErrors(Evaluator):
             )
 
     def reset(self) -> None:
-        """Forgets all images."""
-        self._sums: dict[_Id, np.ndarray] = {}  # only of those with a pixel that counts
+        """Removes all images."""
+        self._sums: dict[_Id, np.ndarray] = {}  # only of images with valid pixels
         self._empty: set[_Id] = set()
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Takes one prediction and one truth an image, in its original pixels; tensors of any device.
+        """Adds one prediction and one target per image, in original pixels; tensors of any device.
 
         predictions: depth (H, W) in metres, or inverse_depth (H, W), relative. truths: image_id, depth (H, W) in
-        metres, 0 = unknown. An image without `depth` in its truth is not labelled and does not count, nor does one
-        without a pixel that counts; one seen before neither. Raises DataError where a prediction lacks both or has
-        another size than its truth, where it is not finite in a pixel that counts, and where it is relative and `align`
-        is none.
+        metres, 0 = unknown. An image without `depth` in its target is unlabelled and is ignored, as is one without
+        valid pixels or one that was already added. Raises DataError if a prediction lacks both, has another size than
+        its ground truth, is not finite at a valid pixel, or is relative while `align` is none.
         """
         for found, truth in zip(predictions, truths, strict=True):
             image_id = truth["image_id"] if isinstance(truth["image_id"], str) else int(truth["image_id"])
@@ -129,7 +128,7 @@ class DepthErrors(Evaluator):
                 self._empty.add(image_id)
 
     def _pixels(self, found: Predictions, truth: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """The depths of prediction, aligned and clamped, and truth in the pixels that count: (N,) float64 each."""
+        """The depths of prediction, aligned and clamped, and ground truth at valid pixels: (N,) float64 each."""
         relative = "depth" not in found
         key = "inverse_depth" if relative else "depth"
         if key not in found:
@@ -144,24 +143,24 @@ class DepthErrors(Evaluator):
         prediction = torch.as_tensor(found[key]).detach().cpu()
         if prediction.shape != truth.shape or truth.ndim != 2:
             sizes = " and ".join(" x ".join(map(str, depth.shape)) for depth in (prediction, truth))
-            raise DataError(f"prediction and truth differ in height x width, or have not just these: {sizes}.")
+            raise DataError(f"prediction and ground truth differ in height x width, or are not 2-D: {sizes}.")
         part = cropped(self.crop, *truth.shape)
         truth = truth.detach().cpu()[part]
         counts = (truth > self.min_depth) & (truth < self.max_depth)
         p, g = (depth[counts].double().numpy() for depth in (prediction[part], truth))
         if not np.isfinite(p).all():
             wrong = np.count_nonzero(~np.isfinite(p))
-            raise DataError(f"`{key}` of its prediction is not finite in {wrong} of the {p.size} pixels that count.")
+            raise DataError(f"`{key}` of its prediction is not finite in {wrong} of the {p.size} valid pixels.")
         return (self._aligned(p, g, relative), g) if len(g) else (p, g)
 
     def _aligned(self, p: np.ndarray, g: np.ndarray, relative: bool) -> np.ndarray:
-        """p: (N,) depths, or disparities where they are relative. Returns depths within the limits."""
+        """p: (N,) depths, or disparities if `relative`. Returns depths within the limits."""
         ends = relative or self.align == "scale_shift_disparity"
         low, high = self.min_depth, float(g.max()) if ends and self.max_depth == math.inf else self.max_depth
         if self.align == "scale_shift_disparity":
             disparity = p if relative else 1 / np.maximum(p, low)
             return to_scale_and_shift_of_disparity(disparity, g, low, high)
-        if relative:  # a disparity of 0 or less is infinitely far
+        if relative:  # a disparity of 0 or less is infinite depth
             p = np.divide(1, p, out=np.full_like(p, np.inf), where=p > 0)
         if self.align == "median":
             p = to_median(p, g)
@@ -170,7 +169,7 @@ class DepthErrors(Evaluator):
         return np.clip(p, low, high)
 
     def _sums_of(self, p: np.ndarray, g: np.ndarray) -> np.ndarray:
-        """What the metrics are made of: pixels, sums over them, the mean of l, and its squared distances from that."""
+        """The sums for the metrics: number of pixels, sums over them, and the mean of l."""
         difference, ratio = p - g, p / g
         log = np.log(ratio)
         mean = log.mean()
@@ -188,24 +187,24 @@ class DepthErrors(Evaluator):
         return np.array([*sums, *(np.count_nonzero(worst < limit) for limit in self.deltas.values())], np.float64)
 
     def state(self) -> dict[str, Any]:
-        """The sums of each image by its id, and the ids of those without a pixel that counts."""
+        """The sums of each image by id, and the ids of those without valid pixels."""
         return {"sums": dict(self._sums), "empty": sorted(self._empty, key=str)}
 
     def merge(self, states: Sequence[dict[str, Any]]) -> None:
-        """Takes the states of all processes in place of what was seen; an image that several saw counts once."""
+        """Replaces the state by those of all processes; an image from several processes counts once."""
         self.reset()
         for state in states:
             self._sums = state["sums"] | self._sums
             self._empty.update(state["empty"])
 
     def compute(self) -> dict[str, float]:
-        """The metrics of all images: metres or fractions, nan where no pixel counts. Warns of images without any."""
+        """The metrics of all images: metres or fractions, nan without valid pixels. Warns about images without any."""
         if self._empty:
             seen = len(self._sums) + len(self._empty)
             part = "" if self.crop == "none" else f" within the crop {self.crop!r}"
             warnings.warn(
                 f"{len(self._empty)} of {seen} images have no pixel of known depth between {self.min_depth:g} and "
-                f"{self.max_depth:g} m{part}, and do not count.",
+                f"{self.max_depth:g} m{part}; they are ignored.",
                 stacklevel=2,
             )
         images = list(self._sums.values())

@@ -1,11 +1,11 @@
-"""Brings a prediction to the truth's scale before it is measured, for models that do not know metres."""
+"""Alignment of relative depth predictions with the ground truth before evaluation."""
 
 from typing import Literal
 
 import numpy as np
 
 Alignment = Literal["none", "median", "scale_shift", "scale_shift_disparity"]
-MARKS: dict[Alignment, str] = {  # what metrics' names say of it
+MARKS: dict[Alignment, str] = {  # suffixes of metric names
     "none": "",
     "median": "_aligned_median",
     "scale_shift": "_aligned_depth",
@@ -14,9 +14,9 @@ MARKS: dict[Alignment, str] = {  # what metrics' names say of it
 
 
 def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """The scale and the shift that bring x nearest to y: the least sum of (scale x + shift - y)^2.
+    """The scale and shift that minimise the sum of (scale x + shift - y)^2.
 
-    x, y: (N,) float64. Where all of x are equal the scale is 0 and the shift y's mean.
+    x, y: (N,) float64. If all x are equal, scale is 0 and shift the mean of y.
     """
     if x.min() == x.max():
         return 0.0, float(y.mean())
@@ -26,14 +26,14 @@ def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 def to_median(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Multiplied so that its median is the truth's (Zhou et al. 2017, section 4.1); as it is where its median is not
-    above 0. prediction, truth: (N,) depths."""
+    """Scales a prediction to the ground truth's median (Zhou et al. 2017, section 4.1), unless its median is not above
+    0 or infinite. prediction, truth: (N,) depths."""
     median = np.median(prediction)
     return prediction * (np.median(truth) / median) if 0 < median < np.inf else prediction
 
 
 def to_scale_and_shift(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Least squares in depth. prediction, truth: (N,) depths."""
+    """Least-squares alignment in depth. prediction, truth: (N,) depths."""
     scale, shift = least_squares(prediction, truth)
     return scale * prediction + shift
 
@@ -41,10 +41,10 @@ def to_scale_and_shift(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def to_scale_and_shift_of_disparity(
     disparity: np.ndarray, truth: np.ndarray, min_depth: float, max_depth: float
 ) -> np.ndarray:
-    """Least squares in disparity, 1 / depth, and back to depth (MiDaS, Ranftl et al. 2020, section 6).
+    """Least-squares alignment in disparity, 1 / depth, converted to depth (MiDaS, Ranftl et al. 2020, section 6).
 
-    disparity: (N,), relative or metric. truth: (N,) depths. What becomes farther than `max_depth`, or lies behind the
-    camera, is at `max_depth`. Returns (N,) depths.
+    disparity: (N,), relative or metric. truth: (N,) depths. Results beyond `max_depth` or behind the camera
+    are set to `max_depth`. Returns (N,) depths.
     """
     scale, shift = least_squares(disparity, 1 / truth)
     return 1 / np.clip(scale * disparity + shift, 1 / max_depth, 1 / min_depth)

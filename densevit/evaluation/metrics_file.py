@@ -1,4 +1,4 @@
-"""metrics.json: `{"detection/AP": 0.41, ...}`, with null where there is nothing to measure (nan in Python)."""
+"""metrics.json: `{"detection/AP": 0.41, ...}`, with null for undefined metrics (nan in Python)."""
 
 import json
 import math
@@ -15,7 +15,7 @@ def write(metrics: Mapping[str, float], path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, float]:
-    """The metrics of a file that `write` wrote."""
+    """Reads a file written by `write`."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): math.nan if value is None else float(value) for name, value in found.items()}
@@ -24,7 +24,7 @@ def read(path: Path) -> dict[str, float]:
 
 
 def by_head(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """`{"detection/AP": 0.41}` as `{"detection": {"AP": 0.41}}`; what has no head stands under ""."""
+    """`{"detection/AP": 0.41}` as `{"detection": {"AP": 0.41}}`; metrics without a head are under ""."""
     heads: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         head, slash, metric = name.partition("/")

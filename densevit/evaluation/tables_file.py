@@ -22,7 +22,7 @@ def write(table: Table, path: Path) -> None:
 
 
 def read(path: Path) -> list[list[str]]:
-    """The rows of a file that `write` wrote, as text."""
+    """Reads the rows of a file written by `write`, as text."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.reader(file))

@@ -139,7 +139,7 @@ def _candidates(to: str, ours: _Source) -> list[Layout]:
     if to in layouts.names():
         return [layouts.find(to)]
     if to not in PROJECTS:
-        raise WeightsError(f"--to {to}: there is no such layout.{did_you_mean(to, [*PROJECTS, *layouts.names()])}")
+        raise WeightsError(f"--to {to}: unknown layout.{did_you_mean(to, [*PROJECTS, *layouts.names()])}")
     names = [name for name in layouts.names() if name.startswith(f"{PROJECTS[to]}-")]
     known = [layouts.find(name) for name in names if not name.endswith(("-v5", "-classifier"))]
     full_models = [layout for layout in known if layout.part == "model"]

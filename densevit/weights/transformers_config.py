@@ -1,4 +1,4 @@
-"""The config.json and preprocessor_config.json that transformers builds a model from, where it has such a model."""
+"""The config.json and preprocessor_config.json of an export to transformers, if transformers has such a model."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ Sections = Mapping[str, Any]
 Json = dict[str, Any]
 
 _VIT_HEADS = {128: 4, 192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}  # by width
-_UNTOLD_BY_VIT = ("registers", "qk_norm", "swiglu", "layer_scale", "stem")  # of our options, what its ViT has not
+_NOT_IN_VIT = ("registers", "qk_norm", "swiglu", "layer_scale", "stem")  # our options that its ViT lacks
 
 
 def files(
@@ -24,9 +24,9 @@ def files(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> dict[str, Json]:
-    """By the files' names; empty where transformers has no such model, or nothing here knows what it calls it.
+    """The files' contents by name; empty if transformers has no such model or its config is not implemented here.
 
-    layout: its name. sections, state: as the layout describes them and in our names.
+    layout: its name. sections: as the layout describes them. state: with our keys.
     """
     config = next((build(sections, state) for start, build in _BUILDERS.items() if layout.startswith(start)), None)
     if config is None:
@@ -36,7 +36,7 @@ def files(
         config["label2id"] = {name: int(row) for row, name in config["id2label"].items()}
     processor = {
         "image_processor_type": "DetrImageProcessor" if layout.startswith("transformers-detr") else "ViTImageProcessor",
-        "do_resize": False,  # of that, the config that the model was trained with has more to say
+        "do_resize": False,  # the model's own config determines the size
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -47,7 +47,7 @@ def files(
 
 
 def _labels(classes: Sequence[Class], detects: bool) -> dict[str, str]:
-    """Names by row. Of COCO's 80 classes, whose rows are file ids, those between are no class."""
+    """Names by row. Rows of COCO's 80 classes are file ids; unused ids are "N/A"."""
     if detects and len(classes) == 80:
         names = {one.file_id: one.name for one in classes}
         return {str(row): names.get(row, "N/A") for row in range(COCO_ROWS - 1)}
@@ -56,7 +56,7 @@ def _labels(classes: Sequence[Class], detects: bool) -> dict[str, str]:
 
 def _vit(sections: Sections, state: State) -> Json | None:
     options = sections["backbone"]
-    if any(key in options for key in _UNTOLD_BY_VIT) or not options.get("class_token", True):
+    if any(key in options for key in _NOT_IN_VIT) or not options.get("class_token", True):
         return None
     distilled = bool(options.get("distillation_token"))
     kind, name = ("deit", "DeiTModel") if distilled else ("vit", "ViTModel")
@@ -98,7 +98,7 @@ def _encoder(options: Mapping[str, Any], state: State) -> Json:
 
 
 def _swin(sections: Sections, state: State) -> Json | None:
-    """Of windows, transformers takes one number and makes it as small as the map of a picture of `image_size`."""
+    """transformers has one window size and limits it to the feature map of an image of `image_size`."""
     options = sections["backbone"]
     width, blocks = next(key for key, variant in SWIN.items() if variant == options["variant"])
     version = options.get("version", 1)
@@ -145,11 +145,11 @@ def _resnet(sections: Sections, state: State) -> Json | None:
 
 
 def _detr(sections: Sections, state: State) -> Json | None:
-    """On timm's ResNet, whose names are ours."""
+    """A DETR on timm's ResNet, whose keys are ours."""
     backbone, head = sections["backbone"], sections["heads"]["detection"]
     if "groups" in backbone or backbone.get("norm") == "group" or head["positions"] != "sine":
         return None
-    first = head["pre_norm"]  # Table Transformer is DETR with norms before
+    first = head["pre_norm"]  # Table Transformer is DETR with pre-norm
     config = {
         "model_type": "table-transformer" if first else "detr",
         "architectures": ["TableTransformerForObjectDetection" if first else "DetrForObjectDetection"],
@@ -172,7 +172,7 @@ def _detr(sections: Sections, state: State) -> Json | None:
 
 
 def _dpt(sections: Sections, state: State) -> Json | None:
-    """On a plain ViT."""
+    """A DPT on a plain ViT."""
     backbone, (task, head) = sections["backbone"], next(iter(sections["heads"].items()))
     inside = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     encoder = _vit({"backbone": backbone}, inside)
@@ -203,7 +203,9 @@ def _count(state: State, pattern: str) -> int:
     return len({match[1] for key in state if (match := re.fullmatch(pattern, key))})
 
 
-_BUILDERS: dict[str, Callable[[Sections, State], Json | None]] = {  # by how a layout's name begins, the first that fits
+_BUILDERS: dict[
+    str, Callable[[Sections, State], Json | None]
+] = {  # by prefix of the layout name, the first that matches
     "transformers-detr-resnet": _none,
     "transformers-detr": _detr,
     "transformers-dpt-hybrid": _none,

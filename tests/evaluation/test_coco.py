@@ -126,7 +126,7 @@ def same(metrics: dict[str, float], expected: dict[str, float]) -> bool:
 def test_the_twelve_numbers_and_each_class_are_pycocotools(
     pairs: list[tuple[dict[str, Any], dict[str, Any]]], backend: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("densevit.evaluation.coco.quickest", lambda: backend)
+    monkeypatch.setattr("densevit.evaluation.coco.fastest_backend", lambda: backend)
     stats, precision = pycocotools_stats(*as_json(pairs))
     expected = dict(zip(NAMES, stats, strict=True))
     for c in CLASSES:
@@ -141,9 +141,9 @@ def test_the_twelve_numbers_and_each_class_are_pycocotools(
 
 
 def test_the_quick_backend_is_taken_when_it_is_installed(monkeypatch: pytest.MonkeyPatch):
-    assert backends.quickest() == "faster-coco-eval"
+    assert backends.fastest_backend() == "faster-coco-eval"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert backends.quickest() == "pycocotools"
+    assert backends.fastest_backend() == "pycocotools"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -272,7 +272,7 @@ def test_mistakes_are_named():
     assert evaluator.results() == []  # what was refused left nothing behind
 
 
-def test_more_detections_count_when_asked():
+def test_more_detections_count_on_request():
     metrics = {}
     for most in (100, 300):
         evaluator = CocoDetection(CLASSES, max_detections=most)

@@ -91,8 +91,8 @@ def test_deltas_are_below_their_limits_on_either_side():
     assert [metrics[f"delta{n}"] for n in (1, 2, 3)] == [2 / 8, 4 / 8, 6 / 8]
 
 
-def test_a_metric_is_the_mean_of_the_images_and_over_all_pixels_when_asked():
-    """One picture with one pixel of error 3, and one with three pixels without error."""
+def test_a_metric_is_the_mean_of_the_images_and_over_all_pixels_on_request():
+    """One image with one pixel of error 3, and one with three pixels without error."""
     images = [image("a", [[1.0, 0, 0]], [[4.0, 1, 1]]), image("b", [[2.0, 2, 2]], [[2.0, 2, 2]])]
     metrics = measured(images, per_pixel=True)
     assert metrics["AbsRel"] == 3 / 2 and metrics["AbsRel_pixel"] == 3 / 4
@@ -171,7 +171,7 @@ def test_truth_outside_the_limits_does_not_count_and_predictions_are_clamped():
     ],
 )
 def test_crops(crop: Any, size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]):
-    """Each pixel that counts is wrong by its own number, so that the sum tells which they are."""
+    """Each valid pixel has a distinct error, so that the sum identifies them."""
     inside = np.zeros(size, bool)
     inside[rows[0] : rows[1], columns[0] : columns[1]] = True
     part = cropped(crop, *size)
@@ -287,7 +287,7 @@ def test_an_aligned_disparity_below_that_of_the_limit_is_at_the_limit():
 
 @pytest.mark.parametrize("align", ["median", "scale_shift_disparity"])
 def test_without_max_depth_what_is_relative_ends_at_the_farthest_truth(align: Any):
-    """Inverse depth 0 would be infinitely far; and only pixels that count are looked at."""
+    """Inverse depth 0 is infinite depth; only valid pixels are evaluated."""
     images = [image(1, [[1.0, 2.0, 8.0, 0.0]], [[1.0, 0.5, 0.0, 7.0]], "inverse_depth")]
     assert aligned(images, align) == pytest.approx(aligned(images, align, max_depth=8.0 + 1e-6), abs=1e-5)
     if align == "median":
@@ -379,7 +379,7 @@ def test_predictions_of_any_precision(dtype: torch.dtype):
     assert measured([({"depth": found["depth"].to(dtype)}, truth)])["AbsRel"] == 1 / 4
 
 
-# ---- what is wrong is said ----
+# ---- what is wrong is message ----
 
 
 @pytest.mark.parametrize(
@@ -390,8 +390,8 @@ def test_predictions_of_any_precision(dtype: torch.dtype):
         ({"inverse_depth": torch.ones(2, 2)}, {"align": "scale_shift"}, "relative.*align: scale_shift cannot"),
         ({"depth": torch.ones(2, 3)}, {}, "2 x 3 and 2 x 2"),
         ({"depth": torch.ones(1, 2, 2)}, {}, "1 x 2 x 2 and 2 x 2"),
-        ({"depth": torch.tensor([[1, math.nan], [math.nan, 1]])}, {}, "not finite in 1 of the 3 pixels"),
-        ({"depth": torch.tensor([[1, 1], [1, math.inf]])}, {"max_depth": 80}, "not finite in 1 of the 3 pixels"),
+        ({"depth": torch.tensor([[1, math.nan], [math.nan, 1]])}, {}, "not finite in 1 of the 3 valid pixels"),
+        ({"depth": torch.tensor([[1, 1], [1, math.inf]])}, {"max_depth": 80}, "not finite in 1 of the 3 valid pixels"),
     ],
 )
 def test_a_prediction_that_cannot_be_measured_is_an_error(prediction: dict, options: dict, message: str):

@@ -208,7 +208,7 @@ def test_a_device_counts_in_parts(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_batch_never_waits_for_the_device():
-    """A meta tensor has no values: whatever asked for one, as a synchronisation does, would raise."""
+    """A meta tensor has no values: reading one, as a synchronisation does, would raise."""
     evaluator = SemanticSegmentation(classes(5), boundary=True)
     for image_id in range(3):
         truth, found = (torch.zeros(40, 50, dtype=torch.uint8, device="meta") for _ in range(2))
@@ -274,7 +274,7 @@ def test_boundary_iou_worked_by_hand():
     assert metrics["BIoU/class 1"] == pytest.approx(shared / (20 + 20 - shared))
 
 
-def test_the_boundary_is_as_wide_as_the_distance_and_follows_the_pictures_edge():
+def test_the_boundary_is_as_wide_as_the_distance_and_follows_the_image_edge():
     labels = torch.zeros(9, 12, dtype=torch.uint8)
     assert (boundary(labels, 2, elsewhere=7) == 7).nonzero().tolist() == [
         [y, x] for y in range(2, 7) for x in range(2, 10)
@@ -286,14 +286,14 @@ def test_true_is_the_papers_distance():
     assert str(evaluated(images, 6, boundary=True).compute()) == str(evaluated(images, 6, boundary=0.02).compute())
 
 
-# ---- what is refused ----
+# ---- errors ----
 
 
 @pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize(
     ("truth", "prediction", "message"),
     [
-        ([[0, 7, 255], [7, 1, 2]], [[0, 0, 0], [0, 0, 0]], "of its truth is 7 in 2 pixels"),
+        ([[0, 7, 255], [7, 1, 2]], [[0, 0, 0], [0, 0, 0]], "of its ground truth is 7 in 2 pixels"),
         ([[0, 1, 255], [0, 1, 2]], [[0, 9, 3], [9, 0, 9]], "of its prediction is 9 in 3 pixels"),
         ([[0, 1, 255], [0, 1, 2]], [[0, 255, 255], [0, 0, 0]], "of its prediction is 255 in 1 pixels"),
     ],
@@ -323,7 +323,9 @@ def test_what_is_predicted_where_the_truth_is_ignored_does_not_matter():
 
 
 def test_other_sizes_and_kinds_are_named():
-    with pytest.raises(DataError, match="Image 5: prediction and truth differ in height x width: 2 x 3 and 3 x 2"):
+    with pytest.raises(
+        DataError, match="Image 5: prediction and ground truth differ in height x width: 2 x 3 and 3 x 2"
+    ):
         evaluated([image(5, np.zeros((3, 2)), np.zeros((2, 3)))], 2)
     found, truth = image(6, np.zeros((3, 2)), np.zeros((3, 2)))
     with pytest.raises(DataError, match=r"Image 6: .* of its prediction is \(3, 2\) int64; \(H, W\) uint8 is expected"):

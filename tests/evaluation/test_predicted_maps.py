@@ -68,7 +68,7 @@ def test_two_processes_write_what_one_does(run: Path, tmp_path: Path) -> None:
     assert files(tmp_path / "two") == files(tmp_path / "alone")
     for file in ("confusion-surfaces.csv", *SEMANTIC):
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes(), file
-    # Depths differ in their last digits, as another picture shares the batch.
+    # Depths differ in their last digits, as another image shares the batch.
     for file in DEPTHS:
         two, alone = (np.load(tmp_path / folder / file) for folder in ("two", "alone"))
         np.testing.assert_allclose(two, alone, rtol=1e-5)

@@ -102,7 +102,7 @@ WRONG: dict[tuple[str, ...], str] = {
     ("convert", "run", "out"): "run: is already in densevit's layout",
     ("convert", "file", "out"): "file: is not a checkpoint: ",
     ("convert", "run", "file", "--to", "hf"): "file exists. Name another path",
-    ("convert", "run", "out.pth", "--to", "nope"): "--to nope: there is no such layout",
+    ("convert", "run", "out.pth", "--to", "nope"): "--to nope: unknown layout",
     ("convert", "run", "out.pth", "--to", "hf", "weights_allow=5"): "Only weights_allow=[PATTERN, ...]",
     ("scenes", "--out", "run"): "run exists and is not an empty folder",
     ("scenes", "--out", "s", "--count", "0"): "'0' is not a whole number",

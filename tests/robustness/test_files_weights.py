@@ -99,10 +99,10 @@ def _image(tiny: str, tmp_path: Path) -> None:
 def test_no_weights_whatever_the_command(tmp_path: Path, tiny: str, refused: Callable[..., str], name: str) -> None:
     content, says = NO_WEIGHTS[name]
     (tmp_path / "x.pth").write_bytes(content)
-    said = refused("train", tiny, "weights=x.pth", says=("x.pth: ", says, "Expected a .pth"))
-    assert refused("predict", "x.pth", "a.png") == said
-    assert refused("evaluate", "x.pth") == said
-    assert refused("convert", "x.pth", "out") == said
+    message = refused("train", tiny, "weights=x.pth", says=("x.pth: ", says, "Expected a .pth"))
+    assert refused("predict", "x.pth", "a.png") == message
+    assert refused("evaluate", "x.pth") == message
+    assert refused("convert", "x.pth", "out") == message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "tiny.yaml", "x.pth"]
 
 
@@ -111,8 +111,8 @@ def test_a_wrong_model_file_of_a_run(tmp_path: Path, tiny_run: Path, refused: Ca
     make, says = MODEL_FILES[name]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.safetensors").write_bytes(make(tiny_run))
-    said = refused("predict", "run", "a.png", says=("run/model.safetensors",))
-    assert any(text in said for text in says.split("|")), said
+    message = refused("predict", "run", "a.png", says=("run/model.safetensors",))
+    assert any(text in message for text in says.split("|")), message
     assert not (tmp_path / "predictions").exists()
 
 
@@ -175,7 +175,7 @@ CONTENTS = {
     "no tensors in the model": ({"model": {"model": {}}}, "no state dict, but the keys model"),
     "tensors of another project": (
         {"a.weight": torch.zeros(2)},
-        "1 tensors (a.weight), which is no layout that is known",
+        "1 tensors (a.weight), which match no known layout",
     ),
 }
 

@@ -89,7 +89,7 @@ def test_a_relative_head_without_alignment_is_refused_by_train_and_evaluate(
 ) -> None:
     message = (
         r"heads\.near\.evaluation\.align is none, but DptDepth predicts inverse depth of unknown scale and shift.*"
-        "Choose scale_shift_disparity or median; without align it is the first"
+        "Choose scale_shift_disparity or median; without align, the first is used"
     )
     with pytest.raises(ConfigError, match=message):
         train(config("heads.near.evaluation.align=none"), tmp_path / "none")

@@ -20,10 +20,10 @@ CASES = [
 def test_tables_are_carried_over_with_a_line_each_and_the_rest_is_untouched(name, options, other, tables):
     old = densevit.create_backbone(name, **options)
     new = densevit.create_backbone(name, **{**options, **other})
-    told = load_state(new, old.state_dict(), "old.pth").adapted
+    report = load_state(new, old.state_dict(), "old.pth").adapted
     own, before = new.state_dict(), old.state_dict()
     carried = [key for key in own if own[key].shape != before[key].shape]
-    assert told == [(key, tuple(before[key].shape), tuple(own[key].shape), "interpolated") for key in carried]
+    assert report == [(key, tuple(before[key].shape), tuple(own[key].shape), "interpolated") for key in carried]
     assert len(carried) == tables
     assert all(torch.equal(own[key], before[key]) for key in own if key not in carried)
 

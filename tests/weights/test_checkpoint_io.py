@@ -1,4 +1,4 @@
-"""`read` takes what the world saves: files in every usual format, folders, shards, containers and prefixes."""
+"""`read` supports files in all usual formats, folders, shards, containers and prefixes."""
 
 import json
 
@@ -194,7 +194,7 @@ def test_an_index_that_names_no_shards_beside_it_is_refused(content, tmp_path):
         read(tmp_path)
 
 
-# ---- what comes beside ----
+# ---- metadata ----
 
 
 def test_a_hub_folder_s_facts_come_along(tmp_path):

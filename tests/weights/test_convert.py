@@ -1,4 +1,4 @@
-"""Weights in by the doors, used, and out again, in files that other libraries write themselves and load themselves."""
+"""Import, use and export of weights, with files written and loaded by other libraries."""
 
 import json
 
@@ -56,7 +56,7 @@ LIBRARIES = {
 
 
 def reference(model, pixels):
-    """The last map, (B, C, h, w), of a picture of the model's own size."""
+    """The last map, (B, C, h, w), of a image of the model's own size."""
     if isinstance(model, torchvision.models.ResNet):
         body = [
             model.conv1,
@@ -87,7 +87,7 @@ def test_a_backbone_comes_in_and_goes_back_to_its_library(name, tmp_path, capsys
     theirs = randomise(create())
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     run(tmp_path / "theirs.pth", tmp_path / "ours")
-    assert f"Read as {name}." in (said := capsys.readouterr().out) and "the class head of a classifier" in said
+    assert f"Read as {name}." in (message := capsys.readouterr().out) and "the classification head" in message
 
     pixels = torch.randn(2, 3, 224, 224)
     expected = reference(theirs, pixels)
@@ -114,7 +114,7 @@ def test_a_backbone_comes_in_and_goes_back_to_its_library(name, tmp_path, capsys
 
 
 def _whole(folder):
-    """A config that takes the backbone's section as `backbone=OUT/backbone.yaml` does."""
+    """A config with the backbone's section, as given by `backbone=OUT/backbone.yaml`."""
     (folder / "config.yaml").write_text(
         f"backbone: {folder}/ours/backbone.yaml\nheads: {{detection: {{name: detr}}}}\n"
         "data: {name: coco}\ntrainer: {max_epochs: 1}\n"
@@ -130,7 +130,7 @@ def test_a_backbone_alone_is_no_run(tmp_path, capsys):
     assert "is only a backbone" in refused(capsys, tmp_path / "r18.pth", tmp_path / "new", "data.image_size=96")
 
 
-# ---- whole models ----
+# ---- complete models ----
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def detr(tmp_path_factory):
 
 
 def spread(theirs):
-    """Cells differ where they enter the transformer, and queries in what they ask, so that their answers do."""
+    """Makes tokens and queries differ, so that predictions differ."""
     for name, tensor in theirs.named_parameters():
         if any(
             part in name for part in ("q_proj.weight", "k_proj.weight", "v_proj.weight", "predictor.layers.2.weight")
@@ -159,13 +159,13 @@ def spread(theirs):
             tensor.mul_(1.5)
     seen, projection = [], theirs.model.input_projection
     hook = projection.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    theirs(torch.from_numpy(picture()).permute(2, 0, 1)[None] / 128 - 1)
+    theirs(torch.from_numpy(random_image()).permute(2, 0, 1)[None] / 128 - 1)
     hook.remove()
     projection.bias.sub_(seen[0].mean((0, 2, 3))).div_(seen[0].std((0, 2, 3)))
     projection.weight.div_(seen[0].std((0, 2, 3))[:, None, None, None])
 
 
-def picture(height=96, width=128):
+def random_image(height=96, width=128):
     rng = np.random.default_rng(0)
     return np.kron(rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3)), np.ones((8, 8, 1))).astype(np.uint8)[
         :height, :width
@@ -173,7 +173,7 @@ def picture(height=96, width=128):
 
 
 def seen(theirs, folder, pixels):
-    """What transformers' own pipeline finds: boxes, scores, and labels as file ids, best first."""
+    """Detections of transformers' pipeline: boxes, scores, and labels as file ids, sorted by score."""
     processor = DetrImageProcessor.from_pretrained(folder)
     with torch.no_grad():
         outputs = theirs(**processor(Image.fromarray(pixels), return_tensors="pt"))
@@ -194,10 +194,10 @@ def same(found, expected, model, names):
 def test_a_detr_becomes_a_run_that_sees_what_transformers_sees(detr, tmp_path, capsys):
     folder, theirs = detr
     run(folder, tmp_path / "run", "data.image_size=[96, 160]")
-    said = " ".join(capsys.readouterr().out.split())
-    assert "Read as transformers-detr." in said and "a run, for densevit.load, evaluate and predict" in said
+    message = " ".join(capsys.readouterr().out.split())
+    assert "Read as transformers-detr." in message and "a run, for densevit.load, evaluate and predict" in message
     model = densevit.load(tmp_path / "run")
-    pixels = picture()
+    pixels = random_image()
     same(model.predict([pixels])[0], seen(theirs, folder, pixels), model, NAMES_BY_ID)
     config = configs.load(tmp_path / "run")
     assert config.data.name == "coco" and config.data.recipe == "detr" and config.data.image_size == (96, 160)
@@ -211,7 +211,7 @@ def test_a_run_of_a_detr_is_evaluated_and_predicts_by_the_doors(detr, tmp_path, 
     for split in ("train", "val"):
         (tmp_path / f"coco/{split}2017").mkdir(parents=True)
         (tmp_path / "coco/annotations").mkdir(exist_ok=True)
-        Image.fromarray(picture()).save(tmp_path / f"coco/{split}2017/1.jpg")
+        Image.fromarray(random_image()).save(tmp_path / f"coco/{split}2017/1.jpg")
         images = [{"id": 1, "file_name": "1.jpg", "width": 128, "height": 96}]
         box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 40, 30], "area": 1200, "iscrowd": 0}
         annotations = {"images": images, "annotations": [box], "categories": categories}
@@ -230,7 +230,7 @@ def test_a_detr_goes_back_to_transformers_and_to_facebookresearch(detr, tmp_path
     run(tmp_path / "run", tmp_path / "hf", "--to", "hf")
     assert "as transformers-detr" in capsys.readouterr().out
     again = DetrForObjectDetection.from_pretrained(tmp_path / "hf").eval()
-    pixels = picture()
+    pixels = random_image()
     same(ours.predict([pixels])[0], seen(again, folder, pixels), ours, again.config.id2label)
     processor = DetrImageProcessor.from_pretrained(tmp_path / "hf")
     assert list(processor.image_mean) == pytest.approx([0.485, 0.456, 0.406])
@@ -256,14 +256,14 @@ def test_a_dilation_comes_from_config_json_or_is_assumed_aloud(tmp_path, capsys)
     assert found.backbone.options["dilation"] is True and found.heads["detection"].options["num_heads"] == 4
     (tmp_path / "hf/model.safetensors").rename(tmp_path / "alone.safetensors")
     run(tmp_path / "alone.safetensors", tmp_path / "assumed", "backbone.dilation=true")
-    said = " ".join(capsys.readouterr().out.split())
-    assert "Assumed, because the weights do not determine it: heads.detection.num_heads 8. Override as" in said
+    message = " ".join(capsys.readouterr().out.split())
+    assert "Assumed, because the weights do not determine it: heads.detection.num_heads 8. Override as" in message
     run(tmp_path / "run", tmp_path / "detr.pth", "--to", "detr")
-    said = " ".join(capsys.readouterr().out.split())
-    assert "backbone.dilation is true, which must be set there" in said
+    message = " ".join(capsys.readouterr().out.split())
+    assert "backbone.dilation is true, which must be set there" in message
 
 
-# ---- what is refused ----
+# ---- errors ----
 
 
 def own(tmp_path, classes, **sections):
@@ -304,23 +304,23 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(detr, tmp_path, capsys)
 
 def test_tensors_of_no_layout_are_refused_unless_allowed(detr, tmp_path, capsys):
     torch.save({**read(detr[0]).tensors, "mask_head.lay1.weight": torch.zeros(3)}, tmp_path / "more.pth")
-    said = refused(capsys, tmp_path / "more.pth", tmp_path / "out")
-    assert "1 are not the model's (mask_head.lay1.weight)" in said
+    message = refused(capsys, tmp_path / "more.pth", tmp_path / "out")
+    assert "1 are not the model's (mask_head.lay1.weight)" in message
     run(tmp_path / "more.pth", tmp_path / "out", "weights_allow=[mask_head.*]", "--as", "transformers-detr")
     assert configs.load(tmp_path / "out").weights_allow == ()
 
 
-def test_classes_that_would_be_taken_for_coco_s_are_refused(tmp_path, capsys):
-    said = refused(capsys, own(tmp_path / "eighty", named(80)), tmp_path / "out.pth", "--to", "detr")
-    assert "would assign other names to its 80 classes: person for thing 0" in said
-    said = refused(capsys, own(tmp_path / "many", named(91)), tmp_path / "out.pth", "--to", "detr")
-    assert "assigns other classes to its rows" in said
+def test_classes_that_would_be_read_as_coco_s_are_refused(tmp_path, capsys):
+    message = refused(capsys, own(tmp_path / "eighty", named(80)), tmp_path / "out.pth", "--to", "detr")
+    assert "would assign other names to its 80 classes: person for thing 0" in message
+    message = refused(capsys, own(tmp_path / "many", named(91)), tmp_path / "out.pth", "--to", "detr")
+    assert "assigns other classes to its rows" in message
     run(own(tmp_path / "few", named(3)), tmp_path / "out.pth", "--to", "detr")
     assert len(torch.load(tmp_path / "out.pth", weights_only=True)["model"]["class_embed.bias"]) == 4
 
 
 @pytest.mark.parametrize(
-    ("sections", "to", "said"),
+    ("sections", "to", "message"),
     [
         ({"backbone": {"name": "vit", "variant": "nano", "positions": "rotary"}}, "timm", "positions is 'rotary'"),
         ({"backbone": {"name": "vit", "variant": "nano", "window_size": 2}}, "timm", "backbone.window_size is 2"),
@@ -331,12 +331,12 @@ def test_classes_that_would_be_taken_for_coco_s_are_refused(tmp_path, capsys):
             "no place for",
         ),
         ({}, "google-vit", "no place for"),
-        ({}, "tim", "there is no such layout. Did you mean 'timm'?"),
+        ({}, "tim", "unknown layout. Did you mean 'timm'?"),
     ],
 )
-def test_what_a_layout_cannot_say_is_named(sections, to, said, tmp_path, capsys):
+def test_what_a_layout_cannot_represent_is_named(sections, to, message, tmp_path, capsys):
     source = own(tmp_path / "run", named(3), **sections)
-    assert said in refused(capsys, source, tmp_path / "out.pth", "--to", to)
+    assert message in refused(capsys, source, tmp_path / "out.pth", "--to", to)
     assert not (tmp_path / "out.pth").exists()
 
 
@@ -349,7 +349,7 @@ def test_norms_that_learned_and_have_no_place_are_refused_unless_allowed(tmp_pat
     with torch.no_grad():
         model.backbone.feature_norms[0].bias += 1
     save(model, source / "model.safetensors")
-    said = refused(capsys, source, tmp_path / "out.pth", "--to", "timm")
-    assert "no place for 1 of" in said and "feature_norms.0.bias" in said
+    message = refused(capsys, source, tmp_path / "out.pth", "--to", "timm")
+    assert "no place for 1 of" in message and "feature_norms.0.bias" in message
     run(source, tmp_path / "out.pth", "--to", "timm", "weights_allow=[feature_norms.*]")
     assert "Only weights_allow" in refused(capsys, source, tmp_path / "x.pth", "--to", "timm", "optim.lr=1")

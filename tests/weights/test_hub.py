@@ -1,4 +1,4 @@
-"""Published weights by name. Nothing is downloaded: each library's own download is handed a file made here."""
+"""Published weights by name. Nothing is downloaded: the libraries' downloads are mocked with generated files."""
 
 import builtins
 import json
@@ -47,10 +47,10 @@ def test_a_name_that_names_nothing_is_refused(source):
 
 
 class Hub:
-    """Repositories in a folder; `asked` are the files that were looked up over the network."""
+    """Repositories in a folder; `requested`: the files looked up over the network."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.asked, self.failure = folder, [], None
+        self.folder, self.requested, self.failure = folder, [], None
         self.cached: set[str] = set()
 
     def download(self, repository, file, local_files_only=False, **_):
@@ -61,7 +61,7 @@ class Hub:
             return str(path)
         if local_files_only:
             raise LocalEntryNotFoundError("Cannot find the requested files in the disk cache.")
-        self.asked.append(file)
+        self.requested.append(file)
         if self.failure is not None:
             raise LocalEntryNotFoundError("An error happened while trying to locate the file.") from self.failure
         if not path.is_file():
@@ -107,7 +107,7 @@ def test_shards_of_the_hub_are_all_fetched(hub):
         save_file({name: STATE[name]}, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     assert_state(read("hf:facebook/model").tensors)
-    assert set(where.values()) < set(hub.asked)
+    assert set(where.values()) < set(hub.requested)
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(
         WeightsError, match=r"Download https://huggingface.co/facebook/model/resolve/main/model-00002-of-00002"
@@ -150,14 +150,14 @@ def test_offline_says_which_files_to_fetch_and_how_to_name_them(hub, reason):
     hub.failure = failures()[reason]
     with pytest.raises(WeightsError) as error:
         read("hf:facebook/model")
-    said = str(error.value)
-    assert said.startswith("hf:facebook/model: not in the cache, and the download failed (")
-    assert type(hub.failure).__name__ in said and str(hub.failure) in said
+    message = str(error.value)
+    assert message.startswith("hf:facebook/model: not in the cache, and the download failed (")
+    assert type(hub.failure).__name__ in message and str(hub.failure) in message
     for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
-        assert f"https://huggingface.co/facebook/model/resolve/main/{file}" in said
-    assert "name the folder in place of hf:facebook/model" in said
-    assert hub.asked == ["model.safetensors"]  # once is enough to know
-    hub.asked.clear()
+        assert f"https://huggingface.co/facebook/model/resolve/main/{file}" in message
+    assert "name the folder in place of hf:facebook/model" in message
+    assert hub.requested == ["model.safetensors"]  # once is enough to know
+    hub.requested.clear()
     with pytest.raises(WeightsError, match=r"resolve/main/a/b\.pth by hand"):
         read("hf:facebook/model/a/b.pth")
 
@@ -178,7 +178,7 @@ def test_offline_the_cache_serves(hub):
 
 
 def test_what_the_library_raises_offline_for_real_is_understood(tmp_path, monkeypatch):
-    """The library itself, with its network switched off, as it does that."""
+    """The real library in offline mode."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -219,17 +219,17 @@ def test_without_the_hub_s_library_the_extra_is_named(without):
 
 @pytest.fixture
 def torch_hub(tmp_path, monkeypatch):
-    """torch.hub's cache in a folder of its own, and what is asked of its download: address, file, digest."""
-    asked = []
+    """torch.hub's cache in a folder of its own, and the arguments of its downloads: address, file, digest."""
+    requested = []
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
 
     def download(url, file, digest=None, progress=True):
-        asked.append((url, Path(file), digest))
+        requested.append((url, Path(file), digest))
         torch.save(STATE, file)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    return asked
+    return requested
 
 
 def test_torchvision_s_weights_come_through_its_cache_with_their_facts(torch_hub, tmp_path):
@@ -256,10 +256,10 @@ def test_torchvision_offline_says_what_to_fetch_and_where_it_goes(torch_hub, mon
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(WeightsError) as error:
         read("torchvision:swin_t")
-    said = str(error.value)
-    assert "Name or service not known" in said
-    assert "Download https://download.pytorch.org/models/swin_t-704ceda3.pth by hand and name the file" in said
-    assert f"or put it at {tmp_path / 'hub/checkpoints/swin_t-704ceda3.pth'}" in said
+    message = str(error.value)
+    assert "Name or service not known" in message
+    assert "Download https://download.pytorch.org/models/swin_t-704ceda3.pth by hand and name the file" in message
+    assert f"or put it at {tmp_path / 'hub/checkpoints/swin_t-704ceda3.pth'}" in message
 
 
 def test_torchvision_s_unknown_names_are_told_with_their_nearest():
@@ -279,17 +279,17 @@ def test_timm_s_weights_come_through_its_download_in_timm_s_names(tmp_path, monk
 
     state = {name: torch.randn_like(value) for name, value in timm.create_model(SMALL).state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
-    asked = []
+    requested = []
 
     def download(repo_id, filename, **_):
-        asked.append((repo_id, filename))
+        requested.append((repo_id, filename))
         return str(tmp_path / filename)
 
     monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
     random = torch.get_rng_state()
     found = read(f"timm:{SMALL}")
     assert_state(found.tensors, state)
-    assert asked == [(f"timm/{SMALL}", "model.safetensors")]
+    assert requested == [(f"timm/{SMALL}", "model.safetensors")]
     assert found.metadata["mean"] == (0.5,) * 3 and found.metadata["std"] == (0.5,) * 3
     assert torch.equal(random, torch.get_rng_state())
     assert_state(read("timm:test_vit").tensors, state)
@@ -304,10 +304,11 @@ def test_timm_offline_says_what_to_fetch_and_how_to_name_it(monkeypatch):
     monkeypatch.setattr("timm.models._hub.hf_hub_download", refuse)
     with pytest.raises(WeightsError) as error:
         read(f"timm:{SMALL}")
-    said = str(error.value)
-    assert "Cannot find the requested files" in said
+    message = str(error.value)
+    assert "Cannot find the requested files" in message
     assert (
-        f"Download https://huggingface.co/timm/{SMALL}/resolve/main/model.safetensors by hand and name the file" in said
+        f"Download https://huggingface.co/timm/{SMALL}/resolve/main/model.safetensors by hand and name the file"
+        in message
     )
 
 

@@ -1,4 +1,4 @@
-"""Layouts, on tables made up here: what each of the words that a line can have does, in and out."""
+"""Layouts with made-up tables: each element of a line, in both directions."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def layout_of(*lines, marks=(), **other):
 
 
 def numbered(*names, shape=(6, 2)):
-    """Tensors in which no number stands twice."""
+    """Tensors with distinct values."""
     size = torch.Size(shape).numel()
     return {name: torch.arange(size).view(shape) + 1000 * i for i, name in enumerate(names)}
 
@@ -116,7 +116,7 @@ def test_copies_are_left_out_where_they_are_equal_and_written_again():
         assert translate({**state, "b.1.w": other}, layout).errors == ["b.1.w should be equal to a.w and is not"]
     twin = layout_of(("a.*", "ours.*"), copies={"b.*": "a.*"})
     assert equal(translate_back(done.tensors, twin)[0], {"a.w": torch.ones(2), "b.w": torch.ones(2)})
-    assert equal(translate_back(done.tensors, layout)[0], {"a.w": torch.ones(2)})  # nothing says how many there were
+    assert equal(translate_back(done.tensors, layout)[0], {"a.w": torch.ones(2)})  # their number is not known
 
 
 def test_a_rearrangement_comes_before_the_lines_and_after_them_on_the_way_out():

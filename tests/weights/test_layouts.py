@@ -1,4 +1,4 @@
-"""Which layout a checkpoint has."""
+"""Recognition of layouts."""
 
 import pytest
 import torch
@@ -36,21 +36,21 @@ def test_none_is_an_error_that_shows_keys_and_what_is_known(known):
     with pytest.raises(WeightsError) as error:
         layouts.recognise(state(*"abcdefgh"), "some.pth")
     assert str(error.value) == (
-        "some.pth has 8 tensors (a, b, c, ..., f, g, h), which is no layout that is known. If it is one of these, say "
-        "so with `densevit convert some.pth OUT --as NAME`: a-vit, a-deit, b-net, c-net."
+        "some.pth has 8 tensors (a, b, c, ..., f, g, h), which match no known layout. If it is one of these, name "
+        "it with `densevit convert some.pth OUT --as NAME`: a-vit, a-deit, b-net, c-net."
     )
 
 
-def test_two_that_fit_equally_are_an_error_that_names_both(known):
+def test_two_equal_matches_are_an_error_that_names_both(known):
     with pytest.raises(
-        WeightsError, match=r"2 tensors \(conv, stages\.1\.w\), which may be b-net and c-net\. .* --as NAME"
+        WeightsError, match=r"2 tensors \(conv, stages\.1\.w\), which match b-net and c-net\. .* --as NAME"
     ):
         layouts.recognise(state("conv", "stages.1.w"))
 
 
-def test_an_unknown_name_is_told_with_the_nearest(known):
+def test_an_unknown_name_is_reported_with_the_nearest(known):
     assert layouts.find("b-net").name == "b-net"
-    with pytest.raises(WeightsError, match=r"no layout 'a-vti'\. Did you mean 'a-vit'\? Known: a-deit, a-vit"):
+    with pytest.raises(WeightsError, match=r"Unknown layout 'a-vti'\. Did you mean 'a-vit'\? Known: a-deit, a-vit"):
         layouts.find("a-vti")
 
 

@@ -79,7 +79,7 @@ def equal(found, expected) -> bool:
 
 @pytest.fixture
 def saved(tmp_path):
-    """A model with numbers of its own in norms and statistics, and its file in a run folder."""
+    """A model with random norm parameters and statistics, and its file in a run folder."""
     model = model_of()
     for value in model.state_dict().values():
         if value.is_floating_point() and value.ndim < 2:
@@ -169,7 +169,7 @@ def test_a_truncated_file_is_refused(saved, length):
 
 
 def rewrite(path, **entries) -> None:
-    """The same tensors under a changed header."""
+    """Rewrites the file with a changed header."""
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
     entries = {key: value for key, value in {**header, **entries}.items() if value is not None}
@@ -185,13 +185,13 @@ def test_a_file_of_a_later_format_is_refused(saved):
 @pytest.mark.parametrize(
     "entries", [{"config": None}, {"classes": None}, {"classes": "["}, {"config": "a: ["}, {"config": "7"}]
 )
-def test_a_spoilt_header_is_an_error_that_names_the_file(saved, entries):
+def test_a_corrupt_header_is_an_error_that_names_the_file(saved, entries):
     rewrite(saved[1], **entries)
     with pytest.raises(densevit.DensevitError, match=r"model\.safetensors"):
         load(saved[1])
 
 
-# ---- weights that a config names ----
+# ---- weights in a config ----
 
 
 def test_the_whole_model_s_weights(saved):
@@ -206,13 +206,13 @@ def test_a_head_that_the_weights_lack_is_added_and_one_that_the_model_lacks_is_d
     heads = {"maps": {"name": f"{__name__}:Maps"}, "more": {"name": f"{__name__}:Scores"}}
     model = model_of(heads=heads, weights=str(path))
     before = {key: value.clone() for key, value in model.heads["more"].state_dict().items()}
-    [told] = load_pretrained(model)
+    [report] = load_pretrained(model)
     assert equal(model.backbone.state_dict(), source.backbone.state_dict())
     assert equal(model.heads["maps"].state_dict(), source.heads["maps"].state_dict())
     assert equal(model.heads["more"].state_dict(), before)
-    assert set(told.left_out.values()) == {"this model has no head 'detection'"}
-    assert sorted(told.left_out) == sorted(key for key in source.state_dict() if key.split(".")[1] == "detection")
-    assert told.fresh == {f"heads.more.{key}": "the weights have no head 'more'" for key in before}
+    assert set(report.left_out.values()) == {"this model has no head 'detection'"}
+    assert sorted(report.left_out) == sorted(key for key in source.state_dict() if key.split(".")[1] == "detection")
+    assert report.fresh == {f"heads.more.{key}": "the weights have no head 'more'" for key in before}
 
 
 def test_learned_weights_go_on_where_there_are_some_and_else_begin_at_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""Mean and std are of pixels in 0 ... 1, however a project writes them down."""
+"""Mean and std are of pixels in 0 ... 1, in whatever form a project stores them."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_a_timm_folder_and_a_newer_processor_are_understood(tmp_path):
     assert preprocessing.of_folder(tmp_path)["std"] == pytest.approx((1, 1, 1))
 
 
-def test_spoilt_json_is_said(tmp_path):
+def test_invalid_json_is_reported(tmp_path):
     (tmp_path / "config.json").write_text('{"id2label": ')
     with pytest.raises(WeightsError, match=r"config\.json: invalid JSON"):
         preprocessing.of_folder(tmp_path)

@@ -1,4 +1,4 @@
-"""The weights that a config starts from, of ours and of another project, made up here: a backbone and a whole model."""
+"""Pretrained weights in a config, ours and those of a made-up project: a backbone and a complete model."""
 
 import io
 
@@ -43,7 +43,7 @@ class Wrapped(Small):
 
 
 class Scores(Head):
-    """A layer that knows no classes, and one that does."""
+    """A layer independent of the classes, and one that depends on them."""
 
     task = "detection"
     needs = ()
@@ -57,7 +57,7 @@ class Scores(Head):
 
 
 class Looks(Scores):
-    """A head that cannot be built without numbers."""
+    """A head that cannot be built on the meta device."""
 
     def __init__(self, channels, strides, classes) -> None:
         super().__init__(channels, strides, classes)
@@ -71,7 +71,7 @@ ENCODER = Layout(
     ("patch.weight", "norm.weight"),
     LINES,
     lambda state: {"backbone": {"name": "small"}},
-    no_effect={"head.*": "the class head of a classifier"},
+    no_effect={"head.*": "the classification head"},
     mean=HALF,
     std=HALF,
 )
@@ -135,12 +135,14 @@ def printed(fit):
 def test_another_project_s_backbone_comes_with_its_mean_and_deviation(file, tmp_path):
     state = encoder(**{"head.weight": torch.randn(7, 4)})
     model = model_of({"weights": file(state)})
-    [told] = load_pretrained(model)
+    [report] = load_pretrained(model)
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"])
     assert torch.equal(model.backbone.norm.bias, state["norm.bias"])
-    assert told.left_out == {"head.weight": "the class head of a classifier"}
-    assert told.notes[0] == "Read as made-encoder."
-    assert told.notes[1].startswith("backbone.mean is [0.5, 0.5, 0.5], as these weights were trained with, in place of")
+    assert report.left_out == {"head.weight": "the classification head"}
+    assert report.notes[0] == "Read as made-encoder."
+    assert report.notes[1].startswith(
+        "backbone.mean is [0.5, 0.5, 0.5], as these weights were trained with, in place of"
+    )
     assert model.config.backbone.mean == model.config.backbone.std == model.backbone.mean == HALF
     assert model.mean.flatten().tolist() == [127.5] * 3
     save(model, tmp_path / "model.safetensors")
@@ -153,9 +155,9 @@ def test_another_project_s_backbone_comes_with_its_mean_and_deviation(file, tmp_
 
 def test_a_mean_that_the_config_states_stays_with_a_warning(file):
     model = model_of({"weights": file(encoder()), "mean": [0, 0, 0.25], "std": [0.5, 0.5, 0.5]})
-    [told] = load_pretrained(model)
+    [report] = load_pretrained(model)
     assert model.mean.flatten().tolist() == [0, 0, 63.75]
-    assert told.notes[1:] == [
+    assert report.notes[1:] == [
         "Warning: backbone.mean stays [0.0, 0.0, 0.25]; these weights were trained with [0.5, 0.5, 0.5]."
     ]
 
@@ -163,11 +165,11 @@ def test_a_mean_that_the_config_states_stays_with_a_warning(file):
 def test_another_project_s_model_feeds_the_head_of_its_task(file):
     state = detector()
     model = model_of(weights=file(state))
-    [told] = load_pretrained(model)
+    [report] = load_pretrained(model)
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"])
     assert torch.equal(model.heads["boxes"].label_head.weight, state["cls.weight"])
-    assert told.loaded == 8
-    assert told.notes[1] == (
+    assert report.loaded == 8
+    assert report.notes[1] == (
         "The names of head 'boxes''s classes are not known; assuming the data's classes, in order."
     )
 
@@ -209,13 +211,13 @@ def test_what_depends_on_the_classes_is_left_out_where_these_are_others(file, mo
     named = [Class(name, i, (0, 0, 0)) for i, name in enumerate(theirs or [])]
     object.__setattr__(DETECTOR, "classes", lambda state, metadata: {"detection": named} if named else {})
     before = model.heads["boxes"].label_head.weight.clone()
-    [told] = load_pretrained(model)
+    [report] = load_pretrained(model)
     assert torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
     if why is None:
-        assert torch.equal(model.heads["boxes"].label_head.weight, state["cls.weight"]) and told.left_out == {}
+        assert torch.equal(model.heads["boxes"].label_head.weight, state["cls.weight"]) and report.left_out == {}
     else:
         assert torch.equal(model.heads["boxes"].label_head.weight, before)
-        assert told.left_out == dict.fromkeys(("heads.boxes.label_head.weight", "heads.boxes.label_head.bias"), why)
+        assert report.left_out == dict.fromkeys(("heads.boxes.label_head.weight", "heads.boxes.label_head.bias"), why)
 
 
 @pytest.mark.parametrize("head", ["Scores", "Looks"])
@@ -231,8 +233,8 @@ def test_a_run_of_ours_with_other_classes_keeps_all_but_these(tmp_path):
     save(source, tmp_path / "model.safetensors")
     more = build_model(source.config, {"detection": (CLASSES[1], CLASSES[0])})
     more.config.weights = str(tmp_path)
-    [told] = load_pretrained(more)
-    assert set(told.left_out.values()) == {"the classes have another order"} and len(told.left_out) == 2
+    [report] = load_pretrained(more)
+    assert set(report.left_out.values()) == {"the classes have another order"} and len(report.left_out) == 2
     assert torch.equal(more.heads["boxes"].hidden.weight, source.heads["boxes"].hidden.weight)
 
 
@@ -246,8 +248,8 @@ def test_missing_and_unexpected_are_errors_that_say_what_the_weights_are_of_unle
     )
     with pytest.raises(WeightsError, match=message):
         load_pretrained(model_of({"weights": source}))
-    [told] = load_pretrained(model_of({"weights": source, "weights_allow": ["extra.*", "norm.bias"]}))
-    assert told.missing == ["norm.bias"] and told.unexpected == ["extra.w"]
+    [report] = load_pretrained(model_of({"weights": source, "weights_allow": ["extra.*", "norm.bias"]}))
+    assert report.missing == ["norm.bias"] and report.unexpected == ["extra.w"]
 
 
 def test_all_sources_are_checked_before_anything_is_written(file, tmp_path):
@@ -261,7 +263,7 @@ def test_all_sources_are_checked_before_anything_is_written(file, tmp_path):
     assert model.config.backbone.mean is None
 
 
-def test_weights_of_blue_green_red_pictures_are_turned_round(file, monkeypatch):
+def test_weights_of_bgr_images_are_flipped(file, monkeypatch):
     from densevit.weights import foreign_checkpoint
 
     state = encoder()
@@ -284,14 +286,14 @@ def test_a_model_within_a_backbone_takes_its_own_names(file):
 def test_the_table_has_a_row_for_each_kind_of_thing(file):
     state = encoder(**{"head.weight": torch.randn(7, 4), "head.bias": torch.randn(7), "extra.0.w": torch.ones(1)})
     state["patch.weight"] = torch.randn(4, 3, 8, 8)
-    [told] = load_pretrained(model_of({"weights": file(state), "weights_allow": ["extra.*"]}))
-    assert "backbone.weights: " in printed(told)
-    lines = [" ".join(line.split()) for line in printed(told).splitlines()]
+    [report] = load_pretrained(model_of({"weights": file(state), "weights_allow": ["extra.*"]}))
+    assert "backbone.weights: " in printed(report)
+    lines = [" ".join(line.split()) for line in printed(report).splitlines()]
     first = lines.index("loaded 3")
     assert lines[first : first + 5] == [
         "loaded 3",
         "adapted 1 conv.weight: 4 x 3 x 8 x 8 -> 4 x 3 x 4 x 4, patch kernel resized",
-        "left out 2 head.weight, head.bias: the class head of a classifier",
+        "left out 2 head.weight, head.bias: the classification head",
         "unexpected 1 extra.*.w: allowed",
         "Read as made-encoder.",
     ]

@@ -1,4 +1,4 @@
-"""Nothing of a checkpoint is run, whatever objects it carries, and its tensors are read all the same."""
+"""Code in checkpoints is never run, whatever objects they contain, and tensors are still read."""
 
 import argparse
 import builtins
@@ -42,7 +42,7 @@ def assert_state(tensors) -> None:
 both = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 
 
-# ---- malice ----
+# ---- malicious files ----
 
 
 class Call:
@@ -104,11 +104,11 @@ def test_a_malicious_file_touches_nothing_and_is_read_inert_or_refused(attack, p
 
 @both
 def test_the_same_files_do_touch_it_when_they_are_unpickled(legacy, tmp_path):
-    """Else the test above would prove nothing."""
+    """Checks that the test above is meaningful."""
     for attack in ATTACKS.keys() - {"getattr", "import", "partial", "map"}:
         target = tmp_path / attack
         path = save(PLACES["beside"](ATTACKS[attack](target)), tmp_path / f"{attack}.pth", legacy)
-        with contextlib.suppress(Exception):  # after the deed
+        with contextlib.suppress(Exception):  # after its effect
             torch.load(path, weights_only=False)
         assert target.exists(), attack
 
@@ -166,7 +166,7 @@ def test_a_bomb_is_refused_without_its_memory(bomb, tmp_path):
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, hard))
     try:
-        if bomb == "memo index":  # an index costs nothing here: what is left is an empty dict
+        if bomb == "memo index":  # an index allocates nothing here; the result is an empty dict
             assert load(path) == {}
         else:
             with pytest.raises(WeightsError, match="weights.pth"):
@@ -184,7 +184,7 @@ def test_names_that_were_let_in_are_let_in_no_longer(tmp_path):
         torch.load(path, weights_only=True)
 
 
-# ---- what trainings leave in their checkpoints ----
+# ---- objects in training checkpoints ----
 
 
 class CfgNode(dict):

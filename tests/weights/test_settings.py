@@ -1,4 +1,4 @@
-"""Which config a converted model is evaluated with, and what config.json and names say that no tensor shows."""
+"""The evaluation config of a converted model, and options from config.json and names that tensors do not determine."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_setr_is_looked_at_through_the_windows_of_its_data():
     assert [one["name"] for one in own.data.options["classes"]] == ["road", "tree"] and own.inference.window == 512
 
 
-def test_dpt_sees_pictures_as_its_authors_show_them():
+def test_dpt_gets_images_as_in_the_papers_code():
     nyu = settings("depth", {"name": "dpt", **NYU})
     assert nyu.data.options["preset"] == "nyu" and nyu.data.short_side is None  # 640 x 480, as they are
     assert nyu.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 10.0, "crop": "eigen"}
@@ -79,7 +79,7 @@ def test_timm_s_names_say_the_windows(architecture, window, before):
 
 @torch.no_grad()
 def test_a_swinv2_s_windows_come_from_config_json(tmp_path):
-    """Windows that its last map is smaller than, weights of smaller ones before, and a picture of its own size."""
+    """Windows that its last map is smaller than, weights of smaller ones before, and a image of its own size."""
     sizes = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128, "window_size": 8}
     theirs = Swinv2Model(Swinv2Config(**sizes, pretrained_window_sizes=[4, 4, 4, 2])).eval()
     for tensor in theirs.parameters():
@@ -109,14 +109,14 @@ def test_a_detr_s_config_says_its_dilation_and_its_heads(tmp_path):
 def test_a_config_of_another_window_is_told(tmp_path):
     sizes = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128, "window_size": 4}
     Swinv2Model(Swinv2Config(**sizes)).save_pretrained(tmp_path)
-    said = []
+    message = []
     for window in ({}, {"window_size": 8}, {"window_size": 4}):
         backbone = {"name": "swin", "variant": "nano", "version": 2, "weights": str(tmp_path), **window}
         heads = {"detection": {"name": "detr", "width": 32}}
         values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
         model = build_model(configs.from_mapping(values), {"detection": (Class("a", 0, (0, 0, 0)),)})
-        said.append([note for note in load_pretrained(model)[0].notes if "window" in note])
-    assert said == [
+        message.append([note for note in load_pretrained(model)[0].notes if "window" in note])
+    assert message == [
         ["These weights were trained with backbone.window_size 4; the config leaves it at its default."],
         ["Warning: backbone.window_size is 8; these weights were trained with 4."],
         [],
@@ -124,9 +124,9 @@ def test_a_config_of_another_window_is_told(tmp_path):
 
 
 def test_a_config_of_other_attention_heads_is_told(tmp_path):
-    """Eight ways to share 32 channels look like four."""
+    """Eight heads with 32 channels have the same tensors as four."""
     own = {"name": "detr", "num_queries": 5, "width": 32, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
-    said = []
+    message = []
     for count in ({"num_heads": 8}, {"num_heads": 4}, {}):
         values = {
             "backbone": {"name": "resnet", "depth": 18, "norm": "frozen"},
@@ -135,12 +135,12 @@ def test_a_config_of_other_attention_heads_is_told(tmp_path):
             "trainer": {"max_steps": 1},
         }
         model = build_model(configs.from_mapping(values), {"detection": coco_classes()})
-        if not said:
+        if not message:
             state = {name.replace("heads.boxes", "heads.detection"): x for name, x in model.state_dict().items()}
             torch.save({"model": translate_back(state, find("detr"))[0]}, tmp_path / "detr.pth")
         model.config.weights = str(tmp_path / "detr.pth")
-        said.append([note for note in load_pretrained(model)[0].notes if "num_heads" in note])
-    assert said == [[], ["heads.boxes.num_heads is 4; these weights are assumed to have 8."], []]
+        message.append([note for note in load_pretrained(model)[0].notes if "num_heads" in note])
+    assert message == [[], ["heads.boxes.num_heads is 4; these weights are assumed to have 8."], []]
     state = torch.load(tmp_path / "detr.pth", weights_only=True)["model"]
     del state["transformer.decoder.layers.0.linear1.weight"]  # without it, it cannot be described
     torch.save({"model": state}, tmp_path / "detr.pth")

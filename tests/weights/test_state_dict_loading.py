@@ -1,4 +1,4 @@
-"""Tensors in our names go into a module: all of them, or none and an error that says which do not fit."""
+"""State dicts are loaded completely, or not at all with an error that names the keys that do not fit."""
 
 import pytest
 import torch
@@ -114,7 +114,7 @@ def test_an_error_says_how_to_allow_it():
         load_state(linear_and_norm(), {}, "file.pt")
 
 
-# ---- kernels that see the picture ----
+# ---- kernels that see the image ----
 
 
 @pytest.mark.parametrize(("old", "new"), [(8, 16), (16, 8), (14, 16), (16, 14)])
@@ -139,7 +139,7 @@ def test_a_patch_kernel_of_another_size_is_adapted_in_a_vit():
     torch.testing.assert_close(new.stem.projection.weight, resize_kernel(old.stem.projection.weight, (8, 8)))
 
 
-def test_a_grey_kernel_says_of_a_grey_picture_what_it_said():
+def test_a_grey_scale_kernel_gives_the_same_output_for_a_grey_image():
     module, state = nn.Sequential(nn.Conv2d(3, 4, 3)), {"0.weight": torch.randn(4, 1, 3, 3), "0.bias": torch.randn(4)}
     found = load_state(module, state, "grey.pth")
     assert found.adapted == [("0.weight", (4, 1, 3, 3), (4, 3, 3, 3), "grey-scale kernel expanded to RGB")]
@@ -153,6 +153,6 @@ def test_other_kernels_are_refused(shape):
         load_state(nn.Conv2d(3, 4, 3, bias=False), {"weight": torch.randn(shape)}, "rgbd.pth")
 
 
-def test_kernels_that_do_not_see_the_picture_are_not_resized():
+def test_kernels_of_other_layers_are_not_resized():
     with pytest.raises(WeightsError, match="have another shape"):
         load_state(nn.Conv2d(8, 8, 3, bias=False), {"weight": torch.randn(8, 8, 5, 5)}, "old.pth")

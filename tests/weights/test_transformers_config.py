@@ -1,4 +1,4 @@
-"""A folder as `--to hf` writes it is built by transformers from its config.json alone, and gives our features."""
+"""transformers builds a model from an `--to hf` folder and its config.json, with the same features."""
 
 import json
 
@@ -36,9 +36,7 @@ def make(section, folder):
     torch.manual_seed(2)
     backbone = densevit.create_backbone(**section).eval()
     for name, tensor in backbone.named_parameters():
-        plain = name.startswith("feature_norms") and not name.startswith(
-            "feature_norms.3"
-        )  # which a classifier has not
+        plain = name.startswith("feature_norms") and not name.startswith("feature_norms.3")  # which a classifier lacks
         if not plain:
             tensor.add_(torch.randn_like(tensor) * (0.2 if tensor.ndim < 2 else 0.02))
     folder.mkdir()

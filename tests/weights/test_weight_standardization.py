@@ -1,4 +1,4 @@
-"""A hybrid's weight standardisation, which no tensor shows: in the config, on the way out, at the start."""
+"""A hybrid's weight standardisation, which tensors do not determine: in configs, exports and pretrained weights."""
 
 import pytest
 import torch
@@ -75,8 +75,8 @@ def test_the_other_arithmetic_is_refused_where_it_computes_something_else_and_to
 def test_a_training_that_starts_with_the_other_arithmetic_is_warned(run, tmp_path):
     out = tmp_path / "theirs.pth"
     export(run("std"), "dpt-hybrid").write(out)
-    said = []
+    message = []
     for own in ({}, {"weight_standardization": "std"}):
         fits = load_pretrained(model_of(weights=str(out), **own))
-        said.append([note for note in fits[0].notes if "standardization" in note])
-    assert said == [["Warning: backbone.weight_standardization is variance; dpt-hybrid computes with std."], []]
+        message.append([note for note in fits[0].notes if "standardization" in note])
+    assert message == [["Warning: backbone.weight_standardization is variance; dpt-hybrid computes with std."], []]

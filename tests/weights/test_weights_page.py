@@ -1,4 +1,4 @@
-"""docs/weights.md: all that loads is in its table, its commands' configs are there, and its example works."""
+"""docs/weights.md: its table has all layouts, its configs exist, and its example works."""
 
 import re
 

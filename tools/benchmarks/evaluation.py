@@ -57,7 +57,7 @@ def batches(
 
 
 def with_densevit(pairs: list[Pair], classes: list[Class], backend: str) -> float:
-    with mock.patch.object(coco, "quickest", lambda: backend):
+    with mock.patch.object(coco, "fastest_backend", lambda: backend):
         evaluator = coco.CocoDetection(classes)
         for found, truths in batches(pairs):
             evaluator.update(found, truths)

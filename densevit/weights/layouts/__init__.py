@@ -1,4 +1,4 @@
-"""The layouts of other projects' checkpoints, one module a project. Each exports `LAYOUTS`; one more is one file."""
+"""The layouts of other projects' checkpoints, one module a project. Each defines `LAYOUTS`."""
 
 import importlib
 import pkgutil
@@ -14,20 +14,20 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Layout:
-    """A layout by its name. Raises WeightsError that tells the nearest."""
+    """The layout with a name. Raises WeightsError with the nearest known name."""
     if name not in _layouts():
-        raise WeightsError(f"There is no layout {name!r}.{did_you_mean(name, names())}")
+        raise WeightsError(f"Unknown layout {name!r}.{did_you_mean(name, names())}")
     return _layouts()[name]
 
 
 def recognise(tensors: State, source: str = "checkpoint") -> Layout:
-    """The layout whose marks are all among the names of a checkpoint's tensors; of several the one with most marks.
+    """The layout whose marks are all among a checkpoint's keys; among several, the one with the most marks.
 
-    Raises WeightsError, showing some of the names, where there is none, or two are equally good.
+    Raises WeightsError, listing some of the keys, if there is none, or two have equally many marks.
     """
-    fitting = [layout for layout in _layouts().values() if has_marks(tensors, layout)]
-    most = max((len(layout.marks) for layout in fitting), default=0)
-    best = [layout for layout in fitting if len(layout.marks) == most]
+    matching = [layout for layout in _layouts().values() if has_marks(tensors, layout)]
+    most = max((len(layout.marks) for layout in matching), default=0)
+    best = [layout for layout in matching if len(layout.marks) == most]
     if len(best) == 1:
         return best[0]
     keys = list(tensors)
@@ -35,9 +35,9 @@ def recognise(tensors: State, source: str = "checkpoint") -> Layout:
     found = f"{source} has {len(keys)} tensors ({shown}), which"
     if best:
         equal = " and ".join(layout.name for layout in best)
-        raise WeightsError(f"{found} may be {equal}. Say which with `densevit convert {source} OUT --as NAME`.")
+        raise WeightsError(f"{found} match {equal}. Name the layout with `densevit convert {source} OUT --as NAME`.")
     raise WeightsError(
-        f"{found} is no layout that is known. If it is one of these, say so with "
+        f"{found} match no known layout. If it is one of these, name it with "
         f"`densevit convert {source} OUT --as NAME`: {', '.join(names()) or 'none'}."
     )
 
@@ -48,6 +48,6 @@ def _layouts() -> dict[str, Layout]:
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
         for layout in getattr(importlib.import_module(f"{__name__}.{module.name}"), "LAYOUTS", ()):
             if layout.name in found:
-                raise ValueError(f"Two layouts are called {layout.name!r}; the second is in {module.name}.")
+                raise ValueError(f"Duplicate layout name {layout.name!r}, in {module.name}.")
             found[layout.name] = layout
     return found

@@ -1,4 +1,4 @@
-"""BEiT-style encoders (microsoft/unilm, timm): a bias for each offset of cells, or positions as in ViT."""
+"""BEiT-style encoders (microsoft/unilm, timm): relative position biases, or position embeddings as in ViT."""
 
 import re
 from dataclasses import replace
@@ -11,11 +11,11 @@ from densevit.weights.variants import described, vit
 
 _BIAS = "blocks.{i}.attention.qkv.bias"
 _TABLE = "blocks.{i}.attn.relative_position_bias_table"
-_SHARED = "rel_pos_bias.relative_position_bias_table"  # while it is pre-trained, one for all blocks
+_SHARED = "rel_pos_bias.relative_position_bias_table"  # in pre-training, shared by all blocks
 
 
 def _unshared(state: State) -> State:
-    """A shared table, in each block."""
+    """Copies a shared table to each block."""
     if _SHARED not in state:
         return POSITIONS.forward(state)
     blocks = {found[1] for key in state if (found := re.match(r"blocks\.(\d+)\.", key))}
@@ -36,7 +36,7 @@ _REARRANGEMENT = Rearrangement(_unshared, POSITIONS.inverse)
 
 
 def _resized(tensors: State) -> dict[str, Any]:
-    """The section of an encoder whose offsets are resized for other sizes, bicubic, as for positions."""
+    """The section of an encoder whose relative positions are resized bicubically, as position embeddings."""
     section = vit(tensors)
     return section | {"position_resizing": "bicubic"} if section.get("positions") == "relative" else section
 
@@ -59,11 +59,11 @@ BEIT = replace(
     describe=described(_resized, _LINES, _REARRANGEMENT),
     no_effect={
         **VIT.no_effect,
-        "cls_pt_*": "layers of BEiT v2's pre-training alone",
-        "lm_head.*": "what names hidden patches in pre-training",
-        "mask_token": "what stands for hidden patches in pre-training",
-        "blocks.{i}.attn.relative_position_index": "numbers that follow from the grid",
-        "rel_pos_bias.relative_position_index": "numbers that follow from the grid",
+        "cls_pt_*": "layers used only in BEiT v2's pre-training",
+        "lm_head.*": "the prediction head of pre-training",
+        "mask_token": "the mask token of pre-training",
+        "blocks.{i}.attn.relative_position_index": "derived from the grid size",
+        "rel_pos_bias.relative_position_index": "derived from the grid size",
     },
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),

@@ -1,4 +1,4 @@
-"""facebookresearch/detr (Carion et al. 2020): whole models, R50, R50-DC5, R101 and R101-DC5, as trained on COCO."""
+"""facebookresearch/detr (Carion et al. 2020): complete models: R50, R50-DC5, R101 and R101-DC5, as trained on COCO."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -16,15 +16,15 @@ from densevit.weights.variants import resnet
 
 ENCODER, DECODER, HEAD = "heads.detection.encoder.{i}", "heads.detection.decoder.{i}", "heads.detection"
 
-UNRECORDED = ("backbone.dilation", "heads.detection.num_heads")  # which no tensor's shape shows
-COCO_ROWS = 92  # of a class head whose row is the file's id, 0 ... 90, and "no object" at last
-IMPOSSIBLE = -1e4  # a logit whose probability is exactly 0, and which fp16 holds
+UNRECORDED = ("backbone.dilation", "heads.detection.num_heads")  # not determined by tensor shapes
+COCO_ROWS = 92  # of a class head with a row for each file id, 0 ... 90, and "no object" last
+IMPOSSIBLE = -1e4  # a logit with probability exactly 0, representable in fp16
 
 
 @lru_cache(maxsize=1)
 def coco_classes() -> tuple[Class, ...]:
-    """COCO's 80 classes of things by ascending file id, as the data set has them."""
-    ids = [(one.file_id + 1, one.name) for one in preset_classes("coco_stuff")]  # COCO's less 1, and surfaces above 91
+    """COCO's 80 thing classes by ascending file id."""
+    ids = [(one.file_id + 1, one.name) for one in preset_classes("coco_stuff")]  # COCO's ids less 1; stuff above 91
     things = sorted((file_id, name) for file_id, name in ids if file_id < COCO_ROWS - 1)
     return tuple(Class(name, file_id, color_of(i)) for i, (file_id, name) in enumerate(things))
 
@@ -45,11 +45,11 @@ def _back_into_ids(rows: Tensor) -> Tensor:
 
 
 CLASS_ROWS = Change(_into_classes, _back_into_ids)
-"""A row for each of COCO's file ids, 0 ... 90, to our 80 classes; heads with another number of rows stay as they are.
+"""Maps rows by COCO's file ids, 0 ... 90, to our 80 classes; heads with another number of rows are not changed.
 
-11 of these ids are no class. Their rows, which learned to be never chosen, are left out: the other logits stay as they
-are, and probabilities grow by the little that those rows had. On the way back they are 0 with a bias of -10000, which
-has no effect at all.
+11 of these ids are no class. Their rows, trained to be never predicted, are left out: the other logits are equal, and
+probabilities grow by the little that those rows had. The inverse sets them to 0 with a bias of -10000, which has no
+effect.
 """
 
 
@@ -93,10 +93,10 @@ LINES = (
 
 
 def described(lines: tuple[Line, ...]) -> Callable[[State], dict[str, Any]]:
-    """A layout's `describe` of a DETR on a ResNet. Raises WeightsError where that has no such depth, or is not whole.
+    """A layout's `describe` of a DETR on a ResNet. Raises WeightsError for an unknown depth or missing tensors.
 
-    Two things leave no trace in a tensor's shape: the number of attention heads, which is 8 in all releases, and the
-    dilation of the last stage ("DC5"), which is taken to be none: `backbone.dilation: true` is for who knows better.
+    Tensor shapes do not determine the number of attention heads, which is 8 in all releases, and the dilation of the
+    last stage ("DC5"), which is assumed to be none: override it with `backbone.dilation=true`.
     """
     names = Layout("", "model", (), lines, lambda state: {})
 
@@ -131,15 +131,15 @@ def _sections(ours: State) -> dict[str, Any]:
 
 
 def _count(ours: State, prefix: str) -> int:
-    """How many numbers follow a prefix."""
+    """The number of distinct indices after a prefix."""
     return len({key.removeprefix(prefix).split(".")[0] for key in ours if key.startswith(prefix)})
 
 
 def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
-    """The classes of a class head with so many rows, the last of which is "no object".
+    """The classes of a class head; its last row is "no object".
 
-    names: of the rows, where they came with the tensors. As many rows as COCO's are COCO's; of others each is a class,
-    and its file id is its row. Raises WeightsError where as many rows as COCO's have other names.
+    names: of the rows, if known. A head with as many rows as COCO's has COCO's classes; otherwise each row is a class,
+    with its row as file id. Raises WeightsError if a head with as many rows as COCO's has other names.
     """
     if rows != COCO_ROWS:
         named = len(names) == rows - 1
@@ -148,7 +148,7 @@ def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
         if len(names) == rows - 1 and names[one.file_id] != one.name:
             raise WeightsError(
                 f"Class {one.file_id} of 91 is called {names[one.file_id]!r}, in COCO {one.name!r}. A DETR with 91 "
-                "classes of its own is not to be told from COCO's: expected another number of classes."
+                "other classes cannot be distinguished from COCO's: expected another number of classes."
             )
     return coco_classes()
 

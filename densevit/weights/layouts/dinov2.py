@@ -1,4 +1,4 @@
-"""facebookresearch/dinov2 (Oquab et al. 2024), with registers (Darcet et al. 2024) too: timm's names but for a few."""
+"""facebookresearch/dinov2 (Oquab et al. 2024), also with registers (Darcet et al. 2024): mostly timm's keys."""
 
 import re
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from densevit.weights.variants import described, vit
 
 
 def gated_on_the_way_out(positions: Rearrangement, gated: Mapping[str, tuple[str, ...]]) -> Rearrangement:
-    """The same rearrangement, which on the way out also names the layers of gated perceptrons as they do.
+    """The rearrangement `positions`, whose inverse also renames the layers of gated MLPs to theirs.
 
-    gated: by the name of a plain perceptron's layer, `fc1` or `fc2`, those that its tensors make in a gated one.
+    gated: by the name of a plain MLP's layer, `fc1` or `fc2`, the corresponding layers of a gated one.
     """
 
     def back(state: State) -> State:
@@ -33,7 +33,7 @@ def gated_on_the_way_out(positions: Rearrangement, gated: Mapping[str, tuple[str
 
 
 def _is_gated(state: State, mlp: str) -> bool:
-    """Whether the first layer gives twice what the second takes."""
+    """Whether the first layer has twice as many outputs as the second has inputs."""
     return len(state[f"{mlp}fc1.weight"]) == 2 * state[f"{mlp}fc2.weight"].shape[1]
 
 
@@ -58,7 +58,7 @@ DINOV2 = Layout(
     ),
     lines=_LINES,
     describe=described(vit, _LINES, _POSITIONS),
-    no_effect={"mask_token": "what stands for hidden patches in pre-training"},
+    no_effect={"mask_token": "the mask token of pre-training"},
     rearrange=_POSITIONS,
 )
 LAYOUTS = (DINOV2,)

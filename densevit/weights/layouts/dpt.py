@@ -1,7 +1,7 @@
-"""isl-org/DPT (Ranftl et al. 2021): whole models on a ViT and on the hybrid, for depth and for segmentation.
+"""isl-org/DPT (Ranftl et al. 2021): complete models on a ViT and on the hybrid, for depth and segmentation.
 
-That the NYU and KITTI models invert what they compute, by a scale and a shift, leaves no trace in their tensors, which
-are read as relative depth: `--as dpt-hybrid-nyu` and `--as dpt-hybrid-kitti` say otherwise.
+The NYU and KITTI models invert their output with a scale and a shift, which tensors do not determine: they are read as
+relative depth unless `--as dpt-hybrid-nyu` or `--as dpt-hybrid-kitti` is given.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,13 +18,13 @@ from densevit.weights.state import part
 from densevit.weights.variants import STANDARDIZATION, vit
 
 Task = Literal["depth", "segmentation"]
-HALVES = (0.5, 0.5, 0.5)  # the mean and the deviation that all of them were trained with
-PLACES = (4, 8, 16, 32)  # the strides of the four fusions
+HALVES = (0.5, 0.5, 0.5)  # mean and std of all of them
+PLACES = (4, 8, 16, 32)  # strides of the four fusions
 
-UNUSED_NORM = "the ViT's last norm, before which maps are taken"
-UNUSED_UNIT = "a residual unit for a map that the first fusion does not have"
+UNUSED_NORM = "the ViT's last norm; feature maps are taken before it"
+UNUSED_UNIT = "a residual unit for a skip connection that the first fusion lacks"
 
-# The output of the models that were fine-tuned for metres, in 1 / metres (`run_monodepth.py`).
+# The output of the models fine-tuned for metric depth, in 1 / metres (`run_monodepth.py`).
 NYU = {"output": "inverse", "scale": 0.000305, "shift": 0.1378, "max_depth": 10.0}
 KITTI = {"output": "inverse", "scale": 0.00006016, "shift": 0.00579, "max_depth": 80.0}
 
@@ -36,7 +36,7 @@ def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
     lines: list[Line] = []
     for i, place in enumerate(PLACES):
         theirs, fuse = f"pretrained.act_postprocess{i + 1}", f"scratch.refinenet{i + 1}"
-        if i > 1 or not hybrid:  # the first two maps of the hybrid are the ResNet's, and taken as they are
+        if i > 1 or not hybrid:  # the hybrid's first two feature maps are the ResNet's, without readout
             readout = i - 2 if hybrid else i
             resample = f"{decode}.reassemble.{i}.resample" + (".0" if place == 32 else "")
             lines.append(Line(f"{theirs}.0.project.0.*", f"backbone.readouts.{readout}.projection.*"))
@@ -56,10 +56,10 @@ def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
 
 
 def describe_translated(ours: State, task: Task) -> dict[str, Any]:
-    """The config's sections of a DPT on a ViT, from tensors in our names. Raises WeightsError where some are missing.
+    """The config sections of a DPT on a ViT, from tensors with our keys. Raises WeightsError if some are missing.
 
-    Which blocks the maps come from leaves no trace: they are taken for the ends of the depth's quarters, with the
-    hybrid's of the last two, as in all releases.
+    Tensors do not determine the blocks of the feature maps: the ends of the depth's quarters are assumed, for the
+    hybrid the last two, as in all releases.
     """
     head = part(ours, f"heads.{task}.")
     try:
@@ -91,7 +91,7 @@ def whole_model(
 ) -> Layout:
     """The layout of a DPT; others: as in `Layout`.
 
-    backbone: options of the backbone that no tensor shows and that all models of this layout have.
+    backbone: options of all models of this layout that tensors do not determine.
     """
 
     def describe(state: State) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _classes(state: State, metadata: Mapping[str, Any]) -> dict[str, tuple[Class
 
 
 def _metric(layout: Layout, name: str, output: Mapping[str, Any]) -> Layout:
-    """The same tensors, inverted to metres. With a mark less, it is never the one that is recognised."""
+    """The same tensors, inverted to metres. It has one mark less, so that it is never recognised automatically."""
     relative: Callable[[State], dict[str, Any]] = layout.describe
 
     def describe(state: State) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Google's ViT files (google-research/vision_transformer, `.npz`), the hybrid R50 + ViT-B/16 among them.
+"""Google's ViT files (google-research/vision_transformer, `.npz`), including the hybrid R50 + ViT-B/16.
 
-JAX's order of axes: kernels have their outputs last, and attention's an axis of heads.
+Axes are in JAX's order: kernels have outputs last, and attention kernels an axis of heads.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _UNITS = (3, 4, 9)  # of the hybrid's blocks
 
 
 def _read_only(tensor: Tensor) -> Tensor:
-    raise ValueError("these files are read and not written")
+    raise ValueError("this layout can only be read, not exported")
 
 
 def _change(into: Callable[[Tensor], Tensor]) -> Change:
@@ -66,7 +66,7 @@ def _norm(theirs: str, ours: str) -> list[Line]:
 
 
 def _resnet(prefix: str) -> list[Line]:
-    """The hybrid's, which counts blocks and units from 1."""
+    """Lines of the hybrid, which counts blocks and units from 1."""
     lines = [Line(f"{prefix}conv_root/kernel", "stem.conv.weight", CONVOLUTION)]
     lines += _norm(f"{prefix}gn_root", "stem.norm")
     for b, units in enumerate(_UNITS):
@@ -100,8 +100,8 @@ def _layout(name: str, prefix: str) -> Layout:
         lines=lines,
         describe=described(_vit, lines, positions),
         no_effect={
-            f"{prefix}head/*": "the class head of a classifier",
-            f"{prefix}pre_logits/*": "a layer of the class head",
+            f"{prefix}head/*": "the classification head",
+            f"{prefix}pre_logits/*": "a layer of the classification head",
             "opt/state/*": "the optimiser's",
         },
         rearrange=positions,

@@ -1,10 +1,10 @@
-"""facebookresearch/mae (He et al. 2022): the encoder of pre-training's files, and of fine-tuning's, by timm's names."""
+"""facebookresearch/mae (He et al. 2022): the encoder of pre-training and fine-tuning checkpoints, with timm's keys."""
 
 from dataclasses import replace
 
 from densevit.weights.layouts.timm import VIT
 
-_DECODER = "what restores hidden patches in pre-training"
+_DECODER = "the decoder of pre-training"
 
 MAE = replace(
     VIT,
@@ -19,7 +19,7 @@ MAE = replace(
     ),
     no_effect={
         **VIT.no_effect,
-        "mask_token": "what stands for hidden patches in pre-training",
+        "mask_token": "the mask token of pre-training",
         "decoder_embed.*": _DECODER,
         "decoder_pos_embed": _DECODER,
         "decoder_blocks.*": _DECODER,
@@ -27,6 +27,6 @@ MAE = replace(
         "decoder_pred.*": _DECODER,
     },
 )
-"""Files of fine-tuning and linear probing have neither decoder nor mask: they are recognised as timm's and read so."""
+"""Checkpoints of fine-tuning and linear probing have neither decoder nor mask token: they are recognised as timm's."""
 
 LAYOUTS = (MAE,)

@@ -1,4 +1,4 @@
-"""mmsegmentation's SETR (Zheng et al. 2021): whole models with the naive, the PUP or the MLA decoder."""
+"""mmsegmentation's SETR (Zheng et al. 2021): complete models with the naive, PUP or MLA decoder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +14,9 @@ from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.state import part
 from densevit.weights.variants import vit
 
-_LEVELS = 4  # maps that the multi-level decoder aggregates
+_LEVELS = 4  # feature maps aggregated by the multi-level decoder
 _NO_BIAS = "mmsegmentation 1.x has no bias in its patch embedding unless patch_bias=True"
-_FEATURES = {24: {"upsampling": (10, 15, 20, 24), "mla": (6, 12, 18, 24)}}  # of ViT-L; they leave no trace
+_FEATURES = {24: {"upsampling": (10, 15, 20, 24), "mla": (6, 12, 18, 24)}}  # of ViT-L; tensors do not determine them
 _BLOCK, _OURS, _HEAD = "backbone.layers.{i}", "backbone.blocks.{i}", "heads.segmentation"
 
 
@@ -30,12 +30,12 @@ def _with_token(table: Tensor) -> Tensor:
 
 
 def _deepest_last(weight: Tensor) -> Tensor:
-    """A classifier's columns, a level after the other, in the opposite order."""
+    """The classifier's input channels, by level, in reversed order."""
     return torch.cat(weight.chunk(_LEVELS, 1)[::-1], 1)
 
 
 UNUSED_TOKEN = Change(_without_token, _with_token)
-"""A table whose first row is of a class token that takes no part."""
+"""A position table whose first row is for an unused class token."""
 LEVELS = Change(_deepest_last, _deepest_last)
 
 _BACKBONE = (
@@ -68,7 +68,7 @@ _UPSAMPLING = (
 
 
 def _multi_level() -> tuple[Line, ...]:
-    """What comes after the sums is counted from the deepest level on in their names, and from the first in ours."""
+    """Layers after the sums are numbered from the deepest level in their keys, from the first in ours."""
     lines = [Line("neck.norm.{i}.*", f"{_HEAD}.decode.norms.{{i}}.*")]
     lines += _convolution("neck.mla.channel_proj.{i}", f"{_HEAD}.decode.project.{{i}}")
     for level in range(_LEVELS):
@@ -130,7 +130,7 @@ def _classes(state: State, metadata: Mapping[str, Any]) -> dict[str, tuple[Class
 _POSITIONS = added_to_tokens("backbone.pos_embed", ("backbone.cls_token",))
 _FIRST = ("decode_head.norm.weight", "decode_head.up_convs.0.0.conv.weight")
 _LAST, _SECOND = "decode_head.up_convs.3.0.conv.weight", "auxiliary_head.{n}.up_convs.1.0.conv.weight"
-_OTHERS = "heads of two 1x1 convolutions for the auxiliary loss, where there is one here"
+_OTHERS = "heads of two 1x1 convolutions for an auxiliary loss"
 
 LAYOUTS = (
     _layout("mmseg-setr-naive", _FIRST, _UPSAMPLING, rearrange=_POSITIONS),
@@ -149,6 +149,6 @@ LAYOUTS = (
         "mmseg-setr-mla",
         ("neck.norm.{i}.weight", "neck.mla.channel_proj.{i}.conv.weight"),
         _multi_level(),
-        no_effect={"backbone.cls_token": "a class token that takes no part in attention"},
+        no_effect={"backbone.cls_token": "a class token that is not used in attention"},
     ),
 )

@@ -1,16 +1,16 @@
-"""MViTv2: timm's and the official release (facebookresearch/mvit), which counts blocks through all stages."""
+"""MViTv2: timm's and the official release (facebookresearch/mvit), which numbers blocks across all stages."""
 
 from torch import Tensor
 
 from densevit.weights.key_mapping import Change, Layout, Line
 from densevit.weights.variants import MVIT, described, mvit
 
-_HEAD = {"head.*": "the class head of a classifier"}
-_FRESH = {f"feature_norms.{i}.*": "a norm of the stage's map, which a classifier has not" for i in range(3)}
+_HEAD = {"head.*": "the classification head"}
+_FRESH = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
 
 
 def _flat(kernel: Tensor) -> Tensor:
-    """A kernel without the axis of time that one trained as a video model of one frame has."""
+    """Removes the time axis of a kernel trained as a video model with one frame."""
     return kernel.squeeze(2) if kernel.ndim == 5 else kernel
 
 
@@ -18,7 +18,7 @@ _FLAT = Change(_flat, lambda kernel: kernel)
 
 
 def _block(theirs: str, ours: str) -> list[Line]:
-    """All of a block but the projections of its shortcuts."""
+    """A block without the projections of its shortcuts."""
     names = (("q", "query"), ("k", "key"), ("v", "value"))
     return [
         Line(f"{theirs}.norm1.*", f"{ours}.norm1.*"),
@@ -49,7 +49,7 @@ _TIMM = (
 
 
 def _official(blocks: tuple[int, ...], shortcut: str) -> tuple[Line, ...]:
-    """shortcut: ours that is theirs, of attention or, where perceptrons widen the map, of these."""
+    """shortcut: our key for their shortcut projection: of attention, or of the MLP where it expands the channels."""
     places = [(s, b) for s, count in enumerate(blocks) for b in range(count)]
     lines = [*_AROUND]
     for i, (s, b) in enumerate(places):
@@ -69,7 +69,7 @@ def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...]) -> Layou
     )
 
 
-# A deeper one has all blocks of a shallower one: it is recognised by more marks.
+# A deeper variant has all keys of a shallower one, so it has more marks.
 _DEPTHS = {variant: blocks for (version, _, blocks), variant in MVIT.items() if version == 2 and variant != "nano"}
 _ORDER = sorted(_DEPTHS, key=lambda variant: sum(_DEPTHS[variant]))
 _MARKS = (

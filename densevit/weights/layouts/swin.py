@@ -12,10 +12,10 @@ from densevit.weights.variants import described, same, swin
 
 Block = Callable[[str, str], list[Line]]
 
-WINDOWS = ("backbone.window_size", "backbone.pretrained_window_sizes")  # of version 2, where no table is saved
-_BLOCKS = (2, 2, 18, 2)  # of the deepest, a stage
-_FRESH = {f"feature_norms.{i}.*": "a norm of the stage's map, which a classifier has not" for i in range(3)}
-_HEAD = {"head.*": "the class head of a classifier"}
+WINDOWS = ("backbone.window_size", "backbone.pretrained_window_sizes")  # of version 2 without saved tables
+_BLOCKS = (2, 2, 18, 2)  # per stage, of the deepest variant
+_FRESH = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
+_HEAD = {"head.*": "the classification head"}
 
 
 def _common(theirs: str, ours: str, mlp: tuple[str, str]) -> list[Line]:
@@ -52,7 +52,7 @@ def _torchvision_1(theirs: str, ours: str) -> list[Line]:
 
 
 def _torchvision_2(theirs: str, ours: str) -> list[Line]:
-    """Its bias has a part for keys, which its forward pass leaves out."""
+    """Its bias has a part for keys, which its forward pass ignores."""
     return [
         Line(f"{theirs}.attn.qkv.bias[0/3]", f"{ours}.attention.query_bias"),
         Line(f"{theirs}.attn.qkv.bias[1/3]", ZEROS),
@@ -64,9 +64,9 @@ def _torchvision_2(theirs: str, ours: str) -> list[Line]:
 def _lines(
     block: Block, stages: tuple[str, ...], mergings: tuple[str, ...], patches: tuple[str, str]
 ) -> tuple[Line, ...]:
-    """stages, mergings: their names of the four stages' blocks, and of what stands before the last three.
+    """stages, mergings: their keys of the four stages' blocks, and of the patch mergings before the last three.
 
-    In ours a stage begins with the merging, so that its blocks count from 1 there.
+    Our stages begin with the merging, so their blocks are numbered from 1.
     """
     lines = [Line(f"{patches[0]}.*", "patch_embed.*"), Line(f"{patches[1]}.*", "patch_norm.*")]
     lines += block(f"{stages[0]}.{{b}}", "stages.0.{b}")
@@ -88,16 +88,16 @@ def _layers(block: Block, mergings: tuple[int, int, int]) -> tuple[Line, ...]:
 
 
 def _constants(block: str) -> dict[str, str]:
-    """Buffers that follow from the window and the picture's size."""
+    """Buffers derived from the window and image size."""
     return {
-        f"{block}.attn.relative_position_index": "numbers that follow from the window",
-        f"{block}.attn.relative_coords_table": "numbers that follow from the window",
-        f"{block}.attn_mask": "a mask that follows from the window and the picture",
+        f"{block}.attn.relative_position_index": "derived from the window size",
+        f"{block}.attn.relative_coords_table": "derived from the window size",
+        f"{block}.attn_mask": "a mask derived from the window and image size",
     }
 
 
 def _with_windows(describe: Callable[[State], dict[str, Any]]) -> Callable[[State], dict[str, Any]]:
-    """Adds the windows of version 2 and those it was trained with, where the offsets between cells were saved."""
+    """Adds the window sizes of version 2, current and pretrained, if the relative coordinates were saved."""
 
     def described_by_offsets(state: State) -> dict[str, Any]:
         sections = describe(state)
@@ -134,8 +134,8 @@ def _layout(name: str, lines: tuple[Line, ...], marks: tuple[str, ...], block: s
     )
 
 
-_TABLE, _SCALE = "attn.relative_position_bias_table", "attn.logit_scale"  # what only one of the two versions has
-_TIMM, _MICROSOFT = (1, 2, 3), (0, 1, 2)  # a layer begins with merging, or ends with it
+_TABLE, _SCALE = "attn.relative_position_bias_table", "attn.logit_scale"  # keys of only one of the two versions
+_TIMM, _MICROSOFT = (1, 2, 3), (0, 1, 2)  # a layer begins or ends with patch merging
 _OF_TORCHVISION, _OF_LAYERS = "features.{s}.{b}", "layers.{s}.blocks.{b}"
 _STARTS, _ENDS = "layers.3.downsample.reduction.weight", "layers.0.downsample.reduction.weight"
 

@@ -1,4 +1,4 @@
-"""timm's vision transformers, whose names DeiT's and DeiT III's releases share, and its ResNets."""
+"""timm's vision transformers, whose keys the DeiT and DeiT III releases share, and its ResNets."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ _VIT = (
     Line("blocks.{i}.mlp.fc2.*", "blocks.{i}.mlp.contract.*"),
     Line("blocks.{i}.ls2.gamma", "blocks.{i}.scale2.scale"),
     Line("norm.*", "norm.*"),
-    Line("blocks.{i}.gamma_1", "blocks.{i}.scale1.scale"),  # in DeiT III's own release
+    Line("blocks.{i}.gamma_1", "blocks.{i}.scale1.scale"),  # in the DeiT III release
     Line("blocks.{i}.gamma_2", "blocks.{i}.scale2.scale"),
 )
 POSITIONS = added_to_tokens("pos_embed", ("cls_token", "dist_token"), unplaced=("reg_token",))
@@ -43,13 +43,13 @@ VIT = Layout(
     rearrange=POSITIONS,
     describe=described(vit, _VIT, POSITIONS),
     no_effect={
-        "head.*": "the class head of a classifier",
-        "head_dist.*": "the class head of DeiT's distillation token",
-        "pre_logits.*": "a layer of the class head",
-        "fc_norm.*": "a norm of the mean of all cells, for the class head",
+        "head.*": "the classification head",
+        "head_dist.*": "DeiT's distillation head",
+        "pre_logits.*": "a layer of the classification head",
+        "fc_norm.*": "a norm after average pooling, for the classification head",
     },
 )
-# The same but for what is written: DeiT III has a class token without a position. Read as either, it is the same.
+# Differs only in export: DeiT III has a class token without a position. Reading gives the same tensors.
 _UNPLACED = added_to_tokens("pos_embed", ("cls_token", "dist_token"), rows=False)
 DEIT3 = replace(
     VIT,
@@ -61,7 +61,7 @@ _D = ("conv1.0.weight", "conv1.6.weight", "bn1.weight", "layer1.{i}.conv1.weight
 RESNETS = Layout(
     name="timm-resnet",
     part="backbone",
-    marks=_D,  # of variant "d"; others are recognised as torchvision's, whose names they have
+    marks=_D,  # of variant "d"; others have torchvision's keys and are recognised as such
     lines=RESNET,
     describe=described(resnet, RESNET),
     no_effect=RESNET_NO_EFFECT,

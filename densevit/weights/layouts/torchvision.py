@@ -1,4 +1,4 @@
-"""torchvision's ResNets, ResNeXts and wide ResNets, whose names are ours, and its vision transformers."""
+"""torchvision's ResNets, ResNeXts and wide ResNets, whose keys are ours, and its vision transformers."""
 
 from densevit.weights.key_mapping import Layout, Line
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
@@ -9,7 +9,7 @@ RESNET = (
     Line("bn1.*", "bn1.*"),
     Line("layer{i}.*", "layer{i}.*"),
 )
-RESNET_NO_EFFECT = {"fc.*": "the class head of a classifier"}
+RESNET_NO_EFFECT = {"fc.*": "the classification head"}
 
 _BLOCK = "encoder.layers.encoder_layer_{i}."
 _VIT = (
@@ -24,7 +24,7 @@ _VIT = (
     Line(_BLOCK + "mlp.0.*", "blocks.{i}.mlp.expand.*"),
     Line(_BLOCK + "mlp.3.*", "blocks.{i}.mlp.contract.*"),
     Line("encoder.ln.*", "norm.*"),
-    Line(_BLOCK + "mlp.linear_1.*", "blocks.{i}.mlp.expand.*"),  # as the first released files call them
+    Line(_BLOCK + "mlp.linear_1.*", "blocks.{i}.mlp.expand.*"),  # the keys of the first released files
     Line(_BLOCK + "mlp.linear_2.*", "blocks.{i}.mlp.contract.*"),
 )
 _POSITIONS = added_to_tokens("encoder.pos_embedding", ("class_token",))
@@ -45,6 +45,6 @@ LAYOUTS = (
         lines=_VIT,
         rearrange=_POSITIONS,
         describe=described(vit, _VIT, _POSITIONS),
-        no_effect={"heads.*": "the class head of a classifier"},
+        no_effect={"heads.*": "the classification head"},
     ),
 )

@@ -1,7 +1,7 @@
-"""transformers' DetrForObjectDetection, on timm's ResNet or its own, by the names in files and by those in memory.
+"""transformers' DetrForObjectDetection, on timm's ResNet or its own, with the keys of files and of models.
 
-Files, the hub's among them, have the names of transformers 4, as version 5 writes them too; the `state_dict` of a model
-in version 5 has others.
+Files, including the Hub's, have the keys of transformers 4, also if version 5 writes them; the `state_dict` of a model
+in version 5 has other keys.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from densevit.weights.layouts.detr import CLASS_ROWS, DECODER, ENCODER, HEAD, UN
 
 
 def _resnet(prefix: str) -> tuple[Line, ...]:
-    """transformers' own ResNet; timm's has our names."""
+    """transformers' own ResNet; timm's has our keys."""
     lines = [
         Line(f"{prefix}.embedder.embedder.convolution.*", "backbone.conv1.*"),
         Line(f"{prefix}.embedder.embedder.normalization.*", "backbone.bn1.*"),
@@ -34,7 +34,7 @@ def _attention(theirs: str, ours: str, out: str) -> tuple[Line, ...]:
 
 
 def _lines(out: str, fc: str) -> tuple[Line, ...]:
-    """All but the backbone. out, fc: what an attention's output and a perceptron's layers are called."""
+    """Lines without the backbone's. out, fc: the names of attention output projections and of MLP layers."""
     encoder, decoder = "model.encoder.layers.{i}", "model.decoder.layers.{i}"
     return (
         Line("model.position_embedding.row_embeddings.weight", f"{HEAD}.positions.rows"),
@@ -85,7 +85,7 @@ def _layout(name: str, backbone: tuple[Line, ...], mark: str, out: str, fc: str)
 
 
 def _classes(state: State, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-    """metadata: `classes`, the names by row that config.json has, if it came along."""
+    """metadata: `classes`, the names by row from config.json, if present."""
     return {"detection": classes_of(len(state["class_labels_classifier.bias"]), metadata.get("classes", ()))}
 
 

@@ -39,7 +39,7 @@ def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
     decode = f"heads.{task}.decode"
     lines: list[Line] = []
     for i, place in enumerate(PLACES):
-        stage, fuse = "neck.reassemble_stage", f"neck.fusion_stage.layers.{3 - i}"  # counted from the coarsest
+        stage, fuse = "neck.reassemble_stage", f"neck.fusion_stage.layers.{3 - i}"  # numbered from the coarsest
         unit = f"{decode}.fuse.{place}.residual{{u}}"
         if i > 1 or not hybrid:
             readout = i - 2 if hybrid else i

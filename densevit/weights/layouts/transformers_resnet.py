@@ -1,11 +1,11 @@
-"""transformers' ResNet, whose names are the same in files and in memory."""
+"""transformers' ResNet, whose keys are the same in files and models."""
 
 from densevit.weights.key_mapping import Layout, Line
 from densevit.weights.variants import described, resnet
 
 
 def resnet_lines(theirs: str, ours: str = "") -> tuple[Line, ...]:
-    """theirs, ours: what all names begin with, its dot included."""
+    """theirs, ours: prefixes of all keys, including the dot."""
     lines = [
         Line(f"{theirs}embedder.embedder.convolution.*", f"{ours}conv1.*"),
         Line(f"{theirs}embedder.embedder.normalization.*", f"{ours}bn1.*"),
@@ -31,7 +31,7 @@ def _layout(name: str, prefix: str) -> Layout:
         ),
         lines=lines,
         describe=described(resnet, lines),
-        no_effect={"classifier.*": "the class head of a classifier"},
+        no_effect={"classifier.*": "the classification head"},
     )
 
 

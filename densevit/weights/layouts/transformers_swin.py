@@ -1,4 +1,4 @@
-"""transformers' Swin and Swinv2. A file has the names of version 4; of a Swin in memory, version 5 has others."""
+"""transformers' Swin and Swinv2. Files have the keys of version 4; a Swin model in version 5 has others."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,8 @@ from densevit.weights.variants import described, swin
 
 Block = Callable[[str, str], list[Line]]
 
-_BLOCKS = (2, 2, 18, 2)  # of the deepest, a stage
-_FRESH = {f"feature_norms.{i}.*": "a norm of the stage's map, which a classifier has not" for i in range(3)}
+_BLOCKS = (2, 2, 18, 2)  # per stage, of the deepest variant
+_FRESH = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
 
 
 def _files_1(theirs: str, ours: str) -> list[Line]:
@@ -50,7 +50,7 @@ def _memory_1(theirs: str, ours: str) -> list[Line]:
     ]
 
 
-_MARKS: dict[Block, str] = {  # a tensor that only such a block has
+_MARKS: dict[Block, str] = {  # a key of only this kind of block
     _files_1: "attention.self.relative_position_bias_table",
     _files_2: "attention.self.logit_scale",
     _memory_1: "attention.relative_position_bias.relative_position_bias_table",
@@ -58,7 +58,7 @@ _MARKS: dict[Block, str] = {  # a tensor that only such a block has
 
 
 def _lines(own: Block, prefix: str) -> tuple[Line, ...]:
-    """In ours a stage begins with the merging that ends theirs before, so that its blocks count from 1 there."""
+    """Our stages begin with the merging that ends their previous stage, so our blocks are numbered from 1."""
     lines = [
         Line(f"{prefix}embeddings.patch_embeddings.projection.*", "patch_embed.*"),
         Line(f"{prefix}embeddings.norm.*", "patch_norm.*"),
@@ -89,11 +89,11 @@ def _layout(name: str, own: Block, prefix: str) -> Layout:
         lines=lines,
         describe=described(swin, lines),
         no_effect={
-            "classifier.*": "the class head of a classifier",
-            f"{prefix}embeddings.mask_token": "what stands for hidden patches in pre-training",
-            "decoder.*": "what restores hidden patches in pre-training",
-            f"{block}.relative_position_index": "numbers that follow from the window",
-            f"{block}.relative_coords_table": "numbers that follow from the window",
+            "classifier.*": "the classification head",
+            f"{prefix}embeddings.mask_token": "the mask token of pre-training",
+            "decoder.*": "the decoder of pre-training",
+            f"{block}.relative_position_index": "derived from the window size",
+            f"{block}.relative_coords_table": "derived from the window size",
         },
         fresh=_FRESH,
         unrecorded=WINDOWS if own is _files_2 else (),

@@ -1,7 +1,7 @@
-"""transformers' plain vision transformers: ViT, DeiT, ViTMAE and DINOv2, by the names in files and by those in memory.
+"""transformers' plain vision transformers: ViT, DeiT, ViTMAE and DINOv2, with the keys of files and of models.
 
-Files, the hub's among them, have the names of transformers 4, as version 5 writes them too; the `state_dict` of a model
-in version 5 has others. A classifier's names begin with those of its encoder: `vit.`, `deit.`, `dinov2.`.
+Files, including the Hub's, have the keys of transformers 4, also if version 5 writes them; the `state_dict` of a model
+in version 5 has other keys. A classifier's keys begin with its encoder's name: `vit.`, `deit.`, `dinov2.`.
 """
 
 from densevit.weights.key_mapping import Layout, Line, State
@@ -9,17 +9,17 @@ from densevit.weights.layouts.dinov2 import gated_on_the_way_out
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.variants import Section, described, vit
 
-_HALVES = (0.5, 0.5, 0.5)  # of ViTImageProcessor and Google's files; DINO's, which have ImageNet's, come with their own
+_HALVES = (0.5, 0.5, 0.5)  # of ViTImageProcessor and Google's files; DINO's metadata states its own, ImageNet's
 
 
 def _no_effect(prefix: str) -> dict[str, str]:
     return {
-        "classifier.*": "the class head of a classifier",
-        "cls_classifier.*": "the class head of a classifier",
-        "distillation_classifier.*": "the class head of DeiT's distillation token",
-        f"{prefix}pooler.*": "a layer of the class head",
-        f"{prefix}embeddings.mask_token": "what stands for hidden patches in pre-training",
-        "decoder.*": "what restores hidden patches in pre-training",
+        "classifier.*": "the classification head",
+        "cls_classifier.*": "the classification head",
+        "distillation_classifier.*": "DeiT's distillation head",
+        f"{prefix}pooler.*": "a layer of the classification head",
+        f"{prefix}embeddings.mask_token": "the mask token of pre-training",
+        "decoder.*": "the decoder of pre-training",
     }
 
 
@@ -35,7 +35,7 @@ def _embeddings(prefix: str) -> list[Line]:
 
 
 def _attention(theirs: str, query: str, out: str) -> list[Line]:
-    """query: the name of its projection, in which `query` or `q` stands for the other two as well."""
+    """query: the name of the query projection; `query` or `q` is replaced for key and value."""
     others = ("query", "key", "value") if "query" in query else ("q", "k", "v")
     names = [query.replace(others[0], other) for other in others]
     ours = "blocks.{i}.attention"
@@ -93,7 +93,7 @@ _FIRST_OF_DINOV2 = {4: _FIRST[4], 5: "encoder.layer.0.attention.q_proj.weight"}
 
 
 def _resized(tensors: State) -> Section:
-    """The section of a ViT whose positions transformers resizes: antialiased where there are registers."""
+    """The section of a ViT with the position resizing of transformers: antialiased if it has registers."""
     section = vit(tensors)
     return section if "registers" in section else section | {"position_resizing": "bicubic"}
 

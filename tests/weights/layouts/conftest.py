@@ -1,4 +1,4 @@
-"""What the tests of layouts share: random weights, released lists of names, translations that leave out nothing."""
+"""Shared by the tests of layouts: random weights, lists of released keys, complete translations."""
 
 import re
 from collections import Counter
@@ -20,7 +20,7 @@ from densevit.model import DenseModel, build_model
 from densevit.weights.key_mapping import Layout, translate
 from densevit.weights.layouts import find, recognise
 
-NOTHING = "(?!)"  # a pattern that fits no name
+NOTHING = "(?!)"  # a pattern that matches no key
 
 
 def _randomise(module: nn.Module) -> nn.Module:
@@ -44,7 +44,7 @@ def _randomise(module: nn.Module) -> nn.Module:
 
 @pytest.fixture(scope="session")
 def randomise() -> Callable[[nn.Module], nn.Module]:
-    """Fills a module's parameters and statistics with numbers that a mistake would show in; for evaluation."""
+    """Fills a module's parameters and statistics with random values that reveal mistakes; sets evaluation mode."""
     return _randomise
 
 
@@ -163,7 +163,7 @@ def standardized_by_std() -> Callable[[nn.Module], None]:
 
 @pytest.fixture(scope="session")
 def padded_batch() -> Callable[[Sequence[tuple[int, int]]], dict[str, Any]]:
-    """`padded_batch(sizes)`: pictures of patches, padded to one size."""
+    """`padded_batch(sizes)`: images of patches, padded to one size."""
 
     def padded_batch(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
         torch.manual_seed(4)

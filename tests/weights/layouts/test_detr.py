@@ -158,7 +158,7 @@ def official(body="resnet18", queries=7, rows=92, **options):
     return randomise(OfficialDetr(body, 32, 48, queries, rows, layers=2, **options))
 
 
-def telling(model, batch):
+def outputs_of(model, batch):
     """The model, but what enters its transformer differs from cell to cell, or all queries would see the same."""
     x = model.input_proj(model.backbone[0].body(pixels_of(batch))["0"])
     mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3))
@@ -185,7 +185,7 @@ def pixels_of(batch):
 @torch.no_grad()
 def test_logits_and_boxes_are_the_official_model_s(body, options, whole, padded_batch):
     batch = padded_batch(SIZES)
-    theirs = telling(official(body, **options), batch)
+    theirs = outputs_of(official(body, **options), batch)
     ours = whole(theirs.state_dict(), DETR, thirds=THIRDS, dilation=options.get("dilation", False))
     outputs = ours(batch)["detection"]
     logits, boxes = theirs(pixels_of(batch), batch["padding_mask"])
@@ -198,7 +198,7 @@ def test_logits_and_boxes_are_the_official_model_s(body, options, whole, padded_
 @torch.no_grad()
 def test_predictions_carry_coco_s_names_and_file_ids(whole, padded_batch):
     batch = padded_batch(SIZES)
-    theirs = telling(official(queries=40), batch)
+    theirs = outputs_of(official(queries=40), batch)
     theirs.class_embed.bias[UNUSED] = -100.0  # as training leaves them
     theirs.class_embed.bias[91] -= 5
     ours = whole(theirs.state_dict(), DETR, thirds=THIRDS)
@@ -264,7 +264,7 @@ def test_each_tensor_of_an_r101_is_used_once(whole, released):
 @torch.no_grad()
 def test_the_way_back_gives_the_same_tensors(whole, padded_batch):
     batch = padded_batch(SIZES)
-    theirs = telling(official(), batch)
+    theirs = outputs_of(official(), batch)
     before = theirs.state_dict()
     back, unknown = translate_back(translate(before, DETR).tensors, DETR)
     assert unknown == []

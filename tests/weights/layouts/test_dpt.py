@@ -202,7 +202,7 @@ def official(randomise, standardized_by_std):
         for name, weight in reference.named_parameters():
             if name.endswith("norm3.weight"):  # branches as weak as trained ones, or rounding errors grow
                 weight.data *= 0.2
-            elif ".backbone." in name and "conv" in name:  # filters of small variance, beside which epsilon tells
+            elif ".backbone." in name and "conv" in name:  # filters of small variance, so that epsilon matters
                 weight.data *= 10 ** torch.empty(len(weight), 1, 1, 1).uniform_(-3, 0)
         if hybrid:
             standardized_by_std(reference)

@@ -37,7 +37,7 @@ def test_released_files_are_taken_over_whole(name, expected, released, loaded):
 
 
 def encoder(width=128, heads=4, depth=6, tokens=37):
-    """A small file's arrays but for what makes tokens of a picture."""
+    """A small file's arrays but for what makes tokens of a image."""
     shapes = {"Transformer/posembed_input/pos_embedding": (1, tokens, width), "cls": (1, 1, width)}
     norms = ["Transformer/encoder_norm"]
     for i in range(depth):
@@ -103,7 +103,7 @@ def test_a_hybrid_s_features_are_google_s_and_with_the_other_arithmetic_timm_s(
     stem = {key: tuple(x.shape) for key, x in names.items() if key.startswith(("block", "conv_root", "gn_root"))}
     state = filled({**encoder(), **stem, "embedding/kernel": (1, 1, 1024, 128)})
     for key in stem:
-        if key.endswith("kernel"):  # filters of small variance, beside which epsilon tells
+        if key.endswith("kernel"):  # filters of small variance, so that epsilon matters
             state[key] *= 10 ** torch.empty(stem[key][-1]).uniform_(-3, 0)
     reference = loaded_by_timm("vit_base_r50_s16_384", state, tmp_path, img_size=96)
     vit = loaded(
@@ -134,5 +134,5 @@ def test_a_hybrid_of_another_resnet_is_refused(released):
 
 def test_the_way_back_says_that_there_is_none(loaded):
     vit = loaded(filled(encoder() | {"embedding/kernel": (16, 16, 3, 128)}), "google-vit")
-    with pytest.raises(ValueError, match="read and not written"):
+    with pytest.raises(ValueError, match="can only be read, not exported"):
         translate_back(vit.state_dict(), find("google-vit"))

@@ -1,6 +1,6 @@
 """mmsegmentation's SETR: the released lists of names, and models written out with these names.
 
-For a picture of another size mmsegmentation resizes positions bilinearly; here the reference does it as we do.
+For a image of another size mmsegmentation resizes positions bilinearly; here the reference does it as we do.
 """
 
 import re
@@ -277,9 +277,9 @@ BIAS = "backbone.patch_embed.projection.bias"
 
 def shown(fit):
     console = Console(width=200)
-    with console.capture() as said:
+    with console.capture() as message:
         console.print(weights_table(fit))
-    return " ".join(said.get().split())
+    return " ".join(message.get().split())
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -329,5 +329,5 @@ def test_nothing_else_may_be_missing(lacking, randomise, tmp_path):
     state = randomise(Official("naive", 1, patch_bias=False)).state_dict()
     del state[lacking]
     torch.save(state, tmp_path / "setr.pth")
-    with pytest.raises(WeightsError, match=r"missing|incomplete"):
+    with pytest.raises(WeightsError, match=r"missing|is incomplete"):
         convert(tmp_path / "setr.pth")

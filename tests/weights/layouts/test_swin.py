@@ -43,7 +43,7 @@ def test_all_variants_are_taken_over_whole(name, layout, expected, loaded):
     loaded(state, layout)
     variant, window = expected
     section = {"name": "swin", "variant": variant, "version": 2 if "v2" in layout else 1}
-    section |= {"window_size": window} if window else {}  # of timm's version 2 the checkpoint does not tell it
+    section |= {"window_size": window} if window else {}  # of timm's version 2 the checkpoint does not determine it
     assert find(layout).describe(state) == {"backbone": section}
 
 

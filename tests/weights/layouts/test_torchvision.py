@@ -119,5 +119,5 @@ def test_a_model_that_is_no_variant_is_refused_by_what_it_is():
         state = VisionTransformer(32, 16, num_layers=1, num_heads=2, hidden_dim=100, mlp_dim=400).state_dict()
     with pytest.raises(WeightsError, match="100 channels and 1 blocks .* base 768"):
         layout.describe(state)
-    with pytest.raises(WeightsError, match="incomplete.*norm1"):
+    with pytest.raises(WeightsError, match="is incomplete.*norm1"):
         layout.describe({})

@@ -164,7 +164,7 @@ PATCHES = {**NANO, "intermediate_size": 512, "image_size": 96}
 DINO_NANO = {**NANO, "patch_size": 14, "image_size": 98}
 SWIN_NANO = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "window_size": 4, "image_size": 192}
 R18 = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
-SMALL = {  # encoder, configuration, layout, options that leave no trace, size of a picture
+SMALL = {  # encoder, configuration, layout, options that tensors do not determine, size of a image
     "vit": (ViTModel, ViTConfig(**PATCHES), "transformers-vit", {}, (64, 112)),
     "deit": (DeiTModel, DeiTConfig(**PATCHES), "transformers-deit", {}, (128, 80)),
     "dinov2": (Dinov2Model, Dinov2Config(**DINO_NANO), "transformers-dinov2", {}, (70, 126)),

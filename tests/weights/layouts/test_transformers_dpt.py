@@ -1,6 +1,6 @@
 """transformers' DPT, depth and segmentation, on its own ViT and hybrid: whole models, there and back.
 
-For a picture that is not square transformers resizes positions bilinearly; here the reference does it as we do.
+For a image that is not square transformers resizes positions bilinearly; here the reference does it as we do.
 """
 
 import re
@@ -26,7 +26,7 @@ KINDS = {
 
 
 def build(name):
-    """transformers' model with the width of our nano, made for square pictures of SIDE pixels."""
+    """transformers' model with the width of our nano, made for square images of SIDE pixels."""
     kind, hybrid = KINDS[name]
     segments = kind is DPTForSemanticSegmentation
     config = DPTConfig(
@@ -62,7 +62,7 @@ def pair(request, randomise):
 
 
 def of_any_size(reference, size):
-    """Lets it take a picture that is not square: its tokens are laid on that grid."""
+    """Lets it take a image that is not square: its tokens are laid on that grid."""
     grid = (size[0] // 16, size[1] // 16)
     embeddings = reference.dpt.embeddings
     embeddings.image_size = size
