@@ -28,7 +28,7 @@ class DptDepth(Head):
     121.2 M parameters; the paper's 343 M and 123 M include an unused residual unit.
 
     The output key is `depth` for metres and `inverse_depth` for relative inverse depth, which is 1 / metres up to an
-    unvalid scale and shift.
+    unknown scale and shift.
 
     output: "relative": inverse depth of at least 0. The others are metric. "sigmoid": between min_depth and max_depth.
         "softplus": above min_depth, unbounded. "bins": the mean log depth of `bins` log-spaced depths between min_depth
