@@ -23,6 +23,7 @@ from typing import Any
 from densevit.errors import DensevitError, PluginError, did_you_mean, one_line
 
 GROUPS = ("backbones", "necks", "heads", "datasets", "evaluators")
+_RENAMED = {("datasets", "masks"): "label_maps"}  # built-in plugins: old name, new name
 _MODULES = ("backbones", "necks", "heads")
 INTERFACES = dict(zip(GROUPS, ("Backbone", "Neck", "Head", "Dataset", "Evaluator"), strict=True))
 
@@ -72,6 +73,10 @@ def load(group: str, name: str) -> type[Any]:
         plugin = Plugin(group, name, value=name, origin="the config")
     else:
         known = find(group)
+        if name not in known and (group, name) in _RENAMED:
+            new = _RENAMED[group, name]
+            warnings.warn(f"the {INTERFACES[group].lower()} {name!r} is now called {new!r}.", stacklevel=2)
+            name = new
         if name not in known:
             raise PluginError(_unknown(group, name, known))
         plugin = known[name]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from densevit import config
+from densevit import config, registry
 from densevit.config import Config, schema, yaml_io
 from densevit.errors import ConfigError
 
@@ -324,5 +324,13 @@ def test_a_section_is_looked_up_among_the_sections_first(tmp_path: Path, monkeyp
     """camvid is a whole recipe and a data section."""
     monkeypatch.chdir(tmp_path)
     loaded = config.load("setr_swin", ["data=camvid"])
-    assert (loaded.data.name, loaded.data.options["preset"]) == ("masks", "camvid")
+    assert (loaded.data.name, loaded.data.options["preset"]) == ("label_maps", "camvid")
     assert config.load("camvid").backbone.name == "resnet"
+
+
+def test_old_names_of_data_sets_and_configs_are_accepted_with_a_warning() -> None:
+    with pytest.warns(UserWarning, match="the dataset 'masks' is now called 'label_maps'"):
+        assert registry.load("datasets", "masks").__name__ == "LabelMaps"
+    with pytest.warns(UserWarning, match="the config data/masks is now called data/label_maps"):
+        loaded = config.load("setr_swin", ["data=configs/data/masks.yaml", "data.root=."])
+    assert loaded.data.name == "label_maps"

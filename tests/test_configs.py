@@ -66,7 +66,7 @@ def test_a_shipped_config_takes_a_step(path: Path, folder: Path, labelled: Path,
     smaller = ["data.batch_size=2", "data.num_workers=0"]
     if config.data.name == "coco":
         smaller.append(f"data.root={folder}")
-    if config.data.name == "masks":
+    if config.data.name == "label_maps":
         smaller.append(f"data.root={labelled}")
     if config.data.name == "depth":
         smaller.append(f"data.root={measured}")

@@ -16,7 +16,7 @@ from densevit.training.optim import build_optimizer, learning_rate, schedule
 from densevit.training.run import train
 
 RECIPES = sorted(Path("configs/ade20k").glob("*.yaml")) + sorted(Path("configs/cityscapes").glob("*.yaml"))
-SECTIONS = ("ade20k", "camvid", "cityscapes", "coco_stuff", "masks", "pascal_context", "voc")
+SECTIONS = ("ade20k", "camvid", "cityscapes", "coco_stuff", "label_maps", "pascal_context", "voc")
 
 LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, str], list[int]]] = {
     # section: picture, label, list file, what the splits are called, values that labels hold
@@ -36,7 +36,7 @@ LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, str], list[int]]] = {
         [0, 3, 7, 11, 26, 33],
     ),
     "coco_stuff": ("images/{split}2017/{i}.jpg", "annotations/{split}2017/{i}.png", None, {}, [0, 91, 148, 181, 255]),
-    "masks": ("images/{split}/{i}.jpg", "labels/{split}/{i}.png", None, {}, [0, 1, 2, 255]),
+    "label_maps": ("images/{split}/{i}.jpg", "labels/{split}/{i}.png", None, {}, [0, 1, 2, 255]),
     "pascal_context": (
         "JPEGImages/2008_{i}_{split}.jpg",
         "SegmentationClassContext/2008_{i}_{split}.png",
@@ -182,7 +182,7 @@ def test_a_recipe_is_the_published_one(path: Path) -> None:
 def test_a_data_section_reads_its_official_layout(section: str, tmp_path: Path) -> None:
     root = make(section, tmp_path, (30, 45))
     overrides = [f"data=configs/data/{section}.yaml", f"data.root={root}", "data.num_workers=0", "data.batch_size=2"]
-    if section == "masks":
+    if section == "label_maps":
         overrides.append("data.classes=[road, tree, car]")
     config = configs.load("configs/setr_swin.yaml", overrides)
     configs.check_plugins(config)
@@ -196,7 +196,7 @@ def test_a_data_section_reads_its_official_layout(section: str, tmp_path: Path) 
 
 
 def test_the_sections_of_folders_with_labels_are_all_here() -> None:
-    found = {file.stem for file in Path("configs/data").glob("*.yaml") if "\nname: masks\n" in file.read_text()}
+    found = {file.stem for file in Path("configs/data").glob("*.yaml") if "\nname: label_maps\n" in file.read_text()}
     assert found == set(SECTIONS)
 
 

@@ -187,7 +187,7 @@ def test_an_unusual_file_that_is_right(tmp_path: Path, accepted: Callable[..., N
 def test_two_thousand_classes_are_no_alias_bomb(tmp_path: Path, accepted: Callable[..., None]) -> None:
     classes = "\n".join(f"    - {{name: c{i}, id: {i}, color: [1, 2, 3]}}" for i in range(2000))
     (tmp_path / "right.yaml").write_text(
-        TINY.replace("data: {name: scenes, ", "data:\n  name: masks\n  classes:\n" + classes + "\n  root: x\n  #{")
+        TINY.replace("data: {name: scenes, ", "data:\n  name: label_maps\n  classes:\n" + classes + "\n  root: x\n  #{")
         .replace("detr", "setr").replace(", num_queries: 4, width: 32, num_heads: 2, encoder_layers: 1, "
         "decoder_layers: 1, feedforward: 32", "")
     )  # fmt: skip

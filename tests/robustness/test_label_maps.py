@@ -13,7 +13,7 @@ from tests.robustness.test_images import encoded, png_of
 TINY = """
 backbone: {name: swin, variant: nano, window_size: 4}
 heads: {surfaces: {name: setr, decoder: naive, width: 16, auxiliary: []}}
-data: {name: masks, root: ., classes: [road, tree], image_size: 64, batch_size: 2, num_workers: 0}
+data: {name: label_maps, root: ., classes: [road, tree], image_size: 64, batch_size: 2, num_workers: 0}
 trainer: {max_steps: 1, accelerator: cpu, precision: "32"}
 """
 SIZES = ((40, 56), (33, 41))

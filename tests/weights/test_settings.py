@@ -54,10 +54,10 @@ def test_dpt_gets_images_as_in_the_papers_code():
 
 def test_a_head_that_no_recipe_is_for_gets_what_a_config_needs():
     values = with_settings(
-        {"backbone": VIT, "heads": {"poses": {"name": "dpt"}}, "data": {"name": "masks"}},
+        {"backbone": VIT, "heads": {"poses": {"name": "dpt"}}, "data": {"name": "label_maps"}},
         {"poses": (Class("a", 0, (0, 0, 0)),)},
     )
-    assert values["data"] == {"name": "masks"} and values["trainer"] == {"max_epochs": 1}
+    assert values["data"] == {"name": "label_maps"} and values["trainer"] == {"max_epochs": 1}
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def _coco(root: Path) -> dict[str, Any]:
 def _masks(root: Path) -> dict[str, Any]:
     _images(root / "images" / "train")
     _images(root / "labels" / "train", np.zeros((30, 40), np.uint8))
-    return {"name": "masks", "root": str(root), "classes": ["floor"]}
+    return {"name": "label_maps", "root": str(root), "classes": ["floor"]}
 
 
 def _depth(root: Path) -> dict[str, Any]:

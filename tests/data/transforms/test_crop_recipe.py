@@ -28,7 +28,7 @@ def labelled(semantic: np.ndarray, pixels: np.ndarray | None = None) -> Sample:
 
 
 def train_of(**keys: Any) -> Callable[[Sample, np.random.Generator], Sample]:
-    return build_transforms(DataSection(name="masks", recipe="crop", **keys))[0]
+    return build_transforms(DataSection(name="label_maps", recipe="crop", **keys))[0]
 
 
 # ---- scales and crops ----
@@ -245,7 +245,7 @@ def test_the_other_recipes_keep_hue_and_saturation() -> None:
 
 
 def test_evaluation_shows_whole_pictures_without_a_canvas() -> None:
-    evaluation = build_transforms(DataSection(name="masks", recipe="crop", image_size=64, short_side=48))[1]
+    evaluation = build_transforms(DataSection(name="label_maps", recipe="crop", image_size=64, short_side=48))[1]
     assert evaluation.canvas is None
     result = evaluation(labelled(np.zeros((60, 100), np.uint8)))
     assert result["image"].shape == (3, 48, 80) and result["targets"]["size"] == (48, 80)
@@ -256,7 +256,7 @@ def written(**keys: Any) -> dict[str, Any]:
     return {
         "backbone": {"name": "swin"},
         "heads": {"segmentation": {"name": "setr"}},
-        "data": {"name": "masks", **keys},
+        "data": {"name": "label_maps", **keys},
         "trainer": {"max_steps": 1},
     }
 
