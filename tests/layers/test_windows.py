@@ -53,7 +53,7 @@ def test_relative_position_index_has_one_row_per_offset():
     ("height", "width", "window", "shift"),
     [(8, 12, 4, (2, 2)), (6, 9, 3, (1, 1)), (7, 14, 7, (0, 3)), (14, 7, 7, (3, 0)), (4, 4, 4, (0, 0))],
 )
-def test_shift_mask_separates_regions_reversed__by_the_shift(height, width, window, shift):
+def test_shift_mask_separates_regions_joined_by_the_shift(height, width, window, shift):
     """Brute force: tokens attend if their offset in the unshifted map equals their offset in the window."""
     place = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1)[None]
     rolled = place.roll((-shift[0], -shift[1]), dims=(1, 2))

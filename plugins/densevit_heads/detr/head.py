@@ -34,7 +34,7 @@ class Detr(Head):
     no_object_weight: weight of "no object" in the class loss, for "softmax" only.
     label_cost, l1_cost, giou_cost: weights of the matching cost. label_weight, l1_weight, giou_weight: of the loss.
     auxiliary_losses: a loss after each decoder layer instead of the last only.
-    memory_stride: stride of the memory, into which coarser features are fused; None uses the coarsest feature only.
+    memory_stride: finest stride of the features to use, coarser ones are fused into it; None: the coarsest only.
     fusion_blocks: residual convolution blocks after the fusion (RT-DETR).
     classification: "softmax" with a no-object class, "focal" (Deformable DETR), or "mal", the matchability-aware loss
         whose target depends on the IoU of the box (DEIM).
@@ -130,9 +130,7 @@ class Detr(Head):
         self.label_head = nn.Linear(width, K + (classification == "softmax"))
         self.box_head = Mlp(width, width, 4, 3)
 
-        self.query_embedding = nn.Embedding(
-            num_queries, width
-        )  # position embeddings in DETR, content embeddings with anchors
+        self.query_embedding = nn.Embedding(num_queries, width)  # positions in DETR, contents with anchors
         self.anchors = nn.Parameter(inverse_sigmoid(torch.rand(num_queries, 4))) if anchors and not two_stage else None
         self.box_positions = BoxPositions(width) if anchors else None
         self.position_bias = BoxPositionBias(num_heads) if position_bias else None

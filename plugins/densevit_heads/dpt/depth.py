@@ -35,8 +35,8 @@ class DptDepth(Head):
         and max_depth, weighted by a softmax. "inverse": 1 / (scale * x + shift) of the "relative" output x, at most
         1 / shift. The authors fine-tune relative weights in this way for NYU (scale 0.000305, shift 0.1378) and KITTI
         (0.00006016, 0.00579), where scale and shift align the initial prediction with metres.
-    min_depth, max_depth: metres. Ground truth outside this range is ignored, except beyond max_depth for "softplus".
-        Not used for relative depth.
+    min_depth, max_depth: metres. Ground truth outside this range is ignored, except beyond max_depth for "softplus",
+        where max_depth only sets the scale. Not used for relative depth.
     scale, shift: of "inverse", in 1 / metres. None: depth is max_depth at x = 0 and a quarter of it at x = 1, for
         training from random weights.
     width: channels of the fusion. reassemble_channels: of each resampled map; None: a quarter and a half of the map's
