@@ -100,7 +100,7 @@ def model_of(backbone: Backbone, **heads: type[Head]) -> DenseModel:
     return DenseModel(backbone, {name: head(*features, CLASSES) for name, head in heads.items()})
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def random_image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng([height, width]).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -206,11 +206,11 @@ SIZES = [(40, 70), (64, 64), (33, 20), (40, 70), (10, 96), (61, 59), (40, 71)]
 @pytest.mark.parametrize(("name", "options"), [("resnet", {"depth": 18}), ("swin", {"variant": "nano"})])
 def test_a_result_depends_neither_on_order_nor_batch_size_nor_neighbours(name, options):
     model = model_of(densevit.create_backbone(name, **options), detection=Mean).eval()
-    pictures = [picture(*size) for size in SIZES]
-    together = [found["scores"] for found in model.predict(pictures)]
-    one_by_one = [model.predict([p])[0]["scores"] for p in pictures]
-    by_two = [found["scores"] for found in model.predict(pictures, batch_size=2)]
-    backwards = [found["scores"] for found in model.predict(pictures[::-1])][::-1]
+    images = [random_image(*size) for size in SIZES]
+    together = [found["scores"] for found in model.predict(images)]
+    one_by_one = [model.predict([p])[0]["scores"] for p in images]
+    by_two = [found["scores"] for found in model.predict(images, batch_size=2)]
+    backwards = [found["scores"] for found in model.predict(images[::-1])][::-1]
     assert torch.stack(together).std(dim=0).mean() > 1e-3
     for others in (one_by_one, by_two, backwards):
         for x, y in zip(together, others, strict=True):
@@ -221,14 +221,17 @@ def test_equal_padded_sizes_run_together_up_to_the_batch_size():
     model = model_of(Pixels(), detection=Mean)
     sizes: list[int] = []
     model.backbone.register_forward_hook(lambda module, given, out: sizes.append(len(given[0])))
-    found = model.predict([picture(8, 8), picture(16, 8), picture(5, 7), picture(8, 1), picture(9, 2)], batch_size=2)
+    found = model.predict(
+        [random_image(8, 8), random_image(16, 8), random_image(5, 7), random_image(8, 1), random_image(9, 2)],
+        batch_size=2,
+    )
     assert sizes == [2, 2, 1]  # 8x8 and 5x7; 16x8 and 9x2; 8x1
     assert [f["image_id"] for f in found] == [0, 1, 2, 3, 4]
     assert [f["grid"].tolist() for f in found] == [[8, 8], [16, 8], [8, 8], [8, 8], [16, 8]]
 
 
 def test_results_of_several_heads_come_by_their_names():
-    found = model_of(Pixels(), a=Mean, b=Mean).predict([picture(8, 8)])
+    found = model_of(Pixels(), a=Mean, b=Mean).predict([random_image(8, 8)])
     assert found[0].keys() == {"a", "b"}
     assert torch.equal(found[0]["a"]["scores"], found[0]["b"]["scores"])
 
@@ -236,8 +239,8 @@ def test_results_of_several_heads_come_by_their_names():
 @pytest.mark.parametrize("training", [True, False])
 def test_predict_leaves_the_model_in_the_mode_it_was_in(training):
     model = model_of(Pixels(), detection=Mean).train(training)
-    first = model.predict([picture(8, 8)])[0]["scores"]
-    assert torch.equal(first, model.predict([picture(8, 8)])[0]["scores"])  # without dropout
+    first = model.predict([random_image(8, 8)])[0]["scores"]
+    assert torch.equal(first, model.predict([random_image(8, 8)])[0]["scores"])  # without dropout
     assert all(module.training == training for module in model.modules())
     assert not first.requires_grad
 
@@ -245,24 +248,24 @@ def test_predict_leaves_the_model_in_the_mode_it_was_in(training):
 def test_predict_leaves_the_mode_also_when_a_head_fails():
     model = model_of(Pixels(), detection=Broken).train()
     with pytest.raises(RuntimeError, match="out of order"):
-        model.predict([picture(8, 8)])
+        model.predict([random_image(8, 8)])
     assert model.training
 
 
 def test_a_model_that_has_predicted_can_be_trained():
     model = model_of(Swin("nano"), detection=Mean)
-    model.predict([picture(100, 90)])
+    model.predict([random_image(100, 90)])
     batch = batch_of((96, 64), (70, 64))
     sum(model.train().loss(model(batch), batch["targets"]).values()).backward()
     assert model.backbone.patch_embed.weight.grad.abs().sum() > 0
 
 
-def test_paths_pictures_and_arrays_are_one(tmp_path: Path):
-    pixels = picture(20, 30)
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    opened = Image.open(tmp_path / "picture.png")
+def test_paths_images_and_arrays_are_one(tmp_path: Path):
+    pixels = random_image(20, 30)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    opened = Image.open(tmp_path / "image.png")
     model = model_of(Pixels(), detection=Mean)
-    given = [tmp_path / "picture.png", str(tmp_path / "picture.png"), opened, pixels, pixels[:, ::-1][:, ::-1]]
+    given = [tmp_path / "image.png", str(tmp_path / "image.png"), opened, pixels, pixels[:, ::-1][:, ::-1]]
     found = model.predict(given)
     assert all(torch.equal(f["scores"], found[0]["scores"]) for f in found)
     assert all(f["original_size"].tolist() == [20, 30] for f in found)
@@ -271,8 +274,8 @@ def test_paths_pictures_and_arrays_are_one(tmp_path: Path):
     np.testing.assert_allclose(found[0]["scores"].numpy(), expected, atol=1e-5)
 
 
-def test_grey_pictures_are_repeated_over_the_channels(tmp_path: Path):
-    grey = picture(16, 24)[..., 0]
+def test_grey_images_are_repeated_over_the_channels(tmp_path: Path):
+    grey = random_image(16, 24)[..., 0]
     Image.fromarray(grey).save(tmp_path / "grey.png")
     found = model_of(Pixels(), detection=Mean).predict(
         [grey, np.repeat(grey[..., None], 3, axis=2), Image.fromarray(grey), tmp_path / "grey.png"]
@@ -282,7 +285,7 @@ def test_grey_pictures_are_repeated_over_the_channels(tmp_path: Path):
 
 @pytest.mark.filterwarnings("error")
 def test_a_read_only_array_is_taken_without_a_warning():
-    pixels = picture(8, 8)
+    pixels = random_image(8, 8)
     pixels.flags.writeable = False
     model_of(Pixels(), detection=Mean).predict([pixels])
 
@@ -290,15 +293,15 @@ def test_a_read_only_array_is_taken_without_a_warning():
 @pytest.mark.parametrize(
     ("wrong", "found"),
     [
-        (picture(8, 8) / 255, r"\(8, 8, 3\) of float64"),
-        (picture(8, 8).transpose(2, 0, 1), r"\(3, 8, 8\) of uint8"),
+        (random_image(8, 8) / 255, r"\(8, 8, 3\) of float64"),
+        (random_image(8, 8).transpose(2, 0, 1), r"\(3, 8, 8\) of uint8"),
         (np.zeros((8, 8, 4), np.uint8), r"\(8, 8, 4\) of uint8"),
         (np.zeros((0, 8, 3), np.uint8), r"\(0, 8, 3\) of uint8"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"\(1, 3, 8, 8\) of uint8"),
         (None, "of object"),
     ],
 )
-def test_an_array_that_is_no_picture_is_an_error_that_says_what_it_is(wrong, found):
+def test_an_array_that_is_no_image_is_an_error_that_says_what_it_is(wrong, found):
     with pytest.raises(densevit.DataError, match=r"\(H, W, 3\) or \(H, W\) of uint8 in RGB; found .*" + found):
         model_of(Pixels(), detection=Mean).predict([wrong])
 
@@ -308,19 +311,21 @@ def test_a_missing_file_is_an_error_that_names_it():
         model_of(Pixels(), detection=Mean).predict(["nowhere.png"])
 
 
-@pytest.mark.parametrize("single", ["a.png", Path("a.png"), picture(8, 8), Image.fromarray(picture(8, 8))], ids=type)
-def test_one_picture_that_is_not_in_a_list_is_refused(single):
+@pytest.mark.parametrize(
+    "single", ["a.png", Path("a.png"), random_image(8, 8), Image.fromarray(random_image(8, 8))], ids=type
+)
+def test_one_image_that_is_not_in_a_list_is_refused(single):
     with pytest.raises(densevit.DataError, match=r"predict\(\[image\]\)"):
         model_of(Pixels(), detection=Mean).predict(single)
 
 
-def test_no_pictures_give_no_results():
+def test_no_images_give_no_results():
     assert model_of(Pixels(), detection=Mean).predict([]) == []
 
 
 def test_a_model_with_a_config_resizes_as_its_data_section_says():
     model = build_model(config_of(data={"name": "scenes", "image_size": 32}), {"detection": CLASSES})
-    found = model.predict([picture(40, 80)])[0]
+    found = model.predict([random_image(40, 80)])[0]
     assert found["size"].tolist() == [16, 32]
     assert found["original_size"].tolist() == [40, 80]
 

@@ -1,4 +1,4 @@
-"""A confusion matrix as a heat map, and its most frequent confusions in words, in HTML."""
+"""A confusion matrix as an HTML heat map, with a list of the most frequent confusions."""
 
 from collections.abc import Sequence
 from html import escape
@@ -9,41 +9,43 @@ import numpy as np
 from densevit.errors import DataError
 from densevit.evaluation import tables_file
 
-WITH_NUMBERS = 24  # classes up to which a cell has room for its number
-WITH_NAMES = 80  # and up to which a row has room for its name
+MAX_CLASSES_WITH_NUMBERS = 24  # with more classes, cells are too small for numbers
+MAX_CLASSES_WITH_NAMES = 80  # with more classes, rows are too small for names
 WIDTH = 1000  # of a matrix without numbers, in pixels
-MOST_LISTED = 12
-DEEP = 0.8  # from this share of colour on, letters are light on it
+MAX_LISTED = 12
+LIGHT_TEXT_FROM = 0.8  # opacity of the colour from which the text is light
 
 
 def read_confusion(path: Path) -> tuple[list[str], np.ndarray]:
-    """The classes' names and the (K, K) int64 counts, truth by prediction, of a file (see `Evaluator.tables`)."""
+    """Reads the class names and the (K, K) int64 counts, ground truth by prediction (see `Evaluator.tables`)."""
     rows = tables_file.read(path)
     try:
         names = rows[0][1:]
         counts = np.array([[int(count) for count in row[1:]] for row in rows[1:]], np.int64)
     except (IndexError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: expected names, and a row of counts for each; found: {error}") from error
+        raise DataError(
+            f"{path}: expected a row of class names and a row of counts per class; found: {error}"
+        ) from error
     if not names or counts.shape != (len(names), len(names)) or (counts < 0).any():
-        raise DataError(f"{path}: expected as many rows of counts as there are names, {len(names)}.")
+        raise DataError(f"{path}: expected {len(names)} rows of {len(names)} counts, one per class.")
     return names, counts
 
 
 def confusion_html(names: Sequence[str], counts: np.ndarray) -> str:
-    """The heat map, each row over its sum, and the list. counts: (K, K), truth by prediction."""
+    """The heat map, with rows divided by their sums, and the list. counts: (K, K), ground truth by prediction."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    numbers = "A number is per cent of its row. " if len(names) <= WITH_NUMBERS else ""
+    numbers = "Numbers are per cent of the row. " if len(names) <= MAX_CLASSES_WITH_NUMBERS else ""
     return (
-        f"<p>Rows are the truth, columns the prediction. {numbers}Blue is right, red is wrong, deeper where it is a "
-        "larger share of its row; red by the square root, so that a few per cent are seen. A cell that is pointed at "
-        f"tells its count.</p>{_matrix(names, counts, shares)}{_list(names, counts, shares)}"
+        f"<p>Rows are the ground truth, columns the prediction. {numbers}Blue cells are correct, red cells are wrong. "
+        "The opacity is the fraction of the row; for red its square root, so that a few per cent are visible. Hover "
+        f"over a cell to see its count.</p>{_matrix(names, counts, shares)}{_list(names, counts, shares)}"
     )
 
 
 def _matrix(names: Sequence[str], counts: np.ndarray, shares: np.ndarray) -> str:
-    kind = "numbered" if len(names) <= WITH_NUMBERS else "plain"
+    kind = "numbered" if len(names) <= MAX_CLASSES_WITH_NUMBERS else "plain"
     side = "" if kind == "numbered" else f' style="--side: {min(24, WIDTH // len(names))}px"'
-    named = len(names) <= WITH_NAMES
+    named = len(names) <= MAX_CLASSES_WITH_NAMES
     across = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in names)
     rows = [f'<tr><td class="corner">truth \\ prediction</td>{across}</tr>' if named else ""]
     for i, name in enumerate(names):
@@ -57,29 +59,28 @@ def _cell(names: Sequence[str], counts: np.ndarray, shares: np.ndarray, i: int, 
     if not counts[i, j]:
         return "<td></td>"
     share = float(shares[i, j])
-    depth = share if i == j else share**0.5
-    deep = " deep" if depth >= DEEP else ""
-    what = f"{names[i]} found" if i == j else f"{names[i]} taken for {names[j]}"
+    opacity = share if i == j else share**0.5
+    light = " light" if opacity >= LIGHT_TEXT_FROM else ""
+    what = f"{names[i]} correct" if i == j else f"{names[i]} predicted as {names[j]}"
     title = escape(f"{what}: {counts[i, j]:,}, {_per_cent(share)} of {names[i]}")
     text = _whole_per_cent(share) if numbered else ""
-    return (
-        f'<td class="{"right" if i == j else "wrong"}{deep}" style="--depth: {depth:.3f}" title="{title}">{text}</td>'
-    )
+    kind = "right" if i == j else "wrong"
+    return f'<td class="{kind}{light}" style="--opacity: {opacity:.3f}" title="{title}">{text}</td>'
 
 
 def _list(names: Sequence[str], counts: np.ndarray, shares: np.ndarray) -> str:
-    """The confusions that happen most often, in pixels or whatever is counted."""
+    """The most frequent confusions by count."""
     wrong = counts * ~np.eye(len(names), dtype=bool)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_LISTED]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_LISTED]
     pairs = [divmod(int(n), len(names)) for n in order]
     items = [
-        f"<li>{escape(f'{names[i]} taken for {names[j]}: {_per_cent(shares[i, j])} of {names[i]}')}"
+        f"<li>{escape(f'{names[i]} predicted as {names[j]}: {_per_cent(shares[i, j])} of {names[i]}')}"
         f' <span class="missing">({counts[i, j]:,})</span></li>'
         for i, j in pairs
         if wrong[i, j]
     ]
     if not items:
-        return f"<p>{'Nothing is confused.' if counts.any() else 'Nothing was counted.'}</p>"
+        return f"<p>{'There are no confusions.' if counts.any() else 'The matrix is empty.'}</p>"
     return f"<p>Most frequent:</p><ol>{''.join(items)}</ol>"
 
 
@@ -88,7 +89,7 @@ def _per_cent(share: float) -> str:
 
 
 def _whole_per_cent(share: float) -> str:
-    """Never 0 for something, nor 100 for less than all."""
+    """Rounded, but 0 and 100 only for exactly these values."""
     if share < 0.005:
         return "&lt;1"
     return "&gt;99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
@@ -102,9 +103,9 @@ STYLE = """
 .matrix th[scope=row] { text-align: right; padding-right: .5rem; white-space: nowrap; }
 .matrix th[scope=col] { vertical-align: bottom; text-align: center; }
 .matrix th[scope=col] span { writing-mode: vertical-rl; rotate: 180deg; white-space: nowrap; padding-top: .4rem; }
-.matrix .right { background: rgb(36 99 201 / var(--depth)); }
-.matrix .wrong { background: rgb(196 48 40 / var(--depth)); }
-.matrix .deep { color: #fff; }
+.matrix .right { background: rgb(36 99 201 / var(--opacity)); }
+.matrix .wrong { background: rgb(196 48 40 / var(--opacity)); }
+.matrix .light { color: #fff; }
 .numbered td:not(.corner) { box-shadow: inset 0 0 0 .5px var(--line); min-width: 2.2rem; height: 2.2rem; }
 .plain { border: 1px solid var(--line); border-spacing: 0; }
 .plain { font-size: min(12px, calc(.8 * var(--side))); line-height: 1; }

@@ -1,4 +1,4 @@
-"""Curves of a run's metrics.csv, each as a small SVG."""
+"""Plots of the columns of a run's metrics.csv as SVG."""
 
 import csv
 import math
@@ -9,14 +9,14 @@ from pathlib import Path
 Points = list[tuple[float, float]]
 
 WIDTH, HEIGHT = 320, 180
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 26, 24  # room around the plot, for the title and the numbers
-MOST_POINTS = 300
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 26, 24  # margins for the title and the tick labels
+MAX_POINTS = 300
 
 
 def read_curves(path: Path) -> dict[str, Points]:
     """Reads each column of a metrics.csv as points (step, value), in the order of columns.
 
-    Cells that are blank or no finite number are left out, and rows without a step, as a killed run may leave behind.
+    Cells that are empty or not finite are skipped, and rows without a step, which a killed run may leave behind.
     """
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.DictReader(line.replace("\0", "") for line in file)
@@ -39,8 +39,8 @@ def _number(cell: str | None) -> float | None:
 
 
 def curve_svg(title: str, points: Sequence[tuple[float, float]]) -> str:
-    """Draws one curve with its axes, and the last value in the title."""
-    points = thinned(points)
+    """Plots one curve with axes, and the last value beside the title."""
+    points = downsampled(points)
     xs, ys = [x for x, _ in points], [y for _, y in points]
     x_low = 0 if 0 <= min(xs) < max(xs) / 5 else min(xs)
     x_high = max(max(xs), x_low + 1e-9)
@@ -71,8 +71,8 @@ def curve_svg(title: str, points: Sequence[tuple[float, float]]) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> Points:
-    """At most `most` points: means of as many neighbours as it takes, the last point kept as it is."""
+def downsampled(points: Sequence[tuple[float, float]], most: int = MAX_POINTS) -> Points:
+    """At most `most` points: means over groups of neighbours; the last point is unchanged."""
     size = math.ceil(len(points) / most)
     if size <= 1:
         return list(points)
@@ -82,7 +82,7 @@ def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> P
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers, a step of 1, 2 or 5 times a power of ten apart, that enclose low ... high."""
+    """Round numbers that enclose low ... high, with a step of 1, 2 or 5 times a power of ten."""
     if high - low < 1e-12 * max(abs(low), abs(high), 1e-12):
         margin = 0.1 * abs(low)
         low, high = low - margin, high + margin or 1.0
@@ -94,7 +94,7 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def _short(value: float) -> str:
-    """A tick's number in few letters: 0.25, 1e-05, 20k."""
+    """A short tick label: 0.25, 1e-05, 20k."""
     if abs(value) >= 10_000:
         return f"{value / 1000:.4g}k"
     return f"{value:.4g}" if abs(value) >= 1e-12 else "0"

@@ -1,4 +1,4 @@
-"""Depth drawn in colours, each map over a bar that says which colour is how far."""
+"""Depth maps in colours, each with a colour bar."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,51 +13,51 @@ from densevit.evaluation.depth_alignment import least_squares
 from densevit.visualization.curves import ticks
 
 UNKNOWN = (128, 128, 128)
-TOO_NEAR, RIGHT, TOO_FAR = (33, 102, 172), (255, 255, 255), (178, 24, 43)
+TOO_NEAR, CORRECT, TOO_FAR = (33, 102, 172), (255, 255, 255), (178, 24, 43)
 LEVELS = 256
-ERRORS = (0.05, 0.1, 0.25, 0.5, 1.0)  # where an error map's bar may end
-TOLD_APART = (1, 99)  # per cent of the depths; what is beyond has the colour of the bar's end
+ERROR_LIMITS = (0.05, 0.1, 0.25, 0.5, 1.0)  # possible ends of an error map's colour bar
+PERCENTILES = (1, 99)  # of the depths, the ends of the colour bar; values beyond are clipped
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
-class Colored:
-    """A map in colours. pixels: (H, W, 3) uint8. ramp: (256, 3) uint8, the bar's colours from left to right.
+class ColoredMap:
+    """A map in colours. pixels: (H, W, 3) uint8. colormap: (256, 3) uint8, the colour bar from left to right.
 
-    labels: texts with their places on the bar, from 0, its left end, to 1.
+    labels: tick positions on the colour bar, from 0 (left) to 1, with their texts.
     """
 
     pixels: np.ndarray
-    ramp: np.ndarray
+    colormap: np.ndarray
     labels: Sequence[tuple[float, str]]
 
 
 def has_depth(result: Mapping[str, Any]) -> bool:
-    """Whether there is a map of depth, or of relative inverse depth."""
+    """Whether a result has a map of depth or of relative inverse depth."""
     return "depth" in result or "inverse_depth" in result
 
 
 def depth_panels(
-    picture: Image.Image, predictions: Mapping[str, Any], truth: Mapping[str, Any] | None, zoom: int, font: Font
+    image: Image.Image, predictions: Mapping[str, Any], truth: Mapping[str, Any] | None, zoom: int, font: Font
 ) -> dict[str, Image.Image]:
-    """The picture and its maps, each over its bar, by their captions: truth, prediction and errors.
+    """The image and the maps with their colour bars, by caption: truth, prediction and relative error.
 
-    Near is bright and far dark, in equal steps for equal ratios and the same colours for truth and prediction; what is
-    unknown is grey. The error map shows (prediction - truth) / truth: blue is too near, red too far. Relative inverse
-    depth is aligned to the truth by least squares first; without a truth it is drawn as it is.
+    Depth is on a logarithmic scale from bright (near) to dark (far), the same for truth and prediction; unknown pixels
+    are grey. The error map shows (prediction - truth) / truth: blue is too near, red is too far. Relative inverse depth
+    is first aligned to the ground truth by least squares; without ground truth it is drawn unaligned.
 
-    picture: enlarged by `zoom`. predictions: depth or inverse_depth (H, W). truth: with depth (H, W), 0 = unknown.
+    image: already enlarged by `zoom`. predictions: depth or inverse_depth (H, W). truth: depth (H, W), 0 = unknown.
     """
     known = _map(truth["depth"]) if truth is not None and "depth" in truth else None
     maps = _maps(predictions, known if known is not None and _valid(known).any() else None)
     bars = {caption: _with_bar(colored, zoom, font) for caption, colored in maps.items()}
     blank = Image.new("RGB", next(iter(bars.values())).size, (255, 255, 255))
-    blank.paste(picture)
-    return {"picture": blank} | bars
+    blank.paste(image)
+    return {"image": blank} | bars
 
 
-def _maps(predictions: Mapping[str, Any], known: np.ndarray | None) -> dict[str, Colored]:
+def _maps(predictions: Mapping[str, Any], known: np.ndarray | None) -> dict[str, ColoredMap]:
     if "depth" in predictions:
         prediction, caption = _map(predictions["depth"]), "prediction"
     elif known is None:
@@ -65,10 +65,10 @@ def _maps(predictions: Mapping[str, Any], known: np.ndarray | None) -> dict[str,
     else:
         prediction, caption = _aligned(_map(predictions["inverse_depth"]), known), "prediction, aligned"
     near, far = _range(prediction if known is None else known)
-    maps = {caption: _distance_map(prediction, near, far)}
+    maps = {caption: _depth_map(prediction, near, far)}
     if known is None:
         return maps
-    return {"truth": _distance_map(known, near, far)} | maps | {"relative error": _error_map(prediction, known)}
+    return {"truth": _depth_map(known, near, far)} | maps | {"relative error": _error_map(prediction, known)}
 
 
 def _map(values: Any) -> np.ndarray:
@@ -82,41 +82,41 @@ def _valid(depth: np.ndarray) -> np.ndarray:
 
 
 def _aligned(inverse: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Depth, at most twice the farthest that is known."""
+    """The aligned depth, limited to twice the largest ground truth."""
     valid = _valid(known)
     scale, shift = least_squares(inverse[valid], 1 / known[valid])
     return 1 / np.maximum(scale * inverse + shift, 0.5 / known[valid].max())
 
 
 def _range(depth: np.ndarray) -> tuple[float, float]:
-    """The nearest and the farthest depth that are told apart; 1 and 2 where nothing is known."""
-    found = depth[_valid(depth)]
-    near, far = np.percentile(found, TOLD_APART) if found.size else (1.0, 2.0)
+    """The ends of the colour bar in metres; 1 and 2 if no depth is known."""
+    values = depth[_valid(depth)]
+    near, far = np.percentile(values, PERCENTILES) if values.size else (1.0, 2.0)
     return float(near), float(max(far, near * 1.01))
 
 
-def _distance_map(depth: np.ndarray, near: float, far: float) -> Colored:
-    valid, ramp = _valid(depth), _even_colors()[::-1]
+def _depth_map(depth: np.ndarray, near: float, far: float) -> ColoredMap:
+    valid, colormap = _valid(depth), _sequential_colormap()[::-1]
     levels = _levels(np.log(np.where(valid, depth, near)), math.log(near), math.log(far))
-    return Colored(_painted(levels, ramp, valid), ramp, _distances(near, far))
+    return ColoredMap(_colored(levels, colormap, valid), colormap, _depth_ticks(near, far))
 
 
-def _inverse_map(inverse: np.ndarray) -> Colored:
-    finite, ramp = np.isfinite(inverse), _even_colors()
-    low, high = np.percentile(inverse[finite], TOLD_APART) if finite.any() else (0.0, 1.0)
+def _inverse_map(inverse: np.ndarray) -> ColoredMap:
+    finite, colormap = np.isfinite(inverse), _sequential_colormap()
+    low, high = np.percentile(inverse[finite], PERCENTILES) if finite.any() else (0.0, 1.0)
     levels = _levels(np.where(finite, inverse, low), low, high)
-    return Colored(_painted(levels, ramp, finite), ramp, [(0.0, "far"), (1.0, "near")])
+    return ColoredMap(_colored(levels, colormap, finite), colormap, [(0.0, "far"), (1.0, "near")])
 
 
-def _error_map(prediction: np.ndarray, known: np.ndarray) -> Colored:
-    """Its bar ends at the first of `ERRORS` that 95 % of the pixels do not exceed."""
-    valid, ramp = _valid(known), _signed_colors()
+def _error_map(prediction: np.ndarray, known: np.ndarray) -> ColoredMap:
+    """Its colour bar ends at the first of `ERROR_LIMITS` that 95 % of the pixels do not exceed."""
+    valid, colormap = _valid(known), _diverging_colormap()
     errors = np.divide(prediction - known, known, out=np.zeros_like(known), where=valid)
     valid &= np.isfinite(errors)
     most = np.percentile(np.abs(errors[valid]), 95) if valid.any() else 0.0
-    end = next((end for end in ERRORS if most <= end), ERRORS[-1])
+    end = next((end for end in ERROR_LIMITS if most <= end), ERROR_LIMITS[-1])
     labels = [(n / 4, f"{share * end:+g}" if share else "0") for n, share in enumerate((-1, -0.5, 0, 0.5, 1))]
-    return Colored(_painted(_levels(np.where(valid, errors, 0), -end, end), ramp, valid), ramp, labels)
+    return ColoredMap(_colored(_levels(np.where(valid, errors, 0), -end, end), colormap, valid), colormap, labels)
 
 
 def _levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -125,55 +125,55 @@ def _levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.rint(np.clip(shares, 0, 1) * (LEVELS - 1)).astype(np.uint8)
 
 
-def _painted(levels: np.ndarray, ramp: np.ndarray, known: np.ndarray) -> np.ndarray:
-    return np.where(known[..., None], ramp[levels], np.array(UNKNOWN, np.uint8))
+def _colored(levels: np.ndarray, colormap: np.ndarray, known: np.ndarray) -> np.ndarray:
+    return np.where(known[..., None], colormap[levels], np.array(UNKNOWN, np.uint8))
 
 
-def _even_colors() -> np.ndarray:
-    """(256, 3) uint8, dark to bright in steps that look even, also in grey."""
+def _sequential_colormap() -> np.ndarray:
+    """(256, 3) uint8, perceptually uniform from dark to bright."""
     steps = np.arange(LEVELS, dtype=np.uint8)[:, None]
     return np.asarray(cv2.applyColorMap(steps, cv2.COLORMAP_INFERNO)[:, 0, ::-1])
 
 
-def _signed_colors() -> np.ndarray:
-    """(256, 3) uint8, from too near over right to too far."""
-    channels = zip(TOO_NEAR, RIGHT, TOO_FAR, strict=True)
+def _diverging_colormap() -> np.ndarray:
+    """(256, 3) uint8, from too near over correct to too far."""
+    channels = zip(TOO_NEAR, CORRECT, TOO_FAR, strict=True)
     steps = np.linspace(0, 2, LEVELS)
     return np.stack([np.interp(steps, (0, 1, 2), ends) for ends in channels], 1).round().astype(np.uint8)
 
 
-def _distances(near: float, far: float) -> list[tuple[float, str]]:
-    """Round depths between the ends: 1, 2 and 5 times powers of ten, or equal steps where these are too few."""
+def _depth_ticks(near: float, far: float) -> list[tuple[float, str]]:
+    """Ticks at round depths: 1, 2 and 5 times powers of ten, or equal steps if these are fewer than 4."""
     powers = range(math.floor(math.log10(near)), math.ceil(math.log10(far)) + 1)
-    rounds = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    inside = [depth for depth in rounds if near <= depth <= far]
+    candidates = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    inside = [depth for depth in candidates if near <= depth <= far]
     if len(inside) < 4:
         inside = [depth for depth in ticks(near, far, about=6) if near <= depth <= far]
     width = math.log(far / near)
     return [(math.log(depth / near) / width, f"{depth:.4g} m") for depth in inside]
 
 
-def _with_bar(colored: Colored, zoom: int, font: Font) -> Image.Image:
-    """The map, enlarged, over its bar with ticks and labels; a label that would touch the one before is left out."""
+def _with_bar(colored: ColoredMap, zoom: int, font: Font) -> Image.Image:
+    """The enlarged map above its colour bar with ticks; a label that would touch the previous one is skipped."""
     height, width = (side * zoom for side in colored.pixels.shape[:2])
-    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    _, top, _, bottom = pen.textbbox((0, 0), "0 m", font)
+    drawing = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    _, top, _, bottom = drawing.textbbox((0, 0), "0 m", font)
     line = round(bottom + top)
-    sheet = Image.new("RGB", (width, height + 3 * line), (255, 255, 255))
-    sheet.paste(Image.fromarray(colored.pixels).resize((width, height), Image.Resampling.NEAREST))
-    pen = ImageDraw.Draw(sheet)
+    canvas = Image.new("RGB", (width, height + 3 * line), (255, 255, 255))
+    canvas.paste(Image.fromarray(colored.pixels).resize((width, height), Image.Resampling.NEAREST))
+    drawing = ImageDraw.Draw(canvas)
 
     margin = min(2 * line, width // 4)
     length, upper, lower = max(width - 2 * margin, 2), height + line // 2, height + 3 * line // 2
-    strip = Image.fromarray(np.ascontiguousarray(colored.ramp[None])).resize((length, lower - upper))
-    sheet.paste(strip, (margin, upper))
-    pen.rectangle((margin - 1, upper - 1, margin + length, lower), outline=(0, 0, 0))
-    free = 0.0
-    for place, text in colored.labels:
-        x, half = margin + place * (length - 1), pen.textlength(text, font) / 2
+    strip = Image.fromarray(np.ascontiguousarray(colored.colormap[None])).resize((length, lower - upper))
+    canvas.paste(strip, (margin, upper))
+    drawing.rectangle((margin - 1, upper - 1, margin + length, lower), outline=(0, 0, 0))
+    free_from = 0.0
+    for position, text in colored.labels:
+        x, half = margin + position * (length - 1), drawing.textlength(text, font) / 2
         left = min(max(x - half, 0), width - 2 * half)
-        if left >= free:
-            pen.line((x, lower, x, lower + line / 4), fill=(0, 0, 0), width=max(1, line // 12))
-            pen.text((left, lower + line / 4), text, fill=(0, 0, 0), font=font, anchor="la")
-            free = left + 2 * half + line / 2
-    return sheet
+        if left >= free_from:
+            drawing.line((x, lower, x, lower + line / 4), fill=(0, 0, 0), width=max(1, line // 12))
+            drawing.text((left, lower + line / 4), text, fill=(0, 0, 0), font=font, anchor="la")
+            free_from = left + 2 * half + line / 2
+    return canvas

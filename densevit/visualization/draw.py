@@ -1,4 +1,4 @@
-"""Predictions drawn onto their picture."""
+"""Draws predictions onto their image."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from torch import Tensor
 from densevit.interfaces import IGNORE, Class, Predictions, Targets
 from densevit.visualization.depth import depth_panels, has_depth
 
-SMALL = 560  # a picture with a mean side below this is enlarged by a whole number, so that its labels can be read
-LARGEST = 2000  # but never beyond this length
-AN_OBJECT = ("boxes", "scores", "labels", "masks")  # keys with one row an object
-OPACITY = 0.6  # of a label map's colours over the picture
-WRONG = (230, 30, 40)
+MIN_MEAN_SIDE = 560  # images with a smaller mean side are enlarged by an integer factor to keep labels readable
+MAX_SIDE = 2000  # of enlarged images
+OBJECT_KEYS = ("boxes", "scores", "labels", "masks")  # keys with one row per object
+OPACITY = 0.6  # of a label map over the image
+ERROR_COLOR = (230, 30, 40)
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Box = tuple[float, float, float, float]
@@ -27,38 +27,38 @@ def draw(
     threshold: float = 0.5,
     truth: Targets | None = None,
 ) -> np.ndarray:
-    """Draws what the predictions hold, each thing in its class's colour; beside it the truth, where one is given.
+    """Draws predictions in the colours of their classes; beside them the ground truth, if given.
 
-    Label maps (`semantic`) lie over the picture, with the classes that are seen named beneath; where the truth has one
-    too, a third picture shows in red what is wrong over the picture in pale grey, and what is not labelled in black.
-    Depth stands in colours beside the picture, each map over a bar in metres (see `depth`).
+    Label maps (`semantic`) are overlaid on the image, with a legend of the classes below. If the ground truth has a
+    label map too, a third panel shows wrong pixels in red and unlabelled pixels in black over the image in pale grey.
+    Depth maps are shown beside the image, each with a colour bar in metres (see `depth`).
 
     image: (3, H, W) tensor or (H, W, 3) array, uint8, RGB. predictions, truth: in the image's pixels.
     threshold: objects with a lower score are not drawn.
-    Returns (H', W', 3) uint8, larger than the image by a whole number where that is small.
+    Returns (H', W', 3) uint8; small images are enlarged by an integer factor.
     """
-    picture = _as_picture(image)
-    zoom = max(1, min(round(SMALL / _mean_side(picture)), LARGEST // max(picture.size)))
-    picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.BICUBIC)
+    panel = _to_pil(image)
+    zoom = max(1, min(round(MIN_MEAN_SIDE / _mean_side(panel)), MAX_SIDE // max(panel.size)))
+    panel = panel.resize((panel.width * zoom, panel.height * zoom), Image.Resampling.BICUBIC)
     if has_depth(predictions):
-        return np.asarray(_side_by_side(depth_panels(picture, predictions, truth, zoom, _font(picture)), columns=2))
-    drawn = _painted(picture, _above(predictions, threshold), classes, zoom)
+        return np.asarray(_side_by_side(depth_panels(panel, predictions, truth, zoom, _font(panel)), columns=2))
+    drawn = _overlaid(panel, _above(predictions, threshold), classes, zoom)
     maps = [
         _labels(result) for result in (predictions, truth or {}) if "semantic" in result and "semantic" in predictions
     ]
     if truth is not None:
-        asked = {key: value for key, value in truth.items() if key not in PAINTERS or key in predictions}
-        panels = {"truth": _painted(picture, asked, classes, zoom), "prediction": drawn}
+        selected = {key: value for key, value in truth.items() if key not in PAINTERS or key in predictions}
+        panels = {"truth": _overlaid(panel, selected, classes, zoom), "prediction": drawn}
         if len(maps) == 2:
-            panels["errors"] = _error_map(picture, maps[0], maps[1], zoom)
+            panels["errors"] = _error_map(panel, maps[0], maps[1], zoom)
         drawn = _side_by_side(panels)
     if maps:
-        drawn = _with_legend(drawn, _seen(maps, classes), _font(picture))
+        drawn = _with_legend(drawn, _classes_by_area(maps, classes), _font(panel))
     return np.asarray(drawn)
 
 
-def _painted(picture: Image.Image, result: Mapping[str, Any], classes: Sequence[Class], zoom: int) -> Image.Image:
-    canvas = picture.copy()
+def _overlaid(image: Image.Image, result: Mapping[str, Any], classes: Sequence[Class], zoom: int) -> Image.Image:
+    canvas = image.copy()
     for key, paint in PAINTERS.items():
         if key in result:
             paint(canvas, result, classes, zoom)
@@ -66,8 +66,8 @@ def _painted(picture: Image.Image, result: Mapping[str, Any], classes: Sequence[
 
 
 def paint_boxes(canvas: Image.Image, result: Mapping[str, Any], classes: Sequence[Class], zoom: int) -> None:
-    """Draws `boxes`, each with its class's name and, where there are `scores`, its score; the best lie on top."""
-    pen = ImageDraw.Draw(canvas)
+    """Draws `boxes` with class names and, if there are `scores`, scores; boxes with high scores are on top."""
+    drawing = ImageDraw.Draw(canvas)
     line = max(2, round(_mean_side(canvas) / 280))
     boxes, labels = _array(result["boxes"]).reshape(-1, 4) * zoom, _array(result["labels"])
     scores = _array(result["scores"]) if "scores" in result else None
@@ -77,23 +77,24 @@ def paint_boxes(canvas: Image.Image, result: Mapping[str, Any], classes: Sequenc
     corners = [_inside(box, canvas) for box in boxes]
     for n in order[::-1]:
         color, (x1, y1, x2, y2) = classes[labels[n]].color, corners[n]
-        pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0), width=line + 2)  # seen on any background
-        pen.rectangle((x1, y1, x2, y2), outline=color, width=line)
+        # A black border is visible on any background.
+        drawing.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0), width=line + 2)
+        drawing.rectangle((x1, y1, x2, y2), outline=color, width=line)
 
     font = _font(canvas)
     texts: list[str] = []
-    places: list[Box] = []
+    positions: list[Box] = []
     for n in order:
         name = classes[labels[n]].name + (" (crowd)" if crowds[n] else "")
-        ending = "" if scores is None else f" {scores[n]:.2f}"
-        texts.append(_shortened(pen, name, ending, font, 0.95 * canvas.width))
-        places.append(_place_label(pen, texts[-1], font, corners[n], places, canvas))
-    for n, text, place in reversed(list(zip(order, texts, places, strict=True))):
-        _label(pen, text, font, place, classes[labels[n]].color)
+        suffix = "" if scores is None else f" {scores[n]:.2f}"
+        texts.append(_shortened(drawing, name, suffix, font, 0.95 * canvas.width))
+        positions.append(_label_position(drawing, texts[-1], font, corners[n], positions, canvas))
+    for n, text, position in reversed(list(zip(order, texts, positions, strict=True))):
+        _label(drawing, text, font, position, classes[labels[n]].color)
 
 
 def paint_semantic(canvas: Image.Image, result: Mapping[str, Any], classes: Sequence[Class], zoom: int) -> None:
-    """Lays the classes' colours over the picture; where `semantic` is 255, or no class, the picture stays as it is."""
+    """Overlays the class colours on the image; pixels of `semantic` without a class, such as 255, are unchanged."""
     labels = _labels(result)
     colors = np.zeros((256, 3), np.uint8)
     colors[: len(classes)] = [c.color for c in classes]
@@ -105,10 +106,10 @@ PAINTERS: dict[str, Callable[[Image.Image, Mapping[str, Any], Sequence[Class], i
     "semantic": paint_semantic,
     "boxes": paint_boxes,
 }
-"""What draws each key of predictions, in the order in which they lie over one another."""
+"""The function that draws each key of predictions, in drawing order."""
 
 
-def _as_picture(image: Tensor | np.ndarray) -> Image.Image:
+def _to_pil(image: Tensor | np.ndarray) -> Image.Image:
     array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) else image
     return Image.fromarray(np.ascontiguousarray(array))
 
@@ -126,21 +127,22 @@ def _mask(where: np.ndarray) -> np.ndarray:
 
 
 def _enlarged(pixels: np.ndarray, zoom: int) -> Image.Image:
-    picture = Image.fromarray(pixels)
-    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+    image = Image.fromarray(pixels)
+    return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
 
 
-def _error_map(picture: Image.Image, found: np.ndarray, truth: np.ndarray, zoom: int) -> Image.Image:
-    """The picture in pale grey, what is labelled otherwise than found in red, what is not labelled in black."""
-    errors = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, (255, 255, 255)), 0.4)
-    red = Image.new("RGB", picture.size, WRONG)
-    errors.paste(Image.blend(errors, red, OPACITY), mask=_enlarged(_mask((truth != found) & (truth != IGNORE)), zoom))
+def _error_map(image: Image.Image, prediction: np.ndarray, truth: np.ndarray, zoom: int) -> Image.Image:
+    """The image in pale grey, wrong pixels in red, unlabelled pixels in black."""
+    errors = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, (255, 255, 255)), 0.4)
+    red = Image.new("RGB", image.size, ERROR_COLOR)
+    wrong = (truth != prediction) & (truth != IGNORE)
+    errors.paste(Image.blend(errors, red, OPACITY), mask=_enlarged(_mask(wrong), zoom))
     errors.paste((0, 0, 0), mask=_enlarged(_mask(truth == IGNORE), zoom))
     return errors
 
 
-def _seen(maps: Sequence[np.ndarray], classes: Sequence[Class]) -> list[Class]:
-    """The classes of some label maps, those with most pixels first."""
+def _classes_by_area(maps: Sequence[np.ndarray], classes: Sequence[Class]) -> list[Class]:
+    """The classes in some label maps, sorted by decreasing number of pixels."""
     pixels = np.sum([np.bincount(labels.ravel(), minlength=256) for labels in maps], axis=0)[: len(classes)]
     return [classes[n] for n in np.argsort(-pixels, kind="stable") if pixels[n]]
 
@@ -153,11 +155,11 @@ def _above(predictions: Predictions, threshold: float) -> dict[str, Any]:
     if "scores" not in predictions:
         return dict(predictions)
     keep = _array(predictions["scores"]) >= threshold
-    return {key: _array(value)[keep] if key in AN_OBJECT else value for key, value in predictions.items()}
+    return {key: _array(value)[keep] if key in OBJECT_KEYS else value for key, value in predictions.items()}
 
 
-def _mean_side(picture: Image.Image) -> float:
-    return float((picture.width * picture.height) ** 0.5)
+def _mean_side(image: Image.Image) -> float:
+    return float((image.width * image.height) ** 0.5)
 
 
 def _inside(box: np.ndarray, canvas: Image.Image) -> Box:
@@ -170,81 +172,81 @@ def _font(canvas: Image.Image) -> Font:
     return ImageFont.load_default(max(12, round(_mean_side(canvas) / 42)))
 
 
-def _shortened(pen: ImageDraw.ImageDraw, name: str, ending: str, font: Font, width: float) -> str:
-    """The name and its ending; with fewer letters of the name where it would be wider than `width` pixels."""
-    text = name + ending
-    while len(name) > 1 and pen.textlength(text, font) > width:
+def _shortened(drawing: ImageDraw.ImageDraw, name: str, suffix: str, font: Font, width: float) -> str:
+    """The name and its suffix; the name is truncated to fit into `width` pixels."""
+    text = name + suffix
+    while len(name) > 1 and drawing.textlength(text, font) > width:
         name = name[:-1]
-        text = f"{name}…{ending}"
+        text = f"{name}…{suffix}"
     return text
 
 
-def _place_label(
-    pen: ImageDraw.ImageDraw, text: str, font: Font, box: Box, taken: Sequence[Box], canvas: Image.Image
+def _label_position(
+    drawing: ImageDraw.ImageDraw, text: str, font: Font, box: Box, taken: Sequence[Box], canvas: Image.Image
 ) -> Box:
-    """The place for a label at its box, inside the picture, that covers the least of the labels before it."""
+    """The position for a label at its box, inside the image, with the least overlap with previous labels."""
     x1, y1, x2, y2 = box
-    _, top, _, bottom = pen.textbbox((0, 0), "Ågjy", font)
-    height = bottom + top  # as much room below the letters as above
-    width = pen.textlength(text, font) + height / 3
+    _, top, _, bottom = drawing.textbbox((0, 0), "Ågjy", font)
+    height = bottom + top  # equal margins above and below the letters
+    width = drawing.textlength(text, font) + height / 3
     corners = [(x1, y1 - height), (x1, y1), (x1, y2), (x1, y2 - height), (x2 - width, y1 - height), (x2 - width, y2)]
-    beside = [(x2, y1), (x1 - width, y1)]
-    places = []
-    for x, y in (*corners, *beside):
+    side = [(x2, y1), (x1 - width, y1)]
+    positions = []
+    for x, y in (*corners, *side):
         x, y = min(max(x, 0), max(canvas.width - width, 0)), min(max(y, 0), max(canvas.height - height, 0))
-        places.append((x, y, x + width, y + height))
-    return min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
+        positions.append((x, y, x + width, y + height))
+    return min(positions, key=lambda position: sum(_overlap(position, other) for other in taken))
 
 
 def _overlap(a: Box, b: Box) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def _label(pen: ImageDraw.ImageDraw, text: str, font: Font, place: Box, color: tuple[int, int, int]) -> None:
-    pen.rectangle(place, fill=color)
-    x, y, _, y2 = place
-    pen.text((x + (y2 - y) / 6, (y + y2) / 2), text, fill=text_color(color), font=font, anchor="lm")
+def _label(drawing: ImageDraw.ImageDraw, text: str, font: Font, position: Box, color: tuple[int, int, int]) -> None:
+    drawing.rectangle(position, fill=color)
+    x, y, _, y2 = position
+    drawing.text((x + (y2 - y) / 6, (y + y2) / 2), text, fill=text_color(color), font=font, anchor="lm")
 
 
 def text_color(background: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black or white, whichever stands out more (WCAG 2.1's contrast of relative luminance)."""
+    """Black or white, whichever has the higher contrast (relative luminance, WCAG 2.1)."""
     linear = [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if (luminance + 0.05) ** 2 > 0.05 * 1.05 else (255, 255, 255)
 
 
-def _side_by_side(pictures: Mapping[str, Image.Image], columns: int | None = None) -> Image.Image:
-    """Pictures of one size in a row, or in rows of so many, each under its caption."""
-    first = next(iter(pictures.values()))
-    columns = columns or len(pictures)
+def _side_by_side(panels: Mapping[str, Image.Image], columns: int | None = None) -> Image.Image:
+    """Arranges panels of one size in a row, or in rows of `columns`, each below its caption."""
+    first = next(iter(panels.values()))
+    columns = columns or len(panels)
     font = _font(first)
     band, gap = round(_mean_side(first) / 42 * 2), max(4, round(_mean_side(first) / 80))
     width, height = first.width + gap, first.height + band
-    sheet = Image.new("RGB", (width * columns - gap, height * -(-len(pictures) // columns)), (255, 255, 255))
-    pen = ImageDraw.Draw(sheet)
-    for n, (caption, picture) in enumerate(pictures.items()):
+    canvas = Image.new("RGB", (width * columns - gap, height * -(-len(panels) // columns)), (255, 255, 255))
+    drawing = ImageDraw.Draw(canvas)
+    for n, (caption, panel) in enumerate(panels.items()):
         left, top = n % columns * width, n // columns * height
-        sheet.paste(picture, (left, top + band))
-        pen.text((left + gap, top + band / 2), caption, fill=(0, 0, 0), font=font, anchor="lm")
-    return sheet
+        canvas.paste(panel, (left, top + band))
+        drawing.text((left + gap, top + band / 2), caption, fill=(0, 0, 0), font=font, anchor="lm")
+    return canvas
 
 
-def _with_legend(sheet: Image.Image, classes: Sequence[Class], font: Font) -> Image.Image:
-    """The sheet over a band with each class's name on its colour, in as many rows as that takes."""
-    pen = ImageDraw.Draw(sheet)
-    _, top, _, bottom = pen.textbbox((0, 0), "Ågjy", font)
+def _with_legend(canvas: Image.Image, classes: Sequence[Class], font: Font) -> Image.Image:
+    """Adds a legend below the canvas: class names on their colours, in as many rows as necessary."""
+    drawing = ImageDraw.Draw(canvas)
+    _, top, _, bottom = drawing.textbbox((0, 0), "Ågjy", font)
     height = round(bottom + top)
     gap = round(height / 3)
-    left, y, places = gap, sheet.height + gap, []
+    left, y, positions = gap, canvas.height + gap, []
     for c in classes:
-        text = _shortened(pen, c.name, "", font, sheet.width - 3 * gap)
-        width = round(pen.textlength(text, font)) + gap
-        if left > gap and left + width + gap > sheet.width:
+        text = _shortened(drawing, c.name, "", font, canvas.width - 3 * gap)
+        width = round(drawing.textlength(text, font)) + gap
+        if left > gap and left + width + gap > canvas.width:
             left, y = gap, y + height + gap
-        places.append((text, (left, y, left + width, y + height), c.color))
+        positions.append((text, (left, y, left + width, y + height), c.color))
         left += width + gap
-    whole = Image.new("RGB", (sheet.width, y + height + gap), (255, 255, 255))
-    whole.paste(sheet)
-    for text, place, color in places:
-        _label(ImageDraw.Draw(whole), text, font, place, color)
-    return whole
+    result = Image.new("RGB", (canvas.width, y + height + gap), (255, 255, 255))
+    result.paste(canvas)
+    for text, position, color in positions:
+        _label(ImageDraw.Draw(result), text, font, position, color)
+    return result

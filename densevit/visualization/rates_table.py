@@ -1,4 +1,4 @@
-"""What trains at which rate, as a table for the terminal."""
+"""Terminal table of the learning rates of a model's parts."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -9,14 +9,14 @@ from rich.text import Text
 
 from densevit.model.parameter_groups import ParameterRate
 
-PATTERNS_A_ROW = 3
-_SEVERAL = ("heads", "necks", "log_variances")  # of which each is a part
+PATTERNS_PER_ROW = 3
+_CONTAINERS = ("heads", "necks", "log_variances")  # each of their children is a part
 
 
 def rates_table(rates: Sequence[ParameterRate]) -> Table:
-    """A row for each learning rate in the backbone, at successive depths, and in each head; and for what is frozen.
+    """One row per part (backbone, each head), learning rate and range of depths; frozen parameters have their own rows.
 
-    Named by patterns, which mean the same in `optim.lr_factors`, and in `freeze` without the name of the part.
+    Rows are labelled by patterns that can be used in `optim.lr_factors`, and without the part's name in `freeze`.
     """
     decay = max(rate.weight_decay for rate in rates)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -26,7 +26,7 @@ def rates_table(rates: Sequence[ParameterRate]) -> Table:
     names = [rate.name for rate in rates]
     for row in rows(rates):
         patterns = exact_patterns({rate.name for rate in row}, names)
-        label = ", ".join(patterns[:PATTERNS_A_ROW]) + (", ..." if len(patterns) > PATTERNS_A_ROW else "")
+        label = ", ".join(patterns[:PATTERNS_PER_ROW]) + (", ..." if len(patterns) > PATTERNS_PER_ROW else "")
         depths = [rate.depth for rate in row if rate.depth is not None]
         table.add_row(
             Text(label, "cyan"),
@@ -39,41 +39,41 @@ def rates_table(rates: Sequence[ParameterRate]) -> Table:
 
 
 def rows(rates: Sequence[ParameterRate]) -> list[list[ParameterRate]]:
-    """Parameters of one part (`backbone`, `heads.NAME`), one rate and successive depths, in this order."""
+    """Groups parameters by part (`backbone`, `heads.NAME`), learning rate and range of consecutive depths."""
     parts: dict[str, dict[float | None, list[ParameterRate]]] = {}
     for rate in rates:
         parts.setdefault(_part(rate.name), {}).setdefault(rate.lr, []).append(rate)
-    found: list[list[ParameterRate]] = []
+    groups: list[list[ParameterRate]] = []
     for by_rate in parts.values():
         runs = [run for same in by_rate.values() for run in _runs(same)]
-        found += sorted(runs, key=lambda run: run[0].depth or 0)
-    return found
+        groups += sorted(runs, key=lambda run: run[0].depth or 0)
+    return groups
 
 
 def exact_patterns(names: Collection[str], among: Sequence[str]) -> list[str]:
-    """Few patterns that match these names and no others of those they are among: of whole modules, and with `*` in the
-    place of numbers, where that can be."""
-    found: dict[str, None] = {}
+    """A short list of patterns that match exactly these names and no others in `among`: whole modules where possible,
+    with `*` in place of indices."""
+    patterns: dict[str, None] = {}
     for pattern in _modules(names, among, ""):
         general = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", pattern)
         matches = re.compile(translate(general)).match
-        found[general if all(name in names for name in among if matches(name)) else pattern] = None
-    return list(found)
+        patterns[general if all(name in names for name in among if matches(name)) else pattern] = None
+    return list(patterns)
 
 
 def _modules(names: Collection[str], among: Sequence[str], prefix: str) -> Iterator[str]:
-    """The largest modules below a prefix whose names are all in, and single names."""
+    """Yields the outermost modules below a prefix whose names are all in `names`, and single names."""
     children: dict[str, list[str]] = {}
     for name in among:
         children.setdefault(name[len(prefix) :].split(".")[0], []).append(name)
     for child, inside in children.items():
-        whole = prefix + child
-        if inside == [whole]:
-            yield from [whole] if whole in names else []
-        elif all(name in names for name in inside) and whole not in _SEVERAL:
-            yield f"{whole}.*"
+        path = prefix + child
+        if inside == [path]:
+            yield from [path] if path in names else []
+        elif all(name in names for name in inside) and path not in _CONTAINERS:
+            yield f"{path}.*"
         elif any(name in names for name in inside):
-            yield from _modules(names, inside, f"{whole}.")
+            yield from _modules(names, inside, f"{path}.")
 
 
 def _part(name: str) -> str:
@@ -82,7 +82,7 @@ def _part(name: str) -> str:
 
 
 def _runs(rates: Sequence[ParameterRate]) -> Iterator[list[ParameterRate]]:
-    """Parameters of one rate, those of successive depths together."""
+    """Splits parameters of one rate into runs of consecutive depths."""
     run: list[ParameterRate] = []
     for rate in sorted(rates, key=lambda rate: rate.depth or 0):
         if run and (rate.depth or 0) > (run[-1].depth or 0) + 1:

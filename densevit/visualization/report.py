@@ -1,4 +1,4 @@
-"""report.html: one self-contained page to look at a run with."""
+"""report.html: a self-contained page with the metrics, visualizations, curves and config of a run."""
 
 import base64
 import io
@@ -13,16 +13,16 @@ from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file
 from densevit.visualization import confusion
 from densevit.visualization.curves import Points, curve_svg, read_curves
-from densevit.visualization.tables import by_class, number, whole_of
+from densevit.visualization.tables import by_class, number, overall
 
-LONGEST_SIDE = 1400  # of a picture in the page, in pixels
-MOST_PICTURES = 24
+MAX_SIDE = 1400  # of an image in the page, in pixels
+MAX_IMAGES = 24
 
 
 def write_report(run_dir: Path) -> Path:
     """Writes `report.html` from a run's config.yaml, metrics.json, confusion-*.csv, metrics.csv and predictions/.
 
-    What is missing, as after an interrupted run, the page says so and shows the rest. Returns the page's path.
+    Missing files, as after an interrupted run, are named in place of their content. Returns the page's path.
     """
     run_dir = Path(run_dir)
     name = run_dir.resolve().name
@@ -30,7 +30,7 @@ def write_report(run_dir: Path) -> Path:
     sections = [
         ("Metrics", _metrics(run_dir / "metrics.json")),
         *[(f"Confusion: {head}", html) for head, html in _confusions(run_dir).items()],
-        ("Pictures", _pictures(run_dir / "predictions")),
+        ("Visualizations", _visualizations(run_dir / "predictions")),
         ("Curves", _curves(run_dir / "metrics.csv")),
         ("Config", f"<pre>{escape(config)}</pre>" if config else _missing("config.yaml")),
     ]
@@ -50,11 +50,11 @@ def _missing(name: str) -> str:
 
 
 def _about(config: str) -> str:
-    """The run in a line: which head on which backbone, on which data."""
+    """One line with the heads, the backbone and the data set."""
     try:
-        found: Any = parse(config, "config.yaml")
-        heads = " + ".join(head["name"] for head in found["heads"].values())
-        return f"{heads} on {found['backbone']['name']}, data: {found['data']['name']}"
+        sections: Any = parse(config, "config.yaml")
+        heads = " + ".join(head["name"] for head in sections["heads"].values())
+        return f"{heads} on {sections['backbone']['name']}, data: {sections['data']['name']}"
     except (ConfigError, KeyError, TypeError, AttributeError):
         return ""
 
@@ -69,7 +69,7 @@ def _metrics(path: Path) -> str:
     if not metrics:
         return '<p class="missing">The run ended before its first validation.</p>'
     heads = metrics_file.by_head(metrics)
-    rows = "".join(_head_rows(head, whole_of(values)) for head, values in heads.items())
+    rows = "".join(_head_rows(head, overall(values)) for head, values in heads.items())
     tables = [f'<div class="wide"><table>{rows}</table></div>']
     for head, values in heads.items():
         tables += [
@@ -79,14 +79,14 @@ def _metrics(path: Path) -> str:
 
 
 def _head_rows(head: str, values: Mapping[str, float]) -> str:
-    """Two rows: the head and the names of its metrics; their values."""
+    """Two rows: the head and the names of its metrics, and their values."""
     names = "".join(f"<th>{escape(name)}</th>" for name in values)
     cells = "".join(f"<td>{number(value)}</td>" for value in values.values())
     return f'<tr><th rowspan="2" class="head">{escape(head)}</th>{names}</tr><tr>{cells}</tr>'
 
 
 def _class_table(kinds: Mapping[str, Mapping[str, float]]) -> str:
-    """A row a class, a column a kind of metric."""
+    """One row per class, one column per kind of metric."""
     titles = "".join(f"<th>{escape(kind)}</th>" for kind in kinds)
     rows = [
         f"<tr><td>{escape(name)}</td>{''.join(_bar(classes[name]) for classes in kinds.values())}</tr>"
@@ -101,48 +101,48 @@ def _bar(value: float) -> str:
 
 
 def _confusions(run_dir: Path) -> dict[str, str]:
-    """The heat map of each head that has a confusion matrix."""
-    found = {}
+    """The heat maps, by head."""
+    html_by_head = {}
     for path in sorted(run_dir.glob("confusion-*.csv")):
         try:
             html = confusion.confusion_html(*confusion.read_confusion(path))
         except DataError as error:
             html = f'<p class="missing">{escape(str(error))}</p>'
-        found[path.stem.removeprefix("confusion-")] = html
-    return found
+        html_by_head[path.stem.removeprefix("confusion-")] = html
+    return html_by_head
 
 
 def _curves(path: Path) -> str:
     if not path.is_file():
         return _missing(path.name)
-    curves = {name: points for name, points in read_curves(path).items() if not _is_of_a_class(name)}
+    curves = {name: points for name, points in read_curves(path).items() if not _is_class_metric(name)}
     if not curves:
         return f'<p class="missing">{escape(path.name)} holds no numbers yet.</p>'
-    drawn = "".join(f"<figure>{curve_svg(name, points)}</figure>" for name, points in _by_weight(curves))
-    return f'<p>Over steps; the number at the top right is the last one.</p><div class="curves">{drawn}</div>'
+    drawn = "".join(f"<figure>{curve_svg(name, points)}</figure>" for name, points in _in_order(curves))
+    return f'<p>Against optimiser steps; the last value is at the top right.</p><div class="curves">{drawn}</div>'
 
 
-def _is_of_a_class(name: str) -> bool:
+def _is_class_metric(name: str) -> bool:
     return name.count("/") > 1 and not name.startswith("train/")
 
 
-def _by_weight(curves: Mapping[str, Points]) -> list[tuple[str, Points]]:
-    """Training losses first, the sum before its terms; then metrics; then what has no head, as the learning rate."""
+def _in_order(curves: Mapping[str, Points]) -> list[tuple[str, Points]]:
+    """The total loss, its terms, the metrics, then curves without a head, such as the learning rate."""
 
-    def weight(name: str) -> tuple[bool, bool, bool]:
+    def order(name: str) -> tuple[bool, bool, bool]:
         return "/" not in name, not name.startswith("train/"), name != "train/loss"
 
-    return sorted(curves.items(), key=lambda item: weight(item[0]))
+    return sorted(curves.items(), key=lambda item: order(item[0]))
 
 
-def _pictures(folder: Path) -> str:
+def _visualizations(folder: Path) -> str:
     paths = sorted(path for path in folder.glob("**/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not paths:
         return _missing("predictions/*.jpg")
-    more = f"<p>{MOST_PICTURES} of {len(paths)} pictures.</p>" if len(paths) > MOST_PICTURES else ""
-    if more:  # of all heads, whose names the files begin with
-        paths = [paths[n * len(paths) // MOST_PICTURES] for n in range(MOST_PICTURES)]
-    return more + f'<div class="pictures">{"".join(_figures(folder, paths))}</div>'
+    more = f"<p>{MAX_IMAGES} of {len(paths)} images.</p>" if len(paths) > MAX_IMAGES else ""
+    if more:  # evenly spaced over the sorted names, which begin with the head's, to include all heads
+        paths = [paths[n * len(paths) // MAX_IMAGES] for n in range(MAX_IMAGES)]
+    return more + f'<div class="images">{"".join(_figures(folder, paths))}</div>'
 
 
 def _figures(folder: Path, paths: Sequence[Path]) -> list[str]:
@@ -151,7 +151,7 @@ def _figures(folder: Path, paths: Sequence[Path]) -> list[str]:
         caption = escape(path.relative_to(folder).with_suffix("").as_posix())
         try:
             source = f"data:image/jpeg;base64,{base64.b64encode(_jpeg(path)).decode()}"
-        except OSError as error:  # a picture that a killed run was writing
+        except OSError as error:  # an incomplete file of a killed run
             figures.append(f'<p class="missing">{caption}: {escape(str(error))}</p>')
         else:
             figures.append(f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>')
@@ -159,13 +159,13 @@ def _figures(folder: Path, paths: Sequence[Path]) -> list[str]:
 
 
 def _jpeg(path: Path) -> bytes:
-    """The picture as JPEG, made smaller where it is larger than a page needs."""
-    with open_image(path) as picture:
-        picture.load()
-        if picture.format == "JPEG" and max(picture.size) <= LONGEST_SIDE:
+    """The image as JPEG, downscaled if it is larger than MAX_SIDE."""
+    with open_image(path) as image:
+        image.load()
+        if image.format == "JPEG" and max(image.size) <= MAX_SIDE:
             return path.read_bytes()
-        small = picture.convert("RGB")
-        small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        small = image.convert("RGB")
+        small.thumbnail((MAX_SIDE, MAX_SIDE))
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=90)
         return buffer.getvalue()
@@ -193,9 +193,9 @@ th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(-
 .classes :is(th, td):first-child { text-align: left; }
 .bar { min-width: 9rem; background: linear-gradient(to right, var(--tint) var(--share), transparent var(--share)); }
 figure { margin: 0; }
-.curves, .pictures { display: grid; gap: 1rem; align-items: start; }
+.curves, .images { display: grid; gap: 1rem; align-items: start; }
 .curves { grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); }
-.pictures { grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); }
+.images { grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); }
 img, svg { width: 100%; }
 svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
 svg .title { font-size: 12px; fill: var(--ink); }

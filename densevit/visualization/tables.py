@@ -9,63 +9,62 @@ from rich.text import Text
 from densevit.evaluation.metrics_file import by_head
 
 COLUMNS = 80  # of a terminal
-METRICS_A_ROW, CLASSES_A_ROW = 6, 3  # at most
-METRICS_A_ROW_OF_A_HEAD = 4  # beside the name of one head of several
-NUMBERS_A_ROW = 4  # of a table of classes with several metrics each; a class's own are never parted
+METRICS_PER_ROW, CLASSES_PER_ROW = 6, 3  # at most
+METRICS_PER_ROW_WITH_HEAD = 4  # beside the head's name, with several heads
+NUMBERS_PER_ROW = 4  # in tables with several metrics per class; those of one class stay in one row
 
 
 def metrics_table(metrics: Mapping[str, float]) -> Group:
-    """The metrics of all heads in one table, then those of each class (`AP/<class name>`); a dash where nothing can be
-    said.
+    """The metrics of all heads in one table, then those per class (`AP/<class name>`); NaN is a dash.
 
-    Several metrics of the same classes, as IoU and accuracy, stand side by side.
+    Several metrics of the same classes, such as IoU and accuracy, are shown side by side.
     """
     heads = by_head(metrics)
-    whole = {head: whole_of(values) for head, values in heads.items()}
+    summary = {head: overall(values) for head, values in heads.items()}
     if len(heads) == 1:
-        tables = [_grid(head, values, METRICS_A_ROW) for head, values in whole.items()]
+        tables = [_grid(head, values, METRICS_PER_ROW) for head, values in summary.items()]
     else:
-        tables = [_head_table(whole)]
+        tables = [_head_table(summary)]
     for head, values in heads.items():
         for kinds in by_class(values):
             if len(kinds) == 1:
                 [(kind, classes)] = kinds.items()
-                tables.append(_grid(f"{head}: {kind} of each class", classes, CLASSES_A_ROW))
+                tables.append(_grid(f"{head}: {kind} of each class", classes, CLASSES_PER_ROW))
             else:
                 tables.append(_class_table(f"{head}: each class", kinds))
     return Group(*tables)
 
 
-def whole_of(values: Mapping[str, float]) -> dict[str, float]:
-    """A head's metrics of the whole, without those of classes."""
+def overall(values: Mapping[str, float]) -> dict[str, float]:
+    """A head's metrics without those of single classes."""
     return {name: value for name, value in values.items() if "/" not in name}
 
 
 def by_class(values: Mapping[str, float]) -> list[dict[str, dict[str, float]]]:
-    """A head's metrics of classes, `KIND/CLASS`, as {kind: {class: value}}; together those that have the same classes.
+    """Groups a head's metrics `KIND/CLASS` as {kind: {class: value}}; kinds with the same classes share a group.
 
     {"mIoU": 0.5, "IoU/cat": 0.5, "Acc/cat": 0.6, "AP/dog": 0.7} is [{"IoU": {"cat": 0.5}, "Acc": {"cat": 0.6}},
     {"AP": {"dog": 0.7}}].
     """
     kinds: dict[str, dict[str, float]] = {}
     for name, value in values.items():
-        kind, slash, of = name.partition("/")
+        kind, slash, class_name = name.partition("/")
         if slash:
-            kinds.setdefault(kind, {})[of] = value
-    together: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
+            kinds.setdefault(kind, {})[class_name] = value
+    groups: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
     for kind, classes in kinds.items():
-        together.setdefault(tuple(classes), {})[kind] = classes
-    return list(together.values())
+        groups.setdefault(tuple(classes), {})[kind] = classes
+    return list(groups.values())
 
 
 def number(value: float) -> str:
-    """A metric with four digits behind the point, or a dash for nan."""
+    """A metric with four decimals, or a dash for NaN."""
     return "–" if value != value else f"{value:.4f}"
 
 
 def _grid(title: str, values: Mapping[str, float], pairs: int) -> Table:
-    """Name and value side by side, up to `pairs` of them a row, read row by row."""
-    pairs = _fitting([values], pairs, COLUMNS)
+    """Names with their values, up to `pairs` per row, in row-major order."""
+    pairs = _fitting_pairs([values], pairs, COLUMNS)
     table = Table(title=Text(title, "bold"), title_justify="left", show_header=False, box=None, pad_edge=False)
     _add_pair_columns(table, min(pairs, len(values)))
     for row in _pair_rows(values, pairs):
@@ -74,10 +73,10 @@ def _grid(title: str, values: Mapping[str, float], pairs: int) -> Table:
 
 
 def _head_table(heads: Mapping[str, Mapping[str, float]]) -> Table:
-    """Several heads: the name of each, and beside it its metrics, name and value side by side."""
+    """Several heads: each head's name, and beside it its metrics with their values."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(overflow="fold")
-    pairs = _fitting(list(heads.values()), METRICS_A_ROW_OF_A_HEAD, COLUMNS - max(map(len, heads)) - 1)
+    pairs = _fitting_pairs(list(heads.values()), METRICS_PER_ROW_WITH_HEAD, COLUMNS - max(map(len, heads)) - 1)
     _add_pair_columns(table, pairs)
     for head, values in heads.items():
         for place, row in enumerate(_pair_rows(values, pairs)):
@@ -85,8 +84,8 @@ def _head_table(heads: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def _fitting(groups: Sequence[Mapping[str, float]], most: int, room: int) -> int:
-    """How many pairs of name and value a row fit into so many columns, without breaking a name: at least one."""
+def _fitting_pairs(groups: Sequence[Mapping[str, float]], most: int, room: int) -> int:
+    """The number of pairs of name and value per row that fit into `room` characters without wrapping; at least 1."""
     for pairs in range(most, 1, -1):
         names, numbers = [0] * pairs, [0] * pairs
         for values in groups:
@@ -105,19 +104,19 @@ def _add_pair_columns(table: Table, pairs: int) -> None:
 
 
 def _pair_rows(values: Mapping[str, float], pairs: int) -> list[list[Text]]:
-    """Cells of names and values, `pairs` of both a row."""
+    """Rows of cells: up to `pairs` names, each followed by its value."""
     cells = [cell for name, value in values.items() for cell in (Text(name, "cyan"), Text(number(value)))]
     return [cells[start : start + 2 * pairs] for start in range(0, len(cells), 2 * pairs)]
 
 
 def _class_table(title: str, kinds: Mapping[str, Mapping[str, float]]) -> Table:
-    """A row a class and a column a kind; long tables have several classes a row, read row by row."""
+    """One row per class and one column per kind; several classes per row if there are few kinds, in row-major order."""
     classes = list(next(iter(kinds.values())))
-    side_by_side = min(max(1, NUMBERS_A_ROW // len(kinds)), len(classes))
+    side_by_side = min(max(1, NUMBERS_PER_ROW // len(kinds)), len(classes))
     table = Table(title=Text(title, "bold"), title_justify="left", box=None, pad_edge=False, header_style="bold")
     for place in range(side_by_side):
         if place:
-            table.add_column()  # some room
+            table.add_column()  # spacing
         table.add_column("class", overflow="fold")
         for kind in kinds:
             table.add_column(Text(kind), justify="right", no_wrap=True)

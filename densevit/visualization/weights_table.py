@@ -1,4 +1,4 @@
-"""What of a checkpoint went where, as a table for the terminal."""
+"""Terminal tables for loaded and converted checkpoints."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,12 +11,12 @@ from rich.text import Text
 from densevit.weights.foreign_export import Exported
 from densevit.weights.state_dict_loading import Fit, shown
 
-NAMES_A_ROW = 3
+NAMES_PER_ROW = 3
 
 
 def weights_table(fit: Fit) -> Group:
-    """A row for each kind of thing that happened to a checkpoint's tensors. Tensors that differ in a number only, as
-    those of all blocks, are one name."""
+    """One row per result: loaded, adapted, missing and unexpected tensors of a checkpoint. Names that differ in a block
+    index only are merged."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
@@ -31,7 +31,7 @@ def weights_table(fit: Fit) -> Group:
 
 
 def written_table(exported: Exported, source: str, out: Path) -> Group:
-    """What a run became."""
+    """The tensors and files of a converted run."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
@@ -50,15 +50,15 @@ def _rows(fit: Fit) -> Iterator[tuple[str, int, str]]:
         changes.setdefault(f"{shown(before)} -> {shown(after)}, {how}", []).append(name)
     for change, names in changes.items():
         yield "adapted", len(names), f"{_listed(names)}: {change}"
-    for what, reasons in (("zeros", fit.zeros), ("left out", fit.left_out), ("as built", fit.fresh)):
-        for why in dict.fromkeys(reasons.values()):
-            names = [name for name, reason in reasons.items() if reason == why]
-            yield what, len(names), f"{_listed(names)}: {why}"
+    for what, reasons in (("zeros", fit.zeros), ("left out", fit.left_out), ("initialised", fit.fresh)):
+        for reason in dict.fromkeys(reasons.values()):
+            names = [name for name, given in reasons.items() if given == reason]
+            yield what, len(names), f"{_listed(names)}: {reason}"
     for what, names in (("missing", fit.missing), ("unexpected", fit.unexpected)):
         if names:
             yield what, len(names), f"{_listed(names)}: allowed"
 
 
 def _listed(names: Iterable[str]) -> str:
-    kinds = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names))
-    return ", ".join(kinds[:NAMES_A_ROW]) + (", ..." if len(kinds) > NAMES_A_ROW else "")
+    patterns = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names))
+    return ", ".join(patterns[:NAMES_PER_ROW]) + (", ..." if len(patterns) > NAMES_PER_ROW else "")

@@ -24,11 +24,11 @@ def write(folder: Path, kind: str, values: Any, classes: tuple[Class, ...] = CLA
 def test_a_label_map_holds_file_ids_in_the_classes_colours(tmp_path: Path):
     labels = torch.tensor([[0, 1, 2], [2, 2, 1]], dtype=torch.uint8)
     write(tmp_path, "semantic", labels, name="a.b")
-    picture = Image.open(tmp_path / "semantic" / "a.b.png")
-    assert picture.mode == "P"
-    assert np.array(picture).tolist() == [[7, 23, 0], [0, 0, 23]]
+    image = Image.open(tmp_path / "semantic" / "a.b.png")
+    assert image.mode == "P"
+    assert np.array(image).tolist() == [[7, 23, 0], [0, 0, 23]]
     colors = np.array([c.color for c in CLASSES])
-    assert np.array_equal(np.array(picture.convert("RGB")), colors[labels.numpy()])
+    assert np.array_equal(np.array(image.convert("RGB")), colors[labels.numpy()])
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_a_focal_length_is_above_nothing(tmp_path: Path, focal: float):
 
 
 @pytest.mark.parametrize("image", [np.zeros((2, 3, 3), np.uint8), np.zeros((2, 2), np.uint8), np.zeros((2, 2, 3))])
-def test_the_picture_has_the_size_of_its_depth(tmp_path: Path, image: np.ndarray):
+def test_the_image_has_the_size_of_its_depth(tmp_path: Path, image: np.ndarray):
     with pytest.raises(DensevitError, match=r"cloud\.ply: depth is 2 x 2 and the image 2 x"):
         write_ply(tmp_path / "cloud.ply", np.ones((2, 2)), image, 100.0)
 
@@ -90,8 +90,8 @@ class StandIn:
     def to(self, device: object) -> "StandIn":
         return self
 
-    def predict(self, pictures: list[np.ndarray], batch_size: int = 8, inference: object = None) -> list[dict]:
-        return [{self.key: torch.full(picture.shape[:2], 2.0)} for picture in pictures]
+    def predict(self, images: list[np.ndarray], batch_size: int = 8, inference: object = None) -> list[dict]:
+        return [{self.key: torch.full(image.shape[:2], 2.0)} for image in images]
 
 
 @pytest.fixture

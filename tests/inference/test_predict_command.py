@@ -1,4 +1,4 @@
-"""`densevit predict` with a stand-in for the model, which "sees" one box that tells the picture's size."""
+"""`densevit predict` with a stand-in for the model, which "sees" one box that tells the image's size."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
 
 
 class StandIn:
-    """Sees a dog of the picture's size with 0.75 of certainty, and a cat with 0.25."""
+    """Sees a dog of the image's size with 0.75 of certainty, and a cat with 0.25."""
 
     def __init__(self, heads: tuple[str, ...]) -> None:
         self.classes = dict.fromkeys(heads, CLASSES)
@@ -28,9 +28,9 @@ class StandIn:
     def to(self, device: Any) -> "StandIn":
         return self
 
-    def predict(self, pictures: list[np.ndarray], batch_size: int = 8, inference: Any = None) -> list[Any]:
-        self.batches.append(len(pictures))
-        return [self.see(*picture.shape[:2]) for picture in pictures]
+    def predict(self, images: list[np.ndarray], batch_size: int = 8, inference: Any = None) -> list[Any]:
+        self.batches.append(len(images))
+        return [self.see(*image.shape[:2]) for image in images]
 
     def see(self, height: int, width: int) -> Any:
         boxes = torch.tensor([[1.0, 2, width, height], [0, 0, 1 / 3, 1]])
@@ -58,7 +58,7 @@ def read(path: str) -> Any:
     return json.loads(Path(path).read_text())
 
 
-def test_pictures_are_drawn_and_predictions_written_for_coco(
+def test_images_are_drawn_and_predictions_written_for_coco(
     model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["predict", "RUN", "a", "b", "--out", "found"]) == 0
@@ -102,12 +102,12 @@ def test_nothing_is_ever_overwritten(model: StandIn, photos: Path, capsys: pytes
     assert main(["predict", "RUN", "a/1.jpg", "--out", "new"]) == 0
 
 
-def test_an_unreadable_picture_is_named_and_the_others_are_done(
+def test_an_unreadable_image_is_named_and_the_others_are_done(
     model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]
 ):
     whole = Path("b/cat.png").read_bytes()
     Path("b/cat.png").write_bytes(whole[: len(whole) // 2])
-    Path("b/notes.jpg").write_text("not a picture")
+    Path("b/notes.jpg").write_text("not an image")
     assert main(["predict", "RUN", "b", "--out", "found"]) == 1
     said = capsys.readouterr()
     assert "2 of 4 pictures; 2 could not be read" in said.out
@@ -128,16 +128,16 @@ def test_work_that_is_broken_off_leaves_whole_files(model: StandIn, photos: Path
     assert len(read("found/predictions.json")) == 6 and len(read("found/images.json")) == 3
 
 
-def test_pictures_come_to_the_model_in_chunks(model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch):
+def test_images_come_to_the_model_in_chunks(model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("densevit.cli.predict.BATCHES_AT_ONCE", 3)
     assert main(["predict", "RUN", "a", "b", "--batch-size", "1"]) == 0
     assert model.batches == [3, 1]
     assert len(read("predictions/images.json")) == 4
 
 
-def test_maps_are_written_in_the_pictures_size(photos: Path, monkeypatch: pytest.MonkeyPatch):
+def test_maps_are_written_in_the_images_size(photos: Path, monkeypatch: pytest.MonkeyPatch):
     class Dense(StandIn):
-        """Sees a dog in the picture's first row and cats below, all of it 1.5 m away."""
+        """Sees a dog in the image's first row and cats below, all of it 1.5 m away."""
 
         def see(self, height: int, width: int) -> Any:
             semantic = torch.zeros(height, width, dtype=torch.uint8)

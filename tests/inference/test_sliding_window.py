@@ -48,7 +48,7 @@ class Pixels(Backbone):
 
 
 class Segmenter(Head):
-    """A 1x1 convolution; counts the pictures of each run."""
+    """A 1x1 convolution; counts the images of each run."""
 
     task, needs = "segmentation", ("semantic",)
 
@@ -107,7 +107,7 @@ def model_of(backbone, *heads, classes=5):
 
 
 def batch_of(model, *sizes, original=None):
-    """Smooth pictures of these sizes, padded to one multiple."""
+    """Smooth images of these sizes, padded to one multiple."""
     samples = []
     for i, (h, w) in enumerate(sizes):
         noise = torch.rand(1, 3, h // 4 + 2, w // 4 + 2, generator=torch.Generator().manual_seed(i))
@@ -118,14 +118,14 @@ def batch_of(model, *sizes, original=None):
 
 
 def maps_of(model, image):
-    """Maps of a picture or window alone, (C, h, w), padded to its own next multiple."""
+    """Maps of an image or window alone, (C, h, w), padded to its own next multiple."""
     batch = collate([{"image": image, "targets": {"size": tuple(image.shape[1:])}}], model.multiple)
     head = next(iter(model.heads.values()))
     return head.maps(model(batch)[head.task], tuple(image.shape[1:]))[0]
 
 
 def slide_whole(image, maps, window, stride):
-    """The sum and the count of all windows, over the whole picture; the layout as mmsegmentation's loop has it."""
+    """The sum and the count of all windows, over the whole image; the layout as mmsegmentation's loop has it."""
     h, w = image.shape[1:]
     (wh, ww), (sh, sw) = window, stride
     total, count = 0, torch.zeros(h, w)
@@ -149,8 +149,8 @@ SLIDES = [
     ((61, 83), (32, 32), (21, 21)),  # overlapping, odd
     ((64, 96), (32, 32), (32, 32)),  # side by side
     ((70, 90), (32, 24), (32, 24)),  # side by side, but for the last
-    ((50, 30), (24, 48), (16, 32)),  # wider than the picture
-    ((20, 30), (48, 48), (32, 32)),  # larger than the picture
+    ((50, 30), (24, 48), (16, 32)),  # wider than the image
+    ((20, 30), (48, 48), (32, 32)),  # larger than the image
     ((65, 65), (32, 32), (1, 31)),
     ((40, 47), (21, 30), (14, 7)),  # windows of no multiple
 ]
@@ -158,7 +158,7 @@ SLIDES = [
 
 @pytest.mark.parametrize(("size", "window", "stride"), SLIDES)
 @pytest.mark.parametrize("original", [None, (97, 41), (33, 120), (301, 7)])
-def test_sliding_is_what_a_loop_over_the_whole_picture_gives(size, window, stride, original):
+def test_sliding_is_what_a_loop_over_the_whole_image_gives(size, window, stride, original):
     model = model_of(Stem(), Depth)
     batch = batch_of(model, size, original=original)
     image = batch["images"][0, :, : size[0], : size[1]]
@@ -170,7 +170,7 @@ def test_sliding_is_what_a_loop_over_the_whole_picture_gives(size, window, strid
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_windows_differ_from_the_whole_picture_here():
+def test_windows_differ_from_the_whole_image_here():
     """Else the tests above would show nothing."""
     model = model_of(Stem(), Depth)
     batch = batch_of(model, (61, 83))
@@ -212,7 +212,7 @@ def test_windows_begin_at_multiples_and_the_last_one_ends_at_the_border():
 
 
 @pytest.mark.parametrize("section", [{}, {"window": 24, "stride": 10}])
-def test_a_flip_averages_with_the_mirrored_picture_s_mirrored_maps(section):
+def test_a_flip_averages_with_the_mirrored_images_mirrored_maps(section):
     model = model_of(Stem(), Depth)
     batch = batch_of(model, (41, 54), (43, 53))
     found = depth_of(model, batch, flip=True, **section)
@@ -244,7 +244,7 @@ def test_a_flip_by_hand():
 
 @pytest.mark.parametrize("section", [{}, {"window": 30, "stride": 11}])
 @pytest.mark.parametrize("flip", [False, True])
-def test_scales_are_averaged_on_the_picture_s_grid(section, flip):
+def test_scales_are_averaged_on_the_images_grid(section, flip):
     model = model_of(Stem(), Depth)
     batch = batch_of(model, (45, 58), original=(80, 101))
     (found,) = depth_of(model, batch, scales=(0.5, 1.0, 1.3), flip=flip, **section)
@@ -384,7 +384,7 @@ def test_a_pixelwise_model_sees_the_same_however_it_looks(section, original):
         torch.testing.assert_close(found["depth"][i]["depth"], whole["depth"][i]["depth"], rtol=1e-5, atol=1e-5)
 
 
-def test_a_window_as_large_as_the_picture_is_the_whole_picture():
+def test_a_window_as_large_as_the_image_is_the_whole_image():
     model = model_of(Stem(), Depth)
     batch = batch_of(model, (41, 54), original=(50, 90))
     (whole,), (found,) = depth_of(model, batch), depth_of(model, batch, window=(41, 64))
@@ -433,7 +433,7 @@ def test_it_runs_under_autocast_and_inference_mode_and_other_default_types():
 
 
 def test_padding_is_marked():
-    """A window larger than the picture is padded only to the picture's next multiple."""
+    """A window larger than the image is padded only to the image's next multiple."""
     model = model_of(Stem(), Depth)
     depth_of(model, batch_of(model, (41, 54)), window=100)
     assert model.heads["depth"].runs == [(1, 44, 56)]
@@ -469,7 +469,7 @@ class Memory(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("section", [{}, {"flip": True}, {"scales": (1.0, 0.5)}])
-def test_memory_follows_the_window_and_not_the_picture(monkeypatch, section):
+def test_memory_follows_the_window_and_not_the_image(monkeypatch, section):
     """In proportion to 8,000 x 6,000 pixels and windows of 512, at a thirtieth."""
     monkeypatch.setattr(streaming_resize, "MAX_STRIP_NUMEL", 2**16)
     model = model_of(Pixels(), Segmenter, classes=50)

@@ -27,7 +27,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def paths(*sources: str) -> list[str]:
-    return [picture.path.as_posix() for picture in find_images(sources)]
+    return [image.path.as_posix() for image in find_images(sources)]
 
 
 def test_files_folders_and_patterns(photos: Path):
@@ -39,7 +39,7 @@ def test_files_folders_and_patterns(photos: Path):
     assert paths(str(photos / "trip")) == [f"{photos.as_posix()}/trip/1.jpg", f"{photos.as_posix()}/trip/2.jpg"]
 
 
-def test_the_order_is_that_of_sources_and_each_picture_comes_once(photos: Path):
+def test_the_order_is_that_of_sources_and_each_image_comes_once(photos: Path):
     assert paths("photos/trip", "photos", "./photos/trip/1.jpg", "photos/*.jpg") == [
         "photos/trip/1.jpg",
         "photos/trip/2.jpg",
@@ -58,7 +58,7 @@ def test_names_are_unique_whatever_the_folders(photos: Path):
         (photos / name).parent.mkdir(exist_ok=True)
         (photos / name).touch()
     found = find_images(["photos/**/*"])
-    assert {picture.path.relative_to("photos").as_posix(): picture.name for picture in found} == {
+    assert {image.path.relative_to("photos").as_posix(): image.name for image in found} == {
         "a.PNG": "a",
         "b.jpg": "photos-b",
         "home/000139.jpeg": "000139",
@@ -72,9 +72,7 @@ def test_names_are_unique_whatever_the_folders(photos: Path):
 
 
 def test_image_ids_are_numbers_where_names_are_and_never_the_same(photos: Path):
-    found = {
-        picture.path.relative_to("photos").as_posix(): picture.image_id for picture in find_images(["photos/**/*"])
-    }
+    found = {image.path.relative_to("photos").as_posix(): image.image_id for image in find_images(["photos/**/*"])}
     assert found == {
         "a.PNG": "a.PNG",
         "b.jpg": "b.jpg",
@@ -91,10 +89,10 @@ def test_image_ids_are_numbers_where_names_are_and_never_the_same(photos: Path):
         ("photos/none.jpg", "photos/none.jpg: there is no such file or folder"),
         ("photos/*.webp", r"photos/\*.webp: the pattern matches no image"),
         ("empty", "empty: no images in this folder; expected .jpg"),
-        ("above", r"subfolders, write 'above/\*\*/\*.\*'"),
+        ("above", r"subfolders, use 'above/\*\*/\*.\*'"),
     ],
 )
-def test_a_source_without_pictures_is_an_error(photos: Path, source: str, message: str):
+def test_a_source_without_images_is_an_error(photos: Path, source: str, message: str):
     Path("empty").mkdir()
     Path("above/below").mkdir(parents=True)
     Path("above/below/1.jpg").touch()

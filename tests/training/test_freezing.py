@@ -263,7 +263,7 @@ SMALL = [
 def test_what_the_page_says_runs(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its file is written, its commands run in their order on a few pictures, and print the table that it shows."""
+    """Its file is written, its commands run in their order on a few images, and print the table that it shows."""
     page = (project / "docs/fine-tuning.md").read_text()
     monkeypatch.chdir(tmp_path)
     printed = shown = ""

@@ -1,4 +1,4 @@
-"""Batches in which each picture is labelled for another task, or none: gradients are those of each task by itself.
+"""Batches in which each image is labelled for another task, or none: gradients are those of each task by itself.
 
 Over two processes too, of which one lacks a task: under DistributedDataParallel as it comes, which waits for every
 parameter of every process.
@@ -19,11 +19,11 @@ from densevit.training.unused_parameters import freeze_unused
 from densevit_scenes.dataset import Scenes
 
 KEYS = {"detection": ("boxes", "labels"), "segmentation": ("semantic",), "depth": ("depth",)}
-LABELLED = ["depth", "detection", "segmentation", "nothing", "detection", "depth", "depth"]  # each picture's one task
+LABELLED = ["depth", "detection", "segmentation", "nothing", "detection", "depth", "depth"]  # each image's one task
 SHARES = [
     [1, 2, 3],
     [0, 4, 5, 6],
-]  # pictures of each process: none of depth in the first, of segmentation in the second
+]  # images of each process: none of depth in the first, of segmentation in the second
 HEADS = {
     "detection": {
         "name": "detr", "num_queries": 8, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2,
@@ -61,11 +61,11 @@ def model_of(weights: str, denoising: int = 0) -> DenseModel:
     return model.train()
 
 
-def batch_of(pictures: list[int], labelled: list[str]) -> Batch:
+def batch_of(images: list[int], labelled: list[str]) -> Batch:
     """Some scenes, each with the labels of its one task."""
     scenes = Scenes("train", image_size=64, train_length=len(labelled), masks=False)
     samples = []
-    for i in pictures:
+    for i in images:
         sample = scenes[i]
         keys = ("image_id", *KEYS.get(labelled[i], ()))
         size = tuple(sample["image"].shape[1:])
@@ -96,7 +96,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_a_mixed_batch_gives_the_gradients_of_separate_backward_passes(weights: str) -> None:
-    """Each task's pictures alone, in a batch of their own, and its head's losses alone."""
+    """Each task's images alone, in a batch of their own, and its head's losses alone."""
     model = model_of(weights, denoising=1)
     mixed = gradients_of(model, batch_of(list(range(len(LABELLED))), LABELLED))
     expected = {name: torch.zeros_like(value) for name, value in mixed.items()}
@@ -111,7 +111,7 @@ def test_a_mixed_batch_gives_the_gradients_of_separate_backward_passes(weights: 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("absent", HEADS)
-def test_a_task_that_no_picture_is_labelled_for_moves_nothing(weights: str, absent: str) -> None:
+def test_a_task_that_no_image_is_labelled_for_moves_nothing(weights: str, absent: str) -> None:
     model = model_of(weights)
     labelled = ["nothing" if task == absent else task for task in LABELLED]
     batch = batch_of(list(range(len(LABELLED))), labelled)
@@ -153,7 +153,7 @@ def labelled_in(case: str) -> list[str]:
 
 
 def run_process(rank: int, folder: Path) -> None:
-    """What each of the two processes does: steps on its own pictures, under DistributedDataParallel."""
+    """What each of the two processes does: steps on its own images, under DistributedDataParallel."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
     found = {}
     for weights, labels in CASES:

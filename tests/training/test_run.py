@@ -1,4 +1,4 @@
-"""Runs from end to end, on a few rendered pictures and a model of a few thousand weights."""
+"""Runs from end to end, on a few rendered images and a model of a few thousand weights."""
 
 import json
 import os

@@ -42,7 +42,7 @@ SETS = {
 
 
 def backbone_calls(model: densevit.DenseModel) -> list[int]:
-    """Grows by the number of pictures with each call of the backbone."""
+    """Grows by the number of images with each call of the backbone."""
     calls: list[int] = []
     model.backbone.register_forward_hook(lambda module, given, out: calls.append(len(given[0])))
     return calls
@@ -71,7 +71,7 @@ def test_every_task_of_a_mix_is_trained_measured_and_shown(mixed: Path) -> None:
     assert "detr + setr + dpt on swin, data: mix" in page and "Confusion: surfaces" in page
     for head in ("boxes", "surfaces", "depth"):
         assert f'class="head">{head}</th>' in page
-        assert len(list((mixed / "predictions").glob(f"{head}-*.jpg"))) == 6  # of two pictures of each set
+        assert len(list((mixed / "predictions").glob(f"{head}-*.jpg"))) == 6  # of two images of each set
         assert len(re.findall(f"<figcaption>{head}-", page)) == 6
 
 
@@ -177,7 +177,7 @@ FEW = ["data.train_length=2", "data.val_length=2"]
 
 
 def test_what_the_page_says_runs(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its files are written, and its commands run in their order, on a few pictures."""
+    """Its files are written, and its commands run in their order, on a few images."""
     page = (project / "docs/several-tasks.md").read_text()
     monkeypatch.chdir(tmp_path)
     commands = []

@@ -18,29 +18,29 @@ NAMES = ["building", "wall, high", "<sky>"]
 
 def cells(html: str) -> list[tuple[str, str, str]]:
     """(kind, title, text) of each cell with a count, row by row."""
-    return re.findall(r'<td class="(\w+)(?: deep)?" style="--depth: [\d.]+" title="([^"]*)">([^<]*)</td>', html)
+    return re.findall(r'<td class="(\w+)(?: light)?" style="--opacity: [\d.]+" title="([^"]*)">([^<]*)</td>', html)
 
 
 def test_a_cell_is_the_share_of_its_row_and_its_title_tells_the_count():
     assert cells(confusion_html(NAMES, COUNTS)) == [
-        ("right", "building found: 870, 87.0 % of building", "87"),
-        ("wrong", "building taken for wall, high: 123, 12.3 % of building", "12"),
-        ("wrong", "building taken for &lt;sky&gt;: 7, 0.7 % of building", "1"),
-        ("right", "wall, high found: 3, 100.0 % of wall, high", "100"),
+        ("right", "building correct: 870, 87.0 % of building", "87"),
+        ("wrong", "building predicted as wall, high: 123, 12.3 % of building", "12"),
+        ("wrong", "building predicted as &lt;sky&gt;: 7, 0.7 % of building", "1"),
+        ("right", "wall, high correct: 3, 100.0 % of wall, high", "100"),
     ]
 
 
 def test_the_most_frequent_confusions_stand_in_words():
     listed = re.findall(r"<li>(.*?) <span", confusion_html(NAMES, COUNTS))
     assert listed == [
-        "building taken for wall, high: 12.3 % of building",
-        "building taken for &lt;sky&gt;: 0.7 % of building",
+        "building predicted as wall, high: 12.3 % of building",
+        "building predicted as &lt;sky&gt;: 0.7 % of building",
     ]
 
 
 def test_frequent_is_what_has_most_counts_not_what_is_the_largest_share():
     html = confusion_html(["few", "many"], np.array([[0, 2], [500, 99_500]]))
-    assert re.findall(r"<li>(.*?) <span", html)[0] == "many taken for few: 0.5 % of many"
+    assert re.findall(r"<li>(.*?) <span", html)[0] == "many predicted as few: 0.5 % of many"
 
 
 def test_something_is_never_shown_as_nothing_nor_almost_all_as_all():
@@ -62,12 +62,12 @@ def test_a_hundred_and_fifty_classes_make_a_page_of_moderate_size():
     counts = np.where(rng.random((150, 150)) < 0.3, rng.integers(1, 10**9, (150, 150)), 0)
     html = confusion_html([f"class {n}" for n in range(150)], counts)
     assert len(html) < 2_000_000 and html.count("<li>") == 12
-    assert "<th" not in html and "class 3 taken for class" in html  # names are told by the cells
+    assert "<th" not in html and "class 3 predicted as class" in html  # names are told by the cells
 
 
 def test_nothing_wrong_and_nothing_at_all_are_said():
-    assert "Nothing is confused." in confusion_html(["a", "b"], np.diag([1, 2]))
-    assert "Nothing was counted." in confusion_html(["a", "b"], np.zeros((2, 2), int))
+    assert "There are no confusions." in confusion_html(["a", "b"], np.diag([1, 2]))
+    assert "The matrix is empty." in confusion_html(["a", "b"], np.zeros((2, 2), int))
 
 
 def test_counts_go_to_a_file_and_back_exactly(tmp_path: Path):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from densevit.visualization.curves import HEIGHT, LEFT, WIDTH, curve_svg, read_curves, thinned, ticks
+from densevit.visualization.curves import HEIGHT, LEFT, WIDTH, curve_svg, downsampled, read_curves, ticks
 
 
 def test_columns_become_points_over_steps(tmp_path: Path):
@@ -42,10 +42,10 @@ def test_ticks_are_round_numbers_around_the_values(low: float, high: float, expe
 
 def test_many_points_become_means_and_the_last_stays():
     points = [(float(n), float(n % 2)) for n in range(1000)]
-    few = thinned(points, most=100)
+    few = downsampled(points, most=100)
     assert len(few) == 100
     assert few[0] == (4.5, 0.5) and few[-1] == (999, 1)
-    assert thinned(points[:100], most=100) == points[:100]
+    assert downsampled(points[:100], most=100) == points[:100]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_curve_is_well_formed_and_inside_its_frame(points: list[tuple[float, f
     svg = ElementTree.fromstring(curve_svg("train/<loss> & more", points))
     assert svg.get("aria-label") == "train/<loss> & more"
     corners = [tuple(map(float, corner.split(","))) for corner in svg.find("polyline").get("points").split()]
-    assert len(corners) == min(len(points), len(thinned(points)))
+    assert len(corners) == min(len(points), len(downsampled(points)))
     assert all(LEFT <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in corners)
 
 

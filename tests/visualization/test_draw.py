@@ -15,8 +15,8 @@ def found(*boxes: tuple[float, float, float, float], labels: list[int], scores: 
     return {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels), "scores": torch.tensor(scores)}
 
 
-def pixels_of(picture: np.ndarray, color: tuple[int, int, int]) -> int:
-    return int((picture == color).all(axis=2).sum())
+def pixels_of(image: np.ndarray, color: tuple[int, int, int]) -> int:
+    return int((image == color).all(axis=2).sum())
 
 
 def test_a_box_stands_where_it_was_found_in_its_class_color():
@@ -35,14 +35,14 @@ def test_what_lies_below_the_threshold_is_not_drawn():
     assert pixels_of(drawn, BLUE) > 0 and pixels_of(drawn, RED) == 0
 
 
-def test_a_tensor_and_an_array_give_the_same_picture():
+def test_a_tensor_and_an_array_give_the_same_image():
     image = np.random.default_rng(0).integers(0, 256, (570, 610, 3), dtype=np.uint8)
     predictions = found((100, 200, 300, 400), labels=[1], scores=[0.9])
     as_tensor = draw(torch.from_numpy(image).permute(2, 0, 1), predictions, CLASSES)
     assert (as_tensor == draw(image, predictions, CLASSES)).all()
 
 
-def test_a_small_picture_is_enlarged_by_a_whole_number():
+def test_a_small_image_is_enlarged_by_a_whole_number():
     drawn = draw(GREY[:100, :140], found((20, 30, 120, 90), labels=[0], scores=[1.0]), CLASSES)
     assert drawn.shape == (500, 700, 3)
     assert tuple(drawn[300, 100]) == RED and tuple(drawn[300, 600]) == RED
@@ -59,13 +59,13 @@ def test_any_size_is_drawn(size: tuple[int, int]):
     assert zoom == int(zoom) >= 1
 
 
-def label_area(picture: np.ndarray) -> int:
+def label_area(image: np.ndarray) -> int:
     """Pixels of the label at a box of no size: its colour or its text's."""
-    return int((picture != 128).any(axis=2).sum())
+    return int((image != 128).any(axis=2).sum())
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (599, 0), (0, 599), (599, 599)])
-def test_a_label_stays_whole_at_the_picture_edge(corner: tuple[int, int]):
+def test_a_label_stays_whole_at_the_image_edge(corner: tuple[int, int]):
     middle, edge = (draw(GREY, found((x, y, x, y), labels=[0], scores=[0.5]), CLASSES) for x, y in ((300, 300), corner))
     assert label_area(middle) > 500
     assert label_area(edge) == pytest.approx(label_area(middle), rel=0.05)
@@ -80,7 +80,7 @@ def test_labels_of_equal_boxes_do_not_hide_one_another():
     assert pixels_of(both, BLUE) >= pixels_of(alone[1][above], BLUE)  # its label is whole too, in another place
 
 
-def test_a_name_wider_than_the_picture_is_shortened_and_keeps_its_score():
+def test_a_name_wider_than_the_image_is_shortened_and_keeps_its_score():
     long = (Class("a name that goes on and on " * 9, 1, RED),)
     one_line = label_area(draw(GREY, found((300, 300, 300, 300), labels=[0], scores=[0.5]), CLASSES))
     drawn = draw(GREY, found((300, 300, 300, 300), labels=[0], scores=[0.5]), long)
@@ -142,14 +142,14 @@ def blended(color: tuple[int, int, int], opacity: float = module.OPACITY) -> lis
     return [(1 - opacity) * 128 + opacity * c for c in color]
 
 
-def test_a_label_map_lies_over_the_picture_in_the_class_colors_and_255_stays_as_it_is():
+def test_a_label_map_lies_over_the_image_in_the_class_colors_and_255_stays_as_it_is():
     drawn = draw(GREY, {"semantic": semantic((LEFT, LEFT, 0), (LEFT, RIGHT, 1))}, CLASSES)
     for columns, color in ((LEFT, RED), (RIGHT, BLUE)):
         np.testing.assert_allclose(drawn[LEFT, columns], np.broadcast_to(blended(color), (300, 300, 3)), atol=1)
     assert (drawn[RIGHT.start : 600] == 128).all()
 
 
-def test_a_label_map_grows_with_its_picture_without_smoothing():
+def test_a_label_map_grows_with_its_image_without_smoothing():
     drawn = draw(GREY[:100, :140], {"semantic": semantic((ALL, slice(0, 70), 1), size=(100, 140))}, CLASSES)
     np.testing.assert_allclose(drawn[:500, :350], np.broadcast_to(blended(BLUE), (500, 350, 3)), atol=1)
     assert (drawn[:500, 350:] == 128).all()
@@ -198,7 +198,7 @@ def test_truth_prediction_and_errors_stand_side_by_side():
     expected = [
         {"right": blended(RED), "wrong": blended(BLUE), "unlabelled": [128] * 3},
         {"right": blended(RED), "wrong": blended(RED), "unlabelled": blended(RED)},
-        {"right": pale, "wrong": [0.4 * pale[0] + 0.6 * c for c in module.WRONG], "unlabelled": [0] * 3},
+        {"right": pale, "wrong": [0.4 * pale[0] + 0.6 * c for c in module.ERROR_COLOR], "unlabelled": [0] * 3},
     ]
     for panel, colors in zip(panels, expected, strict=True):
         for name, place in places.items():

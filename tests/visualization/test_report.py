@@ -71,7 +71,7 @@ def test_the_page_shows_all_that_a_run_has(run: Path):
     titles = [text for text in page.texts if "/" in text]
     assert titles == ["train/loss", "train/lr", "train/detection/boxes", "detection/AP"]  # not each class's curve
     assert any("# <script>" in text for text in page.texts)
-    captions = page.texts[page.texts.index("Pictures") + 1 : page.texts.index("Curves")]
+    captions = page.texts[page.texts.index("Visualizations") + 1 : page.texts.index("Curves")]
     assert captions == ["a", "b", "large"]
 
 
@@ -89,8 +89,8 @@ def test_confusion_matrices_are_shown_by_head(run: Path):
     (run / "confusion-rooms.csv").write_text("truth,hall\nhall,")
     page = Page(write_report(run))
     start = page.texts.index("Confusion: animals")
-    assert "75" in page.texts[start:] and "cat taken for <dog>: 25.0 % of cat" in page.texts[start:]
-    assert any("confusion-rooms.csv: expected names" in text for text in page.texts)
+    assert "75" in page.texts[start:] and "cat predicted as <dog>: 25.0 % of cat" in page.texts[start:]
+    assert any("confusion-rooms.csv: expected a row of class names" in text for text in page.texts)
 
 
 def test_a_run_without_a_confusion_matrix_does_not_speak_of_one(run: Path):
@@ -108,13 +108,13 @@ def test_the_metrics_of_several_heads_are_one_table(run: Path):
     assert path.read_text().count("<table") == 2  # the other is that of classes
 
 
-def test_of_many_pictures_some_of_each_head_are_shown(run: Path):
+def test_of_many_images_some_of_each_head_are_shown(run: Path):
     for head in "wxyz":
         for n in range(8):
             Image.new("RGB", (8, 8)).save(run / "predictions" / f"{head}-{n}.jpg")
     texts = Page(write_report(run)).texts
-    captions = texts[texts.index("Pictures") + 1 : texts.index("Curves")]
-    assert captions[0] == "24 of 35 pictures." and len(captions) == 25
+    captions = texts[texts.index("Visualizations") + 1 : texts.index("Curves")]
+    assert captions[0] == "24 of 35 images." and len(captions) == 25
     assert all(sum(caption.startswith(f"{head}-") for caption in captions) >= 5 for head in "wxyz")
 
 

@@ -60,24 +60,24 @@ class RunFolder(lightning.Callback):
         if self._lock is not None:
             self._lock.release()
 
-    def setup(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
-        assert isinstance(task, DenseModule)
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, DenseModule)
         if stage == "fit":
-            self.budget = task.budget(trainer.world_size)
+            self.budget = pl_module.budget(trainer.world_size)
 
-    def on_fit_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.signals.install()
 
-    def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.signals.install()  # again: Lightning has installed its own handlers
         self._last_step, self._saved_at = trainer.global_step, time.monotonic()
 
-    def teardown(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         self.signals.restore()
 
     # ---- checkpoints ----
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         step = trainer.global_step
         if step == self._last_step:  # gradients accumulate
             return
@@ -91,11 +91,11 @@ class RunFolder(lightning.Callback):
             self._save(trainer, "last")
             self._stopping = bool(received)
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         if self._stopping:  # the step of the checkpoint is complete only now
             raise Stopped
 
-    def on_validation_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
         if self._improved:
@@ -105,7 +105,7 @@ class RunFolder(lightning.Callback):
             self._save(trainer, "last")
             self._stopping = bool(self.signals.agree()[0])
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.is_last_batch:  # the budget ends within an epoch: saved after validation
             return
         received, step = self.signals.agree()[0], trainer.global_step
@@ -131,8 +131,8 @@ class RunFolder(lightning.Callback):
         """The monitored metrics of the best epoch; None before the first validation."""
         return self.best_epoch.best
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        assert isinstance(task, DenseModule)
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, DenseModule)
         if not self.best_epoch.improves(self.evaluation.metrics):
             return
         if not self.best_epoch.reached and trainer.is_global_zero:
@@ -144,7 +144,7 @@ class RunFolder(lightning.Callback):
             )
         self._improved = True
         if trainer.is_global_zero:
-            model_file.save(task.model, self.folder / "model.safetensors")
+            model_file.save(pl_module.model, self.folder / "model.safetensors")
             metrics_file.write(self.evaluation.metrics, self.folder / "metrics.json")
             write_tables(self.evaluation.evaluators, self.folder)
 

@@ -22,14 +22,14 @@ class EvaluationCallback(lightning.Callback):
         self.evaluators, self.write = evaluators, write
         self.metrics: dict[str, float] = {}
 
-    def on_validation_epoch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         for evaluator in self.evaluators.values():
             evaluator.reset()
 
     def on_validation_batch_end(
         self,
         trainer: lightning.Trainer,
-        task: lightning.LightningModule,
+        pl_module: lightning.LightningModule,
         outputs: dict[str, list[Predictions]],  # type: ignore[override]  # the result of validation_step
         batch: Batch,
         batch_idx: int,
@@ -45,7 +45,7 @@ class EvaluationCallback(lightning.Callback):
                 for target, prediction in zip(batch["targets"], predictions, strict=True):
                     self.write(name, target["image_id"], prediction)
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         for evaluator in self.evaluators.values():
             _join_processes(evaluator)
         self.metrics = flat_metrics({name: evaluator.compute() for name, evaluator in self.evaluators.items()})

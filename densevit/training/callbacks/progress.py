@@ -36,18 +36,18 @@ class ValidationLines(lightning.Callback):
         self._timed_from: tuple[float, int] | None = None
         self._estimated = False
 
-    def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.start, self.images = time.monotonic(), 0
         self._batches, self._timed_from, self._estimated = 0, None, False
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, task: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.images += len(batch["images"]) * trainer.world_size
         if not self._estimated and trainer.is_global_zero:
-            self._estimate(trainer, task)
+            self._estimate(trainer, pl_module)
 
-    def _estimate(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+    def _estimate(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Prints the speed and the remaining time once a few seconds were measured."""
         now = time.monotonic()
         if self._timed_from is None:
@@ -59,12 +59,12 @@ class ValidationLines(lightning.Callback):
         if now - start < _TIMED_SECONDS:
             return
         self._estimated = True
-        assert isinstance(task, DenseModule)
-        speed, budget = (self.images - images) / (now - start), task.budget(trainer.world_size)
+        assert isinstance(pl_module, DenseModule)
+        speed, budget = (self.images - images) / (now - start), pl_module.budget(trainer.world_size)
         left = (budget.steps - trainer.global_step) * budget.images_per_step / speed
         self.console.print(f"{speed:.0f} images/s: {_duration(left)} left, without validations")
 
-    def on_validation_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         parts = [f"epoch {trainer.current_epoch + 1}", f"step {trainer.global_step}"]
