@@ -34,7 +34,7 @@ class Timm(Backbone):
 
     model: timm's name, with the tag of its weights where wanted: "convnext_tiny" or "convnext_tiny.fb_in22k".
     pretrained: weights through timm's own download and cache.
-    image_size: what a model that must be told its size is built for, rounded up to its coarsest stride; side or
+    image_size: the size for which a model with a size argument is built, rounded up to its coarsest stride; side or
         (height, width). None: the size of its weights. Of no effect for a model that takes any size as it is.
     features: which of its maps (a pyramid's stages, a plain transformer's blocks), counted from 0, negative ones from
         the end. None: of a pyramid the deepest map of each stride from 4 on; of a transformer that has one stride
@@ -132,7 +132,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(name: str, size: Size | None, drop_path: float | None, arguments: dict[str, Any]) -> _Plan:
-    """Finds out, on the meta device, what the model needs and gives. size: that it is asked for."""
+    """Determines on the meta device what the model needs and returns. size: the requested one."""
     bare = _sketch(name, arguments)
     if not hasattr(bare, "forward_intermediates") or not hasattr(bare, "prune_intermediate_layers"):
         raise PluginError(
@@ -148,15 +148,15 @@ def _plan(name: str, size: Size | None, drop_path: float | None, arguments: dict
         raise PluginError(f"backbone.drop_path: timm's {name!r} has no stochastic depth. Leave it out.")
     native: Size = tuple(_config(bare)["input_size"][-2:])
     maps = _dry_run(bare, native)
-    strides = [_stride(native, x.shape, said) for x, said in zip(maps, _reductions(bare), strict=True)]
-    told = bool(_config(bare).get("fixed_input_size")) and _takes(bare, "img_size")
+    strides = [_stride(native, x.shape, reported) for x, reported in zip(maps, _reductions(bare), strict=True)]
+    fixed_size = bool(_config(bare).get("fixed_input_size")) and _takes(bare, "img_size")
     built_size = native
-    if size is not None and told:
+    if size is not None and fixed_size:
         step = _step(strides, native, maps)
         built_size = (-(-size[0] // step) * step, -(-size[1] // step) * step)
         if built_size[0] != built_size[1] and not _builds(name, arguments, built_size):
             built_size = (max(built_size), max(built_size))  # MViTv2 and ConViT know squares only
-    if told:
+    if fixed_size:
         arguments["img_size"] = built_size
     lifted = _lifted(bare)
     multiple = None
@@ -165,7 +165,7 @@ def _plan(name: str, size: Size | None, drop_path: float | None, arguments: dict
         arguments |= lifted if multiple else {}
     if multiple is None and size not in (None, native):
         model = _sketch(name, arguments)
-        if not told or not _fits(model, built_size, None):
+        if not fixed_size or not _fits(model, built_size, None):
             only = f"{native[0]}x{native[1]}"
             raise PluginError(f"backbone.image_size: timm's {name!r} takes images of {only} only, not of {size}.")
         maps = _dry_run(model, built_size)
@@ -246,10 +246,14 @@ def _choose(name: str, strides: Sequence[int], features: tuple[int, ...] | None)
 # ---- what timm says, and what is true ----
 
 
-def _stride(size: Size, shape: Sequence[int], said: int) -> int:
+def _stride(size: Size, shape: Sequence[int], reported: int) -> int:
     """Input pixels a cell, in whole numbers: what timm says where the map bears it out, else what the map shows."""
     shown = size[0] / shape[-2]
-    return said if tuple(shape[-2:]) == _grid(size, said) or 2 / 3 < shown / said < 3 / 2 else max(1, round(shown))
+    return (
+        reported
+        if tuple(shape[-2:]) == _grid(size, reported) or 2 / 3 < shown / reported < 3 / 2
+        else max(1, round(shown))
+    )
 
 
 def _step(strides: Sequence[int], native: Size, maps: Sequence[Tensor]) -> int:
@@ -287,7 +291,7 @@ def _dry_run(model: nn.Module, size: Size) -> list[Tensor]:
 
 
 def _takes(model: nn.Module, argument: str) -> bool:
-    """Whether a constructor of the model's classes names the argument; timm hands all it does not know down to them."""
+    """Whether a constructor of the model's classes names the argument; timm passes unknown arguments on to them."""
     constructors = (vars(kind).get("__init__") for kind in type(model).__mro__)
     return any(argument in inspect.signature(made).parameters for made in constructors if made is not None)
 

@@ -28,7 +28,7 @@ class Coco(Dataset):
         train/_annotations.coco.json or train/annotations.json with train/ or train/images/
     annotations, images: the json and the folder of its images, instead of those found, for every split;
         train_annotations, train_images, val_annotations, val_images are for one split and win. Relative to root.
-    limit: only the first so many images.
+    limit: the number of images to use, the first ones.
 
     The json and all images are checked at the start (see `read_annotations` and `validate_images`). Boxes are clipped
     to the image; those without area are dropped, with one warning. A json without `annotations`, as of test sets, gives

@@ -56,7 +56,7 @@ class DepthMaps(PairedDataset):
     min_depth, max_depth: depth outside of these, in metres, becomes unknown.
     range: [least, most] metres in which the median of all depth is expected; by default [0.05, 250].
     seconds: the largest difference in time of an image and its depth map.
-    limit: only the first so many images.
+    limit: the number of images to use, the first ones.
 
     All pairs are measured at the start, and depth maps (all, or 128 of many) are read: their range and median are shown
     on stderr, and a median outside of `range` is an error. `metric` says whether depth is in metres.
@@ -128,7 +128,7 @@ class DepthMaps(PairedDataset):
         return self._values.capped(self._depth(index, read_depth(self.label_path(index), self._key)))
 
     def check_labels(self) -> None:
-        """Raises DataError where no depth lies between min_depth and max_depth."""
+        """Raises DataError where no depth is between min_depth and max_depth."""
         if not self._labelled:
             raise DataError(
                 f"{self.label_path(0)}: as in all depth maps of the split {self._split!r} that were read, no pixel has "
@@ -168,7 +168,7 @@ class DepthMaps(PairedDataset):
 
 
 def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """That the numbers can be what they are said to be, and that a disparity can be turned into depth."""
+    """Raises DataError for invalid numbers, and where disparity lacks the calibration for metric depth."""
     for name in ("scale", "baseline", "focal", "max_depth", "seconds"):
         value = options[name]
         if value is not None and not 0 < value < np.inf:
@@ -220,7 +220,7 @@ def _find(
             return None
         stem = os.path.splitext(pairs.images[0])[0]
         if list_file is not None and stem == pairs.names[0] and os.path.normpath(images) != ".":
-            raise DataError(f"data.{option} goes by names; data.list_file may hold these, but no paths.")
+            raise DataError(f"data.{option} pairs files by name; data.list_file must then hold names, not paths.")
         return find_pairs(base, split, images, where, list_file, splits, limit, suffixes).labels
 
     return pairs, beside(valid, (".npy", ".png"), "valid"), beside(calibration, (".txt",), "calibration")

@@ -132,11 +132,11 @@ def check_scale(stored: np.ndarray, path: str, values: DepthValues, expected: tu
         return
     known = stored[stored > 0]
     median = float(np.median(known)) if len(known) else 0.0
-    told = "metres" if values.kind == "depth" else "1/metres"
+    unit = "metres" if values.kind == "depth" else "1/metres"
     guess = _looks_like(median, 0.0, expected) if values.kind == "depth" else ""
     raise DataError(
         f"data.scale is missing: {path} holds whole numbers ({stored.min()} to {stored.max()}, median {median:g}), and "
-        f"data.scale says how many {told} 1 is. {guess}".rstrip()
+        f"data.scale is the number of {unit} of 1. {guess}".rstrip()
     )
 
 

@@ -44,7 +44,7 @@ class LabelMaps(PairedDataset):
     ignore_index: the label value or values that are no class; by default 255, unless a class has it.
     reduce_zero_label: 0 is "other" and ignored, and classes without an id count from 1, as in ADE20K.
     ignore_colors: the colours, in RGB files, that are no class.
-    limit: only the first so many images.
+    limit: the number of images to use, the first ones.
 
     All files are checked at the start: that pairs are complete and of one size, and each value of each label map.
     """

@@ -118,10 +118,10 @@ class LabelValues:
             )
         of_classes = np.flatnonzero((self._table > 0) & (self._table < _IGNORED))
         known = f"Known: {_ranges(of_classes)}; ignored: {_ranges(np.flatnonzero(self._table == _IGNORED)) or 'none'}. "
-        mend = "Give each to a class as its `id`, or one of its `ids`, in data.classes, or name it in data.ignore_index"
+        fix = "Give each to a class as its `id`, or one of its `ids`, in data.classes, or name it in data.ignore_index"
         if values.tolist() == [0] or (values.tolist() == [len(self.classes)] and self._table[0] == 1):
-            mend += "; where 0 is no class and the classes count from 1, set data.reduce_zero_label=true"
-        return f"{found}{known}{mend}."
+            fix += "; where 0 is no class and the classes count from 1, set data.reduce_zero_label=true"
+        return f"{found}{known}{fix}."
 
 
 def _ids(written: Mapping[str, Any], position: int, otherwise: int) -> tuple[int, ...]:

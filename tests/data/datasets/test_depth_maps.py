@@ -378,7 +378,7 @@ def test_lists_of_three_columns_and_pictures_without_depth(
     assert metres(dataset) == METRES
     assert "(read 2 of 2); 1 image without depth left out" in capsys.readouterr().err
     depth("masks/x.npy")
-    with pytest.raises(DataError, match=r"data\.valid goes by names; data\.list_file may hold these, but no paths"):
+    with pytest.raises(DataError, match=r"data\.valid pairs files by name; data\.list_file must then hold names"):
         DepthMaps("train", root=str(tmp_path), scale=0.001, valid="masks", **where)  # type: ignore[arg-type]
     (tmp_path / "list.txt").write_text("a/1.png a/2.png 721.5377\n")
     with pytest.raises(DataError, match=r"(?s)1 files do not exist.*\n  a/2\.png"):
