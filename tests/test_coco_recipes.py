@@ -21,7 +21,7 @@ TRAINED = {"detr_r50": R50, "detr_r50_dc5": R50, "detr_r101": R101}
 
 
 def make(root: Path, size: tuple[int, int]) -> Path:
-    """Two pictures a split of `size` (h, w), in COCO's official layout, with its 80 categories."""
+    """Two images a split of `size` (h, w), in COCO's official layout, with its 80 categories."""
     rng = np.random.default_rng(0)
     categories = [{"id": one.file_id, "name": one.name} for one in coco_classes()]
     (root / "annotations").mkdir(parents=True)

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures and label PNGs of 12 values, in CamVid's layout."""
+    """Images and label PNGs of 12 values, in CamVid's layout."""
     root, rng = tmp_path_factory.mktemp("camvid"), np.random.default_rng(0)
     for folder, shape, most in (("images", (60, 80, 3), 256), ("labels", (60, 80), 12)):
         for split in ("train", "val"):
@@ -50,7 +50,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures and depth maps in millimetres, side by side."""
+    """Images and depth maps in millimetres, side by side."""
     root, rng = tmp_path_factory.mktemp("depth"), np.random.default_rng(0)
     for split in ("train", "val"):
         (root / split).mkdir()

@@ -22,7 +22,7 @@ def name(path: Path) -> str:
 
 
 def make(data: str, root: Path, sizes: list[tuple[int, int]]) -> Path:
-    """A picture for each of `sizes` (h, w) a split, in the layout of BTS's lists, with a focal length in each line.
+    """An image for each of `sizes` (h, w) a split, in the layout of BTS's lists, with a focal length in each line.
 
     NYU's PNGs hold millimetres, with a frame that is unknown; KITTI's 1/256 m, in a 20th of the lower two thirds.
     """
@@ -156,7 +156,7 @@ def test_a_recipe_is_the_published_one(path: Path) -> None:
 
 
 def test_a_small_recipe_trains_validates_and_leaves_a_run_folder(tmp_path: Path) -> None:
-    """Where the truth is sparse and pictures have two sizes."""
+    """Where the truth is sparse and images have two sizes."""
     root = make("kitti", tmp_path / "data", [(94, 311), (92, 306)])
     smaller = ["data.image_size=[64, 96]", "data.batch_size=2", "trainer.max_steps=1", "backbone.stem=patch"]
     run = train(

@@ -19,7 +19,7 @@ RECIPES = sorted(Path("configs/ade20k").glob("*.yaml")) + sorted(Path("configs/c
 SECTIONS = ("ade20k", "camvid", "cityscapes", "coco_stuff", "label_maps", "pascal_context", "voc")
 
 LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, str], list[int]]] = {
-    # section: picture, label, list file, what the splits are called, values that labels hold
+    # section: image, label, list file, what the splits are called, values that labels hold
     "ade20k": (
         "images/{split}/ADE_{split}_0000000{i}.jpg",
         "annotations/{split}/ADE_{split}_0000000{i}.png",
@@ -55,7 +55,7 @@ LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, str], list[int]]] = {
 
 
 def make(section: str, root: Path, size: tuple[int, int]) -> Path:
-    """Two pictures a split of `size` (h, w), blocks of the label's values, in the layout of the official archives."""
+    """Two images a split of `size` (h, w), blocks of the label's values, in the layout of the official archives."""
     picture, label, listed, spelled, values = LAYOUTS[section]
     rng = np.random.default_rng(0)
     for split in ("train", "val"):

@@ -30,7 +30,7 @@ def multiply_adds(mvit: MViT, size: int) -> float:
     return (counter.get_total_flops() / 2 + 1000 * mvit.channels[-1]) / 1e9
 
 
-# MViTv2: Li et al. 2022, table 1. MViTv1: Fan et al. 2021, table 8; B-24-wide with pictures of 320 pixels.
+# MViTv2: Li et al. 2022, table 1. MViTv1: Fan et al. 2021, table 8; B-24-wide with images of 320 pixels.
 @pytest.mark.parametrize(
     ("version", "variant", "size", "published", "gmacs"),
     [

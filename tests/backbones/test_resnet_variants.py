@@ -122,7 +122,7 @@ def test_variants_have_grids_of_the_size_over_the_stride_rounded_up(norm, size):
 
 
 @pytest.mark.parametrize("options", [{"depth": 50}, {"depth": 50, "dilation": True, "variant": "d"}, RESNEXT_50])
-def test_grids_of_large_pictures(options):
+def test_grids_of_large_images(options):
     with torch.device("meta"):
         resnet = ResNet(**options).eval()
         for size in [(1333, 800), (1327, 1129), (641, 33)]:
@@ -209,7 +209,7 @@ def half_fields(depth: int) -> list[int]:
     return fields
 
 
-def test_what_lies_outside_a_picture_reaches_as_far_in_as_the_receptive_field(randomise):
+def test_what_lies_outside_an_image_reaches_as_far_in_as_the_receptive_field(randomise):
     assert half_fields(50) == [17, 45, 133, 213]  # the docstring's
     for depth, size in ((18, 128), (50, 160)):
         resnet = ResNet(depth, norm="frozen").eval()

@@ -65,7 +65,7 @@ def normed(swin: Swin, features: list[Tensor]) -> list[Tensor]:
 
 
 def torchvision_features(reference: TorchvisionSwin, images: Tensor) -> list[Tensor]:
-    """After each stage. torchvision's patches leave out what does not fill one, so the picture is padded first."""
+    """After each stage. torchvision's patches leave out what does not fill one, so the image is padded first."""
     x = F.pad(images, (0, -images.shape[3] % 4, 0, -images.shape[2] % 4))
     features = []
     for i, layer in enumerate(reference.features):
@@ -193,7 +193,7 @@ def test_bf16_is_finite_and_near_fp32(randomise):
 
 
 def test_padding_changes_only_windows_that_reach_over_the_border_until_windows_shift(randomise):
-    """A picture of 10x10 cells: windows of 7, so that cells 0 ... 6 are in a window that holds picture only."""
+    """An image of 10x10 cells: windows of 7, so that cells 0 ... 6 are in a window that holds image only."""
     swin = Swin("tiny").eval()
     randomise(swin)
     picture = torch.randn(1, 3, 40, 40)
@@ -206,7 +206,7 @@ def test_padding_changes_only_windows_that_reach_over_the_border_until_windows_s
     assert (alone - beside).abs().amax(-1)[0, :7, :7].max() > 1e-3
 
 
-def test_a_picture_of_whole_windows_is_the_same_padded_up_to_the_first_shifted_block(randomise):
+def test_an_image_of_whole_windows_is_the_same_padded_up_to_the_first_shifted_block(randomise):
     """28x28 cells in windows of 7; how far from the border each block of the third stage then carries the padding."""
     swin = Swin("tiny").eval()
     randomise(swin)
@@ -223,7 +223,7 @@ def test_a_picture_of_whole_windows_is_the_same_padded_up_to_the_first_shifted_b
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_features_before_the_first_shifted_block_are_those_of_the_picture_alone(version, randomise):
+def test_features_before_the_first_shifted_block_are_those_of_the_image_alone(version, randomise):
     swin = Swin("nano", version=version, window_size=4).eval()  # its third stage is the first with a shifted block
     randomise(swin)
     picture = torch.randn(1, 3, 64, 96)

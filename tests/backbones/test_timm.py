@@ -49,13 +49,13 @@ def test_a_network_that_cuts_is_padded_first_and_its_maps_cut_back(randomise):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "deit_tiny_patch16_224", "pvt_v2_b0"])
-def test_a_picture_may_have_one_pixel(name):
+def test_an_image_may_have_one_pixel(name):
     backbone = create(model=name, image_size=32).eval()
     assert [tuple(x.shape[2:]) for x in backbone(torch.randn(1, 3, 1, 1))] == [(1, 1)] * len(backbone.strides)
     assert [x.shape[3] for x in backbone(torch.randn(1, 3, 1, 67))] == [-(-67 // s) for s in backbone.strides]
 
 
-def test_a_tied_model_sees_a_larger_picture_resized_and_a_smaller_one_padded(randomise):
+def test_a_tied_model_sees_a_larger_image_resized_and_a_smaller_one_padded(randomise):
     backbone = create(model="levit_128s", image_size=[64, 128]).eval()
     randomise(backbone)
     assert backbone.input_size == (64, 128)

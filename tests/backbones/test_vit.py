@@ -144,7 +144,7 @@ def test_export_gives_the_same_features(options, randomise):
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
-def test_an_export_with_sizes_left_open_takes_any_batch_and_picture(positions, randomise):
+def test_an_export_with_sizes_left_open_takes_any_batch_and_image(positions, randomise):
     vit = nano(positions=positions, features=(1,)).eval()
     randomise(vit)
     sizes = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
@@ -226,8 +226,8 @@ def test_padding_to_the_next_multiple_of_the_stride_changes_nothing(options, ran
         assert torch.equal(x, y[:, :, : x.shape[2], : x.shape[3]])
 
 
-def test_padding_changes_nothing_in_windows_of_picture_only_until_a_global_block(randomise):
-    """A picture of 6x6 cells, alone or beside a larger one: windows of 3 cells, the third block global."""
+def test_padding_changes_nothing_in_windows_of_image_only_until_a_global_block(randomise):
+    """An image of 6x6 cells, alone or beside a larger one: windows of 3 cells, the third block global."""
     options = {"positions": "none", "class_token": False, "window_size": 3, "global_blocks": (3,)}
     vit = nano(features=(1, 2, 3), **options).eval()
     randomise(vit)
@@ -271,7 +271,7 @@ def test_rotary_windows_see_offsets_on_the_whole_grid(randomise):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_nano_learns_on_small_pictures():
+def test_nano_learns_on_small_images():
     """Which of four quarters is bright, from the mean of a map: 25 steps from random weights."""
     vit = nano(stem="conv", patch_size=16, features=(6,))
     head = nn.Linear(vit.channels[-1], 4)

@@ -75,7 +75,7 @@ def test_windowed_attention_costs_4hwc2_and_2_m2_hwc():
     ],
     ids=["rotary windows", "overlapping", "hybrid", "convolutions"],
 )
-def test_grids_of_large_pictures(options, size):
+def test_grids_of_large_images(options, size):
     with torch.device("meta"):
         vit = ViT("nano", **options).eval()
         features: list[Tensor] = vit(torch.empty(1, 3, *size))

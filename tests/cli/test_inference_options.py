@@ -1,4 +1,4 @@
-"""How pictures are looked at, as `densevit evaluate` and `densevit predict` are told it."""
+"""How images are looked at, as `densevit evaluate` and `densevit predict` are told it."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ class Dense(Head):
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A model that notes how it is asked to look, and a run folder and a picture in the working directory."""
+    """A model that notes how it is asked to look, and a run folder and an image in the working directory."""
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     Path("run/config.yaml").write_text(CONFIG + "inference: {window: 300, flip: true}\n")

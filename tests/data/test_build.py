@@ -17,7 +17,7 @@ from densevit.interfaces import Class, Dataset, Sample
 
 
 class Plain(Dataset):
-    """A plugin that does not know its pictures' sizes, but wants to know the model's."""
+    """A plugin that does not know its images' sizes, but wants to know the model's."""
 
     classes: ClassVar = {"detection": (Class("thing", 1, (9, 9, 9)),)}
     provides = ("boxes", "labels")
@@ -40,7 +40,7 @@ def config(**data: Any) -> Config:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A set of 20 pictures to train on and 10 to validate, lying and upright, in random sizes."""
+    """A set of 20 images to train on and 10 to validate, lying and upright, in random sizes."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 20), ("val", 10)):
         (tmp_path / split).mkdir()
@@ -68,7 +68,7 @@ def test_a_folder_of_ones_own_becomes_batches(folder: Path) -> None:
         assert all("truth" not in targets for targets in batch["targets"])
 
 
-def test_validation_sees_each_picture_once_at_a_size_of_its_own(folder: Path) -> None:
+def test_validation_sees_each_image_once_at_a_size_of_its_own(folder: Path) -> None:
     data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4), multiple=16)
     batches = [batch for rank in range(2) for batch in data.val_loader(rank, 2)]
     assert sorted(t["image_id"] for batch in batches for t in batch["targets"]) == list(range(10))

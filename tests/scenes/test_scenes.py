@@ -28,12 +28,12 @@ class Object:
 
     thing: Thing
     visible: int  # pixels
-    hidden: float  # part of its silhouette inside the picture
+    hidden: float  # part of its silhouette inside the image
 
 
 @pytest.fixture(scope="module")
 def thousand() -> list[list[Object]]:
-    """What is annotated in 1,000 pictures."""
+    """What is annotated in 1,000 images."""
     dataset = Scenes("train", image_size=SIDE, train_length=1000)
     return [_annotated(dataset.scene(index)) for index in range(1000)]
 
@@ -53,7 +53,7 @@ def _alone(scene: Scene, thing: Thing) -> Rendering:
 # ---- statistics ----
 
 
-def test_a_picture_shows_one_to_eight_objects_of_eight_classes(thousand: list[list[Object]]) -> None:
+def test_an_image_shows_one_to_eight_objects_of_eight_classes(thousand: list[list[Object]]) -> None:
     counts = Counter(len(objects) for objects in thousand)
     assert set(counts) == set(range(1, 9))
     classes = Counter(one.thing.label for objects in thousand for one in objects)
@@ -197,7 +197,7 @@ def test_each_pixel_lies_where_its_depth_says() -> None:
             assert np.linalg.norm(away, axis=1).max() < 0.9 * thing.size
             assert y[shown].min() > -1e-3
             alone = _alone(scene, thing)
-            if not (alone.owner > 0)[-1].any():  # its foot is in the picture
+            if not (alone.owner > 0)[-1].any():  # its foot is in the image
                 # Seen from above, a ball hides the point that it stands on; a box does not.
                 lowest = _world(scene, alone.depth)[1][alone.owner > 0].min()
                 assert lowest < (0.1 if isinstance(thing.shape, Boxes) else 0.25) * thing.size
@@ -226,7 +226,7 @@ def _digest(dataset: Scenes, indices: range) -> str:
     return digest.hexdigest()[:16]
 
 
-def test_pictures_and_labels_have_not_changed() -> None:
+def test_images_and_labels_have_not_changed() -> None:
     """Published scores depend on these: a new value here means that all of them have to be measured again."""
     assert _digest(Scenes("train"), range(5)) == "28d2182cfc2e4c57"
     assert _digest(Scenes("val", image_size=(96, 160), seed=3), range(5)) == "cf34fee566573758"
@@ -242,7 +242,7 @@ def test_pictures_and_labels_have_not_changed() -> None:
     torch.testing.assert_close(blocks, expected, atol=0.5, rtol=0)
 
 
-def test_a_picture_is_the_same_in_any_process_and_in_any_order() -> None:
+def test_an_image_is_the_same_in_any_process_and_in_any_order() -> None:
     dataset = Scenes("train", train_length=8)
     in_workers = list(DataLoader(dataset, batch_size=None, num_workers=2))
     for index in (7, 0, 3):
@@ -288,7 +288,7 @@ def test_a_sample_has_the_dtypes_and_shapes_of_the_interface() -> None:
 
 
 @pytest.mark.parametrize("shape", [(32, 256), (256, 32), (33, 47)])
-def test_unusual_shapes_of_picture_show_at_least_one_object(shape: tuple[int, int]) -> None:
+def test_unusual_shapes_of_image_show_at_least_one_object(shape: tuple[int, int]) -> None:
     dataset = Scenes("train", image_size=shape)
     for index in range(30):
         targets = dataset[index]["targets"]

@@ -427,9 +427,9 @@ def test_a_decision_by_a_value_is_caught_by_export():
     assert "no `if x.sum() > 0`" in found["export"]
 
 
-def test_a_division_by_nothing_is_caught_on_a_blank_picture():
+def test_a_division_by_nothing_is_caught_on_a_blank_image():
     class Standardises(Sound):
-        """Divides by the picture's own deviation."""
+        """Divides by the image's own deviation."""
 
         def forward(self, images):
             return super().forward(images / images.std((1, 2, 3), keepdim=True))

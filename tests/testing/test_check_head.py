@@ -246,7 +246,7 @@ class CentreAndSize(Sound):
 
 
 class ResizedPixels(Sound):
-    """Boxes on the resized picture."""
+    """Boxes on the resized image."""
 
     def in_pixels(self, boxes, target):
         return super().in_pixels(boxes, {"original_size": (16, 16)})
@@ -528,7 +528,7 @@ class LosesMaps(DenseDepth):
 
 
 class WrongMaps(Segmenter):
-    """Maps of the resized picture."""
+    """Maps of the resized image."""
 
     def on_picture(self, outputs, i, target):
         return super().on_picture(outputs, i, {**target, "original_size": target["size"]})
@@ -579,7 +579,7 @@ def test_a_depth_head_says_what_it_predicts():
         assert f"a quantity of {wrong.quantity!r}" in found["predictions"]
 
 
-def test_maps_of_another_size_than_the_pictures_are_caught():
+def test_maps_of_another_size_than_the_images_are_caught():
     assert failures(WrongMaps).keys() == {"predictions", "original_pixels"}
 
 

@@ -38,7 +38,7 @@ def config(tmp_path: Path) -> Any:
 
 @pytest.fixture
 def disparities(tmp_path: Path) -> Path:
-    """Pictures with uncalibrated disparity."""
+    """Images with uncalibrated disparity."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for kind, size in (("images", (32, 32, 3)), ("labels", (32, 32))):

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    """Three pictures, 40 wide and 30 high, with three boxes of two classes."""
+    """Three images, 40 wide and 30 high, with three boxes of two classes."""
     categories = [{"id": 90, "name": "toothbrush"}, {"id": 7, "name": "train"}, {"id": 1000, "name": "unused"}]
     images = [{"id": 5 * k, "file_name": f"{k}.jpg", "height": 30, "width": 40} for k in range(3)]
     annotations = [
@@ -41,7 +41,7 @@ def document(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """`write(document)` puts json and pictures under a root, and gives the root."""
+    """`write(document)` puts json and images under a root, and gives the root."""
 
     def write(content: Any = None, file: str = "train.json", folder: str = "train", root: str = "set") -> Path:
         content = document() if content is None else content
@@ -62,7 +62,7 @@ def write(tmp_path: Path) -> Write:
 # ---- what comes out ----
 
 
-def test_boxes_labels_areas_and_crowds_of_each_picture(write: Write) -> None:
+def test_boxes_labels_areas_and_crowds_of_each_image(write: Write) -> None:
     dataset = Coco("train", root=str(write()))
     assert len(dataset) == 3
     assert dataset.sizes().tolist() == [[30, 40]] * 3
@@ -113,7 +113,7 @@ def test_a_test_set_without_annotations_is_unlabelled_not_empty(write: Write) ->
     assert empty.provides == ("boxes", "labels") and empty[0]["targets"]["boxes"].shape == (0, 4)
 
 
-def test_sizes_come_from_the_pictures_where_the_json_has_none(write: Write) -> None:
+def test_sizes_come_from_the_images_where_the_json_has_none(write: Write) -> None:
     content = document()
     for image in content["images"]:
         del image["height"], image["width"]
@@ -122,7 +122,7 @@ def test_sizes_come_from_the_pictures_where_the_json_has_none(write: Write) -> N
     assert dataset[1]["targets"]["boxes"].tolist()[1] == [30, 20, 40, 30]
 
 
-def test_limit_takes_the_first_pictures(write: Write) -> None:
+def test_limit_takes_the_first_images(write: Write) -> None:
     dataset = Coco("train", root=str(write()), limit=2)
     assert len(dataset) == 2 and dataset[1]["targets"]["labels"].tolist() == [1, 0]
     assert len(Coco("train", root=str(write()), limit=99)) == 3
@@ -132,8 +132,8 @@ def test_limit_takes_the_first_pictures(write: Write) -> None:
 
 
 @pytest.mark.parametrize("said", ["upright", "stored"])
-def test_boxes_fit_a_picture_with_exif_whichever_way_it_was_labelled(said: str, write: Write) -> None:
-    """The object is the white corner; the json's size tells on which of the two pictures its box was drawn."""
+def test_boxes_fit_an_image_with_exif_whichever_way_it_was_labelled(said: str, write: Write) -> None:
+    """The object is the white corner; the json's size tells on which of the two images its box was drawn."""
     stored = np.zeros((30, 40, 3), np.uint8)
     stored[:10, :8] = 255
     exif = Image.Exif()
@@ -363,7 +363,7 @@ def test_an_annotation_without_id_is_named_by_its_position(write: Write) -> None
         Coco("train", root=str(write(content)))
 
 
-def test_missing_pictures_are_counted_and_named(write: Write) -> None:
+def test_missing_images_are_counted_and_named(write: Write) -> None:
     root = write()
     (root / "train" / "0.jpg").unlink()
     (root / "train" / "2.jpg").unlink()
@@ -371,7 +371,7 @@ def test_missing_pictures_are_counted_and_named(write: Write) -> None:
         Coco("train", root=str(root))
 
 
-def test_a_truncated_picture_is_named(write: Write) -> None:
+def test_a_truncated_image_is_named(write: Write) -> None:
     root = write()
     path = root / "train" / "1.jpg"
     path.write_bytes(path.read_bytes()[:-20])
@@ -379,14 +379,14 @@ def test_a_truncated_picture_is_named(write: Write) -> None:
         Coco("train", root=str(root))
 
 
-def test_a_picture_of_another_size_is_named(write: Write) -> None:
+def test_an_image_of_another_size_is_named(write: Write) -> None:
     root = write()
     Image.new("RGB", (80, 60)).save(root / "train" / "1.jpg")
     with pytest.raises(DataError, match=r"train/1\.jpg has 80 x 60 pixels, but .*train\.json says 40 x 30"):
         Coco("train", root=str(root))
 
 
-def test_a_picture_that_changes_later_is_named(write: Write) -> None:
+def test_an_image_that_changes_later_is_named(write: Write) -> None:
     root = write()
     dataset = Coco("train", root=str(root))
     Image.new("RGB", (80, 60)).save(root / "train" / "1.jpg")

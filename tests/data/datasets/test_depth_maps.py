@@ -1,4 +1,4 @@
-"""Pictures with depth maps: metres worked out by hand, layouts, presets, and wrong units, found at the start."""
+"""Images with depth maps: metres worked out by hand, layouts, presets, and wrong units, found at the start."""
 
 import os
 import pickle
@@ -127,7 +127,7 @@ def test_disparity_in_other_pixels_takes_a_scale(tmp_path: Path, pair: Write) ->
     assert metres(dataset) == [[0, 5]]
 
 
-def test_each_picture_may_bring_middleburys_calibration(tmp_path: Path, picture: Write, depth: Write) -> None:
+def test_each_image_may_bring_middleburys_calibration(tmp_path: Path, picture: Write, depth: Write) -> None:
     """Motorcycle-like: 4000 px * 0.2 m / (60 + 140) = 4 m; the other 1000 * 0.1 / 50 = 2 m."""
     texts = {
         "a": "cam0=[4000.0 0 1244.7; 0 4000 1019; 0 0 1]\ncam1=[9 0 1; 0 9 1; 0 0 1]\ndoffs=140\nbaseline=200.0\n",
@@ -180,7 +180,7 @@ def test_validity_masks(suffix: str, tmp_path: Path, pair: Write, depth: Write) 
 
 
 @pytest.mark.parametrize("upright", [True, False])
-def test_depth_fits_a_picture_with_exif_whichever_way_it_lies(
+def test_depth_fits_an_image_with_exif_whichever_way_it_lies(
     upright: bool, tmp_path: Path, picture: Write, depth: Write
 ) -> None:
     exif = Image.Exif()
@@ -315,7 +315,7 @@ def test_of_many_maps_some_evenly_spread_are_read() -> None:
 # ---- wrong data ----
 
 
-def test_a_picture_and_a_depth_map_of_different_sizes(tmp_path: Path, pair: Write, picture: Write) -> None:
+def test_an_image_and_a_depth_map_of_different_sizes(tmp_path: Path, pair: Write, picture: Write) -> None:
     pair()
     picture("images/train/a.jpg", size=(8, 6))
     with pytest.raises(DataError, match=r"a\.jpg has 8 x 6 pixels, but its depth map .*a\.png has 4 x 3"):
@@ -365,7 +365,7 @@ def test_wrong_options(given: dict[str, Any], message: str, tmp_path: Path, pair
 # ---- layouts ----
 
 
-def test_lists_of_three_columns_and_pictures_without_depth(
+def test_lists_of_three_columns_and_images_without_depth(
     tmp_path: Path, pair: Write, picture: Write, depth: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a", "b", "c"):
@@ -489,7 +489,7 @@ def tum(folder: Path, picture: Write, depth: Write) -> None:
 
 
 MADE: dict[str, tuple[Callable[..., None], list[str], list[list[float]]]] = {
-    # preset: (its layout, the pictures of train and val, metres)
+    # preset: (its layout, the images of train and val, metres)
     "nyu": (
         nyu,
         ["sync/kitchen_0028b/rgb_00045", "official_splits/test/bathroom/rgb_00045"],
@@ -612,7 +612,7 @@ def test_the_section_and_the_page_for_ones_own_files(
         assert metres(build_data(config).val)[0] == METRES[0]  # type: ignore[arg-type]
 
 
-# ---- real pictures ----
+# ---- real images ----
 
 
 @pytest.mark.parametrize(

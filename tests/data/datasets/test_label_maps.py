@@ -1,4 +1,4 @@
-"""Pictures with label files: layouts, codings, presets, and wrong files, each found at the start."""
+"""Images with label files: layouts, codings, presets, and wrong files, each found at the start."""
 
 import os
 import pickle
@@ -134,14 +134,14 @@ def test_grey_labels_saved_as_rgb_are_read_as_grey_where_no_class_has_a_colour(t
     assert semantic(LabelMaps("train", root=str(tmp_path), classes=NAMES)) == LABEL.tolist()
 
 
-def test_limit_takes_the_first_pictures(tmp_path: Path, pairs: Write) -> None:
+def test_limit_takes_the_first_images(tmp_path: Path, pairs: Write) -> None:
     pairs()
     dataset = LabelMaps("train", root=str(tmp_path), classes=NAMES, limit=1)
     assert len(dataset) == 1 and dataset[0]["targets"]["image_id"] == "a"
 
 
 @pytest.mark.parametrize("upright", [True, False])
-def test_a_label_fits_a_picture_with_exif_whichever_way_it_was_drawn(
+def test_a_label_fits_an_image_with_exif_whichever_way_it_was_drawn(
     upright: bool, tmp_path: Path, picture: Write, label: Write
 ) -> None:
     exif = Image.Exif()
@@ -163,7 +163,7 @@ def test_what_stays_in_memory_is_arrays_and_pickles_small(tmp_path: Path, pairs:
     assert semantic(pickle.loads(pickle.dumps(dataset))) == [[0] * 4] * 3
 
 
-# ---- which label belongs to which picture ----
+# ---- which label belongs to which image ----
 
 
 @pytest.mark.parametrize("folder", ["val", "valid", "validation"])
@@ -209,7 +209,7 @@ def test_patterns_match_by_what_their_stars_stand_for(tmp_path: Path, picture: W
         "/images/b.jpg /labels/b.png\n/images/c d.jpg\t/labels/c d.png",
     ],
 )
-def test_a_list_file_names_pictures_or_pairs(text: str, tmp_path: Path, picture: Write, label: Write) -> None:
+def test_a_list_file_names_images_or_pairs(text: str, tmp_path: Path, picture: Write, label: Write) -> None:
     for name in ("a", "b", "c d", "unlabelled"):
         picture(f"images/{name}.jpg")
     for name in ("a", "b", "c d"):
@@ -257,14 +257,14 @@ def test_coloured_labels_want_colours(tmp_path: Path, pairs: Write) -> None:
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
 
-def test_a_picture_and_a_label_of_different_sizes(tmp_path: Path, pairs: Write, picture: Write) -> None:
+def test_an_image_and_a_label_of_different_sizes(tmp_path: Path, pairs: Write, picture: Write) -> None:
     pairs()
     picture("images/train/b.jpg", size=(8, 6))
     with pytest.raises(DataError, match=r"b\.jpg has 8 x 6 pixels, but its label .*b\.png has 4 x 3"):
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
 
-def test_a_picture_without_label_and_a_label_without_picture(tmp_path: Path, pairs: Write, picture: Write) -> None:
+def test_an_image_without_label_and_a_label_without_image(tmp_path: Path, pairs: Write, picture: Write) -> None:
     pairs()
     picture("images/train/lone.jpg")
     with pytest.raises(DataError, match=r"1 of 3 images have no label:\n  images/train/lone\.jpg\n.*labels/train/lone"):
@@ -275,7 +275,7 @@ def test_a_picture_without_label_and_a_label_without_picture(tmp_path: Path, pai
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
 
-def test_two_pictures_of_one_name(tmp_path: Path, pairs: Write, picture: Write) -> None:
+def test_two_images_of_one_name(tmp_path: Path, pairs: Write, picture: Write) -> None:
     pairs()
     picture("images/train/a.png")
     with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have one name"):
@@ -300,7 +300,7 @@ def test_wrong_list_files(text: str | None, message: str, tmp_path: Path, pairs:
         LabelMaps("train", root=str(tmp_path), classes=NAMES, list_file="train.txt")
 
 
-def test_a_broken_picture_or_label_is_found_at_the_start(tmp_path: Path, pairs: Write) -> None:
+def test_a_broken_image_or_label_is_found_at_the_start(tmp_path: Path, pairs: Write) -> None:
     pairs(np.random.default_rng(0).integers(0, 3, (3, 4), np.uint8))
     file = tmp_path / "labels/train/b.png"
     whole = file.read_bytes()
@@ -365,7 +365,7 @@ def test_two_classes_of_one_colour_matter_only_to_coloured_labels(tmp_path: Path
 
 # ---- presets ----
 
-MADE = {  # preset: (picture, label, list file, file values, what they are)
+MADE = {  # preset: (image, label, list file, file values, what they are)
     "ade20k": ("images/training/a.jpg", "annotations/training/a.png", None, [0, 1, 13, 150], [255, 0, 12, 149]),
     "camvid": ("images/train/a.jpg", "labels/train/a.png", None, [0, 3, 10, 11], [0, 3, 10, 255]),
     "cityscapes": (
@@ -415,7 +415,7 @@ MADE = {  # preset: (picture, label, list file, file values, what they are)
 
 
 def classes_of(preset: str, folder: Path, picture: Write, label: Write) -> tuple[Class, ...]:
-    """The classes of a preset, and that its layout, made up with one picture, reads as it should."""
+    """The classes of a preset, and that its layout, made up with one image, reads as it should."""
     image, file, listed, values, indices = MADE[preset]
     picture(image)
     label(file, np.array([values] * 3, np.uint8), indexed=preset == "voc")

@@ -16,7 +16,7 @@ def section(length: int = 3, seed: int = 0, **more):
     return {"name": "scenes", "train_length": length, "val_length": 2, "seed": seed, "image_size": 32, **more}
 
 
-def test_a_picture_has_its_own_sets_labels_and_no_others():
+def test_an_image_has_its_own_sets_labels_and_no_others():
     mix = Mix("train", {"a": section(provides=["boxes", "labels"]), "b": section(seed=1, provides=["semantic"])})
     assert mix.provides == ("boxes", "labels", "semantic")
     assert mix[0]["targets"].keys() == {"image_id", "boxes", "labels", "area", "iscrowd"}
@@ -37,7 +37,7 @@ def test_ids_carry_the_sets_name():
         ((6, 3), None, (6, 3)),
         ((6, 3), (1, 1), (6, 6)),  # the smaller set twice
         ((6, 3), (2, 1), (6, 3)),
-        ((4, 3), (1, 3), (4, 12)),  # every picture of either at least once
+        ((4, 3), (1, 3), (4, 12)),  # every image of either at least once
         ((10, 3), (0.5, 0.25), (10, 5)),
     ],
 )
@@ -76,12 +76,12 @@ def test_whole_shares_show_each_index_once():
         assert mix.epoch_indices(epoch).tolist() == list(range(12))
 
 
-def test_validation_shows_each_picture_once_whatever_the_shares():
+def test_validation_shows_each_image_once_whatever_the_shares():
     mix = Mix("val", {"a": section(share=5), "b": section(seed=1, share=1)})
     assert len({mix[i]["targets"]["image_id"] for i in range(len(mix))}) == len(mix) == 4
 
 
-def test_sizes_are_those_of_the_pictures_shown():
+def test_sizes_are_those_of_the_images_shown():
     mix = Mix("train", {"a": section(2, share=1), "b": {**section(1, share=1), "image_size": [40, 48]}})
     assert mix.sizes().tolist() == [[32, 32], [32, 32], [40, 48], [40, 48]]
     assert all(mix[i]["image"].shape[1:] == tuple(size) for i, size in enumerate(mix.sizes()))
@@ -98,7 +98,7 @@ def test_classes_are_of_the_sets_that_label_the_task():
     assert mix.classes.keys() == {"segmentation"}
 
 
-def test_pictures_of_several_sets_make_a_batch():
+def test_images_of_several_sets_make_a_batch():
     mix = Mix("train", {"a": section(provides=["depth"]), "b": {**section(), "image_size": 64}})
     batch = collate([mix[0], mix[3]], 32)
     assert batch["images"].shape == (2, 3, 64, 64) and np.array_equal(batch["padding_mask"][0, 32:].all(), True)

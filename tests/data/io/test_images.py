@@ -1,4 +1,4 @@
-"""Reading pictures of every kind, against arrays that are known and against Pillow."""
+"""Reading images of every kind, against arrays that are known and against Pillow."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ def pixels() -> np.ndarray:
 
 @pytest.fixture
 def save(tmp_path: Path) -> Callable[..., Path]:
-    """`save(picture, "PNG", **options)` writes a Pillow picture and gives its path."""
+    """`save(image, "PNG", **options)` writes a Pillow image and gives its path."""
 
     def save(picture: Image.Image, format: str, **options: object) -> Path:
         path = tmp_path / f"picture.{format.lower()}"
@@ -54,7 +54,7 @@ def test_jpegs_decode_as_in_pillow_to_the_last_bit(
     assert np.array_equal(read_image(path), np.asarray(Image.open(path).convert("RGB")))
 
 
-def test_ordinary_pictures_go_the_fast_way(
+def test_ordinary_images_go_the_fast_way(
     pixels: np.ndarray, save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("densevit.data.io.images.to_rgb", None)
@@ -189,7 +189,7 @@ def test_a_file_cut_short_and_filled_with_zeros_is_an_error(
 
 @pytest.mark.parametrize("trailer", [bytes(5), bytes(500), b"a camera's own notes" * 20])
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_what_follows_a_whole_picture_does_no_harm(
+def test_what_follows_a_whole_image_does_no_harm(
     format: str, trailer: bytes, pixels: np.ndarray, save: Callable[..., Path]
 ) -> None:
     path = save(Image.fromarray(pixels), format)
@@ -199,7 +199,7 @@ def test_what_follows_a_whole_picture_does_no_harm(
     assert np.array_equal(read_image(path), expected)
 
 
-def test_what_is_no_picture_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_what_is_no_image_is_an_error_that_names_it(tmp_path: Path) -> None:
     files = {"text.jpg": b"no picture at all", "empty.png": b"", "head.jpg": b"\xff\xd8\xff"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -223,6 +223,6 @@ def test_a_header_that_lies_about_an_orientation_is_ignored(pixels: np.ndarray, 
     assert np.array_equal(read_image(path), pixels)
 
 
-def test_the_picture_may_be_changed(pixels: np.ndarray, save: Callable[..., Path]) -> None:
+def test_the_image_may_be_changed(pixels: np.ndarray, save: Callable[..., Path]) -> None:
     for format in ("PNG", "BMP"):
         assert read_image(save(Image.fromarray(pixels), format)).flags.writeable

@@ -46,7 +46,7 @@ def test_the_padded_size_is_rounded_up_to_a_multiple() -> None:
     assert collate([sample(64, 96, 1)], multiple=32)["images"].shape == (1, 3, 64, 96)
 
 
-def test_padding_that_a_picture_brings_along_is_masked() -> None:
+def test_padding_that_an_image_brings_along_is_masked() -> None:
     batch = collate([sample(4, 6, 9, size=(3, 2))])
     assert (~batch["padding_mask"][0]).nonzero().amax(dim=0).tolist() == [2, 1]
 
@@ -144,7 +144,7 @@ def test_batches_are_of_one_group_as_far_as_that_goes() -> None:
     assert kinds != sorted(kinds), "groups must not come one after the other"
 
 
-def test_aspect_groups_tell_lying_from_upright_pictures() -> None:
+def test_aspect_groups_tell_lying_from_upright_images() -> None:
     sizes = np.array([[480, 640], [640, 480], [500, 500], [300, 640], [640, 300], [90, 100]])
     assert aspect_groups(sizes).tolist() == [0, 2, 1, 0, 2, 1]
 
@@ -190,7 +190,7 @@ def test_a_new_epoch_forgets_the_position() -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])
-def test_each_picture_is_evaluated_once_in_batches_of_one_size(world_size: int) -> None:
+def test_each_image_is_evaluated_once_in_batches_of_one_size(world_size: int) -> None:
     sizes = np.array([[64, 96], [96, 64], [64, 64]])[np.random.default_rng(0).integers(0, 3, 50)]
     ranks = [EvaluationBatches(50, sizes, 4, rank, world_size) for rank in range(world_size)]
     dealt = [batch for batches in ranks for batch in indices(batches)]
@@ -202,12 +202,12 @@ def test_each_picture_is_evaluated_once_in_batches_of_one_size(world_size: int) 
     assert len(dealt) == sum(-(-int((sizes == size).all(axis=1).sum()) // 4) for size in ([64, 96], [96, 64], [64, 64]))
 
 
-def test_pictures_of_unknown_size_are_evaluated_one_by_one() -> None:
+def test_images_of_unknown_size_are_evaluated_one_by_one() -> None:
     assert indices(EvaluationBatches(3, None, 4)) == [[0], [1], [2]]
     assert indices(EvaluationBatches(3, None, 4, rank=1, world_size=2)) == [[1]]
 
 
-def test_more_ranks_than_pictures() -> None:
+def test_more_ranks_than_images() -> None:
     ranks = [EvaluationBatches(2, np.array([[8, 8], [8, 8]]), 1, rank, 4) for rank in range(4)]
     dealt = [[pick for batch in batches for pick in batch] for batches in ranks]
     assert [len(batches) for batches in ranks] == [len(picks) for picks in dealt] == [1] * 4

@@ -17,7 +17,7 @@ from densevit.interfaces import Batch, Dataset, Sample
 
 
 class Noise(Dataset):
-    """Pictures of several sizes; `bad` fails on its third sample in the way that `failure` says."""
+    """Images of several sizes; `bad` fails on its third sample in the way that `failure` says."""
 
     def __init__(self, length: int = 23, failure: Exception | None = None) -> None:
         self.length, self.failure = length, failure

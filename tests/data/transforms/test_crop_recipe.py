@@ -44,7 +44,7 @@ def test_scales_are_uniform_and_relative_to_the_short_side() -> None:
     for (top, left, bottom, right), (h, w) in frames:
         assert 0 <= top < bottom <= 1024 and 0 <= left < right <= 1536
         assert h <= 512 and w <= 512
-        assert h / (bottom - top) == pytest.approx(w / (right - left), rel=0.004)  # whole pixels of the picture
+        assert h / (bottom - top) == pytest.approx(w / (right - left), rel=0.004)  # whole pixels of the image
     assert {size for _, size in frames} > {(512, 512)}
     tops = np.array([top / (1024 - bottom + top) for (top, _, bottom, _), _ in frames if bottom - top < 1000])
     assert abs(tops.mean() - 0.5) < 0.02 and tops.min() < 0.01 and tops.max() > 0.99
@@ -67,7 +67,7 @@ def test_windows_and_sizes_by_hand(scales: Any, picture: Any, window: Any, size:
     assert ((bottom - top, right - left), frame.size) == (window, size)
 
 
-def test_a_picture_smaller_than_the_crop_is_padded_and_the_padding_is_ignored() -> None:
+def test_an_image_smaller_than_the_crop_is_padded_and_the_padding_is_ignored() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(100, 256, (50, 70, 3)).astype(np.uint8)
     small = labelled(rng.integers(0, 3, (50, 70)).astype(np.uint8), pixels)
@@ -87,7 +87,7 @@ def test_a_picture_smaller_than_the_crop_is_padded_and_the_padding_is_ignored() 
 
 
 @pytest.mark.parametrize("upright", [False, True])
-def test_labels_lie_where_the_picture_shows_them_to_half_a_pixel(upright: bool) -> None:
+def test_labels_lie_where_the_image_shows_them_to_half_a_pixel(upright: bool) -> None:
     """Bands of black and white: the grey of an edge passes the middle where the label changes."""
     rng = np.random.default_rng(0)
     edges = np.cumsum(rng.integers(9, 25, 20))
@@ -144,7 +144,7 @@ def test_what_is_mixed() -> None:
 
 
 def worst_shares() -> list[float]:
-    """The greatest class's share in 80 crops of a picture in which about every other crop is within the limit."""
+    """The greatest class's share in 80 crops of an image in which about every other crop is within the limit."""
     semantic = np.zeros((90, 460), np.uint8)
     semantic[:, 50:100], semantic[:, 150:200], semantic[:, 250:300], semantic[:, 400:] = 1, 2, 1, IGNORE
     train, shares = train_of(image_size=64, scales=(0.9, 1.4)), []
@@ -187,7 +187,7 @@ def test_ten_tries_and_no_more(monkeypatch: pytest.MonkeyPatch, semantic: np.nda
 
 @pytest.mark.parametrize("value", [0, IGNORE])
 @pytest.mark.parametrize("size", [(1, 1), (37, 91), (301, 17)])
-def test_pictures_of_one_class_or_none_pass(size: tuple[int, int], value: int) -> None:
+def test_images_of_one_class_or_none_pass(size: tuple[int, int], value: int) -> None:
     train = train_of(image_size=(32, 48), short_side=40)
     for seed in range(5):
         result = train(labelled(np.full(size, value, np.uint8)), np.random.default_rng(seed))
@@ -200,7 +200,7 @@ def test_pictures_of_one_class_or_none_pass(size: tuple[int, int], value: int) -
 
 
 def recolored(color: tuple[int, int, int], count: int) -> np.ndarray:
-    """(count, 3): what the training transform makes of a picture of one colour."""
+    """(count, 3): what the training transform makes of an image of one colour."""
     pixels = np.full((8, 8, 3), color, np.uint8)
     train = train_of(image_size=8, scales=(1, 1))
     sample = labelled(np.zeros((8, 8), np.uint8), pixels)
@@ -216,7 +216,7 @@ def test_brightness_moves_by_32_and_contrast_multiplies_by_a_half_to_three_halve
     assert (100 - 32) * 0.5 - 1 <= values.min() < 45 and 175 < values.max() <= (100 + 32) * 1.5 + 1
     assert np.mean(values == 100) == pytest.approx(0.25, abs=0.06)  # neither of the two coins, and near-misses
     black = recolored((0, 0, 0), 300)[:, 0]
-    assert np.mean(black == 0) == pytest.approx(0.75, abs=0.08)  # half of the pictures, and darker than black is black
+    assert np.mean(black == 0) == pytest.approx(0.75, abs=0.08)  # half of the images, and darker than black is black
     assert 30 < black.max() <= 49
 
 
@@ -244,7 +244,7 @@ def test_the_other_recipes_keep_hue_and_saturation() -> None:
 # ---- evaluation and config ----
 
 
-def test_evaluation_shows_whole_pictures_without_a_canvas() -> None:
+def test_evaluation_shows_whole_images_without_a_canvas() -> None:
     evaluation = build_transforms(DataSection(name="label_maps", recipe="crop", image_size=64, short_side=48))[1]
     assert evaluation.canvas is None
     result = evaluation(labelled(np.zeros((60, 100), np.uint8)))

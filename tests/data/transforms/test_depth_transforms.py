@@ -16,7 +16,7 @@ HEIGHT, WIDTH = 120, 200
 
 
 def lidar() -> tuple[Sample, dict[float, tuple[int, int]]]:
-    """A picture whose red and green are column and row, with depth known at 5 % of its pixels, each another number.
+    """An image whose red and green are column and row, with depth known at 5 % of its pixels, each another number.
 
     Also where each number stands, (row, column).
     """
@@ -32,7 +32,7 @@ def lidar() -> tuple[Sample, dict[float, tuple[int, int]]]:
 
 
 def assert_on_its_place(sample: Sample, places: dict[float, tuple[int, int]], zoom: float = 1.0) -> None:
-    """Each depth, times the zoom, is one that was measured, and the picture there shows its row and column."""
+    """Each depth, times the zoom, is one that was measured, and the image there shows its row and column."""
     depth, image = sample["targets"]["depth"], sample["image"].numpy().astype(int)
     assert depth.shape == sample["targets"]["size"] and depth.dtype == torch.float32
     found = depth.nonzero().tolist()
@@ -51,7 +51,7 @@ def test_evaluation_resizes_to_values_that_were_measured(image_size: Any) -> Non
 
 
 class OneFrame:
-    """A recipe that always draws the same frame. EvaluationTransform leaves pictures as they are."""
+    """A recipe that always draws the same frame. EvaluationTransform leaves images as they are."""
 
     canvas = evaluation_canvas = None
     recoloring = "none"
@@ -143,7 +143,7 @@ def test_depth_that_a_zoom_takes_out_of_the_heads_range_is_not_learnt_as_another
 
 
 def test_what_a_batch_pads_has_no_depth() -> None:
-    """The canvas is wider than the picture; targets leave that out."""
+    """The canvas is wider than the image; targets leave that out."""
     sample, _ = lidar()
     transform = Augmentation(build_recipe("fixed", (300, 300)))
     for seed in range(5):

@@ -1,4 +1,4 @@
-"""Recipes, resizing and augmentation. What the boxes say is held against what the picture shows."""
+"""Recipes, resizing and augmentation. What the boxes say is held against what the image shows."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def shown(image: torch.Tensor, label: int) -> torch.Tensor:
 
 
 def check_agrees_with_picture(sample: Sample) -> None:
-    """Boxes, masks, semantic map and depth all lie where the picture shows the colour of their label."""
+    """Boxes, masks, semantic map and depth all lie where the image shows the colour of their label."""
     image, targets = sample["image"], sample["targets"]
     height, width = targets["size"]
     assert image.dtype == torch.uint8 and image.is_contiguous()
@@ -84,7 +84,7 @@ def check_agrees_with_picture(sample: Sample) -> None:
         assert not (targets["semantic"] == label).any()
     known = targets["semantic"] != IGNORE
     assert torch.equal(targets["depth"] > 0, known)
-    nearer = (targets["semantic"][known] + 1) / targets["depth"][known]  # how often it is enlarged: one for the picture
+    nearer = (targets["semantic"][known] + 1) / targets["depth"][known]  # how often it is enlarged: one for the image
     torch.testing.assert_close(nearer, nearer[:1].expand_as(nearer))
 
 
@@ -111,7 +111,7 @@ def test_resize_is_the_same_in_training_as_in_evaluation() -> None:
         {"recipe": "crop", "image_size": 100, "short_side": 99, "scales": (0.7, 1.6)},
     ],
 )
-def test_after_augmentation_the_targets_still_lie_where_the_picture_shows_them(keys: dict[str, Any]) -> None:
+def test_after_augmentation_the_targets_still_lie_where_the_image_shows_them(keys: dict[str, Any]) -> None:
     train, evaluation = build_transforms(section(**keys))
     if keys.get("recipe") == "crop":  # whose colours are no longer to be told apart; tests/data/test_crop_recipe.py
         train = Augmentation(replace(evaluation.recipe, recoloring="none"))  # type: ignore[type-var]
@@ -157,7 +157,7 @@ def test_the_result_follows_from_the_generator_alone() -> None:
         {"recipe": "crop", "image_size": 120, "scales": (1, 1)},
     ],
 )
-def test_depth_is_divided_by_what_a_picture_is_enlarged_by(keys: dict[str, Any]) -> None:
+def test_depth_is_divided_by_what_an_image_is_enlarged_by(keys: dict[str, Any]) -> None:
     """Twice as large as evaluation would show it, a thing looks as if it were at half the distance."""
     train, evaluation = build_transforms(section(**keys))
     plain, factors = evaluation(painted())["targets"], []
@@ -178,7 +178,7 @@ def test_depth_is_divided_by_what_a_picture_is_enlarged_by(keys: dict[str, Any])
 
 @pytest.mark.parametrize("keys", [{"image_size": 100}, {"recipe": "crop", "image_size": 100, "scales": (1, 1)}])
 def test_flips_and_colours_are_drawn_apart(keys: dict[str, Any]) -> None:
-    """One stream for all steps: with a copy for each, a picture would be recoloured just when it is flipped."""
+    """One stream for all steps: with a copy for each, an image would be recoloured just when it is flipped."""
     sample = painted(100, 100)
     train, seen = build_transforms(section(**keys))[0], []
     for seed in range(120):
@@ -253,7 +253,7 @@ def test_evaluation_scales_boxes_exactly() -> None:
     assert boxes.tolist() == [[20, 40, 60, 120], [0, 0, 400, 200]]
 
 
-def test_a_picture_of_the_right_size_is_not_resampled() -> None:
+def test_an_image_of_the_right_size_is_not_resampled() -> None:
     sample = painted()
     for keys in ({"image_size": 160}, {"image_size": None}, {"image_size": (120, 160)}):
         result = build_transforms(section(**keys))[1](sample)
@@ -291,7 +291,7 @@ def test_detr_sizes_and_crops_are_the_papers() -> None:
         assert abs((right - left) / (bottom - top) - size[1] / size[0]) < 0.03  # the crop keeps its aspect
     cropped = [frame.window for frame in frames if frame.window != (0, 0, 480, 640)]
     heights = np.array([bottom - top for top, _, bottom, _ in cropped])
-    # A crop of 384 ... 600 pixels, at a short side of 400, 500 or 600, is 384/600 ... 1 of a picture 480 high.
+    # A crop of 384 ... 600 pixels, at a short side of 400, 500 or 600, is 384/600 ... 1 of an image 480 high.
     assert heights.min() >= 480 * 384 / 600 - 1 and heights.max() == 480
     widths = np.array([right - left for _, left, _, right in cropped])
     assert widths.min() >= 640 * 384 / 800 - 1 and widths.max() == 640
@@ -334,7 +334,7 @@ def test_fixed_zooms_gently() -> None:
         assert width <= 320 and height <= 240
 
 
-def test_pictures_of_extreme_shape_survive() -> None:
+def test_images_of_extreme_shape_survive() -> None:
     for recipe in (
         build_recipe("detr", None),
         build_recipe("fixed", 64),
@@ -487,7 +487,7 @@ def test_wrong_targets_of_a_plugin_are_named() -> None:
 
 
 @pytest.mark.parametrize("size", [(20, 30), (41, 59), (7, 9), (80, 120), (93, 60), (30, 120), (1, 1)])
-def test_pictures_are_resized_bilinearly_with_anti_aliasing(size: tuple[int, int]) -> None:
+def test_images_are_resized_bilinearly_with_anti_aliasing(size: tuple[int, int]) -> None:
     """Noise would show any other filter. Pillow and torch agree to the last bit of rounding."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
     resized = resize_image(pixels, size).astype(int)
@@ -507,7 +507,7 @@ class Framed(Fixed):
         return Frame((3, 5, 33, 51), (24, 37))
 
 
-def test_recipes_resample_a_window_once_pictures_bilinearly_and_labels_by_nearest() -> None:
+def test_recipes_resample_a_window_once_images_bilinearly_and_labels_by_nearest() -> None:
     rng = np.random.default_rng(0)
     pixels, labels = (rng.integers(0, 256, shape).astype(np.uint8) for shape in ((40, 60, 3), (40, 60)))
     picture, semantic = Image.fromarray(pixels), Image.fromarray(labels)

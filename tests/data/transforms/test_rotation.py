@@ -1,4 +1,4 @@
-"""Pictures that training turns: all that is labelled turns with them, and nothing is made up at the border."""
+"""Images that training turns: all that is labelled turns with them, and nothing is made up at the border."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ HEIGHT, WIDTH, LIMIT = 120, 200, 15.0
 
 
 class Whole:
-    """A recipe that leaves pictures as they are."""
+    """A recipe that leaves images as they are."""
 
     canvas = evaluation_canvas = None
     recoloring = "none"
@@ -30,7 +30,7 @@ class Whole:
 
 
 def sample() -> Sample:
-    """A picture whose red and green are column and row and whose blue is full, labelled with the same two."""
+    """An image whose red and green are column and row and whose blue is full, labelled with the same two."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     image = np.stack([columns, rows * 2, np.full_like(rows, 255)]).astype(np.uint8)
     masks = np.zeros((2, HEIGHT, WIDTH), bool)
@@ -51,7 +51,7 @@ def turned(seed: int) -> Sample:
 
 
 def angle(image: np.ndarray) -> float:
-    """In degrees, from how red grows to the right and downwards in the middle of the picture."""
+    """In degrees, from how red grows to the right and downwards in the middle of the image."""
     middle = image[0, 40:80, 60:140].astype(float)
     right, down = np.diff(middle, axis=1).mean(), np.diff(middle, axis=0).mean()
     return float(np.degrees(np.arctan(down / right)))
@@ -100,7 +100,7 @@ def test_boxes_are_those_of_the_turned_masks(seed: int) -> None:
         assert (box - seen).abs().max() <= 1.5
 
 
-def test_a_picture_without_objects_is_turned_too() -> None:
+def test_an_image_without_objects_is_turned_too() -> None:
     empty = sample()
     empty["targets"] |= {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
     del empty["targets"]["masks"]
@@ -108,7 +108,7 @@ def test_a_picture_without_objects_is_turned_too() -> None:
     assert taken["boxes"].shape == (0, 4) and (taken["depth"] == 0).any()
 
 
-def test_a_config_turns_pictures_of_the_recipe_that_crops() -> None:
+def test_a_config_turns_images_of_the_recipe_that_crops() -> None:
     heads = {"depth": {"name": "dpt", "output": "sigmoid", "max_depth": 60}}
     data: dict[str, Any] = {"name": "scenes", "train_length": 2, "val_length": 2, "num_workers": 0, "batch_size": 1}
     data |= {"recipe": "crop", "image_size": 64, "scales": [1.0, 1.0], "rotation": 30.0, "masks": False}

@@ -6,7 +6,7 @@ import densevit
 
 
 class MyNet(densevit.Backbone):
-    """Five convolutions, each of which halves the picture; a feature from each of the last three."""
+    """Five convolutions, each of which halves the image; a feature from each of the last three."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from densevit.interfaces import Sample
 
 
 class Squares(densevit.Dataset):
-    """Grey pictures with up to four white squares."""
+    """Grey images with up to four white squares."""
 
     provides = ("boxes", "labels")
 
