@@ -58,7 +58,7 @@ def test_a_sound_backbone_gives_a_table_and_0(own, capsys):
 def test_a_broken_one_says_what_was_found_and_gives_1(own, capsys):
     assert main(["check", "backbone", "broken", "--skip", "export"]) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith("strides: found maps of 17 x 24 for pictures of 33 x 47; expected 9 x 12: ")
+    assert captured.err.startswith("strides: found maps of 17 x 24 for images of 33 x 47; expected 9 x 12: ")
     assert "FAILED" in next(line for line in captured.out.splitlines() if line.startswith("strides"))
     assert captured.out.endswith("broken: 27 of 28 checks passed\n")
 
