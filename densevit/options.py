@@ -1,4 +1,4 @@
-"""Checks a plugin's options against the signature of its constructor, before anything is built."""
+"""Validates a plugin's options against the signature of its constructor."""
 
 import difflib
 import inspect
@@ -11,7 +11,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from densevit.errors import PluginError
 
-# What the framework itself hands in, by position, before the user's options.
+# Positional arguments that densevit passes, before the user's options.
 GIVEN: dict[str, tuple[str, ...]] = {
     "backbones": (),
     "necks": ("channels", "strides"),
@@ -25,7 +25,7 @@ LARGEST_FLOAT = 3.4028234e38  # of float32
 
 
 class OptionError(PluginError):
-    """One option is wrong. key: its whole name, "backbone.varient"."""
+    """An invalid option. key: its full name, "backbone.varient"."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(f"{key} {message}")
@@ -35,11 +35,11 @@ class OptionError(PluginError):
 def check(
     plugin: type, given: Iterable[str], name: str, options: Mapping[str, Any], where: str, reserved: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """The options, each coerced to its annotated type.
+    """Validates options and converts them to their annotated types.
 
-    given: what stands before the options in the constructor. where: the section that stands before the key in messages.
-    reserved: keys of that section which are not the plugin's; they only help to guess what a wrong key was meant to be.
-    A constructor with **kwargs takes every key. Raises OptionError for a key that is unknown, mistyped or missing.
+    given: positional parameters before the options. where: section that prefixes keys in messages. reserved: other keys
+    of the section, for suggestions. A constructor with **kwargs accepts every key.
+    Raises OptionError for an unknown or missing key, or a value of the wrong type.
     """
     parameters, takes_all = parameters_of(plugin, tuple(given), name)
     checked = {}
@@ -51,7 +51,7 @@ def check(
         elif takes_all:
             checked[key] = value
         else:
-            listed = f"Options: {', '.join(parameters)}." if parameters else "It has none."
+            listed = f"Options: {', '.join(parameters)}." if parameters else "It has no options."
             hint = nearest(key, [*parameters, *reserved])
             raise OptionError(f"{where}.{key}", f"is not an option of {name!r}.{hint} {listed}")
     for key, parameter in parameters.items():
@@ -61,9 +61,9 @@ def check(
 
 
 def wrong_numbers(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The numbers in a value, at any depth, that no option takes, by their keys: "should be a finite number, not nan."
+    """Yields key and message of each invalid number in a nested value: "should be a finite number, not nan."
 
-    These are nan, infinity, whole numbers beyond 64 bits, and others beyond float32.
+    Invalid are nan, infinity, integers beyond 64 bits, and floats beyond float32.
     """
     if isinstance(value, Mapping):
         for name, item in value.items():
@@ -80,23 +80,23 @@ def wrong_numbers(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple
 
 
 def _digits(value: int) -> str:
-    """A whole number, or how many digits it has: Python refuses to print thousands of them."""
+    """An integer, or its number of digits if it is large: Python refuses to print thousands of digits."""
     return str(value) if abs(value) < 10**40 else f"one of about {round(value.bit_length() * math.log10(2))} digits"
 
 
 def takes(plugin: type, option: str) -> bool:
-    """Whether the constructor names this option."""
+    """Whether the constructor has a parameter of this name."""
     return option in inspect.signature(plugin).parameters
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """ " Did you mean 'x'?", with a space in front, or nothing where no known name is near."""
+    """ " Did you mean 'x'?", with a leading space; empty if no known name is similar."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
 def wanted(problems: Iterable[Mapping[str, Any]]) -> str:
-    """What pydantic expected of a value, from all that it says about it: "a valid integer or 'auto'"."""
+    """The expected value according to pydantic's errors: "a valid integer or 'auto'"."""
     expectations = []
     for problem in problems:
         message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
@@ -105,36 +105,36 @@ def wanted(problems: Iterable[Mapping[str, Any]]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as messages print it."""
+    """A value in messages."""
     text = {"True": "true", "False": "false", "None": "null"}.get(repr(value), repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def parameters_of(plugin: type, given: tuple[str, ...], name: str) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The parameters that are the user's to set, with resolved annotations, and whether any other key is taken too."""
+    """The parameters that are options, with resolved annotations, and whether there is a **kwargs."""
     if next(base for base in plugin.__mro__ if "__init__" in vars(base)).__module__.startswith("torch.nn."):
-        return {}, False  # nn.Module's own constructor: it takes no options
+        return {}, False  # nn.Module's constructor has no options
     parameters = list(inspect.signature(plugin).parameters.values())
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(positional) < len(given) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         raise PluginError(f"{name!r}: its constructor must take {', '.join(given)} first, by position.")
-    handed = {p.name for p in positional[: len(given)]}
+    passed = {p.name for p in positional[: len(given)]}
     try:
         annotations = typing.get_type_hints(plugin.__init__, include_extras=True)  # type: ignore[misc]
-    except Exception:  # an annotation that does not resolve at run time is no reason to refuse the plugin
+    except Exception:  # unresolved annotations are allowed
         annotations = {}
-    own = {}
+    options = {}
     for parameter in parameters:
-        if parameter.name not in handed and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            own[parameter.name] = parameter.replace(annotation=annotations.get(parameter.name, Any))
-    return own, takes_all
+        if parameter.name not in passed and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            options[parameter.name] = parameter.replace(annotation=annotations.get(parameter.name, Any))
+    return options, takes_all
 
 
 def _coerce(annotation: Any, value: Any, key: str) -> Any:
-    """The value as the annotated type: as it is where it fits, else a list as a tuple, "1e-4" as a number and the like.
+    """Converts a value to the annotated type if needed: a list to a tuple, "1e-4" to a float.
 
-    true is never 1, and 1 never true.
+    Does not convert between booleans and numbers.
     """
     adapter = _adapter(annotation)
     if adapter is None:
@@ -147,7 +147,7 @@ def _coerce(annotation: Any, value: Any, key: str) -> Any:
         coerced = adapter.validate_python(value)
     except ValidationError as error:
         raise OptionError(key, f"should be {wanted(error.errors())}, not {shown(value)}.") from None
-    if _truths(coerced) != _truths(value):
+    if _count_booleans(coerced) != _count_booleans(value):
         kind = getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
         raise OptionError(key, f"should be {kind}, not {shown(value)}.")
     return coerced
@@ -156,19 +156,19 @@ def _coerce(annotation: Any, value: Any, key: str) -> Any:
 def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # a pydantic model, dataclass or TypedDict brings its own config
+    except PydanticUserError:  # a pydantic model, dataclass or TypedDict has its own config
         try:
             return TypeAdapter(annotation)
         except Exception:
             return None
-    except Exception:  # a type that pydantic cannot check
+    except Exception:  # a type that pydantic cannot validate
         return None
 
 
-def _truths(value: Any) -> int:
-    """How many booleans a value holds, at any depth."""
+def _count_booleans(value: Any) -> int:
+    """The number of booleans in a nested value."""
     if isinstance(value, Mapping):
-        return sum(_truths(item) for item in value.values())
+        return sum(_count_booleans(item) for item in value.values())
     if isinstance(value, list | tuple | set | frozenset):
-        return sum(_truths(item) for item in value)
+        return sum(_count_booleans(item) for item in value)
     return int(isinstance(value, bool))

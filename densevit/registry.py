@@ -1,7 +1,7 @@
-"""Finds plugins among the entry points of installed distributions, and loads one when it is asked for.
+"""Registry of plugins: finds them in the entry points of installed distributions, and loads them on demand.
 
-densevit's own plugins come by the same road as a stranger's. Looking imports nothing; loading one plugin imports the
-module that its entry point names; a broken one hurts only who asks for it.
+Built-in plugins are entry points as well. Finding plugins imports nothing; loading one imports its module alone, so a
+broken plugin affects only configs that use it.
 """
 
 import ast
@@ -39,21 +39,21 @@ class Plugin:
 
     @property
     def noun(self) -> str:
-        """What messages call it: "backbone 'swin'"."""
+        """Its name in messages: "backbone 'swin'"."""
         return f"{INTERFACES[self.group].lower()} {self.name!r}"
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What one walk over the installed distributions found."""
+    """The entry points of all installed distributions."""
 
     plugins: dict[tuple[str, str], Plugin] = field(default_factory=dict)  # by group and name
-    shadowed: list[tuple[Plugin, Plugin]] = field(default_factory=list)  # (not in reach, the one that has its name)
-    broken: list[str] = field(default_factory=list)  # a sentence for each entry point that cannot be read
+    shadowed: list[tuple[Plugin, Plugin]] = field(default_factory=list)  # (hidden, the one of the same name)
+    broken: list[str] = field(default_factory=list)  # a sentence per invalid entry point
 
 
 def find(group: str) -> dict[str, Plugin]:
-    """All plugins of a group by name, none imported. Warns of names that two distributions claim."""
+    """All plugins of a group by name, without importing them. Warns about a name in two distributions."""
     _check_group(group)
     found = scan()
     for hidden, winner in found.shadowed:
@@ -63,10 +63,10 @@ def find(group: str) -> dict[str, Plugin]:
 
 
 def load(group: str, name: str) -> type[Any]:
-    """The class behind a plugin's name, or behind "module:Class", which needs no entry point.
+    """The class of a plugin, by its name or by "module:Class", which needs no entry point.
 
-    Imports that plugin's module and no other. Raises PluginError where the name is unknown, the import fails, or what
-    is found is no class of the group's interface.
+    Imports the plugin's module. Raises PluginError for an unknown name, a failed import, or an object that is not a
+    subclass of the group's interface.
     """
     _check_group(group)
     if ":" in name:
@@ -81,42 +81,42 @@ def load(group: str, name: str) -> type[Any]:
             raise PluginError(_unknown(group, name, known))
         plugin = known[name]
     loaded = _import(plugin)
-    interfaces = importlib.import_module("densevit.interfaces")  # torch comes with it, as it came with the plugin
+    interfaces = importlib.import_module("densevit.interfaces")  # late: it imports torch
     expected = getattr(interfaces, INTERFACES[group])
     if not (isinstance(loaded, type) and issubclass(loaded, expected)):
         what = f"the class {loaded.__name__}" if isinstance(loaded, type) else f"a {type(loaded).__name__}"
         raise PluginError(
-            f"{_described(plugin)} is {what}, which is no densevit.{expected.__name__}. "
+            f"{_described(plugin)} is {what}, which is not a densevit.{expected.__name__}. "
             f"Write `class {plugin.value.rpartition(':')[2]}(densevit.{expected.__name__})`."
         )
     return loaded
 
 
 def create(group: str, name: str, *given: Any, options: Mapping[str, Any], where: str) -> Any:
-    """An instance of a plugin. given: what the framework hands in by position; options: the user's, checked first."""
+    """Validates the options and builds a plugin. given: positional arguments. options: the user's."""
     checked = check_options(group, name, options, where)
     plugin = load(group, name)
     try:
-        made = plugin(*given, **checked)
+        instance = plugin(*given, **checked)
     except (DensevitError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # of somebody's constructor: SystemExit as well
+    except BaseException as error:  # a plugin's constructor may raise anything, such as SystemExit
         why = one_line(error) if isinstance(error, ValueError) else _where_and_why(error, plugin.__module__)
         raise PluginError(f"{where}: {name!r} cannot be built with these options: {why}") from error
-    if group in _MODULES and "_parameters" not in vars(made):
-        raise PluginError(f"{where}: {name!r}: its constructor does not call super().__init__(), as a module's has to.")
-    return made
+    if group in _MODULES and "_parameters" not in vars(instance):
+        raise PluginError(f"{where}: {name!r}: its constructor does not call super().__init__(). Fix: call it first.")
+    return instance
 
 
 def check_options(
     group: str, name: str, options: Mapping[str, Any], where: str, reserved: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """The options as the plugin's constructor wants them: each one known, each of its annotated type, none missing.
+    """The options, validated and converted to the types of the plugin's constructor; see `options.check`.
 
-    where: the section, "backbone" or "heads.detection", that stands before the key in messages. reserved: keys of that
-    section which are not the plugin's; they only help to guess what a wrong key was meant to be.
+    where: the section that prefixes keys in messages, "backbone" or "heads.detection". reserved: other keys of the
+    section, for suggestions.
     """
-    from densevit import options as signature  # pydantic comes with it; finding plugins needs none
+    from densevit import options as signature  # late: it imports pydantic
 
     return signature.check(load(group, name), signature.GIVEN[group], name, options, where, reserved)
 
@@ -132,26 +132,26 @@ def list_heads() -> list[str]:
 
 
 def first_line(plugin: Plugin) -> str:
-    """The first line of the class's docstring, read from the source; nothing is imported. Empty where there is none."""
+    """The first line of the class's docstring, from the source file, without importing it; empty if it has none."""
     module, _, attribute = plugin.value.partition(":")
     try:
         return _docstring(module, attribute, hops=5).partition("\n")[0]
-    except Exception as error:  # whatever the source holds; `__main__` has none
+    except Exception as error:  # an invalid source file; `__main__` has none
         return f"(unreadable: {one_line(error)})"
 
 
-# ---- the walk over distributions ----
+# ---- scanning distributions ----
 
 
 def scan() -> Scan:
-    """Every distribution's plugins. The walk happens once for each state of sys.path."""
+    """The plugins of all distributions, cached by sys.path."""
     return _scan(tuple(sys.path))
 
 
 @functools.cache
 def _scan(path: tuple[str, ...]) -> Scan:
-    found = Scan()
-    offers: dict[str, tuple[str, list[Plugin]]] = {}  # by distribution, with the kind of its metadata
+    result = Scan()
+    offers: dict[str, tuple[str, list[Plugin]]] = {}  # by distribution: kind of metadata, plugins
     for distribution in importlib.metadata.distributions():
         try:
             text = distribution.read_text("entry_points.txt") or ""
@@ -161,32 +161,32 @@ def _scan(path: tuple[str, ...]) -> Scan:
             name, version = metadata["Name"] or "a nameless distribution", metadata["Version"] or "of no version"
             kind = "egg-info" if distribution.read_text("METADATA") is None else "dist-info"
         except Exception as error:
-            found.broken.append(f"A distribution cannot be read: {one_line(error)} ({_place(distribution)}).")
+            result.broken.append(f"A distribution cannot be read: {one_line(error)} ({_place(distribution)}).")
             continue
         key = re.sub(r"[-_.]+", "-", name).lower()
         if key in offers and not (offers[key][0] == "egg-info" and kind == "dist-info"):
-            continue  # the same one twice on the path: the first is what Python imports, but an egg-info may be stale
+            continue  # on the path twice: Python imports the first, but an egg-info may be outdated
         origin = f"{name} {version}"
         plugins = []
         for group, entry, value in _entries(text):
             if value is None:
-                found.broken.append(f"{origin} has a malformed entry point, {entry!r} under [densevit.{group}].")
+                result.broken.append(f"{origin} has a malformed entry point, {entry!r} under [densevit.{group}].")
             else:
                 plugins.append(Plugin(group, entry, value, origin))
         offers[key] = (kind, plugins)
-        found.broken.extend(f"{origin} has entry points under {problem}" for problem in _unknown_groups(text))
-    for key in sorted(offers, key=lambda key: key != "densevit"):  # stable: the built-in ones first, then as found
+        result.broken.extend(f"{origin} has entry points under {problem}" for problem in _unknown_groups(text))
+    for key in sorted(offers, key=lambda key: key != "densevit"):  # stable sort: built-in plugins first
         for plugin in offers[key][1]:
-            winner = found.plugins.setdefault((plugin.group, plugin.name), plugin)
+            winner = result.plugins.setdefault((plugin.group, plugin.name), plugin)
             if winner is not plugin:
-                found.shadowed.append((plugin, winner))
-    return found
+                result.shadowed.append((plugin, winner))
+    return result
 
 
 def _entries(text: str) -> Iterator[tuple[str, str, str | None]]:
-    """(group, name, value) of each densevit entry point in an entry_points.txt; a malformed line comes with value None.
+    """Yields (group, name, value) of each densevit entry point in an entry_points.txt; value None if malformed.
 
-    Written out because `importlib.metadata` gives up on the whole file, and in some versions on all of them.
+    A parser of its own, because `importlib.metadata` rejects the whole file, and in some versions all files.
     """
     group = ""
     for line in map(str.strip, text.splitlines()):
@@ -194,29 +194,29 @@ def _entries(text: str) -> Iterator[tuple[str, str, str | None]]:
             group = line.strip("[] ").removeprefix("densevit.") if line.startswith("[densevit.") else ""
         elif group in GROUPS and line and not line.startswith("#"):
             name, _, value = (part.strip() for part in line.partition("="))
-            value = re.sub(r"\s*\[.*\]$", "", value)  # the extras that an entry point may name
+            value = re.sub(r"\s*\[.*\]$", "", value)  # optional extras
             good = name and re.fullmatch(r"[\w.]+\s*:\s*[\w.]+", value)
             yield group, (name if good else line), (re.sub(r"\s", "", value) if good else None)
 
 
 def _unknown_groups(text: str) -> Iterator[str]:
-    """The sections of an entry_points.txt that are no plugin group, but look as if they were meant for one."""
+    """Sections of an entry_points.txt that resemble a plugin group, but are not one."""
     for name in re.findall(r"^\s*\[\s*(densevit[._-][^]]*?)\s*\]", text, re.IGNORECASE | re.MULTILINE):
         if name not in {f"densevit.{group}" for group in GROUPS}:
             group = re.split(r"[._-]", name, maxsplit=1)[1].strip().lower()
             hint = did_you_mean(group, GROUPS).replace("Did you mean '", "Did you mean 'densevit.")
-            yield f"[{name}], which is no plugin group.{hint}"
+            yield f"[{name}], which is not a plugin group.{hint}"
 
 
 def _place(distribution: importlib.metadata.Distribution) -> str:
     return str(getattr(distribution, "_path", "at an unknown place"))
 
 
-# ---- reading without importing ----
+# ---- docstrings without importing ----
 
 
 def _docstring(module: str, name: str, hops: int) -> str:
-    """A class's docstring, from the module's source or, `hops` times at most, from where the module has the class."""
+    """A class's docstring, from the module's source file; follows at most `hops` `from ... import` statements."""
     source = _source(module)
     if source is None:
         return ""
@@ -233,25 +233,25 @@ def _docstring(module: str, name: str, hops: int) -> str:
 
 
 def _source(module: str) -> Path | None:
-    """The file of a module. No package on the way is imported, as `importlib.util.find_spec` alone would do."""
+    """The file of a module. Imports no parent package, unlike `importlib.util.find_spec`."""
     top, *below = module.split(".")
     spec = importlib.util.find_spec(top)
     for name in below:
         top = f"{top}.{name}"
-        places = spec.submodule_search_locations if spec else None
-        spec = importlib.machinery.PathFinder.find_spec(top, places) if places else None
+        locations = spec.submodule_search_locations if spec else None
+        spec = importlib.machinery.PathFinder.find_spec(top, locations) if locations else None
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
-# ---- importing one ----
+# ---- importing a plugin ----
 
 
 def _import(plugin: Plugin) -> Any:
     module_name, _, attribute = plugin.value.partition(":")
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", plugin.value):
-        raise PluginError(f"{_described(plugin)} is not named as module:Class, such as my_package.my_module:MyClass.")
+        raise PluginError(f"{_described(plugin)} is not of the form module:Class, as in my_package.my_module:MyClass.")
     if plugin.name == plugin.value and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a class named directly may stand in the working directory
+        sys.path.append(os.getcwd())  # a module:Class may be in the working directory
     try:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
@@ -262,29 +262,29 @@ def _import(plugin: Plugin) -> Any:
             found = getattr(found, part)
     except (PluginError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # a plugin may end the process: SystemExit
+    except BaseException as error:  # an import may raise anything, such as SystemExit
         raise PluginError(f"{_described(plugin)} cannot be imported: {_reason(plugin, error)}") from error
     return found
 
 
 def _reason(plugin: Plugin, error: BaseException) -> str:
-    """Why an import failed, where, and what to install if a package is missing."""
+    """The reason of a failed import, with its location, or the missing package and how to install it."""
     module_name = plugin.value.partition(":")[0]
     if isinstance(error, ModuleNotFoundError) and error.name:
         if module_name == error.name or module_name.startswith(f"{error.name}."):
             return f"there is no module {error.name!r}."
-        return f"it needs {error.name!r}, which is not installed. {_remedy(plugin, error.name.partition('.')[0])}"
+        return f"it needs {error.name!r}, which is not installed. {_install_hint(plugin, error.name.partition('.')[0])}"
     return _where_and_why(error, module_name)
 
 
 def _where_and_why(error: BaseException, module: str) -> str:
-    """An error's type, its message and where it was raised: "KeyError: 'width' (my_net.py, line 12)."
+    """An error's type, message and location: "KeyError: 'width' (my_net.py, line 12)."
 
-    module: of the plugin; the place is the last one in its package, whatever library was called from there.
+    module: of the plugin; the location is the innermost frame in its package.
     """
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
-    home = _home(module)
-    own = [frame for frame in frames if frame.filename.startswith(home)]
+    root = _package_root(module)
+    own = [frame for frame in frames if frame.filename.startswith(root)]
     file, line, message = "", None, one_line(error)
     if frames:
         file, line = (own or frames)[-1].filename, (own or frames)[-1].lineno
@@ -295,18 +295,18 @@ def _where_and_why(error: BaseException, module: str) -> str:
     return f"{kind}: {message}{where}." if message != kind else f"{kind}{where}."
 
 
-def _home(module: str) -> str:
-    """The folder of a module's package, or the file of a module alone."""
+def _package_root(module: str) -> str:
+    """The folder of a module's top-level package, or the file of a top-level module."""
     try:
         spec = importlib.util.find_spec(module.partition(".")[0])
     except (ImportError, ValueError):
         spec = None
-    places = [*spec.submodule_search_locations] if spec and spec.submodule_search_locations else []
-    return places[0] if places else str(spec and spec.origin)
+    locations = [*spec.submodule_search_locations] if spec and spec.submodule_search_locations else []
+    return locations[0] if locations else str(spec and spec.origin)
 
 
-def _remedy(plugin: Plugin, package: str) -> str:
-    """The pip command for a missing package, through an extra of the plugin's distribution where it has one."""
+def _install_hint(plugin: Plugin, package: str) -> str:
+    """The pip command for a missing package, with an extra of the plugin's distribution if one requires it."""
     distribution = plugin.origin.rpartition(" ")[0]
     try:
         requirements = importlib.metadata.requires(distribution) or []

@@ -77,7 +77,7 @@ def test_a_mistake_is_a_message_and_exit_code_2(capsys):
         (["train", "optim.lr=1"], "train needs a config"),
         (
             ["train", "detr_swin", "--resume", "runs/a"],
-            "goes on in that folder and from its config; leave 'detr_swin' out",
+            "uses that folder and its config; remove 'detr_swin'",
         ),
         (["train", "detr_swin", "optim.lrr=1"], "command line: optim.lrr is not a key of optim"),
         (

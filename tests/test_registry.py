@@ -131,8 +131,8 @@ def test_a_missing_package_is_told_with_the_extra_that_brings_it(install):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("json:JSONDecoder", "is the class JSONDecoder, which is no densevit.Backbone"),
-        ("json:dumps", "is a function, which is no densevit.Backbone"),
+        ("json:JSONDecoder", "is the class JSONDecoder, which is not a densevit.Backbone"),
+        ("json:dumps", "is a function, which is not a densevit.Backbone"),
         ("json:JSONDecodr", "json has no 'JSONDecodr'. Did you mean 'JSONDecoder'"),
         ("no_such_module:Net", "there is no module 'no_such_module'"),
     ],
@@ -214,7 +214,7 @@ def test_what_the_framework_gives_is_no_option_and_what_has_no_default_is_needed
     assert check("heads", "hd:Open", {"anything": 1}, "heads.a") == {"anything": 1}
     with pytest.raises(PluginError, match="must take channels, strides, classes first"):
         check("heads", "hd:Short", {}, "heads.a")
-    with pytest.raises(PluginError, match="backbone.width is not an option of 'hd:Bare'. It has none"):
+    with pytest.raises(PluginError, match="backbone.width is not an option of 'hd:Bare'. It has no options"):
         check("backbones", "hd:Bare", {"width": 1}, "backbone")
 
 

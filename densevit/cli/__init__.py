@@ -1,6 +1,6 @@
-"""The command line: `densevit NAME`, `python -m densevit NAME` and `python tools/NAME.py` all end in `main`.
+"""The command line: `densevit NAME`, `python -m densevit NAME` and `python tools/NAME.py` call `main`.
 
-A command is a module with `add_arguments(parser)` and `run(args) -> int`; only the one that was asked for is imported.
+A command is a module with `add_arguments(parser)` and `run(args) -> int`; only the requested one is imported.
 """
 
 import argparse
@@ -14,22 +14,22 @@ from densevit.errors import DensevitError, did_you_mean, printable
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("densevit.cli.train", "train a model; leaves a run folder"),
-    "evaluate": ("densevit.cli.evaluate", "measure a run on its validation data or on other data"),
-    "predict": ("densevit.cli.predict", "run a model on pictures; leaves drawn pictures and predictions"),
+    "evaluate": ("densevit.cli.evaluate", "evaluate a run on its validation data or on other data"),
+    "predict": ("densevit.cli.predict", "run a model on images; writes visualizations and predictions"),
     "convert": (
         "densevit.cli.convert",
-        "make a run folder of another project's weights, or write a run as its weights",
+        "convert another project's weights to a run folder, or a run to its weights",
     ),
-    "plugins": ("densevit.cli.plugins", "list the backbones, necks, heads, data sets and evaluators in reach"),
-    "check": ("densevit.cli.check", "prove a backbone or a head"),
-    "config": ("densevit.cli.config", "print a config as it resolves"),
+    "plugins": ("densevit.cli.plugins", "list the installed backbones, necks, heads, data sets and evaluators"),
+    "check": ("densevit.cli.check", "check a backbone or a head of your own"),
+    "config": ("densevit.cli.config", "print the resolved config"),
     "scenes": ("densevit.cli.scenes", "write the built-in data set to disk"),
-    "new": ("densevit.cli.new", "write a small distribution to begin a plugin of one's own from"),
+    "new": ("densevit.cli.new", "write a template of a plugin distribution"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 2 where the user can mend something, 130 after Ctrl-C."""
+    """Runs a command and returns its exit code: 0, 2 for an error that the user can fix, 130 after Ctrl-C."""
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or given[0] in ("-h", "--help"):
         print(_overview())
@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(printable(str(error)), file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno is None:  # not the system's
+        if error.errno is None:  # not raised by the operating system
             raise
-        print(printable(_of_system(error)), file=sys.stderr)
+        print(printable(_os_error(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -60,25 +60,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _one_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """A warning on its own: where in the code it arose helps nobody here."""
+    """A warning without its location in the code."""
     return f"warning: {printable(str(message))}\n"
 
 
-def _of_system(error: OSError) -> str:
-    """A file that cannot be read or written, and why: "runs/a: Permission denied."."""
+def _os_error(error: OSError) -> str:
+    """The file and the reason of an OSError: "runs/a: Permission denied."."""
     name = "" if error.filename is None else str(error.filename)
     name = name if len(name) <= 200 else f"{name[:100]} ... ({len(name):,} characters)"
     return f"{name}{': ' if name else ''}{error.strerror or error}."
 
 
 def _run(name: str, rest: list[str]) -> int:
-    home, purpose = COMMANDS[name]
-    module = importlib.import_module(home)
+    path, purpose = COMMANDS[name]
+    module = importlib.import_module(path)
     parser = argparse.ArgumentParser(f"densevit {name}", description=module.__doc__ or purpose)
     module.add_arguments(parser)
     try:
         arguments = parser.parse_intermixed_args(rest)
-    except SystemExit as stop:  # argparse has said why
+    except SystemExit as stop:  # argparse has printed the reason
         return stop.code if isinstance(stop.code, int) else 2
     return int(module.run(arguments))
 
@@ -86,5 +86,5 @@ def _run(name: str, rest: list[str]) -> int:
 def _overview() -> str:
     lines = [f"  {name:10}{purpose}" for name, (_, purpose) in COMMANDS.items()]
     return "\n".join(
-        ["usage: densevit COMMAND ...", "", "commands:", *lines, "", "densevit COMMAND --help says more about one."]
+        ["usage: densevit COMMAND ...", "", "commands:", *lines, "", "densevit COMMAND --help describes a command."]
     )

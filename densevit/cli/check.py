@@ -1,4 +1,4 @@
-"""Proves a backbone or a head: shapes, gradients, precisions, state, options and more. Exit code 1 where it fails."""
+"""Checks a backbone or a head: shapes, gradients, precisions, state, options and more. Exit code 1 if a check fails."""
 
 import functools
 import sys
@@ -18,16 +18,14 @@ KINDS = ("backbone", "head")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("kind", choices=KINDS, metavar="backbone|head", help="what is checked")
-    parser.add_argument("name", metavar="NAME", help="a plugin's name, or module:Class in reach of this folder")
+    parser.add_argument("kind", choices=KINDS, metavar="backbone|head", help="kind of plugin")
+    parser.add_argument("name", metavar="NAME", help="a plugin's name, or module:Class")
     parser.add_argument("options", metavar="key=value", nargs="*", help="the constructor's options, as in a config")
-    parser.add_argument(
-        "--skip", metavar="CHECK", action="append", default=[], help="leave this one out; may stand twice"
-    )
+    parser.add_argument("--skip", metavar="CHECK", action="append", default=[], help="leave out this check; repeatable")
 
 
 def run(args: Namespace) -> int:
-    """Runs the command. Returns 1 where a check fails."""
+    """Runs the command. Returns 1 if a check fails."""
     group, where = f"{args.kind}s", args.kind
     options = registry.check_options(group, args.name, read_options(args.options), where)
     plugin: Callable[..., Any] = registry.load(group, args.name)
@@ -51,20 +49,20 @@ def run(args: Namespace) -> int:
 
 
 def read_options(given: Sequence[str]) -> dict[str, Any]:
-    """`key=value` with YAML's values, as a dict."""
+    """A dict of `key=value` arguments, with values in YAML."""
     from densevit.config.yaml_io import parse
 
     options = {}
     for option in given:
         name, equals, text = option.partition("=")
         if not equals or not name.strip() or not text.strip():
-            raise ConfigError(f"command line: {option!r} is no option: write key=value, and key=null for none.")
+            raise ConfigError(f"command line: {option!r} is not an option: write key=value, and key=null for none.")
         options[name.strip()] = parse(text, f"command line: {option}")
     return options
 
 
 def show(title: str, checks: "Iterator[Result]") -> "list[Result]":
-    """A table that grows while the checks run; where nobody watches, it is printed once they have."""
+    """Prints a table of results; in a terminal it grows while the checks run."""
     from rich.console import Console
     from rich.live import Live
 

@@ -1,4 +1,4 @@
-"""Prints a config as it resolves: bases and section files merged, overrides applied, defaults filled in, checked."""
+"""Prints the resolved config: bases and section files merged, overrides applied, defaults filled in, validated."""
 
 import argparse
 

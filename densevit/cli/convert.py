@@ -1,4 +1,4 @@
-"""Makes a run folder of another project's weights; with --to, writes a run as that project's weights."""
+"""Converts another project's weights to a run folder; with --to, a run to that project's weights."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -13,10 +13,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "overrides",
         metavar="section.key=value",
         nargs="*",
-        help="what no tensor shows: backbone.dilation=true; what may not fit: weights_allow=[PATTERN, ...]",
+        help="options that no tensor shows: backbone.dilation=true; tensors that may not match: "
+        "weights_allow=[PATTERN, ...]",
     )
-    parser.add_argument("--as", dest="layout", metavar="LAYOUT", help="the layout of SRC, where it is not recognised")
-    parser.add_argument("--to", metavar="LAYOUT", help="hf, timm, torchvision, detr, or a layout by its name")
+    parser.add_argument("--as", dest="layout", metavar="LAYOUT", help="the layout of SRC, if it is not recognised")
+    parser.add_argument("--to", metavar="LAYOUT", help="hf, timm, torchvision, detr, or the name of a layout")
 
 
 def run(args: Namespace) -> int:
@@ -40,7 +41,7 @@ def run(args: Namespace) -> int:
             console.print(f"{args.out}: a backbone, for train CONFIG backbone={args.out / 'backbone.yaml'}")
         return 0
     if args.layout is not None:
-        raise ConfigError("--as is for what comes in, and --to for what goes out; keep one.")
+        raise ConfigError("--as is the layout of the input, --to that of the output; keep one.")
     one = export(args.source, args.to, _allowed(args.overrides))
     one.write(args.out)
     console.print(written_table(one, args.source, args.out))
@@ -48,7 +49,7 @@ def run(args: Namespace) -> int:
 
 
 def _allowed(overrides: list[str]) -> list[str]:
-    """The patterns of `weights_allow=[PATTERN, ...]`, the one override that --to takes."""
+    """The patterns of `weights_allow=[PATTERN, ...]`, the only override for --to."""
     from densevit.config.yaml_io import parse
     from densevit.errors import ConfigError
 
@@ -58,7 +59,7 @@ def _allowed(overrides: list[str]) -> list[str]:
         patterns = parse(text, f"command line: {override}") if key == "weights_allow" else None
         if not isinstance(patterns, list):
             raise ConfigError(
-                f"{override}: --to writes a run as it is. Only weights_allow=[PATTERN, ...] can be given."
+                f"{override}: --to writes a run unchanged. Only weights_allow=[PATTERN, ...] can be given."
             )
         allowed += map(str, patterns)
     return allowed

@@ -1,4 +1,4 @@
-"""Measures a run on its validation data, or on other data; with --out, writes the metrics and the predictions too."""
+"""Evaluates a run on its validation data, or on other data; with --out, also writes metrics and predictions."""
 
 import json
 from argparse import ArgumentParser, Namespace
@@ -48,7 +48,7 @@ def run(args: Namespace) -> int:
     check_classes(data, model)
     maps = MapFiles(args.out, model.classes).add_image if args.out else None
     metrics, evaluators = evaluate(model, data, config, maps)
-    if getattr(rank_zero_only, "rank", 0) > 0:  # of several processes, one tells
+    if getattr(rank_zero_only, "rank", 0) > 0:  # rank 0 alone reports
         return 0
     Console().print(metrics_table(metrics))
     if args.out:
@@ -60,7 +60,7 @@ def run(args: Namespace) -> int:
 
 
 def config_of(model: "DenseModel", run: str, overrides: Sequence[str]) -> "Config":
-    """The model's config under overrides, which may change what it is evaluated on and how, but not the model."""
+    """The model's config with overrides, which may change data and evaluation, but not the model."""
     from densevit.config import check_plugins
     from densevit.config import load as load_config
 
@@ -69,20 +69,20 @@ def config_of(model: "DenseModel", run: str, overrides: Sequence[str]) -> "Confi
         if section in ("backbone", "weights", "optim") or (section == "heads" and keys[1:2] != ["evaluation"]):
             raise ConfigError(
                 f"{override}: a run is evaluated as it was trained."
-                " What can be changed is data.*, trainer.*, inference.* and heads.NAME.evaluation.*"
+                " Allowed overrides are data.*, trainer.*, inference.* and heads.NAME.evaluation.*"
             )
     if not overrides and model.config is not None:
         return model.config
     file = Path(run).expanduser() / "config.yaml"
     if not file.is_file():
-        raise ConfigError(f"{run}: overrides need a run folder, with a config.yaml. Name the run's folder.")
+        raise ConfigError(f"{run}: overrides need a run folder with a config.yaml. Give the run's folder.")
     config = load_config(file, overrides)
     check_plugins(config)
     return config
 
 
 def write_detections(evaluators: "Mapping[str, Evaluator]", folder: Path) -> None:
-    """Writes detections.json in COCO's results format; detections-HEAD.json where several heads find boxes."""
+    """Writes detections.json in COCO's results format; detections-HEAD.json for each of several heads."""
     results = {head: evaluator.results() for head, evaluator in evaluators.items()}
     found = {head: entries for head, entries in results.items() if entries is not None}
     for head, entries in found.items():

@@ -1,4 +1,4 @@
-"""Writes a small distribution to begin a backbone or a head of one's own from: it installs, passes its test, trains."""
+"""Writes a template of a backbone or head distribution, which installs, passes its test and trains."""
 
 import argparse
 import shlex
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=("backbone", "head"), help="what the plugin is")
-    parser.add_argument("name", metavar="NAME", help="of the plugin, its package and its folder: my_net")
+    parser.add_argument("kind", choices=("backbone", "head"), help="kind of plugin")
+    parser.add_argument("name", metavar="NAME", help="name of the plugin, its package and its folder: my_net")
     parser.add_argument(
-        "--out", type=Path, default=Path(), metavar="DIR", help="where the folder NAME is made (default: here)"
+        "--out", type=Path, default=Path(), metavar="DIR", help="parent of the new folder NAME (default: here)"
     )
 
 

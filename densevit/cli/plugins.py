@@ -1,4 +1,4 @@
-"""Lists the plugins in reach: group, name, the distribution it is from, and what it says of itself. Imports none."""
+"""Lists the installed plugins without importing them: group, name, distribution, and first line of the docstring."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from densevit.errors import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("group", nargs="?", choices=registry.GROUPS, help="list this group alone")
+    parser.add_argument("group", nargs="?", choices=registry.GROUPS, help="list only this group")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
         columns = [*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), summary]
         print(printable("  ".join(columns).rstrip()))
     for hidden, winner in found.shadowed:
-        print(printable(f"Not in reach: {hidden.noun} of {hidden.origin}, for {winner.origin} has that name."))
+        print(printable(f"Hidden: {hidden.noun} of {hidden.origin}, because {winner.origin} has that name."))
     for problem in found.broken:
         print(printable(problem))
     return 0

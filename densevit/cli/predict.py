@@ -1,4 +1,4 @@
-"""Runs a model on pictures; leaves a folder with what it sees drawn, and written: COCO results, maps, point clouds."""
+"""Runs a model on images; writes a folder of visualizations and predictions: COCO results, maps, point clouds."""
 
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
@@ -17,43 +17,41 @@ if TYPE_CHECKING:
     from densevit.inference.sources import ImageFile
     from densevit.model import DenseModel
 
-BATCHES_AT_ONCE = 4  # so many are read before any is run, so that pictures of one size find one another
+BATCHES_AT_ONCE = 4  # read together, so that images of one size can form batches
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder, or a model file")
     parser.add_argument(
-        "sources", metavar="SOURCE", nargs="+", help="a picture, a folder, or a pattern: 'photos/**/*.jpg'"
+        "sources", metavar="SOURCE", nargs="+", help="an image, a folder, or a pattern: 'photos/**/*.jpg'"
     )
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, help="a new folder; ./predictions, or the next free one, if left out"
+        "--out", metavar="DIR", type=Path, help="a new folder (default: ./predictions, or the next free one)"
     )
     parser.add_argument(
-        "--threshold", metavar="SCORE", type=float, default=0.5, help="the lowest score drawn (%(default)s)"
+        "--threshold", metavar="SCORE", type=float, default=0.5, help="the lowest score to draw (%(default)s)"
     )
-    parser.add_argument(
-        "--batch-size", metavar="N", type=int, default=8, help="pictures that run together (%(default)s)"
-    )
+    parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images per batch (%(default)s)")
     parser.add_argument(
         "--focal",
         metavar="PIXELS",
         type=float,
-        help="the camera's focal length in pixels of the pictures: depth becomes point clouds, clouds/NAME.ply, too",
+        help="the camera's focal length in pixels of the images: also writes point clouds, clouds/NAME.ply",
     )
-    looks = parser.add_argument_group("how dense heads look at a picture; what is left out is as the run has it")
+    group = parser.add_argument_group("test-time augmentation of dense heads; by default as in the run")
     for name, kind, form, text in (
-        ("window", _sides, "SIDE|HxW", "slide a window of so many pixels of the resized picture; null: see it whole"),
-        ("stride", _sides, "SIDE|HxW", "from one window to the next; null: two thirds of it"),
-        ("scales", _factors, "S,S,...", "see the picture at these scales: 0.75,1,1.25"),
+        ("window", _sides, "SIDE|HxW", "size of sliding windows in pixels of the resized image; null: the whole image"),
+        ("stride", _sides, "SIDE|HxW", "stride of the windows; null: two thirds of the window"),
+        ("scales", _factors, "S,S,...", "scales of the image: 0.75,1,1.25"),
         ("average", str, "KIND", "average logits or probabilities"),
     ):
-        looks.add_argument(f"--{name}", type=kind, metavar=form, default=SUPPRESS, help=text)
-    looks.add_argument("--flip", action=BooleanOptionalAction, default=SUPPRESS, help="see the mirrored picture too")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... ; an accelerator, if left out")
+        group.add_argument(f"--{name}", type=kind, metavar=form, default=SUPPRESS, help=text)
+    group.add_argument("--flip", action=BooleanOptionalAction, default=SUPPRESS, help="also use the flipped image")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: an accelerator)")
 
 
 def run(args: Namespace) -> int:
-    """Runs the command. Returns 1 where some picture could not be read; the others are done."""
+    """Runs the command. Returns 1 if an image could not be read; the others are processed."""
     from rich.console import Console
     from rich.progress import track
 
@@ -67,32 +65,32 @@ def run(args: Namespace) -> int:
         raise DensevitError(f"--threshold is {args.threshold}; a score from 0 to 1 is expected.")
     if args.focal is not None and not 0 < args.focal < float("inf"):
         raise DensevitError(f"--focal is {args.focal}; the focal length in pixels is expected, above 0.")
-    pictures = find_images(args.sources)
+    images = find_images(args.sources)
     folder = check_new_folder(args.out) if args.out else next_free_folder("predictions")
     model = load(args.run).to(_device(args.device))
     inference = _inference(model, args)
     errors: list[DensevitError] = []
 
     def predicted() -> Iterator["ImageFile"]:
-        for chunk in _read_ahead(pictures, BATCHES_AT_ONCE * args.batch_size):
-            readable = [(picture, pixels) for picture, pixels in chunk if not isinstance(pixels, DensevitError)]
+        for chunk in _read_ahead(images, BATCHES_AT_ONCE * args.batch_size):
+            readable = [(image, pixels) for image, pixels in chunk if not isinstance(pixels, DensevitError)]
             errors.extend(pixels for _, pixels in chunk if isinstance(pixels, DensevitError))
             found = model.predict([pixels for _, pixels in readable], args.batch_size, inference)
-            for (picture, pixels), predictions in zip(readable, found, strict=True):
-                files.add(picture, pixels, predictions)
-                yield picture
+            for (image, pixels), predictions in zip(readable, found, strict=True):
+                files.add(image, pixels, predictions)
+                yield image
 
     with PredictionFiles(folder, model.classes, args.threshold, args.focal) as files:
-        done = list(track(predicted(), "Predicting", len(pictures), console=Console(stderr=True), transient=True))
+        done = list(track(predicted(), "Predicting", len(images), console=Console(stderr=True), transient=True))
     for error in errors:
         print(error, file=sys.stderr)
     left_out = f"; {len(errors)} could not be read" if errors else ""
-    print(f"{folder}: {len(done)} of {len(pictures)} pictures{left_out}")
+    print(f"{folder}: {len(done)} of {len(images)} images{left_out}")
     return 1 if errors else 0
 
 
 def _inference(model: "DenseModel", args: Namespace) -> "InferenceSection | None":
-    """The run's `inference` section under the options that were given; None where there were none."""
+    """The run's `inference` section with the given options; None without any."""
     from densevit.config import InferenceSection, inference_with
     from densevit.model import check_inference
 
@@ -105,11 +103,11 @@ def _inference(model: "DenseModel", args: Namespace) -> "InferenceSection | None
 
 
 def _sides(text: str) -> int | list[int] | None:
-    """512, or 512x768 for height and width, or null."""
+    """Parses 512, 512x768 (height x width) or null."""
     try:
         sides = None if text == "null" else [int(side) for side in text.split("x")]
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no side (512), no height and width (512x768), and not null.") from None
+        raise ArgumentTypeError(f"{text!r} is not a side (512), a height and width (512x768), or null.") from None
     return sides[0] if sides is not None and len(sides) == 1 else sides
 
 
@@ -117,22 +115,22 @@ def _factors(text: str) -> list[float]:
     try:
         return [float(factor) for factor in text.split(",")]
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no list of numbers such as 0.75,1,1.25.") from None
+        raise ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.75,1,1.25.") from None
 
 
 def _read_ahead(
-    pictures: Sequence["ImageFile"], size: int
+    images: Sequence["ImageFile"], size: int
 ) -> Iterator[list[tuple["ImageFile", "np.ndarray | DensevitError"]]]:
-    """Chunks of pictures with their pixels or what is wrong with them; the next is read while one is used."""
+    """Chunks of images with their pixels or an error; reads the next chunk while one is processed."""
     with ThreadPoolExecutor() as pool:
 
-        def reading(start: int) -> list[tuple["ImageFile", Future["np.ndarray | DensevitError"]]]:
-            return [(picture, pool.submit(_read, picture.path)) for picture in pictures[start : start + size]]
+        def submit(start: int) -> list[tuple["ImageFile", Future["np.ndarray | DensevitError"]]]:
+            return [(image, pool.submit(_read, image.path)) for image in images[start : start + size]]
 
-        chunk = reading(0)
-        for start in range(size, len(pictures) + size, size):
-            ready, chunk = chunk, reading(start)
-            yield [(picture, pixels.result()) for picture, pixels in ready]
+        chunk = submit(0)
+        for start in range(size, len(images) + size, size):
+            ready, chunk = chunk, submit(start)
+            yield [(image, pixels.result()) for image, pixels in ready]
 
 
 def _read(path: Path) -> "np.ndarray | DensevitError":
@@ -151,9 +149,9 @@ def _device(name: str) -> "torch.device":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")
     if name.partition(":")[0] == "meta":
-        raise DensevitError("--device meta computes nothing. Leave it out to take what is there.")
+        raise DensevitError("--device meta computes nothing. Leave it out to use an available device.")
     try:
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+    except (RuntimeError, AssertionError) as error:  # torch raises either for an unavailable device
         reason = str(error).splitlines()[0].rstrip(".")
-        raise DensevitError(f"--device {name}: {reason}. Leave it out to take what is there.") from None
+        raise DensevitError(f"--device {name}: {reason}. Leave it out to use an available device.") from None

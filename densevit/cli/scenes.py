@@ -1,4 +1,4 @@
-"""Writes the built-in data set to disk: pictures, COCO json, semantic PNG and 16-bit depth PNG (millimetres)."""
+"""Writes the built-in data set to disk: images, COCO json, semantic PNG and 16-bit depth PNG (millimetres)."""
 
 import argparse
 import re
@@ -8,12 +8,12 @@ _LARGEST_SIDE = 2**13
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a folder that is new or empty")
-    parser.add_argument("--count", type=_positive, metavar="N", help="pictures a split (default: 4000 train, 500 val)")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new or empty folder")
+    parser.add_argument("--count", type=_positive, metavar="N", help="images per split (default: 4000 train, 500 val)")
     parser.add_argument("--size", type=_size, default=128, metavar="S", help="side in pixels, or HxW (default: 128)")
-    parser.add_argument("--seed", type=int, default=0, metavar="K", help="another seed, other scenes (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="random seed of the scenes (default: 0)")
     parser.add_argument("--split", choices=("train", "val"), help="only this split (default: both)")
-    parser.add_argument("--jpeg", action="store_true", help="write JPEG: smaller, with its losses")
+    parser.add_argument("--jpeg", action="store_true", help="write JPEG: smaller, but lossy")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Trains a model and leaves a run folder: its config, metrics, checkpoints, weights, drawn predictions and a report."""
+"""Trains a model and writes a run folder: config, metrics, checkpoints, weights, visualizations and a report."""
 
 import argparse
 from pathlib import Path
@@ -9,20 +9,20 @@ from densevit.errors import ConfigError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "config", metavar="CONFIG", nargs="?", help="a config file, or a shipped config's name; with --resume, none"
+        "config", metavar="CONFIG", nargs="?", help="a config file, or a shipped config's name; none with --resume"
     )
     parser.add_argument(
         "overrides",
         metavar="section.key=value",
         nargs="*",
-        help="overrides; section=FILE takes a section from a file",
+        help="overrides; section=FILE reads a section from a file",
     )
-    parser.add_argument("--run-dir", metavar="DIR", type=Path, help="an empty or new folder; runs/CONFIG by default")
+    parser.add_argument("--run-dir", metavar="DIR", type=Path, help="a new or empty folder (default: runs/CONFIG)")
     parser.add_argument(
         "--resume",
         metavar="RUN",
         type=Path,
-        help="go on where this run stopped, from its own config; trainer.max_steps=N lets one that has ended go on",
+        help="resume this run with its own config; trainer.max_steps=N extends a finished one",
     )
 
 
@@ -32,9 +32,7 @@ def run(args: argparse.Namespace) -> int:
         wrong = [given for given in overrides if "=" not in given]
         if wrong or args.run_dir is not None:
             given = wrong[0] if wrong else f"--run-dir {args.run_dir}"
-            raise ConfigError(
-                f"--resume {args.resume} goes on in that folder and from its config; leave {given!r} out."
-            )
+            raise ConfigError(f"--resume {args.resume} uses that folder and its config; remove {given!r}.")
         from densevit.training.run import resume_training
 
         return _exit_code(resume_training(args.resume, overrides).stopped_by)
@@ -47,5 +45,5 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _exit_code(stopped_by: int) -> int:
-    """As a shell gives it: 130 after Ctrl-C, 143 after SIGTERM."""
+    """The exit code of a shell: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + stopped_by if stopped_by else 0

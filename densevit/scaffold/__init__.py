@@ -1,4 +1,4 @@
-"""Small distributions to begin one's own plugin from: they install, pass their test and train as they are written."""
+"""Templates of small plugin distributions, which install, pass their test and train as written."""
 
 from densevit.scaffold.distribution import KINDS, files, write
 from densevit.scaffold.names import check_name, class_name

@@ -1,4 +1,4 @@
-"""A backbone to begin from: convolutions, where one's own go."""
+"""Template of a backbone: residual convolutions, to be replaced by your own layers."""
 
 MODULE = '''\
 """A backbone for densevit."""
@@ -14,8 +14,8 @@ class $cls(densevit.Backbone):
     def __init__(self, width: int = 32, depth: int = 2) -> None:
         super().__init__()
         if width < 1 or depth < 1:
-            raise ValueError(f"width is {width} and depth {depth}; each is at least 1.")
-        # What a head is built for: one of each a feature, fine to coarse. How many there are is up to you.
+            raise ValueError(f"width is {width} and depth is {depth}; both must be at least 1.")
+        # One channel count and one stride per feature, fine to coarse; any number of features.
         self.channels = (width, 2 * width, 4 * width, 8 * width)
         self.strides = (4, 8, 16, 32)
         # Put your own layers here.
@@ -28,7 +28,7 @@ class $cls(densevit.Backbone):
             inputs = outputs
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images: (B, 3, H, W), normalised, of any H and W. Returns (B, C, ceil(H / s), ceil(W / s)) a stride s."""
+        """images: (B, 3, H, W), normalised, any H and W. Returns a (B, C, ceil(H / s), ceil(W / s)) per stride s."""
         x = self.stem(images)  # (B, C, ceil(H / 2), ceil(W / 2))
         features = []
         for stage in self.stages:
@@ -37,12 +37,12 @@ class $cls(densevit.Backbone):
         return features
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """Each parameter once, input first: a layer-wise learning rate goes by this."""
+        """Each parameter once, input first, for layer-wise learning rates."""
         return [list(part.parameters()) for part in (self.stem, *self.stages)]
 
 
 class Residual(nn.Module):
-    """A convolution in each channel and two across them, added to what came in."""
+    """A residual block: a depthwise convolution and two 1x1 convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Residual(nn.Module):
 
 
 def halve(inputs: int, outputs: int) -> nn.Module:
-    """A convolution of stride 2: a side of H becomes one of ceil(H / 2), whatever H is, without padding by hand."""
+    """A convolution of stride 2: (H, W) becomes (ceil(H / 2), ceil(W / 2)) for any H and W."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.GroupNorm(1, outputs), nn.GELU())
 '''
 

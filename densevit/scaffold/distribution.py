@@ -1,4 +1,4 @@
-"""The files of a new distribution, and how they come to disk."""
+"""The files of a new plugin distribution."""
 
 import ast
 from collections.abc import Mapping
@@ -39,8 +39,8 @@ testpaths = ["tests"]
 line-length = 120
 """
 
-# With `package_dir`, an editable install puts the folder on the path. Without it, setuptools hooks the import after the
-# path is searched, and in the folder above, Python would take this folder for the package.
+# With `package_dir`, an editable install adds the folder to sys.path. Without it, setuptools installs an import hook
+# that runs after the path search, and from the parent folder Python would import this folder as the package.
 _SETUP = """\
 [metadata]
 name = $name
@@ -75,27 +75,29 @@ densevit train configs/$name.yaml
 """
 
 _TEST = '''\
-"""What densevit asks of every $noun; `densevit check $noun $name` asks the same."""
+"""Checks of the $noun interface, as in `densevit check $noun $name`."""
 
 from densevit.testing import check_$noun
 
 from $name import $cls
 
 
-def test_the_kit() -> None:
+def test_interface() -> None:
     check_$noun($cls)
 '''
 
 
 def files(noun: str, name: str) -> dict[str, str]:
-    """The text of each file of a new distribution, by its path in a folder of that name.
+    """The files of a new distribution, by path in its folder.
 
-    noun: "backbone" or "head". name: as `check_name` gives it. Raises PluginError where its class's name is taken.
+    noun: "backbone" or "head". name: as returned by `check_name`. Raises PluginError if its class name is taken.
     """
     kind = KINDS[noun]
     words = {"name": name, "cls": class_name(name), "noun": noun, "group": kind.group}
     if words["cls"] in _taken(kind.module):
-        raise PluginError(f"{name!r} would make a class {words['cls']!r}, which its module needs. Choose another name.")
+        raise PluginError(
+            f"{name!r} would make a class {words['cls']!r}, a name that its module uses already. Choose another name."
+        )
     templates = {
         "pyproject.toml": _PYPROJECT,
         "setup.cfg": _SETUP,
@@ -108,10 +110,10 @@ def files(noun: str, name: str) -> dict[str, str]:
 
 
 def write(folder: Path, texts: Mapping[str, str]) -> None:
-    """Writes files into a folder that is new or empty. Raises PluginError where it is neither, and touches nothing."""
+    """Writes files into a new or empty folder. Raises PluginError for any other, and leaves it unchanged."""
     try:
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise PluginError(f"{folder} exists and is not an empty folder. Take another --out, or remove it.")
+            raise PluginError(f"{folder} exists and is not an empty folder. Choose another --out, or remove it.")
         for path, text in texts.items():
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +123,7 @@ def write(folder: Path, texts: Mapping[str, str]) -> None:
 
 
 def _taken(module: str) -> set[str]:
-    """The names that a template's imports, functions and further classes have."""
+    """The names of a template's imports, functions and other classes."""
     names: set[str] = set()
     for node in ast.parse(Template(module).substitute(name="own", cls="Own")).body:
         if isinstance(node, ast.Import | ast.ImportFrom):

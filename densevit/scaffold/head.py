@@ -1,4 +1,4 @@
-"""A head to begin from: a dense detector, where one's own goes."""
+"""Template of a head: a dense detector, to be replaced by your own."""
 
 MODULE = '''\
 """A head for densevit."""
@@ -18,12 +18,12 @@ from torchvision.ops import batched_nms
 
 
 class $cls(densevit.Head):
-    """Boxes from every cell of the features of stride 8 and up, each cell with its distances to four sides (FCOS)."""
+    """Boxes from every cell of the features of stride 8 and up, as distances to the four sides (FCOS)."""
 
-    task = "detection"  # picks the classes and the evaluator: detection's is COCO AP
-    needs = ("boxes", "labels")  # what it learns from; data without these keys are refused at the start
+    task = "detection"  # selects the classes and the evaluator: COCO AP for detection
+    needs = ("boxes", "labels")  # required target keys; data without them are an error at the start
 
-    # The first three come from densevit. The others are the options in YAML, checked against their annotations.
+    # densevit passes the first three arguments. The others are options in YAML, checked against their annotations.
     def __init__(
         self,
         channels: Sequence[int],
@@ -34,33 +34,33 @@ class $cls(densevit.Head):
     ) -> None:
         super().__init__(channels, strides, classes)
         if width < 1 or num_predictions < 1:
-            raise ValueError(f"width is {width} and num_predictions {num_predictions}; each is at least 1.")
+            raise ValueError(f"width is {width} and num_predictions is {num_predictions}; both must be at least 1.")
         self.num_predictions = num_predictions
-        # Any number of features of any strides comes: choose by the stride, and have something to fall back on.
-        self.chosen = [i for i, stride in enumerate(strides) if stride >= 8] or [len(strides) - 1]
-        self.cells = [strides[i] for i in self.chosen]
+        # Support any number of features of any strides: select by stride, and fall back to the last one.
+        self.levels = [i for i, stride in enumerate(strides) if stride >= 8] or [len(strides) - 1]
+        self.cell_sizes = [strides[i] for i in self.levels]
         # Put your own layers here.
-        self.projections = nn.ModuleList(nn.Conv2d(channels[i], width, 1) for i in self.chosen)
+        self.projections = nn.ModuleList(nn.Conv2d(channels[i], width, 1) for i in self.levels)
         self.tower = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
         self.norms = nn.ModuleList(LayerNorm2d(width) for _ in self.tower)
         self.label_layer = nn.Conv2d(width, len(self.classes), 1)
         self.side_layer = nn.Conv2d(width, 4, 1)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
-        """The cells of all levels in a row: `logits` (B, S, K), `boxes` (B, S, 4), and where the cells are.
+        """Predictions of the S cells of all levels: `logits` (B, S, K), `boxes` (B, S, 4), and the cells' centres.
 
-        boxes: cxcywh, centres: (B, S, 2), both in 0 ... 1 of each picture without its padding. padding: (B, S).
+        boxes: cxcywh, centres: (B, S, 2), both in 0 ... 1 of the image without padding. padding: (B, S).
         """
-        inside = ~padding_mask  # (B, H, W); a picture's own width and height show in its first row and column
+        inside = ~padding_mask  # (B, H, W); its first row and column give the width and height of the image
         sizes = torch.stack([inside[:, 0].sum(1), inside[:, :, 0].sum(1)], dim=-1).float()[:, None]  # (B, 1, 2)
         levels = []
-        for i, stride, project in zip(self.chosen, self.cells, self.projections, strict=True):
-            padding = padding_mask[:, ::stride, ::stride]  # (B, h, w), by the first pixel of a cell
+        for i, stride, project in zip(self.levels, self.cell_sizes, self.projections, strict=True):
+            padding = padding_mask[:, ::stride, ::stride]  # (B, h, w), at the first pixel of each cell
             x = project(features[i])  # (B, C, h, w)
             for convolution, norm in zip(self.tower, self.norms, strict=True):
-                x = x.masked_fill(padding[:, None], 0.0)  # what stands in the padding reaches no cell of the picture
+                x = x.masked_fill(padding[:, None], 0.0)  # padding does not affect the cells of the image
                 x = functional.gelu(norm(convolution(x)))
-            logits = self.label_layer(x) - 4.6  # begins at a probability of 0.01: most cells are background
+            logits = self.label_layer(x) - 4.6  # initial probability of 0.01: most cells are background
             sides = 2 * stride * functional.softplus(self.side_layer(x).float())  # (B, 4, h, w), in pixels
             rows, columns = (stride * (torch.arange(side, device=x.device) + 0.5) for side in x.shape[-2:])
             centres = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).flatten(0, 1)  # (h * w, 2)
@@ -72,27 +72,27 @@ class $cls(densevit.Head):
         return {name: torch.cat(parts, dim=1) for name, parts in zip(names, zip(*levels, strict=True), strict=True)}
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
-        """`label`, `l1` and `giou`: the same keys at all times, and 0 where no picture is labelled.
+        """`label`, `l1` and `giou`: always the same keys, and 0 if no image is labelled.
 
-        A key that is absent from a target means "not labelled": that picture is left out. Boxes of shape (0, 4) mean
-        "nothing there": that picture teaches what background is.
+        A missing key in a target means "unlabelled": the image is left out. Boxes of shape (0, 4) mean "no objects":
+        the image is background.
         """
         labelled = [i for i, target in enumerate(targets) if all(key in target for key in self.needs)]
         logits, boxes, centres, padding = (outputs[key][labelled] for key in ("logits", "boxes", "centres", "padding"))
         objects = Objects.of([targets[i] for i in labelled], logits.device)
-        # Put your own loss here. This one gives each object to the cells that fit it best.
+        # Put your own loss here. This one assigns each object to the cells that match it best.
         losses = dense_detection(logits, boxes, centres, padding, objects)
         return {"label": losses.label, "l1": 5 * losses.l1, "giou": 2 * losses.giou}
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
-        """Boxes (N, 4) as xyxy in pixels of the original picture, scores and labels (N,), by falling score."""
+        """Boxes (N, 4) as xyxy in pixels of the original image, scores and labels (N,), by decreasing score."""
         scores, boxes = outputs["logits"].float().sigmoid(), to_corners(outputs["boxes"].float()).clamp(0, 1)
         predictions = []
         for score, box, padding, target in zip(scores, boxes, outputs["padding"], targets, strict=True):
             score, box = score[~padding], box[~padding]  # (S, K), (S, 4)
-            best, place = score.flatten().topk(min(10 * self.num_predictions, score.numel()))
-            cell, label = place // score.shape[-1], place % score.shape[-1]
+            best, index = score.flatten().topk(min(10 * self.num_predictions, score.numel()))
+            cell, label = index // score.shape[-1], index % score.shape[-1]
             height, width = target["original_size"]
             pixels = box[cell] * box.new_tensor([width, height, width, height])
             keep = batched_nms(pixels, best, label, 0.6)[: self.num_predictions]

@@ -1,4 +1,4 @@
-"""What a new distribution may be called: one word is its folder, its package, its plugin's name and its config's."""
+"""Valid names of a new distribution: one name for its folder, package, plugin and config."""
 
 import importlib.metadata
 import importlib.util
@@ -9,22 +9,22 @@ from pathlib import Path
 from densevit import registry
 from densevit.errors import PluginError
 
-_FOLDERS = ("build", "configs", "dist", "tests")  # what stands beside the package
+_FOLDERS = ("build", "configs", "dist", "tests")  # beside the package
 
 
 def check_name(group: str, name: str) -> str:
-    """The name as Python and pip take it, hyphens as underscores. group: the plugin's, "backbones" or "heads".
+    """The name as a Python package: hyphens become underscores. group: "backbones" or "heads".
 
-    Raises PluginError where it is no name, or is that of an installed plugin, module or distribution.
+    Raises PluginError if it is not a valid name, or is that of an installed plugin, module or distribution.
     """
     package = name.replace("-", "_")
     if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?", package):
         raise PluginError(
-            f"{name!r} cannot be a package's name: that begins with a letter, goes on in letters, digits, '_' or '-', "
-            "and ends in a letter or a digit, as my_net does."
+            f"{name!r} cannot be a package's name. Use letters, digits, '_' and '-', with a letter first and a "
+            "letter or digit last, as in my_net."
         )
     if keyword.iskeyword(package):
-        raise PluginError(f"{name!r} is a word of Python's own and cannot be imported. Choose another name.")
+        raise PluginError(f"{name!r} is a Python keyword and cannot be imported. Choose another name.")
     if package in _FOLDERS:
         raise PluginError(f"{name!r} is the name of a folder beside the package. Choose another name.")
     plugin = registry.find(group).get(package)
@@ -32,27 +32,27 @@ def check_name(group: str, name: str) -> str:
         raise PluginError(f"There is a {plugin.noun} already, from {plugin.origin}. Choose another name.")
     module = _module(package)
     if module:
-        raise PluginError(f"{name!r} is the name of a module that is installed ({module}). Choose another name.")
+        raise PluginError(f"{name!r} is the name of an installed module ({module}). Choose another name.")
     try:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return package
     raise PluginError(
-        f"{name!r} is the name of an installed distribution (version {version}), which pip would take away for the new "
-        "one. Choose another name."
+        f"{name!r} is the name of an installed distribution (version {version}), which pip would replace. "
+        "Choose another name."
     )
 
 
 def class_name(package: str) -> str:
-    """my_net as MyNet; what is written in capitals already stays."""
+    """Converts my_net to MyNet; keeps capitals."""
     return "".join(word[:1].upper() + word[1:] for word in package.split("_"))
 
 
 def _module(package: str) -> str:
-    """Where a module of that name is found; empty where an import would fail. Folders without Python do not count."""
+    """The location of a module of that name; empty if an import would fail. Ignores the folder `package` itself."""
     try:
         spec = importlib.util.find_spec(package)
-    except ValueError:  # a module that is loaded without a spec, as __main__ is
+    except ValueError:  # a module without a spec, such as __main__
         return "loaded without a file"
     if spec is None:
         return ""

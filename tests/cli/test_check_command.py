@@ -89,7 +89,7 @@ def test_what_the_constructor_refuses_is_a_finding(own, capsys):
     [
         (["backbone", "own", "widht=4"], "backbone.widht is not an option of 'own'. Did you mean 'width'?"),
         (["backbone", "own", "width=wide"], "backbone.width should be a valid integer, not 'wide'."),
-        (["backbone", "own", "width"], "command line: 'width' is no option: write key=value"),
+        (["backbone", "own", "width"], "command line: 'width' is not an option: write key=value"),
         (["backbone", "own", "--skip", "exprt"], "--skip: There is no check 'exprt'. Did you mean 'export'?"),
         (["backbone", "onw"], "There is no backbone 'onw'. Did you mean 'own'?"),
         (["neck", "own"], "invalid choice: 'neck'"),

@@ -69,9 +69,9 @@ def test_predict_s_options_stand_in_place_of_the_run_s(model: Any):
     ("options", "message"),
     [
         (["--stride", "400"], "command line: inference.stride: 400 is more than inference.window, 300"),
-        (["--window", "wide"], "--window: 'wide' is no side (512), no height and width (512x768), and not null"),
+        (["--window", "wide"], "--window: 'wide' is not a side (512), a height and width (512x768), or null"),
         (["--window", "1x2x3"], "command line: inference.window: give one side or [height, width]"),
-        (["--scales", "1,big"], "--scales: '1,big' is no list of numbers such as 0.75,1,1.25"),
+        (["--scales", "1,big"], "--scales: '1,big' is not a list of numbers such as 0.75,1,1.25"),
         (["--scales", "0"], "command line: inference.scales.0 should be greater than 0"),
         (["--average", "votes"], "command line: inference.average should be 'logits' or 'probabilities', not 'votes'"),
     ],

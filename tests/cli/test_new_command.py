@@ -124,7 +124,7 @@ def test_it_says_what_to_do_next_and_writes_no_more_than_it_says(tmp_path, monke
 @pytest.mark.parametrize(
     ("kind", "name", "said"),
     [
-        ("backbone", "2net", "'2net' cannot be a package's name: that begins with a letter"),
+        ("backbone", "2net", "'2net' cannot be a package's name. Use letters"),
         ("backbone", "_net", "cannot be a package's name"),
         ("backbone", "net_", "cannot be a package's name"),
         ("backbone", "my net", "cannot be a package's name"),
@@ -132,16 +132,16 @@ def test_it_says_what_to_do_next_and_writes_no_more_than_it_says(tmp_path, monke
         ("backbone", "../net", "cannot be a package's name"),
         ("backbone", "nétz", "cannot be a package's name"),
         ("backbone", "", "cannot be a package's name"),
-        ("backbone", "lambda", "'lambda' is a word of Python's own"),
+        ("backbone", "lambda", "'lambda' is a Python keyword"),
         ("head", "tests", "'tests' is the name of a folder beside the package"),
-        ("backbone", "torch", "'torch' is the name of a module that is installed ("),
-        ("backbone", "json", "'json' is the name of a module that is installed ("),
+        ("backbone", "torch", "'torch' is the name of an installed module ("),
+        ("backbone", "json", "'json' is the name of an installed module ("),
         ("backbone", "swin", "There is a backbone 'swin' already, from densevit 0."),
         ("head", "detr", "There is a head 'detr' already, from densevit 0."),
         ("head", "pillow", "'pillow' is the name of an installed distribution (version "),
         ("head", "Pytorch-Lightning", "is the name of an installed distribution"),
-        ("backbone", "tensor", "'tensor' would make a class 'Tensor', which its module needs"),
-        ("backbone", "residual", "'residual' would make a class 'Residual', which its module needs"),
+        ("backbone", "tensor", "'tensor' would make a class 'Tensor', a name that its module uses already"),
+        ("backbone", "residual", "'residual' would make a class 'Residual', a name that its module uses already"),
     ],
 )
 def test_a_name_that_cannot_be_used_is_refused_before_anything_is_made(kind, name, said, tmp_path, capsys):

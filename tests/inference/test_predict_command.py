@@ -62,7 +62,7 @@ def test_images_are_drawn_and_predictions_written_for_coco(
     model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["predict", "RUN", "a", "b", "--out", "found"]) == 0
-    assert "found: 4 of 4 pictures" in capsys.readouterr().out
+    assert "found: 4 of 4 images" in capsys.readouterr().out
     assert sorted(path.name for path in Path("found/drawn").iterdir()) == [
         "000139.jpg",
         "a-1.jpg",
@@ -110,7 +110,7 @@ def test_an_unreadable_image_is_named_and_the_others_are_done(
     Path("b/notes.jpg").write_text("not an image")
     assert main(["predict", "RUN", "b", "--out", "found"]) == 1
     said = capsys.readouterr()
-    assert "2 of 4 pictures; 2 could not be read" in said.out
+    assert "2 of 4 images; 2 could not be read" in said.out
     assert "b/cat.png" in said.err and "b/notes.jpg" in said.err
     assert sorted(path.name for path in Path("found/drawn").iterdir()) == ["000139.jpg", "1.jpg"]
     assert len(read("found/predictions.json")) == 4

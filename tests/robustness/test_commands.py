@@ -91,9 +91,9 @@ WRONG: dict[tuple[str, ...], str] = {
     ("predict", "run", "a.png", "--focal", "nan"): "--focal is nan",
     ("predict", "run", "a.png", "--focal", "-1"): "--focal is -1.0",
     ("predict", "run", "a.png", "--window", "0"): "inference.window should be greater than or equal to 1",
-    ("predict", "run", "a.png", "--window", "x"): "'x' is no side",
-    ("predict", "run", "a.png", "--window", "9" * 5000): "is no side",
-    ("predict", "run", "a.png", "--scales", ""): "'' is no list of numbers",
+    ("predict", "run", "a.png", "--window", "x"): "'x' is not a side",
+    ("predict", "run", "a.png", "--window", "9" * 5000): "is not a side",
+    ("predict", "run", "a.png", "--scales", ""): "'' is not a list of numbers",
     ("predict", "run", "a.png", "--scales", "nan"): "inference.scales.0 should be a finite number, not nan",
     ("predict", "run", "a.png", "--scales", "0"): "inference.scales.0 should be greater than 0",
     ("predict", "run", "a.png", "--average", "x"): "inference.average should be 'logits' or 'probabilities'",
@@ -117,7 +117,7 @@ WRONG: dict[tuple[str, ...], str] = {
     ("check", "backbone", "nope"): "There is no backbone 'nope'",
     ("check", "backbone", "swin", "varient=tiny"): "Did you mean 'variant'",
     ("check", "backbone", "swin", "drop_path=.nan"): "backbone.drop_path should be a finite number, not nan",
-    ("check", "backbone", "swin", "drop_path"): "'drop_path' is no option: write key=value",
+    ("check", "backbone", "swin", "drop_path"): "'drop_path' is not an option: write key=value",
     ("check", "head", "detr", "num_queries=1__0"): "1__0 is not a number",
     ("check", "backbone", "swin", "--skip", "nope"): "--skip",
     ("new", "backbone", "my net"): "cannot be a package's name",
@@ -166,7 +166,7 @@ def test_predict_does_the_others_where_an_image_cannot_be_read(
     assert main(["predict", "run", "file", "a.png"]) == 1  # 2 is for what is found before anything is done
     printed = capsys.readouterr()
     assert printed.err.strip().startswith("file ")
-    assert "1 of 2 pictures; 1 could not be read" in printed.out
+    assert "1 of 2 images; 1 could not be read" in printed.out
     assert (tmp_path / "predictions" / "drawn" / "a.jpg").is_file()
 
 

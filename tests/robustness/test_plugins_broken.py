@@ -51,12 +51,12 @@ IMPORTS = {
     "NUL": ("a\0b", "null bytes"),
     "an attribute that raises": ("def __getattr__(name): raise RuntimeError('lazy')", "RuntimeError: lazy ("),
     "no such class": ("class Nets: pass", "net has no 'Net'. Did you mean 'Nets'?"),
-    "a function": ("def Net(): pass", "is a function, which is no densevit.Backbone"),
-    "a number": ("Net = 5", "is a int, which is no densevit.Backbone"),
-    "an instance": (backbone().replace("class Net(", "class Own(") + "Net = Own()\n", "is a Own, which is no"),
-    "a class that is no module": ("class Net: pass", "is the class Net, which is no densevit.Backbone"),
+    "a function": ("def Net(): pass", "is a function, which is not a densevit.Backbone"),
+    "a number": ("Net = 5", "is a int, which is not a densevit.Backbone"),
+    "an instance": (backbone().replace("class Net(", "class Own(") + "Net = Own()\n", "is a Own, which is not a"),
+    "a class that is no module": ("class Net: pass", "is the class Net, which is not a densevit.Backbone"),
     "a module that is no backbone": (BEGIN + "class Net(nn.Module): pass", "Write `class Net(densevit.Backbone)`"),
-    "a head": (BEGIN + "class Net(densevit.Head): pass", "is the class Net, which is no densevit.Backbone"),
+    "a head": (BEGIN + "class Net(densevit.Head): pass", "is the class Net, which is not a densevit.Backbone"),
 }  # fmt: skip
 
 CONSTRUCTORS = {
@@ -105,7 +105,7 @@ ENTRY_POINTS = {
     "a group of another kind": ("[densevit.dataset]\nmine = net:Net\n", "Did you mean 'densevit.datasets'?"),
     "a group that nobody knows": (
         "[densevit.foo]\nmine = net:Net\n",
-        "[densevit.foo], which is no plugin group. Known",
+        "[densevit.foo], which is not a plugin group. Known",
     ),
     "no class": (GROUP + "mine = net\n", "own 1.0 has a malformed entry point, 'mine = net'"),
     "no value": (GROUP + "mine =\n", "own 1.0 has a malformed entry point, 'mine ='"),
@@ -117,22 +117,22 @@ ENTRY_POINTS = {
 LISTED = {
     "__main__": ("mine = __main__:Net_of_mine", "__main__ has no 'Net_of_mine'"),
     "a module that is not there": ("mine = no.such.module:Net", "there is no module 'no'"),
-    "a relative module": ("mine = ..net:Net", "is not named as module:Class"),
+    "a relative module": ("mine = ..net:Net", "is not of the form module:Class"),
     "a module built in": ("mine = sys:Net", "sys has no 'Net'"),
-    "a function built in": ("mine = os:system", "which is no densevit.Backbone"),
+    "a function built in": ("mine = os:system", "which is not a densevit.Backbone"),
 }
 
 VALUES = {
-    "net:": "is not named as module:Class",
-    ".:Net": "is not named as module:Class",
-    "..net:Net": "is not named as module:Class",
-    "net:Net:Net": "is not named as module:Class",
-    "net net:Net": "is not named as module:Class",
+    "net:": "is not of the form module:Class",
+    ".:Net": "is not of the form module:Class",
+    "..net:Net": "is not of the form module:Class",
+    "net:Net:Net": "is not of the form module:Class",
+    "net net:Net": "is not of the form module:Class",
     "nope:Net": "there is no module 'nope'",
     "net.below:Net": "there is no module 'net.below'",
     "net:Nett": "net has no 'Nett'. Did you mean 'Net'?",
     "net:Net.inner": "net has no 'Net.inner'",
-    "builtins:exit": "which is no densevit.Backbone",
+    "builtins:exit": "which is not a densevit.Backbone",
 }
 
 
