@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from densevit.config import InferenceSection
-    from densevit.inference.sources import ImageFile
+    from densevit.inference.image_files import ImageFile
     from densevit.model import DenseModel
 
 BATCHES_AT_ONCE = 4  # read together, so that images of one size can form batches
@@ -55,8 +55,8 @@ def run(args: Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
+    from densevit.inference.image_files import find_images
     from densevit.inference.results import PredictionFiles, check_new_folder, next_free_folder
-    from densevit.inference.sources import find_images
     from densevit.weights.model_file import load
 
     if args.batch_size < 1:

@@ -12,9 +12,9 @@ from PIL import Image
 
 from densevit.errors import DensevitError
 from densevit.evaluation.box_records import coco_results
+from densevit.inference.image_files import ImageFile
 from densevit.inference.maps import MapFiles
 from densevit.inference.point_cloud import write_ply
-from densevit.inference.sources import ImageFile
 from densevit.interfaces import Class, Predictions
 from densevit.visualization.draw import draw
 from densevit.weights.atomic_io import check_free

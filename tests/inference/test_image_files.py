@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from densevit.errors import DensevitError
-from densevit.inference.sources import find_images
+from densevit.inference.image_files import find_images
 
 
 @pytest.fixture
