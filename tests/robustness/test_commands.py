@@ -69,7 +69,7 @@ WRONG: dict[tuple[str, ...], str] = {
     ("evaluate", "run", "optim.lr=1"): "a run is evaluated as it was trained",
     ("evaluate", "run", "data.batch_size=.nan"): "data.batch_size should be a finite number, not nan",
     ("evaluate", "run", "data.name=nope"): "There is no dataset 'nope'",
-    ("evaluate", "run", "--out", "file"): "file is a file. Name a new folder",
+    ("evaluate", "run", "--out", "file"): "file is a file. Fix: name a new folder",
     ("evaluate", "run", "--out", "run"): "run is not empty",
     ("evaluate", "run", "--out", "file/x/y"): "/file is not a folder",
     ("predict", "run", "nope.png"): "nope.png: there is no such file or folder",
