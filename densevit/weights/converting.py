@@ -135,8 +135,8 @@ def with_settings(sections: Mapping[str, Any], classes: Classes) -> dict[str, An
         sections = {**sections, "heads": {**sections["heads"], task: {"evaluation": evaluation, **head}}}
         if name in _SETR.values() and len(classes[task]) not in _SETR:
             own = [{"name": c.name, "id": c.file_id, "color": [*c.color]} for c in classes[task]]
-            kept = ("recipe", "image_size", "short_side", "scales", "batch_size")
-            values["data"] = {"name": "label_maps", "classes": own, **{key: values["data"][key] for key in kept}}
+            copied = ("recipe", "image_size", "short_side", "scales", "batch_size")
+            values["data"] = {"name": "label_maps", "classes": own, **{key: values["data"][key] for key in copied}}
     values["data"] = {**values["data"], **others.get("data", {})}
     return {**values, **{key: value for key, value in others.items() if key != "data"}, **sections}
 

@@ -65,14 +65,14 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
     state = _by_our_heads(model, checkpoint, where)
     own = model.state_dict()
     heads = {name.split(".")[1] for name in state if name.startswith("heads.")}
-    kept = checkpoint.fresh(own)
+    excluded = checkpoint.fresh(own)
     left_out = dict(checkpoint.left_out)
     if heads & set(model.heads):
         for name in own:
             if _head_of(name) not in (None, *heads):
-                kept[name] = f"the weights have no head {_head_of(name)!r}"
+                excluded[name] = f"the weights have no head {_head_of(name)!r}"
             elif name.startswith("log_variances.") and name not in state:
-                kept[name] = "that head's loss weight was not learned"
+                excluded[name] = "that head's loss weight was not learned"
         for name in state:
             if _head_of(name) not in (None, *model.heads):
                 left_out[name] = f"this model has no head {_head_of(name)!r}"
@@ -81,11 +81,11 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
     notes = []
     for name in sorted(heads & set(model.heads)):
         other, note = _other_classes(model, name, part(state, f"heads.{name}."), checkpoint)
-        kept |= {f"heads.{name}.{key}": why for key, why in other.items()}
+        excluded |= {f"heads.{name}.{key}": why for key, why in other.items()}
         notes += note
     state = {name: tensor for name, tensor in state.items() if name not in left_out}
     with _describing(checkpoint):
-        found = fit(model, state | _empty(checkpoint.unknown), where, allowed, kept)
+        found = fit(model, state | _empty(checkpoint.unknown), where, allowed, excluded)
     found.left_out |= left_out
     found.zeros = {name: why for name, why in checkpoint.zeros.items() if name in found.tensors}
     found.notes += _layout_note(checkpoint) + notes
@@ -96,9 +96,9 @@ def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: S
     """Matches a checkpoint with the model's backbone, by the backbone's keys. Nothing is written."""
     prefix = "" if checkpoint.is_backbone else "backbone."
     state = part(checkpoint.tensors, "backbone.") | _empty(checkpoint.unknown if checkpoint.is_backbone else ())
-    kept = checkpoint.fresh(model.backbone.state_dict(), prefix)
+    excluded = checkpoint.fresh(model.backbone.state_dict(), prefix)
     with _describing(checkpoint):
-        found = fit(model.backbone, state, f"backbone.weights: {checkpoint.source}", allowed, kept)
+        found = fit(model.backbone, state, f"backbone.weights: {checkpoint.source}", allowed, excluded)
     found.left_out |= checkpoint.left_out
     zeros = {name.removeprefix(prefix): why for name, why in checkpoint.zeros.items()}
     found.zeros = {name: why for name, why in zeros.items() if name in found.tensors}
@@ -114,9 +114,9 @@ def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, al
         raise WeightsError(f"{where}: {checkpoint.source} has {has}; expected one for {theirs}.")
     state = part(checkpoint.tensors, f"heads.{theirs}.")
     other, notes = _other_classes(model, name, state, checkpoint)
-    kept = checkpoint.fresh(model.heads[name].state_dict(), f"heads.{theirs}.") | other
+    excluded = checkpoint.fresh(model.heads[name].state_dict(), f"heads.{theirs}.") | other
     with _describing(checkpoint):
-        found = fit(model.heads[name], state, f"{where}: {checkpoint.source}", allowed, kept)
+        found = fit(model.heads[name], state, f"{where}: {checkpoint.source}", allowed, excluded)
     found.notes += _layout_note(checkpoint) + notes
     if name not in model.necks:
         return [found]

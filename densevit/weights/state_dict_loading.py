@@ -66,27 +66,27 @@ def fit(
     state: Mapping[str, Tensor],
     source: str | Path,
     allowed: Iterable[str] = (),
-    kept: Mapping[str, str] | None = None,
+    excluded: Mapping[str, str] | None = None,
 ) -> Fit:
     """Matches `state` with `module`. Nothing is written.
 
-    allowed: patterns (`head.*`) of keys that may be missing, unexpected or of another shape. kept: keys of the module
-    that keep their values, with the reason.
+    allowed: patterns (`head.*`) of keys that may be missing, unexpected or of another shape. excluded: keys of
+    the module that keep their values, with the reason.
     A tensor of another shape is adapted where possible: by the method `carried_over(name, tensor)` of its submodule, as
     for position tables; for a convolution on RGB images, by resizing its kernel and by expanding a grey-scale kernel to
     three channels. Raises WeightsError, naming the keys, for other differences.
     """
-    own, kept, patterns = module.state_dict(), kept or {}, list(allowed)
+    own, excluded, patterns = module.state_dict(), excluded or {}, list(allowed)
     found = Fit(str(source), module)
     misshapen: list[str] = []
-    _check_types({name: state[name] for name in own if name in state and name not in kept}, own, source)
+    _check_types({name: state[name] for name in own if name in state and name not in excluded}, own, source)
 
     def may(name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in patterns)
 
     for name, value in own.items():
-        if name in kept:
-            (found.left_out if name in state else found.fresh)[name] = kept[name]
+        if name in excluded:
+            (found.left_out if name in state else found.fresh)[name] = excluded[name]
         elif name not in state:
             if not _counts_batches(name):
                 found.missing.append(name)

@@ -104,7 +104,7 @@ def test_what_is_allowed_by_pattern_is_told_and_no_error():
 
 def test_what_is_to_be_kept_is_kept_whether_it_is_there_or_not():
     module, state = linear_and_norm(), {key: value for key, value in STATE.items() if key != "1.bias"}
-    found = fit(module, state, "file.pt", kept={"1.bias": "it is new", "1.weight": "it is another"})
+    found = fit(module, state, "file.pt", excluded={"1.bias": "it is new", "1.weight": "it is another"})
     assert found.fresh == {"1.bias": "it is new"} and found.left_out == {"1.weight": "it is another"}
     assert sorted(found.tensors) == ["0.bias", "0.weight"]
 
