@@ -41,24 +41,22 @@ _KEY_STRIDES = (4, 2, 1, 1)  # of keys and values, on the map that comes into a 
 
 
 class MViT(Backbone):
-    """MViT: features of strides 4, 8, 16 and 32, each through a layer norm of its own, as MViTv2's detectors have them.
+    """MViT: features of strides 4, 8, 16 and 32, each with its own layer norm, as in MViTv2's detectors.
 
-    Any input size, without padding: each map is ceil(size / stride), and so are pooled keys and values. Attention
-    reaches over the whole map from the first block on, so that what lies right of an image and below it changes all
-    of its features.
+    Any input size, without padding: each map is ceil(size / stride), and so are pooled keys and values. Attention is
+    global from the first block on, so padding of the image at the right and bottom changes all features.
 
-    variant: "tiny", "small", "base" and "large" of MViTv2's paper; version 1 has its own paper's B-16 as "base" and
-        B-24-wide as "large", and no others. "nano" (32 channels, 6 blocks) is for CPUs. In version 1 and in "large"
-        the last block of a stage doubles the width, as in the published weights: a feature is as wide as the next
-        stage.
-    version: 2 has relative positions and adds pooled queries to what attention gives; 1 has absolute positions.
+    variant: "tiny", "small", "base" and "large" of the MViTv2 paper; version 1 only has B-16 of its paper as "base" and
+        B-24-wide as "large". "nano" (32 channels, 6 blocks) is for CPUs. In version 1 and in "large" the last block of
+        a stage doubles the width, as in the published weights: a feature is as wide as the next stage.
+    version: 2 has relative positions and residual pooled queries; 1 has absolute positions.
     stem: "patch", the paper's 7x7 convolution of stride 4, or "conv": four 3x3 convolutions with batch norm and a 1x1,
-        with which a transformer learns sooner from random weights (Xiao et al. 2021, section 4).
-    image_size: pixels of the square images that the position tables are made for; for others they are interpolated.
-    class_token: a token before the map, which attention mixes with it and no feature shows. None: as in the papers'
-        models for ImageNet-1K, in version 1 only.
-    drop_path: the last block's stochastic depth, rising linearly from 0 at the first; None: the paper's for ImageNet.
-    checkpointing: keeps only what passes between blocks for the backward pass, and computes the rest again.
+        with which a transformer converges faster from random weights (Xiao et al. 2021, section 4).
+    image_size: side in pixels of the images of the position tables, which are interpolated for other sizes.
+    class_token: a class token before the map, in attention only. None: as in the papers' models for ImageNet-1K, in
+        version 1 only.
+    drop_path: stochastic depth of the last block, linear from 0 at the first; None: the paper's for ImageNet.
+    checkpointing: activation checkpointing per block.
     """
 
     def __init__(
@@ -169,8 +167,8 @@ def _resized(cells: Tensor, size: Size) -> Tensor:
 class MultiscaleBlock(nn.Module):
     """Pooling attention, then an MLP, each with its residual (Fan et al. 2021, section 3.2; Li et al. 2022, 4.1).
 
-    channels, attention_width, out: of what comes in, of attention, and of what goes out. Where one of the two halves
-    widens, its residual is a projection of the normed input; where attention pools, its residual is max-pooled.
+    channels, attention_width, out: channels of the input, of attention, and of the output. If attention or the MLP
+    widens, its residual is a projection of the normalised input; if attention pools, its residual is max-pooled.
     """
 
     def __init__(

@@ -25,28 +25,26 @@ _NORMS: dict[str, Norm] = {
 class ResNet(Backbone):
     """Deep residual network: features of strides 4, 8, 16 and 32 after its four stages.
 
-    The stride of a bottleneck is in its 3x3 convolution ("v1.5"), as published torchvision weights have it, and the
-    state has their keys (timm's, for variant "d"). Any input size; each map is ceil(size / stride). Features come in
-    channels-last memory, in which the convolutions run.
+    The stride of a bottleneck is in its 3x3 convolution ("v1.5"), as in torchvision's weights, and the state dict has
+    their keys (timm's, for variant "d"). Any input size; each map is ceil(size / stride). Convolutions run and features
+    are returned in channels-last memory format.
 
-    What lies beyond an image's right or lower border changes the features whose receptive field reaches it, 17, 45,
-    133 and 213 pixels for the four stages of depth 50; further in, an image has the same features alone and padded.
-    So with "frozen" norms, and with "batch" and "sync" in evaluation; "group" norms take the statistics of the whole
-    map, padding included.
+    Padding at the right or bottom changes features whose receptive field reaches it, within 17, 45, 133 and 213 pixels
+    for the four stages of depth 50; other features are the same with and without padding. This holds for "frozen"
+    norms, and for "batch" and "sync" in evaluation; "group" norms use statistics of the whole map with padding.
 
     depth: 18, 34, 50, 101 or 152.
     dilation: the last stage keeps the stride of the one before and dilates its convolutions instead (DETR's DC5).
     norm: "batch"; "sync", batch norm over the GPUs of all processes; "group" (32 groups); or "frozen", batch norm as
         constants, for fine-tuning with few images a batch.
-    frozen_stages: parts that stay as they are, trained neither in parameters nor in batch statistics, counted from the
-        stem: 1 is the stem, 2 the first stage too (DETR's), 5 everything.
-    variant: "b", whose stem is one 7x7 convolution; "d", with a stem of three 3x3 and with shortcuts that halve a map
-        by an average (He et al. 2019, section 4.2).
+    frozen_stages: number of frozen parts (parameters and batch statistics), counted from the stem: 1 is the stem, 2
+        adds the first stage (DETR), 5 is everything.
+    variant: "b", with a 7x7 convolution as stem; "d", with a stem of three 3x3 convolutions and average pooling in
+        shortcuts (He et al. 2019, section 4.2).
     groups, width_per_group: of a bottleneck's 3x3 convolution in the first stage (its width doubles with each stage);
         from depth 50 on. ResNeXt 32x4d has 32 groups of 4 channels, 32x8d and 64x4d likewise; wide ResNet-50-2 and
         101-2 have one of 128.
-    checkpointing: block by block, activations are computed again in the backward pass instead of kept. Running
-        statistics still count each batch once.
+    checkpointing: activation checkpointing per block. Running statistics are updated once per batch.
     """
 
     layer1: nn.Sequential
@@ -127,7 +125,7 @@ class ResNet(Backbone):
         return [[*self.conv1.parameters(), *self.bn1.parameters()], *(list(block.parameters()) for block in blocks)]
 
     def train(self, mode: bool = True) -> "ResNet":
-        """As of any module, but the norms of frozen stages stand still."""
+        """Sets the mode; norms of frozen stages stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen():
             module.eval()
@@ -181,14 +179,16 @@ def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm, average: bool,
 
 
 class _Block(nn.Module):
-    """What is learned is added to what came in; `downsample` fits that to the result where their shapes differ."""
+    """A residual block; `downsample` is the projection shortcut if shapes differ."""
 
     downsample: nn.Module | None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
         residual = self.residual(x)
-        residual += x if self.downsample is None else self.downsample(x)  # a norm's result, which nobody else needs
+        residual += (
+            x if self.downsample is None else self.downsample(x)
+        )  # in place: only this block uses the norm's output
         return residual.relu_()
 
     def residual(self, x: Tensor) -> Tensor:

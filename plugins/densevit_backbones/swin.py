@@ -32,27 +32,26 @@ _WINDOWS = {1: 7, 2: 8}  # of the papers' smallest images, 224 and 256 pixels
 
 
 class Swin(Backbone):
-    """Swin Transformer: features of strides 4, 8, 16 and 32, each through a layer norm of its own.
+    """Swin Transformer: features of strides 4, 8, 16 and 32, each with its own layer norm.
 
-    Any input size; each map is ceil(size / stride). A block fills the last windows of its map with zeros, and attention
-    sees those zeros, as in the published detectors. What lies right of an image and below it therefore changes its
-    features. Up to the first shifted block (the second of a stage) it does so only in windows that reach over the
-    border, and not at all where the image's maps are whole windows: alone and padded, such an image has the same
-    features there. The first shifted block changes the M - M // 2 cells next to the border, and each block after it in
-    that stage carries the change half a window of M cells further in.
+    Any input size; each map is ceil(size / stride). A block pads its map with zeros to whole windows, and attention
+    includes these zeros, as in the published detectors. Padding of the image at the right and bottom therefore changes
+    features. Up to the first shifted block (the second of a stage) it changes only windows that cross the border, and
+    none if the image's maps are whole windows. The first shifted block changes the M - M // 2 cells next to the border,
+    and each later block of the stage changes half a window of M cells more.
 
     variant: "tiny", "small", "base" and "large" of the paper's section 3.3; "nano" (32 channels, 6 blocks) is for CPUs.
-    version: 2 has attention by cosines, positions on a logarithmic scale and norms after attention and MLP.
-    window_size: one for all stages or one a stage; None: 7 in version 1, 8 in version 2. The papers' models for larger
-        images have 12 (384 pixels; 192 in version 2) and 16 (256). A published version 2 whose last map was smaller
-        than its window had a window of that size there, [16, 16, 16, 8] for example.
-    pretrained_window_sizes: version 2 only: the windows, one a stage, of weights that are carried over to larger ones;
+    version: 2 has attention by cosines, positions on a logarithmic scale and norms after attention and perceptron.
+    window_size: one for all stages or one per stage; None: 7 in version 1, 8 in version 2. The papers' models for
+        larger images have 12 (384 pixels; 192 in version 2) and 16 (256). A published version 2 whose last map was
+        smaller than its window had a window of that size there, [16, 16, 16, 8] for example.
+    pretrained_window_sizes: version 2 only: the window of each stage in pretraining, for weights used with larger ones;
         None: `window_size`. Of the published weights the fine-tuned ones have [12, 12, 12, 6].
     stem: "patch", the paper's projection of 4x4 pixels, or "conv": four 3x3 convolutions with batch norm, two of
-        them of stride 2, and a 1x1, with which a transformer learns sooner from random weights (Xiao et al. 2021,
-        section 4).
-    drop_path: the last block's stochastic depth, rising linearly from 0 at the first; None: the paper's for ImageNet.
-    checkpointing: in training, a block's activations are computed again in the backward pass and not kept.
+        them of stride 2, and a 1x1, with which a transformer converges faster from random weights (Xiao et al.
+        2021, section 4).
+    drop_path: stochastic depth of the last block, linear from 0 at the first; None: the paper's for ImageNet.
+    checkpointing: activation checkpointing per block in training.
     """
 
     def __init__(
@@ -129,7 +128,7 @@ class PatchMerging(nn.Module):
 
 
 class PatchMergingV2(nn.Module):
-    """The same with the norm last, as version 2 has it."""
+    """Patch merging with the norm last, as in version 2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -161,7 +160,7 @@ class SwinBlock(nn.Module):
 class SwinV2Block(SwinBlock):
     """The same with norms after attention and MLP ("res-post-norm", Liu et al. 2022, section 3.2).
 
-    They begin at 1, as torchvision's do; the paper's code begins at 0, where nothing inside a block has a gradient.
+    They are initialised to 1, as in torchvision; with 0, as in the paper's code, a block's parameters get no gradient.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,7 +174,7 @@ def _neighbours(x: Tensor) -> Tensor:
     if x.shape[1] % 2 or x.shape[2] % 2:
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
     x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H / 2, 2, W / 2, 2, C)
-    return x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # columns before rows, as published weights have it
+    return x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # columns before rows, as in published weights
 
 
 def _a_stage(option: str, sizes: int | tuple[int, ...]) -> tuple[int, ...]:

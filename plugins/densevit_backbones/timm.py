@@ -24,23 +24,23 @@ _OURS = {"img_size", "dynamic_img_size", "strict_img_size", "in_chans", "feature
 
 
 class Timm(Backbone):
-    """A model of timm: convolutional network, transformer or MLP, with timm's weights where it has them.
+    """A model of timm: convolutional network, transformer or MLP, with timm's weights if available.
 
-    Any image size. A model that takes any size is padded with zeros, right and below, to the multiple that it needs
-    (nothing, its patch or stride, or its windows), and its maps are cut back to ceil(size / stride). A model that
-    is tied to one size states it as `input_size`: a smaller image is padded to it, a larger one is resized to it,
-    and its maps back. A map whose own grid is not ceil(size / stride), such as PiT's 27 cells for 224 pixels, is
-    resampled (bilinear). `docs/timm.md` lists what each family does. Features are raw, without the final norm.
+    Any image size. Images for a model of any size are padded with zeros, right and below, to the multiple that it needs
+    (nothing, its patch or stride, or its windows), and its maps are cropped to ceil(size / stride). A model of a fixed
+    size sets `input_size`: a smaller image is padded to it, a larger one is resized to it, and its maps back. A map
+    whose own grid is not ceil(size / stride), such as PiT's 27 cells for 224 pixels, is resampled (bilinear).
+    `docs/timm.md` lists what each family does. Features are raw, without the final norm.
 
-    model: timm's name, with the tag of its weights where wanted: "convnext_tiny" or "convnext_tiny.fb_in22k".
-    pretrained: weights through timm's own download and cache.
-    image_size: the size for which a model with a size argument is built, rounded up to its coarsest stride; side or
-        (height, width). None: the size of its weights. Of no effect for a model that takes any size as it is.
+    model: timm's name, optionally with the tag of its weights: "convnext_tiny" or "convnext_tiny.fb_in22k".
+    pretrained: loads weights through timm's download and cache.
+    image_size: side or (height, width) of a model built for one size, rounded up to its coarsest stride. None: the size
+        of its weights. Ignored for a model of any size.
     features: which of its maps (a pyramid's stages, a plain transformer's blocks), counted from 0, negative ones from
         the end. None: of a pyramid the deepest map of each stride from 4 on; of a transformer that has one stride
         only, the ends of its four quarters.
-    drop_path: the last block's stochastic depth. None: the default of timm's constructor, mostly 0.
-    checkpointing: activation checkpointing as timm has it for the model.
+    drop_path: stochastic depth of the last block. None: the default of timm's constructor, mostly 0.
+    checkpointing: timm's activation checkpointing of the model.
     model_args: further arguments of timm's constructor, such as {output_stride: 16} or {depth: 6}.
     """
 
@@ -243,7 +243,7 @@ def _choose(name: str, strides: Sequence[int], features: tuple[int, ...] | None)
     return sorted(chosen, key=lambda i: (strides[i], i))
 
 
-# ---- what timm says, and what is true ----
+# ---- timm's metadata, and measured values ----
 
 
 def _stride(size: Size, shape: Sequence[int], reported: int) -> int:

@@ -38,49 +38,47 @@ class ViT(Backbone):
     """Plain vision transformer: features of one stride, after some of its blocks.
 
     Any input size: an image is padded with zeros to whole strides, at the right and the bottom (overlapping patches:
-    see `patch_stride`), and each map is ceil(size / stride). Attention is over the whole grid and knows no padding: a
-    image that is padded further, as beside a larger one in a batch, has other features everywhere from the first
-    block on, and learned and sine positions are stretched over the larger grid. What stays the same then is what comes
-    before positions and attention: with stem "patch" all tokens of the image, and with windowed blocks (and positions
-    "none") also what these make of windows that lie within the image, up to the first global block.
-    Padding only up to the next multiple of the stride changes nothing.
+    see `patch_stride`), and each map is ceil(size / stride). Attention is global and not masked: if an image is padded
+    further, as in a batch with a larger one, all its features change from the first block on, and learned and sine
+    positions are resized to the larger grid. Only tokens before positions and attention stay the same: with stem
+    "patch" all tokens of the image, and with windowed blocks (and positions "none") also those in windows inside the
+    image, up to the first global block. Padding up to the next multiple of the stride changes nothing.
 
     variant: "tiny", "small" and "base" of DeiT (Touvron et al. 2021, table 1), "base", "large" and "huge" of ViT
         (table 1), "giant" of DINOv2 (Oquab et al. 2024: ViT-g/14 with `patch_size` 14, `swiglu` and `layer_scale`
         1e-5); "nano" (128 channels, 6 blocks) is for CPUs.
-    patch_size: in pixels; the stride of the features where `patch_stride` does not say another.
-    patch_stride: below `patch_size` for patches that overlap. Half of what they overlap by is then padded on the left
-        and at the top.
-    stem: "patch"; "conv": pairs of 3x3 convolutions with batch norm and a 1x1, with which a transformer learns sooner
-        from random weights (Xiao et al. 2021, section 4), for `patch_size` 8, 16 or 32; "resnet": the first three
-        stages of a ResNet-50 (ViT's hybrid, R50 + ViT-B/16), for `patch_size` 16, whose first two stages are then the
-        first two features, of strides 4 and 8 and 256 and 512 channels (DPT-Hybrid).
+    patch_size: in pixels; also the stride of the features, unless `patch_stride` is set.
+    patch_stride: below `patch_size` for overlapping patches. Half of the overlap is then padded on the left and at the
+        top.
+    stem: "patch"; "conv": pairs of 3x3 convolutions with batch norm and a 1x1, with which a transformer converges
+        faster from random weights (Xiao et al. 2021, section 4), for `patch_size` 8, 16 or 32; "resnet": the first
+        three stages of a ResNet-50 (ViT's hybrid, R50 + ViT-B/16), for `patch_size` 16, whose first two stages are then
+        the first two features, of strides 4 and 8 and 256 and 512 channels (DPT-Hybrid).
     weight_standardization: of each filter w of stem "resnet". "variance": (w - mean) / sqrt(variance + 1e-8), as in
         timm since 0.4.12 and in transformers; "std": (w - mean) / (std + 1e-5), as Google's hybrid and isl-org's
         DPT-Hybrid (timm 0.4.5) were trained.
-    positions: "learned"; "sine1d", counted row by row, or "sine2d", as in MAE; these three are made for the grid of a
-        square image and resized to any other (see `resize_grid`). "rotary": turns queries and keys in each block, as
-        in DINOv3, and needs no size. "relative": each block adds a learned bias for two cells' offset, as in BEiT,
-        kept for the grid of that image, or of a window, and resized as well. "none".
-    image_size: the side in pixels of the image whose grid the positions are kept for.
-    position_resizing: how they come to another grid: "antialiased" (bicubic, timm), "bicubic" or "bilinear" (DPT).
-    class_token, distillation_token (DeiT), registers (how many; Darcet et al. 2024): tokens before the cells, in this
-        order, without a position: the one that published weights add to a token is part of the token here.
-    readout: what the class token does to the maps (DPT, Ranftl et al. 2021, section 3.1). "ignore": it takes part in
-        attention only; "add": it is added to each cell; "project": each cell with it beside goes through a linear layer
-        and a GELU, one for each feature.
-    layer_scale: its start, 1e-5 in DINOv2; None: without.
-    qk_norm: layer norms over each head's queries and keys.
+    positions: "learned"; "sine1d", in row-major order, or "sine2d", as in MAE; these three are for the grid of a square
+        image and resized to other grids (see `resize_grid`). "rotary": rotates queries and keys in each block, as in
+        DINOv3, for any size. "relative": each block adds a learned bias per offset of two cells, as in BEiT, for the
+        grid of that image, or of a window, and resized as well. "none".
+    image_size: the side in pixels of the image of the position tables.
+    position_resizing: interpolation of positions: "antialiased" (bicubic, timm), "bicubic" or "bilinear" (DPT).
+    class_token, distillation_token (DeiT), registers (their number; Darcet et al. 2024): tokens before the cells, in
+        this order, without positions: the position that published weights add to a token is part of the token here.
+    readout: use of the class token in the maps (DPT, Ranftl et al. 2021, section 3.1). "ignore": none; "add": added to
+        each cell; "project": concatenated to each cell, then a linear layer and a GELU per feature.
+    layer_scale: its initial value, 1e-5 in DINOv2; None: without.
+    qk_norm: layer norms on the queries and keys of each head.
     swiglu: gated MLPs.
-    drop_path: the last block's stochastic depth, rising linearly from 0 at the first; None: the paper's for ImageNet
-        (DeiT's 0.1 up to "base").
-    window_size: blocks attend in windows of so many cells a side (ViTDet, Li et al. 2022, section 3), but for
-        `global_blocks`. Class, distillation and register tokens take part in global attention alone.
-    global_blocks: their numbers, from 1; None: the ends of the four quarters of the depth, as in ViTDet.
-    features: the numbers of the blocks after which features are taken, from 1; None: the ends of the four quarters,
-        with stem "resnet" those of the last two. Blocks after the last one are not built.
-    feature_norm: features go through the model's final norm, before readout. False: as blocks leave them (DPT, SETR).
-    checkpointing: blocks keep no activations in training and are computed twice.
+    drop_path: stochastic depth of the last block, linear from 0 at the first; None: the paper's for ImageNet (DeiT's
+        0.1 up to "base").
+    window_size: side in cells of windowed attention (ViTDet, Li et al. 2022, section 3), in all blocks except
+        `global_blocks`. Class, distillation and register tokens are in global attention alone.
+    global_blocks: their numbers, from 1; None: the last blocks of the four quarters of the depth, as in ViTDet.
+    features: the numbers, from 1, of the blocks whose outputs are the features; None: the last blocks of the four
+        quarters, with stem "resnet" of the last two. Blocks after the last one are not built.
+    feature_norm: applies the model's final norm to features, before readout. False: raw features (DPT, SETR).
+    checkpointing: activation checkpointing per block in training.
     """
 
     def __init__(

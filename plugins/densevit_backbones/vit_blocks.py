@@ -14,15 +14,15 @@ from densevit.layers.positions import Resizing, resize_grid
 from densevit.layers.rotary import rotate
 from densevit.layers.windows import window_partition, window_reverse
 
-EPS = 1e-6  # of all layer norms, as published weights have it
+EPS = 1e-6  # of all layer norms, as in published weights
 
 
 class Block(nn.Module):
     """Attention, then an MLP, each with its norm before it and its residual (ViT, equations 2 and 3).
 
-    window: None for attention over the whole image; else in windows of so many cells a side, of which the last in a
-    row or column are filled up with zeros after the norm (ViTDet, Li et al. 2022, section 3). Tokens that are no cells
-    stand outside all windows: a windowed block's attention leaves them as they are, its MLP does not.
+    window: None for global attention; else the side of windows in cells. The last windows of a row or column are padded
+    with zeros after the norm (ViTDet, Li et al. 2022, section 3). Class, distillation and register tokens are in no
+    window: windowed attention does not change them, the MLP does.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What turns an image into the tokens of a plain vision transformer: patches, convolutions or a ResNet."""
+"""Stems of a plain vision transformer, from image to tokens: patches, convolutions or a ResNet."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ Embedded = tuple[list[Tensor], Tensor]
 
 
 class PatchStem(nn.Module):
-    """A linear projection of square patches (ViT, equation 1), which overlap where `stride` is below their size.
+    """A linear projection of square patches (ViT, equation 1), which overlap if `stride` is below their size.
 
     An image is padded with zeros, (size - stride) // 2 on the left and at the top and the rest on the right and at the
     bottom, so that there is a patch for each begun stride.
@@ -79,7 +79,9 @@ class ResNetStem(nn.Module):
     def forward(self, images: Tensor) -> Embedded:
         H, W = images.shape[2:]
         x = F.relu(self.norm(self.conv(_whole(images, 16))))
-        x = F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, stride=2)  # zeros are the least that is here
+        x = F.max_pool2d(
+            F.pad(x, (0, 1, 0, 1)), 3, stride=2
+        )  # inputs are non-negative, so zeros do not change the maximum
         features = []
         for stage in self.stages:
             x = stage(x)

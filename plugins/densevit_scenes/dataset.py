@@ -1,4 +1,4 @@
-"""The built-in data set: images rendered on the fly of solid objects that occlude one another, with exact labels."""
+"""The built-in data set: images of solids that occlude one another, rendered on the fly, with exact labels."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ from densevit_scenes.scene_layout import draw_scene
 
 Split = Literal["train", "val", "test"]
 
-STREAMS = {"train": 0, "val": 1, "test": 2}  # a split's random stream; none shares a scene with another
+STREAMS = {"train": 0, "val": 1, "test": 2}  # random stream of each split; splits share no scene
 LEAST_SIDE = 32  # pixels
 
 FEWEST_PIXELS = 24
@@ -38,14 +38,14 @@ class Scenes(Dataset):
     """Rendered scenes: textured solids in rooms and outdoors, with boxes, masks, semantic map and depth.
 
     image_size: the side, or (height, width), in pixels; at least 32.
-    train_length, val_length: images of each split. A larger number costs nothing: images are rendered on access.
-    seed: of the scenes. An image is determined by seed, split and index, to the last bit, in any process and on any
+    train_length, val_length: images of each split. Images are rendered on access.
+    seed: of the scenes. An image depends only on seed, split and index, and is bit-identical in any process and on any
         machine.
-    masks, semantic, depth: whether images are labelled with these.
+    masks, semantic, depth: whether targets have these labels.
 
-    Boxes, masks and area are those of the visible part inside the image. An object with fewer than 24 visible pixels,
-    or less than 20 % of its pixels visible, is not annotated; the semantic map and the depth include it. Depth is
-    measured along the optical axis at the pixel's centre; 0, unknown, in the sky and beyond 60 m.
+    Boxes, masks and area are of the visible part inside the image. A thing with fewer than 24 visible pixels, or less
+    than 20 % visible, is not annotated as an object, but is part of the semantic map and the depth map. Depth is along
+    the optical axis, at the centre of the pixel; 0 (unknown) in the sky and beyond 60 m.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class Scenes(Dataset):
         return self.length
 
     def sizes(self) -> np.ndarray:
-        """(N, 2): all images have one size."""
+        """(N, 2): all images have the same size."""
         return np.tile(np.array([self.height, self.width]), (self.length, 1))
 
     def scene(self, index: int) -> Scene:
-        """The scene of an image, with poses, colours, textures and light, which labels do not contain."""
+        """The scene of an image, with poses, colours, textures and light."""
         if not 0 <= index < self.length:
-            raise IndexError(f"scenes has images 0 to {self.length - 1}, and no {index}.")
+            raise IndexError(f"scenes has images 0 to {self.length - 1}, not {index}.")
         return draw_scene(self.seed, STREAMS[self.split], index, self.height, self.width)
 
     def __getitem__(self, index: int) -> Sample:
@@ -101,7 +101,7 @@ class Scenes(Dataset):
 
 
 def annotated(rendering: Rendering) -> tuple[np.ndarray, np.ndarray]:
-    """The indices of the annotated objects and their numbers of visible pixels."""
+    """The indices of the things annotated as objects, and the number of visible pixels of each."""
     visible = np.bincount(rendering.owner.ravel(), minlength=len(rendering.silhouettes) + 1)[1:]
     numbers = np.flatnonzero((visible >= FEWEST_PIXELS) & (visible >= LEAST_VISIBLE * rendering.silhouettes))
     return numbers, visible[numbers]
@@ -120,7 +120,7 @@ def _objects(scene: Scene, rendering: Rendering, with_masks: bool) -> Targets:
 
 
 def _tight_boxes(masks: np.ndarray) -> np.ndarray:
-    """(N, H, W), none empty -> (N, 4) float32 xyxy; the right and the bottom edge are one past the last pixel."""
+    """(N, H, W), none empty -> (N, 4) float32 xyxy; the right and bottom edges are one past the last pixel."""
     columns, rows = np.any(masks, axis=1), np.any(masks, axis=2)
     right, bottom = columns.shape[1] - columns[:, ::-1].argmax(axis=1), rows.shape[1] - rows[:, ::-1].argmax(axis=1)
     return np.stack([columns.argmax(axis=1), rows.argmax(axis=1), right, bottom], axis=1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The object classes with random proportions and poses, and their colours and textures, shared by all classes."""
+"""Classes of things with random proportions and poses, and their coats (appearance), independent of the class."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from densevit_scenes.textures import SOLIDS
 UPRIGHT, LYING = 0.0, math.pi / 2
 
 Posed = tuple[Shape, float]
-"""A shape, and by how much it is tilted round its x axis so that it rests on something flat."""
+"""A shape, and the tilt about its x axis at which it rests on a plane."""
 
 
 def _ball(rng: PortableRng, size: float) -> Posed:
@@ -71,7 +71,7 @@ THINGS: dict[str, Callable[[PortableRng, float], Posed]] = {
     "star": _star,
     "chair": _chair,
 }
-FACING = ("ring", "star")  # edge-on these could be anything: where they stand, they face the camera by and large
+FACING = ("ring", "star")  # ambiguous edge-on: when upright, they roughly face the camera
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (196, 48, 44),
@@ -92,7 +92,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 
 
 def draw_coat(rng: PortableRng, size: float) -> Coat:
-    """A coat for a thing of some size, in metres: small and large things have as many stripes."""
+    """A random coat for a thing of a size in metres; the number of stripes does not depend on the size."""
     color = rng.choice(tuple(COLORS))
     return Coat(
         color=color,
@@ -106,7 +106,7 @@ def draw_coat(rng: PortableRng, size: float) -> Coat:
 
 
 def _paints(rng: PortableRng, color: str) -> tuple[Vector, Vector]:
-    """The colour, and another one, a darker or a paler."""
+    """The colour and a second one: another colour, a darker or a lighter shade."""
     first = _shade_of(rng, color)
     r, g, b = first
     if rng.bernoulli(0.4):

@@ -1,4 +1,4 @@
-"""Random numbers that are the same on every machine and under every numpy version."""
+"""Random numbers that are identical on every machine and with every numpy version."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -11,10 +11,10 @@ _BLOCK = 256
 
 
 class PortableRng:
-    """A random number generator seeded by integers.
+    """A stream of random numbers, seeded by integers.
 
-    numpy guarantees the raw bits of PCG64, but not the distributions of `Generator`, so they are computed here from the
-    bits.
+    numpy guarantees that the raw bits of PCG64 never change, but not the distributions of `Generator`, so numbers are
+    computed from the bits here.
     """
 
     def __init__(self, *name: int) -> None:

@@ -1,4 +1,4 @@
-"""Renders a scene to an image and its exact labels."""
+"""Renders a scene to an image and exact labels."""
 
 import math
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ class Rendering:
     image: (3, H, W) uint8. owner: (H, W) uint8, 1 + the index of the visible thing, or 0 for the background.
     surface: (H, W) uint8, the background surface, also behind things.
     depth: (H, W) float32 in metres along the optical axis, 0 = unknown (sky, or too far).
-    silhouettes: (T,) the pixels of each thing inside the image without occlusion.
+    silhouettes: (T,) the number of pixels of each thing inside the image without occlusion.
     """
 
     image: np.ndarray
@@ -31,7 +31,7 @@ class Rendering:
 
 
 def render(scene: Scene, height: int, width: int) -> Rendering:
-    """Renders a scene with one ray a pixel, through its centre; labels are those of the first hit."""
+    """Renders a scene with one ray per pixel, through its centre; labels are of the first hit."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         view = View(scene.camera, height, width)
         image, surface, background = surfaces.paint(scene, view)
@@ -47,12 +47,12 @@ def render(scene: Scene, height: int, width: int) -> Rendering:
 
 
 def _nearest_first(scene: Scene) -> list[int]:
-    """Order of painting, for speed only: occlusion is decided by depth."""
+    """The order of painting, near things first, for speed alone: occlusion follows from the depth."""
     return sorted(range(len(scene.things)), key=lambda number: scene.camera.see(scene.things[number].centre)[2])
 
 
 class _Canvas:
-    """The image under construction. pieces: (H, W) uint8, 16 * (1 + thing) + a surface of it, or 0 for no thing."""
+    """The image buffers. pieces: (H, W) uint8, 16 * (1 + thing) + its surface, or 0 for no thing."""
 
     def __init__(self, scene: Scene, view: View, image: np.ndarray) -> None:
         self.scene, self.view, self.image = scene, view, image
@@ -60,7 +60,7 @@ class _Canvas:
         self.pieces = np.zeros((view.height, view.width), np.uint8)
 
     def add(self, thing: Thing, piece: int) -> int:
-        """Paints a thing where it is nearest; returns the pixels of its silhouette."""
+        """Paints a thing where it is the nearest so far; returns the number of pixels of its silhouette."""
         top, bottom, left, right = _extent(thing, self.view)
         if top >= bottom or left >= right:
             return 0
@@ -81,7 +81,7 @@ class _Canvas:
 
 
 def _extent(thing: Thing, view: View) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right (the ends excluded) of the pixels that a thing may show in."""
+    """Top, bottom, left and right (exclusive ends) of the pixels that may show a thing."""
     right, down, forward = view.camera.axes
     x, y, z = view.camera.see(thing.centre)
     nearest, farthest = max(z - thing.reach(_opposite(forward)), 0.1), z + thing.reach(forward)
@@ -99,7 +99,7 @@ def _opposite(direction: Vector) -> Vector:
 
 
 def _rays(thing: Thing, view: View, rows: slice, columns: slice) -> Rays:
-    """The rays through some pixels, in the thing's own frame."""
+    """The rays through a rectangle of pixels, in the thing's frame."""
     x, y, z = thing.axes
     eye = (-thing.centre[0], view.camera.height - thing.centre[1], -thing.centre[2])
     origin = (dot(x, eye), dot(y, eye), dot(z, eye))
@@ -108,7 +108,7 @@ def _rays(thing: Thing, view: View, rows: slice, columns: slice) -> Rays:
 
 
 def _faces(surfaces: Iterable[np.ndarray], distance: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """The number of the surface that each ray met: (N,) uint8."""
+    """(N,) uint8: the index of the surface that each ray hit."""
     faces = np.zeros(len(seen), np.uint8)
     for number, surface in enumerate(surfaces):
         if number:
@@ -126,12 +126,12 @@ def _length(vectors: np.ndarray) -> np.ndarray:
 
 
 def _along(vectors: np.ndarray, direction: np.ndarray | Vector) -> np.ndarray:
-    """Scalar products, (N,), added up in a fixed order: BLAS and einsum round differently on different machines."""
+    """Dot products (N,), summed in a fixed order: rounding in BLAS and einsum depends on the machine."""
     return vectors[0] * direction[0] + vectors[1] * direction[1] + vectors[2] * direction[2]
 
 
 class _Points:
-    """The N points of a thing that are seen, in its own frame. sight (where rays go), at, normals: (3, N) float32."""
+    """The N visible points of a thing, in its frame. sight (ray directions), at, normals: (3, N) float32."""
 
     def __init__(
         self, rays: Rays, hits: Hits, distance: np.ndarray, faces: np.ndarray, rows: np.ndarray, columns: np.ndarray
@@ -144,7 +144,7 @@ class _Points:
 
 
 def _shade(scene: Scene, thing: Thing, points: _Points) -> np.ndarray:
-    """The colours of the points: (3, N), 0 ... 255, brighter where the light is reflected."""
+    """The colours of the points: (3, N), 0 ... 255, with specular highlights."""
     x, y, z = thing.axes
     coat = thing.coat
     light = (dot(x, scene.light), dot(y, scene.light), dot(z, scene.light))
@@ -167,7 +167,7 @@ def _shade(scene: Scene, thing: Thing, points: _Points) -> np.ndarray:
 
 
 def _soften(image: np.ndarray, pieces: np.ndarray) -> None:
-    """Blends the pixels at the edges of surfaces with their neighbours: antialiasing, as there is one ray a pixel."""
+    """Antialiasing: blends pixels at the edges of surfaces with their neighbours."""
     edge = np.zeros(pieces.shape, bool)
     inner, within = pieces[1:-1, 1:-1], edge[1:-1, 1:-1]
     for neighbour in (pieces[1:-1, 2:], pieces[1:-1, :-2], pieces[2:, 1:-1], pieces[:-2, 1:-1]):

@@ -1,6 +1,6 @@
-"""Data structures of a scene: camera, light, things, walls and surfaces.
+"""Data structures of a scene: camera, light, things and background.
 
-World frame: x right, y up, z ahead, in metres; the camera stands above the origin, which lies on the ground.
+World frame: x right, y up, z forward, in metres; the camera is above the origin, which is on the ground.
 """
 
 import math
@@ -10,13 +10,13 @@ from densevit_scenes.shapes import Shape, Vector, dot
 
 
 def turn(angle: float) -> tuple[float, float]:
-    """Cosine and sine, rounded: mathematical libraries differ in the last digit, and scenes must not."""
+    """Cosine and sine, rounded: math libraries differ in the last digit, and scenes must be identical."""
     return round(math.cos(angle), 6), round(math.sin(angle), 6)
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera without roll. focal: in sides of the image, the longer of the two. pitch: looking down, in radians."""
+    """A camera without roll. focal: relative to the longer side of the image. pitch: downwards, in radians."""
 
     focal: float
     height: float
@@ -28,7 +28,7 @@ class Camera:
         object.__setattr__(self, "axes", ((1.0, 0.0, 0.0), (0.0, -cos, -sin), (0.0, -sin, cos)))
 
     def see(self, point: Vector) -> Vector:
-        """A point of the world on the camera's axes: to the right, below, and along the optical axis."""
+        """A world point in camera coordinates: right, down, and along the optical axis."""
         right, down, forward = self.axes
         away = (point[0], point[1] - self.height, point[2])
         return dot(away, right), dot(away, down), dot(away, forward)
@@ -36,10 +36,10 @@ class Camera:
 
 @dataclass(frozen=True)
 class Coat:
-    """Colours and texture of a thing, independent of its class.
+    """The appearance of a thing, independent of its class.
 
-    color: the name of the first of its paints. paints: RGB, 0 ... 1, blended by the texture. stripes_across: an axis.
-    texels: a metre. phase: where the texture begins, in texels.
+    color: name of the first paint. paints: RGB in 0 ... 1, blended by the texture. stripes_across: an axis.
+    texels: per metre. phase: offset of the texture, in texels.
     """
 
     color: str
@@ -53,9 +53,9 @@ class Coat:
 
 @dataclass(frozen=True)
 class Thing:
-    """A solid thing. axes: its own x, y and z in the world. size: the diameter that its shape was scaled to, in metres.
+    """A solid thing. axes: its x, y and z in the world. size: its diameter in metres.
 
-    footprint: the radius round its centre, seen from above, within which it stands.
+    footprint: radius of its bounding circle, seen from above.
     """
 
     label: int
@@ -67,19 +67,19 @@ class Thing:
     coat: Coat
 
     def reach(self, direction: Vector) -> float:
-        """Extent from its centre in a unit direction of the world, in metres."""
+        """Its extent from the centre in a unit direction of the world, in metres."""
         return reach(self.shape, self.axes, direction)
 
 
 def reach(shape: Shape, axes: tuple[Vector, Vector, Vector], direction: Vector) -> float:
-    """How far a shape with these axes reaches from its centre in a unit direction of the world, in metres."""
+    """The extent of a shape with these axes from its centre in a unit direction of the world, in metres."""
     x, y, z = axes
     return shape.reach((dot(x, direction), dot(y, direction), dot(z, direction)))
 
 
 @dataclass(frozen=True)
 class Wall:
-    """An upright wall, the points with (x, z) . normal = distance. The room lies on the camera's side of it."""
+    """A vertical wall, the points with (x, z) . normal = distance. The room is on the camera's side."""
 
     normal: tuple[float, float]
     distance: float
@@ -87,7 +87,8 @@ class Wall:
 
 @dataclass(frozen=True)
 class Surface:
-    """How a floor, wall or sky looks. paints: RGB, 0 ... 1, blended by the tile. texels: a metre. turn: cos, sin."""
+    """The appearance of floor, wall or sky. paints: RGB in 0 ... 1, blended by the tile. texels: per metre. turn: (cos,
+    sin)."""
 
     tile: str
     paints: tuple[Vector, Vector]
@@ -98,7 +99,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that an image shows. light: the unit vector towards it. walls: two that form a corner; none outdoors."""
+    """A scene. light: unit vector towards the light. walls: two that form a corner; none outdoors."""
 
     camera: Camera
     light: Vector
@@ -108,4 +109,4 @@ class Scene:
     walls: tuple[Wall, ...]
     floor: Surface
     backdrop: Surface  # the walls, or the sky
-    grain: int  # picks the sensor's noise
+    grain: int  # seed of the sensor noise

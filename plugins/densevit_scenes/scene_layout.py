@@ -1,4 +1,4 @@
-"""Random layout of scenes."""
+"""Random scenes: poses of things, camera, light and background."""
 
 import math
 
@@ -9,12 +9,12 @@ from densevit_scenes.shapes import Vector
 from densevit_scenes.textures import TILES
 
 MOST = 8  # things in an image
-SMALL, LARGE = 0.2, 0.66  # a thing's size as a part of the image's longer side
+SMALL, LARGE = 0.2, 0.66  # size of a thing relative to the longer side of the image
 ATTEMPTS = 14
 
 
 def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Scene:
-    """The scene of one index: the same on every machine, and for all sizes of image that have one shape."""
+    """The scene of an index: identical on every machine, and for all image sizes of one aspect ratio."""
     rng = PortableRng(seed, split, index)
     camera_height = rng.uniform(0.9, 2.3)
     camera = Camera(rng.uniform(1.05, 1.6), camera_height, math.atan2(camera_height, rng.uniform(3.2, 6.0)))
@@ -40,9 +40,9 @@ def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Sc
 
 
 class _Layout:
-    """Places things on the ground without intersections and with frequent occlusion.
+    """Places things on the ground without intersections, and with many occlusions.
 
-    wide, high: half the image's width and height at depth 1.
+    wide, high: half the width and height of the image at depth 1.
     """
 
     def __init__(self, rng: PortableRng, camera: Camera, wide: float, high: float) -> None:
@@ -50,7 +50,7 @@ class _Layout:
         self.things: list[Thing] = []
 
     def place(self) -> None:
-        """Adds a thing at a free place; after many failed attempts none, except the first."""
+        """Adds a thing at a free position; after too many attempts none, except for the first thing."""
         label = self.rng.integer(len(THINGS))
         for _ in range(ATTEMPTS):
             size = 0.4 * round(2.6 ** self.rng.random(), 9)
@@ -71,7 +71,7 @@ class _Layout:
         return z * self.wide * self.rng.uniform(-0.9, 0.9), z
 
     def _beside(self, size: float) -> tuple[float, float]:
-        """Before or behind another thing, as the camera looks."""
+        """A position in front of or behind another thing, seen from the camera."""
         other = self.rng.choice(self.things)
         x, _, z = other.centre
         distance = math.sqrt(x * x + z * z)
@@ -108,7 +108,7 @@ _SIDES: list[Vector] = [(cos, 0.0, sin) for cos, sin in (turn(i * math.pi / 4) f
 
 
 def _posed(yaw: float, tilt: float) -> tuple[Vector, Vector, Vector]:
-    """A thing's axes in the world, once it is tilted round its x axis and then turned round the vertical."""
+    """The axes of a thing in the world: tilted about its x axis, then rotated about the vertical."""
     (ct, st), (cy, sy) = turn(tilt), turn(yaw)
     return (cy, 0.0, -sy), (sy * st, ct, cy * st), (sy * ct, -st, cy * ct)
 

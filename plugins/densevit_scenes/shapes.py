@@ -1,8 +1,8 @@
-"""Solid shapes and their first intersections with rays.
+"""Solid shapes: their first intersection with rays, and the surface normals there.
 
-A shape stands in its own frame, centred, y up, in metres. `trace` uses only + - * / and sqrt, which IEEE 754 rounds the
-same way everywhere: masks and depth do not depend on the machine. All distances are depths along the optical axis,
-since each ray's component along it is 1.
+A shape is centred in its own frame, y up, in metres. `trace` uses only + - * / and sqrt, which IEEE 754 defines to the
+last bit, so masks and depth do not depend on the machine. All distances are depths along the optical axis, because each
+ray's component along it is 1.
 """
 
 import math
@@ -17,13 +17,13 @@ AXES: tuple[Vector, ...] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
 def dot(a: Vector, b: Vector) -> float:
-    """The scalar product."""
+    """The dot product."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @dataclass(frozen=True)
 class Rays:
-    """The rays through a rectangle of pixels, from `origin`, as seen from a shape's own frame.
+    """The rays through a rectangle of pixels, from `origin`, in a shape's frame.
 
     A ray's direction is right * x + down * y + forward, with x of `columns` (W,) and y of `rows` (H,).
     """
@@ -36,7 +36,7 @@ class Rays:
     rows: np.ndarray
 
     def along(self, directions: Sequence[Vector]) -> np.ndarray:
-        """The rays' components along some directions: (D, H, W) float32."""
+        """The components of the rays along D directions: (D, H, W) float32."""
         across = np.array([dot(self.right, d) for d in directions], np.float32)
         below = np.array([dot(self.down, d) for d in directions], np.float32)
         ahead = np.array([dot(self.forward, d) for d in directions], np.float32)
@@ -50,10 +50,10 @@ class Rays:
 
 @dataclass(frozen=True)
 class Hits:
-    """What rays meet. depth: (H, W), inf or NaN where they miss.
+    """Intersections of rays. depth: (H, W), inf or NaN for no hit.
 
-    surfaces: F maps (H, W); a ray met the surface whose map equals `depth` there. The normal on surface f at the point
-    p has the direction curved[:, f] * p + flat[:, f]; both are (3, F).
+    surfaces: F maps (H, W); a ray hit the surface whose map equals `depth`. The normal of surface f at the point p has
+    the direction curved[:, f] * p + flat[:, f]; both are (3, F).
     """
 
     depth: np.ndarray
@@ -73,14 +73,14 @@ class Shape:
     corners: Sequence[Vector] = ()
 
     def reach(self, direction: Vector) -> float:
-        """How far the shape reaches from its centre in a unit direction, in metres."""
+        """The extent of the shape from its centre in a unit direction, in metres."""
         x, y, z = direction
         level = math.sqrt(x * x + z * z)
         rims = [y * height + level * radius for height, radius in self.rims]
         return max(rims + [x * a + y * b + z * c for a, b, c in self.corners])
 
     def trace(self, rays: Rays) -> Hits:
-        """Where the rays first meet the solid. Their origin lies outside."""
+        """The first intersections with rays whose origin is outside the solid."""
         raise NotImplementedError
 
 
@@ -121,28 +121,28 @@ class Boxes(Shape):
         entry = enter.max(axis=1)
         entry[entry >= leave] = np.inf
         depth = entry.min(axis=0) if len(entry) > 1 else entry[0]
-        # The origin lies on that side of a slab that rays enter through.
+        # Rays enter a slab on the side of the origin.
         sides = np.sign(origin - (self.low + self.high) / 2)  # (K, 3)
         flat = (np.eye(3)[:, None, :] * sides[None]).reshape(3, -1).astype(np.float32)
         return Hits(depth, enter.reshape(-1, *depth.shape), np.zeros_like(flat), flat)
 
 
 def _roots(a: np.ndarray, b: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray]:
-    """The roots of a t^2 + 2 b t + c, NaN where there are none; in order where a > 0."""
+    """The roots of a t^2 + 2 b t + c, NaN if there are none; in ascending order if a > 0."""
     root = np.sqrt(b * b - a * c)
     inverse = np.float32(1) / a
     return (-b - root) * inverse, (root - b) * inverse
 
 
 def _slab(upward: np.ndarray, start: float, half: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where rays enter and leave the layer between -half and half."""
+    """The depths at which rays enter and leave the layer between -half and half."""
     inverse = np.float32(1) / upward
     one, other = (-half - start) * inverse, (half - start) * inverse
     return np.minimum(one, other), np.maximum(one, other)
 
 
 class Cylinder(Shape):
-    """An upright cylinder, with a bore where `bore` > 0: a ring."""
+    """An upright cylinder; a ring with an inner radius `bore` > 0."""
 
     def __init__(self, radius: float, half_height: float, bore: float = 0.0) -> None:
         self.radius, self.half_height, self.bore = radius, half_height, bore
@@ -194,7 +194,7 @@ class Cone(Shape):
 
 
 def _crossings(rays: Rays, normals: Sequence[Vector], offsets: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Where rays enter and leave half-spaces n . p <= offset, (F, H, W) each: -inf and inf where they do the other."""
+    """The depths at which rays enter and leave half-spaces n . p <= offset, (F, H, W) each; -inf and inf otherwise."""
     towards = rays.along(normals)
     gaps = np.array([d - dot(n, rays.origin) for n, d in zip(normals, offsets, strict=True)], np.float32)
     depth = gaps[:, None, None] / towards
@@ -221,9 +221,9 @@ class Pyramid(Shape):
 
 
 class Star(Shape):
-    """A five-pointed star (a pentagram, filled) of some thickness, lying flat.
+    """A horizontal, extruded five-pointed star (filled pentagram).
 
-    A point is inside when it is on the inner side of at least four of the five lines.
+    A point is inside if it is on the inner side of at least four of the five lines.
     """
 
     def __init__(self, radius: float, half_height: float) -> None:
@@ -249,7 +249,7 @@ class Star(Shape):
 
 
 def _two_largest(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The largest and second largest of each pixel."""
+    """The largest and the second largest value of each pixel."""
     largest, second = np.maximum(maps[0], maps[1]), np.minimum(maps[0], maps[1])
     for one in maps[2:]:
         second = np.maximum(second, np.minimum(largest, one))

@@ -1,4 +1,4 @@
-"""Renders the background: floor and walls, or ground and sky, with the shadows of things."""
+"""The background: floor and walls, or ground and sky, with the shadows of things."""
 
 import math
 from functools import cache
@@ -9,16 +9,16 @@ from densevit_scenes.portable_rng import PortableRng
 from densevit_scenes.scene import Camera, Scene, Surface, Thing
 from densevit_scenes.textures import LEVELS, sample
 
-FLOOR, WALL, SIDE_WALL, SKY = range(4)  # the numbers in a map of surfaces
-FAR = 60.0  # metres; what lies beyond has no depth
+FLOOR, WALL, SIDE_WALL, SKY = range(4)  # values of a surface map
+FAR = 60.0  # metres; depth is unknown beyond
 
-_SHIFT = 2**16  # texels; keeps coordinates positive, and is a whole number of tiles
+_SHIFT = 2**16  # texels; keeps coordinates positive; a multiple of the tile
 
 
 class View:
-    """A camera's pixels. columns (W,), rows (H,): x and y of the rays through their centres, at depth 1.
+    """The pixels of a camera. columns (W,), rows (H,): x and y at depth 1 of the rays through their centres.
 
-    In the world a ray goes (column, -fall, ahead) for each metre of depth; fall and ahead: (H,).
+    The world direction of a ray per metre of depth is (column, -fall, ahead); fall and ahead: (H,).
     """
 
     def __init__(self, camera: Camera, height: int, width: int) -> None:
@@ -34,7 +34,7 @@ class View:
 
 
 def paint(scene: Scene, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The scene without its things, but with their shadows.
+    """Paints the scene without its things, but with their shadows.
 
     Returns the image (3, H, W) float32 in 0 ... 255, the surfaces (H, W) uint8 and the depth (H, W) float32.
     """
@@ -64,7 +64,7 @@ def _color(color: tuple[float, float, float]) -> np.ndarray:
 
 
 def _look(surface: Surface, u: np.ndarray, v: np.ndarray, pixel: np.ndarray) -> np.ndarray:
-    """A surface at (u, v), in texels: (3, H, W), 0 ... 255. pixel: how many texels one covers; picks the level."""
+    """A surface at (u, v), in texels: (3, H, W), 0 ... 255. pixel: texels per pixel, which selects the level."""
     level = np.clip(np.frexp(pixel)[1], 0, LEVELS - 1)
     values = sample(surface.tile, u.astype(np.int32), v.astype(np.int32), level)
     low, high = (_color(paint) for paint in surface.paints)
@@ -90,7 +90,7 @@ def _floor(scene: Scene, view: View, first: int) -> np.ndarray:
 
 
 def _shadow(scene: Scene, thing: Thing, view: View, light: np.ndarray, first: int) -> None:
-    """Dims the floor's light, from row `first` down, where a thing keeps it off: a soft ellipse away from the light."""
+    """Darkens the floor, from row `first` down, in the shadow of each thing: a soft ellipse away from the light."""
     lx, ly, lz = scene.light
     level = math.sqrt(lx * lx + lz * lz)
     lx, lz = lx / level, lz / level
@@ -139,7 +139,7 @@ def _walls(scene: Scene, view: View, image: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _paint_walls(scene: Scene, view: View, image: np.ndarray, depth: np.ndarray, surface: np.ndarray) -> None:
-    """Paints the first rows as if all of them were wall."""
+    """Paints the first rows as wall."""
     look, texels, rows = scene.backdrop, np.float32(scene.backdrop.texels), len(depth)
     x, z = depth * view.columns, depth * view.ahead[:rows, None]
     y = np.float32(scene.camera.height) - depth * view.fall[:rows, None]
@@ -163,7 +163,7 @@ def _horizon(scene: Scene) -> np.ndarray:
 
 
 def _paint_sky(scene: Scene, view: View, image: np.ndarray) -> None:
-    """Paints all rows given as sky: paler towards the horizon, with clouds."""
+    """Paints rows as sky: lighter towards the horizon, with clouds."""
     rows = image.shape[1]
     u = (np.arange(view.width) * (256 / view.width) + scene.backdrop.phase[0]).astype(np.int32)
     v = (np.arange(rows) * (640 / view.width) + scene.backdrop.phase[1]).astype(np.int32)
@@ -176,13 +176,13 @@ def _paint_sky(scene: Scene, view: View, image: np.ndarray) -> None:
 
 @cache
 def _noise() -> np.ndarray:
-    """(2^17,) float32: a sensor's noise, the same in all channels."""
+    """(2^17,) float32: sensor noise, equal in all channels."""
     one, other = PortableRng(31).random_array(1 << 17), PortableRng(32).random_array(1 << 17)
     return ((one - other) * 6).astype(np.float32)
 
 
 def expose(image: np.ndarray, grain: int) -> np.ndarray:
-    """Adds the sensor's noise to an image (3, H, W) in 0 ... 255, and rounds it to uint8."""
+    """Adds sensor noise to an image (3, H, W) in 0 ... 255, and rounds it to uint8."""
     noise, pixels = _noise(), image.shape[1] * image.shape[2]
     start = grain % (len(noise) - 1)
     repeated = np.resize(noise[start:], pixels) if pixels > len(noise) - start else noise[start : start + pixels]

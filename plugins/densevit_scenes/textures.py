@@ -1,7 +1,6 @@
-"""Patterns: solid ones (three-dimensional, so that they fit any shape) for things, tiles for floors and walls.
+"""Textures: solid (three-dimensional) ones for things of any shape, tiles for floors and walls.
 
-All hold values in 0 ... 1, which blend two colours. They repeat, and are made once a process, from fixed random
-numbers.
+Their values in 0 ... 1 blend two colours. They are periodic, and computed once per process from fixed random numbers.
 """
 
 from functools import cache
@@ -11,13 +10,13 @@ import numpy as np
 from densevit_scenes.portable_rng import PortableRng
 
 SOLIDS = ("plain", "stripes", "checker", "dots", "noise")
-PERIOD = 32  # texels after which a solid pattern repeats
-TILE = 256  # texels of a tile's side
-LEVELS = 7  # of a tile, each half the size of the one before
+PERIOD = 32  # of a solid texture, in texels
+TILE = 256  # side of a tile in texels
+LEVELS = 7  # mipmap levels of a tile
 
 
 def noise(shape: tuple[int, ...], cell: int, name: int) -> np.ndarray:
-    """Smooth noise that repeats at the borders, from 0 to 1, with features of about `cell` texels."""
+    """Smooth periodic noise in 0 ... 1, with features of about `cell` texels."""
     values = PortableRng(name).random_array(int(np.prod(shape))).reshape(shape)
     for axis in range(len(shape)):
         for _ in range(2):  # a box filter twice is a tent
@@ -27,7 +26,7 @@ def noise(shape: tuple[int, ...], cell: int, name: int) -> np.ndarray:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Smooths a periodic pattern, against aliasing where it is sampled."""
+    """Smooths a periodic texture, against aliasing when it is sampled."""
     for axis in range(values.ndim):
         values = values * 0.5 + (np.roll(values, 1, axis) + np.roll(values, -1, axis)) * 0.25
     return values
@@ -35,7 +34,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 @cache
 def solid(kind: str, axis: int = 0) -> np.ndarray:
-    """(PERIOD^3,) float32; the texel (i, j, k) stands at (i * PERIOD + j) * PERIOD + k. Stripes run across `axis`."""
+    """(PERIOD^3,) float32; the texel (i, j, k) is at (i * PERIOD + j) * PERIOD + k. Stripes run across `axis`."""
     i = np.arange(PERIOD)
     x, y, z = np.meshgrid(i, i, i, indexing="ij")
     if kind == "stripes":
@@ -104,7 +103,7 @@ def _pattern(kind: str) -> np.ndarray:
 
 @cache
 def tile(kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """A tile at all its levels, one after the other: (T,) float32; and where each level begins: (LEVELS,) int32."""
+    """The mipmap of a tile: all levels, concatenated, (T,) float32; and the offset of each level, (LEVELS,) int32."""
     level = np.clip(_pattern(kind), 0, 1)
     levels = [level]
     for _ in range(LEVELS - 1):
@@ -115,7 +114,7 @@ def tile(kind: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sample(kind: str, u: np.ndarray, v: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """A tile at (u, v), whole texels of level 0, each pixel at its own level, 0 ... LEVELS-1. The shapes broadcast."""
+    """Samples a tile at (u, v), integer texels of level 0, with a level 0 ... LEVELS-1 per pixel. Shapes broadcast."""
     values, starts = tile(kind)
     mask = (TILE - 1) >> level
     width = TILE >> level

@@ -34,7 +34,7 @@ def load(resnet: ResNet, reference: nn.Module) -> None:
     resnet.load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")})
 
 
-def pictures(*size: int) -> Tensor:
+def random_images(*size: int) -> Tensor:
     return torch.randn(2, 3, *size).contiguous(memory_format=torch.channels_last)
 
 
@@ -53,7 +53,7 @@ def test_features_and_gradients_are_torchvision_s(depth, dilation, norm, size, r
     reference = torchvision_resnet(depth, dilation, norm).eval()
     randomise(reference)
     load(resnet, reference)
-    assert_equal_features(resnet, lambda images: torchvision_features(reference, images), pictures(*size))
+    assert_equal_features(resnet, lambda images: torchvision_features(reference, images), random_images(*size))
 
 
 @pytest.mark.parametrize(("depth", "size"), [(18, (33, 50)), (50, (64, 75))])
@@ -62,7 +62,7 @@ def test_frozen_norms_are_torchvision_s_batch_norms_in_evaluation(depth, size, r
     resnet, reference = ResNet(depth, norm="frozen"), torchvision_resnet(depth).eval()
     randomise(reference)
     load(resnet, reference)
-    images = pictures(*size)
+    images = random_images(*size)
     with torch.no_grad():
         for own, other in zip(resnet(images), torchvision_features(reference, images), strict=True):
             torch.testing.assert_close(own, other, atol=1e-4, rtol=1e-4)
@@ -80,7 +80,7 @@ def test_features_and_gradients_are_timm_s(depth, dilation, randomise, assert_eq
     assert_equal_features(
         resnet,
         lambda images: reference.forward_intermediates(images, indices=[1, 2, 3, 4], intermediates_only=True),
-        pictures(67, 90),
+        random_images(67, 90),
     )
 
 

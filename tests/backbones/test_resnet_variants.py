@@ -214,9 +214,9 @@ def test_what_lies_outside_an_image_reaches_as_far_in_as_the_receptive_field(ran
     for depth, size in ((18, 128), (50, 160)):
         resnet = ResNet(depth, norm="frozen").eval()
         randomise(resnet)
-        picture = torch.randn(1, 3, size, size)
+        image = torch.randn(1, 3, size, size)
         with torch.no_grad():
-            alone, padded = resnet(picture), resnet(F.pad(picture, (0, 64, 0, 32)))
+            alone, padded = resnet(image), resnet(F.pad(image, (0, 64, 0, 32)))
         for x, y, stride, reach in zip(alone[:3], padded, resnet.strides, half_fields(depth), strict=False):
             inside = -(-(size - reach) // stride)  # cells whose centre is further in than that
             assert inside > 0
@@ -255,8 +255,8 @@ def test_an_exported_graph_takes_other_sizes():
     auto = torch.export.Dim.AUTO
     images = torch.randn(2, 3, 70, 65)
     graph = torch.export.export(resnet, (images,), dynamic_shapes=({0: auto, 2: auto, 3: auto},)).module()
-    for pictures in (images, torch.randn(3, 3, 97, 131)):
-        for own, other in zip(graph(pictures), resnet(pictures), strict=True):
+    for batch in (images, torch.randn(3, 3, 97, 131)):
+        for own, other in zip(graph(batch), resnet(batch), strict=True):
             torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
 
 

@@ -196,9 +196,9 @@ def test_padding_changes_only_windows_that_reach_over_the_border_until_windows_s
     """An image of 10x10 cells: windows of 7, so that cells 0 ... 6 are in a window that holds image only."""
     swin = Swin("tiny").eval()
     randomise(swin)
-    picture = torch.randn(1, 3, 40, 40)
-    padded = F.pad(picture, (0, 24, 0, 24))
-    tokens = [swin.patch_norm(swin.patch_embed(x).permute(0, 2, 3, 1)) for x in (picture, padded)]
+    image = torch.randn(1, 3, 40, 40)
+    padded = F.pad(image, (0, 24, 0, 24))
+    tokens = [swin.patch_norm(swin.patch_embed(x).permute(0, 2, 3, 1)) for x in (image, padded)]
     alone, beside = (swin.stages[0][0](x)[:, :10, :10] for x in tokens)
     torch.testing.assert_close(alone[:, :7, :7], beside[:, :7, :7], atol=1e-5, rtol=1e-5)
     assert (alone - beside).abs().amax(-1)[0, 7:, 7:].min() > 1e-3
@@ -226,9 +226,9 @@ def test_an_image_of_whole_windows_is_the_same_padded_up_to_the_first_shifted_bl
 def test_features_before_the_first_shifted_block_are_those_of_the_image_alone(version, randomise):
     swin = Swin("nano", version=version, window_size=4).eval()  # its third stage is the first with a shifted block
     randomise(swin)
-    picture = torch.randn(1, 3, 64, 96)
+    image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        alone, padded = swin(picture), swin(F.pad(picture, (0, 64, 0, 32)))
+        alone, padded = swin(image), swin(F.pad(image, (0, 64, 0, 32)))
     same = [
         torch.allclose(x, y[..., : x.shape[2], : x.shape[3]], atol=1e-4) for x, y in zip(alone, padded, strict=True)
     ]

@@ -188,7 +188,7 @@ def test_checkpointing_gives_the_same_gradients(name):
         ({"model": "convnext_atto", "model_args": {"img_size": 64}}, "img_size cannot be set there"),
         ({"model": "convnext_atto", "image_size": 0}, "image_size"),
         ({"model": "convnext_atto", "image_size": "large"}, "image_size"),
-        ({"model": "efficientformer_l1", "image_size": 128}, r"takes pictures of 224x224 only, not of \(128, 128\)"),
+        ({"model": "efficientformer_l1", "image_size": 128}, r"takes images of 224x224 only, not of \(128, 128\)"),
         ({"model": "twins_svt_small", "checkpointing": True}, "no activation checkpointing for 'twins_svt_small'"),
         ({"model": "levit_128s", "drop_path": 1.5}, "drop_path is 1.5"),
         ({"model": "vgg11", "drop_path": 0.2}, "'vgg11' has no stochastic depth"),

@@ -204,9 +204,9 @@ def test_a_patch_is_centred_on_its_stride_and_zero_outside(patch, stride, random
     """Each token, beside the inner product of its window of a wide frame of zeros."""
     stem = nano(patch_size=patch, patch_stride=stride).stem
     randomise(stem)
-    picture = torch.randn(1, 3, 33, 21)
-    framed = F.pad(picture, (64, 64, 64, 64))
-    _, tokens = stem(picture)
+    image = torch.randn(1, 3, 33, 21)
+    framed = F.pad(image, (64, 64, 64, 64))
+    _, tokens = stem(image)
     assert tokens.shape[1:3] == (-(-33 // stride), -(-21 // stride))
     for row, column in [(0, 0), (1, 0), (tokens.shape[1] - 1, tokens.shape[2] - 1)]:
         top, left = (64 + i * stride - (patch - stride) // 2 for i in (row, column))
@@ -219,20 +219,20 @@ def test_a_patch_is_centred_on_its_stride_and_zero_outside(patch, stride, random
 def test_padding_to_the_next_multiple_of_the_stride_changes_nothing(options, randomise):
     vit = nano(**options).eval()
     randomise(vit)
-    picture = torch.randn(1, 3, 37, 51)
+    image = torch.randn(1, 3, 37, 51)
     stride = vit.strides[-1]
-    padded = F.pad(picture, (0, -51 % stride, 0, -37 % stride))
-    for x, y in zip(vit(picture), vit(padded), strict=True):
+    padded = F.pad(image, (0, -51 % stride, 0, -37 % stride))
+    for x, y in zip(vit(image), vit(padded), strict=True):
         assert torch.equal(x, y[:, :, : x.shape[2], : x.shape[3]])
 
 
-def test_padding_changes_nothing_in_windows_of_image_only_until_a_global_block(randomise):
+def test_padding_changes_nothing_in_windows_of_picture_only_until_a_global_block(randomise):
     """An image of 6x6 cells, alone or beside a larger one: windows of 3 cells, the third block global."""
     options = {"positions": "none", "class_token": False, "window_size": 3, "global_blocks": (3,)}
     vit = nano(features=(1, 2, 3), **options).eval()
     randomise(vit)
-    picture = torch.randn(1, 3, 96, 96)
-    alone, beside = vit(picture), vit(F.pad(picture, (0, 48, 0, 96)))
+    image = torch.randn(1, 3, 96, 96)
+    alone, beside = vit(image), vit(F.pad(image, (0, 48, 0, 96)))
     for x, y in zip(alone[:2], beside[:2], strict=True):
         torch.testing.assert_close(x, y[:, :, :6, :6], atol=1e-5, rtol=1e-5)
     assert (alone[2] - beside[2][:, :, :6, :6]).abs().amax(1).min() > 1e-3

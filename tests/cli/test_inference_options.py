@@ -1,4 +1,4 @@
-"""How images are looked at, as `densevit evaluate` and `densevit predict` are told it."""
+"""Test-time augmentation options of `densevit evaluate` and `densevit predict`."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ class Dense(Head):
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A model that notes how it is asked to look, and a run folder and an image in the working directory."""
+    """A model that records the inference section of each call, with a run folder and an image in the folder."""
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     Path("run/config.yaml").write_text(CONFIG + "inference: {window: 300, flip: true}\n")
@@ -41,9 +41,9 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     model.backbone, model.classes = SimpleNamespace(input_size=None), {"a": heads["a"].classes}
     model.to = lambda device: model
 
-    def predict(pictures: list[np.ndarray], batch_size: int, inference: InferenceSection | None) -> list[Any]:
+    def predict(images: list[np.ndarray], batch_size: int, inference: InferenceSection | None) -> list[Any]:
         model.looks.append(inference)
-        return [{"semantic": torch.zeros(4, 6, dtype=torch.uint8)} for _ in pictures]
+        return [{"semantic": torch.zeros(4, 6, dtype=torch.uint8)} for _ in images]
 
     model.predict = predict
     monkeypatch.setattr("densevit.weights.model_file.load", lambda run: model)

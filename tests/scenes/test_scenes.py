@@ -39,10 +39,10 @@ def thousand() -> list[list[Object]]:
 
 
 def _annotated(scene: Scene) -> list[Object]:
-    picture = render(scene, SIDE, SIDE)
+    rendering = render(scene, SIDE, SIDE)
     return [
-        Object(scene.things[number], int(visible), 1 - visible / picture.silhouettes[number])
-        for number, visible in zip(*annotated(picture), strict=True)
+        Object(scene.things[number], int(visible), 1 - visible / rendering.silhouettes[number])
+        for number, visible in zip(*annotated(rendering), strict=True)
     ]
 
 
@@ -129,10 +129,10 @@ def test_a_thing_too_well_hidden_to_be_an_object_stays_in_the_semantic_map() -> 
     found = 0
     for index in range(100):
         scene = dataset.scene(index)
-        picture = render(scene, SIDE, SIDE)
-        for number in {*range(len(scene.things))} - {*annotated(picture)[0].tolist()}:
-            shown = picture.owner == number + 1
-            assert shown.sum() < max(24, 0.2 * picture.silhouettes[number])
+        rendering = render(scene, SIDE, SIDE)
+        for number in {*range(len(scene.things))} - {*annotated(rendering)[0].tolist()}:
+            shown = rendering.owner == number + 1
+            assert shown.sum() < max(24, 0.2 * rendering.silhouettes[number])
             assert (dataset[index]["targets"]["semantic"].numpy()[shown] == scene.things[number].label).all()
             found += bool(shown.any())
     assert found > 5
@@ -142,14 +142,14 @@ def test_what_hides_a_thing_is_nearer() -> None:
     compared = 0
     for index in range(40):
         scene = Scenes("train").scene(index)
-        picture = render(scene, SIDE, SIDE)
+        rendering = render(scene, SIDE, SIDE)
         for number, thing in enumerate(scene.things):
             alone = _alone(scene, thing)
-            hidden = (alone.owner > 0) & (picture.owner != number + 1)
-            assert (picture.owner[hidden] > 0).all()
-            assert (picture.depth[hidden] <= alone.depth[hidden]).all()
-            shown = picture.owner == number + 1
-            assert (picture.depth[shown] == alone.depth[shown]).all()
+            hidden = (alone.owner > 0) & (rendering.owner != number + 1)
+            assert (rendering.owner[hidden] > 0).all()
+            assert (rendering.depth[hidden] <= alone.depth[hidden]).all()
+            shown = rendering.owner == number + 1
+            assert (rendering.depth[shown] == alone.depth[shown]).all()
             compared += int(hidden.sum())
     assert compared > 2000
 
@@ -180,17 +180,17 @@ def test_each_pixel_lies_where_its_depth_says() -> None:
     """Pixels go back into the world: floors are level, walls straight, and things stand on the one before the other."""
     for index in range(40):
         scene = Scenes("val").scene(index)
-        picture = render(scene, SIDE, SIDE)
-        known = picture.depth > 0
-        x, y, z = _world(scene, picture.depth)
-        empty = picture.owner == 0
-        assert np.abs(y[known & empty & (picture.surface == FLOOR)]).max() < 1e-3
+        rendering = render(scene, SIDE, SIDE)
+        known = rendering.depth > 0
+        x, y, z = _world(scene, rendering.depth)
+        empty = rendering.owner == 0
+        assert np.abs(y[known & empty & (rendering.surface == FLOOR)]).max() < 1e-3
         for number, wall in enumerate(scene.walls):
             beyond = wall.normal[0] * x + wall.normal[1] * z - wall.distance
             assert beyond[known].max() < 1e-3
-            assert np.abs(beyond[empty & (picture.surface == WALL + number)]).max(initial=0) < 1e-3
+            assert np.abs(beyond[empty & (rendering.surface == WALL + number)]).max(initial=0) < 1e-3
         for number, thing in enumerate(scene.things):
-            shown = picture.owner == number + 1
+            shown = rendering.owner == number + 1
             if not shown.any():
                 continue
             away = np.stack([x, y, z], axis=-1)[shown] - thing.centre

@@ -472,7 +472,7 @@ def test_a_strangers_backbone_passes(stranger):
     assert results["registration"].note == "no entry point; `name: mynet:MyNet` finds it"
 
 
-def test_all_failures_are_listed_with_what_was_found_what_was_expected_and_the_mend():
+def test_all_failures_are_listed_with_what_was_found_what_was_expected_and_the_fix():
     class Twice(WrongStride):
         def __init__(self):
             super().__init__()
@@ -491,7 +491,7 @@ def test_all_failures_are_listed_with_what_was_found_what_was_expected_and_the_m
     ]
 
 
-def test_maps_that_look_like_nhwc_and_maps_that_are_rounded_down_are_told_so():
+def test_maps_that_look_like_nhwc_and_maps_that_are_rounded_down_are_reported():
     assert "this looks like NHWC: return x.permute(0, 3, 1, 2)" in failures(ChannelsLast)["layout"]
     assert "the maps are rounded down: pad inside" in failures(RoundsDown)["strides"]
 

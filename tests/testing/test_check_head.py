@@ -383,7 +383,7 @@ class Maps(Head):
     def forward(self, features, padding_mask, targets=None):
         return {"map": self.out(features[0]).float(), "grid": padding_mask.shape[1:]}
 
-    def on_picture(self, outputs, i, target):
+    def on_image(self, outputs, i, target):
         x = F.interpolate(outputs["map"][i : i + 1], outputs["grid"])[..., : target["size"][0], : target["size"][1]]
         return F.interpolate(x, target["original_size"])[0]
 
@@ -404,7 +404,7 @@ class Segmenter(Maps):
         return {"cross_entropy": total / max(count, 1)}
 
     def predict(self, outputs, targets):
-        return [{"semantic": self.on_picture(outputs, i, t).argmax(0)} for i, t in enumerate(targets)]
+        return [{"semantic": self.on_image(outputs, i, t).argmax(0)} for i, t in enumerate(targets)]
 
 
 class Depth(Maps):
@@ -428,7 +428,7 @@ class Depth(Maps):
         return {"l1": total / max(count, 1)}
 
     def predict(self, outputs, targets):
-        return [{"depth": self.on_picture(outputs, i, t)[0].clamp(-5, 5).exp()} for i, t in enumerate(targets)]
+        return [{"depth": self.on_image(outputs, i, t)[0].clamp(-5, 5).exp()} for i, t in enumerate(targets)]
 
 
 class DenseSegmenter(Segmenter):
@@ -502,12 +502,12 @@ class ReadsBytes(DenseSegmenter):
 class ReadsPlaces(DenseDepth):
     """Adds what depends on where a pixel lies in what it is given."""
 
-    def on_picture(self, outputs, i, target):
+    def on_image(self, outputs, i, target):
         x = self.read_maps(self.maps(outputs, outputs["grid"]))["depth"][i, : target["size"][0], : target["size"][1]]
         return F.interpolate(x[None, None], target["original_size"])[0]
 
     def predict(self, outputs, targets):
-        return [{"depth": self.on_picture(outputs, i, t)[0]} for i, t in enumerate(targets)]
+        return [{"depth": self.on_image(outputs, i, t)[0]} for i, t in enumerate(targets)]
 
     def read_maps(self, maps):
         return {"depth": maps[:, 0] + torch.arange(maps.shape[2])[:, None]}
@@ -530,8 +530,8 @@ class LosesMaps(DenseDepth):
 class WrongMaps(Segmenter):
     """Maps of the resized image."""
 
-    def on_picture(self, outputs, i, target):
-        return super().on_picture(outputs, i, {**target, "original_size": target["size"]})
+    def on_image(self, outputs, i, target):
+        return super().on_image(outputs, i, {**target, "original_size": target["size"]})
 
 
 class Keypoints(Sound):
