@@ -57,7 +57,7 @@ def test_plugins_lists_the_stranger_beside_the_built_in_ones(site, tmp_path):
     printed = " ".join(densevit("plugins", site=site, cwd=tmp_path).split())
     assert " mynet mynet 0.1 Five convolutions, each of which halves the image; a feature from" in printed
     assert "heads counter mynet 0.1 How many objects there are, from the mean of the coarsest feature." in printed
-    assert "datasets squares mynet 0.1 Grey pictures with up to four white squares." in printed
+    assert "datasets squares mynet 0.1 Grey images with up to four white squares." in printed
     assert "evaluators counting mynet 0.1 How far counts are off," in printed
     assert "heads detr densevit 0." in printed
 
