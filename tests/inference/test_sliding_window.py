@@ -498,7 +498,7 @@ def config_with(section):
             {"stride": 100},
             "inference.stride: a stride of 100 needs a window. Set inference.window too, or leave it out",
         ),
-        ({"window": 512, "stride": 600}, r"inference.stride: 600 is more than inference.window, 512, .*null takes two"),
+        ({"window": 512, "stride": 600}, r"inference.stride: 600 is more than inference.window, 512, .*null is two"),
         ({"window": [512, 300], "stride": 400}, r"inference.stride: 400 is more than inference.window, \[512, 300\]"),
         ({"window": 0}, "inference.window should be .*greater than or equal to 1.*, not 0"),
         ({"window": [1, 2, 3]}, r"inference.window: give one side or \[height, width\]"),

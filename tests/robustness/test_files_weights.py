@@ -72,7 +72,7 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "no config": (lambda run: model_file(run, config=None), "its header is corrupt ('config')"),
     "config of another kind": (lambda run: model_file(run, config="[]"), "header is corrupt|should be"),
     "config nested deeply": (lambda run: model_file(run, config=f"a: {'[' * 500}"), "levels deep"),
-    "config that holds itself": (lambda run: model_file(run, config="a: &a [*a]"), "a value that holds it"),
+    "config that holds itself": (lambda run: model_file(run, config="a: &a [*a]"), "a value that contains it"),
     "config with nan": (
         lambda run: model_file(run, config=TINY.replace("feedforward: 32", "dropout: .nan")),
         "heads.boxes.dropout should be a finite number, not nan",
