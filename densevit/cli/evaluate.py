@@ -45,6 +45,7 @@ def run(args: Namespace) -> int:
     config = config_of(model, args.run, args.overrides)
     check_inference(model, config.inference)
     data = build_data(config, model.multiple)
+    data.val.check_labels()
     check_classes(data, model)
     maps = MapFiles(args.out, model.classes).add_image if args.out else None
     metrics, evaluators = evaluate(model, data, config, maps)

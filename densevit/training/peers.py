@@ -21,7 +21,7 @@ import pytorch_lightning as lightning
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import distributed
 
-from densevit.errors import DensevitError, TrainingError
+from densevit.errors import DensevitError, TrainingError, one_line
 
 _PEER_ERROR = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
 _EXIT_CODE = 2  # of processes that end because another one has ended
@@ -116,6 +116,8 @@ def watching(trainer: lightning.Trainer, peers: Peers) -> Iterator[None]:
         if trainer.world_size == 1 or not _PEER_ERROR.search(str(error)):
             raise
         ended = peers.ended()
+        if not ended and len({host for host, _ in peers.processes}) <= 1:
+            raise  # all processes are on this machine and running: an error of the collective operation itself
         if distributed.is_initialized() and distributed.get_backend() == "gloo":
             distributed.destroy_process_group()  # notifies the next process in the ring before this one ends
         codes = dict.fromkeys(ended)
@@ -128,17 +130,20 @@ def watching(trainer: lightning.Trainer, peers: Peers) -> Iterator[None]:
         if trainer.global_rank != first:
             time.sleep(1)
             raise SystemExit(_EXIT_CODE) from None
-        raise TrainingError(_report(codes, trainer.world_size)) from None
+        raise TrainingError(_report(codes, trainer.world_size, one_line(error))) from None
     finally:
         launcher = trainer.strategy.launcher
         if isinstance(launcher, PeerLauncher) and launcher.observer is not None:
             launcher.observer.finished.set()
 
 
-def _report(codes: "dict[int, int | None]", count: int) -> str:
-    """One line for the terminal. codes: the exit code of each ended rank as Popen reports it; None if unknown."""
+def _report(codes: "dict[int, int | None]", count: int, error: str = "") -> str:
+    """One line for the terminal. codes: the exit code of each ended rank as Popen reports it; None if unknown. error:
+    the message of the collective operation, which is all that is known of another machine."""
     if not codes:
-        return f"One of the {count} processes, on another machine, has ended or is unreachable; the others end too."
+        return (
+            f"A process on another machine, one of {count}, has ended or is unreachable ({error}). The others end too."
+        )
     ends = []
     for rank, code in sorted(codes.items()):
         how = "has ended; its message, if any, is above"

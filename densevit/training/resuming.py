@@ -3,7 +3,7 @@
 import fnmatch
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Checkpoint:
             ) from error
         self.shapes = {key: tuple(x.shape) for key, x in content.get("state_dict", {}).items()}
         self.classes: dict[str, list[str]] | None = content.get("classes")
+        optimizers = content.get("optimizer_states") or [{"param_groups": []}]
+        self.group_sizes = [len(group["params"]) for group in optimizers[0]["param_groups"]]
         self.config: Config | None = None
         if isinstance(content.get("config"), str):
             self.config = configs.from_mapping(yaml_io.parse(content["config"], str(self.path)), str(self.path))
@@ -68,6 +70,17 @@ class Checkpoint:
                     f"{self.path}: {key} has shape {self.shapes.get(key, 'none (missing)')}; the model has "
                     f"{shapes.get(key, 'no such tensor')}. The plugin's code has changed. Fix: start a new run."
                 )
+
+    def check_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Raises ConfigError if the optimiser's parameter groups differ from those of the checkpoint, as they do if a
+        changed `weight_decay` or `lr` separates or joins two of them."""
+        sizes = [len(group["params"]) for group in groups]
+        if sizes != self.group_sizes:
+            raise ConfigError(
+                f"optim: these learning rates and weight decays make {len(sizes)} parameter groups of {sizes} tensors; "
+                f"the optimiser of {self.path} has {self.group_sizes}. Fix: keep optim.weight_decay above 0 or at 0 as "
+                "it was, and optim.lr equal to optim.backbone_lr only if it was."
+            )
 
 
 def changes(before: Config, after: Config) -> dict[str, str]:

@@ -23,7 +23,7 @@ from densevit.data.loading.dataloader import worker_failure
 from densevit.errors import DensevitError, TrainingError
 from densevit.evaluation import metrics_file
 from densevit.model import DenseModel, build_model
-from densevit.model.parameter_groups import parameter_rates
+from densevit.model.parameter_groups import parameter_groups, parameter_rates
 from densevit.training.budget import Budget
 from densevit.training.callbacks.budget import BudgetCallback
 from densevit.training.callbacks.checkpointing import RunFolder, Stopped
@@ -113,6 +113,8 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint
     check_monitor(config.trainer.monitor, evaluation.evaluators)
 
     module = DenseModule(model, config, data)
+    budget = module.budget(trainer.world_size)
+    lr = learning_rate(config.optim, budget.images_per_step)
     every = config.trainer.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
     files = RunFolder(evaluation, config.trainer.monitor, interval)
@@ -130,11 +132,12 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint
     trainer.callbacks[:0] = [*ema, *callbacks]  # type: ignore[attr-defined]  # set by a connector
     folder = choose_together(trainer, lambda: files.open(name, run_dir, new=checkpoint is None))
     files.folder, trainer.loggers = folder, _loggers(folder)
-    budget = module.budget(trainer.world_size)
-    rates = parameter_rates(model, config.optim, learning_rate(config.optim, budget.images_per_step))
+    rates = parameter_rates(model, config.optim, lr)
     if trainer.world_size > 1:
         freeze_unused(model)
     with _translated_errors(folder), _removed_on_error(trainer, folder, new=checkpoint is None), closing(files):
+        if checkpoint is not None:
+            checkpoint.check_groups(parameter_groups(model, config.optim, lr))
         if trainer.is_global_zero:
             partial = folder / "config.yaml.partial"
             partial.write_text(configs.dump(config, _derived(config, model, data, trainer, budget)), encoding="utf-8")

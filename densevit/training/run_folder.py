@@ -64,10 +64,11 @@ def choose(name: str, wanted: Path | None) -> Path:
                 )
             wanted.mkdir(parents=True, exist_ok=True)
             return wanted
+        Path("runs").mkdir(exist_ok=True)
         for number in itertools.count(1):
             folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
             with suppress(FileExistsError):  # also if another training has just created it
-                folder.mkdir(parents=True)
+                folder.mkdir()
                 return folder
     except OSError as error:
         folder = wanted or Path("runs") / name

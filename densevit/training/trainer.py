@@ -19,15 +19,13 @@ def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer
 
     Raises ConfigError if the devices do not exist, or do not fit the strategy.
     """
-    arguments = trainer_arguments(section.precision, section.accelerator)
-    arguments.setdefault("plugins", []).append(DirectCheckpointIO())
     try:
         trainer = lightning.Trainer(
             accelerator=section.accelerator,
             devices=section.devices,
             num_nodes=section.num_nodes,
             strategy=section.strategy,
-            **arguments,
+            **trainer_arguments(section.precision, section.accelerator),
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -43,6 +41,8 @@ def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer
             f"trainer.strategy={section.strategy}: {reason.rstrip('.')}. This machine has {available}. "
             "Fix: set each of the three keys to `auto`."
         ) from None
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # XLA has its own
+        trainer.strategy.checkpoint_io = DirectCheckpointIO()
     prepare_launcher(trainer)
     return trainer
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from densevit.cli import main
+from tests.robustness.test_coco import document, write
 
 LONG = "n" * 300  # more than a file's name can have
 DEEP = "d/" * 3000  # more than a path can have
@@ -181,6 +182,13 @@ def test_scenes_as_the_readme_has_it(
     assert main(["scenes", "--out", str(tmp_path / "DIR")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'DIR'}: 3 train, 2 val\n"
     assert len(list((tmp_path / "DIR" / "train" / "images").iterdir())) == 3
+
+
+def test_evaluation_on_data_without_labels_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    content = {**document(), "annotations": []}
+    write(tmp_path / "set", content, content)
+    data = ["data.name=coco", "data.root=set", "data.image_size=32"]
+    refused("evaluate", "run", *data, says=("set/val.json", "no object of the split 'val'"))
 
 
 # ---- messages ----

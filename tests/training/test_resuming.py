@@ -80,6 +80,15 @@ def test_an_edit_that_goes_is_shown_and_has_effect(
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["betas"] == (0.8, 0.9)
 
 
+@pytest.mark.parametrize("decay", ["0", "0.0"])
+def test_an_edit_that_joins_parameter_groups_is_named(stopped: Path, decay: str) -> None:
+    edit(stopped, "weight_decay: 0.0001", f"weight_decay: {decay}")
+    with pytest.raises(
+        ConfigError, match=r"optim: .* make 1 parameter groups of .*Fix: keep optim\.weight_decay above 0"
+    ):
+        resume(stopped)
+
+
 def test_an_unedited_config_says_nothing(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     resume(stopped)
     capsys.readouterr()
