@@ -70,7 +70,7 @@ def share(value: float, reached: float, is_error: bool = False) -> float:
     """A metric relative to its best value so far, in [0, 1]: 1 - |value - reached| / max(|value|, |reached|).
 
     This equals value / reached for scores and reached / value for errors. For scores the denominator is at least 0.1,
-    so that the noise of a head that has hardly learnt anything does not matter. 0 for NaN or infinity.
+    so that noise in a head with scores near zero has little influence. 0 for NaN or infinity.
     """
     if not math.isfinite(value):
         return 0.0

@@ -16,6 +16,7 @@ Split = Literal["train", "val", "test"]
 
 STREAMS = {"train": 0, "val": 1, "test": 2}  # random stream of each split; splits share no scene
 LEAST_SIDE = 32  # pixels
+MAX_LENGTH = 100_000_000  # images; the indices of an epoch stay in memory
 
 FEWEST_PIXELS = 24
 LEAST_VISIBLE = 0.2
@@ -65,8 +66,8 @@ class Scenes(Dataset):
         if min(height, width) < LEAST_SIDE:
             raise DataError(f"data.image_size is {image_size}; scenes are at least {LEAST_SIDE} pixels high and wide.")
         for option, length in {"train_length": train_length, "val_length": val_length}.items():
-            if length < 1:
-                raise DataError(f"data.{option} is {length}; scenes need at least 1 image.")
+            if not 1 <= length <= MAX_LENGTH:
+                raise DataError(f"data.{option} is {length}; expected 1 to {MAX_LENGTH:,} images.")
         if seed < 0:
             raise DataError(f"data.seed is {seed}; expected 0 or more.")
         self.split, self.height, self.width, self.seed = split, height, width, seed

@@ -30,7 +30,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     config = configs.load(Path("run/config.yaml"))
     heads = {"detection": SimpleNamespace(task="detection")}
     model = SimpleNamespace(config=config, multiple=16, classes={"detection": CLASSES}, heads=heads)
-    data = SimpleNamespace(val=SimpleNamespace(classes={"detection": CLASSES}))
+    data = SimpleNamespace(val=SimpleNamespace(classes={"detection": CLASSES}, check_labels=lambda: None))
     seen: dict[str, Any] = {"data": data}
 
     def build_data(config: configs.Config, multiple: int) -> Any:
@@ -118,6 +118,6 @@ def test_a_folder_with_files_is_not_touched(seen: dict[str, Any], capsys: pytest
 
 
 def test_data_with_other_classes_is_an_error(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
-    seen["data"] = SimpleNamespace(val=SimpleNamespace(classes={"detection": CLASSES[::-1]}))
+    seen["data"] = SimpleNamespace(val=SimpleNamespace(classes={"detection": CLASSES[::-1]}, check_labels=lambda: None))
     assert main(["evaluate", "run"]) == 2
     assert "Found: dog, cat. Expected: cat, dog." in capsys.readouterr().err

@@ -117,6 +117,7 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
         "heads.boxes.dense_loss=-1": "dense_loss is -1; a weight must be at least 0",
         "heads.boxes.evaluation.max_detections=0": "max_detections is 0",
         "data.train_length=0": "train_length is 0",
+        "data.train_length=9999999999": "train_length is 9999999999; expected 1 to 100,000,000 images",
         f"data.train_length={HUGE}": "at most 9223372036854775807",
     },
     FPN: {
@@ -160,7 +161,7 @@ VALID = (
     ("trainer.max_steps=null", "trainer.max_images=10000000000"), ("trainer.evaluate_every=1e-300",),
     ("trainer.checkpoint_every=99999999999h",), ("trainer.clip_grad_norm=1e30",), ("data.image_size=[64, 96]",),
     ("heads.boxes.dropout=0",), ("backbone.mean=[0, 0, 0]",), ("optim.weight_decay=0",), ("optim.betas=[0, 0]",),
-    ("data.train_length=9999999999",), ("trainer.log_every=9999999999",), ("heads.boxes.no_object_weight=0",),
+    ("data.train_length=1000000",), ("trainer.log_every=9999999999",), ("heads.boxes.no_object_weight=0",),
 )  # fmt: skip
 
 OTHERS = {"data.short_side": CROP, "data.rotation": CROP, "data.scales": CROP}

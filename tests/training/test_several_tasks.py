@@ -128,8 +128,8 @@ def test_a_head_is_added_to_a_frozen_detector_which_stays_to_the_last_bit(
         "trainer": {**BASE["trainer"], "ema": ema},
     }
     run = train(configs.from_mapping(sections), tmp_path / "run")
-    told = " ".join(capsys.readouterr().out.split())
-    assert "this model has no head 'surfaces'" in told and "the weights have no head 'depth'" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "this model has no head 'surfaces'" in output and "the weights have no head 'depth'" in output
 
     before, after = load_file(first / "model.safetensors"), load_file(run / "model.safetensors")
     frozen = [key for key in after if key.startswith(("backbone.", "heads.boxes."))]

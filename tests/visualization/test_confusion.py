@@ -62,7 +62,7 @@ def test_a_hundred_and_fifty_classes_make_a_page_of_moderate_size():
     counts = np.where(rng.random((150, 150)) < 0.3, rng.integers(1, 10**9, (150, 150)), 0)
     html = confusion_html([f"class {n}" for n in range(150)], counts)
     assert len(html) < 2_000_000 and html.count("<li>") == 12
-    assert "<th" not in html and "class 3 predicted as class" in html  # names are told by the cells
+    assert "<th" not in html and "class 3 predicted as class" in html  # the cells name the classes
 
 
 def test_nothing_wrong_and_nothing_at_all_are_said():

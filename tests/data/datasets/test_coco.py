@@ -71,7 +71,7 @@ def test_boxes_labels_areas_and_crowds_of_each_image(write: Write) -> None:
     assert [t["image_id"] for t in targets] == [0, 5, 10]
     assert targets[0]["boxes"].tolist() == [[0.5, 0.25, 30.5, 20.75]]
     assert targets[0]["area"].tolist() == [615.0], "without `area`, width times height"
-    assert targets[1]["boxes"].tolist() == [[1, 2, 11, 22], [30, 20, 40, 30]], "clipped to the picture"
+    assert targets[1]["boxes"].tolist() == [[1, 2, 11, 22], [30, 20, 40, 30]], "clipped to the image"
     assert targets[1]["labels"].tolist() == [1, 0]
     assert targets[1]["area"].tolist() == [150.5, 100]
     assert targets[1]["iscrowd"].tolist() == [False, True]
@@ -410,7 +410,7 @@ def test_nothing_is_kept_in_python_objects(write: Write) -> None:
 def test_real_sets_load_with_root_alone_and_agree_with_pycocotools(name: str, split: str) -> None:
     root = REAL / name
     if not root.is_dir():
-        pytest.skip(f"needs the folder {name} of real pictures; set DENSEVIT_DATA to where it lies")
+        pytest.skip(f"needs the folder {name} of real images; set DENSEVIT_DATA to where it lies")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = Coco(split, root=str(root), masks=name == "coco_tiny")

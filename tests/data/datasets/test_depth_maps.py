@@ -31,13 +31,13 @@ Write = Callable[..., None]
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Write:
-    def picture(path: str, size: tuple[int, int] = (4, 3), **how: Any) -> None:
+def write_image(tmp_path: Path) -> Write:
+    def write_image(path: str, size: tuple[int, int] = (4, 3), **how: Any) -> None:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size, (200, 10, 10)).save(file, **how)
 
-    return picture
+    return write_image
 
 
 @pytest.fixture
@@ -65,12 +65,12 @@ def depth(tmp_path: Path) -> Write:
 
 
 @pytest.fixture
-def pair(picture: Write, depth: Write) -> Write:
+def pair(write_image: Write, depth: Write) -> Write:
     """One pair in images/train and labels/train."""
 
     def pair(values: Any = MILLIMETRES, suffix: str = ".png") -> None:
         height, width = np.asarray(values).shape[:2]
-        picture("images/train/a.jpg", (width, height))
+        write_image("images/train/a.jpg", (width, height))
         depth(f"labels/train/a{suffix}", values)
 
     return pair
@@ -85,9 +85,9 @@ def metres(dataset: DepthMaps, index: int = 0) -> list[list[float]]:
 # ---- what comes out ----
 
 
-def test_samples_and_sizes(tmp_path: Path, picture: Write, depth: Write) -> None:
+def test_samples_and_sizes(tmp_path: Path, write_image: Write, depth: Write) -> None:
     for name in ("b", "a"):
-        picture(f"images/train/{name}.jpg")
+        write_image(f"images/train/{name}.jpg")
         depth(f"labels/train/{name}.png")
     dataset = DepthMaps("train", root=str(tmp_path), scale=0.001)
     assert len(dataset) == 2 and dataset.provides == ("depth",) and dataset.classes == {} and dataset.metric
@@ -127,14 +127,14 @@ def test_disparity_in_other_pixels_takes_a_scale(tmp_path: Path, pair: Write) ->
     assert metres(dataset) == [[0, 5]]
 
 
-def test_each_image_may_bring_middleburys_calibration(tmp_path: Path, picture: Write, depth: Write) -> None:
+def test_each_image_may_bring_middleburys_calibration(tmp_path: Path, write_image: Write, depth: Write) -> None:
     """Motorcycle-like: 4000 px * 0.2 m / (60 + 140) = 4 m; the other 1000 * 0.1 / 50 = 2 m."""
     texts = {
         "a": "cam0=[4000.0 0 1244.7; 0 4000 1019; 0 0 1]\ncam1=[9 0 1; 0 9 1; 0 0 1]\ndoffs=140\nbaseline=200.0\n",
         "b": "cam0=[1000 0 1; 0 1000 1; 0 0 1]\nbaseline = 100\nwidth=4\n",
     }
     for name, disparity in (("a", 60.0), ("b", 50.0)):
-        picture(f"train/{name}/im0.png", (2, 1))
+        write_image(f"train/{name}/im0.png", (2, 1))
         depth(f"train/{name}/disp0.pfm", np.array([[disparity, np.inf]]))
         (tmp_path / f"train/{name}/calib.txt").write_text(texts[name])
     where = {"images": "{split}/*/im0.png", "labels": "{split}/*/disp0.pfm", "calibration": "{split}/*/calib.txt"}
@@ -181,11 +181,11 @@ def test_validity_masks(suffix: str, tmp_path: Path, pair: Write, depth: Write) 
 
 @pytest.mark.parametrize("upright", [True, False])
 def test_depth_fits_an_image_with_exif_whichever_way_it_lies(
-    upright: bool, tmp_path: Path, picture: Write, depth: Write
+    upright: bool, tmp_path: Path, write_image: Write, depth: Write
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    picture("images/train/a.jpg", exif=exif)
+    write_image("images/train/a.jpg", exif=exif)
     depth("labels/train/a.png", MILLIMETRES.T.copy() if upright else MILLIMETRES)
     dataset = DepthMaps("train", root=str(tmp_path), scale=0.001)
     size = (4, 3) if upright else (3, 4)
@@ -244,10 +244,10 @@ def test_sparse_lidar_is_judged_by_the_pixels_that_were_hit(
 
 
 def test_a_file_in_another_unit_than_the_rest_is_named(
-    tmp_path: Path, picture: Write, depth: Write, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, write_image: Write, depth: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, unit in (("a", 1), ("b", 1), ("c", 1000), ("d", 1)):
-        picture(f"images/train/{name}.jpg", (2, 1))
+        write_image(f"images/train/{name}.jpg", (2, 1))
         depth(f"labels/train/{name}.npy", unit * np.array([[0.0, 2.0]], np.float32))
     DepthMaps("train", root=str(tmp_path))
     first, second = capsys.readouterr().err.splitlines()
@@ -315,20 +315,20 @@ def test_of_many_maps_some_evenly_spread_are_read() -> None:
 # ---- wrong data ----
 
 
-def test_an_image_and_a_depth_map_of_different_sizes(tmp_path: Path, pair: Write, picture: Write) -> None:
+def test_an_image_and_a_depth_map_of_different_sizes(tmp_path: Path, pair: Write, write_image: Write) -> None:
     pair()
-    picture("images/train/a.jpg", size=(8, 6))
+    write_image("images/train/a.jpg", size=(8, 6))
     with pytest.raises(DataError, match=r"a\.jpg has 8 x 6 pixels, but its depth map .*a\.png has 4 x 3"):
         DepthMaps("train", root=str(tmp_path), scale=0.001)
 
 
-def test_a_file_that_changes_after_the_start(tmp_path: Path, pair: Write, picture: Write, depth: Write) -> None:
+def test_a_file_that_changes_after_the_start(tmp_path: Path, pair: Write, write_image: Write, depth: Write) -> None:
     pair()
     dataset = DepthMaps("train", root=str(tmp_path), scale=0.001)
     depth("labels/train/a.png", np.ones((5, 5), np.uint16))
     with pytest.raises(DataError, match=r"a\.png has \(5, 5\) pixels"):
         dataset[0]
-    picture("images/train/a.jpg", size=(5, 5))
+    write_image("images/train/a.jpg", size=(5, 5))
     with pytest.raises(DataError, match=r"a\.jpg has changed since the start"):
         dataset[0]
 
@@ -366,10 +366,10 @@ def test_wrong_options(given: dict[str, Any], message: str, tmp_path: Path, pair
 
 
 def test_lists_of_three_columns_and_images_without_depth(
-    tmp_path: Path, pair: Write, picture: Write, depth: Write, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, pair: Write, write_image: Write, depth: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a", "b", "c"):
-        picture(f"raw/{name}/1.png")
+        write_image(f"raw/{name}/1.png")
         depth(f"annotated/val/{name}/1.png")
     (tmp_path / "list.txt").write_text("a/1.png a/1.png 721.5377\n\nb/1.png None 718.856\n/raw/c/1.png c/1.png 707\n")
     where = {"images": "raw", "labels": "annotated", "list_file": "list.txt"}
@@ -388,9 +388,9 @@ def test_lists_of_three_columns_and_images_without_depth(
         DepthMaps("train", root=str(tmp_path), scale=0.001, **where)  # type: ignore[arg-type]
 
 
-def test_a_list_of_names_goes_with_validity_masks(tmp_path: Path, picture: Write, depth: Write) -> None:
+def test_a_list_of_names_goes_with_validity_masks(tmp_path: Path, write_image: Write, depth: Write) -> None:
     for name in ("a", "b"):
-        picture(f"images/{name}.jpg")
+        write_image(f"images/{name}.jpg")
         depth(f"labels/{name}.png")
         depth(f"masks/{name}.npy", np.ones((3, 4)))
     (tmp_path / "list.txt").write_text("b\n")
@@ -412,8 +412,8 @@ def test_pairs_by_time_are_those_of_tums_own_tool() -> None:
         assert [(first[i], second[j]) for i, j in associate(first, second, 0.02)] == sorted(expected)
 
 
-def test_times_that_go_wrong(tmp_path: Path, picture: Write, depth: Write) -> None:
-    picture("one/rgb/1.png")
+def test_times_that_go_wrong(tmp_path: Path, write_image: Write, depth: Write) -> None:
+    write_image("one/rgb/1.png")
     (tmp_path / "one/rgb.txt").write_text("# timestamp filename\n1.00 rgb/1.png\n2.0 rgb/2.png\n")
     where: dict[str, Any] = {"root": str(tmp_path), "images": "{split}/rgb.txt", "labels": "{split}/depth.txt"}
     where |= {"splits": {"train": "one"}, "scale": 0.001}
@@ -445,19 +445,19 @@ def test_written_scenes_are_read_back_to_the_millimetre(tmp_path: Path) -> None:
 # ---- presets ----
 
 
-def nyu(folder: Path, picture: Write, depth: Write) -> None:
+def nyu(folder: Path, write_image: Write, depth: Write) -> None:
     for split, place, scene in (("train", "sync", "/kitchen_0028b"), ("test", "official_splits/test", "bathroom")):
-        picture(f"{place}/{scene.lstrip('/')}/rgb_00045.jpg")
+        write_image(f"{place}/{scene.lstrip('/')}/rgb_00045.jpg")
         depth(f"{place}/{scene.lstrip('/')}/sync_depth_00045.png")
         line = f"{scene}/rgb_00045.jpg {scene}/sync_depth_00045.png 518.8579\n"
         (folder / f"nyudepthv2_{split}_files_with_gt.txt").write_text(line)
 
 
-def kitti(folder: Path, picture: Write, depth: Write, raw: str = "", annotated: bool = True) -> None:
+def kitti(folder: Path, write_image: Write, depth: Write, raw: str = "", annotated: bool = True) -> None:
     for split, drive in (("train", "2011_09_26_drive_0057_sync"), ("test", "2011_09_28_drive_0002_sync")):
         day = drive[:10]
-        picture(f"{raw}{day}/{drive}/image_02/data/0000000311.png")
-        picture(f"{raw}{day}/{drive}/image_02/data/0000000000.png")
+        write_image(f"{raw}{day}/{drive}/image_02/data/0000000311.png")
+        write_image(f"{raw}{day}/{drive}/image_02/data/0000000000.png")
         official = {"train": "train/", "test": "val/"}[split] if annotated else ""
         depth(
             f"data_depth_annotated/{official}{drive}/proj_depth/groundtruth/image_02/0000000311.png", 12 * MILLIMETRES
@@ -468,19 +468,19 @@ def kitti(folder: Path, picture: Write, depth: Write, raw: str = "", annotated: 
         )
 
 
-def diode(folder: Path, picture: Write, depth: Write) -> None:
+def diode(folder: Path, write_image: Write, depth: Write) -> None:
     for split, kind, scene in (("train", "indoors", "00019"), ("val", "outdoor", "00022")):
         stem = f"{split}/{kind}/scene_{scene}/scan_00183/{scene}_00183_{kind}_000_010"
-        picture(f"{stem}.png")
+        write_image(f"{stem}.png")
         depth(f"{stem}_depth.npy", np.array(METRES, np.float32)[..., None])
         depth(f"{stem}_depth_mask.npy", np.array([[1, 1, 1, 0]] * 3, np.float32))
 
 
-def tum(folder: Path, picture: Write, depth: Write) -> None:
+def tum(folder: Path, write_image: Write, depth: Write) -> None:
     for split, name in (("train", "rgbd_dataset_freiburg1_xyz"), ("val", "rgbd_dataset_freiburg2_desk")):
         where = f"{split}/{name}"
-        picture(f"{where}/rgb/1305031102.175304.png")
-        picture(f"{where}/rgb/1305031102.300000.png")
+        write_image(f"{where}/rgb/1305031102.175304.png")
+        write_image(f"{where}/rgb/1305031102.300000.png")
         depth(f"{where}/depth/1305031102.160407.png", 5 * (MILLIMETRES // 10))
         head = "# color images\n# file: 'x.bag'\n# timestamp filename\n"
         pictures = "1305031102.175304 rgb/1305031102.175304.png\n1305031102.300000 rgb/1305031102.300000.png\n"
@@ -524,9 +524,9 @@ EASED = {"kitti": {"range": (1, 200)}, "tum": {"range": (0.05, 8)}}  # for the f
 
 
 @pytest.mark.parametrize("preset", sorted(MADE))
-def test_each_preset_reads_its_usual_layout(preset: Preset, tmp_path: Path, picture: Write, depth: Write) -> None:
+def test_each_preset_reads_its_usual_layout(preset: Preset, tmp_path: Path, write_image: Write, depth: Write) -> None:
     make, names, expected = MADE[preset]
-    make(tmp_path, picture, depth)
+    make(tmp_path, write_image, depth)
     for split, name in zip(("train", "val"), names, strict=True):
         dataset = DepthMaps(split, root=str(tmp_path), preset=preset, **EASED.get(preset, {}))  # type: ignore[arg-type]
         assert [dataset[i]["targets"]["image_id"] for i in range(len(dataset))] == [name]
@@ -535,16 +535,16 @@ def test_each_preset_reads_its_usual_layout(preset: Preset, tmp_path: Path, pict
 
 @pytest.mark.parametrize(("raw", "annotated"), [("raw/", True), ("input/", False), ("", False)])
 def test_kitti_lies_in_more_than_one_way(
-    raw: str, annotated: bool, tmp_path: Path, picture: Write, depth: Write, capsys: pytest.CaptureFixture[str]
+    raw: str, annotated: bool, tmp_path: Path, write_image: Write, depth: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kitti(tmp_path, picture, depth, raw, annotated)
+    kitti(tmp_path, write_image, depth, raw, annotated)
     dataset = DepthMaps("val", root=str(tmp_path), preset="kitti", range=(1, 200))
     assert dataset[0]["targets"]["image_id"].startswith(raw + "2011_09_28/")
     assert "1 image without depth left out" in capsys.readouterr().err
 
 
-def test_tums_recordings_may_lie_side_by_side(tmp_path: Path, picture: Write, depth: Write) -> None:
-    tum(tmp_path, picture, depth)
+def test_tums_recordings_may_lie_side_by_side(tmp_path: Path, write_image: Write, depth: Write) -> None:
+    tum(tmp_path, write_image, depth)
     for split in ("train", "val"):
         next((tmp_path / split).iterdir()).rename(tmp_path / next((tmp_path / split).iterdir()).name)
     splits = {"train": "*freiburg1_*", "val": "rgbd_dataset_freiburg2_desk"}
@@ -553,8 +553,8 @@ def test_tums_recordings_may_lie_side_by_side(tmp_path: Path, picture: Write, de
         assert len(dataset) == 1
 
 
-def test_diode_indoors_alone(tmp_path: Path, picture: Write, depth: Write) -> None:
-    diode(tmp_path, picture, depth)
+def test_diode_indoors_alone(tmp_path: Path, write_image: Write, depth: Write) -> None:
+    diode(tmp_path, write_image, depth)
     inside = "{split}/indoors/*/*/*"
     where = {"images": f"{inside}.png", "labels": f"{inside}_depth.npy", "valid": f"{inside}_depth_mask.npy"}
     assert len(DepthMaps("train", root=str(tmp_path), preset="diode", **where)) == 1  # type: ignore[arg-type]
@@ -570,11 +570,11 @@ def test_presets_are_the_yaml_files_that_lie_there_and_hold_options_only() -> No
 
 
 def test_each_section_feeds_a_training_and_a_validation_batch(
-    tmp_path: Path, picture: Write, depth: Write, project: Path
+    tmp_path: Path, write_image: Write, depth: Write, project: Path
 ) -> None:
     """A data set without classes, with the plugin named by its class where no entry point is installed."""
     for preset, (make, *_) in MADE.items():
-        make(tmp_path / preset, *(_into(preset, write) for write in (picture, depth)))
+        make(tmp_path / preset, *(_into(preset, write) for write in (write_image, depth)))
         config = _config(project, project / f"configs/data/{preset}.yaml", tmp_path / preset, EASED.get(preset, {}))
         assert config.data.options["preset"] == preset
         data = build_data(config)
@@ -597,10 +597,10 @@ def _config(project: Path, section: Path, root: Path, eased: dict[str, Any]) -> 
 
 
 def test_the_section_and_the_page_for_ones_own_files(
-    tmp_path: Path, picture: Write, depth: Write, project: Path
+    tmp_path: Path, write_image: Write, depth: Write, project: Path
 ) -> None:
     for split in ("train", "val"):
-        picture(f"images/{split}/a.jpg")
+        write_image(f"images/{split}/a.jpg")
         depth(f"labels/{split}/a.png")
     page = (project / "docs/own-depth-maps.md").read_text()
     (tmp_path / "depth.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
@@ -623,7 +623,7 @@ def test_middlebury_has_the_range_that_its_makers_formula_gives(
 ) -> None:
     root = REAL / "depth"
     if not root.is_dir():
-        pytest.skip("needs the folder depth of real pictures; set DENSEVIT_DATA to where it lies")
+        pytest.skip("needs the folder depth of real images; set DENSEVIT_DATA to where it lies")
     dataset = DepthMaps(
         split, root=str(root), images="{split}/*.jpg", labels="{split}/*.png", scale=0.001, range=(1, 3)
     )

@@ -27,13 +27,13 @@ Write = Callable[..., None]
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Write:
-    def picture(path: str, size: tuple[int, int] = (4, 3), **options: Any) -> None:
+def write_image(tmp_path: Path) -> Write:
+    def write_image(path: str, size: tuple[int, int] = (4, 3), **options: Any) -> None:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size, (200, 10, 10)).save(file, **options)
 
-    return picture
+    return write_image
 
 
 @pytest.fixture
@@ -52,12 +52,12 @@ def label(tmp_path: Path) -> Write:
 
 
 @pytest.fixture
-def pairs(picture: Write, label: Write) -> Callable[..., None]:
+def pairs(write_image: Write, label: Write) -> Callable[..., None]:
     """Two pairs in images/train and labels/train."""
 
     def pairs(values: np.ndarray = LABEL, indexed: bool = False) -> None:
         for name in ("b", "a"):
-            picture(f"images/train/{name}.jpg")
+            write_image(f"images/train/{name}.jpg")
             label(f"labels/train/{name}.png", values, indexed)
 
     return pairs
@@ -142,11 +142,11 @@ def test_limit_takes_the_first_images(tmp_path: Path, pairs: Write) -> None:
 
 @pytest.mark.parametrize("upright", [True, False])
 def test_a_label_fits_an_image_with_exif_whichever_way_it_was_drawn(
-    upright: bool, tmp_path: Path, picture: Write, label: Write
+    upright: bool, tmp_path: Path, write_image: Write, label: Write
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    picture("images/train/a.jpg", exif=exif)
+    write_image("images/train/a.jpg", exif=exif)
     label("labels/train/a.png", LABEL.T.copy() if upright else LABEL)
     dataset = LabelMaps("train", root=str(tmp_path), classes=NAMES)
     size = (4, 3) if upright else (3, 4)
@@ -167,32 +167,32 @@ def test_what_stays_in_memory_is_arrays_and_pickles_small(tmp_path: Path, pairs:
 
 
 @pytest.mark.parametrize("folder", ["val", "valid", "validation"])
-def test_a_split_is_found_under_its_usual_names(folder: str, tmp_path: Path, picture: Write, label: Write) -> None:
-    picture(f"images/{folder}/deep/a.JPG", format="JPEG")
-    picture(f"images/{folder}/._a.jpg")  # what macOS leaves behind
+def test_a_split_is_found_under_its_usual_names(folder: str, tmp_path: Path, write_image: Write, label: Write) -> None:
+    write_image(f"images/{folder}/deep/a.JPG", format="JPEG")
+    write_image(f"images/{folder}/._a.jpg")  # what macOS leaves behind
     label(f"labels/{folder}/deep/a.png")
     dataset = LabelMaps("val", root=str(tmp_path), classes=NAMES)
     assert dataset[0]["targets"]["image_id"] == "deep/a"
 
 
-def test_a_split_is_named_where_it_is_called_otherwise(tmp_path: Path, picture: Write, label: Write) -> None:
-    picture("part2/images/a.png")
+def test_a_split_is_named_where_it_is_called_otherwise(tmp_path: Path, write_image: Write, label: Write) -> None:
+    write_image("part2/images/a.png")
     label("part2/semantic/a.png")
     where = {"images": "{split}/images", "labels": "{split}/semantic"}
     dataset = LabelMaps("val", root=str(tmp_path), classes=NAMES, splits={"val": "part2"}, **where)
     assert len(dataset) == 1
 
 
-def test_segnets_layout_of_camvid(tmp_path: Path, picture: Write, label: Write) -> None:
-    picture("train/a.png")
+def test_segnets_layout_of_camvid(tmp_path: Path, write_image: Write, label: Write) -> None:
+    write_image("train/a.png")
     label("trainannot/a.png", LABEL % 255)
     where = {"images": "./{split}", "labels": "./{split}annot"}
     assert len(LabelMaps("train", root=str(tmp_path), preset="camvid", **where)) == 1
 
 
-def test_patterns_match_by_what_their_stars_stand_for(tmp_path: Path, picture: Write, label: Write) -> None:
+def test_patterns_match_by_what_their_stars_stand_for(tmp_path: Path, write_image: Write, label: Write) -> None:
     for name in ("x", "y"):
-        picture(f"left/train/{name}/[1] {name}_left.png")
+        write_image(f"left/train/{name}/[1] {name}_left.png")
         label(f"fine/train/{name}/[1] {name}_fine_ids.png")
         label(f"fine/train/{name}/[1] {name}_fine_other.png")
     where = {"images": "left/{split}/*/*_left.png", "labels": "fine/{split}/*/*_fine_ids.png"}
@@ -209,9 +209,9 @@ def test_patterns_match_by_what_their_stars_stand_for(tmp_path: Path, picture: W
         "/images/b.jpg /labels/b.png\n/images/c d.jpg\t/labels/c d.png",
     ],
 )
-def test_a_list_file_names_images_or_pairs(text: str, tmp_path: Path, picture: Write, label: Write) -> None:
+def test_a_list_file_names_images_or_pairs(text: str, tmp_path: Path, write_image: Write, label: Write) -> None:
     for name in ("a", "b", "c d", "unlabelled"):
-        picture(f"images/{name}.jpg")
+        write_image(f"images/{name}.jpg")
     for name in ("a", "b", "c d"):
         label(f"labels/{name}.png")
     (tmp_path / "train.txt").write_text(text)
@@ -257,16 +257,16 @@ def test_coloured_labels_want_colours(tmp_path: Path, pairs: Write) -> None:
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
 
-def test_an_image_and_a_label_of_different_sizes(tmp_path: Path, pairs: Write, picture: Write) -> None:
+def test_an_image_and_a_label_of_different_sizes(tmp_path: Path, pairs: Write, write_image: Write) -> None:
     pairs()
-    picture("images/train/b.jpg", size=(8, 6))
+    write_image("images/train/b.jpg", size=(8, 6))
     with pytest.raises(DataError, match=r"b\.jpg has 8 x 6 pixels, but its label .*b\.png has 4 x 3"):
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
 
-def test_an_image_without_label_and_a_label_without_image(tmp_path: Path, pairs: Write, picture: Write) -> None:
+def test_an_image_without_label_and_a_label_without_image(tmp_path: Path, pairs: Write, write_image: Write) -> None:
     pairs()
-    picture("images/train/lone.jpg")
+    write_image("images/train/lone.jpg")
     with pytest.raises(DataError, match=r"1 of 3 images have no label:\n  images/train/lone\.jpg\n.*labels/train/lone"):
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
     (tmp_path / "images/train/lone.jpg").unlink()
@@ -275,9 +275,9 @@ def test_an_image_without_label_and_a_label_without_image(tmp_path: Path, pairs:
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
 
-def test_two_images_of_one_name(tmp_path: Path, pairs: Write, picture: Write) -> None:
+def test_two_images_of_one_name(tmp_path: Path, pairs: Write, write_image: Write) -> None:
     pairs()
-    picture("images/train/a.png")
+    write_image("images/train/a.png")
     with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have one name"):
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
@@ -414,10 +414,10 @@ MADE = {  # preset: (image, label, list file, file values, what they are)
 }
 
 
-def classes_of(preset: str, folder: Path, picture: Write, label: Write) -> tuple[Class, ...]:
+def classes_of(preset: str, folder: Path, write_image: Write, label: Write) -> tuple[Class, ...]:
     """The classes of a preset, and that its layout, made up with one image, reads as it should."""
     image, file, listed, values, indices = MADE[preset]
-    picture(image)
+    write_image(image)
     label(file, np.array([values] * 3, np.uint8), indexed=preset == "voc")
     if listed:
         (folder / listed).parent.mkdir(parents=True)
@@ -428,8 +428,8 @@ def classes_of(preset: str, folder: Path, picture: Write, label: Write) -> tuple
 
 
 @pytest.mark.parametrize("preset", sorted(MADE))
-def test_each_preset_reads_its_official_layout(preset: str, tmp_path: Path, picture: Write, label: Write) -> None:
-    classes = classes_of(preset, tmp_path, picture, label)
+def test_each_preset_reads_its_official_layout(preset: str, tmp_path: Path, write_image: Write, label: Write) -> None:
+    classes = classes_of(preset, tmp_path, write_image, label)
     counts = {"ade20k": 150, "camvid": 11, "cityscapes": 19, "coco_stuff": 171, "voc": 21}
     counts |= {"pascal_context": 60, "pascal_context_59": 59}
     assert len(classes) == counts[preset.removesuffix("_train_ids")]
@@ -443,8 +443,8 @@ def test_presets_are_the_yaml_files_that_lie_there_and_hold_options_only() -> No
         options.check(LabelMaps, ("split",), "masks", given, "data")
 
 
-def test_cityscapes_is_torchvisions(tmp_path: Path, picture: Write, label: Write) -> None:
-    classes = classes_of("cityscapes", tmp_path, picture, label)
+def test_cityscapes_is_torchvisions(tmp_path: Path, write_image: Write, label: Write) -> None:
+    classes = classes_of("cityscapes", tmp_path, write_image, label)
     trained = sorted((c for c in Cityscapes.classes if not c.ignore_in_eval), key=lambda c: c.train_id)
     assert [(c.name, c.file_id, c.color) for c in classes] == [(c.name, c.id, c.color) for c in trained]
     given = yaml.safe_load((PRESETS / "cityscapes.yaml").read_text())
@@ -452,9 +452,9 @@ def test_cityscapes_is_torchvisions(tmp_path: Path, picture: Write, label: Write
 
 
 def test_voc_is_torchvisions_in_the_colours_of_the_development_kit(
-    tmp_path: Path, picture: Write, label: Write
+    tmp_path: Path, write_image: Write, label: Write
 ) -> None:
-    classes = classes_of("voc", tmp_path, picture, label)
+    classes = classes_of("voc", tmp_path, write_image, label)
     assert [c.name for c in classes] == ["background", *_VOC_CATEGORIES[1:]]
     for index, one in enumerate(classes):  # VOCcolormap.m: the bits of the index, dealt to red, green and blue
         bits = [index >> place & 1 for place in range(6)]
@@ -462,9 +462,9 @@ def test_voc_is_torchvisions_in_the_colours_of_the_development_kit(
 
 
 def test_pascal_context_has_vocs_things_among_its_names_in_the_order_of_the_alphabet(
-    tmp_path: Path, picture: Write, label: Write
+    tmp_path: Path, write_image: Write, label: Write
 ) -> None:
-    whole = classes_of("pascal_context", tmp_path, picture, label)
+    whole = classes_of("pascal_context", tmp_path, write_image, label)
     fewer = LabelMaps("train", root=str(tmp_path), preset="pascal_context_59").classes["segmentation"]
     assert [(c.name, c.file_id) for c in whole[1:]] == [(c.name, c.file_id) for c in fewer]
     names = [c.name for c in fewer]
@@ -473,8 +473,8 @@ def test_pascal_context_has_vocs_things_among_its_names_in_the_order_of_the_alph
     assert (names[0], names[36], names[46], names[58]) == ("aeroplane", "person", "sky", "wood")
 
 
-def test_coco_stuff_has_cocos_things_then_surfaces(tmp_path: Path, picture: Write, label: Write) -> None:
-    classes = classes_of("coco_stuff", tmp_path, picture, label)
+def test_coco_stuff_has_cocos_things_then_surfaces(tmp_path: Path, write_image: Write, label: Write) -> None:
+    classes = classes_of("coco_stuff", tmp_path, write_image, label)
     names = {c.file_id + 1: c.name for c in classes}
     of_torchvision = {i: name for i, name in enumerate(_COCO_CATEGORIES) if i > 0 and name != "N/A"}
     assert {i: name for i, name in names.items() if i < 91} == of_torchvision
@@ -482,17 +482,17 @@ def test_coco_stuff_has_cocos_things_then_surfaces(tmp_path: Path, picture: Writ
     assert (names[92], names[106], names[149], names[169], names[182]) == ("banner", "clouds", "road", "tree", "wood")
 
 
-def test_ade20k_and_camvid_have_their_known_entries(tmp_path: Path, picture: Write, label: Write) -> None:
-    ade = {c.file_id: (c.name, c.color) for c in classes_of("ade20k", tmp_path, picture, label)}
+def test_ade20k_and_camvid_have_their_known_entries(tmp_path: Path, write_image: Write, label: Write) -> None:
+    ade = {c.file_id: (c.name, c.color) for c in classes_of("ade20k", tmp_path, write_image, label)}
     assert ade[1] == ("wall", (120, 120, 120)) and ade[150] == ("flag", (92, 0, 255))
     assert ade[13] == ("person", (150, 5, 61)) and ade[21] == ("car", (0, 102, 200)) and ade[81][0] == "bus"
-    camvid = classes_of("camvid", tmp_path, picture, label)
+    camvid = classes_of("camvid", tmp_path, write_image, label)
     names = "sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist"
     assert ", ".join(c.name for c in camvid) == names
 
 
-def test_options_beside_a_preset_go_first(tmp_path: Path, picture: Write, label: Write) -> None:
-    picture("JPEGImages/a.jpg")
+def test_options_beside_a_preset_go_first(tmp_path: Path, write_image: Write, label: Write) -> None:
+    write_image("JPEGImages/a.jpg")
     label("SegmentationClassAug/a.png")
     (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
     (tmp_path / "ImageSets/Segmentation/trainaug.txt").write_text("/JPEGImages/a.jpg /SegmentationClassAug/a.png")
@@ -512,7 +512,7 @@ def test_a_preset_that_does_not_exist(tmp_path: Path) -> None:
 def test_camvid_loads_with_its_preset(split: str, count: int) -> None:
     root = REAL / "camvid"
     if not root.is_dir():
-        pytest.skip("needs the folder camvid of real pictures; set DENSEVIT_DATA to where it lies")
+        pytest.skip("needs the folder camvid of real images; set DENSEVIT_DATA to where it lies")
     dataset = LabelMaps(split, root=str(root), preset="camvid")
     assert len(dataset) == count and set(map(tuple, dataset.sizes().tolist())) == {(360, 480)}
     for index in range(0, count, 25):

@@ -39,7 +39,7 @@ class Noise(Dataset):
             "masks": masks,
             "area": torch.tensor([64.0]),
             "iscrowd": torch.tensor([False]),
-            "image_id": f"picture {index}",
+            "image_id": f"image {index}",
         }
         return {"image": image, "targets": targets}
 
@@ -163,7 +163,7 @@ def prepared(dataset: Dataset, train: bool) -> TransformedDataset:
 )
 def test_a_target_that_no_transform_knows_is_named(value: Any, found: str, train: bool) -> None:
     message = (
-        rf"Sample 3 of .*test_dataloader\.Extra \(image 'picture 3'\) has the target 'normals', {found}.*Known: boxes"
+        rf"Sample 3 of .*test_dataloader\.Extra \(image 'image 3'\) has the target 'normals', {found}.*Known: boxes"
     )
     samples = prepared(Extra("normals", value), train)
     with pytest.raises(DataError, match=message):
