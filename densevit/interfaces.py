@@ -1,11 +1,11 @@
-"""Plugin interfaces `Backbone`, `Neck`, `Head`, `Dataset` and `Evaluator`, and the data types they exchange.
+"""Plugin interfaces `Backbone`, `Neck`, `Head`, `Dataset`, `TargetType` and `Evaluator`, and the data they exchange.
 
 This file is the complete contract for plugin authors; `docs/own-backbone.md` and `docs/own-head.md` are tutorials.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, Literal, Protocol, TypedDict
 
 import numpy as np
 from torch import Tensor, nn
@@ -16,13 +16,16 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+Color = tuple[int, int, int]
+
+
 @dataclass(frozen=True)
 class Class:
     """One class of a data set. densevit uses class indices 0 ... K-1 in the order of the data set."""
 
     name: str
     file_id: int  # id in annotation files (COCO: 1 ... 90), used again in prediction files and evaluation
-    color: tuple[int, int, int]  # RGB, 0 ... 255
+    color: Color  # RGB, 0 ... 255
     thing: bool = True  # countable ("thing"); False for "stuff"
 
 
@@ -35,9 +38,9 @@ area: (N,), as annotated. iscrowd: (N,) bool. Boxes and area may be float64, for
 image_id: int or str. size: (h, w) without padding. original_size: (h, w) of the file.
 truth: in validation, the unmodified targets of the data set, in original pixels.
 
-Other keys may have values that do not depend on cropping, resizing or flipping: a string, a single number, None, a list
-of strings, or a dict of these. They are passed through unchanged. A tensor, an array or a list of numbers under another
-key is an error.
+Each key has a `TargetType`. A key without one may have a value that does not depend on cropping, resizing or flipping:
+a string, a single number, None, a list of strings, or a dict of these, which is passed through unchanged. A tensor, an
+array or a list of numbers under a key without a type is an error.
 """
 
 Outputs = dict[str, Any]
@@ -51,6 +54,13 @@ Predictions = dict[str, Any]
 
 Table = Sequence[Sequence[str | int | float]]
 """Rows; the first is the header."""
+
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+Window = tuple[int, int, int, int]
+"""Top, left, bottom and right of a crop, in whole pixels."""
 
 
 class Sample(TypedDict):
@@ -115,11 +125,14 @@ class Head(nn.Module):
     needs: target keys required for training; checked against the data at the start.
     quantity: output of a depth head: "depth" in metres, which needs metric ground truth, or relative "inverse_depth",
         which is evaluated after alignment. None: not declared and not checked.
+    target_types: the types of keys of its predictions that have options, such as a skeleton; the others have the
+        registered type of that name.
     """
 
     task: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
     quantity: str | None = None
+    target_types: "Mapping[str, TargetType] | None" = None
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class]) -> None:
         super().__init__()
@@ -173,12 +186,13 @@ class Dataset:
 
     The constructor takes `split` ("train" or "val"), its own options, and optionally `image_size`.
     classes: by task; things for "detection", things and stuff for "segmentation".
-    provides: the target keys that are labelled, see `Targets`.
+    provides: the target keys that are labelled, see `Targets`; or a mapping from these keys to their types. Keys
+        without a type have the registered type of that name.
     metric: whether `depth` is in metres; False if its unit is unknown.
     """
 
     classes: dict[str, tuple[Class, ...]]
-    provides: tuple[str, ...]
+    provides: "tuple[str, ...] | Mapping[str, TargetType | None]"
     metric: bool = True
 
     def __len__(self) -> int:
@@ -206,13 +220,144 @@ class Dataset:
         return np.arange(len(self))
 
 
+class Canvas(Protocol):
+    """An image that a `TargetType` draws on. Coordinates are in pixels of the original image."""
+
+    def overlay(self, colors: np.ndarray, mask: np.ndarray) -> None:
+        """Blends colours (H, W, 3) uint8 with the image where mask (H, W) is True."""
+
+    def boxes(self, boxes: np.ndarray, colors: Sequence[Color], texts: Sequence[tuple[str, str]]) -> None:
+        """Outlines boxes (N, 4) xyxy, the first on top. texts: (name, suffix); only the name is shortened."""
+
+    def points(self, points: np.ndarray, color: Color) -> None:
+        """Discs at points (N, 2)."""
+
+    def lines(self, lines: np.ndarray, color: Color) -> None:
+        """Line segments (N, 2, 2), from point to point."""
+
+
+class Drawing(Protocol):
+    """What a `TargetType` draws a result with: the image with the predictions, and with the ground truth if given."""
+
+    @property
+    def prediction(self) -> Canvas:
+        """The image on which predictions are drawn."""
+
+    @property
+    def truth(self) -> Canvas | None:
+        """The image on which ground truth is drawn; None without."""
+
+    def legend(self, classes: Sequence[Class]) -> None:
+        """Adds the classes to the legend below."""
+
+    def panel(self, caption: str, pixels: np.ndarray) -> None:
+        """Adds an image (H, W, 3) uint8 beside the others."""
+
+    def value_maps(
+        self, prediction: np.ndarray, truth: np.ndarray | None, unit: str = "m", inverse: bool = False
+    ) -> None:
+        """Adds maps (H, W) in colours with colour bars, and the relative error. 0 and non-finite values are unknown.
+
+        inverse: the prediction is relative inverse depth, which is aligned to the ground truth by least squares.
+        """
+
+    def error_map(self, wrong: np.ndarray, ignored: np.ndarray) -> None:
+        """Adds the image in pale grey with wrong pixels (H, W) in red and ignored ones in black."""
+
+
+class TargetType:
+    """The type of a target key: how its values follow their image, and how they are drawn, written and read.
+
+    Values are numpy arrays here, tensors in samples and batches. An object with (N, ...) values per image is "object",
+    a map (..., H, W) is "pixel"; any other value is "image". Instances are stateless; options go to the constructor.
+
+    per: what a value belongs to. Values per object are selected together.
+    task: the task whose classes the values refer to; None if they refer to none.
+    truth_only: used by evaluators only, so transforms drop it.
+    fill: what new pixels at the border are, for maps.
+    """
+
+    per: ClassVar[Literal["image", "object", "pixel"]] = "image"
+    task: str | None = None
+    truth_only: bool = False
+    fill: float = 0
+
+    def check(self, value: Any, size: Size) -> None:
+        """Raises DataError for a wrong shape, type or range. The message continues "image 7: boxes "."""
+
+    def usable(self, value: Any, size: Size) -> np.ndarray | None:
+        """Per object: which rows, (N,) bool, can be trained on, before any transform. None: all."""
+        return None
+
+    def clip(self, value: Any, size: Size) -> Any:
+        """The value limited to its image, before and after the transforms."""
+        return value
+
+    def hflip(self, value: Any, size: Size) -> Any:
+        """The value of the horizontally flipped image. size: of the image."""
+        return value
+
+    def rotate(self, value: Any, matrix: np.ndarray, size: Size) -> Any:
+        """The value of the rotated image. matrix: (2, 3), maps coordinates of pixel centres from the old to the new."""
+        return value
+
+    def crop(self, value: Any, window: Window, size: Size) -> Any:
+        """The value of the cropped image."""
+        return value
+
+    def resize(self, value: Any, size: Size, new_size: Size, zoom: float = 1.0) -> Any:
+        """The value of the resized image. zoom: the scale of its sides relative to evaluation."""
+        return value
+
+    def visible(self, value: Any, size: Size) -> np.ndarray | None:
+        """Per object: which rows, (N,) bool, are inside the image after the transforms. None: this type cannot tell."""
+        return None
+
+    def pad(self, value: Any, size: Size, new_size: Size) -> Any:
+        """The value of the image padded at the bottom and right."""
+        return value
+
+    def collate(self, values: Sequence[Any], size: Size) -> Any:
+        """A batch of values, tensors or None where unlabelled, on a grid of this size. Default: the sequence."""
+        return values
+
+    def draw(
+        self,
+        drawing: Drawing,
+        key: str,
+        predictions: Mapping[str, Any],
+        truth: Mapping[str, Any] | None,
+        classes: Sequence[Class],
+    ) -> None:
+        """Draws predictions[key], and truth[key] if it is labelled. All values are arrays. Default: nothing."""
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> Any:
+        """A prediction for files. Per object: a dict of JSON values for each object, a part of its entry in COCO's
+        results format. Per pixel: by suffix (".png", ".npy", ".json") a PIL image, an array or JSON values. Per image:
+        a JSON value. None: nothing is written.
+        """
+        return None
+
+    def decode(self, encoded: Any, classes: Sequence[Class]) -> Any:
+        """Inverse of `encode`: a value from the dicts of all objects, from files by suffix, or from a JSON value."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement decode().")
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> Any:
+        """A valid random value, with which `densevit check` tests heads. objects: their number; with 0, maps have no
+        labelled pixel.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement random().")
+
+
 class Evaluator:
     """Accumulates predictions and computes metrics over the whole data set, not as a mean over batches.
 
+    reads: the keys of predictions that it needs; a tuple of keys means one of them.
     main: the metric of `compute` that determines the best epoch.
     lower_is_better: the metrics of `compute` that are errors; for all others higher is better.
     """
 
+    reads: tuple[str | tuple[str, ...], ...] = ()
     main: str
     lower_is_better: tuple[str, ...] = ()
 

@@ -18,6 +18,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "heads": ("channels", "strides", "classes"),
     "datasets": ("split",),
     "evaluators": ("classes",),
+    "targets": (),
 }
 
 LARGEST_INT = 2**63 - 1

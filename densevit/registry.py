@@ -22,10 +22,10 @@ from typing import Any
 
 from densevit.errors import DensevitError, PluginError, did_you_mean, one_line
 
-GROUPS = ("backbones", "necks", "heads", "datasets", "evaluators")
+GROUPS = ("backbones", "necks", "heads", "datasets", "evaluators", "targets")
 _RENAMED = {("datasets", "masks"): "label_maps"}  # built-in plugins: old name, new name
 _MODULES = ("backbones", "necks", "heads")
-INTERFACES = dict(zip(GROUPS, ("Backbone", "Neck", "Head", "Dataset", "Evaluator"), strict=True))
+INTERFACES = dict(zip(GROUPS, ("Backbone", "Neck", "Head", "Dataset", "Evaluator", "TargetType"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Plugin:
     @property
     def noun(self) -> str:
         """Its name in messages: "backbone 'swin'"."""
-        return f"{INTERFACES[self.group].lower()} {self.name!r}"
+        return f"{self.group[:-1]} {self.name!r}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def load(group: str, name: str) -> type[Any]:
         known = find(group)
         if name not in known and (group, name) in _RENAMED:
             new = _RENAMED[group, name]
-            warnings.warn(f"the {INTERFACES[group].lower()} {name!r} is now called {new!r}.", stacklevel=2)
+            warnings.warn(f"the {group[:-1]} {name!r} is now called {new!r}.", stacklevel=2)
             name = new
         if name not in known:
             raise PluginError(_unknown(group, name, known))
@@ -325,7 +325,7 @@ def _described(plugin: Plugin) -> str:
 
 
 def _unknown(group: str, name: str, known: Mapping[str, Plugin]) -> str:
-    noun = INTERFACES[group].lower()
+    noun = group[:-1]
     broken = "".join(f" {problem}" for problem in scan().broken)
     none = "" if known else f" No {noun} is installed."
     return f"There is no {noun} {name!r}.{did_you_mean(name, known)}{none}{broken}"

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from densevit.errors import DensevitError
-from densevit.evaluation.box_records import coco_results
 from densevit.inference.image_files import ImageFile
-from densevit.inference.maps import MapFiles
+from densevit.inference.maps import MapFiles, as_array
 from densevit.inference.point_cloud import write_ply
-from densevit.interfaces import Class, Predictions
+from densevit.interfaces import Class, Predictions, TargetType
+from densevit.targets.types import TargetTypes
 from densevit.visualization.draw import draw
 from densevit.weights.atomic_io import check_free
 
@@ -41,17 +41,23 @@ class PredictionFiles:
     """Writes predictions to a folder image by image. The files are complete also after an error.
 
     drawn/NAME.jpg: visualization, with objects from score `threshold` on. predictions.json: all objects, in COCO's
-    results format. semantic/NAME.png, depth/NAME: maps (see `maps`). clouds/NAME.ply: point cloud, if `focal` is given.
-    images.json: image ids and their files. With several heads, each has a subfolder with all but images.json.
+    results format, or values per image. semantic/NAME.png, depth/NAME: maps (see `maps`). clouds/NAME.ply: point cloud,
+    if `focal` is given. images.json: image ids and their files. With several heads, each has a subfolder with all but
+    images.json. Keys are written by their target types.
 
-    focal: focal length in pixels, the same for all images.
+    types: of each head's keys, where they have options. focal: focal length in pixels, the same for all images.
     """
 
     def __init__(
-        self, folder: Path, classes: Mapping[str, Sequence[Class]], threshold: float, focal: float | None = None
+        self,
+        folder: Path,
+        classes: Mapping[str, Sequence[Class]],
+        threshold: float,
+        focal: float | None = None,
+        types: Mapping[str, Mapping[str, TargetType] | None] | None = None,
     ) -> None:
         self.folder, self.classes, self.threshold, self.focal = folder, classes, threshold, focal
-        self._maps = MapFiles(folder, classes)
+        self._maps = MapFiles(folder, classes, types)
         self._lists: dict[Path, _JsonList] = {}
 
     def __enter__(self) -> "PredictionFiles":
@@ -81,22 +87,41 @@ class PredictionFiles:
             folder = self._maps.folder_of(head)
             path = folder / "drawn" / f"{file.name}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            drawn = draw(pixels, predictions, self.classes[head], self.threshold)
+            types = self._maps.types[head]
+            drawn = draw(pixels, predictions, self.classes[head], self.threshold, types=types)
             Image.fromarray(drawn).save(path, quality=92)
             self._maps.add(head, file.name, predictions)
             if self.focal is not None and "depth" in predictions:
                 cloud = folder / "clouds" / f"{file.name}.ply"
                 cloud.parent.mkdir(exist_ok=True)
                 write_ply(cloud, np.asarray(predictions["depth"].cpu()), pixels, self.focal)
-            if "boxes" in predictions:
-                boxes, scores, labels = (np.asarray(predictions[key]) for key in ("boxes", "scores", "labels"))
-                entries = coco_results(file.image_id, boxes, scores, labels, self.classes[head])
+            entries = json_entries(file.image_id, predictions, self.classes[head], types)
+            if entries is not None:
                 self._list(folder / "predictions.json").extend(entries)
 
     def _list(self, path: Path) -> "_JsonList":
         if path not in self._lists:
             self._lists[path] = _JsonList(path)
         return self._lists[path]
+
+
+def json_entries(
+    image_id: int | str, predictions: Predictions, classes: Sequence[Class], types: TargetTypes
+) -> list[dict[str, Any]] | None:
+    """One image's predictions per object, an entry for each in COCO's results format; those per image, one entry.
+
+    None if there is neither.
+    """
+    objects, image = {}, {}
+    for key in (key for key in predictions if key in types and types[key].per != "pixel"):
+        encoded = types[key].encode(as_array(predictions[key]), classes)
+        if encoded is not None:
+            (objects if types[key].per == "object" else image)[key] = encoded
+    if not objects and not image:
+        return None
+    rows = zip(*objects.values(), strict=True)
+    entries = [{"image_id": image_id} | {key: value for part in row for key, value in part.items()} for row in rows]
+    return entries + ([{"image_id": image_id, **image}] if image else [])
 
 
 class _JsonList:

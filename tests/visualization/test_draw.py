@@ -1,10 +1,13 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from densevit.interfaces import Class
-from densevit.visualization import draw as module
-from densevit.visualization.draw import draw, text_color
+from densevit.interfaces import Class, Drawing
+from densevit.targets import Keypoints, PixelMap
+from densevit.visualization.canvas import OPACITY, text_color
+from densevit.visualization.draw import ERROR_COLOR, draw
 
 RED, BLUE = (250, 10, 20), (20, 30, 240)
 CLASSES = (Class("cat", 1, RED), Class("dog", 2, BLUE))
@@ -119,13 +122,32 @@ def test_the_truth_stands_on_the_left_and_the_prediction_on_the_right():
     assert (left[-600:][300, 200] == 128).all()
 
 
-def test_a_new_kind_of_prediction_needs_only_a_painter(monkeypatch: pytest.MonkeyPatch):
-    predictions = {"normals": torch.zeros(3, 600, 600)}
+def test_custom_target_type_draws_its_predictions():
+    class Everywhere(PixelMap):
+        def draw(self, drawing: Drawing, key: str, predictions: Any, truth: Any, classes: Any) -> None:
+            drawing.prediction.overlay(np.full((600, 600, 3), RED, np.uint8), predictions[key] > 0)
+
+    predictions = {"fire": torch.ones(600, 600)}
     assert (draw(GREY, predictions, CLASSES) == GREY).all()
-    monkeypatch.setitem(
-        module.PAINTERS, "normals", lambda canvas, result, classes, zoom: canvas.paste(RED, (0, 0, 600, 600))
-    )
-    assert (draw(GREY, predictions, CLASSES) == RED).all()
+    expected = 0.4 * np.array(GREY[0, 0]) + 0.6 * np.array(RED)
+    assert np.abs(draw(GREY, predictions, CLASSES, types={"fire": Everywhere()}) - expected).max() <= 1
+
+
+def test_normals_are_shown_as_rgb_beside_the_image():
+    normals = torch.zeros(3, 600, 600)
+    normals[0, :300], normals[2, 300:] = 1, -1
+    sheet = draw(GREY, {"normals": normals}, CLASSES)
+    right = sheet[-600:, -600:]
+    assert tuple(right[100, 100]) == (255, 128, 128) and tuple(right[500, 100]) == (128, 128, 0)
+
+
+def test_keypoints_and_skeleton_are_drawn():
+    points = torch.tensor([[[100.0, 100, 2], [400, 100, 1], [0, 0, 0]]])
+    types = {"keypoints": Keypoints(("a", "b", "c"), skeleton=[(0, 1), (1, 2)])}
+    sheet = draw(GREY, {"keypoints": points, "labels": torch.tensor([0])}, CLASSES, types=types)
+    for x, y in ((100, 100), (400, 100), (250, 100)):
+        assert tuple(sheet[y, x]) == RED
+    assert tuple(sheet[50, 200]) == tuple(GREY[0, 0])
 
 
 def semantic(*regions: tuple[slice, slice, int], fill: int = 255, size: tuple[int, int] = (600, 600)) -> torch.Tensor:
@@ -138,7 +160,7 @@ def semantic(*regions: tuple[slice, slice, int], fill: int = 255, size: tuple[in
 LEFT, RIGHT, ALL = slice(0, 300), slice(300, 600), slice(None)
 
 
-def blended(color: tuple[int, int, int], opacity: float = module.OPACITY) -> list[float]:
+def blended(color: tuple[int, int, int], opacity: float = OPACITY) -> list[float]:
     return [(1 - opacity) * 128 + opacity * c for c in color]
 
 
@@ -198,7 +220,7 @@ def test_truth_prediction_and_errors_stand_side_by_side():
     expected = [
         {"right": blended(RED), "wrong": blended(BLUE), "unlabelled": [128] * 3},
         {"right": blended(RED), "wrong": blended(RED), "unlabelled": blended(RED)},
-        {"right": pale, "wrong": [0.4 * pale[0] + 0.6 * c for c in module.ERROR_COLOR], "unlabelled": [0] * 3},
+        {"right": pale, "wrong": [0.4 * pale[0] + 0.6 * c for c in ERROR_COLOR], "unlabelled": [0] * 3},
     ]
     for panel, colors in zip(panels, expected, strict=True):
         for name, place in places.items():

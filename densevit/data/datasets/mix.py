@@ -1,5 +1,6 @@
 """Concatenates data sets with different labels, sampled by share."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,9 @@ from densevit import registry
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample, Targets
 from densevit.options import takes
+from densevit.targets.types import TargetTypes, known_tasks
 
-_TASKS = {"boxes": "detection", "labels": "detection", "masks": "detection", "semantic": "segmentation"}
 _LONGEST_EPOCH = 10**8  # images
-_OF_BOXES = ("area", "iscrowd")  # belong to boxes, not to a target key of their own
 
 
 class Mix(Dataset):
@@ -59,7 +59,8 @@ class Mix(Dataset):
             lacking = next(name for name in sets if name not in shares)
             raise DataError(f"data.sets.{lacking}.share is missing: give each set a share, or none of them.")
         self._kept = kept
-        self.provides = tuple(dict.fromkeys(key for keys in kept for key in keys))
+        self._types = [TargetTypes.of(own) for own in self._sets]
+        self.provides = {key: types.get(key) for types, keys in zip(self._types, kept, strict=True) for key in keys}
         self.classes = self._joined_classes()
         self.metric = all(own.metric for own, keys in zip(self._sets, kept, strict=True) if "depth" in keys)
         self._lengths = np.array([len(own) for own in self._sets])
@@ -102,9 +103,11 @@ class Mix(Dataset):
         """The sample of one set, with the target keys that are used of it."""
         number, place = self._place(index)
         sample = self._sets[number][place]
-        dropped = {key for key in self._sets[number].provides if key not in self._kept[number]}
-        if "boxes" in dropped:
-            dropped |= set(_OF_BOXES)
+        kept, types = self._kept[number], self._types[number]
+        dropped = {key for key in self._sets[number].provides if key not in kept}
+        per_object = {key for key in (*kept, *sample["targets"]) if key in types and types[key].per == "object"}
+        if per_object.isdisjoint(kept):
+            dropped |= per_object  # areas and crowds
         targets: Targets = {key: value for key, value in sample["targets"].items() if key not in dropped}
         targets["image_id"] = f"{self._names[number]}/{targets['image_id']}"
         return {"image": sample["image"], "targets": targets}
@@ -133,10 +136,10 @@ class Mix(Dataset):
     def _joined_classes(self) -> dict[str, tuple[Class, ...]]:
         """Each task's classes, of the sets that label it. Raises DataError where two sets differ."""
         joined: dict[str, tuple[str, tuple[Class, ...]]] = {}
-        for name, own, keys in zip(self._names, self._sets, self._kept, strict=True):
-            tasks = {_TASKS[key] for key in keys if key in _TASKS}
+        for name, own, keys, types in zip(self._names, self._sets, self._kept, self._types, strict=True):
+            unlabelled = known_tasks() - {types[key].task for key in keys if key in types}
             for task, classes in own.classes.items():
-                if task in _TASKS.values() and task not in tasks:
+                if task in unlabelled:
                     continue
                 first, known = joined.setdefault(task, (name, classes))
                 if [c.name for c in known] != [c.name for c in classes]:
@@ -153,7 +156,7 @@ def _share(share: Any, name: str) -> float:
     return float(share)
 
 
-def _chosen(provided: tuple[str, ...], chosen: Any, name: str) -> tuple[str, ...]:
+def _chosen(provided: Collection[str], chosen: Any, name: str) -> tuple[str, ...]:
     if chosen is None:
         return tuple(provided)
     if not isinstance(chosen, list | tuple) or not chosen or not set(chosen) <= set(provided):

@@ -14,9 +14,10 @@ import torch
 from torch.utils import data
 
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
-from densevit.data.transforms.resizing import KNOWN_KEYS, EvaluationTransform, TrainingTransform, unknown_keys
+from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform
 from densevit.errors import DataError, DensevitError
 from densevit.interfaces import Batch, Dataset, Sample, Targets
+from densevit.targets.types import TargetTypes, untyped_keys
 
 _TINY = 64  # images; fewer are loaded without worker processes
 _MOST_WORKERS = 8
@@ -26,15 +27,16 @@ _SMALL = 1 << 16  # bytes
 class TransformedDataset(data.Dataset[Sample]):
     """A data set with its transform: random in training; in evaluation, with the untransformed targets as `truth`.
 
-    Raises DataError for a data set without images, and for target keys unknown to the transforms: at construction where
-    `provides` names such a key, otherwise at the sample that has it.
+    Raises DataError for a data set without images, and for target keys without a type: at construction where `provides`
+    names such a key, otherwise at the sample that has it.
     """
 
     def __init__(self, dataset: Dataset, transform: "TrainingTransform | EvaluationTransform", train: bool) -> None:
         if not len(dataset):
             raise DataError(f"The data set {_name(dataset)} has no images; at least 1 is needed. Check its options.")
         self.dataset, self.transform, self.train = dataset, transform, train
-        if set(getattr(dataset, "provides", ())) - set(KNOWN_KEYS):
+        self.types = TargetTypes.of(dataset)
+        if any(key not in self.types for key in getattr(dataset, "provides", ())):
             self[SampleKey(0, 0)]
 
     def __len__(self) -> int:
@@ -48,8 +50,8 @@ class TransformedDataset(data.Dataset[Sample]):
             self._check_keys(sample["targets"], index)
             if self.train:  # numpy pads with zeros: the first repeat has the stream of [seed, index]
                 rng = np.random.default_rng([pick.seed, index, pick.repeat])
-                return self.transform(sample, rng)  # type: ignore[call-arg]
-            prepared = self.transform(sample)  # type: ignore[call-arg]
+                return self.transform(sample, rng, self.types)  # type: ignore[call-arg,arg-type]
+            prepared = self.transform(sample, self.types)  # type: ignore[call-arg,arg-type]
         except DensevitError:
             raise
         except Exception as error:
@@ -62,15 +64,15 @@ class TransformedDataset(data.Dataset[Sample]):
         return prepared
 
     def _check_keys(self, targets: Targets, index: int) -> None:
-        unknown = unknown_keys(targets)
+        unknown = untyped_keys(targets, self.types)
         if unknown:
             key, value = unknown[0], targets[unknown[0]]
             shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
             raise DataError(
                 f"Sample {index} of {_name(self.dataset)} (image {targets.get('image_id')!r}) has the target {key!r}, "
-                f"a {type(value).__name__}{shape}, and no transform knows how to resize, crop and flip it. Known: "
-                f"{', '.join(KNOWN_KEYS)}. Give it under the one that fits or leave it out; under other keys only "
-                "strings and single numbers are passed on."
+                f"a {type(value).__name__}{shape}, and no target type says how to resize, crop and flip it. Known: "
+                f"{', '.join(self.types)}. Fix: use the key that fits, or give the type in `provides` "
+                "(docs/own-target.md); without a type only strings and single numbers are passed on."
             )
 
 

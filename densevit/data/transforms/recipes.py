@@ -8,10 +8,8 @@ import cv2
 import numpy as np
 
 from densevit.errors import ConfigError
-from densevit.interfaces import IGNORE
+from densevit.interfaces import IGNORE, Size, Window
 
-Size = tuple[int, int]  # height, width
-Window = tuple[int, int, int, int]  # top, left, bottom, right, in whole pixels
 Recoloring = Literal["none", "gentle", "photometric"]
 
 DETR_SHORT, DETR_LONG = 800, 1333

@@ -4,8 +4,7 @@ Sizes follow from `data.recipe` and `data.image_size` (see `recipes.py`). Images
 """
 
 import warnings
-from collections.abc import Mapping
-from numbers import Number
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
@@ -14,22 +13,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.data.transforms.recipes import Recipe, Size, build_recipe
+from densevit.data.transforms.recipes import Recipe, build_recipe
 from densevit.errors import DataError
-from densevit.interfaces import Sample, Targets
+from densevit.interfaces import Sample, Size, TargetType
+from densevit.targets.types import TargetTypes, is_metadata
 
 if TYPE_CHECKING:
     from densevit.config import DataSection
 
-OBJECT_KEYS = ("boxes", "labels", "masks")  # one row an object
-MAP_KEYS = ("semantic", "depth")  # one value a pixel
-KNOWN_KEYS = (*OBJECT_KEYS, *MAP_KEYS, "area", "iscrowd", "image_id", "size", "original_size")
+Types = Mapping[str, TargetType]
+Values = dict[str, Any]
 
 
 class TrainingTransform(Protocol):
     """A random transform, determined by the sample and the generator."""
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
+    def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample: ...
 
 
 def build_evaluation_transform(section: "DataSection") -> "EvaluationTransform":
@@ -50,20 +49,18 @@ class EvaluationTransform:
         """(h, w) to which an image of this size is resized, without padding."""
         return self.recipe.evaluation_size(height, width)
 
-    def __call__(self, sample: Sample) -> Sample:
-        """Returns the resized sample: targets on the new grid, without crowds, with `size` and `original_size`."""
-        pixels, targets = to_pixels(sample["image"]), plain_objects(sample)
-        height, width = pixels.shape[:2]
-        size = self.size_of(height, width)
-        if "boxes" in targets:
-            scale = torch.tensor([size[1] / width, size[0] / height]).repeat(2)
-            targets["boxes"] = targets["boxes"].float() * scale
-        for key in MAP_KEYS:
-            if key in targets:
-                targets[key] = torch.from_numpy(resize_map(targets[key].numpy(), size))
-        if "masks" in targets:
-            targets["masks"] = torch.from_numpy(resize_masks(targets["masks"].numpy(), size))
-        return finished(resize_image(pixels, size), targets, (height, width), self.canvas)
+    def __call__(self, sample: Sample, types: Types | None = None) -> Sample:
+        """Returns the resized sample: targets on the new grid, without crowds, with `size` and `original_size`.
+
+        types: of the target keys; by default the registered ones.
+        """
+        types = TargetTypes() if types is None else types
+        pixels, original_size = to_pixels(sample["image"]), image_size(sample)
+        size = self.size_of(*original_size)
+        values = {
+            key: types[key].resize(value, original_size, size) for key, value in usable_values(sample, types).items()
+        }
+        return finished(resize_image(pixels, size), sample, values, original_size, self.canvas)
 
 
 class WithoutAugmentation:
@@ -72,8 +69,8 @@ class WithoutAugmentation:
     def __init__(self, evaluation: EvaluationTransform) -> None:
         self.evaluation = evaluation
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return self.evaluation(sample)
+    def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
+        return self.evaluation(sample, types)
 
 
 # ---- what goes in and comes out ----
@@ -86,65 +83,76 @@ def to_pixels(image: Tensor) -> np.ndarray:
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
-def plain_objects(sample: Sample) -> Targets:
-    """Training targets: without crowds, boxes clipped to the image, boxes without area dropped.
+def image_size(sample: Sample) -> Size:
+    """(H, W) of the image."""
+    return (int(sample["image"].shape[-2]), int(sample["image"].shape[-1]))
 
-    Boxes outside of the image or without area make other libraries raise, or drop the wrong labels. Raises DataError
-    with the image's id for boxes that are not finite and for object keys of different lengths.
+
+def usable_values(sample: Sample, types: Types) -> Values:
+    """The sample's typed targets as arrays, clipped to the image, without objects that cannot be trained on.
+
+    Crowds and boxes without area are dropped, with the other values of these objects. Raises DataError with the image's
+    id for an invalid value and for values per object of different lengths.
     """
-    targets = {key: value for key, value in sample["targets"].items() if key not in ("iscrowd", "area")}
-    present = [key for key in OBJECT_KEYS if key in targets]
-    if not present:
-        return targets
-    name = targets.get("image_id")
-    lengths = {key: len(targets[key]) for key in present}
-    keep = torch.ones(lengths[present[0]], dtype=torch.bool)
-    if "iscrowd" in sample["targets"]:
-        lengths["iscrowd"] = len(sample["targets"]["iscrowd"])
+    size, targets = image_size(sample), sample["targets"]
+    values = {key: as_array(value) for key, value in targets.items() if key in types and not is_metadata(value)}
+    for key, value in values.items():
+        try:
+            if types[key].per != "image" and not isinstance(value, np.ndarray):
+                raise DataError(f"is a {type(value).__name__}; expected a tensor.")
+            types[key].check(value, size)
+        except DataError as error:
+            raise DataError(f"image {targets.get('image_id')!r}: {key} {error}") from None
+    lengths = {key: len(value) for key, value in values.items() if types[key].per == "object"}
     if len(set(lengths.values())) > 1:
-        raise DataError(
-            f"image {name!r}: targets differ in length: {', '.join(f'{k} {n}' for k, n in lengths.items())}."
-        )
-    if "iscrowd" in sample["targets"]:
-        keep &= ~sample["targets"]["iscrowd"].bool()
-    if "boxes" in targets:
-        if not torch.isfinite(targets["boxes"]).all():
-            raise DataError(f"image {name!r} has a box that is not finite: {targets['boxes'].tolist()}.")
-        height, width = sample["image"].shape[-2:]
-        targets["boxes"] = targets["boxes"].clamp(min=0).minimum(torch.tensor([width, height, width, height]))
-        solid = (targets["boxes"][:, 2:] > targets["boxes"][:, :2]).all(dim=1)
-        if not solid.all():
-            warnings.warn("Boxes without area inside their image are left out.", stacklevel=2)
-        keep &= solid
-    return targets | {key: targets[key][keep] for key in present}
+        counts = ", ".join(f"{key} {count}" for key, count in lengths.items())
+        raise DataError(f"image {targets.get('image_id')!r}: targets differ in length: {counts}.")
+    usable = {key: types[key].usable(values[key], size) for key in lengths}
+    if any(rows is not None and not rows.all() and not types[key].truth_only for key, rows in usable.items()):
+        warnings.warn("Boxes without area inside their image are left out.", stacklevel=2)
+    keep = _all_of(usable.values())
+    values = {key: types[key].clip(value, size) for key, value in values.items() if not types[key].truth_only}
+    return selected(values, types, keep)
 
 
-def unknown_keys(targets: Targets) -> list[str]:
-    """The keys that would have to be transformed with the image and are unknown.
+def visible_values(values: Values, types: Types, size: Size) -> Values:
+    """Values of a cropped image, clipped to it, without the objects that are outside."""
+    for key in [key for key in values if types[key].per == "object"]:  # in order: later types see fewer objects
+        values = selected(values, types, types[key].visible(values[key], size))
+    return {key: types[key].clip(value, size) for key, value in values.items()}
 
-    Unknown keys may hold metadata, which transforms do not change: strings, single numbers, None, lists of strings, and
-    dicts of these.
+
+def selected(values: Values, types: Types, keep: np.ndarray | None) -> Values:
+    """Values with the objects of which keep, (N,) bool, is True; None: all."""
+    if keep is None or keep.all():
+        return values
+    return {key: value[keep] if types[key].per == "object" else value for key, value in values.items()}
+
+
+def as_array(value: Any) -> Any:
+    """Tensors as arrays, other values unchanged."""
+    return value.numpy() if isinstance(value, Tensor) else value
+
+
+def _all_of(masks: Iterable[np.ndarray | None]) -> np.ndarray | None:
+    found = [mask for mask in masks if mask is not None]
+    return np.logical_and.reduce(found) if found else None
+
+
+def finished(pixels: np.ndarray, sample: Sample, values: Values, original_size: Size, canvas: Size | None) -> Sample:
+    """The sample of resized pixels (h, w, 3), padded to the canvas if there is one.
+
+    values: the transformed values; keys of the sample without a type are passed through.
     """
-    return [key for key, value in targets.items() if key not in KNOWN_KEYS and not _is_metadata(value)]
-
-
-def _is_metadata(value: Any) -> bool:
-    if isinstance(value, Tensor | np.ndarray):
-        return value.ndim == 0
-    if isinstance(value, Mapping):
-        return all(map(_is_metadata, value.values()))
-    if isinstance(value, list | tuple):
-        return all(isinstance(item, str) for item in value)
-    return value is None or isinstance(value, str | bytes | Number | np.generic)
-
-
-def finished(pixels: np.ndarray, targets: Targets, original_size: Size, canvas: Size | None) -> Sample:
-    """The sample of resized pixels (h, w, 3), padded to the canvas if there is one."""
     size = (pixels.shape[0], pixels.shape[1])
     planes = np.empty((3, *size), np.uint8)
     cv2.split(pixels, list(planes))
     if canvas is not None and canvas != size:
         planes = np.pad(planes, ((0, 0), (0, canvas[0] - size[0]), (0, canvas[1] - size[1])))
+    targets = {key: value for key, value in sample["targets"].items() if is_metadata(value) or key == "image_id"}
+    targets |= {
+        key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in values.items()
+    }
     return {"image": torch.from_numpy(planes), "targets": targets | {"size": size, "original_size": original_size}}
 
 
@@ -165,20 +173,3 @@ def resize_image(pixels: np.ndarray, size: Size) -> np.ndarray:
     planes = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
     resized = F.interpolate(planes, size, mode="bilinear", antialias=True)[0]
     return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
-
-
-def resize_map(values: np.ndarray, size: Size) -> np.ndarray:
-    """(H, W) labels or metres to this (h, w): each pixel takes the value at its centre."""
-    if values.shape == size:
-        return values
-    return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def resize_masks(masks: np.ndarray, size: Size) -> np.ndarray:
-    """(N, H, W) bool or uint8 to this (h, w)."""
-    if masks.shape[1:] == size:
-        return masks
-    resized = np.empty((len(masks), *size), np.uint8)
-    for mask, out in zip(masks.view(np.uint8), resized, strict=True):
-        cv2.resize(mask, size[::-1], dst=out, interpolation=cv2.INTER_NEAREST_EXACT)
-    return resized.view(masks.dtype)

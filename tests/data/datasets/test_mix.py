@@ -18,7 +18,7 @@ def section(length: int = 3, seed: int = 0, **more):
 
 def test_an_image_has_its_own_sets_labels_and_no_others():
     mix = Mix("train", {"a": section(provides=["boxes", "labels"]), "b": section(seed=1, provides=["semantic"])})
-    assert mix.provides == ("boxes", "labels", "semantic")
+    assert [*mix.provides] == ["boxes", "labels", "semantic"]
     assert mix[0]["targets"].keys() == {"image_id", "boxes", "labels", "area", "iscrowd"}
     assert mix[3]["targets"].keys() == {"image_id", "semantic"}
     other = Scenes("train", train_length=3, seed=1, image_size=32)

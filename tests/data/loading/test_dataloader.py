@@ -116,7 +116,7 @@ def test_repeats_of_an_image_are_augmented_in_other_ways() -> None:
 
 
 def test_the_first_time_of_an_image_draws_from_seed_and_index_alone() -> None:
-    def drawn(sample: Sample, rng: np.random.Generator) -> Sample:
+    def drawn(sample: Sample, rng: np.random.Generator, types: Any) -> Sample:
         return {"image": sample["image"], "targets": {"drawn": rng.random()}}
 
     prepared = TransformedDataset(Noise(), drawn, train=True)
@@ -163,13 +163,13 @@ def prepared(dataset: Dataset, train: bool) -> TransformedDataset:
 )
 def test_a_target_that_no_transform_knows_is_named(value: Any, found: str, train: bool) -> None:
     message = (
-        rf"Sample 3 of .*test_dataloader\.Extra \(image 'image 3'\) has the target 'normals', {found}.*Known: boxes"
+        rf"Sample 3 of .*test_dataloader\.Extra \(image 'image 3'\) has the target 'flow', {found}.*Known: area, boxes"
     )
-    samples = prepared(Extra("normals", value), train)
+    samples = prepared(Extra("flow", value), train)
     with pytest.raises(DataError, match=message):
         samples[SampleKey(3, 0)]
-    with pytest.raises(DataError, match="Sample 0 of .*'normals'"):  # before training, where the data set names it
-        prepared(Extra("normals", value, provides=("boxes", "normals")), train)
+    with pytest.raises(DataError, match="Sample 0 of .*'flow'"):  # before training, where the data set names it
+        prepared(Extra("flow", value, provides=("boxes", "flow")), train)
 
 
 @pytest.mark.parametrize("train", [True, False])

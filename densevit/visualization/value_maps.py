@@ -1,9 +1,8 @@
-"""Depth maps in colours, each with a colour bar."""
+"""Maps of depth and other positive values in colours, each with a colour bar."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -33,48 +32,35 @@ class ColoredMap:
     labels: Sequence[tuple[float, str]]
 
 
-def has_depth(result: Mapping[str, Any]) -> bool:
-    """Whether a result has a map of depth or of relative inverse depth."""
-    return "depth" in result or "inverse_depth" in result
-
-
-def depth_panels(
-    image: Image.Image, predictions: Mapping[str, Any], truth: Mapping[str, Any] | None, zoom: int, font: Font
+def value_map_panels(
+    prediction: np.ndarray, truth: np.ndarray | None, unit: str, inverse: bool, zoom: int, font: Font
 ) -> dict[str, Image.Image]:
-    """The image and the maps with their colour bars, by caption: truth, prediction and relative error.
+    """The maps with their colour bars, by caption: truth, prediction and relative error, each enlarged by `zoom`.
 
-    Depth is on a logarithmic scale from bright (near) to dark (far), the same for truth and prediction; unknown pixels
-    are grey. The error map shows (prediction - truth) / truth: blue is too near, red is too far. Relative inverse depth
-    is first aligned to the ground truth by least squares; without ground truth it is drawn unaligned.
+    Values are on a logarithmic scale from bright (near) to dark (far), the same for truth and prediction; unknown
+    pixels are grey. The error map shows (prediction - truth) / truth: blue is too near, red is too far.
 
-    image: already enlarged by `zoom`. predictions: depth or inverse_depth (H, W). truth: depth (H, W), 0 = unknown.
+    prediction, truth: (H, W), 0 = unknown. inverse: the prediction is relative inverse depth; it is aligned to the
+    ground truth by least squares, and drawn unaligned without.
     """
-    known = _map(truth["depth"]) if truth is not None and "depth" in truth else None
-    maps = _maps(predictions, known if known is not None and _valid(known).any() else None)
-    bars = {caption: _with_bar(colored, zoom, font) for caption, colored in maps.items()}
-    blank = Image.new("RGB", next(iter(bars.values())).size, (255, 255, 255))
-    blank.paste(image)
-    return {"image": blank} | bars
+    known = None if truth is None else truth.astype(np.float64)
+    if known is not None and not _valid(known).any():
+        known = None
+    maps = _maps(prediction.astype(np.float64), known, unit, inverse)
+    return {caption: _with_bar(colored, zoom, font) for caption, colored in maps.items()}
 
 
-def _maps(predictions: Mapping[str, Any], known: np.ndarray | None) -> dict[str, ColoredMap]:
-    if "depth" in predictions:
-        prediction, caption = _map(predictions["depth"]), "prediction"
-    elif known is None:
-        return {"relative inverse depth": _inverse_map(_map(predictions["inverse_depth"]))}
-    else:
-        prediction, caption = _aligned(_map(predictions["inverse_depth"]), known), "prediction, aligned"
+def _maps(prediction: np.ndarray, known: np.ndarray | None, unit: str, inverse: bool) -> dict[str, ColoredMap]:
+    caption = "prediction"
+    if inverse and known is None:
+        return {"relative inverse depth": _inverse_map(prediction)}
+    if inverse and known is not None:
+        prediction, caption = _aligned(prediction, known), "prediction, aligned"
     near, far = _range(prediction if known is None else known)
-    maps = {caption: _depth_map(prediction, near, far)}
+    maps = {caption: _value_map(prediction, near, far, unit)}
     if known is None:
         return maps
-    return {"truth": _depth_map(known, near, far)} | maps | {"relative error": _error_map(prediction, known)}
-
-
-def _map(values: Any) -> np.ndarray:
-    """(H, W) float64."""
-    array = values.detach().float().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
-    return array.astype(np.float64)
+    return {"truth": _value_map(known, near, far, unit)} | maps | {"relative error": _error_map(prediction, known)}
 
 
 def _valid(depth: np.ndarray) -> np.ndarray:
@@ -95,10 +81,10 @@ def _range(depth: np.ndarray) -> tuple[float, float]:
     return float(near), float(max(far, near * 1.01))
 
 
-def _depth_map(depth: np.ndarray, near: float, far: float) -> ColoredMap:
+def _value_map(depth: np.ndarray, near: float, far: float, unit: str) -> ColoredMap:
     valid, colormap = _valid(depth), _sequential_colormap()[::-1]
     levels = _levels(np.log(np.where(valid, depth, near)), math.log(near), math.log(far))
-    return ColoredMap(_colored(levels, colormap, valid), colormap, _depth_ticks(near, far))
+    return ColoredMap(_colored(levels, colormap, valid), colormap, _depth_ticks(near, far, unit))
 
 
 def _inverse_map(inverse: np.ndarray) -> ColoredMap:
@@ -142,7 +128,7 @@ def _diverging_colormap() -> np.ndarray:
     return np.stack([np.interp(steps, (0, 1, 2), ends) for ends in channels], 1).round().astype(np.uint8)
 
 
-def _depth_ticks(near: float, far: float) -> list[tuple[float, str]]:
+def _depth_ticks(near: float, far: float, unit: str) -> list[tuple[float, str]]:
     """Ticks at round depths: 1, 2 and 5 times powers of ten, or equal steps if these are fewer than 4."""
     powers = range(math.floor(math.log10(near)), math.ceil(math.log10(far)) + 1)
     candidates = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
@@ -150,7 +136,7 @@ def _depth_ticks(near: float, far: float) -> list[tuple[float, str]]:
     if len(inside) < 4:
         inside = [depth for depth in ticks(near, far, about=6) if near <= depth <= far]
     width = math.log(far / near)
-    return [(math.log(depth / near) / width, f"{depth:.4g} m") for depth in inside]
+    return [(math.log(depth / near) / width, f"{depth:.4g} {unit}".rstrip()) for depth in inside]
 
 
 def _with_bar(colored: ColoredMap, zoom: int, font: Font) -> Image.Image:

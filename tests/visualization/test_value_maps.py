@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFont
+from PIL import ImageFont
 
-from densevit.visualization.depth import TOO_FAR, TOO_NEAR, UNKNOWN, _depth_ticks, depth_panels
 from densevit.visualization.draw import draw
+from densevit.visualization.value_maps import TOO_FAR, TOO_NEAR, UNKNOWN, _depth_ticks, value_map_panels
 
 FONT = ImageFont.load_default(12)
 INFERNO = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
@@ -17,11 +17,9 @@ BRIGHT, DARK = tuple(INFERNO[255]), tuple(INFERNO[0])
 
 
 def panels(prediction: dict, truth: np.ndarray | None = None, zoom: int = 1) -> dict[str, np.ndarray]:
-    height, width = next(iter(prediction.values())).shape
-    image = Image.new("RGB", (width * zoom, height * zoom), (1, 2, 3))
-    truths = None if truth is None else {"depth": torch.from_numpy(truth), "image_id": 1}
-    found = {key: torch.from_numpy(value) for key, value in prediction.items()}
-    return {name: np.asarray(panel) for name, panel in depth_panels(image, found, truths, zoom, FONT).items()}
+    [(key, value)] = prediction.items()
+    found = value_map_panels(value, truth, "m", key == "inverse_depth", zoom, FONT)
+    return {name: np.asarray(panel) for name, panel in found.items()}
 
 
 def ramp(height: int = 60, width: int = 80) -> np.ndarray:
@@ -33,12 +31,11 @@ def test_near_is_bright_far_is_dark_and_unknown_is_grey():
     truth = ramp()
     truth[:30] = 0
     found = panels({"depth": ramp()}, truth)
-    assert list(found) == ["image", "truth", "prediction", "relative error"]
+    assert list(found) == ["truth", "prediction", "relative error"]
     for name in ("truth", "prediction"):
         assert tuple(found[name][50, 0]) == BRIGHT and tuple(found[name][50, 79]) == DARK
     assert (found["truth"][:30] == UNKNOWN).all() and (found["relative error"][:30] == UNKNOWN).all()
     assert tuple(found["prediction"][10, 0]) == BRIGHT
-    assert (found["image"][:60] == (1, 2, 3)).all() and (found["image"][60:] == 255).all()
 
 
 def test_equal_ratios_are_equal_steps():
@@ -72,11 +69,11 @@ def test_relative_depth_is_aligned_to_the_truth_and_shown_as_it_is_without():
     truth = ramp()
     inverse = {"inverse_depth": 7 + 3 / truth}
     found = panels(inverse, truth)
-    assert list(found) == ["image", "truth", "prediction, aligned", "relative error"]
+    assert list(found) == ["truth", "prediction, aligned", "relative error"]
     aligned, known = (found[name][:60].astype(int) for name in ("prediction, aligned", "truth"))
     assert np.abs(aligned - known).max() <= 6
     alone = panels(inverse)
-    assert list(alone) == ["image", "relative inverse depth"]
+    assert list(alone) == ["relative inverse depth"]
     assert tuple(alone["relative inverse depth"][0, 0]) == BRIGHT
     assert tuple(alone["relative inverse depth"][0, 79]) == DARK
 
@@ -90,7 +87,7 @@ def test_relative_depth_is_aligned_to_the_truth_and_shown_as_it_is_without():
     ],
 )
 def test_a_bar_has_round_depths_where_they_belong(near: float, far: float, labels: list[str]):
-    found = _depth_ticks(near, far)
+    found = _depth_ticks(near, far, "m")
     assert [text for _, text in found] == labels
     for place, text in found:
         assert near * (far / near) ** place == pytest.approx(float(text.removesuffix(" m")))

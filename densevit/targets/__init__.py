@@ -1,0 +1,27 @@
+"""Target types: how each kind of label follows its image, and how it is drawn, written and read.
+
+The built-in types are registered under the keys of `Targets` and `Predictions` that have them by default.
+"""
+
+from densevit.targets.maps import Depth, InverseDepth, LabelMap, PanopticMap, PixelMap, ValueMap, VectorMap
+from densevit.targets.objects import Areas, Boxes, CrowdFlags, InstanceMasks, Keypoints, ObjectLabels, Scores
+from densevit.targets.types import TargetTypes, is_metadata
+
+__all__ = [
+    "Areas",
+    "Boxes",
+    "CrowdFlags",
+    "Depth",
+    "InstanceMasks",
+    "InverseDepth",
+    "Keypoints",
+    "LabelMap",
+    "ObjectLabels",
+    "PanopticMap",
+    "PixelMap",
+    "Scores",
+    "TargetTypes",
+    "ValueMap",
+    "VectorMap",
+    "is_metadata",
+]

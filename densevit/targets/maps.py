@@ -1,0 +1,345 @@
+"""Target types with one value per pixel: label maps, depth, vector fields and panoptic ids."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from densevit.errors import DataError
+from densevit.interfaces import IGNORE, Class, Drawing, Size, TargetType, Window
+
+STEPS_PER_METRE = 256
+MAX_PNG_VALUE = 2**16 - 1
+VOID = -1  # panoptic id of pixels without a segment
+LABEL_DIVISOR = 1000  # panoptic id = class index * LABEL_DIVISOR + instance
+
+
+class PixelMap(TargetType):
+    """A map (H, W), or (C, H, W) with channels first, of which each pixel takes the value at its centre.
+
+    kinds: of valid values, as in numpy's dtypes: "u", "i" or "f". channels: C, or None for (H, W).
+    """
+
+    per: ClassVar[Literal["image", "object", "pixel"]] = "pixel"
+    kinds = "f"
+    channels: int | None = None
+
+    def check(self, value: Any, size: Size) -> None:
+        expected = size if self.channels is None else (self.channels, *size)
+        if value.shape != expected:
+            raise DataError(f"has shape {tuple(value.shape)}; expected {expected}, as of the image.")
+        if value.dtype.kind not in self.kinds:
+            names = {"u": "unsigned integers", "i": "integers", "f": "floating-point numbers"}
+            raise DataError(f"has the type {value.dtype}; expected {' or '.join(names[kind] for kind in self.kinds)}.")
+
+    def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
+        return np.ascontiguousarray(value[..., ::-1])
+
+    def rotate(self, value: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
+        kind = np.dtype(np.float32) if value.dtype == np.int32 else value.dtype  # OpenCV does not warp int32
+
+        def rotated(x: np.ndarray) -> np.ndarray:
+            return cv2.warpAffine(x, matrix, size[::-1], flags=cv2.INTER_NEAREST, borderValue=self.fill)
+
+        return _per_channel(value.astype(kind, copy=False), rotated).astype(value.dtype, copy=False)
+
+    def crop(self, value: np.ndarray, window: Window, size: Size) -> np.ndarray:
+        top, left, bottom, right = window
+        return value[..., top:bottom, left:right]
+
+    def resize(self, value: np.ndarray, size: Size, new_size: Size, zoom: float = 1.0) -> np.ndarray:
+        if size == new_size:
+            return value
+        return _per_channel(value, lambda x: cv2.resize(x, new_size[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
+
+    def pad(self, value: np.ndarray, size: Size, new_size: Size) -> np.ndarray:
+        sides = ((0, new_size[0] - size[0]), (0, new_size[1] - size[1]))
+        return np.pad(value, ((0, 0),) * (value.ndim - 2) + sides, constant_values=self.fill)
+
+    def collate(self, values: Sequence[Any], size: Size) -> torch.Tensor:
+        """(B, H, W) or (B, C, H, W); padding and images without this label have the value `fill`."""
+        first = next((value for value in values if value is not None), torch.zeros(0))
+        shape = size if self.channels is None else (self.channels, *size)
+        batch = first.new_full((len(values), *shape), self.fill)
+        for value, out in zip(values, batch, strict=True):
+            if value is not None:
+                out[..., : value.shape[-2], : value.shape[-1]] = value
+        return batch
+
+
+class LabelMap(PixelMap):
+    """(H, W) uint8 class indices; 255 = ignore."""
+
+    kinds = "u"
+    fill = IGNORE
+    task: str | None = "segmentation"
+
+    def draw(
+        self,
+        drawing: Drawing,
+        key: str,
+        predictions: Mapping[str, Any],
+        truth: Mapping[str, Any] | None,
+        classes: Sequence[Class],
+    ) -> None:
+        """Class colours over the image, with a legend; beside ground truth, a map of errors."""
+        maps = [predictions[key].astype(np.uint8)]
+        if truth is not None and key in truth:
+            maps.append(truth[key].astype(np.uint8))
+            drawing.error_map((maps[0] != maps[1]) & (maps[1] != IGNORE), maps[1] == IGNORE)
+        colors = np.zeros((256, 3), np.uint8)
+        colors[: len(classes)] = [c.color for c in classes]
+        for canvas, labels in zip((drawing.prediction, drawing.truth), maps, strict=False):
+            if canvas is not None:
+                canvas.overlay(colors[labels], labels < len(classes))
+        pixels = np.sum([np.bincount(labels.ravel(), minlength=256) for labels in maps], axis=0)[: len(classes)]
+        drawing.legend([classes[n] for n in np.argsort(-pixels, kind="stable") if pixels[n]])
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
+        """A palette PNG with the classes' file ids, which is a label map itself; for ids above 255, 16-bit grey."""
+        ids = _file_ids(classes)
+        if value.size and not 0 <= int(value.min()) <= int(value.max()) < len(ids):
+            raise DataError(
+                f"ranges from {value.min()} to {value.max()}; 0 ... {len(ids) - 1} is expected, for {len(ids)} classes."
+            )
+        image = Image.fromarray(ids[value])
+        if ids.dtype == np.uint8:
+            palette = np.zeros((256, 3), np.uint8)
+            palette[ids] = [c.color for c in classes]
+            image.putpalette(palette.tobytes())
+        return {".png": image}
+
+    def decode(self, encoded: Mapping[str, Any], classes: Sequence[Class]) -> np.ndarray:
+        indices = np.full(MAX_PNG_VALUE + 1, IGNORE, np.uint8)
+        indices[_file_ids(classes)] = np.arange(len(classes))
+        return indices[np.asarray(encoded[".png"])]
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
+        """The upper quarter is ignored."""
+        values = np.full(size, IGNORE, np.uint8)
+        if objects:
+            values[size[0] // 4 :] = rng.integers(max(num_classes, 1), size=size)[size[0] // 4 :]
+        return values
+
+
+class ValueMap(PixelMap):
+    """(H, W) float32, 0 = invalid.
+
+    under_zoom: how values change where the image is enlarged. "divide": metric depth, since an enlarged object looks
+    nearer, as through a longer lens; "multiply": inverse depth; "keep": others.
+    """
+
+    def __init__(self, under_zoom: Literal["divide", "multiply", "keep"] = "keep") -> None:
+        self.under_zoom = under_zoom
+
+    def resize(self, value: np.ndarray, size: Size, new_size: Size, zoom: float = 1.0) -> np.ndarray:
+        resized = super().resize(value, size, new_size)
+        if zoom == 1 or self.under_zoom == "keep":
+            return resized
+        return resized / np.float32(zoom) if self.under_zoom == "divide" else resized * np.float32(zoom)
+
+    def draw(
+        self,
+        drawing: Drawing,
+        key: str,
+        predictions: Mapping[str, Any],
+        truth: Mapping[str, Any] | None,
+        classes: Sequence[Class],
+    ) -> None:
+        """Maps with colour bars, and the relative error."""
+        drawing.value_maps(predictions[key], None if truth is None else truth.get(key), unit="")
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
+        return {".npy": value.astype(np.float32, copy=False)}
+
+    def decode(self, encoded: Mapping[str, Any], classes: Sequence[Class]) -> np.ndarray:
+        return np.asarray(encoded[".npy"])
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
+        """0.5 to 10; the left quarter is invalid."""
+        values = np.zeros(size, np.float32)
+        if objects:
+            values[:, size[1] // 4 :] = 0.5 + 9.5 * rng.random(size, dtype=np.float32)[:, size[1] // 4 :]
+        return values
+
+
+class Depth(ValueMap):
+    """(H, W) float32 metres, 0 = unknown."""
+
+    def __init__(self) -> None:
+        super().__init__(under_zoom="divide")
+
+    def draw(
+        self,
+        drawing: Drawing,
+        key: str,
+        predictions: Mapping[str, Any],
+        truth: Mapping[str, Any] | None,
+        classes: Sequence[Class],
+    ) -> None:
+        drawing.value_maps(predictions[key], None if truth is None else truth.get(key))
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
+        """float32 NPY, and a 16-bit PNG in steps of 1/256 m (KITTI's format) if all values fit."""
+        depth = value.astype(np.float32, copy=False)
+        steps = np.rint(depth * STEPS_PER_METRE)
+        if not ((depth >= 0) & (steps <= MAX_PNG_VALUE)).all():  # False for nan, too
+            warnings.warn(
+                f"Depth that is negative, not finite or beyond {MAX_PNG_VALUE / STEPS_PER_METRE:.3f} m does not fit a "
+                "16-bit PNG: such maps are written as NPY only.",
+                stacklevel=2,
+            )
+            return {".npy": depth}
+        steps[(depth > 0) & (steps == 0)] = 1  # stays known after rounding
+        return {".npy": depth, ".png": Image.fromarray(steps.astype(np.uint16))}
+
+
+class InverseDepth(ValueMap):
+    """(H, W) float32 relative inverse depth, without a unit: drawn beside the ground truth of `depth`."""
+
+    def __init__(self) -> None:
+        super().__init__(under_zoom="multiply")
+
+    def draw(
+        self,
+        drawing: Drawing,
+        key: str,
+        predictions: Mapping[str, Any],
+        truth: Mapping[str, Any] | None,
+        classes: Sequence[Class],
+    ) -> None:
+        drawing.value_maps(predictions[key], None if truth is None else truth.get("depth"), inverse=True)
+
+
+class VectorMap(PixelMap):
+    """(3, H, W) float32 vectors in the camera's frame, such as surface normals; 0 = unknown.
+
+    y_up: whether y points up; it points down by default, as rows do.
+    """
+
+    channels = 3
+
+    def __init__(self, y_up: bool = False) -> None:
+        self.y_up = y_up
+
+    def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
+        """x changes its sign."""
+        flipped = np.ascontiguousarray(value[..., ::-1])
+        np.negative(flipped[0], out=flipped[0])
+        return flipped
+
+    def rotate(self, value: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
+        """The vectors turn with the image."""
+        rotated = super().rotate(value, matrix, size)
+        sign = -1 if self.y_up else 1
+        (a, b), (c, d) = matrix[:, :2].astype(value.dtype)
+        x, y = rotated[0], sign * rotated[1]
+        return np.stack([a * x + b * y, sign * (c * x + d * y), rotated[2]])
+
+    def draw(
+        self,
+        drawing: Drawing,
+        key: str,
+        predictions: Mapping[str, Any],
+        truth: Mapping[str, Any] | None,
+        classes: Sequence[Class],
+    ) -> None:
+        """Vectors as RGB: -1 ... 1 is 0 ... 255; unknown is black."""
+        maps = {"truth": truth.get(key) if truth is not None else None, "prediction": predictions[key]}
+        for caption, value in maps.items():
+            if value is not None:
+                colors = np.rint((value.clip(-1, 1) + 1) * 127.5).astype(np.uint8) * (value != 0).any(axis=0)
+                drawing.panel(f"{key}, {caption}", np.ascontiguousarray(colors.transpose(1, 2, 0)))
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
+        return {".npy": value.astype(np.float32, copy=False)}
+
+    def decode(self, encoded: Mapping[str, Any], classes: Sequence[Class]) -> np.ndarray:
+        return np.asarray(encoded[".npy"])
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
+        """Unit vectors; the left quarter is unknown."""
+        value = rng.standard_normal((3, *size), dtype=np.float32)
+        value /= np.linalg.norm(value, axis=0, keepdims=True)
+        value[:, :, : size[1] // 4 if objects else None] = 0
+        return value
+
+
+class PanopticMap(PixelMap):
+    """(H, W) int32 panoptic ids: class index * 1000 + number of the instance; -1 = void."""
+
+    kinds = "i"
+    fill = VOID
+    task: str | None = "panoptic"
+
+    def draw(
+        self,
+        drawing: Drawing,
+        key: str,
+        predictions: Mapping[str, Any],
+        truth: Mapping[str, Any] | None,
+        classes: Sequence[Class],
+    ) -> None:
+        """Each segment in a shade of its class's colour."""
+        palette = np.array([c.color for c in classes] or [(0, 0, 0)], np.float64)
+        for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
+            if canvas is None or result is None or key not in result:
+                continue
+            ids = result[key]
+            label = np.clip(ids // LABEL_DIVISOR, 0, len(palette) - 1)
+            shade = 1 - 0.12 * (ids % LABEL_DIVISOR % 5)
+            canvas.overlay(np.rint(palette[label] * shade[..., None]).astype(np.uint8), ids != VOID)
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
+        """COCO's panoptic format: a PNG with ids by colour (R + 256 G + 256² B, 0 = void), and `segments_info`."""
+        ids = (value + 1).astype(np.uint32)
+        pixels = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=2).astype(np.uint8)
+        found = [(int(one), classes[int(one) // LABEL_DIVISOR].file_id) for one in np.unique(value[value != VOID])]
+        return {
+            ".png": Image.fromarray(pixels),
+            ".json": [{"id": one + 1, "category_id": category} for one, category in found],
+        }
+
+    def decode(self, encoded: Mapping[str, Any], classes: Sequence[Class]) -> np.ndarray:
+        """Instances of a class are numbered anew, in the order of `segments_info`."""
+        pixels = np.asarray(encoded[".png"]).astype(np.int32)
+        ids = pixels[..., 0] + 256 * pixels[..., 1] + 256**2 * pixels[..., 2]
+        index = {c.file_id: i for i, c in enumerate(classes)}
+        value, count = np.full(ids.shape, VOID, np.int32), [0] * len(classes)
+        for segment in encoded[".json"]:
+            label = index[segment["category_id"]]
+            value[ids == segment["id"]] = label * LABEL_DIVISOR + count[label]
+            count[label] += 1
+        return value
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
+        value = np.full(size, VOID, np.int32)
+        for n in range(objects):
+            value[:, n * size[1] // objects : (n + 1) * size[1] // objects - 1] = (
+                int(rng.integers(max(num_classes, 1))) * LABEL_DIVISOR + n
+            )
+        return value
+
+
+def _per_channel(value: np.ndarray, operation: Any) -> np.ndarray:
+    """Applies an operation on (H, W) to each channel."""
+    return np.asarray(operation(value)) if value.ndim == 2 else np.stack([operation(x) for x in value])
+
+
+def _file_ids(classes: Sequence[Class]) -> np.ndarray:
+    """(K,) uint8, or uint16 if necessary. Raises DataError if a label map cannot hold these ids."""
+    ids: dict[int, str] = {}
+    for c in classes:
+        if c.file_id in ids:
+            raise DataError(
+                f"The classes {ids[c.file_id]!r} and {c.name!r} have the same file id, {c.file_id}, and a label map "
+                "could not distinguish them. Fix: give each class its own id in the data set."
+            )
+        if not 0 <= c.file_id <= MAX_PNG_VALUE:
+            raise DataError(f"Class {c.name!r} has the file id {c.file_id}; label maps hold 0 to {MAX_PNG_VALUE}.")
+        ids[c.file_id] = c.name
+    return np.array(list(ids), np.uint8 if max(ids) <= 255 else np.uint16)

@@ -1,0 +1,366 @@
+"""Target types with one row per object: boxes, labels, instance masks, keypoints."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import cv2
+import numpy as np
+
+from densevit.errors import DataError
+from densevit.interfaces import Class, Drawing, Size, TargetType, Window
+
+MIN_SIDE = 1e-3  # pixels; a narrower clipped box is a rounding error
+
+COCO_KEYPOINTS = (
+    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow"),
+    *("right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle"),
+    "right_ankle",
+)
+COCO_SKELETON = (
+    *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10)),
+    *((1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+)
+
+
+class ObjectType(TargetType):
+    """One row per object."""
+
+    per: ClassVar[Literal["image", "object", "pixel"]] = "object"
+    task: str | None = "detection"
+
+
+class Boxes(ObjectType):
+    """(N, 4) xyxy in pixels.
+
+    Random transforms round coordinates as albumentations does, with which earlier versions transformed boxes: float32
+    fractions of the sides. Seeded runs stay the same to the last bit.
+    """
+
+    def check(self, value: Any, size: Size) -> None:
+        if value.ndim != 2 or value.shape[1] != 4:
+            raise DataError(f"has shape {tuple(value.shape)}; expected (N, 4), also without objects.")
+        if not np.isfinite(value).all():
+            raise DataError(f"has a box that is not finite: {value.tolist()}.")
+
+    def usable(self, value: np.ndarray, size: Size) -> np.ndarray:
+        clipped = self.clip(value, size)
+        return np.asarray((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
+
+    def clip(self, value: np.ndarray, size: Size) -> np.ndarray:
+        return np.clip(value, 0, _sides(size)).astype(np.float32)
+
+    def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
+        fractions = _fractions(value, size)
+        fractions[:, [0, 2]] = 1 - fractions[:, [2, 0]]
+        return np.asarray(fractions * _sides(size))
+
+    def rotate(self, value: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
+        """Boxes around the rotated ones."""
+        corners = _rounded(value, size)[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+        corners = _rotated(corners, matrix)
+        return np.concatenate([corners.min(1), corners.max(1)], axis=1)
+
+    def crop(self, value: np.ndarray, window: Window, size: Size) -> np.ndarray:
+        top, left, bottom, right = window
+        corner = np.array([left, top, left, top]) / _sides(size)
+        extent = np.array([right - left, bottom - top] * 2)
+        return np.asarray((_rounded(value, size) / _sides(size) - corner) / (extent / _sides(size)) * extent)
+
+    def resize(self, value: np.ndarray, size: Size, new_size: Size, zoom: float = 1.0) -> np.ndarray:
+        if value.dtype == np.float32:
+            return np.asarray(value * (_sides(new_size) / _sides(size)).astype(np.float32))
+        return np.asarray(value / _sides(size) * _sides(new_size) / _sides(new_size) * _sides(new_size))
+
+    def visible(self, value: np.ndarray, size: Size) -> np.ndarray:
+        clipped = np.clip(value, 0, _sides(size))
+        return np.asarray((clipped[:, 2:] - clipped[:, :2] >= MIN_SIDE - 1e-7).all(axis=1))
+
+    def draw(
+        self,
+        drawing: Drawing,
+        key: str,
+        predictions: Mapping[str, Any],
+        truth: Mapping[str, Any] | None,
+        classes: Sequence[Class],
+    ) -> None:
+        """With class names and scores; boxes with high scores are on top. Ground truth: crowds are marked."""
+        for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
+            if canvas is None or result is None or key not in result:
+                continue
+            boxes, labels, scores = result[key].reshape(-1, 4), result["labels"], result.get("scores")
+            order = np.arange(len(boxes)) if scores is None else np.argsort(-scores, kind="stable")
+            crowds = result.get("iscrowd", np.zeros(len(boxes), bool))
+            colors = [classes[labels[n]].color for n in order]
+            names = [classes[labels[n]].name + (" (crowd)" if crowds[n] else "") for n in order]
+            suffixes = ["" if scores is None else f" {scores[n]:.2f}" for n in order]
+            canvas.boxes(boxes[order], colors, list(zip(names, suffixes, strict=True)))
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
+        """`bbox`: x, y, width, height, in float64 to avoid rounding."""
+        boxes = value.astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        return [{"bbox": box} for box in boxes.tolist()]
+
+    def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
+        boxes = np.array([one["bbox"] for one in encoded], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return boxes
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
+        """At least 4 pixels wide and high; size: at least 8 each."""
+        corners = np.sort(rng.random((objects, 2, 2), dtype=np.float32), axis=1)  # (N, (low, high), (x, y))
+        room = np.array([size[1] - 4, size[0] - 4], np.float32)
+        return np.concatenate([corners[:, 0] * room, corners[:, 1] * room + 4], axis=1)
+
+
+class ObjectLabels(ObjectType):
+    """(N,) class indices."""
+
+    def check(self, value: Any, size: Size) -> None:
+        if value.ndim != 1:
+            raise DataError(f"has shape {tuple(value.shape)}; expected (N,).")
+        if value.dtype.kind not in "iu":
+            raise DataError(f"has the type {value.dtype}; expected integers.")
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
+        """`category_id`: the id of the annotation files."""
+        return [{"category_id": classes[label].file_id} for label in value.tolist()]
+
+    def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
+        index = {c.file_id: i for i, c in enumerate(classes)}
+        return np.array([index[one["category_id"]] for one in encoded], np.int64)
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
+        return rng.integers(max(num_classes, 1), size=objects)
+
+
+class Scores(ObjectType):
+    """(N,) confidences 0 ... 1 of predictions."""
+
+    task = None
+
+    def check(self, value: Any, size: Size) -> None:
+        if value.ndim != 1:
+            raise DataError(f"has shape {tuple(value.shape)}; expected (N,).")
+        if not ((value >= 0) & (value <= 1)).all():
+            raise DataError(f"ranges from {value.min()} to {value.max()}; expected 0 to 1.")
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
+        return [{"score": score} for score in value.tolist()]
+
+    def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
+        return np.array([one["score"] for one in encoded], np.float64)
+
+
+class InstanceMasks(ObjectType):
+    """(N, H, W) bool."""
+
+    def check(self, value: Any, size: Size) -> None:
+        if value.ndim != 3 or value.shape[1:] != size:
+            raise DataError(f"has shape {tuple(value.shape)}; expected (N, {size[0]}, {size[1]}).")
+        if value.dtype.kind not in "bu":
+            raise DataError(f"has the type {value.dtype}; expected bool.")
+
+    def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
+        return np.ascontiguousarray(value[..., ::-1])
+
+    def rotate(self, value: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
+        rotated = [cv2.warpAffine(m, matrix, size[::-1], flags=cv2.INTER_NEAREST) for m in value.view(np.uint8)]
+        return np.stack(rotated).view(value.dtype) if rotated else value
+
+    def crop(self, value: np.ndarray, window: Window, size: Size) -> np.ndarray:
+        top, left, bottom, right = window
+        return value[:, top:bottom, left:right]
+
+    def resize(self, value: np.ndarray, size: Size, new_size: Size, zoom: float = 1.0) -> np.ndarray:
+        if size == new_size:
+            return value
+        resized = np.empty((len(value), *new_size), np.uint8)
+        for mask, out in zip(value.view(np.uint8), resized, strict=True):
+            cv2.resize(mask, new_size[::-1], dst=out, interpolation=cv2.INTER_NEAREST_EXACT)
+        return resized.view(value.dtype)
+
+    def visible(self, value: np.ndarray, size: Size) -> np.ndarray:
+        return np.asarray(value.any(axis=(1, 2)))
+
+    def clip(self, value: np.ndarray, size: Size) -> np.ndarray:
+        return value.view(bool)
+
+    def pad(self, value: np.ndarray, size: Size, new_size: Size) -> np.ndarray:
+        return np.pad(value, ((0, 0), (0, new_size[0] - size[0]), (0, new_size[1] - size[1])))
+
+    def draw(
+        self,
+        drawing: Drawing,
+        key: str,
+        predictions: Mapping[str, Any],
+        truth: Mapping[str, Any] | None,
+        classes: Sequence[Class],
+    ) -> None:
+        """In the colours of the classes; masks with high scores are on top."""
+        for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
+            if canvas is None or result is None or not len(result.get(key, ())):
+                continue
+            scores, labels = result.get("scores"), result["labels"]
+            order = np.arange(len(labels)) if scores is None else np.argsort(-scores, kind="stable")
+            first = result[key][order].astype(bool).argmax(axis=0)  # (H, W), the topmost mask
+            colors = np.array([classes[labels[n]].color for n in order], np.uint8)[first]
+            canvas.overlay(colors, result[key].astype(bool).any(axis=0))
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
+        """`segmentation`: compressed run-length codes."""
+        from pycocotools import mask as codes  # late: it takes time to import
+
+        found = codes.encode(np.asfortranarray(value.astype(np.uint8).transpose(1, 2, 0))) if len(value) else []
+        return [{"segmentation": {"size": list(one["size"]), "counts": one["counts"].decode()}} for one in found]
+
+    def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
+        from pycocotools import mask as codes
+
+        if not encoded:
+            return np.zeros((0, 0, 0), bool)
+        return np.asarray(codes.decode([one["segmentation"] for one in encoded]).transpose(2, 0, 1).astype(bool))
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
+        """The pixels whose centres are in random boxes."""
+        y, x = np.arange(size[0])[:, None] + 0.5, np.arange(size[1]) + 0.5
+        x0, y0, x1, y1 = Boxes().random(size, objects, num_classes, rng).T[:, :, None, None]  # (N, 1, 1) each
+        return np.asarray((y >= y0) & (y < y1) & (x >= x0) & (x < x1))
+
+
+class Keypoints(ObjectType):
+    """(N, K, 3): x and y in pixels, and visibility as in COCO: 0 not labelled, 1 labelled and hidden, 2 visible.
+
+    In predictions the third value is a score. A pixel's centre is at 0.5; COCO's files have it at 0.
+    names: of the keypoints. flip_pairs: indices of left and right keypoints, which a flip exchanges. skeleton: indices
+    of keypoints that are connected in visualizations.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str] = COCO_KEYPOINTS,
+        flip_pairs: Sequence[tuple[int, int]] | None = None,
+        skeleton: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        self.names = tuple(names)
+        if flip_pairs is None:
+            index = {name: i for i, name in enumerate(self.names)}
+            rights = {name: name.replace("left", "right") for name in self.names if "left" in name}
+            flip_pairs = [(index[name], index[right]) for name, right in rights.items() if right in index]
+        self.flipped = np.arange(len(self.names))  # the keypoint at each place after a flip
+        for a, b in flip_pairs:
+            self.flipped[[a, b]] = b, a
+        default = COCO_SKELETON if self.names == COCO_KEYPOINTS else ()
+        self.skeleton = tuple(default if skeleton is None else skeleton)
+
+    def check(self, value: Any, size: Size) -> None:
+        if value.ndim != 3 or value.shape[1:] != (len(self.names), 3):
+            raise DataError(
+                f"has shape {tuple(value.shape)}; expected (N, {len(self.names)}, 3): x, y and visibility of "
+                f"{', '.join(self.names[:4])}{' ...' if len(self.names) > 4 else ''}."
+            )
+        if not np.isfinite(value).all():
+            raise DataError("has values that are not finite.")
+
+    def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
+        flipped = value[:, self.flipped].copy()
+        flipped[..., 0] = size[1] - flipped[..., 0]
+        return _unlabelled_as_zeros(flipped)
+
+    def rotate(self, value: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
+        points = _rotated(value[..., :2].astype(np.float64), matrix)
+        return _inside(np.concatenate([points, value[..., 2:]], axis=2), size)
+
+    def crop(self, value: np.ndarray, window: Window, size: Size) -> np.ndarray:
+        top, left, bottom, right = window
+        return _inside(value - np.array([left, top, 0], value.dtype), (bottom - top, right - left))
+
+    def resize(self, value: np.ndarray, size: Size, new_size: Size, zoom: float = 1.0) -> np.ndarray:
+        return np.asarray(value * np.array([new_size[1] / size[1], new_size[0] / size[0], 1], value.dtype))
+
+    def clip(self, value: np.ndarray, size: Size) -> np.ndarray:
+        return _inside(value, size).astype(np.float32)
+
+    def draw(
+        self,
+        drawing: Drawing,
+        key: str,
+        predictions: Mapping[str, Any],
+        truth: Mapping[str, Any] | None,
+        classes: Sequence[Class],
+    ) -> None:
+        """Labelled keypoints and the skeleton between them, in the colours of the classes."""
+        for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
+            if canvas is None or result is None or key not in result:
+                continue
+            labels = result.get("labels", np.zeros(len(result[key]), np.int64))
+            for points, label in zip(result[key], labels, strict=True):
+                color, shown = classes[label].color if classes else (230, 60, 40), points[:, 2] > 0
+                lines = [points[[a, b], :2] for a, b in self.skeleton if shown[a] and shown[b]]
+                canvas.lines(np.array(lines).reshape(-1, 2, 2), color)
+                canvas.points(points[shown, :2], color)
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
+        """`keypoints`: x, y and visibility or score of all keypoints in a row."""
+        moved = value.astype(np.float64)
+        moved[..., :2] -= 0.5
+        return [{"keypoints": points} for points in _unlabelled_as_zeros(moved).reshape(len(value), -1).tolist()]
+
+    def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
+        values = np.array([one["keypoints"] for one in encoded], np.float64).reshape(-1, len(self.names), 3)
+        values[..., :2] += 0.5
+        return _unlabelled_as_zeros(values)
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
+        values = rng.random((objects, len(self.names), 3), dtype=np.float32)
+        values[..., :2] *= (size[1], size[0])
+        values[..., 2] = rng.integers(3, size=values.shape[:2])
+        return _unlabelled_as_zeros(values)
+
+
+class CrowdFlags(ObjectType):
+    """(N,) bool: regions of many objects, which are ignored in evaluation and left out in training."""
+
+    truth_only = True
+
+    def usable(self, value: np.ndarray, size: Size) -> np.ndarray:
+        return ~value.astype(bool)
+
+
+class Areas(ObjectType):
+    """(N,) areas in pixels, as annotated."""
+
+    truth_only = True
+
+
+def _sides(size: Size) -> np.ndarray:
+    """(4,) float64: W, H, W, H."""
+    return np.array((size[1], size[0]) * 2, np.float64)
+
+
+def _fractions(boxes: np.ndarray, size: Size) -> np.ndarray:
+    """float32 fractions of the image's sides."""
+    return np.asarray((boxes / _sides(size)).astype(np.float32))
+
+
+def _rounded(boxes: np.ndarray, size: Size) -> np.ndarray:
+    """float64 pixels; boxes in float32, which no transform has changed yet, are rounded to fractions."""
+    return _fractions(boxes, size) * _sides(size) if boxes.dtype == np.float32 else boxes
+
+
+def _rotated(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Points (..., 2); a pixel's centre is at 0.5, in the matrix at 0."""
+    return np.asarray((points - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5)
+
+
+def _unlabelled_as_zeros(points: np.ndarray) -> np.ndarray:
+    points[points[..., 2] == 0] = 0
+    return points
+
+
+def _inside(points: np.ndarray, size: Size) -> np.ndarray:
+    """Keypoints (N, K, 3) with those outside of the image as not labelled."""
+    x, y = points[..., 0], points[..., 1]
+    points = points.copy()
+    points[~((x >= 0) & (y >= 0) & (x <= size[1]) & (y <= size[0]))] = 0
+    return _unlabelled_as_zeros(points)

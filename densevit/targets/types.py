@@ -1,0 +1,77 @@
+"""The types of a data set's or a head's keys: given ones, else those registered under the key."""
+
+from collections.abc import Collection, Iterator, Mapping
+from numbers import Number
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from densevit import registry
+from densevit.errors import DataError, PluginError
+from densevit.interfaces import Dataset, TargetType
+
+GENERAL_KEYS = ("image_id", "size", "original_size", "truth")  # of every image, see `Targets`
+
+
+class TargetTypes(Mapping[str, TargetType]):
+    """The types of target keys. given: types by key; other keys have the registered type of that name, if any."""
+
+    def __init__(self, given: Mapping[str, TargetType | None] | Collection[str] | None = None) -> None:
+        types = given._types if isinstance(given, TargetTypes) else given if isinstance(given, Mapping) else {}
+        for key, value in types.items():
+            if not isinstance(value, TargetType | None):
+                raise DataError(f"The type of the target {key!r} is {value!r}; expected an instance of TargetType.")
+        self._types: dict[str, TargetType | None] = {key: value for key, value in types.items() if value is not None}
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "TargetTypes":
+        """The types of a data set's keys."""
+        return cls(getattr(dataset, "provides", None))
+
+    def __getitem__(self, key: str) -> TargetType:
+        if key not in self._types:
+            known = key in registry.find("targets")
+            self._types[key] = registry.load("targets", key)() if known else None
+        found = self._types[key]
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        typed = {key for key, found in self._types.items() if found is not None}
+        return iter(sorted(typed.union(registry.find("targets"))))
+
+    def __len__(self) -> int:
+        return len([*self])
+
+
+def known_tasks() -> set[str]:
+    """The tasks whose classes the registered types refer to. A plugin that cannot be imported is left out."""
+    tasks = set()
+    for name in registry.find("targets"):
+        try:
+            tasks.add(registry.load("targets", name).task)
+        except PluginError:
+            continue
+    return tasks - {None}
+
+
+def untyped_keys(targets: Mapping[str, Any], types: Mapping[str, TargetType]) -> list[str]:
+    """The keys that have no type although their values may depend on the geometry of the image."""
+    return [
+        key
+        for key, value in targets.items()
+        if key not in GENERAL_KEYS and not is_metadata(value) and types.get(key) is None
+    ]
+
+
+def is_metadata(value: Any) -> bool:
+    """Whether a value needs no type: strings, single numbers, None, lists of strings, and dicts of these."""
+    if isinstance(value, Tensor | np.ndarray):
+        return value.ndim == 0
+    if isinstance(value, Mapping):
+        return all(map(is_metadata, value.values()))
+    if isinstance(value, list | tuple):
+        return all(isinstance(item, str) for item in value)
+    return value is None or isinstance(value, str | bytes | Number | np.generic)
