@@ -285,6 +285,10 @@ class TargetType:
     def check(self, value: Any, size: Size) -> None:
         """Raises DataError for a wrong shape, type or range. The message continues "image 7: boxes "."""
 
+    def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
+        """The same for a value that a head predicts, finite and in original pixels. Default: `check`."""
+        self.check(value, size)
+
     def usable(self, value: Any, size: Size) -> np.ndarray | None:
         """Per object: which rows, (N,) bool, can be trained on, before any transform. None: all."""
         return None

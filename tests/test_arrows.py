@@ -16,6 +16,7 @@ ROWS = (
     ("weights",),
     ("model",),
     ("data", "evaluation"),
+    ("targets",),
     ("registry", "config", "options", "interfaces"),
     ("losses",),
     ("layers",),

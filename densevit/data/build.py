@@ -69,7 +69,7 @@ class Data:
     @property
     def provides(self) -> tuple[str, ...]:
         """The target keys that training images are labelled with."""
-        return self.train.provides
+        return tuple(self.train.provides)
 
     def check_splits(self) -> None:
         """Builds both splits. Raises DataError unless they have labels, and the same classes under the same ids."""

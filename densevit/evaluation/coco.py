@@ -24,6 +24,7 @@ class CocoDetection(Evaluator):
     max_detections: detections with the highest scores used per image and class; above 10. `AR100` is named after it.
     """
 
+    reads = ("boxes", "scores", "labels")
     main = "AP"
 
     def __init__(self, classes: Sequence[Class], max_detections: int = 100) -> None:

@@ -51,6 +51,7 @@ class DepthErrors(Evaluator):
     per_pixel: adds each metric over the pixels of all images together: `AbsRel_pixel`.
     """
 
+    reads = (("depth", "inverse_depth"),)
     main = "AbsRel"
 
     def __init__(

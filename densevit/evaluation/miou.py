@@ -35,6 +35,7 @@ class SemanticSegmentation(Evaluator):
     On a GPU the counts stay there, and invalid labels are reported by `compute`.
     """
 
+    reads = ("semantic",)
     main = "mIoU"
 
     def __init__(self, classes: Sequence[Class], boundary: bool | float = False) -> None:

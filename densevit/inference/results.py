@@ -112,7 +112,8 @@ def json_entries(
 
     None if there is neither.
     """
-    objects, image = {}, {}
+    objects: dict[str, Any] = {}
+    image: dict[str, Any] = {}
     for key in (key for key in predictions if key in types and types[key].per != "pixel"):
         encoded = types[key].encode(as_array(predictions[key]), classes)
         if encoded is not None:

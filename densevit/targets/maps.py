@@ -11,6 +11,7 @@ from PIL import Image
 
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, Class, Drawing, Size, TargetType, Window
+from densevit.targets.objects import check_range
 
 STEPS_PER_METRE = 256
 MAX_PNG_VALUE = 2**16 - 1
@@ -77,6 +78,13 @@ class LabelMap(PixelMap):
     kinds = "u"
     fill = IGNORE
     task: str | None = "segmentation"
+
+    def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
+        if value.shape != size:
+            raise DataError(f"has shape {tuple(value.shape)}; expected {size}.")
+        if value.dtype.kind not in "iu":
+            raise DataError(f"has the type {value.dtype}; expected integers.")
+        check_range(value, 0, num_classes - 1)
 
     def draw(
         self,
@@ -172,6 +180,10 @@ class Depth(ValueMap):
 
     def __init__(self) -> None:
         super().__init__(under_zoom="divide")
+
+    def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
+        self.check(value, size)
+        check_range(value, 0, np.inf)
 
     def draw(
         self,

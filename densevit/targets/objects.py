@@ -42,6 +42,11 @@ class Boxes(ObjectType):
         if not np.isfinite(value).all():
             raise DataError(f"has a box that is not finite: {value.tolist()}.")
 
+    def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
+        self.check(value, size)
+        if value.dtype.kind != "f":
+            raise DataError(f"has the type {value.dtype}; expected floating-point numbers.")
+
     def usable(self, value: np.ndarray, size: Size) -> np.ndarray:
         clipped = self.clip(value, size)
         return np.asarray((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
@@ -122,6 +127,12 @@ class ObjectLabels(ObjectType):
         if value.dtype.kind not in "iu":
             raise DataError(f"has the type {value.dtype}; expected integers.")
 
+    def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
+        self.check(value, size)
+        if value.dtype != np.int64:
+            raise DataError(f"has the type {value.dtype}; expected int64.")
+        check_range(value, 0, num_classes - 1)
+
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
         """`category_id`: the id of the annotation files."""
         return [{"category_id": classes[label].file_id} for label in value.tolist()]
@@ -142,8 +153,9 @@ class Scores(ObjectType):
     def check(self, value: Any, size: Size) -> None:
         if value.ndim != 1:
             raise DataError(f"has shape {tuple(value.shape)}; expected (N,).")
-        if not ((value >= 0) & (value <= 1)).all():
-            raise DataError(f"ranges from {value.min()} to {value.max()}; expected 0 to 1.")
+        if value.dtype.kind != "f":
+            raise DataError(f"has the type {value.dtype}; expected floating-point numbers.")
+        check_range(value, 0, 1)
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
         return [{"score": score} for score in value.tolist()]
@@ -159,6 +171,11 @@ class InstanceMasks(ObjectType):
         if value.ndim != 3 or value.shape[1:] != size:
             raise DataError(f"has shape {tuple(value.shape)}; expected (N, {size[0]}, {size[1]}).")
         if value.dtype.kind not in "bu":
+            raise DataError(f"has the type {value.dtype}; expected bool.")
+
+    def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
+        self.check(value, size)
+        if value.dtype != bool:
             raise DataError(f"has the type {value.dtype}; expected bool.")
 
     def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
@@ -331,6 +348,12 @@ class Areas(ObjectType):
     """(N,) areas in pixels, as annotated."""
 
     truth_only = True
+
+
+def check_range(value: np.ndarray, low: float, high: float) -> None:
+    """Raises DataError unless all values are in low ... high."""
+    if value.size and not low <= value.min() <= value.max() <= high:
+        raise DataError(f"ranges from {value.min():.4g} to {value.max():.4g}; expected {low:g} to {high:g}.")
 
 
 def _sides(size: Size) -> np.ndarray:

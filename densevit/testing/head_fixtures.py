@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Class, Head, Losses, Predictions, Targets
+from densevit.targets.types import TargetTypes
 from densevit.testing.fixtures import Factory, Fixture, Size, grid, weighted_sum
 from densevit.testing.results import NotChecked
-from densevit.testing.targets import KNOWN, random_targets
+from densevit.testing.targets import has_random, random_targets
 
 GRID: Size = (96, 128)  # (H, W) of a batch
 IMAGES: tuple[Size, ...] = (GRID, (64, 96), (80, 50))  # its images, without padding
@@ -47,17 +48,19 @@ class HeadFixture(Fixture):
     """A head. levels: of the features in most checks. reach: see `check_head`."""
 
     group = "heads"
-    needs: tuple[str, ...] = ()  # set by `build`, as `task` is
+    needs: tuple[str, ...] = ()  # set by `build`, as `task` and `types` are
+    types: TargetTypes
 
     def __init__(self, factory: Factory, channels: Sequence[int], strides: Sequence[int], reach: int) -> None:
         super().__init__(factory)
         self.levels, self.reach = Levels(tuple(channels), tuple(strides)), reach
+        self.types = TargetTypes()
         self.task: str = getattr(factory.func if isinstance(factory, functools.partial) else factory, "task", "")
 
     @property
     def unknown(self) -> str:
         """Target keys in `needs` for which there are no random targets, comma-separated."""
-        return ", ".join(key for key in self.needs if key not in KNOWN)
+        return ", ".join(key for key in self.needs if not has_random(key, self.types))
 
     def require_labels(self) -> None:
         """Ends a check if there are no random targets for the head."""
@@ -70,6 +73,7 @@ class HeadFixture(Fixture):
         head: Head = self.factory(*(levels or self.levels), self.classes(classes))
         self.plugin = type(head)
         self.task, self.needs = getattr(head, "task", ""), getattr(head, "needs", ())
+        self.types = TargetTypes(getattr(head, "target_types", None))
         return head
 
     def build_with(self, **options: Any) -> Head:
@@ -106,7 +110,7 @@ class HeadFixture(Fixture):
         for i, (h, w) in enumerate(images):
             mask[i, :h, :w] = False
             needs, original = self.needs if labelled[i] else (), (2 * h + 3, 3 * w - 1)
-            targets.append(random_targets(needs, (h, w), classes, generator, objects[i], i, original))
+            targets.append(random_targets(needs, (h, w), classes, generator, objects[i], i, original, self.types))
         return HeadBatch(features, mask, targets)
 
     def train_losses(self, head: Head, batch: HeadBatch) -> Losses:

@@ -1,18 +1,19 @@
 """Checks of a head's predictions: types, boxes inside the image, original pixels, independence of padding."""
 
-from typing import Any
-
+import numpy as np
 import torch
 from torch import Tensor
 
+from densevit import registry
+from densevit.errors import DataError
+from densevit.inference.maps import as_array
 from densevit.interfaces import Head, Predictions, Targets
+from densevit.targets.types import TargetTypes
 from densevit.testing.fixtures import ROUNDING, difference, require_equal
 from densevit.testing.head_fixtures import HeadFixture, flattened
 from densevit.testing.head_losses import RUNS
-from densevit.testing.results import NotChecked, check, require
+from densevit.testing.results import Failure, NotChecked, check, require
 
-EXPECTED = {"detection": ("boxes", "scores", "labels"), "segmentation": ("semantic",), "depth": ("depth",)}
-ALTERNATIVE = {"depth": "inverse_depth"}  # of a head for relative depth
 _PREDICTS = "let predict work on outputs of eval(), and on targets with size and original_size alone"
 
 
@@ -31,17 +32,25 @@ def predictions(fixture: HeadFixture) -> str:
             "return a list",
         )
         for prediction, target in zip(found, batch.targets, strict=True):
-            for key in EXPECTED.get(fixture.task, ()):
+            expected = _read_by_evaluator(fixture.task)
+            for keys in expected:
                 require(
-                    key in prediction or ALTERNATIVE.get(key) in prediction,
+                    not prediction.keys().isdisjoint(keys),
                     f"predictions of {', '.join(prediction) or 'nothing'}",
-                    f"{', '.join(EXPECTED[fixture.task])}, the keys of {fixture.task}",
-                    f"return {key!r} too",
+                    f"{', '.join(map(' or '.join, expected))}, the keys of {fixture.task}",
+                    f"return {keys[0]!r} too",
                 )
             _check_quantity(prediction, head)
-            _check_types(prediction, target, len(head.classes))
-    known = {"boxes", "scores", "labels", "masks", "semantic", "depth", "inverse_depth"} & found[0].keys()
-    return "" if known else f"{', '.join(found[0])}: unknown keys, their values are not checked"
+            _check_types(prediction, target, len(head.classes), fixture.types)
+    unknown = [key for key in found[0] if key not in fixture.types]
+    return f"{', '.join(unknown)}: keys without a target type, their values are not checked" if unknown else ""
+
+
+def _read_by_evaluator(task: str) -> list[tuple[str, ...]]:
+    """The keys that the default evaluator of a task reads, of each tuple one."""
+    if task not in registry.find("evaluators"):
+        return []
+    return [(keys,) if isinstance(keys, str) else keys for keys in registry.load("evaluators", task).reads]
 
 
 def _check_quantity(prediction: Predictions, head: Head) -> None:
@@ -55,40 +64,33 @@ def _check_quantity(prediction: Predictions, head: Head) -> None:
     )
 
 
-def _check_types(prediction: Predictions, target: Targets, K: int) -> None:
-    N = len(prediction["boxes"]) if "boxes" in prediction else len(prediction.get("scores", ()))
-    size, floating = tuple(target["original_size"]), ("a floating-point tensor", torch.is_floating_point)
-    whole = "an integer tensor", lambda x: not x.is_floating_point() and x.dtype != torch.bool
-    rules: dict[str, tuple[tuple[int, ...], tuple[str, Any], float, float]] = {  # shape, type, range of values
-        "boxes": ((N, 4), floating, -torch.inf, torch.inf),
-        "scores": ((N,), floating, 0, 1),
-        "labels": ((N,), ("an int64 tensor", lambda x: x.dtype == torch.int64), 0, K - 1),
-        "masks": ((N, *size), ("a bool tensor", lambda x: x.dtype == torch.bool), 0, 1),
-        "semantic": (size, whole, 0, K - 1),
-        "depth": (size, floating, 0, torch.inf),
-        "inverse_depth": (size, floating, -torch.inf, torch.inf),
-    }
-    for key in filter(prediction.__contains__, rules):
-        value, (shape, (kind, holds), low, high) = prediction[key], rules[key]
-        found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        require(
-            isinstance(value, Tensor) and tuple(value.shape) == shape and holds(value),
-            f"{key}: {found} for an image of {size[0]} x {size[1]} in original pixels",
-            f"{kind} of shape {shape}",
-            "crop maps to target['size'], then resize them to target['original_size'], and give lists one length",
-        )
+def _check_types(prediction: Predictions, target: Targets, K: int, types: TargetTypes) -> None:
+    size = tuple(target["original_size"])
+    for key in (key for key in prediction if key in types):
+        value = prediction[key]
+        require(isinstance(value, Tensor), f"{key} of type {type(value).__name__}", "a tensor", "return tensors")
         require(value.isfinite().all(), f"{key} that are not finite", "finite numbers", "clamp before exp and log")
-        smallest, largest = map(float, value.aminmax()) if value.numel() else (low, high)
-        require(
-            low <= smallest and largest <= high,
-            f"{key} from {smallest:.4g} to {largest:.4g}",
-            f"{low:g} ... {high:g}",
-            "return class indices in 0 ... K-1 without 'no object', scores as probabilities, depth in metres",
-        )
+        try:
+            types[key].check_prediction(as_array(value), size, K)
+        except DataError as error:
+            found, _, expected = str(error).rstrip(".").partition("; expected ")
+            raise Failure(
+                f"{key} that {found}, for an image of {size[0]} x {size[1]} in original pixels",
+                expected or "valid values",
+                "crop maps to target['size'], then resize them to target['original_size']; return class indices in "
+                "0 ... K-1 without 'no object', scores as probabilities, depth in metres",
+            ) from None
+    lengths = {key: len(prediction[key]) for key in prediction if key in types and types[key].per == "object"}
+    require(
+        len(set(lengths.values())) <= 1,
+        ", ".join(f"{count} {key}" for key, count in lengths.items()),
+        "one row per object in each",
+        "select all with the same indices",
+    )
 
 
 @check("boxes inside the image", _PREDICTS)
-def inside_picture(fixture: HeadFixture) -> None:
+def inside_image(fixture: HeadFixture) -> None:
     """Boxes are x0, y0, x1, y1 inside the image."""
     head = fixture.build()
     for scale in (1.0, 10.0):
@@ -124,22 +126,27 @@ def original_pixels(fixture: HeadFixture) -> None:
     with torch.no_grad():
         outputs = head(batch.copies(), batch.padding_mask)
         before, after = head.predict(outputs, targets), head.predict(outputs, scaled)
-    if not {"boxes", "semantic", "depth", "masks"} & before[0].keys():
+    keys = [key for key in before[0] if key in fixture.types and fixture.types[key].per != "image"]
+    if not keys:
         raise NotChecked("no known predictions in pixels")
-    for a, b, target in zip(before, after, scaled, strict=True):
-        require(
-            "boxes" not in a or difference(b["boxes"], a["boxes"] * a["boxes"].new_tensor([3, 2, 3, 2])) <= 1e-3,
-            "boxes that do not scale with original_size",
-            "boxes in original pixels, height and width each by its own factor",
-            "scale x by original_size[1] and y by original_size[0]",
-        )
-        for key in filter(b.__contains__, ("semantic", "depth", "masks")):
-            require(
-                tuple(b[key].shape[-2:]) == tuple(target["original_size"]),
-                f"{key} of shape {tuple(b[key].shape)}",
-                f"a map of {target['original_size']}, the original_size",
-                "crop maps to `size` and resize them to `original_size`",
-            )
+    for a, b, old, new in zip(before, after, targets, scaled, strict=True):
+        for key in keys:
+            old_size, size = tuple(old["original_size"]), tuple(new["original_size"])
+            expected = fixture.types[key].resize(as_array(a[key]), old_size, size)
+            if expected.shape[-2:] == size:
+                require(
+                    tuple(b[key].shape[-2:]) == size,
+                    f"{key} of shape {tuple(b[key].shape)}",
+                    f"a map of {size}, the original_size",
+                    "crop maps to `size` and resize them to `original_size`",
+                )
+            else:
+                require(
+                    difference(b[key], torch.from_numpy(np.asarray(expected))) <= 1e-3,
+                    f"{key} that do not scale with original_size",
+                    f"{key} in original pixels, height and width each by its own factor",
+                    "scale x by original_size[1] and y by original_size[0]",
+                )
 
 
 @check("predictions without labels", _PREDICTS)

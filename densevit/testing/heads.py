@@ -24,7 +24,7 @@ CHECKS = (
     head_losses.autocast_float16,
     head_losses.inputs_unchanged,
     head_predictions.predictions,
-    head_predictions.inside_picture,
+    head_predictions.inside_image,
     head_predictions.original_pixels,
     head_predictions.targets_unread,
     head_maps.maps,

@@ -1,13 +1,17 @@
 """Random targets, to run a head without a data set."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from densevit.interfaces import IGNORE, Targets
+from densevit.interfaces import Targets, TargetType
+from densevit.targets.types import TargetTypes
 
-KNOWN = ("boxes", "labels", "masks", "semantic", "depth")
+
+def has_random(key: str, types: Mapping[str, TargetType]) -> bool:
+    """Whether there are random values of a target key: it has a type that implements `random`."""
+    return key in types and type(types[key]).random is not TargetType.random
 
 
 def random_targets(
@@ -18,28 +22,18 @@ def random_targets(
     objects: int = 3,
     image_id: int = 0,
     original_size: tuple[int, int] | None = None,
+    types: Mapping[str, TargetType] | None = None,
 ) -> Targets:
-    """Random targets of one image: `image_id`, `size`, `original_size`, and those keys of `needs` that densevit knows.
+    """Random targets of one image: `image_id`, `size`, `original_size`, and those keys of `needs` that have a type.
 
     size: (h, w) in pixels, at least 8 each. objects: their number; with 0, `boxes` has the shape (0, 4), and all pixels
-    are unknown: `semantic` is 255 and `depth` is 0. Boxes are at least 4 pixels wide and high.
+    are unlabelled. Values per object belong together: masks are those of the boxes. types: by default the registered
+    ones.
     """
-    h, w = size
-    corners = torch.rand(objects, 2, 2, generator=generator).sort(dim=1).values  # (N, (low, high), (x, y))
-    room = torch.tensor([w - 4.0, h - 4.0])
-    boxes = torch.cat([corners[:, 0] * room, corners[:, 1] * room + 4], dim=1)  # (N, 4)
-    labels = torch.randint(max(num_classes, 1), (objects,), generator=generator)
-    semantic, depth = torch.full(size, IGNORE, dtype=torch.uint8), torch.zeros(size)
-    if objects:
-        semantic[h // 4 :] = torch.randint(max(num_classes, 1), size, generator=generator)[h // 4 :]
-        depth[:, w // 4 :] = 0.5 + 9.5 * torch.rand(size, generator=generator)[:, w // 4 :]
-    known = {"boxes": boxes, "labels": labels, "masks": _filled(boxes, size), "semantic": semantic, "depth": depth}
+    known = TargetTypes(types)
+    seed = int(torch.randint(2**31, (), generator=generator))
     targets: Targets = {"image_id": image_id, "size": size, "original_size": original_size or size}
-    return targets | {key: known[key] for key in KNOWN if key in needs}
-
-
-def _filled(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, H, W) bool masks: the pixels whose centres are in the box."""
-    y, x = torch.arange(size[0])[:, None] + 0.5, torch.arange(size[1]) + 0.5
-    x0, y0, x1, y1 = boxes.T[:, :, None, None]  # (N, 1, 1) each
-    return (y >= y0) & (y < y1) & (x >= x0) & (x < x1)
+    for key in (key for key in needs if has_random(key, known)):
+        value = known[key].random(size, objects, num_classes, np.random.default_rng(seed))
+        targets[key] = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    return targets

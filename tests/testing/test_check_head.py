@@ -349,8 +349,8 @@ def failures(factory, **options):
         (LabelsFromOne, {"predictions"}),
         (FloatLabels, {"predictions"}),
         (FewerScores, {"predictions"}),
-        (Outside, {"inside_picture"}),
-        (CentreAndSize, {"inside_picture"}),
+        (Outside, {"inside_image"}),
+        (CentreAndSize, {"inside_image"}),
         (ResizedPixels, {"original_pixels"}),
         (ReadsLabels, {"targets_unread"}),
         (SeesPadding, {"padding"}),
@@ -537,7 +537,7 @@ class WrongMaps(Segmenter):
 class Keypoints(Sound):
     """Needs what the kit cannot make up."""
 
-    task, needs = "keypoints", ("keypoints",)
+    task, needs = "keypoints", ("gaze",)
 
     def loss(self, outputs, targets):
         raise AssertionError("there is no keypoint to learn from")
@@ -607,8 +607,8 @@ def test_maps_that_windows_cannot_average_are_caught(broken, found):
 
 def test_a_head_with_targets_of_its_own_is_checked_in_all_but_its_losses():
     results = {result.name: result for result in check_head(Keypoints)}
-    assert "not keypoints" in results["construction"].note
-    assert results["loss_keys"].note == "not checked: there are no random targets for keypoints"
+    assert "for gaze" in results["construction"].note
+    assert results["loss_keys"].note == "not checked: there are no random targets for gaze"
     assert results["padding"].note == "padding within 96 pixels of the image is not checked: convolutions may use it"
 
 

@@ -109,7 +109,7 @@ def test_random_targets_have_the_documented_types():
 
 def test_random_targets_hold_what_is_needed_and_nothing_else():
     generator = torch.Generator().manual_seed(0)
-    empty = random_targets(("boxes", "depth", "keypoints"), (9, 8), 1, generator, 0, image_id=5, original_size=(18, 16))
+    empty = random_targets(("boxes", "depth", "gaze"), (9, 8), 1, generator, 0, image_id=5, original_size=(18, 16))
     assert empty.keys() == {"image_id", "size", "original_size", "boxes", "depth"}
     assert empty["boxes"].shape == (0, 4)
     assert not empty["depth"].any()
