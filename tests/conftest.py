@@ -1,4 +1,4 @@
-"""What all tests share: the project's folder, other people's distributions, and a seed."""
+"""Common fixtures: the project root, third-party distributions, and a seed."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    """The same random numbers for a test whichever tests ran before it."""
+    """Seeds each test, independently of the tests before it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
 
@@ -27,7 +27,7 @@ def project() -> Path:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """`install(name, entry_points, {file: source})` puts a distribution on sys.path, as pip would leave it there."""
+    """`install(name, entry_points, {file: source})` puts a distribution on sys.path, as installed by pip."""
 
     def install(
         name: str, entry_points: str | bytes, files: Mapping[str, str] | None = None, metadata: str = ""
@@ -50,7 +50,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
 
 @pytest.fixture(scope="session")
 def run_processes() -> Callable[..., None]:
-    """`run_processes(file, count, folder)` runs a test file so many times at once, as `file RANK FOLDER`."""
+    """`run_processes(file, count, folder)` runs `count` processes of a test file, as `file RANK FOLDER`."""
 
     def run_processes(file: str, count: int, folder: Path) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

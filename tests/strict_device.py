@@ -1,4 +1,4 @@
-"""A pretended accelerator: tensors that hold CPU values, report another device, and raise where devices mix.
+"""A simulated accelerator: tensors with CPU values that report another device, and raise where devices mix.
 
 `with Accelerator() as device:` makes `device.type` tensors by `x.to(device)` and by factory functions. Operations that
 make the host wait for a real accelerator are counted in `waits`: transfers back, and results whose shape or control
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-DEVICE = torch.device("meta")  # its operations need no hardware; none of its real tensors is ever made
+DEVICE = torch.device("meta")  # its operations need no hardware; no real tensor of it is created
 _WAITING = {
     "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::unique_dim", "aten::_unique2",
     "aten::is_nonzero", "aten::equal", "aten::bincount",
@@ -22,7 +22,7 @@ _TRANSFERS = {"aten::_to_copy", "aten::copy_"}
 
 
 class Remote(Tensor):
-    """A tensor of the pretended accelerator."""
+    """A tensor of the simulated accelerator."""
 
     value: Tensor
 
@@ -40,7 +40,7 @@ class Remote(Tensor):
         return made
 
     def tolist(self) -> Any:
-        return self.value.tolist()  # the same as `.cpu().tolist()`, which torch has not for subclasses
+        return self.value.tolist()  # equals `.cpu().tolist()`, which torch does not support for subclasses
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -48,7 +48,7 @@ class Remote(Tensor):
 
 
 class Accelerator(TorchDispatchMode):
-    """`refused`: dtypes that this accelerator has not."""
+    """`refused`: unsupported dtypes."""
 
     def __init__(self, *refused: torch.dtype) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ def host(x: Tensor) -> Tensor:
 
 
 def moved(module: nn.Module) -> nn.Module:
-    """The module with its parameters and buffers on the pretended accelerator, in place. To be called inside it."""
+    """The module with its parameters and buffers on the simulated accelerator, in place. Call it in its context."""
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:

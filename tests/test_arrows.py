@@ -49,7 +49,7 @@ def files(root: Path, name: str) -> list[tuple[Path, str]]:
 def module_graph(root: Path, name: str) -> dict[str, set[str]]:
     """The modules of a package, each with the modules of the package that it imports.
 
-    A name that is imported from a package stands for the submodule of that name, if there is one, else for the package.
+    A name imported from a package is its submodule of that name, if there is one, else the package.
     """
     sources = files(root, name)
     module_of = {file: package if file.stem == "__init__" else f"{package}.{file.stem}" for file, package in sources}
@@ -92,7 +92,7 @@ def test_densevit_never_imports_a_plugin(project):
 
 
 @pytest.mark.parametrize("row", range(len(ROWS)), ids=[", ".join(parts) for parts in ROWS])
-def test_imports_never_go_upwards(project, row):
+def test_imports_point_downwards(project, row):
     for file, package in files(project / "densevit", "densevit"):
         own = part_of(package) or file.stem
         if own not in ROWS[row]:
@@ -103,14 +103,14 @@ def test_imports_never_go_upwards(project, row):
                 assert ROW_OF[part] >= row, f"{file}:{line}: {own} imports {part}, which is above it"
 
 
-def test_every_part_belongs_to_a_row(project):
+def test_every_module_belongs_to_a_row(project):
     for file, package in files(project / "densevit", "densevit"):
         own = part_of(package) or file.stem
         # densevit itself exports the public names and imports each when it is first used.
         assert own in ROW_OF or own in ("__init__", "__main__"), f"{file} belongs to no row of the design"
 
 
-def test_modules_do_not_import_each_other(project):
+def test_modules_have_no_import_cycles(project):
     found = cycles(module_graph(project / "densevit", "densevit"))
     for folder in (project / "plugins").iterdir():
         if (folder / "__init__.py").is_file():
@@ -132,7 +132,7 @@ def test_modules_do_not_import_each_other(project):
         ({"a": "import made.b, made.c", "b": "from made.c import x", "c": "x = 1"}, []),
     ],
 )
-def test_cycles_are_found(tmp_path, sources, expected):
+def test_cycles_are_detected(tmp_path, sources, expected):
     for module, source in sources.items():
         file = tmp_path / "made" / f"{module}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def test_cycles_are_found(tmp_path, sources, expected):
     assert cycles(module_graph(tmp_path / "made", "made")) == {frozenset(modules) for modules in expected}
 
 
-def test_plugins_see_interfaces_layers_losses_and_errors_only(project):
+def test_plugins_import_only_interfaces_layers_losses_and_errors(project):
     for folder in (project / "plugins").iterdir():
         for file, package in files(folder, folder.name) if folder.is_dir() else []:
             for module, line in imports(file, package):
@@ -148,7 +148,7 @@ def test_plugins_see_interfaces_layers_losses_and_errors_only(project):
                     assert part_of(module) in OPEN_TO_PLUGINS, f"{file}:{line} imports {module}"
 
 
-def test_plugin_packages_do_not_import_one_another(project):
+def test_plugin_packages_do_not_import_each_other(project):
     folders = [folder for folder in (project / "plugins").iterdir() if (folder / "__init__.py").is_file()]
     for folder in folders:
         others = {other.name for other in folders} - {folder.name}
@@ -167,7 +167,7 @@ def test_plugin_packages_do_not_import_one_another(project):
         ("from densevit import cli", "densevit.data", ["densevit.cli"]),
     ],
 )
-def test_all_ways_to_import_are_seen(tmp_path, source, package, expected):
+def test_all_import_forms_are_detected(tmp_path, source, package, expected):
     file = tmp_path / "module.py"
     file.write_text(source)
     assert [module for module, _ in imports(file, package)] == expected

@@ -1,4 +1,4 @@
-"""What answers in a blink stays free of torch and of everything else that is slow to import."""
+"""Commands that should answer at once import neither torch nor other slow modules."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ REPORT = f"print('HEAVY', sorted({HEAVY!r} & set(sys.modules)))"
 
 
 def heavy_after(code: str, folder) -> str:
-    """Which of the heavy modules a fresh interpreter holds once it has run the code."""
+    """The heavy modules that a new interpreter has imported after running the code."""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys\n{code}\n{REPORT}"], capture_output=True, text=True, cwd=folder, check=True
     )
@@ -39,30 +39,30 @@ def heavy_after(code: str, folder) -> str:
         "from densevit.cli import main; assert main(['--help']) == main(['--version']) == 0",
     ],
 )
-def test_looking_around_imports_nothing_heavy(code, tmp_path):
+def test_light_commands_import_no_heavy_modules(code, tmp_path):
     assert heavy_after(code, tmp_path) == "[]"
 
 
-def test_the_help_of_every_command_imports_nothing_heavy(tmp_path):
+def test_help_of_every_command_imports_no_heavy_modules(tmp_path):
     code = f"from densevit.cli import main\nfor name in {list(COMMANDS)}: assert main([name, '--help']) == 0, name"
     assert heavy_after(code, tmp_path) == "[]"
 
 
-def test_the_overview_imports_no_command(tmp_path):
+def test_overview_imports_no_command(tmp_path):
     code = (
         "from densevit.cli import main\nmain(['-h'])\nassert not {m for m in sys.modules if m[:13] == 'densevit.cli.'}"
     )
     assert heavy_after(code, tmp_path) == "[]"
 
 
-def test_a_misspelt_command_is_told_the_nearest(capsys):
+def test_misspelt_command_suggests_the_nearest(capsys):
     assert main(["trian"]) == 2
     assert capsys.readouterr().err.startswith(
         "densevit: there is no command 'trian'. Did you mean 'train'? Known: check, config, "
     )
 
 
-def test_a_mistake_is_a_message_and_exit_code_2(capsys):
+def test_errors_print_a_message_and_return_2(capsys):
     assert main(["config", "no_such_file"]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("there is no config file 'no_such_file'.")
@@ -86,12 +86,12 @@ def test_a_mistake_is_a_message_and_exit_code_2(capsys):
         ),
     ],
 )
-def test_train_refuses_what_it_cannot_run(arguments, said, capsys):
+def test_train_refuses_invalid_arguments(arguments, said, capsys):
     assert main(arguments) == 2
     assert said in capsys.readouterr().err
 
 
-def test_config_prints_what_loads_back(capsys, tmp_path):
+def test_config_output_round_trips(capsys, tmp_path):
     from densevit import config
 
     assert main(["config", "detr_swin", "optim.lr=1e-3", "heads.detection.weight=2"]) == 0
@@ -101,13 +101,13 @@ def test_config_prints_what_loads_back(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "predict", "convert"])
-def test_the_tools_are_doors_to_the_commands(command, project, tmp_path):
+def test_tools_run_the_commands(command, project, tmp_path):
     tool = [sys.executable, str(project / "tools" / f"{command}.py"), "--help"]
     said = subprocess.run(tool, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
     assert said.startswith(f"usage: densevit {command} ")
 
 
-def test_python_m_densevit_is_the_command_line(tmp_path):
+def test_python_m_densevit_runs_the_command_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "densevit", "--version"], capture_output=True, text=True, cwd=tmp_path, check=True
     )

@@ -1,4 +1,4 @@
-"""Recipes of DETR's published trainings on COCO: the real model, a step, and what `convert` takes from them."""
+"""Recipes of DETR's published trainings on COCO: the full model, one step, and the settings that `convert` uses."""
 
 import json
 from pathlib import Path
@@ -15,13 +15,13 @@ from densevit.training.optim import build_optimizer, learning_rate
 from densevit.weights.layouts.detr import coco_classes
 
 RECIPES = sorted(Path("configs/coco").glob("*.yaml"))
-R50 = 41_302_368  # "number of params" in the authors' log, which a dilation does not change
-R101 = R50 + 17 * (1024 * 256 + 9 * 256 * 256 + 256 * 1024)  # as many bottlenecks more, without their frozen norms
+R50 = 41_302_368  # "number of params" in the authors' log, the same with dilation
+R101 = R50 + 17 * (1024 * 256 + 9 * 256 * 256 + 256 * 1024)  # additional bottlenecks, without their frozen norms
 TRAINED = {"detr_r50": R50, "detr_r50_dc5": R50, "detr_r101": R101}
 
 
 def make(root: Path, size: tuple[int, int]) -> Path:
-    """Two images a split of `size` (h, w), in COCO's official layout, with its 80 categories."""
+    """Two images per split of `size` (h, w), in COCO's official layout, with its 80 categories."""
     rng = np.random.default_rng(0)
     categories = [{"id": one.file_id, "name": one.name} for one in coco_classes()]
     (root / "annotations").mkdir(parents=True)
@@ -40,18 +40,18 @@ def make(root: Path, size: tuple[int, int]) -> Path:
     return root
 
 
-def test_the_recipes_are_all_here() -> None:
+def test_all_recipes_are_tested() -> None:
     assert {path.stem for path in RECIPES} == set(TRAINED)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_is_the_published_one(path: Path) -> None:
+def test_recipe_matches_the_published_one(path: Path) -> None:
     """Carion et al. 2020, sections 3 and 4 and appendix A.4, and the authors' README."""
     config = configs.load(path)
     configs.check_plugins(config)
     with torch.device("meta"):
         model = build_model(config, {"detection": coco_classes()})
-    unused = 11 * (256 + 1)  # rows of file ids that no class has
+    unused = 11 * (256 + 1)  # rows of unused file ids
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == TRAINED[path.stem] - unused
     optim, trainer, data = config.optim, config.trainer, config.data
     assert (optim.name, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", 1e-4, 1e-5, 1e-4)
@@ -62,7 +62,7 @@ def test_a_recipe_is_the_published_one(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_smaller_recipe_takes_a_step(path: Path, tmp_path: Path) -> None:
+def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
     depth = 50 if "dc5" in path.stem else 18
     head = "heads.detection"
     smaller = [f"backbone.depth={depth}", f"{head}.width=32", f"{head}.encoder_layers=1", f"{head}.decoder_layers=2"]

@@ -1,4 +1,4 @@
-"""Configs: how files, sections and overrides lie over one another, and what a mistake in them says."""
+"""Configs: merging of files, sections and overrides, and error messages."""
 
 import math
 from pathlib import Path
@@ -22,14 +22,14 @@ trainer: {max_epochs: 20}
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory that holds mine.yaml."""
+    """A working directory with mine.yaml."""
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(MINE)
     return tmp_path
 
 
 def message(*overrides: str, file: str = "mine.yaml") -> str:
-    """What loading says."""
+    """The error message of loading."""
     with pytest.raises(ConfigError) as caught:
         config.load(file, overrides)
     return str(caught.value)
@@ -41,10 +41,10 @@ def write(name: str, text: str) -> str:
     return name
 
 
-# ---- one file ----
+# ---- single files ----
 
 
-def test_a_file_becomes_sections_with_defaults_and_options():
+def test_file_is_parsed_into_sections_with_defaults_and_options():
     loaded = config.load("mine.yaml")
     assert (loaded.backbone.name, loaded.backbone.freeze, loaded.backbone.options) == (
         "swin",
@@ -57,7 +57,7 @@ def test_a_file_becomes_sections_with_defaults_and_options():
     assert (loaded.seed, loaded.optim.lr, loaded.trainer.max_steps) == (0, 5e-4, None)
 
 
-def test_what_is_dumped_loads_back_to_the_same():
+def test_dump_round_trips():
     overrides = [
         "optim.lr_per_256=1e-5",
         "data.image_size=[96, 128]",
@@ -71,7 +71,7 @@ def test_what_is_dumped_loads_back_to_the_same():
     write("dumped.yaml", config.dump(first, {"steps an epoch": "63"}))
     assert "# steps an epoch: 63\n" in Path("dumped.yaml").read_text()
     assert config.load("dumped.yaml") == first
-    assert config.from_mapping(yaml.safe_load(config.dump(first))) == first  # readers of YAML 1.1 read it the same way
+    assert config.from_mapping(yaml.safe_load(config.dump(first))) == first  # YAML 1.1 parsers agree
     assert list(yaml.safe_load(config.dump(first))) == list(Config.model_fields)
 
 
@@ -81,19 +81,19 @@ def test_what_is_dumped_loads_back_to_the_same():
     + [(word, word) for word in ("yes", "off", "12:30", "2024-01-02", "1e", "e5", "0x1F", "1.2.3")]
     + [("~", None), ("null", None), ("[1e-4, x]", [1e-4, "x"]), (".inf", math.inf)],
 )
-def test_plain_words_and_numbers_are_what_they_look_like(text, value):
+def test_plain_scalars_are_parsed_by_their_form(text, value):
     read = yaml_io.parse(f"key: {text}", "test")["key"]
     assert read == value
     assert type(read) is type(value)
     assert yaml_io.parse(yaml_io.write({"key": value}), "test") == {"key": value}
 
 
-def test_numbers_in_quotes_and_whole_floats_are_numbers():
+def test_quoted_numbers_and_whole_floats_are_converted():
     loaded = config.load("mine.yaml", ["optim.lr='1e-4'", "trainer.max_steps=1e4", "trainer.precision=32"])
     assert (loaded.optim.lr, loaded.trainer.max_steps, loaded.trainer.precision) == (1e-4, 10000, "32")
 
 
-def test_the_learning_rate_is_given_once():
+def test_lr_and_lr_per_256_are_exclusive():
     assert config.load("mine.yaml", ["optim={schedule: cosine}"]).optim.lr == 5e-4
     write("bare.yaml", MINE.replace("lr: 5e-4, ", ""))
     assert config.load("bare.yaml").optim.lr == 1e-4
@@ -102,10 +102,10 @@ def test_the_learning_rate_is_given_once():
     assert "lr and lr_per_256 are both given" in message("optim.lr_per_256=1e-3", "optim.lr=1e-3")
 
 
-# ---- layers ----
+# ---- merging ----
 
 
-def test_a_base_is_found_beside_the_file_and_merged_key_by_key():
+def test_base_is_relative_to_the_file_and_merged_by_key():
     write("deep/base.yaml", MINE)
     write("deep/mine.yaml", "base: base.yaml\nseed: 3\ndata: {batch_size: 4}\nheads: {extra: {name: detr}}\n")
     loaded = config.load("deep/mine.yaml")
@@ -113,7 +113,7 @@ def test_a_base_is_found_beside_the_file_and_merged_key_by_key():
     assert list(loaded.heads) == ["detection", "extra"]
 
 
-def test_another_plugin_drops_the_options_and_keeps_the_keys_that_all_have():
+def test_changing_the_plugin_drops_its_options_and_keeps_common_keys():
     loaded = config.load("mine.yaml", ["backbone.depth=50", "backbone.name=resnet", "heads.detection.name=other"])
     assert (loaded.backbone.options, loaded.backbone.freeze) == ({"depth": 50}, True)
     assert (loaded.heads["detection"].options, loaded.heads["detection"].weight) == ({}, 2.0)
@@ -123,23 +123,23 @@ def test_another_plugin_drops_the_options_and_keeps_the_keys_that_all_have():
     assert config.load("mine.yaml", ["backbone.name=swin"]).backbone.options == {"variant": "nano"}
 
 
-def test_a_section_is_taken_whole_from_a_file():
+def test_section_file_replaces_the_whole_section():
     write("parts/coco.yaml", "name: coco\nroot: there\n")
     by_override = config.load("mine.yaml", ["data.root=here", "data=parts/coco.yaml"])
     assert by_override.data.options == {"root": "here"}
-    assert by_override.data.batch_size == 8  # the default: nothing of the section that was there stays
+    assert by_override.data.batch_size == 8  # the default: nothing of the previous section is kept
     write("child.yaml", "base: mine.yaml\ndata: parts/coco.yaml\n")
     assert config.load("child.yaml").data.options == {"root": "there"}
 
 
-def test_a_head_may_come_from_a_file_with_a_base_and_may_be_taken_away():
+def test_heads_are_added_from_files_and_removed_with_null():
     write("parts/small.yaml", "name: detr\nnum_queries: 10\nwidth: 32\n")
     write("parts/tiny.yaml", "base: small.yaml\nwidth: 16\n")
     loaded = config.load("mine.yaml", ["heads.second=parts/tiny.yaml", "heads.detection=null"])
     assert {name: head.options for name, head in loaded.heads.items()} == {"second": {"num_queries": 10, "width": 16}}
 
 
-def test_shipped_configs_and_sections_are_found_by_name_and_by_their_path(folder, monkeypatch):
+def test_shipped_configs_and_sections_are_found_by_name_and_path(folder, monkeypatch):
     write("site/densevit_configs/__init__.py", "")
     write("site/densevit_configs/shipped.yaml", MINE)
     write("site/densevit_configs/data/coco.yaml", "name: coco\n")
@@ -153,12 +153,12 @@ def test_shipped_configs_and_sections_are_found_by_name_and_by_their_path(folder
     assert "there is no config file 'cocoa'. Did you mean 'coco'? Shipped: data/coco." in message("data=cocoa")
 
 
-def test_a_run_folder_stands_for_its_config():
+def test_run_folder_loads_its_config():
     write("runs/mine/config.yaml", MINE)
     assert config.load("runs/mine") == config.load("mine.yaml")
 
 
-# ---- mistakes ----
+# ---- errors ----
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_run_folder_stands_for_its_config():
         ("data.root=[1", "command line: data.root=[1: expected ',' or ']', but got '<stream end>'."),
     ],
 )
-def test_a_wrong_override_is_one_line_that_names_the_key(override, said):
+def test_invalid_override_error_names_the_key(override, said):
     assert message(override).startswith(said)
     assert "\n" not in message(override)
 
@@ -223,13 +223,13 @@ def test_a_wrong_override_is_one_line_that_names_the_key(override, said):
         ("a: !!python/name:os.system\n", "wrong.yaml, line 1, column 4: could not determine a constructor"),
     ],
 )  # fmt: skip
-def test_a_wrong_file_is_one_line_that_names_the_file(text, said):
+def test_invalid_file_error_names_the_file(text, said):
     write("wrong.yaml", text)
     assert message(file="wrong.yaml").startswith(said) or said in message(file="wrong.yaml")
     assert "\n" not in message(file="wrong.yaml")
 
 
-def test_each_mistake_has_a_line_of_its_own_and_names_the_file_that_made_it():
+def test_each_error_has_a_line_and_names_its_file():
     write("base.yaml", MINE.replace("lr: 5e-4", "lr: fast"))
     write("child.yaml", "base: base.yaml\nseed: -1\n")
     assert message("trainer.emma=0.9", file="child.yaml").splitlines() == [
@@ -240,14 +240,14 @@ def test_each_mistake_has_a_line_of_its_own_and_names_the_file_that_made_it():
     ]
 
 
-def test_bases_that_go_in_a_circle_are_shown_as_the_circle():
+def test_circular_bases_are_listed():
     write("a.yaml", "base: b.yaml\n")
     write("b.yaml", "base: c.yaml\n")
     write("c.yaml", "base: a.yaml\n")
     assert message(file="a.yaml") == "a.yaml: base is circular: a.yaml → b.yaml → c.yaml → a.yaml."
 
 
-def test_a_missing_file_is_told_with_the_nearest():
+def test_missing_file_suggests_the_nearest():
     assert message(file="mein.yaml").startswith("there is no config file 'mein.yaml'. Did you mean 'mine.yaml'?")
 
 
@@ -275,30 +275,30 @@ def test_plugin_options_are_checked_against_the_constructor(override, said):
     assert str(caught.value).startswith(f"command line: {said}")
 
 
-def test_an_option_from_a_file_is_told_with_the_file():
+def test_invalid_option_error_names_the_file():
     write("wrong.yaml", MINE.replace("variant", "varient"))
     with pytest.raises(ConfigError, match="^wrong.yaml: backbone.varient is not an option"):
         config.check_plugins(config.load("wrong.yaml"))
 
 
-def test_a_good_config_passes_and_image_size_reaches_a_data_set_that_wants_it():
+def test_image_size_is_passed_to_data_sets_that_accept_it():
     loaded = config.load("mine.yaml")
     config.check_plugins(loaded)
     assert config.data_options(loaded.data) == {"train_length": 50, "image_size": 160}
     assert "image_size" not in config.data_options(config.load("mine.yaml", ["data={name: coco, root: x}"]).data)
 
 
-def test_every_shipped_config_loads_and_fits_its_plugins(project):
+def test_every_shipped_config_loads_with_valid_options(project):
     shipped = sorted((project / "configs").glob("*.yaml"))
     assert shipped
     for file in shipped:
         config.check_plugins(config.load(file))
 
 
-# ---- the page about it ----
+# ---- docs ----
 
 
-def test_the_docs_name_every_key(project):
+def test_docs_list_every_key(project):
     page = (project / "docs" / "config.md").read_text()
     for section in (
         "BackboneSection",
@@ -314,21 +314,21 @@ def test_the_docs_name_every_key(project):
             assert field.description, f"{section}.{name} has no docstring"
 
 
-def test_a_path_may_begin_with_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_may_start_with_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     loaded = config.load("dpt_swin", ["data=depth", "data.images={split}/*.jpg", 'data.labels="{split}/*.png"'])
     assert (loaded.data.options["images"], loaded.data.options["labels"]) == ("{split}/*.jpg", "{split}/*.png")
 
 
-def test_a_section_is_looked_up_among_the_sections_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """camvid is a whole recipe and a data section."""
+def test_section_names_take_precedence_over_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """camvid is both a recipe and a data section."""
     monkeypatch.chdir(tmp_path)
     loaded = config.load("setr_swin", ["data=camvid"])
     assert (loaded.data.name, loaded.data.options["preset"]) == ("label_maps", "camvid")
     assert config.load("camvid").backbone.name == "resnet"
 
 
-def test_old_names_of_data_sets_and_configs_are_accepted_with_a_warning() -> None:
+def test_old_names_are_accepted_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="the dataset 'masks' is now called 'label_maps'"):
         assert registry.load("datasets", "masks").__name__ == "LabelMaps"
     with pytest.warns(UserWarning, match="the config data/masks is now called data/label_maps"):

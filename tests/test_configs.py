@@ -1,4 +1,4 @@
-"""Every shipped config is what it says: it loads, builds its real model and takes a step."""
+"""Every shipped config loads, builds its model and trains one step."""
 
 import re
 from pathlib import Path
@@ -50,7 +50,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images and depth maps in millimetres, side by side."""
+    """Images and depth maps in millimetres, in one folder."""
     root, rng = tmp_path_factory.mktemp("depth"), np.random.default_rng(0)
     for split in ("train", "val"):
         (root / split).mkdir()
@@ -61,7 +61,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_config_takes_a_step(path: Path, folder: Path, labelled: Path, measured: Path) -> None:
+def test_shipped_config_trains_one_step(path: Path, folder: Path, labelled: Path, measured: Path) -> None:
     config = configs.load(path)
     smaller = ["data.batch_size=2", "data.num_workers=0"]
     if config.data.name == "coco":
@@ -85,7 +85,7 @@ def test_a_shipped_config_takes_a_step(path: Path, folder: Path, labelled: Path,
 @pytest.mark.parametrize(
     "section", [path for path in SECTIONS if "\nname: coco\n" in path.read_text()], ids=lambda path: path.stem
 )
-def test_a_shipped_data_section_reads_a_folder(section: Path, folder: Path) -> None:
+def test_shipped_data_section_reads_a_folder(section: Path, folder: Path) -> None:
     config = configs.load("configs/detr_swin.yaml", [f"data={section}", f"data.root={folder}", "data.num_workers=0"])
     batch = next(iter(build_data(config).val_loader()))
     assert len(batch["targets"]) == config.data.batch_size
@@ -100,19 +100,19 @@ def header(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_config_says_at_its_top_what_it_costs_and_scores(path: Path) -> None:
+def test_config_header_states_cost_and_scores(path: Path) -> None:
     assert any(score in header(path) for score in SCORES) and re.search(r"[\d.]+ min", header(path))
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_recipe_that_was_not_run_says_so_and_names_the_published_score(path: Path) -> None:
+def test_untrained_recipe_states_the_published_score(path: Path) -> None:
     published = header(path).partition("Published, not run here:")[2]
     assert any(re.search(rf"{score} [\d.]+", published) for score in SCORES)
 
 
 @pytest.mark.parametrize("path", [*PUBLISHED, *SECTIONS], ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_file_s_own_command_names_it(path: Path) -> None:
-    """The command at the top of a recipe or a section; a short recipe names its base instead, whose command it is."""
+def test_command_in_the_header_names_the_file(path: Path) -> None:
+    """The command at the top of a recipe or a section; a recipe with a base names the base instead."""
     base = re.search(r"^base: (.+)$", path.read_text(), re.MULTILINE)
     named = (f" {path} ", f" data={path} ") if base is None else (base[1],)
     assert any(name in header(path) for name in named)

@@ -1,4 +1,4 @@
-"""Recipes of published depth trainings: each builds its real model and takes a step on made-up files of its layout."""
+"""Recipes of published depth trainings: each builds its full model and trains one step on generated files."""
 
 import json
 from pathlib import Path
@@ -22,9 +22,9 @@ def name(path: Path) -> str:
 
 
 def make(data: str, root: Path, sizes: list[tuple[int, int]]) -> Path:
-    """An image for each of `sizes` (h, w) a split, in the layout of BTS's lists, with a focal length in each line.
+    """An image for each of `sizes` (h, w) per split, in the layout of BTS's lists, with a focal length in each line.
 
-    NYU's PNGs hold millimetres, with a frame that is unknown; KITTI's 1/256 m, in a 20th of the lower two thirds.
+    NYU's PNGs are in millimetres, with an unknown border; KITTI's 1/256 m, in a 20th of the lower two thirds.
     """
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
@@ -33,24 +33,24 @@ def make(data: str, root: Path, sizes: list[tuple[int, int]]) -> Path:
             metres = (3 + 40 * (data == "kitti")) * (1.2 - np.linspace(0, 1, height))[:, None].repeat(width, 1)
             if data == "nyu":
                 scene = f"{'/' if split == 'train' else ''}kitchen_0028b"  # the train list's paths begin with a slash
-                picture, depth = f"{scene}/rgb_0004{i}.jpg", f"{scene}/sync_depth_0004{i}.png"
+                image, depth = f"{scene}/rgb_0004{i}.jpg", f"{scene}/sync_depth_0004{i}.png"
                 folder = root / {"train": "sync", "test": "official_splits/test"}[split]
-                files = folder / picture.lstrip("/"), folder / depth.lstrip("/")
+                files = folder / image.lstrip("/"), folder / depth.lstrip("/")
                 metres[:8] = metres[:, :8] = 0
                 stored, focal = 1000 * metres, 518.8579
             else:
                 drive, frame = "2011_09_26_drive_0057_sync", f"{int(split == 'test')}{i:09d}.png"
-                picture = f"2011_09_26/{drive}/image_02/data/{frame}"
+                image = f"2011_09_26/{drive}/image_02/data/{frame}"
                 depth = f"{drive}/proj_depth/groundtruth/image_02/{frame}"
                 official = {"train": "train", "test": "val"}[split]
-                files = root / picture, root / "data_depth_annotated" / official / depth
+                files = root / image, root / "data_depth_annotated" / official / depth
                 metres[(rng.random(metres.shape) > 0.05) | (np.arange(height)[:, None] < height // 3)] = 0
                 stored, focal = 256 * metres, 721.5377
             pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
             for file, array in zip(files, (pixels, stored.astype(np.uint16)), strict=True):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(file)
-            lines.append(f"{picture} {depth} {focal}")
+            lines.append(f"{image} {depth} {focal}")
         if data == "kitti" and split == "test":
             lines.append(lines[0].replace("0000000", "0000099").split()[0] + " None 721.5377")
         prefix = {"nyu": "nyudepthv2", "kitti": "eigen"}[data]
@@ -59,8 +59,8 @@ def make(data: str, root: Path, sizes: list[tuple[int, int]]) -> Path:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_a_recipe_builds_its_real_model(path: Path, tmp_path: Path) -> None:
-    """Three stages of a ResNet-50 and twelve blocks of a ViT-B with two readouts; the decoder; all counted by hand.
+def test_recipe_builds_the_full_model(path: Path, tmp_path: Path) -> None:
+    """Three stages of a ResNet-50 and twelve blocks of a ViT-B with two readouts; the decoder; counted by hand.
 
     The paper has 123 M; its code's unused parts, a residual unit and ViT's last norm and classifier, are not built.
     """
@@ -83,7 +83,7 @@ def test_a_recipe_builds_its_real_model(path: Path, tmp_path: Path) -> None:
     assert sum(p.numel() for p in model.backbone.parameters()) == resnet + vit + readouts
 
     unit, fusion = 2 * (9 * 256 * 256 + 256), 256 * 256 + 256
-    reassembled = 2 * (768 * 768 + 768) + (9 * 768 * 768 + 768)  # of the last two; the last is halved in size
+    reassembled = 2 * (768 * 768 + 768) + (9 * 768 * 768 + 768)  # of the last two; the last is downsampled by 2
     projected = 9 * 256 * (256 + 512 + 768 + 768)
     output = (9 * 256 * 128 + 128) + (9 * 128 * 32 + 32) + (32 + 1)
     assert sum(p.numel() for p in model.heads.parameters()) == reassembled + projected + 7 * unit + 4 * fusion + output
@@ -99,7 +99,7 @@ SMALLER = (
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_a_narrower_recipe_takes_a_step_at_its_crop(path: Path, tmp_path: Path) -> None:
+def test_narrower_recipe_trains_one_step_at_its_crop(path: Path, tmp_path: Path) -> None:
     root = make(name(path), tmp_path, {"nyu": [(480, 640)], "kitti": [(375, 1242)]}[name(path)])
     config = configs.load(path, [*SMALLER, f"data.root={root}", "data.batch_size=1"])
     configs.check_plugins(config)
@@ -123,12 +123,12 @@ def test_a_narrower_recipe_takes_a_step_at_its_crop(path: Path, tmp_path: Path) 
     scheduler.step()
     for part, rate in (("backbone.blocks.0.mlp.expand.weight", 1e-5), ("heads.depth.conv1.weight", 1e-4)):
         parameter = dict(model.named_parameters())[part]
-        moved = (parameter.detach() - before[part]).abs()  # Adam's first step is as long as the rate
+        moved = (parameter.detach() - before[part]).abs()  # Adam's first step equals the learning rate
         torch.testing.assert_close(moved.max().item(), rate, rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_a_recipe_is_the_published_one(path: Path) -> None:
+def test_recipe_matches_the_published_one(path: Path) -> None:
     """Ranftl et al. 2021, sections 4.1 and 4.2, and the authors' configs; crops, epochs and lists are of BTS."""
     config = configs.load(path)
     nyu = name(path) == "nyu"
@@ -155,8 +155,8 @@ def test_a_recipe_is_the_published_one(path: Path) -> None:
     assert data.options["preset"] == name(path) and config.inference.once
 
 
-def test_a_small_recipe_trains_validates_and_leaves_a_run_folder(tmp_path: Path) -> None:
-    """Where the truth is sparse and images have two sizes."""
+def test_small_recipe_trains_validates_and_writes_a_run_folder(tmp_path: Path) -> None:
+    """With sparse ground truth and images of two sizes."""
     root = make("kitti", tmp_path / "data", [(94, 311), (92, 306)])
     smaller = ["data.image_size=[64, 96]", "data.batch_size=2", "trainer.max_steps=1", "backbone.stem=patch"]
     run = train(

@@ -18,7 +18,7 @@ CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
 
 
 class Pixels(Backbone):
-    """A backbone that passes images on, averaged over 8x8 pixels."""
+    """A backbone that averages images over 8x8 pixels."""
 
     channels, strides = (3,), (8,)
     mean, std = (0.5, 0.25, 0.0), (0.5, 0.25, 2.0)
@@ -32,7 +32,7 @@ class Pixels(Backbone):
 
 
 class Doubling(Neck):
-    """A neck that gives the coarsest feature twice."""
+    """A neck that returns the coarsest feature twice."""
 
     def __init__(self, channels, strides, offset: float = 0.0) -> None:
         super().__init__(2 * tuple(channels[-1:]), 2 * tuple(strides[-1:]))
@@ -43,7 +43,7 @@ class Doubling(Neck):
 
 
 class Mean(Head):
-    """A head that predicts the mean of the coarsest feature over an image, and records the targets that it got."""
+    """A head that predicts the mean of the coarsest feature over an image, and records its targets."""
 
     task = "detection"
     needs = ("labels",)
@@ -76,7 +76,7 @@ class Mean(Head):
 
 
 class Broken(Mean):
-    """A head that fails."""
+    """A head that raises."""
 
     def predict(self, outputs, targets):
         raise RuntimeError("out of order")
@@ -117,7 +117,7 @@ def batch_of(*sizes: tuple[int, int]) -> dict:
 # ---- normalisation ----
 
 
-def test_pixels_are_normalised_by_the_backbone_s_mean_and_deviation():
+def test_pixels_are_normalised_by_the_backbone_s_mean_and_std():
     model = model_of(Pixels(), detection=Mean)
     images = torch.tensor([255, 51, 0], dtype=torch.uint8)[None, :, None, None]
     pixels = model.normalise(images, torch.zeros(1, 1, 1, dtype=torch.bool))
@@ -125,7 +125,7 @@ def test_pixels_are_normalised_by_the_backbone_s_mean_and_deviation():
     torch.testing.assert_close(pixels.flatten(), torch.tensor([1.0, -0.2, 0.0]))
 
 
-def test_padding_is_exactly_zero_after_normalisation_whatever_lies_there():
+def test_padding_is_exactly_zero_after_normalisation():
     model = model_of(Pixels(), detection=Mean)
     batch = batch_of((3, 5), (4, 2))
     images = batch["images"].clone()
@@ -154,7 +154,7 @@ def test_losses_are_named_by_head_and_weighted():
     }
 
 
-def test_a_learned_weight_is_the_inverse_variance_with_its_price():
+def test_learned_weight_is_the_inverse_variance_with_log_term():
     model = DenseModel(
         Pixels(), {"a": Mean((3,), (8,), CLASSES), "b": Mean((3,), (8,), CLASSES)}, weights={"b": "learned"}
     )
@@ -168,14 +168,14 @@ def test_a_learned_weight_is_the_inverse_variance_with_its_price():
     torch.testing.assert_close(model.log_variances["b"].grad, torch.tensor(-2.0))
 
 
-def test_a_learned_weight_stands_still_where_nothing_is_labelled():
+def test_learned_weight_has_no_gradient_without_labels():
     model = DenseModel(Pixels(), {"a": Mean((3,), (8,), CLASSES)}, weights={"a": "learned"})
     losses = model.loss({"a": {"logits": torch.zeros(1, 3)}}, [{"depth": torch.zeros(2, 2)}])
     losses["a/log_variance"].backward()
     assert losses["a/log_variance"] == 0 and model.log_variances["a"].grad == 0
 
 
-def test_targets_reach_heads_in_training_only():
+def test_targets_are_passed_to_heads_in_training_only():
     model = model_of(Pixels(), detection=Mean)
     batch = batch_of((8, 8))
     model.train()(batch)
@@ -184,7 +184,7 @@ def test_targets_reach_heads_in_training_only():
     assert model.heads["detection"].seen_targets is None
 
 
-def test_what_is_frozen_stays_in_evaluation_mode():
+def test_frozen_modules_stay_in_eval_mode():
     model = model_of(ResNet(18), kept=Mean, learned=Mean)
     model.backbone.requires_grad_(False)
     model.heads["kept"].requires_grad_(False)
@@ -204,7 +204,7 @@ SIZES = [(40, 70), (64, 64), (33, 20), (40, 70), (10, 96), (61, 59), (40, 71)]
 
 
 @pytest.mark.parametrize(("name", "options"), [("resnet", {"depth": 18}), ("swin", {"variant": "nano"})])
-def test_a_result_depends_neither_on_order_nor_batch_size_nor_neighbours(name, options):
+def test_predictions_do_not_depend_on_order_batch_size_or_neighbours(name, options):
     model = model_of(densevit.create_backbone(name, **options), detection=Mean).eval()
     images = [random_image(*size) for size in SIZES]
     together = [found["scores"] for found in model.predict(images)]
@@ -217,7 +217,7 @@ def test_a_result_depends_neither_on_order_nor_batch_size_nor_neighbours(name, o
             torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
 
 
-def test_equal_padded_sizes_run_together_up_to_the_batch_size():
+def test_images_of_equal_padded_size_share_batches():
     model = model_of(Pixels(), detection=Mean)
     sizes: list[int] = []
     model.backbone.register_forward_hook(lambda module, given, out: sizes.append(len(given[0])))
@@ -230,14 +230,14 @@ def test_equal_padded_sizes_run_together_up_to_the_batch_size():
     assert [f["grid"].tolist() for f in found] == [[8, 8], [16, 8], [8, 8], [8, 8], [16, 8]]
 
 
-def test_results_of_several_heads_come_by_their_names():
+def test_results_of_several_heads_are_keyed_by_name():
     found = model_of(Pixels(), a=Mean, b=Mean).predict([random_image(8, 8)])
     assert found[0].keys() == {"a", "b"}
     assert torch.equal(found[0]["a"]["scores"], found[0]["b"]["scores"])
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_predict_leaves_the_model_in_the_mode_it_was_in(training):
+def test_predict_restores_the_training_mode(training):
     model = model_of(Pixels(), detection=Mean).train(training)
     first = model.predict([random_image(8, 8)])[0]["scores"]
     assert torch.equal(first, model.predict([random_image(8, 8)])[0]["scores"])  # without dropout
@@ -245,14 +245,14 @@ def test_predict_leaves_the_model_in_the_mode_it_was_in(training):
     assert not first.requires_grad
 
 
-def test_predict_leaves_the_mode_also_when_a_head_fails():
+def test_predict_restores_the_training_mode_after_an_error():
     model = model_of(Pixels(), detection=Broken).train()
     with pytest.raises(RuntimeError, match="out of order"):
         model.predict([random_image(8, 8)])
     assert model.training
 
 
-def test_a_model_that_has_predicted_can_be_trained():
+def test_model_trains_after_predict():
     model = model_of(Swin("nano"), detection=Mean)
     model.predict([random_image(100, 90)])
     batch = batch_of((96, 64), (70, 64))
@@ -260,7 +260,7 @@ def test_a_model_that_has_predicted_can_be_trained():
     assert model.backbone.patch_embed.weight.grad.abs().sum() > 0
 
 
-def test_paths_images_and_arrays_are_one(tmp_path: Path):
+def test_paths_images_and_arrays_give_equal_results(tmp_path: Path):
     pixels = random_image(20, 30)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     opened = Image.open(tmp_path / "image.png")
@@ -270,11 +270,11 @@ def test_paths_images_and_arrays_are_one(tmp_path: Path):
     assert all(torch.equal(f["scores"], found[0]["scores"]) for f in found)
     assert all(f["original_size"].tolist() == [20, 30] for f in found)
     total = (pixels.reshape(-1, 3) / 255 - [0.5, 0.25, 0]).sum(0) / [0.5, 0.25, 2]
-    expected = total / (24 * 32)  # the padding counts, as 0
+    expected = total / (24 * 32)  # including the padding, as 0
     np.testing.assert_allclose(found[0]["scores"].numpy(), expected, atol=1e-5)
 
 
-def test_grey_images_are_repeated_over_the_channels(tmp_path: Path):
+def test_grey_images_are_repeated_over_channels(tmp_path: Path):
     grey = random_image(16, 24)[..., 0]
     Image.fromarray(grey).save(tmp_path / "grey.png")
     found = model_of(Pixels(), detection=Mean).predict(
@@ -284,7 +284,7 @@ def test_grey_images_are_repeated_over_the_channels(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_read_only_array_is_taken_without_a_warning():
+def test_read_only_arrays_are_accepted_without_a_warning():
     pixels = random_image(8, 8)
     pixels.flags.writeable = False
     model_of(Pixels(), detection=Mean).predict([pixels])
@@ -301,12 +301,12 @@ def test_a_read_only_array_is_taken_without_a_warning():
         (None, "of object"),
     ],
 )
-def test_an_array_that_is_no_image_is_an_error_that_says_what_it_is(wrong, found):
+def test_invalid_array_error_describes_it(wrong, found):
     with pytest.raises(densevit.DataError, match=r"\(H, W, 3\) or \(H, W\) of uint8 in RGB; found .*" + found):
         model_of(Pixels(), detection=Mean).predict([wrong])
 
 
-def test_a_missing_file_is_an_error_that_names_it():
+def test_missing_file_error_names_the_file():
     with pytest.raises(densevit.DataError, match="nowhere.png"):
         model_of(Pixels(), detection=Mean).predict(["nowhere.png"])
 
@@ -314,16 +314,16 @@ def test_a_missing_file_is_an_error_that_names_it():
 @pytest.mark.parametrize(
     "single", ["a.png", Path("a.png"), random_image(8, 8), Image.fromarray(random_image(8, 8))], ids=type
 )
-def test_one_image_that_is_not_in_a_list_is_refused(single):
+def test_single_image_outside_a_list_raises(single):
     with pytest.raises(densevit.DataError, match=r"predict\(\[image\]\)"):
         model_of(Pixels(), detection=Mean).predict(single)
 
 
-def test_no_images_give_no_results():
+def test_empty_list_gives_no_results():
     assert model_of(Pixels(), detection=Mean).predict([]) == []
 
 
-def test_a_model_with_a_config_resizes_as_its_data_section_says():
+def test_model_with_a_config_resizes_by_its_data_section():
     model = build_model(config_of(data={"name": "scenes", "image_size": 32}), {"detection": CLASSES})
     found = model.predict([random_image(40, 80)])[0]
     assert found["size"].tolist() == [16, 32]
@@ -354,10 +354,10 @@ def test_build_model_follows_the_config():
     assert model.multiple == 32
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["heads.plain.gain"]
     assert model.training
-    assert not any(part.training for part in (model.backbone, kept, neck))  # frozen, from the start
+    assert not any(part.training for part in (model.backbone, kept, neck))  # frozen initially
 
 
-def test_a_neck_stands_between_the_backbone_and_its_own_head_only():
+def test_neck_is_applied_to_its_own_head_only():
     mean, doubling = f"{__name__}:Mean", {"name": f"{__name__}:Doubling"}
     heads = {"a": {"name": mean, "neck": doubling}, "b": {"name": mean}}
     model = build_model(config_of(heads=heads), {"detection": CLASSES}).eval()
@@ -367,18 +367,18 @@ def test_a_neck_stands_between_the_backbone_and_its_own_head_only():
     torch.testing.assert_close(outputs["a"]["logits"], outputs["b"]["logits"] + 5)
 
 
-def test_classes_of_another_task_do_not_reach_a_head():
+def test_classes_of_another_task_are_not_passed_to_a_head():
     assert build_model(config_of(), {"segmentation": CLASSES}).classes == {"detection": ()}
 
 
-def test_an_unknown_option_is_an_error_that_names_the_key_and_the_nearest():
+def test_unknown_option_error_names_key_and_nearest():
     heads = {"detection": {"name": f"{__name__}:Mean", "gian": 2.0}}
     with pytest.raises(densevit.DensevitError, match=r"heads\.detection\.gian.*'gain'"):
         build_model(config_of(heads=heads), {"detection": CLASSES})
 
 
 class Silent(Backbone):
-    """A backbone whose author forgot the channels."""
+    """A backbone without channels."""
 
 
 class Uneven(Backbone):
@@ -388,11 +388,11 @@ class Uneven(Backbone):
 
 
 @pytest.mark.parametrize(("name", "message"), [("Silent", "no 'channels'"), ("Uneven", "2 channels and 1 strides")])
-def test_a_backbone_that_does_not_state_its_features_is_refused(name, message):
+def test_backbone_without_channels_or_strides_raises(name, message):
     with pytest.raises(densevit.ConfigError, match=message):
         densevit.create_backbone(f"{__name__}:{name}")
 
 
-def test_create_head_gives_a_head_for_these_features():
+def test_create_head_uses_the_given_features():
     head = densevit.create_head(f"{__name__}:Mean", [8, 16], [4, 8], CLASSES, gain=2.0)
     assert (head.channels, head.strides, head.classes, head.gain.item()) == ((8, 16), (4, 8), CLASSES, 2.0)

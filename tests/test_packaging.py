@@ -1,4 +1,4 @@
-"""What setup.cfg builds is what stands in the tree, from a wheel as from an editable install."""
+"""Wheel and editable install contain all files of the tree."""
 
 import configparser
 import shutil
@@ -21,7 +21,7 @@ ROOTS = {
 
 
 def run(*command: str, cwd: Path) -> str:
-    """What Python prints; what it complains of, where it fails."""
+    """Returns Python's stdout; fails with its stderr."""
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -29,7 +29,7 @@ def run(*command: str, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
-    """A copy of what is built, so that nothing that an earlier build left behind takes part."""
+    """A copy of the sources without artefacts of earlier builds."""
     copy = tmp_path_factory.mktemp("tree")
     for name in ("densevit", "plugins", "configs", "setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
         source = project / name
@@ -49,14 +49,14 @@ def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as pip lays it out."""
+    """The wheel as installed by pip."""
     folder = tmp_path_factory.mktemp("site")
     zipfile.ZipFile(wheel).extractall(folder)
     return folder
 
 
 def apart(site: Path, code: str) -> list[str]:
-    """A Python that sees this installation of densevit, and of the environment's only what densevit depends on."""
+    """A Python with this installation of densevit, and only densevit's dependencies from the environment."""
     places = f"site.addsitedir({str(site)!r}); sys.path.append({sysconfig.get_path('purelib')!r})"
     return ["-S", "-c", f"import site, sys; {places}\n{code}"]
 
@@ -73,7 +73,7 @@ def test_setup_cfg_lists_the_packages_of_the_tree(project):
     assert listed == found
 
 
-def test_the_wheel_holds_what_the_tree_holds(wheel, project):
+def test_wheel_contains_all_files_of_the_tree(wheel, project):
     expected = set()
     for name, root in ROOTS.items():
         for file in (project / root).rglob("*"):
@@ -84,7 +84,7 @@ def test_the_wheel_holds_what_the_tree_holds(wheel, project):
     assert {"densevit/py.typed", "densevit_configs/detr_swin.yaml", "densevit_heads/detr/__init__.py"} <= names
 
 
-def test_the_wheel_says_what_it_is(site):
+def test_wheel_metadata(site):
     info = next(site.glob("*.dist-info"))
     metadata = (info / "METADATA").read_text()
     assert "License-Expression: Apache-2.0" in metadata
@@ -96,7 +96,7 @@ def test_the_wheel_says_what_it_is(site):
     assert entry_points["densevit.backbones"]["swin"] == "densevit_backbones.swin:Swin"
 
 
-def test_from_a_wheel_a_shipped_config_is_found_by_name_in_an_empty_folder(site, tmp_path):
+def test_installed_wheel_finds_shipped_configs_by_name(site, tmp_path):
     code = """
 import densevit, densevit_configs
 from densevit import config
@@ -117,7 +117,7 @@ main(["train", "detr_swim"])
     assert not list(tmp_path.iterdir())
 
 
-def test_an_editable_install_finds_the_tree_its_plugins_and_its_configs(tree, tmp_path):
+def test_editable_install_finds_plugins_and_configs(tree, tmp_path):
     site, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
     code = "import setuptools.build_meta as b; print(b.build_editable(sys.argv[1]))"
@@ -132,7 +132,7 @@ print(densevit.__file__, registry.load("backbones", "swin").__module__, config.l
     assert run(*apart(site, code), cwd=empty).split() == expected
 
 
-def test_the_license_is_the_whole_of_apache_2(project):
+def test_license_is_apache_2(project):
     text = (project / "LICENSE").read_text()
     assert "Version 2.0, January 2004" in text
     assert text.rstrip().endswith("limitations under the License.")

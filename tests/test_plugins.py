@@ -1,4 +1,4 @@
-"""Somebody else's distribution, built and laid out as pip does it: `densevit plugins` lists it, and it trains."""
+"""A third-party distribution, built and installed as by pip: `densevit plugins` lists it, and it trains."""
 
 import configparser
 import json
@@ -34,7 +34,7 @@ trainer: {max_steps: 2, accelerator: cpu}
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
-    """tests/third_party as a wheel, laid out as pip does: mynet's modules and its dist-info."""
+    """tests/third_party as a wheel, installed as by pip: mynet's modules and its dist-info."""
     source, folder = tmp_path_factory.mktemp("source") / "mynet", tmp_path_factory.mktemp("site")
     shutil.copytree(project / "tests" / "third_party", source)
     build = "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])"
@@ -45,7 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
 
 
 def densevit(*arguments: str, site: Path, cwd: Path) -> str:
-    """What the command line prints, in a process that has mynet on its path."""
+    """Output of the command line, in a process with mynet on its path."""
     env = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "densevit", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
@@ -53,7 +53,7 @@ def densevit(*arguments: str, site: Path, cwd: Path) -> str:
     return done.stdout
 
 
-def test_plugins_lists_the_stranger_beside_the_built_in_ones(site, tmp_path):
+def test_plugins_command_lists_third_party_and_built_in_plugins(site, tmp_path):
     printed = " ".join(densevit("plugins", site=site, cwd=tmp_path).split())
     assert " mynet mynet 0.1 Five convolutions, each of which halves the image; a feature from" in printed
     assert "heads counter mynet 0.1 How many objects there are, from the mean of the coarsest feature." in printed
@@ -67,7 +67,7 @@ def test_plugins_lists_the_stranger_beside_the_built_in_ones(site, tmp_path):
     [(DETECTION, {"detection/AP", "detection/AP50"}), (COUNTING, {"objects/error", "objects/exact"})],
     ids=["its backbone under detr", "its head, data set and evaluator on a resnet"],
 )
-def test_a_strangers_plugins_train_two_steps(config, metrics, site, tmp_path):
+def test_third_party_plugins_train_two_steps(config, metrics, site, tmp_path):
     (tmp_path / "own.yaml").write_text(config)
     densevit("train", "own.yaml", "--run-dir", "run", site=site, cwd=tmp_path)
     assert metrics <= set(json.loads((tmp_path / "run" / "metrics.json").read_text()))
@@ -75,7 +75,7 @@ def test_a_strangers_plugins_train_two_steps(config, metrics, site, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_every_built_in_plugin_is_there_and_says_what_it_is(project):
+def test_every_built_in_plugin_is_listed_with_a_description(project):
     setup = configparser.ConfigParser()
     setup.read(project / "setup.cfg")
     for group in registry.GROUPS:
@@ -88,7 +88,7 @@ def test_every_built_in_plugin_is_there_and_says_what_it_is(project):
             assert registry.first_line(plugin).endswith(".")
 
 
-def test_plugins_of_one_group_alone(capsys):
+def test_plugins_of_one_group(capsys):
     assert main(["plugins", "heads"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines

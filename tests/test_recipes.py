@@ -1,4 +1,4 @@
-"""Recipes of published trainings: each builds its real model, and takes a step on made-up files of the right layout."""
+"""Recipes of published trainings: each builds its full model, and trains one step on generated files of its layout."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ RECIPES = sorted(Path("configs/ade20k").glob("*.yaml")) + sorted(Path("configs/c
 SECTIONS = ("ade20k", "camvid", "cityscapes", "coco_stuff", "label_maps", "pascal_context", "voc")
 
 LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, str], list[int]]] = {
-    # section: image, label, list file, what the splits are called, values that labels hold
+    # section: image, label, list file, names of the splits, label values
     "ade20k": (
         "images/{split}/ADE_{split}_0000000{i}.jpg",
         "annotations/{split}/ADE_{split}_0000000{i}.png",
@@ -55,8 +55,8 @@ LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, str], list[int]]] = {
 
 
 def make(section: str, root: Path, size: tuple[int, int]) -> Path:
-    """Two images a split of `size` (h, w), blocks of the label's values, in the layout of the official archives."""
-    picture, label, listed, spelled, values = LAYOUTS[section]
+    """Two images per split of `size` (h, w), blocks of the label's values, in the layout of the official archives."""
+    image, label, listed, spelled, values = LAYOUTS[section]
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         names = []
@@ -64,11 +64,11 @@ def make(section: str, root: Path, size: tuple[int, int]) -> Path:
             blocks = rng.choice(np.array(values, np.uint8), (4, 4))
             pixels = blocks.repeat(-(-size[0] // 4), 0).repeat(-(-size[1] // 4), 1)[: size[0], : size[1]]
             shown = np.stack([pixels, 255 - pixels, pixels * 7], axis=-1)
-            for pattern, array in ((picture, shown), (label, pixels)):
+            for pattern, array in ((image, shown), (label, pixels)):
                 file = root / pattern.format(split=spelled.get(split, split), i=i)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(file)
-            names.append(Path(picture.format(split=split, i=i)).stem)
+            names.append(Path(image.format(split=split, i=i)).stem)
         if listed:
             file = root / listed.format(split=split)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def name(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_a_recipe_builds_its_real_model(path: Path, tmp_path: Path) -> None:
+def test_recipe_builds_the_full_model(path: Path, tmp_path: Path) -> None:
     """ViT-L/16 without its final norm, the decoder, and all of the paper's auxiliary heads, counted by hand."""
     config = configs.load(path, ["data.num_workers=0", f"data.root={make(path.parent.name, tmp_path, (40, 60))}"])
     configs.check_plugins(config)
@@ -91,8 +91,8 @@ def test_a_recipe_builds_its_real_model(path: Path, tmp_path: Path) -> None:
     with torch.device("meta"):
         model = build_model(config, data.classes)
     grid = {"ade20k": 32, "cityscapes": 48}[path.parent.name] ** 2
-    block = 12 * 1024**2 + 13 * 1024  # four and eight squares of weights, their biases, and two norms
-    vit = 24 * block + (3 * 16 * 16 + 1) * 1024 + (grid + 1) * 1024  # patches; a position a cell, a class token
+    block = 12 * 1024**2 + 13 * 1024  # four and eight squares of the width, biases, and two norms
+    vit = 24 * block + (3 * 16 * 16 + 1) * 1024 + (grid + 1) * 1024  # patches; one position per cell, a class token
     assert sum(p.numel() for p in model.backbone.parameters()) == vit
     norm, beside = 2 * 1024, 256 * K + K  # the layer norm before a decoder, and a classifier
     first, later, batch = 1024 * 256, 256 * 256, 2 * 256
@@ -117,7 +117,7 @@ SMALLER = (
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_a_narrower_recipe_takes_a_step_at_its_published_crop(path: Path, tmp_path: Path) -> None:
+def test_narrower_recipe_trains_one_step_at_the_published_crop(path: Path, tmp_path: Path) -> None:
     root = make(path.parent.name, tmp_path, (256, 384))
     features = "[1, 2, 3, 6]" if "mla" in path.stem else "[2, 4, 5, 6]"
     config = configs.load(path, [*SMALLER, f"data.root={root}", f"backbone.features={features}", "data.batch_size=1"])
@@ -144,14 +144,14 @@ def test_a_narrower_recipe_takes_a_step_at_its_published_crop(path: Path, tmp_pa
 
 
 def _rate(config: Config, part: str) -> float:
-    """The paper's: 0.001 on ADE20K and 0.01 on Cityscapes for the backbone; ten times that in the head."""
+    """As in the paper: 0.001 on ADE20K and 0.01 on Cityscapes for the backbone; ten times that for the head."""
     rate = config.optim.backbone_lr if part.startswith("backbone") else config.optim.lr
     assert rate is not None
     return rate
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_a_recipe_is_the_published_one(path: Path) -> None:
+def test_recipe_matches_the_published_one(path: Path) -> None:
     """Zheng et al. 2021, section 4.1; the learning rates and windows are those of the authors' configs."""
     config = configs.load(path)
     ade = path.parent.name == "ade20k"
@@ -179,7 +179,7 @@ def test_a_recipe_is_the_published_one(path: Path) -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_a_data_section_reads_its_official_layout(section: str, tmp_path: Path) -> None:
+def test_data_section_reads_its_official_layout(section: str, tmp_path: Path) -> None:
     root = make(section, tmp_path, (30, 45))
     overrides = [f"data=configs/data/{section}.yaml", f"data.root={root}", "data.num_workers=0", "data.batch_size=2"]
     if section == "label_maps":
@@ -195,7 +195,7 @@ def test_a_data_section_reads_its_official_layout(section: str, tmp_path: Path) 
     assert batch["targets"][0]["truth"]["semantic"].shape == (30, 45)
 
 
-def test_the_sections_of_folders_with_labels_are_all_here() -> None:
+def test_all_label_map_sections_are_tested() -> None:
     found = {file.stem for file in Path("configs/data").glob("*.yaml") if "\nname: label_maps\n" in file.read_text()}
     assert found == set(SECTIONS)
 
@@ -203,7 +203,7 @@ def test_the_sections_of_folders_with_labels_are_all_here() -> None:
 @pytest.mark.parametrize(
     "path", ["configs/ade20k/setr_pup_vit_large.yaml", "configs/cityscapes/setr_naive_vit_large.yaml"]
 )
-def test_a_small_recipe_trains_validates_in_windows_and_leaves_a_run_folder(path: str, tmp_path: Path) -> None:
+def test_small_recipe_trains_validates_in_windows_and_writes_a_run_folder(path: str, tmp_path: Path) -> None:
     root = make(Path(path).parent.name, tmp_path / "data", (80, 120))
     smaller = [
         "data.image_size=64",

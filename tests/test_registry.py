@@ -1,4 +1,4 @@
-"""Plugins are found among entry points, loaded one at a time, and their options are checked."""
+"""Plugins are found by entry points, loaded individually, and their options are checked."""
 
 import sys
 from pathlib import Path
@@ -25,10 +25,10 @@ NET = """
     """
 
 
-# ---- finding ----
+# ---- discovery ----
 
 
-def test_the_built_in_plugins_come_by_entry_points():
+def test_built_in_plugins_are_entry_points():
     swin = registry.find("backbones")["swin"]
     assert swin.value == "densevit_backbones.swin:Swin"
     assert swin.origin.startswith("densevit ")
@@ -36,7 +36,7 @@ def test_the_built_in_plugins_come_by_entry_points():
     assert "detr" in registry.list_heads()
 
 
-def test_a_strangers_plugin_is_found_and_loading_it_imports_its_module_alone(install):
+def test_loading_a_third_party_plugin_imports_its_module_only(install):
     install(
         "stranger",
         "[densevit.backbones]\none = st_one:Net\ntwo = st_two:Net\n[console_scripts]\nx = st_two:main\n",
@@ -48,7 +48,7 @@ def test_a_strangers_plugin_is_found_and_loading_it_imports_its_module_alone(ins
     assert "st_two" not in sys.modules
 
 
-def test_a_malformed_entry_point_hurts_itself_only_and_is_named_to_who_asks(install):
+def test_malformed_entry_point_is_isolated_and_named_on_use(install):
     install(
         "broken",
         "[densevit.backbones]\nwhole = br_net:Net\nno value here\nempty =\nbad = br net!\n",
@@ -66,19 +66,19 @@ def test_a_malformed_entry_point_hurts_itself_only_and_is_named_to_who_asks(inst
     [(b"[densevit.backbones]\n\xff\xfe = \xff", ""), ("[densevit.backbones]\nx = y:Z\n", "no metadata at all")],
     ids=["bytes that are no text", "no name and version"],
 )
-def test_a_distribution_that_cannot_be_read_hurts_nobody(install, entry_points, metadata):
+def test_unreadable_distribution_is_ignored(install, entry_points, metadata):
     install("rotten", entry_points, metadata=metadata)
     assert "swin" in registry.find("backbones")
 
 
-def test_a_name_taken_twice_goes_to_the_built_in_plugin_with_a_warning(install):
+def test_built_in_plugin_wins_a_name_conflict_with_a_warning(install):
     install("greedy", "[densevit.backbones]\nswin = greedy:Net\n", {"greedy.py": NET})
     with pytest.warns(UserWarning, match=r"greedy 1\.0 offers backbone 'swin', but densevit .* has that name"):
         found = registry.find("backbones")
     assert found["swin"].value == "densevit_backbones.swin:Swin"
 
 
-def test_a_distribution_that_stands_on_the_path_twice_counts_once(install, monkeypatch, recwarn):
+def test_duplicate_distribution_counts_once(install, monkeypatch, recwarn):
     site = install("twice", "[densevit.backbones]\nnet = tw_new:Net\n", {"tw_new.py": NET})
     stale = site.parent / "checkout" / "twice.egg-info"
     stale.mkdir(parents=True)
@@ -89,7 +89,7 @@ def test_a_distribution_that_stands_on_the_path_twice_counts_once(install, monke
     assert not recwarn
 
 
-def test_an_unknown_name_is_told_the_nearest_and_all():
+def test_unknown_name_error_lists_nearest_and_all():
     with pytest.raises(
         PluginError, match=r"There is no backbone 'swinn'\. Did you mean 'swin'\? Known: .*resnet.*swin"
     ):
@@ -101,14 +101,14 @@ def test_an_unknown_name_is_told_the_nearest_and_all():
 # ---- loading ----
 
 
-def test_a_class_in_the_working_directory_needs_no_entry_point(tmp_path: Path, monkeypatch):
+def test_class_in_the_working_directory_needs_no_entry_point(tmp_path: Path, monkeypatch):
     (tmp_path / "own_net.py").write_text("import densevit\nclass Own(densevit.Backbone):\n    pass\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     assert registry.load("backbones", "own_net:Own").__name__ == "Own"
 
 
-def test_what_a_plugins_module_raises_is_told_with_plugin_origin_and_place(install):
+def test_import_error_names_plugin_origin_and_line(install):
     install("crash", "[densevit.heads]\ncrash = crash_head:Head\n", {"crash_head.py": "x = 1\ny = z\n"})
     with pytest.raises(PluginError) as caught:
         registry.load("heads", "crash")
@@ -119,7 +119,7 @@ def test_what_a_plugins_module_raises_is_told_with_plugin_origin_and_place(insta
     assert isinstance(caught.value.__cause__, NameError)
 
 
-def test_a_missing_package_is_told_with_the_extra_that_brings_it(install):
+def test_missing_package_error_names_the_extra(install):
     metadata = "Metadata-Version: 2.1\nName: lazy\nVersion: 1.0\nRequires-Dist: absentee>=2; extra == 'more'\n"
     install("lazy", "[densevit.heads]\nlazy = lazy_head:Head\n", {"lazy_head.py": "import absentee.sub\n"}, metadata)
     with pytest.raises(
@@ -137,7 +137,7 @@ def test_a_missing_package_is_told_with_the_extra_that_brings_it(install):
         ("no_such_module:Net", "there is no module 'no_such_module'"),
     ],
 )
-def test_what_is_no_plugin_is_refused(name, message):
+def test_non_plugin_raises(name, message):
     with pytest.raises(PluginError, match=message):
         registry.load("backbones", name)
 
@@ -162,7 +162,7 @@ def net(install) -> str:
         ({"loose": {"any": ["thing"]}}, {"loose": {"any": ["thing"]}}),
     ],
 )
-def test_options_become_what_the_constructor_is_annotated_with(net, given, checked):
+def test_options_are_converted_to_the_annotated_types(net, given, checked):
     assert registry.check_options("backbones", net, given, "backbone") == checked
 
 
@@ -179,13 +179,13 @@ def test_options_become_what_the_constructor_is_annotated_with(net, given, check
         ({"shape": [1, "x"]}, "backbone.shape should be a valid integer, not [1, 'x']."),
     ],
 )
-def test_an_option_that_does_not_fit_is_an_error_that_names_it(net, given, message):
+def test_invalid_option_error_names_it(net, given, message):
     with pytest.raises(PluginError) as caught:
         registry.check_options("backbones", net, given, "backbone")
     assert str(caught.value).startswith(message)
 
 
-def test_what_the_framework_gives_is_no_option_and_what_has_no_default_is_needed(install):
+def test_framework_arguments_are_no_options_and_others_may_be_required(install):
     source = """
         import densevit
 
@@ -218,12 +218,12 @@ def test_what_the_framework_gives_is_no_option_and_what_has_no_default_is_needed
         check("backbones", "hd:Bare", {"width": 1}, "backbone")
 
 
-def test_create_builds_with_what_is_given_and_checked(net):
+def test_create_passes_converted_options(net):
     backbone = registry.create("backbones", net, options={"shape": [4, 5], "rate": "0.5"}, where="backbone")
     assert backbone.given == (8, 0.5, (4, 5), False, "a", None)
 
 
-def test_create_tells_which_plugin_refused_its_options(install):
+def test_create_error_names_the_plugin(install):
     source = """
         import densevit
 
@@ -239,7 +239,7 @@ def test_create_tells_which_plugin_refused_its_options(install):
 # ---- docstrings ----
 
 
-def test_the_first_line_is_read_where_the_class_stands_and_nothing_is_imported(install):
+def test_first_docstring_line_is_read_without_importing(install):
     files = {
         "far/__init__.py": "raise RuntimeError('imported')",
         "far/near/__init__.py": "from .deep import Net as Renamed\nfrom far.flat import Flat\n",

@@ -1,4 +1,4 @@
-"""What the backbones' tests share: weights of which none is at its default, and parity of features and gradients."""
+"""Fixtures for backbone tests: randomised weights, and comparison of features and gradients."""
 
 from collections.abc import Callable, Sequence
 
@@ -30,7 +30,7 @@ def _randomise(module: nn.Module) -> None:
 
 @pytest.fixture(scope="session")
 def randomise() -> Callable[[nn.Module], None]:
-    """Fills a module's parameters and statistics with numbers that a mistake would show in."""
+    """Randomises parameters and statistics so that errors become visible."""
     return _randomise
 
 
@@ -52,5 +52,5 @@ def _assert_equal_features(ours: Features, reference: Features, images: Tensor) 
 
 @pytest.fixture(scope="session")
 def assert_equal_features() -> Callable[[Features, Features, Tensor], None]:
-    """Features within 1e-4, and gradients of a random sum of them by the images."""
+    """Features within 1e-4, and gradients of a random weighted sum with respect to the images."""
     return _assert_equal_features

@@ -1,4 +1,4 @@
-"""Each family through torch.compile as it comes, with its C++ compiler: features and gradients stay what they were."""
+"""torch.compile with its C++ compiler: features and gradients of each family match eager mode."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ FAMILIES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), FAMILIES, ids=str)
-def test_a_compiled_backbone_is_the_backbone(name, options):
+def test_compiled_backbone_matches_eager(name, options):
     backbone = densevit.create_backbone(name, **options).eval()
     compiled = torch.compile(backbone, fullgraph=True)
     found, expected = (torch.randn(2, 3, 67, 90).requires_grad_() for _ in range(2))

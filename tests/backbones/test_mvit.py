@@ -13,7 +13,7 @@ SMALL = [("nano", 2, None), ("nano", 1, None), ("nano", 2, True)]
 
 
 def with_classifier(mvit: MViT) -> list[nn.Module]:
-    """The paper's model: our features' norms are not in it, but one norm and a linear layer."""
+    """The paper's model has one norm and a linear layer instead of our feature norms."""
     width = mvit.channels[-1]
     parts = [child for name, child in mvit.named_children() if name != "feature_norms"]
     return [*parts, nn.LayerNorm(width), nn.Linear(width, 1000)]
@@ -41,14 +41,14 @@ def multiply_adds(mvit: MViT, size: int) -> float:
         (1, "large", 320, 72.9, 32.7),
     ],
 )
-def test_parameters_and_multiply_adds_are_the_papers(version, variant, size, published, gmacs):
+def test_parameters_and_multiply_adds_match_the_paper(version, variant, size, published, gmacs):
     with torch.device("meta"):
         mvit = MViT(variant, version, image_size=size)
     assert parameters(mvit) == pytest.approx(published, rel=0.002)
     assert multiply_adds(mvit, size) == pytest.approx(gmacs, rel=0.015)
 
 
-def test_large_has_the_papers_parameters():
+def test_parameter_count_of_large_matches_the_paper():
     """Its multiply-adds are 43.7 G here (timm's count is 43.9), 4 % above the paper's 42.1."""
     with torch.device("meta"):
         mvit = MViT("large")
@@ -87,7 +87,7 @@ def test_grids_of_large_and_prime_sizes(version):
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
 @pytest.mark.parametrize(("variant", "version", "class_token"), SMALL)
-def test_every_parameter_has_a_gradient_and_exactly_one_depth(variant, version, class_token, stem, randomise):
+def test_every_parameter_has_a_gradient_and_one_depth(variant, version, class_token, stem, randomise):
     mvit = MViT(variant, version, stem, class_token=class_token)
     randomise(mvit)
     sum(x.square().sum() for x in mvit(torch.randn(2, 3, 70, 90))).backward()
@@ -97,7 +97,7 @@ def test_every_parameter_has_a_gradient_and_exactly_one_depth(variant, version, 
     assert sorted(grouped) == sorted(id(p) for p in mvit.parameters())
 
 
-def test_depths_go_from_the_input_to_the_output():
+def test_layer_depths_increase_from_input_to_output():
     mvit = MViT("nano", version=1)
     names = {id(p): name for name, p in mvit.named_parameters()}
     groups = [[names[id(p)] for p in group] for group in mvit.parameter_depths()]
@@ -109,7 +109,7 @@ def test_depths_go_from_the_input_to_the_output():
 
 
 @pytest.mark.parametrize(("variant", "version", "class_token"), SMALL)
-def test_evaluation_is_deterministic_and_a_batch_is_its_images(variant, version, class_token, randomise):
+def test_evaluation_is_deterministic_and_independent_of_the_batch(variant, version, class_token, randomise):
     mvit = MViT(variant, version, drop_path=0.5, class_token=class_token).eval()
     randomise(mvit)
     images = torch.randn(3, 3, 45, 75)
@@ -136,7 +136,7 @@ def test_autocast_is_finite_and_near_fp32(variant, version, class_token, dtype, 
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_checkpointing_changes_no_gradient(version, randomise):
+def test_checkpointing_preserves_gradients(version, randomise):
     mvit = MViT("nano", version)
     randomise(mvit)
     images = torch.randn(2, 3, 66, 90)
@@ -151,7 +151,7 @@ def test_checkpointing_changes_no_gradient(version, randomise):
 
 
 @pytest.mark.parametrize(("variant", "version", "class_token"), SMALL)
-def test_it_survives_pickling_copying_and_its_own_state(variant, version, class_token, randomise):
+def test_pickle_copy_and_state_dict_preserve_features(variant, version, class_token, randomise):
     mvit = MViT(variant, version, class_token=class_token).eval()
     randomise(mvit)
     images = torch.randn(1, 3, 40, 56)
@@ -164,7 +164,7 @@ def test_it_survives_pickling_copying_and_its_own_state(variant, version, class_
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_it_compiles_in_one_graph_and_exports(version, randomise):
+def test_compiles_into_one_graph_and_exports(version, randomise):
     mvit = MViT("nano", version).eval()
     randomise(mvit)
     images = torch.randn(2, 3, 45, 70)
@@ -176,7 +176,7 @@ def test_it_compiles_in_one_graph_and_exports(version, randomise):
             torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
 
 
-def test_what_was_predicted_or_exported_before_does_not_hinder_training():
+def test_training_works_after_inference_and_export():
     images = torch.randn(1, 3, 88, 104)
     with torch.device("meta"):
         MViT("nano")(torch.empty(1, 3, 88, 104))
@@ -188,7 +188,7 @@ def test_what_was_predicted_or_exported_before_does_not_hinder_training():
     assert mvit.patch_embed.weight.grad.isfinite().all()
 
 
-def test_absolute_positions_are_bilinear_between_cells():
+def test_absolute_positions_are_interpolated_bilinearly():
     mvit = MViT("nano", version=1, image_size=8)  # 2 x 2 cells
     mvit.positions.cells.data = torch.tensor([[0.0, 1.0], [10.0, 11.0]]).expand(1, 32, 2, 2).clone()
     between = mvit.positions(2, 4)[0, 1:, 0].view(2, 4)
@@ -196,7 +196,7 @@ def test_absolute_positions_are_bilinear_between_cells():
     assert torch.equal(mvit.positions(2, 2)[0, 0], mvit.positions.token[0, 0])
 
 
-def test_the_training_size_sets_the_tables_only():
+def test_training_size_sets_table_sizes_only():
     small, large = MViT("nano", image_size=128), MViT("nano", image_size=224)
     shapes = [{k: v.shape for k, v in x.state_dict().items() if "relative" not in k} for x in (small, large)]
     assert shapes[0] == shapes[1]
@@ -204,7 +204,7 @@ def test_the_training_size_sets_the_tables_only():
     assert [len(x.state_dict()[key]) for x in (small, large)] == [2 * 32 - 1, 2 * 56 - 1]
 
 
-def test_a_wrong_option_is_refused_before_anything_is_built():
+def test_invalid_options_raise_before_construction():
     with pytest.raises(densevit.DensevitError, match="variant"):
         densevit.create_backbone("mvit", variant="huge")
     with pytest.raises(ValueError, match=r"version 1.*nano, base, large"):

@@ -16,7 +16,7 @@ from torchvision.models.video.mvit import MViT as TorchvisionMViT
 from densevit_backbones.mvit import _VARIANTS, MViT, Positions
 from densevit_backbones.mvit_attention import RelativePositions, bias, widen
 
-# Where the parts of other projects' checkpoints stand in ours. We norm each feature, they what the classifier sees.
+# Their parameter names and ours. We normalise each feature, they the classifier's input.
 COMMON = [
     (r"\.attn\.pool_([qkv])\.(pool\.)?weight$", r".attention.pool_\1.weight"),
     (r"\.attn\.(pool_([qkv])\.norm_act\.0|norm_([qkv]))\.", lambda m: f".attention.pool_{m[2] or m[3]}.norm."),
@@ -50,7 +50,7 @@ NANO = ["0.0", "1.0", "2.0", "2.1", "2.2", "3.0"]
 
 
 def load(mvit: MViT, weights: dict[str, Tensor], renamings: list) -> None:
-    """Puts all weights of a reference, but those of its classifier, into ours, and leaves none of ours untouched."""
+    """Loads all weights of a reference except its classifier's; every tensor of ours must be set."""
     state = mvit.state_dict()
     given = {}
     for key, value in weights.items():
@@ -68,7 +68,7 @@ def load(mvit: MViT, weights: dict[str, Tensor], renamings: list) -> None:
 
 
 def normed(mvit: MViT, features: list[Tensor]) -> list[Tensor]:
-    """A reference's raw features (B, C, H, W) through our norms."""
+    """A reference's raw features (B, C, H, W) after our norms."""
     pairs = [(x.permute(0, 2, 3, 1), norm) for x, norm in zip(features, mvit.feature_norms, strict=True)]
     return [F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, 1e-6).permute(0, 3, 1, 2) for x, norm in pairs]
 
@@ -81,7 +81,7 @@ def pair(randomise, reference: nn.Module, **options) -> tuple[MViT, nn.Module]:
 
 
 def assert_timm_s(mvit: MViT, reference: MultiScaleVit, images: Tensor, assert_equal_features) -> None:
-    """Features in fp32; gradients in float64, for max pooling hands one to whichever of two near-equal cells."""
+    """Features in fp32; gradients in float64, because rounding may change the cell that max pooling selects."""
     load(mvit, reference.state_dict(), FROM_TIMM)
 
     def expected(x: Tensor) -> list[Tensor]:
@@ -93,15 +93,15 @@ def assert_timm_s(mvit: MViT, reference: MultiScaleVit, images: Tensor, assert_e
     assert_equal_features(mvit, expected, images.double())
 
 
-def test_tiny_is_timm_s_at_the_training_size(randomise, assert_equal_features):
+def test_tiny_matches_timm_at_the_training_size(randomise, assert_equal_features):
     reference = timm.create_model("mvitv2_tiny", pretrained=False)
     mvit, reference = pair(randomise, reference, variant="tiny")
     assert_timm_s(mvit, reference, torch.randn(1, 3, 224, 224), assert_equal_features)
 
 
 @pytest.mark.parametrize(("widens", "class_token"), [("mlp", False), ("attention", True)])
-def test_nano_is_timm_s_of_that_width(widens, class_token, monkeypatch, randomise, assert_equal_features):
-    """Widened by perceptrons, as "large" is, and with a class token, as those for ImageNet-21K are."""
+def test_nano_matches_timm(widens, class_token, monkeypatch, randomise, assert_equal_features):
+    """Widened in MLPs, as "large" is, and with a class token, as the ImageNet-21K models have."""
     monkeypatch.setitem(_VARIANTS[2], "nano", _VARIANTS[2]["nano"]._replace(widens=widens))
     cfg = MultiScaleVitCfg((1, 1, 3, 1), embed_dim=32, expand_attn=widens == "attention", use_cls_token=class_token)
     reference = MultiScaleVit(cfg, img_size=(96, 96))
@@ -110,14 +110,14 @@ def test_nano_is_timm_s_of_that_width(widens, class_token, monkeypatch, randomis
 
 
 @pytest.mark.parametrize("variant", ["tiny", "small", "base", "large"])
-def test_all_variants_have_the_tensors_of_timm_s(variant):
+def test_all_variants_have_timm_s_tensors(variant):
     with torch.device("meta"):
         reference = timm.create_model(f"mvitv2_{variant}", pretrained=False)
         load(MViT(variant), reference.state_dict(), FROM_TIMM)
 
 
 def torchvision_nano(version: int, spatial_size: tuple[int, int]) -> TorchvisionMViT:
-    """torchvision's video model for one frame, of our nano's widths and strides."""
+    """torchvision's video model for one frame, with the widths and strides of our nano."""
     channels = [32, 64, 128, 128, 128, 256]
     incoming = [32, 32, 64, 128, 128, 128] if version == 2 else channels
     outgoing = channels if version == 2 else [64, 128, 128, 128, 256, 256]
@@ -155,11 +155,11 @@ def torchvision_features(reference: TorchvisionMViT, images: Tensor) -> list[Ten
 
 
 @pytest.mark.parametrize("size", [(96, 96), (97, 131), (160, 52), (33, 50), (32, 2110)], ids=str)
-def test_version_2_is_torchvision_s_at_any_size(size, randomise, assert_equal_features):
+def test_version_2_matches_torchvision_at_any_size(size, randomise, assert_equal_features):
     reference = torchvision_nano(2, (96, 96))
     mvit, reference = pair(randomise, reference, variant="nano", class_token=True, image_size=96)
     for block in reference.blocks:
-        nn.init.zeros_(block.attn.rel_pos_t)  # of one frame: it would tell the map from the class token
+        nn.init.zeros_(block.attn.rel_pos_t)  # of one frame: it would distinguish the map from the class token
     load(mvit, reference.state_dict(), [(r"^(blocks\.\d+)\.project\.", r"\1.shortcut1."), *FROM_TORCHVISION])
     assert_equal_features(
         mvit, lambda images: normed(mvit, torchvision_features(reference, images)), torch.randn(2, 3, *size)
@@ -167,8 +167,8 @@ def test_version_2_is_torchvision_s_at_any_size(size, randomise, assert_equal_fe
 
 
 @pytest.mark.parametrize("size", [(97, 131), (64, 96), (33, 50)], ids=str)
-def test_version_1_is_torchvision_s(size, randomise, assert_equal_features):
-    """Whose blocks are those of the paper's image models, with a position of the frame beside those of cells."""
+def test_version_1_matches_torchvision(size, randomise, assert_equal_features):
+    """Its blocks are those of the paper's image models, with a frame position besides those of cells."""
     grid = [-(-side // 4) for side in size]
     mvit, reference = pair(randomise, torchvision_nano(1, (4 * grid[0], 4 * grid[1])), variant="nano", version=1)
     encoding, weights = reference.pos_encoding, reference.state_dict()
@@ -176,7 +176,7 @@ def test_version_1_is_torchvision_s(size, randomise, assert_equal_features):
         del weights[f"pos_encoding.{name}"]
     weights["positions.cells"] = (encoding.spatial_pos + encoding.temporal_pos).T
     weights["positions.token"] = encoding.class_pos
-    mvit.positions = Positions(grid, 32, class_token=True)  # not square, which the constructor does not make
+    mvit.positions = Positions(grid, 32, class_token=True)  # not square; the constructor only builds square ones
     load(mvit, weights, [(r"^(blocks\.\d+)\.project\.", r"\1.shortcut2."), *FROM_TORCHVISION])
     assert_equal_features(
         mvit, lambda images: normed(mvit, torchvision_features(reference, images)), torch.randn(2, 3, *size)
@@ -184,9 +184,9 @@ def test_version_1_is_torchvision_s(size, randomise, assert_equal_features):
 
 
 def row_of(table: Tensor, query: int, queries: int, key: int, keys: int) -> Tensor:
-    """The vector for a query's and a key's place on one axis, of the table stretched to that axis.
+    """The vector for a query's and a key's position on one axis, of the table interpolated to that axis.
 
-    Both places are counted in steps of the finer of the two grids, from the far end of the keys, and rounded down.
+    Both positions are counted in steps of the finer of the two grids, from the far end of the keys, and rounded down.
     """
     length = 2 * max(queries, keys) - 1
     offset = query * max(Fraction(keys, queries), Fraction(1))
@@ -204,7 +204,7 @@ def row_of(table: Tensor, query: int, queries: int, key: int, keys: int) -> Tens
     [((4, 4), (4, 4)), ((7, 3), (2, 1)), ((3, 5), (6, 9)), ((5, 2), (2, 4)), ((2, 21), (1, 6))],
     ids=str,
 )
-def test_relative_positions_are_those_of_the_equation(query_size, key_size, tokens):
+def test_relative_positions_match_the_equation(query_size, key_size, tokens):
     """Equation 4 pair by pair: q . k / sqrt(D) + q . (R^h + R^w), nothing for the class token; both of our forms."""
     positions = RelativePositions((4, 4), (2, 2), 8)
     for table in (positions.rows, positions.columns):
@@ -228,8 +228,8 @@ def test_relative_positions_are_those_of_the_equation(query_size, key_size, toke
 
 @pytest.mark.parametrize("size", [(64, 90), (32, 2110)], ids=str)
 @pytest.mark.parametrize("version", [1, 2])
-def test_bf16_mixes_as_fp32_does_to_its_precision(version, size, randomise):
-    """bf16 takes another form of attention and of strided pooling on a CPU; with many keys a fused one, if it can."""
+def test_bf16_attention_matches_fp32(version, size, randomise):
+    """bf16 uses another implementation of attention and strided pooling on a CPU; with many keys a fused one."""
     mvit = MViT("nano", version)
     randomise(mvit)
     mvit.to(torch.bfloat16)

@@ -25,10 +25,10 @@ def torchvision_features(reference: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def load(resnet: ResNet, reference: nn.Module) -> None:
-    """Puts all weights of the reference but the classifier's into ours, and leaves none of ours untouched.
+    """Loads all weights of the reference except the classifier's; every tensor of ours must be set.
 
-    The reference gets our memory layout: in another one torch rounds otherwise, and a ReLU near 0 then shuts in one of
-    the two and opens in the other, which changes gradients by per cents (torchvision's own, too).
+    The reference gets our memory layout: in another one torch rounds differently, and a ReLU near 0 is then closed in
+    one model and open in the other, which changes gradients by several per cent (torchvision's own, too).
     """
     reference.to(memory_format=torch.channels_last)
     resnet.load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")})
@@ -48,7 +48,7 @@ def random_images(*size: int) -> Tensor:
         (101, False, "batch", (37, 71)),
     ],
 )
-def test_features_and_gradients_are_torchvision_s(depth, dilation, norm, size, randomise, assert_equal_features):
+def test_features_and_gradients_match_torchvision(depth, dilation, norm, size, randomise, assert_equal_features):
     resnet = ResNet(depth, dilation=dilation, norm=norm).eval()
     reference = torchvision_resnet(depth, dilation, norm).eval()
     randomise(reference)
@@ -57,7 +57,7 @@ def test_features_and_gradients_are_torchvision_s(depth, dilation, norm, size, r
 
 
 @pytest.mark.parametrize(("depth", "size"), [(18, (33, 50)), (50, (64, 75))])
-def test_frozen_norms_are_torchvision_s_batch_norms_in_evaluation(depth, size, randomise, assert_equal_features):
+def test_frozen_norms_match_torchvision_in_evaluation(depth, size, randomise, assert_equal_features):
     """Gradients in float64: the two round differently (see `load`)."""
     resnet, reference = ResNet(depth, norm="frozen"), torchvision_resnet(depth).eval()
     randomise(reference)
@@ -71,7 +71,7 @@ def test_frozen_norms_are_torchvision_s_batch_norms_in_evaluation(depth, size, r
 
 
 @pytest.mark.parametrize(("depth", "dilation"), [(18, False), (50, True)])
-def test_features_and_gradients_are_timm_s(depth, dilation, randomise, assert_equal_features):
+def test_features_and_gradients_match_timm(depth, dilation, randomise, assert_equal_features):
     options = {"output_stride": 16} if dilation else {}
     resnet = ResNet(depth, dilation).eval()
     reference = timm.create_model(f"resnet{depth}", pretrained=False, **options).eval()
@@ -84,7 +84,7 @@ def test_features_and_gradients_are_timm_s(depth, dilation, randomise, assert_eq
     )
 
 
-def test_batch_norm_learns_as_torchvision_s_does(randomise):
+def test_batch_norm_training_matches_torchvision(randomise):
     resnet, reference = ResNet(18).train(), torchvision_resnet(18).train()
     randomise(reference)
     load(resnet, reference)
@@ -96,7 +96,7 @@ def test_batch_norm_learns_as_torchvision_s_does(randomise):
 
 
 @pytest.mark.parametrize(("depth", "dilation"), [(18, False), (34, False), (50, True), (101, False), (152, False)])
-def test_all_depths_have_the_tensors_of_torchvision_s(depth, dilation):
+def test_all_depths_have_torchvision_s_tensors(depth, dilation):
     with torch.device("meta"):
         ours, reference = ResNet(depth, dilation=dilation).state_dict(), torchvision_resnet(depth).state_dict()
     shapes = {key: value.shape for key, value in reference.items() if not key.startswith("fc.")}
@@ -107,14 +107,14 @@ def test_all_depths_have_the_tensors_of_torchvision_s(depth, dilation):
     ("depth", "published"),
     [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808)],
 )
-def test_parameters_are_those_of_the_published_classifiers(depth, published):
+def test_parameter_counts_match_the_published_classifiers(depth, published):
     with torch.device("meta"):
         resnet = ResNet(depth)
         classifier = nn.Linear(resnet.channels[-1], 1000)
     assert sum(p.numel() for module in (resnet, classifier) for p in module.parameters()) == published
 
 
-def test_detr_s_backbone_trains_as_many_parameters_as_detr_s_own():
+def test_detr_backbone_has_detr_s_trainable_parameter_count():
     with torch.device("meta"):
         resnet = ResNet(50, norm="frozen", frozen_stages=2)
     attention, feedforward, norm = 4 * (256 * 256 + 256), 256 * 2048 + 2048 + 2048 * 256 + 256, 2 * 256
@@ -148,7 +148,7 @@ FROZEN = [
 
 
 @pytest.mark.parametrize("frozen_stages", range(6))
-def test_frozen_stages_neither_learn_nor_count_statistics(frozen_stages):
+def test_frozen_stages_update_neither_weights_nor_statistics(frozen_stages):
     resnet = ResNet(18, frozen_stages=frozen_stages)
     assert {name for name in FROZEN[5] if not getattr(resnet, name).training} == set(FROZEN[frozen_stages])
     still = {name.partition(".")[0] for name, p in resnet.named_parameters() if not p.requires_grad}
@@ -164,7 +164,7 @@ def test_frozen_stages_neither_learn_nor_count_statistics(frozen_stages):
         assert changed == set(FROZEN[5]) - set(FROZEN[frozen_stages])
 
 
-def test_frozen_norms_are_the_same_in_training_and_evaluation(randomise):
+def test_frozen_norms_are_equal_in_training_and_evaluation(randomise):
     resnet = ResNet(18, norm="frozen").train()
     randomise(resnet)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in resnet.modules())
@@ -176,7 +176,7 @@ def test_frozen_norms_are_the_same_in_training_and_evaluation(randomise):
     assert not [n for n, p in resnet.named_parameters() if p.ndim == 1]
 
 
-def test_group_norm_has_no_statistics_of_the_batch(randomise):
+def test_group_norm_has_no_batch_statistics(randomise):
     resnet = ResNet(18, norm="group").train()
     randomise(resnet)
     images = torch.randn(3, 3, 50, 64)
@@ -185,7 +185,7 @@ def test_group_norm_has_no_statistics_of_the_batch(randomise):
 
 
 @pytest.mark.parametrize(("depth", "norm"), [(18, "batch"), (50, "group"), (50, "frozen")])
-def test_every_parameter_has_a_gradient_and_exactly_one_depth(depth, norm):
+def test_every_parameter_has_a_gradient_and_one_depth(depth, norm):
     resnet = ResNet(depth, norm=norm)
     sum(x.square().sum() for x in resnet(torch.randn(2, 3, 70, 66))).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in resnet.parameters())
@@ -193,7 +193,7 @@ def test_every_parameter_has_a_gradient_and_exactly_one_depth(depth, norm):
     assert sorted(grouped) == sorted(id(p) for p in resnet.parameters())
 
 
-def test_depths_go_from_the_stem_to_the_last_block():
+def test_layer_depths_increase_from_stem_to_last_block():
     with torch.device("meta"):
         resnet = ResNet(50)
     names = {id(p): name for name, p in resnet.named_parameters()}
@@ -203,7 +203,7 @@ def test_depths_go_from_the_stem_to_the_last_block():
     assert [min(names) for names in depths[-3:]] == ["layer4.0", "layer4.1", "layer4.2"]
 
 
-def test_evaluation_is_deterministic_and_a_batch_is_its_images(randomise):
+def test_evaluation_is_deterministic_and_independent_of_the_batch(randomise):
     resnet = ResNet(18).eval()
     randomise(resnet)
     images = torch.randn(3, 3, 45, 75)
@@ -229,6 +229,6 @@ def test_bf16_is_finite_and_near_fp32(norm, randomise):
 @pytest.mark.parametrize(
     ("option", "value"), [("depth", 77), ("norm", "layer"), ("frozen_stages", 6), ("variant", "c")]
 )
-def test_a_wrong_option_is_refused_before_anything_is_built(option, value):
+def test_invalid_options_raise_before_construction(option, value):
     with pytest.raises(densevit.DensevitError, match=option):
         densevit.create_backbone("resnet", **{option: value})

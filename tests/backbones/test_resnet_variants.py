@@ -1,4 +1,4 @@
-"""ResNeXt, wide and D variants, synchronised norms, checkpointing, and what a graph of a ResNet can be."""
+"""ResNeXt, wide and D variants, synchronised norms, checkpointing, compilation and export of ResNet."""
 
 import copy
 import pickle
@@ -26,7 +26,7 @@ PEERS = {
 
 
 def compare(resnet, reference, size, randomise, assert_equal_features):
-    """Both in one memory layout: else they round differently, and a ReLU near 0 is open in one, shut in the other."""
+    """In one memory layout: otherwise rounding differs, and a ReLU near 0 is open in only one of the two."""
     randomise(reference.eval())
     reference.to(memory_format=torch.channels_last)
     resnet.eval().load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")})
@@ -45,31 +45,31 @@ def compare(resnet, reference, size, randomise, assert_equal_features):
 
 
 def shortened(resnet):
-    """Its first block of each stage: what a graph can be does not depend on more."""
+    """The first block of each stage, which suffices for compilation and export."""
     for name in ("layer1", "layer2", "layer3", "layer4"):
         setattr(resnet, name, getattr(resnet, name)[:1])
     return resnet
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "wide_resnet50_2"])
-def test_groups_and_width_are_torchvision_s(name, randomise, assert_equal_features):
+def test_groups_and_width_match_torchvision(name, randomise, assert_equal_features):
     reference = getattr(torchvision.models, name)()
     compare(ResNet(**PEERS[name]), reference, (45, 66), randomise, assert_equal_features)
 
 
 @pytest.mark.parametrize(("depth", "size"), [(18, (69, 51)), (50, (45, 66))])
-def test_variant_d_is_timm_s(depth, size, randomise, assert_equal_features):
+def test_variant_d_matches_timm(depth, size, randomise, assert_equal_features):
     reference = timm.create_model(f"resnet{depth}d", pretrained=False)
     compare(ResNet(depth, variant="d"), reference, size, randomise, assert_equal_features)
 
 
-def test_variant_d_dilated_is_timm_s(randomise, assert_equal_features):
+def test_dilated_variant_d_matches_timm(randomise, assert_equal_features):
     reference = timm.create_model("resnet26d", pretrained=False, output_stride=16, layers=[3, 4, 6, 3])
     compare(ResNet(50, dilation=True, variant="d"), reference, (50, 39), randomise, assert_equal_features)
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_groups_and_width_have_the_tensors_of_torchvision_s(name):
+def test_groups_and_width_have_torchvision_s_tensors(name):
     with torch.device("meta"):
         ours, reference = ResNet(**PEERS[name]).state_dict(), getattr(torchvision.models, name)().state_dict()
     shapes = {key: value.shape for key, value in reference.items() if not key.startswith("fc.")}
@@ -87,7 +87,7 @@ def test_groups_and_width_have_the_tensors_of_torchvision_s(name):
         (PEERS["resnext101_64x4d"], 83.46),
     ],
 )
-def test_parameters_are_the_published_classifiers_millions(options, millions):
+def test_parameter_counts_match_the_published_classifiers(options, millions):
     with torch.device("meta"):
         resnet, classifier = ResNet(**options), nn.Linear(2048, 1000)
     count = sum(p.numel() for module in (resnet, classifier) for p in module.parameters())
@@ -100,7 +100,7 @@ def test_parameters_are_the_published_classifiers_millions(options, millions):
     ("options", "gmacs"),
     [({"depth": 50}, 4.1), (RESNEXT_50, 4.23), (WIDE_50, 11.4), ({"depth": 50, "variant": "d"}, 4.35)],
 )
-def test_multiply_adds_at_224_are_the_published_ones(options, gmacs):
+def test_multiply_adds_at_224_match_the_published_ones(options, gmacs):
     with torch.device("meta"):
         resnet, classifier = ResNet(**options).eval(), nn.Linear(2048, 1000)
         images = torch.empty(1, 3, 224, 224)
@@ -111,7 +111,7 @@ def test_multiply_adds_at_224_are_the_published_ones(options, gmacs):
 
 @pytest.mark.parametrize("norm", ["batch", "sync", "group", "frozen"])
 @pytest.mark.parametrize("size", [(32, 47), (53, 61), (3, 1)], ids=str)
-def test_variants_have_grids_of_the_size_over_the_stride_rounded_up(norm, size):
+def test_grids_of_variants_are_the_size_over_the_stride_rounded_up(norm, size):
     resnet = ResNet(18, norm=norm, variant="d").eval()
     with torch.no_grad():
         features = resnet(torch.randn(1, 3, *size))
@@ -130,7 +130,7 @@ def test_grids_of_large_images(options):
             assert grids == [(-(-size[0] // s), -(-size[1] // s)) for s in resnet.strides]
 
 
-def test_every_parameter_of_a_deep_stem_has_a_gradient_and_exactly_one_depth():
+def test_every_parameter_of_a_deep_stem_has_a_gradient_and_one_depth():
     resnet = ResNet(18, variant="d")
     sum(x.square().sum() for x in resnet(torch.randn(2, 3, 70, 66))).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in resnet.parameters())
@@ -140,7 +140,7 @@ def test_every_parameter_of_a_deep_stem_has_a_gradient_and_exactly_one_depth():
     assert len(groups[0]) == 3 + 3 * 2  # three convolutions and their norms
 
 
-def test_a_frozen_deep_stem_neither_learns_nor_counts_statistics():
+def test_frozen_deep_stem_updates_neither_weights_nor_statistics():
     resnet = ResNet(18, variant="d", frozen_stages=1).train()
     before = {key: value.clone() for key, value in resnet.state_dict().items()}
     resnet(torch.randn(2, 3, 40, 40))[-1].sum().backward()
@@ -165,7 +165,7 @@ def test_synchronised_norms_on_a_cpu_are_batch_norms(randomise):
 
 @pytest.mark.parametrize("norm", ["batch", "sync", "group", "frozen"])
 @pytest.mark.parametrize("frozen_stages", [0, 2])
-def test_checkpointing_changes_neither_gradients_nor_statistics(norm, frozen_stages):
+def test_checkpointing_preserves_gradients_and_statistics(norm, frozen_stages):
     resnet = ResNet(18, norm=norm, frozen_stages=frozen_stages)
     spared = ResNet(18, norm=norm, frozen_stages=frozen_stages, checkpointing=True)
     spared.load_state_dict(resnet.state_dict())
@@ -179,7 +179,7 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(norm, frozen_sta
         assert torch.equal(value, spared.state_dict()[key]), key
 
 
-def test_checkpointing_keeps_less():
+def test_checkpointing_saves_activation_memory():
     def kept(model):
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
@@ -194,7 +194,7 @@ def test_checkpointing_keeps_less():
 
 
 def half_fields(depth: int) -> list[int]:
-    """How far a cell sees to each side of its own centre after each stage, from kernels and strides (k, s)."""
+    """Receptive field to each side of a cell's centre after each stage, from kernels and strides (k, s)."""
     blocks = {18: [2, 2, 2, 2], 50: [3, 4, 6, 3]}[depth]
     reach, jump = 0.0, 1
     fields = []
@@ -209,7 +209,7 @@ def half_fields(depth: int) -> list[int]:
     return fields
 
 
-def test_what_lies_outside_an_image_reaches_as_far_in_as_the_receptive_field(randomise):
+def test_padding_affects_cells_within_the_receptive_field_only(randomise):
     assert half_fields(50) == [17, 45, 133, 213]  # the docstring's
     for depth, size in ((18, 128), (50, 160)):
         resnet = ResNet(depth, norm="frozen").eval()
@@ -218,7 +218,7 @@ def test_what_lies_outside_an_image_reaches_as_far_in_as_the_receptive_field(ran
         with torch.no_grad():
             alone, padded = resnet(image), resnet(F.pad(image, (0, 64, 0, 32)))
         for x, y, stride, reach in zip(alone[:3], padded, resnet.strides, half_fields(depth), strict=False):
-            inside = -(-(size - reach) // stride)  # cells whose centre is further in than that
+            inside = -(-(size - reach) // stride)  # cells whose centre is further inside than that
             assert inside > 0
             torch.testing.assert_close(x[..., :inside, :inside], y[..., :inside, :inside], atol=1e-4, rtol=1e-4)
             n = x.shape[-1]
@@ -237,7 +237,7 @@ def test_training_in_half_precision_is_finite(dtype, norm):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_one_graph_of_a_training_step_is_the_same_step(checkpointing):
+def test_compiled_training_step_matches_eager(checkpointing):
     resnet = shortened(ResNet(18, variant="d"))
     compiled = shortened(ResNet(18, variant="d", checkpointing=checkpointing))
     compiled.load_state_dict(resnet.state_dict())
@@ -250,7 +250,7 @@ def test_one_graph_of_a_training_step_is_the_same_step(checkpointing):
         torch.testing.assert_close(compiled.state_dict()[key], value)
 
 
-def test_an_exported_graph_takes_other_sizes():
+def test_exported_graph_accepts_other_sizes():
     resnet = shortened(ResNet(18, norm="frozen", variant="d")).eval()
     auto = torch.export.Dim.AUTO
     images = torch.randn(2, 3, 70, 65)
@@ -260,10 +260,10 @@ def test_an_exported_graph_takes_other_sizes():
             torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
 
 
-def test_a_pickle_and_a_state_give_the_same_features(randomise):
+def test_pickle_and_state_dict_preserve_features(randomise):
     resnet, other = ResNet(18, variant="d").eval(), ResNet(18, variant="d").eval()
     randomise(resnet)
-    contiguous = {key: value.contiguous() for key, value in resnet.state_dict().items()}  # as files hold them
+    contiguous = {key: value.contiguous() for key, value in resnet.state_dict().items()}  # as in checkpoint files
     other.load_state_dict(contiguous)
     images = torch.randn(1, 3, 50, 60)
     for copied in (pickle.loads(pickle.dumps(resnet)), other):
@@ -280,6 +280,6 @@ def test_a_pickle_and_a_state_give_the_same_features(randomise):
         ({"norm": "group", "groups": 3, "width_per_group": 5}, "3 x 5: expected a multiple of 32"),
     ],
 )
-def test_groups_that_cannot_be_are_refused(options, message):
+def test_invalid_groups_raise(options, message):
     with pytest.raises(ValueError, match=message):
         densevit.create_backbone("resnet", **options)

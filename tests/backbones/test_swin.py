@@ -15,7 +15,7 @@ import densevit
 from densevit.layers.windows import relative_position_index
 from densevit_backbones.swin import Swin
 
-# Where the parts of other projects' checkpoints stand in ours. We norm each feature, they what the classifier sees.
+# Their parameter names and ours. We normalise each feature, they the classifier's input.
 FROM_TORCHVISION = [
     (r"^features\.0\.0\.", "patch_embed."),
     (r"^features\.0\.2\.", "patch_norm."),
@@ -41,7 +41,7 @@ FROM_TIMM = [
 
 
 def load(swin: Swin, reference: nn.Module, renamings: list[tuple[str, str | Callable[[re.Match], str]]]) -> None:
-    """Puts all weights of the reference, but those of its classifier, into ours, and leaves none of ours untouched."""
+    """Loads all weights of the reference except its classifier's; every tensor of ours must be set."""
     state = swin.state_dict()
     expected = {key for key in state if not key.startswith("feature_norms.")}
     given = {}
@@ -59,13 +59,13 @@ def load(swin: Swin, reference: nn.Module, renamings: list[tuple[str, str | Call
 
 
 def normed(swin: Swin, features: list[Tensor]) -> list[Tensor]:
-    """A reference's raw features (B, C, H, W) through our norms."""
+    """A reference's raw features (B, C, H, W) after our norms."""
     pairs = [(x.permute(0, 2, 3, 1), norm) for x, norm in zip(features, swin.feature_norms, strict=True)]
     return [F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias).permute(0, 3, 1, 2) for x, norm in pairs]
 
 
 def torchvision_features(reference: TorchvisionSwin, images: Tensor) -> list[Tensor]:
-    """After each stage. torchvision's patches leave out what does not fill one, so the image is padded first."""
+    """After each stage. torchvision drops incomplete patches, so the image is padded first."""
     x = F.pad(images, (0, -images.shape[3] % 4, 0, -images.shape[2] % 4))
     features = []
     for i, layer in enumerate(reference.features):
@@ -85,7 +85,7 @@ def pair(randomise, reference: nn.Module, renamings: list, **options) -> tuple[S
 
 @pytest.mark.parametrize("size", [(97, 131), (33, 50), (9, 20), (1, 1)], ids=str)
 @pytest.mark.parametrize("window", [7, 4, 12])
-def test_nano_is_torchvision_s_swin_of_that_width_at_any_size(size, window, randomise, assert_equal_features):
+def test_nano_matches_torchvision_at_any_size(size, window, randomise, assert_equal_features):
     reference = TorchvisionSwin([4, 4], 32, depths=[1, 1, 3, 1], num_heads=[1, 2, 4, 8], window_size=[window, window])
     swin, reference = pair(randomise, reference, FROM_TORCHVISION, variant="nano", window_size=window)
     assert_equal_features(
@@ -94,16 +94,16 @@ def test_nano_is_torchvision_s_swin_of_that_width_at_any_size(size, window, rand
 
 
 @pytest.mark.parametrize("size", [(97, 131), (60, 24)], ids=str)
-def test_tiny_is_torchvision_s(size, randomise, assert_equal_features):
+def test_tiny_matches_torchvision(size, randomise, assert_equal_features):
     swin, reference = pair(randomise, swin_t(), FROM_TORCHVISION, variant="tiny")
     assert_equal_features(
         swin, lambda images: normed(swin, torchvision_features(reference, images)), torch.randn(2, 3, *size)
     )
 
 
-# timm shrinks windows to maps that are smaller, and shifts before it pads: each map here fills whole windows.
+# timm shrinks windows to smaller maps, and shifts before it pads: each map here consists of whole windows.
 @pytest.mark.parametrize(("window", "batch", "size"), [(3, 2, (96, 192)), (7, 1, (224, 224))], ids=str)
-def test_tiny_is_timm_s(window, batch, size, randomise, assert_equal_features):
+def test_tiny_matches_timm(window, batch, size, randomise, assert_equal_features):
     reference = timm.create_model("swin_tiny_patch4_window7_224", img_size=size, window_size=window, pretrained=False)
     swin, reference = pair(randomise, reference, FROM_TIMM, variant="tiny", window_size=window)
     assert_equal_features(
@@ -114,7 +114,7 @@ def test_tiny_is_timm_s(window, batch, size, randomise, assert_equal_features):
 
 
 @pytest.mark.parametrize("variant", ["tiny", "small", "base", "large"])
-def test_all_variants_have_the_tensors_of_timm_s(variant):
+def test_all_variants_have_timm_s_tensors(variant):
     with torch.device("meta"):
         swin = Swin(variant, window_size=12)
         options = {"window_size": 12, "img_size": 384, "pretrained": False}
@@ -126,7 +126,7 @@ def test_all_variants_have_the_tensors_of_timm_s(variant):
     ("variant", "published"),
     [("tiny", 28_288_354), ("small", 49_606_258), ("base", 87_768_224), ("large", 196_532_476)],
 )
-def test_parameters_are_those_of_the_paper_s_classifiers(variant, published):
+def test_parameter_counts_match_the_paper_s_classifiers(variant, published):
     with torch.device("meta"):
         swin = Swin(variant)
         classifier = nn.Sequential(nn.LayerNorm(swin.channels[-1]), nn.Linear(swin.channels[-1], 1000))
@@ -152,7 +152,7 @@ def test_grids_are_the_size_over_the_stride_rounded_up(stem):
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_every_parameter_has_a_gradient_and_exactly_one_depth(stem):
+def test_every_parameter_has_a_gradient_and_one_depth(stem):
     swin = Swin("nano", stem=stem)
     sum(x.square().sum() for x in swin(torch.randn(2, 3, 70, 40))).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in swin.parameters())
@@ -160,16 +160,23 @@ def test_every_parameter_has_a_gradient_and_exactly_one_depth(stem):
     assert sorted(grouped) == sorted(id(p) for p in swin.parameters())
 
 
-def test_depths_go_from_the_input_to_the_output():
+def test_layer_depths_increase_from_input_to_output():
     swin = Swin("nano")
     names = {id(p): name for name, p in swin.named_parameters()}
     firsts = [names[id(group[0])] for group in swin.parameter_depths()]
     blocks = [re.match(r"stages\.(\d)\.(\d)", name) for name in firsts[1:-1]]
     assert (firsts[0], firsts[-1]) == ("patch_embed.weight", "feature_norms.0.weight")
-    assert [m[1] + m[2] for m in blocks] == ["00", "10", "20", "22", "23", "30"]  # a merging is of the block behind it
+    assert [m[1] + m[2] for m in blocks] == [
+        "00",
+        "10",
+        "20",
+        "22",
+        "23",
+        "30",
+    ]  # patch merging has the depth of the block after it
 
 
-def test_evaluation_is_deterministic_and_a_batch_is_its_images(randomise):
+def test_evaluation_is_deterministic_and_independent_of_the_batch(randomise):
     swin = Swin("nano", drop_path=0.5).eval()
     randomise(swin)
     images = torch.randn(3, 3, 45, 75)
@@ -192,8 +199,8 @@ def test_bf16_is_finite_and_near_fp32(randomise):
         assert (x.float() - y).norm() < 0.05 * y.norm()
 
 
-def test_padding_changes_only_windows_that_reach_over_the_border_until_windows_shift(randomise):
-    """An image of 10x10 cells: windows of 7, so that cells 0 ... 6 are in a window that holds image only."""
+def test_padding_changes_only_border_windows_before_the_first_shift(randomise):
+    """An image of 10x10 cells: windows of 7, so that cells 0 ... 6 are in a window without padding."""
     swin = Swin("tiny").eval()
     randomise(swin)
     image = torch.randn(1, 3, 40, 40)
@@ -206,8 +213,8 @@ def test_padding_changes_only_windows_that_reach_over_the_border_until_windows_s
     assert (alone - beside).abs().amax(-1)[0, :7, :7].max() > 1e-3
 
 
-def test_an_image_of_whole_windows_is_the_same_padded_up_to_the_first_shifted_block(randomise):
-    """28x28 cells in windows of 7; how far from the border each block of the third stage then carries the padding."""
+def test_padding_whole_windows_changes_nothing_before_the_first_shift(randomise):
+    """28x28 cells in windows of 7; how far padding then propagates from the border in each block of the third stage."""
     swin = Swin("tiny").eval()
     randomise(swin)
     x = torch.randn(1, 28, 28, swin.channels[2])
@@ -223,7 +230,7 @@ def test_an_image_of_whole_windows_is_the_same_padded_up_to_the_first_shifted_bl
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_features_before_the_first_shifted_block_are_those_of_the_image_alone(version, randomise):
+def test_features_before_the_first_shift_do_not_depend_on_padding(version, randomise):
     swin = Swin("nano", version=version, window_size=4).eval()  # its third stage is the first with a shifted block
     randomise(swin)
     image = torch.randn(1, 3, 64, 96)
@@ -236,7 +243,7 @@ def test_features_before_the_first_shifted_block_are_those_of_the_image_alone(ve
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_checkpointing_gives_the_same_gradients(version):
+def test_checkpointing_preserves_gradients(version):
     torch.manual_seed(0)
     plain, checkpointed = Swin("nano", version=version, drop_path=0.3), Swin("nano", version=version, drop_path=0.3)
     checkpointed.load_state_dict(plain.state_dict())
@@ -250,7 +257,7 @@ def test_checkpointing_gives_the_same_gradients(version):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_compiled_exported_pickled_and_in_half_precision_it_is_the_same(version, randomise):
+def test_compile_export_pickle_and_half_precision_match(version, randomise):
     swin = Swin("nano", version=version).eval()
     randomise(swin)
     images = torch.randn(1, 3, 37, 61)
@@ -280,8 +287,8 @@ def test_grids_of_large_and_prime_sizes(version):
             assert grids == [(-(-size[0] // s), -(-size[1] // s)) for s in swin.strides]
 
 
-def test_what_was_predicted_or_exported_before_does_not_hinder_training():
-    """Masks and indices that were made in inference mode, on the meta device or while tracing are not used again."""
+def test_training_works_after_inference_and_export():
+    """Masks and indices created in inference mode, on the meta device or while tracing are not reused."""
     with torch.device("meta"):
         Swin("nano", window_size=5)
     images = torch.randn(1, 3, 100, 100)
@@ -294,17 +301,17 @@ def test_what_was_predicted_or_exported_before_does_not_hinder_training():
     assert swin.patch_embed.weight.grad.isfinite().all()
 
 
-def test_a_wrong_option_is_refused_before_anything_is_built():
+def test_invalid_options_raise_before_construction():
     with pytest.raises(densevit.DensevitError, match="variant"):
         densevit.create_backbone("swin", variant="huge")
 
 
 @pytest.mark.parametrize("options", [{"window_size": 0}, {"window_size": (7, 7, 7, 0)}], ids=str)
-def test_a_window_without_cells_is_refused(options):
+def test_empty_window_raises(options):
     with pytest.raises(ValueError, match="window_size is"):
         Swin("nano", **options)
 
 
-def test_pretrained_windows_are_for_version_2():
+def test_pretrained_windows_require_version_2():
     with pytest.raises(ValueError, match="pretrained_window_sizes is for version 2"):
         Swin("nano", pretrained_window_sizes=(7, 7, 7, 7))

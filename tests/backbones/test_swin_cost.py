@@ -1,4 +1,4 @@
-"""Swin's parameters and multiply-adds beside the papers' (Liu et al. 2021, tables 1 and 7)."""
+"""Swin's parameters and multiply-adds match the papers (Liu et al. 2021, tables 1 and 7)."""
 
 import math
 
@@ -21,7 +21,7 @@ def multiply_adds(module: nn.Module, x: torch.Tensor) -> float:
     ("variant", "size", "window", "gmacs"),
     [("tiny", 224, 7, 4.5), ("small", 224, 7, 8.7), ("base", 224, 7, 15.4), ("base", 384, 12, 47.0)],
 )
-def test_multiply_adds_are_the_paper_s(variant, size, window, gmacs):
+def test_multiply_adds_match_the_paper(variant, size, window, gmacs):
     with torch.device("meta"):
         swin = Swin(variant, window_size=window).eval()
         found = multiply_adds(swin, torch.empty(1, 3, size, size)) / 1e9
@@ -32,8 +32,8 @@ def test_multiply_adds_are_the_paper_s(variant, size, window, gmacs):
     ("variant", "published", "gmacs"),
     [("tiny", 28_351_570, 5.94), ("small", 49_737_442, 11.546), ("base", 87_930_848, 20.325)],
 )
-def test_version_2_costs_what_torchvision_prints(variant, published, gmacs):
-    """torchvision's has a bias for keys as well, which it holds at zero."""
+def test_version_2_multiply_adds_match_torchvision(variant, published, gmacs):
+    """torchvision's also has a key bias, which stays zero."""
     with torch.device("meta"):
         swin = Swin(variant, version=2).eval()
         classifier = nn.Sequential(nn.LayerNorm(swin.channels[-1]), nn.Linear(swin.channels[-1], 1000))
@@ -53,7 +53,7 @@ def test_cost_grows_linearly_with_the_number_of_pixels(version):
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-def test_windowed_attention_costs_the_paper_s_equation_2(shifted):
+def test_windowed_attention_cost_matches_equation_2(shifted):
     h, w, M, C = 28, 42, 7, 96
     with torch.device("meta"):
         found = multiply_adds(WindowAttention(C, 3, M, shifted), torch.empty(1, h, w, C))

@@ -13,7 +13,7 @@ from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSw
 from densevit_backbones.swin import Swin
 from densevit_backbones.swin_attention import CosineWindowAttention
 
-# Where the parts of other projects' weights stand in ours, one pattern for both.
+# Their parameter names and ours, one pattern for both.
 RENAMED = [
     (r"^features\.0\.0\.|^patch_embed\.proj\.", "patch_embed."),
     (r"^features\.0\.2\.|^patch_embed\.norm\.", "patch_norm."),
@@ -33,14 +33,14 @@ RENAMED = [
 
 
 def load(swin: Swin, reference: nn.Module) -> None:
-    """Puts all weights of the reference, but those of its classifier, into ours, and leaves none of ours untouched."""
+    """Loads all weights of the reference except its classifier's; every tensor of ours must be set."""
     given = {}
     for key, value in reference.state_dict().items():
         if key.startswith(("norm.", "head.")) or key.endswith(("relative_position_index", "relative_coords_table")):
             continue
         for pattern, replacement in RENAMED:
             key = re.sub(pattern, replacement, key)
-        if key.endswith("qkv.bias"):  # torchvision leaves out the part for keys in the forward pass
+        if key.endswith("qkv.bias"):  # torchvision zeroes the key bias in the forward pass
             given[key.replace("qkv.bias", "query_bias")], _, given[key.replace("qkv.bias", "value_bias")] = value.chunk(
                 3
             )
@@ -77,7 +77,7 @@ def torchvision_features(reference: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("window", "size"), [(8, (97, 131)), (8, (1, 9)), (16, (75, 210)), (4, (64, 64))], ids=str)
-def test_nano_is_torchvision_s_of_that_width_at_any_size(window, size, randomise, assert_equal_features):
+def test_nano_matches_torchvision_at_any_size(window, size, randomise, assert_equal_features):
     parts = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2}
     reference = TorchvisionSwin([4, 4], 32, [1, 1, 3, 1], [1, 2, 4, 8], [window, window], **parts)
     swin = Swin("nano", version=2, window_size=window)
@@ -87,7 +87,7 @@ def test_nano_is_torchvision_s_of_that_width_at_any_size(window, size, randomise
     )
 
 
-def test_tiny_is_torchvision_s(randomise, assert_equal_features):
+def test_tiny_matches_torchvision(randomise, assert_equal_features):
     reference, swin = swin_v2_t(), Swin("tiny", version=2)
     prepare(randomise, swin, reference)
     assert_equal_features(
@@ -95,7 +95,7 @@ def test_tiny_is_torchvision_s(randomise, assert_equal_features):
     )
 
 
-def test_tiny_is_timm_s(randomise, assert_equal_features):
+def test_tiny_matches_timm(randomise, assert_equal_features):
     reference, swin = timm.create_model("swinv2_tiny_window8_256", pretrained=False), Swin("tiny", version=2)
     prepare(randomise, swin, reference)
     assert_equal_features(
@@ -105,8 +105,8 @@ def test_tiny_is_timm_s(randomise, assert_equal_features):
     )
 
 
-# timm's windows shrink to maps that are smaller: at 256 pixels the last of 16 is one of 8.
-def test_windows_carried_over_from_12_to_16_are_timm_s(randomise, assert_equal_features):
+# timm's windows shrink to smaller maps: at 256 pixels the last window of 16 becomes 8.
+def test_windows_transferred_from_12_to_16_match_timm(randomise, assert_equal_features):
     sizes = {"pretrained_window_sizes": (12, 12, 12, 6)}
     reference = SwinTransformerV2(
         (256, 512), embed_dim=32, depths=(1, 1, 3, 1), num_heads=(1, 2, 4, 8), window_size=[16, 16, 16, 8], **sizes
@@ -121,12 +121,12 @@ def test_windows_carried_over_from_12_to_16_are_timm_s(randomise, assert_equal_f
 
 
 @pytest.mark.parametrize("variant", ["tiny", "small", "base"])
-def test_all_variants_have_the_tensors_of_timm_s(variant):
+def test_all_variants_have_timm_s_tensors(variant):
     with torch.device("meta"):
         load(Swin(variant, version=2), timm.create_model(f"swinv2_{variant}_window8_256", pretrained=False))
 
 
-def test_every_parameter_has_a_gradient_and_exactly_one_depth():
+def test_every_parameter_has_a_gradient_and_one_depth():
     swin = Swin("nano", version=2)
     sum(x.square().sum() for x in swin(torch.randn(2, 3, 70, 40))).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in swin.parameters())
@@ -143,5 +143,5 @@ def test_large_queries_and_sharp_logits_stay_finite_in_half_precision(dtype):
         mixed = attention(x)
     mixed.float().mean().backward()
     assert mixed.isfinite().all() and x.grad.isfinite().all()
-    assert attention.logit_scale.grad.eq(0).all()  # above ln 100 it has no say
+    assert attention.logit_scale.grad.eq(0).all()  # clamped above ln 100
     assert attention.logit_scale.min() > math.log(100)

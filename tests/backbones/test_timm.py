@@ -20,7 +20,7 @@ def create(**options) -> Timm:
 # ---- sizes ----
 
 
-def test_a_network_that_rounds_up_itself_is_fed_as_it_is(randomise):
+def test_network_that_pads_gets_the_unpadded_image(randomise):
     backbone = create(model="resnet18").eval()
     reference = timm.create_model("resnet18").eval()
     randomise(backbone)
@@ -32,7 +32,7 @@ def test_a_network_that_rounds_up_itself_is_fed_as_it_is(randomise):
             torch.testing.assert_close(x, y)
 
 
-def test_a_network_that_cuts_is_padded_first_and_its_maps_cut_back(randomise):
+def test_network_that_crops_gets_padded_input_and_cropped_maps(randomise):
     backbone = create(model="convnext_atto").eval()
     reference = timm.create_model("convnext_atto").eval()
     randomise(backbone)
@@ -49,13 +49,13 @@ def test_a_network_that_cuts_is_padded_first_and_its_maps_cut_back(randomise):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "deit_tiny_patch16_224", "pvt_v2_b0"])
-def test_an_image_may_have_one_pixel(name):
+def test_image_of_one_pixel(name):
     backbone = create(model=name, image_size=32).eval()
     assert [tuple(x.shape[2:]) for x in backbone(torch.randn(1, 3, 1, 1))] == [(1, 1)] * len(backbone.strides)
     assert [x.shape[3] for x in backbone(torch.randn(1, 3, 1, 67))] == [-(-67 // s) for s in backbone.strides]
 
 
-def test_a_tied_model_sees_a_larger_image_resized_and_a_smaller_one_padded(randomise):
+def test_fixed_size_model_resizes_larger_and_pads_smaller_images(randomise):
     backbone = create(model="levit_128s", image_size=[64, 128]).eval()
     randomise(backbone)
     assert backbone.input_size == (64, 128)
@@ -70,14 +70,14 @@ def test_a_tied_model_sees_a_larger_image_resized_and_a_smaller_one_padded(rando
             torch.testing.assert_close(x, y[..., : x.shape[2], : x.shape[3]])
 
 
-def test_mvitv2_states_its_size_because_timm_s_reads_other_positions_at_another(randomise):
+def test_mvitv2_has_a_fixed_input_size(randomise):
     """A model built for 128 and one built for 64, with the same weights for the same offsets, differ at 64."""
     assert create(model="mvitv2_tiny", image_size=64).input_size == (64, 64)
     large, small = (timm.create_model("mvitv2_tiny", img_size=side).eval() for side in (128, 64))
     randomise(large)
     state = large.state_dict()
     for key, own in small.state_dict().items():
-        surplus = len(state[key]) - len(own) if "rel_pos" in key else 0  # rows of offsets that a small map has not
+        surplus = len(state[key]) - len(own) if "rel_pos" in key else 0  # rows of offsets beyond the small map
         state[key] = state[key][surplus // 2 : len(state[key]) - surplus // 2] if surplus else state[key]
     small.load_state_dict(state)
     images = torch.randn(1, 3, 64, 64)
@@ -89,15 +89,15 @@ def test_mvitv2_states_its_size_because_timm_s_reads_other_positions_at_another(
 @pytest.mark.parametrize(
     ("name", "built"), [("convit_tiny", (96, 96)), ("mvitv2_tiny", (96, 96)), ("tnt_s_patch16_224", (64, 96))]
 )
-def test_a_tied_model_is_built_for_a_size_that_is_not_square(name, built):
+def test_fixed_size_model_may_be_rectangular(name, built):
     backbone = create(model=name, image_size=[64, 96], features=[0])
     assert (backbone.input_size, backbone.built_size) == ((64, 96), built)
     stride = backbone.strides[0]
     assert backbone(torch.randn(1, 3, 64, 96))[0].shape[2:] == (64 // stride, 96 // stride)
 
 
-def test_an_asked_size_is_rounded_up_to_whole_cells():
-    """DINOv2's patches of 14 pixels: 8 would leave 16 pixels of 128 out; BEiT's bias tables are for whole maps."""
+def test_requested_size_is_rounded_up_to_whole_cells():
+    """DINOv2's patches of 14 pixels: 8 would omit 16 pixels of 128; BEiT's bias tables are for whole maps."""
     assert create(model="vit_small_patch14_dinov2", image_size=128, model_args={"depth": 1}).built_size == (140, 140)
     beit = create(model="beit_base_patch16_224", image_size=100, model_args={"depth": 1})
     assert (beit.built_size, beit.input_size) == ((112, 112), (100, 100))
@@ -105,8 +105,8 @@ def test_an_asked_size_is_rounded_up_to_whole_cells():
     assert create(model="crossvit_tiny_240", image_size=128).built_size == (240, 240)  # 20 and 14 cells, or 10 and 7
 
 
-def test_maps_between_the_grid_s_cells_are_resampled(randomise):
-    """PiT: 7 cells of 8 pixels, overlapping, where 64 / 8 are 8."""
+def test_maps_off_the_grid_are_resampled(randomise):
+    """PiT: 7 overlapping cells of 8 pixels, where 64 / 8 is 8."""
     pit = create(model="pit_ti_224", image_size=64).eval()
     reference = timm.create_model("pit_ti_224", img_size=64).eval()
     randomise(pit)
@@ -119,7 +119,7 @@ def test_maps_between_the_grid_s_cells_are_resampled(randomise):
     assert pit.resampled == (True, False, False)
 
 
-def test_unpadded_convolutions_still_give_the_contract_s_grids():
+def test_unpadded_convolutions_give_the_specified_grids():
     inception = create(model="inception_v3").eval()
     assert (inception.strides, inception.input_size) == ((4, 8, 16, 32), None)
     features = inception(torch.randn(1, 3, 100, 77))
@@ -129,7 +129,7 @@ def test_unpadded_convolutions_still_give_the_contract_s_grids():
 # ---- options ----
 
 
-def test_maps_may_be_chosen_and_what_comes_after_them_is_not_kept():
+def test_features_are_selected_and_later_stages_dropped():
     every = create(model="convnext_atto")
     two = create(model="convnext_atto", features=[2, 0])
     assert (two.strides, two.channels) == ((4, 16), (40, 160))
@@ -138,32 +138,32 @@ def test_maps_may_be_chosen_and_what_comes_after_them_is_not_kept():
     assert create(model="deit_tiny_patch16_224", features=[3, 4]).strides == (16, 16)
 
 
-def test_strides_are_those_of_the_maps_and_not_what_timm_says():
+def test_strides_are_measured_on_the_maps():
     with torch.device("meta"):
         tresnet = create(model="tresnet_m")
     assert tresnet.strides == (4, 8, 16, 32)  # timm: 2, 4, 8, 16, 32, with two maps of 4
     assert tresnet.channels == (64, 128, 1024, 2048)
 
 
-def test_a_dilated_network_has_the_strides_that_it_is_built_with():
+def test_dilated_network_has_the_requested_strides():
     backbone = create(model="resnet18", model_args={"output_stride": 16})
     assert backbone.strides == (4, 8, 16)
     assert backbone.channels == (64, 128, 512)
 
 
-def test_mean_and_deviation_are_those_of_the_weights():
+def test_mean_and_std_match_the_weights():
     assert create(model="mixer_s32_224", image_size=64).mean == (0.5, 0.5, 0.5)
     assert create(model="resnet18.a1_in1k").mean == (0.485, 0.456, 0.406)
 
 
-def test_stochastic_depth_reaches_timm():
+def test_stochastic_depth_is_passed_to_timm():
     backbone = create(model="convnext_atto", drop_path=0.3)
     rates = [m.drop_prob for m in backbone.modules() if hasattr(m, "drop_prob")]
     assert max(rates) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "convnext_atto", "hiera_tiny_224"])
-def test_checkpointing_gives_the_same_gradients(name):
+def test_checkpointing_preserves_gradients(name):
     plain, checkpointed = (create(model=name, image_size=64, features=[1], checkpointing=c) for c in (False, True))
     checkpointed.load_state_dict(plain.state_dict())
     images = torch.randn(2, 3, 64, 64)
@@ -195,37 +195,37 @@ def test_checkpointing_gives_the_same_gradients(name):
     ],
     ids=str,
 )
-def test_a_wrong_option_is_refused_in_words(options, said):
+def test_invalid_options_raise(options, said):
     with pytest.raises(densevit.DensevitError, match=said):
         create(**options)
 
 
-def test_a_model_without_features_is_refused(monkeypatch):
+def test_model_without_features_raises(monkeypatch):
     monkeypatch.setattr(timm, "is_model", lambda name: True)
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **arguments: nn.Linear(2, 2))
     with pytest.raises(densevit.DensevitError, match="gives no features: Linear has no forward_intermediates"):
         create(model="strange")
 
 
-def test_weights_that_cannot_be_fetched_are_an_error_in_words(monkeypatch, tmp_path):
+def test_unavailable_weights_raise(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(densevit.DensevitError, match=r"'resnet18' cannot be had: .*backbone.pretrained=false"):
         create(model="resnet18", pretrained=True)
 
 
-def test_without_timm_the_message_names_the_extra(monkeypatch):
+def test_missing_timm_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.delitem(sys.modules, "densevit_backbones.timm")
     with pytest.raises(densevit.DensevitError, match=r"needs 'timm'.*pip install 'densevit\[timm\]'"):
         create(model="resnet18")
 
 
-# ---- a part of a model like any other ----
+# ---- saving, precision, export ----
 
 
 @pytest.mark.parametrize("name", ["convnext_atto", "deit_tiny_patch16_224", "pit_ti_224"])
-def test_depths_go_from_the_input_to_the_output(name):
+def test_layer_depths_increase_from_input_to_output(name):
     backbone = create(model=name, image_size=64)
     names = {id(p): key for key, p in backbone.named_parameters()}
     depths = [[names[id(p)] for p in group] for group in backbone.parameter_depths()]
@@ -236,7 +236,7 @@ def test_depths_go_from_the_input_to_the_output(name):
 
 
 @pytest.mark.parametrize("name", ["convnext_atto", "swinv2_tiny_window8_256", "pit_ti_224"])
-def test_it_is_saved_pickled_and_batch_independent(name):
+def test_state_dict_pickle_and_batch_preserve_features(name):
     options = {"model": name, "image_size": 64, "features": [0, 1]}
     backbone, other = create(**options).eval(), create(**options).eval()
     other.load_state_dict(torch.load(saved(backbone), weights_only=True))
@@ -263,7 +263,7 @@ def test_bf16_is_finite(name):
 
 
 @pytest.mark.parametrize("name", ["convnext_atto", "deit_tiny_patch16_224", "mixer_s32_224"])
-def test_it_is_exported_at_a_size(name):
+def test_export_at_a_fixed_size(name):
     backbone = create(model=name, image_size=64, features=[0, 1]).eval()
     images = torch.randn(1, 3, 61, 50)
     exported = torch.export.export(backbone, (images,)).module()
@@ -271,7 +271,7 @@ def test_it_is_exported_at_a_size(name):
         torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
 
 
-def test_building_draws_only_the_random_numbers_of_timm_s_model():
+def test_construction_uses_only_timm_s_random_numbers():
     torch.manual_seed(3)
     backbone = create(model="convnext_atto")
     torch.manual_seed(3)

@@ -1,4 +1,4 @@
-"""Each family that timm is asked for meets the backbone's contract, with the numbers of timm's own model."""
+"""Each supported timm family passes the backbone contract and matches timm's own model."""
 
 import math
 
@@ -11,7 +11,7 @@ from densevit_backbones.timm import Timm
 
 BEIT = {"depth": 4, "embed_dim": 192, "num_heads": 3}
 ONE = {"depths": (1, 1, 1, 1)}
-# The smallest published model of each, with fewer blocks where timm's constructor takes their number, and the strides.
+# The smallest published model of each, with fewer blocks where timm's constructor allows it, and the strides.
 FAMILIES = [
     ("deit_tiny_patch16_224", {"depth": 4}, (16,) * 4),
     ("deit_tiny_distilled_patch16_224", {"depth": 4}, (16,) * 4),
@@ -53,7 +53,7 @@ FAMILIES = [
     ("maxvit_pico_rw_256", {}, (4, 8, 16, 32)),
     ("hiera_tiny_224", {"embed_dim": 48, "num_heads": 1, "stages": (1, 1, 2, 1)}, (4, 8, 16, 32)),
 ]
-# Those that are tied to the size they were built for.
+# Models of fixed input size.
 FIXED = {"mvitv2", "pit", "levit", "cait", "tnt", "convit", "crossvit", "coat", "beit", "beitv2", "mixer", "resmlp"}
 FIXED |= {"gmixer", "gmlp", "botnet26t", "hiera"}
 RESAMPLED = {"pit_ti_224": (True, False, False), "crossvit_9_240": (False, True)}
@@ -64,14 +64,14 @@ def fixed(name: str) -> bool:
 
 
 @pytest.mark.parametrize(("name", "model_args", "strides"), FAMILIES, ids=lambda x: x if isinstance(x, str) else "")
-def test_a_family_meets_the_contract_and_is_timm_s_own_model(name, model_args, strides, randomise):
+def test_family_meets_the_contract_and_matches_timm(name, model_args, strides, randomise):
     backbone = Timm(name, image_size=64, model_args=model_args).eval()
     assert backbone.strides == strides
     assert backbone.input_size == ((64, 64) if fixed(name) else None)
     assert backbone.resampled == RESAMPLED.get(name, (False,) * len(strides))
     randomise(backbone)
     numbers_are_timm_s(backbone, name, model_args)
-    for size in ((59, 41), (83, 70)):  # the second is larger than what a fixed one is built for
+    for size in ((59, 41), (83, 70)):  # the second is larger than the fixed size
         images = torch.randn(1, 3, *size, requires_grad=True)
         features = backbone(images)
         assert len(features) == len(strides)
@@ -89,7 +89,7 @@ def test_a_family_meets_the_contract_and_is_timm_s_own_model(name, model_args, s
 
 
 def numbers_are_timm_s(backbone: Timm, name: str, model_args: dict) -> None:
-    """At the built size, timm's model as it comes, unpruned and not made free of its size, gives the same maps."""
+    """At the built size, timm's unmodified model gives the same maps."""
     size = backbone.built_size
     options = {"img_size": size} if timm.get_pretrained_cfg(name).fixed_input_size else {}
     reference: nn.Module = timm.create_model(name, **options, **model_args).eval()
@@ -110,7 +110,7 @@ def numbers_are_timm_s(backbone: Timm, name: str, model_args: dict) -> None:
 
 
 def chosen(backbone: Timm, maps: list) -> list[int]:
-    """Which of all of timm's maps the default takes, said another way than the plugin does."""
+    """Indices of timm's maps that are selected by default, computed independently of the plugin."""
     if len(set(backbone.strides)) == 1:
         quarter = len(maps) / 4
         return [math.ceil(quarter * k) - 1 for k in (1, 2, 3, 4)]

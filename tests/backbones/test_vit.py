@@ -52,7 +52,7 @@ def test_grids_are_the_size_over_the_stride_rounded_up(options):
 
 
 @kinds_and_hybrid
-def test_every_parameter_has_a_gradient_and_exactly_one_depth(options, randomise):
+def test_every_parameter_has_a_gradient_and_one_depth(options, randomise):
     vit = nano(**options)
     randomise(vit)
     sum(x.sin().sum() for x in vit(torch.randn(2, 3, 70, 40))).backward()
@@ -61,7 +61,7 @@ def test_every_parameter_has_a_gradient_and_exactly_one_depth(options, randomise
     assert sorted(grouped) == sorted(id(p) for p in vit.parameters())
 
 
-def test_depths_go_from_the_input_to_the_output():
+def test_layer_depths_increase_from_input_to_output():
     vit = nano(features=(2, 3), readout="project")
     names = {id(p): name for name, p in vit.named_parameters()}
     first, *blocks, last = [{re.sub(r"(\d)\..*", r"\1", names[id(p)]) for p in g} for g in vit.parameter_depths()]
@@ -74,7 +74,7 @@ def test_depths_go_from_the_input_to_the_output():
 
 
 @kinds
-def test_evaluation_is_deterministic_and_a_batch_is_its_images(options, randomise):
+def test_evaluation_is_deterministic_and_independent_of_the_batch(options, randomise):
     vit = nano(drop_path=0.5, **options).eval()
     randomise(vit)
     images = torch.randn(3, 3, 45, 75)
@@ -91,7 +91,7 @@ def test_low_precision_is_finite_and_near_fp32(options, randomise):
     randomise(vit)
     images = torch.randn(2, 3, 50, 70)
     exact = vit(images)
-    bound = 0.15 if options is HYBRID else 0.06  # fifty convolutions more, each with random weights
+    bound = 0.15 if options is HYBRID else 0.06  # fifty more convolutions, each with random weights
     for dtype in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", dtype):
             low = vit(images)
@@ -109,7 +109,7 @@ def test_training_in_low_precision_is_finite(dtype):
 
 
 @kinds
-def test_checkpointing_gives_the_same_gradients(options, randomise):
+def test_checkpointing_preserves_gradients(options, randomise):
     images = torch.randn(2, 3, 40, 70)
     plain, checkpointed = (nano(checkpointing=on, drop_path=0.3, **options) for on in (False, True))
     randomise(plain)
@@ -122,7 +122,7 @@ def test_checkpointing_gives_the_same_gradients(options, randomise):
 
 
 @kinds
-def test_state_pickle_and_copy_are_the_same_model(options, randomise):
+def test_state_dict_pickle_and_copy_preserve_features(options, randomise):
     vit = nano(**options).eval()
     randomise(vit)
     images = torch.randn(1, 3, 40, 50)
@@ -134,7 +134,7 @@ def test_state_pickle_and_copy_are_the_same_model(options, randomise):
 
 
 @kinds
-def test_export_gives_the_same_features(options, randomise):
+def test_export_preserves_features(options, randomise):
     vit = nano(**{**options, "features": (1, 2)}).eval()
     randomise(vit)
     images = torch.randn(2, 3, 50, 70)
@@ -144,7 +144,7 @@ def test_export_gives_the_same_features(options, randomise):
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
-def test_an_export_with_sizes_left_open_takes_any_batch_and_image(positions, randomise):
+def test_export_with_dynamic_sizes(positions, randomise):
     vit = nano(positions=positions, features=(1,)).eval()
     randomise(vit)
     sizes = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
@@ -155,7 +155,7 @@ def test_an_export_with_sizes_left_open_takes_any_batch_and_image(positions, ran
 
 
 @pytest.mark.parametrize("kind", ["rotary windows", "everything"])
-def test_it_compiles_into_one_graph(kind, randomise):
+def test_compiles_into_one_graph(kind, randomise):
     vit = nano(**{**KINDS[kind], "features": (2,)}).eval()
     randomise(vit)
     images = torch.randn(2, 3, 50, 70)
@@ -165,8 +165,8 @@ def test_it_compiles_into_one_graph(kind, randomise):
 
 
 @pytest.mark.parametrize("positions", ["sine1d", "sine2d", "rotary"])
-def test_what_was_predicted_or_exported_before_does_not_hinder_training(positions):
-    """Tables that were made in inference mode, on the meta device or while tracing are not used again."""
+def test_training_works_after_inference_and_export(positions):
+    """Tables created in inference mode, on the meta device or while tracing are not reused."""
     images = torch.randn(1, 3, 70, 90)
     with torch.device("meta"):
         nano(positions=positions)(images.to("meta"))
@@ -184,7 +184,7 @@ def test_stochastic_depth_rises_linearly_over_the_whole_depth():
     assert [block.drop_path.rate for block in vit.blocks] == pytest.approx([0.02 * i for i in range(9)])
 
 
-def test_features_come_after_the_blocks_that_were_asked_for(randomise):
+def test_features_follow_the_selected_blocks(randomise):
     vit = nano(features=(1, 4, 6), feature_norm=False).eval()
     randomise(vit)
     states = []
@@ -200,8 +200,8 @@ def test_features_come_after_the_blocks_that_were_asked_for(randomise):
 
 
 @pytest.mark.parametrize(("patch", "stride"), [(16, 16), (16, 10), (14, 7), (8, 3), (32, 1)])
-def test_a_patch_is_centred_on_its_stride_and_zero_outside(patch, stride, randomise):
-    """Each token, beside the inner product of its window of a wide frame of zeros."""
+def test_patches_are_centred_on_their_stride_and_zero_padded(patch, stride, randomise):
+    """Each token equals the inner product with its window of the zero-padded image."""
     stem = nano(patch_size=patch, patch_stride=stride).stem
     randomise(stem)
     image = torch.randn(1, 3, 33, 21)
@@ -226,7 +226,7 @@ def test_padding_to_the_next_multiple_of_the_stride_changes_nothing(options, ran
         assert torch.equal(x, y[:, :, : x.shape[2], : x.shape[3]])
 
 
-def test_padding_changes_nothing_in_windows_of_picture_only_until_a_global_block(randomise):
+def test_padding_changes_no_interior_window_before_a_global_block(randomise):
     """An image of 6x6 cells, alone or beside a larger one: windows of 3 cells, the third block global."""
     options = {"positions": "none", "class_token": False, "window_size": 3, "global_blocks": (3,)}
     vit = nano(features=(1, 2, 3), **options).eval()
@@ -238,7 +238,7 @@ def test_padding_changes_nothing_in_windows_of_picture_only_until_a_global_block
     assert (alone[2] - beside[2][:, :, :6, :6]).abs().amax(1).min() > 1e-3
 
 
-def test_tokens_take_part_in_global_attention_alone(randomise):
+def test_tokens_take_part_in_global_attention_only(randomise):
     vit = nano(window_size=2, global_blocks=(2,), registers=1, features=(2,), layer_scale=0.5)
     randomise(vit)
     windowed, whole = vit.blocks
@@ -253,8 +253,8 @@ def test_tokens_take_part_in_global_attention_alone(randomise):
         assert (whole(changed, (3, 5)) - whole(x, (3, 5)))[:, 2:].abs().amax(-1).min() > 1e-4
 
 
-def test_rotary_windows_see_offsets_on_the_whole_grid(randomise):
-    """A windowed block, beside attention over the whole grid with positions of the whole grid, masked to windows."""
+def test_rotary_windows_use_offsets_on_the_whole_grid(randomise):
+    """A windowed block matches attention over the whole grid with positions of the whole grid, masked to windows."""
     grid, M = (4, 6), 2
     vit = nano(positions="rotary", window_size=M, class_token=False)
     randomise(vit)
@@ -272,7 +272,7 @@ def test_rotary_windows_see_offsets_on_the_whole_grid(randomise):
 
 
 def test_nano_learns_on_small_images():
-    """Which of four quarters is bright, from the mean of a map: 25 steps from random weights."""
+    """Classifies the bright quarter from the mean of a map: 25 steps from random weights."""
     vit = nano(stem="conv", patch_size=16, features=(6,))
     head = nn.Linear(vit.channels[-1], 4)
     optimiser = torch.optim.AdamW([*vit.parameters(), *head.parameters()], lr=5e-4)
@@ -313,7 +313,7 @@ def test_nano_learns_on_small_images():
         ({"features": (0, 1)}, "features is [0, 1]; it must be rising numbers of blocks, from 1 to 6"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options, message):
+def test_inconsistent_options_raise(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         nano(**options)
 
@@ -321,6 +321,6 @@ def test_options_that_make_no_sense_are_refused(options, message):
 @pytest.mark.parametrize(
     ("option", "value"), [("variant", "giga"), ("patch_size", 12), ("stem", "mlp"), ("positions", "2d"), ("readout", 1)]
 )
-def test_a_wrong_option_is_refused_before_anything_is_built(option, value):
+def test_invalid_options_raise_before_construction(option, value):
     with pytest.raises(densevit.DensevitError, match=option):
         densevit.create_backbone("vit", **{option: value})

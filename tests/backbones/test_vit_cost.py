@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds beside the papers'."""
+"""Parameters and multiply-adds match the papers."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from densevit_backbones.vit_blocks import Attention, Block
 
 
 def multiply_adds(model: nn.Module, *inputs: object) -> float:
-    """Of convolutions and matrix products, attention's two among them. On the meta device: shapes without numbers."""
+    """Of convolutions and matrix products, including those of attention, on the meta device."""
     with FlopCounterMode(display=False) as counter:
         model(*inputs)
     return counter.get_total_flops() / 2
@@ -19,7 +19,7 @@ def multiply_adds(model: nn.Module, *inputs: object) -> float:
 @pytest.mark.parametrize(
     ("options", "published"),
     [
-        ({"variant": "base", "image_size": 384}, 86.86e6),  # ViT, with timm's and torchvision's figure
+        ({"variant": "base", "image_size": 384}, 86.86e6),  # ViT, as reported by timm and torchvision
         ({"variant": "large", "image_size": 384}, 304.7e6),
         ({"variant": "tiny"}, 5.72e6),  # DeiT, table 1
         ({"variant": "small"}, 22.05e6),
@@ -29,7 +29,7 @@ def multiply_adds(model: nn.Module, *inputs: object) -> float:
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else None,
 )
-def test_parameters_are_the_papers_with_their_classifier(options, published):
+def test_parameter_counts_match_the_papers(options, published):
     with torch.device("meta"):
         vit = ViT(**options)
         classifier = nn.Linear(vit.channels[-1], 1000)
@@ -39,7 +39,7 @@ def test_parameters_are_the_papers_with_their_classifier(options, published):
 
 
 @pytest.mark.parametrize(("variant", "published"), [("base", 55.4e9), ("large", 190.7e9)])
-def test_multiply_adds_are_the_papers_at_384(variant, published):
+def test_multiply_adds_at_384_match_the_papers(variant, published):
     with torch.device("meta"):
         vit = ViT(variant, image_size=384).eval()
         classifier = nn.Linear(vit.channels[-1], 1000)

@@ -1,4 +1,4 @@
-"""Features and input gradients beside timm's and transformers', with random weights that are shared."""
+"""Features and input gradients match timm and transformers with the same random weights."""
 
 import re
 from functools import partial
@@ -57,9 +57,9 @@ FROM_VITDET: Renamings = [
 
 
 def load(vit: ViT, reference: nn.Module, renamings: Renamings, tokens_have_positions: bool = True) -> None:
-    """Puts all weights of the reference, but those of its classifier, into ours, and leaves none of ours untouched.
+    """Loads all weights of the reference except its classifier's; every tensor of ours must be set.
 
-    tokens_have_positions: the reference adds a position to each token that is no cell; in ours the sum is the token.
+    tokens_have_positions: the reference adds a position to each prefix token; our token is the sum.
     """
     given: dict[str, Tensor] = {}
     for key, value in reference.state_dict().items():
@@ -105,7 +105,7 @@ def timm_pair(randomise, name: str, options: dict, own: dict, tokens_have_positi
 
 
 def timm_features(vit: ViT, reference: nn.Module, images: Tensor) -> list[Tensor]:
-    """After those blocks after which ours come."""
+    """Features after the same blocks as ours."""
     indices = [block - 1 for block in vit.feature_blocks]
     norm = vit.norm is not None
     return reference.forward_intermediates(images, indices=indices, norm=norm, intermediates_only=True)
@@ -114,13 +114,13 @@ def timm_features(vit: ViT, reference: nn.Module, images: Tensor) -> list[Tensor
 @pytest.mark.parametrize(
     "size", [pytest.param((224, 224), id="224"), pytest.param((384, 384), id="384", marks=pytest.mark.slow)]
 )
-def test_base_is_timm_s_vit_base_patch16_224(size, randomise, assert_equal_features):
+def test_base_matches_timm(size, randomise, assert_equal_features):
     vit, reference = timm_pair(randomise, "vit_base_patch16_224", {"dynamic_img_size": True}, {"variant": "base"})
     assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(1, 3, *size))
 
 
 @pytest.mark.parametrize("size", [(384, 384), (97, 259), (16, 33)], ids=str)
-def test_positions_and_padding_of_another_size_are_timm_s(size, randomise, assert_equal_features):
+def test_positions_and_padding_at_another_size_match_timm(size, randomise, assert_equal_features):
     vit, reference = timm_pair(
         randomise,
         "vit_base_patch16_224",
@@ -130,7 +130,7 @@ def test_positions_and_padding_of_another_size_are_timm_s(size, randomise, asser
     assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(1, 3, *size))
 
 
-def test_a_model_of_384_is_timm_s_at_its_own_size(randomise, assert_equal_features):
+def test_model_built_for_384_matches_timm(randomise, assert_equal_features):
     vit, reference = timm_pair(
         randomise,
         "vit_base_patch16_384",
@@ -155,13 +155,13 @@ def test_a_model_of_384_is_timm_s_at_its_own_size(randomise, assert_equal_featur
         ("vit_base_r50_s16_384", {"stem": "resnet", "image_size": 384}),
     ],
 )
-def test_all_variants_have_the_tensors_of_timm_s(name, own):
+def test_all_variants_have_timm_s_tensors(name, own):
     with torch.device("meta"):
         reference = timm.create_model(name, pretrained=False, num_classes=0)
         load(ViT(**own), reference, FROM_TIMM)
 
 
-def test_distilled_is_timm_s_deit(randomise, assert_equal_features):
+def test_distilled_matches_timm_s_deit(randomise, assert_equal_features):
     vit, reference = timm_pair(
         randomise,
         "deit_base_distilled_patch16_224",
@@ -180,14 +180,16 @@ def test_distilled_is_timm_s_deit(randomise, assert_equal_features):
     ],
     ids=str,
 )
-def test_hybrid_is_timm_s_vit_base_r50(dtype, depth, size, randomise, assert_equal_features):
+def test_hybrid_matches_timm_s_vit_base_r50(dtype, depth, size, randomise, assert_equal_features):
     vit, reference = timm_pair(
         randomise,
         "vit_base_r50_s16_384",
         {"depth": depth, "dynamic_img_size": True},
         {"stem": "resnet", "image_size": 384, "features": (depth * 3 // 4, depth)},
     )
-    if dtype is torch.float32:  # branches as weak as trained ones, or rounding errors grow until ReLUs flip
+    if (
+        dtype is torch.float32
+    ):  # residual branches as small as trained ones; otherwise rounding errors grow until ReLUs flip
         weights = [(k, p) for m in (vit, reference) for k, p in m.named_parameters() if k.endswith("norm3.weight")]
         assert len(weights) == 32
         for _, weight in weights:
@@ -226,14 +228,14 @@ SMALL = {"depth": 3, "dynamic_img_size": True}
     ],
     ids=["qk-norm", "layer scale", "swiglu", "no class token", "no positions"],
 )
-def test_what_was_added_since_is_timm_s(name, options, own, randomise, assert_equal_features):
+def test_later_options_match_timm(name, options, own, randomise, assert_equal_features):
     own = {"variant": "small", "features": (1, 3), **own}
     vit, reference = timm_pair(randomise, name, {**SMALL, **options}, own)
     side = own.get("patch_size", 16)
     assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(2, 3, 5 * side, 3 * side))
 
 
-def test_registers_are_timm_s_dinov2(randomise, assert_equal_features):
+def test_registers_match_timm_s_dinov2(randomise, assert_equal_features):
     vit, reference = timm_pair(
         randomise,
         "vit_small_patch14_reg4_dinov2",
@@ -251,7 +253,7 @@ def test_registers_are_timm_s_dinov2(randomise, assert_equal_features):
     assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(2, 3, 70, 112))
 
 
-def test_rotary_is_timm_s_dinov3(randomise, assert_equal_features):
+def test_rotary_matches_timm_s_dinov3(randomise, assert_equal_features):
     vit, reference = timm_pair(
         randomise,
         "vit_small_patch16_dinov3_qkvb",
@@ -261,7 +263,7 @@ def test_rotary_is_timm_s_dinov3(randomise, assert_equal_features):
     assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(2, 3, 80, 176))
 
 
-def test_nano_is_transformers_vit_of_that_width_on_its_own_grid(randomise, assert_equal_features):
+def test_nano_matches_transformers_vit(randomise, assert_equal_features):
     config = ViTConfig(
         hidden_size=128,
         num_hidden_layers=6,
@@ -285,8 +287,8 @@ def test_nano_is_transformers_vit_of_that_width_on_its_own_grid(randomise, asser
 
 
 @pytest.mark.parametrize("window", [4, 5, 12])
-def test_windowed_blocks_are_transformers_vitdet_s(window, randomise, assert_equal_features):
-    """A grid of 10x10 cells, which windows of 4 and 12 do not divide."""
+def test_windowed_blocks_match_transformers_vitdet(window, randomise, assert_equal_features):
+    """A grid of 10x10 cells, not divisible into windows of 4 or 12."""
     config = VitDetConfig(
         hidden_size=128,
         num_hidden_layers=6,
@@ -314,7 +316,7 @@ def test_windowed_blocks_are_transformers_vitdet_s(window, randomise, assert_equ
 
 
 @pytest.mark.parametrize("readout", ["project", "add", "ignore"])
-def test_readout_is_transformers_dpt_s(readout, randomise):
+def test_readout_matches_transformers_dpt(readout, randomise):
     vit = ViT("nano", readout=readout, registers=2, feature_norm=False).eval()
     randomise(vit)
     config = DPTConfig(hidden_size=128, num_attention_heads=4, readout_type=readout, neck_ignore_stages=[])

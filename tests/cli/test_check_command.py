@@ -36,7 +36,7 @@ OWN = '''
 
 @pytest.fixture
 def own(install):
-    """A distribution with a sound backbone and a broken one."""
+    """A distribution with a valid backbone and a broken one."""
     install(
         "own",
         "[densevit.backbones]\nown = own_backbones:Sound\nbroken = own_backbones:Broken\n",
@@ -44,7 +44,7 @@ def own(install):
     )
 
 
-def test_a_sound_backbone_gives_a_table_and_0(own, capsys):
+def test_valid_backbone_prints_a_table_and_returns_0(own, capsys):
     assert main(["check", "backbone", "own", "width=4"]) == 0
     printed = capsys.readouterr().out
     lines = [line.split() for line in printed.splitlines()]
@@ -55,7 +55,7 @@ def test_a_sound_backbone_gives_a_table_and_0(own, capsys):
     assert printed.endswith("own: 29 of 29 checks passed\n")
 
 
-def test_a_broken_one_says_what_was_found_and_gives_1(own, capsys):
+def test_broken_backbone_prints_findings_and_returns_1(own, capsys):
     assert main(["check", "backbone", "broken", "--skip", "export"]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("strides: found maps of 17 x 24 for images of 33 x 47; expected 9 x 12: ")
@@ -63,7 +63,7 @@ def test_a_broken_one_says_what_was_found_and_gives_1(own, capsys):
     assert captured.out.endswith("broken: 27 of 28 checks passed\n")
 
 
-def test_a_class_in_the_working_directory_needs_no_entry_point(tmp_path, monkeypatch, capsys):
+def test_class_in_the_working_directory_needs_no_entry_point(tmp_path, monkeypatch, capsys):
     import textwrap
 
     (tmp_path / "only_here.py").write_text(textwrap.dedent(OWN))
@@ -73,13 +73,13 @@ def test_a_class_in_the_working_directory_needs_no_entry_point(tmp_path, monkeyp
     assert "only_here:Sound: 28 of 28 checks passed" in capsys.readouterr().out
 
 
-def test_a_head_by_its_name_with_options(capsys):
+def test_head_is_checked_by_name_with_options(capsys):
     options = ["num_queries=3", "width=16", "num_heads=2", "encoder_layers=1", "decoder_layers=1", "feedforward=16"]
     assert main(["check", "head", "detr", *options, "--skip", "padding"]) == 0
     assert capsys.readouterr().out.endswith("detr: 26 of 26 checks passed\n")
 
 
-def test_what_the_constructor_refuses_is_a_finding(own, capsys):
+def test_constructor_error_is_a_finding(own, capsys):
     assert main(["check", "backbone", "own", "depth=2"]) == 1
     assert "construction: found ValueError: depth is 2; it is 1 (own_backbones.py, line" in capsys.readouterr().err
 
@@ -95,7 +95,7 @@ def test_what_the_constructor_refuses_is_a_finding(own, capsys):
         (["neck", "own"], "invalid choice: 'neck'"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_a_message_and_2(own, arguments, said, capsys):
+def test_command_line_error_returns_2(own, arguments, said, capsys):
     assert main(["check", *arguments]) == 2
     captured = capsys.readouterr()
     assert said in captured.err

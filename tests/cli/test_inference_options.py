@@ -50,7 +50,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return model
 
 
-def test_predict_s_options_stand_in_place_of_the_run_s(model: Any):
+def test_predict_options_override_the_run_s(model: Any):
     assert main(["predict", "run", "a.png"]) == 0
     assert (
         main(["predict", "run", "a.png", "--window", "64x48", "--scales", "0.5,1", "--average", "probabilities"]) == 0
@@ -58,7 +58,7 @@ def test_predict_s_options_stand_in_place_of_the_run_s(model: Any):
     assert main(["predict", "run", "a.png", "--window", "null", "--no-flip"]) == 0
     assert main(["predict", "run", "--stride", "100", "a.png"]) == 0
     assert model.looks == [
-        None,  # as the run has it
+        None,  # as in the run's config
         InferenceSection(window=(64, 48), flip=True, scales=(0.5, 1.0), average="probabilities"),
         InferenceSection(),
         InferenceSection(window=300, stride=100, flip=True),
@@ -76,7 +76,7 @@ def test_predict_s_options_stand_in_place_of_the_run_s(model: Any):
         (["--average", "votes"], "command line: inference.average should be 'logits' or 'probabilities', not 'votes'"),
     ],
 )
-def test_a_wrong_option_is_told_before_any_work(
+def test_invalid_option_is_reported_before_any_work(
     model: Any, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ):
     assert main(["predict", "run", "a.png", *options, "--out", "found"]) == 2
@@ -85,7 +85,7 @@ def test_a_wrong_option_is_told_before_any_work(
 
 
 @pytest.mark.parametrize("command", [["evaluate", "run", "inference.window=64"], ["predict", "run", "a.png", "--flip"]])
-def test_a_head_without_maps_is_told_before_any_work(
+def test_head_without_maps_is_reported_before_any_work(
     model: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
 ):
     monkeypatch.setattr(Dense, "maps", Head.maps)
@@ -93,7 +93,7 @@ def test_a_head_without_maps_is_told_before_any_work(
     assert "heads.a (setr) makes none: it has no maps()" in capsys.readouterr().err
 
 
-def test_a_run_is_evaluated_with_other_windows(model: Any):
+def test_evaluate_accepts_other_windows(model: Any):
     config = config_of(model, "run", ["inference.window=512", "inference.scales=[0.5, 1.0]", "inference.flip=false"])
     assert config.inference == InferenceSection(window=512, scales=(0.5, 1.0))
     Path("slide.yaml").write_text("window: [32, 64]\n")

@@ -1,4 +1,4 @@
-"""`densevit new` writes a distribution that installs, passes its own test and trains as it is written."""
+"""`densevit new` writes a distribution that installs, passes its own test and trains without changes."""
 
 import configparser
 import json
@@ -20,7 +20,7 @@ CASES = [("backbone", "own-net", "own_net", "OwnNet"), ("head", "ownhead", "ownh
 
 
 def run(*command: str, cwd: Path, **variables: str) -> str:
-    """What a Python process prints; what it complains of, where it fails."""
+    """Returns the stdout of a Python process; fails with its stderr."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=cwd, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -39,7 +39,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def site(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both, laid out as `pip install -e` does."""
+    """Both, installed as by `pip install -e`."""
     folder = tmp_path_factory.mktemp("site")
     for source in written.values():
         run("-c", f"import setuptools.build_meta as b; b.build_editable({str(folder)!r})", cwd=source)
@@ -50,7 +50,7 @@ def site(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def installed(site: Path, written: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The site with its metadata, and the folders that its .pth files name, on this process's path."""
+    """Adds the site with its metadata, and the folders of its .pth files, to this process's path."""
     lines = {Path(line.strip()) for file in site.glob("*.pth") for line in file.read_text().splitlines()}
     assert lines == set(written.values()), "setuptools hooks the import in place of a path"
     for place in (site, *lines):
@@ -61,7 +61,7 @@ def installed(site: Path, written: dict[str, Path], monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(("kind", "name", "cls"), [(kind, name, cls) for kind, _, name, cls in CASES])
-def test_it_installs_under_its_name(kind, name, cls, installed):
+def test_distribution_installs_under_its_name(kind, name, cls, installed):
     plugin = registry.find(f"{kind}s")[name]
     assert (plugin.value, plugin.origin) == (f"{name}:{cls}", f"{name} 0.1")
     assert registry.load(f"{kind}s", name).__name__ == cls
@@ -69,14 +69,14 @@ def test_it_installs_under_its_name(kind, name, cls, installed):
 
 
 @pytest.mark.parametrize("kind", ["backbone", "head"])
-def test_it_passes_its_own_test_as_written(kind, written, site):
+def test_generated_test_passes(kind, written, site):
     path = os.pathsep.join([str(site), str(written[kind])])
     said = run("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=written[kind], PYTHONPATH=path)
     assert "1 passed" in said
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, _, name, _ in CASES])
-def test_its_config_trains_two_steps_and_takes_coco(kind, name, written, installed, tmp_path, capsys):
+def test_generated_config_trains_and_accepts_coco(kind, name, written, installed, tmp_path, capsys):
     file = written[kind] / "configs" / f"{name}.yaml"
     assert config.load(file, ["data=coco", "data.root=x"]).data.image_size == (800, 1333)
     (tmp_path / "data.yaml").write_text(DATA)
@@ -85,19 +85,19 @@ def test_its_config_trains_two_steps_and_takes_coco(kind, name, written, install
     assert "detection/AP" in json.loads((tmp_path / "run" / "metrics.json").read_text())
 
 
-def test_what_is_written_is_formatted_and_linted(written):
+def test_generated_code_is_formatted_and_linted(written):
     for folder in written.values():
         run("-m", "ruff", "format", "--no-cache", "--check", ".", cwd=folder)
         run("-m", "ruff", "check", "--no-cache", "--select", "E,F,I,N,UP,B,SIM,RUF", ".", cwd=folder)
 
 
 @pytest.mark.slow
-def test_what_is_written_is_typed(written, project):
+def test_generated_code_is_typed(written, project):
     modules = [str(folder / folder.name / "__init__.py") for folder in written.values()]
     run("-m", "mypy", "--config-file", "setup.cfg", "--follow-imports=silent", *modules, cwd=project)
 
 
-def test_it_says_what_to_do_next_and_writes_no_more_than_it_says(tmp_path, monkeypatch, capsys):
+def test_output_lists_the_files_and_next_steps(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["new", "backbone", "own-net", "--out", "a b"]) == 0
     folder = tmp_path / "a b" / "own_net"
@@ -144,19 +144,19 @@ def test_it_says_what_to_do_next_and_writes_no_more_than_it_says(tmp_path, monke
         ("backbone", "residual", "'residual' would make a class 'Residual', a name that its module uses already"),
     ],
 )
-def test_a_name_that_cannot_be_used_is_refused_before_anything_is_made(kind, name, said, tmp_path, capsys):
+def test_invalid_name_is_refused_before_writing(kind, name, said, tmp_path, capsys):
     assert main(["new", kind, name, "--out", str(tmp_path / "out")]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_a_module_that_is_loaded_without_a_file_has_its_name(tmp_path, monkeypatch, capsys):
+def test_name_of_a_loaded_module_without_file_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "made_up", types.ModuleType("made_up"))
     assert main(["new", "head", "made-up", "--out", str(tmp_path)]) == 2
     assert "(loaded without a file)" in capsys.readouterr().err
 
 
-def test_a_folder_on_the_path_has_its_name_unless_it_is_the_one_to_write_in(tmp_path, monkeypatch, capsys):
+def test_name_of_a_folder_on_the_path_is_refused_except_the_target(tmp_path, monkeypatch, capsys):
     (tmp_path / "own_net").mkdir()
     (tmp_path / "elsewhere" / "far_net").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
@@ -179,18 +179,18 @@ def test_nothing_is_overwritten(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments", [["new"], ["new", "neck", "x"], ["new", "backbone"], ["new", "head", "a", "b"]])
-def test_what_is_not_understood_is_exit_code_2(arguments, capsys):
+def test_invalid_arguments_return_2(arguments, capsys):
     assert main(arguments) == 2
     assert capsys.readouterr().err.startswith("usage: densevit new ")
 
 
-def test_it_needs_no_torch(tmp_path):
+def test_new_does_not_import_torch(tmp_path):
     code = "from densevit.cli import main; import sys; main(['new', 'head', 'own']); print('torch' in sys.modules)"
     assert run("-c", code, cwd=tmp_path).splitlines()[-1] == "False"
 
 
 @pytest.mark.parametrize(("kind", "name"), [("backbone", "mynet"), ("head", "myhead")])
-def test_the_page_shows_what_is_written(kind, name, project, tmp_path):
+def test_docs_show_the_generated_code(kind, name, project, tmp_path):
     assert main(["new", kind, name, "--out", str(tmp_path)]) == 0
     page = (project / "docs" / f"own-{kind}.md").read_text()
     folder = tmp_path / name

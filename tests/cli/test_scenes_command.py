@@ -1,4 +1,4 @@
-"""`densevit scenes` writes what the data set renders, and other libraries read it."""
+"""`densevit scenes` writes the data set in formats that other libraries read."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_pycocotools_reads_back_the_truth(folder: Path, split: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pycocotools_reads_the_annotations(folder: Path, split: str, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = Scenes(split, image_size=(64, 96), seed=5, train_length=6, val_length=6)  # type: ignore[arg-type]
     coco = COCO(folder / "annotations" / f"{split}.json")
     assert [one["name"] for one in coco.loadCats([1, 2, 3, 4, 5, 6, 7, 8])] == [
@@ -42,7 +42,7 @@ def test_pycocotools_reads_back_the_truth(folder: Path, split: str, capsys: pyte
             assert (one["area"], one["iscrowd"]) == (mask.sum(), 0)
 
 
-def test_the_pngs_hold_every_pixel(folder: Path) -> None:
+def test_pngs_have_every_pixel(folder: Path) -> None:
     dataset = Scenes("val", image_size=(64, 96), seed=5, train_length=6, val_length=6)
     for index in range(6):
         sample, name = dataset[index], f"{index + 1:06}.png"
@@ -58,7 +58,7 @@ def test_the_pngs_hold_every_pixel(folder: Path) -> None:
     assert names == [one.name for one in dataset.classes["segmentation"]]
 
 
-def test_a_folder_that_is_not_empty_is_refused_and_left_alone(
+def test_non_empty_folder_is_refused_and_unchanged(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.txt").write_text("mine")
@@ -76,12 +76,12 @@ def test_one_split_as_jpeg(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [["--size", "0"], ["--size", "1x2x3"], ["--count", "-1"], ["--size", "big"]])
-def test_a_wrong_option_is_refused_before_anything_is_made(tmp_path: Path, wrong: list[str]) -> None:
+def test_invalid_option_is_refused_before_writing(tmp_path: Path, wrong: list[str]) -> None:
     assert main(["scenes", "--out", str(tmp_path / "new"), *wrong]) == 2
     assert not (tmp_path / "new").exists()
 
 
-def test_the_command_is_described_without_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     code = (
         "import argparse, sys; from densevit.cli import scenes; scenes.add_arguments(argparse.ArgumentParser());"
         "print([name for name in ('torch', 'cv2', 'numpy') if name in sys.modules])"

@@ -1,4 +1,4 @@
-"""From a config's data section to loaders."""
+"""Building loaders from a config's data section."""
 
 import json
 import warnings
@@ -17,7 +17,7 @@ from densevit.interfaces import Class, Dataset, Sample
 
 
 class Plain(Dataset):
-    """A plugin that does not know its images' sizes, but wants to know the model's."""
+    """A plugin that does not know its images' sizes, but has an image_size option."""
 
     classes: ClassVar = {"detection": (Class("thing", 1, (9, 9, 9)),)}
     provides = ("boxes", "labels")
@@ -40,7 +40,7 @@ def config(**data: Any) -> Config:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A set of 20 images to train on and 10 to validate, lying and upright, in random sizes."""
+    """20 training and 10 validation images, landscape and portrait, of random sizes."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 20), ("val", 10)):
         (tmp_path / split).mkdir()
@@ -55,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_folder_of_ones_own_becomes_batches(folder: Path) -> None:
+def test_custom_folder_is_batched(folder: Path) -> None:
     data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4), multiple=16)
     assert (len(data.train), len(data.val)) == (20, 10)
     assert [c.name for c in data.classes["detection"]] == ["cell"]
@@ -68,7 +68,7 @@ def test_a_folder_of_ones_own_becomes_batches(folder: Path) -> None:
         assert all("truth" not in targets for targets in batch["targets"])
 
 
-def test_validation_sees_each_image_once_at_a_size_of_its_own(folder: Path) -> None:
+def test_validation_uses_each_image_once_at_its_own_size(folder: Path) -> None:
     data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4), multiple=16)
     batches = [batch for rank in range(2) for batch in data.val_loader(rank, 2)]
     assert sorted(t["image_id"] for batch in batches for t in batch["targets"]) == list(range(10))
@@ -79,14 +79,14 @@ def test_validation_sees_each_image_once_at_a_size_of_its_own(folder: Path) -> N
             assert targets["truth"]["boxes"].tolist() == [[1, 2, 11, 12]]
 
 
-def test_a_letterbox_makes_one_size_of_all(folder: Path) -> None:
+def test_letterbox_gives_one_size(folder: Path) -> None:
     data = build_data(config(name="coco", root=str(folder), image_size=[64, 96], batch_size=3))
     for loader in (data.train_loader(), data.val_loader()):
         assert {tuple(batch["images"].shape[1:]) for batch in loader} == {(3, 64, 96)}
     assert [len(batch["targets"]) for batch in data.val_loader()] == [3, 3, 3, 1]
 
 
-def test_batches_are_grouped_by_aspect_when_asked(folder: Path) -> None:
+def test_batches_are_grouped_by_aspect_on_request(folder: Path) -> None:
     def padding(**keys: Any) -> float:
         data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4, **keys), multiple=1)
         batches = [batch for epoch in range(4) for batch in _epoch(data, epoch)]
@@ -103,20 +103,20 @@ def _epoch(data: Any, epoch: int) -> list[Any]:
     return list(loader)
 
 
-def test_ranks_share_an_epoch(folder: Path) -> None:
+def test_ranks_split_an_epoch(folder: Path) -> None:
     data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=3))
     ranks = [list(data.train_loader(rank, 2)) for rank in range(2)]
     seen = [t["image_id"] for batches in ranks for batch in batches for t in batch["targets"]]
     assert [len(batches) for batches in ranks] == [3, 3] and len(set(seen)) == 18
 
 
-def test_image_size_reaches_a_data_set_that_asks_for_it() -> None:
+def test_image_size_is_passed_to_a_data_set_that_accepts_it() -> None:
     data = build_data(config(name=f"{__name__}:Plain", image_size=40, batch_size=2))
     assert (data.train.image_size, data.train.split, data.val.split) == (40, "train", "val")
     assert [len(batch["targets"]) for batch in data.val_loader()] == [1] * 5, "sizes are not known beforehand"
 
 
-def test_the_built_in_scenes_go_through_unresampled() -> None:
+def test_built_in_scenes_are_not_resampled() -> None:
     data = build_data(config(name="scenes", image_size=64, batch_size=4), multiple=32)
     batch = next(iter(data.val_loader()))
     assert batch["images"].shape == (4, 3, 64, 64) and not batch["padding_mask"].any()
@@ -132,7 +132,7 @@ def test_splits_must_have_the_same_classes(folder: Path) -> None:
         build_data(config(name="coco", root=str(folder))).check_splits()
 
 
-def test_a_split_is_built_when_it_is_used(folder: Path) -> None:
+def test_splits_are_built_lazily(folder: Path) -> None:
     (folder / "train.json").unlink()
     data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4))
     assert sum(len(batch["targets"]) for batch in data.val_loader()) == 10
@@ -151,14 +151,14 @@ def test_the_evaluated_split_may_have_any_name(folder: Path) -> None:
     assert len(scenes.val) == 3 and not torch.equal(scenes.val[0]["image"], other.val[0]["image"])
 
 
-def test_a_wrong_option_is_named(folder: Path) -> None:
+def test_invalid_option_is_named(folder: Path) -> None:
     with pytest.raises(PluginError, match=r"data\.rot is not an option of 'coco'\. Did you mean 'root'\?"):
         build_data(config(name="coco", rot=str(folder))).check_splits()
     with pytest.raises(DataError, match="no annotations for the split 'train'"):
         build_data(config(name="coco", root=str(folder / "train"))).check_splits()
 
 
-def test_the_shipped_sections_load(project: Path) -> None:
+def test_shipped_sections_load(project: Path) -> None:
     from densevit import config as configs
     from densevit.data.build import build_transforms
 

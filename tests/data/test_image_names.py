@@ -3,7 +3,7 @@
 from densevit.data.image_names import file_name
 
 
-def test_images_have_names_that_files_can_have():
+def test_image_names_are_valid_file_names():
     assert file_name(139) == "139"
     assert file_name("aachen/aachen_000000_000019") == "aachen/aachen_000000_000019"
     assert file_name("Straße 1.b") == "Straße 1.b"
@@ -15,7 +15,7 @@ def test_images_have_names_that_files_can_have():
     assert len(set(names)) == len(awkward)
 
 
-def test_long_ids_that_differ_at_the_end_have_different_names():
+def test_long_ids_have_distinct_names():
     ids = ["ä" * 300 + end for end in "xy"]
     names = [file_name(image_id) for image_id in ids]
     assert names[0] != names[1] and max(len(name.encode()) for name in names) <= 200

@@ -1,4 +1,4 @@
-"""CocoDetection against pycocotools, run in the plain way on COCO jsons, to the last bit."""
+"""CocoDetection against pycocotools on COCO JSON files, bit-identical."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ BACKENDS = ("pycocotools", "faster-coco-eval")
 
 
 def pycocotools_stats(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[list[float], np.ndarray]:
-    """The twelve numbers and the precisions, (T, R, K, A, M), of a COCO json and a list of COCO results."""
+    """The twelve metrics and the precisions, (T, R, K, A, M), of a COCO JSON and a list of COCO results."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = json.loads(json.dumps(truth))
@@ -40,16 +40,16 @@ def pycocotools_stats(truth: dict[str, Any], results: list[dict[str, Any]]) -> t
 
 
 def messy(seed: int, images: int = 30) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Predictions and truths with crowds, areas that are not the box's, ties, empty images, an absent class."""
+    """Predictions and ground truth with crowds, mask areas, ties, empty images and an absent class."""
     rng = np.random.default_rng(seed)
     pairs = []
     for image_id in rng.choice(10_000, images, replace=False).tolist():
         count = 0 if rng.random() < 0.2 else int(rng.integers(1, 9))
         corner, size = rng.uniform(0, 400, (count, 2)), np.exp(rng.uniform(1.5, 5.5, (count, 2)))
-        whole = rng.random(count) < 0.4  # whole numbers make overlaps that lie exactly on a threshold
+        whole = rng.random(count) < 0.4  # integers give overlaps exactly at a threshold
         corner[whole], size[whole] = corner[whole].round(), size[whole].round()
         boxes = torch.tensor(np.concatenate([corner, corner + size], axis=1), dtype=torch.float32).reshape(-1, 4)
-        labels = torch.tensor(rng.integers(0, 5, count))  # class 5 has no truth
+        labels = torch.tensor(rng.integers(0, 5, count))  # class 5 has no ground truth
         truth = {
             "image_id": image_id,
             "boxes": boxes,
@@ -74,7 +74,7 @@ def messy(seed: int, images: int = 30) -> list[tuple[dict[str, Any], dict[str, A
 
 
 def crowded(seed: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """One image with 300 detections of one class and one of another, beside messy ones: more than count."""
+    """One image with 300 detections of one class and one of another, more than are evaluated, among others."""
     rng = np.random.default_rng(seed)
     boxes = torch.tensor(rng.uniform(0, 200, (40, 4)), dtype=torch.float32)
     boxes[:, 2:] += boxes[:, :2]
@@ -82,7 +82,7 @@ def crowded(seed: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     truth |= {
         "area": torch.full((40,), 1024.0),
         "iscrowd": torch.zeros(40, dtype=torch.bool),
-    }  # at once small and medium
+    }  # both small and medium
     found = torch.tensor(rng.integers(0, 40, 301))
     scores = torch.tensor(rng.random(301), dtype=torch.float32)
     prediction = {"boxes": boxes[found] + 3 * torch.tensor(rng.random((301, 4)), dtype=torch.float32), "scores": scores}
@@ -91,7 +91,7 @@ def crowded(seed: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def as_json(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The same images as a COCO json and COCO results, written out box by box."""
+    """The same images as a COCO JSON and COCO results, box by box."""
     annotations, results = [], []
     for prediction, truth in pairs:
         for box, label, area, crowd in zip(
@@ -117,13 +117,13 @@ def evaluated(pairs: list[tuple[dict[str, Any], dict[str, Any]]], batch_size: in
 
 
 def same(metrics: dict[str, float], expected: dict[str, float]) -> bool:
-    """Equal to the last bit, nan to nan, in the same order."""
+    """Bit-identical, including nan, in the same order."""
     return list(metrics) == list(expected) and np.array_equal([*metrics.values()], [*expected.values()], equal_nan=True)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("pairs", [*(messy(seed) for seed in range(8)), crowded(1), crowded(2)], ids=lambda _: "")
-def test_the_twelve_numbers_and_each_class_are_pycocotools(
+def test_metrics_and_class_metrics_match_pycocotools(
     pairs: list[tuple[dict[str, Any], dict[str, Any]]], backend: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("densevit.evaluation.coco.fastest_backend", lambda: backend)
@@ -140,7 +140,7 @@ def test_the_twelve_numbers_and_each_class_are_pycocotools(
     assert math.isnan(metrics["AP/class 5"])
 
 
-def test_the_quick_backend_is_taken_when_it_is_installed(monkeypatch: pytest.MonkeyPatch):
+def test_fast_backend_is_used_if_installed(monkeypatch: pytest.MonkeyPatch):
     assert backends.fastest_backend() == "faster-coco-eval"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert backends.fastest_backend() == "pycocotools"
@@ -148,8 +148,8 @@ def test_the_quick_backend_is_taken_when_it_is_installed(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("right", ["TFT", "TTF", "F", "T", "FTT", "TT" + 60 * "FT", 150 * "T", "TF" + 150 * "T", ""])
-def test_backends_agree_on_the_rounding_of_the_first_precision(right: str, backend: str):
-    """150 truths in as many images; the detections, best first, are right or wrong as the letters say."""
+def test_backends_round_the_first_precision_equally(right: str, backend: str):
+    """150 objects in as many images; the letters give correct and wrong detections by descending score."""
     count = 150
     boxes = np.tile([10.0, 10.0, 20.0, 20.0], (len(right), 1))
     boxes[[letter == "F" for letter in right], 0] = 200
@@ -168,8 +168,8 @@ def test_backends_agree_on_the_rounding_of_the_first_precision(right: str, backe
     assert precision.shape == (10, 101, 4, 3)
 
 
-def test_a_case_worked_out_by_hand():
-    """Two truths; the detections are right, wrong, right: precision 1 up to recall 0.5, then 2/3."""
+def test_metrics_by_hand():
+    """Two objects; the detections are correct, wrong, correct: precision 1 up to recall 0.5, then 2/3."""
     truth = {
         "image_id": 7,
         "boxes": torch.tensor([[0.0, 0, 50, 50], [100, 100, 150, 150]]),
@@ -182,18 +182,20 @@ def test_a_case_worked_out_by_hand():
     metrics = evaluator.compute()
     assert metrics["AP"] == pytest.approx((51 * 1 + 50 * 2 / 3) / 101)
     assert (metrics["AR1"], metrics["AR10"]) == (0.5, 1.0)
-    assert metrics["APm"] == metrics["AP"] == metrics["AP/class 0"]  # the boxes' own areas, 2500, as the truth has none
+    assert (
+        metrics["APm"] == metrics["AP"] == metrics["AP/class 0"]
+    )  # the areas of the boxes, 2500, as the ground truth has none
     assert math.isnan(metrics["APs"]) and math.isnan(metrics["AP/class 1"])
 
 
-def test_neither_batch_size_nor_the_order_of_images_changes_a_digit():
+def test_metrics_do_not_depend_on_batch_size_or_order():
     pairs = messy(3)
     expected = evaluated(pairs, batch_size=1).compute()
     assert same(evaluated(pairs, batch_size=7).compute(), expected)
     assert same(evaluated(pairs[::-1], batch_size=30).compute(), expected)
 
 
-def test_any_split_over_processes_gives_the_same_even_with_repeats():
+def test_metrics_do_not_depend_on_the_split_over_processes():
     pairs = messy(5)
     whole = evaluated(pairs)
     shards = [pairs[:1], pairs[1:20], pairs[18:], pairs[:2], []]  # uneven, repeated and empty ones
@@ -204,7 +206,7 @@ def test_any_split_over_processes_gives_the_same_even_with_repeats():
     assert merged.results() == whole.results()
 
 
-def test_an_image_seen_twice_counts_once_and_reset_forgets():
+def test_repeated_image_counts_once_and_reset_clears():
     pairs = messy(2)
     evaluator = evaluated([*pairs, *pairs[:5], pairs[-1], pairs[-1]])
     assert same(evaluator.compute(), evaluated(pairs).compute())
@@ -214,7 +216,7 @@ def test_an_image_seen_twice_counts_once_and_reset_forgets():
     assert same(evaluator.compute(), evaluated(pairs).compute())
 
 
-def test_results_bring_back_the_files_ids_and_give_the_same_numbers_in_pycocotools():
+def test_results_have_file_ids_and_match_in_pycocotools():
     pairs = messy(4)
     truth, _ = as_json(pairs)
     evaluator = evaluated(pairs)
@@ -226,15 +228,15 @@ def test_results_bring_back_the_files_ids_and_give_the_same_numbers_in_pycocotoo
     assert [evaluator.compute()[name] for name in NAMES] == stats
 
 
-def test_image_ids_may_be_names():
+def test_image_ids_may_be_strings():
     pairs = messy(6)
     named = [(prediction, {**truth, "image_id": f"{truth['image_id']:05d}.jpg"}) for prediction, truth in pairs]
-    assert same(evaluated(named).compute(), evaluated(pairs).compute())  # with leading zeros, names sort as numbers do
+    assert same(evaluated(named).compute(), evaluated(pairs).compute())  # with leading zeros, strings sort like numbers
     expected = [{**entry, "image_id": f"{entry['image_id']:05d}.jpg"} for entry in evaluated(pairs).results()]
     assert evaluated(named).results() == expected
 
 
-def test_detections_in_an_image_without_truth_count_as_wrong_unless_it_is_unlabelled():
+def test_detections_without_ground_truth_are_false_positives_unless_unlabelled():
     pairs = messy(0)
     found = {
         "boxes": torch.tensor([[0.0, 0, 100, 100]] * 9),
@@ -246,7 +248,7 @@ def test_detections_in_an_image_without_truth_count_as_wrong_unless_it_is_unlabe
     assert same(evaluated([*pairs, (found, {"image_id": 99_999})]).compute(), evaluated(pairs).compute())
 
 
-def test_half_precision_predictions_count_as_they_are():
+def test_half_precision_predictions_are_not_rounded():
     pairs = messy(2)
     half = [({**p, "boxes": p["boxes"].bfloat16(), "scores": p["scores"].bfloat16()}, t) for p, t in pairs]
     as_float = [
@@ -255,7 +257,7 @@ def test_half_precision_predictions_count_as_they_are():
     assert same(evaluated(half).compute(), evaluated(as_float).compute())
 
 
-def test_mistakes_are_named():
+def test_invalid_input_raises():
     boxes, one = torch.zeros(1, 4), torch.zeros(1, dtype=int)
     truth = {"image_id": 12, "boxes": boxes, "labels": one}
     evaluator = CocoDetection(CLASSES)
@@ -269,10 +271,10 @@ def test_mistakes_are_named():
         evaluator.update([{"boxes": boxes, "scores": torch.ones(1), "labels": one}], [{**truth, "labels": one + 6}])
     with pytest.raises(DensevitError, match=r"max_detections is 5"):
         CocoDetection(CLASSES, max_detections=5)
-    assert evaluator.results() == []  # what was refused left nothing behind
+    assert evaluator.results() == []  # rejected updates have no effect
 
 
-def test_more_detections_count_on_request():
+def test_max_detections_can_be_raised():
     metrics = {}
     for most in (100, 300):
         evaluator = CocoDetection(CLASSES, max_detections=most)
@@ -286,8 +288,8 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "coco_tiny" / "annotation
 
 
 @pytest.mark.skipif(not DATA.is_file(), reason="needs coco_tiny")
-def test_real_annotations_with_their_crowds_and_areas():
-    """Each truth of the data set found, but shifted by a noise: the numbers of the json itself in pycocotools."""
+def test_real_annotations_match_pycocotools():
+    """Each object is detected with a noisy box; metrics equal pycocotools' on the JSON itself."""
     truth = json.loads(DATA.read_text())
     dataset = Coco("val", root=str(DATA.parents[1]))
     rng = np.random.default_rng(0)

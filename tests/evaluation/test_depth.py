@@ -1,4 +1,4 @@
-"""DepthErrors against maps worked by hand, the formulas written out, numpy's least squares and counted pixels."""
+"""DepthErrors against values by hand, the written-out formulas, numpy's least squares and counted pixels."""
 
 import math
 import pickle
@@ -35,7 +35,7 @@ def measured(images: list[Image], **options: Any) -> dict[str, float]:
 
 
 def aligned(images: list[Image], align: Any, **options: Any) -> dict[str, float]:
-    """The metrics after alignment under their plain names, once it is known that theirs say which one it was."""
+    """The metrics after alignment under their plain names; checks that their names include the alignment."""
     mark = {
         "none": "",
         "median": "_aligned_median",
@@ -48,7 +48,7 @@ def aligned(images: list[Image], align: Any, **options: Any) -> dict[str, float]
 
 
 def random_images(count: int = 7, seed: int = 0) -> list[Image]:
-    """Maps of many sizes, a third of their pixels unknown, with errors of some tens of per cent."""
+    """Maps of many sizes, a third of their pixels unknown, with errors of about 30 per cent."""
     rng = np.random.default_rng(seed)
     images = []
     for image_id in range(count):
@@ -60,10 +60,10 @@ def random_images(count: int = 7, seed: int = 0) -> list[Image]:
     return images
 
 
-# ---- the numbers ----
+# ---- metrics ----
 
 
-def test_a_case_worked_by_hand():
+def test_metrics_by_hand():
     """Ratios 1, 2, 1/2 and 4, so that logarithms are 0, 1, -1 and 2 times ln 2; the fifth pixel is unknown."""
     metrics = measured([image(1, [[1.0, 1, 4, 1, 0]], [[1.0, 2, 2, 4, 9]])], deltas=(2.5,))
     two = math.log(2)
@@ -83,7 +83,7 @@ def test_a_case_worked_by_hand():
     assert list(metrics) == list(expected)
 
 
-def test_deltas_are_below_their_limits_on_either_side():
+def test_delta_thresholds_are_exclusive():
     """Ratios of just 1.25 (exact in floating point) and 1.25^2 are not below them."""
     truth = [[1.0, 1.25, 1, 1.5625, 1, 1.953125, 1, 1]]
     prediction = [[1.25, 1, 1.5625, 1, 1.953125, 1, 1.2, 1 / 1.2]]
@@ -91,7 +91,7 @@ def test_deltas_are_below_their_limits_on_either_side():
     assert [metrics[f"delta{n}"] for n in (1, 2, 3)] == [2 / 8, 4 / 8, 6 / 8]
 
 
-def test_a_metric_is_the_mean_of_the_images_and_over_all_pixels_on_request():
+def test_metrics_are_averaged_per_image_or_per_pixel():
     """One image with one pixel of error 3, and one with three pixels without error."""
     images = [image("a", [[1.0, 0, 0]], [[4.0, 1, 1]]), image("b", [[2.0, 2, 2]], [[2.0, 2, 2]])]
     metrics = measured(images, per_pixel=True)
@@ -119,7 +119,7 @@ def written_out(p: np.ndarray, g: np.ndarray) -> dict[str, float]:
     }
 
 
-def test_random_maps_against_the_formulas_written_out():
+def test_random_maps_match_the_formulas():
     images = random_images()
     pixels = []
     for found, truth in images:
@@ -133,7 +133,7 @@ def test_random_maps_against_the_formulas_written_out():
     assert measured(images, max_depth=10, per_pixel=True) == pytest.approx(expected, rel=1e-11)
 
 
-def test_less_is_better_for_all_but_deltas():
+def test_lower_is_better_except_for_deltas():
     for align in ("none", "median", "scale_shift", "scale_shift_disparity"):
         evaluator = evaluated(random_images(2), per_pixel=True, deltas=(1.1,), align=align)
         metrics = evaluator.compute()
@@ -143,20 +143,20 @@ def test_less_is_better_for_all_but_deltas():
         assert evaluator.main in evaluator.lower_is_better and evaluator.main in metrics
 
 
-def test_names_say_the_alignment_and_whether_pixels_are_averaged():
+def test_metric_names_include_alignment_and_averaging():
     names = measured(random_images(2), per_pixel=True, deltas=(1.1,), align="scale_shift_disparity")
     assert {"AbsRel_aligned_disparity", "AbsRel_aligned_disparity_pixel", "delta_1.1_aligned_disparity"} < names.keys()
     assert len(names) == 20 and all("_aligned_disparity" in name for name in names)
 
 
-# ---- which pixels count ----
+# ---- valid pixels ----
 
 
-def test_truth_outside_the_limits_does_not_count_and_predictions_are_clamped():
+def test_depth_limits_exclude_ground_truth_and_clamp_predictions():
     truth = [[0.5, 1.0, 2.0, 4.0, 8.0, 9.0, math.inf, math.nan]]
     prediction = [[7.0, 7.0, -3.0, 80.0, 7.0, 7.0, 7.0, 7.0]]
     metrics = measured([image(1, truth, prediction)], min_depth=1, max_depth=8)
-    assert metrics["AbsRel"] == (1 / 2 + 4 / 4) / 2  # 2 m seen as 1, 4 m seen as 8
+    assert metrics["AbsRel"] == (1 / 2 + 4 / 4) / 2  # 2 m predicted as 1, 4 m predicted as 8
     assert metrics["RMSE"] == math.sqrt((1 + 16) / 2)
 
 
@@ -183,12 +183,12 @@ def test_crops(crop: Any, size: tuple[int, int], rows: tuple[int, int], columns:
     assert metrics["AbsRel"] == 1 and metrics["delta1"] == 0
 
 
-def test_the_nyu_crop_is_for_nyu():
+def test_nyu_crop_requires_nyu_size():
     with pytest.raises(DataError, match=r"Image 7: .*240 x 320.*'eigen'.*480 x 640.*'garg'"):
         measured([image(7, np.ones((240, 320)), np.ones((240, 320)))], crop="eigen")
 
 
-def test_an_image_without_a_pixel_that_counts_changes_nothing_and_is_told():
+def test_image_without_valid_pixels_is_ignored_with_a_warning():
     images = random_images(3)
     empty = [image("unknown", np.zeros((4, 5)), np.full((4, 5), np.nan)), image("far", [[99.0]], [[1.0]])]
     with pytest.warns(UserWarning, match="2 of 5 images have no pixel of known depth between 0.001 and 80 m"):
@@ -197,7 +197,7 @@ def test_an_image_without_a_pixel_that_counts_changes_nothing_and_is_told():
 
 
 @pytest.mark.parametrize("images", [[], [({"depth": torch.ones(2, 2)}, {"image_id": 1})]])
-def test_with_nothing_labelled_every_metric_is_nan_without_a_warning(images: list[Image]):
+def test_without_labels_metrics_are_nan_without_a_warning(images: list[Image]):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         metrics = measured(images, per_pixel=True)
@@ -207,14 +207,14 @@ def test_with_nothing_labelled_every_metric_is_nan_without_a_warning(images: lis
 # ---- alignment ----
 
 
-def test_least_squares_is_numpys():
+def test_least_squares_matches_numpy():
     rng = np.random.default_rng(0)
     x, y = rng.uniform(0, 3, 500), rng.uniform(1, 9, 500)
     expected = np.linalg.lstsq(np.stack([x, np.ones(500)], 1), y, rcond=None)[0]
     assert least_squares(x, y) == pytest.approx(tuple(expected), rel=1e-12)
 
 
-def test_what_says_nothing_is_aligned_to_the_mean():
+def test_constant_prediction_is_aligned_to_the_mean():
     assert least_squares(np.full(3, 0.1), np.array([1.0, 2, 6])) == (0.0, 3.0)
     assert least_squares(np.array([0.1]), np.array([4.0])) == (0.0, 4.0)
 
@@ -230,7 +230,7 @@ def test_what_says_nothing_is_aligned_to_the_mean():
         ("scale_shift_disparity", "inverse_depth"),
     ],
 )
-def test_alignment_against_its_formula_written_out(align: Any, key: str):
+def test_alignment_matches_its_formula(align: Any, key: str):
     rng = np.random.default_rng(1)
     truth = rng.uniform(0.5, 20, (30, 20)).astype(np.float32)  # some beyond max_depth
     prediction = (rng.normal(0, 0.3, truth.shape) + 0.4 * (truth if key == "depth" else 1 / truth) + 2).astype("f4")
@@ -263,20 +263,20 @@ def test_alignment_against_its_formula_written_out(align: Any, key: str):
         ("scale_shift_disparity", "depth", lambda depth: 1 / (2 + 1 / depth)),
     ],
 )
-def test_alignment_undoes_what_it_is_free_in(align: Any, key: str, seen: Any):
+def test_alignment_removes_scale_and_shift(align: Any, key: str, seen: Any):
     truth = np.random.default_rng(2).uniform(1, 10, (20, 30)).astype(np.float32)
     metrics = aligned([image(1, truth, seen(truth), key)], align, max_depth=80)
     assert metrics["AbsRel"] < 1e-5 and metrics["delta1"] == 1
 
 
-def test_aligned_disparity_worked_by_hand():
+def test_aligned_disparity_by_hand():
     """Least squares of disparities 1, 1/2 and 1/4 on 0, 0 and -6: 3/4 at 0, the mean of two, and 1/4 at -6."""
     images = [image(1, [[1.0, 2.0, 4.0]], [[0.0, 0.0, -6.0]], "inverse_depth")]
     metrics = aligned(images, "scale_shift_disparity", max_depth=5)
     assert metrics["AbsRel"] == pytest.approx((1 / 3 + (2 - 4 / 3) / 2 + 0) / 3, rel=1e-12)
 
 
-def test_an_aligned_disparity_below_that_of_the_limit_is_at_the_limit():
+def test_aligned_disparity_is_clamped_to_max_depth():
     """On -1, -1, 1, 1 and 0, with disparities 1/9, 1/9, 1, 1 and 1/9: the line is 7/15 + 4/9 x, at -1 just 1/45."""
     truth, inverse = [[9.0, 9, 1, 1, 9]], [[-1.0, -1, 1, 1, 0]]
     metrics = aligned([image(1, truth, inverse, "inverse_depth")], "scale_shift_disparity", max_depth=10)
@@ -286,7 +286,7 @@ def test_an_aligned_disparity_below_that_of_the_limit_is_at_the_limit():
 
 
 @pytest.mark.parametrize("align", ["median", "scale_shift_disparity"])
-def test_without_max_depth_what_is_relative_ends_at_the_farthest_truth(align: Any):
+def test_relative_depth_is_clamped_to_the_farthest_ground_truth(align: Any):
     """Inverse depth 0 is infinite depth; only valid pixels are evaluated."""
     images = [image(1, [[1.0, 2.0, 8.0, 0.0]], [[1.0, 0.5, 0.0, 7.0]], "inverse_depth")]
     assert aligned(images, align) == pytest.approx(aligned(images, align, max_depth=8.0 + 1e-6), abs=1e-5)
@@ -294,7 +294,7 @@ def test_without_max_depth_what_is_relative_ends_at_the_farthest_truth(align: An
         assert aligned(images, align)["AbsRel"] == 0
 
 
-# ---- the head and the data that it meets ----
+# ---- heads and data ----
 
 
 def meets(quantity: str | None, metric: bool = True, **options: Any) -> DepthErrors:
@@ -306,7 +306,7 @@ def meets(quantity: str | None, metric: bool = True, **options: Any) -> DepthErr
 
 
 @pytest.mark.parametrize("metric", [True, False])
-def test_relative_depth_is_aligned_in_disparity_where_nothing_is_said(metric: bool):
+def test_relative_depth_is_aligned_in_disparity_by_default(metric: bool):
     evaluator = meets("inverse_depth", metric)
     assert evaluator.main == "AbsRel_aligned_disparity" and evaluator.main in evaluator.compute()
     evaluator.update(*zip(image(1, [[1.0, 2, 4]], [[7.0, 4, 2.5]], "inverse_depth"), strict=True))
@@ -315,28 +315,28 @@ def test_relative_depth_is_aligned_in_disparity_where_nothing_is_said(metric: bo
 
 
 @pytest.mark.parametrize("align", ["none", "scale_shift"])
-def test_relative_depth_is_not_compared_with_metres(align: Any):
+def test_relative_depth_without_alignment_raises(align: Any):
     with pytest.raises(
         ConfigError, match=rf"^align is {align}, but Head predicts inverse depth .*scale_shift_disparity or median"
     ):
         meets("inverse_depth", align=align)
 
 
-def test_metres_are_not_compared_with_depth_of_no_unit():
+def test_metric_depth_against_unitless_ground_truth_raises():
     with pytest.raises(ConfigError, match=r"^align is none, but the depth of the data has no unit .*Choose median"):
         meets("depth", metric=False)
     for align in ("median", "scale_shift", "scale_shift_disparity"):
         assert meets("depth", metric=False, align=align).align == align
 
 
-def test_a_head_that_says_nothing_is_measured_as_it_was():
+def test_head_without_declared_unit_is_evaluated_as_metric():
     assert meets(None).main == meets(None, metric=False).main == meets("depth").main == "AbsRel"
 
 
-# ---- exact in any order ----
+# ---- exactness in any order ----
 
 
-def test_the_last_bit_does_not_depend_on_batches_order_or_processes():
+def test_metrics_are_bit_identical_for_any_batch_order_or_processes():
     images = random_images(23)
     options: dict[str, Any] = {"max_depth": 10, "align": "scale_shift", "per_pixel": True, "deltas": (1.1,)}
     whole = measured(images, batch=23, **options)
@@ -345,7 +345,7 @@ def test_the_last_bit_does_not_depend_on_batches_order_or_processes():
         shuffled = [images[n] for n in rng.permutation(23)]
         assert measured(shuffled, batch=batch, **options) == whole
     for processes in (2, 3):
-        # as a sampler deals them: in turns, the last ones repeated to even out the shares
+        # as in a distributed sampler: round-robin, with repeats that equalise the ranks
         dealt = images + images[: -len(images) % processes]
         parts = [evaluated(dealt[rank::processes], **options) for rank in range(processes)]
         states = pickle.loads(pickle.dumps([part.state() for part in parts]))
@@ -354,7 +354,7 @@ def test_the_last_bit_does_not_depend_on_batches_order_or_processes():
             assert part.compute() == whole
 
 
-def test_a_process_that_saw_nothing_or_only_unknown_depth_changes_nothing():
+def test_process_without_valid_depth_changes_nothing():
     images = random_images(3)
     parts = [evaluated(images), evaluated([]), evaluated([image("unknown", np.zeros((2, 2)), np.ones((2, 2)))])]
     parts[1].merge([part.state() for part in parts])
@@ -362,7 +362,7 @@ def test_a_process_that_saw_nothing_or_only_unknown_depth_changes_nothing():
         assert parts[1].compute() == measured(images)
 
 
-def test_an_image_seen_twice_counts_once_and_reset_forgets():
+def test_repeated_image_counts_once_and_reset_clears():
     images = random_images(4)
     evaluator = evaluated(images)
     expected = evaluator.compute()
@@ -374,12 +374,12 @@ def test_an_image_seen_twice_counts_once_and_reset_forgets():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_predictions_of_any_precision(dtype: torch.dtype):
+def test_predictions_of_any_dtype(dtype: torch.dtype):
     found, truth = image(1, [[2.0, 4.0]], [[3.0, 4.0]])
     assert measured([({"depth": found["depth"].to(dtype)}, truth)])["AbsRel"] == 1 / 4
 
 
-# ---- what is wrong is message ----
+# ---- errors ----
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_predictions_of_any_precision(dtype: torch.dtype):
         ({"depth": torch.tensor([[1, 1], [1, math.inf]])}, {"max_depth": 80}, "not finite in 1 of the 3 valid pixels"),
     ],
 )
-def test_a_prediction_that_cannot_be_measured_is_an_error(prediction: dict, options: dict, message: str):
+def test_invalid_prediction_raises(prediction: dict, options: dict, message: str):
     truth = {"image_id": 5, "depth": torch.tensor([[1.0, 2.0], [0.0, 1.0]])}
     with pytest.raises(DataError, match=f"Image 5: .*{message}"):
         measured([(prediction, truth)], **options)
@@ -408,12 +408,12 @@ def test_a_prediction_that_cannot_be_measured_is_an_error(prediction: dict, opti
         ({"deltas": (0.9,)}, r"deltas is \[0.9\]"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_an_error(options: dict, message: str):
+def test_invalid_options_raise(options: dict, message: str):
     with pytest.raises(ConfigError, match=message):
         DepthErrors((), **options)
 
 
-def test_a_config_sets_the_options():
+def test_config_sets_the_options():
     options = {"max_depth": 80, "crop": "none", "align": "median", "deltas": [1.1], "per_pixel": True}
     plugin = "densevit.evaluation.depth:DepthErrors"
     made = registry.create("evaluators", plugin, (), options=options, where="heads.depth.evaluation")

@@ -1,4 +1,4 @@
-"""`densevit evaluate` with stand-ins for the model, the data and the evaluation itself."""
+"""`densevit evaluate` with fakes for the model, the data and the evaluation."""
 
 import json
 import math
@@ -23,7 +23,7 @@ CONFIG = "backbone: {name: swin}\nheads: {detection: {name: detr}}\ndata: {name:
 
 @pytest.fixture
 def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A run folder `run` in the working directory; gathers what the command hands on."""
+    """A run folder `run` in the working directory; records the arguments that the command passes on."""
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     Path("run/config.yaml").write_text(CONFIG)
@@ -54,7 +54,9 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return seen
 
 
-def test_it_prints_a_table_and_writes_metrics_and_detections(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+def test_evaluate_prints_a_table_and_writes_metrics_and_detections(
+    seen: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
     assert main(["evaluate", "run", "--out", "out/deep"]) == 0
     table = capsys.readouterr().out
     assert ["AP", "1.0000", "AP50", "1.0000", "AP75", "1.0000", "APs", "–", "APm", "1.0000", "APl", "–"] in [
@@ -70,7 +72,7 @@ def test_it_prints_a_table_and_writes_metrics_and_detections(seen: dict[str, Any
 
 
 def test_label_maps_and_the_confusion_matrix_are_written(seen: dict[str, Any]):
-    """An evaluator sees a map and hands it on; a map's values are the classes' file ids."""
+    """Evaluators and the writer get each map; written values are the classes' file ids."""
     found, truth = np.array([[0, 1, 1]], np.uint8), np.array([[0, 0, 255]], np.uint8)
 
     def evaluate(write: Any) -> tuple[dict[str, float], dict[str, Evaluator]]:
@@ -91,7 +93,7 @@ def test_label_maps_and_the_confusion_matrix_are_written(seen: dict[str, Any]):
     ]
 
 
-def test_without_out_it_writes_nothing(seen: dict[str, Any]):
+def test_evaluate_without_out_writes_no_files(seen: dict[str, Any]):
     assert main(["evaluate", "run"]) == 0
     assert [path.name for path in Path().rglob("*")] == ["run", "config.yaml"]
 
@@ -111,13 +113,13 @@ def test_overrides_change_the_data_but_not_the_model(seen: dict[str, Any], capsy
         assert f"{override}: a run is evaluated as it was trained" in capsys.readouterr().err
 
 
-def test_a_folder_with_files_is_not_touched(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+def test_non_empty_folder_is_not_modified(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
     assert main(["evaluate", "run", "--out", "run"]) == 2
     assert "run is not empty" in capsys.readouterr().err
-    assert "config" not in seen  # it was found out before any work
+    assert "config" not in seen  # raised before any work
 
 
-def test_data_with_other_classes_is_an_error(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+def test_data_with_other_classes_raises(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
     seen["data"] = SimpleNamespace(val=SimpleNamespace(classes={"detection": CLASSES[::-1]}, check_labels=lambda: None))
     assert main(["evaluate", "run"]) == 2
     assert "Found: dog, cat. Expected: cat, dog." in capsys.readouterr().err

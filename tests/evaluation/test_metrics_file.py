@@ -8,7 +8,7 @@ from densevit.errors import DensevitError
 from densevit.evaluation.metrics_file import by_head, read, write
 
 
-def test_what_is_written_is_read_to_the_last_digit_and_nan_is_null(tmp_path: Path):
+def test_metrics_round_trip_exactly_and_nan_is_null(tmp_path: Path):
     metrics = {"detection/AP": 0.1 + 0.2, "detection/APs": math.nan, "depth/AbsRel": 1e-17}
     write(metrics, tmp_path / "metrics.json")
     assert json.loads((tmp_path / "metrics.json").read_text()) == {**metrics, "detection/APs": None}
@@ -18,7 +18,7 @@ def test_what_is_written_is_read_to_the_last_digit_and_nan_is_null(tmp_path: Pat
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"AP": "high"}', '{"AP": []}'])
-def test_a_file_that_holds_no_metrics_is_named(tmp_path: Path, text: str):
+def test_invalid_metrics_file_is_named(tmp_path: Path, text: str):
     (tmp_path / "metrics.json").write_text(text)
     with pytest.raises(DensevitError, match=r"metrics\.json: expected metrics"):
         read(tmp_path / "metrics.json")

@@ -1,4 +1,4 @@
-"""SemanticSegmentation against maps worked by hand, a pixel by pixel count, torchmetrics and erosion mask by mask."""
+"""SemanticSegmentation against values by hand, plain loops, torchmetrics and erosion of each mask."""
 
 import math
 import pickle
@@ -29,7 +29,7 @@ def image(image_id: int | str, truth: Any, prediction: Any) -> Image:
 
 
 def random_images(seed: int, count: int = 7, labels: int = 6) -> list[Image]:
-    """Maps of many sizes with ignored pixels, mostly right; one image is all ignored, the last class is nowhere."""
+    """Mostly correct maps of many sizes with ignored pixels; one image is all ignored, the last class is absent."""
     rng = np.random.default_rng(seed)
     images = []
     for image_id in range(count):
@@ -59,10 +59,10 @@ def brute_force(images: list[Image], count: int) -> np.ndarray:
     return counts
 
 
-# ---- the numbers ----
+# ---- metrics ----
 
 
-def test_a_case_worked_by_hand():
+def test_metrics_by_hand():
     truth = [[0, 0, 1], [1, 255, 2]]
     prediction = [[0, 1, 1], [1, 2, 0]]
     metrics = evaluated([image(1, truth, prediction)], 4).compute()
@@ -79,20 +79,20 @@ def test_a_case_worked_by_hand():
     assert SemanticSegmentation.main == "mIoU"
 
 
-def test_a_class_that_is_only_predicted_lowers_mean_iou_and_not_mean_accuracy():
+def test_class_without_ground_truth_lowers_miou_but_not_mean_accuracy():
     metrics = evaluated([image(1, [[0, 0, 0]], [[0, 0, 1]])], 3).compute()
     assert metrics["IoU/class 1"] == 0 and metrics["mIoU"] == pytest.approx((2 / 3 + 0) / 2)
     assert math.isnan(metrics["Acc/class 1"]) and metrics["mAcc"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("images", [[], [image(1, [[255, 255]], [[0, 1]])], [({}, {"image_id": 1})]])
-def test_with_nothing_labelled_every_metric_is_nan(images: list[Image]):
+def test_without_labels_metrics_are_nan(images: list[Image]):
     metrics = evaluated(images, 2, boundary=True).compute()
     assert len(metrics) == 5 + 3 * 2 and all(math.isnan(value) for value in metrics.values())
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_counts_are_those_of_a_pixel_by_pixel_count(seed: int):
+def test_counts_match_plain_loops(seed: int):
     images = random_images(seed)
     evaluator = evaluated(images, 6)
     expected = brute_force(images, 6)
@@ -100,7 +100,7 @@ def test_counts_are_those_of_a_pixel_by_pixel_count(seed: int):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_metrics_are_torchmetrics(seed: int):
+def test_metrics_match_torchmetrics(seed: int):
     images = random_images(seed)
     arguments = {"num_classes": 6, "ignore_index": 255}
     matrix = MulticlassConfusionMatrix(**arguments)
@@ -116,7 +116,7 @@ def test_metrics_are_torchmetrics(seed: int):
     for name, theirs in {"mIoU": mean, "fwIoU": weighted, "aAcc": overall, "mAcc": recall}.items():
         assert metrics[name] == pytest.approx(float(theirs.compute()), abs=1e-6)  # theirs are float32
     assert [metrics[f"IoU/class {n}"] for n in range(5)] == pytest.approx(by_class.compute()[:5].tolist(), abs=1e-6)
-    assert math.isnan(metrics["IoU/class 5"])  # theirs is 0 there, and left out of the mean
+    assert math.isnan(metrics["IoU/class 5"])  # theirs is 0 there, and excluded from the mean
 
 
 def test_255_classes_are_counted():
@@ -125,18 +125,18 @@ def test_255_classes_are_counted():
     assert counts.sum() == 255 and counts[0, 240] == counts[254, 14] == counts[14, 254] == 1
 
 
-def test_counts_stay_exact_beyond_what_float32_holds():
+def test_counts_are_exact_beyond_float32():
     labels = torch.zeros(4097, 4097, dtype=torch.uint8)  # an odd number of pixels, above 2**24
     assert evaluated([image(1, labels, labels)], 1).counts.tolist() == [[4097 * 4097]]
 
 
-def test_maps_may_be_slices_of_other_tensors():
+def test_maps_may_be_non_contiguous():
     truth, found = (torch.randint(0, 3, (9, 14), dtype=torch.uint8) for _ in range(2))
     parts = image(1, truth.T[::2, 1:], found.T[::2, 1:])
     assert evaluated([parts], 3).counts.tolist() == brute_force([parts], 3).tolist()
 
 
-# ---- what must not matter ----
+# ---- invariances ----
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7])
@@ -146,7 +146,7 @@ def test_metrics_do_not_depend_on_the_batch_size(batch: int):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 5, 9])
-def test_several_processes_give_the_numbers_of_one(processes: int):
+def test_several_processes_match_one(processes: int):
     images = random_images(6)
     shares = [evaluated(images[rank::processes], 6, boundary=0.1) for rank in range(processes)]
     states = pickle.loads(pickle.dumps([share.state() for share in shares]))
@@ -155,25 +155,25 @@ def test_several_processes_give_the_numbers_of_one(processes: int):
         assert str(share.compute()) == str(evaluated(images, 6, boundary=0.1).compute())
 
 
-def test_an_image_seen_twice_counts_once():
+def test_repeated_image_counts_once():
     images = random_images(7)
     assert evaluated(images + images[2:4], 6).counts.tolist() == brute_force(images, 6).tolist()
 
 
-def test_an_image_that_two_processes_saw_is_an_error():
+def test_image_evaluated_by_two_processes_raises():
     images = random_images(7)
     states = [evaluated(part, 6).state() for part in (images[:4], images[3:])]
     with pytest.raises(DataError, match="Image 3 was evaluated by two processes"):
         SemanticSegmentation(classes(6)).merge(states)
 
 
-def test_an_image_without_a_label_map_does_not_count():
+def test_image_without_label_map_is_ignored():
     images = random_images(8)
     other = ({"semantic": torch.zeros(4, 4, dtype=torch.uint8)}, {"image_id": 99, "boxes": torch.zeros(0, 4)})
     assert evaluated([other, *images], 6).counts.tolist() == brute_force(images, 6).tolist()
 
 
-def test_reset_forgets_all():
+def test_reset_clears_all_counts():
     images = random_images(9)
     evaluator = evaluated(images, 6, boundary=True)
     once = str(evaluator.compute())
@@ -183,23 +183,23 @@ def test_reset_forgets_all():
     assert str(evaluator.compute()) == once
 
 
-# ---- the device's way of counting ----
+# ---- counting on a device ----
 
 
 def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets CPU tensors go the way of a GPU's."""
+    """Makes CPU tensors take the GPU path."""
     monkeypatch.setattr(confusion, "_count_on_cpu", confusion._count_on_device)
     monkeypatch.setattr(confusion, "_extremes_on_cpu", confusion._extremes_on_device)
 
 
-def test_a_device_counts_the_same(monkeypatch: pytest.MonkeyPatch):
+def test_device_counts_match_cpu(monkeypatch: pytest.MonkeyPatch):
     images = random_images(10)
     expected = str(evaluated(images, 6, boundary=0.1).compute())
     as_on_a_device(monkeypatch)
     assert str(evaluated(images, 6, boundary=0.1).compute()) == expected
 
 
-def test_a_device_counts_in_parts(monkeypatch: pytest.MonkeyPatch):
+def test_device_counts_in_chunks(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(confusion, "EXACT", 100)
     rows, columns = (torch.randint(0, 9, (31, 37), dtype=torch.uint8) for _ in range(2))
     parts = confusion._count_on_device(rows, columns, 7), confusion._count_on_cpu(rows, columns, 7)
@@ -207,8 +207,8 @@ def test_a_device_counts_in_parts(monkeypatch: pytest.MonkeyPatch):
     assert torch.equal(parts[0], count_pairs(rows, columns, 7)) and torch.equal(parts[0], parts[1])
 
 
-def test_a_batch_never_waits_for_the_device():
-    """A meta tensor has no values: reading one, as a synchronisation does, would raise."""
+def test_update_does_not_synchronise():
+    """A meta tensor has no values: a synchronisation, which reads them, raises."""
     evaluator = SemanticSegmentation(classes(5), boundary=True)
     for image_id in range(3):
         truth, found = (torch.zeros(40, 50, dtype=torch.uint8, device="meta") for _ in range(2))
@@ -218,7 +218,7 @@ def test_a_batch_never_waits_for_the_device():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_gives_the_same_numbers_without_a_synchronisation():
+def test_gpu_matches_cpu_without_synchronising():
     images = random_images(11)
     on_gpu = [({"semantic": f["semantic"].cuda()}, t | {"semantic": t["semantic"].cuda()}) for f, t in images]
     torch.cuda.set_sync_debug_mode("error")
@@ -233,7 +233,7 @@ def test_a_gpu_gives_the_same_numbers_without_a_synchronisation():
 
 
 def mask_to_boundary(mask: np.ndarray, ratio: float) -> np.ndarray:
-    """The boundary region of a mask as Cheng et al. define it: erosion by a 3 x 3 square, so often as the distance."""
+    """The boundary region of a mask as Cheng et al. define it: erosion by a 3 x 3 square, repeated `distance` times."""
     height, width = mask.shape
     distance = max(1, round(ratio * math.sqrt(height**2 + width**2)))
     framed = np.pad(mask.astype(np.uint8), 1)
@@ -243,8 +243,8 @@ def mask_to_boundary(mask: np.ndarray, ratio: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("ratio", [0.02, 0.08])
-def test_boundary_iou_is_the_papers_class_by_class(ratio: float):
-    images = random_images(12)[:2]  # speckled: all of it is boundary
+def test_boundary_iou_matches_the_paper(ratio: float):
+    images = random_images(12)[:2]  # noise: every pixel is boundary
     for image_id in range(2, 6):
         regions = np.random.default_rng(image_id).integers(0, 5, (4, 3)).astype(np.uint8)
         truth = cv2.resize(regions, (90 + 7 * image_id, 120), interpolation=cv2.INTER_NEAREST)
@@ -266,22 +266,22 @@ def test_boundary_iou_is_the_papers_class_by_class(ratio: float):
     assert list(metrics)[:6] == ["mIoU", "mAcc", "aAcc", "fwIoU", "mBIoU", "IoU/class 0"]
 
 
-def test_boundary_iou_worked_by_hand():
+def test_boundary_iou_by_hand():
     truth, prediction = np.zeros((2, 10, 10), np.uint8)
     truth[2:8, 2:8], prediction[2:8, 3:9] = 1, 1  # a square of 6, and the same one to its right; rings of 1 pixel
     metrics = evaluated([image(1, truth, prediction)], 2, boundary=True).compute()
-    shared = 2 * 5  # of the two rings of 20 pixels: five above, five below; their upright sides do not meet
+    shared = 2 * 5  # of the two rings of 20 pixels: five above, five below; their vertical sides do not overlap
     assert metrics["BIoU/class 1"] == pytest.approx(shared / (20 + 20 - shared))
 
 
-def test_the_boundary_is_as_wide_as_the_distance_and_follows_the_image_edge():
+def test_boundary_width_and_image_edge():
     labels = torch.zeros(9, 12, dtype=torch.uint8)
     assert (boundary(labels, 2, elsewhere=7) == 7).nonzero().tolist() == [
         [y, x] for y in range(2, 7) for x in range(2, 10)
     ]
 
 
-def test_true_is_the_papers_distance():
+def test_true_selects_the_paper_s_distance():
     images = random_images(13)
     assert str(evaluated(images, 6, boundary=True).compute()) == str(evaluated(images, 6, boundary=0.02).compute())
 
@@ -298,7 +298,7 @@ def test_true_is_the_papers_distance():
         ([[0, 1, 255], [0, 1, 2]], [[0, 255, 255], [0, 0, 0]], "of its prediction is 255 in 1 pixels"),
     ],
 )
-def test_a_value_that_is_no_class_is_named(
+def test_invalid_class_value_is_named(
     truth: Any, prediction: Any, message: str, on_device: bool, monkeypatch: pytest.MonkeyPatch
 ):
     good = random_images(0, 3, labels=3)
@@ -318,11 +318,11 @@ def test_a_value_that_is_no_class_is_named(
         SemanticSegmentation(classes(3)).merge([evaluated([], 3).state(), evaluator.state()])
 
 
-def test_what_is_predicted_where_the_truth_is_ignored_does_not_matter():
+def test_predictions_at_ignored_pixels_do_not_matter():
     assert evaluated([image(1, [[0, 255]], [[0, 200]])], 2).compute()["aAcc"] == 1
 
 
-def test_other_sizes_and_kinds_are_named():
+def test_invalid_shapes_and_dtypes_are_named():
     with pytest.raises(
         DataError, match="Image 5: prediction and ground truth differ in height x width: 2 x 3 and 3 x 2"
     ):
@@ -335,12 +335,12 @@ def test_other_sizes_and_kinds_are_named():
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.02, 2])
-def test_a_boundary_that_is_no_part_of_the_diagonal_is_refused(value: float):
+def test_invalid_boundary_raises(value: float):
     with pytest.raises(ConfigError, match=f"boundary is {value}"):
         SemanticSegmentation(classes(2), boundary=value)
 
 
 @pytest.mark.parametrize("count", [0, 256])
-def test_so_many_classes_are_refused(count: int):
+def test_invalid_number_of_classes_raises(count: int):
     with pytest.raises(ConfigError, match=f"1 to 255 classes; found {count}"):
         SemanticSegmentation(classes(count))

@@ -1,4 +1,4 @@
-"""Maps that `evaluate --out` writes of a real model, of all three tasks, in one process and in two."""
+"""Maps of all three tasks that `evaluate --out` writes, with one process and with two."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
 
 
-def test_what_the_maps_say_is_what_was_measured(run: Path, tmp_path: Path) -> None:
+def test_written_maps_reproduce_the_metrics(run: Path, tmp_path: Path) -> None:
     assert main(["evaluate", str(run), "--out", str(tmp_path / "out")]) == 0
     assert files(tmp_path / "out") == {"metrics.json", "detections.json", "confusion-surfaces.csv", *MAPS}
     data = build_data(configs.load(run / "config.yaml"))
@@ -60,7 +60,7 @@ def test_what_the_maps_say_is_what_was_measured(run: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")
-def test_two_processes_write_what_one_does(run: Path, tmp_path: Path) -> None:
+def test_two_processes_write_the_same_maps_as_one(run: Path, tmp_path: Path) -> None:
     assert main(["evaluate", str(run), "--out", str(tmp_path / "alone")]) == 0
     command = [sys.executable, "-m", "densevit", "evaluate", str(run), "trainer.devices=2", "trainer.strategy=ddp"]
     done = subprocess.run([*command, "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
@@ -68,7 +68,7 @@ def test_two_processes_write_what_one_does(run: Path, tmp_path: Path) -> None:
     assert files(tmp_path / "two") == files(tmp_path / "alone")
     for file in ("confusion-surfaces.csv", *SEMANTIC):
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes(), file
-    # Depths differ in their last digits, as another image shares the batch.
+    # Depths differ in the last digits, because batches differ.
     for file in DEPTHS:
         two, alone = (np.load(tmp_path / folder / file) for folder in ("two", "alone"))
         np.testing.assert_allclose(two, alone, rtol=1e-5)

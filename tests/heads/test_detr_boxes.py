@@ -80,7 +80,7 @@ def memory_of(mask: Tensor) -> Memory:
     return Memory(empty, empty, empty, empty, *cell_centres(mask, (4, 6), 8), (4, 6))
 
 
-def test_position_bias_is_the_written_out_one(batch: tuple[list[Tensor], Tensor]):
+def test_position_bias_matches_the_formula(batch: tuple[list[Tensor], Tensor]):
     _, mask = batch
     bias, boxes = BoxPositionBias(HEADS), 0.2 + 0.5 * torch.rand(2, Q, 4)
     with torch.no_grad():

@@ -18,10 +18,10 @@ def paper(depth: int, dilation: bool = False) -> tuple[ResNet, Detr]:
         return backbone, Detr(backbone.channels, backbone.strides, COCO)
 
 
-def test_detr_r50_has_the_papers_parameters():
+def test_detr_r50_parameter_count_matches_the_paper():
     parameters = [parameter for module in paper(50) for parameter in module.parameters()]
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    assert trained == 41_302_368  # what DETR's own code prints: "number of params: 41302368"
+    assert trained == 41_302_368  # printed by DETR's own code: "number of params: 41302368"
     assert sum(parameter.numel() for parameter in parameters) == 41_302_368 + 222_400  # with the frozen stem and stage
 
 
@@ -30,7 +30,7 @@ def test_detr_r50_has_the_papers_parameters():
     [(50, False, 86), (50, True, 187), (101, False, 152), (101, True, 253)],
     ids=["R50", "R50-DC5", "R101", "R101-DC5"],
 )
-def test_multiply_adds_are_the_papers(depth: int, dilation: bool, gmacs: float):
+def test_multiply_adds_match_the_paper(depth: int, dilation: bool, gmacs: float):
     """One image of 800 x 1131; counts convolutions and matrix products, including those of attention.
 
     The paper averages over the first 100 images of COCO's validation set, whose short side is made 800 and whose

@@ -146,7 +146,7 @@ def same_gradients(pair: Pair, theirs: Tensor, ours: Tensor) -> None:
 
 
 @pytest.mark.parametrize("positions", ["sine", "learned"])
-def test_the_last_layer_is_that_of_transformers(positions: str):
+def test_last_layer_matches_transformers(positions: str):
     pair = make_pair(positions, auxiliary_losses=False)
     output, _, _, features = pair.run_theirs()
     own_features = features.detach().clone().requires_grad_()

@@ -44,7 +44,7 @@ def padding() -> Tensor:
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
-def test_an_encoder_layer_without_positions_is_torchs(pre_norm: bool, padding: Tensor):
+def test_encoder_layer_without_positions_matches_torch(pre_norm: bool, padding: Tensor):
     ours = EncoderLayer(WIDTH, HEADS, FEEDFORWARD, 0.1, pre_norm).eval()
     randomise(ours)
     theirs = nn.TransformerEncoderLayer(WIDTH, HEADS, FEEDFORWARD, 0.1, batch_first=True, norm_first=pre_norm).eval()
@@ -60,7 +60,7 @@ def test_an_encoder_layer_without_positions_is_torchs(pre_norm: bool, padding: T
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
-def test_a_decoder_layer_without_positions_is_torchs(pre_norm: bool, padding: Tensor):
+def test_decoder_layer_without_positions_matches_torch(pre_norm: bool, padding: Tensor):
     ours = DecoderLayer(WIDTH, HEADS, FEEDFORWARD, 0.1, pre_norm).eval()
     randomise(ours)
     theirs = nn.TransformerDecoderLayer(WIDTH, HEADS, FEEDFORWARD, 0.1, batch_first=True, norm_first=pre_norm).eval()
@@ -77,7 +77,7 @@ def test_a_decoder_layer_without_positions_is_torchs(pre_norm: bool, padding: Te
     torch.testing.assert_close(found, expected)
 
 
-def test_pre_norm_head_is_the_papers_recipe_written_out():
+def test_pre_norm_head_matches_the_paper_s_formulas():
     """DETR's pre-norm: positions are added after the norm, and encoder and decoder end with a norm."""
     classes = [Class("a", 1, (0, 0, 0)), Class("b", 2, (0, 0, 0))]
     head = Detr((5,), (8,), classes, 4, WIDTH, HEADS, 2, 2, FEEDFORWARD, pre_norm=True).eval()

@@ -217,7 +217,7 @@ def test_relative_losses_use_inverse_depth():
         torch.testing.assert_close(losses["gradient"], 0.5 * relative_losses.gradient_matching(*align(own, inverse)))
 
 
-def test_losses_of_segmentation_have_the_papers_auxiliary_weight():
+def test_segmentation_losses_use_the_paper_s_auxiliary_weight():
     head = DptSegmentation(*PYRAMID, CLASSES, width=8, norm="group", dice=0.5, class_weights=(1.0, 2.0, 1.0, 0.5))
     targets = [{"size": (64, 96), "semantic": torch.randint(4, (64, 96), dtype=torch.uint8)} for _ in range(2)]
     outputs = head(make_features(PYRAMID, (64, 96)), mask((64, 96)), targets)

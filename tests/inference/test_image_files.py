@@ -32,14 +32,14 @@ def paths(*sources: str) -> list[str]:
 
 def test_files_folders_and_patterns(photos: Path):
     assert paths("photos/trip/2.jpg") == ["photos/trip/2.jpg"]
-    assert paths("photos/notes.txt") == ["photos/notes.txt"]  # named outright, so it is for the reader to judge
-    assert paths("photos") == ["photos/a.PNG", "photos/b.jpg"]  # not the hidden one, nor what lies below
+    assert paths("photos/notes.txt") == ["photos/notes.txt"]  # named explicitly, so reading decides
+    assert paths("photos") == ["photos/a.PNG", "photos/b.jpg"]  # neither hidden files nor subfolders
     assert paths("photos/*/1.*") == ["photos/home/1.jpg", "photos/trip/1.jpg"]
     assert len(paths("photos/**/*")) == 6
     assert paths(str(photos / "trip")) == [f"{photos.as_posix()}/trip/1.jpg", f"{photos.as_posix()}/trip/2.jpg"]
 
 
-def test_the_order_is_that_of_sources_and_each_image_comes_once(photos: Path):
+def test_images_are_unique_in_the_order_of_sources(photos: Path):
     assert paths("photos/trip", "photos", "./photos/trip/1.jpg", "photos/*.jpg") == [
         "photos/trip/1.jpg",
         "photos/trip/2.jpg",
@@ -48,12 +48,12 @@ def test_the_order_is_that_of_sources_and_each_image_comes_once(photos: Path):
     ]
 
 
-def test_brackets_in_a_file_name_are_no_pattern(photos: Path):
+def test_brackets_in_an_existing_file_name_are_literal(photos: Path):
     (photos / "trip [1].jpg").touch()
     assert paths("photos/trip [1].jpg") == ["photos/trip [1].jpg"]
 
 
-def test_names_are_unique_whatever_the_folders(photos: Path):
+def test_names_are_unique_across_folders(photos: Path):
     for name in ("trip/1.png", "other/B.jpg", "other/home-1.jpg"):
         (photos / name).parent.mkdir(exist_ok=True)
         (photos / name).touch()
@@ -71,7 +71,7 @@ def test_names_are_unique_whatever_the_folders(photos: Path):
     }
 
 
-def test_image_ids_are_numbers_where_names_are_and_never_the_same(photos: Path):
+def test_image_ids_are_unique_and_numeric_if_names_are(photos: Path):
     found = {image.path.relative_to("photos").as_posix(): image.image_id for image in find_images(["photos/**/*"])}
     assert found == {
         "a.PNG": "a.PNG",
@@ -92,7 +92,7 @@ def test_image_ids_are_numbers_where_names_are_and_never_the_same(photos: Path):
         ("above", r"subfolders, use 'above/\*\*/\*.\*'"),
     ],
 )
-def test_a_source_without_images_is_an_error(photos: Path, source: str, message: str):
+def test_source_without_images_raises(photos: Path, source: str, message: str):
     Path("empty").mkdir()
     Path("above/below").mkdir(parents=True)
     Path("above/below/1.jpg").touch()

@@ -1,4 +1,4 @@
-"""Predicted maps as files: read back by Pillow, numpy and the `masks` data set."""
+"""Predicted maps as files, read by Pillow, numpy and the `masks` data set."""
 
 import warnings
 from pathlib import Path
@@ -21,7 +21,7 @@ def write(folder: Path, kind: str, values: Any, classes: tuple[Class, ...] = CLA
     MapFiles(folder, {"head": classes}).add("head", name, {kind: values})
 
 
-def test_a_label_map_holds_file_ids_in_the_classes_colours(tmp_path: Path):
+def test_label_map_has_file_ids_and_class_colours(tmp_path: Path):
     labels = torch.tensor([[0, 1, 2], [2, 2, 1]], dtype=torch.uint8)
     write(tmp_path, "semantic", labels, name="a.b")
     image = Image.open(tmp_path / "semantic" / "a.b.png")
@@ -40,13 +40,13 @@ def test_a_label_map_holds_file_ids_in_the_classes_colours(tmp_path: Path):
     ],
     ids=["positions", "ids", "ids beyond 255"],
 )
-def test_a_written_map_is_a_label_of_the_same_classes(tmp_path: Path, classes: list[Any]):
+def test_written_map_is_read_as_a_label_map(tmp_path: Path, classes: list[Any]):
     rng = np.random.default_rng(0)
     expected = {name: rng.integers(0, 3, (5, 7)).astype(np.uint8) for name in ("town/1", "town/2.b", "3")}
     for name in expected:
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (7, 5)).save(tmp_path / "images" / f"{name}.png")
-    first = tmp_path / "first"  # labels by hand, from which the data set tells the classes' file ids
+    first = tmp_path / "first"  # labels by hand; the data set derives the classes' file ids from them
     for name in expected:
         (first / name).parent.mkdir(parents=True, exist_ok=True)
         given = [c["id"] if "id" in c else c["ids"][0] for c in classes] if isinstance(classes[0], dict) else [0, 1, 2]
@@ -64,7 +64,7 @@ def test_a_written_map_is_a_label_of_the_same_classes(tmp_path: Path, classes: l
         assert np.array_equal(targets["semantic"].numpy(), expected[targets["image_id"]])
 
 
-def test_classes_that_a_label_file_cannot_tell_apart_are_an_error(tmp_path: Path):
+def test_ambiguous_file_ids_raise(tmp_path: Path):
     labels = np.zeros((2, 2), np.uint8)
     with pytest.raises(DataError, match="'road' and 'lane' have the same file id, 7"):
         write(tmp_path, "semantic", labels, (*CLASSES, Class("lane", 7, (0, 0, 0))))
@@ -72,24 +72,24 @@ def test_classes_that_a_label_file_cannot_tell_apart_are_an_error(tmp_path: Path
         write(tmp_path, "semantic", labels, (Class("far", 65536, (0, 0, 0)),))
 
 
-def test_a_value_that_is_no_class_is_an_error(tmp_path: Path):
+def test_invalid_class_value_raises(tmp_path: Path):
     with pytest.raises(DataError, match=r"a: .* from 0 to 255; 0 \.\.\. 2 is expected"):
         write(tmp_path, "semantic", np.array([[0, 255]], np.uint8))
 
 
-def test_depth_is_kittis_png_and_an_exact_npy(tmp_path: Path):
+def test_depth_is_written_as_kitti_png_and_exact_npy(tmp_path: Path):
     depth = torch.tensor([[0, 1e-4, 1, 2.001], [10.5, 80, 255.99, 65535 / 256]])
     write(tmp_path, "depth", depth, ())
     exact = np.load(tmp_path / "depth" / "a.npy")
     assert exact.dtype == np.float32 and np.array_equal(exact, depth.numpy())
     png = np.array(Image.open(tmp_path / "depth" / "a.png"))
     assert png.dtype == np.uint16
-    # What is known is never 0, which means unknown; 2.001 m is 512.256 steps.
+    # Known depth is never 0, which means unknown; 2.001 m is 512.256 steps.
     assert png.tolist() == [[0, 1, 256, 512], [2688, 20480, 65533, 65535]]
 
 
 @pytest.mark.parametrize("beyond", [256.0, -0.01, float("nan"), float("inf")])
-def test_depth_that_the_png_cannot_hold_is_in_the_npy_alone(tmp_path: Path, beyond: float):
+def test_depth_beyond_the_png_range_is_written_to_npy_only(tmp_path: Path, beyond: float):
     depth = torch.tensor([[3.0, beyond]])
     with pytest.warns(UserWarning, match="written as NPY only"):
         write(tmp_path, "depth", depth, ())
@@ -97,7 +97,7 @@ def test_depth_that_the_png_cannot_hold_is_in_the_npy_alone(tmp_path: Path, beyo
     assert np.array_equal(np.load(tmp_path / "depth" / "a.npy"), depth.numpy(), equal_nan=True)
 
 
-def test_what_has_no_unit_is_in_the_npy_alone(tmp_path: Path):
+def test_relative_depth_is_written_to_npy_only(tmp_path: Path):
     write(tmp_path, "inverse_depth", torch.tensor([[-3.5, 2.0]]), ())
     assert [path.name for path in (tmp_path / "inverse_depth").iterdir()] == ["a.npy"]
     assert np.load(tmp_path / "inverse_depth" / "a.npy").tolist() == [[-3.5, 2]]
@@ -108,7 +108,7 @@ def test_depth_of_half_precision_is_written(tmp_path: Path):
     assert np.load(tmp_path / "depth" / "a.npy").tolist() == [[1.5]]
 
 
-def test_each_of_several_heads_has_its_folder_and_what_is_no_map_is_left_out(tmp_path: Path):
+def test_several_heads_have_folders_and_only_maps_are_written(tmp_path: Path):
     files = MapFiles(tmp_path, {"cars": CLASSES, "far": ()})
     files.add("cars", "a", {"semantic": torch.zeros(2, 2, dtype=torch.uint8)})
     files.add("far", "a", {"depth": torch.ones(2, 2), "boxes": torch.ones(1, 4)})
@@ -117,7 +117,7 @@ def test_each_of_several_heads_has_its_folder_and_what_is_no_map_is_left_out(tmp
     assert written == {"cars/semantic/a.png", "far/depth/a.png", "far/depth/a.npy"}
 
 
-def test_ids_that_make_one_name_make_two_files(tmp_path: Path):
+def test_colliding_names_get_separate_files(tmp_path: Path):
     files = MapFiles(tmp_path, {"head": CLASSES})
     for image_id in (1, "1"):
         files.add_image("head", image_id, {"semantic": np.full((1, 1), int(image_id == "1"), np.uint8)})
@@ -126,7 +126,7 @@ def test_ids_that_make_one_name_make_two_files(tmp_path: Path):
     assert [np.array(Image.open(path)).item() for path in paths] == [7, 23]
 
 
-def test_nothing_is_said_where_all_is_well(tmp_path: Path):
+def test_no_warning_for_valid_depth(tmp_path: Path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         write(tmp_path, "depth", torch.tensor([[0.0, 255.99]]), ())

@@ -1,4 +1,4 @@
-"""Clouds read back byte by byte, and points worked by hand."""
+"""Point clouds read byte by byte, and points computed by hand."""
 
 import math
 import struct
@@ -31,7 +31,7 @@ def read(path: Path) -> list[Vertex]:
     return list(struct.iter_unpack("<fffBBB", body))
 
 
-def test_points_worked_by_hand(tmp_path: Path):
+def test_points_by_hand(tmp_path: Path):
     """3 x 2 pixels, focal length 2: columns at -1/2, 0 and 1/2 a metre of depth, rows at -1/4 and 1/4."""
     depth = np.array([[2.0, 4.0, 8.0], [0.0, 4.0, 1.0]], np.float32)
     image = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
@@ -45,13 +45,13 @@ def test_points_worked_by_hand(tmp_path: Path):
     ]
 
 
-def test_a_calibration_has_two_focal_lengths_and_a_centre():
+def test_calibration_with_two_focal_lengths_and_a_centre():
     found = points(np.full((2, 3), 6.0), focal=(2.0, 3.0), centre=(2.0, 0.0))
     assert found[0, 0].tolist() == [-6.0, 0.0, 6.0]
     assert found[1, 2].tolist() == [0.0, 2.0, 6.0]
 
 
-def test_points_fall_back_onto_their_pixels():
+def test_points_project_onto_their_pixels():
     rng = np.random.default_rng(0)
     x, y, z = np.moveaxis(points(rng.uniform(1, 9, (5, 7)), focal=(31.0, 29.0), centre=(2.5, 3.25)), 2, 0)
     columns, rows = np.meshgrid(np.arange(7), np.arange(5))
@@ -59,7 +59,7 @@ def test_points_fall_back_onto_their_pixels():
     np.testing.assert_allclose(29 * y / z + 3.25, rows, atol=1e-12)
 
 
-def test_what_is_unknown_is_left_out(tmp_path: Path):
+def test_unknown_depth_is_omitted(tmp_path: Path):
     depth = np.array([[0, -1, math.nan, math.inf, 3]], np.float32)
     image = np.zeros((1, 5, 3), np.uint8)
     assert write_ply(tmp_path / "some.ply", depth, image, focal=100.0) == 1
@@ -69,20 +69,20 @@ def test_what_is_unknown_is_left_out(tmp_path: Path):
 
 
 @pytest.mark.parametrize("focal", [0.0, -1.0, math.nan, (100.0, 0.0)])
-def test_a_focal_length_is_above_nothing(tmp_path: Path, focal: float):
+def test_invalid_focal_length_raises(tmp_path: Path, focal: float):
     with pytest.raises(DensevitError, match="a focal length in pixels above 0 is expected"):
         write_ply(tmp_path / "cloud.ply", np.ones((2, 2)), np.zeros((2, 2, 3), np.uint8), focal)
     assert not (tmp_path / "cloud.ply").exists()
 
 
 @pytest.mark.parametrize("image", [np.zeros((2, 3, 3), np.uint8), np.zeros((2, 2), np.uint8), np.zeros((2, 2, 3))])
-def test_the_image_has_the_size_of_its_depth(tmp_path: Path, image: np.ndarray):
+def test_image_and_depth_sizes_must_match(tmp_path: Path, image: np.ndarray):
     with pytest.raises(DensevitError, match=r"cloud\.ply: depth is 2 x 2 and the image 2 x"):
         write_ply(tmp_path / "cloud.ply", np.ones((2, 2)), image, 100.0)
 
 
 class StandIn:
-    """Sees a wall 2 m away."""
+    """Predicts a wall 2 m away."""
 
     def __init__(self, key: str) -> None:
         self.key, self.classes = key, {"depth": ()}
@@ -102,7 +102,7 @@ def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_predict_writes_clouds_where_the_focal_length_is_given(photo: Path):
+def test_predict_writes_point_clouds_given_a_focal_length(photo: Path):
     assert main(["predict", "depth", "photo.png", "--device", "cpu", "--out", "without"]) == 0
     assert not (photo / "without" / "clouds").exists()
     assert main(["predict", "depth", "photo.png", "--device", "cpu", "--out", "with", "--focal", "4"]) == 0
@@ -115,7 +115,7 @@ def test_predict_writes_clouds_where_the_focal_length_is_given(photo: Path):
     ("key", "focal", "message"),
     [("inverse_depth", "4", "in metres, but this model predicts inverse_depth"), ("depth", "0", "--focal is 0.0")],
 )
-def test_predict_refuses_a_cloud_that_cannot_be(
+def test_predict_without_metric_depth_refuses_point_clouds(
     photo: Path, capsys: pytest.CaptureFixture, key: str, focal: str, message: str
 ):
     assert main(["predict", key, "photo.png", "--device", "cpu", "--focal", focal]) != 0

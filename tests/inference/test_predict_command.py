@@ -1,4 +1,4 @@
-"""`densevit predict` with a stand-in for the model, which "sees" one box that tells the image's size."""
+"""`densevit predict` with a fake model, which predicts one box of the image's size."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
 
 
 class StandIn:
-    """Sees a dog of the image's size with 0.75 of certainty, and a cat with 0.25."""
+    """Predicts a dog of the image's size with score 0.75, and a cat with 0.25."""
 
     def __init__(self, heads: tuple[str, ...]) -> None:
         self.classes = dict.fromkeys(heads, CLASSES)
@@ -78,7 +78,7 @@ def test_images_are_drawn_and_predictions_written_for_coco(
     assert images[1] == {"id": 139, "file_name": "b/000139.jpg", "width": 52, "height": 40}
     assert len(results) == 8
     assert results[2] == {"image_id": 139, "category_id": 18, "bbox": [1, 2, 51, 38], "score": 0.75}
-    assert results[3]["bbox"][2] == float(np.float32(1 / 3))  # nothing is rounded, nothing left out
+    assert results[3]["bbox"][2] == float(np.float32(1 / 3))  # nothing is rounded or omitted
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = {"images": images, "categories": [{"id": 17}, {"id": 18}], "annotations": []}
@@ -86,13 +86,13 @@ def test_images_are_drawn_and_predictions_written_for_coco(
         assert len(truth.loadRes(results).getAnnIds(imgIds=[139])) == 2
 
 
-def test_the_threshold_decides_what_is_drawn(model: StandIn, photos: Path):
+def test_threshold_selects_drawn_boxes(model: StandIn, photos: Path):
     assert main(["predict", "RUN", "b/cat.png", "--threshold", "0.8"]) == 0
     assert np.abs(np.array(Image.open("predictions/drawn/cat.jpg")).astype(int) - 128).max() < 3
     assert len(read("predictions/predictions.json")) == 2
 
 
-def test_nothing_is_ever_overwritten(model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]):
+def test_existing_files_are_not_overwritten(model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]):
     for folder in ("predictions", "predictions-2", "predictions-3"):
         assert main(["predict", "RUN", "a/1.jpg"]) == 0
         assert Path(folder, "drawn", "1.jpg").is_file()
@@ -102,7 +102,7 @@ def test_nothing_is_ever_overwritten(model: StandIn, photos: Path, capsys: pytes
     assert main(["predict", "RUN", "a/1.jpg", "--out", "new"]) == 0
 
 
-def test_an_unreadable_image_is_named_and_the_others_are_done(
+def test_unreadable_image_is_named_and_others_are_predicted(
     model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]
 ):
     whole = Path("b/cat.png").read_bytes()
@@ -116,7 +116,7 @@ def test_an_unreadable_image_is_named_and_the_others_are_done(
     assert len(read("found/predictions.json")) == 4
 
 
-def test_work_that_is_broken_off_leaves_whole_files(model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch):
+def test_interrupted_predict_leaves_complete_files(model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch):
     def see(height: int, width: int) -> Any:
         if width == 53:
             raise KeyboardInterrupt
@@ -128,16 +128,16 @@ def test_work_that_is_broken_off_leaves_whole_files(model: StandIn, photos: Path
     assert len(read("found/predictions.json")) == 6 and len(read("found/images.json")) == 3
 
 
-def test_images_come_to_the_model_in_chunks(model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch):
+def test_images_are_predicted_in_chunks(model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("densevit.cli.predict.BATCHES_AT_ONCE", 3)
     assert main(["predict", "RUN", "a", "b", "--batch-size", "1"]) == 0
     assert model.batches == [3, 1]
     assert len(read("predictions/images.json")) == 4
 
 
-def test_maps_are_written_in_the_images_size(photos: Path, monkeypatch: pytest.MonkeyPatch):
+def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch):
     class Dense(StandIn):
-        """Sees a dog in the image's first row and cats below, all of it 1.5 m away."""
+        """Predicts a dog in the image's first row and cats below, all 1.5 m away."""
 
         def see(self, height: int, width: int) -> Any:
             semantic = torch.zeros(height, width, dtype=torch.uint8)
@@ -157,7 +157,7 @@ def test_maps_are_written_in_the_images_size(photos: Path, monkeypatch: pytest.M
     assert len(read("found/images.json")) == 3 and not Path("found/predictions.json").exists()
 
 
-def test_each_of_several_heads_has_its_folder(photos: Path, monkeypatch: pytest.MonkeyPatch):
+def test_several_heads_have_folders(photos: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("densevit.weights.model_file.load", lambda run: StandIn(("cars", "people")))
     assert main(["predict", "RUN", "a", "--out", "found"]) == 0
     for head in ("cars", "people"):
@@ -173,7 +173,7 @@ def test_each_of_several_heads_has_its_folder(photos: Path, monkeypatch: pytest.
         (["a", "--device", "nonsense"], "--device nonsense: "),
     ],
 )
-def test_mistakes_are_told_before_anything_is_written(
+def test_errors_are_raised_before_writing(
     model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ):
     assert main(["predict", "RUN", *arguments, "--out", "found"]) == 2

@@ -1,4 +1,4 @@
-"""Windows, flips and scales against loops that hold everything at once, and what they keep in memory."""
+"""Windows, flips and scales against loops over complete maps, and memory use."""
 
 import math
 import weakref
@@ -21,7 +21,7 @@ from densevit.model.sliding_window import starts
 
 
 class Stem(Backbone):
-    """Sees a neighbourhood, and how far the border of what it is given is: windows differ from the whole."""
+    """A padded convolution: its features in windows differ from those in the whole image."""
 
     channels, strides = (6,), (4,)
 
@@ -35,7 +35,7 @@ class Stem(Backbone):
 
 
 class Pixels(Backbone):
-    """Passes pixels on."""
+    """Returns the pixels."""
 
     channels, strides = (3,), (1,)
 
@@ -118,14 +118,14 @@ def batch_of(model, *sizes, original=None):
 
 
 def maps_of(model, image):
-    """Maps of an image or window alone, (C, h, w), padded to its own next multiple."""
+    """Maps of a single image or window, (C, h, w), padded to its own next multiple."""
     batch = collate([{"image": image, "targets": {"size": tuple(image.shape[1:])}}], model.multiple)
     head = next(iter(model.heads.values()))
     return head.maps(model(batch)[head.task], tuple(image.shape[1:]))[0]
 
 
 def slide_whole(image, maps, window, stride):
-    """The sum and the count of all windows, over the whole image; the layout as mmsegmentation's loop has it."""
+    """The sum and the count of all windows, over the whole image; the layout follows mmsegmentation's loop."""
     h, w = image.shape[1:]
     (wh, ww), (sh, sw) = window, stride
     total, count = 0, torch.zeros(h, w)
@@ -147,18 +147,18 @@ def depth_of(model, batch, **section):
 
 SLIDES = [
     ((61, 83), (32, 32), (21, 21)),  # overlapping, odd
-    ((64, 96), (32, 32), (32, 32)),  # side by side
-    ((70, 90), (32, 24), (32, 24)),  # side by side, but for the last
+    ((64, 96), (32, 32), (32, 32)),  # adjacent
+    ((70, 90), (32, 24), (32, 24)),  # adjacent, except for the last
     ((50, 30), (24, 48), (16, 32)),  # wider than the image
     ((20, 30), (48, 48), (32, 32)),  # larger than the image
     ((65, 65), (32, 32), (1, 31)),
-    ((40, 47), (21, 30), (14, 7)),  # windows of no multiple
+    ((40, 47), (21, 30), (14, 7)),  # windows not divisible by the stride
 ]
 
 
 @pytest.mark.parametrize(("size", "window", "stride"), SLIDES)
 @pytest.mark.parametrize("original", [None, (97, 41), (33, 120), (301, 7)])
-def test_sliding_is_what_a_loop_over_the_whole_image_gives(size, window, stride, original):
+def test_sliding_matches_a_loop_over_windows(size, window, stride, original):
     model = model_of(Stem(), Depth)
     batch = batch_of(model, size, original=original)
     image = batch["images"][0, :, : size[0], : size[1]]
@@ -170,8 +170,8 @@ def test_sliding_is_what_a_loop_over_the_whole_image_gives(size, window, stride,
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_windows_differ_from_the_whole_image_here():
-    """Else the tests above would show nothing."""
+def test_windows_differ_from_the_whole_image():
+    """Otherwise the tests above would prove nothing."""
     model = model_of(Stem(), Depth)
     batch = batch_of(model, (61, 83))
     (whole,), (slid,) = depth_of(model, batch), depth_of(model, batch, window=32)
@@ -179,7 +179,7 @@ def test_windows_differ_from_the_whole_image_here():
 
 
 @pytest.mark.parametrize("numbers", [1, 200, 2**23])
-def test_parts_of_any_height_are_resized_like_the_whole(monkeypatch, numbers):
+def test_strips_of_any_height_are_resized_like_the_whole(monkeypatch, numbers):
     monkeypatch.setattr(streaming_resize, "MAX_STRIP_NUMEL", numbers)
     for source, target in [
         ((13, 7), (29, 7)), ((29, 6), (13, 11)), ((5, 5), (64, 3)), ((64, 4), (1, 1)), ((1, 1), (9, 2)),
@@ -193,7 +193,7 @@ def test_parts_of_any_height_are_resized_like_the_whole(monkeypatch, numbers):
             torch.testing.assert_close(torch.cat(parts, 1), expected)
 
 
-def test_strips_of_unlike_heights_are_averaged():
+def test_strips_of_different_heights_are_averaged():
     maps = [torch.randn(2, 23, 4) for _ in range(3)]
     for lockstep in (True, False):
         streams = [iter(x.split(height, 1)) for x, height in zip(maps, (1, 7, 23), strict=True)]
@@ -201,7 +201,7 @@ def test_strips_of_unlike_heights_are_averaged():
         torch.testing.assert_close(found, sum(maps) / 3)
 
 
-def test_windows_begin_at_multiples_and_the_last_one_ends_at_the_border():
+def test_windows_start_at_multiples_of_the_stride_and_end_at_the_border():
     assert starts(10, 4, 3) == [0, 3, 6]
     assert starts(11, 4, 3) == [0, 3, 6, 7]
     assert starts(12, 4, 4) == [0, 4, 8]
@@ -212,7 +212,7 @@ def test_windows_begin_at_multiples_and_the_last_one_ends_at_the_border():
 
 
 @pytest.mark.parametrize("section", [{}, {"window": 24, "stride": 10}])
-def test_a_flip_averages_with_the_mirrored_images_mirrored_maps(section):
+def test_flip_averages_with_the_mirrored_prediction(section):
     model = model_of(Stem(), Depth)
     batch = batch_of(model, (41, 54), (43, 53))
     found = depth_of(model, batch, flip=True, **section)
@@ -226,14 +226,14 @@ def test_a_flip_averages_with_the_mirrored_images_mirrored_maps(section):
 
 
 class Columns(Depth):
-    """Depth that grows to the right by 1 a pixel, whatever is there."""
+    """Depth that increases to the right by 1 per pixel, for any input."""
 
     def maps(self, outputs, size):
         columns = torch.arange(size[1], dtype=torch.float32)
         return columns.expand(len(outputs["logits"]), 1, *size)
 
 
-def test_a_flip_by_hand():
+def test_flip_by_hand():
     model = model_of(Pixels(), Columns)
     (found,) = depth_of(model, batch_of(model, (3, 8)), flip=True)
     assert (found == 3.5).all()  # x, and 7 - x
@@ -244,12 +244,12 @@ def test_a_flip_by_hand():
 
 @pytest.mark.parametrize("section", [{}, {"window": 30, "stride": 11}])
 @pytest.mark.parametrize("flip", [False, True])
-def test_scales_are_averaged_on_the_images_grid(section, flip):
+def test_scales_are_averaged_at_the_image_size(section, flip):
     model = model_of(Stem(), Depth)
     batch = batch_of(model, (45, 58), original=(80, 101))
     (found,) = depth_of(model, batch, scales=(0.5, 1.0, 1.3), flip=flip, **section)
     image, expected = batch["images"][0, :, :45, :58], 0
-    for size in ((22, 29), (45, 58), (58, 75)):  # 22.5 goes to the even side, 58.5 and 75.4
+    for size in ((22, 29), (45, 58), (58, 75)):  # 22.5 rounds to even; 58.5 and 75.4
         seen = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
         target = {"size": size, "original_size": size}
         (maps,) = depth_of(model, collate([{"image": seen, "targets": target}], 4), flip=flip, **section)
@@ -259,7 +259,7 @@ def test_scales_are_averaged_on_the_images_grid(section, flip):
 
 
 class Metres(Depth):
-    """Eight metres, divided by the zoom as in training, which it reads from the number of pixels of each image."""
+    """Eight metres divided by the zoom, as in training; the zoom is derived from the number of pixels of each image."""
 
     quantity, usual = "depth", 45 * 58
 
@@ -269,7 +269,7 @@ class Metres(Depth):
 
 
 class Slope(Depth):
-    """The same, with the zoom read from the slope of a ramp, also in a window: 4 grey levels a pixel at zoom 1."""
+    """The zoom is derived from the slope of a ramp, also in a window: 4 grey levels per pixel at zoom 1."""
 
     quantity = "depth"
 
@@ -279,14 +279,14 @@ class Slope(Depth):
 
     def maps(self, outputs, size):
         red = 255 / self.factor * outputs["logits"][:, :1, : size[0], : size[1]]
-        slope = (red[..., -5] - red[..., 4]).abs() / (size[1] - 9)  # without the border's
+        slope = (red[..., -5] - red[..., 4]).abs() / (size[1] - 9)  # without those of the border
         return (8 * slope / 4).mean(2)[..., None, None].expand(-1, 1, *size)
 
 
 @pytest.mark.parametrize("scales", [(0.5, 1.0, 2.0), (0.75, 1.0, 1.3), (0.4,)], ids=str)
 @pytest.mark.parametrize("flip", [False, True])
-def test_metres_of_each_scale_are_brought_to_zoom_1(scales, flip):
-    """8 m are 16 m at half the size and 4 m at twice it, and their mean would be 9.33 m."""
+def test_depth_of_each_scale_is_converted_to_zoom_1(scales, flip):
+    """8 m become 16 m at half the size and 4 m at twice the size; their mean would be 9.33 m."""
     model = model_of(Pixels(), Metres)
     batch = batch_of(model, (45, 58), original=(80, 101))
     (found,) = depth_of(model, batch, scales=scales, flip=flip)
@@ -294,7 +294,7 @@ def test_metres_of_each_scale_are_brought_to_zoom_1(scales, flip):
 
 
 @pytest.mark.parametrize("scales", [(0.5, 1.0, 2.0), (0.75, 1.25)], ids=str)
-def test_metres_of_windows_at_each_scale_are_brought_to_zoom_1(scales):
+def test_depth_of_windows_at_each_scale_is_converted_to_zoom_1(scales):
     ramp = (4 * torch.arange(60)).to(torch.uint8).expand(3, 48, 60).contiguous()
     sample = {"image": ramp, "targets": {"image_id": 0, "size": (48, 60), "original_size": (48, 60)}}
     model = model_of(Pixels(), Slope)
@@ -302,8 +302,8 @@ def test_metres_of_windows_at_each_scale_are_brought_to_zoom_1(scales):
     assert (found - 8).abs().max() < 0.25
 
 
-def test_a_zoom_leaves_other_maps_as_they_are():
-    """Classes beside metres, and relative depth, whose scale nobody knows."""
+def test_zoom_does_not_change_other_maps():
+    """Classes besides metric depth, and relative depth of unknown scale."""
     torch.manual_seed(0)
     both = model_of(Pixels(), Segmenter, Metres)
     alone = DenseModel(both.backbone, {"segmentation": both.heads["segmentation"]}).eval()
@@ -317,11 +317,11 @@ def test_a_zoom_leaves_other_maps_as_they_are():
     relative = model_of(Pixels(), Metres)
     relative.heads["depth"].quantity = "inverse_depth"
     (mean,) = depth_of(relative, batch, scales=(0.5, 1.0, 2.0))
-    exact = 8 * (2 * (45 * 58 / (4 * 22 * 29)) ** 0.5 + 1 + 1 / 2) / 3  # 22.5 goes to the even side
+    exact = 8 * (2 * (45 * 58 / (4 * 22 * 29)) ** 0.5 + 1 + 1 / 2) / 3  # 22.5 rounds to even
     torch.testing.assert_close(mean, torch.full((45, 58), exact))
 
 
-def test_probabilities_of_classes_are_averaged_and_depths_as_they_are():
+def test_class_probabilities_and_depths_are_averaged():
     model = model_of(Stem(), Segmenter, Depth)
     segmentation, depth = model.heads.values()
     segmentation.factor = 30.0
@@ -349,10 +349,10 @@ def test_probabilities_of_classes_are_averaged_and_depths_as_they_are():
     assert (labels["logits"] != labels["probabilities"]).any()
 
 
-# ---- one way for all ----
+# ---- model.predict ----
 
 
-def test_by_default_it_is_the_heads_own_prediction():
+def test_default_matches_the_head_s_prediction():
     model = model_of(Stem(), Segmenter)
     batch = batch_of(model, (41, 54), (43, 53), original=(60, 70))
     expected = model.predictions(model(batch), batch["targets"])["segmentation"]
@@ -372,19 +372,19 @@ def test_by_default_it_is_the_heads_own_prediction():
     ],
 )
 @pytest.mark.parametrize("original", [None, (70, 33)])
-def test_a_pixelwise_model_sees_the_same_however_it_looks(section, original):
+def test_pixelwise_model_is_invariant_to_windows_flips_and_scales(section, original):
     model = model_of(Pixels(), Segmenter, Depth)
     batch = batch_of(model, (41, 54), (43, 53), original=original)
     whole, found = model.infer(batch), model.infer(batch, InferenceSection(**section))
     for i in range(2):
         label, other = whole["segmentation"][i]["semantic"], found["segmentation"][i]["semantic"]
         assert label.dtype == other.dtype == torch.uint8
-        if original is None or section.get("average") != "probabilities":  # probabilities resize to something else
+        if original is None or section.get("average") != "probabilities":  # resized probabilities differ
             assert (label != other).float().mean() < 2e-3
         torch.testing.assert_close(found["depth"][i]["depth"], whole["depth"][i]["depth"], rtol=1e-5, atol=1e-5)
 
 
-def test_a_window_as_large_as_the_image_is_the_whole_image():
+def test_window_larger_than_the_image_matches_the_whole_image():
     model = model_of(Stem(), Depth)
     batch = batch_of(model, (41, 54), original=(50, 90))
     (whole,), (found,) = depth_of(model, batch), depth_of(model, batch, window=(41, 64))
@@ -397,7 +397,7 @@ def test_windows_run_in_batches_over_rows_and_flips():
     assert model.heads["depth"].runs == [(5, 20, 32)] * 3 + [(3, 20, 32)]  # 3 rows of 3 windows, twice
 
 
-def test_predict_takes_the_config_s_section_and_keys_in_its_place():
+def test_predict_uses_the_config_section_and_overrides():
     model = model_of(Stem(), Depth)
     here = {"backbone": {"name": "x"}, "heads": {"depth": {"name": "y"}}, "data": {"name": "scenes"}}
     model.config = configs.from_mapping({**here, "trainer": {"max_steps": 1}, "inference": {"window": 24}})
@@ -417,7 +417,7 @@ def test_predict_takes_the_config_s_section_and_keys_in_its_place():
         model.predict([pixels], inference={"windw": 3})
 
 
-def test_it_runs_under_autocast_and_inference_mode_and_other_default_types():
+def test_runs_under_autocast_inference_mode_and_other_default_dtypes():
     model = model_of(Stem(), Segmenter, Depth)
     batch = batch_of(model, (41, 54), original=(50, 90))
     section = InferenceSection(window=24, flip=True, scales=(1.0, 1.5), average="probabilities")
@@ -432,7 +432,7 @@ def test_it_runs_under_autocast_and_inference_mode_and_other_default_types():
         torch.set_default_dtype(torch.float32)
 
 
-def test_padding_is_marked():
+def test_padding_mask_marks_padding():
     """A window larger than the image is padded only to the image's next multiple."""
     model = model_of(Stem(), Depth)
     depth_of(model, batch_of(model, (41, 54)), window=100)
@@ -444,12 +444,12 @@ def test_padding_is_marked():
 
 
 class Memory(TorchDispatchMode):
-    """Counts the memory of the tensors that are made inside: the largest, and the most at any one time."""
+    """Counts the memory of the tensors created inside: the largest, and the peak."""
 
     def __init__(self):
         super().__init__()
         self.largest = self.most = 0
-        self.alive = {}  # by storage: how large it is, and the tensors that stand on it
+        self.alive = {}  # by storage: its size, and the tensors that use it
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -469,8 +469,8 @@ class Memory(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("section", [{}, {"flip": True}, {"scales": (1.0, 0.5)}])
-def test_memory_follows_the_window_and_not_the_image(monkeypatch, section):
-    """In proportion to 8,000 x 6,000 pixels and windows of 512, at a thirtieth."""
+def test_memory_depends_on_the_window_not_the_image(monkeypatch, section):
+    """Like 8,000 x 6,000 pixels with windows of 512, scaled by a thirtieth."""
     monkeypatch.setattr(streaming_resize, "MAX_STRIP_NUMEL", 2**16)
     model = model_of(Pixels(), Segmenter, classes=50)
     batch = batch_of(model, (600, 200), original=(900, 300))
@@ -483,7 +483,7 @@ def test_memory_follows_the_window_and_not_the_image(monkeypatch, section):
     assert strip + windows < seen.most < bound < 4 * 50 * 600 * 200 / 3
 
 
-# ---- what does not go together ----
+# ---- errors ----
 
 
 def config_with(section):
@@ -511,7 +511,7 @@ def config_with(section):
         ({"flips": True}, "inference.flips is not a key of inference. Did you mean 'flip'"),
     ],
 )
-def test_a_wrong_section_is_an_error_that_names_the_key(section, message):
+def test_invalid_section_error_names_the_key(section, message):
     with pytest.raises(ConfigError, match=f"^mine.yaml: {message}"):
         config_with(section)
 
@@ -537,7 +537,7 @@ def test_the_stride_is_two_thirds_of_the_window_by_default():
         ({"scales": (0.5, 1.0)}, r"inference.scales=\[0.5, 1.0\]"),
     ],
 )
-def test_a_head_without_maps_is_refused_by_name(section, asked):
+def test_head_without_maps_is_named(section, asked):
     model = model_of(Stem(), Segmenter, Boxes)
     with pytest.raises(
         ConfigError, match=rf"^{asked} averages dense maps, .*heads.detection \(Boxes\) makes none.*no maps\(\)"
@@ -547,7 +547,7 @@ def test_a_head_without_maps_is_refused_by_name(section, asked):
 
 
 class OneSize(Pixels):
-    """A backbone of one size."""
+    """A backbone of fixed input size."""
 
     input_size = (24, 32)
 
@@ -556,7 +556,7 @@ class OneSize(Pixels):
         return super().forward(images)
 
 
-def test_a_backbone_of_one_size_takes_windows_of_that_size():
+def test_fixed_size_backbone_requires_windows_of_that_size():
     model = model_of(OneSize(), Depth)
     for wrong in ({"window": 24}, {"scales": (0.5,)}):
         with pytest.raises(ConfigError, match=r"takes images of 24x32 only. Fix: set inference.window=\[24,32\]"):

@@ -1,4 +1,4 @@
-"""Bad input of every kind, through the command line: each gets one clear message, exit code 2 and leaves nothing."""
+"""Invalid input through the command line: each gives one clear message, exit code 2 and leaves no files."""
 
 import os
 import resource
@@ -35,9 +35,9 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 @pytest.fixture
 def refused_in_child(tmp_path: Path) -> Refused:
-    """As `refused`, in a process of its own: for input that may hang, or fill the memory.
+    """Like `refused`, in a subprocess: for input that may hang or exhaust memory.
 
-    seconds: the limit of its CPU time. gigabytes: of memory beyond what the imports need.
+    seconds: limit of CPU time. gigabytes: limit of memory beyond that of the imports.
     """
 
     def refused_in_child(*arguments: str, says: tuple[str, ...] = (), seconds: int = 30, gigabytes: float = 6.0) -> str:
@@ -76,12 +76,12 @@ trainer: {max_steps: 1}
 
 
 class Accepted(Exception):  # noqa: N818  # not an error
-    """Everything was checked, and the training would begin."""
+    """Raised when all checks have passed and training would begin."""
 
 
 @pytest.fixture
 def accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`accepted(*arguments)` runs a command in tmp_path that has to work; `train` up to where it makes its folder."""
+    """`accepted(*arguments)` runs a valid command in tmp_path; `train` stops where it creates its folder."""
     monkeypatch.chdir(tmp_path)
 
     def begin(*_: object) -> Path:
@@ -99,14 +99,14 @@ def accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> str:
-    """A config file in tmp_path that trains a small DETR on scenes; its text is TINY."""
+    """A config file in tmp_path with the text TINY, which trains a small DETR on scenes."""
     (tmp_path / "tiny.yaml").write_text(TINY)
     return "tiny.yaml"
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder as training from TINY leaves it, with random weights: config.yaml and model.safetensors."""
+    """A run folder as after training with TINY, with random weights: config.yaml and model.safetensors."""
     from densevit import config as configs
     from densevit.data.build import build_data
     from densevit.model import build_model

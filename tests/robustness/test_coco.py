@@ -1,4 +1,4 @@
-"""COCO files with one thing wrong each: refused before training, with the file, what was found and what is expected."""
+"""COCO files with one error each: refused before training, with the file, what was found and what is expected."""
 
 import json
 import math
@@ -265,7 +265,7 @@ VALID: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_annotation_is_refused(case, refused, tmp_path):
+def test_invalid_annotation_is_refused(case, refused, tmp_path):
     change, says = WRONG[case]
     write(tmp_path, changed(change))
     error = refused("train", "tiny.yaml", "data.root=.", says=says)
@@ -273,17 +273,17 @@ def test_a_wrong_annotation_is_refused(case, refused, tmp_path):
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_a_wrong_file_is_refused(case, refused, tmp_path):
+def test_invalid_file_is_refused(case, refused, tmp_path):
     content, says = FILES[case]
     write(tmp_path, content)
-    if case == "UTF-16":  # which json allows
+    if case == "UTF-16":  # allowed in JSON
         assert len(Coco("train", str(tmp_path), masks=True)) == 2
         return
     refused("train", "tiny.yaml", "data.root=.", says=says)
 
 
 @pytest.mark.parametrize("case", [None, *VALID])
-def test_a_valid_file_is_read(case, tmp_path):
+def test_valid_file_is_accepted(case, tmp_path):
     write(tmp_path, changed(VALID[case]) if case else document())
     dataset = Coco("train", str(tmp_path), masks=True)
     for index, size in enumerate(SIZES):
@@ -298,11 +298,11 @@ def test_a_valid_file_is_read(case, tmp_path):
     ("annotations", "says"),
     [(None, "no `annotations`"), ([], "no object")],
 )
-def test_an_evaluated_split_without_labels_is_refused(annotations, says, refused, tmp_path):
+def test_evaluated_split_without_labels_is_refused(annotations, says, refused, tmp_path):
     write(tmp_path, document(), {**document(), "annotations": annotations})
     refused("train", "tiny.yaml", "data.root=.", says=("val.json", says))
 
 
-def test_boxes_suffice_without_masks(tmp_path):
+def test_boxes_without_masks_are_accepted(tmp_path):
     write(tmp_path, changed(run_lengths("~~~~")))
     assert len(Coco("train", str(tmp_path))) == 2

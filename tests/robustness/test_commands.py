@@ -1,4 +1,4 @@
-"""Wrong arguments of each command: paths that cannot be read or written, no runs, options out of range."""
+"""Invalid arguments of each command: unreadable or read-only paths, folders without runs, options out of range."""
 
 import os
 import shutil
@@ -13,8 +13,8 @@ from PIL import Image
 from densevit.cli import main
 from tests.robustness.test_coco import document, write
 
-LONG = "n" * 300  # more than a file's name can have
-DEEP = "d/" * 3000  # more than a path can have
+LONG = "n" * 300  # longer than file names may be
+DEEP = "d/" * 3000  # longer than paths may be
 SPOILT = "step,train/loss\n0,1.0\n"
 
 
@@ -53,7 +53,7 @@ PATHS = {LONG: "name too long", DEEP: "name too long", "file/x": "", "loop/x": "
 
 @pytest.mark.parametrize("path", PATHS, ids=["long name", "long path", "under a file", "under a loop"])
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=" ".join)
-def test_a_path_that_cannot_be(refused: Callable[..., str], arguments: tuple[str, ...], path: str) -> None:
+def test_invalid_path_is_refused(refused: Callable[..., str], arguments: tuple[str, ...], path: str) -> None:
     message = refused(*(argument.replace("PATH", path) for argument in arguments))
     assert path[:90] in message
     assert PATHS[path] in message
@@ -127,7 +127,7 @@ WRONG: dict[tuple[str, ...], str] = {
 
 
 @pytest.mark.parametrize("arguments", WRONG, ids=lambda arguments: " ".join(arguments)[:60])
-def test_a_wrong_argument(tmp_path: Path, refused: Callable[..., str], arguments: tuple[str, ...]) -> None:
+def test_invalid_argument_is_refused(tmp_path: Path, refused: Callable[..., str], arguments: tuple[str, ...]) -> None:
     before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     refused(*arguments, says=(WRONG[arguments],))
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
@@ -148,30 +148,32 @@ def test_a_wrong_argument(tmp_path: Path, refused: Callable[..., str], arguments
     ],
     ids=" ".join,
 )
-def test_the_same_commands_with_right_arguments(accepted: Callable[..., None], arguments: tuple[str, ...]) -> None:
+def test_valid_arguments_are_accepted(accepted: Callable[..., None], arguments: tuple[str, ...]) -> None:
     accepted(*arguments)
 
 
-def test_a_folder_that_may_not_be_written_to(
+def test_read_only_folder_is_refused(
     tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("densevit.weights.atomic_io.os.access", lambda path, mode: False)  # as for anyone but root
+    monkeypatch.setattr(
+        "densevit.weights.atomic_io.os.access", lambda path, mode: False
+    )  # as for users other than root
     for arguments in (("evaluate", "run", "--out", "out"), ("predict", "run", "a.png", "--out", "out")):
         refused(*arguments, says=(f"out cannot be created: no permission to write to {tmp_path}",))
 
 
-def test_predict_does_the_others_where_an_image_cannot_be_read(
+def test_predict_skips_unreadable_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["predict", "run", "file", "a.png"]) == 1  # 2 is for what is found before anything is done
+    assert main(["predict", "run", "file", "a.png"]) == 1  # 2 is for errors found before any work
     printed = capsys.readouterr()
     assert printed.err.strip().startswith("file ")
     assert "1 of 2 images; 1 could not be read" in printed.out
     assert (tmp_path / "predictions" / "drawn" / "a.jpg").is_file()
 
 
-def test_scenes_as_the_readme_has_it(
+def test_scenes_command_of_the_readme(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`densevit scenes --out DIR`, without --count, writes as many images as the data set has by default."""
@@ -194,16 +196,16 @@ def test_evaluation_on_data_without_labels_is_refused(refused: Callable[..., str
 # ---- messages ----
 
 
-def test_control_characters_do_not_reach_the_terminal(refused: Callable[..., str]) -> None:
+def test_control_characters_are_escaped(refused: Callable[..., str]) -> None:
     message = refused("predict", "run", "\x1b[31m\x07\x9b.png", says=("\\x1b[31m\\x07\\x9b.png",))
     assert not any(ord(one) < 32 or 127 <= ord(one) < 160 for one in message.replace("\n", ""))
 
 
-def test_a_file_name_that_is_no_text(tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_undecodable_file_name_is_escaped(tmp_path: Path, refused: Callable[..., str]) -> None:
     refused("predict", "run", os.fsdecode(b"\xff.png"), says=("\\udcff.png: there is no such file",))
 
 
-# ---- a resumed run ----
+# ---- resuming ----
 
 RESUMED = {
     "NUL and bytes": (b"\0\xff\xfe", "utf-8"),
@@ -214,7 +216,7 @@ RESUMED = {
 
 
 @pytest.mark.parametrize("name", RESUMED)
-def test_resuming_says_that_metrics_csv_is_none(tmp_path: Path, name: str) -> None:
+def test_resuming_with_an_invalid_metrics_csv_is_refused(tmp_path: Path, name: str) -> None:
     from densevit.errors import DataError
     from densevit.training.logger import MetricsCsv
 
@@ -226,7 +228,7 @@ def test_resuming_says_that_metrics_csv_is_none(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("rows", ["", "step,a\n", "step,a\n1,2\nx\n\0,\n\u00b2,1\n,\n2,3\n4", "step,a\n1,2,3,4\n2,5\n"])
-def test_resuming_drops_spoilt_rows(tmp_path: Path, rows: str) -> None:
+def test_resuming_drops_invalid_rows(tmp_path: Path, rows: str) -> None:
     from densevit.training.logger import MetricsCsv
 
     path = tmp_path / "metrics.csv"
@@ -238,8 +240,8 @@ def test_resuming_drops_spoilt_rows(tmp_path: Path, rows: str) -> None:
     assert log.rows()[-1] == {"step": "9", "a": "9.0"}
 
 
-def test_a_command_of_a_process_of_its_own(tmp_path: Path) -> None:
-    """As the shell sees it: exit code 2, one line, no traceback."""
+def test_command_in_a_subprocess(tmp_path: Path) -> None:
+    """In a shell: exit code 2, one line, no traceback."""
     done = subprocess.run(
         [sys.executable, "-m", "densevit", "config", LONG], cwd=tmp_path, capture_output=True, text=True
     )

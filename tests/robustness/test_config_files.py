@@ -1,4 +1,4 @@
-"""Config files and overrides that cannot be read: the message names the file, the line and what is wrong there."""
+"""Invalid config files and overrides: the message names the file, the line and the error."""
 
 import os
 from collections.abc import Callable
@@ -19,7 +19,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 MERGE_BOMB = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{f'*a{i - 1}, ' * 10}]}}\n" for i in range(1, 9))
 CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 2000))
 
-# What the file wrong.yaml holds, and what the message says.
+# Content of wrong.yaml, and text of the message.
 FILES: dict[str, tuple[str | bytes, str]] = {
     "binary": (bytes(range(256)), "it is not UTF-8 text"),
     "latin-1": ("seed: é".encode("latin-1"), "it is not UTF-8 text"),
@@ -130,29 +130,29 @@ def _around(tiny: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "other.yaml").write_text("base: wrong.yaml")
     with (tmp_path / "large.yaml").open("wb") as file:
-        file.truncate(10**12)  # a hole: it takes no room
+        file.truncate(10**12)  # a sparse file
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_a_wrong_file(tmp_path: Path, refused: Callable[..., str], case: str) -> None:
+def test_invalid_config_file_is_refused(tmp_path: Path, refused: Callable[..., str], case: str) -> None:
     content, says = FILES[case]
     (tmp_path / "wrong.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     assert "\x1b" not in refused("config", "wrong.yaml", says=("wrong.yaml", says))
 
 
 @pytest.mark.parametrize("bomb", [BOMB, MERGE_BOMB], ids=["lists", "merges"])
-def test_a_file_that_aliases_blow_up(tmp_path: Path, refused_in_child: Callable[..., str], bomb: str) -> None:
+def test_alias_bomb_is_refused(tmp_path: Path, refused_in_child: Callable[..., str], bomb: str) -> None:
     (tmp_path / "wrong.yaml").write_text(bomb + TINY)
     refused_in_child("config", "wrong.yaml", says=("wrong.yaml", "its aliases expand to"), seconds=10)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_path_that_is_no_config_file(refused: Callable[..., str], path: str) -> None:
+def test_path_of_another_file_is_refused(refused: Callable[..., str], path: str) -> None:
     refused("config", path, says=(PATHS[path],))
 
 
 @pytest.mark.parametrize("override", OVERRIDES)
-def test_a_wrong_override(tiny: str, refused: Callable[..., str], override: str) -> None:
+def test_invalid_override_is_refused(tiny: str, refused: Callable[..., str], override: str) -> None:
     refused("config", tiny, override, says=(OVERRIDES[override],))
 
 
@@ -177,14 +177,14 @@ VALID = {
 
 
 @pytest.mark.parametrize("case", VALID)
-def test_an_unusual_file_that_is_right(tmp_path: Path, accepted: Callable[..., None], case: str) -> None:
+def test_unusual_file_is_accepted(tmp_path: Path, accepted: Callable[..., None], case: str) -> None:
     (tmp_path / "right.yaml").write_bytes(VALID[case].encode())
     (tmp_path / "link.yaml").symlink_to("right.yaml")
     for name in ("right.yaml", "right", "link.yaml", str(tmp_path / "right.yaml")):
         accepted("config", name)
 
 
-def test_two_thousand_classes_are_no_alias_bomb(tmp_path: Path, accepted: Callable[..., None]) -> None:
+def test_two_thousand_classes_are_accepted(tmp_path: Path, accepted: Callable[..., None]) -> None:
     classes = "\n".join(f"    - {{name: c{i}, id: {i}, color: [1, 2, 3]}}" for i in range(2000))
     (tmp_path / "right.yaml").write_text(
         TINY.replace("data: {name: scenes, ", "data:\n  name: label_maps\n  classes:\n" + classes + "\n  root: x\n  #{")
@@ -194,7 +194,7 @@ def test_two_thousand_classes_are_no_alias_bomb(tmp_path: Path, accepted: Callab
     accepted("config", "right.yaml")
 
 
-def test_comments_of_a_dump_stay_comments(tiny: str, tmp_path: Path) -> None:
+def test_dumped_comments_stay_comments(tiny: str, tmp_path: Path) -> None:
     config = load(tmp_path / tiny)
     text = dump(config, {"classes of boxes": "a\nseed: 5, \x1b[31mb, \u2028c"})
     (tmp_path / "again.yaml").write_text(text)
@@ -203,7 +203,7 @@ def test_comments_of_a_dump_stay_comments(tiny: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a": 1', '{"a": "b"}', "\xff", "5", '{"a": 1e400}', '{"a": []}'])
-def test_a_report_says_that_the_metrics_are_none(tmp_path: Path, content: str) -> None:
+def test_report_names_invalid_metrics(tmp_path: Path, content: str) -> None:
     (tmp_path / "metrics.json").write_text(content, encoding="latin-1")
     (tmp_path / "config.yaml").write_text(f"a: {'[' * 500}")
     page = write_report(tmp_path).read_text()

@@ -1,10 +1,10 @@
-"""Wrong values of config keys and plugin options: the message names the key, what was found and what is expected."""
+"""Invalid values of config keys and plugin options: the message names the key, what was found and what is expected."""
 
 from collections.abc import Callable
 
 import pytest
 
-HUGE = "9999999999999999999999"  # 22 digits, more than 64 bits hold
+HUGE = "9999999999999999999999"  # 22 digits, beyond 64 bits
 SETR = ("heads.boxes=null", "heads.map={name: setr}")
 DPT = ("heads.boxes=null", "heads.map={name: dpt_segmentation}")
 DEPTH = ("heads.boxes=null", "heads.map={name: dpt}")
@@ -13,7 +13,7 @@ VIT = ("backbone={name: vit, variant: nano, image_size: 64}",)
 MVIT = ("backbone={name: mvit, variant: nano, image_size: 64}",)
 CROP = ("data.recipe=crop",)
 
-# The override that is wrong, and what the message says of it besides its key. What goes before: see OTHERS.
+# Invalid override, and text of the message besides its key. Preceding overrides: see OTHERS.
 SCHEMA = {
     f"seed={HUGE}": "at most 9223372036854775807, not 9999999999999999999999",
     "seed=99999999999": "less than 4294967296, not 99999999999",
@@ -86,7 +86,7 @@ SCHEMA = {
     "inference.window=1e9": "less than or equal to 65536",
 }  # fmt: skip
 
-# Options that only the plugin's constructor can judge; `train` builds the model before it makes a folder.
+# Options that only the plugin's constructor can check; `train` builds the model before it creates a folder.
 OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
     (): {
         "backbone.drop_path=.nan": "a finite number, not nan",
@@ -167,12 +167,12 @@ VALID = (
 OTHERS = {"data.short_side": CROP, "data.rotation": CROP, "data.scales": CROP}
 
 
-def test_the_tiny_config_trains(tiny: str, accepted: Callable[..., None]) -> None:
+def test_tiny_config_trains(tiny: str, accepted: Callable[..., None]) -> None:
     accepted("train", tiny)
 
 
 @pytest.mark.parametrize("override", SCHEMA)
-def test_a_wrong_value_of_the_schema(tiny: str, refused: Callable[..., str], override: str) -> None:
+def test_invalid_schema_value_is_refused(tiny: str, refused: Callable[..., str], override: str) -> None:
     key = override.partition("=")[0]
     refused("config", tiny, *OTHERS.get(key, ()), override, says=(f"command line: {key}", SCHEMA[override]))
 
@@ -180,7 +180,7 @@ def test_a_wrong_value_of_the_schema(tiny: str, refused: Callable[..., str], ove
 @pytest.mark.parametrize(
     ("before", "override"), [(before, override) for before, table in OPTIONS.items() for override in table]
 )
-def test_a_wrong_value_of_an_option(
+def test_invalid_option_value_is_refused(
     tiny: str, refused: Callable[..., str], before: tuple[str, ...], override: str
 ) -> None:
     option = override.partition("=")[0].split(".")
@@ -189,18 +189,16 @@ def test_a_wrong_value_of_an_option(
 
 
 @pytest.mark.parametrize("before", OPTIONS)
-def test_the_plugins_without_wrong_options_are_accepted(
+def test_plugins_with_valid_options_are_accepted(
     tiny: str, accepted: Callable[..., None], before: tuple[str, ...]
 ) -> None:
     accepted("train", tiny, *before)
 
 
 @pytest.mark.parametrize("overrides", VALID, ids=" ".join)
-def test_an_unusual_value_that_is_right(tiny: str, accepted: Callable[..., None], overrides: tuple[str, ...]) -> None:
+def test_unusual_value_is_accepted(tiny: str, accepted: Callable[..., None], overrides: tuple[str, ...]) -> None:
     accepted("train", tiny, *overrides)
 
 
-def test_neither_memory_nor_time_is_spent_on_a_huge_number_of_layers(
-    tiny: str, refused_in_child: Callable[..., str]
-) -> None:
+def test_huge_number_of_layers_is_refused_quickly(tiny: str, refused_in_child: Callable[..., str]) -> None:
     refused_in_child("train", tiny, "heads.boxes.encoder_layers=999999999", says=("at most 1000",), seconds=20)

@@ -1,4 +1,4 @@
-"""Options of the data section and of the data sets `coco`, `scenes` and `mix` that cannot be."""
+"""Invalid options of the data section and of the data sets `coco`, `scenes` and `mix`."""
 
 import pytest
 
@@ -77,14 +77,14 @@ OF_MIX: dict[str, tuple[list[str], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", OF_SCENES)
-def test_a_wrong_option_of_scenes_is_refused(case, refused, tmp_path):
+def test_invalid_option_of_scenes_is_refused(case, refused, tmp_path):
     (tmp_path / "tiny.yaml").write_text(SCENES)
     options, says = OF_SCENES[case]
     refused("train", "tiny.yaml", *options, says=says)
 
 
 @pytest.mark.parametrize("case", OF_COCO)
-def test_a_wrong_option_of_coco_is_refused(case, refused, tmp_path):
+def test_invalid_option_of_coco_is_refused(case, refused, tmp_path):
     write(tmp_path, document())
     options, says = OF_COCO[case]
     root = [] if any(option.startswith("data.root") for option in options) else ["data.root=."]
@@ -92,7 +92,7 @@ def test_a_wrong_option_of_coco_is_refused(case, refused, tmp_path):
 
 
 @pytest.mark.parametrize("case", OF_MIX)
-def test_a_wrong_option_of_mix_is_refused(case, refused, tmp_path):
+def test_invalid_option_of_mix_is_refused(case, refused, tmp_path):
     (tmp_path / "tiny.yaml").write_text(MIX)
     options, says = OF_MIX[case]
     refused("train", "tiny.yaml", *options, says=says)

@@ -1,4 +1,4 @@
-"""Folders of images and depth maps with one thing wrong each, and wrong options of that data set."""
+"""Folders of images and depth maps with one error each, and invalid options of that data set."""
 
 import io
 import struct
@@ -30,7 +30,7 @@ def npy(values: np.ndarray) -> bytes:
 
 
 def npy_header(shape: str, dtype: str = "<f4") -> bytes:
-    """An NPY file of no numbers whose header claims a shape."""
+    """An NPY file without data whose header states a shape."""
     header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(64)
 
@@ -143,7 +143,7 @@ OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_depth_map_is_refused(case, folder, refused):
+def test_invalid_depth_map_is_refused(case, folder, refused):
     suffix, data, says = WRONG[case]
     (folder / f"{MAP}.npy").unlink()
     (folder / f"{MAP}{suffix}").write_bytes(data)
@@ -152,7 +152,7 @@ def test_a_wrong_depth_map_is_refused(case, folder, refused):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("case", EVERYWHERE)
-def test_depth_that_cannot_be_right_is_refused(case, split, folder, refused):
+def test_implausible_depth_is_refused(case, split, folder, refused):
     value, says = EVERYWHERE[case]
     for i, size in enumerate(SIZES):
         np.save(folder / f"labels/{split}/{i}.npy", depth(value, size))
@@ -161,7 +161,7 @@ def test_depth_that_cannot_be_right_is_refused(case, split, folder, refused):
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_a_wrong_option_is_refused(case, folder, refused):
+def test_invalid_option_is_refused(case, folder, refused):
     options, says = OPTIONS[case]
     refused("train", "tiny.yaml", *options, says=says)
 
@@ -179,7 +179,7 @@ VALID: dict[str, tuple[str, Callable[[], bytes]]] = {
 
 
 @pytest.mark.parametrize("case", VALID)
-def test_an_unusual_depth_map_is_read(case, folder, capfd):
+def test_unusual_depth_map_is_accepted(case, folder, capfd):
     suffix, data = VALID[case]
     (folder / f"{MAP}.npy").unlink()
     (folder / f"{MAP}{suffix}").write_bytes(data())
@@ -187,6 +187,6 @@ def test_an_unusual_depth_map_is_read(case, folder, capfd):
     assert values.shape == SIZES[0] and set(values.unique().tolist()) <= {0.0, 2.0} and values.max() == 2
 
 
-def test_the_folder_as_it_is_trains(folder, monkeypatch):
+def test_unmodified_folder_trains(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert main(["train", "tiny.yaml", "--run-dir", "run"]) == 0

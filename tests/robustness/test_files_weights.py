@@ -1,4 +1,4 @@
-"""Wrong weights, model files and run folders: the message names the file, what it is and what is expected."""
+"""Invalid weights, model files and run folders: the message names the file, what it is and what is expected."""
 
 import json
 import struct
@@ -21,7 +21,7 @@ KERNEL = "backbone.patch_embed.weight"
 
 
 def model_file(run: Path, header: dict[str, Any] | None = None, **entries: str | None) -> bytes:
-    """The run's model file with another header: other entries in its metadata; no metadata at all with none given."""
+    """The run's model file with another header: with the given metadata, or without metadata if none is given."""
     data = (run / "model.safetensors").read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
     own = json.loads(data[8 : 8 + length])
@@ -35,7 +35,7 @@ def model_file(run: Path, header: dict[str, Any] | None = None, **entries: str |
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 123456\n"
 HTML = b"<!DOCTYPE html><html><title>Log in</title>"
 
-# Bytes of a file that holds no weights, and what `weights=` and `predict` say of it alike.
+# Bytes of a file without weights, and the common message of `weights=` and `predict`.
 NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is an empty file, 0 bytes"),
     "web page": (HTML, "is an HTML page ('Log in')"),
@@ -52,7 +52,7 @@ NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
 
 INCOMPLETE = "not a complete safetensors file"
 
-# What a run's model.safetensors is in place of a whole one.
+# Replacements for a run's model.safetensors.
 MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "cut short": (lambda run: (run / "model.safetensors").read_bytes()[:5000], INCOMPLETE),
     "zeros": (lambda run: bytes(1000), INCOMPLETE),
@@ -96,7 +96,9 @@ def _image(tiny: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NO_WEIGHTS)
-def test_no_weights_whatever_the_command(tmp_path: Path, tiny: str, refused: Callable[..., str], name: str) -> None:
+def test_files_without_weights_are_refused_by_all_commands(
+    tmp_path: Path, tiny: str, refused: Callable[..., str], name: str
+) -> None:
     content, says = NO_WEIGHTS[name]
     (tmp_path / "x.pth").write_bytes(content)
     message = refused("train", tiny, "weights=x.pth", says=("x.pth: ", says, "Expected a .pth"))
@@ -107,7 +109,7 @@ def test_no_weights_whatever_the_command(tmp_path: Path, tiny: str, refused: Cal
 
 
 @pytest.mark.parametrize("name", MODEL_FILES)
-def test_a_wrong_model_file_of_a_run(tmp_path: Path, tiny_run: Path, refused: Callable[..., str], name: str) -> None:
+def test_invalid_model_file_is_refused(tmp_path: Path, tiny_run: Path, refused: Callable[..., str], name: str) -> None:
     make, says = MODEL_FILES[name]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.safetensors").write_bytes(make(tiny_run))
@@ -116,7 +118,7 @@ def test_a_wrong_model_file_of_a_run(tmp_path: Path, tiny_run: Path, refused: Ca
     assert not (tmp_path / "predictions").exists()
 
 
-def test_the_run_and_its_rewritten_model_file_are_accepted(
+def test_run_and_rewritten_model_file_are_accepted(
     tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None]
 ) -> None:
     (tmp_path / "same.safetensors").write_bytes(model_file(tiny_run, format="densevit"))
@@ -142,7 +144,9 @@ TENSORS: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_a_wrong_tensor(tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str], name: str) -> None:
+def test_invalid_tensor_is_refused(
+    tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str], name: str
+) -> None:
     change, says = TENSORS[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -150,7 +154,7 @@ def test_a_wrong_tensor(tmp_path: Path, tiny: str, tiny_run: Path, refused: Call
     refused("train", tiny, "weights=x.pth", says=("weights: x.pth does not fit", says))
 
 
-def test_other_floating_point_is_accepted(
+def test_other_floating_point_dtypes_are_accepted(
     tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None]
 ) -> None:
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn):
@@ -158,7 +162,7 @@ def test_other_floating_point_is_accepted(
         accepted("train", tiny, "weights=x.pth")
 
 
-def test_all_tensors_of_another_type_are_one_line(
+def test_tensors_of_another_dtype_are_summarised(
     tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str]
 ) -> None:
     from safetensors.torch import load_file
@@ -181,13 +185,15 @@ CONTENTS = {
 
 
 @pytest.mark.parametrize("name", CONTENTS)
-def test_a_checkpoint_without_our_tensors(tmp_path: Path, tiny: str, refused: Callable[..., str], name: str) -> None:
+def test_checkpoint_of_another_model_is_refused(
+    tmp_path: Path, tiny: str, refused: Callable[..., str], name: str
+) -> None:
     content, says = CONTENTS[name]
     torch.save(content, tmp_path / "x.pth")
     refused("train", tiny, "weights=x.pth", says=("x.pth", says))
 
 
-def test_a_whole_checkpoint_is_no_run(tmp_path: Path, tiny_run: Path, refused: Callable[..., str]) -> None:
+def test_checkpoint_is_not_accepted_as_a_run(tmp_path: Path, tiny_run: Path, refused: Callable[..., str]) -> None:
     torch.save(_changed(tiny_run, lambda x: x), tmp_path / "x.pth")
     says = ("x.pth: a checkpoint of 154 tensors without classes and config", "densevit convert x.pth OUT")
     refused("predict", "x.pth", "a.png", says=says)
@@ -205,7 +211,7 @@ def _changed(run: Path, change: Callable[[torch.Tensor], Any]) -> dict[str, Any]
 
 
 def array(shape: tuple[int, ...], descr: str = "<f4", data: bytes = b"") -> bytes:
-    """An .npy of a header that states this shape, and of these data."""
+    """An .npy file whose header states this shape, with these data."""
     buffer = BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
     return buffer.getvalue() + data
@@ -224,14 +230,14 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_a_wrong_npz(tmp_path: Path, tiny: str, refused: Callable[..., str], name: str) -> None:
+def test_invalid_npz_is_refused(tmp_path: Path, tiny: str, refused: Callable[..., str], name: str) -> None:
     content, says = ARRAYS[name]
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
         file.writestr("a.npy", content)
     refused("train", tiny, "weights=x.npz", says=("x.npz", says))
 
 
-def test_an_npz_of_ours_is_accepted(tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None]) -> None:
+def test_valid_npz_is_accepted(tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None]) -> None:
     from safetensors.torch import load_file
 
     np.savez(tmp_path / "x.npz", **{k: v.numpy() for k, v in load_file(tiny_run / "model.safetensors").items()})
@@ -260,7 +266,7 @@ BESIDE = {
 
 
 @pytest.mark.parametrize(("name", "content"), BESIDE, ids=[f"{name}-{text[:40]}" for name, text in BESIDE])
-def test_wrong_json_beside_weights(
+def test_invalid_json_beside_weights_is_refused(
     tmp_path: Path, tiny: str, tiny_run: Path, refused: Callable[..., str], name: str, content: str
 ) -> None:
     (tmp_path / "hub").mkdir()
@@ -272,7 +278,7 @@ def test_wrong_json_beside_weights(
 @pytest.mark.parametrize(
     "content", ["[]", "5", "null", "{}", '{"id2label": {"99999999999": "a"}}', '{"architecture": 5}']
 )
-def test_json_that_says_nothing_is_accepted(
+def test_empty_json_is_accepted(
     tmp_path: Path, tiny: str, tiny_run: Path, accepted: Callable[..., None], content: str
 ) -> None:
     (tmp_path / "hub").mkdir()
@@ -291,7 +297,7 @@ INDEXES = {
 
 
 @pytest.mark.parametrize("content", INDEXES, ids=lambda text: text[:20])
-def test_a_wrong_index_of_shards(tmp_path: Path, tiny: str, refused: Callable[..., str], content: str) -> None:
+def test_invalid_shard_index_is_refused(tmp_path: Path, tiny: str, refused: Callable[..., str], content: str) -> None:
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "model.safetensors.index.json").write_text(content)
     refused("train", tiny, "backbone.weights=hub", says=("hub/model.safetensors.index.json: ", INDEXES[content]))

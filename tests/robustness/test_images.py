@@ -1,4 +1,4 @@
-"""Damaged and unusual image files in a data set: each is refused by name, or read as the standard has it."""
+"""Corrupt and unusual image files in a data set: each is refused by name, or read according to the standard."""
 
 import io
 import struct
@@ -36,7 +36,7 @@ def encoded(kind: str, mode: str = "RGB", **options: object) -> bytes:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size."""
+    """A PNG whose header states a size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
     parts = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
@@ -100,14 +100,14 @@ def replaced(folder: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("case", REFUSED_AT_THE_START)
-def test_a_damaged_image_is_refused_before_training(case, refused, tmp_path):
+def test_corrupt_image_is_refused_before_training(case, refused, tmp_path):
     replaced(tmp_path, REFUSED_AT_THE_START[case])
     refused("train", "tiny.yaml", "data.root=.", says=("train/0.png",))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_is_damaged_inside_ends_the_training_with_one_line(workers, refused, tmp_path):
-    """Its ends look whole; to decode all images first would take as long as an epoch."""
+def test_corrupt_pixel_data_stops_training_with_a_message(workers, refused, tmp_path):
+    """Its beginning and end are valid; decoding all images first would take as long as an epoch."""
     replaced(tmp_path, REFUSED_WHEN_READ["half of a JPEG that ends as one"])
     arguments = ("data.root=.", "data.batch_size=2", f"data.num_workers={workers}", "--run-dir", "run")
     error = refused("train", "tiny.yaml", *arguments, says=("train/0.png", "damaged", "premature end"))
@@ -116,7 +116,7 @@ def test_an_image_that_is_damaged_inside_ends_the_training_with_one_line(workers
 
 
 @pytest.mark.parametrize("case", REFUSED_WHEN_READ)
-def test_damage_is_found_when_it_is_decoded(case, tmp_path):
+def test_corruption_is_found_by_decoding(case, tmp_path):
     path = tmp_path / "0.jpg"
     path.write_bytes(REFUSED_WHEN_READ[case])
     with pytest.raises(DataError, match=r"0\.jpg cannot be read: .*Is the file damaged or cut short"):
@@ -124,7 +124,7 @@ def test_damage_is_found_when_it_is_decoded(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", READ)
-def test_an_unusual_image_is_read(case, tmp_path):
+def test_unusual_image_is_accepted(case, tmp_path):
     replaced(tmp_path, READ[case])
     image = Coco("train", str(tmp_path))[0]["image"]
     assert image.shape == (3, HEIGHT, WIDTH) and image.float().std() > 10
@@ -143,15 +143,15 @@ def dangling(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [folder, loop, dangling])
-def test_what_is_no_file_is_refused(make: Callable[[Path], None], refused, tmp_path):
+def test_non_file_is_refused(make: Callable[[Path], None], refused, tmp_path):
     write(tmp_path, document())
     (tmp_path / "train" / "0.png").unlink()
     make(tmp_path / "train" / "0.png")
     refused("train", "tiny.yaml", "data.root=.", says=("train/0.png",))
 
 
-def test_the_images_of_this_file_are_refused_for_what_is_changed(tmp_path, monkeypatch):
-    """The same training on the images as they are ends well."""
+def test_unmodified_images_are_accepted(tmp_path, monkeypatch):
+    """The same training succeeds on the unmodified images."""
     monkeypatch.chdir(tmp_path)
     write(tmp_path, document())
     assert main(["train", "tiny.yaml", "data.root=.", "--run-dir", "run"]) == 0

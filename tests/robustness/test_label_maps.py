@@ -1,4 +1,4 @@
-"""Folders of images and label maps with one thing wrong each, and wrong options of that data set."""
+"""Folders of images and label maps with one error each, and invalid options of that data set."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -125,19 +125,19 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_file_is_refused(case, folder, refused):
+def test_invalid_file_is_refused(case, folder, refused):
     change, says = WRONG[case]
     change(folder)
     refused("train", "tiny.yaml", says=says)
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_a_wrong_option_is_refused(case, folder, refused):
+def test_invalid_option_is_refused(case, folder, refused):
     options, says = OPTIONS[case]
     refused("train", "tiny.yaml", *options, says=says)
 
 
-def test_a_list_file_that_names_nothing_is_refused(folder, refused):
+def test_empty_list_file_is_refused(folder, refused):
     (folder / "list.txt").write_text("\n\n")
     refused("train", "tiny.yaml", "data.list_file=list.txt", says=("list.txt",))
     (folder / "list.txt").write_text("0\n9\n")
@@ -146,7 +146,7 @@ def test_a_list_file_that_names_nothing_is_refused(folder, refused):
     refused("train", "tiny.yaml", "data.list_file=list.txt", says=("list.txt",))
 
 
-def test_line_ends_in_a_name_do_not_reach_the_config(folder, monkeypatch):
+def test_line_breaks_in_names_are_escaped_in_the_config(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert main(["train", "tiny.yaml", 'data.classes=["ro\\nad: 5\\nseed: 7", tree]', "--run-dir", "run"]) == 0
     text = (folder / "run" / "config.yaml").read_text()
@@ -154,6 +154,6 @@ def test_line_ends_in_a_name_do_not_reach_the_config(folder, monkeypatch):
     assert main(["config", "run"]) == 0
 
 
-def test_the_folder_as_it_is_trains(folder, monkeypatch):
+def test_unmodified_folder_trains(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert main(["train", "tiny.yaml", "--run-dir", "run"]) == 0

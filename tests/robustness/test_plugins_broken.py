@@ -14,7 +14,7 @@ BEGIN = "import densevit\nimport torch\nfrom torch import nn\n"
 def backbone(
     body: str = "self.channels, self.strides = (8,), (32,)", forward: str = "return [x]", options: str = ""
 ) -> str:
-    """The source of a backbone Net, whose constructor and forward do this."""
+    """The source of a backbone Net with this constructor and forward."""
     return (
         f"{BEGIN}\nclass Net(densevit.Backbone):\n"
         f"    def __init__(self{options}):\n        super().__init__()\n"
@@ -113,7 +113,7 @@ ENTRY_POINTS = {
     "a sentence": (GROUP + "mine is net:Net\n", "own 1.0 has a malformed entry point"),
 }
 
-# Entry points that are listed, and what is said once they are asked for.
+# Entry points that are listed, and the message when they are used.
 LISTED = {
     "__main__": ("mine = __main__:Net_of_mine", "__main__ has no 'Net_of_mine'"),
     "a module that is not there": ("mine = no.such.module:Net", "there is no module 'no'"),
@@ -143,40 +143,40 @@ def broken(tiny: str, install: Callable[..., Path]) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("name", IMPORTS)
-def test_a_plugin_that_cannot_be_imported(broken: Callable, tiny: str, refused: Callable[..., str], name: str) -> None:
+def test_import_error_is_reported(broken: Callable, tiny: str, refused: Callable[..., str], name: str) -> None:
     source, *says = IMPORTS[name]
     broken(source)
     message = refused("config", tiny, "backbone.name=mine", says=("backbone.name: The backbone 'mine'", *says))
-    assert len(message.splitlines()) == (3 if "argparse" in name else 1)  # argparse has said something itself
+    assert len(message.splitlines()) == (3 if "argparse" in name else 1)  # argparse has printed a message itself
     assert len(message) < 1200
     assert "from own 1.0" in message
     assert main(["plugins", "backbones"]) == 0  # nothing is imported
 
 
 @pytest.mark.parametrize("name", CONSTRUCTORS)
-def test_a_constructor_that_fails(broken: Callable, tiny: str, refused: Callable[..., str], name: str) -> None:
+def test_constructor_error_is_reported(broken: Callable, tiny: str, refused: Callable[..., str], name: str) -> None:
     body, *says = CONSTRUCTORS[name]
     broken(backbone(body))
     assert len(refused("train", tiny, "backbone={name: mine}", says=("'mine'", *says)).splitlines()) == 1
 
 
-def test_an_exception_without_a_message_in_a_constructor(broken: Callable, tiny: str, refused: Callable) -> None:
+def test_constructor_exception_without_a_message(broken: Callable, tiny: str, refused: Callable) -> None:
     broken(NO_MESSAGE + backbone("raise Odd"))
     refused("train", tiny, "backbone={name: mine}", says=("'mine' cannot be built with these options: Odd (",))
 
 
-def test_a_constructor_that_calls_no_other(broken: Callable, tiny: str, refused: Callable[..., str]) -> None:
+def test_constructor_without_super_call(broken: Callable, tiny: str, refused: Callable[..., str]) -> None:
     source = backbone().replace("super().__init__()", "pass").replace("self.embed = nn.Conv2d(3, 8, 32, 32)", "pass")
     broken(source)
     refused("train", tiny, "backbone={name: mine}", says=("'mine': its constructor does not call super().__init__()",))
 
 
-def test_a_constructor_that_lacks_an_option(broken: Callable, tiny: str, refused: Callable[..., str]) -> None:
+def test_missing_required_option_is_reported(broken: Callable, tiny: str, refused: Callable[..., str]) -> None:
     broken(backbone(options=", width: int"))
     refused("config", tiny, "backbone={name: mine}", says=("backbone.width is missing: 'mine' needs it",))
 
 
-def test_a_head_whose_constructor_fails(install: Callable, tiny: str, refused: Callable[..., str]) -> None:
+def test_head_constructor_error_is_reported(install: Callable, tiny: str, refused: Callable[..., str]) -> None:
     source = (
         "import densevit\nclass Own(densevit.Head):\n    task = 'detection'\n    needs = ('boxes', 'labels')\n"
         "    def __init__(self, channels, strides, classes):\n        self.nope\n"
@@ -186,14 +186,14 @@ def test_a_head_whose_constructor_fails(install: Callable, tiny: str, refused: C
 
 
 @pytest.mark.parametrize("name", FORWARDS)
-def test_a_forward_that_returns_something_else(broken: Callable, tiny: str, refused: Callable, name: str) -> None:
+def test_invalid_forward_output_is_reported(broken: Callable, tiny: str, refused: Callable, name: str) -> None:
     forward, says = FORWARDS[name]
     broken(backbone(forward=forward))
     refused("train", tiny, "backbone={name: mine}", "--run-dir", "out", says=("backbone Net: its forward", says))
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_entry_points_that_are_not_found(
+def test_missing_entry_points_are_reported(
     install: Callable, tiny: str, refused: Callable, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, says = ENTRY_POINTS[name]
@@ -206,7 +206,7 @@ def test_entry_points_that_are_not_found(
 
 
 @pytest.mark.parametrize("name", LISTED)
-def test_entry_points_of_strange_modules(
+def test_invalid_entry_points_are_reported(
     install: Callable, tiny: str, refused: Callable, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, says = LISTED[name]
@@ -219,7 +219,7 @@ def test_entry_points_of_strange_modules(
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_a_class_that_is_named_wrongly(broken: Callable, tiny: str, refused: Callable[..., str], value: str) -> None:
+def test_invalid_class_name_is_refused(broken: Callable, tiny: str, refused: Callable[..., str], value: str) -> None:
     broken(backbone())
     refused("config", tiny, f"backbone.name='{value}'", says=(VALUES[value],))
 
@@ -239,7 +239,9 @@ def test_a_class_that_is_named_wrongly(broken: Callable, tiny: str, refused: Cal
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_plugins_that_work(broken: Callable, tiny: str, tmp_path: Path, accepted: Callable, source: str) -> None:
+def test_valid_plugins_are_accepted(
+    broken: Callable, tiny: str, tmp_path: Path, accepted: Callable, source: str
+) -> None:
     from densevit.model import create_backbone
 
     broken(source)
@@ -248,13 +250,13 @@ def test_plugins_that_work(broken: Callable, tiny: str, tmp_path: Path, accepted
     assert [*create_backbone("mine").channels] == [8]
 
 
-def test_a_whole_training_of_a_small_backbone(broken: Callable, tiny: str, tmp_path: Path, monkeypatch) -> None:
+def test_small_backbone_trains(broken: Callable, tiny: str, tmp_path: Path, monkeypatch) -> None:
     broken(backbone())
     monkeypatch.chdir(tmp_path)
     assert main(["train", tiny, "backbone={name: mine}", "--run-dir", "out"]) == 0
 
 
-def test_ctrl_c_while_a_plugin_is_imported(broken: Callable, tiny: str, tmp_path: Path, monkeypatch) -> None:
+def test_ctrl_c_during_plugin_import(broken: Callable, tiny: str, tmp_path: Path, monkeypatch) -> None:
     broken("raise KeyboardInterrupt")
     monkeypatch.chdir(tmp_path)
     assert main(["config", tiny, "backbone.name=mine"]) == 130

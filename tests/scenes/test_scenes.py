@@ -1,4 +1,4 @@
-"""The built-in data set: its statistics, and that its labels are the truth."""
+"""The built-in data set: statistics, and labels that match the rendering."""
 
 import hashlib
 import itertools
@@ -24,7 +24,7 @@ SIDE = 128
 
 @dataclass
 class Object:
-    """An annotated object, with what the labels do not tell."""
+    """An annotated object, with properties that are not in the labels."""
 
     thing: Thing
     visible: int  # pixels
@@ -33,7 +33,7 @@ class Object:
 
 @pytest.fixture(scope="module")
 def thousand() -> list[list[Object]]:
-    """What is annotated in 1,000 images."""
+    """The annotated objects of 1,000 images."""
     dataset = Scenes("train", image_size=SIDE, train_length=1000)
     return [_annotated(dataset.scene(index)) for index in range(1000)]
 
@@ -53,7 +53,7 @@ def _alone(scene: Scene, thing: Thing) -> Rendering:
 # ---- statistics ----
 
 
-def test_an_image_shows_one_to_eight_objects_of_eight_classes(thousand: list[list[Object]]) -> None:
+def test_images_have_one_to_eight_objects_of_eight_classes(thousand: list[list[Object]]) -> None:
     counts = Counter(len(objects) for objects in thousand)
     assert set(counts) == set(range(1, 9))
     classes = Counter(one.thing.label for objects in thousand for one in objects)
@@ -61,19 +61,19 @@ def test_an_image_shows_one_to_eight_objects_of_eight_classes(thousand: list[lis
     assert min(classes.values()) > 0.7 * max(classes.values())
 
 
-def test_the_median_object_is_no_larger_than_a_quarter_of_the_side(thousand: list[list[Object]]) -> None:
+def test_median_object_is_at_most_a_quarter_of_the_side(thousand: list[list[Object]]) -> None:
     sides = [math.sqrt(one.visible) for objects in thousand for one in objects]
     assert SIDE / 8 < float(np.median(sides)) <= SIDE / 4
 
 
-def test_a_third_of_the_objects_are_hidden_by_more_than_a_fifth(thousand: list[list[Object]]) -> None:
+def test_a_third_of_the_objects_are_more_than_a_fifth_occluded(thousand: list[list[Object]]) -> None:
     hidden = np.array([one.hidden for objects in thousand for one in objects])
     assert 1 / 3 <= (hidden > 0.2).mean() < 0.45
     assert (hidden < 0.01).mean() > 1 / 3
 
 
 @pytest.mark.parametrize("trait", ["color", "texture"])
-def test_color_and_texture_do_not_tell_the_class(thousand: list[list[Object]], trait: str) -> None:
+def test_color_and_texture_do_not_depend_on_the_class(thousand: list[list[Object]], trait: str) -> None:
     objects = list(itertools.chain.from_iterable(thousand))
     values = sorted({getattr(one.thing.coat, trait) for one in objects})
     table = np.zeros((8, len(values)))
@@ -82,7 +82,7 @@ def test_color_and_texture_do_not_tell_the_class(thousand: list[list[Object]], t
     assert chi2_contingency(table).pvalue > 0.01
 
 
-def test_a_silhouette_is_what_a_thing_shows_when_it_stands_alone() -> None:
+def test_silhouettes_are_unoccluded_masks() -> None:
     for index in range(15):
         scene = Scenes("val").scene(index)
         alone = [np.count_nonzero(_alone(scene, thing).owner) for thing in scene.things]
@@ -98,7 +98,7 @@ def samples() -> list[dict]:
     return [dataset[index]["targets"] for index in range(60)]
 
 
-def test_boxes_are_the_tight_boxes_of_masks_that_do_not_overlap(samples: list[dict]) -> None:
+def test_boxes_are_tight_and_masks_are_disjoint(samples: list[dict]) -> None:
     for targets in samples:
         for box, mask, area in zip(targets["boxes"], targets["masks"], targets["area"], strict=True):
             rows, columns = np.nonzero(mask.numpy())
@@ -108,7 +108,7 @@ def test_boxes_are_the_tight_boxes_of_masks_that_do_not_overlap(samples: list[di
         assert not targets["iscrowd"].any()
 
 
-def test_the_semantic_map_shows_each_mask_as_its_class_and_elsewhere_surfaces(samples: list[dict]) -> None:
+def test_semantic_map_has_classes_in_masks_and_surfaces_elsewhere(samples: list[dict]) -> None:
     names = [one.name for one in Scenes("val").classes["segmentation"]]
     assert names[8:] == ["floor", "ground", "wall", "sky"]
     shown = set()
@@ -117,14 +117,14 @@ def test_the_semantic_map_shows_each_mask_as_its_class_and_elsewhere_surfaces(sa
         for label, mask in zip(targets["labels"], targets["masks"], strict=True):
             assert (semantic[mask] == label).all()
         rest = semantic[~targets["masks"].any(dim=0)]
-        assert (rest >= 8).float().mean() > 0.97  # things too well hidden to be annotated take the rest
+        assert (rest >= 8).float().mean() > 0.97  # the rest are objects too occluded to be annotated
         kinds = {names[i] for i in rest.unique() if i >= 8}
         assert kinds <= {"floor", "wall"} or kinds <= {"ground", "sky"}
         shown |= kinds
     assert shown == set(names[8:])
 
 
-def test_a_thing_too_well_hidden_to_be_an_object_stays_in_the_semantic_map() -> None:
+def test_heavily_occluded_objects_are_in_the_semantic_map_only() -> None:
     dataset = Scenes("train", image_size=SIDE)
     found = 0
     for index in range(100):
@@ -138,7 +138,7 @@ def test_a_thing_too_well_hidden_to_be_an_object_stays_in_the_semantic_map() -> 
     assert found > 5
 
 
-def test_what_hides_a_thing_is_nearer() -> None:
+def test_occluders_are_nearer() -> None:
     compared = 0
     for index in range(40):
         scene = Scenes("train").scene(index)
@@ -154,7 +154,7 @@ def test_what_hides_a_thing_is_nearer() -> None:
     assert compared > 2000
 
 
-def test_a_ball_is_as_large_as_its_metres_and_its_distance_say() -> None:
+def test_ball_size_matches_perspective_projection() -> None:
     seen = 0
     for index in range(150):
         scene = Scenes("train").scene(index)
@@ -166,9 +166,9 @@ def test_a_ball_is_as_large_as_its_metres_and_its_distance_say() -> None:
             if mask[[0, -1]].any() or mask[:, [0, -1]].any():
                 continue
             across, below, distance = scene.camera.see(thing.centre)
-            # The cone of rays round a sphere cuts the image plane in an ellipse.
+            # A sphere projects to an ellipse in the image plane.
             squared = across**2 + below**2 + distance**2
-            off_axis, sine = distance**2 / squared, (thing.size / 2) ** 2 / squared  # squares of cosine and sine
+            off_axis, sine = distance**2 / squared, (thing.size / 2) ** 2 / squared  # squared cosine and sine
             axes = math.sqrt(sine * (1 - sine)) / (off_axis - sine) * math.sqrt(sine / (off_axis - sine))
             assert mask.sum() == pytest.approx(math.pi * axes * (scene.camera.focal * SIDE) ** 2, rel=0.03)
             assert alone.depth[mask].min() == pytest.approx(distance - thing.size / 2, abs=0.03 * thing.size)
@@ -176,8 +176,8 @@ def test_a_ball_is_as_large_as_its_metres_and_its_distance_say() -> None:
     assert seen > 30
 
 
-def test_each_pixel_lies_where_its_depth_says() -> None:
-    """Pixels go back into the world: floors are level, walls straight, and things stand on the one before the other."""
+def test_depth_unprojects_onto_the_scene() -> None:
+    """Unprojected pixels: floors are horizontal, walls vertical, and objects stand on floors in front of walls."""
     for index in range(40):
         scene = Scenes("val").scene(index)
         rendering = render(scene, SIDE, SIDE)
@@ -197,8 +197,8 @@ def test_each_pixel_lies_where_its_depth_says() -> None:
             assert np.linalg.norm(away, axis=1).max() < 0.9 * thing.size
             assert y[shown].min() > -1e-3
             alone = _alone(scene, thing)
-            if not (alone.owner > 0)[-1].any():  # its foot is in the image
-                # Seen from above, a ball hides the point that it stands on; a box does not.
+            if not (alone.owner > 0)[-1].any():  # its base is in the image
+                # Seen from above, a ball occludes its contact point; a box does not.
                 lowest = _world(scene, alone.depth)[1][alone.owner > 0].min()
                 assert lowest < (0.1 if isinstance(thing.shape, Boxes) else 0.25) * thing.size
 
@@ -214,7 +214,7 @@ def _world(scene: Scene, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     return x, y + scene.camera.height, z
 
 
-# ---- the same everywhere ----
+# ---- determinism ----
 
 
 def _digest(dataset: Scenes, indices: range) -> str:
@@ -227,7 +227,7 @@ def _digest(dataset: Scenes, indices: range) -> str:
 
 
 def test_images_and_labels_have_not_changed() -> None:
-    """Published scores depend on these: a new value here means that all of them have to be measured again."""
+    """Published scores depend on these: if a value changes, all scores must be measured again."""
     assert _digest(Scenes("train"), range(5)) == "28d2182cfc2e4c57"
     assert _digest(Scenes("val", image_size=(96, 160), seed=3), range(5)) == "cf34fee566573758"
     blocks = Scenes("train")[0]["image"].float().reshape(3, 4, 32, 4, 32).mean(dim=(0, 2, 4))
@@ -242,7 +242,7 @@ def test_images_and_labels_have_not_changed() -> None:
     torch.testing.assert_close(blocks, expected, atol=0.5, rtol=0)
 
 
-def test_an_image_is_the_same_in_any_process_and_in_any_order() -> None:
+def test_images_do_not_depend_on_process_or_order() -> None:
     dataset = Scenes("train", train_length=8)
     in_workers = list(DataLoader(dataset, batch_size=None, num_workers=2))
     for index in (7, 0, 3):
@@ -252,13 +252,13 @@ def test_an_image_is_the_same_in_any_process_and_in_any_order() -> None:
         assert torch.equal(one["targets"]["boxes"], other["targets"]["boxes"])
 
 
-def test_splits_seeds_and_indices_have_scenes_of_their_own() -> None:
+def test_splits_seeds_and_indices_have_distinct_scenes() -> None:
     sets = [Scenes("train", train_length=20), Scenes("val", val_length=20), Scenes("train", train_length=20, seed=1)]
     cameras = {dataset.scene(index).camera for dataset in sets for index in range(20)}
     assert len(cameras) == 60
 
 
-def test_a_scene_is_the_same_at_every_size() -> None:
+def test_scenes_do_not_depend_on_the_size() -> None:
     small, large = Scenes("train", image_size=64)[4]["targets"], Scenes("train", image_size=256)[4]["targets"]
     agree = small["semantic"] == large["semantic"][2::4, 2::4]
     assert agree.float().mean() > 0.97
@@ -267,7 +267,7 @@ def test_a_scene_is_the_same_at_every_size() -> None:
 # ---- options ----
 
 
-def test_a_sample_has_the_dtypes_and_shapes_of_the_interface() -> None:
+def test_samples_have_the_specified_dtypes_and_shapes() -> None:
     dataset = Scenes("val", image_size=(48, 80), val_length=3)
     sample = dataset[1]
     targets, count = sample["targets"], len(sample["targets"]["labels"])
@@ -288,7 +288,7 @@ def test_a_sample_has_the_dtypes_and_shapes_of_the_interface() -> None:
 
 
 @pytest.mark.parametrize("shape", [(32, 256), (256, 32), (33, 47)])
-def test_unusual_shapes_of_image_show_at_least_one_object(shape: tuple[int, int]) -> None:
+def test_extreme_aspect_ratios_have_at_least_one_object(shape: tuple[int, int]) -> None:
     dataset = Scenes("train", image_size=shape)
     for index in range(30):
         targets = dataset[index]["targets"]
@@ -296,14 +296,14 @@ def test_unusual_shapes_of_image_show_at_least_one_object(shape: tuple[int, int]
         assert torch.isfinite(targets["depth"]).all()
 
 
-def test_labels_that_are_not_asked_for_are_absent() -> None:
+def test_labels_not_requested_are_absent() -> None:
     dataset = Scenes("train", masks=False, semantic=False, depth=False)
     assert dataset.provides == ("boxes", "labels")
     assert set(dataset[0]["targets"]) == {"image_id", "boxes", "labels", "area", "iscrowd"}
     assert (len(dataset), len(Scenes("val"))) == (4000, 500)
 
 
-def test_an_impossible_option_is_named() -> None:
+def test_invalid_option_is_named() -> None:
     with pytest.raises(DataError, match="data.image_size is 16; scenes are at least 32"):
         Scenes("train", image_size=16)
     with pytest.raises(DataError, match="data.train_length is 0"):

@@ -1,4 +1,4 @@
-"""The shapes of the built-in scenes, against points that are inside or outside by a definition of their own."""
+"""The shapes of the built-in scenes, against independent definitions of inside and outside."""
 
 import itertools
 import math
@@ -42,7 +42,7 @@ def _stool(p: np.ndarray) -> np.ndarray:
 
 
 def _star(p: np.ndarray) -> np.ndarray:
-    """By crossing numbers: a line from the point crosses the outline, ten corners long, an odd number of times."""
+    """By crossing numbers: a ray from a point inside crosses the ten-cornered outline an odd number of times."""
     angles = 1.5 * math.pi + math.pi / 5 * np.arange(11)
     radii = 0.55 * np.where(np.arange(11) % 2, (3 - math.sqrt(5)) / 2, 1.0)
     corners = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
@@ -67,7 +67,7 @@ STEP, NEAR, FAR = 0.004, 2.0, 4.0
 
 
 def _views(count: int = 6, side: int = 28) -> list[Rays]:
-    """Rays from random places 3 m away, looking at the centre."""
+    """Rays from random positions 3 m away towards the centre."""
     rng = np.random.default_rng(0)
     grid = np.linspace(-0.3, 0.3, side).astype(np.float32)
     views = []
@@ -84,9 +84,9 @@ def _directions(rays: Rays) -> np.ndarray:
     return x[..., None] * np.array(rays.right) + y[..., None] * np.array(rays.down) + np.array(rays.forward)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # rays that miss divide by zero; the renderer silences it as well
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # rays that miss divide by zero; the renderer also silences it
 @pytest.mark.parametrize("name", SOLIDS)
-def test_rays_meet_a_solid_where_they_first_come_to_be_inside(name: str) -> None:
+def test_ray_hits_are_the_first_points_inside(name: str) -> None:
     shape, inside = SOLIDS[name]
     steps = np.arange(NEAR, FAR, STEP)
     met = 0
@@ -106,8 +106,8 @@ def test_rays_meet_a_solid_where_they_first_come_to_be_inside(name: str) -> None
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", SOLIDS)
-def test_a_small_way_along_the_surface_stays_on_it(name: str) -> None:
-    """So normals are right: a hundredth along the tangent, two thousandths out and in are outside and inside."""
+def test_normals_are_perpendicular_to_the_surface(name: str) -> None:
+    """Normals are correct: 0.01 along the tangent, points 0.002 outwards and inwards are outside and inside."""
     shape, inside = SOLIDS[name]
     for rays in _views():
         hits = shape.trace(rays)
@@ -121,12 +121,14 @@ def test_a_small_way_along_the_surface_stays_on_it(name: str) -> None:
             tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
             near = points + way * tangent
             right = ~inside(near + 0.002 * normals) & inside(near - 0.002 * normals)
-            assert right.mean() > 0.88  # near an edge, the way leads over it
-        assert (np.sum(normals * _directions(rays)[hit], axis=1) < 1e-4).mean() > 0.99  # the eye sees no backs
+            assert right.mean() > 0.88  # except near edges
+        assert (
+            np.sum(normals * _directions(rays)[hit], axis=1) < 1e-4
+        ).mean() > 0.99  # visible normals face the camera
 
 
 @pytest.mark.parametrize("name", SOLIDS)
-def test_reach_is_that_of_the_farthest_point_inside(name: str) -> None:
+def test_reach_matches_the_farthest_point_inside(name: str) -> None:
     shape, inside = SOLIDS[name]
     axis = np.linspace(-0.7, 0.7, 81)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""The kit for backbones: sound ones pass, and each broken one is caught by the check that is there for it."""
+"""The backbone contract tests: valid backbones pass, and each broken one fails the corresponding check."""
 
 import functools
 import importlib
@@ -67,42 +67,42 @@ class CoarseFirst(Sound):
 
 
 class OneFeatureOfTwo(Sound):
-    """Announces two features and gives one."""
+    """Declares two features and returns one."""
 
     def forward(self, images):
         return super().forward(images)[:1]
 
 
 class BareTensor(Sound):
-    """Gives a map, not a list of maps."""
+    """Returns a map instead of a list of maps."""
 
     def forward(self, images):
         return super().forward(images)[0]
 
 
 class Tokens(Sound):
-    """Gives tokens, not maps."""
+    """Returns tokens instead of maps."""
 
     def forward(self, images):
         return [x.flatten(2).transpose(1, 2) for x in super().forward(images)]
 
 
 class Raises(Sound):
-    """Cannot run."""
+    """Raises in forward."""
 
     def forward(self, images):
         raise RuntimeError("no such luck")
 
 
 class ChannelsLast(Sound):
-    """Gives (B, H, W, C)."""
+    """Returns (B, H, W, C)."""
 
     def forward(self, images):
         return [x.permute(0, 2, 3, 1) for x in super().forward(images)]
 
 
 class WrongChannels(Sound):
-    """States other channels than it gives."""
+    """Declares other channels than it returns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class WrongChannels(Sound):
 
 
 class WrongStride(Sound):
-    """States stride 16 for a map of stride 8."""
+    """Declares stride 16 for a map of stride 8."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class WrongStride(Sound):
 
 
 class RoundsDown(Sound):
-    """Drops the rows and columns that fill no patch."""
+    """Drops rows and columns of incomplete patches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,26 +138,26 @@ class FixedSize(Sound):
 
 
 class SaysItsSize(FixedSize):
-    """Learned positions of one grid, as it says."""
+    """Learned positions of one grid, with a declared input size."""
 
     input_size = (64, 96)
 
 
 class OtherSizesWrong(RoundsDown):
-    """States one size, and gives maps of the wrong size for others."""
+    """Declares an input size, and returns maps of the wrong size for others."""
 
     input_size = (64, 96)
 
 
 class Transposed(Sound):
-    """Takes columns of tokens for rows."""
+    """Confuses rows and columns of tokens."""
 
     def forward(self, images):
         return [x.transpose(2, 3).flatten(2).view_as(x) for x in super().forward(images)]
 
 
 class DeadParameter(Sound):
-    """A scale that nothing is scaled with."""
+    """An unused scale."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class DeadParameter(Sound):
 
 
 class Detached(Sound):
-    """The stem learns nothing."""
+    """The stem gets no gradient."""
 
     def forward(self, images):
         x = self.stem(images).detach()
@@ -173,7 +173,7 @@ class Detached(Sound):
 
 
 class ZeroScale(Sound):
-    """A residual branch behind a scale of zero, as at the start of training: sound."""
+    """A residual branch with a scale of zero, as at initialisation: valid."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class ZeroScale(Sound):
 
 
 class FrozenPart(Sound):
-    """A part that is not trained, as it says: sound."""
+    """A part with requires_grad=False: valid."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,21 +201,21 @@ class SkipsPixels(Sound):
 
 
 class InfiniteGradient(Sound):
-    """The root of negative numbers, hidden in the features but not in their gradients."""
+    """The square root of negative numbers, masked in the features but not in their gradients."""
 
     def forward(self, images):
         return [torch.where(x > 0.5, (x - 0.5).sqrt(), 0.1 * x) for x in super().forward(images)]
 
 
 class RandomInEvaluation(Sound):
-    """Drops out in evaluation too."""
+    """Dropout in evaluation mode too."""
 
     def forward(self, images):
         return [F.dropout(x, 0.1) for x in super().forward(images)]
 
 
 class DrawsInEvaluation(Sound):
-    """Draws a number in evaluation and throws it away."""
+    """Draws an unused random number in evaluation mode."""
 
     def forward(self, images):
         torch.rand(1)
@@ -223,21 +223,21 @@ class DrawsInEvaluation(Sound):
 
 
 class BatchLeak(Sound):
-    """Statistics of the batch in evaluation too."""
+    """Batch statistics in evaluation mode too."""
 
     def forward(self, images):
         return [F.batch_norm(x, None, None, training=True) for x in super().forward(images)]
 
 
 class InPlace(Sound):
-    """Scales the images where they are."""
+    """Scales the images in place."""
 
     def forward(self, images):
         return super().forward(images.mul_(0.5))
 
 
 class ReusesOutput(Sound):
-    """Writes features where the last ones were."""
+    """Overwrites the features of the previous call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,11 +253,11 @@ class ReusesOutput(Sound):
 
 
 class Overflows(Sound):
-    """Values beyond what fp16 holds."""
+    """Values beyond the range of fp16."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem[0][0].weight.data.mul_(1e6)  # the norm after it takes it back
+        self.stem[0][0].weight.data.mul_(1e6)  # undone by the following norm
 
 
 class Float32Only(Sound):
@@ -268,14 +268,14 @@ class Float32Only(Sound):
 
 
 class ContiguousOnly(Sound):
-    """Takes the images' memory for contiguous."""
+    """Assumes contiguous images."""
 
     def forward(self, images):
         return super().forward(images.view(len(images), -1).view(images.shape))
 
 
 class FixedDevice(Sound):
-    """Makes a tensor where the default device is."""
+    """Creates a tensor on the default device."""
 
     def forward(self, images):
         fine, coarse = super().forward(images)
@@ -283,7 +283,7 @@ class FixedDevice(Sound):
 
 
 class LooksAtValues(Sound):
-    """Decides by the value of a tensor."""
+    """Branches on the value of a tensor."""
 
     def forward(self, images):
         features = super().forward(images)
@@ -291,7 +291,7 @@ class LooksAtValues(Sound):
 
 
 class Unregistered(Sound):
-    """A tensor that no state holds."""
+    """A tensor that is not in the state dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -314,7 +314,7 @@ class Lambda(Sound):
 
 
 class UnseededWeights(Sound):
-    """Draws weights from numpy."""
+    """Initialises weights with numpy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -322,14 +322,14 @@ class UnseededWeights(Sound):
 
 
 class TakesAnything(Sound):
-    """Takes every option."""
+    """Accepts every option."""
 
     def __init__(self, width: int = 8, **options) -> None:
         super().__init__(width)
 
 
 class RefusesItself(Sound):
-    """Takes **options and refuses what it does not know: sound."""
+    """Accepts **options and raises for unknown ones: valid."""
 
     def __init__(self, width: int = 8, **options: int) -> None:
         if options.keys() - {"depth"}:
@@ -345,7 +345,7 @@ class NotAnnotated(Sound):
 
 
 class DefaultOfAnotherType(Sound):
-    """A default that its annotation refuses."""
+    """A default that contradicts its annotation."""
 
     def __init__(self, width: int = None) -> None:  # noqa: RUF013  # the mistake
         super().__init__(width or 8)
@@ -356,7 +356,7 @@ class NoDocstring(Sound):
 
 
 class ForgetsDepth(Sound):
-    """Forgets the stage where parameters are grouped."""
+    """Omits the stage in the parameter groups."""
 
     def parameter_depths(self):
         return [list(self.stem.parameters())]
@@ -370,7 +370,7 @@ class CountsTwice(Sound):
 
 
 def failures(factory, skip=("export",)):
-    """Messages of the checks that fail, by name."""
+    """Messages of failed checks, by name."""
     return {result.name: result.message for result in backbone_checks(factory, skip=skip) if not result.passed}
 
 
@@ -417,19 +417,19 @@ def failures(factory, skip=("export",)):
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-def test_a_broken_backbone_is_caught_by_name(broken, checks):
+def test_broken_backbone_fails_the_named_check(broken, checks):
     assert failures(broken).keys() == checks
 
 
-def test_a_decision_by_a_value_is_caught_by_export():
+def test_data_dependent_control_flow_fails_export():
     found = failures(LooksAtValues, skip=())
     assert found.keys() == {"export"}
     assert "no `if x.sum() > 0`" in found["export"]
 
 
-def test_a_division_by_nothing_is_caught_on_a_blank_image():
+def test_division_by_zero_fails_on_a_constant_image():
     class Standardises(Sound):
-        """Divides by the image's own deviation."""
+        """Divides by the image's standard deviation."""
 
         def forward(self, images):
             return super().forward(images / images.std((1, 2, 3), keepdim=True))
@@ -437,22 +437,22 @@ def test_a_division_by_nothing_is_caught_on_a_blank_image():
     assert {"finite", "autocast_bfloat16", "autocast_float16"} <= failures(Standardises).keys()
 
 
-def test_a_local_class_cannot_be_found_nor_pickled():
+def test_local_class_is_neither_found_nor_pickled():
     class Local(Sound):
-        """Lives in a function."""
+        """Defined in a function."""
 
     assert failures(Local).keys() == {"registration", "pickling"}
 
 
 @pytest.mark.parametrize("sound", [Sound, SaysItsSize, ZeroScale, FrozenPart, RefusesItself])
-def test_a_sound_backbone_passes(sound):
+def test_valid_backbone_passes(sound):
     assert failures(sound) == {}
 
 
 @pytest.mark.parametrize(
     ("name", "options"), [("resnet", {"depth": 18}), ("swin", {"variant": "nano"})], ids=["resnet 18", "swin nano"]
 )
-def test_a_built_in_backbone_passes(name, options):
+def test_built_in_backbone_passes(name, options):
     results = check_backbone(functools.partial(registry.load("backbones", name), **options))
     assert {"export", "registration"} <= {result.name for result in results}
     assert next(r.note for r in results if r.name == "registration").startswith(f"found as '{name}', from densevit ")
@@ -460,19 +460,19 @@ def test_a_built_in_backbone_passes(name, options):
 
 @pytest.fixture
 def stranger(project, monkeypatch):
-    """The backbone of tests/third_party, forgotten afterwards."""
+    """The backbone of tests/third_party, unloaded afterwards."""
     monkeypatch.syspath_prepend(project / "tests" / "third_party")
     yield importlib.import_module("mynet").MyNet
     del sys.modules["mynet"]
 
 
-def test_a_strangers_backbone_passes(stranger):
+def test_third_party_backbone_passes(stranger):
     results = {result.name: result for result in check_backbone(functools.partial(stranger, width=8))}
     assert all(result.passed for result in results.values())
     assert results["registration"].note == "no entry point; `name: mynet:MyNet` finds it"
 
 
-def test_all_failures_are_listed_with_what_was_found_what_was_expected_and_the_fix():
+def test_failures_list_found_expected_and_fix():
     class Twice(WrongStride):
         def __init__(self):
             super().__init__()
@@ -481,7 +481,7 @@ def test_all_failures_are_listed_with_what_was_found_what_was_expected_and_the_f
     with pytest.raises(CheckFailed) as caught:
         check_backbone(Twice, skip=("export", "registration", "pickling"))
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("test_all_failures_are_listed")
+    assert lines[0].startswith("test_failures_list")
     assert lines[0].endswith("Twice fails 2 of 26 checks:")
     assert lines[1:] == [
         "- channels: found maps of (8, 16) channels; expected (8, 24), as declared in channels. "
@@ -491,12 +491,12 @@ def test_all_failures_are_listed_with_what_was_found_what_was_expected_and_the_f
     ]
 
 
-def test_maps_that_look_like_nhwc_and_maps_that_are_rounded_down_are_reported():
+def test_nhwc_maps_and_rounded_down_maps_are_reported():
     assert "this looks like NHWC: return x.permute(0, 3, 1, 2)" in failures(ChannelsLast)["layout"]
     assert "the maps are rounded down: pad inside" in failures(RoundsDown)["strides"]
 
 
-def test_an_exception_becomes_a_finding_that_names_the_authors_line():
+def test_exceptions_become_findings_that_name_the_line():
     message = failures(Raises)["forward"]
     assert "found RuntimeError: no such luck (test_check_backbone.py, line " in message
     assert message.endswith(" checks need this one.")
@@ -505,19 +505,19 @@ def test_an_exception_becomes_a_finding_that_names_the_authors_line():
     assert "for images of 33 x 47" in message
 
 
-def test_what_builds_no_new_backbone_is_caught_first():
+def test_invalid_construction_fails_first():
     one = Sound()
     assert failures(lambda: nn.Linear(1, 1)).keys() == {"construction"}
     assert failures(lambda: one).keys() == {"construction"}
     assert failures(lambda: 1 / 0).keys() == {"construction"}
 
 
-def test_a_stated_size_is_noted():
+def test_fixed_input_size_is_noted():
     notes = {result.name: result.note for result in backbone_checks(SaysItsSize, skip=("export",))}
     assert notes["sizes"] == "64 x 96 only"
 
 
-def test_the_callers_random_numbers_stay_as_they_are():
+def test_random_state_of_the_caller_is_preserved():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -525,6 +525,6 @@ def test_the_callers_random_numbers_stay_as_they_are():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_check_that_does_not_exist_cannot_be_skipped():
+def test_skipping_an_unknown_check_raises():
     with pytest.raises(ValueError, match="There is no check 'exprt'. Did you mean 'export'?"):
         check_backbone(Sound, skip=("exprt",))

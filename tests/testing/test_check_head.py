@@ -1,4 +1,4 @@
-"""The kit for heads: sound ones pass, and each broken one is caught by the check that is there for it."""
+"""The head contract tests: valid heads pass, and each broken one fails the corresponding check."""
 
 import functools
 
@@ -15,7 +15,7 @@ from densevit.testing import CheckFailed, check_head, head_checks
 
 
 class Sound(Head):
-    """Boxes from the mean of each feature; the i-th box is to be the i-th object."""
+    """Boxes from the mean of each feature; the i-th box is matched to the i-th object."""
 
     task = "detection"
     needs = ("boxes", "labels")
@@ -73,13 +73,13 @@ class Sound(Head):
 
 
 class NoNeeds(Sound):
-    """Says not what it needs."""
+    """Does not declare `needs`."""
 
     needs = "boxes"
 
 
 class ForgetsClasses(Sound):
-    """Keeps no classes."""
+    """Does not store classes."""
 
     def __init__(self, channels, strides, classes) -> None:
         super().__init__(channels, strides, classes)
@@ -87,7 +87,7 @@ class ForgetsClasses(Sound):
 
 
 class FourLevels(Sound):
-    """Takes four levels for granted."""
+    """Assumes four levels."""
 
     def __init__(self, channels, strides, classes) -> None:
         super().__init__(channels, strides, classes)
@@ -95,7 +95,7 @@ class FourLevels(Sound):
 
 
 class LevelsByStride(Sound):
-    """Tells levels by their strides."""
+    """Identifies levels by their strides."""
 
     def __init__(self, channels, strides, classes) -> None:
         super().__init__(channels, strides, classes)
@@ -103,14 +103,14 @@ class LevelsByStride(Sound):
 
 
 class TwoClasses(Sound):
-    """Takes the last class for none."""
+    """Treats the last class as background."""
 
     def predict(self, outputs, targets):
         return super().predict({**outputs, "logits": outputs["logits"][..., :-1]}, targets)
 
 
 class WholeCells(Sound):
-    """Cuts the mask into whole cells of the coarsest stride."""
+    """Crops the mask to whole cells of the coarsest stride."""
 
     def forward(self, features, padding_mask, targets=None):
         padding_mask.unflatten(1, (-1, 32)).unflatten(3, (-1, 32))
@@ -118,7 +118,7 @@ class WholeCells(Sound):
 
 
 class MissingKey(Sound):
-    """Gives a term only where there are objects."""
+    """Returns a term only if there are objects."""
 
     def loss(self, outputs, targets):
         losses = super().loss(outputs, targets)
@@ -126,7 +126,7 @@ class MissingKey(Sound):
 
 
 class VectorLoss(Sound):
-    """A loss an image."""
+    """One loss per image."""
 
     def loss(self, outputs, targets):
         return {name: value.repeat(len(targets)) for name, value in super().loss(outputs, targets).items()}
@@ -142,7 +142,7 @@ class MeanOverNothing(Sound):
 
 
 class LooseWithoutLabels(Sound):
-    """A new zero where there are no labels."""
+    """A new zero without labels."""
 
     def loss(self, outputs, targets):
         losses = super().loss(outputs, targets)
@@ -150,7 +150,7 @@ class LooseWithoutLabels(Sound):
 
 
 class UnlabelledIsEmpty(Sound):
-    """Takes images without labels for images without objects."""
+    """Treats unlabelled images as images without objects."""
 
     def labelled(self, targets):
         return range(len(targets))
@@ -165,7 +165,7 @@ class DividesByBatch(Sound):
 
 
 class DeadParameter(Sound):
-    """A scale that nothing is scaled with."""
+    """An unused scale."""
 
     def __init__(self, channels, strides, classes) -> None:
         super().__init__(channels, strides, classes)
@@ -173,7 +173,7 @@ class DeadParameter(Sound):
 
 
 class HalfLoss(Sound):
-    """A loss of squares, in the precision of the features."""
+    """A squared loss in the precision of the features."""
 
     def forward(self, features, padding_mask, targets=None):
         energy = (100 * features[-1] * features[-1]).float().mean()
@@ -186,7 +186,7 @@ class HalfLoss(Sound):
 
 
 class ScalesTargets(Sound):
-    """Scales the boxes where they are."""
+    """Scales the boxes in place."""
 
     def loss(self, outputs, targets):
         for target in targets:
@@ -196,7 +196,7 @@ class ScalesTargets(Sound):
 
 
 class ScalesFeatures(Sound):
-    """Scales the features where they are."""
+    """Scales the features in place."""
 
     def forward(self, features, padding_mask, targets=None):
         return super().forward([x.mul_(0.5) for x in features], padding_mask, targets)
@@ -217,7 +217,7 @@ class LabelsFromOne(Sound):
 
 
 class FloatLabels(Sound):
-    """Labels in floating point."""
+    """Floating-point labels."""
 
     def predict(self, outputs, targets):
         return [{**p, "labels": p["labels"].float()} for p in super().predict(outputs, targets)]
@@ -231,7 +231,7 @@ class FewerScores(Sound):
 
 
 class Outside(Sound):
-    """Boxes that reach over the border."""
+    """Boxes that extend beyond the image."""
 
     def in_pixels(self, boxes, target):
         return 1.5 * super().in_pixels(boxes, target)
@@ -246,14 +246,14 @@ class CentreAndSize(Sound):
 
 
 class ResizedPixels(Sound):
-    """Boxes on the resized image."""
+    """Boxes in coordinates of the resized image."""
 
     def in_pixels(self, boxes, target):
         return super().in_pixels(boxes, {"original_size": (16, 16)})
 
 
 class ReadsLabels(Sound):
-    """Trusts labels where it finds them."""
+    """Uses labels in evaluation mode."""
 
     def predict(self, outputs, targets):
         found = super().predict(outputs, targets)
@@ -270,7 +270,7 @@ class SeesPadding(Sound):
 
 
 class BatchLeak(Sound):
-    """Statistics of the batch in evaluation too."""
+    """Batch statistics in evaluation mode too."""
 
     def pooled(self, features, padding_mask):
         x = super().pooled(features, padding_mask)
@@ -278,14 +278,14 @@ class BatchLeak(Sound):
 
 
 class RandomInEvaluation(Sound):
-    """Drops out in evaluation too."""
+    """Dropout in evaluation mode too."""
 
     def pooled(self, features, padding_mask):
         return F.dropout(super().pooled(features, padding_mask), 0.5)
 
 
 class Unregistered(Sound):
-    """A tensor that no state holds."""
+    """A tensor that is not in the state dict."""
 
     def __init__(self, channels, strides, classes) -> None:
         super().__init__(channels, strides, classes)
@@ -304,7 +304,7 @@ class Lambda(Sound):
 
 
 class UnseededWeights(Sound):
-    """Draws weights from numpy."""
+    """Initialises weights with numpy."""
 
     def __init__(self, channels, strides, classes) -> None:
         super().__init__(channels, strides, classes)
@@ -312,7 +312,7 @@ class UnseededWeights(Sound):
 
 
 class TakesAnything(Sound):
-    """Takes every option."""
+    """Accepts every option."""
 
     def __init__(self, channels, strides, classes, **options) -> None:
         super().__init__(channels, strides, classes)
@@ -323,7 +323,7 @@ class NoDocstring(Sound):
 
 
 def failures(factory, **options):
-    """Messages of the checks that fail, by name."""
+    """Messages of failed checks, by name."""
     return {result.name: result.message for result in head_checks(factory, **options) if not result.passed}
 
 
@@ -364,11 +364,11 @@ def failures(factory, **options):
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-def test_a_broken_head_is_caught_by_name(broken, checks):
+def test_broken_head_fails_the_named_check(broken, checks):
     assert failures(broken).keys() == checks
 
 
-def test_a_loss_that_is_no_scalar_is_caught():
+def test_non_scalar_loss_fails():
     found = failures(VectorLoss)
     assert "found losses['label'] of shape (3,); expected a scalar tensor" in found["loss_keys"]
 
@@ -432,7 +432,7 @@ class Depth(Maps):
 
 
 class DenseSegmenter(Segmenter):
-    """Semantic maps that windows and flips may average."""
+    """Semantic maps that test-time augmentation can average."""
 
     def maps(self, outputs, size):
         return F.interpolate(outputs["map"], outputs["grid"])[..., : size[0], : size[1]]
@@ -442,7 +442,7 @@ class DenseSegmenter(Segmenter):
 
 
 class DenseDepth(Depth):
-    """Depth maps that windows and flips may average."""
+    """Depth maps that test-time augmentation can average."""
 
     def maps(self, outputs, size):
         return F.interpolate(outputs["map"], outputs["grid"])[..., : size[0], : size[1]].clamp(-5, 5).exp()
@@ -452,13 +452,13 @@ class DenseDepth(Depth):
 
 
 class MapsUnread(Segmenter):
-    """Makes maps that nothing reads."""
+    """Returns unused maps."""
 
     maps = DenseSegmenter.maps
 
 
 class SqueezedMaps(DenseSegmenter):
-    """Squeezes maps to the size instead of cutting them."""
+    """Resizes maps instead of cropping them."""
 
     def maps(self, outputs, size):
         return F.interpolate(outputs["map"], tuple(size))
@@ -479,28 +479,28 @@ class CoarseMaps(DenseSegmenter):
 
 
 class ReadsTheWorst(DenseSegmenter):
-    """Reads the least likely class."""
+    """Predicts the least likely class."""
 
     def read_maps(self, maps):
         return {"semantic": maps.argmin(1)}
 
 
 class ReadsOtherKeys(DenseSegmenter):
-    """Calls the result by another name."""
+    """Returns the result under another key."""
 
     def read_maps(self, maps):
         return {"labels": maps.argmax(1)}
 
 
 class ReadsBytes(DenseSegmenter):
-    """Another type than predict's."""
+    """Another dtype than predict's."""
 
     def read_maps(self, maps):
         return {"semantic": maps.argmax(1).to(torch.uint8)}
 
 
 class ReadsPlaces(DenseDepth):
-    """Adds what depends on where a pixel lies in what it is given."""
+    """Adds an offset that depends on the position in the input."""
 
     def on_image(self, outputs, i, target):
         x = self.read_maps(self.maps(outputs, outputs["grid"]))["depth"][i, : target["size"][0], : target["size"][1]]
@@ -514,7 +514,7 @@ class ReadsPlaces(DenseDepth):
 
 
 class MovesAtZoomOne(DenseDepth):
-    """Takes the zoom for something to add."""
+    """Adds the zoom instead of multiplying."""
 
     def undo_zoom(self, maps, zoom):
         return maps + zoom
@@ -528,14 +528,14 @@ class LosesMaps(DenseDepth):
 
 
 class WrongMaps(Segmenter):
-    """Maps of the resized image."""
+    """Maps at the resized size."""
 
     def on_image(self, outputs, i, target):
         return super().on_image(outputs, i, {**target, "original_size": target["size"]})
 
 
 class Keypoints(Sound):
-    """Needs what the kit cannot make up."""
+    """Needs targets that cannot be generated."""
 
     task, needs = "keypoints", ("gaze",)
 
@@ -546,12 +546,12 @@ class Keypoints(Sound):
 @pytest.mark.parametrize(
     "sound", [Sound, Segmenter, Depth, DenseSegmenter, DenseDepth, functools.partial(Sound, width=8)]
 )
-def test_a_sound_head_passes(sound):
+def test_valid_head_passes(sound):
     assert failures(sound) == {}
 
 
 class SaysMetres(Depth):
-    """Gives inverse depth, and calls it metres."""
+    """Returns inverse depth as metric depth."""
 
     quantity = "depth"
 
@@ -560,18 +560,18 @@ class SaysMetres(Depth):
 
 
 class SaysNothing(SaysMetres):
-    """Relative depth, of which evaluation has to know before it begins."""
+    """Undeclared relative depth."""
 
     quantity = None
 
 
 class Relative(SaysMetres):
-    """The same, and says so."""
+    """Declared relative depth."""
 
     quantity = "inverse_depth"
 
 
-def test_a_depth_head_says_what_it_predicts():
+def test_depth_head_declares_its_unit():
     assert failures(Relative) == {}
     for wrong in (SaysMetres, SaysNothing):
         found = failures(wrong)
@@ -579,7 +579,7 @@ def test_a_depth_head_says_what_it_predicts():
         assert f"a quantity of {wrong.quantity!r}" in found["predictions"]
 
 
-def test_maps_of_another_size_than_the_images_are_caught():
+def test_maps_of_another_size_fail():
     assert failures(WrongMaps).keys() == {"predictions", "original_pixels"}
 
 
@@ -599,13 +599,13 @@ def test_maps_of_another_size_than_the_images_are_caught():
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-def test_maps_that_windows_cannot_average_are_caught(broken, found):
+def test_maps_that_windows_cannot_average_fail(broken, found):
     failed = failures(broken)
     assert failed.keys() == {"maps"}
     assert found in failed["maps"]
 
 
-def test_a_head_with_targets_of_its_own_is_checked_in_all_but_its_losses():
+def test_head_with_custom_targets_is_checked_except_for_losses():
     results = {result.name: result for result in check_head(Keypoints)}
     assert "for gaze" in results["construction"].note
     assert results["loss_keys"].note == "not checked: there are no random targets for gaze"
@@ -623,10 +623,10 @@ def test_detr_passes(options):
     results = {result.name: result for result in check_head(functools.partial(detr, **size, **options))}
     assert results["registration"].note.startswith("found as 'detr', from densevit ")
     zero = "" if options else "a gradient of exactly 0 in decoder.0.self_attention.value.weight"
-    assert results["parameter_gradients"].note == zero  # queries that begin as zeros have no values to learn from
+    assert results["parameter_gradients"].note == zero  # queries are initialised to zero
 
 
-def test_features_of_ones_own_choice():
+def test_custom_features():
     assert failures(FourLevels, channels=(8, 8, 8, 8, 8), strides=(2, 4, 8, 16, 32)).keys() == {
         "one_level",
         "equal_strides",

@@ -33,7 +33,7 @@ def warns(fixture):
 CHECKS = (passes, finds, breaks, warns)
 
 
-def test_results_come_in_order_with_notes_and_messages():
+def test_results_are_ordered_with_notes_and_messages():
     results = list(run(CHECKS, {"note": "by a hair"}))
     assert [(r.name, r.passed, r.note) for r in results] == [
         ("passes", True, "by a hair"),
@@ -53,14 +53,14 @@ def test_results_are_computed_one_by_one():
     assert next(results).name == "finds"
 
 
-def test_a_required_check_that_fails_is_the_last():
+def test_failed_required_check_is_the_last():
     required = replace(finds, required=True)
     results = list(run((CHECKS[0], required, CHECKS[2], CHECKS[3]), {}))
     assert [result.name for result in results] == ["passes", "finds"]
     assert results[1].message == "found three; expected two. Fix: take one away. The other 2 checks need this one."
 
 
-def test_a_check_that_does_not_apply_passes_with_a_note():
+def test_inapplicable_check_passes_with_a_note():
     @check("labels", fix="")
     def losses(fixture):
         raise NotChecked("no labels")
@@ -69,13 +69,13 @@ def test_a_check_that_does_not_apply_passes_with_a_note():
     assert (result.name, result.passed, result.note, result.message) == ("losses", True, "no labels", "")
 
 
-def test_checks_that_are_skipped_do_not_run():
+def test_skipped_checks_do_not_run():
     assert [result.name for result in run(CHECKS, {}, skip=("finds", "breaks"))] == ["passes", "warns"]
     with pytest.raises(ValueError, match=r"There is no check 'find'. Did you mean 'finds'\? Known: breaks, finds"):
         run(CHECKS, {}, skip=("find",))
 
 
-def test_a_failure_lists_every_check_that_failed():
+def test_failure_lists_every_failed_check():
     assert [r.name for r in all_passed("it", run(CHECKS, {}, skip=("finds", "breaks")))] == ["passes", "warns"]
     with pytest.raises(CheckFailed) as caught:
         all_passed("it", run(CHECKS, {}))
@@ -99,7 +99,7 @@ def test_random_targets_have_the_documented_types():
     assert set(labels.tolist()) == {0, 1, 2}
     rows, columns = target["masks"][7].nonzero().unbind(1)
     x0, y0, x1, y1 = boxes[7].tolist()
-    assert (rows.min(), rows.max()) == (round(y0), round(y1) - 1)  # a pixel is in where its centre is
+    assert (rows.min(), rows.max()) == (round(y0), round(y1) - 1)  # a pixel is inside if its centre is
     assert (columns.min(), columns.max()) == (round(x0), round(x1) - 1)
     assert set(target["semantic"].unique().tolist()) == {0, 1, 2, 255}
     assert target["depth"].shape == (40, 60)
@@ -107,7 +107,7 @@ def test_random_targets_have_the_documented_types():
     assert target["depth"].max() <= 10
 
 
-def test_random_targets_hold_what_is_needed_and_nothing_else():
+def test_random_targets_have_exactly_the_needed_keys():
     generator = torch.Generator().manual_seed(0)
     empty = random_targets(("boxes", "depth", "gaze"), (9, 8), 1, generator, 0, image_id=5, original_size=(18, 16))
     assert empty.keys() == {"image_id", "size", "original_size", "boxes", "depth"}

@@ -1,4 +1,4 @@
-"""Which epoch is the best, from the metrics of some."""
+"""Selection of the best epoch from metrics."""
 
 import math
 
@@ -15,21 +15,21 @@ DEPTH, DETECTION, MAPS = DepthErrors(()), CocoDetection(CLASSES), SemanticSegmen
 
 
 def best(epochs: list[dict[str, float]], monitor: str | None = None, **evaluators: Evaluator) -> int:
-    """The number of the best of some epochs."""
+    """Index of the best epoch."""
     chooser = BestEpoch(evaluators, monitor)
     return max(n for n, metrics in enumerate(epochs) if chooser.improves(metrics))
 
 
-def test_of_depth_the_least_error_is_the_best():
+def test_lowest_depth_error_is_best():
     assert best([{"depth/AbsRel": error} for error in (0.3, 0.1, 0.2)], depth=DEPTH) == 1
 
 
-def test_of_boxes_the_highest_precision_is_the_best():
+def test_highest_box_precision_is_best():
     assert best([{"boxes/AP": precision} for precision in (0.3, 0.1, 0.4)], boxes=DETECTION) == 2
 
 
 @pytest.mark.parametrize(("monitor", "expected"), [("depth/RMSE", 0), ("depth/delta1", 1), (None, 2)])
-def test_a_monitored_error_is_best_when_it_is_least(monitor: str | None, expected: int):
+def test_lowest_monitored_error_is_best(monitor: str | None, expected: int):
     epochs = [
         {"depth/AbsRel": 0.3, "depth/RMSE": 1.0, "depth/delta1": 0.5},
         {"depth/AbsRel": 0.2, "depth/RMSE": 3.0, "depth/delta1": 0.9},
@@ -38,11 +38,11 @@ def test_a_monitored_error_is_best_when_it_is_least(monitor: str | None, expecte
     assert best(epochs, monitor, depth=DEPTH) == expected
 
 
-def test_an_error_that_is_not_known_is_the_worst():
+def test_unknown_error_is_worst():
     assert best([{"depth/AbsRel": math.nan}, {"depth/AbsRel": 9.0}], depth=DEPTH) == 1
 
 
-def test_of_equal_epochs_the_first_is_the_best():
+def test_first_of_equal_epochs_is_best():
     assert best([{"boxes/AP": 0.3}] * 3, boxes=DETECTION) == 0
     assert best([{"boxes/AP": 0.3, "depth/AbsRel": 0.1}] * 3, boxes=DETECTION, depth=DEPTH) == 0
 
@@ -59,21 +59,21 @@ def test_of_equal_epochs_the_first_is_the_best():
         (0.3, 0.0, True, 0.0),
         (0.0, 0.0, True, 1.0),
         (0.0, 0.0, False, 1.0),
-        (0.001, 0.003, False, 0.98),  # of a tenth
+        (0.001, 0.003, False, 0.98),  # relative to 0.1
         (0.001, 0.003, True, 1 / 3),
-        (30.0, 40.0, False, 0.75),  # a score that is no fraction, in decibels for one
+        (30.0, 40.0, False, 0.75),  # a score that is not a fraction, e.g. in decibels
         (-2.0, -1.0, False, 0.5),
         (-1.0, 1.0, False, 0.0),
         (math.nan, 0.4, False, 0.0),
         (math.inf, 0.4, True, 0.0),
     ],
 )
-def test_a_share_is_how_near_a_metric_comes_to_its_best(value: float, reached: float, is_error: bool, expected: float):
+def test_share_is_the_ratio_to_the_best_value(value: float, reached: float, is_error: bool, expected: float):
     assert share(value, reached, is_error) == pytest.approx(expected)
 
 
-def test_of_several_heads_the_epoch_at_which_all_are_near_their_best():
-    """Shares of AP, up to 0.3, and of AbsRel, down to 0.2: 1/3 and 1/2, 2/3 and 1, 1 and 1/4."""
+def test_several_heads_are_compared_by_their_shares():
+    """Shares of AP (best 0.3) and of AbsRel (best 0.2): 1/3 and 1/2, 2/3 and 1, 1 and 1/4."""
     epochs = [
         {"boxes/AP": 0.1, "depth/AbsRel": 0.4},
         {"boxes/AP": 0.2, "depth/AbsRel": 0.2},
@@ -83,8 +83,8 @@ def test_of_several_heads_the_epoch_at_which_all_are_near_their_best():
 
 
 @pytest.mark.parametrize("first", [0.0, 1e-9, 0.001, math.nan])
-def test_a_first_value_of_next_to_nothing_weighs_nothing_afterwards(first: float):
-    """Over its first value of 0.001, AP would count 500 and 502 times, and the label map's loss not at all."""
+def test_small_first_value_does_not_dominate(first: float):
+    """Relative to its first value of 0.001, AP would count 500 and 502 times and outweigh mIoU."""
     epochs = [
         {"boxes/AP": first, "maps/mIoU": 0.1},
         {"boxes/AP": 0.500, "maps/mIoU": 0.6},
@@ -94,7 +94,7 @@ def test_a_first_value_of_next_to_nothing_weighs_nothing_afterwards(first: float
 
 
 @pytest.mark.parametrize("first", [0.0, 1e6, math.inf, math.nan])
-def test_nor_does_a_first_error_of_any_size(first: float):
+def test_first_error_does_not_dominate(first: float):
     epochs = [
         {"boxes/AP": 0.5, "depth/AbsRel": first},
         {"boxes/AP": 0.5, "depth/AbsRel": 0.3},
@@ -104,22 +104,22 @@ def test_nor_does_a_first_error_of_any_size(first: float):
     assert best(epochs, boxes=DETECTION, depth=DEPTH) == (0 if first == 0 else 2)
 
 
-def test_the_noise_of_a_head_that_learns_nothing_decides_nothing():
+def test_noise_of_an_untrained_head_is_ignored():
     epochs = [{"boxes/AP": 0.001, "maps/mIoU": 0.6}, {"boxes/AP": 0.003, "maps/mIoU": 0.5}]
     assert best(epochs, boxes=DETECTION, maps=MAPS) == 0
 
 
-def test_a_head_that_is_never_measured_leaves_the_choice_to_the_others():
+def test_head_without_metrics_is_ignored():
     epochs = [{"boxes/AP": math.nan, "maps/mIoU": value} for value in (0.2, 0.4, 0.3)]
     assert best(epochs, boxes=DETECTION, maps=MAPS) == 1
 
 
-def test_where_nothing_is_measured_the_latest_epoch_is_kept():
+def test_without_metrics_the_latest_epoch_is_kept():
     assert best([{"boxes/AP": math.nan}] * 3, boxes=DETECTION) == 2
     assert best([{"boxes/AP": math.nan, "maps/mIoU": math.nan}] * 2, boxes=DETECTION, maps=MAPS) == 1
 
 
-def test_an_epoch_in_which_a_head_breaks_down_is_not_the_best():
+def test_epoch_with_a_diverged_head_is_not_best():
     epochs = [
         {"boxes/AP": 0.3, "maps/mIoU": 0.6, "depth/AbsRel": 0.10},
         {"boxes/AP": 0.4, "maps/mIoU": 0.7, "depth/AbsRel": math.nan},
@@ -127,14 +127,14 @@ def test_an_epoch_in_which_a_head_breaks_down_is_not_the_best():
     assert best(epochs, boxes=DETECTION, maps=MAPS, depth=DEPTH) == 0
 
 
-def test_a_tenth_of_one_head_is_a_tenth_of_another():
-    """AP falls by a tenth, and AbsRel by a fifth: better. AbsRel by a twentieth: worse."""
+def test_relative_changes_of_heads_weigh_equally():
+    """AP decreases by 10 %: better if AbsRel decreases by 20 %, worse if by 5 %."""
     for error, expected in ((0.08, 1), (0.095, 0)):
         epochs = [{"boxes/AP": 0.5, "depth/AbsRel": 0.1}, {"boxes/AP": 0.45, "depth/AbsRel": error}]
         assert best(epochs, boxes=DETECTION, depth=DEPTH) == expected
 
 
-def test_it_goes_on_from_a_checkpoint_as_it_was():
+def test_state_dict_round_trips():
     evaluators: dict[str, Evaluator] = {"boxes": DETECTION, "depth": DEPTH}
     epochs = [
         {"boxes/AP": 0.2, "depth/AbsRel": 0.2},

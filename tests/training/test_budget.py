@@ -1,4 +1,4 @@
-"""The training budget: its steps, its validations, and warnings of one that is too small."""
+"""The training budget: steps, validations, and warnings if it is too small."""
 
 import warnings
 
@@ -36,7 +36,7 @@ def test_images_and_steps_do_not_depend_on_the_size_of_the_data_set(batches_per_
     assert budget(batches_per_epoch, max_epochs=4).steps == 4 * batches_per_epoch
 
 
-def test_the_last_step_of_an_epoch_takes_the_gradients_that_there_are() -> None:
+def test_last_step_of_an_epoch_uses_the_remaining_gradients() -> None:
     assert budget(25, max_epochs=3, accumulate=4).steps == 3 * 7
 
 
@@ -52,7 +52,7 @@ def test_the_last_step_of_an_epoch_takes_the_gradients_that_there_are() -> None:
         ({"max_epochs": 5, "evaluate_every": 2}, [50, 100, 125]),
     ],
 )
-def test_validation_comes_at_shares_or_epochs_and_at_the_end(trainer: dict[str, object], expected: list[int]) -> None:
+def test_validation_runs_at_fractions_or_epochs_and_at_the_end(trainer: dict[str, object], expected: list[int]) -> None:
     made = budget(25, **trainer)
     assert [step for step in range(made.steps + 2) if made.validates_after(step)] == expected
     assert made.validations == len(expected)
@@ -60,7 +60,7 @@ def test_validation_comes_at_shares_or_epochs_and_at_the_end(trainer: dict[str, 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("steps", [5, 8, 11])
-def test_lightning_stops_and_validates_as_the_budget_says(steps: int, accumulate: int) -> None:
+def test_lightning_follows_the_budget(steps: int, accumulate: int) -> None:
     """An epoch has 7 batches, and 3 optimiser steps of 3 batches."""
     made = budget(7, max_steps=steps, accumulate=accumulate)
     validated: list[int] = []
@@ -90,12 +90,12 @@ def test_lightning_stops_and_validates_as_the_budget_says(steps: int, accumulate
     assert validated == [step for step in range(steps + 1) if made.validates_after(step)]
 
 
-def test_the_warm_up_is_a_share_of_the_training() -> None:
+def test_warm_up_is_a_fraction_of_training() -> None:
     factor = schedule(config("optim.warmup=0.1", "optim.schedule=constant").optim, 40)
     assert [factor(step) for step in range(6)] == [0.2, 0.4, 0.6, 0.8, 1, 1]
 
 
-def test_two_budgets_are_an_error_and_another_one_takes_the_place_of_the_first() -> None:
+def test_two_budgets_raise_and_an_override_replaces() -> None:
     assert config("trainer.max_steps=5").trainer.max_images is None
     with pytest.raises(ConfigError, match="max_images and max_steps are both given; keep one budget"):
         config("trainer.max_steps=5", "trainer.max_images=5")
@@ -123,9 +123,7 @@ def test_two_budgets_are_an_error_and_another_one_takes_the_place_of_the_first()
         (["trainer.max_steps=100", "backbone.weights=somewhere"], 25, None),
     ],
 )
-def test_a_budget_that_cannot_work_is_a_warning_with_the_number_to_set(
-    overrides: list[str], batches: int, expected: str | None
-) -> None:
+def test_too_small_budget_warns_with_the_value_to_set(overrides: list[str], batches: int, expected: str | None) -> None:
     made = config(*overrides)
     if expected is not None:
         with pytest.warns(UserWarning, match=expected):
@@ -136,7 +134,7 @@ def test_a_budget_that_cannot_work_is_a_warning_with_the_number_to_set(
         check_budget(Budget.of(made.trainer, batches, 8, 1), made)
 
 
-def test_the_start_says_how_often_each_image_is_seen() -> None:
+def test_description_includes_views_per_image() -> None:
     line = budget(25, max_images=28000).describe(205)
     assert line == (
         "budget: 3,500 steps of 8 images, 28,000 in all; each of 205 images is seen 137 times; 4 validations"

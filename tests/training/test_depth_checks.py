@@ -1,4 +1,4 @@
-"""What a depth head, its data and its evaluation have to agree on, found before a run's folder is made."""
+"""Consistency of depth head, data and evaluation, checked before the run folder is created."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def mixed(root: Path, kept: str = "") -> list[str]:
     return [f"data={{name: mix, batch_size: 1, image_size: 32, sets: {{scenes: {SCENES}, stereo: {own}}}}}"]
 
 
-def test_a_metric_head_on_depth_of_no_unit_is_refused_at_the_start(config, disparities: Path, tmp_path: Path) -> None:
+def test_metric_head_on_unitless_depth_raises_at_startup(config, disparities: Path, tmp_path: Path) -> None:
     for output in ("sigmoid", "softplus", "bins"):
         with pytest.raises(ConfigError) as error:
             train(config(*relative_data(disparities), f"heads.near.output={output}"), tmp_path / "run")
@@ -68,25 +68,21 @@ def test_a_metric_head_on_depth_of_no_unit_is_refused_at_the_start(config, dispa
     assert not (tmp_path / "run").exists()
 
 
-def test_and_so_is_one_on_a_mix_with_such_depth(config, disparities: Path) -> None:
+def test_metric_head_on_a_mix_with_unitless_depth_raises(config, disparities: Path) -> None:
     mix = config(*mixed(disparities), METRIC)
     data = build_data(mix)
     with pytest.raises(ConfigError, match=r"of the data set 'mix' has no unit \(data\.sets\.stereo\.metric: false\)"):
         check_training(mix, data, build_model(mix, data.classes))
 
 
-def test_a_relative_head_learns_from_it_and_is_measured_after_alignment(
-    config, disparities: Path, tmp_path: Path
-) -> None:
+def test_relative_head_trains_on_unitless_depth_with_aligned_metrics(config, disparities: Path, tmp_path: Path) -> None:
     run = train(config(*relative_data(disparities)), tmp_path / "run")
     metrics = json.loads((run / "metrics.json").read_text())
     assert "near/AbsRel_aligned_disparity" in metrics and "near/AbsRel" not in metrics
     assert all(value is not None for value in metrics.values())
 
 
-def test_a_relative_head_without_alignment_is_refused_by_train_and_evaluate(
-    config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_relative_head_without_alignment_raises(config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = (
         r"heads\.near\.evaluation\.align is none, but DptDepth predicts inverse depth of unknown scale and shift.*"
         "Choose scale_shift_disparity or median; without align, the first is used"
@@ -101,7 +97,7 @@ def test_a_relative_head_without_alignment_is_refused_by_train_and_evaluate(
     assert "near/AbsRel_aligned_median" in json.loads((tmp_path / "out" / "metrics.json").read_text())
 
 
-def test_metres_are_measured_on_depth_of_no_unit_after_alignment_alone(config, disparities: Path) -> None:
+def test_metric_head_on_unitless_depth_requires_alignment(config, disparities: Path) -> None:
     section = config(*relative_data(disparities), METRIC)
     data = build_data(section)
     model = build_model(section, data.classes)
@@ -111,7 +107,7 @@ def test_metres_are_measured_on_depth_of_no_unit_after_alignment_alone(config, d
     assert build_evaluators(model, aligned, data)["near"].main == "AbsRel_aligned_median"
 
 
-def test_metric_heads_keep_the_plain_names(config) -> None:
+def test_metric_heads_have_plain_metric_names(config) -> None:
     section = config(METRIC)
     data = build_data(section)
     model = build_model(section, data.classes)

@@ -1,4 +1,4 @@
-"""What is frozen stands still to the last bit, by depth and by name; and whole fine-tunings, as the docs have them."""
+"""Freezing by depth and by name keeps tensors bit-identical; fine-tuning examples of the docs."""
 
 import os
 import re
@@ -48,10 +48,10 @@ def starting(model: nn.Module, *prefixes: str) -> set[str]:
     return {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
 
 
-# ---- what is frozen ----
+# ---- selection ----
 
 
-def test_a_number_freezes_the_first_depths():
+def test_integer_freezes_the_first_depths():
     for count, parts in ((0, ()), (1, ("patch_",)), (3, ("patch_", "stages.0.", "stages.1."))):
         backbone = build({"freeze": count}).backbone
         assert frozen_of(backbone) == (starting(backbone, *parts) if parts else set())
@@ -60,7 +60,7 @@ def test_a_number_freezes_the_first_depths():
         build({"freeze": 9})
 
 
-def test_patterns_freeze_the_parameters_that_they_match():
+def test_patterns_freeze_matching_parameters():
     backbone = build({"freeze": ["stages.1.*", "*.norm1.bias"]}).backbone
     bias = {name for name, _ in backbone.named_parameters() if name.endswith("norm1.bias")}
     assert len(bias) == 6 and frozen_of(backbone) == starting(backbone, "stages.1.") | bias
@@ -70,7 +70,7 @@ def test_patterns_freeze_the_parameters_that_they_match():
         assert f"backbone.freeze: no parameter is called {wrong!r}. Closest: {near}" in str(caught.value)
 
 
-def test_a_head_s_patterns_reach_its_neck():
+def test_head_patterns_apply_to_its_neck():
     neck = {"neck": {"name": "fpn", "width": 16}}
     whole = build(head={**neck, "freeze": True})
     assert frozen_of(whole) == starting(whole, "heads.", "necks.") != set()
@@ -81,7 +81,7 @@ def test_a_head_s_patterns_reach_its_neck():
 
 
 @pytest.mark.parametrize(("depths", "patterns"), [(1, ["conv1.*", "bn1.*"]), (3, ["conv1.*", "bn1.*", "layer1.*"])])
-def test_a_resnet_s_own_stages_are_the_same_depths(depths, patterns):
+def test_resnet_frozen_stages_match_depths(depths, patterns):
     resnet = {"name": "resnet", "depth": 18}
     given = {"frozen_stages": 1 if depths == 1 else 2}, {"freeze": depths}, {"freeze": patterns}
     section = {"heads": {"a": {"name": "detr"}}, "data": DATA, "trainer": TRAINER}
@@ -97,7 +97,7 @@ def test_a_resnet_s_own_stages_are_the_same_depths(depths, patterns):
     assert len(norms) == (1 if depths == 1 else 5) and len(frozen) == 3 * len(norms)
 
 
-def test_modules_that_are_frozen_as_a_whole_stay_in_evaluation_mode():
+def test_completely_frozen_modules_stay_in_eval_mode():
     model = build(
         {"freeze": ["patch_embed.*", "stages.2.1.norm1.*", "stages.3.*.bias"]}, {"freeze": ["decode.project.*"]}
     )
@@ -118,7 +118,7 @@ def test_modules_that_are_frozen_as_a_whole_stay_in_evaluation_mode():
     assert model.backbone.stages[2][1].training and model.backbone.stages[3].training
 
 
-def test_the_config_says_what_may_be_frozen_and_keeps_it():
+def test_freeze_option_is_validated_and_round_trips():
     for what in (True, False, 3, ["a.*", "b"]):
         config = config_of({"freeze": what})
         again = configs.from_mapping(yaml.safe_load(configs.dump(config)))
@@ -132,12 +132,12 @@ def test_the_config_says_what_may_be_frozen_and_keeps_it():
             config_of(**{section: {"freeze": wrong}})
 
 
-# ---- trained ----
+# ---- training ----
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one step, whose weights others start from."""
+    """A run of one step, from whose weights others start."""
     config = config_of(trainer={**TRAINER, "max_epochs": None, "max_steps": 1})
     return train(config, tmp_path_factory.mktemp("start") / "run")
 
@@ -152,7 +152,7 @@ TUNED = {
 }  # fmt: skip
 
 
-def test_frozen_parameters_and_statistics_stay_to_the_last_bit_and_a_resumed_run_is_exact(
+def test_frozen_tensors_stay_bit_identical_and_resuming_is_exact(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of(**TUNED, weights=str(start))
@@ -193,7 +193,7 @@ def test_frozen_parameters_and_statistics_stay_to_the_last_bit_and_a_resumed_run
         assert ours["param_groups"] == theirs["param_groups"]
 
 
-def test_a_plain_run_has_no_table_and_a_wrong_pattern_no_folder(
+def test_table_only_with_options_and_no_folder_for_invalid_patterns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(config_of(trainer={**TRAINER, "max_epochs": None, "max_steps": 1}), tmp_path / "plain")
@@ -213,7 +213,7 @@ def test_a_plain_run_has_no_table_and_a_wrong_pattern_no_folder(
 
 @pytest.fixture
 def one_process(tmp_path: Path) -> Iterator[None]:
-    """A group of one process, in which DistributedDataParallel waits for gradients as among several."""
+    """A group of one process, in which DistributedDataParallel waits for gradients as with several."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -230,7 +230,7 @@ class Losses(nn.Module):
         return torch.stack(list(self.model.loss(self.model(batch), batch["targets"]).values())).sum()
 
 
-def test_processes_wait_for_no_frozen_parameter(one_process):
+def test_ddp_ignores_frozen_parameters(one_process):
     sizes = {"size": (64, 64), "original_size": (64, 64)}
     batch: Batch = {
         "images": torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
@@ -244,15 +244,15 @@ def test_processes_wait_for_no_frozen_parameter(one_process):
     model = build_model(config, {"detection": CLASSES})
     frozen = frozen_of(model)
     assert frozen >= starting(model, "backbone.patch_embed.", "backbone.stages.1.", "heads.boxes.encoder.")
-    unused = freeze_unused(model)  # norms of features that this head does not look at
+    unused = freeze_unused(model)  # norms of features that this head does not use
     assert frozen_of(model) == frozen | set(unused) and len(unused) == 6
     parallel = nn.parallel.DistributedDataParallel(Losses(model))
-    for _ in range(2):  # the second pass complains of parameters that the first one waited for in vain
+    for _ in range(2):  # the second pass raises if the first one waited for parameters without gradient
         parallel(batch).backward()
     assert all((parameter.grad is None) == (not parameter.requires_grad) for parameter in model.parameters())
 
 
-# ---- the page ----
+# ---- docs ----
 
 SMALL = [
     "data.num_workers=0", "data.batch_size=2", "data.image_size=64", "data.train_length=2", "data.val_length=2",
@@ -260,10 +260,10 @@ SMALL = [
 ]  # fmt: skip
 
 
-def test_what_the_page_says_runs(
+def test_docs_examples_run(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its file is written, its commands run in their order on a few images, and print the table that it shows."""
+    """Writes its file, runs its commands in order on a few images, and compares the printed table."""
     page = (project / "docs/fine-tuning.md").read_text()
     monkeypatch.chdir(tmp_path)
     printed = shown = ""

@@ -10,7 +10,7 @@ def path(tmp_path):
     return tmp_path / "metrics.csv"
 
 
-def test_each_call_is_a_row(path):
+def test_each_call_writes_a_row(path):
     log = MetricsCsv(path)
     log.log_metrics({"loss": 0.5, "lr": 1e-4}, step=1)
     log.log_metrics({"loss": 0.25, "lr": 1e-5}, step=2)
@@ -22,7 +22,7 @@ def test_numbers_are_written_in_full(path):
     assert float(MetricsCsv(path).rows()[0]["loss"]) == 1 / 3
 
 
-def test_a_new_column_keeps_the_rows_that_were_there(path):
+def test_new_columns_preserve_existing_rows(path):
     log = MetricsCsv(path)
     log.log_metrics({"loss": 0.5}, step=1)
     log.log_metrics({"detection/AP": 0.75}, step=1)
@@ -30,7 +30,7 @@ def test_a_new_column_keeps_the_rows_that_were_there(path):
     assert path.read_text().splitlines() == ["step,loss,detection/AP", "1,0.5,", "1,,0.75", "2,0.25,1.0"]
 
 
-def test_a_resumed_run_goes_on_in_the_same_file_with_its_columns(path):
+def test_resumed_run_appends_to_the_same_file(path):
     MetricsCsv(path).log_metrics({"loss": 0.5, "lr": 1.0}, step=1)
     resumed = MetricsCsv(path)
     resumed.log_metrics({"lr": 2.0}, step=2)
@@ -38,7 +38,7 @@ def test_a_resumed_run_goes_on_in_the_same_file_with_its_columns(path):
     assert path.read_text().splitlines() == ["step,loss,lr,AP", "1,0.5,1.0,", "2,,2.0,", "2,,,3.0"]
 
 
-def test_rows_after_the_checkpoint_are_forgotten(path):
+def test_rows_after_the_checkpoint_are_removed(path):
     log = MetricsCsv(path)
     for step in (0, 50, 100, 150):
         log.log_metrics({"loss": float(step)}, step=step)
@@ -49,14 +49,14 @@ def test_rows_after_the_checkpoint_are_forgotten(path):
     assert path.read_text().splitlines() == ["step,loss", "0,0.0", "50,50.0", "100,100.0", "150,7.0"]
 
 
-def test_before_the_first_row_there_is_no_file(path):
+def test_file_is_created_with_the_first_row(path):
     log = MetricsCsv(path)
     log.log_hyperparams({"lr": 1})
     assert log.rows() == []
     assert not path.exists()
 
 
-def test_nothing_to_forget_is_no_error(path):
+def test_removing_no_rows_is_allowed(path):
     log = MetricsCsv(path)
     log.remove_after(10)
     assert log.rows() == []
@@ -64,7 +64,7 @@ def test_nothing_to_forget_is_no_error(path):
     assert path.read_text().splitlines() == ["step,loss", "11,1.0"]
 
 
-def test_names_with_commas_come_back(path):
+def test_names_with_commas_round_trip(path):
     MetricsCsv(path).log_metrics({'AP/a, "b"': 1.0}, step=1)
     with path.open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"step": "1", 'AP/a, "b"': "1.0"}]

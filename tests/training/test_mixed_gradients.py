@@ -1,6 +1,6 @@
-"""Batches in which each image is labelled for another task, or none: gradients are those of each task by itself.
+"""Batches in which each image is labelled for another task, or none: gradients equal those of separate tasks.
 
-Over two processes too, of which one lacks a task: under DistributedDataParallel as it comes, which waits for every
+Also with two processes, of which one lacks a task, under DistributedDataParallel, which by default waits for every
 parameter of every process.
 """
 
@@ -19,7 +19,7 @@ from densevit.training.unused_parameters import freeze_unused
 from densevit_scenes.dataset import Scenes
 
 KEYS = {"detection": ("boxes", "labels"), "segmentation": ("semantic",), "depth": ("depth",)}
-LABELLED = ["depth", "detection", "segmentation", "nothing", "detection", "depth", "depth"]  # each image's one task
+LABELLED = ["depth", "detection", "segmentation", "nothing", "detection", "depth", "depth"]  # the task of each image
 SHARES = [
     [1, 2, 3],
     [0, 4, 5, 6],
@@ -56,13 +56,13 @@ def model_of(weights: str, denoising: int = 0) -> DenseModel:
         nn.init.constant_(s, 0.3 * (n + 1))
     freeze_unused(model)
     with torch.no_grad():
-        for p in model.parameters():  # nothing is 0, and so no gradient is for that reason
+        for p in model.parameters():  # no parameter is 0, which could make gradients 0
             p.add_(0.02 * torch.randn_like(p))
     return model.train()
 
 
 def batch_of(images: list[int], labelled: list[str]) -> Batch:
-    """Some scenes, each with the labels of its one task."""
+    """Scenes, each with the labels of one task."""
     scenes = Scenes("train", image_size=64, train_length=len(labelled), masks=False)
     samples = []
     for i in images:
@@ -75,7 +75,7 @@ def batch_of(images: list[int], labelled: list[str]) -> Batch:
 
 
 def gradients_of(model: DenseModel, batch: Batch, head: str = "") -> dict[str, Tensor]:
-    """Of all losses, or of one head's; 0 where a parameter has no part in them."""
+    """Gradients of all losses or of one head's; 0 for unused parameters."""
     torch.manual_seed(1)  # the same denoising queries for the same objects
     losses = model.loss(model(batch), batch["targets"])
     chosen = [value for name, value in losses.items() if name.startswith(f"{head}/" if head else "")]
@@ -95,8 +95,8 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_a_mixed_batch_gives_the_gradients_of_separate_backward_passes(weights: str) -> None:
-    """Each task's images alone, in a batch of their own, and its head's losses alone."""
+def test_mixed_batch_gradients_match_separate_backward_passes(weights: str) -> None:
+    """The images of each task in a separate batch, with the losses of its head only."""
     model = model_of(weights, denoising=1)
     mixed = gradients_of(model, batch_of(list(range(len(LABELLED))), LABELLED))
     expected = {name: torch.zeros_like(value) for name, value in mixed.items()}
@@ -111,7 +111,7 @@ def test_a_mixed_batch_gives_the_gradients_of_separate_backward_passes(weights: 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("absent", HEADS)
-def test_a_task_that_no_image_is_labelled_for_moves_nothing(weights: str, absent: str) -> None:
+def test_task_without_labels_has_zero_gradients(weights: str, absent: str) -> None:
     model = model_of(weights)
     labelled = ["nothing" if task == absent else task for task in LABELLED]
     batch = batch_of(list(range(len(LABELLED))), labelled)
@@ -123,7 +123,7 @@ def test_a_task_that_no_image_is_labelled_for_moves_nothing(weights: str, absent
     assert any(value != 0 for value in losses.values())
 
 
-def test_a_learned_weight_stands_still_where_no_pixel_of_the_depth_is_known() -> None:
+def test_learned_weight_is_constant_without_valid_depth() -> None:
     model = model_of("learned")
     batch = batch_of([0, 5], LABELLED)
     for target in batch["targets"]:
@@ -138,7 +138,7 @@ CASES = [(weights, "all tasks") for weights in WEIGHTS] + [("learned", "no depth
 
 
 class Losses(nn.Module):
-    """What DistributedDataParallel wraps: a batch in, the sum of the losses out."""
+    """The module in DistributedDataParallel: returns the sum of the losses of a batch."""
 
     def __init__(self, model: DenseModel) -> None:
         super().__init__()
@@ -153,14 +153,14 @@ def labelled_in(case: str) -> list[str]:
 
 
 def run_process(rank: int, folder: Path) -> None:
-    """What each of the two processes does: steps on its own images, under DistributedDataParallel."""
+    """One of two processes: steps on its own images under DistributedDataParallel."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
     found = {}
     for weights, labels in CASES:
         model = model_of(weights)
         parallel = DistributedDataParallel(Losses(model))
         batch = batch_of(SHARES[rank], labelled_in(labels))
-        for _ in range(2):  # a parameter that the first step did not use is told in the second
+        for _ in range(2):  # the second step raises if the first one left parameters unused
             model.zero_grad()
             parallel(batch).backward()
         found[weights, labels] = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
@@ -170,7 +170,7 @@ def run_process(rank: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, run_processes) -> list[dict[tuple[str, str], dict[str, Tensor]]]:
-    """The gradients that each process is left with."""
+    """The gradients in each process."""
     folder = tmp_path_factory.mktemp("processes")
     run_processes(__file__, len(SHARES), folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(len(SHARES))]
@@ -178,7 +178,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, run_processes) -> list[dict
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over files is for Linux and macOS")
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_two_processes_that_lack_different_tasks_have_the_gradients_of_one(case, shared) -> None:
+def test_two_processes_with_different_tasks_match_one(case, shared) -> None:
     weights, labels = case
     expected = gradients_of(model_of(weights), batch_of([i for share in SHARES for i in share], labelled_in(labels)))
     for found in shared:

@@ -85,7 +85,7 @@ HEAD_FREE = {
 }
 
 
-def test_what_decays_and_what_does_not_at_which_rate():
+def test_groups_have_the_expected_decay_and_rates():
     model = model_of()
     groups = parameter_groups(model, RATES, lr=1e-3)
     found = {(group["lr"], group["weight_decay"]): names(model, group) for group in groups}
@@ -97,21 +97,21 @@ def test_what_decays_and_what_does_not_at_which_rate():
     }
 
 
-def test_without_a_rate_of_its_own_the_backbone_learns_as_the_rest():
+def test_backbone_lr_defaults_to_lr():
     model = model_of()
     groups = parameter_groups(model, OptimSection(weight_decay=0.05), lr=1e-3)
     found = {(group["lr"], group["weight_decay"]): names(model, group) for group in groups}
     assert found == {(1e-3, 0.05): BACKBONE_DECAYED | HEAD_DECAYED, (1e-3, 0.0): BACKBONE_FREE | HEAD_FREE}
 
 
-def test_what_is_frozen_is_in_no_group():
+def test_frozen_parameters_are_in_no_group():
     model = model_of()
     model.backbone.requires_grad_(False)
     groups = parameter_groups(model, RATES, lr=1e-3)
     assert set().union(*(names(model, group) for group in groups)) == HEAD_DECAYED | HEAD_FREE
 
 
-def test_a_resnet_s_convolutions_decay_and_its_norms_do_not():
+def test_resnet_convolutions_decay_and_norms_do_not():
     backbone = densevit.create_backbone("resnet", depth=18, frozen_stages=1)
     model = DenseModel(backbone, {"detection": Everything(backbone.channels)})
     groups = parameter_groups(model, RATES, lr=1e-3)
@@ -126,8 +126,8 @@ def test_a_resnet_s_convolutions_decay_and_its_norms_do_not():
 
 @pytest.mark.parametrize("backbone_lr", [None, 3e-5])
 @pytest.mark.parametrize("frozen_stages", [0, 2])
-def test_without_more_keys_groups_are_the_plain_ones_in_order_and_to_the_last_bit(backbone_lr, frozen_stages):
-    """Two rates and two decays, in the order in which the model's parameters first have them."""
+def test_default_groups_match_plain_ones_exactly(backbone_lr, frozen_stages):
+    """Two rates and two decays, in the order of their first parameters."""
     backbone = densevit.create_backbone("resnet", depth=18, frozen_stages=frozen_stages)
     model = DenseModel(backbone, {"detection": Everything(backbone.channels)}, weights={"detection": "learned"})
     lr = 0.1 * 7 / 3  # of many digits
@@ -148,7 +148,7 @@ def test_without_more_keys_groups_are_the_plain_ones_in_order_and_to_the_last_bi
 @pytest.mark.parametrize(
     ("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
 )
-def test_the_optimiser_is_the_one_that_the_section_names(name, kind):
+def test_optimiser_is_selected_by_name(name, kind):
     section = OptimSection(name=name, lr=2e-3, backbone_lr=1e-4, weight_decay=0.01, betas=(0.8, 0.95))
     optimizer = build_optimizer(model_of(), section, lr=2e-3)
     assert type(optimizer) is kind
@@ -162,8 +162,8 @@ def test_the_optimiser_is_the_one_that_the_section_names(name, kind):
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_an_adamw_step_is_that_of_the_paper(fused):
-    """Decoupled decay, then lr times the bias-corrected mean over root of mean square: lr itself in the first step."""
+def test_adamw_step_matches_the_paper(fused):
+    """Decoupled decay, then lr times the bias-corrected mean over the root mean square: lr in the first step."""
     model = model_of()
     optimizer = build_optimizer(model, OptimSection(lr=0.1, weight_decay=0.5), lr=0.1, fused=fused)
     weight, bias = model.heads["detection"].linear.weight, model.heads["detection"].linear.bias
@@ -177,7 +177,7 @@ def test_an_adamw_step_is_that_of_the_paper(fused):
 # ---- learning rates ----
 
 
-def test_the_learning_rate_is_as_given_or_scaled_to_the_images_of_a_step():
+def test_learning_rate_is_absolute_or_scaled_by_batch_size():
     assert learning_rate(OptimSection(lr=3e-4), 64) == 3e-4
     assert learning_rate(OptimSection(), 64) == 1e-4
     assert learning_rate(OptimSection(lr_per_256=1e-3), 256) == 1e-3
@@ -190,19 +190,19 @@ def factors(steps: int, **options) -> list[float]:
     return [factor(step) for step in range(steps + 1)]
 
 
-def test_constant_stays_after_a_linear_warm_up():
+def test_constant_schedule_after_a_linear_warm_up():
     assert factors(6, schedule="constant", warmup_steps=3) == [0.25, 0.5, 0.75, 1, 1, 1, 1]
     assert factors(3, schedule="constant") == [1, 1, 1, 1]
 
 
-def test_cosine_goes_along_half_a_cosine_from_the_warm_up_to_the_end():
+def test_cosine_schedule_by_hand():
     root = math.sqrt(0.5)
     expected = [1, (1 + root) / 2, 0.5, (1 - root) / 2, 0]
     assert factors(4, schedule="cosine") == pytest.approx(expected)
     assert factors(6, schedule="cosine", warmup_steps=2) == pytest.approx([1 / 3, 2 / 3, *expected])
 
 
-def test_cosine_ends_at_its_least_ratio():
+def test_cosine_ends_at_min_ratio():
     root = math.sqrt(0.5)
     expected = [1, 0.2 + 0.8 * (1 + root) / 2, 0.6, 0.2 + 0.8 * (1 - root) / 2, 0.2]
     assert factors(4, schedule="cosine", min_lr_ratio=0.2) == pytest.approx(expected)
@@ -210,7 +210,7 @@ def test_cosine_ends_at_its_least_ratio():
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 7])
-def test_poly_is_torch_s_polynomial_decay_with_the_power_of_0_9(warmup_steps):
+def test_poly_matches_torch_with_power_0_9(warmup_steps):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     reference = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=50, power=0.9)
     expected = []
@@ -223,8 +223,8 @@ def test_poly_is_torch_s_polynomial_decay_with_the_power_of_0_9(warmup_steps):
     assert found[:warmup_steps] == pytest.approx([(step + 1) / (warmup_steps + 1) for step in range(warmup_steps)])
 
 
-def test_poly_with_a_least_ratio_is_the_recursion_by_which_mmengine_steps():
-    """PolyParamScheduler of mmengine goes from each value to the next, between lr and its eta_min of 1e-4."""
+def test_poly_with_min_ratio_matches_mmengine():
+    """mmengine's PolyParamScheduler is a recursion between lr and its eta_min of 1e-4."""
     lr, eta_min, steps = 0.01, 1e-4, 40
     expected = [lr]
     for step in range(1, steps + 1):
@@ -234,22 +234,22 @@ def test_poly_with_a_least_ratio_is_the_recursion_by_which_mmengine_steps():
     assert found == pytest.approx(expected)
 
 
-def test_step_divides_by_ten_at_its_fraction_of_all_steps():
+def test_step_divides_by_ten_at_its_fraction():
     assert factors(10, schedule="step", drop_at=0.7, warmup_steps=1) == [0.5] + 6 * [1] + 4 * [0.1]
     assert factors(4, schedule="step", drop_at=0.5, min_lr_ratio=0.5) == [1, 1, 0.1, 0.1, 0.1]
 
 
 @pytest.mark.parametrize("name", ["cosine", "poly", "step", "constant"])
-def test_a_factor_beyond_the_end_stays_where_it_ended(name):
+def test_factor_is_constant_after_the_end(name):
     factor = schedule(OptimSection(lr=1.0, schedule=name, min_lr_ratio=0.25), 10)
     assert factor(25) == factor(10) == {"cosine": 0.25, "poly": 0.25, "step": 0.1, "constant": 1.0}[name]
 
 
-def test_a_warm_up_longer_than_the_training_only_rises():
+def test_warm_up_longer_than_training_increases_throughout():
     assert factors(3, schedule="cosine", warmup_steps=9) == [0.1, 0.2, 0.3, 0.4]
 
 
-def test_torch_s_scheduler_applies_the_factors_to_every_group_s_own_rate():
+def test_scheduler_multiplies_each_group_s_rate():
     section = OptimSection(lr=1e-2, backbone_lr=1e-3, schedule="constant", warmup_steps=1)
     optimizer = build_optimizer(model_of(), section, lr=1e-2)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(section, 4))

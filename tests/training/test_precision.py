@@ -1,4 +1,4 @@
-"""Training precision: what is chosen, and that every one trains every head without casting targets."""
+"""Training precision: automatic selection; each precision trains each head without casting targets."""
 
 import json
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from tests.training.test_several_tasks import BASE, DETECTION, SURFACES
 
 
 class Machine:
-    """What the hardware is made out to be."""
+    """Mocks the hardware."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.patch = monkeypatch
         self.has(cpu="")
 
     def has(self, gpu_bf16: bool | None = None, mps: bool = False, cpu: str | None = "") -> None:
-        """gpu_bf16: None for no GPU. cpu: its flags, None where there is no /proc/cpuinfo."""
+        """gpu_bf16: None for no GPU. cpu: its flags, None without /proc/cpuinfo."""
 
         def read_text(path: Path, *args: object, **kwargs: object) -> str:
             assert path == Path("/proc/cpuinfo")
@@ -46,13 +46,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.mark.parametrize("name", ["32", "16-mixed", "bf16-mixed", "bf16-true", "64"])
-def test_a_precision_that_was_chosen_is_kept(name, machine):
+def test_explicit_precision_is_kept(name, machine):
     machine.has(gpu_bf16=True, cpu="amx_bf16")
     assert resolve(name) == name
 
 
 @pytest.mark.parametrize("accelerator", ["auto", "gpu", "cuda"])
-def test_a_gpu_takes_bf16_where_it_multiplies_it_and_fp16_where_it_would_emulate(accelerator, machine):
+def test_gpu_uses_bf16_unless_emulated_else_fp16(accelerator, machine):
     machine.has(gpu_bf16=True)
     assert resolve("auto", accelerator) == "bf16-mixed"
     machine.has(gpu_bf16=False)
@@ -71,12 +71,12 @@ def test_a_gpu_takes_bf16_where_it_multiplies_it_and_fp16_where_it_would_emulate
     ],
 )
 @pytest.mark.parametrize("accelerator", ["auto", "cpu"])
-def test_a_cpu_takes_bf16_where_it_has_products_of_its_own(accelerator, flags, expected, machine):
+def test_cpu_uses_bf16_with_native_support(accelerator, flags, expected, machine):
     machine.has(cpu=flags)
     assert resolve("auto", accelerator) == expected
 
 
-def test_the_cpu_is_asked_when_it_is_chosen_beside_a_gpu(machine):
+def test_cpu_accelerator_ignores_the_gpu(machine):
     machine.has(gpu_bf16=True, cpu="")
     assert resolve("auto", "cpu") == "32-true"
     machine.has(gpu_bf16=False, cpu="amx_bf16")
@@ -84,13 +84,13 @@ def test_the_cpu_is_asked_when_it_is_chosen_beside_a_gpu(machine):
 
 
 @pytest.mark.parametrize("accelerator", ["auto", "mps", "gpu"])
-def test_apple_s_gpu_takes_fp32(accelerator, machine):
+def test_mps_uses_fp32(accelerator, machine):
     machine.has(mps=True, cpu=None)
     assert resolve("auto", accelerator) == "32-true"
 
 
 class TruthDetection(CocoDetection):
-    """Is given the truth as the prediction: its AP is 1 unless somebody cast one of the two."""
+    """Evaluates the ground truth as the prediction: AP is 1 unless one of the two is cast."""
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         assert all(prediction["boxes"].dtype == torch.float32 for prediction in predictions)
@@ -99,7 +99,7 @@ class TruthDetection(CocoDetection):
 
 
 class TruthDepth(DepthErrors):
-    """The same of depth; the scenes' is float32."""
+    """The same for depth, which is float32 in the scenes."""
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         assert all(truth["depth"].dtype == torch.float32 for truth in truths)
@@ -107,7 +107,7 @@ class TruthDepth(DepthErrors):
 
 
 @pytest.mark.parametrize("name", ["32", "bf16-mixed", "bf16-true", "64"])
-def test_every_precision_trains_every_head_and_casts_no_target(name: str, tmp_path: Path) -> None:
+def test_every_precision_trains_every_head_without_casting_targets(name: str, tmp_path: Path) -> None:
     boxes = {
         **DETECTION,
         "position_bias": True,

@@ -1,4 +1,4 @@
-"""Several processes train one model: the same files, each image evaluated once."""
+"""Training with several processes: the same files, each image evaluated once."""
 
 import json
 import os
@@ -24,7 +24,7 @@ DOUBLE = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "
 
 
 def densevit(*arguments: str, folder: Path) -> str:
-    """What a command prints, run in a folder."""
+    """Runs a command in a folder and returns its output."""
     command = [sys.executable, "-m", "densevit", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -32,11 +32,11 @@ def densevit(*arguments: str, folder: Path) -> str:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")
-def test_two_processes_leave_what_one_process_confirms(tmp_path: Path) -> None:
+def test_metrics_of_two_processes_match_one(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     printed = densevit("train", "tiny.yaml", *DOUBLE, "--run-dir", "run", folder=tmp_path)
     assert "2 x cpu" in printed
-    assert printed.count("model.safetensors") == 1  # one process speaks for all
+    assert printed.count("model.safetensors") == 1  # printed by one process only
     trained = json.loads((tmp_path / "run" / "metrics.json").read_text())
     # The run's config asks for two processes in evaluation too; the numbers are also those of one process alone.
     for name, alone in {"together": [], "alone": ["trainer.devices=1", "trainer.strategy=auto"]}.items():
@@ -79,7 +79,7 @@ def started_by_slurm(rank: int) -> dict[str, str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo")
 @pytest.mark.parametrize("launcher", [started_by_torchrun, started_by_slurm])
-def test_processes_of_a_launcher_share_one_folder_though_one_is_late(
+def test_launcher_processes_share_a_folder_with_a_late_rank(
     launcher: Callable[[int], dict[str, str]], tmp_path: Path
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
@@ -89,7 +89,7 @@ def test_processes_of_a_launcher_share_one_folder_though_one_is_late(
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        # What a training of this very process left behind says nothing to those of a launcher.
+        # A value left by a training in this process is ignored by the launcher's processes.
         chosen = f"{os.getpid()} {tmp_path / 'other'}"
         shared = {
             **os.environ,
@@ -117,16 +117,14 @@ def test_processes_of_a_launcher_share_one_folder_though_one_is_late(
         assert code == 0, errors
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny"]
     assert (tmp_path / "runs" / "tiny" / "metrics.json").is_file()
-    for code, _, errors in run("--run-dir", "runs/tiny"):  # all processes hear of what the first one found
+    for code, _, errors in run("--run-dir", "runs/tiny"):  # all processes raise the error of the first
         assert code == 2 and "--run-dir runs/tiny: is not empty" in errors
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo, and signals as Linux has them")
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on_to_the_last_bit(
-    tmp_path: Path, victim: int
-) -> None:
-    """Dropout and denoising queries differ between the processes: each goes on with its own random numbers."""
+def test_killed_process_ends_the_others_and_resuming_is_exact(tmp_path: Path, victim: int) -> None:
+    """Dropout and denoising queries differ between the processes: each resumes its own random state."""
     (tmp_path / "small.yaml").write_text(SMALL)
     overrides = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=24", "trainer.evaluate_every=0.99"]
     command = [sys.executable, "-m", "densevit", "train", "small.yaml", *overrides, "--run-dir", "killed"]
@@ -160,7 +158,7 @@ def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on_to_t
 
 
 def child_of(process: int) -> int:
-    """The training process that this one started."""
+    """The child process that trains."""
     children = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True).stdout.split()
     return next(int(pid) for pid in children if b"densevit" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
@@ -172,7 +170,7 @@ def is_running(process: int) -> bool:
         return False
 
 
-def test_several_machines_need_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_nodes_require_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     (tmp_path / "tiny.yaml").write_text(TINY)
     with pytest.raises(

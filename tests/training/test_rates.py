@@ -1,4 +1,4 @@
-"""Layer-wise learning-rate decay and factors by name: worked out by hand, and timm's."""
+"""Layer-wise learning-rate decay and factors by name: by hand, and against timm."""
 
 import re
 
@@ -18,7 +18,7 @@ from densevit.training.optim import build_optimizer
 
 
 class Steps(Backbone):
-    """Three depths by the default: a parameter of its own, and two modules."""
+    """Three depths by default: a parameter, and two modules."""
 
     channels, strides = (2,), (1,)
 
@@ -29,7 +29,7 @@ class Steps(Backbone):
 
 
 class Forgetful(Steps):
-    """Its second convolution is at no depth."""
+    """Its second convolution has no depth."""
 
     def parameter_depths(self):
         return super().parameter_depths()[:2]
@@ -61,7 +61,7 @@ def by_name(groups: list[dict], model: nn.Module, key: str) -> dict[str, float]:
 # ---- by hand ----
 
 
-def test_each_depth_has_a_part_of_the_next_one_s_rate_and_the_head_all_of_its_own():
+def test_layer_decay_by_hand():
     rates = rates_of(model_of(), lr=8.0, layer_decay=0.5)
     assert rates == {
         "backbone.scale": 2.0,
@@ -73,7 +73,7 @@ def test_each_depth_has_a_part_of_the_next_one_s_rate_and_the_head_all_of_its_ow
     }
 
 
-def test_frozen_depths_the_backbone_s_rate_decay_and_factors_go_together():
+def test_freezing_backbone_lr_layer_decay_and_factors_combine():
     model = model_of()
     model.backbone.first.weight.requires_grad_(False)
     factors = {"heads.boxes.offsets.*": 0.1, "*.bias": 3.0, "backbone.sec*": 10.0}
@@ -100,7 +100,7 @@ def test_frozen_depths_the_backbone_s_rate_decay_and_factors_go_together():
     assert {name for name, decay in decays.items() if decay == 0.0} == {n for n in trained if not n.endswith("weight")}
 
 
-def test_a_step_moves_each_parameter_by_its_rate():
+def test_adam_step_matches_each_rate():
     """Adam's first step is the learning rate itself, whatever the gradient."""
     model = model_of()
     optimizer = build_optimizer(model, OptimSection(layer_decay=0.5, weight_decay=0, lr_factors={"*.bias": 3}), lr=0.1)
@@ -126,8 +126,8 @@ def vit_place(name: str) -> str:
     return block[0] if block else name.split(".")[0] if name.startswith(("norm", "head")) else "stem"
 
 
-def test_a_vit_s_rates_are_timm_s_but_for_the_final_norm_which_is_as_in_mae():
-    """timm counts the norm as of the last block; MAE's and BEiT's code with the head, as ours does."""
+def test_vit_rates_match_timm_except_for_the_final_norm():
+    """timm assigns the norm to the last block; MAE's and BEiT's code to the head, as ours does."""
     reference = timm.create_model("vit_tiny_patch16_224", depth=6, embed_dim=64, num_heads=2)
     theirs = {vit_place(name): scale for name, scale in scales(reference, 0.7).items()}
     backbone = densevit.create_backbone("vit", variant="nano")  # of 6 blocks
@@ -140,8 +140,8 @@ def test_a_vit_s_rates_are_timm_s_but_for_the_final_norm_which_is_as_in_mae():
     assert (ours["class_token"], ours["norm.weight"]) == (pytest.approx(0.7**7), 1.0)  # MAE's, with 6 blocks
 
 
-def test_a_swin_s_rates_are_timm_s_but_for_the_final_norm():
-    """timm counts the norm as of the last block."""
+def test_swin_rates_match_timm_except_for_the_final_norm():
+    """timm assigns the norm to the last block."""
     reference = timm.create_model(
         "swin_tiny_patch4_window7_224", depths=(1, 1, 3, 1), embed_dim=32, num_heads=(1, 2, 4, 8)
     )
@@ -152,7 +152,7 @@ def test_a_swin_s_rates_are_timm_s_but_for_the_final_norm():
         if not (match := re.match(r"backbone\.stages\.(\d)\.(\d)\.", name)):
             continue
         stage, place = int(match[1]), int(match[2])
-        block = max(0, place - (stage > 0))  # a merging stands before the first block of a later stage
+        block = max(0, place - (stage > 0))  # patch merging precedes the first block of a later stage
         expected = theirs[f"layers.{stage}.blocks.{block}.norm1.weight"]
         assert rate == pytest.approx(expected), name
         seen.add((stage, place))
@@ -173,7 +173,7 @@ SMALL_SWIN = {"depths": [1, 2, 1, 1], "embed_dim": 16, "num_heads": [1, 2, 2, 2]
     ],
     ids=lambda options: options["model"],
 )
-def test_timm_s_own_backbones_have_timm_s_scales_parameter_by_parameter(options):
+def test_timm_backbones_have_timm_s_scales(options):
     backbone = densevit.create_backbone("timm", **options)
     expected = {f"backbone.model.{name}": scale for name, scale in scales(backbone.model, 0.7).items()}
     rates = rates_of(model_of(backbone), layer_decay=0.7)
@@ -181,7 +181,7 @@ def test_timm_s_own_backbones_have_timm_s_scales_parameter_by_parameter(options)
     assert len(set(expected.values())) >= 5 and found == pytest.approx(expected)
 
 
-# ---- mistakes ----
+# ---- errors ----
 
 
 @pytest.mark.parametrize(
@@ -194,20 +194,20 @@ def test_timm_s_own_backbones_have_timm_s_scales_parameter_by_parameter(options)
         ("zzz", "Available: backbone.*, heads.*."),
     ],
 )
-def test_a_pattern_that_matches_nothing_names_the_nearest(pattern, near):
+def test_unmatched_pattern_suggests_the_nearest(pattern, near):
     with pytest.raises(ConfigError) as caught:
         rates_of(model_of(), lr_factors={"heads.*": 2.0, pattern: 2.0})
     assert f"optim.lr_factors: no parameter is called {pattern!r}." in str(caught.value)
     assert near in str(caught.value)
 
 
-def test_what_cannot_be_trained_is_said():
+def test_untrainable_configurations_raise():
     model = model_of()
     model.requires_grad_(False)
     with pytest.raises(ConfigError, match="at least one must be trained"):
         parameter_groups(model, OptimSection(), 1.0)
     forgetful = model_of(Forgetful())
-    assert rates_of(forgetful)["backbone.second.weight"] == 1.0  # of no matter without decay
+    assert rates_of(forgetful)["backbone.second.weight"] == 1.0  # irrelevant without decay
     with pytest.raises(PluginError, match=r"backbone.second.weight is in no group of the backbone's parameter_depths"):
         rates_of(forgetful, layer_decay=0.9)
 
@@ -221,7 +221,7 @@ def test_what_cannot_be_trained_is_said():
         ({"lr_factors": ["heads.*"]}, "optim.lr_factors should be a section of keys, not ['heads.*']."),
     ],
 )
-def test_wrong_values_are_one_line(given, said):
+def test_invalid_values_raise(given, said):
     sections = {"backbone": {"name": "swin"}, "heads": {"a": {"name": "detr"}}, "data": {"name": "scenes"}}
     with pytest.raises(DensevitError) as caught:
         densevit.config.from_mapping({**sections, "trainer": {"max_steps": 1}, "optim": given})

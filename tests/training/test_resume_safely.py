@@ -1,4 +1,4 @@
-"""Resuming runs nothing of a checkpoint, and a checkpoint holds nothing that would have to be run."""
+"""Resuming runs no code of a checkpoint, and checkpoints contain plain data only."""
 
 import pickle
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ trainer: {max_steps: 1, precision: "32", accelerator: cpu}
 
 
 class Trap:
-    """Unpickling it makes a file."""
+    """Creates a file when unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -41,7 +41,7 @@ def plain(value: object) -> bool:
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_a_malicious_last_checkpoint_is_refused_and_not_run(legacy, tmp_path, capsys):
+def test_malicious_last_checkpoint_is_refused_and_not_run(legacy, tmp_path, capsys):
     run, target = tmp_path / "run", tmp_path / "touched"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(TINY)
@@ -56,16 +56,16 @@ def test_a_malicious_last_checkpoint_is_refused_and_not_run(legacy, tmp_path, ca
     assert not target.exists()
 
 
-def test_a_checkpoint_is_plain_and_lightning_too_reads_it_weights_only(tmp_path, monkeypatch):
+def test_checkpoint_is_plain_and_lightning_loads_it_with_weights_only(tmp_path, monkeypatch):
     (tmp_path / "tiny.yaml").write_text(TINY)
     run = runs.train(configs.load(tmp_path / "tiny.yaml"), tmp_path / "run")
     path, target = run / "checkpoints" / "last.ckpt", tmp_path / "touched"
     content = torch.load(path, weights_only=True)
     assert plain(content)
-    [state] = content["random_state"]  # of the one process
+    [state] = content["random_state"]  # of the only process
     assert set(state) == {"cpu"} and state["cpu"].dtype == torch.uint8
 
-    checkpoint = Checkpoint(run)  # past the first door
+    checkpoint = Checkpoint(run)  # bypasses the first check
     monkeypatch.setattr(runs, "Checkpoint", lambda run: checkpoint)
     torch.save({**content, "callbacks": {**content["callbacks"], "x": Trap(target)}}, path)
     with pytest.raises(pickle.UnpicklingError):

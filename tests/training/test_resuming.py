@@ -1,4 +1,4 @@
-"""What a run may go on with: an edited config, a folder that nobody else trains in, a disk that has room."""
+"""Resuming: edited configs, locked folders, full disks."""
 
 import os
 import re
@@ -25,7 +25,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="forks, locks and lim
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Path:
-    """A run of two steps that may go on to four."""
+    """A run stopped after two of four steps."""
     (tmp_path / "tiny.yaml").write_text(TINY)
     run = train(configs.load(tmp_path / "tiny.yaml", ["trainer.max_steps=2"]), tmp_path / "run")
     edit(run, "max_steps: 2", "max_steps: 4")
@@ -48,7 +48,7 @@ def edit(run: Path, old: str, new: str) -> None:
         ("layer_decay: 1.0", "layer_decay: 0.9", "optim.layer_decay: 1.0 -> 0.9"),
     ],
 )
-def test_an_edit_that_makes_another_model_is_named(stopped: Path, old: str, new: str, said: str) -> None:
+def test_edit_that_changes_the_model_is_named(stopped: Path, old: str, new: str, said: str) -> None:
     before = (stopped / "checkpoints" / "last.ckpt").read_bytes()
     edit(stopped, old, new)
     with pytest.raises(ConfigError, match=re.escape(said)):
@@ -56,7 +56,7 @@ def test_an_edit_that_makes_another_model_is_named(stopped: Path, old: str, new:
     assert (stopped / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
-def test_an_edit_that_goes_is_shown_and_has_effect(
+def test_valid_edit_is_printed_and_applied(
     stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edit(stopped, "lr: 0.001", "lr: 0.0005")
@@ -81,7 +81,7 @@ def test_an_edit_that_goes_is_shown_and_has_effect(
 
 
 @pytest.mark.parametrize("decay", ["0", "0.0"])
-def test_an_edit_that_joins_parameter_groups_is_named(stopped: Path, decay: str) -> None:
+def test_edit_that_joins_parameter_groups_is_named(stopped: Path, decay: str) -> None:
     edit(stopped, "weight_decay: 0.0001", f"weight_decay: {decay}")
     with pytest.raises(
         ConfigError, match=r"optim: .* make 1 parameter groups of .*Fix: keep optim\.weight_decay above 0"
@@ -89,16 +89,14 @@ def test_an_edit_that_joins_parameter_groups_is_named(stopped: Path, decay: str)
         resume(stopped)
 
 
-def test_an_unedited_config_says_nothing(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unedited_config_prints_nothing(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     resume(stopped)
     capsys.readouterr()
     resume(stopped)
     assert "->" not in capsys.readouterr().out.replace("swin -> detection", "")
 
 
-def test_other_classes_or_tensors_than_those_of_the_checkpoint_are_named(
-    stopped: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mismatched_classes_or_tensors_are_named(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = stopped / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
     key = "model.heads.detection.label_head.weight"
@@ -113,7 +111,7 @@ def test_other_classes_or_tensors_than_those_of_the_checkpoint_are_named(
 
 
 @linux
-def test_a_run_that_is_being_trained_is_locked_until_its_process_ends(stopped: Path, tmp_path: Path) -> None:
+def test_running_training_locks_its_folder(stopped: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     run = tmp_path / "long"
     long = configs.load(tmp_path / "tiny.yaml", ["trainer.max_steps=100000", "trainer.checkpoint_every=1"])
@@ -128,19 +126,19 @@ def test_a_run_that_is_being_trained_is_locked_until_its_process_ends(stopped: P
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join(60)
-    again = child(lambda: resume(run, ["trainer.max_steps=1"]))  # nothing is left to do
+    again = child(lambda: resume(run, ["trainer.max_steps=1"]))  # training is complete
     again.join(120)
     assert again.exitcode == 0
 
 
 @linux
-def test_a_full_disk_leaves_the_checkpoint_before_and_one_line(
+def test_full_disk_preserves_the_previous_checkpoint(
     stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A limit on the size of files stands in for the disk: the write fails in the middle, as it would there."""
+    """A file size limit simulates a full disk: the write fails in the middle."""
     path, said = stopped / "checkpoints" / "last.ckpt", tmp_path / "said"
     before = path.read_bytes()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no-such-folder"))  # nothing is staged there
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no-such-folder"))  # nothing may be written there
 
     def fill() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2,) * 2)
@@ -161,7 +159,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_one_line(
     assert torch.load(path, weights_only=True)["global_step"] == 4
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(
+def test_folder_that_cannot_be_created_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -174,8 +172,8 @@ def test_a_folder_that_cannot_be_made_is_one_line(
 
 
 @linux
-def test_a_run_folder_that_cannot_be_written_is_one_line(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (stopped / "config.yaml.partial").mkdir()  # stands in for a read-only file system, also for root
+def test_read_only_run_folder_raises(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (stopped / "config.yaml.partial").mkdir()  # simulates a read-only file system, also for root
     assert main(["train", "--resume", str(stopped)]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"{stopped}/config.yaml.partial cannot be written: Is a directory.")
@@ -186,7 +184,7 @@ def test_a_run_folder_that_cannot_be_written_is_one_line(stopped: Path, capsys: 
     "setting",
     ["accelerator=gpu", "accelerator=cuda", "accelerator=tpu", "devices='0,2'", "devices=many", "strategy=foo"],
 )
-def test_devices_that_are_not_there_are_one_line_and_leave_no_folder(
+def test_missing_devices_raise_and_leave_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], setting: str
 ) -> None:
     if torch.cuda.is_available():
@@ -204,7 +202,7 @@ def test_devices_that_are_not_there_are_one_line_and_leave_no_folder(
 
 
 @linux
-def test_a_loaders_process_that_is_killed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_loader_process_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     original, parent = TransformedDataset.__getitem__, os.getpid()
 

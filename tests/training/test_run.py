@@ -1,4 +1,4 @@
-"""Runs from end to end, on a few rendered images and a model of a few thousand weights."""
+"""End-to-end runs, on a few rendered images and a model with a few thousand parameters."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         assert torch.equal(a[key], b[key]), key
 
 
-def test_a_run_leaves_a_complete_folder_that_loads_and_repeats(tiny: Path, tmp_path: Path) -> None:
+def test_run_folder_is_complete_loads_and_reproduces(tiny: Path, tmp_path: Path) -> None:
     run = train(configs.load(tiny), tmp_path / "run")
     for name in ("config.yaml", "metrics.json", "metrics.csv", "model.safetensors", "report.html"):
         assert (run / name).stat().st_size > 0, name
@@ -71,15 +71,15 @@ def test_a_run_leaves_a_complete_folder_that_loads_and_repeats(tiny: Path, tmp_p
     predictions = model.predict([torch.zeros(50, 70, 3, dtype=torch.uint8).numpy()])[0]
     assert predictions["boxes"].shape == (8, 4)
 
-    again = train(configs.load(run / "config.yaml"), tmp_path / "again")  # the resolved config is the whole truth
+    again = train(configs.load(run / "config.yaml"), tmp_path / "again")  # the resolved config is complete
     assert_same(weights(run), weights(again))
     assert (run / "metrics.json").read_text() == (again / "metrics.json").read_text()
 
 
-def test_a_segmentation_run_keeps_the_confusion_matrix_of_its_best_epoch(
+def test_segmentation_run_saves_the_best_epoch_s_confusion_matrix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The counts give the very mIoU that metrics.json says, also where a later epoch is worse."""
+    """The counts give the mIoU in metrics.json, also if a later epoch is worse."""
     path = tmp_path / "seg.yaml"
     path.write_text(SEGMENTATION)
     beats = iter([True, False])  # the second epoch, and the third
@@ -108,7 +108,7 @@ def test_a_segmentation_run_keeps_the_confusion_matrix_of_its_best_epoch(
         (5, ["trainer.max_epochs=null", "trainer.max_images=14"]),  # in the second epoch, which is not finished
     ],
 )
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+def test_resumed_run_matches_an_uninterrupted_one(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int, overrides: list[str]
 ) -> None:
     whole = train(configs.load(tiny, overrides), tmp_path / "whole")
@@ -134,7 +134,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert (whole / "metrics.json").read_text() == (stopped / "metrics.json").read_text()
 
 
-def test_max_steps_in_the_middle_of_an_epoch_leaves_a_complete_folder(tiny: Path, tmp_path: Path) -> None:
+def test_max_steps_within_an_epoch_leaves_a_complete_folder(tiny: Path, tmp_path: Path) -> None:
     run = train(configs.load(tiny, ["trainer.max_steps=3", "trainer.log_every=50"]), tmp_path / "run")
     assert "detection/AP" in json.loads((run / "metrics.json").read_text())
     assert (run / "model.safetensors").is_file() and (run / "checkpoints" / "best.ckpt").is_file()
@@ -146,19 +146,19 @@ def test_max_steps_in_the_middle_of_an_epoch_leaves_a_complete_folder(tiny: Path
 
 
 @pytest.mark.parametrize("steps", [3, 4])  # an epoch has 4
-def test_a_run_that_has_ended_goes_on_with_a_larger_budget(tiny: Path, tmp_path: Path, steps: int) -> None:
+def test_finished_run_resumes_with_a_larger_budget(tiny: Path, tmp_path: Path, steps: int) -> None:
     constant = ["optim.schedule=constant", "optim.warmup_steps=0", "trainer.log_every=1"]
     whole = train(configs.load(tiny, [*constant, "trainer.max_steps=6"]), tmp_path / "whole")
     run = train(configs.load(tiny, [*constant, f"trainer.max_steps={steps}"]), tmp_path / "run")
     before = weights(run)
-    resume(run)  # with the budget it has, nothing is left to do
+    resume(run)  # its budget is already used
     assert_same(weights(run), before)
     resume(run, ["trainer.max_steps=6"])
     assert_same(weights(run), weights(whole))
     assert configs.load(run / "config.yaml").trainer.max_steps == 6
 
 
-def test_resuming_does_not_change_what_is_trained(tiny: Path, tmp_path: Path) -> None:
+def test_resuming_with_another_optimiser_raises(tiny: Path, tmp_path: Path) -> None:
     run = train(configs.load(tiny, ["trainer.max_steps=1"]), tmp_path / "run")
     with pytest.raises(
         ConfigError, match=r"The model, the optimiser and the data set cannot change.*\n  optim\.name: 'adamw' -> 'sgd'"
@@ -166,7 +166,7 @@ def test_resuming_does_not_change_what_is_trained(tiny: Path, tmp_path: Path) ->
         resume(run, ["optim.name=sgd"])
 
 
-def test_validation_data_alone_can_be_evaluated(tiny: Path, tmp_path: Path, project: Path) -> None:
+def test_data_with_a_validation_split_only_is_evaluated(tiny: Path, tmp_path: Path, project: Path) -> None:
     run = train(configs.load(tiny, ["trainer.max_steps=1"]), tmp_path / "run")
     for split in ("val", "holdout"):
         assert len(list(write_split(Scenes("val", image_size=64, val_length=3), tmp_path / split, split))) == 3
@@ -176,7 +176,7 @@ def test_validation_data_alone_can_be_evaluated(tiny: Path, tmp_path: Path, proj
     assert metrics[0] == metrics[1]
 
 
-def test_the_averaged_weights_are_what_is_kept(tiny: Path, tmp_path: Path) -> None:
+def test_averaged_weights_are_saved(tiny: Path, tmp_path: Path) -> None:
     run = train(
         configs.load(tiny, ["trainer.ema=0.9", "trainer.max_epochs=1", "trainer.evaluate_every=1"]), tmp_path / "run"
     )
@@ -188,7 +188,7 @@ def test_the_averaged_weights_are_what_is_kept(tiny: Path, tmp_path: Path) -> No
     assert not torch.equal(kept[key], current[f"model.{key}"])
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tiny: Path, tmp_path: Path) -> None:
+def test_non_empty_folder_is_not_modified(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("all my work")
     with pytest.raises(ConfigError, match="is not empty"):
@@ -196,25 +196,25 @@ def test_a_folder_with_something_in_it_is_left_alone(tiny: Path, tmp_path: Path)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-def test_the_next_free_folder_is_taken(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_next_free_folder_is_used(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     short = configs.load(tiny, ["trainer.max_steps=1"])
     assert train(short, name="tiny") == Path("runs/tiny")
     assert train(short, name="tiny") == Path("runs/tiny-2")
 
 
-def test_resuming_what_never_ran_says_so(tmp_path: Path) -> None:
+def test_resuming_without_a_run_raises(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"last\.ckpt"):
         resume(tmp_path)
 
 
-def test_a_monitor_that_no_evaluator_gives_is_found_before_training(tiny: Path, tmp_path: Path) -> None:
+def test_unknown_monitor_raises_before_training(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.monitor.*detection/AP"):
         train(configs.load(tiny, ["trainer.monitor=detection/APP"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_training_starts_from_another_runs_weights(tiny: Path, tmp_path: Path) -> None:
+def test_training_starts_from_another_run_s_weights(tiny: Path, tmp_path: Path) -> None:
     first = train(configs.load(tiny, ["trainer.max_steps=1"]), tmp_path / "first")
     second = train(
         configs.load(tiny, ["trainer.max_steps=1", f"weights={first}", "optim.lr=1e-12"]), tmp_path / "second"

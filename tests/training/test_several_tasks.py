@@ -1,4 +1,4 @@
-"""Several heads on one backbone, from end to end: mixed data, frozen, added and dropped heads, and the docs' page."""
+"""Several heads on one backbone, end to end: mixed data, frozen, added and dropped heads, and the docs."""
 
 import json
 import re
@@ -42,7 +42,7 @@ SETS = {
 
 
 def backbone_calls(model: densevit.DenseModel) -> list[int]:
-    """Grows by the number of images with each call of the backbone."""
+    """Records the number of images of each call of the backbone."""
     calls: list[int] = []
     model.backbone.register_forward_hook(lambda module, given, out: calls.append(len(given[0])))
     return calls
@@ -53,14 +53,14 @@ def backbone_calls(model: densevit.DenseModel) -> list[int]:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on three sets of which each labels one task, one weight learned."""
+    """A run on three data sets with labels of one task each, with one learned loss weight."""
     heads = {"boxes": DETECTION, "surfaces": {**SURFACES, "weight": "learned"}, "depth": {**DEPTH, "weight": 0.5}}
     data = {"name": "mix", "sets": SETS, "image_size": 64, "batch_size": 2, "num_workers": 0}
     config = configs.from_mapping({**BASE, "heads": heads, "data": data})
     return train(config, tmp_path_factory.mktemp("mixed") / "run")
 
 
-def test_every_task_of_a_mix_is_trained_measured_and_shown(mixed: Path) -> None:
+def test_all_tasks_of_a_mix_are_trained_evaluated_and_reported(mixed: Path) -> None:
     metrics = json.loads((mixed / "metrics.json").read_text())
     for name in ("boxes/AP", "boxes/AP50", "surfaces/mIoU", "depth/AbsRel", "depth/delta1"):
         assert isinstance(metrics[name], float), name
@@ -75,7 +75,7 @@ def test_every_task_of_a_mix_is_trained_measured_and_shown(mixed: Path) -> None:
         assert len(re.findall(f"<figcaption>{head}-", page)) == 6
 
 
-def test_one_pass_gives_all_predictions(mixed: Path) -> None:
+def test_one_backbone_pass_gives_all_predictions(mixed: Path) -> None:
     model = densevit.load(mixed)
     calls = backbone_calls(model)
     [found] = model.predict([torch.zeros(50, 70, 3, dtype=torch.uint8).numpy()])
@@ -84,7 +84,7 @@ def test_one_pass_gives_all_predictions(mixed: Path) -> None:
     assert found["surfaces"]["semantic"].shape == found["depth"]["depth"].shape == (50, 70)
 
 
-def test_predict_and_evaluate_leave_the_results_of_all_tasks(
+def test_predict_and_evaluate_write_results_of_all_tasks(
     mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (70, 50)).save(tmp_path / "a.png")
@@ -95,7 +95,7 @@ def test_predict_and_evaluate_leave_the_results_of_all_tasks(
         assert (tmp_path / "out" / file).is_file(), file
     capsys.readouterr()
     assert main(["evaluate", str(mixed), "--out", str(tmp_path / "measured")]) == 0
-    # the same numbers as after training, to the last digit, of all heads in one table
+    # the same metrics as after training, with all heads in one table
     assert (tmp_path / "measured" / "metrics.json").read_text() == (mixed / "metrics.json").read_text()
     lines = capsys.readouterr().out.split("\n\n")[0].splitlines()
     first = [line.split()[:2] for line in lines if line[:1].strip()]
@@ -115,7 +115,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
-def test_a_head_is_added_to_a_frozen_detector_which_stays_to_the_last_bit(
+def test_adding_a_head_keeps_a_frozen_detector_bit_identical(
     first: Path, tmp_path: Path, ema: float | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     heads = {"boxes": {**DETECTION, "freeze": True}, "depth": DEPTH}
@@ -149,7 +149,7 @@ def test_a_head_is_added_to_a_frozen_detector_which_stays_to_the_last_bit(
     assert isinstance(new["depth/AbsRel"], float)
 
 
-def test_a_trained_head_goes_on_with_a_weight_of_another_kind(first: Path, tmp_path: Path) -> None:
+def test_trained_head_continues_with_another_kind_of_weight(first: Path, tmp_path: Path) -> None:
     """The first run's weight for boxes was learned, and the one for surfaces was not."""
     heads = {"boxes": DETECTION, "surfaces": {**SURFACES, "weight": "learned"}}
     sections = {
@@ -163,7 +163,7 @@ def test_a_trained_head_goes_on_with_a_weight_of_another_kind(first: Path, tmp_p
     assert "log_variances.surfaces" in keys and "log_variances.boxes" not in keys
 
 
-# ---- the page ----
+# ---- docs ----
 
 SMALL = [
     "data.num_workers=0",
@@ -176,8 +176,8 @@ SMALL = [
 FEW = ["data.train_length=2", "data.val_length=2"]
 
 
-def test_what_the_page_says_runs(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its files are written, and its commands run in their order, on a few images."""
+def test_docs_examples_run(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes its files, and runs its commands in order on a few images."""
     page = (project / "docs/several-tasks.md").read_text()
     monkeypatch.chdir(tmp_path)
     commands = []
@@ -191,7 +191,7 @@ def test_what_the_page_says_runs(project: Path, tmp_path: Path, monkeypatch: pyt
     kinds = []
     for command in commands:
         if command[:2] == ["densevit", "scenes"]:
-            assert main([*command[1:-1], "3", "--size", "64"]) == 0  # of as many as the page says
+            assert main([*command[1:-1], "3", "--size", "64"]) == 0  # as many as on the page
             continue
         assert command[:2] == ["python", "tools/train.py"], command
         few = [] if "data=mix.yaml" in command else FEW

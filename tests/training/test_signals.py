@@ -1,4 +1,4 @@
-"""Signals and kills: what a training saves, how it ends, and that it goes on to the last bit."""
+"""Signals and kills: saved checkpoints, exit codes, and exact resuming."""
 
 import json
 import multiprocessing
@@ -45,7 +45,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def child(work: Callable[[], object]) -> multiprocessing.Process:
-    """A process that begins at once, with all that is imported here."""
+    """A forked process, which needs no imports."""
 
     def run() -> None:
         torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork
@@ -64,9 +64,7 @@ def wait_for(path: Path, process: multiprocessing.Process, seconds: float = 120)
 
 
 @pytest.mark.parametrize("overrides", [["trainer.ema=0.9"], ["trainer.accumulate=3", "trainer.checkpoint_every=2"]])
-def test_a_run_killed_at_random_moments_goes_on_to_the_last_bit(
-    small: Path, tmp_path: Path, overrides: list[str]
-) -> None:
+def test_killed_run_resumes_exactly(small: Path, tmp_path: Path, overrides: list[str]) -> None:
     """Weights, average, optimiser, best metrics and every row of metrics.csv."""
 
     def made() -> Config:
@@ -99,7 +97,7 @@ def test_a_run_killed_at_random_moments_goes_on_to_the_last_bit(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_ends_with_its_code(small: Path, tmp_path: Path, number: int, code: int) -> None:
+def test_signal_saves_a_checkpoint_and_sets_the_exit_code(small: Path, tmp_path: Path, number: int, code: int) -> None:
     run = tmp_path / "run"
     command = ["train", str(small), "trainer.max_steps=100000", "trainer.checkpoint_every=1", "--run-dir", str(run)]
     process = child(lambda: os._exit(main(command)))
@@ -114,7 +112,7 @@ def test_a_signal_saves_and_ends_with_its_code(small: Path, tmp_path: Path, numb
         assert (run / name).is_file(), name
 
 
-def test_two_processes_stop_at_one_step_when_one_of_them_gets_the_signal(small: Path, tmp_path: Path) -> None:
+def test_signal_to_one_process_stops_both_at_the_same_step(small: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     overrides = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=100000", "trainer.checkpoint_every=1"]
     command = [sys.executable, "-m", "densevit", "train", str(small), *overrides, "--run-dir", str(run)]
@@ -127,7 +125,7 @@ def test_two_processes_stop_at_one_step_when_one_of_them_gets_the_signal(small: 
             time.sleep(0.1)
         children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
         ranks = [pid for pid in children if b"densevit" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        os.kill(int(ranks[0]), signal.SIGTERM)  # the second process alone
+        os.kill(int(ranks[0]), signal.SIGTERM)  # the second process only
         printed, errors = process.communicate(timeout=200)
     assert process.returncode == 143, errors
     assert printed.count("Stopped. Resume with") == 1
@@ -135,10 +133,10 @@ def test_two_processes_stop_at_one_step_when_one_of_them_gets_the_signal(small: 
     assert len(checkpoint["random_state"]) == 2
 
 
-def test_a_second_ctrl_c_ends_immediately_and_prints_how_to_resume(
+def test_second_ctrl_c_exits_immediately_and_prints_how_to_resume(
     small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the closing validation."""
+    """During the final validation."""
     from densevit.training.dense_module import DenseModule
 
     original = DenseModule.validation_step
@@ -160,7 +158,7 @@ def test_a_second_ctrl_c_ends_immediately_and_prints_how_to_resume(
     assert "detection/AP" in json.loads((resume(run) / "metrics.json").read_text())
 
 
-def test_a_job_is_requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_job_is_requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert requeue().startswith("SLURM job 17 was not requeued: ")
@@ -170,14 +168,14 @@ def test_a_job_is_requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (tmp_path / "said").read_text() == "requeue 17\n"
 
 
-def test_checkpoints_come_by_steps_or_by_time(small: Path) -> None:
+def test_checkpoints_are_saved_by_steps_or_time(small: Path) -> None:
     assert configs.load("detr_swin").trainer.checkpoint_every == "5min"
     assert [seconds_of(text) for text in ("30s", "5min", "1h")] == [30, 300, 3600]
     with pytest.raises(ConfigError, match="should be a valid integer or a time as in 30s, 5min or 1h, not '5 minutes'"):
         configs.load(small, ["trainer.checkpoint_every=5 minutes"])
 
 
-def test_a_line_that_a_killed_run_did_not_finish_is_left_out(tmp_path: Path) -> None:
+def test_incomplete_line_of_a_killed_run_is_dropped(tmp_path: Path) -> None:
     log = MetricsCsv(tmp_path / "metrics.csv")
     for step in range(3):
         log.log_metrics({"train/loss": 0.5, "epoch": 0}, step)

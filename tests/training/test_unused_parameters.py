@@ -7,7 +7,7 @@ from densevit.training.unused_parameters import freeze_unused
 CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))
 
 
-def test_only_the_norms_of_features_that_no_head_sees_are_frozen_and_nothing_else_changes() -> None:
+def test_only_norms_of_unused_features_are_frozen() -> None:
     backbone = create_backbone("swin", variant="nano", window_size=4, stem="conv")  # with running statistics
     options = {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
     head = create_head("detr", backbone.channels, backbone.strides, CLASSES, **options)

@@ -1,4 +1,4 @@
-"""The confusion matrix in the report, from counts small enough to divide in one's head."""
+"""The confusion matrix in the report, with counts that are easy to check by hand."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def cells(html: str) -> list[tuple[str, str, str]]:
     return re.findall(r'<td class="(\w+)(?: light)?" style="--opacity: [\d.]+" title="([^"]*)">([^<]*)</td>', html)
 
 
-def test_a_cell_is_the_share_of_its_row_and_its_title_tells_the_count():
+def test_cells_show_row_shares_and_titles_show_counts():
     assert cells(confusion_html(NAMES, COUNTS)) == [
         ("right", "building correct: 870, 87.0 % of building", "87"),
         ("wrong", "building predicted as wall, high: 123, 12.3 % of building", "12"),
@@ -30,7 +30,7 @@ def test_a_cell_is_the_share_of_its_row_and_its_title_tells_the_count():
     ]
 
 
-def test_the_most_frequent_confusions_stand_in_words():
+def test_most_frequent_confusions_are_listed():
     listed = re.findall(r"<li>(.*?) <span", confusion_html(NAMES, COUNTS))
     assert listed == [
         "building predicted as wall, high: 12.3 % of building",
@@ -38,12 +38,12 @@ def test_the_most_frequent_confusions_stand_in_words():
     ]
 
 
-def test_frequent_is_what_has_most_counts_not_what_is_the_largest_share():
+def test_confusions_are_ranked_by_count_not_share():
     html = confusion_html(["few", "many"], np.array([[0, 2], [500, 99_500]]))
     assert re.findall(r"<li>(.*?) <span", html)[0] == "many predicted as few: 0.5 % of many"
 
 
-def test_something_is_never_shown_as_nothing_nor_almost_all_as_all():
+def test_rounding_never_shows_0_or_100_per_cent():
     shown = [text for _, _, text in cells(confusion_html(["a", "b"], np.array([[99_999, 1], [0, 5]])))]
     assert shown == ["&gt;99", "&lt;1", "100"]
 
@@ -57,7 +57,7 @@ def test_many_classes_have_cells_without_numbers(classes: int, numbers: bool, na
     assert html.count("<th") == 2 * classes * names
 
 
-def test_a_hundred_and_fifty_classes_make_a_page_of_moderate_size():
+def test_150_classes_give_a_page_of_moderate_size():
     rng = np.random.default_rng(0)
     counts = np.where(rng.random((150, 150)) < 0.3, rng.integers(1, 10**9, (150, 150)), 0)
     html = confusion_html([f"class {n}" for n in range(150)], counts)
@@ -65,12 +65,12 @@ def test_a_hundred_and_fifty_classes_make_a_page_of_moderate_size():
     assert "<th" not in html and "class 3 predicted as class" in html  # the cells name the classes
 
 
-def test_nothing_wrong_and_nothing_at_all_are_said():
+def test_perfect_and_empty_matrices_are_reported():
     assert "There are no confusions." in confusion_html(["a", "b"], np.diag([1, 2]))
     assert "The matrix is empty." in confusion_html(["a", "b"], np.zeros((2, 2), int))
 
 
-def test_counts_go_to_a_file_and_back_exactly(tmp_path: Path):
+def test_counts_round_trip_through_a_file(tmp_path: Path):
     names = ["traffic light", 'a "b", c', "ñandú"]
     evaluator = SemanticSegmentation([Class(name, n, (0, 0, 0)) for n, name in enumerate(names)])
     counts = np.array([[2**60 + 1, 5, 0], [7, 0, 3], [0, 0, 1]])
@@ -82,7 +82,7 @@ def test_counts_go_to_a_file_and_back_exactly(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["", "x\n", "x,a,b\na,1,2\n", "x,a\na,1.5\n", "x,a\na,-1\n", "x,a\na,1,2\n"])
-def test_a_file_that_is_no_matrix_is_an_error_with_its_name(tmp_path: Path, text: str):
+def test_invalid_matrix_file_error_names_the_file(tmp_path: Path, text: str):
     (tmp_path / "confusion-head.csv").write_text(text)
     with pytest.raises(DataError, match=r"confusion-head\.csv: expected"):
         read_confusion(tmp_path / "confusion-head.csv")

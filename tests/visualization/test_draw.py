@@ -22,16 +22,16 @@ def pixels_of(image: np.ndarray, color: tuple[int, int, int]) -> int:
     return int((image == color).all(axis=2).sum())
 
 
-def test_a_box_stands_where_it_was_found_in_its_class_color():
+def test_box_is_drawn_at_its_place_in_its_class_color():
     drawn = draw(GREY, found((100, 200, 300, 400), labels=[1], scores=[0.9]), CLASSES)
     assert drawn.shape == GREY.shape and drawn.dtype == np.uint8
-    for y, x in ((200, 290), (400, 200), (300, 100), (300, 300)):  # on each side, off the label
+    for y, x in ((200, 290), (400, 200), (300, 100), (300, 300)):  # on each side, outside the label
         assert tuple(drawn[y, x]) == BLUE
     assert tuple(drawn[300, 200]) == (128, 128, 128)
     assert pixels_of(drawn, RED) == 0
 
 
-def test_what_lies_below_the_threshold_is_not_drawn():
+def test_boxes_below_the_threshold_are_not_drawn():
     predictions = found((100, 200, 300, 400), (10, 20, 90, 90), labels=[1, 0], scores=[0.3, 0.29])
     assert (draw(GREY, predictions, CLASSES) == GREY).all()
     drawn = draw(GREY, predictions, CLASSES, threshold=0.3)
@@ -45,7 +45,7 @@ def test_a_tensor_and_an_array_give_the_same_image():
     assert (as_tensor == draw(image, predictions, CLASSES)).all()
 
 
-def test_a_small_image_is_enlarged_by_a_whole_number():
+def test_small_images_are_enlarged_by_an_integer():
     drawn = draw(GREY[:100, :140], found((20, 30, 120, 90), labels=[0], scores=[1.0]), CLASSES)
     assert drawn.shape == (500, 700, 3)
     assert tuple(drawn[300, 100]) == RED and tuple(drawn[300, 600]) == RED
@@ -63,24 +63,24 @@ def test_any_size_is_drawn(size: tuple[int, int]):
 
 
 def label_area(image: np.ndarray) -> int:
-    """Pixels of the label at a box of no size: its colour or its text's."""
+    """Pixels of the label at a box of size zero, in its colour or the text's."""
     return int((image != 128).any(axis=2).sum())
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (599, 0), (0, 599), (599, 599)])
-def test_a_label_stays_whole_at_the_image_edge(corner: tuple[int, int]):
+def test_labels_are_complete_at_the_image_edge(corner: tuple[int, int]):
     middle, edge = (draw(GREY, found((x, y, x, y), labels=[0], scores=[0.5]), CLASSES) for x, y in ((300, 300), corner))
     assert label_area(middle) > 500
     assert label_area(edge) == pytest.approx(label_area(middle), rel=0.05)
 
 
-def test_labels_of_equal_boxes_do_not_hide_one_another():
+def test_labels_of_equal_boxes_do_not_overlap():
     alone = [draw(GREY, found((200, 200, 300, 300), labels=[label], scores=[0.9]), CLASSES) for label in (0, 1)]
     both = draw(GREY, found((200, 200, 300, 300), (200, 200, 300, 300), labels=[0, 1], scores=[0.9, 0.8]), CLASSES)
-    above = slice(0, 198)  # where the label of a single box stands
+    above = slice(0, 198)  # position of the label of a single box
     assert pixels_of(both[above], RED) == pixels_of(alone[0][above], RED) > 500
     assert pixels_of(both[above], BLUE) == 0
-    assert pixels_of(both, BLUE) >= pixels_of(alone[1][above], BLUE)  # its label is whole too, in another place
+    assert pixels_of(both, BLUE) >= pixels_of(alone[1][above], BLUE)  # its label is complete too, elsewhere
 
 
 def test_a_name_wider_than_the_image_is_shortened_and_keeps_its_score():
@@ -103,11 +103,11 @@ def test_a_name_wider_than_the_image_is_shortened_and_keeps_its_score():
         ((0, 0, 0), 255),
     ],
 )
-def test_text_stands_out_from_its_background(background: tuple[int, int, int], text: int):
+def test_text_contrasts_with_its_background(background: tuple[int, int, int], text: int):
     assert text_color(background) == (text, text, text)
 
 
-def test_the_truth_stands_on_the_left_and_the_prediction_on_the_right():
+def test_ground_truth_is_left_and_prediction_right():
     truth = {
         "boxes": torch.tensor([[100.0, 200, 300, 400]]),
         "labels": torch.tensor([1]),
@@ -164,20 +164,20 @@ def blended(color: tuple[int, int, int], opacity: float = OPACITY) -> list[float
     return [(1 - opacity) * 128 + opacity * c for c in color]
 
 
-def test_a_label_map_lies_over_the_image_in_the_class_colors_and_255_stays_as_it_is():
+def test_label_map_is_overlaid_in_class_colors_except_255():
     drawn = draw(GREY, {"semantic": semantic((LEFT, LEFT, 0), (LEFT, RIGHT, 1))}, CLASSES)
     for columns, color in ((LEFT, RED), (RIGHT, BLUE)):
         np.testing.assert_allclose(drawn[LEFT, columns], np.broadcast_to(blended(color), (300, 300, 3)), atol=1)
     assert (drawn[RIGHT.start : 600] == 128).all()
 
 
-def test_a_label_map_grows_with_its_image_without_smoothing():
+def test_label_map_is_enlarged_by_nearest_neighbour():
     drawn = draw(GREY[:100, :140], {"semantic": semantic((ALL, slice(0, 70), 1), size=(100, 140))}, CLASSES)
     np.testing.assert_allclose(drawn[:500, :350], np.broadcast_to(blended(BLUE), (500, 350, 3)), atol=1)
     assert (drawn[:500, 350:] == 128).all()
 
 
-def test_the_legend_beneath_names_the_classes_that_are_seen_and_no_others():
+def test_legend_lists_the_visible_classes():
     both = draw(GREY, {"semantic": semantic((LEFT, LEFT, 0), (LEFT, RIGHT, 1))}, CLASSES)[600:]
     one = draw(GREY, {"semantic": semantic((LEFT, ALL, 1))}, CLASSES)[600:]
     assert pixels_of(both, RED) > 300 and pixels_of(both, BLUE) > 300
@@ -185,13 +185,13 @@ def test_the_legend_beneath_names_the_classes_that_are_seen_and_no_others():
     assert both.shape == one.shape and both.shape[0] > 0
 
 
-def test_a_class_of_the_truth_alone_is_in_the_legend():
+def test_legend_includes_classes_of_the_ground_truth():
     found, truth = semantic(fill=0), semantic(fill=1)
     legend = draw(GREY, {"semantic": found}, CLASSES, truth={"semantic": truth})[-30:]
     assert pixels_of(legend, RED) > 100 and pixels_of(legend, BLUE) > 100
 
 
-def test_a_long_legend_takes_more_rows_and_each_name_stays_whole():
+def test_long_legend_wraps_without_breaking_names():
     many = tuple(Class(f"class number {n}", n, (n + 1, 0, 200)) for n in range(40))
     labels = torch.arange(600 * 600).view(600, 600).remainder(40).to(torch.uint8)
     legend = draw(GREY, {"semantic": labels}, many)[600:]
@@ -208,7 +208,7 @@ def test_a_label_map_of_any_size_is_drawn(size: tuple[int, int]):
     assert drawn.ndim == 3 and drawn.dtype == np.uint8
 
 
-def test_truth_prediction_and_errors_stand_side_by_side():
+def test_ground_truth_prediction_and_errors_are_drawn():
     found = semantic((ALL, ALL, 0))
     truth = semantic((LEFT, LEFT, 0), (LEFT, RIGHT, 1), (RIGHT, LEFT, 0))  # the last quarter is not labelled
     sheet = draw(GREY, {"semantic": found}, CLASSES, truth={"semantic": truth})
@@ -227,17 +227,17 @@ def test_truth_prediction_and_errors_stand_side_by_side():
             assert panel[place].tolist() == pytest.approx(colors[name], abs=1), name
 
 
-def test_without_a_label_map_in_the_truth_there_is_no_error_map():
+def test_error_map_requires_a_ground_truth_label_map():
     sheet = draw(GREY, {"semantic": semantic(fill=0)}, CLASSES, truth={"image_id": 3})
     assert 1200 < sheet.shape[1] < 1300
 
 
-def test_the_truth_of_another_task_is_neither_drawn_nor_named():
+def test_ground_truth_of_another_task_is_not_drawn():
     plain = draw(GREY, found(labels=[], scores=[]), CLASSES, truth={"boxes": torch.zeros(0, 4), "labels": []})
     other = {"boxes": torch.zeros(0, 4), "labels": [], "semantic": semantic(fill=0)}
     assert (draw(GREY, found(labels=[], scores=[]), CLASSES, truth=other) == plain).all()
 
 
-def test_boxes_lie_over_a_label_map():
+def test_boxes_are_drawn_over_a_label_map():
     both = draw(GREY, {"semantic": semantic(fill=0)} | found((100, 200, 300, 400), labels=[1], scores=[0.9]), CLASSES)
     assert tuple(both[300, 100]) == BLUE and both[300, 200].tolist() == pytest.approx(blended(RED), abs=1)

@@ -12,7 +12,7 @@ from densevit.visualization.rates_table import exact_patterns, rates_table
 
 
 class Blocks(Backbone):
-    """A stem, four blocks and a norm: a depth each."""
+    """A stem, four blocks and a norm, each with its own depth."""
 
     channels, strides = (4,), (1,)
 
@@ -27,7 +27,7 @@ class Blocks(Backbone):
 
 
 class Attention(Head):
-    """Two layers of two parts, and a token."""
+    """Two layers with two parts each, and a token."""
 
     task, needs = "detection", ()
 
@@ -43,7 +43,7 @@ def shown(model: DenseModel, **options) -> list[list[str]]:
     return [line.split() for line in console.export_text().splitlines() if line.strip()]
 
 
-def test_rows_are_parts_rates_and_runs_of_depths_with_what_is_frozen():
+def test_rows_group_depths_by_rate_and_freezing():
     model = DenseModel(Blocks(), {"boxes": Attention()}, weights={"boxes": "learned"})
     for part in (model.backbone.stem, model.backbone.blocks[0], model.backbone.blocks[3].bias):
         part.requires_grad_(False)
@@ -61,7 +61,7 @@ def test_rows_are_parts_rates_and_runs_of_depths_with_what_is_frozen():
     ]
 
 
-def test_layer_decay_has_a_row_a_depth():
+def test_layer_decay_has_a_row_per_depth():
     rows = shown(DenseModel(Blocks(), {"boxes": Attention()}), layer_decay=0.5, weight_decay=0.05)
     assert rows[1:] == [
         ["backbone.stem.*", "1", "0.0312", "16", "12"],
@@ -74,7 +74,7 @@ def test_layer_decay_has_a_row_a_depth():
     ]
 
 
-def test_patterns_stand_for_these_names_and_no_others():
+def test_patterns_match_exactly_the_given_names():
     among = [f"a.{i}.{part}.{kind}" for i in range(3) for part in ("q", "v") for kind in ("weight", "bias")] + ["b"]
     cases = (among, among[:4], among[2:7], [n for n in among if ".q." in n], ["b"], among[:-1], [among[0], "b"])
     for names in cases:

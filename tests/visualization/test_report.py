@@ -15,7 +15,7 @@ VOID = ("meta", "img", "br", "line", "polyline", "circle")
 
 
 class Page(HTMLParser):
-    """Reads a page, and fails where tags do not close as they opened."""
+    """Parses a page, and fails on mismatched tags."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_page_shows_all_that_a_run_has(run: Path):
+def test_page_shows_all_parts_of_a_run(run: Path):
     path = write_report(run)
     assert path == run / "report.html"
     page = Page(path)
@@ -69,13 +69,13 @@ def test_the_page_shows_all_that_a_run_has(run: Path):
     for text in ("detection", "AP", "0.4124", "–", "cat & <dog>", "0.5000", "fox", "0.2500"):
         assert text in page.texts
     titles = [text for text in page.texts if "/" in text]
-    assert titles == ["train/loss", "train/lr", "train/detection/boxes", "detection/AP"]  # not each class's curve
+    assert titles == ["train/loss", "train/lr", "train/detection/boxes", "detection/AP"]  # without class curves
     assert any("# <script>" in text for text in page.texts)
     captions = page.texts[page.texts.index("Visualizations") + 1 : page.texts.index("Curves")]
     assert captions == ["a", "b", "large"]
 
 
-def test_a_classs_metrics_stand_side_by_side(run: Path):
+def test_metrics_of_a_class_share_a_row(run: Path):
     values = {"IoU/cat": 0.1, "IoU/fox": 0.2, "Acc/cat": 0.3, "Acc/fox": math.nan}
     metrics_file.write({f"segmentation/{name}": value for name, value in values.items()}, run / "metrics.json")
     texts = Page(write_report(run)).texts
@@ -93,11 +93,11 @@ def test_confusion_matrices_are_shown_by_head(run: Path):
     assert any("confusion-rooms.csv: expected a row of class names" in text for text in page.texts)
 
 
-def test_a_run_without_a_confusion_matrix_does_not_speak_of_one(run: Path):
+def test_page_without_a_confusion_matrix_omits_the_section(run: Path):
     assert "onfusion" not in "".join(Page(write_report(run)).texts)
 
 
-def test_the_metrics_of_several_heads_are_one_table(run: Path):
+def test_metrics_of_several_heads_share_a_table(run: Path):
     metrics = {"boxes/AP": 0.5, "boxes/AP/cat": 0.25, "depth/AbsRel": 0.125, "depth/RMSE": 2.0}
     metrics_file.write(metrics, run / "metrics.json")
     path = write_report(run)
@@ -105,10 +105,10 @@ def test_the_metrics_of_several_heads_are_one_table(run: Path):
     start = texts.index("Metrics") + 1
     expected = ["boxes", "AP", "0.5000", "depth", "AbsRel", "RMSE", "0.1250", "2.0000", "boxes", "class", "AP", "cat"]
     assert texts[start : start + len(expected)] == expected
-    assert path.read_text().count("<table") == 2  # the other is that of classes
+    assert path.read_text().count("<table") == 2  # the other one is of classes
 
 
-def test_of_many_images_some_of_each_head_are_shown(run: Path):
+def test_many_images_are_sampled_per_head(run: Path):
     for head in "wxyz":
         for n in range(8):
             Image.new("RGB", (8, 8)).save(run / "predictions" / f"{head}-{n}.jpg")
@@ -118,7 +118,7 @@ def test_of_many_images_some_of_each_head_are_shown(run: Path):
     assert all(sum(caption.startswith(f"{head}-") for caption in captions) >= 5 for head in "wxyz")
 
 
-def test_the_page_needs_nothing_but_itself(run: Path):
+def test_page_is_self_contained(run: Path):
     page = Page(write_report(run))
     assert len(page.links) == 3 and all(link.startswith("data:image/jpeg;base64,") for link in page.links)
     assert not re.search(r"https?://|url\(|@import", (run / "report.html").read_text())
@@ -127,7 +127,7 @@ def test_the_page_needs_nothing_but_itself(run: Path):
     assert max(len(base64.b64decode(link.split(",")[1])) for link in page.links) < 100_000
 
 
-def test_an_empty_folder_has_a_page_that_says_what_is_missing(tmp_path: Path):
+def test_page_of_an_empty_folder_lists_missing_parts(tmp_path: Path):
     page = Page(write_report(tmp_path))
     missing = [text for text in page.texts if text.startswith("There is no ")]
     assert [text.split()[3].rstrip(":") for text in missing] == [
@@ -139,7 +139,7 @@ def test_an_empty_folder_has_a_page_that_says_what_is_missing(tmp_path: Path):
 
 
 @pytest.mark.parametrize("part", ["config.yaml", "metrics.json", "metrics.csv", "predictions"])
-def test_a_missing_part_leaves_the_rest(run: Path, part: str):
+def test_missing_parts_do_not_affect_others(run: Path, part: str):
     if part == "predictions":
         (run / part).rename(run / "elsewhere")
     else:
@@ -150,7 +150,7 @@ def test_a_missing_part_leaves_the_rest(run: Path, part: str):
     assert ("train/loss" in texts) == (part != "metrics.csv")
 
 
-def test_what_a_killed_run_left_half_written_does_not_hide_the_rest(run: Path):
+def test_truncated_files_do_not_affect_other_parts(run: Path):
     (run / "predictions" / "a.jpg").write_bytes((run / "predictions" / "a.jpg").read_bytes()[:200])
     (run / "metrics.json").write_text('{"detection/AP": 0.')
     (run / "metrics.csv").write_text("step,train/loss\n")
@@ -166,6 +166,6 @@ def test_drawings_of_large_images_are_shown(run: Path, monkeypatch: pytest.Monke
     assert len(Page(write_report(run)).links) == 3
 
 
-def test_a_run_that_never_validated_says_so(run: Path):
+def test_run_without_validation_is_reported(run: Path):
     metrics_file.write({}, run / "metrics.json")
     assert "The run ended before its first validation." in Page(write_report(run)).texts

@@ -11,7 +11,7 @@ def shown(metrics: dict[str, float], width: int = 80) -> list[list[str]]:
     return [line.split() for line in console.export_text().splitlines() if line.strip()]
 
 
-def test_a_head_s_metrics_and_those_of_its_classes():
+def test_metrics_of_a_head_and_of_its_classes():
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1"]
     metrics = {f"detection/{name}": n / 100 for n, name in enumerate(names)} | {"detection/APs": math.nan}
     metrics |= {f"detection/AP/{name}": 0.5 for name in ("cat", "[red]dog[/]", "fox", "traffic light")}
@@ -25,7 +25,7 @@ def test_a_head_s_metrics_and_those_of_its_classes():
     ]
 
 
-def test_the_metrics_of_several_heads_are_one_table():
+def test_metrics_of_several_heads_share_a_table():
     metrics = {f"boxes/{name}": n / 100 for n, name in enumerate(["AP", "AP50", "AP75", "APs", "APm"])}
     metrics |= {"maps/mIoU": 0.5, "maps/IoU/sky": 0.5, "maps/IoU/road": 0.25}
     metrics |= {"depth/AbsRel": 0.12345, "depth/RMSE": math.nan}
@@ -39,7 +39,7 @@ def test_the_metrics_of_several_heads_are_one_table():
     ]
 
 
-def test_all_metrics_of_three_tasks_fit_a_terminal_of_eighty_columns():
+def test_metrics_of_three_tasks_fit_80_columns():
     names = {
         "detection": ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"],
         "segmentation": ["mIoU", "mAcc", "aAcc", "fwIoU"],
@@ -50,7 +50,7 @@ def test_all_metrics_of_three_tasks_fit_a_terminal_of_eighty_columns():
     assert words == [word for head, own in names.items() for word in (head, *own)] and len(lines) == 3 + 1 + 3
 
 
-def test_no_name_is_broken_on_eighty_columns():
+def test_names_are_not_broken_at_80_columns():
     plain = ["AbsRel", "SqRel", "RMSE", "RMSElog", "log10", "SILog", "delta1", "delta2", "delta3"]
     aligned = [f"{name}_aligned_disparity" for name in plain]
     for heads in ({"depth": plain}, {"depth": aligned}, {"depth": aligned, "detection": ["AP", "AP50"]}):
@@ -59,7 +59,7 @@ def test_no_name_is_broken_on_eighty_columns():
         assert words == [word for head, own in heads.items() for word in (head, *own)]
 
 
-def test_several_metrics_of_the_same_classes_stand_side_by_side():
+def test_metrics_of_the_same_classes_share_a_table():
     names = ["sky", "traffic light", "road"]
     metrics = {"segmentation/mIoU": 0.5} | {f"segmentation/IoU/{name}": n / 10 for n, name in enumerate(names)}
     metrics |= {f"segmentation/Acc/{name}": math.nan if name == "road" else 0.75 for name in names}
@@ -81,22 +81,22 @@ def test_several_metrics_of_the_same_classes_stand_side_by_side():
     ]
 
 
-def test_a_hundred_and_fifty_classes_fit_a_terminal_of_eighty_columns():
+def test_150_classes_fit_80_columns():
     names = [f"a longish class {n}" for n in range(150)]
     metrics = {f"segmentation/{kind}/{name}": 0.5 for kind in ("IoU", "Acc") for name in names}
     lines = shown(metrics)
-    assert len(lines) == 1 + 1 + 75  # the title, the header, two classes a line; no line is broken
+    assert len(lines) == 1 + 1 + 75  # title, header, two classes per line; no line is broken
     assert lines[-1] == [*names[148].split(), "0.5000", "0.5000", *names[149].split(), "0.5000", "0.5000"]
 
 
-def test_metrics_of_other_classes_have_a_table_of_their_own():
+def test_metrics_of_other_classes_have_a_separate_table():
     assert by_class({"mIoU": 0.5, "IoU/a/b": 0.1, "AP/dog": 0.2, "Acc/a/b": 0.3}) == [
         {"IoU": {"a/b": 0.1}, "Acc": {"a/b": 0.3}},
         {"AP": {"dog": 0.2}},
     ]
 
 
-def test_the_twelve_numbers_of_coco_fit_a_terminal_of_eighty_columns():
+def test_twelve_coco_metrics_fit_80_columns():
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
     lines = shown({f"detection/{name}": 0.5 for name in names})
     assert [word for line in lines[1:] for word in line[::2]] == names and len(lines) == 3

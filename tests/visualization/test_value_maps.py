@@ -1,4 +1,4 @@
-"""Depth in colours: which pixel has which, and what stands on the bars."""
+"""Depth in colours: pixel colours and the labels of colour bars."""
 
 import math
 
@@ -23,11 +23,11 @@ def panels(prediction: dict, truth: np.ndarray | None = None, zoom: int = 1) -> 
 
 
 def ramp(height: int = 60, width: int = 80) -> np.ndarray:
-    """1 m at the left to 16 m at the right, by equal ratios."""
+    """1 m at the left to 16 m at the right, in equal ratios."""
     return np.tile(16 ** np.linspace(0, 1, width), (height, 1)).astype(np.float32)
 
 
-def test_near_is_bright_far_is_dark_and_unknown_is_grey():
+def test_near_is_bright_far_is_dark_unknown_is_grey():
     truth = ramp()
     truth[:30] = 0
     found = panels({"depth": ramp()}, truth)
@@ -44,11 +44,11 @@ def test_equal_ratios_are_equal_steps():
         [np.flatnonzero((INFERNO[::-1] == color).all(1))[0] for color in panels({"depth": ramp()})["prediction"][0]]
     )
     expected = np.linspace(0, 255, 80)
-    assert np.abs(steps - expected).max() < 5  # the outermost per cent have the ends' colours
+    assert np.abs(steps - expected).max() < 5  # the outermost per cent are clipped to the end colours
 
 
-def test_truth_and_prediction_have_the_same_colors():
-    """A prediction of twice the truth shows at each place the colour of twice the depth."""
+def test_ground_truth_and_prediction_share_colors():
+    """A prediction of twice the ground truth has the colour of twice the depth at each pixel."""
     truth = ramp()
     found = panels({"depth": 2 * truth}, truth)
     twice = np.argmin(np.abs(truth[0] - 2 * truth[0, 20]))
@@ -65,7 +65,7 @@ def test_too_near_is_blue_and_too_far_is_red():
     assert (errors[30:40] >= 254).all()
 
 
-def test_relative_depth_is_aligned_to_the_truth_and_shown_as_it_is_without():
+def test_relative_depth_is_aligned_to_ground_truth_if_available():
     truth = ramp()
     inverse = {"inverse_depth": 7 + 3 / truth}
     found = panels(inverse, truth)
@@ -86,14 +86,14 @@ def test_relative_depth_is_aligned_to_the_truth_and_shown_as_it_is_without():
         (1.15, 1.33, ["1.15 m", "1.2 m", "1.25 m", "1.3 m"]),
     ],
 )
-def test_a_bar_has_round_depths_where_they_belong(near: float, far: float, labels: list[str]):
+def test_color_bar_labels_round_depths(near: float, far: float, labels: list[str]):
     found = _depth_ticks(near, far, "m")
     assert [text for _, text in found] == labels
     for place, text in found:
         assert near * (far / near) ** place == pytest.approx(float(text.removesuffix(" m")))
 
 
-def test_a_bar_holds_the_colors_from_near_to_far_with_dark_text_beneath():
+def test_color_bar_shows_near_to_far_with_dark_text():
     panel = panels({"depth": ramp(200, 300)})["prediction"]
     band = panel[200:]
     row = next(row for row in band if (row == BRIGHT).all(1).any() and (row == DARK).all(1).any())
@@ -104,7 +104,7 @@ def test_a_bar_holds_the_colors_from_near_to_far_with_dark_text_beneath():
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (300, 2), (37, 53)])
 @pytest.mark.parametrize("values", [0.0, 3.0, math.nan])
-def test_any_size_and_depth_without_differences_are_drawn(size: tuple[int, int], values: float):
+def test_any_size_and_constant_depth_are_drawn(size: tuple[int, int], values: float):
     depth = np.full(size, values, np.float32)
     image = np.zeros((*size, 3), np.uint8)
     for key in ("depth", "inverse_depth"):
@@ -113,7 +113,7 @@ def test_any_size_and_depth_without_differences_are_drawn(size: tuple[int, int],
             assert drawn.dtype == np.uint8 and drawn.ndim == 3
 
 
-def test_a_sheet_has_two_columns():
+def test_sheet_has_two_columns():
     image = np.full((600, 600, 3), 90, np.uint8)
     depth = torch.from_numpy(ramp(600, 600))
     alone = draw(image, {"depth": depth}, ())

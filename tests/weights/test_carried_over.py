@@ -1,4 +1,4 @@
-"""Weights of a backbone that was trained at another size."""
+"""Loading weights of a backbone that was trained at another size."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "options", "other", "tables"), CASES, ids=str)
-def test_tables_are_carried_over_with_a_line_each_and_the_rest_is_untouched(name, options, other, tables):
+def test_tables_are_resized_with_a_report_line_each(name, options, other, tables):
     old = densevit.create_backbone(name, **options)
     new = densevit.create_backbone(name, **{**options, **other})
     report = load_state(new, old.state_dict(), "old.pth").adapted
@@ -28,7 +28,7 @@ def test_tables_are_carried_over_with_a_line_each_and_the_rest_is_untouched(name
     assert all(torch.equal(own[key], before[key]) for key in own if key not in carried)
 
 
-def test_a_position_table_is_the_one_that_forward_would_interpolate_to():
+def test_resized_position_table_matches_forward_interpolation():
     old, new = (densevit.create_backbone("vit", variant="nano", image_size=size).eval() for size in (224, 320))
     load_state(new, old.state_dict(), "old.pth")
     images = torch.randn(1, 3, 320, 320)
@@ -37,7 +37,7 @@ def test_a_position_table_is_the_one_that_forward_would_interpolate_to():
             torch.testing.assert_close(x, y)
 
 
-def test_a_bias_table_is_stretched_between_its_own_ends():
+def test_bias_table_is_interpolated_between_its_ends():
     old, new = (densevit.create_backbone("swin", variant="nano", window_size=size) for size in (7, 12))
     load_state(new, old.state_dict(), "old.pth")
     before, after = (s.stages[0][0].attention.relative_position_bias_table.detach() for s in (old, new))
@@ -45,7 +45,7 @@ def test_a_bias_table_is_stretched_between_its_own_ends():
     torch.testing.assert_close(after, expected)
 
 
-def test_what_cannot_be_carried_over_is_an_error_still():
+def test_incompatible_tensors_still_raise():
     old, new = densevit.create_backbone("resnet", depth=18), densevit.create_backbone("resnet", depth=34)
     with pytest.raises(WeightsError, match="missing"):
         load_state(new, old.state_dict(), "old.pth")

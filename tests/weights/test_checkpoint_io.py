@@ -26,7 +26,7 @@ def prefixed(prefix, state=STATE):
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".pyth", ".bin", ".pth.tar", ".ckpt", ""])
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_a_torch_checkpoint_has_any_name(suffix, legacy, tmp_path):
+def test_torch_checkpoints_may_have_any_file_name(suffix, legacy, tmp_path):
     path = tmp_path / f"weights{suffix}"
     torch.save(STATE, path, _use_new_zipfile_serialization=not legacy)
     assert_state(read(path).tensors)
@@ -57,24 +57,24 @@ def test_a_torch_checkpoint_has_any_name(suffix, legacy, tmp_path):
         {**STATE, "epoch": 3, "name": "text"},
     ],
 )
-def test_containers_are_opened_in_their_order_and_wrappers_taken_off(content, tmp_path):
+def test_containers_are_opened_in_order_and_prefixes_removed(content, tmp_path):
     torch.save(content, tmp_path / "weights.pth")
     assert_state(read(tmp_path / "weights.pth").tensors)
 
 
 @pytest.mark.parametrize("prefix", ["model.", "backbone.", "vit.", "encoder."])
-def test_what_belongs_to_the_layout_stays(prefix, tmp_path):
+def test_prefixes_of_the_layout_are_kept(prefix, tmp_path):
     torch.save({"state_dict": prefixed(prefix)}, tmp_path / "weights.pth")
     assert_state(read(tmp_path / "weights.pth").tensors, prefixed(prefix))
 
 
-def test_a_wrapper_s_prefix_that_not_all_have_stays(tmp_path):
+def test_partial_prefixes_are_kept(tmp_path):
     state = {**prefixed("module."), "head.weight": torch.ones(1)}
     torch.save(state, tmp_path / "weights.pth")
     assert_state(read(tmp_path / "weights.pth").tensors, state)
 
 
-def test_a_last_checkpoint_of_ours_has_the_model_s_own_names(tmp_path):
+def test_last_checkpoint_has_the_model_s_names(tmp_path):
     content = {
         "state_dict": prefixed("model."),
         "pytorch-lightning_version": "2.6",
@@ -84,7 +84,7 @@ def test_a_last_checkpoint_of_ours_has_the_model_s_own_names(tmp_path):
     assert_state(read(tmp_path / "last.ckpt").tensors)
 
 
-def test_safetensors_come_with_their_header(tmp_path):
+def test_safetensors_are_read_with_their_header(tmp_path):
     save_file(prefixed("module."), tmp_path / "w.safetensors", metadata={"format": "pt", "made": "by hand"})
     found = read(tmp_path / "w.safetensors")
     assert_state(found.tensors)
@@ -98,7 +98,7 @@ def test_a_run_folder_is_its_model_file(tmp_path):
     assert read(str(tmp_path)).header == {"format": "densevit"}
 
 
-def test_a_home_directory_is_expanded(tmp_path, monkeypatch):
+def test_home_directory_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save_file(STATE, tmp_path / "w.safetensors")
     assert_state(read("~/w.safetensors").tensors)
@@ -125,13 +125,13 @@ def test_arrays_of_an_npz_are_read_with_their_types(tmp_path):
     assert found["half"].dtype == torch.float16 and found["count"].shape == () and found["mask"].dtype == torch.bool
 
 
-def test_an_npz_s_bfloat16_is_two_bytes_of_no_type(tmp_path):
+def test_npz_bfloat16_is_read_from_void_bytes(tmp_path):
     values = torch.tensor([1.5, -2.0, 3e30], dtype=torch.bfloat16)
     np.savez_compressed(tmp_path / "w.npz", w=values.view(torch.int16).numpy().view("V2"))
     assert torch.equal(read(tmp_path / "w.npz").tensors["w"], values)
 
 
-def test_pickled_objects_in_an_npz_are_refused_and_not_run(tmp_path):
+def test_pickled_objects_in_npz_are_refused_and_not_run(tmp_path):
     class Trap:
         def __reduce__(self):
             return open, (str(tmp_path / "touched"), "w")
@@ -142,7 +142,7 @@ def test_pickled_objects_in_an_npz_are_refused_and_not_run(tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
-def test_an_npz_without_numbers_is_refused(tmp_path):
+def test_npz_without_numbers_raises(tmp_path):
     np.savez(tmp_path / "w.npz", a=np.array(["text"]))
     with pytest.raises(WeightsError, match="contains no numeric arrays"):
         read(tmp_path / "w.npz")
@@ -171,7 +171,7 @@ def test_shards_are_read_as_one_from_their_folder_or_index(safe, tmp_path):
     assert_state(read(index).tensors)
 
 
-def test_a_missing_shard_is_named(tmp_path):
+def test_missing_shard_is_named(tmp_path):
     sharded(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(
@@ -180,7 +180,7 @@ def test_a_missing_shard_is_named(tmp_path):
         read(tmp_path)
 
 
-def test_a_shard_of_another_download_is_noticed(tmp_path):
+def test_mismatched_shard_raises(tmp_path):
     sharded(tmp_path)
     save_file({"a.bias": STATE["a.bias"]}, tmp_path / "model-00002-of-00002.safetensors")
     with pytest.raises(WeightsError, match=r"1 tensors are in none of the shards \(b\.weight\)"):
@@ -188,7 +188,7 @@ def test_a_shard_of_another_download_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": {}}', '{"weight_map": {"a": "../secret.safetensors"}}'])
-def test_an_index_that_names_no_shards_beside_it_is_refused(content, tmp_path):
+def test_index_without_its_shards_raises(content, tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(WeightsError, match=r"index\.json: (not an index of shards|invalid JSON)"):
         read(tmp_path)
@@ -197,7 +197,7 @@ def test_an_index_that_names_no_shards_beside_it_is_refused(content, tmp_path):
 # ---- metadata ----
 
 
-def test_a_hub_folder_s_facts_come_along(tmp_path):
+def test_hub_folder_metadata_is_read(tmp_path):
     torch.save(STATE, tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "cat", "2": "dog", "1": "cow"}}))
     processor = {"do_rescale": True, "rescale_factor": 1 / 255, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2] * 3}
@@ -208,14 +208,14 @@ def test_a_hub_folder_s_facts_come_along(tmp_path):
         assert metadata["mean"] == pytest.approx((0.5, 0.4, 0.3)) and metadata["std"] == pytest.approx((0.2, 0.2, 0.2))
 
 
-def test_a_file_of_another_name_has_nothing_beside_it(tmp_path):
+def test_other_file_names_have_no_folder_metadata(tmp_path):
     torch.save(STATE, tmp_path / "other.pth")
     (tmp_path / "config.json").write_text('{"id2label": {"0": "cat"}}')
     assert read(tmp_path / "other.pth").metadata == {}
 
 
 @pytest.mark.parametrize("meta", [{"CLASSES": ("wall", "sky")}, {"dataset_meta": {"classes": ["wall", "sky"]}}])
-def test_the_class_names_of_an_openmmlab_checkpoint_come_along(meta, tmp_path):
+def test_openmmlab_class_names_are_read(meta, tmp_path):
     torch.save({"meta": {"epoch": 3, **meta}, "state_dict": STATE}, tmp_path / "w.pth")
     assert read(tmp_path / "w.pth").metadata == {"classes": ["wall", "sky"]}
 
@@ -224,12 +224,12 @@ def test_the_class_names_of_an_openmmlab_checkpoint_come_along(meta, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nowhere.pt", "nowhere.safetensors", "nowhere", "time:x"])
-def test_a_missing_file_is_an_error_that_names_it(name, tmp_path):
+def test_missing_file_error_names_the_file(name, tmp_path):
     with pytest.raises(WeightsError, match=rf"{name}: no such file.*timm:NAME.*torchvision:NAME.*hf:ORG/NAME"):
         read(f"{tmp_path}/{name}")
 
 
-def test_a_folder_without_weights_says_what_it_lacks(tmp_path):
+def test_folder_without_weights_error_lists_expected_files(tmp_path):
     with pytest.raises(WeightsError, match=r"model\.safetensors: no such file\. Name a file, or a folder with one of"):
         read(tmp_path)
     (tmp_path / "config.yaml").touch()
@@ -238,7 +238,7 @@ def test_a_folder_without_weights_says_what_it_lacks(tmp_path):
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3, "names": ["a"]}, [torch.ones(1)], torch.ones(1), {}, "text"])
-def test_a_checkpoint_without_tensors_by_name_is_refused(content, tmp_path):
+def test_checkpoint_without_named_tensors_raises(content, tmp_path):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(
         WeightsError, match=r"w\.pth: no state dict, but .*Expected tensors by name, at the top level or under"

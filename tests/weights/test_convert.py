@@ -56,7 +56,7 @@ LIBRARIES = {
 
 
 def reference(model, pixels):
-    """The last map, (B, C, h, w), of a image of the model's own size."""
+    """The last map, (B, C, h, w), of an image of the model's own size."""
     if isinstance(model, torchvision.models.ResNet):
         body = [
             model.conv1,
@@ -82,7 +82,7 @@ def config_of(backbone, *overrides):
 
 @pytest.mark.parametrize("name", LIBRARIES)
 @torch.no_grad()
-def test_a_backbone_comes_in_and_goes_back_to_its_library(name, tmp_path, capsys):
+def test_backbone_import_and_export_round_trip(name, tmp_path, capsys):
     project, create, head = LIBRARIES[name]
     theirs = randomise(create())
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
@@ -122,7 +122,7 @@ def _whole(folder):
     return folder / "config.yaml"
 
 
-def test_a_backbone_alone_is_no_run(tmp_path, capsys):
+def test_backbone_folder_is_not_a_run(tmp_path, capsys):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
     run(tmp_path / "r18.pth", tmp_path / "ours")
     with pytest.raises(densevit.WeightsError, match=r"contains only a backbone\. Train with `backbone\.weights="):
@@ -141,7 +141,7 @@ def detr(tmp_path_factory):
     )
     with torch.no_grad():
         theirs = randomise(DetrForObjectDetection(config))
-        theirs.class_labels_classifier.bias[[i for i in range(91) if i not in USED]] = -100.0  # as training leaves them
+        theirs.class_labels_classifier.bias[[i for i in range(91) if i not in USED]] = -100.0  # as after training
         theirs.class_labels_classifier.bias[91] -= 3
         spread(theirs)
     folder = tmp_path_factory.mktemp("detr")
@@ -151,7 +151,7 @@ def detr(tmp_path_factory):
 
 
 def spread(theirs):
-    """Makes tokens and queries differ, so that predictions differ."""
+    """Makes tokens and queries distinct, so that predictions differ."""
     for name, tensor in theirs.named_parameters():
         if any(
             part in name for part in ("q_proj.weight", "k_proj.weight", "v_proj.weight", "predictor.layers.2.weight")
@@ -191,7 +191,7 @@ def same(found, expected, model, names):
     assert len({one.name for one in classes}) > 1
 
 
-def test_a_detr_becomes_a_run_that_sees_what_transformers_sees(detr, tmp_path, capsys):
+def test_imported_detr_matches_transformers(detr, tmp_path, capsys):
     folder, theirs = detr
     run(folder, tmp_path / "run", "data.image_size=[96, 160]")
     message = " ".join(capsys.readouterr().out.split())
@@ -205,7 +205,7 @@ def test_a_detr_becomes_a_run_that_sees_what_transformers_sees(detr, tmp_path, c
     assert json.loads(read(tmp_path / "run").header["classes"])["detection"][0]["name"] == "person"
 
 
-def test_a_run_of_a_detr_is_evaluated_and_predicts_by_the_doors(detr, tmp_path, capsys):
+def test_imported_detr_runs_in_evaluate_and_predict(detr, tmp_path, capsys):
     run(detr[0], tmp_path / "run", "data.image_size=[96, 160]", "data.num_workers=0", "trainer.accelerator=cpu")
     categories = [{"id": i, "name": NAMES_BY_ID[i]} for i in USED]
     for split in ("train", "val"):
@@ -223,7 +223,7 @@ def test_a_run_of_a_detr_is_evaluated_and_predicts_by_the_doors(detr, tmp_path, 
     assert main(["predict", str(tmp_path / "run"), str(tmp_path / "coco/val2017"), "--out", str(tmp_path / "p")]) == 0
 
 
-def test_a_detr_goes_back_to_transformers_and_to_facebookresearch(detr, tmp_path, capsys):
+def test_detr_exports_to_transformers_and_facebookresearch(detr, tmp_path, capsys):
     folder, _ = detr
     run(folder, tmp_path / "run", "data.image_size=[96, 160]")
     ours = densevit.load(tmp_path / "run")
@@ -246,7 +246,7 @@ def test_a_detr_goes_back_to_transformers_and_to_facebookresearch(detr, tmp_path
         assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_dilation_comes_from_config_json_or_is_assumed_aloud(tmp_path, capsys):
+def test_dilation_is_read_from_config_json_or_assumed_with_a_warning(tmp_path, capsys):
     config = DetrConfig(backbone="resnet50", use_timm_backbone=True, dilation=True, num_labels=4, **SMALL)
     config.encoder_attention_heads = config.decoder_attention_heads = 4
     DetrForObjectDetection(config).save_pretrained(tmp_path / "hf")
@@ -267,7 +267,7 @@ def test_a_dilation_comes_from_config_json_or_is_assumed_aloud(tmp_path, capsys)
 
 
 def own(tmp_path, classes, **sections):
-    """A small run of ours."""
+    """A small run folder."""
     values = {
         "backbone": {"name": "resnet", "depth": 18, "norm": "frozen"},
         "heads": {
@@ -288,7 +288,7 @@ def named(count):
     return tuple(densevit.Class(f"thing {i}", i + 1, (0, 0, 0)) for i in range(count))
 
 
-def test_nothing_is_overwritten_and_nothing_half_is_left(detr, tmp_path, capsys):
+def test_convert_overwrites_nothing_and_leaves_no_partial_files(detr, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     assert "is not empty" in refused(capsys, detr[0], tmp_path / "full")
@@ -302,7 +302,7 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(detr, tmp_path, capsys)
     assert "is already in densevit's layout" in refused(capsys, tmp_path / "empty", tmp_path / "out")
 
 
-def test_tensors_of_no_layout_are_refused_unless_allowed(detr, tmp_path, capsys):
+def test_unknown_tensors_raise_unless_allowed(detr, tmp_path, capsys):
     torch.save({**read(detr[0]).tensors, "mask_head.lay1.weight": torch.zeros(3)}, tmp_path / "more.pth")
     message = refused(capsys, tmp_path / "more.pth", tmp_path / "out")
     assert "1 are not the model's (mask_head.lay1.weight)" in message
@@ -310,7 +310,7 @@ def test_tensors_of_no_layout_are_refused_unless_allowed(detr, tmp_path, capsys)
     assert configs.load(tmp_path / "out").weights_allow == ()
 
 
-def test_classes_that_would_be_read_as_coco_s_are_refused(tmp_path, capsys):
+def test_classes_mistakable_for_coco_raise(tmp_path, capsys):
     message = refused(capsys, own(tmp_path / "eighty", named(80)), tmp_path / "out.pth", "--to", "detr")
     assert "would assign other names to its 80 classes: person for thing 0" in message
     message = refused(capsys, own(tmp_path / "many", named(91)), tmp_path / "out.pth", "--to", "detr")
@@ -334,13 +334,13 @@ def test_classes_that_would_be_read_as_coco_s_are_refused(tmp_path, capsys):
         ({}, "tim", "unknown layout. Did you mean 'timm'?"),
     ],
 )
-def test_what_a_layout_cannot_represent_is_named(sections, to, message, tmp_path, capsys):
+def test_parts_without_place_in_a_layout_are_named(sections, to, message, tmp_path, capsys):
     source = own(tmp_path / "run", named(3), **sections)
     assert message in refused(capsys, source, tmp_path / "out.pth", "--to", to)
     assert not (tmp_path / "out.pth").exists()
 
 
-def test_norms_that_learned_and_have_no_place_are_refused_unless_allowed(tmp_path, capsys):
+def test_trained_norms_without_place_raise_unless_allowed(tmp_path, capsys):
     source = own(tmp_path / "run", named(3), backbone={"name": "swin", "variant": "nano"})
     run(source, tmp_path / "as-built.pth", "--to", "timm")
     from densevit.weights.model_file import save

@@ -77,7 +77,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_file_that_is_no_checkpoint_is_recognised_from_its_bytes(case, tmp_path):
+def test_other_file_formats_are_recognised_from_their_bytes(case, tmp_path):
     content, name, message = CASES[case]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=rf"{name}: .*(?s:{message})") as error:
@@ -118,7 +118,7 @@ def files(folder):
     return sorted(folder.iterdir())
 
 
-def test_the_kind_is_detected_from_the_content_whatever_the_name(tmp_path):
+def test_kind_is_detected_from_the_content(tmp_path):
     kinds = {"zip.pth": "torch", "legacy.pth": "torch", "tensors.safetensors": "safetensors", "arrays.npz": "npz"}
     for path in files(tmp_path):
         for suffix in (".bin", ".pth", ".safetensors", ".npz", ""):
@@ -130,7 +130,7 @@ def test_the_kind_is_detected_from_the_content_whatever_the_name(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_truncated_file_of_any_kind_is_one_clear_error(tmp_path):
+def test_truncated_files_raise(tmp_path):
     for path in files(tmp_path):
         whole = path.read_bytes()
         for length in (1, 3, 8, 20, 100, 400, len(whole) // 2, len(whole) - 200, len(whole) - 1):
@@ -140,7 +140,7 @@ def test_a_truncated_file_of_any_kind_is_one_clear_error(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_corrupt_file_is_one_clear_error_or_has_only_other_numbers(tmp_path):
+def test_corrupt_files_raise_or_have_other_values(tmp_path):
     dice = random.Random(0)
     for path in files(tmp_path):
         whole = path.read_bytes()

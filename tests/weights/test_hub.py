@@ -38,7 +38,7 @@ def without(monkeypatch):
 
 
 @pytest.mark.parametrize("source", ["timm:", "torchvision:", "hf:", "hf: "])
-def test_a_name_that_names_nothing_is_refused(source):
+def test_unknown_source_raises(source):
     with pytest.raises(WeightsError, match=r"the name is empty\. Expected timm:NAME\[\.TAG\], torchvision:NAME"):
         read(source)
 
@@ -82,7 +82,7 @@ def hub(tmp_path, monkeypatch):
     return hub
 
 
-def test_a_hub_repository_gives_weights_and_facts(hub):
+def test_hub_repository_gives_weights_and_metadata(hub):
     folder = hub.folder / "facebook/model"
     save_file(STATE, folder / "model.safetensors", metadata={"format": "pt"})
     torch.save({"x": torch.ones(1)}, folder / "pytorch_model.bin")
@@ -95,12 +95,12 @@ def test_a_hub_repository_gives_weights_and_facts(hub):
     assert found.metadata["mean"] == pytest.approx((0.5,) * 3) and found.metadata["std"] == pytest.approx((0.25,) * 3)
 
 
-def test_a_hub_repository_without_safetensors_gives_its_bin(hub):
+def test_hub_repository_without_safetensors_gives_its_bin(hub):
     torch.save(STATE, hub.folder / "facebook/model/pytorch_model.bin")
     assert_state(read("hf:facebook/model").tensors)
 
 
-def test_shards_of_the_hub_are_all_fetched(hub):
+def test_all_hub_shards_are_downloaded(hub):
     folder = hub.folder / "facebook/model"
     where = {"a.weight": "model-00001-of-00002.safetensors", "a.bias": "model-00002-of-00002.safetensors"}
     for name, file in where.items():
@@ -115,7 +115,7 @@ def test_shards_of_the_hub_are_all_fetched(hub):
         read("hf:facebook/model")
 
 
-def test_a_file_of_a_repository_is_named_behind_it(hub):
+def test_repository_file_is_selected_by_name(hub):
     folder = hub.folder / "facebook/model"
     (folder / "old").mkdir()
     torch.save({"model": STATE}, folder / "old/detr.pth")
@@ -125,7 +125,7 @@ def test_a_file_of_a_repository_is_named_behind_it(hub):
     assert found.metadata == {"classes": ["cat"]}
 
 
-def test_a_repository_without_usual_files_says_what_it_has(hub):
+def test_repository_without_usual_files_error_lists_its_files(hub):
     torch.save(STATE, hub.folder / "facebook/model/detr-r50.pth")
     with pytest.raises(
         WeightsError, match=r"has none of model\.safetensors.*It has detr-r50\.pth: name one as hf:facebook"
@@ -146,7 +146,7 @@ def failures():
 
 
 @pytest.mark.parametrize("reason", ["offline mode", "no network", "time-out"])
-def test_offline_says_which_files_to_fetch_and_how_to_name_them(hub, reason):
+def test_offline_error_lists_the_files_to_download(hub, reason):
     hub.failure = failures()[reason]
     with pytest.raises(WeightsError) as error:
         read("hf:facebook/model")
@@ -156,13 +156,13 @@ def test_offline_says_which_files_to_fetch_and_how_to_name_them(hub, reason):
     for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
         assert f"https://huggingface.co/facebook/model/resolve/main/{file}" in message
     assert "name the folder in place of hf:facebook/model" in message
-    assert hub.requested == ["model.safetensors"]  # once is enough to know
+    assert hub.requested == ["model.safetensors"]  # looked up once only
     hub.requested.clear()
     with pytest.raises(WeightsError, match=r"resolve/main/a/b\.pth by hand"):
         read("hf:facebook/model/a/b.pth")
 
 
-def test_offline_the_cache_serves(hub):
+def test_offline_uses_the_cache(hub):
     folder = hub.folder / "facebook/model"
     torch.save(STATE, folder / "pytorch_model.bin")
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
@@ -177,7 +177,7 @@ def test_offline_the_cache_serves(hub):
         read("hf:facebook/model")
 
 
-def test_what_the_library_raises_offline_for_real_is_understood(tmp_path, monkeypatch):
+def test_offline_exceptions_of_the_library_are_handled(tmp_path, monkeypatch):
     """The real library in offline mode."""
     from huggingface_hub import constants
 
@@ -187,7 +187,7 @@ def test_what_the_library_raises_offline_for_real_is_understood(tmp_path, monkey
         read("hf:facebook/dinov2-base")
 
 
-def test_a_private_or_unknown_repository_is_said(hub, monkeypatch):
+def test_private_or_unknown_repository_raises(hub, monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -199,14 +199,14 @@ def test_a_private_or_unknown_repository_is_said(hub, monkeypatch):
         read("hf:a/b")
 
 
-def test_a_malformed_repository_is_said():
+def test_malformed_repository_raises():
     with pytest.raises(WeightsError, match=r"hf:bert: no repository name\. Expected hf:ORG/NAME"):
         read("hf:bert")
     with pytest.raises(WeightsError, match="'a--b/c d' is not a repository name"):
         read("hf:a--b/c d")
 
 
-def test_without_the_hub_s_library_the_extra_is_named(without):
+def test_missing_hub_library_error_names_the_extra(without):
     without("huggingface_hub")
     with pytest.raises(
         WeightsError, match=r"needs huggingface_hub, which is not installed: pip install 'densevit\[hub\]'"
@@ -232,7 +232,7 @@ def torch_hub(tmp_path, monkeypatch):
     return requested
 
 
-def test_torchvision_s_weights_come_through_its_cache_with_their_facts(torch_hub, tmp_path):
+def test_torchvision_weights_use_its_cache_and_metadata(torch_hub, tmp_path):
     found = read("torchvision:resnet50/IMAGENET1K_V1")
     assert_state(found.tensors)
     cached = tmp_path / "hub/checkpoints/resnet50-0676ba61.pth"
@@ -243,13 +243,13 @@ def test_torchvision_s_weights_come_through_its_cache_with_their_facts(torch_hub
     assert len(torch_hub) == 1  # the second time from the cache
 
 
-def test_torchvision_s_best_weights_are_the_default(torch_hub):
+def test_torchvision_default_is_the_best_weights(torch_hub):
     assert_state(read("torchvision:resnet50").tensors)
     assert torch_hub[0][0].endswith("resnet50-11ad3fa6.pth")  # IMAGENET1K_V2
     assert_state(read("torchvision:vit_b_16").tensors)
 
 
-def test_torchvision_offline_says_what_to_fetch_and_where_it_goes(torch_hub, monkeypatch, tmp_path):
+def test_torchvision_offline_error_names_url_and_path(torch_hub, monkeypatch, tmp_path):
     def refuse(*_, **__):
         raise urllib.error.URLError("Name or service not known")
 
@@ -262,7 +262,7 @@ def test_torchvision_offline_says_what_to_fetch_and_where_it_goes(torch_hub, mon
     assert f"or put it at {tmp_path / 'hub/checkpoints/swin_t-704ceda3.pth'}" in message
 
 
-def test_torchvision_s_unknown_names_are_told_with_their_nearest():
+def test_unknown_torchvision_name_suggests_the_nearest():
     with pytest.raises(WeightsError, match=r"no model 'resnet51'\. Did you mean resnet"):
         read("torchvision:resnet51")
     with pytest.raises(WeightsError, match=r"resnet50 has no weights 'IMAGENET1K_V3'\. Did you mean 'IMAGENET1K_V"):
@@ -271,10 +271,10 @@ def test_torchvision_s_unknown_names_are_told_with_their_nearest():
 
 # ---- timm ----
 
-SMALL = "test_vit.r160_in1k"  # of timm's own tests, a third of a million weights
+SMALL = "test_vit.r160_in1k"  # from timm's own tests, a third of a million parameters
 
 
-def test_timm_s_weights_come_through_its_download_in_timm_s_names(tmp_path, monkeypatch):
+def test_timm_weights_use_its_download_and_names(tmp_path, monkeypatch):
     import timm
 
     state = {name: torch.randn_like(value) for name, value in timm.create_model(SMALL).state_dict().items()}
@@ -295,7 +295,7 @@ def test_timm_s_weights_come_through_its_download_in_timm_s_names(tmp_path, monk
     assert_state(read("timm:test_vit").tensors, state)
 
 
-def test_timm_offline_says_what_to_fetch_and_how_to_name_it(monkeypatch):
+def test_timm_offline_error_names_the_download(monkeypatch):
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     def refuse(*_, **__):
@@ -312,14 +312,14 @@ def test_timm_offline_says_what_to_fetch_and_how_to_name_it(monkeypatch):
     )
 
 
-def test_timm_s_unknown_names_are_told_with_their_nearest():
+def test_unknown_timm_name_suggests_the_nearest():
     with pytest.raises(WeightsError, match=r"no model 'test_vjt'\. Did you mean test_vit"):
         read("timm:test_vjt")
     with pytest.raises(WeightsError, match=r"test_vit has no weights 'r16_in1k'\. Did you mean 'r160_in1k'"):
         read("timm:test_vit.r16_in1k")
 
 
-def test_without_timm_the_extra_is_named(without):
+def test_missing_timm_error_names_the_extra(without):
     without("timm")
     with pytest.raises(WeightsError, match=r"needs timm, which is not installed: pip install 'densevit\[timm\]'"):
         read(f"timm:{SMALL}")

@@ -37,7 +37,7 @@ FUSED = layout_of(
 )
 
 
-def test_numbers_and_the_rest_of_a_name_go_over_and_tensors_are_changed():
+def test_indices_and_suffixes_are_kept_and_tensors_converted():
     layout = layout_of(("a.{s}.b{i}.norm.*", "x{i}.{s}.*"), ("w", "our.w", TRANSPOSED))
     state = numbered("a.3.b12.norm.weight", "a.0.b1.norm.deep.bias", "w")
     done = translate(state, layout)
@@ -49,19 +49,19 @@ def test_numbers_and_the_rest_of_a_name_go_over_and_tensors_are_changed():
     assert equal(back, state) and unknown == []
 
 
-def test_a_name_is_literal_but_for_gaps_which_are_whole_numbers():
+def test_names_are_literal_except_for_integer_placeholders():
     layout = layout_of(("a.b{i}.w", "c.{i}"), ("l.{i}.l.{i}.w", "d.{i}"))
     done = translate(numbered("axb1.w", "a.b.w", "a.b1.w2", "a.bx.w", "l.1.l.2.w", "l.7.l.7.w"), layout)
     assert done.unknown == ["axb1.w", "a.b.w", "a.b1.w2", "a.bx.w", "l.1.l.2.w"]
     assert list(done.tensors) == ["d.7"]
 
 
-def test_the_first_line_that_fits_is_taken():
+def test_first_matching_line_is_used():
     done = translate(numbered("a.1.w"), layout_of(("a.1.w", "first"), ("a.{i}.w", "second"), ("*", "third.*")))
     assert list(done.tensors) == ["first"]
 
 
-def test_parts_are_joined_whatever_order_they_come_in():
+def test_parts_are_joined_in_any_order():
     state = numbered("layers.1.v.w", "layers.1.q.w", "layers.0.k.w", "layers.1.k.w", "layers.0.q.w", "layers.0.v.w")
     done = translate(state, FUSED)
     expected = torch.cat([state[f"layers.1.{part}.w"] for part in "qkv"])
@@ -72,7 +72,7 @@ def test_parts_are_joined_whatever_order_they_come_in():
     assert equal(back, state) and unknown == []
 
 
-def test_a_tensor_is_cut_into_parts():
+def test_tensors_are_split_into_parts():
     layout = layout_of(*((f"in_proj_weight[{i}/3]", f"{name}.weight") for i, name in enumerate("qkv")))
     state = numbered("in_proj_weight")
     done = translate(state, layout)
@@ -84,7 +84,7 @@ def test_a_tensor_is_cut_into_parts():
     assert equal(translate_back(done.tensors, layout)[0], state)
 
 
-def test_zeros_stand_for_a_part_that_they_lack_and_for_one_without_effect():
+def test_missing_and_ineffective_parts_are_zero():
     lacking = layout_of(("{i}.q", "{i}.qkv[0/3]"), ("0", "{i}.qkv[1/3]"), ("{i}.v", "{i}.qkv[2/3]"))
     state = {"4.q": torch.ones(2), "4.v": 2 * torch.ones(2)}
     done = translate(state, lacking)
@@ -98,14 +98,14 @@ def test_zeros_stand_for_a_part_that_they_lack_and_for_one_without_effect():
     assert translate_back(state, ineffective)[0]["4.qkv"].tolist() == [1, 1, 0, 0, 2, 2]
 
 
-def test_what_has_no_effect_and_what_is_unknown_are_told_apart():
+def test_ineffective_and_unknown_tensors_are_distinguished():
     layout = layout_of(("w", "w"), no_effect={"head.*": "the class head", "{i}.index": "a buffer"})
     done = translate(numbered("head.weight", "3.index", "w", "index"), layout)
     assert done.left_out == {"head.weight": "the class head", "3.index": "a buffer"}
     assert done.unknown == ["index"]
 
 
-def test_copies_are_left_out_where_they_are_equal_and_written_again():
+def test_equal_copies_are_dropped_and_restored():
     layout = layout_of(("a.*", "ours.*"), copies={"b.{i}.*": "a.*"})
     state = {"a.w": torch.ones(2), "b.0.w": torch.ones(2), "b.1.w": torch.ones(2)}
     done = translate(state, layout)
@@ -119,7 +119,7 @@ def test_copies_are_left_out_where_they_are_equal_and_written_again():
     assert equal(translate_back(done.tensors, layout)[0], {"a.w": torch.ones(2)})  # their number is not known
 
 
-def test_a_rearrangement_comes_before_the_lines_and_after_them_on_the_way_out():
+def test_rearrangement_precedes_import_lines_and_follows_export_lines():
     def apart(state):
         return {"first": state["table"][:1], "rest": state["table"][1:]}
 
@@ -142,13 +142,13 @@ def test_a_rearrangement_comes_before_the_lines_and_after_them_on_the_way_out():
         (numbered("layers.0.q.w"), "blocks.0.qkv.w lacks part 2 and 3 of 3"),
     ],
 )
-def test_a_part_that_is_missing_is_told(state, wrong):
+def test_missing_part_is_reported(state, wrong):
     done = translate(state, FUSED)
     assert done.errors == [wrong]
     assert done.tensors == {}
 
 
-def test_what_does_not_fit_together_is_told_and_does_not_raise():
+def test_incompatible_parts_are_reported_without_raising():
     twice = translate(numbered("a", "b"), layout_of(("a", "x"), ("b", "x")))
     assert twice.errors == ["x has too many source tensors: a, b"]
     lines = layout_of(*((f"w[{i}/3]", f"{name}") for i, name in enumerate("qkv")))
@@ -164,12 +164,12 @@ def test_what_does_not_fit_together_is_told_and_does_not_raise():
         translate_back({"q": torch.ones(1)}, layout_of(("x[0/2]", "q"), ("x[1/2]", "k")))
 
 
-def test_our_names_without_a_line_are_told_on_the_way_out():
+def test_unmapped_names_are_reported_on_export():
     back, unknown = translate_back(numbered("ours", "more"), layout_of(("theirs", "ours")))
     assert list(back) == ["theirs"] and unknown == ["more"]
 
 
-def test_names_that_are_listed_twice_come_back_in_their_first_form():
+def test_names_with_two_lines_are_exported_in_the_first_form():
     lines = [(prefix + "q.*", "qkv.*[0/2]") for prefix in ("", "vit.")]
     lines += [(prefix + "k.*", "qkv.*[1/2]") for prefix in ("", "vit.")]
     done = translate(numbered("vit.q.w", "vit.k.w"), layout_of(*lines))
@@ -177,20 +177,20 @@ def test_names_that_are_listed_twice_come_back_in_their_first_form():
     assert list(translate_back(done.tensors, layout_of(*lines))[0]) == ["q.w", "k.w"]
 
 
-def test_marks_are_all_there_or_not():
+def test_all_marks_are_required():
     layout = layout_of(marks=("cls", "blocks.{i}.norm.*"))
     assert has_marks(numbered("cls", "blocks.11.norm.weight"), layout)
     assert not has_marks(numbered("cls", "blocks.x.norm.weight"), layout)
     assert not has_marks(numbered("blocks.11.norm.weight"), layout)
 
 
-def test_why_something_of_ours_is_never_there():
+def test_fresh_because_gives_the_reason():
     layout = layout_of(fresh={"norms.{i}.*": "it has none"})
     assert layout.fresh_because("norms.2.weight") == "it has none"
     assert layout.fresh_because("norm.weight") is None
 
 
-def test_of_150_lines_a_name_is_held_against_few(monkeypatch):
+def test_few_lines_are_tried_per_name(monkeypatch):
     words = [f"{a}{b}" for a in "abcdefghijklmno" for b in "vwxyz"]
     layout = layout_of(*((f"layers.{{i}}.{word}.weight", f"blocks.{{i}}.{word}.w") for word in words * 2))
     state = {f"layers.{i}.{word}.weight": torch.ones(1) for word in words for i in range(20)}

@@ -27,12 +27,12 @@ def state(*names):
     return {name: torch.empty(0) for name in names}
 
 
-def test_the_one_whose_marks_fit_and_of_several_the_most_specific(known):
+def test_most_specific_matching_layout_is_selected(known):
     assert layouts.recognise(state("blocks.0.w", "cls")).name == "a-vit"
     assert layouts.recognise(state("blocks.0.w", "dist", "cls")).name == "a-deit"
 
 
-def test_none_is_an_error_that_shows_keys_and_what_is_known(known):
+def test_no_match_error_shows_keys_and_known_layouts(known):
     with pytest.raises(WeightsError) as error:
         layouts.recognise(state(*"abcdefgh"), "some.pth")
     assert str(error.value) == (
@@ -41,20 +41,20 @@ def test_none_is_an_error_that_shows_keys_and_what_is_known(known):
     )
 
 
-def test_two_equal_matches_are_an_error_that_names_both(known):
+def test_ambiguous_match_error_names_both(known):
     with pytest.raises(
         WeightsError, match=r"2 tensors \(conv, stages\.1\.w\), which match b-net and c-net\. .* --as NAME"
     ):
         layouts.recognise(state("conv", "stages.1.w"))
 
 
-def test_an_unknown_name_is_reported_with_the_nearest(known):
+def test_unknown_name_suggests_the_nearest(known):
     assert layouts.find("b-net").name == "b-net"
     with pytest.raises(WeightsError, match=r"Unknown layout 'a-vti'\. Did you mean 'a-vit'\? Known: a-deit, a-vit"):
         layouts.find("a-vti")
 
 
-def test_all_modules_are_found_and_each_layout_is_whole():
+def test_all_modules_are_found_and_layouts_are_complete():
     names = layouts.names()
     assert {"torchvision-resnet", "detr", "timm-vit"} <= set(names)
     for name in names:

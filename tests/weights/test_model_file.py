@@ -98,7 +98,7 @@ def batch():
 # ---- save and load ----
 
 
-def test_a_model_comes_back_as_it_was(saved):
+def test_model_round_trips(saved):
     model, path = saved
     for source in (path, str(path), path.parent):
         loaded = load(source)
@@ -114,11 +114,11 @@ def test_a_model_comes_back_as_it_was(saved):
     assert not torch.equal(outputs["maps"]["logits"][0], outputs["maps"]["logits"][1])
 
 
-def test_densevit_load_is_this_one():
+def test_densevit_load_is_model_file_load():
     assert densevit.load is load
 
 
-def test_the_header_says_what_it_is(saved):
+def test_header_describes_the_model(saved):
     with safe_open(saved[1], framework="pt") as file:
         header = file.metadata()
     assert header["format"] == "densevit"
@@ -129,7 +129,7 @@ def test_the_header_says_what_it_is(saved):
     assert header["config"] == configs.dump(saved[0].config)
 
 
-def test_saving_replaces_a_file_and_leaves_nothing_beside_it(saved):
+def test_saving_replaces_a_file_atomically(saved):
     model, path = saved
     nn.init.zeros_(model.heads["maps"].width)
     save(model, path)
@@ -137,14 +137,14 @@ def test_saving_replaces_a_file_and_leaves_nothing_beside_it(saved):
     assert os.listdir(path.parent) == ["model.safetensors"]
 
 
-def test_a_model_without_a_config_is_refused(saved):
+def test_model_without_a_config_raises(saved):
     model, path = saved
     model.config = None
     with pytest.raises(WeightsError, match="not built from a config"):
         save(model, path)
 
 
-def test_a_missing_file_is_an_error_that_says_what_to_name(tmp_path):
+def test_missing_file_error_names_the_expected_file(tmp_path):
     with pytest.raises(WeightsError, match=r"model\.safetensors: no such file\. It is not a run folder"):
         load(tmp_path)
     (tmp_path / "config.yaml").touch()
@@ -154,14 +154,14 @@ def test_a_missing_file_is_an_error_that_says_what_to_name(tmp_path):
         load(tmp_path / "nowhere")
 
 
-def test_other_people_s_safetensors_are_refused_with_the_way_to_use_them(tmp_path):
+def test_foreign_safetensors_error_names_the_alternative(tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match="has no densevit header"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize("length", [0, 7, 1000, -1])
-def test_a_truncated_file_is_refused(saved, length):
+def test_truncated_file_raises(saved, length):
     path = saved[1]
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(WeightsError, match="not a complete safetensors file|is an empty file, 0 bytes"):
@@ -176,7 +176,7 @@ def rewrite(path, **entries) -> None:
     save_file(load_file(path), path, metadata=entries)
 
 
-def test_a_file_of_a_later_format_is_refused(saved):
+def test_later_format_version_raises(saved):
     rewrite(saved[1], format_version="2")
     with pytest.raises(WeightsError, match=r"format version 2, expected 1\. Update densevit"):
         load(saved[1])
@@ -185,7 +185,7 @@ def test_a_file_of_a_later_format_is_refused(saved):
 @pytest.mark.parametrize(
     "entries", [{"config": None}, {"classes": None}, {"classes": "["}, {"config": "a: ["}, {"config": "7"}]
 )
-def test_a_corrupt_header_is_an_error_that_names_the_file(saved, entries):
+def test_corrupt_header_error_names_the_file(saved, entries):
     rewrite(saved[1], **entries)
     with pytest.raises(densevit.DensevitError, match=r"model\.safetensors"):
         load(saved[1])
@@ -194,14 +194,14 @@ def test_a_corrupt_header_is_an_error_that_names_the_file(saved, entries):
 # ---- weights in a config ----
 
 
-def test_the_whole_model_s_weights(saved):
+def test_weights_of_the_whole_model_are_loaded(saved):
     source, path = saved
     model = model_of(weights=str(path.parent))
     load_pretrained(model)
     assert equal(model.state_dict(), source.state_dict())
 
 
-def test_a_head_that_the_weights_lack_is_added_and_one_that_the_model_lacks_is_dropped(saved):
+def test_heads_missing_in_weights_are_added_and_extra_ones_dropped(saved):
     source, path = saved
     heads = {"maps": {"name": f"{__name__}:Maps"}, "more": {"name": f"{__name__}:Scores"}}
     model = model_of(heads=heads, weights=str(path))
@@ -215,7 +215,7 @@ def test_a_head_that_the_weights_lack_is_added_and_one_that_the_model_lacks_is_d
     assert report.fresh == {f"heads.more.{key}": "the weights have no head 'more'" for key in before}
 
 
-def test_learned_weights_go_on_where_there_are_some_and_else_begin_at_nothing(tmp_path):
+def test_learned_loss_weights_are_loaded_or_start_at_zero(tmp_path):
     def weighted(**weights):
         sections = {"detection": {"name": f"{__name__}:Scores"}, "maps": {"name": f"{__name__}:Maps"}}
         return {name: {**section, "weight": weights.get(name, 1.0)} for name, section in sections.items()}
@@ -234,7 +234,7 @@ def test_learned_weights_go_on_where_there_are_some_and_else_begin_at_nothing(tm
         assert equal(model.heads["detection"].state_dict(), source.heads["detection"].state_dict())
 
 
-def test_weights_without_any_of_the_model_s_heads_are_refused(saved):
+def test_weights_without_common_heads_raise(saved):
     model = model_of(heads={"more": {"name": f"{__name__}:Scores"}}, weights=str(saved[1]))
     with pytest.raises(WeightsError, match="tensors are missing"):
         load_pretrained(model)
@@ -247,7 +247,7 @@ def test_without_weights_nothing_changes():
     assert equal(model.state_dict(), before)
 
 
-def test_the_backbone_s_weights_from_a_model_file_and_nothing_else(saved):
+def test_backbone_weights_are_loaded_from_a_model_file(saved):
     source, path = saved
     model = model_of(backbone={"name": "resnet", "depth": 18, "norm": "frozen", "weights": str(path)})
     before = model.heads["maps"].width.clone()
@@ -257,7 +257,7 @@ def test_the_backbone_s_weights_from_a_model_file_and_nothing_else(saved):
     assert torch.equal(model.heads["maps"].width, before)
 
 
-def test_the_backbone_s_weights_from_a_file_of_its_own(saved, tmp_path):
+def test_backbone_weights_are_loaded_from_a_backbone_file(saved, tmp_path):
     state = saved[0].backbone.state_dict()
     torch.save({"model": state}, tmp_path / "resnet.pth")
     model = model_of(backbone={"name": "resnet", "depth": 18, "weights": str(tmp_path / "resnet.pth")})
@@ -265,7 +265,7 @@ def test_the_backbone_s_weights_from_a_file_of_its_own(saved, tmp_path):
     assert equal(model.backbone.state_dict(), state)
 
 
-def test_a_head_s_weights_come_with_its_neck(saved):
+def test_head_weights_include_its_neck(saved):
     source, path = saved
     heads = {name: section.model_dump(exclude_defaults=True) for name, section in config_of().heads.items()}
     heads["detection"]["weights"] = str(path)
@@ -276,7 +276,7 @@ def test_a_head_s_weights_come_with_its_neck(saved):
     assert not torch.equal(model.heads["maps"].width, source.heads["maps"].width)
 
 
-def test_weights_that_do_not_fit_are_an_error_that_names_the_key_and_the_file(saved):
+def test_mismatched_weights_error_names_key_and_file(saved):
     path = saved[1]
     model = model_of(backbone={"name": "resnet", "depth": 34, "weights": str(path)})
     message = rf"backbone\.weights: {path} does not fit: \d+ tensors are missing \(layer1\.2\.conv1"

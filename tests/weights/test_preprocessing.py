@@ -24,7 +24,7 @@ PROCESSORS = [
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
-def test_a_transformers_processor_in_our_terms_does_what_its_own_steps_do(processor):
+def test_transformers_processor_is_converted_exactly(processor):
     transforms = pytest.importorskip("transformers.image_transforms")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.float64)
     expected = pixels
@@ -38,22 +38,22 @@ def test_a_transformers_processor_in_our_terms_does_what_its_own_steps_do(proces
     np.testing.assert_allclose((pixels / 255 - metadata["mean"]) / metadata["std"], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_reversed_channels_are_said():
+def test_reversed_channels_are_reported():
     assert preprocessing.of_transformers({"do_flip_channel_order": True})["channel_order"] == "bgr"
     assert "channel_order" not in preprocessing.of_transformers({"do_flip_channel_order": False})
 
 
-def test_names_go_by_row_and_gaps_are_n_a(tmp_path):
+def test_class_names_are_ordered_by_id_with_n_a_gaps(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"3": "car", "1": "person"}}))
     assert preprocessing.of_folder(tmp_path) == {"classes": ["N/A", "person", "N/A", "car"]}
 
 
-def test_names_that_nobody_gave_are_none(tmp_path):
+def test_default_label_names_are_ignored(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}))
     assert preprocessing.of_folder(tmp_path) == {}
 
 
-def test_a_timm_folder_and_a_newer_processor_are_understood(tmp_path):
+def test_timm_folder_and_newer_processor_are_read(tmp_path):
     config = {
         "architecture": "vit",
         "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "label_names": ["a", "b"]},

@@ -132,7 +132,7 @@ def printed(fit):
     return console.file.getvalue()
 
 
-def test_another_project_s_backbone_comes_with_its_mean_and_deviation(file, tmp_path):
+def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
     state = encoder(**{"head.weight": torch.randn(7, 4)})
     model = model_of({"weights": file(state)})
     [report] = load_pretrained(model)
@@ -153,7 +153,7 @@ def test_another_project_s_backbone_comes_with_its_mean_and_deviation(file, tmp_
     assert again.config.backbone.mean == HALF  # a run's weights state it too
 
 
-def test_a_mean_that_the_config_states_stays_with_a_warning(file):
+def test_configured_mean_is_kept_with_a_warning(file):
     model = model_of({"weights": file(encoder()), "mean": [0, 0, 0.25], "std": [0.5, 0.5, 0.5]})
     [report] = load_pretrained(model)
     assert model.mean.flatten().tolist() == [0, 0, 63.75]
@@ -162,7 +162,7 @@ def test_a_mean_that_the_config_states_stays_with_a_warning(file):
     ]
 
 
-def test_another_project_s_model_feeds_the_head_of_its_task(file):
+def test_foreign_model_loads_into_the_head_of_its_task(file):
     state = detector()
     model = model_of(weights=file(state))
     [report] = load_pretrained(model)
@@ -174,7 +174,7 @@ def test_another_project_s_model_feeds_the_head_of_its_task(file):
     )
 
 
-def test_its_backbone_or_its_head_alone(file):
+def test_backbone_or_head_only_is_loaded(file):
     source, state = file(detector()), detector()
     state = torch.load(source, weights_only=True)
     model = model_of({"weights": source})
@@ -187,7 +187,7 @@ def test_its_backbone_or_its_head_alone(file):
     assert torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
 
 
-def test_a_backbone_s_file_is_no_whole_model_and_has_no_head(file):
+def test_backbone_file_as_model_or_head_raises(file):
     source = file(encoder())
     with pytest.raises(WeightsError, match=r"contains only a backbone\. Name it as backbone\.weights="):
         load_pretrained(model_of(weights=source))
@@ -205,7 +205,7 @@ def test_a_backbone_s_file_is_no_whole_model_and_has_no_head(file):
         (2, ["Cat, felis", "hot_dog"], None),
     ],
 )
-def test_what_depends_on_the_classes_is_left_out_where_these_are_others(file, monkeypatch, rows, theirs, why):
+def test_class_tensors_are_skipped_for_other_classes(file, monkeypatch, rows, theirs, why):
     state, model = detector(rows), model_of(weights=file(detector(rows)))
     state = torch.load(model.config.weights, weights_only=True)
     named = [Class(name, i, (0, 0, 0)) for i, name in enumerate(theirs or [])]
@@ -221,14 +221,14 @@ def test_what_depends_on_the_classes_is_left_out_where_these_are_others(file, mo
 
 
 @pytest.mark.parametrize("head", ["Scores", "Looks"])
-def test_class_tensors_are_found_without_a_word_from_the_head(head):
+def test_class_tensors_are_detected_automatically(head):
     model = model_of(heads={"boxes": {"name": f"{__name__}:{head}"}})
     state = torch.random.get_rng_state()
     assert class_tensors(model, "boxes") == {"label_head.weight", "label_head.bias"}
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_a_run_of_ours_with_other_classes_keeps_all_but_these(tmp_path):
+def test_run_with_other_classes_loads_all_but_class_tensors(tmp_path):
     source = model_of()
     save(source, tmp_path / "model.safetensors")
     more = build_model(source.config, {"detection": (CLASSES[1], CLASSES[0])})
@@ -238,7 +238,7 @@ def test_a_run_of_ours_with_other_classes_keeps_all_but_these(tmp_path):
     assert torch.equal(more.heads["boxes"].hidden.weight, source.heads["boxes"].hidden.weight)
 
 
-def test_missing_and_unexpected_are_errors_that_say_what_the_weights_are_of_unless_allowed(file):
+def test_missing_and_unexpected_tensors_raise_unless_allowed(file):
     state = encoder(**{"extra.w": torch.ones(1)})
     del state["norm.bias"]
     source = file(state)
@@ -252,7 +252,7 @@ def test_missing_and_unexpected_are_errors_that_say_what_the_weights_are_of_unle
     assert report.missing == ["norm.bias"] and report.unexpected == ["extra.w"]
 
 
-def test_all_sources_are_checked_before_anything_is_written(file, tmp_path):
+def test_all_sources_are_checked_before_loading(file, tmp_path):
     torch.save({"hidden.weight": torch.ones(5, 4)}, tmp_path / "head.pth")
     heads = {"boxes": {"name": f"{__name__}:Scores", "weights": str(tmp_path / "head.pth")}}
     model = model_of({"weights": file(encoder())}, heads)
@@ -276,14 +276,14 @@ def test_weights_of_bgr_images_are_flipped(file, monkeypatch):
     assert model.backbone.mean == (0.3, 0.2, 0.1)
 
 
-def test_a_model_within_a_backbone_takes_its_own_names(file):
+def test_wrapped_backbone_loads_unprefixed_names(file):
     state = Small().state_dict()
     model = model_of({"name": f"{__name__}:Wrapped", "weights": file(state)})
     load_pretrained(model)
     assert torch.equal(model.backbone.model["conv"].weight, state["conv.weight"])
 
 
-def test_the_table_has_a_row_for_each_kind_of_thing(file):
+def test_table_has_a_row_per_kind(file):
     state = encoder(**{"head.weight": torch.randn(7, 4), "head.bias": torch.randn(7), "extra.0.w": torch.ones(1)})
     state["patch.weight"] = torch.randn(4, 3, 8, 8)
     [report] = load_pretrained(model_of({"weights": file(state), "weights_allow": ["extra.*"]}))
@@ -299,7 +299,7 @@ def test_the_table_has_a_row_for_each_kind_of_thing(file):
     ]
 
 
-def test_nothing_and_numbers_beyond_pixels_are_refused_as_mean_and_deviation():
+def test_invalid_mean_and_std_raise():
     for section in ({"mean": [123, 117, 104]}, {"std": [0, 1, 1]}, {"mean": [0.5]}):
         with pytest.raises(ConfigError, match=rf"backbone\.{next(iter(section))}"):
             model_of(section)

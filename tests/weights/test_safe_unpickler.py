@@ -46,7 +46,7 @@ both = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 
 
 class Call:
-    """Unpickling it calls a function with arguments."""
+    """Calls a function with arguments when unpickled."""
 
     def __init__(self, function, *arguments, state=None) -> None:
         self.call = function, arguments
@@ -87,7 +87,7 @@ PLACES = {
 @both
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_a_malicious_file_touches_nothing_and_is_read_inert_or_refused(attack, place, legacy, tmp_path):
+def test_malicious_files_are_inert_or_refused(attack, place, legacy, tmp_path):
     target = tmp_path / "touched"
     path = save(PLACES[place](ATTACKS[attack](target)), tmp_path / "weights.pth", legacy)
     try:
@@ -103,7 +103,7 @@ def test_a_malicious_file_touches_nothing_and_is_read_inert_or_refused(attack, p
 
 
 @both
-def test_the_same_files_do_touch_it_when_they_are_unpickled(legacy, tmp_path):
+def test_malicious_files_run_when_unpickled(legacy, tmp_path):
     """Checks that the test above is meaningful."""
     for attack in ATTACKS.keys() - {"getattr", "import", "partial", "map"}:
         target = tmp_path / attack
@@ -113,7 +113,7 @@ def test_the_same_files_do_touch_it_when_they_are_unpickled(legacy, tmp_path):
         assert target.exists(), attack
 
 
-def test_a_bare_pickle_is_refused_and_not_run(tmp_path):
+def test_bare_pickle_is_refused_and_not_run(tmp_path):
     for protocol in range(2, 6):
         path = tmp_path / "weights.pth"
         path.write_bytes(pickle.dumps({"model": STATE, "x": Call(touch, str(tmp_path / "touched"))}, protocol))
@@ -122,7 +122,7 @@ def test_a_bare_pickle_is_refused_and_not_run(tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
-def test_what_calls_the_system_is_refused_by_name(tmp_path):
+def test_system_calls_are_refused_by_name(tmp_path):
     path = save({"state_dict": STATE, "x": Call(os.system, "true")}, tmp_path / "weights.pth")
     with pytest.raises(
         WeightsError, match=r"refers to (posix|nt):system, .* may be malicious\. None of its code was run"
@@ -144,7 +144,7 @@ def with_pickle(path: Path, data: bytes, compression: int = zipfile.ZIP_STORED) 
 @pytest.mark.parametrize(
     "bomb", ["memo index", "tensor larger than its storage", "compressed", "length of a number", "TorchScript"]
 )
-def test_a_bomb_is_refused_without_its_memory(bomb, tmp_path):
+def test_pickle_bombs_are_refused_without_allocating(bomb, tmp_path):
     import resource
 
     path = tmp_path / "weights.pth"
@@ -175,7 +175,7 @@ def test_a_bomb_is_refused_without_its_memory(bomb, tmp_path):
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def test_names_that_were_let_in_are_let_in_no_longer(tmp_path):
+def test_safe_globals_are_restored(tmp_path):
     path = save({"state_dict": STATE, "args": argparse.Namespace(lr=1)}, tmp_path / "weights.pth")
     before = torch.serialization.get_safe_globals()
     load(path)
@@ -188,7 +188,7 @@ def test_names_that_were_let_in_are_let_in_no_longer(tmp_path):
 
 
 class CfgNode(dict):
-    """As yacs, mmcv and easydict have it: a dict with attributes."""
+    """As in yacs, mmcv and easydict: a dict with attributes."""
 
     def __init__(self, content) -> None:
         super().__init__(content)
@@ -196,7 +196,7 @@ class CfgNode(dict):
 
 
 class HistoryBuffer:
-    """As mmengine has it: arrays, and its own methods by name."""
+    """As in mmengine: arrays, and its own methods by name."""
 
     def __init__(self) -> None:
         self._log_history, self._count_history = np.arange(3.0), np.array([], dtype=np.int64)
@@ -253,18 +253,18 @@ OBJECTS = {
 @pytest.mark.filterwarnings("error")
 @both
 @pytest.mark.parametrize("thing", OBJECTS)
-def test_a_checkpoint_is_read_whatever_else_it_carries(thing, legacy, tmp_path):
+def test_checkpoints_with_other_objects_are_read(thing, legacy, tmp_path):
     content = {"epoch": 3, "extra": OBJECTS[thing](), "state_dict": STATE, "after": [OBJECTS[thing](), "text"]}
     assert_state(read(save(content, tmp_path / "weights.pth", legacy)).tensors)
 
 
-def test_a_whole_module_beside_the_tensors_is_inert(tmp_path):
-    """In a zip file. A legacy one keeps a module's source besides, which torch's loader refuses: see below."""
+def test_pickled_module_beside_tensors_is_inert(tmp_path):
+    """In a zip file. A legacy file also contains the module's source, which torch's loader refuses: see below."""
     content = {"model": nn.Sequential(nn.Linear(2, 2)), "class": nn.Linear, "state_dict": STATE}
     assert_state(read(save(content, tmp_path / "weights.pth")).tensors)
 
 
-def test_objects_have_no_content_and_plain_values_have_theirs(tmp_path):
+def test_objects_are_empty_and_plain_values_preserved(tmp_path):
     content = {
         "args": argparse.Namespace(lr=1),
         "epoch": 3,
@@ -284,7 +284,7 @@ def test_tensors_inside_a_dict_of_another_class_are_read(legacy, tmp_path):
     assert_state(read(save({"model": CfgNode(STATE)}, tmp_path / "weights.pth", legacy)).tensors)
 
 
-def test_all_of_torch_s_own_types_come_through(tmp_path):
+def test_torch_types_are_read(tmp_path):
     state = {
         "parameter": nn.Parameter(torch.ones(2)),
         "half": torch.ones(2, dtype=torch.float16),
@@ -302,7 +302,7 @@ def test_all_of_torch_s_own_types_come_through(tmp_path):
             assert type(tensors[name]) is torch.Tensor and not tensors[name].requires_grad
 
 
-def test_a_checkpoint_of_python_2_with_bytes_for_text_is_read(tmp_path):
+def test_python_2_checkpoint_with_byte_strings_is_read(tmp_path):
     """`SHORT_BINSTRING`, which Python 3 does not write: in keys, and in a numpy scalar with a byte that is no text."""
     path = save({"weights": STATE["a.bias"]}, tmp_path / "weights.pth", legacy=True)
     text = b"X\x07\x00\x00\x00weights"
@@ -317,11 +317,11 @@ def test_a_checkpoint_of_python_2_with_bytes_for_text_is_read(tmp_path):
     assert read(path).tensors["weights"].tolist() == [1, -1]
 
 
-# ---- files that cannot be read safely are reported ----
+# ---- unsafe files ----
 
 
 @both
-def test_a_whole_pickled_model_is_reported(legacy, tmp_path):
+def test_pickled_model_is_reported(legacy, tmp_path):
     found = r"no state dict, but .*a pickled model, not its state_dict.*torch\.nn\.modules\.container\.Sequential"
     with pytest.raises(WeightsError, match=found + r".*torch\.save\(model\.state_dict\(\)"):
         read(save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "weights.pth", legacy))
@@ -334,7 +334,7 @@ def test_every_pickle_protocol_is_read(legacy, protocol, tmp_path):
     assert_state(read(save(content, tmp_path / "weights.pth", legacy, protocol)).tensors)
 
 
-def test_a_checkpoint_that_holds_itself_ends(tmp_path):
+def test_self_referencing_checkpoint_is_read(tmp_path):
     content: dict = {"a": 1}
     content["model"] = content
     with pytest.raises(WeightsError, match="no state dict, but"):

@@ -29,7 +29,7 @@ def settings(task, head, classes=()):
     return config
 
 
-def test_setr_is_looked_at_through_the_windows_of_its_data():
+def test_setr_uses_the_windows_of_its_data():
     setr = {"name": "setr", "decoder": "naive"}
     ade = settings("segmentation", setr, segmentation_classes(150))
     assert (ade.data.options["preset"], ade.data.short_side) == ("ade20k", 512)
@@ -40,9 +40,9 @@ def test_setr_is_looked_at_through_the_windows_of_its_data():
     assert [one["name"] for one in own.data.options["classes"]] == ["road", "tree"] and own.inference.window == 512
 
 
-def test_dpt_gets_images_as_in_the_papers_code():
+def test_dpt_resizing_matches_the_paper_s_code():
     nyu = settings("depth", {"name": "dpt", **NYU})
-    assert nyu.data.options["preset"] == "nyu" and nyu.data.short_side is None  # 640 x 480, as they are
+    assert nyu.data.options["preset"] == "nyu" and nyu.data.short_side is None  # 640 x 480, not resized
     assert nyu.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 10.0, "crop": "eigen"}
     kitti = settings("depth", {"name": "dpt", **KITTI})
     assert kitti.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 80.0, "crop": "garg"}
@@ -52,7 +52,7 @@ def test_dpt_gets_images_as_in_the_papers_code():
     assert (ade.data.short_side, ade.inference.window) == (480, None)
 
 
-def test_a_head_that_no_recipe_is_for_gets_what_a_config_needs():
+def test_head_without_a_recipe_gets_a_minimal_config():
     values = with_settings(
         {"backbone": VIT, "heads": {"poses": {"name": "dpt"}}, "data": {"name": "label_maps"}},
         {"poses": (Class("a", 0, (0, 0, 0)),)},
@@ -69,7 +69,7 @@ def test_a_head_that_no_recipe_is_for_gets_what_a_config_needs():
         ("swinv2_base_window12_192", (12, 12, 12, 6), None),
     ],
 )
-def test_timm_s_names_say_the_windows(architecture, window, before):
+def test_swinv2_windows_are_parsed_from_timm_names(architecture, window, before):
     assert of_timm({"architecture": architecture})["options"] == {
         "backbone.window_size": window,
         "backbone.pretrained_window_sizes": before,
@@ -78,8 +78,8 @@ def test_timm_s_names_say_the_windows(architecture, window, before):
 
 
 @torch.no_grad()
-def test_a_swinv2_s_windows_come_from_config_json(tmp_path):
-    """Windows that its last map is smaller than, weights of smaller ones before, and a image of its own size."""
+def test_swinv2_windows_are_read_from_config_json(tmp_path):
+    """Windows larger than its last map, pretrained with smaller ones, and an image of its own size."""
     sizes = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128, "window_size": 8}
     theirs = Swinv2Model(Swinv2Config(**sizes, pretrained_window_sizes=[4, 4, 4, 2])).eval()
     for tensor in theirs.parameters():
@@ -100,13 +100,13 @@ def test_a_swinv2_s_windows_come_from_config_json(tmp_path):
     )
 
 
-def test_a_detr_s_config_says_its_dilation_and_its_heads(tmp_path):
+def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
     config = {"model_type": "detr", "dilation": True, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert of_folder(tmp_path)["options"] == {"backbone.dilation": True, "heads.detection.num_heads": 4}
 
 
-def test_a_config_of_another_window_is_told(tmp_path):
+def test_config_of_another_window_raises(tmp_path):
     sizes = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128, "window_size": 4}
     Swinv2Model(Swinv2Config(**sizes)).save_pretrained(tmp_path)
     message = []
@@ -123,7 +123,7 @@ def test_a_config_of_another_window_is_told(tmp_path):
     ]
 
 
-def test_a_config_of_other_attention_heads_is_told(tmp_path):
+def test_config_of_other_attention_heads_raises(tmp_path):
     """Eight heads with 32 channels have the same tensors as four."""
     own = {"name": "detr", "num_queries": 5, "width": 32, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
     message = []

@@ -1,4 +1,4 @@
-"""State dicts are loaded completely, or not at all with an error that names the keys that do not fit."""
+"""State dicts are loaded all-or-nothing; errors name the keys that do not match."""
 
 import pytest
 import torch
@@ -46,19 +46,19 @@ def test_unexpected_tensors_are_counted_and_named():
         load_state(linear_and_norm(), state, "file.pt")
 
 
-def test_a_renamed_tensor_is_told_with_its_nearest():
+def test_renamed_tensor_suggests_the_nearest():
     state = {key.replace("0.", "zero."): value for key, value in STATE.items()}
     with pytest.raises(WeightsError, match=r"zero\.weight, zero\.bias; did you mean '0\.weight'\?\)\. Use"):
         load_state(linear_and_norm(), state, "file.pt")
 
 
-def test_misshapen_tensors_are_told_with_both_shapes():
+def test_shape_mismatch_reports_both_shapes():
     state = {**STATE, "0.weight": torch.ones(4, 2)}
     with pytest.raises(WeightsError, match=r"1 have another shape \(0\.weight is \(4, 2\), expected \(3, 2\)\)"):
         load_state(linear_and_norm(), state, "file.pt")
 
 
-def test_a_state_that_does_not_fit_leaves_the_module_as_it_was():
+def test_mismatched_state_does_not_modify_the_module():
     module = linear_and_norm()
     before = {key: value.clone() for key, value in module.state_dict().items()}
     with pytest.raises(WeightsError):
@@ -67,7 +67,7 @@ def test_a_state_that_does_not_fit_leaves_the_module_as_it_was():
 
 
 @pytest.mark.parametrize(("given", "taken"), [(nn.BatchNorm2d, FrozenBatchNorm2d), (FrozenBatchNorm2d, nn.BatchNorm2d)])
-def test_batch_norm_and_frozen_batch_norm_take_each_other_s_state(given, taken):
+def test_batch_norm_and_frozen_batch_norm_share_state_dicts(given, taken):
     source, module = nn.Sequential(given(3)), nn.Sequential(taken(3))
     source[0].running_mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
     load_state(module, source.state_dict(), "file.pt")
@@ -84,7 +84,7 @@ def test_nothing_is_written_before_write():
     assert (found.loaded, found.adapted, found.left_out, found.missing, found.unexpected) == (4, [], {}, [], [])
 
 
-def test_what_is_allowed_by_pattern_is_told_and_no_error():
+def test_allowed_patterns_are_reported_without_raising():
     state = {
         "0.weight": torch.ones(4, 2),
         "0.bias": torch.ones(3),
@@ -102,29 +102,29 @@ def test_what_is_allowed_by_pattern_is_told_and_no_error():
         fit(module, state, "file.pt", allowed=["head.*"])
 
 
-def test_what_is_to_be_kept_is_kept_whether_it_is_there_or_not():
+def test_kept_tensors_are_not_loaded():
     module, state = linear_and_norm(), {key: value for key, value in STATE.items() if key != "1.bias"}
     found = fit(module, state, "file.pt", excluded={"1.bias": "it is new", "1.weight": "it is another"})
     assert found.fresh == {"1.bias": "it is new"} and found.left_out == {"1.weight": "it is another"}
     assert sorted(found.tensors) == ["0.bias", "0.weight"]
 
 
-def test_an_error_says_how_to_allow_it():
+def test_error_names_the_allow_option():
     with pytest.raises(WeightsError, match=r"weights_allow: \[PATTERN, \.\.\.\]\.$"):
         load_state(linear_and_norm(), {}, "file.pt")
 
 
-# ---- kernels that see the image ----
+# ---- input kernels ----
 
 
 @pytest.mark.parametrize(("old", "new"), [(8, 16), (16, 8), (14, 16), (16, 14)])
-def test_a_resized_kernel_is_flexivit_s(old, new):
+def test_resized_kernel_matches_flexivit(old, new):
     kernel = torch.randn(5, 3, old, old)
     expected = resample_patch_embed(kernel, [new, new], interpolation="bilinear", antialias=False)
     torch.testing.assert_close(resize_kernel(kernel, (new, new)), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_larger_kernel_says_of_enlarged_patches_what_the_old_one_said():
+def test_larger_kernel_preserves_outputs_on_enlarged_patches():
     kernel, patches = torch.randn(5, 3, 8, 8), torch.randn(2, 3, 8, 8)
     enlarged = F.interpolate(patches, size=(16, 12), mode="bilinear")
     torch.testing.assert_close(
@@ -132,14 +132,14 @@ def test_a_larger_kernel_says_of_enlarged_patches_what_the_old_one_said():
     )
 
 
-def test_a_patch_kernel_of_another_size_is_adapted_in_a_vit():
+def test_patch_kernel_of_another_size_is_resized_in_vit():
     old, new = (densevit.create_backbone("vit", variant="nano", patch_size=p, image_size=14 * p) for p in (16, 8))
     found = load_state(new, old.state_dict(), "old.pth")
     assert found.adapted == [("stem.projection.weight", (128, 3, 16, 16), (128, 3, 8, 8), "patch kernel resized")]
     torch.testing.assert_close(new.stem.projection.weight, resize_kernel(old.stem.projection.weight, (8, 8)))
 
 
-def test_a_grey_scale_kernel_gives_the_same_output_for_a_grey_image():
+def test_grey_kernel_is_expanded_to_rgb():
     module, state = nn.Sequential(nn.Conv2d(3, 4, 3)), {"0.weight": torch.randn(4, 1, 3, 3), "0.bias": torch.randn(4)}
     found = load_state(module, state, "grey.pth")
     assert found.adapted == [("0.weight", (4, 1, 3, 3), (4, 3, 3, 3), "grey-scale kernel expanded to RGB")]
@@ -148,7 +148,7 @@ def test_a_grey_scale_kernel_gives_the_same_output_for_a_grey_image():
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 3, 3), (4, 2, 3, 3), (5, 3, 3, 3)])
-def test_other_kernels_are_refused(shape):
+def test_other_kernels_raise(shape):
     with pytest.raises(WeightsError, match="have another shape"):
         load_state(nn.Conv2d(3, 4, 3, bias=False), {"weight": torch.randn(shape)}, "rgbd.pth")
 

@@ -36,7 +36,7 @@ def make(section, folder):
     torch.manual_seed(2)
     backbone = densevit.create_backbone(**section).eval()
     for name, tensor in backbone.named_parameters():
-        plain = name.startswith("feature_norms") and not name.startswith("feature_norms.3")  # which a classifier lacks
+        plain = name.startswith("feature_norms") and not name.startswith("feature_norms.3")  # not in a classifier
         if not plain:
             tensor.add_(torch.randn_like(tensor) * (0.2 if tensor.ndim < 2 else 0.02))
     folder.mkdir()
@@ -46,7 +46,7 @@ def make(section, folder):
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
-def test_transformers_builds_it_from_the_config_alone(case, tmp_path):
+def test_transformers_builds_the_model_from_config_json(case, tmp_path):
     section, kind, tokens = CASES[case]
     backbone = make(section, tmp_path / "ours")
     export(tmp_path / "ours", "hf").write(tmp_path / "hf")
@@ -63,7 +63,7 @@ def test_transformers_builds_it_from_the_config_alone(case, tmp_path):
     torch.testing.assert_close(last, ours, rtol=1e-4, atol=1e-4)
 
 
-def test_where_transformers_has_no_such_model_the_tensors_go_alone_and_it_is_said(tmp_path):
+def test_models_unknown_to_transformers_export_tensors_only(tmp_path):
     make({"name": "resnet", "depth": 18, "dilation": True}, tmp_path / "ours")
     with pytest.raises(densevit.WeightsError, match="backbone.dilation is True"):
         export(tmp_path / "ours", "hf")
@@ -74,7 +74,7 @@ def test_where_transformers_has_no_such_model_the_tensors_go_alone_and_it_is_sai
 
 @pytest.mark.parametrize("task", ["depth", "segmentation"])
 @torch.no_grad()
-def test_a_dpt_goes_to_transformers_whole(task, tmp_path):
+def test_dpt_exports_to_transformers(task, tmp_path):
     torch.manual_seed(2)
     own = {
         "name": "dpt" if task == "depth" else "dpt_segmentation",

@@ -4,7 +4,7 @@ from densevit.weights import variants
 from densevit_backbones import mvit, resnet, swin, vit
 
 
-def test_variants_are_the_backbones():
+def test_variants_match_the_backbones():
     assert {name: (v.width, v.depth) for name, v in vit._VARIANTS.items()} == {
         name: (width, depth) for width, (name, depth) in variants.VIT.items()
     }

@@ -50,7 +50,7 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize(("arithmetic", "layout"), [("std", "dpt-hybrid"), ("variance", "transformers-dpt-hybrid")])
-def test_it_stands_in_the_config_and_goes_out_again(arithmetic, layout, run, tmp_path):
+def test_weight_standardization_round_trips_through_the_config(arithmetic, layout, run, tmp_path):
     out, back, again = tmp_path / "out.pth", tmp_path / "back", tmp_path / "again.pth"
     assert main(["convert", str(run(arithmetic)), str(out), "--to", layout]) == 0
     assert main(["convert", str(out), str(back), "--as", layout]) == 0
@@ -64,7 +64,7 @@ def test_it_stands_in_the_config_and_goes_out_again(arithmetic, layout, run, tmp
 @pytest.mark.parametrize(
     ("arithmetic", "layout"), [("std", "transformers-dpt-hybrid"), ("std", "timm-vit"), ("variance", "dpt-hybrid")]
 )
-def test_the_other_arithmetic_is_refused_where_it_computes_something_else_and_told_where_not(arithmetic, layout, run):
+def test_other_weight_standardization_raises_or_warns(arithmetic, layout, run):
     with pytest.raises(WeightsError, match=f"weight_standardization is '{arithmetic}'"):
         export(run(arithmetic), layout, ALLOWED)
     notes = export(run(arithmetic, spread=1.0), layout, ALLOWED).notes
@@ -72,7 +72,7 @@ def test_the_other_arithmetic_is_refused_where_it_computes_something_else_and_to
     assert f"There, weight_standardization is {other}: outputs differ by less than 0.1%." in notes
 
 
-def test_a_training_that_starts_with_the_other_arithmetic_is_warned(run, tmp_path):
+def test_training_with_other_weight_standardization_warns(run, tmp_path):
     out = tmp_path / "theirs.pth"
     export(run("std"), "dpt-hybrid").write(out)
     message = []

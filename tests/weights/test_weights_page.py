@@ -17,7 +17,7 @@ def page(project):
     return (project / "docs" / "weights.md").read_text()
 
 
-def test_the_table_names_every_layout_and_no_other(page):
+def test_table_lists_every_layout(page):
     table = page.partition("## What loads")[2].partition("\n## ")[0]
     names = [
         name for row in table.splitlines() if row.startswith("|") for name in re.findall("`([^`]+)`", row.split("|")[3])
@@ -25,12 +25,12 @@ def test_the_table_names_every_layout_and_no_other(page):
     assert set(names) == set(layouts.names())
 
 
-def test_its_configs_are_shipped(page):
+def test_configs_on_the_page_are_shipped(page):
     for name in re.findall(r"configs/\S+\.yaml", page):
         configs.load(name)
 
 
-def test_its_example_of_one_more_layout_is_one_file_that_works(page, tmp_path, monkeypatch, capsys):
+def test_example_of_a_custom_layout_works(page, tmp_path, monkeypatch, capsys):
     code = re.search(r"```python\n(\"\"\"acme.*?)```", page, re.DOTALL)[1]
     assert len(code.splitlines()) <= 10
     (tmp_path / "new").mkdir()

@@ -50,8 +50,8 @@ class TransformedDataset(data.Dataset[Sample]):
             self._check_keys(sample["targets"], index)
             if self.train:  # numpy pads with zeros: the first repeat has the stream of [seed, index]
                 rng = np.random.default_rng([pick.seed, index, pick.repeat])
-                return self.transform(sample, rng, self.types)  # type: ignore[arg-type]
-            prepared = self.transform(sample, self.types)  # type: ignore[call-arg,arg-type]
+                return self.transform(sample, rng, self.types)  # type: ignore[call-arg,arg-type]
+            prepared = self.transform(sample, self.types)  # type: ignore[arg-type]
         except DensevitError:
             raise
         except Exception as error:

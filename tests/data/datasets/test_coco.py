@@ -1,4 +1,4 @@
-"""COCO-format data: layouts, odd but right files, and wrong ones, each told from the others at the start."""
+"""COCO-format data: layouts, unusual but valid files, and invalid ones, each reported at startup."""
 
 import contextlib
 import io
@@ -41,7 +41,7 @@ def document(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """`write(document)` puts json and images under a root, and gives the root."""
+    """`write(document)` writes the JSON and images under a root, and returns the root."""
 
     def write(content: Any = None, file: str = "train.json", folder: str = "train", root: str = "set") -> Path:
         content = document() if content is None else content
@@ -59,7 +59,7 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-# ---- what comes out ----
+# ---- samples ----
 
 
 def test_boxes_labels_areas_and_crowds_of_each_image(write: Write) -> None:
@@ -84,14 +84,14 @@ def test_boxes_labels_areas_and_crowds_of_each_image(write: Write) -> None:
     assert (image[:, 5, 5].int() - torch.tensor([200, 10, 10])).abs().max() <= 3
 
 
-def test_classes_stand_in_the_order_of_their_ids(write: Write) -> None:
+def test_classes_are_ordered_by_id(write: Write) -> None:
     classes = Coco("train", root=str(write())).classes["detection"]
     assert [(c.name, c.file_id) for c in classes] == [("train", 7), ("toothbrush", 90), ("unused", 1000)]
     assert [c.color for c in classes] == [color_of(0), color_of(1), color_of(2)]
     assert len({color_of(k) for k in range(80)}) == 80
 
 
-def test_text_as_image_ids_and_file_names_in_folders(write: Write) -> None:
+def test_image_ids_may_be_strings_and_file_names_include_folders(write: Write) -> None:
     content = document()
     for image in content["images"]:
         image["id"], image["file_name"] = f"é{image['id']}", f"day one/é{image['id']}.png"
@@ -113,7 +113,7 @@ def test_a_test_set_without_annotations_is_unlabelled_not_empty(write: Write) ->
     assert empty.provides == ("boxes", "labels") and empty[0]["targets"]["boxes"].shape == (0, 4)
 
 
-def test_sizes_come_from_the_images_where_the_json_has_none(write: Write) -> None:
+def test_sizes_are_read_from_images_if_missing_in_the_json(write: Write) -> None:
     content = document()
     for image in content["images"]:
         del image["height"], image["width"]
@@ -122,7 +122,7 @@ def test_sizes_come_from_the_images_where_the_json_has_none(write: Write) -> Non
     assert dataset[1]["targets"]["boxes"].tolist()[1] == [30, 20, 40, 30]
 
 
-def test_limit_takes_the_first_images(write: Write) -> None:
+def test_limit_selects_the_first_images(write: Write) -> None:
     dataset = Coco("train", root=str(write()), limit=2)
     assert len(dataset) == 2 and dataset[1]["targets"]["labels"].tolist() == [1, 0]
     assert len(Coco("train", root=str(write()), limit=99)) == 3
@@ -132,8 +132,8 @@ def test_limit_takes_the_first_images(write: Write) -> None:
 
 
 @pytest.mark.parametrize("said", ["upright", "stored"])
-def test_boxes_fit_an_image_with_exif_whichever_way_it_was_labelled(said: str, write: Write) -> None:
-    """The object is the white corner; the json's size tells on which of the two images its box was drawn."""
+def test_boxes_are_aligned_with_exif_orientation(said: str, write: Write) -> None:
+    """The object is the white corner; the size in the JSON determines on which of the two images its box was drawn."""
     stored = np.zeros((30, 40, 3), np.uint8)
     stored[:10, :8] = 255
     exif = Image.Exif()
@@ -152,7 +152,7 @@ def test_boxes_fit_an_image_with_exif_whichever_way_it_was_labelled(said: str, w
 # ---- masks ----
 
 
-def test_masks_equal_those_of_pycocotools(write: Write) -> None:
+def test_masks_match_pycocotools(write: Write) -> None:
     rng = np.random.default_rng(0)
     disc = ((np.indices((30, 40)) - np.array([15, 20])[:, None, None]) ** 2).sum(axis=0) < 100
     packed = rle.encode(np.asfortranarray(disc.astype(np.uint8)))
@@ -161,7 +161,11 @@ def test_masks_equal_those_of_pycocotools(write: Write) -> None:
     plain = {"size": [30, 40], "counts": np.diff([0, *changes, disc.size]).tolist()}
     segmentations = [
         [[1.5, 2.25, 30.3, 4.7, 20.1, 25.9]],
-        [[1, 1, 9, 1, 9, 9, 1, 9], (rng.uniform(0, 30, 14)).round(2).tolist(), [3, 3, 4, 4]],  # the last is no polygon
+        [
+            [1, 1, 9, 1, 9, 9, 1, 9],
+            (rng.uniform(0, 30, 14)).round(2).tolist(),
+            [3, 3, 4, 4],
+        ],  # the last is not a polygon
         plain,
         {"size": [30, 40], "counts": packed["counts"].decode()},
     ]
@@ -187,7 +191,7 @@ def test_masks_equal_those_of_pycocotools(write: Write) -> None:
     assert dataset[2]["targets"]["masks"].shape == (0, 30, 40)
 
 
-def test_masks_stay_with_their_boxes_when_a_degenerate_one_goes(write: Write) -> None:
+def test_masks_match_boxes_after_dropping_a_degenerate_one(write: Write) -> None:
     squares = [[[x, x, x + 4, x, x + 4, x + 4, x, x + 4]] for x in (0, 8, 16)]
     annotations = [
         {"id": k, "image_id": 0, "category_id": 7, "bbox": [8 * k, 8 * k, 4 * (k != 1), 4], "segmentation": square}
@@ -202,9 +206,7 @@ def test_masks_stay_with_their_boxes_when_a_degenerate_one_goes(write: Write) ->
 @pytest.mark.parametrize(
     "segmentation", [None, [], [[1, 2, 3, 4]], {"size": [9, 9], "counts": [81]}, {"counts": [1]}, 5]
 )
-def test_a_segmentation_that_is_missing_or_wrong_is_an_error_where_masks_are_asked_for(
-    segmentation: Any, write: Write
-) -> None:
+def test_missing_or_invalid_segmentation_raises_if_masks_are_requested(segmentation: Any, write: Write) -> None:
     annotation = {"id": 77, "image_id": 5, "category_id": 7, "bbox": [1, 1, 5, 5], "segmentation": segmentation}
     root = str(write(document(annotations=[annotation])))
     assert len(Coco("train", root=root)[1]["targets"]["boxes"]) == 1
@@ -212,7 +214,7 @@ def test_a_segmentation_that_is_missing_or_wrong_is_an_error_where_masks_are_ask
         Coco("train", root=root, masks=True)
 
 
-# ---- where things lie ----
+# ---- layouts ----
 
 
 @pytest.mark.parametrize(
@@ -229,26 +231,26 @@ def test_a_segmentation_that_is_missing_or_wrong_is_an_error_where_masks_are_ask
         ("{}/annotations.json", "{}/images"),
     ],
 )
-def test_the_usual_layouts_are_found(file: str, folder: str, write: Write) -> None:
+def test_usual_layouts_are_found(file: str, folder: str, write: Write) -> None:
     for split, spelling in (("train", "train"), ("val", "val"), ("val", "valid")):
         root = write(None, file.format(spelling), folder.format(spelling), root=f"set-{spelling}")
         assert len(Coco(split, root=str(root))) == 3
 
 
-def test_of_two_years_the_later_is_taken(write: Write) -> None:
+def test_later_of_two_years_is_used(write: Write) -> None:
     write(None, "annotations/instances_train2014.json", "train2014")
     root = write(document(images=document()["images"][:2]), "annotations/instances_train2017.json", "train2017")
     assert len(Coco("train", root=str(root))) == 2
 
 
-def test_names_that_hold_the_folder_are_found(write: Write) -> None:
+def test_file_names_that_include_the_folder_are_found(write: Write) -> None:
     content = document()
     for image in content["images"]:
         image["file_name"] = f"train/{image['file_name']}"
     assert len(Coco("train", root=str(write(content, folder=".")))) == 3
 
 
-def test_files_may_be_named(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_options_override_the_layout(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write(None, "labels/mine.json", "photos")
     write(document(images=document()["images"][:2]), "labels/other.json", "photos/other")
     options = {"train_annotations": "labels/mine.json", "train_images": "photos"}
@@ -262,7 +264,7 @@ def test_files_may_be_named(write: Write, tmp_path: Path, monkeypatch: pytest.Mo
     assert len(Coco("train", root="~/set", **options)) == 3
 
 
-def test_a_folder_that_fits_no_layout_is_told_what_was_looked_for(write: Write, tmp_path: Path) -> None:
+def test_unknown_layout_error_lists_the_expected_paths(write: Write, tmp_path: Path) -> None:
     root = write(None, "annos.json", "train")
     with pytest.raises(DataError) as caught:
         Coco("train", root=str(root))
@@ -277,7 +279,7 @@ def test_a_folder_that_fits_no_layout_is_told_what_was_looked_for(write: Write, 
         Coco("train", root=str(root), annotations="x.json")
 
 
-# ---- what is wrong is said at the start ----
+# ---- errors at startup ----
 
 
 def test_degenerate_boxes_are_dropped_with_one_counted_warning(write: Write) -> None:
@@ -350,13 +352,13 @@ def duplicated(section: str) -> dict[str, Any]:
         ('{"images": [', r"no valid json"),
     ],
 )
-def test_a_wrong_json_is_an_error_that_names_file_and_annotation(content: Any, message: str, write: Write) -> None:
+def test_invalid_json_error_names_file_and_annotation(content: Any, message: str, write: Write) -> None:
     root = str(write(content))
     with pytest.raises(DataError, match=rf"train\.json:? .*{message}"):
         Coco("train", root=root)
 
 
-def test_an_annotation_without_id_is_named_by_its_position(write: Write) -> None:
+def test_annotation_without_id_is_named_by_its_position(write: Write) -> None:
     content = with_annotation(category_id=8)
     del content["annotations"][1]["id"]
     with pytest.raises(DataError, match="annotation at position 1 has category_id 8"):
@@ -371,7 +373,7 @@ def test_missing_images_are_counted_and_named(write: Write) -> None:
         Coco("train", root=str(root))
 
 
-def test_a_truncated_image_is_named(write: Write) -> None:
+def test_truncated_image_is_named(write: Write) -> None:
     root = write()
     path = root / "train" / "1.jpg"
     path.write_bytes(path.read_bytes()[:-20])
@@ -379,14 +381,14 @@ def test_a_truncated_image_is_named(write: Write) -> None:
         Coco("train", root=str(root))
 
 
-def test_an_image_of_another_size_is_named(write: Write) -> None:
+def test_image_of_another_size_is_named(write: Write) -> None:
     root = write()
     Image.new("RGB", (80, 60)).save(root / "train" / "1.jpg")
     with pytest.raises(DataError, match=r"train/1\.jpg has 80 x 60 pixels, but .*train\.json says 40 x 30"):
         Coco("train", root=str(root))
 
 
-def test_an_image_that_changes_later_is_named(write: Write) -> None:
+def test_image_changed_after_scanning_is_named(write: Write) -> None:
     root = write()
     dataset = Coco("train", root=str(root))
     Image.new("RGB", (80, 60)).save(root / "train" / "1.jpg")
@@ -394,20 +396,20 @@ def test_an_image_that_changes_later_is_named(write: Write) -> None:
         dataset[1]
 
 
-def test_nothing_is_kept_in_python_objects(write: Write) -> None:
-    """What a process touches must not be counted by reference, or each loader process copies it."""
+def test_annotations_are_stored_in_arrays(write: Write) -> None:
+    """Python objects have reference counts, so that each loader process would copy their memory."""
     arrays = vars(Coco("train", root=str(write()), limit=2)._annotations)
     python = {key for key, value in arrays.items() if not isinstance(value, np.ndarray)}
     assert python == {"file", "classes", "labelled", "segmentations"}
     assert all(value.dtype != object for value in arrays.values() if isinstance(value, np.ndarray))
 
 
-# ---- real sets ----
+# ---- real data sets ----
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("name", ["coco_tiny", "bccd"])
-def test_real_sets_load_with_root_alone_and_agree_with_pycocotools(name: str, split: str) -> None:
+def test_real_data_sets_match_pycocotools(name: str, split: str) -> None:
     root = REAL / name
     if not root.is_dir():
         pytest.skip(f"needs the folder {name} of real images; set DENSEVIT_DATA to where it lies")
@@ -426,7 +428,9 @@ def test_real_sets_load_with_root_alone_and_agree_with_pycocotools(name: str, sp
         records = [record for record in records if min(record["bbox"][2:]) > 0]
         boxes = np.array([record["bbox"] for record in records]).reshape(-1, 4)
         assert np.allclose(targets["boxes"][:, :2], boxes[:, :2], atol=1e-4)
-        assert np.allclose(targets["boxes"][:, 2:], boxes[:, :2] + boxes[:, 2:], atol=0.02)  # a few reach over the edge
+        assert np.allclose(
+            targets["boxes"][:, 2:], boxes[:, :2] + boxes[:, 2:], atol=0.02
+        )  # a few extend beyond the image
         assert [classes[label].file_id for label in targets["labels"]] == [record["category_id"] for record in records]
         assert targets["iscrowd"].tolist() == [bool(record["iscrowd"]) for record in records]
         assert np.allclose(targets["area"], [record["area"] for record in records])

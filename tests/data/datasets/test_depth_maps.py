@@ -1,4 +1,4 @@
-"""Images with depth maps: metres worked out by hand, layouts, presets, and wrong units, found at the start."""
+"""Images with depth maps: metres computed by hand, layouts, presets, and wrong units, found at startup."""
 
 import os
 import pickle
@@ -42,7 +42,7 @@ def write_image(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def depth(tmp_path: Path) -> Write:
-    """Writes a depth file: PNG, NPY, NPZ, EXR or PFM, by its suffix."""
+    """Writes a depth file: PNG, NPY, NPZ, EXR or PFM, according to its suffix."""
 
     def depth(path: str, values: Any = MILLIMETRES) -> None:
         file = tmp_path / path
@@ -82,7 +82,7 @@ def metres(dataset: DepthMaps, index: int = 0) -> list[list[float]]:
     return [[round(value, 5) for value in row] for row in found.tolist()]
 
 
-# ---- what comes out ----
+# ---- samples ----
 
 
 def test_samples_and_sizes(tmp_path: Path, write_image: Write, depth: Write) -> None:
@@ -102,7 +102,7 @@ def test_samples_and_sizes(tmp_path: Path, write_image: Write, depth: Write) -> 
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".pfm", ".tif", ".exr"])
-def test_floating_point_files_are_metres_without_scale(suffix: str, tmp_path: Path, pair: Write) -> None:
+def test_floating_point_files_are_in_metres(suffix: str, tmp_path: Path, pair: Write) -> None:
     pair(np.array([[1.5, 0, -1], [np.nan, np.inf, 2]], np.float32), suffix)
     assert metres(DepthMaps("train", root=str(tmp_path))) == [[1.5, 0, 0], [0, 0, 2]]
 
@@ -113,21 +113,21 @@ def test_scales_of_kitti_and_tum(stored: int, scale: float, expected: float, tmp
     assert metres(DepthMaps("train", root=str(tmp_path), scale=scale)) == [[expected] * 2] * 2
 
 
-def test_disparity_with_calibration_is_middleburys_formula(tmp_path: Path, pair: Write) -> None:
+def test_disparity_with_calibration_matches_middleburys_formula(tmp_path: Path, pair: Write) -> None:
     """3740 px * 160 mm / (disparity + dmin): 598.4 / 300 = 1.99467 m, 598.4 / 400 = 1.496 m."""
     pair(np.array([[0, 100, 200]], np.uint8))
     dataset = DepthMaps("train", root=str(tmp_path), kind="disparity", baseline=0.16, focal=3740, doffs=200)
     assert metres(dataset) == [[0, 1.99467, 1.496]]
 
 
-def test_disparity_in_other_pixels_takes_a_scale(tmp_path: Path, pair: Write) -> None:
+def test_disparity_is_multiplied_by_scale(tmp_path: Path, pair: Write) -> None:
     """1600 sixteenths are 100 pixels: 0.5 * 1000 / 100 = 5 m."""
     pair(np.array([[0, 1600]], np.uint16))
     dataset = DepthMaps("train", root=str(tmp_path), kind="disparity", baseline=0.5, focal=1000, scale=1 / 16)
     assert metres(dataset) == [[0, 5]]
 
 
-def test_each_image_may_bring_middleburys_calibration(tmp_path: Path, write_image: Write, depth: Write) -> None:
+def test_calibration_may_be_per_image(tmp_path: Path, write_image: Write, depth: Write) -> None:
     """Motorcycle-like: 4000 px * 0.2 m / (60 + 140) = 4 m; the other 1000 * 0.1 / 50 = 2 m."""
     texts = {
         "a": "cam0=[4000.0 0 1244.7; 0 4000 1019; 0 0 1]\ncam1=[9 0 1; 0 9 1; 0 0 1]\ndoffs=140\nbaseline=200.0\n",
@@ -151,9 +151,7 @@ def test_inverse_depth(tmp_path: Path, pair: Write) -> None:
     assert metres(dataset) == [[0, 2, 8]]
 
 
-def test_relative_inverse_depth_needs_nothing_and_says_that_it_is_not_metric(
-    tmp_path: Path, pair: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_relative_inverse_depth_is_not_metric(tmp_path: Path, pair: Write, capsys: pytest.CaptureFixture[str]) -> None:
     pair(np.array([[0, 1, 100, 250]], np.uint8))
     for kind in ("disparity", "inverse_depth"):
         dataset = DepthMaps("train", root=str(tmp_path), kind=kind, metric=False)  # type: ignore[arg-type]
@@ -162,7 +160,7 @@ def test_relative_inverse_depth_needs_nothing_and_says_that_it_is_not_metric(
     assert "0.004 to 1 (relative, of no unit), median 0.01, 75.0% of pixels known" in capsys.readouterr().err
 
 
-def test_invalid_numbers_and_caps_become_unknown(tmp_path: Path, pair: Write) -> None:
+def test_invalid_and_out_of_range_values_become_unknown(tmp_path: Path, pair: Write) -> None:
     pair()
     dataset = DepthMaps("train", root=str(tmp_path), scale=0.001, invalid=[65535, 2000], min_depth=1, max_depth=2.5)
     assert metres(dataset) == [[0, 1.5, 0, 2.5], [1, 0, 0, 0], [0, 0, 0, 0]]
@@ -180,11 +178,11 @@ def test_validity_masks(suffix: str, tmp_path: Path, pair: Write, depth: Write) 
 
 
 @pytest.mark.parametrize("upright", [True, False])
-def test_depth_fits_an_image_with_exif_whichever_way_it_lies(
+def test_depth_is_aligned_with_exif_orientation(
     upright: bool, tmp_path: Path, write_image: Write, depth: Write
 ) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     write_image("images/train/a.jpg", exif=exif)
     depth("labels/train/a.png", MILLIMETRES.T.copy() if upright else MILLIMETRES)
     dataset = DepthMaps("train", root=str(tmp_path), scale=0.001)
@@ -193,10 +191,10 @@ def test_depth_fits_an_image_with_exif_whichever_way_it_lies(
     assert dataset[0]["image"].shape[1:] == dataset[0]["targets"]["depth"].shape == size
 
 
-# ---- the check of units ----
+# ---- unit checks ----
 
 
-def test_range_and_median_are_shown_once_a_split(
+def test_range_and_median_are_logged_once_per_split(
     tmp_path: Path, pair: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair()
@@ -208,7 +206,7 @@ def test_range_and_median_are_shown_once_a_split(
     assert capsys.readouterr().err == ""
 
 
-def test_millimetres_taken_for_metres(tmp_path: Path, pair: Write) -> None:
+def test_millimetres_read_as_metres_raise(tmp_path: Path, pair: Write) -> None:
     pair(MILLIMETRES.astype(np.float32), ".npy")
     with pytest.raises(DataError) as error:
         DepthMaps("train", root=str(tmp_path), max_depth=10)
@@ -222,10 +220,10 @@ def test_millimetres_taken_for_metres(tmp_path: Path, pair: Write) -> None:
 
 
 @pytest.mark.parametrize("scale", [1 / 256, 1.0])
-def test_sparse_lidar_is_judged_by_the_pixels_that_were_hit(
+def test_sparse_lidar_is_checked_on_valid_pixels(
     scale: float, tmp_path: Path, pair: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At 2 % of the pixels, 5 to 60 m in KITTI's 1/256 m; the rest is 0, which would pull a median of all to 0."""
+    """At 2 % of the pixels, 5 to 60 m in KITTI's 1/256 m; the rest is 0, so that the median of all pixels is 0."""
     rng = np.random.default_rng(0)
     stored = np.zeros((50, 100), np.uint16)
     hit = rng.permutation(5000)[:101]
@@ -243,7 +241,7 @@ def test_sparse_lidar_is_judged_by_the_pixels_that_were_hit(
     assert "1/256 m, as in KITTI (data.scale=0.00390625: 32.5 m)" in str(error.value)
 
 
-def test_a_file_in_another_unit_than_the_rest_is_named(
+def test_file_in_another_unit_is_named(
     tmp_path: Path, write_image: Write, depth: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, unit in (("a", 1), ("b", 1), ("c", 1000), ("d", 1)):
@@ -258,7 +256,7 @@ def test_a_file_in_another_unit_than_the_rest_is_named(
     )
 
 
-def test_whole_numbers_need_a_scale(tmp_path: Path, pair: Write) -> None:
+def test_integer_files_require_a_scale(tmp_path: Path, pair: Write) -> None:
     pair()
     with pytest.raises(DataError) as error:
         DepthMaps("train", root=str(tmp_path))
@@ -279,7 +277,7 @@ def test_whole_numbers_need_a_scale(tmp_path: Path, pair: Write) -> None:
         (0.001, (300.0, 400.0), r"Set data\.scale, the metres that 1 in a file is\. .*data\.range=\[LOW,HIGH\]"),
     ],
 )
-def test_a_wrong_scale_and_a_stated_range(
+def test_wrong_scale_and_declared_range(
     scale: float, range: tuple[float, float], mend: str, tmp_path: Path, pair: Write
 ) -> None:
     pair()
@@ -287,7 +285,7 @@ def test_a_wrong_scale_and_a_stated_range(
         DepthMaps("train", root=str(tmp_path), scale=scale, range=range)
 
 
-def test_a_wrong_calibration(tmp_path: Path, pair: Write) -> None:
+def test_invalid_calibration_raises(tmp_path: Path, pair: Write) -> None:
     pair(np.array([[100, 200]], np.uint8))
     stereo: dict[str, Any] = {"root": str(tmp_path), "kind": "disparity"}
     with pytest.raises(DataError, match=r"data\.baseline looks like millimetres: set data\.baseline=0\.16"):
@@ -306,23 +304,23 @@ def test_maps_without_any_depth(tmp_path: Path, pair: Write) -> None:
         DepthMaps("train", root=str(tmp_path))
 
 
-def test_of_many_maps_some_evenly_spread_are_read() -> None:
+def test_evenly_spaced_maps_are_sampled() -> None:
     assert sample(3) == [0, 1, 2] and sample(128) == list(range(128))
     some = sample(10_000)
     assert len(some) == 128 and some[0] == 0 and some[-1] == 9999 and set(np.diff(some)) == {78, 79}
 
 
-# ---- wrong data ----
+# ---- invalid data ----
 
 
-def test_an_image_and_a_depth_map_of_different_sizes(tmp_path: Path, pair: Write, write_image: Write) -> None:
+def test_image_and_depth_map_sizes_must_match(tmp_path: Path, pair: Write, write_image: Write) -> None:
     pair()
     write_image("images/train/a.jpg", size=(8, 6))
     with pytest.raises(DataError, match=r"a\.jpg has 8 x 6 pixels, but its depth map .*a\.png has 4 x 3"):
         DepthMaps("train", root=str(tmp_path), scale=0.001)
 
 
-def test_a_file_that_changes_after_the_start(tmp_path: Path, pair: Write, write_image: Write, depth: Write) -> None:
+def test_file_changed_after_scanning_raises(tmp_path: Path, pair: Write, write_image: Write, depth: Write) -> None:
     pair()
     dataset = DepthMaps("train", root=str(tmp_path), scale=0.001)
     depth("labels/train/a.png", np.ones((5, 5), np.uint16))
@@ -356,7 +354,7 @@ def test_a_file_that_changes_after_the_start(tmp_path: Path, pair: Write, write_
         ({"labels": "nowhere"}, r"There is no folder .*nowhere"),
     ],
 )
-def test_wrong_options(given: dict[str, Any], message: str, tmp_path: Path, pair: Write) -> None:
+def test_invalid_options_raise(given: dict[str, Any], message: str, tmp_path: Path, pair: Write) -> None:
     pair()
     with pytest.raises(DataError, match=message):
         DepthMaps("train", **({"root": str(tmp_path), "scale": 0.001} | given))
@@ -388,7 +386,7 @@ def test_lists_of_three_columns_and_images_without_depth(
         DepthMaps("train", root=str(tmp_path), scale=0.001, **where)  # type: ignore[arg-type]
 
 
-def test_a_list_of_names_goes_with_validity_masks(tmp_path: Path, write_image: Write, depth: Write) -> None:
+def test_list_of_names_with_validity_masks(tmp_path: Path, write_image: Write, depth: Write) -> None:
     for name in ("a", "b"):
         write_image(f"images/{name}.jpg")
         depth(f"labels/{name}.png")
@@ -399,8 +397,8 @@ def test_a_list_of_names_goes_with_validity_masks(tmp_path: Path, write_image: W
     assert len(dataset) == 1 and metres(dataset) == METRES
 
 
-def test_pairs_by_time_are_those_of_tums_own_tool() -> None:
-    """Against its rule written out: of all pairs less than 20 ms apart, the nearest first, each time once."""
+def test_timestamp_pairs_match_tums_tool() -> None:
+    """Against the rule written out: of all pairs less than 20 ms apart, nearest first, each timestamp used once."""
     rng = np.random.default_rng(0)
     for _ in range(20):
         first, second = (sorted((rng.permutation(10_000)[:40] / 10_000).tolist()) for _ in range(2))
@@ -412,7 +410,7 @@ def test_pairs_by_time_are_those_of_tums_own_tool() -> None:
         assert [(first[i], second[j]) for i, j in associate(first, second, 0.02)] == sorted(expected)
 
 
-def test_times_that_go_wrong(tmp_path: Path, write_image: Write, depth: Write) -> None:
+def test_invalid_timestamps_raise(tmp_path: Path, write_image: Write, depth: Write) -> None:
     write_image("one/rgb/1.png")
     (tmp_path / "one/rgb.txt").write_text("# timestamp filename\n1.00 rgb/1.png\n2.0 rgb/2.png\n")
     where: dict[str, Any] = {"root": str(tmp_path), "images": "{split}/rgb.txt", "labels": "{split}/depth.txt"}
@@ -432,7 +430,7 @@ def test_times_that_go_wrong(tmp_path: Path, write_image: Write, depth: Write) -
         DepthMaps("train", **where)
 
 
-def test_written_scenes_are_read_back_to_the_millimetre(tmp_path: Path) -> None:
+def test_written_scenes_round_trip_to_the_millimetre(tmp_path: Path) -> None:
     scenes = Scenes("train", image_size=(48, 64), train_length=2, val_length=2)
     assert len(list(write_split(scenes, tmp_path, "train"))) == 2
     where = {"images": "{split}/images", "labels": "{split}/depth"}
@@ -520,7 +518,7 @@ MADE: dict[str, tuple[Callable[..., None], list[str], list[list[float]]]] = {
         [[0, 0.15, 0.2, 0.25], [0.1, 0.3, 6.553, 0], [0.05, 0.2, 0.2, 0.2]],
     ),
 }
-EASED = {"kitti": {"range": (1, 200)}, "tum": {"range": (0.05, 8)}}  # for the few numbers of the made-up maps
+EASED = {"kitti": {"range": (1, 200)}, "tum": {"range": (0.05, 8)}}  # for the few values of the generated maps
 
 
 @pytest.mark.parametrize("preset", sorted(MADE))
@@ -534,7 +532,7 @@ def test_each_preset_reads_its_usual_layout(preset: Preset, tmp_path: Path, writ
 
 
 @pytest.mark.parametrize(("raw", "annotated"), [("raw/", True), ("input/", False), ("", False)])
-def test_kitti_lies_in_more_than_one_way(
+def test_kitti_has_several_layouts(
     raw: str, annotated: bool, tmp_path: Path, write_image: Write, depth: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kitti(tmp_path, write_image, depth, raw, annotated)
@@ -543,7 +541,7 @@ def test_kitti_lies_in_more_than_one_way(
     assert "1 image without depth left out" in capsys.readouterr().err
 
 
-def test_tums_recordings_may_lie_side_by_side(tmp_path: Path, write_image: Write, depth: Write) -> None:
+def test_tum_recordings_may_share_a_folder(tmp_path: Path, write_image: Write, depth: Write) -> None:
     tum(tmp_path, write_image, depth)
     for split in ("train", "val"):
         next((tmp_path / split).iterdir()).rename(tmp_path / next((tmp_path / split).iterdir()).name)
@@ -553,26 +551,26 @@ def test_tums_recordings_may_lie_side_by_side(tmp_path: Path, write_image: Write
         assert len(dataset) == 1
 
 
-def test_diode_indoors_alone(tmp_path: Path, write_image: Write, depth: Write) -> None:
+def test_diode_indoors_only(tmp_path: Path, write_image: Write, depth: Write) -> None:
     diode(tmp_path, write_image, depth)
     inside = "{split}/indoors/*/*/*"
     where = {"images": f"{inside}.png", "labels": f"{inside}_depth.npy", "valid": f"{inside}_depth_mask.npy"}
     assert len(DepthMaps("train", root=str(tmp_path), preset="diode", **where)) == 1  # type: ignore[arg-type]
 
 
-def test_presets_are_the_yaml_files_that_lie_there_and_hold_options_only() -> None:
+def test_presets_are_yaml_files_of_options() -> None:
     assert {file.stem for file in PRESETS.glob("*.yaml")} == set(MADE) == set(Preset.__args__)  # type: ignore[attr-defined]
     for file in PRESETS.glob("*.yaml"):
         options.check(DepthMaps, ("split",), "depth", yaml.safe_load(file.read_text()), "data")
 
 
-# ---- sections and the page ----
+# ---- sections and docs ----
 
 
-def test_each_section_feeds_a_training_and_a_validation_batch(
+def test_each_section_builds_training_and_validation_batches(
     tmp_path: Path, write_image: Write, depth: Write, project: Path
 ) -> None:
-    """A data set without classes, with the plugin named by its class where no entry point is installed."""
+    """A data set without classes; the plugin is named by its class if no entry point is installed."""
     for preset, (make, *_) in MADE.items():
         make(tmp_path / preset, *(_into(preset, write) for write in (write_image, depth)))
         config = _config(project, project / f"configs/data/{preset}.yaml", tmp_path / preset, EASED.get(preset, {}))
@@ -596,9 +594,7 @@ def _config(project: Path, section: Path, root: Path, eased: dict[str, Any]) -> 
     return config
 
 
-def test_the_section_and_the_page_for_ones_own_files(
-    tmp_path: Path, write_image: Write, depth: Write, project: Path
-) -> None:
+def test_section_and_docs_for_custom_data(tmp_path: Path, write_image: Write, depth: Write, project: Path) -> None:
     for split in ("train", "val"):
         write_image(f"images/{split}/a.jpg")
         depth(f"labels/{split}/a.png")
@@ -618,7 +614,7 @@ def test_the_section_and_the_page_for_ones_own_files(
 @pytest.mark.parametrize(
     ("split", "count", "low", "median", "high"), [("train", 40, 1.151, 1.626, 2.863), ("val", 14, 1.257, 1.613, 2.891)]
 )
-def test_middlebury_has_the_range_that_its_makers_formula_gives(
+def test_middlebury_range_matches_the_calibration_formula(
     split: str, count: int, low: float, median: float, high: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = REAL / "depth"

@@ -1,4 +1,4 @@
-"""Images with label files: layouts, codings, presets, and wrong files, each found at the start."""
+"""Images with label files: layouts, encodings, presets, and invalid files, each found at startup."""
 
 import os
 import pickle
@@ -38,7 +38,7 @@ def write_image(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def label(tmp_path: Path) -> Write:
-    """Writes a grey (H, W) or RGB (H, W, 3) label; an indexed one with a palette of its own."""
+    """Writes a grey (H, W) or RGB (H, W, 3) label; an indexed one with its own palette."""
 
     def label(path: str, values: np.ndarray = LABEL, indexed: bool = False) -> None:
         file = tmp_path / path
@@ -69,7 +69,7 @@ def semantic(dataset: LabelMaps, index: int = 0) -> list[list[int]]:
     return found.tolist()
 
 
-# ---- what comes out ----
+# ---- samples ----
 
 
 def test_samples_classes_and_sizes(tmp_path: Path, pairs: Write) -> None:
@@ -87,12 +87,12 @@ def test_samples_classes_and_sizes(tmp_path: Path, pairs: Write) -> None:
 
 
 @pytest.mark.parametrize("indexed", [False, True])
-def test_indexed_labels_are_as_good_as_grey_ones(indexed: bool, tmp_path: Path, pairs: Write) -> None:
+def test_indexed_labels_match_grey_labels(indexed: bool, tmp_path: Path, pairs: Write) -> None:
     pairs(indexed=indexed)
     assert semantic(LabelMaps("train", root=str(tmp_path), classes=NAMES)) == LABEL.tolist()
 
 
-def test_sixteen_bits_and_an_id_map_of_many_to_one(tmp_path: Path, pairs: Write) -> None:
+def test_16_bit_labels_with_many_to_one_id_map(tmp_path: Path, pairs: Write) -> None:
     deep = np.array([[1000, 7, 0, 9]] * 3, np.uint16)
     pairs(deep)
     classes = [{"name": "road", "ids": [7, 9]}, {"name": "tree", "id": 1000}]
@@ -114,13 +114,13 @@ def test_reduce_zero_label_ignores_0_and_counts_from_1(tmp_path: Path, pairs: Wr
     assert semantic(dataset) == [[255, 255, 0, 0], [1, 1, 0, 255], [1, 255, 255, 0]]
 
 
-def test_255_may_be_a_class_as_in_black_and_white_masks(tmp_path: Path, pairs: Write) -> None:
+def test_255_may_be_a_class(tmp_path: Path, pairs: Write) -> None:
     pairs(np.where(LABEL == 1, 255, 0).astype(np.uint8))
     dataset = LabelMaps("train", root=str(tmp_path), classes=["no", {"name": "yes", "id": 255}])
     assert semantic(dataset) == (LABEL == 1).astype(int).tolist()
 
 
-def test_colours_are_looked_up_and_several_may_be_one_class(tmp_path: Path, pairs: Write) -> None:
+def test_several_colours_may_map_to_one_class(tmp_path: Path, pairs: Write) -> None:
     palette = np.array([[128, 64, 128], [0, 0, 1], [1, 0, 0]], np.uint8)
     pairs(np.where((LABEL == 255)[..., None], [9, 9, 9], palette[LABEL % 255]).astype(np.uint8))
     classes = [{"name": "road", "color": [128, 64, 128]}, {"name": "rest", "colors": [[0, 0, 1], [1, 0, 0]]}]
@@ -129,23 +129,23 @@ def test_colours_are_looked_up_and_several_may_be_one_class(tmp_path: Path, pair
     assert dataset.classes["segmentation"][1].color == (0, 0, 1)
 
 
-def test_grey_labels_saved_as_rgb_are_read_as_grey_where_no_class_has_a_colour(tmp_path: Path, pairs: Write) -> None:
+def test_grey_labels_in_rgb_files_are_read_as_grey(tmp_path: Path, pairs: Write) -> None:
     pairs(np.repeat(LABEL[..., None], 3, axis=2))
     assert semantic(LabelMaps("train", root=str(tmp_path), classes=NAMES)) == LABEL.tolist()
 
 
-def test_limit_takes_the_first_images(tmp_path: Path, pairs: Write) -> None:
+def test_limit_selects_the_first_images(tmp_path: Path, pairs: Write) -> None:
     pairs()
     dataset = LabelMaps("train", root=str(tmp_path), classes=NAMES, limit=1)
     assert len(dataset) == 1 and dataset[0]["targets"]["image_id"] == "a"
 
 
 @pytest.mark.parametrize("upright", [True, False])
-def test_a_label_fits_an_image_with_exif_whichever_way_it_was_drawn(
+def test_labels_are_aligned_with_exif_orientation(
     upright: bool, tmp_path: Path, write_image: Write, label: Write
 ) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     write_image("images/train/a.jpg", exif=exif)
     label("labels/train/a.png", LABEL.T.copy() if upright else LABEL)
     dataset = LabelMaps("train", root=str(tmp_path), classes=NAMES)
@@ -154,8 +154,8 @@ def test_a_label_fits_an_image_with_exif_whichever_way_it_was_drawn(
     assert dataset[0]["image"].shape[1:] == dataset[0]["targets"]["semantic"].shape == size
 
 
-def test_what_stays_in_memory_is_arrays_and_pickles_small(tmp_path: Path, pairs: Write) -> None:
-    """What a process touches must not be counted by reference, or each loader process copies it."""
+def test_paths_are_stored_in_arrays_and_pickle_small(tmp_path: Path, pairs: Write) -> None:
+    """Python objects have reference counts, so that each loader process would copy their memory."""
     pairs(np.zeros((3, 4, 3), np.uint8))
     dataset = LabelMaps("train", root=str(tmp_path), classes=[{"name": "all", "color": [0, 0, 0]}])
     assert all(value.dtype != object for value in vars(dataset._pairs).values())
@@ -163,19 +163,21 @@ def test_what_stays_in_memory_is_arrays_and_pickles_small(tmp_path: Path, pairs:
     assert semantic(pickle.loads(pickle.dumps(dataset))) == [[0] * 4] * 3
 
 
-# ---- which label belongs to which image ----
+# ---- pairing of images and labels ----
 
 
 @pytest.mark.parametrize("folder", ["val", "valid", "validation"])
-def test_a_split_is_found_under_its_usual_names(folder: str, tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_splits_are_found_under_their_usual_names(
+    folder: str, tmp_path: Path, write_image: Write, label: Write
+) -> None:
     write_image(f"images/{folder}/deep/a.JPG", format="JPEG")
-    write_image(f"images/{folder}/._a.jpg")  # what macOS leaves behind
+    write_image(f"images/{folder}/._a.jpg")  # created by macOS
     label(f"labels/{folder}/deep/a.png")
     dataset = LabelMaps("val", root=str(tmp_path), classes=NAMES)
     assert dataset[0]["targets"]["image_id"] == "deep/a"
 
 
-def test_a_split_is_named_where_it_is_called_otherwise(tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_split_options_name_other_folders(tmp_path: Path, write_image: Write, label: Write) -> None:
     write_image("part2/images/a.png")
     label("part2/semantic/a.png")
     where = {"images": "{split}/images", "labels": "{split}/semantic"}
@@ -190,7 +192,7 @@ def test_segnets_layout_of_camvid(tmp_path: Path, write_image: Write, label: Wri
     assert len(LabelMaps("train", root=str(tmp_path), preset="camvid", **where)) == 1
 
 
-def test_patterns_match_by_what_their_stars_stand_for(tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_patterns_pair_files_by_wildcard_text(tmp_path: Path, write_image: Write, label: Write) -> None:
     for name in ("x", "y"):
         write_image(f"left/train/{name}/[1] {name}_left.png")
         label(f"fine/train/{name}/[1] {name}_fine_ids.png")
@@ -209,7 +211,7 @@ def test_patterns_match_by_what_their_stars_stand_for(tmp_path: Path, write_imag
         "/images/b.jpg /labels/b.png\n/images/c d.jpg\t/labels/c d.png",
     ],
 )
-def test_a_list_file_names_images_or_pairs(text: str, tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_list_files_name_images_or_pairs(text: str, tmp_path: Path, write_image: Write, label: Write) -> None:
     for name in ("a", "b", "c d", "unlabelled"):
         write_image(f"images/{name}.jpg")
     for name in ("a", "b", "c d"):
@@ -221,10 +223,10 @@ def test_a_list_file_names_images_or_pairs(text: str, tmp_path: Path, write_imag
     assert [Path(dataset.label_path(i)).name for i in range(len(dataset))] == ["b.png", "c d.png"]
 
 
-# ---- wrong data ----
+# ---- invalid data ----
 
 
-def test_a_value_of_no_class_is_named_with_file_pixels_and_mend(tmp_path: Path, pairs: Write, label: Write) -> None:
+def test_unknown_value_error_names_file_pixels_and_fix(tmp_path: Path, pairs: Write, label: Write) -> None:
     pairs()
     wrong = LABEL.copy()
     wrong[0, :3], wrong[2, 0] = 17, 200
@@ -237,13 +239,13 @@ def test_a_value_of_no_class_is_named_with_file_pixels_and_mend(tmp_path: Path, 
     assert "data.classes" in message and "data.ignore_index" in message
 
 
-def test_classes_counted_from_1_lead_to_reduce_zero_label(tmp_path: Path, pairs: Write) -> None:
+def test_classes_counted_from_1_suggest_reduce_zero_label(tmp_path: Path, pairs: Write) -> None:
     pairs(np.where(LABEL == 255, 0, LABEL + 1).astype(np.uint8))
     with pytest.raises(DataError, match=r"3 in 3 pixels.*data\.reduce_zero_label=true"):
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
 
-def test_a_colour_of_no_class_is_named(tmp_path: Path, pairs: Write) -> None:
+def test_unknown_colour_is_named(tmp_path: Path, pairs: Write) -> None:
     pairs(np.full((3, 4, 3), (5, 6, 7), np.uint8))
     with pytest.raises(
         DataError, match=r"a\.png has colours that no class has: \(5, 6, 7\) in 12 pixels.*none for sky"
@@ -251,20 +253,20 @@ def test_a_colour_of_no_class_is_named(tmp_path: Path, pairs: Write) -> None:
         LabelMaps("train", root=str(tmp_path), classes=[{"name": "road", "color": [1, 1, 1]}, "sky"])
 
 
-def test_coloured_labels_want_colours(tmp_path: Path, pairs: Write) -> None:
+def test_coloured_labels_require_class_colours(tmp_path: Path, pairs: Write) -> None:
     pairs(np.full((3, 4, 3), (5, 6, 7), np.uint8))
     with pytest.raises(DataError, match=r"a\.png is coded in colours, and data\.classes names none"):
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
 
-def test_an_image_and_a_label_of_different_sizes(tmp_path: Path, pairs: Write, write_image: Write) -> None:
+def test_image_and_label_sizes_must_match(tmp_path: Path, pairs: Write, write_image: Write) -> None:
     pairs()
     write_image("images/train/b.jpg", size=(8, 6))
     with pytest.raises(DataError, match=r"b\.jpg has 8 x 6 pixels, but its label .*b\.png has 4 x 3"):
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
 
-def test_an_image_without_label_and_a_label_without_image(tmp_path: Path, pairs: Write, write_image: Write) -> None:
+def test_unpaired_images_and_labels_raise(tmp_path: Path, pairs: Write, write_image: Write) -> None:
     pairs()
     write_image("images/train/lone.jpg")
     with pytest.raises(DataError, match=r"1 of 3 images have no label:\n  images/train/lone\.jpg\n.*labels/train/lone"):
@@ -275,7 +277,7 @@ def test_an_image_without_label_and_a_label_without_image(tmp_path: Path, pairs:
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
 
-def test_two_images_of_one_name(tmp_path: Path, pairs: Write, write_image: Write) -> None:
+def test_duplicate_image_names_raise(tmp_path: Path, pairs: Write, write_image: Write) -> None:
     pairs()
     write_image("images/train/a.png")
     with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have one name"):
@@ -292,7 +294,7 @@ def test_two_images_of_one_name(tmp_path: Path, pairs: Write, write_image: Write
         (None, r"cannot be read"),
     ],
 )
-def test_wrong_list_files(text: str | None, message: str, tmp_path: Path, pairs: Write) -> None:
+def test_invalid_list_files_raise(text: str | None, message: str, tmp_path: Path, pairs: Write) -> None:
     pairs()
     if text is not None:
         (tmp_path / "train.txt").write_text(text)
@@ -300,7 +302,7 @@ def test_wrong_list_files(text: str | None, message: str, tmp_path: Path, pairs:
         LabelMaps("train", root=str(tmp_path), classes=NAMES, list_file="train.txt")
 
 
-def test_a_broken_image_or_label_is_found_at_the_start(tmp_path: Path, pairs: Write) -> None:
+def test_corrupt_image_or_label_is_found_at_startup(tmp_path: Path, pairs: Write) -> None:
     pairs(np.random.default_rng(0).integers(0, 3, (3, 4), np.uint8))
     file = tmp_path / "labels/train/b.png"
     whole = file.read_bytes()
@@ -313,7 +315,7 @@ def test_a_broken_image_or_label_is_found_at_the_start(tmp_path: Path, pairs: Wr
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
 
-def test_a_file_that_changes_after_the_start(tmp_path: Path, pairs: Write, label: Write) -> None:
+def test_file_changed_after_scanning_raises(tmp_path: Path, pairs: Write, label: Write) -> None:
     pairs()
     dataset = LabelMaps("train", root=str(tmp_path), classes=NAMES)
     label("labels/train/a.png", np.zeros((5, 5), np.uint8))
@@ -348,13 +350,13 @@ def test_a_file_that_changes_after_the_start(tmp_path: Path, pairs: Write, label
         ({"labels": "*.gif"}, r"data\.labels: .* holds no files"),
     ],
 )
-def test_wrong_options(given: dict[str, Any], message: str, tmp_path: Path, pairs: Write) -> None:
+def test_invalid_options_raise(given: dict[str, Any], message: str, tmp_path: Path, pairs: Write) -> None:
     pairs()
     with pytest.raises(DataError, match=message):
         LabelMaps("train", **({"root": str(tmp_path), "classes": NAMES} | given))
 
 
-def test_two_classes_of_one_colour_matter_only_to_coloured_labels(tmp_path: Path, pairs: Write) -> None:
+def test_duplicate_class_colours_only_affect_coloured_labels(tmp_path: Path, pairs: Write) -> None:
     classes = [{"name": name, "color": [1, 1, 1]} for name in NAMES]
     pairs()
     assert len(LabelMaps("train", root=str(tmp_path), classes=classes)) == 2
@@ -365,7 +367,7 @@ def test_two_classes_of_one_colour_matter_only_to_coloured_labels(tmp_path: Path
 
 # ---- presets ----
 
-MADE = {  # preset: (image, label, list file, file values, what they are)
+MADE = {  # preset: (image, label, list file, file values, their classes)
     "ade20k": ("images/training/a.jpg", "annotations/training/a.png", None, [0, 1, 13, 150], [255, 0, 12, 149]),
     "camvid": ("images/train/a.jpg", "labels/train/a.png", None, [0, 3, 10, 11], [0, 3, 10, 255]),
     "cityscapes": (
@@ -415,7 +417,7 @@ MADE = {  # preset: (image, label, list file, file values, what they are)
 
 
 def classes_of(preset: str, folder: Path, write_image: Write, label: Write) -> tuple[Class, ...]:
-    """The classes of a preset, and that its layout, made up with one image, reads as it should."""
+    """The classes of a preset; checks that its layout is read, with one generated image."""
     image, file, listed, values, indices = MADE[preset]
     write_image(image)
     label(file, np.array([values] * 3, np.uint8), indexed=preset == "voc")
@@ -435,7 +437,7 @@ def test_each_preset_reads_its_official_layout(preset: str, tmp_path: Path, writ
     assert len(classes) == counts[preset.removesuffix("_train_ids")]
 
 
-def test_presets_are_the_yaml_files_that_lie_there_and_hold_options_only() -> None:
+def test_presets_are_yaml_files_of_options() -> None:
     assert {file.stem for file in PRESETS.glob("*.yaml")} == set(MADE) == set(Preset.__args__)  # type: ignore[attr-defined]
     for file in PRESETS.glob("*.yaml"):
         given = yaml.safe_load(file.read_text())
@@ -443,7 +445,7 @@ def test_presets_are_the_yaml_files_that_lie_there_and_hold_options_only() -> No
         options.check(LabelMaps, ("split",), "masks", given, "data")
 
 
-def test_cityscapes_is_torchvisions(tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_cityscapes_matches_torchvision(tmp_path: Path, write_image: Write, label: Write) -> None:
     classes = classes_of("cityscapes", tmp_path, write_image, label)
     trained = sorted((c for c in Cityscapes.classes if not c.ignore_in_eval), key=lambda c: c.train_id)
     assert [(c.name, c.file_id, c.color) for c in classes] == [(c.name, c.id, c.color) for c in trained]
@@ -451,19 +453,15 @@ def test_cityscapes_is_torchvisions(tmp_path: Path, write_image: Write, label: W
     assert set(given["ignore_index"]) - {255} == {c.id for c in Cityscapes.classes if c.ignore_in_eval and c.id >= 0}
 
 
-def test_voc_is_torchvisions_in_the_colours_of_the_development_kit(
-    tmp_path: Path, write_image: Write, label: Write
-) -> None:
+def test_voc_matches_torchvision_and_the_devkit_colours(tmp_path: Path, write_image: Write, label: Write) -> None:
     classes = classes_of("voc", tmp_path, write_image, label)
     assert [c.name for c in classes] == ["background", *_VOC_CATEGORIES[1:]]
-    for index, one in enumerate(classes):  # VOCcolormap.m: the bits of the index, dealt to red, green and blue
+    for index, one in enumerate(classes):  # VOCcolormap.m: the bits of the index, distributed over red, green and blue
         bits = [index >> place & 1 for place in range(6)]
         assert one.color == tuple(bits[c] * 128 + bits[c + 3] * 64 for c in range(3))
 
 
-def test_pascal_context_has_vocs_things_among_its_names_in_the_order_of_the_alphabet(
-    tmp_path: Path, write_image: Write, label: Write
-) -> None:
+def test_pascal_context_classes_are_sorted_and_include_voc(tmp_path: Path, write_image: Write, label: Write) -> None:
     whole = classes_of("pascal_context", tmp_path, write_image, label)
     fewer = LabelMaps("train", root=str(tmp_path), preset="pascal_context_59").classes["segmentation"]
     assert [(c.name, c.file_id) for c in whole[1:]] == [(c.name, c.file_id) for c in fewer]
@@ -473,7 +471,7 @@ def test_pascal_context_has_vocs_things_among_its_names_in_the_order_of_the_alph
     assert (names[0], names[36], names[46], names[58]) == ("aeroplane", "person", "sky", "wood")
 
 
-def test_coco_stuff_has_cocos_things_then_surfaces(tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_coco_stuff_lists_things_before_stuff(tmp_path: Path, write_image: Write, label: Write) -> None:
     classes = classes_of("coco_stuff", tmp_path, write_image, label)
     names = {c.file_id + 1: c.name for c in classes}
     of_torchvision = {i: name for i, name in enumerate(_COCO_CATEGORIES) if i > 0 and name != "N/A"}
@@ -491,7 +489,7 @@ def test_ade20k_and_camvid_have_their_known_entries(tmp_path: Path, write_image:
     assert ", ".join(c.name for c in camvid) == names
 
 
-def test_options_beside_a_preset_go_first(tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_options_override_the_preset(tmp_path: Path, write_image: Write, label: Write) -> None:
     write_image("JPEGImages/a.jpg")
     label("SegmentationClassAug/a.png")
     (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
@@ -500,12 +498,12 @@ def test_options_beside_a_preset_go_first(tmp_path: Path, write_image: Write, la
     assert len(LabelMaps("train", root=str(tmp_path), preset="voc", **where)) == 1
 
 
-def test_a_preset_that_does_not_exist(tmp_path: Path) -> None:
+def test_unknown_preset_raises(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.preset: there is no 'ade'\. Presets: ade20k, camvid"):
         LabelMaps("train", root=str(tmp_path), preset="ade")  # type: ignore[arg-type]
 
 
-# ---- real sets ----
+# ---- real data sets ----
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 367), ("val", 101)])

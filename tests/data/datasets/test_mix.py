@@ -16,7 +16,7 @@ def section(length: int = 3, seed: int = 0, **more):
     return {"name": "scenes", "train_length": length, "val_length": 2, "seed": seed, "image_size": 32, **more}
 
 
-def test_an_image_has_its_own_sets_labels_and_no_others():
+def test_images_have_the_labels_of_their_own_data_set():
     mix = Mix("train", {"a": section(provides=["boxes", "labels"]), "b": section(seed=1, provides=["semantic"])})
     assert [*mix.provides] == ["boxes", "labels", "semantic"]
     assert mix[0]["targets"].keys() == {"image_id", "boxes", "labels", "area", "iscrowd"}
@@ -26,7 +26,7 @@ def test_an_image_has_its_own_sets_labels_and_no_others():
     assert torch.equal(mix[4]["targets"]["semantic"], other[1]["targets"]["semantic"])
 
 
-def test_ids_carry_the_sets_name():
+def test_ids_include_the_data_set_name():
     mix = Mix("val", {"a": section(), "b": section(seed=1)})
     assert [mix[i]["targets"]["image_id"] for i in range(4)] == ["a/1", "a/2", "b/1", "b/2"]
 
@@ -37,11 +37,11 @@ def test_ids_carry_the_sets_name():
         ((6, 3), None, (6, 3)),
         ((6, 3), (1, 1), (6, 6)),  # the smaller set twice
         ((6, 3), (2, 1), (6, 3)),
-        ((4, 3), (1, 3), (4, 12)),  # every image of either at least once
+        ((4, 3), (1, 3), (4, 12)),  # every image of both at least once
         ((10, 3), (0.5, 0.25), (10, 5)),
     ],
 )
-def test_shares_are_of_what_is_trained_on(lengths, shares, counts):
+def test_shares_are_fractions_of_the_training_samples(lengths, shares, counts):
     more = [{}, {}] if shares is None else [{"share": share} for share in shares]
     mix = Mix("train", {"a": section(lengths[0], **more[0]), "b": section(lengths[1], seed=1, **more[1])})
     ids = [mix[i]["targets"]["image_id"] for i in mix.epoch_indices(0)]
@@ -51,7 +51,7 @@ def test_shares_are_of_what_is_trained_on(lengths, shares, counts):
         assert min(times) >= 1 and max(times) - min(times) <= 1
 
 
-def test_a_fractional_share_shows_all_images_of_a_set_equally_often():
+def test_fractional_shares_repeat_all_images_equally():
     mix = Mix("train", {"a": section(10, share=0.5), "b": section(7, seed=1, share=0.5)})  # 7 of b and 3 again
     ids = [mix[i]["targets"]["image_id"] for i in range(len(mix))]
     assert len(ids) == 17
@@ -69,36 +69,36 @@ def test_a_fractional_share_shows_all_images_of_a_set_equally_often():
     assert {pick.repeat for batch in batches for pick in batch} == {0, 1}
 
 
-def test_whole_shares_show_each_index_once():
+def test_integer_shares_use_each_index_once():
     mix = Mix("train", {"a": section(6, share=1), "b": section(3, seed=1, share=1)})
     assert len(mix) == 12
     for epoch in range(3):
         assert mix.epoch_indices(epoch).tolist() == list(range(12))
 
 
-def test_validation_shows_each_image_once_whatever_the_shares():
+def test_validation_uses_each_image_once():
     mix = Mix("val", {"a": section(share=5), "b": section(seed=1, share=1)})
     assert len({mix[i]["targets"]["image_id"] for i in range(len(mix))}) == len(mix) == 4
 
 
-def test_sizes_are_those_of_the_images_shown():
+def test_sizes_match_the_sampled_images():
     mix = Mix("train", {"a": section(2, share=1), "b": {**section(1, share=1), "image_size": [40, 48]}})
     assert mix.sizes().tolist() == [[32, 32], [32, 32], [40, 48], [40, 48]]
     assert all(mix[i]["image"].shape[1:] == tuple(size) for i, size in enumerate(mix.sizes()))
 
 
-def test_the_mixs_image_size_goes_to_sets_that_name_none():
+def test_image_size_is_the_default_of_all_data_sets():
     sizeless = {key: value for key, value in section().items() if key != "image_size"}
     mix = Mix("train", {"a": sizeless, "b": section()}, image_size=48)
     assert mix[0]["image"].shape[1:] == (48, 48) and mix[3]["image"].shape[1:] == (32, 32)
 
 
-def test_classes_are_of_the_sets_that_label_the_task():
+def test_classes_are_those_of_the_task_s_data_sets():
     mix = Mix("train", {"a": section(provides=["depth"]), "b": section(provides=["semantic"])})
     assert mix.classes.keys() == {"segmentation"}
 
 
-def test_images_of_several_sets_make_a_batch():
+def test_batches_mix_data_sets():
     mix = Mix("train", {"a": section(provides=["depth"]), "b": {**section(), "image_size": 64}})
     batch = collate([mix[0], mix[3]], 32)
     assert batch["images"].shape == (2, 3, 64, 64) and np.array_equal(batch["padding_mask"][0, 32:].all(), True)
@@ -110,12 +110,12 @@ class Drawn(Scenes):
     metric = False
 
 
-def test_depth_is_metric_where_that_of_all_sets_is(monkeypatch):
+def test_depth_is_metric_if_all_data_sets_are(monkeypatch):
     monkeypatch.setitem(sys.modules, "drawn", SimpleNamespace(Drawn=Drawn))
     relative = section(seed=1, name="drawn:Drawn")
     assert Mix("train", {"a": section()}).metric
     assert not Mix("train", {"a": section(), "b": relative}).metric
-    assert Mix("train", {"a": section(), "b": {**relative, "provides": ["semantic"]}}).metric  # none of its depth
+    assert Mix("train", {"a": section(), "b": {**relative, "provides": ["semantic"]}}).metric  # no depth of it
 
 
 class Cats(Scenes):
@@ -148,7 +148,7 @@ class Empty(Scenes):
         ({"a": section(), "b": section(name="with_cats:Cats")}, "'a' and 'b' both label segmentation"),
     ],
 )
-def test_what_cannot_be_mixed_is_said(sets, message, monkeypatch):
+def test_incompatible_data_sets_raise(sets, message, monkeypatch):
     monkeypatch.setitem(sys.modules, "with_cats", SimpleNamespace(Cats=Cats))
     monkeypatch.setitem(sys.modules, "empty", SimpleNamespace(Empty=Empty))
     with pytest.raises(DensevitError, match=message):

@@ -1,4 +1,4 @@
-"""Depth files, written here byte by byte or by other libraries, read back number for number."""
+"""Depth files, written byte by byte or by other libraries, are read exactly."""
 
 import io
 import os
@@ -22,7 +22,7 @@ WHOLE = np.array([[0, 1, 255, 256], [65535, 40000, 2, 3], [4, 5, 6, 7]], np.uint
 
 
 def png(values: np.ndarray) -> bytes:
-    """A grey PNG by the specification: 8 or 16 bits, most significant byte first."""
+    """A grey PNG following the specification: 8 or 16 bits, most significant byte first."""
     bits = 8 * values.itemsize
     rows = b"".join(b"\0" + row.astype(f">u{bits // 8}").tobytes() for row in values)
 
@@ -34,7 +34,7 @@ def png(values: np.ndarray) -> bytes:
 
 
 def exr(channels: dict[str, np.ndarray]) -> bytes:
-    """An uncompressed scan-line EXR of float channels, by the file layout's documentation."""
+    """An uncompressed scan-line EXR of float channels, following the documented file layout."""
     height, width = next(iter(channels.values())).shape
     names = sorted(channels)
 
@@ -113,7 +113,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_each_format_is_read_number_for_number_and_measured_from_its_header(name: str, tmp_path: Path) -> None:
+def test_each_format_gives_exact_values_and_header_size(name: str, tmp_path: Path) -> None:
     data, expected = FILES[name]
     (tmp_path / name).write_bytes(data)
     values = read_depth(tmp_path / name)
@@ -122,12 +122,12 @@ def test_each_format_is_read_number_for_number_and_measured_from_its_header(name
     assert depth_size_of(tmp_path / name) == (3, 4)
 
 
-def test_infinite_disparities_of_middlebury_stay_infinite(tmp_path: Path) -> None:
+def test_middlebury_infinite_disparities_are_preserved(tmp_path: Path) -> None:
     (tmp_path / "a.pfm").write_bytes(pfm(np.array([[np.inf, 2.0]]), "-1"))
     assert read_depth(tmp_path / "a.pfm").tolist() == [[np.inf, 2.0]]
 
 
-def test_an_array_of_several_is_named(tmp_path: Path) -> None:
+def test_npz_array_is_selected_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(npz(depth=DEPTH, mask=DEPTH > 0, picture=np.zeros((3, 4, 3))))
     assert read_depth(tmp_path / "a.npz", "depth").tolist() == DEPTH.tolist()
     assert depth_size_of(tmp_path / "a.npz", "mask") == (3, 4)
@@ -158,14 +158,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_files_are_named_with_what_is_wrong(name: str, tmp_path: Path) -> None:
+def test_invalid_file_error_names_file_and_reason(name: str, tmp_path: Path) -> None:
     data, message = WRONG[name]
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=f"{name}.*{message}"):
         read_depth(tmp_path / name)
 
 
-def test_a_palette_and_a_missing_file(tmp_path: Path) -> None:
+def test_palette_and_missing_file_raise(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((2, 2), np.uint8)).convert("P").save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a\.png: its pixels are a palette's indices.*drawn in colours"):
         read_depth(tmp_path / "a.png")
@@ -176,7 +176,7 @@ def test_a_palette_and_a_missing_file(tmp_path: Path) -> None:
 # ---- EXR ----
 
 
-def test_an_exrs_size_needs_no_package(tmp_path: Path) -> None:
+def test_exr_size_needs_no_package(tmp_path: Path) -> None:
     (tmp_path / "a.exr").write_bytes(exr({"Z": DEPTH}))
     assert depth_size_of(tmp_path / "a.exr") == (3, 4)
     (tmp_path / "b.exr").write_bytes(b"no")
@@ -184,7 +184,7 @@ def test_an_exrs_size_needs_no_package(tmp_path: Path) -> None:
         depth_size_of(tmp_path / "b.exr")
 
 
-def test_without_the_package_an_exr_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_exr_package_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
     (tmp_path / "a.exr").write_bytes(exr({"Z": DEPTH}))
     with pytest.raises(DataError, match=r"a\.exr: EXR files need .*pip install 'densevit\[exr\]'"):
@@ -211,7 +211,7 @@ EXR = [
 
 @pytest.mark.parametrize(("channels", "key"), EXR)
 @pytest.mark.parametrize("compression", ["NO_COMPRESSION", "ZIP_COMPRESSION", "PIZ_COMPRESSION"])
-def test_an_exr_of_the_packages_own_is_read_number_for_number(
+def test_exr_files_of_the_package_are_read_exactly(
     channels: dict[str, np.ndarray], key: str | None, compression: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.exr"
@@ -224,14 +224,14 @@ def test_an_exr_of_the_packages_own_is_read_number_for_number(
 
 
 @pytest.mark.parametrize(("channels", "key"), [(channels, key) for channels, key in EXR if "Y" not in channels])
-def test_an_exr_written_byte_by_byte(channels: dict[str, np.ndarray], key: str | None, tmp_path: Path) -> None:
+def test_handwritten_exr_is_read_exactly(channels: dict[str, np.ndarray], key: str | None, tmp_path: Path) -> None:
     (tmp_path / "a.exr").write_bytes(exr(channels))
     expected = channels[key] if key else next(one for one in channels.values() if one.any())
     assert read_depth(tmp_path / "a.exr", key).tolist() == expected.tolist()
 
 
-def test_unknown_depth_of_an_exr_comes_as_it_is(tmp_path: Path) -> None:
-    """Renderers write infinity, or 65504 and 1e10, where a ray meets nothing; Blender writes 1e10."""
+def test_unknown_exr_depth_is_unchanged(tmp_path: Path) -> None:
+    """Renderers write infinity, 65504 or 1e10 where a ray hits nothing; Blender writes 1e10."""
     values = np.array([[np.inf, 1e10, 2]], np.float32)
     write_exr(tmp_path / "a.exr", {"Z": values})
     assert read_depth(tmp_path / "a.exr").tolist() == values.tolist()
@@ -246,7 +246,7 @@ def test_unknown_depth_of_an_exr_comes_as_it_is(tmp_path: Path) -> None:
         ({"left.Z": DEPTH, "right.Z": DEPTH}, None, r"which of them is the depth\? It holds left\.Z, right\.Z"),
     ],
 )
-def test_a_channel_that_is_missing_names_those_there(
+def test_missing_channel_error_lists_the_channels(
     channels: dict[str, np.ndarray], key: str | None, message: str, tmp_path: Path
 ) -> None:
     write_exr(tmp_path / "a.exr", channels)
@@ -254,7 +254,7 @@ def test_a_channel_that_is_missing_names_those_there(
         read_depth(tmp_path / "a.exr", key)
 
 
-def test_an_exr_that_is_cut_short(tmp_path: Path) -> None:
+def test_truncated_exr_raises(tmp_path: Path) -> None:
     write_exr(tmp_path / "a.exr", {"Z": np.tile(DEPTH, (50, 50))})
     whole = (tmp_path / "a.exr").read_bytes()
     (tmp_path / "a.exr").write_bytes(whole[: len(whole) // 2])
@@ -263,6 +263,6 @@ def test_an_exr_that_is_cut_short(tmp_path: Path) -> None:
 
 
 def write_exr(path: Path, channels: dict[str, np.ndarray], compression: str = "ZIP_COMPRESSION") -> None:
-    """Through the OpenEXR package, which the extras exr and test bring."""
+    """With the OpenEXR package, which the extras exr and test install."""
     header = {"compression": getattr(OpenEXR, compression), "type": OpenEXR.scanlineimage}
     OpenEXR.File(header, dict(channels)).write(os.fspath(path))

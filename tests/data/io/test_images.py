@@ -1,4 +1,4 @@
-"""Reading images of every kind, against arrays that are known and against Pillow."""
+"""Reading images of every kind, against known arrays and Pillow."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,37 +24,37 @@ def pixels() -> np.ndarray:
 
 @pytest.fixture
 def save(tmp_path: Path) -> Callable[..., Path]:
-    """`save(image, "PNG", **options)` writes a Pillow image and gives its path."""
+    """`save(image, "PNG", **options)` writes a Pillow image and returns its path."""
 
-    def save(picture: Image.Image, format: str, **options: object) -> Path:
-        path = tmp_path / f"picture.{format.lower()}"
-        picture.save(path, format, **options)
+    def save(image: Image.Image, format: str, **options: object) -> Path:
+        path = tmp_path / f"image.{format.lower()}"
+        image.save(path, format, **options)
         return path
 
     return save
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM"])
-def test_lossless_colour_comes_back_as_it_was(format: str, pixels: np.ndarray, save: Callable[..., Path]) -> None:
+def test_lossless_formats_round_trip(format: str, pixels: np.ndarray, save: Callable[..., Path]) -> None:
     path = save(Image.fromarray(pixels), format)
     assert np.array_equal(read_image(path), pixels)
     assert image_size_of(path) == (H, W)
 
 
-def test_lossless_webp_comes_back_as_it_was(pixels: np.ndarray, save: Callable[..., Path]) -> None:
+def test_lossless_webp_round_trips(pixels: np.ndarray, save: Callable[..., Path]) -> None:
     assert np.array_equal(read_image(save(Image.fromarray(pixels), "WEBP", lossless=True)), pixels)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 30, "subsampling": 2}, {"subsampling": 0}])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_jpegs_decode_as_in_pillow_to_the_last_bit(
+def test_jpeg_decoding_matches_pillow_exactly(
     mode: str, options: dict[str, object], pixels: np.ndarray, save: Callable[..., Path]
 ) -> None:
     path = save(Image.fromarray(pixels).convert(mode), "JPEG", **options)
     assert np.array_equal(read_image(path), np.asarray(Image.open(path).convert("RGB")))
 
 
-def test_ordinary_images_go_the_fast_way(
+def test_common_images_use_the_fast_decoder(
     pixels: np.ndarray, save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("densevit.data.io.images.to_rgb", None)
@@ -74,16 +74,16 @@ def test_black_and_white_becomes_0_and_255(save: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("transparency", [None, 1, bytes([0, 128, 255])])
-def test_a_palette_is_looked_up_whatever_is_transparent_in_it(
+def test_palette_images_are_converted_despite_transparency(
     transparency: int | bytes | None, save: Callable[..., Path]
 ) -> None:
     colors = np.array([[10, 20, 30], [250, 0, 5], [7, 200, 99]], np.uint8)
     indices = np.random.default_rng(0).integers(0, 3, (H, W)).astype(np.uint8)
-    picture = Image.fromarray(indices)
-    picture.putpalette(colors.tobytes())
+    image = Image.fromarray(indices)
+    image.putpalette(colors.tobytes())
     options = {} if transparency is None else {"transparency": transparency}
     for format in ("PNG", "GIF"):
-        path = save(picture, format, **(options if format == "PNG" else {}))
+        path = save(image, format, **(options if format == "PNG" else {}))
         with Image.open(path) as saved:
             assert saved.mode == "P"
         assert np.array_equal(read_image(path), colors[indices])
@@ -91,26 +91,26 @@ def test_a_palette_is_looked_up_whatever_is_transparent_in_it(
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_alpha_is_dropped(mode: str, pixels: np.ndarray, save: Callable[..., Path]) -> None:
-    picture = Image.fromarray(pixels).convert(mode)
-    picture.putalpha(Image.fromarray(np.random.default_rng(0).integers(0, 256, (H, W)).astype(np.uint8)))
+    image = Image.fromarray(pixels).convert(mode)
+    image.putalpha(Image.fromarray(np.random.default_rng(0).integers(0, 256, (H, W)).astype(np.uint8)))
     grey = np.asarray(Image.fromarray(pixels).convert("L"))
     expected = pixels if mode == "RGBA" else np.stack([grey] * 3, axis=2)
-    assert np.array_equal(read_image(save(picture, "PNG")), expected)
+    assert np.array_equal(read_image(save(image, "PNG")), expected)
 
 
-def test_cmyk_jpegs_have_their_colours(save: Callable[..., Path]) -> None:
+def test_cmyk_jpegs_are_converted(save: Callable[..., Path]) -> None:
     cyan, magenta, yellow, black = (tuple(255 * (i == k) for i in range(4)) for k in range(4))
     red, paper = (0, 255, 255, 0), (0, 0, 0, 0)
     colors = {cyan: (0, 255, 255), magenta: (255, 0, 255), yellow: (255, 255, 0), black: (0, 0, 0)}
     for ink, color in (colors | {red: (255, 0, 0), paper: (255, 255, 255)}).items():
         path = save(Image.new("CMYK", (W, H), ink), "JPEG", quality=95)
-        with Image.open(path) as picture:
-            assert picture.mode == "CMYK"
+        with Image.open(path) as image:
+            assert image.mode == "CMYK"
         assert np.abs(read_image(path).astype(int) - color).max() <= 3
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_16_bits_become_the_nearest_of_value_over_257(suffix: str, tmp_path: Path) -> None:
+def test_16_bit_values_are_divided_by_257_and_rounded(suffix: str, tmp_path: Path) -> None:
     values = np.array([[0, 128, 129, 257], [30000, 32768, 65535 - 129, 65535]], np.uint16)
     expected = np.round(values.astype(np.float64) / 257).astype(np.uint8)
     assert expected.tolist() == [[0, 0, 1, 1], [117, 128, 254, 255]]
@@ -124,14 +124,16 @@ def test_16_bits_become_the_nearest_of_value_over_257(suffix: str, tmp_path: Pat
 
 
 def test_16_bit_grey_of_another_format(tmp_path: Path) -> None:
-    path = tmp_path / "picture.pgm"
+    path = tmp_path / "image.pgm"
     path.write_bytes(b"P5 2 1 65535\n" + np.array([257 * 3, 65535], ">u2").tobytes())
     assert read_image(path).tolist() == [[[3, 3, 3], [255, 255, 255]]]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_exif_rotation_is_undone(orientation: int, format: str, pixels: np.ndarray, save: Callable[..., Path]) -> None:
+def test_exif_orientation_is_applied(
+    orientation: int, format: str, pixels: np.ndarray, save: Callable[..., Path]
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(Image.fromarray(pixels), format, exif=exif)
@@ -151,7 +153,7 @@ def test_orientation_6_means_that_the_first_row_is_the_right_side(save: Callable
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_16_bit_tiff_is_turned_as_well(orientation: int, save: Callable[..., Path]) -> None:
+def test_exif_orientation_is_applied_to_16_bit_tiff(orientation: int, save: Callable[..., Path]) -> None:
     values = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -163,7 +165,7 @@ def test_a_16_bit_tiff_is_turned_as_well(orientation: int, save: Callable[..., P
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
 @pytest.mark.parametrize("share", [0.5, 0.9])
-def test_a_file_cut_short_is_an_error_that_names_it(
+def test_truncated_file_error_names_the_file(
     format: str, share: float, pixels: np.ndarray, save: Callable[..., Path]
 ) -> None:
     path = save(Image.fromarray(pixels), format)
@@ -176,9 +178,7 @@ def test_a_file_cut_short_is_an_error_that_names_it(
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_a_file_cut_short_and_filled_with_zeros_is_an_error(
-    format: str, pixels: np.ndarray, save: Callable[..., Path]
-) -> None:
+def test_truncated_and_zero_filled_file_raises(format: str, pixels: np.ndarray, save: Callable[..., Path]) -> None:
     path = save(Image.fromarray(pixels), format)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
@@ -189,9 +189,7 @@ def test_a_file_cut_short_and_filled_with_zeros_is_an_error(
 
 @pytest.mark.parametrize("trailer", [bytes(5), bytes(500), b"a camera's own notes" * 20])
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_what_follows_a_whole_image_does_no_harm(
-    format: str, trailer: bytes, pixels: np.ndarray, save: Callable[..., Path]
-) -> None:
+def test_trailing_bytes_are_ignored(format: str, trailer: bytes, pixels: np.ndarray, save: Callable[..., Path]) -> None:
     path = save(Image.fromarray(pixels), format)
     expected = np.asarray(Image.open(path).convert("RGB"))
     path.write_bytes(path.read_bytes() + trailer)
@@ -199,8 +197,8 @@ def test_what_follows_a_whole_image_does_no_harm(
     assert np.array_equal(read_image(path), expected)
 
 
-def test_what_is_no_image_is_an_error_that_names_it(tmp_path: Path) -> None:
-    files = {"text.jpg": b"no picture at all", "empty.png": b"", "head.jpg": b"\xff\xd8\xff"}
+def test_non_image_error_names_the_file(tmp_path: Path) -> None:
+    files = {"text.jpg": b"no image at all", "empty.png": b"", "head.jpg": b"\xff\xd8\xff"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder.jpg").mkdir()
@@ -210,19 +208,19 @@ def test_what_is_no_image_is_an_error_that_names_it(tmp_path: Path) -> None:
                 use(tmp_path / name)
 
 
-def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+def test_floating_point_pixels_raise(tmp_path: Path) -> None:
     Image.fromarray(np.ones((4, 5), np.float32)).save(tmp_path / "float.tiff")
     with pytest.raises(DataError, match=r"float\.tiff.*floating-point"):
         read_image(tmp_path / "float.tiff")
 
 
-def test_a_header_that_lies_about_an_orientation_is_ignored(pixels: np.ndarray, save: Callable[..., Path]) -> None:
+def test_invalid_orientation_is_ignored(pixels: np.ndarray, save: Callable[..., Path]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 42
     path = save(Image.fromarray(pixels), "PNG", exif=exif)
     assert np.array_equal(read_image(path), pixels)
 
 
-def test_the_image_may_be_changed(pixels: np.ndarray, save: Callable[..., Path]) -> None:
+def test_returned_image_is_writable(pixels: np.ndarray, save: Callable[..., Path]) -> None:
     for format in ("PNG", "BMP"):
         assert read_image(save(Image.fromarray(pixels), format)).flags.writeable

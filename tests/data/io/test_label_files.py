@@ -1,4 +1,4 @@
-"""Label files of every kind give the numbers that were written into them."""
+"""Label files of every kind give the values that were written."""
 
 import io
 import struct
@@ -17,7 +17,7 @@ VALUES = np.array([[0, 1, 2, 3, 1], [3, 2, 1, 0, 0], [1, 1, 3, 3, 2]], np.uint8)
 
 
 def grey_png(values: np.ndarray, depth: int) -> bytes:
-    """A grey PNG of so many bits, packed by hand: no library writes 2 and 4."""
+    """A grey PNG of this bit depth, packed by hand: no library writes 2 and 4."""
     height, width = values.shape
     bits = (values[..., None] >> np.arange(depth - 1, -1, -1)) & 1
     rows = np.packbits(bits.reshape(height, width * depth).astype(np.uint8), axis=1)
@@ -31,39 +31,39 @@ def grey_png(values: np.ndarray, depth: int) -> bytes:
 
 
 def indexed(values: np.ndarray) -> Image.Image:
-    picture = Image.fromarray(values).convert("L")
-    picture = Image.frombytes("P", picture.size, picture.tobytes())
-    picture.putpalette([200, 10, 10, 10, 200, 10, 10, 10, 200, 9, 9, 9] + [0] * 756)
-    return picture
+    image = Image.fromarray(values).convert("L")
+    image = Image.frombytes("P", image.size, image.tobytes())
+    image.putpalette([200, 10, 10, 10, 200, 10, 10, 10, 200, 9, 9, 9] + [0] * 756)
+    return image
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
-def test_a_grey_png_of_any_depth_gives_what_is_stored(depth: int, tmp_path: Path) -> None:
+def test_grey_png_of_any_bit_depth_gives_stored_values(depth: int, tmp_path: Path) -> None:
     stored = np.minimum(VALUES, 2**depth - 1)
     (tmp_path / "a.png").write_bytes(grey_png(stored, depth))
     assert read_label(tmp_path / "a.png").tolist() == stored.tolist()
 
 
-def test_the_hand_packed_pngs_are_what_another_reader_takes_them_for() -> None:
+def test_handwritten_pngs_match_another_reader() -> None:
     stretched = cv2.imdecode(np.frombuffer(grey_png(VALUES, 4), np.uint8), cv2.IMREAD_UNCHANGED)
     assert stretched.tolist() == (VALUES * 17).tolist()
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_an_indexed_png_gives_indices_not_colours(bits: int, tmp_path: Path) -> None:
+def test_indexed_png_gives_indices(bits: int, tmp_path: Path) -> None:
     stored = np.minimum(VALUES, 2**bits - 1)
     indexed(stored).save(tmp_path / "a.png", bits=bits)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.mode == "P"
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P"
     assert read_label(tmp_path / "a.png").tolist() == stored.tolist()
 
 
-def test_an_indexed_png_with_a_transparent_colour(tmp_path: Path) -> None:
+def test_indexed_png_with_a_transparent_colour(tmp_path: Path) -> None:
     indexed(VALUES).save(tmp_path / "a.png", transparency=2)
     assert read_label(tmp_path / "a.png").tolist() == VALUES.tolist()
 
 
-def test_sixteen_bits_are_kept(tmp_path: Path) -> None:
+def test_16_bits_are_preserved(tmp_path: Path) -> None:
     deep = VALUES.astype(np.uint16) * 20000
     cv2.imwrite(str(tmp_path / "a.png"), deep)
     read = read_label(tmp_path / "a.png")
@@ -77,9 +77,9 @@ def test_other_lossless_formats(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_a_coloured_png_gives_red_green_blue(mode: str, tmp_path: Path) -> None:
-    picture = Image.new(mode, (5, 3), (10, 20, 30))
-    picture.save(tmp_path / "a.png")
+def test_colour_png_gives_rgb(mode: str, tmp_path: Path) -> None:
+    image = Image.new(mode, (5, 3), (10, 20, 30))
+    image.save(tmp_path / "a.png")
     read = read_label(tmp_path / "a.png")
     assert read.shape == (3, 5, 3) and read.dtype == np.uint8
     assert (read == [10, 20, 30]).all()
@@ -96,25 +96,25 @@ def test_the_size_is_height_and_width(tmp_path: Path) -> None:
     assert label_size_of(tmp_path / "a.png") == (3, 5)
 
 
-def test_a_label_in_jpeg_is_refused(tmp_path: Path) -> None:
+def test_jpeg_labels_raise(tmp_path: Path) -> None:
     Image.fromarray(VALUES).save(tmp_path / "a.jpg")
     with pytest.raises(DataError, match=r"a\.jpg: it is a JPEG, whose compression changes label values"):
         read_label(tmp_path / "a.jpg")
 
 
-def test_floating_point_is_refused(tmp_path: Path) -> None:
+def test_floating_point_labels_raise(tmp_path: Path) -> None:
     Image.fromarray(VALUES.astype(np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(DataError, match=r"a\.tif: its pixels are of the kind 'F'"):
         read_label(tmp_path / "a.tif")
 
 
-def test_negative_numbers_are_refused(tmp_path: Path) -> None:
+def test_negative_values_raise(tmp_path: Path) -> None:
     Image.fromarray(VALUES.astype(np.int32) - 1).save(tmp_path / "a.tif")
     with pytest.raises(DataError, match=r"a\.tif: its values reach from -1 to 2"):
         read_label(tmp_path / "a.tif")
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     whole = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 9, (200, 200), np.uint8)).save(whole, "PNG")
     (tmp_path / "cut.png").write_bytes(whole.getvalue()[:4000])

@@ -1,4 +1,4 @@
-"""Images beyond Pillow's limit against decompression bombs. The limit is lowered here, in place of large images."""
+"""Images beyond Pillow's limit against decompression bombs. The limit is lowered instead of using large images."""
 
 import struct
 import warnings
@@ -35,7 +35,7 @@ SAVED: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.fixture(params=[1500, 10], ids=["warned of", "refused"])
 def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Pillow's limit: it warns of 37 x 53 pixels or, above twice the limit, refuses them. No warning may come out."""
+    """Pillow's limit: it warns of 37 x 53 pixels or, above twice the limit, refuses them. No warning may be issued."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", request.param)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -79,7 +79,7 @@ def test_large_labels_and_depth_maps_are_read(name: str, tmp_path: Path, limit: 
     assert depth_size_of(tmp_path / name) == (H, W)
 
 
-def test_threads_that_read_at_once_leave_the_limit(tmp_path: Path, limit: int) -> None:
+def test_concurrent_reads_restore_the_limit(tmp_path: Path, limit: int) -> None:
     for k in range(16):
         Image.new("RGB", (W, H), (k, k, k)).save(tmp_path / f"{k}.tif")
     with ThreadPoolExecutor(8) as threads:
@@ -87,14 +87,14 @@ def test_threads_that_read_at_once_leave_the_limit(tmp_path: Path, limit: int) -
     assert found == [k % 16 for k in range(64)]
 
 
-def test_small_images_leave_the_limit_alone(tmp_path: Path) -> None:
+def test_small_images_do_not_change_the_limit(tmp_path: Path) -> None:
     Image.new("RGB", (W, H)).save(tmp_path / "a.png")
     with open_image(tmp_path / "a.png"):
         assert Image.MAX_IMAGE_PIXELS is not None
 
 
 def header(path: Path, width: int, height: int) -> Path:
-    """A PNG of one bit a pixel that ends after its header."""
+    """A PNG of one bit per pixel that ends after its header."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -110,7 +110,7 @@ READERS: list[Callable[[Path], Any]] = [
 
 
 @pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
-def test_what_cannot_be_read_is_said_with_its_size_and_the_limit(read: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_unreadable_file_error_names_size_and_limit(read: Callable[[Path], Any], tmp_path: Path) -> None:
     square = r"big\.png: it has 40000 x 40000 = 1,600,000,000 pixels; at most 1,073,741,824 can be read"
     for size, message in (((40000, 40000), square), ((2_000_000, 10), r"big\.png: .*1,048,576 on a side")):
         with pytest.raises(DataError, match=message) as caught:
@@ -118,11 +118,11 @@ def test_what_cannot_be_read_is_said_with_its_size_and_the_limit(read: Callable[
         assert "damaged" not in str(caught.value)
 
 
-def test_the_limit_is_opencvs() -> None:
+def test_limit_matches_opencv() -> None:
     assert (large_images.MOST_PIXELS, large_images.LONGEST_SIDE) == (2**30, 2**20)  # CV_IO_MAX_IMAGE_PIXELS, _WIDTH
 
 
-def test_too_little_memory_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_insufficient_memory_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def decode(*_: Any) -> None:
         raise MemoryError
 

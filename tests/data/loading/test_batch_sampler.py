@@ -1,4 +1,4 @@
-"""Padding into batches, and the order of training and evaluation, worked out by hand or counted."""
+"""Padding into batches, and the sample order in training and evaluation, computed by hand or counted."""
 
 from collections import Counter
 from typing import Any
@@ -29,8 +29,8 @@ def indices(batches: Any) -> list[list[int]]:
 # ---- collate ----
 
 
-def test_images_are_padded_at_the_bottom_and_right_to_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 77, dtype))  # memory that was used before
+def test_images_are_padded_at_the_bottom_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 77, dtype))  # memory with previous content
     batch = collate([sample(2, 3, 5, image_id=1), sample(1, 4, 7, image_id=2)])
     assert batch["images"].dtype == torch.uint8
     assert batch["images"][:, 1].tolist() == [[[5, 5, 5, 0], [5, 5, 5, 0]], [[7, 7, 7, 7], [0, 0, 0, 0]]]
@@ -46,7 +46,7 @@ def test_the_padded_size_is_rounded_up_to_a_multiple() -> None:
     assert collate([sample(64, 96, 1)], multiple=32)["images"].shape == (1, 3, 64, 96)
 
 
-def test_padding_that_an_image_brings_along_is_masked() -> None:
+def test_padding_of_the_image_itself_is_masked() -> None:
     batch = collate([sample(4, 6, 9, size=(3, 2))])
     assert (~batch["padding_mask"][0]).nonzero().amax(dim=0).tolist() == [2, 1]
 
@@ -61,7 +61,7 @@ def test_padded() -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_an_epoch_deals_out_each_sample_at_most_once_and_each_rank_the_same_number(world_size: int) -> None:
+def test_epoch_has_unique_samples_and_equal_ranks(world_size: int) -> None:
     ranks = [TrainBatches(103, 8, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
     dealt = [indices(batches) for batches in ranks]
     assert {len(batches) for batches in dealt} == {len(ranks[0])} == {103 // (8 * world_size)}
@@ -70,7 +70,7 @@ def test_an_epoch_deals_out_each_sample_at_most_once_and_each_rank_the_same_numb
     assert set(seen.values()) == {1} and set(seen) <= set(range(103))
 
 
-def test_what_is_left_out_differs_from_epoch_to_epoch() -> None:
+def test_dropped_samples_differ_between_epochs() -> None:
     batches, left_out = TrainBatches(11, 4, seed=0), set()
     for epoch in range(30):
         batches.set_epoch(epoch)
@@ -78,7 +78,7 @@ def test_what_is_left_out_differs_from_epoch_to_epoch() -> None:
     assert left_out == set(range(11))
 
 
-def test_the_order_follows_from_seed_and_epoch() -> None:
+def test_order_depends_on_seed_and_epoch_only() -> None:
     def order(seed: int, epoch: int) -> list[list[SampleKey]]:
         batches = TrainBatches(64, 8, seed)
         batches.set_epoch(epoch)
@@ -97,7 +97,7 @@ def test_iterating_twice_gives_the_same_epoch() -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_set_smaller_than_a_batch_is_repeated_to_fill_one(world_size: int) -> None:
+def test_data_set_smaller_than_a_batch_is_repeated(world_size: int) -> None:
     ranks = [TrainBatches(3, 4, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
     dealt = [indices(batches) for batches in ranks]
     assert [len(batches) for batches in dealt] == [1] * world_size
@@ -107,7 +107,7 @@ def test_a_set_smaller_than_a_batch_is_repeated_to_fill_one(world_size: int) -> 
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_repeats_of_a_sample_are_numbered_over_all_ranks(world_size: int) -> None:
+def test_repeats_are_numbered_across_ranks(world_size: int) -> None:
     ranks = [TrainBatches(3, 4, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
     picks = [pick for batches in ranks for batch in batches for pick in batch]
     assert len(set(picks)) == 4 * world_size, "two picks would be augmented alike"
@@ -129,7 +129,7 @@ def test_indices_of_an_epoch_may_differ_and_repeat() -> None:
         assert [pick.index for pick in picks if pick.repeat] == [epoch]
 
 
-def test_batches_are_of_one_group_as_far_as_that_goes() -> None:
+def test_batches_have_one_group_if_possible() -> None:
     groups = np.array([0] * 50 + [1] * 30 + [2] * 3)
     for epoch in range(10):
         batches = TrainBatches(83, 8, seed=0, groups=groups)
@@ -137,20 +137,20 @@ def test_batches_are_of_one_group_as_far_as_that_goes() -> None:
         dealt = indices(batches)
         assert len(dealt) == len(batches) == 10
         mixed = [batch for batch in dealt if len({int(groups[index]) for index in batch}) > 1]
-        assert len(mixed) <= 1  # 6 + 3 batches are full; 2 + 6 + 3 are left, enough for one mixed
+        assert len(mixed) <= 1  # 6 + 3 batches are full; 2 + 6 + 3 remain, enough for one mixed batch
         assert len({index for batch in dealt for index in batch}) == 80
         kinds = [int(groups[batch[0]]) for batch in dealt if batch not in mixed]
         assert sorted(kinds) == [0] * 6 + [1] * 3
     assert kinds != sorted(kinds), "groups must not come one after the other"
 
 
-def test_aspect_groups_tell_lying_from_upright_images() -> None:
+def test_aspect_groups_separate_landscape_from_portrait() -> None:
     sizes = np.array([[480, 640], [640, 480], [500, 500], [300, 640], [640, 300], [90, 100]])
     assert aspect_groups(sizes).tolist() == [0, 2, 1, 0, 2, 1]
 
 
 @pytest.mark.parametrize("done", range(5))
-def test_resuming_goes_on_after_the_last_batch_that_was_handed_on(done: int) -> None:
+def test_resuming_continues_after_the_last_consumed_batch(done: int) -> None:
     whole = TrainBatches(43, 8, seed=3)
     whole.set_epoch(2)
     expected = list(whole)
@@ -167,7 +167,7 @@ def test_resuming_goes_on_after_the_last_batch_that_was_handed_on(done: int) -> 
     assert len(resumed) == 5
 
 
-def test_a_state_at_the_end_of_an_epoch_goes_on_with_the_next() -> None:
+def test_state_at_the_end_of_an_epoch_continues_with_the_next() -> None:
     finished = TrainBatches(16, 8, seed=3)
     for _ in finished:
         finished.advance()
@@ -178,7 +178,7 @@ def test_a_state_at_the_end_of_an_epoch_goes_on_with_the_next() -> None:
     assert resumed.epoch == 1 and list(resumed) == list(following)
 
 
-def test_a_new_epoch_forgets_the_position() -> None:
+def test_new_epoch_resets_the_position() -> None:
     batches = TrainBatches(40, 8, seed=0)
     batches.load_state_dict({"epoch": 1, "position": 3, "seed": 0})
     batches.set_epoch(2)
@@ -202,7 +202,7 @@ def test_each_image_is_evaluated_once_in_batches_of_one_size(world_size: int) ->
     assert len(dealt) == sum(-(-int((sizes == size).all(axis=1).sum()) // 4) for size in ([64, 96], [96, 64], [64, 64]))
 
 
-def test_images_of_unknown_size_are_evaluated_one_by_one() -> None:
+def test_images_of_unknown_size_are_evaluated_individually() -> None:
     assert indices(EvaluationBatches(3, None, 4)) == [[0], [1], [2]]
     assert indices(EvaluationBatches(3, None, 4, rank=1, world_size=2)) == [[1]]
 

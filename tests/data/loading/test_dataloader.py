@@ -1,4 +1,4 @@
-"""Loaders: the same samples in any process, errors that can be read, and a stream that goes on where it stopped."""
+"""Loaders: the same samples in any process, readable errors, and resuming where a stream stopped."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ from densevit.interfaces import Batch, Dataset, Sample
 
 
 class Noise(Dataset):
-    """Images of several sizes; `bad` fails on its third sample in the way that `failure` says."""
+    """Images of several sizes; `bad` fails on its third sample as given by `failure`."""
 
     def __init__(self, length: int = 23, failure: Exception | None = None) -> None:
         self.length, self.failure = length, failure
@@ -58,7 +58,7 @@ def val_loader(num_workers: int, failure: Exception | None = None) -> Loader:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal through all containers, tensors to the last bit and with their type."""
+    """Recursive equality; tensors are bit-identical and of the same type."""
     if isinstance(one, torch.Tensor):
         return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, dict):
@@ -72,14 +72,14 @@ def names(batches: list[Batch]) -> list[list[str]]:
     return [[targets["image_id"] for targets in batch["targets"]] for batch in batches]
 
 
-def test_workers_change_nothing() -> None:
+def test_results_do_not_depend_on_workers() -> None:
     for make in (train_loader, val_loader):
         expected = list(make(0))
         for num_workers in (1, 2):
             assert same(list(make(num_workers)), expected)
 
 
-def test_small_and_large_targets_cross_from_a_worker_as_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_return_small_and_large_targets_as_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("densevit.data.loading.dataloader._SMALL", 300)  # masks are larger, boxes smaller
     assert same(list(val_loader(1)), list(val_loader(0)))
 
@@ -97,7 +97,7 @@ def test_epochs_differ_in_order_and_in_augmentation() -> None:
     assert same(list(loader), first)
 
 
-def test_evaluation_carries_the_data_sets_own_targets_untouched() -> None:
+def test_evaluation_returns_the_original_targets() -> None:
     batches = list(val_loader(0))
     assert len(batches) == 23
     for index, batch in enumerate(batches):
@@ -107,7 +107,7 @@ def test_evaluation_carries_the_data_sets_own_targets_untouched() -> None:
         assert max(targets["size"]) == 48 and batch["images"].shape[2:] in ((48, 48), (48, 32), (32, 48), (16, 48))
 
 
-def test_repeats_of_an_image_are_augmented_in_other_ways() -> None:
+def test_repeated_images_are_augmented_differently() -> None:
     transform = build_transforms(DataSection(name="scenes", image_size=48))[0]
     loader = Loader(TransformedDataset(Noise(2), transform, train=True), TrainBatches(2, 12, seed=5), 16, 0)
     (batch,) = list(loader)
@@ -115,7 +115,7 @@ def test_repeats_of_an_image_are_augmented_in_other_ways() -> None:
     assert len(images) == 12
 
 
-def test_the_first_time_of_an_image_draws_from_seed_and_index_alone() -> None:
+def test_first_augmentation_depends_on_seed_and_index_only() -> None:
     def drawn(sample: Sample, rng: np.random.Generator, types: Any) -> Sample:
         return {"image": sample["image"], "targets": {"drawn": rng.random()}}
 
@@ -124,7 +124,7 @@ def test_the_first_time_of_an_image_draws_from_seed_and_index_alone() -> None:
     assert first == np.random.default_rng([1 << 30, 7]).random() != second
 
 
-def test_a_repeat_in_evaluation_has_no_truth() -> None:
+def test_repeats_in_evaluation_have_no_ground_truth() -> None:
     transform = build_transforms(DataSection(name="scenes", image_size=48))[1]
     prepared = TransformedDataset(Noise(), transform, train=False)
     assert (
@@ -134,7 +134,7 @@ def test_a_repeat_in_evaluation_has_no_truth() -> None:
 
 
 class Extra(Noise):
-    """Noise with one target more; `provides` says so where it is named."""
+    """Noise with an additional target, declared in `provides` if that names it."""
 
     def __init__(self, key: str, value: Any, provides: tuple[str, ...] = ()) -> None:
         super().__init__()
@@ -161,14 +161,14 @@ def prepared(dataset: Dataset, train: bool) -> TransformedDataset:
         ({"camera": np.eye(3)}, "a dict"),
     ],
 )
-def test_a_target_that_no_transform_knows_is_named(value: Any, found: str, train: bool) -> None:
+def test_unknown_target_is_named(value: Any, found: str, train: bool) -> None:
     message = (
         rf"Sample 3 of .*test_dataloader\.Extra \(image 'image 3'\) has the target 'flow', {found}.*Known: area, boxes"
     )
     samples = prepared(Extra("flow", value), train)
     with pytest.raises(DataError, match=message):
         samples[SampleKey(3, 0)]
-    with pytest.raises(DataError, match="Sample 0 of .*'flow'"):  # before training, where the data set names it
+    with pytest.raises(DataError, match="Sample 0 of .*'flow'"):  # before training, if the data set declares it
         prepared(Extra("flow", value, provides=("boxes", "flow")), train)
 
 
@@ -176,22 +176,22 @@ def test_a_target_that_no_transform_knows_is_named(value: Any, found: str, train
 @pytest.mark.parametrize(
     "value", ["Ulm", 3, 2.5, True, None, np.float32(1), torch.tensor(4), ["a", "b"], {"city": "Ulm", "year": 2026}]
 )
-def test_what_does_not_follow_the_image_passes_as_it_is(value: Any, train: bool) -> None:
+def test_non_spatial_targets_are_unchanged(value: Any, train: bool) -> None:
     targets = prepared(Extra("about", value, provides=("about",)), train)[SampleKey(3, 0)]["targets"]
     assert targets["about"] is value
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_a_data_set_without_images_is_named(train: bool) -> None:
+def test_empty_data_set_is_named(train: bool) -> None:
     with pytest.raises(DataError, match=r"test_dataloader\.Noise has no images"):
         prepared(Noise(0), train)
 
 
-# ---- going on ----
+# ---- resuming ----
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_loader_resumes_after_what_was_consumed_not_after_what_was_prefetched(num_workers: int) -> None:
+def test_loader_resumes_after_consumed_not_prefetched_batches(num_workers: int) -> None:
     whole = train_loader(0)
     whole.set_epoch(1)
     expected = list(whole)
@@ -212,7 +212,7 @@ def test_a_loader_resumes_after_what_was_consumed_not_after_what_was_prefetched(
 
 @pytest.mark.filterwarnings("ignore:.*dirpath has changed", "ignore:Checkpoint directory")
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_lightning_goes_on_in_the_middle_and_at_the_end_of_an_epoch(num_workers: int, tmp_path: Path) -> None:
+def test_lightning_resumes_within_and_after_an_epoch(num_workers: int, tmp_path: Path) -> None:
     lightning = pytest.importorskip("pytorch_lightning")
 
     class Recorder(lightning.LightningModule):  # type: ignore[name-defined, misc]
@@ -247,7 +247,7 @@ def test_lightning_goes_on_in_the_middle_and_at_the_end_of_an_epoch(num_workers:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_error_in_a_sample_comes_out_with_its_own_words(num_workers: int) -> None:
+def test_sample_error_keeps_its_message(num_workers: int) -> None:
     failure = DataError("pictures/7.jpg cannot be read.\nTry another one: it ends early.")
     for loader in (train_loader(num_workers, failure), val_loader(num_workers, failure)):
         with pytest.raises(DataError) as caught:
@@ -256,7 +256,7 @@ def test_an_error_in_a_sample_comes_out_with_its_own_words(num_workers: int) -> 
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_error_of_a_plugin_names_sample_class_and_line(num_workers: int) -> None:
+def test_plugin_error_names_sample_class_and_line(num_workers: int) -> None:
     loader = val_loader(num_workers, KeyError("color"))
     with pytest.raises(
         DataError, match=r"Sample 2 of .*Noise failed: KeyError: 'color' \(.*test_dataloader\.py, line \d+"
@@ -264,7 +264,7 @@ def test_an_error_of_a_plugin_names_sample_class_and_line(num_workers: int) -> N
         list(loader)
 
 
-# ---- how many processes ----
+# ---- number of processes ----
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_an_error_of_a_plugin_names_sample_class_and_line(num_workers: int) -> N
         (False, ((1, 1, 0), (2, 1, 0), (4, 1, 1), (64, 1, 8), (16, 4, 1), (2, 4, 0))),
     ],
 )
-def test_auto_leaves_to_training_what_it_needs(
+def test_auto_workers_leave_cores_for_training(
     monkeypatch: pytest.MonkeyPatch, accelerated: bool, cases: tuple[tuple[int, int, int], ...]
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerated)
@@ -285,7 +285,7 @@ def test_auto_leaves_to_training_what_it_needs(
         assert workers_for(5, 10, processes) == 5
 
 
-def test_small_tensors_of_workers_are_pinned_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_worker_tensors_are_pinned_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned: list[torch.Tensor] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(self), self)[1])
     batch = {"images": torch.zeros(2), "targets": [{"boxes": np.ones((1, 4)), "labels": np.zeros(1), "image_id": 3}]}

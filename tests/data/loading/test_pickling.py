@@ -1,4 +1,4 @@
-"""Loaders in processes that are spawned: what crosses to them is pickled."""
+"""Loaders with spawned processes, to which data sets and transforms are pickled."""
 
 import json
 import pickle
@@ -26,7 +26,7 @@ RECIPES: list[dict[str, Any]] = [
 
 
 def assert_same(one: Any, other: Any) -> None:
-    """Equal through all containers, tensors to the last bit."""
+    """Recursive equality; tensors are bit-identical."""
     assert type(one) is type(other)
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other)
@@ -99,11 +99,11 @@ def config(**data: Any) -> Config:
     return from_mapping({"backbone": {"name": "resnet"}, "heads": heads, "data": data, "trainer": {"max_epochs": 1}})
 
 
-def test_a_spawned_worker_gives_the_same_batches() -> None:
+def test_spawned_workers_give_the_same_batches() -> None:
     section = {"name": "scenes", "image_size": 48, "train_length": 4, "val_length": 2, "batch_size": 2}
     here, spawned = (
         build_data(config(recipe="resize", num_workers=workers, **section)).train_loader() for workers in (0, 1)
     )
-    spawned.multiprocessing_context = "spawn"  # the only way on Windows and macOS; on Linux ours are forked
+    spawned.multiprocessing_context = "spawn"  # the default on Windows and macOS; on Linux our workers are forked
     for one, other in zip(list(here), list(spawned), strict=True):
         assert torch.equal(one["images"], other["images"])

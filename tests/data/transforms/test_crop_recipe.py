@@ -1,4 +1,4 @@
-"""The recipe `crop`: random scales, crops of several classes, the field's photometric changes, ignored padding."""
+"""The recipe `crop`: random scales, crops of several classes, photometric distortion, ignored padding."""
 
 from collections.abc import Callable
 from typing import Any
@@ -51,9 +51,9 @@ def test_scales_are_uniform_and_relative_to_the_short_side() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scales", "picture", "window", "size"),
+    ("scales", "image", "window", "size"),
     [
-        ((1, 1), (50, 70), (50, 70), (50, 70)),  # smaller than the crop: whole
+        ((1, 1), (50, 70), (50, 70), (50, 70)),  # smaller than the crop: the whole image
         ((1, 1), (100, 200), (96, 128), (96, 128)),
         ((2, 2), (100, 200), (48, 64), (96, 128)),
         ((0.5, 0.5), (150, 400), (150, 256), (75, 128)),  # its height fits, its width does not
@@ -61,13 +61,13 @@ def test_scales_are_uniform_and_relative_to_the_short_side() -> None:
         ((0.75, 0.75), (1, 1000), (1, 171), (1, 128)),
     ],
 )
-def test_windows_and_sizes_by_hand(scales: Any, picture: Any, window: Any, size: Any) -> None:
-    frame = Crop((96, 128), scales=scales).training_frame(*picture, np.random.default_rng(0))
+def test_windows_and_sizes_by_hand(scales: Any, image: Any, window: Any, size: Any) -> None:
+    frame = Crop((96, 128), scales=scales).training_frame(*image, np.random.default_rng(0))
     top, left, bottom, right = frame.window
     assert ((bottom - top, right - left), frame.size) == (window, size)
 
 
-def test_an_image_smaller_than_the_crop_is_padded_and_the_padding_is_ignored() -> None:
+def test_small_image_is_padded_and_padding_is_ignored() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(100, 256, (50, 70, 3)).astype(np.uint8)
     small = labelled(rng.integers(0, 3, (50, 70)).astype(np.uint8), pixels)
@@ -87,8 +87,8 @@ def test_an_image_smaller_than_the_crop_is_padded_and_the_padding_is_ignored() -
 
 
 @pytest.mark.parametrize("upright", [False, True])
-def test_labels_lie_where_the_image_shows_them_to_half_a_pixel(upright: bool) -> None:
-    """Bands of black and white: the grey of an edge passes the middle where the label changes."""
+def test_labels_are_aligned_to_half_a_pixel(upright: bool) -> None:
+    """Bands of black and white: grey crosses the middle where the label changes."""
     rng = np.random.default_rng(0)
     edges = np.cumsum(rng.integers(9, 25, 20))
     bands = np.searchsorted(edges, np.arange(211), side="right") % 2
@@ -107,7 +107,7 @@ def test_labels_lie_where_the_image_shows_them_to_half_a_pixel(upright: bool) ->
     assert checked > 1000
 
 
-def test_all_labels_lie_on_their_colours() -> None:
+def test_all_labels_are_aligned_with_their_colours() -> None:
     rng = np.random.default_rng(1)
     semantic = cv2.resize(rng.integers(0, 6, (7, 11)).astype(np.uint8), (203, 117), interpolation=cv2.INTER_NEAREST)
     semantic[40:60, 90:130] = IGNORE
@@ -133,10 +133,10 @@ def maps(**counts: int) -> np.ndarray:
     return np.concatenate(values).reshape(-1, 4)
 
 
-def test_what_is_mixed() -> None:
+def test_class_limit_ignores_unlabelled_pixels() -> None:
     assert is_mixed(maps(_0=12, _1=4))  # 75 %
     assert not is_mixed(maps(_0=13, _1=3))
-    assert is_mixed(maps(_3=2, _7=2, _255=12))  # of the labelled
+    assert is_mixed(maps(_3=2, _7=2, _255=12))  # of the labelled pixels
     assert not is_mixed(maps(_3=4, _255=12))
     assert not is_mixed(maps(_255=16))
     assert not is_mixed(maps(_0=16))
@@ -144,7 +144,7 @@ def test_what_is_mixed() -> None:
 
 
 def worst_shares() -> list[float]:
-    """The greatest class's share in 80 crops of an image in which about every other crop is within the limit."""
+    """Share of the largest class in 80 crops of an image in which about every other crop is within the limit."""
     semantic = np.zeros((90, 460), np.uint8)
     semantic[:, 50:100], semantic[:, 150:200], semantic[:, 250:300], semantic[:, 400:] = 1, 2, 1, IGNORE
     train, shares = train_of(image_size=64, scales=(0.9, 1.4)), []
@@ -158,7 +158,7 @@ def worst_shares() -> list[float]:
 def test_no_class_has_more_than_three_quarters_of_a_crop(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(worst_shares()) <= 0.75 + 0.02  # resampling moves an edge by half a pixel
     monkeypatch.setattr(recipes, "is_mixed", lambda semantic: True)
-    assert np.mean(np.array(worst_shares()) > 0.77) > 0.2, "the picture tries nothing"
+    assert np.mean(np.array(worst_shares()) > 0.77) > 0.2, "without retries, crops exceed the limit"
 
 
 @pytest.mark.parametrize(
@@ -167,11 +167,13 @@ def test_no_class_has_more_than_three_quarters_of_a_crop(monkeypatch: pytest.Mon
         (np.zeros((100, 100), np.uint8), 10),
         (np.full((100, 100), IGNORE, np.uint8), 10),
         (np.tile(np.array([0, 1], np.uint8), (100, 50)), 1),
-        (np.zeros((40, 50), np.uint8), 0),  # whole in the crop: there is no other
+        (np.zeros((40, 50), np.uint8), 0),  # fits into the crop: there is no other crop
         (None, 0),
     ],
 )
-def test_ten_tries_and_no_more(monkeypatch: pytest.MonkeyPatch, semantic: np.ndarray | None, tries: int) -> None:
+def test_crops_are_retried_at_most_ten_times(
+    monkeypatch: pytest.MonkeyPatch, semantic: np.ndarray | None, tries: int
+) -> None:
     asked = []
 
     def counted(window: np.ndarray) -> bool:
@@ -187,7 +189,7 @@ def test_ten_tries_and_no_more(monkeypatch: pytest.MonkeyPatch, semantic: np.nda
 
 @pytest.mark.parametrize("value", [0, IGNORE])
 @pytest.mark.parametrize("size", [(1, 1), (37, 91), (301, 17)])
-def test_images_of_one_class_or_none_pass(size: tuple[int, int], value: int) -> None:
+def test_images_of_one_class_or_none_are_accepted(size: tuple[int, int], value: int) -> None:
     train = train_of(image_size=(32, 48), short_side=40)
     for seed in range(5):
         result = train(labelled(np.full(size, value, np.uint8)), np.random.default_rng(seed))
@@ -200,7 +202,7 @@ def test_images_of_one_class_or_none_pass(size: tuple[int, int], value: int) -> 
 
 
 def recolored(color: tuple[int, int, int], count: int) -> np.ndarray:
-    """(count, 3): what the training transform makes of an image of one colour."""
+    """(count, 3): colours after the training transform of an image of one colour."""
     pixels = np.full((8, 8, 3), color, np.uint8)
     train = train_of(image_size=8, scales=(1, 1))
     sample = labelled(np.zeros((8, 8), np.uint8), pixels)
@@ -209,30 +211,30 @@ def recolored(color: tuple[int, int, int], count: int) -> np.ndarray:
     return np.array([image[:, 0, 0].tolist() for image in results])
 
 
-def test_brightness_moves_by_32_and_contrast_multiplies_by_a_half_to_three_halves() -> None:
+def test_brightness_and_contrast_ranges() -> None:
     grey = recolored((100, 100, 100), 600)
     assert (grey == grey[:, :1]).all(), "saturation and hue leave grey as it is"
     values = grey[:, 0]
     assert (100 - 32) * 0.5 - 1 <= values.min() < 45 and 175 < values.max() <= (100 + 32) * 1.5 + 1
-    assert np.mean(values == 100) == pytest.approx(0.25, abs=0.06)  # neither of the two coins, and near-misses
+    assert np.mean(values == 100) == pytest.approx(0.25, abs=0.06)  # neither change is applied, or it rounds to nothing
     black = recolored((0, 0, 0), 300)[:, 0]
-    assert np.mean(black == 0) == pytest.approx(0.75, abs=0.08)  # half of the images, and darker than black is black
+    assert np.mean(black == 0) == pytest.approx(0.75, abs=0.08)  # half of the images; black cannot become darker
     assert 30 < black.max() <= 49
 
 
-def test_hue_turns_by_a_tenth_of_the_circle_and_saturation_changes() -> None:
+def test_hue_and_saturation_ranges() -> None:
     red = recolored((200, 60, 60), 600)
     hsv = cv2.cvtColor(red[None].astype(np.uint8), cv2.COLOR_RGB2HSV)[0].astype(int)
-    tells = (np.ptp(red, axis=1) > 110) & (red.max(axis=1) < 255)  # neither pale nor cut off, which turns it too
+    tells = (np.ptp(red, axis=1) > 110) & (red.max(axis=1) < 255)  # neither pale nor clipped, which changes the hue
     hue = (hsv[:, 0] + 90)[tells] % 180 - 90
-    assert -19 <= hue.min() < -15 and 15 < hue.max() <= 19  # 18, and what rounding colours adds
+    assert -19 <= hue.min() < -15 and 15 < hue.max() <= 19  # 18, and rounding of colours
     assert np.mean(hue == 0) == pytest.approx(0.5, abs=0.08)
     spread = np.ptp(red, axis=1)
     assert np.mean((red == [200, 60, 60]).all(axis=1)) == pytest.approx(1 / 16, abs=0.04)
     assert spread.min() < 60 and spread.max() > 190  # 140 of saturation x contrast, of a half to three halves each
 
 
-def test_the_other_recipes_keep_hue_and_saturation() -> None:
+def test_other_recipes_preserve_hue_and_saturation() -> None:
     for keys in ({"image_size": 8}, {"recipe": "detr", "image_size": (8, 8)}):
         train = build_transforms(DataSection(name="scenes", **keys))[0]
         sample = labelled(np.zeros((8, 8), np.uint8), np.full((8, 8, 3), (90, 90, 90), np.uint8))
@@ -244,7 +246,7 @@ def test_the_other_recipes_keep_hue_and_saturation() -> None:
 # ---- evaluation and config ----
 
 
-def test_evaluation_shows_whole_images_without_a_canvas() -> None:
+def test_evaluation_uses_whole_images_without_a_canvas() -> None:
     evaluation = build_transforms(DataSection(name="label_maps", recipe="crop", image_size=64, short_side=48))[1]
     assert evaluation.canvas is None
     result = evaluation(labelled(np.zeros((60, 100), np.uint8)))
@@ -276,18 +278,18 @@ def written(**keys: Any) -> dict[str, Any]:
         ({"recipe": "crops"}, r"data\.recipe should be .*Did you mean 'crop'\?"),
     ],
 )
-def test_a_wrong_key_is_named_with_the_mend(keys: dict[str, Any], message: str) -> None:
+def test_invalid_key_error_names_key_and_fix(keys: dict[str, Any], message: str) -> None:
     keys = {"image_size": 64, "recipe": "crop"} | keys if "scales" in keys or keys == {"short_side": 0} else keys
     with pytest.raises(ConfigError, match=message):
         config.from_mapping(written(**keys))
 
 
-def test_a_recipe_of_crops_without_a_size_is_refused_from_python_too() -> None:
+def test_crop_recipe_without_a_size_raises() -> None:
     with pytest.raises(ConfigError, match=r"data\.image_size is missing"):
         build_recipe("crop", None)
 
 
-def test_a_config_comes_back_from_its_dump_whatever_its_recipe(tmp_path: Any) -> None:
+def test_config_of_any_recipe_round_trips(tmp_path: Any) -> None:
     for keys in ({}, {"recipe": "crop", "image_size": [64, 96], "short_side": 80, "scales": [1, "1.5"]}):
         given = config.from_mapping(written(**keys))
         file = tmp_path / "config.yaml"

@@ -1,4 +1,4 @@
-"""Sparse depth through resizing, flips, crops and zooms: no value is invented, and each stays on its place."""
+"""Sparse depth through resizing, flips, crops and zooms: no value is interpolated, and each stays at its place."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ HEIGHT, WIDTH = 120, 200
 
 
 def lidar() -> tuple[Sample, dict[float, tuple[int, int]]]:
-    """An image whose red and green are column and row, with depth known at 5 % of its pixels, each another number.
+    """An image whose red and green are column and row, with distinct depths at 5 % of its pixels.
 
-    Also where each number stands, (row, column).
+    Also returns the (row, column) of each depth.
     """
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
@@ -32,11 +32,11 @@ def lidar() -> tuple[Sample, dict[float, tuple[int, int]]]:
 
 
 def assert_on_its_place(sample: Sample, places: dict[float, tuple[int, int]], zoom: float = 1.0) -> None:
-    """Each depth, times the zoom, is one that was measured, and the image there shows its row and column."""
+    """Each depth, times the zoom, is an original value, and the image there shows its row and column."""
     depth, image = sample["targets"]["depth"], sample["image"].numpy().astype(int)
     assert depth.shape == sample["targets"]["size"] and depth.dtype == torch.float32
     found = depth.nonzero().tolist()
-    assert 0.03 < len(found) / depth.numel() < 0.07, "as sparse as it was: nothing is filled in, and little lost"
+    assert 0.03 < len(found) / depth.numel() < 0.07, "equally sparse: nothing is filled in, and little lost"
     for row, column in found:
         value = float(depth[row, column]) * zoom
         y, x = places[round(value)]
@@ -45,13 +45,13 @@ def assert_on_its_place(sample: Sample, places: dict[float, tuple[int, int]], zo
 
 
 @pytest.mark.parametrize("image_size", [None, 100, 333, (90, 300), (240, 120)])
-def test_evaluation_resizes_to_values_that_were_measured(image_size: Any) -> None:
+def test_evaluation_resizing_creates_no_new_depth(image_size: Any) -> None:
     sample, places = lidar()
     assert_on_its_place(EvaluationTransform(build_recipe("resize", image_size))(sample), places)
 
 
 class OneFrame:
-    """A recipe that always draws the same frame. EvaluationTransform leaves images as they are."""
+    """A recipe that always returns the same frame. EvaluationTransform does not change images."""
 
     canvas = evaluation_canvas = None
     recoloring = "none"
@@ -76,8 +76,8 @@ class OneFrame:
         (Frame((7, 11, 91, 116), (105, 140)), np.sqrt(105 / 84 * 140 / 105)),
     ],
 )
-def test_flips_crops_and_zooms_keep_depth_on_what_it_was_measured(frame: Frame, zoom: float) -> None:
-    """Twice enlarged, things look twice as near, and their depth says so."""
+def test_augmented_depth_stays_aligned_with_the_image(frame: Frame, zoom: float) -> None:
+    """In an image enlarged twice, objects appear twice as near, and their depth is halved."""
     sample, places = lidar()
     transform, flips = Augmentation(OneFrame(frame)), set()  # type: ignore[arg-type]
     for seed in range(6):
@@ -96,10 +96,10 @@ def test_flips_crops_and_zooms_keep_depth_on_what_it_was_measured(frame: Frame, 
         ("crop", {"image_size": (96, 96), "scales": (0.5, 2.0)}),
     ],
 )
-def test_each_recipe_takes_values_at_pixels_centres(name: str, given: dict[str, Any]) -> None:
+def test_recipes_sample_depth_at_pixel_centres(name: str, given: dict[str, Any]) -> None:
     """Against nearest-pixel sampling written out, with depth divided by the frame's zoom against evaluation.
 
-    A shift by one pixel would leave 90 % of so sparse a map agreeing.
+    A shift by one pixel would still agree at 90 % of such a sparse map.
     """
     recipe: Any = build_recipe(name, **given)
     sample, _ = lidar()
@@ -122,10 +122,8 @@ def test_each_recipe_takes_values_at_pixels_centres(name: str, given: dict[str, 
 
 
 @pytest.mark.parametrize(("zoom", "wanted"), [(0.5, [0, 2, 16, 0]), (2.0, [0, 0.5, 4, 5])])
-def test_depth_that_a_zoom_takes_out_of_the_heads_range_is_not_learnt_as_another(
-    zoom: float, wanted: list[float]
-) -> None:
-    """Of 0, 1, 8 and 10 m: seen half as large, 10 m become 20, beyond a head of 0.4 to 18 m; and no 18 are learnt."""
+def test_depth_beyond_the_head_s_range_after_zoom_is_unknown(zoom: float, wanted: list[float]) -> None:
+    """Of 0, 1, 8 and 10 m: at half the size, 10 m become 20, beyond a head of 0.4 to 18 m, and are not clamped."""
     depth = torch.tensor([0.0, 1, 8, 10]).repeat_interleave(16).repeat(64, 1)
     sample: Sample = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "targets": {"image_id": 1, "depth": depth}}
     side = round(64 * zoom)
@@ -142,7 +140,7 @@ def test_depth_that_a_zoom_takes_out_of_the_heads_range_is_not_learnt_as_another
     assert not learnt[found == 0].any()
 
 
-def test_what_a_batch_pads_has_no_depth() -> None:
+def test_padding_has_no_depth() -> None:
     """The canvas is wider than the image; targets leave that out."""
     sample, _ = lidar()
     transform = Augmentation(build_recipe("fixed", (300, 300)))

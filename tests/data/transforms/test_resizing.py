@@ -1,4 +1,4 @@
-"""Recipes, resizing and augmentation. What the boxes say is held against what the image shows."""
+"""Recipes, resizing and augmentation. Boxes are compared with the pixels of the image."""
 
 import os
 import subprocess
@@ -57,13 +57,13 @@ def painted(height: int = 120, width: int = 160, seed: int = 0) -> Sample:
 
 
 def shown(image: torch.Tensor, label: int) -> torch.Tensor:
-    """(H, W) bool: where the object of this label is to be seen."""
+    """(H, W) bool: visible pixels of the object of this label."""
     distance = (image.int() - torch.from_numpy(COLORS[label]).int()[:, None, None]).abs().amax(dim=0)
-    return distance < 110  # colours may have been shifted, edges are blends
+    return distance < 110  # colours may be shifted, edges are blended
 
 
-def check_agrees_with_picture(sample: Sample) -> None:
-    """Boxes, masks, semantic map and depth all lie where the image shows the colour of their label."""
+def check_agrees_with_image(sample: Sample) -> None:
+    """Boxes, masks, semantic map and depth are aligned with the colour of their label."""
     image, targets = sample["image"], sample["targets"]
     height, width = targets["size"]
     assert image.dtype == torch.uint8 and image.is_contiguous()
@@ -85,11 +85,11 @@ def check_agrees_with_picture(sample: Sample) -> None:
         assert not (targets["semantic"] == label).any()
     known = targets["semantic"] != IGNORE
     assert torch.equal(targets["depth"] > 0, known)
-    nearer = (targets["semantic"][known] + 1) / targets["depth"][known]  # how often it is enlarged: one for the image
+    nearer = (targets["semantic"][known] + 1) / targets["depth"][known]  # the zoom: one for the image
     torch.testing.assert_close(nearer, nearer[:1].expand_as(nearer))
 
 
-def test_resize_is_the_same_in_training_as_in_evaluation() -> None:
+def test_resize_is_equal_in_training_and_evaluation() -> None:
     train, evaluation = build_transforms(section(recipe="resize", image_size=96))
     expected = evaluation(painted())
     for seed in range(3):
@@ -112,14 +112,14 @@ def test_resize_is_the_same_in_training_as_in_evaluation() -> None:
         {"recipe": "crop", "image_size": 100, "short_side": 99, "scales": (0.7, 1.6)},
     ],
 )
-def test_after_augmentation_the_targets_still_lie_where_the_image_shows_them(keys: dict[str, Any]) -> None:
+def test_augmented_targets_are_aligned_with_the_image(keys: dict[str, Any]) -> None:
     train, evaluation = build_transforms(section(**keys))
-    if keys.get("recipe") == "crop":  # whose colours are no longer to be told apart; tests/data/test_crop_recipe.py
+    if keys.get("recipe") == "crop":  # its colours are no longer distinct; see test_crop_recipe.py
         train = Augmentation(replace(evaluation.recipe, recoloring="none"))  # type: ignore[type-var]
     sample, labels, flipped = painted(), set(), 0
     for seed in range(16):
         result = train(sample, np.random.default_rng(seed))
-        check_agrees_with_picture(result)
+        check_agrees_with_image(result)
         labels |= {tuple(result["targets"]["labels"].tolist())}
         first = result["targets"]["boxes"][:, 0].tolist()
         flipped += first == sorted(first, reverse=True)
@@ -127,10 +127,10 @@ def test_after_augmentation_the_targets_still_lie_where_the_image_shows_them(key
         assert result["targets"]["image_id"] == 7
     assert 3 <= flipped <= 13
     assert len(labels) > 1 or "recipe" not in keys, "no crop ever cut off an object"
-    check_agrees_with_picture(evaluation(sample))
+    check_agrees_with_image(evaluation(sample))
 
 
-def test_the_result_follows_from_the_generator_alone() -> None:
+def test_result_depends_on_the_generator_only() -> None:
     for keys in (
         {"image_size": 128},
         {"recipe": "detr", "image_size": (160, 240)},
@@ -158,8 +158,8 @@ def test_the_result_follows_from_the_generator_alone() -> None:
         {"recipe": "crop", "image_size": 120, "scales": (1, 1)},
     ],
 )
-def test_depth_is_divided_by_what_an_image_is_enlarged_by(keys: dict[str, Any]) -> None:
-    """Twice as large as evaluation would show it, a thing looks as if it were at half the distance."""
+def test_depth_is_divided_by_the_zoom(keys: dict[str, Any]) -> None:
+    """At twice the evaluation's size, an object appears at half the distance."""
     train, evaluation = build_transforms(section(**keys))
     plain, factors = evaluation(painted())["targets"], []
     assert torch.equal(plain["depth"].unique(), torch.arange(6.0))
@@ -178,8 +178,8 @@ def test_depth_is_divided_by_what_an_image_is_enlarged_by(keys: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("keys", [{"image_size": 100}, {"recipe": "crop", "image_size": 100, "scales": (1, 1)}])
-def test_flips_and_colours_are_drawn_apart(keys: dict[str, Any]) -> None:
-    """One stream for all steps: with a copy for each, an image would be recoloured just when it is flipped."""
+def test_flips_and_colours_are_independent(keys: dict[str, Any]) -> None:
+    """One random stream for all steps: with a copy for each, recolouring would coincide with flipping."""
     sample = painted(100, 100)
     train, seen = build_transforms(section(**keys))[0], []
     for seed in range(120):
@@ -195,7 +195,7 @@ def test_flips_and_colours_are_drawn_apart(keys: dict[str, Any]) -> None:
     assert abs(of_flipped - of_plain) < 0.25, counts
 
 
-def test_the_sample_that_comes_in_stays_as_it_is() -> None:
+def test_input_sample_is_not_modified() -> None:
     sample, untouched = painted(), painted()
     for size in (64, 160):
         train, evaluation = build_transforms(section(image_size=size))
@@ -220,7 +220,7 @@ def test_the_sample_that_comes_in_stays_as_it_is() -> None:
         ({"image_size": (256, 512)}, (480, 640), (256, 341)),
         ({"image_size": (256, 512)}, (100, 640), (80, 512)),
         ({"image_size": None}, (33, 55), (33, 55)),
-        ({"recipe": "detr"}, (480, 640), (800, 1066)),  # the sizes that the authors' code gives
+        ({"recipe": "detr"}, (480, 640), (800, 1066)),  # sizes from the authors' code
         ({"recipe": "detr"}, (427, 640), (800, 1199)),
         ({"recipe": "detr"}, (640, 427), (1199, 800)),
         ({"recipe": "detr"}, (300, 640), (625, 1333)),
@@ -263,7 +263,7 @@ def test_an_image_of_the_right_size_is_not_resampled() -> None:
             assert torch.equal(result["targets"][key], sample["targets"][key])
 
 
-def test_a_letterbox_is_padded_to_its_canvas_and_its_size_leaves_that_out() -> None:
+def test_letterbox_is_padded_and_size_excludes_padding() -> None:
     train, evaluation = build_transforms(section(image_size=(150, 100)))
     bright: Sample = {"image": torch.full((3, 40, 80), 200, dtype=torch.uint8), "targets": {"image_id": 1}}
     result = evaluation(bright)
@@ -278,7 +278,7 @@ def test_a_letterbox_is_padded_to_its_canvas_and_its_size_leaves_that_out() -> N
 # ---- the recipes ----
 
 
-def test_detr_sizes_and_crops_are_the_papers() -> None:
+def test_detr_sizes_and_crops_match_the_paper() -> None:
     recipe = build_recipe("detr", None)
     rng = np.random.default_rng(0)
     frames = [recipe.training_frame(480, 640, rng) for _ in range(2000)]
@@ -298,8 +298,8 @@ def test_detr_sizes_and_crops_are_the_papers() -> None:
     assert widths.min() >= 640 * 384 / 800 - 1 and widths.max() == 640
 
 
-def test_detrs_crops_have_the_statistics_of_resize_crop_resize() -> None:
-    """Against the paper's three steps, simulated as they are told."""
+def test_detr_crop_statistics_match_resize_crop_resize() -> None:
+    """Against a simulation of the paper's three steps."""
     recipe, rng = build_recipe("detr", None), np.random.default_rng(0)
     ours = [recipe.training_frame(427, 640, rng) for _ in range(6000)]
     ours = [frame for frame in ours if frame.window != (0, 0, 427, 640)]
@@ -315,7 +315,7 @@ def test_detrs_crops_have_the_statistics_of_resize_crop_resize() -> None:
     assert np.abs(mine.std(axis=0) / np.std(theirs, axis=0) - 1).max() < 0.05
 
 
-def test_detrs_recipe_scales_as_a_whole() -> None:
+def test_detr_recipe_scales_with_image_size() -> None:
     recipe, rng = build_recipe("detr", (480, 800)), np.random.default_rng(0)
     frames = [recipe.training_frame(480, 640, rng) for _ in range(1000)]
     shorts = {min(frame.size) for frame in frames if frame.window == (0, 0, 480, 640)}
@@ -323,7 +323,7 @@ def test_detrs_recipe_scales_as_a_whole() -> None:
     assert max(max(frame.size) for frame in frames) <= 800
 
 
-def test_fixed_zooms_gently() -> None:
+def test_fixed_recipe_has_a_small_zoom_range() -> None:
     recipe, rng = build_recipe("fixed", 320), np.random.default_rng(0)
     frames = [recipe.training_frame(480, 640, rng) for _ in range(1000)]
     plain = [frame for frame in frames if frame == ((0, 0, 480, 640), (240, 320))]
@@ -335,7 +335,7 @@ def test_fixed_zooms_gently() -> None:
         assert width <= 320 and height <= 240
 
 
-def test_images_of_extreme_shape_survive() -> None:
+def test_images_of_extreme_aspect_are_resized() -> None:
     for recipe in (
         build_recipe("detr", None),
         build_recipe("fixed", 64),
@@ -352,14 +352,14 @@ def test_images_of_extreme_shape_survive() -> None:
             assert min(recipe.evaluation_size(height, width)) >= 1
 
 
-def test_a_short_side_longer_than_the_long_one_is_refused() -> None:
+def test_short_side_above_long_side_raises() -> None:
     with pytest.raises(ConfigError, match=r"data\.image_size.*800, 480"):
         build_recipe("detr", (800, 480))
     with pytest.raises(ConfigError, match="no recipe 'foxed'"):
         build_recipe("foxed", None)
 
 
-# ---- boxes that make trouble ----
+# ---- degenerate boxes ----
 
 
 def objects(boxes: list[list[float]], height: int = 50, width: int = 80) -> Sample:
@@ -377,7 +377,7 @@ def objects(boxes: list[list[float]], height: int = 50, width: int = 80) -> Samp
         {"recipe": "crop", "image_size": 96, "short_side": 50},
     ],
 )
-def test_boxes_that_albumentations_trips_over(keys: dict[str, Any]) -> None:
+def test_degenerate_boxes_are_handled(keys: dict[str, Any]) -> None:
     train, evaluation = build_transforms(section(**keys))
     sample = objects(
         [
@@ -404,8 +404,8 @@ def test_boxes_that_albumentations_trips_over(keys: dict[str, Any]) -> None:
     assert any("without area" in str(warning.message) for warning in caught)
 
 
-def test_many_random_boxes_follow_the_window_to_a_thousandth_of_a_pixel() -> None:
-    """A box in the result is one of the given ones, put through the same flip, crop and scale as all others."""
+def test_random_boxes_match_the_crop_to_a_thousandth_of_a_pixel() -> None:
+    """Each resulting box is one of the given ones after the same flip, crop and scale."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(-20, 100, (300, 2))
     boxes = np.hstack([corners, corners + rng.uniform(-1, 60, (300, 2))]).clip(0, [80, 50, 80, 50])
@@ -417,7 +417,7 @@ def test_many_random_boxes_follow_the_window_to_a_thousandth_of_a_pixel() -> Non
         height, width = targets["size"]
         given, got = boxes[targets["labels"].numpy()], targets["boxes"].double().numpy()
         for axis, extent in ((0, width), (1, height)):
-            inner = (got[:, axis] > 1e-3) & (got[:, axis + 2] < extent - 1e-3)  # not cut off on this axis
+            inner = (got[:, axis] > 1e-3) & (got[:, axis + 2] < extent - 1e-3)  # not clipped on this axis
             low, high = given[inner][:, axis], given[inner][:, axis + 2]
             scale = np.median((got[inner][:, axis + 2] - got[inner][:, axis]) / (high - low))
             same, mirrored = got[inner][:, axis] - scale * low, got[inner][:, axis] + scale * high
@@ -425,7 +425,7 @@ def test_many_random_boxes_follow_the_window_to_a_thousandth_of_a_pixel() -> Non
             assert inner.sum() > 5
 
 
-def test_without_objects_the_keys_stay_and_are_empty() -> None:
+def test_images_without_objects_have_empty_keys() -> None:
     train, evaluation = build_transforms(section(image_size=40))
     empty = objects([])
     empty["targets"]["masks"] = torch.zeros((0, 50, 80), dtype=torch.bool)
@@ -435,7 +435,7 @@ def test_without_objects_the_keys_stay_and_are_empty() -> None:
         assert targets["masks"].shape == (0, *targets["size"]) and targets["masks"].dtype == torch.bool
 
 
-def test_a_crop_that_holds_no_object_leaves_empty_keys() -> None:
+def test_crops_without_objects_have_empty_keys() -> None:
     train = build_transforms(section(recipe="detr", image_size=(80, 133)))[0]
     corner = objects([[0, 0, 2, 2]])
     counts = [len(train(corner, np.random.default_rng(seed))["targets"]["boxes"]) for seed in range(60)]
@@ -444,14 +444,14 @@ def test_a_crop_that_holds_no_object_leaves_empty_keys() -> None:
     assert lost["boxes"].shape == (0, 4) and lost["labels"].shape == (0,) and lost["labels"].dtype == torch.int64
 
 
-def test_what_is_not_labelled_stays_absent() -> None:
+def test_missing_labels_stay_absent() -> None:
     train, evaluation = build_transforms(section(image_size=40))
     bare: Sample = {"image": torch.zeros((3, 50, 80), dtype=torch.uint8), "targets": {"image_id": "a"}}
     for result in (train(bare, np.random.default_rng(0)), evaluation(bare)):
         assert result["targets"].keys() == {"image_id", "size", "original_size"}
 
 
-def test_crowds_are_not_learnt_from() -> None:
+def test_crowds_are_dropped() -> None:
     train, evaluation = build_transforms(section(image_size=160))
     sample = painted()
     sample["targets"]["iscrowd"][2] = True
@@ -462,7 +462,7 @@ def test_crowds_are_not_learnt_from() -> None:
     assert len(sample["targets"]["labels"]) == 5
 
 
-def test_an_object_goes_when_the_crop_leaves_nothing_of_its_mask() -> None:
+def test_object_without_mask_pixels_is_dropped() -> None:
     """An L-shaped object's box can be inside the crop while the object is not."""
     sample = objects([[0, 0, 80, 50]])
     sample["targets"]["masks"] = torch.zeros((1, 50, 80), dtype=torch.bool)
@@ -472,7 +472,7 @@ def test_an_object_goes_when_the_crop_leaves_nothing_of_its_mask() -> None:
     assert counts == {0, 1}
 
 
-def test_wrong_targets_of_a_plugin_are_named() -> None:
+def test_invalid_plugin_targets_are_named() -> None:
     train, evaluation = build_transforms(section(image_size=80))
     bad = objects([[1, 2, float("nan"), 5]])
     short = objects([[1, 2, 3, 5]])
@@ -489,7 +489,7 @@ def test_wrong_targets_of_a_plugin_are_named() -> None:
 
 @pytest.mark.parametrize("size", [(20, 30), (41, 59), (7, 9), (80, 120), (93, 60), (30, 120), (1, 1)])
 def test_images_are_resized_bilinearly_with_anti_aliasing(size: tuple[int, int]) -> None:
-    """Noise would show any other filter. Pillow and torch agree to the last bit of rounding."""
+    """Noise reveals any other filter. Pillow and torch agree up to rounding."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
     resized = resize_image(pixels, size).astype(int)
     pillow = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
@@ -508,10 +508,10 @@ class Framed(Fixed):
         return Frame((3, 5, 33, 51), (24, 37))
 
 
-def test_recipes_resample_a_window_once_images_bilinearly_and_labels_by_nearest() -> None:
+def test_recipes_resample_once_bilinear_images_and_nearest_labels() -> None:
     rng = np.random.default_rng(0)
     pixels, labels = (rng.integers(0, 256, shape).astype(np.uint8) for shape in ((40, 60, 3), (40, 60)))
-    picture, semantic = Image.fromarray(pixels), Image.fromarray(labels)
+    image, semantic = Image.fromarray(pixels), Image.fromarray(labels)
     bilinear, nearest = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
     sample: Sample = {
         "image": torch.from_numpy(pixels).permute(2, 0, 1),
@@ -524,7 +524,7 @@ def test_recipes_resample_a_window_once_images_bilinearly_and_labels_by_nearest(
     ):
         result = build_transforms(section(**keys))[1](sample)
         size = result["targets"]["size"][::-1]
-        shown = torch.from_numpy(np.array(picture.resize(size, bilinear))).permute(2, 0, 1)
+        shown = torch.from_numpy(np.array(image.resize(size, bilinear))).permute(2, 0, 1)
         assert (result["image"].int() - shown.int()).abs().max() <= 1
         assert np.array_equal(result["targets"]["semantic"], semantic.resize(size, nearest))
     train, unflipped = Augmentation(Framed(None, recoloring="none")), 0
@@ -533,13 +533,13 @@ def test_recipes_resample_a_window_once_images_bilinearly_and_labels_by_nearest(
         window = (5, 3, 51, 33)
         got, found = result["image"].permute(1, 2, 0).numpy().astype(int), result["targets"]["semantic"].numpy()
         if np.array_equal(found, semantic.crop(window).resize((37, 24), nearest)):
-            assert np.abs(got - np.asarray(picture.crop(window).resize((37, 24), bilinear))).max() <= 1
+            assert np.abs(got - np.asarray(image.crop(window).resize((37, 24), bilinear))).max() <= 1
             unflipped += 1
     assert 0 < unflipped < 8
 
 
 @pytest.mark.parametrize("size", [(4, 6), (3, 5), (16, 24), (13, 7)])
-def test_maps_take_the_value_at_each_pixels_centre(size: tuple[int, int]) -> None:
+def test_maps_are_sampled_at_pixel_centres(size: tuple[int, int]) -> None:
     depth = np.random.default_rng(0).random((8, 12)).astype(np.float32)
     rows = ((np.arange(size[0]) + 0.5) * 8 / size[0]).astype(int)
     columns = ((np.arange(size[1]) + 0.5) * 12 / size[1]).astype(int)
@@ -548,7 +548,7 @@ def test_maps_take_the_value_at_each_pixels_centre(size: tuple[int, int]) -> Non
     assert np.array_equal(InstanceMasks().resize(masks, masks.shape[1:], size), masks[:, rows][:, :, columns])
 
 
-def test_hundreds_of_masks_are_no_problem() -> None:
+def test_hundreds_of_masks_are_transformed() -> None:
     sample = objects([[0, 0, 80, 50]] * 700)
     sample["targets"]["masks"] = torch.ones((700, 50, 80), dtype=torch.bool)
     train = build_transforms(section(image_size=40))[0]
@@ -557,7 +557,7 @@ def test_hundreds_of_masks_are_no_problem() -> None:
         assert result["masks"].shape == (700, *result["size"]) and result["masks"].all()
 
 
-def test_albumentations_does_not_look_for_updates() -> None:
+def test_albumentations_does_not_check_for_updates() -> None:
     code = "import urllib.request, densevit.data.transforms.resizing, sys; assert 'albumentations' not in sys.modules\n"
     code += "urllib.request.OpenerDirector.open = lambda *given, **options: sys.exit('it went to the network')\n"
     code += "import densevit.data.transforms.augmentation"

@@ -1,4 +1,4 @@
-"""Images that training turns: all that is labelled turns with them, and nothing is made up at the border."""
+"""Rotation in training: all labels are rotated with the image, and corners stay unlabelled."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ HEIGHT, WIDTH, LIMIT = 120, 200, 15.0
 
 
 class Whole:
-    """A recipe that leaves images as they are."""
+    """A recipe that does not change images."""
 
     canvas = evaluation_canvas = None
     recoloring = "none"
@@ -30,7 +30,7 @@ class Whole:
 
 
 def sample() -> Sample:
-    """An image whose red and green are column and row and whose blue is full, labelled with the same two."""
+    """An image whose red and green are column and row and whose blue is 255; labels are the same two."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     image = np.stack([columns, rows * 2, np.full_like(rows, 255)]).astype(np.uint8)
     masks = np.zeros((2, HEIGHT, WIDTH), bool)
@@ -51,14 +51,14 @@ def turned(seed: int) -> Sample:
 
 
 def angle(image: np.ndarray) -> float:
-    """In degrees, from how red grows to the right and downwards in the middle of the image."""
+    """In degrees, from the gradient of red in the middle of the image."""
     middle = image[0, 40:80, 60:140].astype(float)
     right, down = np.diff(middle, axis=1).mean(), np.diff(middle, axis=0).mean()
     return float(np.degrees(np.arctan(down / right)))
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_labels_are_those_of_the_pixels_that_are_seen(seed: int) -> None:
+def test_rotated_labels_match_the_pixels(seed: int) -> None:
     taken = turned(seed)
     image, targets = taken["image"].numpy().astype(int), taken["targets"]
     depth, semantic = targets["depth"].numpy(), targets["semantic"].numpy()
@@ -71,7 +71,7 @@ def test_labels_are_those_of_the_pixels_that_are_seen(seed: int) -> None:
     assert (semantic[inside] == place % WIDTH // 20).all()
 
 
-def test_corners_are_black_and_unlabelled_and_no_value_is_between_two() -> None:
+def test_corners_are_black_and_unlabelled() -> None:
     black = 0
     for taken in map(turned, range(8)):
         depth, semantic = taken["targets"]["depth"].numpy(), taken["targets"]["semantic"].numpy()
@@ -84,14 +84,14 @@ def test_corners_are_black_and_unlabelled_and_no_value_is_between_two() -> None:
     assert black > 8 * 0.01 * HEIGHT * WIDTH
 
 
-def test_angles_lie_within_the_limit_on_both_sides() -> None:
+def test_angles_are_within_the_limit() -> None:
     angles = [angle(turned(seed)["image"].numpy()) for seed in range(40)]
     assert max(map(abs, angles)) <= LIMIT + 0.5
     assert min(angles) < -0.5 * LIMIT and max(angles) > 0.5 * LIMIT
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_boxes_are_those_of_the_turned_masks(seed: int) -> None:
+def test_boxes_enclose_the_rotated_masks(seed: int) -> None:
     targets = turned(seed)["targets"]
     assert targets["labels"].tolist() == [3, 5]
     for box, mask in zip(targets["boxes"], targets["masks"], strict=True):
@@ -100,7 +100,7 @@ def test_boxes_are_those_of_the_turned_masks(seed: int) -> None:
         assert (box - seen).abs().max() <= 1.5
 
 
-def test_an_image_without_objects_is_turned_too() -> None:
+def test_images_without_objects_are_rotated() -> None:
     empty = sample()
     empty["targets"] |= {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
     del empty["targets"]["masks"]
@@ -108,7 +108,7 @@ def test_an_image_without_objects_is_turned_too() -> None:
     assert taken["boxes"].shape == (0, 4) and (taken["depth"] == 0).any()
 
 
-def test_a_config_turns_images_of_the_recipe_that_crops() -> None:
+def test_config_enables_rotation_in_the_crop_recipe() -> None:
     heads = {"depth": {"name": "dpt", "output": "sigmoid", "max_depth": 60}}
     data: dict[str, Any] = {"name": "scenes", "train_length": 2, "val_length": 2, "num_workers": 0, "batch_size": 1}
     data |= {"recipe": "crop", "image_size": 64, "scales": [1.0, 1.0], "rotation": 30.0, "masks": False}

@@ -27,14 +27,14 @@ def test_different_tensors_are_averaged():
     torch.testing.assert_close(average[1], torch.tensor([5.0], dtype=torch.float64))
 
 
-def test_integers_are_the_newest():
+def test_integers_are_replaced():
     average = [torch.tensor(2**60 + 1)]
     update_average(average, [torch.tensor(2**60 + 3)], 0.1)
     assert average[0] == 2**60 + 3
 
 
 class Task(lightning.LightningModule):
-    """A model beside data that cannot be copied."""
+    """A module with a model and data that cannot be copied."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def at(step: int) -> Any:
     return SimpleNamespace(global_step=step, state=SimpleNamespace(fn="fit"))
 
 
-def test_the_average_of_three_steps_is_the_written_out_one() -> None:
+def test_average_of_three_steps_by_hand() -> None:
     task, ema = Task(nn.Linear(3, 2)), ExponentialMovingAverage(0.9)
     ema.on_fit_start(at(0), task)
     expected = None
@@ -65,7 +65,7 @@ def test_the_average_of_three_steps_is_the_written_out_one() -> None:
 
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])
-def test_the_average_is_the_models_alone_and_on_its_device(device: str) -> None:
+def test_average_excludes_other_modules_and_is_on_the_device(device: str) -> None:
     task, ema = Task(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).to(device)), ExponentialMovingAverage(0.9)
     ema.on_fit_start(at(0), task)
     assert set(ema._average) == set(task.model.state_dict())

@@ -20,7 +20,7 @@ from densevit.model import DenseModel, build_model
 from densevit.weights.key_mapping import Layout, translate
 from densevit.weights.layouts import find, recognise
 
-NOTHING = "(?!)"  # a pattern that matches no key
+NOTHING = "(?!)"  # a pattern without matching keys
 
 
 def _randomise(module: nn.Module) -> nn.Module:
@@ -89,10 +89,10 @@ def _stays(key: str, layout: Layout) -> bool:
 
 @pytest.fixture(scope="session")
 def loaded() -> Callable[..., Backbone]:
-    """`loaded(state, layout)`: the backbone that `describe` names, with all tensors of a checkpoint and no other.
+    """`loaded(state, layout)`: the backbone that `describe` returns, with exactly the tensors of a checkpoint.
 
-    Each of theirs is used or listed, and each of ours is there in its shape, but for those that begin afresh.
-    recognised: the layout that the names are known as, where it is another. Options go to the backbone.
+    Each of theirs is used or listed, and each of ours is present in its shape, except for those initialised afresh.
+    recognised: the layout under which the names are recognised, if it differs. Options go to the backbone.
     """
     return _loaded
 
@@ -127,17 +127,17 @@ def _whole(
 
 @pytest.fixture(scope="session")
 def whole() -> Callable[..., DenseModel]:
-    """`whole(state, layout)`: the model that `describe` names, with all tensors of a checkpoint and no other.
+    """`whole(state, layout)`: the model that `describe` returns, with exactly the tensors of a checkpoint.
 
-    Each of theirs is used once, or left out where a pattern says that it is without effect, and all of those are.
-    without_effect: the pattern. thirds: of tensors that are query, key and value in one, and three here. metadata: what
-    came beside the tensors. Options go to the backbone.
+    Each of theirs is used once, or omitted if it matches the pattern `without_effect`, as all such tensors are.
+    thirds: pattern of tensors that join query, key and value, which are three tensors here. metadata: of the
+    checkpoint. Options go to the backbone.
     """
     return _whole
 
 
 class _StdConv(StdConv2dSame):
-    """Weight standardisation written out as timm 0.4.5 and `vit_jax/models_resnet.py` have it: by std + 1e-5."""
+    """Weight standardisation as in timm 0.4.5 and `vit_jax/models_resnet.py`: division by std + 1e-5."""
 
     def forward(self, x: Tensor) -> Tensor:
         filters = self.weight.flatten(1)
@@ -150,7 +150,7 @@ class _StdConv(StdConv2dSame):
 
 @pytest.fixture(scope="session")
 def standardized_by_std() -> Callable[[nn.Module], None]:
-    """Lets a hybrid of timm, which standardises by sqrt(variance + 1e-8), do so as timm 0.4.5 did."""
+    """Makes a hybrid of timm, which divides by sqrt(variance + 1e-8), standardise as timm 0.4.5."""
 
     def standardized_by_std(model: nn.Module) -> None:
         found = [module for module in model.modules() if isinstance(module, StdConv2dSame)]
@@ -163,7 +163,7 @@ def standardized_by_std() -> Callable[[nn.Module], None]:
 
 @pytest.fixture(scope="session")
 def padded_batch() -> Callable[[Sequence[tuple[int, int]]], dict[str, Any]]:
-    """`padded_batch(sizes)`: images of patches, padded to one size."""
+    """`padded_batch(sizes)`: images of whole patches, padded to one size."""
 
     def padded_batch(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
         torch.manual_seed(4)

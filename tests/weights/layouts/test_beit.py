@@ -1,4 +1,4 @@
-"""BEiT-style encoders beside timm's, and the refusal of EVA-02."""
+"""BEiT-style encoders match timm's; EVA-02 is refused."""
 
 import pytest
 import timm
@@ -12,10 +12,10 @@ from densevit.weights.layouts import find, recognise
 
 SMALL = {"embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 96, "patch_size": 16, "num_classes": 7}
 OFFSETS = {**SMALL, "init_values": 0.1, "use_abs_pos_emb": False, "use_rel_pos_bias": True}
-POOLED = ("fc_norm.weight", "fc_norm.bias")  # of the mean, for the class head
+POOLED = ("fc_norm.weight", "fc_norm.bias")  # after mean pooling, for the classifier
 
 
-def test_the_released_encoder_has_its_shared_bias_in_each_block(released, loaded):
+def test_released_encoder_has_the_shared_bias_in_each_block(released, loaded):
     state = released("beit_base_patch16_224_pt22k")
     shared = state.pop("rel_pos_bias.relative_position_bias_table")
     layout = find("beit")
@@ -27,7 +27,7 @@ def test_the_released_encoder_has_its_shared_bias_in_each_block(released, loaded
 
 
 @pytest.mark.parametrize("name", ["beitv2_base_patch16_224", "beit_large_patch16_384"])
-def test_timm_s_are_taken_over_too(name, loaded):
+def test_timm_checkpoints_are_translated(name, loaded):
     with torch.device("meta"):
         state = timm.create_model(name, pretrained=False).state_dict()
         assert loaded(state, "beit").positions == "relative"
@@ -38,7 +38,7 @@ def with_scales(state):
 
 
 @pytest.mark.parametrize("size", [(96, 96), (80, 144)])
-def test_features_are_timm_s_at_any_size(size, loaded, randomise):
+def test_features_match_timm_at_any_size(size, loaded, randomise):
     options = {**OFFSETS, "global_pool": "token"}
     state = with_scales(randomise(Beit(**options)).state_dict())
     vit = loaded(state, "beit")
@@ -60,7 +60,7 @@ def test_features_are_timm_s_at_any_size(size, loaded, randomise):
             torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
 
 
-def test_there_and_back_is_bit_exact(randomise):
+def test_round_trip_is_bit_identical(randomise):
     state = with_scales(randomise(Beit(**OFFSETS)).state_dict())
     layout = find("beit")
     back, unknown = translate_back(translate(state, layout).tensors, layout)
@@ -70,7 +70,7 @@ def test_there_and_back_is_bit_exact(randomise):
     assert {key for key in state if key not in back and "index" not in key} == {"head.weight", "head.bias", *POOLED}
 
 
-def test_eva02_is_refused():
+def test_eva02_raises():
     with torch.device("meta"):
         state = timm.create_model("eva02_base_patch14_224", pretrained=False).state_dict()
     official = {"fc1_g": "w1", "fc1_x": "w2", "fc2": "w3", "mlp.norm": "mlp.ffn_ln", "attn.norm": "attn.inner_attn_ln"}
@@ -82,7 +82,7 @@ def test_eva02_is_refused():
 
 
 @pytest.mark.parametrize("mean_pooled", [False, True])
-def test_an_encoder_with_absolute_positions_has_timm_s_features(mean_pooled, loaded, randomise):
+def test_encoder_with_absolute_positions_matches_timm(mean_pooled, loaded, randomise):
     options = {**SMALL, "use_abs_pos_emb": True, "init_values": 0.1, "global_pool": "avg" if mean_pooled else "token"}
     state = randomise(Beit(**options)).state_dict()
     state = with_scales(state)

@@ -1,4 +1,4 @@
-"""facebookresearch/detr's checkpoints: its model out of torch's and torchvision's parts, and the released names."""
+"""facebookresearch/detr's checkpoints: its model built from torch's and torchvision's modules, and released names."""
 
 import math
 from itertools import chain, pairwise
@@ -35,7 +35,7 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    """Of the encoder, with two norms, or of the decoder, with three."""
+    """An encoder layer has two norms, a decoder layer three."""
 
     def __init__(self, width, hidden, pre_norm, decodes):
         super().__init__()
@@ -83,7 +83,7 @@ class Tables(nn.Module):
 
 
 class OfficialDetr(nn.Module):
-    """The paper's model, put together so that its tensors have the names of the release."""
+    """The paper's model, with the tensor names of the release."""
 
     def __init__(self, body, width, hidden, queries, rows, layers=6, dilation=False, pre_norm=False, positions="sine"):
         super().__init__()
@@ -137,13 +137,13 @@ class OfficialDetr(nn.Module):
 
 
 def randomise(model):
-    """No tensor keeps a value that a mistake would not show in."""
+    """Randomises all tensors so that errors become visible."""
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if name.endswith("running_var"):
                 tensor.uniform_(0.5, 2)
             elif "query_embed" in name:
-                tensor.normal_(0, 4)  # queries differ, and look at different places
+                tensor.normal_(0, 4)  # queries differ, and attend to different places
             elif "in_proj_weight" in name or "bbox_embed.layers.2" in name:
                 tensor.normal_(0, 1.5 * tensor[0].numel() ** -0.5)
             elif tensor.ndim == 1:
@@ -159,7 +159,7 @@ def official(body="resnet18", queries=7, rows=92, **options):
 
 
 def outputs_of(model, batch):
-    """The model, but what enters its transformer differs from cell to cell, or all queries would see the same."""
+    """The model with inputs to its transformer that differ between cells; otherwise all queries would be equal."""
     x = model.input_proj(model.backbone[0].body(pixels_of(batch))["0"])
     mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3))
     model.input_proj.weight.div_(std[:, None, None, None])
@@ -168,7 +168,7 @@ def outputs_of(model, batch):
 
 
 def pixels_of(batch):
-    """What the official code feeds: 0 ... 1 less ImageNet's mean by its deviation, then padded with 0."""
+    """Input of the official code: 0 ... 1, normalised by ImageNet's mean and std, then padded with 0."""
     mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return ((batch["images"] / 255 - mean) / std).masked_fill(batch["padding_mask"][:, None], 0)
 
@@ -183,7 +183,7 @@ def pixels_of(batch):
     ids=["paper", "pre-norm, learned positions", "DC5"],
 )
 @torch.no_grad()
-def test_logits_and_boxes_are_the_official_model_s(body, options, whole, padded_batch):
+def test_logits_and_boxes_match_the_official_model(body, options, whole, padded_batch):
     batch = padded_batch(SIZES)
     theirs = outputs_of(official(body, **options), batch)
     ours = whole(theirs.state_dict(), DETR, thirds=THIRDS, dilation=options.get("dilation", False))
@@ -196,15 +196,15 @@ def test_logits_and_boxes_are_the_official_model_s(body, options, whole, padded_
 
 
 @torch.no_grad()
-def test_predictions_carry_coco_s_names_and_file_ids(whole, padded_batch):
+def test_predictions_have_coco_s_names_and_file_ids(whole, padded_batch):
     batch = padded_batch(SIZES)
     theirs = outputs_of(official(queries=40), batch)
-    theirs.class_embed.bias[UNUSED] = -100.0  # as training leaves them
+    theirs.class_embed.bias[UNUSED] = -100.0  # as after training
     theirs.class_embed.bias[91] -= 5
     ours = whole(theirs.state_dict(), DETR, thirds=THIRDS)
     predictions = ours.infer(batch)["detection"]
     logits, _ = theirs(pixels_of(batch), batch["padding_mask"])
-    scores, ids = logits.softmax(-1)[..., :-1].max(-1)  # an id of 0 ... 90 a query: the official post-processing
+    scores, ids = logits.softmax(-1)[..., :-1].max(-1)  # one id of 0 ... 90 per query: the official post-processing
     assert len(ids.unique()) > 5
     for prediction, own_scores, own_ids in zip(predictions, scores, ids, strict=True):
         own_scores, order = own_scores.sort(descending=True, stable=True)
@@ -214,7 +214,7 @@ def test_predictions_carry_coco_s_names_and_file_ids(whole, padded_batch):
         assert [one.name for one in classes] == [NAMES_BY_ID[i] for i in own_ids[order].tolist()]
 
 
-def test_the_classes_are_those_that_coco_s_files_give():
+def test_classes_match_coco_s_files():
     classes = coco_classes()
     assert [(one.name, one.file_id) for one in classes] == [(NAMES_BY_ID[i], i) for i in USED]
     assert [one.color for one in classes] == [color_of(i) for i in range(80)]
@@ -262,7 +262,7 @@ def test_each_tensor_of_an_r101_is_used_once(whole, released):
 
 
 @torch.no_grad()
-def test_the_way_back_gives_the_same_tensors(whole, padded_batch):
+def test_round_trip_preserves_tensors(whole, padded_batch):
     batch = padded_batch(SIZES)
     theirs = outputs_of(official(), batch)
     before = theirs.state_dict()
@@ -272,7 +272,7 @@ def test_the_way_back_gives_the_same_tensors(whole, padded_batch):
     for name, tensor in before.items():
         rows = [*USED, 91] if name.startswith("class_embed") else slice(None)
         assert torch.equal(back[name][rows], tensor[rows]), name
-    # The unused rows come back without effect: probabilities are those of our 80 classes.
+    # The unused rows are restored without effect: probabilities are those of our 80 classes.
     ours = whole(before, DETR, thirds=THIRDS)(batch)["detection"]["logits"].softmax(-1)
     theirs.load_state_dict(back)
     found = theirs(pixels_of(batch), batch["padding_mask"])[0].softmax(-1)
@@ -280,7 +280,7 @@ def test_the_way_back_gives_the_same_tensors(whole, padded_batch):
     torch.testing.assert_close(found[..., [*USED, 91]], ours, rtol=1e-4, atol=1e-5)
 
 
-def test_classes_of_one_s_own_keep_their_rows(whole):
+def test_custom_classes_keep_their_rows(whole):
     state = official(rows=6).state_dict()
     classes = DETR.classes(state, {})["detection"]
     assert [(one.name, one.file_id) for one in classes] == [(f"class {i}", i) for i in range(5)]
@@ -289,16 +289,16 @@ def test_classes_of_one_s_own_keep_their_rows(whole):
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
 
 
-def test_it_is_recognised(released):
+def test_checkpoint_is_recognised(released):
     assert recognise(released("detr_r50")) is DETR
 
 
-def test_what_is_of_a_panoptic_model_is_unknown():
+def test_panoptic_tensors_are_unknown():
     state = {**official().state_dict(), "mask_head.lay1.weight": torch.zeros(8, 8, 3, 3)}
     assert translate(state, DETR).unknown == ["mask_head.lay1.weight"]
 
 
-def test_half_a_checkpoint_is_told(released):
+def test_incomplete_checkpoint_raises(released):
     state = {name: tensor for name, tensor in released("detr_r50").items() if "query_embed" not in name}
     with pytest.raises(WeightsError, match="no tensor for 'heads.detection.query_embedding.weight'"):
         DETR.describe(state)

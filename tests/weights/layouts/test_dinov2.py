@@ -1,4 +1,4 @@
-"""DINOv2's own files beside timm's reading of them, and beside their lists of names."""
+"""DINOv2's files against timm's conversion and the released lists of names."""
 
 import pytest
 import timm
@@ -15,7 +15,7 @@ DYNAMIC = {"dynamic_img_size": True, "dynamic_img_pad": True, "num_classes": 0}
 GATED = {"mlp_ratio": 2 * 344 / 128, "mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
 
 
-def test_the_released_giant_with_registers_is_taken_over_whole(released, loaded):
+def test_released_giant_with_registers_is_translated_completely(released, loaded):
     with torch.device("meta"):
         state = released("dinov2_vitg14_reg4_pretrain")
     loaded(state, "dinov2")
@@ -24,9 +24,9 @@ def test_the_released_giant_with_registers_is_taken_over_whole(released, loaded)
 
 
 def official(state, registers, gated):
-    """timm's tensors as the release has them."""
+    """timm's tensors in the form of the release."""
     tensors = {key: tensor.clone() for key, tensor in state.items()}
-    if registers:  # timm's class token has the sum of both
+    if registers:  # timm's class token is the sum of both
         width = tensors["cls_token"].shape[2]
         tensors["register_tokens"] = tensors.pop("reg_token")
         tensors["pos_embed"] = torch.cat([torch.randn(1, 1, width), tensors["pos_embed"]], 1)
@@ -37,7 +37,7 @@ def official(state, registers, gated):
 
 @pytest.mark.parametrize("registers", [False, True])
 @pytest.mark.parametrize("gated", [False, True])
-def test_features_are_timm_s_and_come_back(registers, gated, loaded, randomise):
+def test_features_match_timm_and_round_trip(registers, gated, loaded, randomise):
     name = f"vit_small_patch14{'_reg4' if registers else ''}_dinov2"
     reference = timm.create_model(name, pretrained=False, **SMALL, **DYNAMIC, **(GATED if gated else {})).eval()
     state = official(randomise(reference).state_dict(), registers, gated)

@@ -1,4 +1,4 @@
-"""isl-org/DPT's checkpoints: the released lists of names, and a model written out on timm's ViT with these names."""
+"""isl-org/DPT's checkpoints: the released lists of names, and a reference model on timm's ViT with these names."""
 
 import math
 import re
@@ -64,7 +64,7 @@ def test_each_tensor_of_a_release_is_used_once_or_listed(name, expected, whole, 
     if head is SEGMENTATION:
         assert model.heads["segmentation"].classes == preset_classes("ade20k")
     total = sum(x.numel() for key, x in state.items() if key not in idle and "pos_embed" not in key)
-    table = state["pretrained.model.pos_embed"].numel() - width  # the class token's row becomes one with the token
+    table = state["pretrained.model.pos_embed"].numel() - width  # the class token's row is added to the token
     assert sum(x.numel() for x in model.state_dict().values()) == total + table
 
 
@@ -72,7 +72,7 @@ def test_each_tensor_of_a_release_is_used_once_or_listed(name, expected, whole, 
     ("name", "scale", "shift", "max_depth"),
     [("nyu", 0.000305, 0.1378, 10.0), ("kitti", 0.00006016, 0.00579, 80.0)],
 )
-def test_metric_releases_are_metric_where_it_is_said(name, scale, shift, max_depth, whole, released):
+def test_metric_releases_give_metric_depth(name, scale, shift, max_depth, whole, released):
     with torch.device("meta"):
         state = released(f"dpt_hybrid_{name}")
     model = whole(state, find(f"dpt-hybrid-{name}"), WITHOUT_EFFECT)
@@ -122,7 +122,7 @@ def positions_on(table, grid):
 
 
 class OfficialDpt(nn.Module):
-    """The paper's model on a narrow ViT of timm, put together so that its tensors have the names of the release."""
+    """The paper's model on a narrow ViT of timm, with the tensor names of the release."""
 
     def __init__(self, hybrid, segments):
         super().__init__()
@@ -166,7 +166,7 @@ class OfficialDpt(nn.Module):
         return nn.Sequential(convolution, nn.BatchNorm2d(WIDTH), nn.ReLU(), nn.Dropout(0.1), nn.Conv2d(WIDTH, K, 1))
 
     def forward(self, x):
-        """What comes out, and what the auxiliary layer gives."""
+        """The output, and that of the auxiliary layer."""
         vit, size = self.pretrained.model, x.shape[2:]
         grid, maps = (size[0] // 16, size[1] // 16), []
         patches = vit.patch_embed
@@ -194,13 +194,15 @@ class OfficialDpt(nn.Module):
 
 @pytest.fixture
 def official(randomise, standardized_by_std):
-    """`official(hybrid, segments)`: such a model, a hybrid's convolutions as in timm 0.4.5."""
+    """`official(hybrid, segments)`: such a model; a hybrid's convolutions are as in timm 0.4.5."""
 
     def official(hybrid, segments):
         torch.manual_seed(0)
         reference = randomise(OfficialDpt(hybrid, segments))
         for name, weight in reference.named_parameters():
-            if name.endswith("norm3.weight"):  # branches as weak as trained ones, or rounding errors grow
+            if name.endswith(
+                "norm3.weight"
+            ):  # residual branches as small as trained ones; otherwise rounding errors grow
                 weight.data *= 0.2
             elif ".backbone." in name and "conv" in name:  # filters of small variance, so that epsilon matters
                 weight.data *= 10 ** torch.empty(len(weight), 1, 1, 1).uniform_(-3, 0)
@@ -223,7 +225,7 @@ def batch_of(sizes):
 
 
 def pixels_of(batch):
-    """As the authors normalise pixels; padding is 0."""
+    """Pixels are normalised as in the authors' code; padding is 0."""
     return ((batch["images"] / 255 - 0.5) / 0.5).masked_fill(batch["padding_mask"][:, None], 0.0)
 
 
@@ -233,7 +235,7 @@ def kinds(names):
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("hybrid", [False, True], ids=["large style", "hybrid"])
-def test_depth_is_what_the_written_out_model_gives(hybrid, sizes, official, whole, released):
+def test_depth_matches_the_reference_model(hybrid, sizes, official, whole, released):
     reference = official(hybrid, segments=False)
     reference.scratch.output_conv[4].weight.data *= 1000  # as large as theirs
     state = reference.state_dict()
@@ -262,7 +264,7 @@ def test_depth_is_what_the_written_out_model_gives(hybrid, sizes, official, whol
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("hybrid", [False, True], ids=["large style", "hybrid"])
-def test_segmentation_is_what_the_written_out_model_gives(hybrid, sizes, official, whole, released):
+def test_segmentation_matches_the_reference_model(hybrid, sizes, official, whole, released):
     reference = official(hybrid, segments=True)
     state = reference.state_dict()
     name = "dpt-hybrid-segmentation" if hybrid else "dpt-segmentation"
@@ -282,8 +284,8 @@ def test_segmentation_is_what_the_written_out_model_gives(hybrid, sizes, officia
 
 
 @pytest.mark.parametrize("segments", [False, True], ids=["depth", "segmentation"])
-def test_a_hybrid_computes_with_the_arithmetic_that_it_was_trained_with(segments, official, whole):
-    """timm 0.4.5 divides weights by std + 1e-5. With sqrt(variance + 1e-8), as in timm today, outputs are others."""
+def test_hybrid_uses_the_weight_standardization_of_its_training(segments, official, whole):
+    """timm 0.4.5 divides weights by std + 1e-5. With sqrt(variance + 1e-8), as in current timm, outputs differ."""
     reference, batch = official(True, segments), batch_of([(64, 64)])
     state = reference.state_dict()
     task, name = ("segmentation", "dpt-hybrid-segmentation") if segments else ("depth", "dpt-hybrid")
@@ -307,19 +309,22 @@ def test_a_hybrid_computes_with_the_arithmetic_that_it_was_trained_with(segments
 
 
 @pytest.mark.parametrize("segments", [False, True], ids=["depth", "segmentation"])
-def test_there_and_back(segments, official):
+def test_round_trip_preserves_tensors(segments, official):
     state = official(True, segments).state_dict()
     layout = find("dpt-hybrid-segmentation" if segments else "dpt-hybrid")
     ours = translate(state, layout).tensors
     back, unknown = translate_back(ours, layout)
     assert unknown == [] and back.keys() == {key for key in state if not re.match(WITHOUT_EFFECT, key)}
     changed = {key for key in back if not torch.equal(back[key], state[key])}
-    assert changed == {"pretrained.model.cls_token", "pretrained.model.pos_embed"}  # their first rows are one here
+    assert changed == {
+        "pretrained.model.cls_token",
+        "pretrained.model.pos_embed",
+    }  # our class token includes its position
     again = translate(back, layout).tensors
     assert again.keys() == ours.keys() and all(torch.equal(again[key], x) for key, x in ours.items())
 
 
-def test_classes_go_by_number_and_by_name():
+def test_classes_are_known_by_number_and_name():
     ade, city = preset_classes("ade20k"), preset_classes("cityscapes")
     assert (len(ade), ade[0].name, ade[0].file_id, len(city), city[0].name, city[0].file_id) == (
         *(150, "wall", 1),

@@ -1,4 +1,4 @@
-"""Google's ViT files beside timm's reading of them, and beside their lists of names."""
+"""Google's ViT files against timm's conversion and the released lists of names."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ SIZES = [(71, 115), (97, 64)]
         ),
     ],
 )
-def test_released_files_are_taken_over_whole(name, expected, released, loaded):
+def test_released_files_are_translated_completely(name, expected, released, loaded):
     with torch.device("meta"):
         state = released(name)
     loaded(state, "google-vit")
@@ -37,7 +37,7 @@ def test_released_files_are_taken_over_whole(name, expected, released, loaded):
 
 
 def encoder(width=128, heads=4, depth=6, tokens=37):
-    """A small file's arrays but for what makes tokens of a image."""
+    """A small file's arrays without the patch embedding."""
     shapes = {"Transformer/posembed_input/pos_embedding": (1, tokens, width), "cls": (1, 1, width)}
     norms = ["Transformer/encoder_norm"]
     for i in range(depth):
@@ -62,7 +62,7 @@ def filled(shapes):
     for name, shape in shapes.items():
         x = torch.randn(shape)
         if name.endswith("scale"):
-            x = (0.2 if "gn3" in name else 1.0) * (1 + 0.3 * x)  # branches as weak as trained ones
+            x = (0.2 if "gn3" in name else 1.0) * (1 + 0.3 * x)  # residual branches as small as trained ones
         elif name.endswith("bias"):
             x *= 0.3
         elif name.endswith("kernel"):
@@ -79,7 +79,7 @@ def loaded_by_timm(name, tensors, folder, **options):
 
 
 @pytest.mark.parametrize(("layout", "prefix"), [("google-vit", ""), ("google-vit-training", "opt/target/")])
-def test_features_are_timm_s(layout, prefix, loaded, tmp_path):
+def test_features_match_timm(layout, prefix, loaded, tmp_path):
     state = {f"{prefix}{name}": x for name, x in filled(encoder() | {"embedding/kernel": (16, 16, 3, 128)}).items()}
     reference = loaded_by_timm("vit_tiny_patch16_224", state, tmp_path, img_size=96)
     vit = loaded(state, layout)
@@ -95,9 +95,7 @@ def test_features_are_timm_s(layout, prefix, loaded, tmp_path):
 
 
 @pytest.mark.parametrize("weight_standardization", ["std", "variance"])
-def test_a_hybrid_s_features_are_google_s_and_with_the_other_arithmetic_timm_s(
-    weight_standardization, released, loaded, standardized_by_std, tmp_path
-):
+def test_hybrid_features_match_google_and_timm(weight_standardization, released, loaded, standardized_by_std, tmp_path):
     with torch.device("meta"):
         names = released("google_R50+ViT-B_16")
     stem = {key: tuple(x.shape) for key, x in names.items() if key.startswith(("block", "conv_root", "gn_root"))}
@@ -124,7 +122,7 @@ def test_a_hybrid_s_features_are_google_s_and_with_the_other_arithmetic_timm_s(
             torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
 
 
-def test_a_hybrid_of_another_resnet_is_refused(released):
+def test_hybrid_of_another_resnet_raises(released):
     with torch.device("meta"):
         state = released("google_R50+ViT-B_16")
     smaller = {key: x for key, x in state.items() if "block3/unit9" not in key}
@@ -132,7 +130,7 @@ def test_a_hybrid_of_another_resnet_is_refused(released):
         find("google-vit").describe(smaller)
 
 
-def test_the_way_back_says_that_there_is_none(loaded):
+def test_export_is_unsupported(loaded):
     vit = loaded(filled(encoder() | {"embedding/kernel": (16, 16, 3, 128)}), "google-vit")
     with pytest.raises(ValueError, match="can only be read, not exported"):
         translate_back(vit.state_dict(), find("google-vit"))

@@ -1,4 +1,4 @@
-"""MAE's encoder: files of pre-training with their decoder, of fine-tuning, and what timm makes of the encoder alone."""
+"""MAE's encoder: pre-training files with their decoder, fine-tuning files, and timm's conversion of the encoder."""
 
 import timm
 import torch
@@ -8,7 +8,7 @@ from densevit.weights.layouts import find
 SMALL = {"embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 96, "dynamic_img_size": True}
 
 
-def test_pre_training_s_file_is_taken_over_whole_but_for_its_decoder(released, loaded):
+def test_pretraining_file_is_translated_except_for_its_decoder(released, loaded):
     with torch.device("meta"):
         state = released("mae_visualize_vit_huge")
     loaded(state, "mae")
@@ -16,7 +16,7 @@ def test_pre_training_s_file_is_taken_over_whole_but_for_its_decoder(released, l
     assert find("mae").describe(state) == {"backbone": section}
 
 
-def test_fine_tuning_s_file_has_a_norm_of_the_mean_which_is_the_class_head_s(released, loaded):
+def test_finetuning_file_has_the_classifier_s_norm(released, loaded):
     with torch.device("meta"):
         state = released("mae_finetuned_vit_base")
     loaded(state, "mae", recognised="timm-vit")
@@ -24,7 +24,7 @@ def test_fine_tuning_s_file_has_a_norm_of_the_mean_which_is_the_class_head_s(rel
     assert find("mae").describe(state) == find("timm-vit").describe(state) == {"backbone": section}
 
 
-def test_features_are_timm_s(loaded, randomise):
+def test_features_match_timm(loaded, randomise):
     reference = randomise(timm.create_model("vit_base_patch16_224", num_classes=0, dynamic_img_pad=True, **SMALL))
     decoder = {"decoder_embed": (64, 128), "decoder_pred": (768, 64), "decoder_blocks.0.attn.qkv": (192, 64)}
     state = reference.state_dict() | {f"{name}.weight": torch.randn(shape) for name, shape in decoder.items()}

@@ -1,6 +1,6 @@
-"""mmsegmentation's SETR: the released lists of names, and models written out with these names.
+"""mmsegmentation's SETR: the released lists of names, and reference models with these names.
 
-For a image of another size mmsegmentation resizes positions bilinearly; here the reference does it as we do.
+For an image of another size mmsegmentation resizes positions bilinearly; the reference here uses our interpolation.
 """
 
 import re
@@ -55,11 +55,11 @@ def test_each_tensor_of_a_release_is_used_once_or_listed(name, expected, whole, 
     model = whole(state, layout, WITHOUT_EFFECT.get(layout.name, "(?!)"))
     idle = translate(state, layout).left_out
     if layout.name == "mmseg-setr-naive-ade20k":
-        assert layout.fresh.keys() == {"heads.segmentation.auxiliary.*"}  # what a config may have in their place
+        assert layout.fresh.keys() == {"heads.segmentation.auxiliary.*"}  # alternative config values
     known = preset_classes("cityscapes" if "cityscapes" in name else "ade20k")
     assert model.heads["segmentation"].classes == known
     given = sum(x.numel() for key, x in state.items() if key not in idle)
-    assert given - sum(x.numel() for x in model.state_dict().values()) == 1024  # the class token's own position
+    assert given - sum(x.numel() for x in model.state_dict().values()) == 1024  # the class token's position
 
 
 class ConvModule(nn.Module):
@@ -176,7 +176,7 @@ class Fcn(nn.Module):
 
 
 class Official(nn.Module):
-    """A published model, but narrow, put together so that its tensors have the names of the release."""
+    """A narrow version of a published model, with the tensor names of the release."""
 
     def __init__(self, decoder, beside=2, patch_bias=True):
         super().__init__()
@@ -213,7 +213,7 @@ def kinds(names):
 
 @pytest.fixture(params=MODELS)
 def pair(request, randomise, released):
-    """The layout and a model of mmsegmentation."""
+    """The layout, and a model of mmsegmentation."""
     torch.manual_seed(0)
     decoder, beside, release = MODELS[request.param]
     reference = randomise(Official(decoder, beside))
@@ -222,7 +222,7 @@ def pair(request, randomise, released):
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_a_whole_model_gives_what_the_written_out_one_gives(pair, sizes, whole):
+def test_model_matches_the_reference_model(pair, sizes, whole):
     layout, reference = pair
     state = reference.state_dict()
     assert recognise(state) is layout
@@ -250,21 +250,21 @@ def test_a_whole_model_gives_what_the_written_out_one_gives(pair, sizes, whole):
             assert torch.equal(one["semantic"], whole[:, :h, :w].argmax(0).to(torch.uint8))
         maps = model.backbone(model.normalise(images, padding))
         if layout.name == "mmseg-setr-mla":
-            maps, beside = head.decode(maps)[1], beside[::-1]  # from the first map on
+            maps, beside = head.decode(maps)[1], beside[::-1]  # starting with the first map
         own = [classify(x) for classify, x in zip(head.auxiliary, maps, strict=False)]
     assert len(own) == (0 if layout.name == "mmseg-setr-naive-ade20k" else len(beside))
     for x, y in zip(own, beside, strict=False):
         torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
 
 
-def test_there_and_back(pair):
+def test_round_trip_preserves_tensors(pair):
     layout, reference = pair
     state = reference.state_dict()
     done = translate(state, layout)
     back, unknown = translate_back(done.tensors, layout)
     assert unknown == [] and back.keys() == state.keys() - done.left_out.keys()
     changed = {key for key in back if not torch.equal(back[key], state[key])}
-    token = set() if layout.name == "mmseg-setr-mla" else {"backbone.cls_token"}  # one with its position here
+    token = set() if layout.name == "mmseg-setr-mla" else {"backbone.cls_token"}  # includes its position here
     assert changed == {"backbone.pos_embed"} | token
     again = translate(back, layout).tensors
     assert again.keys() == done.tensors.keys() and all(torch.equal(again[key], x) for key, x in done.tensors.items())
@@ -283,7 +283,7 @@ def shown(fit):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_without_a_bias_of_patches_it_is_zeros_and_told(kind, randomise, tmp_path):
+def test_missing_patch_bias_is_zero_and_reported(kind, randomise, tmp_path):
     torch.manual_seed(0)
     decoder, beside, _ = MODELS[kind]
     reference = randomise(Official(decoder, beside, patch_bias=False))
@@ -311,11 +311,11 @@ def test_without_a_bias_of_patches_it_is_zeros_and_told(kind, randomise, tmp_pat
 
     converted.write(tmp_path / "run")
     back = export(tmp_path / "run", layout.name)
-    assert back.tensors.keys() == state.keys() - translate(state, layout).left_out.keys()  # which theirs loads whole
+    assert back.tensors.keys() == state.keys() - translate(state, layout).left_out.keys()  # theirs loads it completely
     assert f"backbone.stem.projection.bias is all zeros and is not written: {why}." in back.notes
 
 
-def test_a_bias_that_learned_is_written_and_told(randomise, tmp_path):
+def test_nonzero_bias_is_written_and_reported(randomise, tmp_path):
     state = randomise(Official("naive", 1)).state_dict()
     torch.save(state, tmp_path / "setr.pth")
     convert(tmp_path / "setr.pth").write(tmp_path / "run")
@@ -325,7 +325,7 @@ def test_a_bias_that_learned_is_written_and_told(randomise, tmp_path):
 
 
 @pytest.mark.parametrize("lacking", ["backbone.patch_embed.projection.weight", "backbone.layers.3.ln1.bias"])
-def test_nothing_else_may_be_missing(lacking, randomise, tmp_path):
+def test_other_missing_tensors_raise(lacking, randomise, tmp_path):
     state = randomise(Official("naive", 1, patch_bias=False)).state_dict()
     del state[lacking]
     torch.save(state, tmp_path / "setr.pth")

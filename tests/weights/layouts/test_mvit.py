@@ -13,7 +13,7 @@ from densevit.weights.variants import MVIT
 
 
 @pytest.mark.parametrize("name", ["mvitv2_tiny", "mvitv2_small", "mvitv2_base", "mvitv2_base_cls", "mvitv2_large"])
-def test_all_variants_are_taken_over_whole(name, loaded):
+def test_all_variants_are_translated_completely(name, loaded):
     with torch.device("meta"):
         state = timm.create_model(name, pretrained=False).state_dict()
     loaded(state, "timm-mvit")
@@ -28,7 +28,7 @@ def nano(token: bool) -> MultiScaleVit:
 
 
 @pytest.mark.parametrize("token", [False, True], ids=["", "with a class token"])
-def test_features_are_timm_s_there_and_back(token, loaded, randomise):
+def test_features_match_timm_and_round_trip(token, loaded, randomise):
     reference = randomise(nano(token))
     state = reference.state_dict()
     mvit = loaded(state, "timm-mvit")
@@ -46,7 +46,7 @@ def test_features_are_timm_s_there_and_back(token, loaded, randomise):
     assert all(torch.equal(back[key], state[key]) for key in back)
 
 
-def test_the_official_release_is_taken_over_whole_as_timm_reads_it(released, loaded):
+def test_official_release_is_translated_as_in_timm(released, loaded):
     state = released("MViTv2_T_in1k")
     mvit = loaded(state, "facebook-mvitv2-tiny")
     with torch.device("meta"):
@@ -60,7 +60,7 @@ def test_the_official_release_is_taken_over_whole_as_timm_reads_it(released, loa
     assert left_out.keys() == {"head.projection.weight", "head.projection.bias"}
 
 
-def test_kernels_with_an_axis_of_time_are_taken_without_it(released, loaded):
+def test_time_axis_of_kernels_is_removed(released, loaded):
     state = released("MViTv2_T_in1k")
     longer = {key: x[:, :, None] if x.ndim == 4 else x for key, x in state.items()}
     assert sum(x.ndim == 5 for x in longer.values()) == 31
@@ -69,8 +69,8 @@ def test_kernels_with_an_axis_of_time_are_taken_without_it(released, loaded):
 
 
 @pytest.mark.parametrize("name", ["mvitv2_small", "mvitv2_base_cls", "mvitv2_large"])
-def test_other_sizes_of_the_official_release_have_the_tensors_of_timm_s(name, loaded):
-    """Their names are those that timm's own reader turns into its own."""
+def test_other_official_sizes_have_timm_s_tensors(name, loaded):
+    """The names are those that timm converts into its own."""
     variant = name.split("_")[1]
     with torch.device("meta"):
         reference = timm.create_model(name, pretrained=False)
@@ -92,14 +92,14 @@ def test_other_sizes_of_the_official_release_have_the_tensors_of_timm_s(name, lo
     assert theirs == {key: [official(origin) for origin in origins] for key, origins in of_timm.items()}
 
 
-def test_the_huge_one_is_refused_by_what_it_is():
+def test_huge_variant_is_named_and_refused():
     with torch.device("meta"):
         state = timm.create_model("mvitv2_huge_cls", pretrained=False).state_dict()
     with pytest.raises(WeightsError, match=r"192 channels and \(4, 8, 60, 8\) blocks .* large"):
         find("timm-mvit").describe(state)
 
 
-def test_deeper_ones_have_more_marks():
+def test_deeper_variants_have_more_marks():
     layouts = [find(f"facebook-mvitv2-{variant}") for variant in ("tiny", "small", "base", "large")]
     assert [len(layout.marks) for layout in layouts] == [5, 6, 7, 8]
     deepest = {variant: sum(blocks) for (version, _, blocks), variant in MVIT.items() if version == 2}

@@ -36,7 +36,7 @@ from densevit.weights.layouts import find
         ("swin_v2_b", "torchvision-swinv2", ("base", 8)),
     ],
 )
-def test_all_variants_are_taken_over_whole(name, layout, expected, loaded):
+def test_all_variants_are_translated_completely(name, layout, expected, loaded):
     with torch.device("meta"):
         make = torchvision.models.get_model if layout.startswith("torchvision") else timm.create_model
         state = make(name).state_dict()
@@ -48,7 +48,7 @@ def test_all_variants_are_taken_over_whole(name, layout, expected, loaded):
 
 
 def through_norms(swin: nn.Module, features: list[Tensor]) -> list[Tensor]:
-    """Maps (B, C, H, W) through our norms, the last of which is the reference's own."""
+    """Maps (B, C, H, W) after our norms, the last of which is the reference's own."""
     pairs = [(x.permute(0, 2, 3, 1), norm) for x, norm in zip(features, swin.feature_norms, strict=True)]
     return [F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias).permute(0, 3, 1, 2) for x, norm in pairs]
 
@@ -80,7 +80,7 @@ V2 = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2}
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_features_are_theirs_there_and_back(layout, make, options, size, loaded, randomise):
+def test_features_match_the_references_and_round_trip(layout, make, options, size, loaded, randomise):
     reference = randomise(make())
     state = reference.state_dict()
     swin = loaded(state, layout, **options)
@@ -92,7 +92,7 @@ def test_features_are_theirs_there_and_back(layout, make, options, size, loaded,
         raw, found = features(reference, images), swin(images)
         for x, y in zip(found, through_norms(swin, raw), strict=True):
             torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
-        last = reference.norm(raw[-1].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # what the classifier takes the mean of
+        last = reference.norm(raw[-1].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # the classifier's input before pooling
         torch.testing.assert_close(found[-1], last, atol=1e-4, rtol=1e-4)
     back, unknown = translate_back(swin.state_dict(), find(layout))
     constant = ("relative_position_index", "relative_coords_table")
@@ -100,7 +100,7 @@ def test_features_are_theirs_there_and_back(layout, make, options, size, loaded,
     assert back.keys() == {key for key in state if not key.startswith("head.") and not key.endswith(constant)}
     for key in back:
         expected = state[key].clone()
-        if layout == "torchvision-swinv2" and key.endswith("qkv.bias"):  # the keys' part has no effect there
+        if layout == "torchvision-swinv2" and key.endswith("qkv.bias"):  # the key bias has no effect there
             expected.view(3, -1)[1] = 0
         assert torch.equal(back[key], expected)
     reference.load_state_dict({**state, **back})
@@ -121,11 +121,11 @@ def test_features_are_theirs_there_and_back(layout, make, options, size, loaded,
     ],
     ids=["swin", "swinv2"],
 )
-def test_microsoft_s_releases_are_taken_over_whole_as_timm_reads_them(release, layout, module, model, released, loaded):
+def test_microsoft_releases_are_translated_as_in_timm(release, layout, module, model, released, loaded):
     state = released(release)
     with torch.device("meta"):
         reference = timm.create_model(model, pretrained=False)
-    if layout.endswith("v2"):  # so that windows are seen, the one buffer that is not of random numbers
+    if layout.endswith("v2"):  # the only buffer that is not random, to make windows visible
         for key in state:
             if key.endswith("relative_coords_table"):
                 window, pretrained = [(16, 12), (16, 12), (16, 12), (8, 6)][int(key.split(".")[1])]
@@ -150,7 +150,7 @@ def test_microsoft_s_releases_are_taken_over_whole_as_timm_reads_them(release, l
             assert torch.equal(tensor, expected[key])
 
 
-def test_a_swin_that_is_no_variant_is_refused_by_what_it_is():
+def test_unknown_swin_variant_is_described_and_refused():
     with torch.device("meta"):
         state = timm.create_model("swin_s3_tiny_224", pretrained=False, depths=(2, 2, 4, 2)).state_dict()
     with pytest.raises(WeightsError, match=r"96 channels and \(2, 2, 4, 2\) blocks .* tiny"):

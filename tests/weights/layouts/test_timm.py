@@ -36,7 +36,7 @@ from densevit.weights.layouts import find
         ),
     ],
 )
-def test_all_vits_are_taken_over_whole(name, expected, loaded):
+def test_all_vits_are_translated_completely(name, expected, loaded):
     with torch.device("meta"):
         state = timm.create_model(name, pretrained=False).state_dict()
     loaded(state, "timm-vit")
@@ -47,7 +47,7 @@ def test_all_vits_are_taken_over_whole(name, expected, loaded):
 @pytest.mark.parametrize(
     ("name", "depth"), [("resnet18d", 18), ("resnet50d", 50), ("resnet152d", 152), ("resnet34", 34), ("resnet50", 50)]
 )
-def test_all_resnets_are_taken_over_whole(name, depth, loaded):
+def test_all_resnets_are_translated_completely(name, depth, loaded):
     with torch.device("meta"):
         state = timm.create_model(name, pretrained=False).state_dict()
     own = {"variant": "d"} if name.endswith("d") else {}
@@ -69,7 +69,7 @@ VITS = {
 
 
 @pytest.mark.parametrize(("layout", "name", "options"), VITS.values(), ids=VITS)
-def test_vit_s_features_are_timm_s_there_and_back(layout, name, options, loaded, randomise):
+def test_vit_features_match_timm_and_round_trip(layout, name, options, loaded, randomise):
     reference, again = (timm.create_model(name, pretrained=False, num_classes=7, **options).eval() for _ in range(2))
     state = randomise(reference).state_dict()
     vit = loaded(state, layout, recognised="timm-vit")
@@ -91,7 +91,7 @@ def test_vit_s_features_are_timm_s_there_and_back(layout, name, options, loaded,
     with torch.no_grad():
         assert all(torch.equal(x, y) for x, y in zip(features(again), expected, strict=True))
     changed = {key for key in back if not torch.equal(back[key], state[key])}
-    if "pos_embed" in state and state["pos_embed"].shape[1] in (197, 198):  # a token and its position are one here
+    if "pos_embed" in state and state["pos_embed"].shape[1] in (197, 198):  # a token includes its position here
         assert changed == {key for key in ("cls_token", "dist_token", "pos_embed") if key in state}
     else:
         assert changed == set()
@@ -99,11 +99,11 @@ def test_vit_s_features_are_timm_s_there_and_back(layout, name, options, loaded,
     assert all(torch.equal(twice[key], x) for key, x in vit.state_dict().items())
 
 
-def test_the_hybrid_s_features_are_timm_s_there_and_back(loaded, randomise):
+def test_hybrid_features_match_timm_and_round_trip(loaded, randomise):
     reference = timm.create_model("vit_base_r50_s16_384", pretrained=False, depth=1, dynamic_img_size=True)
     randomise(reference)
     for name, weight in reference.named_parameters():
-        if name.endswith("norm3.weight"):  # branches as weak as trained ones, or rounding errors grow
+        if name.endswith("norm3.weight"):  # residual branches as small as trained ones; otherwise rounding errors grow
             weight.data *= 0.2
     state = reference.state_dict()
     vit = loaded(state, "timm-vit")
@@ -119,7 +119,7 @@ def test_the_hybrid_s_features_are_timm_s_there_and_back(loaded, randomise):
     assert {key for key in back if not torch.equal(back[key], state[key])} == {"cls_token", "pos_embed"}
 
 
-def test_deit_iii_s_own_release_calls_layer_scales_otherwise(loaded, randomise):
+def test_deit_iii_release_renames_layer_scales(loaded, randomise):
     state = randomise(timm.create_model("deit3_small_patch16_224", pretrained=False, depth=2)).state_dict()
     release = {key.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): x for key, x in state.items()}
     assert release.keys() != state.keys()
@@ -127,7 +127,7 @@ def test_deit_iii_s_own_release_calls_layer_scales_otherwise(loaded, randomise):
     assert all(torch.equal(of_release[key], of_timm[key]) for key in of_timm)
 
 
-def test_resnet_d_s_features_are_timm_s_there_and_back(loaded, randomise):
+def test_resnet_d_features_match_timm_and_round_trip(loaded, randomise):
     reference = randomise(timm.create_model("resnet18d", pretrained=False))
     state = reference.state_dict()
     resnet = loaded(state, "timm-resnet")
@@ -150,7 +150,7 @@ def test_resnet_d_s_features_are_timm_s_there_and_back(loaded, randomise):
         ("vit_small_patch16_36x1_224", "384 channels and 36 blocks .* small"),
     ],
 )
-def test_kin_that_vit_has_not_are_refused(name, message):
+def test_unsupported_vit_relatives_raise(name, message):
     with torch.device("meta"):
         state = timm.create_model(name, pretrained=False).state_dict()
     with pytest.raises(WeightsError, match=message):
@@ -165,7 +165,7 @@ def test_kin_that_vit_has_not_are_refused(name, message):
         ("vit_base_patch16_siglip_224", {"attn_pool.*"}),
     ],
 )
-def test_parts_that_vit_has_not_are_named(name, unknown):
+def test_unsupported_vit_parts_are_named(name, unknown):
     with torch.device("meta"):
         state = timm.create_model(name, pretrained=False).state_dict()
     found = translate(state, find("timm-vit")).unknown

@@ -26,7 +26,7 @@ from densevit.weights.layouts import find
         ("wide_resnet101_2", {"depth": 101, "groups": 1, "width_per_group": 128}),
     ],
 )
-def test_all_resnets_are_taken_over_whole(name, options, loaded):
+def test_all_resnets_are_translated_completely(name, options, loaded):
     with torch.device("meta"):
         state = torchvision.models.get_model(name).state_dict()
     loaded(state, "torchvision-resnet")
@@ -45,7 +45,7 @@ def test_all_resnets_are_taken_over_whole(name, options, loaded):
         ("vit_h_14", {"image_size": 518}, ("huge", 14, 518)),
     ],
 )
-def test_all_vits_are_taken_over_whole(name, options, expected, loaded):
+def test_all_vits_are_translated_completely(name, options, expected, loaded):
     with torch.device("meta"):
         state = torchvision.models.get_model(name, **options).state_dict()
     loaded(state, "torchvision-vit")
@@ -55,7 +55,7 @@ def test_all_vits_are_taken_over_whole(name, options, expected, loaded):
 
 
 @pytest.mark.parametrize(("norm", "size"), [("batch", (71, 90)), ("group", (64, 53))])
-def test_resnet_s_features_are_torchvision_s(norm, size, loaded, randomise):
+def test_resnet_features_match_torchvision(norm, size, loaded, randomise):
     options = {"norm_layer": partial(nn.GroupNorm, 32)} if norm == "group" else {}
     reference = randomise(torchvision.models.resnet18(**options))
     state = reference.state_dict()
@@ -81,7 +81,7 @@ def cells(reference: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
     return x[:, 1:].transpose(1, 2).unflatten(2, (3, 3))
 
 
-def test_vit_s_features_are_torchvision_s_there_and_back(loaded, randomise):
+def test_vit_features_match_torchvision_and_round_trip(loaded, randomise):
     reference, again, layout = randomise(vit_of_torchvision()), vit_of_torchvision(), find("torchvision-vit")
     state = reference.state_dict()
     vit = loaded(state, "torchvision-vit")
@@ -93,7 +93,7 @@ def test_vit_s_features_are_torchvision_s_there_and_back(loaded, randomise):
     again.load_state_dict({**again.state_dict(), **back})
     with torch.no_grad():
         assert torch.equal(cells(again, images), cells(reference, images))
-    # A class token and its position are one number here: the sum comes back, beside zeros.
+    # A class token includes its position here: the export has the sum, and zeros as its position.
     assert torch.equal(back["class_token"], state["class_token"] + state["encoder.pos_embedding"][:, :1])
     assert back["encoder.pos_embedding"][:, 0].eq(0).all()
     assert torch.equal(back["encoder.pos_embedding"][:, 1:], state["encoder.pos_embedding"][:, 1:])
@@ -105,7 +105,7 @@ def test_vit_s_features_are_torchvision_s_there_and_back(loaded, randomise):
     assert all(torch.equal(twice[key], x) for key, x in vit.state_dict().items())
 
 
-def test_the_first_released_files_call_perceptrons_otherwise(randomise, loaded):
+def test_first_released_files_rename_mlps(randomise, loaded):
     state = randomise(vit_of_torchvision()).state_dict()
     old = {key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): x for key, x in state.items()}
     assert old.keys() != state.keys()
@@ -113,7 +113,7 @@ def test_the_first_released_files_call_perceptrons_otherwise(randomise, loaded):
     assert all(torch.equal(of_old[key], of_new[key]) for key in of_new)
 
 
-def test_a_model_that_is_no_variant_is_refused_by_what_it_is():
+def test_unknown_variant_is_described_and_refused():
     layout = find("torchvision-vit")
     with torch.device("meta"):
         state = VisionTransformer(32, 16, num_layers=1, num_heads=2, hidden_dim=100, mlp_dim=400).state_dict()

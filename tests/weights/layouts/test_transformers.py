@@ -1,4 +1,4 @@
-"""transformers' encoders in files, whose names are version 4's, and in memory: features there and back."""
+"""transformers' encoders in files, which have the names of version 4, and in memory: features and round trips."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ R101 = {"depths": [3, 4, 23, 3]}
 R34 = {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
 VIT, DINO = {"name": "vit", "patch_size": 16, "image_size": 224}, {"name": "vit", "patch_size": 14, "image_size": 518}
 SWIN_1, SWIN_2 = {"name": "swin", "version": 1}, {"name": "swin", "version": 2}
-REAL = {  # model, configuration, layout, section, whether names in memory are others
+REAL = {  # model, configuration, layout, section, whether names in memory differ
     "vit-base-patch16-224": (
         ViTForImageClassification,
         ViTConfig(),
@@ -135,7 +135,7 @@ REAL = {  # model, configuration, layout, section, whether names in memory are o
 
 
 @pytest.mark.parametrize(("kind", "configuration", "layout", "section", "renamed"), REAL.values(), ids=REAL)
-def test_released_models_are_taken_over_whole(kind, configuration, layout, section, renamed, loaded):
+def test_released_models_are_translated_completely(kind, configuration, layout, section, renamed, loaded):
     with torch.device("meta"):
         model = kind(configuration)
     states = {layout: in_files(model), f"{layout}-v5": model.state_dict()}
@@ -146,7 +146,7 @@ def test_released_models_are_taken_over_whole(kind, configuration, layout, secti
         assert find(name).describe(state) == {"backbone": section | resized}
 
 
-def test_vits_are_google_s_by_their_pixels_and_all_others_imagenet_s():
+def test_mean_and_std_are_google_s_for_vit_and_imagenet_s_otherwise():
     for name in ("vit", "vit-classifier", "mae", "deit", "deit-classifier", "dinov2", "swin", "swinv2", "resnet"):
         layout = find(f"transformers-{name}")
         assert layout.mean == layout.std == ((0.5, 0.5, 0.5) if name.startswith("vit") else None)
@@ -164,7 +164,7 @@ PATCHES = {**NANO, "intermediate_size": 512, "image_size": 96}
 DINO_NANO = {**NANO, "patch_size": 14, "image_size": 98}
 SWIN_NANO = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "window_size": 4, "image_size": 192}
 R18 = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
-SMALL = {  # encoder, configuration, layout, options that tensors do not determine, size of a image
+SMALL = {  # encoder, configuration, layout, options that tensors do not determine, image size
     "vit": (ViTModel, ViTConfig(**PATCHES), "transformers-vit", {}, (64, 112)),
     "deit": (DeiTModel, DeiTConfig(**PATCHES), "transformers-deit", {}, (128, 80)),
     "dinov2": (Dinov2Model, Dinov2Config(**DINO_NANO), "transformers-dinov2", {}, (70, 126)),
@@ -189,7 +189,7 @@ SMALL = {  # encoder, configuration, layout, options that tensors do not determi
 
 
 def features(model, images, backbone):
-    """What ours gives, of an encoder of transformers."""
+    """The features that ours returns, from an encoder of transformers."""
     of_any_size = {"interpolate_pos_encoding": True} if isinstance(model, (ViTModel, DeiTModel)) else {}
     outputs = model(images, output_hidden_states=True, **of_any_size)
     if hasattr(backbone, "feature_blocks"):
@@ -204,7 +204,7 @@ def features(model, images, backbone):
 
 
 @pytest.mark.parametrize(("kind", "configuration", "layout", "options", "size"), SMALL.values(), ids=SMALL)
-def test_features_are_transformers_there_and_back(
+def test_features_match_transformers_and_round_trip(
     kind, configuration, layout, options, size, loaded, randomise, tmp_path
 ):
     reference = randomise(kind(configuration))
@@ -229,7 +229,7 @@ def test_features_are_transformers_there_and_back(
         back, unknown = translate_back(backbone.state_dict(), find(name))
         without_effect = {key for key in written if "mask_token" in key or "pooler" in key}
         assert unknown == [] and back.keys() == written.keys() - without_effect
-        for key in back:  # a token and its position are one in ours
+        for key in back:  # a token includes its position in ours
             if not key.endswith(("cls_token", "distillation_token", "position_embeddings")):
                 assert back[key].equal(written[key])
     rest = {key: tensor for key, tensor in state.items() if key not in back}
@@ -243,7 +243,7 @@ def test_features_are_transformers_there_and_back(
 
 
 def randomise_scales(model):
-    """Layer scales, and the tokens that begin at zero."""
+    """Layer scales, and the tokens that are initialised to zero."""
     for name, parameter in model.named_parameters():
         if "lambda1" in name:
             torch.nn.init.uniform_(parameter, 0.3, 1.5)

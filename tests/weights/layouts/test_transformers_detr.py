@@ -1,4 +1,4 @@
-"""transformers' DETR with random weights, in the files that it writes and in memory: the same boxes from ours."""
+"""transformers' DETR with random weights, in its files and in memory: ours predicts the same boxes."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ SMALL = {
 
 
 def run(theirs, batch):
-    """As their image processor feeds it: less ImageNet's mean by its deviation, then padded with 0."""
+    """As in their image processor: normalised by ImageNet's mean and std, then padded with 0."""
     mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     pixels = ((batch["images"] / 255 - mean) / std).masked_fill(batch["padding_mask"][:, None], 0)
     return theirs(pixels, pixel_mask=(~batch["padding_mask"]).long())
@@ -46,7 +46,7 @@ def run(theirs, batch):
 
 @torch.no_grad()
 def make(model, config, batch):
-    """No tensor keeps a value that a mistake would not show in, and cells differ where they enter the transformer."""
+    """Randomises all tensors so that errors become visible; inputs to the transformer differ between cells."""
     torch.manual_seed(5)
     theirs = model(config).eval()
     for name, tensor in theirs.state_dict().items():
@@ -87,7 +87,7 @@ def coco(request, padded_batch):
 
 
 def known(state, name):
-    """The layout of that name, as which the tensors are recognised."""
+    """The layout of that name; checks that the tensors are recognised as such."""
     assert recognise(state) is find(name)
     return find(name)
 
@@ -101,12 +101,12 @@ def same(outputs, reference, rows=slice(None)):
 
 @pytest.mark.parametrize("where", ["file", "memory"])
 @torch.no_grad()
-def test_logits_and_boxes_are_those_of_transformers(coco, where, tmp_path, whole, padded_batch):
+def test_logits_and_boxes_match_transformers(coco, where, tmp_path, whole, padded_batch):
     name, theirs = coco
     if where == "file":
         theirs.save_pretrained(tmp_path)
         state = load_file(tmp_path / "model.safetensors")
-        assert "model.encoder.layers.0.self_attn.out_proj.weight" in state  # version 4's names, as on the hub
+        assert "model.encoder.layers.0.self_attn.out_proj.weight" in state  # names of version 4, as on the hub
     else:
         state, name = theirs.state_dict(), f"{name}-v5"
     ours = whole(state, known(state, name), metadata={"classes": NAMES_BY_ID})
@@ -115,7 +115,7 @@ def test_logits_and_boxes_are_those_of_transformers(coco, where, tmp_path, whole
 
 
 @torch.no_grad()
-def test_what_goes_back_is_what_transformers_loads(coco, tmp_path, whole, padded_batch):
+def test_exported_model_loads_in_transformers(coco, tmp_path, whole, padded_batch):
     name, theirs = coco
     theirs.save_pretrained(tmp_path)
     before = load_file(tmp_path / "model.safetensors")
@@ -132,7 +132,7 @@ def test_what_goes_back_is_what_transformers_loads(coco, tmp_path, whole, padded
     same(whole(back, known(back, name))(batch)["detection"], reference, [*USED, 91])
     assert reference.logits.softmax(-1)[..., UNUSED].max() == 0
 
-    # With that, their post-processing and our predictions agree to the last label.
+    # Then their post-processing and our predictions agree in every label.
     processor = DetrImageProcessor()
     results = processor.post_process_object_detection(reference, threshold=0.0, target_sizes=SIZES)
     ours = whole(back, known(back, name))
@@ -145,7 +145,7 @@ def test_what_goes_back_is_what_transformers_loads(coco, tmp_path, whole, padded
 
 
 @torch.no_grad()
-def test_dc5_is_the_backbone_s_dilation(whole, padded_batch):
+def test_dc5_sets_the_backbone_dilation(whole, padded_batch):
     config = DetrConfig(backbone="resnet50", use_timm_backbone=True, dilation=True, num_labels=4, **SMALL)
     theirs = make(DetrForObjectDetection, config, padded_batch(SIZES))
     ours = whole(theirs.state_dict(), known(theirs.state_dict(), "transformers-detr-v5"), dilation=True)
@@ -154,7 +154,7 @@ def test_dc5_is_the_backbone_s_dilation(whole, padded_batch):
 
 
 @torch.no_grad()
-def test_a_table_transformer_is_a_detr_with_norms_first(tmp_path, whole, padded_batch):
+def test_table_transformer_is_a_pre_norm_detr(tmp_path, whole, padded_batch):
     config = TableTransformerConfig(
         backbone_config=OWN_RESNET, use_timm_backbone=False, id2label={0: "table", 1: "table rotated"}, **SMALL
     )
@@ -167,7 +167,7 @@ def test_a_table_transformer_is_a_detr_with_norms_first(tmp_path, whole, padded_
     same(ours(batch)["detection"], run(theirs, batch))
 
 
-def test_91_classes_that_are_not_coco_s_are_refused():
+def test_91_classes_other_than_coco_s_raise():
     state = {"class_labels_classifier.bias": torch.zeros(92)}
     classes = find("transformers-detr").classes
     assert len(classes(state, {})["detection"]) == 80

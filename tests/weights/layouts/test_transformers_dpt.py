@@ -1,6 +1,6 @@
-"""transformers' DPT, depth and segmentation, on its own ViT and hybrid: whole models, there and back.
+"""transformers' DPT, depth and segmentation, on its own ViT and hybrid: complete models and round trips.
 
-For a image that is not square transformers resizes positions bilinearly; here the reference does it as we do.
+For non-square images transformers resizes positions bilinearly; the reference here uses our interpolation.
 """
 
 import re
@@ -26,7 +26,7 @@ KINDS = {
 
 
 def build(name):
-    """transformers' model with the width of our nano, made for square images of SIDE pixels."""
+    """transformers' model with the width of our nano, for square images of SIDE pixels."""
     kind, hybrid = KINDS[name]
     segments = kind is DPTForSemanticSegmentation
     config = DPTConfig(
@@ -48,21 +48,23 @@ def build(name):
 
 @pytest.fixture(params=KINDS)
 def pair(request, randomise):
-    """The layout and a model of transformers."""
+    """The layout, and a model of transformers."""
     torch.manual_seed(0)
     reference = randomise(build(request.param))
     for name, parameter in reference.named_parameters():
         if name.endswith("embeddings"):
             torch.nn.init.normal_(parameter)
-        elif name.endswith("norm3.weight"):  # branches as weak as trained ones, or rounding errors grow
+        elif name.endswith(
+            "norm3.weight"
+        ):  # residual branches as small as trained ones; otherwise rounding errors grow
             parameter.data *= 0.2
-        elif ".bit." in name and "conv" in name:  # standardised: a variance beside which their epsilon is nothing
+        elif ".bit." in name and "conv" in name:  # standardised: a variance for which their epsilon is negligible
             parameter.data *= 1000
     return find(request.param), reference
 
 
 def of_any_size(reference, size):
-    """Lets it take a image that is not square: its tokens are laid on that grid."""
+    """Allows images that are not square, by passing the token grid."""
     grid = (size[0] // 16, size[1] // 16)
     embeddings = reference.dpt.embeddings
     embeddings.image_size = size
@@ -71,7 +73,7 @@ def of_any_size(reference, size):
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_a_whole_model_gives_what_transformers_gives(pair, sizes, whole):
+def test_model_matches_transformers(pair, sizes, whole):
     layout, reference = pair
     state = reference.state_dict()
     assert recognise(state).name == layout.name
@@ -83,7 +85,7 @@ def test_a_whole_model_gives_what_transformers_gives(pair, sizes, whole):
         images[i, :, :h, :w] = torch.randint(256, (3, h, w))
         padding[i, :h, :w] = False
     batch = {"images": images, "padding_mask": padding, "targets": [{"size": s, "original_size": s} for s in sizes]}
-    pixels = ((images / 255 - 0.5) / 0.5).masked_fill(padding[:, None], 0.0)  # as its image processor does
+    pixels = ((images / 255 - 0.5) / 0.5).masked_fill(padding[:, None], 0.0)  # as in its image processor
     if H != W:
         of_any_size(reference, (H, W))
     task = next(iter(model.heads))
@@ -103,7 +105,7 @@ def test_a_whole_model_gives_what_transformers_gives(pair, sizes, whole):
             torch.testing.assert_close(beside, reference.auxiliary_head(fused), atol=1e-4, rtol=1e-4)
 
 
-def test_there_and_back(pair):
+def test_round_trip_preserves_tensors(pair):
     layout, reference = pair
     state = reference.state_dict()
     ours = translate(state, layout).tensors
@@ -113,7 +115,7 @@ def test_there_and_back(pair):
     assert changed == {
         "dpt.embeddings.cls_token",
         "dpt.embeddings.position_embeddings",
-    }  # whose first rows are one here
+    }  # our class token includes its position
     again = translate(back, layout).tensors
     assert again.keys() == ours.keys() and all(torch.equal(again[key], x) for key, x in ours.items())
     loaded = build(layout.name)
@@ -127,8 +129,8 @@ def test_there_and_back(pair):
             assert torch.equal(found[one], expected[one])
 
 
-def test_published_sizes_are_described_whole():
-    """Intel/dpt-large-ade and Intel/dpt-hybrid-midas, by their configs."""
+def test_published_sizes_are_described_completely():
+    """Intel/dpt-large-ade and Intel/dpt-hybrid-midas, built from their configs."""
     large = DPTConfig(
         hidden_size=1024,
         num_hidden_layers=24,
