@@ -72,9 +72,10 @@ class Data:
         return tuple(self.train.provides)
 
     def check_splits(self) -> None:
-        """Builds both splits. Raises DataError unless they have labels, and the same classes under the same ids."""
-        for dataset in (self.train, self.val):
+        """Builds both splits. Raises DataError unless they have labels, valid in some samples, and equal classes."""
+        for dataset, transform in ((self.train, self.train_transform), (self.val, self.val_transform)):
             dataset.check_labels()
+            TransformedDataset(dataset, transform, train=dataset is self.train).check_values()
         _check_classes(self.train.classes, self.val.classes, self.section.split)
 
     def train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:

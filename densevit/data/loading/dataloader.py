@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch.utils import data
 
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
-from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform
+from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform, usable_values
 from densevit.errors import DataError, DensevitError
 from densevit.interfaces import Batch, Dataset, Sample, Targets
 from densevit.targets.types import TargetTypes, untyped_keys
@@ -62,6 +63,15 @@ class TransformedDataset(data.Dataset[Sample]):
         if not pick.repeat:
             prepared["targets"]["truth"] = sample["targets"]
         return prepared
+
+    def check_values(self, count: int = 16) -> None:
+        """Raises DataError for an invalid target in `count` samples, evenly spaced over the data set."""
+        for index in np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)).tolist():
+            sample = self.dataset[index]
+            self._check_keys(sample["targets"], index)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is left out is reported in training
+                usable_values(sample, self.types)
 
     def _check_keys(self, targets: Targets, index: int) -> None:
         unknown = untyped_keys(targets, self.types)

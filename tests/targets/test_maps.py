@@ -1,0 +1,94 @@
+"""Target types with one value per pixel, on cases worked by hand."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from densevit.errors import DataError
+from densevit.interfaces import IGNORE, Class
+from densevit.targets import Depth, InverseDepth, LabelMap, PanopticMap, ValueMap, VectorMap
+
+CLASSES = (Class("cat", 17, (255, 0, 0)), Class("sky", 300, (0, 0, 255), thing=False))
+
+
+@pytest.mark.parametrize("kind", [LabelMap(), Depth(), VectorMap(), PanopticMap()])
+def test_maps_follow_flip_crop_and_resize(kind):
+    """Twice a flip gives the map again; a crop of the flip is the flip of the crop; each pixel is enlarged to four."""
+    size = (6, 8)
+    value = kind.random(size, 2, 2, np.random.default_rng(0))
+    assert np.array_equal(kind.hflip(kind.hflip(value, size), size), value)
+    left = kind.crop(value, (0, 0, 6, 3), size)
+    right = kind.crop(kind.hflip(value, size), (0, 5, 6, 8), size)
+    assert np.array_equal(kind.hflip(left, (6, 3)), right)
+    twice = kind.resize(value, size, (12, 16))
+    assert np.array_equal(twice[..., ::2, ::2], value) and np.array_equal(twice[..., 1::2, 1::2], value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "fill"),
+    [(LabelMap(), np.uint8, IGNORE), (Depth(), np.float32, 0), (PanopticMap(), np.int32, -1)],
+)
+def test_new_corners_and_padding_are_unlabelled(kind, dtype, fill):
+    value = np.full((20, 20), 7, dtype)
+    rotated = kind.rotate(value, cv2.getRotationMatrix2D((9.5, 9.5), 45, 1.0), (20, 20))
+    assert rotated.dtype == dtype and rotated[0, 0] == fill and rotated[10, 10] == 7
+    padded = kind.pad(value, (20, 20), (22, 25))
+    assert padded.shape == (22, 25) and padded[21, 24] == fill and padded[19, 19] == 7
+
+
+def test_depth_is_divided_by_the_zoom():
+    value = np.full((4, 4), 6.0, np.float32)
+    assert Depth().resize(value, (4, 4), (8, 8), zoom=2.0)[0, 0] == 3
+    assert InverseDepth().resize(value, (4, 4), (8, 8), zoom=2.0)[0, 0] == 12
+    assert ValueMap().resize(value, (4, 4), (8, 8), zoom=2.0)[0, 0] == 6
+
+
+def test_vectors_change_sign_with_a_flip_and_turn_with_the_image():
+    value = np.zeros((3, 10, 10), np.float32)
+    value[0], value[2] = 0.6, -0.8  # to the right and towards the camera
+    assert VectorMap().hflip(value, (10, 10))[:, 0, 0] == pytest.approx([-0.6, 0, -0.8])
+    matrix = np.array([[0.0, 1, 0], [-1, 0, 9]])  # counterclockwise: what points right points up
+    assert VectorMap().rotate(value, matrix, (10, 10))[:, 5, 5] == pytest.approx([0, -0.6, -0.8])
+    assert VectorMap(y_up=True).rotate(value, matrix, (10, 10))[:, 5, 5] == pytest.approx([0, 0.6, -0.8])
+
+
+def test_collated_maps_have_one_grid():
+    batch = VectorMap().collate([torch.ones(3, 2, 2), None, torch.ones(3, 3, 1)], (3, 4))
+    assert batch.shape == (3, 3, 3, 4)
+    assert batch.sum(dim=(1, 2, 3)).tolist() == [12, 0, 9]
+    labels = LabelMap().collate([torch.ones(2, 2, dtype=torch.uint8)], (2, 3))
+    assert labels.tolist() == [[[1, 1, 255], [1, 1, 255]]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (LabelMap(), np.array([[0, 1], [1, 0]], np.uint8)),
+        (Depth(), np.array([[0, 1.5], [20, 300]], np.float32)),
+        (VectorMap(), np.random.default_rng(0).random((3, 2, 2), dtype=np.float32)),
+        (PanopticMap(), np.array([[-1, 0], [1000, 0]], np.int32)),
+    ],
+)
+def test_encoded_maps_are_read_back(kind, value):
+    assert np.array_equal(kind.decode(kind.encode(value, CLASSES), CLASSES), value)
+
+
+def test_panoptic_maps_are_written_in_cocos_format():
+    encoded = PanopticMap().encode(np.array([[-1, 1, 1000]], np.int32), CLASSES)
+    assert encoded[".json"] == [{"id": 2, "category_id": 17}, {"id": 1001, "category_id": 300}]
+    pixels = np.asarray(encoded[".png"]).astype(int)[0]
+    assert (pixels @ [1, 256, 65536]).tolist() == [0, 2, 1001]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (VectorMap(), np.zeros((4, 5), np.float32), r"has shape \(4, 5\); expected \(3, 4, 5\)"),
+        (Depth(), np.zeros((4, 5), np.uint8), "has the type uint8; expected floating-point"),
+        (LabelMap(), np.zeros((4, 6), np.uint8), r"has shape \(4, 6\); expected \(4, 5\)"),
+    ],
+)
+def test_wrong_values_are_described(kind, value, message):
+    with pytest.raises(DataError, match=message):
+        kind.check(value, (4, 5))

@@ -1,0 +1,116 @@
+"""Target types with one row per object, on cases worked by hand and against albumentations and pycocotools."""
+
+import albumentations as A
+import numpy as np
+import pytest
+from pycocotools import mask as codes
+
+from densevit.errors import DataError
+from densevit.interfaces import Class
+from densevit.targets import Boxes, CrowdFlags, InstanceMasks, Keypoints, ObjectLabels, Scores
+
+CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 0, 255)))
+SIZE = (60, 80)
+
+
+def test_boxes_follow_flip_crop_and_resize():
+    boxes = np.array([[10, 20, 30, 50]], np.float32)
+    assert Boxes().hflip(boxes, SIZE) == pytest.approx(np.array([[50, 20, 70, 50]]))
+    cropped = Boxes().crop(boxes, (10, 5, 50, 25), SIZE)  # 40 high, 20 wide
+    assert cropped == pytest.approx(np.array([[5, 10, 25, 40]]))
+    assert Boxes().resize(cropped, (40, 20), (80, 10)) == pytest.approx(np.array([[2.5, 20, 12.5, 80]]))
+    assert Boxes().clip(cropped, (40, 20)) == pytest.approx(np.array([[5, 10, 20, 40]]))
+
+
+def test_boxes_outside_of_a_crop_are_not_visible():
+    boxes = np.array([[10.0, 20, 30, 50], [70, 20, 80, 30], [24.9999, 20, 40, 30], [24, 0, 30, 30]])
+    cropped = Boxes().crop(boxes, (0, 0, 60, 25), SIZE)
+    assert Boxes().visible(cropped, (60, 25)).tolist() == [True, False, False, True]
+
+
+def test_boxes_without_area_and_crowds_are_not_usable():
+    boxes = np.array([[1.0, 1, 5, 5], [3, 3, 3, 9], [-9, 0, -1, 5], [79, 0, 99, 5]])
+    assert Boxes().usable(boxes, SIZE).tolist() == [True, False, False, True]
+    assert CrowdFlags().usable(np.array([0, 1]), SIZE).tolist() == [True, False]
+
+
+def test_boxes_flip_and_clip_as_albumentations_does():
+    """To the last bit: seeded runs of earlier versions, which used it, stay the same."""
+    rng = np.random.default_rng(0)
+    boxes = np.sort(rng.random((500, 2, 2)), axis=1).reshape(-1, 4) * (90, 70, 90, 70) - 5
+    boxes = Boxes().clip(boxes, SIZE)[Boxes().usable(boxes, SIZE)]
+    flip = A.Compose([A.HorizontalFlip(p=1)], bbox_params=A.BboxParams("pascal_voc"))
+    rows = np.column_stack([boxes.astype(np.float64), np.arange(len(boxes))])
+    expected = flip(image=np.zeros((*SIZE, 3), np.uint8), bboxes=rows)["bboxes"]
+    assert np.array_equal(Boxes().clip(Boxes().hflip(boxes, SIZE), SIZE), expected[:, :4].astype(np.float32))
+
+
+def test_keypoints_flip_with_left_and_right_exchanged():
+    kind = Keypoints(("nose", "left_eye", "right_eye"))
+    points = np.array([[[40, 10, 2], [45, 8, 1], [0, 0, 0]]], np.float32)
+    assert kind.hflip(points, SIZE).tolist() == [[[40, 10, 2], [0, 0, 0], [35, 8, 1]]]
+
+
+def test_keypoints_outside_of_a_crop_become_unlabelled():
+    kind = Keypoints(("a", "b"))
+    points = np.array([[[40, 10, 2], [10, 50, 1]]], np.float32)
+    cropped = kind.crop(points, (0, 30, 30, 50), SIZE)
+    assert cropped.tolist() == [[[10, 10, 2], [0, 0, 0]]]
+    assert kind.resize(cropped, (30, 20), (60, 10)).tolist() == [[[5, 20, 2], [0, 0, 0]]]
+    assert kind.visible(cropped, (30, 20)) is None  # boxes decide which objects remain
+
+
+def test_default_keypoints_are_those_of_coco():
+    kind = Keypoints()
+    assert len(kind.names) == 17
+    assert kind.flipped.tolist() == [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
+    assert len(kind.skeleton) == 19
+
+
+def test_keypoints_are_written_with_pixel_centres_at_whole_numbers():
+    kind = Keypoints(("a", "b"))
+    entries = [{"keypoints": [3, 4, 2, 0, 0, 0]}]  # as COCO's files have them
+    points = kind.decode(entries, CLASSES)
+    assert points.tolist() == [[[3.5, 4.5, 2], [0, 0, 0]]]
+    assert kind.encode(points, CLASSES) == entries
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (Keypoints(("a", "b")), np.zeros((1, 3, 3)), r"has shape \(1, 3, 3\); expected \(N, 2, 3\)"),
+        (Keypoints(("a",)), np.full((1, 1, 3), np.nan), "not finite"),
+        (Boxes(), np.zeros(4), r"has shape \(4,\); expected \(N, 4\)"),
+        (ObjectLabels(), np.zeros(4), "has the type float64; expected integers"),
+        (InstanceMasks(), np.zeros((2, 5, 5), bool), r"has shape \(2, 5, 5\); expected \(N, 60, 80\)"),
+    ],
+)
+def test_wrong_values_are_described(kind, value, message):
+    with pytest.raises(DataError, match=message):
+        kind.check(value, SIZE)
+
+
+def test_detections_are_entries_of_coco_results():
+    boxes = np.array([[1.5, 2, 11.5, 22]], np.float32)
+    parts = (Boxes().encode(boxes, CLASSES), ObjectLabels().encode(np.array([1]), CLASSES))
+    assert parts == ([{"bbox": [1.5, 2, 10, 20]}], [{"category_id": 18}])
+    assert Scores().encode(np.array([0.25], np.float32), CLASSES) == [{"score": 0.25}]
+    assert np.array_equal(Boxes().decode(parts[0], CLASSES), boxes)
+    assert ObjectLabels().decode(parts[1], CLASSES).tolist() == [1]
+
+
+def test_masks_are_run_length_codes_of_pycocotools():
+    masks = np.random.default_rng(0).random((3, *SIZE)) < 0.5
+    encoded = InstanceMasks().encode(masks, CLASSES)
+    assert codes.area([one["segmentation"] for one in encoded]).tolist() == masks.sum(axis=(1, 2)).tolist()
+    assert np.array_equal(InstanceMasks().decode(encoded, CLASSES), masks)
+
+
+def test_rotated_boxes_and_keypoints_stay_together():
+    """A quarter turn about the centre of a square image."""
+    matrix = np.array([[0.0, 1, 0], [-1, 0, 9]])  # (x, y) -> (y, 9 - x), between pixel centres of a 10 x 10 image
+    boxes = np.array([[1, 2, 3, 6]], np.float32)
+    assert Boxes().rotate(boxes, matrix, (10, 10)) == pytest.approx(np.array([[2, 7, 6, 9]]))
+    points = np.array([[[1, 2, 2], [3, 6, 1]]], np.float32)
+    rotated = Keypoints(("a", "b")).rotate(points, matrix, (10, 10))
+    assert rotated == pytest.approx(np.array([[[2, 9, 2], [6, 7, 1]]]))
