@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from densevit.data.build import build_data
     from densevit.errors import ConfigError, DataError, DensevitError, PluginError, TrainingError, WeightsError
-    from densevit.interfaces import Backbone, Class, Dataset, Evaluator, Head, Neck
+    from densevit.interfaces import Backbone, CheckpointLayout, Class, Dataset, Evaluator, Head, Neck
     from densevit.model import DenseModel, build_model, create_backbone, create_head
     from densevit.registry import list_backbones, list_heads
     from densevit.weights.model_file import load
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "densevit.data.build": ("build_data",),
     "densevit.errors": ("ConfigError", "DataError", "DensevitError", "PluginError", "TrainingError", "WeightsError"),
-    "densevit.interfaces": ("Backbone", "Class", "Dataset", "Evaluator", "Head", "Neck"),
+    "densevit.interfaces": ("Backbone", "CheckpointLayout", "Class", "Dataset", "Evaluator", "Head", "Neck"),
     "densevit.model": ("DenseModel", "build_model", "create_backbone", "create_head"),
     "densevit.registry": ("list_backbones", "list_heads"),
     "densevit.weights.model_file": ("load",),
@@ -28,6 +28,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Backbone",
+    "CheckpointLayout",
     "Class",
     "ConfigError",
     "DataError",

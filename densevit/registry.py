@@ -22,10 +22,19 @@ from typing import Any
 
 from densevit.errors import DensevitError, PluginError, did_you_mean, one_line
 
-GROUPS = ("backbones", "necks", "heads", "datasets", "evaluators", "targets")
+INTERFACES = {
+    "backbones": "Backbone",
+    "necks": "Neck",
+    "heads": "Head",
+    "datasets": "Dataset",
+    "evaluators": "Evaluator",
+    "targets": "TargetType",
+    "checkpoints": "CheckpointLayout",
+}
+GROUPS = tuple(INTERFACES)
 _RENAMED = {("datasets", "masks"): "label_maps"}  # built-in plugins: old name, new name
 _MODULES = ("backbones", "necks", "heads")
-INTERFACES = dict(zip(GROUPS, ("Backbone", "Neck", "Head", "Dataset", "Evaluator", "TargetType"), strict=True))
+_INSTANCES = ("checkpoints",)  # groups whose plugins are instances of the interface; of the others, subclasses
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Plugin:
     @property
     def noun(self) -> str:
         """Its name in messages: "backbone 'swin'"."""
-        return f"{self.group[:-1]} {self.name!r}"
+        return f"{_noun(self.group)} {self.name!r}"
 
 
 @dataclass(frozen=True)
@@ -62,11 +71,11 @@ def find(group: str) -> dict[str, Plugin]:
     return {name: plugin for (where, name), plugin in sorted(found.plugins.items()) if where == group}
 
 
-def load(group: str, name: str) -> type[Any]:
+def load(group: str, name: str) -> Any:
     """The class of a plugin, by its name or by "module:Class", which needs no entry point.
 
-    Imports the plugin's module. Raises PluginError for an unknown name, a failed import, or an object that is not a
-    subclass of the group's interface.
+    A checkpoint layout is an instance, not a class. Imports the plugin's module. Raises PluginError for an unknown
+    name, a failed import, or an object that is not a subclass (an instance) of the group's interface.
     """
     _check_group(group)
     if ":" in name:
@@ -75,7 +84,7 @@ def load(group: str, name: str) -> type[Any]:
         known = find(group)
         if name not in known and (group, name) in _RENAMED:
             new = _RENAMED[group, name]
-            warnings.warn(f"the {group[:-1]} {name!r} is now called {new!r}.", stacklevel=2)
+            warnings.warn(f"the {_noun(group)} {name!r} is now called {new!r}.", stacklevel=2)
             name = new
         if name not in known:
             raise PluginError(_unknown(group, name, known))
@@ -83,12 +92,13 @@ def load(group: str, name: str) -> type[Any]:
     loaded = _import(plugin)
     interfaces = importlib.import_module("densevit.interfaces")  # late: it imports torch
     expected = getattr(interfaces, INTERFACES[group])
-    if not (isinstance(loaded, type) and issubclass(loaded, expected)):
+    if group in _INSTANCES and isinstance(loaded, expected):
+        return loaded
+    if group in _INSTANCES or not (isinstance(loaded, type) and issubclass(loaded, expected)):
         what = f"the class {loaded.__name__}" if isinstance(loaded, type) else f"a {type(loaded).__name__}"
-        raise PluginError(
-            f"{_described(plugin)} is {what}, which is not a densevit.{expected.__name__}. "
-            f"Write `class {plugin.value.rpartition(':')[2]}(densevit.{expected.__name__})`."
-        )
+        attribute, interface = plugin.value.rpartition(":")[2], f"densevit.{expected.__name__}"
+        fix = f"{attribute} = {interface}(...)" if group in _INSTANCES else f"class {attribute}({interface})"
+        raise PluginError(f"{_described(plugin)} is {what}, which is not a {interface}. Write `{fix}`.")
     return loaded
 
 
@@ -132,7 +142,10 @@ def list_heads() -> list[str]:
 
 
 def first_line(plugin: Plugin) -> str:
-    """The first line of the class's docstring, from the source file, without importing it; empty if it has none."""
+    """The first line of the class's docstring, from the source file, without importing it; empty if it has none.
+
+    Of an instance, the first line of its module's.
+    """
     module, _, attribute = plugin.value.partition(":")
     try:
         return _docstring(module, attribute, hops=5).partition("\n")[0]
@@ -216,14 +229,20 @@ def _place(distribution: importlib.metadata.Distribution) -> str:
 
 
 def _docstring(module: str, name: str, hops: int) -> str:
-    """A class's docstring, from the module's source file; follows at most `hops` `from ... import` statements."""
+    """The docstring of a class, or of an instance's module, from the source file.
+
+    Follows at most `hops` `from ... import` statements.
+    """
     source = _source(module)
     if source is None:
         return ""
     package = module.split(".") if source.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return ast.get_docstring(node) or ""
+        if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == name for to in node.targets):
+            return ast.get_docstring(tree) or ""
         if isinstance(node, ast.ImportFrom) and hops:
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
@@ -319,13 +338,18 @@ def _install_hint(plugin: Plugin, package: str) -> str:
     return f"Try `pip install {package}`."
 
 
+def _noun(group: str) -> str:
+    """The interface in messages: "backbone", "checkpoint layout"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", INTERFACES[group]).lower()
+
+
 def _described(plugin: Plugin) -> str:
     where = "" if plugin.name == plugin.value else f" ({plugin.value}, from {plugin.origin})"
     return f"The {plugin.noun}{where}"
 
 
 def _unknown(group: str, name: str, known: Mapping[str, Plugin]) -> str:
-    noun = group[:-1]
+    noun = _noun(group)
     broken = "".join(f" {problem}" for problem in scan().broken)
     none = "" if known else f" No {noun} is installed."
     return f"There is no {noun} {name!r}.{did_you_mean(name, known)}{none}{broken}"

@@ -12,7 +12,7 @@ from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.model import build_model
 from densevit.training.optim import build_optimizer, learning_rate
-from densevit.weights.layouts.detr import coco_classes
+from densevit.weights.label_sets import coco_classes
 
 RECIPES = sorted(Path("configs/coco").glob("*.yaml"))
 R50 = 41_302_368  # "number of params" in the authors' log, the same with dilation

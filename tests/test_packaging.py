@@ -128,7 +128,7 @@ import densevit
 from densevit import config, registry
 print(densevit.__file__, registry.load("backbones", "swin").__module__, config.load("detr_swin").backbone.name)
 """
-    expected = [str(tree / "densevit" / "__init__.py"), "densevit_backbones.swin", "swin"]
+    expected = [str(tree / "densevit" / "__init__.py"), "densevit_backbones.swin.backbone", "swin"]
     assert run(*apart(site, code), cwd=empty).split() == expected
 
 

@@ -13,16 +13,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     groups = [args.group] if args.group else registry.GROUPS
     found = registry.scan()
-    rows = [
-        (plugin.group, plugin.name, plugin.origin, registry.first_line(plugin))
-        for group in groups
-        for plugin in sorted(found.plugins.values(), key=lambda plugin: plugin.name)
-        if plugin.group == group
-    ]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    for *cells, summary in rows:
-        columns = [*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), summary]
-        print(printable("  ".join(columns).rstrip()))
+    for group in groups:
+        plugins = sorted((one for one in found.plugins.values() if one.group == group), key=lambda one: one.name)
+        rows = [(group, one.name, one.origin, registry.first_line(one)) for one in plugins]
+        widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+        for *cells, summary in rows:
+            columns = [*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), summary]
+            print(printable("  ".join(columns).rstrip()))
     for hidden, winner in found.shadowed:
         print(printable(f"Hidden: {hidden.noun} of {hidden.origin}, because {winner.origin} has that name."))
     for problem in found.broken:

@@ -9,13 +9,12 @@ from densevit import config as configs
 from densevit.config import BackboneSection
 from densevit.config.yaml_io import write as yaml
 from densevit.errors import ConfigError, WeightsError
-from densevit.interfaces import Backbone, Class
+from densevit.interfaces import Backbone, CheckpointLayout, Class
 from densevit.model import DenseModel, build_model, create_backbone
 from densevit.weights import model_file
 from densevit.weights.atomic_io import atomic_folder
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb, is_bgr, translate_checkpoint
-from densevit.weights.key_mapping import Layout
 from densevit.weights.layouts import find, recognise
 from densevit.weights.pretrained import fit_backbone, fit_model
 from densevit.weights.state_dict_loading import Fit
@@ -83,7 +82,7 @@ def convert(source: str | Path, layout: str | None = None, overrides: Sequence[s
 def _model(
     checkpoint: Checkpoint,
     translated: TranslatedCheckpoint,
-    layout: Layout,
+    layout: CheckpointLayout,
     sections: dict[str, Any],
     overrides: Sequence[str],
 ) -> Converted:
@@ -103,7 +102,7 @@ def _model(
 def _backbone(
     checkpoint: Checkpoint,
     translated: TranslatedCheckpoint,
-    layout: Layout,
+    layout: CheckpointLayout,
     sections: dict[str, Any],
     overrides: Sequence[str],
 ) -> Converted:
@@ -157,7 +156,7 @@ def _recipe(task: str, head: Mapping[str, Any], count: int) -> tuple[str, dict[s
 
 
 def _assumptions(
-    layout: Layout, translated: TranslatedCheckpoint, found: Converted, overrides: Sequence[str]
+    layout: CheckpointLayout, translated: TranslatedCheckpoint, found: Converted, overrides: Sequence[str]
 ) -> list[str]:
     """A note on options that neither tensors, metadata nor overrides determine."""
     given = {override.partition("=")[0].strip() for override in overrides}
@@ -169,8 +168,7 @@ def _assumptions(
         value: Any = config
         for key in name.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        saved = "window" in name and "window_size" in found.section.options  # inferred from a table in the checkpoint
-        if name not in given and name not in translated.options and not saved:
+        if name not in given and name not in translated.options:
             assumed.append(f"{name} {'the default' if value is None else str(value).lower()}")
     if not assumed:
         return []

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from densevit.config import yaml_io as yaml
 from densevit.errors import WeightsError, one_line
-from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
+from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, CheckpointLayout
 from densevit.model import DenseModel
 from densevit.weights.checkpoint_io import Checkpoint, read
-from densevit.weights.key_mapping import Layout, translate
+from densevit.weights.key_mapping import describe, fresh_because, translate, with_options
 from densevit.weights.layouts import recognise
 
 Triple = tuple[float, float, float]
@@ -27,12 +27,12 @@ class TranslatedCheckpoint:
     layout: None if its keys were ours already. describe: returns the config sections that build its model.
     classes: class names by task, where known. left_out, zeros, unknown: as in `Translation`.
     mean, std: RGB, of pixels in 0 ... 1, used in training; None if not known.
-    options: from the metadata, by full key, those that tensors do not determine.
+    options: by full key, those that no tensor with effect determines, from the metadata or saved tables.
     """
 
     source: str
     tensors: dict[str, Tensor]
-    layout: Layout | None = None
+    layout: CheckpointLayout | None = None
     describe: Callable[[], dict[str, Any]] = dict
     classes: dict[str, list[str]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class TranslatedCheckpoint:
         if self.layout is None:
             return {}
         reasons = {
-            name: self.layout.fresh_because(prefix + name) for name in names if prefix + name not in self.tensors
+            name: fresh_because(prefix + name, self.layout) for name in names if prefix + name not in self.tensors
         }
         return {name: why for name, why in reasons.items() if why is not None}
 
@@ -88,7 +88,7 @@ def read_translated(source: str | Path, model: DenseModel) -> TranslatedCheckpoi
     return translated
 
 
-def translate_checkpoint(checkpoint: Checkpoint, layout: Layout) -> TranslatedCheckpoint:
+def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> TranslatedCheckpoint:
     """Translates another project's checkpoint. Raises WeightsError if it is not a complete one of that layout."""
     tensors, metadata = checkpoint.tensors, checkpoint.metadata
     translation = translate(tensors, layout)
@@ -97,12 +97,15 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: Layout) -> TranslatedCh
             f"{checkpoint.source}: not a complete {layout.name} checkpoint: {'; '.join(translation.errors[:3])}."
         )
     classes = layout.classes(tensors, metadata) if layout.classes else {}
-    options = {name: value for name, value in metadata.get("options", {}).items() if name in layout.unrecorded}
+    options = {
+        **(layout.saved_options(tensors) if layout.saved_options else {}),
+        **{name: value for name, value in metadata.get("options", {}).items() if name in layout.unrecorded},
+    }
     return TranslatedCheckpoint(
         checkpoint.source,
         translation.tensors,
         layout,
-        lambda: _with_options(layout.describe(tensors), options),
+        lambda: with_options(describe(tensors, layout), options),
         {task: [one.name for one in own] for task, own in classes.items()},
         translation.left_out,
         translation.zeros,
@@ -150,16 +153,6 @@ def _in_wrapper(tensors: Mapping[str, Tensor], backbone: nn.Module) -> dict[str,
     if len(outer) != 1 or not all(name.partition(".")[2] in tensors for name in names):
         return None
     return {f"{next(iter(outer))}.{name}": tensor for name, tensor in tensors.items()}
-
-
-def _with_options(sections: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    for name, value in options.items():
-        *path, key = name.split(".")
-        section = sections
-        for part in path:
-            section = section[part]
-        section[key] = value
-    return sections
 
 
 def bgr_to_rgb(translated: TranslatedCheckpoint, backbone: nn.Module) -> None:

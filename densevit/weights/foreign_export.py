@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from densevit import config as configs
 from densevit.config import BackboneSection
 from densevit.errors import DensevitError, WeightsError, did_you_mean
-from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, Backbone, Class
+from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, Backbone, CheckpointLayout, Class
 from densevit.model import DenseModel, build_model, create_backbone
 from densevit.weights import layouts, model_file, transformers_config
 from densevit.weights.atomic_io import atomic_file, atomic_folder
-from densevit.weights.key_mapping import Layout, has_marks, translate, translate_back
+from densevit.weights.key_mapping import describe, fresh_because, has_marks, translate, translate_back
 from densevit.weights.state import read_safetensors
-from densevit.weights.variants import STANDARDIZATION
 
 PROJECTS = {"hf": "transformers", "timm": "timm", "torchvision": "torchvision"}
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 _RESIZING = "position_resizing"
 _USAGE_OPTIONS = ("features", "feature_norm", "readout", _RESIZING)  # a ViT's options that do not change its tensors
+_STANDARDIZATION = "weight_standardization"
 _TOLERANCE = 1e-3  # of the largest value: two implementations of the same function
 
 
@@ -34,7 +34,7 @@ _TOLERANCE = 1e-3  # of the largest value: two implementations of the same funct
 class Exported:
     """An export and its layout. notes: what the layout does not record, a sentence each."""
 
-    layout: Layout
+    layout: CheckpointLayout
     tensors: dict[str, Tensor]
     left_out: list[str]
     notes: list[str]
@@ -57,8 +57,8 @@ class Exported:
         tensors = {name: tensor.contiguous().clone() for name, tensor in self.tensors.items()}
         if suffix == ".safetensors":
             save_file(tensors, file, metadata={"format": "pt"})
-        else:  # facebookresearch/detr reads what it saves, with the model under "model"
-            torch.save({"model": tensors} if self.layout.name == "detr" else tensors, file)
+        else:
+            torch.save({self.layout.saved_under: tensors} if self.layout.saved_under else tensors, file)
 
 
 @dataclass
@@ -76,7 +76,7 @@ class _Source:
             next(iter(self.model.classes.values())) if self.model is not None and len(self.model.classes) == 1 else ()
         )
 
-    def state(self, layout: Layout) -> dict[str, Tensor]:
+    def state(self, layout: CheckpointLayout) -> dict[str, Tensor]:
         """The state dict with our keys, in which heads are named by task."""
         if layout.part == "backbone" or self.model is None:
             return {key: value.detach() for key, value in self.backbone.state_dict().items()}
@@ -134,7 +134,7 @@ def _source(source: str | Path) -> _Source:
     return _Source(str(source), model.backbone, model.config.backbone, model)
 
 
-def _candidates(to: str, ours: _Source) -> list[Layout]:
+def _candidates(to: str, ours: _Source) -> list[CheckpointLayout]:
     """The layouts that `to` names; for a project, all those in which it publishes files."""
     if to in layouts.names():
         return [layouts.find(to)]
@@ -148,7 +148,7 @@ def _candidates(to: str, ours: _Source) -> list[Layout]:
     return [layout for layout in known if layout.part == "backbone"]
 
 
-def _in_layout(ours: _Source, layout: Layout, allowed: Sequence[str]) -> Exported:
+def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) -> Exported:
     if layout.part == "model" and ours.model is None:
         raise _NotRepresentable(f"{layout.name} is for complete models; this is a backbone without heads.")
     state = ours.state(layout)
@@ -156,7 +156,7 @@ def _in_layout(ours: _Source, layout: Layout, allowed: Sequence[str]) -> Exporte
         tensors, unknown = translate_back(state, layout)
     except ValueError as error:
         raise _NotRepresentable(f"{layout.name} cannot represent it. {error}", len(state)) from error
-    fresh = [name for name in state if layout.fresh_because(name) and not _is_initial(name, state[name])]
+    fresh = [name for name in state if fresh_because(name, layout) and not _is_initial(name, state[name])]
     lost = [name for name in (*unknown, *fresh) if not any(fnmatchcase(name, pattern) for pattern in allowed)]
     if lost or not tensors:
         names = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
@@ -175,12 +175,12 @@ def _in_layout(ours: _Source, layout: Layout, allowed: Sequence[str]) -> Exporte
         wrong = "; ".join([*changed, *back.errors, *back.unknown][:3])
         raise _NotRepresentable(f"{layout.name} does not restore these tensors: {wrong}.", len(changed))
     try:
-        sections = layout.describe(tensors)
+        sections = describe(tensors, layout)
     except WeightsError as error:
         raise _NotRepresentable(
             f"{layout.name} does not fit this {ours.section.name!r}. {error}", len(state)
         ) from error
-    resizing, standardization = (sections["backbone"].get(key) for key in (_RESIZING, STANDARDIZATION))
+    resizing, standardization = (sections["backbone"].get(key) for key in (_RESIZING, _STANDARDIZATION))
     options = _check_function(ours, layout, sections, {**state, **back.tensors})
     notes = [
         f"{name} is {json.dumps(value)}, which must be set there: tensors do not determine it."
@@ -189,7 +189,7 @@ def _in_layout(ours: _Source, layout: Layout, allowed: Sequence[str]) -> Exporte
     mean, std = layout.mean or IMAGENET_MEAN, layout.std or IMAGENET_STD
     files = {}
     if layout.name.startswith("transformers-"):
-        files = transformers_config.files(layout.name, sections, state, classes, ours.backbone.mean, ours.backbone.std)
+        files = transformers_config.files(layout, sections, state, classes, ours.backbone.mean, ours.backbone.std)
         notes = (
             [] if "config.json" in files else [*notes, "No transformers config represents this model: tensors only."]
         )
@@ -197,9 +197,9 @@ def _in_layout(ours: _Source, layout: Layout, allowed: Sequence[str]) -> Exporte
         notes.append(f"Normalise images with mean {[*ours.backbone.mean]} and std {[*ours.backbone.std]}.")
     if resizing is not None and resizing != ours.section.options.get(_RESIZING, "antialiased"):
         notes.append(f"There, positions are resized differently for images of other sizes ({resizing}).")
-    if (standardization or "variance") != ours.section.options.get(STANDARDIZATION, "variance"):
+    if (standardization or "variance") != ours.section.options.get(_STANDARDIZATION, "variance"):
         theirs = standardization or "variance"
-        notes.append(f"There, {STANDARDIZATION} is {theirs}: outputs differ by less than {_TOLERANCE:.1%}.")
+        notes.append(f"There, {_STANDARDIZATION} is {theirs}: outputs differ by less than {_TOLERANCE:.1%}.")
     for name, why in layout.zero_biases.items():
         if name in state:
             notes.append(f"{name} is {'written' if state[name].any() else 'all zeros and is not written'}: {why}.")
@@ -213,7 +213,7 @@ def _is_initial(name: str, tensor: Tensor) -> bool:
     return bool((tensor == (1.0 if name.endswith("weight") else 0.0)).all())
 
 
-def _check_classes(ours: _Source, layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[Class, ...]:
+def _check_classes(ours: _Source, layout: CheckpointLayout, tensors: Mapping[str, Tensor]) -> tuple[Class, ...]:
     """The classes. Raises WeightsError if the layout would assign other classes to the rows."""
     if layout.part == "backbone" or layout.classes is None:
         return ours.classes
@@ -233,7 +233,7 @@ def _check_classes(ours: _Source, layout: Layout, tensors: Mapping[str, Tensor])
 
 @torch.no_grad()
 def _check_function(
-    ours: _Source, layout: Layout, sections: dict[str, Any], state: dict[str, Tensor]
+    ours: _Source, layout: CheckpointLayout, sections: dict[str, Any], state: dict[str, Tensor]
 ) -> list[tuple[str, Any]]:
     """Rebuilds the model as the export would be read and compares the outputs of both on a random image.
 
@@ -242,8 +242,8 @@ def _check_function(
     options that differ, if the outputs differ.
     """
     own = {"backbone": {**ours.section.options}}
-    if STANDARDIZATION in sections["backbone"]:
-        own["backbone"].setdefault(STANDARDIZATION, "variance")
+    if _STANDARDIZATION in sections["backbone"]:
+        own["backbone"].setdefault(_STANDARDIZATION, "variance")
     if ours.model is not None and ours.model.config is not None:
         own["heads"] = {
             str(ours.model.heads[name].task): {"name": section.name, **section.options}

@@ -1,95 +1,19 @@
-"""Layouts of other projects' checkpoints: recognises a layout and maps its keys and tensors to ours and back."""
+"""Translates state dicts of other projects' checkpoint layouts to our keys and back."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Class
+from densevit.errors import WeightsError
+from densevit.interfaces import ZEROS, Change, CheckpointLayout, Line, StateDict
 
-State = Mapping[str, Tensor]
-ZEROS = "0"
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Change:
-    """A tensor transformation from their format to ours, and its inverse."""
-
-    forward: Callable[[Tensor], Tensor]
-    inverse: Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Rearrangement:
-    """A transformation of a whole state dict, for what lines cannot express: a tensor that is the sum of two of theirs.
-
-    forward: from their tensors to those that the lines name. inverse: the reverse. Neither modifies its argument.
-    """
-
-    forward: Callable[[State], State]
-    inverse: Callable[[State], State]
-
-
-class Line(NamedTuple):
-    """A line of a layout's table: their key, our key and an optional transformation of the tensor.
-
-    `{i}`, `{b}`, ... match a number, the same one on both sides; a final `*` matches any suffix. `[0/3]` after a key is
-    the first of three equal parts along the first axis: `q.*` and `qkv.*[0/3]`. `0` in place of a key stands for a part
-    of zeros: `0` and `qkv.bias[1/3]` where they have no bias for keys, `qkv.bias[1/3]` and `0` where theirs has no
-    effect.
-    """
-
-    theirs: str
-    ours: str
-    change: Change | None = None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The format of one project's checkpoints of one architecture.
-
-    name: the value of `convert --as` and `--to`: PROJECT-ARCHITECTURE.
-    part: "backbone": our keys in `lines` are the backbone's; "model": they begin with `backbone.` and `heads.NAME.`.
-    marks: keys, as in a line, that every such checkpoint has. Among the layouts whose marks are all present, the one
-        with the most marks is chosen.
-    lines: each tensor uses the first line that matches its key, or the first for each part.
-    no_effect: their keys that have no effect in our model, with the reason.
-    fresh: our keys that such a checkpoint never has, with the reason; they keep their initial values.
-    zero_biases: our backbone biases that such a checkpoint may lack, with the reason; they are set to zeros. A bias
-        of zeros is not exported.
-    copies: keys that repeat another tensor, and that tensor's key; the two must be equal.
-    describe: from a state dict, the config sections that build the model: {"backbone": {"name": ..., ...}}.
-    classes: for a model, its classes by task, from the state dict and the metadata of the checkpoint.
-    mean, std: RGB, of pixels in 0 ... 1, used in training; None: ImageNet's.
-    rearrange: applied to the state dict before the lines.
-    unrecorded: options such as `backbone.dilation` that tensors do not determine. `describe` returns the usual value or
-        none; the metadata may contain the real one.
-    """
-
-    name: str
-    part: Literal["backbone", "model"]
-    marks: tuple[str, ...]
-    lines: tuple[Line, ...]
-    describe: Callable[[State], dict[str, Any]]
-    no_effect: Mapping[str, str] = field(default_factory=dict)
-    fresh: Mapping[str, str] = field(default_factory=dict)
-    zero_biases: Mapping[str, str] = field(default_factory=dict)
-    copies: Mapping[str, str] = field(default_factory=dict)
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    classes: Callable[[State, Mapping[str, Any]], Mapping[str, Sequence[Class]]] | None = None
-    rearrange: Rearrangement | None = None
-    unrecorded: tuple[str, ...] = ()
-
-    def fresh_because(self, name: str) -> str | None:
-        """Why a checkpoint of this layout never has the tensor we call `name`; None if it should have it."""
-        return next((why for own, why in self.fresh.items() if _name(own).match(name) is not None), None)
 
 
 @dataclass
@@ -109,7 +33,7 @@ class Translation:
     errors: list[str] = field(default_factory=list)
 
 
-def translate(state: State, layout: Layout) -> Translation:
+def translate(state: StateDict, layout: CheckpointLayout) -> Translation:
     """Translates a state dict to our keys. Each source tensor is used exactly once, or listed."""
     if layout.rearrange is not None:
         state = layout.rearrange.forward(state)
@@ -153,7 +77,7 @@ def translate(state: State, layout: Layout) -> Translation:
     return result
 
 
-def translate_back(state: State, layout: Layout) -> tuple[dict[str, Tensor], list[str]]:
+def translate_back(state: StateDict, layout: CheckpointLayout) -> tuple[dict[str, Tensor], list[str]]:
     """Translates our state dict to their keys; returns it and our keys that match no line.
 
     Tensors without effect are not written, except zeros beside other parts; nor are `zero_biases` that are zeros.
@@ -174,7 +98,35 @@ def translate_back(state: State, layout: Layout) -> tuple[dict[str, Tensor], lis
     return dict(layout.rearrange.inverse(back.tensors) if layout.rearrange else back.tensors), back.unknown
 
 
-def has_marks(state: State, layout: Layout) -> bool:
+def describe(state: StateDict, layout: CheckpointLayout) -> dict[str, Any]:
+    """The config sections that build the model of a state dict with their keys.
+
+    Raises WeightsError if tensors are missing or of no known variant.
+    """
+    try:
+        sections = layout.describe(translate(state, layout).tensors)
+    except (KeyError, IndexError) as error:
+        raise WeightsError(f"The checkpoint is incomplete: no tensor for {error}.") from error
+    return with_options(sections, layout.saved_options(state) if layout.saved_options else {})
+
+
+def with_options(sections: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections with options added, which are named by their full key, as "backbone.dilation"."""
+    for name, value in options.items():
+        *path, key = name.split(".")
+        section = sections
+        for part in path:
+            section = section[part]
+        section[key] = value
+    return sections
+
+
+def fresh_because(name: str, layout: CheckpointLayout) -> str | None:
+    """Why a checkpoint of this layout never has the tensor we call `name`; None if it should have it."""
+    return next((why for own, why in layout.fresh.items() if _name(own).match(name) is not None), None)
+
+
+def has_marks(state: StateDict, layout: CheckpointLayout) -> bool:
     """Whether all marks of a layout are present."""
 
     def present(mark: str) -> bool:

@@ -1,6 +1,7 @@
 """Classes of another project's classifier, from the number of rows and the names in the metadata."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 
@@ -18,13 +19,26 @@ def segmentation_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, .
     set's order and names, unless less than half of `names` agree (projects differ in a few). Otherwise a class has the
     name of its row, or its number, and its row as file id.
     """
-    named = len(names) == rows
     if rows in _BY_ROWS:
         known = preset_classes(_BY_ROWS[rows])
         alike = sum(_plain(one.name) == _plain(name) for one, name in zip(known, names, strict=False))
-        if not named or 2 * alike >= rows:
+        if len(names) != rows or 2 * alike >= rows:
             return known
-    return tuple(Class(names[i].strip() if named else f"class {i}", i, color_of(i), thing=False) for i in range(rows))
+    return tuple(replace(one, thing=False) for one in numbered_classes(rows, names))
+
+
+def numbered_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
+    """A class for each row, with its row as file id: called by its name if there is one for each, else `class 0`."""
+    named = len(names) == rows
+    return tuple(Class(names[i].strip() if named else f"class {i}", i, color_of(i)) for i in range(rows))
+
+
+@cache
+def coco_classes() -> tuple[Class, ...]:
+    """COCO's 80 thing classes by ascending file id, 1 ... 90."""
+    ids = [(one.file_id + 1, one.name) for one in preset_classes("coco_stuff")]  # COCO's ids less 1; stuff above 91
+    things = sorted((file_id, name) for file_id, name in ids if file_id <= 90)
+    return tuple(Class(name, file_id, color_of(i)) for i, (file_id, name) in enumerate(things))
 
 
 @cache

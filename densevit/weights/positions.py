@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from densevit.weights.key_mapping import Change, Rearrangement, State
+from densevit.interfaces import Change, Rearrangement, StateDict
 
 
 def _square(table: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def added_to_tokens(
     false or one of the tokens `unplaced` is present.
     """
 
-    def into(state: State) -> State:
+    def into(state: StateDict) -> StateDict:
         if table not in state:
             return state
         positions = state[table]
@@ -39,7 +39,7 @@ def added_to_tokens(
         summed = {token: state[token] + positions[:, i : i + 1] for i, token in enumerate(own)}
         return {**state, **summed, table: positions[:, len(own) :]}
 
-    def back(state: State) -> State:
+    def back(state: StateDict) -> StateDict:
         own = [token for token in tokens if token in state]
         if table not in state or not own or not rows or any(token in state for token in unplaced):
             return state

@@ -17,7 +17,8 @@ from densevit.model import DenseModel
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, read_translated
 from densevit.weights.state import part
 from densevit.weights.state_dict_loading import Fit, fit
-from densevit.weights.variants import STANDARDIZATION
+
+_STANDARDIZATION = "weight_standardization"
 
 
 def load_pretrained(model: DenseModel) -> list[Fit]:
@@ -214,10 +215,10 @@ def _option_notes(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[s
             notes.append(f"Warning: {name} is {backbone[key]}; these weights were trained with {value}.")
     if checkpoint.layout is not None and backbone.get("stem") == "resnet":
         theirs = _described(checkpoint).get("backbone", {})
-        here, there = (options.get(STANDARDIZATION, "variance") for options in (backbone, theirs))
+        here, there = (options.get(_STANDARDIZATION, "variance") for options in (backbone, theirs))
         if theirs.get("stem") == "resnet" and here != there:
             notes.append(
-                f"Warning: backbone.{STANDARDIZATION} is {here}; {checkpoint.layout.name} computes with {there}."
+                f"Warning: backbone.{_STANDARDIZATION} is {here}; {checkpoint.layout.name} computes with {there}."
             )
     unrecorded = checkpoint.layout.unrecorded if checkpoint.layout else ()
     of_heads = [option for option in unrecorded if option.startswith("heads.")]

@@ -1,6 +1,7 @@
-"""State dicts: reading safetensors files, selecting the part of a submodule."""
+"""State dicts: reads safetensors files, selects the part of a submodule, counts its blocks."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors with a prefix, with the prefix removed; the whole state dict if no key has it."""
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return inner or dict(state)
+
+
+def count(state: Mapping[str, Tensor], pattern: str) -> int:
+    """The number of values of a pattern's group among the keys: of `blocks\\.(\\d+)\\..*`, the number of blocks."""
+    return len({match[1] for key in state if (match := re.fullmatch(pattern, key))})
 
 
 def header(entries: Mapping[str, Any]) -> dict[str, str]:

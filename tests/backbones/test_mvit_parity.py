@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torchvision.models.video.mvit import MSBlockConfig
 from torchvision.models.video.mvit import MViT as TorchvisionMViT
 
-from densevit_backbones.mvit import _VARIANTS, MViT, Positions
-from densevit_backbones.mvit_attention import RelativePositions, bias, widen
+from densevit_backbones.mvit.attention import RelativePositions, bias, widen
+from densevit_backbones.mvit.backbone import _VARIANTS, MViT, Positions
 
 # Their parameter names and ours. We normalise each feature, they the classifier's input.
 COMMON = [

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from densevit_backbones.swin import Swin, SwinBlock
-from densevit_backbones.swin_attention import WindowAttention
+from densevit_backbones.swin.attention import WindowAttention
+from densevit_backbones.swin.backbone import Swin, SwinBlock
 
 
 def multiply_adds(module: nn.Module, x: torch.Tensor) -> float:

@@ -11,7 +11,7 @@ from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerB
 from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
 
 from densevit_backbones.swin import Swin
-from densevit_backbones.swin_attention import CosineWindowAttention
+from densevit_backbones.swin.attention import CosineWindowAttention
 
 # Their parameter names and ours, one pattern for both.
 RENAMED = [

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from densevit_backbones.vit import ViT
-from densevit_backbones.vit_blocks import Attention, Block
+from densevit_backbones.vit.blocks import Attention, Block
 
 
 def multiply_adds(model: nn.Module, *inputs: object) -> float:

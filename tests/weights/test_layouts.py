@@ -1,15 +1,17 @@
 """Recognition of layouts."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from densevit.errors import WeightsError
+from densevit.errors import PluginError, WeightsError
+from densevit.interfaces import CheckpointLayout
 from densevit.weights import layouts
-from densevit.weights.key_mapping import Layout
 
 
 def made(*found):
-    return {name: Layout(name, "backbone", marks, (), lambda state: {}) for name, marks in found}
+    return {name: CheckpointLayout(name, "backbone", marks, (), lambda state: {}) for name, marks in found}
 
 
 @pytest.fixture
@@ -20,7 +22,8 @@ def known(monkeypatch):
         ("b-net", ("conv", "stages.{i}.w")),
         ("c-net", ("conv", "stages.{i}.w")),
     )
-    monkeypatch.setattr(layouts, "_layouts", lambda: found)
+    registry = SimpleNamespace(find=lambda group: found, load=lambda group, name: found[name])
+    monkeypatch.setattr(layouts, "registry", registry)
 
 
 def state(*names):
@@ -62,3 +65,36 @@ def test_all_modules_are_found_and_layouts_are_complete():
         assert layout.name == name and layout.marks and layout.part in ("backbone", "model")
         if layout.part == "model":
             assert all(line.ours == "0" or line.ours.startswith(("backbone.", "heads.")) for line in layout.lines)
+
+
+BROKEN = "[densevit.checkpoints]\nbroken-net = bl_broken:NET\nother-name = bl_whole:NET\nno-layout = bl_whole:Line\n"
+WHOLE = """
+    from densevit.interfaces import CheckpointLayout, Line
+
+    NET = CheckpointLayout("whole-net", "backbone", ("stem.w",), (Line("stem.w", "conv.w"),), lambda tensors: {})
+    """
+
+
+def test_a_broken_layout_affects_only_its_own_checkpoints(install):
+    entry_points = BROKEN + "whole-net = bl_whole:NET\n"
+    install("strangers", entry_points, {"bl_broken.py": "raise RuntimeError('torn')", "bl_whole.py": WHOLE})
+    with pytest.warns(UserWarning, match="recognised") as warned:
+        assert layouts.recognise(state("stem.w")).name == "whole-net"
+    messages = sorted(str(one.message) for one in warned)
+    assert len(messages) == 3
+    assert messages[0].startswith(
+        "The checkpoint layout 'broken-net' (bl_broken:NET, from strangers 1.0) cannot be imported: RuntimeError: torn"
+    )
+    assert "'no-layout' (bl_whole:Line, from strangers 1.0) is the class Line, which is not a" in messages[1]
+    assert "densevit.CheckpointLayout. Write `Line = densevit.CheckpointLayout(...)`." in messages[1]
+    assert "'other-name' is called 'whole-net' in its module; expected the entry point's name" in messages[2]
+    assert all(message.endswith("Checkpoints of this layout are not recognised.") for message in messages)
+    with pytest.raises(PluginError, match="broken-net"):
+        layouts.find("broken-net")
+
+
+def test_a_layout_needs_no_entry_point(install):
+    install("loose", "", {"bl_loose.py": WHOLE})
+    assert layouts.find("bl_loose:NET").name == "whole-net"
+    with pytest.raises(PluginError, match="no module 'bl_absent'"):
+        layouts.find("bl_absent:NET")

@@ -1,6 +1,7 @@
 """Pretrained weights in a config, ours and those of a made-up project: a backbone and a complete model."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,11 +10,10 @@ from torch import nn
 
 from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
-from densevit.interfaces import Backbone, Class, Head
+from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Line
 from densevit.model import build_model
 from densevit.visualization.weights_table import weights_table
 from densevit.weights import layouts
-from densevit.weights.key_mapping import Layout, Line
 from densevit.weights.model_file import load, save
 from densevit.weights.pretrained import class_tensors, load_pretrained
 
@@ -65,7 +65,7 @@ class Looks(Scores):
 
 
 LINES = (Line("patch.*", "conv.*"), Line("norm.*", "norm.*"))
-ENCODER = Layout(
+ENCODER = CheckpointLayout(
     "made-encoder",
     "backbone",
     ("patch.weight", "norm.weight"),
@@ -75,7 +75,7 @@ ENCODER = Layout(
     mean=HALF,
     std=HALF,
 )
-DETECTOR = Layout(
+DETECTOR = CheckpointLayout(
     "made-detector",
     "model",
     ("patch.weight", "norm.weight", "hidden.weight"),
@@ -91,7 +91,9 @@ DETECTOR = Layout(
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    monkeypatch.setattr(layouts, "_layouts", lambda: {one.name: one for one in (ENCODER, DETECTOR)})
+    known = {one.name: one for one in (ENCODER, DETECTOR)}
+    found = SimpleNamespace(find=lambda group: known, load=lambda group, name: known[name])
+    monkeypatch.setattr(layouts, "registry", found)
 
 
 def model_of(backbone=None, heads=None, **sections):

@@ -11,12 +11,11 @@ from densevit.interfaces import Class
 from densevit.model import build_model
 from densevit.weights.converting import convert, with_settings
 from densevit.weights.key_mapping import translate_back
-from densevit.weights.label_sets import segmentation_classes
+from densevit.weights.label_sets import coco_classes, segmentation_classes
 from densevit.weights.layouts import find
-from densevit.weights.layouts.detr import coco_classes
-from densevit.weights.layouts.dpt import KITTI, NYU
 from densevit.weights.preprocessing import of_folder, of_timm
 from densevit.weights.pretrained import load_pretrained
+from densevit_heads.dpt.checkpoints import KITTI, NYU
 
 VIT = {"name": "vit", "variant": "nano", "feature_norm": False}
 

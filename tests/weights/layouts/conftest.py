@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 import densevit
 from densevit import config as configs
-from densevit.interfaces import Backbone
+from densevit.interfaces import Backbone, CheckpointLayout
 from densevit.model import DenseModel, build_model
-from densevit.weights.key_mapping import Layout, translate
+from densevit.weights.key_mapping import describe, translate
 from densevit.weights.layouts import find, recognise
 
 NOTHING = "(?!)"  # a pattern without matching keys
@@ -71,7 +71,7 @@ def _loaded(state: dict[str, Tensor], name: str, recognised: str = "", **options
     assert used | whole == state.keys() and not used & whole
     meta = next(iter(state.values())).is_meta
     with torch.device("meta" if meta else "cpu"):
-        backbone = densevit.create_backbone(**{**layout.describe(state)["backbone"], **options}).eval()
+        backbone = densevit.create_backbone(**{**describe(state, layout)["backbone"], **options}).eval()
     own = backbone.state_dict()
     fresh = {key for key in own if _stays(key, layout)}
     assert {key: tuple(x.shape) for key, x in done.tensors.items() if not key.endswith("num_batches_tracked")} == {
@@ -82,7 +82,7 @@ def _loaded(state: dict[str, Tensor], name: str, recognised: str = "", **options
     return backbone
 
 
-def _stays(key: str, layout: Layout) -> bool:
+def _stays(key: str, layout: CheckpointLayout) -> bool:
     counts = key.endswith("num_batches_tracked")
     return counts or any(key.startswith(pattern.removesuffix("*")) for pattern in layout.fresh)
 
@@ -99,7 +99,7 @@ def loaded() -> Callable[..., Backbone]:
 
 def _whole(
     state: dict[str, Tensor],
-    layout: Layout,
+    layout: CheckpointLayout,
     without_effect: str = NOTHING,
     thirds: str = NOTHING,
     metadata: Mapping[str, object] | None = None,
@@ -111,7 +111,7 @@ def _whole(
     parts = {key: 3 if re.search(thirds, key) else 1 for key in state.keys() - done.left_out.keys()}
     assert uses == parts
     assert {key for key in state if re.match(without_effect, key)} == done.left_out.keys()
-    sections = layout.describe(state)
+    sections = describe(state, layout)
     sections["backbone"] |= {"mean": layout.mean, "std": layout.std} if layout.mean else {}
     sections["backbone"] |= backbone
     config = configs.from_mapping({**sections, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}})

@@ -7,7 +7,7 @@ from timm.layers import resize_rel_pos_bias_table_simple
 from timm.models.beit import Beit, checkpoint_filter_fn
 
 from densevit.errors import WeightsError
-from densevit.weights.key_mapping import translate, translate_back
+from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
 
 SMALL = {"embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 96, "patch_size": 16, "num_classes": 7}
@@ -78,7 +78,7 @@ def test_eva02_raises():
         state = {key.replace(timm_s, own): x for key, x in state.items()}
     assert recognise(state).name == "eva02"
     with pytest.raises(WeightsError, match="rotary positions beside learned ones"):
-        find("eva02").describe(state)
+        describe(state, find("eva02"))
 
 
 @pytest.mark.parametrize("mean_pooled", [False, True])

@@ -13,9 +13,10 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from densevit.data.datasets.coco_annotations import color_of
 from densevit.errors import WeightsError
-from densevit.weights.key_mapping import translate, translate_back
+from densevit.weights.key_mapping import describe, translate, translate_back
+from densevit.weights.label_sets import coco_classes
 from densevit.weights.layouts import recognise
-from densevit.weights.layouts.detr import DETR, coco_classes
+from densevit_heads.detr.checkpoints import DETR
 
 USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
 UNUSED = [i for i in range(91) if i not in USED]
@@ -234,7 +235,7 @@ def test_each_tensor_of_the_released_r50_is_used_once(whole, released):
     count = sum(tensor.numel() for tensor in state.values())
     assert sum(tensor.numel() for tensor in model.state_dict().values()) == count - unused
     assert set(chain(*translate(state, DETR).origins.values())) == set(state)
-    assert DETR.describe(state) == {
+    assert describe(state, DETR) == {
         "backbone": {"name": "resnet", "depth": 50, "dilation": False, "norm": "frozen", "frozen_stages": 2},
         "heads": {
             "detection": {
@@ -301,4 +302,4 @@ def test_panoptic_tensors_are_unknown():
 def test_incomplete_checkpoint_raises(released):
     state = {name: tensor for name, tensor in released("detr_r50").items() if "query_embed" not in name}
     with pytest.raises(WeightsError, match="no tensor for 'heads.detection.query_embedding.weight'"):
-        DETR.describe(state)
+        describe(state, DETR)

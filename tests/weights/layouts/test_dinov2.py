@@ -7,7 +7,7 @@ from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
-from densevit.weights.key_mapping import translate_back
+from densevit.weights.key_mapping import describe, translate_back
 from densevit.weights.layouts import find
 
 SMALL = {"embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 98}
@@ -20,7 +20,7 @@ def test_released_giant_with_registers_is_translated_completely(released, loaded
         state = released("dinov2_vitg14_reg4_pretrain")
     loaded(state, "dinov2")
     section = {"name": "vit", "variant": "giant", "patch_size": 14, "image_size": 518, "layer_scale": 1e-5}
-    assert find("dinov2").describe(state) == {"backbone": {**section, "registers": 4, "swiglu": True}}
+    assert describe(state, find("dinov2")) == {"backbone": {**section, "registers": 4, "swiglu": True}}
 
 
 def official(state, registers, gated):

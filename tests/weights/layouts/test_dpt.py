@@ -10,7 +10,7 @@ from timm.layers import StdConv2dSame
 from torch import nn
 from torch.nn import functional as F
 
-from densevit.weights.key_mapping import translate, translate_back
+from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import preset_classes, segmentation_classes
 from densevit.weights.layouts import find, recognise
 
@@ -40,7 +40,7 @@ def test_each_tensor_of_a_release_is_used_once_or_listed(name, expected, whole, 
         state = released(name)
     assert recognise(state).name == layout
     width = 1024 if backbone is LARGE else 768
-    assert find(layout).describe(state) == {
+    assert describe(state, find(layout)) == {
         "backbone": {
             "name": "vit",
             "patch_size": 16,

@@ -5,7 +5,7 @@ import pytest
 import timm
 import torch
 
-from densevit.weights.key_mapping import translate_back
+from densevit.weights.key_mapping import describe, translate_back
 from densevit.weights.layouts import find
 
 SMALL = {"embed_dim": 128, "depth": 6, "num_heads": 4, "dynamic_img_size": True, "dynamic_img_pad": True}
@@ -32,7 +32,7 @@ def test_released_files_are_translated_completely(name, expected, released, load
     with torch.device("meta"):
         state = released(name)
     loaded(state, "google-vit")
-    assert find("google-vit").describe(state) == {"backbone": {"name": "vit", **expected}}
+    assert describe(state, find("google-vit")) == {"backbone": {"name": "vit", **expected}}
     assert find("google-vit").mean == find("google-vit").std == (0.5, 0.5, 0.5)
 
 
@@ -127,7 +127,7 @@ def test_hybrid_of_another_resnet_raises(released):
         state = released("google_R50+ViT-B_16")
     smaller = {key: x for key, x in state.items() if "block3/unit9" not in key}
     with pytest.raises(ValueError, match="first three stages of a ResNet-50"):
-        find("google-vit").describe(smaller)
+        describe(smaller, find("google-vit"))
 
 
 def test_export_is_unsupported(loaded):

@@ -3,6 +3,7 @@
 import timm
 import torch
 
+from densevit.weights.key_mapping import describe
 from densevit.weights.layouts import find
 
 SMALL = {"embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 96, "dynamic_img_size": True}
@@ -13,7 +14,7 @@ def test_pretraining_file_is_translated_except_for_its_decoder(released, loaded)
         state = released("mae_visualize_vit_huge")
     loaded(state, "mae")
     section = {"name": "vit", "variant": "huge", "patch_size": 14, "image_size": 224}
-    assert find("mae").describe(state) == {"backbone": section}
+    assert describe(state, find("mae")) == {"backbone": section}
 
 
 def test_finetuning_file_has_the_classifier_s_norm(released, loaded):
@@ -21,7 +22,7 @@ def test_finetuning_file_has_the_classifier_s_norm(released, loaded):
         state = released("mae_finetuned_vit_base")
     loaded(state, "mae", recognised="timm-vit")
     section = {"name": "vit", "variant": "base", "patch_size": 16, "image_size": 224, "feature_norm": False}
-    assert find("mae").describe(state) == find("timm-vit").describe(state) == {"backbone": section}
+    assert describe(state, find("mae")) == describe(state, find("timm-vit")) == {"backbone": section}
 
 
 def test_features_match_timm(loaded, randomise):

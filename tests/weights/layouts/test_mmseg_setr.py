@@ -16,7 +16,7 @@ from densevit.visualization.weights_table import weights_table
 from densevit.weights.converting import convert
 from densevit.weights.foreign_checkpoint import read_translated
 from densevit.weights.foreign_export import export
-from densevit.weights.key_mapping import translate, translate_back
+from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import preset_classes
 from densevit.weights.layouts import find, recognise
 from densevit.weights.pretrained import fit_backbone
@@ -46,7 +46,7 @@ def test_each_tensor_of_a_release_is_used_once_or_listed(name, expected, whole, 
     with torch.device("meta"):
         state, layout = released(name), find(f"mmseg-setr-{layout}")
     assert recognise(state) is layout
-    assert layout.describe(state) == {
+    assert describe(state, layout) == {
         "backbone": {"name": "vit", "variant": "large", "patch_size": 16, "image_size": image_size}
         | {"feature_norm": False, "position_resizing": "bilinear"}
         | backbone,

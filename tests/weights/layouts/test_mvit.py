@@ -7,9 +7,9 @@ from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg, checkpoint_filte
 from torch.nn import functional as F
 
 from densevit.errors import WeightsError
-from densevit.weights.key_mapping import translate, translate_back
+from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find
-from densevit.weights.variants import MVIT
+from densevit_backbones.mvit.variants import VARIANTS
 
 
 @pytest.mark.parametrize("name", ["mvitv2_tiny", "mvitv2_small", "mvitv2_base", "mvitv2_base_cls", "mvitv2_large"])
@@ -19,7 +19,7 @@ def test_all_variants_are_translated_completely(name, loaded):
     loaded(state, "timm-mvit")
     section = {"name": "mvit", "variant": name.split("_")[1], "version": 2, "image_size": 224}
     section["class_token"] = name.endswith("cls")
-    assert find("timm-mvit").describe(state) == {"backbone": section}
+    assert describe(state, find("timm-mvit")) == {"backbone": section}
 
 
 def nano(token: bool) -> MultiScaleVit:
@@ -96,13 +96,13 @@ def test_huge_variant_is_named_and_refused():
     with torch.device("meta"):
         state = timm.create_model("mvitv2_huge_cls", pretrained=False).state_dict()
     with pytest.raises(WeightsError, match=r"192 channels and \(4, 8, 60, 8\) blocks .* large"):
-        find("timm-mvit").describe(state)
+        describe(state, find("timm-mvit"))
 
 
 def test_deeper_variants_have_more_marks():
     layouts = [find(f"facebook-mvitv2-{variant}") for variant in ("tiny", "small", "base", "large")]
     assert [len(layout.marks) for layout in layouts] == [5, 6, 7, 8]
-    deepest = {variant: sum(blocks) for (version, _, blocks), variant in MVIT.items() if version == 2}
+    deepest = {name: sum(variant.blocks) for name, variant in VARIANTS[2].items()}
     assert [layout.marks[-1] for layout in layouts] == [
         f"blocks.{deepest[variant] - 1}.norm1.weight" for variant in ("tiny", "small", "base", "large")
     ]

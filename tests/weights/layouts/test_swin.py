@@ -13,7 +13,7 @@ from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerB
 from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
 
 from densevit.errors import WeightsError
-from densevit.weights.key_mapping import translate, translate_back
+from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find
 
 
@@ -44,7 +44,7 @@ def test_all_variants_are_translated_completely(name, layout, expected, loaded):
     variant, window = expected
     section = {"name": "swin", "variant": variant, "version": 2 if "v2" in layout else 1}
     section |= {"window_size": window} if window else {}  # of timm's version 2 the checkpoint does not determine it
-    assert find(layout).describe(state) == {"backbone": section}
+    assert describe(state, find(layout)) == {"backbone": section}
 
 
 def through_norms(swin: nn.Module, features: list[Tensor]) -> list[Tensor]:
@@ -133,7 +133,7 @@ def test_microsoft_releases_are_translated_as_in_timm(release, layout, module, m
                 steps = steps.sign() * torch.log2(steps.abs() + 1) / 3
                 state[key] = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1)[None]
     swin = loaded(state, layout)
-    own = find(layout).describe(state)["backbone"]
+    own = describe(state, find(layout))["backbone"]
     if layout.endswith("v2"):
         assert own["window_size"] == (16, 16, 16, 8) and own["pretrained_window_sizes"] == (12, 12, 12, 6)
         windows = [stage[-1].attention.window for stage in swin.stages]
@@ -154,4 +154,4 @@ def test_unknown_swin_variant_is_described_and_refused():
     with torch.device("meta"):
         state = timm.create_model("swin_s3_tiny_224", pretrained=False, depths=(2, 2, 4, 2)).state_dict()
     with pytest.raises(WeightsError, match=r"96 channels and \(2, 2, 4, 2\) blocks .* tiny"):
-        find("timm-swin").describe(state)
+        describe(state, find("timm-swin"))

@@ -3,7 +3,7 @@ import timm
 import torch
 
 from densevit.errors import WeightsError
-from densevit.weights.key_mapping import translate, translate_back
+from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find
 
 
@@ -41,7 +41,7 @@ def test_all_vits_are_translated_completely(name, expected, loaded):
         state = timm.create_model(name, pretrained=False).state_dict()
     loaded(state, "timm-vit")
     section = {"name": "vit", "patch_size": 16, "image_size": 224, **expected}
-    assert find("timm-vit").describe(state) == {"backbone": section}
+    assert describe(state, find("timm-vit")) == {"backbone": section}
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_all_resnets_are_translated_completely(name, depth, loaded):
         state = timm.create_model(name, pretrained=False).state_dict()
     own = {"variant": "d"} if name.endswith("d") else {}
     loaded(state, "timm-resnet", recognised="" if own else "torchvision-resnet")
-    assert find("timm-resnet").describe(state) == {"backbone": {"name": "resnet", "depth": depth, **own}}
+    assert describe(state, find("timm-resnet")) == {"backbone": {"name": "resnet", "depth": depth, **own}}
 
 
 SMALL = {"depth": 3, "dynamic_img_size": True, "dynamic_img_pad": True}
@@ -154,7 +154,7 @@ def test_unsupported_vit_relatives_raise(name, message):
     with torch.device("meta"):
         state = timm.create_model(name, pretrained=False).state_dict()
     with pytest.raises(WeightsError, match=message):
-        find("timm-vit").describe(state)
+        describe(state, find("timm-vit"))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 from densevit.errors import WeightsError
-from densevit.weights.key_mapping import translate, translate_back
+from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find
 
 
@@ -30,7 +30,7 @@ def test_all_resnets_are_translated_completely(name, options, loaded):
     with torch.device("meta"):
         state = torchvision.models.get_model(name).state_dict()
     loaded(state, "torchvision-resnet")
-    assert find("torchvision-resnet").describe(state) == {"backbone": {"name": "resnet", **options}}
+    assert describe(state, find("torchvision-resnet")) == {"backbone": {"name": "resnet", **options}}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_all_vits_are_translated_completely(name, options, expected, loaded):
     loaded(state, "torchvision-vit")
     variant, patch_size, image_size = expected
     section = {"name": "vit", "variant": variant, "patch_size": patch_size, "image_size": image_size}
-    assert find("torchvision-vit").describe(state) == {"backbone": section}
+    assert describe(state, find("torchvision-vit")) == {"backbone": section}
 
 
 @pytest.mark.parametrize(("norm", "size"), [("batch", (71, 90)), ("group", (64, 53))])
@@ -118,6 +118,6 @@ def test_unknown_variant_is_described_and_refused():
     with torch.device("meta"):
         state = VisionTransformer(32, 16, num_layers=1, num_heads=2, hidden_dim=100, mlp_dim=400).state_dict()
     with pytest.raises(WeightsError, match="100 channels and 1 blocks .* base 768"):
-        layout.describe(state)
+        describe(state, layout)
     with pytest.raises(WeightsError, match="is incomplete.*norm1"):
-        layout.describe({})
+        describe({}, layout)

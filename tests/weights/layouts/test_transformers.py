@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers.core_model_loading import revert_weight_conversion
 
-from densevit.weights.key_mapping import translate, translate_back
+from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find
 
 
@@ -143,7 +143,7 @@ def test_released_models_are_translated_completely(kind, configuration, layout, 
     for name, state in states.items() if renamed else [(layout, states[layout])]:
         loaded(state, name)
         resized = {"position_resizing": "bicubic"} if section["name"] == "vit" and "registers" not in section else {}
-        assert find(name).describe(state) == {"backbone": section | resized}
+        assert describe(state, find(name)) == {"backbone": section | resized}
 
 
 def test_mean_and_std_are_google_s_for_vit_and_imagenet_s_otherwise():

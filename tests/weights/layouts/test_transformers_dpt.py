@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation
 
-from densevit.weights.key_mapping import translate, translate_back
+from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import preset_classes
 from densevit.weights.layouts import find, recognise
 
@@ -156,7 +156,7 @@ def test_published_sizes_are_described_completely():
         "position_resizing": "bilinear",
     }
     layout = recognise(segmenter)
-    assert layout.describe(segmenter) == {
+    assert describe(segmenter, layout) == {
         "backbone": {**backbone, "variant": "large"},
         "heads": {
             "segmentation": {
@@ -167,7 +167,7 @@ def test_published_sizes_are_described_completely():
         },
     }
     assert layout.classes(segmenter, {})["segmentation"] == preset_classes("ade20k")
-    assert recognise(estimator).describe(estimator) == {
+    assert describe(estimator, recognise(estimator)) == {
         "backbone": {**backbone, "variant": "base", "stem": "resnet"},
         "heads": {
             "depth": {

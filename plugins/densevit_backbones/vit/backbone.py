@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,26 +12,9 @@ from densevit.layers.checkpointing import run
 from densevit.layers.positions import Resizing, resize_grid, sine_grid_1d, sine_grid_2d
 from densevit.layers.rotary import rotary_table
 from densevit.layers.table_cache import cached_table
-from densevit_backbones.vit_blocks import EPS, Block, ProjectReadout, RelativePositionBias
-from densevit_backbones.vit_stems import ConvStem, PatchStem, ResNetStem, WeightStandardization
-
-
-class _Variant(NamedTuple):
-    width: int
-    depth: int
-    heads: int
-    drop_path: float
-
-
-_VARIANTS = {
-    "nano": _Variant(128, 6, 4, 0.0),
-    "tiny": _Variant(192, 12, 3, 0.1),
-    "small": _Variant(384, 12, 6, 0.1),
-    "base": _Variant(768, 12, 12, 0.1),
-    "large": _Variant(1024, 24, 16, 0.0),
-    "huge": _Variant(1280, 32, 16, 0.0),
-    "giant": _Variant(1536, 40, 24, 0.0),
-}
+from densevit_backbones.vit.blocks import EPS, Block, ProjectReadout, RelativePositionBias
+from densevit_backbones.vit.stems import ConvStem, PatchStem, ResNetStem, WeightStandardization
+from densevit_backbones.vit.variants import VARIANTS
 
 
 class ViT(Backbone):
@@ -106,7 +89,7 @@ class ViT(Backbone):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        width, depth, heads, default_drop = _VARIANTS[variant]
+        width, depth, heads, default_drop = VARIANTS[variant]
         _check_stem(stem, patch_size, patch_stride)
         _check_tokens(class_token, distillation_token, registers, readout)
         _check_positive("image_size", image_size)

@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from densevit.weights.key_mapping import Change, Layout, Line
-from densevit.weights.variants import MVIT, described, mvit
+from densevit.interfaces import Change, CheckpointLayout, Line
+from densevit_backbones.mvit.inferred_options import describe
+from densevit_backbones.mvit.variants import VARIANTS
 
 _HEAD = {"head.*": "the classification head"}
 _FRESH = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
@@ -57,20 +58,20 @@ def _official(blocks: tuple[int, ...], shortcut: str) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...]) -> Layout:
-    return Layout(
+def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...]) -> CheckpointLayout:
+    return CheckpointLayout(
         name=name,
         part="backbone",
         marks=marks,
         lines=lines,
-        describe=described(mvit, lines),
+        describe=describe,
         no_effect=_HEAD,
         fresh=_FRESH,
     )
 
 
 # A deeper variant has all keys of a shallower one, so it has more marks.
-_DEPTHS = {variant: blocks for (version, _, blocks), variant in MVIT.items() if version == 2 and variant != "nano"}
+_DEPTHS = {name: variant.blocks for name, variant in VARIANTS[2].items() if name != "nano"}
 _ORDER = sorted(_DEPTHS, key=lambda variant: sum(_DEPTHS[variant]))
 _MARKS = (
     "patch_embed.proj.weight",
@@ -80,14 +81,15 @@ _MARKS = (
 )
 _LAST = [f"blocks.{sum(_DEPTHS[variant]) - 1}.norm1.weight" for variant in _ORDER]
 
-LAYOUTS = (
-    _layout("timm-mvit", ("stages.{s}.blocks.{b}.attn.pool_k.weight", "stages.{s}.blocks.{b}.attn.norm_k.*"), _TIMM),
-    *(
-        _layout(
-            f"facebook-mvitv2-{variant}",
-            (*_MARKS, *_LAST[: order + 1]),
-            _official(_DEPTHS[variant], "shortcut2" if variant == "large" else "shortcut1"),
-        )
-        for order, variant in enumerate(_ORDER)
-    ),
-)
+
+def _released(variant: str) -> CheckpointLayout:
+    marks = (*_MARKS, *_LAST[: _ORDER.index(variant) + 1])
+    lines = _official(_DEPTHS[variant], "shortcut2" if VARIANTS[2][variant].widens == "mlp" else "shortcut1")
+    return _layout(f"facebook-mvitv2-{variant}", marks, lines)
+
+
+TIMM = _layout("timm-mvit", ("stages.{s}.blocks.{b}.attn.pool_k.weight", "stages.{s}.blocks.{b}.attn.norm_k.*"), _TIMM)
+TINY = _released("tiny")
+SMALL = _released("small")
+BASE = _released("base")
+LARGE = _released("large")

@@ -4,11 +4,17 @@ Files, including the Hub's, have the keys of transformers 4, also if version 5 w
 in version 5 has other keys. A classifier's keys begin with its encoder's name: `vit.`, `deit.`, `dinov2.`.
 """
 
-from densevit.weights.key_mapping import Layout, Line, State
-from densevit.weights.layouts.dinov2 import gated_on_the_way_out
-from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit.weights.variants import Section, described, vit
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.weights.positions import GRID, TOKENS, added_to_tokens
+from densevit.weights.state import count
+from densevit_backbones.vit.dinov2_checkpoints import gated_on_the_way_out
+from densevit_backbones.vit.inferred_options import describe
+from densevit_backbones.vit.variants import VARIANTS
+
+_NOT_IN_VIT = ("registers", "qk_norm", "swiglu", "layer_scale", "stem")  # our options that its ViT lacks
 _HALVES = (0.5, 0.5, 0.5)  # of ViTImageProcessor and Google's files; DINO's metadata states its own, ImageNet's
 
 
@@ -92,58 +98,113 @@ _FIRST = {4: "encoder.layer.0.attention.attention.query.weight", 5: "layers.0.at
 _FIRST_OF_DINOV2 = {4: _FIRST[4], 5: "encoder.layer.0.attention.q_proj.weight"}
 
 
-def _resized(tensors: State) -> Section:
-    """The section of a ViT with the position resizing of transformers: antialiased if it has registers."""
-    section = vit(tensors)
-    return section if "registers" in section else section | {"position_resizing": "bicubic"}
+def _resized(tensors: StateDict) -> dict[str, Any]:
+    """The config section of a ViT with the position resizing of transformers: antialiased if it has registers."""
+    sections = describe(tensors)
+    if "registers" not in sections["backbone"]:
+        sections["backbone"]["position_resizing"] = "bicubic"
+    return sections
 
 
-def _of_vit(name: str, prefix: str, version: int, marks: tuple[str, ...] = (), halves: bool = False) -> Layout:
+def _vit_config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
+    options = sections["backbone"]
+    if any(key in options for key in _NOT_IN_VIT) or not options.get("class_token", True):
+        return {}
+    distilled = bool(options.get("distillation_token"))
+    kind, name = ("deit", "DeiTModel") if distilled else ("vit", "ViTModel")
+    config = _encoder(options, state) | {
+        "model_type": kind,
+        "architectures": [name],
+        "intermediate_size": len(state["blocks.0.mlp.expand.bias"]),
+    }
+    return {"config.json": config}
+
+
+def _dinov2_config(
+    sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]
+) -> dict[str, dict[str, Any]]:
+    options = sections["backbone"]
+    if "qk_norm" in options or "stem" in options or options.get("distillation_token"):
+        return {}
+    registers = options.get("registers", 0)
+    more = {"model_type": "dinov2_with_registers", "num_register_tokens": registers} if registers else {}
+    config = _encoder(options, state) | {
+        "model_type": "dinov2",
+        "architectures": ["Dinov2WithRegistersModel" if registers else "Dinov2Model"],
+        "mlp_ratio": 4,
+        "use_swiglu_ffn": bool(options.get("swiglu")),
+        **more,
+    }
+    return {"config.json": config}
+
+
+def _encoder(options: Mapping[str, Any], state: StateDict) -> dict[str, Any]:
+    width = len(state["blocks.0.norm1.weight"])
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": count(state, r"blocks\.(\d+)\.norm1\.weight"),
+        "num_attention_heads": next(variant.heads for variant in VARIANTS.values() if variant.width == width),
+        "image_size": options["image_size"],
+        "patch_size": options["patch_size"],
+        "num_channels": 3,
+        "layer_norm_eps": 1e-6,
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+    }
+
+
+def _of_vit(
+    name: str, prefix: str, version: int, marks: tuple[str, ...] = (), halves: bool = False
+) -> CheckpointLayout:
     lines = _vit(prefix, version)
     tokens = tuple(f"{prefix}embeddings.{token}" for token in ("cls_token", "distillation_token"))
     positions = added_to_tokens(f"{prefix}embeddings.position_embeddings", tokens)
-    return Layout(
+    return CheckpointLayout(
         name=name if version == 4 else f"{name}-v5",
         part="backbone",
         marks=(tokens[0], f"{prefix}{_FIRST[version]}", *marks),
         lines=lines,
-        describe=described(_resized, lines, positions),
+        describe=_resized,
         no_effect=_no_effect(prefix),
         rearrange=positions,
         mean=_HALVES if halves else None,
         std=_HALVES if halves else None,
+        config_files=None if name == "transformers-mae" else _vit_config,
     )
 
 
-def _of_dinov2(name: str, prefix: str, version: int) -> Layout:
+def _of_dinov2(name: str, prefix: str, version: int) -> CheckpointLayout:
     lines = _dinov2(prefix, version)
     token, table = (f"{prefix}embeddings.{one}" for one in ("cls_token", "position_embeddings"))
     gated: dict[str, tuple[str, ...]] = {"fc1": ("weights_in",), "fc2": ("weights_out",)}
     if version == 5:
         gated = {"fc1": ("gate_proj", "up_proj"), "fc2": ("down_proj",)}
     rearrange = gated_on_the_way_out(added_to_tokens(table, (token,)), gated)
-    return Layout(
+    return CheckpointLayout(
         name=name if version == 4 else f"{name}-v5",
         part="backbone",
         marks=(token, f"{prefix}{_FIRST_OF_DINOV2[version]}", f"{prefix}encoder.layer.0.layer_scale1.lambda1"),
         lines=lines,
-        describe=described(_resized, lines, rearrange),
+        describe=_resized,
         no_effect=_no_effect(prefix),
         rearrange=rearrange,
+        config_files=_dinov2_config,
     )
 
 
-LAYOUTS = tuple(
-    layout
-    for version in (4, 5)
-    for layout in (
-        _of_vit("transformers-vit", "", version, halves=True),
-        _of_vit("transformers-vit-classifier", "vit.", version, halves=True),
-        _of_vit("transformers-mae", "vit.", version, marks=("decoder.mask_token",)),
-        _of_vit("transformers-deit", "", version, marks=("embeddings.distillation_token",)),
-        _of_vit("transformers-deit-classifier", "deit.", version),
-        _of_dinov2("transformers-dinov2", "", version),
-        _of_dinov2("transformers-dinov2-classifier", "dinov2.", version),
-        _of_dinov2("transformers-dinov2-registers-classifier", "dinov2_with_registers.", version),
-    )
-)
+VIT = _of_vit("transformers-vit", "", 4, halves=True)
+VIT_CLASSIFIER = _of_vit("transformers-vit-classifier", "vit.", 4, halves=True)
+MAE = _of_vit("transformers-mae", "vit.", 4, marks=("decoder.mask_token",))
+DEIT = _of_vit("transformers-deit", "", 4, marks=("embeddings.distillation_token",))
+DEIT_CLASSIFIER = _of_vit("transformers-deit-classifier", "deit.", 4)
+DINOV2 = _of_dinov2("transformers-dinov2", "", 4)
+DINOV2_CLASSIFIER = _of_dinov2("transformers-dinov2-classifier", "dinov2.", 4)
+DINOV2_REGISTERS_CLASSIFIER = _of_dinov2("transformers-dinov2-registers-classifier", "dinov2_with_registers.", 4)
+VIT_V5 = _of_vit("transformers-vit", "", 5, halves=True)
+VIT_CLASSIFIER_V5 = _of_vit("transformers-vit-classifier", "vit.", 5, halves=True)
+MAE_V5 = _of_vit("transformers-mae", "vit.", 5, marks=("decoder.mask_token",))
+DEIT_V5 = _of_vit("transformers-deit", "", 5, marks=("embeddings.distillation_token",))
+DEIT_CLASSIFIER_V5 = _of_vit("transformers-deit-classifier", "deit.", 5)
+DINOV2_V5 = _of_dinov2("transformers-dinov2", "", 5)
+DINOV2_CLASSIFIER_V5 = _of_dinov2("transformers-dinov2-classifier", "dinov2.", 5)
+DINOV2_REGISTERS_CLASSIFIER_V5 = _of_dinov2("transformers-dinov2-registers-classifier", "dinov2_with_registers.", 5)

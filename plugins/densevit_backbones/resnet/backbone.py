@@ -10,10 +10,10 @@ from densevit.interfaces import Backbone
 from densevit.layers import checkpointing
 from densevit.layers.linear import Conv1x1
 from densevit.layers.norms import FrozenBatchNorm2d, StatisticsOnce, SyncBatchNorm2d
+from densevit_backbones.resnet.variants import BLOCKS
 
 Norm = Callable[[int], nn.Module]
 
-_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _NORMS: dict[str, Norm] = {
     "frozen": FrozenBatchNorm2d,
     "batch": nn.BatchNorm2d,
@@ -75,7 +75,7 @@ class ResNet(Backbone):
         self.channels = tuple(64 * 2**i * expansion for i in range(4))
         self.strides = (4, 8, 16, 16 if dilation else 32)
         inputs = 64
-        for i, (count, outputs) in enumerate(zip(_BLOCKS[depth], self.channels, strict=True)):
+        for i, (count, outputs) in enumerate(zip(BLOCKS[depth], self.channels, strict=True)):
             dilated = dilation and i == 3
             stage: list[nn.Module] = []
             for j in range(count):

@@ -8,14 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from densevit.errors import WeightsError
-from densevit.interfaces import Class
-from densevit.weights.key_mapping import Layout, Line, State, translate
+from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layouts.timm import VIT
+from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.positions import added_to_tokens
 from densevit.weights.state import part
-from densevit.weights.variants import STANDARDIZATION, vit
 
 Task = Literal["depth", "segmentation"]
 HALVES = (0.5, 0.5, 0.5)  # mean and std of all of them
@@ -28,7 +25,7 @@ UNUSED_UNIT = "a residual unit for a skip connection that the first fusion lacks
 NYU = {"output": "inverse", "scale": 0.000305, "shift": 0.1378, "max_depth": 10.0}
 KITTI = {"output": "inverse", "scale": 0.00006016, "shift": 0.00579, "max_depth": 80.0}
 
-STD = {STANDARDIZATION: "std"}  # timm 0.4.5's, which this project requires; timm 0.4.12 changed it
+STD = {"weight_standardization": "std"}  # timm 0.4.5's, which this project requires; timm 0.4.12 changed it
 
 
 def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
@@ -51,27 +48,23 @@ def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
     else:
         lines.append(Line("scratch.output_conv.{i}.*", "heads.segmentation.classifier.{i}.*"))
         lines.append(Line("auxlayer.{i}.*", "heads.segmentation.auxiliary.{i}.*"))
-    of_vit = [Line(f"pretrained.model.{one.theirs}", f"backbone.{one.ours}", one.change) for one in VIT.lines]
-    return (*of_vit, *lines)
+    return (*backbone_lines("timm-vit", "pretrained.model."), *lines)
 
 
-def describe_translated(ours: State, task: Task) -> dict[str, Any]:
-    """The config sections of a DPT on a ViT, from tensors with our keys. Raises WeightsError if some are missing.
+def _describe(ours: StateDict, task: Task) -> dict[str, Any]:
+    """The config sections of a DPT on a ViT, from tensors with our keys.
 
     Tensors do not determine the blocks of the feature maps: the ends of the depth's quarters are assumed, for the
     hybrid the last two, as in all releases.
     """
     head = part(ours, f"heads.{task}.")
-    try:
-        backbone: dict[str, Any] = vit(part(ours, "backbone."))
-        backbone |= {"readout": "project", "position_resizing": "bilinear"}
-        section: dict[str, Any] = {
-            "name": "dpt" if task == "depth" else "dpt_segmentation",
-            "width": len(head["decode.project.0.weight"]),
-            "reassemble_channels": [head[f"decode.project.{i}.weight"].shape[1] for i in range(len(PLACES))],
-        }
-    except KeyError as error:
-        raise WeightsError(f"The checkpoint is incomplete: no tensor for {error}.") from error
+    backbone = find("timm-vit").describe(part(ours, "backbone."))["backbone"]
+    backbone |= {"readout": "project", "position_resizing": "bilinear"}
+    section: dict[str, Any] = {
+        "name": "dpt" if task == "depth" else "dpt_segmentation",
+        "width": len(head["decode.project.0.weight"]),
+        "reassemble_channels": [head[f"decode.project.{i}.weight"].shape[1] for i in range(len(PLACES))],
+    }
     if task == "depth":
         normed = "decode.fuse.32.residual2.norm1.weight" in head
         section |= {"output": "relative", "norm": "sync" if normed else "none"}
@@ -88,17 +81,17 @@ def whole_model(
     no_effect: dict[str, str],
     backbone: Mapping[str, Any] | None = None,
     **others: Any,
-) -> Layout:
-    """The layout of a DPT; others: as in `Layout`.
+) -> CheckpointLayout:
+    """The layout of a DPT; others: as in `CheckpointLayout`.
 
     backbone: options of all models of this layout that tensors do not determine.
     """
 
-    def describe(state: State) -> dict[str, Any]:
-        sections = describe_translated(translate(state, layout).tensors, task)
+    def describe(ours: StateDict) -> dict[str, Any]:
+        sections = _describe(ours, task)
         return {**sections, "backbone": {**sections["backbone"], **(backbone or {})}}
 
-    layout = Layout(
+    return CheckpointLayout(
         name=name,
         part="model",
         marks=marks,
@@ -109,10 +102,9 @@ def whole_model(
         std=HALVES,
         **others,
     )
-    return layout
 
 
-def _layout(name: str, task: Task, hybrid: bool) -> Layout:
+def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
     marks = [
         "pretrained.model.blocks.{i}.attn.qkv.weight",
         "pretrained.act_postprocess4.3.weight",
@@ -139,28 +131,25 @@ def _layout(name: str, task: Task, hybrid: bool) -> Layout:
     )
 
 
-def _classes(state: State, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
     rows = len(state["scratch.output_conv.4.bias"])
     return {"segmentation": segmentation_classes(rows, metadata.get("classes") or ())}
 
 
-def _metric(layout: Layout, name: str, output: Mapping[str, Any]) -> Layout:
+def _metric(layout: CheckpointLayout, name: str, output: Mapping[str, Any]) -> CheckpointLayout:
     """The same tensors, inverted to metres. It has one mark less, so that it is never recognised automatically."""
-    relative: Callable[[State], dict[str, Any]] = layout.describe
+    relative: Callable[[StateDict], dict[str, Any]] = layout.describe
 
-    def describe(state: State) -> dict[str, Any]:
-        sections = relative(state)
+    def describe(ours: StateDict) -> dict[str, Any]:
+        sections = relative(ours)
         return {**sections, "heads": {"depth": {**sections["heads"]["depth"], **output}}}
 
     return replace(layout, name=name, marks=layout.marks[1:], describe=describe, unrecorded=())
 
 
+DPT = _layout("dpt", "depth", hybrid=False)
 HYBRID = _layout("dpt-hybrid", "depth", hybrid=True)
-LAYOUTS = (
-    _layout("dpt", "depth", hybrid=False),
-    HYBRID,
-    _metric(HYBRID, "dpt-hybrid-nyu", NYU),
-    _metric(HYBRID, "dpt-hybrid-kitti", KITTI),
-    _layout("dpt-segmentation", "segmentation", hybrid=False),
-    _layout("dpt-hybrid-segmentation", "segmentation", hybrid=True),
-)
+HYBRID_NYU = _metric(HYBRID, "dpt-hybrid-nyu", NYU)
+HYBRID_KITTI = _metric(HYBRID, "dpt-hybrid-kitti", KITTI)
+SEGMENTATION = _layout("dpt-segmentation", "segmentation", hybrid=False)
+HYBRID_SEGMENTATION = _layout("dpt-hybrid-segmentation", "segmentation", hybrid=True)

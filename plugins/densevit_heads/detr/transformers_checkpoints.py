@@ -4,28 +4,22 @@ Files, including the Hub's, have the keys of transformers 4, also if version 5 w
 in version 5 has other keys.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from densevit.interfaces import Class
-from densevit.weights.key_mapping import Layout, Line, State
-from densevit.weights.layouts.detr import CLASS_ROWS, DECODER, ENCODER, HEAD, UNRECORDED, classes_of, described
-
-
-def _resnet(prefix: str) -> tuple[Line, ...]:
-    """transformers' own ResNet; timm's has our keys."""
-    lines = [
-        Line(f"{prefix}.embedder.embedder.convolution.*", "backbone.conv1.*"),
-        Line(f"{prefix}.embedder.embedder.normalization.*", "backbone.bn1.*"),
-    ]
-    for stage in range(4):
-        theirs, ours = f"{prefix}.encoder.stages.{stage}.layers.{{j}}", f"backbone.layer{stage + 1}.{{j}}"
-        for layer in range(3):
-            lines.append(Line(f"{theirs}.layer.{layer}.convolution.*", f"{ours}.conv{layer + 1}.*"))
-            lines.append(Line(f"{theirs}.layer.{layer}.normalization.*", f"{ours}.bn{layer + 1}.*"))
-        lines.append(Line(f"{theirs}.shortcut.convolution.*", f"{ours}.downsample.0.*"))
-        lines.append(Line(f"{theirs}.shortcut.normalization.*", f"{ours}.downsample.1.*"))
-    return tuple(lines)
+from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.weights.label_sets import coco_classes
+from densevit.weights.layouts import backbone_lines
+from densevit_heads.detr.checkpoints import (
+    CLASS_ROWS,
+    COCO_ROWS,
+    DECODER,
+    ENCODER,
+    HEAD,
+    UNRECORDED,
+    classes_of,
+    describe,
+)
 
 
 def _attention(theirs: str, ours: str, out: str) -> tuple[Line, ...]:
@@ -65,9 +59,38 @@ def _lines(out: str, fc: str) -> tuple[Line, ...]:
     )
 
 
-def _layout(name: str, backbone: tuple[Line, ...], mark: str, out: str, fc: str) -> Layout:
-    lines = (*backbone, *_lines(out, fc))
-    return Layout(
+def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
+    """A DETR on timm's ResNet, whose keys are ours."""
+    backbone, head = sections["backbone"], sections["heads"]["detection"]
+    if "groups" in backbone or backbone.get("norm") == "group" or head["positions"] != "sine":
+        return {}
+    first = head["pre_norm"]  # Table Transformer is DETR with pre-norm
+    config: dict[str, Any] = {
+        "model_type": "table-transformer" if first else "detr",
+        "architectures": ["TableTransformerForObjectDetection" if first else "DetrForObjectDetection"],
+        "use_timm_backbone": True,
+        "use_pretrained_backbone": False,
+        "backbone": f"resnet{backbone['depth']}{'d' if backbone.get('variant') == 'd' else ''}",
+        "backbone_config": None,
+        "dilation": backbone["dilation"],
+        "num_channels": 3,
+        "num_queries": head["num_queries"],
+        "d_model": head["width"],
+        "position_embedding_type": "sine",
+        "activation_function": "relu",
+    }
+    for part in ("encoder", "decoder"):
+        config[f"{part}_layers"] = head[f"{part}_layers"]
+        config[f"{part}_ffn_dim"] = head["feedforward"]
+        config[f"{part}_attention_heads"] = head["num_heads"]
+    if len(classes) == len(coco_classes()):  # rows are file ids
+        names = {one.file_id: one.name for one in classes}
+        config["id2label"] = {str(row): names.get(row, "N/A") for row in range(COCO_ROWS - 1)}
+    return {"config.json": config, "preprocessor_config.json": {"image_processor_type": "DetrImageProcessor"}}
+
+
+def _layout(name: str, backbone: tuple[Line, ...], mark: str, out: str, fc: str) -> CheckpointLayout:
+    return CheckpointLayout(
         name=name,
         part="model",
         marks=(
@@ -77,24 +100,33 @@ def _layout(name: str, backbone: tuple[Line, ...], mark: str, out: str, fc: str)
             "class_labels_classifier.weight",
             "bbox_predictor.layers.0.weight",
         ),
-        lines=lines,
-        describe=described(lines),
+        lines=(*backbone, *_lines(out, fc)),
+        describe=describe,
         classes=_classes,
         unrecorded=UNRECORDED,
+        config_files=_config if mark.endswith(_TIMM) else None,
     )
 
 
-def _classes(state: State, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
     """metadata: `classes`, the names by row from config.json, if present."""
     return {"detection": classes_of(len(state["class_labels_classifier.bias"]), metadata.get("classes", ()))}
 
 
-_FILE, _MEMORY = "model.backbone.conv_encoder.model", "model.backbone.model"
+_FILE, _MEMORY = "model.backbone.conv_encoder.model.", "model.backbone.model."
 _TIMM, _OWN = "conv1.weight", "embedder.embedder.convolution.weight"
 
-LAYOUTS = (
-    _layout("transformers-detr", (Line(f"{_FILE}.*", "backbone.*"),), f"{_FILE}.{_TIMM}", "out_proj", "fc"),
-    _layout("transformers-detr-resnet", _resnet(_FILE), f"{_FILE}.{_OWN}", "out_proj", "fc"),
-    _layout("transformers-detr-v5", (Line(f"{_MEMORY}.*", "backbone.*"),), f"{_MEMORY}.{_TIMM}", "o_proj", "mlp.fc"),
-    _layout("transformers-detr-resnet-v5", _resnet(_MEMORY), f"{_MEMORY}.{_OWN}", "o_proj", "mlp.fc"),
-)
+
+def _timm(prefix: str) -> tuple[Line, ...]:
+    """timm's ResNet, whose keys are ours."""
+    return (Line(f"{prefix}*", "backbone.*"),)
+
+
+def _own(prefix: str) -> tuple[Line, ...]:
+    return backbone_lines("transformers-resnet", prefix)
+
+
+DETR = _layout("transformers-detr", _timm(_FILE), _FILE + _TIMM, "out_proj", "fc")
+DETR_RESNET = _layout("transformers-detr-resnet", _own(_FILE), _FILE + _OWN, "out_proj", "fc")
+DETR_V5 = _layout("transformers-detr-v5", _timm(_MEMORY), _MEMORY + _TIMM, "o_proj", "mlp.fc")
+DETR_RESNET_V5 = _layout("transformers-detr-resnet-v5", _own(_MEMORY), _MEMORY + _OWN, "o_proj", "mlp.fc")

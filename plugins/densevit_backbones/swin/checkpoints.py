@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from densevit.weights.key_mapping import ZEROS, Layout, Line, State
-from densevit.weights.variants import described, same, swin
+from densevit.interfaces import ZEROS, CheckpointLayout, Line, StateDict
+from densevit_backbones.swin.inferred_options import describe, same
+from densevit_backbones.swin.variants import VARIANTS
 
 Block = Callable[[str, str], list[Line]]
 
 WINDOWS = ("backbone.window_size", "backbone.pretrained_window_sizes")  # of version 2 without saved tables
-_BLOCKS = (2, 2, 18, 2)  # per stage, of the deepest variant
-_FRESH = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
+BLOCKS = [max(variant.blocks[stage] for variant in VARIANTS.values()) for stage in range(4)]  # of the deepest
+FRESH = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
 _HEAD = {"head.*": "the classification head"}
 
 
@@ -72,7 +73,7 @@ def _lines(
     lines += block(f"{stages[0]}.{{b}}", "stages.0.{b}")
     for i in (1, 2, 3):
         lines += [Line(f"{mergings[i - 1]}.{part}.*", f"stages.{i}.0.{part}.*") for part in ("norm", "reduction")]
-        for b in range(_BLOCKS[i]):
+        for b in range(BLOCKS[i]):
             lines += block(f"{stages[i]}.{b}", f"stages.{i}.{b + 1}")
     return (*lines, Line("norm.*", "feature_norms.3.*"))
 
@@ -96,64 +97,60 @@ def _constants(block: str) -> dict[str, str]:
     }
 
 
-def _with_windows(describe: Callable[[State], dict[str, Any]]) -> Callable[[State], dict[str, Any]]:
-    """Adds the window sizes of version 2, current and pretrained, if the relative coordinates were saved."""
-
-    def described_by_offsets(state: State) -> dict[str, Any]:
-        sections = describe(state)
-        offsets: dict[int, Tensor] = {}
-        for key, table in state.items():
-            if key.endswith("relative_coords_table"):
-                stage = re.search(r"\d+", key)
-                offsets.setdefault(int(stage[0]) if stage else 0, table)
-        tables = [offsets[stage] for stage in sorted(offsets)]  # (1, 2M - 1, 2M - 1, 2)
-        if len(tables) == 4:
-            windows = [(table.shape[1] + 1) // 2 for table in tables]
-            sections["backbone"]["window_size"] = same(windows)
-            if not any(table.is_meta for table in tables):
-                # Liu et al. 2022, equation 4: the last entry is log2(8 (M - 1) / (P - 1) + 1) / log2(8).
-                ratios = [math.expm1(float(table.max()) * math.log(8)) / 8 for table in tables]
-                pretrained = tuple(1 + round((m - 1) / ratio) for m, ratio in zip(windows, ratios, strict=True))
-                if pretrained != tuple(windows):
-                    sections["backbone"]["pretrained_window_sizes"] = pretrained
-        return sections
-
-    return described_by_offsets
+def _windows(state: StateDict) -> dict[str, Any]:
+    """The window sizes of version 2, current and pretrained, if the relative coordinates were saved."""
+    offsets: dict[int, Tensor] = {}
+    for key, table in state.items():
+        if key.endswith("relative_coords_table"):
+            stage = re.search(r"\d+", key)
+            offsets.setdefault(int(stage[0]) if stage else 0, table)
+    tables = [offsets[stage] for stage in sorted(offsets)]  # (1, 2M - 1, 2M - 1, 2)
+    if len(tables) != 4:
+        return {}
+    windows = [(table.shape[1] + 1) // 2 for table in tables]
+    options: dict[str, Any] = {"backbone.window_size": same(windows)}
+    if not any(table.is_meta for table in tables):
+        # Liu et al. 2022, equation 4: the last entry is log2(8 (M - 1) / (P - 1) + 1) / log2(8).
+        ratios = [math.expm1(float(table.max()) * math.log(8)) / 8 for table in tables]
+        pretrained = tuple(1 + round((m - 1) / ratio) for m, ratio in zip(windows, ratios, strict=True))
+        options["backbone.pretrained_window_sizes"] = None if pretrained == tuple(windows) else pretrained
+    return options
 
 
-def _layout(name: str, lines: tuple[Line, ...], marks: tuple[str, ...], block: str) -> Layout:
-    return Layout(
+def _layout(name: str, lines: tuple[Line, ...], marks: tuple[str, ...], block: str) -> CheckpointLayout:
+    return CheckpointLayout(
         name=name,
         part="backbone",
         marks=marks,
         lines=lines,
-        describe=_with_windows(described(swin, lines)),
+        describe=describe,
         no_effect=_HEAD | _constants(block),
-        fresh=_FRESH,
+        fresh=FRESH,
         unrecorded=WINDOWS if name.endswith("v2") else (),
+        saved_options=_windows if name.endswith("v2") else None,
     )
 
 
 _TABLE, _SCALE = "attn.relative_position_bias_table", "attn.logit_scale"  # keys of only one of the two versions
-_TIMM, _MICROSOFT = (1, 2, 3), (0, 1, 2)  # a layer begins or ends with patch merging
+_MERGES_FIRST, _MERGES_LAST = (1, 2, 3), (0, 1, 2)  # a layer begins or ends with patch merging
 _OF_TORCHVISION, _OF_LAYERS = "features.{s}.{b}", "layers.{s}.blocks.{b}"
 _STARTS, _ENDS = "layers.3.downsample.reduction.weight", "layers.0.downsample.reduction.weight"
 
-LAYOUTS = (
-    _layout(
-        "torchvision-swin",
-        _torchvision(_torchvision_1),
-        ("features.0.0.weight", f"{_OF_TORCHVISION}.{_TABLE}"),
-        _OF_TORCHVISION,
-    ),
-    _layout(
-        "torchvision-swinv2",
-        _torchvision(_torchvision_2),
-        ("features.0.0.weight", f"{_OF_TORCHVISION}.{_SCALE}"),
-        _OF_TORCHVISION,
-    ),
-    _layout("timm-swin", _layers(_version_1, _TIMM), (_STARTS, f"{_OF_LAYERS}.{_TABLE}"), _OF_LAYERS),
-    _layout("timm-swinv2", _layers(_version_2, _TIMM), (_STARTS, f"{_OF_LAYERS}.{_SCALE}"), _OF_LAYERS),
-    _layout("microsoft-swin", _layers(_version_1, _MICROSOFT), (_ENDS, f"{_OF_LAYERS}.{_TABLE}"), _OF_LAYERS),
-    _layout("microsoft-swinv2", _layers(_version_2, _MICROSOFT), (_ENDS, f"{_OF_LAYERS}.{_SCALE}"), _OF_LAYERS),
+TORCHVISION = _layout(
+    "torchvision-swin",
+    _torchvision(_torchvision_1),
+    ("features.0.0.weight", f"{_OF_TORCHVISION}.{_TABLE}"),
+    _OF_TORCHVISION,
+)
+TORCHVISION_V2 = _layout(
+    "torchvision-swinv2",
+    _torchvision(_torchvision_2),
+    ("features.0.0.weight", f"{_OF_TORCHVISION}.{_SCALE}"),
+    _OF_TORCHVISION,
+)
+TIMM = _layout("timm-swin", _layers(_version_1, _MERGES_FIRST), (_STARTS, f"{_OF_LAYERS}.{_TABLE}"), _OF_LAYERS)
+TIMM_V2 = _layout("timm-swinv2", _layers(_version_2, _MERGES_FIRST), (_STARTS, f"{_OF_LAYERS}.{_SCALE}"), _OF_LAYERS)
+MICROSOFT = _layout("microsoft-swin", _layers(_version_1, _MERGES_LAST), (_ENDS, f"{_OF_LAYERS}.{_TABLE}"), _OF_LAYERS)
+MICROSOFT_V2 = _layout(
+    "microsoft-swinv2", _layers(_version_2, _MERGES_LAST), (_ENDS, f"{_OF_LAYERS}.{_SCALE}"), _OF_LAYERS
 )

@@ -1,15 +1,14 @@
 """transformers' Swin and Swinv2. Files have the keys of version 4; a Swin model in version 5 has others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from densevit.weights.key_mapping import Layout, Line
-from densevit.weights.layouts.swin import WINDOWS
-from densevit.weights.variants import described, swin
+from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit_backbones.swin.checkpoints import BLOCKS, FRESH, WINDOWS
+from densevit_backbones.swin.inferred_options import describe
+from densevit_backbones.swin.variants import VARIANTS
 
 Block = Callable[[str, str], list[Line]]
-
-_BLOCKS = (2, 2, 18, 2)  # per stage, of the deepest variant
-_FRESH = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
 
 
 def _files_1(theirs: str, ours: str) -> list[Line]:
@@ -64,7 +63,7 @@ def _lines(own: Block, prefix: str) -> tuple[Line, ...]:
         Line(f"{prefix}embeddings.norm.*", "patch_norm.*"),
         Line(f"{prefix}layernorm.*", "feature_norms.3.*"),
     ]
-    for s, count in enumerate(_BLOCKS):
+    for s, count in enumerate(BLOCKS):
         if s > 0:
             lines.append(Line(f"{prefix}encoder.layers.{s - 1}.downsample.*", f"stages.{s}.0.*"))
         for b in range(count):
@@ -75,10 +74,40 @@ def _lines(own: Block, prefix: str) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def _layout(name: str, own: Block, prefix: str) -> Layout:
+def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
+    """transformers has one window size and limits it to the feature map of an image of `image_size`."""
+    options = sections["backbone"]
+    width, blocks, heads, _ = VARIANTS[options["variant"]]
+    version = options.get("version", 1)
+    windows = options.get("window_size") or (8 if version == 2 else 7)
+    windows = (windows,) * 4 if isinstance(windows, int) else tuple(windows)
+    side = 32 * windows[3]
+    if any(window != min(windows[0], side // (4 * 2**i)) for i, window in enumerate(windows)):
+        return {}
+    config: dict[str, Any] = {
+        "model_type": "swin",
+        "architectures": ["SwinModel"],
+        "embed_dim": width,
+        "depths": [*blocks],
+        "num_heads": [*heads],
+        "window_size": windows[0],
+        "image_size": side,
+        "patch_size": 4,
+        "num_channels": 3,
+        "qkv_bias": True,
+        "layer_norm_eps": 1e-5,
+        "hidden_act": "gelu",
+    }
+    if version == 2:
+        before = options.get("pretrained_window_sizes") or (0, 0, 0, 0)
+        config |= {"model_type": "swinv2", "architectures": ["Swinv2Model"], "pretrained_window_sizes": [*before]}
+    return {"config.json": config}
+
+
+def _layout(name: str, own: Block, prefix: str) -> CheckpointLayout:
     lines = _lines(own, prefix)
     block = f"{prefix}encoder.layers.{{s}}.blocks.{{b}}.attention.self"
-    return Layout(
+    return CheckpointLayout(
         name=name,
         part="backbone",
         marks=(
@@ -87,7 +116,7 @@ def _layout(name: str, own: Block, prefix: str) -> Layout:
             f"{prefix}encoder.layers.0.downsample.reduction.weight",
         ),
         lines=lines,
-        describe=described(swin, lines),
+        describe=describe,
         no_effect={
             "classifier.*": "the classification head",
             f"{prefix}embeddings.mask_token": "the mask token of pre-training",
@@ -95,16 +124,15 @@ def _layout(name: str, own: Block, prefix: str) -> Layout:
             f"{block}.relative_position_index": "derived from the window size",
             f"{block}.relative_coords_table": "derived from the window size",
         },
-        fresh=_FRESH,
+        fresh=FRESH,
         unrecorded=WINDOWS if own is _files_2 else (),
+        config_files=_config,
     )
 
 
-LAYOUTS = (
-    _layout("transformers-swin", _files_1, ""),
-    _layout("transformers-swin-classifier", _files_1, "swin."),
-    _layout("transformers-swin-v5", _memory_1, ""),
-    _layout("transformers-swin-classifier-v5", _memory_1, "swin."),
-    _layout("transformers-swinv2", _files_2, ""),
-    _layout("transformers-swinv2-classifier", _files_2, "swinv2."),
-)
+SWIN = _layout("transformers-swin", _files_1, "")
+SWIN_CLASSIFIER = _layout("transformers-swin-classifier", _files_1, "swin.")
+SWIN_V5 = _layout("transformers-swin-v5", _memory_1, "")
+SWIN_CLASSIFIER_V5 = _layout("transformers-swin-classifier-v5", _memory_1, "swin.")
+SWINV2 = _layout("transformers-swinv2", _files_2, "")
+SWINV2_CLASSIFIER = _layout("transformers-swinv2-classifier", _files_2, "swinv2.")

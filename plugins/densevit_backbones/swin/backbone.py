@@ -1,6 +1,6 @@
 """Swin Transformer (Liu et al. 2021) and Swin Transformer V2 (Liu et al. 2022): windows that shift between blocks."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,23 +11,9 @@ from densevit.layers.drop_path import DropPath
 from densevit.layers.linear import Linear
 from densevit.layers.mlp import FeedForward
 from densevit.layers.stem import conv_stem
-from densevit_backbones.swin_attention import CosineWindowAttention, WindowAttention
+from densevit_backbones.swin.attention import CosineWindowAttention, WindowAttention
+from densevit_backbones.swin.variants import VARIANTS
 
-
-class _Variant(NamedTuple):
-    width: int
-    blocks: tuple[int, ...]
-    heads: tuple[int, ...]
-    drop_path: float
-
-
-_VARIANTS = {
-    "nano": _Variant(32, (1, 1, 3, 1), (1, 2, 4, 8), 0.0),
-    "tiny": _Variant(96, (2, 2, 6, 2), (3, 6, 12, 24), 0.2),
-    "small": _Variant(96, (2, 2, 18, 2), (3, 6, 12, 24), 0.3),
-    "base": _Variant(128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5),
-    "large": _Variant(192, (2, 2, 18, 2), (6, 12, 24, 48), 0.2),
-}
 _WINDOWS = {1: 7, 2: 8}  # of the papers' smallest images, 224 and 256 pixels
 
 
@@ -65,7 +51,7 @@ class Swin(Backbone):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        width, blocks, heads, default_drop = _VARIANTS[variant]
+        width, blocks, heads, default_drop = VARIANTS[variant]
         last_rate = default_drop if drop_path is None else drop_path
         windows = _a_stage("window_size", _WINDOWS[version] if window_size is None else window_size)
         if version == 1 and pretrained_window_sizes is not None:

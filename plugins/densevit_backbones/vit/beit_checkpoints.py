@@ -5,16 +5,16 @@ from dataclasses import replace
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.weights.key_mapping import ZEROS, Layout, Line, Rearrangement, State
-from densevit.weights.layouts.timm import POSITIONS, VIT
-from densevit.weights.variants import described, vit
+from densevit.interfaces import ZEROS, CheckpointLayout, Line, Rearrangement, StateDict
+from densevit_backbones.vit.inferred_options import describe
+from densevit_backbones.vit.timm_checkpoints import POSITIONS, VIT
 
 _BIAS = "blocks.{i}.attention.qkv.bias"
 _TABLE = "blocks.{i}.attn.relative_position_bias_table"
 _SHARED = "rel_pos_bias.relative_position_bias_table"  # in pre-training, shared by all blocks
 
 
-def _unshared(state: State) -> State:
+def _unshared(state: StateDict) -> StateDict:
     """Copies a shared table to each block."""
     if _SHARED not in state:
         return POSITIONS.forward(state)
@@ -35,13 +35,15 @@ _LINES = (
 _REARRANGEMENT = Rearrangement(_unshared, POSITIONS.inverse)
 
 
-def _resized(tensors: State) -> dict[str, Any]:
-    """The section of an encoder whose relative positions are resized bicubically, as position embeddings."""
-    section = vit(tensors)
-    return section | {"position_resizing": "bicubic"} if section.get("positions") == "relative" else section
+def _resized(tensors: StateDict) -> dict[str, Any]:
+    """The config section of an encoder whose relative positions are resized bicubically, as position embeddings."""
+    sections = describe(tensors)
+    if sections["backbone"].get("positions") == "relative":
+        sections["backbone"]["position_resizing"] = "bicubic"
+    return sections
 
 
-def _refuse_eva02(state: State) -> dict[str, Any]:
+def _refuse_eva02(state: StateDict) -> dict[str, Any]:
     raise WeightsError(
         "EVA-02 has rotary positions beside learned ones and, but for its smallest, norms inside attention and "
         "perceptrons; the backbone 'vit' has neither. Expected an encoder such as ViT, DeiT, MAE or DINOv2."
@@ -56,7 +58,7 @@ BEIT = replace(
     marks=(*_MARKS, "blocks.0.attn.v_bias", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"),
     lines=_LINES,
     rearrange=_REARRANGEMENT,
-    describe=described(_resized, _LINES, _REARRANGEMENT),
+    describe=_resized,
     no_effect={
         **VIT.no_effect,
         "cls_pt_*": "layers used only in BEiT v2's pre-training",
@@ -68,11 +70,10 @@ BEIT = replace(
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )
-EVA02 = Layout(
+EVA02 = CheckpointLayout(
     name="eva02",
     part="backbone",
     marks=(*_MARKS, "blocks.0.mlp.w3.weight"),
     lines=(),
     describe=_refuse_eva02,
 )
-LAYOUTS = (BEIT, EVA02)

@@ -1,13 +1,14 @@
 """transformers' DPTForDepthEstimation and DPTForSemanticSegmentation, on their own ViT and hybrid."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from densevit.interfaces import Class
-from densevit.weights.key_mapping import Layout, Line, State
+from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layouts.dpt import PLACES, UNUSED_NORM, UNUSED_UNIT, Task, whole_model
+from densevit.weights.layouts import find
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
+from densevit.weights.state import part
+from densevit_heads.dpt.checkpoints import PLACES, UNUSED_NORM, UNUSED_UNIT, Task, whole_model
 
 _EMBEDDINGS, _BLOCK, _BIT = "dpt.embeddings", "dpt.encoder.layer.{i}", "dpt.embeddings.backbone.bit"
 _OURS = "backbone.blocks.{i}"
@@ -59,7 +60,33 @@ def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
     return (*_BLOCKS, *(_RESNET if hybrid else _PATCHES), *lines)
 
 
-def _layout(name: str, task: Task, hybrid: bool) -> Layout:
+def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
+    """A DPT on a plain ViT."""
+    backbone, (task, head) = sections["backbone"], next(iter(sections["heads"].items()))
+    of_vit = find("transformers-vit").config_files
+    files = of_vit({"backbone": backbone}, part(state, "backbone."), ()) if of_vit else {}
+    if not files or head.get("output", "relative") != "relative" or backbone.get("readout") != "project":
+        return {}
+    encoder = files["config.json"]
+    depth = encoder["num_hidden_layers"]
+    features = backbone.get("features") or [-(-depth * i // 4) for i in (1, 2, 3, 4)]
+    depth_head = task == "depth"
+    config = encoder | {
+        "model_type": "dpt",
+        "architectures": ["DPTForDepthEstimation" if depth_head else "DPTForSemanticSegmentation"],
+        "is_hybrid": False,
+        "backbone_out_indices": [number - 1 for number in features],
+        "readout_type": "project",
+        "reassemble_factors": [4, 2, 1, 0.5],
+        "neck_hidden_sizes": [*head["reassemble_channels"]],
+        "fusion_hidden_size": head["width"],
+        "use_batch_norm_in_fusion_residual": not depth_head or head.get("norm", "none") != "none",
+        "use_auxiliary_head": not depth_head and "heads.segmentation.auxiliary.0.weight" in state,
+    }
+    return {"config.json": config}
+
+
+def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
     return whole_model(
         name,
         (
@@ -76,17 +103,16 @@ def _layout(name: str, task: Task, hybrid: bool) -> Layout:
         },
         rearrange=added_to_tokens(f"{_EMBEDDINGS}.position_embeddings", (f"{_EMBEDDINGS}.cls_token",)),
         classes=_classes if task == "segmentation" else None,
+        config_files=None if hybrid else _config,
     )
 
 
-def _classes(state: State, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
     rows = len(state["head.head.4.bias"])
     return {"segmentation": segmentation_classes(rows, metadata.get("classes") or ())}
 
 
-LAYOUTS = (
-    _layout("transformers-dpt", "depth", hybrid=False),
-    _layout("transformers-dpt-hybrid", "depth", hybrid=True),
-    _layout("transformers-dpt-segmentation", "segmentation", hybrid=False),
-    _layout("transformers-dpt-hybrid-segmentation", "segmentation", hybrid=True),
-)
+DEPTH = _layout("transformers-dpt", "depth", hybrid=False)
+HYBRID_DEPTH = _layout("transformers-dpt-hybrid", "depth", hybrid=True)
+SEGMENTATION = _layout("transformers-dpt-segmentation", "segmentation", hybrid=False)
+HYBRID_SEGMENTATION = _layout("transformers-dpt-hybrid-segmentation", "segmentation", hybrid=True)

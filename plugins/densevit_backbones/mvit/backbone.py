@@ -1,6 +1,6 @@
 """MViT (Fan et al. 2021) and MViTv2 (Li et al. 2022): vision transformers that pool their map stage by stage."""
 
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,31 +12,9 @@ from densevit.layers.drop_path import DropPath
 from densevit.layers.linear import Linear
 from densevit.layers.mlp import FeedForward
 from densevit.layers.stem import conv_stem
-from densevit_backbones.mvit_attention import PoolingAttention, Size, pooled
+from densevit_backbones.mvit.attention import PoolingAttention, Size, pooled
+from densevit_backbones.mvit.variants import VARIANTS
 
-
-class _Variant(NamedTuple):
-    width: int
-    blocks: tuple[int, int, int, int]
-    heads: int  # in the first stage; they double with the width
-    drop_path: float
-    widens: Literal["attention", "mlp"]  # which half of a block doubles the width: a stage's first or its last
-
-
-_VARIANTS = {
-    1: {
-        "nano": _Variant(32, (1, 1, 3, 1), 1, 0.0, "mlp"),
-        "base": _Variant(96, (1, 2, 11, 2), 1, 0.1, "mlp"),
-        "large": _Variant(112, (2, 3, 16, 3), 1, 0.3, "mlp"),
-    },
-    2: {
-        "nano": _Variant(32, (1, 1, 3, 1), 1, 0.0, "attention"),
-        "tiny": _Variant(96, (1, 2, 5, 2), 1, 0.1, "attention"),
-        "small": _Variant(96, (1, 2, 11, 2), 1, 0.1, "attention"),
-        "base": _Variant(96, (2, 3, 16, 3), 1, 0.3, "attention"),
-        "large": _Variant(144, (2, 6, 36, 4), 2, 0.5, "mlp"),
-    },
-}
 _KEY_STRIDES = (4, 2, 1, 1)  # of keys and values, on the map that comes into a stage's block
 
 
@@ -70,12 +48,12 @@ class MViT(Backbone):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if variant not in _VARIANTS[version]:
-            known = ", ".join(_VARIANTS[version])
+        if variant not in VARIANTS[version]:
+            known = ", ".join(VARIANTS[version])
             raise ValueError(f"variant {variant!r} does not exist in MViT's version {version}, which has {known}.")
         if image_size < 1:
             raise ValueError(f"image_size is {image_size}; it is a number of pixels, 1 or more.")
-        width, blocks, heads, default_drop, widens = _VARIANTS[version][variant]
+        width, blocks, heads, default_drop, widens = VARIANTS[version][variant]
         last_rate = default_drop if drop_path is None else drop_path
         self.checkpointing = checkpointing
         self.strides = (4, 8, 16, 32)

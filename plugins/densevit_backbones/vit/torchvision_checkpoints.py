@@ -1,15 +1,8 @@
-"""torchvision's ResNets, ResNeXts and wide ResNets, whose keys are ours, and its vision transformers."""
+"""torchvision's vision transformers."""
 
-from densevit.weights.key_mapping import Layout, Line
+from densevit.interfaces import CheckpointLayout, Line
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit.weights.variants import described, resnet, vit
-
-RESNET = (
-    Line("conv1.*", "conv1.*"),
-    Line("bn1.*", "bn1.*"),
-    Line("layer{i}.*", "layer{i}.*"),
-)
-RESNET_NO_EFFECT = {"fc.*": "the classification head"}
+from densevit_backbones.vit.inferred_options import describe
 
 _BLOCK = "encoder.layers.encoder_layer_{i}."
 _VIT = (
@@ -29,22 +22,12 @@ _VIT = (
 )
 _POSITIONS = added_to_tokens("encoder.pos_embedding", ("class_token",))
 
-LAYOUTS = (
-    Layout(
-        name="torchvision-resnet",
-        part="backbone",
-        marks=("conv1.weight", "bn1.weight", "layer1.{i}.conv1.weight", "layer4.{i}.conv1.weight"),
-        lines=RESNET,
-        describe=described(resnet, RESNET),
-        no_effect=RESNET_NO_EFFECT,
-    ),
-    Layout(
-        name="torchvision-vit",
-        part="backbone",
-        marks=("conv_proj.weight", "encoder.pos_embedding", _BLOCK + "ln_1.weight"),
-        lines=_VIT,
-        rearrange=_POSITIONS,
-        describe=described(vit, _VIT, _POSITIONS),
-        no_effect={"heads.*": "the classification head"},
-    ),
+VIT = CheckpointLayout(
+    name="torchvision-vit",
+    part="backbone",
+    marks=("conv_proj.weight", "encoder.pos_embedding", _BLOCK + "ln_1.weight"),
+    lines=_VIT,
+    rearrange=_POSITIONS,
+    describe=describe,
+    no_effect={"heads.*": "the classification head"},
 )

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from densevit.weights.layouts.timm import VIT
+from densevit_backbones.vit.timm_checkpoints import VIT
 
 _DECODER = "the decoder of pre-training"
 
@@ -28,5 +28,3 @@ MAE = replace(
     },
 )
 """Checkpoints of fine-tuning and linear probing have neither decoder nor mask token: they are recognised as timm's."""
-
-LAYOUTS = (MAE,)

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from densevit.weights.key_mapping import Layout, Line, Rearrangement, State
-from densevit.weights.layouts.timm import VIT
+from densevit.interfaces import CheckpointLayout, Line, Rearrangement, StateDict
 from densevit.weights.positions import TOKENS, added_to_tokens
-from densevit.weights.variants import described, vit
+from densevit_backbones.vit.inferred_options import describe
+from densevit_backbones.vit.timm_checkpoints import VIT
 
 
 def gated_on_the_way_out(positions: Rearrangement, gated: Mapping[str, tuple[str, ...]]) -> Rearrangement:
@@ -17,7 +17,7 @@ def gated_on_the_way_out(positions: Rearrangement, gated: Mapping[str, tuple[str
     gated: by the name of a plain MLP's layer, `fc1` or `fc2`, the corresponding layers of a gated one.
     """
 
-    def back(state: State) -> State:
+    def back(state: StateDict) -> StateDict:
         state, written = positions.inverse(state), dict[str, Tensor]()
         for key, tensor in state.items():
             match = re.fullmatch(r"(.*\.mlp\.)(fc[12])(\.\w+)", key)
@@ -32,7 +32,7 @@ def gated_on_the_way_out(positions: Rearrangement, gated: Mapping[str, tuple[str
     return Rearrangement(positions.forward, back)
 
 
-def _is_gated(state: State, mlp: str) -> bool:
+def _is_gated(state: StateDict, mlp: str) -> bool:
     """Whether the first layer has twice as many outputs as the second has inputs."""
     return len(state[f"{mlp}fc1.weight"]) == 2 * state[f"{mlp}fc2.weight"].shape[1]
 
@@ -45,7 +45,7 @@ _LINES = (
 )
 _POSITIONS = gated_on_the_way_out(added_to_tokens("pos_embed", ("cls_token",)), {"fc1": ("w12",), "fc2": ("w3",)})
 
-DINOV2 = Layout(
+DINOV2 = CheckpointLayout(
     name="dinov2",
     part="backbone",
     marks=(
@@ -57,8 +57,7 @@ DINOV2 = Layout(
         "blocks.0.ls1.gamma",
     ),
     lines=_LINES,
-    describe=described(vit, _LINES, _POSITIONS),
+    describe=describe,
     no_effect={"mask_token": "the mask token of pre-training"},
     rearrange=_POSITIONS,
 )
-LAYOUTS = (DINOV2,)

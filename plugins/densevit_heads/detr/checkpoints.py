@@ -1,32 +1,22 @@
 """facebookresearch/detr (Carion et al. 2020): complete models: R50, R50-DC5, R101 and R101-DC5, as trained on COCO."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from densevit.data.datasets.coco_annotations import color_of
 from densevit.errors import WeightsError
-from densevit.interfaces import Class
-from densevit.weights.key_mapping import Change, Layout, Line, State, translate
-from densevit.weights.label_sets import preset_classes
-from densevit.weights.variants import resnet
+from densevit.interfaces import Change, CheckpointLayout, Class, Line, StateDict
+from densevit.weights.label_sets import coco_classes, numbered_classes
+from densevit.weights.layouts import find
+from densevit.weights.state import count, part
 
 ENCODER, DECODER, HEAD = "heads.detection.encoder.{i}", "heads.detection.decoder.{i}", "heads.detection"
 
 UNRECORDED = ("backbone.dilation", "heads.detection.num_heads")  # not determined by tensor shapes
 COCO_ROWS = 92  # of a class head with a row for each file id, 0 ... 90, and "no object" last
 IMPOSSIBLE = -1e4  # a logit with probability exactly 0, representable in fp16
-
-
-@lru_cache(maxsize=1)
-def coco_classes() -> tuple[Class, ...]:
-    """COCO's 80 thing classes by ascending file id."""
-    ids = [(one.file_id + 1, one.name) for one in preset_classes("coco_stuff")]  # COCO's ids less 1; stuff above 91
-    things = sorted((file_id, name) for file_id, name in ids if file_id < COCO_ROWS - 1)
-    return tuple(Class(name, file_id, color_of(i)) for i, (file_id, name) in enumerate(things))
 
 
 def _kept() -> list[int]:
@@ -92,47 +82,30 @@ LINES = (
 )
 
 
-def described(lines: tuple[Line, ...]) -> Callable[[State], dict[str, Any]]:
-    """A layout's `describe` of a DETR on a ResNet. Raises WeightsError for an unknown depth or missing tensors.
+def describe(ours: StateDict) -> dict[str, Any]:
+    """The config sections of a DETR on a ResNet, from tensors with our keys.
 
     Tensor shapes do not determine the number of attention heads, which is 8 in all releases, and the dilation of the
     last stage ("DC5"), which is assumed to be none: override it with `backbone.dilation=true`.
     """
-    names = Layout("", "model", (), lines, lambda state: {})
-
-    def describe(state: State) -> dict[str, Any]:
-        try:
-            return _sections(translate(state, names).tensors)
-        except KeyError as error:
-            raise WeightsError(f"The checkpoint is incomplete: no tensor for {error}.") from error
-
-    return describe
-
-
-def _sections(ours: State) -> dict[str, Any]:
-    backbone = {key.removeprefix("backbone."): ours[key] for key in ours if key.startswith("backbone.")}
+    resnet = find("torchvision-resnet").describe(part(ours, "backbone."))
     num_queries, width = ours[f"{HEAD}.query_embedding.weight"].shape
     return {
-        "backbone": {**resnet(backbone), "dilation": False, "norm": "frozen", "frozen_stages": 2},
+        "backbone": {**resnet["backbone"], "dilation": False, "norm": "frozen", "frozen_stages": 2},
         "heads": {
             "detection": {
                 "name": "detr",
                 "num_queries": num_queries,
                 "width": width,
                 "num_heads": 8,
-                "encoder_layers": _count(ours, f"{HEAD}.encoder."),
-                "decoder_layers": _count(ours, f"{HEAD}.decoder."),
+                "encoder_layers": count(ours, r"heads\.detection\.encoder\.(\d+)\..*"),
+                "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
                 "feedforward": len(ours[f"{HEAD}.decoder.0.feedforward.expand.weight"]),
                 "positions": "learned" if f"{HEAD}.positions.rows" in ours else "sine",
                 "pre_norm": f"{HEAD}.encoder_norm.weight" in ours,
             }
         },
     }
-
-
-def _count(ours: State, prefix: str) -> int:
-    """The number of distinct indices after a prefix."""
-    return len({key.removeprefix(prefix).split(".")[0] for key in ours if key.startswith(prefix)})
 
 
 def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
@@ -142,8 +115,7 @@ def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
     with its row as file id. Raises WeightsError if a head with as many rows as COCO's has other names.
     """
     if rows != COCO_ROWS:
-        named = len(names) == rows - 1
-        return tuple(Class(names[i] if named else f"class {i}", i, color_of(i)) for i in range(rows - 1))
+        return numbered_classes(rows - 1, names)
     for one in coco_classes():
         if len(names) == rows - 1 and names[one.file_id] != one.name:
             raise WeightsError(
@@ -153,11 +125,11 @@ def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
     return coco_classes()
 
 
-def _classes(state: State, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
     return {"detection": classes_of(len(state["class_embed.bias"]), metadata.get("classes", ()))}
 
 
-DETR = Layout(
+DETR = CheckpointLayout(
     name="detr",
     part="model",
     marks=(
@@ -168,9 +140,8 @@ DETR = Layout(
         "bbox_embed.layers.0.weight",
     ),
     lines=LINES,
-    describe=described(LINES),
+    describe=describe,
     classes=_classes,
     unrecorded=UNRECORDED,
+    saved_under="model",
 )
-
-LAYOUTS = (DETR,)

@@ -1,11 +1,10 @@
-"""timm's vision transformers, whose keys the DeiT and DeiT III releases share, and its ResNets."""
+"""timm's vision transformers, whose keys the DeiT and DeiT III releases share."""
 
 from dataclasses import replace
 
-from densevit.weights.key_mapping import Layout, Line
-from densevit.weights.layouts.torchvision import RESNET, RESNET_NO_EFFECT
+from densevit.interfaces import CheckpointLayout, Line
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit.weights.variants import described, resnet, vit
+from densevit_backbones.vit.inferred_options import describe
 
 _HYBRID = "patch_embed.backbone."
 _VIT = (
@@ -35,13 +34,13 @@ _VIT = (
 )
 POSITIONS = added_to_tokens("pos_embed", ("cls_token", "dist_token"), unplaced=("reg_token",))
 
-VIT = Layout(
+VIT = CheckpointLayout(
     name="timm-vit",
     part="backbone",
     marks=("patch_embed.proj.weight", "blocks.{i}.norm1.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.mlp.fc1.*"),
     lines=_VIT,
     rearrange=POSITIONS,
-    describe=described(vit, _VIT, POSITIONS),
+    describe=describe,
     no_effect={
         "head.*": "the classification head",
         "head_dist.*": "DeiT's distillation head",
@@ -57,13 +56,3 @@ DEIT3 = replace(
     marks=("patch_embed.proj.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.ls1.gamma"),
     rearrange=_UNPLACED,
 )
-_D = ("conv1.0.weight", "conv1.6.weight", "bn1.weight", "layer1.{i}.conv1.weight", "layer4.{i}.conv1.weight")
-RESNETS = Layout(
-    name="timm-resnet",
-    part="backbone",
-    marks=_D,  # of variant "d"; others have torchvision's keys and are recognised as such
-    lines=RESNET,
-    describe=described(resnet, RESNET),
-    no_effect=RESNET_NO_EFFECT,
-)
-LAYOUTS = (VIT, DEIT3, RESNETS)

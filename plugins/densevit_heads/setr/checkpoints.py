@@ -6,13 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densevit.errors import WeightsError
-from densevit.interfaces import Class
-from densevit.weights.key_mapping import Change, Layout, Line, State, translate
+from densevit.interfaces import Change, CheckpointLayout, Class, Line, StateDict
 from densevit.weights.label_sets import segmentation_classes
+from densevit.weights.layouts import find
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.state import part
-from densevit.weights.variants import vit
 
 _LEVELS = 4  # feature maps aggregated by the multi-level decoder
 _NO_BIAS = "mmsegmentation 1.x has no bias in its patch embedding unless patch_bias=True"
@@ -85,44 +83,37 @@ def _multi_level() -> tuple[Line, ...]:
     )
 
 
-def _described(ours: State) -> dict[str, Any]:
+def _describe(ours: StateDict) -> dict[str, Any]:
     head = part(ours, f"{_HEAD}.")
-    try:
-        backbone = vit(part(ours, "backbone.")) | {"position_resizing": "bilinear"}
-        depth = sum(name.endswith(".norm1.weight") for name in ours)
-        heads = {name.split(".")[1] for name in head if name.startswith("auxiliary.")}
-        section: dict[str, Any] = {"name": "setr", "auxiliary": list(range(1, len(heads) + 1))}
-        if "decode.extract.0.0.weight" in head:
-            width, branch_width = (len(head[f"decode.{one}.0.weight"]) for one in ("extract.0", "branches.0.0"))
-            section |= {"decoder": "mla", "width": width, "branch_width": branch_width}
-        else:
-            kernel = head["decode.convolutions.0.0.weight"]
-            section |= {"decoder": "pup" if kernel.shape[-1] == 3 else "naive", "width": len(kernel)}
-    except KeyError as error:
-        raise WeightsError(f"The checkpoint is incomplete: no tensor for {error}.") from error
+    backbone = find("timm-vit").describe(part(ours, "backbone."))["backbone"] | {"position_resizing": "bilinear"}
+    depth = sum(name.endswith(".norm1.weight") for name in ours)
+    heads = {name.split(".")[1] for name in head if name.startswith("auxiliary.")}
+    section: dict[str, Any] = {"name": "setr", "auxiliary": list(range(1, len(heads) + 1))}
+    if "decode.extract.0.0.weight" in head:
+        width, branch_width = (len(head[f"decode.{one}.0.weight"]) for one in ("extract.0", "branches.0.0"))
+        section |= {"decoder": "mla", "width": width, "branch_width": branch_width}
+    else:
+        kernel = head["decode.convolutions.0.0.weight"]
+        section |= {"decoder": "pup" if kernel.shape[-1] == 3 else "naive", "width": len(kernel)}
     if depth in _FEATURES:
         backbone["features"] = _FEATURES[depth]["mla" if section["decoder"] == "mla" else "upsampling"]
     return {"backbone": backbone, "heads": {"segmentation": section}}
 
 
-def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...], **others: Any) -> Layout:
-    def describe(state: State) -> dict[str, Any]:
-        return _described(translate(state, layout).tensors)
-
-    layout = Layout(
+def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...], **others: Any) -> CheckpointLayout:
+    return CheckpointLayout(
         name=name,
         part="model",
         marks=("backbone.layers.{i}.attn.attn.in_proj_weight", "decode_head.conv_seg.weight", *marks),
         lines=lines,
-        describe=describe,
+        describe=_describe,
         classes=_classes,
         zero_biases={"backbone.stem.projection.bias": _NO_BIAS},
         **others,
     )
-    return layout
 
 
-def _classes(state: State, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
     rows = len(state["decode_head.conv_seg.bias"])
     return {"segmentation": segmentation_classes(rows, metadata.get("classes") or ())}
 
@@ -132,23 +123,21 @@ _FIRST = ("decode_head.norm.weight", "decode_head.up_convs.0.0.conv.weight")
 _LAST, _SECOND = "decode_head.up_convs.3.0.conv.weight", "auxiliary_head.{n}.up_convs.1.0.conv.weight"
 _OTHERS = "heads of two 1x1 convolutions for an auxiliary loss"
 
-LAYOUTS = (
-    _layout("mmseg-setr-naive", _FIRST, _UPSAMPLING, rearrange=_POSITIONS),
-    _layout(
-        "mmseg-setr-pup", (*_FIRST, _LAST, "decode_head.up_convs.1.0.conv.weight"), _UPSAMPLING, rearrange=_POSITIONS
-    ),
-    _layout(
-        "mmseg-setr-naive-ade20k",
-        (*_FIRST, _SECOND),
-        _UPSAMPLING,
-        rearrange=_POSITIONS,
-        no_effect={"auxiliary_head.*": _OTHERS},
-        fresh={f"{_HEAD}.auxiliary.*": f"the checkpoint has {_OTHERS}"},
-    ),
-    _layout(
-        "mmseg-setr-mla",
-        ("neck.norm.{i}.weight", "neck.mla.channel_proj.{i}.conv.weight"),
-        _multi_level(),
-        no_effect={"backbone.cls_token": "a class token that is not used in attention"},
-    ),
+NAIVE = _layout("mmseg-setr-naive", _FIRST, _UPSAMPLING, rearrange=_POSITIONS)
+PUP = _layout(
+    "mmseg-setr-pup", (*_FIRST, _LAST, "decode_head.up_convs.1.0.conv.weight"), _UPSAMPLING, rearrange=_POSITIONS
+)
+NAIVE_ADE20K = _layout(
+    "mmseg-setr-naive-ade20k",
+    (*_FIRST, _SECOND),
+    _UPSAMPLING,
+    rearrange=_POSITIONS,
+    no_effect={"auxiliary_head.*": _OTHERS},
+    fresh={f"{_HEAD}.auxiliary.*": f"the checkpoint has {_OTHERS}"},
+)
+MLA = _layout(
+    "mmseg-setr-mla",
+    ("neck.norm.{i}.weight", "neck.mla.channel_proj.{i}.conv.weight"),
+    _multi_level(),
+    no_effect={"backbone.cls_token": "a class token that is not used in attention"},
 )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.stem import conv_stem
+from densevit_backbones.vit.variants import HYBRID_BLOCKS
 
 WeightStandardization = Literal["variance", "std"]
 """How a filter w is standardised: (w - mean) / sqrt(variance + 1e-8), or (w - mean) / (std + 1e-5)."""
@@ -68,7 +69,7 @@ class ResNetStem(nn.Module):
         self.norm = nn.GroupNorm(32, 64)
         self.stages = nn.ModuleList()
         inputs = 64
-        for i, count in enumerate((3, 4, 9)):
+        for i, count in enumerate(HYBRID_BLOCKS):
             outputs, stride = 256 * 2**i, 1 if i == 0 else 2
             blocks = [_Bottleneck(inputs, outputs, stride, by)]
             blocks += [_Bottleneck(outputs, outputs, 1, by) for _ in range(count - 1)]

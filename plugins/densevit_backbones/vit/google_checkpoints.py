@@ -8,11 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from densevit.weights.key_mapping import Change, Layout, Line, State
+from densevit.interfaces import Change, CheckpointLayout, Line, StateDict
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit.weights.variants import STANDARDIZATION, described, vit
-
-_UNITS = (3, 4, 9)  # of the hybrid's blocks
+from densevit_backbones.vit.inferred_options import STANDARDIZATION, describe
+from densevit_backbones.vit.variants import HYBRID_BLOCKS
 
 
 def _read_only(tensor: Tensor) -> Tensor:
@@ -69,7 +68,7 @@ def _resnet(prefix: str) -> list[Line]:
     """Lines of the hybrid, which counts blocks and units from 1."""
     lines = [Line(f"{prefix}conv_root/kernel", "stem.conv.weight", CONVOLUTION)]
     lines += _norm(f"{prefix}gn_root", "stem.norm")
-    for b, units in enumerate(_UNITS):
+    for b, units in enumerate(HYBRID_BLOCKS):
         for u in range(units):
             theirs, ours = f"{prefix}block{b + 1}/unit{u + 1}", f"stem.stages.{b}.{u}"
             for i in (1, 2, 3):
@@ -80,16 +79,18 @@ def _resnet(prefix: str) -> list[Line]:
     return lines
 
 
-def _vit(tensors: State) -> dict[str, Any]:
-    """The section of a ViT; a hybrid's weights are divided by std + 1e-5 (`vit_jax/models_resnet.py`)."""
-    section = vit(tensors)
-    return section | {STANDARDIZATION: "std"} if section.get("stem") == "resnet" else section
+def _vit(tensors: StateDict) -> dict[str, Any]:
+    """The config section of a ViT; a hybrid's weights are divided by std + 1e-5 (`vit_jax/models_resnet.py`)."""
+    sections = describe(tensors)
+    if sections["backbone"].get("stem") == "resnet":
+        sections["backbone"][STANDARDIZATION] = "std"
+    return sections
 
 
-def _layout(name: str, prefix: str) -> Layout:
+def _layout(name: str, prefix: str) -> CheckpointLayout:
     lines = _lines(prefix)
     positions = added_to_tokens(f"{prefix}Transformer/posembed_input/pos_embedding", (f"{prefix}cls",))
-    return Layout(
+    return CheckpointLayout(
         name=name,
         part="backbone",
         marks=(
@@ -98,7 +99,7 @@ def _layout(name: str, prefix: str) -> Layout:
             f"{prefix}Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel",
         ),
         lines=lines,
-        describe=described(_vit, lines, positions),
+        describe=_vit,
         no_effect={
             f"{prefix}head/*": "the classification head",
             f"{prefix}pre_logits/*": "a layer of the classification head",
@@ -110,4 +111,5 @@ def _layout(name: str, prefix: str) -> Layout:
     )
 
 
-LAYOUTS = (_layout("google-vit", ""), _layout("google-vit-training", "opt/target/"))
+VIT = _layout("google-vit", "")
+TRAINING = _layout("google-vit-training", "opt/target/")

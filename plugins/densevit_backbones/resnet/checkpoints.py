@@ -1,0 +1,21 @@
+"""torchvision's ResNets, ResNeXts and wide ResNets, whose keys are ours, and timm's ResNets."""
+
+from dataclasses import replace
+
+from densevit.interfaces import CheckpointLayout, Line
+from densevit_backbones.resnet.inferred_options import describe
+
+TORCHVISION = CheckpointLayout(
+    name="torchvision-resnet",
+    part="backbone",
+    marks=("conv1.weight", "bn1.weight", "layer1.{i}.conv1.weight", "layer4.{i}.conv1.weight"),
+    lines=(Line("conv1.*", "conv1.*"), Line("bn1.*", "bn1.*"), Line("layer{i}.*", "layer{i}.*")),
+    describe=describe,
+    no_effect={"fc.*": "the classification head"},
+)
+# The marks are of variant "d"; others have torchvision's keys and are recognised as such.
+TIMM = replace(
+    TORCHVISION,
+    name="timm-resnet",
+    marks=("conv1.0.weight", "conv1.6.weight", "bn1.weight", "layer1.{i}.conv1.weight", "layer4.{i}.conv1.weight"),
+)

@@ -1,0 +1,32 @@
+"""Infers the options of a Swin from its tensors."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from densevit.errors import WeightsError
+from densevit.interfaces import StateDict
+from densevit.weights.state import count
+from densevit_backbones.swin.variants import VARIANTS
+
+
+def describe(tensors: StateDict) -> dict[str, Any]:
+    """The config section of a Swin, from tensors with our keys. In version 2 they do not determine the window size."""
+    width = len(tensors["patch_norm.weight"])
+    blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(4))
+    variant = next((name for name, own in VARIANTS.items() if (own.width, own.blocks) == (width, blocks)), None)
+    if variant is None:
+        known = ", ".join(f"{name} {(own.width, own.blocks)}" for name, own in VARIANTS.items())
+        raise WeightsError(f"A Swin of {width} channels and {blocks} blocks is not a known variant: {known}.")
+    section: dict[str, Any] = {"name": "swin", "variant": variant, "version": 2}
+    if "stages.0.0.attention.logit_scale" not in tensors:
+        tables = [tensors[f"stages.{i}.1.attention.relative_position_bias_table"] for i in range(1, 4)]
+        tables.insert(0, tensors["stages.0.0.attention.relative_position_bias_table"])
+        section |= {"version": 1, "window_size": same((math.isqrt(len(table)) + 1) // 2 for table in tables)}
+    return {"backbone": section}
+
+
+def same(values: Iterable[int]) -> int | tuple[int, ...]:
+    """One number if all are equal, else a tuple of all."""
+    found = tuple(values)
+    return found[0] if len(set(found)) == 1 else found
