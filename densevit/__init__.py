@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from densevit.data.build import build_data
     from densevit.errors import ConfigError, DataError, DensevitError, PluginError, TrainingError, WeightsError
+    from densevit.inference.loading import load, save
+    from densevit.inference.predictor import Predictor
+    from densevit.inference.result import Result
     from densevit.interfaces import Backbone, CheckpointLayout, Class, Dataset, Evaluator, Head, Neck
     from densevit.model import DenseModel, build_model, create_backbone, create_head
     from densevit.registry import list_backbones, list_heads
-    from densevit.weights.model_file import load
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "densevit.data.build": ("build_data",),
     "densevit.errors": ("ConfigError", "DataError", "DensevitError", "PluginError", "TrainingError", "WeightsError"),
+    "densevit.inference.loading": ("load", "save"),
+    "densevit.inference.predictor": ("Predictor",),
+    "densevit.inference.result": ("Result",),
     "densevit.interfaces": ("Backbone", "CheckpointLayout", "Class", "Dataset", "Evaluator", "Head", "Neck"),
     "densevit.model": ("DenseModel", "build_model", "create_backbone", "create_head"),
     "densevit.registry": ("list_backbones", "list_heads"),
-    "densevit.weights.model_file": ("load",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -39,6 +43,8 @@ __all__ = [
     "Head",
     "Neck",
     "PluginError",
+    "Predictor",
+    "Result",
     "TrainingError",
     "WeightsError",
     "build_data",
@@ -48,6 +54,7 @@ __all__ = [
     "list_backbones",
     "list_heads",
     "load",
+    "save",
 ]
 
 

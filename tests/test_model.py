@@ -1,10 +1,7 @@
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import densevit
@@ -12,7 +9,6 @@ from densevit import config as configs
 from densevit.interfaces import Backbone, Class, Head, Neck
 from densevit.model import DenseModel, build_model
 from densevit_backbones.resnet import ResNet
-from densevit_backbones.swin import Swin
 
 CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
 
@@ -75,13 +71,6 @@ class Mean(Head):
         ]
 
 
-class Broken(Mean):
-    """A head that raises."""
-
-    def predict(self, outputs, targets):
-        raise RuntimeError("out of order")
-
-
 def config_of(**sections):
     here = __name__
     return configs.from_mapping(
@@ -98,10 +87,6 @@ def config_of(**sections):
 def model_of(backbone: Backbone, **heads: type[Head]) -> DenseModel:
     features = (backbone.channels, backbone.strides)
     return DenseModel(backbone, {name: head(*features, CLASSES) for name, head in heads.items()})
-
-
-def random_image(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng([height, width]).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def batch_of(*sizes: tuple[int, int]) -> dict:
@@ -197,139 +182,6 @@ def test_frozen_modules_stay_in_eval_mode():
     assert all(torch.equal(value, before[key]) for key, value in model.backbone.state_dict().items())
 
 
-# ---- predict ----
-
-
-SIZES = [(40, 70), (64, 64), (33, 20), (40, 70), (10, 96), (61, 59), (40, 71)]
-
-
-@pytest.mark.parametrize(("name", "options"), [("resnet", {"depth": 18}), ("swin", {"variant": "nano"})])
-def test_predictions_do_not_depend_on_order_batch_size_or_neighbours(name, options):
-    model = model_of(densevit.create_backbone(name, **options), detection=Mean).eval()
-    images = [random_image(*size) for size in SIZES]
-    together = [found["scores"] for found in model.predict(images)]
-    one_by_one = [model.predict([p])[0]["scores"] for p in images]
-    by_two = [found["scores"] for found in model.predict(images, batch_size=2)]
-    backwards = [found["scores"] for found in model.predict(images[::-1])][::-1]
-    assert torch.stack(together).std(dim=0).mean() > 1e-3
-    for others in (one_by_one, by_two, backwards):
-        for x, y in zip(together, others, strict=True):
-            torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
-
-
-def test_images_of_equal_padded_size_share_batches():
-    model = model_of(Pixels(), detection=Mean)
-    sizes: list[int] = []
-    model.backbone.register_forward_hook(lambda module, given, out: sizes.append(len(given[0])))
-    found = model.predict(
-        [random_image(8, 8), random_image(16, 8), random_image(5, 7), random_image(8, 1), random_image(9, 2)],
-        batch_size=2,
-    )
-    assert sizes == [2, 2, 1]  # 8x8 and 5x7; 16x8 and 9x2; 8x1
-    assert [f["image_id"] for f in found] == [0, 1, 2, 3, 4]
-    assert [f["grid"].tolist() for f in found] == [[8, 8], [16, 8], [8, 8], [8, 8], [16, 8]]
-
-
-def test_results_of_several_heads_are_keyed_by_name():
-    found = model_of(Pixels(), a=Mean, b=Mean).predict([random_image(8, 8)])
-    assert found[0].keys() == {"a", "b"}
-    assert torch.equal(found[0]["a"]["scores"], found[0]["b"]["scores"])
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_predict_restores_the_training_mode(training):
-    model = model_of(Pixels(), detection=Mean).train(training)
-    first = model.predict([random_image(8, 8)])[0]["scores"]
-    assert torch.equal(first, model.predict([random_image(8, 8)])[0]["scores"])  # without dropout
-    assert all(module.training == training for module in model.modules())
-    assert not first.requires_grad
-
-
-def test_predict_restores_the_training_mode_after_an_error():
-    model = model_of(Pixels(), detection=Broken).train()
-    with pytest.raises(RuntimeError, match="out of order"):
-        model.predict([random_image(8, 8)])
-    assert model.training
-
-
-def test_model_trains_after_predict():
-    model = model_of(Swin("nano"), detection=Mean)
-    model.predict([random_image(100, 90)])
-    batch = batch_of((96, 64), (70, 64))
-    sum(model.train().loss(model(batch), batch["targets"]).values()).backward()
-    assert model.backbone.patch_embed.weight.grad.abs().sum() > 0
-
-
-def test_paths_images_and_arrays_give_equal_results(tmp_path: Path):
-    pixels = random_image(20, 30)
-    Image.fromarray(pixels).save(tmp_path / "image.png")
-    opened = Image.open(tmp_path / "image.png")
-    model = model_of(Pixels(), detection=Mean)
-    given = [tmp_path / "image.png", str(tmp_path / "image.png"), opened, pixels, pixels[:, ::-1][:, ::-1]]
-    found = model.predict(given)
-    assert all(torch.equal(f["scores"], found[0]["scores"]) for f in found)
-    assert all(f["original_size"].tolist() == [20, 30] for f in found)
-    total = (pixels.reshape(-1, 3) / 255 - [0.5, 0.25, 0]).sum(0) / [0.5, 0.25, 2]
-    expected = total / (24 * 32)  # including the padding, as 0
-    np.testing.assert_allclose(found[0]["scores"].numpy(), expected, atol=1e-5)
-
-
-def test_grey_images_are_repeated_over_channels(tmp_path: Path):
-    grey = random_image(16, 24)[..., 0]
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    found = model_of(Pixels(), detection=Mean).predict(
-        [grey, np.repeat(grey[..., None], 3, axis=2), Image.fromarray(grey), tmp_path / "grey.png"]
-    )
-    assert all(torch.equal(f["scores"], found[0]["scores"]) for f in found)
-
-
-@pytest.mark.filterwarnings("error")
-def test_read_only_arrays_are_accepted_without_a_warning():
-    pixels = random_image(8, 8)
-    pixels.flags.writeable = False
-    model_of(Pixels(), detection=Mean).predict([pixels])
-
-
-@pytest.mark.parametrize(
-    ("wrong", "found"),
-    [
-        (random_image(8, 8) / 255, r"\(8, 8, 3\) of float64"),
-        (random_image(8, 8).transpose(2, 0, 1), r"\(3, 8, 8\) of uint8"),
-        (np.zeros((8, 8, 4), np.uint8), r"\(8, 8, 4\) of uint8"),
-        (np.zeros((0, 8, 3), np.uint8), r"\(0, 8, 3\) of uint8"),
-        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"\(1, 3, 8, 8\) of uint8"),
-        (None, "of object"),
-    ],
-)
-def test_invalid_array_error_describes_it(wrong, found):
-    with pytest.raises(densevit.DataError, match=r"\(H, W, 3\) or \(H, W\) of uint8 in RGB; found .*" + found):
-        model_of(Pixels(), detection=Mean).predict([wrong])
-
-
-def test_missing_file_error_names_the_file():
-    with pytest.raises(densevit.DataError, match="nowhere.png"):
-        model_of(Pixels(), detection=Mean).predict(["nowhere.png"])
-
-
-@pytest.mark.parametrize(
-    "single", ["a.png", Path("a.png"), random_image(8, 8), Image.fromarray(random_image(8, 8))], ids=type
-)
-def test_single_image_outside_a_list_raises(single):
-    with pytest.raises(densevit.DataError, match=r"predict\(\[image\]\)"):
-        model_of(Pixels(), detection=Mean).predict(single)
-
-
-def test_empty_list_gives_no_results():
-    assert model_of(Pixels(), detection=Mean).predict([]) == []
-
-
-def test_model_with_a_config_resizes_by_its_data_section():
-    model = build_model(config_of(data={"name": "scenes", "image_size": 32}), {"detection": CLASSES})
-    found = model.predict([random_image(40, 80)])[0]
-    assert found["size"].tolist() == [16, 32]
-    assert found["original_size"].tolist() == [40, 80]
-
-
 # ---- building ----
 
 
@@ -350,7 +202,7 @@ def test_build_model_follows_the_config():
     assert (kept.channels, kept.strides) == ((512, 512), (32, 32))
     assert model.weights == {"plain": 0.5, "kept": 1.0}
     assert model.classes == {"plain": CLASSES, "kept": CLASSES}
-    assert model.config is config
+    assert model.sections.backbone is config.backbone and model.sections.heads is config.heads
     assert model.multiple == 32
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["heads.plain.gain"]
     assert model.training

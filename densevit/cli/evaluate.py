@@ -10,8 +10,8 @@ from densevit.errors import ConfigError
 
 if TYPE_CHECKING:
     from densevit.config import Config
+    from densevit.inference.predictor import Predictor
     from densevit.interfaces import Evaluator
-    from densevit.model import DenseModel
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -31,23 +31,24 @@ def run(args: Namespace) -> int:
     from densevit.data.build import build_data
     from densevit.evaluation import metrics_file
     from densevit.evaluation.tables_file import write_tables
+    from densevit.inference.loading import load
     from densevit.inference.maps import MapFiles
     from densevit.inference.results import check_new_folder
     from densevit.model import check_inference
     from densevit.training.checks import check_classes
     from densevit.training.evaluation import evaluate
     from densevit.visualization.tables import metrics_table
-    from densevit.weights.model_file import load
 
     if args.out:
         check_new_folder(args.out)
-    model = load(args.run)
-    config = config_of(model, args.run, args.overrides)
+    predictor = load(args.run)
+    model = predictor.model
+    config = config_of(predictor, args.run, args.overrides)
     check_inference(model, config.inference)
     data = build_data(config, model.multiple)
     data.val.check_labels()
     check_classes(data, model)
-    maps = MapFiles(args.out, model.classes).add_image if args.out else None
+    maps = MapFiles(args.out, model.classes, model.target_types).add_image if args.out else None
     metrics, evaluators = evaluate(model, data, config, maps)
     if getattr(rank_zero_only, "rank", 0) > 0:  # rank 0 alone reports
         return 0
@@ -60,8 +61,8 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def config_of(model: "DenseModel", run: str, overrides: Sequence[str]) -> "Config":
-    """The model's config with overrides, which may change data and evaluation, but not the model."""
+def config_of(predictor: "Predictor", run: str, overrides: Sequence[str]) -> "Config":
+    """The config of the model with overrides, which may change data and evaluation, but not the model."""
     from densevit.config import check_plugins
     from densevit.config import load as load_config
 
@@ -72,8 +73,8 @@ def config_of(model: "DenseModel", run: str, overrides: Sequence[str]) -> "Confi
                 f"{override}: a run is evaluated as it was trained."
                 " Allowed overrides are data.*, trainer.*, inference.* and heads.NAME.evaluation.*"
             )
-    if not overrides and model.config is not None:
-        return model.config
+    if not overrides and predictor.config is not None:
+        return predictor.config
     file = Path(run).expanduser() / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{run}: overrides need a run folder with a config.yaml. Give the run's folder.")

@@ -5,17 +5,14 @@ from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptiona
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from densevit.errors import DensevitError
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
-    from densevit.config import InferenceSection
     from densevit.inference.image_files import ImageFile
-    from densevit.model import DenseModel
 
 BATCHES_AT_ONCE = 4  # read together, so that images of one size can form batches
 
@@ -56,8 +53,8 @@ def run(args: Namespace) -> int:
     from rich.progress import track
 
     from densevit.inference.image_files import find_images
+    from densevit.inference.loading import device_of, load
     from densevit.inference.results import PredictionFiles, check_new_folder, next_free_folder
-    from densevit.weights.model_file import load
 
     if args.batch_size < 1:
         raise DensevitError(f"--batch-size is {args.batch_size}; at least 1 is expected.")
@@ -67,20 +64,25 @@ def run(args: Namespace) -> int:
         raise DensevitError(f"--focal is {args.focal}; the focal length in pixels is expected, above 0.")
     images = find_images(args.sources)
     folder = check_new_folder(args.out) if args.out else next_free_folder("predictions")
-    model = load(args.run).to(_device(args.device))
-    inference = _inference(model, args)
+    try:
+        device = device_of(args.device)
+    except DensevitError as wrong:
+        raise DensevitError(f"--{wrong}") from None
+    predictor = load(args.run, device)
+    options = _inference_options(args)
+    predictor = predictor.with_inference(options, "command line") if options else predictor
     errors: list[DensevitError] = []
 
     def predicted() -> Iterator["ImageFile"]:
         for chunk in _read_ahead(images, BATCHES_AT_ONCE * args.batch_size):
             readable = [(image, pixels) for image, pixels in chunk if not isinstance(pixels, DensevitError)]
             errors.extend(pixels for _, pixels in chunk if isinstance(pixels, DensevitError))
-            found = model.predict([pixels for _, pixels in readable], args.batch_size, inference)
-            for (image, pixels), predictions in zip(readable, found, strict=True):
-                files.add(image, pixels, predictions)
+            found = predictor.predict([pixels for _, pixels in readable], batch_size=args.batch_size)
+            for (image, pixels), result in zip(readable, found, strict=True):
+                files.add(image, pixels, result)
                 yield image
 
-    with PredictionFiles(folder, model.classes, args.threshold, args.focal) as files:
+    with PredictionFiles(folder, predictor.classes, args.threshold, args.focal, predictor.target_types) as files:
         done = list(track(predicted(), "Predicting", len(images), console=Console(stderr=True), transient=True))
     for error in errors:
         print(error, file=sys.stderr)
@@ -89,17 +91,11 @@ def run(args: Namespace) -> int:
     return 1 if errors else 0
 
 
-def _inference(model: "DenseModel", args: Namespace) -> "InferenceSection | None":
-    """The run's `inference` section with the given options; None without any."""
-    from densevit.config import InferenceSection, inference_with
-    from densevit.model import check_inference
+def _inference_options(args: Namespace) -> dict[str, Any]:
+    """The given options of the section `inference`."""
+    from densevit.config import InferenceSection
 
-    given = {key: getattr(args, key) for key in InferenceSection.model_fields if key != "batch_size" and key in args}
-    if not given:
-        return None
-    section = inference_with(model.inference, given, "command line")
-    check_inference(model, section)
-    return section
+    return {key: getattr(args, key) for key in InferenceSection.model_fields if key != "batch_size" and key in args}
 
 
 def _sides(text: str) -> int | list[int] | None:
@@ -140,18 +136,3 @@ def _read(path: Path) -> "np.ndarray | DensevitError":
         return read_image(path)
     except DensevitError as error:
         return error
-
-
-def _device(name: str) -> "torch.device":
-    import torch
-
-    if name == "auto":
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return found or torch.device("cpu")
-    if name.partition(":")[0] == "meta":
-        raise DensevitError("--device meta computes nothing. Leave it out to use an available device.")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch raises either for an unavailable device
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise DensevitError(f"--device {name}: {reason}. Leave it out to use an available device.") from None

@@ -19,6 +19,7 @@ from densevit.config.schema import (
     EvaluationSection,
     HeadSection,
     InferenceSection,
+    ModelSections,
     OpenSection,
     OptimSection,
     PluginSection,
@@ -36,6 +37,7 @@ __all__ = [
     "EvaluationSection",
     "HeadSection",
     "InferenceSection",
+    "ModelSections",
     "OptimSection",
     "PluginSection",
     "TrainerSection",
@@ -46,6 +48,7 @@ __all__ = [
     "from_mapping",
     "inference_with",
     "load",
+    "model_sections",
 ]
 
 
@@ -81,7 +84,19 @@ def backbone_section(values: Mapping[str, Any], source: str, overrides: Sequence
         raise ConfigError("\n".join(_lines(error, layer.values, sources))) from None
 
 
-def dump(config: Config, comments: Mapping[str, str] | None = None) -> str:
+def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
+    """The sections of a model alone, with the names of its heads checked. source: their origin, for messages."""
+    sources = Sources({(): source})
+    _check_numbers(values, sources)
+    try:
+        sections = ModelSections.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_lines(error, values, sources, ModelSections))) from None
+    _check_head_names(sections, sources)
+    return sections
+
+
+def dump(config: Config | ModelSections, comments: Mapping[str, str] | None = None) -> str:
     """The complete config as YAML, which loads to an equal config. comments: derived facts, written at the end."""
     text = yaml_io.write(config.model_dump())
     if comments:
@@ -119,7 +134,7 @@ def check_plugins(config: Config) -> None:
     Raises ConfigError with the file or override of the invalid key.
     """
     data = config.data
-    _check_head_names(config)
+    _check_head_names(config, config._sources)
     _check(config, "backbone", "backbones", config.backbone.name, config.backbone)
     for name, head in config.heads.items():
         where = f"heads.{name}"
@@ -132,7 +147,7 @@ def check_plugins(config: Config) -> None:
     _check(config, "data", "datasets", data.name, data)
 
 
-def _check_head_names(config: Config) -> None:
+def _check_head_names(config: Config | ModelSections, sources: Sources) -> None:
     """Raises ConfigError for a head name that is an attribute of torch.nn.ModuleDict, its container: `train`."""
     from torch import nn  # late: the plugins import it anyway
 
@@ -140,7 +155,7 @@ def _check_head_names(config: Config) -> None:
         containers = [nn.ModuleDict()] + ([nn.ParameterDict()] if head.weight == "learned" else [])
         if any(hasattr(container, name) for container in containers):
             raise ConfigError(
-                f"{config._sources.of(('heads', name))}: heads.{name}: {name!r} cannot name a head, because "
+                f"{sources.of(('heads', name))}: heads.{name}: {name!r} cannot name a head, because "
                 f"torch modules have an attribute of that name. Use another, such as {name}_head."
             )
 
@@ -181,7 +196,9 @@ def _checked(values: Mapping[str, Any], sources: Sources) -> Config:
     return config
 
 
-def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources) -> Iterator[str]:
+def _lines(
+    error: ValidationError, values: Mapping[str, Any], sources: Sources, top: type[BaseModel] = Config
+) -> Iterator[str]:
     """One line for each invalid key: its source, the key, the error, and the nearest valid key or value."""
     problems, reported = error.errors(), set()
     for problem in problems:
@@ -194,7 +211,7 @@ def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources) 
         dotted = ".".join(key)
         match problem["type"]:
             case "extra_forbidden":
-                known = sorted(_CLOSED.get(key[0], Config).model_fields)
+                known = sorted(_CLOSED.get(key[0], top).model_fields)
                 section = f" of {'.'.join(key[:-1])}" if key[1:] else ""
                 text = f"{dotted} is not a key{section}.{nearest(key[-1], known)} Keys: {', '.join(known)}."
             case "missing":

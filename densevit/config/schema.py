@@ -334,6 +334,27 @@ class Sources:
         return self.by_key.get(key, "")
 
 
+def _valid_head_names(heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
+    for name in heads:
+        if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
+            raise ValueError(f"{name!r} is not a valid name for a head: use letters, digits, _ and -.")
+        if len(name) > 100:  # it is part of file names
+            raise ValueError(f"{name[:20]}... is not a valid name for a head: {len(name)} letters, 100 are allowed.")
+    return heads
+
+
+Heads = Annotated[dict[str, HeadSection], Field(min_length=1), AfterValidator(_valid_head_names)]
+
+
+class ModelSections(Section):
+    """The sections of a config that describe its model; the keys are those of `Config`."""
+
+    weights: str | None = None
+    weights_allow: Patterns = ()
+    backbone: BackboneSection
+    heads: Heads
+
+
 class Config(Section):
     """The config of a training run, from `densevit.config.load`."""
 
@@ -346,7 +367,7 @@ class Config(Section):
     `[heads.depth.*]`."""
     backbone: BackboneSection
     """The backbone, shared by all heads."""
-    heads: Annotated[dict[str, HeadSection], Field(min_length=1)]
+    heads: Heads
     """The heads by name; any names, which prefix the metrics (`detection/AP`)."""
     data: DataSection
     """The data set."""
@@ -358,14 +379,9 @@ class Config(Section):
     """Test-time augmentation of dense heads in validation, evaluation and prediction."""
     _sources: Sources = PrivateAttr(default_factory=Sources)
 
-    @field_validator("heads")
-    @classmethod
-    def _valid_head_names(cls, heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
-        for name in heads:
-            if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
-                raise ValueError(f"{name!r} is not a valid name for a head: use letters, digits, _ and -.")
-            if len(name) > 100:  # it is part of file names
-                raise ValueError(
-                    f"{name[:20]}... is not a valid name for a head: {len(name)} letters, 100 are allowed."
-                )
-        return heads
+    @property
+    def model_sections(self) -> ModelSections:
+        """The sections of the model, not copied: a change of the model's normalisation changes the config."""
+        return ModelSections.model_construct(
+            weights=self.weights, weights_allow=self.weights_allow, backbone=self.backbone, heads=self.heads
+        )

@@ -1,7 +1,15 @@
 """The model: normalisation, one backbone, and a head with its neck for each task, and test-time augmentation."""
 
-from densevit.model.build import build_model, create_backbone, create_head
+from densevit.model.build import build_from_sections, build_model, create_backbone, create_head, tasks_of
 from densevit.model.dense import DenseModel
 from densevit.model.test_time_augmentation import check_inference
 
-__all__ = ["DenseModel", "build_model", "check_inference", "create_backbone", "create_head"]
+__all__ = [
+    "DenseModel",
+    "build_from_sections",
+    "build_model",
+    "check_inference",
+    "create_backbone",
+    "create_head",
+    "tasks_of",
+]

@@ -5,7 +5,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from densevit import registry
-from densevit.config import Config
+from densevit.config import Config, ModelSections
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Head, Neck
 from densevit.model.dense import DenseModel
@@ -53,12 +53,23 @@ def build_model(config: Config, classes: Mapping[str, Sequence[Class]]) -> Dense
 
     classes: those of the data set, by task. `weights.pretrained.load_pretrained` loads weights.
     """
-    backbone = create_backbone(config.backbone.name, **config.backbone.options)
-    backbone.mean = config.backbone.mean or backbone.mean
-    backbone.std = config.backbone.std or backbone.std
+    sections = config.model_sections
+    return build_from_sections(sections, {name: classes.get(task, ()) for name, task in tasks_of(sections).items()})
+
+
+def tasks_of(sections: ModelSections) -> dict[str, str]:
+    """The task of each head."""
+    return {name: str(registry.load("heads", section.name).task) for name, section in sections.heads.items()}
+
+
+def build_from_sections(sections: ModelSections, classes: Mapping[str, Sequence[Class]]) -> DenseModel:
+    """Builds the model of these sections, with random weights. classes: those of each head, by its name."""
+    backbone = create_backbone(sections.backbone.name, **sections.backbone.options)
+    backbone.mean = sections.backbone.mean or backbone.mean
+    backbone.std = sections.backbone.std or backbone.std
     heads: dict[str, Head] = {}
     necks: dict[str, Neck] = {}
-    for name, section in config.heads.items():
+    for name, section in sections.heads.items():
         channels, strides = backbone.channels, backbone.strides
         if section.neck is not None:
             neck = registry.create(
@@ -71,18 +82,17 @@ def build_model(config: Config, classes: Mapping[str, Sequence[Class]]) -> Dense
             )
             necks[name] = neck
             channels, strides = neck.channels, neck.strides
-        task = registry.load("heads", section.name).task
         heads[name] = registry.create(
             "heads",
             section.name,
             channels,
             strides,
-            tuple(classes.get(task, ())),
+            tuple(classes.get(name, ())),
             options=section.options,
             where=f"heads.{name}",
         )
-    model = DenseModel(backbone, heads, necks, {name: s.weight for name, s in config.heads.items()}, config)
-    freeze_backbone(backbone, config.backbone.freeze)
-    for name, section in config.heads.items():
+    model = DenseModel(backbone, heads, necks, {name: s.weight for name, s in sections.heads.items()}, sections)
+    freeze_backbone(backbone, sections.backbone.freeze)
+    for name, section in sections.heads.items():
         freeze_head(heads[name], necks.get(name), section.freeze, f"heads.{name}.freeze")
     return model.train()

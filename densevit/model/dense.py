@@ -1,20 +1,14 @@
 """The model: normalisation, one backbone, and a head with its neck for each task."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from densevit.config import Config, InferenceSection, inference_with
-from densevit.data.io.image_inputs import as_sample
-from densevit.data.loading.batch_sampler import collate
-from densevit.data.transforms.resizing import build_evaluation_transform
-from densevit.errors import DataError, PluginError
-from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Sample, Targets
+from densevit.config import InferenceSection, ModelSections
+from densevit.errors import PluginError
+from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Targets
 from densevit.losses.distributed import mean_over_processes
 from densevit.model import test_time_augmentation
 from densevit.model.freezing import frozen_modules
@@ -28,7 +22,8 @@ class DenseModel(nn.Module):
     weights: the loss weight of each head, 1 by default. "learned" weights losses by uncertainty (Kendall et al. 2018,
     section 3): the sum L of a head's losses becomes L / sigma^2 + log sigma, the paper's term for classification,
     computed as exp(-s) L + s / 2 with one parameter s = log(sigma^2) per head. (The paper halves L for regression.)
-    classes: the classes that each head predicts. config: the config that the model was built from, if any.
+    classes: the classes that each head predicts. sections: the plugins and options that the model was built from, which
+    a model file needs; None for a model built in Python from its parts.
     """
 
     mean: Tensor
@@ -40,17 +35,18 @@ class DenseModel(nn.Module):
         heads: Mapping[str, Head],
         necks: Mapping[str, Neck] | None = None,
         weights: Mapping[str, HeadWeight] | None = None,
-        config: Config | None = None,
+        sections: ModelSections | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
         self.necks = nn.ModuleDict(necks or {})
         self.classes: dict[str, tuple[Class, ...]] = {name: head.classes for name, head in heads.items()}
+        self.target_types = {name: head.target_types for name, head in heads.items()}
         self.weights = {name: (weights or {}).get(name, 1.0) for name in heads}
         learned = [name for name, weight in self.weights.items() if weight == "learned"]
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
-        self.config = config
+        self.sections = sections
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean)[:, None, None], persistent=False)
         self.register_buffer("std", 255 * torch.tensor(backbone.std)[:, None, None], persistent=False)
 
@@ -106,71 +102,15 @@ class DenseModel(nn.Module):
 
     @torch.no_grad()
     def infer(self, batch: Batch, inference: InferenceSection | None = None) -> dict[str, list[Predictions]]:
-        """Every head's predictions on a batch, one per image, in original pixels. Validation, evaluation and `predict`
-        all use it.
+        """Every head's predictions on a batch, one per image, in original pixels. Validation, evaluation and
+        `Predictor.predict` all use it.
 
-        inference: sliding windows, flips and scales; None: the section of the model's config. By default there is no
-        test-time augmentation, which equals `predictions(self(batch), targets)`. See also `check_inference`.
+        inference: sliding windows, flips and scales; None: no test-time augmentation, which equals
+        `predictions(self(batch), targets)`. See also `check_inference`.
         """
-        section = self.inference if inference is None else inference
-        if section.once:
+        if inference is None or inference.once:
             return self.predictions(self(batch), batch["targets"])
-        return test_time_augmentation.predictions(self, batch, section)
-
-    @property
-    def inference(self) -> InferenceSection:
-        """The section `inference` of the model's config; its defaults if the model has no config."""
-        return InferenceSection() if self.config is None else self.config.inference
-
-    def predict(
-        self,
-        images: Sequence[Any],
-        batch_size: int = 8,
-        inference: InferenceSection | Mapping[str, Any] | None = None,
-    ) -> list[Any]:
-        """Predicts on images: paths, PIL images or arrays ((H, W, 3) or (H, W), uint8, RGB).
-
-        inference: keys that override the config's section `inference`, such as {"window": 512, "flip": True}, or a
-        whole section. Returns one dict of predictions per image, in the image's own pixels; with several heads, a dict
-        of them by head. The result of an image does not depend on the other images. The model's training mode is
-        restored. Raises DataError for a single image in place of a list.
-        """
-        if isinstance(images, (str, Path, Image.Image, np.ndarray)):
-            raise DataError("predict: a single image was given; a list of images is expected. Fix: predict([image]).")
-        if isinstance(inference, Mapping):
-            inference = inference_with(self.inference, inference, "predict")
-        section = self.inference if inference is None else inference
-        test_time_augmentation.check_inference(self, section)
-        resize = build_evaluation_transform(self.config.data) if self.config is not None else None
-        was_training = self.training
-        self.eval()
-        results: list[Any] = [None] * len(images)
-        waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}  # images of one padded size are batched
-        try:
-            for index, image in enumerate(images):
-                sample = as_sample(image, index)
-                sample = resize(sample) if resize is not None else sample
-                height, width = sample["image"].shape[1:]
-                size = (-(-height // self.multiple), -(-width // self.multiple))
-                group = waiting.setdefault(size, [])
-                group.append((index, sample))
-                if len(group) == batch_size:
-                    self._predict(waiting.pop(size), results, section)
-            for group in waiting.values():
-                self._predict(group, results, section)
-        finally:
-            self.train(was_training)
-        return results
-
-    @torch.inference_mode()
-    def _predict(self, group: list[tuple[int, Sample]], results: list[Any], inference: InferenceSection) -> None:
-        batch = collate([sample for _, sample in group], self.multiple)
-        for key in ("images", "padding_mask"):
-            batch[key] = batch[key].to(self.mean.device)
-        by_head = self.infer(batch, inference)
-        for i, (index, _) in enumerate(group):
-            result = {head: {k: _on_cpu(v) for k, v in found[i].items()} for head, found in by_head.items()}
-            results[index] = result if len(result) > 1 else next(iter(result.values()))
+        return test_time_augmentation.predictions(self, batch, inference)
 
     def train(self, mode: bool = True) -> "DenseModel":
         """Sets the training mode. Frozen modules stay in evaluation mode: no dropout, no updates of norms."""
@@ -192,7 +132,3 @@ def _check_features(backbone: Backbone, features: Any) -> None:
         f"backbone {type(backbone).__name__}: its forward returned {found}; its channels are "
         f"{[*backbone.channels]}, so a list of {len(backbone.channels)} maps (B, C, h, w) is expected."
     )
-
-
-def _on_cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) else value

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.config import Config, InferenceSection
+from densevit.config import InferenceSection, ModelSections
 from densevit.data.loading.batch_sampler import padded
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Batch, Head, Predictions
@@ -26,7 +26,7 @@ class MultiHeadModel(Protocol):
 
     backbone: Backbone
     heads: nn.ModuleDict
-    config: Config | None
+    sections: ModelSections | None
 
     @property
     def multiple(self) -> int: ...
@@ -130,7 +130,7 @@ def check_inference(model: MultiHeadModel, section: InferenceSection) -> None:
     for name, head in model.heads.items():
         lacking = [f"{m}()" for m in ("maps", "read_maps") if getattr(type(head), m, None) in (None, getattr(Head, m))]
         if lacking:
-            plugin = model.config.heads[name].name if model.config is not None else type(head).__name__
+            plugin = model.sections.heads[name].name if model.sections is not None else type(head).__name__
             raise ConfigError(
                 f"{keys} averages dense maps, but heads.{name} ({plugin}) makes none: it has no "
                 f"{' and no '.join(lacking)}. Only dense heads, such as segmentation and depth, support it. Fix: leave "

@@ -46,6 +46,17 @@ class TargetTypes(Mapping[str, TargetType]):
         return len([*self])
 
 
+def above_threshold(
+    predictions: Mapping[str, Any], threshold: float | None, types: Mapping[str, TargetType]
+) -> dict[str, Any]:
+    """Predictions without the objects whose score is below the threshold."""
+    if threshold is None or "scores" not in predictions:
+        return dict(predictions)
+    keep = predictions["scores"] >= threshold
+    per_object = {key for key in predictions if key in types and types[key].per == "object"}
+    return {key: value[keep] if key in per_object else value for key, value in predictions.items()}
+
+
 def known_tasks() -> set[str]:
     """The tasks whose classes the registered types refer to. A plugin that cannot be imported is left out."""
     tasks = set()

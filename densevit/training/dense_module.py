@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from densevit import config as configs
 from densevit.config import Config
 from densevit.data.build import Data
+from densevit.inference.predictor import Predictor, dense_model
 from densevit.interfaces import Batch, Predictions
 from densevit.losses.distributed import process_count
 from densevit.model import DenseModel
@@ -21,12 +22,12 @@ from densevit.training.optim import build_optimizer, learning_rate, schedule
 class DenseModule(lightning.LightningModule):
     """A model with its config and data."""
 
-    def __init__(self, model: DenseModel, config: Config, data: Data) -> None:
+    def __init__(self, model: DenseModel | Predictor, config: Config, data: Data) -> None:
         super().__init__()
-        self.model, self.config, self.data = model, config, data
+        self.model, self.config, self.data = dense_model(model), config, data
         self.learning_rate = 0.0  # the largest of all groups, at the last step
         if config.trainer.compile:
-            model.compile()
+            self.model.compile()
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         losses = self.model.loss(self.model(batch), batch["targets"])

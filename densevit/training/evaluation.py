@@ -4,6 +4,7 @@ from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
 from densevit.errors import ConfigError
+from densevit.inference.predictor import Predictor, dense_model
 from densevit.interfaces import Evaluator
 from densevit.model import DenseModel
 from densevit.training.callbacks.evaluation import EvaluationCallback, Write
@@ -14,13 +15,14 @@ from densevit.training.trainer import build_trainer
 
 
 def evaluate(
-    model: DenseModel, data: Data, config: Config, write: Write | None = None
+    model: DenseModel | Predictor, data: Data, config: Config, write: Write | None = None
 ) -> tuple[dict[str, float], dict[str, Evaluator]]:
     """Evaluates a model on the validation data. Returns the metrics, named HEAD/METRIC, and the evaluators.
 
     write: called with each image's predictions; with several processes, in each for its own images. The precision and
     the devices are those of the config, so that the metrics equal those of the validation during training.
     """
+    model = dense_model(model)
     silence_lightning()
     evaluation = EvaluationCallback(build_evaluators(model, config, data), write)
     peers = Peers()

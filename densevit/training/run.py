@@ -22,6 +22,7 @@ from densevit.data.build import Data, build_data
 from densevit.data.loading.dataloader import worker_failure
 from densevit.errors import DensevitError, TrainingError
 from densevit.evaluation import metrics_file
+from densevit.inference.loading import load
 from densevit.model import DenseModel, build_model
 from densevit.model.parameter_groups import parameter_groups, parameter_rates
 from densevit.training.budget import Budget
@@ -167,7 +168,7 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint
             raise
         if trainer.is_global_zero:
             if files.best is None:  # stopped before the first validation: the current weights
-                model_file.save(model, folder / "model.safetensors")
+                model_file.save(model, folder / "model.safetensors", config)
                 metrics_file.write({}, folder / "metrics.json")
             _finish(console, folder, data, bool(stopped_by))
             if stopped_by == getattr(signal, "SIGUSR1", -1):
@@ -286,7 +287,14 @@ def _announce(
 
 def _finish(console: Console, folder: Path, data: Data, stopped: bool) -> None:
     """Writes the visualizations and the report, and prints the metrics and the files."""
-    draw_samples(model_file.load(folder), data, folder / "predictions")
+    predictor = load(folder)
+    draw_samples(
+        lambda image: predictor.predict(image).heads,
+        predictor.classes,
+        data,
+        folder / "predictions",
+        types=predictor.target_types,
+    )
     report = write_report(folder)
     metrics = metrics_file.read(folder / "metrics.json")
     if metrics:

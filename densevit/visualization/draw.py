@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from densevit.interfaces import Class, Predictions, Targets, TargetType
-from densevit.targets.types import TargetTypes
+from densevit.targets.types import TargetTypes, above_threshold
 from densevit.visualization.canvas import (
     OPACITY,
     Font,
@@ -46,7 +46,7 @@ def draw(
     Returns (H', W', 3) uint8; small images are enlarged by an integer factor.
     """
     known = TargetTypes(types)
-    result = _above(_arrays(predictions), threshold, known)
+    result = above_threshold(_arrays(predictions), threshold, known)
     drawing = ImageDrawing(_to_pil(image), truth is not None)
     shown = None if truth is None else _arrays(truth)
     keys = [key for key in result if key in known]
@@ -127,14 +127,6 @@ def _arrays(result: Mapping[str, Any]) -> dict[str, Any]:
 def _array(values: Tensor) -> np.ndarray:
     values = values.detach().cpu()
     return np.asarray((values.float() if values.is_floating_point() else values).numpy())
-
-
-def _above(result: Mapping[str, Any], threshold: float, types: Mapping[str, TargetType]) -> dict[str, Any]:
-    if "scores" not in result:
-        return dict(result)
-    keep = result["scores"] >= threshold
-    per_object = {key for key in result if key in types and types[key].per == "object"}
-    return {key: np.asarray(value)[keep] if key in per_object else value for key, value in result.items()}
 
 
 def _of_one_size(panels: Mapping[str, Image.Image]) -> dict[str, Image.Image]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from densevit import config as configs
-from densevit.config import BackboneSection
+from densevit.config import BackboneSection, Config
 from densevit.config.yaml_io import write as yaml
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, CheckpointLayout, Class
@@ -27,21 +27,22 @@ _SETR = {150: "ade20k/setr_pup_vit_large", 19: "cityscapes/setr_pup_vit_large"} 
 
 @dataclass
 class Converted:
-    """A converted checkpoint. fit: the report of its tensors. model: None for a backbone without heads."""
+    """A converted checkpoint. fit: the report of its tensors. model, config: None for a backbone without heads."""
 
     source: str
     fit: Fit
     backbone: Backbone
     section: BackboneSection
     model: DenseModel | None = None
+    config: Config | None = None
 
     def write(self, out: Path) -> None:
         """Writes a new folder: for a model, config.yaml and model.safetensors; for a backbone, model.safetensors, a
         value of `backbone.weights`, and backbone.yaml, its config section."""
         with atomic_folder(out) as folder:
-            if self.model is not None and self.model.config is not None:
-                model_file.save(self.model, folder / "model.safetensors")
-                (folder / "config.yaml").write_text(configs.dump(self.model.config, self._comments()), "utf-8")
+            if self.model is not None and self.config is not None:
+                model_file.save(self.model, folder / "model.safetensors", self.config)
+                (folder / "config.yaml").write_text(configs.dump(self.config, self._comments()), "utf-8")
                 return
             section = {key: value for key, value in self.section.model_dump().items() if key != "weights_allow"}
             model_file.save_backbone(self.backbone, section, folder / "model.safetensors")
@@ -96,7 +97,7 @@ def _model(
         config.backbone.mean = model.backbone.mean = translated.mean or model.backbone.mean
         config.backbone.std = model.backbone.std = translated.std or model.backbone.std
     fit = fit_model(model, translated, allowed)
-    return Converted(translated.source, fit, model.backbone, config.backbone, model.eval())
+    return Converted(translated.source, fit, model.backbone, config.backbone, model.eval(), config)
 
 
 def _backbone(
@@ -161,8 +162,8 @@ def _assumptions(
     """A note on options that neither tensors, metadata nor overrides determine."""
     given = {override.partition("=")[0].strip() for override in overrides}
     config = {"backbone": found.section.model_dump()}
-    if found.model is not None and found.model.config is not None:
-        config = found.model.config.model_dump()
+    if found.config is not None:
+        config = found.config.model_dump()
     assumed = []
     for name in layout.unrecorded:
         value: Any = config

@@ -15,7 +15,7 @@ from densevit import config as configs
 from densevit.config import BackboneSection
 from densevit.errors import DensevitError, WeightsError, did_you_mean
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, Backbone, CheckpointLayout, Class
-from densevit.model import DenseModel, build_model, create_backbone
+from densevit.model import DenseModel, build_from_sections, create_backbone, tasks_of
 from densevit.weights import layouts, model_file, transformers_config
 from densevit.weights.atomic_io import atomic_file, atomic_folder
 from densevit.weights.key_mapping import describe, fresh_because, has_marks, translate, translate_back
@@ -129,9 +129,9 @@ def _source(source: str | Path) -> _Source:
     header = read_safetensors(file)[1] if file.is_file() and file.suffix == ".safetensors" else {}
     if header.get("part") == "backbone":
         return _Source(str(source), *model_file.load_backbone(source), None)
-    model = model_file.load(source)
-    assert model.config is not None
-    return _Source(str(source), model.backbone, model.config.backbone, model)
+    model = model_file.load_model(source)
+    assert model.sections is not None
+    return _Source(str(source), model.backbone, model.sections.backbone, model)
 
 
 def _candidates(to: str, ours: _Source) -> list[CheckpointLayout]:
@@ -244,10 +244,10 @@ def _check_function(
     own = {"backbone": {**ours.section.options}}
     if _STANDARDIZATION in sections["backbone"]:
         own["backbone"].setdefault(_STANDARDIZATION, "variance")
-    if ours.model is not None and ours.model.config is not None:
+    if ours.model is not None and ours.model.sections is not None:
         own["heads"] = {
             str(ours.model.heads[name].task): {"name": section.name, **section.options}
-            for name, section in ours.model.config.heads.items()
+            for name, section in ours.model.sections.heads.items()
         }
     if ours.section.name != sections["backbone"]["name"]:
         raise _NotRepresentable(f"{layout.name} describes a {sections['backbone']['name']}, not {ours.section.name}.")
@@ -283,12 +283,12 @@ def _check_function(
 
 
 def _same_model(ours: _Source, sections: dict[str, Any], state: dict[str, Tensor], pixels: Tensor) -> bool:
-    assert ours.model is not None and ours.model.config is not None
-    config = ours.model.config.model_dump()
+    assert ours.model is not None
     backbone = {**sections["backbone"], "mean": ours.backbone.mean, "std": ours.backbone.std}
-    values = {**sections, "backbone": backbone, "data": config["data"], "trainer": config["trainer"]}
+    values = configs.model_sections({**sections, "backbone": backbone}, ours.name)
     by_task = {str(ours.model.heads[name].task): own for name, own in ours.model.classes.items()}
-    rebuilt = build_model(configs.from_mapping(values, ours.name), by_task).eval()
+    classes = {name: by_task.get(task, ()) for name, task in tasks_of(values).items()}
+    rebuilt = build_from_sections(values, classes).eval()
     _load(rebuilt, state)
     padding = torch.zeros(len(pixels), *pixels.shape[2:], dtype=torch.bool)
     padding[1, 48:] = padding[1, :, 80:] = True

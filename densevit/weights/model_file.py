@@ -5,16 +5,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from densevit import config as configs
-from densevit.config import BackboneSection, yaml_io
+from densevit.config import BackboneSection, Config, yaml_io
 from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class
-from densevit.model import DenseModel, build_model, create_backbone
+from densevit.model import DenseModel, build_from_sections, create_backbone, tasks_of
 from densevit.weights import file_kinds
 from densevit.weights.checkpoint_io import read as read_checkpoint
 from densevit.weights.state import header, part, read_safetensors
@@ -23,13 +23,30 @@ from densevit.weights.state_dict_loading import load_state
 FORMAT = "1"
 
 
-def save(model: DenseModel, path: Path) -> None:
-    """Writes a model file: tensors, and in the header the classes of each task, the config and the format version."""
-    if model.config is None:
-        raise WeightsError(f"{path}: a model that was not built from a config cannot be saved as a model file.")
+class ModelFile(NamedTuple):
+    """A model read from a file, in evaluation mode on the CPU. config: None if it was saved without one."""
+
+    model: DenseModel
+    config: Config | None
+
+
+def save(model: DenseModel, path: str | Path, config: Config | None = None) -> None:
+    """Writes a model file: tensors, and in the header the classes, the config and the format version.
+
+    config: None for a model without one; then the header has the sections of the model alone. Raises WeightsError for a
+    model whose plugins and options are not known.
+    """
+    sections: Any = config or model.sections
+    if sections is None:
+        raise WeightsError(
+            f"{path}: this DenseModel was built from its parts, so that the plugins and options to build it again are "
+            "not known. Fix: build it with densevit.create_model(...), or save model.state_dict() with torch.save."
+        )
     classes = {head.task: [asdict(c) for c in head.classes] for head in model.heads.values()}  # type: ignore[union-attr]
-    entries = {"format": "densevit", "format_version": FORMAT, "classes": classes, "config": configs.dump(model.config)}
-    _write(model.state_dict(), entries, path)
+    entries = {"format": "densevit", "format_version": FORMAT, "classes": classes, "config": configs.dump(sections)}
+    if config is None:  # two heads of one task may differ in their classes
+        entries["head_classes"] = {name: [asdict(c) for c in own] for name, own in model.classes.items()}
+    _write(model.state_dict(), entries, Path(path).expanduser())
 
 
 def save_backbone(backbone: Backbone, section: Mapping[str, Any], path: Path) -> None:
@@ -50,33 +67,49 @@ def _write(state: Mapping[str, Tensor], entries: Mapping[str, Any], path: Path) 
     temporary.replace(path)  # atomic
 
 
-def load(run: str | Path) -> DenseModel:
-    """The model of a run folder or a model file, in evaluation mode, on the CPU.
+def load_model(run: str | Path) -> DenseModel:
+    """The model of a run folder or a model file; see `load`."""
+    return load(run).model
+
+
+def load(run: str | Path) -> ModelFile:
+    """The model of a run folder or a model file, in evaluation mode on the CPU, and its config.
 
     Raises WeightsError if there is none or it is incomplete.
     """
     state, entries, path = _read(run)
+    return from_state(state, entries, str(path))
+
+
+def from_state(state: Mapping[str, Tensor], entries: Mapping[str, str], source: str) -> ModelFile:
+    """The model of a state dict and the header of its file. source: the file, for messages."""
+    _check_version(entries, source)
     if entries.get("part") == "backbone":
-        raise WeightsError(f"{path}: contains only a backbone. Train with `backbone.weights={run}`.")
+        raise WeightsError(f"{source}: contains only a backbone. Train with `backbone.weights={source}`.")
     try:
-        values = yaml_io.parse(entries["config"], str(path))
-        classes = {task: tuple(map(_class, own)) for task, own in json.loads(entries["classes"]).items()}
+        values = yaml_io.parse(entries["config"], source)
+        complete = "head_classes" not in entries
+        classes = _classes(entries["classes" if complete else "head_classes"])
     except (LookupError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
         raise WeightsError(
-            f"{path}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
+            f"{source}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
         ) from error
-    config = configs.from_mapping(values, str(path))
+    config = configs.from_mapping(values, source) if complete else None
+    sections = configs.model_sections(values, source) if config is None else config.model_sections
     try:
-        model = build_model(config, classes)
+        if complete:
+            classes = {name: classes.get(task, ()) for name, task in tasks_of(sections).items()}
+        model = build_from_sections(sections, classes)
     except DensevitError as error:
-        raise WeightsError(f"{path}: the model in its header cannot be built: {error}") from error
-    load_state(model, state, path)
-    return model.eval()
+        raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
+    load_state(model, state, source)
+    return ModelFile(model.eval(), config)
 
 
 def load_backbone(run: str | Path) -> tuple[Backbone, BackboneSection]:
     """The backbone of a run or of a file from `save_backbone`, in evaluation mode, and its config section."""
     state, entries, path = _read(run)
+    _check_version(entries, str(path))
     try:
         values = yaml_io.parse(entries["config"], str(path))["backbone"]
     except (KeyError, TypeError) as error:
@@ -105,10 +138,17 @@ def _read(run: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
     state, entries = read_safetensors(path)
     if entries.get("format") != "densevit":
         raise WeightsError(f"{path}: has no densevit header. For tensors only, train with `weights={path}`.")
-    if entries.get("format_version") != FORMAT:
-        version = entries.get("format_version")
-        raise WeightsError(f"{path}: format version {version}, expected {FORMAT}. Update densevit.")
     return state, entries, path
+
+
+def _check_version(entries: Mapping[str, str], source: str) -> None:
+    version = entries.get("format_version")
+    if version != FORMAT:
+        raise WeightsError(f"{source}: format version {version}, expected {FORMAT}. Update densevit.")
+
+
+def _classes(text: str) -> dict[str, tuple[Class, ...]]:
+    return {name: tuple(map(_class, own)) for name, own in json.loads(text).items()}
 
 
 def _class(entries: dict[str, Any]) -> Class:

@@ -22,17 +22,17 @@ _STANDARDIZATION = "weight_standardization"
 
 
 def load_pretrained(model: DenseModel) -> list[Fit]:
-    """Loads the weights in the model's config: for the whole model, the backbone, and each head with its neck.
+    """Loads the weights in the model's sections: for the whole model, the backbone, and each head with its neck.
 
     A head that the weights lack keeps its initial values; a head that the model lacks is left out, and so are tensors
     that depend on a head's classes if the classes differ. A head of another project is loaded into the head of the same
     task, whatever its name. A head's learned loss weight is loaded if the checkpoint has one.
-    The mean and std of the checkpoint are set in the model and its config, unless the config states others.
+    The mean and std of the checkpoint are set in the model and its sections, unless the config states others.
     Everything is checked before anything is written. Raises WeightsError if something does not fit.
     Returns one report for each source.
     """
-    config = model.config
-    if config is None:
+    sections = model.sections
+    if sections is None:
         return []
     read: dict[str, TranslatedCheckpoint] = {}
     fits: list[Fit] = []
@@ -42,18 +42,18 @@ def load_pretrained(model: DenseModel) -> list[Fit]:
             read[source] = read_translated(source, model)
         return read[source]
 
-    if config.weights is not None:
-        fits.append(fit_model(model, checkpoint_of(config.weights), config.weights_allow))
-    if config.backbone.weights is not None:
-        fits.append(fit_backbone(model, checkpoint_of(config.backbone.weights), config.backbone.weights_allow))
+    if sections.weights is not None:
+        fits.append(fit_model(model, checkpoint_of(sections.weights), sections.weights_allow))
+    if sections.backbone.weights is not None:
+        fits.append(fit_backbone(model, checkpoint_of(sections.backbone.weights), sections.backbone.weights_allow))
     of_backbone = fits[-1:]
-    for name, section in config.heads.items():
+    for name, section in sections.heads.items():
         if section.weights is not None:
             fits += _fit_head(model, name, checkpoint_of(section.weights), section.weights_allow)
     for found in fits:
         found.write()
     for found in of_backbone:
-        source = cast(str, config.weights if config.backbone.weights is None else config.backbone.weights)
+        source = cast(str, sections.weights if sections.backbone.weights is None else sections.backbone.weights)
         found.notes += _option_notes(model, checkpoint_of(source)) + _set_normalisation(model, checkpoint_of(source))
     return fits
 
@@ -185,8 +185,8 @@ def _other_classes(
 
 def class_tensors(model: DenseModel, name: str) -> set[str]:
     """The names of a head's tensors whose shape depends on the number of classes, found by adding one class."""
-    assert model.config is not None
-    section, feeding = model.config.heads[name], dict(model.necks.items()).get(name, model.backbone)
+    assert model.sections is not None
+    section, feeding = model.sections.heads[name], dict(model.necks.items()).get(name, model.backbone)
     more = (*model.classes[name], Class("one more", 1 + max(c.file_id for c in model.classes[name]), (0, 0, 0)))
 
     def build() -> Head:
@@ -205,8 +205,8 @@ def class_tensors(model: DenseModel, name: str) -> set[str]:
 
 def _option_notes(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[str]:
     """Notes on options that tensors do not determine and that differ from the checkpoint's."""
-    assert model.config is not None
-    notes, backbone = [], model.config.backbone.options
+    assert model.sections is not None
+    notes, backbone = [], model.sections.backbone.options
     for name, value in checkpoint.options.items():
         section, _, key = name.partition(".")
         if section == "backbone" and value and key not in backbone:
@@ -224,7 +224,7 @@ def _option_notes(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[s
     of_heads = [option for option in unrecorded if option.startswith("heads.")]
     heads = _described(checkpoint).get("heads", {}) if of_heads else {}
     for name in model.heads:
-        task, own = _task(model, name), model.config.heads[name].options
+        task, own = _task(model, name), model.sections.heads[name].options
         theirs = heads.get(task, {})
         for key in (option.removeprefix(f"heads.{task}.") for option in of_heads):
             if key in theirs and key in own and own[key] != theirs[key]:
@@ -242,8 +242,8 @@ def _described(checkpoint: TranslatedCheckpoint) -> dict[str, dict[str, Any]]:
 
 def _set_normalisation(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[str]:
     """Sets the mean and std that the weights were trained with; returns notes."""
-    assert model.config is not None
-    section, notes = model.config.backbone, []
+    assert model.sections is not None
+    section, notes = model.sections.backbone, []
     for key in ("mean", "std"):
         theirs, here = getattr(checkpoint, key), getattr(model.backbone, key)
         if theirs is None or all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(theirs, here, strict=True)):

@@ -1,7 +1,6 @@
 """Test-time augmentation options of `densevit evaluate` and `densevit predict`."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,21 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.cli.evaluate import config_of
 from densevit.config import InferenceSection
-from densevit.interfaces import Class, Head
+from densevit.inference.predictor import Predictor
+from densevit.interfaces import Backbone, Class, Head
+from densevit.model import DenseModel
 
 CONFIG = "backbone: {name: swin}\nheads: {a: {name: setr}}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
 
 
 class Dense(Head):
     task, needs = "segmentation", ("semantic",)
+
+    def forward(self, features, padding_mask, targets=None):
+        return {"logits": features[0]}
+
+    def predict(self, outputs, targets):
+        return [{"semantic": torch.zeros(t["original_size"], dtype=torch.uint8)} for t in targets]
 
     def maps(self, outputs, size):
         return outputs["logits"]
@@ -28,37 +35,50 @@ class Dense(Head):
         return {"semantic": maps.argmax(1)}
 
 
+class Stem(Backbone):
+    channels, strides = (3,), (1,)
+
+    def forward(self, images):
+        return [images]
+
+
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A model that records the inference section of each call, with a run folder and an image in the folder."""
+def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
+    """A model with a run folder and an image in the folder."""
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     Path("run/config.yaml").write_text(CONFIG + "inference: {window: 300, flip: true}\n")
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save("a.png")
     config = configs.load("run")
-    heads = {"a": Dense((1,), (1,), [Class("sky", 1, (1, 2, 3))])}
-    model = SimpleNamespace(config=config, inference=config.inference, heads=heads, looks=[])
-    model.backbone, model.classes = SimpleNamespace(input_size=None), {"a": heads["a"].classes}
-    model.to = lambda device: model
-
-    def predict(images: list[np.ndarray], batch_size: int, inference: InferenceSection | None) -> list[Any]:
-        model.looks.append(inference)
-        return [{"semantic": torch.zeros(4, 6, dtype=torch.uint8)} for _ in images]
-
-    model.predict = predict
-    monkeypatch.setattr("densevit.weights.model_file.load", lambda run: model)
-    return model
+    head = Dense((3,), (1,), [Class("sky", 1, (1, 2, 3)), *(Class(str(n), n, (0, 0, 0)) for n in (5, 6))])
+    predictor = Predictor(DenseModel(Stem(), {"a": head}, sections=config.model_sections), config)
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device=None: predictor)
+    return predictor
 
 
-def test_predict_options_override_the_run_s(model: Any):
+@pytest.fixture
+def seen(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[InferenceSection]:
+    """The inference options of each call of the model."""
+    seen: list[Any] = []
+    infer = DenseModel.infer
+
+    def recorded(self: DenseModel, batch: Any, inference: Any = None) -> Any:
+        seen.append(inference)
+        return infer(self, batch, InferenceSection())
+
+    monkeypatch.setattr(DenseModel, "infer", recorded)
+    return seen
+
+
+def test_predict_options_override_the_run_s(seen: list[InferenceSection]):
     assert main(["predict", "run", "a.png"]) == 0
     assert (
         main(["predict", "run", "a.png", "--window", "64x48", "--scales", "0.5,1", "--average", "probabilities"]) == 0
     )
     assert main(["predict", "run", "a.png", "--window", "null", "--no-flip"]) == 0
     assert main(["predict", "run", "--stride", "100", "a.png"]) == 0
-    assert model.looks == [
-        None,  # as in the run's config
+    assert seen == [
+        InferenceSection(window=300, flip=True),  # as the run has it
         InferenceSection(window=(64, 48), flip=True, scales=(0.5, 1.0), average="probabilities"),
         InferenceSection(),
         InferenceSection(window=300, stride=100, flip=True),
@@ -77,24 +97,26 @@ def test_predict_options_override_the_run_s(model: Any):
     ],
 )
 def test_invalid_option_is_reported_before_any_work(
-    model: Any, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+    seen: list[InferenceSection], capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ):
     assert main(["predict", "run", "a.png", *options, "--out", "found"]) == 2
     assert message in capsys.readouterr().err
-    assert model.looks == [] and not Path("found").exists()
+    assert seen == [] and not Path("found").exists()
 
 
 @pytest.mark.parametrize("command", [["evaluate", "run", "inference.window=64"], ["predict", "run", "a.png", "--flip"]])
 def test_head_without_maps_is_reported_before_any_work(
-    model: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+    predictor: Predictor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
 ):
     monkeypatch.setattr(Dense, "maps", Head.maps)
     assert main(command) == 2
     assert "heads.a (setr) makes none: it has no maps()" in capsys.readouterr().err
 
 
-def test_evaluate_accepts_other_windows(model: Any):
-    config = config_of(model, "run", ["inference.window=512", "inference.scales=[0.5, 1.0]", "inference.flip=false"])
+def test_evaluate_accepts_other_windows(predictor: Predictor):
+    config = config_of(
+        predictor, "run", ["inference.window=512", "inference.scales=[0.5, 1.0]", "inference.flip=false"]
+    )
     assert config.inference == InferenceSection(window=512, scales=(0.5, 1.0))
     Path("slide.yaml").write_text("window: [32, 64]\n")
-    assert config_of(model, "run", ["inference=slide.yaml"]).inference == InferenceSection(window=(32, 64))
+    assert config_of(predictor, "run", ["inference=slide.yaml"]).inference == InferenceSection(window=(32, 64))

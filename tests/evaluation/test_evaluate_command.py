@@ -29,7 +29,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     Path("run/config.yaml").write_text(CONFIG)
     config = configs.load(Path("run/config.yaml"))
     heads = {"detection": SimpleNamespace(task="detection")}
-    model = SimpleNamespace(config=config, multiple=16, classes={"detection": CLASSES}, heads=heads)
+    model = SimpleNamespace(multiple=16, classes={"detection": CLASSES}, heads=heads)
     data = SimpleNamespace(val=SimpleNamespace(classes={"detection": CLASSES}, check_labels=lambda: None))
     seen: dict[str, Any] = {"data": data}
 
@@ -48,7 +48,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         )
         return {f"detection/{name}": value for name, value in evaluator.compute().items()}, {"detection": evaluator}
 
-    monkeypatch.setattr("densevit.weights.model_file.load", lambda run: model)
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run: SimpleNamespace(model=model, config=config))
     monkeypatch.setattr("densevit.data.build.build_data", build_data)
     monkeypatch.setattr("densevit.training.evaluation.evaluate", evaluate)
     return seen

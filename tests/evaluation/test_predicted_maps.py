@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "config.yaml").write_text(CONFIG)
     config = configs.load(folder / "config.yaml")
-    model_file.save(build_model(config, build_data(config).classes), folder / "model.safetensors")
+    model_file.save(build_model(config, build_data(config).classes), folder / "model.safetensors", config)
     return folder
 
 

@@ -87,17 +87,14 @@ class StandIn:
     def __init__(self, key: str) -> None:
         self.key, self.classes = key, {"depth": ()}
 
-    def to(self, device: object) -> "StandIn":
-        return self
-
-    def predict(self, images: list[np.ndarray], batch_size: int = 8, inference: object = None) -> list[dict]:
+    def predict(self, images: list[np.ndarray], batch_size: int = 8) -> list[dict]:
         return [{self.key: torch.full(image.shape[:2], 2.0)} for image in images]
 
 
 @pytest.fixture
 def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("densevit.weights.model_file.load", lambda run: StandIn(run))
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device: StandIn(run))
     Image.fromarray(np.full((3, 5, 3), 7, np.uint8)).save("photo.png")
     return tmp_path
 

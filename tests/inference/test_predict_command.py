@@ -25,10 +25,7 @@ class StandIn:
         self.classes = dict.fromkeys(heads, CLASSES)
         self.batches: list[int] = []
 
-    def to(self, device: Any) -> "StandIn":
-        return self
-
-    def predict(self, images: list[np.ndarray], batch_size: int = 8, inference: Any = None) -> list[Any]:
+    def predict(self, images: list[np.ndarray], batch_size: int = 8) -> list[Any]:
         self.batches.append(len(images))
         return [self.see(*image.shape[:2]) for image in images]
 
@@ -41,7 +38,7 @@ class StandIn:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     model = StandIn(("detection",))
-    monkeypatch.setattr("densevit.weights.model_file.load", lambda run: model)
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device: model)
     return model
 
 
@@ -144,7 +141,7 @@ def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch)
             semantic[0] = 1
             return {"semantic": semantic, "depth": torch.full((height, width), 1.5)}
 
-    monkeypatch.setattr("densevit.weights.model_file.load", lambda run: Dense(("all",)))
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device: Dense(("all",)))
     assert main(["predict", "RUN", "b", "--out", "found"]) == 0
     expected = {"drawn": [".jpg"], "semantic": [".png"], "depth": [".png", ".npy"]}
     for folder, endings in expected.items():
@@ -158,7 +155,7 @@ def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_several_heads_have_folders(photos: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("densevit.weights.model_file.load", lambda run: StandIn(("cars", "people")))
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device: StandIn(("cars", "people")))
     assert main(["predict", "RUN", "a", "--out", "found"]) == 0
     for head in ("cars", "people"):
         assert Path("found", head, "drawn", "1.jpg").is_file()

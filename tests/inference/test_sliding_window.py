@@ -15,6 +15,7 @@ from densevit import config as configs
 from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
+from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, check_inference, sliding_window, streaming_resize
 from densevit.model.sliding_window import starts
@@ -400,7 +401,8 @@ def test_windows_run_in_batches_over_rows_and_flips():
 def test_predict_uses_the_config_section_and_overrides():
     model = model_of(Stem(), Depth)
     here = {"backbone": {"name": "x"}, "heads": {"depth": {"name": "y"}}, "data": {"name": "scenes"}}
-    model.config = configs.from_mapping({**here, "trainer": {"max_steps": 1}, "inference": {"window": 24}})
+    config = configs.from_mapping({**here, "trainer": {"max_steps": 1}, "inference": {"window": 24}})
+    predictor = Predictor(model, config)
     pixels = np.random.default_rng(0).integers(0, 256, (41, 54, 3), dtype=np.uint8)
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     batch = collate([{"image": image, "targets": {"size": (41, 54), "original_size": (41, 54)}}], 4)
@@ -410,11 +412,11 @@ def test_predict_uses_the_config_section_and_overrides():
         ({"window": None}, {}),
         (InferenceSection(flip=True), {"flip": True}),
     ):
-        found = model.predict([pixels, pixels[:20]], inference=given)
+        found = predictor.predict([pixels, pixels[:20]], inference=given)
         assert torch.equal(found[0]["depth"], depth_of(model, batch, **section)[0])
         assert found[1]["depth"].shape == (20, 54)
     with pytest.raises(ConfigError, match="^predict: inference.windw is not a key of inference. Did you mean 'window'"):
-        model.predict([pixels], inference={"windw": 3})
+        predictor.predict([pixels], inference={"windw": 3})
 
 
 def test_runs_under_autocast_inference_mode_and_other_default_dtypes():
@@ -542,7 +544,7 @@ def test_head_without_maps_is_named(section, asked):
     with pytest.raises(
         ConfigError, match=rf"^{asked} averages dense maps, .*heads.detection \(Boxes\) makes none.*no maps\(\)"
     ):
-        model.predict([], inference=section)
+        Predictor(model).predict([], inference=section)
     check_inference(model, InferenceSection())
 
 

@@ -116,5 +116,5 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     (folder / "config.yaml").write_text(TINY)
     config = configs.load(folder)
-    model_file.save(build_model(config, build_data(config).classes), folder / "model.safetensors")
+    model_file.save(build_model(config, build_data(config).classes), folder / "model.safetensors", config)
     return folder

@@ -343,12 +343,10 @@ def test_parts_without_place_in_a_layout_are_named(sections, to, message, tmp_pa
 def test_trained_norms_without_place_raise_unless_allowed(tmp_path, capsys):
     source = own(tmp_path / "run", named(3), backbone={"name": "swin", "variant": "nano"})
     run(source, tmp_path / "as-built.pth", "--to", "timm")
-    from densevit.weights.model_file import save
-
     model = densevit.load(source)
     with torch.no_grad():
         model.backbone.feature_norms[0].bias += 1
-    save(model, source / "model.safetensors")
+    densevit.save(model, source / "model.safetensors")
     message = refused(capsys, source, tmp_path / "out.pth", "--to", "timm")
     assert "no place for 1 of" in message and "feature_norms.0.bias" in message
     run(source, tmp_path / "out.pth", "--to", "timm", "weights_allow=[feature_norms.*]")

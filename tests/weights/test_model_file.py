@@ -11,8 +11,8 @@ import densevit
 from densevit import config as configs
 from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head, Neck
-from densevit.model import build_model
-from densevit.weights.model_file import load, save
+from densevit.model import DenseModel, build_model
+from densevit.weights.model_file import load, load_model, save
 from densevit.weights.pretrained import load_pretrained
 
 THINGS = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
@@ -84,7 +84,7 @@ def saved(tmp_path):
     for value in model.state_dict().values():
         if value.is_floating_point() and value.ndim < 2:
             nn.init.uniform_(value, 0.5, 1.0)
-    save(model, tmp_path / "model.safetensors")
+    save(model, tmp_path / "model.safetensors", config_of())
     return model, tmp_path / "model.safetensors"
 
 
@@ -101,9 +101,9 @@ def batch():
 def test_model_round_trips(saved):
     model, path = saved
     for source in (path, str(path), path.parent):
-        loaded = load(source)
+        loaded, config = load(source)
         assert equal(loaded.state_dict(), model.state_dict())
-        assert loaded.config == model.config
+        assert config == config_of() and loaded.sections == config.model_sections
         assert loaded.classes == {"detection": THINGS, "maps": ALL}
         assert not any(module.training for module in loaded.modules())
     given = batch()
@@ -114,10 +114,6 @@ def test_model_round_trips(saved):
     assert not torch.equal(outputs["maps"]["logits"][0], outputs["maps"]["logits"][1])
 
 
-def test_densevit_load_is_model_file_load():
-    assert densevit.load is load
-
-
 def test_header_describes_the_model(saved):
     with safe_open(saved[1], framework="pt") as file:
         header = file.metadata()
@@ -126,22 +122,30 @@ def test_header_describes_the_model(saved):
     classes = json.loads(header["classes"])
     assert classes["detection"][1] == {"name": "hot dog", "file_id": 58, "color": [0, 255, 1], "thing": True}
     assert classes["segmentation"][2] == {"name": "sky", "file_id": 157, "color": [1, 2, 3], "thing": False}
-    assert header["config"] == configs.dump(saved[0].config)
+    assert header["config"] == configs.dump(config_of())
 
 
 def test_saving_replaces_a_file_atomically(saved):
     model, path = saved
     nn.init.zeros_(model.heads["maps"].width)
     save(model, path)
-    assert load(path).heads["maps"].width.eq(0).all()
+    assert load_model(path).heads["maps"].width.eq(0).all()
     assert os.listdir(path.parent) == ["model.safetensors"]
 
 
-def test_model_without_a_config_raises(saved):
+def test_a_model_without_a_config_comes_back_as_it_was(saved, tmp_path):
+    model, _ = saved
+    save(model, str(tmp_path / "alone.safetensors"))
+    loaded, config = load(str(tmp_path / "alone.safetensors"))
+    assert config is None and loaded.sections == model.sections and loaded.classes == model.classes
+    assert equal(loaded.state_dict(), model.state_dict())
+
+
+def test_a_model_built_from_its_parts_is_refused(saved):
     model, path = saved
-    model.config = None
-    with pytest.raises(WeightsError, match="not built from a config"):
-        save(model, path)
+    parts = DenseModel(model.backbone, dict(model.heads))
+    with pytest.raises(WeightsError, match=r"not known\. Fix: build it with densevit\.create_model"):
+        save(parts, path)
 
 
 def test_missing_file_error_names_the_expected_file(tmp_path):

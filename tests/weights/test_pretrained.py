@@ -10,11 +10,12 @@ from torch import nn
 
 from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
-from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Line
-from densevit.model import build_model
+from densevit.interfaces import Backbone, CheckpointLayout, Class, Head
+from densevit.model import build_from_sections, build_model
 from densevit.visualization.weights_table import weights_table
 from densevit.weights import layouts
-from densevit.weights.model_file import load, save
+from densevit.weights.key_mapping import Line
+from densevit.weights.model_file import load_model, save
 from densevit.weights.pretrained import class_tensors, load_pretrained
 
 CLASSES = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
@@ -145,14 +146,14 @@ def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
     assert report.notes[1].startswith(
         "backbone.mean is [0.5, 0.5, 0.5], as these weights were trained with, in place of"
     )
-    assert model.config.backbone.mean == model.config.backbone.std == model.backbone.mean == HALF
+    assert model.sections.backbone.mean == model.sections.backbone.std == model.backbone.mean == HALF
     assert model.mean.flatten().tolist() == [127.5] * 3
     save(model, tmp_path / "model.safetensors")
-    loaded = load(tmp_path)
+    loaded = load_model(tmp_path)
     assert torch.equal(loaded.mean, model.mean) and torch.equal(loaded.std, model.std)
     again = model_of({"weights": str(tmp_path)})
     load_pretrained(again)
-    assert again.config.backbone.mean == HALF  # a run's weights state it too
+    assert again.sections.backbone.mean == HALF  # a run's weights state it too
 
 
 def test_configured_mean_is_kept_with_a_warning(file):
@@ -209,7 +210,7 @@ def test_backbone_file_as_model_or_head_raises(file):
 )
 def test_class_tensors_are_skipped_for_other_classes(file, monkeypatch, rows, theirs, why):
     state, model = detector(rows), model_of(weights=file(detector(rows)))
-    state = torch.load(model.config.weights, weights_only=True)
+    state = torch.load(model.sections.weights, weights_only=True)
     named = [Class(name, i, (0, 0, 0)) for i, name in enumerate(theirs or [])]
     object.__setattr__(DETECTOR, "classes", lambda state, metadata: {"detection": named} if named else {})
     before = model.heads["boxes"].label_head.weight.clone()
@@ -233,8 +234,8 @@ def test_class_tensors_are_detected_automatically(head):
 def test_run_with_other_classes_loads_all_but_class_tensors(tmp_path):
     source = model_of()
     save(source, tmp_path / "model.safetensors")
-    more = build_model(source.config, {"detection": (CLASSES[1], CLASSES[0])})
-    more.config.weights = str(tmp_path)
+    more = build_from_sections(source.sections, {"boxes": (CLASSES[1], CLASSES[0])})
+    more.sections.weights = str(tmp_path)
     [report] = load_pretrained(more)
     assert set(report.left_out.values()) == {"the classes have another order"} and len(report.left_out) == 2
     assert torch.equal(more.heads["boxes"].hidden.weight, source.heads["boxes"].hidden.weight)
@@ -262,7 +263,7 @@ def test_all_sources_are_checked_before_loading(file, tmp_path):
     with pytest.raises(WeightsError, match=r"heads\.boxes\.weights"):
         load_pretrained(model)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert model.config.backbone.mean is None
+    assert model.sections.backbone.mean is None
 
 
 def test_weights_of_bgr_images_are_flipped(file, monkeypatch):

@@ -42,18 +42,22 @@ class Header(NamedTuple):
 
 def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray:
     """An image as (H, W, 3) uint8, RGB. upright: rotates it by its EXIF orientation."""
-    with _naming(path):
-        with open(path, "rb") as file:
-            data = file.read()
-        with open_image(io.BytesIO(data)) as image:
-            orientation = _header(image).orientation
-            if _is_deep(image, data):
-                pixels = _decode_deep(image, data)
-            else:
-                fast = _decode_fast(image, data)
-                pixels = to_rgb(image) if fast is None else fast
-            if image.format == "PNG" and _END_OF_PNG not in data:  # Pillow does not check that
-                raise DataError("it is a PNG without an end. Is the file cut short?")
+    with _naming(path), open(path, "rb") as file:
+        data = file.read()
+    return decode_image(data, path, upright)
+
+
+def decode_image(data: bytes, name: str | os.PathLike[str], upright: bool = True) -> np.ndarray:
+    """The content of an image file as (H, W, 3) uint8, RGB; see `read_image`. name: its origin, for messages."""
+    with _naming(name, len(data)), open_image(io.BytesIO(data)) as image:
+        orientation = _header(image).orientation
+        if _is_deep(image, data):
+            pixels = _decode_deep(image, data)
+        else:
+            fast = _decode_fast(image, data)
+            pixels = to_rgb(image) if fast is None else fast
+        if image.format == "PNG" and _END_OF_PNG not in data:  # Pillow does not check that
+            raise DataError("it is a PNG without an end. Is the file cut short?")
     return np.ascontiguousarray(_turn(pixels, orientation)) if upright else pixels
 
 
@@ -82,8 +86,8 @@ def check_image(path: str | os.PathLike[str]) -> Header:
 
 
 @contextmanager
-def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Converts any exception of a decoder to a DataError that names the file."""
+def _naming(path: str | os.PathLike[str], size: int | None = None) -> Iterator[None]:
+    """Converts any exception of a decoder to a DataError that names the file. size: in bytes; None: the file's."""
     try:
         yield
     except DataError as error:
@@ -91,16 +95,20 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such image.") from None
     except Image.UnidentifiedImageError:
-        raise DataError(f"{path} is no image, or of a format that Pillow does not know ({_size(path)}).") from None
+        raise DataError(
+            f"{path} is no image, or of a format that Pillow does not know ({_size(path, size)})."
+        ) from None
     except (
         Exception
     ) as error:  # on damaged files decoders raise OSError, SyntaxError, struct.error, zlib.error and more
-        raise DataError(f"{path} cannot be read: {error} ({_size(path)}). Is the file damaged or cut short?") from error
+        raise DataError(
+            f"{path} cannot be read: {error} ({_size(path, size)}). Is the file damaged or cut short?"
+        ) from error
 
 
-def _size(path: str | os.PathLike[str]) -> str:
+def _size(path: str | os.PathLike[str], size: int | None) -> str:
     try:
-        return f"{os.path.getsize(path)} bytes"
+        return f"{os.path.getsize(path) if size is None else size} bytes"
     except OSError:
         return "its size is unknown"
 

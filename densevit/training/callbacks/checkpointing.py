@@ -144,7 +144,7 @@ class RunFolder(lightning.Callback):
             )
         self._improved = True
         if trainer.is_global_zero:
-            model_file.save(pl_module.model, self.folder / "model.safetensors")
+            model_file.save(pl_module.model, self.folder / "model.safetensors", pl_module.config)
             metrics_file.write(self.evaluation.metrics, self.folder / "metrics.json")
             write_tables(self.evaluation.evaluators, self.folder)
 

@@ -14,11 +14,11 @@ from PIL import Image
 
 from densevit.data.io import large_images
 from densevit.data.io.depth_files import depth_size_of, read_depth
-from densevit.data.io.image_inputs import as_sample
 from densevit.data.io.images import check_image, image_size_of, read_image
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.data.io.large_images import open_image
 from densevit.errors import DataError
+from densevit.inference.image_inputs import as_sample
 
 H, W = 37, 53
 SAVED: list[tuple[str, dict[str, Any]]] = [

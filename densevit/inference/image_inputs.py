@@ -1,0 +1,166 @@
+"""Image inputs of `predict`: paths, URLs, bytes, file objects, PIL images, arrays and tensors."""
+
+import http.client
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from densevit.data.io.images import decode_image, read_image, to_rgb
+from densevit.errors import DataError, DensevitError
+from densevit.interfaces import Sample
+
+URL_TIMEOUT = 20.0
+"""Seconds without an answer after which the download of an image fails."""
+
+_KINDS = "a path, a URL, bytes, a file object, a PIL image, an array or a tensor"
+_ARRAY = "(H, W, 3) or (H, W)"
+_TENSOR = "(3, H, W), (1, H, W) or (H, W)"
+
+
+def as_images(inputs: Any) -> tuple[list[Any], bool]:
+    """The images of an input of `predict`, and whether it is a single image.
+
+    An array or a tensor of four dimensions is a batch, and any other iterable is one of images.
+    """
+    if isinstance(inputs, np.ndarray | Tensor):
+        return (list(inputs), False) if inputs.ndim == 4 else ([inputs], True)
+    single = isinstance(inputs, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
+    if single or hasattr(inputs, "read") or not isinstance(inputs, Iterable):
+        return [inputs], True
+    return list(inputs), False
+
+
+def as_sample(image: Any, image_id: int | str) -> Sample:
+    """An image to a sample without labels.
+
+    Files, URLs, bytes and file objects are decoded as `read_image` does, PIL images are rotated by their EXIF
+    orientation. Arrays are (H, W, 3) or (H, W), tensors (3, H, W), (1, H, W) or (H, W), in RGB: uint8, or floats in
+    0 ... 1. Raises DataError for other inputs and for unreadable files.
+    """
+    pixels = torch.from_numpy(_pixels(image, f"image {image_id}")).permute(2, 0, 1)
+    size = (pixels.shape[1], pixels.shape[2])
+    return {"image": pixels, "targets": {"image_id": image_id, "size": size, "original_size": size}}
+
+
+def _pixels(image: Any, name: str) -> np.ndarray:
+    """(H, W, 3) uint8. name: of the image, for messages where it has none of its own."""
+    if isinstance(image, str) and "://" in image:
+        return decode_image(_download(image), image)
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode_image(bytes(image), name)
+    if isinstance(image, Image.Image):
+        return _of_pil(image, name)
+    if isinstance(image, np.ndarray):
+        return _of_array(image, name)
+    if isinstance(image, Tensor):
+        return _of_tensor(image, name)
+    if hasattr(image, "read"):
+        return _of_file(image, name)
+    raise DataError(f"{name} is a {type(image).__name__}. Expected {_KINDS}.")
+
+
+def _download(url: str) -> bytes:
+    if not url.startswith(("http://", "https://")):
+        raise DataError(f"{url}: only URLs of http and https are read. Download the image, and give its path.")
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "densevit"})
+        with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as answer:
+            data, kind = answer.read(), answer.headers.get_content_type()
+    except urllib.error.HTTPError as error:
+        raise DataError(f"{url}: the server answers {error.code} {error.reason}. Check the address.") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        late = isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
+        reason = f"no answer within {URL_TIMEOUT:g} s" if late else str(getattr(error, "reason", None) or error)
+        raise DataError(
+            f"{url} cannot be downloaded: {reason}. Check the address and the network, or give a file's path."
+        ) from None
+    if kind.startswith("text/"):
+        raise DataError(f"{url}: the server sends {kind}, not an image. Expected the address of an image file.")
+    return data
+
+
+def _of_file(file: Any, name: str) -> np.ndarray:
+    name = str(getattr(file, "name", "") or f"{name}, a {type(file).__name__}")
+    data = file.read()
+    if not isinstance(data, bytes):
+        raise DataError(f"{name} was opened as text. Fix: open it with mode 'rb'.")
+    if not data:
+        raise DataError(f"{name} is empty, or was read before. Fix: file.seek(0).")
+    return decode_image(data, name)
+
+
+def _of_pil(image: Image.Image, name: str) -> np.ndarray:
+    name = str(getattr(image, "filename", "") or name)
+    try:
+        pixels = to_rgb(ImageOps.exif_transpose(image))
+    except DensevitError as error:
+        raise DataError(f"{name}: {error}") from None
+    except Exception as error:  # of a damaged file, which PIL decodes only now
+        raise DataError(f"{name} cannot be read: {error}. Is the file damaged or cut short?") from error
+    return _not_empty(pixels, name)
+
+
+def _of_array(array: np.ndarray, name: str) -> np.ndarray:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] == 3):
+        fix = ""
+        if array.ndim == 3 and array.shape[0] in (1, 3):
+            fix = " Fix: image.transpose(1, 2, 0), or give a tensor."
+        elif array.ndim == 3 and array.shape[2] == 4:
+            fix = " Fix: leave out the fourth channel, image[..., :3]."
+        raise DataError(f"{name} is an array of shape {array.shape}. Expected {_ARRAY}, in RGB.{fix}")
+    pixels = _as_8_bits(_not_empty(array, name), name, "an array")
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    return np.require(pixels, requirements=["C", "W"])  # copies only where torch needs it
+
+
+def _of_tensor(tensor: Tensor, name: str) -> np.ndarray:
+    shape = tuple(tensor.shape)
+    if tensor.ndim != 2 and not (tensor.ndim == 3 and shape[0] in (1, 3)):
+        fix = ""
+        if tensor.ndim == 3 and shape[2] in (1, 3):
+            fix = " Fix: image.permute(2, 0, 1)."
+        elif tensor.ndim == 3 and shape[0] == 4:
+            fix = " Fix: leave out the fourth channel, image[:3]."
+        raise DataError(f"{name} is a tensor of shape {shape}. Expected {_TENSOR}, in RGB.{fix}")
+    tensor = tensor.detach().cpu()
+    tensor = tensor.float() if tensor.is_floating_point() else tensor  # numpy has no bfloat16
+    array = tensor.numpy() if tensor.ndim == 2 else tensor.permute(1, 2, 0).numpy()
+    pixels = _as_8_bits(_not_empty(array, name), name, "a tensor")
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    return np.require(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), requirements=["C", "W"])
+
+
+def _as_8_bits(values: np.ndarray, name: str, kind: str) -> np.ndarray:
+    """uint8 as it is; floats in 0 ... 1 to the nearest of 255 levels."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind == "f":
+        least, most = float(values.min()), float(values.max())
+        if least >= 0 and most <= 1:
+            return np.rint(values * 255).astype(np.uint8)
+        found = f"{values.dtype} from {least:g} to {most:g}"
+        if least >= 0 and most <= 255:
+            fix = "divide it by 255"
+        else:
+            fix = "give the image before it was normalised; the model normalises it"
+    else:
+        found, fix = str(values.dtype), "convert it to uint8"
+    raise DataError(f"{name} is {kind} of {found}. Expected uint8 in 0 ... 255, or floats in 0 ... 1. Fix: {fix}.")
+
+
+def _not_empty(pixels: np.ndarray, name: str) -> np.ndarray:
+    if not pixels.size:
+        raise DataError(f"{name} has no pixels: its shape is {pixels.shape}.")
+    return pixels

@@ -1,0 +1,166 @@
+"""The predictor: a model with its evaluation transform and inference options."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from densevit.config import Config, InferenceSection, inference_with
+from densevit.data.loading.batch_sampler import collate
+from densevit.data.transforms.resizing import build_evaluation_transform
+from densevit.errors import DensevitError
+from densevit.inference.image_inputs import as_images, as_sample
+from densevit.inference.result import Result
+from densevit.interfaces import Backbone, Class, Predictions, Sample, TargetType
+from densevit.model import DenseModel, check_inference
+
+
+class Predictor:
+    """Predicts on images with a model, resized as in its evaluation.
+
+    model: in evaluation mode while it predicts. config: of its training; None for a model without one, whose images
+    keep their own size. inference: sliding windows, flips and scales of dense heads; None: those of the config.
+    """
+
+    def __init__(
+        self, model: DenseModel, config: Config | None = None, inference: InferenceSection | None = None
+    ) -> None:
+        self.model, self.config = model, config
+        self.inference = inference or (InferenceSection() if config is None else config.inference)
+        self._resize = None if config is None else build_evaluation_transform(config.data)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model's backbone."""
+        return self.model.backbone
+
+    @property
+    def heads(self) -> nn.ModuleDict:
+        """The model's heads, by name."""
+        return self.model.heads
+
+    @property
+    def classes(self) -> dict[str, tuple[Class, ...]]:
+        """The classes of each head, by its name."""
+        return self.model.classes
+
+    @property
+    def target_types(self) -> dict[str, Mapping[str, TargetType] | None]:
+        """The types of each head's predictions, where they have options."""
+        return self.model.target_types
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return self.model.mean.device
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The model's parameters."""
+        return self.model.parameters()
+
+    def to(self, *args: Any, **kwargs: Any) -> "Predictor":
+        """Moves or converts the model, as `nn.Module.to` does. Returns itself."""
+        self.model.to(*args, **kwargs)
+        return self
+
+    def half(self) -> "Predictor":
+        """Converts the model to float16. Returns itself."""
+        return self.to(torch.float16)
+
+    def eval(self) -> "Predictor":
+        """Sets the model's evaluation mode, which `predict` always uses. Returns itself."""
+        self.model.eval()
+        return self
+
+    def with_inference(self, options: Mapping[str, Any], source: str = "inference") -> "Predictor":
+        """A predictor with some inference options replaced: {"window": 512, "flip": True}.
+
+        source: the origin of the options, for messages. Raises ConfigError for an invalid one.
+        """
+        other = Predictor(self.model, self.config, inference_with(self.inference, options, source))
+        check_inference(other.model, other.inference)
+        return other
+
+    def predict(
+        self,
+        images: Any,
+        threshold: float | None = None,
+        batch_size: int = 8,
+        inference: InferenceSection | Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Predicts on one image or on several.
+
+        images: a path, URL, bytes, file object, PIL image, array or tensor (see `as_sample`), or an iterable of them;
+        an array or a tensor of four dimensions is a batch. threshold: the lowest score of objects; None: all objects.
+        inference: options that replace some of the predictor's, such as {"window": 512, "flip": True}, or all of them.
+        Returns a `Result` for a single image, else a list of them. The result of an image does not depend on the other
+        images. Raises DataError for an image that cannot be read.
+        """
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise DensevitError(f"predict: threshold is {threshold}; a score from 0 to 1 is expected.")
+        if batch_size < 1:
+            raise DensevitError(f"predict: batch_size is {batch_size}; at least 1 is expected.")
+        if isinstance(inference, Mapping):
+            return self.with_inference(inference, "predict").predict(images, threshold, batch_size)
+        if inference is not None:
+            return Predictor(self.model, self.config, inference).predict(images, threshold, batch_size)
+        check_inference(self.model, self.inference)
+        given, single = as_images(images)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            results = self._results(given, threshold, batch_size)
+        finally:
+            self.model.train(was_training)
+        return results[0] if single else results
+
+    def _results(self, images: Sequence[Any], threshold: float | None, batch_size: int) -> list[Result]:
+        multiple = self.model.multiple
+        results: dict[int, Result] = {}
+        pending: dict[int, tuple[Any, tuple[int, int]]] = {}  # the image and its size
+        waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}  # images of one padded size are batched
+
+        def run(group: Sequence[tuple[int, Sample]]) -> None:
+            for (index, _), found in zip(group, self._predictions([sample for _, sample in group]), strict=True):
+                results[index] = Result(*pending.pop(index), found, self.classes, threshold, self.target_types)
+
+        for index, image in enumerate(images):
+            sample = as_sample(image, index)
+            on_disk = isinstance(image, str | os.PathLike) and "://" not in str(image)
+            pending[index] = (
+                image if on_disk else sample["image"].permute(1, 2, 0).numpy(),
+                sample["targets"]["original_size"],
+            )
+            sample = sample if self._resize is None else self._resize(sample)
+            height, width = sample["image"].shape[1:]
+            size = (-(-height // multiple), -(-width // multiple))
+            group = waiting.setdefault(size, [])
+            group.append((index, sample))
+            if len(group) == batch_size:
+                run(waiting.pop(size))
+        for group in waiting.values():
+            run(group)
+        return [results[index] for index in range(len(images))]
+
+    @torch.inference_mode()
+    def _predictions(self, samples: list[Sample]) -> list[dict[str, Predictions]]:
+        """The predictions of each head for each image of a batch, on the CPU."""
+        batch = collate(samples, self.model.multiple)
+        for key in ("images", "padding_mask"):
+            batch[key] = batch[key].to(self.device)
+        by_head = self.model.infer(batch, self.inference)
+        return [
+            {head: {key: _on_cpu(value) for key, value in found[i].items()} for head, found in by_head.items()}
+            for i in range(len(samples))
+        ]
+
+
+def dense_model(model: DenseModel | Predictor) -> DenseModel:
+    """The model of a predictor; a model itself."""
+    return model.model if isinstance(model, Predictor) else model
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value

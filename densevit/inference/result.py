@@ -1,0 +1,203 @@
+"""The result of a prediction: one type for all heads."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from densevit.data.io.images import read_image
+from densevit.errors import DensevitError
+from densevit.interfaces import Class, Predictions, TargetType
+from densevit.targets.types import TargetTypes, above_threshold
+from densevit.visualization.draw import draw
+
+if TYPE_CHECKING:
+    import supervision
+
+DRAWN_FROM = 0.5  # the lowest score that is drawn if `predict` had no threshold
+
+
+class Result(Mapping[str, Any]):
+    """The predictions for one image, in its own pixels, on the CPU; of one head or of several.
+
+    `result.boxes` (N, 4) xyxy, `scores`, `labels`, `names`, `masks` (N, H, W), `semantic`, `depth` and so on are those
+    of the head that predicts them. `result.maps` has all maps by name, `result.heads` the result of each head.
+
+    As a mapping, a result of one head has its predictions: `result["boxes"]`. One of several heads has their results:
+    `result["segmentation"].semantic`.
+
+    image: (H, W, 3) uint8, or the file to read it from. predictions, classes: those of each head, by its name.
+    threshold: the lowest score of its objects; None: all objects are kept. types: of the keys of each head whose types
+    have options (`Head.target_types`).
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor
+    semantic: Tensor
+    depth: Tensor
+    inverse_depth: Tensor
+
+    def __init__(
+        self,
+        image: np.ndarray | str | os.PathLike[str],
+        size: tuple[int, int],
+        predictions: Mapping[str, Predictions],
+        classes: Mapping[str, Sequence[Class]],
+        threshold: float | None = None,
+        types: Mapping[str, Mapping[str, TargetType] | None] | None = None,
+    ) -> None:
+        self._image, self.size, self.classes, self.threshold = image, size, classes, threshold
+        self._types = {head: TargetTypes((types or {}).get(head)) for head in predictions}
+        self._predictions = {
+            head: above_threshold(found, threshold, self._types[head]) for head, found in predictions.items()
+        }
+
+    # ---- predictions ----
+
+    @property
+    def heads(self) -> "dict[str, Result]":
+        """The result of each head, by its name."""
+        return {name: self._of(name) for name in self._predictions}
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of each object."""
+        head = self._head_of("labels")
+        return [self.classes[head][label].name for label in self._predictions[head]["labels"].tolist()]
+
+    @property
+    def maps(self) -> dict[str, Tensor]:
+        """The predictions with one value per pixel, (H, W) or (C, H, W), by name."""
+        keys = {key for head, found in self._predictions.items() for key in found if self._is_map(head, key)}
+        return {key: self._predictions[self._head_of(key)][key] for key in sorted(keys)}
+
+    def __getattr__(self, key: str) -> Any:
+        if key.startswith("_"):
+            raise AttributeError(key)
+        return self._predictions[self._head_of(key)][key]
+
+    def __getitem__(self, key: str) -> Any:
+        if len(self._predictions) == 1:
+            return next(iter(self._predictions.values()))[key]
+        if key not in self._predictions:
+            raise KeyError(key)
+        return self._of(key)
+
+    def __iter__(self) -> Iterator[str]:
+        alone = len(self._predictions) == 1
+        return iter(next(iter(self._predictions.values())) if alone else self._predictions)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        found = [f"{head}: {', '.join(map(_shown, own.items()))}" for head, own in self._predictions.items()]
+        return f"Result({self.size[0]}x{self.size[1]}; {'; '.join(found)})"
+
+    def _of(self, head: str) -> "Result":
+        classes = {head: self.classes.get(head, ())}
+        return Result(self._image, self.size, {head: self._predictions[head]}, classes, self.threshold, self._types)
+
+    def _head_of(self, key: str) -> str:
+        """The head that predicts this key. Raises AttributeError if there is none, or several."""
+        heads = [head for head, found in self._predictions.items() if key in found]
+        if len(heads) == 1:
+            return heads[0]
+        if heads:
+            raise AttributeError(
+                f"{key} is predicted by the heads {' and '.join(heads)}. Name one: result[{heads[0]!r}].{key}."
+            )
+        there = "; ".join(f"{head}: {', '.join(found)}" for head, found in self._predictions.items())
+        raise AttributeError(f"no head predicts {key}. Predictions by head: {there}.")
+
+    def _is_map(self, head: str, key: str) -> bool:
+        return key in self._types[head] and self._types[head][key].per == "pixel"
+
+    # ---- the image ----
+
+    @property
+    def image(self) -> np.ndarray:
+        """(H, W, 3) uint8, RGB. Read again if it was given as a file."""
+        return self._image if isinstance(self._image, np.ndarray) else read_image(self._image)
+
+    def draw(self, threshold: float | None = None) -> Image.Image:
+        """A visualization, as `densevit predict` draws it; of several heads side by side.
+
+        threshold: the lowest score to draw; None: that of `predict`, or 0.5.
+        """
+        lowest = threshold if threshold is not None else self.threshold
+        lowest = DRAWN_FROM if lowest is None else lowest
+        image = self.image
+        panels = [
+            Image.fromarray(draw(image, found, self.classes.get(head, ()), lowest, types=self._types[head]))
+            for head, found in self._predictions.items()
+        ]
+        canvas = Image.new("RGB", (sum(p.width for p in panels), max(p.height for p in panels)), (255, 255, 255))
+        left = 0
+        for panel in panels:
+            canvas.paste(panel, (left, 0))
+            left += panel.width
+        return canvas
+
+    def to_supervision(self) -> "supervision.Detections":
+        """The result as `supervision.Detections`, with class names in its data.
+
+        Objects become detections with their scores, and with masks if there are any; a label map one detection with a
+        mask for each class in it. Raises DensevitError without the package supervision, and for other predictions.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError:
+            raise DensevitError(
+                "to_supervision() needs the package supervision, which is not installed: pip install supervision."
+            ) from None
+        for key, convert in (("boxes", _objects), ("semantic", _regions)):
+            heads = [head for head, found in self._predictions.items() if key in found]
+            if len(heads) > 1:
+                raise DensevitError(
+                    f"The heads {' and '.join(heads)} predict {key}, and supervision.Detections has those of one. "
+                    f"Fix: result[{heads[0]!r}].to_supervision()."
+                )
+            if heads:
+                [head] = heads
+                found = convert(self._predictions[head])
+                names = [self.classes[head][label].name for label in found["class_id"]]
+                return supervision.Detections(**found, data={"class_name": np.array(names, dtype=str)})
+        keys = ", ".join(key for found in self._predictions.values() for key in found)
+        raise DensevitError(f"supervision.Detections holds objects or a label map; this result has {keys} only.")
+
+
+def _objects(found: Predictions) -> dict[str, Any]:
+    masks = {"mask": _array(found["masks"]).astype(bool)} if "masks" in found else {}
+    return {
+        "xyxy": _array(found["boxes"]).astype(np.float32).reshape(-1, 4),
+        "confidence": _array(found["scores"]).astype(np.float32),
+        "class_id": _array(found["labels"]).astype(int),
+        **masks,
+    }
+
+
+def _regions(found: Predictions) -> dict[str, Any]:
+    """One region for each class of a label map, with the smallest box around it."""
+    labels = _array(found["semantic"])
+    ids = np.unique(labels)
+    masks = labels[None] == ids[:, None, None]  # (K, H, W)
+    boxes = np.empty((len(ids), 4), np.float32)
+    for mask, box in zip(masks, boxes, strict=True):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box[:] = columns[0], rows[0], columns[-1], rows[-1]
+    return {"xyxy": boxes, "mask": masks, "class_id": ids.astype(int)}
+
+
+def _array(values: Any) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _shown(item: tuple[str, Any]) -> str:
+    key, value = item
+    return f"{key} {tuple(value.shape)}" if hasattr(value, "shape") else key

@@ -1,0 +1,193 @@
+"""Inputs of `predict`: the pixels of each kind, and the errors."""
+
+import io
+import re
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit.errors import DataError
+from densevit.inference import image_inputs
+from densevit.inference.image_inputs import as_images, as_sample
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def png_of(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+PNG = png_of(PIXELS)
+
+
+def pixels_of(image: Any) -> np.ndarray:
+    sample = as_sample(image, 0)
+    assert sample["targets"] == {"image_id": 0, "size": (20, 30), "original_size": (20, 30)}
+    assert sample["image"].dtype == torch.uint8
+    return sample["image"].permute(1, 2, 0).numpy()
+
+
+class Server(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:  # named by http.server
+        if self.path == "/slow.png":
+            time.sleep(1)
+        if self.path == "/gone.png":
+            self.send_error(404)
+            return
+        content = {"/image.png": PNG, "/cut.png": PNG[:200], "/page": b"<html>"}.get(self.path, b"")
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html" if self.path == "/page" else "image/png")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_all_kinds_of_input_have_the_same_pixels(tmp_path: Path, address: str):
+    path = tmp_path / "image.png"
+    path.write_bytes(PNG)
+    tensor = torch.from_numpy(PIXELS).permute(2, 0, 1)
+    floats = PIXELS / 255
+    with path.open("rb") as file:
+        inputs = [path, str(path), f"{address}/image.png", PNG, bytearray(PNG), memoryview(PNG), io.BytesIO(PNG), file]
+        inputs += [Image.open(path), Image.fromarray(PIXELS), PIXELS, PIXELS[:, ::-1][:, ::-1], tensor]
+        inputs += [floats, floats.astype(np.float32), torch.from_numpy(floats).permute(2, 0, 1), tensor / 255]
+        for given in inputs:
+            assert np.array_equal(pixels_of(given), PIXELS), given
+
+
+def test_grey_images_are_repeated_over_the_channels(tmp_path: Path):
+    grey = PIXELS[..., 0]
+    (tmp_path / "grey.png").write_bytes(png_of(grey))
+    tensor = torch.from_numpy(grey.copy())
+    expected = np.repeat(grey[..., None], 3, axis=2)
+    for given in (
+        grey,
+        grey[..., None],
+        Image.fromarray(grey),
+        tmp_path / "grey.png",
+        tensor,
+        tensor[None],
+        tensor / 255,
+    ):
+        assert np.array_equal(pixels_of(given), expected)
+
+
+def test_half_precision_tensors_keep_nearest_levels():
+    levels = torch.arange(256).reshape(1, 16, 16)
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        sample = as_sample((levels.double() / 255).to(dtype), 0)
+        assert torch.equal(sample["image"][0].int(), levels[0].int())
+
+
+def test_bytes_and_pil_images_are_turned_as_exif_says():
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    Image.fromarray(PIXELS).save(file, "PNG", exif=exif)
+    turned = np.rot90(PIXELS, -1)
+    for given in (file.getvalue(), Image.open(file)):
+        assert np.array_equal(as_sample(given, 0)["image"].permute(1, 2, 0).numpy(), turned)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_read_only_array_is_accepted_without_a_warning():
+    pixels = PIXELS.copy()
+    pixels.flags.writeable = False
+    assert np.array_equal(pixels_of(pixels), PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (PIXELS.transpose(2, 0, 1), r"image 7 is an array of shape (3, 20, 30). Expected (H, W, 3) or (H, W), in RGB."),
+        (PIXELS.transpose(2, 0, 1), "Fix: image.transpose(1, 2, 0), or give a tensor."),
+        (np.zeros((8, 8, 4), np.uint8), "shape (8, 8, 4). Expected (H, W, 3) or (H, W), in RGB. Fix: leave out"),
+        (np.zeros((0, 8, 3), np.uint8), "image 7 has no pixels: its shape is (0, 8, 3)."),
+        (np.zeros((8, 8, 3), np.int64), "image 7 is an array of int64. Expected uint8 in 0 ... 255, or floats in"),
+        (np.zeros((8, 8, 3), np.uint16), "an array of uint16. Expected uint8"),
+        (np.zeros((8, 8), bool), "an array of bool. Expected uint8"),
+        (PIXELS.astype(np.float32), "array of float32 from 0 to 255. Expected uint8 in 0 ... 255, or"),
+        (PIXELS.astype(np.float32), "floats in 0 ... 1. Fix: divide it by 255"),
+        (PIXELS / 255 - 0.5, "give the image before it was normalised; the model normalises it"),
+        (np.full((8, 8, 3), np.nan), "float64 from nan to nan"),
+        (torch.zeros(8, 9, 3), "image 7 is a tensor of shape (8, 9, 3). Expected (3, H, W), (1, H, W) or (H, W)"),
+        (torch.zeros(8, 9, 3), "in RGB. Fix: image.permute(2, 0, 1)."),
+        (torch.zeros(4, 8, 8), "in RGB. Fix: leave out the fourth channel, image[:3]."),
+        (torch.zeros(1, 3, 8, 8), "a tensor of shape (1, 3, 8, 8)"),
+        (torch.zeros(3, 8, 8, dtype=torch.int32), "a tensor of int32. Expected uint8"),
+        (torch.full((3, 8, 8), -1.0), "a tensor of float32 from -1 to -1"),
+        (torch.zeros(3, 0, 8), "has no pixels"),
+        (None, "image 7 is a NoneType. Expected a path, a URL, bytes, a file object, a PIL image, an array"),
+        ([PIXELS], "image 7 is a list. Expected a path"),
+        (b"", "image 7 cannot be read"),
+        (b"not an image", "image 7 is no image, or of a format that Pillow does not know (12 bytes)"),
+        (PNG[:200], "image 7 cannot be read"),
+        (io.BytesIO(b""), "image 7, a BytesIO is empty, or was read before. Fix: file.seek(0)."),
+        (io.StringIO("text"), "image 7, a StringIO was opened as text. Fix: open it with mode 'rb'."),
+        ("nowhere.png", "nowhere.png: there is no such image"),
+        (Path("nowhere.png"), "nowhere.png: there is no such image"),
+        ("s3://bucket/image.png", "s3://bucket/image.png: only URLs of http and https are read. Download"),
+        ("http://[", "http://[ cannot be downloaded: "),
+        (Image.new("F", (2, 2)), "image 7: its pixels are floating-point numbers"),
+    ],
+)  # fmt: skip
+def test_a_wrong_input_is_an_error_with_what_was_found_and_the_fix(wrong: Any, message: str):
+    with pytest.raises(DataError, match=re.escape(message)):
+        as_sample(wrong, 7)
+
+
+def test_a_truncated_pil_image_is_an_error_that_names_its_file(tmp_path: Path):
+    file = io.BytesIO()
+    Image.fromarray(np.tile(PIXELS, (20, 20, 1))).save(file, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(file.getvalue()[:5000])
+    with pytest.raises(DataError, match=r"cut\.jpg cannot be read: .*truncated.*Is the file damaged or cut short"):
+        as_sample(Image.open(tmp_path / "cut.jpg"), 0)
+    with pytest.raises(DataError, match=r"cut\.jpg cannot be read"):
+        as_sample(tmp_path / "cut.jpg", 0)
+
+
+def test_a_wrong_url_is_an_error_that_names_it(address: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(image_inputs, "URL_TIMEOUT", 0.2)
+    for path, message in {
+        "gone.png": "the server answers 404 Not Found. Check the address.",
+        "page": "the server sends text/html, not an image",
+        "cut.png": "cannot be read",
+        "slow.png": "cannot be downloaded: no answer within 0.2 s. Check the address and the network",
+    }.items():
+        with pytest.raises(DataError, match=rf"^{re.escape(address)}/{path}.* {message}|{path}: {message}"):
+            as_sample(f"{address}/{path}", 0)
+
+
+def test_one_image_and_several():
+    for one in ("a.png", Path("a.png"), b"a", bytearray(b"a"), io.BytesIO(), Image.fromarray(PIXELS), PIXELS, None):
+        images, single = as_images(one)
+        assert single and images[0] is one
+    for several in (["a.png", PIXELS], ("a.png", PIXELS), iter(["a.png", PIXELS])):
+        images, single = as_images(several)
+        assert not single and images[0] == "a.png" and images[1] is PIXELS
+    images, single = as_images(torch.zeros(2, 3, 4, 5))
+    assert not single and [image.shape for image in images] == [(3, 4, 5)] * 2

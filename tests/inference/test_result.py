@@ -1,0 +1,164 @@
+"""Results: one type for one head and several."""
+
+import copy
+import pickle
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from densevit.errors import DensevitError
+from densevit.inference.result import Result
+from densevit.interfaces import Class
+from densevit.visualization.draw import draw
+
+THINGS = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
+ALL = (*THINGS, Class("sky", 3, (0, 0, 255), thing=False))
+IMAGE = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+
+
+def objects(**others: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {
+        "boxes": torch.tensor([[0.0, 0, 2, 2], [1, 1, 5, 3], [0, 0, 6, 4]]),
+        "scores": torch.tensor([0.9, 0.5, 0.125]),
+        "labels": torch.tensor([1, 0, 1]),
+        **others,
+    }
+
+
+def semantic() -> torch.Tensor:
+    labels = torch.full((4, 6), 2, dtype=torch.uint8)
+    labels[1:3, 2:5] = 0
+    return labels
+
+
+def detection(**others: torch.Tensor) -> Result:
+    return Result(IMAGE, (4, 6), {"boxes": objects(**others)}, {"boxes": THINGS})
+
+
+def both() -> Result:
+    found = {"things": objects(), "all": {"semantic": semantic()}, "depth": {"depth": torch.ones(4, 6)}}
+    return Result(IMAGE, (4, 6), found, {"things": THINGS, "all": ALL, "depth": ()})
+
+
+def test_predictions_are_attributes_of_one_head_and_of_several():
+    for found in (detection(), both()):
+        assert isinstance(found, Result)
+        assert found.boxes.shape == (3, 4) and found.scores[0] == 0.9 and found.labels.tolist() == [1, 0, 1]
+        assert found.names == ["dog", "cat", "dog"]
+        assert not hasattr(found, "masks")
+    assert detection().maps == {}
+    assert [*both().maps] == ["depth", "semantic"]
+    assert torch.equal(both().maps["semantic"], semantic()) and torch.equal(both().semantic, semantic())
+
+
+def test_one_head_is_a_mapping_of_its_predictions():
+    found = Result(IMAGE, (4, 6), {"depth": {"depth": torch.ones(4, 6)}}, {"depth": ()})
+    assert "depth" in found and "boxes" not in found and len(found) == 1
+    assert torch.equal(found["depth"], torch.ones(4, 6)) and dict(found).keys() == {"depth"}
+    assert torch.equal(found.heads["depth"]["depth"], torch.ones(4, 6))
+    with pytest.raises(KeyError):
+        found["boxes"]
+
+
+def test_several_heads_are_a_mapping_of_their_results():
+    found = both()
+    assert [*found] == ["things", "all", "depth"] and found.heads.keys() == {"things", "all", "depth"}
+    assert isinstance(found["all"], Result) and [*found["all"]] == ["semantic"]
+    assert torch.equal(found["depth"]["depth"], found.depth)
+    assert {head: [*own] for head, own in found.items()}["things"] == ["boxes", "scores", "labels"]
+    with pytest.raises(KeyError):
+        found["boxes"]
+
+
+def test_a_missing_or_ambiguous_prediction_is_an_error_that_lists_them():
+    with pytest.raises(AttributeError, match="no head predicts masks. Predictions by head: boxes: boxes, scores"):
+        _ = detection().masks
+    two = Result(IMAGE, (4, 6), {"cars": objects(), "people": objects()}, {"cars": THINGS, "people": THINGS})
+    with pytest.raises(
+        AttributeError, match=r"boxes is predicted by the heads cars and people. .*result\['cars'\].boxes"
+    ):
+        _ = two.boxes
+    assert two["people"].names == ["dog", "cat", "dog"]
+
+
+def test_a_threshold_leaves_out_objects_and_keeps_maps():
+    masks = torch.arange(3)[:, None, None].expand(3, 4, 6) > 0
+    found = Result(IMAGE, (4, 6), {"a": objects(masks=masks, semantic=semantic())}, {"a": ALL}, threshold=0.5)
+    assert found.names == ["dog", "cat"] and found.masks.shape == (2, 4, 6) and found.masks[1].all()
+    assert torch.equal(found.semantic, semantic())
+
+
+def test_results_are_copied_and_pickled():
+    for again in (copy.deepcopy(both()), pickle.loads(pickle.dumps(both()))):
+        assert again.names == both().names and np.array_equal(again.image, IMAGE)
+    assert repr(detection()) == "Result(4x6; boxes: boxes (3, 4), scores (3,), labels (3,))"
+
+
+def test_the_drawing_is_that_of_draw_at_a_threshold():
+    found = detection()
+    for threshold, expected in ((None, 0.5), (0.6, 0.6), (0.0, 0.0)):
+        assert np.array_equal(np.asarray(found.draw(threshold)), draw(IMAGE, objects(), THINGS, expected))
+    lower = Result(IMAGE, (4, 6), {"boxes": objects()}, {"boxes": THINGS}, threshold=0.1)
+    assert np.array_equal(np.asarray(lower.draw()), draw(IMAGE, objects(), THINGS, 0.1))
+
+
+def test_several_heads_are_drawn_side_by_side():
+    drawn = np.asarray(both().draw())
+    left = 0
+    for head, classes in (("things", THINGS), ("all", ALL), ("depth", ())):
+        own = draw(IMAGE, dict(both()[head]), classes)
+        assert np.array_equal(drawn[: own.shape[0], left : left + own.shape[1]], own)
+        left += own.shape[1]
+    assert drawn.shape[1] == left
+
+
+# ---- supervision ----
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A stand-in for the package: its Detections are its arguments."""
+    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=SimpleNamespace))
+
+
+def test_objects_become_detections(stand_in):
+    masks = torch.ones(3, 4, 6, dtype=torch.bool)
+    for found in (detection(), both()):
+        converted = found.to_supervision()
+        assert converted.xyxy.tolist() == objects()["boxes"].tolist() and converted.xyxy.dtype == np.float32
+        assert converted.class_id.tolist() == [1, 0, 1] and converted.confidence[0] == np.float32(0.9)
+        assert converted.data["class_name"].tolist() == ["dog", "cat", "dog"]
+        assert not hasattr(converted, "mask")
+    assert detection(masks=masks).to_supervision().mask.all()
+
+
+def test_a_label_map_becomes_one_region_per_class(stand_in):
+    found = both()["all"].to_supervision()
+    assert found.class_id.tolist() == [0, 2] and found.data["class_name"].tolist() == ["cat", "sky"]
+    assert found.xyxy.tolist() == [[2, 1, 4, 2], [0, 0, 5, 3]]
+    assert np.array_equal(found.mask[0], semantic().numpy() == 0) and found.mask.sum() == 24
+
+
+def test_other_predictions_have_no_detections(stand_in):
+    with pytest.raises(DensevitError, match="holds objects or a label map; this result has depth only"):
+        both()["depth"].to_supervision()
+    two = Result(IMAGE, (4, 6), {"cars": objects(), "people": objects()}, {"cars": THINGS, "people": THINGS})
+    with pytest.raises(DensevitError, match=r"The heads cars and people predict boxes.*result\['cars'\]"):
+        two.to_supervision()
+
+
+def test_without_the_package_the_error_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(DensevitError, match="pip install supervision"):
+        detection().to_supervision()
+
+
+def test_the_real_package_accepts_them():
+    supervision = pytest.importorskip("supervision")
+    found = both()["all"].to_supervision()
+    assert isinstance(found, supervision.Detections) and len(found) == 2
+    np.testing.assert_array_equal(found.xyxy, supervision.mask_to_xyxy(found.mask))
+    assert detection().to_supervision().data["class_name"].tolist() == ["dog", "cat", "dog"]
