@@ -4,7 +4,7 @@ import difflib
 import inspect
 import math
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -34,12 +34,17 @@ class OptionError(PluginError):
 
 
 def check(
-    plugin: type, given: Iterable[str], name: str, options: Mapping[str, Any], where: str, reserved: Iterable[str] = ()
+    plugin: Callable[..., Any],
+    given: Iterable[str],
+    name: str,
+    options: Mapping[str, Any],
+    where: str,
+    reserved: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Validates options and converts them to their annotated types.
 
-    given: positional parameters before the options. where: section that prefixes keys in messages. reserved: other keys
-    of the section, for suggestions. A constructor with **kwargs accepts every key.
+    plugin: a class or a function. given: positional parameters before the options. where: section that prefixes keys
+    in messages. reserved: other keys of the section, for suggestions. A constructor with **kwargs accepts every key.
     Raises OptionError for an unknown or missing key, or a value of the wrong type.
     """
     parameters, takes_all = parameters_of(plugin, tuple(given), name)
@@ -111,18 +116,23 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def parameters_of(plugin: type, given: tuple[str, ...], name: str) -> tuple[dict[str, inspect.Parameter], bool]:
+def parameters_of(
+    plugin: Callable[..., Any], given: tuple[str, ...], name: str
+) -> tuple[dict[str, inspect.Parameter], bool]:
     """The parameters that are options, with resolved annotations, and whether there is a **kwargs."""
-    if next(base for base in plugin.__mro__ if "__init__" in vars(base)).__module__.startswith("torch.nn."):
+    bases = plugin.__mro__ if isinstance(plugin, type) else ()
+    if next((base for base in bases if "__init__" in vars(base)), object).__module__.startswith("torch.nn."):
         return {}, False  # nn.Module's constructor has no options
     parameters = list(inspect.signature(plugin).parameters.values())
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(positional) < len(given) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        raise PluginError(f"{name!r}: its constructor must take {', '.join(given)} first, by position.")
+        what = "its constructor" if isinstance(plugin, type) else "it"
+        raise PluginError(f"{name!r}: {what} must take {', '.join(given)} first, by position.")
     passed = {p.name for p in positional[: len(given)]}
     try:
-        annotations = typing.get_type_hints(plugin.__init__, include_extras=True)  # type: ignore[misc]
+        function = plugin.__init__ if isinstance(plugin, type) else plugin  # type: ignore[misc]
+        annotations = typing.get_type_hints(function, include_extras=True)
     except Exception:  # unresolved annotations are allowed
         annotations = {}
     options = {}

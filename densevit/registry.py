@@ -15,7 +15,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,17 +105,26 @@ def load(group: str, name: str) -> Any:
 def create(group: str, name: str, *given: Any, options: Mapping[str, Any], where: str) -> Any:
     """Validates the options and builds a plugin. given: positional arguments. options: the user's."""
     checked = check_options(group, name, options, where)
-    plugin = load(group, name)
+    instance = construct(load(group, name), name, *given, options=checked, where=where)
+    if group in _MODULES and "_parameters" not in vars(instance):
+        raise PluginError(f"{where}: {name!r}: its constructor does not call super().__init__(). Fix: call it first.")
+    return instance
+
+
+def construct(plugin: Callable[..., Any], name: str, *given: Any, options: Mapping[str, Any], where: str) -> Any:
+    """Calls a class with checked options. Raises PluginError, with the place in its code, for what it raises."""
     try:
-        instance = plugin(*given, **checked)
+        return plugin(*given, **options)
     except (DensevitError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a plugin's constructor may raise anything, such as SystemExit
         why = one_line(error) if isinstance(error, ValueError) else _where_and_why(error, plugin.__module__)
         raise PluginError(f"{where}: {name!r} cannot be built with these options: {why}") from error
-    if group in _MODULES and "_parameters" not in vars(instance):
-        raise PluginError(f"{where}: {name!r}: its constructor does not call super().__init__(). Fix: call it first.")
-    return instance
+
+
+def import_object(noun: str, name: str) -> Any:
+    """Imports `module:Name`, such as a callback or an optimiser. noun: its kind, for messages. Raises PluginError."""
+    return _import(Plugin(noun, name, value=name, origin="the config"))
 
 
 def check_options(

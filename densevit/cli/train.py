@@ -33,15 +33,15 @@ def run(args: argparse.Namespace) -> int:
         if wrong or args.run_dir is not None:
             given = wrong[0] if wrong else f"--run-dir {args.run_dir}"
             raise ConfigError(f"--resume {args.resume} uses that folder and its config; remove {given!r}.")
-        from densevit.training.run import resume_training
+        from densevit.training.run import fit
 
-        return _exit_code(resume_training(args.resume, overrides).stopped_by)
+        return _exit_code(fit(None, overrides, resume=args.resume).stopped_by)
     if args.config is None or "=" in args.config:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
-    from densevit.training.run import run_training  # it checks the plugins' options before it reads data
+    from densevit.training.run import fit  # it checks the plugins' options before it reads data
 
-    return _exit_code(run_training(resolved, args.run_dir, name=Path(args.config).stem).stopped_by)
+    return _exit_code(fit(resolved, run_dir=args.run_dir, name=Path(args.config).stem).stopped_by)
 
 
 def _exit_code(stopped_by: int) -> int:

@@ -5,13 +5,15 @@ User documentation: `docs/config.md`.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pydantic
 from pydantic import BaseModel, ValidationError
 
 from densevit import registry
-from densevit.config import layers, yaml_io
+from densevit.config import layers, named_classes, yaml_io
 from densevit.config.schema import (
     BackboneSection,
     Config,
@@ -49,6 +51,7 @@ __all__ = [
     "inference_with",
     "load",
     "model_sections",
+    "section",
 ]
 
 
@@ -73,15 +76,25 @@ def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: S
     return _checked(layer.values, Sources({(): source, **layer.sources}))
 
 
-def backbone_section(values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> BackboneSection:
-    """A backbone section alone. source: its origin, for messages. overrides: `backbone.key=value`."""
-    layer = layers.with_overrides(layers.Layer({"backbone": dict(values)}), overrides)
+def section(name: str, values: Mapping[str, Any] | str | Path, source: str, overrides: Sequence[str] = ()) -> Any:
+    """One section alone, such as a `DataSection`. values: its keys, or a section file. source: their origin, for
+    messages. overrides: `backbone.key=value`."""
+    given = values if isinstance(values, Mapping) else {}
+    files = [] if isinstance(values, Mapping) else [f"{name}={values}"]
+    layer = layers.with_overrides(layers.Layer({name: dict(given)}), [*files, *overrides])
     sources = Sources({(): source, **layer.sources})
     _check_numbers(layer.values, sources)
+    fields: dict[str, Any] = {name: (Config.model_fields[name].annotation, ...)}
+    kind = pydantic.create_model(name, __base__=Section, **fields)
     try:
-        return _Backbone.model_validate(layer.values).backbone
+        return getattr(kind.model_validate(layer.values), name)
     except ValidationError as error:
         raise ConfigError("\n".join(_lines(error, layer.values, sources))) from None
+
+
+def backbone_section(values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> BackboneSection:
+    """A backbone section alone, see `section`."""
+    return section("backbone", values, source, overrides)
 
 
 def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
@@ -105,26 +118,9 @@ def dump(config: Config | ModelSections, comments: Mapping[str, str] | None = No
     return text
 
 
-def inference_with(section: InferenceSection, given: Mapping[str, Any], source: str) -> InferenceSection:
+def inference_with(inference: InferenceSection, given: Mapping[str, Any], source: str) -> InferenceSection:
     """The section updated with the given keys. source: their origin, for messages."""
-    values = {"inference": {**section.model_dump(), **given}}
-    _check_numbers(values, Sources({(): source}))
-    try:
-        return _Inference.model_validate(values).inference
-    except ValidationError as error:
-        raise ConfigError("\n".join(_lines(error, values, Sources({(): source})))) from None
-
-
-class _Inference(Section):
-    """Prefixes keys in messages."""
-
-    inference: InferenceSection
-
-
-class _Backbone(Section):
-    """Prefixes keys in messages."""
-
-    backbone: BackboneSection
+    return section("inference", {**inference.model_dump(), **given}, source)
 
 
 def check_plugins(config: Config) -> None:
@@ -145,6 +141,16 @@ def check_plugins(config: Config) -> None:
         if head.evaluation.name or head.evaluation.options or evaluator in registry.find("evaluators"):
             _check(config, f"{where}.evaluation", "evaluators", evaluator, head.evaluation)
     _check(config, "data", "datasets", data.name, data)
+    with _sourced(config, "optim"):
+        named_classes.check_optimiser(config.optim)
+    with _sourced(config, "optim.schedule"):
+        named_classes.schedule(config.optim)
+    for index, named in enumerate(config.trainer.callbacks):
+        with _sourced(config, f"trainer.callbacks.{index}"):
+            named_classes.check_callback(named, f"trainer.callbacks.{index}")
+    for index, named in enumerate(config.trainer.loggers or ()):
+        with _sourced(config, f"trainer.loggers.{index}"):
+            named_classes.check_logger(named, f"trainer.loggers.{index}")
 
 
 def _check_head_names(config: Config | ModelSections, sources: Sources) -> None:
@@ -161,9 +167,16 @@ def _check_head_names(config: Config | ModelSections, sources: Sources) -> None:
 
 
 def _check(config: Config, where: str, group: str, name: str, section: OpenSection) -> None:
-    try:
+    with _sourced(config, where):
         options = data_options(section) if isinstance(section, DataSection) else section.options
         registry.check_options(group, name, options, where, reserved=type(section).model_fields)
+
+
+@contextmanager
+def _sourced(config: Config, where: str) -> Iterator[None]:
+    """Raises ConfigError, with the file or override of the key, for a PluginError of this section."""
+    try:
+        yield
     except OptionError as error:
         source, message = config._sources.of(tuple(error.key.split("."))), str(error)
     except PluginError as error:
@@ -204,7 +217,7 @@ def _lines(
     for problem in problems:
         key, value = _lookup(problem["loc"], values)
         if problem["type"] in ("missing", "extra_forbidden"):
-            key = tuple(str(part) for part in problem["loc"])
+            key = (*_lookup(problem["loc"][:-1], values)[0], str(problem["loc"][-1]))
         if key in reported:
             continue
         reported.add(key)

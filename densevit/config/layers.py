@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from densevit.config.schema import BUDGETS, BackboneSection, DataSection, HeadSection
+from densevit.config.schema import BUDGETS, BackboneSection, DataSection, HeadSection, OptimSection
 from densevit.config.yaml_io import find_file, parse, read_file
 from densevit.errors import ConfigError
 
@@ -102,11 +102,13 @@ def _reserved(path: Key) -> set[str] | None:
     match path:
         case ("backbone",):
             return set(BackboneSection.model_fields)
+        case ("optim",):
+            return set(OptimSection.model_fields)
         case ("data",):
             return set(DataSection.model_fields)
         case ("heads", _):
             return set(HeadSection.model_fields)
-        case ("heads", _, "neck" | "evaluation"):
+        case ("heads", _, "neck" | "evaluation") | ("optim", "schedule"):
             return {"name"}
     return None
 

@@ -13,10 +13,12 @@ from pydantic import (
     BeforeValidator,
     Field,
     PrivateAttr,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails
 
 from densevit.config.values import (
     Count,
@@ -26,9 +28,12 @@ from densevit.config.values import (
     Frozen,
     FrozenDepths,
     Int,
+    ModuleClass,
     Momentum,
+    Named,
     OpenSection,
     Patterns,
+    PluginSection,
     Rate,
     Scales,
     Section,
@@ -36,7 +41,9 @@ from densevit.config.values import (
     Sides,
     Triple,
     above_zero,
+    as_sections,
     as_tuple,
+    module_section,
 )
 
 BUDGETS = ("max_images", "max_steps", "max_epochs")
@@ -61,13 +68,6 @@ class BackboneSection(OpenSection):
     freeze: FrozenDepths = False
     """Freezes the backbone: no gradients, norms in evaluation mode. Or the number of frozen depths, from the input, or
     patterns of parameters, as in `[patch_*, stages.0.*]`."""
-
-
-class PluginSection(OpenSection):
-    """A plugin, and its options."""
-
-    name: str
-    """A plugin's name or `module:Class`."""
 
 
 class EvaluationSection(OpenSection):
@@ -148,11 +148,15 @@ class DataSection(OpenSection):
         return scales
 
 
-class OptimSection(Section):
-    """The optimiser and the learning rate schedule."""
+OPTIMISERS = ("adamw", "adam", "sgd")
+"""The built-in optimisers."""
 
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    """`sgd` uses the first of `betas` as momentum."""
+
+class OptimSection(OpenSection):
+    """The optimiser and the learning rate schedule, and the options of an optimiser that is a `module:Class`."""
+
+    name: Literal["adamw", "adam", "sgd"] | ModuleClass = "adamw"
+    """`adamw`, `adam`, `sgd`, which uses the first of `betas` as momentum, or a `module:Class`."""
     lr: Annotated[Float, Field(gt=0, le=1e6)] | None = None
     """Learning rate; 1e-4 if `lr_per_256` is not set either."""
     lr_per_256: Annotated[Float, Field(gt=0, le=1e6)] | None = None
@@ -165,11 +169,13 @@ class OptimSection(Section):
     """Learning rate factors by parameter pattern, as in `{heads.detection.*: 10}`. If several match, all apply."""
     weight_decay: Rate = 1e-4
     """Weight decay; not applied to norms, biases and position embeddings."""
-    betas: Annotated[tuple[Momentum, Momentum], BeforeValidator(as_tuple)] = (0.9, 0.999)
-    """Adam's betas."""
-    schedule: Literal["constant", "cosine", "poly", "step"] = "cosine"
-    """The learning rate after the warm-up: constant, half a cosine, polynomial decay (power 0.9), or divided by 10
-    once."""
+    betas: Annotated[tuple[Momentum, Momentum] | None, BeforeValidator(as_tuple)] = None
+    """Adam's betas. `null`: `[0.9, 0.999]`; those of a `module:Class` are its own."""
+    schedule: Annotated[Literal["constant", "cosine", "poly", "step"] | Named, BeforeValidator(module_section)] = (
+        "cosine"
+    )
+    """The learning rate after the warm-up: constant, half a cosine, polynomial decay (power 0.9), divided by 10 once,
+    or a function of the step: `module:function` or `{name: module:function, options}`."""
     warmup: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     """Linear warm-up from 0, as a fraction of the training."""
     warmup_steps: Annotated[Int, Field(ge=0)] | None = None
@@ -183,6 +189,7 @@ class OptimSection(Section):
     @classmethod
     def _one_learning_rate(cls, values: Any) -> Any:
         if isinstance(values, dict):
+            values = cls._of_built_in(values)
             given = [key for key in ("lr", "lr_per_256") if values.get(key) is not None]
             if len(given) == 2:
                 raise ValueError("lr and lr_per_256 are both given; keep one.")
@@ -191,6 +198,17 @@ class OptimSection(Section):
             if not given:
                 return {**values, "lr": 1e-4}
         return values
+
+    @classmethod
+    def _of_built_in(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The values with the betas of a built-in optimiser, which has no other options."""
+        if values.get("name", "adamw") not in OPTIMISERS:
+            return values
+        extra = [key for key in values if key not in cls.model_fields]
+        if extra:  # as pydantic reports it for sections with fixed keys
+            errors = [InitErrorDetails(type="extra_forbidden", loc=(key,), input=values[key]) for key in extra]
+            raise ValidationError.from_exception_data("OptimSection", errors)
+        return {**values, "betas": (0.9, 0.999)} if values.get("betas") is None else values
 
 
 class TrainerSection(Section):
@@ -232,6 +250,11 @@ class TrainerSection(Section):
     """Decay of the exponential moving average of the weights, which is then evaluated and saved. `null`: none."""
     log_every: Count = 50
     """Optimiser steps between lines of losses in `metrics.csv`."""
+    callbacks: Annotated[tuple[PluginSection, ...], BeforeValidator(as_sections)] = ()
+    """Lightning callbacks: `[{name: module:Class, options}]`."""
+    loggers: Annotated[tuple[PluginSection, ...] | None, BeforeValidator(as_sections)] = None
+    """Lightning loggers besides `metrics.csv`: `tensorboard`, or `{name: module:Class, options}`. `null`: `tensorboard`
+    if it is installed."""
 
     @model_validator(mode="before")
     @classmethod

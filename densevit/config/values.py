@@ -25,6 +25,32 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def module_section(value: Any) -> Any:
+    """Converts module:Name to {name: module:Name}. For a union of built-in names and sections."""
+    if isinstance(value, dict) and "name" not in value:
+        raise ValueError("its name is missing, as in {name: module:Name, options}.")
+    return {"name": value} if isinstance(value, str) and ":" in value else value
+
+
+def _is_section(value: Any) -> Any:
+    if not isinstance(value, dict | BaseModel):
+        raise ValueError("a module:Name")
+    return value
+
+
+def as_sections(value: Any) -> Any:
+    """Converts the names in a list to sections: [tensorboard] to ({name: tensorboard},)."""
+    if value is not None and not isinstance(value, list | tuple):
+        raise ValueError(f"give a list, as in [{{name: module:Class}}], not {value!r}.")
+    return None if value is None else tuple({"name": item} if isinstance(item, str) else item for item in value)
+
+
+def _module_class(value: Any) -> Any:
+    if isinstance(value, str) and ":" not in value:
+        raise ValueError("a module:Class")  # in a union: the message appends it to the other types
+    return value
+
+
 def _size(value: Any) -> Any:
     if isinstance(value, list | tuple) and len(value) != 2:
         raise ValueError(f"give one side or [height, width], in pixels, not {value}.")
@@ -78,6 +104,7 @@ Count = Annotated[Int, Field(ge=1)]
 Rate = Annotated[Float, Field(ge=0, le=1e6)]
 Momentum = Annotated[Float, Field(ge=0, lt=1)]
 Factor = Annotated[Float, Field(gt=0)]
+ModuleClass = Annotated[str, BeforeValidator(_module_class)]
 Duration = Annotated[str, BeforeValidator(_duration)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 Triple = Annotated[tuple[Fraction, Fraction, Fraction] | None, BeforeValidator(_three)]
@@ -106,3 +133,13 @@ class OpenSection(Section):
     def options(self) -> dict[str, Any]:
         """The plugin's options: keyword arguments of its constructor."""
         return dict(self.model_extra or {})
+
+
+class PluginSection(OpenSection):
+    """A plugin, and its options."""
+
+    name: str
+    """A plugin's name or `module:Class`."""
+
+
+Named = Annotated[PluginSection, BeforeValidator(_is_section)]

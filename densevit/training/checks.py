@@ -1,13 +1,17 @@
 """Checks of the config, the data and the model before a training or an evaluation.
 
 A training calls `check_training` once the model is built, `check_monitor` once the evaluators are, and `check_budget`
-once the number of processes is known. An evaluation calls `model.check_inference`, then `check_classes`.
+once the number of processes is known. An evaluation calls `model.check_inference`, then `check_classes`. A DenseModule
+calls `check_batch` on the first batch of each loader.
 """
 
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from densevit.config import Config
 from densevit.data.build import Data
@@ -16,10 +20,19 @@ from densevit.interfaces import Evaluator
 from densevit.model import DenseModel, check_inference
 from densevit.model.parameter_groups import parameter_groups
 from densevit.training.budget import Budget, counted
-from densevit.training.callbacks.evaluation import flat_metrics
+from densevit.training.evaluators import flat_metrics
 
 _MIN_STEPS = 1000  # with fewer steps, a model from random weights learns next to nothing in any of our recipes
 _MIN_STEPS_FINE_TUNING = 100
+_BATCH = (
+    "a dict of images, padding_mask and targets is expected. Fix: let the data set return {'image': ..., 'targets': "
+    "...} and give the loader collate_fn=densevit.collate."
+)
+_TARGET = {  # the keys of every target
+    "image_id": "the image's id, an int or a string",
+    "size": "(height, width) of the image in the batch, without padding",
+    "original_size": "(height, width) of the image file",
+}
 
 
 def check_training(config: Config, data: Data, model: DenseModel) -> None:
@@ -42,12 +55,15 @@ def check_classes(data: Data, model: DenseModel) -> None:
             )
 
 
-def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator]) -> None:
-    """Raises ConfigError if no evaluator computes this metric. Call it before any evaluator was updated."""
-    if monitor is not None:
-        names = flat_metrics({name: evaluator.compute() for name, evaluator in evaluators.items()})
-        if monitor not in names:
-            raise ConfigError(f"trainer.monitor: there is no metric {monitor!r}.{did_you_mean(monitor, names)}")
+def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator]) -> list[str]:
+    """The metrics of all evaluators. Raises ConfigError if none computes the monitored one.
+
+    Call it before any evaluator was updated.
+    """
+    names = list(flat_metrics({name: evaluator.compute() for name, evaluator in evaluators.items()}))
+    if monitor is not None and monitor not in names:
+        raise ConfigError(f"trainer.monitor: there is no metric {monitor!r}.{did_you_mean(monitor, names)}")
+    return names
 
 
 def check_budget(budget: Budget, config: Config) -> None:
@@ -76,6 +92,53 @@ def check_budget(budget: Budget, config: Config) -> None:
             "never reaches its full value. Fix: set optim.warmup, a fraction of the training, such as 0.03.",
             stacklevel=2,
         )
+
+
+def check_batch(batch: Any) -> None:
+    """Raises DataError if this is not a batch as the model takes it, see `Batch`."""
+    if not isinstance(batch, Mapping):
+        raise DataError(f"The loader's first batch is a {type(batch).__name__}; {_BATCH}")
+    lacking = [key for key in ("images", "padding_mask", "targets") if key not in batch]
+    if lacking:
+        found = ", ".join(map(str, batch)) or "nothing"
+        raise DataError(f"The loader's first batch lacks {', '.join(lacking)}; found: {found}. {_BATCH}")
+    images, mask, targets = batch["images"], batch["padding_mask"], batch["targets"]
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise DataError(f"The loader's first batch: images is {_kind(images)}; uint8 (B, 3, H, W), RGB, is expected.")
+    shape = (len(images), *images.shape[2:])
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
+        raise DataError(
+            f"The loader's first batch: padding_mask is {_kind(mask)}; bool {shape}, True = padding, is expected."
+        )
+    if not isinstance(targets, Sequence) or len(targets) != len(images):
+        count = f" of {len(targets)}" if isinstance(targets, Sequence) else ""
+        raise DataError(
+            f"The loader's first batch: targets is a {type(targets).__name__}{count}; a list of {len(images)} dicts, "
+            "one per image, is expected."
+        )
+    for index, target in enumerate(targets):
+        if not isinstance(target, Mapping):
+            raise DataError(
+                f"The loader's first batch: targets[{index}] is a {type(target).__name__}; a dict is expected."
+            )
+        for key, meaning in _TARGET.items():
+            if key not in target:
+                raise DataError(
+                    f"The loader's first batch: targets[{index}] lacks {key!r}; found: {', '.join(target) or 'nothing'}"
+                    f". Fix: set it to {meaning}."
+                )
+        size, limit = tuple(map(int, target["size"])), tuple(images.shape[2:])
+        if len(size) != 2 or any(not 0 < side <= most for side, most in zip(size, limit, strict=True)):
+            raise DataError(
+                f"The loader's first batch: targets[{index}]['size'] is {size} in a batch of {limit}. Fix: set it to "
+                f"{_TARGET['size']}."
+            )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
 
 
 def _check_labels(config: Config, data: Data, model: DenseModel) -> None:

@@ -1,39 +1,83 @@
-"""The LightningModule for training and evaluation."""
+"""The LightningModule for training and validation."""
 
+import re
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as lightning
 import torch
 from torch import Tensor, distributed
-from torch.utils.data import DataLoader
 
 from densevit import config as configs
-from densevit.config import Config
-from densevit.data.build import Data
-from densevit.inference.predictor import Predictor, dense_model
-from densevit.interfaces import Batch, Predictions
+from densevit.config import InferenceSection, OptimSection
+from densevit.inference.predictor import Predictor
+from densevit.interfaces import Batch, Evaluator, Predictions
 from densevit.losses.distributed import process_count
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
 from densevit.training.budget import Budget
-from densevit.training.optim import build_optimizer, learning_rate, schedule
+from densevit.training.checks import check_batch, check_classes
+from densevit.training.data_module import DenseDataModule
+from densevit.training.evaluators import build_evaluators, flat_metrics, join_processes
+from densevit.training.optim import build_optimizer, group_options, learning_rate, schedule
+from densevit.training.trainer_steps import images_per_step, optimizer_steps
+from densevit.training.validation_images import truths, validation_dataset, validation_loader
 
 
 class DenseModule(lightning.LightningModule):
-    """A model with its config and data."""
+    """Training and validation of a model, in any Lightning Trainer and with any DataLoader of batches (`Batch`).
 
-    def __init__(self, model: DenseModel | Predictor, config: Config, data: Data) -> None:
+    Metrics are logged as HEAD/METRIC after each validation, the same in all processes, in float64.
+
+    optim: the config section `optim`, or a mapping of its keys. The schedule covers the Trainer's steps.
+    evaluators: by head, after `Evaluator.prepare`. None: of the model's config, by default those named like the tasks.
+    inference: test-time augmentation in validation. None: of the model's config, by default none.
+
+    budget: of a run; None in a Trainer of one's own. metrics: of the last validation.
+    """
+
+    def __init__(
+        self,
+        model: DenseModel | Predictor,
+        optim: OptimSection | Mapping[str, Any] | None = None,
+        evaluators: Mapping[str, Evaluator] | None = None,
+        inference: InferenceSection | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self.config, self.data = dense_model(model), config, data
+        self.model, self.config = (model, None) if isinstance(model, DenseModel) else (model.model, model.config)
+        self.optim: OptimSection = (
+            optim if isinstance(optim, OptimSection) else configs.section("optim", optim or {}, "DenseModule")
+        )
+        self.evaluators = None if evaluators is None else dict(evaluators)
+        own = InferenceSection() if isinstance(model, DenseModel) else model.inference
+        self.inference = own if inference is None else inference
+        self.budget: Budget | None = None
+        self.metrics: dict[str, float] = {}
         self.learning_rate = 0.0  # the largest of all groups, at the last step
-        if config.trainer.compile:
-            self.model.compile()
+        self._checked: set[str] = set()  # the stages whose first batch is checked
+        self._seen: dict[int, int] = {}  # images of this validation, by the index of their loader
+        self._random_states: list[Any] | None = None
+        self._resumed = False
+
+    def setup(self, stage: str) -> None:
+        """Raises DataError if the classes of a `DenseDataModule` are not those of the model."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, DenseDataModule):
+            check_classes(data.data, self.model)
+
+    # ---- training ----
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         losses = self.model.loss(self.model(batch), batch["targets"])
         loss = torch.stack(list(losses.values())).sum()
-        self.log("train/loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch["images"]))
-        return {"loss": loss, "terms": {name: term.detach() for name, term in losses.items()}}
+        terms = {name: term.detach() for name, term in losses.items()}
+        size = len(batch["images"])
+        own = self.budget is None and bool(self.trainer.loggers)  # in a run, `StepMetrics` logs them
+        self.log("train/loss", loss.detach(), prog_bar=True, logger=own, batch_size=size)
+        if own:
+            self.log_dict({f"train/{name}": term for name, term in terms.items()}, batch_size=size)
+        return {"loss": loss, "terms": terms}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.learning_rate = max(group["lr"] for group in optimizer.param_groups)
@@ -45,43 +89,75 @@ class DenseModule(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         # Lightning rejects fused optimisers here because of fp16's gradient scaler; ours is not fused with fp16.
-        if gradient_clip_val is not None:
+        if gradient_clip_val is not None and gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        elif gradient_clip_val is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
-    def validation_step(self, batch: Batch, batch_index: int) -> dict[str, list[Predictions]]:
-        return self.model.infer(batch, self.config.inference)
-
     def configure_optimizers(self) -> Any:
-        section, budget = self.config.optim, self.budget(self.trainer.world_size)
-        lr = learning_rate(section, budget.images_per_step)
-        optimizer = build_optimizer(self.model, section, lr, fused=self.trainer.precision != "16-mixed")
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(section, budget.steps))
+        optimizer = build_optimizer(self.model, self.optim, self._lr(), fused=self.trainer.precision != "16-mixed")
+        steps = optimizer_steps(self.trainer, self.optim) if self.budget is None else self.budget.steps
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.optim, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _lr(self) -> float:
+        if self.budget is not None:
+            return learning_rate(self.optim, self.budget.images_per_step)
+        return learning_rate(self.optim, images_per_step(self.trainer) if self.optim.lr is None else 0)
 
     def _apply_config_to_optimizer(self) -> None:
         """Replaces the learning rates, weight decays and momenta of a loaded optimiser by those of the config."""
-        section, optimizer = self.config.optim, self.trainer.optimizers[0]
+        section, optimizer = self.optim, self.trainer.optimizers[0]
         scheduler = self.trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
-        lr = learning_rate(section, self.budget(self.trainer.world_size).images_per_step)
-        groups = parameter_groups(self.model, section, lr)
+        groups = parameter_groups(self.model, section, self._lr())
         scheduler.base_lrs = [group["lr"] for group in groups]
         factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
         for loaded, group in zip(optimizer.param_groups, groups, strict=True):
             loaded |= {"initial_lr": group["lr"], "lr": group["lr"] * factor, "weight_decay": group["weight_decay"]}
-            loaded |= {"betas": section.betas} if "betas" in loaded else {"momentum": section.betas[0]}
+            loaded |= {key: value for key, value in group_options(section).items() if key in loaded}
 
-    def budget(self, world_size: int) -> Budget:
-        """The training budget. Lightning's `estimated_stepping_batches` is not used: it builds the loader too early,
-        and a resumed run would then restart its epoch."""
-        batches = self.data.batches_an_epoch(world_size)
-        return Budget.of(self.config.trainer, batches, self.config.data.batch_size, world_size)
+    # ---- validation ----
 
-    def train_dataloader(self) -> DataLoader:
-        return self.data.train_loader(self.trainer.global_rank, self.trainer.world_size)
+    def on_validation_start(self) -> None:
+        heads = "|".join(map(re.escape, self.model.heads))  # their metrics are the same in all processes
+        warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('({heads})/")
 
-    def val_dataloader(self) -> DataLoader:
-        return self.data.val_loader(self.trainer.global_rank, self.trainer.world_size)
+    def on_validation_epoch_start(self) -> None:
+        if self.evaluators is None:
+            dataset = validation_dataset(self.trainer, self.model)
+            self.evaluators = build_evaluators(self.model, self.config, dataset)
+        for evaluator in self.evaluators.values():
+            evaluator.reset()
+        self._seen = {}
+
+    def validation_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> dict[str, list[Predictions]]:
+        assert self.evaluators is not None
+        outputs = self.model.infer(batch, self.inference)
+        seen, loader = self._seen.get(dataloader_idx, 0), validation_loader(self.trainer, dataloader_idx)
+        self._seen[dataloader_idx] = seen + len(batch["targets"])
+        known = [(i, truth) for i, truth in enumerate(truths(batch, loader, seen)) if truth is not None]
+        if known:
+            for name, evaluator in self.evaluators.items():
+                evaluator.update([outputs[name][i] for i, _ in known], [truth for _, truth in known])
+        return outputs
+
+    def on_validation_epoch_end(self) -> None:
+        assert self.evaluators is not None
+        for evaluator in self.evaluators.values():
+            join_processes(evaluator)
+        self.metrics = flat_metrics({name: evaluator.compute() for name, evaluator in self.evaluators.items()})
+        # On the CPU: MPS has no float64.
+        self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in self.metrics.items()})
+
+    # ---- batches ----
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        stage = str(self.trainer.state.stage)
+        if stage not in self._checked:
+            check_batch(batch)
+            self._checked.add(stage)
+        return batch
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves images, padding mask and targets to the device; `truth` stays on the CPU for the evaluators."""
@@ -92,7 +168,7 @@ class DenseModule(lightning.LightningModule):
         images, mask = (batch[key].to(device, non_blocking=True) for key in ("images", "padding_mask"))
         return {"images": images, "padding_mask": mask, "targets": targets}
 
-    # Checkpoints hold the random state of each process, so that a resumed run continues exactly.
+    # ---- checkpoints: they hold the random state of each process, so that a resumed run continues exactly ----
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = {"cpu": torch.get_rng_state()}
@@ -103,17 +179,19 @@ class DenseModule(lightning.LightningModule):
             states = [None] * process_count()
             distributed.all_gather_object(states, state)
         checkpoint["random_state"] = states
-        checkpoint["config"] = configs.dump(self.config)
+        if self.config is not None:
+            checkpoint["config"] = configs.dump(self.config)
         checkpoint["classes"] = {head: [c.name for c in classes] for head, classes in self.model.classes.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._random_state, self._resumed = checkpoint.get("random_state"), True
+        states = checkpoint.get("random_state")
+        self._random_states = [states] if isinstance(states, dict) else states  # old checkpoints of one process
+        self._resumed = True
 
     def on_train_start(self) -> None:
-        if getattr(self, "_resumed", False):
+        if self._resumed:
             self._apply_config_to_optimizer()
-        states = getattr(self, "_random_state", None)
-        states = [states] if isinstance(states, dict) else states  # old checkpoints of one process
+        states, self._random_states, self._resumed = self._random_states, None, False
         if states and self.trainer.global_rank < len(states):
             state = states[self.trainer.global_rank]
             torch.set_rng_state(state["cpu"])

@@ -1,54 +1,38 @@
 """Evaluation of a model on the validation data."""
 
-from densevit import registry
-from densevit.config import Config
+from densevit.config import Config, TrainerSection
 from densevit.data.build import Data
-from densevit.errors import ConfigError
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.interfaces import Evaluator
 from densevit.model import DenseModel
-from densevit.training.callbacks.evaluation import EvaluationCallback, Write
+from densevit.training.callbacks.predictions import PredictionWriter, Write
+from densevit.training.data_module import DenseDataModule
 from densevit.training.dense_module import DenseModule
+from densevit.training.evaluators import build_evaluators
 from densevit.training.lightning_logging import silence_lightning
 from densevit.training.peers import Peers, watching
 from densevit.training.trainer import build_trainer
 
 
 def evaluate(
-    model: DenseModel | Predictor, data: Data, config: Config, write: Write | None = None
+    model: DenseModel | Predictor, data: Data, config: Config | None, write: Write | None = None
 ) -> tuple[dict[str, float], dict[str, Evaluator]]:
     """Evaluates a model on the validation data. Returns the metrics, named HEAD/METRIC, and the evaluators.
 
     write: called with each image's predictions; with several processes, in each for its own images. The precision and
-    the devices are those of the config, so that the metrics equal those of the validation during training.
+    the devices are those of the config, so that the metrics equal those of the validation during training; None: one
+    device, and the defaults.
     """
     model = dense_model(model)
     silence_lightning()
-    evaluation = EvaluationCallback(build_evaluators(model, config, data), write)
+    section = TrainerSection(max_steps=1, devices=1) if config is None else config.trainer
+    evaluators = build_evaluators(model, config, data.val)
+    if section.compile:
+        model.compile()
+    module = DenseModule(model, None, evaluators, None if config is None else config.inference)
     peers = Peers()
-    trainer = build_trainer(config.trainer, callbacks=[evaluation, peers], enable_progress_bar=False)
+    callbacks = [peers] if write is None else [PredictionWriter(write), peers]
+    trainer = build_trainer(section, callbacks=callbacks, enable_progress_bar=False)
     with watching(trainer, peers):
-        trainer.validate(DenseModule(model, config, data), verbose=False)
-    return evaluation.metrics, evaluation.evaluators
-
-
-def build_evaluators(model: DenseModel, config: Config, data: Data) -> dict[str, Evaluator]:
-    """Builds the evaluator of each head: the one that its config names, else the one named like its task.
-
-    Raises ConfigError if an evaluator cannot evaluate its head on the validation data.
-    """
-    evaluators: dict[str, Evaluator] = {}
-    for name, section in config.heads.items():
-        plugin = section.evaluation.name or str(model.heads[name].task)
-        evaluators[name] = registry.create(
-            "evaluators",
-            plugin,
-            model.classes[name],
-            options=section.evaluation.options,
-            where=f"heads.{name}.evaluation",
-        )
-        try:
-            evaluators[name].prepare(model.heads[name], data.val)  # type: ignore[arg-type]  # a Head
-        except ConfigError as error:
-            raise ConfigError(f"heads.{name}.evaluation.{error}") from None
-    return evaluators
+        trainer.validate(module, datamodule=DenseDataModule(data), verbose=False)
+    return module.metrics, evaluators

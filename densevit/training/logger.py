@@ -1,6 +1,7 @@
 """`metrics.csv`: one row per logged step or validation. A resumed run appends to it."""
 
 import csv
+import math
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,19 @@ class MetricsCsv(Logger):
     def version(self) -> str:
         return ""
 
+    @property
+    def save_dir(self) -> str:
+        """The run's folder; Lightning's ModelCheckpoint writes to its `checkpoints`."""
+        return str(self.path.parent)
+
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Does nothing: `config.yaml` holds them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = {"step": step, **metrics}
+        # In rows of validations, undefined metrics are left out. A loss of nan stays.
+        row = {"step": step, **{k: v for k, v in metrics.items() if k.startswith("train/") or not math.isnan(v)}}
         new = [name for name in row if name not in self.columns]
         if new:
             rows = self.rows()

@@ -2,11 +2,16 @@
 
 import math
 from collections.abc import Callable
+from numbers import Real
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
-from densevit.config import OptimSection
+from densevit import registry
+from densevit.config import OptimSection, named_classes
+from densevit.config.schema import OPTIMISERS
+from densevit.errors import PluginError
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
 
@@ -27,24 +32,41 @@ def build_optimizer(model: DenseModel, section: OptimSection, lr: float, fused: 
     fused: one kernel for all parameters; not compatible with fp16's gradient scaling.
     """
     groups = parameter_groups(model, section, lr)
+    if section.name not in OPTIMISERS:
+        kind, options = named_classes.optimiser(section, lr)
+        return registry.construct(kind, section.name, groups, options=options, where="optim")
+    assert section.betas is not None  # the schema sets them
     if section.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=section.betas[0], fused=fused)
     kind = torch.optim.AdamW if section.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=lr, betas=section.betas, fused=fused)
 
 
+def group_options(section: OptimSection) -> dict[str, Any]:
+    """The options of the config that a parameter group holds, besides its learning rate and weight decay."""
+    if section.name not in OPTIMISERS:
+        options = section.options
+        return options if section.betas is None else {**options, "betas": section.betas}
+    assert section.betas is not None  # the schema sets them
+    return {"momentum": section.betas[0]} if section.name == "sgd" else {"betas": section.betas}
+
+
 def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
     """Returns the factor on the learning rate as a function of the optimiser step: linear warm-up, then the schedule.
 
     `cosine` and `poly` reach `min_lr_ratio` at step `steps`, one after the last; `step` divides by 10 at the fraction
-    `drop_at` of the steps.
+    `drop_at` of the steps. A function of the user's gets the step after the warm-up, from 0, and the number of steps
+    after it. Raises PluginError if it does not return a number.
     """
 
     warmup = round(section.warmup * steps) if section.warmup_steps is None else section.warmup_steps
+    own = named_classes.schedule(section)
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
+        if own is not None:
+            return _number(own(step - warmup, max(1, steps - warmup)), step, section)
         if section.schedule == "constant":
             return 1.0
         if section.schedule == "step":
@@ -54,3 +76,13 @@ def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
         return section.min_lr_ratio + (1 - section.min_lr_ratio) * left
 
     return factor
+
+
+def _number(value: Any, step: int, section: OptimSection) -> float:
+    if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+        name = getattr(section.schedule, "name", "")
+        raise PluginError(
+            f"optim.schedule: {name!r} returned {value!r} for step {step}; the factor on the learning rate is "
+            "expected, a finite number from 0."
+        )
+    return float(value)

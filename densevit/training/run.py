@@ -1,107 +1,182 @@
 """Training runs: starts or resumes a training and writes the run's folder."""
 
-import errno
 import os
-import shutil
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytorch_lightning as lightning
-import torch
+from pytorch_lightning.callbacks import ProgressBar as LightningBar
 from pytorch_lightning.loggers import Logger
 from rich import get_console, reconfigure
 from rich.console import Console
 
 from densevit import config as configs
-from densevit.config import Config
+from densevit.config import Config, DataSection
 from densevit.config.values import seconds_of
-from densevit.data.build import Data, build_data
-from densevit.data.loading.dataloader import worker_failure
-from densevit.errors import DensevitError, TrainingError
+from densevit.data.build import build_data
+from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file
 from densevit.inference.loading import load
-from densevit.model import DenseModel, build_model
+from densevit.inference.predictor import Predictor
+from densevit.model import DenseModel, build_model, check_inference
 from densevit.model.parameter_groups import parameter_groups, parameter_rates
+from densevit.training import evaluation
+from densevit.training.best_epoch import BestEpoch
 from densevit.training.budget import Budget
+from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.budget import BudgetCallback
 from densevit.training.callbacks.checkpointing import RunFolder, Stopped
 from densevit.training.callbacks.ema import ExponentialMovingAverage
-from densevit.training.callbacks.evaluation import EvaluationCallback
 from densevit.training.callbacks.progress import CONSOLE, ProgressBar, ValidationLines
 from densevit.training.callbacks.step_metrics import StepMetrics
-from densevit.training.checks import check_budget, check_monitor, check_training
+from densevit.training.checks import check_classes, check_monitor, check_training
+from densevit.training.data_module import DenseDataModule
 from densevit.training.dense_module import DenseModule
-from densevit.training.evaluation import build_evaluators
+from densevit.training.evaluators import build_evaluators
+from densevit.training.extensions import build_callbacks, build_loggers, check_callbacks
 from densevit.training.lightning_logging import silence_lightning
 from densevit.training.logger import MetricsCsv
 from densevit.training.optim import learning_rate
 from densevit.training.peers import Peers, watching
 from densevit.training.resuming import Checkpoint, changes
+from densevit.training.run_errors import removed_on_error, resume_hint, translated_errors
 from densevit.training.run_folder import choose_together
+from densevit.training.run_output import announce, derived_values, finish
 from densevit.training.stop_signals import requeue
 from densevit.training.trainer import build_trainer
 from densevit.training.unused_parameters import freeze_unused
 from densevit.visualization.rates_table import rates_table
-from densevit.visualization.report import write_report
-from densevit.visualization.samples import draw_samples
-from densevit.visualization.tables import metrics_table
 from densevit.visualization.weights_table import weights_table
 from densevit.weights import model_file
 from densevit.weights.pretrained import load_pretrained
 
-_DISK_ERRORS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
-    *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENOENT),
-)
+
+@dataclass
+class Run:
+    """A finished or stopped training.
+
+    path: its folder. stopped_by: the number of the signal that stopped it; 0 if it ran to its end.
+    """
+
+    path: Path
+    stopped_by: int = 0
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the best epoch; empty if the run was stopped before its first validation."""
+        return metrics_file.read(self.path / "metrics.json")
+
+    @cached_property
+    def model(self) -> Predictor:
+        """The model of the best epoch, loaded when it is first used."""
+        return load(self.path)
 
 
-class Outcome(NamedTuple):
-    """The result of a training. stopped_by: the signal that stopped it, 0 if it ran to its end."""
+def fit(
+    config: str | Path | Mapping[str, Any] | Config | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    callbacks: Sequence[lightning.Callback] = (),
+    loggers: Sequence[Logger] = (),
+    resume: str | Path | None = None,
+    run_dir: str | Path | None = None,
+    name: str | None = None,
+) -> Run:
+    """Trains the model that a config describes, or resumes a run.
 
-    folder: Path
-    stopped_by: int
+    The config, the data and the weights are checked before a folder is created. A resumed run continues with its own
+    config and last checkpoint; all differences from the checkpoint's config are printed.
+
+    config: a file, a shipped config's name, a mapping or a `Config`. overrides: as on the command line,
+    "optim.lr=1e-4"; those of a resumed run are written to its config.yaml. callbacks, loggers: in addition to those of
+    the config. resume: the folder of the run, in place of a config. run_dir: a new or empty folder; None: the next free
+    runs/NAME. name: of that folder; None: the config file's.
+
+    Raises ConfigError, PluginError, DataError or WeightsError for wrong input, also for differences that change the
+    model, the optimiser or the data set of a resumed run, and TrainingError if the training cannot continue.
+    """
+    if (config is None) == (resume is None):
+        raise ConfigError("fit needs a config, or the folder of a run to resume, and not both.")
+    given = (callbacks, loggers)
+    if resume is not None:
+        if run_dir is not None:
+            raise ConfigError(f"fit: resume={resume} uses that folder. Fix: remove run_dir.")
+        folder = Path(resume)
+        checkpoint = Checkpoint(folder)
+        return _run(configs.load(folder / "config.yaml", overrides), folder, folder.name, checkpoint, *given)
+    if isinstance(config, str | Path):
+        name, config = name or Path(config).stem, configs.load(config, overrides)
+    elif isinstance(config, Mapping) or overrides:
+        values = config.model_dump() if isinstance(config, Config) else config
+        assert values is not None
+        config = configs.from_mapping(values, "fit", overrides)
+    assert isinstance(config, Config)
+    return _run(config, None if run_dir is None else Path(run_dir), name or "run", None, *given)
 
 
 def train(config: Config, run_dir: Path | None = None, name: str = "run") -> Path:
-    """Trains the model that a config describes, and returns the run's folder.
-
-    The config, the data and the weights are checked before the folder is created.
-    """
-    return run_training(config, run_dir, name).folder
-
-
-def run_training(config: Config, run_dir: Path | None = None, name: str = "run") -> Outcome:
-    """Trains as `train` does, and returns how the training ended."""
-    return _run(config, run_dir, name, None)
+    """Trains the model that a config describes, and returns the run's folder; see `fit`."""
+    return fit(config, run_dir=run_dir, name=name).path
 
 
 def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
-    """Resumes a stopped run, and returns its folder; see `resume_training`."""
-    return resume_training(run, overrides).folder
+    """Resumes a stopped run, and returns its folder; see `fit`."""
+    return fit(None, overrides, resume=run).path
 
 
-def resume_training(run: Path, overrides: Sequence[str] = ()) -> Outcome:
-    """Resumes a stopped run from its own config and last checkpoint.
+def evaluate(
+    model: DenseModel | Predictor | Run | str | Path,
+    data: Config | DataSection | Mapping[str, Any] | str | Path | None = None,
+) -> dict[str, float]:
+    """Evaluates a model on one device. Returns the metrics, named HEAD/METRIC.
 
-    overrides: config overrides, such as a larger budget; they are written to the run's config.yaml. All differences
-    from the checkpoint's config are printed. Raises ConfigError for differences that change the model, the optimiser or
-    the data set, and if another process trains in that folder.
+    model: a model, a run, a run's folder or a model file. data: the config section `data`, as a mapping, a section file
+    or a `DataSection`, or a config with it; its split `data.split` is evaluated. None: the data that the model was
+    trained with. Raises DataError if its classes are not those of the model.
     """
-    checkpoint = Checkpoint(run)
-    return _run(configs.load(run / "config.yaml", overrides), run, run.name, checkpoint)
+    model = model.model if isinstance(model, Run) else model
+    model = load(model) if isinstance(model, str | Path) else model
+    predictor = Predictor(model) if isinstance(model, DenseModel) else model
+    model, config = predictor.model, predictor.config
+    if data is None and config is None:
+        raise ConfigError("evaluate: the model has no config, and so no data. Fix: give data={'name': ..., ...}.")
+    source = DenseDataModule(config if data is None else data).data  # type: ignore[arg-type]  # not None
+    source.multiple = model.multiple
+    source.val.check_labels()
+    check_inference(model, predictor.inference)
+    check_classes(source, model)
+    if config is not None:
+        one = config.trainer.model_copy(update={"devices": 1, "num_nodes": 1, "strategy": "auto"})
+        config = config.model_copy(update={"trainer": one})
+    device, was_training = model.mean.device, model.training
+    try:
+        metrics, _ = evaluation.evaluate(model, source, config)
+    finally:
+        model.to(device).train(was_training)  # Lightning moves it to the CPU
+    return metrics
 
 
-def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint | None) -> Outcome:
+def _run(
+    config: Config,
+    run_dir: Path | None,
+    name: str,
+    checkpoint: Checkpoint | None,
+    given_callbacks: Sequence[lightning.Callback],
+    given_loggers: Sequence[Logger],
+) -> Run:
     reconfigure(**CONSOLE)
     console = get_console()  # the console of the progress bar: lines are printed above it
     silence_lightning()
     configs.check_plugins(config)
     changed = changes(checkpoint.config, config) if checkpoint is not None and checkpoint.config is not None else {}
+    callbacks = build_callbacks(config.trainer, given_callbacks)
     lightning.seed_everything(config.seed, verbose=False)
-    trainer = _trainer(config, console)
+    trainer = _trainer(config, console, callbacks)
     data = build_data(config)
     data.check_splits()
     model = build_model(config, data.classes)
@@ -110,38 +185,39 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint
     if checkpoint is not None:
         checkpoint.check_model(model)
     fits = load_pretrained(model) if checkpoint is None else []  # the checkpoint holds all weights
-    evaluation = EvaluationCallback(build_evaluators(model, config, data))
-    check_monitor(config.trainer.monitor, evaluation.evaluators)
+    evaluators = build_evaluators(model, config, data.val)
+    metrics = check_monitor(config.trainer.monitor, evaluators)
+    check_callbacks(callbacks, metrics)
+    if config.trainer.compile:
+        model.compile()
 
-    module = DenseModule(model, config, data)
-    budget = module.budget(trainer.world_size)
+    def budget_of(world_size: int) -> Budget:
+        return Budget.of(config.trainer, data.batches_an_epoch(world_size), config.data.batch_size, world_size)
+
+    budget = budget_of(trainer.world_size)
     lr = learning_rate(config.optim, budget.images_per_step)
     every = config.trainer.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
-    files = RunFolder(evaluation, config.trainer.monitor, interval)
-    peers = Peers()
-    # The order matters: the average is updated and metrics are written before a checkpoint.
+    best = BestModel(BestEpoch(evaluators, config.trainer.monitor))
+    files, peers = RunFolder(best, interval), Peers()
     ema = [] if config.trainer.ema is None else [ExponentialMovingAverage(config.trainer.ema)]
-    callbacks = [
-        BudgetCallback(module.budget),
-        StepMetrics(),
-        evaluation,
-        files,
-        ValidationLines(console, evaluation),
-        peers,
-    ]
-    trainer.callbacks[:0] = [*ema, *callbacks]  # type: ignore[attr-defined]  # set by a connector
+    # The order matters: the average is updated and metrics are written before a checkpoint.
+    own = [best, *ema, BudgetCallback(budget_of), StepMetrics(), ValidationLines(console), peers]
+    trainer.callbacks = [*own, *trainer.callbacks, *callbacks, files]  # type: ignore[attr-defined]  # set by a connector
     folder = choose_together(trainer, lambda: files.open(name, run_dir, new=checkpoint is None))
-    files.folder, trainer.loggers = folder, _loggers(folder)
+    files.folder = best.folder = folder
     rates = parameter_rates(model, config.optim, lr)
     if trainer.world_size > 1:
         freeze_unused(model)
-    with _translated_errors(folder), _removed_on_error(trainer, folder, new=checkpoint is None), closing(files):
+    with translated_errors(folder), removed_on_error(trainer, folder, new=checkpoint is None), closing(files):
         if checkpoint is not None:
             checkpoint.check_groups(parameter_groups(model, config.optim, lr))
+        trainer.loggers = build_loggers(config.trainer, folder, given_loggers)
         if trainer.is_global_zero:
             partial = folder / "config.yaml.partial"
-            partial.write_text(configs.dump(config, _derived(config, model, data, trainer, budget)), encoding="utf-8")
+            partial.write_text(
+                configs.dump(config, derived_values(config, model, data, trainer, budget)), encoding="utf-8"
+            )
             partial.replace(folder / "config.yaml")
             (folder / "checkpoints").mkdir(exist_ok=True)
             if checkpoint is not None:
@@ -154,153 +230,42 @@ def _run(config: Config, run_dir: Path | None, name: str, checkpoint: Checkpoint
                 console.print(weights_table(fit), soft_wrap=False)
             if len({rate.lr for rate in rates}) > 1:
                 console.print(rates_table(rates), soft_wrap=False)
-            _announce(console, config, model, data, trainer, folder, budget)
+            announce(console, config, model, data, trainer, folder, budget)
 
         stopped_by = 0
         try:
             with watching(trainer, peers):
-                trainer.fit(module, ckpt_path=None if checkpoint is None else checkpoint.path, weights_only=True)
+                path = None if checkpoint is None else checkpoint.path
+                module = DenseModule(Predictor(model, config), config.optim, evaluators)
+                trainer.fit(module, datamodule=DenseDataModule(data), ckpt_path=path, weights_only=True)
         except Stopped:
             stopped_by = files.signals.received
         except KeyboardInterrupt:
             if trainer.is_global_zero:
-                console.print(f"Stopped immediately.{_resume_hint(folder)}")
+                console.print(f"Stopped immediately.{resume_hint(folder)}")
             raise
         if trainer.is_global_zero:
-            if files.best is None:  # stopped before the first validation: the current weights
+            if best.best_epoch.best is None:  # stopped before the first validation: the current weights
                 model_file.save(model, folder / "model.safetensors", config)
                 metrics_file.write({}, folder / "metrics.json")
-            _finish(console, folder, data, bool(stopped_by))
+            finish(console, folder, data, bool(stopped_by))
             if stopped_by == getattr(signal, "SIGUSR1", -1):
                 console.print(requeue())
-    return Outcome(folder, stopped_by)
+    return Run(folder, stopped_by)
 
 
-@contextmanager
-def _translated_errors(folder: Path) -> Iterator[None]:
-    """Raises TrainingError, with the command to resume, if a file cannot be written or another process has ended."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        reason = f"{error.filename or folder} cannot be written: {error.strerror}."
-    except TrainingError as error:
-        reason = str(error)
-    except RuntimeError as error:
-        failure = worker_failure(error)
-        if failure is None:
-            raise
-        reason = str(failure)
-    else:
-        return
-    raise TrainingError(reason + _resume_hint(folder))
-
-
-@contextmanager
-def _removed_on_error(trainer: lightning.Trainer, folder: Path, new: bool) -> Iterator[None]:
-    """Removes the folder of a new run that fails before its first step."""
-    try:
-        yield
-    except DensevitError:
-        if new and trainer.global_step == 0 and trainer.is_global_zero:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _resume_hint(folder: Path) -> str:
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
-        return ""
-    return f" Resume from the last checkpoint with: densevit train --resume {folder}"
-
-
-def _trainer(config: Config, console: Console) -> lightning.Trainer:
+def _trainer(config: Config, console: Console, callbacks: Sequence[lightning.Callback]) -> lightning.Trainer:
     section = config.trainer
+    own_bar = console.is_terminal and not any(isinstance(callback, LightningBar) for callback in callbacks)
     return build_trainer(
         section,
-        callbacks=[ProgressBar(console_kwargs=CONSOLE)] if console.is_terminal else [],
+        callbacks=[ProgressBar(console_kwargs=CONSOLE)] if own_bar else [],
         max_epochs=-1,  # the budget ends the training
         check_val_every_n_epoch=None,
         gradient_clip_val=section.clip_grad_norm,
         accumulate_grad_batches=section.accumulate,
         log_every_n_steps=section.log_every,
-        enable_progress_bar=console.is_terminal,
+        enable_progress_bar=own_bar,
         num_sanity_val_steps=0,
         default_root_dir=os.devnull,  # where Lightning looks for its own checkpoints; nothing is written there
     )
-
-
-def _loggers(folder: Path) -> list[Logger]:
-    loggers: list[Logger] = [MetricsCsv(folder / "metrics.csv")]
-    try:
-        from densevit.training.tensorboard import TensorBoard
-
-        loggers.append(TensorBoard(folder, name="", version=""))
-    except ModuleNotFoundError:
-        pass  # the extra `tensorboard` is not installed
-    return loggers
-
-
-def _derived(
-    config: Config, model: DenseModel, data: Data, trainer: lightning.Trainer, budget: Budget
-) -> dict[str, str]:
-    """Derived values, written to config.yaml as comments."""
-    images = budget.images_per_step
-    values = {
-        "training images": str(len(data.train)),
-        "validation images": str(len(data.val)),
-        "images per optimiser step": str(images),
-        "optimiser steps": f"{budget.steps:,}, {budget.images / len(data.train):.2f} epochs",
-        "learning rate": f"{learning_rate(config.optim, images):g}",
-        "precision": str(trainer.precision),
-        "feature channels and strides": f"{list(model.backbone.channels)} at {list(model.backbone.strides)}",
-        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-    }
-    for name, classes in model.classes.items():
-        values[f"classes of {name}"] = ", ".join(c.name for c in classes)
-    return values
-
-
-def _announce(
-    console: Console,
-    config: Config,
-    model: DenseModel,
-    data: Data,
-    trainer: lightning.Trainer,
-    folder: Path,
-    budget: Budget,
-) -> None:
-    heads = ", ".join(f"{name} ({section.name})" for name, section in config.heads.items())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    device = trainer.strategy.root_device
-    what = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type}, {torch.get_num_threads()} threads"
-    )
-    console.print(f"{config.backbone.name} -> {heads}, {trained / 1e6:.2f} M trained parameters")
-    console.print(f"{config.data.name}: {len(data.train)} training images, {len(data.val)} validation images")
-    console.print(budget.describe(len(data.train)))
-    check_budget(budget, config)
-    console.print(f"{trainer.world_size} x {what}, {trainer.precision}; writing to {folder}/")
-
-
-def _finish(console: Console, folder: Path, data: Data, stopped: bool) -> None:
-    """Writes the visualizations and the report, and prints the metrics and the files."""
-    predictor = load(folder)
-    draw_samples(
-        lambda image: predictor.predict(image).heads,
-        predictor.classes,
-        data,
-        folder / "predictions",
-        types=predictor.target_types,
-    )
-    report = write_report(folder)
-    metrics = metrics_file.read(folder / "metrics.json")
-    if metrics:
-        console.print(metrics_table(metrics), soft_wrap=False)
-    console.print(
-        f"model: {folder / 'model.safetensors'}   report: {report}   visualizations: {folder / 'predictions'}/"
-    )
-    if stopped:
-        console.print(f"Stopped. Resume with: densevit train --resume {folder}")

@@ -22,8 +22,8 @@ def draw_samples(
 ) -> None:
     """Draws `count` images, evenly spaced over the validation set, as HEAD-IMAGE.jpg in a folder.
 
-    predict: from an image (3, H, W), uint8, to the predictions of each head. classes: those of each head. types: of each
-    head's keys, where they have options.
+    predict: from an image (3, H, W), uint8, to the predictions of each head. classes: those of each head.
+    types: of the keys of each head, where they have options.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(min(count, len(data.val))):

@@ -13,7 +13,7 @@ from densevit.config import Config
 from densevit.data.build import Data, build_data
 from densevit.interfaces import Batch
 from densevit.model import DenseModel, build_model
-from densevit.training.evaluation import build_evaluators
+from densevit.training.evaluators import build_evaluators
 from tests.strict_device import DEVICE, Accelerator, host, moved
 from tests.training.test_several_tasks import BASE, DETECTION, SURFACES
 
@@ -117,8 +117,8 @@ def test_accelerator_predictions_are_evaluated_with_cpu_ground_truth(setup: Setu
     model, data, config = setup
     [batch, *_] = list(data.val_loader())
     model.eval()
-    expected, evaluators = model.infer(batch), build_evaluators(model, config, data)
-    found_by = build_evaluators(model, config, data)
+    expected, evaluators = model.infer(batch), build_evaluators(model, config, data.val)
+    found_by = build_evaluators(model, config, data.val)
     truths = [target["truth"] for target in batch["targets"]]
     for name, evaluator in evaluators.items():
         evaluator.update(expected[name], truths)

@@ -14,7 +14,7 @@ from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.model import build_model
 from densevit.training.checks import check_training
-from densevit.training.evaluation import build_evaluators
+from densevit.training.evaluators import build_evaluators
 from densevit.training.run import train
 
 CONFIG = """
@@ -102,9 +102,9 @@ def test_metric_head_on_unitless_depth_requires_alignment(config, disparities: P
     data = build_data(section)
     model = build_model(section, data.classes)
     with pytest.raises(ConfigError, match=r"heads\.near\.evaluation\.align is none, but the depth of the data has no"):
-        build_evaluators(model, section, data)
+        build_evaluators(model, section, data.val)
     aligned = config(*relative_data(disparities), METRIC, "heads.near.evaluation.align=median")
-    assert build_evaluators(model, aligned, data)["near"].main == "AbsRel_aligned_median"
+    assert build_evaluators(model, aligned, data.val)["near"].main == "AbsRel_aligned_median"
 
 
 def test_metric_heads_have_plain_metric_names(config) -> None:
@@ -112,4 +112,4 @@ def test_metric_heads_have_plain_metric_names(config) -> None:
     data = build_data(section)
     model = build_model(section, data.classes)
     check_training(section, data, model)
-    assert build_evaluators(model, section, data)["near"].main == "AbsRel"
+    assert build_evaluators(model, section, data.val)["near"].main == "AbsRel"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytorch_lightning as lightning
 
 from densevit.training.budget import Budget
+from densevit.training.dense_module import DenseModule
 
 _MIN_LOGGED_STEPS = 20  # in a short training
 _NEVER = 1 << 62  # batches between two validations
@@ -27,7 +28,8 @@ class BudgetCallback(lightning.Callback):
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage == "fit":
-            self.budget = self.budget_of(trainer.world_size)
+            assert isinstance(pl_module, DenseModule)
+            self.budget = pl_module.budget = self.budget_of(trainer.world_size)
             every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
             trainer.log_every_n_steps = min(every, max(1, self.budget.steps // _MIN_LOGGED_STEPS))  # type: ignore[attr-defined]
 

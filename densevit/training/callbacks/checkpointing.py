@@ -1,22 +1,17 @@
-"""Checkpoints, the best model and its metrics, written to the run's folder."""
+"""Checkpoints of a run, and its folder."""
 
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
 
-from densevit.evaluation import metrics_file
-from densevit.evaluation.tables_file import write_tables
-from densevit.training.best_epoch import BestEpoch
 from densevit.training.budget import Budget
-from densevit.training.callbacks.evaluation import EvaluationCallback
+from densevit.training.callbacks.best_model import BestModel
 from densevit.training.dense_module import DenseModule
 from densevit.training.resuming import RunLock
 from densevit.training.run_folder import choose
 from densevit.training.stop_signals import StopSignals
-from densevit.weights import model_file
 
 
 class Stopped(Exception):  # noqa: N818  # not an error
@@ -24,9 +19,9 @@ class Stopped(Exception):  # noqa: N818  # not an error
 
 
 class RunFolder(lightning.Callback):
-    """Writes `checkpoints/last.ckpt`, and for the best epoch `best.ckpt`, `model.safetensors`, metrics and tables.
+    """Writes `checkpoints/last.ckpt`, and for the best epoch `best.ckpt`.
 
-    It must follow the callbacks for EMA and logging, so that a checkpoint includes their state after its step.
+    It must be the last callback, so that a checkpoint includes the state of the others after its step.
 
     checkpoint_every: interval between two `last.ckpt`, in addition to those after validations: optimiser steps as an
     int, or seconds as a float; None: after validations only.
@@ -35,16 +30,10 @@ class RunFolder(lightning.Callback):
     folder: Path
     budget: Budget
 
-    def __init__(
-        self,
-        evaluation: EvaluationCallback,
-        monitor: str | None = None,
-        checkpoint_every: int | float | None = None,
-    ) -> None:
-        self.evaluation = evaluation
-        self.best_epoch, self.checkpoint_every = BestEpoch(evaluation.evaluators, monitor), checkpoint_every
+    def __init__(self, best: BestModel, checkpoint_every: int | float | None = None) -> None:
+        self.best, self.checkpoint_every = best, checkpoint_every
         self.signals = StopSignals()
-        self._improved = self._stopping = self._due = False
+        self._stopping = self._due = False
         self._last_step = -1
         self._saved_at = 0.0
         self._lock: RunLock | None = None
@@ -61,9 +50,9 @@ class RunFolder(lightning.Callback):
             self._lock.release()
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        assert isinstance(pl_module, DenseModule)
         if stage == "fit":
-            self.budget = pl_module.budget(trainer.world_size)
+            assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
+            self.budget = pl_module.budget
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.signals.install()
@@ -84,10 +73,11 @@ class RunFolder(lightning.Callback):
         self._last_step = step
         received, (due,) = self.signals.agree(self._is_due(step))
         self._due = self._due or due
+        stopped = trainer.should_stop and step < self.budget.steps  # by another callback
         # At the end of an epoch or before a validation, the checkpoint is written later: Lightning cannot resume here.
         if trainer.is_last_batch or self.budget.validates_after(step):
             return
-        if received or self._due:
+        if received or self._due or stopped:
             self._save(trainer, "last")
             self._stopping = bool(received)
 
@@ -98,9 +88,8 @@ class RunFolder(lightning.Callback):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
-        if self._improved:
+        if self.best.improved:
             self._save(trainer, "best")
-        self._improved = False
         if not trainer.is_last_batch:
             self._save(trainer, "last")
             self._stopping = bool(self.signals.agree()[0])
@@ -109,7 +98,7 @@ class RunFolder(lightning.Callback):
         if not trainer.is_last_batch:  # the budget ends within an epoch: saved after validation
             return
         received, step = self.signals.agree()[0], trainer.global_step
-        if self._due or received or self.budget.validates_after(step):
+        if self._due or received or trainer.should_stop or self.budget.validates_after(step):
             self._save(trainer, "last")
         if received and step < self.budget.steps:
             raise Stopped
@@ -123,33 +112,3 @@ class RunFolder(lightning.Callback):
         trainer.save_checkpoint(self.folder / "checkpoints" / f"{name}.ckpt")
         if name == "last":
             self._due, self._saved_at = False, time.monotonic()
-
-    # ---- best epoch ----
-
-    @property
-    def best(self) -> dict[str, float] | None:
-        """The monitored metrics of the best epoch; None before the first validation."""
-        return self.best_epoch.best
-
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, DenseModule)
-        if not self.best_epoch.improves(self.evaluation.metrics):
-            return
-        if not self.best_epoch.reached and trainer.is_global_zero:
-            monitored = ", ".join(self.best_epoch.monitored)
-            warnings.warn(
-                f"{monitored}: not defined on the validation data; the latest weights are saved in place of the best. "
-                "Fix: check the labels of the validation data.",
-                stacklevel=2,
-            )
-        self._improved = True
-        if trainer.is_global_zero:
-            model_file.save(pl_module.model, self.folder / "model.safetensors", pl_module.config)
-            metrics_file.write(self.evaluation.metrics, self.folder / "metrics.json")
-            write_tables(self.evaluation.evaluators, self.folder)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.best_epoch.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best_epoch.load_state_dict(state)

@@ -7,7 +7,6 @@ import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 
-from densevit.training.callbacks.evaluation import EvaluationCallback
 from densevit.training.dense_module import DenseModule
 
 CONSOLE = {"highlight": False, "soft_wrap": True}  # paths are not wrapped
@@ -28,8 +27,8 @@ _TIMED_SECONDS = 5.0
 class ValidationLines(lightning.Callback):
     """Prints the estimated time of the training, and after each validation its step, the loss and the main metrics."""
 
-    def __init__(self, console: Console, evaluation: EvaluationCallback) -> None:
-        self.console, self.evaluation = console, evaluation
+    def __init__(self, console: Console) -> None:
+        self.console = console
         self.start = 0.0
         self.images = 0
         self._batches = 0
@@ -59,12 +58,13 @@ class ValidationLines(lightning.Callback):
         if now - start < _TIMED_SECONDS:
             return
         self._estimated = True
-        assert isinstance(pl_module, DenseModule)
-        speed, budget = (self.images - images) / (now - start), pl_module.budget(trainer.world_size)
+        assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
+        speed, budget = (self.images - images) / (now - start), pl_module.budget
         left = (budget.steps - trainer.global_step) * budget.images_per_step / speed
         self.console.print(f"{speed:.0f} images/s: {_duration(left)} left, without validations")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, DenseModule) and pl_module.evaluators is not None
         if not trainer.is_global_zero:
             return
         parts = [f"epoch {trainer.current_epoch + 1}", f"step {trainer.global_step}"]
@@ -73,8 +73,8 @@ class ValidationLines(lightning.Callback):
             if loss is not None:
                 parts.append(f"loss {float(loss):.3f}")
             parts.append(f"{self.images / (time.monotonic() - self.start):.0f} images/s")
-        for name, evaluator in self.evaluation.evaluators.items():
-            parts.append(f"{name}/{evaluator.main} {self.evaluation.metrics[f'{name}/{evaluator.main}']:.3f}")
+        for name, evaluator in pl_module.evaluators.items():
+            parts.append(f"{name}/{evaluator.main} {pl_module.metrics[f'{name}/{evaluator.main}']:.3f}")
         self.console.print("  ".join(parts))
 
 

@@ -1,0 +1,145 @@
+"""Optimisers, schedules, loggers and callbacks that a config names as `module:Class`, with options."""
+
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from densevit import options as signatures
+from densevit import registry
+from densevit.config.schema import OPTIMISERS, OptimSection
+from densevit.config.values import PluginSection
+from densevit.errors import PluginError
+from densevit.options import OptionError
+
+BUILT_IN_LOGGERS = ("csv", "tensorboard")
+_BASES = {
+    "optimiser": "torch.optim:Optimizer",
+    "callback": "pytorch_lightning:Callback",
+    "logger": "pytorch_lightning.loggers:Logger",
+}
+_EXAMPLES = {
+    "optimiser": ("torch.optim", "RAdam"),
+    "callback": ("pytorch_lightning.callbacks", "EarlyStopping"),
+    "logger": ("pytorch_lightning.loggers", "WandbLogger"),
+}
+_LIGHTNING = "lightning.pytorch"  # the same classes as those of pytorch_lightning, in another package
+_MISSPELT = 0.8  # similarity of a key to a parameter of a constructor with **kwargs
+
+
+def load(noun: str, name: str) -> Any:
+    """Imports a class, or a function for "schedule". noun: "optimiser", "schedule", "logger" or "callback".
+
+    Raises PluginError if it cannot be imported or is of another kind.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        home, example = _EXAMPLES[noun]
+        example = name if hasattr(importlib.import_module(home), name) else example
+        known = BUILT_IN_LOGGERS if noun == "logger" else ()
+        hint = signatures.nearest(name, known)
+        raise PluginError(f"There is no {noun} {name!r}.{hint} Write module:Class, as in {home}:{example}.")
+    if module == _LIGHTNING or module.startswith(f"{_LIGHTNING}."):
+        name = f"pytorch_lightning{module.removeprefix(_LIGHTNING)}{colon}{attribute}"
+    found = registry.import_object(noun, name)
+    if noun == "schedule":
+        if not callable(found) or (isinstance(found, type) and "__call__" not in dir(found)):
+            raise PluginError(
+                f"The schedule {name!r} cannot be called with a step. Fix: write a function (step, steps, options) "
+                "that returns the factor on the learning rate, or a class with such a __call__."
+            )
+        return found
+    base = registry.import_object(noun, _BASES[noun])
+    if not (isinstance(found, type) and issubclass(found, base)):
+        what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        other = f" It belongs to the package lightning; densevit uses {base.__module__.partition('.')[0]}."
+        is_other = isinstance(found, type) and any(c.__module__.startswith(_LIGHTNING) for c in found.__mro__)
+        raise PluginError(
+            f"The {noun} {name!r} is {what}, which is not a {_BASES[noun].replace(':', '.')}."
+            f"{other if is_other else ''}"
+        )
+    return found
+
+
+def check(
+    noun: str, name: str, options: Mapping[str, Any], where: str, given: tuple[str, ...] = ()
+) -> tuple[Any, dict[str, Any]]:
+    """The class, and the options converted to the types of its constructor; see `options.check`.
+
+    A key that a constructor passes on in **kwargs is refused if it resembles a parameter of the class or its bases.
+    """
+    found = load(noun, name)
+    checked = signatures.check(found, given, name, options, where)
+    constructors = [c for c in found.__mro__ if "__init__" in vars(c)] if isinstance(found, type) else [found]
+    known: set[str] = set()
+    for constructor in constructors:
+        parameters, takes_all = signatures.parameters_of(constructor, given, name)
+        known |= set(parameters)
+        if not takes_all:
+            break
+    for key in options:
+        similar = difflib.get_close_matches(key, known, n=1, cutoff=_MISSPELT)
+        if key not in known and similar:
+            message = f"is not an option of {name!r}. Did you mean {similar[0]!r}? Options: {', '.join(sorted(known))}."
+            raise OptionError(f"{where}.{key}", message)
+    return found, checked
+
+
+def optimiser(section: OptimSection, lr: float) -> tuple[Any, dict[str, Any]]:
+    """The class of an optimiser that is a `module:Class`, and its options; its first parameter is the groups."""
+    options = dict(section.options)
+    if section.betas is not None:
+        options["betas"] = section.betas
+    parameters, takes_all = signatures.parameters_of(load("optimiser", section.name), ("params",), section.name)
+    rates = {"lr": lr, "weight_decay": section.weight_decay}
+    options |= {key: value for key, value in rates.items() if key in parameters}
+    if section.weight_decay and "weight_decay" not in parameters and not takes_all:
+        raise OptionError(
+            "optim.weight_decay",
+            f"is {section.weight_decay:g}, but {section.name!r} has no weight decay. Fix: set optim.weight_decay=0.",
+        )
+    return check("optimiser", section.name, options, "optim", ("params",))
+
+
+def schedule(section: OptimSection) -> Callable[[int, int], float] | None:
+    """The schedule, as a function (step, steps) -> factor; None for a built-in one."""
+    if isinstance(section.schedule, str):
+        return None
+    name, where = section.schedule.name, "optim.schedule"
+    is_class = isinstance(load("schedule", name), type)
+    found, options = check("schedule", name, section.schedule.options, where, () if is_class else ("step", "steps"))
+    if is_class:
+        return registry.construct(found, name, options=options, where=where)
+    return lambda step, steps: found(step, steps, **options)
+
+
+def check_optimiser(section: OptimSection) -> None:
+    """Raises PluginError for an optimiser that cannot be imported and OptionError for an invalid option of it."""
+    if section.name not in OPTIMISERS:
+        optimiser(section, lr=section.lr or 1.0)
+
+
+def check_callback(section: PluginSection, where: str) -> dict[str, Any]:
+    """The options of a callback. Raises PluginError as `check_optimiser`."""
+    return check("callback", section.name, section.options, where)[1]
+
+
+def check_logger(section: PluginSection, where: str, folder: str = ".") -> dict[str, Any]:
+    """The options of a logger. Raises PluginError as `check_optimiser`.
+
+    folder: the run's, which a constructor gets as `save_dir` if it takes one and none is given.
+    """
+    if section.name in BUILT_IN_LOGGERS:
+        if section.options:
+            key = next(iter(section.options))
+            raise OptionError(f"{where}.{key}", f"is not an option of {section.name!r}. It has no options.")
+        if section.name == "tensorboard" and not any(map(importlib.util.find_spec, ("tensorboard", "tensorboardX"))):
+            raise PluginError(
+                "The logger 'tensorboard' needs a package that is not installed. Try `pip install "
+                "'densevit[tensorboard]'`."
+            )
+        return {}
+    parameters, _ = signatures.parameters_of(load("logger", section.name), (), section.name)
+    options = {"save_dir": folder} if "save_dir" in parameters else {}
+    return check("logger", section.name, options | section.options, where)[1]

@@ -1,0 +1,56 @@
+"""The best model of a run and its metrics."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+
+from densevit.evaluation import metrics_file
+from densevit.evaluation.tables_file import write_tables
+from densevit.training.best_epoch import BestEpoch
+from densevit.training.dense_module import DenseModule
+from densevit.weights import model_file
+
+
+class BestModel(lightning.Callback):
+    """Writes `model.safetensors`, `metrics.json` and the evaluators' tables of the best epoch to the run's folder.
+
+    It must precede the callback for EMA, which ends the use of the average in `on_validation_end`.
+
+    improved: whether the last validation was the best so far.
+    """
+
+    folder: Path
+
+    def __init__(self, best_epoch: BestEpoch) -> None:
+        self.best_epoch = best_epoch
+        self.improved = False
+
+    @property
+    def state_key(self) -> str:
+        return "RunFolder"  # as in the checkpoints of earlier versions
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, DenseModule) and pl_module.evaluators is not None
+        if trainer.state.fn != "fit":
+            return
+        self.improved = self.best_epoch.improves(pl_module.metrics)
+        if not self.improved or not trainer.is_global_zero:
+            return
+        if not self.best_epoch.reached:
+            monitored = ", ".join(self.best_epoch.monitored)
+            warnings.warn(
+                f"{monitored}: not defined on the validation data; the latest weights are saved in place of the best. "
+                "Fix: check the labels of the validation data.",
+                stacklevel=2,
+            )
+        model_file.save(pl_module.model, self.folder / "model.safetensors", pl_module.config)
+        metrics_file.write(pl_module.metrics, self.folder / "metrics.json")
+        write_tables(pl_module.evaluators, self.folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.best_epoch.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_epoch.load_state_dict(state)

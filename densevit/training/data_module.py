@@ -1,0 +1,73 @@
+"""The LightningDataModule of a config's data section."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+from torch.utils.data import DistributedSampler, SequentialSampler
+
+from densevit import config as configs
+from densevit.config import Config, DataSection
+from densevit.data.build import Data
+from densevit.data.loading.dataloader import Loader
+from densevit.model import DenseModel
+
+
+class DenseDataModule(lightning.LightningDataModule):
+    """Training and validation loaders of a data set, for any Lightning Trainer.
+
+    Each process gets its own batches: Lightning's `use_distributed_sampler` changes nothing. Batches are padded to the
+    model's multiple, and a run resumed within an epoch continues at its next batch.
+
+    data: a config, or its section `data`: as a `DataSection`, a mapping, or a section file such as
+    configs/data/coco.yaml; or a `Data`. seed: of the order and the augmentation; None: that of a config, else 0.
+    """
+
+    def __init__(
+        self, data: Config | DataSection | Mapping[str, Any] | str | Path | Data, seed: int | None = None
+    ) -> None:
+        super().__init__()
+        self._is_checked = isinstance(data, Data)
+        if isinstance(data, Mapping | str | Path):
+            data = configs.section("data", data, "DenseDataModule")
+        if isinstance(data, Config):
+            data = Data(data.data, data.seed if seed is None else seed, multiple=32)
+        elif isinstance(data, DataSection):
+            data = Data(data, seed or 0, multiple=32)
+        assert isinstance(data, Data)
+        self.data = data
+
+    def setup(self, stage: str) -> None:
+        """Checks the splits, unless a `Data` was given. Raises DataError without labels or for different classes."""
+        model = getattr(self.trainer.lightning_module, "model", None) if self.trainer is not None else None
+        if isinstance(model, DenseModel):
+            self.data.multiple = model.multiple
+        # Lightning warns that it takes these hooks from the module, as intended.
+        hooks = "on_before_batch_transfer|transfer_batch_to_device"
+        warnings.filterwarnings("ignore", f"You have overridden `({hooks})` in `LightningModule`")
+        if not self._is_checked and stage == "fit":
+            self.data.check_splits()
+        elif not self._is_checked:
+            self.data.val.check_labels()
+
+    def train_dataloader(self) -> Loader:
+        return _sharded(self.data.train_loader(*self._process()))
+
+    def val_dataloader(self) -> Loader:
+        return _sharded(self.data.val_loader(*self._process()))
+
+    def _process(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+class _Sharded(SequentialSampler, DistributedSampler):
+    """Marks a loader whose batch sampler has the batches of one process: Lightning replaces any sampler that is not a
+    `DistributedSampler`."""
+
+
+def _sharded(loader: Loader) -> Loader:
+    # DataLoader refuses the assignment. It does not use `sampler` itself if it has a batch sampler.
+    vars(loader)["sampler"] = _Sharded(loader.dataset)  # type: ignore[arg-type]  # has a length
+    return loader

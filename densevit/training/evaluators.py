@@ -1,0 +1,47 @@
+"""Evaluators of a model's heads: how they are built, and joined over processes."""
+
+from collections.abc import Mapping
+
+from torch import distributed
+
+from densevit import registry
+from densevit.config import Config, EvaluationSection
+from densevit.errors import ConfigError
+from densevit.interfaces import Dataset, Evaluator
+from densevit.losses.distributed import process_count
+from densevit.model import DenseModel
+
+
+def build_evaluators(model: DenseModel, config: Config | None, dataset: Dataset) -> dict[str, Evaluator]:
+    """Builds the evaluator of each head: the one that its config names, else the one named like its task.
+
+    dataset: the validation split. Raises ConfigError if an evaluator cannot evaluate its head on it.
+    """
+    evaluators: dict[str, Evaluator] = {}
+    for name, head in model.heads.items():
+        section = EvaluationSection() if config is None else config.heads[name].evaluation
+        evaluators[name] = registry.create(
+            "evaluators",
+            section.name or str(head.task),
+            model.classes[name],
+            options=section.options,
+            where=f"heads.{name}.evaluation",
+        )
+        try:
+            evaluators[name].prepare(head, dataset)  # type: ignore[arg-type]  # a Head
+        except ConfigError as error:
+            raise ConfigError(f"heads.{name}.evaluation.{error}") from None
+    return evaluators
+
+
+def join_processes(evaluator: Evaluator) -> None:
+    """Merges the evaluator's states of all processes, in each of them."""
+    if process_count() > 1:
+        states: list[object] = [None] * process_count()
+        distributed.all_gather_object(states, evaluator.state())
+        evaluator.merge(states)
+
+
+def flat_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Flattens {head: {metric: value}} to {"head/metric": value}."""
+    return {f"{head}/{name}": value for head, values in metrics.items() for name, value in values.items()}

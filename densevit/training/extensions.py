@@ -1,0 +1,83 @@
+"""The callbacks and loggers of a run that its config names or its caller gives."""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+
+from densevit import registry
+from densevit.config import TrainerSection, named_classes
+from densevit.errors import ConfigError, did_you_mean, one_line
+from densevit.training.logger import MetricsCsv
+
+_ALSO_MONITORED = ("train/loss", "epoch", "step")  # besides the metrics
+
+
+def build_callbacks(section: TrainerSection, given: Sequence[lightning.Callback] = ()) -> list[lightning.Callback]:
+    """The callbacks of the config, then the given ones. Raises ConfigError for two with the same state."""
+    callbacks: list[lightning.Callback] = []
+    for index, named in enumerate(section.callbacks):
+        kind = named_classes.load("callback", named.name)
+        where = f"trainer.callbacks.{index}"
+        options = named_classes.check_callback(named, where)
+        callbacks.append(registry.construct(kind, named.name, options=options, where=where))
+    callbacks += given
+    keys = [callback.state_key for callback in callbacks if _is_stateful(callback)]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ConfigError(
+                f"trainer.callbacks: two callbacks have the same state_key, {key}, so a checkpoint cannot tell them "
+                "apart. Fix: give them different options, or remove one."
+            )
+    return callbacks
+
+
+def check_callbacks(callbacks: Iterable[lightning.Callback], metrics: Iterable[str]) -> None:
+    """Raises ConfigError for a callback that monitors an unknown metric, or whose state a checkpoint cannot hold."""
+    for callback in callbacks:
+        name = type(callback).__name__
+        monitor = getattr(callback, "monitor", None)
+        known = [*metrics, *_ALSO_MONITORED]
+        if isinstance(callback, EarlyStopping | ModelCheckpoint) and monitor is not None and monitor not in known:
+            raise ConfigError(
+                f"trainer.callbacks: {name} monitors {monitor!r}, which is no metric.{did_you_mean(monitor, known)}"
+            )
+        if _is_stateful(callback):
+            memory = io.BytesIO()
+            try:
+                torch.save(callback.state_dict(), memory)
+                memory.seek(0)
+                torch.load(memory, weights_only=True)  # as a run is resumed
+            except Exception as error:  # a plugin's state may raise anything
+                raise ConfigError(
+                    f"trainer.callbacks: the state_dict of {name} cannot be read back from a checkpoint "
+                    f"({one_line(error)}). Fix: let it hold tensors, numbers, strings, lists and dicts only."
+                ) from error
+
+
+def build_loggers(section: TrainerSection, folder: Path, given: Sequence[Logger] = ()) -> list[Logger]:
+    """metrics.csv in the run's folder, then the loggers of the config, then the given ones."""
+    loggers: list[Logger] = [MetricsCsv(folder / "metrics.csv")]
+    names = [named.name for named in section.loggers or ()]
+    if section.loggers is None or "tensorboard" in names:
+        try:
+            from densevit.training.tensorboard import TensorBoard
+
+            loggers.append(TensorBoard(folder, name="", version=""))
+        except ModuleNotFoundError:
+            pass  # the extra `tensorboard` is not installed; `check_plugins` raises for a config that names it
+    for index, named in enumerate(section.loggers or ()):
+        if named.name not in named_classes.BUILT_IN_LOGGERS:
+            where = f"trainer.loggers.{index}"
+            options = named_classes.check_logger(named, where, str(folder))
+            kind = named_classes.load("logger", named.name)
+            loggers.append(registry.construct(kind, named.name, options=options, where=where))
+    return [*loggers, *given]
+
+
+def _is_stateful(callback: lightning.Callback) -> bool:
+    return type(callback).state_dict is not lightning.Callback.state_dict

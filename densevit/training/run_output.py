@@ -1,0 +1,85 @@
+"""What a run prints and derives from its config, model and data."""
+
+from pathlib import Path
+
+import pytorch_lightning as lightning
+import torch
+from rich.console import Console
+
+from densevit.config import Config
+from densevit.data.build import Data
+from densevit.evaluation import metrics_file
+from densevit.inference.loading import load
+from densevit.model import DenseModel
+from densevit.training.budget import Budget
+from densevit.training.checks import check_budget
+from densevit.training.optim import learning_rate
+from densevit.visualization.report import write_report
+from densevit.visualization.samples import draw_samples
+from densevit.visualization.tables import metrics_table
+
+
+def derived_values(
+    config: Config, model: DenseModel, data: Data, trainer: lightning.Trainer, budget: Budget
+) -> dict[str, str]:
+    """Derived values, written to config.yaml as comments."""
+    images = budget.images_per_step
+    values = {
+        "training images": str(len(data.train)),
+        "validation images": str(len(data.val)),
+        "images per optimiser step": str(images),
+        "optimiser steps": f"{budget.steps:,}, {budget.images / len(data.train):.2f} epochs",
+        "learning rate": f"{learning_rate(config.optim, images):g}",
+        "precision": str(trainer.precision),
+        "feature channels and strides": f"{list(model.backbone.channels)} at {list(model.backbone.strides)}",
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+    }
+    for name, classes in model.classes.items():
+        values[f"classes of {name}"] = ", ".join(c.name for c in classes)
+    return values
+
+
+def announce(
+    console: Console,
+    config: Config,
+    model: DenseModel,
+    data: Data,
+    trainer: lightning.Trainer,
+    folder: Path,
+    budget: Budget,
+) -> None:
+    """Prints the model, the data, the budget and the devices."""
+    heads = ", ".join(f"{name} ({section.name})" for name, section in config.heads.items())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    device = trainer.strategy.root_device
+    what = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type}, {torch.get_num_threads()} threads"
+    )
+    console.print(f"{config.backbone.name} -> {heads}, {trained / 1e6:.2f} M trained parameters")
+    console.print(f"{config.data.name}: {len(data.train)} training images, {len(data.val)} validation images")
+    console.print(budget.describe(len(data.train)))
+    check_budget(budget, config)
+    console.print(f"{trainer.world_size} x {what}, {trainer.precision}; writing to {folder}/")
+
+
+def finish(console: Console, folder: Path, data: Data, stopped: bool) -> None:
+    """Writes the visualizations and the report, and prints the metrics and the files."""
+    predictor = load(folder)
+    draw_samples(
+        lambda image: predictor.predict(image).heads,
+        predictor.classes,
+        data,
+        folder / "predictions",
+        types=predictor.target_types,
+    )
+    report = write_report(folder)
+    metrics = metrics_file.read(folder / "metrics.json")
+    if metrics:
+        console.print(metrics_table(metrics), soft_wrap=False)
+    console.print(
+        f"model: {folder / 'model.safetensors'}   report: {report}   visualizations: {folder / 'predictions'}/"
+    )
+    if stopped:
+        console.print(f"Stopped. Resume with: densevit train --resume {folder}")

@@ -1,0 +1,65 @@
+"""The images of a validation that count, and their ground truth."""
+
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from torch.utils.data.distributed import DistributedSampler
+
+from densevit.data.loading.dataloader import Loader, TransformedDataset
+from densevit.errors import DataError
+from densevit.interfaces import Batch, Dataset, Targets
+from densevit.model import DenseModel
+
+
+def truths(batch: Batch, loader: Any, seen: int) -> list[Targets | None]:
+    """The ground truth of each image of a validation batch; None for a repeat, which does not count.
+
+    densevit's loaders mark a repeat by the absence of `truth`. In a loader with a `DistributedSampler`, which Lightning
+    adds to every DataLoader, repeats are the images that it appends so that all processes have equally many.
+
+    loader: which the batch is of. seen: the number of images that this process has had of it before. Raises DataError
+    if another loader's target has no `truth` and is not in original pixels either.
+    """
+    if isinstance(loader, Loader):
+        return [target.get("truth") for target in batch["targets"]]
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    found: list[Targets | None] = []
+    for index, target in enumerate(batch["targets"]):
+        is_repeat = False
+        if isinstance(sampler, DistributedSampler):  # process r of R has the places r, r + R, r + 2 R, ...
+            is_repeat = sampler.rank + (seen + index) * sampler.num_replicas >= len(sampler.dataset)  # type: ignore[arg-type]  # has a length
+        found.append(None if is_repeat else _truth(target))
+    return found
+
+
+def _truth(target: Targets) -> Targets:
+    if "truth" in target:
+        return target["truth"]
+    size, original = tuple(map(int, target["size"])), tuple(map(int, target["original_size"]))
+    if size != original:
+        raise DataError(
+            f"Image {target['image_id']!r}: its validation target has no `truth`, and its size {size} is not the "
+            f"original_size {original}; evaluators compare in original pixels. Fix: add the labels in original pixels "
+            "as target['truth'] before the image is resized."
+        )
+    return {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in target.items()}
+
+
+def validation_loader(trainer: lightning.Trainer, index: int) -> Any:
+    """The loader that is being validated on. index: of several."""
+    loop = trainer.validate_loop if trainer.state.fn == "validate" else trainer.fit_loop.epoch_loop.val_loop
+    assert loop._combined_loader is not None
+    return loop._combined_loader.flattened[index]
+
+
+def validation_dataset(trainer: lightning.Trainer, model: DenseModel) -> Dataset:
+    """The data set of the first validation loader. One that is not densevit's is taken to be metric."""
+    dataset = getattr(validation_loader(trainer, 0), "dataset", None)
+    dataset = dataset.dataset if isinstance(dataset, TransformedDataset) else dataset
+    if isinstance(dataset, Dataset):
+        return dataset
+    unknown = Dataset()
+    unknown.classes = {str(head.task): model.classes[name] for name, head in model.heads.items()}
+    unknown.provides = ()
+    return unknown
