@@ -29,7 +29,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     Path("run/config.yaml").write_text(CONFIG)
     config = configs.load(Path("run/config.yaml"))
     heads = {"detection": SimpleNamespace(task="detection")}
-    model = SimpleNamespace(multiple=16, classes={"detection": CLASSES}, heads=heads)
+    model = SimpleNamespace(multiple=16, classes={"detection": CLASSES}, heads=heads, target_types={})
     data = SimpleNamespace(val=SimpleNamespace(classes={"detection": CLASSES}, check_labels=lambda: None))
     seen: dict[str, Any] = {"data": data}
 

@@ -23,6 +23,7 @@ class StandIn:
 
     def __init__(self, heads: tuple[str, ...]) -> None:
         self.classes = dict.fromkeys(heads, CLASSES)
+        self.target_types: dict[str, Any] = {}
         self.batches: list[int] = []
 
     def predict(self, images: list[np.ndarray], batch_size: int = 8) -> list[Any]:
