@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
 import numpy as np
 from torch import Tensor, nn
 
+from densevit.errors import ConfigError
 from densevit.losses.segmentation import IGNORE as IGNORE  # ignore index of `semantic`
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -137,6 +138,23 @@ class Head(nn.Module):
     def __init__(self, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class]) -> None:
         super().__init__()
         self.classes = tuple(classes)
+
+    @classmethod
+    def classes_from(cls, dataset: "Dataset") -> tuple[Class, ...]:
+        """Returns the classes that the head predicts for this data set. Default: those of its task, else none."""
+        return tuple(dataset.classes.get(cls.task, ()))
+
+    def check(self, dataset: "Dataset") -> None:
+        """Called once before training with the training split. Default: a head for metric depth needs metric data.
+
+        Raises ConfigError if the head cannot be trained on it; the message continues "heads.NAME (PLUGIN) ".
+        """
+        if self.quantity == "depth" and not dataset.metric:
+            raise ConfigError(
+                "learns metres, but the depth of the data set has no unit (metric: false). Fix: give the head a "
+                "relative output (output: relative); or calibrate the data: set what its values are in metres "
+                "(data.scale; for disparity data.baseline and data.focal), and remove metric: false."
+            )
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """padding_mask: (B, H, W) bool, True = padding. targets: in training only."""

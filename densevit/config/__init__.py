@@ -137,6 +137,8 @@ def check_plugins(config: Config) -> None:
         _check(config, where, "heads", head.name, head)
         if head.neck is not None:
             _check(config, f"{where}.neck", "necks", head.neck.name, head.neck)
+        if head.evaluation is None:
+            continue
         evaluator = head.evaluation.name or str(getattr(registry.load("heads", head.name), "task", ""))
         if head.evaluation.name or head.evaluation.options or evaluator in registry.find("evaluators"):
             _check(config, f"{where}.evaluation", "evaluators", evaluator, head.evaluation)

@@ -93,8 +93,8 @@ class HeadSection(OpenSection):
     """Freezes the head and its neck. Or patterns of parameters, as in `[decoder.*, neck.*]`."""
     neck: PluginSection | None = None
     """The neck between the backbone and this head: `{name: ..., options}`."""
-    evaluation: EvaluationSection = EvaluationSection()
-    """The evaluator of this head: `{name: ..., options}`."""
+    evaluation: EvaluationSection | None = EvaluationSection()
+    """The evaluator of this head: `{name: ..., options}`. `null`: the mean loss over the validation images."""
 
 
 class DataSection(OpenSection):

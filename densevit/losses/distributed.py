@@ -1,11 +1,30 @@
 """Reductions over processes, so that losses do not depend on how images are distributed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, distributed
 
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it, reductions are over this process only: for losses in validation, where processes have different
+    numbers of images and a collective operation would wait forever."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
 
 def process_count() -> int:
-    """World size; 1 if the process group is not initialised."""
+    """World size; 1 if the process group is not initialised, and within `alone`."""
+    if _alone:
+        return 1
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 

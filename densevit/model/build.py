@@ -7,7 +7,7 @@ from typing import Any
 from densevit import registry
 from densevit.config import Config, ModelSections
 from densevit.errors import ConfigError
-from densevit.interfaces import Backbone, Class, Head, Neck
+from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head
 
@@ -48,12 +48,16 @@ def create_head(
     )
 
 
-def build_model(config: Config, classes: Mapping[str, Sequence[Class]]) -> DenseModel:
+def build_model(config: Config, classes: Mapping[str, Sequence[Class]] | Dataset) -> DenseModel:
     """Builds the model that a config describes, with random weights.
 
-    classes: those of the data set, by task. `weights.pretrained.load_pretrained` loads weights.
+    classes: by task, or the data set that each head takes its own from. `weights.pretrained.load_pretrained` loads
+    weights.
     """
     sections = config.model_sections
+    if isinstance(classes, Dataset):
+        kinds = {name: registry.load("heads", section.name) for name, section in sections.heads.items()}
+        return build_from_sections(sections, {name: kind.classes_from(classes) for name, kind in kinds.items()})
     return build_from_sections(sections, {name: classes.get(task, ()) for name, task in tasks_of(sections).items()})
 
 

@@ -38,19 +38,39 @@ _TARGET = {  # the keys of every target
 def check_training(config: Config, data: Data, model: DenseModel) -> None:
     """Raises ConfigError if the model cannot be trained on this data, or validated as the config says."""
     check_inference(model, config.inference)
-    _check_labels(config, data, model)
+    check_heads(data, model)
     _check_input_size(config, model)
     parameter_groups(model, config.optim, lr=1.0)  # raises if all parameters are frozen or a pattern matches none
+
+
+def check_heads(data: Data, model: DenseModel) -> None:
+    """Raises ConfigError if a head needs labels that the training data lacks, or its own check fails."""
+    for name, head in model.heads.items():
+        plugin = type(head).__name__ if model.sections is None else model.sections.heads[name].name
+        lacking = [key for key in head.needs if key not in data.provides]  # type: ignore[union-attr]  # a Head
+        if lacking:
+            raise ConfigError(
+                f"heads.{name} ({plugin}) needs {', '.join(lacking)}, but the data set {data.section.name!r} labels "
+                f"{', '.join(data.provides)} only. Fix: use another head or data set."
+            )
+        try:
+            head.check(data.train)  # type: ignore[operator]  # a Head
+        except ConfigError as error:
+            note = f" The data set is {data.section.name!r}."
+            if not data.train.metric:
+                keys = ", ".join(_keys_set_to_false("metric", data.section.options, "data"))
+                note = f" The data set is {data.section.name!r} ({keys or 'metric'}: false)."
+            raise ConfigError(f"heads.{name} ({plugin}) {error}{note}") from None
 
 
 def check_classes(data: Data, model: DenseModel) -> None:
     """Raises DataError if the classes of the validation data differ from those that a head was trained on."""
     for head, trained in model.classes.items():
-        task = str(model.heads[head].task)
-        expected, found = [c.name for c in trained], [c.name for c in data.val.classes.get(task, ())]
+        kind = model.heads[head]
+        expected, found = [c.name for c in trained], [c.name for c in kind.classes_from(data.val)]  # type: ignore[operator]  # a Head
         if expected != found:
             raise DataError(
-                f"The data's classes for {task} are not those of the model's head {head!r}, in the same order."
+                f"The data's classes for {kind.task} are not those of the model's head {head!r}, in the same order."
                 f" Found: {_listed(found)}. Expected: {_listed(expected)}."
             )
 
@@ -139,25 +159,6 @@ def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return f"a {type(value).__name__}"
-
-
-def _check_labels(config: Config, data: Data, model: DenseModel) -> None:
-    """Raises ConfigError if a head needs labels that the data set lacks, or metres where its depth has no unit."""
-    for name, head in model.heads.items():
-        lacking = [key for key in head.needs if key not in data.provides]  # type: ignore[union-attr]  # a Head
-        if lacking:
-            raise ConfigError(
-                f"heads.{name} ({config.heads[name].name}) needs {', '.join(lacking)}, but the data set "
-                f"{config.data.name!r} labels {', '.join(data.provides)} only. Fix: use another head or data set."
-            )
-        if head.quantity == "depth" and not data.train.metric:
-            keys = ", ".join(_keys_set_to_false("metric", config.data.options, "data")) or "metric"
-            raise ConfigError(
-                f"heads.{name} ({config.heads[name].name}) learns metres, but the depth of the data set "
-                f"{config.data.name!r} has no unit ({keys}: false). Fix: give the head a relative output "
-                f"(heads.{name}.output: relative); or calibrate the data: set what its values are in metres "
-                "(data.scale; for disparity data.baseline and data.focal), and remove metric: false."
-            )
 
 
 def _check_input_size(config: Config, model: DenseModel) -> None:

@@ -17,12 +17,13 @@ from densevit.losses.distributed import process_count
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
 from densevit.training.budget import Budget
-from densevit.training.checks import check_batch, check_classes
+from densevit.training.checks import check_batch, check_classes, check_heads
 from densevit.training.data_module import DenseDataModule
 from densevit.training.evaluators import build_evaluators, flat_metrics, join_processes
 from densevit.training.optim import build_optimizer, group_options, learning_rate, schedule
 from densevit.training.trainer_steps import images_per_step, optimizer_steps
 from densevit.training.validation_images import truths, validation_dataset, validation_loader
+from densevit.training.validation_loss import ValidationLoss, image_losses, with_heads
 
 
 class DenseModule(lightning.LightningModule):
@@ -61,10 +62,12 @@ class DenseModule(lightning.LightningModule):
         self._resumed = False
 
     def setup(self, stage: str) -> None:
-        """Raises DataError if the classes of a `DenseDataModule` are not those of the model."""
+        """Raises DataError or ConfigError if the data of a `DenseDataModule` does not suit the model."""
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, DenseDataModule):
             check_classes(data.data, self.model)
+            if stage == "fit":
+                check_heads(data.data, self.model)
 
     # ---- training ----
 
@@ -130,16 +133,22 @@ class DenseModule(lightning.LightningModule):
         for evaluator in self.evaluators.values():
             evaluator.reset()
         self._seen = {}
+        by_loss = {name for name, evaluator in self.evaluators.items() if isinstance(evaluator, ValidationLoss)}
+        self._by_loss = [name for name in self.model.heads if name in by_loss]
+        # Heads that are validated by their loss may not implement `predict`. The list keeps it out of the submodules.
+        self._predicting = [with_heads(self.model, set(self.model.heads) - by_loss) if by_loss else self.model]
 
     def validation_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> dict[str, list[Predictions]]:
         assert self.evaluators is not None
-        outputs = self.model.infer(batch, self.inference)
+        [model] = self._predicting
+        outputs = model.infer(batch, self.inference) if model.heads else {}
+        found = outputs | image_losses(self.model, self._by_loss, batch) if self._by_loss else outputs
         seen, loader = self._seen.get(dataloader_idx, 0), validation_loader(self.trainer, dataloader_idx)
         self._seen[dataloader_idx] = seen + len(batch["targets"])
-        known = [(i, truth) for i, truth in enumerate(truths(batch, loader, seen)) if truth is not None]
+        known = [(i, x) for i, x in enumerate(truths(batch, loader, seen, bool(model.heads))) if x is not None]
         if known:
             for name, evaluator in self.evaluators.items():
-                evaluator.update([outputs[name][i] for i, _ in known], [truth for _, truth in known])
+                evaluator.update([found[name][i] for i, _ in known], [truth for _, truth in known])
         return outputs
 
     def on_validation_epoch_end(self) -> None:

@@ -10,16 +10,26 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Dataset, Evaluator
 from densevit.losses.distributed import process_count
 from densevit.model import DenseModel
+from densevit.training.validation_loss import ValidationLoss
 
 
 def build_evaluators(model: DenseModel, config: Config | None, dataset: Dataset) -> dict[str, Evaluator]:
     """Builds the evaluator of each head: the one that its config names, else the one named like its task.
 
-    dataset: the validation split. Raises ConfigError if an evaluator cannot evaluate its head on it.
+    Heads with `evaluation: null` get a `ValidationLoss`. dataset: the validation split. Raises ConfigError if there is
+    no evaluator, or it cannot evaluate its head on the data.
     """
     evaluators: dict[str, Evaluator] = {}
     for name, head in model.heads.items():
         section = EvaluationSection() if config is None else config.heads[name].evaluation
+        if section is None:
+            evaluators[name] = ValidationLoss(model.classes[name])
+            continue
+        if section.name is None and str(head.task) not in registry.find("evaluators"):
+            raise ConfigError(
+                f"heads.{name}.evaluation: there is no evaluator for the task {str(head.task)!r}. Fix: name one "
+                f"(heads.{name}.evaluation.name), or set heads.{name}.evaluation: null, which validates by the loss."
+            )
         evaluators[name] = registry.create(
             "evaluators",
             section.name or str(head.task),

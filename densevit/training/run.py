@@ -179,7 +179,7 @@ def _run(
     trainer = _trainer(config, console, callbacks)
     data = build_data(config)
     data.check_splits()
-    model = build_model(config, data.classes)
+    model = build_model(config, data.train)
     data.multiple = model.multiple
     check_training(config, data, model)
     if checkpoint is not None:

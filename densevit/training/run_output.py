@@ -10,6 +10,7 @@ from densevit.config import Config
 from densevit.data.build import Data
 from densevit.evaluation import metrics_file
 from densevit.inference.loading import load
+from densevit.interfaces import Head
 from densevit.model import DenseModel
 from densevit.training.budget import Budget
 from densevit.training.checks import check_budget
@@ -67,13 +68,14 @@ def announce(
 def finish(console: Console, folder: Path, data: Data, stopped: bool) -> None:
     """Writes the visualizations and the report, and prints the metrics and the files."""
     predictor = load(folder)
-    draw_samples(
-        lambda image: predictor.predict(image).heads,
-        predictor.classes,
-        data,
-        folder / "predictions",
-        types=predictor.target_types,
-    )
+    if all(type(head).predict is not Head.predict for head in predictor.heads.values()):  # type: ignore[attr-defined]  # heads
+        draw_samples(
+            lambda image: predictor.predict(image).heads,
+            predictor.classes,
+            data,
+            folder / "predictions",
+            types=predictor.target_types,
+        )
     report = write_report(folder)
     metrics = metrics_file.read(folder / "metrics.json")
     if metrics:

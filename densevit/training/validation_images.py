@@ -12,14 +12,15 @@ from densevit.interfaces import Batch, Dataset, Targets
 from densevit.model import DenseModel
 
 
-def truths(batch: Batch, loader: Any, seen: int) -> list[Targets | None]:
+def truths(batch: Batch, loader: Any, seen: int, labels: bool) -> list[Targets | None]:
     """The ground truth of each image of a validation batch; None for a repeat, which does not count.
 
     densevit's loaders mark a repeat by the absence of `truth`. In a loader with a `DistributedSampler`, which Lightning
     adds to every DataLoader, repeats are the images that it appends so that all processes have equally many.
 
-    loader: which the batch is of. seen: the number of images that this process has had of it before. Raises DataError
-    if another loader's target has no `truth` and is not in original pixels either.
+    loader: which the batch is of. seen: the number of images that this process has had of it before. labels: False if
+    only their image_id is needed. Raises DataError if another loader's target has no `truth` and is not in original
+    pixels either.
     """
     if isinstance(loader, Loader):
         return [target.get("truth") for target in batch["targets"]]
@@ -29,7 +30,7 @@ def truths(batch: Batch, loader: Any, seen: int) -> list[Targets | None]:
         is_repeat = False
         if isinstance(sampler, DistributedSampler):  # process r of R has the places r, r + R, r + 2 R, ...
             is_repeat = sampler.rank + (seen + index) * sampler.num_replicas >= len(sampler.dataset)  # type: ignore[arg-type]  # has a length
-        found.append(None if is_repeat else _truth(target))
+        found.append(None if is_repeat else _truth(target) if labels else target)
     return found
 
 

@@ -62,8 +62,8 @@ def test_metric_head_on_unitless_depth_raises_at_startup(config, disparities: Pa
         with pytest.raises(ConfigError) as error:
             train(config(*relative_data(disparities), f"heads.near.output={output}"), tmp_path / "run")
         message = str(error.value)
-        assert message.startswith("heads.near (dpt) learns metres, but the depth of the data set 'depth' has no unit")
-        assert "(data.metric: false)" in message and "heads.near.output: relative" in message
+        assert message.startswith("heads.near (dpt) learns metres, but the depth of the data set has no unit")
+        assert "The data set is 'depth' (data.metric: false)" in message and "output: relative" in message
         assert "calibrate the data" in message and "data.baseline" in message
     assert not (tmp_path / "run").exists()
 
@@ -71,7 +71,7 @@ def test_metric_head_on_unitless_depth_raises_at_startup(config, disparities: Pa
 def test_metric_head_on_a_mix_with_unitless_depth_raises(config, disparities: Path) -> None:
     mix = config(*mixed(disparities), METRIC)
     data = build_data(mix)
-    with pytest.raises(ConfigError, match=r"of the data set 'mix' has no unit \(data\.sets\.stereo\.metric: false\)"):
+    with pytest.raises(ConfigError, match=r"has no unit .*The data set is 'mix' \(data\.sets\.stereo\.metric: false\)"):
         check_training(mix, data, build_model(mix, data.classes))
 
 

@@ -67,8 +67,8 @@ def section(**keys: Any) -> TrainerSection:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("callbacks=[EarlyStopping]", r"callbacks\.0\.name: There is no callback 'EarlyStopping'\. Write "
-         r"module:Class, as in pytorch_lightning\.callbacks:EarlyStopping"),
+        ("callbacks=[EarlyStopping]", r"callbacks\.0\.name: There is no callback 'EarlyStopping'\. Write module:Class, "
+         r"as in pytorch_lightning\.callbacks:EarlyStopping"),
         ("callbacks=[no_such:Thing]", r"callbacks\.0\.name: .* there is no module 'no_such'"),
         ("callbacks=[torch.optim:AdamW]", r"is the class AdamW, which is not a pytorch_lightning\.Callback"),
         (f"callbacks=[{STOPPING}, patiense: 3}}]", r"callbacks\.0\.patiense is not .* Did you mean 'patience'\?"),

@@ -1,0 +1,81 @@
+"""Validation by the loss, for heads with `evaluation: null`."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from densevit.interfaces import Batch, Class, Evaluator, Predictions, Targets
+from densevit.losses.distributed import alone
+from densevit.model import DenseModel
+
+
+class ValidationLoss(Evaluator):
+    """The mean of a head's loss over the labelled images.
+
+    `update` takes predictions {"loss": float} as `image_losses` gives them. The sum is correctly rounded, so that the
+    mean does not depend on the order of the images or the number of processes.
+    """
+
+    main = "loss"
+    lower_is_better = ("loss",)
+
+    def __init__(self, classes: Sequence[Class]) -> None:
+        super().__init__(classes)
+        self.reset()
+
+    def reset(self) -> None:
+        self._losses: dict[int | str, float] = {}
+
+    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
+        """truths: only their image_id. Images without a loss are unlabelled and ignored, as is one already added."""
+        for found, truth in zip(predictions, truths, strict=True):
+            image_id = truth["image_id"]
+            if "loss" in found:
+                self._losses.setdefault(image_id if isinstance(image_id, str) else int(image_id), found["loss"])
+
+    def compute(self) -> dict[str, float]:
+        """{"loss": the mean}; nan without labelled images."""
+        losses = self._losses.values()
+        if not losses or not all(map(math.isfinite, losses)):
+            return {"loss": math.nan}
+        return {"loss": math.fsum(losses) / len(losses)}
+
+    def state(self) -> Any:
+        return self._losses
+
+    def merge(self, states: Sequence[Any]) -> None:
+        self._losses = {image_id: loss for state in states for image_id, loss in state.items()}
+
+
+@torch.no_grad()
+def image_losses(model: DenseModel, heads: Iterable[str], batch: Batch) -> dict[str, list[Predictions]]:
+    """The loss of each image by head: {"loss": the sum of the head's terms}, or {} without the labels that it needs.
+
+    Heads see one image at a time, so that the loss does not depend on the others of its batch, by which heads divide.
+    The head's `weight` is not applied.
+    """
+    features = model.backbone(model.normalise(batch["images"], batch["padding_mask"]))
+    found: dict[str, list[Predictions]] = {}
+    for name in heads:
+        head, inputs = model.heads[name], model.necks[name](features) if name in model.necks else features
+        found[name] = []
+        for i, target in enumerate(batch["targets"]):
+            if not all(key in target for key in head.needs):  # type: ignore[union-attr]  # a Head
+                found[name].append({})
+                continue
+            with alone():
+                outputs = head([x[i : i + 1] for x in inputs], batch["padding_mask"][i : i + 1])
+                terms = head.loss(outputs, [target])  # type: ignore[operator]  # a Head
+            found[name].append({"loss": math.fsum(float(term) for term in terms.values())})
+    return found
+
+
+def with_heads(model: DenseModel, names: Iterable[str]) -> DenseModel:
+    """A model of some of the heads, with the same parameters and buffers."""
+    heads: dict[str, Any] = {name: model.heads[name] for name in names}
+    necks: dict[str, Any] = {name: model.necks[name] for name in heads if name in model.necks}
+    part = DenseModel(model.backbone, heads, necks)
+    part.mean, part.std = model.mean, model.std
+    return part.train(model.training)

@@ -1,0 +1,72 @@
+"""What a head takes from the data set: its classes, and its own check."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from densevit import config as configs
+from densevit.data.build import build_data
+from densevit.errors import ConfigError, DataError
+from densevit.interfaces import Class, Dataset
+from densevit.model import build_model
+from densevit.training.checks import check_classes, check_training
+from densevit_heads.dpt import DptDepth
+from densevit_heads.setr import Setr
+
+CONFIG: dict[str, Any] = {
+    "backbone": {"name": "swin", "variant": "nano", "window_size": 4},
+    "heads": {"all": {"name": f"{__name__}:Panoptic", "decoder": "mla", "width": 16, "branch_width": 8}},
+    "data": {"name": "scenes", "image_size": 32, "train_length": 2, "val_length": 2},
+    "trainer": {"max_steps": 1},
+}
+
+
+class Panoptic(Setr):
+    """Its classes are the things of detection, then the stuff of segmentation; it refuses tiny data sets."""
+
+    def __init__(self, channels: Any, strides: Any, classes: Any, decoder: str, width: int, branch_width: int) -> None:
+        super().__init__(channels, strides, classes, decoder=decoder, width=width, branch_width=branch_width)
+
+    @classmethod
+    def classes_from(cls, dataset: Dataset) -> tuple[Class, ...]:
+        return (*dataset.classes["detection"], *(c for c in dataset.classes["segmentation"] if not c.thing))
+
+    def check(self, dataset: Dataset) -> None:
+        if len(dataset) < 2:
+            raise ConfigError("needs 2 images. Fix: set data.train_length=2.")
+
+
+def test_a_head_chooses_its_classes_and_checks_the_data() -> None:
+    config = configs.from_mapping(CONFIG)
+    data = build_data(config)
+    model = build_model(config, data.train)
+    segmentation = data.train.classes["segmentation"]
+    expected = [c.name for c in segmentation if c.thing] + [c.name for c in segmentation if not c.thing]
+    assert [c.name for c in model.classes["all"]] == expected
+    check_training(config, data, model)
+    check_classes(data, model)
+    model.classes["all"] = model.classes["all"][::-1]
+    with pytest.raises(DataError, match="classes for segmentation are not those of the model's head 'all'"):
+        check_classes(data, model)
+
+
+def test_a_failed_check_names_the_head_and_the_data_set() -> None:
+    config = configs.from_mapping(CONFIG, overrides=["data.train_length=1"])
+    data = build_data(config)
+    with pytest.raises(ConfigError) as error:
+        check_training(config, data, build_model(config, data.train))
+    message = "needs 2 images. Fix: set data.train_length=2. The data set is 'scenes'."
+    assert str(error.value) == f"heads.all ({__name__}:Panoptic) {message}"
+
+
+def test_by_default_they_are_those_of_the_task_and_metres_need_metric_depth(tmp_path: Path) -> None:
+    dataset = build_data(configs.from_mapping(CONFIG)).train
+    assert Setr.classes_from(dataset) == dataset.classes["segmentation"]
+    assert DptDepth.classes_from(dataset) == ()
+    metres = DptDepth((8, 8, 8, 8), (4, 8, 16, 32), (), width=8, output="softplus")
+    metres.check(dataset)
+    dataset.metric = False
+    with pytest.raises(ConfigError, match=r"^learns metres, but the depth of the data set has no unit"):
+        metres.check(dataset)
+    DptDepth((8, 8, 8, 8), (4, 8, 16, 32), (), width=8, output="relative").check(dataset)
