@@ -238,6 +238,42 @@ class Dataset:
         return np.arange(len(self))
 
 
+class Method(nn.Module):
+    """How a model is trained. The built-in method `supervised` minimises the losses of the heads.
+
+    The constructor takes the model, a `DenseModel`, and its own options. Modules of its own, such as a decoder or a
+    teacher, are trained unless frozen, and saved in checkpoints, but not in the model file. The model may have no
+    heads; then its backbone is saved.
+
+    needs_heads: whether the model must have heads. needs_labels: whether the training images must have labels.
+    views: batches have this number of differently augmented copies of each image: first all first copies.
+    """
+
+    needs_heads: bool = False
+    needs_labels: bool = False
+    views: int = 1
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+
+    def transform(self, recipe: Any) -> Any:
+        """The training transform (sample, generator, types) -> sample. Default: that of `data.recipe`."""
+        return recipe
+
+    def training_step(self, model: Any, batch: Batch) -> Losses:
+        """Returns the loss terms of a batch. The model is in training mode."""
+        raise NotImplementedError(f"{type(self).__name__} is a Method and must implement training_step(model, batch).")
+
+    def after_step(self, model: Any) -> None:
+        """Called after each optimiser step, for example to update a teacher. Default: nothing."""
+
+    def validation_losses(self, model: Any, batch: Batch) -> Tensor:
+        """Returns the loss of each image (B,), without gradients. Its mean is the metric `method/loss`, which selects
+        the best epoch of a model without heads. Not implemented by default: only the heads are evaluated.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement validation_losses().")
+
+
 class Canvas(Protocol):
     """An image that a `TargetType` draws on. Coordinates are in pixels of the original image."""
 

@@ -19,6 +19,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "datasets": ("split",),
     "evaluators": ("classes",),
     "targets": (),
+    "methods": ("model",),
 }
 
 LARGEST_INT = 2**63 - 1

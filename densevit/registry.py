@@ -29,11 +29,12 @@ INTERFACES = {
     "datasets": "Dataset",
     "evaluators": "Evaluator",
     "targets": "TargetType",
+    "methods": "Method",
     "checkpoints": "CheckpointLayout",
 }
 GROUPS = tuple(INTERFACES)
 _RENAMED = {("datasets", "masks"): "label_maps"}  # built-in plugins: old name, new name
-_MODULES = ("backbones", "necks", "heads")
+_MODULES = ("backbones", "necks", "heads", "methods")
 _INSTANCES = ("checkpoints",)  # groups whose plugins are instances of the interface; of the others, subclasses
 
 

@@ -184,7 +184,6 @@ def test_run_folder_loads_its_config():
         ),
         ("seed.x=1", "command line: seed should be a valid integer, not {'x': 1}."),
         ("optim=null", "command line: optim should be a section of keys, not null."),
-        ("heads.detection=null", "mine.yaml: heads is empty: name at least one head."),
         (
             "heads={a/b: {name: detr}}",
             "mine.yaml: heads: 'a/b' is not a valid name for a head: use letters, digits, _ and -.",
@@ -296,6 +295,11 @@ def test_every_shipped_config_loads_with_valid_options(project):
 
 
 # ---- docs ----
+
+
+def test_supervised_training_needs_a_head():
+    with pytest.raises(ConfigError, match=r"mine\.yaml: heads is empty; the method 'supervised' trains heads"):
+        config.check_plugins(config.load("mine.yaml", ["heads.detection=null"]))
 
 
 def test_docs_list_every_key(project):

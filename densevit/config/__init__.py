@@ -142,6 +142,12 @@ def check_plugins(config: Config) -> None:
         evaluator = head.evaluation.name or str(getattr(registry.load("heads", head.name), "task", ""))
         if head.evaluation.name or head.evaluation.options or evaluator in registry.find("evaluators"):
             _check(config, f"{where}.evaluation", "evaluators", evaluator, head.evaluation)
+    _check(config, "method", "methods", config.method.name, config.method)
+    if not config.heads and registry.load("methods", config.method.name).needs_heads:
+        raise ConfigError(
+            f"{config._sources.of(('heads',))}: heads is empty; the method {config.method.name!r} trains heads. Fix: "
+            "add a head, or set a method that trains the backbone alone."
+        )
     _check(config, "data", "datasets", data.name, data)
     with _sourced(config, "optim"):
         named_classes.check_optimiser(config.optim)
@@ -235,8 +241,6 @@ def _lines(
                 text = f"{dotted}: {problem['msg'].removeprefix('Value error, ')}"
             case "model_type" | "dict_type" | "model_attributes_type":
                 text = f"{dotted} should be a section of keys, not {shown(value)}."
-            case "too_short" if key == ("heads",):
-                text = f"{dotted} is empty: name at least one head."
             case "too_short":
                 text = f"{dotted} is empty: give at least one value."
             case _:

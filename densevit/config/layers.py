@@ -108,7 +108,7 @@ def _reserved(path: Key) -> set[str] | None:
             return set(DataSection.model_fields)
         case ("heads", _):
             return set(HeadSection.model_fields)
-        case ("heads", _, "neck" | "evaluation") | ("optim", "schedule"):
+        case ("heads", _, "neck" | "evaluation") | ("optim", "schedule") | ("method",):
             return {"name"}
     return None
 

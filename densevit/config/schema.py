@@ -366,7 +366,7 @@ def _valid_head_names(heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
     return heads
 
 
-Heads = Annotated[dict[str, HeadSection], Field(min_length=1), AfterValidator(_valid_head_names)]
+Heads = Annotated[dict[str, HeadSection], AfterValidator(_valid_head_names)]
 
 
 class ModelSections(Section):
@@ -391,7 +391,10 @@ class Config(Section):
     backbone: BackboneSection
     """The backbone, shared by all heads."""
     heads: Heads
-    """The heads by name; any names, which prefix the metrics (`detection/AP`)."""
+    """The heads by name; any names, which prefix the metrics (`detection/AP`). `{}`: none, for a method that trains the
+    backbone alone."""
+    method: PluginSection = PluginSection(name="supervised")
+    """How the model is trained: `{name: ..., options}`."""
     data: DataSection
     """The data set."""
     optim: OptimSection = Field(default_factory=OptimSection)

@@ -16,7 +16,7 @@ from densevit.data.transforms.resizing import (
     build_evaluation_transform,
 )
 from densevit.errors import ConfigError, DataError
-from densevit.interfaces import Class, Dataset
+from densevit.interfaces import Class, Dataset, Method
 
 
 def build_data(config: Config, multiple: int = 32) -> "Data":
@@ -47,6 +47,7 @@ class Data:
     def __init__(self, section: DataSection, seed: int, multiple: int) -> None:
         self.section, self.seed, self.multiple = section, seed, multiple
         self.train_transform, self.val_transform = build_transforms(section)
+        self.views = 1
 
     @cached_property
     def train(self) -> Dataset:
@@ -71,10 +72,18 @@ class Data:
         """The target keys that training images are labelled with."""
         return tuple(self.train.provides)
 
-    def check_splits(self) -> None:
-        """Builds both splits. Raises DataError unless they have labels, valid in some samples, and equal classes."""
+    def use(self, method: Method) -> None:
+        """Makes the training loader use the method's transform and views."""
+        self.train_transform, self.views = method.transform(self.train_transform), method.views
+
+    def check_splits(self, labels: bool = True) -> None:
+        """Builds both splits. Raises DataError unless they have labels, valid in some samples, and equal classes.
+
+        labels: whether images must have labels.
+        """
         for dataset, transform in ((self.train, self.train_transform), (self.val, self.val_transform)):
-            dataset.check_labels()
+            if labels:
+                dataset.check_labels()
             TransformedDataset(dataset, transform, train=dataset is self.train).check_values()
         _check_classes(self.train.classes, self.val.classes, self.section.split)
 
@@ -88,7 +97,8 @@ class Data:
                 raise ConfigError(f"data.group_by_aspect: {name!r} does not know its images' sizes. Leave it out.")
             groups = aspect_groups(sizes)
         batches = self._train_batches(rank, world_size, groups)
-        return self._loader(TransformedDataset(self.train, self.train_transform, train=True), batches, world_size)
+        prepared = TransformedDataset(self.train, self.train_transform, train=True, views=self.views)
+        return self._loader(prepared, batches, world_size)
 
     def batches_an_epoch(self, world_size: int = 1) -> int:
         """Batches of one process's training loader."""

@@ -10,10 +10,12 @@ from densevit.model.dense import DenseModel
 from densevit.model.parameter_patterns import matching
 
 
-def parameter_groups(model: DenseModel, section: OptimSection, lr: float) -> list[dict]:
+def parameter_groups(
+    model: DenseModel, section: OptimSection, lr: float, method: nn.Module | None = None
+) -> list[dict]:
     """Groups the trainable parameters by learning rate and weight decay. Raises ConfigError if all are frozen."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for rate in parameter_rates(model, section, lr):
+    for rate in parameter_rates(model, section, lr, method):
         if rate.lr is not None:
             groups.setdefault((rate.lr, rate.weight_decay), []).append(rate.parameter)
     if not groups:
@@ -37,8 +39,12 @@ class ParameterRate(NamedTuple):
     weight_decay: float
 
 
-def parameter_rates(model: DenseModel, section: OptimSection, lr: float) -> list[ParameterRate]:
+def parameter_rates(
+    model: DenseModel, section: OptimSection, lr: float, method: nn.Module | None = None
+) -> list[ParameterRate]:
     """Returns the learning rate and weight decay of each parameter, in the order of `named_parameters`.
+
+    method: its parameters come last, as `method.*`; they have the rate of the heads.
 
     The backbone uses `backbone_lr` if it is set, else `lr`. Layer-wise decay multiplies the rate of depth i of n by
     `layer_decay ** (n - i)`, as in BEiT (Bao et al. 2022) and MAE (He et al. 2022, table 9): the final norms are the
@@ -49,7 +55,11 @@ def parameter_rates(model: DenseModel, section: OptimSection, lr: float) -> list
     tables, embeddings, tokens and anchors.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    names = [name for name, _ in model.named_parameters()]
+    named = dict(model.named_parameters())
+    if method is not None:
+        own = set(map(id, model.parameters()))  # a method may have the model as an attribute
+        named |= {name: p for name, p in method.named_parameters(prefix="method") if id(p) not in own}
+    names = list(named)
     factors = dict.fromkeys(names, 1.0)
     for pattern, factor in section.lr_factors.items():
         for name in matching(pattern, names, "optim.lr_factors"):
@@ -57,7 +67,7 @@ def parameter_rates(model: DenseModel, section: OptimSection, lr: float) -> list
     groups = model.backbone.parameter_depths()
     depths = {id(parameter): depth for depth, group in enumerate(groups, 1) for parameter in group}
     rates = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in named.items():
         rate, depth = lr, depths.get(id(parameter))
         if name.startswith("backbone."):
             rate = lr if section.backbone_lr is None else section.backbone_lr

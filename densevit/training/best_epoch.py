@@ -17,8 +17,8 @@ class BestEpoch:
     The new epoch and the best one are compared relative to the same values, so a very poor first epoch does not
     dominate, as it would if metrics were divided by their first values.
 
-    Lower is better for errors (`Evaluator.lower_is_better`). NaN is the worst value; while all metrics are NaN, the
-    latest epoch is the best.
+    Lower is better for errors (`Evaluator.lower_is_better`). NaN is the worst value; while all metrics are NaN, and
+    without evaluators, the latest epoch is the best.
     """
 
     def __init__(self, evaluators: Mapping[str, Evaluator], monitor: str | None) -> None:

@@ -35,10 +35,14 @@ _TARGET = {  # the keys of every target
 }
 
 
-def check_training(config: Config, data: Data, model: DenseModel) -> None:
-    """Raises ConfigError if the model cannot be trained on this data, or validated as the config says."""
+def check_training(config: Config, data: Data, model: DenseModel, labels: bool = True) -> None:
+    """Raises ConfigError if the model cannot be trained on this data, or validated as the config says.
+
+    labels: whether it is trained on labels.
+    """
     check_inference(model, config.inference)
-    check_heads(data, model)
+    if labels:
+        check_heads(data, model)
     _check_input_size(config, model)
     parameter_groups(model, config.optim, lr=1.0)  # raises if all parameters are frozen or a pattern matches none
 

@@ -12,18 +12,19 @@ from torch import Tensor, distributed
 from densevit import config as configs
 from densevit.config import InferenceSection, OptimSection
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Batch, Evaluator, Predictions
+from densevit.interfaces import Batch, Evaluator, Method, Predictions
 from densevit.losses.distributed import process_count
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
 from densevit.training.budget import Budget
 from densevit.training.checks import check_batch, check_classes, check_heads
 from densevit.training.data_module import DenseDataModule
-from densevit.training.evaluators import build_evaluators, flat_metrics, join_processes
+from densevit.training.evaluators import METHOD, build_evaluators, flat_metrics, join_processes
 from densevit.training.optim import build_optimizer, group_options, learning_rate, schedule
+from densevit.training.supervised import Supervised
 from densevit.training.trainer_steps import images_per_step, optimizer_steps
 from densevit.training.validation_images import truths, validation_dataset, validation_loader
-from densevit.training.validation_loss import ValidationLoss, image_losses, with_heads
+from densevit.training.validation_loss import ValidationLoss, image_losses, method_losses, with_heads
 
 
 class DenseModule(lightning.LightningModule):
@@ -34,6 +35,7 @@ class DenseModule(lightning.LightningModule):
     optim: the config section `optim`, or a mapping of its keys. The schedule covers the Trainer's steps.
     evaluators: by head, after `Evaluator.prepare`. None: of the model's config, by default those named like the tasks.
     inference: test-time augmentation in validation. None: of the model's config, by default none.
+    method: how the model is trained. None: supervised.
 
     budget: of a run; None in a Trainer of one's own. metrics: of the last validation.
     """
@@ -44,9 +46,11 @@ class DenseModule(lightning.LightningModule):
         optim: OptimSection | Mapping[str, Any] | None = None,
         evaluators: Mapping[str, Evaluator] | None = None,
         inference: InferenceSection | None = None,
+        method: Method | None = None,
     ) -> None:
         super().__init__()
         self.model, self.config = (model, None) if isinstance(model, DenseModel) else (model.model, model.config)
+        self.method = Supervised(self.model) if method is None else method
         self.optim: OptimSection = (
             optim if isinstance(optim, OptimSection) else configs.section("optim", optim or {}, "DenseModule")
         )
@@ -72,7 +76,7 @@ class DenseModule(lightning.LightningModule):
     # ---- training ----
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
-        losses = self.model.loss(self.model(batch), batch["targets"])
+        losses = self.method.training_step(self.model, batch)
         loss = torch.stack(list(losses.values())).sum()
         terms = {name: term.detach() for name, term in losses.items()}
         size = len(batch["images"])
@@ -81,6 +85,10 @@ class DenseModule(lightning.LightningModule):
         if own:
             self.log_dict({f"train/{name}": term for name, term in terms.items()}, batch_size=size)
         return {"loss": loss, "terms": terms}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.method.after_step(self.model)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.learning_rate = max(group["lr"] for group in optimizer.param_groups)
@@ -98,7 +106,9 @@ class DenseModule(lightning.LightningModule):
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.model, self.optim, self._lr(), fused=self.trainer.precision != "16-mixed")
+        optimizer = build_optimizer(
+            self.model, self.optim, self._lr(), self.trainer.precision != "16-mixed", self.method
+        )
         steps = optimizer_steps(self.trainer, self.optim) if self.budget is None else self.budget.steps
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.optim, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -113,7 +123,7 @@ class DenseModule(lightning.LightningModule):
         section, optimizer = self.optim, self.trainer.optimizers[0]
         scheduler = self.trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
-        groups = parameter_groups(self.model, section, self._lr())
+        groups = parameter_groups(self.model, section, self._lr(), self.method)
         scheduler.base_lrs = [group["lr"] for group in groups]
         factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
         for loaded, group in zip(optimizer.param_groups, groups, strict=True):
@@ -129,7 +139,7 @@ class DenseModule(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         if self.evaluators is None:
             dataset = validation_dataset(self.trainer, self.model)
-            self.evaluators = build_evaluators(self.model, self.config, dataset)
+            self.evaluators = build_evaluators(self.model, self.config, dataset, self.method)
         for evaluator in self.evaluators.values():
             evaluator.reset()
         self._seen = {}
@@ -142,7 +152,9 @@ class DenseModule(lightning.LightningModule):
         assert self.evaluators is not None
         [model] = self._predicting
         outputs = model.infer(batch, self.inference) if model.heads else {}
-        found = outputs | image_losses(self.model, self._by_loss, batch) if self._by_loss else outputs
+        found = outputs | image_losses(self.model, self._by_loss, batch) if self._by_loss else dict(outputs)
+        if METHOD in self.evaluators:
+            found[METHOD] = method_losses(self.method, self.model, batch)
         seen, loader = self._seen.get(dataloader_idx, 0), validation_loader(self.trainer, dataloader_idx)
         self._seen[dataloader_idx] = seen + len(batch["targets"])
         known = [(i, x) for i, x in enumerate(truths(batch, loader, seen, bool(model.heads))) if x is not None]

@@ -7,16 +7,21 @@ from torch import distributed
 from densevit import registry
 from densevit.config import Config, EvaluationSection
 from densevit.errors import ConfigError
-from densevit.interfaces import Dataset, Evaluator
+from densevit.interfaces import Dataset, Evaluator, Method
 from densevit.losses.distributed import process_count
 from densevit.model import DenseModel
 from densevit.training.validation_loss import ValidationLoss
 
+METHOD = "method"  # the name of the method's loss in the metrics
 
-def build_evaluators(model: DenseModel, config: Config | None, dataset: Dataset) -> dict[str, Evaluator]:
+
+def build_evaluators(
+    model: DenseModel, config: Config | None, dataset: Dataset, method: Method | None = None
+) -> dict[str, Evaluator]:
     """Builds the evaluator of each head: the one that its config names, else the one named like its task.
 
-    Heads with `evaluation: null` get a `ValidationLoss`. dataset: the validation split. Raises ConfigError if there is
+    Heads with `evaluation: null` get a `ValidationLoss`, and so does a method that implements `validation_losses`, if
+    the model has no heads. dataset: the validation split. Raises ConfigError if there is
     no evaluator, or it cannot evaluate its head on the data.
     """
     evaluators: dict[str, Evaluator] = {}
@@ -41,6 +46,8 @@ def build_evaluators(model: DenseModel, config: Config | None, dataset: Dataset)
             evaluators[name].prepare(head, dataset)  # type: ignore[arg-type]  # a Head
         except ConfigError as error:
             raise ConfigError(f"heads.{name}.evaluation.{error}") from None
+    if method is not None and not evaluators and type(method).validation_losses is not Method.validation_losses:
+        evaluators[METHOD] = ValidationLoss(())
     return evaluators
 
 

@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from densevit import registry
@@ -26,12 +27,14 @@ def learning_rate(section: OptimSection, images_per_step: int) -> float:
     return section.lr_per_256 * images_per_step / 256
 
 
-def build_optimizer(model: DenseModel, section: OptimSection, lr: float, fused: bool = True) -> Optimizer:
+def build_optimizer(
+    model: DenseModel, section: OptimSection, lr: float, fused: bool = True, method: nn.Module | None = None
+) -> Optimizer:
     """Builds the optimiser, with one group per combination of learning rate and weight decay.
 
     fused: one kernel for all parameters; not compatible with fp16's gradient scaling.
     """
-    groups = parameter_groups(model, section, lr)
+    groups = parameter_groups(model, section, lr, method)
     if section.name not in OPTIMISERS:
         kind, options = named_classes.optimiser(section, lr)
         return registry.construct(kind, section.name, groups, options=options, where="optim")

@@ -16,6 +16,7 @@ from rich import get_console, reconfigure
 from rich.console import Console
 
 from densevit import config as configs
+from densevit import registry
 from densevit.config import Config, DataSection
 from densevit.config.values import seconds_of
 from densevit.data.build import build_data
@@ -48,6 +49,7 @@ from densevit.training.run_errors import removed_on_error, resume_hint, translat
 from densevit.training.run_folder import choose_together
 from densevit.training.run_output import announce, derived_values, finish
 from densevit.training.stop_signals import requeue
+from densevit.training.supervised import Supervised
 from densevit.training.trainer import build_trainer
 from densevit.training.unused_parameters import freeze_unused
 from densevit.visualization.rates_table import rates_table
@@ -178,14 +180,17 @@ def _run(
     lightning.seed_everything(config.seed, verbose=False)
     trainer = _trainer(config, console, callbacks)
     data = build_data(config)
-    data.check_splits()
+    labels = registry.load("methods", config.method.name).needs_labels
+    data.check_splits(labels or bool(config.heads))
     model = build_model(config, data.train)
     data.multiple = model.multiple
-    check_training(config, data, model)
+    check_training(config, data, model, labels)
     if checkpoint is not None:
         checkpoint.check_model(model)
     fits = load_pretrained(model) if checkpoint is None else []  # the checkpoint holds all weights
-    evaluators = build_evaluators(model, config, data.val)
+    method = registry.create("methods", config.method.name, model, options=config.method.options, where="method")
+    data.use(method)
+    evaluators = build_evaluators(model, config, data.val, method)
     metrics = check_monitor(config.trainer.monitor, evaluators)
     check_callbacks(callbacks, metrics)
     if config.trainer.compile:
@@ -206,12 +211,12 @@ def _run(
     trainer.callbacks = [*own, *trainer.callbacks, *callbacks, files]  # type: ignore[attr-defined]  # set by a connector
     folder = choose_together(trainer, lambda: files.open(name, run_dir, new=checkpoint is None))
     files.folder = best.folder = folder
-    rates = parameter_rates(model, config.optim, lr)
-    if trainer.world_size > 1:
+    rates = parameter_rates(model, config.optim, lr, method)
+    if trainer.world_size > 1 and isinstance(method, Supervised):
         freeze_unused(model)
     with translated_errors(folder), removed_on_error(trainer, folder, new=checkpoint is None), closing(files):
         if checkpoint is not None:
-            checkpoint.check_groups(parameter_groups(model, config.optim, lr))
+            checkpoint.check_groups(parameter_groups(model, config.optim, lr, method))
         trainer.loggers = build_loggers(config.trainer, folder, given_loggers)
         if trainer.is_global_zero:
             partial = folder / "config.yaml.partial"
@@ -236,7 +241,7 @@ def _run(
         try:
             with watching(trainer, peers):
                 path = None if checkpoint is None else checkpoint.path
-                module = DenseModule(Predictor(model, config), config.optim, evaluators)
+                module = DenseModule(Predictor(model, config), config.optim, evaluators, method=method)
                 trainer.fit(module, datamodule=DenseDataModule(data), ckpt_path=path, weights_only=True)
         except Stopped:
             stopped_by = files.signals.received
@@ -248,7 +253,7 @@ def _run(
             if best.best_epoch.best is None:  # stopped before the first validation: the current weights
                 model_file.save(model, folder / "model.safetensors", config)
                 metrics_file.write({}, folder / "metrics.json")
-            finish(console, folder, data, bool(stopped_by))
+            finish(console, folder, config, data, bool(stopped_by))
             if stopped_by == getattr(signal, "SIGUSR1", -1):
                 console.print(requeue())
     return Run(folder, stopped_by)

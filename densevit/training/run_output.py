@@ -10,6 +10,7 @@ from densevit.config import Config
 from densevit.data.build import Data
 from densevit.evaluation import metrics_file
 from densevit.inference.loading import load
+from densevit.inference.predictor import Predictor
 from densevit.interfaces import Head
 from densevit.model import DenseModel
 from densevit.training.budget import Budget
@@ -65,17 +66,10 @@ def announce(
     console.print(f"{trainer.world_size} x {what}, {trainer.precision}; writing to {folder}/")
 
 
-def finish(console: Console, folder: Path, data: Data, stopped: bool) -> None:
+def finish(console: Console, folder: Path, config: Config, data: Data, stopped: bool) -> None:
     """Writes the visualizations and the report, and prints the metrics and the files."""
-    predictor = load(folder)
-    if all(type(head).predict is not Head.predict for head in predictor.heads.values()):  # type: ignore[attr-defined]  # heads
-        draw_samples(
-            lambda image: predictor.predict(image).heads,
-            predictor.classes,
-            data,
-            folder / "predictions",
-            types=predictor.target_types,
-        )
+    if config.heads:
+        _draw(load(folder), data, folder / "predictions")
     report = write_report(folder)
     metrics = metrics_file.read(folder / "metrics.json")
     if metrics:
@@ -85,3 +79,12 @@ def finish(console: Console, folder: Path, data: Data, stopped: bool) -> None:
     )
     if stopped:
         console.print(f"Stopped. Resume with: densevit train --resume {folder}")
+
+
+def _draw(predictor: Predictor, data: Data, folder: Path) -> None:
+    """Draws samples, unless a head makes no predictions."""
+    if any(type(head).predict is Head.predict for head in predictor.heads.values()):  # type: ignore[attr-defined]
+        return
+    draw_samples(
+        lambda image: predictor.predict(image).heads, predictor.classes, data, folder, types=predictor.target_types
+    )

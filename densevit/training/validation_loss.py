@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from densevit.interfaces import Batch, Class, Evaluator, Predictions, Targets
+from densevit.interfaces import Batch, Class, Evaluator, Method, Predictions, Targets
 from densevit.losses.distributed import alone
 from densevit.model import DenseModel
 
@@ -70,6 +70,12 @@ def image_losses(model: DenseModel, heads: Iterable[str], batch: Batch) -> dict[
                 terms = head.loss(outputs, [target])  # type: ignore[operator]  # a Head
             found[name].append({"loss": math.fsum(float(term) for term in terms.values())})
     return found
+
+
+@torch.no_grad()
+def method_losses(method: Method, model: DenseModel, batch: Batch) -> list[Predictions]:
+    """The method's loss of each image, as `image_losses` gives those of heads."""
+    return [{"loss": loss} for loss in method.validation_losses(model, batch).double().tolist()]
 
 
 def with_heads(model: DenseModel, names: Iterable[str]) -> DenseModel:

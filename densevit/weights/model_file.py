@@ -33,8 +33,8 @@ class ModelFile(NamedTuple):
 def save(model: DenseModel, path: str | Path, config: Config | None = None) -> None:
     """Writes a model file: tensors, and in the header the classes, the config and the format version.
 
-    config: None for a model without one; then the header has the sections of the model alone. Raises WeightsError for a
-    model whose plugins and options are not known.
+    config: None for a model without one; then the header has the sections of the model alone. Of a model without heads
+    the backbone is written. Raises WeightsError for a model whose plugins and options are not known.
     """
     sections: Any = config or model.sections
     if sections is None:
@@ -42,10 +42,16 @@ def save(model: DenseModel, path: str | Path, config: Config | None = None) -> N
             f"{path}: this DenseModel was built from its parts, so that the plugins and options to build it again are "
             "not known. Fix: build it with densevit.create_model(...), or save model.state_dict() with torch.save."
         )
+    if not model.heads:
+        own = sections.backbone
+        normalisation = {key: getattr(own, key) for key in ("mean", "std") if getattr(own, key) is not None}
+        return save_backbone(
+            model.backbone, {"name": own.name, **own.options, **normalisation}, Path(path).expanduser()
+        )
     classes = {head.task: [asdict(c) for c in head.classes] for head in model.heads.values()}  # type: ignore[union-attr]
     entries = {"format": "densevit", "format_version": FORMAT, "classes": classes, "config": configs.dump(sections)}
-    if config is None:  # two heads of one task may differ in their classes
-        entries["head_classes"] = {name: [asdict(c) for c in own] for name, own in model.classes.items()}
+    # Two heads of one task may differ in their classes; earlier versions read `classes`.
+    entries["head_classes"] = {name: [asdict(c) for c in own] for name, own in model.classes.items()}
     _write(model.state_dict(), entries, Path(path).expanduser())
 
 
@@ -88,8 +94,9 @@ def from_state(state: Mapping[str, Tensor], entries: Mapping[str, str], source: 
         raise WeightsError(f"{source}: contains only a backbone. Train with `backbone.weights={source}`.")
     try:
         values = yaml_io.parse(entries["config"], source)
-        complete = "head_classes" not in entries
-        classes = _classes(entries["classes" if complete else "head_classes"])
+        complete = "trainer" in values
+        by_head = "head_classes" in entries
+        classes = _classes(entries["head_classes" if by_head else "classes"])
     except (LookupError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
         raise WeightsError(
             f"{source}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
@@ -97,7 +104,7 @@ def from_state(state: Mapping[str, Tensor], entries: Mapping[str, str], source: 
     config = configs.from_mapping(values, source) if complete else None
     sections = configs.model_sections(values, source) if config is None else config.model_sections
     try:
-        if complete:
+        if not by_head:
             classes = {name: classes.get(task, ()) for name, task in tasks_of(sections).items()}
         model = build_from_sections(sections, classes)
     except DensevitError as error:

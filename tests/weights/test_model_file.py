@@ -187,7 +187,14 @@ def test_later_format_version_raises(saved):
 
 
 @pytest.mark.parametrize(
-    "entries", [{"config": None}, {"classes": None}, {"classes": "["}, {"config": "a: ["}, {"config": "7"}]
+    "entries",
+    [
+        {"config": None},
+        {"classes": None, "head_classes": None},
+        {"head_classes": "["},
+        {"config": "a: ["},
+        {"config": "7"},
+    ],
 )
 def test_corrupt_header_error_names_the_file(saved, entries):
     rewrite(saved[1], **entries)

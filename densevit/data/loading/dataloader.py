@@ -28,14 +28,18 @@ _SMALL = 1 << 16  # bytes
 class TransformedDataset(data.Dataset[Sample]):
     """A data set with its transform: random in training; in evaluation, with the untransformed targets as `truth`.
 
+    views: samples per image, transformed differently. With several, `__getitem__` returns a list of samples.
+
     Raises DataError for a data set without images, and for target keys without a type: at construction where `provides`
     names such a key, otherwise at the sample that has it.
     """
 
-    def __init__(self, dataset: Dataset, transform: "TrainingTransform | EvaluationTransform", train: bool) -> None:
+    def __init__(
+        self, dataset: Dataset, transform: "TrainingTransform | EvaluationTransform", train: bool, views: int = 1
+    ) -> None:
         if not len(dataset):
             raise DataError(f"The data set {_name(dataset)} has no images; at least 1 is needed. Check its options.")
-        self.dataset, self.transform, self.train = dataset, transform, train
+        self.dataset, self.transform, self.train, self.views = dataset, transform, train, views
         self.types = TargetTypes.of(dataset)
         if any(key not in self.types for key in getattr(dataset, "provides", ())):
             self[SampleKey(0, 0)]
@@ -43,15 +47,19 @@ class TransformedDataset(data.Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, pick: SampleKey) -> Sample:
-        """The sample of a key. A repeat in evaluation has no `truth`: it is not counted."""
+    def __getitem__(self, pick: SampleKey) -> Sample | list[Sample]:  # type: ignore[override]
+        """The sample of a key, or all its views. A repeat in evaluation has no `truth`: it is not counted."""
         index = pick.index
         try:
             sample = self.dataset[index]
             self._check_keys(sample["targets"], index)
             if self.train:  # numpy pads with zeros: the first repeat has the stream of [seed, index]
-                rng = np.random.default_rng([pick.seed, index, pick.repeat])
-                return self.transform(sample, rng, self.types)  # type: ignore[call-arg,arg-type]
+                seeds = [[pick.seed, index, pick.repeat, view] for view in range(self.views)]
+                samples = [
+                    self.transform(sample, np.random.default_rng(seed), self.types)  # type: ignore[call-arg,arg-type]
+                    for seed in seeds
+                ]
+                return samples if self.views > 1 else samples[0]
             prepared = self.transform(sample, self.types)  # type: ignore[arg-type]
         except DensevitError:
             raise
@@ -177,7 +185,9 @@ class _Collate:
     def __init__(self, multiple: int, ships: bool) -> None:
         self.multiple, self.ships = multiple, ships
 
-    def __call__(self, samples: list[Sample]) -> Any:
+    def __call__(self, samples: list[Any]) -> Any:
+        if isinstance(samples[0], list):  # views: first all first ones
+            samples = [sample for view in zip(*samples, strict=True) for sample in view]
         batch = collate(samples, self.multiple)
         return _shipped(batch) if self.ships else batch
 
