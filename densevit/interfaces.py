@@ -1,4 +1,4 @@
-"""Plugin interfaces `Backbone`, `Neck`, `Head`, `Dataset`, `TargetType` and `Evaluator`, and the data they exchange.
+"""The interfaces of plugins, and the data that they exchange.
 
 This file is the complete contract for plugin authors; `docs/own-backbone.md` and `docs/own-head.md` are tutorials.
 """
@@ -517,7 +517,7 @@ class CheckpointLayout:
     name: that of the entry point, and the value of `convert --as` and `--to`: PROJECT-ARCHITECTURE.
     part: "backbone": our keys in `lines` are the backbone's; "model": they begin with `backbone.` and `heads.TASK.`.
     marks: keys, as in a line, that every such checkpoint has. Among the layouts whose marks are all present, the one
-        with the most marks is chosen.
+        with the most marks is chosen; one without marks is never recognised.
     lines: each tensor uses the first line that matches its key, or the first for each part.
     describe: from the tensors, with our keys, the config sections that build the model: {"backbone": {"name": ...}}.
         Raises WeightsError if they are of no known variant; a KeyError is reported as a missing tensor.
@@ -530,12 +530,20 @@ class CheckpointLayout:
     classes: for a model, its classes by task, from the state dict and the metadata of the checkpoint.
     rearrange: applied to the state dict before the lines.
     unrecorded: options such as "backbone.dilation" that tensors do not determine. `describe` returns the usual value or
-        none; the metadata or `saved_options` may contain the real one.
-    saved_options: those options by full key, from the state dict, if tensors without effect determine them.
+        none.
+    saved_options: those of them by full key that tensors without effect, or the metadata, determine. Metadata has the
+        content of config.json as `config`, {} if there is none.
+    usage_options: backbone options that change the use of the same tensors, such as "features": an export takes the
+        model's.
+    conventions: backbone options that the project's code determines, not its tensors. `describe` returns their values
+        that are not the plugin's defaults. Differences are reported.
     saved_under: the key of the state dict in the project's .pth files; None: the files contain it alone.
     config_files: for an export to transformers, from the config sections, the tensors with our keys and a model's
         classes: {"config.json": ...}, and what "preprocessor_config.json" has besides the normalisation of pixels.
         {} if transformers has no such model.
+    recipe: for a model, from the config sections and the classes by task, a config, as "coco/detr_r50", whose data,
+        training and inference settings `convert` writes, and sections that differ. A data section with a `name`
+        replaces the data set's own options.
     """
 
     name: str
@@ -552,6 +560,9 @@ class CheckpointLayout:
     classes: Callable[[StateDict, Mapping[str, Any]], Mapping[str, Sequence[Class]]] | None = None
     rearrange: Rearrangement | None = None
     unrecorded: tuple[str, ...] = ()
-    saved_options: Callable[[StateDict], dict[str, Any]] | None = None
+    saved_options: Callable[[StateDict, Mapping[str, Any]], dict[str, Any]] | None = None
+    usage_options: tuple[str, ...] = ()
+    conventions: tuple[str, ...] = ()
     saved_under: str | None = None
     config_files: Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]] | None = None
+    recipe: Callable[[Mapping[str, Any], Mapping[str, Sequence[Class]]], tuple[str, dict[str, Any]]] | None = None

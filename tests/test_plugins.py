@@ -10,6 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
 
 from densevit import registry
 from densevit.cli import main
@@ -59,6 +62,7 @@ def test_plugins_command_lists_third_party_and_built_in_plugins(site, tmp_path):
     assert "heads counter mynet 0.1 How many objects there are, from the mean of the coarsest feature." in printed
     assert "datasets squares mynet 0.1 Grey images with up to four white squares." in printed
     assert "evaluators counting mynet 0.1 How far counts are off," in printed
+    assert "checkpoints mynet-released mynet 0.1 Checkpoints of the authors' own training code," in printed
     assert "heads detr densevit 0." in printed
 
 
@@ -75,6 +79,40 @@ def test_third_party_plugins_train_two_steps(config, metrics, site, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
+def test_a_strangers_checkpoint_is_recognised_loaded_and_converted(site, tmp_path):
+    script = """
+import torch
+from mynet import MyNet
+torch.manual_seed(0)
+ours = MyNet(16).state_dict()
+names = {"stem.0": 1, "stem.1": 2, "stages.0": 3, "stages.1": 4, "stages.2": 5}
+kinds = {"0": "conv", "1": "norm"}
+def name(key):
+    part, index, leaf = key.rsplit(".", 2)
+    return f"{kinds[index]}{names[part]}.{leaf}"
+torch.save({name(key): x.normal_() for key, x in ours.items()} | {"fc.weight": torch.ones(9, 64)}, "released.pth")
+torch.save(ours, "ours.pth")
+"""
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=env)
+    ours = torch.load(tmp_path / "ours.pth")
+    (tmp_path / "own.yaml").write_text(DETECTION)
+    overrides = ["backbone.weights=released.pth", "backbone.freeze=true"]
+    printed = " ".join(densevit("train", "own.yaml", *overrides, "--run-dir", "run", site=site, cwd=tmp_path).split())
+    assert "loaded 20 left out 1 fc.weight: the classification head Read as mynet-released." in printed
+    trained = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(trained[f"backbone.{key}"], tensor) for key, tensor in ours.items())
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["backbone"]["mean"] == [0.5, 0.5, 0.5]
+
+    densevit("convert", "released.pth", "converted", site=site, cwd=tmp_path)
+    section = yaml.safe_load((tmp_path / "converted" / "backbone.yaml").read_text())
+    assert (section["name"], section["width"], section["std"]) == ("mynet", 16, [0.25, 0.25, 0.25])
+    densevit("convert", "converted", "back.pth", "--to", "mynet-released", site=site, cwd=tmp_path)
+    released, back = (torch.load(tmp_path / file) for file in ("released.pth", "back.pth"))
+    assert back.keys() == released.keys() - {"fc.weight"}
+    assert all(torch.equal(back[key], released[key]) for key in back)
+
+
 def test_every_built_in_plugin_is_listed_with_a_description(project):
     setup = configparser.ConfigParser()
     setup.read(project / "setup.cfg")
@@ -88,6 +126,18 @@ def test_every_built_in_plugin_is_listed_with_a_description(project):
             documented = loaded if isinstance(loaded, type) else sys.modules[plugin.value.partition(":")[0]]
             assert documented.__doc__.startswith(registry.first_line(plugin))
             assert registry.first_line(plugin).endswith(".")
+
+
+def test_loading_a_backbone_imports_neither_layouts_nor_other_families():
+    code = """
+import sys
+from densevit import registry
+registry.load("backbones", "swin")
+print(*sorted(name for name in sys.modules if name.startswith(("densevit_", "densevit.weights"))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    of_swin = [f"densevit_backbones.swin.{name}" for name in ("attention", "backbone", "variants")]
+    assert done.stdout.split() == ["densevit_backbones", "densevit_backbones.swin", *of_swin]
 
 
 def test_plugins_of_one_group(capsys):

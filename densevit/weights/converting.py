@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from densevit import config as configs
-from densevit.config import BackboneSection, Config
+from densevit.config import BackboneSection, Config, DataSection
 from densevit.config.yaml_io import write as yaml
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, CheckpointLayout, Class
@@ -22,7 +22,6 @@ from densevit.weights.state_dict_loading import Fit
 Classes = Mapping[str, Sequence[Class]]
 
 _SETTINGS = ("seed", "data", "optim", "trainer", "inference")  # sections of a recipe other than the model's
-_SETR = {150: "ade20k/setr_pup_vit_large", 19: "cityscapes/setr_pup_vit_large"}  # by the number of classes
 
 
 @dataclass
@@ -88,7 +87,7 @@ def _model(
     overrides: Sequence[str],
 ) -> Converted:
     classes = layout.classes(checkpoint.tensors, checkpoint.metadata) if layout.classes else {}
-    config = configs.from_mapping(with_settings(sections, classes), translated.source, overrides)
+    config = configs.from_mapping(with_settings(layout, sections, classes), translated.source, overrides)
     configs.check_plugins(config)
     allowed, config.weights_allow = config.weights_allow, ()
     model = build_model(config, classes)
@@ -120,40 +119,24 @@ def _backbone(
     return Converted(translated.source, fit, backbone, section)
 
 
-def with_settings(sections: Mapping[str, Any], classes: Classes) -> dict[str, Any]:
-    """A complete config from the sections that a layout describes; other sections are the published recipe's.
+def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes: Classes) -> dict[str, Any]:
+    """A complete config from the sections that a layout describes; other sections are those of the layout's recipe.
 
-    The layout's values have priority. A head without a recipe gets only the required sections.
+    The layout's values have priority. A model without a recipe gets only the required sections.
     """
-    (task, head), *_ = sections["heads"].items()
-    name, others = _recipe(task, head, len(classes.get(task, ())))
+    name, others = layout.recipe(sections, classes) if layout.recipe else ("", {})
     values: dict[str, Any] = {"data": {"name": "scenes"}, "trainer": {"max_epochs": 1}}
     if name:
         recipe = configs.load(name).model_dump()
         values = {key: recipe[key] for key in _SETTINGS}
-        evaluation = recipe["heads"][task]["evaluation"]
-        sections = {**sections, "heads": {**sections["heads"], task: {"evaluation": evaluation, **head}}}
-        if name in _SETR.values() and len(classes[task]) not in _SETR:
-            own = [{"name": c.name, "id": c.file_id, "color": [*c.color]} for c in classes[task]]
-            copied = ("recipe", "image_size", "short_side", "scales", "batch_size")
-            values["data"] = {"name": "label_maps", "classes": own, **{key: values["data"][key] for key in copied}}
-    values["data"] = {**values["data"], **others.get("data", {})}
-    return {**values, **{key: value for key, value in others.items() if key != "data"}, **sections}
-
-
-def _recipe(task: str, head: Mapping[str, Any], count: int) -> tuple[str, dict[str, Any]]:
-    """The shipped config to evaluate such a head, and the sections that differ. count: number of classes."""
-    if task == "detection":
-        return "coco/detr_r50", {}
-    if task == "segmentation" and head["name"] == "setr":
-        return _SETR.get(count, _SETR[150]), {}
-    if task == "segmentation":  # 480 pixels, without windows: run_segmentation.py in isl-org/DPT
-        return _SETR.get(count, _SETR[150]), {"data": {"image_size": 480, "short_side": 480}, "inference": {}}
-    if task == "depth" and head.get("output") == "relative":  # of 384: run_monodepth.py there
-        return "nyu/dpt_hybrid", {"data": {"image_size": 384, "short_side": 384}}
-    if task == "depth":
-        return ("kitti/dpt_hybrid" if head.get("max_depth", 10.0) > 10 else "nyu/dpt_hybrid"), {}
-    return "", {}
+        heads = dict(sections["heads"])
+        for task in heads.keys() & recipe["heads"].keys():
+            heads[task] = {"evaluation": recipe["heads"][task]["evaluation"], **heads[task]}
+        sections = {**sections, "heads": heads}
+    data = values["data"]
+    if "name" in others.get("data", {}):  # another data set
+        data = {key: value for key, value in data.items() if key in DataSection.model_fields}
+    return {**values, **others, "data": {**data, **others.get("data", {})}, **sections}
 
 
 def _assumptions(

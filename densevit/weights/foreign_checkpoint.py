@@ -1,5 +1,6 @@
 """Reads a checkpoint, ours or another project's in a known layout, and translates its keys to ours."""
 
+import inspect
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from densevit.errors import WeightsError, one_line
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, CheckpointLayout
 from densevit.model import DenseModel
 from densevit.weights.checkpoint_io import Checkpoint, read
-from densevit.weights.key_mapping import describe, fresh_because, translate, with_options
+from densevit.weights.key_mapping import describe, fresh_because, saved_options, translate
 from densevit.weights.layouts import recognise
 
 Triple = tuple[float, float, float]
@@ -27,7 +28,7 @@ class TranslatedCheckpoint:
     layout: None if its keys were ours already. describe: returns the config sections that build its model.
     classes: class names by task, where known. left_out, zeros, unknown: as in `Translation`.
     mean, std: RGB, of pixels in 0 ... 1, used in training; None if not known.
-    options: by full key, those that no tensor with effect determines, from the metadata or saved tables.
+    options: by full key, those that no tensor with effect determines, see `CheckpointLayout.saved_options`.
     """
 
     source: str
@@ -97,23 +98,36 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
             f"{checkpoint.source}: not a complete {layout.name} checkpoint: {'; '.join(translation.errors[:3])}."
         )
     classes = layout.classes(tensors, metadata) if layout.classes else {}
-    options = {
-        **(layout.saved_options(tensors) if layout.saved_options else {}),
-        **{name: value for name, value in metadata.get("options", {}).items() if name in layout.unrecorded},
-    }
     return TranslatedCheckpoint(
         checkpoint.source,
         translation.tensors,
         layout,
-        lambda: with_options(describe(tensors, layout), options),
+        lambda: describe(tensors, layout, metadata),
         {task: [one.name for one in own] for task, own in classes.items()},
         translation.left_out,
         translation.zeros,
         translation.unknown,
         _triple(metadata.get("mean")) or layout.mean or IMAGENET_MEAN,
         _triple(metadata.get("std")) or layout.std or IMAGENET_STD,
-        options,
+        saved_options(tensors, layout, metadata, checkpoint.source),
     )
+
+
+def other_conventions(
+    layout: CheckpointLayout, theirs: Mapping[str, Any], ours: Mapping[str, Any], backbone: nn.Module
+) -> dict[str, tuple[Any, Any]]:
+    """The conventions of a layout that a backbone does not follow: by option, their value and ours.
+
+    theirs, ours: the backbone sections. A value that is not in a section is the plugin's default, except a layout's
+    usage options, which are then not known.
+    """
+    found, parameters = {}, inspect.signature(type(backbone)).parameters
+    for name in layout.conventions:
+        if name in parameters and (name in theirs or name not in layout.usage_options):
+            there, here = (section.get(name, parameters[name].default) for section in (theirs, ours))
+            if there != here:
+                found[name] = there, here
+    return found
 
 
 def is_bgr(checkpoint: Checkpoint) -> bool:

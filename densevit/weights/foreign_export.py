@@ -18,15 +18,13 @@ from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, Backbone, Checkpoin
 from densevit.model import DenseModel, build_from_sections, create_backbone, tasks_of
 from densevit.weights import layouts, model_file, transformers_config
 from densevit.weights.atomic_io import atomic_file, atomic_folder
+from densevit.weights.foreign_checkpoint import other_conventions
 from densevit.weights.key_mapping import describe, fresh_because, has_marks, translate, translate_back
 from densevit.weights.state import read_safetensors
 
 PROJECTS = {"hf": "transformers", "timm": "timm", "torchvision": "torchvision"}
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
-_RESIZING = "position_resizing"
-_USAGE_OPTIONS = ("features", "feature_norm", "readout", _RESIZING)  # a ViT's options that do not change its tensors
-_STANDARDIZATION = "weight_standardization"
 _TOLERANCE = 1e-3  # of the largest value: two implementations of the same function
 
 
@@ -180,7 +178,7 @@ def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) 
         raise _NotRepresentable(
             f"{layout.name} does not fit this {ours.section.name!r}. {error}", len(state)
         ) from error
-    resizing, standardization = (sections["backbone"].get(key) for key in (_RESIZING, _STANDARDIZATION))
+    differing = other_conventions(layout, sections["backbone"], ours.section.options, ours.backbone)
     options = _check_function(ours, layout, sections, {**state, **back.tensors})
     notes = [
         f"{name} is {json.dumps(value)}, which must be set there: tensors do not determine it."
@@ -195,11 +193,10 @@ def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) 
         )
     elif (ours.backbone.mean, ours.backbone.std) != (mean, std):
         notes.append(f"Normalise images with mean {[*ours.backbone.mean]} and std {[*ours.backbone.std]}.")
-    if resizing is not None and resizing != ours.section.options.get(_RESIZING, "antialiased"):
-        notes.append(f"There, positions are resized differently for images of other sizes ({resizing}).")
-    if (standardization or "variance") != ours.section.options.get(_STANDARDIZATION, "variance"):
-        theirs = standardization or "variance"
-        notes.append(f"There, {_STANDARDIZATION} is {theirs}: outputs differ by less than {_TOLERANCE:.1%}.")
+    for name, (there, _) in differing.items():
+        usage = name in layout.usage_options
+        effect = "for images of other sizes" if usage else f"by less than {_TOLERANCE:.1%}"
+        notes.append(f"There, {name} is {there}: outputs differ {effect}.")
     for name, why in layout.zero_biases.items():
         if name in state:
             notes.append(f"{name} is {'written' if state[name].any() else 'all zeros and is not written'}: {why}.")
@@ -242,8 +239,8 @@ def _check_function(
     options that differ, if the outputs differ.
     """
     own = {"backbone": {**ours.section.options}}
-    if _STANDARDIZATION in sections["backbone"]:
-        own["backbone"].setdefault(_STANDARDIZATION, "variance")
+    differing = other_conventions(layout, sections["backbone"], ours.section.options, ours.backbone)
+    own["backbone"] |= {name: here for name, (_, here) in differing.items()}
     if ours.model is not None and ours.model.sections is not None:
         own["heads"] = {
             str(ours.model.heads[name].task): {"name": section.name, **section.options}
@@ -252,7 +249,7 @@ def _check_function(
     if ours.section.name != sections["backbone"]["name"]:
         raise _NotRepresentable(f"{layout.name} describes a {sections['backbone']['name']}, not {ours.section.name}.")
     theirs = sections["backbone"]
-    for key in _USAGE_OPTIONS:
+    for key in layout.usage_options:
         if key in ours.section.options:
             theirs[key] = ours.section.options[key]
         else:

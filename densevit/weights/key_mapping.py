@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from densevit.errors import WeightsError
+from densevit.errors import WeightsError, one_line
 from densevit.interfaces import ZEROS, Change, CheckpointLayout, Line, StateDict
 
 T = TypeVar("T")
@@ -98,8 +99,10 @@ def translate_back(state: StateDict, layout: CheckpointLayout) -> tuple[dict[str
     return dict(layout.rearrange.inverse(back.tensors) if layout.rearrange else back.tensors), back.unknown
 
 
-def describe(state: StateDict, layout: CheckpointLayout) -> dict[str, Any]:
-    """The config sections that build the model of a state dict with their keys.
+def describe(
+    state: StateDict, layout: CheckpointLayout, metadata: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The config sections that build the model of a state dict with their keys. metadata: see `saved_options`.
 
     Raises WeightsError if tensors are missing or of no known variant.
     """
@@ -107,12 +110,7 @@ def describe(state: StateDict, layout: CheckpointLayout) -> dict[str, Any]:
         sections = layout.describe(translate(state, layout).tensors)
     except (KeyError, IndexError) as error:
         raise WeightsError(f"The checkpoint is incomplete: no tensor for {error}.") from error
-    return with_options(sections, layout.saved_options(state) if layout.saved_options else {})
-
-
-def with_options(sections: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections with options added, which are named by their full key, as "backbone.dilation"."""
-    for name, value in options.items():
+    for name, value in saved_options(state, layout, metadata).items():
         *path, key = name.split(".")
         section = sections
         for part in path:
@@ -121,19 +119,38 @@ def with_options(sections: dict[str, Any], options: Mapping[str, Any]) -> dict[s
     return sections
 
 
+def saved_options(
+    state: StateDict, layout: CheckpointLayout, metadata: Mapping[str, Any], source: str = "the weights"
+) -> dict[str, Any]:
+    """The options by full key, as "backbone.dilation", that no tensor with effect determines, but tables or metadata.
+
+    source: for messages. Raises WeightsError for metadata with unexpected content.
+    """
+    if layout.saved_options is None:
+        return {}
+    try:
+        found = layout.saved_options(state, metadata)
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise WeightsError(
+            f"config.json beside {source} is not that of a {layout.name} checkpoint ({one_line(error)}). "
+            "Copy or download it again."
+        ) from error
+    return {name: value for name, value in found.items() if name in layout.unrecorded}
+
+
 def fresh_because(name: str, layout: CheckpointLayout) -> str | None:
     """Why a checkpoint of this layout never has the tensor we call `name`; None if it should have it."""
     return next((why for own, why in layout.fresh.items() if _name(own).match(name) is not None), None)
 
 
 def has_marks(state: StateDict, layout: CheckpointLayout) -> bool:
-    """Whether all marks of a layout are present."""
+    """Whether a layout has marks and all are present."""
 
     def present(mark: str) -> bool:
         name = _name(mark)
         return mark in state or ("{" in name.text and any(name.match(key) is not None for key in state))
 
-    return all(map(present, layout.marks))
+    return bool(layout.marks) and all(map(present, layout.marks))
 
 
 class _Parts:

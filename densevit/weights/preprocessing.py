@@ -1,13 +1,12 @@
 """Preprocessing and class names of a checkpoint, read from the metadata that comes with its tensors.
 
 Each function returns a dict with any of these keys: `mean` and `std`, of pixels in 0 ... 1; `channel_order`, only if it
-is "bgr"; `classes`, the class names by row of the classifier; `options`, config options that tensors do not determine,
-by full key: {"backbone.dilation": True}.
+is "bgr"; `classes`, the class names by row of the classifier; `config`, the content of config.json, or of timm's
+`pretrained_cfg` the `architecture`.
 """
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +26,8 @@ def of_folder(folder: Path) -> dict[str, Any]:
     with _naming_file(folder / CONFIG):
         metadata |= of_timm(config.get("pretrained_cfg") or {})
         metadata |= _label_names(config.get("id2label") or {})
-        if options := _options(config) | options_of_timm(config.get("architecture")):
-            metadata["options"] = options
+        if config:
+            metadata["config"] = {**metadata.get("config", {}), **config}
     for name in PREPROCESSORS:
         found = _json(folder / name)
         found = found.get("image_processor", found)
@@ -75,8 +74,8 @@ def of_transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
 def of_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata in timm's `pretrained_cfg`."""
     metadata: dict[str, Any] = {key: _three(config[key]) for key in ("mean", "std") if config.get(key)}
-    if options := options_of_timm(config.get("architecture")):
-        metadata["options"] = options
+    if config.get("architecture"):
+        metadata["config"] = {"architecture": config["architecture"]}
     if config.get("label_names"):
         described = config.get("label_descriptions") or {}
         metadata["classes"] = [str(described.get(name, name)) for name in config["label_names"]]
@@ -115,46 +114,6 @@ def weight_map(index: Path) -> dict[str, str]:
             f"{index}: not an index of shards in its folder. Expected a weight_map from tensor names to file names."
         )
     return files
-
-
-def options_of_timm(architecture: Any) -> dict[str, Any]:
-    """Options from the name of a timm architecture: `swinv2_base_window12to16_192to256` has windows of 16 for images of
-    256 pixels and was pretrained with windows of 12 at 192."""
-    found = re.fullmatch(r"swinv2_\w+?_window(?:(\d+)to)?(\d+)_(?:(\d+)to)?(\d+)", str(architecture))
-    if found is None:
-        return {}
-    before, window, before_side, side = (int(number) if number else 0 for number in found.groups())
-    return _windows(window, side, _of_stages(before, before_side) if before and before_side else None)
-
-
-def _options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a DETR or a Swinv2 from transformers' config.json."""
-    kind, options = config.get("model_type"), dict[str, Any]()
-    if kind in ("detr", "table-transformer"):
-        backbone = config.get("backbone_config") or {}
-        options["backbone.dilation"] = bool(config.get("dilation")) or backbone.get("output_stride") == 16
-        heads = {config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder")}
-        if len(heads) == 1:
-            options["heads.detection.num_heads"] = heads.pop()
-    elif kind == "swinv2":
-        window, side = config.get("window_size", 7), config.get("image_size", 224)
-        before = config.get("pretrained_window_sizes") or ()
-        if isinstance(window, int) and isinstance(side, int):
-            options = _windows(window, side, tuple(before) if len(before) == 4 and all(before) else None)
-    return options
-
-
-def _windows(window: int, side: int, before: tuple[int, ...] | None) -> dict[str, Any]:
-    windows = _of_stages(window, side)
-    return {
-        "backbone.window_size": windows[0] if len(set(windows)) == 1 else windows,
-        "backbone.pretrained_window_sizes": None if before == windows else before,
-    }
-
-
-def _of_stages(window: int, side: int) -> tuple[int, ...]:
-    """The windows of Swin's four stages: at most the size of the stage's feature map for an image of this side."""
-    return tuple(min(window, side // (4 * 2**stage)) for stage in range(4))
 
 
 def _label_names(id2label: Mapping[str, str]) -> dict[str, Any]:

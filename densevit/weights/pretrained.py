@@ -14,11 +14,9 @@ from densevit.config import yaml_io as yaml
 from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
-from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, read_translated
+from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, other_conventions, read_translated
 from densevit.weights.state import part
 from densevit.weights.state_dict_loading import Fit, fit
-
-_STANDARDIZATION = "weight_standardization"
 
 
 def load_pretrained(model: DenseModel) -> list[Fit]:
@@ -213,14 +211,13 @@ def _option_notes(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[s
             notes.append(f"These weights were trained with {name} {value}; the config leaves it at its default.")
         elif section == "backbone" and key in backbone and backbone[key] != value:
             notes.append(f"Warning: {name} is {backbone[key]}; these weights were trained with {value}.")
-    if checkpoint.layout is not None and backbone.get("stem") == "resnet":
-        theirs = _described(checkpoint).get("backbone", {})
-        here, there = (options.get(_STANDARDIZATION, "variance") for options in (backbone, theirs))
-        if theirs.get("stem") == "resnet" and here != there:
-            notes.append(
-                f"Warning: backbone.{_STANDARDIZATION} is {here}; {checkpoint.layout.name} computes with {there}."
-            )
-    unrecorded = checkpoint.layout.unrecorded if checkpoint.layout else ()
+    layout = checkpoint.layout
+    if layout is not None and layout.conventions and "backbone" in (described := _described(checkpoint)):
+        differing = other_conventions(layout, described["backbone"], backbone, model.backbone)
+        for name, (there, here) in differing.items():
+            if name not in layout.usage_options:
+                notes.append(f"Warning: backbone.{name} is {here}; {layout.name} computes with {there}.")
+    unrecorded = layout.unrecorded if layout else ()
     of_heads = [option for option in unrecorded if option.startswith("heads.")]
     heads = _described(checkpoint).get("heads", {}) if of_heads else {}
     for name in model.heads:

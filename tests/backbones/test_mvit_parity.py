@@ -14,7 +14,8 @@ from torchvision.models.video.mvit import MSBlockConfig
 from torchvision.models.video.mvit import MViT as TorchvisionMViT
 
 from densevit_backbones.mvit.attention import RelativePositions, bias, widen
-from densevit_backbones.mvit.backbone import _VARIANTS, MViT, Positions
+from densevit_backbones.mvit.backbone import MViT, Positions
+from densevit_backbones.mvit.variants import VARIANTS
 
 # Their parameter names and ours. We normalise each feature, they the classifier's input.
 COMMON = [
@@ -101,8 +102,8 @@ def test_tiny_matches_timm_at_the_training_size(randomise, assert_equal_features
 
 @pytest.mark.parametrize(("widens", "class_token"), [("mlp", False), ("attention", True)])
 def test_nano_matches_timm(widens, class_token, monkeypatch, randomise, assert_equal_features):
-    """Widened in MLPs, as "large" is, and with a class token, as the ImageNet-21K models have."""
-    monkeypatch.setitem(_VARIANTS[2], "nano", _VARIANTS[2]["nano"]._replace(widens=widens))
+    """Widened by perceptrons, as "large" is, and with a class token, as those for ImageNet-21K are."""
+    monkeypatch.setitem(VARIANTS[2], "nano", VARIANTS[2]["nano"]._replace(widens=widens))
     cfg = MultiScaleVitCfg((1, 1, 3, 1), embed_dim=32, expand_attn=widens == "attention", use_cls_token=class_token)
     reference = MultiScaleVit(cfg, img_size=(96, 96))
     mvit, reference = pair(randomise, reference, variant="nano", image_size=96, class_token=class_token)

@@ -254,8 +254,6 @@ BESIDE = {
     ("config.json", '{"pretrained_cfg": {"mean": "abc"}}'): f"config.json: {FORMAT}",
     ("config.json", '{"pretrained_cfg": {"mean": [1, 2]}}'): "three numbers are expected",
     ("config.json", '{"id2label": 5}'): f"config.json: {FORMAT}",
-    ("config.json", '{"model_type": "detr", "backbone_config": 5}'): f"config.json: {FORMAT}",
-    ("config.json", '{"model_type": "detr", "encoder_attention_heads": [1]}'): f"config.json: {FORMAT}",
     ("preprocessor_config.json", DEEP): "preprocessor_config.json: invalid JSON",
     ("preprocessor_config.json", '{"image_mean": "abc"}'): f"preprocessor_config.json: {FORMAT}",
     ("preprocessor_config.json", '{"image_mean": [0, 0]}'): "three numbers are expected, for red, green and blue",

@@ -122,7 +122,7 @@ def test_repository_file_is_selected_by_name(hub):
     (folder / "config.json").write_text(json.dumps({"id2label": {"0": "cat"}}))
     found = read("hf:facebook/model/old/detr.pth")
     assert_state(found.tensors)
-    assert found.metadata == {"classes": ["cat"]}
+    assert found.metadata == {"classes": ["cat"], "config": {"id2label": {"0": "cat"}}}
 
 
 def test_repository_without_usual_files_error_lists_its_files(hub):

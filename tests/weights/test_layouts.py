@@ -21,6 +21,7 @@ def known(monkeypatch):
         ("a-deit", ("cls", "blocks.{i}.w", "dist")),
         ("b-net", ("conv", "stages.{i}.w")),
         ("c-net", ("conv", "stages.{i}.w")),
+        ("no-marks", ()),
     )
     registry = SimpleNamespace(find=lambda group: found, load=lambda group, name: found[name])
     monkeypatch.setattr(layouts, "registry", registry)
@@ -40,7 +41,7 @@ def test_no_match_error_shows_keys_and_known_layouts(known):
         layouts.recognise(state(*"abcdefgh"), "some.pth")
     assert str(error.value) == (
         "some.pth has 8 tensors (a, b, c, ..., f, g, h), which match no known layout. If it is one of these, name "
-        "it with `densevit convert some.pth OUT --as NAME`: a-vit, a-deit, b-net, c-net."
+        "it with `densevit convert some.pth OUT --as NAME`: a-vit, a-deit, b-net, c-net, no-marks."
     )
 
 

@@ -45,12 +45,12 @@ def test_reversed_channels_are_reported():
 
 def test_class_names_are_ordered_by_id_with_n_a_gaps(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"3": "car", "1": "person"}}))
-    assert preprocessing.of_folder(tmp_path) == {"classes": ["N/A", "person", "N/A", "car"]}
+    assert preprocessing.of_folder(tmp_path)["classes"] == ["N/A", "person", "N/A", "car"]
 
 
 def test_default_label_names_are_ignored(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}))
-    assert preprocessing.of_folder(tmp_path) == {}
+    assert preprocessing.of_folder(tmp_path).keys() == {"config"}
 
 
 def test_timm_folder_and_newer_processor_are_read(tmp_path):
@@ -59,7 +59,8 @@ def test_timm_folder_and_newer_processor_are_read(tmp_path):
         "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "label_names": ["a", "b"]},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert preprocessing.of_folder(tmp_path) == {"mean": (0.5,) * 3, "std": (0.25,) * 3, "classes": ["a", "b"]}
+    found = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "classes": ["a", "b"], "config": config}
+    assert preprocessing.of_folder(tmp_path) == found
     (tmp_path / "processor_config.json").write_text(
         '{"image_processor": {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}}'
     )

@@ -7,10 +7,11 @@ import torch
 from transformers import Swinv2Config, Swinv2Model
 
 from densevit import config as configs
-from densevit.interfaces import Class
+from densevit.errors import WeightsError
+from densevit.interfaces import CheckpointLayout, Class
 from densevit.model import build_model
 from densevit.weights.converting import convert, with_settings
-from densevit.weights.key_mapping import translate_back
+from densevit.weights.key_mapping import saved_options, translate_back
 from densevit.weights.label_sets import coco_classes, segmentation_classes
 from densevit.weights.layouts import find
 from densevit.weights.preprocessing import of_folder, of_timm
@@ -20,8 +21,8 @@ from densevit_heads.dpt.checkpoints import KITTI, NYU
 VIT = {"name": "vit", "variant": "nano", "feature_norm": False}
 
 
-def settings(task, head, classes=()):
-    values = with_settings({"backbone": VIT, "heads": {task: head}}, {task: classes})
+def settings(layout, task, head, classes=()):
+    values = with_settings(find(layout), {"backbone": VIT, "heads": {task: head}}, {task: classes})
     config = configs.from_mapping(values)
     configs.check_plugins(config)
     assert config.weights is None and config.heads[task].options == {k: v for k, v in head.items() if k != "name"}
@@ -30,29 +31,31 @@ def settings(task, head, classes=()):
 
 def test_setr_uses_the_windows_of_its_data():
     setr = {"name": "setr", "decoder": "naive"}
-    ade = settings("segmentation", setr, segmentation_classes(150))
+    ade = settings("mmseg-setr-naive", "segmentation", setr, segmentation_classes(150))
     assert (ade.data.options["preset"], ade.data.short_side) == ("ade20k", 512)
     assert (ade.inference.window, ade.inference.stride) == (512, 341)
-    city = settings("segmentation", setr, segmentation_classes(19))
+    city = settings("mmseg-setr-naive", "segmentation", setr, segmentation_classes(19))
     assert (city.data.options["preset"], city.inference.window, city.data.short_side) == ("cityscapes", 768, None)
-    own = settings("segmentation", setr, segmentation_classes(2, ["road", "tree"]))
+    own = settings("mmseg-setr-naive", "segmentation", setr, segmentation_classes(2, ["road", "tree"]))
     assert [one["name"] for one in own.data.options["classes"]] == ["road", "tree"] and own.inference.window == 512
 
 
 def test_dpt_resizing_matches_the_paper_s_code():
-    nyu = settings("depth", {"name": "dpt", **NYU})
-    assert nyu.data.options["preset"] == "nyu" and nyu.data.short_side is None  # 640 x 480, not resized
+    nyu = settings("dpt-hybrid", "depth", {"name": "dpt", **NYU})
+    assert nyu.data.options["preset"] == "nyu" and nyu.data.short_side is None  # 640 x 480, as they are
     assert nyu.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 10.0, "crop": "eigen"}
-    kitti = settings("depth", {"name": "dpt", **KITTI})
+    kitti = settings("dpt-hybrid", "depth", {"name": "dpt", **KITTI})
     assert kitti.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 80.0, "crop": "garg"}
-    relative = settings("depth", {"name": "dpt", "output": "relative"})
+    relative = settings("dpt-hybrid", "depth", {"name": "dpt", "output": "relative"})
     assert relative.data.short_side == 384
-    ade = settings("segmentation", {"name": "dpt_segmentation"}, segmentation_classes(150))
+    ade = settings("dpt-segmentation", "segmentation", {"name": "dpt_segmentation"}, segmentation_classes(150))
     assert (ade.data.short_side, ade.inference.window) == (480, None)
 
 
-def test_head_without_a_recipe_gets_a_minimal_config():
+def test_a_layout_without_a_recipe_gets_what_a_config_needs():
+    layout = CheckpointLayout("made", "model", (), (), dict)
     values = with_settings(
+        layout,
         {"backbone": VIT, "heads": {"poses": {"name": "dpt"}}, "data": {"name": "label_maps"}},
         {"poses": (Class("a", 0, (0, 0, 0)),)},
     )
@@ -69,11 +72,9 @@ def test_head_without_a_recipe_gets_a_minimal_config():
     ],
 )
 def test_swinv2_windows_are_parsed_from_timm_names(architecture, window, before):
-    assert of_timm({"architecture": architecture})["options"] == {
-        "backbone.window_size": window,
-        "backbone.pretrained_window_sizes": before,
-    }
-    assert "options" not in of_timm({"architecture": "swin_tiny_patch4_window7_224"})
+    options = {"backbone.window_size": window, "backbone.pretrained_window_sizes": before}
+    assert find("timm-swinv2").saved_options({}, of_timm({"architecture": architecture})) == options
+    assert find("timm-swinv2").saved_options({}, of_timm({"architecture": "swin_tiny_patch4_window7_224"})) == {}
 
 
 @torch.no_grad()
@@ -102,7 +103,13 @@ def test_swinv2_windows_are_read_from_config_json(tmp_path):
 def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
     config = {"model_type": "detr", "dilation": True, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert of_folder(tmp_path)["options"] == {"backbone.dilation": True, "heads.detection.num_heads": 4}
+    layout = find("transformers-detr")
+    options = {"backbone.dilation": True, "heads.detection.num_heads": 4}
+    assert layout.saved_options({}, of_folder(tmp_path)) == options
+    for wrong in ({"backbone_config": 5}, {"encoder_attention_heads": [1]}):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "detr", **wrong}))
+        with pytest.raises(WeightsError, match=r"config\.json beside the weights is not that of a transformers-detr"):
+            saved_options({}, layout, of_folder(tmp_path))
 
 
 def test_config_of_another_window_raises(tmp_path):

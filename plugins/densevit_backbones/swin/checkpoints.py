@@ -1,19 +1,14 @@
 """Swin and Swin V2: torchvision's, timm's and Microsoft's own release."""
 
-import math
-import re
 from collections.abc import Callable
-from typing import Any
 
-from torch import Tensor
-
-from densevit.interfaces import ZEROS, CheckpointLayout, Line, StateDict
-from densevit_backbones.swin.inferred_options import describe, same
+from densevit.interfaces import ZEROS, CheckpointLayout, Line
+from densevit_backbones.swin.inferred_options import describe
 from densevit_backbones.swin.variants import VARIANTS
+from densevit_backbones.swin.window_options import UNRECORDED, of_tables
 
 Block = Callable[[str, str], list[Line]]
 
-WINDOWS = ("backbone.window_size", "backbone.pretrained_window_sizes")  # of version 2 without saved tables
 BLOCKS = [max(variant.blocks[stage] for variant in VARIANTS.values()) for stage in range(4)]  # of the deepest
 FRESH = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
 _HEAD = {"head.*": "the classification head"}
@@ -97,26 +92,6 @@ def _constants(block: str) -> dict[str, str]:
     }
 
 
-def _windows(state: StateDict) -> dict[str, Any]:
-    """The window sizes of version 2, current and pretrained, if the relative coordinates were saved."""
-    offsets: dict[int, Tensor] = {}
-    for key, table in state.items():
-        if key.endswith("relative_coords_table"):
-            stage = re.search(r"\d+", key)
-            offsets.setdefault(int(stage[0]) if stage else 0, table)
-    tables = [offsets[stage] for stage in sorted(offsets)]  # (1, 2M - 1, 2M - 1, 2)
-    if len(tables) != 4:
-        return {}
-    windows = [(table.shape[1] + 1) // 2 for table in tables]
-    options: dict[str, Any] = {"backbone.window_size": same(windows)}
-    if not any(table.is_meta for table in tables):
-        # Liu et al. 2022, equation 4: the last entry is log2(8 (M - 1) / (P - 1) + 1) / log2(8).
-        ratios = [math.expm1(float(table.max()) * math.log(8)) / 8 for table in tables]
-        pretrained = tuple(1 + round((m - 1) / ratio) for m, ratio in zip(windows, ratios, strict=True))
-        options["backbone.pretrained_window_sizes"] = None if pretrained == tuple(windows) else pretrained
-    return options
-
-
 def _layout(name: str, lines: tuple[Line, ...], marks: tuple[str, ...], block: str) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
@@ -126,8 +101,8 @@ def _layout(name: str, lines: tuple[Line, ...], marks: tuple[str, ...], block: s
         describe=describe,
         no_effect=_HEAD | _constants(block),
         fresh=FRESH,
-        unrecorded=WINDOWS if name.endswith("v2") else (),
-        saved_options=_windows if name.endswith("v2") else None,
+        unrecorded=UNRECORDED if name.endswith("v2") else (),
+        saved_options=of_tables if name.endswith("v2") else None,
     )
 
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
-from densevit_backbones.swin.checkpoints import BLOCKS, FRESH, WINDOWS
+from densevit_backbones.swin.checkpoints import BLOCKS, FRESH
 from densevit_backbones.swin.inferred_options import describe
 from densevit_backbones.swin.variants import VARIANTS
+from densevit_backbones.swin.window_options import UNRECORDED, of_config
 
 Block = Callable[[str, str], list[Line]]
 
@@ -125,7 +126,8 @@ def _layout(name: str, own: Block, prefix: str) -> CheckpointLayout:
             f"{block}.relative_coords_table": "derived from the window size",
         },
         fresh=FRESH,
-        unrecorded=WINDOWS if own is _files_2 else (),
+        unrecorded=UNRECORDED if own is _files_2 else (),
+        saved_options=of_config if own is _files_2 else None,
         config_files=_config,
     )
 

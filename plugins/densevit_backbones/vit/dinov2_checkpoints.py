@@ -7,7 +7,7 @@ from torch import Tensor
 
 from densevit.interfaces import CheckpointLayout, Line, Rearrangement, StateDict
 from densevit.weights.positions import TOKENS, added_to_tokens
-from densevit_backbones.vit.inferred_options import describe
+from densevit_backbones.vit.inferred_options import CONVENTIONS, USAGE_OPTIONS, describe
 from densevit_backbones.vit.timm_checkpoints import VIT
 
 
@@ -60,4 +60,6 @@ DINOV2 = CheckpointLayout(
     describe=describe,
     no_effect={"mask_token": "the mask token of pre-training"},
     rearrange=_POSITIONS,
+    usage_options=USAGE_OPTIONS,
+    conventions=CONVENTIONS,
 )

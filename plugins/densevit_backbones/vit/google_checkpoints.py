@@ -10,7 +10,7 @@ from torch import Tensor
 
 from densevit.interfaces import Change, CheckpointLayout, Line, StateDict
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit_backbones.vit.inferred_options import STANDARDIZATION, describe
+from densevit_backbones.vit.inferred_options import CONVENTIONS, STANDARDIZATION, USAGE_OPTIONS, describe
 from densevit_backbones.vit.variants import HYBRID_BLOCKS
 
 
@@ -106,6 +106,8 @@ def _layout(name: str, prefix: str) -> CheckpointLayout:
             "opt/state/*": "the optimiser's",
         },
         rearrange=positions,
+        usage_options=USAGE_OPTIONS,
+        conventions=CONVENTIONS,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     )

@@ -8,7 +8,9 @@ from densevit.interfaces import StateDict
 from densevit.weights.state import count
 from densevit_backbones.vit.variants import HYBRID_BLOCKS, VARIANTS
 
-STANDARDIZATION = "weight_standardization"  # of a hybrid; not determined by tensors
+STANDARDIZATION, RESIZING = "weight_standardization", "position_resizing"
+CONVENTIONS = (STANDARDIZATION, RESIZING)
+USAGE_OPTIONS = ("features", "feature_norm", "readout", RESIZING)
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:

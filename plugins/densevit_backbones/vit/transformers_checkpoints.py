@@ -11,7 +11,7 @@ from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.state import count
 from densevit_backbones.vit.dinov2_checkpoints import gated_on_the_way_out
-from densevit_backbones.vit.inferred_options import describe
+from densevit_backbones.vit.inferred_options import CONVENTIONS, USAGE_OPTIONS, describe
 from densevit_backbones.vit.variants import VARIANTS
 
 _NOT_IN_VIT = ("registers", "qk_norm", "swiglu", "layer_scale", "stem")  # our options that its ViT lacks
@@ -167,6 +167,8 @@ def _of_vit(
         describe=_resized,
         no_effect=_no_effect(prefix),
         rearrange=positions,
+        usage_options=USAGE_OPTIONS,
+        conventions=CONVENTIONS,
         mean=_HALVES if halves else None,
         std=_HALVES if halves else None,
         config_files=None if name == "transformers-mae" else _vit_config,
@@ -188,6 +190,8 @@ def _of_dinov2(name: str, prefix: str, version: int) -> CheckpointLayout:
         describe=_resized,
         no_effect=_no_effect(prefix),
         rearrange=rearrange,
+        usage_options=USAGE_OPTIONS,
+        conventions=CONVENTIONS,
         config_files=_dinov2_config,
     )
 

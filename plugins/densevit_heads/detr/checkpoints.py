@@ -108,6 +108,11 @@ def describe(ours: StateDict) -> dict[str, Any]:
     }
 
 
+def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
+    """The evaluation on COCO."""
+    return "coco/detr_r50", {}
+
+
 def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
     """The classes of a class head; its last row is "no object".
 
@@ -144,4 +149,5 @@ DETR = CheckpointLayout(
     classes=_classes,
     unrecorded=UNRECORDED,
     saved_under="model",
+    recipe=recipe,
 )

@@ -19,6 +19,7 @@ from densevit_heads.detr.checkpoints import (
     UNRECORDED,
     classes_of,
     describe,
+    recipe,
 )
 
 
@@ -57,6 +58,18 @@ def _lines(out: str, fc: str) -> tuple[Line, ...]:
         Line("bbox_predictor.layers.1.*", f"{HEAD}.box_head.2.*"),
         Line("bbox_predictor.layers.2.*", f"{HEAD}.box_head.4.*"),
     )
+
+
+def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """From config.json: whether the last stage is dilated, and the number of attention heads."""
+    config = metadata.get("config", {})
+    if config.get("model_type") not in ("detr", "table-transformer"):
+        return {}
+    backbone = config.get("backbone_config") or {}
+    dilation, heads = UNRECORDED
+    options = {dilation: bool(config.get("dilation")) or backbone.get("output_stride") == 16}
+    counts = {config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder")}
+    return options | ({heads: counts.pop()} if len(counts) == 1 else {})
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
@@ -104,6 +117,8 @@ def _layout(name: str, backbone: tuple[Line, ...], mark: str, out: str, fc: str)
         describe=describe,
         classes=_classes,
         unrecorded=UNRECORDED,
+        saved_options=_saved_options,
+        recipe=recipe,
         config_files=_config if mark.endswith(_TIMM) else None,
     )
 

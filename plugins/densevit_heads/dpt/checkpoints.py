@@ -4,7 +4,7 @@ The NYU and KITTI models invert their output with a scale and a shift, which ten
 relative depth unless `--as dpt-hybrid-nyu` or `--as dpt-hybrid-kitti` is given.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,8 +13,10 @@ from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.positions import added_to_tokens
 from densevit.weights.state import part
+from densevit_heads.setr import checkpoints as setr
 
 Task = Literal["depth", "segmentation"]
+_VIT = find("timm-vit")
 HALVES = (0.5, 0.5, 0.5)  # mean and std of all of them
 PLACES = (4, 8, 16, 32)  # strides of the four fusions
 
@@ -58,7 +60,7 @@ def _describe(ours: StateDict, task: Task) -> dict[str, Any]:
     hybrid the last two, as in all releases.
     """
     head = part(ours, f"heads.{task}.")
-    backbone = find("timm-vit").describe(part(ours, "backbone."))["backbone"]
+    backbone = _VIT.describe(part(ours, "backbone."))["backbone"]
     backbone |= {"readout": "project", "position_resizing": "bilinear"}
     section: dict[str, Any] = {
         "name": "dpt" if task == "depth" else "dpt_segmentation",
@@ -71,6 +73,17 @@ def _describe(ours: StateDict, task: Task) -> dict[str, Any]:
     elif "auxiliary.0.weight" not in head:
         section["auxiliary_weight"] = 0.0
     return {"backbone": backbone, "heads": {task: section}}
+
+
+def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
+    """Image sizes as in the project's code, `run_segmentation.py` and `run_monodepth.py`, without windows."""
+    ((task, head),) = sections["heads"].items()
+    if task == "segmentation":
+        name, others = setr.recipe(sections, classes)
+        return name, {"data": {**others.get("data", {}), "image_size": 480, "short_side": 480}, "inference": {}}
+    if head.get("output") == "relative":
+        return "nyu/dpt_hybrid", {"data": {"image_size": 384, "short_side": 384}}
+    return ("kitti/dpt_hybrid" if head.get("max_depth", 10.0) > 10 else "nyu/dpt_hybrid"), {}
 
 
 def whole_model(
@@ -100,6 +113,9 @@ def whole_model(
         no_effect=no_effect,
         mean=HALVES,
         std=HALVES,
+        recipe=_recipe,
+        usage_options=_VIT.usage_options,
+        conventions=_VIT.conventions,
         **others,
     )
 

@@ -1,6 +1,6 @@
 """mmsegmentation's SETR (Zheng et al. 2021): complete models with the naive, PUP or MLA decoder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from densevit.weights.layouts import find
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.state import part
 
+_VIT = find("timm-vit")
+_RECIPES = {150: "ade20k/setr_pup_vit_large", 19: "cityscapes/setr_pup_vit_large"}  # by the number of classes
 _LEVELS = 4  # feature maps aggregated by the multi-level decoder
 _NO_BIAS = "mmsegmentation 1.x has no bias in its patch embedding unless patch_bias=True"
 _FEATURES = {24: {"upsampling": (10, 15, 20, 24), "mla": (6, 12, 18, 24)}}  # of ViT-L; tensors do not determine them
@@ -85,7 +87,7 @@ def _multi_level() -> tuple[Line, ...]:
 
 def _describe(ours: StateDict) -> dict[str, Any]:
     head = part(ours, f"{_HEAD}.")
-    backbone = find("timm-vit").describe(part(ours, "backbone."))["backbone"] | {"position_resizing": "bilinear"}
+    backbone = _VIT.describe(part(ours, "backbone."))["backbone"] | {"position_resizing": "bilinear"}
     depth = sum(name.endswith(".norm1.weight") for name in ours)
     heads = {name.split(".")[1] for name in head if name.startswith("auxiliary.")}
     section: dict[str, Any] = {"name": "setr", "auxiliary": list(range(1, len(heads) + 1))}
@@ -100,6 +102,15 @@ def _describe(ours: StateDict) -> dict[str, Any]:
     return {"backbone": backbone, "heads": {"segmentation": section}}
 
 
+def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
+    """The evaluation on ADE20K or Cityscapes by the number of classes; ADE20K's for others, on label maps of these."""
+    own = classes.get("segmentation", ())
+    if len(own) in _RECIPES:
+        return _RECIPES[len(own)], {}
+    listed = [{"name": one.name, "id": one.file_id, "color": [*one.color]} for one in own]
+    return _RECIPES[150], {"data": {"name": "label_maps", "classes": listed}}
+
+
 def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...], **others: Any) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
@@ -108,7 +119,10 @@ def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...], **others
         lines=lines,
         describe=_describe,
         classes=_classes,
+        recipe=recipe,
         zero_biases={"backbone.stem.projection.bias": _NO_BIAS},
+        usage_options=_VIT.usage_options,
+        conventions=_VIT.conventions,
         **others,
     )
 
