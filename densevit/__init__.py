@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from densevit.data.build import build_data
     from densevit.errors import ConfigError, DataError, DensevitError, PluginError, TrainingError, WeightsError
+    from densevit.inference.creating import create_backbone, create_model
     from densevit.inference.loading import load, save
     from densevit.inference.predictor import Predictor
     from densevit.inference.result import Result
     from densevit.interfaces import Backbone, CheckpointLayout, Class, Dataset, Evaluator, Head, Neck
-    from densevit.model import DenseModel, build_model, create_backbone, create_head
+    from densevit.model import DenseModel, build_model, create_head
     from densevit.registry import list_backbones, list_heads
 
 __version__ = "0.1.0"
@@ -21,11 +22,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "densevit.data.build": ("build_data",),
     "densevit.errors": ("ConfigError", "DataError", "DensevitError", "PluginError", "TrainingError", "WeightsError"),
+    "densevit.inference.creating": ("create_backbone", "create_model"),
     "densevit.inference.loading": ("load", "save"),
     "densevit.inference.predictor": ("Predictor",),
     "densevit.inference.result": ("Result",),
     "densevit.interfaces": ("Backbone", "CheckpointLayout", "Class", "Dataset", "Evaluator", "Head", "Neck"),
-    "densevit.model": ("DenseModel", "build_model", "create_backbone", "create_head"),
+    "densevit.model": ("DenseModel", "build_model", "create_head"),
     "densevit.registry": ("list_backbones", "list_heads"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -51,6 +53,7 @@ __all__ = [
     "build_model",
     "create_backbone",
     "create_head",
+    "create_model",
     "list_backbones",
     "list_heads",
     "load",

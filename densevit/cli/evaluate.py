@@ -10,12 +10,15 @@ from densevit.errors import ConfigError
 
 if TYPE_CHECKING:
     from densevit.config import Config
-    from densevit.inference.predictor import Predictor
+    from densevit.inference.loading import LoadedModel
     from densevit.interfaces import Evaluator
 
 
+MODEL = "a run folder, a model file, a checkpoint of another project, or hf:ORG/NAME"
+
+
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder, or a model file")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="other data, precision, batch size ..."
     )
@@ -31,20 +34,19 @@ def run(args: Namespace) -> int:
     from densevit.data.build import build_data
     from densevit.evaluation import metrics_file
     from densevit.evaluation.tables_file import write_tables
-    from densevit.inference.loading import load
+    from densevit.inference.loading import load_any
     from densevit.inference.maps import MapFiles
     from densevit.inference.results import check_new_folder
-    from densevit.model import check_inference
+    from densevit.model import inference_by_head
     from densevit.training.checks import check_classes
     from densevit.training.evaluation import evaluate
     from densevit.visualization.tables import metrics_table
 
     if args.out:
         check_new_folder(args.out)
-    predictor = load(args.run)
-    model = predictor.model
-    config = config_of(predictor, args.run, args.overrides)
-    check_inference(model, config.inference)
+    loaded = load_any(args.model)
+    model, config = loaded.model, config_of(loaded, args.model, args.overrides)
+    inference_by_head(model, config.inference, config.inference_by_head)  # raises for options that cannot be used
     data = build_data(config, model.multiple)
     data.val.check_labels()
     check_classes(data, model)
@@ -61,24 +63,40 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def config_of(predictor: "Predictor", run: str, overrides: Sequence[str]) -> "Config":
-    """The config of the model with overrides, which may change data and evaluation, but not the model."""
-    from densevit.config import check_plugins
+def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "Config":
+    """The config of the model with overrides, which may change data and evaluation, but not the model.
+
+    A model without data of its own, another project's or one saved without a config, needs them from the overrides.
+    """
+    from densevit.config import check_plugins, from_mapping
     from densevit.config import load as load_config
 
     for override in overrides:
         section, *keys = override.split("=")[0].split(".")
-        if section in ("backbone", "weights", "optim") or (section == "heads" and keys[1:2] != ["evaluation"]):
+        of_head = keys[1] if keys[1:] else ""
+        if section in ("backbone", "weights", "optim") or (
+            section == "heads" and of_head not in ("evaluation", "inference")
+        ):
             raise ConfigError(
-                f"{override}: a run is evaluated as it was trained."
-                " Allowed overrides are data.*, trainer.*, inference.* and heads.NAME.evaluation.*"
+                f"{override}: a run is evaluated as it was trained. Allowed overrides are data.*, trainer.*, "
+                "inference.*, heads.NAME.inference.* and heads.NAME.evaluation.*"
             )
-    if not overrides and predictor.config is not None:
-        return predictor.config
-    file = Path(run).expanduser() / "config.yaml"
-    if not file.is_file():
-        raise ConfigError(f"{run}: overrides need a run folder with a config.yaml. Give the run's folder.")
-    config = load_config(file, overrides)
+    own, file = loaded.config, Path(source).expanduser() / "config.yaml"
+    if own is not None and not loaded.foreign:
+        if not overrides:
+            return own
+        config = load_config(file, overrides) if file.is_file() else from_mapping(own.model_dump(), source, overrides)
+    else:
+        given = {override.partition("=")[0].strip() for override in overrides}
+        if given.isdisjoint(("data", "data.name", *(("data.root",) if own is not None else ()))):
+            recipe = "" if own is None else f", or data.root=FOLDER for the data set {own.data.name!r}"
+            raise ConfigError(
+                f"{source}: these weights come without a data set. Give one with the same classes: data=FILE "
+                f"data.root=FOLDER, as in data=configs/data/coco.yaml data.root=~/coco{recipe}."
+            )
+        values = loaded.model.sections if own is None else own
+        assert values is not None  # it was loaded from them
+        config = from_mapping({"trainer": {"max_epochs": 1}, **values.model_dump()}, source, overrides)
     check_plugins(config)
     return config
 

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from densevit.cli.evaluate import MODEL
 from densevit.errors import DensevitError
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ BATCHES_AT_ONCE = 4  # read together, so that images of one size can form batche
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder, or a model file")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
-        "sources", metavar="SOURCE", nargs="+", help="an image, a folder, or a pattern: 'photos/**/*.jpg'"
+        "sources", metavar="INPUT", nargs="+", help="an image, a folder, or a pattern: 'photos/**/*.jpg'"
     )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="a new folder (default: ./predictions, or the next free one)"
@@ -68,7 +69,7 @@ def run(args: Namespace) -> int:
         device = device_of(args.device)
     except DensevitError as wrong:
         raise DensevitError(f"--{wrong}") from None
-    predictor = load(args.run, device)
+    predictor = load(args.model, device)
     options = _inference_options(args)
     predictor = predictor.with_inference(options, "command line") if options else predictor
     errors: list[DensevitError] = []

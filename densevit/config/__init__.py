@@ -232,7 +232,8 @@ def _lines(
         dotted = ".".join(key)
         match problem["type"]:
             case "extra_forbidden":
-                known = sorted(_CLOSED.get(key[0], top).model_fields)
+                closed = key[2] if key[0] == "heads" and len(key) > 3 else key[0]
+                known = sorted(_CLOSED.get(closed, top).model_fields)
                 section = f" of {'.'.join(key[:-1])}" if key[1:] else ""
                 text = f"{dotted} is not a key{section}.{nearest(key[-1], known)} Keys: {', '.join(known)}."
             case "missing":

@@ -95,6 +95,8 @@ class HeadSection(OpenSection):
     """The neck between the backbone and this head: `{name: ..., options}`."""
     evaluation: EvaluationSection | None = EvaluationSection()
     """The evaluator of this head: `{name: ..., options}`. `null`: the mean loss over the validation images."""
+    inference: "InferenceSection | None" = None
+    """Test-time augmentation of this head, in place of the section `inference`. `null`: that section."""
 
 
 class DataSection(OpenSection):
@@ -283,6 +285,7 @@ class TrainerSection(Section):
 class InferenceSection(Section):
     """Test-time augmentation of dense heads in validation, `evaluate` and `predict`; by default none.
 
+    Heads without maps are predicted in one pass of the whole image.
     Sides are in pixels of the image as resized for evaluation. Predictions for a pixel are averaged.
     """
 
@@ -404,6 +407,11 @@ class Config(Section):
     inference: InferenceSection = Field(default_factory=InferenceSection)
     """Test-time augmentation of dense heads in validation, evaluation and prediction."""
     _sources: Sources = PrivateAttr(default_factory=Sources)
+
+    @property
+    def inference_by_head(self) -> dict[str, InferenceSection]:
+        """The sections `heads.NAME.inference` that are given."""
+        return {name: head.inference for name, head in self.heads.items() if head.inference is not None}
 
     @property
     def model_sections(self) -> ModelSections:

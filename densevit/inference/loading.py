@@ -1,23 +1,67 @@
-"""Loads and saves models."""
+"""Loads models of any source, and saves them."""
 
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from densevit.errors import DensevitError
+from densevit.config import Config
+from densevit.errors import DensevitError, WeightsError
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel
-from densevit.weights import model_file
+from densevit.weights import checkpoint_io, converting, model_file
+
+
+class LoadedModel(NamedTuple):
+    """A model in evaluation mode on the CPU.
+
+    config: None if it was saved without one. foreign: whether the weights are another project's, of which the config
+    was derived: its data section has the sizes of the published recipe, but names no data of the user's.
+    """
+
+    model: DenseModel
+    config: Config | None
+    foreign: bool
 
 
 def load(source: str | Path, device: str | torch.device | None = None) -> Predictor:
-    """The model of a run folder or a model file, in evaluation mode.
+    """The predictor of a run folder, a model file, a checkpoint of another project, or `hf:ORG/NAME`.
 
     device: "cuda", "cuda:1", "mps", "cpu" ...; "auto": an accelerator if there is one; None: the CPU.
-    Raises WeightsError if there is no complete model.
+    Raises WeightsError if there is no complete model, and for a backbone without heads.
     """
     target = device_of(device)
-    return Predictor(*model_file.load(source)).to(target)
+    loaded = load_any(source)
+    return Predictor(loaded.model, loaded.config).to(target)
+
+
+def load_any(source: str | Path) -> LoadedModel:
+    """The model of any source that `load` takes. Options that foreign weights do not determine are a warning."""
+    if model_file.is_model_file(source):
+        return LoadedModel(*model_file.load(source), foreign=False)
+    checkpoint = checkpoint_io.read(source)
+    if checkpoint.header.get("format") == "densevit":  # published
+        return LoadedModel(*model_file.from_state(checkpoint.tensors, checkpoint.header, str(source)), foreign=False)
+    if {"backbone", "heads"} <= {name.partition(".")[0] for name in checkpoint.tensors}:
+        file = f"{source}/model.safetensors" if Path(source).expanduser().is_dir() else source
+        raise WeightsError(
+            f"{file}: a checkpoint of {len(checkpoint.tensors)} tensors without classes and config: it has no densevit "
+            f"header. Fix: name the run's folder or its model.safetensors; to train from these tensors, weights={file}."
+        )
+    found = converting.convert_checkpoint(checkpoint)
+    if found.model is None:
+        raise WeightsError(
+            f"{source}: contains only a backbone ({found.section.name}), which predicts nothing. Fix: train a model on "
+            f"it, with backbone.weights={source}, or build one with densevit.create_model."
+        )
+    if found.assumed:
+        warnings.warn(
+            f"{source}: assumed {', '.join(found.assumed)}, because the weights do not determine it. If that is wrong: "
+            f"densevit convert {source} OUT section.key=value, and use OUT.",
+            stacklevel=3,
+        )
+    return LoadedModel(found.model, found.config, foreign=True)
 
 
 def save(model: Predictor | DenseModel, path: str | Path) -> None:

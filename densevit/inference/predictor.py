@@ -14,21 +14,24 @@ from densevit.errors import DensevitError
 from densevit.inference.image_inputs import as_images, as_sample
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, Predictions, Sample, TargetType
-from densevit.model import DenseModel, check_inference
+from densevit.model import DenseModel, inference_by_head
 
 
 class Predictor:
     """Predicts on images with a model, resized as in its evaluation.
 
     model: in evaluation mode while it predicts. config: of its training; None for a model without one, whose images
-    keep their own size. inference: sliding windows, flips and scales of dense heads; None: those of the config.
+    keep their own size. inference: sliding windows, flips and scales of each head that makes maps, by its name; None:
+    those of the config. Raises ConfigError for options that the model cannot use.
     """
 
     def __init__(
-        self, model: DenseModel, config: Config | None = None, inference: InferenceSection | None = None
+        self, model: DenseModel, config: Config | None = None, inference: Mapping[str, InferenceSection] | None = None
     ) -> None:
         self.model, self.config = model, config
-        self.inference = inference or (InferenceSection() if config is None else config.inference)
+        if inference is None and config is not None:
+            inference = inference_by_head(model, config.inference, config.inference_by_head)
+        self.inference = inference_by_head(model, InferenceSection(), inference)
         self._resize = None if config is None else build_evaluation_transform(config.data)
 
     @property
@@ -75,26 +78,27 @@ class Predictor:
         return self
 
     def with_inference(self, options: Mapping[str, Any], source: str = "inference") -> "Predictor":
-        """A predictor with some inference options replaced: {"window": 512, "flip": True}.
+        """A predictor with some inference options of all dense heads replaced: {"window": 512, "flip": True}.
 
         source: the origin of the options, for messages. Raises ConfigError for an invalid one.
         """
-        other = Predictor(self.model, self.config, inference_with(self.inference, options, source))
-        check_inference(other.model, other.inference)
-        return other
+        inference = {name: inference_with(own, options, source) for name, own in self.inference.items()}
+        if not inference:  # an error, unless the options are the defaults
+            inference_by_head(self.model, inference_with(InferenceSection(), options, source))
+        return Predictor(self.model, self.config, inference)
 
     def predict(
         self,
         images: Any,
         threshold: float | None = None,
         batch_size: int = 8,
-        inference: InferenceSection | Mapping[str, Any] | None = None,
+        inference: Mapping[str, Any] | None = None,
     ) -> Any:
         """Predicts on one image or on several.
 
         images: a path, URL, bytes, file object, PIL image, array or tensor (see `as_sample`), or an iterable of them;
         an array or a tensor of four dimensions is a batch. threshold: the lowest score of objects; None: all objects.
-        inference: options that replace some of the predictor's, such as {"window": 512, "flip": True}, or all of them.
+        inference: options that replace those of all dense heads, such as {"window": 512, "flip": True}.
         Returns a `Result` for a single image, else a list of them. The result of an image does not depend on the other
         images. Raises DataError for an image that cannot be read.
         """
@@ -102,11 +106,8 @@ class Predictor:
             raise DensevitError(f"predict: threshold is {threshold}; a score from 0 to 1 is expected.")
         if batch_size < 1:
             raise DensevitError(f"predict: batch_size is {batch_size}; at least 1 is expected.")
-        if isinstance(inference, Mapping):
-            return self.with_inference(inference, "predict").predict(images, threshold, batch_size)
         if inference is not None:
-            return Predictor(self.model, self.config, inference).predict(images, threshold, batch_size)
-        check_inference(self.model, self.inference)
+            return self.with_inference(inference, "predict").predict(images, threshold, batch_size)
         given, single = as_images(images)
         was_training = self.model.training
         self.model.eval()

@@ -2,14 +2,14 @@
 
 from densevit.model.build import build_from_sections, build_model, create_backbone, create_head, tasks_of
 from densevit.model.dense import DenseModel
-from densevit.model.test_time_augmentation import check_inference
+from densevit.model.test_time_augmentation import inference_by_head
 
 __all__ = [
     "DenseModel",
     "build_from_sections",
     "build_model",
-    "check_inference",
     "create_backbone",
     "create_head",
+    "inference_by_head",
     "tasks_of",
 ]

@@ -1,6 +1,6 @@
 """The model: normalisation, one backbone, and a head with its neck for each task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from densevit.config import InferenceSection, ModelSections
 from densevit.errors import PluginError
 from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Targets
+from densevit.layers.precision import HALF, in_float32
 from densevit.losses.distributed import mean_over_processes
 from densevit.model import test_time_augmentation
 from densevit.model.freezing import frozen_modules
@@ -55,21 +56,27 @@ class DenseModel(nn.Module):
         """Heights and widths are padded to a multiple of this: the coarsest stride; 1 if `input_size` is fixed."""
         return 1 if self.backbone.input_size else max(self.backbone.strides)
 
-    def forward(self, batch: Batch) -> dict[str, Outputs]:
-        """Returns each head's outputs. Heads get the targets in training mode only."""
+    def forward(self, batch: Batch, heads: Collection[str] | None = None) -> dict[str, Outputs]:
+        """Returns each head's outputs. Heads get the targets in training mode only. heads: their names; None: all."""
         features = self.backbone(self.normalise(batch["images"], batch["padding_mask"]))
         _check_features(self.backbone, features)
         targets = batch["targets"] if self.training else None
         outputs = {}
         for name, head in self.heads.items():
+            if heads is not None and name not in heads:
+                continue
             inputs = self.necks[name](features) if name in self.necks else features
             outputs[name] = head(inputs, batch["padding_mask"], targets)
         return outputs
 
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
-        """Normalises uint8 images (B, 3, H, W) by the backbone's mean and std. Padding (B, H, W) becomes exactly 0."""
+        """Normalises uint8 images (B, 3, H, W) by the backbone's mean and std. Padding (B, H, W) becomes exactly 0.
+
+        Computed in float32 at least; the result has the dtype of the backbone's parameters.
+        """
         pixels = (images.to(self.mean.dtype) - self.mean) / self.std
-        return pixels.masked_fill_(padding_mask[:, None], 0.0)
+        dtypes = (p.dtype for p in self.backbone.parameters() if p.is_floating_point())
+        return pixels.masked_fill_(padding_mask[:, None], 0.0).to(next(dtypes, pixels.dtype))
 
     def loss(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> Losses:
         """Returns the weighted losses of all heads, named HEAD/TERM. Their sum is minimised.
@@ -94,23 +101,45 @@ class DenseModel(nn.Module):
         return losses
 
     def predictions(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> dict[str, list[Predictions]]:
-        """Converts outputs to predictions: for each head a list with one dict per image, in original pixels."""
+        """Converts outputs to predictions: for each head a list with one dict per image, in original pixels.
+
+        Outputs in half precision are converted to float32 first.
+        """
         return {
-            name: head.predict(outputs[name], targets)  # type: ignore[operator]  # a Head
-            for name, head in self.heads.items()
+            name: self.heads[name].predict(in_float32(own), targets)  # type: ignore[operator]  # a Head
+            for name, own in outputs.items()
         }
 
     @torch.no_grad()
-    def infer(self, batch: Batch, inference: InferenceSection | None = None) -> dict[str, list[Predictions]]:
+    def infer(
+        self, batch: Batch, inference: Mapping[str, InferenceSection] | None = None
+    ) -> dict[str, list[Predictions]]:
         """Every head's predictions on a batch, one per image, in original pixels. Validation, evaluation and
         `Predictor.predict` all use it.
 
-        inference: sliding windows, flips and scales; None: no test-time augmentation, which equals
-        `predictions(self(batch), targets)`. See also `check_inference`.
+        inference: sliding windows, flips and scales of heads by name, from `inference_by_head`. The other heads are
+        predicted in one pass; without any, the result equals `predictions(self(batch), targets)`.
         """
-        if inference is None or inference.once:
+        augmented = {name: section for name, section in (inference or {}).items() if not section.once}
+        if not augmented:
             return self.predictions(self(batch), batch["targets"])
-        return test_time_augmentation.predictions(self, batch, inference)
+        results: dict[str, list[Predictions]] = {}
+        plain = [name for name in self.heads if name not in augmented]
+        if plain:
+            results |= self.predictions(self(batch, plain), batch["targets"])
+        while augmented:  # heads with equal sections share their passes
+            section = next(iter(augmented.values()))
+            names = [name for name, own in augmented.items() if own == section]
+            results |= test_time_augmentation.predictions(self, batch, section, names)
+            augmented = {name: own for name, own in augmented.items() if name not in names}
+        return {name: results[name] for name in self.heads}
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "DenseModel":
+        mean, std = self.mean, self.std
+        super()._apply(fn, recurse)
+        if self.mean.dtype in HALF:  # pixels are normalised in float32
+            self.mean, self.std = mean.to(self.mean.device), std.to(self.std.device)
+        return self
 
     def train(self, mode: bool = True) -> "DenseModel":
         """Sets the training mode. Frozen modules stay in evaluation mode: no dropout, no updates of norms."""

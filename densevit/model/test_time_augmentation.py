@@ -17,6 +17,7 @@ from densevit.config import InferenceSection, ModelSections
 from densevit.data.loading.batch_sampler import padded
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Batch, Head, Predictions
+from densevit.layers.precision import in_float32
 from densevit.model.sliding_window import Size, slide
 from densevit.model.streaming_resize import averaged, resized
 
@@ -31,17 +32,19 @@ class MultiHeadModel(Protocol):
     @property
     def multiple(self) -> int: ...
 
-    def __call__(self, batch: Batch) -> Any: ...
+    def __call__(self, batch: Batch, heads: Sequence[str]) -> Any: ...
 
 
-def predictions(model: MultiHeadModel, batch: Batch, section: InferenceSection) -> dict[str, list[Predictions]]:
-    """Every head's predictions, one per image, in original pixels, averaged over the views that the section names."""
-    results: dict[str, list[Predictions]] = {name: [] for name in model.heads}
+def predictions(
+    model: MultiHeadModel, batch: Batch, section: InferenceSection, heads: Sequence[str]
+) -> dict[str, list[Predictions]]:
+    """The predictions of these heads, one per image, in original pixels, averaged over the section's views."""
+    results: dict[str, list[Predictions]] = {name: [] for name in heads}
     grid = (batch["images"].shape[2], batch["images"].shape[3])
     for image, target in zip(batch["images"], batch["targets"], strict=True):
         h, w = map(int, target["size"])
         H, W = map(int, target["original_size"])
-        maps = _ConcatenatedMaps(model, section.average == "probabilities")
+        maps = _ConcatenatedMaps(model, heads, section.average == "probabilities")
         views = [_view_maps(maps, image[:, :h, :w], scale, grid, section) for scale in section.scales]
         strips = resized(averaged(views, h, lockstep=section.window is not None), (h, w), (H, W))
         for name, prediction in _decode(maps, strips, H).items():
@@ -50,23 +53,24 @@ def predictions(model: MultiHeadModel, batch: Batch, section: InferenceSection) 
 
 
 class _ConcatenatedMaps:
-    """Runs the model and returns the maps of all its heads, concatenated along the channels.
+    """Runs the model and returns the maps of these heads, concatenated along the channels.
 
     channels: the number of channels of each head, known after the first call. zoom: the scale of the images, as the
     square root of the ratio of areas; each head undoes its effect on the head's maps.
     """
 
-    def __init__(self, model: MultiHeadModel, probabilities: bool) -> None:
+    def __init__(self, model: MultiHeadModel, heads: Sequence[str], probabilities: bool) -> None:
         self.model, self.probabilities = model, probabilities
-        self.heads = cast(Mapping[str, Head], model.heads)
+        self.heads = {name: cast(Head, model.heads[name]) for name in heads}
         self.channels: list[int] = []
 
     def __call__(self, images: Tensor, padding_mask: Tensor, size: Size, zoom: float = 1.0) -> Tensor:
         targets = [{"size": size, "original_size": size}] * len(images)
-        outputs = self.model({"images": images, "padding_mask": padding_mask, "targets": targets})
+        batch: Batch = {"images": images, "padding_mask": padding_mask, "targets": targets}
+        outputs = self.model(batch, [*self.heads])
         maps = []
         for name, head in self.heads.items():
-            x = head.maps(outputs[name], size).float()  # (n, C, *size)
+            x = head.maps(in_float32(outputs[name]), size).float()  # (n, C, *size)
             if zoom != 1:
                 x = head.undo_zoom(x, zoom)
             if self.probabilities and x.shape[1] == len(head.classes) > 1:
@@ -122,32 +126,56 @@ def _decode(maps: _ConcatenatedMaps, strips: Iterator[Tensor], height: int) -> d
     return results
 
 
-def check_inference(model: MultiHeadModel, section: InferenceSection) -> None:
-    """Raises ConfigError if a head has no dense maps to average, or the window is not the backbone's `input_size`."""
-    if section.once:
-        return
-    keys = _augmentation_keys(section)
-    for name, head in model.heads.items():
-        lacking = [f"{m}()" for m in ("maps", "read_maps") if getattr(type(head), m, None) in (None, getattr(Head, m))]
-        if lacking:
-            plugin = model.sections.heads[name].name if model.sections is not None else type(head).__name__
+def inference_by_head(
+    model: MultiHeadModel, inference: InferenceSection, own: Mapping[str, InferenceSection] | None = None
+) -> dict[str, InferenceSection]:
+    """The section of each head that makes maps: its own, `heads.NAME.inference`, else `inference`.
+
+    Raises ConfigError if a head without maps has a section of its own, if no head makes maps for the options of
+    `inference`, or if a window is not the backbone's `input_size`.
+    """
+    lacking = {name: _lacking(head) for name, head in model.heads.items()}
+    for name in own or {}:
+        if lacking[name]:
             raise ConfigError(
-                f"{keys} averages dense maps, but heads.{name} ({plugin}) makes none: it has no "
-                f"{' and no '.join(lacking)}. Only dense heads, such as segmentation and depth, support it. Fix: leave "
-                "the section `inference` at its defaults for this model."
+                f"heads.{name}.inference: averages dense maps, but {_without_maps(model, name, lacking[name])}. "
+                "Fix: leave it out; the head is predicted in one pass beside the others."
             )
-    fixed = model.backbone.input_size
-    if fixed is not None and section.window_sides != fixed and (section.window is not None or section.scales != (1.0,)):
+    if not inference.once and all(lacking.values()):
+        heads = "; ".join(_without_maps(model, name, missing) for name, missing in lacking.items())
         raise ConfigError(
-            f"{keys}: the backbone takes images of {fixed[0]}x{fixed[1]} only. Fix: set inference.window="
-            f"[{fixed[0]},{fixed[1]}]."
+            f"{_augmentation_keys(inference)} averages dense maps, but {heads}. Only dense heads, such as segmentation "
+            "and depth, support it. Fix: leave the section `inference` at its defaults for this model."
         )
+    sections = {name: (own or {}).get(name, inference) for name, missing in lacking.items() if not missing}
+    fixed = model.backbone.input_size
+    for name, section in sections.items():
+        resized = section.window is not None or section.scales != (1.0,)
+        if fixed is not None and section.window_sides != fixed and resized:
+            prefix = f"heads.{name}." if name in (own or {}) else ""
+            raise ConfigError(
+                f"{_augmentation_keys(section, prefix)}: the backbone takes images of {fixed[0]}x{fixed[1]} only. Fix: "
+                f"set {prefix}inference.window=[{fixed[0]},{fixed[1]}]."
+            )
+    return sections
 
 
-def _augmentation_keys(section: InferenceSection) -> str:
+def _lacking(head: nn.Module) -> list[str]:
+    """The methods for dense maps that a head does not implement."""
+    return [
+        f"{name}()" for name in ("maps", "read_maps") if getattr(type(head), name, None) in (None, getattr(Head, name))
+    ]
+
+
+def _without_maps(model: MultiHeadModel, name: str, missing: Sequence[str]) -> str:
+    plugin = model.sections.heads[name].name if model.sections is not None else type(model.heads[name]).__name__
+    return f"heads.{name} ({plugin}) makes none: it has no {' and no '.join(missing)}"
+
+
+def _augmentation_keys(section: InferenceSection, prefix: str = "") -> str:
     """The keys that enable test-time augmentation, written as overrides."""
     options: Sequence[tuple[str, object]] = (("window", section.window), ("flip", section.flip))
-    keys = [f"inference.{key}={str(value).lower()}" for key, value in options if value]
+    keys = [f"{prefix}inference.{key}={str(value).lower()}" for key, value in options if value]
     if section.scales != (1.0,):
-        keys.append(f"inference.scales={[*section.scales]}")
+        keys.append(f"{prefix}inference.scales={[*section.scales]}")
     return ", ".join(keys)

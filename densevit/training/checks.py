@@ -1,8 +1,8 @@
 """Checks of the config, the data and the model before a training or an evaluation.
 
 A training calls `check_training` once the model is built, `check_monitor` once the evaluators are, and `check_budget`
-once the number of processes is known. An evaluation calls `model.check_inference`, then `check_classes`. A DenseModule
-calls `check_batch` on the first batch of each loader.
+once the number of processes is known. An evaluation calls `model.inference_by_head`, then `check_classes`.
+A DenseModule calls `check_batch` on the first batch of each loader.
 """
 
 import math
@@ -17,7 +17,7 @@ from densevit.config import Config
 from densevit.data.build import Data
 from densevit.errors import ConfigError, DataError, did_you_mean
 from densevit.interfaces import Evaluator
-from densevit.model import DenseModel, check_inference
+from densevit.model import DenseModel, inference_by_head
 from densevit.model.parameter_groups import parameter_groups
 from densevit.training.budget import Budget, counted
 from densevit.training.evaluators import flat_metrics
@@ -40,7 +40,7 @@ def check_training(config: Config, data: Data, model: DenseModel, labels: bool =
 
     labels: whether it is trained on labels.
     """
-    check_inference(model, config.inference)
+    inference_by_head(model, config.inference, config.inference_by_head)  # raises for options that cannot be used
     if labels:
         check_heads(data, model)
     _check_input_size(config, model)
@@ -176,10 +176,14 @@ def _check_input_size(config: Config, model: DenseModel) -> None:
             f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.image_size is "
             f"{size}. Fix: set data.image_size=[{fixed[0]},{fixed[1]}]."
         )
-    if config.data.recipe == "crop" and config.inference.window_sides is None:
+    sections = inference_by_head(model, config.inference, config.inference_by_head)
+    whole = [name for name in model.heads if name not in sections or sections[name].window is None]
+    if config.data.recipe == "crop" and whole:
+        window = f"set inference.window=[{fixed[0]},{fixed[1]}]"
         raise ConfigError(
             f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.recipe 'crop' "
-            f"validates on whole images. Fix: set inference.window=[{fixed[0]},{fixed[1]}]."
+            f"validates {' and '.join(f'heads.{name}' for name in whole)} on whole images. Fix: "
+            f"{window if sections.keys() >= set(whole) else 'use another recipe'}."
         )
 
 

@@ -34,7 +34,7 @@ class DenseModule(lightning.LightningModule):
 
     optim: the config section `optim`, or a mapping of its keys. The schedule covers the Trainer's steps.
     evaluators: by head, after `Evaluator.prepare`. None: of the model's config, by default those named like the tasks.
-    inference: test-time augmentation in validation. None: of the model's config, by default none.
+    inference: test-time augmentation in validation, by head. None: of the model's config, by default none.
     method: how the model is trained. None: supervised.
 
     budget: of a run; None in a Trainer of one's own. metrics: of the last validation.
@@ -45,7 +45,7 @@ class DenseModule(lightning.LightningModule):
         model: DenseModel | Predictor,
         optim: OptimSection | Mapping[str, Any] | None = None,
         evaluators: Mapping[str, Evaluator] | None = None,
-        inference: InferenceSection | None = None,
+        inference: Mapping[str, InferenceSection] | None = None,
         method: Method | None = None,
     ) -> None:
         super().__init__()
@@ -55,8 +55,8 @@ class DenseModule(lightning.LightningModule):
             optim if isinstance(optim, OptimSection) else configs.section("optim", optim or {}, "DenseModule")
         )
         self.evaluators = None if evaluators is None else dict(evaluators)
-        own = InferenceSection() if isinstance(model, DenseModel) else model.inference
-        self.inference = own if inference is None else inference
+        own = {} if isinstance(model, DenseModel) else model.inference
+        self.inference = dict(own if inference is None else inference)
         self.budget: Budget | None = None
         self.metrics: dict[str, float] = {}
         self.learning_rate = 0.0  # the largest of all groups, at the last step
@@ -70,10 +70,13 @@ class DenseModule(lightning.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, DenseDataModule):
             check_classes(data.data, self.model)
-            if stage == "fit":
+            if stage == "fit" and self.method.needs_labels:
                 check_heads(data.data, self.model)
 
     # ---- training ----
+
+    def on_fit_start(self) -> None:
+        self.model.train()  # a model from `load` or `create_model` is in evaluation mode, which Lightning would keep
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         losses = self.method.training_step(self.model, batch)
@@ -151,7 +154,8 @@ class DenseModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> dict[str, list[Predictions]]:
         assert self.evaluators is not None
         [model] = self._predicting
-        outputs = model.infer(batch, self.inference) if model.heads else {}
+        inference = {name: section for name, section in self.inference.items() if name in model.heads}
+        outputs = model.infer(batch, inference) if model.heads else {}
         found = outputs | image_losses(self.model, self._by_loss, batch) if self._by_loss else dict(outputs)
         if METHOD in self.evaluators:
             found[METHOD] = method_losses(self.method, self.model, batch)

@@ -4,7 +4,7 @@ from densevit.config import Config, TrainerSection
 from densevit.data.build import Data
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.interfaces import Evaluator
-from densevit.model import DenseModel
+from densevit.model import DenseModel, inference_by_head
 from densevit.training.callbacks.predictions import PredictionWriter, Write
 from densevit.training.data_module import DenseDataModule
 from densevit.training.dense_module import DenseModule
@@ -29,7 +29,8 @@ def evaluate(
     evaluators = build_evaluators(model, config, data.val)
     if section.compile:
         model.compile()
-    module = DenseModule(model, None, evaluators, None if config is None else config.inference)
+    inference = {} if config is None else inference_by_head(model, config.inference, config.inference_by_head)
+    module = DenseModule(model, None, evaluators, inference)
     peers = Peers()
     callbacks = [peers] if write is None else [PredictionWriter(write), peers]
     trainer = build_trainer(section, callbacks=callbacks, enable_progress_bar=False)

@@ -21,7 +21,15 @@ try:
 except ImportError:  # Windows: runs are not locked
     fcntl = None  # type: ignore[assignment]
 
-_CHANGEABLE = ("data.*", "inference.*", "trainer.*", "heads.*.evaluation.*", "optim.*")
+_CHANGEABLE = (
+    "data.*",
+    "inference.*",
+    "trainer.*",
+    "heads.*.evaluation.*",
+    "heads.*.inference",
+    "heads.*.inference.*",
+    "optim.*",
+)
 _FIXED = ("data.name", "optim.name", "optim.backbone_lr", "optim.layer_decay", "optim.lr_factors.*")
 
 

@@ -24,7 +24,7 @@ from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file
 from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor
-from densevit.model import DenseModel, build_model, check_inference
+from densevit.model import DenseModel, build_model
 from densevit.model.parameter_groups import parameter_groups, parameter_rates
 from densevit.training import evaluation
 from densevit.training.best_epoch import BestEpoch
@@ -150,7 +150,6 @@ def evaluate(
     source = DenseDataModule(config if data is None else data).data  # type: ignore[arg-type]  # not None
     source.multiple = model.multiple
     source.val.check_labels()
-    check_inference(model, predictor.inference)
     check_classes(source, model)
     if config is not None:
         one = config.trainer.model_copy(update={"devices": 1, "num_nodes": 1, "strategy": "auto"})

@@ -26,7 +26,10 @@ _SETTINGS = ("seed", "data", "optim", "trainer", "inference")  # sections of a r
 
 @dataclass
 class Converted:
-    """A converted checkpoint. fit: the report of its tensors. model, config: None for a backbone without heads."""
+    """A converted checkpoint. fit: the report of its tensors. model, config: None for a backbone without heads.
+
+    assumed: the options with their values that neither tensors, metadata nor overrides determine.
+    """
 
     source: str
     fit: Fit
@@ -34,6 +37,7 @@ class Converted:
     section: BackboneSection
     model: DenseModel | None = None
     config: Config | None = None
+    assumed: tuple[str, ...] = ()
 
     def write(self, out: Path) -> None:
         """Writes a new folder: for a model, config.yaml and model.safetensors; for a backbone, model.safetensors, a
@@ -67,14 +71,24 @@ def convert(source: str | Path, layout: str | None = None, overrides: Sequence[s
         raise WeightsError(
             f"{source}: is already in densevit's layout. For another project's layout, name it with --to."
         )
-    chosen = find(layout) if layout else recognise(checkpoint.tensors, str(source))
+    return convert_checkpoint(checkpoint, layout, overrides)
+
+
+def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overrides: Sequence[str] = ()) -> Converted:
+    """Builds the model of a checkpoint; see `convert`."""
+    chosen = find(layout) if layout else recognise(checkpoint.tensors, checkpoint.source)
     translated = translate_checkpoint(checkpoint, chosen)
     sections = translated.describe()
     normalisation = {key: getattr(translated, key) for key in ("mean", "std")}
     sections["backbone"] = {**sections["backbone"], **{key: [*value] for key, value in normalisation.items()}}
     converted = _backbone if translated.is_backbone else _model
     found = converted(checkpoint, translated, chosen, sections, overrides)
-    found.fit.notes += _assumptions(chosen, translated, found, overrides)
+    found.assumed = tuple(_assumptions(chosen, translated, found, overrides))
+    if found.assumed:
+        names = ", ".join(found.assumed)
+        found.fit.notes.append(
+            f"Assumed, because the weights do not determine it: {names}. Override as section.key=value."
+        )
     found.fit.write()
     return found
 
@@ -142,7 +156,7 @@ def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes
 def _assumptions(
     layout: CheckpointLayout, translated: TranslatedCheckpoint, found: Converted, overrides: Sequence[str]
 ) -> list[str]:
-    """A note on options that neither tensors, metadata nor overrides determine."""
+    """The options with their values that neither tensors, metadata nor overrides determine."""
     given = {override.partition("=")[0].strip() for override in overrides}
     config = {"backbone": found.section.model_dump()}
     if found.config is not None:
@@ -154,6 +168,4 @@ def _assumptions(
             value = value.get(key) if isinstance(value, Mapping) else None
         if name not in given and name not in translated.options:
             assumed.append(f"{name} {'the default' if value is None else str(value).lower()}")
-    if not assumed:
-        return []
-    return [f"Assumed, because the weights do not determine it: {', '.join(assumed)}. Override as section.key=value."]
+    return assumed

@@ -17,7 +17,7 @@ from densevit.interfaces import Backbone, Class
 from densevit.model import DenseModel, build_from_sections, create_backbone, tasks_of
 from densevit.weights import file_kinds
 from densevit.weights.checkpoint_io import read as read_checkpoint
-from densevit.weights.state import header, part, read_safetensors
+from densevit.weights.state import header, part, read_header, read_safetensors
 from densevit.weights.state_dict_loading import load_state
 
 FORMAT = "1"
@@ -71,6 +71,18 @@ def _write(state: Mapping[str, Tensor], entries: Mapping[str, Any], path: Path) 
     temporary = path.with_suffix(".partial")
     save_file(tensors, temporary, metadata=header(entries))
     temporary.replace(path)  # atomic
+
+
+def is_model_file(source: str | Path) -> bool:
+    """Whether it is a model file, or a folder with one."""
+    path = Path(source).expanduser()
+    path = path / "model.safetensors" if path.is_dir() else path
+    if not path.is_file() or file_kinds.kind(path) != "safetensors":
+        return False
+    try:
+        return read_header(path).get("format") == "densevit"
+    except WeightsError:
+        return False
 
 
 def load_model(run: str | Path) -> DenseModel:

@@ -21,6 +21,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"{path}: not a complete safetensors file ({error}). Copy or download it again.") from error
 
 
+def read_header(path: Path) -> dict[str, str]:
+    """The metadata in the header of a .safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a complete safetensors file ({error}). Copy or download it again.") from error
+
+
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors with a prefix, with the prefix removed; the whole state dict if no key has it."""
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

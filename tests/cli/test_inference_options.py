@@ -12,6 +12,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.cli.evaluate import config_of
 from densevit.config import InferenceSection
+from densevit.inference.loading import LoadedModel
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel
@@ -52,7 +53,9 @@ def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
     config = configs.load("run")
     head = Dense((3,), (1,), [Class("sky", 1, (1, 2, 3)), *(Class(str(n), n, (0, 0, 0)) for n in (5, 6))])
     predictor = Predictor(DenseModel(Stem(), {"a": head}, sections=config.model_sections), config)
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device=None: predictor)
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device: predictor)
+    loaded = LoadedModel(predictor.model, config, foreign=False)
+    monkeypatch.setattr("densevit.inference.loading.load_any", lambda run: loaded)
     return predictor
 
 
@@ -62,9 +65,9 @@ def seen(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[Inferenc
     seen: list[Any] = []
     infer = DenseModel.infer
 
-    def recorded(self: DenseModel, batch: Any, inference: Any = None) -> Any:
-        seen.append(inference)
-        return infer(self, batch, InferenceSection())
+    def recorded(self: DenseModel, batch: Any, inference: dict[str, InferenceSection]) -> Any:
+        seen.append(inference["a"])
+        return infer(self, batch)
 
     monkeypatch.setattr(DenseModel, "infer", recorded)
     return seen
@@ -114,9 +117,10 @@ def test_head_without_maps_is_reported_before_any_work(
 
 
 def test_evaluate_accepts_other_windows(predictor: Predictor):
-    config = config_of(
-        predictor, "run", ["inference.window=512", "inference.scales=[0.5, 1.0]", "inference.flip=false"]
-    )
+    loaded = LoadedModel(predictor.model, predictor.config, foreign=False)
+    config = config_of(loaded, "run", ["inference.window=512", "inference.scales=[0.5, 1.0]", "inference.flip=false"])
     assert config.inference == InferenceSection(window=512, scales=(0.5, 1.0))
     Path("slide.yaml").write_text("window: [32, 64]\n")
-    assert config_of(predictor, "run", ["inference=slide.yaml"]).inference == InferenceSection(window=(32, 64))
+    assert config_of(loaded, "run", ["inference=slide.yaml"]).inference == InferenceSection(window=(32, 64))
+    config = config_of(loaded, "run", ["heads.a.inference.window=64"])
+    assert config.inference_by_head == {"a": InferenceSection(window=64)} and config.inference.window == 300

@@ -15,6 +15,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
+from densevit.inference.loading import LoadedModel
 from densevit.interfaces import Class, Evaluator
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
@@ -29,7 +30,9 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     Path("run/config.yaml").write_text(CONFIG)
     config = configs.load(Path("run/config.yaml"))
     heads = {"detection": SimpleNamespace(task="detection")}
-    model = SimpleNamespace(multiple=16, classes={"detection": CLASSES}, heads=heads, target_types={})
+    model = SimpleNamespace(
+        backbone=SimpleNamespace(input_size=None), multiple=16, classes={"detection": CLASSES}, heads=heads
+    )
     data = SimpleNamespace(val=SimpleNamespace(classes={"detection": CLASSES}, check_labels=lambda: None))
     seen: dict[str, Any] = {"data": data}
 
@@ -48,7 +51,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         )
         return {f"detection/{name}": value for name, value in evaluator.compute().items()}, {"detection": evaluator}
 
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run: SimpleNamespace(model=model, config=config))
+    monkeypatch.setattr("densevit.inference.loading.load_any", lambda run: LoadedModel(model, config, foreign=False))
     monkeypatch.setattr("densevit.data.build.build_data", build_data)
     monkeypatch.setattr("densevit.training.evaluation.evaluate", evaluate)
     return seen

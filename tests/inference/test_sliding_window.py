@@ -17,8 +17,9 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
-from densevit.model import DenseModel, check_inference, sliding_window, streaming_resize
+from densevit.model import DenseModel, inference_by_head, sliding_window, streaming_resize
 from densevit.model.sliding_window import starts
+from densevit.training.dense_module import DenseModule
 
 
 class Stem(Backbone):
@@ -90,9 +91,15 @@ class Depth(Segmenter):
 
 
 class Boxes(Head):
-    """A head without maps."""
+    """A head without maps: its box is the sum of the first feature."""
 
     task, needs = "detection", ("boxes",)
+
+    def forward(self, features, padding_mask, targets=None):
+        return {"boxes": features[0].sum((1, 2, 3))}
+
+    def predict(self, outputs, targets):
+        return [{"boxes": box.repeat(1, 4)} for box in outputs["boxes"]]
 
 
 def numbered(count):
@@ -141,9 +148,14 @@ def slide_whole(image, maps, window, stride):
     return total / count
 
 
+def infer(model, batch, section):
+    """Predictions with these options for every head that makes maps."""
+    return model.infer(batch, inference_by_head(model, section))
+
+
 @torch.no_grad()
 def depth_of(model, batch, **section):
-    return [found["depth"] for found in model.infer(batch, InferenceSection(**section))["depth"]]
+    return [found["depth"] for found in infer(model, batch, InferenceSection(**section))["depth"]]
 
 
 SLIDES = [
@@ -310,7 +322,7 @@ def test_zoom_does_not_change_other_maps():
     alone = DenseModel(both.backbone, {"segmentation": both.heads["segmentation"]}).eval()
     batch = batch_of(both, (45, 58))
     section = InferenceSection(scales=(0.5, 1.0, 2.0))
-    found, expected = both.infer(batch, section), alone.infer(batch, section)
+    found, expected = infer(both, batch, section), infer(alone, batch, section)
     assert torch.equal(found["segmentation"][0]["semantic"], expected["segmentation"][0]["semantic"])
     assert len(expected["segmentation"][0]["semantic"].unique()) > 1
     torch.testing.assert_close(found["depth"][0]["depth"], torch.full((45, 58), 8.0))
@@ -342,7 +354,7 @@ def test_class_probabilities_and_depths_are_averaged():
     labels = {}
     for average in ("logits", "probabilities"):
         section = InferenceSection(window=32, stride=12, average=average)
-        found = {name: own[0] for name, own in model.infer(batch, section).items()}
+        found = {name: own[0] for name, own in infer(model, batch, section).items()}
         classes, metres = expected(segmentation, average == "probabilities"), expected(depth)
         assert (found["segmentation"]["semantic"] != classes.argmax(0)).float().mean() < 1e-3
         torch.testing.assert_close(found["depth"]["depth"], metres[0], rtol=1e-5, atol=1e-5)
@@ -376,7 +388,7 @@ def test_default_matches_the_head_s_prediction():
 def test_pixelwise_model_is_invariant_to_windows_flips_and_scales(section, original):
     model = model_of(Pixels(), Segmenter, Depth)
     batch = batch_of(model, (41, 54), (43, 53), original=original)
-    whole, found = model.infer(batch), model.infer(batch, InferenceSection(**section))
+    whole, found = model.infer(batch), infer(model, batch, InferenceSection(**section))
     for i in range(2):
         label, other = whole["segmentation"][i]["semantic"], found["segmentation"][i]["semantic"]
         assert label.dtype == other.dtype == torch.uint8
@@ -410,7 +422,7 @@ def test_predict_uses_the_config_section_and_overrides():
         (None, {"window": 24}),
         ({"stride": 24}, {"window": 24, "stride": 24}),
         ({"window": None}, {}),
-        (InferenceSection(flip=True), {"flip": True}),
+        ({"window": None, "flip": True}, {"flip": True}),
     ):
         found = predictor.predict([pixels, pixels[:20]], inference=given)
         assert torch.equal(found[0]["depth"], depth_of(model, batch, **section)[0])
@@ -423,13 +435,13 @@ def test_runs_under_autocast_inference_mode_and_other_default_dtypes():
     model = model_of(Stem(), Segmenter, Depth)
     batch = batch_of(model, (41, 54), original=(50, 90))
     section = InferenceSection(window=24, flip=True, scales=(1.0, 1.5), average="probabilities")
-    expected = model.infer(batch, section)["depth"][0]["depth"]
+    expected = infer(model, batch, section)["depth"][0]["depth"]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        found = model.infer(batch, section)["depth"][0]["depth"]
+        found = infer(model, batch, section)["depth"][0]["depth"]
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
     torch.set_default_dtype(torch.bfloat16)
     try:
-        assert torch.equal(model.infer(batch, section)["depth"][0]["depth"], expected)
+        assert torch.equal(infer(model, batch, section)["depth"][0]["depth"], expected)
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -477,7 +489,7 @@ def test_memory_depends_on_the_window_not_the_image(monkeypatch, section):
     model = model_of(Pixels(), Segmenter, classes=50)
     batch = batch_of(model, (600, 200), original=(900, 300))
     with Memory() as seen:
-        (found,) = model.infer(batch, InferenceSection(window=32, **section))["segmentation"]
+        (found,) = infer(model, batch, InferenceSection(window=32, **section))["segmentation"]
     assert found["semantic"].shape == (900, 300)
     strip, windows, result = 4 * 50 * 32 * 200, 4 * 4 * 50 * 32 * 32, 900 * 300
     assert seen.largest <= strip
@@ -539,13 +551,65 @@ def test_the_stride_is_two_thirds_of_the_window_by_default():
         ({"scales": (0.5, 1.0)}, r"inference.scales=\[0.5, 1.0\]"),
     ],
 )
-def test_head_without_maps_is_named(section, asked):
-    model = model_of(Stem(), Segmenter, Boxes)
+def test_a_model_without_maps_is_refused_by_its_heads(section, asked):
+    model = model_of(Stem(), Boxes)
     with pytest.raises(
         ConfigError, match=rf"^{asked} averages dense maps, .*heads.detection \(Boxes\) makes none.*no maps\(\)"
     ):
         Predictor(model).predict([], inference=section)
-    check_inference(model, InferenceSection())
+    with pytest.raises(
+        ConfigError, match=r"^heads.detection.inference: .* heads.detection \(Boxes\) makes none.*leave it"
+    ):
+        inference_by_head(model_of(Stem(), Segmenter, Boxes), InferenceSection(), {"detection": InferenceSection()})
+    assert inference_by_head(model, InferenceSection()) == {}
+
+
+@torch.no_grad()
+def test_a_head_without_maps_is_predicted_in_one_pass_beside_the_others():
+    model = model_of(Stem(), Segmenter, Boxes, Depth)
+    batch = batch_of(model, (41, 54), (43, 53), original=(60, 70))
+    section = InferenceSection(window=24, flip=True)
+    plain, found = model.infer(batch), infer(model, batch, section)
+    alone = DenseModel(model.backbone, {name: model.heads[name] for name in ("segmentation", "depth")}).eval()
+    expected = infer(alone, batch, section)
+    assert [*found] == ["segmentation", "detection", "depth"]
+    for i in range(2):
+        assert torch.equal(found["detection"][i]["boxes"], plain["detection"][i]["boxes"])
+        assert torch.equal(found["segmentation"][i]["semantic"], expected["segmentation"][i]["semantic"])
+        assert torch.equal(found["depth"][i]["depth"], expected["depth"][i]["depth"])
+    assert not torch.equal(found["depth"][0]["depth"], plain["depth"][0]["depth"])
+
+
+@torch.no_grad()
+def test_each_head_has_its_own_options():
+    model = model_of(Stem(), Segmenter, Boxes, Depth)
+    batch = batch_of(model, (41, 54))
+    general, own = InferenceSection(window=24), {"depth": InferenceSection(flip=True)}
+    sections = inference_by_head(model, general, own)
+    assert sections == {"segmentation": general, "depth": own["depth"]}
+    found = model.infer(batch, sections)
+    for name, key, section in (("segmentation", "semantic", general), ("depth", "depth", own["depth"])):
+        alone = DenseModel(model.backbone, {name: model.heads[name]}).eval()
+        assert torch.equal(found[name][0][key], infer(alone, batch, section)[name][0][key])
+    assert torch.equal(found["detection"][0]["boxes"], model.infer(batch)["detection"][0]["boxes"])
+
+
+def test_predictor_and_validation_take_each_head_s_section_of_the_config():
+    model = model_of(Stem(), Segmenter, Boxes, Depth)
+    heads = {name: {"name": name} for name in model.heads} | {"depth": {"name": "x", "inference": {"flip": True}}}
+    values = {"backbone": {"name": "x"}, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
+    config = configs.from_mapping({**values, "inference": {"window": 24}})
+    expected = {"segmentation": InferenceSection(window=24), "depth": InferenceSection(flip=True)}
+    assert Predictor(model, config).inference == DenseModule(model, config, None).inference == expected
+    others = Predictor(model, config).with_inference({"average": "probabilities"}).inference
+    assert others["segmentation"] == InferenceSection(window=24, average="probabilities")
+    assert others["depth"] == InferenceSection(flip=True, average="probabilities")
+    assert configs.from_mapping(configs.yaml_io.parse(configs.dump(config), "")) == config
+    heads["depth"]["inference"] = {"windw": 3}
+    with pytest.raises(
+        ConfigError, match="heads.depth.inference.windw is not a key of heads.depth.inference. Did you mean"
+    ):
+        configs.from_mapping(values)
 
 
 class OneSize(Pixels):
@@ -562,11 +626,11 @@ def test_fixed_size_backbone_requires_windows_of_that_size():
     model = model_of(OneSize(), Depth)
     for wrong in ({"window": 24}, {"scales": (0.5,)}):
         with pytest.raises(ConfigError, match=r"takes images of 24x32 only. Fix: set inference.window=\[24,32\]"):
-            check_inference(model, InferenceSection(**wrong))
+            inference_by_head(model, InferenceSection(**wrong))
     for size in ((50, 60), (20, 40), (11, 12)):
         batch = batch_of(model, size)
         for section in ({"window": (24, 32)}, {"window": (24, 32), "scales": (0.5, 1.0)}):
-            check_inference(model, InferenceSection(**section))
+            inference_by_head(model, InferenceSection(**section))
             assert depth_of(model, batch, **section)[0].shape == size
     batch = collate([{"image": torch.zeros(3, 24, 32, dtype=torch.uint8), "targets": {}}])
     batch["targets"] = [{"size": (20, 32), "original_size": (40, 64)}]

@@ -62,7 +62,7 @@ def test_invalid_path_is_refused(refused: Callable[..., str], arguments: tuple[s
 
 WRONG: dict[tuple[str, ...], str] = {
     ("nope",): "there is no command 'nope'",
-    ("evaluate", "empty"): "empty/model.safetensors: no such file. It is not a run folder",
+    ("evaluate", "empty"): "empty/model.safetensors: no such file. Name a file, or a folder with one of",
     ("evaluate", "file"): "file: is not a checkpoint: ",
     ("evaluate", "a.png"): "a.png: is not a checkpoint: ",
     ("evaluate", "fifo"): "fifo: no such file",
@@ -81,7 +81,7 @@ WRONG: dict[tuple[str, ...], str] = {
     ("predict", "run", "fifo"): "fifo: there is no such file or folder",
     ("predict", "run", "/dev/null"): "/dev/null: there is no such file or folder",
     ("predict", "run", "a.png", "nope.png"): "nope.png: there is no such file or folder",
-    ("predict", "empty", "a.png"): "It is not a run folder",
+    ("predict", "empty", "a.png"): "Name a file, or a folder with one of model.safetensors",
     ("predict", "run", "a.png", "--out", "file"): "file is a file",
     ("predict", "run", "a.png", "--threshold", "nan"): "--threshold is nan; a score from 0 to 1 is expected",
     ("predict", "run", "a.png", "--threshold", "2"): "--threshold is 2.0; a score from 0 to 1",

@@ -1,6 +1,7 @@
 """Import, use and export of weights, with files written and loaded by other libraries."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,9 +173,13 @@ def random_image(height=96, width=128):
     ]
 
 
-def seen(theirs, folder, pixels):
-    """Detections of transformers' pipeline: boxes, scores, and labels as file ids, sorted by score."""
-    processor = DetrImageProcessor.from_pretrained(folder)
+def seen(theirs, processor, pixels):
+    """Detections of transformers' pipeline: boxes, scores, and labels as file ids, sorted by score.
+
+    processor: the image processor, or its folder.
+    """
+    if isinstance(processor, Path):
+        processor = DetrImageProcessor.from_pretrained(processor)
     with torch.no_grad():
         outputs = theirs(**processor(Image.fromarray(pixels), return_tensors="pt"))
     [found] = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=[pixels.shape[:2]])
@@ -205,8 +210,8 @@ def test_imported_detr_matches_transformers(detr, tmp_path, capsys):
     assert json.loads(read(tmp_path / "run").header["classes"])["detection"][0]["name"] == "person"
 
 
-def test_imported_detr_runs_in_evaluate_and_predict(detr, tmp_path, capsys):
-    run(detr[0], tmp_path / "run", "data.image_size=[96, 160]", "data.num_workers=0", "trainer.accelerator=cpu")
+def coco(tmp_path):
+    """A data set in COCO's layout with one image and one object."""
     categories = [{"id": i, "name": NAMES_BY_ID[i]} for i in USED]
     for split in ("train", "val"):
         (tmp_path / f"coco/{split}2017").mkdir(parents=True)
@@ -216,11 +221,52 @@ def test_imported_detr_runs_in_evaluate_and_predict(detr, tmp_path, capsys):
         box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 40, 30], "area": 1200, "iscrowd": 0}
         annotations = {"images": images, "annotations": [box], "categories": categories}
         (tmp_path / f"coco/annotations/instances_{split}2017.json").write_text(json.dumps(annotations))
-    out = tmp_path / "found"
-    assert main(["evaluate", str(tmp_path / "run"), f"data.root={tmp_path / 'coco'}", "--out", str(out)]) == 0
+    return tmp_path / "coco"
+
+
+def test_imported_detr_runs_in_evaluate_and_predict(detr, tmp_path, capsys):
+    run(detr[0], tmp_path / "run", "data.image_size=[96, 160]", "data.num_workers=0", "trainer.accelerator=cpu")
+    root, out = coco(tmp_path), tmp_path / "found"
+    assert main(["evaluate", str(tmp_path / "run"), f"data.root={root}", "--out", str(out)]) == 0
     assert "AP50" in capsys.readouterr().out
     assert {entry["category_id"] for entry in json.loads((out / "detections.json").read_text())} <= set(USED)
     assert main(["predict", str(tmp_path / "run"), str(tmp_path / "coco/val2017"), "--out", str(tmp_path / "p")]) == 0
+
+
+@pytest.mark.filterwarnings("error:.*assumed.*")
+def test_a_detr_is_loaded_without_a_convert_step(detr):
+    folder, theirs = detr
+    predictor, pixels = densevit.load(folder), np.kron(random_image(100, 100), np.ones((8, 8, 1), np.uint8))
+    processor = DetrImageProcessor(size={"shortest_edge": 800, "longest_edge": 1333})  # as published
+    same(predictor.predict(pixels), seen(theirs, processor, pixels), predictor, NAMES_BY_ID)
+    assert predictor.config.data.name == "coco" and predictor.config.data.image_size == (800, 1333)
+
+
+def test_what_foreign_weights_do_not_determine_is_a_warning(detr, tmp_path):
+    torch.save(read(detr[0]).tensors, tmp_path / "detr.pth")  # without its config.json
+    with pytest.warns(
+        UserWarning, match=r"detr\.pth: assumed .*backbone\.dilation.*: densevit convert .*detr\.pth OUT"
+    ):
+        assert len(densevit.load(tmp_path / "detr.pth").classes["detection"]) == 80
+
+
+def test_foreign_weights_predict_and_are_evaluated_on_data_of_the_command_line(detr, tmp_path, capsys):
+    folder, root = str(detr[0]), coco(tmp_path)
+    assert main(["predict", folder, str(root / "val2017"), "--out", str(tmp_path / "p")]) == 0
+    assert json.loads((tmp_path / "p/predictions.json").read_text())
+    assert main(["evaluate", folder, "data.batch_size=1"]) == 2
+    assert (
+        f"{folder}: these weights come without a data set. Give one with the same classes: data=FILE data.root=FOLDER"
+        in (message := capsys.readouterr().err)
+    ) and "or data.root=FOLDER for the data set 'coco'" in message
+    settings = ["data.image_size=[96,160]", "data.num_workers=0", "trainer.accelerator=cpu"]
+    run(folder, tmp_path / "run", *settings)
+    tables = []
+    for source in (folder, str(tmp_path / "run")):
+        out = tmp_path / f"found{len(tables)}"
+        assert main(["evaluate", source, f"data.root={root}", "--out", str(out), *settings]) == 0
+        tables.append((out / "detections.json").read_text())
+    assert tables[0] == tables[1] != "[]"
 
 
 def test_detr_exports_to_transformers_and_facebookresearch(detr, tmp_path, capsys):

@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -25,7 +26,13 @@ Step = Callable[[], Tensor]
 
 def ours(batch: int) -> tuple[nn.Module, nn.Module, Tensor]:
     """Backbone, head and the mask of a batch without padding."""
-    options = {"variant": "base", "image_size": SIDE, "features": BLOCKS, "feature_norm": False, "drop_path": 0.0}
+    options: dict[str, Any] = {
+        "variant": "base",
+        "image_size": SIDE,
+        "features": BLOCKS,
+        "feature_norm": False,
+        "drop_path": 0.0,
+    }
     backbone = densevit.create_backbone("vit", **options)
     head = create(
         "heads",

@@ -1,0 +1,121 @@
+"""Creates models and backbones by plugin names, with pretrained weights."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from densevit import config as configs
+from densevit import registry
+from densevit.config import Config, ModelSections
+from densevit.data.build import build_data
+from densevit.data.datasets.coco_annotations import color_of
+from densevit.errors import ConfigError, did_you_mean
+from densevit.inference.loading import device_of
+from densevit.inference.predictor import Predictor
+from densevit.interfaces import Backbone, Class
+from densevit.model import DenseModel, build, build_from_sections, tasks_of
+from densevit.weights.foreign_checkpoint import read_translated
+from densevit.weights.pretrained import load_pretrained
+
+Classes = Sequence[Class | str]
+Section = str | Mapping[str, Any]
+
+
+def create_model(
+    backbone: Section | Path | Config,
+    heads: Mapping[str, Section] | None = None,
+    classes: Classes | Mapping[str, Classes] | None = None,
+    weights: str | Path | None = None,
+    pretrained: bool = True,
+    device: str | torch.device | None = None,
+) -> Predictor:
+    """Builds a model, with the pretrained weights that its sections name.
+
+    backbone: a plugin's name, or a config's section `backbone`: {"name": "swin", "variant": "tiny"}. Without `heads` it
+    is a whole config: a `Config`, a file or a shipped config's name.
+    heads: by name, each a plugin's name or a section `heads.NAME`.
+    classes: of each head, by its name or its task; a list for a single head. A class is a `Class` or a name. None: the
+    classes of a config's data set; with `heads`, none.
+    weights: a checkpoint of the whole model or of its backbone, in place of the `weights` and `backbone.weights` of the
+    sections. pretrained: False leaves the random weights.
+    Raises ConfigError, PluginError and WeightsError for what does not fit.
+    """
+    target = device_of(device)
+    if weights is not None and not pretrained:
+        raise ConfigError("create_model: pretrained=False loads no weights, and weights are given; leave one out.")
+    config = None
+    if heads is None:
+        config = _config(backbone)
+        sections = config.model_sections
+        if classes is None:
+            of_data = build_data(config).classes
+            classes = {task: of_data[task] for task in tasks_of(sections).values() if task in of_data}
+    else:
+        sections = configs.model_sections(
+            {"backbone": _section(backbone), "heads": {name: _section(head) for name, head in heads.items()}},
+            "create_model",
+        )
+    model = build_from_sections(sections, _classes_by_head(sections, classes or {}))
+    if pretrained:
+        if weights is not None:
+            checkpoint = read_translated(weights, model)
+            whole = bool(checkpoint.heads)
+            for owner in (sections,) if config is None else (sections, config):
+                owner.weights = str(weights) if whole else None
+                owner.backbone.weights = None if whole else str(weights)
+        load_pretrained(model)
+    return Predictor(model.eval(), config).to(target)
+
+
+def create_backbone(
+    name: str, weights: str | Path | None = None, weights_allow: Sequence[str] = (), **options: Any
+) -> Backbone:
+    """Builds a backbone by its plugin name; `options` are those of its constructor.
+
+    weights: pretrained weights as in `backbone.weights`, which also set its mean and std; None: random weights.
+    weights_allow: patterns of tensors that may be missing, unexpected or of another shape.
+    """
+    backbone = build.create_backbone(name, **options)
+    if weights is not None:
+        values = {"name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
+        section = configs.backbone_section(values, "create_backbone")
+        sections = ModelSections.model_construct(backbone=section, heads={}, weights=None, weights_allow=())
+        load_pretrained(DenseModel(backbone, {}, sections=sections))
+    return backbone
+
+
+def _config(source: Section | Path | Config) -> Config:
+    if isinstance(source, Config):
+        return source.model_copy(deep=True)
+    if isinstance(source, Mapping) or source in registry.find("backbones"):
+        raise ConfigError(
+            "create_model: a backbone without heads. Expected heads={NAME: PLUGIN}, or a whole config in place of the "
+            "backbone: a Config, a file or a shipped config's name."
+        )
+    return configs.load(source)
+
+
+def _section(given: Any) -> Any:
+    return {"name": given} if isinstance(given, str) else given
+
+
+def _classes_by_head(sections: ModelSections, given: Classes | Mapping[str, Classes]) -> dict[str, tuple[Class, ...]]:
+    """The classes of each head, from those by head or task."""
+    tasks = tasks_of(sections)
+    if not isinstance(given, Mapping):
+        if len(tasks) != 1:
+            raise ConfigError(
+                f"create_model: a list of classes for {len(tasks)} heads. Expected classes by head: "
+                f"classes={{{', '.join(f'{name!r}: [...]' for name in tasks)}}}."
+            )
+        given = dict.fromkeys(tasks, given)
+    for name in given:
+        if name not in (known := {*tasks, *tasks.values()}):
+            raise ConfigError(f"create_model: classes of {name!r}, which is no head.{did_you_mean(name, known)}")
+    return {name: _classes(given.get(name, given.get(task, ()))) for name, task in tasks.items()}
+
+
+def _classes(given: Classes) -> tuple[Class, ...]:
+    return tuple(one if isinstance(one, Class) else Class(one, i, color_of(i)) for i, one in enumerate(given))

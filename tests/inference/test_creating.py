@@ -1,0 +1,170 @@
+"""`densevit.create_model` and `densevit.create_backbone`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import densevit
+from densevit import config as configs
+from densevit.errors import ConfigError, DensevitError, PluginError
+from densevit.interfaces import Class
+from densevit.training.dense_module import DenseModule
+from densevit.weights import hub
+from densevit.weights.hub import Published
+
+RESNET = {"name": "resnet", "depth": 18}
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    """torchvision's ResNet-18 with random weights and statistics."""
+    model = torchvision.models.resnet18(num_classes=5)
+    for name, value in model.state_dict().items():
+        if "running" in name:
+            nn.init.uniform_(value, 0.5, 1.0)
+    return model.eval()
+
+
+@pytest.fixture
+def file(resnet: nn.Module, tmp_path: Path) -> str:
+    torch.save(resnet.state_dict(), tmp_path / "r18.pth")
+    return str(tmp_path / "r18.pth")
+
+
+@torch.no_grad()
+def is_of(backbone: nn.Module, resnet: Any) -> bool:
+    """Whether a backbone computes the stages of torchvision's network."""
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = backbone.eval()(x)[-1]
+    for part in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+        x = getattr(resnet, part)(x)
+    return torch.allclose(found, x, rtol=1e-4, atol=1e-5)
+
+
+def test_names_and_sections_build_a_model():
+    predictor = densevit.create_model(
+        RESNET,
+        heads={"seg": "setr", "depth": {"name": "dpt", "width": 16}, "boxes": {"name": "detr", "width": 32}},
+        classes={"seg": ["road", "sky"], "detection": [Class("cat", 17, (1, 2, 3))]},
+    )
+    assert predictor.config is None and not predictor.model.training
+    assert [c.name for c in predictor.classes["seg"]] == ["road", "sky"] and predictor.classes["depth"] == ()
+    assert predictor.classes["seg"][0].color != predictor.classes["seg"][1].color
+    assert predictor.classes["boxes"] == (Class("cat", 17, (1, 2, 3)),)
+    assert predictor.model.sections.heads["depth"].options == {"width": 16}
+    assert predictor.backbone.channels == (64, 128, 256, 512)
+    result = predictor.predict(IMAGE)
+    assert result.semantic.shape == (64, 96) and set(result.names) <= {"cat"}
+
+
+def test_a_model_without_a_config_is_saved_and_loaded_to_the_last_bit(tmp_path: Path):
+    heads = {"ground": {"name": "setr", "neck": {"name": "fpn", "width": 8}}, "weather": "setr"}
+    classes = {"ground": ["road", "grass", "water"], "weather": ["sun", "rain"]}  # two heads of one task
+    predictor = densevit.create_model({**RESNET, "mean": [0.1, 0.2, 0.3]}, heads, classes)
+    densevit.save(predictor, tmp_path / "mine.safetensors")
+    again = densevit.load(tmp_path / "mine.safetensors")
+    assert again.classes == predictor.classes and again.model.sections == predictor.model.sections
+    assert torch.equal(again.model.mean, predictor.model.mean)
+    state = again.model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in predictor.model.state_dict().items())
+    found, expected = again.predict(IMAGE), predictor.predict(IMAGE)
+    assert all(torch.equal(found[name].semantic, expected[name].semantic) for name in heads)
+
+
+def test_weights_of_a_backbone_and_of_a_whole_model(file: str, resnet: nn.Module, tmp_path: Path):
+    first = densevit.create_model(RESNET, {"seg": "setr"}, ["a", "b"], weights=file)
+    assert is_of(first.backbone, resnet) and first.model.sections.backbone.weights == file
+    densevit.save(first, tmp_path / "whole.safetensors")
+    other = densevit.create_model(RESNET, {"seg": "setr"}, ["a", "b"], weights=tmp_path / "whole.safetensors")
+    assert torch.equal(other.predict(IMAGE).semantic, first.predict(IMAGE).semantic)
+    state = other.model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in first.model.state_dict().items())
+    assert not is_of(densevit.create_model(RESNET, {"seg": "setr"}, ["a", "b"]).backbone, resnet)
+
+
+def test_published_weights_bring_their_mean_and_deviation(resnet: nn.Module, monkeypatch: pytest.MonkeyPatch):
+    facts = {"mean": (0.5, 0.25, 0.125), "std": (0.5, 0.5, 0.5)}
+    monkeypatch.setattr(hub, "fetch", lambda source: Published(dict(resnet.state_dict()), facts))
+    predictor = densevit.create_model(RESNET, {"seg": "setr"}, ["a"], weights="timm:resnet18.a1_in1k")
+    assert is_of(predictor.backbone, resnet)
+    assert predictor.backbone.mean == (0.5, 0.25, 0.125) and predictor.model.mean.flatten()[1] == 255 * 0.25
+    backbone = densevit.create_backbone("resnet", depth=18, weights="timm:resnet18.a1_in1k")
+    assert is_of(backbone, resnet) and (backbone.mean, backbone.std) == (facts["mean"], facts["std"])
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_config_s_weights_are_loaded_unless_told_not_to(
+    file: str, resnet: nn.Module, tmp_path: Path, pretrained: bool
+):
+    text = f"backbone: {{name: resnet, depth: 18, weights: {file}}}\nheads: {{segmentation: {{name: setr}}}}\n"
+    path = tmp_path / "mine.yaml"
+    path.write_text(text + "data: {name: scenes, image_size: 48}\ntrainer: {max_steps: 1}\n")
+    for source in (path, str(path), configs.load(path)):
+        predictor = densevit.create_model(source, pretrained=pretrained)
+        assert is_of(predictor.backbone, resnet) == pretrained
+        assert predictor.config == configs.load(path)
+        assert predictor.classes["segmentation"] == densevit.build_data(predictor.config).classes["segmentation"]
+    with_sections = densevit.create_model({**RESNET, "weights": file}, {"seg": "setr"}, ["a"], pretrained=pretrained)
+    assert is_of(with_sections.backbone, resnet) == pretrained
+
+
+def test_weights_stand_in_place_of_the_config_s(file: str, resnet: nn.Module):
+    values = {"backbone": {**RESNET, "weights": "nowhere.pth"}, "heads": {"segmentation": {"name": "setr"}}}
+    config = configs.from_mapping({**values, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}})
+    predictor = densevit.create_model(config, classes=["a"], weights=file)
+    assert is_of(predictor.backbone, resnet)
+    assert predictor.config.backbone.weights == file and config.backbone.weights == "nowhere.pth"
+
+
+def test_a_backbone_gets_weights(file: str, resnet: nn.Module):
+    assert is_of(densevit.create_backbone("resnet", weights=file, depth=18), resnet)
+    assert not is_of(densevit.create_backbone("resnet", depth=18), resnet)
+    with pytest.raises(DensevitError, match=r"depth is not an option|not the model's|another shape|missing"):
+        densevit.create_backbone("resnet", weights=file, depth=50)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"backbone": "resnet"}, ConfigError, "create_model: a backbone without heads. Expected heads="),
+        ({"backbone": {"name": "resnet"}}, ConfigError, "create_model: a backbone without heads. Expected heads="),
+        ({"backbone": "rsnet", "heads": {"a": "setr"}}, PluginError, "no backbone 'rsnet'. Did you mean 'resnet'"),
+        ({"backbone": "resnet", "heads": {"a": {"nam": "setr"}}}, ConfigError, "create_model: heads.a.name is missing"),
+        ({"backbone": "resnet", "heads": {}}, ConfigError, "create_model: heads is empty"),
+        ({"backbone": "resnet", "heads": {"a": "setr"}}, PluginError, "heads.a: 'setr' .* has 0 classes"),
+        (
+            {"backbone": "resnet", "heads": {"a": "setr", "b": "setr"}, "classes": ["x"]},
+            ConfigError,
+            r"a list of classes for 2 heads. Expected classes by head: classes=\{'a': \[...\], 'b': \[...\]\}",
+        ),
+        (
+            {"backbone": "resnet", "heads": {"seg": "setr"}, "classes": {"sg": ["x"]}},
+            ConfigError,
+            "classes of 'sg', which is no head. Did you mean 'seg'",
+        ),
+        (
+            {"backbone": "resnet", "heads": {"a": "setr"}, "classes": ["x"], "weights": "a", "pretrained": False},
+            ConfigError,
+            "pretrained=False loads no weights, and weights are given; leave one out",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_an_error_that_names_it(options: Any, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        densevit.create_model(**options)
+
+
+def test_a_predictor_is_trained_in_training_mode():
+    frozen = {**RESNET, "freeze": True}
+    predictor = densevit.create_model(frozen, {"segmentation": "setr"}, ["a"])
+    values = {"backbone": frozen, "heads": {"segmentation": {"name": "setr"}}, "data": {"name": "scenes"}}
+    module = DenseModule(predictor, configs.from_mapping({**values, "trainer": {"max_steps": 1}}), None)
+    assert module.model is predictor.model and not module.model.training
+    module.on_fit_start()
+    assert module.model.training and predictor.heads.training and not predictor.backbone.training

@@ -1,0 +1,133 @@
+"""`.half()` and `.to(torch.bfloat16)` on the CPU: results as in float32."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import densevit
+from densevit.inference.predictor import Predictor
+from densevit.interfaces import Backbone, Class, Head
+from densevit.model import DenseModel
+
+IMAGE = np.kron(np.random.default_rng(0).integers(0, 256, (10, 13, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+TOLERANCE = {torch.float16: 0.01, torch.bfloat16: 0.05}  # of the largest value
+NANO = {
+    "resnet": {"name": "resnet", "depth": 18},
+    "swin": {"name": "swin", "variant": "nano"},
+    "vit": {"name": "vit", "variant": "nano"},
+    "mvit": {"name": "mvit", "variant": "nano"},
+}
+DETR = {"name": "detr", "width": 32, "num_queries": 9, "encoder_layers": 1, "decoder_layers": 2}
+MODELS = {
+    "detr-resnet": (NANO["resnet"], DETR),
+    "detr-vit": (NANO["vit"], DETR),
+    "anchors-swin": (NANO["swin"], {**DETR, "anchors": True}),
+    "setr-vit": (NANO["vit"], {"name": "setr"}),
+    "mla-mvit": (NANO["mvit"], {"name": "setr", "decoder": "mla"}),
+    "pup-pyramid-resnet": (NANO["resnet"], {"name": "setr", "decoder": "pup", "neck": {"name": "fpn", "width": 16}}),
+    "dpt-swin": (NANO["swin"], {"name": "dpt", "width": 16, "output": "sigmoid"}),
+    "dpt-segmentation-vit": (NANO["vit"], {"name": "dpt_segmentation", "width": 16}),
+}
+
+
+def predictor_of(name: str) -> Predictor:
+    torch.manual_seed(0)
+    backbone, head = MODELS[name]
+    return densevit.create_model(backbone, {"x": head}, None if head["name"] == "dpt" else ["a", "b", "c"])
+
+
+@torch.no_grad()
+def outputs_of(predictor: Predictor) -> dict[str, Tensor]:
+    images = torch.from_numpy(IMAGE).permute(2, 0, 1)[None]
+    mask = torch.zeros(1, 96, 128, dtype=torch.bool)
+    mask[:, 80:] = mask[:, :, 104:] = True
+    batch: Any = {"images": nn.functional.pad(images, (0, 24, 0, 16)), "padding_mask": mask, "targets": [{}]}
+    outputs = predictor.model(batch)["x"]
+    return {key: value for key, value in outputs.items() if isinstance(value, Tensor) and value.is_floating_point()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_head_predicts_in_half_precision_as_in_float32(name: str, dtype: torch.dtype):
+    predictor = predictor_of(name)
+    expected, result = outputs_of(predictor), predictor.predict(IMAGE)
+    half = predictor.half() if dtype == torch.float16 else predictor.to(dtype)
+    assert half is predictor and {p.dtype for p in predictor.parameters()} == {dtype}
+    for key, value in outputs_of(predictor).items():
+        error = (value.double() - expected[key].double()).abs().max() / expected[key].double().abs().max()
+        assert error < TOLERANCE[dtype], key
+    found = predictor.predict(IMAGE)
+    for key, value in found.items():
+        assert value.dtype == result[key].dtype and value.shape == result[key].shape
+        if key == "semantic":
+            assert (value == result[key]).double().mean() > 0.97
+        elif key in ("scores", "depth"):
+            torch.testing.assert_close(value, result[key], rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", ["setr-vit", "dpt-swin"])
+def test_windows_flips_and_scales_in_half_precision(name: str):
+    options = {"window": 48, "flip": True, "scales": [0.5, 1.0]}
+    predictor = predictor_of(name)
+    expected = predictor.predict(IMAGE, inference=options)
+    [(key, value)] = predictor.half().predict(IMAGE, inference=options).items()
+    if key == "semantic":
+        assert (value == expected[key]).double().mean() > 0.99
+    else:
+        torch.testing.assert_close(value, expected[key], rtol=0.01, atol=0.01)
+
+
+class Pixels(Backbone):
+    """A backbone that passes the normalised images on."""
+
+    channels, strides = (3,), (1,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [images * self.scale]
+
+
+class Recorded(Head):
+    """A head that returns its features, nested, and records what it decodes."""
+
+    task, needs = "segmentation", ("semantic",)
+
+    def forward(self, features, padding_mask, targets=None):
+        return {"logits": features[0], "auxiliary": [{"logits": features[0]}], "count": torch.tensor(3)}
+
+    def predict(self, outputs, targets):
+        self.decoded = outputs
+        return [{"semantic": logits.argmax(0)} for logits in outputs["logits"]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_pixels_are_normalised_and_heads_decode_in_float32(dtype: torch.dtype):
+    model = DenseModel(Pixels(), {"x": Recorded((3,), (1,), [Class("a", 0, (0, 0, 0))])})
+    images, mask = torch.from_numpy(IMAGE).permute(2, 0, 1)[None], torch.zeros(1, *IMAGE.shape[:2], dtype=torch.bool)
+    exact, mean = model.normalise(images, mask), model.mean.clone()
+    predictor = Predictor(model).to(dtype)
+    assert torch.equal(model.normalise(images, mask), exact.to(dtype))
+    predictor.predict(IMAGE)
+    decoded = model.heads["x"].decoded
+    assert decoded["logits"].dtype == decoded["auxiliary"][0]["logits"].dtype == torch.float32
+    assert decoded["count"].dtype == torch.int64
+    assert torch.equal(predictor.to(torch.float32).model.mean, mean)
+    assert torch.equal(model.normalise(images, mask), exact)
+    assert model.double().normalise(images, mask).dtype == torch.float64
+
+
+def test_a_model_in_half_precision_is_saved_and_loaded(tmp_path: Path):
+    predictor = predictor_of("setr-vit").half()
+    densevit.save(predictor, tmp_path / "half.safetensors")
+    again = densevit.load(tmp_path / "half.safetensors")
+    state = again.model.state_dict()
+    for name, value in predictor.model.state_dict().items():
+        assert torch.equal(state[name], value.to(state[name].dtype))
+    assert torch.equal(again.half().predict(IMAGE).semantic, predictor.predict(IMAGE).semantic)

@@ -1,0 +1,108 @@
+"""`densevit.load` and `densevit.save`; checkpoints of other projects are in tests/weights/test_convert.py."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+
+import densevit
+from densevit import config as configs
+from densevit.cli import main
+from densevit.errors import DensevitError, WeightsError
+from densevit.inference.loading import device_of
+from densevit.inference.predictor import Predictor
+from densevit.interfaces import Class
+from densevit.model import build_model
+from densevit.weights import model_file
+
+CLASSES = {"segmentation": tuple(Class(name, n, (n, 0, 9)) for n, name in enumerate(("road", "sky", "tree")))}
+VALUES: dict[str, Any] = {
+    "backbone": {"name": "resnet", "depth": 18},
+    "heads": {"segmentation": {"name": "setr"}},
+    "data": {"name": "scenes", "image_size": 64},
+    "trainer": {"max_steps": 1},
+    "inference": {"flip": True},
+}
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder."""
+    config = configs.from_mapping(VALUES)
+    model_file.save(build_model(config, CLASSES), tmp_path / "model.safetensors", config)
+    return tmp_path
+
+
+def test_a_run_its_model_file_and_a_published_one_are_the_same(run: Path, monkeypatch: pytest.MonkeyPatch):
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    def download(repository: str, file: str, **options: Any) -> str:
+        if repository != "mine/net" or file != "model.safetensors":
+            raise EntryNotFoundError(file)
+        return str(run / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    expected = densevit.load(run)
+    assert expected.classes == CLASSES and not expected.model.training
+    assert expected.inference == {"segmentation": configs.InferenceSection(flip=True)}
+    for source in (str(run), run / "model.safetensors", str(run / "model.safetensors"), "hf:mine/net"):
+        found = densevit.load(source)
+        assert found.config == expected.config
+        assert torch.equal(found.predict(IMAGE).semantic, expected.predict(IMAGE).semantic)
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_a_saved_model_comes_back_to_the_last_bit(run: Path, with_config: bool):
+    predictor = densevit.load(run)
+    path = str(run / "again.safetensors")
+    densevit.save(predictor if with_config else predictor.model, path)
+    again = densevit.load(path)
+    assert again.config == (predictor.config if with_config else None)
+    state = again.model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in predictor.model.state_dict().items())
+    alone = predictor if with_config else Predictor(predictor.model)
+    assert torch.equal(again.predict(IMAGE).semantic, alone.predict(IMAGE).semantic)
+
+
+def test_a_model_without_a_config_is_evaluated_on_data_of_the_command_line(run: Path, capsys: Any):
+    path = str(run / "alone.safetensors")
+    densevit.save(densevit.load(run).model, path)
+    assert main(["evaluate", path, "data.root=somewhere"]) == 2
+    assert f"{path}: these weights come without a data set. Give one with the same classes: data=FILE" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_backbone_alone_predicts_nothing(tmp_path: Path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
+    with pytest.raises(WeightsError, match=r"r18\.pth: contains only a backbone \(resnet\), which predicts nothing"):
+        densevit.load(tmp_path / "r18.pth")
+
+
+def test_tensors_without_a_header_are_an_error_with_the_fix(run: Path):
+    save_file(load_file(run / "model.safetensors"), run / "bare.safetensors")
+    with pytest.raises(
+        WeightsError, match=r"bare\.safetensors: a checkpoint of \d+ tensors without classes and config"
+    ):
+        densevit.load(run / "bare.safetensors")
+    with pytest.raises(WeightsError, match="nowhere: no such file"):
+        densevit.load(run / "nowhere")
+
+
+def test_devices(run: Path):
+    assert densevit.load(run, "cpu").device == densevit.load(run).device == torch.device("cpu")
+    assert device_of("auto").type in ("cpu", str(torch.accelerator.current_accelerator() or "cpu").split(":")[0])
+    for wrong, message in {
+        "meta": "device meta computes nothing",
+        "nonsense": "device nonsense: ",
+        "cuda:99": "device cuda:99: ",
+    }.items():
+        with pytest.raises(DensevitError, match=rf"^{re.escape(message)}"):
+            densevit.load(run, device=wrong)
