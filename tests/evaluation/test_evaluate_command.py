@@ -16,10 +16,14 @@ from densevit.cli import main
 from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.inference.loading import LoadedModel
-from densevit.interfaces import Class, Evaluator
+from densevit.interfaces import Class, Evaluator, Head
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
 CONFIG = "backbone: {name: swin}\nheads: {detection: {name: detr}}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
+
+
+class Detection(Head):
+    task, needs = "detection", ("boxes", "labels")
 
 
 @pytest.fixture
@@ -29,9 +33,13 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     Path("run").mkdir()
     Path("run/config.yaml").write_text(CONFIG)
     config = configs.load(Path("run/config.yaml"))
-    heads = {"detection": SimpleNamespace(task="detection")}
+    heads = {"detection": Detection((8,), (8,), CLASSES)}
     model = SimpleNamespace(
-        backbone=SimpleNamespace(input_size=None), multiple=16, classes={"detection": CLASSES}, heads=heads
+        backbone=SimpleNamespace(input_size=None),
+        multiple=16,
+        classes={"detection": CLASSES},
+        heads=heads,
+        target_types={},
     )
     data = SimpleNamespace(val=SimpleNamespace(classes={"detection": CLASSES}, check_labels=lambda: None))
     seen: dict[str, Any] = {"data": data}

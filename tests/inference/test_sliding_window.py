@@ -600,7 +600,8 @@ def test_predictor_and_validation_take_each_head_s_section_of_the_config():
     values = {"backbone": {"name": "x"}, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
     config = configs.from_mapping({**values, "inference": {"window": 24}})
     expected = {"segmentation": InferenceSection(window=24), "depth": InferenceSection(flip=True)}
-    assert Predictor(model, config).inference == DenseModule(model, config, None).inference == expected
+    predictor = Predictor(model, config)
+    assert predictor.inference == DenseModule(predictor).inference == expected
     others = Predictor(model, config).with_inference({"average": "probabilities"}).inference
     assert others["segmentation"] == InferenceSection(window=24, average="probabilities")
     assert others["depth"] == InferenceSection(flip=True, average="probabilities")
