@@ -238,6 +238,38 @@ class Dataset:
         return np.arange(len(self))
 
 
+class Frame(NamedTuple):
+    """A window on an image, and the size to which it is resized."""
+
+    window: Window
+    size: Size
+
+
+class Recipe:
+    """The geometry and colours of augmentation (`data.recipe`). The constructor takes `image_size` and its own options.
+
+    canvas: (h, w) to which training images are padded, or None; evaluation_canvas: the same for evaluation.
+    recoloring: random changes of colour: "none", "gentle", "photometric", or image-only transforms of albumentations.
+    """
+
+    canvas: Size | None = None
+    evaluation_canvas: Size | None = None
+    recoloring: Any = "none"
+
+    def evaluation_size(self, height: int, width: int) -> Size:
+        """Returns the size to which an image is resized for evaluation, without padding."""
+        raise NotImplementedError(f"{type(self).__name__} is a Recipe and must implement evaluation_size().")
+
+    def training_frame(
+        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
+    ) -> Frame:
+        """Draws the window on a training image and the size to which it is resized.
+
+        The image is flipped before in half of the cases. semantic: its label map (height, width), if it has one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is a Recipe and must implement training_frame().")
+
+
 class Method(nn.Module):
     """How a model is trained. The built-in method `supervised` minimises the losses of the heads.
 

@@ -149,6 +149,9 @@ def check_plugins(config: Config) -> None:
             "add a head, or set a method that trains the backbone alone."
         )
     _check(config, "data", "datasets", data.name, data)
+    if not isinstance(data.recipe, str):
+        with _sourced(config, "data.recipe"):
+            named_classes.recipe(data)
     with _sourced(config, "optim"):
         named_classes.check_optimiser(config.optim)
     with _sourced(config, "optim.schedule"):

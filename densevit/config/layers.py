@@ -108,7 +108,7 @@ def _reserved(path: Key) -> set[str] | None:
             return set(DataSection.model_fields)
         case ("heads", _):
             return set(HeadSection.model_fields)
-        case ("heads", _, "neck" | "evaluation") | ("optim", "schedule") | ("method",):
+        case ("heads", _, "neck" | "evaluation") | ("optim", "schedule") | ("data", "recipe") | ("method",):
             return {"name"}
     return None
 

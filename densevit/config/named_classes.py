@@ -8,7 +8,7 @@ from typing import Any
 
 from densevit import options as signatures
 from densevit import registry
-from densevit.config.schema import OPTIMISERS, OptimSection
+from densevit.config.schema import OPTIMISERS, DataSection, OptimSection
 from densevit.config.values import PluginSection
 from densevit.errors import PluginError
 from densevit.options import OptionError
@@ -18,6 +18,7 @@ _BASES = {
     "optimiser": "torch.optim:Optimizer",
     "callback": "pytorch_lightning:Callback",
     "logger": "pytorch_lightning.loggers:Logger",
+    "recipe": "densevit.interfaces:Recipe",
 }
 _EXAMPLES = {
     "optimiser": ("torch.optim", "RAdam"),
@@ -29,7 +30,7 @@ _MISSPELT = 0.8  # similarity of a key to a parameter of a constructor with **kw
 
 
 def load(noun: str, name: str) -> Any:
-    """Imports a class, or a function for "schedule". noun: "optimiser", "schedule", "logger" or "callback".
+    """Imports a class, or a function for "schedule". noun: "optimiser", "schedule", "logger", "callback" or "recipe".
 
     Raises PluginError if it cannot be imported or is of another kind.
     """
@@ -112,6 +113,12 @@ def schedule(section: OptimSection) -> Callable[[int, int], float] | None:
     if is_class:
         return registry.construct(found, name, options=options, where=where)
     return lambda step, steps: found(step, steps, **options)
+
+
+def recipe(section: DataSection) -> tuple[Any, dict[str, Any]]:
+    """The class of a recipe that is a `module:Class`, and its options; its first parameter is the image size."""
+    assert not isinstance(section.recipe, str)
+    return check("recipe", section.recipe.name, section.recipe.options, "data.recipe", ("image_size",))
 
 
 def check_optimiser(section: OptimSection) -> None:

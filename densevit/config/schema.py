@@ -112,10 +112,10 @@ class DataSection(OpenSection):
     """Worker processes that load images. `auto`: by the number of CPU cores."""
     image_size: Sides = None
     """Side, or `[height, width]`, of the model's input in pixels. `null`: the recipe's default."""
-    recipe: Literal["fixed", "detr", "crop", "resize"] = "fixed"
+    recipe: Annotated[Literal["fixed", "detr", "crop", "resize"] | Named, BeforeValidator(module_section)] = "fixed"
     """Augmentation in training: `fixed` resizes images to `image_size`; `detr` is the multi-scale augmentation of DETR;
     `crop` takes crops of `image_size` at random scales, as for semantic segmentation, NYU and KITTI; `resize` is
-    `fixed` without augmentation."""
+    `fixed` without augmentation. Or `module:Class` with options, `{name: my_package:MyRecipe, options}`."""
     short_side: Side | None = None
     """For `crop`: the short side of images in evaluation, and in training before random scaling. `null`: the image's
     own."""
@@ -129,7 +129,7 @@ class DataSection(OpenSection):
 
     @field_validator("recipe")
     @classmethod
-    def _crops_to_a_size(cls, recipe: str, info: ValidationInfo) -> str:
+    def _crops_to_a_size(cls, recipe: Any, info: ValidationInfo) -> Any:
         if recipe == "crop" and info.data.get("image_size", 0) is None:
             raise ValueError("'crop' needs data.image_size: the crop's side, or [height, width].")
         return recipe
@@ -139,7 +139,8 @@ class DataSection(OpenSection):
     def _belongs_to_crop(cls, value: Any, info: ValidationInfo) -> Any:
         recipe = info.data.get("recipe", "crop")  # an invalid recipe is reported on its own
         if value is not None and recipe != "crop":
-            raise ValueError(f"the recipe {recipe!r} has no such key. Leave it out, or set data.recipe: crop.")
+            name = recipe if isinstance(recipe, str) else recipe.name
+            raise ValueError(f"the recipe {name!r} has no such key. Leave it out, or set data.recipe: crop.")
         return value
 
     @field_validator("scales")

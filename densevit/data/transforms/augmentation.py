@@ -3,12 +3,13 @@
 import math
 import os
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
-from densevit.data.transforms.recipes import Recipe, Recoloring
+from densevit.data.transforms.recipes import Recoloring
 from densevit.data.transforms.resizing import (
     Types,
     Values,
@@ -19,7 +20,7 @@ from densevit.data.transforms.resizing import (
     usable_values,
     visible_values,
 )
-from densevit.interfaces import Sample, Size
+from densevit.interfaces import Recipe, Sample, Size
 from densevit.targets.types import TargetTypes
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for updates over the network
@@ -84,13 +85,16 @@ def rotation_matrix(size: Size, angle: float) -> np.ndarray:
     return np.asarray(cv2.getRotationMatrix2D(((size[1] - 1) / 2, (size[0] - 1) / 2), angle, 1.0))
 
 
-def recolored(recoloring: Recoloring) -> list[Any]:
-    """Random changes of brightness, contrast and colour, each in half of the images.
+def recolored(recoloring: Recoloring | Sequence[Any]) -> list[Any]:
+    """The given transforms of albumentations, or built-in changes of brightness, contrast and colour, each in half of
+    the images.
 
     photometric: SSD's (Liu et al. 2016) as mmsegmentation has it, with contrast either before or after the colours:
     brightness by up to 32 of 255, contrast and saturation by 0.5 to 1.5, hue by up to 18 of OpenCV's 180. Saturation is
     torchvision's, a blend with grey, where mmsegmentation multiplies that of HSV; numbers are rounded after each step.
     """
+    if not isinstance(recoloring, str):
+        return list(recoloring)
     if recoloring == "none":
         return []
     if recoloring == "gentle":

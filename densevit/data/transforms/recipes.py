@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal
 
 import cv2
 import numpy as np
 
 from densevit.errors import ConfigError
-from densevit.interfaces import IGNORE, Size, Window
+from densevit.interfaces import IGNORE, Frame, Recipe, Size
 
 Recoloring = Literal["none", "gentle", "photometric"]
 
@@ -24,35 +24,6 @@ SCALES = (0.5, 2.0)  # of `crop`, by default
 _LARGEST_SHARE = 0.75  # of one class in the labelled pixels of a crop
 _CROP_TRIES = 10
 _LONGEST = 4  # the maximum of the long side over the short side in `crop`: mmsegmentation's (2048, 512)
-
-
-class Frame(NamedTuple):
-    """A window on an image, and the size to which it is resized."""
-
-    window: Window
-    size: Size
-
-
-class Recipe(Protocol):
-    """canvas: (h, w) to which training images are padded, or None; evaluation_canvas: the same for evaluation.
-
-    recoloring: colour augmentation, gentle or by SSD's photometric distortion.
-    """
-
-    @property
-    def canvas(self) -> Size | None: ...
-
-    @property
-    def evaluation_canvas(self) -> Size | None: ...
-
-    @property
-    def recoloring(self) -> Recoloring: ...
-
-    def evaluation_size(self, height: int, width: int) -> Size: ...
-
-    def training_frame(
-        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
-    ) -> Frame: ...
 
 
 def build_recipe(
@@ -91,7 +62,7 @@ def build_recipe(
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Recipe):
     """One size for all images: the long side, or bounds (h, w). Training zooms half of the images by up to 1.25.
 
     Zooming in crops; zooming out makes the image smaller, with more padding in the batch.
@@ -101,12 +72,12 @@ class Fixed:
     recoloring: Recoloring = "gentle"
 
     @property
-    def canvas(self) -> Size | None:
+    def canvas(self) -> Size | None:  # type: ignore[override]  # read-only
         """(h, w) that images are padded to, where two numbers were given."""
         return self.target if isinstance(self.target, tuple) else None
 
     @property
-    def evaluation_canvas(self) -> Size | None:
+    def evaluation_canvas(self) -> Size | None:  # type: ignore[override]
         """The same one."""
         return self.canvas
 
@@ -132,7 +103,7 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Detr:
+class Detr(Recipe):
     """Carion et al. 2020, appendix A.4: a random short side; in half of the images, of a random crop.
 
     The paper resizes, crops and resizes again. Here the crop is computed on the original image, resampled once.
@@ -170,7 +141,7 @@ class Detr:
 
 
 @dataclass(frozen=True)
-class Crop:
+class Crop(Recipe):
     """The usual recipe for semantic segmentation, as in mmsegmentation: a random scale and a crop of mixed classes.
 
     canvas: (h, w) of the crop. short_side: the short side in evaluation, to which scales are relative; None for the

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.data.transforms.recipes import Recipe, build_recipe
+from densevit import registry
+from densevit.config import named_classes
+from densevit.data.transforms.recipes import build_recipe
 from densevit.errors import DataError
-from densevit.interfaces import Sample, Size, TargetType
+from densevit.interfaces import Recipe, Sample, Size, TargetType
 from densevit.targets.types import TargetTypes, is_metadata
 
 if TYPE_CHECKING:
@@ -33,7 +35,12 @@ class TrainingTransform(Protocol):
 
 def build_evaluation_transform(section: "DataSection") -> "EvaluationTransform":
     """The evaluation transform of a data section."""
-    return EvaluationTransform(build_recipe(section.recipe, section.image_size, section.short_side, section.scales))
+    if isinstance(section.recipe, str):
+        recipe = build_recipe(section.recipe, section.image_size, section.short_side, section.scales)
+    else:
+        kind, options = named_classes.recipe(section)
+        recipe = registry.construct(kind, section.recipe.name, section.image_size, options=options, where="data.recipe")
+    return EvaluationTransform(recipe)
 
 
 class EvaluationTransform:

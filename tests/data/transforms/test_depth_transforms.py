@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.recipes import Frame, build_recipe
+from densevit.data.transforms.recipes import build_recipe
 from densevit.data.transforms.resizing import EvaluationTransform
-from densevit.interfaces import Sample
+from densevit.interfaces import Frame, Sample
 from densevit_heads.dpt import DptDepth
 
 HEIGHT, WIDTH = 120, 200

@@ -16,10 +16,10 @@ from torch.nn import functional
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
 from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.recipes import Fixed, Frame, build_recipe, resize_short_side
+from densevit.data.transforms.recipes import Fixed, build_recipe, resize_short_side
 from densevit.data.transforms.resizing import resize_image
 from densevit.errors import ConfigError, DataError
-from densevit.interfaces import IGNORE, Sample
+from densevit.interfaces import IGNORE, Frame, Sample
 from densevit.targets import Depth, InstanceMasks
 
 COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]], np.uint8)

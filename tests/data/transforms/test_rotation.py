@@ -9,9 +9,8 @@ import torch
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.recipes import Frame
 from densevit.errors import ConfigError
-from densevit.interfaces import IGNORE, Sample
+from densevit.interfaces import IGNORE, Frame, Sample
 
 HEIGHT, WIDTH, LIMIT = 120, 200, 15.0
 

@@ -1,0 +1,59 @@
+"""A recipe that a config names as module:Class."""
+
+import albumentations as A
+import numpy as np
+import pytest
+import torch
+
+from densevit import config
+from densevit.config import DataSection
+from densevit.data.build import build_transforms
+from densevit.errors import ConfigError
+from densevit.interfaces import Frame, Recipe, Size
+
+NAME = f"{__name__}:Quarter"
+
+
+class Quarter(Recipe):
+    """Trains on a quarter of each image, inverted; evaluates on whole images."""
+
+    def __init__(self, image_size: int | Size | None, corner: str = "top left", inverted: bool = True) -> None:
+        self.size = image_size if isinstance(image_size, tuple) else (image_size or 32,) * 2
+        self.bottom, self.right = "bottom" in corner, "right" in corner
+        self.recoloring = [A.InvertImg(p=1)] if inverted else "none"
+
+    def evaluation_size(self, height: int, width: int) -> Size:
+        return self.size
+
+    def training_frame(self, height, width, rng, semantic=None) -> Frame:
+        top, left = self.bottom * height // 2, self.right * width // 2
+        return Frame((top, left, top + height // 2, left + width // 2), self.size)
+
+
+def test_custom_recipe_crops_and_recolors():
+    section = DataSection(name="scenes", image_size=(20, 30), recipe={"name": NAME, "corner": "bottom right"})
+    train, evaluation = build_transforms(section)
+    image = torch.full((3, 40, 60), 200, dtype=torch.uint8)
+    semantic = torch.zeros(40, 60, dtype=torch.uint8)
+    semantic[20:], semantic[:, :30] = 2, semantic[:, :30] + 1
+    sample = {"image": image, "targets": {"image_id": 1, "semantic": semantic}}
+    found = train(sample, np.random.default_rng(0))
+    assert found["image"].shape == (3, 20, 30) and (found["image"] == 55).all()
+    assert set(found["targets"]["semantic"].unique().tolist()) <= {2, 3}  # the lower half
+    assert evaluation(sample)["image"].shape == (3, 20, 30)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"name": NAME, "corners": "top"}, r"data\.recipe\.corners is not an option of .* Did you mean 'corner'"),
+        ({"name": "collections:OrderedDict"}, r"the class OrderedDict, which is not a densevit\.interfaces\.Recipe"),
+        ("no_such_module:Crop", r"data\.recipe\.name: .*no module 'no_such_module'"),
+    ],
+)
+def test_invalid_recipe_error_names_the_key(recipe, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loaded = config.load("detr_swin")
+    section = DataSection(name="scenes", image_size=96, recipe=recipe)
+    with pytest.raises(ConfigError, match=message):
+        config.check_plugins(loaded.model_copy(update={"data": section}))
