@@ -350,7 +350,7 @@ def _install_hint(plugin: Plugin, package: str) -> str:
 
 def _noun(group: str) -> str:
     """The interface in messages: "backbone", "checkpoint layout"."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", INTERFACES[group]).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", INTERFACES.get(group, group)).lower()
 
 
 def _described(plugin: Plugin) -> str:
