@@ -23,6 +23,7 @@ from densevit.training.evaluators import METHOD, build_evaluators, flat_metrics,
 from densevit.training.optim import build_optimizer, group_options, learning_rate, schedule
 from densevit.training.supervised import Supervised
 from densevit.training.trainer_steps import images_per_step, optimizer_steps
+from densevit.training.unused_parameters import freeze_unused
 from densevit.training.validation_images import truths, validation_dataset, validation_loader
 from densevit.training.validation_loss import ValidationLoss, image_losses, method_losses, with_heads
 
@@ -66,12 +67,22 @@ class DenseModule(lightning.LightningModule):
         self._resumed = False
 
     def setup(self, stage: str) -> None:
-        """Raises DataError or ConfigError if the data of a `DenseDataModule` does not suit the model."""
+        """Freezes unused parameters in several processes, which would wait for their gradients.
+
+        Raises DataError or ConfigError if the data of a `DenseDataModule` does not suit the model.
+        """
+        if stage == "fit" and self.trainer.world_size > 1 and self.budget is None:  # a run has done it
+            freeze_unused(self.model)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, DenseDataModule):
             check_classes(data.data, self.model)
             if stage == "fit" and self.method.needs_labels:
                 check_heads(data.data, self.model)
+
+    @property
+    def _logs(self) -> bool:
+        """Whether losses and metrics are logged by Lightning; in a run, `StepMetrics` does it."""
+        return self.budget is None and bool(self.trainer.loggers)
 
     # ---- training ----
 
@@ -83,9 +94,8 @@ class DenseModule(lightning.LightningModule):
         loss = torch.stack(list(losses.values())).sum()
         terms = {name: term.detach() for name, term in losses.items()}
         size = len(batch["images"])
-        own = self.budget is None and bool(self.trainer.loggers)  # in a run, `StepMetrics` logs them
-        self.log("train/loss", loss.detach(), prog_bar=True, logger=own, batch_size=size)
-        if own:
+        self.log("train/loss", loss.detach(), prog_bar=True, logger=self._logs, batch_size=size)
+        if self._logs:
             self.log_dict({f"train/{name}": term for name, term in terms.items()}, batch_size=size)
         return {"loss": loss, "terms": terms}
 
@@ -173,7 +183,8 @@ class DenseModule(lightning.LightningModule):
             join_processes(evaluator)
         self.metrics = flat_metrics({name: evaluator.compute() for name, evaluator in self.evaluators.items()})
         # On the CPU: MPS has no float64.
-        self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in self.metrics.items()})
+        values = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.metrics.items()}
+        self.log_dict(values, logger=self._logs)
 
     # ---- batches ----
 

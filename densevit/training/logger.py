@@ -1,7 +1,6 @@
 """`metrics.csv`: one row per logged step or validation. A resumed run appends to it."""
 
 import csv
-import math
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -60,8 +59,7 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        # In rows of validations, undefined metrics are left out. A loss of nan stays.
-        row = {"step": step, **{k: v for k, v in metrics.items() if k.startswith("train/") or not math.isnan(v)}}
+        row = {"step": step, **metrics}
         new = [name for name in row if name not in self.columns]
         if new:
             rows = self.rows()

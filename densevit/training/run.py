@@ -252,6 +252,8 @@ def _run(
             if best.best_epoch.best is None:  # stopped before the first validation: the current weights
                 model_file.save(model, folder / "model.safetensors", config)
                 metrics_file.write({}, folder / "metrics.json")
+            if not stopped_by and trainer.global_step < budget.steps:
+                console.print(f"A callback ended the training at step {trainer.global_step:,} of {budget.steps:,}.")
             finish(console, folder, config, data, bool(stopped_by))
             if stopped_by == getattr(signal, "SIGUSR1", -1):
                 console.print(requeue())

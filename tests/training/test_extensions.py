@@ -1,6 +1,8 @@
 """Callbacks and loggers that a config names, and how they are checked, restored and placed."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from pytorch_lightning.loggers import CSVLogger
 from densevit import config as configs
 from densevit.config import TrainerSection
 from densevit.errors import ConfigError, PluginError
+from densevit.training.callbacks.checkpointing import RunFolder
 from densevit.training.extensions import build_callbacks, build_loggers, check_callbacks
 from densevit.training.logger import MetricsCsv
 from densevit.training.run import fit, resume, train
@@ -146,6 +149,27 @@ def test_early_stopping_ends_a_run_with_a_complete_folder(tiny: Path, tmp_path: 
     assert run.metrics["detection/AP"] in seen.values  # exact, although Lightning's own log would round to float32
 
 
+def test_early_stopping_goes_on_where_an_interrupted_run_left_it(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = [f"trainer.callbacks=[{STOPPING}, min_delta: 0.5}}]", "optim.lr=1e-9", "trainer.evaluate_every=0.25"]
+    original = RunFolder.on_train_batch_end
+
+    def interrupt(self: RunFolder, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step == 5:  # validations were after steps 2 and 4
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self, trainer, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "on_train_batch_end", interrupt)
+        run = fit(tiny, named, run_dir=tmp_path / "run")
+    assert run.stopped_by == signal.SIGINT
+    assert fit(resume=run.path).stopped_by == 0
+    checkpoint = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
+    [state] = [value for key, value in checkpoint["callbacks"].items() if key.startswith("EarlyStopping")]
+    assert (checkpoint["global_step"], state["wait_count"]) == (6, 2)
+
+
 def test_a_callbacks_state_is_restored(tiny: Path, tmp_path: Path) -> None:
     named = f"trainer.callbacks=[{{name: {__name__}:Seen}}]"
     run = train(configs.load(tiny, [named, "trainer.max_steps=4", "trainer.evaluate_every=0.5"]), tmp_path / "run")
@@ -182,6 +206,7 @@ def test_loggers_get_every_metric_and_the_runs_folder(tiny: Path, tmp_path: Path
     ]
     rows = MetricsCsv(run.path / "metrics.csv").rows()
     [row] = [row for row in rows if row["detection/AP"]]
+    assert row["step"] == "1"  # the number of steps before it
     assert float(row["detection/AP"]) == json.loads((run.path / "metrics.json").read_text())["detection/AP"]
     for path in tables:
         text = path.read_text()

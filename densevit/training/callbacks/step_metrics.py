@@ -1,15 +1,18 @@
-"""Logging of losses and the learning rate."""
+"""Logging of losses, the learning rate and the metrics."""
 
+import math
 from typing import Any
 
 import pytorch_lightning as lightning
 import torch
 
 from densevit.losses.distributed import mean_over_processes
+from densevit.training.dense_module import DenseModule
 
 
 class StepMetrics(lightning.Callback):
-    """Logs every `log_every_n_steps`-th optimiser step: the loss and its terms, averaged over processes, and the rate.
+    """Logs every `log_every_n_steps`-th optimiser step: the loss and its terms, averaged over processes, and the rate;
+    and after each validation the metrics that are defined.
 
     It must precede the checkpointing callback, so that the row of a checkpoint's step is written before the checkpoint.
     Lightning itself logs after all callbacks, and a run killed in between would lose that row.
@@ -34,3 +37,9 @@ class StepMetrics(lightning.Callback):
         metrics |= {"train/lr": pl_module.learning_rate, "epoch": trainer.current_epoch}
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step - 1)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, DenseModule)
+        defined = {name: value for name, value in pl_module.metrics.items() if not math.isnan(value)}
+        for logger in trainer.loggers:  # with the number of steps before it; Lightning's own would be one less
+            logger.log_metrics({"epoch": trainer.current_epoch, **defined}, trainer.global_step)
