@@ -1,6 +1,7 @@
 """The result of a prediction: one type for all heads."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -72,13 +73,16 @@ class Result(Mapping[str, Any]):
 
     @property
     def maps(self) -> dict[str, Tensor]:
-        """The predictions with one value per pixel, (H, W) or (C, H, W), by name."""
-        keys = {key for head, found in self._predictions.items() for key in found if self._is_map(head, key)}
-        return {key: self._predictions[self._head_of(key)][key] for key in sorted(keys)}
+        """The predictions with one value per pixel, (H, W) or (C, H, W), by name; HEAD/NAME if heads share one."""
+        found = [(head, key, value) for head, own in self._predictions.items() for key, value in own.items()]
+        maps = [(head, key, value) for head, key, value in found if self._is_map(head, key)]
+        count = Counter(key for _, key, _ in maps)
+        return {key if count[key] == 1 else f"{head}/{key}": value for head, key, value in maps}
 
     def __getattr__(self, key: str) -> Any:
         if key.startswith("_"):
             raise AttributeError(key)
+        key = "labels" if key == "names" else key  # Python comes here after an AttributeError in a property
         return self._predictions[self._head_of(key)][key]
 
     def __getitem__(self, key: str) -> Any:

@@ -1,5 +1,6 @@
 """`densevit.load` and `densevit.save`; checkpoints of other projects are in tests/weights/test_convert.py."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,19 @@ def test_a_saved_model_comes_back_to_the_last_bit(run: Path, with_config: bool):
     assert torch.equal(again.predict(IMAGE).semantic, alone.predict(IMAGE).semantic)
 
 
-def test_a_model_without_a_config_is_evaluated_on_data_of_the_command_line(run: Path, capsys: Any):
-    path = str(run / "alone.safetensors")
-    densevit.save(densevit.load(run).model, path)
-    assert main(["evaluate", path, "data.root=somewhere"]) == 2
+def test_a_model_without_a_config_is_evaluated_on_data_of_the_command_line(tmp_path: Path, capsys: Any):
+    data = ["data.name=scenes", "data.image_size=32", "data.val_length=2", "data.num_workers=0"]
+    values = {**VALUES, "data": {"name": "scenes"}}
+    classes = densevit.build_data(configs.from_mapping(values)).classes["segmentation"]
+    predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"seg": "setr"}, {"seg": classes})
+    path = str(tmp_path / "alone.safetensors")
+    densevit.save(predictor, path)
+    assert main(["evaluate", path, "data.batch_size=2"]) == 2
     assert f"{path}: these weights come without a data set. Give one with the same classes: data=FILE" in (
         capsys.readouterr().err
     )
+    assert main(["evaluate", path, *data, "trainer.accelerator=cpu", "--out", str(tmp_path / "found")]) == 0
+    assert 0 <= json.loads((tmp_path / "found" / "metrics.json").read_text())["seg/mIoU"] <= 1
 
 
 def test_a_backbone_alone_predicts_nothing(tmp_path: Path):

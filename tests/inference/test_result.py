@@ -50,7 +50,7 @@ def test_predictions_are_attributes_of_one_head_and_of_several():
         assert found.names == ["dog", "cat", "dog"]
         assert not hasattr(found, "masks")
     assert detection().maps == {}
-    assert [*both().maps] == ["depth", "semantic"]
+    assert [*both().maps] == ["semantic", "depth"]
     assert torch.equal(both().maps["semantic"], semantic()) and torch.equal(both().semantic, semantic())
 
 
@@ -81,7 +81,11 @@ def test_a_missing_or_ambiguous_prediction_is_an_error_that_lists_them():
         AttributeError, match=r"boxes is predicted by the heads cars and people. .*result\['cars'\].boxes"
     ):
         _ = two.boxes
+    with pytest.raises(AttributeError, match="labels is predicted by the heads cars and people"):
+        _ = two.names
     assert two["people"].names == ["dog", "cat", "dog"]
+    maps = {"a": {"semantic": semantic()}, "b": {"semantic": semantic(), "depth": torch.ones(4, 6)}}
+    assert [*Result(IMAGE, (4, 6), maps, {"a": ALL, "b": ALL}).maps] == ["a/semantic", "b/semantic", "depth"]
 
 
 def test_a_threshold_leaves_out_objects_and_keeps_maps():
