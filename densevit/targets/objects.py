@@ -306,14 +306,18 @@ class Keypoints(ObjectType):
         truth: Mapping[str, Any] | None,
         classes: Sequence[Class],
     ) -> None:
-        """Labelled keypoints and the skeleton between them, in the colours of the classes."""
+        """Labelled keypoints and the skeleton between them, in the colours of the classes.
+
+        Keypoints of another number than this type's names are drawn without a skeleton.
+        """
         for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
             if canvas is None or result is None or key not in result:
                 continue
             labels = result.get("labels", np.zeros(len(result[key]), np.int64))
+            skeleton = self.skeleton if result[key].shape[1] == len(self.names) else ()
             for points, label in zip(result[key], labels, strict=True):
                 color, shown = classes[label].color if classes else (230, 60, 40), points[:, 2] > 0
-                lines = [points[[a, b], :2] for a, b in self.skeleton if shown[a] and shown[b]]
+                lines = [points[[a, b], :2] for a, b in skeleton if shown[a] and shown[b]]
                 canvas.lines(np.array(lines).reshape(-1, 2, 2), color)
                 canvas.points(points[shown, :2], color)
 
@@ -321,7 +325,8 @@ class Keypoints(ObjectType):
         """`keypoints`: x, y and visibility or score of all keypoints in a row."""
         moved = value.astype(np.float64)
         moved[..., :2] -= 0.5
-        return [{"keypoints": points} for points in _unlabelled_as_zeros(moved).reshape(len(value), -1).tolist()]
+        rows = _unlabelled_as_zeros(moved).reshape(len(value), 3 * value.shape[1])
+        return [{"keypoints": points} for points in rows.tolist()]
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
         values = np.array([one["keypoints"] for one in encoded], np.float64).reshape(-1, len(self.names), 3)

@@ -102,11 +102,13 @@ def usable_values(sample: Sample, types: Types) -> Values:
     id for an invalid value and for values per object of different lengths.
     """
     size, targets = image_size(sample), sample["targets"]
-    values = {key: as_array(value) for key, value in targets.items() if key in types and not is_metadata(value)}
+    values = {key: as_array(value) for key, value in targets.items() if key in types}
     for key, value in values.items():
         try:
             if types[key].per != "image" and not isinstance(value, np.ndarray):
                 raise DataError(f"is a {type(value).__name__}; expected a tensor.")
+            if types[key].per == "object" and value.ndim == 0:
+                raise DataError("is a single number; expected one row per object.")
             types[key].check(value, size)
         except DataError as error:
             raise DataError(f"image {targets.get('image_id')!r}: {key} {error}") from None

@@ -19,8 +19,8 @@ from densevit.data.transforms.augmentation import Augmentation
 from densevit.data.transforms.recipes import Fixed, build_recipe, resize_short_side
 from densevit.data.transforms.resizing import resize_image
 from densevit.errors import ConfigError, DataError
-from densevit.interfaces import IGNORE, Frame, Sample
-from densevit.targets import Depth, InstanceMasks
+from densevit.interfaces import IGNORE, Frame, Sample, TargetType
+from densevit.targets import Depth, InstanceMasks, TargetTypes
 
 COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]], np.uint8)
 
@@ -482,6 +482,46 @@ def test_invalid_plugin_targets_are_named() -> None:
             evaluation(sample)
         with pytest.raises(DataError, match=expected):
             train(sample, np.random.default_rng(0))
+
+
+class Yaw(TargetType):
+    """An angle of the image; a flip changes its sign."""
+
+    def check(self, value: Any, size: tuple[int, int]) -> None:
+        if not -180 <= value <= 180:
+            raise DataError(f"is {value}; expected -180 to 180.")
+
+    def hflip(self, value: Any, size: tuple[int, int]) -> Any:
+        return -value
+
+
+def test_a_number_with_a_type_follows_its_image() -> None:
+    image = torch.zeros(3, 20, 20, dtype=torch.uint8)
+    image[:, :, :10] = 255
+    sample: Sample = {"image": image, "targets": {"image_id": 7, "yaw": 30.0}}
+    augment = Augmentation(Fixed(None, recoloring="none"))
+    seen = set()
+    for seed in range(8):
+        augmented = augment(sample, np.random.default_rng(seed), TargetTypes({"yaw": Yaw()}))
+        flipped = bool(augmented["image"][0, 0, -1])
+        assert augmented["targets"]["yaw"] == (-30 if flipped else 30)
+        seen.add(flipped)
+    assert seen == {True, False}
+    sample["targets"]["yaw"] = 200.0
+    with pytest.raises(DataError, match="image 7: yaw is 200.0; expected -180 to 180"):
+        augment(sample, np.random.default_rng(0), TargetTypes({"yaw": Yaw()}))
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [(None, "a NoneType"), ([1, 2], "a list"), (torch.tensor(1.0), "a single")]
+)
+def test_values_per_object_are_tensors(value: Any, found: str) -> None:
+    sample: Sample = {
+        "image": torch.zeros(3, 8, 8, dtype=torch.uint8),
+        "targets": {"image_id": "a.jpg", "labels": value},
+    }
+    with pytest.raises(DataError, match=f"image 'a.jpg': labels is {found}.*; expected"):
+        build_transforms(section(image_size=8))[1](sample)
 
 
 # ---- resampling ----

@@ -1,0 +1,452 @@
+"""Two tasks of third-party distributions, poses and surface normals, through every command, installed as by pip."""
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from densevit.cli import main
+from densevit.config import load as load_config
+from densevit.data.build import build_data
+
+POSES = """
+seed: 0
+backbone: {name: mynet, width: 32}
+heads: {poses: {name: pose_grid}}
+data:
+  {name: figures, side: 64, image_size: 64, recipe: resize, batch_size: 8, num_workers: 0, length: 256, val_length: 16}
+optim: {lr: 5e-3}
+trainer: {max_steps: 150, accelerator: cpu, precision: 32}
+"""
+NORMALS = """
+seed: 0
+backbone: {name: mynet, width: 16}
+heads: {normals: {name: normals}}
+data: {name: solids, image_size: 64, batch_size: 8, num_workers: 0, length: 64, val_length: 4}
+optim: {lr: 5e-3}
+trainer: {max_steps: 60, accelerator: cpu, precision: 32}
+"""
+FIGURE_COLOR = (240, 90, 30)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def site(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Iterator[Path]:
+    """The distributions mynet, poses and normals as wheels, installed as by pip into a folder on the path."""
+    folder = tmp_path_factory.mktemp("site")
+    build = "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])"
+    for name in ("", "poses", "normals"):
+        source = tmp_path_factory.mktemp("source") / "package"
+        shutil.copytree(project / "tests" / "third_party" / name, source)
+        subprocess.run([sys.executable, "-c", build, str(folder)], cwd=source, check=True, capture_output=True)
+    for wheel in folder.glob("*.whl"):
+        zipfile.ZipFile(wheel).extractall(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield folder
+    for module in [name for name in sys.modules if name.partition(".")[0] in ("mynet", "poses", "normals")]:
+        del sys.modules[module]
+
+
+@pytest.fixture(scope="module")
+def trained(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """`trained(name, config)`: a folder with what `train`, `evaluate` and `predict` wrote; each is run once.
+
+    run/, evaluated/, and predicted/, from the validation images in images/, whose names are their ids.
+    """
+    folders: dict[str, Path] = {}
+
+    def trained(name: str, config: str) -> Path:
+        if name not in folders:
+            folders[name] = folder = tmp_path_factory.mktemp(name)
+            (folder / f"{name}.yaml").write_text(config)
+            run = str(folder / "run")
+            assert main(["train", str(folder / f"{name}.yaml"), "--run-dir", run]) == 0
+            assert main(["evaluate", run, "--out", str(folder / "evaluated")]) == 0
+            (folder / "images").mkdir()
+            for sample in validation_samples(folder):
+                pixels = sample["image"].permute(1, 2, 0).numpy()
+                Image.fromarray(pixels).save(folder / "images" / f"{sample['targets']['image_id']}.png")
+            arguments = ["--out", str(folder / "predicted"), "--device", "cpu"]
+            assert main(["predict", run, str(folder / "images"), *arguments]) == 0
+        return folders[name]
+
+    return trained
+
+
+@pytest.fixture
+def poses(trained: Callable[[str, str], Path]) -> Path:
+    return trained("poses", POSES)
+
+
+@pytest.fixture
+def normals(trained: Callable[[str, str], Path]) -> Path:
+    return trained("normals", NORMALS)
+
+
+def validation_samples(folder: Path) -> list[Any]:
+    data = build_data(load_config(next(folder.glob("*.yaml")))).val
+    return [data[index] for index in range(len(data))]
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def drawn(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def losses(run: Path) -> list[float]:
+    lines = (run / "metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("train/loss")
+    return [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
+
+
+# ---- keypoints ----
+
+
+def test_a_third_party_keypoint_head_learns(poses):
+    metrics = read(poses / "run" / "metrics.json")
+    assert metrics["poses/AP"] > 0.3 and metrics["poses/AP50"] > 0.7
+    assert np.mean(losses(poses / "run")[-3:]) < 0.5 * losses(poses / "run")[0]
+    assert metrics == read(poses / "evaluated" / "metrics.json")
+
+
+@pytest.mark.parametrize("file", ["evaluated/detections.json", "predicted/predictions.json"])
+def test_keypoint_metrics_equal_those_of_pycocotools_on_the_written_files(file, poses, tmp_path):
+    """With ground truth from the data set itself, written here in COCO's format."""
+    samples = validation_samples(poses)
+    annotations = []
+    for targets in (sample["targets"] for sample in samples):
+        for n, (x0, y0, x1, y1) in enumerate(targets["boxes"].tolist()):
+            points = [(x - 0.5, y - 0.5, v) if v else (0, 0, 0) for x, y, v in targets["keypoints"][n].tolist()]
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": targets["image_id"],
+                "category_id": 7,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": targets["area"][n].item(),
+                "iscrowd": int(targets["iscrowd"][n]),
+                "keypoints": [number for point in points for number in point],
+                "num_keypoints": sum(v > 0 for _, _, v in points),
+            }
+            annotations.append(annotation)
+    assert {annotation["iscrowd"] for annotation in annotations} == {0, 1}
+    assert {annotation["num_keypoints"] for annotation in annotations} > {0, 5}  # some are outside of the image
+    images = [{"id": sample["targets"]["image_id"]} for sample in samples]
+    dataset = {"images": images, "annotations": annotations, "categories": [{"id": 7, "name": "figure"}]}
+    (tmp_path / "truth.json").write_text(json.dumps(dataset))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(tmp_path / "truth.json"))
+        evaluation = COCOeval(truth, truth.loadRes(str(poses / file)), "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.array([0.05, 0.08, 0.08, 0.1, 0.1])
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    names = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+    expected = {f"poses/{name}": value for name, value in zip(names, evaluation.stats, strict=True)}
+    found = read(poses / "evaluated" / "metrics.json")
+    assert {name: -1 if value is None else value for name, value in found.items()} == pytest.approx(expected)
+
+
+def test_states_of_several_processes_are_joined(poses):
+    from poses.evaluation import KeypointAP
+    from poses.figures import Figures
+    from poses.types import FIGURE, Tilt
+
+    data, rng = Figures("val", val_length=8), np.random.default_rng(0)
+    samples = [data[index]["targets"] for index in range(8)]
+    evaluators = [KeypointAP(data.classes["keypoints"]) for _ in range(3)]
+    for n, truth in enumerate(samples):
+        found = {key: truth[key] for key in ("boxes", "labels", "tilt")}
+        found["keypoints"] = truth["keypoints"] + torch.tensor(rng.normal(0, 2, truth["keypoints"].shape))
+        found["scores"] = torch.tensor(rng.random(len(truth["boxes"])))
+        for evaluator in (evaluators[0], evaluators[1 + n % 2]):
+            evaluator.update([found], [truth])
+    expected = evaluators[0].compute()
+    evaluators[1].merge([evaluator.state() for evaluator in evaluators[1:]])
+    assert 0.1 < expected["AP"] < 0.95
+    assert evaluators[1].compute() == pytest.approx(expected, nan_ok=True)
+    entries = [entry for entry in evaluators[0].results() if entry["image_id"] == samples[0]["image_id"]]
+    assert Tilt().decode(entries, ()) == pytest.approx(samples[0]["tilt"].numpy())
+    assert FIGURE.decode(entries, ()).shape == samples[0]["keypoints"].shape
+
+
+def test_keypoints_are_written_per_object(poses):
+    found, evaluated = read(poses / "predicted" / "predictions.json"), read(poses / "evaluated" / "detections.json")
+    assert len(found) == len(evaluated)
+    assert {entry["image_id"] for entry in found} <= set(range(1, 17))
+    for entry, other in zip(sorted(found, key=str), sorted(evaluated, key=str), strict=True):
+        assert list(entry) == ["image_id", "bbox", "score", "category_id", "keypoints", "tilt"]
+        assert entry["category_id"] == 7 and len(entry["keypoints"]) == 15 and -180 <= entry["tilt"] <= 180
+        assert entry["keypoints"] == pytest.approx(other["keypoints"], abs=1e-3)
+
+
+def test_keypoints_skeletons_and_tilts_are_drawn(poses):
+    points, lines = [], []
+    for image_id in range(1, 17):
+        found = [entry for entry in read(poses / "predicted" / "predictions.json") if entry["image_id"] == image_id]
+        pixels = drawn(poses / "predicted" / "drawn" / f"{image_id}.jpg")
+        zoom, last = len(pixels) // 64, len(pixels) - 2
+        for entry in (entry for entry in found if entry["score"] >= 0.5):
+            keypoints = (np.array(entry["keypoints"]).reshape(5, 3)[:, :2] + 0.5) * zoom
+            for x, y in keypoints.clip(1, last).round().astype(int):
+                points.append(pixels[y, x])
+            for x, y in ((keypoints[0] + keypoints[1:]) / 2).clip(1, last).round().astype(int):
+                lines.append(pixels[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3))
+        tilted = (pixels[..., 0] > 170) & (pixels[..., 2] > 170) & (pixels[..., 1] < 110)  # magenta
+        assert tilted.any() == any(entry["score"] >= 0.5 for entry in found)
+    assert len(points) > 20
+    assert np.mean(np.abs(np.array(points) - FIGURE_COLOR).sum(axis=1) < 120) > 0.8  # some are below a label
+    redness = [max(one[:, 0] - one[:, 2]) for one in lines]  # bones are grey in the image
+    assert np.mean(np.array(redness) > 60) > 0.8
+
+
+def test_the_report_shows_metrics_and_visualizations(poses, normals):
+    for folder, head, metric in ((poses, "poses", "AP50"), (normals, "normals", "below11.25")):
+        page = (folder / "run" / "report.html").read_text()
+        assert f"<th>{metric}</th>" in page
+        captions = re.findall(r'<img src="data:image/jpeg;base64,[^"]{1000,}" alt="([^"]*)"', page)
+        names = sorted(path.stem for path in (folder / "run" / "predictions").iterdir())
+        assert captions == names and names[0].startswith(f"{head}-") and len(names) >= 4
+
+
+def test_ground_truth_is_drawn_beside_predictions(poses):
+    [name] = [path for path in (poses / "run" / "predictions").iterdir() if path.stem == "poses-3"]
+    sample = next(s for s in validation_samples(poses) if s["targets"]["image_id"] == 3)["targets"]
+    pixels = drawn(name)
+    zoom = (pixels.shape[1] // 2) // 64
+    top = len(pixels) - 64 * zoom
+    labelled = sample["keypoints"][sample["keypoints"][..., 2] > 0][:, :2].numpy()
+    assert len(labelled)
+    at = (labelled * zoom).clip(0, 64 * zoom - 1).astype(int)
+    colors = pixels[top + at[:, 1], at[:, 0]]
+    assert np.mean(np.abs(colors - FIGURE_COLOR).sum(axis=1) < 120) > 0.8
+
+
+@pytest.mark.parametrize("recipe", ["fixed", "crop, rotation: 30"])
+def test_training_batches_keep_left_and_right(recipe, tmp_path):
+    """Figures raise their left hand, and the background is darker on the left; the mirror image shows a right hand."""
+    (tmp_path / "poses.yaml").write_text(POSES.replace("recipe: resize", f"recipe: {recipe}"))
+    raised = []
+    for batch in build_data(load_config(tmp_path / "poses.yaml", ["data.length=64"])).train_loader():
+        for image, targets in zip(batch["images"].float(), batch["targets"], strict=True):
+            h, w = targets["size"]
+            for points, tilt in zip(targets["keypoints"].double(), targets["tilt"].double(), strict=True):
+                up = torch.stack([tilt.sin(), -tilt.cos()])
+                seen = points[:, 2] > 0
+                if seen[[0, 3, 4]].all():  # the tilt is the direction from the feet to the head
+                    direction = points[0, :2] - points[3:, :2].mean(0)
+                    assert torch.allclose(direction / direction.norm(), up, atol=0.03)
+                if not seen[[1, 2]].all():
+                    continue
+                left, right = points[1, :2], points[2, :2]
+                assert (left - right) @ torch.stack([-up[1], up[0]]) > 0  # as seen from the front
+                flipped = image[:, :h, 0].mean() > image[:, :h, w - 1].mean()
+                raised.append((bool(flipped), "left" if (left - right) @ up > 0 else "right"))
+                for x, y in points[[1, 2], :2].tolist():
+                    if 1 < x < w - 2 and 1 < y < h - 2:  # hands are green
+                        color = image[:, int(y), int(x)]
+                        assert color[1] > color[0] and color[1] > color[2]
+    if recipe == "fixed":  # rotation brings in black corners
+        assert set(raised) == {(False, "left"), (True, "right")}
+    assert {hand for _, hand in raised} == {"left", "right"}
+
+
+# ---- surface normals ----
+
+
+def test_a_third_party_normals_head_learns(normals):
+    metrics = read(normals / "run" / "metrics.json")
+    truth = torch.stack([sample["targets"]["normals"] for sample in validation_samples(normals)])
+    known = (truth != 0).any(1)
+    facing = torch.rad2deg(torch.acos(-truth[:, 2][known])).mean().item()  # error of a plane that faces the camera
+    assert metrics["normals/mean"] < 0.6 * facing
+    assert metrics["normals/below11.25"] > 0.5
+    assert metrics == read(normals / "evaluated" / "metrics.json")
+
+
+def test_normals_are_written_and_drawn(normals):
+    errors = []
+    for sample in validation_samples(normals):
+        image_id, truth = sample["targets"]["image_id"], sample["targets"]["normals"].numpy()
+        found = np.load(normals / "predicted" / "normals" / f"{image_id}.npy")
+        assert found.shape == (3, 64, 64) and found.dtype == np.float32
+        assert np.linalg.norm(found, axis=0) == pytest.approx(1, abs=1e-4)
+        evaluated = np.load(normals / "evaluated" / "normals" / f"{image_id}.npy")
+        assert np.abs(found - evaluated).max() < 1e-4
+        known = (truth != 0).any(axis=0)
+        errors.append(np.degrees(np.arccos((found * truth).sum(0)[known].clip(-1, 1))))
+
+        pixels = drawn(normals / "predicted" / "drawn" / f"{image_id}.jpg")
+        side = 64 * ((pixels.shape[1] // 2) // 64)
+        panel = pixels[-side:, -side:].reshape(64, side // 64, 64, side // 64, 3).mean(axis=(1, 3))
+        assert np.abs(panel - (found.transpose(1, 2, 0) + 1) * 127.5).mean() < 4
+    metrics = read(normals / "evaluated" / "metrics.json")
+    assert np.concatenate(errors).mean() == pytest.approx(metrics["normals/mean"], abs=0.02)
+    assert np.median(np.concatenate(errors)) == pytest.approx(metrics["normals/median"], abs=0.02)
+
+
+def test_angular_errors_of_a_case_worked_by_hand():
+    from normals.evaluation import AngularError
+
+    angles = torch.deg2rad(torch.tensor([0.0, 10, 20, 90]))
+    truth = torch.zeros(3, 1, 5)
+    truth[2, 0, :4] = -1  # the last pixel is unknown
+    found = torch.zeros(3, 1, 5)
+    found[0, 0, :4], found[2, 0, :4] = angles.sin(), -angles.cos()
+    found[0, 0, 4] = 1
+    evaluator = AngularError(())
+    for _ in range(2):  # a repeated image counts once
+        evaluator.update([{"normals": 3 * found}], [{"image_id": 1, "normals": truth}])
+    evaluator.update([{"normals": found}], [{"image_id": 2}])  # not labelled
+    assert evaluator.compute() == pytest.approx({"mean": 30, "median": 15, "below11.25": 0.5}, abs=1e-3)
+
+
+def test_flipped_normals_agree_with_the_image(tmp_path):
+    """On a sphere, normals to the left of the centre point to the left."""
+    (tmp_path / "normals.yaml").write_text(NORMALS)
+    batch = next(iter(build_data(load_config(tmp_path / "normals.yaml")).train_loader()))
+    for targets in batch["targets"]:
+        on_sphere = targets["normals"][0].abs() > 1e-4
+        x = torch.arange(on_sphere.shape[1]).expand_as(on_sphere)[on_sphere].double()
+        nx = targets["normals"][0][on_sphere].double()
+        assert torch.corrcoef(torch.stack([x, nx]))[0, 1] > 0.9
+
+
+# ---- both ----
+
+
+def test_both_tasks_train_together_on_two_data_sets(tmp_path):
+    config = """
+    seed: 0
+    backbone: {name: mynet, width: 8}
+    heads: {poses: {name: pose_grid, width: 8}, normals: {name: normals, width: 8}}
+    data:
+      name: mix
+      image_size: 64
+      batch_size: 4
+      num_workers: 0
+      sets:
+        a: {name: figures, side: 64, length: 4, val_length: 2}
+        b: {name: solids, length: 4, val_length: 2}
+    trainer: {max_steps: 1, accelerator: cpu}
+    """
+    (tmp_path / "both.yaml").write_text(textwrap.dedent(config))
+    assert main(["train", str(tmp_path / "both.yaml"), "--run-dir", str(tmp_path / "run")]) == 0
+    assert {"poses/AP", "normals/mean"} <= read(tmp_path / "run" / "metrics.json").keys()
+    names = {path.stem for path in (tmp_path / "run" / "predictions").iterdir()}
+    assert names == {f"{head}-{name}" for head in ("poses", "normals") for name in ("a-1", "a-2", "b-1", "b-2")}
+
+
+@pytest.mark.parametrize("head", ["pose_grid", "normals"])
+def test_heads_pass_the_check_with_random_targets(head, capsys):
+    assert main(["check", "head", head]) == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"{head}: (\d+) of \1 checks passed", out)
+    assert "random targets" not in out and "without a target type" not in out
+
+
+def test_the_target_type_is_listed(capsys):
+    assert main(["plugins", "targets"]) == 0
+    assert re.search(r"targets +tilt +poses 0.1 +\(N,\) angles from upright", capsys.readouterr().out)
+
+
+BAD_SETS = """
+import math
+import torch
+from normals.solids import Solids
+from poses.figures import Figures
+
+class FourKeypoints(Figures):
+    \"\"\"Image 6 has another number of keypoints.\"\"\"
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        if index == 5:
+            sample["targets"]["keypoints"] = torch.zeros(2, 4, 3)
+        return sample
+
+class Degrees(Figures):
+    \"\"\"Angles in degrees.\"\"\"
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        sample["targets"]["tilt"] = torch.full_like(sample["targets"]["tilt"], 20)
+        return sample
+
+class FewerTilts(Figures):
+    \"\"\"Not as many angles as objects.\"\"\"
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        sample["targets"]["tilt"] = torch.zeros(9)
+        return sample
+
+class Untyped(Figures):
+    \"\"\"A key without a type.\"\"\"
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        sample["targets"]["joints"] = torch.zeros(2, 4)
+        return sample
+
+class ChannelsLast(Solids):
+    \"\"\"Maps (H, W, 3).\"\"\"
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        sample["targets"]["normals"] = sample["targets"]["normals"].permute(1, 2, 0)
+        return sample
+
+class Bytes(Solids):
+    \"\"\"Maps as RGB images.\"\"\"
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        sample["targets"]["normals"] = sample["targets"]["normals"].to(torch.uint8)
+        return sample
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "FourKeypoints",
+            r"image 6: keypoints has shape \(2, 4, 3\); expected \(N, 5, 3\): x, y and visibility of head, .*",
+        ),
+        ("Degrees", r"image \d: tilt has the angle 20; expected -3.14 to 3.14, radians\."),
+        ("FewerTilts", r"image 1: targets differ in length: boxes \d, labels \d, keypoints \d, tilt 9, .*"),
+        ("Untyped", r"Sample 0 of bad_sets.Untyped \(image 1\) has the target 'joints', .* Fix: .*"),
+        ("ChannelsLast", r"image 1: normals has shape \(64, 64, 3\); expected \(3, 64, 64\), as of the image\."),
+        ("Bytes", r"image 1: normals has the type uint8; expected floating-point numbers\."),
+    ],
+)
+def test_bad_targets_are_one_line_before_training(name, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "bad_sets.py").write_text(BAD_SETS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "bad_sets", raising=False)
+    config = NORMALS if name in ("ChannelsLast", "Bytes") else POSES
+    config = re.sub("name: (figures|solids)", f'name: "bad_sets:{name}"', config).replace("length: 256", "length: 16")
+    (tmp_path / "bad.yaml").write_text(config)
+    assert main(["train", str(tmp_path / "bad.yaml"), "--run-dir", str(tmp_path / "run")]) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(message + "\n", err), err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_head_says_which_targets_a_data_set_lacks(tmp_path, capsys):
+    (tmp_path / "own.yaml").write_text(NORMALS.replace("name: normals}", "name: pose_grid}"))
+    assert main(["train", str(tmp_path / "own.yaml"), "--run-dir", str(tmp_path / "run")]) == 2
+    err = capsys.readouterr().err
+    assert "heads.normals (pose_grid) needs boxes, labels, keypoints, tilt" in err and "labels normals only" in err

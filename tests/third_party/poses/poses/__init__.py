@@ -1,0 +1,1 @@
+"""A keypoint task of one's own: data set, target type, head and evaluator."""

@@ -1,0 +1,92 @@
+"""Average precision of keypoints, computed by pycocotools."""
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+import densevit
+from densevit.interfaces import Class, Predictions, Targets
+from densevit.targets import Boxes, ObjectLabels, Scores
+from poses.types import FIGURE, SIGMAS, Tilt
+
+METRICS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")  # in the order of pycocotools
+TYPES = {"boxes": Boxes(), "labels": ObjectLabels(), "scores": Scores(), "keypoints": FIGURE, "tilt": Tilt()}
+
+Entries = list[dict[str, Any]]
+
+
+class KeypointAP(densevit.Evaluator):
+    """COCO's average precision and recall by object keypoint similarity (OKS); nan without ground truth."""
+
+    reads = ("boxes", "labels", "scores", "keypoints")
+    main = "AP"
+
+    def __init__(self, classes: Sequence[Class]) -> None:
+        super().__init__(classes)
+        self.images: dict[Any, tuple[Entries, Entries]] = {}  # entries of predictions and of ground truth
+
+    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
+        for prediction, truth in zip(predictions, truths, strict=True):
+            if "keypoints" in truth:
+                pair = (self._entries(prediction), self._annotations(truth))
+                self.images.setdefault(truth["image_id"], pair)
+
+    def compute(self) -> dict[str, float]:
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            stats = self._stats()
+        return {name: value if value >= 0 else float("nan") for name, value in zip(METRICS, stats, strict=True)}
+
+    def results(self) -> Entries:
+        """Entries of COCO's results format, with `keypoints` and `tilt`."""
+        return [{"image_id": image, **entry} for image in sorted(self.images) for entry in self.images[image][0]]
+
+    def reset(self) -> None:
+        self.images = {}
+
+    def state(self) -> dict[Any, tuple[Entries, Entries]]:
+        return self.images
+
+    def merge(self, states: Sequence[dict[Any, tuple[Entries, Entries]]]) -> None:
+        self.images = {image: pair for state in states for image, pair in state.items()}
+
+    def _stats(self) -> list[float]:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        annotations = [
+            {"image_id": image, "id": 1000 * (n + 1) + i, **entry}
+            for n, image in enumerate(sorted(self.images))
+            for i, entry in enumerate(self.images[image][1])
+        ]
+        found = self.results()
+        if not annotations or not found:
+            return [0.0 if annotations else -1.0] * len(METRICS)
+        truth = COCO()
+        truth.dataset = {
+            "images": [{"id": image} for image in sorted(self.images)],
+            "categories": [{"id": c.file_id} for c in self.classes],
+            "annotations": annotations,
+        }
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(found), "keypoints")
+        evaluation.params.kpt_oks_sigmas = SIGMAS
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        return [float(value) for value in evaluation.stats]
+
+    def _annotations(self, truth: Targets) -> Entries:
+        others = zip(truth["area"].tolist(), truth["iscrowd"].tolist(), truth["keypoints"][..., 2], strict=True)
+        return [
+            {**entry, "area": area, "iscrowd": int(crowd), "num_keypoints": int((visibility > 0).sum())}
+            for entry, (area, crowd, visibility) in zip(self._entries(truth), others, strict=True)
+        ]
+
+    def _entries(self, values: Mapping[str, Any]) -> Entries:
+        """A dict per object, as each type encodes it."""
+        arrays = {key: torch.as_tensor(values[key]).cpu().numpy() for key in TYPES if key in values}
+        rows = zip(*(TYPES[key].encode(array, self.classes) for key, array in arrays.items()), strict=True)
+        return [{key: value for part in row for key, value in part.items()} for row in rows]
