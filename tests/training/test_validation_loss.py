@@ -59,9 +59,9 @@ def config_file(tmp_path: Path) -> Path:
 
 def by_hand(run: Path, head: str) -> float:
     """The mean loss over the validation images, each in a batch of one."""
-    model = model_file.load(run)
-    assert model.config is not None
-    data = build_data(model.config, model.multiple)
+    model, config = model_file.load(run)
+    assert config is not None
+    data = build_data(config, model.multiple)
     losses = []
     for index in range(len(data.val)):
         sample = data.val_transform(data.val[index])

@@ -28,8 +28,9 @@ class BudgetCallback(lightning.Callback):
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage == "fit":
-            assert isinstance(pl_module, DenseModule)
-            self.budget = pl_module.budget = self.budget_of(trainer.world_size)
+            self.budget = self.budget_of(trainer.world_size)
+            if isinstance(pl_module, DenseModule):
+                pl_module.budget = self.budget
             every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
             trainer.log_every_n_steps = min(every, max(1, self.budget.steps // _MIN_LOGGED_STEPS))  # type: ignore[attr-defined]
 
