@@ -7,28 +7,111 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from densevit.data.build import build_data
+    from densevit.data.build import build_data, create_dataset
+    from densevit.data.loading.batch_sampler import collate
     from densevit.errors import ConfigError, DataError, DensevitError, PluginError, TrainingError, WeightsError
     from densevit.inference.creating import create_backbone, create_model
     from densevit.inference.loading import load, save
     from densevit.inference.predictor import Predictor
     from densevit.inference.result import Result
-    from densevit.interfaces import Backbone, CheckpointLayout, Class, Dataset, Evaluator, Head, Neck
-    from densevit.model import DenseModel, build_model, create_head
-    from densevit.registry import list_backbones, list_heads
+    from densevit.interfaces import (
+        Backbone,
+        CheckpointLayout,
+        Class,
+        Dataset,
+        Evaluator,
+        Head,
+        Method,
+        Neck,
+        Recipe,
+        TargetType,
+    )
+    from densevit.model import DenseModel, build_model, create_head, create_neck
+    from densevit.registry import (
+        list_backbones,
+        list_checkpoints,
+        list_datasets,
+        list_evaluators,
+        list_heads,
+        list_methods,
+        list_necks,
+        list_targets,
+    )
+    from densevit.targets.types import create_target
+    from densevit.training.checks import check_batch
+    from densevit.training.data_module import DenseDataModule
+    from densevit.training.dense_module import DenseModule
+    from densevit.training.evaluators import create_evaluator
+    from densevit.training.optim import create_optimizer
+    from densevit.training.run import Run, evaluate, fit
+    from densevit.training.supervised import create_method
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "densevit.data.build": ("build_data",),
-    "densevit.errors": ("ConfigError", "DataError", "DensevitError", "PluginError", "TrainingError", "WeightsError"),
-    "densevit.inference.creating": ("create_backbone", "create_model"),
-    "densevit.inference.loading": ("load", "save"),
+    "densevit.data.build": (
+        "build_data",
+        "create_dataset",
+    ),
+    "densevit.data.loading.batch_sampler": ("collate",),
+    "densevit.errors": (
+        "ConfigError",
+        "DataError",
+        "DensevitError",
+        "PluginError",
+        "TrainingError",
+        "WeightsError",
+    ),
+    "densevit.inference.creating": (
+        "create_backbone",
+        "create_model",
+    ),
+    "densevit.inference.loading": (
+        "load",
+        "save",
+    ),
     "densevit.inference.predictor": ("Predictor",),
     "densevit.inference.result": ("Result",),
-    "densevit.interfaces": ("Backbone", "CheckpointLayout", "Class", "Dataset", "Evaluator", "Head", "Neck"),
-    "densevit.model": ("DenseModel", "build_model", "create_head"),
-    "densevit.registry": ("list_backbones", "list_heads"),
+    "densevit.interfaces": (
+        "Backbone",
+        "CheckpointLayout",
+        "Class",
+        "Dataset",
+        "Evaluator",
+        "Head",
+        "Method",
+        "Neck",
+        "Recipe",
+        "TargetType",
+    ),
+    "densevit.model": (
+        "DenseModel",
+        "build_model",
+        "create_head",
+        "create_neck",
+    ),
+    "densevit.registry": (
+        "list_backbones",
+        "list_checkpoints",
+        "list_datasets",
+        "list_evaluators",
+        "list_heads",
+        "list_methods",
+        "list_necks",
+        "list_targets",
+    ),
+    "densevit.targets.types": ("create_target",),
+    "densevit.training.checks": ("check_batch",),
+    "densevit.training.data_module": ("DenseDataModule",),
+    "densevit.training.dense_module": ("DenseModule",),
+    "densevit.training.evaluators": ("create_evaluator",),
+    "densevit.training.optim": ("create_optimizer",),
+    "densevit.training.run": (
+        "Run",
+        "evaluate",
+        "fit",
+    ),
+    "densevit.training.supervised": ("create_method",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -39,23 +122,45 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Dataset",
+    "DenseDataModule",
     "DenseModel",
+    "DenseModule",
     "DensevitError",
     "Evaluator",
     "Head",
+    "Method",
     "Neck",
     "PluginError",
     "Predictor",
+    "Recipe",
     "Result",
+    "Run",
+    "TargetType",
     "TrainingError",
     "WeightsError",
     "build_data",
     "build_model",
+    "check_batch",
+    "collate",
     "create_backbone",
+    "create_dataset",
+    "create_evaluator",
     "create_head",
+    "create_method",
     "create_model",
+    "create_neck",
+    "create_optimizer",
+    "create_target",
+    "evaluate",
+    "fit",
     "list_backbones",
+    "list_checkpoints",
+    "list_datasets",
+    "list_evaluators",
     "list_heads",
+    "list_methods",
+    "list_necks",
+    "list_targets",
     "load",
     "save",
 ]

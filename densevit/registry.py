@@ -146,9 +146,39 @@ def list_backbones() -> list[str]:
     return list(find("backbones"))
 
 
+def list_checkpoints() -> list[str]:
+    """Names of all installed checkpoint layouts."""
+    return list(find("checkpoints"))
+
+
+def list_datasets() -> list[str]:
+    """Names of all installed data sets."""
+    return list(find("datasets"))
+
+
+def list_evaluators() -> list[str]:
+    """Names of all installed evaluators."""
+    return list(find("evaluators"))
+
+
 def list_heads() -> list[str]:
     """Names of all installed heads."""
     return list(find("heads"))
+
+
+def list_methods() -> list[str]:
+    """Names of all installed training methods."""
+    return list(find("methods"))
+
+
+def list_necks() -> list[str]:
+    """Names of all installed necks."""
+    return list(find("necks"))
+
+
+def list_targets() -> list[str]:
+    """The target keys that have an installed type."""
+    return list(find("targets"))
 
 
 def first_line(plugin: Plugin) -> str:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import densevit
+from densevit.cli import main
 
 
 def example(project: Path, name: str) -> ModuleType:
@@ -56,12 +57,31 @@ def test_serving_answers_with_objects_maps_and_drawings(project: Path):
     assert found["depth"]["inverse_depth"][1] == pytest.approx(expected.maps["inverse_depth"].max().item())
 
 
-def test_fine_tuning_writes_a_model_that_loads(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    out = str(tmp_path / "mine.safetensors")
-    options = ["data.image_size=32", "data.batch_size=2", "data.num_workers=0"]
-    example(project, "fine_tune").main(["--steps", "2", "--device", "cpu", "--out", out, *options])
-    message = capsys.readouterr().out
-    assert "step 2: segmentation/" in message and "Result(" in message
-    predictor = densevit.load(out)
-    assert predictor.config is not None and predictor.config.data.image_size == 32
-    assert predictor.predict(np.zeros((40, 60, 3), np.uint8)).semantic.shape == (40, 60)
+def test_fine_tuning_trains_and_predicts(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert main(["scenes", "--out", str(tmp_path / "data"), "--count", "4", "--size", "64"]) == 0
+    monkeypatch.chdir(tmp_path)
+    options = ["data.image_size=64", "data.batch_size=2", "trainer={max_steps: 2}", "backbone.variant=nano"]
+    run = example(project, "fine_tune").main(str(tmp_path / "data"), *options)
+    assert "detection/AP" in run.metrics and (run.path / "first.jpg").is_file()
+
+
+def test_fine_tuning_takes_twenty_lines(project: Path):
+    code = (project / "examples" / "fine_tune.py").read_text().split('"""', 2)[2]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+
+
+def test_own_trainer_logs_metrics(project: Path, tmp_path: Path):
+    data = {"image_size": 32, "batch_size": 2, "train_length": 4, "val_length": 2, "num_workers": 0}
+    example(project, "own_trainer").main(2, str(tmp_path), **data)
+    assert densevit.load(tmp_path / "model.safetensors").classes["ground"][0].name == "ball"
+    header = next(tmp_path.rglob("metrics.csv")).read_text().splitlines()[0].split(",")
+    assert "ground/mIoU" in header
+
+
+def test_own_dataset_is_trained(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(project / "examples")
+    options = ["data.length=20", "data.batch_size=2", "trainer={max_steps: 2}", "backbone.variant=nano"]
+    run = example(project, "own_dataset").main(*options)
+    assert 0 <= run.metrics["segmentation/mIoU"] <= 1
+    assert [c.name for c in run.model.classes["segmentation"]] == ["disk", "ground"]

@@ -2,6 +2,7 @@
 
 import os
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,12 @@ from densevit.data.transforms.resizing import (
 )
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset, Method
+
+
+def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
+    """Builds one split of a data set by its plugin name."""
+    dataset: Dataset = registry.create("datasets", name, split, options=options, where=f"dataset {name!r}")
+    return dataset
 
 
 def build_data(config: Config, multiple: int = 32) -> "Data":

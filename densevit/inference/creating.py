@@ -50,8 +50,9 @@ def create_model(
         config = _config(backbone)
         sections = config.model_sections
         if classes is None:
-            of_data = build_data(config).classes
-            classes = {task: of_data[task] for task in tasks_of(sections).values() if task in of_data}
+            train = build_data(config).train
+            kinds = {name: registry.load("heads", section.name) for name, section in sections.heads.items()}
+            classes = {name: kind.classes_from(train) for name, kind in kinds.items()}
     else:
         sections = configs.model_sections(
             {"backbone": _section(backbone), "heads": {name: _section(head) for name, head in heads.items()}},

@@ -1,6 +1,6 @@
 """The model: normalisation, one backbone, and a head with its neck for each task, and test-time augmentation."""
 
-from densevit.model.build import build_from_sections, build_model, create_backbone, create_head, tasks_of
+from densevit.model.build import build_from_sections, build_model, create_backbone, create_head, create_neck, tasks_of
 from densevit.model.dense import DenseModel
 from densevit.model.test_time_augmentation import inference_by_head
 
@@ -10,6 +10,7 @@ __all__ = [
     "build_model",
     "create_backbone",
     "create_head",
+    "create_neck",
     "inference_by_head",
     "tasks_of",
 ]

@@ -48,6 +48,14 @@ def create_head(
     )
 
 
+def create_neck(name: str, channels: Sequence[int], strides: Sequence[int], **options: Any) -> Neck:
+    """Builds a neck by its plugin name, for features with these channels and strides."""
+    neck: Neck = registry.create(
+        "necks", name, tuple(channels), tuple(strides), options=options, where=f"neck {name!r}"
+    )
+    return neck
+
+
 def build_model(config: Config, classes: Mapping[str, Sequence[Class]] | Dataset) -> DenseModel:
     """Builds the model that a config describes, with random weights.
 

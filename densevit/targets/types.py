@@ -68,6 +68,12 @@ def known_tasks() -> set[str]:
     return tasks - {None}
 
 
+def create_target(name: str, **options: Any) -> TargetType:
+    """Builds a target type by the key under which it is registered."""
+    target: TargetType = registry.create("targets", name, options=options, where=f"target {name!r}")
+    return target
+
+
 def untyped_keys(targets: Mapping[str, Any], types: Mapping[str, TargetType]) -> list[str]:
     """The keys that have no type although their values may depend on the geometry of the image."""
     return [

@@ -1,18 +1,27 @@
 """Evaluators of a model's heads: how they are built, and joined over processes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import distributed
 
 from densevit import registry
 from densevit.config import Config, EvaluationSection
 from densevit.errors import ConfigError
-from densevit.interfaces import Dataset, Evaluator, Method
+from densevit.interfaces import Class, Dataset, Evaluator, Method
 from densevit.losses.distributed import process_count
 from densevit.model import DenseModel
 from densevit.training.validation_loss import ValidationLoss
 
 METHOD = "method"  # the name of the method's loss in the metrics
+
+
+def create_evaluator(name: str, classes: Sequence[Class] = (), **options: Any) -> Evaluator:
+    """Builds an evaluator by its plugin name, for these classes."""
+    evaluator: Evaluator = registry.create(
+        "evaluators", name, tuple(classes), options=options, where=f"evaluator {name!r}"
+    )
+    return evaluator
 
 
 def build_evaluators(

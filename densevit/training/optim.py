@@ -9,10 +9,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from densevit import config as configs
 from densevit import registry
 from densevit.config import OptimSection, named_classes
 from densevit.config.schema import OPTIMISERS
 from densevit.errors import PluginError
+from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
 
@@ -25,6 +27,15 @@ def learning_rate(section: OptimSection, images_per_step: int) -> float:
         return section.lr
     assert section.lr_per_256 is not None  # the section has one of the two
     return section.lr_per_256 * images_per_step / 256
+
+
+def create_optimizer(model: DenseModel | Predictor, images_per_step: int = 256, **options: Any) -> Optimizer:
+    """Builds the optimiser of a model from the keys of the config section `optim`: lr, backbone_lr, layer_decay, ...
+
+    images_per_step: for `lr_per_256`. The learning rate is constant: the schedule is not applied.
+    """
+    section: OptimSection = configs.section("optim", options, "create_optimizer")
+    return build_optimizer(dense_model(model), section, learning_rate(section, images_per_step))
 
 
 def build_optimizer(
