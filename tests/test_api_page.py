@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 SMALLER = {
-    '"trainer.max_images=2000"': '"trainer={max_steps: 2}", "data.batch_size=2", "data.image_size=32", "data.val_length=2"',
+    '"trainer.max_images=2000"': '"trainer={max_steps: 2}", "data=tiny.yaml"',
     '"trainer.max_images=4000"': '"trainer.max_steps=3"',
     '"image_size": 96, "seed": 1': '"image_size": 32, "seed": 1, "val_length": 2',
     '"image_size": 96, "batch_size": 16': '"image_size": 32, "batch_size": 2, "train_length": 4, "val_length": 2',
@@ -26,6 +26,7 @@ def test_code_of_the_page_runs(project: Path, tmp_path: Path, monkeypatch: pytes
         code = code.replace(given, smaller)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(project / "configs")
+    Path("tiny.yaml").write_text("{name: scenes, batch_size: 2, image_size: 32, train_length: 4, val_length: 2}")
     Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save("street.jpg")
     names: dict = {}
     exec(compile(code, "docs/api.md", "exec"), names)
