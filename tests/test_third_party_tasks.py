@@ -23,6 +23,10 @@ from pycocotools.cocoeval import COCOeval
 from densevit.cli import main
 from densevit.config import load as load_config
 from densevit.data.build import build_data
+from densevit.data.transforms.augmentation import rotation_matrix
+from densevit.errors import DataError
+from densevit.targets import Keypoints
+from densevit.visualization.draw import draw
 
 POSES = """
 seed: 0
@@ -365,6 +369,30 @@ def test_heads_pass_the_check_with_random_targets(head, capsys):
 def test_the_target_type_is_listed(capsys):
     assert main(["plugins", "targets"]) == 0
     assert re.search(r"targets +tilt +poses 0.1 +\(N,\) angles from upright", capsys.readouterr().out)
+
+
+def test_the_type_of_the_documentation_follows_images_as_keypoints_do(project):
+    page = (project / "docs" / "own-target.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Wheels" in block)
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    kind, reference = namespace["Wheels"](), Keypoints(("left_front", "right_front", "left_rear", "right_rear"))
+    value = kind.random((60, 80), 5, 1, np.random.default_rng(0))
+    value[:, 1, 2] = 0
+    matrix = rotation_matrix((60, 80), 20)
+    for transform, size in (
+        (lambda one, x: one.hflip(x, (60, 80)), (60, 80)),
+        (lambda one, x: one.rotate(x, matrix, (60, 80)), (60, 80)),
+        (lambda one, x: one.crop(x, (10, 5, 50, 60), (60, 80)), (40, 55)),
+        (lambda one, x: one.resize(x, (60, 80), (90, 40)), (90, 40)),
+    ):
+        found, expected = (one.clip(transform(one, one.clip(value, (60, 80))), size) for one in (kind, reference))
+        assert found == pytest.approx(expected, abs=1e-4)
+        assert kind.decode(kind.encode(found, ()), ()) == pytest.approx(found)
+    with pytest.raises(DataError, match=r"has shape \(5, 3, 3\); expected \(N, 4, 3\)"):
+        kind.check(value[:, :3], (60, 80))
+    image = draw(np.zeros((60, 80, 3), np.uint8), {"wheels": value}, (), types={"wheels": kind})
+    assert (image == (240, 90, 30)).all(axis=2).any()
 
 
 BAD_SETS = """
