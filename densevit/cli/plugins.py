@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
     for group in groups:
         plugins = sorted((one for one in found.plugins.values() if one.group == group), key=lambda one: one.name)
         rows = [(group, one.name, one.origin, registry.first_line(one)) for one in plugins]
-        widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+        widths = [max(map(len, groups)), *(max((len(row[column]) for row in rows), default=0) for column in (1, 2))]
         for *cells, summary in rows:
             columns = [*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), summary]
             print(printable("  ".join(columns).rstrip()))
