@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 import densevit
+from densevit.interfaces import Sample
 
 
 class Disks(densevit.Dataset):
@@ -23,7 +24,7 @@ class Disks(densevit.Dataset):
     def __len__(self) -> int:
         return self.length if self.split == "train" else self.length // 10
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self.split == "train", index])  # the same image for an index, always
         y, x = np.mgrid[: self.side, : self.side]
         centre, radius = rng.uniform(0.3, 0.7, 2) * self.side, rng.uniform(0.1, 0.3) * self.side

@@ -53,8 +53,8 @@ class Data:
 
     def __init__(self, section: DataSection, seed: int, multiple: int) -> None:
         self.section, self.seed, self.multiple = section, seed, multiple
-        self.train_transform, self.val_transform = build_transforms(section)
-        self.views = 1
+        self.recipe_transform, self.val_transform = build_transforms(section)
+        self.train_transform, self.views = self.recipe_transform, 1
 
     @cached_property
     def train(self) -> Dataset:
@@ -80,8 +80,8 @@ class Data:
         return tuple(self.train.provides)
 
     def use(self, method: Method) -> None:
-        """Makes the training loader use the method's transform and views."""
-        self.train_transform, self.views = method.transform(self.train_transform), method.views
+        """Makes the training loader use the method's transform and views, and not those of a method before."""
+        self.train_transform, self.views = method.transform(self.recipe_transform), method.views
 
     def check_splits(self, labels: bool = True) -> None:
         """Builds both splits. Raises DataError unless they have labels, valid in some samples, and equal classes.

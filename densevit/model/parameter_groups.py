@@ -25,6 +25,12 @@ def parameter_groups(
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
 
 
+def method_parameters(model: DenseModel, method: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a method that are not the model's; a method may have the model as an attribute."""
+    of_model = set(map(id, model.parameters()))
+    return [parameter for parameter in method.parameters() if id(parameter) not in of_model]
+
+
 class ParameterRate(NamedTuple):
     """Learning rate and weight decay of one parameter.
 
@@ -57,8 +63,8 @@ def parameter_rates(
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     named = dict(model.named_parameters())
     if method is not None:
-        own = set(map(id, model.parameters()))  # a method may have the model as an attribute
-        named |= {name: p for name, p in method.named_parameters(prefix="method") if id(p) not in own}
+        own = set(map(id, method_parameters(model, method)))
+        named |= {name: p for name, p in method.named_parameters(prefix="method") if id(p) in own}
     names = list(named)
     factors = dict.fromkeys(names, 1.0)
     for pattern, factor in section.lr_factors.items():

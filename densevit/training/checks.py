@@ -15,10 +15,9 @@ from torch import Tensor
 
 from densevit.config import Config
 from densevit.data.build import Data
-from densevit.errors import ConfigError, DataError, did_you_mean
-from densevit.interfaces import Evaluator
+from densevit.errors import ConfigError, DataError, PluginError, did_you_mean
+from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel, inference_by_head
-from densevit.model.parameter_groups import parameter_groups
 from densevit.training.budget import Budget, counted
 from densevit.training.evaluators import flat_metrics
 
@@ -44,7 +43,6 @@ def check_training(config: Config, data: Data, model: DenseModel, labels: bool =
     if labels:
         check_heads(data, model)
     _check_input_size(config, model)
-    parameter_groups(model, config.optim, lr=1.0)  # raises if all parameters are frozen or a pattern matches none
 
 
 def check_heads(data: Data, model: DenseModel) -> None:
@@ -53,9 +51,10 @@ def check_heads(data: Data, model: DenseModel) -> None:
         plugin = type(head).__name__ if model.sections is None else model.sections.heads[name].name
         lacking = [key for key in head.needs if key not in data.provides]  # type: ignore[union-attr]  # a Head
         if lacking:
+            labelled = f"{', '.join(data.provides)} only" if data.provides else "nothing"
             raise ConfigError(
                 f"heads.{name} ({plugin}) needs {', '.join(lacking)}, but the data set {data.section.name!r} labels "
-                f"{', '.join(data.provides)} only. Fix: use another head or data set."
+                f"{labelled}. Fix: use another head or data set."
             )
         try:
             head.check(data.train)  # type: ignore[operator]  # a Head
@@ -157,6 +156,22 @@ def check_batch(batch: Any) -> None:
                 f"The loader's first batch: targets[{index}]['size'] is {size} in a batch of {limit}. Fix: set it to "
                 f"{_TARGET['size']}."
             )
+
+
+def check_losses(losses: Any, method: Method) -> None:
+    """Raises PluginError unless these are the loss terms that `training_step` returns."""
+    if (
+        isinstance(losses, Mapping)
+        and losses
+        and all(isinstance(x, Tensor) and x.numel() == 1 for x in losses.values())
+    ):
+        return
+    terms = losses.items() if isinstance(losses, Mapping) else ()
+    found = "{" + ", ".join(f"{name!r}: {_kind(x)}" for name, x in terms) + "}" if terms else _kind(losses)
+    raise PluginError(
+        f"method {type(method).__name__}: training_step returned {found}; a dict of scalar tensors is expected, as in "
+        "{'reconstruction': loss}."
+    )
 
 
 def _kind(value: Any) -> str:

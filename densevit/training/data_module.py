@@ -12,6 +12,7 @@ from densevit import config as configs
 from densevit.config import Config, DataSection
 from densevit.data.build import Data
 from densevit.data.loading.dataloader import Loader
+from densevit.interfaces import Method
 from densevit.model import DenseModel
 
 
@@ -41,15 +42,20 @@ class DenseDataModule(lightning.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Checks the splits, unless a `Data` was given. Raises DataError without labels or for different classes."""
-        model = getattr(self.trainer.lightning_module, "model", None) if self.trainer is not None else None
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        model, method = getattr(module, "model", None), getattr(module, "method", None)
+        labels = True
         if isinstance(model, DenseModel):
             self.data.multiple = model.multiple
+        if isinstance(model, DenseModel) and isinstance(method, Method):
+            self.data.use(method)
+            labels = method.needs_labels or bool(model.heads)
         # Lightning warns that it takes these hooks from the module, as intended.
         hooks = "on_before_batch_transfer|transfer_batch_to_device"
         warnings.filterwarnings("ignore", f"You have overridden `({hooks})` in `LightningModule`")
         if not self._is_checked and stage == "fit":
-            self.data.check_splits()
-        elif not self._is_checked:
+            self.data.check_splits(labels)
+        elif not self._is_checked and labels:
             self.data.val.check_labels()
 
     def train_dataloader(self) -> Loader:

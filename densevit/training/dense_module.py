@@ -17,7 +17,7 @@ from densevit.losses.distributed import process_count
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
 from densevit.training.budget import Budget
-from densevit.training.checks import check_batch, check_classes, check_heads
+from densevit.training.checks import check_batch, check_classes, check_heads, check_losses
 from densevit.training.data_module import DenseDataModule
 from densevit.training.evaluators import METHOD, build_evaluators, flat_metrics, join_processes
 from densevit.training.optim import build_optimizer, group_options, learning_rate, schedule
@@ -91,6 +91,7 @@ class DenseModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         losses = self.method.training_step(self.model, batch)
+        check_losses(losses, self.method)
         loss = torch.stack(list(losses.values())).sum()
         terms = {name: term.detach() for name, term in losses.items()}
         size = len(batch["images"])
@@ -146,7 +147,7 @@ class DenseModule(lightning.LightningModule):
     # ---- validation ----
 
     def on_validation_start(self) -> None:
-        heads = "|".join(map(re.escape, self.model.heads))  # their metrics are the same in all processes
+        heads = "|".join(map(re.escape, [*self.model.heads, METHOD]))  # their metrics are the same in all processes
         warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('({heads})/")
 
     def on_validation_epoch_start(self) -> None:

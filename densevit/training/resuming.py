@@ -12,6 +12,7 @@ import torch
 from densevit import config as configs
 from densevit.config import Config, yaml_io
 from densevit.errors import ConfigError, WeightsError
+from densevit.interfaces import Method
 from densevit.model import DenseModel
 from densevit.options import shown
 from densevit.weights import safe_unpickler
@@ -62,8 +63,8 @@ class Checkpoint:
         if isinstance(content.get("config"), str):
             self.config = configs.from_mapping(yaml_io.parse(content["config"], str(self.path)), str(self.path))
 
-    def check_model(self, model: DenseModel) -> None:
-        """Raises WeightsError if the model's classes or tensors differ from those of the checkpoint."""
+    def check_model(self, model: DenseModel, method: Method) -> None:
+        """Raises WeightsError if the model's classes, or its or the method's tensors, differ from the checkpoint's."""
         for name, classes in model.classes.items():
             names, saved = [c.name for c in classes], (self.classes or {}).get(name)
             if saved is not None and names != saved:
@@ -71,7 +72,8 @@ class Checkpoint:
                     f"{self.path}: heads.{name} was trained on the classes {', '.join(saved)}; the data now has "
                     f"{', '.join(names)}. Fix: set data.root to the data of this run, or start a new run."
                 )
-        shapes = {f"model.{key}": tuple(x.shape) for key, x in model.state_dict().items()}
+        state = {**model.state_dict(prefix="model."), **method.state_dict(prefix="method.")}
+        shapes = {key: tuple(x.shape) for key, x in state.items()}
         for key in {**shapes, **self.shapes}:
             if shapes.get(key) != self.shapes.get(key):
                 raise WeightsError(

@@ -49,7 +49,6 @@ from densevit.training.run_errors import removed_on_error, resume_hint, translat
 from densevit.training.run_folder import choose_together
 from densevit.training.run_output import announce, derived_values, finish
 from densevit.training.stop_signals import requeue
-from densevit.training.supervised import Supervised
 from densevit.training.trainer import build_trainer
 from densevit.training.unused_parameters import freeze_unused
 from densevit.visualization.rates_table import rates_table
@@ -184,11 +183,12 @@ def _run(
     model = build_model(config, data.train)
     data.multiple = model.multiple
     check_training(config, data, model, labels)
-    if checkpoint is not None:
-        checkpoint.check_model(model)
     fits = load_pretrained(model) if checkpoint is None else []  # the checkpoint holds all weights
     method = registry.create("methods", config.method.name, model, options=config.method.options, where="method")
     data.use(method)
+    parameter_groups(model, config.optim, 1.0, method)  # raises if all are frozen or a pattern matches none
+    if checkpoint is not None:
+        checkpoint.check_model(model, method)
     evaluators = build_evaluators(model, config, data.val, method)
     metrics = check_monitor(config.trainer.monitor, evaluators)
     check_callbacks(callbacks, metrics)
@@ -211,8 +211,8 @@ def _run(
     folder = choose_together(trainer, lambda: files.open(name, run_dir, new=checkpoint is None))
     files.folder = best.folder = folder
     rates = parameter_rates(model, config.optim, lr, method)
-    if trainer.world_size > 1 and isinstance(method, Supervised):
-        freeze_unused(model)
+    if trainer.world_size > 1:
+        freeze_unused(model, method)
     with translated_errors(folder), removed_on_error(trainer, folder, new=checkpoint is None), closing(files):
         if checkpoint is not None:
             checkpoint.check_groups(parameter_groups(model, config.optim, lr, method))
@@ -220,7 +220,7 @@ def _run(
         if trainer.is_global_zero:
             partial = folder / "config.yaml.partial"
             partial.write_text(
-                configs.dump(config, derived_values(config, model, data, trainer, budget)), encoding="utf-8"
+                configs.dump(config, derived_values(config, model, method, data, trainer, budget)), encoding="utf-8"
             )
             partial.replace(folder / "config.yaml")
             (folder / "checkpoints").mkdir(exist_ok=True)
@@ -234,7 +234,7 @@ def _run(
                 console.print(weights_table(fit), soft_wrap=False)
             if len({rate.lr for rate in rates}) > 1:
                 console.print(rates_table(rates), soft_wrap=False)
-            announce(console, config, model, data, trainer, folder, budget)
+            announce(console, config, model, method, data, trainer, folder, budget)
 
         stopped_by = 0
         try:

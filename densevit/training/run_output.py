@@ -11,21 +11,23 @@ from densevit.data.build import Data
 from densevit.evaluation import metrics_file
 from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Head
+from densevit.interfaces import Head, Method
 from densevit.model import DenseModel
+from densevit.model.parameter_groups import method_parameters
 from densevit.training.budget import Budget
 from densevit.training.checks import check_budget
 from densevit.training.optim import learning_rate
+from densevit.training.supervised import Supervised
 from densevit.visualization.report import write_report
 from densevit.visualization.samples import draw_samples
 from densevit.visualization.tables import metrics_table
 
 
 def derived_values(
-    config: Config, model: DenseModel, data: Data, trainer: lightning.Trainer, budget: Budget
+    config: Config, model: DenseModel, method: Method, data: Data, trainer: lightning.Trainer, budget: Budget
 ) -> dict[str, str]:
     """Derived values, written to config.yaml as comments."""
-    images = budget.images_per_step
+    images, own = budget.images_per_step, method_parameters(model, method)
     values = {
         "training images": str(len(data.train)),
         "validation images": str(len(data.val)),
@@ -36,6 +38,8 @@ def derived_values(
         "feature channels and strides": f"{list(model.backbone.channels)} at {list(model.backbone.strides)}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
     }
+    if own:
+        values["parameters of the method"] = f"{sum(p.numel() for p in own):,}"
     for name, classes in model.classes.items():
         values[f"classes of {name}"] = ", ".join(c.name for c in classes)
     return values
@@ -45,25 +49,29 @@ def announce(
     console: Console,
     config: Config,
     model: DenseModel,
+    method: Method,
     data: Data,
     trainer: lightning.Trainer,
     folder: Path,
     budget: Budget,
 ) -> None:
-    """Prints the model, the data, the budget and the devices."""
+    """Prints the model, the method unless it is supervised, the data, the budget and the devices."""
     heads = ", ".join(f"{name} ({section.name})" for name, section in config.heads.items())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    what = f"{config.backbone.name} -> {heads}" if heads else config.backbone.name
+    how = "" if isinstance(method, Supervised) else f", method {config.method.name}"
+    parameters = [*model.parameters(), *method_parameters(model, method)]
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
     device = trainer.strategy.root_device
-    what = (
+    hardware = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else f"{device.type}, {torch.get_num_threads()} threads"
     )
-    console.print(f"{config.backbone.name} -> {heads}, {trained / 1e6:.2f} M trained parameters")
+    console.print(f"{what}{how}, {trained / 1e6:.2f} M trained parameters")
     console.print(f"{config.data.name}: {len(data.train)} training images, {len(data.val)} validation images")
     console.print(budget.describe(len(data.train)))
     check_budget(budget, config)
-    console.print(f"{trainer.world_size} x {what}, {trainer.precision}; writing to {folder}/")
+    console.print(f"{trainer.world_size} x {hardware}, {trainer.precision}; writing to {folder}/")
 
 
 def finish(console: Console, folder: Path, config: Config, data: Data, stopped: bool) -> None:
@@ -74,9 +82,8 @@ def finish(console: Console, folder: Path, config: Config, data: Data, stopped: 
     metrics = metrics_file.read(folder / "metrics.json")
     if metrics:
         console.print(metrics_table(metrics), soft_wrap=False)
-    console.print(
-        f"model: {folder / 'model.safetensors'}   report: {report}   visualizations: {folder / 'predictions'}/"
-    )
+    drawn = f"   visualizations: {folder / 'predictions'}/" if config.heads else ""
+    console.print(f"model: {folder / 'model.safetensors'}   report: {report}{drawn}")
     if stopped:
         console.print(f"Stopped. Resume with: densevit train --resume {folder}")
 

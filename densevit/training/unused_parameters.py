@@ -1,31 +1,41 @@
 """Freezes parameters that get no gradient, such as the norm of a feature map that no head uses."""
 
 import torch
+from torch import nn
 
-from densevit.interfaces import Batch
+from densevit.interfaces import Batch, Method
 from densevit.model import DenseModel
+from densevit.training.supervised import Supervised
 
 
-def freeze_unused(model: DenseModel) -> list[str]:
+def freeze_unused(model: DenseModel, method: Method | None = None) -> list[str]:
     """Freezes the parameters that get no gradient, and returns their names. Distributed training would wait for them.
 
-    They are found by one step on blank images without labels, whose losses are 0 but depend on every parameter in use.
+    They are found by one step on blank images without labels, whose losses depend on every parameter in use.
     Weights, running statistics and the random state are left unchanged.
+
+    method: how the model is trained; its parameters are named `method.*`. None: supervised.
     """
+    method = Supervised(model) if method is None else method
     height, width = model.backbone.input_size or (2 * model.multiple, 2 * model.multiple)
+    count = 2 * method.views
     blank: Batch = {
-        "images": torch.zeros(2, 3, height, width, dtype=torch.uint8),
-        "padding_mask": torch.zeros(2, height, width, dtype=torch.bool),
-        "targets": [{"image_id": i, "size": (height, width), "original_size": (height, width)} for i in range(2)],
+        "images": torch.zeros(count, 3, height, width, dtype=torch.uint8),
+        "padding_mask": torch.zeros(count, height, width, dtype=torch.bool),
+        "targets": [
+            {"image_id": i % 2, "size": (height, width), "original_size": (height, width)} for i in range(count)
+        ],
     }
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    both = nn.ModuleDict({"model": model, "method": method})
+    buffers = {name: buffer.clone() for name, buffer in both.named_buffers()}
     with torch.random.fork_rng():
-        losses = model.loss(model.train()(blank), blank["targets"])
+        losses = method.train().training_step(model.train(), blank)
         torch.stack(list(losses.values())).sum().backward()
-    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    for name, parameter in model.named_parameters():
+    named = {name.removeprefix("model."): p for name, p in both.named_parameters()}
+    unused = [name for name, p in named.items() if p.requires_grad and p.grad is None]
+    for name, parameter in named.items():
         parameter.grad = None
         parameter.requires_grad_(parameter.requires_grad and name not in unused)
-    for name, buffer in model.named_buffers():
+    for name, buffer in both.named_buffers():
         buffer.copy_(buffers[name])
     return unused

@@ -27,10 +27,11 @@ def write_report(run_dir: Path) -> Path:
     run_dir = Path(run_dir)
     name = run_dir.resolve().name
     config = _text(run_dir / "config.yaml")
+    drawn = [("Visualizations", _visualizations(run_dir / "predictions"))]
     sections = [
-        ("Metrics", _metrics(run_dir / "metrics.json")),
+        ("Metrics", _metrics(run_dir / "metrics.json", _has_no_heads(config))),
         *[(f"Confusion: {head}", html) for head, html in _confusions(run_dir).items()],
-        ("Visualizations", _visualizations(run_dir / "predictions")),
+        *([] if _has_no_heads(config) else drawn),
         ("Curves", _curves(run_dir / "metrics.csv")),
         ("Config", f"<pre>{escape(config)}</pre>" if config else _missing("config.yaml")),
     ]
@@ -49,17 +50,27 @@ def _missing(name: str) -> str:
     return f'<p class="missing">There is no {escape(name)}: the run ended before it was written.</p>'
 
 
+def _has_no_heads(config: str) -> bool:
+    """Whether the config says `heads: {}`, as for a method that trains the backbone alone."""
+    try:
+        return bool(parse(config, "config.yaml")["heads"] == {})
+    except (ConfigError, KeyError, TypeError):
+        return False
+
+
 def _about(config: str) -> str:
-    """One line with the heads, the backbone and the data set."""
+    """One line with the heads, the backbone, the data set, and the method unless it is supervised."""
     try:
         sections: Any = parse(config, "config.yaml")
-        heads = " + ".join(head["name"] for head in sections["heads"].values())
-        return f"{heads} on {sections['backbone']['name']}, data: {sections['data']['name']}"
+        heads, method = sections["heads"], sections.get("method", {"name": "supervised"})["name"]
+        trained = " + ".join(head["name"] for head in heads.values()) or method
+        how = f", method: {method}" if heads and method != "supervised" else ""
+        return f"{trained} on {sections['backbone']['name']}, data: {sections['data']['name']}{how}"
     except (ConfigError, KeyError, TypeError, AttributeError):
         return ""
 
 
-def _metrics(path: Path) -> str:
+def _metrics(path: Path, has_no_heads: bool) -> str:
     if not path.is_file():
         return _missing(path.name)
     try:
@@ -67,7 +78,8 @@ def _metrics(path: Path) -> str:
     except DataError as error:
         return f'<p class="missing">{escape(str(error))}</p>'
     if not metrics:
-        return '<p class="missing">The run ended before its first validation.</p>'
+        why = ", or its method has no validation loss" if has_no_heads else ""
+        return f'<p class="missing">The run ended before its first validation{why}.</p>'
     heads = metrics_file.by_head(metrics)
     rows = "".join(_head_rows(head, overall(values)) for head, values in heads.items())
     tables = [f'<div class="wide"><table>{rows}</table></div>']

@@ -75,6 +75,15 @@ def test_page_shows_all_parts_of_a_run(run: Path):
     assert captions == ["a", "b", "large"]
 
 
+def test_page_of_a_backbone_trained_alone_has_its_method_and_no_visualizations(run: Path):
+    sections = "backbone: {name: swin}\ndata: {name: images}\nmethod: {name: simmim}\n"
+    (run / "config.yaml").write_text(f"{sections}heads: {{}}\n")
+    page = Page(write_report(run))
+    assert page.texts[2] == "simmim on swin, data: images" and "Visualizations" not in page.texts and not page.links
+    (run / "config.yaml").write_text(f"{sections}heads: {{a: {{name: detr}}}}\n")
+    assert Page(write_report(run)).texts[2] == "detr on swin, data: images, method: simmim"
+
+
 def test_metrics_of_a_class_share_a_row(run: Path):
     values = {"IoU/cat": 0.1, "IoU/fox": 0.2, "Acc/cat": 0.3, "Acc/fox": math.nan}
     metrics_file.write({f"segmentation/{name}": value for name, value in values.items()}, run / "metrics.json")

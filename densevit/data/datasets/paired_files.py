@@ -11,7 +11,7 @@ import numpy as np
 
 from densevit.errors import DataError, one_line
 
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _LABELS = (".png", ".bmp", ".tif", ".tiff")
 _NUMBER = re.compile(r"\d+(\.\d*)?")
 _SPELLINGS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
@@ -78,7 +78,7 @@ def find_pairs(
     images, labels, *_ = (pattern.replace("{split}", name) for pattern in given)
     lone: list[str] = []
     if list_file is None:
-        by_name = _listed(root, images, _IMAGES, "images")
+        by_name = _listed(root, images, IMAGES, "images")
         files = _listed(root, labels, suffixes, "labels")
         _check_complete("image", "label", by_name, files, _form(labels))
         _check_complete("label", "image", files, by_name, _form(images))
@@ -167,21 +167,21 @@ def _from_list(
     if not entries:
         raise DataError(f"data.list_file: {file} is empty; expected an image's name a line.")
     by_name = any(label is None for _, (_, label) in entries)
-    image_files = _listed(root, images, _IMAGES, "images") if by_name else {}
+    image_files = _listed(root, images, IMAGES, "images") if by_name else {}
     files = _listed(root, labels, suffixes, "labels") if by_name else {}
     places, label_places = _places(root, images), _places(root, labels)
     rows, missing = [], []
     seen: dict[str, int] = {}
     for number, (name, label) in entries:
         if label is None:
-            name = name if name in image_files else _without(name, _IMAGES)
+            name = name if name in image_files else _without(name, IMAGES)
             image = image_files.get(name) or _form(images).replace("*", name)
             label = files.get(name) or _form(labels).replace("*", name)
             here = name in image_files, name in files
         else:
             image, label = _found(root, places, name), _found(root, label_places, label)
             here = (root / image).is_file(), (root / label).is_file()
-            name = _without(image, _IMAGES)
+            name = _without(image, IMAGES)
         if name in seen:
             raise DataError(f"{file}, line {number}: {name} stands in line {seen[name]} already.")
         seen[name] = number

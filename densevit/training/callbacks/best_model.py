@@ -38,7 +38,7 @@ class BestModel(lightning.Callback):
         self.improved = self.best_epoch.improves(pl_module.metrics)
         if not self.improved or not trainer.is_global_zero:
             return
-        if not self.best_epoch.reached:
+        if self.best_epoch.monitored and not self.best_epoch.reached:
             monitored = ", ".join(self.best_epoch.monitored)
             warnings.warn(
                 f"{monitored}: not defined on the validation data; the latest weights are saved in place of the best. "

@@ -6,11 +6,11 @@ import pytorch_lightning as lightning
 import torch
 from torch import Tensor
 
-_PREFIX = "model."  # of the model's keys in the checkpoint
-
 
 class ExponentialMovingAverage(lightning.Callback):
     """Updates the average after each optimiser step; validation and the saved model use the average.
+
+    The trained parameters of the method, such as a decoder, are averaged too: its validation loss needs both.
 
     average <- decay * average + (1 - decay) * current, on the model's device, for all tensors at once. The average
     starts with the weights after the first step. Frozen parameters stay bit-identical; integer buffers, such as
@@ -34,7 +34,7 @@ class ExponentialMovingAverage(lightning.Callback):
     # ---- training ----
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._current = {name: x.detach() for name, x in _model_state(pl_module).items()}
+        self._current = {name: x.detach() for name, x in _averaged_state(pl_module).items()}
         self._average = {name: x.clone() for name, x in self._current.items()}
         if self._restored is not None:
             for name, x in self._restored.items():
@@ -86,7 +86,7 @@ class ExponentialMovingAverage(lightning.Callback):
         checkpoint["current_model_state"] = checkpoint["state_dict"]
         checkpoint["state_dict"] = {
             **checkpoint["state_dict"],
-            **{_PREFIX + name: x.clone() for name, x in self._average.items()},
+            **{name: x.clone() for name, x in self._average.items()},
         }
         checkpoint["averaging_state"] = {"n_averaged": torch.tensor(self.updates)}
 
@@ -95,8 +95,7 @@ class ExponentialMovingAverage(lightning.Callback):
     ) -> None:
         if "current_model_state" not in checkpoint:  # the run was started without EMA
             return
-        names = _model_state(pl_module)
-        self._restored = {name: checkpoint["state_dict"][_PREFIX + name] for name in names}
+        self._restored = {name: checkpoint["state_dict"][name] for name in _averaged_state(pl_module)}
         self.updates = int(checkpoint["averaging_state"]["n_averaged"])
         pl_module.load_state_dict(checkpoint["current_model_state"])
 
@@ -111,8 +110,14 @@ def update_average(average: list[Tensor], current: list[Tensor], weight: float) 
             x.copy_(current[i])
 
 
-def _model_state(pl_module: lightning.LightningModule) -> dict[str, Tensor]:
-    """The parameters and persistent buffers by name, without copies."""
-    model = pl_module.model
+def _averaged_state(pl_module: lightning.LightningModule) -> dict[str, Tensor]:
+    """By their keys in a checkpoint: the model's parameters and persistent buffers, and the method's own parameters
+    that are trained, without copies."""
+    model, method = pl_module.model, getattr(pl_module, "method", None)
     assert isinstance(model, torch.nn.Module)
-    return model.state_dict(keep_vars=True)
+    state: dict[str, Tensor] = {f"model.{name}": x for name, x in model.state_dict(keep_vars=True).items()}
+    of_model = set(map(id, state.values()))
+    if isinstance(method, torch.nn.Module):
+        own = method.named_parameters(prefix="method")
+        state |= {name: x for name, x in own if x.requires_grad and id(x) not in of_model}
+    return state

@@ -42,7 +42,8 @@ class ValidationLines(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.images += len(batch["images"]) * trainer.world_size
+        assert isinstance(pl_module, DenseModule)
+        self.images += len(batch["images"]) // pl_module.method.views * trainer.world_size
         if not self._estimated and trainer.is_global_zero:
             self._estimate(trainer, pl_module)
 

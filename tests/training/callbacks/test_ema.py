@@ -68,6 +68,6 @@ def test_average_of_three_steps_by_hand() -> None:
 def test_average_excludes_other_modules_and_is_on_the_device(device: str) -> None:
     task, ema = Task(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).to(device)), ExponentialMovingAverage(0.9)
     ema.on_fit_start(at(0), task)
-    assert set(ema._average) == set(task.model.state_dict())
+    assert set(ema._average) == {f"model.{name}" for name in task.model.state_dict()}
     assert {x.device.type for x in ema._average.values()} == {device}
     task.data.close()
