@@ -403,12 +403,11 @@ class TargetType:
         """Per object: which rows, (N,) bool, are inside the image after the transforms. None: this type cannot tell."""
         return None
 
-    def pad(self, value: Any, size: Size, new_size: Size) -> Any:
-        """The value of the image padded at the bottom and right."""
-        return value
+    def collate(self, values: Sequence[Any], size: Size, device: Any = None) -> Any:
+        """A batch of values, tensors or None where unlabelled, padded to a grid of this size. Default: the sequence.
 
-    def collate(self, values: Sequence[Any], size: Size) -> Any:
-        """A batch of values, tensors or None where unlabelled, on a grid of this size. Default: the sequence."""
+        For losses of heads. device: of the result; None: that of the values.
+        """
         return values
 
     def draw(

@@ -76,7 +76,7 @@ class BoxRecords:
         if broken.any():
             raise DataError(
                 f"image {image_of[broken][0]}: a predicted box or score is not a finite number. The weights have"
-                " probably diverged; a lower optim.lr, trainer.clip_grad_norm or trainer.precision=32-true helps."
+                " probably diverged; a lower optim.lr, trainer.clip_grad_norm or trainer.precision=32 helps."
             )
         known = f"but there are {classes} classes, 0 ... {classes - 1}."
         wrong = (self.labels < 0) | (self.labels >= classes)

@@ -22,12 +22,13 @@ LABEL_DIVISOR = 1000  # panoptic id = class index * LABEL_DIVISOR + instance
 class PixelMap(TargetType):
     """A map (H, W), or (C, H, W) with channels first, of which each pixel takes the value at its centre.
 
-    kinds: of valid values, as in numpy's dtypes: "u", "i" or "f". channels: C, or None for (H, W).
+    kinds: of valid values, as in numpy's dtypes: "u", "i" or "f". channels: C, or None for (H, W). dtype: of tensors.
     """
 
     per: ClassVar[Literal["image", "object", "pixel"]] = "pixel"
     kinds = "f"
     channels: int | None = None
+    dtype = torch.float32
 
     def check(self, value: Any, size: Size) -> None:
         expected = size if self.channels is None else (self.channels, *size)
@@ -57,15 +58,11 @@ class PixelMap(TargetType):
             return value
         return _per_channel(value, lambda x: cv2.resize(x, new_size[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
 
-    def pad(self, value: np.ndarray, size: Size, new_size: Size) -> np.ndarray:
-        sides = ((0, new_size[0] - size[0]), (0, new_size[1] - size[1]))
-        return np.pad(value, ((0, 0),) * (value.ndim - 2) + sides, constant_values=self.fill)
-
-    def collate(self, values: Sequence[Any], size: Size) -> torch.Tensor:
+    def collate(self, values: Sequence[Any], size: Size, device: Any = None) -> torch.Tensor:
         """(B, H, W) or (B, C, H, W); padding and images without this label have the value `fill`."""
-        first = next((value for value in values if value is not None), torch.zeros(0))
+        first = next((value for value in values if value is not None), torch.empty(0, dtype=self.dtype, device=device))
         shape = size if self.channels is None else (self.channels, *size)
-        batch = first.new_full((len(values), *shape), self.fill)
+        batch = first.new_full((len(values), *shape), self.fill, device=device)
         for value, out in zip(values, batch, strict=True):
             if value is not None:
                 out[..., : value.shape[-2], : value.shape[-1]] = value
@@ -76,6 +73,7 @@ class LabelMap(PixelMap):
     """(H, W) uint8 class indices; 255 = ignore."""
 
     kinds = "u"
+    dtype = torch.uint8
     fill = IGNORE
     task: str | None = "segmentation"
 
@@ -285,6 +283,7 @@ class PanopticMap(PixelMap):
     """(H, W) int32 panoptic ids: class index * 1000 + number of the instance; -1 = void."""
 
     kinds = "i"
+    dtype = torch.int32
     fill = VOID
     task: str | None = "panoptic"
 

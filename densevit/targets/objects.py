@@ -203,9 +203,6 @@ class InstanceMasks(ObjectType):
     def clip(self, value: np.ndarray, size: Size) -> np.ndarray:
         return value.view(bool)
 
-    def pad(self, value: np.ndarray, size: Size, new_size: Size) -> np.ndarray:
-        return np.pad(value, ((0, 0), (0, new_size[0] - size[0]), (0, new_size[1] - size[1])))
-
     def draw(
         self,
         drawing: Drawing,

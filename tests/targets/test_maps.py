@@ -33,8 +33,10 @@ def test_new_corners_and_padding_are_unlabelled(kind, dtype, fill):
     value = np.full((20, 20), 7, dtype)
     rotated = kind.rotate(value, cv2.getRotationMatrix2D((9.5, 9.5), 45, 1.0), (20, 20))
     assert rotated.dtype == dtype and rotated[0, 0] == fill and rotated[10, 10] == 7
-    padded = kind.pad(value, (20, 20), (22, 25))
-    assert padded.shape == (22, 25) and padded[21, 24] == fill and padded[19, 19] == 7
+    padded = kind.collate([torch.from_numpy(value), None], (22, 25))
+    assert padded.shape == (2, 22, 25) and padded.dtype == kind.dtype
+    assert padded[0, 21, 24] == fill and padded[0, 19, 19] == 7 and (padded[1] == fill).all()
+    assert kind.collate([None], (2, 3), device="meta").device.type == "meta"
 
 
 def test_depth_is_divided_by_the_zoom():

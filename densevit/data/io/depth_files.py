@@ -6,13 +6,13 @@ PNG and TIFF are read by Pillow, NPY and NPZ by numpy, EXR by the OpenEXR packag
 import os
 import struct
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
+from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import open_image
 from densevit.errors import DataError
 
@@ -31,7 +31,7 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
     one named Z or depth, or red where red, green and blue are equal. Arrays (H, W, 1) and (1, H, W) are accepted.
     Raises DataError with the file for a damaged file and for one without a single number a pixel.
     """
-    with _naming(path):
+    with naming_file(path, "depth file"):
         match _suffix(path):
             case ".npy":
                 values = np.load(path, allow_pickle=False)
@@ -52,7 +52,7 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
 
 def depth_size_of(path: Path, key: str | None = None) -> tuple[int, int]:
     """(h, w) of the result of `read_depth`, from the file's header."""
-    with _naming(path):
+    with naming_file(path, "depth file"):
         match _suffix(path):
             case ".npy":
                 with open(path, "rb") as file:
@@ -79,19 +79,6 @@ def _suffix(path: Path) -> str:
     if suffix not in SUFFIXES:
         raise DataError(f"it is no depth file; expected one of {', '.join(SUFFIXES)}.")
     return suffix
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Converts any exception of a reader to a DataError that names the file."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such depth file.") from None
-    except Exception as error:  # on damaged files readers raise ValueError, OSError, BadZipFile, zlib.error and more
-        raise DataError(f"{path} cannot be read: {error}. Is the file damaged or cut short?") from error
 
 
 def _check_mode(image: Image.Image) -> None:

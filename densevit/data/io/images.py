@@ -9,8 +9,6 @@ Of an animation, the first frame is read.
 import io
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import cv2
@@ -18,6 +16,7 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image
 
+from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import open_image
 from densevit.errors import DataError
 
@@ -42,14 +41,14 @@ class Header(NamedTuple):
 
 def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray:
     """An image as (H, W, 3) uint8, RGB. upright: rotates it by its EXIF orientation."""
-    with _naming(path), open(path, "rb") as file:
+    with naming_file(path, "image"), open(path, "rb") as file:
         data = file.read()
     return decode_image(data, path, upright)
 
 
 def decode_image(data: bytes, name: str | os.PathLike[str], upright: bool = True) -> np.ndarray:
     """The content of an image file as (H, W, 3) uint8, RGB; see `read_image`. name: its origin, for messages."""
-    with _naming(name, len(data)), open_image(io.BytesIO(data)) as image:
+    with naming_file(name, "image", len(data)), open_image(io.BytesIO(data)) as image:
         orientation = _header(image).orientation
         if _is_deep(image, data):
             pixels = _decode_deep(image, data)
@@ -63,7 +62,7 @@ def decode_image(data: bytes, name: str | os.PathLike[str], upright: bool = True
 
 def image_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(h, w) of the result of `read_image`, from the file's header."""
-    with _naming(path), open_image(path) as image:
+    with naming_file(path, "image"), open_image(path) as image:
         return _header(image).upright_size
 
 
@@ -73,7 +72,7 @@ def check_image(path: str | os.PathLike[str]) -> Header:
     Of JPEG, PNG and WebP files only the first and last bytes are read, others are decoded. Damage inside of a file is
     found when it is decoded.
     """
-    with _naming(path), open(path, "rb") as file, open_image(file) as image:
+    with naming_file(path, "image"), open(path, "rb") as file, open_image(file) as image:
         header = _header(image)
         length = file.seek(0, os.SEEK_END)
         file.seek(max(0, length - _TAIL))
@@ -83,34 +82,6 @@ def check_image(path: str | os.PathLike[str]) -> Header:
     if not whole:
         read_image(path)
     return header
-
-
-@contextmanager
-def _naming(path: str | os.PathLike[str], size: int | None = None) -> Iterator[None]:
-    """Converts any exception of a decoder to a DataError that names the file. size: in bytes; None: the file's."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such image.") from None
-    except Image.UnidentifiedImageError:
-        raise DataError(
-            f"{path} is no image, or of a format that Pillow does not know ({_size(path, size)})."
-        ) from None
-    except (
-        Exception
-    ) as error:  # on damaged files decoders raise OSError, SyntaxError, struct.error, zlib.error and more
-        raise DataError(
-            f"{path} cannot be read: {error} ({_size(path, size)}). Is the file damaged or cut short?"
-        ) from error
-
-
-def _size(path: str | os.PathLike[str], size: int | None) -> str:
-    try:
-        return f"{os.path.getsize(path) if size is None else size} bytes"
-    except OSError:
-        return "its size is unknown"
 
 
 def _header(image: Image.Image) -> Header:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
+from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import open_image
 from densevit.errors import DataError
 
@@ -53,21 +54,12 @@ def label_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Opens a file by Pillow; converts any exception to a DataError that names it."""
-    try:
-        with open_image(path) as image:
-            if image.format in _LOSSY:
-                raise DataError(
-                    "it is a JPEG, whose compression changes label values. Save labels as PNG, from their source."
-                )
-            yield image
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such label file.") from None
-    except Image.UnidentifiedImageError:
-        raise DataError(f"{path} is no image, or of a format that Pillow does not know.") from None
-    except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, struct.error, zlib.error and more
-        raise DataError(f"{path} cannot be read: {error}. Is the file damaged or cut short?") from error
+    with naming_file(path, "label file"), open_image(path) as image:
+        if image.format in _LOSSY:
+            raise DataError(
+                "it is a JPEG, whose compression changes label values. Save labels as PNG, from their source."
+            )
+        yield image
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:

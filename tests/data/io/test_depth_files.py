@@ -137,13 +137,13 @@ def test_npz_array_is_selected_by_name(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"there is no array 'Z'"):
             look(tmp_path / "a.npz", "Z")
         with pytest.raises(DataError, match=r"shape \(3, 4, 3\); expected \(H, W\)"):
-            look(tmp_path / "a.npz", "picture")
+            look(tmp_path / "a.npz", "image")
 
 
 WRONG = {
     "colours.png": (cv2.imencode(".png", np.zeros((2, 2, 3), np.uint8))[1].tobytes(), "its pixels are colours"),
     "cut.png": (png(WHOLE)[:60], "cannot be read"),
-    "none.png": (b"not a picture", "cannot be read"),
+    "none.png": (b"not an image", "is no image"),
     "cut.npy": (npy(DEPTH)[:-4], "cannot be read"),
     "text.npy": (npy(np.array([["a", "b"]])), "it holds <U1; expected numbers"),
     "empty.npy": (npy(np.zeros((0, 4))), r"shape \(0, 4\)"),
