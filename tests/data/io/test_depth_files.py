@@ -137,7 +137,7 @@ def test_npz_array_is_selected_by_name(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"there is no array 'Z'"):
             look(tmp_path / "a.npz", "Z")
         with pytest.raises(DataError, match=r"shape \(3, 4, 3\); expected \(H, W\)"):
-            look(tmp_path / "a.npz", "image")
+            look(tmp_path / "a.npz", "picture")
 
 
 WRONG = {
