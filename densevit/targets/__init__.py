@@ -3,8 +3,9 @@
 The built-in types are registered under the keys of `Targets` and `Predictions` that have them by default.
 """
 
+from densevit.targets.keypoints import Keypoints
 from densevit.targets.maps import Depth, InverseDepth, LabelMap, PanopticMap, PixelMap, ValueMap, VectorMap
-from densevit.targets.objects import Areas, Boxes, CrowdFlags, InstanceMasks, Keypoints, ObjectLabels, Scores
+from densevit.targets.objects import Areas, Boxes, CrowdFlags, InstanceMasks, ObjectLabels, Scores
 from densevit.targets.types import TargetTypes, is_metadata
 
 __all__ = [
