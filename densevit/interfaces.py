@@ -275,7 +275,7 @@ class Method(nn.Module):
 
     The constructor takes the model, a `DenseModel`, and its own options. Modules of its own, such as a decoder or a
     teacher, are trained unless frozen, and saved in checkpoints, but not in the model file. The model may have no
-    heads; then its backbone is saved.
+    heads; then its backbone is saved. See `docs/own-method.md`.
 
     needs_heads: whether the model must have heads. needs_labels: whether the training images must have labels.
     views: batches have this number of differently augmented copies of each image: first all first copies.
@@ -293,11 +293,15 @@ class Method(nn.Module):
         return recipe
 
     def training_step(self, model: Any, batch: Batch) -> Losses:
-        """Returns the loss terms of a batch. The model is in training mode."""
+        """Returns the loss terms of a batch. The model is in training mode.
+
+        They depend on the same parameters in each step, also for blank images without labels: with several processes,
+        a step on such images finds the parameters that are not used, which are then frozen.
+        """
         raise NotImplementedError(f"{type(self).__name__} is a Method and must implement training_step(model, batch).")
 
     def after_step(self, model: Any) -> None:
-        """Called after each optimiser step, for example to update a teacher. Default: nothing."""
+        """Called after each optimiser step, without gradients, for example to update a teacher. Default: nothing."""
 
     def validation_losses(self, model: Any, batch: Batch) -> Tensor:
         """Returns the loss of each image (B,), without gradients. Its mean is the metric `method/loss`, which selects

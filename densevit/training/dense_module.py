@@ -102,7 +102,8 @@ class DenseModule(lightning.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self.method.after_step(self.model)
+        with torch.no_grad():
+            self.method.after_step(self.model)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.learning_rate = max(group["lr"] for group in optimizer.param_groups)

@@ -67,7 +67,7 @@ class Denoising(Method):
     def after_step(self, model: Any) -> None:
         self.updates += 1
         for own, other in zip(self.teacher.parameters(), model.backbone.parameters(), strict=True):
-            own.lerp_(other.detach(), 0.5)
+            own.lerp_(other, 0.5)
 
     def validation_losses(self, model: Any, batch: Batch) -> Tensor:
         pixels = model.normalise(batch["images"], batch["padding_mask"])
