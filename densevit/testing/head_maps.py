@@ -12,7 +12,7 @@ _KEYS = ("semantic", "depth", "inverse_depth")
 _TIES = 1e-3  # fraction of a label map's pixels that may change by rounding
 
 
-@check("maps that decode to the predictions", "see maps and read_maps in interfaces.py")
+@check("maps that decode to the predictions", "see maps and read_maps in densevit/interfaces/")
 def maps(fixture: HeadFixture) -> None:
     """maps returns (B, C, *size) in fp32; read_maps decodes them, per pixel, to what predict returns without resizing.
 

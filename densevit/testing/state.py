@@ -135,7 +135,7 @@ def _require_unknown_option_fails(fixture: Fixture, given: tuple[str, ...], requ
     )
 
 
-@check("a class that the registry finds", "see densevit/interfaces.py and the docs of your own backbone or head")
+@check("a class that the registry finds", "see densevit/interfaces/ and the docs of your own backbone or head")
 def registration(fixture: Fixture) -> str:
     """The registry finds the class and its docstring."""
     plugin = fixture.plugin

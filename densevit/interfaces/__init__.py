@@ -1,0 +1,58 @@
+"""The interfaces of plugins, and the data that they exchange: the complete contract for plugin authors.
+
+`docs/own-backbone.md`, `docs/own-head.md`, `docs/own-target.md` and `docs/own-method.md` are tutorials.
+"""
+
+from densevit.interfaces.checkpoint_layouts import ZEROS, Change, CheckpointLayout, Line, Rearrangement, StateDict
+from densevit.interfaces.data_types import (
+    Batch,
+    Class,
+    Color,
+    Losses,
+    Outputs,
+    Predictions,
+    Sample,
+    Size,
+    Table,
+    Targets,
+    Window,
+)
+from densevit.interfaces.datasets import Dataset, Frame, Recipe
+from densevit.interfaces.evaluators import Evaluator
+from densevit.interfaces.modules import IMAGENET_MEAN, IMAGENET_STD, Backbone, Head, Method, Neck
+from densevit.interfaces.target_types import Canvas, Drawing, TargetType
+from densevit.losses.segmentation import IGNORE  # ignore index of `semantic`
+
+__all__ = [
+    "IGNORE",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "ZEROS",
+    "Backbone",
+    "Batch",
+    "Canvas",
+    "Change",
+    "CheckpointLayout",
+    "Class",
+    "Color",
+    "Dataset",
+    "Drawing",
+    "Evaluator",
+    "Frame",
+    "Head",
+    "Line",
+    "Losses",
+    "Method",
+    "Neck",
+    "Outputs",
+    "Predictions",
+    "Rearrangement",
+    "Recipe",
+    "Sample",
+    "Size",
+    "StateDict",
+    "Table",
+    "TargetType",
+    "Targets",
+    "Window",
+]

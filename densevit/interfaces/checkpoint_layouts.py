@@ -1,0 +1,105 @@
+"""The key layouts of other projects' checkpoints."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from densevit.interfaces.data_types import Class
+
+StateDict = Mapping[str, Tensor]
+
+
+ZEROS = "0"  # in place of a key; see `Line`
+
+
+@dataclass(frozen=True)
+class Change:
+    """A tensor transformation from their format to ours, and its inverse."""
+
+    forward: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Rearrangement:
+    """A transformation of a whole state dict, for what lines cannot express: a tensor that is the sum of two of theirs.
+
+    forward: from their tensors to those that the lines name. inverse: the reverse. Neither modifies its argument.
+    """
+
+    forward: Callable[[StateDict], StateDict]
+    inverse: Callable[[StateDict], StateDict]
+
+
+class Line(NamedTuple):
+    """A line of a layout's table: their key, our key and an optional transformation of the tensor.
+
+    `{i}`, `{b}`, ... match a number, the same one on both sides; a final `*` matches any suffix. `[0/3]` after a key is
+    the first of three equal parts along the first axis: `q.*` and `qkv.*[0/3]`. `0` in place of a key stands for a part
+    of zeros: `0` and `qkv.bias[1/3]` where they have no bias for keys, `qkv.bias[1/3]` and `0` where theirs has no
+    effect.
+    """
+
+    theirs: str
+    ours: str
+    change: Change | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointLayout:
+    """The format of one project's checkpoints of one architecture (entry-point group `densevit.checkpoints`).
+
+    name: that of the entry point, and the value of `convert --as` and `--to`: PROJECT-ARCHITECTURE.
+    part: "backbone": our keys in `lines` are the backbone's; "model": they begin with `backbone.` and `heads.TASK.`.
+    marks: keys, as in a line, that every such checkpoint has. Among the layouts whose marks are all present, the one
+        with the most marks is chosen; one without marks is never recognised.
+    lines: each tensor uses the first line that matches its key, or the first for each part.
+    describe: from the tensors, with our keys, the config sections that build the model: {"backbone": {"name": ...}}.
+        Raises WeightsError if they are of no known variant; a KeyError is reported as a missing tensor.
+    no_effect: their keys that have no effect in our model, with the reason.
+    fresh: our keys that such a checkpoint never has, with the reason; they keep their initial values.
+    zero_biases: our backbone biases that such a checkpoint may lack, with the reason; they are set to zeros. A bias
+        of zeros is not exported.
+    copies: keys that repeat another tensor, and that tensor's key; the two must be equal.
+    mean, std: RGB, of pixels in 0 ... 1, used in training; None: ImageNet's.
+    classes: for a model, its classes by task, from the state dict and the metadata of the checkpoint.
+    rearrange: applied to the state dict before the lines.
+    unrecorded: options such as "backbone.dilation" that tensors do not determine. `describe` returns the usual value or
+        none.
+    saved_options: those of them by full key that tensors without effect, or the metadata, determine. Metadata has the
+        content of config.json as `config`, {} if there is none.
+    usage_options: backbone options that change the use of the same tensors, such as "features": an export takes the
+        model's.
+    conventions: backbone options that the project's code determines, not its tensors. `describe` returns their values
+        that are not the plugin's defaults. Differences are reported.
+    saved_under: the key of the state dict in the project's .pth files; None: the files contain it alone.
+    config_files: for an export to transformers, from the config sections, the tensors with our keys and a model's
+        classes: {"config.json": ...}, and what "preprocessor_config.json" has besides the normalisation of pixels.
+        {} if transformers has no such model.
+    recipe: for a model, from the config sections and the classes by task, a config, as "coco/detr_r50", whose data,
+        training and inference settings `convert` writes, and sections that differ. A data section with a `name`
+        replaces the data set's own options.
+    """
+
+    name: str
+    part: Literal["backbone", "model"]
+    marks: tuple[str, ...]
+    lines: tuple[Line, ...]
+    describe: Callable[[StateDict], dict[str, Any]]
+    no_effect: Mapping[str, str] = field(default_factory=dict)
+    fresh: Mapping[str, str] = field(default_factory=dict)
+    zero_biases: Mapping[str, str] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    classes: Callable[[StateDict, Mapping[str, Any]], Mapping[str, Sequence[Class]]] | None = None
+    rearrange: Rearrangement | None = None
+    unrecorded: tuple[str, ...] = ()
+    saved_options: Callable[[StateDict, Mapping[str, Any]], dict[str, Any]] | None = None
+    usage_options: tuple[str, ...] = ()
+    conventions: tuple[str, ...] = ()
+    saved_under: str | None = None
+    config_files: Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]] | None = None
+    recipe: Callable[[Mapping[str, Any], Mapping[str, Sequence[Class]]], tuple[str, dict[str, Any]]] | None = None

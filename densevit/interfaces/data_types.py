@@ -1,0 +1,73 @@
+"""The data that plugins exchange."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Class:
+    """One class of a data set. densevit uses class indices 0 ... K-1 in the order of the data set."""
+
+    name: str
+    file_id: int  # id in annotation files (COCO: 1 ... 90), used again in prediction files and evaluation
+    color: Color  # RGB, 0 ... 255
+    thing: bool = True  # countable ("thing"); False for "stuff"
+
+
+Targets = dict[str, Any]
+"""Labels of one image, at the size of that image. A missing key means "not labelled", never "empty".
+
+boxes: (N, 4) float32, absolute xyxy in pixels. labels: (N,) int64. masks: (N, H, W) bool.
+semantic: (H, W) uint8, 255 = ignore. depth: (H, W) float32 in metres, 0 = invalid.
+area: (N,), as annotated. iscrowd: (N,) bool. Boxes and area may be float64, for evaluation.
+image_id: int or str. size: (h, w) without padding. original_size: (h, w) of the file.
+truth: in validation, the unmodified targets of the data set, in original pixels.
+
+Each key has a `TargetType`. A key without one may have a value that does not depend on cropping, resizing or flipping:
+a string, a single number, None, a list of strings, or a dict of these, which is passed through unchanged. A tensor, an
+array or a list of numbers under a key without a type is an error.
+"""
+
+
+Outputs = dict[str, Any]
+"""Outputs of a head for a padded batch: `logits`, `boxes`, `masks`, `depth`, and what else its loss needs."""
+
+
+Losses = dict[str, Tensor]
+"""Weighted scalar loss terms; their sum is minimised."""
+
+
+Predictions = dict[str, Any]
+"""Predictions for one image in original pixels: boxes xyxy, scores, labels, semantic, depth, masks."""
+
+
+Table = Sequence[Sequence[str | int | float]]
+"""Rows; the first is the header."""
+
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+Window = tuple[int, int, int, int]
+"""Top, left, bottom and right of a crop, in whole pixels."""
+
+
+class Sample(TypedDict):
+    """One image with its targets. image: (3, H, W) uint8, RGB."""
+
+    image: Tensor
+    targets: Targets
+
+
+class Batch(TypedDict):
+    """images: (B, 3, H, W) uint8, padded to one size. padding_mask: (B, H, W) bool, True = padding."""
+
+    images: Tensor
+    padding_mask: Tensor
+    targets: list[Targets]

@@ -1,0 +1,80 @@
+"""The interfaces of data sets and augmentation recipes."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from densevit.interfaces.data_types import Class, Sample, Size, Window
+from densevit.interfaces.target_types import TargetType
+
+
+class Dataset:
+    """Images with targets in original pixels. The framework resizes, augments and batches them.
+
+    The constructor takes `split` ("train" or "val"), its own options, and optionally `image_size`.
+    classes: by task; things for "detection", things and stuff for "segmentation".
+    provides: the target keys that are labelled, see `Targets`; or a mapping from these keys to their types. Keys
+        without a type have the registered type of that name.
+    metric: whether `depth` is in metres; False if its unit is unknown.
+    """
+
+    classes: dict[str, tuple[Class, ...]]
+    provides: "tuple[str, ...] | Mapping[str, TargetType | None]"
+    metric: bool = True
+
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} is a Dataset and must implement __len__.")
+
+    def __getitem__(self, index: int) -> Sample:
+        """Returns a sample in original pixels, with `image_id`; deterministic, and the same in all processes."""
+        raise NotImplementedError(f"{type(self).__name__} is a Dataset and must implement __getitem__.")
+
+    def check_labels(self) -> None:
+        """Raises DataError if no image has a label, so that training or evaluation is impossible. Default: no check.
+
+        Called before training, for the training and the evaluation split.
+        """
+
+    def sizes(self) -> np.ndarray | None:
+        """Heights and widths (N, 2), if known without reading images; evaluation then batches equal sizes."""
+        return None
+
+    def epoch_indices(self, epoch: int) -> np.ndarray:
+        """Indices of this training epoch, (M,) int64, with the same M in every epoch. Default: each index once.
+
+        Indices may be repeated; each occurrence is augmented differently.
+        """
+        return np.arange(len(self))
+
+
+class Frame(NamedTuple):
+    """A window on an image, and the size to which it is resized."""
+
+    window: Window
+    size: Size
+
+
+class Recipe:
+    """The geometry and colours of augmentation (`data.recipe`). The constructor takes `image_size` and its own options.
+
+    canvas: (h, w) to which training images are padded, or None; evaluation_canvas: the same for evaluation.
+    recoloring: random changes of colour: "none", "gentle", "photometric", or image-only transforms of albumentations.
+    """
+
+    canvas: Size | None = None
+    evaluation_canvas: Size | None = None
+    recoloring: Any = "none"
+
+    def evaluation_size(self, height: int, width: int) -> Size:
+        """Returns the size to which an image is resized for evaluation, without padding."""
+        raise NotImplementedError(f"{type(self).__name__} is a Recipe and must implement evaluation_size().")
+
+    def training_frame(
+        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
+    ) -> Frame:
+        """Draws the window on a training image and the size to which it is resized.
+
+        The image is flipped before in half of the cases. semantic: its label map (height, width), if it has one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is a Recipe and must implement training_frame().")

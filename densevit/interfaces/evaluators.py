@@ -1,0 +1,75 @@
+"""The interface of evaluators."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from densevit.interfaces.data_types import Class, Predictions, Table, Targets
+from densevit.interfaces.datasets import Dataset
+from densevit.interfaces.modules import Head
+
+
+class Evaluator:
+    """Accumulates predictions and computes metrics over the whole data set, not as a mean over batches.
+
+    reads: the keys of predictions that it needs; a tuple of keys means one of them.
+    main: the metric of `compute` that determines the best epoch.
+    lower_is_better: the metrics of `compute` that are errors; for all others higher is better.
+    """
+
+    reads: tuple[str | tuple[str, ...], ...] = ()
+    main: str
+    lower_is_better: tuple[str, ...] = ()
+
+    def __init__(self, classes: Sequence[Class]) -> None:
+        self.classes = tuple(classes)
+
+    def prepare(self, head: Head, data: Dataset) -> None:
+        """Called once before evaluation with the head and the data set. Default: accepts all.
+
+        Raises ConfigError if the options do not allow evaluation of this head on this data; the message starts with the
+        name of an option: "align is none, but ...".
+        """
+
+    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
+        """Adds one prediction and one ground truth per image, in original pixels. Repeated images count once."""
+        raise NotImplementedError(
+            f"{type(self).__name__} is an Evaluator and must implement update(predictions, truths)."
+        )
+
+    def compute(self) -> dict[str, float]:
+        """Returns the metrics over all updates, as fractions 0 ... 1 or metres."""
+        raise NotImplementedError(f"{type(self).__name__} is an Evaluator and must implement compute().")
+
+    def tables(self) -> dict[str, Table]:
+        """Returns small tables by name, written to NAME-HEAD.csv in the run folder. Default: none.
+
+        The report shows "confusion": a header with the class names after its first cell, then one row per ground truth
+        class with its name and the count of each predicted class.
+        """
+        return {}
+
+    def results(self) -> list[dict[str, Any]] | None:
+        """Returns all predictions as entries of a COCO results file, if the task has this format, for `evaluate --out`.
+
+        Predicted maps are written per image, without the evaluator.
+        """
+        return None
+
+    def reset(self) -> None:
+        """Clears all accumulated data."""
+        raise NotImplementedError(f"{type(self).__name__} is an Evaluator and must implement reset().")
+
+    def state(self) -> Any:
+        """Returns the accumulated data, picklable; processes exchange it before `compute`."""
+        raise NotImplementedError(
+            f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes."
+        )
+
+    def merge(self, states: Sequence[Any]) -> None:
+        """Replaces the accumulated data by the states of all processes, including its own."""
+        raise NotImplementedError(
+            f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes."
+        )
+
+
+# ---- checkpoints of other projects ----

@@ -1,0 +1,176 @@
+"""The interfaces of backbones, necks, heads and training methods."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from densevit.errors import ConfigError
+from densevit.interfaces.data_types import Batch, Class, Losses, Outputs, Predictions, Targets
+from densevit.interfaces.datasets import Dataset
+from densevit.interfaces.target_types import TargetType
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """Computes feature maps from images.
+
+    channels, strides: one per feature, fine to coarse; strides in input pixels.
+    mean, std: normalisation of pixels in 0 ... 1, which the model applies before the backbone.
+    input_size: (H, W), only if the architecture has a fixed input size.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    input_size: tuple[int, int] | None = None
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images: (B, 3, H, W) float, any H and W. Returns features (B, C_i, ceil(H / s_i), ceil(W / s_i))."""
+        raise NotImplementedError(f"{type(self).__name__} is a Backbone and must implement forward(images).")
+
+    def parameter_depths(self) -> list[list[nn.Parameter]]:
+        """Parameters grouped by depth, input first, for layer-wise learning rates. Default: one group per child."""
+        groups = [list(child.parameters()) for child in self.children()]
+        own = list(self.parameters(recurse=False))
+        return [group for group in (own, *groups) if group]
+
+
+class Neck(nn.Module):
+    """Transforms the feature maps for one head (`heads.NAME.neck`)."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.channels, self.strides = tuple(channels), tuple(strides)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Returns features with the `channels` and `strides` of this neck."""
+        raise NotImplementedError(f"{type(self).__name__} is a Neck and must implement forward(features).")
+
+
+class Head(nn.Module):
+    """Computes outputs, losses and predictions of one task from feature maps.
+
+    task: "detection", "segmentation", "depth" or a custom name; determines the classes and the evaluator.
+    needs: target keys required for training; checked against the data at the start.
+    quantity: output of a depth head: "depth" in metres, which needs metric ground truth, or relative "inverse_depth",
+        which is evaluated after alignment. None: not declared and not checked.
+    target_types: the types of keys of its predictions that have options, such as a skeleton; the others have the
+        registered type of that name.
+    """
+
+    task: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+    quantity: str | None = None
+    target_types: "Mapping[str, TargetType] | None" = None
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class]) -> None:
+        super().__init__()
+        self.classes = tuple(classes)
+
+    @classmethod
+    def classes_from(cls, dataset: "Dataset") -> tuple[Class, ...]:
+        """Returns the classes that the head predicts for this data set. Default: those of its task, else none."""
+        return tuple(dataset.classes.get(cls.task, ()))
+
+    def check(self, dataset: "Dataset") -> None:
+        """Called once before training with the training split. Default: a head for metric depth needs metric data.
+
+        Raises ConfigError if the head cannot be trained on it; the message continues "heads.NAME (PLUGIN) ".
+        """
+        if self.quantity == "depth" and not dataset.metric:
+            raise ConfigError(
+                "learns metres, but the depth of the data set has no unit (metric: false). Fix: give the head a "
+                "relative output (output: relative); or calibrate the data: set what its values are in metres "
+                "(data.scale; for disparity data.baseline and data.focal), and remove metric: false."
+            )
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
+        """padding_mask: (B, H, W) bool, True = padding. targets: in training only."""
+        raise NotImplementedError(
+            f"{type(self).__name__} is a Head and must implement forward(features, padding_mask, targets)."
+        )
+
+    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+        """Returns always the same keys. Images that lack a key of `needs` are ignored; images without objects are not.
+
+        If no image is labelled, every term is exactly 0 and still connected to every parameter.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is a Head and must implement loss(outputs, targets).")
+
+    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
+        """Returns one dict per image, in original pixels. Uses only `size` and `original_size` of the targets."""
+        raise NotImplementedError(f"{type(self).__name__} is a Head and must implement predict(outputs, targets).")
+
+    def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
+        """Dense heads: maps (B, C, *size) in float32 that test-time augmentation averages, e.g. logits or depth.
+
+        size: in pixels, of the padded batch or a top-left crop of it. If C is the number of classes,
+        `inference.average: probabilities` averages softmax(maps) instead.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement maps().")
+
+    def undo_zoom(self, maps: Tensor, zoom: float) -> Tensor:
+        """Dense heads: converts `maps` (B, C, h, w) of an image that was enlarged by `zoom` to zoom 1.
+
+        Called before maps of several scales are averaged (`inference.scales`). By default, maps of a head whose
+        `quantity` is "depth" are multiplied by the zoom, because training divides depth by it; others are unchanged.
+        Heads whose maps depend on the zoom in another way, e.g. log depth, override this method.
+        """
+        return maps * zoom if self.quantity == "depth" else maps
+
+    def read_maps(self, maps: Tensor) -> Predictions:
+        """Dense heads: predictions from averaged maps (B, C, h, w): `semantic` (B, h, w) or `depth` (B, h, w).
+
+        Called on crops of the maps in original pixels, so the result of a pixel may depend only on its C values, which
+        may be probabilities instead of logits (see `maps`). For an image that is not resized it equals `predict`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement read_maps().")
+
+
+class Method(nn.Module):
+    """How a model is trained. The built-in method `supervised` minimises the losses of the heads.
+
+    The constructor takes the model, a `DenseModel`, and its own options. Modules of its own, such as a decoder or a
+    teacher, are trained unless frozen, and saved in checkpoints, but not in the model file. The model may have no
+    heads; then its backbone is saved. See `docs/own-method.md`.
+
+    needs_heads: whether the model must have heads. needs_labels: whether the training images must have labels.
+    views: batches have this number of differently augmented copies of each image: first all first copies.
+    """
+
+    needs_heads: bool = False
+    needs_labels: bool = False
+    views: int = 1
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+
+    def transform(self, recipe: Any) -> Any:
+        """The training transform (sample, generator, types) -> sample. Default: that of `data.recipe`."""
+        return recipe
+
+    def training_step(self, model: Any, batch: Batch) -> Losses:
+        """Returns the loss terms of a batch. The model is in training mode.
+
+        They depend on the same parameters in each step, also for blank images without labels: with several processes,
+        a step on such images finds the parameters that are not used, which are then frozen.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is a Method and must implement training_step(model, batch).")
+
+    def after_step(self, model: Any) -> None:
+        """Called after each optimiser step, without gradients, for example to update a teacher. Default: nothing."""
+
+    def validation_losses(self, model: Any, batch: Batch) -> Tensor:
+        """Returns the loss of each image (B,), without gradients. Its mean is the metric `method/loss`, which selects
+        the best epoch of a model without heads. Not implemented by default: only the heads are evaluated.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement validation_losses().")

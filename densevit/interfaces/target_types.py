@@ -1,0 +1,140 @@
+"""The interface of target types, and what they draw on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+
+from densevit.interfaces.data_types import Class, Color, Size, Window
+
+
+class Canvas(Protocol):
+    """An image that a `TargetType` draws on. Coordinates are in pixels of the original image."""
+
+    def overlay(self, colors: np.ndarray, mask: np.ndarray) -> None:
+        """Blends colours (H, W, 3) uint8 with the image where mask (H, W) is True."""
+
+    def boxes(self, boxes: np.ndarray, colors: Sequence[Color], texts: Sequence[tuple[str, str]]) -> None:
+        """Outlines boxes (N, 4) xyxy, the first on top. texts: (name, suffix); only the name is shortened."""
+
+    def points(self, points: np.ndarray, color: Color) -> None:
+        """Discs at points (N, 2)."""
+
+    def lines(self, lines: np.ndarray, color: Color) -> None:
+        """Line segments (N, 2, 2), from point to point."""
+
+
+class Drawing(Protocol):
+    """What a `TargetType` draws a result with: the image with the predictions, and with the ground truth if given."""
+
+    @property
+    def prediction(self) -> Canvas:
+        """The image on which predictions are drawn."""
+
+    @property
+    def truth(self) -> Canvas | None:
+        """The image on which ground truth is drawn; None without."""
+
+    def legend(self, classes: Sequence[Class]) -> None:
+        """Adds the classes to the legend below."""
+
+    def panel(self, caption: str, pixels: np.ndarray) -> None:
+        """Adds an image (H, W, 3) uint8 beside the others."""
+
+    def value_maps(
+        self, prediction: np.ndarray, truth: np.ndarray | None, unit: str = "m", inverse: bool = False
+    ) -> None:
+        """Adds maps (H, W) in colours with colour bars, and the relative error. 0 and non-finite values are unknown.
+
+        inverse: the prediction is relative inverse depth, which is aligned to the ground truth by least squares.
+        """
+
+    def error_map(self, wrong: np.ndarray, ignored: np.ndarray) -> None:
+        """Adds the image in pale grey with wrong pixels (H, W) in red and ignored ones in black."""
+
+
+class TargetType:
+    """The type of a target key: how its values follow their image, and how they are drawn, written and read.
+
+    Values are numpy arrays here, tensors in samples and batches. An object with (N, ...) values per image is "object",
+    a map (..., H, W) is "pixel"; any other value is "image". Instances are stateless; options go to the constructor.
+
+    per: what a value belongs to. Values per object are selected together.
+    task: the task whose classes the values refer to; None if they refer to none.
+    truth_only: used by evaluators only, so transforms drop it.
+    fill: what new pixels at the border are, for maps.
+    """
+
+    per: ClassVar[Literal["image", "object", "pixel"]] = "image"
+    task: str | None = None
+    truth_only: bool = False
+    fill: float = 0
+
+    def check(self, value: Any, size: Size) -> None:
+        """Raises DataError for a wrong shape, type or range. The message continues "image 7: boxes "."""
+
+    def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
+        """The same for a value that a head predicts, finite and in original pixels. Default: `check`."""
+        self.check(value, size)
+
+    def usable(self, value: Any, size: Size) -> np.ndarray | None:
+        """Per object: which rows, (N,) bool, can be trained on, before any transform. None: all."""
+        return None
+
+    def clip(self, value: Any, size: Size) -> Any:
+        """The value limited to its image, before and after the transforms."""
+        return value
+
+    def hflip(self, value: Any, size: Size) -> Any:
+        """The value of the horizontally flipped image. size: of the image."""
+        return value
+
+    def rotate(self, value: Any, matrix: np.ndarray, size: Size) -> Any:
+        """The value of the rotated image. matrix: (2, 3), maps coordinates of pixel centres from the old to the new."""
+        return value
+
+    def crop(self, value: Any, window: Window, size: Size) -> Any:
+        """The value of the cropped image."""
+        return value
+
+    def resize(self, value: Any, size: Size, new_size: Size, zoom: float = 1.0) -> Any:
+        """The value of the resized image. zoom: the scale of its sides relative to evaluation."""
+        return value
+
+    def visible(self, value: Any, size: Size) -> np.ndarray | None:
+        """Per object: which rows, (N,) bool, are inside the image after the transforms. None: this type cannot tell."""
+        return None
+
+    def collate(self, values: Sequence[Any], size: Size, device: Any = None) -> Any:
+        """A batch of values, tensors or None where unlabelled, padded to a grid of this size. Default: the sequence.
+
+        For losses of heads. device: of the result; None: that of the values.
+        """
+        return values
+
+    def draw(
+        self,
+        drawing: Drawing,
+        key: str,
+        predictions: Mapping[str, Any],
+        truth: Mapping[str, Any] | None,
+        classes: Sequence[Class],
+    ) -> None:
+        """Draws predictions[key], and truth[key] if it is labelled. All values are arrays. Default: nothing."""
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> Any:
+        """A prediction for files. Per object: a dict of JSON values for each object, a part of its entry in COCO's
+        results format. Per pixel: by suffix (".png", ".npy", ".json") a PIL image, an array or JSON values. Per image:
+        a JSON value. None: nothing is written.
+        """
+        return None
+
+    def decode(self, encoded: Any, classes: Sequence[Class]) -> Any:
+        """Inverse of `encode`: a value from the dicts of all objects, from files by suffix, or from a JSON value."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement decode().")
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> Any:
+        """A valid random value, with which `densevit check` tests heads. objects: their number; with 0, maps have no
+        labelled pixel.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement random().")
