@@ -62,13 +62,14 @@ class TargetType:
     per: what a value belongs to. Values per object are selected together.
     task: the task whose classes the values refer to; None if they refer to none.
     truth_only: used by evaluators only, so transforms drop it.
-    fill: what new pixels at the border are, for maps.
+    fill: what new pixels at the border are, for maps. layer: drawn over the types of lower layers.
     """
 
     per: ClassVar[Literal["image", "object", "pixel"]] = "image"
     task: str | None = None
     truth_only: bool = False
     fill: float = 0
+    layer: int = 0
 
     def check(self, value: Any, size: Size) -> None:
         """Raises DataError for a wrong shape, type or range. The message continues "image 7: boxes "."""

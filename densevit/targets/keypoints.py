@@ -28,6 +28,8 @@ class Keypoints(ObjectType):
     of keypoints that are connected in visualizations.
     """
 
+    layer = 1
+
     def __init__(
         self,
         names: Sequence[str] = COCO_KEYPOINTS,

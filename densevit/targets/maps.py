@@ -26,6 +26,7 @@ class PixelMap(TargetType):
     """
 
     per: ClassVar[Literal["image", "object", "pixel"]] = "pixel"
+    layer = -2
     kinds = "f"
     channels: int | None = None
     dtype = torch.float32

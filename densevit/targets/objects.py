@@ -157,6 +157,8 @@ class Scores(ObjectType):
 class InstanceMasks(ObjectType):
     """(N, H, W) bool."""
 
+    layer = -1
+
     def check(self, value: Any, size: Size) -> None:
         if value.ndim != 3 or value.shape[1:] != size:
             raise DataError(f"has shape {tuple(value.shape)}; expected (N, {size[0]}, {size[1]}).")

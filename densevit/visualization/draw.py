@@ -50,7 +50,7 @@ def draw(
     drawing = ImageDrawing(_to_pil(image), truth is not None)
     shown = None if truth is None else _arrays(truth)
     keys = [key for key in result if key in known]
-    for key in sorted(keys, key=lambda key: known[key].per != "pixel"):  # maps are below objects
+    for key in sorted(keys, key=lambda key: known[key].layer):
         known[key].draw(drawing, key, result, shown, classes)
     return drawing.finished()
 

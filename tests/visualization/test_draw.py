@@ -133,6 +133,16 @@ def test_custom_target_type_draws_its_predictions():
     assert np.abs(draw(GREY, predictions, CLASSES, types={"fire": Everywhere()}) - expected).max() <= 1
 
 
+def test_boxes_are_drawn_over_masks():
+    predictions = found((100, 200, 300, 400), labels=[1], scores=[0.9])
+    masks = torch.zeros(1, 600, 600, dtype=torch.bool)
+    masks[:, 200:401, 100:301] = True
+    drawn = draw(GREY, predictions | {"masks": masks}, CLASSES)
+    plain = draw(GREY, predictions, CLASSES)
+    outline = (plain == BLUE).all(axis=2)
+    assert (drawn[outline] == BLUE).all() and (drawn[395, 105] != plain[395, 105]).any()
+
+
 def test_normals_are_shown_as_rgb_beside_the_image():
     normals = torch.zeros(3, 600, 600)
     normals[0, :300], normals[2, 300:] = 1, -1
