@@ -16,6 +16,7 @@ from densevit.cli import main
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.errors import ConfigError, DataError, TrainingError, WeightsError
 from densevit.training.callbacks.checkpointing import RunFolder
+from densevit.training.resuming import changes
 from densevit.training.run import resume, train
 from tests.training.test_run import TINY
 from tests.training.test_signals import child, wait_for
@@ -78,6 +79,19 @@ def test_valid_edit_is_printed_and_applied(
     assert used == [(0.0005, 0.01)] * 2
     checkpoint = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["betas"] == (0.8, 0.9)
+
+
+def test_inference_of_a_head_can_change(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    file = tmp_path / "tiny.yaml"
+    before = configs.load(file)
+    [head] = before.heads
+    after = configs.load(file, [f"heads.{head}.inference.window=64"])
+    assert changes(before, before) == {}
+    assert changes(before, after)[f"heads.{head}.inference.window"] == "null -> 64"
+    assert all(key.startswith(f"heads.{head}.inference") for key in changes(before, after))
+    with pytest.raises(ConfigError, match=f"heads.{head}.inference_steps: null -> 3"):
+        changes(before, configs.load(file, [f"heads.{head}.inference_steps=3"]))
 
 
 @pytest.mark.parametrize("decay", ["0", "0.0"])
