@@ -81,12 +81,12 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
         lambda run: model_file(run, config=TINY.replace("swin", "swim")), "There is no backbone 'swim'"
     ),
     "config of another model": (lambda run: model_file(run, config=TINY.replace("width: 32", "width: 64")), "shape"),
-    "classes nested deeply": (lambda run: model_file(run, classes=DEEP), "its header is corrupt"),
-    "classes that are a number": (lambda run: model_file(run, classes="5"), "its header is corrupt"),
+    "classes nested deeply": (lambda run: model_file(run, head_classes=DEEP), "its header is corrupt"),
+    "classes that are a number": (lambda run: model_file(run, head_classes="5"), "its header is corrupt"),
     "classes without colours": (
-        lambda run: model_file(run, classes='{"detection": [{"name": "a"}]}'), "its header is corrupt ('color')"
+        lambda run: model_file(run, head_classes='{"boxes": [{"name": "a"}]}'), "its header is corrupt ('color')"
     ),
-    "no classes": (lambda run: model_file(run, classes="{}"), "has no classes"),
+    "no classes": (lambda run: model_file(run, head_classes="{}"), "has no classes"),
 }  # fmt: skip
 
 

@@ -50,8 +50,8 @@ def test_a_file_a_mapping_and_a_config_give_the_same_run(run: Run, config_file: 
 def test_a_run_has_its_path_metrics_and_model(run: Run) -> None:
     assert run.stopped_by == 0
     assert plain(run.metrics) == json.loads((run.path / "metrics.json").read_text())
-    assert run.model is run.model and not run.model.training
-    state = {name: value.cpu() for name, value in run.model.state_dict().items()}
+    assert run.model is run.model and not run.model.model.training
+    state = {name: value.cpu() for name, value in run.model.model.state_dict().items()}
     best = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert_same(state, {name.removeprefix("model."): value for name, value in best.items()})
 
@@ -106,9 +106,9 @@ def test_evaluate_takes_a_run_its_folder_or_its_model_and_agrees_with_the_comman
 
 
 def test_evaluate_leaves_a_model_as_it_was(run: Run) -> None:
-    model = run.model.train()
+    model = run.model.model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    evaluate(model)
+    evaluate(run.model)
     assert model.training
     assert_same(before, model.state_dict())
     model.eval()
