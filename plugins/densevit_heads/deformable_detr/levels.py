@@ -1,0 +1,118 @@
+"""Feature levels: feature maps of several strides, projected to one sequence of tokens (section 4.1)."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from densevit.layers.positions import mask_on_grid, sine
+
+GROUPS = 32  # of the group norm after each projection
+
+
+class Levels(NamedTuple):
+    """The maps of L levels as one sequence of S tokens: fine to coarse, each map in row-major order.
+
+    tokens, positions: (B, S, C). padding: (B, S) bool. shapes: (H, W) of each map. centres: (B, S, 2), xy of the cell
+    centres in 0 ... 1 of the image without padding. valid_ratios: (B, L, 2), the share of columns and rows of each map
+    that are not padding: a position in 0 ... 1 of the image times this ratio is one in 0 ... 1 of the map.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    padding: Tensor
+    shapes: list[tuple[int, int]]
+    centres: Tensor
+    valid_ratios: Tensor
+
+    def on_maps(self, reference: Tensor) -> Tensor:
+        """Points (B, Q, 2) or boxes (B, Q, 4) of the image, as positions on each map: (B, Q, L, 2 or 4)."""
+        ratios = self.valid_ratios.repeat(1, 1, reference.shape[-1] // 2)
+        return reference[:, :, None] * ratios[:, None]
+
+
+class LevelProjections(nn.Module):
+    """Projects features to `num_levels` levels of one width, and adds levels coarser than the coarsest feature.
+
+    The levels are the coarsest features of stride `min_stride` and above, one for each stride; of several features of
+    one stride the deepest. Each is projected by a 1x1 convolution. Missing levels follow by 3x3 convolutions of stride
+    2: the first on the coarsest feature, the others on the level before. Group norm follows each convolution.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], width: int, num_levels: int, min_stride: int
+    ) -> None:
+        super().__init__()
+        deepest = {stride: index for index, stride in enumerate(strides) if stride >= min_stride}
+        if not deepest:
+            raise ValueError(f"min_stride is {min_stride}, but the coarsest feature has stride {max(strides)}.")
+        self.features = list(deepest.values())[-num_levels:]
+        convolutions = [nn.Conv2d(channels[index], width, 1) for index in self.features]
+        inputs = channels[self.features[-1]]
+        for _ in range(num_levels - len(self.features)):
+            convolutions.append(nn.Conv2d(inputs, width, 3, stride=2, padding=1))
+            inputs = width
+        self.projections = nn.ModuleList(
+            nn.Sequential(convolution, nn.GroupNorm(GROUPS, width)) for convolution in convolutions
+        )
+        self.embedding = nn.Parameter(torch.randn(num_levels, width))
+        for convolution in convolutions:
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor) -> Levels:
+        """padding_mask: (B, H, W) of the batch. Features of padding are set to 0: the group norm depends on them."""
+        used = [_without_padding(features[index], padding_mask) for index in self.features]
+        maps = [project(x) for project, x in zip(self.projections, used, strict=False)]
+        x = used[-1]
+        for project in self.projections[len(used) :]:
+            x = project(x)
+            maps.append(x)
+
+        paddings = [mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1])) for x in maps]
+        positions = [
+            sine_positions(padding, x.shape[1]).to(x.dtype).flatten(1, 2) + embedding.to(x.dtype)
+            for x, padding, embedding in zip(maps, paddings, self.embedding, strict=True)
+        ]
+        ratios = [valid_ratio(padding) for padding in paddings]
+        return Levels(
+            torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1),
+            torch.cat(positions, dim=1),
+            torch.cat([padding.flatten(1) for padding in paddings], dim=1),
+            [(x.shape[-2], x.shape[-1]) for x in maps],
+            torch.cat([cell_centres(padding, ratio) for padding, ratio in zip(paddings, ratios, strict=True)], dim=1),
+            torch.stack(ratios, dim=1),
+        )
+
+
+def _without_padding(x: Tensor, padding_mask: Tensor) -> Tensor:
+    return x.masked_fill(mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1]))[:, None], 0.0)
+
+
+def sine_positions(padding: Tensor, channels: int) -> Tensor:
+    """DETR's sine encoding at cell centres (-0.5) instead of cell ends, counted without padding, normalised to 2 pi.
+
+    padding: (B, H, W) bool, True = padding. Returns (B, H, W, channels), rows in the first half, columns in the second.
+    """
+    valid = (~padding).float()
+    rows, columns = valid.cumsum(1), valid.cumsum(2)
+    rows = (rows - 0.5) / (rows[:, -1:, :] + 1e-6) * (2 * math.pi)
+    columns = (columns - 0.5) / (columns[:, :, -1:] + 1e-6) * (2 * math.pi)
+    return torch.cat([sine(rows, channels // 2), sine(columns, channels // 2)], dim=-1)
+
+
+def valid_ratio(padding: Tensor) -> Tensor:
+    """padding: (B, H, W) bool. Returns (B, 2), the share of columns and of rows that are not padding."""
+    inside = (~padding).float()
+    return torch.stack([inside[:, 0].mean(1), inside[:, :, 0].mean(1)], dim=-1)
+
+
+def cell_centres(padding: Tensor, ratio: Tensor) -> Tensor:
+    """padding: (B, H, W) bool. ratio: (B, 2). Returns (B, H*W, 2), xy in 0 ... 1 of the image without padding."""
+    H, W = padding.shape[1:]
+    columns = (torch.arange(W, device=padding.device) + 0.5) / W
+    rows = (torch.arange(H, device=padding.device) + 0.5) / H
+    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).flatten(0, 1)  # (H*W, 2)
+    return grid / ratio[:, None]

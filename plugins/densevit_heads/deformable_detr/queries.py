@@ -1,0 +1,92 @@
+"""Object queries: learned, or from the encoder's best proposals (two-stage, A.4)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.layers.linear import Linear
+from densevit.layers.mlp import Mlp
+from densevit.layers.positions import sine_boxes
+from densevit.layers.precision import at_least_fp32, autocast_off
+from densevit_heads.deformable_detr.levels import Levels
+from densevit_heads.deformable_detr.prediction import refine
+
+MARGIN = 0.01  # cells closer to the border of the image propose nothing
+
+
+class Queries(NamedTuple):
+    """positions, contents: (B, Q, C). reference: (B, Q, 2) points xy or (B, Q, 4) boxes cxcywh, in 0 ... 1."""
+
+    positions: Tensor
+    contents: Tensor
+    reference: Tensor
+
+
+class LearnedQueries(nn.Module):
+    """Learned positions and contents; the reference point is predicted from the position (A.2)."""
+
+    def __init__(self, num_queries: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.embedding = nn.Embedding(num_queries, 2 * width)  # positions, then contents
+        self.reference = nn.Linear(width, 2)
+        nn.init.xavier_uniform_(self.reference.weight)
+        nn.init.zeros_(self.reference.bias)
+
+    def forward(self, batch_size: int) -> Queries:
+        """Returns the same Q queries for each image."""
+        positions, contents = self.embedding.weight.split(self.width, dim=-1)
+        with autocast_off(positions.device):
+            reference = F.linear(*(at_least_fp32(x) for x in (positions, self.reference.weight, self.reference.bias)))
+        return Queries(*(x.expand(batch_size, -1, -1) for x in (positions, contents, reference.sigmoid())))
+
+
+class Proposals(NamedTuple):
+    """A proposal for each cell. logits: (B, S, K), of which the first tells objects from background.
+
+    boxes: (B, S, 4) cxcywh. padding: (B, S) bool.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    padding: Tensor
+
+
+class TwoStage(nn.Module):
+    """The encoder proposes a box from each cell; the best ones become queries (A.4, "two-stage Deformable DETR")."""
+
+    def __init__(self, num_queries: int, width: int, label_head: Linear, box_head: Mlp) -> None:
+        super().__init__()
+        self.num_queries, self.width = num_queries, width
+        self.project = Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.label_head, self.box_head = label_head, box_head
+        self.embed = Linear(2 * width, 2 * width)
+        self.embed_norm = nn.LayerNorm(2 * width)
+        for layer in (self.project, self.embed):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def propose(self, memory: Tensor, levels: Levels) -> Proposals:
+        """memory: (B, S, C). The initial box of a cell is centred on it, with sides of 0.05 * 2^level.
+
+        Cells of padding or near the border have features of 0 and a box of no size at the bottom right.
+        """
+        centres = levels.centres.split([height * width for height, width in levels.shapes], dim=1)
+        sides = [torch.full_like(x, 0.05 * 2.0**level) for level, x in enumerate(centres)]
+        initial = torch.cat([levels.centres, torch.cat(sides, dim=1)], dim=-1)  # (B, S, 4)
+        valid = ((initial > MARGIN) & (initial < 1 - MARGIN)).all(-1) & ~levels.padding
+        features = self.norm(self.project(memory.masked_fill(~valid[..., None], 0.0)))
+        boxes = refine(self.box_head, features, initial)
+        return Proposals(self.label_head(features), boxes.masked_fill(~valid[..., None], 1.0), levels.padding)
+
+    def select(self, proposals: Proposals) -> Queries:
+        """The `num_queries` proposals with the highest scores, or all if there are fewer; padding comes last."""
+        scores = proposals.logits[..., 0].detach().float().masked_fill(proposals.padding, float("-inf"))
+        top = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
+        boxes = proposals.boxes.detach().gather(1, top[..., None].expand(-1, -1, 4))  # (B, Q, 4)
+        embedding = sine_boxes(boxes, self.width // 2, temperature=10000.0)  # (B, Q, 2C)
+        embedding = self.embed_norm(self.embed(embedding.to(self.embed.weight.dtype)))
+        positions, contents = embedding.split(self.width, dim=-1)
+        return Queries(positions, contents, boxes)

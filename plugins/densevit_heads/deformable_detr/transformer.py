@@ -1,0 +1,73 @@
+"""The layers of the deformable transformer (section 4.2): post-norm, as in DETR."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from densevit.layers.attention import MultiHeadAttention
+from densevit.layers.deformable_attention import MultiScaleDeformableAttention
+from densevit.layers.mlp import FeedForward
+from densevit_heads.deformable_detr.levels import Levels
+
+
+class EncoderLayer(nn.Module):
+    """Deformable self-attention over the cells of all levels, then a feed-forward network (FFN)."""
+
+    def __init__(
+        self, width: int, num_heads: int, num_levels: int, num_points: int, ffn_width: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.self_attention = MultiScaleDeformableAttention(width, num_levels, num_heads, num_points)
+        self.self_attention_norm = nn.LayerNorm(width)
+        self.ffn = FeedForward(width, ffn_width, nn.ReLU, dropout)
+        self.ffn_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        _initialise(self.ffn)
+
+    def forward(self, memory: Tensor, levels: Levels, reference: Tensor) -> Tensor:
+        """memory: (B, S, C). reference: (B, S, L, 2). Returns (B, S, C)."""
+        with_pos = memory + levels.positions
+        attended = self.self_attention(with_pos, reference, memory, levels.shapes, levels.padding)
+        memory = self.self_attention_norm(memory + self.dropout(attended))
+        return self.ffn_norm(memory + self.dropout(self.ffn(memory)))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among queries, deformable cross-attention to the memory, then a feed-forward network (FFN)."""
+
+    def __init__(
+        self, width: int, num_heads: int, num_levels: int, num_points: int, ffn_width: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.self_attention = MultiHeadAttention(width, num_heads, dropout)
+        self.self_attention_norm = nn.LayerNorm(width)
+        self.cross_attention = MultiScaleDeformableAttention(width, num_levels, num_heads, num_points)
+        self.cross_attention_norm = nn.LayerNorm(width)
+        self.ffn = FeedForward(width, ffn_width, nn.ReLU, dropout)
+        self.ffn_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        _initialise(self.ffn)
+        for layer in (self.self_attention.query, self.self_attention.key, self.self_attention.value):
+            nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5)  # of the fused projection, (3C, C)
+
+    def forward(
+        self,
+        queries: Tensor,
+        positions: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        shapes: Sequence[tuple[int, int]],
+        padding: Tensor,
+    ) -> Tensor:
+        """queries, positions: (B, Q, C). reference: (B, Q, L, 2 or 4). memory: (B, S, C). Returns (B, Q, C)."""
+        with_pos = queries + positions
+        attended = self.self_attention(with_pos, with_pos, queries)
+        queries = self.self_attention_norm(queries + self.dropout(attended))
+        attended = self.cross_attention(queries + positions, reference, memory, shapes, padding)
+        queries = self.cross_attention_norm(queries + self.dropout(attended))
+        return self.ffn_norm(queries + self.dropout(self.ffn(queries)))
+
+
+def _initialise(ffn: FeedForward) -> None:
+    for layer in (ffn.expand, ffn.contract):
+        nn.init.xavier_uniform_(layer.weight)

@@ -1,0 +1,304 @@
+"""The Deformable DETR head: levels, positions, initial weights, options, losses and limits."""
+
+import functools
+import math
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from densevit.interfaces import Class, Losses, Outputs, Targets
+from densevit.testing import check_head
+from densevit_heads.deformable_detr import DeformableDetr
+from densevit_heads.deformable_detr.levels import LevelProjections, Levels, sine_positions, valid_ratio
+from densevit_heads.deformable_detr.queries import TwoStage
+
+CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
+CHANNELS, STRIDES = (6, 10), (8, 16)
+SIZES = [(48, 64), (40, 56), (48, 32)]
+MODES: dict[str, dict[str, Any]] = {
+    "single-scale": {"num_levels": 1},
+    "multi-scale": {},
+    "refined": {"box_refinement": True},
+    "two-stage": {"box_refinement": True, "two_stage": True},
+    "two-stage, more queries than cells": {"box_refinement": True, "two_stage": True, "num_queries": 90},
+    "one layer": {"encoder_layers": 1, "decoder_layers": 1, "num_points": 1},
+}
+every_mode = pytest.mark.parametrize("options", MODES.values(), ids=MODES)
+SMALL = {"num_queries": 7, "width": 64, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 3, "ffn_width": 24}
+
+
+def make_head(classes: list[Class] = CLASSES, **options: Any) -> DeformableDetr:
+    head = DeformableDetr(CHANNELS, STRIDES, classes, **{**SMALL, "dropout": 0.0, **options})
+    with torch.no_grad():  # no layer starts with weights of zero, which would hide errors
+        for parameter in head.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return head
+
+
+def make_batch(
+    counts: list[int | None], sizes: list[tuple[int, int]] = SIZES
+) -> tuple[list[Tensor], Tensor, list[Targets]]:
+    """Features, padding mask and targets; None is an unlabelled image."""
+    sizes = sizes[: len(counts)]
+    H, W = (max(size[axis] for size in sizes) for axis in (0, 1))
+    mask = torch.ones(len(counts), H, W, dtype=torch.bool)
+    features = [torch.randn(len(counts), c, -(-H // s), -(-W // s)) for c, s in zip(CHANNELS, STRIDES, strict=True)]
+    targets: list[Targets] = []
+    for i, (count, (h, w)) in enumerate(zip(counts, sizes, strict=True)):
+        mask[i, :h, :w] = False
+        targets.append({"image_id": i, "size": (h, w), "original_size": (2 * h, 2 * w)})
+        if count is not None:
+            low = torch.rand(count, 2) * torch.tensor([w - 12, h - 12]).clamp(min=0)
+            boxes = torch.cat([low, low + 3 + 9 * torch.rand(count, 2)], dim=1)
+            targets[-1] |= {"boxes": boxes, "labels": torch.randint(len(CLASSES), (count,))}
+    return features, mask, targets
+
+
+def step(head: DeformableDetr, features: list[Tensor], mask: Tensor, targets: list[Targets]) -> tuple[Outputs, Losses]:
+    """Forward and backward; every parameter has a finite gradient after it."""
+    outputs = head(features, mask, targets)
+    losses = head.loss(outputs, targets)
+    total = torch.stack(list(losses.values())).sum()
+    assert total.isfinite()
+    head.zero_grad()
+    total.backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None, f"{name} is not connected to the loss"
+        assert parameter.grad.isfinite().all(), name
+    return outputs, losses
+
+
+@every_mode
+def test_trains_on_images_with_and_without_objects(options: dict[str, Any]):
+    head = make_head(**options).train()
+    features, mask, targets = make_batch([3, 0, 5])
+    outputs, losses = step(head, features, mask, targets)
+    cells = 6 * 8 + 3 * 4 + 2 * 2 + 1
+    Q = min(head.num_queries, cells) if options.get("two_stage") else head.num_queries
+    L, K = len(head.decoder), len(CLASSES)
+    assert outputs["logits"].shape == (3, Q, K) and outputs["boxes"].shape == (3, Q, 4)
+    assert outputs["layers"][0].shape == (L, 3, Q, K) and outputs["layers"][1].shape == (L, 3, Q, 4)
+    assert all(losses[name] > 0 for name in ("label", "l1", "giou"))
+    for name, parameter in head.named_parameters():
+        # A softmax ignores what is added to all keys and has one value if there is one; offsets of one point have none.
+        alike = name.endswith("key.bias") or (options.get("num_points") == 1 and "weights" in name)
+        assert alike or parameter.grad.abs().max() > 1e-9, f"{name} has no gradient"
+
+
+@every_mode
+def test_loss_terms_do_not_depend_on_what_is_labelled(options: dict[str, Any]):
+    head = make_head(**options).train()
+    expected = ["label", "l1", "giou", "auxiliary", *(["proposals"] if "two_stage" in options else [])]
+    for counts in ([3, 0, 5], [0, 0, 0], [2, None, 1], [0, None, 0], [None, None, None]):
+        _, losses = step(head, *make_batch(counts))
+        assert list(losses) == expected
+        if not any(count is not None for count in counts):
+            assert all(term == 0 for term in losses.values())
+        elif not any(counts):
+            assert losses["l1"] == 0 and losses["giou"] == 0 and losses["label"] > 0
+
+
+@pytest.mark.parametrize(
+    ("strides", "options", "features", "added"),
+    [
+        ((4, 8, 16, 32), {}, [1, 2, 3], 1),  # the paper's: C3, C4, C5 and C6
+        ((4, 8, 16, 32), {"num_levels": 1}, [3], 0),  # "single-scale"
+        ((4, 8, 16, 32), {"num_levels": 2}, [2, 3], 0),
+        ((4, 8, 16, 32), {"min_stride": 4}, [0, 1, 2, 3], 0),
+        ((4, 8, 16, 16), {"num_levels": 1}, [3], 0),  # "DC5"
+        ((16,), {}, [0], 3),  # a plain ViT
+        ((14, 14, 14, 14), {}, [3], 3),  # several blocks of it: the deepest
+        ((4, 8, 16, 32, 64, 128), {}, [2, 3, 4, 5], 0),
+    ],
+)
+def test_levels_are_the_coarsest_features_and_stride_2_convolutions(
+    strides: tuple[int, ...], options: dict[str, Any], features: list[int], added: int
+):
+    channels = tuple(range(3, 3 + len(strides)))
+    head = DeformableDetr(channels, strides, CLASSES, width=32, num_heads=2, encoder_layers=1, **options)
+    assert head.levels.features == features
+    convolutions = [projection[0] for projection in head.levels.projections]
+    assert [x.kernel_size for x in convolutions] == [(1, 1)] * len(features) + [(3, 3)] * added
+    assert [x.in_channels for x in convolutions] == [*(channels[i] for i in features), channels[-1], 32, 32][
+        : len(features) + min(added, 1)
+    ] + [32] * max(added - 1, 0)
+
+
+def test_an_added_level_is_computed_from_the_feature_and_the_next_from_it():
+    levels = LevelProjections((5,), (16,), 32, 3, 8)
+    x, mask = torch.randn(1, 5, 6, 7), torch.zeros(1, 96, 112, dtype=torch.bool)
+    tokens, shapes = levels([x], mask).tokens, levels([x], mask).shapes
+    assert shapes == [(6, 7), (3, 4), (2, 2)]
+    first, second, third = levels.projections
+    expected = [first(x), second(x), third(second(x))]
+    torch.testing.assert_close(tokens, torch.cat([y.flatten(2).mT for y in expected], dim=1))
+
+
+def test_references_and_valid_ratios_respect_padding():
+    """An image of 24 x 20 pixels in a batch of 32 x 64: 3 x 3 of 4 x 8 cells of stride 8, 2 x 2 of 2 x 4 of stride 16."""
+    mask = torch.ones(1, 32, 64, dtype=torch.bool)
+    mask[:, :24, :20] = False
+    levels = LevelProjections(CHANNELS, STRIDES, 32, 2, 8)([torch.randn(1, 6, 4, 8), torch.randn(1, 10, 2, 4)], mask)
+    assert levels.valid_ratios.tolist() == [[[3 / 8, 3 / 4], [2 / 4, 2 / 2]]]
+    assert levels.padding[0, :32].view(4, 8)[:3, :3].any().item() is False
+    assert levels.padding.sum() == 32 - 9 + 8 - 4
+    cell = 1 * 8 + 2  # second row, third column of the first level
+    torch.testing.assert_close(levels.centres[0, cell], torch.tensor([2.5 / 3, 1.5 / 3]))
+    on_maps = levels.on_maps(levels.centres)[0, cell]
+    torch.testing.assert_close(on_maps, torch.tensor([[2.5 / 8, 1.5 / 4], [2.5 / 3 * 2 / 4, 0.5]]))
+    box = torch.tensor([[[0.5, 0.5, 0.2, 0.4]]])
+    torch.testing.assert_close(levels.on_maps(box)[0, 0, 0], torch.tensor([3 / 16, 3 / 8, 0.075, 0.3]))
+
+
+def test_sine_positions_are_those_of_cell_centres_without_padding():
+    padding = torch.zeros(1, 3, 5, dtype=torch.bool)
+    padding[:, 2:], padding[:, :, 4:] = True, True
+    found = sine_positions(padding, 8)[0]
+    for y, x in ((0, 0), (1, 3)):
+        for c, angle in [(0, (y + 0.5) / 2), (4, (x + 0.5) / 4)]:
+            angle *= 2 * math.pi
+            expected = [math.sin(angle), math.cos(angle), math.sin(angle / 100), math.cos(angle / 100)]
+            assert found[y, x, c : c + 4].tolist() == pytest.approx(expected, abs=1e-5)
+    assert valid_ratio(padding).tolist() == [pytest.approx([4 / 5, 2 / 3])]
+
+
+def test_initial_weights_are_the_authors():
+    """Prior of 0.01, boxes with sides of sigmoid(-2), xavier, and points on rings around the reference point."""
+    heads = {name: DeformableDetr(CHANNELS, STRIDES, CLASSES, **SMALL, **MODES[name]) for name in list(MODES)[1:4]}
+    sizes = {"multi-scale": [-2.0], "refined": [-2.0, 0.0, 0.0], "two-stage": [0.0, 0.0, 0.0]}
+    for name, head in heads.items():
+        assert len(head.label_heads) == len(head.box_heads) == len(sizes[name])
+        for labels, boxes, size in zip(head.label_heads, head.box_heads, sizes[name], strict=True):
+            torch.testing.assert_close(labels.bias.sigmoid(), torch.full((4,), 0.01))
+            assert boxes.last.weight.abs().max() == 0 and boxes.last.bias.tolist() == [0.0, 0.0, size, size]
+            assert torch.equal(labels.weight, head.label_heads[0].weight)  # clones
+            assert torch.equal(boxes[0].weight, head.box_heads[0][0].weight)
+    head = heads["multi-scale"]
+    layer = head.decoder[0]
+    width, ffn = 64, 24
+    bounds = {
+        layer.self_attention.query.weight: 6 / (4 * width),  # one product with keys and values in the authors' code
+        layer.self_attention.output.weight: 6 / (2 * width),
+        layer.cross_attention.value.weight: 6 / (2 * width),
+        layer.ffn.expand.weight: 6 / (width + ffn),
+        head.encoder[0].ffn.contract.weight: 6 / (width + ffn),
+        head.queries.reference.weight: 6 / (width + 2),
+        head.levels.projections[0][0].weight: 6 / (width + 6),
+        head.levels.projections[-1][0].weight: 6 / (18 * width),
+    }
+    for weight, square in bounds.items():
+        assert 0.9 * math.sqrt(square) < weight.detach().abs().max() <= math.sqrt(square)
+    assert head.levels.embedding.detach().std() == pytest.approx(1.0, abs=0.2)
+    offsets = layer.cross_attention.offsets
+    assert offsets.weight.abs().max() == 0 and layer.cross_attention.weights.weight.abs().max() == 0
+    rings = offsets.bias.view(2, 4, 4, 2)  # heads, levels, points, xy
+    torch.testing.assert_close(rings[0, 2], torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 0.0]]))
+    torch.testing.assert_close(rings[1, 0], -rings[0, 0], atol=1e-5, rtol=0)
+    two_stage = heads["two-stage"].queries
+    assert two_stage.project.weight.abs().max() <= math.sqrt(6 / (2 * width))
+    assert two_stage.embed.weight.abs().max() <= math.sqrt(6 / (4 * width))
+
+
+def test_initial_queries_predict_boxes_at_their_reference_points():
+    head = DeformableDetr(CHANNELS, STRIDES, CLASSES, **SMALL).eval()
+    features, mask, _ = make_batch([1, 1])
+    boxes = head(features, mask)["boxes"]
+    torch.testing.assert_close(boxes[..., :2], head.queries(2).reference)
+    torch.testing.assert_close(boxes[..., 2:], torch.full((2, 7, 2), 1 / (1 + math.exp(2))))
+
+
+def test_initial_proposals_are_cells_with_sides_that_double_with_each_level():
+    queries = TwoStage(4, 32, torch.nn.Linear(32, 3), make_head(width=32).box_heads[0])
+    torch.nn.init.zeros_(queries.box_head.last.weight)
+    torch.nn.init.zeros_(queries.box_head.last.bias)
+    mask = torch.ones(2, 64, 512, dtype=torch.bool)
+    mask[0], mask[1, :40, :64] = False, False
+    shapes = [(8, 64), (4, 32)]
+    features = [torch.randn(2, c, *shape) for c, shape in zip(CHANNELS, shapes, strict=True)]
+    levels: Levels = LevelProjections(CHANNELS, STRIDES, 32, 2, 8)(features, mask)
+    boxes = queries.propose(levels.tokens, levels).boxes
+    torch.testing.assert_close(boxes[0, 64 + 3], torch.tensor([3.5 / 64, 1.5 / 8, 0.05, 0.05]))
+    torch.testing.assert_close(boxes[0, 8 * 64 + 3], torch.tensor([3.5 / 32, 0.5 / 4, 0.1, 0.1]))
+    torch.testing.assert_close(boxes[1, 64 + 3], torch.tensor([3.5 / 8, 1.5 / 5, 0.05, 0.05]))
+    none = torch.ones(4)  # less than 0.01 from the border, or padding
+    assert torch.equal(boxes[0, 0], none) and torch.equal(boxes[0, 63], none) and torch.equal(boxes[1, 8], none)
+    assert not torch.equal(boxes[0, 1], none)
+
+
+def test_only_padding_is_ranked_after_every_cell_of_the_image():
+    head = make_head(box_refinement=True, two_stage=True, num_queries=40).eval()
+    features, mask, _ = make_batch([1, 1, 1])
+    levels = head.levels(features, mask)
+    assert isinstance(head.queries, TwoStage)
+    proposals = head.queries.propose(levels.tokens, levels)
+    best = proposals._replace(logits=torch.where(levels.padding[..., None], 100.0, proposals.logits))
+    assert torch.equal(head.queries.select(best).reference, head.queries.select(proposals).reference)
+
+
+def test_queries_learn_from_boxes_of_the_layer_before_without_its_gradient():
+    """Refinement stops the gradient of the boxes between layers (A.3, as in the authors' code)."""
+    head = make_head(box_refinement=True).eval()
+    features, mask, _ = make_batch([1, 1])
+    boxes = head(features, mask)["layers"][1]
+    boxes[1].sum().backward()
+    first, second, _ = (boxes.last.weight.grad.abs().max() for boxes in head.box_heads)
+    assert first == 0 and second > 0
+
+
+def test_more_objects_than_queries_are_reported_once_with_numbers():
+    head = make_head()
+    features, mask, targets = make_batch([3, 9, 4])
+    with pytest.warns(UserWarning, match="image 1 has 9 objects, but num_queries is 7: 2 of them"):
+        step(head, features, mask, targets)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(head, features, mask, targets)
+
+
+@every_mode
+@pytest.mark.parametrize("size", [(1, 1), (9, 70), (17, 16)])
+def test_a_level_smaller_than_the_sampling_grid_trains(options: dict[str, Any], size: tuple[int, int]):
+    """Four points in each direction, on maps of one cell."""
+    head = make_head(**options).train()
+    features, mask, targets = make_batch([1], [size])
+    targets[0]["boxes"] = torch.tensor([[0.0, 0.0, size[1], size[0]]])
+    outputs, _ = step(head, features, mask, targets)
+    assert len(head.eval().predict(outputs, targets)[0]["boxes"]) == outputs["boxes"].shape[1]
+
+
+@every_mode
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_boxes_stay_in_full_precision_under_autocast(options: dict[str, Any], dtype: torch.dtype):
+    head = make_head(**options).train()
+    features, mask, targets = make_batch([3, 0, 5])
+    with torch.autocast("cpu", dtype=dtype):
+        outputs, _ = step(head, features, mask, targets)
+    assert outputs["boxes"].dtype == torch.float32 and outputs["logits"].dtype == dtype
+    full = head(features, mask)["boxes"]
+    assert options.get("two_stage") or (outputs["boxes"] - full).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"two_stage": True}, "two_stage gives the decoder boxes to refine. Fix: set box_refinement to true."),
+        ({"num_queries": 0}, "num_queries is 0; it must be at least 1."),
+        ({"num_levels": 0}, "num_levels is 0; it must be at least 1."),
+        ({"decoder_layers": 10**6}, "decoder_layers is 1000000; it must be at most 1000."),
+        ({"width": 48}, "width is 48; it must be a multiple of 32"),
+        ({"num_heads": 7}, "width is 64; it must be a multiple of num_heads, 7."),
+        ({"min_stride": 32}, "min_stride is 32, but the coarsest feature has stride 16."),
+    ],
+)
+def test_wrong_options_are_explained(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError) as error:
+        make_head(**options)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("options", [MODES["multi-scale"], MODES["two-stage"]], ids=["multi-scale", "two-stage"])
+def test_it_passes_the_checks_of_heads(options: dict[str, Any]):
+    check_head(functools.partial(DeformableDetr, **SMALL, **options))
