@@ -1,0 +1,344 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn import functional as F
+
+from densevit.layers import deformable_attention
+from densevit.layers.deformable_attention import MultiScaleDeformableAttention, multi_scale_deformable_attention
+
+SHAPES = [(5, 7), (4, 3), (1, 1), (1, 6)]
+
+
+def make_inputs(shapes=SHAPES, batch=2, queries=9, heads=3, width=5, points=2, dtype=torch.float32):
+    """Random value, locations and weights; about a third of the points is outside the maps."""
+    generator = torch.Generator().manual_seed(0)
+    cells = sum(height * width for height, width in shapes)
+    points = (batch, queries, heads, len(shapes), points)
+    value = torch.randn(batch, cells, heads, width, generator=generator, dtype=dtype)
+    locations = torch.rand(*points, 2, generator=generator, dtype=dtype) * 1.5 - 0.25
+    weights = torch.randn(points, generator=generator, dtype=dtype).flatten(-2).softmax(-1).view(points)
+    return [x.requires_grad_() for x in (value, locations, weights)]
+
+
+def grid_sample_formulation(value, shapes, locations, weights):
+    """The usual formulation: a `grid_sample` for each level, then a weighted sum over all points."""
+    B, _, N, D = value.shape
+    levels = value.split([height * width for height, width in shapes], dim=1)
+    samples = []
+    for level, (x, (H, W)) in enumerate(zip(levels, shapes, strict=True)):
+        x = x.permute(0, 2, 3, 1).reshape(B * N, D, H, W)
+        grid = 2 * locations[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1  # (B * N, Q, P, 2)
+        samples.append(F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
+    x = torch.stack(samples, -2).flatten(-2)  # (B * N, D, Q, L * P)
+    x = (x * weights.transpose(1, 2).flatten(0, 1).flatten(-2)[:, None]).sum(-1)
+    return x.view(B, N * D, -1).transpose(1, 2)
+
+
+def brute_force(value, shapes, locations, weights):
+    """Equation 3 in loops over all cells: a cell's bilinear weight is its distance on both axes, below one cell."""
+    B, Q, N, L, P, _ = locations.shape
+    result = torch.zeros(B, Q, N, value.shape[-1])
+    for b, q, n, level, p in torch.cartesian_prod(*map(torch.arange, (B, Q, N, L, P))).tolist():
+        H, W = shapes[level]
+        first = sum(height * width for height, width in shapes[:level])
+        x = locations[b, q, n, level, p, 0].item() * W - 0.5
+        y = locations[b, q, n, level, p, 1].item() * H - 0.5
+        for row in range(H):
+            for column in range(W):
+                bilinear = max(0.0, 1 - abs(x - column)) * max(0.0, 1 - abs(y - row))
+                result[b, q, n] += weights[b, q, n, level, p] * bilinear * value[b, first + row * W + column, n]
+    return result.flatten(2)
+
+
+def assert_same_with_gradients(ours, others, inputs):
+    torch.testing.assert_close(ours, others, atol=1e-5, rtol=1e-5)
+    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=ours.dtype)
+    own, other = (torch.autograd.grad(x, inputs, gradient) for x in (ours, others))
+    torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
+
+
+def test_a_point_between_four_cells_by_hand():
+    value = torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0]).view(1, 5, 1, 1)  # a 2 x 2 map and a 1 x 1 map
+    locations = torch.tensor([[[0.5, 0.5], [0.25, 0.25]], [[0.5, 0.5], [1.0, 0.5]]]).view(1, 1, 1, 2, 2, 2)
+    weights = torch.tensor([[0.1, 0.2], [0.3, 0.4]]).view(1, 1, 1, 2, 2)
+    # the mean of the four cells; the first cell's centre; the second map's centre; its border, half of it outside
+    expected = 0.1 * 2.5 + 0.2 * 1 + 0.3 * 10 + 0.4 * 5
+    result = multi_scale_deformable_attention(value, [(2, 2), (1, 1)], locations, weights)
+    assert result.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_matches_brute_force():
+    shapes = [(3, 4), (2, 2), (1, 1)]
+    value, locations, weights = (x.detach() for x in make_inputs(shapes, queries=4, heads=2, width=3))
+    found = multi_scale_deformable_attention(value, shapes, locations, weights)
+    torch.testing.assert_close(found, brute_force(value, shapes, locations, weights), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, [(6, 4)], [(1, 1)], [(1, 9), (9, 1)]], ids=str)
+@pytest.mark.parametrize("points", [1, 4])
+def test_values_and_gradients_match_grid_sample(shapes, points):
+    inputs = make_inputs(shapes, points=points)
+    value, locations, weights = inputs
+    ours = multi_scale_deformable_attention(value, shapes, locations, weights)
+    assert_same_with_gradients(ours, grid_sample_formulation(value, shapes, locations, weights), inputs)
+
+
+def test_values_and_gradients_match_transformers():
+    modeling = pytest.importorskip("transformers.models.deformable_detr.modeling_deformable_detr")
+    inputs = make_inputs(width=8)
+    value, locations, weights = inputs
+    ours = multi_scale_deformable_attention(value, SHAPES, locations, weights)
+    others = modeling.MultiScaleDeformableAttention()(value, None, SHAPES, None, locations, weights, 64)
+    assert_same_with_gradients(ours, others, inputs)
+
+
+def test_gradients_match_finite_differences():
+    shapes = [(3, 2), (1, 1)]
+    value, locations, weights = make_inputs(shapes, batch=1, queries=3, heads=2, width=2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda v, x, w: multi_scale_deformable_attention(v, shapes, x, w), (value, locations, weights)
+    )
+
+
+@pytest.mark.parametrize("needed", [(True, False, False), (False, True, False), (False, False, True)])
+def test_each_gradient_alone(needed):
+    inputs = [x.detach().requires_grad_(need) for x, need in zip(make_inputs(), needed, strict=True)]
+    value, locations, weights = inputs
+    ours = multi_scale_deformable_attention(value, SHAPES, locations, weights)
+    others = grid_sample_formulation(value, SHAPES, locations, weights)
+    assert_same_with_gradients(ours, others, [x for x in inputs if x.requires_grad])
+
+
+def test_atomic_additions_give_the_same_gradient(monkeypatch):
+    """The backward pass that a GPU takes without `deterministic`."""
+    value, locations, weights = make_inputs()
+    ours = multi_scale_deformable_attention(value, SHAPES, locations, weights)
+    (expected,) = torch.autograd.grad(ours.sum(), value, retain_graph=True)
+    monkeypatch.setattr(deformable_attention, "_is_atomic", lambda *_: True)
+    (found,) = torch.autograd.grad(ours.sum(), value)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_backward_pass_is_deterministic():
+    inputs = make_inputs([(3, 3), (2, 2)], queries=400, width=16)
+    value, locations, weights = inputs
+    runs = []
+    for _ in range(3):
+        x = multi_scale_deformable_attention(value, [(3, 3), (2, 2)], locations, weights, deterministic=True)
+        runs.append(torch.autograd.grad(x.square().sum(), inputs))
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+
+
+def test_points_far_outside_give_zero_and_no_gradient():
+    value, locations, weights = make_inputs()
+    far = torch.full_like(locations, math.inf)
+    far[:, ::2], far[:, ::3] = -1e30, 5.0
+    far = far.detach().requires_grad_()
+    x = multi_scale_deformable_attention(value, SHAPES, far, weights)
+    assert not x.any()
+    for gradient in torch.autograd.grad(x.sum(), (value, far, weights)):
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize(("batch", "queries"), [(0, 4), (2, 0), (0, 0)])
+def test_no_images_or_no_queries(batch, queries):
+    inputs = make_inputs(batch=batch, queries=queries)
+    x = multi_scale_deformable_attention(inputs[0], SHAPES, *inputs[1:])
+    assert x.shape == (batch, queries, 15)
+    for gradient, tensor in zip(torch.autograd.grad(x.sum(), inputs), inputs, strict=True):
+        assert gradient.shape == tensor.shape
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_values_are_summed_in_fp32(dtype):
+    value, locations, weights = make_inputs()
+    half = value.detach().to(dtype).requires_grad_()
+    x = multi_scale_deformable_attention(half, SHAPES, locations, weights)
+    expected = grid_sample_formulation(half.float(), SHAPES, locations, weights)
+    assert x.dtype == dtype
+    torch.testing.assert_close(x, expected.to(dtype))
+    (gradient,) = torch.autograd.grad(x.float().square().sum(), half)
+    assert gradient.dtype == dtype
+    assert gradient.isfinite().all()
+
+
+def test_wrong_shapes_are_named():
+    value, locations, weights = make_inputs()
+    with pytest.raises(ValueError, match=r"value has 54 cells; the levels \[\(5, 7\)\] have 35."):
+        multi_scale_deformable_attention(value, SHAPES[:1], locations, weights)
+    with pytest.raises(ValueError, match="locations have 4 levels; shapes has 1"):
+        multi_scale_deformable_attention(value, [(6, 9)], locations, weights)
+
+
+def make_module(width=32, levels=3, heads=4, points=2):
+    torch.manual_seed(0)
+    module = MultiScaleDeformableAttention(width, levels, heads, points)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    return module
+
+
+def make_module_inputs(shapes, coordinates, batch=3, queries=7, width=32):
+    torch.manual_seed(1)
+    cells = sum(h * w for h, w in shapes)
+    query, memory = torch.randn(batch, queries, width), torch.randn(batch, cells, width)
+    return query.requires_grad_(), torch.rand(batch, queries, len(shapes), coordinates), memory.requires_grad_()
+
+
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_module_matches_transformers(coordinates):
+    modeling = pytest.importorskip("transformers.models.deformable_detr.modeling_deformable_detr")
+    from transformers import DeformableDetrConfig
+
+    shapes = [(6, 5), (3, 4), (2, 2)]
+    config = DeformableDetrConfig(d_model=32, num_feature_levels=3)
+    reference = modeling.DeformableDetrMultiscaleDeformableAttention(config, num_heads=4, n_points=2)
+    ours = make_module()
+    names = {
+        "value": "value_proj",
+        "offsets": "sampling_offsets",
+        "weights": "attention_weights",
+        "output": "output_proj",
+    }
+    state = {f"{names[key.split('.')[0]]}.{key.split('.')[1]}": value for key, value in ours.state_dict().items()}
+    reference.load_state_dict(state)
+    query, points, memory = make_module_inputs(shapes, coordinates)
+    padding = torch.rand(memory.shape[:2]) < 0.3
+    found = ours(query, points, memory, shapes, padding)
+    expected, _ = reference(
+        query,
+        attention_mask=~padding,
+        encoder_hidden_states=memory,
+        reference_points=points,
+        spatial_shapes=torch.tensor(shapes),
+        spatial_shapes_list=shapes,
+    )
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    weights = torch.randn_like(found)
+    own = torch.autograd.grad((found * weights).sum(), (query, memory, *ours.parameters()))
+    other = torch.autograd.grad(
+        (expected * weights).sum(), (query, memory, *(reference.get_parameter(key) for key in state))
+    )
+    torch.testing.assert_close(own, other, atol=1e-4, rtol=1e-4)
+
+
+def test_initial_offsets_are_a_ring_of_directions():
+    module = MultiScaleDeformableAttention(16, levels=2, heads=8, points=3)
+    offsets = module.offsets.bias.view(8, 2, 3, 2)
+    ring = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]
+    for point in range(3):
+        expected = (point + 1) * torch.tensor(ring, dtype=torch.float32)
+        torch.testing.assert_close(offsets[:, 0, point], expected)
+        torch.testing.assert_close(offsets[:, 1, point], expected)
+    assert not module.offsets.weight.any()
+    assert not module.weights.weight.any()
+    assert not module.weights.bias.any()
+
+
+def test_locations_are_in_fp32_under_autocast():
+    """A point at 1022.75 cells has 3/4 of cell 1023; bf16 would round it to 1024."""
+    module = MultiScaleDeformableAttention(4, levels=1, heads=2, points=1)
+    nn.init.zeros_(module.offsets.bias)
+    nn.init.eye_(module.value.weight)
+    nn.init.eye_(module.output.weight)
+    memory = torch.arange(2048.0).remainder(2)[None, :, None].expand(1, -1, 4)
+    reference = torch.tensor([1023.25 / 2048, 0.5]).view(1, 1, 1, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        x = module(torch.randn(1, 1, 4), reference, memory, [(1, 2048)])
+    torch.testing.assert_close(x.float(), torch.full((1, 1, 4), 0.75), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_gives_finite_gradients(dtype):
+    shapes = [(6, 5), (3, 4), (2, 2)]
+    module, (query, reference, memory) = make_module(), make_module_inputs(shapes, 4)
+    padding = torch.zeros(memory.shape[:2], dtype=torch.bool)
+    padding[0] = True
+    with torch.autocast("cpu", dtype):
+        x = module(query, reference, memory, shapes, padding)
+    assert x.dtype == dtype
+    x.float().square().sum().backward()
+    for tensor in (x, query.grad, memory.grad, *(p.grad for p in module.parameters())):
+        assert tensor.isfinite().all()
+
+
+class FromMaps(nn.Module):
+    """The module on feature maps, whose sizes a compiled or exported graph keeps dynamic."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = make_module(levels=2)
+
+    def forward(self, query, reference, fine, coarse):
+        memory = torch.cat([x.flatten(2).transpose(1, 2) for x in (fine, coarse)], dim=1)
+        return self.attention(query, reference, memory, [tuple(x.shape[-2:]) for x in (fine, coarse)])
+
+
+def make_maps(batch, queries, size):
+    height, width = size
+    maps = torch.randn(batch, 32, height, width), torch.randn(batch, 32, height // 2 + 1, width // 2 + 1)
+    return torch.randn(batch, queries, 32), torch.rand(batch, queries, 2, 4), *maps
+
+
+SIZES = [(3, 10, (8, 12)), (5, 7, (6, 16)), (6, 11, (9, 13))]  # batch, queries, map
+
+
+@pytest.mark.parametrize("dynamic", [True, None])
+def test_compiled_once_for_all_sizes(dynamic):
+    torch._dynamo.reset()
+    module = FromMaps()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(module, backend=counter, dynamic=dynamic, fullgraph=True)
+    for size in SIZES:
+        inputs = [x.requires_grad_() for x in make_maps(*size)]
+        found, expected = compiled(*inputs), module(*inputs)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        own, other = (torch.autograd.grad(x.square().sum(), inputs) for x in (found, expected))
+        torch.testing.assert_close(own, other, atol=1e-4, rtol=1e-4)
+    assert counter.frame_count == (1 if dynamic else 2)  # by default, torch assumes that the first sizes are static
+    torch._dynamo.reset()
+
+
+def export(module):
+    auto = torch.export.Dim.AUTO
+    tokens, grid = {0: auto, 1: auto}, {0: auto, 2: auto, 3: auto}
+    return torch.export.export(module, make_maps(*SIZES[0]), dynamic_shapes=(tokens, tokens, grid, grid))
+
+
+def test_exported_with_dynamic_batch_and_size():
+    module = FromMaps()
+    exported = export(module).module()
+    for size in SIZES:
+        inputs = make_maps(*size)
+        torch.testing.assert_close(exported(*inputs), module(*inputs), atol=1e-5, rtol=1e-5)
+
+
+def test_onnx_with_dynamic_batch_and_size(tmp_path):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    import onnxruntime
+
+    module = FromMaps()
+    torch.onnx.export(export(module), dynamo=True, verbose=False).save(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for size in SIZES:
+        inputs = make_maps(*size)
+        names = [x.name for x in session.get_inputs()]
+        (found,) = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
+        torch.testing.assert_close(torch.from_numpy(found), module(*inputs).detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_width_must_be_a_multiple_of_heads():
+    with pytest.raises(ValueError, match="width is 10; it must be a multiple of heads, 4"):
+        MultiScaleDeformableAttention(10, levels=1, heads=4)
+
+
+def test_references_have_two_or_four_coordinates():
+    query, reference, memory = make_module_inputs([(2, 2)] * 3, 3)
+    with pytest.raises(ValueError, match="reference has 3 coordinates; it must have 2 or 4"):
+        make_module()(query, reference, memory, [(2, 2)] * 3)
