@@ -45,7 +45,7 @@ class MultiScaleDeformableAttention(nn.Module):
     def __init__(self, width: int, levels: int, heads: int = 8, points: int = 4, deterministic: bool = False) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"width is {width}; it must be a multiple of heads, {heads}.")
+            raise ValueError(f"width is {width}; it must be a multiple of num_heads, {heads}.")
         self.levels, self.heads, self.points, self.deterministic = levels, heads, points, deterministic
         self.value = Linear(width, width)
         self.offsets = Linear(width, heads * levels * points * 2)

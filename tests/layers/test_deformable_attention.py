@@ -334,7 +334,7 @@ def test_onnx_with_dynamic_batch_and_size(tmp_path):
 
 
 def test_width_must_be_a_multiple_of_heads():
-    with pytest.raises(ValueError, match="width is 10; it must be a multiple of heads, 4"):
+    with pytest.raises(ValueError, match="width is 10; it must be a multiple of num_heads, 4"):
         MultiScaleDeformableAttention(10, levels=1, heads=4)
 
 
