@@ -4,6 +4,7 @@ import gc
 import os
 import re
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from densevit.targets.types import TargetTypes, untyped_keys
 _TINY = 64  # images; fewer are loaded without worker processes
 _MOST_WORKERS = 8
 _SMALL = 1 << 16  # bytes
+_CHECK_SECONDS = 5
 
 
 class TransformedDataset(data.Dataset[Sample]):
@@ -73,8 +75,11 @@ class TransformedDataset(data.Dataset[Sample]):
         return prepared
 
     def check_values(self, count: int = 16) -> None:
-        """Raises DataError for an invalid target in `count` samples, evenly spaced over the data set."""
+        """Raises DataError for an invalid target in `count` samples, evenly spaced; fewer if they take seconds to read."""
+        deadline = time.monotonic() + _CHECK_SECONDS
         for index in np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)).tolist():
+            if time.monotonic() > deadline:
+                return
             sample = self.dataset[index]
             self._check_keys(sample["targets"], index)
             with warnings.catch_warnings():
