@@ -75,7 +75,7 @@ class TransformedDataset(data.Dataset[Sample]):
         return prepared
 
     def check_values(self, count: int = 16) -> None:
-        """Raises DataError for an invalid target in `count` samples, evenly spaced; fewer if they take seconds to read."""
+        """Raises DataError for an invalid target in `count` samples, evenly spaced; fewer if reading takes seconds."""
         deadline = time.monotonic() + _CHECK_SECONDS
         for index in np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)).tolist():
             if time.monotonic() > deadline:
