@@ -143,6 +143,7 @@ def inference_by_head(
             )
     if not inference.once and all(lacking.values()):
         heads = "; ".join(_without_maps(model, name, missing) for name, missing in lacking.items())
+        heads = heads or "this model has no heads"
         raise ConfigError(
             f"{_augmentation_keys(inference)} averages dense maps, but {heads}. Only dense heads, such as segmentation "
             "and depth, support it. Fix: leave the section `inference` at its defaults for this model."

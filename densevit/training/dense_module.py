@@ -72,7 +72,7 @@ class DenseModule(lightning.LightningModule):
         Raises DataError or ConfigError if the data of a `DenseDataModule` does not suit the model.
         """
         if stage == "fit" and self.trainer.world_size > 1 and self.budget is None:  # a run has done it
-            freeze_unused(self.model)
+            freeze_unused(self.model, self.method)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, DenseDataModule):
             check_classes(data.data, self.model)

@@ -21,6 +21,7 @@ from densevit.errors import ConfigError, PluginError, WeightsError
 from densevit.interfaces import Backbone, Batch, Losses, Method
 from densevit.model import build_model
 from densevit.training.callbacks.progress import ValidationLines
+from densevit.training.checks import check_training
 from densevit.training.data_module import DenseDataModule
 from densevit.training.dense_module import DenseModule
 from densevit.training.run import fit
@@ -175,6 +176,21 @@ def test_parameters_unused_by_a_method_are_frozen_for_several_processes() -> Non
     for name, x in [*model.state_dict().items(), *method.state_dict().items()]:
         assert torch.equal(x, state[name]), name
     assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_a_trainer_of_ones_own_freezes_parameters_unused_by_the_method() -> None:
+    model = build_model(config(), {})
+    module = DenseModule(model, method=Denoising(model))
+    module.trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
+    module.setup("fit")
+    assert not model.backbone.unused.weight.requires_grad and not module.method.unused.weight.requires_grad
+    assert model.backbone.norm.weight.requires_grad and module.method.decoder.weight.requires_grad
+
+
+def test_averaged_maps_need_heads() -> None:
+    made = config(inference={"flip": True})
+    with pytest.raises(ConfigError, match=r"inference\.flip=true averages dense maps, but this model has no heads\."):
+        check_training(made, build_data(made), build_model(made, {}), labels=False)
 
 
 def test_parameters_of_a_method_have_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
