@@ -138,7 +138,7 @@ def test_an_added_level_is_computed_from_the_feature_and_the_next_from_it():
 
 
 def test_references_and_valid_ratios_respect_padding():
-    """24 x 20 pixels in a batch of 32 x 64: 3 x 3 of 4 x 8 cells of stride 8, 2 x 2 of 2 x 4 of stride 16."""
+    """An image of 24 x 20 pixels in a batch of 32 x 64: 3 x 3 of 4 x 8 cells, and 2 x 2 of 2 x 4 at stride 16."""
     mask = torch.ones(1, 32, 64, dtype=torch.bool)
     mask[:, :24, :20] = False
     levels = LevelProjections(CHANNELS, STRIDES, 32, 2, 8)([torch.randn(1, 6, 4, 8), torch.randn(1, 10, 2, 4)], mask)

@@ -1,0 +1,149 @@
+"""transformers' DeformableDetrForObjectDetection, on timm's ResNet or its own, with the keys of files and of models.
+
+Files, including the Hub's, have the keys of transformers 4, also if version 5 writes them; the `state_dict` of a model
+in version 5 has other keys.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.weights.label_sets import coco_classes
+from densevit.weights.layouts import backbone_lines
+from densevit_heads.deformable_detr.checkpoints import (
+    COCO_ROWS,
+    DECODER,
+    ENCODER,
+    HEAD,
+    QUERIES,
+    UNRECORDED,
+    deformable_attention,
+    describe,
+    known_queries,
+    prediction_heads,
+    recipe,
+    shared_lines,
+)
+from densevit_heads.detr.checkpoints import classes_of
+
+
+def _lines(out: str, fc: str) -> tuple[Line, ...]:
+    """Lines without the backbone's. out, fc: the names of attention output projections and of MLP layers."""
+    encoder, decoder = "model.encoder.layers.{i}", "model.decoder.layers.{i}"
+    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", out: "output"}
+    return (
+        Line("model.input_proj.{i}.*", f"{HEAD}.levels.projections.{{i}}.*"),
+        Line("model.query_position_embeddings.weight", f"{QUERIES}.embedding.weight"),
+        *shared_lines("model"),
+        Line(f"{encoder}.self_attn_layer_norm.*", f"{ENCODER}.self_attention_norm.*"),
+        Line(f"{encoder}.{fc}1.*", f"{ENCODER}.ffn.expand.*"),
+        Line(f"{encoder}.{fc}2.*", f"{ENCODER}.ffn.contract.*"),
+        Line(f"{encoder}.final_layer_norm.*", f"{ENCODER}.ffn_norm.*"),
+        *(Line(f"{decoder}.self_attn.{name}.*", f"{DECODER}.self_attention.{own}.*") for name, own in names.items()),
+        Line(f"{decoder}.self_attn_layer_norm.*", f"{DECODER}.self_attention_norm.*"),
+        *deformable_attention(f"{decoder}.encoder_attn", f"{DECODER}.cross_attention"),
+        Line(f"{decoder}.encoder_attn_layer_norm.*", f"{DECODER}.cross_attention_norm.*"),
+        Line(f"{decoder}.{fc}1.*", f"{DECODER}.ffn.expand.*"),
+        Line(f"{decoder}.{fc}2.*", f"{DECODER}.ffn.contract.*"),
+        Line(f"{decoder}.final_layer_norm.*", f"{DECODER}.ffn_norm.*"),
+    )
+
+
+def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """From config.json: the dilation of the last stage, and the numbers of attention heads, points and queries."""
+    config, options = metadata.get("config", {}), known_queries(state, metadata)
+    if config.get("model_type") != "deformable_detr":
+        return options
+    backbone = config.get("backbone_config") or {}
+    options["backbone.dilation"] = bool(config.get("dilation")) or backbone.get("output_stride") == 16
+    if config.get("two_stage"):
+        options[f"{HEAD}.num_queries"] = config.get("two_stage_num_proposals", 300)
+    for name, key, usual in (("num_heads", "attention_heads", 8), ("num_points", "n_points", 4)):
+        counts = {config.get(f"{part}_{key}", usual) for part in ("encoder", "decoder")}
+        if len(counts) == 1:
+            options[f"{HEAD}.{name}"] = counts.pop()
+    return options
+
+
+def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
+    """A Deformable DETR on timm's ResNet, whose keys are ours."""
+    backbone, head = sections["backbone"], sections["heads"]["detection"]
+    if "groups" in backbone or backbone.get("norm") == "group" or head["min_stride"] != 8:
+        return {}
+    config: dict[str, Any] = {
+        "model_type": "deformable_detr",
+        "architectures": ["DeformableDetrForObjectDetection"],
+        "use_timm_backbone": True,
+        "use_pretrained_backbone": False,
+        "backbone": f"resnet{backbone['depth']}{'d' if backbone.get('variant') == 'd' else ''}",
+        "backbone_config": None,
+        "dilation": backbone["dilation"],
+        "num_channels": 3,
+        "num_queries": head["num_queries"],
+        "two_stage_num_proposals": head["num_queries"],
+        "d_model": head["width"],
+        "num_feature_levels": head["num_levels"],
+        "with_box_refine": head["box_refinement"],
+        "two_stage": head["two_stage"],
+        "position_embedding_type": "sine",
+        "activation_function": "relu",
+    }
+    for part in ("encoder", "decoder"):
+        config[f"{part}_layers"] = head[f"{part}_layers"]
+        config[f"{part}_ffn_dim"] = head["ffn_width"]
+        config[f"{part}_attention_heads"] = head["num_heads"]
+        config[f"{part}_n_points"] = head["num_points"]
+    if len(classes) == len(coco_classes()):  # rows are file ids
+        names = {one.file_id: one.name for one in classes}
+        config["id2label"] = {str(row): names.get(row, "N/A") for row in range(COCO_ROWS)}
+    return {"config.json": config, "preprocessor_config.json": {"image_processor_type": "DeformableDetrImageProcessor"}}
+
+
+def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+    """metadata: `classes`, the names by row from config.json, if present."""
+    own = "class_embed.0.bias"
+    rows = len(state[own] if own in state else state[f"model.decoder.{own}"])
+    return {"detection": classes_of(rows + 1, metadata.get("classes", ()))}  # without "no object"
+
+
+def _layout(name: str, backbone: tuple[Line, ...], mark: str, out: str, fc: str) -> CheckpointLayout:
+    return CheckpointLayout(
+        name=name,
+        part="model",
+        marks=(
+            mark,
+            "model.level_embed",
+            "model.input_proj.0.0.weight",
+            "model.encoder.layers.0.self_attn.sampling_offsets.weight",
+            "model.decoder.layers.0.encoder_attn.sampling_offsets.weight",
+            f"model.decoder.layers.0.self_attn.{out}.weight",
+        ),
+        lines=(*backbone, *_lines(out, fc)),
+        describe=describe,
+        classes=_classes,
+        rearrange=prediction_heads("model"),
+        unrecorded=UNRECORDED,
+        saved_options=_saved_options,
+        recipe=recipe,
+        config_files=_config if mark.endswith(_TIMM) else None,
+    )
+
+
+_FILE, _MEMORY = "model.backbone.conv_encoder.model.", "model.backbone.model."
+_TIMM, _OWN = "conv1.weight", "embedder.embedder.convolution.weight"
+
+
+def _timm(prefix: str) -> tuple[Line, ...]:
+    """timm's ResNet, whose keys are ours."""
+    return (Line(f"{prefix}*", "backbone.*"),)
+
+
+def _own(prefix: str) -> tuple[Line, ...]:
+    return backbone_lines("transformers-resnet", prefix)
+
+
+_NAME = "transformers-deformable-detr"
+DEFORMABLE_DETR = _layout(_NAME, _timm(_FILE), _FILE + _TIMM, "out_proj", "fc")
+DEFORMABLE_DETR_RESNET = _layout(f"{_NAME}-resnet", _own(_FILE), _FILE + _OWN, "out_proj", "fc")
+DEFORMABLE_DETR_V5 = _layout(f"{_NAME}-v5", _timm(_MEMORY), _MEMORY + _TIMM, "o_proj", "mlp.fc")
+DEFORMABLE_DETR_RESNET_V5 = _layout(f"{_NAME}-resnet-v5", _own(_MEMORY), _MEMORY + _OWN, "o_proj", "mlp.fc")
