@@ -102,16 +102,21 @@ class MultiScaleDeformableAttention(nn.Module):
 
 def _sizes(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     """Width and height of each level, (L, 2)."""
-    return torch.tensor([[width, height] for height, width in shapes], device=device)
+    return _table([(width, height) for height, width in shapes], torch.int64, device)
 
 
 def _grid(shapes: tuple[tuple[int, int], ...], points: int, device: torch.device) -> Tensor:
     """Width, height, first cell and first cell with a border of the level of each point, (4, L * P), int32."""
     rows, first, padded = [], 0, 0
     for height, width in shapes:
-        rows.append([width, height, first, padded])
+        rows.append((width, height, first, padded))
         first, padded = first + height * width, padded + (height + 1) * (width + 1)
-    return torch.tensor(rows, dtype=torch.int32, device=device).T.repeat_interleave(points, 1)
+    return _table(rows, torch.int32, device).T.repeat_interleave(points, 1)
+
+
+def _table(rows: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The numbers as a tensor, without a copy from the CPU, for which a GPU would wait."""
+    return torch.stack([torch.stack([torch.full((), x, dtype=dtype, device=device) for x in row]) for row in rows])
 
 
 def _grid_sample(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
