@@ -281,6 +281,16 @@ def test_boxes_stay_in_full_precision_under_autocast(options: dict[str, Any], dt
     assert options.get("two_stage") or (outputs["boxes"] - full).abs().max() < 0.05
 
 
+@every_mode
+def test_torch_export_gives_the_same_outputs(options: dict[str, Any]):
+    head = make_head(**options).eval()
+    features, mask, _ = make_batch([1, 1])
+    expected = head(features, mask)
+    found = torch.export.export(head, (features, mask)).module()(features, mask)
+    for name in ("logits", "boxes"):
+        torch.testing.assert_close(found[name], expected[name])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

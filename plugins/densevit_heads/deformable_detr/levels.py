@@ -63,7 +63,10 @@ class LevelProjections(nn.Module):
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
 
     def forward(self, features: list[Tensor], padding_mask: Tensor) -> Levels:
-        """padding_mask: (B, H, W) of the batch. Features of padding are set to 0: the group norm depends on them."""
+        """padding_mask: (B, H, W) of the batch.
+
+        Features of padding are set to 0, unlike in the authors' code, where the group norms depend on them.
+        """
         used = [_without_padding(features[index], padding_mask) for index in self.features]
         maps = [project(x) for project, x in zip(self.projections, used, strict=False)]
         x = used[-1]

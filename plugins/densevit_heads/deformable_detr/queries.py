@@ -82,7 +82,10 @@ class TwoStage(nn.Module):
         return Proposals(self.label_head(features), boxes.masked_fill(~valid[..., None], 1.0), levels.padding)
 
     def select(self, proposals: Proposals) -> Queries:
-        """The `num_queries` proposals with the highest scores, or all if there are fewer; padding comes last."""
+        """The `num_queries` proposals with the highest scores, or all if there are fewer.
+
+        Padding comes last; the authors' code ranks it by the score of features of 0.
+        """
         scores = proposals.logits[..., 0].detach().float().masked_fill(proposals.padding, float("-inf"))
         top = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
         boxes = proposals.boxes.detach().gather(1, top[..., None].expand(-1, -1, 4))  # (B, Q, 4)
