@@ -61,9 +61,10 @@ class StopSignals:
         sent = flags if distributed.get_rank() == 0 else (False,) * len(flags)
         state = torch.tensor([self.received, *sent], dtype=torch.int64)
         distributed.all_reduce(state, op=distributed.ReduceOp.MAX, group=self._group)
-        number, *agreed = state.tolist()
-        self.received = int(number)
-        return self.received, tuple(map(bool, agreed))
+        number, *agreed = map(int, state.tolist())
+        if number:  # else a signal that arrived meanwhile is kept for the next step
+            self.received = number
+        return number, tuple(map(bool, agreed))
 
 
 def requeue() -> str:

@@ -186,3 +186,21 @@ def test_incomplete_line_of_a_killed_run_is_dropped(tmp_path: Path) -> None:
     assert [row["step"] for row in again.rows()] == ["0", "1", "2", "3"]
     again.remove_after(2)  # two steps were made: 0 and 1
     assert [row["step"] for row in again.rows()] == ["0", "1"]
+
+
+def test_signal_during_the_exchange_is_kept_for_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It arrives after the process has contributed its flag, before the result."""
+    from densevit.training import stop_signals
+
+    signals = stop_signals.StopSignals()
+    monkeypatch.setattr(stop_signals.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(stop_signals.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(stop_signals.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(stop_signals.distributed, "new_group", lambda **_: "group")
+
+    def interrupted(state: torch.Tensor, op: object, group: object) -> None:
+        signals._on_signal(signal.SIGTERM, None)
+
+    monkeypatch.setattr(stop_signals.distributed, "all_reduce", interrupted)
+    assert signals.agree(True) == (0, (True,))
+    assert signals.agree(False) == (signal.SIGTERM, (False,))
