@@ -40,6 +40,10 @@ class Dataset:
         """Heights and widths (N, 2), if known without reading images; evaluation then batches equal sizes."""
         return None
 
+    def object_counts(self) -> np.ndarray | None:
+        """Objects per image (N,), if known without reading images; heads warn before training if they are too many."""
+        return None
+
     def epoch_indices(self, epoch: int) -> np.ndarray:
         """Indices of this training epoch, (M,) int64, with the same M in every epoch. Default: each index once.
 

@@ -5,11 +5,12 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Class, Losses, Outputs, Targets
+from densevit.interfaces import Class, Dataset, Losses, Outputs, Targets
 from densevit.testing import check_head
 from densevit_heads.deformable_detr import DeformableDetr
 from densevit_heads.deformable_detr.levels import LevelProjections, Levels, sine_positions, valid_ratio
@@ -24,8 +25,11 @@ MODES: dict[str, dict[str, Any]] = {
     "refined": {"box_refinement": True},
     "two-stage": {"box_refinement": True, "two_stage": True},
     "two-stage, more queries than cells": {"box_refinement": True, "two_stage": True, "num_queries": 90},
+    "all": {
+        "box_refinement": True, "two_stage": True, "classification": "mal", "denoising": 2, "dense_loss": 1.0,
+    },
     "one layer": {"encoder_layers": 1, "decoder_layers": 1, "num_points": 1},
-}
+}  # fmt: skip
 every_mode = pytest.mark.parametrize("options", MODES.values(), ids=MODES)
 SMALL = {"num_queries": 7, "width": 64, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 3, "ffn_width": 24}
 
@@ -92,6 +96,7 @@ def test_trains_on_images_with_and_without_objects(options: dict[str, Any]):
 def test_loss_terms_do_not_depend_on_what_is_labelled(options: dict[str, Any]):
     head = make_head(**options).train()
     expected = ["label", "l1", "giou", "auxiliary", *(["proposals"] if "two_stage" in options else [])]
+    expected += [name for name in ("denoising", "dense") if getattr(head, name) is not None]
     for counts in ([3, 0, 5], [0, 0, 0], [2, None, 1], [0, None, 0], [None, None, None]):
         _, losses = step(head, *make_batch(counts))
         assert list(losses) == expected
@@ -206,7 +211,7 @@ def test_initial_queries_predict_boxes_at_their_reference_points():
     head = DeformableDetr(CHANNELS, STRIDES, CLASSES, **SMALL).eval()
     features, mask, _ = make_batch([1, 1])
     boxes = head(features, mask)["boxes"]
-    torch.testing.assert_close(boxes[..., :2], head.queries(2).reference)
+    torch.testing.assert_close(boxes[..., :2], head.queries(2)[1])
     torch.testing.assert_close(boxes[..., 2:], torch.full((2, 7, 2), 1 / (1 + math.exp(2))))
 
 
@@ -235,7 +240,7 @@ def test_only_padding_is_ranked_after_every_cell_of_the_image():
     assert isinstance(head.queries, TwoStage)
     proposals = head.queries.propose(levels.tokens, levels)
     best = proposals._replace(logits=torch.where(levels.padding[..., None], 100.0, proposals.logits))
-    assert torch.equal(head.queries.select(best).reference, head.queries.select(proposals).reference)
+    assert torch.equal(head.queries.select(best)[1], head.queries.select(proposals)[1])
 
 
 def test_queries_learn_from_boxes_of_the_layer_before_without_its_gradient():
@@ -246,6 +251,21 @@ def test_queries_learn_from_boxes_of_the_layer_before_without_its_gradient():
     boxes[1].sum().backward()
     first, second, _ = (boxes.last.weight.grad.abs().max() for boxes in head.box_heads)
     assert first == 0 and second > 0
+
+
+class Crowded(Dataset):
+    def object_counts(self) -> np.ndarray:
+        return np.array([3, 9, 8, 0])
+
+
+def test_more_objects_than_queries_are_reported_before_training():
+    head = make_head()
+    with pytest.warns(UserWarning, match="2 of 4 training images .* has 9 objects, but num_queries is 7: 2 of them"):
+        head.check(Crowded())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(head, *make_batch([3, 9, 4]))  # not again
+        make_head(num_queries=9).check(Crowded())
 
 
 def test_more_objects_than_queries_are_reported_once_with_numbers():

@@ -21,7 +21,6 @@ from densevit.interfaces import Class, Targets
 from densevit.losses.boxes import to_corners
 from densevit.losses.matching import Objects, hungarian
 from densevit_heads.deformable_detr import DeformableDetr
-from densevit_heads.deformable_detr.criterion import COSTS
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES = 3, 8
@@ -240,7 +239,9 @@ def same_gradients(pair: Pair, theirs: list[Tensor], ours: list[Tensor]) -> None
 def test_matching_agrees_with_transformers(options: dict[str, Any]):
     pair = make_pair(**options)
     logits, boxes = pair.run_ours()[0]["layers"]
-    matches = hungarian(logits, boxes, Objects.of(pair.targets, logits.device), COSTS, softmax=False)
+    matches = hungarian(
+        logits, boxes, Objects.of(pair.targets, logits.device), pair.ours.criterion.costs, softmax=False
+    )
     matcher = DeformableDetrHungarianMatcher(class_cost=2, bbox_cost=5, giou_cost=2)
     first = [sum(COUNTS[:i]) for i in range(len(COUNTS))]
     wanted = {

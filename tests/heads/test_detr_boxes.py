@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from densevit.interfaces import Class
 from densevit.layers.positions import sine_boxes, sine_map
 from densevit_heads.detr import Detr
-from densevit_heads.detr.anchors import BoxPositionBias
+from densevit_heads.detr.box_positions import BoxPositionBias
 from densevit_heads.detr.memory import FusedProjection, Memory, cell_centres
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from densevit.interfaces import Class, Losses, Outputs, Targets
 from densevit.losses.matching import Objects
 from densevit_heads.detr import Detr
-from densevit_heads.detr.denoising import Denoising
+from densevit_heads.set_prediction.denoising import Denoising
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 CHANNELS, STRIDES = (6, 10), (8, 16)
@@ -89,7 +89,7 @@ def test_trains_on_images_with_and_without_objects(options: dict[str, Any]):
     batch = make_batch([3, 0, 5])
     outputs, losses = step(head, *batch)
     Q = min(head.num_queries, 12) if head.proposals is not None else head.num_queries  # 12 cells at stride 16
-    K = len(CLASSES) + (head.classification == "softmax")
+    K = len(CLASSES) + (head.criterion.classification == "softmax")
     assert outputs["logits"].shape == (3, Q, K) and outputs["boxes"].shape == (3, Q, 4)
     layers = len(head.decoder) + (head.proposals is not None)
     assert outputs["layers"][0].shape == (layers, 3, Q, K) and outputs["layers"][1].shape == (layers, 3, Q, 4)
@@ -104,7 +104,7 @@ def test_trains_on_images_with_and_without_objects(options: dict[str, Any]):
 def test_loss_terms_do_not_depend_on_what_is_labelled(options: dict[str, Any]):
     head = make_head(**options).train()
     expected = ["label", "l1", "giou"]
-    expected += ["auxiliary"] * head.auxiliary_losses + ["denoising"] * (head.denoising is not None)
+    expected += ["auxiliary"] * head.criterion.auxiliary + ["denoising"] * (head.denoising is not None)
     expected += ["dense"] * (head.dense is not None)
     for counts in ([3, 0, 5], [0, 0, 0], [2, None, 1], [0, None, 0], [None, None, None]):
         _, losses = step(head, *make_batch(counts))
@@ -210,7 +210,7 @@ def test_a_denoising_group_attends_to_itself_and_the_object_queries():
     objects = Objects.of(make_batch([2, 0, 1])[2], torch.device("cpu"))
     noised = denoising(objects, num_queries=4)
     assert (
-        noised.queries.shape == (3, 6, 8)
+        noised.contents.shape == (3, 6, 8)
         and noised.boxes.shape == (3, 6, 4)
         and noised.attention_bias.shape == (10, 10)
     )
@@ -232,7 +232,7 @@ def test_noise_stays_within_its_limits():
     assert (moved > torch.tensor([0.15, 0.15, 0.3, 0.3])).all()
     assert (moved <= torch.tensor([0.2, 0.2, 0.4, 0.4]) + 1e-5).all()
     assert (boxes >= 0).all() and (boxes[:, 2:] > 0).all()
-    embedded = noised.queries[noised.image, noised.query]
+    embedded = noised.contents[noised.image, noised.query]
     wrong = (embedded != denoising.label_embedding.weight[objects.labels[noised.target]]).any(-1).float().mean()
     assert wrong.item() == pytest.approx(0.5 * 3 / 4, abs=0.06)  # one resampled label in four is the original
 

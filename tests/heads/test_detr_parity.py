@@ -233,7 +233,7 @@ def test_costs_weights_and_no_object_weight_reach_matching_and_loss():
     objects = Objects.of(pair.targets, features.device)
     chosen = [
         hungarian(outputs["layers"][0], outputs["layers"][1], objects, weights).query.tolist()
-        for weights in (plain.ours.costs, MatchingCosts(3.0, 2.0, 7.0))
+        for weights in (plain.ours.criterion.costs, MatchingCosts(3.0, 2.0, 7.0))
     ]
     assert chosen[0] != chosen[1], "the costs should change the matching, or the test has no power"
 

@@ -95,6 +95,11 @@ class Coco(Dataset):
         """(N, 2) heights and widths, of the images as `__getitem__` gives them."""
         return self._annotations.sizes
 
+    def object_counts(self) -> np.ndarray:
+        """(N,) objects per image, without crowds."""
+        count = np.concatenate([[0], np.cumsum(~self._annotations.iscrowd.astype(bool))])
+        return np.diff(count[self._annotations.first])
+
     def path(self, index: int) -> str:
         """The file of an image."""
         return os.path.join(

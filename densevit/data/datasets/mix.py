@@ -121,6 +121,11 @@ class Mix(Dataset):
         first = np.cumsum([0, *self._lengths[:-1]])
         return np.concatenate([sizes for sizes in known if sizes is not None])[first[numbers] + places]
 
+    def object_counts(self) -> np.ndarray | None:
+        """Objects per image of those sets that know theirs, in no order."""
+        known = [counts for own in self._sets if (counts := own.object_counts()) is not None]
+        return np.concatenate(known) if known else None
+
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"The mix has images 0 to {len(self) - 1}, and no {index}.")

@@ -1,13 +1,11 @@
-"""The prediction heads: class logits, and a box relative to a reference."""
+"""The prediction heads: class logits, and the offsets of a box to a reference."""
 
 import math
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from densevit.layers.linear import Linear
 from densevit.layers.mlp import Mlp
-from densevit_heads.detr.anchors import inverse_sigmoid
 
 PRIOR = 0.01  # initial probability of each class (RetinaNet, Lin et al. 2017, section 4.1)
 EPS = 1e-5
@@ -27,9 +25,3 @@ def box_head(width: int, size_bias: float = 0.0) -> Mlp:
     nn.init.zeros_(head.last.bias)
     nn.init.constant_(head.last.bias[2:], size_bias)
     return head
-
-
-def refine(head: Mlp, x: Tensor, reference: Tensor) -> Tensor:
-    """Boxes (..., 4) cxcywh in 0 ... 1 in fp32, from x (..., C) and points (..., 2) or boxes (..., 4)."""
-    initial = inverse_sigmoid(reference, EPS)
-    return (head.in_full_precision(x) + F.pad(initial, (0, 4 - reference.shape[-1]))).sigmoid()

@@ -11,17 +11,11 @@ from densevit.layers.mlp import Mlp
 from densevit.layers.positions import sine_boxes
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit_heads.deformable_detr.levels import Levels
-from densevit_heads.deformable_detr.prediction import refine
+from densevit_heads.deformable_detr.prediction import EPS
+from densevit_heads.set_prediction.boxes import refine
+from densevit_heads.set_prediction.queries import Queries, top_cells
 
 MARGIN = 0.01  # cells closer to the border of the image propose nothing
-
-
-class Queries(NamedTuple):
-    """positions, contents: (B, Q, C). reference: (B, Q, 2) points xy or (B, Q, 4) boxes cxcywh, in 0 ... 1."""
-
-    positions: Tensor
-    contents: Tensor
-    reference: Tensor
 
 
 class LearnedQueries(nn.Module):
@@ -35,12 +29,13 @@ class LearnedQueries(nn.Module):
         nn.init.xavier_uniform_(self.reference.weight)
         nn.init.zeros_(self.reference.bias)
 
-    def forward(self, batch_size: int) -> Queries:
-        """Returns the same Q queries for each image."""
+    def forward(self, batch_size: int) -> tuple[Queries, Tensor]:
+        """Returns the same Q queries and reference points (B, Q, 2), xy in 0 ... 1, for each image."""
         positions, contents = self.embedding.weight.split(self.width, dim=-1)
         with autocast_off(positions.device):
             reference = F.linear(*(at_least_fp32(x) for x in (positions, self.reference.weight, self.reference.bias)))
-        return Queries(*(x.expand(batch_size, -1, -1) for x in (positions, contents, reference.sigmoid())))
+        contents, positions, points = (x.expand(batch_size, -1, -1) for x in (contents, positions, reference.sigmoid()))
+        return Queries(contents, positions), points
 
 
 class Proposals(NamedTuple):
@@ -78,18 +73,21 @@ class TwoStage(nn.Module):
         initial = torch.cat([levels.centres, torch.cat(sides, dim=1)], dim=-1)  # (B, S, 4)
         valid = ((initial > MARGIN) & (initial < 1 - MARGIN)).all(-1) & ~levels.padding
         features = self.norm(self.project(memory.masked_fill(~valid[..., None], 0.0)))
-        boxes = refine(self.box_head, features, initial)
+        boxes = refine(self.box_head, features, initial, EPS)
         return Proposals(self.label_head(features), boxes.masked_fill(~valid[..., None], 1.0), levels.padding)
 
-    def select(self, proposals: Proposals) -> Queries:
-        """The `num_queries` proposals with the highest scores, or all if there are fewer.
+    def select(self, proposals: Proposals) -> tuple[Queries, Tensor]:
+        """Queries and boxes (B, Q, 4) of the `num_queries` proposals with the highest scores, or of all if fewer.
 
         Padding comes last; the authors' code ranks it by the score of features of 0.
         """
-        scores = proposals.logits[..., 0].detach().float().masked_fill(proposals.padding, float("-inf"))
-        top = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
-        boxes = proposals.boxes.detach().gather(1, top[..., None].expand(-1, -1, 4))  # (B, Q, 4)
+        scores = proposals.logits[..., 0].float()
+        (boxes,) = top_cells(scores, proposals.padding, self.num_queries, proposals.boxes.detach())
+        return self.at(boxes), boxes
+
+    def at(self, boxes: Tensor) -> Queries:
+        """Queries with positions and contents of boxes (B, Q, 4)."""
         embedding = sine_boxes(boxes, self.width // 2, temperature=10000.0)  # (B, Q, 2C)
         embedding = self.embed_norm(self.embed(embedding.to(self.embed.weight.dtype)))
         positions, contents = embedding.split(self.width, dim=-1)
-        return Queries(positions, contents, boxes)
+        return Queries(contents, positions)

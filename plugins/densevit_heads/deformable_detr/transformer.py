@@ -58,10 +58,14 @@ class DecoderLayer(nn.Module):
         memory: Tensor,
         shapes: Sequence[tuple[int, int]],
         padding: Tensor,
+        attention_bias: Tensor | None = None,
     ) -> Tensor:
-        """queries, positions: (B, Q, C). reference: (B, Q, L, 2 or 4). memory: (B, S, C). Returns (B, Q, C)."""
+        """queries, positions: (B, Q, C). reference: (B, Q, L, 2 or 4). memory: (B, S, C). Returns (B, Q, C).
+
+        attention_bias: added to the self-attention scores, (Q, Q).
+        """
         with_pos = queries + positions
-        attended = self.self_attention(with_pos, with_pos, queries)
+        attended = self.self_attention(with_pos, with_pos, queries, attention_bias)
         queries = self.self_attention_norm(queries + self.dropout(attended))
         attended = self.cross_attention(queries + positions, reference, memory, shapes, padding)
         queries = self.cross_attention_norm(queries + self.dropout(attended))

@@ -8,21 +8,36 @@ from torch import Tensor, nn
 from densevit.losses.boxes import to_centres, to_corners
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Objects
+from densevit_heads.set_prediction.queries import BoxQueries
 
 
 class DenoisingQueries(NamedTuple):
-    """queries: (B, D, C). boxes: (B, D, 4). attention_bias: (D + Q, D + Q), 0 or -inf (masked).
+    """contents: (B, D, C). boxes: (B, D, 4). attention_bias: (D + Q, D + Q), 0 or -inf (masked).
 
     image, query, target: (P,), indices of the image, of the denoising query and of the object that the query has to
     reconstruct. Queries that are not listed are padding.
     """
 
-    queries: Tensor
+    contents: Tensor
     boxes: Tensor
     attention_bias: Tensor
     image: Tensor
     query: Tensor
     target: Tensor
+
+    def prepended_to(self, queries: BoxQueries) -> BoxQueries:
+        """All D + Q queries of the decoder."""
+        contents, boxes = torch.cat([self.contents, queries.contents], 1), torch.cat([self.boxes, queries.boxes], 1)
+        return BoxQueries(contents, boxes)
+
+    def split(self, logits: Tensor, boxes: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """Separates predictions (L, B, D + Q, ...) into those of denoising queries and those of object queries.
+
+        Returns ((L, P, K), (L, P, 4) and `target`) for the loss, then (L, B, Q, K) and (L, B, Q, 4).
+        """
+        index = (slice(None), self.image, self.query)
+        D = self.contents.shape[1]
+        return (logits[index], boxes[index], self.target), logits[:, :, D:], boxes[:, :, D:]
 
 
 class Denoising(nn.Module):
@@ -60,10 +75,10 @@ class Denoising(nn.Module):
         boxes = to_centres(torch.cat([torch.minimum(low, high), torch.maximum(low, high)], dim=-1).clamp(0, 1))
 
         embedded = self.label_embedding(labels)
-        queries = embedded.new_zeros(B, D, embedded.shape[-1]).index_put((image, query), embedded)
+        contents = embedded.new_zeros(B, D, embedded.shape[-1]).index_put((image, query), embedded)
         all_boxes = boxes.new_full((B, D, 4), 0.5).index_put((image, query), boxes)
         attention_bias = self._attention_bias(N, D + num_queries, device)
-        return DenoisingQueries(queries, all_boxes, attention_bias, image, query, target)
+        return DenoisingQueries(contents, all_boxes, attention_bias, image, query, target)
 
     def _attention_bias(self, N: int, total: int, device: torch.device) -> Tensor:
         """Denoising queries attend to their own group and to object queries; object queries never to denoising ones."""

@@ -1,4 +1,4 @@
-"""Box queries (anchors): position embeddings and the position bias of cross-attention."""
+"""Positions of box queries: their embedding, and the position bias of cross-attention."""
 
 import math
 
@@ -8,12 +8,6 @@ from torch import Tensor, nn
 from densevit.layers.mlp import Mlp
 from densevit.layers.positions import sine_boxes
 from densevit_heads.detr.memory import Memory
-
-
-def inverse_sigmoid(x: Tensor, eps: float = 1e-4) -> Tensor:
-    """Logit of x in [0, 1], clamped to [eps, 1 - eps]."""
-    x = x.clamp(eps, 1 - eps)
-    return (x / (1 - x)).log()
 
 
 class BoxPositions(nn.Module):

@@ -1,0 +1,152 @@
+"""The criterion of the DETR family: bipartite matching, and the losses of matched predictions."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from densevit.interfaces import Dataset, Losses, Outputs, Targets
+from densevit.losses.dense_detection import dense_detection
+from densevit.losses.distributed import to_device
+from densevit.losses.matching import Matches, MatchingCosts, Objects, hungarian
+from densevit.losses.set_prediction import Classification, SetLosses, set_losses
+
+
+class LossWeights(NamedTuple):
+    """Weights of the terms of `SetLosses`."""
+
+    label: float
+    l1: float
+    giou: float
+
+
+@dataclass
+class SetCriterion:
+    """Bipartite matching and losses after each decoder layer (Carion et al. 2020, section 3.1).
+
+    num_queries: the number of predictions of an image, for a warning if an image has more objects.
+    classification: "softmax" with a no-object class, "focal" (Deformable DETR) or "mal" (DEIM).
+    no_object_weight: weight of "no object" in the class loss, for "softmax" only.
+    auxiliary: a loss after each layer instead of the last only. denoising: whether there are denoising queries.
+    dense_weight: weight of the one-to-many loss on all cells; 0: none.
+    """
+
+    num_queries: int
+    costs: MatchingCosts
+    weights: LossWeights
+    classification: Classification
+    no_object_weight: float = 0.1
+    auxiliary: bool = True
+    denoising: bool = False
+    dense_weight: float = 0.0
+    _warned: bool = field(default=False, init=False, repr=False)
+
+    def check(self, dataset: Dataset) -> None:
+        """Warns if an image of the data set has more objects than there are queries."""
+        counts = dataset.object_counts()
+        if counts is not None and len(counts):
+            over = int((counts > self.num_queries).sum())
+            images = f"{over:,} of {len(counts):,} training images have more objects than queries; the largest"
+            self._warn(int(counts.max()), images)
+
+    def losses(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+        """`label`, `l1` and `giou` of the last layer, `auxiliary`, the sum of the others, and by output those below.
+
+        outputs: `layers`, logits (L, B, Q, K+1), or K unless `classification` is "softmax", and boxes (L, B, Q, 4)
+        cxcywh; optionally `proposals`, logits (B, S, K) and boxes (B, S, 4), whose first class is any object; and in
+        training `objects`, if already collected, `denoising` of `DenoisingQueries.split` and `dense`, the arguments of
+        `dense_detection`.
+        """
+        logits, boxes = outputs["layers"]
+        objects = outputs.get("objects")
+        labelled = Labelled.of(targets, Objects.of(targets, logits.device) if objects is None else objects)
+        objects = labelled.objects
+        most = max(objects.counts, default=0)
+        self._warn(most, f"image {objects.names[objects.counts.index(most)]!r}" if most else "")
+        logits, boxes = labelled.select((logits, boxes), dim=1)
+        if not self.auxiliary:
+            logits, boxes = logits[-1:], boxes[-1:]
+        terms = self.losses_per_layer(logits, boxes, objects)
+        losses = {name: term[-1] for name, term in terms.items()}
+        if self.auxiliary:
+            losses["auxiliary"] = torch.stack([term[:-1].sum() for term in terms.values()]).sum()
+        if "proposals" in outputs:
+            logits, boxes = labelled.select(outputs["proposals"])
+            losses["proposals"] = self.proposal_loss(logits, boxes, objects)
+        zero = outputs["logits"].new_zeros(())
+        if self.denoising:
+            found = outputs.get("denoising")  # in training only
+            losses["denoising"] = zero if found is None else self.denoising_loss(found, objects)
+        if self.dense_weight:
+            cells = outputs.get("dense")
+            losses["dense"] = zero if cells is None else self.dense_loss(labelled.select(cells), objects)
+        return losses
+
+    def losses_per_layer(self, logits: Tensor, boxes: Tensor, objects: Objects) -> Losses:
+        """`label`, `l1` and `giou` of each layer, (L,) each. logits: (L, B, Q, K). boxes: (L, B, Q, 4)."""
+        matches = hungarian(logits, boxes, objects, self.costs, softmax=self.classification == "softmax")
+        return self._weighted(set_losses(logits, boxes, objects, matches, self.classification, self.no_object_weight))
+
+    def proposal_loss(self, logits: Tensor, boxes: Tensor, objects: Objects) -> Tensor:
+        """The same for proposals, with binary targets (Deformable DETR, A.4): each object has class 0."""
+        binary = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)))
+        label, l1, giou = self.losses_per_layer(logits[None], boxes[None], binary).values()
+        return label.sum() + l1.sum() + giou.sum()
+
+    def denoising_loss(self, found: Sequence[Tensor], objects: Objects) -> Tensor:
+        """Reconstruction loss of denoising queries, which need no matching, summed over layers and terms.
+
+        found: logits (L, P, K), boxes (L, P, 4) and target (P,), the object of each query.
+        """
+        logits, boxes, target = found
+        L, P = logits.shape[:2]
+        layer = torch.arange(L, device=target.device).repeat_interleave(P)
+        query = torch.arange(P, device=target.device).repeat(L)
+        matches = Matches(layer, torch.zeros_like(layer), query, target.repeat(L))
+        count = torch.full((), float(P), device=target.device)
+        terms = set_losses(logits[:, None], boxes[:, None], objects, matches, self.classification, 1.0, count)
+        return torch.stack([term.sum() for term in self._weighted(terms).values()]).sum()
+
+    def dense_loss(self, cells: Sequence[Tensor], objects: Objects) -> Tensor:
+        """One-to-many loss of a prediction per cell: logits, boxes, centres and padding as in `dense_detection`."""
+        logits, boxes, centres, padding = cells
+        terms = dense_detection(logits, boxes, centres, padding, objects)
+        return self.dense_weight * torch.stack(list(self._weighted(terms).values())).sum()
+
+    def _warn(self, most: int, image: str) -> None:
+        """Warns once of an image with more objects than queries. most: its number of objects. image: its name."""
+        if self._warned or most <= self.num_queries:
+            return
+        self._warned = True
+        warnings.warn(
+            f"{image} has {most} objects, but num_queries is {self.num_queries}: {most - self.num_queries} of them are "
+            f"not learned, and no image can get more than {self.num_queries} predictions. Fix: set num_queries to at "
+            f"least {most}.",
+            stacklevel=3,
+        )
+
+    def _weighted(self, terms: SetLosses) -> Losses:
+        return {name: w * term for name, w, term in zip(terms._fields, self.weights, terms, strict=True)}
+
+
+class Labelled(NamedTuple):
+    """The labelled images of a batch. objects: theirs. images: their indices, or None if all are labelled."""
+
+    objects: Objects
+    images: Tensor | None
+
+    @classmethod
+    def of(cls, targets: list[Targets], objects: Objects) -> "Labelled":
+        """objects: of all targets."""
+        labelled = [i for i, target in enumerate(targets) if "boxes" in target and "labels" in target]
+        if len(labelled) == len(targets):
+            return cls(objects, None)
+        images = to_device(torch.tensor(labelled, dtype=torch.long), objects.boxes.device)
+        return cls(objects.select(labelled), images)
+
+    def select(self, values: Sequence[Tensor], dim: int = 0) -> list[Tensor]:
+        """The values of labelled images; `dim` is the dimension of the batch."""
+        return list(values) if self.images is None else [x.index_select(dim, self.images) for x in values]

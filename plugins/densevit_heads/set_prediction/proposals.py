@@ -1,0 +1,33 @@
+"""Dense proposals: class scores and a box from each cell of the encoder's feature maps."""
+
+import torch
+from torch import Tensor, nn
+
+from densevit.layers.mlp import Mlp
+from densevit_heads.set_prediction.boxes import refine
+from densevit_heads.set_prediction.queries import top_cells
+
+
+class Proposals(nn.Module):
+    """Predicts one object per cell, with boxes initialised to a fifth of the image."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.label_head = nn.Linear(width, num_classes)
+        self.box_head = Mlp(width, width, 4, 3)
+        nn.init.constant_(self.label_head.bias, -4.6)  # a probability of 0.01
+        nn.init.zeros_(self.box_head.last.weight)
+        nn.init.zeros_(self.box_head.last.bias)
+
+    def forward(self, tokens: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens: (B, S, C). centres: (B, S, 2) xy. Returns logits (B, S, K) and boxes (B, S, 4) cxcywh, in 0 ... 1."""
+        return self.label_head(tokens), self._boxes(tokens, centres)
+
+    def best(self, tokens: Tensor, centres: Tensor, padding: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Returns logits (B, count, K) and boxes (B, count, 4) of the top-scoring cells over all classes."""
+        logits = self.label_head(tokens)
+        logits, tokens, centres = top_cells(logits.amax(-1), padding, count, logits, tokens, centres)
+        return logits, self._boxes(tokens, centres)
+
+    def _boxes(self, tokens: Tensor, centres: Tensor) -> Tensor:
+        return refine(self.box_head, tokens, torch.cat([centres, torch.full_like(centres, 0.2)], dim=-1))

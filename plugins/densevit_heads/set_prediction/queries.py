@@ -1,0 +1,29 @@
+"""Object queries (Carion et al. 2020, section 3.2): what a decoder starts from."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Queries(NamedTuple):
+    """contents, positions: (B, Q, C). Positions are added to contents in each attention."""
+
+    contents: Tensor
+    positions: Tensor
+
+
+class BoxQueries(NamedTuple):
+    """Queries that are boxes (DAB-DETR, Liu et al. 2022). contents: (B, Q, C). boxes: (B, Q, 4) cxcywh in 0 ... 1."""
+
+    contents: Tensor
+    boxes: Tensor
+
+
+def top_cells(scores: Tensor, padding: Tensor, count: int, *values: Tensor) -> tuple[Tensor, ...]:
+    """Values (B, S, ...) at the `count` cells with the highest scores, or at all cells if there are fewer.
+
+    scores: (B, S). padding: (B, S) bool; padding comes last. Returns a (B, count, ...) for each of the values.
+    """
+    scores = scores.detach().masked_fill(padding, float("-inf"))
+    top = scores.topk(min(count, scores.shape[1]), dim=1).indices[..., None]
+    return tuple(x.gather(1, top.expand(-1, -1, x.shape[-1])) for x in values)
