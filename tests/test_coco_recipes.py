@@ -1,4 +1,4 @@
-"""Recipes of DETR's published trainings on COCO: the full model, one step, and the settings that `convert` uses."""
+"""Recipes of the published trainings of DETR and Deformable DETR on COCO: the full model, one step, and the settings that `convert` uses."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,26 @@ from PIL import Image
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.model import build_model
+from densevit.model.parameter_groups import parameter_rates
 from densevit.training.optim import build_optimizer, learning_rate
 from densevit.weights.label_sets import coco_classes
 
 RECIPES = sorted(Path("configs/coco").glob("*.yaml"))
 R50 = 41_302_368  # "number of params" in the authors' log, the same with dilation
 R101 = R50 + 17 * (1024 * 256 + 9 * 256 * 256 + 256 * 1024)  # additional bottlenecks, without their frozen norms
-TRAINED = {"detr_r50": R50, "detr_r50_dc5": R50, "detr_r101": R101}
+UNUSED = 11 * (256 + 1)  # rows of unused file ids
+BOX_HEAD = 2 * (256 * 256 + 256) + 256 * 4 + 4
+DEFORMABLE = 39_824_906 + 76 * 257  # "number of params" in issue 110 of the authors' repository, with 4 classes
+REFINED = DEFORMABLE + 5 * (80 * 257 + BOX_HEAD)  # prediction heads of its own in each of 6 layers
+TWO_STAGE = REFINED + 80 * 257 + BOX_HEAD + 256 * 257 + 2 * 256 + 512 * 513 + 2 * 512 - 300 * 512 - 2 * 257
+TRAINED = {
+    "detr_r50": R50 - UNUSED,
+    "detr_r50_dc5": R50 - UNUSED,
+    "detr_r101": R101 - UNUSED,
+    "deformable_detr_r50": DEFORMABLE,
+    "deformable_detr_r50_refined": REFINED,
+    "deformable_detr_r50_two_stage": TWO_STAGE,
+}
 
 
 def make(root: Path, size: tuple[int, int]) -> Path:
@@ -46,19 +59,24 @@ def test_all_recipes_are_tested() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_matches_the_published_one(path: Path) -> None:
-    """Carion et al. 2020, sections 3 and 4 and appendix A.4, and the authors' README."""
+    """Carion et al. 2020, sections 3 and 4 and appendix A.4; Zhu et al. 2021, section 5.1; the authors' READMEs."""
     config = configs.load(path)
     configs.check_plugins(config)
     with torch.device("meta"):
         model = build_model(config, {"detection": coco_classes()})
-    unused = 11 * (256 + 1)  # rows of unused file ids
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == TRAINED[path.stem] - unused
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == TRAINED[path.stem]
     optim, trainer, data = config.optim, config.trainer, config.data
-    assert (optim.name, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", 1e-4, 1e-5, 1e-4)
-    assert (optim.schedule, optim.drop_at * 500, trainer.max_epochs) == ("step", 400, 500)
-    assert trainer.clip_grad_norm == 0.1 and data.batch_size * trainer.accumulate == 64
+    deformable = path.stem.startswith("deformable")
+    lr, epochs, images = (2e-4, 50, 32) if deformable else (1e-4, 500, 64)
+    assert (optim.name, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", lr, lr / 10, 1e-4)
+    assert (optim.schedule, optim.drop_at, trainer.max_epochs) == ("step", 0.8, epochs)
+    assert trainer.clip_grad_norm == 0.1 and data.batch_size * trainer.accumulate == images
     assert (data.recipe, data.image_size) == ("detr", (800, 1333))
     assert config.backbone.options.get("dilation", False) == ("dc5" in path.stem)
+    rates = parameter_rates(model, optim, lr)
+    slow = {rate.name for rate in rates if rate.lr == 0.1 * lr and not rate.name.startswith("backbone.")}
+    expected = ("offsets.weight", "offsets.bias", "queries.reference.weight", "queries.reference.bias")
+    assert slow == {name for name, _ in model.named_parameters() if name.endswith(expected)}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -66,9 +84,10 @@ def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
     depth = 50 if "dc5" in path.stem else 18
     head = "heads.detection"
     smaller = [f"backbone.depth={depth}", f"{head}.width=32", f"{head}.encoder_layers=1", f"{head}.decoder_layers=2"]
+    smaller += [f"{head}.ffn_width=64" if path.stem.startswith("deformable") else f"{head}.feedforward=64"]
     root = make(tmp_path / "coco", (60, 90))
     more = [f"data.root={root}", "data.num_workers=0", "data.batch_size=1", "data.image_size=[96, 160]"]
-    config = configs.load(path, [*smaller, f"{head}.feedforward=64", *more])
+    config = configs.load(path, [*smaller, *more])
     data = build_data(config)
     assert [one.file_id for one in data.classes["detection"]] == [one.file_id for one in coco_classes()]
     model = build_model(config, data.classes)

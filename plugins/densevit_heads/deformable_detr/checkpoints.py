@@ -195,8 +195,10 @@ def describe(ours: StateDict) -> dict[str, Any]:
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The evaluation on COCO."""
-    return "coco/detr_r50", {}
+    """The training and evaluation on COCO."""
+    head = sections["heads"]["detection"]
+    variant = "_two_stage" if head["two_stage"] else "_refined" if head["box_refinement"] else ""
+    return f"coco/deformable_detr_r50{variant}", {}
 
 
 def known_queries(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
