@@ -1,4 +1,4 @@
-"""Recipes of the published trainings of DETR and Deformable DETR on COCO: the full model, one step, and the settings that `convert` uses."""
+"""Recipes of the published trainings of DETR and Deformable DETR on COCO: the model, a step, and evaluation settings."""
 
 import json
 from pathlib import Path
