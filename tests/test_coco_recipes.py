@@ -1,4 +1,4 @@
-"""Recipes of the published trainings of DETR and Deformable DETR on COCO: the model, a step, and evaluation settings."""
+"""Recipes of the published trainings of DETR and Deformable DETR on COCO: model, one step, evaluation settings."""
 
 import json
 from pathlib import Path

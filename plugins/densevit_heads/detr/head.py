@@ -14,6 +14,7 @@ from densevit.losses.set_prediction import Classification
 from densevit_heads.detr.box_positions import BoxPositionBias, BoxPositions
 from densevit_heads.detr.decoders import BoxDecoder, Decoder
 from densevit_heads.detr.memory import CoarsestProjection, FusedProjection, Memory, cell_centres
+from densevit_heads.detr.queries import anchor_queries, learned_queries, proposed_queries
 from densevit_heads.detr.transformer import DecoderLayer, EncoderLayer
 from densevit_heads.set_prediction.boxes import inverse_sigmoid
 from densevit_heads.set_prediction.criterion import LossWeights, SetCriterion
@@ -21,28 +22,30 @@ from densevit_heads.set_prediction.denoising import Denoising
 from densevit_heads.set_prediction.limits import MAX_LAYERS, check_classes, check_counts, check_weights
 from densevit_heads.set_prediction.predictions import top_predictions
 from densevit_heads.set_prediction.proposals import Proposals
-from densevit_heads.set_prediction.queries import BoxQueries, Queries
 
 
 class Detr(Head):
     """Detection as set prediction, with bipartite matching and no NMS (Carion et al. 2020).
 
-    The defaults are the paper's. The options after `auxiliary_losses` come from later papers on faster convergence and
-    are off by default; `position_bias`, `two_stage` and `denoising` need `anchors`.
+    The defaults are the paper's: features -> `_encode` -> `learned_queries` -> `Decoder` -> `SetCriterion`. The options
+    after `auxiliary_losses` come from later papers on faster convergence and are off by default; each has its own part.
 
     positions: "sine", counted over the image without padding, or "learned" row and column embeddings.
     pre_norm: layer norm before each branch instead of after it.
     no_object_weight: weight of "no object" in the class loss, for "softmax" only.
     label_cost, l1_cost, giou_cost: weights of the matching cost. label_weight, l1_weight, giou_weight: of the loss.
     auxiliary_losses: a loss after each decoder layer instead of the last only.
-    memory_stride: finest stride of the features to use, coarser ones are fused into it; None: the coarsest only.
-    fusion_blocks: residual convolution blocks after the fusion (RT-DETR).
+
+    memory_stride: finest stride of the features to use, coarser ones are fused into it (`FusedProjection`); None: the
+        coarsest only. fusion_blocks: residual convolution blocks after the fusion (RT-DETR).
     classification: "softmax" with a no-object class, "focal" (Deformable DETR), or "mal", the matchability-aware loss
         whose target depends on the IoU of the box (DEIM).
-    anchors: queries are boxes, refined by each decoder layer (DAB-DETR).
-    position_bias: biases cross-attention by the position of a cell relative to the box (SMCA, Plain DETR).
-    two_stage: initial boxes are the top-scoring proposals, one per cell (Deformable DETR, A.4), instead of learned.
-    denoising: number of groups of denoising queries in training (DN-DETR); 0 disables.
+    anchors: queries are boxes, refined by each decoder layer (DAB-DETR; `BoxDecoder`).
+    position_bias: biases cross-attention by the position of a cell relative to the box (SMCA, Plain DETR;
+        `BoxPositionBias`); needs `anchors`.
+    two_stage: initial boxes are the top-scoring proposals, one per cell (Deformable DETR, A.4; `Proposals`), instead of
+        learned; needs `anchors`.
+    denoising: number of groups of denoising queries in training (DN-DETR; `Denoising`); needs `anchors`; 0 disables.
     dense_loss: weight of a one-to-many loss on all cells in training; 0 disables.
     """
 
@@ -177,13 +180,18 @@ class Detr(Head):
 
     def _decode(self, memory: Memory) -> tuple[Tensor, Tensor]:
         """DETR's decoder. Returns logits (L, B, Q, K+1) and boxes (L, B, Q, 4)."""
-        positions = self.query_embedding.weight.expand(len(memory.tokens), -1, -1)
-        x = self.decoder(Queries(torch.zeros_like(positions), positions), memory, self.decoder_norm)
+        queries = learned_queries(self.query_embedding, len(memory.tokens))
+        x = self.decoder(queries, memory, self.decoder_norm)
         return self.label_head(x), self.box_head.in_full_precision(x).sigmoid()
 
     def _decode_boxes(self, memory: Memory, targets: list[Targets] | None, outputs: Outputs) -> tuple[Tensor, Tensor]:
-        """Decoder with box queries. Returns logits (L, B, Q, K) and boxes (L, B, Q, 4)."""
-        queries, proposed = self._box_queries(memory)
+        """Decoder with box queries. Returns logits (L, B, Q, K) and boxes (L, B, Q, 4), proposals first."""
+        proposed = None
+        if self.anchors is not None:
+            queries = anchor_queries(self.query_embedding, self.anchors, len(memory.tokens))
+        else:
+            assert self.proposals is not None
+            queries, proposed = proposed_queries(self.query_embedding, self.proposals, memory)
         denoising = None
         if self.denoising is not None and targets is not None:
             outputs["objects"] = objects = Objects.of(targets, queries.boxes.device)
@@ -199,17 +207,6 @@ class Detr(Head):
             logits = torch.cat([proposed[0][None].to(logits.dtype), logits])
             boxes = torch.cat([proposed[1][None], boxes])
         return logits, boxes
-
-    def _box_queries(self, memory: Memory) -> tuple[BoxQueries, tuple[Tensor, Tensor] | None]:
-        """Learned contents, with learned boxes or the best proposals, whose logits and boxes are returned too."""
-        B = len(memory.tokens)
-        contents = self.query_embedding.weight.expand(B, -1, -1)
-        if self.proposals is None:
-            assert self.anchors is not None
-            return BoxQueries(contents, self.anchors.sigmoid().expand(B, -1, -1)), None
-        proposed = self.proposals.best(memory.tokens, memory.centres, memory.padding, self.num_queries)
-        boxes = proposed[1].detach()
-        return BoxQueries(contents[:, : boxes.shape[1]], boxes), proposed  # a small map has fewer cells than queries
 
     def check(self, dataset: Dataset) -> None:
         """Warns if training images have more objects than queries."""
