@@ -32,6 +32,15 @@ HEADS: dict[str, dict[str, Any]] = {
     "detr-focal": {**PLAIN, "classification": "focal", "anchors": True, "denoising": 2, "positions": "learned"},
     "deformable-detr": DEFORMABLE,
     "deformable-detr-two-stage": {**DEFORMABLE, "box_refinement": True, "two_stage": True},
+    "deformable-detr-denoising": {
+        **DEFORMABLE,
+        "box_refinement": True,
+        "two_stage": True,
+        "classification": "mal",
+        "denoising": 2,
+        "dense_loss": 1.0,
+    },
+    "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2},
     "setr-naive": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [1]},
     "setr-pup": {"name": "setr", "decoder": "pup", "width": 16, "auxiliary": []},
     "setr-mla": SURFACES,
@@ -40,9 +49,10 @@ HEADS: dict[str, dict[str, Any]] = {
     **{f"dpt-{output}": {**DPT, "output": output, "max_depth": 60.0} for output in ("sigmoid", "bins", "inverse")},
     "dpt-softplus": {**DPT, "output": "softplus", "l1": 1.0, "berhu": 1.0, "gradient": 0.5},
     "dpt-segmentation": {"name": "dpt_segmentation", "width": 8},
-}
+}  # fmt: skip
 # Of the matching costs, back to the CPU.
 TRANSFERS = {"detr": 1, "detr-all-options": 1, "detr-focal": 1, "deformable-detr": 1, "deformable-detr-two-stage": 2}
+TRANSFERS["deformable-detr-denoising"] = 2  # and of the proposals'
 
 Setup = tuple[DenseModel, Data, Config]
 
