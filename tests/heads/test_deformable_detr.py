@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Class, Dataset, Losses, Outputs, Targets
+from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 from densevit.testing import check_head
 from densevit_heads.deformable_detr import DeformableDetr
 from densevit_heads.deformable_detr.levels import LevelProjections, Levels, sine_positions, valid_ratio
@@ -332,3 +333,10 @@ def test_wrong_options_are_explained(options: dict[str, Any], message: str):
 @pytest.mark.parametrize("options", [MODES["multi-scale"], MODES["two-stage"]], ids=["multi-scale", "two-stage"])
 def test_it_passes_the_checks_of_heads(options: dict[str, Any]):
     check_head(functools.partial(DeformableDetr, **SMALL, **options))
+
+
+def test_every_attention_is_deterministic_by_option():
+    for deterministic in (False, True):
+        head = make_head(deterministic=deterministic)
+        attentions = [m for m in head.modules() if isinstance(m, MultiScaleDeformableAttention)]
+        assert [m.deterministic for m in attentions] == [deterministic] * 5  # two encoder and three decoder layers

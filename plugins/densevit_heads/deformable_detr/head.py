@@ -36,6 +36,7 @@ class DeformableDetr(Head):
     classification: "focal" as in the paper, or "mal", the matchability-aware loss (DEIM).
     denoising: number of groups of denoising queries in training (DN-DETR); needs two_stage; 0 disables.
     dense_loss: weight of a one-to-many loss on the cells of all levels in training; 0 disables.
+    deterministic: the attention's backward pass on a GPU uses no atomic additions; on a CPU it never does.
     """
 
     task = "detection"
@@ -61,6 +62,7 @@ class DeformableDetr(Head):
         classification: Literal["focal", "mal"] = "focal",
         denoising: int = 0,
         dense_loss: float = 0.0,
+        deterministic: bool = False,
     ) -> None:
         super().__init__(channels, strides, classes)
         if two_stage and not box_refinement:
@@ -83,7 +85,7 @@ class DeformableDetr(Head):
         )
 
         self.levels = LevelProjections(channels, strides, width, num_levels, min_stride)
-        layer = (width, num_heads, num_levels, num_points, ffn_width, dropout)
+        layer = (width, num_heads, num_levels, num_points, ffn_width, dropout, deterministic)
         self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(decoder_layers))
         labels, boxes = label_head(width, len(classes)), box_head(width)

@@ -14,10 +14,17 @@ class EncoderLayer(nn.Module):
     """Deformable self-attention over the cells of all levels, then a feed-forward network (FFN)."""
 
     def __init__(
-        self, width: int, num_heads: int, num_levels: int, num_points: int, ffn_width: int, dropout: float
+        self,
+        width: int,
+        num_heads: int,
+        num_levels: int,
+        num_points: int,
+        ffn_width: int,
+        dropout: float,
+        deterministic: bool,
     ) -> None:
         super().__init__()
-        self.self_attention = MultiScaleDeformableAttention(width, num_levels, num_heads, num_points)
+        self.self_attention = MultiScaleDeformableAttention(width, num_levels, num_heads, num_points, deterministic)
         self.self_attention_norm = nn.LayerNorm(width)
         self.ffn = FeedForward(width, ffn_width, nn.ReLU, dropout)
         self.ffn_norm = nn.LayerNorm(width)
@@ -36,12 +43,19 @@ class DecoderLayer(nn.Module):
     """Self-attention among queries, deformable cross-attention to the memory, then a feed-forward network (FFN)."""
 
     def __init__(
-        self, width: int, num_heads: int, num_levels: int, num_points: int, ffn_width: int, dropout: float
+        self,
+        width: int,
+        num_heads: int,
+        num_levels: int,
+        num_points: int,
+        ffn_width: int,
+        dropout: float,
+        deterministic: bool,
     ) -> None:
         super().__init__()
         self.self_attention = MultiHeadAttention(width, num_heads, dropout)
         self.self_attention_norm = nn.LayerNorm(width)
-        self.cross_attention = MultiScaleDeformableAttention(width, num_levels, num_heads, num_points)
+        self.cross_attention = MultiScaleDeformableAttention(width, num_levels, num_heads, num_points, deterministic)
         self.cross_attention_norm = nn.LayerNorm(width)
         self.ffn = FeedForward(width, ffn_width, nn.ReLU, dropout)
         self.ffn_norm = nn.LayerNorm(width)
