@@ -1,7 +1,8 @@
 """Multi-scale deformable attention (Deformable DETR, Zhu et al. 2021, section 4.1) in plain PyTorch."""
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,11 +33,11 @@ def multi_scale_deformable_attention(
         raise ValueError(f"value has {value.shape[1]} cells; the levels {[*shapes]} have {cells}.")
     if locations.shape[3] != len(shapes):
         raise ValueError(f"locations have {locations.shape[3]} levels; shapes has {len(shapes)}: {[*shapes]}.")
-    inputs = at_least_fp32(value), at_least_fp32(locations), at_least_fp32(weights)
+    locations, weights = at_least_fp32(locations), at_least_fp32(weights)
     if torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling():  # export: ONNX has GridSample
-        return _grid_sample(*inputs, shapes).to(value.dtype)
+        return _grid_sample(at_least_fp32(value), locations, weights, shapes).to(value.dtype)
     grid = cached_table(_grid, tuple(shapes), locations.shape[4], value.device)
-    return _DeformableAttention.apply(*inputs, grid, shapes, deterministic).to(value.dtype)
+    return _DeformableAttention.apply(value, locations, weights, grid, deterministic)
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -106,11 +107,11 @@ def _sizes(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
 
 
 def _grid(shapes: tuple[tuple[int, int], ...], points: int, device: torch.device) -> Tensor:
-    """Width, height, first cell and first cell with a border of the level of each point, (4, L * P), int32."""
-    rows, first, padded = [], 0, 0
+    """Width, height and first cell of the level of each point, (3, L * P), int32."""
+    rows, first = [], 0
     for height, width in shapes:
-        rows.append((width, height, first, padded))
-        first, padded = first + height * width, padded + (height + 1) * (width + 1)
+        rows.append((width, height, first))
+        first += height * width
     return _table(rows, torch.int32, device).T.repeat_interleave(points, 1)
 
 
@@ -137,148 +138,199 @@ def _grid_sample(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shap
 class _DeformableAttention(torch.autograd.Function):
     """Sums over the four cells around each point as an `embedding_bag`, with the bilinear weights in its weights.
 
-    The backward pass computes the cells again: nothing of the size of the samples is stored.
-    grid: (4, K) of `_grid`, for K = L * P points.
+    In chunks of images and heads, so that intermediate results stay small. The backward pass computes them again:
+    nothing of the size of the samples is stored. grid: (3, K) of `_grid`, for K = L * P points.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, grid: Tensor, shapes: Shapes, deterministic: bool
+        ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, grid: Tensor, deterministic: bool
     ) -> Tensor:
         ctx.save_for_backward(value, locations, weights, grid)
-        ctx.shapes, ctx.deterministic = shapes, deterministic
-        B, _, N, D = value.shape
-        x, y, a = _axis(locations[..., 0], grid[0]), _axis(locations[..., 1], grid[1]), weights.flatten(-2)
-        output = F.embedding_bag(
-            _rows(x, y, grid, value.shape),
-            value.reshape(-1, D),
-            mode="sum",
-            per_sample_weights=_outer(x.weights, y.weights * a[..., None, :]).view(-1, 4 * a.shape[-1]),
-        )
-        return output.view(B, locations.shape[1], N * D)
+        ctx.deterministic = deterministic
+        chunks = _chunks(value, weights)
+        if len(chunks) == 1:
+            return _forward(value, locations, weights, grid).flatten(2)
+        output = value.new_empty(*weights.shape[:3], value.shape[3])  # (B, Q, N, D)
+        for b, n in chunks:
+            output[b, :, n] = _forward(value[b, :, n], locations[b, :, n], weights[b, :, n], grid)
+        return output.flatten(2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         value, locations, weights, grid = ctx.saved_tensors
-        D = value.shape[3]
-        grad = grad.reshape(-1, D)  # (B * Q * N, D)
-        x, y, a = _axis(locations[..., 0], grid[0]), _axis(locations[..., 1], grid[1]), weights.flatten(-2)
-        grad_value = grad_locations = grad_weights = None
-        if ctx.needs_input_grad[0]:
-            if _is_atomic(value, ctx.deterministic):
-                grad_value = _scatter_add(grad, x, y, a, grid, value.shape)
-            else:
-                grad_value = _segment_sum(grad, x, y, a, grid, value.shape, ctx.shapes)
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            dots = _dots(grad, value.reshape(-1, D), _rows(x, y, grid, value.shape))
-            dots = dots.view(*a.shape[:-1], 2, 2, a.shape[-1])  # (B, Q, N, y, x, K)
-            along_x = (dots * y.weights[..., None, :]).sum(-3)  # (B, Q, N, 2, K)
-            along_y = (dots * x.weights[..., None, :, :]).sum(-2)
-            grad_weights = (along_x * x.weights).sum(-2).view_as(weights)
-            slope = torch.stack([_slope(x, along_x) * grid[0], _slope(y, along_y) * grid[1]], -1)
-            grad_locations = (slope * a[..., None]).view_as(locations)
-        return grad_value, grad_locations, grad_weights, None, None, None
+        grad = grad.unflatten(-1, value.shape[2:])  # (B, Q, N, D)
+        add = _scatter_add if _is_atomic(value, ctx.deterministic) else _segment_sum
+        needed = ctx.needs_input_grad[:3]
+        chunks = _chunks(value, weights)
+        if len(chunks) == 1:
+            return *_backward(value, locations, weights, grad, grid, add, needed), None, None
+        inputs = (value, locations, weights)
+        results = [torch.empty_like(x) if need else None for x, need in zip(inputs, needed, strict=True)]
+        for b, n in chunks:
+            v, x, a, g = (x[b, :, n] for x in (*inputs, grad))
+            for result, part in zip(results, _backward(v, x, a, g, grid, add, needed), strict=True):
+                if result is not None and part is not None:
+                    result[b, :, n] = part
+        return *results, None, None
+
+
+def _forward(value: Tensor, locations: Tensor, weights: Tensor, grid: Tensor) -> Tensor:
+    """Returns (B, Q, N, D)."""
+    rows = at_least_fp32(value)
+    near = _neighbours(locations, grid)
+    x = F.embedding_bag(near.rows(rows.shape, grid), _flat(rows), mode="sum", per_sample_weights=near.products(weights))
+    return x.view(*weights.shape[:3], rows.shape[3]).to(value.dtype)
+
+
+def _backward(
+    value: Tensor,
+    locations: Tensor,
+    weights: Tensor,
+    grad: Tensor,
+    grid: Tensor,
+    add: Callable[[Tensor, Tensor, Tensor, int], Tensor],
+    needed: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of value, locations and weights, as far as `needed`, from that of the result (B, Q, N, D)."""
+    near = _neighbours(locations, grid)
+    index = near.rows(value.shape, grid)
+    grad = _flat(at_least_fp32(grad))
+    grad_value = grad_locations = grad_weights = None
+    if needed[0]:
+        grad_value = add(grad, index, near.products(weights), value.shape[:3].numel()).view(value.shape)
+        grad_value = grad_value.to(value.dtype)
+    if needed[1] or needed[2]:
+        dots = _dots(grad, _flat(at_least_fp32(value)), index)
+        grad_locations, grad_weights = near.backward(dots, weights, grid)
+    return grad_value, grad_locations, grad_weights
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _on_eager_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _is_atomic(value: Tensor, deterministic: bool) -> bool:
     return value.is_cuda and not (deterministic or torch.are_deterministic_algorithms_enabled())
 
 
-class _Axis(NamedTuple):
-    """The two neighbours of points on one axis: low, the first, and (..., 2, K) for both.
+def _chunks(value: Tensor, weights: Tensor) -> list[tuple[slice, slice]]:
+    """Slices of images and heads with at most 2**21 numbers (2**26 on a GPU) in a tensor, or one image and head.
+
+    A compiled graph has one chunk, since their number would depend on the sizes.
+    """
+    B, Q, N, L, P = weights.shape
+    if torch.compiler.is_compiling():
+        return [(slice(None), slice(None))]
+    copied = value.shape[1] * value.shape[3] if at_least_fp32(value[:0]).dtype != value.dtype else 1
+    count = max(1, (2**26 if value.is_cuda else 2**21) // max(4 * Q * L * P, copied))
+    images, heads = max(1, count // N), min(count, N)
+    return [(slice(b, b + images), slice(n, n + heads)) for b in range(0, B, images) for n in range(0, N, heads)]
+
+
+class _Neighbours(NamedTuple):
+    """The two neighbours of K points on each axis, (2 neighbours, 2 axes, B, Q, N, K).
 
     Neighbours outside the map have index 0 or size - 1 in `cells`, and no weight.
     """
 
-    low: Tensor  # int32, -1 ... size - 1
     cells: Tensor  # int32
     weights: Tensor
     inside: Tensor
 
+    def rows(self, shape: torch.Size, grid: Tensor) -> Tensor:
+        """Rows of value (B * S * N, D) that each query and head samples, (B * Q * N, 4 * K)."""
+        B, S, N, _ = shape
+        x, y = self.cells.unbind(1)
+        y = y * (grid[0] * N) + (grid[2] * N + _origins(B, S, N, x.device)[..., None])
+        return _bags(y[:, None] + x * N)
 
-def _axis(coordinates: Tensor, size: Tensor) -> _Axis:
-    """coordinates: (..., L, P) in 0 ... 1. size: (K,), cells of the axis."""
-    position = coordinates.flatten(-2) * size - 0.5
+    def products(self, a: Tensor) -> Tensor:
+        """Attention weights a (B, Q, N, L, P) times the bilinear weights of the four cells, (B * Q * N, 4 * K)."""
+        x, y = self.weights.unbind(1)
+        return _bags((y * a.flatten(-2))[:, None] * x)
+
+    def backward(self, dots: Tensor, a: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of locations and attention weights from those of `products`, (B * Q * N, 4 * K)."""
+        x, y = self.weights.unbind(1)  # (2, B, Q, N, K)
+        dots = dots.view(*x.shape[1:-1], 2, 2, x.shape[-1]).movedim((-3, -2), (0, 1))  # (y, x, B, Q, N, K)
+        along_x, along_y = (dots * y[:, None]).sum(0), (dots * x).sum(1)  # (2, B, Q, N, K)
+        products = (along_x * x).sum(0)
+        first, second = torch.where(self.inside, torch.stack([along_x, along_y], 1), 0)  # (2 axes, B, Q, N, K)
+        slopes = (second - first) * (a.flatten(-2) * grid[:2].view(2, 1, 1, 1, -1))
+        return slopes.movedim(0, -1).reshape(*a.shape, 2), products.view(a.shape)
+
+
+def _neighbours(locations: Tensor, grid: Tensor) -> _Neighbours:
+    """locations: (B, Q, N, L, P, 2) in 0 ... 1."""
+    size = grid[:2].view(2, 1, 1, 1, -1)
+    position = locations.flatten(-3, -2).movedim(-1, 0).contiguous() * size - 0.5  # (2 axes, B, Q, N, K)
     low = position.floor()
     fraction = position - low
-    neighbours = torch.stack([low, low + 1], -2)
+    neighbours = torch.stack([low, low + 1])
     inside = (neighbours >= 0) & (neighbours < size)
-    weights = torch.where(inside, torch.stack([1 - fraction, fraction], -2), 0)
+    weights = torch.where(inside, torch.stack([1 - fraction, fraction]), 0)
     cells = neighbours.int().clamp(min=0).minimum(size - 1)
-    return _Axis(low.int().clamp(min=-1).minimum(size - 1), cells, weights, inside)
+    return _Neighbours(cells, weights, inside)
 
 
-def _outer(x: Tensor, y: Tensor) -> Tensor:
-    """(..., 2, K) of both axes -> (..., 2, 2, K), the four cells around each point."""
-    return y[..., :, None, :] * x[..., None, :, :]
+def _bags(x: Tensor) -> Tensor:
+    """(2, 2, B, Q, N, K) -> (B * Q * N, 4 * K)."""
+    return x.flatten(0, 1).movedim(0, -2).contiguous().view(-1, 4 * x.shape[-1])
 
 
-def _slope(axis: _Axis, dots: Tensor) -> Tensor:
-    """Derivative by the position: the second neighbour's product minus the first's."""
-    first, second = torch.where(axis.inside, dots, 0).unbind(-2)
-    return second - first
+def _origins(B: int, S: int, N: int, device: torch.device) -> Tensor:
+    """Row of the first of S cells in (B * S * N, D) for each image and head, (B, 1, N)."""
+    image = torch.arange(B, device=device, dtype=torch.int32)[:, None, None]
+    return image * (S * N) + torch.arange(N, device=device, dtype=torch.int32)
 
 
-def _rows(x: _Axis, y: _Axis, grid: Tensor, shape: torch.Size) -> Tensor:
-    """Rows of value (B * S * N, D) that each query and head samples, (B * Q * N, 4 * K)."""
-    B, S, N, _ = shape
-    cells = (y.cells * grid[0] + grid[2])[..., :, None, :] + x.cells[..., None, :, :]  # (B, Q, N, 2, 2, K)
-    return _spread(cells.flatten(-3), B, S, N).view(-1, 4 * grid.shape[1])
-
-
-def _spread(cells: Tensor, B: int, S: int, N: int) -> Tensor:
-    """Rows of (B * S * N, D) from cells (B, Q, N, K) in 0 ... S - 1."""
-    image = torch.arange(B, device=cells.device, dtype=cells.dtype)[:, None, None, None]
-    head = torch.arange(N, device=cells.device, dtype=cells.dtype)[:, None]
-    return cells * N + (image * (S * N) + head)
+def _bag_numbers(index: Tensor) -> Tensor:
+    """0, 0, ..., 1, 1, ...: the bag of each number of an index (M, 4 * K)."""
+    return torch.arange(len(index), device=index.device, dtype=index.dtype).repeat_interleave(index.shape[1])
 
 
 def _dots(grad: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-    """Product of each bag's gradient with each of its rows: the gradient of the weights of an `embedding_bag`."""
-    M, K = index.shape
-    offsets = torch.arange(0, M * K, K, device=index.device, dtype=index.dtype)
-    bag = torch.arange(M, device=index.device, dtype=index.dtype).repeat_interleave(K)
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(grad, rows, index.view(-1), offsets, bag, 0)
+    """Product of each bag's gradient with each of its rows: the gradient of the weights of an `embedding_bag`.
 
-
-def _scatter_add(grad: Tensor, x: _Axis, y: _Axis, a: Tensor, grid: Tensor, shape: torch.Size) -> Tensor:
-    """Gradient of value with atomic additions on a GPU, for one of the four neighbours at a time to bound memory."""
-    K = grid.shape[1]
-    rows = _rows(x, y, grid, shape).view(-1, 4, K)
-    weights = _outer(x.weights, y.weights * a[..., None, :]).view(-1, 4, K)
-    result = grad.new_zeros(shape).view(-1, shape[3])
-    for corner in range(4):
-        samples = grad[:, None] * weights[:, corner, :, None]  # (B * Q * N, K, D)
-        result.index_add_(0, rows[:, corner].reshape(-1), samples.flatten(0, 1))
-    return result.view(shape)
-
-
-def _segment_sum(
-    grad: Tensor, x: _Axis, y: _Axis, a: Tensor, grid: Tensor, shape: torch.Size, shapes: Shapes
-) -> Tensor:
-    """Gradient of value: points sorted by the cell of their first neighbours, and summed over runs of equal cells.
-
-    First neighbours lie in (H + 1) x (W + 1) cells. Each of the four neighbours has its sum over these cells; the sums
-    are added with a shift by one cell.
+    On a CPU a sampled dense-dense matrix product, which is faster there than the
+    backward pass of `embedding_bag`; its pattern cannot have more numbers than the dense matrix.
     """
-    B, _, N, D = shape
-    S = sum((height + 1) * (width + 1) for height, width in shapes)
-    cells = (y.low + 1) * (grid[0] + 1) + x.low + 1 + grid[3]  # (B, Q, N, K)
-    cells, order = _spread(cells, B, S, N).view(-1).sort(stable=True)
-    starts = torch.searchsorted(cells, torch.arange(B * S * N, device=cells.device, dtype=cells.dtype))
-    queries = order // grid.shape[1]
-    result = grad.new_zeros(shape)
-    wy = y.weights * a[..., None, :]
-    for i in range(2):
-        for j in range(2):
-            w = (wy[..., i, :] * x.weights[..., j, :]).view(-1)[order]
-            sums = F.embedding_bag(queries, grad, starts, mode="sum", per_sample_weights=w).view(B, S, N, D)
-            first = padded = 0
-            for height, width in shapes:
-                area, padded_area = height * width, (height + 1) * (width + 1)
-                level = sums[:, padded : padded + padded_area].view(B, height + 1, width + 1, N, D)
-                level = level[:, 1 - i : 1 - i + height, 1 - j : 1 - j + width]
-                result[:, first : first + area].view(B, height, width, N, D).add_(level)
-                first, padded = first + area, padded + padded_area
+    M, K = index.shape
+    starts = torch.arange(0, M * K + 1, K, device=index.device, dtype=index.dtype)
+    if not _on_eager_cpu(index) or len(rows) <= K:
+        columns, numbers = index.view(-1), _bag_numbers(index)
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(grad, rows, columns, starts[:-1], numbers, 0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        pattern = torch.sparse_csr_tensor(
+            starts, index.view(-1), grad.new_zeros(M * K), (M, len(rows)), check_invariants=False
+        )
+    return torch.sparse.sampled_addmm(pattern, grad, rows.t(), beta=0.0).values()
+
+
+def _scatter_add(grad: Tensor, index: Tensor, products: Tensor, length: int) -> Tensor:
+    """Gradient of the rows of an `embedding_bag` with atomic additions on a GPU, in four parts to bound memory."""
+    result = grad.new_zeros(length, grad.shape[1])
+    for rows, w in zip(index.chunk(4, 1), products.chunk(4, 1), strict=True):
+        result.index_add_(0, rows.reshape(-1), (grad[:, None] * w[..., None]).flatten(0, 1))
     return result
+
+
+def _segment_sum(grad: Tensor, index: Tensor, products: Tensor, length: int) -> Tensor:
+    """The same without: sorts the index, and sums over runs of equal rows as an `embedding_bag` of the gradient."""
+    rows, order = index.view(-1).sort(stable=True)
+    if _on_eager_cpu(rows):  # a compiled graph would be specialised to the length
+        starts = torch.ops.aten._convert_indices_from_coo_to_csr(rows, length, out_int32=True)
+    else:
+        starts = torch.searchsorted(
+            rows, torch.arange(length + 1, device=rows.device, dtype=rows.dtype), out_int32=True
+        )
+    queries = _bag_numbers(index).index_select(0, order)
+    products = products.view(-1).index_select(0, order)
+    return F.embedding_bag(queries, grad, starts, mode="sum", per_sample_weights=products, include_last_offset=True)
