@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densevit.layers.dropout import dropout_matmul
 from densevit.layers.linear import Linear
 
 MAX_UNFUSED_KEYS = 1024  # on a CPU
@@ -34,9 +35,7 @@ def attention(
     if bias is not None:
         scores = scores + bias
     weights = scores.softmax(-1)
-    if dropout:
-        weights = F.dropout(weights, dropout)
-    return weights @ value
+    return dropout_matmul(weights, value, dropout) if dropout else weights @ value
 
 
 def _max_unfused_keys(query: Tensor, bias: Tensor | None) -> int:

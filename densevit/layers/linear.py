@@ -36,13 +36,13 @@ class Conv1x1(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__(inputs, outputs, 1, stride=stride, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(B, C, H, W) -> (B, outputs, ceil(H / stride), ceil(W / stride))."""
         if torch.compiler.is_compiling() or x.device.type != "cpu" or _dtype(x) != torch.bfloat16:
-            return super().forward(x)
+            return super()._conv_forward(x, weight, bias)
         rows, columns = self.stride
         cells = x if self.stride == (1, 1) else x[:, :, ::rows, ::columns]
-        return F.linear(cells.permute(0, 2, 3, 1), self.weight.flatten(1)).permute(0, 3, 1, 2)
+        return F.linear(cells.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 def _dtype(x: Tensor) -> torch.dtype:

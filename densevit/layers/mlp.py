@@ -5,6 +5,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densevit.layers.dropout import relu_dropout
 from densevit.layers.linear import Linear
 from densevit.layers.precision import at_least_fp32, autocast_off
 
@@ -21,7 +22,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        return self.contract(self.dropout(self.activation(self.expand(x))))
+        x = self.expand(x)
+        if self.training and self.dropout.p and isinstance(self.activation, nn.ReLU):
+            return self.contract(relu_dropout(x, self.dropout.p))
+        return self.contract(self.dropout(self.activation(x)))
 
 
 class Mlp(nn.Sequential):

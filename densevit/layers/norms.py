@@ -29,10 +29,14 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
+        scale, shift = self.affine()
         # On a CPU this is faster than the batch norm kernel, whose backward pass reads x again.
         return torch.addcmul(shift[:, None, None].to(x.dtype), x, scale[:, None, None].to(x.dtype))
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift of each channel, (C,) each."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         state_dict.pop(prefix + "num_batches_tracked", None)

@@ -32,7 +32,7 @@ from densevit.layers import attention, linear
 # What densevit does for speed, each by the way to do without it.
 WITHOUT: dict[str, Callable[[], None]] = {
     "convolutions": lambda: setattr(linear, "MIN_TOKENS", sys.maxsize),  # linear layers as such, fp32 on a CPU
-    "products": lambda: setattr(linear.Conv1x1, "forward", nn.Conv2d.forward),  # 1x1 convolutions as such, bf16 on one
+    "products": lambda: delattr(linear.Conv1x1, "_conv_forward"),  # 1x1 convolutions as such, bf16 on one
     "written-out": lambda: setattr(attention, "MAX_UNFUSED_KEYS", 0),  # fused attention on a CPU at any length
 }
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "convolution", "mkldnn_linear", "attention")

@@ -1,13 +1,14 @@
 """ResNet (He et al. 2016), ResNeXt (Xie et al. 2017) and wide ResNet, with torchvision's layout of weights."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Backbone
 from densevit.layers import checkpointing
+from densevit.layers.conv_norm import conv_norm
 from densevit.layers.linear import Conv1x1
 from densevit.layers.norms import FrozenBatchNorm2d, StatisticsOnce, SyncBatchNorm2d
 from densevit_backbones.resnet.variants import BLOCKS
@@ -105,8 +106,12 @@ class ResNet(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.conv1(images.contiguous(memory_format=torch.channels_last))
-        x = self.maxpool(self.relu(self.bn1(x)))
+        x = images.contiguous(memory_format=torch.channels_last)
+        if isinstance(self.conv1, nn.Conv2d):
+            x = conv_norm(self.conv1, self.bn1, x)
+        else:  # variant "d"
+            x = self.relu(self.bn1(self.conv1(x)))
+        x = self.maxpool(x)
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
@@ -166,7 +171,7 @@ def _deep_stem(norm: Norm) -> nn.Sequential:
     )
 
 
-def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm, average: bool, dilated: bool) -> nn.Module:
+def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm, average: bool, dilated: bool) -> nn.Sequential:
     """A 1x1 convolution. average: of a mean of 2x2 cells, so that a stride of 2 leaves out none (figure 2c)."""
     if not average:
         return nn.Sequential(Conv1x1(inputs, outputs, stride), norm(outputs))
@@ -181,18 +186,19 @@ def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm, average: bool,
 class _Block(nn.Module):
     """A residual block; `downsample` is the projection shortcut if shapes differ."""
 
-    downsample: nn.Module | None
+    downsample: nn.Sequential | None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
-        residual = self.residual(x)
-        residual += (
-            x if self.downsample is None else self.downsample(x)
-        )  # in place: only this block uses the norm's output
-        return residual.relu_()
-
-    def residual(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        if self.downsample is None:
+            return x
+        *pool, conv, norm = self.downsample
+        for part in pool:
+            x = part(x)
+        return conv_norm(cast(nn.Conv2d, conv), norm, x, relu=False)
 
 
 class _Basic(_Block):
@@ -204,12 +210,11 @@ class _Basic(_Block):
         self.bn1 = norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=dilation, dilation=dilation, bias=False)
         self.bn2 = norm(outputs)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = None
 
-    def residual(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        return self.bn2(self.conv2(x))
+    def forward(self, x: Tensor) -> Tensor:
+        y = conv_norm(self.conv1, self.bn1, x)
+        return conv_norm(self.conv2, self.bn2, y, residual=self.shortcut(x))
 
 
 class _Bottleneck(_Block):
@@ -225,10 +230,9 @@ class _Bottleneck(_Block):
         self.bn2 = norm(width)
         self.conv3 = Conv1x1(width, outputs)
         self.bn3 = norm(outputs)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = None
 
-    def residual(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        return self.bn3(self.conv3(x))
+    def forward(self, x: Tensor) -> Tensor:
+        y = conv_norm(self.conv1, self.bn1, x)
+        y = conv_norm(self.conv2, self.bn2, y)
+        return conv_norm(self.conv3, self.bn3, y, residual=self.shortcut(x))

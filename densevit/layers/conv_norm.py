@@ -1,0 +1,30 @@
+"""A convolution with its norm, residual addition and ReLU, without intermediate maps if the norm is frozen."""
+
+import torch
+from torch import Tensor, nn
+
+from densevit.layers.norms import FrozenBatchNorm2d
+
+
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, relu: bool = True, residual: Tensor | None = None) -> Tensor:
+    """norm(conv(x)) + residual, then ReLU. conv: without bias. x: (B, C, H, W). residual: of the shape of the result.
+
+    The scale of a frozen batch norm multiplies the kernels instead of the map where these have fewer elements, and its
+    shift is the bias of the convolution: the same up to rounding, with one pass over the map less in the forward and in
+    the backward pass. Hooks of `conv` and `norm` are not called then.
+    """
+    if isinstance(norm, FrozenBatchNorm2d) and not torch.compiler.is_compiling() and _map_is_larger(conv, x):
+        scale, shift = norm.affine()
+        weight = conv.weight * scale.to(conv.weight.dtype)[:, None, None, None]
+        y = conv._conv_forward(x, weight, shift.to(weight.dtype))
+    else:
+        y = norm(conv(x))
+    if residual is not None:
+        y += residual  # in place, as ReLU: neither convolutions nor norms need their result in the backward pass
+    return y.relu_() if relu else y
+
+
+def _map_is_larger(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether the result has more elements than the kernels, both divided by the number of output channels."""
+    cells = x.shape[0] * x.shape[2] * x.shape[3] // (conv.stride[0] * conv.stride[1])
+    return cells > conv.weight[0].numel()

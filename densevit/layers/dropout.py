@@ -1,0 +1,85 @@
+"""Dropout (Srivastava et al. 2014) joined with its neighbours, which is faster on a CPU and stores less.
+
+torch's dropout draws one random number for each element there, which takes as long as ten other passes over the tensor,
+and stores noise of the size of the tensor. Here 64 random bits serve four elements, and p is rounded to 16 bits.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+LEVELS = 2**16  # probabilities are multiples of 1 / LEVELS
+
+
+def relu_dropout(x: Tensor, p: float) -> Tensor:
+    """dropout(relu(x)). Stores only the result."""
+    if not _joined(x, p):
+        return F.dropout(F.relu(x), p)
+    return _ReluDropout.apply(x, p)
+
+
+def dropout_matmul(weights: Tensor, value: Tensor, p: float) -> Tensor:
+    """dropout(weights) @ value, for attention. weights: (..., N, S), from a softmax. value: (..., S, D).
+
+    Stores one byte per weight besides `weights`, which softmax stores as well.
+    """
+    if not _joined(weights, p):
+        return F.dropout(weights, p) @ value
+    return _DropoutMatmul.apply(weights, value, p)
+
+
+def _joined(x: Tensor, p: float) -> bool:
+    """Not on a GPU, where dropout is one kernel and stores a mask, and not if all elements are dropped."""
+    return x.device.type == "cpu" and _dropped(p) < LEVELS and not torch.compiler.is_compiling()
+
+
+def _dropped(p: float) -> int:
+    return round(p * LEVELS)
+
+
+def _keep_mask(x: Tensor, p: float) -> Tensor:
+    """Bool of the shape of x, False with probability p."""
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    return bits.view(torch.int16)[: x.numel()].view(x.shape) >= _dropped(p) - LEVELS // 2
+
+
+def _scale(p: float) -> float:
+    """1 / (1 - p), for the rounded p."""
+    return LEVELS / (LEVELS - _dropped(p))
+
+
+class _ReluDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        y = x.relu().mul_(_keep_mask(x, p)).mul_(_scale(p))
+        ctx.save_for_backward(y)
+        ctx.p = p
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(grad, y, 0).mul_(_scale(ctx.p)), None
+
+
+class _DropoutMatmul(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, value: Tensor, p: float) -> Tensor:
+        mask = _keep_mask(weights, p)
+        ctx.save_for_backward(weights, value, mask)
+        ctx.p = p
+        return (weights * mask).mul_(_scale(p)) @ value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        weights, value, mask = ctx.saved_tensors
+        # Under autocast the product is in half precision, but weights are in fp32.
+        keep = mask.to(weights.dtype).mul_(_scale(ctx.p))
+        grad_weights = (grad @ value.to(grad.dtype).transpose(-2, -1)).to(weights.dtype).mul_(keep)
+        grad_value = keep.mul_(weights).to(grad.dtype).transpose(-2, -1) @ grad
+        return grad_weights, grad_value.to(value.dtype), None
