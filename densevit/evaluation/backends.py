@@ -1,12 +1,14 @@
 """Two libraries that match detections with ground truth: pycocotools, the reference, and faster-coco-eval.
 
 Both are called for one class at a time, with only the images that contain it. The results equal those of one call for
-all classes, in a fraction of the memory: the libraries need a Python dict per box.
+all classes, in a fraction of the memory: the libraries need a Python dict per object. They take IoUs as matrices, so
+that boxes and masks are matched and accumulated alike.
 """
 
 import contextlib
 import importlib.util
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,19 +20,20 @@ _BOUNDS = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))  # of both libr
 
 @dataclass(frozen=True)
 class OneClass:
-    """D detections and G ground-truth boxes of one class, boxes as x, y, width, height in float64.
+    """D detections and G ground-truth objects of one class.
 
     images, truth_images: the image index of each row; for equal scores, the lower index comes first.
-    areas: (G,), from the annotations. crowds: (G,) bool.
+    sizes, areas: of detections and annotations, in pixels. crowds: (G,) bool.
+    overlaps: maps d rows of detections and g rows of ground truth, of one image, to their IoUs (d, g) in float64.
     """
 
     images: np.ndarray  # (D,)
-    boxes: np.ndarray  # (D, 4)
+    sizes: np.ndarray  # (D,)
     scores: np.ndarray  # (D,)
     truth_images: np.ndarray  # (G,)
-    truth_boxes: np.ndarray  # (G, 4)
-    areas: np.ndarray
+    areas: np.ndarray  # (G,)
     crowds: np.ndarray
+    overlaps: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def fastest_backend() -> str:
@@ -65,12 +68,13 @@ def _evaluate(
     coco: Any, coco_eval: Any, data: OneClass, limits: tuple[int, ...], more_recalls: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     images = np.union1d(data.images, data.truth_images).tolist()
-    truths = _annotations(data.truth_images, data.truth_boxes, area=data.areas, iscrowd=data.crowds.astype(int))
-    sizes = data.boxes[:, 2] * data.boxes[:, 3]
-    found = _annotations(data.images, data.boxes, area=sizes, iscrowd=np.zeros(len(sizes), int), score=data.scores)
+    truths = _annotations(data.truth_images, area=data.areas, iscrowd=data.crowds.astype(int))
+    found = _annotations(data.images, area=data.sizes, iscrowd=np.zeros(len(data.sizes), int), score=data.scores)
+    overlaps = _overlaps_by_image(data, limits[-1])
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = coco_eval(_index(coco, images, truths), _index(coco, images, found), "bbox")
         evaluation.params.maxDets = list(limits)
+        evaluation.computeIoU = lambda image, category: overlaps.get(image, [])
         if more_recalls is not None:
             evaluation.params.recThrs = np.concatenate([evaluation.params.recThrs, more_recalls])
         evaluation.evaluate()
@@ -78,9 +82,21 @@ def _evaluate(
     return evaluation.eval["precision"][:, :, 0], evaluation.eval["recall"][:, 0]
 
 
-def _annotations(images: np.ndarray, boxes: np.ndarray, **fields: np.ndarray) -> list[dict[str, Any]]:
+def _overlaps_by_image(data: OneClass, limit: int) -> dict[int, np.ndarray]:
+    """For images with detections and ground truth: the IoUs of the `limit` detections with the highest scores."""
+    order, truth_order = np.lexsort((-data.scores, data.images)), np.argsort(data.truth_images, kind="stable")
+    images, truth_images = data.images[order], data.truth_images[truth_order]
+    both = np.intersect1d(images, truth_images)
+    starts, ends = np.searchsorted(images, both), np.searchsorted(images, both, "right")
+    truth_starts, truth_ends = np.searchsorted(truth_images, both), np.searchsorted(truth_images, both, "right")
+    rows = [order[start : min(end, start + limit)] for start, end in zip(starts, ends, strict=True)]
+    truths = [truth_order[start:end] for start, end in zip(truth_starts, truth_ends, strict=True)]
+    return {image: data.overlaps(*pair) for image, *pair in zip(both.tolist(), rows, truths, strict=True)}
+
+
+def _annotations(images: np.ndarray, **fields: np.ndarray) -> list[dict[str, Any]]:
     """Rows as dicts of a COCO JSON with only category 1; ids from 1, since both libraries use 0 for "unmatched"."""
-    columns = {"image_id": images, "bbox": boxes, **fields}
+    columns = {"image_id": images, **fields}
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [{"id": n, "category_id": 1, **dict(zip(columns, row, strict=True))} for n, row in enumerate(rows, start=1)]
 
@@ -93,6 +109,6 @@ def _index(coco: Any, images: list[int], annotations: list[dict[str, Any]]) -> A
 
 
 def _truths_by_area(data: OneClass) -> np.ndarray:
-    """The number of ground-truth boxes in each of `AREAS`, without crowds."""
+    """The number of ground-truth objects in each of `AREAS`, without crowds."""
     areas = data.areas[~data.crowds]
     return np.array([np.count_nonzero((areas >= low) & (areas <= high)) for low, high in _BOUNDS])

@@ -1,31 +1,35 @@
-"""COCO's average precision of boxes (Lin et al. 2014), identical to pycocotools' to the last digit."""
+"""COCO's average precision (Lin et al. 2014), identical to pycocotools' to the last digit: of boxes, and its base."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from densevit.errors import ConfigError
 from densevit.evaluation.backends import AREAS, OneClass, curves, fastest_backend
 from densevit.evaluation.box_records import BoxRecords, coco_results, xywh
+from densevit.evaluation.object_records import ObjectRecords
 from densevit.interfaces import Class, Evaluator, Predictions, Targets
 
-_Image = tuple[Predictions, Targets]
+Overlaps = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows of detections and of truths to IoUs, of one image
 
 
-class CocoDetection(Evaluator):
-    """Average precision and recall of boxes, as defined by COCO.
+class AveragePrecision(Evaluator):
+    """Average precision and recall of objects, as defined by COCO, for any kind of IoU.
 
     Metrics: AP (mean over IoU thresholds from 0.5 to 0.95), AP50, AP75, and APs, APm, APl for small, medium and large
     areas of annotations; AR1, AR10, AR100, the recall with that many detections per image and class, and ARs, ARm, ARl;
     then `AP/<class name>`. A metric without ground truth, -1 in pycocotools, is nan.
 
     max_detections: detections with the highest scores used per image and class; above 10. `AR100` is named after it.
+
+    Subclasses set `labelled_by`, the key that labelled images have in their targets, and `records_type`, and implement
+    `overlaps` and `entries`.
     """
 
-    reads = ("boxes", "scores", "labels")
-    main = "AP"
+    labelled_by: ClassVar[str]
+    records_type: ClassVar[type[Any]]
 
     def __init__(self, classes: Sequence[Class], max_detections: int = 100) -> None:
         super().__init__(classes)
@@ -34,28 +38,41 @@ class CocoDetection(Evaluator):
         self.max_detections = max_detections
         self.reset()
 
+    def collected(
+        self, ids: Sequence[int | str], found: Sequence[Predictions], truths: Sequence[Targets]
+    ) -> ObjectRecords:
+        """The records of at least one image."""
+        records: ObjectRecords = self.records_type.of(ids, found, truths)
+        return records
+
+    def overlaps(self, records: Any) -> Mapping[str, tuple[np.ndarray, Overlaps]]:
+        """The sizes of all detections in pixels and a function for IoUs, by prefix of the metrics."""
+        raise NotImplementedError
+
+    def entries(self, records: Any, number: int, rows: slice) -> list[dict[str, Any]]:
+        """The detections of one image, given by its number and its rows, as entries of a COCO results file."""
+        raise NotImplementedError
+
     def reset(self) -> None:
         """Removes all images."""
-        self._parts: list[BoxRecords] = []
+        self._parts: list[ObjectRecords] = []
         self._seen: set[int | str] = set()
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         """Adds one prediction and one target per image, in original pixels; tensors of any device.
 
-        predictions: boxes (M, 4) xyxy, scores (M,), labels (M,). truths: image_id, boxes (N, 4) xyxy, labels (N,),
-        area (N,), iscrowd (N,). An image without `boxes` is unlabelled and ignored, as is one already added.
+        An image without labels is ignored, as is one already added.
         """
-        new: dict[int | str, _Image] = {}
+        new: dict[int | str, tuple[Predictions, Targets]] = {}
         for found, truth in zip(predictions, truths, strict=True):
             image_id = truth["image_id"] if isinstance(truth["image_id"], str) else int(truth["image_id"])
-            if "boxes" in truth and image_id not in self._seen:
+            if self.labelled_by in truth and image_id not in self._seen:
                 new.setdefault(image_id, (found, truth))
         if new:
-            self._add(
-                BoxRecords.of(list(new), [found for found, _ in new.values()], [truth for _, truth in new.values()])
-            )
+            pairs = list(new.values())
+            self._add(self.collected(list(new), [found for found, _ in pairs], [truth for _, truth in pairs]))
 
-    def _add(self, records: BoxRecords) -> None:
+    def _add(self, records: ObjectRecords) -> None:
         records.check(len(self.classes))
         self._parts.append(records)
         self._seen.update(records.ids.tolist())
@@ -69,12 +86,19 @@ class CocoDetection(Evaluator):
         """Replaces the state by those of all processes; an image from several processes counts once."""
         self.reset()
         for state in states:
-            records = BoxRecords(**state)
+            records = self.records_type(**state)
             self._add(records.take([n for n, image_id in enumerate(records.ids) if image_id not in self._seen]))
 
     def compute(self) -> dict[str, float]:
         """The metrics of all images: fractions 0 ... 1, nan without ground truth."""
-        precision, recall = self._curves()
+        records = self._sorted()
+        metrics: dict[str, float] = {}
+        for prefix, (sizes, overlaps) in self.overlaps(records).items():
+            precision, recall = self._curves(records, sizes, overlaps)
+            metrics |= {f"{prefix}{name}": value for name, value in self._summary(precision, recall).items()}
+        return metrics
+
+    def _summary(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
         areas = {"s": AREAS.index("small"), "m": AREAS.index("medium"), "l": AREAS.index("large")}
         metrics = {"AP": _mean(precision[..., 0, -1])}
         metrics |= {"AP50": _mean(precision[0, ..., 0, -1]), "AP75": _mean(precision[5, ..., 0, -1])}
@@ -90,11 +114,10 @@ class CocoDetection(Evaluator):
         Without rounding: pycocotools on this list gives the same metrics as `compute`.
         """
         records = self._sorted()
-        ends = np.cumsum(records.detections)
+        ends = np.cumsum(records.detections).tolist()
         entries = []
-        for image_id, start, end in zip(records.ids, ends - records.detections, ends, strict=True):
-            boxes, scores, labels = (part[start:end] for part in (records.boxes, records.scores, records.labels))
-            entries += coco_results(image_id, boxes, scores, labels, self.classes)
+        for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            entries += self.entries(records, number, slice(start, end))
         return entries
 
     @property
@@ -106,18 +129,14 @@ class CocoDetection(Evaluator):
         """Class indices sorted by file id, the order in which pycocotools sums; float sums depend on it."""
         return sorted(range(len(self.classes)), key=lambda index: self.classes[index].file_id)
 
-    def _sorted(self) -> BoxRecords:
-        """All images sorted by id, numbers before strings, so that results do not depend on the order of batches."""
-        records = BoxRecords.joined(self._parts)
-        ids = records.ids
-        return records.take(sorted(range(len(ids)), key=lambda n: (isinstance(ids[n], str), ids[n])))
+    def _sorted(self) -> ObjectRecords:
+        return self.records_type.joined(self._parts).sorted()
 
-    def _curves(self) -> tuple[np.ndarray, np.ndarray]:
+    def _curves(self, records: ObjectRecords, sizes: np.ndarray, overlaps: Overlaps) -> tuple[np.ndarray, np.ndarray]:
         """Precision (T, R, K, A, M) and recall (T, K, A, M), classes in `_order`; -1 without ground truth."""
-        records, backend = self._sorted(), fastest_backend()
+        backend = fastest_backend()
         numbers = np.arange(len(records.ids))
         images, truth_images = np.repeat(numbers, records.detections), np.repeat(numbers, records.truths)
-        boxes, truth_boxes = xywh(records.boxes), xywh(records.truth_boxes)
         rows_of = _rows_by_label(records.labels, len(self.classes))
         truths_of = _rows_by_label(records.truth_labels, len(self.classes))
 
@@ -128,15 +147,47 @@ class CocoDetection(Evaluator):
             if len(truths):
                 one_class = OneClass(
                     images=images[rows],
-                    boxes=boxes[rows],
+                    sizes=sizes[rows],
                     scores=records.scores[rows],
                     truth_images=truth_images[truths],
-                    truth_boxes=truth_boxes[truths],
                     areas=records.areas[truths],
                     crowds=records.crowds[truths],
+                    overlaps=_restricted(overlaps, rows, truths),
                 )
                 precision[:, :, k], recall[:, k] = curves(backend, one_class, self._limits)
         return precision, recall
+
+
+class CocoDetection(AveragePrecision):
+    """Average precision and recall of boxes, as defined by COCO.
+
+    predictions: boxes (M, 4) xyxy, scores (M,), labels (M,). truths: image_id, boxes (N, 4) xyxy, labels (N,),
+    area (N,), iscrowd (N,). An image without `boxes` is unlabelled. Metrics and max_detections: see `AveragePrecision`.
+    """
+
+    reads = ("boxes", "scores", "labels")
+    main = "AP"
+    labelled_by = "boxes"
+    records_type = BoxRecords
+
+    def overlaps(self, records: BoxRecords) -> Mapping[str, tuple[np.ndarray, Overlaps]]:
+        from pycocotools import mask as codes  # late: it takes time to import
+
+        boxes, truth_boxes = xywh(records.boxes), xywh(records.truth_boxes)
+
+        def ious(found: np.ndarray, known: np.ndarray) -> np.ndarray:
+            return np.asarray(codes.iou(boxes[found], truth_boxes[known], records.crowds[known].tolist()))
+
+        return {"": (boxes[:, 2] * boxes[:, 3], ious)}
+
+    def entries(self, records: BoxRecords, number: int, rows: slice) -> list[dict[str, Any]]:
+        boxes, scores, labels = records.boxes[rows], records.scores[rows], records.labels[rows]
+        return coco_results(records.ids[number], boxes, scores, labels, self.classes)
+
+
+def _restricted(overlaps: Overlaps, rows: np.ndarray, truths: np.ndarray) -> Overlaps:
+    """The same IoUs, for numbers of rows among these."""
+    return lambda found, known: overlaps(rows[found], truths[known])
 
 
 def _rows_by_label(labels: np.ndarray, classes: int) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation.confusion import boundary as boundary_of
 from densevit.evaluation.confusion import count_pairs, faults
+from densevit.evaluation.mask_boundary import boundary_fraction, boundary_width
 from densevit.interfaces import IGNORE, Class, Evaluator, Predictions, Table, Targets
 
 _Id = int | str
@@ -42,9 +43,7 @@ class SemanticSegmentation(Evaluator):
         super().__init__(classes)
         if not 1 <= len(self.classes) <= IGNORE:
             raise ConfigError(f"Segmentation supports 1 to {IGNORE} classes; found {len(self.classes)}.")
-        self.boundary = (0.02 if boundary else 0.0) if isinstance(boundary, bool) else boundary
-        if not isinstance(boundary, bool) and not 0 < boundary < 1:
-            raise ConfigError(f"boundary is {boundary}; a fraction of the diagonal is expected, above 0 and below 1.")
+        self.boundary = boundary_fraction(boundary)
         self.reset()
 
     def reset(self) -> None:
@@ -78,7 +77,7 @@ class SemanticSegmentation(Evaluator):
         self._ids[image_id] = None
         _sum_up(self._counts, counts)
         if self.boundary:
-            width = max(1, round(self.boundary * float(np.hypot(*truth.shape))))
+            width = boundary_width(self.boundary, (truth.shape[0], truth.shape[1]))
             masked = torch.where(truth == IGNORE, truth, prediction)
             edges = [boundary_of(labels, width, elsewhere=classes) for labels in (truth, masked)]
             _sum_up(self._bands, count_pairs(edges[0], edges[1], classes + 1))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -153,14 +154,15 @@ def test_backends_round_the_first_precision_equally(right: str, backend: str):
     count = 150
     boxes = np.tile([10.0, 10.0, 20.0, 20.0], (len(right), 1))
     boxes[[letter == "F" for letter in right], 0] = 200
+    truth_boxes, crowds = np.tile([10.0, 10.0, 20.0, 20.0], (count, 1)), np.zeros(count, bool)
     data = backends.OneClass(
         images=np.arange(len(right)) % count,
-        boxes=boxes,
+        sizes=boxes[:, 2] * boxes[:, 3],
         scores=np.linspace(0.9, 0.1, len(right)),
         truth_images=np.arange(count),
-        truth_boxes=np.tile([10.0, 10.0, 20.0, 20.0], (count, 1)),
         areas=np.linspace(500, 20_000, count),
-        crowds=np.zeros(count, bool),
+        crowds=crowds,
+        overlaps=lambda found, known: mask.iou(boxes[found], truth_boxes[known], crowds[known]),
     )
     precision, recall = backends.curves(backend, data, (1, 10, 100))
     expected, expected_recall = backends.curves("pycocotools", data, (1, 10, 100))

@@ -1,0 +1,310 @@
+"""Panoptic quality against cases worked by hand, panopticapi's definition written out, and torchmetrics."""
+
+import json
+import math
+import pickle
+from collections import defaultdict
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.detection import PanopticQuality
+
+from densevit.errors import ConfigError, DensevitError
+from densevit.evaluation.coco_masks import CocoMasks
+from densevit.evaluation.miou import SemanticSegmentation
+from densevit.evaluation.panoptic import Panoptic
+from densevit.interfaces import Class
+from densevit.training.evaluators import create_evaluator
+
+CLASSES = tuple(Class(f"class {n}", n + 10, (n, n, n), thing=n in (1, 2, 4)) for n in range(6))  # stuff: 0, 3, 5
+THINGS = tuple(c for c in CLASSES if c.thing)
+
+Pairs = list[tuple[dict[str, Any], dict[str, Any]]]
+
+
+def panoptic_map(rng: np.random.Generator, size: tuple[int, int], rectangles: int, void: float) -> np.ndarray:
+    """Overlapping rectangles with ids of five classes; class 5 does not occur."""
+    ids = np.full(size, -1, np.int32)
+    if rng.random() >= void:
+        ids[:] = 3000
+    for n in range(rectangles):
+        label = int(rng.integers(5))
+        top, left = (int(rng.integers(0, side - 3)) for side in size)
+        height, width = (int(rng.integers(3, side // 2)) for side in size)
+        value = -1 if rng.random() < void else 1000 * label + (n if CLASSES[label].thing else 0)
+        ids[top : top + height, left : left + width] = value
+    return ids
+
+
+def messy(seed: int, images: int = 12, void: float = 0.3, predicted_void: float = 0.3) -> Pairs:
+    """Shifted copies of the ground truth with other segments on them; void and crowds."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for image_id in rng.choice(10_000, images, replace=False).tolist():
+        size = (int(rng.integers(32, 60)), int(rng.integers(32, 80)))
+        truth = panoptic_map(rng, size, int(rng.integers(0, 12)), void)
+        found = np.roll(truth, rng.integers(-2, 3, 2), (0, 1))
+        found[:, : size[1] // 4] = panoptic_map(rng, (size[0], size[1] // 4), 3, predicted_void)
+        if not predicted_void:
+            found[found < 0] = 3000
+        candidates = [one for one in np.unique(truth).tolist() if one >= 0 and CLASSES[one // 1000].thing]
+        crowds = {one // 1000: one for one in candidates if rng.random() < 0.3}  # one per class at most, as in COCO
+        target = {"image_id": image_id, "panoptic": torch.tensor(truth)}
+        pairs.append(({"panoptic": torch.tensor(found)}, target | {"panoptic_crowds": list(crowds.values())}))
+    return pairs
+
+
+def reference(pairs: Pairs) -> dict[int, tuple[float, int, int, int]]:
+    """Sum of IoUs, TP, FP and FN by class: segment by segment, with a mask for each."""
+    sums: dict[int, list[Any]] = defaultdict(lambda: [0.0, 0, 0, 0])
+    for prediction, target in pairs:
+        truth, found = target["panoptic"].numpy(), prediction["panoptic"].numpy()
+        crowds = target.get("panoptic_crowds", [])
+        segments = {one: truth == one for one in np.unique(truth).tolist() if one != -1}
+        matched = set()
+        unmatched = [one for one in segments if one not in crowds]
+        for one in np.unique(found).tolist():
+            if one == -1:
+                continue
+            mask, label = found == one, one // 1000
+            for known in list(unmatched):
+                union = (mask & (truth != -1)) | segments[known]
+                iou = (mask & segments[known]).sum() / union.sum()
+                if known // 1000 == label and iou > 0.5:
+                    sums[label][0] += iou
+                    sums[label][1] += 1
+                    unmatched.remove(known)
+                    matched.add(one)
+            of_crowd = [segments[crowd] for crowd in crowds if crowd // 1000 == label]
+            ignored = (mask & np.any([truth == -1, *of_crowd], axis=0)).sum() / mask.sum() > 0.5
+            if one not in matched and not ignored:
+                sums[label][2] += 1
+        for known in unmatched:
+            sums[known // 1000][3] += 1
+    return {label: tuple(values) for label, values in sums.items()}
+
+
+def qualities(iou: float, tp: int, fp: int, fn: int) -> tuple[float, float, float]:
+    return iou / (tp + 0.5 * fp + 0.5 * fn), iou / tp if tp else 0.0, tp / (tp + 0.5 * fp + 0.5 * fn)
+
+
+def evaluated(pairs: Pairs, batch_size: int = 5, **options: Any) -> Panoptic:
+    evaluator = Panoptic(CLASSES, **options)
+    for start in range(0, len(pairs), batch_size):
+        evaluator.update(*zip(*pairs[start : start + batch_size], strict=True))
+    return evaluator
+
+
+def of(truth: Any, found: Any, crowds: tuple[int, ...] = ()) -> list[list[Any]]:
+    """The rows of the table of one image, by class: PQ, SQ, RQ, TP, FP, FN."""
+    target = {"image_id": 1, "panoptic": torch.tensor(truth, dtype=torch.int32), "panoptic_crowds": list(crowds)}
+    evaluator = evaluated([({"panoptic": torch.tensor(found, dtype=torch.int32)}, target)])
+    return [row[1:] for row in evaluator.tables()["panoptic"][4:]]
+
+
+def same(metrics: dict[str, float], expected: dict[str, float]) -> bool:
+    """Bit-identical, including nan, in the same order."""
+    return list(metrics) == list(expected) and np.array_equal([*metrics.values()], [*expected.values()], equal_nan=True)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_metrics_match_the_definition(seed: int):
+    pairs = messy(seed, images=30)
+    expected = reference(pairs)
+    evaluator = evaluated(pairs)
+    metrics, rows = evaluator.compute(), evaluator.tables()["panoptic"]
+    for n, row in enumerate(rows[4:]):
+        if n in expected:
+            assert row[4:] == list(expected[n][1:])
+            assert row[1:4] == pytest.approx(qualities(*expected[n]), rel=1e-12)
+            assert metrics[f"PQ/class {n}"] == row[1]
+    assert {sum(counts) > 0 for counts in zip(*(values[1:] for values in expected.values()), strict=True)} == {True}
+    groups = {"": range(6), "_th": (1, 2, 4), "_st": (0, 3, 5)}
+    for (suffix, group), row in zip(groups.items(), rows[1:4], strict=True):
+        means = np.mean([qualities(*expected[n]) for n in group if n in expected], axis=0)
+        assert [metrics[f"{name}{suffix}"] for name in ("PQ", "SQ", "RQ")] == pytest.approx(means, rel=1e-12)
+        assert row[1:4] == [metrics[f"{name}{suffix}"] for name in ("PQ", "SQ", "RQ")]
+    assert 0.2 < metrics["PQ"] < 0.95
+    assert math.isnan(metrics["PQ/class 5"])  # in no image, and not in the mean
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_match_torchmetrics(seed: int):
+    """Without crowds, and without void in predictions, which torchmetrics treats differently."""
+    pairs = [(found, truth | {"panoptic_crowds": []}) for found, truth in messy(seed, predicted_void=0)]
+    metric = PanopticQuality({1, 2, 4}, {0, 3, 5}, True, return_sq_and_rq=True, return_per_class=True)
+    for found, truth in pairs:
+        ids = [one["panoptic"][None].long() for one in (found, truth)]
+        metric.update(*(torch.stack([one.div(1000, rounding_mode="floor"), one % 1000], dim=-1) for one in ids))
+    rows = evaluated(pairs).tables()["panoptic"][4:]
+    expected = metric.compute().tolist()
+    for values, n in zip(expected, (1, 2, 4, 0, 3, 5), strict=True):  # things first
+        assert np.nan_to_num(rows[n][1:4]).tolist() == pytest.approx(values, rel=1e-6)  # float32
+    assert 0.2 < np.mean([values[0] for values in expected]) < 0.95
+
+
+def test_matches_above_half():
+    """A thing of 6 pixels: 4 found and 2 more on another class is 4/8; 5 found and nothing else is 5/6."""
+    truth = [[1000] * 6 + [0] * 6]
+    row = of(truth, [[1000] * 4 + [0] * 2 + [1000] * 2 + [0] * 4])
+    assert row[1] == [0, 0, 0, 0, 1, 1]  # exactly one half is no match
+    assert row[0] == [0, 0, 0, 0, 1, 1]
+    row = of(truth, [[1000] * 5 + [0] * 7])
+    assert row[1] == [5 / 6, 5 / 6, 1, 1, 0, 0]
+    assert row[0] == [6 / 7, 6 / 7, 1, 1, 0, 0]
+
+
+def test_void_does_not_count_for_the_union():
+    """The prediction covers the 4 pixels of the thing and 4 void ones: IoU 1; in the prediction, void counts."""
+    assert of([[1000] * 4 + [-1] * 4], [[1000] * 8])[1] == [1, 1, 1, 1, 0, 0]
+    assert of([[1000] * 4 + [0] * 4], [[1000] * 3 + [-1] * 5])[1] == [3 / 4, 3 / 4, 1, 1, 0, 0]
+    assert of([[1000] * 4], [[-1] * 4])[1] == [0, 0, 0, 0, 0, 1]
+
+
+def test_predictions_on_void_and_on_crowds_are_ignored_if_more_than_half():
+    nothing = [math.nan, math.nan, math.nan, 0, 0, 0]
+    cases = [
+        ([[-1] * 3 + [0] * 2], (), nothing),  # 3/5 void
+        ([[-1] * 2 + [0] * 2], (), [0, 0, 0, 0, 1, 0]),  # half void
+        ([[1000] * 3 + [0] * 2], (1000,), nothing),  # a crowd is not missed, and takes the prediction
+        ([[1000] * 2 + [-1] + [0] * 2], (1000,), nothing),  # crowd and void together
+        ([[2000] * 3 + [0] * 2], (2000,), [0, 0, 0, 0, 1, 0]),  # a crowd of another class
+        ([[1000] * 5], (1000,), nothing),  # no match with a crowd
+        ([[1000, 1000, 1001, 0, 0]], (1000, 1001), nothing),
+    ]
+    for truth, crowds, expected in cases:
+        row = of(truth, [[1007] * len(truth[0])], crowds)
+        assert np.array_equal(row[1], expected, equal_nan=True), truth
+
+
+def test_instance_numbers_do_not_matter_and_stuff_is_one_segment():
+    truth, found = [[1000] * 3 + [1001] * 3 + [0, 3000, 0]], [[1005] * 3 + [1000] * 3 + [0, 3000, 0]]
+    rows = of(truth, found)
+    assert rows[1] == [1, 1, 1, 2, 0, 0] and rows[0] == rows[3] == [1, 1, 1, 1, 0, 0]
+    assert of(truth, [[2005] * 3 + found[0][3:]])[2][3:] == [0, 1, 0]  # a wrong class
+
+
+def test_metrics_do_not_depend_on_batches_order_or_processes():
+    pairs = messy(0)
+    whole = evaluated(pairs, batch_size=1)
+    assert same(evaluated(pairs[::-1], batch_size=12).compute(), whole.compute())
+    shards = [pairs[:1], pairs[1:9], pairs[7:], pairs[:2], []]  # uneven, repeated and empty ones
+    merged = evaluated(pairs[:1])
+    merged.merge([pickle.loads(pickle.dumps(evaluated(shard).state())) for shard in shards])
+    assert same(merged.compute(), whole.compute())
+    assert str(merged.tables()) == str(whole.tables())
+    assert same(evaluated([*pairs, *pairs[:3]]).compute(), whole.compute())
+    unlabelled = ({"panoptic": torch.zeros(2, 2, dtype=torch.int32)}, {"image_id": "unlabelled"})
+    assert same(evaluated([*pairs, unlabelled]).compute(), whole.compute())
+    merged.reset()
+    assert all(math.isnan(value) for value in merged.compute().values())
+
+
+def all_tasks(seed: int) -> Pairs:
+    """With the masks of things in predictions and targets, and label maps of predictions."""
+    pairs = messy(seed, predicted_void=0)
+    for found, truth in pairs:
+        ids = [one for one in truth["panoptic"].unique().tolist() if one >= 0 and CLASSES[one // 1000].thing]
+        size = truth["panoptic"].shape
+        masks = torch.stack([truth["panoptic"] == one for one in ids] or [torch.zeros(size)])[: len(ids)].bool()
+        things = [THINGS.index(CLASSES[one // 1000]) for one in ids]
+        truth |= {"masks": masks, "labels": torch.tensor(things, dtype=torch.long)}
+        truth["iscrowd"] = torch.tensor([one in truth["panoptic_crowds"] for one in ids], dtype=torch.bool)
+        labels = torch.tensor([one // 1000 for one in ids], dtype=torch.long)
+        rng = np.random.default_rng(truth["image_id"])
+        found |= {"masks": masks.roll(1, -1), "labels": labels, "scores": torch.tensor(rng.random(len(ids)))}
+        found["semantic"] = found["panoptic"].div(1000, rounding_mode="floor").to(torch.uint8)
+    return pairs
+
+
+def test_one_table_of_all_tasks():
+    """Mask AP and mIoU equal those of their own evaluators."""
+    pairs = all_tasks(1)
+    masks, semantic = CocoMasks(THINGS), SemanticSegmentation(CLASSES)
+    for found, truth in pairs:
+        of_things = torch.tensor([THINGS.index(CLASSES[n]) for n in found["labels"].tolist()], dtype=torch.long)
+        masks.update([found | {"labels": of_things}], [truth])
+        labels = truth["panoptic"].div(1000, rounding_mode="floor")
+        semantic.update([found], [truth | {"semantic": labels.where(labels >= 0, 255).to(torch.uint8)}])
+    evaluator = evaluated(pairs)
+    metrics = evaluator.compute()
+    expected = evaluated(pairs, masks=False, semantic=False).compute() | masks.compute() | semantic.compute()
+    assert same(metrics, expected)
+    assert 0 < metrics["mask_AP"] < 1 and 0 < metrics["mIoU"] < 1
+
+    rows = evaluator.tables()["panoptic"]
+    assert rows[0] == ["class", "PQ", "SQ", "RQ", "TP", "FP", "FN", "mask_AP", "IoU"]
+    assert [row[0] for row in rows[1:]] == ["all", "things", "stuff", *(c.name for c in CLASSES)]
+    assert rows[1][-2:] == [metrics["mask_AP"], metrics["mIoU"]]
+    assert rows[5][-2:] == [metrics["mask_AP/class 1"], metrics["IoU/class 1"]]
+    assert math.isnan(rows[4][-2])  # stuff has no mask AP
+    assert evaluator.tables()["confusion"] == semantic.tables()["confusion"]
+    assert rows[3][-1] == pytest.approx(np.nanmean([metrics[f"IoU/class {n}"] for n in (0, 3, 5)]))
+
+    found, truth = max(pairs, key=lambda pair: len(pair[1]["labels"]))
+    evaluator.update([found], [truth | {"image_id": "another"}])
+    assert evaluator.compute()["mask_AP"] != metrics["mask_AP"]  # of all images so far
+    evaluator = evaluated(pairs)
+
+    shards = [pairs[:3], [], pairs[3:]]
+    merged = Panoptic(CLASSES)
+    merged.merge([pickle.loads(pickle.dumps(evaluated(shard).state())) for shard in shards])
+    assert same(merged.compute(), metrics)
+    assert merged.results() == evaluator.results() and json.dumps(merged.results())
+    assert {one["category_id"] for one in merged.results()} <= {c.file_id for c in THINGS}
+
+
+def test_tasks_without_predictions_or_labels_are_left_out():
+    pairs = all_tasks(1)
+    plain = evaluated(messy(1)).compute()
+    assert not any(name.startswith(("mask_", "mIoU")) for name in plain)
+    assert evaluated(messy(1)).results() is None
+    only = [(found, {key: truth[key] for key in ("image_id", "panoptic")}) for found, truth in pairs]
+    names = list(evaluated(only).compute())
+    assert "mIoU" in names and "mask_AP" not in names
+    names = list(evaluated(pairs, semantic=False).compute())
+    assert "mIoU" not in names and "mask_AP" in names
+
+
+def test_objects_of_other_classes_than_the_things_are_refused():
+    class Data:
+        provides = ("panoptic", "masks")
+        classes: ClassVar = {"panoptic": CLASSES, "detection": THINGS[::-1]}
+
+    with pytest.raises(
+        ConfigError, match=r"^masks is true, but .* class 4, class 2, class 1, and the things .* class 1"
+    ):
+        Panoptic(CLASSES).prepare(None, Data())
+    Panoptic(CLASSES, masks=False).prepare(None, Data())
+    Data.classes["detection"] = THINGS
+    Panoptic(CLASSES).prepare(None, Data())
+
+
+def test_invalid_input_raises():
+    ids = torch.zeros(2, 3, dtype=torch.int32)
+    truth = {"image_id": 12, "panoptic": ids}
+    evaluator = create_evaluator("panoptic", CLASSES)
+    cases = [
+        ({"boxes": ids}, truth, r"image 12: its prediction has no `panoptic`"),
+        (
+            {"panoptic": ids.float()},
+            truth,
+            r"image 12: `panoptic` of its prediction is \(2, 3\) float32; \(H, W\) int32",
+        ),
+        ({"panoptic": ids + 6000}, truth, r"of its prediction is 6000 in 6 pixels; 0 ... 5999 is expected"),
+        ({"panoptic": ids}, truth | {"panoptic": ids - 2}, r"of its ground truth is -2 in 6 pixels"),
+        (
+            {"panoptic": ids.T},
+            truth,
+            r"image 12: prediction and ground truth differ in height x width: 3 x 2 and 2 x 3",
+        ),
+    ]
+    for prediction, target, message in cases:
+        with pytest.raises(DensevitError, match=message):
+            evaluator.update([prediction], [target])
+    masks = {"masks": torch.zeros(1, 2, 3, dtype=torch.bool), "labels": torch.tensor([3]), "scores": torch.ones(1)}
+    with pytest.raises(DensevitError, match=r"image 12: label 3, but there are 3 things, 0 ... 2"):
+        evaluator.update([{"panoptic": ids, **masks}], [truth | masks])
+    assert all(math.isnan(value) for value in evaluator.compute().values())  # rejected updates have no effect
