@@ -212,7 +212,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _on_eager_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return type(x) is Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()  # no FakeTensor
 
 
 def _is_atomic(value: Tensor, deterministic: bool) -> bool:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from densevit.layers import deformable_attention
@@ -342,3 +343,12 @@ def test_references_have_two_or_four_coordinates():
     query, reference, memory = make_module_inputs([(2, 2)] * 3, 3)
     with pytest.raises(ValueError, match="reference has 3 coordinates; it must have 2 or 4"):
         make_module()(query, reference, memory, [(2, 2)] * 3)
+
+
+def test_fake_tensors_have_the_shapes_of_the_gradients():
+    with FakeTensorMode(allow_non_fake_inputs=True):  # cached tables
+        inputs = [x.requires_grad_() for x in (torch.empty(2, 54, 3, 5), torch.empty(2, 9, 3, 4, 2, 2))]
+        inputs.append(torch.empty(2, 9, 3, 4, 2, requires_grad=True))
+        x = multi_scale_deformable_attention(inputs[0], SHAPES, *inputs[1:])
+        gradients = torch.autograd.grad(x.sum(), inputs)
+    assert [g.shape for g in gradients] == [x.shape for x in inputs]
