@@ -10,7 +10,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, ModelSections
 from densevit.data.build import build_data
-from densevit.data.datasets.coco_annotations import color_of
+from densevit.data.datasets.coco_json import color_of
 from densevit.errors import ConfigError, did_you_mean
 from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor

@@ -5,6 +5,8 @@
 
 from densevit.interfaces.checkpoint_layouts import ZEROS, Change, CheckpointLayout, Line, Rearrangement, StateDict
 from densevit.interfaces.data_types import (
+    LABEL_DIVISOR,
+    VOID,
     Batch,
     Class,
     Color,
@@ -27,6 +29,8 @@ __all__ = [
     "IGNORE",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "LABEL_DIVISOR",
+    "VOID",
     "ZEROS",
     "Backbone",
     "Batch",

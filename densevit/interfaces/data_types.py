@@ -8,6 +8,9 @@ from torch import Tensor
 
 Color = tuple[int, int, int]
 
+VOID = -1  # panoptic id of pixels without a segment
+LABEL_DIVISOR = 1000  # panoptic id = class index * LABEL_DIVISOR + number of the instance
+
 
 @dataclass(frozen=True)
 class Class:
@@ -22,8 +25,10 @@ class Class:
 Targets = dict[str, Any]
 """Labels of one image, at the size of that image. A missing key means "not labelled", never "empty".
 
-boxes: (N, 4) float32, absolute xyxy in pixels. labels: (N,) int64. masks: (N, H, W) bool.
-semantic: (H, W) uint8, 255 = ignore. depth: (H, W) float32 in metres, 0 = invalid.
+boxes: (N, 4) float32, absolute xyxy in pixels. labels: (N,) int64. masks: (N, H, W) bool, or
+`RunLengthMasks` (densevit.targets), whose `to(device)` is (N, H, W) bool; heads get tensors.
+semantic: (H, W) uint8, 255 = ignore. panoptic: (H, W) int32 panoptic ids, class index * 1000 + number of the instance,
+-1 = void. panoptic_crowds: a list of the panoptic ids that are crowds. depth: (H, W) float32 in metres, 0 = invalid.
 area: (N,), as annotated. iscrowd: (N,) bool. Boxes and area may be float64, for evaluation.
 image_id: int or str. size: (h, w) without padding. original_size: (h, w) of the file.
 truth: in validation, the unmodified targets of the data set, in original pixels.
@@ -43,7 +48,7 @@ Losses = dict[str, Tensor]
 
 
 Predictions = dict[str, Any]
-"""Predictions for one image in original pixels: boxes xyxy, scores, labels, semantic, depth, masks."""
+"""Predictions for one image in original pixels: boxes xyxy, scores, labels, semantic, panoptic, depth, masks."""
 
 
 Table = Sequence[Sequence[str | int | float]]

@@ -106,6 +106,12 @@ class TargetType:
         """Per object: which rows, (N,) bool, are inside the image after the transforms. None: this type cannot tell."""
         return None
 
+    def class_map(self, value: Any) -> np.ndarray | None:
+        """Class indices (H, W) uint8, 255 = none, of which recipes cut crops of several classes. Default: the value of
+        a type per pixel with a task; None for others.
+        """
+        return value if self.per == "pixel" and self.task else None
+
     def collate(self, values: Sequence[Any], size: Size, device: Any = None) -> Any:
         """A batch of values, tensors or None where unlabelled, padded to a grid of this size. Default: the sequence.
 

@@ -4,8 +4,18 @@ The built-in types are registered under the keys of `Targets` and `Predictions` 
 """
 
 from densevit.targets.keypoints import Keypoints
-from densevit.targets.maps import Depth, InverseDepth, LabelMap, PanopticMap, PixelMap, ValueMap, VectorMap
+from densevit.targets.maps import (
+    Depth,
+    InverseDepth,
+    LabelMap,
+    PanopticCrowds,
+    PanopticMap,
+    PixelMap,
+    ValueMap,
+    VectorMap,
+)
 from densevit.targets.objects import Areas, Boxes, CrowdFlags, InstanceMasks, ObjectLabels, Scores
+from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes, is_metadata
 
 __all__ = [
@@ -18,8 +28,10 @@ __all__ = [
     "Keypoints",
     "LabelMap",
     "ObjectLabels",
+    "PanopticCrowds",
     "PanopticMap",
     "PixelMap",
+    "RunLengthMasks",
     "Scores",
     "TargetTypes",
     "ValueMap",

@@ -10,13 +10,11 @@ import torch
 from PIL import Image
 
 from densevit.errors import DataError
-from densevit.interfaces import IGNORE, Class, Drawing, Size, TargetType, Window
+from densevit.interfaces import IGNORE, LABEL_DIVISOR, VOID, Class, Drawing, Size, TargetType, Window
 from densevit.targets.objects import check_range
 
 STEPS_PER_METRE = 256
 MAX_PNG_VALUE = 2**16 - 1
-VOID = -1  # panoptic id of pixels without a segment
-LABEL_DIVISOR = 1000  # panoptic id = class index * LABEL_DIVISOR + instance
 
 
 class PixelMap(TargetType):
@@ -288,6 +286,9 @@ class PanopticMap(PixelMap):
     fill = VOID
     task: str | None = "panoptic"
 
+    def class_map(self, value: np.ndarray) -> np.ndarray:
+        return np.where(value == VOID, IGNORE, value // LABEL_DIVISOR).astype(np.uint8)
+
     def draw(
         self,
         drawing: Drawing,
@@ -335,6 +336,18 @@ class PanopticMap(PixelMap):
                 int(rng.integers(max(num_classes, 1))) * LABEL_DIVISOR + n
             )
         return value
+
+
+class PanopticCrowds(TargetType):
+    """The panoptic ids of an image's crowds, a list; ids that a crop leaves out remain."""
+
+    def check(self, value: Any, size: Size) -> None:
+        if not isinstance(value, list) or not all(isinstance(one, int) for one in value):
+            raise DataError(f"is {value!r}; expected a list of panoptic ids.")
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> list[int]:
+        """No crowds."""
+        return []
 
 
 def _per_channel(value: np.ndarray, operation: Any) -> np.ndarray:

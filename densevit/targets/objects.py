@@ -8,6 +8,9 @@ import numpy as np
 
 from densevit.errors import DataError
 from densevit.interfaces import Class, Drawing, Size, TargetType, Window
+from densevit.targets.run_length_masks import RunLengthMasks
+
+Masks = np.ndarray | RunLengthMasks
 
 MIN_SIDE = 1e-3  # pixels; a narrower clipped box is a rounding error
 
@@ -155,12 +158,12 @@ class Scores(ObjectType):
 
 
 class InstanceMasks(ObjectType):
-    """(N, H, W) bool."""
+    """(N, H, W) bool, or `RunLengthMasks`, which transforms leave run-length coded."""
 
     layer = -1
 
     def check(self, value: Any, size: Size) -> None:
-        if value.ndim != 3 or value.shape[1:] != size:
+        if value.ndim != 3 or tuple(value.shape[1:]) != size:
             raise DataError(f"has shape {tuple(value.shape)}; expected (N, {size[0]}, {size[1]}).")
         if value.dtype.kind not in "bu":
             raise DataError(f"has the type {value.dtype}; expected bool.")
@@ -170,18 +173,26 @@ class InstanceMasks(ObjectType):
         if value.dtype != bool:
             raise DataError(f"has the type {value.dtype}; expected bool.")
 
-    def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
+    def hflip(self, value: Masks, size: Size) -> Masks:
+        if isinstance(value, RunLengthMasks):
+            return value.hflip()
         return np.ascontiguousarray(value[..., ::-1])
 
-    def rotate(self, value: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
+    def rotate(self, value: Masks, matrix: np.ndarray, size: Size) -> Masks:
+        if isinstance(value, RunLengthMasks):
+            return value.rotate(matrix)
         rotated = [cv2.warpAffine(m, matrix, size[::-1], flags=cv2.INTER_NEAREST) for m in value.view(np.uint8)]
         return np.stack(rotated).view(value.dtype) if rotated else value
 
-    def crop(self, value: np.ndarray, window: Window, size: Size) -> np.ndarray:
+    def crop(self, value: Masks, window: Window, size: Size) -> Masks:
+        if isinstance(value, RunLengthMasks):
+            return value.crop(window)
         top, left, bottom, right = window
         return value[:, top:bottom, left:right]
 
-    def resize(self, value: np.ndarray, size: Size, new_size: Size, zoom: float = 1.0) -> np.ndarray:
+    def resize(self, value: Masks, size: Size, new_size: Size, zoom: float = 1.0) -> Masks:
+        if isinstance(value, RunLengthMasks):
+            return value.resize(new_size)
         if size == new_size:
             return value
         resized = np.empty((len(value), *new_size), np.uint8)
@@ -189,11 +200,13 @@ class InstanceMasks(ObjectType):
             cv2.resize(mask, new_size[::-1], dst=out, interpolation=cv2.INTER_NEAREST_EXACT)
         return resized.view(value.dtype)
 
-    def visible(self, value: np.ndarray, size: Size) -> np.ndarray:
+    def visible(self, value: Masks, size: Size) -> np.ndarray:
+        if isinstance(value, RunLengthMasks):
+            return value.areas() > 0
         return np.asarray(value.any(axis=(1, 2)))
 
-    def clip(self, value: np.ndarray, size: Size) -> np.ndarray:
-        return value.view(bool)
+    def clip(self, value: Masks, size: Size) -> Masks:
+        return value if isinstance(value, RunLengthMasks) else value.view(bool)
 
     def draw(
         self,
@@ -209,9 +222,10 @@ class InstanceMasks(ObjectType):
                 continue
             scores, labels = result.get("scores"), result["labels"]
             order = np.arange(len(labels)) if scores is None else np.argsort(-scores, kind="stable")
-            first = result[key][order].astype(bool).argmax(axis=0)  # (H, W), the topmost mask
+            masks = np.asarray(result[key]).astype(bool, copy=False)
+            first = masks[order].argmax(axis=0)  # (H, W), the topmost mask
             colors = np.array([classes[labels[n]].color for n in order], np.uint8)[first]
-            canvas.overlay(colors, result[key].astype(bool).any(axis=0))
+            canvas.overlay(colors, np.asarray(masks.any(axis=0)))
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
         """`segmentation`: compressed run-length codes."""

@@ -16,6 +16,7 @@ from densevit.interfaces import Batch, Evaluator, Method, Predictions
 from densevit.losses.distributed import process_count
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
+from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.training.budget import Budget
 from densevit.training.checks import check_batch, check_classes, check_heads, check_losses
 from densevit.training.data_module import DenseDataModule
@@ -238,4 +239,4 @@ class DenseModule(lightning.LightningModule):
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor | RunLengthMasks) else value

@@ -6,7 +6,7 @@ from functools import cache
 from importlib import resources
 
 from densevit.config import yaml_io
-from densevit.data.datasets.coco_annotations import color_of
+from densevit.data.datasets.coco_json import color_of
 from densevit.interfaces import Class
 
 _BY_ROWS = {150: "ade20k", 19: "cityscapes"}  # what segmentation models are published for

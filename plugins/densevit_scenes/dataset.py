@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from densevit.errors import DataError
-from densevit.interfaces import Class, Dataset, Sample, Targets
+from densevit.interfaces import LABEL_DIVISOR, VOID, Class, Dataset, Sample, Targets
 from densevit_scenes.objects import THINGS
 from densevit_scenes.renderer import Rendering, render
 from densevit_scenes.scene import Scene
@@ -42,11 +42,11 @@ class Scenes(Dataset):
     train_length, val_length: images of each split. Images are rendered on access.
     seed: of the scenes. An image depends only on seed, split and index, and is bit-identical in any process and on any
         machine.
-    masks, semantic, depth: whether targets have these labels.
+    masks, semantic, depth, panoptic: whether targets have these labels.
 
     Boxes, masks and area are of the visible part inside the image. A thing with fewer than 24 visible pixels, or less
-    than 20 % visible, is not annotated as an object, but is part of the semantic map and the depth map. Depth is along
-    the optical axis, at the centre of the pixel; 0 (unknown) in the sky and beyond 60 m.
+    than 20 % visible, is not annotated as an object, but is part of the semantic map and the depth map; in the panoptic
+    map it is void. Depth is along the optical axis, at the centre of the pixel; 0 (unknown) in the sky and beyond 60 m.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Scenes(Dataset):
         masks: bool = True,
         semantic: bool = True,
         depth: bool = True,
+        panoptic: bool = False,
     ) -> None:
         if split not in STREAMS:
             raise DataError(f"scenes has no split {split!r}. Splits: {', '.join(STREAMS)}.")
@@ -72,9 +73,9 @@ class Scenes(Dataset):
             raise DataError(f"data.seed is {seed}; expected 0 or more.")
         self.split, self.height, self.width, self.seed = split, height, width, seed
         self.length = train_length if split == "train" else val_length
-        wanted = {"masks": masks, "semantic": semantic, "depth": depth}
+        wanted = {"masks": masks, "semantic": semantic, "depth": depth, "panoptic": panoptic}
         self.provides = ("boxes", "labels", *(key for key, on in wanted.items() if on))
-        self.classes = {"detection": _DETECTION, "segmentation": _SEGMENTATION}
+        self.classes = {"detection": _DETECTION, "segmentation": _SEGMENTATION, "panoptic": _SEGMENTATION}
 
     def __len__(self) -> int:
         return self.length
@@ -96,6 +97,8 @@ class Scenes(Dataset):
         targets: Targets = {"image_id": index + 1} | _objects(scene, rendering, "masks" in self.provides)
         if "semantic" in self.provides:
             targets["semantic"] = torch.from_numpy(_semantic(scene, rendering))
+        if "panoptic" in self.provides:
+            targets["panoptic"] = torch.from_numpy(_panoptic(scene, rendering))
         if "depth" in self.provides:
             targets["depth"] = torch.from_numpy(rendering.depth)
         return {"image": torch.from_numpy(rendering.image), "targets": targets}
@@ -133,3 +136,17 @@ def _semantic(scene: Scene, rendering: Rendering) -> np.ndarray:
     of_owner = np.array([0, *(thing.label for thing in scene.things)], np.uint8)
     np.copyto(semantic, of_owner.take(rendering.owner), where=rendering.owner > 0)
     return semantic
+
+
+def _panoptic(scene: Scene, rendering: Rendering) -> np.ndarray:
+    """(H, W) int32 panoptic ids: annotated things are numbered in their order for each class, surfaces have number 0,
+    and other things are void.
+    """
+    surfaces = (_INDOORS if scene.walls else _OUTDOORS).take(rendering.surface).astype(np.int32) * LABEL_DIVISOR
+    of_owner = np.full(len(scene.things) + 1, VOID, np.int32)
+    count = [0] * len(THINGS)
+    for number in annotated(rendering)[0].tolist():
+        label = scene.things[number].label
+        of_owner[number + 1] = label * LABEL_DIVISOR + count[label]
+        count[label] += 1
+    return np.where(rendering.owner > 0, of_owner.take(rendering.owner), surfaces)

@@ -124,6 +124,30 @@ def test_semantic_map_has_classes_in_masks_and_surfaces_elsewhere(samples: list[
     assert shown == set(names[8:])
 
 
+def test_panoptic_map_has_the_masks_as_things_the_surfaces_as_stuff_and_the_rest_as_void() -> None:
+    dataset = Scenes("train", image_size=SIDE, panoptic=True)
+    assert dataset.classes["panoptic"] == dataset.classes["segmentation"] and dataset.provides[-1] == "panoptic"
+    twice = 0
+    for index in range(60):
+        targets = dataset[index]["targets"]
+        panoptic, semantic = targets["panoptic"], targets["semantic"]
+        assert panoptic.dtype == torch.int32 and panoptic.shape == (SIDE, SIDE)
+        known, ids = panoptic >= 0, []
+        assert (panoptic[known] // 1000 == semantic[known]).all()
+        for label, mask in zip(targets["labels"], targets["masks"], strict=True):
+            [one] = panoptic[mask].unique().tolist()
+            assert torch.equal(panoptic == one, mask) and one // 1000 == label
+            ids.append(one)
+        assert sorted(ids) == sorted(  # of each class 0, 1, 2, ...
+            1000 * label + n for label in range(8) for n in range(targets["labels"].tolist().count(label))
+        )
+        twice += any(one % 1000 for one in ids)
+        others = ~targets["masks"].any(dim=0)
+        assert torch.equal(panoptic[others] == -1, semantic[others] < 8)
+        assert set(panoptic[others].tolist()) <= {-1, 8000, 9000, 10000, 11000}
+    assert twice > 5
+
+
 def test_heavily_occluded_objects_are_in_the_semantic_map_only() -> None:
     dataset = Scenes("train", image_size=SIDE)
     found = 0

@@ -117,19 +117,24 @@ class Coco(Dataset):
         if self._annotations.labelled:
             targets |= self.objects(index)
         if self._annotations.labelled and self._masks:
-            targets["masks"] = _masks(self._annotations, index, size)
+            assert self._annotations.segmentations is not None
+            targets["masks"] = self._annotations.segmentations.masks(self._rows(index), size)
         return {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
 
     def objects(self, index: int) -> Targets:
         """boxes, labels, area and iscrowd of an image, without reading its file."""
         known = self._annotations
-        rows = slice(int(known.first[index]), int(known.first[index + 1]))
+        rows = self._rows(index)
         return {
             "boxes": torch.from_numpy(known.boxes[rows].copy()),
             "labels": torch.from_numpy(known.labels[rows].astype(np.int64)),
             "area": torch.from_numpy(known.area[rows].copy()),
             "iscrowd": torch.from_numpy(known.iscrowd[rows].copy()),
         }
+
+    def _rows(self, index: int) -> slice:
+        """The objects of an image."""
+        return slice(int(self._annotations.first[index]), int(self._annotations.first[index + 1]))
 
 
 def _check_sizes(read: Annotations, sizes: np.ndarray) -> None:
@@ -148,16 +153,6 @@ def _check_sizes(read: Annotations, sizes: np.ndarray) -> None:
             f"{read.file}: annotation {read.ids[wrong[0]]}: its `segmentation` is made for an image of {width} x "
             f"{height}, and the image has {w} x {h}."
         )
-
-
-def _masks(annotations: Annotations, index: int, size: tuple[int, int]) -> torch.Tensor:
-    """(N, H, W) bool."""
-    start, stop = int(annotations.first[index]), int(annotations.first[index + 1])
-    masks = np.zeros((stop - start, *size), dtype=bool)
-    for row, number in enumerate(range(start, stop)):
-        assert annotations.segmentations is not None
-        masks[row] = annotations.segmentations.mask(number, size)
-    return torch.from_numpy(masks)
 
 
 # ---- where things lie ----

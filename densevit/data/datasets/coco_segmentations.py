@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
+from densevit.data.datasets.dataset_validation import for_each
+from densevit.targets.run_length_masks import RunLengthMasks
+
 _POLYGONS, _RLE = 1, 2
 _FARTHEST = 10  # image sides; memory for rasterising grows with the polygon's extent
 _UNKNOWN_SIDE = 2**15
@@ -27,17 +30,37 @@ class Segmentations:
         columns = (self.starts, self.lengths, self.kinds, self.sizes)
         return Segmentations(self.data, *(column[chosen] for column in columns))
 
-    def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        """One object's mask, (H, W) uint8 of 0 and 1, in an image of this height and width."""
-        start, kind = int(self.starts[index]), self.kinds[index]
-        packed = self.data[start : start + int(self.lengths[index])].tobytes()
-        if kind == _RLE:
-            return rle.decode({"size": list(size), "counts": packed})
-        coordinates = np.frombuffer(packed, np.float64)  # how many polygons, how many numbers in each, the numbers
-        count = int(coordinates[0])
-        ends = 1 + count + np.cumsum(coordinates[1 : 1 + count]).astype(int)
-        polygons = [part.tolist() for part in np.split(coordinates[1 + count :], ends[:-1] - 1 - count)]
-        return rle.decode(rle.merge(rle.frPyObjects(polygons, *size)))
+    def rasterised(self, sizes: np.ndarray) -> "Segmentations":
+        """Polygons as run-length codes too. sizes: (M, 2), height and width of each object's image."""
+        found: list[tuple[bytes, int, tuple[int, int]]] = [(b"", _RLE, (0, 0))] * len(self.starts)
+
+        def rasterise(index: int) -> None:
+            size = (int(sizes[index, 0]), int(sizes[index, 1]))
+            packed = self._packed(index)
+            found[index] = (packed if self.kinds[index] == _RLE else _drawn(packed, size), _RLE, size)
+
+        for_each(len(found), rasterise, "Rasterising masks")
+        return pack(found)
+
+    def masks(self, rows: slice, size: tuple[int, int]) -> RunLengthMasks:
+        """The masks of objects of one image, rasterised ones."""
+        lengths = self.lengths[rows]
+        first = int(self.starts[rows.start]) if len(lengths) else 0
+        return RunLengthMasks.from_codes(self.data[first : first + int(lengths.sum())], lengths, size)
+
+    def _packed(self, index: int) -> bytes:
+        start = int(self.starts[index])
+        return self.data[start : start + int(self.lengths[index])].tobytes()
+
+
+def _drawn(packed: bytes, size: tuple[int, int]) -> bytes:
+    """The run-length code of packed polygons."""
+    coordinates = np.frombuffer(packed, np.float64)  # how many polygons, how many numbers in each, the numbers
+    count = int(coordinates[0])
+    ends = 1 + count + np.cumsum(coordinates[1 : 1 + count]).astype(int)
+    polygons = [part.tolist() for part in np.split(coordinates[1 + count :], ends[:-1] - 1 - count)]
+    code: bytes = rle.merge(rle.frPyObjects(polygons, *size))["counts"]
+    return code
 
 
 def pack(segmentations: Sequence[tuple[bytes, int, tuple[int, int]]]) -> Segmentations:

@@ -57,7 +57,7 @@ def validate_images(
     orientation says: annotations may be made on the image as shown or as stored, and only its size tells which.
     Raises DataError with up to five of the missing images, otherwise with the first image that is wrong.
     """
-    _check_existence(folder, names, annotations)
+    check_existence(folder, names, annotations)
     found, upright = np.zeros((len(names), 2), np.int32), np.ones(len(names), bool)
 
     def check(i: int) -> None:
@@ -76,8 +76,11 @@ def validate_images(
     return found, upright
 
 
-def _check_existence(folder: Path, names: Sequence[str], annotations: Path) -> None:
-    """Lists each folder once, which is much faster than a look at each file."""
+def check_existence(folder: Path, names: Sequence[str], annotations: Path, noun: str = "images") -> None:
+    """Raises DataError with up to five of the missing files. noun: what messages call them.
+
+    Lists each folder once, which is much faster than a look at each file.
+    """
     by_folder: dict[Path, set[str]] = defaultdict(set)
     for name in names:
         parent, _, base = name.rpartition("/")
@@ -89,4 +92,4 @@ def _check_existence(folder: Path, names: Sequence[str], annotations: Path) -> N
         missing += [str(place / name) for name in expected - there if not (place / name).exists()]
     if missing:
         listed = "".join(f"\n  {name}" for name in sorted(missing)[:5]) + ("\n  ..." if len(missing) > 5 else "")
-        raise DataError(f"{annotations} names {len(names)} images, of which {len(missing)} do not exist:{listed}")
+        raise DataError(f"{annotations} names {len(names)} {noun}, of which {len(missing)} do not exist:{listed}")

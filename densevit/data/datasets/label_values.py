@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from densevit.data.datasets.coco_annotations import color_of
+from densevit.data.datasets.coco_json import color_of
 from densevit.errors import DataError, did_you_mean
 from densevit.interfaces import IGNORE, Class
 

@@ -78,8 +78,8 @@ def find_pairs(
     images, labels, *_ = (pattern.replace("{split}", name) for pattern in given)
     lone: list[str] = []
     if list_file is None:
-        by_name = _listed(root, images, IMAGES, "images")
-        files = _listed(root, labels, suffixes, "labels")
+        by_name = list_files(root, images, IMAGES, "images")
+        files = list_files(root, labels, suffixes, "labels")
         _check_complete("image", "label", by_name, files, _form(labels))
         _check_complete("label", "image", files, by_name, _form(images))
         rows = [(name, path, files[name]) for name, path in sorted(by_name.items())]
@@ -93,11 +93,16 @@ def _spelled(root: Path, split: str, patterns: Sequence[str], splits: Mapping[st
     """The split's name on disk: the given one, or the first spelling for which all paths exist."""
     if split in splits:
         return splits[split]
-    spellings = _SPELLINGS.get(split, (split,))
-    for name in spellings:
+    names = spellings(split)
+    for name in names:
         if all(_exists(root, pattern.replace("{split}", name)) for pattern in patterns):
             return name
-    return spellings[0]
+    return names[0]
+
+
+def spellings(split: str) -> tuple[str, ...]:
+    """The names that a split may have on disk."""
+    return _SPELLINGS.get(split, (split,))
 
 
 def _exists(root: Path, pattern: str) -> bool:
@@ -113,8 +118,8 @@ def _form(pattern: str) -> str:
     return pattern if "*" in pattern else f"{pattern}/*"
 
 
-def _listed(root: Path, pattern: str, suffixes: Sequence[str], option: str) -> dict[str, str]:
-    """{name: path relative to root} of the files in a folder or of a pattern."""
+def list_files(root: Path, pattern: str, suffixes: Sequence[str], option: str) -> dict[str, str]:
+    """{name: path relative to root} of the files in a folder or of a pattern. option: its name, for messages."""
     if "*" in pattern:
         form = re.compile("([^/]*)".join(map(re.escape, pattern.split("*"))))
         found = [("/".join(match.groups()), path) for path in _glob(root, pattern) if (match := form.fullmatch(path))]
@@ -167,8 +172,8 @@ def _from_list(
     if not entries:
         raise DataError(f"data.list_file: {file} is empty; expected an image's name a line.")
     by_name = any(label is None for _, (_, label) in entries)
-    image_files = _listed(root, images, IMAGES, "images") if by_name else {}
-    files = _listed(root, labels, suffixes, "labels") if by_name else {}
+    image_files = list_files(root, images, IMAGES, "images") if by_name else {}
+    files = list_files(root, labels, suffixes, "labels") if by_name else {}
     places, label_places = _places(root, images), _places(root, labels)
     rows, missing = [], []
     seen: dict[str, int] = {}

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 from pycocotools import mask as rle
+from torch import Tensor
 
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Targets
@@ -74,7 +75,8 @@ def _annotations(targets: Targets, classes: tuple[Class, ...]) -> Iterator[dict[
             "iscrowd": int(targets["iscrowd"][number]),
         }
         if "masks" in targets:
-            encoded = rle.encode(np.asfortranarray(targets["masks"][number].numpy().view(np.uint8)))
+            mask = targets["masks"][number]
+            encoded = rle.encode(np.asfortranarray(mask.numpy().view(np.uint8))) if isinstance(mask, Tensor) else mask
             annotation["segmentation"] = {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
         yield annotation
 

@@ -68,7 +68,8 @@ class Augmentation:
     ) -> tuple[np.ndarray, Values]:
         """Crops the recipe's random window and resizes it, in one resampling."""
         size = (pixels.shape[0], pixels.shape[1])
-        class_map = next((v for key, v in values.items() if types[key].per == "pixel" and types[key].task), None)
+        class_maps = (types[key].class_map(value) for key, value in values.items())
+        class_map = next((found for found in class_maps if found is not None), None)
         window, new_size = self.recipe.training_frame(*size, rng, class_map)
         top, left, bottom, right = window
         cropped = (bottom - top, right - left)

@@ -18,6 +18,7 @@ from densevit.config import named_classes
 from densevit.data.transforms.recipes import build_recipe
 from densevit.errors import DataError
 from densevit.interfaces import Recipe, Sample, Size, TargetType
+from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes, is_metadata
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def usable_values(sample: Sample, types: Types) -> Values:
     values = {key: as_array(value) for key, value in targets.items() if key in types}
     for key, value in values.items():
         try:
-            if types[key].per != "image" and not isinstance(value, np.ndarray):
+            if types[key].per != "image" and not isinstance(value, np.ndarray | RunLengthMasks):
                 raise DataError(f"is a {type(value).__name__}; expected a tensor.")
             if types[key].per == "object" and value.ndim == 0:
                 raise DataError("is a single number; expected one row per object.")

@@ -15,6 +15,7 @@ from densevit.data.build import build_data, build_transforms
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.interfaces import Dataset
+from densevit.targets import RunLengthMasks
 from densevit_scenes.dataset import Scenes
 
 RECIPES: list[dict[str, Any]] = [
@@ -30,6 +31,8 @@ def assert_same(one: Any, other: Any) -> None:
     assert type(one) is type(other)
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other)
+    elif isinstance(one, RunLengthMasks):
+        assert torch.equal(one.to("cpu"), other.to("cpu"))
     elif isinstance(one, dict):
         assert one.keys() == other.keys()
         for key in one:

@@ -11,7 +11,7 @@ from torchvision.models._meta import _COCO_CATEGORIES as NAMES_BY_ID  # 91 of th
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
-from densevit.data.datasets.coco_annotations import color_of
+from densevit.data.datasets.coco_json import color_of
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import coco_classes

@@ -1,0 +1,248 @@
+"""Instance masks of an image as run-length codes, which are cropped, flipped and resized without their pixels.
+
+As (N, H, W) bool, 100 masks of 1333 x 800 pixels take 107 MB; their codes take less than 1 MB.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from densevit.interfaces import Size, Window
+
+
+@dataclass(frozen=True, eq=False)
+class RunLengthMasks:
+    """N masks of H x W pixels, as R vertical runs of pixels, each in one column.
+
+    size: (H, W). count: N. owner: (R,), the mask of each run. column: (R,). top, bottom: (R,), its first row and the
+    one after its last. All int32, in any order; runs of one mask do not overlap.
+
+    `masks[keep]` with an array selects masks. `masks[n]` and iteration give COCO's compressed codes,
+    {"size": [H, W], "counts": bytes}. `np.asarray` and `to` give (N, H, W) bool.
+    """
+
+    size: Size
+    count: int
+    owner: np.ndarray
+    column: np.ndarray
+    top: np.ndarray
+    bottom: np.ndarray
+
+    ndim = 3
+    dtype = np.dtype(bool)
+
+    @classmethod
+    def from_codes(cls, codes: np.ndarray, lengths: np.ndarray, size: Size) -> "RunLengthMasks":
+        """From the `counts` of COCO's compressed codes, which are valid and of this size.
+
+        codes: the characters of all, uint8. lengths: (N,), of each.
+        """
+        counts, number = _decoded(codes, lengths)
+        first = np.cumsum(number) - number
+        owner = np.repeat(np.arange(len(number), dtype=np.int32), number)
+        inside = np.flatnonzero((np.arange(len(counts)) - first[owner]) & 1)  # background and mask in turn
+        ends = np.cumsum(counts, dtype=np.int32)  # wraps, differences do not
+        before = np.append(np.int32(0), ends)[first]  # (N,), at the end of the previous code
+        owner, lengths, ends = owner[inside], counts[inside], ends[inside]
+        ends -= before[owner]
+        return cls.from_runs(size, len(number), owner, ends - lengths, ends)
+
+    @classmethod
+    def from_runs(
+        cls, size: Size, count: int, owner: np.ndarray, starts: np.ndarray, ends: np.ndarray
+    ) -> "RunLengthMasks":
+        """From runs of pixels that are numbered column by column. owner, starts, ends: (R,) int32."""
+        height = size[0]
+        first, last = starts // height, (ends - 1) // height
+        columns = np.where(ends > starts, last - first + 1, 0)
+        column, row = _counted(first, columns)  # (S,), the parts in one column each, and the run of each
+        begin = column * np.int32(height)
+        top, bottom = np.maximum(starts[row] - begin, 0), np.minimum(ends[row] - begin, height)
+        return cls(size, count, owner[row], column, top, bottom)
+
+    @classmethod
+    def from_dense(cls, masks: Iterable[np.ndarray], size: Size) -> "RunLengthMasks":
+        """From masks (H, W) bool or uint8, one after the other."""
+        found = []
+        for number, mask in enumerate(masks):
+            framed = np.zeros((size[1], size[0] + 2), np.int8)  # transposed, with a border above and below
+            framed[:, 1:-1] = mask.T != 0
+            column, row = np.nonzero(np.diff(framed, axis=1))  # top, bottom, top, bottom, ...
+            found.append(np.stack([np.full(len(row) // 2, number), column[::2], row[::2], row[1::2]]))
+        runs = np.concatenate([np.zeros((4, 0)), *found], axis=1).astype(np.int32)
+        return cls(size, len(found), *runs)
+
+    # ---- as a sequence and as an array ----
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.count, *self.size)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[number] for number in range(self.count))
+
+    def __getitem__(self, chosen: Any) -> Any:
+        if isinstance(chosen, int | np.integer):
+            return self._code(range(self.count)[chosen])
+        indices = np.arange(self.count)[np.asarray(chosen)]
+        new = np.full(self.count, -1, np.int32)
+        new[indices] = np.arange(len(indices))
+        owner = new[self.owner]
+        return replace(self._with(owner >= 0, owner=owner), count=len(indices))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self._pixels().astype(bool if dtype is None else dtype, copy=False)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Tensor:
+        """(N, H, W) bool on a device, filled there."""
+        cpu = torch.device(device).type == "cpu"
+        return torch.from_numpy(self._pixels()) if cpu else self._filled(device, non_blocking)
+
+    def _filled(self, device: torch.device | str, non_blocking: bool = False) -> Tensor:
+        """(N, H, W) bool, of which only the edges are copied."""
+        height, width = self.size
+        edges = torch.from_numpy(self.edges()).to(device, non_blocking=non_blocking)
+        change = torch.zeros(self.count * height * width + 1, dtype=torch.int8, device=device)
+        change.index_add_(0, edges, torch.ones_like(edges, dtype=torch.int8))
+        inside = (change[:-1].cumsum(0, dtype=torch.int8) & 1).bool()  # wraps, which keeps it odd or even
+        return inside.view(self.count, width, height).transpose(1, 2).contiguous()
+
+    def edges(self) -> np.ndarray:
+        """(2R,) ascending int64: a pixel is inside where an odd number of edges are at or before it.
+
+        The pixel at (row, column) of mask n has the number n * H * W + column * H + row, so that `searchsorted` tells
+        what is at any point.
+        """
+        begin = (self.owner.astype(np.int64) * self.size[1] + self.column) * self.size[0]
+        edges = np.concatenate([begin + self.top, begin + self.bottom])
+        edges.sort(kind="stable")
+        return edges
+
+    def areas(self) -> np.ndarray:
+        """(N,) pixels of each mask."""
+        return np.bincount(self.owner, self.bottom - self.top, self.count).astype(np.int64)
+
+    def _pixels(self) -> np.ndarray:
+        """(N, H, W) bool, filled in the window of each mask only."""
+        pixels = np.zeros(self.shape, bool)
+        order = np.argsort(self.owner, kind="stable")
+        ends = np.cumsum(np.bincount(self.owner, minlength=self.count))
+        for mask, rows in zip(pixels, np.split(order, ends[:-1]), strict=False):
+            if len(rows):
+                column, top, bottom = self.column[rows], self.top[rows], self.bottom[rows]
+                x, y = column.min(), top.min()
+                change = np.zeros((column.max() + 1 - x, bottom.max() + 1 - y), np.int8)
+                change[column - x, top - y] += 1
+                change[column - x, bottom - y] -= 1
+                inside = change[:, :-1].cumsum(axis=1, dtype=np.int8)
+                mask[y : y + inside.shape[1], x : x + len(inside)] = inside.T
+        return pixels
+
+    def _code(self, number: int) -> dict[str, Any]:
+        """A mask as COCO's compressed code."""
+        from pycocotools import mask as rle  # late: it takes time to import
+
+        one = replace(self._with(self.owner == number), count=1)
+        starts, ends = replace(one, owner=np.zeros_like(one.owner)).edges().reshape(-1, 2).T
+        apart = starts[1:] != ends[:-1]  # a run that reaches the end of its column goes on in the next
+        starts, ends = starts[np.append(True, apart)[: len(starts)]], ends[np.append(apart, True)[: len(ends)]]
+        bounds = np.stack([starts, ends], axis=1).ravel()
+        counts = np.diff(bounds, prepend=0, append=self.size[0] * self.size[1])
+        counts = counts[: -1 if counts[-1] == 0 else None]
+        code: dict[str, Any] = rle.frPyObjects({"size": list(self.size), "counts": counts.tolist()}, *self.size)
+        return code
+
+    # ---- geometry ----
+
+    def hflip(self) -> "RunLengthMasks":
+        return replace(self, column=self.size[1] - 1 - self.column)
+
+    def crop(self, window: Window) -> "RunLengthMasks":
+        top, left, bottom, right = window
+        if window == (0, 0, *self.size):
+            return self
+        upper, lower = np.clip(self.top - top, 0, bottom - top), np.clip(self.bottom - top, 0, bottom - top)
+        inside = (self.column >= left) & (self.column < right) & (lower > upper)
+        cropped = self._with(inside, column=self.column - left, top=upper, bottom=lower)
+        return replace(cropped, size=(bottom - top, right - left))
+
+    def resize(self, size: Size) -> "RunLengthMasks":
+        """The nearest pixel, as OpenCV's INTER_NEAREST_EXACT."""
+        if size == self.size:
+            return self
+        rows, columns = (_first_at(old, new) for old, new in zip(self.size, size, strict=True))
+        first, copies = columns[self.column], columns[self.column + 1] - columns[self.column]
+        top, bottom = rows[self.top], rows[self.bottom]
+        copies[bottom <= top] = 0
+        column, row = _counted(first, copies)
+        return RunLengthMasks(size, self.count, self.owner[row], column, top[row], bottom[row])
+
+    def rotate(self, matrix: np.ndarray) -> "RunLengthMasks":
+        """The nearest pixel, as OpenCV's warpAffine; one mask at a time."""
+        height, width = self.size
+
+        def rotated() -> Iterator[np.ndarray]:
+            for number in range(self.count):
+                mask = self[[number]]._pixels()[0].view(np.uint8)
+                yield cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST)
+
+        return RunLengthMasks.from_dense(rotated(), self.size)
+
+    def _with(self, keep: np.ndarray, **changes: np.ndarray) -> "RunLengthMasks":
+        """The runs of which keep, (R,) bool, is True."""
+        values = {name: changes.get(name, getattr(self, name)) for name in ("owner", "column", "top", "bottom")}
+        rows = np.flatnonzero(keep)
+        return replace(self, **{name: value[rows] for name, value in values.items()})
+
+
+def _first_at(old: int, new: int) -> np.ndarray:
+    """(old + 1,) the first of `new` pixels that takes its value at or after each of `old` ones."""
+    positions = np.arange(old, dtype=np.float32)[None]
+    taken = cv2.resize(positions, (new, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0]  # (new,), ascending
+    return np.searchsorted(taken, np.arange(old + 1, dtype=np.float32)).astype(np.int32)
+
+
+def _counted(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """first[i], first[i] + 1, ... of counts[i] numbers, joined, int32; and the i of each."""
+    if counts.max(initial=0) <= 1:
+        row = np.flatnonzero(counts)
+        return first[row], row
+    offsets = first - np.cumsum(counts, dtype=np.int32) + counts.astype(np.int32)
+    row = np.repeat(np.arange(len(counts)), counts)
+    return offsets[row] + np.arange(len(row), dtype=np.int32), row
+
+
+def _decoded(codes: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) int32 run lengths of all codes, and (N,) how many each code has.
+
+    COCO's compressed code has five bits a character, the highest last; from the fourth on, lengths are differences to
+    the last but one (pycocotools, maskApi.c, rleFrString).
+    """
+    digits = codes - np.uint8(48)
+    ends = np.flatnonzero(digits < 32)
+    number = np.diff(np.searchsorted(ends, np.cumsum(lengths)), prepend=0)
+    values = digits[ends].astype(np.int32)
+    values -= (values & 16) << 1  # the sign
+    length, place, longer = np.diff(ends, prepend=-1), 1, np.arange(len(ends))
+    while len(longer := longer[length[longer] > place]):
+        values[longer] = values[longer] << 5 | (digits[ends[longer] - place] & 31)
+        place += 1
+    total = np.zeros(len(values) + 2, np.int32)  # of each second value, from two before the first
+    for parity in (0, 1):
+        total[2 + parity :: 2] = values[parity::2].cumsum(dtype=np.int32)
+    first = np.cumsum(number) - number
+    before = np.stack([total[np.minimum(first + 2, len(total) - 1)], total[first + 1]], axis=1)  # (N, 2): even, odd
+    rows = np.repeat(np.arange(len(number)) * 2, number)
+    rows += (np.arange(len(values)) - np.repeat(first, number)) & 1
+    differences = total[2:] - before.ravel()[rows]
+    begin = first[number > 0]
+    differences[begin] = values[begin]
+    return differences, number

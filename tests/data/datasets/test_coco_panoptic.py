@@ -1,0 +1,263 @@
+"""Data in COCO's panoptic format: targets of hand-made segments, layouts, and invalid files, found at startup."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from pycocotools import mask as rle
+
+from densevit import options
+from densevit.data.datasets.coco_panoptic import PRESETS, CocoPanoptic, Preset
+from densevit.data.loading.batch_sampler import SampleKey
+from densevit.data.loading.dataloader import TransformedDataset
+from densevit.data.transforms.augmentation import Augmentation
+from densevit.data.transforms.recipes import build_recipe
+from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.errors import DataError
+
+# ids of 3 x 4 pixels: two dogs, a crowd of dogs, sky, and void. 70000 = 112 + 17 * 256 + 1 * 65536
+IDS = np.array([[7, 7, 300, 300], [7, 0, 70000, 70000], [9, 9, 70000, 0]])
+SEGMENTS = [
+    {"id": 9, "category_id": 5, "iscrowd": 1, "area": 2, "bbox": [0, 2, 2, 1]},
+    {"id": 7, "category_id": 5, "iscrowd": 0, "area": 3, "bbox": [0, 0, 2, 2]},
+    {"id": 70000, "category_id": 187, "iscrowd": 0, "area": 3, "bbox": [2, 1, 2, 2]},
+    {"id": 300, "category_id": 5, "iscrowd": 0, "area": 2, "bbox": [2, 0, 2, 1]},
+]
+CATEGORIES = [
+    {"id": 187, "name": "sky", "isthing": 0, "color": [70, 130, 180]},
+    {"id": 5, "name": "dog", "isthing": 1, "color": [1, 2, 3]},
+    {"id": 1, "name": "wall", "isthing": 0},
+    {"id": 200, "name": "cat", "isthing": 1},
+]
+Write = Callable[..., Path]
+
+
+def save_segments(path: Path, ids: np.ndarray = IDS) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=2).astype(np.uint8)).save(path)
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """One image, 4 wide and 3 high."""
+    image = {"id": 42, "file_name": "a.jpg", "height": 3, "width": 4}
+    annotation = {"image_id": 42, "file_name": "a.png", "segments_info": SEGMENTS}
+    return {"images": [image], "annotations": [annotation], "categories": CATEGORIES} | changes
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes COCO's official layout and returns its root."""
+
+    def write(content: Any = None, ids: np.ndarray = IDS, size: tuple[int, int] = (4, 3)) -> Path:
+        save_segments(tmp_path / "annotations/panoptic_train2017/a.png", ids)
+        content = document() if content is None else content
+        (tmp_path / "annotations/panoptic_train2017.json").write_text(json.dumps(content))
+        (tmp_path / "train2017").mkdir(exist_ok=True)
+        Image.new("RGB", size, (200, 10, 10)).save(tmp_path / "train2017/a.jpg")
+        return tmp_path
+
+    return write
+
+
+def dataset(root: Path, **given: Any) -> CocoPanoptic:
+    return CocoPanoptic("train", root=str(root), **given)
+
+
+# ---- samples ----
+
+
+def test_panoptic_ids_number_the_segments_of_each_class_in_the_order_of_the_json(write: Write) -> None:
+    found = dataset(write())
+    targets = found[0]["targets"]
+    assert targets["panoptic"].dtype == torch.int32
+    assert targets["panoptic"].tolist() == [[1001, 1001, 1002, 1002], [1001, -1, 2000, 2000], [1000, 1000, 2000, -1]]
+    assert targets["panoptic_crowds"] == [1000]
+    assert targets["image_id"] == 42 and found.sizes().tolist() == [[3, 4]] and found.object_counts().tolist() == [3]
+    assert found.provides == ("panoptic", "panoptic_crowds", "boxes", "labels")
+
+
+def test_things_and_stuff_are_classes_of_panoptic_and_things_of_detection(write: Write) -> None:
+    classes = dataset(write()).classes
+    assert [(c.name, c.file_id, c.thing) for c in classes["panoptic"]] == [
+        ("wall", 1, False), ("dog", 5, True), ("sky", 187, False), ("cat", 200, True),
+    ]  # fmt: skip
+    assert [c.name for c in classes["detection"]] == ["dog", "cat"]
+    assert classes["panoptic"][1].color == (1, 2, 3) and classes["segmentation"] == classes["panoptic"]
+
+
+def test_boxes_masks_and_label_map_follow_from_the_segments(write: Write) -> None:
+    targets = dataset(write(), masks=True, semantic=True)[0]["targets"]
+    assert targets["boxes"].tolist() == [[0, 2, 2, 3], [0, 0, 2, 2], [2, 0, 4, 1]]
+    assert targets["labels"].tolist() == [0, 0, 0] and targets["iscrowd"].tolist() == [True, False, False]
+    assert targets["area"].tolist() == [2, 3, 2]
+    assert np.array_equal(np.asarray(targets["masks"]), np.array([9, 7, 300])[:, None, None] == IDS)
+    assert targets["semantic"].tolist() == [[1, 1, 1, 1], [1, 255, 2, 2], [1, 1, 2, 255]]
+    assert targets["semantic"].dtype == torch.uint8
+
+
+def test_crops_of_the_recipe_crop_keep_ids_and_crowds(write: Write) -> None:
+    sample = dataset(write(ids=IDS.repeat(16, 0).repeat(16, 1), size=(64, 48)))[0]
+    for seed in range(8):
+        targets = Augmentation(build_recipe("crop", 32, scales=(1.0, 1.0)))(sample, np.random.default_rng(seed))[
+            "targets"
+        ]
+        assert targets["panoptic"].shape == (32, 32) and targets["panoptic_crowds"] == [1000]
+        assert len(set(targets["panoptic"].unique().tolist()) - {-1}) > 1  # of several classes
+        assert set(targets["panoptic"].unique().tolist()) <= {-1, 1000, 1001, 1002, 2000}
+
+
+def test_truth_in_validation_stays_run_length_coded(write: Write) -> None:
+    prepared = TransformedDataset(
+        dataset(write(), masks=True), EvaluationTransform(build_recipe("fixed", 8)), train=False
+    )
+    targets = prepared[SampleKey(0, 0)]["targets"]  # type: ignore[call-overload]
+    codes = list(targets["truth"]["masks"])
+    assert np.array_equal(rle.decode(codes).transpose(2, 0, 1), np.array([9, 7, 300])[:, None, None] == IDS)
+    kept = (np.array([7, 300])[:, None, None] == IDS).repeat(2, 1).repeat(2, 2)  # without the crowd
+    assert torch.equal(targets["masks"].to("cpu"), torch.from_numpy(kept))
+    assert targets["panoptic"].shape == (6, 8) and targets["truth"]["panoptic"].shape == (3, 4)
+
+
+def test_grey_files_hold_ids_as_they_are(write: Write) -> None:
+    root = write(ids=np.where(IDS > 255, 7, IDS))
+    few = [one for one in SEGMENTS if one["id"] < 255]
+    (root / "annotations/panoptic_train2017.json").write_text(
+        json.dumps(document(annotations=[document()["annotations"][0] | {"segments_info": few}]))
+    )
+    expected = dataset(root)[0]["targets"]["panoptic"]
+    Image.fromarray(np.where(IDS > 255, 7, IDS).astype(np.uint8)).save(root / "annotations/panoptic_train2017/a.png")
+    assert torch.equal(dataset(root)[0]["targets"]["panoptic"], expected)
+
+
+def test_a_test_set_without_annotations_is_unlabelled(write: Write) -> None:
+    content = document()
+    del content["annotations"]
+    found = dataset(write(content))
+    assert found.provides == () and set(found[0]["targets"]) == {"image_id"}
+    with pytest.raises(DataError, match="no segment"):
+        found.check_labels()
+
+
+# ---- layouts ----
+
+
+def test_cityscapes_images_are_found_by_their_ids(tmp_path: Path) -> None:
+    """As cityscapesScripts' createPanopticImgs.py writes it: no city in the json, ids of instances as segments."""
+    name = "aachen_000000_000019"
+    image = tmp_path / f"leftImg8bit/train/aachen/{name}_leftImg8bit.png"
+    image.parent.mkdir(parents=True)
+    Image.new("RGB", (4, 3)).save(image)
+    ids = np.array([[7, 7, 26001, 26001], [7, 0, 26000, 26000], [26, 26, 26, 0]])
+    save_segments(tmp_path / f"gtFine/cityscapes_panoptic_train/{name}_gtFine_panoptic.png", ids)
+    segments = [
+        {"id": one, "category_id": 7 if one == 7 else 26, "iscrowd": int(one == 26)} for one in (7, 26, 26000, 26001)
+    ]
+    content = {
+        "images": [{"id": name, "file_name": f"{name}_gtFine_leftImg8bit.png", "height": 3, "width": 4}],
+        "annotations": [{"image_id": name, "file_name": f"{name}_gtFine_panoptic.png", "segments_info": segments}],
+        "categories": [{"id": 7, "name": "road", "isthing": 0}, {"id": 26, "name": "car", "isthing": 1}],
+    }
+    (tmp_path / "gtFine/cityscapes_panoptic_train.json").write_text(json.dumps(content))
+    found = dataset(tmp_path, preset="cityscapes")
+    assert found.path(0) == str(image)
+    targets = found[0]["targets"]
+    assert targets["panoptic"].tolist() == [[0, 0, 1002, 1002], [0, -1, 1001, 1001], [1000, 1000, 1000, -1]]
+    assert targets["panoptic_crowds"] == [1000] and targets["image_id"] == name
+    image.rename(image.with_name("other_leftImg8bit.png"))
+    with pytest.raises(DataError, match=f"1 images, of which 1 do not exist .*{name}"):
+        dataset(tmp_path, preset="cityscapes")
+
+
+def test_ade20k_may_list_stuff_that_things_hide(tmp_path: Path, write: Write) -> None:
+    hidden = {"id": 11, "category_id": 1, "iscrowd": 0, "area": 12}
+    annotation = {"image_id": 42, "file_name": "a.png", "segments_info": [hidden, *SEGMENTS]}
+    root = write(document(annotations=[annotation]))
+    with pytest.raises(DataError, match=r"a\.png has 0 pixels of segments .* 11 \(wall, 12 pixels by its `area`\)"):
+        dataset(root)
+    (root / "images").mkdir()
+    (root / "train2017").rename(root / "images/training")
+    (root / "annotations/panoptic_train2017").rename(root / "ade20k_panoptic_train")
+    (root / "annotations/panoptic_train2017.json").rename(root / "ade20k_panoptic_train.json")
+    found = dataset(root, preset="ade20k")
+    assert found.object_counts().tolist() == [3]
+    assert found[0]["targets"]["panoptic"][0].tolist() == [1001, 1001, 1002, 1002]
+
+
+def test_presets_are_yaml_files_of_options() -> None:
+    files = sorted(PRESETS.glob("*.yaml"))
+    assert {file.stem for file in files} == set(Preset.__args__)  # type: ignore[attr-defined]
+    for file in files:
+        options.check(CocoPanoptic, ("split",), "coco_panoptic", yaml.safe_load(file.read_text()), "data")
+
+
+# ---- invalid files ----
+
+
+def with_segments(*segments: dict[str, Any]) -> dict[str, Any]:
+    return document(annotations=[document()["annotations"][0] | {"segments_info": list(segments)}])
+
+
+def test_ids_that_the_json_lacks_are_named_with_their_pixels(write: Write) -> None:
+    ids = IDS.copy()
+    ids[2, 2:] = 70001, 12
+    expected = (
+        r"panoptic_train2017/a\.png has segment ids that .*panoptic_train2017\.json does not list for image 42: "
+        r"12 in 1 pixel, 300 in 2 pixels, 70001 in 1 pixel\."
+    )
+    with pytest.raises(DataError, match=expected) as error:
+        dataset(write(with_segments(*SEGMENTS[:3]), ids))
+    assert "\n" not in str(error.value)
+
+
+def test_segments_without_a_pixel_are_named(write: Write) -> None:
+    lone = {"id": 8, "category_id": 200, "iscrowd": 0, "area": 31}
+    with pytest.raises(
+        DataError, match=r"a\.png has 0 pixels of segments that .* lists for image 42: 8 \(cat, 31 pixels"
+    ):
+        dataset(write(with_segments(*SEGMENTS, lone)))
+
+
+def test_segments_of_another_size_than_the_image_raise(write: Write) -> None:
+    with pytest.raises(DataError, match=r"a\.jpg has 8 x 6 pixels, but its segments .*a\.png have 4 x 3"):
+        dataset(write(size=(8, 6)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            with_segments(SEGMENTS[0] | {"category_id": 6}),
+            "image 42: segment 9 has the category_id 6, which is missing from `categories`. Known: 1, 5, 187, 200",
+        ),
+        (with_segments(SEGMENTS[0] | {"id": 0}), "image 42 has a segment of id 0; expected 1 to 16777215"),
+        (with_segments(SEGMENTS[0], SEGMENTS[0]), "image 42 has the segment 9 twice, which overlap; ids must differ"),
+        (with_segments(SEGMENTS[0] | {"iscrowd": 2}), "iscrowd 2; expected 0 or 1"),
+        (document(categories=[{"id": 5, "name": "dog"}]), "category 5 (dog) has isthing null; expected 1 for things"),
+        (document(annotations=[]), "image a.jpg has no annotations; expected one"),
+        (document(annotations=document()["annotations"] * 2), "image a.jpg has 2 annotations; expected one"),
+        (document(annotations=[{"image_id": 42, "file_name": "a.png"}]), "image 42 has the segments_info null"),
+        (document(annotations=[{"image_id": 41, "file_name": "a.png"}]), "image_id 41, and no image has that id"),
+        (
+            document(annotations=[{"image_id": 42, "file_name": "b.png", "segments_info": []}]),
+            "1 PNGs of segments, of which 1 do not exist",
+        ),
+    ],
+)
+def test_invalid_json_is_named(content: dict[str, Any], message: str, write: Write) -> None:
+    root = write(content)
+    with pytest.raises(DataError, match=re.escape(message)):
+        dataset(root)
+
+
+def test_missing_files_name_the_option(write: Write) -> None:
+    root = write()
+    for option in ("annotations", "segments", "images"):
+        with pytest.raises(DataError, match=rf"There is no .*nowhere\. Name it with data\.{option}"):
+            dataset(root, **{option: "nowhere"})
