@@ -25,6 +25,7 @@ DEFORMABLE = {
     "name": "deformable_detr", "num_queries": 4, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2,
     "ffn_width": 16,
 }  # fmt: skip
+PANOPTIC = {**PLAIN, "name": "detr_panoptic", "num_queries": 16, "threshold": 0.0, "evaluation": None}
 DPT = {"name": "dpt", "width": 8}
 HEADS: dict[str, dict[str, Any]] = {
     "detr": PLAIN,
@@ -41,6 +42,8 @@ HEADS: dict[str, dict[str, Any]] = {
         "dense_loss": 1.0,
     },
     "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2},
+    "detr-panoptic": PANOPTIC,
+    "detr-panoptic-frozen": {**PANOPTIC, "freeze_detector": True},
     "setr-naive": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [1]},
     "setr-pup": {"name": "setr", "decoder": "pup", "width": 16, "auxiliary": []},
     "setr-mla": SURFACES,
@@ -50,9 +53,11 @@ HEADS: dict[str, dict[str, Any]] = {
     "dpt-softplus": {**DPT, "output": "softplus", "l1": 1.0, "berhu": 1.0, "gradient": 0.5},
     "dpt-segmentation": {"name": "dpt_segmentation", "width": 8},
 }  # fmt: skip
-# Of the matching costs, back to the CPU.
-TRANSFERS = {"detr": 1, "detr-all-options": 1, "detr-focal": 1, "deformable-detr": 1, "deformable-detr-two-stage": 2}
-TRANSFERS["deformable-detr-denoising"] = 2  # and of the proposals'
+# Of the matching costs, and of the panoptic ids that are present, back to the CPU.
+TRANSFERS = {
+    "detr": 1, "detr-all-options": 1, "detr-focal": 1, "deformable-detr": 1, "deformable-detr-two-stage": 2,
+    "deformable-detr-denoising": 2, "detr-panoptic": 2, "detr-panoptic-frozen": 2,
+}  # fmt: skip
 
 Setup = tuple[DenseModel, Data, Config]
 
@@ -61,6 +66,9 @@ Setup = tuple[DenseModel, Data, Config]
 def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
     """A model with one head of HEADS, and its data."""
     data = {**BASE["data"], "masks": False}
+    if "panoptic" in request.param:
+        data = {**data, "name": "tests.heads.panoptic_scenes:PanopticScenes"}
+        del data["masks"]
     config = configs.from_mapping({**BASE, "heads": {request.param: HEADS[request.param]}, "data": data})
     built = build_data(config)
     yield build_model(config, built.classes), built, config
@@ -110,7 +118,7 @@ def test_a_training_step_mixes_no_devices_and_synchronises_only_for_matching(set
             torch.manual_seed(1)
             losses = reference.loss(reference(there), there["targets"])
             torch.stack(list(losses.values())).sum().backward()
-            some = any("boxes" in target for target in batch["targets"])
+            some = any("boxes" in target or "panoptic" in target for target in batch["targets"])
             assert dict(accelerator.waits) == ({"to the CPU": TRANSFERS[name]} if name in TRANSFERS and some else {})
         for key, value in expected.items():
             torch.testing.assert_close(host(losses[key]).detach(), value.detach(), rtol=1e-4, atol=1e-4)
@@ -145,6 +153,10 @@ def test_accelerator_predictions_are_evaluated_with_cpu_ground_truth(setup: Setu
         for name, evaluator in found_by.items():
             evaluator.update(found[name], truths)
             assert evaluator.compute() == pytest.approx(evaluators[name].compute(), abs=1e-4, nan_ok=True)
+    for name in found.keys() - evaluators.keys():
+        for own, other in zip(found[name], expected[name], strict=True):
+            for key, value in other.items():
+                torch.testing.assert_close(host(own[key]), value, rtol=1e-4, atol=1e-3)
 
 
 def test_a_forward_pass_under_fake_tensors_stays_on_its_device(setup: Setup) -> None:

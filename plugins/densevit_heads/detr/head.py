@@ -1,7 +1,7 @@
 """The DETR head: encoder, queries, decoder, criterion and post-processing."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class Detr(Head):
     """
 
     task = "detection"
-    needs = ("boxes", "labels")
+    needs: ClassVar[tuple[str, ...]] = ("boxes", "labels")
 
     def __init__(
         self,
@@ -152,19 +152,22 @@ class Detr(Head):
 
         With `two_stage`, the proposals are the first layer. Training adds `dense` and `denoising` for the loss.
         """
-        memory = self._encode(features, padding_mask)
+        return self._detect(self._encode(self.project(features), padding_mask), targets)[0]
+
+    def _detect(self, memory: Memory, targets: list[Targets] | None) -> tuple[Outputs, Tensor]:
+        """The outputs of `forward`, and the states of the queries after the last layer, (B, Q, C)."""
         outputs: Outputs = {}
         if self.training and self.dense is not None:
             cells = self.dense(memory.tokens, memory.centres)
             outputs["dense"] = (*cells, memory.centres, memory.padding)  # each (B, S, ...)
         if isinstance(self.decoder, BoxDecoder):
-            logits, boxes = self._decode_boxes(memory, targets if self.training else None, outputs)
+            states, logits, boxes = self._decode_boxes(memory, targets if self.training else None, outputs)
         else:
-            logits, boxes = self._decode(memory)
-        return {**outputs, "logits": logits[-1], "boxes": boxes[-1], "layers": (logits, boxes)}
+            states, logits, boxes = self._decode(memory)
+        return {**outputs, "logits": logits[-1], "boxes": boxes[-1], "layers": (logits, boxes)}, states
 
-    def _encode(self, features: list[Tensor], padding_mask: Tensor) -> Memory:
-        x = self.project(features)
+    def _encode(self, x: Tensor, padding_mask: Tensor) -> Memory:
+        """x: (B, C, H, W), the projected features."""
         size = (x.shape[-2], x.shape[-1])
         padding = mask_on_grid(padding_mask, size)
         encoding = sine_map(padding, x.shape[1]) if self.positions is None else self.positions(padding)
@@ -178,14 +181,19 @@ class Detr(Head):
         centres, cell = cell_centres(padding_mask, size, self.project.stride)
         return Memory(x, x + positions, padding, attention_bias, centres, cell, size)
 
-    def _decode(self, memory: Memory) -> tuple[Tensor, Tensor]:
-        """DETR's decoder. Returns logits (L, B, Q, K+1) and boxes (L, B, Q, 4)."""
+    def _decode(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+        """DETR's decoder. Returns the last states (B, Q, C), logits (L, B, Q, K+1) and boxes (L, B, Q, 4)."""
         queries = learned_queries(self.query_embedding, len(memory.tokens))
         x = self.decoder(queries, memory, self.decoder_norm)
-        return self.label_head(x), self.box_head.in_full_precision(x).sigmoid()
+        return x[-1], self.label_head(x), self.box_head.in_full_precision(x).sigmoid()
 
-    def _decode_boxes(self, memory: Memory, targets: list[Targets] | None, outputs: Outputs) -> tuple[Tensor, Tensor]:
-        """Decoder with box queries. Returns logits (L, B, Q, K) and boxes (L, B, Q, 4), proposals first."""
+    def _decode_boxes(
+        self, memory: Memory, targets: list[Targets] | None, outputs: Outputs
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decoder with box queries. Returns the last states (B, Q, C), logits (L, B, Q, K) and boxes (L, B, Q, 4).
+
+        Denoising queries are left out of all three. The proposals are the first layer.
+        """
         proposed = None
         if self.anchors is not None:
             queries = anchor_queries(self.query_embedding, self.anchors, len(memory.tokens))
@@ -206,7 +214,7 @@ class Detr(Head):
         if proposed is not None:
             logits = torch.cat([proposed[0][None].to(logits.dtype), logits])
             boxes = torch.cat([proposed[1][None], boxes])
-        return logits, boxes
+        return states[-1][:, -boxes.shape[2] :], logits, boxes
 
     def check(self, dataset: Dataset) -> None:
         """Warns if training images have more objects than queries."""

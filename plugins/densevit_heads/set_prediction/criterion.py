@@ -58,7 +58,7 @@ class SetCriterion:
         outputs: `layers`, logits (L, B, Q, K+1), or K unless `classification` is "softmax", and boxes (L, B, Q, 4)
         cxcywh; optionally `proposals`, logits (B, S, K) and boxes (B, S, 4), whose first class is any object; and in
         training `objects`, if already collected, `denoising` of `DenoisingQueries.split` and `dense`, the arguments of
-        `dense_detection`.
+        `dense_detection`. `matches`: those of `match`, if already found.
         """
         logits, boxes = outputs["layers"]
         objects = outputs.get("objects")
@@ -69,7 +69,10 @@ class SetCriterion:
         logits, boxes = labelled.select((logits, boxes), dim=1)
         if not self.auxiliary:
             logits, boxes = logits[-1:], boxes[-1:]
-        terms = self.losses_per_layer(logits, boxes, objects)
+        matches: Matches | None = outputs.get("matches")
+        if matches is not None:  # of all images of the batch
+            matches = matches._replace(image=objects.image[matches.target])
+        terms = self.losses_per_layer(logits, boxes, objects, matches)
         losses = {name: term[-1] for name, term in terms.items()}
         if self.auxiliary:
             losses["auxiliary"] = torch.stack([term[:-1].sum() for term in terms.values()]).sum()
@@ -85,9 +88,27 @@ class SetCriterion:
             losses["dense"] = zero if cells is None else self.dense_loss(labelled.select(cells), objects)
         return losses
 
-    def losses_per_layer(self, logits: Tensor, boxes: Tensor, objects: Objects) -> Losses:
-        """`label`, `l1` and `giou` of each layer, (L,) each. logits: (L, B, Q, K). boxes: (L, B, Q, 4)."""
-        matches = hungarian(logits, boxes, objects, self.costs, softmax=self.classification == "softmax")
+    def match(self, outputs: Outputs, objects: Objects) -> Matches:
+        """Bipartite matching of the layers that have a loss: all, or the last if not `auxiliary`.
+
+        outputs: `layers`, as in `losses`. objects: of all images of the batch.
+        """
+        logits, boxes = outputs["layers"]
+        if not self.auxiliary:
+            logits, boxes = logits[-1:], boxes[-1:]
+        return self._match(logits, boxes, objects)
+
+    def _match(self, logits: Tensor, boxes: Tensor, objects: Objects) -> Matches:
+        return hungarian(logits, boxes, objects, self.costs, softmax=self.classification == "softmax")
+
+    def losses_per_layer(
+        self, logits: Tensor, boxes: Tensor, objects: Objects, matches: Matches | None = None
+    ) -> Losses:
+        """`label`, `l1` and `giou` of each layer, (L,) each. logits: (L, B, Q, K). boxes: (L, B, Q, 4).
+
+        matches: if already found.
+        """
+        matches = self._match(logits, boxes, objects) if matches is None else matches
         return self._weighted(set_losses(logits, boxes, objects, matches, self.classification, self.no_object_weight))
 
     def proposal_loss(self, logits: Tensor, boxes: Tensor, objects: Objects) -> Tensor:

@@ -1,0 +1,194 @@
+"""DETR's panoptic head: the detector, a mask for each query, their losses and their merging."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from densevit.interfaces import Class, Losses, Outputs, Predictions, Targets
+from densevit.losses.distributed import to_device
+from densevit.losses.matching import Matches, Objects
+from densevit.losses.set_prediction import Classification
+from densevit_heads.detr import Detr
+from densevit_heads.detr_panoptic.losses import mask_losses
+from densevit_heads.detr_panoptic.mask_head import AttentionMaps, MaskHead
+from densevit_heads.detr_panoptic.merging import instances, panoptic_map
+from densevit_heads.detr_panoptic.segments import Segments
+from densevit_heads.set_prediction.limits import check_weights
+
+
+class DetrPanoptic(Detr):
+    """Panoptic segmentation by DETR with a mask head (Carion et al. 2020, section 4.4).
+
+    The detector learns boxes of things and stuff; its parameters are named as those of `detr`. With a ResNet-50 and
+    the defaults, the model has 42.9 M parameters, the backbone's included.
+
+    Options from `num_queries` to `dense_loss`: those of `detr`. width: also a multiple of 16.
+    mask_weight, dice_weight: of the focal loss and the dice loss of masks.
+    freeze_detector: trains the mask head only, with the losses `mask` and `dice`; no gradient reaches the backbone.
+    threshold: least score of a segment in the panoptic map.
+    """
+
+    task = "panoptic"
+    needs: ClassVar[tuple[str, ...]] = ("panoptic",)
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        num_queries: int = 100,
+        width: int = 256,
+        num_heads: int = 8,
+        encoder_layers: int = 6,
+        decoder_layers: int = 6,
+        feedforward: int = 2048,
+        dropout: float = 0.1,
+        positions: Literal["sine", "learned"] = "sine",
+        pre_norm: bool = False,
+        no_object_weight: float = 0.1,
+        label_cost: float = 1.0,
+        l1_cost: float = 5.0,
+        giou_cost: float = 2.0,
+        label_weight: float = 1.0,
+        l1_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        auxiliary_losses: bool = True,
+        memory_stride: int | None = None,
+        fusion_blocks: int = 0,
+        classification: Classification = "softmax",
+        anchors: bool = False,
+        position_bias: bool = False,
+        two_stage: bool = False,
+        denoising: int = 0,
+        dense_loss: float = 0.0,
+        mask_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        freeze_detector: bool = False,
+        threshold: float = 0.85,
+    ) -> None:
+        if not classes:
+            raise ValueError("The panoptic data has no classes; at least one is needed.")
+        if width % 16 or width < 16:
+            raise ValueError(f"width is {width}; it must be a multiple of 16, which the mask head divides it by.")
+        check_weights({"mask_weight": mask_weight, "dice_weight": dice_weight})
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold:g}; a score is between 0 and 1.")
+        super().__init__(
+            channels,
+            strides,
+            classes,
+            num_queries=num_queries,
+            width=width,
+            num_heads=num_heads,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
+            feedforward=feedforward,
+            dropout=dropout,
+            positions=positions,
+            pre_norm=pre_norm,
+            no_object_weight=no_object_weight,
+            label_cost=label_cost,
+            l1_cost=l1_cost,
+            giou_cost=giou_cost,
+            label_weight=label_weight,
+            l1_weight=l1_weight,
+            giou_weight=giou_weight,
+            auxiliary_losses=auxiliary_losses,
+            memory_stride=memory_stride,
+            fusion_blocks=fusion_blocks,
+            classification=classification,
+            anchors=anchors,
+            position_bias=position_bias,
+            two_stage=two_stage,
+            denoising=denoising,
+            dense_loss=dense_loss,
+        )
+        self.mask_weight, self.dice_weight, self.threshold = mask_weight, dice_weight, threshold
+        self.freeze_detector = freeze_detector
+        if freeze_detector:
+            self.requires_grad_(False)
+        self.attention_maps = AttentionMaps(width, num_heads)
+        self.mask_head = MaskHead(channels, strides, width, self.project.stride, num_heads)
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
+        """The outputs of `Detr.forward`, and `masks`, logits (B, Q, h, w) over the padded batch of `padded_size`.
+
+        In training with targets, masks of matched queries only, `matched_masks` (P, h, w), with the `segments` that
+        were matched and `matches` of all layers: other masks have no loss.
+        """
+        size = (padding_mask.shape[1], padding_mask.shape[2])
+        segments = None
+        if self.training and targets is not None:
+            segments = Segments.of(targets, len(self.classes), size, padding_mask.device)
+        if self.freeze_detector:
+            features = [x.detach() for x in features]
+        with torch.no_grad() if self.freeze_detector else nullcontext():
+            projected = self.project(features)
+            memory = self._encode(projected, padding_mask)
+            outputs, states = self._detect(memory, None if segments is None else segments.targets)
+        attention = self.attention_maps(states, memory)  # (B, Q, heads, H, W)
+        outputs["padded_size"] = size
+        B, Q = attention.shape[:2]
+        if segments is None:
+            image = torch.arange(B, device=attention.device).repeat_interleave(Q, output_size=B * Q)
+            masks = self.mask_head(projected, attention.flatten(0, 1), image, features, size)
+            return {**outputs, "masks": masks.unflatten(0, (B, Q))}
+        objects = Objects.of(segments.targets, attention.device)
+        matches = self.criterion.match(outputs, objects)
+        last = _of_last_layer(matches, objects, Q)
+        masks = self.mask_head(projected, attention[last.image, last.query], last.image, features, size)
+        return {**outputs, "objects": objects, "segments": segments, "matches": matches, "matched_masks": masks}
+
+    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+        """`mask` and `dice` of the last layer, and unless `freeze_detector` the losses of `Detr.loss`."""
+        device = outputs["logits"].device
+        segments = outputs.get("segments")
+        if segments is None:
+            segments = Segments.of(targets, len(self.classes), outputs["padded_size"], device)
+            objects = Objects.of(segments.targets, device)
+            outputs = {**outputs, "matches": self.criterion.match(outputs, objects), "objects": objects}
+        objects = outputs["objects"]
+        last = _of_last_layer(outputs["matches"], objects, outputs["logits"].shape[1])
+        logits = outputs.get("matched_masks")
+        if logits is None:
+            logits = outputs["masks"][last.image, last.query]
+        mask, dice = mask_losses(logits, segments.masks(last.image, last.target), sum(objects.counts))
+        losses = {} if self.freeze_detector else self.criterion.losses(outputs, segments.targets)
+        return {**losses, "mask": self.mask_weight * mask, "dice": self.dice_weight * dice}
+
+    @torch.no_grad()
+    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
+        """`panoptic` (H, W) int32 of each image, and `masks`, `boxes`, `labels` and `scores` of the things.
+
+        Each query has its most probable class. The map has the segments whose score is above `threshold`; instances are
+        not filtered, and their masks may overlap.
+        """
+        logits = outputs["logits"].float()
+        probability = logits.softmax(-1) if self.criterion.classification == "softmax" else logits.sigmoid()
+        scores, labels = probability[..., : len(self.classes)].max(-1)  # (B, Q)
+        kept = (scores > self.threshold) & (probability.argmax(-1) == labels)  # not "no object"
+        things = to_device(torch.tensor([one.thing for one in self.classes]), logits.device)
+        padded, found = outputs["padded_size"], []
+        for i, target in enumerate(targets):
+            size, original = tuple(target["size"]), tuple(target["original_size"])
+            masks, boxes = outputs["masks"][i].float(), outputs["boxes"][i].float()
+            merged = panoptic_map(masks[kept[i]], labels[i][kept[i]], things, padded, size, original)
+            objects = instances(scores[i], labels[i], boxes, masks, things, padded, size, original)
+            found.append({"panoptic": merged, **objects})
+        return found
+
+
+def _of_last_layer(matches: Matches, objects: Objects, num_queries: int) -> Matches:
+    """Matches of the last layer only; `hungarian` lists them by image, then by layer. Without a transfer."""
+    counts = torch.tensor([min(count, num_queries) for count in objects.counts])
+    total = int(counts.sum())
+    if not total:
+        return matches
+    layers = len(matches.layer) // total
+    ends = (layers * counts).cumsum(0)
+    starts = torch.repeat_interleave(ends - counts.cumsum(0), counts)
+    last = to_device(starts + torch.arange(total), matches.layer.device)
+    return Matches(*(x[last] for x in matches))

@@ -1,0 +1,84 @@
+"""Segments of panoptic label maps, as the objects that DETR learns: boxes, labels and masks."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from densevit.interfaces import Targets
+from densevit.losses.distributed import to_device
+
+LABEL_DIVISOR = 1000  # panoptic id = class index * LABEL_DIVISOR + number of the instance
+VOID = -1  # panoptic id of pixels without a segment
+
+
+class Segments(NamedTuple):
+    """The T segments of all images of a batch, things and stuff, ordered by image and panoptic id.
+
+    targets: of each image, with `boxes` (N, 4) xyxy around the visible pixels and `labels` (N,) of its segments, if it
+    is labelled. owner: (B, H, W) int32, the segment of each pixel, -1 where there is none.
+    """
+
+    targets: list[Targets]
+    owner: Tensor
+
+    @classmethod
+    def of(cls, targets: list[Targets], num_classes: int, size: tuple[int, int], device: torch.device) -> "Segments":
+        """size: (H, W) of the padded batch.
+
+        Crowds (`panoptic_crowds`) are no objects; their pixels belong to no segment, as void. One transfer to the CPU,
+        of which ids are present, if any image is labelled.
+        """
+        bare: list[Targets] = [
+            {key: t[key] for key in ("image_id", "size", "original_size") if key in t} for t in targets
+        ]
+        if not any("panoptic" in target for target in targets):
+            return cls(bare, torch.full((len(targets), *size), -1, dtype=torch.int32, device=device))
+        ids = _padded(targets, size, device)  # (B, H, W)
+        B, ids_per_image = len(targets), num_classes * LABEL_DIVISOR
+        first = torch.arange(B, device=device)[:, None, None] * ids_per_image
+        key = torch.where(ids >= 0, ids + first, B * ids_per_image)
+        present = torch.zeros(B * ids_per_image + 1, dtype=torch.bool, device=device)
+        on_cpu = present.index_fill_(0, key.flatten(), True).cpu()[:-1].view(B, ids_per_image)
+        for row, target in zip(on_cpu, targets, strict=True):
+            for crowd in target.get("panoptic_crowds", ()):
+                row[int(crowd)] = False
+        found = on_cpu.nonzero()  # (T, 2)
+        lookup = torch.full((B * ids_per_image + 1,), -1, dtype=torch.int32)
+        lookup[found[:, 0] * ids_per_image + found[:, 1]] = torch.arange(len(found), dtype=torch.int32)
+        owner = to_device(lookup, device)[key]
+        labels = to_device(found[:, 1] // LABEL_DIVISOR, device)
+        counts = on_cpu.sum(1).tolist()
+        each = zip(bare, targets, _boxes(owner, len(found)).split(counts), labels.split(counts), strict=True)
+        own: list[Targets] = [{**b, "boxes": boxes, "labels": y} if "panoptic" in t else b for b, t, boxes, y in each]
+        return cls(own, owner)
+
+    def masks(self, image: Tensor, segment: Tensor) -> Tensor:
+        """The masks of P segments, (P, H, W) bool. image, segment: (P,)."""
+        return self.owner.index_select(0, image) == segment[:, None, None]
+
+
+def _padded(targets: list[Targets], size: tuple[int, int], device: torch.device) -> Tensor:
+    """The panoptic maps as (B, H, W) int64; VOID at padding and in images without one."""
+    maps = torch.full((len(targets), *size), VOID, dtype=torch.int64, device=device)
+    for own, target in zip(maps, targets, strict=True):
+        if "panoptic" in target:
+            h, w = target["panoptic"].shape
+            own[:h, :w] = to_device(target["panoptic"], device)
+    return maps
+
+
+def _boxes(owner: Tensor, count: int) -> Tensor:
+    """Boxes (T, 4) xyxy in pixels around the pixels of each segment; no transfer. owner: (B, H, W)."""
+    segment = torch.where(owner < 0, count, owner).long()
+    sides = []
+    for axis in (2, 1):  # x, y
+        length = owner.shape[axis]
+        place = torch.arange(length, device=owner.device)
+        position = place if axis == 2 else place[:, None]
+        occupied = torch.zeros((count + 1) * length, dtype=torch.bool, device=owner.device)
+        occupied.index_fill_(0, (segment * length + position).flatten(), True)
+        occupied = occupied.view(count + 1, length)[:count]
+        sides.append((torch.where(occupied, place, length).amin(1), torch.where(occupied, place + 1, 0).amax(1)))
+    (left, right), (top, bottom) = sides
+    return torch.stack([left, top, right, bottom], dim=1).float()

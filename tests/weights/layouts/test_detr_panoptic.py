@@ -1,0 +1,253 @@
+"""Panoptic DETR's checkpoints: the release's, with its mask head written out, and transformers' files and models."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+from transformers import DetrConfig, DetrForSegmentation, ResNetConfig
+
+from densevit.errors import WeightsError
+from densevit.weights.foreign_export import export
+from densevit.weights.key_mapping import translate, translate_back
+from densevit.weights.label_sets import coco_panoptic_classes
+from densevit.weights.layouts import find, recognise
+from densevit.weights.model_file import save
+from densevit_heads.detr_panoptic.checkpoints import DETR_PANOPTIC
+from tests.weights.layouts.test_detr import OfficialDetr, pixels_of, randomise
+
+SIZES = [(96, 130), (70, 111), (125, 64)]
+KEPT = [*(one.file_id for one in coco_panoptic_classes()), 250]
+UNUSED = [i for i in range(250) if i not in KEPT]
+WIDTH, HEADS = 128, 8
+OWN_RESNET = ResNetConfig(
+    embedding_size=64,
+    hidden_sizes=[64, 128, 256, 512],
+    depths=[2, 2, 2, 2],
+    layer_type="basic",
+    out_features=["stage1", "stage2", "stage3", "stage4"],
+)
+
+
+class OfficialMasks(nn.Module):
+    """The mask head of the release, one query after the other."""
+
+    def __init__(self, features, width):
+        super().__init__()
+        sizes = [width + HEADS, width + HEADS, width // 2, width // 4, width // 8, width // 16]
+        for i, (a, b) in enumerate(pairwise(sizes), 1):
+            setattr(self, f"lay{i}", nn.Conv2d(a, b, 3, padding=1))
+            setattr(self, f"gn{i}", nn.GroupNorm(8, b))
+        for i, (a, b) in enumerate(zip(features, sizes[2:5], strict=True), 1):
+            setattr(self, f"adapter{i}", nn.Conv2d(a, b, 1))
+        self.out_lay = nn.Conv2d(sizes[-1], 1, 3, padding=1)
+
+    def forward(self, projected, attention, features):
+        x = torch.cat([projected, attention], 1)
+        for i in range(1, 6):
+            if i > 2:
+                finer = getattr(self, f"adapter{i - 2}")(features[5 - i])
+                x = finer + F.interpolate(x, size=finer.shape[-2:])
+            x = F.relu(getattr(self, f"gn{i}")(getattr(self, f"lay{i}")(x)))
+        return self.out_lay(x)[:, 0]
+
+
+class OfficialPanoptic(nn.Module):
+    def __init__(self, body, width, hidden, queries, rows, layers, channels):
+        super().__init__()
+        self.detr = OfficialDetr(body, width, hidden, queries, rows, layers)
+        self.bbox_attention = nn.Module()
+        self.bbox_attention.q_linear, self.bbox_attention.k_linear = nn.Linear(width, width), nn.Linear(width, width)
+        self.mask_head = OfficialMasks(channels, width)
+
+    def forward(self, pixels, padding):
+        """Logits, boxes and masks."""
+        found, hooks = {}, []
+        parts = {f"layer{i}": getattr(self.detr.backbone[0].body, f"layer{i}") for i in (1, 2, 3)}
+        parts |= {"projected": self.detr.input_proj, "memory": self.detr.transformer.encoder.layers[-1]}
+        for name, part in {**parts, "queries": self.detr.transformer.decoder.norm}.items():
+            hooks.append(part.register_forward_hook(lambda m, given, out, name=name: found.update({name: out})))
+        logits, boxes = self.detr(pixels, padding)
+        for hook in hooks:
+            hook.remove()
+        size = found["projected"].shape[-2:]
+        q = self.bbox_attention.q_linear(found["queries"]).unflatten(-1, (HEADS, -1))
+        k = self.bbox_attention.k_linear(found["memory"]).unflatten(-1, (HEADS, -1))
+        scores = torch.einsum("bqnc,bsnc->bqns", q, k) / q.shape[-1] ** 0.5
+        outside = F.interpolate(padding[None].float(), size=size).bool()[0].flatten(1)
+        scores = scores.masked_fill(outside[:, None, None], -torch.inf)
+        attention = scores.flatten(2).softmax(-1).view(*scores.shape[:3], *size)
+        features = [found[f"layer{i}"] for i in (1, 2, 3)]
+        masks = [self.mask_head(found["projected"], attention[:, i], features) for i in range(attention.shape[1])]
+        return logits, boxes, torch.stack(masks, 1)
+
+
+def sharpened(model, batch, projection):
+    """Random weights with which queries, their attention maps and their masks differ."""
+    projected = []
+    hook = projection.register_forward_hook(lambda module, inputs, output: projected.append(output))
+    model(pixels_of(batch), batch["padding_mask"])
+    hook.remove()
+    mean, std = projected[0].mean((0, 2, 3)), projected[0].std((0, 2, 3))
+    projection.weight.div_(std[:, None, None, None])
+    projection.bias.sub_(mean).div_(std)
+    return model
+
+
+@torch.no_grad()
+def official(batch, rows=251):
+    torch.manual_seed(3)
+    model = randomise(OfficialPanoptic("resnet18", WIDTH, 48, 7, rows, 2, (256, 128, 64)))
+    model.mask_head.lay1.weight[:, WIDTH:] *= 1500  # attention maps sum to 1
+    return sharpened(model, batch, model.detr.input_proj)
+
+
+def same(outputs, logits, boxes, masks, rows=slice(None)):
+    assert logits.std(1).mean() > 0.1 and boxes.std(1).mean() > 0.01 and masks.std(1).mean() > 0.01
+    torch.testing.assert_close(outputs["logits"], logits[..., rows], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs["boxes"], boxes, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs["masks"], masks, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_outputs_match_the_official_model_and_its_tensors_return(whole, padded_batch):
+    batch = padded_batch(SIZES)
+    theirs = official(batch)
+    before = theirs.state_dict()
+    assert recognise(before) is DETR_PANOPTIC
+    ours = whole(before, DETR_PANOPTIC, thirds="in_proj_")
+    same(ours(batch)["panoptic"], *theirs(pixels_of(batch), batch["padding_mask"]), KEPT)
+    assert ours.classes["panoptic"] == coco_panoptic_classes()
+
+    back, unknown = translate_back(translate(before, DETR_PANOPTIC).tensors, DETR_PANOPTIC)
+    assert unknown == [] and set(back) == set(before)
+    for name, tensor in before.items():
+        rows = KEPT if name.startswith("detr.class_embed") else slice(None)
+        assert torch.equal(back[name][rows], tensor[rows]), name
+    theirs.load_state_dict(back)
+    assert theirs(pixels_of(batch), batch["padding_mask"])[0].softmax(-1)[..., UNUSED].max() == 0
+
+
+def test_each_tensor_of_an_r50_is_used_once_and_the_parameters_are_the_paper_s(whole, released):
+    with torch.device("meta"):
+        theirs = OfficialPanoptic("resnet50", 256, 2048, 100, 251, 6, (1024, 512, 256))
+        listed = {f"detr.{name}": tensor for name, tensor in released("detr_r50").items()}
+    state = theirs.state_dict()
+    assert {key for key in state if key.startswith("detr.")} == set(listed)
+    model = whole(state, DETR_PANOPTIC, thirds="in_proj_")
+    count = sum(tensor.numel() for tensor in state.values())
+    assert sum(tensor.numel() for tensor in model.state_dict().values()) == count - len(UNUSED) * 257
+    parameters = sum(p.numel() for p in theirs.parameters())
+    assert round(parameters / 1e6, 1) == 42.9
+    assert model.sections.backbone.options["depth"] == 50
+
+
+# ---- transformers ----
+
+
+@pytest.fixture(scope="module", params=["timm", "own"])
+def coco(request, padded_batch):
+    """A small panoptic DETR with COCO's 250 ids, its backbone from timm or from transformers itself."""
+    names = dict.fromkeys(range(250))
+    names = {i: f"LABEL_{i}" for i in names} | {one.file_id: one.name for one in coco_panoptic_classes()}
+    small = {"num_queries": 7, "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48}
+    small |= {"decoder_ffn_dim": 48, "id2label": names, "label2id": {}}
+    if request.param == "timm":
+        return "transformers-detr-panoptic", make(
+            DetrConfig(backbone="resnet18", use_timm_backbone=True, **small), padded_batch(SIZES)
+        )
+    config = DetrConfig(backbone_config=OWN_RESNET, use_timm_backbone=False, **small)
+    return "transformers-detr-panoptic-resnet", make(config, padded_batch(SIZES))
+
+
+@torch.no_grad()
+def make(config, batch):
+    torch.manual_seed(5)
+    theirs = DetrForSegmentation(config).eval()
+    for name, tensor in theirs.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+        elif name.endswith("num_batches_tracked"):
+            continue
+        elif "query_position" in name:
+            tensor.normal_(0, 4)
+        elif tensor.ndim == 1:
+            tensor.normal_(1.0 if name.endswith("weight") else 0.0, 0.3)
+        else:
+            sharper = "q_proj" in name or "k_proj" in name or "v_proj" in name or "bbox_predictor.layers.2" in name
+            tensor.normal_(0, (1.5 if sharper else 1.0) * tensor[0].numel() ** -0.5)
+    theirs.mask_head.conv1.conv.weight[:, WIDTH:] *= 1500  # attention maps sum to 1
+
+    def run(pixels, padding):
+        return theirs(pixels, pixel_mask=(~padding).long())
+
+    projection = theirs.detr.model.input_projection
+    projected = []
+    hook = projection.register_forward_hook(lambda module, inputs, output: projected.append(output))
+    run(pixels_of(batch), batch["padding_mask"])
+    hook.remove()
+    mean, std = projected[0].mean((0, 2, 3)), projected[0].std((0, 2, 3))
+    projection.weight.div_(std[:, None, None, None])
+    projection.bias.sub_(mean).div_(std)
+    return theirs
+
+
+def outputs_of(theirs, batch):
+    output = theirs(pixels_of(batch), pixel_mask=(~batch["padding_mask"]).long())
+    return output.logits, output.pred_boxes, output.pred_masks
+
+
+@pytest.mark.parametrize("where", ["file", "memory"])
+@torch.no_grad()
+def test_outputs_match_transformers(coco, where, tmp_path, whole, padded_batch):
+    name, theirs = coco
+    if where == "file":
+        theirs.save_pretrained(tmp_path)
+        state = load_file(tmp_path / "model.safetensors")
+        assert "mask_head.lay1.weight" in state  # names of version 4, as on the Hub
+    else:
+        state, name = theirs.state_dict(), f"{name}-v5"
+    assert recognise(state) is find(name)
+    ours = whole(state, find(name), metadata={"classes": [theirs.config.id2label[i] for i in range(250)]})
+    batch = padded_batch(SIZES)
+    same(ours(batch)["panoptic"], *outputs_of(theirs, batch), KEPT)
+
+
+@torch.no_grad()
+def test_exported_tensors_load_in_transformers(coco, tmp_path, whole, padded_batch):
+    name, theirs = coco
+    theirs.save_pretrained(tmp_path)
+    before = load_file(tmp_path / "model.safetensors")
+    back, unknown = translate_back(translate(before, find(name)).tensors, find(name))
+    assert unknown == [] and set(back) == set(before)
+    save_file(back, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    again = DetrForSegmentation.from_pretrained(tmp_path).eval()
+    batch = padded_batch(SIZES)
+    same(whole(back, find(name))(batch)["panoptic"], *outputs_of(again, batch), KEPT)
+
+
+@torch.no_grad()
+def test_a_model_exports_with_its_config_to_transformers(tmp_path, whole, padded_batch):
+    batch = padded_batch(SIZES)
+    state = official(batch).state_dict()
+    ours = whole(state, DETR_PANOPTIC, thirds="in_proj_")
+    save(ours, tmp_path / "model.safetensors")
+    export(tmp_path / "model.safetensors", "hf").write(tmp_path / "hf")
+    theirs = DetrForSegmentation.from_pretrained(tmp_path / "hf").eval()
+    assert theirs.config.id2label[187] == "sky-other-merged"
+    same(ours(batch)["panoptic"], *outputs_of(theirs, batch), KEPT)
+
+
+def test_250_classes_other_than_coco_s_raise():
+    classes = find("transformers-detr-panoptic").classes
+    state = {"detr.class_labels_classifier.bias": torch.zeros(251)}
+    assert len(classes(state, {})["panoptic"]) == 133
+    names = [f"LABEL_{i}" for i in range(250)]
+    assert len(classes(state, {"classes": names})["panoptic"]) == 133
+    names[187] = "heaven"
+    with pytest.raises(WeightsError, match="Class 187 of 250 is called 'heaven', in COCO panoptic 'sky-other-merged'"):
+        classes(state, {"classes": names})
+    other = classes({"detr.class_labels_classifier.bias": torch.zeros(4)}, {"classes": ["cat", "sky", "road"]})
+    assert [(one.name, one.file_id) for one in other["panoptic"]] == [("cat", 0), ("sky", 1), ("road", 2)]
