@@ -15,7 +15,7 @@ from densevit.errors import ConfigError, did_you_mean
 from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class
-from densevit.model import DenseModel, build, build_from_sections, tasks_of
+from densevit.model import DenseModel, build, build_from_sections, kinds_of, tasks_of
 from densevit.weights.foreign_checkpoint import read_translated
 from densevit.weights.pretrained import load_pretrained
 
@@ -51,8 +51,7 @@ def create_model(
         sections = config.model_sections
         if classes is None:
             train = build_data(config).train
-            kinds = {name: registry.load("heads", section.name) for name, section in sections.heads.items()}
-            classes = {name: kind.classes_from(train) for name, kind in kinds.items()}
+            classes = {name: kind.classes_from(train) for name, kind in kinds_of(sections).items()}
     else:
         sections = configs.model_sections(
             {"backbone": _section(backbone), "heads": {name: _section(head) for name, head in heads.items()}},

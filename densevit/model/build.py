@@ -64,14 +64,21 @@ def build_model(config: Config, classes: Mapping[str, Sequence[Class]] | Dataset
     """
     sections = config.model_sections
     if isinstance(classes, Dataset):
-        kinds = {name: registry.load("heads", section.name) for name, section in sections.heads.items()}
-        return build_from_sections(sections, {name: kind.classes_from(classes) for name, kind in kinds.items()})
+        return build_from_sections(sections, {name: k.classes_from(classes) for name, k in kinds_of(sections).items()})
     return build_from_sections(sections, {name: classes.get(task, ()) for name, task in tasks_of(sections).items()})
 
 
 def tasks_of(sections: ModelSections) -> dict[str, str]:
     """The task of each head."""
-    return {name: str(registry.load("heads", section.name).task) for name, section in sections.heads.items()}
+    return {name: str(kind.task) for name, kind in kinds_of(sections).items()}
+
+
+def kinds_of(sections: ModelSections) -> dict[str, type[Head]]:
+    """The class of each head, which determines its task and classes."""
+    return {
+        name: registry.load("heads", section.name).with_options(section.options)
+        for name, section in sections.heads.items()
+    }
 
 
 def build_from_sections(sections: ModelSections, classes: Mapping[str, Sequence[Class]]) -> DenseModel:

@@ -26,6 +26,10 @@ DEFORMABLE = {
     "ffn_width": 16,
 }  # fmt: skip
 PANOPTIC = {**PLAIN, "name": "detr_panoptic", "num_queries": 16, "threshold": 0.0, "evaluation": None}
+MASK2FORMER = {
+    "name": "mask2former", "num_queries": 8, "width": 32, "num_heads": 2, "encoder_layers": 1, "encoder_ffn_width": 16,
+    "decoder_layers": 2, "ffn_width": 16, "num_points": 64,
+}  # fmt: skip
 DPT = {"name": "dpt", "width": 8}
 HEADS: dict[str, dict[str, Any]] = {
     "detr": PLAIN,
@@ -44,6 +48,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2},
     "detr-panoptic": PANOPTIC,
     "detr-panoptic-frozen": {**PANOPTIC, "freeze_detector": True},
+    "mask2former-instance": {**MASK2FORMER, "task": "instance"},
+    "mask2former-semantic": {**MASK2FORMER, "task": "semantic"},
     "setr-naive": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [1]},
     "setr-pup": {"name": "setr", "decoder": "pup", "width": 16, "auxiliary": []},
     "setr-mla": SURFACES,
@@ -53,10 +59,11 @@ HEADS: dict[str, dict[str, Any]] = {
     "dpt-softplus": {**DPT, "output": "softplus", "l1": 1.0, "berhu": 1.0, "gradient": 0.5},
     "dpt-segmentation": {"name": "dpt_segmentation", "width": 8},
 }  # fmt: skip
-# Of the matching costs, and of the panoptic ids that are present, back to the CPU.
+# Of the matching costs, and of the ids of segments in panoptic and label maps, back to the CPU.
 TRANSFERS = {
     "detr": 1, "detr-all-options": 1, "detr-focal": 1, "deformable-detr": 1, "deformable-detr-two-stage": 2,
     "deformable-detr-denoising": 2, "detr-panoptic": 2, "detr-panoptic-frozen": 2,
+    "mask2former-instance": 1, "mask2former-semantic": 2,
 }  # fmt: skip
 
 Setup = tuple[DenseModel, Data, Config]
@@ -65,11 +72,12 @@ Setup = tuple[DenseModel, Data, Config]
 @pytest.fixture(params=HEADS)
 def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
     """A model with one head of HEADS, and its data."""
-    data = {**BASE["data"], "masks": False}
+    head = HEADS[request.param]
+    data = {**BASE["data"], "masks": head.get("task") == "instance"}
     if "panoptic" in request.param:
         data = {**data, "name": "tests.heads.panoptic_scenes:PanopticScenes"}
         del data["masks"]
-    config = configs.from_mapping({**BASE, "heads": {request.param: HEADS[request.param]}, "data": data})
+    config = configs.from_mapping({**BASE, "heads": {request.param: head}, "data": data})
     built = build_data(config)
     yield build_model(config, built.classes), built, config
 

@@ -1,0 +1,206 @@
+"""facebookresearch/Mask2Former (Cheng et al. 2022): complete models on a Swin or a ResNet.
+
+Tensors do not determine what a model was trained for. Each layout exists three times: for panoptic segmentation, which
+is what checkpoints are recognised as, and by name with `-instance` and `-semantic`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from densevit.errors import WeightsError
+from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.weights.label_sets import coco_classes, numbered_classes, segmentation_classes
+from densevit.weights.layouts import backbone_lines, find
+from densevit.weights.state import count, part
+from densevit_heads.deformable_detr.checkpoints import deformable_attention
+from densevit_heads.mask2former.head import Mask2Former
+from densevit_heads.mask2former.label_sets import coco_panoptic_classes
+from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS
+from densevit_heads.mask2former.segments import NEEDS, Task
+
+KEYS: dict[Task, str] = {task: str(Mask2Former.with_options({"task": task}).task) for task in NEEDS}
+_QUERY_KEY_VALUE = tuple(enumerate(("query", "key", "value")))
+
+
+def fused_attention(theirs: str, ours: str) -> tuple[Line, ...]:
+    """The lines of torch's `nn.MultiheadAttention`, with query, key and value in one tensor."""
+    return (
+        *(
+            Line(f"{theirs}.in_proj_{x}[{i}/3]", f"{ours}.{name}.{x}")
+            for x in ("weight", "bias")
+            for i, name in _QUERY_KEY_VALUE
+        ),
+        Line(f"{theirs}.out_proj.*", f"{ours}.output.*"),
+    )
+
+
+def encoder_lines(theirs: str, ours: str, names: tuple[str, str, str, str]) -> tuple[Line, ...]:
+    """The lines of the layers of the pixel decoder. names: of the norms and of the linear layers."""
+    own = ("self_attention_norm", "ffn_norm", "ffn.expand", "ffn.contract")
+    return (
+        *deformable_attention(f"{theirs}.self_attn", f"{ours}.self_attention"),
+        *(Line(f"{theirs}.{name}.*", f"{ours}.{one}.*") for name, one in zip(names, own, strict=True)),
+    )
+
+
+def _head_lines(head: str) -> tuple[Line, ...]:
+    theirs, pixels = "sem_seg_head.pixel_decoder", f"{head}.pixel_decoder"
+    predictor, decoder, layer = "sem_seg_head.predictor", f"{head}.decoder", f"{head}.decoder.layers.{{i}}"
+    kinds = {"self_attention": "self_attn", "cross_attention": "multihead_attn"}
+    lines = [
+        Line(f"{theirs}.input_proj.{{i}}.*", f"{pixels}.projections.{{i}}.*"),
+        Line(f"{theirs}.transformer.level_embed", f"{pixels}.level_embedding"),
+        *encoder_lines(
+            f"{theirs}.transformer.encoder.layers.{{i}}",
+            f"{pixels}.encoder.{{i}}",
+            ("norm1", "norm2", "linear1", "linear2"),
+        ),
+        Line(f"{theirs}.mask_features.*", f"{pixels}.mask_features.*"),
+        Line(f"{predictor}.query_feat.weight", f"{decoder}.contents.weight"),
+        Line(f"{predictor}.query_embed.weight", f"{decoder}.positions.weight"),
+        Line(f"{predictor}.level_embed.weight", f"{decoder}.level_embedding.weight"),
+        Line(f"{predictor}.decoder_norm.*", f"{decoder}.norm.*"),
+        Line(f"{predictor}.class_embed.*", f"{decoder}.label_head.*"),
+        *(Line(f"{predictor}.mask_embed.layers.{i}.*", f"{decoder}.mask_head.{2 * i}.*") for i in range(3)),
+    ]
+    for name, own in {"adapter_1": "laterals.0", "layer_1": "outputs.0"}.items():
+        lines.append(Line(f"{theirs}.{name}.weight", f"{pixels}.{own}.0.weight"))
+        lines.append(Line(f"{theirs}.{name}.norm.*", f"{pixels}.{own}.1.*"))
+    for own, kind in kinds.items():
+        block = f"{predictor}.transformer_{own}_layers.{{i}}"
+        lines += fused_attention(f"{block}.{kind}", f"{layer}.{own}")
+        lines.append(Line(f"{block}.norm.*", f"{layer}.{own}_norm.*"))
+    ffn = f"{predictor}.transformer_ffn_layers.{{i}}"
+    for name, own in {"linear1": "ffn.expand", "linear2": "ffn.contract", "norm": "ffn_norm"}.items():
+        lines.append(Line(f"{ffn}.{name}.*", f"{layer}.{own}.*"))
+    return tuple(lines)
+
+
+def _swin_lines() -> tuple[Line, ...]:
+    """Their Swin has the keys of Microsoft's, and a norm for each feature."""
+    lines = [line for line in backbone_lines("microsoft-swin", "backbone.") if "feature_norms" not in line.ours]
+    return (*lines, *(Line(f"backbone.norm{i}.*", f"backbone.feature_norms.{i}.*") for i in range(4)))
+
+
+def _resnet_lines() -> tuple[Line, ...]:
+    """detectron2's ResNet."""
+    lines = [
+        Line("backbone.stem.conv1.weight", "backbone.conv1.weight"),
+        Line("backbone.stem.conv1.norm.*", "backbone.bn1.*"),
+    ]
+    for stage in range(1, 5):
+        block, own = f"backbone.res{stage + 1}.{{b}}", f"backbone.layer{stage}.{{b}}"
+        for i in range(1, 4):
+            lines.append(Line(f"{block}.conv{i}.weight", f"{own}.conv{i}.weight"))
+            lines.append(Line(f"{block}.conv{i}.norm.*", f"{own}.bn{i}.*"))
+        lines.append(Line(f"{block}.shortcut.weight", f"{own}.downsample.0.weight"))
+        lines.append(Line(f"{block}.shortcut.norm.*", f"{own}.downsample.1.*"))
+    return tuple(lines)
+
+
+def describe(ours: StateDict, task: Task) -> dict[str, Any]:
+    """The config sections of a Mask2Former, from tensors with our keys."""
+    resnet = "backbone.conv1.weight" in ours
+    backbone = find("torchvision-resnet" if resnet else "microsoft-swin").describe(part(ours, "backbone."))["backbone"]
+    head = f"heads.{KEYS[task]}"
+    queries, width = ours[f"{head}.decoder.contents.weight"].shape
+    rows = len(ours[f"{head}.pixel_decoder.encoder.0.self_attention.weights.bias"])
+    num_heads, rest = divmod(rows, NUM_LEVELS * NUM_POINTS)
+    if rest:
+        raise WeightsError(
+            f"Attention weights have {rows} rows; expected a multiple of {NUM_LEVELS * NUM_POINTS}, {NUM_LEVELS} "
+            f"levels times {NUM_POINTS} points."
+        )
+    if resnet:
+        counted = "backbone.bn1.num_batches_tracked" in ours  # detectron2's are frozen
+        backbone |= {"dilation": False, "norm": "batch" if counted else "frozen"}
+    return {
+        "backbone": backbone,
+        "heads": {
+            KEYS[task]: {
+                "name": "mask2former",
+                "task": task,
+                "num_queries": queries,
+                "width": width,
+                "num_heads": num_heads,
+                "encoder_layers": count(ours, rf"{head}\.pixel_decoder\.encoder\.(\d+)\..*"),
+                "encoder_ffn_width": len(ours[f"{head}.pixel_decoder.encoder.0.ffn.expand.weight"]),
+                "decoder_layers": count(ours, rf"{head}\.decoder\.layers\.(\d+)\..*"),
+                "ffn_width": len(ours[f"{head}.decoder.layers.0.ffn.expand.weight"]),
+            }
+        },
+    }
+
+
+def classes_of(task: Task, rows: int, names: Sequence[str]) -> dict[str, tuple[Class, ...]]:
+    """The classes of `rows` logits, the last of which is "no object".
+
+    80 are COCO's things, and 133 those of COCO panoptic; semantic classes are as in `segmentation_classes`.
+    """
+    number = rows - 1
+    if task == "semantic":
+        found = segmentation_classes(number, names)
+    elif number == len(coco_classes()):
+        found = coco_classes()
+    elif task == "panoptic" and number == len(coco_panoptic_classes()):
+        found = coco_panoptic_classes()
+    else:
+        found = numbered_classes(number, names)
+    return {KEYS[task]: found}
+
+
+def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, ...]) -> CheckpointLayout:
+    """A layout that has the backbone only, with the head for a task. row: key of the bias of the class logits."""
+
+    def classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+        return classes_of(task, len(state[row]), metadata.get("classes", ()))
+
+    main, base = task == "panoptic", layout.name.removesuffix("-v5")
+    version = layout.name.removeprefix(base)
+    return replace(
+        layout,
+        name=layout.name if main else f"{base}-{task}{version}",
+        marks=layout.marks if main else layout.marks[:-1],  # fewer: not what checkpoints are recognised as
+        lines=(*layout.lines, *lines),
+        describe=lambda ours: describe(ours, task),
+        classes=classes,
+        no_effect={**layout.no_effect, "criterion.empty_weight": "the weights of classes in the loss"},
+    )
+
+
+def _layout(
+    name: str, task: Task, backbone: tuple[Line, ...], mark: str, constants: Mapping[str, str]
+) -> CheckpointLayout:
+    layout = CheckpointLayout(
+        name=name,
+        part="model",
+        marks=(
+            mark,
+            "sem_seg_head.pixel_decoder.transformer.level_embed",
+            "sem_seg_head.predictor.transformer_cross_attention_layers.0.multihead_attn.in_proj_weight",
+            "sem_seg_head.predictor.query_feat.weight",
+        ),
+        lines=backbone,
+        describe=lambda ours: {},
+        no_effect=constants,
+        saved_under="model",
+    )
+    return for_task(layout, task, "sem_seg_head.predictor.class_embed.bias", _head_lines(f"heads.{KEYS[task]}"))
+
+
+def _swin(task: Task) -> CheckpointLayout:
+    index = {"backbone.layers.{s}.blocks.{b}.attn.relative_position_index": "derived from the window size"}
+    return _layout("mask2former", task, _swin_lines(), "backbone.patch_embed.proj.weight", index)
+
+
+def _resnet(task: Task) -> CheckpointLayout:
+    return _layout("mask2former-resnet", task, _resnet_lines(), "backbone.stem.conv1.weight", {})
+
+
+SWIN = _swin("panoptic")
+SWIN_INSTANCE = _swin("instance")
+SWIN_SEMANTIC = _swin("semantic")
+RESNET = _resnet("panoptic")
+RESNET_INSTANCE = _resnet("instance")
+RESNET_SEMANTIC = _resnet("semantic")

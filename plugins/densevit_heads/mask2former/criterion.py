@@ -1,0 +1,165 @@
+"""The criterion: bipartite matching, and the losses of matched masks at points (section 3.3 and 4.1)."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from densevit.interfaces import Dataset, Losses, Targets
+from densevit.layers.precision import autocast_off
+from densevit.losses.distributed import mean_over_processes, process_count, to_device
+from densevit_heads.mask2former.matching import Pairs, Weights, match
+from densevit_heads.mask2former.points import sample, uncertain_points
+from densevit_heads.mask2former.segments import NEEDS, Segments, Task
+from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
+
+NO_OBJECT_WEIGHT = 0.1
+
+
+@dataclass
+class MaskCriterion:
+    """Matching and losses after each decoder layer, and of the queries before the first.
+
+    task: determines the target keys. num_points: of each mask. stride: of the per-pixel embeddings.
+    """
+
+    task: Task
+    num_classes: int
+    num_queries: int
+    num_points: int
+    stride: int
+    weights: Weights = field(default_factory=Weights)
+    _warned: bool = field(default=False, init=False, repr=False)
+
+    def check(self, dataset: Dataset) -> None:
+        """Warns if an image of the data set has more instances than there are queries."""
+        counts = dataset.object_counts() if self.task == "instance" else None
+        if counts is not None and len(counts):
+            over = int((counts > self.num_queries).sum())
+            images = f"{over:,} of {len(counts):,} training images have more objects than queries; the largest"
+            self._warn(int(counts.max()), images)
+
+    def losses(
+        self, found: MaskQueries, pixels: Tensor, targets: list[Targets], generator: torch.Generator | None = None
+    ) -> Losses:
+        """`label`, `mask` and `dice` of the last layer, and `auxiliary`, the sum of the others; in fp32.
+
+        pixels: (B, C, h, w). Images without the target keys of the task are left out. generator: of random points; by
+        default torch's.
+        """
+        labelled = [i for i, target in enumerate(targets) if all(key in target for key in NEEDS[self.task])]
+        with autocast_off(pixels.device):
+            terms = self._terms(found, pixels.float(), [targets[i] for i in labelled], labelled, generator)
+        weighted = {name: w * term for (name, term), w in zip(terms.items(), self.weights, strict=True)}
+        losses = {name: term[-1] for name, term in weighted.items()}
+        losses["auxiliary"] = torch.stack([term[:-1].sum() for term in weighted.values()]).sum()
+        return losses
+
+    def _terms(
+        self,
+        found: MaskQueries,
+        pixels: Tensor,
+        targets: list[Targets],
+        labelled: Sequence[int],
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        """Unweighted losses, (L,) each. found, pixels: of all images. labelled: the indices of the targets' images."""
+        logits, embeddings = found.logits.float(), found.embeddings.float()
+        if len(labelled) < pixels.shape[0]:
+            images = to_device(torch.tensor(labelled, dtype=torch.long), pixels.device)
+            logits, embeddings = logits.index_select(1, images), embeddings.index_select(1, images)
+            pixels = pixels.index_select(0, images)
+        if not targets:  # sums over nothing, which are connected to the graph
+            label, mask = logits.sum((1, 2, 3)), embeddings.sum((1, 2, 3)) + pixels.sum()
+            self._mean_counts(label, pixels.new_zeros(()))
+            return {"label": label, "mask": mask, "dice": mask}
+        found = MaskQueries(logits, embeddings)
+        segments = Segments.of(targets, self.task, self.num_classes, pixels.device)
+        most = max(segments.counts)
+        self._warn(most, f"image {segments.names[segments.counts.index(most)]!r}")
+        scales = self._scales(segments.sizes, pixels)
+        pairs = match(found, pixels, segments, scales, self.num_points, self.weights, generator)
+        classes = torch.full(logits.shape[:3], self.num_classes, device=pixels.device)  # "no object"
+        layer = torch.arange(len(logits), device=pixels.device)[:, None]
+        classes[layer, pairs.image, pairs.query] = segments.labels[pairs.target]
+        weight = torch.where(classes == self.num_classes, NO_OBJECT_WEIGHT, 1.0)
+        cross_entropy = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight)
+        count = torch.full((), float(len(segments.labels)), device=pixels.device)
+        weights, count = self._mean_counts(weight.sum((1, 2)), count)
+        mask, dice = torch.stack(
+            [self._mask_terms(i, embeddings, pixels, segments, scales, pairs, generator) for i in range(len(logits))],
+            dim=1,
+        )
+        return {"label": (cross_entropy * weight).sum((1, 2)) / weights, "mask": mask / count, "dice": dice / count}
+
+    def _mask_terms(
+        self,
+        layer: int,
+        embeddings: Tensor,
+        pixels: Tensor,
+        segments: Segments,
+        scales: Tensor,
+        pairs: Pairs,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Binary cross-entropy and dice of the matched masks of a layer, summed over masks: (2,).
+
+        Only values at points are kept for the backward pass, which computes the maps of the matched masks again.
+        """
+        matched = embeddings[layer, pairs.image, pairs.query[layer]]  # (M, C)
+        if not len(matched):
+            return torch.stack([matched.sum() + pixels.flatten()[:0].sum()] * 2)
+        scale = scales[pairs.image]  # (M, 2)
+        with torch.no_grad():
+            points = uncertain_points(_maps(matched, pixels, pairs.counts), scale, self.num_points, generator)
+            targets = pairs.target[layer].split(pairs.counts)
+            truth = torch.cat(
+                [
+                    segments.at(image, target, x)
+                    for image, (target, x) in enumerate(zip(targets, points.split(pairs.counts), strict=True))
+                    if len(target)
+                ]
+            )  # (M, P)
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+        x = checkpoint(_at_points, matched, pixels, pairs.counts, points * scale[:, None], **options)
+        cross_entropy = F.binary_cross_entropy_with_logits(x, truth, reduction="none").mean(1).sum()
+        p = x.sigmoid()
+        dice = 1 - (2 * (p * truth).sum(-1) + 1) / (p.sum(-1) + truth.sum(-1) + 1)
+        return torch.stack([cross_entropy, dice.sum()])
+
+    def _scales(self, sizes: Sequence[tuple[int, int]], pixels: Tensor) -> Tensor:
+        """The share of columns and rows of the per-pixel embeddings that are the image, (B, 2)."""
+        h, w = pixels.shape[-2:]
+        shares = [(width / (self.stride * w), height / (self.stride * h)) for height, width in sizes]
+        return to_device(torch.tensor(shares, dtype=torch.float32), pixels.device)
+
+    def _mean_counts(self, weights: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of class weights (L,) and the number of segments, averaged over processes."""
+        counts = mean_over_processes(torch.cat([weights.detach(), count[None]]))
+        return counts[:-1].clamp(min=1e-6), counts[-1].clamp(min=1 / process_count())
+
+    def _warn(self, most: int, image: str) -> None:
+        """Warns once of an image with more segments than queries. most: its number of segments. image: its name."""
+        if self._warned or most <= self.num_queries:
+            return
+        self._warned = True
+        warnings.warn(
+            f"{image} has {most} segments, but num_queries is {self.num_queries}: {most - self.num_queries} of them "
+            f"are not learned. Fix: set num_queries to at least {most}.",
+            stacklevel=3,
+        )
+
+
+def _maps(matched: Tensor, pixels: Tensor, counts: Sequence[int]) -> Tensor:
+    """Mask logits (M, h, w) of matched queries (M, C), `counts` of each image. pixels: (B, C, h, w)."""
+    return torch.cat([mask_logits(x, one) for x, one in zip(matched.split(list(counts)), pixels, strict=True)])
+
+
+def _at_points(matched: Tensor, pixels: Tensor, counts: Sequence[int], points: Tensor) -> Tensor:
+    """Mask logits (M, P) at points (M, P, 2), xy in 0 ... 1 of the maps."""
+    return sample(_maps(matched, pixels, counts)[:, None], points)[:, 0]

@@ -1,0 +1,132 @@
+"""The Mask2Former head: pixel decoder, masked-attention decoder, criterion and predictions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densevit.interfaces import Class, Dataset, Head, Losses, Outputs, Predictions, Targets
+from densevit_heads.deformable_detr.levels import GROUPS
+from densevit_heads.mask2former import prediction
+from densevit_heads.mask2former.criterion import MaskCriterion
+from densevit_heads.mask2former.pixel_decoder import PixelDecoder
+from densevit_heads.mask2former.segments import NEEDS, Task
+from densevit_heads.mask2former.transformer import MaskedDecoder, MaskQueries, mask_logits
+from densevit_heads.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
+
+
+class Mask2Former(Head):
+    """Masked-attention mask transformer (Cheng et al. 2022) for panoptic, instance or semantic segmentation.
+
+    The defaults are the paper's. The finest feature should have a stride of 4, as masks have its resolution; a plain
+    ViT gets such features from a neck (`simple_pyramid`).
+
+    task: what is learned and predicted. "panoptic" predicts instances and a semantic map, too.
+    encoder_layers, encoder_ffn_width: of the deformable attention of the pixel decoder.
+    decoder_layers, ffn_width: of the transformer decoder.
+    num_points: at which masks are compared, in matching and in losses.
+    """
+
+    task = "panoptic"
+    needs = NEEDS["panoptic"]
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        task: Task = "panoptic",
+        num_queries: int = 100,
+        width: int = 256,
+        num_heads: int = 8,
+        encoder_layers: int = 6,
+        encoder_ffn_width: int = 1024,
+        decoder_layers: int = 9,
+        ffn_width: int = 2048,
+        dropout: float = 0.0,
+        num_points: int = 12544,
+    ) -> None:
+        super().__init__(channels, strides, classes)
+        check_counts({"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}, 1, MAX_LAYERS)
+        check_counts({"num_queries": num_queries, "num_heads": num_heads, "num_points": num_points})
+        check_counts({"encoder_ffn_width": encoder_ffn_width, "ffn_width": ffn_width})
+        if width % GROUPS or width < GROUPS:
+            raise ValueError(f"width is {width}; it must be a multiple of {GROUPS}, the groups of the group norm.")
+        check_classes(classes)
+        own = type(self).with_options({"task": task})
+        self.kind, self.task, self.needs = task, own.task, own.needs  # type: ignore[misc]  # by option
+        self.classes_from = own.classes_from  # type: ignore[method-assign]
+        self.pixel_decoder = PixelDecoder(
+            channels, strides, width, num_heads, encoder_layers, encoder_ffn_width, dropout
+        )
+        self.decoder = MaskedDecoder(num_queries, len(classes), width, num_heads, decoder_layers, ffn_width, dropout)
+        self.criterion = MaskCriterion(task, len(classes), num_queries, num_points, self.pixel_decoder.stride)
+
+    @classmethod
+    def with_options(cls, options: Mapping[str, Any]) -> type[Head]:
+        kinds = {"instance": _InstanceSegmentation, "semantic": _SemanticSegmentation}
+        return kinds.get(options.get("task", "panoptic"), cls)
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
+        """`logits` (B, Q, K+1) of the last layer, whose last class is "no object"; in evaluation also `masks`, its mask
+        logits (B, Q, h, w) at the stride of the finest feature.
+
+        For the loss: `layers`, the `MaskQueries` of all layers, and `pixels` (B, C, h, w), the per-pixel embeddings.
+        """
+        pyramid = self.pixel_decoder(features, padding_mask)
+        found = self.decoder(pyramid)
+        outputs: Outputs = {"logits": found.logits[-1], "layers": tuple(found), "pixels": pyramid.mask_features}
+        if not self.training:
+            outputs["masks"] = mask_logits(found.embeddings[-1], pyramid.mask_features)
+        return outputs
+
+    def check(self, dataset: Dataset) -> None:
+        """Warns if training images have more objects than queries."""
+        super().check(dataset)
+        self.criterion.check(dataset)
+
+    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+        """Returns `label`, `mask` and `dice` of the last layer, and `auxiliary`, the sum of the others.
+
+        Random points in training, the same ones at each call in evaluation.
+        """
+        pixels = outputs["pixels"]
+        generator = None if self.training else torch.Generator(pixels.device).manual_seed(0)
+        return self.criterion.losses(MaskQueries(*outputs["layers"]), pixels, targets, generator)
+
+    @torch.no_grad()
+    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
+        """Returns by task `semantic` (H, W) uint8; or `masks` (N, H, W) bool, `boxes`, `labels` and `scores`; or, for
+        panoptic segmentation, both and `panoptic` (H, W) int32, class index * 1000 + number of the instance, -1 = void.
+        """
+        return [
+            self._predict(logits, prediction.MaskLogits(masks.float(), self.pixel_decoder.stride, *_sizes(target)))
+            for logits, masks, target in zip(outputs["logits"].float(), outputs["masks"], targets, strict=True)
+        ]
+
+    def _predict(self, logits: Tensor, masks: prediction.MaskLogits) -> Predictions:
+        predictions: Predictions = {}
+        if self.kind == "panoptic":
+            predictions["panoptic"] = prediction.panoptic(logits, masks, self.classes)
+        if self.kind != "instance":
+            predictions["semantic"] = prediction.semantic(logits, masks)
+        if self.kind != "semantic":
+            predictions |= prediction.instances(logits, masks, self.classes, things=self.kind == "panoptic")
+        return predictions
+
+
+class _InstanceSegmentation(Mask2Former):
+    task = "detection"
+    needs = NEEDS["instance"]
+
+
+class _SemanticSegmentation(Mask2Former):
+    task = "segmentation"
+    needs = NEEDS["semantic"]
+
+
+def _sizes(target: Targets) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of the image as the network saw it, and of the file."""
+    (h, w), (height, width) = target["size"], target["original_size"]
+    return (int(h), int(w)), (int(height), int(width))

@@ -1,0 +1,107 @@
+"""Bipartite matching of mask queries to segments, by points (section 3.3)."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from densevit.errors import DensevitError
+from densevit.losses.distributed import to_device
+from densevit_heads.mask2former.points import random_points, sample
+from densevit_heads.mask2former.segments import Segments
+from densevit_heads.mask2former.transformer import MaskQueries
+
+
+class Weights(NamedTuple):
+    """Weights of the terms, of the matching costs and of the losses (section 4.1)."""
+
+    label: float = 2.0
+    mask: float = 5.0
+    dice: float = 5.0
+
+
+class Pairs(NamedTuple):
+    """The M matched pairs of each of L layers, in the order of images. image: (M,). query, target: (L, M), the latter
+    among all T segments. counts: pairs per image."""
+
+    image: Tensor
+    query: Tensor
+    target: Tensor
+    counts: list[int]
+
+
+@torch.no_grad()
+def match(
+    found: MaskQueries,
+    pixels: Tensor,
+    segments: Segments,
+    scales: Tensor,
+    num_points: int,
+    weights: Weights,
+    generator: torch.Generator | None = None,
+) -> Pairs:
+    """Assigns each segment to one query with minimum total cost, per image and layer.
+
+    pixels: (B, C, h, w). scales: (B, 2), see `uncertain_points`. Costs are compared at random points, the same for all
+    layers and queries of an image, and copied to the CPU once. Segments in excess of the queries stay unmatched.
+    """
+    L, _, Q = found.embeddings.shape[:3]
+    costs = []  # (L, Q, T_i) each
+    for image, count in enumerate(segments.counts):
+        if count:
+            points = random_points(1, num_points, pixels.device, generator)
+            costs.append(costs_of_image(found, pixels, segments, scales, image, points, weights))
+    device = pixels.device
+    if not costs:
+        empty = torch.zeros(0, dtype=torch.long, device=device)
+        return Pairs(empty, empty.view(1, 0).expand(L, 0), empty.view(1, 0).expand(L, 0), segments.counts)
+    flat = torch.cat([cost.flatten(1) for cost in costs], dim=1).cpu().numpy()  # (L, Q * T)
+    queries: list[list[np.ndarray]] = [[] for _ in range(L)]
+    targets: list[list[np.ndarray]] = [[] for _ in range(L)]
+    first = 0
+    for image, count in enumerate(segments.counts):
+        for layer in range(L):
+            cost = flat[layer, Q * first : Q * (first + count)].reshape(Q, count)
+            if not np.isfinite(cost).all():
+                raise DensevitError(_not_finite(cost, layer, segments.names[image]))
+            rows, columns = linear_sum_assignment(cost)
+            queries[layer].append(rows)
+            targets[layer].append(columns + first)
+        first += count
+    pairs = np.stack([[np.concatenate(x) for x in side] for side in (queries, targets)])  # (2, L, M)
+    counts = [min(count, Q) for count in segments.counts]
+    images = to_device(torch.repeat_interleave(torch.tensor(counts)), device)
+    query, target = to_device(torch.from_numpy(pairs).long(), device).unbind(0)
+    return Pairs(images, query, target, counts)
+
+
+def costs_of_image(
+    found: MaskQueries, pixels: Tensor, segments: Segments, scales: Tensor, image: int, points: Tensor,
+    weights: Weights,
+) -> Tensor:  # fmt: skip
+    """Costs (L, Q, T_i) of an image: class probability, binary cross-entropy and dice at points (1, P, 2)."""
+    truth = segments.at(image, None, points)  # (T_i, P)
+    embedded = sample(pixels[image : image + 1], points * scales[image])[0]  # (C, P); sampling and products are linear
+    first = sum(segments.counts[:image])
+    labels = segments.labels[first : first + segments.counts[image]]
+    costs = []
+    for logits, embeddings in zip(found.logits[:, image].float(), found.embeddings[:, image], strict=True):
+        x = embeddings @ embedded  # (Q, P)
+        cross_entropy = (F.softplus(x).sum(-1, keepdim=True) - x @ truth.T) / points.shape[1]
+        p = x.sigmoid()
+        dice = 1 - (2 * p @ truth.T + 1) / (p.sum(-1, keepdim=True) + truth.sum(-1) + 1)
+        label = -logits.softmax(-1)[:, labels]
+        costs.append(weights.label * label + weights.mask * cross_entropy + weights.dice * dice)
+    return torch.stack(costs)
+
+
+def _not_finite(cost: np.ndarray, layer: int, name: int | str) -> str:
+    query, target = (int(index[0]) for index in np.nonzero(~np.isfinite(cost)))
+    return (
+        f"Image {name!r}: the matching cost of segment {target} with query {query} of decoder layer {layer} is "
+        f"{cost[query, target]}. Predictions have diverged. Fix: lower the learning rate, or clip gradients "
+        "(trainer.clip_grad_norm)."
+    )

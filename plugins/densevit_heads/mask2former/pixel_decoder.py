@@ -1,0 +1,129 @@
+"""The pixel decoder: deformable attention over three levels, and a fine map by lateral connections (section 3.2.2)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.layers.positions import mask_on_grid, sine_map
+from densevit_heads.deformable_detr.levels import GROUPS, Levels, cell_centres, valid_ratio
+from densevit_heads.deformable_detr.transformer import EncoderLayer
+
+NUM_LEVELS = 3
+NUM_POINTS = 4  # sampling points of each attention head and level
+MIN_STRIDE = 8  # of the levels; finer features have lateral connections
+
+
+class Pyramid(NamedTuple):
+    """What the transformer decoder attends to.
+
+    levels: three maps (B, C, H, W), coarse to fine. paddings: (B, H, W) bool of each. mask_features: (B, C, h, w), the
+    per-pixel embeddings.
+    """
+
+    levels: list[Tensor]
+    paddings: list[Tensor]
+    mask_features: Tensor
+
+
+class PixelDecoder(nn.Module):
+    """Refines features by deformable attention and upsamples them to the per-pixel embeddings.
+
+    The three levels are the coarsest features of stride 8 and above, one for each stride; of several features of one
+    stride the deepest. If there are fewer, coarser levels follow by 3x3 convolutions of stride 2. Finer features are
+    added to the upsampled finest level, one for each stride. Order: coarse to fine.
+
+    stride: of the per-pixel embeddings, that of the finest feature.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        width: int,
+        num_heads: int,
+        num_layers: int,
+        ffn_width: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        deepest = list({stride: index for index, stride in enumerate(strides)}.values())  # fine to coarse
+        used = [index for index in deepest if strides[index] >= MIN_STRIDE][-NUM_LEVELS:] or deepest[-1:]
+        self.features = used[::-1]
+        self.lateral_features = [index for index in deepest if strides[index] < strides[used[0]]][::-1]
+        self.stride = strides[(self.lateral_features or self.features)[-1]]
+
+        self.extra = NUM_LEVELS - len(used)  # levels coarser than all features
+        inputs = [channels[self.features[0]], *[width] * (self.extra - 1)][: self.extra]
+        convolutions = [nn.Conv2d(x, width, 3, stride=2, padding=1) for x in inputs][::-1]
+        convolutions += [nn.Conv2d(channels[index], width, 1) for index in self.features]
+        self.projections = nn.ModuleList(nn.Sequential(x, nn.GroupNorm(GROUPS, width)) for x in convolutions)
+        self.level_embedding = nn.Parameter(torch.randn(NUM_LEVELS, width))
+        layer = (width, num_heads, NUM_LEVELS, NUM_POINTS, ffn_width, dropout)
+        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(num_layers))
+        lateral = [nn.Conv2d(channels[index], width, 1, bias=False) for index in self.lateral_features]
+        output = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in lateral]
+        self.laterals = nn.ModuleList(nn.Sequential(x, nn.GroupNorm(GROUPS, width)) for x in lateral)
+        self.outputs = nn.ModuleList(nn.Sequential(x, nn.GroupNorm(GROUPS, width), nn.ReLU()) for x in output)
+        self.mask_features = nn.Conv2d(width, width, 1)
+        for convolution in convolutions:
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+        for convolution in (*lateral, *output, self.mask_features):
+            nn.init.kaiming_uniform_(convolution.weight, a=1)
+        nn.init.zeros_(self.mask_features.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor) -> Pyramid:
+        """padding_mask: (B, H, W) of the batch.
+
+        Padding is masked, unlike in the authors' code, which treats it as a part of the image: features of padding are
+        set to 0, are not attended to, and do not count for positions.
+        """
+        levels = self._levels(
+            [_without_padding(features[index], padding_mask) for index in self.features], padding_mask
+        )
+        memory, reference = levels.tokens, levels.on_maps(levels.centres)
+        for layer in self.encoder:
+            memory = layer(memory, levels, reference)
+        areas = [height * width for height, width in levels.shapes]
+        maps = [
+            x.transpose(1, 2).unflatten(2, shape)
+            for x, shape in zip(memory.split(areas, dim=1), levels.shapes, strict=True)
+        ]
+        fine = maps[-1]
+        for index, lateral, output in zip(self.lateral_features, self.laterals, self.outputs, strict=True):
+            x = lateral(_without_padding(features[index], padding_mask))
+            upsampled = F.interpolate(fine, size=x.shape[-2:], mode="bilinear", align_corners=False)
+            fine = output(x + upsampled.to(x.dtype))
+        paddings = [
+            x.unflatten(1, shape) for x, shape in zip(levels.padding.split(areas, dim=1), levels.shapes, strict=True)
+        ]
+        return Pyramid(maps, paddings, self.mask_features(fine))
+
+    def _levels(self, features: list[Tensor], padding_mask: Tensor) -> Levels:
+        """Projects features, coarse to fine, to tokens of all levels."""
+        maps = [project(x) for project, x in zip(self.projections[self.extra :], features, strict=True)]
+        x = features[0]
+        for project in reversed(self.projections[: self.extra]):
+            x = project(x)
+            maps.insert(0, x)
+        paddings = [mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1])) for x in maps]
+        positions = [
+            sine_map(padding, x.shape[1]).to(x.dtype).flatten(1, 2) + embedding.to(x.dtype)
+            for x, padding, embedding in zip(maps, paddings, self.level_embedding, strict=True)
+        ]
+        ratios = [valid_ratio(padding) for padding in paddings]
+        return Levels(
+            torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1),
+            torch.cat(positions, dim=1),
+            torch.cat([padding.flatten(1) for padding in paddings], dim=1),
+            [(x.shape[-2], x.shape[-1]) for x in maps],
+            torch.cat([cell_centres(padding, ratio) for padding, ratio in zip(paddings, ratios, strict=True)], dim=1),
+            torch.stack(ratios, dim=1),
+        )
+
+
+def _without_padding(x: Tensor, padding_mask: Tensor) -> Tensor:
+    return x.masked_fill(mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1]))[:, None], 0.0)

@@ -1,0 +1,33 @@
+"""Points at which masks are compared (section 3.3), as in PointRend (Kirillov et al. 2020, section 3.1)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+OVERSAMPLING = 3.0
+IMPORTANCE = 0.75  # share of points that are the most uncertain; the others are random
+
+
+def sample(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples of maps (N, C, h, w) at points (N, P, 2), xy in 0 ... 1 of the map. Returns (N, C, P)."""
+    return F.grid_sample(maps, 2.0 * points[:, :, None] - 1.0, align_corners=False)[..., 0]
+
+
+def random_points(count: int, num_points: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """Uniform points (count, num_points, 2), in 0 ... 1."""
+    return torch.rand(count, num_points, 2, device=device, generator=generator)
+
+
+@torch.no_grad()
+def uncertain_points(maps: Tensor, scale: Tensor, num_points: int, generator: torch.Generator | None) -> Tensor:
+    """Of three times as many random points those with the logits nearest 0, and some random ones.
+
+    maps: logits (N, h, w). scale: (N, 2), the share of columns and rows of each map that are the image. Returns
+    (N, num_points, 2), xy in 0 ... 1 of the image.
+    """
+    candidates = random_points(len(maps), int(num_points * OVERSAMPLING), maps.device, generator)
+    uncertainty = -sample(maps[:, None], candidates * scale[:, None])[:, 0].abs()  # (N, 3P)
+    best = uncertainty.topk(int(IMPORTANCE * num_points), dim=1).indices
+    chosen = candidates.gather(1, best[..., None].expand(-1, -1, 2))
+    others = random_points(len(maps), num_points - best.shape[1], maps.device, generator)
+    return torch.cat([chosen, others], dim=1)

@@ -1,0 +1,141 @@
+"""Predictions from mask queries (section 3.4 and Cheng et al. 2021, section 3.4), in pixels of the image file.
+
+Masks are upsampled to the network input, cropped to the image and resized to the file, a few at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from densevit.interfaces import Class
+from densevit.losses.distributed import to_device
+from densevit_heads.mask2former.segments import LABEL_DIVISOR
+
+VOID = -1  # panoptic id of pixels without a segment
+TOP = 100  # instances of an image
+OBJECT_MASK_THRESHOLD = 0.8  # of the class probability, for panoptic segments
+OVERLAP_THRESHOLD = 0.8  # of the share of a mask that is not covered by others
+_CHUNK_PIXELS = 2**25  # of upsampled logits: 128 MB in fp32
+
+Size = tuple[int, int]
+
+
+class MaskLogits(NamedTuple):
+    """Masks of an image. logits: (Q, h, w). stride: of their pixels. size: of the image as the network saw it.
+    original: of the file."""
+
+    logits: Tensor
+    stride: int
+    size: Size
+    original: Size
+
+    def resized(self, index: Tensor | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Logits of consecutive masks: number of the first one, (q, *size) and (q, *original).
+
+        index: (N,), the masks; None: all.
+        """
+        logits = self.logits if index is None else self.logits[index]
+        (h, w), original = self.size, self.original
+        area = max(logits.shape[1] * logits.shape[2] * self.stride**2, original[0] * original[1])
+        step = max(1, _CHUNK_PIXELS // area)
+        for first in range(0, len(logits), step):
+            chunk = logits[None, first : first + step]
+            x = F.interpolate(chunk, scale_factor=self.stride, mode="bilinear", align_corners=False)[..., :h, :w]
+            y = x if self.size == original else F.interpolate(x, original, mode="bilinear", align_corners=False)
+            yield first, x[0], y[0]
+
+
+def semantic(logits: Tensor, masks: MaskLogits) -> Tensor:
+    """Class with the largest sum over queries of class times mask probability, (H, W) uint8. logits: (Q, K+1)."""
+    classes = logits.softmax(-1)[:, :-1]  # (Q, K)
+    scores = classes.new_zeros(classes.shape[1], masks.original[0] * masks.original[1])
+    for first, _, x in masks.resized():
+        scores.addmm_(classes[first : first + len(x)].T, x.sigmoid().flatten(1))
+    return scores.argmax(0).view(masks.original).to(torch.uint8)
+
+
+def instances(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], things: bool) -> dict[str, Tensor]:
+    """The 100 pairs of query and class with the highest class probability, by descending score.
+
+    Scores are the class probability times the mean probability of the mask's foreground. things: leaves out stuff.
+    Boxes are those of the masks at the size of the network input, scaled to the file.
+    Returns `masks` (N, H, W) bool, `boxes` (N, 4) xyxy, `labels` and `scores`.
+    """
+    probabilities = logits.softmax(-1)[:, :-1]
+    K = probabilities.shape[1]
+    scores, index = probabilities.flatten().topk(min(TOP, probabilities.numel()))
+    query, labels = index // K, index % K
+    if things and not all(one.thing for one in classes):
+        keep = to_device(torch.tensor([one.thing for one in classes]), labels.device)[labels]
+        scores, query, labels = scores[keep], query[keep], labels[keep]
+    foregrounds = torch.empty(len(query), *masks.original, dtype=torch.bool, device=logits.device)
+    boxes, quality = torch.zeros(len(query), 4, device=logits.device), torch.zeros_like(scores)
+    for first, x, y in masks.resized(query):
+        part = slice(first, first + len(x))
+        foregrounds[part] = y > 0
+        foreground = x > 0
+        quality[part] = (x.sigmoid() * foreground).sum((1, 2)) / (foreground.sum((1, 2)) + 1e-6)
+        boxes[part] = enclosing_boxes(foreground)
+    (height, width), (h, w) = masks.original, masks.size
+    scale = to_device(torch.tensor([width / w, height / h] * 2), boxes.device)
+    scores, order = (scores * quality).sort(descending=True, stable=True)
+    return {
+        "masks": foregrounds[order],
+        "boxes": boxes[order] * scale,
+        "labels": labels[order],
+        "scores": scores,
+    }
+
+
+def enclosing_boxes(masks: Tensor) -> Tensor:
+    """Boxes (N, 4) xyxy around masks (N, H, W) bool; 0 for an empty mask."""
+    sides = []
+    for filled in (masks.any(1), masks.any(2)):  # columns, rows
+        size = filled.shape[1]
+        index = torch.arange(size, device=masks.device)
+        low = torch.where(filled, index, size).amin(1)
+        high = torch.where(filled, index + 1, 0).amax(1)
+        sides.append((torch.where(high > 0, low, 0), high))
+    (x0, x1), (y0, y1) = sides
+    return torch.stack([x0, y0, x1, y1], dim=1).float()
+
+
+def panoptic(logits: Tensor, masks: MaskLogits, classes: Sequence[Class]) -> Tensor:
+    """Panoptic ids (H, W) int32: each pixel goes to the query with the largest class times mask probability.
+
+    Only queries with a class probability above 0.8 compete. A segment is left out if less than 0.8 of its mask remains,
+    and its pixels have a mask probability of at least 0.5; other pixels are void. Segments of one stuff class are one.
+    """
+    scores, labels = logits.softmax(-1).max(-1)
+    kept = torch.nonzero((labels < logits.shape[-1] - 1) & (scores > OBJECT_MASK_THRESHOLD))[:, 0]
+    best = torch.zeros(masks.original, device=logits.device)
+    owner = torch.full(masks.original, -1, device=logits.device)
+    solid = torch.zeros(masks.original, dtype=torch.bool, device=logits.device)  # the owner's mask is foreground
+    areas = torch.zeros(len(kept), dtype=torch.long, device=logits.device)
+    for first, _, x in masks.resized(kept):
+        p = x.sigmoid()
+        part = slice(first, first + len(x))
+        areas[part] = (p >= 0.5).sum((1, 2))
+        value, index = (p * scores[kept[part], None, None]).max(0)
+        better = value > best
+        best = torch.where(better, value, best)
+        owner = torch.where(better, index + first, owner)
+        solid = torch.where(better, p.gather(0, index[None])[0] >= 0.5, solid)
+    owned = torch.zeros(len(kept) + 1, dtype=torch.long, device=logits.device)
+    owned.scatter_add_(0, owner.flatten() + 1, torch.ones_like(owner.flatten()))
+    visible = torch.zeros_like(owned).scatter_add_(0, owner.flatten() + 1, solid.flatten().long())
+    counts: dict[int, int] = {}
+    ids = []
+    rows = torch.stack([labels[kept], owned[1:], areas, visible[1:]], dim=1).tolist()
+    for label, mine, area, seen in rows:
+        if min(mine, area, seen) == 0 or mine / area < OVERLAP_THRESHOLD:
+            ids.append(VOID)
+            continue
+        number = counts.get(label, 0) if classes[label].thing else 0
+        counts[label] = number + 1
+        ids.append(label * LABEL_DIVISOR + number)
+    table = to_device(torch.tensor([VOID, *ids], dtype=torch.int32), logits.device)
+    return torch.where(solid, table[owner + 1], VOID)

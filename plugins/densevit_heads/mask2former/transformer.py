@@ -1,0 +1,112 @@
+"""The transformer decoder with masked attention (section 3.2.1)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.layers.attention import MultiHeadAttention
+from densevit.layers.linear import Linear
+from densevit.layers.mlp import FeedForward, Mlp
+from densevit.layers.positions import sine_map
+from densevit.layers.precision import autocast_off
+from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, Pyramid
+
+
+class MaskQueries(NamedTuple):
+    """Predictions from the L = 1 + layers states of the queries; the first are those before the first layer.
+
+    logits: (L, B, Q, K+1), the last class is "no object". embeddings: (L, B, Q, C) fp32; see `mask_logits`.
+    """
+
+    logits: Tensor
+    embeddings: Tensor
+
+
+class MaskedDecoder(nn.Module):
+    """Learned queries, decoder layers that attend to the three levels in turn, and the prediction heads.
+
+    In each cross-attention a query attends to the foreground of the mask that it predicted before.
+    """
+
+    def __init__(
+        self, num_queries: int, num_classes: int, width: int, num_heads: int, num_layers: int, ffn_width: int,
+        dropout: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.contents, self.positions = nn.Embedding(num_queries, width), nn.Embedding(num_queries, width)
+        self.level_embedding = nn.Embedding(NUM_LEVELS, width)
+        self.layers = nn.ModuleList(DecoderLayer(width, num_heads, ffn_width, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(width)
+        self.label_head = Linear(width, num_classes + 1)
+        self.mask_head = Mlp(width, width, width, 3)
+
+    def forward(self, pyramid: Pyramid) -> MaskQueries:
+        memories, keys = [], []
+        for x, padding, embedding in zip(pyramid.levels, pyramid.paddings, self.level_embedding.weight, strict=True):
+            memories.append(x.flatten(2).transpose(1, 2) + embedding.to(x.dtype))  # (B, S, C)
+            keys.append(memories[-1] + sine_map(padding, x.shape[1]).to(x.dtype).flatten(1, 2))
+        with torch.no_grad():  # interpolation is linear: per-pixel embeddings of the levels give the masks there
+            pixels = [
+                F.interpolate(pyramid.mask_features.float(), size=x.shape[-2:], mode="bilinear", align_corners=False)
+                for x in pyramid.levels
+            ]
+        B = len(pyramid.mask_features)
+        queries = self.contents.weight.expand(B, -1, -1)
+        positions = self.positions.weight.expand(B, -1, -1)
+        logits, embeddings = [], []
+        for i in range(len(self.layers) + 1):
+            normed = self.norm(queries)
+            logits.append(self.label_head(normed))
+            embeddings.append(self.mask_head.in_full_precision(normed).float())
+            if i < len(self.layers):
+                level = i % NUM_LEVELS
+                bias = attention_bias(mask_logits(embeddings[-1].detach(), pixels[level]), pyramid.paddings[level])
+                queries = self.layers[i](queries, positions, keys[level], memories[level], bias)
+        return MaskQueries(torch.stack(logits), torch.stack(embeddings))
+
+
+def mask_logits(embeddings: Tensor, pixels: Tensor) -> Tensor:
+    """Products of mask embeddings (..., Q, C) and per-pixel embeddings (..., C, h, w), in fp32: (..., Q, h, w)."""
+    with autocast_off(pixels.device):
+        return (embeddings.float() @ pixels.float().flatten(-2)).unflatten(-1, pixels.shape[-2:])
+
+
+def attention_bias(masks: Tensor, padding: Tensor) -> Tensor:
+    """0 on the foreground of a query's mask and -inf elsewhere; 0 on all of the image if it has no foreground.
+
+    masks: logits (B, Q, H, W). padding: (B, H, W), always -inf. Returns (B, 1, Q, H*W).
+    """
+    outside = padding.flatten(1)[:, None]  # (B, 1, S)
+    background = (masks.flatten(2) < 0) | outside
+    background = (background & ~background.all(-1, keepdim=True)) | outside
+    return torch.zeros_like(background, dtype=masks.dtype).masked_fill(background, float("-inf"))[:, None]
+
+
+class DecoderLayer(nn.Module):
+    """Masked cross-attention, then self-attention among queries, then a feed-forward network (FFN); post-norm."""
+
+    def __init__(self, width: int, num_heads: int, ffn_width: int, dropout: float) -> None:
+        super().__init__()
+        self.cross_attention = MultiHeadAttention(width, num_heads, dropout)
+        self.cross_attention_norm = nn.LayerNorm(width)
+        self.self_attention = MultiHeadAttention(width, num_heads, dropout)
+        self.self_attention_norm = nn.LayerNorm(width)
+        self.ffn = FeedForward(width, ffn_width, nn.ReLU, dropout)
+        self.ffn_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        for linear in (self.ffn.expand, self.ffn.contract):
+            nn.init.xavier_uniform_(linear.weight)
+        for attention in (self.cross_attention, self.self_attention):
+            for layer in (attention.query, attention.key, attention.value):
+                nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5)  # of the fused projection, (3C, C)
+
+    def forward(self, queries: Tensor, positions: Tensor, keys: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
+        """queries, positions: (B, Q, C). keys, memory: (B, S, C), with and without positions. bias: (B, 1, Q, S)."""
+        attended = self.cross_attention(queries + positions, keys, memory, bias)
+        queries = self.cross_attention_norm(queries + self.dropout(attended))
+        with_pos = queries + positions
+        attended = self.self_attention(with_pos, with_pos, queries)
+        queries = self.self_attention_norm(queries + self.dropout(attended))
+        return self.ffn_norm(queries + self.dropout(self.ffn(queries)))

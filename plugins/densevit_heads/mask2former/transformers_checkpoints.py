@@ -1,0 +1,149 @@
+"""transformers' Mask2FormerForUniversalSegmentation on its Swin or ResNet, with the keys of files and of models.
+
+Files, including the Hub's, have the keys of transformers 4, also if version 5 writes them; the `state_dict` of a model
+on a Swin in version 5 has other keys.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.weights.layouts import backbone_lines, find
+from densevit_heads.mask2former.checkpoints import KEYS, encoder_lines, for_task, fused_attention
+from densevit_heads.mask2former.segments import Task
+
+PIXELS, DECODER = "model.pixel_level_module.decoder", "model.transformer_module"
+_ENCODER = "model.pixel_level_module.encoder."
+
+
+def _head_lines(head: str) -> tuple[Line, ...]:
+    pixels, decoder, layer = f"{head}.pixel_decoder", f"{head}.decoder", f"{head}.decoder.layers.{{i}}"
+    theirs = f"{DECODER}.decoder.layers.{{i}}"
+    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
+    parts = {"self_attn_layer_norm": "self_attention_norm", "cross_attn_layer_norm": "cross_attention_norm"}
+    parts |= {"fc1": "ffn.expand", "fc2": "ffn.contract", "final_layer_norm": "ffn_norm"}
+    return (
+        Line(f"{PIXELS}.input_projections.{{i}}.*", f"{pixels}.projections.{{i}}.*"),
+        Line(f"{PIXELS}.level_embed", f"{pixels}.level_embedding"),
+        *encoder_lines(
+            f"{PIXELS}.encoder.layers.{{i}}",
+            f"{pixels}.encoder.{{i}}",
+            ("self_attn_layer_norm", "final_layer_norm", "fc1", "fc2"),
+        ),
+        Line(f"{PIXELS}.adapter_1.*", f"{pixels}.laterals.0.*"),
+        Line(f"{PIXELS}.layer_1.*", f"{pixels}.outputs.0.*"),
+        Line(f"{PIXELS}.mask_projection.*", f"{pixels}.mask_features.*"),
+        Line(f"{DECODER}.queries_features.weight", f"{decoder}.contents.weight"),
+        Line(f"{DECODER}.queries_embedder.weight", f"{decoder}.positions.weight"),
+        Line(f"{DECODER}.level_embed.weight", f"{decoder}.level_embedding.weight"),
+        Line(f"{DECODER}.decoder.layernorm.*", f"{decoder}.norm.*"),
+        *(Line(f"{theirs}.self_attn.{name}.*", f"{layer}.self_attention.{own}.*") for name, own in names.items()),
+        *fused_attention(f"{theirs}.cross_attn", f"{layer}.cross_attention"),
+        *(Line(f"{theirs}.{name}.*", f"{layer}.{own}.*") for name, own in parts.items()),
+        *(
+            Line(f"{DECODER}.decoder.mask_predictor.mask_embedder.{i}.0.*", f"{decoder}.mask_head.{2 * i}.*")
+            for i in range(3)
+        ),
+        Line("class_predictor.*", f"{decoder}.label_head.*"),
+    )
+
+
+def _swin_lines(layout: str, prefix: str) -> tuple[Line, ...]:
+    lines = [line for line in backbone_lines(layout, prefix) if "feature_norms" not in line.ours]
+    norms = f"{_ENCODER}hidden_states_norms.stage"
+    return (*lines, *(Line(f"{norms}{i + 1}.*", f"backbone.feature_norms.{i}.*") for i in range(4)))
+
+
+def _config(
+    backbone: str,
+) -> Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]]:
+    """config.json and preprocessor_config.json. backbone: the layout of transformers' backbone."""
+
+    def files(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
+        own = find(backbone).config_files
+        assert own is not None
+        found = own(sections, state, classes)
+        if not found:
+            return {}
+        [head] = sections["heads"].values()
+        config = {
+            "model_type": "mask2former",
+            "architectures": ["Mask2FormerForUniversalSegmentation"],
+            "backbone_config": found["config.json"] | {"out_features": [f"stage{i}" for i in range(1, 5)]},
+            "feature_size": head["width"],
+            "mask_feature_size": head["width"],
+            "hidden_dim": head["width"],
+            "num_queries": head["num_queries"],
+            "num_attention_heads": head["num_heads"],
+            "encoder_layers": head["encoder_layers"],
+            "encoder_feedforward_dim": head["encoder_ffn_width"],
+            "decoder_layers": head["decoder_layers"] + 1,  # they count the predictions before the first layer
+            "dim_feedforward": head["ffn_width"],
+            "pre_norm": False,
+            "dropout": 0.0,
+        }
+        return {
+            "config.json": config,
+            "preprocessor_config.json": {"image_processor_type": "Mask2FormerImageProcessor", "ignore_index": 255},
+        }
+
+    return files
+
+
+def _layout(
+    name: str, task: Task, backbone: tuple[Line, ...], mark: str, config: str, constants: Mapping[str, str]
+) -> CheckpointLayout:
+    layout = CheckpointLayout(
+        name=name,
+        part="model",
+        marks=(
+            mark,
+            f"{PIXELS}.level_embed",
+            f"{PIXELS}.encoder.layers.0.self_attn.sampling_offsets.weight",
+            f"{DECODER}.decoder.layers.0.cross_attn.in_proj_weight",
+            f"{DECODER}.queries_features.weight",
+        ),
+        lines=backbone,
+        describe=lambda ours: {},
+        no_effect=constants,
+        config_files=None if name.endswith("-v5") else _config(config),
+    )
+    return for_task(layout, task, "class_predictor.bias", _head_lines(f"heads.{KEYS[task]}"))
+
+
+_NAME, _SWIN, _RESNET = "transformers-mask2former", "transformers-swin", "transformers-resnet"
+_PATCHES = "embeddings.patch_embeddings.projection.weight"
+
+
+def _constants(index: str) -> dict[str, str]:
+    return {
+        f"{_ENCODER}swin.layernorm.*": "a norm of the last feature map, which has its own",
+        f"{_ENCODER}{index}.relative_position_index": "derived from the window size",
+    }
+
+
+def _swin(task: Task) -> CheckpointLayout:
+    constants = _constants("encoder.layers.{s}.blocks.{b}.attention.self")
+    return _layout(_NAME, task, _swin_lines(_SWIN, _ENCODER), _ENCODER + _PATCHES, _SWIN, constants)
+
+
+def _swin_v5(task: Task) -> CheckpointLayout:
+    constants = _constants("swin.encoder.layers.{s}.blocks.{b}.attention.relative_position_bias")
+    lines = _swin_lines("transformers-swin-v5", f"{_ENCODER}swin.")
+    return _layout(f"{_NAME}-v5", task, lines, f"{_ENCODER}swin.{_PATCHES}", _SWIN, constants)
+
+
+def _resnet(task: Task) -> CheckpointLayout:
+    mark = f"{_ENCODER}embedder.embedder.convolution.weight"
+    return _layout(f"{_NAME}-resnet", task, backbone_lines(_RESNET, _ENCODER), mark, _RESNET, {})
+
+
+SWIN = _swin("panoptic")
+SWIN_INSTANCE = _swin("instance")
+SWIN_SEMANTIC = _swin("semantic")
+SWIN_V5 = _swin_v5("panoptic")
+SWIN_INSTANCE_V5 = _swin_v5("instance")
+SWIN_SEMANTIC_V5 = _swin_v5("semantic")
+RESNET = _resnet("panoptic")
+RESNET_INSTANCE = _resnet("instance")
+RESNET_SEMANTIC = _resnet("semantic")

@@ -1,0 +1,288 @@
+"""The mask2former head: the kit, targets, points, memory, predictions and options."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig, SwinConfig
+from transformers.models.mask2former.image_processing_mask2former import Mask2FormerImageProcessor
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentationOutput
+
+from densevit.interfaces import Class, Dataset
+from densevit.model import create_backbone
+from densevit.testing import check_head
+from densevit.testing.targets import random_targets
+from densevit_heads.mask2former import Mask2Former
+from densevit_heads.mask2former.criterion import MaskCriterion
+from densevit_heads.mask2former.points import sample, uncertain_points
+from densevit_heads.mask2former.prediction import MaskLogits, enclosing_boxes, instances, panoptic, semantic
+from densevit_heads.mask2former.segments import Segments
+from densevit_heads.mask2former.transformer import MaskQueries, attention_bias
+from tests.strict_device import DEVICE, Accelerator, host, moved
+
+SMALL = {
+    "num_queries": 6, "width": 32, "num_heads": 2, "encoder_layers": 1, "encoder_ffn_width": 16, "decoder_layers": 3,
+    "ffn_width": 16, "num_points": 64,
+}  # fmt: skip
+TASKS = ("panoptic", "instance", "semantic")
+CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_head_meets_its_interface(task):
+    check_head(functools.partial(Mask2Former, task=task, **SMALL))
+
+
+# ---- targets ----
+
+
+def test_segments_of_a_panoptic_map_leave_out_void_crowds_and_unknown_classes():
+    ids = torch.tensor([[0, 0, -1], [1002, 3000, 3000], [1002, 1005, 9000]], dtype=torch.int32)
+    target = {"panoptic": ids, "panoptic_crowds": [1005], "size": (3, 3), "image_id": "a"}
+    other = {"panoptic": torch.full((2, 2), -1, dtype=torch.int32), "size": (2, 2), "image_id": "b"}
+    segments = Segments.of([target, other, target], "panoptic", 4, ids.device)
+    assert segments.ids.tolist() == [0, 1002, 3000] * 2
+    assert segments.labels.tolist() == [0, 1, 3] * 2
+    assert (segments.counts, segments.names) == ([3, 0, 3], ["a", "b", "a"])
+    centres = torch.tensor([[0.5, 0.5], [0.5 / 3, 0.5 / 3], [2.5 / 3, 1.5 / 3]])
+    assert segments.at(2, None, centres[None]).tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 1]]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_values_at_points_are_bilinear_samples_of_the_masks(task):
+    size = (23, 31)
+    maps = torch.randint(4, size, generator=torch.Generator().manual_seed(0))
+    masks = maps == torch.arange(4)[:, None, None]
+    target = {"size": size, "panoptic": maps.int() * 1000 + 7, "semantic": maps.to(torch.uint8)}
+    target |= {"masks": masks, "labels": torch.arange(4)}
+    segments = Segments.of([target], task, 4, maps.device)
+    points = torch.rand(4, 50, 2)
+    points[:, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.001, 0.5], [0.5, 0.999]])  # pixels outside count as 0
+    torch.testing.assert_close(
+        segments.at(0, torch.arange(4), points), sample(masks[:, None].float(), points)[:, 0], rtol=1e-4, atol=1e-5
+    )
+    shared = sample(masks[:, None].float(), points[:1].expand(4, -1, -1))[:, 0]
+    torch.testing.assert_close(segments.at(0, None, points[:1]), shared, rtol=1e-4, atol=1e-5)
+
+
+def test_one_map_is_read_from_the_device_once_and_costs_once():
+    head = Mask2Former((16, 32), (8, 16), CLASSES, **SMALL).train()
+    features = [torch.randn(2, c, 64 // s, 64 // s) for c, s in ((16, 8), (32, 16))]
+    targets = [random_targets(("panoptic",), (64, 64), 4, torch.Generator().manual_seed(0)) for _ in range(2)]
+    padding = torch.zeros(2, 64, 64, dtype=torch.bool)
+    torch.manual_seed(1)
+    expected = head.loss(head(features, padding), targets)
+    with Accelerator(torch.float64) as accelerator:
+        moved(head)
+        there = [{**target, "panoptic": target["panoptic"].to(DEVICE)} for target in targets]
+        features, padding = [x.to(DEVICE) for x in features], padding.to(DEVICE)
+        accelerator.waits.clear()
+        torch.manual_seed(1)
+        losses = head.loss(head(features, padding), there)
+        torch.stack(list(losses.values())).sum().backward()
+        assert dict(accelerator.waits) == {"to the CPU": 2}
+    for key, value in expected.items():
+        torch.testing.assert_close(host(losses[key]).detach(), value.detach(), rtol=1e-4, atol=1e-4)
+
+
+# ---- masked attention, points and losses ----
+
+
+def test_a_query_attends_to_its_foreground_or_to_the_whole_image():
+    masks = torch.tensor([[[[1.0, -1.0, 1.0]], [[-1.0, -1.0, 1.0]]]])  # the last column is padding
+    bias = attention_bias(masks, torch.tensor([[[False, False, True]]]))
+    inf = float("inf")
+    assert bias.tolist() == [[[[0.0, -inf, -inf], [0.0, 0.0, -inf]]]]
+
+
+def test_three_quarters_of_the_points_are_near_the_contour():
+    torch.manual_seed(0)
+    maps = (torch.arange(64.0) - 31.5).expand(1, 64, 64)  # changes its sign in the middle column
+    points = uncertain_points(maps, torch.tensor([[1.0, 1.0]]), 400, None)
+    distance = (points[0, :, 0] - 0.5).abs()
+    assert points.shape == (1, 400, 2)
+    assert distance[:300].quantile(0.95) < 0.14  # 300 of 1200 uniform points: a quarter of the width, and some corners
+    assert distance[300:].max() > 0.4
+    half = uncertain_points(maps, torch.tensor([[0.5, 1.0]]), 400, None)  # the image is the left half
+    assert (half[0, :300, 0] - 1.0).abs().quantile(0.95) < 0.28
+
+
+def test_what_the_loss_keeps_for_the_backward_pass_does_not_grow_with_the_image():
+    def kept(side):
+        torch.manual_seed(0)
+        criterion = MaskCriterion("instance", 4, 20, 128, 4)
+        logits, embeddings = torch.randn(3, 1, 20, 5), torch.randn(3, 1, 20, 16, requires_grad=True)
+        pixels = torch.randn(1, 16, side // 4, side // 4, requires_grad=True)
+        masks = F.interpolate(torch.randn(1, 6, 4, 4), size=(side, side))[0] > 0
+        targets = [{"masks": masks, "labels": torch.arange(6) % 4, "size": (side, side)}]
+        sizes = {}
+
+        def pack(x):
+            if x.data_ptr() != pixels.data_ptr():
+                sizes[x.data_ptr(), x.shape] = x.numel()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            losses = criterion.losses(MaskQueries(logits, embeddings), pixels, targets)
+        torch.stack(list(losses.values())).sum().backward()
+        assert pixels.grad.abs().sum() > 0
+        return sum(sizes.values())
+
+    assert kept(1024) == kept(64)
+
+
+def test_losses_in_evaluation_are_the_same_at_each_call():
+    head = Mask2Former((16,), (16,), CLASSES, task="instance", **SMALL).eval()
+    target = random_targets(("masks", "labels"), (128, 128), 4, torch.Generator().manual_seed(0))
+    outputs = head([torch.randn(1, 16, 8, 8)], torch.zeros(1, 128, 128, dtype=torch.bool))
+    first, second = head.loss(outputs, [target]), head.loss(outputs, [target])
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+# ---- predictions ----
+
+
+def of_regions(*regions, size=(4, 4)):
+    """Mask logits at stride 1: 8 inside the (rows, columns) of a query, -8 outside."""
+    logits = torch.full((len(regions), *size), -8.0)
+    for x, (rows, columns) in zip(logits, regions, strict=True):
+        x[rows, columns] = 8.0
+    return MaskLogits(logits, 1, size, size)
+
+
+def confident(*labels, probability=0.9):
+    """Class logits (Q, K+1) with this probability for a label of each query."""
+    p = torch.full((len(labels), len(CLASSES) + 1), (1 - probability) / len(CLASSES))
+    p[range(len(labels)), list(labels)] = probability
+    return p.log()
+
+
+def test_panoptic_segments_number_instances_and_join_stuff():
+    top, bottom, left, right = slice(0, 2), slice(2, 4), slice(0, 2), slice(2, 4)
+    masks = of_regions((top, left), (top, right), (bottom, left), (bottom, right), (bottom, slice(1, 4)))
+    logits = confident(0, 0, 2, 2, 4)  # two cats, two parts of the sky, no object
+    found = panoptic(logits, masks, CLASSES)
+    assert found.dtype == torch.int32
+    assert found[::2, ::2].tolist() == [[0, 1], [2000, 2000]]
+
+
+def test_panoptic_segments_that_are_unsure_or_covered_are_void():
+    whole, row = (slice(0, 4), slice(0, 4)), (slice(0, 1), slice(0, 4))
+    logits = confident(0, 1, 3, probability=0.9)
+    logits[0] = confident(0, probability=0.99)[0]
+    found = panoptic(logits, of_regions((slice(0, 2), slice(0, 4)), whole, row), CLASSES)
+    assert found.tolist() == [[0] * 4] * 2 + [[-1] * 4] * 2  # of the dog half remains, of the sea nothing
+    unsure = panoptic(confident(0, probability=0.79), of_regions(whole), CLASSES)
+    assert (unsure == -1).all()
+    assert panoptic(confident(0), of_regions(row), CLASSES).tolist() == [[0] * 4] + [[-1] * 4] * 3
+
+
+def test_predictions_match_transformers_post_processing():
+    """At 384 x 384, to which transformers resizes every mask."""
+    torch.manual_seed(2)
+    Q, K = 12, len(CLASSES)
+    fields = F.interpolate(torch.randn(1, Q, 5, 5), size=(96, 96), mode="bicubic")
+    best = fields.topk(2, dim=1).values
+    masks = 9 * (fields - torch.where(fields == best[:, :1], best[:, 1:], best[:, :1])) + 0.5  # overlap a little
+    logits = 3 * torch.randn(1, Q, K + 1) + 9 * F.one_hot(torch.arange(Q) % (K + 1), K + 1)
+    outputs = Mask2FormerForUniversalSegmentationOutput(class_queries_logits=logits, masks_queries_logits=masks)
+    ours = MaskLogits(masks[0], 4, (384, 384), (384, 384))
+    processor = Mask2FormerImageProcessor()
+
+    [wanted] = processor.post_process_semantic_segmentation(outputs)
+    assert (semantic(logits[0], ours) == wanted).float().mean() > 0.9999
+
+    found = instances(logits[0], ours, CLASSES, things=False)
+    assert found["scores"].tolist() == sorted(found["scores"].tolist(), reverse=True)
+    [wanted] = processor.post_process_instance_segmentation(outputs, threshold=0.0, return_binary_maps=True)
+    own = list(zip(found["scores"], found["labels"], found["masks"], strict=True))
+    assert len(own) == Q * K and len(wanted["segments_info"]) == Q  # it keeps as many as there are queries, ours 100
+    for one, mask in zip(wanted["segments_info"], wanted["segmentation"], strict=True):
+        alike = [m for score, label, m in own if abs(score - one["score"]) < 1e-5 and label == one["label_id"]]
+        assert any((m != mask).sum() <= 2 for m in alike)
+
+    stuff = {i for i, one in enumerate(CLASSES) if not one.thing}
+    [wanted] = processor.post_process_panoptic_segmentation(outputs, threshold=0.8, label_ids_to_fuse=stuff)
+    labels = {one["id"]: one["label_id"] for one in wanted["segments_info"]}
+    ids = panoptic(logits[0], ours, CLASSES)
+    assert len(labels) >= 2 and (ids >= 0).float().mean() > 0.3
+    for one in ids[ids >= 0].unique().tolist():  # theirs also assigns pixels with a mask probability below 0.5
+        [segment] = wanted["segmentation"][ids == one].unique().tolist()
+        assert labels[segment] == one // 1000
+
+
+def test_boxes_enclose_masks():
+    masks = torch.zeros(3, 6, 8, dtype=torch.bool)
+    masks[0, 2:4, 1:7], masks[1, 5, 7] = True, True
+    assert enclosing_boxes(masks).tolist() == [[1, 2, 7, 4], [7, 5, 8, 6], [0, 0, 0, 0]]
+
+
+def test_panoptic_prediction_has_instances_of_things_only():
+    found = instances(confident(0, 2), of_regions(*[(slice(0, 2), slice(0, 4))] * 2), CLASSES, things=True)
+    assert sorted(found["labels"].tolist()) == [0, 0, 1, 1]  # two queries times two things
+    assert found["scores"][0] == pytest.approx(0.9, abs=1e-3)  # times the mask's mean probability, sigmoid(8)
+    assert found["boxes"][0].tolist() == [0, 0, 4, 2]
+
+
+# ---- size and options ----
+
+
+@pytest.mark.parametrize(("backbone", "millions"), [("swin", 47), ("resnet", 44)])
+def test_parameters_are_those_of_transformers_and_the_paper(backbone, millions):
+    stages = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
+    config, own = SwinConfig(**stages), {"variant": "tiny"}
+    if backbone == "resnet":
+        config, own = ResNetConfig(**stages), {"depth": 50, "norm": "batch"}
+    classes = [Class(f"class {i}", i, (0, 0, 0)) for i in range(80)]
+    with torch.device("meta"):
+        theirs = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=config, num_labels=80))
+        body = create_backbone(backbone, **own)
+        head = Mask2Former(body.channels, body.strides, classes, task="instance")
+    unused = {"swin": 2 * 768, "resnet": 0}[backbone]  # transformers 5 keeps a last norm besides that of the feature
+    count = sum(p.numel() for module in (body, head) for p in module.parameters())
+    assert count == sum(p.numel() for p in theirs.parameters()) - unused
+    assert round(count / 1e6) == millions
+
+
+def test_the_task_sets_labels_and_classes():
+    dataset = Dataset()
+    things = tuple(one for one in CLASSES if one.thing)
+    dataset.classes = {"panoptic": tuple(CLASSES), "detection": things, "segmentation": tuple(CLASSES[2:])}
+    expected = {
+        "panoptic": ("panoptic", ("panoptic",), tuple(CLASSES)),
+        "instance": ("detection", ("masks", "labels"), things),
+        "semantic": ("segmentation", ("semantic",), tuple(CLASSES[2:])),
+    }
+    for task, (name, needs, classes) in expected.items():
+        kind = Mask2Former.with_options({"task": task})
+        assert (kind.task, kind.needs, kind.classes_from(dataset)) == (name, needs, classes)
+        head = Mask2Former((16,), (16,), CLASSES, task=task, **SMALL)
+        assert (head.task, head.needs, head.classes_from(dataset)) == (name, needs, classes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 48}, "width is 48; it must be a multiple of 32"),
+        ({"num_points": 0}, "num_points is 0; it must be at least 1"),
+        ({"decoder_layers": 0}, "decoder_layers is 0; it must be at least 1"),
+    ],
+)
+def test_options_out_of_range_are_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        Mask2Former((16,), (16,), CLASSES, **{**SMALL, **options})
+
+
+def test_more_segments_than_queries_are_reported():
+    head = Mask2Former((16,), (16,), CLASSES, task="instance", **{**SMALL, "num_queries": 2})
+    target = random_targets(("masks", "labels"), (128, 128), 4, torch.Generator().manual_seed(0), image_id=7)
+    outputs = head([torch.randn(1, 16, 8, 8)], torch.zeros(1, 128, 128, dtype=torch.bool))
+    with pytest.warns(UserWarning, match="image 7 has 3 segments, but num_queries is 2: 1 of them are not learned"):
+        head.loss(outputs, [target])
+    dataset = Dataset()
+    dataset.object_counts = lambda: np.array([1, 3, 2])
+    head = Mask2Former((16,), (16,), CLASSES, task="instance", **{**SMALL, "num_queries": 2})
+    with pytest.warns(UserWarning, match="1 of 3 training images have more objects than queries; the largest has 3"):
+        head.check(dataset)

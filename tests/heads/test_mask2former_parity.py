@@ -1,0 +1,295 @@
+"""The mask2former head against transformers' Mask2FormerForUniversalSegmentation: same weights, features and targets.
+
+transformers treats padding as a part of the image, as the authors' code does. The comparison is made with that, and
+with transformers' own masking arguments set to the padding, which its forward pass leaves empty.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
+from transformers.modeling_outputs import BackboneOutput
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
+
+from densevit.interfaces import Class, Targets
+from densevit_heads.mask2former import Mask2Former, matching, points
+from densevit_heads.mask2former.matching import match
+from densevit_heads.mask2former.segments import Segments
+from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
+
+CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
+LAYERS, QUERIES, HEADS, POINTS = 4, 8, 4, 96
+CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
+SIZES = [(96, 160), (128, 90), (70, 130)]
+GRID = (128, 160)
+COUNTS = [3, 1, 9]  # the last image has more segments than queries
+WEIGHTS = {"label": ("loss_cross_entropy", 2), "mask": ("loss_mask", 5), "dice": ("loss_dice", 5)}
+
+# transformers' parameter name -> ours, as regular expressions
+PIXELS, DECODER = r"model\.pixel_level_module\.decoder", r"model\.transformer_module"
+NAMES = [
+    (rf"{PIXELS}\.level_embed", "pixel_decoder.level_embedding"),
+    (rf"{PIXELS}\.input_projections\.(.*)", r"pixel_decoder.projections.\1"),
+    (rf"{PIXELS}\.adapter_1\.(.*)", r"pixel_decoder.laterals.0.\1"),
+    (rf"{PIXELS}\.layer_1\.(.*)", r"pixel_decoder.outputs.0.\1"),
+    (rf"{PIXELS}\.mask_projection\.(.*)", r"pixel_decoder.mask_features.\1"),
+    (rf"{PIXELS}\.encoder\.layers\.(.*)", r"pixel_decoder.encoder.\1"),
+    (rf"{DECODER}\.queries_embedder\.(.*)", r"decoder.positions.\1"),
+    (rf"{DECODER}\.queries_features\.(.*)", r"decoder.contents.\1"),
+    (rf"{DECODER}\.level_embed\.(.*)", r"decoder.level_embedding.\1"),
+    (rf"{DECODER}\.decoder\.layernorm\.(.*)", r"decoder.norm.\1"),
+    (rf"{DECODER}\.decoder\.layers\.(.*)", r"decoder.layers.\1"),
+    (rf"{DECODER}\.decoder\.mask_predictor\.mask_embedder\.0\.0\.(.*)", r"decoder.mask_head.0.\1"),
+    (rf"{DECODER}\.decoder\.mask_predictor\.mask_embedder\.1\.0\.(.*)", r"decoder.mask_head.2.\1"),
+    (rf"{DECODER}\.decoder\.mask_predictor\.mask_embedder\.2\.0\.(.*)", r"decoder.mask_head.4.\1"),
+    (r"class_predictor\.(.*)", r"decoder.label_head.\1"),
+]
+PARTS = {
+    "sampling_offsets": "offsets", "attention_weights": "weights", "value_proj": "value", "output_proj": "output",
+    "q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output", "fc1": "ffn.expand",
+    "fc2": "ffn.contract", "final_layer_norm": "ffn_norm", "self_attn_layer_norm": "self_attention_norm",
+    "cross_attn_layer_norm": "cross_attention_norm", "self_attn": "self_attention", "cross_attn": "cross_attention",
+}  # fmt: skip
+
+
+def renamed(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """transformers' tensors by our names, those of a fused query, key and value apart."""
+    result = {}
+    for name, value in values.items():
+        pattern, ours = next(pair for pair in NAMES if re.fullmatch(pair[0], name))
+        parts = re.sub(pattern, ours, name).split(".")
+        own = ".".join(PARTS.get(part, part) for part in parts)
+        if match := re.fullmatch(r"(.*\.)in_proj_(weight|bias)", own):
+            result |= {
+                f"{match[1]}{k}.{match[2]}": x for k, x in zip(["query", "key", "value"], value.chunk(3), strict=True)
+            }
+        else:
+            result[own] = value
+    return result
+
+
+class GivenFeatures(nn.Module):
+    """A backbone of transformers that returns given features."""
+
+    def __init__(self, features: list[Tensor]) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, images: Tensor) -> BackboneOutput:
+        return BackboneOutput(feature_maps=tuple(self.features))
+
+
+@dataclass
+class Pair:
+    """transformers' model and ours with the same weights, and a batch.
+
+    masks: of each image on the grid, for transformers. scales: (B, 2), the images' share of the grid.
+    """
+
+    theirs: Mask2FormerForUniversalSegmentation
+    ours: Mask2Former
+    features: list[Tensor]
+    padding_mask: Tensor
+    masks: list[Tensor]
+    targets: list[Targets]
+    scales: Tensor
+
+    def run_theirs(self) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
+        """The output, the loss terms by transformers' names, and the features with gradients."""
+        features = [x.clone().requires_grad_() for x in self.features]
+        self.theirs.model.pixel_level_module.encoder = GivenFeatures(features)
+        output = self.theirs(torch.zeros(len(SIZES), 3, *GRID), output_auxiliary_logits=True)
+        labels = [target["labels"] for target in self.targets]
+        terms = self.theirs.criterion(
+            output.masks_queries_logits, output.class_queries_logits, self.masks, labels, output.auxiliary_logits
+        )
+        return output, terms, features
+
+    def run_ours(self) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
+        features = [x.clone().requires_grad_() for x in self.features]
+        outputs = self.ours(features, self.padding_mask)
+        return outputs, self.ours.loss(outputs, self.targets), features
+
+
+def make_pair(monkeypatch: pytest.MonkeyPatch, padded: bool) -> Pair:
+    """padded: both mask padding; otherwise it is a part of the image in both."""
+    torch.manual_seed(0)
+    config = Mask2FormerConfig(
+        backbone_config=ResNetConfig(embedding_size=8, hidden_sizes=[*CHANNELS], depths=[1, 1, 1, 1],
+                                     layer_type="basic", out_features=["stage1", "stage2", "stage3", "stage4"]),
+        feature_size=64, mask_feature_size=64, hidden_dim=64, encoder_feedforward_dim=48, encoder_layers=2,
+        decoder_layers=LAYERS + 1, num_attention_heads=HEADS, dim_feedforward=40, num_queries=QUERIES,
+        num_labels=len(CLASSES), train_num_points=POINTS,
+    )  # fmt: skip
+    theirs = Mask2FormerForUniversalSegmentation(config).eval()
+    randomise(theirs)
+    ours = Mask2Former(
+        CHANNELS, STRIDES, CLASSES, "instance", QUERIES, 64, HEADS, encoder_layers=2, encoder_ffn_width=48,
+        decoder_layers=LAYERS, ffn_width=40, num_points=POINTS,
+    ).eval()  # fmt: skip
+    ours.load_state_dict(renamed(parameters(theirs)), strict=True)
+
+    features = [torch.randn(len(SIZES), c, GRID[0] // s, GRID[1] // s) for c, s in zip(CHANNELS, STRIDES, strict=True)]
+    padding = torch.ones(len(SIZES), *GRID, dtype=torch.bool)
+    masks, targets = [], []
+    for i, ((h, w), count) in enumerate(zip(SIZES, COUNTS, strict=True)):
+        padding[i, :h, :w] = False
+        blobs = F.interpolate(torch.randn(1, count, 5, 6), size=(h, w), mode="bicubic")[0] > 0.2
+        masks.append(F.pad(blobs, (0, GRID[1] - w, 0, GRID[0] - h)).float())
+        size = (h, w) if padded else GRID
+        labels = torch.randint(len(CLASSES), (count,))
+        targets.append({"masks": blobs if padded else masks[-1].bool(), "labels": labels, "size": size, "image_id": i})
+    features = [x.masked_fill(on_grid(padding, x.shape[-2:])[:, None], 0.0) for x in features]
+    if padded:
+        mask_padding(theirs, padding, monkeypatch)
+    else:
+        padding = torch.zeros_like(padding)
+    scales = torch.tensor([[target["size"][1] / GRID[1], target["size"][0] / GRID[0]] for target in targets])
+    same_points(monkeypatch, scales)
+    return Pair(theirs, ours, features, padding, masks, targets, scales)
+
+
+def parameters(model: nn.Module) -> dict[str, Tensor]:
+    return {k: p.detach() for k, p in model.named_parameters() if not k.startswith("model.pixel_level_module.encoder.")}
+
+
+def randomise(model: nn.Module) -> None:
+    """All weights, also those that start as 0 or 1."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            spread = {"sampling_offsets.bias": 2.0, "queries_features.weight": 1.0, "queries_embedder.weight": 1.0}
+            norm = "norm.weight" in name or re.search(r"(input_projections\.\d|adapter_1|layer_1)\.1\.weight", name)
+            scale = spread.get(".".join(name.split(".")[-2:]), 0.15)
+            parameter.copy_(scale * torch.randn_like(parameter) + (1.0 if norm else 0.0))
+
+
+def on_grid(padding: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(padding[:, None].float(), size=size)[:, 0] > 0.5
+
+
+def mask_padding(theirs: nn.Module, padding: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets transformers' model mask padding in positions, valid ratios, deformable and cross-attention."""
+    sizes = [torch.Size((GRID[0] // s, GRID[1] // s)) for s in STRIDES[:0:-1]]
+    flat = {one.numel(): on_grid(padding, one).flatten(1) for one in sizes}
+    decoder = theirs.model.pixel_level_module.decoder
+    encode, ratio = decoder.encoder.forward, decoder.get_valid_ratio
+    every = torch.cat([flat[one.numel()] for one in sizes], dim=1)
+    decoder.encoder.forward = lambda **kwargs: encode(**{**kwargs, "attention_mask": every})
+    decoder.get_valid_ratio = lambda mask, dtype: ratio(on_grid(padding, mask.shape[1:]), dtype)
+    positions = Mask2FormerSinePositionEmbedding.forward
+
+    def masked_positions(self: Any, shape: torch.Size, device: Any, dtype: Any, mask: Tensor | None = None) -> Tensor:
+        return positions(self, shape, device, dtype, ~on_grid(padding, shape[-2:]))
+
+    monkeypatch.setattr(Mask2FormerSinePositionEmbedding, "forward", masked_positions)
+    predictor = theirs.model.transformer_module.decoder.mask_predictor
+    predict = predictor.forward
+
+    def per_head(attention: Tensor) -> Tensor:  # (B * heads, 1, S)
+        return flat[attention.shape[-1]].repeat_interleave(HEADS, 0)[:, None]
+
+    def masked_predictor(*args: Any) -> tuple[Tensor, Tensor]:
+        mask, attention = predict(*args)
+        return mask, attention | per_head(attention)
+
+    predictor.forward = masked_predictor
+    for layer in theirs.model.transformer_module.decoder.layers:
+        attend = layer.cross_attn.forward
+        layer.cross_attn.forward = lambda attn_mask, attend=attend, **kwargs: attend(
+            attn_mask=attn_mask | per_head(attn_mask), **kwargs
+        )
+
+
+def same_points(monkeypatch: pytest.MonkeyPatch, scales: Tensor) -> None:
+    """The same random points in both: in matching of an image, and as candidates of each mask.
+
+    Ours are in 0 ... 1 of the image, transformers' of the padded batch.
+    """
+    tables = {count: torch.rand(len(SIZES), count, 2) for count in (POINTS, 3 * POINTS, POINTS // 4)}
+    per_mask = scales.repeat_interleave(torch.tensor(COUNTS).clamp(max=QUERIES), 0)
+    calls = {"theirs": 0, "ours": 0}
+
+    def rand(rows: int, count: int, _: int, **kwargs: Any) -> Tensor:
+        if count != POINTS:
+            return tables[count][0] * per_mask[:, None]
+        image, calls["theirs"] = calls["theirs"] % len(SIZES), calls["theirs"] + 1
+        return (tables[count][image] * scales[image])[None]
+
+    def ours(rows: int, count: int, *args: Any) -> Tensor:
+        if count != POINTS:
+            return tables[count][:1].expand(rows, -1, -1)
+        image, calls["ours"] = calls["ours"] % len(SIZES), calls["ours"] + 1
+        return tables[count][image : image + 1]
+
+    monkeypatch.setattr(torch, "rand", rand)
+    monkeypatch.setattr(points, "random_points", ours)
+    monkeypatch.setattr(matching, "random_points", ours)
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["padding is image", "padding is masked"])
+@pytest.mark.filterwarnings("ignore:image 2 has 9 segments")
+def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.MonkeyPatch, padded: bool):
+    pair = make_pair(monkeypatch, padded)
+    output, terms, their_features = pair.run_theirs()
+    outputs, losses, features = pair.run_ours()
+
+    logits, embeddings = outputs["layers"]
+    masks = torch.stack([mask_logits(x, outputs["pixels"]) for x in embeddings])
+    their_logits, their_masks = (
+        torch.stack([*(x[name] for x in output.auxiliary_logits), output[name]])
+        for name in ("class_queries_logits", "masks_queries_logits")
+    )
+    assert logits.shape == (LAYERS + 1, len(SIZES), QUERIES, len(CLASSES) + 1)
+    assert their_logits.std(dim=2).mean() > 0.1 and 0.2 < (their_masks > 0).float().mean() < 0.8
+    torch.testing.assert_close(logits, their_logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(masks, their_masks, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs["masks"], their_masks[-1], rtol=1e-4, atol=1e-4)
+
+    for name, (theirs, weight) in WEIGHTS.items():
+        torch.testing.assert_close(losses[name], weight * terms[theirs], rtol=1e-4, atol=1e-6)
+    earlier = [w * terms[f"{name}_{layer}"] for name, w in WEIGHTS.values() for layer in range(LAYERS)]
+    torch.testing.assert_close(losses["auxiliary"], torch.stack(earlier).sum(), rtol=1e-4, atol=1e-6)
+
+    torch.stack([*earlier, *(w * terms[name] for name, w in WEIGHTS.values())]).sum().backward()
+    torch.stack(list(losses.values())).sum().backward()
+    same_gradients(pair, their_features, features)
+
+
+def same_gradients(pair: Pair, theirs: list[Tensor], ours: list[Tensor]) -> None:
+    """Of features and of every parameter, to 1e-4 of the largest in each tensor."""
+    wanted = renamed({k: p.grad for k, p in pair.theirs.named_parameters() if ".encoder.encoder." not in k})
+    found = {name: p.grad for name, p in pair.ours.named_parameters()}
+    assert wanted.keys() == found.keys()
+    for i, (x, y) in enumerate(zip(theirs, ours, strict=True)):
+        outside = on_grid(pair.padding_mask, x.shape[-2:])[:, None]
+        wanted[f"features {i}"], found[f"features {i}"] = x.grad.masked_fill(outside, 0.0), y.grad
+    for name, gradient in wanted.items():
+        scale = gradient.abs().max()
+        if name.endswith("attention.key.bias"):  # a softmax does not see what is added to all keys: rounding errors
+            assert max(scale, found[name].abs().max()) < 1e-5, name
+        else:
+            assert scale > 1e-4, f"{name} has no gradient to compare"
+            assert (gradient - found[name]).abs().max() <= 1e-4 * scale, name
+
+
+@pytest.mark.filterwarnings("ignore:image 2 has 9 segments")
+def test_matching_agrees_with_transformers(monkeypatch: pytest.MonkeyPatch):
+    pair = make_pair(monkeypatch, padded=True)
+    outputs = pair.run_ours()[0]
+    found, pixels = MaskQueries(*outputs["layers"]), outputs["pixels"]
+    criterion = pair.ours.criterion
+    segments = Segments.of(pair.targets, "instance", len(CLASSES), pixels.device)
+    pairs = match(found, pixels, segments, pair.scales, POINTS, criterion.weights)
+    labels = [target["labels"] for target in pair.targets]
+    for layer in range(LAYERS + 1):
+        masks = mask_logits(found.embeddings[layer], pixels)
+        wanted = pair.theirs.criterion.matcher(masks, found.logits[layer], pair.masks, labels)
+        queries = torch.cat([query for query, _ in wanted])
+        targets = torch.cat([target + sum(COUNTS[:i]) for i, (_, target) in enumerate(wanted)])
+        assert pairs.query[layer].tolist() == queries.tolist()
+        assert pairs.target[layer].tolist() == targets.tolist()

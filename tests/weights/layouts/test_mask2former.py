@@ -1,0 +1,211 @@
+"""Mask2Former: transformers' models with random weights, in its files, in memory and with the authors' names.
+
+All images of a batch have one size: theirs treats padding as a part of the image, ours masks it.
+"""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig, SwinConfig
+
+import densevit
+from densevit.weights.converting import convert
+from densevit.weights.foreign_export import export
+from densevit.weights.key_mapping import translate, translate_back
+from densevit.weights.layouts import find, recognise
+from densevit_heads.mask2former.label_sets import coco_panoptic_classes
+
+SIZE = (128, 160)
+STAGES = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
+BACKBONES = {
+    "swin": SwinConfig(embed_dim=32, depths=[1, 1, 3, 1], num_heads=[1, 2, 4, 8], window_size=4, image_size=128,
+                       **STAGES),
+    "resnet": ResNetConfig(
+        embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", **STAGES
+    ),
+}  # fmt: skip
+SMALL = {
+    "feature_size": 64, "mask_feature_size": 64, "hidden_dim": 64, "encoder_layers": 2, "decoder_layers": 4,
+    "encoder_feedforward_dim": 48, "dim_feedforward": 40, "num_queries": 9, "num_attention_heads": 4,
+}  # fmt: skip
+DECODER, TRANSFORMER = r"model\.pixel_level_module\.decoder\.", r"model\.transformer_module\."
+ENCODER, LAYER = DECODER + r"encoder\.layers\.(\d)\.", TRANSFORMER + r"decoder\.layers\.(\d)\."
+AUTHORS = [  # transformers' names -> the authors', as in transformers' conversion script
+    (ENCODER + r"self_attn_layer_norm\.", r"PIXELS.transformer.encoder.layers.\1.norm1."),
+    (ENCODER + r"final_layer_norm\.", r"PIXELS.transformer.encoder.layers.\1.norm2."),
+    (ENCODER + r"fc([12])\.", r"PIXELS.transformer.encoder.layers.\1.linear\2."),
+    (DECODER + r"encoder\.", r"PIXELS.transformer.encoder."),
+    (DECODER + r"level_embed", r"PIXELS.transformer.level_embed"),
+    (DECODER + r"input_projections\.", r"PIXELS.input_proj."),
+    (DECODER + r"mask_projection\.", r"PIXELS.mask_features."),
+    (DECODER + r"(adapter|layer)_1\.0\.", r"PIXELS.\1_1."),
+    (DECODER + r"(adapter|layer)_1\.1\.", r"PIXELS.\1_1.norm."),
+    (TRANSFORMER + r"queries_embedder\.", r"PREDICTOR.query_embed."),
+    (TRANSFORMER + r"queries_features\.", r"PREDICTOR.query_feat."),
+    (TRANSFORMER + r"level_embed\.", r"PREDICTOR.level_embed."),
+    (TRANSFORMER + r"decoder\.layernorm\.", r"PREDICTOR.decoder_norm."),
+    (TRANSFORMER + r"decoder\.mask_predictor\.mask_embedder\.(\d)\.0\.", r"PREDICTOR.mask_embed.layers.\1."),
+    (LAYER + r"self_attn\.", r"PREDICTOR.transformer_self_attention_layers.\1.self_attn."),
+    (LAYER + r"self_attn_layer_norm\.", r"PREDICTOR.transformer_self_attention_layers.\1.norm."),
+    (LAYER + r"cross_attn\.", r"PREDICTOR.transformer_cross_attention_layers.\1.multihead_attn."),
+    (LAYER + r"cross_attn_layer_norm\.", r"PREDICTOR.transformer_cross_attention_layers.\1.norm."),
+    (LAYER + r"fc([12])\.", r"PREDICTOR.transformer_ffn_layers.\1.linear\2."),
+    (LAYER + r"final_layer_norm\.", r"PREDICTOR.transformer_ffn_layers.\1.norm."),
+    (r"class_predictor\.", r"PREDICTOR.class_embed."),
+    (r"criterion\.", r"criterion."),
+]  # fmt: skip
+AUTHORS_RESNET = [  # -> detectron2's
+    (r"embedder\.embedder\.convolution\.", r"stem.conv1."),
+    (r"embedder\.embedder\.normalization\.", r"stem.conv1.norm."),
+    (r"encoder\.stages\.(\d)\.layers\.(\d)\.layer\.(\d)\.convolution\.", r"res\1.\2.conv\3."),
+    (r"encoder\.stages\.(\d)\.layers\.(\d)\.layer\.(\d)\.normalization\.", r"res\1.\2.conv\3.norm."),
+    (r"encoder\.stages\.(\d)\.layers\.(\d)\.shortcut\.convolution\.", r"res\1.\2.shortcut."),
+    (r"encoder\.stages\.(\d)\.layers\.(\d)\.shortcut\.normalization\.", r"res\1.\2.shortcut.norm."),
+]
+AUTHORS_SWIN = [  # of files
+    (r"embeddings\.patch_embeddings\.projection\.", r"patch_embed.proj."),
+    (r"embeddings\.norm\.", r"patch_embed.norm."),
+    (r"encoder\.layers\.(\d)\.downsample\.", r"layers.\1.downsample."),
+    (r"encoder\.layers\.(\d)\.blocks\.(\d)\.layernorm_before\.", r"layers.\1.blocks.\2.norm1."),
+    (r"encoder\.layers\.(\d)\.blocks\.(\d)\.layernorm_after\.", r"layers.\1.blocks.\2.norm2."),
+    (r"encoder\.layers\.(\d)\.blocks\.(\d)\.attention\.self\.", r"layers.\1.blocks.\2.attn."),
+    (r"encoder\.layers\.(\d)\.blocks\.(\d)\.attention\.output\.dense\.", r"layers.\1.blocks.\2.attn.proj."),
+    (r"encoder\.layers\.(\d)\.blocks\.(\d)\.intermediate\.dense\.", r"layers.\1.blocks.\2.mlp.fc1."),
+    (r"encoder\.layers\.(\d)\.blocks\.(\d)\.output\.dense\.", r"layers.\1.blocks.\2.mlp.fc2."),
+    (r"hidden_states_norms\.stage(\d)\.", r"norm\1."),
+]
+
+
+@torch.no_grad()
+def make(backbone, num_labels=5):
+    """A small model; all tensors are random so that errors become visible."""
+    torch.manual_seed(5)
+    config = Mask2FormerConfig(backbone_config=BACKBONES[backbone], num_labels=num_labels, **SMALL)
+    theirs = Mask2FormerForUniversalSegmentation(config).eval()
+    for name, tensor in theirs.named_parameters():
+        if "queries_" in name or name.endswith("sampling_offsets.bias"):
+            tensor.normal_(0, 1.5)
+        elif tensor.ndim == 1:
+            norm = "norm" in name or re.search(r"(input_projections\.\d|adapter_1|layer_1)\.1\.", name)
+            tensor.normal_(1.0 if norm and name.endswith("weight") else 0.0, 0.2)
+        else:
+            tensor.normal_(0, 0.8 * tensor[0].numel() ** -0.5)
+    for name, tensor in theirs.named_buffers():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+    return theirs
+
+
+@torch.no_grad()
+def run(theirs, batch):
+    """As in their image processor: normalised by ImageNet's mean and std."""
+    mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return theirs((batch["images"] / 255 - mean) / std)
+
+
+def same(outputs, reference):
+    assert reference.class_queries_logits.std(1).mean() > 0.1
+    torch.testing.assert_close(outputs["logits"], reference.class_queries_logits, rtol=1e-4, atol=1e-4)
+    scale = reference.masks_queries_logits.abs().max().item()
+    torch.testing.assert_close(outputs["masks"], reference.masks_queries_logits, rtol=1e-4, atol=1e-5 * scale)
+
+
+def file_of(theirs, folder):
+    """The tensors of their file, without a norm that transformers 5 adds and does not use."""
+    theirs.save_pretrained(folder)
+    return {k: x for k, x in load_file(folder / "model.safetensors").items() if ".swin.layernorm." not in k}
+
+
+def authors_state(state, backbone):
+    """The tensors of transformers' file with the authors' names."""
+    result, fused = {}, {}
+    for name, tensor in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        own = name.removeprefix("model.pixel_level_module.encoder.")
+        for pattern, replacement in (
+            AUTHORS if own == name else AUTHORS_RESNET if backbone == "resnet" else AUTHORS_SWIN
+        ):
+            renamed, found = re.subn(f"^{pattern}", replacement, own)
+            if found:
+                break
+        else:
+            raise AssertionError(name)
+        if own != name:
+            renamed = "backbone." + re.sub(r"(?<=^res)\d", lambda match: str(int(match[0]) + 2), renamed)
+            renamed = re.sub(r"(?<=\d\.conv)\d", lambda match: str(int(match[0]) + 1), renamed)
+            renamed = re.sub(r"^backbone\.norm(\d)", lambda match: f"backbone.norm{int(match[1]) - 1}", renamed)
+        renamed = renamed.replace("PIXELS", "sem_seg_head.pixel_decoder").replace("PREDICTOR", "sem_seg_head.predictor")
+        if match := re.fullmatch(r"(.*)\.(?:self_attn\.([qkv])_proj|attn\.(query|key|value))\.(weight|bias)", renamed):
+            kind = f"{match[1]}.self_attn.in_proj_{match[4]}" if match[2] else f"{match[1]}.attn.qkv.{match[4]}"
+            fused.setdefault(kind, {})[(match[2] or match[3])[0]] = tensor
+        else:
+            result[renamed] = tensor
+    return result | {name: torch.cat([parts[x] for x in "qkv"]) for name, parts in fused.items()}
+
+
+@pytest.mark.parametrize("where", ["file", "memory", "authors"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+@torch.no_grad()
+def test_logits_and_masks_match_transformers(backbone, where, tmp_path, whole, padded_batch):
+    theirs = make(backbone)
+    state = file_of(theirs, tmp_path)
+    name = "mask2former" if where == "authors" else "transformers-mask2former"
+    if where == "authors":
+        state = authors_state(state, backbone)
+    elif where == "memory":
+        state = theirs.state_dict()
+    name += "-resnet" if backbone == "resnet" else "-v5" if where == "memory" else ""
+    layout = recognise(state)
+    assert layout.name == name
+    without = r"criterion\.|.*relative_position_index$|.*\.swin\.layernorm\."
+    ours = whole(state, layout, without_effect=without, thirds="in_proj_")
+    batch = padded_batch([SIZE, SIZE])
+    same(ours(batch)["panoptic"], run(theirs, batch))
+
+    back, unknown = translate_back(translate(state, layout).tensors, layout)
+    assert unknown == []
+    kept = {key for key in state if not re.match(without, key)}
+    assert kept <= set(back) and all(torch.equal(back[key], state[key]) for key in kept)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+@pytest.mark.parametrize("backbone", ["swin", "resnet"])
+@torch.no_grad()
+def test_a_model_of_ours_exports_and_comes_back(backbone, task, tmp_path, padded_batch):
+    """Through files, as `densevit convert RUN OUT --to hf`, with options that differ from the defaults."""
+    head = {"num_queries": 7, "width": 64, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "ffn_width": 40}
+    section = {"name": "swin", "variant": "nano", "window_size": 4}
+    section = section if backbone == "swin" else {"name": "resnet", "depth": 18, "norm": "frozen"}
+    names = [f"class {i}" for i in range(5)]
+    head = {"name": "mask2former", "task": task, "encoder_ffn_width": 24, **head}
+    model = densevit.create_model(section, heads={"masks": head}, classes=names).model
+    for parameter in model.heads.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    densevit.save(model, tmp_path / "model.safetensors")
+    base = f"mask2former{'-resnet' if backbone == 'resnet' else ''}{'' if task == 'panoptic' else f'-{task}'}"
+    for to, name, out in (("hf", f"transformers-{base}", "folder"), (base, base, "theirs.pth")):
+        exported = export(tmp_path / "model.safetensors", to)
+        assert exported.layout.name == name
+        exported.write(tmp_path / out)
+        back = convert(tmp_path / out, layout=name).model
+        [(key, own)] = back.heads.items()
+        assert (own.task, own.kind) == (model.heads["masks"].task, task)
+        renamed = {k.replace("heads.masks.", f"heads.{key}."): x for k, x in model.state_dict().items()}
+        assert all(torch.equal(x, back.state_dict()[k]) for k, x in renamed.items())
+    again = Mask2FormerForUniversalSegmentation.from_pretrained(tmp_path / "folder").eval()
+    batch = padded_batch([SIZE, SIZE])
+    same(model.eval()(batch)["masks"], run(again, batch))
+
+
+def test_classes_by_their_number():
+    layout = find("mask2former")
+    row = "sem_seg_head.predictor.class_embed.bias"
+    coco = layout.classes({row: torch.zeros(134)}, {})["panoptic"]
+    assert coco == coco_panoptic_classes() and len(coco) == 133
+    assert (coco[79].name, coco[80].name, coco[132].file_id, coco[132].thing) == ("toothbrush", "banner", 200, False)
+    things = find("mask2former-instance").classes({row: torch.zeros(81)}, {})["detection"]
+    assert [one.file_id for one in things] == [one.file_id for one in coco[:80]]
+    assert len(find("mask2former-semantic").classes({row: torch.zeros(151)}, {})["segmentation"]) == 150
