@@ -21,7 +21,7 @@ class EncoderLayer(nn.Module):
         num_points: int,
         ffn_width: int,
         dropout: float,
-        deterministic: bool,
+        deterministic: bool = False,
     ) -> None:
         super().__init__()
         self.self_attention = MultiScaleDeformableAttention(width, num_levels, num_heads, num_points, deterministic)
@@ -50,7 +50,7 @@ class DecoderLayer(nn.Module):
         num_points: int,
         ffn_width: int,
         dropout: float,
-        deterministic: bool,
+        deterministic: bool = False,
     ) -> None:
         super().__init__()
         self.self_attention = MultiHeadAttention(width, num_heads, dropout)
