@@ -26,7 +26,9 @@ class DetrPanoptic(Detr):
     the defaults, the model has 42.9 M parameters, the backbone's included.
 
     Options from `num_queries` to `dense_loss`: those of `detr`. width: also a multiple of 16.
-    mask_weight, dice_weight: of the focal loss and the dice loss of masks.
+    mask_weight, dice_weight: of the focal loss and the dice loss of masks. In joint training, a small
+        `trainer.clip_grad_norm` scales the gradients of masks down to AdamW's eps, and masks are not learned: raise it
+        (10 instead of 0.1).
     freeze_detector: trains the mask head only, with the losses `mask` and `dice`; no gradient reaches the backbone.
     threshold: least score of a segment in the panoptic map.
     """
