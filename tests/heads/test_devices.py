@@ -19,11 +19,11 @@ from tests.training.test_several_tasks import BASE, DETECTION, SURFACES
 
 PLAIN = {
     "name": "detr", "num_queries": 4, "width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2,
-    "feedforward": 16,
+    "feedforward": 16, "dropout": 0.0,
 }  # fmt: skip
 DEFORMABLE = {
     "name": "deformable_detr", "num_queries": 4, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2,
-    "ffn_width": 16,
+    "ffn_width": 16, "dropout": 0.0,
 }  # fmt: skip
 PANOPTIC = {**PLAIN, "name": "detr_panoptic", "num_queries": 16, "threshold": 0.0, "evaluation": None}
 MASK2FORMER = {
@@ -33,7 +33,7 @@ MASK2FORMER = {
 DPT = {"name": "dpt", "width": 8}
 HEADS: dict[str, dict[str, Any]] = {
     "detr": PLAIN,
-    "detr-all-options": {**DETECTION, "position_bias": True, "two_stage": True},
+    "detr-all-options": {**DETECTION, "dropout": 0.0, "position_bias": True, "two_stage": True},
     "detr-focal": {**PLAIN, "classification": "focal", "anchors": True, "denoising": 2, "positions": "learned"},
     "deformable-detr": DEFORMABLE,
     "deformable-detr-two-stage": {**DEFORMABLE, "box_refinement": True, "two_stage": True},
@@ -45,7 +45,7 @@ HEADS: dict[str, dict[str, Any]] = {
         "denoising": 2,
         "dense_loss": 1.0,
     },
-    "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2},
+    "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2, "dropout": 0.0},
     "detr-panoptic": PANOPTIC,
     "detr-panoptic-frozen": {**PANOPTIC, "freeze_detector": True},
     "mask2former-instance": {**MASK2FORMER, "task": "instance"},
