@@ -352,3 +352,25 @@ def test_fake_tensors_have_the_shapes_of_the_gradients():
         x = multi_scale_deformable_attention(inputs[0], SHAPES, *inputs[1:])
         gradients = torch.autograd.grad(x.sum(), inputs)
     assert [g.shape for g in gradients] == [x.shape for x in inputs]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("queries", [9, 40000, 50000])  # one chunk, one an image, two an image
+def test_chunks_of_images_and_heads_give_the_same(queries, dtype):
+    value, locations, weights = inputs = make_inputs([(3, 4), (2, 2)], batch=3, queries=queries)
+    value = value.to(dtype)
+    ours = multi_scale_deformable_attention(value, [(3, 4), (2, 2)], locations, weights)
+    others = grid_sample_formulation(value.float(), [(3, 4), (2, 2)], locations, weights).to(dtype)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(ours, others, atol=tolerance, rtol=tolerance)
+    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    own, other = (torch.autograd.grad(x, inputs, gradient) for x in (ours, others))
+    for a, b in zip(own, other, strict=True):
+        torch.testing.assert_close(a, b, atol=tolerance * b.abs().max().item(), rtol=tolerance)
+
+
+def test_number_of_chunks():
+    def chunks(queries):
+        return len(deformable_attention._chunks(torch.empty(2, 16, 3, 5), torch.empty(2, queries, 3, 2, 2)))
+
+    assert [chunks(queries) for queries in (9, 40000, 50000, 200000)] == [1, 2, 4, 6]
