@@ -19,9 +19,14 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, relu: bool = True, re
         y = conv._conv_forward(x, weight, shift.to(weight.dtype))
     else:
         y = norm(conv(x))
+    # Neither convolutions nor norms need their result in the backward pass. After an operation in place on a view, as
+    # `Conv1x1` returns in bf16, it would copy gradients.
+    in_place = torch.compiler.is_compiling() or not y._is_view()
     if residual is not None:
-        y += residual  # in place, as ReLU: neither convolutions nor norms need their result in the backward pass
-    return y.relu_() if relu else y
+        y = y.add_(residual) if in_place else y + residual
+    if not relu:
+        return y
+    return y.relu_() if in_place else y.relu()
 
 
 def _map_is_larger(conv: nn.Conv2d, x: Tensor) -> bool:

@@ -174,7 +174,8 @@ def compare(head: str, precisions: Sequence[str], args: argparse.Namespace, tabl
         ratios = [b / a for a, b in zip(times["densevit"], times["transformers"], strict=True)]
         ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} ... {max(ratios):.2f})"
         for peer in peers:
-            cells = [f"{1000 * statistics.median(times[peer]):.0f}", ratio if peer == "densevit" else ""]
+            cells = [f"{1000 * statistics.median(times[peer]):.0f}", f"{1000 * min(times[peer]):.0f}"]
+            cells.append(ratio if peer == "densevit" else "")
             cells.append(f"{peak_memory(peer, head, low, args):.0f}" if args.memory else "")
             table.add_row(f"{head} {precision}", peer, *cells)
         table.add_section()
@@ -194,7 +195,7 @@ def main() -> None:
     args = parser.parse_args()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "timm"))
     title = f"Training step, batch {args.batch_size}, {args.size}x{args.size}; {versions}"
-    table = Table("case", "by", "ms", "ratio", "peak MB", title=title)
+    table = Table("case", "by", "ms", "least ms", "ratio", "peak MB", title=title)
     for head in args.heads:
         compare(head, ("fp32", "bf16") if args.precision == "both" else (args.precision,), args, table)
     Console(width=120).print(table)

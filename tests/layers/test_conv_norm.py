@@ -1,0 +1,64 @@
+"""Folded frozen batch norm against torch's convolution and batch norm in evaluation mode."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from densevit.layers.conv_norm import conv_norm
+from densevit.layers.linear import Conv1x1
+from densevit.layers.norms import FrozenBatchNorm2d
+
+CASES = {
+    "more cells than kernel elements": (Conv1x1(8, 6), 9),
+    "of stride 2": (Conv1x1(8, 6, stride=2), 12),
+    "3x3, dilated, in groups": (nn.Conv2d(8, 6, 3, padding=2, dilation=2, groups=2, bias=False), 10),
+    "fewer cells than kernel elements": (nn.Conv2d(8, 6, 3, padding=1, bias=False), 4),
+}
+
+
+def frozen_and_torchs() -> tuple[FrozenBatchNorm2d, nn.BatchNorm2d]:
+    torchs = nn.BatchNorm2d(6).eval()
+    for x in (torchs.weight, torchs.bias, torchs.running_mean):
+        nn.init.normal_(x)  # type: ignore[arg-type]  # a tensor
+    nn.init.uniform_(torchs.running_var, 0.1, 3)  # type: ignore[arg-type]  # as above
+    frozen = FrozenBatchNorm2d(6)
+    frozen.load_state_dict(torchs.state_dict())
+    return frozen, torchs
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_result_and_gradients_are_those_of_batch_norm(name: str, relu: bool, residual: bool, autocast: bool) -> None:
+    conv, side = CASES[name]
+    frozen, torchs = frozen_and_torchs()
+    x = torch.randn(2, 8, side, side).to(memory_format=torch.channels_last).requires_grad_()
+    other = torch.randn_like(conv(x)).requires_grad_() if residual else None
+    inputs = [x, conv.weight, *([] if other is None else [other])]
+    expected = torchs(F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups))  # type: ignore[arg-type]  # numbers
+    expected = expected if other is None else expected + other
+    expected = expected.relu() if relu else expected
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = conv_norm(conv, frozen, x, relu, None if other is None else other.to(conv(x).dtype))
+    gradient = torch.randn_like(expected)
+    pairs = [(found, expected)]
+    pairs += zip(
+        torch.autograd.grad(found, inputs, gradient.to(found.dtype)),
+        torch.autograd.grad(expected, inputs, gradient),
+        strict=True,
+    )
+    for own, wanted in pairs:
+        error = (own - wanted).norm() / wanted.norm()  # a ReLU may be off by one sign in bf16
+        assert error < (0.1 if autocast else 1e-6)
+
+
+def test_map_is_stored_once() -> None:
+    conv, frozen = Conv1x1(8, 6), frozen_and_torchs()[0]
+    x = torch.randn(2, 8, 9, 9, requires_grad=True)
+    shapes: list[torch.Size] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda y: shapes.append(y.shape) or y, lambda y: y):
+        conv_norm(conv, frozen, x)
+    maps = [shape for shape in shapes if shape[-2:] == (9, 9)]
+    assert maps == [x.shape, (2, 6, 9, 9)]  # the input for the weight's gradient, the result for ReLU's
