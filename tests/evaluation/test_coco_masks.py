@@ -286,8 +286,9 @@ def test_real_annotations_match_pycocotools():
     evaluator = CocoMasks(dataset.classes["detection"])
     for index in range(len(dataset)):
         target = dataset[index]["targets"]
-        shifted = [torch.roll(mask, tuple(rng.integers(-4, 5, 2)), (0, 1)) for mask in target["masks"]]
+        annotated = target["masks"].to("cpu")
+        shifted = [torch.roll(mask, tuple(rng.integers(-4, 5, 2)), (0, 1)) for mask in annotated]
         scores = torch.tensor(rng.random(len(shifted)), dtype=torch.float32)
-        masks = torch.stack(shifted) if shifted else target["masks"]
+        masks = torch.stack(shifted) if shifted else annotated
         evaluator.update([{"masks": masks, "scores": scores, "labels": target["labels"]}], [target])
     assert same(evaluator.compute(), prefixed(reference(truth, evaluator.results()), "mask_"))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.layers.dropout import dropout_matmul, relu_dropout
+from densevit.layers.dropout import Dropout, dropout_matmul, relu_dropout
 
 P = 0.1
 Function = Callable[..., Tensor]
@@ -44,6 +44,16 @@ def test_relu_dropout(p: float) -> None:
     found, expected = seeded(lambda x: relu_dropout(x, p), x), seeded(lambda x: x.relu() * noise, x)
     for x, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(x, wanted)
+
+
+@pytest.mark.parametrize("p", [P, 0.5])
+def test_dropout(p: float) -> None:
+    x = torch.randn(7, 33, generator=torch.Generator().manual_seed(1))
+    noise = seeded(Dropout(p), torch.ones_like(x))[0].detach()
+    assert noise.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=1e-4)
+    for found, wanted in zip(seeded(Dropout(p), x), seeded(lambda x: x * noise, x), strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert torch.equal(Dropout(p).eval()(x), x) and torch.equal(Dropout(0.0)(x), x)
 
 
 @pytest.mark.parametrize("autocast", [False, True])

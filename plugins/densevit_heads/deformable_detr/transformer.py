@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
+from densevit.layers.dropout import Dropout
 from densevit.layers.mlp import FeedForward
 from densevit_heads.deformable_detr.levels import Levels
 
@@ -28,7 +29,7 @@ class EncoderLayer(nn.Module):
         self.self_attention_norm = nn.LayerNorm(width)
         self.ffn = FeedForward(width, ffn_width, nn.ReLU, dropout)
         self.ffn_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         _initialise(self.ffn)
 
     def forward(self, memory: Tensor, levels: Levels, reference: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention_norm = nn.LayerNorm(width)
         self.ffn = FeedForward(width, ffn_width, nn.ReLU, dropout)
         self.ffn_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         _initialise(self.ffn)
         for layer in (self.self_attention.query, self.self_attention.key, self.self_attention.value):
             nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5)  # of the fused projection, (3C, C)

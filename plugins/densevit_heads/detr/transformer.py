@@ -6,6 +6,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from densevit.layers.attention import MultiHeadAttention
+from densevit.layers.dropout import Dropout
 from densevit.layers.mlp import FeedForward
 
 
@@ -16,7 +17,7 @@ class _Residual(nn.Module):
         super().__init__()
         self.pre_norm = pre_norm
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def before(self, x: Tensor) -> Tensor:
         return self.norm(x) if self.pre_norm else x
