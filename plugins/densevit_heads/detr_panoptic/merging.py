@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.interfaces import Predictions
+from densevit.interfaces import LABEL_DIVISOR, VOID, Predictions
 from densevit.losses.boxes import to_corners
 from densevit.losses.distributed import to_device
-from densevit_heads.detr_panoptic.segments import LABEL_DIVISOR, VOID
 
 Size = tuple[int, int]
 

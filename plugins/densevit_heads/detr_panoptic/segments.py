@@ -5,11 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Targets
+from densevit.interfaces import LABEL_DIVISOR, VOID, Targets
 from densevit.losses.distributed import to_device
-
-LABEL_DIVISOR = 1000  # panoptic id = class index * LABEL_DIVISOR + number of the instance
-VOID = -1  # panoptic id of pixels without a segment
 
 
 class Segments(NamedTuple):

@@ -10,12 +10,11 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
-from densevit.weights.label_sets import coco_classes, numbered_classes, segmentation_classes
+from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes, segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state import count, part
 from densevit_heads.deformable_detr.checkpoints import deformable_attention
 from densevit_heads.mask2former.head import Mask2Former
-from densevit_heads.mask2former.label_sets import coco_panoptic_classes
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS
 from densevit_heads.mask2former.segments import NEEDS, Task
 

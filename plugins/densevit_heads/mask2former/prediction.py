@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.interfaces import Class
+from densevit.interfaces import LABEL_DIVISOR, VOID, Class
 from densevit.losses.distributed import to_device
-from densevit_heads.mask2former.segments import LABEL_DIVISOR
 
-VOID = -1  # panoptic id of pixels without a segment
 TOP = 100  # instances of an image
 OBJECT_MASK_THRESHOLD = 0.8  # of the class probability, for panoptic segments
 OVERLAP_THRESHOLD = 0.8  # of the share of a mask that is not covered by others

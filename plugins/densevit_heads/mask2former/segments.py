@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from densevit.interfaces import IGNORE, Targets
+from densevit.interfaces import IGNORE, LABEL_DIVISOR, Targets
 from densevit.losses.distributed import to_device
 
 Task = Literal["panoptic", "instance", "semantic"]
@@ -15,7 +15,6 @@ NEEDS: dict[Task, tuple[str, ...]] = {
     "instance": ("masks", "labels"),
     "semantic": ("semantic",),
 }
-LABEL_DIVISOR = 1000  # panoptic id = class index * LABEL_DIVISOR + number of the instance
 
 
 class Segments(NamedTuple):

@@ -14,8 +14,8 @@ import densevit
 from densevit.weights.converting import convert
 from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import translate, translate_back
+from densevit.weights.label_sets import coco_panoptic_classes
 from densevit.weights.layouts import find, recognise
-from densevit_heads.mask2former.label_sets import coco_panoptic_classes
 
 SIZE = (128, 160)
 STAGES = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
