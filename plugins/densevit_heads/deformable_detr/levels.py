@@ -27,6 +27,20 @@ class Levels(NamedTuple):
     centres: Tensor
     valid_ratios: Tensor
 
+    @classmethod
+    def of(cls, maps: Sequence[Tensor], paddings: Sequence[Tensor], positions: Sequence[Tensor]) -> "Levels":
+        """Joins the levels. maps: (B, C, H, W) each. paddings: (B, H, W) each. positions: (B, H * W, C) each."""
+        ratios = [valid_ratio(padding) for padding in paddings]
+        centres = [cell_centres(padding, ratio) for padding, ratio in zip(paddings, ratios, strict=True)]
+        return cls(
+            torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1),
+            torch.cat(list(positions), dim=1),
+            torch.cat([padding.flatten(1) for padding in paddings], dim=1),
+            [(x.shape[-2], x.shape[-1]) for x in maps],
+            torch.cat(centres, dim=1),
+            torch.stack(ratios, dim=1),
+        )
+
     def on_maps(self, reference: Tensor) -> Tensor:
         """Points (B, Q, 2) or boxes (B, Q, 4) of the image, as positions on each map: (B, Q, L, 2 or 4)."""
         ratios = self.valid_ratios.repeat(1, 1, reference.shape[-1] // 2)
@@ -67,7 +81,7 @@ class LevelProjections(nn.Module):
 
         Features of padding are set to 0, unlike in the authors' code, where the group norms depend on them.
         """
-        used = [_without_padding(features[index], padding_mask) for index in self.features]
+        used = [without_padding(features[index], padding_mask) for index in self.features]
         maps = [project(x) for project, x in zip(self.projections, used, strict=False)]
         x = used[-1]
         for project in self.projections[len(used) :]:
@@ -79,18 +93,11 @@ class LevelProjections(nn.Module):
             sine_positions(padding, x.shape[1]).to(x.dtype).flatten(1, 2) + embedding.to(x.dtype)
             for x, padding, embedding in zip(maps, paddings, self.embedding, strict=True)
         ]
-        ratios = [valid_ratio(padding) for padding in paddings]
-        return Levels(
-            torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1),
-            torch.cat(positions, dim=1),
-            torch.cat([padding.flatten(1) for padding in paddings], dim=1),
-            [(x.shape[-2], x.shape[-1]) for x in maps],
-            torch.cat([cell_centres(padding, ratio) for padding, ratio in zip(paddings, ratios, strict=True)], dim=1),
-            torch.stack(ratios, dim=1),
-        )
+        return Levels.of(maps, paddings, positions)
 
 
-def _without_padding(x: Tensor, padding_mask: Tensor) -> Tensor:
+def without_padding(x: Tensor, padding_mask: Tensor) -> Tensor:
+    """Sets features (B, C, h, w) of padding to 0. padding_mask: (B, H, W) of the batch."""
     return x.masked_fill(mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1]))[:, None], 0.0)
 
 

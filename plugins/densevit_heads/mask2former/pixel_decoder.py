@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.positions import mask_on_grid, sine_map
-from densevit_heads.deformable_detr.levels import GROUPS, Levels, cell_centres, valid_ratio
+from densevit_heads.deformable_detr.levels import GROUPS, Levels, without_padding
 from densevit_heads.deformable_detr.transformer import EncoderLayer
 
 NUM_LEVELS = 3
@@ -81,9 +81,7 @@ class PixelDecoder(nn.Module):
         Padding is masked, unlike in the authors' code, which treats it as a part of the image: features of padding are
         set to 0, are not attended to, and do not count for positions.
         """
-        levels = self._levels(
-            [_without_padding(features[index], padding_mask) for index in self.features], padding_mask
-        )
+        levels = self._levels([without_padding(features[index], padding_mask) for index in self.features], padding_mask)
         memory, reference = levels.tokens, levels.on_maps(levels.centres)
         for layer in self.encoder:
             memory = layer(memory, levels, reference)
@@ -94,7 +92,7 @@ class PixelDecoder(nn.Module):
         ]
         fine = maps[-1]
         for index, lateral, output in zip(self.lateral_features, self.laterals, self.outputs, strict=True):
-            x = lateral(_without_padding(features[index], padding_mask))
+            x = lateral(without_padding(features[index], padding_mask))
             upsampled = F.interpolate(fine, size=x.shape[-2:], mode="bilinear", align_corners=False)
             fine = output(x + upsampled.to(x.dtype))
         paddings = [
@@ -114,16 +112,4 @@ class PixelDecoder(nn.Module):
             sine_map(padding, x.shape[1]).to(x.dtype).flatten(1, 2) + embedding.to(x.dtype)
             for x, padding, embedding in zip(maps, paddings, self.level_embedding, strict=True)
         ]
-        ratios = [valid_ratio(padding) for padding in paddings]
-        return Levels(
-            torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1),
-            torch.cat(positions, dim=1),
-            torch.cat([padding.flatten(1) for padding in paddings], dim=1),
-            [(x.shape[-2], x.shape[-1]) for x in maps],
-            torch.cat([cell_centres(padding, ratio) for padding, ratio in zip(paddings, ratios, strict=True)], dim=1),
-            torch.stack(ratios, dim=1),
-        )
-
-
-def _without_padding(x: Tensor, padding_mask: Tensor) -> Tensor:
-    return x.masked_fill(mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1]))[:, None], 0.0)
+        return Levels.of(maps, paddings, positions)
