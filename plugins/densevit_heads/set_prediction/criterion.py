@@ -49,7 +49,7 @@ class SetCriterion:
         counts = dataset.object_counts()
         if counts is not None and len(counts):
             over = int((counts > self.num_queries).sum())
-            images = f"{over:,} of {len(counts):,} training images have more objects than queries; the largest"
+            images = f"{over:,} of {len(counts):,} training images have more objects than queries; one of them"
             self._warn(int(counts.max()), images)
 
     def losses(self, outputs: Outputs, targets: list[Targets]) -> Losses:
