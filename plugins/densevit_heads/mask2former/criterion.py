@@ -41,7 +41,7 @@ class MaskCriterion:
         counts = dataset.object_counts() if self.task == "instance" else None
         if counts is not None and len(counts):
             over = int((counts > self.num_queries).sum())
-            images = f"{over:,} of {len(counts):,} training images have more objects than queries; the largest"
+            images = f"{over:,} of {len(counts):,} training images have more objects than queries; one of them"
             self._warn(int(counts.max()), images)
 
     def losses(
