@@ -14,7 +14,7 @@ from densevit.interfaces import Dataset, Losses, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.distributed import mean_over_processes, process_count, to_device
 from densevit_heads.mask2former.matching import Pairs, Weights, match
-from densevit_heads.mask2former.points import sample, uncertain_points
+from densevit_heads.mask2former.points import OVERSAMPLING, chunks, sample, uncertain_points
 from densevit_heads.mask2former.segments import NEEDS, Segments, Task
 from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
 
@@ -91,15 +91,17 @@ class MaskCriterion:
         cross_entropy = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight)
         count = torch.full((), float(len(segments.labels)), device=pixels.device)
         weights, count = self._mean_counts(weight.sum((1, 2)), count)
-        mask, dice = torch.stack(
-            [self._mask_terms(i, embeddings, pixels, segments, scales, pairs, generator) for i in range(len(logits))],
-            dim=1,
-        )
+        values = len(pairs.image) * max(pixels.shape[-2] * pixels.shape[-1], int(OVERSAMPLING * self.num_points))
+        terms = [
+            self._mask_terms(part, embeddings, pixels, segments, scales, pairs, generator)
+            for part in chunks(len(logits), values)
+        ]
+        mask, dice = torch.cat(terms, dim=1)
         return {"label": (cross_entropy * weight).sum((1, 2)) / weights, "mask": mask / count, "dice": dice / count}
 
     def _mask_terms(
         self,
-        layer: int,
+        layers: slice,
         embeddings: Tensor,
         pixels: Tensor,
         segments: Segments,
@@ -107,30 +109,25 @@ class MaskCriterion:
         pairs: Pairs,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """Binary cross-entropy and dice of the matched masks of a layer, summed over masks: (2,).
+        """Binary cross-entropy and dice of the matched masks of some layers, summed over masks: (2, l).
 
         Only values at points are kept for the backward pass, which computes the maps of the matched masks again.
         """
-        matched = embeddings[layer, pairs.image, pairs.query[layer]]  # (M, C)
-        if not len(matched):
-            return torch.stack([matched.sum() + pixels.flatten()[:0].sum()] * 2)
-        scale = scales[pairs.image]  # (M, 2)
+        queries, targets = pairs.query[layers], pairs.target[layers]  # (l, M)
+        layer = torch.arange(layers.start, layers.stop, device=pixels.device)[:, None]
+        matched = embeddings[layer, pairs.image, queries]  # (l, M, C)
+        if not queries.shape[1]:
+            return (matched.sum((1, 2)) + pixels.flatten()[:0].sum()).expand(2, -1)
+        scale = scales[pairs.image].repeat(len(queries), 1)  # (l * M, 2)
         with torch.no_grad():
             points = uncertain_points(_maps(matched, pixels, pairs.counts), scale, self.num_points, generator)
-            targets = pairs.target[layer].split(pairs.counts)
-            truth = torch.cat(
-                [
-                    segments.at(image, target, x)
-                    for image, (target, x) in enumerate(zip(targets, points.split(pairs.counts), strict=True))
-                    if len(target)
-                ]
-            )  # (M, P)
+            truth = segments.at(targets.flatten(), points)  # (l * M, P)
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
         x = checkpoint(_at_points, matched, pixels, pairs.counts, points * scale[:, None], **options)
-        cross_entropy = F.binary_cross_entropy_with_logits(x, truth, reduction="none").mean(1).sum()
+        cross_entropy = F.binary_cross_entropy_with_logits(x, truth, reduction="none").mean(1)
         p = x.sigmoid()
         dice = 1 - (2 * (p * truth).sum(-1) + 1) / (p.sum(-1) + truth.sum(-1) + 1)
-        return torch.stack([cross_entropy, dice.sum()])
+        return torch.stack([cross_entropy, dice]).view(2, len(queries), -1).sum(-1)
 
     def _scales(self, sizes: Sequence[tuple[int, int]], pixels: Tensor) -> Tensor:
         """The share of columns and rows of the per-pixel embeddings that are the image, (B, 2)."""
@@ -156,10 +153,11 @@ class MaskCriterion:
 
 
 def _maps(matched: Tensor, pixels: Tensor, counts: Sequence[int]) -> Tensor:
-    """Mask logits (M, h, w) of matched queries (M, C), `counts` of each image. pixels: (B, C, h, w)."""
-    return torch.cat([mask_logits(x, one) for x, one in zip(matched.split(list(counts)), pixels, strict=True)])
+    """Mask logits (l * M, h, w) of matched queries (l, M, C), `counts` of each image. pixels: (B, C, h, w)."""
+    maps = [mask_logits(x, one) for x, one in zip(matched.split(list(counts), dim=1), pixels, strict=True)]
+    return torch.cat(maps, dim=1).flatten(0, 1)
 
 
 def _at_points(matched: Tensor, pixels: Tensor, counts: Sequence[int], points: Tensor) -> Tensor:
-    """Mask logits (M, P) at points (M, P, 2), xy in 0 ... 1 of the maps."""
+    """Mask logits (l * M, P) at points (l * M, P, 2), xy in 0 ... 1 of the maps."""
     return sample(_maps(matched, pixels, counts)[:, None], points)[:, 0]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from densevit.errors import DensevitError
 from densevit.losses.distributed import to_device
-from densevit_heads.mask2former.points import random_points, sample
+from densevit_heads.mask2former.points import chunks, random_points, sample
 from densevit_heads.mask2former.segments import Segments
 from densevit_heads.mask2former.transformer import MaskQueries
 
@@ -83,19 +83,21 @@ def costs_of_image(
     weights: Weights,
 ) -> Tensor:  # fmt: skip
     """Costs (L, Q, T_i) of an image: class probability, binary cross-entropy and dice at points (1, P, 2)."""
-    truth = segments.at(image, None, points)  # (T_i, P)
+    first, count = sum(segments.counts[:image]), segments.counts[image]
+    targets = torch.arange(first, first + count, device=points.device)
+    truth = segments.at(targets, points.expand(count, -1, -1)).T  # (P, T_i)
     embedded = sample(pixels[image : image + 1], points * scales[image])[0]  # (C, P); sampling and products are linear
-    first = sum(segments.counts[:image])
-    labels = segments.labels[first : first + segments.counts[image]]
+    area, labels = truth.sum(0), segments.labels[targets]
+    layers, queries = found.logits.shape[0], found.logits.shape[2]
     costs = []
-    for logits, embeddings in zip(found.logits[:, image].float(), found.embeddings[:, image], strict=True):
-        x = embeddings @ embedded  # (Q, P)
-        cross_entropy = (F.softplus(x).sum(-1, keepdim=True) - x @ truth.T) / points.shape[1]
+    for part in chunks(layers, queries * points.shape[1]):
+        x = found.embeddings[part, image] @ embedded  # (l, Q, P)
+        cross_entropy = (F.softplus(x).sum(-1, keepdim=True) - x @ truth) / points.shape[1]
         p = x.sigmoid()
-        dice = 1 - (2 * p @ truth.T + 1) / (p.sum(-1, keepdim=True) + truth.sum(-1) + 1)
-        label = -logits.softmax(-1)[:, labels]
+        dice = 1 - (2 * p @ truth + 1) / (p.sum(-1, keepdim=True) + area + 1)
+        label = -found.logits[part, image].float().softmax(-1)[..., labels]
         costs.append(weights.label * label + weights.mask * cross_entropy + weights.dice * dice)
-    return torch.stack(costs)
+    return torch.cat(costs)
 
 
 def _not_finite(cost: np.ndarray, layer: int, name: int | str) -> str:

@@ -1,11 +1,21 @@
 """Points at which masks are compared (section 3.3), as in PointRend (Kirillov et al. 2020, section 3.1)."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 OVERSAMPLING = 3.0
 IMPORTANCE = 0.75  # share of points that are the most uncertain; the others are random
+_CHUNK = 2**24  # values of the maps that are computed at once: 64 MB in fp32
+
+
+def chunks(layers: int, values: int) -> Iterator[slice]:
+    """Slices of decoder layers: as many at once as memory allows. values: of the maps of one layer."""
+    step = max(1, _CHUNK // max(1, values))
+    for first in range(0, layers, step):
+        yield slice(first, min(first + step, layers))
 
 
 def sample(maps: Tensor, points: Tensor) -> Tensor:

@@ -20,13 +20,17 @@ NEEDS: dict[Task, tuple[str, ...]] = {
 class Segments(NamedTuple):
     """The T segments of all images of a batch, concatenated.
 
-    maps: of each image, ids (1, H, W), of which each segment has one, or its N masks (N, H, W). ids: (T,), the value
-    of a segment's pixels in its map. labels: (T,). counts: segments per image. sizes: (h, w) of each image. names:
-    image ids, for messages.
+    maps: flattened maps of all images, one after another: the ids (H, W) of an image, of which each segment has one, or
+    its N masks (N, H, W). starts: (T,), where in `maps` the map of a segment begins. extents: (T, 2), its width and
+    height. ids: (T,), the value of a segment's pixels in its map. image, labels: (T,). counts: segments per image.
+    sizes: (h, w) of each image. names: image ids, for messages.
     """
 
-    maps: list[Tensor]
+    maps: Tensor
+    starts: Tensor
+    extents: Tensor
     ids: Tensor
+    image: Tensor
     labels: Tensor
     counts: list[int]
     sizes: list[tuple[int, int]]
@@ -38,49 +42,51 @@ class Segments(NamedTuple):
 
         The ids of maps are copied from the device once.
         """
+        maps = [to_device(target["masks" if task == "instance" else task], device) for target in targets]
+        if task == "instance":
+            counts = [len(x) for x in maps]
+            labels = torch.cat([to_device(target["labels"], device) for target in targets])
+            ids = torch.ones_like(labels)
+        else:
+            limit = num_classes * LABEL_DIVISOR if task == "panoptic" else min(num_classes, IGNORE)
+            present = torch.stack([_present(x, limit) for x in maps]).cpu()
+            found = [torch.nonzero(row)[:, 0].tolist() for row in present]
+            if task == "panoptic":
+                crowds = [{int(x) for x in target.get("panoptic_crowds", ())} for target in targets]
+                found = [[x for x in row if x not in crowd] for row, crowd in zip(found, crowds, strict=True)]
+            counts = [len(row) for row in found]
+            ids = to_device(torch.tensor([x for row in found for x in row], dtype=torch.long), device)
+            labels = ids // LABEL_DIVISOR if task == "panoptic" else ids
         names = [target.get("image_id", i) for i, target in enumerate(targets)]
         sizes = [(int(target["size"][0]), int(target["size"][1])) for target in targets]
-        if task == "instance":
-            maps = [to_device(target["masks"], device) for target in targets]
-            labels = torch.cat([to_device(target["labels"], device) for target in targets])
-            return cls(maps, torch.ones_like(labels), labels, [len(x) for x in maps], sizes, names)
-        maps = [to_device(target[task], device)[None] for target in targets]
-        limit = num_classes * LABEL_DIVISOR if task == "panoptic" else min(num_classes, IGNORE)
-        present = torch.stack([_present(x, limit) for x in maps]).cpu()
-        found = [torch.nonzero(row)[:, 0].tolist() for row in present]
-        if task == "panoptic":
-            crowds = [{int(x) for x in target.get("panoptic_crowds", ())} for target in targets]
-            found = [[x for x in ids if x not in crowd] for ids, crowd in zip(found, crowds, strict=True)]
-        ids = to_device(torch.tensor([x for row in found for x in row], dtype=torch.long), device)
-        labels = ids // LABEL_DIVISOR if task == "panoptic" else ids
-        return cls(maps, ids, labels, [len(row) for row in found], sizes, names)
+        rows, first = [], 0  # start, image, width and height of each segment
+        for i, (count, (height, width)) in enumerate(zip(counts, sizes, strict=True)):
+            step = height * width if task == "instance" else 0
+            rows += [(first + n * step, i, width, height) for n in range(count)]
+            first += maps[i].numel()
+        table = to_device(torch.tensor(rows, dtype=torch.long).view(-1, 4), device)
+        flat = torch.cat([x.flatten() for x in maps])
+        return cls(flat, table[:, 0], table[:, 2:], ids, table[:, 1], labels, counts, sizes, names)
 
-    def at(self, image: int, targets: Tensor | None, points: Tensor) -> Tensor:
-        """Whether points are on segments of an image, interpolated bilinearly between pixels: 0 ... 1.
+    def at(self, targets: Tensor, points: Tensor) -> Tensor:
+        """Whether points are on segments, interpolated bilinearly between pixels: 0 ... 1.
 
-        targets: (N,), indices among all T; None: all of the image. points: (N or 1, P, 2), xy in 0 ... 1 of the image.
-        Returns (N, P); pixels outside the image count as 0.
+        targets: (R,), of the T segments. points: (R, P, 2), xy in 0 ... 1 of the image of each. Returns (R, P); pixels
+        outside the image count as 0.
         """
-        first = sum(self.counts[:image])
-        if targets is None:
-            targets = torch.arange(first, first + self.counts[image], device=points.device)
-        maps, (height, width) = self.maps[image], self.sizes[image]
-        channel = (targets - first).clamp(max=len(maps) - 1)[:, None]
-        ids = self.ids[targets][:, None]
-        x, y = (points * torch.stack([_number(width, points), _number(height, points)]) - 0.5).unbind(-1)
+        extents, ids = self.extents[targets], self.ids[targets][:, None]
+        start, (width, height) = self.starts[targets][:, None], extents.T[:, :, None]  # (R, 1) each
+        x, y = (points * extents[:, None] - 0.5).unbind(-1)
         left, top = x.floor(), y.floor()
         value = points.new_zeros(())
         for column, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
             for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
                 inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-                cell = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
-                found = maps.flatten()[channel * (height * width) + cell] == ids
-                value = value + (weight_x * weight_y * inside) * found
+                cell = row.long().clamp(min=0).minimum(height - 1) * width + column.long().clamp(min=0).minimum(
+                    width - 1
+                )
+                value = value + (weight_x * weight_y * inside) * (self.maps[start + cell] == ids)
         return value
-
-
-def _number(value: int, like: Tensor) -> Tensor:
-    return torch.full((), float(value), device=like.device)
 
 
 def _present(ids: Tensor, limit: int) -> Tensor:
