@@ -50,13 +50,14 @@ def run(args: Namespace) -> int:
     data = build_data(config, model.multiple)
     data.val.check_labels()
     check_classes(data, model)
-    maps = MapFiles(args.out, model.classes, model.target_types).add_image if args.out else None
-    metrics, evaluators = evaluate(model, data, config, maps)
+    maps = MapFiles(args.out, model.classes, model.target_types) if args.out else None
+    metrics, evaluators = evaluate(model, data, config, maps.add_image if maps is not None else None)
     if getattr(rank_zero_only, "rank", 0) > 0:  # rank 0 alone reports
         return 0
     Console().print(metrics_table(metrics))
-    if args.out:
+    if maps is not None:
         args.out.mkdir(parents=True, exist_ok=True)
+        maps.finish()
         metrics_file.write(metrics, args.out / "metrics.json")
         write_tables(evaluators, args.out)
         write_detections(evaluators, args.out)

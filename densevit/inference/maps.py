@@ -1,4 +1,5 @@
-"""Writes predicted values per pixel as files, in one folder per key: semantic/NAME.png, depth/NAME.png, depth/NAME.npy.
+"""Writes predicted values per pixel as files, in one folder per key: semantic/NAME.png, depth/NAME.png, depth/NAME.npy,
+panoptic/NAME.png and panoptic.json.
 
 The formats are those of the target types, see `densevit.targets.maps`.
 """
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from densevit.data.image_names import checksum, file_name
 from densevit.errors import DataError
-from densevit.interfaces import Class, Predictions, TargetType
+from densevit.interfaces import AnnotatedImage, Class, Predictions, TargetType
 from densevit.targets.types import TargetTypes
 
 
@@ -21,7 +22,7 @@ class MapFiles:
     """Writes the maps of many images to one folder; with several heads, to one subfolder per head.
 
     classes: the classes of each head. types: of each head's keys, where they have options (`Head.target_types`).
-    Several processes may write to the same folder.
+    Several processes may write to the same folder; then one calls `finish`.
     """
 
     def __init__(
@@ -37,14 +38,21 @@ class MapFiles:
         """The folder of a head's files."""
         return self.folder / head if len(self.classes) > 1 else self.folder
 
-    def add(self, head: str, name: str, predictions: Predictions) -> None:
-        """Writes a head's predictions per pixel for one image, as folder_of(head)/KEY/name."""
+    def add(self, head: str, name: str, predictions: Predictions, image: Mapping[str, Any] | None = None) -> None:
+        """Writes a head's predictions per pixel for one image, as folder_of(head)/KEY/name.
+
+        image: its `id` and `file_name` in files of annotations; by default the name.
+        """
         for key in self._keys(head, predictions):
-            path = self.folder_of(head) / key / name
+            path, value = self.folder_of(head) / key / name, as_array(predictions[key])
             try:
-                files = self.types[head][key].encode(as_array(predictions[key]), self.classes[head])
+                files = self.types[head][key].encode(value, self.classes[head])
             except DataError as error:
                 raise DataError(f"{name}: `{key}` of its prediction {error}") from None
+            if files and ".json" in files and self._annotation_file(head, key, []) is not None:
+                height, width = value.shape[-2:]
+                entry = {"id": name, "file_name": name, **(image or {}), "width": width, "height": height}
+                files = {**files, ".json": AnnotatedImage(entry, name, files[".json"])}
             for suffix, content in (files or {}).items():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write(path.with_name(path.name + suffix), content)  # `with_suffix` would replace the ".b" of "a.b"
@@ -56,7 +64,23 @@ class MapFiles:
         suffixes = (".png", ".npy", ".json")
         if any((folder / (Path(name).name + suffix)).exists() for folder in folders for suffix in suffixes):
             name += f"-{checksum(image_id)}"
-        self.add(head, name, predictions)
+        self.add(head, name, predictions, {"id": image_id, "file_name": str(image_id)})
+
+    def finish(self) -> None:
+        """Joins the annotations of all images, in the order of their ids, to KEY.json."""
+        for head in self.classes:
+            for folder in [path for path in self.folder_of(head).glob("*") if path.name in self.types[head]]:
+                if self._annotation_file(head, folder.name, []) is None:
+                    continue
+                paths = [*folder.rglob("*.json")]
+                images = [AnnotatedImage(*json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+                images.sort(key=lambda one: (isinstance(one.image["id"], str), one.image["id"]))
+                _write(folder.with_suffix(".json"), self._annotation_file(head, folder.name, images))
+                for path in paths:
+                    path.unlink()
+
+    def _annotation_file(self, head: str, key: str, images: Sequence[AnnotatedImage]) -> Any:
+        return self.types[head][key].annotation_file(images, self.classes[head])
 
     def _keys(self, head: str, predictions: Predictions) -> list[str]:
         types = self.types[head]

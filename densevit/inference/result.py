@@ -24,8 +24,8 @@ DRAWN_FROM = 0.5  # the lowest score that is drawn if `predict` had no threshold
 class Result(Mapping[str, Any]):
     """The predictions for one image, in its own pixels, on the CPU; of one head or of several.
 
-    `result.boxes` (N, 4) xyxy, `scores`, `labels`, `names`, `masks` (N, H, W), `semantic`, `depth` and so on are those
-    of the head that predicts them. `result.maps` has all maps by name, `result.heads` the result of each head.
+    `result.boxes` (N, 4) xyxy, `scores`, `labels`, `names`, `masks` (N, H, W), `semantic`, `panoptic`, `depth`, ...
+    are those of the head that predicts them. `result.maps` has all maps by name, `result.heads` the result of each.
 
     As a mapping, a result of one head has its predictions: `result["boxes"]`. One of several heads has their results:
     `result["segmentation"].semantic`.
@@ -40,6 +40,7 @@ class Result(Mapping[str, Any]):
     labels: Tensor
     masks: Tensor
     semantic: Tensor
+    panoptic: Tensor
     depth: Tensor
     inverse_depth: Tensor
 

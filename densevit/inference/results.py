@@ -41,7 +41,8 @@ class PredictionFiles:
     """Writes predictions to a folder image by image. The files are complete also after an error.
 
     drawn/NAME.jpg: visualization, with objects from score `threshold` on. predictions.json: all objects, in COCO's
-    results format, or values per image. semantic/NAME.png, depth/NAME: maps (see `maps`). clouds/NAME.ply: point cloud,
+    results format, or values per image. semantic/NAME.png, depth/NAME, panoptic/NAME.png and panoptic.json: maps (see
+    `maps`). clouds/NAME.ply: point cloud,
     if `focal` is given. images.json: image ids and their files. With several heads, each has a subfolder with all but
     images.json. Keys are written by their target types.
 
@@ -70,6 +71,7 @@ class PredictionFiles:
     ) -> None:
         for json_list in self._lists.values():
             json_list.close()
+        self._maps.finish()
 
     def add(self, file: ImageFile, pixels: np.ndarray, results: Predictions | Mapping[str, Predictions]) -> None:
         """Writes the files of one image. pixels: (H, W, 3) uint8. results: with several heads a dict by head."""
@@ -90,7 +92,7 @@ class PredictionFiles:
             types = self._maps.types[head]
             drawn = draw(pixels, predictions, self.classes[head], self.threshold, types=types)
             Image.fromarray(drawn).save(path, quality=92)
-            self._maps.add(head, file.name, predictions)
+            self._maps.add(head, file.name, predictions, image)
             if self.focal is not None and "depth" in predictions:
                 cloud = folder / "clouds" / f"{file.name}.ply"
                 cloud.parent.mkdir(exist_ok=True)

@@ -22,7 +22,7 @@ from densevit.interfaces.data_types import (
 from densevit.interfaces.datasets import Dataset, Frame, Recipe
 from densevit.interfaces.evaluators import Evaluator
 from densevit.interfaces.modules import IMAGENET_MEAN, IMAGENET_STD, Backbone, Head, Method, Neck
-from densevit.interfaces.target_types import Canvas, Drawing, TargetType
+from densevit.interfaces.target_types import AnnotatedImage, Canvas, Drawing, TargetType
 from densevit.losses.segmentation import IGNORE  # ignore index of `semantic`
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "LABEL_DIVISOR",
     "VOID",
     "ZEROS",
+    "AnnotatedImage",
     "Backbone",
     "Batch",
     "Canvas",

@@ -1,7 +1,7 @@
 """The interface of target types, and what they draw on."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,6 +13,12 @@ class Canvas(Protocol):
 
     def overlay(self, colors: np.ndarray, mask: np.ndarray) -> None:
         """Blends colours (H, W, 3) uint8 with the image where mask (H, W) is True."""
+
+    def segments(self, ids: np.ndarray, colors: Mapping[int, Color], names: Mapping[int, str]) -> None:
+        """Blends the segments of a map of ids (H, W) with the image, with outlines, and names inside.
+
+        Pixels whose id has no colour are left as they are. Segments of one colour have different shades.
+        """
 
     def boxes(self, boxes: np.ndarray, colors: Sequence[Color], texts: Sequence[tuple[str, str]]) -> None:
         """Outlines boxes (N, 4) xyxy, the first on top. texts: (name, suffix); only the name is shortened."""
@@ -53,6 +59,15 @@ class Drawing(Protocol):
         """Adds the image in pale grey with wrong pixels (H, W) in red and ignored ones in black."""
 
 
+class AnnotatedImage(NamedTuple):
+    """An image with an encoded map. image: its id, file_name, width and height. name: of the map's files, without
+    suffix, relative to their folder. encoded: the ".json" of `TargetType.encode`."""
+
+    image: Mapping[str, Any]
+    name: str
+    encoded: Any
+
+
 class TargetType:
     """The type of a target key: how its values follow their image, and how they are drawn, written and read.
 
@@ -63,6 +78,7 @@ class TargetType:
     task: the task whose classes the values refer to; None if they refer to none.
     truth_only: used by evaluators only, so transforms drop it.
     fill: what new pixels at the border are, for maps. layer: drawn over the types of lower layers.
+    supersedes: keys of the same head that are not drawn, as this one shows them.
     """
 
     per: ClassVar[Literal["image", "object", "pixel"]] = "image"
@@ -70,6 +86,7 @@ class TargetType:
     truth_only: bool = False
     fill: float = 0
     layer: int = 0
+    supersedes: ClassVar[tuple[str, ...]] = ()
 
     def check(self, value: Any, size: Size) -> None:
         """Raises DataError for a wrong shape, type or range. The message continues "image 7: boxes "."""
@@ -133,6 +150,12 @@ class TargetType:
         """A prediction for files. Per object: a dict of JSON values for each object, a part of its entry in COCO's
         results format. Per pixel: by suffix (".png", ".npy", ".json") a PIL image, an array or JSON values. Per image:
         a JSON value. None: nothing is written.
+        """
+        return None
+
+    def annotation_file(self, images: Sequence[AnnotatedImage], classes: Sequence[Class]) -> Any:
+        """Per pixel: JSON values that are written for all images together, as KEY.json beside the folder KEY of their
+        maps, in place of the ".json" of each. None: that of each is written.
         """
         return None
 

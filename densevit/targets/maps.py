@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from densevit.errors import DataError
-from densevit.interfaces import IGNORE, LABEL_DIVISOR, VOID, Class, Drawing, Size, TargetType, Window
+from densevit.interfaces import IGNORE, LABEL_DIVISOR, VOID, AnnotatedImage, Class, Drawing, Size, TargetType, Window
 from densevit.targets.objects import check_range
 
 STEPS_PER_METRE = 256
@@ -285,6 +285,7 @@ class PanopticMap(PixelMap):
     dtype = torch.int32
     fill = VOID
     task: str | None = "panoptic"
+    supersedes = ("semantic", "masks", "boxes")
 
     def class_map(self, value: np.ndarray) -> np.ndarray:
         return np.where(value == VOID, IGNORE, value // LABEL_DIVISOR).astype(np.uint8)
@@ -297,24 +298,47 @@ class PanopticMap(PixelMap):
         truth: Mapping[str, Any] | None,
         classes: Sequence[Class],
     ) -> None:
-        """Each segment in a shade of its class's colour."""
-        palette = np.array([c.color for c in classes] or [(0, 0, 0)], np.float64)
+        """Segments in the colours of their classes, with outlines and names; beside ground truth, wrong classes."""
+        maps = []
         for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
             if canvas is None or result is None or key not in result:
                 continue
-            ids = result[key]
-            label = np.clip(ids // LABEL_DIVISOR, 0, len(palette) - 1)
-            shade = 1 - 0.12 * (ids % LABEL_DIVISOR % 5)
-            canvas.overlay(np.rint(palette[label] * shade[..., None]).astype(np.uint8), ids != VOID)
+            ids = [one for one in np.unique(result[key]).tolist() if 0 <= one < len(classes) * LABEL_DIVISOR]
+            crowds = result.get("panoptic_crowds", ())
+            names = {one: classes[one // LABEL_DIVISOR].name + (" (crowd)" if one in crowds else "") for one in ids}
+            canvas.segments(result[key], {one: classes[one // LABEL_DIVISOR].color for one in ids}, names)
+            maps.append(self.class_map(result[key]))
+        if len(maps) == 2:
+            drawing.error_map((maps[0] != maps[1]) & (maps[1] != IGNORE), maps[1] == IGNORE)
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
-        """COCO's panoptic format: a PNG with ids by colour (R + 256 G + 256² B, 0 = void), and `segments_info`."""
+        """COCO's panoptic format: a PNG with ids by colour (R + 256 G + 256² B, 0 = void), and `segments_info`.
+
+        The id of a segment is its panoptic id + 1. Raises DataError if two classes have one file id.
+        """
+        _check_distinct(classes)
+        check_range(value, VOID, len(classes) * LABEL_DIVISOR - 1)
         ids = (value + 1).astype(np.uint32)
         pixels = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=2).astype(np.uint8)
-        found = [(int(one), classes[int(one) // LABEL_DIVISOR].file_id) for one in np.unique(value[value != VOID])]
+        segments = []
+        for one in np.unique(value[value != VOID]).tolist():
+            mask = (value == one).view(np.uint8)
+            info = {"id": one + 1, "category_id": classes[one // LABEL_DIVISOR].file_id}
+            info |= {"area": cv2.countNonZero(mask), "bbox": [*cv2.boundingRect(mask)], "iscrowd": 0}
+            segments.append(info)
+        return {".png": Image.fromarray(pixels), ".json": segments}
+
+    def annotation_file(self, images: Sequence[AnnotatedImage], classes: Sequence[Class]) -> dict[str, Any]:
+        """COCO's panoptic json: `images`, `annotations` and `categories`."""
         return {
-            ".png": Image.fromarray(pixels),
-            ".json": [{"id": one + 1, "category_id": category} for one, category in found],
+            "images": [one.image for one in images],
+            "annotations": [
+                {"image_id": one.image["id"], "file_name": f"{one.name}.png", "segments_info": one.encoded}
+                for one in images
+            ],
+            "categories": [
+                {"id": c.file_id, "name": c.name, "isthing": int(c.thing), "color": [*c.color]} for c in classes
+            ],
         }
 
     def decode(self, encoded: Mapping[str, Any], classes: Sequence[Class]) -> np.ndarray:
@@ -357,14 +381,21 @@ def _per_channel(value: np.ndarray, operation: Any) -> np.ndarray:
 
 def _file_ids(classes: Sequence[Class]) -> np.ndarray:
     """(K,) uint8, or uint16 if necessary. Raises DataError if a label map cannot hold these ids."""
+    _check_distinct(classes)
+    for c in classes:
+        if not 0 <= c.file_id <= MAX_PNG_VALUE:
+            raise DataError(f"Class {c.name!r} has the file id {c.file_id}; label maps hold 0 to {MAX_PNG_VALUE}.")
+    ids = [c.file_id for c in classes]
+    return np.array(ids, np.uint8 if max(ids) <= 255 else np.uint16)
+
+
+def _check_distinct(classes: Sequence[Class]) -> None:
+    """Raises DataError if classes have the same file id."""
     ids: dict[int, str] = {}
     for c in classes:
         if c.file_id in ids:
             raise DataError(
-                f"The classes {ids[c.file_id]!r} and {c.name!r} have the same file id, {c.file_id}, and a label map "
-                "could not distinguish them. Fix: give each class its own id in the data set."
+                f"The classes {ids[c.file_id]!r} and {c.name!r} have the same file id, {c.file_id}, and files of "
+                "predictions could not distinguish them. Fix: give each class its own id in the data set."
             )
-        if not 0 <= c.file_id <= MAX_PNG_VALUE:
-            raise DataError(f"Class {c.name!r} has the file id {c.file_id}; label maps hold 0 to {MAX_PNG_VALUE}.")
         ids[c.file_id] = c.name
-    return np.array(list(ids), np.uint8 if max(ids) <= 255 else np.uint16)

@@ -216,16 +216,17 @@ class InstanceMasks(ObjectType):
         truth: Mapping[str, Any] | None,
         classes: Sequence[Class],
     ) -> None:
-        """In the colours of the classes; masks with high scores are on top."""
+        """With outlines, and names unless boxes have them; masks with high scores are on top."""
         for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
             if canvas is None or result is None or not len(result.get(key, ())):
                 continue
             scores, labels = result.get("scores"), result["labels"]
             order = np.arange(len(labels)) if scores is None else np.argsort(-scores, kind="stable")
             masks = np.asarray(result[key]).astype(bool, copy=False)
-            first = masks[order].argmax(axis=0)  # (H, W), the topmost mask
-            colors = np.array([classes[labels[n]].color for n in order], np.uint8)[first]
-            canvas.overlay(colors, np.asarray(masks.any(axis=0)))
+            ids = np.where(masks.any(axis=0), masks[order].argmax(axis=0), -1)  # (H, W), the topmost mask
+            shown = {place: classes[labels[n]] for place, n in enumerate(order)}
+            names = {} if "boxes" in result else {place: c.name for place, c in shown.items()}
+            canvas.segments(ids, {place: c.color for place, c in shown.items()}, names)
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
         """`segmentation`: compressed run-length codes."""

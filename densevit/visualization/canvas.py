@@ -1,11 +1,14 @@
-"""The canvas that target types draw on: overlays, boxes with labels, points and lines over an image."""
+"""The canvas that target types draw on: overlays, segments and boxes with labels, points and lines over an image."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 OPACITY = 0.6  # of overlays
+OUTLINE = (255, 255, 255)  # of segments
 
 Color = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -22,6 +25,38 @@ class ImageCanvas:
         """Blends colours (H, W, 3) uint8 with the image where mask (H, W) is True."""
         overlay = enlarged(colors, self.zoom)
         self.image.paste(Image.blend(self.image, overlay, OPACITY), mask=enlarged(as_mask(mask), self.zoom))
+
+    def segments(self, ids: np.ndarray, colors: Mapping[int, Color], names: Mapping[int, str]) -> None:
+        """Blends the segments of a map of ids (H, W) with the image, with outlines, and names inside.
+
+        Pixels whose id has no colour are left as they are. Segments of one colour have different shades. Names of small
+        segments are on top.
+        """
+        found, index = np.unique(ids, return_inverse=True)
+        index = index.reshape(ids.shape)
+        drawn = np.array([one in colors for one in found.tolist()], bool)
+        if not drawn.any():
+            return
+        palette = np.array(_shades([colors.get(one, (0, 0, 0)) for one in found.tolist()]), np.uint8)
+        self.overlay(palette[index], drawn[index])
+        line = max(1, round(mean_side(self.image) / 500))
+        self.image.paste(
+            OUTLINE, mask=Image.fromarray(as_mask(_edges(np.where(drawn[index], index, -1), self.zoom, line)))
+        )
+
+        drawing, font = ImageDraw.Draw(self.image), font_of(self.image)
+        by_area = np.argsort(np.bincount(index.ravel()), kind="stable")
+        labels: list[tuple[str, Box, Color]] = []
+        for n in by_area.tolist():
+            if (name := names.get(int(found[n]), "")) and drawn[n]:
+                text = shortened(drawing, name, "", font, 0.95 * self.image.width)
+                taken = [position for _, position, _ in labels]
+                centre = (_innermost(index == n) + 0.5) * self.zoom
+                labels.append(
+                    (text, _centred_position(drawing, text, font, centre, taken, self.image), colors[int(found[n])])
+                )
+        for text, position, color in reversed(labels):
+            label(drawing, text, font, position, color)
 
     def boxes(self, boxes: np.ndarray, colors: Sequence[Color], texts: Sequence[tuple[str, str]]) -> None:
         """Outlines boxes (N, 4) xyxy, the first on top, each with a label that covers others as little as possible."""
@@ -92,16 +127,68 @@ def _label_position(
 ) -> Box:
     """The position for a label at its box, inside the image, with the least overlap with previous labels."""
     x1, y1, x2, y2 = box
-    _, top, _, bottom = drawing.textbbox((0, 0), "Ågjy", font)
-    height = bottom + top  # equal margins above and below the letters
-    width = drawing.textlength(text, font) + height / 3
+    width, height = _label_size(drawing, text, font)
     corners = [(x1, y1 - height), (x1, y1), (x1, y2), (x1, y2 - height), (x2 - width, y1 - height), (x2 - width, y2)]
     side = [(x2, y1), (x1 - width, y1)]
+    return _freest((*corners, *side), (width, height), taken, canvas)
+
+
+def _centred_position(
+    drawing: ImageDraw.ImageDraw, text: str, font: Font, centre: np.ndarray, taken: Sequence[Box], canvas: Image.Image
+) -> Box:
+    """The position for a label around a point (2,), or next to it, with the least overlap with previous labels."""
+    width, height = _label_size(drawing, text, font)
+    shifts = [(0, 0), (0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (1, -1), (-1, 1), (1, 1), (0, -2), (0, 2)]
+    x, y = centre - np.array([width, height]) / 2
+    corners = [(float(x + dx * width), float(y + dy * height)) for dx, dy in shifts]
+    return _freest(corners, (width, height), taken, canvas)
+
+
+def _label_size(drawing: ImageDraw.ImageDraw, text: str, font: Font) -> tuple[float, float]:
+    """Width and height."""
+    _, top, _, bottom = drawing.textbbox((0, 0), "Ågjy", font)
+    height = bottom + top  # equal margins above and below the letters
+    return drawing.textlength(text, font) + height / 3, height
+
+
+def _freest(
+    corners: Sequence[tuple[float, float]], size: tuple[float, float], taken: Sequence[Box], canvas: Image.Image
+) -> Box:
+    """The box at one of these corners, moved into the image, that overlaps others the least."""
+    width, height = size
     positions = []
-    for x, y in (*corners, *side):
+    for x, y in corners:
         x, y = min(max(x, 0), max(canvas.width - width, 0)), min(max(y, 0), max(canvas.height - height, 0))
         positions.append((x, y, x + width, y + height))
     return min(positions, key=lambda position: sum(_overlap(position, other) for other in taken))
+
+
+def _shades(colors: Sequence[Color]) -> list[Color]:
+    """The colours; those that occur several times in up to five shades."""
+    count: Counter[Color] = Counter()
+    shades = []
+    for color in colors:
+        red, green, blue = (round(value * (1 - 0.12 * (count[color] % 5))) for value in color)
+        shades.append((red, green, blue))
+        count[color] += 1
+    return shades
+
+
+def _edges(ids: np.ndarray, zoom: int, width: int) -> np.ndarray:
+    """The pixels (zoom * H, zoom * W), bool, within `width` pixels of another id."""
+    enlarged_ids = ids.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    edges = np.zeros(enlarged_ids.shape, np.uint8)
+    edges[:, 1:] |= enlarged_ids[:, 1:] != enlarged_ids[:, :-1]
+    edges[1:] |= enlarged_ids[1:] != enlarged_ids[:-1]
+    return np.asarray(cv2.dilate(edges, np.ones((2 * width, 2 * width), np.uint8)) > 0)
+
+
+def _innermost(mask: np.ndarray) -> np.ndarray:
+    """(2,) x and y of the pixel of a mask (H, W) that is farthest from its outside and from the image border."""
+    framed = cv2.copyMakeBorder(mask.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    distance = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_3)
+    y, x = np.unravel_index(distance.argmax(), distance.shape)
+    return np.array([x - 1, y - 1], float)
 
 
 def _overlap(a: Box, b: Box) -> float:

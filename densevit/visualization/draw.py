@@ -50,8 +50,10 @@ def draw(
     drawing = ImageDrawing(_to_pil(image), truth is not None)
     shown = None if truth is None else _arrays(truth)
     keys = [key for key in result if key in known]
+    superseded = {other for key in keys for other in known[key].supersedes}
     for key in sorted(keys, key=lambda key: known[key].layer):
-        known[key].draw(drawing, key, result, shown, classes)
+        if key not in superseded:
+            known[key].draw(drawing, key, result, shown, classes)
     return drawing.finished()
 
 

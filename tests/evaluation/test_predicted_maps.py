@@ -1,4 +1,4 @@
-"""Maps of all three tasks that `evaluate --out` writes, with one process and with two."""
+"""Maps of all tasks that `evaluate --out` writes, with one process and with two."""
 
 import json
 import subprocess
@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from pycocotools.mask import encode
 
 from densevit import config as configs
 from densevit.cli import main
@@ -21,12 +24,19 @@ heads:
   surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch}
   things: {name: detr, num_queries: 5, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}
   distance: {name: dpt, width: 16, output: sigmoid, max_depth: 60}
-data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 2, val_length: 5}
+  segments:
+    {name: mask2former, num_queries: 5, width: 64, num_heads: 2, encoder_layers: 1, encoder_ffn_width: 16,
+     decoder_layers: 1, ffn_width: 16}
+data: {name: scenes, panoptic: true, image_size: 32, batch_size: 2, num_workers: 0, train_length: 2, val_length: 5}
 trainer: {max_steps: 1, precision: "32", accelerator: cpu, devices: 1}
 """
 SEMANTIC = [f"surfaces/semantic/{image_id}.png" for image_id in range(1, 6)]
 DEPTHS = [f"distance/depth/{image_id}.npy" for image_id in range(1, 6)]
-MAPS = [*SEMANTIC, *DEPTHS, *(file.replace(".npy", ".png") for file in DEPTHS)]
+SEGMENTS = ["segments/panoptic.json", *(f"segments/panoptic/{image_id}.png" for image_id in range(1, 6))]
+SEGMENTS += [file.replace("surfaces", "segments") for file in SEMANTIC]
+MAPS = [*SEMANTIC, *SEGMENTS, *DEPTHS, *(file.replace(".npy", ".png") for file in DEPTHS)]
+TABLES = ["confusion-surfaces.csv", "confusion-segments.csv", "panoptic-segments.csv"]
+DETECTIONS = ["detections-things.json", "detections-segments.json"]
 
 
 @pytest.fixture
@@ -46,7 +56,7 @@ def files(folder: Path) -> set[str]:
 
 def test_written_maps_reproduce_the_metrics(run: Path, tmp_path: Path) -> None:
     assert main(["evaluate", str(run), "--out", str(tmp_path / "out")]) == 0
-    assert files(tmp_path / "out") == {"metrics.json", "detections.json", "confusion-surfaces.csv", *MAPS}
+    assert files(tmp_path / "out") == {"metrics.json", *DETECTIONS, *TABLES, *MAPS}
     data = build_data(configs.load(run / "config.yaml"))
     ids = np.array([c.file_id for c in data.classes["segmentation"]])
     hits = pixels = 0
@@ -58,6 +68,31 @@ def test_written_maps_reproduce_the_metrics(run: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["surfaces/aAcc"] == hits / pixels
 
 
+def test_pycocotools_finds_the_mask_ap_of_written_masks(run: Path, tmp_path: Path) -> None:
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "out")]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    data = build_data(configs.load(run / "config.yaml")).val
+    truth = COCO()
+    truth.dataset = {"images": [], "annotations": [], "categories": []}
+    truth.dataset["categories"] = [{"id": c.file_id, "name": c.name} for c in data.classes["panoptic"] if c.thing]
+    for index in range(len(data)):
+        known = data[index]["targets"]
+        truth.dataset["images"].append({"id": known["image_id"], "height": 32, "width": 32})
+        for mask, label in zip(known["masks"].numpy(), known["labels"].tolist(), strict=True):
+            code = encode(np.asfortranarray(mask.astype(np.uint8)))
+            one = {"image_id": known["image_id"], "category_id": data.classes["detection"][label].file_id}
+            one |= {"id": len(truth.dataset["annotations"]) + 1, "segmentation": code, "iscrowd": 0}
+            truth.dataset["annotations"].append(one | {"area": int(mask.sum())})
+    truth.createIndex()
+    found = COCOeval(truth, truth.loadRes(str(tmp_path / "out" / "detections-segments.json")), "segm")
+    found.evaluate()
+    found.accumulate()
+    found.summarize()
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+    values = [metrics[f"segments/mask_{name}"] for name in names]
+    assert found.stats.tolist() == [-1 if value is None else value for value in values]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")
 def test_two_processes_write_the_same_maps_as_one(run: Path, tmp_path: Path) -> None:
@@ -66,7 +101,7 @@ def test_two_processes_write_the_same_maps_as_one(run: Path, tmp_path: Path) -> 
     done = subprocess.run([*command, "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "two") == files(tmp_path / "alone")
-    for file in ("confusion-surfaces.csv", *SEMANTIC):
+    for file in (*TABLES, *SEMANTIC, *SEGMENTS):
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes(), file
     # Depths differ in the last digits, because batches differ.
     for file in DEPTHS:

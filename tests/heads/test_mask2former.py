@@ -10,8 +10,11 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 from transformers.models.mask2former.image_processing_mask2former import Mask2FormerImageProcessor
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentationOutput
 
-from densevit.interfaces import Class, Dataset
-from densevit.model import create_backbone
+from densevit.config import InferenceSection
+from densevit.data.loading.batch_sampler import collate
+from densevit.errors import ConfigError
+from densevit.interfaces import Backbone, Class, Dataset
+from densevit.model import DenseModel, create_backbone, inference_by_head
 from densevit.testing import check_head
 from densevit.testing.targets import random_targets
 from densevit_heads.mask2former import Mask2Former
@@ -28,6 +31,19 @@ SMALL = {
 }  # fmt: skip
 TASKS = ("panoptic", "instance", "semantic")
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
+
+
+class Patches(Backbone):
+    """A convolution over patches of 16 pixels."""
+
+    channels, strides = (16,), (16,)
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 16, 16, 16)
+
+    def forward(self, images):
+        return [self.layer(images)]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -210,6 +226,43 @@ def test_predictions_match_transformers_post_processing():
     for one in ids[ids >= 0].unique().tolist():  # theirs also assigns pixels with a mask probability below 0.5
         [segment] = wanted["segmentation"][ids == one].unique().tolist()
         assert labels[segment] == one // 1000
+
+
+def test_semantic_maps_are_sums_over_queries_and_are_averaged_over_windows_and_flips():
+    """The reference runs the model on each window and its flip, and averages in the pixels of the image."""
+    head = Mask2Former((16,), (16,), CLASSES, task="semantic", **{**SMALL, "width": 64}).eval()
+    model = DenseModel(Patches(), {"segmentation": head}).eval()
+    image = torch.randint(256, (3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+    def scores(window):
+        batch = {"images": window[None], "padding_mask": torch.zeros(1, *window.shape[1:], dtype=torch.bool)}
+        found = model({**batch, "targets": [{}]})["segmentation"]
+        masks = F.interpolate(found["masks"], window.shape[1:], mode="bilinear").sigmoid()
+        return torch.einsum("bqk,bqhw->bkhw", found["logits"].softmax(-1)[..., :-1], masks)[0]
+
+    batch = collate([{"image": image, "targets": {"size": (64, 96), "original_size": (64, 96)}}])
+    with torch.no_grad():
+        outputs = model(batch)["segmentation"]
+        torch.testing.assert_close(head.maps(outputs, (64, 96))[0], scores(image))
+        torch.testing.assert_close(head.maps(outputs, (50, 33))[0], scores(image)[:, :50, :33])
+        total, count = torch.zeros(4, 64, 96), torch.zeros(64, 96)
+        for left in (0, 32):
+            window = image[..., left : left + 64]
+            total[..., left : left + 64] += scores(window) + scores(window.flip(-1)).flip(-1)
+            count[:, left : left + 64] += 2
+        sections = inference_by_head(model, InferenceSection(window=64, stride=32, flip=True))
+        [found] = model.infer(batch, sections)["segmentation"]
+        assert torch.equal(found["semantic"], (total / count).argmax(0).to(torch.uint8))
+        head.read_maps = lambda maps: {str(n): maps[:, n] for n in range(4)}
+        [found] = model.infer(batch, sections)["segmentation"]
+    torch.testing.assert_close(torch.stack([found[str(n)] for n in range(4)]), total / count)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_only_semantic_segmentation_has_maps(task):
+    model = DenseModel(Patches(), {"head": Mask2Former((16,), (16,), CLASSES, task=task, **SMALL)})
+    with pytest.raises(ConfigError, match="heads.head .* makes none"):
+        inference_by_head(model, InferenceSection(flip=True))
 
 
 def test_boxes_enclose_masks():

@@ -54,6 +54,16 @@ def test_predictions_are_attributes_of_one_head_and_of_several():
     assert torch.equal(both().maps["semantic"], semantic()) and torch.equal(both().semantic, semantic())
 
 
+def test_a_panoptic_head_has_a_panoptic_map_beside_masks_and_a_label_map():
+    ids, masks = torch.where(semantic() == 2, 2000, -1).int(), torch.stack([semantic() == 0] * 3)
+    found = Result(
+        IMAGE, (4, 6), {"all": {"panoptic": ids, "semantic": semantic()} | objects(masks=masks)}, {"all": ALL}
+    )
+    assert torch.equal(found.panoptic, ids) and torch.equal(found.masks, masks) and found.names == ["dog", "cat", "dog"]
+    assert [*found.maps] == ["panoptic", "semantic"]
+    assert np.array_equal(np.asarray(found.draw()), draw(IMAGE, {"panoptic": ids}, ALL))
+
+
 def test_one_head_is_a_mapping_of_its_predictions():
     found = Result(IMAGE, (4, 6), {"depth": {"depth": torch.ones(4, 6)}}, {"depth": ()})
     assert "depth" in found and "boxes" not in found and len(found) == 1

@@ -76,13 +76,6 @@ def test_encoded_maps_are_read_back(kind, value):
     assert np.array_equal(kind.decode(kind.encode(value, CLASSES), CLASSES), value)
 
 
-def test_panoptic_maps_are_written_in_cocos_format():
-    encoded = PanopticMap().encode(np.array([[-1, 1, 1000]], np.int32), CLASSES)
-    assert encoded[".json"] == [{"id": 2, "category_id": 17}, {"id": 1001, "category_id": 300}]
-    pixels = np.asarray(encoded[".png"]).astype(int)[0]
-    assert (pixels @ [1, 256, 65536]).tolist() == [0, 2, 1001]
-
-
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [

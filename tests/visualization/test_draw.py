@@ -6,7 +6,7 @@ import torch
 
 from densevit.interfaces import Class, Drawing
 from densevit.targets import Keypoints, PixelMap
-from densevit.visualization.canvas import OPACITY, text_color
+from densevit.visualization.canvas import OPACITY, OUTLINE, text_color
 from densevit.visualization.draw import ERROR_COLOR, draw
 
 RED, BLUE = (250, 10, 20), (20, 30, 240)
@@ -251,3 +251,81 @@ def test_ground_truth_of_another_task_is_not_drawn():
 def test_boxes_are_drawn_over_a_label_map():
     both = draw(GREY, {"semantic": semantic(fill=0)} | found((100, 200, 300, 400), labels=[1], scores=[0.9]), CLASSES)
     assert tuple(both[300, 100]) == BLUE and both[300, 200].tolist() == pytest.approx(blended(RED), abs=1)
+
+
+# ---- segments ----
+
+UPPER, LOWER = LEFT, RIGHT
+
+
+def segments(*regions: tuple[slice, slice, int]) -> torch.Tensor:
+    ids = torch.full((600, 600), -1, dtype=torch.int32)
+    for rows, columns, value in regions:
+        ids[rows, columns] = value
+    return ids
+
+
+def test_panoptic_segments_have_class_colours_outlines_and_names():
+    drawn = draw(GREY, {"panoptic": segments((UPPER, LEFT, 0), (UPPER, RIGHT, 1), (LOWER, LEFT, 1000))}, CLASSES)
+    assert drawn[20, 20].tolist() == pytest.approx(blended(RED), abs=1)
+    second = tuple(round(0.88 * value) for value in RED)  # another instance of the class
+    assert drawn[20, 580].tolist() == pytest.approx(blended(second), abs=1)
+    assert drawn[580, 20].tolist() == pytest.approx(blended(BLUE), abs=1)
+    assert (drawn[310:, 310:] == 128).all()  # void
+    for y, x in ((100, 300), (300, 100), (300, 500), (500, 300)):  # between segments, and beside void
+        assert tuple(drawn[y, x]) == OUTLINE
+    for rows, columns, color in ((UPPER, LEFT, RED), (UPPER, RIGHT, RED), (LOWER, LEFT, BLUE)):
+        y, x = (drawn[rows, columns] == color).all(axis=2).nonzero()
+        assert len(y) > 100  # the label of a name, in the middle
+        assert abs((y.min() + y.max()) / 2 - 150) < 10 and abs((x.min() + x.max()) / 2 - 150) < 10
+
+
+def test_names_of_nested_segments_are_inside_of_them():
+    """The middle of the outer segment is in the inner one."""
+    outer = draw(GREY, {"panoptic": segments((ALL, ALL, 0), (slice(150, 450), slice(150, 450), 1000))}, CLASSES)
+    y, x = (outer == RED).all(axis=2).nonzero()
+    assert len(y) > 100 and not ((y > 150) & (y < 450) & (x > 150) & (x < 450)).any()
+
+
+def test_of_a_panoptic_head_only_the_panoptic_map_is_drawn():
+    ids = segments((UPPER, ALL, 0), (LOWER, ALL, 1000))
+    others = found((100, 200, 300, 400), labels=[1], scores=[0.9]) | {"semantic": semantic(fill=0)}
+    others |= {"masks": (ids == 0)[None]}
+    assert np.array_equal(draw(GREY, {"panoptic": ids}, CLASSES), draw(GREY, {"panoptic": ids} | others, CLASSES))
+
+
+def test_panoptic_ground_truth_and_wrong_classes_are_beside_the_prediction():
+    """Instances of the same class are no error of the class; void is not labelled."""
+    prediction, truth = segments((UPPER, ALL, 0), (LOWER, LEFT, 1000)), segments((UPPER, ALL, 2), (ALL, RIGHT, 1000))
+    sheet = draw(GREY, {"panoptic": prediction}, CLASSES, truth={"panoptic": truth, "panoptic_crowds": [2]})
+    gap = (sheet.shape[1] - 3 * 600) // 2
+    band = int((sheet[:, 5] != 255).all(axis=1).argmax())
+    errors = sheet[band : band + 600, 2 * (600 + gap) :]
+    pale = [0.6 * 128 + 0.4 * 255] * 3
+    wrong = [0.4 * pale[0] + 0.6 * c for c in ERROR_COLOR]
+    for place, color in {(100, 100): pale, (100, 500): wrong, (500, 500): wrong, (500, 100): [0] * 3}.items():
+        assert errors[place].tolist() == pytest.approx(color, abs=1)
+
+
+def test_instance_masks_have_outlines_and_names_if_there_are_no_boxes():
+    masks = torch.zeros(2, 600, 600, dtype=torch.bool)
+    masks[0, 100:300, 100:300], masks[1, 200:500, 200:500] = True, True
+    objects = {"masks": masks, "labels": torch.tensor([0, 1]), "scores": torch.tensor([0.9, 0.8])}
+    drawn = draw(GREY, objects, CLASSES)
+    for y, x in ((100, 200), (200, 100), (250, 300), (300, 250), (500, 400)):  # the first mask is on top
+        assert tuple(drawn[y, x]) == OUTLINE
+    assert drawn[250, 250].tolist() == pytest.approx(blended(RED), abs=1)
+    assert drawn[480, 480].tolist() == pytest.approx(blended(BLUE), abs=1)
+    assert pixels_of(drawn, RED) > 100 and pixels_of(drawn, BLUE) > 100
+    boxes = torch.tensor([[100.0, 100, 300, 300], [200, 200, 500, 500]])
+    labels_of_boxes = pixels_of(draw(GREY, objects | {"boxes": boxes}, CLASSES), RED)
+    assert labels_of_boxes == pixels_of(
+        draw(GREY, found(*boxes.tolist(), labels=[0, 1], scores=[0.9, 0.8]), CLASSES), RED
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10, 3000), (50, 50)])
+def test_segments_of_any_size_are_drawn(size: tuple[int, int]):
+    ids = {"panoptic": torch.zeros(size, dtype=torch.int32)}
+    drawn = draw(np.zeros((*size, 3), np.uint8), ids, CLASSES, truth={"panoptic": torch.full(size, -1)})
+    assert drawn.ndim == 3 and drawn.dtype == np.uint8

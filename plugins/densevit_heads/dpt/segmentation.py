@@ -7,15 +7,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Class, Head, Losses, Outputs, Predictions, Targets
-from densevit.layers.chunked_argmax import chunked_argmax
+from densevit.interfaces import Class, Losses, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, label_maps
+from densevit_heads.class_maps import ClassMapHead
 from densevit_heads.dpt.decoder import Decoder, double, feature_indices, normalisation, upsample
 from densevit_heads.dpt.depth import check_widths
 
 
-class DptSegmentation(Head):
+class DptSegmentation(ClassMapHead):
     """Semantic segmentation by DPT (Ranftl et al. 2021, sections 3 and 5.2).
 
     Matches the published ADE20K models, which use the backbones given in `DptDepth`.
@@ -109,24 +109,5 @@ class DptSegmentation(Head):
             losses["dice"] = self.dice_weight * dice(logits, labels)
         return losses
 
-    @torch.no_grad()
-    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
-        """Returns `semantic` (H, W) uint8 per image at its original size.
-
-        Logits are upsampled, cropped to the image, resized to the original size in chunks of classes, then argmax.
-        """
-        return [
-            {"semantic": chunked_argmax(logits, self._upsample, tuple(target["size"]), tuple(target["original_size"]))}
-            for logits, target in zip(outputs["logits"], targets, strict=True)
-        ]
-
-    def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """Logits (B, K, *size) in fp32. size: in pixels, of the padded batch or a top-left crop of it."""
-        return self._upsample(outputs["logits"], size)
-
-    def read_maps(self, maps: Tensor) -> dict[str, Tensor]:
-        """(B, K, H, W) of `maps`, or averages of them -> `semantic` (B, H, W) uint8 by argmax."""
-        return {"semantic": maps.argmax(1).to(torch.uint8)}
-
-    def _upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+    def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         return upsample(double(logits.float()), self.decode.stride / 2, size)

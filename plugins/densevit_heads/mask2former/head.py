@@ -54,9 +54,8 @@ class Mask2Former(Head):
         if width % GROUPS or width < GROUPS:
             raise ValueError(f"width is {width}; it must be a multiple of {GROUPS}, the groups of the group norm.")
         check_classes(classes)
-        own = type(self).with_options({"task": task})
-        self.kind, self.task, self.needs = task, own.task, own.needs  # type: ignore[misc]  # by option
-        self.classes_from = own.classes_from  # type: ignore[method-assign]
+        self.kind = task
+        self.__class__ = type(self).with_options({"task": task})  # the task of a class decides which methods it has
         self.pixel_decoder = PixelDecoder(
             channels, strides, width, num_heads, encoder_layers, encoder_ffn_width, dropout
         )
@@ -64,8 +63,8 @@ class Mask2Former(Head):
         self.criterion = MaskCriterion(task, len(classes), num_queries, num_points, self.pixel_decoder.stride)
 
     @classmethod
-    def with_options(cls, options: Mapping[str, Any]) -> type[Head]:
-        kinds = {"instance": _InstanceSegmentation, "semantic": _SemanticSegmentation}
+    def with_options(cls, options: Mapping[str, Any]) -> "type[Mask2Former]":
+        kinds: dict[str, type[Mask2Former]] = {"instance": _InstanceSegmentation, "semantic": _SemanticSegmentation}
         return kinds.get(options.get("task", "panoptic"), cls)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
@@ -117,13 +116,33 @@ class Mask2Former(Head):
 
 
 class _InstanceSegmentation(Mask2Former):
+    """Mask2Former for instance segmentation."""
+
     task = "detection"
     needs = NEEDS["instance"]
 
 
 class _SemanticSegmentation(Mask2Former):
+    """Mask2Former for semantic segmentation, which makes maps for test-time augmentation."""
+
     task = "segmentation"
     needs = NEEDS["semantic"]
+
+    def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
+        """Scores (B, K, *size) in fp32: sums over queries of class times mask probability.
+
+        size: in pixels, of the padded batch or a top-left crop of it.
+        """
+        return torch.stack(
+            [
+                prediction.class_scores(logits, prediction.MaskLogits(masks, self.pixel_decoder.stride, size, size))
+                for logits, masks in zip(outputs["logits"].float(), outputs["masks"].float(), strict=True)
+            ]
+        )
+
+    def read_maps(self, maps: Tensor) -> Predictions:
+        """(B, K, h, w) of `maps`, or averages of them -> `semantic` (B, h, w) uint8 by argmax."""
+        return {"semantic": maps.argmax(1).to(torch.uint8)}
 
 
 def _sizes(target: Targets) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -47,12 +47,17 @@ class MaskLogits(NamedTuple):
 
 
 def semantic(logits: Tensor, masks: MaskLogits) -> Tensor:
-    """Class with the largest sum over queries of class times mask probability, (H, W) uint8. logits: (Q, K+1)."""
+    """Class with the highest score, (H, W) uint8. logits: (Q, K+1)."""
+    return class_scores(logits, masks).argmax(0).to(torch.uint8)
+
+
+def class_scores(logits: Tensor, masks: MaskLogits) -> Tensor:
+    """Sum over queries of class times mask probability, (K, H, W). logits: (Q, K+1)."""
     classes = logits.softmax(-1)[:, :-1]  # (Q, K)
     scores = classes.new_zeros(classes.shape[1], masks.original[0] * masks.original[1])
     for first, _, x in masks.resized():
         scores.addmm_(classes[first : first + len(x)].T, x.sigmoid().flatten(1))
-    return scores.argmax(0).view(masks.original).to(torch.uint8)
+    return scores.unflatten(1, masks.original)
 
 
 def instances(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], things: bool) -> dict[str, Tensor]:

@@ -6,20 +6,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, Head, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, Losses, Outputs, Targets
 from densevit.layers.attention import MultiHeadAttention
-from densevit.layers.chunked_argmax import chunked_argmax
 from densevit.layers.drop_path import DropPath
 from densevit.layers.linear import Linear
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import mask_on_grid
 from densevit.losses.segmentation import cross_entropy, label_maps
+from densevit_heads.class_maps import ClassMapHead
 
 _MAX_LAYERS = 1000  # a typo must not allocate layers until memory runs out
 _STD = 0.02  # of initial weights
 
 
-class Segmenter(Head):
+class Segmenter(ClassMapHead):
     """Semantic segmentation by a mask transformer (Strudel et al. 2021, section 3.2).
 
     Class tokens attend to the patches of the last feature map and back; the logit of a class at a patch is the cosine
@@ -93,26 +93,7 @@ class Segmenter(Head):
         labels = label_maps(targets, outputs["logits"].device)
         return {"cross_entropy": cross_entropy(self.maps(outputs, (labels.shape[1], labels.shape[2])), labels)}
 
-    @torch.no_grad()
-    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
-        """Returns `semantic` (H, W) uint8 per image at its original size.
-
-        Logits are upsampled, cropped to the image, resized to the original size in chunks of classes, then argmax.
-        """
-        return [
-            {"semantic": chunked_argmax(logits, self._upsample, tuple(target["size"]), tuple(target["original_size"]))}
-            for logits, target in zip(outputs["logits"].float(), targets, strict=True)
-        ]
-
-    def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """Logits (B, K, *size) in fp32. size: in pixels, of the padded batch or a top-left crop of it."""
-        return self._upsample(outputs["logits"].float(), size)
-
-    def read_maps(self, maps: Tensor) -> Predictions:
-        """(B, K, h, w) logits or probabilities -> `semantic` (B, h, w) uint8 by argmax."""
-        return {"semantic": maps.argmax(1).to(torch.uint8)}
-
-    def _upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+    def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Bilinear to pixels, then the top-left crop of this size."""
         H, W = size
         covered = (self.stride * logits.shape[-2], self.stride * logits.shape[-1])

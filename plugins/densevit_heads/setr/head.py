@@ -7,14 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Class, Head, Losses, Outputs, Predictions, Targets
-from densevit.layers.chunked_argmax import chunked_argmax
+from densevit.interfaces import Class, Losses, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_maps
+from densevit_heads.class_maps import ClassMapHead
 from densevit_heads.setr.decoders import Classifier, MultiLevelDecoder, Norm, UpsamplingDecoder, factors_to, resample
 
 
-class Setr(Head):
+class Setr(ClassMapHead):
     """Semantic segmentation by one of SETR's decoders (Zheng et al. 2021, section 3.3).
 
     The defaults match mmsegmentation's SETR checkpoints (`setr_vit-l_{naive,pup,mla}` for Cityscapes and ADE20K) in
@@ -144,30 +144,8 @@ class Setr(Head):
             losses["dice"] = self.dice_weight * dice(logits, labels)
         return losses
 
-    @torch.no_grad()
-    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
-        """Returns `semantic` (H, W) uint8 per image at its original size.
-
-        Logits are upsampled, cropped to the image, resized to the original size in chunks of classes, then argmax.
-        """
-        return [
-            {"semantic": chunked_argmax(logits, self._upsample, tuple(target["size"]), tuple(target["original_size"]))}
-            for logits, target in zip(outputs["logits"].float(), targets, strict=True)
-        ]
-
-    def _upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+    def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         return resample(logits, self.decode.logits_stride, size)
-
-    def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """Logits (B, K, *size) in fp32. size: in pixels, of the padded batch or a top-left crop of it."""
-        maps = resample(outputs["logits"].float(), self.decode.logits_stride, size)
-        if tuple(maps.shape[-2:]) != tuple(size):
-            raise ValueError(f"The maps cover {tuple(maps.shape[-2:])} pixels; {tuple(size)} were requested.")
-        return maps
-
-    def read_maps(self, maps: Tensor) -> Predictions:
-        """(B, K, h, w) logits or probabilities -> `semantic` (B, h, w) uint8 by argmax."""
-        return {"semantic": maps.argmax(1).to(torch.uint8)}
 
 
 def _check_features(option: str, numbers: Sequence[int], N: int) -> None:

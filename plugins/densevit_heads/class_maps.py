@@ -1,0 +1,37 @@
+"""Predictions of heads whose outputs are class logits per pixel."""
+
+import torch
+from torch import Tensor
+
+from densevit.interfaces import Head, Outputs, Predictions, Targets
+from densevit.layers.chunked_argmax import chunked_argmax
+
+
+class ClassMapHead(Head):
+    """A head with the outputs `logits` (B, K, h, w); a subclass implements `upsample`."""
+
+    def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (B, k, h, w) of some classes at the size of the network input, or of a top-left crop of it."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
+        """Returns `semantic` (H, W) uint8 per image at its original size.
+
+        Logits are upsampled, cropped to the image, resized to the original size in chunks of classes, then argmax.
+        """
+        return [
+            {"semantic": chunked_argmax(logits, self.upsample, tuple(target["size"]), tuple(target["original_size"]))}
+            for logits, target in zip(outputs["logits"].float(), targets, strict=True)
+        ]
+
+    def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
+        """Logits (B, K, *size) in fp32. size: in pixels, of the padded batch or a top-left crop of it."""
+        maps = self.upsample(outputs["logits"].float(), size)
+        if tuple(maps.shape[-2:]) != tuple(size):
+            raise ValueError(f"The maps cover {tuple(maps.shape[-2:])} pixels; {tuple(size)} were requested.")
+        return maps
+
+    def read_maps(self, maps: Tensor) -> Predictions:
+        """(B, K, h, w) logits or probabilities -> `semantic` (B, h, w) uint8 by argmax."""
+        return {"semantic": maps.argmax(1).to(torch.uint8)}
