@@ -15,7 +15,7 @@ from densevit.model.parameter_groups import parameter_rates
 from densevit.training.optim import build_optimizer, learning_rate
 from densevit.weights.label_sets import coco_classes
 
-RECIPES = sorted(Path("configs/coco").glob("*.yaml"))
+RECIPES = sorted(Path("configs/coco").glob("*detr_r*.yaml"))
 R50 = 41_302_368  # "number of params" in the authors' log, the same with dilation
 R101 = R50 + 17 * (1024 * 256 + 9 * 256 * 256 + 256 * 1024)  # additional bottlenecks, without their frozen norms
 UNUSED = 11 * (256 + 1)  # rows of unused file ids

@@ -19,8 +19,8 @@ SHIPPED = sorted(Path("configs").glob("*.yaml"))
 SECTIONS = sorted(Path("configs/data").glob("*.yaml"))
 PUBLISHED = sorted(
     path for path in Path("configs").glob("*/*.yaml") if path not in SECTIONS
-)  # test_recipes.py and test_depth_recipes.py run them
-SCORES = ("AP", "mIoU", "AbsRel", "delta1")
+)  # test_recipes.py, test_coco_recipes.py, test_mask_recipes.py and test_depth_recipes.py run them
+SCORES = ("AP", "PQ", "mIoU", "AbsRel", "delta1")
 
 
 @pytest.fixture(scope="module")

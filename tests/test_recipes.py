@@ -1,4 +1,4 @@
-"""Recipes of published trainings: each builds its full model, and trains one step on generated files of its layout."""
+"""Published trainings of SETR: each builds its full model, and trains one step on generated files of its layout."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from densevit.model import build_model
 from densevit.training.optim import build_optimizer, learning_rate, schedule
 from densevit.training.run import train
 
-RECIPES = sorted(Path("configs/ade20k").glob("*.yaml")) + sorted(Path("configs/cityscapes").glob("*.yaml"))
+RECIPES = sorted(Path("configs/ade20k").glob("setr*.yaml")) + sorted(Path("configs/cityscapes").glob("*.yaml"))
 SECTIONS = ("ade20k", "camvid", "cityscapes", "coco_stuff", "label_maps", "pascal_context", "voc")
 
 LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, str], list[int]]] = {

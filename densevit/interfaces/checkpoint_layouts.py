@@ -80,7 +80,7 @@ class CheckpointLayout:
         {} if transformers has no such model.
     recipe: for a model, from the config sections and the classes by task, a config, as "coco/detr_r50", whose data,
         training and inference settings `convert` writes, and sections that differ. A data section with a `name`
-        replaces the data set's own options.
+        replaces the data set's own options; the name of a data section's file replaces the section.
     """
 
     name: str

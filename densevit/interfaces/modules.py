@@ -65,10 +65,13 @@ class Head(nn.Module):
         which is evaluated after alignment. None: not declared and not checked.
     target_types: the types of keys of its predictions that have options, such as a skeleton; the others have the
         registered type of that name.
+    starts_from: other tasks whose heads' weights the head can be trained from, each with patterns of its tensors that
+        such a head does not have; they keep their initial values.
     """
 
     task: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
+    starts_from: ClassVar[Mapping[str, Sequence[str]]] = {}
     quantity: str | None = None
     target_types: "Mapping[str, TargetType] | None" = None
 

@@ -140,8 +140,10 @@ def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes
     """
     name, others = layout.recipe(sections, classes) if layout.recipe else ("", {})
     values: dict[str, Any] = {"data": {"name": "scenes"}, "trainer": {"max_epochs": 1}}
+    others = dict(others)
     if name:
-        recipe = configs.load(name).model_dump()
+        file = others.pop("data") if isinstance(others.get("data"), str) else None
+        recipe = configs.load(name, [f"data={file}"] if file else []).model_dump()
         values = {key: recipe[key] for key in _SETTINGS}
         heads = dict(sections["heads"])
         for task in heads.keys() & recipe["heads"].keys():

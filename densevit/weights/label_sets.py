@@ -10,6 +10,7 @@ from densevit.data.datasets.coco_json import color_of
 from densevit.interfaces import Class
 
 _BY_ROWS = {150: "ade20k", 19: "cityscapes"}  # what segmentation models are published for
+_CITYSCAPES_THINGS = 24  # the first of their file ids
 
 
 def segmentation_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
@@ -19,12 +20,23 @@ def segmentation_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, .
     set's order and names, unless less than half of `names` agree (projects differ in a few). Otherwise a class has the
     name of its row, or its number, and its row as file id.
     """
-    if rows in _BY_ROWS:
-        known = preset_classes(_BY_ROWS[rows])
-        alike = sum(_plain(one.name) == _plain(name) for one, name in zip(known, names, strict=False))
-        if len(names) != rows or 2 * alike >= rows:
-            return known
+    if rows in _BY_ROWS and _agree(known := preset_classes(_BY_ROWS[rows]), names):
+        return known
     return tuple(replace(one, thing=False) for one in numbered_classes(rows, names))
+
+
+def panoptic_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
+    """The classes of a panoptic classifier, as `segmentation_classes`: 133 rows are COCO panoptic's classes, 150
+    ADE20K panoptic's, 19 Cityscapes'. Other classes are things, since a checkpoint does not tell.
+    """
+    known = {133: coco_panoptic_classes, 150: ade20k_panoptic_classes, 19: cityscapes_panoptic_classes}.get(rows)
+    return known() if known is not None and _agree(known(), names) else numbered_classes(rows, names)
+
+
+def instance_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
+    """The classes of an instance classifier: 80 rows are COCO's, 100 the things of ADE20K panoptic."""
+    known = {80: coco_classes(), 100: tuple(one for one in ade20k_panoptic_classes() if one.thing)}.get(rows)
+    return known if known is not None and _agree(known, names) else numbered_classes(rows, names)
 
 
 def numbered_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
@@ -65,6 +77,33 @@ _COCO_STUFF = {
 
 
 @cache
+def cityscapes_panoptic_classes() -> tuple[Class, ...]:
+    """Cityscapes' 19 classes: 11 kinds of stuff and 8 things."""
+    return tuple(replace(one, thing=one.file_id >= _CITYSCAPES_THINGS) for one in preset_classes("cityscapes"))
+
+
+@cache
+def ade20k_panoptic_classes() -> tuple[Class, ...]:
+    """ADE20K's 150 classes by file id, 0 ... 149, with the names of Mask2Former's prepare_ade20k_pan_seg.py: 100 things
+    and 50 kinds of stuff.
+    """
+    return tuple(
+        replace(one, name=_ADE20K_NAMES.get(i, one.name), file_id=i, thing=i not in _ADE20K_STUFF)
+        for i, one in enumerate(preset_classes("ade20k"))
+    )
+
+
+_ADE20K_NAMES = {  # that differ from those of the preset
+    8: "window", 37: "tub", 38: "rail", 87: "street lamp", 89: "tv", 90: "plane", 92: "clothes", 109: "pool",
+    113: "falls", 138: "trash can",
+}  # fmt: skip
+_ADE20K_STUFF = {
+    0, 1, 2, 3, 4, 5, 6, 9, 11, 13, 16, 17, 21, 25, 26, 28, 29, 34, 40, 46, 48, 51, 52, 54, 59, 60, 61, 63, 68, 77, 79,
+    84, 91, 94, 96, 99, 100, 101, 105, 106, 109, 113, 114, 117, 122, 128, 131, 140, 141, 145,
+}  # fmt: skip
+
+
+@cache
 def preset_classes(preset: str) -> tuple[Class, ...]:
     """The classes of a `data.preset`."""
     from densevit.data.datasets.label_values import LabelValues  # imports OpenCV, which few checkpoints need
@@ -73,6 +112,12 @@ def preset_classes(preset: str) -> tuple[Class, ...]:
     options = yaml_io.parse(file.read_text("utf-8"), file.name)
     keys = ("classes", "ignore_index", "reduce_zero_label", "ignore_colors")
     return LabelValues(**{key: options[key] for key in keys if key in options}).classes
+
+
+def _agree(known: Sequence[Class], names: Sequence[str]) -> bool:
+    """Whether at least half of the names are those of the classes, if there is one for each."""
+    alike = sum(_plain(one.name) == _plain(name) for one, name in zip(known, names, strict=False))
+    return len(names) != len(known) or 2 * alike >= len(known)
 
 
 def _plain(name: str) -> str:

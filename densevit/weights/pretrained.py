@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,8 @@ def load_pretrained(model: DenseModel) -> list[Fit]:
 
     A head that the weights lack keeps its initial values; a head that the model lacks is left out, and so are tensors
     that depend on a head's classes if the classes differ. A head of another project is loaded into the head of the same
-    task, whatever its name. A head's learned loss weight is loaded if the checkpoint has one.
+    task, whatever its name, or else into one that starts from that task (`Head.starts_from`). A head's learned loss
+    weight is loaded if the checkpoint has one.
     The mean and std of the checkpoint are set in the model and its sections, unless the config states others.
     Everything is checked before anything is written. Raises WeightsError if something does not fit.
     Returns one report for each source.
@@ -80,6 +82,7 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
     notes = []
     for name in sorted(heads & set(model.heads)):
         other, note = _other_classes(model, name, part(state, f"heads.{name}."), checkpoint)
+        other |= _lacking(model, name, checkpoint)
         excluded |= {f"heads.{name}.{key}": why for key, why in other.items()}
         notes += note
     state = {name: tensor for name, tensor in state.items() if name not in left_out}
@@ -107,12 +110,13 @@ def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: S
 
 def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> list[Fit]:
     where = f"heads.{name}.weights"
-    theirs = name if checkpoint.layout is None else _task(model, name)
+    theirs = name if checkpoint.layout is None else _source_task(model, name, checkpoint)
     if checkpoint.layout is not None and theirs not in checkpoint.heads:
         has = f"heads for {', '.join(checkpoint.heads)} only" if checkpoint.heads else "no head"
         raise WeightsError(f"{where}: {checkpoint.source} has {has}; expected one for {theirs}.")
     state = part(checkpoint.tensors, f"heads.{theirs}.")
     other, notes = _other_classes(model, name, state, checkpoint)
+    other |= _lacking(model, name, checkpoint)
     excluded = checkpoint.fresh(model.heads[name].state_dict(), f"heads.{theirs}.") | other
     with _describing(checkpoint):
         found = fit(model.heads[name], state, f"{where}: {checkpoint.source}", allowed, excluded)
@@ -130,6 +134,7 @@ def _by_our_heads(model: DenseModel, checkpoint: TranslatedCheckpoint, where: st
     names: dict[str, str] = {}
     for task in checkpoint.heads:
         ours = [name for name in model.heads if _task(model, name) == task]
+        ours = ours or [name for name in model.heads if _source_task(model, name, checkpoint) == task]
         if len(ours) > 1:
             raise WeightsError(
                 f"{where} has one head for {task}, and the config has {' and '.join(ours)}. Name the "
@@ -160,7 +165,8 @@ def _other_classes(
     Classes are compared by name if the checkpoint's are known, else by number. Classes in another order differ too:
     which dimension of a head's tensors is the classes' is not known.
     """
-    ours, theirs = [c.name for c in model.classes[name]], checkpoint.classes.get(_task(model, name))
+    task = _source_task(model, name, checkpoint)
+    ours, theirs = [c.name for c in model.classes[name]], checkpoint.classes.get(task)
     if not ours:
         return {}, []
     own = model.heads[name].state_dict()
@@ -179,6 +185,17 @@ def _other_classes(
     else:
         why = f"other classes, {len(theirs)} there and {len(ours)} here"
     return dict.fromkeys(sorted(depending), why), []
+
+
+def _lacking(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> dict[str, str]:
+    """The tensors of a head that a checkpoint of another task lacks (`Head.starts_from`), with the reason."""
+    task = _source_task(model, name, checkpoint)
+    if task == _task(model, name):
+        return {}
+    patterns = cast(Head, model.heads[name]).starts_from[task]
+    own = model.heads[name].state_dict()
+    lacking = [key for key in own if any(fnmatchcase(key, pattern) for pattern in patterns)]
+    return dict.fromkeys(lacking, f"the weights are of a head for {task}, which has no such part")
 
 
 def class_tensors(model: DenseModel, name: str) -> set[str]:
@@ -221,7 +238,7 @@ def _option_notes(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[s
     of_heads = [option for option in unrecorded if option.startswith("heads.")]
     heads = _described(checkpoint).get("heads", {}) if of_heads else {}
     for name in model.heads:
-        task, own = _task(model, name), model.sections.heads[name].options
+        task, own = _source_task(model, name, checkpoint), model.sections.heads[name].options
         theirs = heads.get(task, {})
         for key in (option.removeprefix(f"heads.{task}.") for option in of_heads):
             if key in theirs and key in own and own[key] != theirs[key]:
@@ -257,6 +274,14 @@ def _set_normalisation(model: DenseModel, checkpoint: TranslatedCheckpoint) -> l
 
 def _task(model: DenseModel, name: str) -> str:
     return str(model.heads[name].task)
+
+
+def _source_task(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> str:
+    """The task of another project's head that is loaded into a head: its own, or the first that it starts from."""
+    task, others = _task(model, name), getattr(model.heads[name], "starts_from", {})
+    if checkpoint.layout is None or task in checkpoint.heads:
+        return task
+    return next((other for other in others if other in checkpoint.heads), task)
 
 
 def _head_of(name: str) -> str | None:

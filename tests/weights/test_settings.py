@@ -12,7 +12,7 @@ from densevit.interfaces import CheckpointLayout, Class
 from densevit.model import build_model
 from densevit.weights.converting import convert, with_settings
 from densevit.weights.key_mapping import saved_options, translate_back
-from densevit.weights.label_sets import coco_classes, segmentation_classes
+from densevit.weights.label_sets import coco_classes, panoptic_classes, segmentation_classes
 from densevit.weights.layouts import find
 from densevit.weights.preprocessing import of_folder, of_timm
 from densevit.weights.pretrained import load_pretrained
@@ -50,6 +50,45 @@ def test_dpt_resizing_matches_the_paper_s_code():
     assert relative.data.short_side == 384
     ade = settings("dpt-segmentation", "segmentation", {"name": "dpt_segmentation"}, segmentation_classes(150))
     assert (ade.data.short_side, ade.inference.window) == (480, None)
+
+
+MASK2FORMER = [  # task, classes, variant of Swin, data, preset or root, image_size, steps
+    ("panoptic", 133, "large", "coco_panoptic", "coco", 1024, 737_500),
+    ("panoptic", 133, "tiny", "coco_panoptic", "coco", 1024, 368_750),
+    ("panoptic", 150, "large", "coco_panoptic", "ade20k", 640, 160_000),
+    ("panoptic", 19, "tiny", "coco_panoptic", "cityscapes", (512, 1024), 160_000),
+    ("panoptic", 7, "tiny", "coco_panoptic", "coco", 1024, 368_750),
+    ("instance", 80, "base", "coco", "coco", 1024, 368_750),
+    ("semantic", 150, "tiny", "label_maps", "ade20k", 512, 160_000),
+    ("semantic", 150, "base", "label_maps", "ade20k", 640, 160_000),
+    ("semantic", 19, "tiny", "label_maps", "cityscapes", 768, 160_000),
+]
+
+
+@pytest.mark.parametrize(("task", "count", "variant", "data", "root", "size", "steps"), MASK2FORMER)
+def test_mask2former_has_the_recipe_of_its_task_and_data(task, count, variant, data, root, size, steps):
+    layout = find(f"mask2former{'' if task == 'panoptic' else f'-{task}'}")
+    classes = layout.classes({"sem_seg_head.predictor.class_embed.bias": torch.zeros(count + 1)}, {})
+    [(key, own)] = classes.items()
+    sections = {"backbone": {"name": "swin", "variant": variant}, "heads": {key: {"name": "mask2former", "task": task}}}
+    config = configs.from_mapping(with_settings(layout, sections, {key: own}))
+    configs.check_plugins(config)
+    assert (config.data.name, config.data.options.get("preset", config.data.options.get("root"))) == (data, root)
+    assert (config.data.image_size, config.trainer.max_steps) == (size, steps)
+    assert config.heads[key].evaluation.name == ("coco_masks" if task == "instance" else None)
+
+
+def test_mask2former_with_other_semantic_classes_has_their_label_maps():
+    head = {"name": "mask2former", "task": "semantic"}
+    config = settings("mask2former-semantic", "segmentation", head, segmentation_classes(2, ["road", "tree"]))
+    assert [one["name"] for one in config.data.options["classes"]] == ["road", "tree"]
+
+
+@pytest.mark.parametrize("layout", ["detr-panoptic", "transformers-detr-panoptic"])
+def test_panoptic_detr_is_evaluated_on_coco_panoptic(layout):
+    config = settings(layout, "panoptic", {"name": "detr_panoptic"}, panoptic_classes(133))
+    assert (config.data.name, config.data.recipe, config.data.image_size) == ("coco_panoptic", "detr", (800, 1333))
+    assert config.trainer.max_epochs == 25
 
 
 def test_a_layout_without_a_recipe_gets_what_a_config_needs():

@@ -8,36 +8,43 @@ from torch import Tensor
 
 from densevit.errors import WeightsError
 from densevit.interfaces import Change, CheckpointLayout, Class, Line, StateDict
-from densevit.weights.label_sets import coco_classes, numbered_classes
+from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
 from densevit.weights.layouts import find
 from densevit.weights.state import count, part
 
 ENCODER, DECODER, HEAD = "heads.detection.encoder.{i}", "heads.detection.decoder.{i}", "heads.detection"
 
 UNRECORDED = ("backbone.dilation", "heads.detection.num_heads")  # not determined by tensor shapes
-COCO_ROWS = 92  # of a class head with a row for each file id, 0 ... 90, and "no object" last
+_COCO = {91: coco_classes, 250: coco_panoptic_classes}  # by the number of file ids, from 0
 IMPOSSIBLE = -1e4  # a logit with probability exactly 0, representable in fp16
 
 
-def _kept() -> list[int]:
-    return [*(one.file_id for one in coco_classes()), COCO_ROWS - 1]
+def file_ids(num_classes: int) -> int | None:
+    """The number of file ids, from 0, of COCO's or COCO panoptic's classes; None for another number of classes."""
+    return next((ids for ids, known in _COCO.items() if len(known()) == num_classes), None)
+
+
+def _kept(ids: int) -> list[int]:
+    return [*(one.file_id for one in _COCO[ids]()), ids]
 
 
 def _into_classes(rows: Tensor) -> Tensor:
-    return rows[_kept()] if len(rows) == COCO_ROWS else rows
+    return rows[_kept(len(rows) - 1)] if len(rows) - 1 in _COCO else rows
 
 
 def _back_into_ids(rows: Tensor) -> Tensor:
-    if len(rows) != len(coco_classes()) + 1:
+    ids = file_ids(len(rows) - 1)
+    if ids is None:
         return rows
-    every = rows.new_full((COCO_ROWS, *rows.shape[1:]), IMPOSSIBLE if rows.ndim == 1 else 0.0)
-    return every.index_copy_(0, torch.tensor(_kept(), device=rows.device), rows)
+    every = rows.new_full((ids + 1, *rows.shape[1:]), IMPOSSIBLE if rows.ndim == 1 else 0.0)
+    return every.index_copy_(0, torch.tensor(_kept(ids), device=rows.device), rows)
 
 
 CLASS_ROWS = Change(_into_classes, _back_into_ids)
-"""Maps rows by COCO's file ids, 0 ... 90, to our 80 classes; heads with another number of rows are not changed.
+"""Maps a row for each file id, and "no object" last, to our classes: of COCO's ids 0 ... 90 to 80, and of COCO
+panoptic's 0 ... 249 to 133. Heads with another number of rows are not changed.
 
-11 of these ids are no class. Their rows, trained to be never predicted, are left out: the other logits are equal, and
+Rows of ids that are no class, trained to be never predicted, are left out: the other logits are equal, and
 probabilities grow by the little that those rows had. The inverse sets them to 0 with a bias of -10000, which has no
 effect.
 """
@@ -116,18 +123,21 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
 def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
     """The classes of a class head; its last row is "no object".
 
-    names: of the rows, if known. A head with as many rows as COCO's has COCO's classes; otherwise each row is a class,
-    with its row as file id. Raises WeightsError if a head with as many rows as COCO's has other names.
+    names: of the rows, if known. A head with a row for each file id of COCO or COCO panoptic has its classes; otherwise
+    each row is a class, with its row as file id, and a thing, since the checkpoint does not tell. Raises WeightsError
+    if a head with as many rows as COCO's has other names.
     """
-    if rows != COCO_ROWS:
-        return numbered_classes(rows - 1, names)
-    for one in coco_classes():
-        if len(names) == rows - 1 and names[one.file_id] != one.name:
+    ids = rows - 1
+    if ids not in _COCO:
+        return numbered_classes(ids, names)
+    for one in _COCO[ids]():
+        if len(names) == ids and names[one.file_id] not in (one.name, f"LABEL_{one.file_id}"):
             raise WeightsError(
-                f"Class {one.file_id} of 91 is called {names[one.file_id]!r}, in COCO {one.name!r}. A DETR with 91 "
-                "other classes cannot be distinguished from COCO's: expected another number of classes."
+                f"Class {one.file_id} of {ids} is called {names[one.file_id]!r}, in COCO "
+                f"{'panoptic ' if ids == 250 else ''}{one.name!r}. A DETR with {ids} other classes cannot be "
+                "distinguished from COCO's: expected another number of classes."
             )
-    return coco_classes()
+    return _COCO[ids]()
 
 
 def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:

@@ -8,17 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
-from densevit.weights.label_sets import coco_classes
 from densevit.weights.layouts import backbone_lines
 from densevit_heads.detr.checkpoints import (
     CLASS_ROWS,
-    COCO_ROWS,
     DECODER,
     ENCODER,
     HEAD,
     UNRECORDED,
     classes_of,
     describe,
+    file_ids,
     recipe,
 )
 
@@ -96,9 +95,10 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
         config[f"{part}_layers"] = head[f"{part}_layers"]
         config[f"{part}_ffn_dim"] = head["feedforward"]
         config[f"{part}_attention_heads"] = head["num_heads"]
-    if len(classes) == len(coco_classes()):  # rows are file ids
+    rows = file_ids(len(classes))
+    if rows is not None:
         names = {one.file_id: one.name for one in classes}
-        config["id2label"] = {str(row): names.get(row, "N/A") for row in range(COCO_ROWS - 1)}
+        config["id2label"] = {str(row): names.get(row, "N/A") for row in range(rows)}
     return {"config.json": config, "preprocessor_config.json": {"image_processor_type": "DetrImageProcessor"}}
 
 

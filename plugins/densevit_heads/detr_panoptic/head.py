@@ -1,6 +1,6 @@
 """DETR's panoptic head: the detector, a mask for each query, their losses and their merging."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import ClassVar, Literal
 
@@ -35,6 +35,7 @@ class DetrPanoptic(Detr):
 
     task = "panoptic"
     needs: ClassVar[tuple[str, ...]] = ("panoptic",)
+    starts_from: ClassVar[Mapping[str, Sequence[str]]] = {"detection": ("attention_maps.*", "mask_head.*")}
 
     def __init__(
         self,

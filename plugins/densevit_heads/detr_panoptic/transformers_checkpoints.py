@@ -7,17 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
-from densevit.weights.label_sets import coco_panoptic_classes
 from densevit_heads.detr import transformers_checkpoints as detector
-from densevit_heads.detr_panoptic.checkpoints import (
-    COCO_ROWS,
-    HEAD,
-    MASK_LINES,
-    UNRECORDED,
-    classes_of,
-    describe,
-    detector_lines,
-)
+from densevit_heads.detr.checkpoints import classes_of
+from densevit_heads.detr_panoptic.checkpoints import HEAD, MASK_LINES, UNRECORDED, describe, detector_lines, recipe
 
 MODEL_MASK_LINES = (  # of a model in version 5
     Line("bbox_attention.q_proj.*", f"{HEAD}.attention_maps.query.*"),
@@ -54,13 +46,10 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
     """A DetrForSegmentation on timm's ResNet, whose keys are ours. It has no pre-norm."""
     assert detector.DETR.config_files is not None
     head = sections["heads"]["panoptic"]
-    files = detector.DETR.config_files({**sections, "heads": {"detection": head}}, state, ())
+    files = detector.DETR.config_files({**sections, "heads": {"detection": head}}, state, classes)
     if not files or head["pre_norm"]:
         return {}
     files["config.json"]["architectures"] = ["DetrForSegmentation"]
-    if len(classes) == len(coco_panoptic_classes()):  # rows are file ids
-        names = {one.file_id: one.name for one in classes}
-        files["config.json"]["id2label"] = {str(row): names.get(row, f"LABEL_{row}") for row in range(COCO_ROWS - 1)}
     return files
 
 
@@ -75,6 +64,7 @@ def _layout(name: str, of: CheckpointLayout, masks: tuple[Line, ...], marks: tup
         classes=_classes,
         unrecorded=UNRECORDED,
         saved_options=_saved_options,
+        recipe=recipe,
         config_files=_config if of.config_files else None,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
-from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes, segmentation_classes
+from densevit.weights.label_sets import instance_classes, panoptic_classes, segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state import count, part
 from densevit_heads.deformable_detr.checkpoints import deformable_attention
@@ -133,20 +133,29 @@ def describe(ours: StateDict, task: Task) -> dict[str, Any]:
 
 
 def classes_of(task: Task, rows: int, names: Sequence[str]) -> dict[str, tuple[Class, ...]]:
-    """The classes of `rows` logits, the last of which is "no object".
+    """The classes of `rows` logits, the last of which is "no object"."""
+    known = {"panoptic": panoptic_classes, "instance": instance_classes, "semantic": segmentation_classes}[task]
+    return {KEYS[task]: known(rows - 1, names)}
 
-    80 are COCO's things, and 133 those of COCO panoptic; semantic classes are as in `segmentation_classes`.
+
+def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
+    """The training and evaluation on the data set that has so many classes; else on COCO or, for semantic segmentation,
+    on label maps of the classes.
     """
-    number = rows - 1
-    if task == "semantic":
-        found = segmentation_classes(number, names)
-    elif number == len(coco_classes()):
-        found = coco_classes()
-    elif task == "panoptic" and number == len(coco_panoptic_classes()):
-        found = coco_panoptic_classes()
-    else:
-        found = numbered_classes(number, names)
-    return {KEYS[task]: found}
+    backbone, [(key, head)] = sections["backbone"], sections["heads"].items()
+    variant = "r50" if backbone["name"] == "resnet" else "swin_tiny"
+    ade20k = f"ade20k/mask2former_swin_{'large' if backbone.get('variant') in ('base', 'large') else 'tiny'}"
+    count = len(classes.get(key, ()))
+    if head["task"] == "instance":
+        return f"coco/mask2former_{variant}", {}
+    if head["task"] == "semantic":
+        if count not in (19, 150):
+            listed = [{"name": one.name, "id": one.file_id, "color": [*one.color]} for one in classes.get(key, ())]
+            return ade20k, {"data": {"name": "label_maps", "classes": listed}}
+        return ade20k, {} if count == 150 else {"data": "configs/data/cityscapes.yaml"}
+    if count in (19, 150):
+        return ade20k, {"data": f"configs/data/{'ade20k' if count == 150 else 'cityscapes'}_panoptic.yaml"}
+    return f"coco/mask2former_{'swin_large' if backbone.get('variant') == 'large' else variant}_panoptic", {}
 
 
 def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, ...]) -> CheckpointLayout:
@@ -164,6 +173,7 @@ def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, 
         lines=(*layout.lines, *lines),
         describe=lambda ours: describe(ours, task),
         classes=classes,
+        recipe=recipe,
         no_effect={**layout.no_effect, "criterion.empty_weight": "the weights of classes in the loss"},
     )
 

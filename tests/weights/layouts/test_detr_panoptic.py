@@ -7,14 +7,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import DetrConfig, DetrForSegmentation, ResNetConfig
+from transformers import DetrConfig, DetrForObjectDetection, DetrForSegmentation, ResNetConfig
 
+from densevit import config as configs
 from densevit.errors import WeightsError
+from densevit.model import build_model
+from densevit.weights.checkpoint_io import read
 from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import translate, translate_back
-from densevit.weights.label_sets import coco_panoptic_classes
+from densevit.weights.label_sets import coco_classes, coco_panoptic_classes
 from densevit.weights.layouts import find, recognise
 from densevit.weights.model_file import save
+from densevit.weights.pretrained import load_pretrained
 from densevit_heads.detr_panoptic.checkpoints import DETR_PANOPTIC
 from tests.weights.layouts.test_detr import OfficialDetr, pixels_of, randomise
 
@@ -240,10 +244,77 @@ def test_a_model_exports_with_its_config_to_transformers(tmp_path, whole, padded
     same(ours(batch)["panoptic"], *outputs_of(theirs, batch), KEPT)
 
 
+# ---- from a detector ----
+
+
+def written_detector(project, rows, folder, names):
+    """A file of a small detector of facebookresearch or transformers. names: of the classes, by row."""
+    torch.manual_seed(4)
+    if project == "detr":
+        state = randomise(OfficialDetr("resnet18", WIDTH, 48, 7, rows, 2)).state_dict()
+        torch.save({"model": state}, folder / "detector.pth")
+        return folder / "detector.pth"
+    small = {"num_queries": 7, "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48}
+    small |= {"decoder_ffn_dim": 48, "id2label": dict(enumerate(names)), "label2id": {}}
+    DetrForObjectDetection(DetrConfig(backbone="resnet18", use_timm_backbone=True, **small)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("key", ["weights", "heads.panoptic.weights"])
+@pytest.mark.parametrize("project", ["detr", "transformers-detr"])
+def test_a_detector_of_the_same_classes_starts_the_head(project, key, tmp_path):
+    """All of its tensors are loaded, also those of the 133 classes among 250 file ids; the mask head is new."""
+    names = {one.file_id: one.name for one in coco_panoptic_classes()}
+    file = written_detector(project, 251, tmp_path, [names.get(i, f"LABEL_{i}") for i in range(250)])
+    model = started(file, key, coco_panoptic_classes())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    [fit] = load_pretrained(model)
+
+    checkpoint = read(file)
+    expected = translate(checkpoint.tensors, find(project)).tensors
+    theirs = {name.replace("heads.detection.", "heads.panoptic."): x for name, x in expected.items()}
+    parts = ("heads.", "backbone.") if key == "weights" else ("heads.",)
+    own = model.state_dict()
+    assert len(theirs["heads.panoptic.label_head.bias"]) == 134
+    assert all(torch.equal(own[name], tensor) for name, tensor in theirs.items() if name.startswith(parts))
+    new = {name for name in own if name.startswith("heads.") and name not in theirs}
+    assert {name.split(".")[2] for name in new} == {"attention_maps", "mask_head"}
+    assert all(torch.equal(own[name], before[name]) for name in new)
+
+    prefix = "" if key == "weights" else "heads.panoptic."
+    assert {prefix + name for name in fit.fresh} == new and not fit.missing and not fit.left_out
+    assert set(fit.fresh.values()) == {"the weights are of a head for detection, which has no such part"}
+    assert fit.notes[0] == f"Read as {project}."
+
+
+def test_a_detector_of_things_leaves_out_the_class_layer(tmp_path):
+    model = started(written_detector("detr", 92, tmp_path, ()), "weights", coco_panoptic_classes())
+    [fit] = load_pretrained(model)
+    why = "other classes, 80 there and 133 here"
+    assert fit.left_out == {f"heads.panoptic.label_head.{x}": why for x in ("weight", "bias")}
+
+
+def test_a_detector_with_other_tensors_raises(tmp_path):
+    """Only what a detector never has may be missing."""
+    model = started(written_detector("detr", 92, tmp_path, ()), "weights", coco_classes(), positions="learned")
+    with pytest.raises(WeightsError, match=r"2 tensors are missing \(heads.panoptic.positions"):
+        load_pretrained(model)
+
+
+def started(file, key, classes, **options):
+    head = {"name": "detr_panoptic", "num_queries": 7, "width": WIDTH, "feedforward": 48, "freeze_detector": True}
+    head |= {"encoder_layers": 2, "decoder_layers": 2, **options}
+    values = {"backbone": {"name": "resnet", "depth": 18, "norm": "frozen"}, "heads": {"panoptic": head}}
+    values |= {"data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
+    return build_model(configs.from_mapping(values, "config", [f"{key}={file}"]), {"panoptic": classes})
+
+
 def test_250_classes_other_than_coco_s_raise():
     classes = find("transformers-detr-panoptic").classes
     state = {"detr.class_labels_classifier.bias": torch.zeros(251)}
     assert len(classes(state, {})["panoptic"]) == 133
+    instances = classes({"detr.class_labels_classifier.bias": torch.zeros(92)}, {})["panoptic"]
+    assert instances == coco_classes()  # instance segmentation
     names = [f"LABEL_{i}" for i in range(250)]
     assert len(classes(state, {"classes": names})["panoptic"]) == 133
     names[187] = "heaven"

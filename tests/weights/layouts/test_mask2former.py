@@ -209,3 +209,18 @@ def test_classes_by_their_number():
     things = find("mask2former-instance").classes({row: torch.zeros(81)}, {})["detection"]
     assert [one.file_id for one in things] == [one.file_id for one in coco[:80]]
     assert len(find("mask2former-semantic").classes({row: torch.zeros(151)}, {})["segmentation"]) == 150
+
+    ade = layout.classes({row: torch.zeros(151)}, {})["panoptic"]  # register_ade20k_panoptic.py
+    assert [(one.name, one.file_id, one.thing) for one in ade[6:9]] == [
+        ("road", 6, False), ("bed", 7, True), ("window", 8, True)
+    ]  # fmt: skip
+    assert sum(one.thing for one in ade) == 100
+    things = find("mask2former-instance").classes({row: torch.zeros(101)}, {})["detection"]
+    assert things == tuple(one for one in ade if one.thing)
+    city = layout.classes({row: torch.zeros(20)}, {})["panoptic"]
+    assert [one.name for one in city if one.thing] == [
+        "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"
+    ]  # fmt: skip
+    assert [(one.name, one.file_id) for one in city[:2]] == [("road", 7), ("sidewalk", 8)]
+    own = layout.classes({row: torch.zeros(20)}, {"classes": [f"part {i}" for i in range(19)]})["panoptic"]
+    assert [one.name for one in own[:2]] == ["part 0", "part 1"] and own[0].thing
