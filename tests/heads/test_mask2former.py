@@ -17,7 +17,7 @@ from densevit.interfaces import Backbone, Class, Dataset
 from densevit.model import DenseModel, create_backbone, inference_by_head
 from densevit.testing import check_head
 from densevit.testing.targets import random_targets
-from densevit_heads.mask2former import Mask2Former
+from densevit_heads.mask2former import Mask2Former, criterion
 from densevit_heads.mask2former.criterion import MaskCriterion
 from densevit_heads.mask2former.points import sample, uncertain_points
 from densevit_heads.mask2former.prediction import MaskLogits, enclosing_boxes, instances, panoptic, semantic
@@ -127,7 +127,7 @@ def test_three_quarters_of_the_points_are_near_the_contour():
 def test_what_the_loss_keeps_for_the_backward_pass_does_not_grow_with_the_image():
     def kept(side):
         torch.manual_seed(0)
-        criterion = MaskCriterion("instance", 4, 20, 128, 4)
+        compare = MaskCriterion("instance", 4, 20, 128, 4)
         logits, embeddings = torch.randn(3, 1, 20, 5), torch.randn(3, 1, 20, 16, requires_grad=True)
         pixels = torch.randn(1, 16, side // 4, side // 4, requires_grad=True)
         masks = F.interpolate(torch.randn(1, 6, 4, 4), size=(side, side))[0] > 0
@@ -140,12 +140,49 @@ def test_what_the_loss_keeps_for_the_backward_pass_does_not_grow_with_the_image(
             return x
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            losses = criterion.losses(MaskQueries(logits, embeddings), pixels, targets)
+            losses = compare.losses(MaskQueries(logits, embeddings), pixels, targets)
         torch.stack(list(losses.values())).sum().backward()
         assert pixels.grad.abs().sum() > 0
         return sum(sizes.values())
 
     assert kept(1024) == kept(64)
+
+
+def test_semantic_loss_is_the_mean_cross_entropy_of_each_segment(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    ids = torch.tensor([[0, 0, 1000, -1], [0, 3000, 1000, 3000]]), torch.tensor([[1, 1], [2000, -1], [3000, 1], [2, 2]])
+    targets = [{"panoptic": x.int().repeat_interleave(8, 0).repeat_interleave(8, 1)} for x in ids]
+    targets = [{**target, "size": tuple(target["panoptic"].shape)} for target in targets]  # 16 x 32 and 32 x 16
+    cells, scales = torch.randn(2, 4, 4, 4), torch.tensor([[1.0, 0.5], [0.5, 1.0]])  # of a batch of 32 x 32
+    segments = Segments.of(targets, "panoptic", 4, cells.device)
+    grids = [torch.cartesian_prod(*((torch.arange(n) + 0.5) / n for n in target["size"])).flip(1) for target in targets]
+    monkeypatch.setattr(criterion, "random_points", lambda *args: torch.stack(grids))  # the centres of all pixels
+    found = MaskCriterion("panoptic", 4, 5, 512, 8)._semantic_term(cells, segments, scales, None)
+
+    expected = torch.zeros(())
+    for x, target in zip(cells, targets, strict=True):
+        upsampled = F.interpolate(x[None], scale_factor=8, mode="bilinear")[
+            0, :, : target["size"][0], : target["size"][1]
+        ]
+        for one in target["panoptic"].unique().tolist():
+            if one >= 0:
+                expected -= upsampled.log_softmax(0)[one // 1000][target["panoptic"] == one].mean()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_options_for_short_training_reach_every_parameter(task):
+    head = Mask2Former((8, 16, 32), (4, 8, 16), CLASSES, task=task, fusion_blocks=1, semantic_loss=2.0, **SMALL).train()
+    features = [torch.randn(2, c, 64 // s, 64 // s) for c, s in ((8, 4), (16, 8), (32, 16))]
+    needs = head.needs
+    targets = [random_targets(needs, (64, 64), 4, torch.Generator().manual_seed(1)), {"size": (64, 64)}]
+    losses = head.loss(head(features, torch.zeros(2, 64, 64, dtype=torch.bool)), targets)
+    assert losses["semantic"] > 0
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad is not None for p in head.parameters())
+    bare = head.loss(head(features, torch.zeros(2, 64, 64, dtype=torch.bool)), [{"size": (64, 64)}] * 2)
+    assert bare["semantic"].requires_grad and float(bare["semantic"].detach()) == 0.0
+    assert "cells" not in head.eval()(features, torch.zeros(2, 64, 64, dtype=torch.bool))
 
 
 def test_losses_in_evaluation_are_the_same_at_each_call():
@@ -189,8 +226,8 @@ def test_panoptic_segments_that_are_unsure_or_covered_are_void():
     logits[0] = confident(0, probability=0.99)[0]
     found = panoptic(logits, of_regions((slice(0, 2), slice(0, 4)), whole, row), CLASSES)
     assert found.tolist() == [[0] * 4] * 2 + [[-1] * 4] * 2  # of the dog half remains, of the sea nothing
-    unsure = panoptic(confident(0, probability=0.79), of_regions(whole), CLASSES)
-    assert (unsure == -1).all()
+    unsure = confident(0, probability=0.79), of_regions(whole), CLASSES
+    assert (panoptic(*unsure) == -1).all() and (panoptic(*unsure, threshold=0.75) == 0).all()
     assert panoptic(confident(0), of_regions(row), CLASSES).tolist() == [[0] * 4] + [[-1] * 4] * 3
 
 

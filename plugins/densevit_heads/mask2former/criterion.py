@@ -14,7 +14,7 @@ from densevit.interfaces import Dataset, Losses, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.distributed import mean_over_processes, process_count, to_device
 from densevit_heads.mask2former.matching import Pairs, Weights, match
-from densevit_heads.mask2former.points import OVERSAMPLING, chunks, sample, uncertain_points
+from densevit_heads.mask2former.points import OVERSAMPLING, chunks, random_points, sample, uncertain_points
 from densevit_heads.mask2former.segments import NEEDS, Segments, Task
 from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
 
@@ -34,6 +34,7 @@ class MaskCriterion:
     num_points: int
     stride: int
     weights: Weights = field(default_factory=Weights)
+    semantic_weight: float = 0.0
     _warned: bool = field(default=False, init=False, repr=False)
 
     def check(self, dataset: Dataset) -> None:
@@ -45,19 +46,27 @@ class MaskCriterion:
             self._warn(int(counts.max()), images)
 
     def losses(
-        self, found: MaskQueries, pixels: Tensor, targets: list[Targets], generator: torch.Generator | None = None
+        self,
+        found: MaskQueries,
+        pixels: Tensor,
+        targets: list[Targets],
+        generator: torch.Generator | None = None,
+        cells: Tensor | None = None,
     ) -> Losses:
         """`label`, `mask` and `dice` of the last layer, and `auxiliary`, the sum of the others; in fp32.
 
         pixels: (B, C, h, w). Images without the target keys of the task are left out. generator: of random points; by
-        default torch's.
+        default torch's. cells: class logits (B, K, h', w') for the loss `semantic`; None: without it.
         """
         labelled = [i for i, target in enumerate(targets) if all(key in target for key in NEEDS[self.task])]
         with autocast_off(pixels.device):
-            terms = self._terms(found, pixels.float(), [targets[i] for i in labelled], labelled, generator)
+            terms = self._terms(found, pixels.float(), [targets[i] for i in labelled], labelled, generator, cells)
+        semantic = terms.pop("semantic", None)
         weighted = {name: w * term for (name, term), w in zip(terms.items(), self.weights, strict=True)}
         losses = {name: term[-1] for name, term in weighted.items()}
         losses["auxiliary"] = torch.stack([term[:-1].sum() for term in weighted.values()]).sum()
+        if semantic is not None:
+            losses["semantic"] = self.semantic_weight * semantic
         return losses
 
     def _terms(
@@ -67,17 +76,20 @@ class MaskCriterion:
         targets: list[Targets],
         labelled: Sequence[int],
         generator: torch.Generator | None,
+        cells: Tensor | None,
     ) -> dict[str, Tensor]:
-        """Unweighted losses, (L,) each. found, pixels: of all images. labelled: the indices of the targets' images."""
+        """Unweighted losses, (L,) each, and `semantic`, a scalar. found, pixels, cells: of all images. labelled: the
+        indices of the targets' images."""
         logits, embeddings = found.logits.float(), found.embeddings.float()
         if len(labelled) < pixels.shape[0]:
             images = to_device(torch.tensor(labelled, dtype=torch.long), pixels.device)
             logits, embeddings = logits.index_select(1, images), embeddings.index_select(1, images)
-            pixels = pixels.index_select(0, images)
+            pixels, cells = pixels.index_select(0, images), None if cells is None else cells.index_select(0, images)
         if not targets:  # sums over nothing, which are connected to the graph
             label, mask = logits.sum((1, 2, 3)), embeddings.sum((1, 2, 3)) + pixels.sum()
             self._mean_counts(label, pixels.new_zeros(()))
-            return {"label": label, "mask": mask, "dice": mask}
+            terms = {"label": label, "mask": mask, "dice": mask}
+            return terms if cells is None else {**terms, "semantic": cells.sum()}
         found = MaskQueries(logits, embeddings)
         segments = Segments.of(targets, self.task, self.num_classes, pixels.device)
         most = max(segments.counts)
@@ -92,12 +104,30 @@ class MaskCriterion:
         count = torch.full((), float(len(segments.labels)), device=pixels.device)
         weights, count = self._mean_counts(weight.sum((1, 2)), count)
         values = len(pairs.image) * max(pixels.shape[-2] * pixels.shape[-1], int(OVERSAMPLING * self.num_points))
-        terms = [
+        parts = [
             self._mask_terms(part, embeddings, pixels, segments, scales, pairs, generator)
             for part in chunks(len(logits), values)
         ]
-        mask, dice = torch.cat(terms, dim=1)
-        return {"label": (cross_entropy * weight).sum((1, 2)) / weights, "mask": mask / count, "dice": dice / count}
+        mask, dice = torch.cat(parts, dim=1)
+        losses = {"label": (cross_entropy * weight).sum((1, 2)) / weights, "mask": mask / count, "dice": dice / count}
+        if cells is not None:
+            losses["semantic"] = self._semantic_term(cells.float(), segments, scales, generator) / count
+        return losses
+
+    def _semantic_term(
+        self, cells: Tensor, segments: Segments, scales: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Cross-entropy of the class logits at points of each segment: means over points, summed over segments.
+
+        So a small segment counts as much as a large one; one that no point hits is left out.
+        """
+        points = random_points(len(cells), self.num_points, cells.device, generator)
+        truth = segments.at(torch.arange(len(segments.labels), device=cells.device), points[segments.image])  # (T, P)
+        grid = 2.0 * (points * scales[:, None])[:, :, None] - 1.0
+        logits = F.grid_sample(cells, grid, padding_mode="border", align_corners=False)[..., 0]  # (B, K, P)
+        log_probability = logits.log_softmax(1)
+        cross_entropy = -log_probability[segments.image, segments.labels]
+        return ((cross_entropy * truth).sum(1) / truth.sum(1).clamp(min=1e-6)).sum()
 
     def _mask_terms(
         self,

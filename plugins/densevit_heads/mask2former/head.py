@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from densevit.interfaces import Class, Dataset, Head, Losses, Outputs, Predictions, Targets
 from densevit_heads.deformable_detr.levels import GROUPS
@@ -13,7 +13,7 @@ from densevit_heads.mask2former.criterion import MaskCriterion
 from densevit_heads.mask2former.pixel_decoder import PixelDecoder
 from densevit_heads.mask2former.segments import NEEDS, Task
 from densevit_heads.mask2former.transformer import MaskedDecoder, MaskQueries, mask_logits
-from densevit_heads.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
+from densevit_heads.set_prediction.limits import MAX_LAYERS, check_classes, check_counts, check_weights
 
 
 class Mask2Former(Head):
@@ -26,6 +26,11 @@ class Mask2Former(Head):
     encoder_layers, encoder_ffn_width: of the deformable attention of the pixel decoder.
     decoder_layers, ffn_width: of the transformer decoder.
     num_points: at which masks are compared, in matching and in losses.
+    fusion_blocks: number of residual blocks after a fusion of all features of stride 8 and above to the finest level
+        (`FusedProjection`); 0: no fusion. Helps short training from random weights.
+    semantic_loss: weight of an auxiliary loss in training, for which the cells of the finest level are classified, as
+        in MaX-DeepLab (Wang et al. 2021); 0 disables.
+    threshold: least class probability of a segment in the panoptic map.
     """
 
     task = "panoptic"
@@ -46,21 +51,32 @@ class Mask2Former(Head):
         ffn_width: int = 2048,
         dropout: float = 0.0,
         num_points: int = 12544,
+        fusion_blocks: int = 0,
+        semantic_loss: float = 0.0,
+        threshold: float = 0.8,
     ) -> None:
         super().__init__(channels, strides, classes)
         check_counts({"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}, 1, MAX_LAYERS)
         check_counts({"num_queries": num_queries, "num_heads": num_heads, "num_points": num_points})
         check_counts({"encoder_ffn_width": encoder_ffn_width, "ffn_width": ffn_width})
+        check_counts({"fusion_blocks": fusion_blocks}, 0, MAX_LAYERS)
+        check_weights({"semantic_loss": semantic_loss})
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold:g}; a probability is between 0 and 1.")
         if width % GROUPS or width < GROUPS:
             raise ValueError(f"width is {width}; it must be a multiple of {GROUPS}, the groups of the group norm.")
         check_classes(classes)
-        self.kind = task
+        self.kind, self.threshold = task, threshold
         self.__class__ = type(self).with_options({"task": task})  # the task of a class decides which methods it has
         self.pixel_decoder = PixelDecoder(
-            channels, strides, width, num_heads, encoder_layers, encoder_ffn_width, dropout
+            channels, strides, width, num_heads, encoder_layers, encoder_ffn_width, dropout, fusion_blocks
         )
         self.decoder = MaskedDecoder(num_queries, len(classes), width, num_heads, decoder_layers, ffn_width, dropout)
-        self.criterion = MaskCriterion(task, len(classes), num_queries, num_points, self.pixel_decoder.stride)
+        stride = self.pixel_decoder.stride
+        self.criterion = MaskCriterion(
+            task, len(classes), num_queries, num_points, stride, semantic_weight=semantic_loss
+        )
+        self.semantic_head = nn.Conv2d(width, len(classes), 1) if semantic_loss else None
 
     @classmethod
     def with_options(cls, options: Mapping[str, Any]) -> "type[Mask2Former]":
@@ -71,11 +87,14 @@ class Mask2Former(Head):
         """`logits` (B, Q, K+1) of the last layer, whose last class is "no object"; in evaluation also `masks`, its mask
         logits (B, Q, h, w) at the stride of the finest feature.
 
-        For the loss: `layers`, the `MaskQueries` of all layers, and `pixels` (B, C, h, w), the per-pixel embeddings.
+        For the loss: `layers`, the `MaskQueries` of all layers, and `pixels` (B, C, h, w), the per-pixel embeddings;
+        with `semantic_loss` in training also `cells` (B, K, h', w'), class logits of the finest level.
         """
         pyramid = self.pixel_decoder(features, padding_mask)
         found = self.decoder(pyramid)
         outputs: Outputs = {"logits": found.logits[-1], "layers": tuple(found), "pixels": pyramid.mask_features}
+        if self.training and self.semantic_head is not None:
+            outputs["cells"] = self.semantic_head(pyramid.levels[-1])
         if not self.training:
             outputs["masks"] = mask_logits(found.embeddings[-1], pyramid.mask_features)
         return outputs
@@ -86,13 +105,14 @@ class Mask2Former(Head):
         self.criterion.check(dataset)
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
-        """Returns `label`, `mask` and `dice` of the last layer, and `auxiliary`, the sum of the others.
+        """Returns `label`, `mask` and `dice` of the last layer, `auxiliary`, the sum of the others, and in training
+        `semantic` unless its weight is 0.
 
         Random points in training, the same ones at each call in evaluation.
         """
         pixels = outputs["pixels"]
         generator = None if self.training else torch.Generator(pixels.device).manual_seed(0)
-        return self.criterion.losses(MaskQueries(*outputs["layers"]), pixels, targets, generator)
+        return self.criterion.losses(MaskQueries(*outputs["layers"]), pixels, targets, generator, outputs.get("cells"))
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
@@ -107,7 +127,7 @@ class Mask2Former(Head):
     def _predict(self, logits: Tensor, masks: prediction.MaskLogits) -> Predictions:
         predictions: Predictions = {}
         if self.kind == "panoptic":
-            predictions["panoptic"] = prediction.panoptic(logits, masks, self.classes)
+            predictions["panoptic"] = prediction.panoptic(logits, masks, self.classes, self.threshold)
         if self.kind != "instance":
             predictions["semantic"] = prediction.semantic(logits, masks)
         if self.kind != "semantic":

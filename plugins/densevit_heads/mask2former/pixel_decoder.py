@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from densevit.layers.positions import mask_on_grid, sine_map
 from densevit_heads.deformable_detr.levels import GROUPS, Levels, without_padding
 from densevit_heads.deformable_detr.transformer import EncoderLayer
+from densevit_heads.detr.memory import FusedProjection
 
 NUM_LEVELS = 3
 NUM_POINTS = 4  # sampling points of each attention head and level
@@ -35,7 +36,9 @@ class PixelDecoder(nn.Module):
     stride the deepest. If there are fewer, coarser levels follow by 3x3 convolutions of stride 2. Finer features are
     added to the upsampled finest level, one for each stride. Order: coarse to fine.
 
-    stride: of the per-pixel embeddings, that of the finest feature.
+    fusion_blocks: above 0, the finest level is the fusion of all features of its stride and above, with this many
+    residual blocks (see `FusedProjection`), instead of a projection of its own feature. stride: of the per-pixel
+    embeddings, that of the finest feature.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class PixelDecoder(nn.Module):
         num_layers: int,
         ffn_width: int,
         dropout: float,
+        fusion_blocks: int = 0,
     ) -> None:
         super().__init__()
         deepest = list({stride: index for index, stride in enumerate(strides)}.values())  # fine to coarse
@@ -59,6 +63,10 @@ class PixelDecoder(nn.Module):
         inputs = [channels[self.features[0]], *[width] * (self.extra - 1)][: self.extra]
         convolutions = [nn.Conv2d(x, width, 3, stride=2, padding=1) for x in inputs][::-1]
         convolutions += [nn.Conv2d(channels[index], width, 1) for index in self.features]
+        self.fusion: FusedProjection | None = None
+        if fusion_blocks:
+            self.fusion = FusedProjection(channels, strides, width, strides[used[0]], fusion_blocks)
+            convolutions.pop()
         self.projections = nn.ModuleList(nn.Sequential(x, nn.GroupNorm(GROUPS, width)) for x in convolutions)
         self.level_embedding = nn.Parameter(torch.randn(NUM_LEVELS, width))
         layer = (width, num_heads, NUM_LEVELS, NUM_POINTS, ffn_width, dropout)
@@ -81,7 +89,7 @@ class PixelDecoder(nn.Module):
         Padding is masked, unlike in the authors' code, which treats it as a part of the image: features of padding are
         set to 0, are not attended to, and do not count for positions.
         """
-        levels = self._levels([without_padding(features[index], padding_mask) for index in self.features], padding_mask)
+        levels = self._levels([without_padding(x, padding_mask) for x in features], padding_mask)
         memory, reference = levels.tokens, levels.on_maps(levels.centres)
         for layer in self.encoder:
             memory = layer(memory, levels, reference)
@@ -101,9 +109,12 @@ class PixelDecoder(nn.Module):
         return Pyramid(maps, paddings, self.mask_features(fine))
 
     def _levels(self, features: list[Tensor], padding_mask: Tensor) -> Levels:
-        """Projects features, coarse to fine, to tokens of all levels."""
-        maps = [project(x) for project, x in zip(self.projections[self.extra :], features, strict=True)]
-        x = features[0]
+        """Projects features to tokens of all levels, coarse to fine."""
+        projections, used = self.projections[self.extra :], [features[index] for index in self.features]
+        maps = [project(x) for project, x in zip(projections, used, strict=False)]
+        if self.fusion is not None:
+            maps.append(self.fusion(features))
+        x = used[0]
         for project in reversed(self.projections[: self.extra]):
             x = project(x)
             maps.insert(0, x)

@@ -14,7 +14,6 @@ from densevit.interfaces import LABEL_DIVISOR, VOID, Class
 from densevit.losses.distributed import to_device
 
 TOP = 100  # instances of an image
-OBJECT_MASK_THRESHOLD = 0.8  # of the class probability, for panoptic segments
 OVERLAP_THRESHOLD = 0.8  # of the share of a mask that is not covered by others
 _CHUNK_PIXELS = 2**25  # of upsampled logits: 128 MB in fp32
 
@@ -106,14 +105,15 @@ def enclosing_boxes(masks: Tensor) -> Tensor:
     return torch.stack([x0, y0, x1, y1], dim=1).float()
 
 
-def panoptic(logits: Tensor, masks: MaskLogits, classes: Sequence[Class]) -> Tensor:
+def panoptic(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], threshold: float = 0.8) -> Tensor:
     """Panoptic ids (H, W) int32: each pixel goes to the query with the largest class times mask probability.
 
-    Only queries with a class probability above 0.8 compete. A segment is left out if less than 0.8 of its mask remains,
-    and its pixels have a mask probability of at least 0.5; other pixels are void. Segments of one stuff class are one.
+    Only queries with a class probability above `threshold` compete. A segment is left out if less than 0.8 of its mask
+    remains, and its pixels have a mask probability of at least 0.5; other pixels are void. Segments of one stuff class
+    are one.
     """
     scores, labels = logits.softmax(-1).max(-1)
-    kept = torch.nonzero((labels < logits.shape[-1] - 1) & (scores > OBJECT_MASK_THRESHOLD))[:, 0]
+    kept = torch.nonzero((labels < logits.shape[-1] - 1) & (scores > threshold))[:, 0]
     best = torch.zeros(masks.original, device=logits.device)
     owner = torch.full(masks.original, -1, device=logits.device)
     solid = torch.zeros(masks.original, dtype=torch.bool, device=logits.device)  # the owner's mask is foreground
