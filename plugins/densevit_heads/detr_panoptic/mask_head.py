@@ -13,6 +13,7 @@ from densevit_heads.detr.memory import Memory
 
 STRIDES = (16, 8, 4)  # of the stages
 GROUPS = 8  # of a group norm, where channels can be divided by it
+ATTENTION_GAIN = 30.0  # on the initial weights of the attention maps, whose values are about 1 / (number of cells)
 
 
 class AttentionMaps(nn.Module):
@@ -77,6 +78,8 @@ class MaskHead(nn.Module):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            self.first.convolution.weight[:, width:] *= ATTENTION_GAIN
 
     def forward(
         self, projected: Tensor, attention: Tensor, image: Tensor, features: list[Tensor], size: tuple[int, int]
