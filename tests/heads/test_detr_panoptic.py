@@ -23,7 +23,7 @@ from densevit_heads.detr_panoptic import DetrPanoptic, losses
 from densevit_heads.detr_panoptic.losses import mask_losses
 from densevit_heads.detr_panoptic.merging import panoptic_map
 from densevit_heads.detr_panoptic.segments import Segments
-from tests.heads.panoptic_scenes import PanopticScenes
+from densevit_scenes.dataset import Scenes
 from tests.heads.test_detr_backbones import BACKBONES
 
 SMALL: dict[str, Any] = {
@@ -241,18 +241,19 @@ def test_a_detector_s_tensors_are_those_of_detr() -> None:
 
 def model_of(name: str, options: dict[str, Any], neck: str | None) -> tuple[DenseModel, Batch]:
     """The model, and images of different sizes, one of void."""
-    images = [PanopticScenes("train", size)[i] for i, size in enumerate([(64, 96), (50, 75)])]
+    sizes = [(64, 96), (50, 75)]
+    images = [Scenes("train", size, panoptic=True)[i] for i, size in enumerate(sizes)]
     images[1]["targets"]["panoptic"].fill_(-1)
-    for sample in images:
-        size = tuple(sample["image"].shape[1:])
-        sample["targets"].update(size=size, original_size=size)
+    for sample, size in zip(images, sizes, strict=True):
+        panoptic = sample["targets"]["panoptic"]
+        sample["targets"] = {"image_id": size[0], "panoptic": panoptic, "size": size, "original_size": size}
     backbone = create_backbone(name, **options)
     channels, strides, necks = backbone.channels, backbone.strides, {}
     if neck is not None:
         necks["panoptic"] = registry.create("necks", neck, channels, strides, options={"width": 32}, where="neck")
         channels, strides = necks["panoptic"].channels, necks["panoptic"].strides
     head = create_head(
-        "detr_panoptic", channels, strides, PanopticScenes("train").classes["panoptic"], **{**SMALL, "num_queries": 12}
+        "detr_panoptic", channels, strides, Scenes("train").classes["panoptic"], **{**SMALL, "num_queries": 12}
     )
     model = DenseModel(backbone, {"panoptic": head}, necks)
     return model.train(), collate(images, model.multiple)
@@ -283,7 +284,7 @@ def test_a_backbone_trains_a_step(name: str, options: dict[str, Any], neck: str 
 
 def test_a_run_of_detr_starts_it(tmp_path: Path) -> None:
     """A detector of things starts a head of the same name: the mask head is new, and the classes may differ."""
-    every = PanopticScenes("train").classes["panoptic"]
+    every = Scenes("train").classes["panoptic"]
     classes = {"detection": tuple(one for one in every if one.thing), "panoptic": every}
 
     def model(name: str, **options: Any) -> DenseModel:

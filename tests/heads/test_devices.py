@@ -25,7 +25,7 @@ DEFORMABLE = {
     "name": "deformable_detr", "num_queries": 4, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2,
     "ffn_width": 16, "dropout": 0.0,
 }  # fmt: skip
-PANOPTIC = {**PLAIN, "name": "detr_panoptic", "num_queries": 16, "threshold": 0.0, "evaluation": None}
+PANOPTIC = {**PLAIN, "name": "detr_panoptic", "num_queries": 16, "threshold": 0.0}
 MASK2FORMER = {
     "name": "mask2former", "num_queries": 8, "width": 32, "num_heads": 2, "encoder_layers": 1, "encoder_ffn_width": 16,
     "decoder_layers": 2, "ffn_width": 16, "num_points": 64,
@@ -48,6 +48,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2, "dropout": 0.0},
     "detr-panoptic": PANOPTIC,
     "detr-panoptic-frozen": {**PANOPTIC, "freeze_detector": True},
+    "mask2former-panoptic": MASK2FORMER,
     "mask2former-instance": {**MASK2FORMER, "task": "instance"},
     "mask2former-semantic": {**MASK2FORMER, "task": "semantic"},
     "setr-naive": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [1]},
@@ -63,7 +64,7 @@ HEADS: dict[str, dict[str, Any]] = {
 TRANSFERS = {
     "detr": 1, "detr-all-options": 1, "detr-focal": 1, "deformable-detr": 1, "deformable-detr-two-stage": 2,
     "deformable-detr-denoising": 2, "detr-panoptic": 2, "detr-panoptic-frozen": 2,
-    "mask2former-instance": 1, "mask2former-semantic": 2,
+    "mask2former-panoptic": 2, "mask2former-instance": 1, "mask2former-semantic": 2,
 }  # fmt: skip
 
 Setup = tuple[DenseModel, Data, Config]
@@ -73,10 +74,8 @@ Setup = tuple[DenseModel, Data, Config]
 def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
     """A model with one head of HEADS, and its data."""
     head = HEADS[request.param]
-    data = {**BASE["data"], "masks": head.get("task") == "instance"}
-    if "panoptic" in request.param:
-        data = {**data, "name": "tests.heads.panoptic_scenes:PanopticScenes"}
-        del data["masks"]
+    panoptic = "panoptic" in request.param
+    data = {**BASE["data"], "masks": panoptic or head.get("task") == "instance", "panoptic": panoptic}
     config = configs.from_mapping({**BASE, "heads": {request.param: head}, "data": data})
     built = build_data(config)
     yield build_model(config, built.classes), built, config
@@ -126,7 +125,7 @@ def test_a_training_step_mixes_no_devices_and_synchronises_only_for_matching(set
             torch.manual_seed(1)
             losses = reference.loss(reference(there), there["targets"])
             torch.stack(list(losses.values())).sum().backward()
-            some = any("boxes" in target or "panoptic" in target for target in batch["targets"])
+            some = any("boxes" in target for target in batch["targets"])
             assert dict(accelerator.waits) == ({"to the CPU": TRANSFERS[name]} if name in TRANSFERS and some else {})
         for key, value in expected.items():
             torch.testing.assert_close(host(losses[key]).detach(), value.detach(), rtol=1e-4, atol=1e-4)
