@@ -8,43 +8,20 @@ import torch
 from torch import Tensor
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Change, CheckpointLayout, Class, Line, Rearrangement, StateDict
-from densevit.weights.label_sets import coco_classes
+from densevit.interfaces import CheckpointLayout, Class, Line, Rearrangement, StateDict
 from densevit.weights.layouts import find
 from densevit.weights.state import count, part
-from densevit_heads.detr.checkpoints import IMPOSSIBLE, classes_of
+from densevit_heads.detr.checkpoints import class_rows, classes_of, fused_attention
 
 HEAD = "heads.detection"
 ENCODER, DECODER, QUERIES = f"{HEAD}.encoder.{{i}}", f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries"
 
 UNRECORDED = ("backbone.dilation", f"{HEAD}.num_heads", f"{HEAD}.num_points", f"{HEAD}.num_queries")
 NUM_HEADS = 8  # of all releases; tensors have the product of heads and points
-COCO_ROWS = 91  # of a class layer with a row for each file id, 0 ... 90
 _STRIDES = (4, 8, 16, 32)  # of a ResNet
 
 
-def _rows(objectness: bool) -> Change:
-    """Maps rows by COCO's file ids, 0 ... 90, to our 80 classes; layers with another number of rows are not changed.
-
-    The inverse sets the 11 unused rows to 0 with a bias of -10000, which has no effect. objectness: row 0 tells objects
-    from background, and becomes the row of our first class, as the encoder's proposals use it.
-    """
-    ids = [one.file_id for one in coco_classes()]
-    kept = [0, *ids[1:]] if objectness else ids
-
-    def forward(rows: Tensor) -> Tensor:
-        return rows[kept] if len(rows) == COCO_ROWS else rows
-
-    def inverse(rows: Tensor) -> Tensor:
-        if len(rows) != len(kept):
-            return rows
-        every = rows.new_full((COCO_ROWS, *rows.shape[1:]), IMPOSSIBLE if rows.ndim == 1 else 0.0)
-        return every.index_copy_(0, torch.tensor(kept, device=rows.device), rows)
-
-    return Change(forward, inverse)
-
-
-CLASS_ROWS, PROPOSAL_ROWS = _rows(objectness=False), _rows(objectness=True)
+CLASS_ROWS, PROPOSAL_ROWS = class_rows(no_object=False), class_rows(no_object=False, objectness=True)
 
 
 def prediction_heads(transformer: str) -> Rearrangement:
@@ -127,7 +104,6 @@ def shared_lines(transformer: str) -> tuple[Line, ...]:
 
 def _lines() -> tuple[Line, ...]:
     encoder, decoder = "transformer.encoder.layers.{i}", "transformer.decoder.layers.{i}"
-    query_key_value = tuple(enumerate(("query", "key", "value")))
     return (
         Line("backbone.0.body.*", "backbone.*"),
         Line("input_proj.{i}.*", f"{HEAD}.levels.projections.{{i}}.*"),
@@ -137,12 +113,7 @@ def _lines() -> tuple[Line, ...]:
         Line(f"{encoder}.linear1.*", f"{ENCODER}.ffn.expand.*"),
         Line(f"{encoder}.linear2.*", f"{ENCODER}.ffn.contract.*"),
         Line(f"{encoder}.norm2.*", f"{ENCODER}.ffn_norm.*"),
-        *(
-            Line(f"{decoder}.self_attn.in_proj_{x}[{i}/3]", f"{DECODER}.self_attention.{name}.{x}")
-            for x in ("weight", "bias")
-            for i, name in query_key_value
-        ),
-        Line(f"{decoder}.self_attn.out_proj.*", f"{DECODER}.self_attention.output.*"),
+        *fused_attention(f"{decoder}.self_attn", f"{DECODER}.self_attention"),
         Line(f"{decoder}.norm2.*", f"{DECODER}.self_attention_norm.*"),  # in the order of their constructor
         *deformable_attention(f"{decoder}.cross_attn", f"{DECODER}.cross_attention"),
         Line(f"{decoder}.norm1.*", f"{DECODER}.cross_attention_norm.*"),

@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
-from densevit.weights.label_sets import coco_classes
 from densevit.weights.layouts import backbone_lines
 from densevit_heads.deformable_detr.checkpoints import (
-    COCO_ROWS,
     DECODER,
     ENCODER,
     HEAD,
@@ -25,6 +23,7 @@ from densevit_heads.deformable_detr.checkpoints import (
     shared_lines,
 )
 from densevit_heads.detr.checkpoints import classes_of
+from densevit_heads.detr.transformers_checkpoints import id2label
 
 
 def _lines(out: str, fc: str) -> tuple[Line, ...]:
@@ -93,10 +92,10 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
         config[f"{part}_ffn_dim"] = head["ffn_width"]
         config[f"{part}_attention_heads"] = head["num_heads"]
         config[f"{part}_n_points"] = head["num_points"]
-    if len(classes) == len(coco_classes()):  # rows are file ids
-        names = {one.file_id: one.name for one in classes}
-        config["id2label"] = {str(row): names.get(row, "N/A") for row in range(COCO_ROWS)}
-    return {"config.json": config, "preprocessor_config.json": {"image_processor_type": "DeformableDetrImageProcessor"}}
+    return {
+        "config.json": config | id2label(classes),
+        "preprocessor_config.json": {"image_processor_type": "DeformableDetrImageProcessor"},
+    }
 
 
 def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:

@@ -24,39 +24,47 @@ def file_ids(num_classes: int) -> int | None:
     return next((ids for ids, known in _COCO.items() if len(known()) == num_classes), None)
 
 
-def _kept(ids: int) -> list[int]:
-    return [*(one.file_id for one in _COCO[ids]()), ids]
+def class_rows(no_object: bool, objectness: bool = False) -> Change:
+    """Maps a row for each file id to our classes.
+
+    COCO's ids 0 ... 90 become 80 classes, and COCO panoptic's 0 ... 249 become 133. Layers with another number of rows
+    are not changed.
+
+    no_object: whether there is a last row for "no object". objectness: row 0 tells objects from background, and becomes
+    the row of our first class. Rows of ids that are no class, trained to be never predicted, are left out: the other
+    logits are equal, and probabilities of a softmax grow by the little that those rows had. The inverse sets them to 0
+    with a bias of -10000, which has no effect.
+    """
+
+    def kept(ids: int) -> list[int]:
+        rows = [one.file_id for one in _COCO[ids]()]
+        return [0, *rows[1:]] if objectness else [*rows, ids] if no_object else rows
+
+    def forward(rows: Tensor) -> Tensor:
+        ids = len(rows) - no_object
+        return rows[kept(ids)] if ids in _COCO else rows
+
+    def inverse(rows: Tensor) -> Tensor:
+        ids = file_ids(len(rows) - no_object)
+        if ids is None:
+            return rows
+        every = rows.new_full((ids + no_object, *rows.shape[1:]), IMPOSSIBLE if rows.ndim == 1 else 0.0)
+        return every.index_copy_(0, torch.tensor(kept(ids), device=rows.device), rows)
+
+    return Change(forward, inverse)
 
 
-def _into_classes(rows: Tensor) -> Tensor:
-    return rows[_kept(len(rows) - 1)] if len(rows) - 1 in _COCO else rows
+CLASS_ROWS = class_rows(no_object=True)
 
 
-def _back_into_ids(rows: Tensor) -> Tensor:
-    ids = file_ids(len(rows) - 1)
-    if ids is None:
-        return rows
-    every = rows.new_full((ids + 1, *rows.shape[1:]), IMPOSSIBLE if rows.ndim == 1 else 0.0)
-    return every.index_copy_(0, torch.tensor(_kept(ids), device=rows.device), rows)
-
-
-CLASS_ROWS = Change(_into_classes, _back_into_ids)
-"""Maps a row for each file id, and "no object" last, to our classes: of COCO's ids 0 ... 90 to 80, and of COCO
-panoptic's 0 ... 249 to 133. Heads with another number of rows are not changed.
-
-Rows of ids that are no class, trained to be never predicted, are left out: the other logits are equal, and
-probabilities grow by the little that those rows had. The inverse sets them to 0 with a bias of -10000, which has no
-effect.
-"""
-
-
-def _attention(theirs: str, ours: str) -> tuple[Line, ...]:
-    """torch's `nn.MultiheadAttention`, with query, key and value in one tensor."""
-    parts = enumerate(("query", "key", "value"))
-    fused = [(f"[{part}/3]", f"{ours}.{name}") for part, name in parts]
+def fused_attention(theirs: str, ours: str) -> tuple[Line, ...]:
+    """The lines of torch's `nn.MultiheadAttention`, with query, key and value in one tensor."""
     return (
-        *(Line(f"{theirs}.in_proj_weight{part}", f"{name}.weight") for part, name in fused),
-        *(Line(f"{theirs}.in_proj_bias{part}", f"{name}.bias") for part, name in fused),
+        *(
+            Line(f"{theirs}.in_proj_{x}[{i}/3]", f"{ours}.{name}.{x}")
+            for x in ("weight", "bias")
+            for i, name in enumerate(("query", "key", "value"))
+        ),
         Line(f"{theirs}.out_proj.*", f"{ours}.output.*"),
     )
 
@@ -67,14 +75,14 @@ LINES = (
     Line("backbone.1.col_embed.weight", f"{HEAD}.positions.columns"),
     Line("input_proj.*", f"{HEAD}.project.project.*"),
     Line("query_embed.weight", f"{HEAD}.query_embedding.weight"),
-    *_attention("transformer.encoder.layers.{i}.self_attn", f"{ENCODER}.self_attention"),
+    *fused_attention("transformer.encoder.layers.{i}.self_attn", f"{ENCODER}.self_attention"),
     Line("transformer.encoder.layers.{i}.linear1.*", f"{ENCODER}.feedforward.expand.*"),
     Line("transformer.encoder.layers.{i}.linear2.*", f"{ENCODER}.feedforward.contract.*"),
     Line("transformer.encoder.layers.{i}.norm1.*", f"{ENCODER}.residuals.0.norm.*"),
     Line("transformer.encoder.layers.{i}.norm2.*", f"{ENCODER}.residuals.1.norm.*"),
     Line("transformer.encoder.norm.*", f"{HEAD}.encoder_norm.*"),
-    *_attention("transformer.decoder.layers.{i}.self_attn", f"{DECODER}.self_attention"),
-    *_attention("transformer.decoder.layers.{i}.multihead_attn", f"{DECODER}.cross_attention"),
+    *fused_attention("transformer.decoder.layers.{i}.self_attn", f"{DECODER}.self_attention"),
+    *fused_attention("transformer.decoder.layers.{i}.multihead_attn", f"{DECODER}.cross_attention"),
     Line("transformer.decoder.layers.{i}.linear1.*", f"{DECODER}.feedforward.expand.*"),
     Line("transformer.decoder.layers.{i}.linear2.*", f"{DECODER}.feedforward.contract.*"),
     Line("transformer.decoder.layers.{i}.norm1.*", f"{DECODER}.residuals.0.norm.*"),

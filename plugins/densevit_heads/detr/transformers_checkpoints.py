@@ -71,6 +71,12 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
     return options | ({heads: counts.pop()} if len(counts) == 1 else {})
 
 
+def id2label(classes: Sequence[Class]) -> dict[str, dict[str, str]]:
+    """The names by row in config.json, if rows are COCO's file ids; else {}."""
+    rows, names = file_ids(len(classes)), {one.file_id: one.name for one in classes}
+    return {} if rows is None else {"id2label": {str(row): names.get(row, "N/A") for row in range(rows)}}
+
+
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
     """A DETR on timm's ResNet, whose keys are ours."""
     backbone, head = sections["backbone"], sections["heads"]["detection"]
@@ -95,11 +101,10 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
         config[f"{part}_layers"] = head[f"{part}_layers"]
         config[f"{part}_ffn_dim"] = head["feedforward"]
         config[f"{part}_attention_heads"] = head["num_heads"]
-    rows = file_ids(len(classes))
-    if rows is not None:
-        names = {one.file_id: one.name for one in classes}
-        config["id2label"] = {str(row): names.get(row, "N/A") for row in range(rows)}
-    return {"config.json": config, "preprocessor_config.json": {"image_processor_type": "DetrImageProcessor"}}
+    return {
+        "config.json": config | id2label(classes),
+        "preprocessor_config.json": {"image_processor_type": "DetrImageProcessor"},
+    }
 
 
 def _layout(name: str, backbone: tuple[Line, ...], mark: str, out: str, fc: str) -> CheckpointLayout:

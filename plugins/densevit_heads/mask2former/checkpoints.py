@@ -14,24 +14,12 @@ from densevit.weights.label_sets import instance_classes, panoptic_classes, segm
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state import count, part
 from densevit_heads.deformable_detr.checkpoints import deformable_attention
+from densevit_heads.detr.checkpoints import fused_attention
 from densevit_heads.mask2former.head import Mask2Former
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS
 from densevit_heads.mask2former.segments import NEEDS, Task
 
 KEYS: dict[Task, str] = {task: str(Mask2Former.with_options({"task": task}).task) for task in NEEDS}
-_QUERY_KEY_VALUE = tuple(enumerate(("query", "key", "value")))
-
-
-def fused_attention(theirs: str, ours: str) -> tuple[Line, ...]:
-    """The lines of torch's `nn.MultiheadAttention`, with query, key and value in one tensor."""
-    return (
-        *(
-            Line(f"{theirs}.in_proj_{x}[{i}/3]", f"{ours}.{name}.{x}")
-            for x in ("weight", "bias")
-            for i, name in _QUERY_KEY_VALUE
-        ),
-        Line(f"{theirs}.out_proj.*", f"{ours}.output.*"),
-    )
 
 
 def encoder_lines(theirs: str, ours: str, names: tuple[str, str, str, str]) -> tuple[Line, ...]:

@@ -1,6 +1,5 @@
 """The criterion: bipartite matching, and the losses of matched masks at points (section 3.3 and 4.1)."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from densevit_heads.mask2former.matching import Pairs, Weights, match
 from densevit_heads.mask2former.points import OVERSAMPLING, chunks, random_points, sample, uncertain_points
 from densevit_heads.mask2former.segments import NEEDS, Segments, Task
 from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
+from densevit_heads.set_prediction.limits import QueryLimit
 
 NO_OBJECT_WEIGHT = 0.1
 
@@ -35,15 +35,14 @@ class MaskCriterion:
     stride: int
     weights: Weights = field(default_factory=Weights)
     semantic_weight: float = 0.0
-    _warned: bool = field(default=False, init=False, repr=False)
+    _limit: QueryLimit = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._limit = QueryLimit(self.num_queries, "segments")
 
     def check(self, dataset: Dataset) -> None:
         """Warns if an image of the data set has more instances than there are queries."""
-        counts = dataset.object_counts() if self.task == "instance" else None
-        if counts is not None and len(counts):
-            over = int((counts > self.num_queries).sum())
-            images = f"{over:,} of {len(counts):,} training images have more objects than queries; one of them"
-            self._warn(int(counts.max()), images)
+        self._limit.check_data(dataset.object_counts() if self.task == "instance" else None)
 
     def losses(
         self,
@@ -92,8 +91,7 @@ class MaskCriterion:
             return terms if cells is None else {**terms, "semantic": cells.sum()}
         found = MaskQueries(logits, embeddings)
         segments = Segments.of(targets, self.task, self.num_classes, pixels.device)
-        most = max(segments.counts)
-        self._warn(most, f"image {segments.names[segments.counts.index(most)]!r}")
+        self._limit.check_batch(segments.counts, segments.names)
         scales = self._scales(segments.sizes, pixels)
         pairs = match(found, pixels, segments, scales, self.num_points, self.weights, generator)
         classes = torch.full(logits.shape[:3], self.num_classes, device=pixels.device)  # "no object"
@@ -169,17 +167,6 @@ class MaskCriterion:
         """Sums of class weights (L,) and the number of segments, averaged over processes."""
         counts = mean_over_processes(torch.cat([weights.detach(), count[None]]))
         return counts[:-1].clamp(min=1e-6), counts[-1].clamp(min=1 / process_count())
-
-    def _warn(self, most: int, image: str) -> None:
-        """Warns once of an image with more segments than queries. most: its number of segments. image: its name."""
-        if self._warned or most <= self.num_queries:
-            return
-        self._warned = True
-        warnings.warn(
-            f"{image} has {most} segments, but num_queries is {self.num_queries}: {most - self.num_queries} of them "
-            f"are not learned. Fix: set num_queries to at least {most}.",
-            stacklevel=3,
-        )
 
 
 def _maps(matched: Tensor, pixels: Tensor, counts: Sequence[int]) -> Tensor:

@@ -1,6 +1,5 @@
 """The criterion of the DETR family: bipartite matching, and the losses of matched predictions."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from densevit.losses.dense_detection import dense_detection
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, MatchingCosts, Objects, hungarian
 from densevit.losses.set_prediction import Classification, SetLosses, set_losses
+from densevit_heads.set_prediction.limits import QueryLimit
 
 
 class LossWeights(NamedTuple):
@@ -42,15 +42,15 @@ class SetCriterion:
     auxiliary: bool = True
     denoising: bool = False
     dense_weight: float = 0.0
-    _warned: bool = field(default=False, init=False, repr=False)
+    _limit: QueryLimit = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        note = f", and no image can get more than {self.num_queries} predictions"
+        self._limit = QueryLimit(self.num_queries, "objects", note)
 
     def check(self, dataset: Dataset) -> None:
         """Warns if an image of the data set has more objects than there are queries."""
-        counts = dataset.object_counts()
-        if counts is not None and len(counts):
-            over = int((counts > self.num_queries).sum())
-            images = f"{over:,} of {len(counts):,} training images have more objects than queries; one of them"
-            self._warn(int(counts.max()), images)
+        self._limit.check_data(dataset.object_counts())
 
     def losses(self, outputs: Outputs, targets: list[Targets]) -> Losses:
         """`label`, `l1` and `giou` of the last layer, `auxiliary`, the sum of the others, and by output those below.
@@ -64,8 +64,7 @@ class SetCriterion:
         objects = outputs.get("objects")
         labelled = Labelled.of(targets, Objects.of(targets, logits.device) if objects is None else objects)
         objects = labelled.objects
-        most = max(objects.counts, default=0)
-        self._warn(most, f"image {objects.names[objects.counts.index(most)]!r}" if most else "")
+        self._limit.check_batch(objects.counts, objects.names)
         logits, boxes = labelled.select((logits, boxes), dim=1)
         if not self.auxiliary:
             logits, boxes = logits[-1:], boxes[-1:]
@@ -136,18 +135,6 @@ class SetCriterion:
         logits, boxes, centres, padding = cells
         terms = dense_detection(logits, boxes, centres, padding, objects)
         return self.dense_weight * torch.stack(list(self._weighted(terms).values())).sum()
-
-    def _warn(self, most: int, image: str) -> None:
-        """Warns once of an image with more objects than queries. most: its number of objects. image: its name."""
-        if self._warned or most <= self.num_queries:
-            return
-        self._warned = True
-        warnings.warn(
-            f"{image} has {most} objects, but num_queries is {self.num_queries}: {most - self.num_queries} of them are "
-            f"not learned, and no image can get more than {self.num_queries} predictions. Fix: set num_queries to at "
-            f"least {most}.",
-            stacklevel=3,
-        )
 
     def _weighted(self, terms: SetLosses) -> Losses:
         return {name: w * term for name, w, term in zip(terms._fields, self.weights, terms, strict=True)}
