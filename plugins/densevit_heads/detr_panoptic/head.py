@@ -25,6 +25,8 @@ class DetrPanoptic(Detr):
     The detector learns boxes of things and stuff; its parameters are named as those of `detr`. With a ResNet-50 and
     the defaults, the model has 42.9 M parameters, the backbone's included.
 
+    With `position_bias`, the attention maps have it, too, from the box of each query.
+
     Options from `num_queries` to `dense_loss`: those of `detr`. width: also a multiple of 16.
     mask_weight, dice_weight: of the focal loss and the dice loss of masks. In joint training, a small
         `trainer.clip_grad_norm` scales the gradients of masks down to AdamW's eps, and masks are not learned: raise it
@@ -132,7 +134,8 @@ class DetrPanoptic(Detr):
             projected = self.project(features)
             memory = self._encode(projected, padding_mask)
             outputs, states = self._detect(memory, None if segments is None else segments.targets)
-        attention = self.attention_maps(states, memory)  # (B, Q, heads, H, W)
+        bias = None if self.position_bias is None else self.position_bias(outputs["boxes"].detach(), memory)
+        attention = self.attention_maps(states, memory, bias)  # (B, Q, heads, H, W)
         outputs["padded_size"] = size
         B, Q = attention.shape[:2]
         if segments is None:

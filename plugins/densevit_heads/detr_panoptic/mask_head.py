@@ -27,13 +27,18 @@ class AttentionMaps(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, queries: Tensor, memory: Memory) -> Tensor:
-        """queries: (B, Q, C). Returns (B, Q, heads, H, W); the softmax is over cells and heads together."""
+    def forward(self, queries: Tensor, memory: Memory, position_bias: Tensor | None = None) -> Tensor:
+        """queries: (B, Q, C). Returns (B, Q, heads, H, W); the softmax is over cells and heads together.
+
+        position_bias: (B, heads, Q, S), added to the scores; see `BoxPositionBias`.
+        """
         q, k = (x.unflatten(-1, (self.num_heads, -1)) for x in (self.query(queries), self.key(memory.tokens)))
         q = q * q.shape[-1] ** -0.5
         scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)  # (B, heads, Q, S)
-        scores = (scores + memory.attention_bias.to(scores.dtype)).transpose(1, 2)  # (B, Q, heads, S)
-        return scores.flatten(2).softmax(-1).unflatten(-1, (self.num_heads, *memory.size))
+        scores = scores + memory.attention_bias.to(scores.dtype)
+        if position_bias is not None:
+            scores = scores + position_bias
+        return scores.transpose(1, 2).flatten(2).softmax(-1).unflatten(-1, (self.num_heads, *memory.size))
 
 
 class Block(nn.Module):
