@@ -124,6 +124,9 @@ class DataSection(OpenSection):
     rotation: Annotated[Float, Field(gt=0, le=180)] | None = None
     """For `crop`: the largest random rotation in training, in degrees. New pixels at the border are black and
     unlabelled. `null`: no rotation."""
+    copy_paste: Annotated[Float, Field(gt=0, le=1)] | None = None
+    """Simple Copy-Paste in training: the share of images on which objects of another training image are pasted, by
+    their instance masks. `null`: none."""
     group_by_aspect: bool = False
     """Groups landscape and portrait images into separate batches: less padding."""
 

@@ -10,6 +10,7 @@ from densevit import registry
 from densevit.config import Config, DataSection, data_options
 from densevit.data.loading.batch_sampler import EvaluationBatches, TrainBatches, aspect_groups, padded
 from densevit.data.loading.dataloader import Loader, TransformedDataset, workers_for
+from densevit.data.transforms.copy_paste import CopyPaste
 from densevit.data.transforms.resizing import (
     EvaluationTransform,
     TrainingTransform,
@@ -53,8 +54,8 @@ class Data:
 
     def __init__(self, section: DataSection, seed: int, multiple: int) -> None:
         self.section, self.seed, self.multiple = section, seed, multiple
-        self.recipe_transform, self.val_transform = build_transforms(section)
-        self.train_transform, self.views = self.recipe_transform, 1
+        self._augmentation, self.val_transform = build_transforms(section)
+        self.views = 1
 
     @cached_property
     def train(self) -> Dataset:
@@ -65,6 +66,18 @@ class Data:
     def val(self) -> Dataset:
         """The evaluated split."""
         return self._split(self.section.split)
+
+    @cached_property
+    def recipe_transform(self) -> TrainingTransform:
+        """The training transform of the config. Raises ConfigError where objects cannot be pasted."""
+        if self.section.copy_paste is None:
+            return self._augmentation
+        return CopyPaste(self._augmentation, self.train, self.section.copy_paste)
+
+    @cached_property
+    def train_transform(self) -> TrainingTransform:
+        """The recipe's, or that of the method in use."""
+        return self.recipe_transform
 
     def _split(self, split: str) -> Dataset:
         return registry.create("datasets", self.section.name, split, options=data_options(self.section), where="data")

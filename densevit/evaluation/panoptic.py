@@ -71,6 +71,7 @@ class Panoptic(Evaluator):
     def reset(self) -> None:
         """Removes all images."""
         self._segments: dict[_Id, np.ndarray] = {}
+        self._confusions: dict[_Id, np.ndarray] = {}  # (M, 2): places in the confusion matrix, and their pixels
         self._tasks: set[str] = set()  # other tasks that some image has
         self._computed: dict[str, dict[str, float]] = {}  # their metrics, until images are added
         for evaluator in self._others.values():
@@ -89,7 +90,11 @@ class Panoptic(Evaluator):
                     raise DataError(f"image {image_id}: prediction and ground truth differ in height x width: {sizes}.")
                 segments = match_segments(known, predicted, _listed(truth.get("panoptic_crowds", ())))
                 for task, target in self._targets_of_others(found, truth, known).items():
-                    self._others[task].update([found], [{**target, "image_id": image_id}])
+                    target = {**target, "image_id": image_id}
+                    if task == "semantic":
+                        self._confusions[image_id] = self._confusion(found, target)
+                    else:
+                        self._others[task].update([found], [target])
                     self._tasks.add(task)
                 self._segments[image_id] = segments
 
@@ -121,6 +126,20 @@ class Panoptic(Evaluator):
             targets["semantic"] = {"semantic": torch.from_numpy(labels)}
         return targets
 
+    def _confusion(self, found: Predictions, target: Targets) -> np.ndarray:
+        """The confusion matrix of one image, without zeros."""
+        evaluator = self._semantic()
+        evaluator.reset()
+        evaluator.update([{"semantic": torch.as_tensor(found["semantic"]).cpu()}], [target])
+        counts = evaluator.counts.ravel()
+        places = np.flatnonzero(counts)
+        return np.stack([places, counts[places]], axis=1)
+
+    def _semantic(self) -> SemanticSegmentation:
+        evaluator = self._others["semantic"]
+        assert isinstance(evaluator, SemanticSegmentation)
+        return evaluator
+
     def _class_indices(self, truth: Targets) -> np.ndarray:
         """The labels of objects, which count things, as indices of all classes."""
         labels = torch.as_tensor(truth["labels"]).cpu().numpy()
@@ -133,18 +152,21 @@ class Panoptic(Evaluator):
         return np.asarray(self._things[labels])
 
     def state(self) -> dict[str, Any]:
-        """All segments that count, by image, and the state of the other tasks."""
-        others = {task: evaluator.state() for task, evaluator in self._others.items()}
-        return {"segments": self._segments, "tasks": sorted(self._tasks), "others": others}
+        """All segments that count and confusion matrices, by image, and the state of instance masks."""
+        masks = {task: evaluator.state() for task, evaluator in self._others.items() if task != "semantic"}
+        tasks = sorted(self._tasks)
+        return {"segments": self._segments, "confusions": self._confusions, "tasks": tasks, "others": masks}
 
     def merge(self, states: Sequence[dict[str, Any]]) -> None:
         """Replaces the state by those of all processes; an image from several processes counts once."""
         self.reset()
         for state in states:
-            self._segments |= {image: one for image, one in state["segments"].items() if image not in self._segments}
+            self._segments = state["segments"] | self._segments
+            self._confusions = state["confusions"] | self._confusions
             self._tasks.update(state["tasks"])
         for task, evaluator in self._others.items():
-            evaluator.merge([state["others"][task] for state in states])
+            if task != "semantic":
+                evaluator.merge([state["others"][task] for state in states])
 
     def compute(self) -> dict[str, float]:
         """The metrics of all images: fractions 0 ... 1, nan if undefined."""
@@ -192,8 +214,20 @@ class Panoptic(Evaluator):
 
     def _metrics_of_others(self) -> dict[str, dict[str, float]]:
         for task in self._tasks - self._computed.keys():
+            if task == "semantic":
+                self._sum_confusions()
             self._computed[task] = self._others[task].compute()
         return {task: self._computed[task] for task in self._others if task in self._tasks}
+
+    def _sum_confusions(self) -> None:
+        """Gives the evaluator of label maps the counts of all images."""
+        evaluator = self._semantic()
+        evaluator.reset()
+        counts = np.zeros(len(self.classes) ** 2, np.int64)
+        for one in self._confusions.values():
+            counts[one[:, 0]] += one[:, 1]
+        sums = {"ids": list(self._confusions), "counts": counts.reshape(len(self.classes), -1)}
+        evaluator.merge([evaluator.state() | sums])
 
     def _qualities(self) -> list["_Quality"]:
         """Of each class. Exactly rounded sums do not depend on the order of images."""

@@ -123,6 +123,15 @@ class TargetType:
         """Per object: which rows, (N,) bool, are inside the image after the transforms. None: this type cannot tell."""
         return None
 
+    def paste(self, value: Any, pasted: Any, covered: np.ndarray) -> Any:
+        """The value of an image on which objects of a second one are pasted (`data.copy_paste`).
+
+        pasted: of the second image; per object, of the pasted ones only. covered: (h, w) bool, the pixels that they
+        cover. Maps of the second image are (h, w) too, at the upper left of the first, which is not smaller. Types
+        without this method cannot be used with copy-paste.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement paste().")
+
     def class_map(self, value: Any) -> np.ndarray | None:
         """Class indices (H, W) uint8, 255 = none, of which recipes cut crops of several classes. Default: the value of
         a type per pixel with a task; None for others.

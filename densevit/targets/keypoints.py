@@ -75,6 +75,15 @@ class Keypoints(ObjectType):
     def clip(self, value: np.ndarray, size: Size) -> np.ndarray:
         return _inside(value, size).astype(np.float32)
 
+    def paste(self, value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
+        """Joins the rows; keypoints at covered pixels are hidden."""
+        height, width = covered.shape
+        x, y = np.floor(value[..., 0]).astype(int), np.floor(value[..., 1]).astype(int)
+        inside = (value[..., 2] > 0) & (x < width) & (y < height)
+        hidden = value.copy()
+        hidden[..., 2][inside & covered[np.minimum(y, height - 1), np.minimum(x, width - 1)]] = 1
+        return np.concatenate([hidden, pasted])
+
     def draw(
         self,
         drawing: Drawing,

@@ -76,6 +76,10 @@ class LabelMap(PixelMap):
     fill = IGNORE
     task: str | None = "segmentation"
 
+    def paste(self, value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
+        """Covered pixels take the pasted image's classes."""
+        return _painted(value, pasted, covered)
+
     def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
         if value.shape != size:
             raise DataError(f"has shape {tuple(value.shape)}; expected {size}.")
@@ -290,6 +294,20 @@ class PanopticMap(PixelMap):
     def class_map(self, value: np.ndarray) -> np.ndarray:
         return np.where(value == VOID, IGNORE, value // LABEL_DIVISOR).astype(np.uint8)
 
+    def paste(self, value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
+        """Covered pixels take the pasted segments, with instance numbers that are free, from 999 down.
+
+        Data sets count from 0 up. A segment for which no number is left is void.
+        """
+        known, renamed = set(np.unique(value).tolist()), pasted.copy()
+        for one in np.unique(pasted[covered]).tolist():
+            if one != VOID:
+                base = one // LABEL_DIVISOR * LABEL_DIVISOR
+                free = (n for n in range(base + LABEL_DIVISOR - 1, base - 1, -1) if n not in known)
+                renamed[pasted == one] = new = next(free, VOID)
+                known.add(new)
+        return _painted(value, renamed, covered)
+
     def draw(
         self,
         drawing: Drawing,
@@ -369,9 +387,21 @@ class PanopticCrowds(TargetType):
         if not isinstance(value, list) or not all(isinstance(one, int) for one in value):
             raise DataError(f"is {value!r}; expected a list of panoptic ids.")
 
+    def paste(self, value: list[int], pasted: list[int], covered: np.ndarray) -> list[int]:
+        """Crowds are not pasted."""
+        return value
+
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> list[int]:
         """No crowds."""
         return []
+
+
+def _painted(value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """A copy with the pasted values at covered pixels. pasted, covered: (h, w), at the upper left."""
+    painted = value.copy()
+    height, width = covered.shape
+    np.copyto(painted[:height, :width], pasted, where=covered)
+    return painted
 
 
 def _per_channel(value: np.ndarray, operation: Any) -> np.ndarray:

@@ -21,6 +21,10 @@ class ObjectType(TargetType):
     per: ClassVar[Literal["image", "object", "pixel"]] = "object"
     task: str | None = "detection"
 
+    def paste(self, value: Any, pasted: Any, covered: np.ndarray) -> Any:
+        """Joins the rows."""
+        return np.concatenate([value, pasted])
+
 
 class Boxes(ObjectType):
     """(N, 4) xyxy in pixels.
@@ -208,6 +212,11 @@ class InstanceMasks(ObjectType):
     def clip(self, value: Masks, size: Size) -> Masks:
         return value if isinstance(value, RunLengthMasks) else value.view(bool)
 
+    def paste(self, value: Masks, pasted: Masks, covered: np.ndarray) -> Masks:
+        """Joins the masks; those of the image lose the covered pixels."""
+        joined = run_length_coded(value).without(covered).joined(run_length_coded(pasted))
+        return joined if isinstance(value, RunLengthMasks) else np.asarray(joined)
+
     def draw(
         self,
         drawing: Drawing,
@@ -262,6 +271,13 @@ class Areas(ObjectType):
     """(N,) areas in pixels, as annotated."""
 
     truth_only = True
+
+
+def run_length_coded(masks: Masks) -> RunLengthMasks:
+    """Masks as run-length codes."""
+    if isinstance(masks, RunLengthMasks):
+        return masks
+    return RunLengthMasks.from_dense(masks, (masks.shape[1], masks.shape[2]))
 
 
 def check_range(value: np.ndarray, low: float, high: float) -> None:

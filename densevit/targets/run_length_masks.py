@@ -43,13 +43,15 @@ class RunLengthMasks:
         codes: the characters of all, uint8. lengths: (N,), of each.
         """
         counts, number = _decoded(codes, lengths)
-        first = np.cumsum(number) - number
-        owner = np.repeat(np.arange(len(number), dtype=np.int32), number)
-        inside = np.flatnonzero((np.arange(len(counts)) - first[owner]) & 1)  # background and mask in turn
+        first = (np.cumsum(number) - number).astype(np.int32)
+        masked = number // 2  # background and mask in turn
+        owner = np.repeat(np.arange(len(number), dtype=np.int32), masked)
+        inside = (first + 1 - 2 * (np.cumsum(masked) - masked)).astype(np.int32).take(owner)
+        inside += np.arange(0, 2 * len(owner), 2, dtype=np.int32)
         ends = np.cumsum(counts, dtype=np.int32)  # wraps, differences do not
         before = np.append(np.int32(0), ends)[first]  # (N,), at the end of the previous code
-        owner, lengths, ends = owner[inside], counts[inside], ends[inside]
-        ends -= before[owner]
+        lengths, ends = counts.take(inside), ends.take(inside)
+        ends -= before.take(owner)
         return cls.from_runs(size, len(number), owner, ends - lengths, ends)
 
     @classmethod
@@ -59,6 +61,9 @@ class RunLengthMasks:
         """From runs of pixels that are numbered column by column. owner, starts, ends: (R,) int32."""
         height = size[0]
         first, last = starts // height, (ends - 1) // height
+        if np.array_equal(first, last) and (ends > starts).all():  # each in one column
+            begin = first * np.int32(height)
+            return cls(size, count, owner, first, starts - begin, ends - begin)
         columns = np.where(ends > starts, last - first + 1, 0)
         column, row = _counted(first, columns)  # (S,), the parts in one column each, and the run of each
         begin = column * np.int32(height)
@@ -95,7 +100,7 @@ class RunLengthMasks:
         indices = np.arange(self.count)[np.asarray(chosen)]
         new = np.full(self.count, -1, np.int32)
         new[indices] = np.arange(len(indices))
-        owner = new[self.owner]
+        owner = new.take(self.owner)
         return replace(self._with(owner >= 0, owner=owner), count=len(indices))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -129,6 +134,24 @@ class RunLengthMasks:
     def areas(self) -> np.ndarray:
         """(N,) pixels of each mask."""
         return np.bincount(self.owner, self.bottom - self.top, self.count).astype(np.int64)
+
+    def boxes(self) -> np.ndarray:
+        """(N, 4) float32 xyxy around each mask, in pixel edges; zeros for empty masks."""
+        values = [self.column, self.top, self.column + 1, self.bottom]
+        low = np.full((self.count, 2), np.iinfo(np.int32).max, np.int32)
+        high = np.zeros((self.count, 2), np.int32)
+        for axis in (0, 1):
+            np.minimum.at(low[:, axis], self.owner, values[axis])
+            np.maximum.at(high[:, axis], self.owner, values[2 + axis])
+        low[self.areas() == 0] = 0
+        return np.concatenate([low, high], axis=1).astype(np.float32)
+
+    def union(self) -> np.ndarray:
+        """(H, W) bool: the pixels of any mask."""
+        change = np.zeros((self.size[1], self.size[0] + 1), np.int32)
+        np.add.at(change, (self.column, self.top), 1)
+        np.subtract.at(change, (self.column, self.bottom), 1)
+        return np.ascontiguousarray(change[:, :-1].cumsum(axis=1).T > 0)
 
     def _pixels(self) -> np.ndarray:
         """(N, H, W) bool, filled in the window of each mask only."""
@@ -179,11 +202,36 @@ class RunLengthMasks:
         if size == self.size:
             return self
         rows, columns = (_first_at(old, new) for old, new in zip(self.size, size, strict=True))
-        first, copies = columns[self.column], columns[self.column + 1] - columns[self.column]
-        top, bottom = rows[self.top], rows[self.bottom]
-        copies[bottom <= top] = 0
+        first, copies = columns.take(self.column), np.diff(columns).take(self.column)
+        top, bottom = rows.take(self.top), rows.take(self.bottom)
+        copies *= bottom > top
         column, row = _counted(first, copies)
-        return RunLengthMasks(size, self.count, self.owner[row], column, top[row], bottom[row])
+        return RunLengthMasks(size, self.count, self.owner.take(row), column, top.take(row), bottom.take(row))
+
+    def without(self, covered: np.ndarray) -> "RunLengthMasks":
+        """The masks without the pixels that are covered, (h, w) bool, at the upper left of the image."""
+        height, (h, w) = self.size[0], covered.shape
+        if not covered.any():
+            return self
+        gone = RunLengthMasks.from_dense(covered[None], (h, w))
+        bounds = np.stack([gone.top, gone.bottom], axis=1) + gone.column[:, None] * height  # ascending
+        starts, ends = np.append(0, bounds[:, 1]), np.append(bounds[:, 0], height * self.size[1])  # of what remains
+        begin, end = self.column * height + self.top, self.column * height + self.bottom
+        first = np.searchsorted(ends, begin, side="right")
+        gap, row = _counted(first.astype(np.int32), np.maximum(np.searchsorted(starts, end) - first, 0))
+        top = np.maximum(starts[gap], begin[row]) - self.column[row] * height
+        bottom = np.minimum(ends[gap], end[row]) - self.column[row] * height
+        values = self.owner[row], self.column[row], top.astype(np.int32), bottom.astype(np.int32)
+        rest = RunLengthMasks(self.size, self.count, *values)
+        return rest._with(bottom > top)
+
+    def joined(self, others: "RunLengthMasks") -> "RunLengthMasks":
+        """These masks, and others of an image of this size or smaller, whose upper left corner is the same."""
+        runs = [
+            np.concatenate([getattr(self, name), getattr(others, name) + shift])
+            for name, shift in (("owner", np.int32(self.count)), ("column", 0), ("top", 0), ("bottom", 0))
+        ]
+        return RunLengthMasks(self.size, self.count + others.count, *runs)
 
     def rotate(self, matrix: np.ndarray) -> "RunLengthMasks":
         """The nearest pixel, as OpenCV's warpAffine; one mask at a time."""
@@ -200,7 +248,7 @@ class RunLengthMasks:
         """The runs of which keep, (R,) bool, is True."""
         values = {name: changes.get(name, getattr(self, name)) for name in ("owner", "column", "top", "bottom")}
         rows = np.flatnonzero(keep)
-        return replace(self, **{name: value[rows] for name, value in values.items()})
+        return replace(self, **{name: value.take(rows) for name, value in values.items()})
 
 
 def _first_at(old: int, new: int) -> np.ndarray:
@@ -216,8 +264,8 @@ def _counted(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
         row = np.flatnonzero(counts)
         return first[row], row
     offsets = first - np.cumsum(counts, dtype=np.int32) + counts.astype(np.int32)
-    row = np.repeat(np.arange(len(counts)), counts)
-    return offsets[row] + np.arange(len(row), dtype=np.int32), row
+    row = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return offsets.take(row) + np.arange(len(row), dtype=np.int32), row
 
 
 def _decoded(codes: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -229,20 +277,25 @@ def _decoded(codes: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.nda
     digits = codes - np.uint8(48)
     ends = np.flatnonzero(digits < 32)
     number = np.diff(np.searchsorted(ends, np.cumsum(lengths)), prepend=0)
-    values = digits[ends].astype(np.int32)
+    values = digits.take(ends).astype(np.int32)
     values -= (values & 16) << 1  # the sign
-    length, place, longer = np.diff(ends, prepend=-1), 1, np.arange(len(ends))
-    while len(longer := longer[length[longer] > place]):
+    more = np.flatnonzero(digits > 31)  # characters before the last one of a length
+    more -= np.arange(len(more))  # (F,), the length of each
+    begin = np.flatnonzero(np.diff(more, prepend=-1))
+    longer, count, place = more[begin], np.diff(begin, append=len(more)), 1
+    while len(longer):
         values[longer] = values[longer] << 5 | (digits[ends[longer] - place] & 31)
         place += 1
+        longer, count = longer[count >= place], count[count >= place]
     total = np.zeros(len(values) + 2, np.int32)  # of each second value, from two before the first
     for parity in (0, 1):
-        total[2 + parity :: 2] = values[parity::2].cumsum(dtype=np.int32)
+        np.cumsum(values[parity::2], out=total[2 + parity :: 2])
     first = np.cumsum(number) - number
     before = np.stack([total[np.minimum(first + 2, len(total) - 1)], total[first + 1]], axis=1)  # (N, 2): even, odd
-    rows = np.repeat(np.arange(len(number)) * 2, number)
-    rows += (np.arange(len(values)) - np.repeat(first, number)) & 1
-    differences = total[2:] - before.ravel()[rows]
+    differences = total[2:].copy()
+    for parity in (0, 1):  # of the place among all values; in its code, a value is even or odd
+        rows = (first + number + 1 - parity) // 2 - (first + 1 - parity) // 2
+        differences[parity::2] -= np.repeat(before[np.arange(len(number)), (first + parity) & 1], rows)
     begin = first[number > 0]
     differences[begin] = values[begin]
     return differences, number

@@ -200,9 +200,13 @@ class DenseModule(lightning.LightningModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves images, padding mask and targets to the device; `truth` stays on the CPU for the evaluators."""
+        coded = isinstance(self.method, Supervised) and all(head.coded_masks for head in self.model.heads.values())
+        kinds = Tensor if coded else Tensor | RunLengthMasks
         targets = []
         for target in batch["targets"]:
-            moved = {k: _moved(v, device) for k, v in target.items() if k not in ("truth", "size", "original_size")}
+            moved = {
+                k: _moved(v, device, kinds) for k, v in target.items() if k not in ("truth", "size", "original_size")
+            }
             targets.append({**target, **moved})
         images, mask = (batch[key].to(device, non_blocking=True) for key in ("images", "padding_mask"))
         return {"images": images, "padding_mask": mask, "targets": targets}
@@ -238,5 +242,5 @@ class DenseModule(lightning.LightningModule):
                 torch.cuda.set_rng_state(state["cuda"], self.device)
 
 
-def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device, non_blocking=True) if isinstance(value, Tensor | RunLengthMasks) else value
+def _moved(value: Any, device: torch.device, kinds: Any) -> Any:
+    return value.to(device, non_blocking=True) if isinstance(value, kinds) else value

@@ -248,10 +248,11 @@ def test_one_table_of_all_tasks():
     assert evaluator.compute()["mask_AP"] != metrics["mask_AP"]  # of all images so far
     evaluator = evaluated(pairs)
 
-    shards = [pairs[:3], [], pairs[3:]]
+    shards = [pairs[:4], [], pairs[3:], pairs[:1]]  # two images are in two shards
     merged = Panoptic(CLASSES)
     merged.merge([pickle.loads(pickle.dumps(evaluated(shard).state())) for shard in shards])
     assert same(merged.compute(), metrics)
+    assert str(merged.tables()) == str(evaluator.tables())
     assert merged.results() == evaluator.results() and json.dumps(merged.results())
     assert {one["category_id"] for one in merged.results()} <= {c.file_id for c in THINGS}
 

@@ -15,6 +15,7 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.model import DenseModel, create_backbone, inference_by_head
+from densevit.targets import RunLengthMasks
 from densevit.testing import check_head
 from densevit.testing.targets import random_targets
 from densevit_heads.mask2former import Mask2Former, criterion
@@ -65,6 +66,31 @@ def test_segments_of_a_panoptic_map_leave_out_void_crowds_and_unknown_classes():
     centres = torch.tensor([[0.5, 0.5], [0.5 / 3, 0.5 / 3], [2.5 / 3, 1.5 / 3]])
     last = segments.at(torch.tensor([3, 4, 5]), centres.expand(3, -1, -1))
     assert last.tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 1]]
+
+
+@pytest.mark.parametrize("size", [(23, 31), (64, 48), (1, 5)])
+def test_run_length_codes_are_read_as_their_masks(size):
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand((5, *size), generator=generator) < torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])[:, None, None]
+    coded = RunLengthMasks.from_dense(masks.numpy(), size)
+    target = {"size": size, "labels": torch.arange(5)}
+    dense, runs = (Segments.of([target | {"masks": m}] * 2, "instance", 5, torch.device("cpu")) for m in (masks, coded))
+    assert (dense.coded, runs.coded) == (False, True)
+    points = torch.rand(10, 300, 2, generator=generator)
+    points[:, :2] = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    every = torch.arange(10)
+    assert torch.equal(runs.at(every, points), dense.at(every, points))
+    sampled = sample(masks.repeat(2, 1, 1)[:, None].float(), points)[:, 0]
+    torch.testing.assert_close(runs.at(every, points), sampled, rtol=1e-4, atol=1e-5)
+
+
+def test_losses_of_run_length_codes_are_those_of_masks():
+    head = Mask2Former((16,), (16,), CLASSES, task="instance", **SMALL).eval()
+    targets = [random_targets(("masks", "labels"), (128, 128), 4, torch.Generator().manual_seed(n)) for n in (0, 1)]
+    coded = [t | {"masks": RunLengthMasks.from_dense(t["masks"].numpy(), (128, 128))} for t in targets]
+    outputs = head([torch.randn(2, 16, 8, 8)], torch.zeros(2, 128, 128, dtype=torch.bool))
+    first, second = head.loss(outputs, targets), head.loss(outputs, coded)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("task", TASKS)

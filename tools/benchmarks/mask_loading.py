@@ -3,8 +3,9 @@
     python tools/benchmarks/mask_loading.py [--images 40 --objects 100 --recipe detr]
 
 Writes a COCO json of images of 1333 x 800 pixels with that many polygons each, and loads them in a worker process with
-boxes alone and with masks too, in turn, in training. Printed is the processor time per image of each, the peak memory
-of the worker over that of an idle one, and the bytes that are handed over per image.
+boxes alone and with masks too, in turn, in training. Printed is the processor time per image of each and their ratio,
+medians over the rounds, the peak memory of the worker over that of an idle one, and the bytes that are handed over per
+image.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--objects", type=int, default=100)
     parser.add_argument("--recipe", choices=("detr", "crop", "fixed"), default="detr")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=11)
     arguments = parser.parse_args()
     recipe = build_recipe(arguments.recipe, {"detr": None, "crop": 1024, "fixed": 1333}[arguments.recipe])
     with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +49,7 @@ def main() -> None:
         idle = loader_of(TransformedDataset(Idle(), Augmentation(recipe), train=True), 64)
         next(iter(idle))
         seconds: dict[str, list[float]] = {name: [] for name in loaders}
-        for _ in range(arguments.repeats):
+        for _ in range(arguments.rounds):
             for name, loader in loaders.items():
                 start = 0.0 if loader._iterator is None else processor_time(processes_of(loader)[0])
                 for _ in loader:
@@ -56,9 +57,10 @@ def main() -> None:
                 seconds[name].append((processor_time(processes_of(loader)[0]) - start) / arguments.images)
         baseline = peak_memory(processes_of(idle)[0])
         for name, loader in loaders.items():
-            least, memory = 1000 * min(seconds[name]), peak_memory(processes_of(loader)[0]) - baseline
-            print(f"{name}: {least:.1f} ms an image, peak memory {memory:.0f} MB over an idle worker")
-        print(f"masks / boxes: {min(seconds['masks']) / min(seconds['boxes']):.3f} of the time")
+            usual, memory = 1000 * np.median(seconds[name]), peak_memory(processes_of(loader)[0]) - baseline
+            print(f"{name}: {usual:.1f} ms an image, peak memory {memory:.0f} MB over an idle worker")
+        ratios = np.divide(seconds["masks"], seconds["boxes"])
+        print(f"masks / boxes: {np.median(ratios):.3f} of the time ({ratios.min():.3f} ... {ratios.max():.3f})")
 
 
 def loader_of(dataset: TransformedDataset, images: int) -> Loader:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,12 @@ def parse(segmentation: Any, size: tuple[int, int]) -> tuple[bytes, int, tuple[i
     polygons = [_polygon(polygon, size) for polygon in segmentation if len(polygon) >= 6]
     if not polygons:
         raise ValueError("has no polygon of three points or more")
+    if 0 not in size and all(map(partial(_is_outside, size=size), polygons)):
+        x, y = polygons[0][::2], polygons[0][1::2]
+        raise ValueError(
+            f"lies outside of the image of {size[1]} x {size[0]}: x is {x.min():g} to {x.max():g}, y {y.min():g} to "
+            f"{y.max():g}"
+        )
     return np.concatenate([[len(polygons)], list(map(len, polygons)), *polygons]).tobytes(), _POLYGONS, (0, 0)
 
 
@@ -108,6 +115,11 @@ def _polygon(numbers: list[Any], size: tuple[int, int]) -> np.ndarray:
         wrong = polygon[~(np.abs(polygon) <= farthest)][0]
         raise ValueError(f"has a polygon with {wrong:g}, far outside of the image of {width} x {height}")
     return polygon
+
+
+def _is_outside(polygon: np.ndarray, size: tuple[int, int]) -> bool:
+    x, y = polygon[::2], polygon[1::2]
+    return bool(x.max() < 0 or y.max() < 0 or x.min() > size[1] or y.min() > size[0])
 
 
 def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> tuple[bytes, int, tuple[int, int]]:

@@ -182,7 +182,10 @@ def _segments(
             labels.append(known[category])
         if len(set(own)) < len(own):
             number = Counter(own).most_common(1)[0][0]
-            raise DataError(f"{where} has the segment {number} twice, which overlap; ids must differ.")
+            raise DataError(
+                f"{where} has {own.count(number)} segments of id {number}, which overlap; expected each id once in its "
+                "`segments_info`. Fix: give each segment an id and pixels of its own, or remove all entries but one."
+            )
         of_class = Counter(labels[len(labels) - len(own) :])
         if own and of_class.most_common(1)[0][1] > LABEL_DIVISOR:
             raise DataError(

@@ -35,6 +35,7 @@ class Mask2Former(Head):
 
     task = "panoptic"
     needs = NEEDS["panoptic"]
+    coded_masks = True
 
     def __init__(
         self,

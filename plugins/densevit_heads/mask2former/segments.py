@@ -1,4 +1,7 @@
-"""Segments of a batch: instance masks, or the regions of panoptic and semantic maps, read at points only."""
+"""Segments of a batch: instance masks, or the regions of panoptic and semantic maps, read at points only.
+
+Run-length coded masks are read at points too, without their pixels.
+"""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -8,6 +11,7 @@ from torch import Tensor
 
 from densevit.interfaces import IGNORE, LABEL_DIVISOR, Targets
 from densevit.losses.distributed import to_device
+from densevit.targets import RunLengthMasks
 
 Task = Literal["panoptic", "instance", "semantic"]
 NEEDS: dict[Task, tuple[str, ...]] = {
@@ -21,12 +25,14 @@ class Segments(NamedTuple):
     """The T segments of all images of a batch, concatenated.
 
     maps: flattened maps of all images, one after another: the ids (H, W) of an image, of which each segment has one, or
-    its N masks (N, H, W). starts: (T,), where in `maps` the map of a segment begins. extents: (T, 2), its width and
-    height. ids: (T,), the value of a segment's pixels in its map. image, labels: (T,). counts: segments per image.
+    its N masks (N, H, W). coded: `maps` are instead the edges of run-length codes, see `RunLengthMasks.edges`, counted
+    on from image to image. starts: (T,), the number of the first pixel of a segment's map. extents: (T, 2), its width
+    and height. ids: (T,), the value of a segment's pixels in its map. image, labels: (T,). counts: segments per image.
     sizes: (h, w) of each image. names: image ids, for messages.
     """
 
     maps: Tensor
+    coded: bool
     starts: Tensor
     extents: Tensor
     ids: Tensor
@@ -42,9 +48,11 @@ class Segments(NamedTuple):
 
         The ids of maps are copied from the device once.
         """
-        maps = [to_device(target["masks" if task == "instance" else task], device) for target in targets]
+        given = [target["masks" if task == "instance" else task] for target in targets]
+        coded = all(isinstance(x, RunLengthMasks) for x in given)
+        maps = [to_device(torch.from_numpy(x.edges()) if coded else x, device) for x in given]
         if task == "instance":
-            counts = [len(x) for x in maps]
+            counts = [len(target["labels"]) for target in targets]
             labels = torch.cat([to_device(target["labels"], device) for target in targets])
             ids = torch.ones_like(labels)
         else:
@@ -63,10 +71,11 @@ class Segments(NamedTuple):
         for i, (count, (height, width)) in enumerate(zip(counts, sizes, strict=True)):
             step = height * width if task == "instance" else 0
             rows += [(first + n * step, i, width, height) for n in range(count)]
-            first += maps[i].numel()
+            maps[i] = maps[i] + first if coded else maps[i].flatten()
+            first += count * step if task == "instance" else height * width
         table = to_device(torch.tensor(rows, dtype=torch.long).view(-1, 4), device)
-        flat = torch.cat([x.flatten() for x in maps])
-        return cls(flat, table[:, 0], table[:, 2:], ids, table[:, 1], labels, counts, sizes, names)
+        starts, image, extents = table[:, 0], table[:, 1], table[:, 2:]
+        return cls(torch.cat(maps), coded, starts, extents, ids, image, labels, counts, sizes, names)
 
     def at(self, targets: Tensor, points: Tensor) -> Tensor:
         """Whether points are on segments, interpolated bilinearly between pixels: 0 ... 1.
@@ -82,11 +91,15 @@ class Segments(NamedTuple):
         for column, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
             for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
                 inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-                cell = row.long().clamp(min=0).minimum(height - 1) * width + column.long().clamp(min=0).minimum(
-                    width - 1
-                )
-                value = value + (weight_x * weight_y * inside) * (self.maps[start + cell] == ids)
+                i, j = _within(row, height), _within(column, width)
+                cell = start + (j * height + i if self.coded else i * width + j)
+                found = torch.searchsorted(self.maps, cell, right=True) & 1 if self.coded else self.maps[cell] == ids
+                value = value + (weight_x * weight_y * inside) * found
         return value
+
+
+def _within(index: Tensor, size: Tensor) -> Tensor:
+    return index.long().clamp(min=0).minimum(size - 1)
 
 
 def _within(index: Tensor, size: Tensor) -> Tensor:

@@ -215,6 +215,25 @@ def test_missing_or_invalid_segmentation_raises_if_masks_are_requested(segmentat
         Coco("train", root=root, masks=True)
 
 
+@pytest.mark.parametrize(
+    ("shift", "message"),
+    [
+        ((40, 0), r"outside of the image of \d+ x \d+: x is 41 to 46, y 1 to 6"),
+        ((0, -7), r"outside of the image of \d+ x \d+: x is 1 to 6, y -6 to -1"),
+        ((-3, 0), None),  # in part
+    ],
+)
+def test_polygons_outside_of_their_image_are_named(shift: tuple[int, int], message: str | None, write: Write) -> None:
+    polygon = (np.array([[1, 1], [6, 1], [6, 6], [1, 6]]) + shift).ravel().tolist()
+    annotation = {"id": 77, "image_id": 5, "category_id": 7, "bbox": [1, 1, 5, 5], "segmentation": [polygon]}
+    root = str(write(document(annotations=[annotation])))
+    if message is None:
+        assert Coco("train", root=root, masks=True)[1]["targets"]["masks"].areas().tolist() == [15]
+    else:
+        with pytest.raises(DataError, match=rf"train\.json: annotation 77 of image 5: .*{message}"):
+            Coco("train", root=root, masks=True)
+
+
 # ---- layouts ----
 
 

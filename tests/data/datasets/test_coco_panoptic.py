@@ -237,7 +237,10 @@ def test_segments_of_another_size_than_the_image_raise(write: Write) -> None:
             "image 42: segment 9 has the category_id 6, which is missing from `categories`. Known: 1, 5, 187, 200",
         ),
         (with_segments(SEGMENTS[0] | {"id": 0}), "image 42 has a segment of id 0; expected 1 to 16777215"),
-        (with_segments(SEGMENTS[0], SEGMENTS[0]), "image 42 has the segment 9 twice, which overlap; ids must differ"),
+        (
+            with_segments(SEGMENTS[0], SEGMENTS[0]),
+            "image 42 has 2 segments of id 9, which overlap; expected each id once in its `segments_info`. Fix: give",
+        ),
         (with_segments(SEGMENTS[0] | {"iscrowd": 2}), "iscrowd 2; expected 0 or 1"),
         (document(categories=[{"id": 5, "name": "dog"}]), "category 5 (dog) has isthing null; expected 1 for things"),
         (document(annotations=[]), "image a.jpg has no annotations; expected one"),

@@ -1,0 +1,264 @@
+"""Copy-paste: pixels, masks, boxes and maps, worked by hand and against a version written out in NumPy."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+import densevit
+from densevit.config import DataSection
+from densevit.data.build import Data
+from densevit.data.loading.batch_sampler import SampleKey
+from densevit.data.loading.dataloader import TransformedDataset
+from densevit.data.transforms.copy_paste import CopyPaste, pasted
+from densevit.errors import ConfigError
+from densevit.interfaces import Dataset, Sample
+from densevit.targets import Keypoints, RunLengthMasks, TargetTypes, ValueMap
+
+
+class All(np.random.Generator):
+    """Chooses all objects."""
+
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
+
+    def integers(self, low: Any, *others: Any, **options: Any) -> Any:
+        return low - 1
+
+
+def sample(size: tuple[int, int], windows: list[tuple[int, int, int, int]], coded: bool, shade: int) -> Sample:
+    """Rectangular objects (top, left, bottom, right), later ones on top; panoptic things of the classes 1, 2, ..."""
+    masks = np.zeros((len(windows), *size), bool)
+    panoptic = np.zeros(size, np.int32)  # stuff of class 0
+    for n, (top, left, bottom, right) in enumerate(windows):
+        masks[:, top:bottom, left:right] = False
+        masks[n, top:bottom, left:right] = True
+        panoptic[top:bottom, left:right] = (n + 1) * 1000
+    targets = {
+        "image_id": shade,
+        "size": size,
+        "original_size": size,
+        "boxes": torch.tensor([(x0, y0, x1, y1) for y0, x0, y1, x1 in windows], dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.arange(len(windows)) + 1,
+        "masks": RunLengthMasks.from_dense(masks, size) if coded else torch.from_numpy(masks),
+        "semantic": torch.from_numpy((panoptic // 1000).astype(np.uint8)),
+        "panoptic": torch.from_numpy(panoptic),
+        "panoptic_crowds": [],
+    }
+    return {"image": torch.full((3, *size), shade, dtype=torch.uint8), "targets": targets}
+
+
+@pytest.fixture(params=[True, False], ids=["run-length coded", "dense"])
+def coded(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def test_pasted_objects_take_pixels_of_image_masks_boxes_and_maps(coded):
+    first = sample((6, 8), [(0, 0, 4, 4), (4, 6, 6, 8)], coded, 10)
+    second = sample((6, 8), [(2, 0, 6, 4), (0, 5, 1, 7)], coded, 20)
+    result = pasted(first, second, TargetTypes(), All())
+    targets = result["targets"]
+    assert targets["boxes"].tolist() == [[0, 0, 4, 2], [6, 4, 8, 6], [0, 2, 4, 6], [5, 0, 7, 1]]
+    assert targets["labels"].tolist() == [1, 2, 1, 2]
+    assert isinstance(targets["masks"], RunLengthMasks) is coded
+    rows = ["aaaa cc ", "aaaa    ", "bbbb    ", "bbbb    ", "bbbb  dd", "bbbb  dd"]
+    letters = np.array([list(row) for row in rows])
+    np.testing.assert_array_equal(np.asarray(targets["masks"]), [letters == name for name in "adbc"])
+    new = (letters == "b") | (letters == "c")
+    np.testing.assert_array_equal(result["image"], np.broadcast_to(np.where(new, 20, 10), (3, 6, 8)))
+    names = {" ": 0, "a": 1000, "d": 2000, "b": 1999, "c": 2999}  # new instances of the classes 1 and 2
+    np.testing.assert_array_equal(targets["panoptic"], np.vectorize(names.get)(letters))
+    np.testing.assert_array_equal(targets["semantic"], np.vectorize(names.get)(letters) // 1000)
+    assert targets["image_id"] == 10 and first["image"].eq(10).all()
+
+
+@pytest.mark.parametrize("covering", [(0, 0, 4, 4), (0, 0, 6, 8)])
+def test_object_fully_covered_is_dropped(covering, coded):
+    first = sample((6, 8), [(0, 0, 4, 4), (4, 6, 6, 8)], coded, 10)
+    targets = pasted(first, sample((6, 8), [covering], coded, 20), TargetTypes(), All())["targets"]
+    left = [] if covering[2] == 6 else [2]
+    assert targets["labels"].tolist() == [*left, 1]
+    assert len(targets["boxes"]) == len(targets["masks"]) == len(left) + 1
+
+
+@pytest.mark.parametrize(
+    ("right", "kept"), [(30, False), (25, False), (24, True), (5, True)]
+)  # 20, 70, 80 and 270 pixels of the mask are left; 75 are 300 at 1024 x 1024
+def test_object_with_almost_nothing_left_is_dropped_as_in_mmdetection(right, kept):
+    first, second = (sample((512, 512), [window], True, 10) for window in [(0, 0, 10, 32), (0, 0, 10, right)])
+    count = len(pasted(first, second, TargetTypes(), All())["targets"]["labels"]) - 1
+    assert count == kept
+
+
+def test_small_object_is_kept_where_its_box_hardly_moves():
+    first, second = (sample((512, 512), [window], True, 10) for window in [(0, 0, 7, 10), (0, 0, 7, 5)])
+    targets = pasted(first, second, TargetTypes(), All())["targets"]  # 35 pixels left, moved by 5 = 10 at 1024
+    assert targets["boxes"].tolist() == [[5, 0, 10, 7], [0, 0, 5, 7]]
+
+
+@pytest.mark.parametrize(("here", "there"), [([], [(1, 1, 3, 3)]), ([(1, 1, 3, 3)], []), ([], [])])
+def test_images_without_objects(here, there, coded):
+    first, second = sample((4, 6), here, coded, 10), sample((4, 6), there, coded, 20)
+    result = pasted(first, second, TargetTypes(), All())
+    assert result["targets"]["boxes"].tolist() == [[1, 1, 3, 3]] * (len(here) + len(there))
+    assert result["targets"]["masks"].shape == (len(here) + len(there), 4, 6)
+    assert (result["image"] == 20).sum() == 3 * 4 * len(there)
+
+
+def test_objects_outside_of_a_smaller_image_are_cut_off(coded):
+    first, second = sample((4, 9), [(0, 0, 2, 2)], coded, 10), sample((8, 6), [(2, 3, 8, 6), (5, 0, 8, 3)], coded, 20)
+    result = pasted(first, second, TargetTypes(), All())
+    assert result["targets"]["boxes"].tolist() == [[0, 0, 2, 2], [3, 2, 6, 4]]
+    assert result["targets"]["masks"].shape == (2, 4, 9) and result["image"].shape == (3, 4, 9)
+    assert (result["image"] == 20).sum() == 3 * 6
+
+
+def reference(first: Sample, second: Sample, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks, boxes and semantic map with dense masks; images of one size."""
+    masks, others = (np.asarray(one["targets"]["masks"]) for one in (first, second))
+    alpha = others[chosen].any(axis=0)
+    left = masks & ~alpha
+    scale = np.sqrt(alpha.size) / 1024
+    boxes = first["targets"]["boxes"].numpy().copy()
+    kept = []
+    for n, mask in enumerate(left):
+        y, x = np.nonzero(mask)
+        if len(y) < masks[n].sum():
+            if not len(y):
+                continue
+            box = [x.min(), y.min(), x.max() + 1, y.max() + 1]
+            y0, x0 = np.nonzero(masks[n])
+            old = [x0.min(), y0.min(), x0.max() + 1, y0.max() + 1]
+            if np.abs(np.subtract(box, old)).max() > 10 * scale and len(y) <= 300 * scale**2:
+                continue
+            boxes[n] = box
+        kept.append(n)
+    semantic = np.where(alpha, second["targets"]["semantic"], first["targets"]["semantic"])
+    return {
+        "masks": np.concatenate([left[kept], others[chosen]]),
+        "boxes": np.concatenate([boxes[kept], second["targets"]["boxes"].numpy()[chosen]]),
+        "semantic": semantic,
+    }
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_equals_numpy_on_random_shapes(seed, coded):
+    rng = np.random.default_rng(seed)
+    size = (96, 128)
+
+    def drawn(shade: int) -> Sample:
+        """Blobs with holes and ragged edges."""
+        one = sample(size, [(0, 0, 1, 1)] * 6, False, shade)
+        noise = rng.random((6, *size)) < 0.6
+        y, x = np.mgrid[: size[0], : size[1]]
+        discs = rng.uniform(4, 90, (6, 3))
+        masks = np.stack([n & ((y - a) ** 2 + (x - b) ** 2 < r**2) for n, (a, b, r) in zip(noise, discs, strict=True)])
+        masks = masks & (np.cumsum(masks, axis=0) == 1)
+        masks = masks[masks.any(axis=(1, 2))]
+        found = RunLengthMasks.from_dense(masks, size)
+        one["targets"] |= {
+            "boxes": torch.from_numpy(found.boxes()),
+            "labels": torch.arange(len(masks)),
+            "masks": found if coded else torch.from_numpy(masks),
+            "semantic": torch.from_numpy(rng.integers(0, 9, size).astype(np.uint8)),
+        }
+        return one
+
+    first, second = drawn(10), drawn(20)
+    result = pasted(first, second, TargetTypes(), np.random.default_rng(seed))["targets"]
+    again = np.random.default_rng(seed)
+    order = again.permutation(len(second["targets"]["labels"]))
+    chosen = np.sort(order[: again.integers(len(order) + 1)])
+    expected = reference(first, second, chosen) if len(chosen) else first["targets"]
+    for key in ("masks", "boxes", "semantic"):
+        np.testing.assert_array_equal(np.asarray(result[key]), np.asarray(expected[key]))
+
+
+class Shapes(Dataset):
+    """Images with squares; the second object of each is a crowd."""
+
+    provides: Any = ("boxes", "labels", "masks")
+    classes: ClassVar = {"detection": (densevit.Class("square", 1, (9, 9, 9)),)}
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> Sample:
+        one = sample((40, 50), [(index % 9, 5, index % 9 + 12, 20), (20, 20, 40, 45)], True, index + 1)
+        targets = {key: one["targets"][key] for key in ("boxes", "labels", "masks", "image_id")}
+        targets["labels"] = torch.tensor([0, 0])
+        return {"image": one["image"], "targets": targets | {"iscrowd": torch.tensor([False, True])}}
+
+
+def shapes(probability: float | None = 1.0, **keys: Any) -> TransformedDataset:
+    data = Data(DataSection(name=f"{__name__}:Shapes", image_size=50, copy_paste=probability, **keys), 0, 32)
+    data.__dict__["train"] = Shapes()
+    return TransformedDataset(data.train, data.train_transform, train=True)
+
+
+def test_crowds_are_not_pasted():
+    loaded = shapes()
+    counts = {len(loaded[SampleKey(i, 0)]["targets"]["labels"]) for i in range(40)}
+    assert counts <= {0, 1, 2} and 2 in counts
+
+
+def test_draws_depend_on_seed_index_and_repeat_only():
+    loaded, again = shapes(), shapes()
+    keys = [SampleKey(index, seed) for index in range(8) for seed in (0, 1)]
+    images = [loaded[key]["image"] for key in keys]
+    for key, image in zip(reversed(keys), reversed(images), strict=True):
+        torch.testing.assert_close(again[key]["image"], image, rtol=0, atol=0)
+    equal = [a.shape == b.shape and a.equal(b) for a, b in zip(images[::2], images[1::2], strict=True)]
+    assert sum(equal) < 4
+
+
+def test_share_of_images_and_unchanged_draws_of_the_recipe():
+    plain, half = shapes(None), shapes(0.5)
+    changed = 0
+    for index in range(40):
+        a, b = plain[SampleKey(index, 0)]["image"], half[SampleKey(index, 0)]["image"]
+        assert a.shape == b.shape
+        changed += not a.equal(b)
+    assert 5 <= changed <= 20  # half, of which half again choose no object
+
+
+def test_images_with_other_keys_remain_as_they_are():
+    first, second = sample((6, 8), [(0, 0, 4, 4)], True, 10), sample((6, 8), [(2, 0, 6, 4)], True, 20)
+    del second["targets"]["semantic"]
+    assert pasted(first, second, TargetTypes(), All()) is first
+
+
+def test_keypoints_at_covered_pixels_are_hidden():
+    points = np.array([[[1.0, 1, 2], [6, 1, 2]]], np.float32)
+    covered = np.zeros((4, 4), bool)
+    covered[1, 1] = True
+    result = Keypoints(names=("a", "b")).paste(points, points, covered)
+    assert result.tolist() == [[[1, 1, 1], [6, 1, 2]], [[1, 1, 2], [6, 1, 2]]]
+
+
+@pytest.mark.parametrize(
+    ("provides", "message"),
+    [
+        (("boxes", "labels"), "this data set labels boxes, labels. Fix: let it read instance masks"),
+        (("boxes", "labels", "masks", "depth"), "cannot be used with the target 'depth'.*`data.depth: false`"),
+        ({"masks": None, "heat": ValueMap()}, "cannot be used with the target 'heat': ValueMap"),
+    ],
+)
+def test_data_that_cannot_be_pasted_are_named(provides, message):
+    dataset = Shapes()
+    dataset.provides = provides
+    with pytest.raises(ConfigError, match=message):
+        CopyPaste(lambda sample, rng, types: sample, dataset, 0.5)
+
+
+def test_scenes_through_the_config():
+    section = DataSection(name="scenes", image_size=64, copy_paste=1.0, **{"depth": False, "panoptic": True})
+    data = Data(section, 0, 32)
+    prepared = TransformedDataset(data.train, data.train_transform, train=True)
+    for index in range(6):
+        targets = prepared[SampleKey(index, 0)]["targets"]
+        classes = (targets["panoptic"] // 1000)[targets["panoptic"] >= 0]
+        np.testing.assert_array_equal(classes, targets["semantic"][targets["panoptic"] >= 0])
+        masks = np.asarray(targets["masks"])
+        assert masks.sum(axis=0).max(initial=0) <= 1 and len(masks) == len(targets["labels"])
