@@ -102,10 +102,6 @@ def _within(index: Tensor, size: Tensor) -> Tensor:
     return index.long().clamp(min=0).minimum(size - 1)
 
 
-def _within(index: Tensor, size: Tensor) -> Tensor:
-    return index.long().clamp(min=0).minimum(size - 1)
-
-
 def _present(ids: Tensor, limit: int) -> Tensor:
     """Whether each id below the limit occurs. Returns (limit,) bool."""
     index = torch.where((ids >= 0) & (ids < limit), ids.long(), limit).flatten()
