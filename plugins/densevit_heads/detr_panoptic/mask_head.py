@@ -13,7 +13,7 @@ from densevit_heads.detr.memory import Memory
 
 STRIDES = (16, 8, 4)  # of the stages
 GROUPS = 8  # of a group norm, where channels can be divided by it
-ATTENTION_GAIN = 30.0  # on the initial weights of the attention maps, whose values are about 1 / (number of cells)
+ATTENTION_GAIN = 300.0  # on the initial weights of the attention maps, whose values are about 1 / (number of cells)
 
 
 class AttentionMaps(nn.Module):

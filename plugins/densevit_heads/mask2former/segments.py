@@ -11,7 +11,6 @@ from torch import Tensor
 
 from densevit.interfaces import IGNORE, LABEL_DIVISOR, Targets
 from densevit.losses.distributed import to_device
-from densevit.targets import RunLengthMasks
 
 Task = Literal["panoptic", "instance", "semantic"]
 NEEDS: dict[Task, tuple[str, ...]] = {
@@ -49,7 +48,7 @@ class Segments(NamedTuple):
         The ids of maps are copied from the device once.
         """
         given = [target["masks" if task == "instance" else task] for target in targets]
-        coded = all(isinstance(x, RunLengthMasks) for x in given)
+        coded = not any(isinstance(x, Tensor) for x in given)
         maps = [to_device(torch.from_numpy(x.edges()) if coded else x, device) for x in given]
         if task == "instance":
             counts = [len(target["labels"]) for target in targets]
