@@ -1,17 +1,20 @@
 """Losses and gradients of a batch split over two processes equal those of one process."""
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, distributed
 
-from densevit.interfaces import Class, Targets
+from densevit.interfaces import Class, Head, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.distributed import mean_over_processes, process_count
 from densevit_heads.detr import Detr
+from densevit_heads.mask2former import Mask2Former, criterion, matching, points
 
 SHARES = [[0, 1, 3], [2]]  # images of each process; the second has no object
 CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, and objects an image
@@ -22,7 +25,15 @@ CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, an
     "mal": ({"classification": "mal", "anchors": True, "two_stage": True, "position_bias": True}, [3, 0, 0, 2]),
     "dense": ({"dense_loss": 1.5}, [3, 0, 0, 2]),
     "one object, dense": ({"classification": "mal", "dense_loss": 1.5}, [0, 0, 0, 1]),
+    "masks": ({"num_points": 64, "semantic_loss": 2.0}, [3, 0, 0, 2]),
+    "one mask": ({"num_points": 64, "semantic_loss": 2.0}, [0, 0, 0, 1]),
+    "no mask": ({"num_points": 64, "semantic_loss": 2.0}, [0, 0, 0, 0]),
 }
+
+
+def same_points(rows: int, num_points: int, *args: Any) -> Tensor:
+    """The same points for all masks, however they are distributed."""
+    return torch.rand(1, num_points, 2, generator=torch.Generator().manual_seed(num_points)).expand(rows, -1, -1)
 
 
 def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -30,15 +41,25 @@ def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
     options, counts = CASES[case]
     torch.manual_seed(0)
     classes = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
-    head = Detr((6,), (8,), classes, 6, 16, 2, 1, 2, 24, dropout=0.0, **options)
-    features = torch.randn(4, 6, 4, 4)
+    head: Head
+    if "num_points" in options:
+        head = Mask2Former((6,), (8,), classes, "instance", 6, 64, 2, 1, 24, 2, 24, **options)
+    else:
+        head = Detr((6,), (8,), classes, 6, 16, 2, 1, 2, 24, dropout=0.0, **options)
+    cells = 16 if "num_points" in options else 4  # of each side of the feature; its stride is 8
+    features = torch.randn(4, 6, cells, cells)
     targets: list[Targets] = []
     for count in counts:
         low = 20 * torch.rand(count, 2)
         boxes = torch.cat([low, low + 3 + 7 * torch.rand(count, 2)], dim=1)
-        targets.append({"boxes": boxes, "labels": torch.randint(3, (count,)), "size": (32, 32)})
-    mask, chosen = torch.zeros(len(images), 32, 32, dtype=torch.bool), [targets[i] for i in images]
-    losses = head.loss(head([features[images]], mask, chosen), chosen)
+        targets.append({"boxes": boxes, "labels": torch.randint(3, (count,)), "size": (8 * cells, 8 * cells)})
+        if "num_points" in options:
+            targets[-1]["masks"] = torch.rand(count, 8 * cells, 8 * cells) < 0.5
+    mask, chosen = torch.zeros(len(images), 8 * cells, 8 * cells, dtype=torch.bool), [targets[i] for i in images]
+    with ExitStack() as stack:
+        for module in (points, matching, criterion):
+            stack.enter_context(mock.patch.object(module, "random_points", same_points))
+        losses = head.loss(head([features[images]], mask, chosen), chosen)
     sum(losses.values()).backward()
     return torch.stack(list(losses.values())).detach(), {n: p.grad for n, p in head.named_parameters()}
 
