@@ -1,4 +1,4 @@
-"""Recipes of the published trainings of DETR and Deformable DETR on COCO: model, one step, evaluation settings."""
+"""Recipes of the published trainings of DETR, Deformable DETR and DINO on COCO: model, one step, evaluation."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,9 @@ from densevit.model.parameter_groups import parameter_rates
 from densevit.training.optim import build_optimizer, learning_rate
 from densevit.weights.label_sets import coco_classes
 
-RECIPES = sorted(Path("configs/coco").glob("*detr_r*.yaml"))
+RECIPES = sorted(
+    path for kind in ("detr_r*", "deformable*", "dino*") for path in Path("configs/coco").glob(f"{kind}.yaml")
+)
 R50 = 41_302_368  # "number of params" in the authors' log, the same with dilation
 R101 = R50 + 17 * (1024 * 256 + 9 * 256 * 256 + 256 * 1024)  # additional bottlenecks, without their frozen norms
 UNUSED = 11 * (256 + 1)  # rows of unused file ids
@@ -23,6 +25,15 @@ BOX_HEAD = 2 * (256 * 256 + 256) + 256 * 4 + 4
 DEFORMABLE = 39_824_906 + 76 * 257  # "number of params" in issue 110 of the authors' repository, with 4 classes
 REFINED = DEFORMABLE + 5 * (80 * 257 + BOX_HEAD)  # prediction heads of its own in each of 6 layers
 TWO_STAGE = REFINED + 80 * 257 + BOX_HEAD + 256 * 257 + 2 * 256 + 512 * 513 + 2 * 512 - 300 * 512 - 2 * 257
+FFN = 12 * (2 * 256 * 1024 + 1024)  # width 2048 instead of 1024
+MIXED = 900 * 256 - 256 * 513 - 2 * 256  # learned contents; only positions are embedded
+DINO = TWO_STAGE + FFN + MIXED + 80 * 256  # label embedding of denoising
+R50_BACKBONE = 23_454_912 - 9_408 - 212_992  # convolutions, without the frozen stem and first stage
+SWIN_L = (
+    196_532_476 - 1000 * 1537 + 360 * 564
+)  # timm's with windows of 7; window 12: 529 - 169 rows of each head's table
+SWIN_L += 2 * (192 + 384 + 768)  # a norm for each feature
+PROJECTIONS = (384 + 768 + 1536 - 512 - 1024 - 2048) * 256 + 9 * (1536 - 2048) * 256
 TRAINED = {
     "detr_r50": R50 - UNUSED,
     "detr_r50_dc5": R50 - UNUSED,
@@ -30,6 +41,8 @@ TRAINED = {
     "deformable_detr_r50": DEFORMABLE,
     "deformable_detr_r50_refined": REFINED,
     "deformable_detr_r50_two_stage": TWO_STAGE,
+    "dino_r50": DINO,
+    "dino_swin_large": DINO - R50_BACKBONE + SWIN_L + PROJECTIONS,
 }
 
 
@@ -59,17 +72,20 @@ def test_all_recipes_are_tested() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_matches_the_published_one(path: Path) -> None:
-    """Carion et al. 2020, sections 3 and 4 and appendix A.4; Zhu et al. 2021, section 5.1; the authors' READMEs."""
+    """Carion et al. 2020, sections 3 and 4 and appendix A.4; Zhu et al. 2021, section 5.1; the authors' READMEs; DINO's
+    config/DINO/DINO_4scale.py."""
     config = configs.load(path)
     configs.check_plugins(config)
     with torch.device("meta"):
         model = build_model(config, {"detection": coco_classes()})
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == TRAINED[path.stem]
     optim, trainer, data = config.optim, config.trainer, config.data
-    deformable = path.stem.startswith("deformable")
-    lr, epochs, images = (2e-4, 50, 32) if deformable else (1e-4, 500, 64)
+    model_name = path.stem.split("_")[0]
+    lr, epochs, images = {"deformable": (2e-4, 50, 32), "detr": (1e-4, 500, 64), "dino": (1e-4, 12, 16)}[model_name]
+    drop_at = 11 / 12 if model_name == "dino" else 0.8  # DINO: after 11 of 12 epochs, in detrex after 33 of 36
+    epochs = 36 if "swin" in path.stem else epochs
     assert (optim.name, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", lr, lr / 10, 1e-4)
-    assert (optim.schedule, optim.drop_at, trainer.max_epochs) == ("step", 0.8, epochs)
+    assert (optim.schedule, optim.drop_at, trainer.max_epochs) == ("step", pytest.approx(drop_at, abs=1e-4), epochs)
     assert trainer.clip_grad_norm == 0.1 and data.batch_size * trainer.accumulate == images
     assert (data.recipe, data.image_size) == ("detr", (800, 1333))
     assert config.backbone.options.get("dilation", False) == ("dc5" in path.stem)
@@ -83,8 +99,9 @@ def test_recipe_matches_the_published_one(path: Path) -> None:
 def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
     depth = 50 if "dc5" in path.stem else 18
     head = "heads.detection"
-    smaller = [f"backbone.depth={depth}", f"{head}.width=32", f"{head}.encoder_layers=1", f"{head}.decoder_layers=2"]
-    smaller += [f"{head}.ffn_width=64" if path.stem.startswith("deformable") else f"{head}.feedforward=64"]
+    backbone = "backbone.variant=nano" if "swin" in path.stem else f"backbone.depth={depth}"
+    smaller = [backbone, f"{head}.width=32", f"{head}.encoder_layers=1", f"{head}.decoder_layers=2"]
+    smaller += [f"{head}.ffn_width=64" if path.stem.startswith(("deformable", "dino")) else f"{head}.feedforward=64"]
     root = make(tmp_path / "coco", (60, 90))
     more = [f"data.root={root}", "data.num_workers=0", "data.batch_size=1", "data.image_size=[96, 160]"]
     config = configs.load(path, [*smaller, *more])
@@ -99,6 +116,7 @@ def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
     optimizer.step()
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == (not name.startswith(("backbone.conv1", "backbone.layer1", "backbone.bn1")))
-        assert (parameter.grad is not None) == parameter.requires_grad, name
+        unused = name.startswith("backbone.feature_norms.0")  # of Swin's finest feature, which the head does not use
+        assert (parameter.grad is not None) == (parameter.requires_grad and not unused), name
         learns = parameter.grad is not None and bool(parameter.grad.any())  # the first decoder layer has no keys yet
         assert torch.equal(parameter, before[name]) != learns, name

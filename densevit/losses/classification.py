@@ -13,6 +13,15 @@ def focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2
     return cross_entropy * error**gamma * (alpha * targets + (1 - alpha) * (1 - targets))
 
 
+def varifocal(logits: Tensor, quality: Tensor, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
+    """Varifocal loss (VarifocalNet, Zhang et al. 2021, equation 2): scores learn the IoU of their boxes.
+
+    logits: (...). quality: (...), IoU of the box with its object at the object's class, 0 elsewhere. Returns (...).
+    """
+    weight = torch.where(quality > 0, quality, alpha * logits.detach().sigmoid() ** gamma)
+    return weight * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
+
+
 def matchability_aware(logits: Tensor, quality: Tensor, gamma: float = 1.5) -> Tensor:
     """Matchability-aware loss (DEIM, Huang et al. 2025, equation 4): scores learn the IoU of their boxes.
 

@@ -46,6 +46,11 @@ class Objects(NamedTuple):
         boxes = to_centres(boxes / to_device(sizes, device))
         return cls(boxes, labels, to_device(image, device), counts, names)
 
+    def repeated(self, times: int) -> "Objects":
+        """Each object `times` times, for one-to-many matching."""
+        boxes, labels, image = (x.repeat_interleave(times, dim=0) for x in (self.boxes, self.labels, self.image))
+        return self._replace(boxes=boxes, labels=labels, image=image, counts=[times * count for count in self.counts])
+
     def select(self, images: list[int]) -> "Objects":
         """Re-indexes `image` for a sub-batch of these images, which must contain all objects."""
         if len(images) == len(self.counts):

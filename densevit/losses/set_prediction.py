@@ -1,5 +1,6 @@
 """Set prediction losses of DETR (Carion et al. 2020, section 3.1 and A.2), for all decoder layers at once."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -8,11 +9,16 @@ from torch.nn import functional as F
 
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_corners
-from densevit.losses.classification import focal, matchability_aware
+from densevit.losses.classification import focal, matchability_aware, varifocal
 from densevit.losses.distributed import mean_over_processes, process_count
 from densevit.losses.matching import Matches, Objects
 
-Classification = Literal["softmax", "focal", "mal"]
+Classification = Literal["softmax", "focal", "varifocal", "mal"]
+BINARY_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "focal": focal,
+    "varifocal": varifocal,
+    "mal": matchability_aware,
+}
 
 
 class SetLosses(NamedTuple):
@@ -60,10 +66,11 @@ def set_losses(
         else:
             object_count = mean_over_processes(object_count)
             target = torch.zeros_like(logits)
-            quality = iou.detach().clamp(min=0.01) if classification == "mal" else torch.ones_like(iou)
+            quality = torch.ones_like(iou) if classification == "focal" else iou.detach()
+            if classification == "mal":
+                quality = quality.clamp(min=0.01)
             target[matches.layer, matches.image, matches.query, labels] = quality
-            loss = matchability_aware if classification == "mal" else focal
-            label = loss(logits, target).sum((1, 2, 3)) / object_count.clamp(min=min_count)
+            label = BINARY_LOSSES[classification](logits, target).sum((1, 2, 3)) / object_count.clamp(min=min_count)
 
         per_layer = torch.zeros(len(logits), device=logits.device)
         count = object_count.clamp(min=min_count)

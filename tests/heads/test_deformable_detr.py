@@ -15,7 +15,7 @@ from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 from densevit.testing import check_head
 from densevit_heads.deformable_detr import DeformableDetr
 from densevit_heads.deformable_detr.levels import LevelProjections, Levels, sine_positions, valid_ratio
-from densevit_heads.deformable_detr.queries import TwoStage
+from densevit_heads.deformable_detr.queries import MixedQuerySelection, TwoStage
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 CHANNELS, STRIDES = (6, 10), (8, 16)
@@ -28,6 +28,19 @@ MODES: dict[str, dict[str, Any]] = {
     "two-stage, more queries than cells": {"box_refinement": True, "two_stage": True, "num_queries": 90},
     "all": {
         "box_refinement": True, "two_stage": True, "classification": "mal", "denoising": 2, "dense_loss": 1.0,
+    },
+    "look forward twice": {"box_refinement": True, "look_forward_twice": True},
+    "hybrid matching": {"hybrid_queries": 20, "hybrid_repeats": 3},
+    "hybrid matching, two-stage": {
+        "box_refinement": True, "two_stage": True, "denoising": 2, "hybrid_queries": 100, "hybrid_repeats": 3,
+    },
+    "mixed query selection": {"box_refinement": True, "two_stage": True, "mixed_query_selection": True},
+    "contrastive denoising": {
+        "box_refinement": True, "two_stage": True, "classification": "varifocal", "contrastive_denoising": 10,
+    },
+    "DINO": {
+        "box_refinement": True, "two_stage": True, "mixed_query_selection": True, "contrastive_denoising": 10,
+        "num_queries": 90, "look_forward_twice": True,
     },
     "one layer": {"encoder_layers": 1, "decoder_layers": 1, "num_points": 1},
 }  # fmt: skip
@@ -98,6 +111,7 @@ def test_loss_terms_do_not_depend_on_what_is_labelled(options: dict[str, Any]):
     head = make_head(**options).train()
     expected = ["label", "l1", "giou", "auxiliary", *(["proposals"] if "two_stage" in options else [])]
     expected += [name for name in ("denoising", "dense") if getattr(head, name) is not None]
+    expected += ["hybrid"] * ("hybrid_queries" in options)
     for counts in ([3, 0, 5], [0, 0, 0], [2, None, 1], [0, None, 0], [None, None, None]):
         _, losses = step(head, *make_batch(counts))
         assert list(losses) == expected
@@ -254,6 +268,27 @@ def test_queries_learn_from_boxes_of_the_layer_before_without_its_gradient():
     assert first == 0 and second > 0
 
 
+def test_mixed_query_selection_takes_positions_from_proposals_and_learned_contents():
+    """DINO, section 3.4: the same contents for all images, by rank; the position is embedded from the selected box."""
+    head = make_head(box_refinement=True, two_stage=True, mixed_query_selection=True).eval()
+    features, mask, _ = make_batch([1, 1, 1])
+    levels = head.levels(features, mask)
+    selection = head.queries
+    assert isinstance(selection, MixedQuerySelection)
+    proposals = selection.propose(levels.tokens, levels)
+    queries, boxes = selection.select(proposals)
+    for b in range(3):
+        scores = proposals.logits[b, :, 0].masked_fill(levels.padding[b], -torch.inf)
+        for rank, cell in enumerate(scores.argsort(descending=True)[:7].tolist()):
+            torch.testing.assert_close(boxes[b, rank], proposals.boxes[b, cell])
+            assert torch.equal(queries.contents[b, rank], selection.contents.weight[rank])
+            angles = 2 * math.pi * boxes[b, rank, :, None] / 10000 ** (2 * torch.arange(16) / 32)  # (4, 16)
+            sines = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten()  # (2C,)
+            expected = selection.embed_norm(selection.embed(sines))
+            torch.testing.assert_close(queries.positions[b, rank], expected, rtol=1e-4, atol=1e-4)
+    assert not boxes.requires_grad and queries.contents.requires_grad
+
+
 class Crowded(Dataset):
     def object_counts(self) -> np.ndarray:
         return np.array([3, 9, 8, 0])
@@ -316,6 +351,23 @@ def test_torch_export_gives_the_same_outputs(options: dict[str, Any]):
     ("options", "message"),
     [
         ({"two_stage": True}, "two_stage gives the decoder boxes to refine. Fix: set box_refinement to true."),
+        (
+            {"contrastive_denoising": 5},
+            "contrastive_denoising needs queries made from boxes. Fix: set two_stage to true.",
+        ),
+        (
+            {**MODES["two-stage"], "denoising": 2, "contrastive_denoising": 5},
+            "contrastive_denoising replaces denoising. Fix: set denoising to 0.",
+        ),
+        (
+            {"mixed_query_selection": True},
+            "mixed_query_selection takes positions from proposals. Fix: set two_stage to true.",
+        ),
+        (
+            {"look_forward_twice": True},
+            "look_forward_twice trains refined boxes. Fix: set box_refinement to true.",
+        ),
+        ({"hybrid_queries": -1}, "hybrid_queries is -1; it must be at least 0."),
         ({"num_queries": 0}, "num_queries is 0; it must be at least 1."),
         ({"num_levels": 0}, "num_levels is 0; it must be at least 1."),
         ({"decoder_layers": 10**6}, "decoder_layers is 1000000; it must be at most 1000."),

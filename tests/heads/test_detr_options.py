@@ -26,6 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "coarse fused memory": {"memory_stride": 16},
     "fusion blocks": {"memory_stride": 8, "fusion_blocks": 2},
     "focal": {"classification": "focal"},
+    "varifocal": {"classification": "varifocal"},
     "mal": {"classification": "mal"},
     "dense": {"dense_loss": 1.0},
     "anchors": {"anchors": True},
@@ -33,6 +34,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "anchors, last layer only": {**BOXES, "auxiliary_losses": False, "denoising": 2},
     "position bias": {"anchors": True, "position_bias": True},
     "denoising": {"anchors": True, "denoising": 2},
+    "contrastive denoising": {"anchors": True, "contrastive_denoising": 10},
+    "contrastive denoising, mal": {**BOXES, "contrastive_denoising": 10},
+    "look forward twice": {**BOXES, "look_forward_twice": True},
     "two stages": {**BOXES, "two_stage": True},
     "two stages, more queries than cells": {**BOXES, "two_stage": True, "num_queries": 50, "denoising": 1},
     "all": {
@@ -124,7 +128,7 @@ def test_an_unlabelled_batch_has_zero_loss(options: dict[str, Any]):
 @every_option
 def test_an_unlabelled_image_is_left_out(options: dict[str, Any]):
     """The losses equal those of a batch without it, except for batch norm statistics."""
-    head = make_head(**{**options, "denoising": 0}).train()
+    head = make_head(**{**options, "denoising": 0, "contrastive_denoising": 0}).train()
     for module in head.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -257,7 +261,7 @@ def test_a_denoising_query_learns_its_own_object():
         ({"position_bias": True}, "position_bias needs .* Fix: set anchors"),
         ({"two_stage": True, "classification": "mal"}, "two_stage needs .* Fix: set anchors"),
         ({"denoising": 3}, "denoising needs .* Fix: set anchors"),
-        ({"anchors": True, "two_stage": True}, "Fix: set classification to mal or focal"),
+        ({"anchors": True, "two_stage": True}, "Fix: set classification to mal, varifocal or focal"),
         ({**BOXES, "two_stage": True, "auxiliary_losses": False}, "Fix: set auxiliary_losses to true"),
         ({"fusion_blocks": 1}, "fusion_blocks need .* Fix: set memory_stride"),
         ({"memory_stride": 64}, "memory_stride is 64, .* coarsest feature has stride 16"),
@@ -266,6 +270,12 @@ def test_a_denoising_query_learns_its_own_object():
         ({"decoder_layers": 0}, "decoder_layers is 0; it must be at least 1"),
         ({"num_queries": 0}, "num_queries is 0; it must be at least 1"),
         ({"anchors": True, "denoising": -1}, "denoising is -1; it must be at least 0"),
+        ({"look_forward_twice": True}, "look_forward_twice needs .* Fix: set anchors"),
+        ({"contrastive_denoising": 3}, "contrastive_denoising needs .* Fix: set anchors"),
+        (
+            {"anchors": True, "denoising": 1, "contrastive_denoising": 3},
+            "contrastive_denoising replaces .* denoising to 0",
+        ),
         ({"classes": []}, "no classes"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss
 
-from densevit.losses.classification import focal, matchability_aware
+from densevit.losses.classification import focal, matchability_aware, varifocal
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.0), (0.5, 0.0)])
@@ -34,16 +34,34 @@ def test_matchability_aware_loss_matches_equation_4():
     assert matchability_aware(logits, quality).tolist() == pytest.approx(expected, rel=1e-5)
 
 
+def test_varifocal_loss_matches_equation_2():
+    """Equation 2: -q (q log(p) + (1 - q) log(1 - p)) at the object's class, -a p^g log(1 - p) elsewhere."""
+    alpha, gamma = 0.75, 2.0
+    logits = torch.tensor([-3.0, -0.5, 0.0, 2.0, -3.0, 0.0, 1.5])
+    quality = torch.tensor([0.9, 0.5, 0.01, 1.0, 0.0, 0.0, 0.0])
+    expected = []
+    for logit, q in zip(logits.tolist(), quality.tolist(), strict=True):
+        p = 1 / (1 + math.exp(-logit))
+        if q > 0:
+            expected.append(-q * (q * math.log(p) + (1 - q) * math.log(1 - p)))
+        else:
+            expected.append(-alpha * p**gamma * math.log(1 - p))
+    assert varifocal(logits, quality).tolist() == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_weight_of_a_negative_has_no_gradient():
     logits = torch.tensor([1.0], requires_grad=True)
     (gradient,) = torch.autograd.grad(matchability_aware(logits, torch.zeros(1)).sum(), logits)
     p = 1 / (1 + math.exp(-1.0))
     assert gradient.item() == pytest.approx(p**1.5 * p, rel=1e-5)  # of -log(1 - p) it is p
+    (gradient,) = torch.autograd.grad(varifocal(logits, torch.zeros(1)).sum(), logits)
+    assert gradient.item() == pytest.approx(0.75 * p**2 * p, rel=1e-5)
 
 
 def test_extreme_logits_stay_finite():
     logits = torch.tensor([-200.0, 200.0, -200.0, 200.0], requires_grad=True)
     targets = torch.tensor([0.0, 0.0, 1.0, 1.0])
-    for loss in (focal(logits, targets), matchability_aware(logits, targets)):
+    for function in (focal, varifocal, matchability_aware):
+        loss = function(logits, targets)
         (gradient,) = torch.autograd.grad(loss.sum(), logits)
         assert loss.isfinite().all() and gradient.isfinite().all()

@@ -1,13 +1,18 @@
+from collections.abc import Callable
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
+from transformers.loss.loss_deimv2 import Deimv2Loss
+from transformers.loss.loss_rt_detr import RTDetrLoss
 
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import matchability_aware
 from densevit.losses.matching import Matches, Objects
-from densevit.losses.set_prediction import set_losses
+from densevit.losses.set_prediction import Classification, set_losses
 
 L, B, Q, K = 2, 3, 4, 3
 
@@ -82,7 +87,50 @@ def test_mal_targets_are_the_ious_of_the_pairs(batch: tuple[Tensor, Tensor, Obje
     assert gradient is None, "a score learns from the box, the box not from the score"
 
 
-@pytest.mark.parametrize("classification", ["softmax", "focal", "mal"])
+@pytest.mark.parametrize(
+    ("classification", "loss", "theirs", "gamma"),
+    [
+        ("varifocal", RTDetrLoss.loss_labels_vfl, "loss_vfl", 2.0),
+        ("mal", Deimv2Loss.loss_labels_mal, "loss_mal", 1.5),
+    ],
+)
+def test_losses_with_iou_targets_match_transformers(
+    batch: tuple[Tensor, Tensor, Objects, Matches],
+    classification: Classification,
+    loss: Callable[..., dict[str, Tensor]],
+    theirs: str,
+    gamma: float,
+):
+    """RT-DETR's varifocal and DEIMv2's matchability-aware loss, for boxes that overlap their objects."""
+    logits, boxes, objects, matches = batch
+    logits, boxes = logits[..., :K], boxes.detach()
+    boxes[matches.layer, matches.image, matches.query] = objects.boxes[matches.target] * (0.8 + 0.4 * torch.rand(8, 4))
+    found = set_losses(logits, boxes, objects, matches, classification).label
+    criterion = SimpleNamespace(num_classes=K, alpha=0.75, mal_alpha=None, gamma=gamma)
+    for layer in range(L):
+        here = matches.layer == layer
+        indices, targets = [], []
+        for image in range(B):
+            pairs, own = here & (matches.image == image), objects.image == image
+            indices.append((matches.query[pairs], matches.target[pairs] - sum(objects.counts[:image])))
+            targets.append({"class_labels": objects.labels[own], "boxes": objects.boxes[own]})
+        at = (matches.image[here], matches.query[here])
+        criterion._get_source_permutation_idx = lambda _, at=at: at
+        expected = loss(criterion, {"logits": logits[layer], "pred_boxes": boxes[layer]}, targets, indices, 4)
+        torch.testing.assert_close(found[layer], expected[theirs])
+
+
+def test_a_varifocal_target_without_overlap_is_background():
+    """Equation 2 for q = 0; RT-DETR leaves such a pair out of the loss, and "mal" has a lower bound of 0.01."""
+    objects = Objects(torch.tensor([[0.2, 0.2, 0.1, 0.1]]), torch.tensor([1]), torch.tensor([0]), [1], [0])
+    zero = torch.tensor([0])
+    logits, boxes = torch.randn(1, 1, 1, K), torch.tensor([0.8, 0.8, 0.1, 0.1]).expand(1, 1, 1, 4)
+    found = set_losses(logits, boxes, objects, Matches(zero, zero, zero, zero), "varifocal").label
+    p = logits.sigmoid()
+    torch.testing.assert_close(found, -(0.75 * p**2 * (1 - p).log()).sum()[None])
+
+
+@pytest.mark.parametrize("classification", ["softmax", "focal", "varifocal", "mal"])
 def test_without_objects_boxes_have_no_gradient(classification: str):
     columns = K + (classification == "softmax")
     logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
@@ -99,7 +147,7 @@ def test_without_objects_boxes_have_no_gradient(classification: str):
     assert logits.grad.abs().min() > 0 and boxes.grad.abs().max() == 0
 
 
-@pytest.mark.parametrize("classification", ["softmax", "focal", "mal"])
+@pytest.mark.parametrize("classification", ["softmax", "focal", "varifocal", "mal"])
 def test_an_empty_batch_is_0_and_differentiable(classification: str):
     columns = K + (classification == "softmax")
     logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
@@ -111,7 +159,7 @@ def test_an_empty_batch_is_0_and_differentiable(classification: str):
     assert logits.grad.abs().max() == boxes.grad.abs().max() == 0
 
 
-@pytest.mark.parametrize("classification", ["softmax", "focal", "mal"])
+@pytest.mark.parametrize("classification", ["softmax", "focal", "varifocal", "mal"])
 def test_losses_are_fp32_under_autocast(batch: tuple[Tensor, Tensor, Objects, Matches], classification: str):
     logits, boxes, objects, matches = batch
     logits = (logits if classification == "softmax" else logits[..., :K]).detach().bfloat16()

@@ -1,4 +1,4 @@
-"""Object queries: learned, or from the encoder's best proposals (two-stage, A.4)."""
+"""Object queries: learned, from the encoder's best proposals (two-stage, A.4), or mixed (DINO)."""
 
 from typing import NamedTuple
 
@@ -52,14 +52,16 @@ class Proposals(NamedTuple):
 class TwoStage(nn.Module):
     """The encoder proposes a box from each cell; the best ones become queries (A.4, "two-stage Deformable DETR")."""
 
+    embedded = 2  # what is embedded from a box: position and content
+
     def __init__(self, num_queries: int, width: int, label_head: Linear, box_head: Mlp) -> None:
         super().__init__()
         self.num_queries, self.width = num_queries, width
         self.project = Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.label_head, self.box_head = label_head, box_head
-        self.embed = Linear(2 * width, 2 * width)
-        self.embed_norm = nn.LayerNorm(2 * width)
+        self.embed = Linear(2 * width, self.embedded * width)
+        self.embed_norm = nn.LayerNorm(self.embedded * width)
         for layer in (self.project, self.embed):
             nn.init.xavier_uniform_(layer.weight)
 
@@ -83,11 +85,32 @@ class TwoStage(nn.Module):
         """
         scores = proposals.logits[..., 0].float()
         (boxes,) = top_cells(scores, proposals.padding, self.num_queries, proposals.boxes.detach())
-        return self.at(boxes), boxes
+        return self.queries(boxes), boxes
 
-    def at(self, boxes: Tensor) -> Queries:
+    def queries(self, boxes: Tensor) -> Queries:
         """Queries with positions and contents of boxes (B, Q, 4)."""
-        embedding = sine_boxes(boxes, self.width // 2, temperature=10000.0)  # (B, Q, 2C)
-        embedding = self.embed_norm(self.embed(embedding.to(self.embed.weight.dtype)))
-        positions, contents = embedding.split(self.width, dim=-1)
+        positions, contents = self._embedding(boxes).split(self.width, dim=-1)
         return Queries(contents, positions)
+
+    def positions(self, boxes: Tensor) -> Tensor:
+        """Positions (B, D, C) of queries with other contents, from their boxes (B, D, 4)."""
+        return self._embedding(boxes)[..., : self.width]
+
+    def _embedding(self, boxes: Tensor) -> Tensor:
+        sines = sine_boxes(boxes, self.width // 2, temperature=10000.0)  # (B, Q, 2C)
+        return self.embed_norm(self.embed(sines.to(self.embed.weight.dtype)))
+
+
+class MixedQuerySelection(TwoStage):
+    """Positions of the best proposals, and learned contents (DINO, Zhang et al. 2023, section 3.4)."""
+
+    embedded = 1
+
+    def __init__(self, num_queries: int, width: int, label_head: Linear, box_head: Mlp) -> None:
+        super().__init__(num_queries, width, label_head, box_head)
+        self.contents = nn.Embedding(num_queries, width)
+
+    def queries(self, boxes: Tensor) -> Queries:
+        """Queries with positions of boxes (B, Q, 4), and the first Q contents."""
+        B, Q = boxes.shape[:2]
+        return Queries(self.contents.weight[:Q].expand(B, -1, -1), self.positions(boxes))

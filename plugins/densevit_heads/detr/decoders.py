@@ -1,12 +1,14 @@
 """The decoders: queries with positions (DETR), and queries that are boxes (DAB-DETR)."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from densevit.layers.mlp import Mlp
 from densevit_heads.detr.box_positions import BoxPositionBias, BoxPositions
 from densevit_heads.detr.memory import Memory
-from densevit_heads.set_prediction.boxes import refine
+from densevit_heads.set_prediction.boxes import look_forward_twice, refine
 from densevit_heads.set_prediction.queries import BoxQueries, Queries
 
 
@@ -23,7 +25,14 @@ class Decoder(nn.ModuleList):
 
 
 class BoxDecoder(nn.ModuleList):
-    """Decoder layers over boxes, which each layer refines (DAB-DETR, Liu et al. 2022, section 4)."""
+    """Decoder layers over boxes, which each layer refines (DAB-DETR, Liu et al. 2022, section 4).
+
+    twice: the loss of a box also reaches the offsets of the layer before (`look_forward_twice`).
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], twice: bool = False) -> None:
+        super().__init__(layers)
+        self.twice = twice
 
     def forward(
         self,
@@ -40,6 +49,7 @@ class BoxDecoder(nn.ModuleList):
         query_attention_bias: (Q, Q), added to the self-attention scores.
         """
         x, boxes = queries
+        undetached = boxes
         states, refined = [], []
         for layer in self:
             attention_bias = memory.attention_bias
@@ -48,6 +58,10 @@ class BoxDecoder(nn.ModuleList):
                 attention_bias = attention_bias.to(added.dtype) + added
             x = layer(x, embed(boxes), memory.tokens, memory.with_pos, attention_bias, query_attention_bias)
             states.append(norm(x))
-            refined.append(refine(box_head, states[-1], boxes))
-            boxes = refined[-1].detach()
+            if self.twice:
+                predicted, undetached = look_forward_twice(box_head, states[-1], boxes, undetached)
+            else:
+                predicted = undetached = refine(box_head, states[-1], boxes)
+            refined.append(predicted)
+            boxes = undetached.detach()
         return torch.stack(states), torch.stack(refined)

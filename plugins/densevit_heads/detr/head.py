@@ -18,7 +18,7 @@ from densevit_heads.detr.queries import anchor_queries, learned_queries, propose
 from densevit_heads.detr.transformer import DecoderLayer, EncoderLayer
 from densevit_heads.set_prediction.boxes import inverse_sigmoid
 from densevit_heads.set_prediction.criterion import LossWeights, SetCriterion
-from densevit_heads.set_prediction.denoising import Denoising
+from densevit_heads.set_prediction.denoising import build_denoising
 from densevit_heads.set_prediction.limits import MAX_LAYERS, check_classes, check_counts, check_weights
 from densevit_heads.set_prediction.predictions import top_predictions
 from densevit_heads.set_prediction.proposals import Proposals
@@ -38,8 +38,8 @@ class Detr(Head):
 
     memory_stride: finest stride of the features to use, coarser ones are fused into it (`FusedProjection`); None: the
         coarsest only. fusion_blocks: residual convolution blocks after the fusion (RT-DETR).
-    classification: "softmax" with a no-object class, "focal" (Deformable DETR), or "mal", the matchability-aware loss
-        whose target depends on the IoU of the box (DEIM).
+    classification: "softmax" with a no-object class, "focal" (Deformable DETR), or a loss whose target is the IoU of
+        the box: "varifocal" (VarifocalNet, RT-DETR) or "mal", the matchability-aware loss (DEIM).
     anchors: queries are boxes, refined by each decoder layer (DAB-DETR; `BoxDecoder`).
     position_bias: biases cross-attention by the position of a cell relative to the box (SMCA, Plain DETR;
         `BoxPositionBias`); needs `anchors`.
@@ -47,6 +47,10 @@ class Detr(Head):
         learned; needs `anchors`.
     denoising: number of groups of denoising queries in training (DN-DETR; `Denoising`); needs `anchors`; 0 disables.
     dense_loss: weight of a one-to-many loss on all cells in training; 0 disables.
+    contrastive_denoising: number of positive denoising queries of an image in training, each with a negative one (DINO;
+        `ContrastiveDenoising`); instead of `denoising`; needs `anchors`; 0 disables.
+    look_forward_twice: the box loss of a layer also trains the offsets of the layer before (DINO, section 3.5); needs
+        `anchors`.
     """
 
     task = "detection"
@@ -82,16 +86,25 @@ class Detr(Head):
         two_stage: bool = False,
         denoising: int = 0,
         dense_loss: float = 0.0,
+        contrastive_denoising: int = 0,
+        look_forward_twice: bool = False,
     ) -> None:
         super().__init__(channels, strides, classes)
-        for option, value in {"position_bias": position_bias, "two_stage": two_stage, "denoising": denoising}.items():
+        for option, value in {
+            "position_bias": position_bias,
+            "two_stage": two_stage,
+            "denoising": denoising,
+            "contrastive_denoising": contrastive_denoising,
+            "look_forward_twice": look_forward_twice,
+        }.items():
             if value and not anchors:
                 raise ValueError(f"{option} needs box queries. Fix: set anchors to true.")
         if fusion_blocks and memory_stride is None:
             raise ValueError("fusion_blocks need fused features. Fix: set memory_stride.")
         if two_stage and classification == "softmax":
             raise ValueError(
-                "two_stage ranks cells by class scores without 'no object'. Fix: set classification to mal or focal."
+                "two_stage ranks cells by class scores without 'no object'. "
+                "Fix: set classification to mal, varifocal or focal."
             )
         if two_stage and not auxiliary_losses:
             raise ValueError("two_stage trains its proposals by an auxiliary loss. Fix: set auxiliary_losses to true.")
@@ -99,7 +112,6 @@ class Detr(Head):
         check_counts({"encoder_layers": encoder_layers, "fusion_blocks": fusion_blocks}, 0, MAX_LAYERS)
         check_counts({"num_queries": num_queries, "num_heads": num_heads, "feedforward": feedforward})
         check_counts({"memory_stride": 1 if memory_stride is None else memory_stride})
-        check_counts({"denoising": denoising}, 0)
         check_weights({"label_cost": label_cost, "l1_cost": l1_cost, "giou_cost": giou_cost})
         check_weights({"label_weight": label_weight, "l1_weight": l1_weight, "giou_weight": giou_weight})
         check_weights({"no_object_weight": no_object_weight, "dense_loss": dense_loss})
@@ -115,7 +127,7 @@ class Detr(Head):
             classification,
             no_object_weight,
             auxiliary_losses,
-            denoising > 0,
+            denoising > 0 or contrastive_denoising > 0,
             dense_loss,
         )
 
@@ -129,7 +141,7 @@ class Detr(Head):
         self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(encoder_layers))
         self.encoder_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
         layers = (DecoderLayer(*layer) for _ in range(decoder_layers))
-        self.decoder: Decoder | BoxDecoder = BoxDecoder(layers) if anchors else Decoder(layers)
+        self.decoder: Decoder | BoxDecoder = BoxDecoder(layers, look_forward_twice) if anchors else Decoder(layers)
         self.decoder_norm = nn.LayerNorm(width)
         self.label_head = nn.Linear(width, K + (classification == "softmax"))
         self.box_head = Mlp(width, width, 4, 3)
@@ -144,7 +156,7 @@ class Detr(Head):
         self.box_positions = BoxPositions(width) if anchors else None
         self.position_bias = BoxPositionBias(num_heads) if position_bias else None
         self.proposals = Proposals(width, K) if two_stage else None
-        self.denoising = Denoising(width, K, denoising) if denoising else None
+        self.denoising = build_denoising(width, K, denoising, contrastive_denoising)
         self.dense = Proposals(width, K) if dense_loss else None
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:

@@ -17,7 +17,25 @@ def refine(head: Mlp, x: Tensor, reference: Tensor, eps: float = 1e-4) -> Tensor
 
     x: (..., C). reference: boxes (..., 4) cxcywh or points (..., 2), in 0 ... 1. Returns boxes (..., 4) cxcywh.
     """
+    return _add(head.in_full_precision(x), reference, eps)
+
+
+def look_forward_twice(
+    head: Mlp, x: Tensor, reference: Tensor, undetached: Tensor, eps: float = 1e-4
+) -> tuple[Tensor, Tensor]:
+    """Refinement whose loss also reaches the offsets of the layer before (DINO, Zhang et al. 2023, section 3.5).
+
+    reference: boxes or points of the layer before, detached. undetached: the same with their gradient.
+    Returns the boxes for the loss, with the gradient of `undetached`, and those for the next layer, without; both have
+    the same values.
+    """
+    offsets = head.in_full_precision(x)
+    return _add(offsets, undetached, eps), _add(offsets, reference, eps)
+
+
+def _add(offsets: Tensor, reference: Tensor, eps: float) -> Tensor:
+    """Adds offsets (..., 4) to boxes (..., 4) or points (..., 2) as logits. Returns boxes (..., 4)."""
     initial = inverse_sigmoid(reference, eps)
     if reference.shape[-1] == 2:
         initial = F.pad(initial, (0, 2))
-    return (head.in_full_precision(x) + initial).sigmoid()
+    return (offsets + initial).sigmoid()

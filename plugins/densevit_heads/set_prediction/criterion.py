@@ -12,6 +12,7 @@ from densevit.losses.dense_detection import dense_detection
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, MatchingCosts, Objects, hungarian
 from densevit.losses.set_prediction import Classification, SetLosses, set_losses
+from densevit_heads.set_prediction.hybrid_matching import ONE_TO_ONE, HybridMatching
 from densevit_heads.set_prediction.limits import QueryLimit
 
 
@@ -28,10 +29,11 @@ class SetCriterion:
     """Bipartite matching and losses after each decoder layer (Carion et al. 2020, section 3.1).
 
     num_queries: the number of predictions of an image, for a warning if an image has more objects.
-    classification: "softmax" with a no-object class, "focal" (Deformable DETR) or "mal" (DEIM).
+    classification: "softmax" with a no-object class, "focal" (Deformable DETR), "varifocal" (RT-DETR) or "mal" (DEIM).
     no_object_weight: weight of "no object" in the class loss, for "softmax" only.
     auxiliary: a loss after each layer instead of the last only. denoising: whether there are denoising queries.
     dense_weight: weight of the one-to-many loss on all cells; 0: none.
+    hybrid: one-to-many queries and the number of times each has to find an object (H-DETR).
     """
 
     num_queries: int
@@ -42,6 +44,7 @@ class SetCriterion:
     auxiliary: bool = True
     denoising: bool = False
     dense_weight: float = 0.0
+    hybrid: HybridMatching = ONE_TO_ONE
     _limit: QueryLimit = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -57,8 +60,9 @@ class SetCriterion:
 
         outputs: `layers`, logits (L, B, Q, K+1), or K unless `classification` is "softmax", and boxes (L, B, Q, 4)
         cxcywh; optionally `proposals`, logits (B, S, K) and boxes (B, S, 4), whose first class is any object; and in
-        training `objects`, if already collected, `denoising` of `DenoisingQueries.split` and `dense`, the arguments of
-        `dense_detection`. `matches`: those of `match`, if already found.
+        training `objects`, if already collected, `denoising` of `DenoisingQueries.split`, `dense`, the arguments of
+        `dense_detection`, and `hybrid`, as `layers`, of one-to-many queries.
+        `matches`: those of `match`, if already found.
         """
         logits, boxes = outputs["layers"]
         objects = outputs.get("objects")
@@ -85,6 +89,9 @@ class SetCriterion:
         if self.dense_weight:
             cells = outputs.get("dense")
             losses["dense"] = zero if cells is None else self.dense_loss(labelled.select(cells), objects)
+        if self.hybrid.queries:
+            layers = outputs.get("hybrid")
+            losses["hybrid"] = zero if layers is None else self.hybrid_loss(labelled.select(layers, dim=1), objects)
         return losses
 
     def match(self, outputs: Outputs, objects: Objects) -> Matches:
@@ -119,15 +126,17 @@ class SetCriterion:
     def denoising_loss(self, found: Sequence[Tensor], objects: Objects) -> Tensor:
         """Reconstruction loss of denoising queries, which need no matching, summed over layers and terms.
 
-        found: logits (L, P, K), boxes (L, P, 4) and target (P,), the object of each query.
+        found: logits (L, R, K), boxes (L, R, 4) and target (P,), the object of each of the first P queries; the others
+        learn "no object" (DINO, section 3.3). Normalised by P, averaged over processes.
         """
         logits, boxes, target = found
-        L, P = logits.shape[:2]
+        L, P = len(logits), len(target)
         layer = torch.arange(L, device=target.device).repeat_interleave(P)
         query = torch.arange(P, device=target.device).repeat(L)
         matches = Matches(layer, torch.zeros_like(layer), query, target.repeat(L))
         count = torch.full((), float(P), device=target.device)
-        terms = set_losses(logits[:, None], boxes[:, None], objects, matches, self.classification, 1.0, count)
+        logits, boxes = logits[:, None], boxes[:, None]  # as of one image
+        terms = set_losses(logits, boxes, objects, matches, self.classification, self.no_object_weight, count)
         return torch.stack([term.sum() for term in self._weighted(terms).values()]).sum()
 
     def dense_loss(self, cells: Sequence[Tensor], objects: Objects) -> Tensor:
@@ -135,6 +144,14 @@ class SetCriterion:
         logits, boxes, centres, padding = cells
         terms = dense_detection(logits, boxes, centres, padding, objects)
         return self.dense_weight * torch.stack(list(self._weighted(terms).values())).sum()
+
+    def hybrid_loss(self, layers: Sequence[Tensor], objects: Objects) -> Tensor:
+        """One-to-many loss (H-DETR, Jia et al. 2023, section 3.2): each object `repeats` times, summed over layers and
+        terms, normalised by the number of repeated objects. layers: logits (L, B, T, K) and boxes (L, B, T, 4).
+        """
+        logits, boxes = layers
+        terms = self.losses_per_layer(logits, boxes, objects.repeated(self.hybrid.repeats))
+        return torch.stack([term.sum() for term in terms.values()]).sum()
 
     def _weighted(self, terms: SetLosses) -> Losses:
         return {name: w * term for name, w, term in zip(terms._fields, self.weights, terms, strict=True)}

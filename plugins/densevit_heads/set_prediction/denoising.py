@@ -1,4 +1,4 @@
-"""Denoising queries (DN-DETR, Li et al. 2022): noised ground truth, reconstructed by the decoder in training."""
+"""Denoising queries (DN-DETR, Li et al. 2022; DINO, Zhang et al. 2023): noised ground truth, in training only."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,15 @@ from torch import Tensor, nn
 from densevit.losses.boxes import to_centres, to_corners
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Objects
+from densevit_heads.set_prediction.limits import check_counts
 from densevit_heads.set_prediction.queries import BoxQueries
 
 
 class DenoisingQueries(NamedTuple):
     """contents: (B, D, C). boxes: (B, D, 4). attention_bias: (D + Q, D + Q), 0 or -inf (masked).
 
-    image, query, target: (P,), indices of the image, of the denoising query and of the object that the query has to
-    reconstruct. Queries that are not listed are padding.
+    image, query: (R,), indices of the image and of the denoising query; queries that are not listed are padding.
+    target: (P,), the object that each of the first P of them has to reconstruct. The others are negative: no object.
     """
 
     contents: Tensor
@@ -33,56 +34,117 @@ class DenoisingQueries(NamedTuple):
     def split(self, logits: Tensor, boxes: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """Separates predictions (L, B, D + Q, ...) into those of denoising queries and those of object queries.
 
-        Returns ((L, P, K), (L, P, 4) and `target`) for the loss, then (L, B, Q, K) and (L, B, Q, 4).
+        Returns ((L, R, K), (L, R, 4) and `target`) for the loss, then (L, B, Q, K) and (L, B, Q, 4).
         """
         index = (slice(None), self.image, self.query)
         D = self.contents.shape[1]
         return (logits[index], boxes[index], self.target), logits[:, :, D:], boxes[:, :, D:]
 
 
-class Denoising(nn.Module):
-    """Creates `groups` noised copies of each object: random label flips, jittered box corners.
+class NoisedObjects(nn.Module):
+    """Queries with a noised label as content and a noised box.
 
     label_noise: probability that a label is resampled. box_noise: maximum shift of a corner, relative to half the box
-    size.
+    size; that of a negative query is between this and twice this.
     """
+
+    def __init__(self, width: int, num_classes: int, label_noise: float = 0.25, box_noise: float = 0.4) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.label_noise, self.box_noise = label_noise, box_noise
+        self.label_embedding = nn.Embedding(num_classes, width)
+
+    def queries(self, objects: Objects, num_queries: int, groups: int, negatives: bool) -> DenoisingQueries:
+        """The D denoising queries of a batch, which go before its Q object queries.
+
+        Each group has a query of each object; with `negatives`, these are followed by a negative query of each object.
+        """
+        device = objects.boxes.device
+        B, N, T = len(objects.counts), max(objects.counts), len(objects.labels)
+        copies = 2 if negatives else 1
+        size = copies * N  # of a group
+        counts = torch.tensor(objects.counts)
+        first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+        rank = torch.arange(T, device=device) - to_device(first, device)  # index of an object within its image
+        blocks = torch.arange(groups * copies, device=device).view(groups, copies).T.flatten()  # of N, negatives last
+        query = (blocks[:, None] * N + rank).flatten()  # (R,), R = groups * copies * T
+        image, target = objects.image.repeat(groups * copies), torch.arange(T, device=device).repeat(groups)
+
+        labels = objects.labels.repeat(groups * copies)
+        random_labels = torch.randint_like(labels, self.num_classes)
+        labels = torch.where(torch.rand(labels.shape, device=device) < self.label_noise, random_labels, labels)
+        boxes = self._shifted(objects.boxes.repeat(groups * copies, 1), groups * T)
+
+        embedded = self.label_embedding(labels)
+        contents = embedded.new_zeros(B, size * groups, embedded.shape[-1]).index_put((image, query), embedded)
+        all_boxes = boxes.new_full((B, size * groups, 4), 0.5).index_put((image, query), boxes)
+        attention_bias = group_attention_bias(size, groups, num_queries, device)
+        return DenoisingQueries(contents, all_boxes, attention_bias, image, query, target)
+
+    def _shifted(self, boxes: Tensor, positives: int) -> Tensor:
+        """boxes: (R, 4) cxcywh with shifted corners, within the image; negative from index `positives` on."""
+        shift = torch.rand_like(boxes) * 2 - 1
+        shift[positives:] += torch.ones_like(shift[positives:]).copysign(shift[positives:])
+        corners = to_corners(boxes) + shift * self.box_noise * boxes[:, 2:].repeat(1, 2) / 2
+        low, high = corners.split(2, dim=-1)
+        return to_centres(torch.cat([torch.minimum(low, high), torch.maximum(low, high)], dim=-1).clamp(0, 1))
+
+
+class Denoising(NoisedObjects):
+    """`groups` noised copies of each object (DN-DETR, Li et al. 2022, section 4)."""
 
     def __init__(
         self, width: int, num_classes: int, groups: int, label_noise: float = 0.25, box_noise: float = 0.4
     ) -> None:
-        super().__init__()
-        self.num_classes, self.groups = num_classes, groups
-        self.label_noise, self.box_noise = label_noise, box_noise
-        self.label_embedding = nn.Embedding(num_classes, width)
+        super().__init__(width, num_classes, label_noise, box_noise)
+        self.groups = groups
 
     def forward(self, objects: Objects, num_queries: int) -> DenoisingQueries:
-        """Returns the D denoising queries of a batch, which go before its Q object queries."""
-        device = objects.boxes.device
-        B, N, T = len(objects.counts), max(objects.counts), len(objects.labels)
-        D = N * self.groups
-        counts = torch.tensor(objects.counts)
-        first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-        rank = torch.arange(T, device=device) - to_device(first, device)  # index of an object within its image
-        query = (torch.arange(self.groups, device=device)[:, None] * N + rank).flatten()  # (groups * T,)
-        image, target = objects.image.repeat(self.groups), torch.arange(T, device=device).repeat(self.groups)
+        """The denoising queries of a batch with `num_queries` object queries."""
+        return self.queries(objects, num_queries, self.groups, negatives=False)
 
-        labels = objects.labels.repeat(self.groups)
-        random_labels = torch.randint_like(labels, self.num_classes)
-        labels = torch.where(torch.rand(labels.shape, device=device) < self.label_noise, random_labels, labels)
-        boxes = objects.boxes.repeat(self.groups, 1)
-        corners = to_corners(boxes) + (torch.rand_like(boxes) * 2 - 1) * self.box_noise * boxes[:, 2:].repeat(1, 2) / 2
-        low, high = corners.split(2, dim=-1)
-        boxes = to_centres(torch.cat([torch.minimum(low, high), torch.maximum(low, high)], dim=-1).clamp(0, 1))
 
-        embedded = self.label_embedding(labels)
-        contents = embedded.new_zeros(B, D, embedded.shape[-1]).index_put((image, query), embedded)
-        all_boxes = boxes.new_full((B, D, 4), 0.5).index_put((image, query), boxes)
-        attention_bias = self._attention_bias(N, D + num_queries, device)
-        return DenoisingQueries(contents, all_boxes, attention_bias, image, query, target)
+class ContrastiveDenoising(NoisedObjects):
+    """Groups of a positive and a negative query of each object (DINO, Zhang et al. 2023, section 3.3).
 
-    def _attention_bias(self, N: int, total: int, device: torch.device) -> Tensor:
-        """Denoising queries attend to their own group and to object queries; object queries never to denoising ones."""
-        index = torch.arange(total, device=device)
-        group = torch.where(index < N * self.groups, index // max(N, 1), self.groups)
-        visible = (group[:, None] == group[None]) | (group[None] == self.groups)
-        return torch.zeros(total, total, device=device).masked_fill(~visible, float("-inf"))
+    The negative query has the larger box noise and learns "no object". There are as many groups as fit into
+    `num_positives` positive queries of the image with the most objects, and at least one.
+    """
+
+    def __init__(
+        self, width: int, num_classes: int, num_positives: int, label_noise: float = 0.25, box_noise: float = 0.4
+    ) -> None:
+        super().__init__(width, num_classes, label_noise, box_noise)
+        self.num_positives = num_positives
+
+    def forward(self, objects: Objects, num_queries: int) -> DenoisingQueries:
+        """The denoising queries of a batch with `num_queries` object queries."""
+        groups = max(self.num_positives // max(1, *objects.counts), 1)
+        return self.queries(objects, num_queries, groups, negatives=True)
+
+
+def build_denoising(
+    width: int, num_classes: int, denoising: int, contrastive_denoising: int
+) -> Denoising | ContrastiveDenoising | None:
+    """The denoising of these options of a head: groups of `Denoising`, or positive queries of `ContrastiveDenoising`.
+
+    Raises ValueError if both are set, or negative.
+    """
+    check_counts({"denoising": denoising, "contrastive_denoising": contrastive_denoising}, 0)
+    if denoising and contrastive_denoising:
+        raise ValueError("contrastive_denoising replaces denoising. Fix: set denoising to 0.")
+    if denoising:
+        return Denoising(width, num_classes, denoising)
+    return ContrastiveDenoising(width, num_classes, contrastive_denoising) if contrastive_denoising else None
+
+
+def group_attention_bias(size: int, groups: int, num_queries: int, device: torch.device) -> Tensor:
+    """Bias of the self-attention of `groups` groups of denoising queries, then the object queries, 0 or -inf (masked).
+
+    Denoising queries attend to their own group and to object queries; object queries never to denoising ones.
+    Returns (D + Q, D + Q), D = size * groups.
+    """
+    index = torch.arange(size * groups + num_queries, device=device)
+    group = torch.where(index < size * groups, index // max(size, 1), groups)
+    visible = (group[:, None] == group[None]) | (group[None] == groups)
+    return torch.zeros(visible.shape, device=device).masked_fill(~visible, float("-inf"))

@@ -1,0 +1,124 @@
+"""Contrastive denoising (DINO, Zhang et al. 2023, section 3.3) against transformers' RT-DETR and a written-out loss."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
+from transformers.models.rt_detr.modeling_rt_detr import get_contrastive_denoising_training_group
+
+from densevit.interfaces import Class, Targets
+from densevit.losses.boxes import overlaps, to_corners
+from densevit.losses.matching import Objects
+from densevit_heads.deformable_detr import DeformableDetr
+from densevit_heads.detr import Detr
+from densevit_heads.set_prediction.denoising import ContrastiveDenoising
+
+K, Q = 4, 5
+SIZES = [(48, 64), (40, 56), (48, 32)]
+CPU = torch.device("cpu")
+
+
+def make_targets(counts: list[int]) -> list[Targets]:
+    targets: list[Targets] = []
+    for i, (count, (h, w)) in enumerate(zip(counts, SIZES, strict=True)):
+        low = torch.rand(count, 2) * torch.tensor([w - 20, h - 20])
+        boxes = torch.cat([low, low + 8 + 10 * torch.rand(count, 2)], dim=1)
+        targets.append({"image_id": i, "size": (h, w), "boxes": boxes, "labels": torch.randint(K, (count,))})
+    return targets
+
+
+def rt_detr(objects: Objects, count: int, embedding: torch.nn.Embedding) -> tuple[Any, ...]:
+    """The same by transformers. Its embedding has a row more, for padding."""
+    own = [objects.image == image for image in range(len(objects.counts))]
+    targets = [{"class_labels": objects.labels[mask], "boxes": objects.boxes[mask]} for mask in own]
+    rows = torch.cat([embedding.weight, torch.zeros(1, embedding.embedding_dim)])
+    return get_contrastive_denoising_training_group(
+        targets, K, Q, lambda labels: rows[labels.long()], count, label_noise_ratio=0.0, box_noise_scale=0.4
+    )
+
+
+@pytest.mark.parametrize(("counts", "positives", "groups"), [([2, 0, 3], 10, 3), ([1, 4, 2], 3, 1)])
+def test_groups_boxes_and_attention_match_rt_detr(
+    monkeypatch: pytest.MonkeyPatch, counts: list[int], positives: int, groups: int
+):
+    objects = Objects.of(make_targets(counts), CPU)
+    denoising = ContrastiveDenoising(8, K, positives, label_noise=0.0, box_noise=0.4)
+    with monkeypatch.context() as patch:  # corners move by 2 * 0.8 - 1 = 0.6 of the limit
+        patch.setattr(torch, "rand_like", lambda x, **_: torch.full_like(x, 0.8))
+        found = denoising(objects, Q)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "rand_like", lambda x, **_: torch.full_like(x, 0.6))
+        patch.setattr(torch, "randint_like", lambda x, *_, **__: torch.ones_like(x))
+        contents, logits, mask, meta = rt_detr(objects, positives, denoising.label_embedding)
+    assert meta["dn_num_group"] == groups and found.contents.shape == contents.shape
+    assert torch.equal(found.attention_bias, mask)
+    at = (found.image, found.query)  # the others are padding
+    torch.testing.assert_close(found.contents[at], contents[at])
+    torch.testing.assert_close(found.boxes[at], logits[at].sigmoid(), atol=1e-5, rtol=1e-4)
+    T = sum(counts)
+    assert len(found.image) == 2 * groups * T and len(found.target) == groups * T
+    for image in range(3):
+        own = found.image[: groups * T] == image
+        assert sorted(found.query[: groups * T][own].tolist()) == meta["dn_positive_idx"][image].tolist()
+
+
+def test_negative_boxes_are_noised_between_once_and_twice_the_limit():
+    torch.manual_seed(0)
+    objects = Objects.of(make_targets([2, 0, 0]), CPU)
+    objects = objects._replace(boxes=torch.tensor([[0.5, 0.5, 0.2, 0.1], [0.4, 0.6, 0.1, 0.2]]))
+    found = ContrastiveDenoising(8, K, 800, box_noise=0.4)(objects, Q)
+    assert len(found.target) == 800
+    for negative in (False, True):
+        some = slice(800, None) if negative else slice(800)
+        boxes = to_corners(found.boxes[found.image[some], found.query[some]])
+        truth = objects.boxes[found.target]
+        shift = (boxes - to_corners(truth)) / (0.4 * truth[:, 2:].repeat(1, 2) / 2)
+        low, high = shift.abs().amin().item(), shift.abs().amax().item()
+        assert (low, high) == pytest.approx((1, 2) if negative else (0, 1), abs=0.02)
+        assert shift.mean().item() == pytest.approx(0, abs=0.06)
+
+
+def test_the_loss_of_negative_queries_is_that_of_no_object():
+    """Focal loss of all queries, boxes of the positive ones, over the number of positive queries."""
+    torch.manual_seed(0)
+    options = {"num_queries": Q, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2}
+    head = Detr((6,), (8,), [Class(str(i), i, (0, 0, 0)) for i in range(K)], **options, feedforward=16, anchors=True,
+                classification="focal", contrastive_denoising=10)  # fmt: skip
+    targets = make_targets([2, 0, 3])
+    mask = torch.zeros(3, 48, 64, dtype=torch.bool)
+    outputs = head.train()([torch.randn(3, 6, 6, 8)], mask, targets)
+    objects = Objects.of(targets, CPU)
+    logits, boxes, target = outputs["denoising"]
+    L, R = logits.shape[:2]
+    P = 3 * 5  # 10 // 3 groups of 5 objects
+    assert (L, R, len(target)) == (2, 2 * P, P)
+    one_hot = F.one_hot(objects.labels[target], K).float()
+    one_hot = torch.cat([one_hot, torch.zeros(P, K)])
+    expected = torch.zeros(())
+    for layer in range(L):
+        expected = expected + sigmoid_focal_loss(logits[layer], one_hot).sum() / P
+        predicted, truth = boxes[layer, :P], objects.boxes[target]
+        expected = expected + 5 * (predicted - truth).abs().sum() / P
+        expected = expected + 2 * (1 - overlaps(to_corners(predicted), to_corners(truth))[1]).sum() / P
+    torch.testing.assert_close(head.loss(outputs, targets)["denoising"], expected)
+
+
+@pytest.mark.parametrize("deformable", [False, True])
+def test_object_queries_do_not_see_denoising_queries(deformable: bool):
+    torch.manual_seed(0)
+    classes = [Class(str(i), i, (0, 0, 0)) for i in range(K)]
+    options = {"num_queries": Q, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2}
+    options |= {"dropout": 0.0, "classification": "mal", "contrastive_denoising": 12, "two_stage": True}
+    head = (
+        DeformableDetr((6,), (8,), classes, **options, ffn_width=16, box_refinement=True)
+        if deformable
+        else Detr((6,), (8,), classes, **options, feedforward=16, anchors=True)
+    ).train()
+    features, mask = [torch.randn(3, 6, 6, 8)], torch.zeros(3, 48, 64, dtype=torch.bool)
+    plain = head(features, mask)
+    for counts in ([2, 0, 5], [1, 1, 1], [0, 0, 0]):
+        noised = head(features, mask, make_targets(counts))
+        for key in ("logits", "boxes"):
+            torch.testing.assert_close(noised[key], plain[key], rtol=1e-4, atol=1e-5)

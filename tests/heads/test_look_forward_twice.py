@@ -1,0 +1,98 @@
+"""Look-forward-twice (DINO, Zhang et al. 2023, section 3.5) against its equations, written out layer by layer."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from densevit.interfaces import Class, Targets
+from densevit.layers.mlp import Mlp
+from densevit_heads.deformable_detr import DeformableDetr
+from densevit_heads.detr import Detr
+from densevit_heads.set_prediction.boxes import look_forward_twice, refine
+
+CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
+SIZES = [(48, 64), (40, 56), (48, 32)]
+
+
+def update(box: Tensor, offsets: Tensor) -> Tensor:
+    """Equation 2 of the paper: the offsets are added to the logits of the box."""
+    return (torch.special.logit(box) + offsets).sigmoid()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_predicted_boxes_follow_the_equations(dtype: torch.dtype):
+    """b'_i = Update(b_i-1, d_i), b_i = Detach(b'_i), b_pred_i = Update(b'_i-1, d_i), of three layers."""
+    heads = [Mlp(8, 8, 4, 3) for _ in range(3)]
+    states = [torch.randn(2, 5, 8) for _ in range(3)]
+    initial = 0.2 + 0.6 * torch.rand(2, 5, 4)
+    reference = undetached = initial
+    predicted = []
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        for head, x in zip(heads, states, strict=True):
+            boxes, undetached = look_forward_twice(head, x, reference, undetached)
+            predicted.append(boxes)
+            reference = undetached.detach()
+    b = b_prime = initial
+    for i, (head, x) in enumerate(zip(heads, states, strict=True)):
+        expected, b_prime = update(b_prime, head(x)), update(b, head(x))
+        b = b_prime.detach()
+        torch.testing.assert_close(predicted[i], expected)
+        parameters = [p for h in heads for p in h.parameters()]
+        weight = torch.randn_like(expected)
+        found, truth = (
+            torch.autograd.grad((weight * x).sum(), parameters, retain_graph=True, allow_unused=True)
+            for x in (predicted[i], expected)
+        )
+        for own, theirs in zip(found, truth, strict=True):
+            assert (own is None) == (theirs is None)
+            if own is not None:
+                torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-6)
+        reached = {j for j in range(3) if truth[6 * j] is not None}
+        assert reached == {i, max(i - 1, 0)}, "its own layer and the one before"
+
+
+def test_values_are_those_of_refinement():
+    head, x, reference = Mlp(8, 8, 4, 3), torch.randn(2, 5, 8), torch.rand(2, 5, 2)  # points
+    expected = refine(head, x, reference)
+    for found in look_forward_twice(head, x, reference, reference):
+        assert torch.equal(found, expected)
+
+
+def make_heads() -> list[DeformableDetr | Detr]:
+    options = {"num_queries": 5, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 3, "dropout": 0.0}
+    options |= {"classification": "focal", "look_forward_twice": True, "two_stage": True}
+    return [
+        DeformableDetr((6,), (8,), CLASSES, **options, ffn_width=16, box_refinement=True),
+        Detr((6,), (8,), CLASSES, **options, feedforward=16, anchors=True),
+    ]
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["deformable_detr", "detr"])
+def test_the_heads_predict_the_same_and_learn_more(kind: int):
+    """On images of three sizes, one without objects: equal outputs and losses, other gradients of the box heads."""
+    head = make_heads()[kind].train()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    mask = torch.ones(3, 48, 64, dtype=torch.bool)
+    targets: list[Targets] = []
+    for i, (count, (h, w)) in enumerate(zip((3, 0, 2), SIZES, strict=True)):
+        mask[i, :h, :w] = False
+        low = 20 * torch.rand(count, 2)
+        boxes = torch.cat([low, low + 4 + 8 * torch.rand(count, 2)], dim=1)
+        targets.append({"image_id": i, "size": (h, w), "boxes": boxes, "labels": torch.randint(3, (count,))})
+    features = [torch.randn(3, 6, 6, 8)]
+    found = []
+    for twice in (True, False):
+        if isinstance(head, DeformableDetr):
+            head.look_forward_twice = twice
+        else:
+            head.decoder.twice = twice
+        losses = head.loss(head(features, mask, targets), targets)
+        head.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        last = head.box_heads[0].last if isinstance(head, DeformableDetr) else head.box_head.last
+        found.append((losses, last.weight.grad.clone()))
+    for name, loss in found[0][0].items():
+        torch.testing.assert_close(loss, found[1][0][name])
+    assert not torch.allclose(found[0][1], found[1][1], rtol=1e-2)
