@@ -22,7 +22,8 @@ class Mask2Former(Head):
     The defaults are the paper's. The finest feature should have a stride of 4, as masks have its resolution; a plain
     ViT gets such features from a neck (`simple_pyramid`).
 
-    task: what is learned and predicted. "panoptic" predicts instances and a semantic map, too.
+    task: what is learned and predicted. "panoptic" predicts instances and a semantic map, too. "instance" is evaluated
+        by box AP unless its section has `evaluation: {name: coco_masks}`.
     encoder_layers, encoder_ffn_width: of the deformable attention of the pixel decoder.
     decoder_layers, ffn_width: of the transformer decoder.
     num_points: at which masks are compared, in matching and in losses.
