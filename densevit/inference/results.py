@@ -42,9 +42,8 @@ class PredictionFiles:
 
     drawn/NAME.jpg: visualization, with objects from score `threshold` on. predictions.json: all objects, in COCO's
     results format, or values per image. semantic/NAME.png, depth/NAME, panoptic/NAME.png and panoptic.json: maps (see
-    `maps`). clouds/NAME.ply: point cloud,
-    if `focal` is given. images.json: image ids and their files. With several heads, each has a subfolder with all but
-    images.json. Keys are written by their target types.
+    `maps`). clouds/NAME.ply: point cloud, if `focal` is given. images.json: image ids and their files. With several
+    heads, each has a subfolder with all but images.json. Keys are written by their target types.
 
     types: of each head's keys, where they have options. focal: focal length in pixels, the same for all images.
     """

@@ -45,11 +45,23 @@ HEADS: dict[str, dict[str, Any]] = {
         "denoising": 2,
         "dense_loss": 1.0,
     },
+    "deformable-detr-dino": {
+        **DEFORMABLE,
+        "box_refinement": True,
+        "two_stage": True,
+        "classification": "varifocal",
+        "contrastive_denoising": 4,
+        "mixed_query_selection": True,
+        "look_forward_twice": True,
+        "hybrid_queries": 6,
+        "hybrid_repeats": 2,
+    },
     "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2, "dropout": 0.0},
     "detr-panoptic": PANOPTIC,
     "detr-panoptic-frozen": {**PANOPTIC, "freeze_detector": True},
     "mask2former-panoptic": MASK2FORMER,
     "mask2former-instance": {**MASK2FORMER, "task": "instance"},
+    "mask2former-options": {**MASK2FORMER, "task": "instance", "fusion_blocks": 1, "semantic_loss": 2.0},
     "mask2former-semantic": {**MASK2FORMER, "task": "semantic"},
     "setr-naive": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [1]},
     "setr-pup": {"name": "setr", "decoder": "pup", "width": 16, "auxiliary": []},
@@ -63,8 +75,9 @@ HEADS: dict[str, dict[str, Any]] = {
 # Of the matching costs, and of the ids of segments in panoptic and label maps, back to the CPU.
 TRANSFERS = {
     "detr": 1, "detr-all-options": 1, "detr-focal": 1, "deformable-detr": 1, "deformable-detr-two-stage": 2,
-    "deformable-detr-denoising": 2, "detr-panoptic": 2, "detr-panoptic-frozen": 2,
-    "mask2former-panoptic": 2, "mask2former-instance": 1, "mask2former-semantic": 2,
+    "deformable-detr-denoising": 2, "deformable-detr-dino": 3, "detr-panoptic": 2, "detr-panoptic-frozen": 2,
+    "mask2former-panoptic": 2, "mask2former-instance": 1, "mask2former-options": 1,
+    "mask2former-semantic": 2,
 }  # fmt: skip
 
 Setup = tuple[DenseModel, Data, Config]

@@ -10,9 +10,9 @@ from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
 
 from densevit.interfaces import Class, Targets
 from densevit_heads.deformable_detr import DeformableDetr
+from tests.heads.padded_batch import padded_batch
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
-SIZES = [(48, 64), (40, 56), (48, 32)]
 MODES: dict[str, dict[str, Any]] = {
     "learned": {},
     "two-stage": {"box_refinement": True, "two_stage": True, "denoising": 2},
@@ -34,17 +34,6 @@ def make_head(options: dict[str, Any]) -> DeformableDetr:
         for parameter in head.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return head
-
-
-def make_batch() -> tuple[list[Tensor], Tensor, list[Targets]]:
-    mask = torch.ones(3, 48, 64, dtype=torch.bool)
-    targets: list[Targets] = []
-    for i, (count, (h, w)) in enumerate(zip((3, 0, 2), SIZES, strict=True)):
-        mask[i, :h, :w] = False
-        low = 20 * torch.rand(count, 2)
-        boxes = torch.cat([low, low + 4 + 8 * torch.rand(count, 2)], dim=1)
-        targets.append({"image_id": i, "size": (h, w), "boxes": boxes, "labels": torch.randint(3, (count,))})
-    return [torch.randn(3, 6, 6, 8)], mask, targets
 
 
 def one_to_many(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Tensor:
@@ -74,7 +63,7 @@ def one_to_many(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Tensor
 def test_loss_is_that_of_repeated_objects(options: dict[str, Any]):
     """With 3 x 3, 0 and 2 x 3 objects for 8 queries: one object of the first image is found twice only."""
     head = make_head(options).train()
-    features, mask, targets = make_batch()
+    features, mask, targets = padded_batch()
     outputs = head(features, mask, targets)
     logits, boxes = outputs["hybrid"]
     assert logits.shape == (2, 3, T, 3) and boxes.shape == (2, 3, T, 4)
@@ -86,7 +75,7 @@ def test_loss_is_that_of_repeated_objects(options: dict[str, Any]):
 def test_one_to_one_queries_are_independent_of_the_others(options: dict[str, Any]):
     """In training as in evaluation, where the head has `num_queries` queries; with denoising queries too."""
     head = make_head(options)
-    features, mask, targets = make_batch()
+    features, mask, targets = padded_batch()
     training, evaluation = head.train()(features, mask, targets), head.eval()(features, mask)
     assert "hybrid" in training and "hybrid" not in evaluation
     assert evaluation["logits"].shape == (3, Q, 3)
@@ -106,7 +95,7 @@ def test_one_to_one_queries_are_independent_of_the_others(options: dict[str, Any
 def test_one_to_many_queries_attend_to_themselves_only(options: dict[str, Any]):
     """Predictions of these queries do not depend on denoising queries, nor on the contents of the others."""
     head = make_head(options).train()
-    features, mask, targets = make_batch()
+    features, mask, targets = padded_batch()
     expected = head(features, mask)["hybrid"]
     found = head(features, mask, targets)["hybrid"]
     for own, other in zip(found, expected, strict=True):

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Class, Targets
+from densevit.interfaces import Class
 from densevit.layers.mlp import Mlp
 from densevit_heads.deformable_detr import DeformableDetr
 from densevit_heads.detr import Detr
 from densevit_heads.set_prediction.boxes import look_forward_twice, refine
+from tests.heads.padded_batch import padded_batch
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
-SIZES = [(48, 64), (40, 56), (48, 32)]
 
 
 def update(box: Tensor, offsets: Tensor) -> Tensor:
@@ -74,14 +74,7 @@ def test_the_heads_predict_the_same_and_learn_more(kind: int):
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    mask = torch.ones(3, 48, 64, dtype=torch.bool)
-    targets: list[Targets] = []
-    for i, (count, (h, w)) in enumerate(zip((3, 0, 2), SIZES, strict=True)):
-        mask[i, :h, :w] = False
-        low = 20 * torch.rand(count, 2)
-        boxes = torch.cat([low, low + 4 + 8 * torch.rand(count, 2)], dim=1)
-        targets.append({"image_id": i, "size": (h, w), "boxes": boxes, "labels": torch.randint(3, (count,))})
-    features = [torch.randn(3, 6, 6, 8)]
+    features, mask, targets = padded_batch()
     found = []
     for twice in (True, False):
         if isinstance(head, DeformableDetr):
