@@ -14,15 +14,15 @@ from densevit.errors import DensevitError
 from densevit.inference.image_inputs import as_images, as_sample
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, Predictions, Sample, TargetType
-from densevit.model import DenseModel, inference_by_head
+from densevit.model import DenseModel, inference_by_head, makes_maps, windows_only
 
 
 class Predictor:
     """Predicts on images with a model, resized as in its evaluation.
 
     model: in evaluation mode while it predicts. config: of its training; None for a model without one, whose images
-    keep their own size. inference: sliding windows, flips and scales of each head that makes maps, by its name; None:
-    those of the config. Raises ConfigError for options that the model cannot use.
+    keep their own size. inference: sliding windows, flips and scales of each head that makes maps or boxes, by name;
+    None: those of the config. Raises ConfigError for options that the model cannot use.
     """
 
     def __init__(
@@ -78,13 +78,17 @@ class Predictor:
         return self
 
     def with_inference(self, options: Mapping[str, Any], source: str = "inference") -> "Predictor":
-        """A predictor with some inference options of all dense heads replaced: {"window": 512, "flip": True}.
+        """A predictor with some inference options of all heads that make maps or boxes replaced, as in
+        {"window": 512, "flip": True}. Boxes take only the windows.
 
         source: the origin of the options, for messages. Raises ConfigError for an invalid one.
         """
         inference = {name: inference_with(own, options, source) for name, own in self.inference.items()}
-        if not inference:  # an error, unless the options are the defaults
-            inference_by_head(self.model, inference_with(InferenceSection(), options, source))
+        dense = [name for name in inference if makes_maps(self.heads[name])]
+        if not dense:  # an error for options of dense heads
+            general = next(iter(inference.values()), None) or inference_with(InferenceSection(), options, source)
+            inference_by_head(self.model, general)
+        inference = {name: own if name in dense else windows_only(own) for name, own in inference.items()}
         return Predictor(self.model, self.config, inference)
 
     def predict(

@@ -1,4 +1,4 @@
-"""The model: normalisation, one backbone, and a head with its neck for each task, and test-time augmentation."""
+"""The model: normalisation, one backbone, a head with its neck for each task; windows and test-time augmentation."""
 
 from densevit.model.build import (
     build_from_sections,
@@ -10,7 +10,7 @@ from densevit.model.build import (
     tasks_of,
 )
 from densevit.model.dense import DenseModel
-from densevit.model.test_time_augmentation import inference_by_head
+from densevit.model.inference_sections import inference_by_head, makes_maps, windows_only
 
 __all__ = [
     "DenseModel",
@@ -21,5 +21,7 @@ __all__ = [
     "create_neck",
     "inference_by_head",
     "kinds_of",
+    "makes_maps",
     "tasks_of",
+    "windows_only",
 ]

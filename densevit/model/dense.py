@@ -11,8 +11,9 @@ from densevit.errors import PluginError
 from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Targets
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.distributed import mean_over_processes
-from densevit.model import test_time_augmentation
+from densevit.model import test_time_augmentation, tiled_detection
 from densevit.model.freezing import frozen_modules
+from densevit.model.inference_sections import makes_maps
 
 HeadWeight = float | Literal["learned"]
 
@@ -127,10 +128,12 @@ class DenseModel(nn.Module):
         plain = [name for name in self.heads if name not in augmented]
         if plain:
             results |= self.predictions(self(batch, plain), batch["targets"])
-        while augmented:  # heads with equal sections share their passes
-            section = next(iter(augmented.values()))
-            names = [name for name, own in augmented.items() if own == section]
-            results |= test_time_augmentation.predictions(self, batch, section, names)
+        kinds = {name: makes_maps(self.heads[name]) for name in augmented}
+        while augmented:  # heads with equal sections share their passes, those with maps and those of boxes
+            first, section = next(iter(augmented.items()))
+            names = [name for name, own in augmented.items() if (own, kinds[name]) == (section, kinds[first])]
+            windowed = test_time_augmentation if kinds[first] else tiled_detection
+            results |= windowed.predictions(self, batch, section, names)
             augmented = {name: own for name, own in augmented.items() if name not in names}
         return {name: results[name] for name in self.heads}
 

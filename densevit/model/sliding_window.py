@@ -55,7 +55,7 @@ def slide(
     buffer: Tensor | None = None  # (C, size[0], w): the average so far, from row `first` on
     first = 0
     for chunk in (windows[i : i + batch_size] for i in range(0, len(windows), batch_size)):
-        batch = maps(*_crop(image, chunk, size, grid), size)  # (n, C, *size)
+        batch = maps(*crop_windows(image, chunk, size, grid), size)  # (n, C, *size)
         if buffer is None:
             buffer = batch.new_zeros(batch.shape[1], size[0], w)
         for x, (top, left, mirrored) in zip(batch, chunk, strict=True):
@@ -72,7 +72,7 @@ def slide(
     yield buffer
 
 
-def _crop(image: Tensor, windows: Sequence[Window], size: Size, grid: Size) -> tuple[Tensor, Tensor]:
+def crop_windows(image: Tensor, windows: Sequence[Window], size: Size, grid: Size) -> tuple[Tensor, Tensor]:
     """A batch of windows (n, 3, *grid) uint8, and its padding mask (n, *grid)."""
     images = image.new_zeros(len(windows), 3, *grid)
     mask = torch.ones(len(windows), *grid, dtype=torch.bool, device=image.device)

@@ -5,7 +5,7 @@ Maps are resized and decoded in strips. With windows, the memory for maps of C c
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from densevit.config import InferenceSection, ModelSections
 from densevit.data.loading.batch_sampler import padded
-from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Batch, Head, Predictions
 from densevit.layers.precision import in_float32
 from densevit.model.sliding_window import Size, slide
@@ -124,59 +123,3 @@ def _decode(maps: _ConcatenatedMaps, strips: Iterator[Tensor], height: int) -> d
                 results[name][key][top:bottom] = part[0]
         top = bottom
     return results
-
-
-def inference_by_head(
-    model: MultiHeadModel, inference: InferenceSection, own: Mapping[str, InferenceSection] | None = None
-) -> dict[str, InferenceSection]:
-    """The section of each head that makes maps: its own, `heads.NAME.inference`, else `inference`.
-
-    Raises ConfigError if a head without maps has a section of its own, if no head makes maps for the options of
-    `inference`, or if a window is not the backbone's `input_size`.
-    """
-    lacking = {name: _lacking(head) for name, head in model.heads.items()}
-    for name in own or {}:
-        if lacking[name]:
-            raise ConfigError(
-                f"heads.{name}.inference: averages dense maps, but {_without_maps(model, name, lacking[name])}. "
-                "Fix: leave it out; the head is predicted in one pass beside the others."
-            )
-    if not inference.once and all(lacking.values()):
-        heads = "; ".join(_without_maps(model, name, missing) for name, missing in lacking.items())
-        heads = heads or "this model has no heads"
-        raise ConfigError(
-            f"{_augmentation_keys(inference)} averages dense maps, but {heads}. Only dense heads, such as segmentation "
-            "and depth, support it. Fix: leave the section `inference` at its defaults for this model."
-        )
-    sections = {name: (own or {}).get(name, inference) for name, missing in lacking.items() if not missing}
-    fixed = model.backbone.input_size
-    for name, section in sections.items():
-        resized = section.window is not None or section.scales != (1.0,)
-        if fixed is not None and section.window_sides != fixed and resized:
-            prefix = f"heads.{name}." if name in (own or {}) else ""
-            raise ConfigError(
-                f"{_augmentation_keys(section, prefix)}: the backbone takes images of {fixed[0]}x{fixed[1]} only. Fix: "
-                f"set {prefix}inference.window=[{fixed[0]},{fixed[1]}]."
-            )
-    return sections
-
-
-def _lacking(head: nn.Module) -> list[str]:
-    """The methods for dense maps that a head does not implement."""
-    return [
-        f"{name}()" for name in ("maps", "read_maps") if getattr(type(head), name, None) in (None, getattr(Head, name))
-    ]
-
-
-def _without_maps(model: MultiHeadModel, name: str, missing: Sequence[str]) -> str:
-    plugin = model.sections.heads[name].name if model.sections is not None else type(model.heads[name]).__name__
-    return f"heads.{name} ({plugin}) makes none: it has no {' and no '.join(missing)}"
-
-
-def _augmentation_keys(section: InferenceSection, prefix: str = "") -> str:
-    """The keys that enable test-time augmentation, written as overrides."""
-    options: Sequence[tuple[str, object]] = (("window", section.window), ("flip", section.flip))
-    keys = [f"{prefix}inference.{key}={str(value).lower()}" for key, value in options if value]
-    if section.scales != (1.0,):
-        keys.append(f"{prefix}inference.scales={[*section.scales]}")
-    return ", ".join(keys)

@@ -1,0 +1,161 @@
+"""Merges the boxes that a detector predicts in overlapping windows, so that an object on a seam is one box.
+
+1. A box near an inner edge of its window, at most an eighth of the overlap away, is cut. It is dropped if another
+   window sees it better: with at least a quarter of the overlap around it.
+2. Two boxes of one class from different windows agree if the parts of them that both windows see have an IoU of 0.5 or
+   more. Boxes of one window are never compared: a detector may predict overlapping objects.
+3. Of boxes that agree and are not cut, the one with the highest score is kept (NMS).
+4. A cut box is dropped if it agrees with one of these whose score is at least half of its own.
+5. The remaining cut boxes belong to objects larger than the overlap. Those that agree are joined to the box around
+   them, with their highest score. One with less than half the score of another that it agrees with is dropped first.
+
+SAHI (Akyon et al. 2022) compares all boxes by intersection over the smaller area, which also joins a small object with
+a large one beside it. Without an overlap of the windows nothing can be compared, and objects on a seam stay cut.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+AGREEMENT = 0.5  # IoU of two boxes in the part of the image that both windows see
+_CUT, _SEEN = 1 / 8, 1 / 4  # distances to an inner edge, of the overlap
+_COMPARABLE = 0.5  # of the higher score
+
+
+class Merged(NamedTuple):
+    """Merged boxes (M, 4) xyxy, and the rows (M,) that they are from, of joined parts that with the highest score."""
+
+    rows: Tensor
+    boxes: Tensor
+
+
+def merge_boxes(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    window_of: Tensor,
+    windows: Tensor,
+    size: tuple[int, int],
+    overlap: tuple[int, int],
+) -> Merged:
+    """Merges the boxes of all windows of an image, by descending score.
+
+    boxes: (N, 4) xyxy in the image's pixels, inside their windows. scores, labels: (N,). window_of: (N,) int64, the
+    window of each. windows: (M, 4) xyxy. size, overlap: (down, across), of the image and of adjacent windows.
+    Memory is bounded by the boxes, the products of those of two windows and the pairs that agree.
+    """
+    cut, better = _cut(boxes, window_of, windows, size, overlap)
+    rows = (~better).nonzero()[:, 0]
+    rows = rows[scores[rows].argsort(descending=True, stable=True)]
+    boxes, scores, cut = boxes[rows], scores[rows], cut[rows]
+    first, second = _agreeing(boxes, labels[rows], window_of[rows], windows)  # the first have the higher scores
+
+    whole = ~cut & _not_suppressed(first, second, ~cut)
+    comparable = scores[second] >= _COMPARABLE * scores[first]
+    explained = torch.zeros_like(cut)
+    explained[second[whole[first]]] = True
+    explained[first[whole[second] & comparable]] = True
+    parts = cut & ~explained
+    parts[second[parts[first] & parts[second] & ~comparable]] = False
+    group = _groups(first, second, parts)
+    joined = torch.cat([boxes[:, :2], -boxes[:, 2:]], 1)  # (N, 4); the box around parts is the minimum
+    joined = joined.scatter_reduce(0, group[:, None].expand(-1, 4), joined, "amin")
+    joined = torch.cat([joined[:, :2], -joined[:, 2:]], 1)
+    found = whole | (parts & (group == torch.arange(len(group), device=group.device)))
+    return Merged(rows[found], joined[found])
+
+
+def _cut(
+    boxes: Tensor, window_of: Tensor, windows: Tensor, size: tuple[int, int], overlap: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Which boxes are cut, (N,) bool, and which of them another window sees better."""
+    reach = boxes.new_tensor([overlap[1], overlap[0]] * 2)
+    distances = _inner_distances(boxes, windows[window_of], size)  # (N, 4)
+    near = distances <= _CUT * reach
+    cut, better = near.any(1), torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    needed = distances.masked_fill(near, float("inf")).minimum(_SEEN * reach)
+    for window in windows:
+        others = _inner_distances(boxes, window, size)
+        better |= cut & ((others >= needed) & (~near | (others > distances))).all(1)
+    return cut, better
+
+
+def _inner_distances(boxes: Tensor, windows: Tensor, size: tuple[int, int]) -> Tensor:
+    """Distances (..., 4) of boxes to the left, top, right and bottom edges of windows, negative outside.
+
+    Infinite at the image's border, which cuts nothing.
+    """
+    low, high = boxes[..., :2] - windows[..., :2], windows[..., 2:] - boxes[..., 2:]
+    limit = boxes.new_tensor([size[1], size[0]])
+    border = torch.cat([windows[..., :2] <= 0, windows[..., 2:] >= limit], -1)
+    return torch.cat([low, high], -1).masked_fill(border, float("inf"))
+
+
+def _agreeing(boxes: Tensor, labels: Tensor, window_of: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
+    """The pairs of rows (P,), (P,) with equal labels from different windows that agree; the lower row first."""
+    rows_of = window_of.argsort(stable=True).split(torch.bincount(window_of, minlength=len(windows)).tolist())
+    pairs = [boxes.new_zeros(2, 0, dtype=torch.int64)]
+    for k, other in _overlapping(windows):
+        common = torch.cat([windows[k, :2].maximum(windows[other, :2]), windows[k, 2:].minimum(windows[other, 2:])])
+        (a, x), (b, y) = (_within(boxes, rows_of[window], common) for window in (k, other))
+        near = (_iou(x, y) >= AGREEMENT) & (labels[a][:, None] == labels[b])
+        i, j = near.nonzero(as_tuple=True)
+        pairs.append(torch.stack([a[i], b[j]]))
+    ordered = torch.cat(pairs, 1).sort(0).values
+    return ordered[0], ordered[1]
+
+
+def _overlapping(windows: Tensor) -> list[tuple[int, int]]:
+    """The pairs, in order, of windows with common pixels."""
+    pairs = []
+    for k in range(len(windows)):
+        low = windows[k, :2].maximum(windows[k + 1 :, :2])
+        high = windows[k, 2:].minimum(windows[k + 1 :, 2:])
+        pairs += [(k, k + 1 + n) for n in (high > low).all(1).nonzero()[:, 0].tolist()]
+    return pairs
+
+
+def _within(boxes: Tensor, rows: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows whose box has an area in a region, and these parts, (n, 4)."""
+    own = boxes[rows]
+    parts = torch.cat([own[:, :2].maximum(region[:2]), own[:, 2:].minimum(region[2:])], 1)
+    inside = (parts[:, 2:] > parts[:, :2]).all(1)
+    return rows[inside], parts[inside]
+
+
+def _iou(x: Tensor, y: Tensor) -> Tensor:
+    """(n, m) of boxes (n, 4) and (m, 4) with areas above 0."""
+    sides = x[:, None, 2:].minimum(y[:, 2:]) - x[:, None, :2].maximum(y[:, :2])
+    common = sides.clamp(min=0).prod(2)
+    areas = [(z[:, 2:] - z[:, :2]).prod(1) for z in (x, y)]
+    return common / (areas[0][:, None] + areas[1] - common)
+
+
+def _not_suppressed(first: Tensor, second: Tensor, allowed: Tensor) -> Tensor:
+    """Greedy NMS (N,) bool, among the allowed rows, given the pairs that agree.
+
+    Repeats the parallel step of Cluster-NMS (Zheng et al. 2021, section 3.3) until nothing changes, which is then the
+    result of the greedy algorithm.
+    """
+    both = allowed[first] & allowed[second]
+    first, second = first[both], second[both]
+    kept = torch.ones_like(allowed)
+    while True:
+        updated = torch.ones_like(kept)
+        updated[second[kept[first]]] = False
+        if torch.equal(updated, kept):
+            return kept
+        kept = updated
+
+
+def _groups(first: Tensor, second: Tensor, parts: Tensor) -> Tensor:
+    """The lowest row (N,) of the parts connected with each part by pairs that agree; other rows their own."""
+    both = parts[first] & parts[second]
+    source, target = torch.cat([first[both], second[both]]), torch.cat([second[both], first[both]])
+    group = torch.arange(len(parts), device=parts.device)
+    while True:
+        updated = group.scatter_reduce(0, target, group[source], "amin")
+        if torch.equal(updated, group):
+            return group
+        group = updated

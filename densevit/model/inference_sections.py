@@ -1,0 +1,118 @@
+"""Inference options of each head: what dense heads and heads of boxes can use of a section."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from densevit.config import InferenceSection
+from densevit.errors import ConfigError
+from densevit.interfaces import Head, TargetType
+from densevit.model.test_time_augmentation import MultiHeadModel
+from densevit.targets.types import TargetTypes
+
+_BOXES = ("boxes", "labels")
+
+
+def inference_by_head(
+    model: MultiHeadModel, inference: InferenceSection, own: Mapping[str, InferenceSection] | None = None
+) -> dict[str, InferenceSection]:
+    """The section of each head that makes maps or boxes: its own, `heads.NAME.inference`, else `inference`.
+
+    Heads of boxes take only the windows of `inference`; flips and scales are for maps.
+    Raises ConfigError if a section of its own has options that the head cannot use, if no head can use the options of
+    `inference`, or if a window is not the backbone's `input_size`.
+    """
+    own = own or {}
+    lacking = {name: _lacking(head) for name, head in model.heads.items()}
+    boxes = [name for name, head in model.heads.items() if lacking[name] and predicts_boxes(head)]
+    for name, section in own.items():
+        if name in boxes and _averaging_keys(section):
+            raise ConfigError(
+                f"{', '.join(_averaging_keys(section, f'heads.{name}.'))} averages dense maps, but "
+                f"{_without_maps(model, name, lacking[name])}. Fix: leave it out; windows are supported for boxes."
+            )
+        if lacking[name] and name not in boxes:
+            raise ConfigError(
+                f"heads.{name}.inference: averages dense maps, but {_without_maps(model, name, lacking[name])}. "
+                "Fix: leave it out; the head is predicted in one pass beside the others."
+            )
+    unused = _averaging_keys(inference) if boxes else _augmentation_keys(inference)
+    if unused and all(lacking.values()):
+        heads = "; ".join(_without_maps(model, name, missing) for name, missing in lacking.items())
+        heads = heads or "this model has no heads"
+        raise ConfigError(
+            f"{', '.join(unused)} averages dense maps, but {heads}. Dense heads, such as segmentation and depth, "
+            "support it; heads of boxes support windows. Fix: leave "
+            f"{'it out' if boxes else 'the section `inference` at its defaults'} for this model."
+        )
+    sections = {}
+    for name, missing in lacking.items():
+        if not missing or name in boxes:
+            sections[name] = own.get(name, windows_only(inference) if missing else inference)
+    fixed = model.backbone.input_size
+    for name, section in sections.items():
+        resized = section.window is not None or section.scales != (1.0,)
+        if fixed is not None and section.window_sides != fixed and resized:
+            prefix = f"heads.{name}." if name in own else ""
+            keys = ", ".join(_augmentation_keys(section, prefix))
+            raise ConfigError(
+                f"{keys}: the backbone takes images of {fixed[0]}x{fixed[1]} only. Fix: set "
+                f"{prefix}inference.window=[{fixed[0]},{fixed[1]}]."
+            )
+    return sections
+
+
+def windows_only(section: InferenceSection) -> InferenceSection:
+    """The windows of a section, without options of maps."""
+    return InferenceSection(window=section.window, stride=section.stride, batch_size=section.batch_size)
+
+
+def makes_maps(head: nn.Module) -> bool:
+    """Whether a head makes dense maps."""
+    return not _lacking(head)
+
+
+def predicts_boxes(head: nn.Module) -> bool:
+    """Whether a head predicts labelled boxes, and nothing else that windows cut, such as masks and keypoints.
+
+    Decided by the targets that it needs.
+    """
+    needs, types = getattr(head, "needs", ()), TargetTypes(getattr(head, "target_types", None))
+    others = [types.get(key) for key in needs if key != "boxes"]
+    return set(_BOXES) <= {*needs} and all(one is not None and moves_with_box(one) for one in others)
+
+
+def moves_with_box(target_type: TargetType) -> bool:
+    """Whether values belong to objects and do not change with the geometry of their image: labels, but not masks."""
+    methods = ("crop", "resize", "hflip", "rotate")
+    return target_type.per == "object" and all(
+        getattr(type(target_type), name) is getattr(TargetType, name) for name in methods
+    )
+
+
+def _lacking(head: nn.Module) -> list[str]:
+    """The methods for dense maps that a head does not implement."""
+    return [
+        f"{name}()" for name in ("maps", "read_maps") if getattr(type(head), name, None) in (None, getattr(Head, name))
+    ]
+
+
+def _without_maps(model: MultiHeadModel, name: str, missing: Sequence[str]) -> str:
+    plugin = model.sections.heads[name].name if model.sections is not None else type(model.heads[name]).__name__
+    text = f"heads.{name} ({plugin}) makes none: it has no {' and no '.join(missing)}"
+    if missing and not predicts_boxes(model.heads[name]):
+        needs = ", ".join(getattr(model.heads[name], "needs", ())) or "nothing"
+        text += f", and it is not a head of boxes and labels only (it needs {needs}), which windows can merge"
+    return text
+
+
+def _augmentation_keys(section: InferenceSection, prefix: str = "") -> list[str]:
+    """The keys that enable windows, flips and scales, written as overrides."""
+    window = [] if section.window is None else [f"{prefix}inference.window={section.window}"]
+    return window + _averaging_keys(section, prefix)
+
+
+def _averaging_keys(section: InferenceSection, prefix: str = "") -> list[str]:
+    """The keys that enable flips and scales, which only maps can be averaged over."""
+    flip = [f"{prefix}inference.flip=true"] if section.flip else []
+    return flip + ([f"{prefix}inference.scales={[*section.scales]}"] if section.scales != (1.0,) else [])

@@ -1,0 +1,105 @@
+"""Detection in overlapping windows: runs them in batches, moves their boxes into the image and merges them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from densevit.config import InferenceSection
+from densevit.data.loading.batch_sampler import padded
+from densevit.errors import PluginError
+from densevit.interfaces import Batch, Head, Predictions
+from densevit.layers.precision import in_float32
+from densevit.model.box_merging import merge_boxes
+from densevit.model.inference_sections import moves_with_box
+from densevit.model.sliding_window import Size, Window, crop_windows, starts
+from densevit.model.test_time_augmentation import MultiHeadModel
+from densevit.targets.types import TargetTypes
+
+BOX_KEYS = ("boxes", "scores", "labels")
+
+
+def predictions(
+    model: MultiHeadModel, batch: Batch, section: InferenceSection, heads: Sequence[str]
+) -> dict[str, list[Predictions]]:
+    """The predictions of these heads, one per image, in original pixels, merged over the section's windows.
+
+    An image that fits into a window is predicted in one pass.
+    """
+    results: dict[str, list[Predictions]] = {name: [] for name in heads}
+    for i, target in enumerate(batch["targets"]):
+        for name, found in _image_predictions(model, batch["images"][i], target, section, heads).items():
+            results[name].append(found)
+    return results
+
+
+def _image_predictions(
+    model: MultiHeadModel, image: Tensor, target: Mapping[str, Any], section: InferenceSection, heads: Sequence[str]
+) -> dict[str, Predictions]:
+    """The predictions of an image (3, H, W), padded, by head."""
+    h, w = map(int, target["size"])
+    assert section.window_sides is not None and section.strides is not None
+    (height, width), stride = section.window_sides, section.strides
+    crop = (min(height, h), min(width, w))
+    tops, lefts = starts(h, height, stride[0]), starts(w, width, stride[1])
+    windows = [Window(top, left, False) for top in tops for left in lefts]
+    one = len(windows) == 1
+    grid = model.backbone.input_size or ((image.shape[1], image.shape[2]) if one else padded(crop, model.multiple))
+    sizes = {"size": crop, "original_size": target["original_size"] if one else crop}
+
+    parts: dict[str, list[Predictions]] = {name: [] for name in heads}
+    for chunk in (windows[i : i + section.batch_size] for i in range(0, len(windows), section.batch_size)):
+        images, padding_mask = crop_windows(image[:, :h, :w], chunk, crop, grid)
+        targets = [sizes] * len(chunk)
+        outputs = model({"images": images, "padding_mask": padding_mask, "targets": targets}, heads)
+        for name in heads:
+            parts[name] += cast(Head, model.heads[name]).predict(in_float32(outputs[name]), targets)
+        del outputs  # before the next chunk is computed
+    if one:
+        return {name: found[0] for name, found in parts.items()}
+    overlap = (height - stride[0], width - stride[1])
+    return {name: _merged(model, name, found, windows, crop, target, overlap) for name, found in parts.items()}
+
+
+def _merged(
+    model: MultiHeadModel,
+    name: str,
+    parts: Sequence[Predictions],
+    windows: Sequence[Window],
+    crop: Size,
+    target: Mapping[str, Any],
+    overlap: Size,
+) -> Predictions:
+    """The predictions of an image in original pixels from those of its windows in pixels of each window."""
+    _check(cast(Head, model.heads[name]), name, parts[0])
+    values = {key: torch.cat([found[key] for found in parts]) for key in parts[0]}
+    boxes = values["boxes"]
+    corners = boxes.new_tensor([(left, top, left, top) for top, left, _ in windows])
+    frames = corners + boxes.new_tensor([0, 0, crop[1], crop[0]])
+    counts = torch.tensor([len(found["boxes"]) for found in parts], device=boxes.device)
+    window_of = torch.repeat_interleave(torch.arange(len(parts), device=boxes.device), counts)
+    h, w = map(int, target["size"])
+    H, W = map(int, target["original_size"])
+    merged = merge_boxes(
+        boxes + corners[window_of], values["scores"], values["labels"], window_of, frames, (h, w), overlap
+    )
+    scale = boxes.new_tensor([W / w, H / h] * 2)
+    return {
+        **{key: value[merged.rows] for key, value in values.items()},
+        "boxes": (merged.boxes * scale).minimum(boxes.new_tensor([W, H] * 2)),
+    }
+
+
+def _check(head: Head, name: str, found: Predictions) -> None:
+    """Raises PluginError unless a head predicts scored boxes, and other values that are the same in every window."""
+    lacking = [key for key in BOX_KEYS if key not in found]
+    types = TargetTypes(head.target_types)
+    unknown = [key for key in found if key != "boxes" and (key not in types or not moves_with_box(types[key]))]
+    if lacking or unknown:
+        problem = f"lack {', '.join(lacking)}" if lacking else f"have {', '.join(unknown)}"
+        raise PluginError(
+            f"heads.{name} ({type(head).__name__}): its predictions {problem}; windows merge boxes, scores and labels, "
+            "and values of objects that do not depend on the image's geometry. Fix: set heads."
+            f"{name}.inference.window=null for this head."
+        )
