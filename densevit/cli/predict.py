@@ -36,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=float,
         help="the camera's focal length in pixels of the images: also writes point clouds, clouds/NAME.ply",
     )
-    group = parser.add_argument_group("test-time augmentation of dense heads; by default as in the run")
+    group = parser.add_argument_group("windows, and test-time augmentation of dense heads; by default as in the run")
     for name, kind, form, text in (
         ("window", _sides, "SIDE|HxW", "size of sliding windows in pixels of the resized image; null: the whole image"),
         ("stride", _sides, "SIDE|HxW", "stride of the windows; null: two thirds of the window"),

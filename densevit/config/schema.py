@@ -96,7 +96,7 @@ class HeadSection(OpenSection):
     evaluation: EvaluationSection | None = EvaluationSection()
     """The evaluator of this head: `{name: ..., options}`. `null`: the mean loss over the validation images."""
     inference: "InferenceSection | None" = None
-    """Test-time augmentation of this head, in place of the section `inference`. `null`: that section."""
+    """Windows and test-time augmentation of this head, in place of the section `inference`. `null`: that section."""
 
 
 class DataSection(OpenSection):
@@ -124,6 +124,12 @@ class DataSection(OpenSection):
     rotation: Annotated[Float, Field(gt=0, le=180)] | None = None
     """For `crop`: the largest random rotation in training, in degrees. New pixels at the border are black and
     unlabelled. `null`: no rotation."""
+    object_crops: Annotated[Float, Field(gt=0, le=1)] | None = None
+    """For `crop`: the share of training crops placed at random around an object, for large images with few objects.
+    `null`: crops are anywhere."""
+    min_visible: Annotated[Float, Field(gt=0, le=1)] | None = None
+    """For `crop`: objects of which a crop has less than this share of the box's area are left out in training. `null`:
+    none with any part inside."""
     copy_paste: Annotated[Float, Field(gt=0, le=1)] | None = None
     """Simple Copy-Paste in training: the share of images on which objects of another training image are pasted, by
     their instance masks. `null`: none."""
@@ -137,7 +143,7 @@ class DataSection(OpenSection):
             raise ValueError("'crop' needs data.image_size: the crop's side, or [height, width].")
         return recipe
 
-    @field_validator("short_side", "scales", "rotation")
+    @field_validator("short_side", "scales", "rotation", "object_crops", "min_visible")
     @classmethod
     def _belongs_to_crop(cls, value: Any, info: ValidationInfo) -> Any:
         recipe = info.data.get("recipe", "crop")  # an invalid recipe is reported on its own
@@ -287,10 +293,11 @@ class TrainerSection(Section):
 
 
 class InferenceSection(Section):
-    """Test-time augmentation of dense heads in validation, `evaluate` and `predict`; by default none.
+    """Windows and test-time augmentation in validation, `evaluate` and `predict`; by default none.
 
-    Heads without maps are predicted in one pass of the whole image.
-    Sides are in pixels of the image as resized for evaluation. Predictions for a pixel are averaged.
+    Dense predictions for a pixel are averaged. Boxes of windows are merged; flips and scales do not apply to them.
+    Heads of masks and keypoints are predicted in one pass of the whole image.
+    Sides are in pixels of the image as resized for evaluation.
     """
 
     window: Sides = None

@@ -42,7 +42,8 @@ def build_transforms(section: DataSection) -> tuple[TrainingTransform, Evaluatio
         return WithoutAugmentation(evaluation), evaluation
     from densevit.data.transforms.augmentation import Augmentation  # late: albumentations takes a second to import
 
-    return Augmentation(evaluation.recipe, section.rotation or 0.0), evaluation
+    crops = (section.object_crops or 0.0, section.min_visible or 0.0)
+    return Augmentation(evaluation.recipe, section.rotation or 0.0, *crops), evaluation
 
 
 class Data:

@@ -16,11 +16,12 @@ from densevit.data.transforms.resizing import (
     finished,
     image_size,
     resize_image,
+    selected,
     to_pixels,
     usable_values,
     visible_values,
 )
-from densevit.interfaces import Recipe, Sample, Size
+from densevit.interfaces import Recipe, Sample, Size, Window
 from densevit.targets.types import TargetTypes
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for updates over the network
@@ -32,10 +33,15 @@ class Augmentation:
     """Flips, rotates, crops, resizes and recolours a sample as a recipe says.
 
     rotation: images are rotated by up to so many degrees in either direction before the crop.
+    object_crops: the share of crops that are placed around an object. min_visible: the smallest share of a box's area
+        inside the crop with which its object is kept; 0 keeps every object with a part inside.
     """
 
-    def __init__(self, recipe: Recipe, rotation: float = 0.0) -> None:
+    def __init__(
+        self, recipe: Recipe, rotation: float = 0.0, object_crops: float = 0.0, min_visible: float = 0.0
+    ) -> None:
         self.recipe, self.rotation = recipe, rotation
+        self.object_crops, self.min_visible = object_crops, min_visible
         self._recolor = recolored(recipe.recoloring)
 
     def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
@@ -71,6 +77,9 @@ class Augmentation:
         class_maps = (types[key].class_map(value) for key, value in values.items())
         class_map = next((found for found in class_maps if found is not None), None)
         window, new_size = self.recipe.training_frame(*size, rng, class_map)
+        boxes = values.get("boxes", ())
+        if self.object_crops and len(boxes) and rng.random() < self.object_crops:
+            window = window_around(boxes[rng.integers(len(boxes))], window, size, rng)
         top, left, bottom, right = window
         cropped = (bottom - top, right - left)
         usual = math.prod(self.recipe.evaluation_size(*size)) / math.prod(size)
@@ -78,7 +87,32 @@ class Augmentation:
         for key, value in values.items():
             value = types[key].crop(value, window, size)
             values[key] = types[key].resize(value, cropped, new_size, zoom)
+        if self.min_visible and len(values.get("boxes", ())):
+            values = selected(values, types, visible_shares(values["boxes"], new_size) >= self.min_visible)
         return resize_image(pixels[top:bottom, left:right], new_size), visible_values(values, types, new_size)
+
+
+def window_around(box: np.ndarray, window: Window, size: Size, rng: np.random.Generator) -> Window:
+    """A window of the same sides at a random place of the image that has a box (4,) xyxy inside, or, if the box is
+    larger, its centre. As in nnU-Net, which places a third of its crops around objects (Isensee et al. 2021).
+    """
+    edges = []
+    for axis, (low, high, limit) in enumerate(zip(window[:2], window[2:], size, strict=True)):
+        side, (start, end) = high - low, (float(box[1 - axis]), float(box[3 - axis]))
+        if math.ceil(end) - math.floor(start) > side:
+            start = end = (start + end) / 2
+        last = limit - side
+        first = min(max(math.ceil(end) - side, 0), last)
+        edges.append(int(rng.integers(first, min(max(math.floor(start), first), last) + 1)))
+    top, left = edges
+    return (top, left, top + window[2] - window[0], left + window[3] - window[1])
+
+
+def visible_shares(boxes: np.ndarray, size: Size) -> np.ndarray:
+    """The share (N,) of each box's area that is inside an image. boxes: (N, 4) xyxy in its pixels, with areas."""
+    inside = np.clip(boxes, 0, (size[1], size[0], size[1], size[0]))
+    areas = [np.prod(one[:, 2:] - one[:, :2], axis=1, dtype=np.float64) for one in (inside, boxes)]
+    return np.asarray(areas[0] / areas[1])
 
 
 def rotation_matrix(size: Size, angle: float) -> np.ndarray:

@@ -1,0 +1,218 @@
+"""Detection in windows: an oracle finds every object of a large image once, and one window equals one pass."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from densevit.config import InferenceSection
+from densevit.data.loading.batch_sampler import collate
+from densevit.errors import ConfigError, PluginError
+from densevit.evaluation.coco import CocoDetection
+from densevit.inference.predictor import Predictor
+from densevit.interfaces import Backbone, Class, Head
+from densevit.model import DenseModel, inference_by_head
+from densevit.model.box_merging import merge_boxes
+from densevit_heads.detr.head import Detr
+
+CLASSES = tuple(Class(str(i), i, (0, 0, 0)) for i in range(1, 4))
+
+
+class Pixels(Backbone):
+    """The pixels, 0 ... 255, in cells of 4."""
+
+    channels, strides = (3,), (4,)
+    mean, std = (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)
+
+    def forward(self, images):
+        return [images]
+
+
+class Oracle(Head):
+    """Finds each painted object, red = class + 1, green = its number, as far as its image shows it."""
+
+    task, needs = "detection", ("boxes", "labels")
+    extra = ()
+
+    def forward(self, features, padding_mask, targets=None):
+        self.runs = [*getattr(self, "runs", []), tuple(padding_mask.shape)]
+        return {"pixels": features[0].round().long()}
+
+    def predict(self, outputs, targets):
+        found = []
+        for pixels, target in zip(outputs["pixels"], targets, strict=True):
+            numbers = pixels[1].unique()
+            boxes, labels = [], []
+            for number in numbers[numbers > 0]:
+                y, x = (pixels[1] == number).nonzero(as_tuple=True)
+                boxes.append([x.min(), y.min(), x.max() + 1, y.max() + 1])
+                labels.append(pixels[0, y[0], x[0]] - 1)
+            (h, w), (H, W) = target["size"], target["original_size"]
+            table = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+            scores = 0.5 + 0.4 * (table[:, 2:] - table[:, :2]).prod(1) / (h * w)  # higher for larger parts
+            rows = {"boxes": table * torch.tensor([W / w, H / h] * 2), "scores": scores}
+            extra = {key: torch.zeros(len(boxes), 3, 3) for key in self.extra}
+            found.append({**rows, "labels": torch.tensor(labels, dtype=torch.int64), **extra})
+        return found
+
+
+class Masks(Oracle):
+    """A head of instance masks."""
+
+    needs = ("masks", "labels")
+
+
+class Dense(Head):
+    task, needs = "segmentation", ("semantic",)
+
+    def forward(self, features, padding_mask, targets=None):
+        return {"maps": features[0]}
+
+    def maps(self, outputs, size):
+        return outputs["maps"][..., : size[0], : size[1]]
+
+    def read_maps(self, maps):
+        return {"semantic": maps.argmax(1).to(torch.uint8)}
+
+
+def painted(size, count, largest, seed=0):
+    """An image (3, H, W) of ellipses and rectangles that do not touch, and their boxes and labels."""
+    rng = np.random.default_rng(seed)
+    image, boxes, labels = np.zeros((3, *size), np.uint8), [], []
+    free = np.ones(size, bool)
+    while len(boxes) < count:
+        h, w = rng.integers(3, largest + 1, 2)
+        y, x = rng.integers(0, size[0] - h + 1), rng.integers(0, size[1] - w + 1)
+        around = (slice(max(y - 1, 0), y + h + 1), slice(max(x - 1, 0), x + w + 1))
+        if not free[around].all():
+            continue
+        free[around] = False
+        label, shape = int(rng.integers(3)), np.ones((h, w), bool)
+        if rng.random() < 0.5:
+            v, u = np.ogrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j]
+            shape = u**2 + v**2 <= 1
+        rows, columns = np.flatnonzero(shape.any(1)), np.flatnonzero(shape.any(0))
+        image[0, y : y + h, x : x + w][shape], image[1, y : y + h, x : x + w][shape] = label + 1, len(boxes) + 1
+        boxes.append((x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1))
+        labels.append(label)
+    truth = {"boxes": torch.tensor(np.array(boxes, np.float32)), "labels": torch.tensor(labels)}
+    return torch.from_numpy(image), truth
+
+
+def oracle(*heads):
+    heads = heads or (Oracle,)
+    return DenseModel(Pixels(), {head.__name__.lower(): head((3,), (4,), CLASSES) for head in heads}).eval()
+
+
+def as_set(found):
+    return sorted((label, *box) for label, box in zip(found["labels"].tolist(), found["boxes"].tolist(), strict=True))
+
+
+@pytest.mark.parametrize(("largest", "stride"), [(60, 100), (90, 100), (40, 53)])
+def test_each_object_of_a_large_image_is_found_once(largest, stride):
+    """512 x 512 in windows of 160; objects up to the overlap of 60, larger ones, and windows that overlap threefold."""
+    image, truth = painted((512, 512), 120 if largest < 90 else 40, largest)
+    model = oracle()
+    batch = collate([{"image": image, "targets": {"size": (512, 512), "original_size": (512, 512)}}], 4)
+    sections = inference_by_head(model, InferenceSection(window=160, stride=stride, batch_size=3))
+    [found] = model.infer(batch, sections)["oracle"]
+    assert as_set(found) == as_set(truth)
+    evaluator = CocoDetection(CLASSES)
+    area = (truth["boxes"][:, 2:] - truth["boxes"][:, :2]).prod(1)
+    crowds = torch.zeros(len(area), dtype=torch.bool)
+    evaluator.update([found], [{**truth, "area": area, "iscrowd": crowds, "image_id": 1}])
+    assert evaluator.compute()["AP"] == 1
+    result = Predictor(model).predict(image, inference={"window": 160, "stride": stride})
+    assert as_set({"boxes": result.boxes, "labels": result.labels}) == as_set(truth)
+
+
+def test_windows_are_of_the_resized_image_and_boxes_of_the_original():
+    image, truth = painted((230, 300), 30, 25)
+    model = oracle()
+    batch = collate([{"image": image, "targets": {"size": (230, 300), "original_size": (460, 900)}}], 4)
+    sections = inference_by_head(model, InferenceSection(window=(100, 130), stride=(60, 90), batch_size=5))
+    [found] = model.infer(batch, sections)["oracle"]
+    expected = {**truth, "boxes": truth["boxes"] * torch.tensor([3.0, 2, 3, 2])}
+    assert as_set(found) == as_set(expected)
+    assert model.heads["oracle"].runs == [(5, 100, 132), (5, 100, 132), (2, 100, 132)]  # 4 x 3 windows
+
+
+@torch.no_grad()
+def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
+    torch.manual_seed(0)
+    sizes = dict(num_queries=9, width=16, num_heads=2, encoder_layers=1, decoder_layers=1, feedforward=16)
+    model = DenseModel(Pixels(), {"detection": Detr((3,), (4,), CLASSES, **sizes)}).eval()
+    model.backbone.forward = lambda images: [images[..., ::4, ::4] / 255]
+    image = torch.randint(0, 256, (3, 41, 54), dtype=torch.uint8)
+    targets = {"size": (41, 54), "original_size": (60, 70)}
+    batch = collate([{"image": torch.nn.functional.pad(image, (0, 10, 0, 3)), "targets": targets}], 4)
+    for window in (64, (41, 54)):
+        sections = inference_by_head(model, InferenceSection(window=window))
+        [plain], [found] = model.infer(batch)["detection"], model.infer(batch, sections)["detection"]
+        assert plain.keys() == found.keys()
+        assert all(torch.equal(plain[key], found[key]) for key in plain)
+    # Boxes of several windows have descending scores, and do not depend on the batches.
+    few, many = (
+        model.infer(batch, inference_by_head(model, InferenceSection(window=24, batch_size=n)))["detection"][0]
+        for n in (1, 50)
+    )
+    assert len(few["boxes"]) > 9 and (few["scores"].diff() <= 0).all()
+    torch.testing.assert_close(few, many)
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that an operation returned."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        found = [x.untyped_storage().nbytes() // x.element_size() for x in tree_leaves(result) if torch.is_tensor(x)]
+        self.elements = max(self.elements, *found, 0)
+        return result
+
+
+def test_memory_of_merging_grows_with_the_boxes_and_not_with_their_square():
+    torch.manual_seed(0)
+    corners = torch.tensor([(60.0 * i, 60.0 * j) for j in range(8) for i in range(8)])
+    windows = torch.cat([corners, corners + 100], 1)
+    window_of = torch.arange(64).repeat_interleave(100)
+    centres = corners[window_of] + 15 + 70 * torch.rand(6400, 2)
+    boxes, scores = torch.cat([centres - 10, centres + 10], 1), torch.rand(6400)
+    labels = torch.randint(0, 3, (6400,))
+    with Largest() as largest:
+        found = merge_boxes(boxes, scores, labels, window_of, windows, (520, 520), (40, 40))
+    assert 0 < len(found.rows) < 6400
+    assert largest.elements <= 8 * 6400  # the square is 41 million
+
+
+def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_sections():
+    model = oracle(Dense, Oracle, Masks)
+    section = InferenceSection(window=64, stride=32, flip=True, batch_size=2)
+    windows = InferenceSection(window=64, stride=32, batch_size=2)
+    assert inference_by_head(model, section) == {"dense": section, "oracle": windows}  # masks: one pass
+    whole = {"oracle": InferenceSection()}
+    assert inference_by_head(model, section, whole) == {"dense": section, **whole}
+    assert Predictor(model).with_inference({"window": 64, "flip": True}).inference == {
+        "dense": InferenceSection(window=64, flip=True),
+        "oracle": InferenceSection(window=64),
+    }
+    with pytest.raises(ConfigError, match=r"^heads.oracle.inference.flip=true averages dense maps.*Fix: leave it out"):
+        inference_by_head(model, InferenceSection(), {"oracle": section})
+    with pytest.raises(ConfigError, match=r"heads.masks.inference.*not a head of boxes.*\(it needs masks, labels\)"):
+        inference_by_head(model, section, {"masks": windows})
+    with pytest.raises(ConfigError, match=r"^inference.window=64 averages.*heads.masks \(Masks\).*needs masks, labels"):
+        inference_by_head(oracle(Masks), windows)
+    with pytest.raises(ConfigError, match=r"^inference.flip=true averages dense maps.*support windows. Fix: leave it"):
+        inference_by_head(oracle(Oracle), section)
+    with pytest.raises(ConfigError, match=r"^inference.scales=\[0.5\] averages dense maps"):
+        Predictor(oracle(Oracle)).with_inference({"scales": [0.5]})
+
+
+def test_predictions_that_windows_cut_are_an_error():
+    model = oracle()
+    model.heads["oracle"].extra = ("keypoints",)
+    image, _ = painted((80, 80), 3, 20)
+    with pytest.raises(PluginError, match=r"heads.oracle \(Oracle\): its predictions have keypoints; .*window=null"):
+        Predictor(model).predict(image, inference={"window": 64})
