@@ -71,14 +71,16 @@ def _merged(
     target: Mapping[str, Any],
     overlap: Size,
 ) -> Predictions:
-    """The predictions of an image in original pixels from those of its windows in pixels of each window."""
+    """The predictions of an image, in original pixels, from those of its windows, in their pixels.
+
+    Computed on the CPU: the pairs of boxes that agree, of unknown number, would make an accelerator wait often.
+    """
     _check(cast(Head, model.heads[name]), name, parts[0])
-    values = {key: torch.cat([found[key] for found in parts]) for key in parts[0]}
-    boxes = values["boxes"]
+    values = {key: torch.cat([found[key] for found in parts]).cpu() for key in parts[0]}
+    boxes = values["boxes"].float()  # half precision has too few digits for large images
     corners = boxes.new_tensor([(left, top, left, top) for top, left, _ in windows])
     frames = corners + boxes.new_tensor([0, 0, crop[1], crop[0]])
-    counts = torch.tensor([len(found["boxes"]) for found in parts], device=boxes.device)
-    window_of = torch.repeat_interleave(torch.arange(len(parts), device=boxes.device), counts)
+    window_of = torch.repeat_interleave(torch.tensor([len(found["boxes"]) for found in parts]))
     h, w = map(int, target["size"])
     H, W = map(int, target["original_size"])
     merged = merge_boxes(

@@ -1,12 +1,17 @@
 """Detection in windows: an oracle finds every object of a large image once, and one window equals one pass."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from densevit import config as configs
 from densevit.config import InferenceSection
+from densevit.data.build import build_data
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, PluginError
 from densevit.evaluation.coco import CocoDetection
@@ -14,7 +19,10 @@ from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, inference_by_head
 from densevit.model.box_merging import merge_boxes
+from densevit.training.dense_module import DenseModule
+from densevit.training.evaluation import evaluate
 from densevit_heads.detr.head import Detr
+from tests.strict_device import DEVICE, Accelerator, host, moved
 
 CLASSES = tuple(Class(str(i), i, (0, 0, 0)) for i in range(1, 4))
 
@@ -159,6 +167,13 @@ def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
     )
     assert len(few["boxes"]) > 9 and (few["scores"].diff() <= 0).all()
     torch.testing.assert_close(few, many)
+    with Accelerator(torch.float64) as accelerator:
+        moved(model)
+        remote = {**batch, **{key: batch[key].to(DEVICE, non_blocking=True) for key in ("images", "padding_mask")}}
+        sections = inference_by_head(model, InferenceSection(window=24, batch_size=4))
+        [found] = model.infer(remote, sections)["detection"]
+    torch.testing.assert_close({key: host(value) for key, value in found.items()}, few)
+    assert accelerator.waits == {"to the CPU": 3}  # boxes, scores and labels
 
 
 class Largest(TorchDispatchMode):
@@ -208,6 +223,33 @@ def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_s
         inference_by_head(oracle(Oracle), section)
     with pytest.raises(ConfigError, match=r"^inference.scales=\[0.5\] averages dense maps"):
         Predictor(oracle(Oracle)).with_inference({"scales": [0.5]})
+
+
+def test_validation_and_evaluation_use_the_windows_of_the_config(tmp_path):
+    """An image file of 300 x 400 in COCO format, at its own scale; the training crops are smaller."""
+    image, truth = painted((300, 400), 50, 40)
+    annotations = [
+        {"id": n, "image_id": 1, "category_id": label + 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
+        | {"area": (x1 - x0) * (y1 - y0)}
+        for n, (label, x0, y0, x1, y1) in enumerate(as_set(truth), 1)
+    ]
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / split / "a.png")
+        file = {"images": [{"id": 1, "file_name": "a.png", "height": 300, "width": 400}], "annotations": annotations}
+        file["categories"] = [{"id": one.file_id, "name": one.name} for one in CLASSES]
+        (tmp_path / f"{split}.json").write_text(json.dumps(file))
+    data = {"name": "coco", "root": str(tmp_path), "recipe": "crop", "image_size": 96, "object_crops": 0.5}
+    values = {"backbone": {"name": "x"}, "heads": {"oracle": {"name": "x"}}, "data": data}
+    window = {"window": 96, "stride": 56}
+    trainer = {"max_steps": 1, "accelerator": "cpu", "devices": 1, "precision": "32"}
+    config = configs.from_mapping({**values, "trainer": trainer, "inference": window})
+    model = oracle()
+    predictor = Predictor(model, config)
+    assert predictor.inference == DenseModule(predictor).inference == {"oracle": InferenceSection(**window)}
+    metrics, _ = evaluate(model, build_data(config, 4), config)
+    assert metrics["oracle/AP"] == 1
+    assert all(rows <= 96 and columns <= 96 for _, rows, columns in model.heads["oracle"].runs)
 
 
 def test_predictions_that_windows_cut_are_an_error():
