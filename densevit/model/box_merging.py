@@ -10,7 +10,7 @@
    them, with their highest score. One with less than half the score of another that it agrees with is dropped first.
 
 SAHI (Akyon et al. 2022) compares all boxes by intersection over the smaller area, which also joins a small object with
-a large one beside it. Without an overlap of the windows nothing can be compared, and objects on a seam stay cut.
+a large one behind it. Without an overlap of the windows nothing can be compared, and objects on a seam stay cut.
 """
 
 from typing import NamedTuple
