@@ -160,15 +160,16 @@ class DataSection(OpenSection):
         return scales
 
 
-OPTIMISERS = ("adamw", "adam", "sgd")
+OPTIMISERS = ("adamw", "adam", "sgd", "muon")
 """The built-in optimisers."""
 
 
 class OptimSection(OpenSection):
     """The optimiser and the learning rate schedule, and the options of an optimiser that is a `module:Class`."""
 
-    name: Literal["adamw", "adam", "sgd"] | ModuleClass = "adamw"
-    """`adamw`, `adam`, `sgd`, which uses the first of `betas` as momentum, or a `module:Class`."""
+    name: Literal["adamw", "adam", "sgd", "muon"] | ModuleClass = "adamw"
+    """`adamw`, `adam`, `sgd`, which uses the first of `betas` as momentum, `muon`, which is Muon for the weights of
+    linear and convolution layers and AdamW for the rest, or a `module:Class`."""
     lr: Annotated[Float, Field(gt=0, le=1e6)] | None = None
     """Learning rate; 1e-4 if `lr_per_256` is not set either."""
     lr_per_256: Annotated[Float, Field(gt=0, le=1e6)] | None = None

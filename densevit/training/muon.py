@@ -1,0 +1,101 @@
+"""Muon (Jordan et al. 2024; Liu et al. 2025): momentum, orthogonalised by Newton-Schulz iterations.
+
+`torch.optim.Muon` takes matrices only. Convolution kernels gain the most from it here.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from densevit.layers.precision import autocast_off
+
+LEAST_SIDE = 16
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration
+_ITERATIONS = 5
+_MOMENTUM = 0.95
+_RMS = 0.2  # of an update, that of AdamW's (Liu et al. 2025, section 2.2): the same learning rates fit both
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for the weights `matrices`, with Nesterov momentum and decoupled weight decay; AdamW for all others.
+
+    A kernel (out, in, h, w) is the matrix (out, in * h * w). Matrices of one shape are orthogonalised together. The
+    update is `torch.optim.Muon`'s with `adjust_lr_fn="match_rms_adamw"`.
+    """
+
+    def __init__(self, params: Iterable[dict[str, Any]], matrices: Iterable[Tensor], **options: Any) -> None:
+        """params: parameter groups. options: those of AdamW."""
+        chosen = set(map(id, matrices))
+        groups = []
+        for group in params:
+            parts: dict[bool, list[Tensor]] = {True: [], False: []}
+            for parameter in group["params"]:
+                parts[id(parameter) in chosen].append(parameter)
+            groups += [{**group, "params": part, "muon": muon} for muon, part in parts.items() if part]
+        super().__init__(groups, **options)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One optimiser step."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        groups = self.param_groups
+        for group in groups:
+            if group["muon"]:
+                self._update(group)
+        self.param_groups = [group for group in groups if not group["muon"]]
+        try:
+            super().step()
+        finally:
+            self.param_groups = groups
+        return loss
+
+    def _update(self, group: dict[str, Any]) -> None:
+        by_shape: dict[tuple[int, int], list[Tensor]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                rows = parameter.shape[0]
+                by_shape.setdefault((rows, parameter.numel() // rows), []).append(parameter)
+        for (rows, columns), parameters in by_shape.items():
+            updates = []
+            for parameter in parameters:
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = torch.zeros(())  # AdamW expects one when it loads a state
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                state["momentum_buffer"].lerp_(parameter.grad, 1 - _MOMENTUM)
+                updates.append(parameter.grad.lerp(state["momentum_buffer"], _MOMENTUM).flatten(1))
+            rate = group["lr"] * _RMS * max(rows, columns) ** 0.5
+            for parameter, update in zip(parameters, orthogonalised(torch.stack(updates)), strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.view_as(parameter).to(parameter.dtype), alpha=-rate)
+
+
+def orthogonalised(x: Tensor) -> Tensor:
+    """Approximates U V^T of x = U S V^T, with singular values of about 0.7 to 1.2. x: (N, R, C). Returns bf16."""
+    a, b, c = _COEFFICIENTS
+    tall = x.shape[1] > x.shape[2]
+    with autocast_off(x.device):
+        x = x.bfloat16()
+        if tall:
+            x = x.mT
+        x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+        for _ in range(_ITERATIONS):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        return x.mT if tall else x
+
+
+def hidden_matrices(*modules: nn.Module) -> list[Tensor]:
+    """The weights of linear and convolution layers with at least 16 rows and columns as matrices.
+
+    Not those of grouped convolutions, nor of layers with fewer outputs, such as the predictions of a few classes.
+    """
+    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, kinds)]
+    weights = [layer.weight for layer in layers if getattr(layer, "groups", 1) == 1]
+    return [w for w in weights if min(w.shape[0], w.numel() // w.shape[0]) >= LEAST_SIDE]

@@ -1,0 +1,100 @@
+"""Muon against `torch.optim.Muon`, which takes matrices only, and AdamW."""
+
+import pytest
+import torch
+from torch import nn
+
+import densevit
+from densevit.config import OptimSection
+from densevit.model import DenseModel
+from densevit.training.muon import Muon, hidden_matrices, orthogonalised
+from densevit.training.optim import build_optimizer
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 80), (80, 32), (24, 3, 3, 3), (16, 32, 2, 2)])
+def test_updates_are_those_of_torch_on_the_flattened_weight(shape):
+    torch.manual_seed(0)
+    start = torch.randn(3, *shape)
+    ours = [nn.Parameter(x.clone()) for x in start]
+    theirs = [nn.Parameter(x.flatten(1).clone()) for x in start]
+    options = {"lr": 0.02, "weight_decay": 0.1}
+    optimizer = Muon([{"params": ours}], ours, **options)
+    reference = torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **options)
+    for _ in range(4):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.flatten(1).clone()
+        optimizer.step()
+        reference.step()
+    for a, b, x in zip(ours, theirs, start, strict=True):
+        assert (a - x).abs().max() > 1e-3
+        torch.testing.assert_close(a.flatten(1), b, atol=2e-4, rtol=1e-3)  # products in bf16, batched here
+
+
+def test_other_parameters_are_trained_by_adamw():
+    torch.manual_seed(0)
+    matrix, bias = nn.Parameter(torch.randn(16, 16)), nn.Parameter(torch.randn(16))
+    reference = nn.Parameter(bias.detach().clone())
+    options = {"lr": 0.01, "betas": (0.8, 0.9), "weight_decay": 0.1}
+    optimizer = Muon([{"params": [matrix, bias]}], [matrix], **options)
+    adamw = torch.optim.AdamW([reference], **options)
+    for _ in range(3):
+        for parameter in (matrix, bias, reference):
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        adamw.step()
+    torch.testing.assert_close(bias, reference, atol=0, rtol=0)
+
+
+def test_singular_values_approach_one():
+    x = torch.randn(2, 48, 20) @ torch.diag(torch.logspace(0, -1, 20))
+    values = torch.linalg.svdvals(orthogonalised(x).float())
+    assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_a_restored_state_continues_exactly():
+    def run(steps: int, optimizer=None, weight=None):
+        weight = nn.Parameter(torch.linspace(-1, 1, 16 * 20).view(16, 20)) if weight is None else weight
+        optimizer = optimizer or Muon([{"params": [weight]}], [weight], lr=0.1)
+        for _ in range(steps):
+            weight.grad = weight.detach().sin()
+            optimizer.step()
+        return optimizer, weight
+
+    _, straight = run(4)
+    first, weight = run(2)
+    weight = nn.Parameter(weight.detach().clone())
+    second = Muon([{"params": [weight]}], [weight], lr=0.1)
+    second.load_state_dict(first.state_dict())
+    torch.testing.assert_close(run(2, second, weight)[1], straight, atol=0, rtol=0)
+
+
+def test_matrices_of_a_model():
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(16, 16)
+            self.classes = nn.Linear(16, 8)
+            self.kernel = nn.Conv2d(3, 16, 3)
+            self.depthwise = nn.Conv2d(32, 32, 5, groups=32)
+            self.table = nn.Embedding(32, 32)
+            self.norm = nn.LayerNorm(32)
+
+    parts = Parts()
+    assert [w is e for w, e in zip(hidden_matrices(parts), [parts.linear.weight, parts.kernel.weight], strict=True)]
+
+
+def test_the_config_builds_it_with_rates_of_its_groups():
+    backbone = densevit.create_backbone("swin", variant="nano")
+    model = DenseModel(backbone, {})
+    section = OptimSection(name="muon", lr=1e-3, backbone_lr=1e-4, weight_decay=0.05)
+    optimizer = build_optimizer(model, section, 1e-3)
+    assert isinstance(optimizer, Muon)
+    assert {(group["muon"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {
+        (True, 1e-4, 0.05),
+        (False, 1e-4, 0.0),
+    }
+    names = {id(p): name for name, p in model.named_parameters()}
+    chosen = {names[id(p)] for group in optimizer.param_groups if group["muon"] for p in group["params"]}
+    assert "backbone.stages.2.1.mlp.expand.weight" in chosen
+    assert not any("norm" in name or "bias" in name for name in chosen)
