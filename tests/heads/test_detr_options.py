@@ -34,6 +34,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "anchors, last layer only": {**BOXES, "auxiliary_losses": False, "denoising": 2},
     "position bias": {"anchors": True, "position_bias": True},
     "denoising": {"anchors": True, "denoising": 2},
+    "distinct queries": {"anchors": True, "classification": "focal", "dense_loss": 1.0, "distinct_queries": 0.7},
+    "distinct queries, more than cells": {
+        **BOXES, "dense_loss": 1.0, "distinct_queries": 0.5, "num_queries": 50, "position_bias": True,
+    },
     "contrastive denoising": {"anchors": True, "contrastive_denoising": 10},
     "contrastive denoising, mal": {**BOXES, "contrastive_denoising": 10},
     "look forward twice": {**BOXES, "look_forward_twice": True},
@@ -92,7 +96,9 @@ def test_trains_on_images_with_and_without_objects(options: dict[str, Any]):
     head = make_head(**options).train()
     batch = make_batch([3, 0, 5])
     outputs, losses = step(head, *batch)
-    Q = min(head.num_queries, 12) if head.proposals is not None else head.num_queries  # 12 cells at stride 16
+    Q = (
+        min(head.num_queries, 12) if head.query_embedding is None or head.proposals is not None else head.num_queries
+    )  # 12 cells at stride 16
     K = len(CLASSES) + (head.criterion.classification == "softmax")
     assert outputs["logits"].shape == (3, Q, K) and outputs["boxes"].shape == (3, Q, 4)
     layers = len(head.decoder) + (head.proposals is not None)

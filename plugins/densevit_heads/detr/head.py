@@ -14,7 +14,7 @@ from densevit.losses.set_prediction import Classification
 from densevit_heads.detr.box_positions import BoxPositionBias, BoxPositions
 from densevit_heads.detr.decoders import BoxDecoder, Decoder
 from densevit_heads.detr.memory import CoarsestProjection, FusedProjection, Memory, cell_centres
-from densevit_heads.detr.queries import anchor_queries, learned_queries, proposed_queries
+from densevit_heads.detr.queries import DistinctQueries, anchor_queries, learned_queries, proposed_queries
 from densevit_heads.detr.transformer import DecoderLayer, EncoderLayer
 from densevit_heads.set_prediction.boxes import inverse_sigmoid
 from densevit_heads.set_prediction.criterion import LossWeights, SetCriterion
@@ -88,6 +88,7 @@ class Detr(Head):
         dense_loss: float = 0.0,
         contrastive_denoising: int = 0,
         look_forward_twice: bool = False,
+        distinct_queries: float = 0.0,
     ) -> None:
         super().__init__(channels, strides, classes)
         for option, value in {
@@ -96,6 +97,7 @@ class Detr(Head):
             "denoising": denoising,
             "contrastive_denoising": contrastive_denoising,
             "look_forward_twice": look_forward_twice,
+            "distinct_queries": distinct_queries,
         }.items():
             if value and not anchors:
                 raise ValueError(f"{option} needs box queries. Fix: set anchors to true.")
@@ -108,6 +110,8 @@ class Detr(Head):
             )
         if two_stage and not auxiliary_losses:
             raise ValueError("two_stage trains its proposals by an auxiliary loss. Fix: set auxiliary_losses to true.")
+        if distinct_queries:
+            self._check_distinct(distinct_queries, dense_loss, two_stage, denoising or contrastive_denoising)
         check_counts({"decoder_layers": decoder_layers}, 1, MAX_LAYERS)
         check_counts({"encoder_layers": encoder_layers, "fusion_blocks": fusion_blocks}, 0, MAX_LAYERS)
         check_counts({"num_queries": num_queries, "num_heads": num_heads, "feedforward": feedforward})
@@ -151,11 +155,18 @@ class Detr(Head):
             nn.init.zeros_(self.box_head.last.weight)
             nn.init.zeros_(self.box_head.last.bias)
 
-        self.query_embedding = nn.Embedding(num_queries, width)  # positions in DETR, contents with anchors
-        self.anchors = nn.Parameter(inverse_sigmoid(torch.rand(num_queries, 4))) if anchors and not two_stage else None
+        if distinct_queries:  # class scores are refined as boxes are
+            nn.init.zeros_(self.label_head.weight)
+            nn.init.zeros_(self.label_head.bias)
+
+        # Positions in DETR, contents with anchors.
+        self.query_embedding = None if distinct_queries else nn.Embedding(num_queries, width)
+        learned = anchors and not two_stage and not distinct_queries
+        self.anchors = nn.Parameter(inverse_sigmoid(torch.rand(num_queries, 4))) if learned else None
         self.box_positions = BoxPositions(width) if anchors else None
         self.position_bias = BoxPositionBias(num_heads) if position_bias else None
         self.proposals = Proposals(width, K) if two_stage else None
+        self.distinct = DistinctQueries(width, num_queries, distinct_queries) if distinct_queries else None
         self.denoising = build_denoising(width, K, denoising, contrastive_denoising)
         self.dense = Proposals(width, K) if dense_loss else None
 
@@ -169,11 +180,13 @@ class Detr(Head):
     def _detect(self, memory: Memory, targets: list[Targets] | None) -> tuple[Outputs, Tensor]:
         """The outputs of `forward`, and the states of the queries after the last layer, (B, Q, C)."""
         outputs: Outputs = {}
-        if self.training and self.dense is not None:
+        cells = None
+        if self.dense is not None and (self.training or self.distinct is not None):
             cells = self.dense(memory.tokens, memory.centres)
+        if self.training and cells is not None:
             outputs["dense"] = (*cells, memory.centres, memory.padding)  # each (B, S, ...)
         if isinstance(self.decoder, BoxDecoder):
-            states, logits, boxes = self._decode_boxes(memory, targets if self.training else None, outputs)
+            states, logits, boxes = self._decode_boxes(memory, targets if self.training else None, outputs, cells)
         else:
             states, logits, boxes = self._decode(memory)
         return {**outputs, "logits": logits[-1], "boxes": boxes[-1], "layers": (logits, boxes)}, states
@@ -195,22 +208,28 @@ class Detr(Head):
 
     def _decode(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
         """DETR's decoder. Returns the last states (B, Q, C), logits (L, B, Q, K+1) and boxes (L, B, Q, 4)."""
+        assert self.query_embedding is not None
         queries = learned_queries(self.query_embedding, len(memory.tokens))
         x = self.decoder(queries, memory, self.decoder_norm)
         return x[-1], self.label_head(x), self.box_head.in_full_precision(x).sigmoid()
 
     def _decode_boxes(
-        self, memory: Memory, targets: list[Targets] | None, outputs: Outputs
+        self, memory: Memory, targets: list[Targets] | None, outputs: Outputs, cells: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Decoder with box queries. Returns the last states (B, Q, C), logits (L, B, Q, K) and boxes (L, B, Q, 4).
 
+        cells: the dense predictions, logits (B, S, K) and boxes (B, S, 4).
         Denoising queries are left out of all three. The proposals are the first layer.
         """
-        proposed = None
-        if self.anchors is not None:
+        proposed = scores = None
+        if self.distinct is not None:
+            assert cells is not None
+            queries, scores = self.distinct(*cells, memory)
+        elif self.anchors is not None:
+            assert self.query_embedding is not None
             queries = anchor_queries(self.query_embedding, self.anchors, len(memory.tokens))
         else:
-            assert self.proposals is not None
+            assert self.proposals is not None and self.query_embedding is not None
             queries, proposed = proposed_queries(self.query_embedding, self.proposals, memory)
         denoising = None
         if self.denoising is not None and targets is not None:
@@ -221,12 +240,24 @@ class Detr(Head):
         parts = (self.decoder_norm, self.box_head, self.box_positions, self.position_bias)
         states, boxes = self.decoder(queries, memory, *parts, query_attention_bias)
         logits = self.label_head(states)
+        if scores is not None:
+            logits = logits + scores
         if denoising is not None:
             outputs["denoising"], logits, boxes = denoising.split(logits, boxes)
         if proposed is not None:
             logits = torch.cat([proposed[0][None].to(logits.dtype), logits])
             boxes = torch.cat([proposed[1][None], boxes])
         return states[-1][:, -boxes.shape[2] :], logits, boxes
+
+    @staticmethod
+    def _check_distinct(threshold: float, dense_loss: float, two_stage: bool, denoising: bool) -> None:
+        if not 0 < threshold <= 1:
+            raise ValueError(f"distinct_queries is {threshold}; an IoU of 0 to 1 is expected.")
+        if not dense_loss:
+            raise ValueError("distinct_queries are dense predictions. Fix: set dense_loss.")
+        if two_stage or denoising:
+            other = "two_stage" if two_stage else "denoising"
+            raise ValueError(f"distinct_queries and {other} are both set. Fix: leave one out.")
 
     def check(self, dataset: Dataset) -> None:
         """Warns if training images have more objects than queries."""

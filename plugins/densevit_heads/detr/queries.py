@@ -1,7 +1,10 @@
-"""The three kinds of queries: learned positions (DETR), anchors (DAB-DETR), and the best proposals (two-stage)."""
+"""The kinds of queries: learned positions (DETR), anchors (DAB-DETR), the best proposals (two-stage), and distinct
+dense predictions (DDQ).
+"""
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert, nms
 
 from densevit_heads.detr.memory import Memory
 from densevit_heads.set_prediction.proposals import Proposals
@@ -31,3 +34,45 @@ def proposed_queries(
     logits, boxes = proposals.best(memory.tokens, memory.centres, memory.padding, embedding.num_embeddings)
     contents = embedding.weight[: boxes.shape[1]].expand(len(boxes), -1, -1)
     return BoxQueries(contents, boxes.detach()), (logits, boxes)
+
+
+class DistinctQueries(nn.Module):
+    """Queries from the dense predictions, without near-duplicates (DDQ, Zhang et al. 2023, section 3.2).
+
+    Class-agnostic non-maximum suppression (NMS) leaves out a prediction that overlaps one of higher score by an IoU
+    above `threshold`; the `num_queries` best of the others are the queries. If fewer remain, the best of those left out
+    follow. Contents are a linear map of the tokens of their cells.
+    """
+
+    candidates = 4  # predictions that enter NMS, per query
+
+    def __init__(self, width: int, num_queries: int, threshold: float) -> None:
+        super().__init__()
+        self.num_queries, self.threshold = num_queries, threshold
+        self.contents = nn.Linear(width, width)
+
+    def forward(self, logits: Tensor, boxes: Tensor, memory: Memory) -> tuple[BoxQueries, Tensor]:
+        """logits: (B, S, K). boxes: (B, S, 4) cxcywh. Also returns the logits of the queries, (B, Q, K).
+
+        No gradient flows to logits and boxes.
+        """
+        scores = logits.detach().float().amax(-1).masked_fill(memory.padding, float("-inf"))
+        scores, cells = scores.topk(min(self.candidates * self.num_queries, scores.shape[1]), dim=1)
+        boxes = _rows(boxes.detach().float(), cells)
+        rank = self._distinct(box_convert(boxes, "cxcywh", "xyxy"), scores) * scores.shape[1]
+        rank = rank - torch.arange(scores.shape[1], device=rank.device)
+        chosen = rank.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
+        cells = cells.gather(1, chosen)
+        queries = BoxQueries(self.contents(_rows(memory.tokens, cells)), _rows(boxes, chosen))
+        return queries, _rows(logits.detach(), cells)
+
+    def _distinct(self, corners: Tensor, scores: Tensor) -> Tensor:
+        """corners: (B, N, 4) xyxy. scores: (B, N). Returns (B, N) int, 1 for boxes that NMS keeps."""
+        apart = 4.0 * torch.arange(len(corners), device=corners.device)  # boxes of different images do not overlap
+        kept = nms((corners + apart[:, None, None]).flatten(0, 1), scores.flatten(), self.threshold)
+        return torch.zeros_like(scores, dtype=torch.long).flatten().index_fill(0, kept, 1).view_as(scores)
+
+
+def _rows(values: Tensor, indices: Tensor) -> Tensor:
+    """values: (B, S, C). indices: (B, N). Returns (B, N, C)."""
+    return values.gather(1, indices[..., None].expand(-1, -1, values.shape[-1]))
