@@ -37,7 +37,7 @@ class Muon(torch.optim.AdamW):
         super().__init__(groups, **options)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimiser step."""
         loss = None
         if closure is not None:
@@ -55,22 +55,23 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def _update(self, group: dict[str, Any]) -> None:
-        by_shape: dict[tuple[int, int], list[Tensor]] = {}
+        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
         for parameter in group["params"]:
             if parameter.grad is not None:
                 rows = parameter.shape[0]
-                by_shape.setdefault((rows, parameter.numel() // rows), []).append(parameter)
-        for (rows, columns), parameters in by_shape.items():
+                shape = (rows, parameter.numel() // rows)
+                by_shape.setdefault(shape, []).append((parameter, parameter.grad))
+        for (rows, columns), trained in by_shape.items():
             updates = []
-            for parameter in parameters:
+            for parameter, gradient in trained:
                 state = self.state[parameter]
                 if not state:
                     state["step"] = torch.zeros(())  # AdamW expects one when it loads a state
                     state["momentum_buffer"] = torch.zeros_like(parameter)
-                state["momentum_buffer"].lerp_(parameter.grad, 1 - _MOMENTUM)
-                updates.append(parameter.grad.lerp(state["momentum_buffer"], _MOMENTUM).flatten(1))
+                state["momentum_buffer"].lerp_(gradient, 1 - _MOMENTUM)
+                updates.append(gradient.lerp(state["momentum_buffer"], _MOMENTUM).flatten(1))
             rate = group["lr"] * _RMS * max(rows, columns) ** 0.5
-            for parameter, update in zip(parameters, orthogonalised(torch.stack(updates)), strict=True):
+            for (parameter, _), update in zip(trained, orthogonalised(torch.stack(updates)), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.view_as(parameter).to(parameter.dtype), alpha=-rate)
 

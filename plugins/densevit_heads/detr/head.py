@@ -111,7 +111,7 @@ class Detr(Head):
         if two_stage and not auxiliary_losses:
             raise ValueError("two_stage trains its proposals by an auxiliary loss. Fix: set auxiliary_losses to true.")
         if distinct_queries:
-            self._check_distinct(distinct_queries, dense_loss, two_stage, denoising or contrastive_denoising)
+            self._check_distinct(distinct_queries, dense_loss, two_stage, max(denoising, contrastive_denoising))
         check_counts({"decoder_layers": decoder_layers}, 1, MAX_LAYERS)
         check_counts({"encoder_layers": encoder_layers, "fusion_blocks": fusion_blocks}, 0, MAX_LAYERS)
         check_counts({"num_queries": num_queries, "num_heads": num_heads, "feedforward": feedforward})
@@ -250,7 +250,7 @@ class Detr(Head):
         return states[-1][:, -boxes.shape[2] :], logits, boxes
 
     @staticmethod
-    def _check_distinct(threshold: float, dense_loss: float, two_stage: bool, denoising: bool) -> None:
+    def _check_distinct(threshold: float, dense_loss: float, two_stage: bool, denoising: int) -> None:
         if not 0 < threshold <= 1:
             raise ValueError(f"distinct_queries is {threshold}; an IoU of 0 to 1 is expected.")
         if not dense_loss:
