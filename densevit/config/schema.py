@@ -180,9 +180,9 @@ class OptimSection(OpenSection):
     """Layer-wise decay: the learning rate of a backbone depth relative to the next; the last has `backbone_lr`."""
     lr_factors: dict[str, Factor] = Field(default_factory=dict)
     """Learning rate factors by parameter pattern, as in `{heads.detection.*: 10}`. If several match, all apply."""
-    matrices: Patterns = ()
-    """For `muon`: patterns of the weights that Muon trains, as in `[heads.*]`; the others have AdamW. `[]`: all of
-    linear and convolution layers."""
+    matrices: Literal["all", "convolutions"] = "all"
+    """The weights that `muon` trains: of all linear and convolution layers, or of convolutions only, which costs less
+    for small batches on a CPU. The others have AdamW."""
     weight_decay: Rate = 1e-4
     """Weight decay; not applied to norms, biases and position embeddings."""
     betas: Annotated[tuple[Momentum, Momentum] | None, BeforeValidator(as_tuple)] = None
@@ -209,7 +209,7 @@ class OptimSection(OpenSection):
             given = [key for key in ("lr", "lr_per_256") if values.get(key) is not None]
             if len(given) == 2:
                 raise ValueError("lr and lr_per_256 are both given; keep one.")
-            if values.get("matrices") and values.get("name", "adamw") != "muon":
+            if values.get("matrices", "all") != "all" and values.get("name", "adamw") != "muon":
                 raise ValueError("matrices are of the optimiser muon. Leave them out, or set optim.name: muon.")
             if values.get("warmup") and values.get("warmup_steps"):
                 raise ValueError("warmup and warmup_steps are both given; keep one.")

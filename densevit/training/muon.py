@@ -91,12 +91,12 @@ def orthogonalised(x: Tensor) -> Tensor:
         return x.mT if tall else x
 
 
-def hidden_matrices(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """The weights of linear and convolution layers with at least 16 rows and columns as matrices, by name.
+def hidden_matrices(*modules: nn.Module, linear: bool = True) -> list[Tensor]:
+    """The weights of convolution layers, and with `linear` of linear ones, that have 16 rows and columns or more.
 
     Not those of grouped convolutions, nor of layers with fewer outputs, such as the predictions of a few classes.
     """
-    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-    layers = {name: layer for name, layer in module.named_modules(prefix=prefix) if isinstance(layer, kinds)}
-    weights = {f"{name}.weight": layer.weight for name, layer in layers.items() if getattr(layer, "groups", 1) == 1}
-    return {name: w for name, w in weights.items() if min(w.shape[0], w.numel() // w.shape[0]) >= LEAST_SIDE}
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)[: 3 if linear else 2]
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, kinds)]
+    weights = [layer.weight for layer in layers if getattr(layer, "groups", 1) == 1]
+    return [w for w in weights if min(w.shape[0], w.numel() // w.shape[0]) >= LEAST_SIDE]

@@ -6,7 +6,7 @@ from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from densevit import config as configs
@@ -17,7 +17,6 @@ from densevit.errors import PluginError
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
-from densevit.model.parameter_patterns import matching
 from densevit.training.muon import Muon, hidden_matrices
 
 _POWER = 0.9  # exponent of `poly`, from DeepLab (Chen et al. 2017, section 4.1)
@@ -55,19 +54,11 @@ def build_optimizer(
     if section.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=section.betas[0], fused=fused)
     if section.name == "muon":
-        return Muon(groups, _matrices(model, section, method), lr=lr, betas=section.betas, fused=fused)
+        modules = (model,) if method is None else (model, method)
+        matrices = hidden_matrices(*modules, linear=section.matrices == "all")
+        return Muon(groups, matrices, lr=lr, betas=section.betas, fused=fused)
     kind = torch.optim.AdamW if section.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=lr, betas=section.betas, fused=fused)
-
-
-def _matrices(model: DenseModel, section: OptimSection, method: nn.Module | None) -> list[Tensor]:
-    """The weights that Muon trains."""
-    found = hidden_matrices(model)
-    if method is not None:
-        found |= hidden_matrices(method, "method")
-    if not section.matrices:
-        return list(found.values())
-    return [found[name] for pattern in section.matrices for name in matching(pattern, found, "optim.matrices")]
 
 
 def group_options(section: OptimSection) -> dict[str, Any]:
