@@ -92,6 +92,13 @@ def test_shipped_data_section_reads_a_folder(section: Path, folder: Path) -> Non
     assert batch["targets"][0]["truth"]["boxes"].shape[1] == 4
 
 
+@pytest.mark.parametrize("section", ["folder", "label_maps", "depth"])
+def test_own_data_is_augmented(section: str) -> None:
+    """Also with recipes of rendered scenes, which go without."""
+    config = configs.load("configs/setr_swin.yaml", [f"data=configs/data/{section}.yaml"])
+    assert configs.load("configs/setr_swin.yaml").data.recipe == "resize" and config.data.recipe == "fixed"
+
+
 def header(path: Path) -> str:
     lines = path.read_text().splitlines()
     return " ".join(
