@@ -133,6 +133,9 @@ class DataSection(OpenSection):
     copy_paste: Annotated[Float, Field(gt=0, le=1)] | None = None
     """Simple Copy-Paste in training: the share of images on which objects of another training image are pasted, by
     their instance masks. `null`: none."""
+    repeat_factor: Annotated[Float, Field(gt=0, le=1)] | None = None
+    """Repeat factor sampling in training: images with a class that is in less than this share of the images are shown
+    more often, by the square root of threshold / share. 0.001 for LVIS. `null`: each image once an epoch."""
     group_by_aspect: bool = False
     """Groups landscape and portrait images into separate batches: less padding."""
 

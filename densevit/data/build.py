@@ -1,6 +1,7 @@
 """Builds data sets, transforms and data loaders from a config's `data` section."""
 
 import os
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +11,7 @@ from densevit import registry
 from densevit.config import Config, DataSection, data_options
 from densevit.data.loading.batch_sampler import EvaluationBatches, TrainBatches, aspect_groups, padded
 from densevit.data.loading.dataloader import Loader, TransformedDataset, workers_for
+from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
 from densevit.data.transforms.copy_paste import CopyPaste
 from densevit.data.transforms.resizing import (
     EvaluationTransform,
@@ -134,8 +136,27 @@ class Data:
         return self._loader(TransformedDataset(self.val, self.val_transform, train=False), batches, world_size)
 
     def _train_batches(self, rank: int, world_size: int, groups: np.ndarray | None = None) -> TrainBatches:
-        indices, size = self.train.epoch_indices, self.section.batch_size
+        indices, size = self._epoch_indices, self.section.batch_size
         return TrainBatches(len(indices(0)), size, self.seed, rank, world_size, groups, indices)
+
+    @cached_property
+    def _epoch_indices(self) -> Callable[[int], np.ndarray]:
+        """Those of the training split, or of repeat factor sampling. Raises ConfigError where it cannot be used."""
+        threshold, dataset = self.section.repeat_factor, self.train
+        if threshold is None:
+            return dataset.epoch_indices
+        if type(dataset).epoch_indices is not Dataset.epoch_indices:
+            raise ConfigError(
+                f"data.repeat_factor: {self.section.name!r} itself says how often an epoch shows each image, as `mix` "
+                "by the shares of its sets. Fix: leave data.repeat_factor out."
+            )
+        pairs = dataset.image_classes()
+        if pairs is None:
+            raise ConfigError(
+                f"data.repeat_factor: {self.section.name!r} does not know the classes of its images without reading "
+                "them. Fix: leave it out, or let the data set implement image_classes(), as coco and coco_panoptic do."
+            )
+        return RepeatedIndices(repeat_factors(pairs, len(dataset), threshold), self.seed)
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         return padded(self.val_transform.canvas or self.val_transform.size_of(height, width), self.multiple)

@@ -44,6 +44,11 @@ class Dataset:
         """Objects per image (N,), if known without reading images; heads warn before training if they are too many."""
         return None
 
+    def image_classes(self) -> np.ndarray | None:
+        """Pairs (P, 2) of the index of an image and that of a class in it, for `data.repeat_factor`, if known without
+        reading images. The order and repetitions of pairs do not matter; an image without objects has none."""
+        return None
+
     def epoch_indices(self, epoch: int) -> np.ndarray:
         """Indices of this training epoch, (M,) int64, with the same M in every epoch. Default: each index once.
 

@@ -100,6 +100,12 @@ class Coco(Dataset):
         count = np.concatenate([[0], np.cumsum(~self._annotations.iscrowd.astype(bool))])
         return np.diff(count[self._annotations.first])
 
+    def image_classes(self) -> np.ndarray:
+        """(P, 2) image and class of each object that is not a crowd."""
+        known = self._annotations
+        images = np.repeat(np.arange(len(known)), np.diff(known.first))
+        return np.stack([images, known.labels], axis=1)[~known.iscrowd]
+
     def path(self, index: int) -> str:
         """The file of an image."""
         return os.path.join(

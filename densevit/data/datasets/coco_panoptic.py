@@ -114,6 +114,12 @@ class CocoPanoptic(Dataset):
         count = np.concatenate([[0], np.cumsum(~self._annotations.iscrowd)])
         return np.diff(count[self._annotations.first])
 
+    def image_classes(self) -> np.ndarray:
+        """(P, 2) image and class of each segment, things and stuff, that is not a crowd."""
+        known = self._annotations
+        images = np.repeat(np.arange(len(known)), np.diff(known.first))
+        return np.stack([images, known.labels], axis=1)[~known.iscrowd]
+
     def path(self, index: int) -> str:
         """The file of an image."""
         return os.fsdecode(self._images[index])

@@ -1,0 +1,180 @@
+"""Repeat factor sampling (LVIS): detectron2's formula, stochastic rounding, ranks and resumption."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit.config import Config, from_mapping
+from densevit.data.build import Data, build_data
+from densevit.data.loading.batch_sampler import TrainBatches
+from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
+from densevit.errors import ConfigError
+from densevit.interfaces import Class, Dataset, Sample
+
+
+def by_detectron2(classes: list[list[int]], threshold: float) -> list[float]:
+    """RepeatFactorTrainingSampler.repeat_factors_from_category_frequency, image by image."""
+    frequency = Counter(c for own in classes for c in set(own))
+    factor = {c: max(1.0, math.sqrt(threshold / (n / len(classes)))) for c, n in frequency.items()}
+    return [max({factor[c] for c in set(own)}, default=1.0) for own in classes]
+
+
+def pairs(classes: list[list[int]]) -> np.ndarray:
+    return np.array([(image, c) for image, own in enumerate(classes) for c in own], np.int64).reshape(-1, 2)
+
+
+def test_factors_by_hand() -> None:
+    # Class 0 is in 4 of 4 images, class 7 in 1 of 4: sqrt(1 / (1 / 4)) = 2. Class 3 is in 2 of 4: sqrt 2.
+    classes = [[0, 0], [0, 3], [0, 7, 3, 7], [0]]
+    assert repeat_factors(pairs(classes), 4, 1.0).tolist() == pytest.approx([1, math.sqrt(2), 2, 1])
+    assert repeat_factors(pairs(classes), 4, 0.25).tolist() == [1, 1, 1, 1], "no class is below the threshold"
+    assert repeat_factors(pairs([[], []]), 2, 0.5).tolist() == [1, 1]
+
+
+def test_factors_equal_detectron2() -> None:
+    rng = np.random.default_rng(0)
+    share = np.geomspace(1e-3, 0.7, 40)
+    classes = [np.flatnonzero(rng.random(40) < share).tolist() * 2 for _ in range(500)]
+    found = repeat_factors(rng.permutation(pairs(classes)), 500, 0.05)
+    np.testing.assert_allclose(found, by_detectron2(classes, 0.05), rtol=1e-12)
+    assert found.max() > 3 and found.min() == 1
+
+
+def test_rounding_is_right_on_average_and_epochs_have_one_length() -> None:
+    def counts(factors: list[float]) -> np.ndarray:
+        indices = RepeatedIndices(np.array(factors), seed=3)
+        return np.array([np.bincount(indices(epoch), minlength=len(factors)) for epoch in range(4000)])
+
+    factors = [1.0, 1.3, 2.5, 3.0, 1.7, 1.5]  # sum 11
+    found = counts(factors)
+    assert set(found.sum(axis=1)) == {11}
+    assert (found >= np.floor(factors)).all() and (found <= np.ceil(factors)).all()
+    assert found.mean(axis=0) == pytest.approx(factors, abs=0.03)
+    # The sum 3.4 is rounded to 3: the fractions 0.1 and 0.3 are left out. 3.6 gives 4: they are scaled by 1 / 0.6.
+    assert set(map(tuple, counts([1.0, 1.1, 1.3]))) == {(1, 1, 1)}
+    assert counts([1.0, 1.2, 1.4]).mean(axis=0) == pytest.approx([1, 1 + 0.2 / 0.6, 1 + 0.4 / 0.6], abs=0.03)
+
+
+def test_epochs_depend_on_seed_and_epoch_only() -> None:
+    factors = np.random.default_rng(0).uniform(1, 3, 50)
+    first = RepeatedIndices(factors, seed=0)
+    assert np.array_equal(first(4), RepeatedIndices(factors, seed=0)(4))
+    assert not np.array_equal(first(4), first(5))
+    assert not np.array_equal(first(4), RepeatedIndices(factors, seed=1)(4))
+
+
+def test_factors_of_one_change_nothing() -> None:
+    for epoch in range(3):
+        assert sorted(RepeatedIndices(np.ones(7), seed=0)(epoch)) == list(range(7))
+
+
+# ---- in a data set ----
+
+_IMAGES = 20
+
+
+class Own(Dataset):
+    """A third party's: the last of 20 images has class 1, which is in no other."""
+
+    classes: ClassVar = {"detection": (Class("common", 1, (9, 9, 9)), Class("rare", 2, (9, 0, 9)))}
+    provides = ("boxes", "labels")
+
+    def __init__(self, split: str) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return _IMAGES
+
+    def __getitem__(self, index: int) -> Sample:
+        raise NotImplementedError
+
+
+class Known(Own):
+    def image_classes(self) -> np.ndarray:
+        return np.array([[i, 0] for i in range(_IMAGES)] + [[_IMAGES - 1, 1]])
+
+
+def config(**data: Any) -> Config:
+    heads = {"detection": {"name": "detr"}}
+    return from_mapping({"backbone": {"name": "resnet"}, "heads": heads, "data": data, "trainer": {"max_epochs": 1}})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """20 images with class 0, portrait and landscape; the last one has class 1 too, and a crowd of class 2."""
+    (tmp_path / "train").mkdir()
+    images, objects = [], []
+    for k in range(_IMAGES):
+        width, height = (40, 80) if k % 2 else (80, 40)
+        Image.new("RGB", (width, height)).save(tmp_path / "train" / f"{k}.png")
+        images.append({"id": k, "file_name": f"{k}.png", "width": width, "height": height})
+        objects.append({"image_id": k, "category_id": 3})
+    objects += [{"image_id": _IMAGES - 1, "category_id": 7}, {"image_id": 0, "category_id": 9, "iscrowd": 1}]
+    annotations = [{"id": i, "bbox": [1, 2, 10, 10], **one} for i, one in enumerate(objects)]
+    categories = [{"id": i, "name": str(i)} for i in (3, 7, 9)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def coco(folder: Path, **keys: Any) -> Data:
+    return build_data(config(name="coco", root=str(folder), image_size=32, repeat_factor=0.8, **keys))
+
+
+def test_loader_repeats_rare_images_without_crowds(folder: Path) -> None:
+    data = coco(folder, batch_size=1)
+    loader = data.train_loader()
+    shown = Counter(targets["image_id"] for batch in loader for targets in batch["targets"])
+    assert shown == {**dict.fromkeys(range(_IMAGES - 1), 1), _IMAGES - 1: 4}  # sqrt(0.8 / (1 / 20)) = 4
+    assert len(loader) == data.batches_an_epoch() == _IMAGES + 3
+
+
+def test_repeats_are_augmented_differently(folder: Path) -> None:
+    batches = [batch for batch in coco(folder, batch_size=1).train_loader()]
+    boxes = [str(b["targets"][0]["boxes"].tolist()) for b in batches if b["targets"][0]["image_id"] == _IMAGES - 1]
+    assert len(boxes) == 4 and len(set(boxes)) > 1
+
+
+def test_ranks_split_the_repeated_epoch_by_aspect(folder: Path) -> None:
+    data = coco(folder, batch_size=2, group_by_aspect=True)
+    ranks = [list(data.train_loader(rank, 2)) for rank in range(2)]
+    assert [len(batches) for batches in ranks] == [5, 5]  # 20 of 23 samples fill a batch on each rank
+    seen = Counter(targets["image_id"] for batches in ranks for batch in batches for targets in batch["targets"])
+    assert sum(seen.values()) == 20 and seen.pop(_IMAGES - 1) >= 1 and set(seen.values()) == {1}
+    mixed = [b for batches in ranks for b in batches if len({t["image_id"] % 2 for t in b["targets"]}) > 1]
+    assert len(mixed) <= 1
+
+
+def test_resumes_within_a_repeated_epoch() -> None:
+    indices = RepeatedIndices(np.linspace(1, 2.6, 30), seed=0)
+
+    def batches() -> TrainBatches:
+        return TrainBatches(len(indices(0)), 4, seed=0, epoch_indices=indices)
+
+    first = batches()
+    first.set_epoch(2)
+    whole = list(first)
+    for _ in range(5):
+        first.advance()
+    resumed = batches()
+    resumed.load_state_dict(first.state_dict())
+    assert list(resumed) == whole[5:]
+
+
+def test_own_data_set_gives_its_classes() -> None:
+    data = build_data(config(name=f"{__name__}:Known", repeat_factor=0.8, batch_size=1))
+    assert data.batches_an_epoch() == _IMAGES + 3
+
+
+def test_data_sets_without_classes_are_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.repeat_factor.*Own.*image_classes\(\)"):
+        build_data(config(name=f"{__name__}:Own", repeat_factor=0.1)).batches_an_epoch()
+    sets = {"a": {"name": "coco", "root": str(folder)}}
+    with pytest.raises(ConfigError, match=r"data\.repeat_factor: 'mix'.*leave data\.repeat_factor out"):
+        build_data(config(name="mix", sets=sets, repeat_factor=0.1)).batches_an_epoch()
