@@ -110,7 +110,7 @@ def test_recipe_matches_the_published_one(path: Path) -> None:
         side = 640 if large else 512
         assert (data.recipe, data.image_size, data.short_side, data.scales) == ("crop", side, side, (0.5, 2.0))
     else:
-        assert (data.recipe, data.image_size, data.short_side, data.scales) == ("crop", 1024, 800, (0.1, 2.0))
+        assert (data.recipe, data.image_size, data.short_side, data.scales) == ("lsj", 1024, 800, (0.1, 2.0))
         assert data.name == ("coco_panoptic" if panoptic else "coco")
 
 

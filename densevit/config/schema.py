@@ -112,15 +112,20 @@ class DataSection(OpenSection):
     """Worker processes that load images. `auto`: by the number of CPU cores."""
     image_size: Sides = None
     """Side, or `[height, width]`, of the model's input in pixels. `null`: the recipe's default."""
-    recipe: Annotated[Literal["fixed", "detr", "crop", "resize"] | Named, BeforeValidator(module_section)] = "fixed"
+    recipe: Annotated[Literal["fixed", "detr", "crop", "lsj", "resize"] | Named, BeforeValidator(module_section)] = (
+        "fixed"
+    )
     """Augmentation in training: `fixed` resizes images to `image_size`; `detr` is the multi-scale augmentation of DETR;
-    `crop` takes crops of `image_size` at random scales, as for semantic segmentation, NYU and KITTI; `resize` is
-    `fixed` without augmentation. Or `module:Class` with options, `{name: my_package:MyRecipe, options}`."""
+    `crop` takes crops of `image_size` at random scales, as for semantic segmentation, NYU and KITTI; `lsj`, large-scale
+    jitter, fits images into `image_size` times a random scale and crops or pads them to it, as for instance masks on
+    COCO; `resize` is `fixed` without augmentation. Or `module:Class` with options, `{name: my_package:MyRecipe,
+    options}`."""
     short_side: Side | None = None
-    """For `crop`: the short side of images in evaluation, and in training before random scaling. `null`: the image's
-    own."""
+    """For `crop` and `lsj`: the short side of images in evaluation; for `crop`, in training before random scaling too.
+    `null`: the image's own; for `lsj`, images are fitted into `image_size`."""
     scales: Scales = None
-    """For `crop`: the smallest and the largest random scale in training. `null`: `[0.5, 2.0]`."""
+    """For `crop` and `lsj`: the smallest and the largest random scale in training. `null`: `[0.5, 2.0]`; for `lsj`,
+    `[0.1, 2.0]`."""
     rotation: Annotated[Float, Field(gt=0, le=180)] | None = None
     """For `crop`: the largest random rotation in training, in degrees. New pixels at the border are black and
     unlabelled. `null`: no rotation."""
@@ -150,9 +155,11 @@ class DataSection(OpenSection):
     @classmethod
     def _belongs_to_crop(cls, value: Any, info: ValidationInfo) -> Any:
         recipe = info.data.get("recipe", "crop")  # an invalid recipe is reported on its own
-        if value is not None and recipe != "crop":
+        having = ("crop",) if info.field_name == "rotation" else ("crop", "lsj")
+        if value is not None and recipe not in having:
             name = recipe if isinstance(recipe, str) else recipe.name
-            raise ValueError(f"the recipe {name!r} has no such key. Leave it out, or set data.recipe: crop.")
+            listed = " or data.recipe: ".join(having)
+            raise ValueError(f"the recipe {name!r} has no such key. Leave it out, or set data.recipe: {listed}.")
         return value
 
     @field_validator("scales")

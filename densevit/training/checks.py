@@ -193,11 +193,11 @@ def _check_input_size(config: Config, model: DenseModel) -> None:
         )
     sections = inference_by_head(model, config.inference, config.inference_by_head)
     whole = [name for name in model.heads if name not in sections or sections[name].window is None]
-    if config.data.recipe == "crop" and whole:
+    if config.data.recipe in ("crop", "lsj") and whole:
         window = f"set inference.window=[{fixed[0]},{fixed[1]}]"
         raise ConfigError(
-            f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.recipe 'crop' "
-            f"validates {' and '.join(f'heads.{name}' for name in whole)} on whole images. Fix: "
+            f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.recipe "
+            f"{config.data.recipe!r} validates {' and '.join(f'heads.{name}' for name in whole)} on whole images. Fix: "
             f"{window if sections.keys() >= set(whole) else 'use another recipe'}."
         )
 

@@ -23,6 +23,9 @@ _ZOOMED = 0.5  # the probability of a zoom
 SCALES = (0.5, 2.0)  # of `crop`, by default
 _LARGEST_SHARE = 0.75  # of one class in the labelled pixels of a crop
 _CROP_TRIES = 10
+JITTER_SCALES = (0.1, 2.0)  # of `lsj`, by default
+_JITTER_SIDE = 1024
+
 _LONGEST = 4  # the maximum of the long side over the short side in `crop`: mmsegmentation's (2048, 512)
 
 
@@ -38,13 +41,18 @@ def build_recipe(
     its size.
     detr: [short, long] are the short side and the maximum of the long side in evaluation; training's scales are
     proportional; an int is the short side; None is the paper's [800, 1333].
-    crop: the training crop, [h, w] or its side. Only this recipe takes short_side and scales.
+    crop: the training crop, [h, w] or its side. Only crop and lsj take short_side and scales.
+    lsj: the canvas, [h, w] or its side; None is the paper's 1024.
     """
     if name == "crop":
         if image_size is None:
             raise ConfigError("data.image_size is missing: the recipe 'crop' needs the crop's side or [height, width].")
         crop = (image_size, image_size) if isinstance(image_size, int) else image_size
         return Crop(crop, short_side, SCALES if scales is None else scales)
+    if name == "lsj":
+        side = _JITTER_SIDE if image_size is None else image_size
+        canvas = (side, side) if isinstance(side, int) else side
+        return LargeScaleJitter(canvas, short_side, JITTER_SCALES if scales is None else scales)
     if name in ("fixed", "resize"):
         return Fixed(image_size)
     if name == "detr":
@@ -58,7 +66,7 @@ def build_recipe(
                 f"data.image_size: the recipe 'detr' takes [short, greatest long side], not {[*image_size]}."
             )
         return Detr(short, longest)
-    raise ConfigError(f"data.recipe: there is no recipe {name!r}. Known: crop, detr, fixed, resize.")
+    raise ConfigError(f"data.recipe: there is no recipe {name!r}. Known: crop, detr, fixed, lsj, resize.")
 
 
 @dataclass(frozen=True)
@@ -182,6 +190,60 @@ class Crop(Recipe):
         if self.short_side is None:
             return 1.0
         return min(self.short_side / min(height, width), _LONGEST * self.short_side / max(height, width))
+
+
+@dataclass(frozen=True)
+class LargeScaleJitter(Recipe):
+    """Large-scale jitter (Ghiasi et al. 2021, section 3), as detectron2's ResizeScale and FixedSizeCrop.
+
+    In training, an image is fitted into the canvas, with its aspect ratio kept, times a random factor of `scales`; what
+    exceeds the canvas is cropped at random, the rest is padding.
+
+    canvas: (h, w). short_side: in evaluation, with a long side of at most 1333 / 800 of it, as in detectron2; None fits
+    images into the canvas. scales: minimum and maximum.
+
+    detectron2 resizes and crops. Here the crop is computed on the original image, to whole pixels, resampled once.
+    """
+
+    canvas: Size
+    short_side: int | None = None
+    scales: tuple[float, float] = JITTER_SCALES
+    evaluation_canvas: Size | None = None
+    recoloring: Recoloring = "none"
+
+    def evaluation_size(self, height: int, width: int) -> Size:
+        """The size with this short side, or smaller where the long side would exceed its bound; or the largest that
+        fits into the canvas."""
+        if self.short_side is None:
+            scale = self._fitting_scale(height, width, 1.0)
+        else:
+            longest = self.short_side * DETR_LONG / DETR_SHORT
+            scale = min(self.short_side / min(height, width), longest / max(height, width))
+        return _scaled_side(height, scale), _scaled_side(width, scale)
+
+    def training_frame(
+        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
+    ) -> Frame:
+        """A random scale and crop; its offset is the same share of what exceeds the canvas on both axes."""
+        scale = self._fitting_scale(height, width, rng.uniform(*self.scales))
+        share = rng.random()
+        (top, bottom, h), (left, right, w) = (
+            _jittered_side(side, scale, crop, share) for side, crop in zip((height, width), self.canvas, strict=True)
+        )
+        return Frame((top, left, bottom, right), (h, w))
+
+    def _fitting_scale(self, height: int, width: int, factor: float) -> float:
+        """The scale at which an image fits into the canvas times a factor."""
+        return min(self.canvas[0] * factor / height, self.canvas[1] * factor / width)
+
+
+def _jittered_side(side: int, scale: float, crop: int, share: float) -> tuple[int, int, int]:
+    """First and last pixel of the window along one side, and the window's length once it is resized."""
+    scaled = max(1, round(side * scale))  # halves to even, as numpy's in detectron2
+    length = min(scaled, crop)
+    offset = round((scaled - length) * share)
+    first = min(round(offset * side / scaled), side - 1)
+    return first, max(round((offset + length) * side / scaled), first + 1), length
 
 
 def is_mixed(semantic: np.ndarray) -> bool:

@@ -23,6 +23,7 @@ RECIPES: list[dict[str, Any]] = [
     {"recipe": "fixed", "image_size": 32},
     {"recipe": "detr", "image_size": [32, 54]},
     {"recipe": "crop", "image_size": 32, "scales": [0.5, 2.0], "rotation": 10},
+    {"recipe": "lsj", "image_size": 32},
 ]
 
 

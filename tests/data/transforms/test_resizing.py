@@ -110,6 +110,7 @@ def test_resize_is_equal_in_training_and_evaluation() -> None:
         {"recipe": "detr", "image_size": 100},
         {"recipe": "crop", "image_size": (90, 110)},
         {"recipe": "crop", "image_size": 100, "short_side": 99, "scales": (0.7, 1.6)},
+        {"recipe": "lsj", "image_size": (120, 150), "scales": (0.8, 2.0)},
     ],
 )
 def test_augmented_targets_are_aligned_with_the_image(keys: dict[str, Any]) -> None:
