@@ -274,6 +274,9 @@ class TrainerSection(Section):
     monitor: str | None = None
     """The metric that selects the best epoch, `detection/AP`. `null`: the head's main metric; for several heads, their
     main metrics relative to the best value of each so far."""
+    patience: Count | None = None
+    """Early stopping: ends the training after this many validations in a row without a better `monitor`. `null`: the
+    whole budget."""
     ema: Annotated[Float, Field(gt=0, lt=1)] | None = None
     """Decay of the exponential moving average of the weights, which is then evaluated and saved. `null`: none."""
     log_every: Count = 50

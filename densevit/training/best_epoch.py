@@ -17,6 +17,8 @@ class BestEpoch:
     The new epoch and the best one are compared relative to the same values, so a very poor first epoch does not
     dominate, as it would if metrics were divided by their first values.
 
+    stale: the number of epochs since the best one.
+
     Lower is better for errors (`Evaluator.lower_is_better`). NaN is the worst value; while all metrics are NaN, and
     without evaluators, the latest epoch is the best.
     """
@@ -30,6 +32,7 @@ class BestEpoch:
             self.monitored = [monitor]
         self.best: dict[str, float] | None = None  # the monitored metrics of the best epoch
         self.reached: dict[str, float] = {}  # the best value of each monitored metric
+        self.stale = 0
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
         """Updates the state with the metrics of a validation. Returns whether it is the best so far."""
@@ -38,8 +41,9 @@ class BestEpoch:
             if math.isfinite(value) and (name not in self.reached or self._better(name, value, self.reached[name])):
                 self.reached[name] = value
         if self.best is not None and self.reached and not self.beats(new, self.best):
+            self.stale += 1
             return False
-        self.best = new
+        self.best, self.stale = new, 0
         return True
 
     def beats(self, new: dict[str, float], best: dict[str, float]) -> bool:
@@ -58,12 +62,14 @@ class BestEpoch:
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
-        return {"best": None if self.best is None else dict(self.best), "reached": dict(self.reached)}
+        best = None if self.best is None else dict(self.best)
+        return {"best": best, "reached": dict(self.reached), "stale": self.stale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the state from a checkpoint."""
         self.best = None if state["best"] is None else dict(state["best"])
         self.reached = dict(state["reached"])
+        self.stale = int(state.get("stale", 0))  # earlier versions did not count
 
 
 def share(value: float, reached: float, is_error: bool = False) -> float:

@@ -28,7 +28,7 @@ from densevit.model import DenseModel, build_model
 from densevit.model.parameter_groups import parameter_groups, parameter_rates
 from densevit.training import evaluation
 from densevit.training.best_epoch import BestEpoch
-from densevit.training.budget import Budget
+from densevit.training.budget import Budget, counted
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.budget import BudgetCallback
 from densevit.training.callbacks.checkpointing import RunFolder, Stopped
@@ -202,7 +202,7 @@ def _run(
     lr = learning_rate(config.optim, budget.images_per_step)
     every = config.trainer.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
-    best = BestModel(BestEpoch(evaluators, config.trainer.monitor))
+    best = BestModel(BestEpoch(evaluators, config.trainer.monitor), config.trainer.patience)
     files, peers = RunFolder(best, interval), Peers()
     ema = [] if config.trainer.ema is None else [ExponentialMovingAverage(config.trainer.ema)]
     # The order matters: the average is updated and metrics are written before a checkpoint.
@@ -253,7 +253,12 @@ def _run(
                 model_file.save(model, folder / "model.safetensors", config)
                 metrics_file.write({}, folder / "metrics.json")
             if not stopped_by and trainer.global_step < budget.steps:
-                console.print(f"A callback ended the training at step {trainer.global_step:,} of {budget.steps:,}.")
+                cause = "A callback"
+                if best.exhausted:
+                    monitored = " and ".join(best.best_epoch.monitored)
+                    cause = f"{counted(best.best_epoch.stale, 'validation')} without a better {monitored}"
+                    cause += " (trainer.patience)"
+                console.print(f"{cause} ended the training at step {trainer.global_step:,} of {budget.steps:,}.")
             finish(console, folder, config, data, bool(stopped_by))
             if stopped_by == getattr(signal, "SIGUSR1", -1):
                 console.print(requeue())

@@ -134,6 +134,20 @@ def test_relative_changes_of_heads_weigh_equally():
         assert best(epochs, boxes=DETECTION, depth=DEPTH) == expected
 
 
+def test_epochs_since_the_best_are_counted() -> None:
+    chooser, counts = BestEpoch({"depth": DEPTH}, None), []
+    for error in (0.3, 0.4, math.nan, 0.2, 0.2, 0.5, 0.1):
+        chooser.improves({"depth/AbsRel": error})
+        counts.append(chooser.stale)
+    assert counts == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_state_of_earlier_versions_is_read() -> None:
+    chooser = BestEpoch({"depth": DEPTH}, None)
+    chooser.load_state_dict({"best": {"depth/AbsRel": 0.1}, "reached": {"depth/AbsRel": 0.1}})
+    assert not chooser.improves({"depth/AbsRel": 0.2}) and chooser.stale == 1
+
+
 def test_state_dict_round_trips():
     evaluators: dict[str, Evaluator] = {"boxes": DETECTION, "depth": DEPTH}
     epochs = [
@@ -145,4 +159,5 @@ def test_state_dict_round_trips():
     expected = [whole.improves(metrics) for metrics in epochs]
     assert [first.improves(metrics) for metrics in epochs[:2]] == expected[:2]
     second.load_state_dict(first.state_dict())
+    assert second.stale == first.stale
     assert second.improves(epochs[2]) == expected[2] and second.best == whole.best and second.reached == whole.reached

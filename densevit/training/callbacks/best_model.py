@@ -1,4 +1,4 @@
-"""The best model of a run and its metrics."""
+"""The best model of a run and its metrics, and early stopping."""
 
 import warnings
 from pathlib import Path
@@ -18,24 +18,35 @@ class BestModel(lightning.Callback):
 
     It must precede the callback for EMA, which ends the use of the average in `on_validation_end`.
 
+    patience: ends the training after so many validations in a row that are not the best. Lightning's EarlyStopping
+    monitors one metric; this one also does several heads. Metrics are equal in all processes, so that all stop.
     improved: whether the last validation was the best so far.
     """
 
     folder: Path
 
-    def __init__(self, best_epoch: BestEpoch) -> None:
-        self.best_epoch = best_epoch
+    def __init__(self, best_epoch: BestEpoch, patience: int | None = None) -> None:
+        self.best_epoch, self.patience = best_epoch, patience
         self.improved = False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `patience` has ended the training."""
+        return self.patience is not None and self.best_epoch.stale >= self.patience
 
     @property
     def state_key(self) -> str:
         return "RunFolder"  # as in the checkpoints of earlier versions
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.exhausted  # a resumed run
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, DenseModule) and pl_module.evaluators is not None
         if trainer.state.fn != "fit":
             return
         self.improved = self.best_epoch.improves(pl_module.metrics)
+        trainer.should_stop = trainer.should_stop or self.exhausted
         if not self.improved or not trainer.is_global_zero:
             return
         if self.best_epoch.monitored and not self.best_epoch.reached:
