@@ -41,7 +41,10 @@ class Dataset:
         return None
 
     def object_counts(self) -> np.ndarray | None:
-        """Objects per image (N,), if known without reading images; heads warn before training if they are too many."""
+        """Objects per image (N,), if known without reading images, else None.
+
+        `Head.check` gets the data set before training, and heads with a fixed number of queries warn if there are more.
+        """
         return None
 
     def image_classes(self) -> np.ndarray | None:

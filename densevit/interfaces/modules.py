@@ -98,7 +98,8 @@ class Head(nn.Module):
     def check(self, dataset: "Dataset") -> None:
         """Called once before training with the training split. Default: a head for metric depth needs metric data.
 
-        Raises ConfigError if the head cannot be trained on it; the message continues "heads.NAME (PLUGIN) ".
+        Raises ConfigError if the head cannot be trained on it; the message continues "heads.NAME (PLUGIN) ". A warning,
+        such as for more objects (`Dataset.object_counts`) than the head can predict, gets the same prefix.
         """
         if self.quantity == "depth" and not dataset.metric:
             raise ConfigError(

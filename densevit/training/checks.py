@@ -46,7 +46,8 @@ def check_training(config: Config, data: Data, model: DenseModel, labels: bool =
 
 
 def check_heads(data: Data, model: DenseModel) -> None:
-    """Raises ConfigError if a head needs labels that the training data lacks, or its own check fails."""
+    """Raises ConfigError if a head needs labels that the training data lacks, or its own check fails; the warnings of
+    that check name the head too."""
     for name, head in model.heads.items():
         plugin = type(head).__name__ if model.sections is None else model.sections.heads[name].name
         lacking = [key for key in head.needs if key not in data.provides]  # type: ignore[union-attr]  # a Head
@@ -57,7 +58,11 @@ def check_heads(data: Data, model: DenseModel) -> None:
                 f"{labelled}. Fix: use another head or data set."
             )
         try:
-            head.check(data.train)  # type: ignore[operator]  # a Head
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                head.check(data.train)  # type: ignore[operator]  # a Head
+            for one in found:
+                warnings.warn(f"heads.{name} ({plugin}): {one.message}", one.category, stacklevel=2)
         except ConfigError as error:
             note = f" The data set is {data.section.name!r}."
             if not data.train.metric:

@@ -1,6 +1,7 @@
 """The mask2former head: the kit, targets, points, memory, predictions and options."""
 
 import functools
+import warnings
 
 import numpy as np
 import pytest
@@ -398,6 +399,10 @@ def test_more_segments_than_queries_are_reported():
         head.loss(outputs, [target])
     dataset = Dataset()
     dataset.object_counts = lambda: np.array([1, 3, 2])
-    head = Mask2Former((16,), (16,), CLASSES, task="instance", **{**SMALL, "num_queries": 2})
-    with pytest.warns(UserWarning, match="1 of 3 training images have more objects than queries; one of them has 3"):
-        head.check(dataset)
+    for task in ("instance", "panoptic"):
+        head = Mask2Former((16,), (16,), CLASSES, task=task, **{**SMALL, "num_queries": 2})
+        with pytest.warns(UserWarning, match="1 of 3 training images have more objects than queries; one of .* has 3"):
+            head.check(dataset)
+    with warnings.catch_warnings():  # one query per class suffices
+        warnings.simplefilter("error")
+        Mask2Former((16,), (16,), CLASSES, task="semantic", **{**SMALL, "num_queries": 2}).check(dataset)

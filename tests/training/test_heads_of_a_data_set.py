@@ -1,8 +1,10 @@
 """What a head takes from the data set: its classes, and its own check."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from densevit import config as configs
@@ -13,6 +15,7 @@ from densevit.model import build_model
 from densevit.training.checks import check_classes, check_training
 from densevit_heads.dpt import DptDepth
 from densevit_heads.setr import Setr
+from densevit_scenes.dataset import Scenes
 
 CONFIG: dict[str, Any] = {
     "backbone": {"name": "swin", "variant": "nano", "window_size": 4},
@@ -58,6 +61,23 @@ def test_a_failed_check_names_the_head_and_the_data_set() -> None:
         check_training(config, data, build_model(config, data.train))
     message = "needs 2 images. Fix: set data.train_length=2. The data set is 'scenes'."
     assert str(error.value) == f"heads.all ({__name__}:Panoptic) {message}"
+
+
+class Crowded(Panoptic):
+    def check(self, dataset: Dataset) -> None:
+        counts = dataset.object_counts()
+        assert counts is not None
+        warnings.warn(f"{(counts > 2).sum()} images have more than 2 objects.", stacklevel=2)
+
+
+def test_a_warning_of_a_check_names_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scenes, "object_counts", lambda self: np.array([1, 3, 4]))
+    head = {**CONFIG["heads"]["all"], "name": f"{__name__}:Crowded"}
+    config = configs.from_mapping({**CONFIG, "heads": {"all": head}})
+    data = build_data(config)
+    model = build_model(config, data.train)
+    with pytest.warns(UserWarning, match=rf"^heads\.all \({__name__}:Crowded\): 2 images have more than 2 objects"):
+        check_training(config, data, model)
 
 
 def test_by_default_they_are_those_of_the_task_and_metres_need_metric_depth(tmp_path: Path) -> None:

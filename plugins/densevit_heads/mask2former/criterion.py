@@ -41,8 +41,8 @@ class MaskCriterion:
         self._limit = QueryLimit(self.num_queries, "segments")
 
     def check(self, dataset: Dataset) -> None:
-        """Warns if an image of the data set has more instances than there are queries."""
-        self._limit.check_data(dataset.object_counts() if self.task == "instance" else None)
+        """Warns if an image of the data set has more instances or panoptic segments than there are queries."""
+        self._limit.check_data(None if self.task == "semantic" else dataset.object_counts())
 
     def losses(
         self,
