@@ -32,7 +32,8 @@ def task_aligned(
     """Assigns to each object the `top` cells inside its box with the highest alignment p^alpha IoU^beta.
 
     logits: (B, S, K). boxes: (B, S, 4) cxcywh. centres: (B, S, 2). A cell chosen by several objects goes
-    to the one of highest IoU. An object without a cell centre inside gets the nearest cell.
+    to the one of highest IoU. An object without a cell centre inside, tiny or narrow, chooses the nearest cell; one
+    that loses all its cells to others is not assigned.
     """
     B, S, _ = logits.shape
     target = torch.full((B, S), -1, device=logits.device)

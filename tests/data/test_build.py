@@ -103,6 +103,27 @@ def _epoch(data: Any, epoch: int) -> list[Any]:
     return list(loader)
 
 
+def test_images_without_objects_are_trained_on(folder: Path) -> None:
+    """As negatives: also a batch of nothing else."""
+    content = json.loads((folder / "train.json").read_text())
+    content["annotations"] = content["annotations"][:2]
+    (folder / "train.json").write_text(json.dumps(content))
+    data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4))
+    data.check_splits()
+    batches = list(data.train_loader())
+    counts = {t["image_id"]: len(t["boxes"]) for batch in batches for t in batch["targets"]}
+    assert len(counts) == 20 and {i for i, count in counts.items() if count} <= {0, 1}
+    assert data.train.object_counts().tolist() == [1, 1] + [0] * 18  # type: ignore[union-attr]  # known
+    empty = [batch for batch in batches if not any(counts[t["image_id"]] for t in batch["targets"])]
+    assert len(empty) >= 3
+    for targets in empty[0]["targets"]:
+        assert targets["boxes"].shape == (0, 4) and targets["labels"].shape == (0,)
+    content["annotations"] = []
+    (folder / "train.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"train\.json: no object of the split 'train' .*nothing can be learned"):
+        build_data(config(name="coco", root=str(folder))).check_splits()
+
+
 def test_ranks_split_an_epoch(folder: Path) -> None:
     data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=3))
     ranks = [list(data.train_loader(rank, 2)) for rank in range(2)]

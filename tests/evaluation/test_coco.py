@@ -250,6 +250,32 @@ def test_detections_without_ground_truth_are_false_positives_unless_unlabelled()
     assert same(evaluated([*pairs, (found, {"image_id": 99_999})]).compute(), evaluated(pairs).compute())
 
 
+def test_false_positives_on_images_without_objects_count():
+    """AP by hand: an exact detection of score 0.5 after 0, 1 or 3 of higher scores on empty images: 1, 1/2, 1/4."""
+    box, label = torch.tensor([[10.0, 10, 20, 20]]), torch.tensor([0])
+    for wrong in (0, 1, 3):
+        evaluator = CocoDetection(CLASSES[:1])
+        for n in range(4):
+            truth = {"image_id": n, "boxes": box if n == 3 else box[:0], "labels": label if n == 3 else label[:0]}
+            found = 1 if n == 3 or n < wrong else 0
+            score = torch.tensor([0.5 if n == 3 else 0.9])
+            prediction = {"boxes": box[:found], "scores": score[:found], "labels": label[:found]}
+            evaluator.update([prediction], [truth])
+        assert evaluator.compute()["AP"] == pytest.approx(1 / (1 + wrong))
+
+
+@pytest.mark.parametrize("size", [(0.4, 0.3), (300.0, 3.0), (2.0, 200.0)])
+def test_tiny_and_narrow_objects_are_counted(size: tuple[float, float]):
+    """Found exactly, and moved by a quarter of its width: IoU 3/4 / 5/4 = 0.6, right at 3 of the 10 thresholds."""
+    w, h = size
+    truth = {"image_id": 1, "boxes": torch.tensor([[8.0, 8.0, 8 + w, 8 + h]]), "labels": torch.tensor([0])}
+    for shift, ap in ((0.0, 1.0), (w / 4, 0.3)):
+        evaluator = CocoDetection(CLASSES[:1])
+        shifted = truth["boxes"] + torch.tensor([shift * 0.999, 0, shift * 0.999, 0])
+        evaluator.update([{"boxes": shifted, "scores": torch.ones(1), "labels": truth["labels"]}], [truth])
+        assert evaluator.compute()["AP"] == pytest.approx(ap)
+
+
 def test_half_precision_predictions_are_not_rounded():
     pairs = messy(2)
     half = [({**p, "boxes": p["boxes"].bfloat16(), "scores": p["scores"].bfloat16()}, t) for p, t in pairs]

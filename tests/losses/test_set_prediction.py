@@ -11,7 +11,7 @@ from transformers.loss.loss_rt_detr import RTDetrLoss
 
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import matchability_aware
-from densevit.losses.matching import Matches, Objects
+from densevit.losses.matching import Matches, Objects, hungarian
 from densevit.losses.set_prediction import Classification, set_losses
 
 L, B, Q, K = 2, 3, 4, 3
@@ -128,6 +128,24 @@ def test_a_varifocal_target_without_overlap_is_background():
     found = set_losses(logits, boxes, objects, Matches(zero, zero, zero, zero), "varifocal").label
     p = logits.sigmoid()
     torch.testing.assert_close(found, -(0.75 * p**2 * (1 - p).log()).sum()[None])
+
+
+def test_tiny_and_narrow_objects_are_matched_and_learned():
+    """0.3 pixels of 800, and 1:100 in both directions; one prediction has no area."""
+    truth = torch.tensor([[0.5, 0.5, 0.3 / 800, 0.3 / 800], [0.5, 0.3, 1.0, 0.01], [0.2, 0.5, 0.01, 1.0]])
+    objects = Objects(truth, torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.long), [3], [0])
+    logits, boxes = torch.randn(1, 1, 5, K + 1), 0.2 + 0.5 * torch.rand(1, 1, 5, 4)
+    boxes[0, 0, 0] = torch.tensor([0.5, 0.5, 0.0, 0.0])
+    logits.requires_grad_(), boxes.requires_grad_()
+    matches = hungarian(logits, boxes, objects)
+    assert sorted(matches.target.tolist()) == [0, 1, 2] and len(set(matches.query.tolist())) == 3
+    found = set_losses(logits, boxes, objects, matches)
+    l1, giou = by_pairs(boxes, objects, matches, 0)
+    torch.testing.assert_close((found.l1[0], found.giou[0]), (l1, giou))
+    sum(term.sum() for term in found).backward()
+    assert logits.grad.isfinite().all() and boxes.grad.isfinite().all()
+    moved = boxes.grad[0, 0, matches.query].abs().sum(-1)
+    assert (moved > 0).all(), "each object moves its prediction"
 
 
 @pytest.mark.parametrize("classification", ["softmax", "focal", "varifocal", "mal"])
