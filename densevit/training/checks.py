@@ -83,11 +83,16 @@ def check_classes(data: Data, model: DenseModel) -> None:
             )
 
 
-def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator]) -> list[str]:
-    """The metrics of all evaluators. Raises ConfigError if none computes the monitored one.
+def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator], patience: int | None = None) -> list[str]:
+    """The metrics of all evaluators. Raises ConfigError if none computes the monitored one, or `patience` has none.
 
     Call it before any evaluator was updated.
     """
+    if patience is not None and not evaluators:
+        raise ConfigError(
+            f"trainer.patience is {patience}, but nothing is validated: the model has no heads, and the method no "
+            "validation loss. Fix: leave trainer.patience out, or implement Method.validation_losses."
+        )
     names = list(flat_metrics({name: evaluator.compute() for name, evaluator in evaluators.items()}))
     if monitor is not None and monitor not in names:
         raise ConfigError(f"trainer.monitor: there is no metric {monitor!r}.{did_you_mean(monitor, names)}")

@@ -190,7 +190,7 @@ def _run(
     if checkpoint is not None:
         checkpoint.check_model(model, method)
     evaluators = build_evaluators(model, config, data.val, method)
-    metrics = check_monitor(config.trainer.monitor, evaluators)
+    metrics = check_monitor(config.trainer.monitor, evaluators, config.trainer.patience)
     check_callbacks(callbacks, metrics)
     if config.trainer.compile:
         model.compile()

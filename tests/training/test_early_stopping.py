@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from densevit.errors import ConfigError
 from densevit.training.best_epoch import BestEpoch
 from densevit.training.callbacks.checkpointing import RunFolder
+from densevit.training.checks import check_monitor
 from densevit.training.run import fit
 from tests.training.test_processes import densevit
 from tests.training.test_run import TINY
@@ -62,6 +64,12 @@ def test_an_interrupted_run_goes_on_counting(tiny: Path, tmp_path: Path, monkeyp
     assert run.stopped_by == signal.SIGINT and state(run.path) == (5, 1)
     assert fit(resume=run.path).stopped_by == 0
     assert state(run.path) == (6, 2)
+
+
+def test_patience_without_a_metric_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"^trainer\.patience is 3, but nothing is validated.* Fix: leave"):
+        check_monitor(None, {}, 3)
+    assert check_monitor(None, {}) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")
