@@ -1,0 +1,125 @@
+"""tools/benchmarks/convergence.py: its tables and plot from given results, its contestants, and what it trains."""
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from densevit import config as configs
+from densevit.interfaces import Class
+from densevit.model import build_model
+
+CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(8)]
+LABELS = {"a": "Reference", "b": "Challenger"}
+RATES = {"a": 60.0, "b": 30.0}
+
+
+@pytest.fixture
+def tool(project: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(project / "tools" / "benchmarks"))
+    return __import__("convergence")
+
+
+@pytest.fixture
+def peer(tool: ModuleType) -> ModuleType:
+    return __import__("convergence_peer")
+
+
+def run(name: str, seed: int, minutes: float, *ap: float) -> dict[str, object]:
+    """A run of equal intervals, with AP50 twice the AP."""
+    images = [minutes * 60 * RATES[name] * i / len(ap) for i in range(1, len(ap) + 1)]
+    return {
+        "contestant": name,
+        "seed": seed,
+        "minutes": minutes,
+        "points": [[n, value, 2 * value] for n, value in zip(images, ap, strict=True)],
+    }
+
+
+def results() -> dict[str, object]:
+    """The reference has 0.2 at 10 minutes; the challenger's mean is 0, 0.1, 0.3 and 0.4 at 2.5, 5, 7.5 and 10."""
+    runs = [run("a", 0, 10, 0.1, 0.15), run("a", 1, 10, 0.1, 0.25), run("b", 0, 5, 0.1, 0.25)]
+    runs += [run("b", 1, 10, 0.0, 0.2, 0.4, 0.5), run("b", 0, 10, 0.0, 0.0, 0.2, 0.3)]
+    return {"rates": RATES, "images_per_second": RATES, "runs": runs}
+
+
+def test_tables_have_means_seeds_and_the_time_to_reach_the_yardstick(tool: ModuleType) -> None:
+    assert tool.tables(results(), LABELS, "a", "b").splitlines() == [
+        "|  | images/s | AP, 5 min | AP, 10 min | AP50, 5 min | AP50, 10 min |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| Reference | 60.0 |  | 0.200 (0.150, 0.250) |  | 0.400 (0.300, 0.500) |",
+        "| Challenger | 30.0 | 0.250 (0.250) | 0.400 (0.300, 0.500) | 0.500 (0.500) | 0.800 (0.600, 1.000) |",
+        "",
+        "AP 0.200, that of Reference after 10 min, is reached after 6.2 min of the 10 by Challenger (mean curve), and "
+        "by its runs annealed at 5 min.",
+    ]  # 0.2 lies midway between 5 and 7.5 minutes
+
+
+def test_plot_has_a_line_for_each_seed_and_for_the_mean(tool: ModuleType) -> None:
+    root = ElementTree.fromstring(tool.plot(results(), LABELS))
+    lines = [node.attrib for node in root if node.tag.endswith("polyline")]
+    assert [line["stroke-width"] for line in lines] == ["1", "1", "3"] * 2
+    assert len([node for node in root if node.tag.endswith("circle")]) == 1
+    thin = [[tuple(map(float, point.split(","))) for point in line["points"].split()] for line in lines[3:]]
+    means = [(x, (y + z) / 2) for (x, y), (_, z) in zip(thin[0], thin[1], strict=True)]
+    assert thin[2] == [pytest.approx(point, abs=0.11) for point in means]
+    shown = {node.text for node in root if node.tag.endswith("text")}
+    assert {"Reference", "Challenger"} <= shown
+
+
+def test_finished_runs_are_not_repeated(tool: ModuleType, tmp_path: Path) -> None:
+    empty = tool.read(tmp_path)
+    assert [key.folder for key in tool.missing(empty, ["a"], 2, [10, 2.5])] == [
+        "a-seed0-2.5min",
+        "a-seed0-10min",
+        "a-seed1-2.5min",
+        "a-seed1-10min",
+    ]
+    tool.write(results(), tmp_path)
+    assert [key.folder for key in tool.missing(tool.read(tmp_path), ["a", "b"], 2, [10, 5])] == [
+        "a-seed0-5min",
+        "a-seed1-5min",
+        "b-seed1-5min",
+    ]
+    assert tool.images_of(10, 60.0) == 36_000
+
+
+def test_contestants_train_on_the_same_scenes_and_are_evaluated_on_the_test_split(tool: ModuleType) -> None:
+    sections = []
+    for name in tool.CONTESTANTS:
+        _, *arguments = tool.command(name, Path("runs"), ["trainer.max_images=80"])
+        given = arguments[arguments.index(str(tool.CONTESTANTS[name].config)) : -2]
+        config = configs.load(given[0], given[1:])
+        assert (config.trainer.max_images, config.data.split) == (80, "test")
+        sections.append(
+            {key: config.data.model_dump().get(key) for key in ("name", "image_size", "batch_size", "seed")}
+        )
+    assert all(section == sections[0] for section in sections)
+
+
+def test_peer_has_the_size_of_the_yardstick(tool: ModuleType, peer: ModuleType) -> None:
+    config = configs.load(tool.CONTESTANTS["transformers_detr"].config)
+    yardstick = configs.load(tool.CONTESTANTS["detr_options"].config)
+    with torch.device("meta"):
+        theirs, ours = peer.build(config, len(CLASSES)), build_model(yardstick, {"detection": CLASSES})
+    counts = [sum(p.numel() for p in model.parameters()) for model in (theirs, ours)]
+    assert 0.8 <= counts[0] / counts[1] <= 1.2
+
+
+def test_peer_gets_boxes_relative_to_the_image_and_gives_them_in_original_pixels(peer: ModuleType) -> None:
+    """An image of 40 x 20 pixels, resized from 80 x 40: a box of its right half, found by the second query."""
+    target = {
+        "boxes": torch.tensor([[20.0, 0.0, 40.0, 20.0]]),
+        "labels": torch.tensor([1]),
+        "size": (20, 40),
+        "original_size": (40, 80),
+    }
+    (label,) = peer.labels([target], torch.device("cpu"))
+    assert label["boxes"].tolist() == [[0.75, 0.5, 0.5, 1.0]] and label["class_labels"].tolist() == [1]
+    logits = torch.tensor([[[0.0, 0.0, 2.0], [1.0, 3.0, 4.0]]])  # two classes and "no object"
+    outputs = SimpleNamespace(logits=logits, pred_boxes=torch.stack([torch.zeros(1, 4), label["boxes"]], dim=1))
+    (found,) = peer.predictions(outputs, [target])
+    assert found["labels"].tolist() == [0, 1] and found["boxes"][1].tolist() == [40.0, 0.0, 80.0, 40.0]
+    assert found["scores"][1].item() == pytest.approx(1 / (2.718281828**-2 + 1 + 2.718281828), rel=1e-5)
