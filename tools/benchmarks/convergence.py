@@ -106,7 +106,7 @@ def images_per_second(name: str, out: Path) -> float:
     clock = f"{{name: 'convergence_clock:Clock', file: '{seconds}', warmup: {WARMUP_STEPS}}}"
     overrides = [f"trainer.max_images={images}", "trainer.evaluate_every=0.99", "data.val_length=8"]
     overrides.append(f"trainer.callbacks=[{clock}]")
-    execute(command(name, folder, overrides), folder.with_suffix(".log"), _cores())
+    execute(command(name, folder, overrides), folder.with_name(f"{name}.log"), _cores())
     speed: float = BATCH_SIZE / json.loads(seconds.read_text())
     return speed
 
@@ -134,7 +134,8 @@ def train(key: RunKey, rate: float, out: Path, threads: int) -> list[list[float]
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
     folder.parent.mkdir(exist_ok=True)
     budget = [f"trainer.max_images={images_of(key.minutes, rate)}", f"trainer.evaluate_every={1 / VALIDATIONS}"]
-    execute(command(key.name, folder, [f"seed={key.seed}", *budget]), folder.with_suffix(".log"), threads)
+    log = folder.with_name(f"{key.folder}.log")
+    execute(command(key.name, folder, [f"seed={key.seed}", *budget]), log, threads)
     rows = [row for row in MetricsCsv(folder / "metrics.csv").rows() if row.get("detection/AP")]
     return [[int(row["step"]) * BATCH_SIZE, float(row["detection/AP"]), float(row["detection/AP50"])] for row in rows]
 
@@ -142,10 +143,11 @@ def train(key: RunKey, rate: float, out: Path, threads: int) -> list[list[float]
 def train_all(results: Results, keys: Sequence[RunKey], out: Path, parallel: int) -> None:
     """Trains, `parallel` runs at a time, and writes each result at once."""
     threads = max(1, _cores() // parallel)
-    with ThreadPoolExecutor(parallel) as pool:
-        runs: dict[Future[list[list[float]]], RunKey] = {
-            pool.submit(train, key, results["rates"][key.name], out, threads): key for key in keys
-        }
+    pool = ThreadPoolExecutor(parallel)
+    runs: dict[Future[list[list[float]]], RunKey] = {
+        pool.submit(train, key, results["rates"][key.name], out, threads): key for key in keys
+    }
+    try:
         for run in as_completed(runs):
             key = runs[run]
             try:
@@ -156,6 +158,8 @@ def train_all(results: Results, keys: Sequence[RunKey], out: Path, parallel: int
             results["runs"].append({"contestant": key.name, "seed": key.seed, "minutes": key.minutes, "points": points})
             write(results, out)
             print(f"{key.folder}: AP {points[-1][1]:.3f}, AP50 {points[-1][2]:.3f}", flush=True)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C
 
 
 def read(out: Path) -> Results:
