@@ -26,14 +26,18 @@ DEFORMABLE = 39_824_906 + 76 * 257  # "number of params" in issue 110 of the aut
 REFINED = DEFORMABLE + 5 * (80 * 257 + BOX_HEAD)  # prediction heads of its own in each of 6 layers
 TWO_STAGE = REFINED + 80 * 257 + BOX_HEAD + 256 * 257 + 2 * 256 + 512 * 513 + 2 * 512 - 300 * 512 - 2 * 257
 FFN = 12 * (2 * 256 * 1024 + 1024)  # width 2048 instead of 1024
-MIXED = 900 * 256 - 256 * 513 - 2 * 256  # learned contents; only positions are embedded
-DINO = TWO_STAGE + FFN + MIXED + 80 * 256  # label embedding of denoising
+MIXED = 300 * 256 - 256 * 513 - 2 * 256  # learned contents; only positions are embedded
+POSITIONS = 256 * 513 + 256 * 257  # MLP of two layers for positions, without a norm, instead of positions and contents
+DINO = TWO_STAGE + FFN + 900 * 256 + POSITIONS - 512 * 513 - 2 * 512
+DINO += 80 * 256  # label embedding of denoising
+TRICKS = TWO_STAGE + FFN + MIXED
 R50_BACKBONE = 23_454_912 - 9_408 - 212_992  # convolutions, without the frozen stem and first stage
-SWIN_L = (
-    196_532_476 - 1000 * 1537 + 360 * 564
-)  # timm's with windows of 7; window 12: 529 - 169 rows of each head's table
-SWIN_L += 2 * (192 + 384 + 768)  # a norm for each feature
-PROJECTIONS = (384 + 768 + 1536 - 512 - 1024 - 2048) * 256 + 9 * (1536 - 2048) * 256
+NORMS = 2 * (1 + 2 + 4)  # for each feature but the last, by the width of the first
+SWIN_T = 28_288_354 - 1000 * 769 + NORMS * 96 - R50_BACKBONE  # timm's without its classifier, instead of the ResNet
+SWIN_T += (192 + 384 + 768 - 512 - 1024 - 2048) * 256 + 9 * (768 - 2048) * 256  # projections to levels
+SWIN_L = 196_532_476 - 1000 * 1537 + NORMS * 192 - R50_BACKBONE
+SWIN_L += (384 + 768 + 1536 - 512 - 1024 - 2048) * 256 + 9 * (1536 - 2048) * 256
+WINDOW_12 = 360 * 564  # 529 instead of 169 rows of each head's table
 TRAINED = {
     "detr_r50": R50 - UNUSED,
     "detr_r50_dc5": R50 - UNUSED,
@@ -41,8 +45,12 @@ TRAINED = {
     "deformable_detr_r50": DEFORMABLE,
     "deformable_detr_r50_refined": REFINED,
     "deformable_detr_r50_two_stage": TWO_STAGE,
-    "dino_r50": DINO,
-    "dino_swin_large": DINO - R50_BACKBONE + SWIN_L + PROJECTIONS,
+    **{f"deformable_detr_{name}ep": TRICKS for name in ("r50_12", "r50_36")},
+    **{f"deformable_detr_swin_tiny_{epochs}ep": TRICKS + SWIN_T for epochs in (12, 36)},
+    **{f"deformable_detr_swin_large_{epochs}ep": TRICKS + SWIN_L for epochs in (12, 36)},
+    **{f"dino_r50_{epochs}ep": DINO for epochs in (12, 36)},
+    **{f"dino_swin_tiny_{epochs}ep": DINO + SWIN_T for epochs in (12, 36)},
+    **{f"dino_swin_large_{epochs}ep": DINO + SWIN_L + WINDOW_12 for epochs in (12, 36)},
 }
 
 
@@ -73,7 +81,7 @@ def test_all_recipes_are_tested() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_matches_the_published_one(path: Path) -> None:
     """Carion et al. 2020, sections 3 and 4 and appendix A.4; Zhu et al. 2021, section 5.1; the authors' READMEs; DINO's
-    config/DINO/DINO_4scale.py."""
+    config/DINO/DINO_4scale.py; detrex' projects/dino and coco_schedule.py; H-Deformable-DETR's configs/two_stage."""
     config = configs.load(path)
     configs.check_plugins(config)
     with torch.device("meta"):
@@ -81,9 +89,11 @@ def test_recipe_matches_the_published_one(path: Path) -> None:
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == TRAINED[path.stem]
     optim, trainer, data = config.optim, config.trainer, config.data
     model_name = path.stem.split("_")[0]
-    lr, epochs, images = {"deformable": (2e-4, 50, 32), "detr": (1e-4, 500, 64), "dino": (1e-4, 12, 16)}[model_name]
-    drop_at = 11 / 12 if model_name == "dino" else 0.8  # DINO: after 11 of 12 epochs, in detrex after 33 of 36
-    epochs = 36 if "swin" in path.stem else epochs
+    lr, epochs, images = {"deformable": (2e-4, 50, 32), "detr": (1e-4, 500, 64), "dino": (1e-4, 0, 16)}[model_name]
+    drop_at = 0.8
+    if path.stem.endswith("ep"):
+        epochs, images = int(path.stem[-4:-2]), 16
+        drop_at = {12: 11, 36: 30}[epochs] / epochs
     assert (optim.name, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", lr, lr / 10, 1e-4)
     assert (optim.schedule, optim.drop_at, trainer.max_epochs) == ("step", pytest.approx(drop_at, abs=1e-4), epochs)
     assert trainer.clip_grad_norm == 0.1 and data.batch_size * trainer.accumulate == images
@@ -92,7 +102,27 @@ def test_recipe_matches_the_published_one(path: Path) -> None:
     rates = parameter_rates(model, optim, lr)
     slow = {rate.name for rate in rates if rate.lr == 0.1 * lr and not rate.name.startswith("backbone.")}
     expected = ("offsets.weight", "offsets.bias", "queries.reference.weight", "queries.reference.bias")
+    if model_name == "dino":  # param_dict_type = "default"
+        expected = ()
     assert slow == {name for name, _ in model.named_parameters() if name.endswith(expected)}
+
+
+def test_dino_with_shared_prediction_heads_has_the_published_parameters() -> None:
+    """47 M and 217 M in all (alibaba/EasyCV, configs/detection/dino); there, decoder layers share prediction heads."""
+    shared, frozen = 5 * (80 * 257 + BOX_HEAD), 9_408 + 212_992
+    assert round((TRAINED["dino_r50_12ep"] - shared + frozen) / 1e6) == 47
+    assert round((TRAINED["dino_swin_large_12ep"] - shared) / 1e6) == 217
+
+
+@pytest.mark.parametrize("name", ["dino_r50", "deformable_detr_r50"])
+def test_recipes_of_12_epochs_have_the_options_of_their_papers(name: str) -> None:
+    """config/DINO/DINO_4scale.py; configs/two_stage/deformable-detr-baseline/12eps/r50_dp0_mqs_lft_*.sh."""
+    options = configs.load(f"configs/coco/{name}_12ep.yaml").heads["detection"].options
+    common = {"ffn_width": 2048, "dropout": 0.0, "box_refinement": True, "two_stage": True}
+    common |= {"mixed_query_selection": True, "look_forward_twice": True, "num_queries": 300}
+    dino = {"num_queries": 900, "contrastive_denoising": 100, "label_weight": 1.0}
+    dino |= {"class_proposals": True, "refined_positions": True}
+    assert options == (common | dino if name == "dino_r50" else common)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

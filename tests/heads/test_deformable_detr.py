@@ -40,7 +40,8 @@ MODES: dict[str, dict[str, Any]] = {
     },
     "DINO": {
         "box_refinement": True, "two_stage": True, "mixed_query_selection": True, "contrastive_denoising": 10,
-        "num_queries": 90, "look_forward_twice": True,
+        "num_queries": 90, "look_forward_twice": True, "refined_positions": True, "class_proposals": True,
+        "label_weight": 1.0,
     },
     "one layer": {"encoder_layers": 1, "decoder_layers": 1, "num_points": 1},
 }  # fmt: skip
@@ -255,7 +256,7 @@ def test_only_padding_is_ranked_after_every_cell_of_the_image():
     assert isinstance(head.queries, TwoStage)
     proposals = head.queries.propose(levels.tokens, levels)
     best = proposals._replace(logits=torch.where(levels.padding[..., None], 100.0, proposals.logits))
-    assert torch.equal(head.queries.select(best)[1], head.queries.select(proposals)[1])
+    assert torch.equal(head.queries.best(best)[1], head.queries.best(proposals)[1])
 
 
 def test_queries_learn_from_boxes_of_the_layer_before_without_its_gradient():
@@ -276,7 +277,8 @@ def test_mixed_query_selection_takes_positions_from_proposals_and_learned_conten
     selection = head.queries
     assert isinstance(selection, MixedQuerySelection)
     proposals = selection.propose(levels.tokens, levels)
-    queries, boxes = selection.select(proposals)
+    boxes = selection.best(proposals)[1].detach()
+    queries = selection.queries(boxes)
     for b in range(3):
         scores = proposals.logits[b, :, 0].masked_fill(levels.padding[b], -torch.inf)
         for rank, cell in enumerate(scores.argsort(descending=True)[:7].tolist()):
@@ -286,7 +288,62 @@ def test_mixed_query_selection_takes_positions_from_proposals_and_learned_conten
             sines = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten()  # (2C,)
             expected = selection.embed_norm(selection.embed(sines))
             torch.testing.assert_close(queries.positions[b, rank], expected, rtol=1e-4, atol=1e-4)
-    assert not boxes.requires_grad and queries.contents.requires_grad
+    assert queries.contents.requires_grad
+
+
+def test_refined_positions_are_dinos_for_the_boxes_of_each_layer():
+    """The authors' `gen_sineembed_for_position`, with y before x, and `ref_point_head`, on the finest map's grid."""
+    head = make_head(**MODES["DINO"]).eval()
+    features, mask, _ = make_batch([1, 1, 1])
+    calls: list[tuple[Tensor, Tensor]] = []
+    for layer in head.decoder:
+        layer.register_forward_pre_hook(lambda _, arguments: calls.append((arguments[1], arguments[2])))
+    boxes = head(features, mask)["layers"][1]
+    ratio = valid_ratio(mask)[:, None].repeat(1, 1, 2)  # of the stride 8, which divides all sizes
+    for number, (positions, on_maps) in enumerate(calls):
+        if number:
+            torch.testing.assert_close(on_maps[:, :, 0], boxes[number - 1] * ratio)
+        dim = 10000 ** (2 * torch.div(torch.arange(32), 2, rounding_mode="floor") / 32)
+        encoded = []
+        for coordinate in (1, 0, 2, 3):
+            angles = on_maps[:, :, 0, coordinate, None] * 2 * math.pi / dim
+            encoded.append(torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(2))
+        first, second = (m for m in head.queries.embed.modules() if isinstance(m, torch.nn.Linear))
+        x, y, rest = first.weight.split([32, 32, 64], dim=1)
+        hidden = (torch.cat(encoded, dim=-1) @ torch.cat([y, x, rest], dim=1).T + first.bias).relu()
+        torch.testing.assert_close(positions, hidden @ second.weight.T + second.bias, rtol=1e-4, atol=1e-4)
+    assert len(calls) == 3 and not torch.equal(calls[0][0], calls[1][0])
+
+
+def test_class_proposals_are_ranked_by_their_best_class_and_have_the_loss_of_a_decoder_layer():
+    """DINO's `interm_outputs`: the selected proposals only, with all classes."""
+    head = make_head(**MODES["two-stage"], class_proposals=True).train()
+    features, mask, targets = make_batch([3, 0, 5])
+    levels = head.levels(features, mask)
+    memory = levels.tokens
+    for layer in head.encoder:
+        memory = layer(memory, levels, levels.on_maps(levels.centres))
+    proposals = head.queries.propose(memory, levels)
+    outputs = head(features, mask, targets)
+    logits, boxes = outputs["proposals"]
+    for b in range(3):
+        scores = proposals.logits[b].max(dim=-1).values.masked_fill(levels.padding[b], -torch.inf)
+        for rank, cell in enumerate(scores.argsort(descending=True)[:7].tolist()):
+            torch.testing.assert_close(logits[b, rank], proposals.logits[b, cell])
+            torch.testing.assert_close(boxes[b, rank], proposals.boxes[b, cell])
+    as_layer = head.loss({"layers": (logits[None], boxes[None]), "logits": logits}, targets)
+    expected = as_layer["label"] + as_layer["l1"] + as_layer["giou"]
+    torch.testing.assert_close(head.loss(outputs, targets)["proposals"], expected)
+    binary = make_head(**MODES["two-stage"])
+    assert not torch.isclose(binary.loss(outputs, targets)["proposals"], expected)
+
+
+def test_label_weight_is_that_of_the_class_loss():
+    features, mask, targets = make_batch([3, 0, 5])
+    heads = [make_head(label_weight=weight).train() for weight in (1.0, 2.0)]
+    outputs = heads[0](features, mask, targets)
+    one, two = (head.loss(outputs, targets) for head in heads)
+    assert 2 * one["label"] == two["label"] and one["l1"] == two["l1"]
 
 
 class Crowded(Dataset):
@@ -363,6 +420,11 @@ def test_torch_export_gives_the_same_outputs(options: dict[str, Any]):
             {"mixed_query_selection": True},
             "mixed_query_selection takes positions from proposals. Fix: set two_stage to true.",
         ),
+        (
+            {**MODES["two-stage"], "refined_positions": True},
+            "refined_positions needs contents without them. Fix: set mixed_query_selection to true.",
+        ),
+        ({"class_proposals": True}, "class_proposals are proposals of the encoder. Fix: set two_stage to true."),
         (
             {"look_forward_twice": True},
             "look_forward_twice trains refined boxes. Fix: set box_refinement to true.",

@@ -52,6 +52,8 @@ HEADS: dict[str, dict[str, Any]] = {
         "classification": "varifocal",
         "contrastive_denoising": 4,
         "mixed_query_selection": True,
+        "refined_positions": True,
+        "class_proposals": True,
         "look_forward_twice": True,
         "hybrid_queries": 6,
         "hybrid_repeats": 2,

@@ -33,34 +33,32 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def build(config: Config, num_classes: int) -> nn.Module:
     """transformers' DETR of the size of the config's head, on a Swin."""
     head = config.heads["detection"].options
-    side = config.data.image_size
-    backbone = SwinConfig(
-        image_size=side,
-        embed_dim=32,
-        depths=[1, 1, 3, 1],
-        num_heads=[1, 2, 4, 8],
-        window_size=4,
-        drop_path_rate=0.0,
-        out_features=["stage4"],
-    )
-    return DetrForObjectDetection(
-        DetrConfig(
-            use_timm_backbone=False,
-            use_pretrained_backbone=False,
-            backbone=None,
-            backbone_config=backbone,
-            num_labels=num_classes,
-            num_queries=head["num_queries"],
-            d_model=head["width"],
-            encoder_layers=head["encoder_layers"],
-            decoder_layers=head["decoder_layers"],
-            encoder_attention_heads=head["num_heads"],
-            decoder_attention_heads=head["num_heads"],
-            encoder_ffn_dim=head["feedforward"],
-            decoder_ffn_dim=head["feedforward"],
-            auxiliary_loss=True,
-        )
-    )
+    swin: dict[str, Any] = {
+        "image_size": config.data.image_size,
+        "embed_dim": 32,
+        "depths": [1, 1, 3, 1],
+        "num_heads": [1, 2, 4, 8],
+        "window_size": 4,
+        "drop_path_rate": 0.0,
+        "out_features": ["stage4"],
+    }
+    detr: dict[str, Any] = {
+        "use_timm_backbone": False,
+        "use_pretrained_backbone": False,
+        "backbone": None,
+        "backbone_config": SwinConfig(**swin),
+        "num_labels": num_classes,
+        "num_queries": head["num_queries"],
+        "d_model": head["width"],
+        "encoder_layers": head["encoder_layers"],
+        "decoder_layers": head["decoder_layers"],
+        "encoder_attention_heads": head["num_heads"],
+        "decoder_attention_heads": head["num_heads"],
+        "encoder_ffn_dim": head["feedforward"],
+        "decoder_ffn_dim": head["feedforward"],
+        "auxiliary_loss": True,
+    }
+    return DetrForObjectDetection(DetrConfig(**detr))
 
 
 def inputs(batch: Batch, device: torch.device) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from densevit.layers.mlp import Mlp
 from densevit.losses.matching import MatchingCosts, Objects
 from densevit_heads.deformable_detr.levels import GROUPS, LevelProjections, Levels
 from densevit_heads.deformable_detr.prediction import EPS, box_head, label_head
-from densevit_heads.deformable_detr.queries import LearnedQueries, MixedQuerySelection, TwoStage
+from densevit_heads.deformable_detr.queries import LearnedQueries, MixedQuerySelection, RefinedPositions, TwoStage
 from densevit_heads.deformable_detr.transformer import DecoderLayer, EncoderLayer
 from densevit_heads.set_prediction.boxes import look_forward_twice, refine
 from densevit_heads.set_prediction.criterion import LossWeights, SetCriterion
@@ -43,6 +43,11 @@ class DeformableDetr(Head):
         `ContrastiveDenoising`); instead of `denoising`; needs two_stage; 0 disables.
     mixed_query_selection: the proposals give the positions of queries; contents are learned (DINO;
         `MixedQuerySelection`); needs two_stage.
+    refined_positions: the positions of queries follow their boxes from layer to layer (DAB-DETR, DINO;
+        `RefinedPositions`); needs mixed_query_selection.
+    class_proposals: proposals predict all classes, the best ones by any class become queries, and these only have a
+        loss (DINO); otherwise all proposals learn to tell objects from background; needs two_stage.
+    label_weight: weight of the class loss; 1 in DINO.
     look_forward_twice: the box loss of a layer also trains the offsets of the layer before (DINO, section 3.5); needs
         box_refinement.
     hybrid_queries: number of additional queries in training, which are matched one-to-many (H-DETR; 1500 in the paper;
@@ -79,6 +84,9 @@ class DeformableDetr(Head):
         look_forward_twice: bool = False,
         hybrid_queries: int = 0,
         hybrid_repeats: int = 6,
+        refined_positions: bool = False,
+        class_proposals: bool = False,
+        label_weight: float = 2.0,
     ) -> None:
         super().__init__(channels, strides, classes)
         if two_stage and not box_refinement:
@@ -90,18 +98,22 @@ class DeformableDetr(Head):
             raise ValueError("look_forward_twice trains refined boxes. Fix: set box_refinement to true.")
         if mixed_query_selection and not two_stage:
             raise ValueError("mixed_query_selection takes positions from proposals. Fix: set two_stage to true.")
+        if refined_positions and not mixed_query_selection:
+            raise ValueError("refined_positions needs contents without them. Fix: set mixed_query_selection to true.")
+        if class_proposals and not two_stage:
+            raise ValueError("class_proposals are proposals of the encoder. Fix: set two_stage to true.")
         check_counts({"num_levels": num_levels, "num_points": num_points}, 1, MAX_LAYERS)
         check_counts({"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}, 1, MAX_LAYERS)
         check_counts({"num_queries": num_queries, "num_heads": num_heads, "min_stride": min_stride})
         check_counts({"ffn_width": ffn_width})
         check_counts({"hybrid_queries": hybrid_queries}, 0)
         check_counts({"hybrid_repeats": hybrid_repeats})
-        check_weights({"dense_loss": dense_loss})
+        check_weights({"dense_loss": dense_loss, "label_weight": label_weight})
         if width % GROUPS or width < GROUPS:
             raise ValueError(f"width is {width}; it must be a multiple of {GROUPS}, the groups of the group norm.")
         check_classes(classes)
         self.num_queries, self.box_refinement, self.look_forward_twice = num_queries, box_refinement, look_forward_twice
-        costs, weights = MatchingCosts(label=2.0, l1=5.0, giou=2.0), LossWeights(label=2.0, l1=5.0, giou=2.0)
+        costs, weights = MatchingCosts(label=2.0, l1=5.0, giou=2.0), LossWeights(label_weight, l1=5.0, giou=2.0)
         self.criterion = SetCriterion(  # section 4.2
             num_queries,
             costs,
@@ -109,6 +121,7 @@ class DeformableDetr(Head):
             classification,
             denoising=denoising > 0 or contrastive_denoising > 0,
             dense_weight=dense_loss,
+            class_proposals=class_proposals,
             hybrid=HybridMatching(hybrid_queries, hybrid_repeats),
         )
 
@@ -122,8 +135,9 @@ class DeformableDetr(Head):
         self.box_heads = nn.ModuleList(copy.deepcopy(boxes) for _ in range(heads))
         self.queries: LearnedQueries | TwoStage
         if two_stage:
-            selection = MixedQuerySelection if mixed_query_selection else TwoStage
-            self.queries = selection(num_queries + hybrid_queries, width, labels, boxes)
+            mixed = RefinedPositions if refined_positions else MixedQuerySelection
+            selection = mixed if mixed_query_selection else TwoStage
+            self.queries = selection(num_queries + hybrid_queries, width, labels, boxes, class_proposals)
         else:
             self.queries = LearnedQueries(num_queries + hybrid_queries, width)
             nn.init.constant_(self.box_heads[0][-1].bias[2:], -2.0)  # type: ignore[index]  # width, height: 0.12
@@ -133,8 +147,8 @@ class DeformableDetr(Head):
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the last layer, and of all `layers`, (L, B, Q, ...).
 
-        With `two_stage`, also `proposals`: logits (B, S, K) and boxes (B, S, 4). Training adds `dense`, `denoising`
-        and `hybrid` for the loss.
+        With `two_stage`, also `proposals`: logits (B, S, K) and boxes (B, S, 4), with `class_proposals` only of those
+        that became queries. Training adds `dense`, `denoising` and `hybrid` for the loss.
         """
         levels = self.levels(features, padding_mask)
         memory, reference = levels.tokens, levels.on_maps(levels.centres)
@@ -170,8 +184,11 @@ class DeformableDetr(Head):
         """
         if isinstance(self.queries, TwoStage):
             proposals = self.queries.propose(memory, levels)
-            outputs["proposals"] = (proposals.logits, proposals.boxes)
-            queries, reference = self.queries.select(proposals)
+            logits, boxes = self.queries.best(proposals)
+            all_classes = self.criterion.class_proposals
+            outputs["proposals"] = (logits, boxes) if all_classes else (proposals.logits, proposals.boxes)
+            reference = boxes.detach()
+            queries = self.queries.queries(reference)
         else:
             queries, reference = self.queries(len(memory))
         if self.training or not self.criterion.hybrid.queries:
@@ -194,6 +211,8 @@ class DeformableDetr(Head):
         logits, boxes, undetached = [], [], reference
         for i, layer in enumerate(self.decoder):
             on_maps = levels.on_maps(reference)
+            if isinstance(self.queries, RefinedPositions):
+                positions = self.queries.positions(on_maps[:, :, 0])  # as the authors, on the finest map
             x = layer(x, positions, on_maps, memory, levels.shapes, levels.padding, attention_bias)
             head = i if self.box_refinement else 0
             logits.append(self.label_heads[head](x))

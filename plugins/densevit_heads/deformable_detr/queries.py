@@ -39,7 +39,9 @@ class LearnedQueries(nn.Module):
 
 
 class Proposals(NamedTuple):
-    """A proposal for each cell. logits: (B, S, K), of which the first tells objects from background.
+    """A proposal for each cell.
+
+    logits: (B, S, K), of all classes, or the first of which tells objects from background.
 
     boxes: (B, S, 4) cxcywh. padding: (B, S) bool.
     """
@@ -50,20 +52,29 @@ class Proposals(NamedTuple):
 
 
 class TwoStage(nn.Module):
-    """The encoder proposes a box from each cell; the best ones become queries (A.4, "two-stage Deformable DETR")."""
+    """The encoder proposes a box from each cell; the best ones become queries (A.4, "two-stage Deformable DETR").
+
+    all_classes: proposals are ranked by their best class, as in DINO, instead of by the first logit.
+    """
 
     embedded = 2  # what is embedded from a box: position and content
 
-    def __init__(self, num_queries: int, width: int, label_head: Linear, box_head: Mlp) -> None:
+    def __init__(
+        self, num_queries: int, width: int, label_head: Linear, box_head: Mlp, all_classes: bool = False
+    ) -> None:
         super().__init__()
-        self.num_queries, self.width = num_queries, width
+        self.num_queries, self.width, self.all_classes = num_queries, width, all_classes
         self.project = Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.label_head, self.box_head = label_head, box_head
-        self.embed = Linear(2 * width, self.embedded * width)
-        self.embed_norm = nn.LayerNorm(self.embedded * width)
-        for layer in (self.project, self.embed):
-            nn.init.xavier_uniform_(layer.weight)
+        self.embed, self.embed_norm = self._embedding_layers()
+        for layer in (self.project, *self.embed.modules()):
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+
+    def _embedding_layers(self) -> tuple[nn.Module, nn.Module]:
+        """From the sine encoding of a box (2C) to what is embedded from it, and a norm."""
+        return Linear(2 * self.width, self.embedded * self.width), nn.LayerNorm(self.embedded * self.width)
 
     def propose(self, memory: Tensor, levels: Levels) -> Proposals:
         """memory: (B, S, C). The initial box of a cell is centred on it, with sides of 0.05 * 2^level.
@@ -78,14 +89,14 @@ class TwoStage(nn.Module):
         boxes = refine(self.box_head, features, initial, EPS)
         return Proposals(self.label_head(features), boxes.masked_fill(~valid[..., None], 1.0), levels.padding)
 
-    def select(self, proposals: Proposals) -> tuple[Queries, Tensor]:
-        """Queries and boxes (B, Q, 4) of the `num_queries` proposals with the highest scores, or of all if fewer.
+    def best(self, proposals: Proposals) -> tuple[Tensor, Tensor]:
+        """Logits (B, Q, K) and boxes (B, Q, 4) of the `num_queries` proposals with the highest scores, or of all.
 
         Padding comes last; the authors' code ranks it by the score of features of 0.
         """
-        scores = proposals.logits[..., 0].float()
-        (boxes,) = top_cells(scores, proposals.padding, self.num_queries, proposals.boxes.detach())
-        return self.queries(boxes), boxes
+        scores = (proposals.logits.amax(-1) if self.all_classes else proposals.logits[..., 0]).float()
+        logits, boxes = top_cells(scores, proposals.padding, self.num_queries, proposals.logits, proposals.boxes)
+        return logits, boxes
 
     def queries(self, boxes: Tensor) -> Queries:
         """Queries with positions and contents of boxes (B, Q, 4)."""
@@ -93,12 +104,13 @@ class TwoStage(nn.Module):
         return Queries(contents, positions)
 
     def positions(self, boxes: Tensor) -> Tensor:
-        """Positions (B, D, C) of queries with other contents, from their boxes (B, D, 4)."""
+        """Positions (B, D, C) of boxes (B, D, 4)."""
         return self._embedding(boxes)[..., : self.width]
 
     def _embedding(self, boxes: Tensor) -> Tensor:
         sines = sine_boxes(boxes, self.width // 2, temperature=10000.0)  # (B, Q, 2C)
-        return self.embed_norm(self.embed(sines.to(self.embed.weight.dtype)))
+        embedded: Tensor = self.embed_norm(self.embed(sines.to(self.project.weight.dtype)))
+        return embedded
 
 
 class MixedQuerySelection(TwoStage):
@@ -106,11 +118,23 @@ class MixedQuerySelection(TwoStage):
 
     embedded = 1
 
-    def __init__(self, num_queries: int, width: int, label_head: Linear, box_head: Mlp) -> None:
-        super().__init__(num_queries, width, label_head, box_head)
+    def __init__(
+        self, num_queries: int, width: int, label_head: Linear, box_head: Mlp, all_classes: bool = False
+    ) -> None:
+        super().__init__(num_queries, width, label_head, box_head, all_classes)
         self.contents = nn.Embedding(num_queries, width)
 
     def queries(self, boxes: Tensor) -> Queries:
         """Queries with positions of boxes (B, Q, 4), and the first Q contents."""
         B, Q = boxes.shape[:2]
         return Queries(self.contents.weight[:Q].expand(B, -1, -1), self.positions(boxes))
+
+
+class RefinedPositions(MixedQuerySelection):
+    """Mixed query selection whose positions follow the boxes (DAB-DETR, Liu et al. 2022, section 4.2; DINO).
+
+    A position is an MLP of the sine encoding of a box; the decoder computes it anew for the boxes that each layer gets.
+    """
+
+    def _embedding_layers(self) -> tuple[nn.Module, nn.Module]:
+        return Mlp(2 * self.width, self.width, self.width, 2), nn.Identity()

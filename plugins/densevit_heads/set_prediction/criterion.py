@@ -33,6 +33,7 @@ class SetCriterion:
     no_object_weight: weight of "no object" in the class loss, for "softmax" only.
     auxiliary: a loss after each layer instead of the last only. denoising: whether there are denoising queries.
     dense_weight: weight of the one-to-many loss on all cells; 0: none.
+    class_proposals: proposals learn the class of their object (DINO) instead of objects against background.
     hybrid: one-to-many queries and the number of times each has to find an object (H-DETR).
     """
 
@@ -45,6 +46,7 @@ class SetCriterion:
     denoising: bool = False
     dense_weight: float = 0.0
     hybrid: HybridMatching = ONE_TO_ONE
+    class_proposals: bool = False
     _limit: QueryLimit = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -59,7 +61,7 @@ class SetCriterion:
         """`label`, `l1` and `giou` of the last layer, `auxiliary`, the sum of the others, and by output those below.
 
         outputs: `layers`, logits (L, B, Q, K+1), or K unless `classification` is "softmax", and boxes (L, B, Q, 4)
-        cxcywh; optionally `proposals`, logits (B, S, K) and boxes (B, S, 4), whose first class is any object; and in
+        cxcywh; optionally `proposals`, logits (B, S, K) and boxes (B, S, 4), as in `proposal_loss`; and in
         training `objects`, if already collected, `denoising` of `DenoisingQueries.split`, `dense`, the arguments of
         `dense_detection`, and `hybrid`, as `layers`, of one-to-many queries.
         `matches`: those of `match`, if already found.
@@ -118,9 +120,12 @@ class SetCriterion:
         return self._weighted(set_losses(logits, boxes, objects, matches, self.classification, self.no_object_weight))
 
     def proposal_loss(self, logits: Tensor, boxes: Tensor, objects: Objects) -> Tensor:
-        """The same for proposals, with binary targets (Deformable DETR, A.4): each object has class 0."""
-        binary = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)))
-        label, l1, giou = self.losses_per_layer(logits[None], boxes[None], binary).values()
+        """The same for proposals: with binary targets (Deformable DETR, A.4), for which each object has class 0, unless
+        `class_proposals`.
+        """
+        if not self.class_proposals:
+            objects = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)))
+        label, l1, giou = self.losses_per_layer(logits[None], boxes[None], objects).values()
         return label.sum() + l1.sum() + giou.sum()
 
     def denoising_loss(self, found: Sequence[Tensor], objects: Objects) -> Tensor:
