@@ -35,6 +35,10 @@ HEADS: dict[str, dict[str, Any]] = {
     "detr": PLAIN,
     "detr-all-options": {**DETECTION, "dropout": 0.0, "position_bias": True, "two_stage": True},
     "detr-focal": {**PLAIN, "classification": "focal", "anchors": True, "denoising": 2, "positions": "learned"},
+    "detr-distinct": {
+        **PLAIN, "classification": "mal", "anchors": True, "memory_stride": 8, "dense_loss": 1.0,
+        "distinct_queries": 0.7,
+    },
     "deformable-detr": DEFORMABLE,
     "deformable-detr-two-stage": {**DEFORMABLE, "box_refinement": True, "two_stage": True},
     "deformable-detr-denoising": {
@@ -76,7 +80,7 @@ HEADS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # Of the matching costs, and of the ids of segments in panoptic and label maps, back to the CPU.
 TRANSFERS = {
-    "detr": 1, "detr-all-options": 1, "detr-focal": 1, "deformable-detr": 1, "deformable-detr-two-stage": 2,
+    "detr": 1, "detr-all-options": 1, "detr-focal": 1, "detr-distinct": 1, "deformable-detr": 1, "deformable-detr-two-stage": 2,
     "deformable-detr-denoising": 2, "deformable-detr-dino": 3, "detr-panoptic": 2, "detr-panoptic-frozen": 2,
     "mask2former-panoptic": 2, "mask2former-instance": 1, "mask2former-options": 1,
     "mask2former-semantic": 2,

@@ -4,8 +4,8 @@ dense predictions (DDQ).
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_convert, nms
 
+from densevit.losses.boxes import overlaps, to_corners
 from densevit_heads.detr.memory import Memory
 from densevit_heads.set_prediction.proposals import Proposals
 from densevit_heads.set_prediction.queries import BoxQueries, Queries
@@ -45,6 +45,7 @@ class DistinctQueries(nn.Module):
     """
 
     candidates = 4  # predictions that enter NMS, per query
+    steps = 8
 
     def __init__(self, width: int, num_queries: int, threshold: float) -> None:
         super().__init__()
@@ -59,18 +60,25 @@ class DistinctQueries(nn.Module):
         scores = logits.detach().float().amax(-1).masked_fill(memory.padding, float("-inf"))
         scores, cells = scores.topk(min(self.candidates * self.num_queries, scores.shape[1]), dim=1)
         boxes = _rows(boxes.detach().float(), cells)
-        rank = self._distinct(box_convert(boxes, "cxcywh", "xyxy"), scores) * scores.shape[1]
+        rank = self._distinct(to_corners(boxes)).long() * scores.shape[1]
         rank = rank - torch.arange(scores.shape[1], device=rank.device)
         chosen = rank.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
         cells = cells.gather(1, chosen)
         queries = BoxQueries(self.contents(_rows(memory.tokens, cells)), _rows(boxes, chosen))
         return queries, _rows(logits.detach(), cells)
 
-    def _distinct(self, corners: Tensor, scores: Tensor) -> Tensor:
-        """corners: (B, N, 4) xyxy. scores: (B, N). Returns (B, N) int, 1 for boxes that NMS keeps."""
-        apart = 4.0 * torch.arange(len(corners), device=corners.device)  # boxes of different images do not overlap
-        kept = nms((corners + apart[:, None, None]).flatten(0, 1), scores.flatten(), self.threshold)
-        return torch.zeros_like(scores, dtype=torch.long).flatten().index_fill(0, kept, 1).view_as(scores)
+    def _distinct(self, corners: Tensor) -> Tensor:
+        """corners: (B, N, 4) xyxy, in descending order of score. Returns (B, N) bool, the boxes that NMS keeps.
+
+        The parallel form of greedy NMS (Cluster-NMS, Zheng et al. 2021, section 3.3), whose shapes do not depend on
+        values. It is exact up to chains of `steps` boxes, each of which overlaps only the next.
+        """
+        iou, _ = overlaps(corners[:, :, None], corners[:, None])  # (B, N, N)
+        suppressed = (iou > self.threshold).triu(1)
+        kept = torch.ones_like(suppressed[:, 0])
+        for _ in range(self.steps):
+            kept = ~(suppressed & kept[:, :, None]).any(1)
+        return kept
 
 
 def _rows(values: Tensor, indices: Tensor) -> Tensor:
