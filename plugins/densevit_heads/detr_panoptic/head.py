@@ -27,7 +27,7 @@ class DetrPanoptic(Detr):
 
     With `position_bias`, the attention maps have it, too, from the box of each query.
 
-    Options from `num_queries` to `look_forward_twice`: those of `detr`. width: also a multiple of 16.
+    Options from `num_queries` to `distinct_queries`: those of `detr`. width: also a multiple of 16.
     mask_weight, dice_weight: of the focal loss and the dice loss of masks. In joint training, a small
         `trainer.clip_grad_norm` scales the gradients of masks down to AdamW's eps, and masks are not learned: raise it
         (10 instead of 0.1).
@@ -71,6 +71,7 @@ class DetrPanoptic(Detr):
         dense_loss: float = 0.0,
         contrastive_denoising: int = 0,
         look_forward_twice: bool = False,
+        distinct_queries: float = 0.0,
         mask_weight: float = 1.0,
         dice_weight: float = 1.0,
         freeze_detector: bool = False,
@@ -114,6 +115,7 @@ class DetrPanoptic(Detr):
             dense_loss=dense_loss,
             contrastive_denoising=contrastive_denoising,
             look_forward_twice=look_forward_twice,
+            distinct_queries=distinct_queries,
         )
         self.mask_weight, self.dice_weight, self.threshold = mask_weight, dice_weight, threshold
         self.freeze_detector = freeze_detector
