@@ -82,8 +82,8 @@ HEADS: dict[str, dict[str, Any]] = {
 TRANSFERS = {
     "detr": 1, "detr-all-options": 1, "detr-focal": 1, "detr-distinct": 1, "deformable-detr": 1,
     "deformable-detr-two-stage": 2, "deformable-detr-denoising": 2, "deformable-detr-dino": 3,
-    "detr-panoptic": 2, "detr-panoptic-frozen": 2, "mask2former-panoptic": 2, "mask2former-instance": 1, "mask2former-options": 1,
-    "mask2former-semantic": 2,
+    "detr-panoptic": 2, "detr-panoptic-frozen": 2, "mask2former-panoptic": 2,
+    "mask2former-instance": 1, "mask2former-options": 1, "mask2former-semantic": 2,
 }  # fmt: skip
 
 Setup = tuple[DenseModel, Data, Config]
