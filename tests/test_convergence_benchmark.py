@@ -1,6 +1,7 @@
 """tools/benchmarks/convergence.py: its tables and plot from given results, its contestants, and what it trains."""
 
 import xml.etree.ElementTree as ElementTree
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from densevit import config as configs
+from densevit.data.build import build_data
 from densevit.interfaces import Class
 from densevit.model import build_model
 
@@ -123,3 +125,31 @@ def test_peer_gets_boxes_relative_to_the_image_and_gives_them_in_original_pixels
     (found,) = peer.predictions(outputs, [target])
     assert found["labels"].tolist() == [0, 1] and found["boxes"][1].tolist() == [40.0, 0.0, 80.0, 40.0]
     assert found["scores"][1].item() == pytest.approx(1 / (2.718281828**-2 + 1 + 2.718281828), rel=1e-5)
+
+
+class Oracle(torch.nn.Module):
+    """Outputs of transformers' DETR that equal the labels of the batches, in their order."""
+
+    def __init__(self, labels: list[list[dict[str, torch.Tensor]]]) -> None:
+        super().__init__()
+        self.labels = iter(labels)
+
+    def forward(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor) -> SimpleNamespace:
+        assert pixel_mask.all() and pixel_values.shape[1:] == (3, 128, 128)
+        labels = next(self.labels)
+        logits = torch.zeros(len(labels), 40, len(CLASSES) + 1)
+        logits[..., -1] = 20.0  # no object
+        boxes = torch.zeros(len(labels), 40, 4)
+        for image, label in enumerate(labels):
+            count = len(label["boxes"])
+            boxes[image, :count] = label["boxes"]
+            logits[image, torch.arange(count), label["class_labels"]] = 40.0
+        return SimpleNamespace(logits=logits, pred_boxes=boxes)
+
+
+def test_validation_of_the_peer_gives_the_labels_an_ap_of_1(tool: ModuleType, peer: ModuleType) -> None:
+    recipe = tool.CONTESTANTS["transformers_detr"].config
+    data = build_data(configs.load(recipe, [*tool.FIXED, "data.val_length=4", "data.num_workers=0"]))
+    device = torch.device("cpu")
+    oracle = Oracle([peer.labels(batch["targets"], device) for batch in data.val_loader()])
+    assert peer.validate(oracle, data, device, nullcontext) == {"detection/AP": 1.0, "detection/AP50": 1.0}
