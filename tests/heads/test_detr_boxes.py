@@ -86,9 +86,9 @@ def test_position_bias_matches_the_formula(batch: tuple[list[Tensor], Tensor]):
     with torch.no_grad():
         for parameter in bias.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    torch.testing.assert_close(
-        bias(boxes, memory_of(mask)), written_out_bias(bias, boxes, mask, (4, 6), 8), rtol=1e-4, atol=1e-5
-    )
+    found = bias(boxes, memory_of(mask))
+    torch.testing.assert_close(found, written_out_bias(bias, boxes, mask, (4, 6), 8), rtol=1e-4, atol=1e-5)
+    assert found.is_contiguous()  # as the attention scores that it is added to
 
 
 @pytest.mark.parametrize("two_stage", [False, True])

@@ -61,4 +61,5 @@ class BoxPositionBias(nn.Module):
         edges = torch.stack([centre - half, centre + half], dim=-1)  # (B, Q, 2)
         offset = position[..., None] - edges[:, :, None]  # (B, Q, N, 2)
         offset = offset.sign() * (offset.abs() + 1).log2() / 3
-        return (gaussian + mlp(offset.to(mlp.last.weight.dtype))).permute(0, 3, 1, 2)
+        bias = gaussian + mlp(offset.to(mlp.last.weight.dtype))  # (B, Q, N, heads)
+        return bias.permute(0, 3, 1, 2).contiguous()  # the layout of the larger map of both axes and of the scores
