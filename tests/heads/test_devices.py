@@ -62,6 +62,7 @@ HEADS: dict[str, dict[str, Any]] = {
         "hybrid_queries": 6,
         "hybrid_repeats": 2,
     },
+    "one-stage": {"name": "one_stage", "width": 16, "fusion_blocks": 1},
     "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2, "dropout": 0.0},
     "detr-panoptic": PANOPTIC,
     "detr-panoptic-frozen": {**PANOPTIC, "freeze_detector": True},

@@ -46,11 +46,11 @@ class Contestant(NamedTuple):
 
 
 CONTESTANTS = {
-    "transformers_detr": Contestant("transformers' DETR", FOLDER / "recipes/detr_swin_paper.yaml", transformers=True),
-    "detr_paper": Contestant("DETR as in the paper", FOLDER / "recipes/detr_swin_paper.yaml"),
-    "detr_options": Contestant("DETR with options (5d313f0)", FOLDER / "recipes/detr_swin_5d313f0.yaml"),
+    "transformers_detr": Contestant("transformers' DETR", ROOT / "configs/detr_swin_plain.yaml", transformers=True),
+    "detr_paper": Contestant("DETR as in the paper", ROOT / "configs/detr_swin_plain.yaml"),
+    "detr_options": Contestant("DETR with options (5d313f0)", ROOT / "configs/detr_swin_denoising.yaml"),
     "deformable_swin": Contestant("Deformable DETR", ROOT / "configs/deformable_swin.yaml"),
-    "detector": Contestant("detector", ROOT / "configs/deformable_swin.yaml"),  # configs/detector.yaml when it exists
+    "detector": Contestant("detector", ROOT / "configs/detector.yaml"),
 }
 LABELS = {name: contestant.label for name, contestant in CONTESTANTS.items()}
 

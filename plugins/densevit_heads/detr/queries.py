@@ -74,11 +74,11 @@ class DistinctQueries(nn.Module):
         values. It is exact up to chains of `steps` boxes, each of which overlaps only the next.
         """
         iou, _ = overlaps(corners[:, :, None], corners[:, None])  # (B, N, N)
-        suppressed = (iou > self.threshold).triu(1)
-        kept = torch.ones_like(suppressed[:, 0])
+        suppressed = (iou > self.threshold).triu(1).to(corners.dtype)
+        kept = torch.ones_like(suppressed[:, :1])
         for _ in range(self.steps):
-            kept = ~(suppressed & kept[:, :, None]).any(1)
-        return kept
+            kept = (kept @ suppressed == 0).to(corners.dtype)
+        return kept[:, 0] > 0
 
 
 def _rows(values: Tensor, indices: Tensor) -> Tensor:

@@ -1,0 +1,110 @@
+"""The one-stage head: its contract, NMS against torchvision's of each image and class, and its losses."""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torchvision.ops import box_convert, nms
+
+from densevit.interfaces import Class, Targets
+from densevit.losses.dense_detection import dense_detection
+from densevit.losses.matching import Objects
+from densevit.testing import check_head
+from densevit_heads.one_stage import OneStage
+from densevit_heads.one_stage.suppression import CANDIDATES, suppressed_predictions
+from tests.heads.padded_batch import SIZES, padded_batch
+
+CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
+
+
+def make_head(**options: Any) -> OneStage:
+    head = OneStage([6], [8], CLASSES, **{"width": 16, "fusion_blocks": 1, **options})
+    with torch.no_grad():  # no layer starts at zero, which would hide errors
+        for parameter in head.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return head
+
+
+def test_contract():
+    check_head(functools.partial(OneStage, width=16, fusion_blocks=1))
+
+
+def test_predictions_are_those_that_nms_keeps_of_each_image_and_class():
+    torch.manual_seed(0)
+    B, S, K = 3, 60, 4
+    boxes = torch.cat([0.3 + 0.4 * torch.rand(B, S, 2), 0.05 + 0.3 * torch.rand(B, S, 2)], dim=-1)
+    padding = torch.zeros(B, S, dtype=torch.bool)
+    padding[1, 30:] = True
+    outputs = {"logits": torch.randn(B, S, K), "boxes": boxes, "padding": padding}
+    targets: list[Targets] = [{"image_id": i, "original_size": (50 + 10 * i, 80)} for i in range(B)]
+    found = suppressed_predictions(outputs, targets, 0.5, 40)
+    for i in range(B):
+        height, width = targets[i]["original_size"]
+        corners = box_convert(boxes[i], "cxcywh", "xyxy").clamp(0, 1) * torch.tensor([width, height, width, height])
+        rows = []
+        for k in range(K):
+            scores = outputs["logits"][i, :, k].sigmoid().masked_fill(padding[i], 0)
+            for cell in nms(corners, scores, 0.5).tolist():
+                rows.append((scores[cell].item(), k, corners[cell].tolist()))
+        rows = sorted(rows, reverse=True)[:40]
+        assert found[i]["labels"].tolist() == [k for _, k, _ in rows]
+        torch.testing.assert_close(found[i]["scores"], torch.tensor([score for score, _, _ in rows]))
+        torch.testing.assert_close(found[i]["boxes"], torch.tensor([box for _, _, box in rows]))
+
+
+def test_only_the_best_pairs_enter_nms():
+    S = CANDIDATES + 200
+    boxes = torch.cat([torch.rand(1, S, 2), torch.full((1, S, 2), 1e-4)], dim=-1)
+    outputs = {"logits": torch.randn(1, S, 1), "boxes": boxes, "padding": torch.zeros(1, S, dtype=torch.bool)}
+    (found,) = suppressed_predictions(outputs, [{"image_id": 0, "original_size": (100, 100)}], 0.9, 5000)
+    assert len(found["scores"]) == CANDIDATES
+    torch.testing.assert_close(
+        found["scores"], outputs["logits"].sigmoid().flatten().sort(descending=True)[0][:CANDIDATES]
+    )
+
+
+def test_cells_are_in_row_major_order_around_their_centres():
+    features, mask, _ = padded_batch()
+    head = OneStage([6], [8], CLASSES, width=16, fusion_blocks=0).eval()
+    outputs = head(features, mask)
+    assert outputs["logits"].shape == (3, 48, 3)
+    for i, (height, width) in enumerate(SIZES):
+        inside = ~outputs["padding"][i].view(6, 8)
+        assert inside.sum() == (height // 8) * (width // 8)
+        centre = outputs["centres"][i].view(6, 8, 2)[2, 3] * torch.tensor([width, height])
+        assert centre.tolist() == pytest.approx([28, 20])
+    torch.testing.assert_close(outputs["boxes"][..., :2], outputs["centres"].clamp(1e-5, 1 - 1e-5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(outputs["boxes"][..., 2:], torch.full((3, 48, 2), 0.2))
+
+
+def test_losses_are_those_of_the_dense_loss_with_detr_s_weights():
+    features, mask, targets = padded_batch()
+    head = make_head().train()
+    outputs = head(features, mask, targets)
+    losses = head.loss(outputs, targets)
+    cells = [outputs[key] for key in ("logits", "boxes", "centres", "padding")]
+    label, l1, giou = dense_detection(*cells, Objects.of(targets, torch.device("cpu")))
+    assert losses == {"label": label, "l1": 5 * l1, "giou": 2 * giou}
+    sum(losses.values()).backward()
+    assert [name for name, p in head.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_an_unlabelled_image_is_left_out_and_an_unlabelled_batch_costs_nothing():
+    features, mask, targets = padded_batch()
+    head = make_head().eval()
+    bare: Targets = {"image_id": 1, "size": SIZES[1]}
+    part = [0, 2]
+    expected = head.loss(head([features[0][part]], mask[part]), [targets[i] for i in part])
+    found = head.loss(head(features, mask), [targets[0], bare, targets[2]])
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name])
+    assert [loss.item() for loss in head.loss(head(features, mask), [bare] * 3).values()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"nms": 0}, "nms is 0"), ({"max_predictions": 0}, "max_predictions is 0")]
+)
+def test_options_out_of_range(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        make_head(**options)
