@@ -50,7 +50,7 @@ CONTESTANTS = {
     "detr_paper": Contestant("DETR as in the paper", ROOT / "configs/detr_swin_plain.yaml"),
     "detr_options": Contestant("DETR with options (5d313f0)", ROOT / "configs/detr_swin_denoising.yaml"),
     "deformable_swin": Contestant("Deformable DETR", ROOT / "configs/deformable_swin.yaml"),
-    "detector": Contestant("detector", ROOT / "configs/detector.yaml"),
+    "detector": Contestant("detector", ROOT / "configs/detr_swin.yaml"),
 }
 LABELS = {name: contestant.label for name, contestant in CONTESTANTS.items()}
 
