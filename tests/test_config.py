@@ -171,7 +171,7 @@ def test_run_folder_loads_its_config():
         ("optim.lr=true", "command line: optim.lr should be a valid number, not true."),
         (
             "optim.name=adamm",
-            "command line: optim.name should be 'adamw', 'adam' or 'sgd' or a module:Class, not 'adamm'. Did you mean",
+            "command line: optim.name should be 'adamw', 'adam', 'sgd' or 'muon' or a module:Class, not 'adamm'.",
         ),
         ("optim.betas=[0.9, 2]", "command line: optim.betas.1 should be less than 1, not 2."),
         ("data.batch_size=0", "command line: data.batch_size should be greater than or equal to 1, not 0."),
