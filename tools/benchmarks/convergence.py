@@ -29,7 +29,7 @@ from densevit.training.logger import MetricsCsv
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
-YARDSTICK, CHALLENGER = "detr_options", "detr_swin"
+YARDSTICK, CHALLENGER = "detr_options", "detector"
 YARDSTICK_SPEED = 60.0  # images per second of `detr_options`
 VALIDATIONS = 8
 WARMUP_STEPS, TIMED_STEPS = 20, 60  # of a measurement of throughput
@@ -50,7 +50,7 @@ CONTESTANTS = {
     "detr_paper": Contestant("DETR as in the paper", ROOT / "configs/detr_swin_plain.yaml"),
     "detr_options": Contestant("DETR with options (5d313f0)", ROOT / "configs/detr_swin_denoising.yaml"),
     "deformable_swin": Contestant("Deformable DETR", ROOT / "configs/deformable_swin.yaml"),
-    "detr_swin": Contestant("DETR with distinct queries and Muon", ROOT / "configs/detr_swin.yaml"),
+    "detector": Contestant("detector", ROOT / "configs/detector.yaml"),
 }
 LABELS = {name: contestant.label for name, contestant in CONTESTANTS.items()}
 
