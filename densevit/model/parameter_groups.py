@@ -1,28 +1,52 @@
 """Parameter groups: the learning rate and weight decay of each parameter."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from densevit.config import OptimSection
 from densevit.errors import ConfigError, PluginError
 from densevit.model.dense import DenseModel
 from densevit.model.parameter_patterns import matching
 
+LEAST_SIDE = 16  # rows and columns of the matrices that Muon trains
+
 
 def parameter_groups(
     model: DenseModel, section: OptimSection, lr: float, method: nn.Module | None = None
-) -> list[dict]:
-    """Groups the trainable parameters by learning rate and weight decay. Raises ConfigError if all are frozen."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+) -> list[dict[str, Any]]:
+    """Groups the trainable parameters by learning rate and weight decay. Raises ConfigError if all are frozen.
+
+    For `muon`, also by whether Muon trains them: the key `muon`.
+    """
+    matrices: set[int] = set()
+    if section.name == "muon":
+        modules = (model,) if method is None else (model, method)
+        matrices = set(map(id, hidden_matrices(*modules, linear=section.matrices == "all")))
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for rate in parameter_rates(model, section, lr, method):
         if rate.lr is not None:
-            groups.setdefault((rate.lr, rate.weight_decay), []).append(rate.parameter)
+            key = (rate.lr, rate.weight_decay, id(rate.parameter) in matrices)
+            groups.setdefault(key, []).append(rate.parameter)
     if not groups:
         raise ConfigError(
             "backbone.freeze, heads: all parameters are frozen; at least one must be trained. Fix: freeze fewer layers."
         )
-    return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+    return [
+        {"params": group, "lr": rate, "weight_decay": decay, **({"muon": muon} if section.name == "muon" else {})}
+        for (rate, decay, muon), group in groups.items()
+    ]
+
+
+def hidden_matrices(*modules: nn.Module, linear: bool = True) -> list[Tensor]:
+    """The weights of convolution layers, and with `linear` of linear ones, that have 16 rows and columns or more.
+
+    Not those of grouped convolutions, nor of layers with fewer outputs, such as the predictions of a few classes.
+    """
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)[: 3 if linear else 2]
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, kinds)]
+    weights = [layer.weight for layer in layers if getattr(layer, "groups", 1) == 1]
+    return [w for w in weights if min(w.shape[0], w.numel() // w.shape[0]) >= LEAST_SIDE]
 
 
 def method_parameters(model: DenseModel, method: nn.Module) -> list[nn.Parameter]:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from densevit.layers.precision import autocast_off
 
-LEAST_SIDE = 16
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration
 _ITERATIONS = 5
 _MOMENTUM = 0.95
@@ -19,22 +18,16 @@ _RMS = 0.2  # of an update, that of AdamW's (Liu et al. 2025, section 2.2): the 
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for the weights `matrices`, with Nesterov momentum and decoupled weight decay; AdamW for all others.
+    """Muon for the parameter groups with `muon: True`, with Nesterov momentum and decoupled weight decay; AdamW for the
+    others.
 
     A kernel (out, in, h, w) is the matrix (out, in * h * w). Matrices of one shape are orthogonalised together. The
     update is `torch.optim.Muon`'s with `adjust_lr_fn="match_rms_adamw"`.
     """
 
-    def __init__(self, params: Iterable[dict[str, Any]], matrices: Iterable[Tensor], **options: Any) -> None:
+    def __init__(self, params: Iterable[dict[str, Any]], **options: Any) -> None:
         """params: parameter groups. options: those of AdamW."""
-        chosen = set(map(id, matrices))
-        groups = []
-        for group in params:
-            parts: dict[bool, list[Tensor]] = {True: [], False: []}
-            for parameter in group["params"]:
-                parts[id(parameter) in chosen].append(parameter)
-            groups += [{**group, "params": part, "muon": muon} for muon, part in parts.items() if part]
-        super().__init__(groups, **options)
+        super().__init__([{"muon": False, **group} for group in params], **options)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -89,14 +82,3 @@ def orthogonalised(x: Tensor) -> Tensor:
             gram = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
         return x.mT if tall else x
-
-
-def hidden_matrices(*modules: nn.Module, linear: bool = True) -> list[Tensor]:
-    """The weights of convolution layers, and with `linear` of linear ones, that have 16 rows and columns or more.
-
-    Not those of grouped convolutions, nor of layers with fewer outputs, such as the predictions of a few classes.
-    """
-    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)[: 3 if linear else 2]
-    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, kinds)]
-    weights = [layer.weight for layer in layers if getattr(layer, "groups", 1) == 1]
-    return [w for w in weights if min(w.shape[0], w.numel() // w.shape[0]) >= LEAST_SIDE]

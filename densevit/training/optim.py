@@ -17,7 +17,7 @@ from densevit.errors import PluginError
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
-from densevit.training.muon import Muon, hidden_matrices
+from densevit.training.muon import Muon
 
 _POWER = 0.9  # exponent of `poly`, from DeepLab (Chen et al. 2017, section 4.1)
 
@@ -54,9 +54,7 @@ def build_optimizer(
     if section.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=section.betas[0], fused=fused)
     if section.name == "muon":
-        modules = (model,) if method is None else (model, method)
-        matrices = hidden_matrices(*modules, linear=section.matrices == "all")
-        return Muon(groups, matrices, lr=lr, betas=section.betas, fused=fused)
+        return Muon(groups, lr=lr, betas=section.betas, fused=fused)
     kind = torch.optim.AdamW if section.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=lr, betas=section.betas, fused=fused)
 

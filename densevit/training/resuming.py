@@ -31,7 +31,7 @@ _CHANGEABLE = (
     "heads.*.inference.*",
     "optim.*",
 )
-_FIXED = ("data.name", "optim.name", "optim.backbone_lr", "optim.layer_decay", "optim.lr_factors.*")
+_FIXED = ("data.name", "optim.name", "optim.matrices", "optim.backbone_lr", "optim.layer_decay", "optim.lr_factors.*")
 
 
 class Checkpoint:

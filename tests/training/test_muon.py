@@ -1,14 +1,29 @@
 """Muon against `torch.optim.Muon`, which takes matrices only, and AdamW."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 import densevit
+from densevit import config as configs
 from densevit.config import OptimSection
+from densevit.errors import ConfigError
 from densevit.model import DenseModel
-from densevit.training.muon import Muon, hidden_matrices, orthogonalised
+from densevit.model.parameter_groups import hidden_matrices
+from densevit.training.muon import Muon, orthogonalised
 from densevit.training.optim import build_optimizer
+from densevit.training.run import resume, train
+from tests.training.test_run import TINY
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A config on one step's worth of scenes."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (32, 80), (80, 32), (24, 3, 3, 3), (16, 32, 2, 2)])
@@ -18,7 +33,7 @@ def test_updates_are_those_of_torch_on_the_flattened_weight(shape):
     ours = [nn.Parameter(x.clone()) for x in start]
     theirs = [nn.Parameter(x.flatten(1).clone()) for x in start]
     options = {"lr": 0.02, "weight_decay": 0.1}
-    optimizer = Muon([{"params": ours}], ours, **options)
+    optimizer = Muon([{"params": ours, "muon": True}], **options)
     reference = torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **options)
     for _ in range(4):
         for a, b in zip(ours, theirs, strict=True):
@@ -36,7 +51,7 @@ def test_other_parameters_are_trained_by_adamw():
     matrix, bias = nn.Parameter(torch.randn(16, 16)), nn.Parameter(torch.randn(16))
     reference = nn.Parameter(bias.detach().clone())
     options = {"lr": 0.01, "betas": (0.8, 0.9), "weight_decay": 0.1}
-    optimizer = Muon([{"params": [matrix, bias]}], [matrix], **options)
+    optimizer = Muon([{"params": [matrix], "muon": True}, {"params": [bias]}], **options)
     adamw = torch.optim.AdamW([reference], **options)
     for _ in range(3):
         for parameter in (matrix, bias, reference):
@@ -55,7 +70,7 @@ def test_singular_values_approach_one():
 def test_a_restored_state_continues_exactly():
     def run(steps: int, optimizer=None, weight=None):
         weight = nn.Parameter(torch.linspace(-1, 1, 16 * 20).view(16, 20)) if weight is None else weight
-        optimizer = optimizer or Muon([{"params": [weight]}], [weight], lr=0.1)
+        optimizer = optimizer or Muon([{"params": [weight], "muon": True}], lr=0.1)
         for _ in range(steps):
             weight.grad = weight.detach().sin()
             optimizer.step()
@@ -64,7 +79,7 @@ def test_a_restored_state_continues_exactly():
     _, straight = run(4)
     first, weight = run(2)
     weight = nn.Parameter(weight.detach().clone())
-    second = Muon([{"params": [weight]}], [weight], lr=0.1)
+    second = Muon([{"params": [weight], "muon": True}], lr=0.1)
     second.load_state_dict(first.state_dict())
     torch.testing.assert_close(run(2, second, weight)[1], straight, atol=0, rtol=0)
 
@@ -112,3 +127,23 @@ def test_convolutions_only():
 def test_matrices_need_muon():
     with pytest.raises(ValueError, match="set optim.name: muon"):
         OptimSection(name="adamw", matrices="convolutions")
+
+
+@pytest.mark.parametrize("matrices", ["all", "convolutions"])
+def test_a_run_resumes_to_the_last_bit_and_takes_changed_rates(tiny: Path, tmp_path: Path, matrices: str) -> None:
+    named = ["optim.name=muon", f"optim.matrices={matrices}", "optim.weight_decay=0.05"]
+    whole = train(configs.load(tiny, [*named, "trainer.max_steps=4"]), tmp_path / "whole")
+    parts = train(configs.load(tiny, [*named, "trainer.max_steps=2"]), tmp_path / "parts")
+    resume(parts, ["trainer.max_steps=4"])
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (whole, parts)]
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+    resume(parts, ["trainer.max_steps=5", "optim.weight_decay=0.1"])
+    groups = torch.load(parts / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert {(group["muon"], group["weight_decay"]) for group in groups} == {(True, 0.1), (False, 0.1), (False, 0.0)}
+
+
+def test_the_matrices_of_a_resumed_run_cannot_change(tiny: Path, tmp_path: Path) -> None:
+    run = train(configs.load(tiny, ["optim.name=muon", "trainer.max_steps=1"]), tmp_path / "run")
+    with pytest.raises(ConfigError, match="optim.matrices: 'all' -> 'convolutions'"):
+        resume(run, ["trainer.max_steps=2", "optim.matrices=convolutions"])
