@@ -38,7 +38,7 @@ def test_predictions_are_those_that_nms_keeps_of_each_image_and_class():
     padding[1, 30:] = True
     outputs = {"logits": torch.randn(B, S, K), "boxes": boxes, "padding": padding}
     targets: list[Targets] = [{"image_id": i, "original_size": (50 + 10 * i, 80)} for i in range(B)]
-    found = suppressed_predictions(outputs, targets, 0.5, 40)
+    found = suppressed_predictions(outputs, targets, 0.5, 100)
     for i in range(B):
         height, width = targets[i]["original_size"]
         corners = box_convert(boxes[i], "cxcywh", "xyxy").clamp(0, 1) * torch.tensor([width, height, width, height])
@@ -46,8 +46,9 @@ def test_predictions_are_those_that_nms_keeps_of_each_image_and_class():
         for k in range(K):
             scores = outputs["logits"][i, :, k].sigmoid().masked_fill(padding[i], 0)
             for cell in nms(corners, scores, 0.5).tolist():
-                rows.append((scores[cell].item(), k, corners[cell].tolist()))
-        rows = sorted(rows, reverse=True)[:40]
+                if not padding[i, cell]:
+                    rows.append((scores[cell].item(), k, corners[cell].tolist()))
+        rows = sorted(rows, reverse=True)[:100]
         assert found[i]["labels"].tolist() == [k for _, k, _ in rows]
         torch.testing.assert_close(found[i]["scores"], torch.tensor([score for score, _, _ in rows]))
         torch.testing.assert_close(found[i]["boxes"], torch.tensor([box for _, _, box in rows]))

@@ -60,7 +60,8 @@ class DistinctQueries(nn.Module):
         scores = logits.detach().float().amax(-1).masked_fill(memory.padding, float("-inf"))
         scores, cells = scores.topk(min(self.candidates * self.num_queries, scores.shape[1]), dim=1)
         boxes = _rows(boxes.detach().float(), cells)
-        rank = self._distinct(to_corners(boxes)).long() * scores.shape[1]
+        distinct = self._distinct(to_corners(boxes)) & scores.isfinite()  # padding comes last
+        rank = distinct.long() * scores.shape[1]
         rank = rank - torch.arange(scores.shape[1], device=rank.device)
         chosen = rank.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
         cells = cells.gather(1, chosen)

@@ -27,6 +27,7 @@ def suppressed_predictions(outputs: Outputs, targets: list[Targets], nms: float,
     groups = (image * K + labels).flatten()
     kept = batched_nms(boxes.flatten(0, 1), scores.flatten(), groups, nms)  # by descending score
     mask = torch.zeros_like(scores, dtype=torch.bool).flatten().index_fill(0, kept, True).view_as(scores)
+    mask &= ~outputs["padding"].gather(1, index // K)
     predictions = []
     for i in range(B):
         rows = mask[i].nonzero()[:count, 0]
