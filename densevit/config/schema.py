@@ -155,7 +155,7 @@ class DataSection(OpenSection):
     @classmethod
     def _belongs_to_crop(cls, value: Any, info: ValidationInfo) -> Any:
         recipe = info.data.get("recipe", "crop")  # an invalid recipe is reported on its own
-        having = ("crop",) if info.field_name == "rotation" else ("crop", "lsj")
+        having = ("crop", "lsj") if info.field_name in ("short_side", "scales") else ("crop",)
         if value is not None and recipe not in having:
             name = recipe if isinstance(recipe, str) else recipe.name
             listed = " or data.recipe: ".join(having)

@@ -9,13 +9,7 @@ from densevit.visualization.curves import ticks
 
 WIDTH, HEIGHT = 760, 420
 LEFT, RIGHT, TOP, BOTTOM = 60, 20, 20, 46
-COLORS = (
-    "#555555",
-    "#D55E00",
-    "#0072B2",
-    "#009E73",
-    "#CC3399",
-)  # after Okabe and Ito: told apart by colour-blind readers
+COLORS = ("#555555", "#D55E00", "#0072B2", "#009E73", "#CC3399")  # Okabe-Ito palette, safe for colour-blind readers
 AP, AP50 = 1, 2  # columns of a run's points
 
 

@@ -23,10 +23,10 @@ _ZOOMED = 0.5  # the probability of a zoom
 SCALES = (0.5, 2.0)  # of `crop`, by default
 _LARGEST_SHARE = 0.75  # of one class in the labelled pixels of a crop
 _CROP_TRIES = 10
+_LONGEST = 4  # the maximum of the long side over the short side in `crop`: mmsegmentation's (2048, 512)
+
 JITTER_SCALES = (0.1, 2.0)  # of `lsj`, by default
 _JITTER_SIDE = 1024
-
-_LONGEST = 4  # the maximum of the long side over the short side in `crop`: mmsegmentation's (2048, 512)
 
 
 def build_recipe(

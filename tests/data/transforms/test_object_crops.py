@@ -106,8 +106,9 @@ def test_objects_with_a_smaller_visible_share_are_left_out(least: float | None) 
 def test_other_recipes_have_no_such_keys() -> None:
     values = {"backbone": {"name": "x"}, "heads": {"a": {"name": "x"}}, "trainer": {"max_steps": 1}}
     for key in ("object_crops", "min_visible"):
-        with pytest.raises(ConfigError, match=f"data.{key}.*the recipe 'detr' has no such key"):
-            config.from_mapping({**values, "data": {"name": "coco", "recipe": "detr", key: 0.5}})
+        for recipe in ("detr", "lsj"):
+            with pytest.raises(ConfigError, match=f"data.{key}.*the recipe '{recipe}' has no such key"):
+                config.from_mapping({**values, "data": {"name": "coco", "recipe": recipe, key: 0.5}})
         with pytest.raises(ConfigError, match=f"data.{key} should be less than or equal to 1"):
             config.from_mapping({**values, "data": {"name": "coco", **CROP, "scales": [1, 1], key: 1.5}})
 
