@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from densevit.training.dense_module import DenseModule
     from densevit.training.evaluators import create_evaluator
     from densevit.training.optim import create_optimizer
+    from densevit.training.replay import Replay, replay
     from densevit.training.run import Run, evaluate, fit
     from densevit.training.supervised import create_method
 
@@ -106,6 +107,10 @@ _HOMES = {
     "densevit.training.dense_module": ("DenseModule",),
     "densevit.training.evaluators": ("create_evaluator",),
     "densevit.training.optim": ("create_optimizer",),
+    "densevit.training.replay": (
+        "Replay",
+        "replay",
+    ),
     "densevit.training.run": (
         "Run",
         "evaluate",
@@ -133,6 +138,7 @@ __all__ = [
     "PluginError",
     "Predictor",
     "Recipe",
+    "Replay",
     "Result",
     "Run",
     "TargetType",
@@ -162,6 +168,7 @@ __all__ = [
     "list_necks",
     "list_targets",
     "load",
+    "replay",
     "save",
 ]
 

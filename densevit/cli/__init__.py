@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("densevit.cli.check", "check a backbone or a head of your own"),
     "config": ("densevit.cli.config", "print the resolved config"),
     "scenes": ("densevit.cli.scenes", "write the built-in data set to disk"),
+    "replay": ("densevit.cli.replay", "repeat a training step whose loss was not finite"),
     "new": ("densevit.cli.new", "write a template of a plugin distribution"),
 }
 

@@ -286,6 +286,9 @@ class TrainerSection(Section):
     loggers: Annotated[tuple[PluginSection, ...] | None, BeforeValidator(as_sections)] = None
     """Lightning loggers besides `metrics.csv`: `tensorboard`, or `{name: module:Class, options}`. `null`: `tensorboard`
     if it is installed."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is not finite: `stop` ends the training with the layer it started in and a file that
+    repeats the step; `skip` leaves the step out and counts it."""
 
     @model_validator(mode="before")
     @classmethod

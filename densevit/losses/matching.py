@@ -1,5 +1,8 @@
 """Bipartite matching of predictions to objects (DETR, Carion et al. 2020, section 3.1)."""
 
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -79,6 +82,31 @@ class MatchingCosts(NamedTuple):
 
 PAPER_COSTS = MatchingCosts()
 
+_LARGEST_COST = 1e6  # in place of a cost that is not finite
+_tolerant = False
+
+
+@contextmanager
+def non_finite_costs_allowed() -> Iterator[None]:
+    """Within it, costs that are not finite do not raise: the loss is not finite either, and the training detects it in
+    all processes at once. An error in one process would leave the others waiting for it."""
+    global _tolerant
+    before, _tolerant = _tolerant, True
+    try:
+        yield
+    finally:
+        _tolerant = before
+
+
+def finite_costs(matrix: np.ndarray, message: Callable[[], str]) -> np.ndarray:
+    """The costs. Raises DensevitError with this message if one is not finite; within `non_finite_costs_allowed` such
+    costs are replaced by a large one."""
+    if np.isfinite(matrix).all():
+        return matrix
+    if not _tolerant:
+        raise DensevitError(message())
+    return np.nan_to_num(matrix, nan=_LARGEST_COST, posinf=_LARGEST_COST, neginf=_LARGEST_COST)
+
 
 @torch.no_grad()
 def costs(logits: Tensor, boxes: Tensor, objects: Objects, weights: MatchingCosts, softmax: bool) -> Tensor:
@@ -124,8 +152,7 @@ def hungarian(
         empty = torch.zeros(0, dtype=torch.long, device=logits.device)
         return Matches(empty, empty, empty, empty)
     matrix = costs(logits, boxes, objects, weights, softmax).cpu().numpy()  # (L, T, Q)
-    if not np.isfinite(matrix).all():
-        raise DensevitError(_not_finite(matrix, objects))
+    matrix = finite_costs(matrix, functools.partial(_not_finite, matrix, objects))
     ends = np.cumsum(objects.counts)
     layers, queries, targets = [], [], []
     for image, count in enumerate(objects.counts):

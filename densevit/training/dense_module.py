@@ -2,7 +2,8 @@
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -14,6 +15,7 @@ from densevit.config import InferenceSection, OptimSection
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Evaluator, Method, Predictions
 from densevit.losses.distributed import process_count
+from densevit.losses.matching import non_finite_costs_allowed
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
 from densevit.targets.run_length_masks import RunLengthMasks
@@ -39,7 +41,9 @@ class DenseModule(lightning.LightningModule):
     inference: test-time augmentation in validation, by head. None: of the model's config, by default none.
     method: how the model is trained. None: supervised.
 
-    budget: of a run; None in a Trainer of one's own. metrics: of the last validation.
+    budget: of a run; None in a Trainer of one's own. metrics: of the last validation. terms: the losses of the last
+    batch. before_update: called with the optimiser and the norm of the gradients, None if they are not clipped, before
+    each update; it then handles losses that are not finite.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class DenseModule(lightning.LightningModule):
         self.inference = dict(own if inference is None else inference)
         self.budget: Budget | None = None
         self.metrics: dict[str, float] = {}
+        self.terms: dict[str, Tensor] = {}
+        self.before_update: Callable[[torch.optim.Optimizer, Tensor | None], None] | None = None
         self.learning_rate = 0.0  # the largest of all groups, at the last step
         self._checked: set[str] = set()  # the stages whose first batch is checked
         self._seen: dict[int, int] = {}  # images of this validation, by the index of their loader
@@ -91,10 +97,11 @@ class DenseModule(lightning.LightningModule):
         self.model.train()  # a model from `load` or `create_model` is in evaluation mode, which Lightning would keep
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
-        losses = self.method.training_step(self.model, batch)
+        with nullcontext() if self.before_update is None else non_finite_costs_allowed():
+            losses = self.method.training_step(self.model, batch)
         check_losses(losses, self.method)
         loss = torch.stack(list(losses.values())).sum()
-        terms = {name: term.detach() for name, term in losses.items()}
+        terms = self.terms = {name: term.detach() for name, term in losses.items()}
         size = len(batch["images"])
         self.log("train/loss", loss.detach(), prog_bar=True, logger=self._logs, batch_size=size)
         if self._logs:
@@ -116,10 +123,13 @@ class DenseModule(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         # Lightning rejects fused optimisers here because of fp16's gradient scaler; ours is not fused with fp16.
+        norm = None
         if gradient_clip_val is not None and gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         elif gradient_clip_val is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        if self.before_update is not None:
+            self.before_update(optimizer, norm)
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(

@@ -33,6 +33,7 @@ from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.budget import BudgetCallback
 from densevit.training.callbacks.checkpointing import RunFolder, Stopped
 from densevit.training.callbacks.ema import ExponentialMovingAverage
+from densevit.training.callbacks.non_finite import NonFinite
 from densevit.training.callbacks.progress import CONSOLE, ProgressBar, ValidationLines
 from densevit.training.callbacks.step_metrics import StepMetrics
 from densevit.training.checks import check_classes, check_monitor, check_training
@@ -206,10 +207,11 @@ def _run(
     files, peers = RunFolder(best, interval), Peers()
     ema = [] if config.trainer.ema is None else [ExponentialMovingAverage(config.trainer.ema)]
     # The order matters: the average is updated and metrics are written before a checkpoint.
-    own = [best, *ema, BudgetCallback(budget_of), StepMetrics(), ValidationLines(console), peers]
+    non_finite = NonFinite(skip=config.trainer.non_finite == "skip")
+    own = [non_finite, best, *ema, BudgetCallback(budget_of), StepMetrics(non_finite), ValidationLines(console), peers]
     trainer.callbacks = [*own, *trainer.callbacks, *callbacks, files]  # type: ignore[attr-defined]  # set by a connector
     folder = choose_together(trainer, lambda: files.open(name, run_dir, new=checkpoint is None))
-    files.folder = best.folder = folder
+    files.folder = best.folder = non_finite.folder = folder
     rates = parameter_rates(model, config.optim, lr, method)
     if trainer.world_size > 1:
         freeze_unused(model, method)

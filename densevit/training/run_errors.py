@@ -40,11 +40,11 @@ def translated_errors(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def removed_on_error(trainer: lightning.Trainer, folder: Path, new: bool) -> Iterator[None]:
-    """Removes the folder of a new run that fails before its first step."""
+    """Removes the folder of a new run that fails before its first step, unless the step was saved."""
     try:
         yield
     except DensevitError:
-        if new and trainer.global_step == 0 and trainer.is_global_zero:
+        if new and trainer.global_step == 0 and trainer.is_global_zero and not (folder / "faults").is_dir():
             shutil.rmtree(folder, ignore_errors=True)
         raise
 

@@ -7,18 +7,20 @@ import pytorch_lightning as lightning
 import torch
 
 from densevit.losses.distributed import mean_over_processes
+from densevit.training.callbacks.non_finite import NonFinite
 from densevit.training.dense_module import DenseModule
 
 
 class StepMetrics(lightning.Callback):
-    """Logs every `log_every_n_steps`-th optimiser step: the loss and its terms, averaged over processes, and the rate;
-    and after each validation the metrics that are defined.
+    """Logs every `log_every_n_steps`-th optimiser step: the loss and its terms, averaged over processes, the rate,
+    and the skipped steps if `non_finite` skips them; and after each validation the metrics that are defined.
 
     It must precede the checkpointing callback, so that the row of a checkpoint's step is written before the checkpoint.
     Lightning itself logs after all callbacks, and a run killed in between would lose that row.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, non_finite: NonFinite) -> None:
+        self.non_finite = non_finite
         self._last_step = -1
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -35,6 +37,8 @@ class StepMetrics(lightning.Callback):
         values = mean_over_processes(torch.stack([value.float() for value in terms.values()])).tolist()
         metrics = {f"train/{name}": value for name, value in zip(terms, values, strict=True)}
         metrics |= {"train/lr": pl_module.learning_rate, "epoch": trainer.current_epoch}
+        if self.non_finite.skip:
+            metrics["train/skipped_steps"] = self.non_finite.skipped
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step - 1)
 

@@ -1,5 +1,6 @@
 """Bipartite matching of mask queries to segments, by points (section 3.3)."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -8,8 +9,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.errors import DensevitError
 from densevit.losses.distributed import to_device
+from densevit.losses.matching import finite_costs
 from densevit_heads.mask2former.points import chunks, random_points, sample
 from densevit_heads.mask2former.segments import Segments
 from densevit_heads.mask2former.transformer import MaskQueries
@@ -65,8 +66,8 @@ def match(
     for image, count in enumerate(segments.counts):
         for layer in range(L):
             cost = flat[layer, Q * first : Q * (first + count)].reshape(Q, count)
-            if not np.isfinite(cost).all():
-                raise DensevitError(_not_finite(cost, layer, segments.names[image]))
+            name = segments.names[image]
+            cost = finite_costs(cost, functools.partial(_not_finite, cost, layer, name))
             rows, columns = linear_sum_assignment(cost)
             queries[layer].append(rows)
             targets[layer].append(columns + first)

@@ -1,0 +1,275 @@
+"""Losses and gradients that are not finite: the training stops before the update, or leaves the step out.
+
+Each optimiser step has a flag on the device: whether the loss of one of its batches, or the norm of the gradients, is
+not finite, in any process. On the CPU it is read before the update. On a GPU, reading it would wait for the step to be
+computed. There the fused Adam and AdamW take the flag as `found_inf`, as from a gradient scaler, and change nothing if
+it is set; the flag is copied to the host without waiting and read one step later. Other optimisers on a GPU wait.
+
+With 16-mixed, the gradient scaler leaves out steps whose gradients overflow, and lowers its scale: only the loss
+counts, and a scale that has become too small.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from rich import get_console
+from torch import Tensor, distributed
+from torch.optim import Optimizer
+
+from densevit import config as configs
+from densevit.errors import TrainingError, one_line
+from densevit.interfaces import Batch
+from densevit.losses.distributed import process_count
+from densevit.training import fault_files
+from densevit.training.budget import counted
+from densevit.training.dense_module import DenseModule
+from densevit.training.first_non_finite import Finding
+from densevit.training.replay import find_in_batches, image_ids, random_state
+
+_MIN_SCALE = 1e-4  # of fp16 gradient scaling, as fairseq's --min-loss-scale
+_EXIT_CODE = 2  # of processes other than that of rank 0, which reports for all
+
+
+@dataclass
+class _Step:
+    """What repeats an optimiser step. number: from 1. buffers: of modules in training, each with its value before."""
+
+    number: int
+    random_state: dict[str, Tensor]
+    buffers: list[tuple[Tensor, Tensor]]
+    batches: list[Batch] = field(default_factory=list)
+    terms: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+class NonFinite(lightning.Callback):
+    """Stops the training at a loss or gradient that is not finite, or leaves the step out.
+
+    It must precede the callbacks that save: a checkpoint is not written after such a step.
+
+    skip: leaves such steps out: weights, buffers and the optimiser's state stay as they are, and the schedule goes on.
+    folder: for `faults/step_*.pt`, which `densevit replay` repeats. skipped: the number of skipped steps.
+    """
+
+    folder: Path
+
+    def __init__(self, skip: bool = False) -> None:
+        self.skip = skip
+        self._step: _Step | None = None
+        self._pending: list[tuple[_Step, Tensor, Any]] = []  # a step, its flag on the host, and the event of the copy
+        self._flag: Tensor | None = None  # 1 if a loss of this step is not finite
+        self._found: Tensor | None = None  # 1 from the first fault on
+        self._skipped: Tensor | None = None
+        self._restored = 0
+
+    @property
+    def skipped(self) -> int:
+        return self._restored + (0 if self._skipped is None else int(self._skipped))
+
+    # ---- the step ----
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, DenseModule)
+        self._trainer, self._module = trainer, pl_module
+        self._step, self._pending = None, []
+        self._flag, self._found, self._skipped = (torch.zeros((), device=pl_module.device) for _ in range(3))
+        pl_module.before_update = self.before_update
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        if self._step is None:
+            training = [module for module in pl_module.modules() if module.training]
+            buffers = [(x, x.detach().clone()) for module in training for x in module.buffers(recurse=False)]
+            self._step = _Step(trainer.global_step + 1, random_state(pl_module.device), buffers)
+        self._step.batches.append(batch)
+
+    def on_before_backward(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, loss: Tensor
+    ) -> None:
+        assert self._step is not None and self._flag is not None
+        self._step.terms.append(self._module.terms)
+        self._flag = torch.maximum(self._flag, _is_broken(loss.detach()))
+
+    def before_update(self, optimizer: Optimizer, norm: Tensor | None) -> None:
+        """Called once the gradients of an optimiser step are complete. norm: of the gradients; None: not computed."""
+        assert self._step is not None and self._flag is not None and self._found is not None
+        step, flag = self._step, self._flag
+        self._step, self._flag = None, torch.zeros_like(flag)
+        scaler = self._trainer.scaler
+        if scaler is None:
+            flag = torch.maximum(flag, _is_broken(self._norm() if norm is None else norm))
+        if process_count() > 1:
+            distributed.all_reduce(flag, distributed.ReduceOp.MAX)
+        if scaler is None and _skips_itself(optimizer):
+            self._update_later(optimizer, step, flag)
+        elif bool(flag):
+            if not self.skip:
+                self._stop(step)
+            optimizer.zero_grad(set_to_none=True)  # torch's optimisers leave parameters without gradients unchanged
+            for buffer, before in step.buffers:
+                buffer.copy_(before)
+            self._count(flag)
+        elif scaler is not None and step.number % self._trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._check_scale(scaler.get_scale(), step)
+
+    def _check_scale(self, scale: float, step: _Step) -> None:
+        if scale < _MIN_SCALE:
+            self._stop(step, f"the gradients overflow in fp16, also at a scale of {scale:.2g}")
+
+    def _norm(self) -> Tensor:
+        gradients = [p.grad for p in self._module.parameters() if p.grad is not None]
+        if not gradients:
+            return torch.zeros((), device=self._module.device)
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def _update_later(self, optimizer: Any, step: _Step, flag: Tensor) -> None:
+        """Lets the optimiser's kernels skip the update, and looks at the flag of the step before."""
+        if self.skip:
+            optimizer.found_inf = flag.view(1)
+            for buffer, before in step.buffers:
+                buffer.copy_(torch.where(flag.bool(), before, buffer))
+            self._count(flag)
+            return
+        assert self._found is not None
+        self._found = torch.maximum(self._found, flag)  # no update after the fault either
+        optimizer.found_inf = self._found.view(1)
+        host = torch.zeros((), pin_memory=flag.is_cuda).copy_(self._found, non_blocking=True)
+        event = torch.cuda.Event() if flag.is_cuda else None
+        if event is not None:
+            event.record()
+        self._pending.append((step, host, event))
+        self._read(later=1)
+
+    def _read(self, later: int = 0) -> None:
+        """Stops if the flag of a step is set, but that of the latest `later` steps, which may not be computed yet."""
+        while len(self._pending) > later:
+            step, host, event = self._pending.pop(0)
+            if event is not None:
+                event.synchronize()
+            if bool(host):
+                self._stop(step)
+
+    def _count(self, flag: Tensor) -> None:
+        assert self._skipped is not None
+        self._skipped = self._skipped + flag
+
+    # ---- a checkpoint or a validation looks at all steps before it ----
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._read()
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._read()
+        if self.skipped and trainer.is_global_zero:
+            get_console().print(
+                f"{counted(self.skipped, 'step')} of {trainer.global_step:,} left out, whose loss or gradient was not "
+                "finite (trainer.non_finite)."
+            )
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._read()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped} if self.skip else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = int(state_dict.get("skipped", 0))
+
+    # ---- the report ----
+
+    def _stop(self, step: _Step, reason: str = "") -> None:
+        """Finds the layer, saves the step, and raises TrainingError; with several processes in that of rank 0."""
+        module, rank, count = self._module, self._trainer.global_rank, process_count()
+        module.zero_grad(set_to_none=True)  # frees memory for the repetition
+        for buffer, before in step.buffers:
+            buffer.copy_(before)
+        state_dict = {key: value.clone() for key, value in module.state_dict().items()}
+        terms = [{name: float(term) for name, term in terms.items()} for terms in step.terms]
+        broken = next((i for i, found in enumerate(terms) if not _are_finite(found)), None)
+        try:
+            with self._trainer.precision_plugin.forward_context():
+                device = module.device
+                found = find_in_batches(module.model, module.method, step.batches, step.random_state, device)
+            layer = str(found) if found.what else ""
+        except Exception as error:  # such as out of memory: the report is more important
+            layer, found = "", Finding(what="", outputs=(one_line(error),))
+        report: dict[str, Any] = {
+            "rank": rank,
+            "layer": layer,
+            "terms": terms[broken or 0] if terms else {},
+            "images": [image for batch in step.batches for image in image_ids(batch)],
+            "file": "",
+        }
+        name = f"step_{step.number:08d}{f'_rank{rank}' if count > 1 else ''}.pt"
+        concerned = layer or broken is not None or (rank == 0 and count == 1)
+        if concerned:
+            report["file"] = str(self.folder / "faults" / name)
+            self._write(Path(report["file"]), step, state_dict, layer)
+        reports: list[Any] = [report]
+        if count > 1:
+            reports = [None] * count
+            distributed.all_gather_object(reports, report)
+        if rank:
+            sys.exit(_EXIT_CODE)
+        raise TrainingError(self._message(step.number, [r for r in reports if r["file"]] or reports[:1], reason))
+
+    def _write(self, path: Path, step: _Step, state_dict: dict[str, Tensor], reported: str) -> None:
+        module = self._module
+        content = {
+            "step": step.number,
+            "reported": reported,
+            "config": "" if module.config is None else configs.dump(module.config),
+            "classes": {name: [asdict(one) for one in classes] for name, classes in module.model.classes.items()},
+            "precision": str(self._trainer.precision),
+            "state_dict": state_dict,
+            "batches": [
+                {**b, "targets": [{k: v for k, v in t.items() if k != "truth"} for t in b["targets"]]}
+                for b in step.batches
+            ],
+            "random_state": step.random_state,
+        }
+        fault_files.write(path, content)
+
+    def _message(self, number: int, reports: Sequence[dict[str, Any]], reason: str) -> str:
+        parts = [f"Optimiser step {number:,}: {reason or 'the loss or a gradient is not finite'}."]
+        for report in reports:
+            process = f"Process {report['rank']}: " if process_count() > 1 else ""
+            layer = report["layer"] or "a repetition of the step is finite"
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in report["terms"].items())
+            images = ", ".join(map(repr, report["images"][:16])) + (" ..." if len(report["images"]) > 16 else "")
+            parts.append(f"{process}{layer}. Losses: {terms}. Images: {images}.")
+            if report["file"]:
+                parts.append(f"The step is saved; densevit replay {report['file']} repeats it.")
+        parts.append(
+            "Fix: lower optim.lr, set optim.warmup or trainer.clip_grad_norm, check these images, or leave such steps "
+            "out with trainer.non_finite=skip."
+        )
+        return " ".join(parts)
+
+
+def _is_broken(x: Tensor) -> Tensor:
+    """1 if x is not finite, else 0, on its device."""
+    x = x.full_tensor() if hasattr(x, "full_tensor") else x  # of several processes
+    return (~x.isfinite()).float()
+
+
+def _are_finite(terms: dict[str, float]) -> bool:
+    return all(torch.tensor(value).isfinite() for value in terms.values())
+
+
+def _skips_itself(optimizer: Any) -> bool:
+    """Whether the optimiser's kernels on a GPU skip the update by the flag `found_inf`."""
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):  # SGD's leaves its first momentum undefined
+        return False
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return all(group["fused"] for group in optimizer.param_groups) and all(
+        p.is_cuda and not hasattr(p, "full_tensor") for p in parameters
+    )

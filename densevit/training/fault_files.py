@@ -1,0 +1,84 @@
+"""Files of a non-finite step: its batches, the weights before it and the random state, to repeat it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from densevit.errors import WeightsError
+from densevit.targets.run_length_masks import RunLengthMasks
+from densevit.weights import safe_unpickler
+
+FORMAT = 1
+_CODED = "run_length_masks"
+_ARRAYS = ("owner", "column", "top", "bottom")
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes the content, reduced to tensors and plain values. The file appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    try:
+        torch.save(_plain({"format": FORMAT, **content}), partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a file from `write`, on the CPU. No code of the file is run.
+
+    Raises WeightsError if it is missing, damaged, or not such a file.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file. Fix: name a file of a run's folder `faults`, as step_00000123.pt.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may raise any error
+        raise WeightsError(
+            f"{path}: not a complete file of tensors and plain values ({safe_unpickler.reason(error)}). No code of it "
+            "was run. Fix: copy it again."
+        ) from error
+    lacking = {"step", "config", "state_dict", "batches", "random_state"} - (
+        content.keys() if isinstance(content, dict) else set()
+    )
+    if lacking or content.get("format") != FORMAT:
+        raise WeightsError(
+            f"{path}: not a file of a non-finite step. Fix: name a file of a run's folder `faults`; a checkpoint is "
+            "resumed with densevit train --resume RUN."
+        )
+    restored: dict[str, Any] = _restored(content)
+    return restored
+
+
+def _plain(value: Any) -> Any:
+    """Tensors on the CPU with memory of their own, lists, dicts and plain values; others are left out."""
+    if isinstance(value, Tensor):
+        value = value.full_tensor() if hasattr(value, "full_tensor") else value  # of several processes
+        return value.detach().cpu().clone()
+    if isinstance(value, RunLengthMasks):
+        arrays = {name: torch.from_numpy(getattr(value, name).copy()) for name in _ARRAYS}
+        return {_CODED: {"size": list(map(int, value.size)), "count": int(value.count), **arrays}}
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        plain = {key: _plain(item) for key, item in value.items()}
+        return {key: item for key, item in plain.items() if item is not None or value[key] is None}
+    if isinstance(value, list | tuple):
+        return (tuple if isinstance(value, tuple) else list)(map(_plain, value))
+    return value if isinstance(value, str | int | float | bool | None) else None
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {_CODED}:
+            coded = value[_CODED]
+            arrays = {name: coded[name].numpy() for name in _ARRAYS}
+            return RunLengthMasks(tuple(coded["size"]), coded["count"], **arrays)
+        return {key: _restored(item) for key, item in value.items()}
+    return [_restored(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,185 @@
+"""Finds the module whose output or gradient is the first that is not finite.
+
+Activations are checked by forward hooks in the order of computation, gradients by tensor hooks in the order of the
+backward pass. Infinities in tensors without gradient are not counted if they are all negative: these are masks, which
+are added to attention scores.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The first value that is not finite.
+
+    layer: the module's name and class. what: "value" of a parameter, "output", "gradient" or "loss"; "" if all are
+    finite.
+    inputs, outputs: shapes and ranges of its tensors; for a gradient, of the gradients of its outputs and its input.
+    terms: the loss terms.
+    """
+
+    layer: str = ""
+    what: str = ""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    terms: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if not self.what:
+            return "all outputs, gradients and losses are finite"
+        if self.what == "loss":
+            return "all outputs of modules are finite; the loss computed from them is not"
+        return f"the first non-finite {self.what} is that of {self.layer}"
+
+
+def find(modules: Mapping[str, nn.Module], step: Callable[[], Mapping[str, Tensor]]) -> Finding:
+    """Runs a training step, forward and backward, and returns the first module with a non-finite value.
+
+    modules: by name. step: returns the loss terms. Gradients of the parameters stay as they are.
+    """
+    parameters = {f"{prefix}.{name}": p for prefix, m in modules.items() for name, p in m.named_parameters()}
+    for name, parameter in parameters.items():
+        if not is_finite(parameter.detach()):
+            return Finding(f"the parameter {name}", "value", (), (_described(parameter),))
+    search = _Search()
+    handles = [
+        handle
+        for prefix, root in modules.items()
+        for name, module in root.named_modules(prefix=prefix)
+        for handle in search.attach(name, module)
+    ]
+    try:
+        terms = step()
+        search.backward = True
+        loss = torch.stack(list(terms.values())).sum()
+        trained = {name: p for name, p in parameters.items() if p.requires_grad}
+        gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    values = {name: float(term.detach()) for name, term in terms.items()}
+    found = search.found or (Finding(what="loss") if not is_finite(loss.detach()) else None) or search.found_gradient
+    if found is None:
+        broken = [name for name, g in zip(trained, gradients, strict=True) if g is not None and not is_finite(g)]
+        found = Finding(f"the parameter {broken[-1]}", "gradient") if broken else Finding()
+    return Finding(found.layer, found.what, found.inputs, found.outputs, values)
+
+
+class _Search:
+    """The hooks of one step.
+
+    found: the first non-finite output in the forward pass. found_gradient: the first non-finite gradient. backward:
+    whether the forward pass is complete; modules that activation checkpointing runs again are not examined.
+    """
+
+    def __init__(self) -> None:
+        self.found: Finding | None = None
+        self.found_gradient: Finding | None = None
+        self.backward = False
+        self._running: list[tuple[str, nn.Module]] = []
+        self._uses: dict[int, tuple[Tensor, list[str]]] = {}  # a tensor, and the modules that take it, outermost first
+        self._made_by: dict[int, str] = {}
+
+    def attach(self, name: str, module: nn.Module) -> Iterator[Any]:
+        """Registers the hooks of a module."""
+        label = f"{name} ({type(module).__name__})"
+        yield module.register_forward_pre_hook(
+            lambda module, args, kwargs: self._before(label, module, (args, kwargs)), with_kwargs=True
+        )
+        yield module.register_forward_hook(
+            lambda module, args, kwargs, output: self._after(label, module, (args, kwargs), output), with_kwargs=True
+        )
+
+    def _before(self, label: str, module: nn.Module, inputs: Any) -> None:
+        if self.backward:
+            return
+        for x in _tensors(inputs):
+            if self.found is None and self._running and x.is_floating_point() and bool(x.detach().isnan().any()):
+                above = self._running[-1][0]  # computed between its submodules
+                self.found = Finding(above, "output", (), (f"{_described(x)}, the input of {label}",))
+            self._watch(x, label)
+        self._running.append((label, module))
+
+    def _after(self, label: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        if self.backward:
+            return
+        self._running.pop()
+        for x in _tensors(outputs):
+            if self.found is None and not is_finite(x):
+                self.found = Finding(label, "output", _all_described(inputs), _all_described(outputs))
+            self._made_by[id(x)] = label
+            self._watch(x, None)
+
+    def _watch(self, x: Tensor, user: str | None) -> None:
+        if not x.requires_grad or not x.is_floating_point():
+            return
+        if id(x) not in self._uses:
+            self._uses[id(x)] = (x, [])  # keeps it, so that its id stays unique
+            x.register_hook(functools.partial(self._on_gradient, id(x)))
+        if user is not None:
+            self._uses[id(x)][1].append(user)
+
+    def _on_gradient(self, key: int, gradient: Tensor) -> None:
+        if self.found_gradient is not None or is_finite(gradient):
+            return
+        users = self._uses[key][1]
+        if users:  # the innermost of the first nested ones
+            inner = users[0]
+            for user in users[1:]:
+                if not user.startswith(inner.partition(" ")[0] + "."):
+                    break
+                inner = user
+            self.found_gradient = Finding(inner, "gradient", (), (f"of its input, {_described(gradient)}",))
+            return
+        made_by = self._made_by.get(key, "")
+        outputs = (f"of the output of {made_by}, {_described(gradient)}",)
+        self.found_gradient = Finding(f"the loss of the output of {made_by}", "gradient", (), outputs)
+
+
+def is_finite(x: Tensor) -> bool:
+    """Whether all values are finite; -inf in a tensor without gradient is a mask and counts as finite."""
+    if not x.is_floating_point() or x.device.type == "meta":
+        return True
+    if bool(x.detach().isfinite().all()):
+        return True
+    return not x.requires_grad and not bool((x.isnan() | x.isposinf()).any())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested lists, tuples, dicts and dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+    elif hasattr(value, "__dataclass_fields__"):
+        for name in value.__dataclass_fields__:
+            yield from _tensors(getattr(value, name))
+
+
+def _all_described(values: Any, most: int = 4) -> tuple[str, ...]:
+    tensors = [x for x in _tensors(values) if x.is_floating_point() or x.dtype == torch.uint8]
+    return tuple(map(_described, tensors[:most])) + (
+        (f"and {len(tensors) - most} more",) if len(tensors) > most else ()
+    )
+
+
+def _described(x: Tensor) -> str:
+    """The shape, the dtype, the range and the counts of non-finite values."""
+    x = x.detach()
+    text = f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+    finite = x[x.isfinite()].float()
+    if finite.numel():
+        text += f" from {float(finite.min()):.4g} to {float(finite.max()):.4g}"
+    nan, infinite = int(x.isnan().sum()), int(x.isinf().sum())
+    counts = [f"{count:,} {name}" for count, name in ((nan, "NaN"), (infinite, "infinite")) if count]
+    return f"{text}, {' and '.join(counts)} of {x.numel():,} values" if counts else text

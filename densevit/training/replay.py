@@ -1,0 +1,126 @@
+"""Repeats a saved training step whose loss or gradient was not finite, to find the module that it started in."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from densevit import config as configs
+from densevit import registry
+from densevit.config import yaml_io
+from densevit.inference.loading import device_of
+from densevit.interfaces import Batch, Class, Method
+from densevit.losses.distributed import alone
+from densevit.losses.matching import non_finite_costs_allowed
+from densevit.model import DenseModel
+from densevit.model.build import build_from_sections
+from densevit.training import fault_files
+from densevit.training.first_non_finite import Finding, find
+from densevit.weights.state_dict_loading import load_state
+
+_AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+_DTYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A repeated training step.
+
+    step: the optimiser step, from 1. images: the ids of its images. reported, found: the first module with a non-finite
+    value when the step was saved, and in this repetition.
+    """
+
+    step: int
+    images: tuple[int | str, ...]
+    reported: str
+    found: Finding
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether a value is not finite again, in the reported module if one was reported."""
+        return bool(self.found.what) and self.reported in ("", str(self.found))
+
+
+def replay(file: str | Path, device: str | torch.device | None = "auto") -> Replay:
+    """Repeats the training step of a file RUN/faults/step_*.pt: forward and backward, without an update.
+
+    Needs no data set; weights, batches, random state and precision are those of the file. device: as for `load`.
+    Raises WeightsError for another file, and ConfigError or PluginError if the model cannot be built.
+    """
+    path = Path(file).expanduser()
+    content = fault_files.read(path)
+    target = device_of(device)
+    config = configs.from_mapping(yaml_io.parse(content["config"], str(path)), str(path))
+    classes = {
+        name: [Class(**{**entry, "color": tuple(entry["color"])}) for entry in entries]
+        for name, entries in content["classes"].items()
+    }
+    model = build_from_sections(config.model_sections, classes)
+    method: Method = registry.create(
+        "methods", config.method.name, model, options=config.method.options, where="method"
+    )
+    both = nn.ModuleDict({"model": model, "method": method})
+    load_state(both, content["state_dict"], path)
+    precision = content["precision"]
+    if precision in _DTYPES:
+        both.to(_DTYPES[precision])
+    both.to(target).train()
+    batches = [_moved(batch, target) for batch in content["batches"]]
+    with _autocast(precision, target):
+        found = find_in_batches(model, method, batches, content["random_state"], target)
+    images = tuple(image for batch in batches for image in image_ids(batch))
+    return Replay(int(content["step"]), images, content.get("reported", ""), found)
+
+
+def find_in_batches(
+    model: DenseModel, method: Method, batches: "list[Batch]", random_state: Mapping[str, Tensor], device: torch.device
+) -> Finding:
+    """The first finding in the batches of one optimiser step, in this process alone and without torch.compile."""
+    restore_random_state(random_state, device)
+    finding = Finding()
+    with torch.enable_grad(), alone(), non_finite_costs_allowed(), torch.compiler.set_stance("force_eager"):
+        for batch in batches:
+            modules = {"model": model, "method": method}
+            finding = find(modules, lambda given=batch: method.training_step(model, given))  # type: ignore[misc]
+            if finding.what:
+                break
+    return finding
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's generators of the CPU and of this device, without synchronisation."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Restores a state from `random_state`."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def image_ids(batch: Batch) -> list[int | str]:
+    """The ids of a batch's images."""
+    return [target.get("image_id", index) for index, target in enumerate(batch["targets"])]
+
+
+def _autocast(precision: str, device: torch.device) -> Any:
+    if precision not in _AUTOCAST:
+        return nullcontext()
+    return torch.autocast(device.type, _AUTOCAST[precision], cache_enabled=False)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Tensors on the device; sizes, which are plain numbers, as they are."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    return [_moved(item, device) for item in value] if isinstance(value, list) else value
