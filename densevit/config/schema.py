@@ -289,6 +289,9 @@ class TrainerSection(Section):
     non_finite: Literal["stop", "skip"] = "stop"
     """A loss or gradient that is not finite: `stop` ends the training with the layer it started in and a file that
     repeats the step; `skip` leaves the step out and counts it."""
+    stall_after: Duration | None = "10min"
+    """A time, as in `30s`, `5min` or `1h`, without a finished training or validation step, after which stderr shows
+    what the training waits for. `null`: never."""
 
     @model_validator(mode="before")
     @classmethod

@@ -57,7 +57,6 @@ def read(path: Path) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Tensors on the CPU with memory of their own, lists, dicts and plain values; others are left out."""
     if isinstance(value, Tensor):
-        value = value.full_tensor() if hasattr(value, "full_tensor") else value  # of several processes
         return value.detach().cpu().clone()
     if isinstance(value, RunLengthMasks):
         arrays = {name: torch.from_numpy(getattr(value, name).copy()) for name in _ARRAYS}

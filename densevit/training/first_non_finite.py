@@ -32,10 +32,10 @@ class Finding:
 
     def __str__(self) -> str:
         if not self.what:
-            return "all outputs, gradients and losses are finite"
+            return "All outputs, gradients and losses are finite"
         if self.what == "loss":
-            return "all outputs of modules are finite; the loss computed from them is not"
-        return f"the first non-finite {self.what} is that of {self.layer}"
+            return "All outputs of modules are finite; the loss computed from them is not"
+        return f"The first non-finite {self.what} is that of {self.layer}"
 
 
 def find(modules: Mapping[str, nn.Module], step: Callable[[], Mapping[str, Tensor]]) -> Finding:

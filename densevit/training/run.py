@@ -49,6 +49,7 @@ from densevit.training.resuming import Checkpoint, changes
 from densevit.training.run_errors import removed_on_error, resume_hint, translated_errors
 from densevit.training.run_folder import choose_together
 from densevit.training.run_output import announce, derived_values, finish
+from densevit.training.stall import StallReports
 from densevit.training.stop_signals import requeue
 from densevit.training.trainer import build_trainer
 from densevit.training.unused_parameters import freeze_unused
@@ -206,16 +207,20 @@ def _run(
     best = BestModel(BestEpoch(evaluators, config.trainer.monitor), config.trainer.patience)
     files, peers = RunFolder(best, interval), Peers()
     ema = [] if config.trainer.ema is None else [ExponentialMovingAverage(config.trainer.ema)]
+    stall_after = config.trainer.stall_after
+    stalls = [] if stall_after is None else [StallReports(seconds_of(stall_after))]
     # The order matters: the average is updated and metrics are written before a checkpoint.
     non_finite = NonFinite(skip=config.trainer.non_finite == "skip")
     own = [non_finite, best, *ema, BudgetCallback(budget_of), StepMetrics(non_finite), ValidationLines(console), peers]
-    trainer.callbacks = [*own, *trainer.callbacks, *callbacks, files]  # type: ignore[attr-defined]  # set by a connector
+    trainer.callbacks = [*own, *trainer.callbacks, *callbacks, *stalls, files]  # type: ignore[attr-defined]  # set by a connector
     folder = choose_together(trainer, lambda: files.open(name, run_dir, new=checkpoint is None))
     files.folder = best.folder = non_finite.folder = folder
     rates = parameter_rates(model, config.optim, lr, method)
     if trainer.world_size > 1:
         freeze_unused(model, method)
-    with translated_errors(folder), removed_on_error(trainer, folder, new=checkpoint is None), closing(files):
+    new = checkpoint is None
+    errors = translated_errors(folder, config, non_finite.batch)
+    with removed_on_error(trainer, folder, new), errors, closing(files):
         if checkpoint is not None:
             checkpoint.check_groups(parameter_groups(model, config.optim, lr, method))
         trainer.loggers = build_loggers(config.trainer, folder, given_loggers)

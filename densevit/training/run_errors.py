@@ -1,15 +1,18 @@
 """Errors of a training: what is reported to the user, and what becomes of the folder."""
 
 import errno
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as lightning
+import torch
 
+from densevit.config import Config
 from densevit.data.loading.dataloader import worker_failure
-from densevit.errors import DensevitError, TrainingError
+from densevit.errors import DensevitError, TrainingError, one_line
 
 _DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
@@ -18,8 +21,9 @@ _DISK_ERRORS = (
 
 
 @contextmanager
-def translated_errors(folder: Path) -> Iterator[None]:
-    """Raises TrainingError, with the command to resume, if a file cannot be written or another process has ended."""
+def translated_errors(folder: Path, config: Config, batch: Callable[[], str] = str) -> Iterator[None]:
+    """Raises TrainingError, with the command to resume, if a file cannot be written, another process has ended, or
+    memory runs out. batch: describes the batch of the current step; "" if there is none."""
     try:
         yield
     except OSError as error:
@@ -29,10 +33,11 @@ def translated_errors(folder: Path) -> Iterator[None]:
     except TrainingError as error:
         reason = str(error)
     except RuntimeError as error:
+        out_of_memory = memory_failure(error, config, batch())
         failure = worker_failure(error)
-        if failure is None:
+        if failure is None and not out_of_memory:
             raise
-        reason = str(failure)
+        reason = out_of_memory or str(failure)
     else:
         return
     raise TrainingError(reason + resume_hint(folder))
@@ -47,6 +52,28 @@ def removed_on_error(trainer: lightning.Trainer, folder: Path, new: bool) -> Ite
         if new and trainer.global_step == 0 and trainer.is_global_zero and not (folder / "faults").is_dir():
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def memory_failure(error: RuntimeError, config: Config, batch: str) -> str:
+    """One line with the fix for torch's error that memory ran out, of a GPU or the CPU; "" for other errors."""
+    text = one_line(error)
+    if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator: can't allocate memory" not in text:
+        return ""
+    device = "the CPU" if "CPUAllocator" in text else "the GPU"
+    asked = re.search(r"[Tt]ried to allocate [\d.,]+ \w+", text)
+    total = re.search(r"total capacity of [\d.,]+ \w+", text)
+    size = "the recipe's" if config.data.image_size is None else str(config.data.image_size)
+    found = [batch or f"a batch of {config.data.batch_size}, data.image_size {size}"]
+    found += [match[0][0].lower() + match[0][1:] for match in (asked, total) if match is not None]
+    half, accumulate = max(1, config.data.batch_size // 2), config.trainer.accumulate
+    fixes = ["data.image_size smaller"]
+    if config.data.batch_size > 1:
+        fixes.insert(0, f"data.batch_size={half} with trainer.accumulate={accumulate * config.data.batch_size // half}")
+    if not config.backbone.options.get("checkpointing"):
+        fixes.append("backbone.checkpointing=true, which computes activations again in the backward pass")
+    if config.trainer.precision in ("32", "64"):
+        fixes.append("trainer.precision=bf16-mixed")
+    return f"The memory of {device} is full ({'; '.join(found)}). Fix: set {', or '.join(fixes)}."
 
 
 def resume_hint(folder: Path) -> str:

@@ -17,7 +17,7 @@ class Greys(densevit.Dataset):
 
     def __init__(self, split: str, length: int = 8) -> None:
         self.classes = {"segmentation": CLASSES}
-        self.length = length
+        self.split, self.length = split, length
 
     def __len__(self) -> int:
         return self.length

@@ -57,14 +57,14 @@ def test_stop_names_the_layer_and_replay_reproduces_it(where, kind, poisoned, tm
     message, file = str(raised.value), tmp_path / "run" / "faults" / f"step_{step:08d}.pt"
     assert message.startswith(
         f"Optimiser step {step}: the loss or a gradient is not finite. "
-        f"the first non-finite {kind} is that of model.backbone.poison (Poison). Losses: seg/"
+        f"The first non-finite {kind} is that of model.backbone.poison (Poison). Losses: seg/"
     )
     assert f"Images: 'grey3'. The step is saved; densevit replay {file} repeats it." in message
     capsys.readouterr()
     assert main(["replay", str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"step {step}, images 'grey3'" and lines[-1] == "reproduced"
-    assert lines[1] == f"the first non-finite {kind} is that of model.backbone.poison (Poison)"
+    assert lines[1] == f"The first non-finite {kind} is that of model.backbone.poison (Poison)"
     assert any("float32 (1, 8, 8, 8), 512 NaN of 512 values" in line for line in lines)
     assert any(line.startswith("loss seg/cross_entropy: ") for line in lines)
 
@@ -104,7 +104,7 @@ def test_a_finite_repetition_is_reported(poisoned, tmp_path, capsys):
     content["config"] = content["config"].replace("where: output", "where: nowhere")
     torch.save(content, file)
     assert main(["replay", str(file)]) == 1
-    assert "all outputs, gradients and losses are finite" in capsys.readouterr().out
+    assert "All outputs, gradients and losses are finite" in capsys.readouterr().out
 
 
 class Undo(lightning.Callback):

@@ -217,10 +217,23 @@ def _received(value: Any, pin: bool = False) -> Any:
 
 
 def worker_failure(error: RuntimeError) -> DataError | None:
-    """One line for torch's error about a killed worker process; None for other errors.
+    """One line for torch's errors about a killed worker process, shared memory and open files; None for other errors.
 
-    torch raises it from a signal handler, at any place of the program.
+    torch raises the first from a signal handler, at any place of the program.
     """
+    text = str(error)
+    memory = re.search(r"unable to (?:allocate shared memory|write to file|mmap|resize file)[^\n]*", text)
+    if memory is not None and "/torch_" in memory[0]:
+        return DataError(
+            f"A data loader's process found no space in /dev/shm, which passes batches on ({memory[0].rstrip('.')})."
+            " Fix: a container gets more with --shm-size=8g; or set data.num_workers lower (0 needs none), or "
+            "data.batch_size or data.image_size."
+        )
+    if "items of ancdata" in text or "Too many open files" in text:
+        return DataError(
+            "The data loader's processes have too many open files. Fix: raise the limit with ulimit -n 65536, or set "
+            "data.num_workers lower (0 loads in the training process)."
+        )
     found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(?: is killed by signal: ([^.]+))?", str(error))
     if found is None:
         return None

@@ -28,7 +28,6 @@ from densevit.losses.distributed import process_count
 from densevit.training import fault_files
 from densevit.training.budget import counted
 from densevit.training.dense_module import DenseModule
-from densevit.training.first_non_finite import Finding
 from densevit.training.replay import find_in_batches, image_ids, random_state
 
 _MIN_SCALE = 1e-4  # of fp16 gradient scaling, as fairseq's --min-loss-scale
@@ -37,10 +36,12 @@ _EXIT_CODE = 2  # of processes other than that of rank 0, which reports for all
 
 @dataclass
 class _Step:
-    """What repeats an optimiser step. number: from 1. buffers: of modules in training, each with its value before."""
+    """What repeats an optimiser step. number: from 1. training: the modules in training mode. buffers: of these, each
+    with its value before the step."""
 
     number: int
     random_state: dict[str, Tensor]
+    training: list[torch.nn.Module]
     buffers: list[tuple[Tensor, Tensor]]
     batches: list[Batch] = field(default_factory=list)
     terms: list[dict[str, Tensor]] = field(default_factory=list)
@@ -70,6 +71,13 @@ class NonFinite(lightning.Callback):
     def skipped(self) -> int:
         return self._restored + (0 if self._skipped is None else int(self._skipped))
 
+    def batch(self) -> str:
+        """The number and the size of the images of the current batch; "" between two steps."""
+        if self._step is None or not self._step.batches:
+            return ""
+        images = self._step.batches[-1]["images"]
+        return f"{len(images)} images of {images.shape[2]}x{images.shape[3]}"
+
     # ---- the step ----
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -85,7 +93,7 @@ class NonFinite(lightning.Callback):
         if self._step is None:
             training = [module for module in pl_module.modules() if module.training]
             buffers = [(x, x.detach().clone()) for module in training for x in module.buffers(recurse=False)]
-            self._step = _Step(trainer.global_step + 1, random_state(pl_module.device), buffers)
+            self._step = _Step(trainer.global_step + 1, random_state(pl_module.device), training, buffers)
         self._step.batches.append(batch)
 
     def on_before_backward(
@@ -130,14 +138,14 @@ class NonFinite(lightning.Callback):
     def _update_later(self, optimizer: Any, step: _Step, flag: Tensor) -> None:
         """Lets the optimiser's kernels skip the update, and looks at the flag of the step before."""
         if self.skip:
-            optimizer.found_inf = flag.view(1)
+            optimizer.found_inf = flag
             for buffer, before in step.buffers:
                 buffer.copy_(torch.where(flag.bool(), before, buffer))
             self._count(flag)
             return
         assert self._found is not None
         self._found = torch.maximum(self._found, flag)  # no update after the fault either
-        optimizer.found_inf = self._found.view(1)
+        optimizer.found_inf = self._found
         host = torch.zeros((), pin_memory=flag.is_cuda).copy_(self._found, non_blocking=True)
         event = torch.cuda.Event() if flag.is_cuda else None
         if event is not None:
@@ -188,37 +196,51 @@ class NonFinite(lightning.Callback):
         """Finds the layer, saves the step, and raises TrainingError; with several processes in that of rank 0."""
         module, rank, count = self._module, self._trainer.global_rank, process_count()
         module.zero_grad(set_to_none=True)  # frees memory for the repetition
-        for buffer, before in step.buffers:
-            buffer.copy_(before)
-        state_dict = {key: value.clone() for key, value in module.state_dict().items()}
+        _restore(step)
         terms = [{name: float(term) for name, term in terms.items()} for terms in step.terms]
         broken = next((i for i, found in enumerate(terms) if not _are_finite(found)), None)
-        try:
-            with self._trainer.precision_plugin.forward_context():
-                device = module.device
-                found = find_in_batches(module.model, module.method, step.batches, step.random_state, device)
-            layer = str(found) if found.what else ""
-        except Exception as error:  # such as out of memory: the report is more important
-            layer, found = "", Finding(what="", outputs=(one_line(error),))
+        layer, layer_text = self._layer(step)
+        _restore(step)
         report: dict[str, Any] = {
             "rank": rank,
-            "layer": layer,
+            "layer": layer_text,
             "terms": terms[broken or 0] if terms else {},
             "images": [image for batch in step.batches for image in image_ids(batch)],
-            "file": "",
+            "concerned": bool(layer) or broken is not None,
         }
-        name = f"step_{step.number:08d}{f'_rank{rank}' if count > 1 else ''}.pt"
-        concerned = layer or broken is not None or (rank == 0 and count == 1)
-        if concerned:
-            report["file"] = str(self.folder / "faults" / name)
-            self._write(Path(report["file"]), step, state_dict, layer)
         reports: list[Any] = [report]
         if count > 1:
             reports = [None] * count
             distributed.all_gather_object(reports, report)
+        concerned = [r for r in reports if r["concerned"]] or reports[:1]
+        state_dict = _whole(module.state_dict())  # of all processes: sharded weights are gathered
+        files = {r["rank"]: self._file(step.number, r["rank"]) for r in concerned}
+        problem = ""
+        if rank in files:
+            try:
+                self._write(files[rank], step, state_dict, layer)
+            except (OSError, RuntimeError) as error:  # torch raises its own error on a full disk
+                problem = f"{files[rank]} cannot be written: {one_line(error)}."
         if rank:
             sys.exit(_EXIT_CODE)
-        raise TrainingError(self._message(step.number, [r for r in reports if r["file"]] or reports[:1], reason))
+        raise TrainingError(self._message(step.number, concerned, files, reason, problem))
+
+    def _layer(self, step: _Step) -> tuple[str, str]:
+        """The finding of a repetition in this process, "" if all is finite, and its text for the report."""
+        device = self._module.device
+        if any(hasattr(p, "full_tensor") for p in self._module.parameters()):
+            return "", "A repetition of the saved step finds the layer"  # sharded weights need all processes
+        try:
+            with torch.inference_mode(False), self._trainer.precision_plugin.forward_context():
+                found = find_in_batches(
+                    self._module.model, self._module.method, step.batches, step.random_state, device
+                )
+        except Exception as error:  # such as out of memory: the report is more important
+            return "", f"A repetition of the step failed: {one_line(error).rstrip('.')}"
+        return (str(found), str(found)) if found.what else ("", "In a repetition of the step, all values are finite")
+
+    def _file(self, number: int, rank: int) -> Path:
+        return self.folder / "faults" / f"step_{number:08d}{f'_rank{rank}' if process_count() > 1 else ''}.pt"
 
     def _write(self, path: Path, step: _Step, state_dict: dict[str, Tensor], reported: str) -> None:
         module = self._module
@@ -237,21 +259,36 @@ class NonFinite(lightning.Callback):
         }
         fault_files.write(path, content)
 
-    def _message(self, number: int, reports: Sequence[dict[str, Any]], reason: str) -> str:
+    def _message(
+        self, number: int, reports: Sequence[dict[str, Any]], files: dict[int, Path], reason: str, problem: str
+    ) -> str:
         parts = [f"Optimiser step {number:,}: {reason or 'the loss or a gradient is not finite'}."]
         for report in reports:
-            process = f"Process {report['rank']}: " if process_count() > 1 else ""
-            layer = report["layer"] or "a repetition of the step is finite"
+            process = f", in process {report['rank']}" if process_count() > 1 else ""
             terms = ", ".join(f"{name} {value:.4g}" for name, value in report["terms"].items())
             images = ", ".join(map(repr, report["images"][:16])) + (" ..." if len(report["images"]) > 16 else "")
-            parts.append(f"{process}{layer}. Losses: {terms}. Images: {images}.")
-            if report["file"]:
-                parts.append(f"The step is saved; densevit replay {report['file']} repeats it.")
+            parts.append(f"{report['layer']}{process}. Losses: {terms}. Images: {images}.")
+            if not (problem and report["rank"] == 0):
+                parts.append(f"The step is saved; densevit replay {files[report['rank']]} repeats it.")
+        if problem:
+            parts.append(problem)
         parts.append(
             "Fix: lower optim.lr, set optim.warmup or trainer.clip_grad_norm, check these images, or leave such steps "
             "out with trainer.non_finite=skip."
         )
         return " ".join(parts)
+
+
+def _restore(step: _Step) -> None:
+    """Buffers and training modes as before the step; a validation may have begun."""
+    for buffer, before in step.buffers:
+        buffer.copy_(before)
+    for module in step.training:
+        module.training = True
+
+
+def _whole(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: x.full_tensor().cpu() if hasattr(x, "full_tensor") else x for name, x in state.items()}
 
 
 def _is_broken(x: Tensor) -> Tensor:

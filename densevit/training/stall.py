@@ -1,0 +1,117 @@
+"""Reports a step that does not finish: where each thread of the process is, and what it waits for."""
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as lightning
+
+_OWN_LINES = 4  # innermost calls that are printed of each thread
+_LOADING = ("torch/utils/data/", "densevit/data/loading/")
+_COLLECTIVE = ("torch/distributed/", "torch/nn/parallel/")
+_LIBRARIES = ("/site-packages/", "/lib/python", "<frozen")
+
+
+class StallReports(lightning.Callback):
+    """Prints to stderr if no training or validation step has finished for a time, and goes on waiting.
+
+    A thread watches; steps only record the time. The next report of the same stall follows after twice the time.
+
+    after: seconds.
+    """
+
+    def __init__(self, after: float) -> None:
+        self.after = after
+        self._finished = threading.Event()
+        self._last = time.monotonic()
+        self._steps = 0  # finished since the start
+        self._rank = self._step = 0
+        self._processes = 1
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._rank, self._processes, self._steps = trainer.global_rank, trainer.world_size, 0
+        self._main = threading.get_ident()
+        self._finished.clear()
+        self._beat(trainer)
+        threading.Thread(target=self._watch, daemon=True, name="stall-reports").start()
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        self._finished.set()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self._finished.set()
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._finished.set()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
+        self._steps += 1
+        self._beat(trainer)
+
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
+    ) -> None:
+        self._beat(trainer)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._beat(trainer)
+
+    def _beat(self, trainer: lightning.Trainer) -> None:
+        self._last, self._step = time.monotonic(), trainer.global_step
+
+    def _watch(self) -> None:
+        reported, wait = self._last, self.after
+        while not self._finished.wait(max(0.01, min(self._last + wait - time.monotonic(), self.after))):
+            if self._last != reported:
+                reported, wait = self._last, self.after
+            if time.monotonic() - self._last >= wait:
+                print(self._report(), file=sys.stderr, flush=True)
+                wait *= 2
+
+    def _report(self) -> str:
+        frames = {ident: frame for ident, frame in sys._current_frames().items() if ident != threading.get_ident()}
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        main = _stack(frames.pop(self._main))
+        seconds = time.monotonic() - self._last
+        rank = f"Process {self._rank} of {self._processes}: " if self._processes > 1 else ""
+        start = (
+            "" if self._steps else " The first step may take minutes, for example where trainer.compile compiles it."
+        )
+        lines = [
+            f"{rank}no step has finished for {seconds:.0f} s (trainer.stall_after), after optimiser step "
+            f"{self._step:,}. It waits for {waits_for(main, self._processes)}. The training goes on waiting.{start}",
+            *_shown("main thread", main),
+        ]
+        for ident, frame in frames.items():
+            lines += _shown(names.get(ident, "another thread"), _stack(frame))
+        return "\n".join(lines)
+
+
+def waits_for(stack: Sequence[traceback.FrameSummary], processes: int = 1) -> str:
+    """What a thread waits for. stack: its calls, outermost first."""
+    files = [frame.filename.replace("\\", "/") for frame in stack]
+    own = next((frame for frame in reversed(stack) if not any(part in frame.filename for part in _LIBRARIES)), None)
+    place = "" if own is None else f": {own.name} in {own.filename}, line {own.lineno}"
+    if any(part in file for file in files for part in _LOADING):
+        return f"the data loader{place}"
+    if any(part in file for file in files for part in _COLLECTIVE):
+        return f"the other processes, in a collective operation{place}"
+    if processes > 1 and any("torch/autograd/" in file for file in files[-3:]):
+        return "the backward pass, which waits for the gradients of the other processes"
+    return f"its own code{place}" if own is not None else "a library"
+
+
+def _stack(frame: FrameType) -> list[traceback.FrameSummary]:
+    return list(traceback.StackSummary.extract(traceback.walk_stack(frame), lookup_lines=False))[::-1]
+
+
+def _shown(name: str, stack: Sequence[traceback.FrameSummary]) -> list[str]:
+    """The innermost calls."""
+    calls = [f"    {frame.filename}:{frame.lineno} in {frame.name}" for frame in stack[-_OWN_LINES:]]
+    return [f"  {name}:", *calls]

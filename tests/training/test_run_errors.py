@@ -1,0 +1,85 @@
+"""Errors of the libraries in a training, each with the library's own text, as one line with the fix."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from densevit import config as configs
+from densevit.data.loading.dataloader import worker_failure
+from densevit.errors import TrainingError
+from densevit.training.run import fit
+from tests.training.poisoned import Poison
+from tests.training.test_non_finite import POISONED
+
+CUDA = (
+    "CUDA out of memory. Tried to allocate 2.53 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.36 GiB is free."
+    " Including non-PyTorch memory, this process has 14.40 GiB memory in use. Of the allocated memory 13.02 GiB is "
+    "allocated by PyTorch, and 1.01 GiB is reserved by PyTorch but unallocated."
+)
+CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes. Error code 12 (Cannot allocate memory)"  # noqa: E501  # torch's
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError(CUDA), "The memory of the GPU is full (2 images of 16x16; tried to allocate 2.53 GiB; "
+         "total capacity of 15.77 GiB)."),
+        (RuntimeError(CPU), "The memory of the CPU is full (2 images of 16x16; tried to allocate 8 bytes)."),
+    ],
+)  # fmt: skip
+def test_full_memory_is_one_line_with_the_fix(error, expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_):
+        raise error
+
+    (tmp_path / "tiny.yaml").write_text(POISONED)
+    monkeypatch.setattr(Poison, "forward", fail)
+    with pytest.raises(TrainingError) as raised:
+        fit(configs.load(tmp_path / "tiny.yaml", ["data.batch_size=2", "trainer.accumulate=3"]), run_dir=tmp_path / "r")
+    assert str(raised.value) == (
+        f"{expected} Fix: set data.batch_size=1 with trainer.accumulate=6, or data.image_size smaller, or "
+        "backbone.checkpointing=true, which computes activations again in the backward pass, or "
+        "trainer.precision=bf16-mixed."
+    )
+    assert not (tmp_path / "r").exists()  # before its first step
+
+
+IN_WORKER = """Caught RuntimeError in DataLoader worker process 0.
+Original Traceback (most recent call last):
+  File "torch/multiprocessing/reductions.py", line 569, in reduce_storage
+    fd, size = storage._share_fd_cpu_()
+RuntimeError: {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            IN_WORKER.format("unable to write to file </torch_421_3091_0>: No space left on device (28)"),
+            "no space in /dev/shm.* --shm-size",
+        ),
+        (
+            IN_WORKER.format("unable to allocate shared memory(shm) for file </torch_7_1_0>: Success (0)"),
+            "no space in /dev/shm.* --shm-size",
+        ),
+        (
+            "DataLoader worker (pid 52) is killed by signal: Bus error. It is possible that dataloader's workers are "
+            "out of shared memory. Please try to raise your shared memory limit.",
+            r"process \(52\) was killed by the signal 'Bus error', where /dev/shm is full; .* --shm-size",
+        ),
+        ("DataLoader worker (pid 52) is killed by signal: Killed. ", r"process \(52\) was .*when memory runs out"),
+        ("DataLoader worker (pid(s) 52, 53) exited unexpectedly", r"process \(52, 53\) ended without a message"),
+        ("received 0 items of ancdata", "too many open files.*ulimit -n"),
+    ],
+)
+def test_failure_of_the_loader_is_one_line_with_the_fix(text: str, expected: str):
+    failure = worker_failure(RuntimeError(text))
+    assert failure is not None
+    assert "\n" not in str(failure)
+    with pytest.raises(type(failure), match=f"^(A|The) data loader's .*{expected}"):
+        raise failure
+
+
+def test_other_errors_stay():
+    assert worker_failure(RuntimeError("shape mismatch: 3 and 4")) is None

@@ -1,0 +1,71 @@
+"""A step that does not finish: what is printed, and that the training goes on."""
+
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as lightning
+
+from densevit import config as configs
+from densevit.training.run import fit
+from densevit.training.stall import waits_for
+from tests.training import poisoned
+from tests.training.test_non_finite import POISONED
+
+
+class Started(lightning.Callback):
+    """Whether the checks of the data set are done."""
+
+    is_started = False
+
+    def on_fit_start(self, trainer, pl_module):
+        self.is_started = True
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_slow_data_set_is_reported_and_training_goes_on(num_workers, tmp_path: Path, capsys, monkeypatch):
+    original, started = poisoned.Greys.__getitem__, Started()
+
+    def slow(self, index):
+        if self.split == "train" and started.is_started:
+            time.sleep(2.5)
+        return original(self, index)
+
+    (tmp_path / "slow.yaml").write_text(POISONED)
+    given = ["backbone.where=nowhere", "trainer.max_steps=1", f"data.num_workers={num_workers}"]
+    config = configs.load(tmp_path / "slow.yaml", [*given, "trainer.stall_after=1s"])
+    monkeypatch.setattr(poisoned.Greys, "__getitem__", slow)
+    fit(config, run_dir=tmp_path / "run", callbacks=[started])
+    printed = capsys.readouterr().err
+    assert (
+        "no step has finished for 1 s (trainer.stall_after), after optimiser step 0. It waits for the data" in printed
+    )
+    assert "The first step may take minutes" in printed and "main thread:" in printed
+    if not num_workers:
+        assert f"slow in {__file__}" in printed
+    assert (tmp_path / "run" / "metrics.json").is_file()
+    assert not [thread for thread in threading.enumerate() if thread.name == "stall-reports" and thread.is_alive()]
+
+
+@pytest.mark.parametrize(
+    ("files", "processes", "expected"),
+    [
+        (
+            ["run.py", "/x/site-packages/torch/distributed/distributed_c10d.py"],
+            2,
+            "the other processes, in a collective",
+        ),
+        (["run.py", "/x/site-packages/torch/autograd/graph.py"], 2, "the backward pass"),
+        (["run.py", "/x/site-packages/torch/utils/data/dataloader.py"], 1, "the data loader"),
+        (
+            ["run.py", "/y/mine.py", "/x/site-packages/torch/nn/functional.py"],
+            1,
+            "its own code: f in /y/mine.py, line 7",
+        ),
+    ],
+)
+def test_what_a_stack_waits_for(files: list[str], processes: int, expected: str):
+    stack = [traceback.FrameSummary(file, 7, "f", lookup_line=False, line="") for file in files]
+    assert waits_for(stack, processes).startswith(expected)
