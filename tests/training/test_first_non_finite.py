@@ -1,0 +1,110 @@
+"""The module that is named as the first with a value that is not finite, in small networks."""
+
+import pytest
+import torch
+from torch import nn
+
+from densevit.layers import checkpointing
+from densevit.training.first_non_finite import find
+
+
+class Overflow(nn.Module):
+    """x * 1e38 * 1e38."""
+
+    def forward(self, x):
+        return x * 1e38 * 1e38
+
+
+class Between(nn.Module):
+    """Divides by zero in its own forward, between two submodules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.second((x - x) / (x - x))
+
+
+class Root(nn.Module):
+    """The gradient of the square root is infinite at 0."""
+
+    def forward(self, x):
+        return (x - x.detach()).sqrt()
+
+
+class Masked(nn.Module):
+    """Adds -inf to masked scores, as attention does; all is finite after the softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask = Mask()
+
+    def forward(self, x):
+        return (x + self.mask(x)).softmax(-1)
+
+
+class Mask(nn.Module):
+    def forward(self, x):
+        return torch.zeros_like(x).index_fill(1, torch.tensor([0]), -torch.inf)
+
+
+class Checkpointed(nn.Module):
+    """Activations of its part are computed again in the backward pass."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x):
+        return checkpointing.run(self.part, x, checkpointed=True)
+
+
+def found_in(part: nn.Module):
+    model = nn.Sequential(nn.Linear(4, 4), part, nn.Linear(4, 1))
+    x = torch.arange(8.0).view(2, 4)
+    return find({"model": model}, lambda: {"loss": model(x).sum()})
+
+
+@pytest.mark.parametrize(
+    ("part", "what", "layer"),
+    [
+        (nn.Identity(), "", ""),
+        (Masked(), "", ""),
+        (Overflow(), "output", "model.1 (Overflow)"),
+        (Between(), "output", "model.1 (Between)"),
+        (Root(), "gradient", "model.1 (Root)"),
+        (
+            Checkpointed(nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), Overflow())),
+            "output",
+            "model.1.part.2 (Overflow)",
+        ),
+        (Checkpointed(nn.Sequential(nn.ReLU(), Root())), "gradient", "model.1.part.1 (Root)"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_first_module_is_named(part: nn.Module, what: str, layer: str):
+    found = found_in(part)
+    assert (found.what, found.layer) == (what, layer)
+    assert bool(found.terms) and (what == "") == str(found).startswith("All outputs")
+
+
+def test_parameter_that_is_not_finite_is_named_first():
+    part = nn.Linear(4, 4)
+    with torch.no_grad():
+        part.weight[0, 0] = torch.nan
+    assert str(found_in(part)) == "The first non-finite value is that of the parameter model.1.weight"
+
+
+def test_loss_of_finite_outputs_is_named():
+    model = nn.Linear(1, 1)
+    found = find({"model": model}, lambda: {"a": model(torch.ones(1)).sum(), "b": (model.weight * 0 - 1).log().sum()})
+    assert found.what == "loss" and found.terms["a"] == pytest.approx(float(model(torch.ones(1)).detach()))
+
+
+def test_gradients_of_the_parameters_stay():
+    part = nn.Linear(4, 4)
+    part.weight.grad = torch.ones(4, 4)
+    found_in(part)
+    assert torch.equal(part.weight.grad, torch.ones(4, 4))
