@@ -42,8 +42,8 @@ class DenseModule(lightning.LightningModule):
     method: how the model is trained. None: supervised.
 
     budget: of a run; None in a Trainer of one's own. metrics: of the last validation. terms: the losses of the last
-    batch. before_update: called with the optimiser and the norm of the gradients, None if they are not clipped, before
-    each update; it then handles losses that are not finite.
+    batch. host_batch: the last batch, on the CPU. before_update: called with the optimiser and the norm of the
+    gradients, None if they are not clipped, before each update; it then handles losses that are not finite.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class DenseModule(lightning.LightningModule):
         self.budget: Budget | None = None
         self.metrics: dict[str, float] = {}
         self.terms: dict[str, Tensor] = {}
+        self.host_batch: Batch | None = None
         self.before_update: Callable[[torch.optim.Optimizer, Tensor | None], None] | None = None
         self.learning_rate = 0.0  # the largest of all groups, at the last step
         self._checked: set[str] = set()  # the stages whose first batch is checked
@@ -206,6 +207,7 @@ class DenseModule(lightning.LightningModule):
         if stage not in self._checked:
             check_batch(batch)
             self._checked.add(stage)
+        self.host_batch = batch
         return batch
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

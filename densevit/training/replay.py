@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from densevit import config as configs
 from densevit import registry
 from densevit.config import yaml_io
 from densevit.inference.loading import device_of
+from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Class, Method
 from densevit.losses.distributed import alone
 from densevit.losses.matching import non_finite_costs_allowed
 from densevit.model import DenseModel
 from densevit.model.build import build_from_sections
 from densevit.training import fault_files
+from densevit.training.dense_module import DenseModule
 from densevit.training.first_non_finite import Finding, find
 from densevit.weights.state_dict_loading import load_state
 
@@ -63,13 +65,13 @@ def replay(file: str | Path, device: str | torch.device | None = "auto") -> Repl
     method: Method = registry.create(
         "methods", config.method.name, model, options=config.method.options, where="method"
     )
-    both = nn.ModuleDict({"model": model, "method": method})
-    load_state(both, content["state_dict"], path)
+    module = DenseModule(Predictor(model, config), config.optim, method=method)
+    load_state(module, content["state_dict"], path)
     precision = content["precision"]
     if precision in _DTYPES:
-        both.to(_DTYPES[precision])
-    both.to(target).train()
-    batches = [_moved(batch, target) for batch in content["batches"]]
+        module.to(_DTYPES[precision])
+    module.to(target).train()
+    batches = [module.transfer_batch_to_device(batch, target, 0) for batch in content["batches"]]
     with _autocast(precision, target):
         found = find_in_batches(model, method, batches, content["random_state"], target)
     images = tuple(image for batch in batches for image in image_ids(batch))
@@ -115,12 +117,3 @@ def _autocast(precision: str, device: torch.device) -> Any:
     if precision not in _AUTOCAST:
         return nullcontext()
     return torch.autocast(device.type, _AUTOCAST[precision], cache_enabled=False)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    """Tensors on the device; sizes, which are plain numbers, as they are."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: _moved(item, device) for key, item in value.items()}
-    return [_moved(item, device) for item in value] if isinstance(value, list) else value

@@ -94,7 +94,7 @@ class NonFinite(lightning.Callback):
             training = [module for module in pl_module.modules() if module.training]
             buffers = [(x, x.detach().clone()) for module in training for x in module.buffers(recurse=False)]
             self._step = _Step(trainer.global_step + 1, random_state(pl_module.device), training, buffers)
-        self._step.batches.append(batch)
+        self._step.batches.append(self._module.host_batch or batch)  # in the memory of the CPU
 
     def on_before_backward(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, loss: Tensor
@@ -232,9 +232,9 @@ class NonFinite(lightning.Callback):
             return "", "A repetition of the saved step finds the layer"  # sharded weights need all processes
         try:
             with torch.inference_mode(False), self._trainer.precision_plugin.forward_context():
-                found = find_in_batches(
-                    self._module.model, self._module.method, step.batches, step.random_state, device
-                )
+                module = self._module
+                batches = [module.transfer_batch_to_device(batch, device, 0) for batch in step.batches]
+                found = find_in_batches(module.model, module.method, batches, step.random_state, device)
         except Exception as error:  # such as out of memory: the report is more important
             return "", f"A repetition of the step failed: {one_line(error).rstrip('.')}"
         return (str(found), str(found)) if found.what else ("", "In a repetition of the step, all values are finite")
