@@ -58,13 +58,16 @@ def aspect_groups(sizes: np.ndarray) -> np.ndarray:
 class TrainBatches(Sampler[list[SampleKey]]):
     """Batch sampler for training: shuffled by seed and epoch, sharded over ranks, resumable.
 
+    A global batch has `batch_size` samples of each rank. The global batches of several ranks are the batches of one
+    rank with a batch size of `batch_size * world_size`, in the same order; a run begun on one continues on the other.
+
     length: samples an epoch. epoch_indices: returns the (length,) indices of an epoch, see `Dataset.epoch_indices`; by
     default each index once. groups: a group number for each index of the data set; batches are of one group where
     possible.
 
-    Every rank gets the same number of batches. Samples that do not fill a batch on each rank are dropped, others each
-    epoch; a smaller data set is repeated to fill one batch. `set_epoch` reshuffles. The state holds the number of
-    batches consumed in the epoch (`position`), and iteration after `load_state_dict` continues there.
+    Every rank gets the same number of batches. Samples that do not fill a global batch are dropped, others each epoch;
+    a smaller data set is repeated to fill one. `set_epoch` reshuffles. The state holds the number of batches consumed
+    in the epoch (`position`), and iteration after `load_state_dict` continues there.
     """
 
     def __init__(
@@ -88,7 +91,9 @@ class TrainBatches(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         self.position = self._start
-        return iter(self._epoch_batches()[self.rank :: self.world_size][self._start : len(self)])
+        first = self.rank * self.batch_size
+        batches = self._epoch_batches()[self._start : len(self)]
+        return iter([batch[first : first + self.batch_size] for batch in batches])
 
     def advance(self) -> None:
         """Counts a consumed batch. Only this ends a resumption: a DataLoader may create the iterator twice."""
@@ -116,10 +121,11 @@ class TrainBatches(Sampler[list[SampleKey]]):
         self.position = self._start
 
     def _epoch_batches(self) -> list[list[SampleKey]]:
-        """All ranks' batches of an epoch, shuffled: full batches of each group and batches of the remaining samples."""
+        """The global batches of an epoch, shuffled: full ones of each group and those of the remaining samples."""
         rng = np.random.default_rng([self.seed, self.epoch])
         seed = int(rng.integers(2**31))
-        size, needed = self.batch_size, self.batch_size * self.world_size * len(self)
+        size = self.batch_size * self.world_size
+        needed = size * len(self)
         indices = rng.permutation(self.length)  # (S,)
         if self.epoch_indices is not None:
             indices = self.epoch_indices(self.epoch)[indices]

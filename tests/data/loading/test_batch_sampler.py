@@ -70,6 +70,23 @@ def test_epoch_has_unique_samples_and_equal_ranks(world_size: int) -> None:
     assert set(seen.values()) == {1} and set(seen) <= set(range(103))
 
 
+@pytest.mark.parametrize("position", [0, 5])
+def test_ranks_share_the_batches_of_one_rank(position: int) -> None:
+    """One rank with a batch of 12, two with 6, three with 4 and groups of unequal sizes, also within an epoch."""
+    groups = np.arange(103) % 7 // 3
+    state = {"epoch": 2, "position": position, "seed": 1}
+
+    def global_batches(world_size: int) -> list[list[SampleKey]]:
+        ranks = [TrainBatches(103, 12 // world_size, 0, rank, world_size, groups) for rank in range(world_size)]
+        for rank in ranks:
+            rank.load_state_dict(state)
+        return [[pick for batch in batches for pick in batch] for batches in zip(*ranks, strict=True)]
+
+    one = global_batches(1)
+    assert len(one) == 8 - position
+    assert global_batches(2) == one == global_batches(3)
+
+
 def test_dropped_samples_differ_between_epochs() -> None:
     batches, left_out = TrainBatches(11, 4, seed=0), set()
     for epoch in range(30):
