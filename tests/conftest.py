@@ -1,6 +1,7 @@
 """Common fixtures: the project root, third-party distributions, and a seed."""
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -60,3 +61,11 @@ def run_processes() -> Callable[..., None]:
         assert [process.returncode for process in processes] == [0] * count, "\n".join(errors)
 
     return run_processes
+
+
+@pytest.fixture(scope="session")
+def free_port() -> int:
+    """A TCP port that is free on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

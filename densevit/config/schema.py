@@ -258,7 +258,8 @@ class TrainerSection(Section):
     num_nodes: Annotated[Count, Field(le=2**16)] = 1
     """Number of nodes."""
     strategy: str = "auto"
-    """Lightning's strategy for several devices (`ddp`)."""
+    """How several devices train: `ddp` (each holds the model), `fsdp2` (each holds a part of it), or another strategy
+    of Lightning's. `auto`: `ddp` with several devices."""
     clip_grad_norm: Annotated[Float, Field(gt=0)] | None = None
     """Clips the norm of the gradients. `null`: no clipping."""
     accumulate: Count = 1
@@ -292,6 +293,8 @@ class TrainerSection(Section):
     stall_after: Duration | None = "10min"
     """A time, as in `30s`, `5min` or `1h`, without a finished training or validation step, after which stderr shows
     what the training waits for. `null`: never."""
+    sync_batchnorm: bool = False
+    """Compute the statistics of batch norm over all processes, on NVIDIA GPUs."""
 
     @model_validator(mode="before")
     @classmethod

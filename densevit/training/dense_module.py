@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,9 +24,10 @@ from densevit.training.checks import check_batch, check_classes, check_heads, ch
 from densevit.training.data_module import DenseDataModule
 from densevit.training.evaluators import METHOD, build_evaluators, flat_metrics, join_processes
 from densevit.training.optim import build_optimizer, group_options, learning_rate, schedule
+from densevit.training.sharding import ShardedStrategy, gather, scatter, shard_model
 from densevit.training.supervised import Supervised
 from densevit.training.trainer_steps import images_per_step, optimizer_steps
-from densevit.training.unused_parameters import freeze_unused
+from densevit.training.unused_parameters import freeze_unused, without_unused
 from densevit.training.validation_images import truths, validation_dataset, validation_loader
 from densevit.training.validation_loss import ValidationLoss, image_losses, method_losses, with_heads
 
@@ -41,8 +42,9 @@ class DenseModule(lightning.LightningModule):
     inference: test-time augmentation in validation, by head. None: of the model's config, by default none.
     method: how the model is trained. None: supervised.
 
-    budget: of a run; None in a Trainer of one's own. metrics: of the last validation. terms: the losses of the last
-    batch. host_batch: the last batch, on the CPU. before_update: called with the optimiser and the norm of the
+    budget: of a run; None in a Trainer of one's own. checkpoint_groups: the parameter groups that the checkpoint of a
+    resumed run has, where they may differ from the model's. metrics: of the last validation. terms: the losses of the
+    last batch. host_batch: the last batch, on the CPU. before_update: called with the optimiser and the norm of the
     gradients, None if they are not clipped, before each update; it then handles losses that are not finite.
     """
 
@@ -64,6 +66,7 @@ class DenseModule(lightning.LightningModule):
         own = {} if isinstance(model, DenseModel) else model.inference
         self.inference = dict(own if inference is None else inference)
         self.budget: Budget | None = None
+        self.checkpoint_groups: Sequence[Mapping[str, Any]] | None = None
         self.metrics: dict[str, float] = {}
         self.terms: dict[str, Tensor] = {}
         self.host_batch: Batch | None = None
@@ -86,6 +89,12 @@ class DenseModule(lightning.LightningModule):
             check_classes(data.data, self.model)
             if stage == "fit" and self.method.needs_labels:
                 check_heads(data.data, self.model)
+
+    def configure_model(self) -> None:
+        """Shards the model for training with `fsdp2`. An evaluation holds the whole model in each process."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy) and self.trainer.state.fn == "fit":
+            shard_model(self.model, strategy.device_mesh["data_parallel"])
 
     @property
     def _logs(self) -> bool:
@@ -162,6 +171,7 @@ class DenseModule(lightning.LightningModule):
     def on_validation_start(self) -> None:
         heads = "|".join(map(re.escape, [*self.model.heads, METHOD]))  # their metrics are the same in all processes
         warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('({heads})/")
+        gather(self.model)
 
     def on_validation_epoch_start(self) -> None:
         if self.evaluators is None:
@@ -193,6 +203,7 @@ class DenseModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         assert self.evaluators is not None
+        scatter(self.model)
         for evaluator in self.evaluators.values():
             join_processes(evaluator)
         self.metrics = flat_metrics({name: evaluator.compute() for name, evaluator in self.evaluators.items()})
@@ -242,6 +253,10 @@ class DenseModule(lightning.LightningModule):
         states = checkpoint.get("random_state")
         self._random_states = [states] if isinstance(states, dict) else states  # old checkpoints of one process
         self._resumed = True
+        if self.checkpoint_groups is not None and checkpoint.get("optimizer_states"):
+            [state] = checkpoint["optimizer_states"]
+            groups = parameter_groups(self.model, self.optim, self._lr(), self.method)
+            checkpoint["optimizer_states"] = [without_unused(state, self.checkpoint_groups, groups)]
 
     def on_train_start(self) -> None:
         if self._resumed:

@@ -1,5 +1,10 @@
 """Evaluation of a model on the validation data."""
 
+import os
+from typing import Any
+
+from pytorch_lightning.plugins.environments import TorchElasticEnvironment
+
 from densevit.config import Config, TrainerSection
 from densevit.data.build import Data
 from densevit.inference.predictor import Predictor, dense_model
@@ -20,12 +25,12 @@ def evaluate(
     """Evaluates a model on the validation data. Returns the metrics, named HEAD/METRIC, and the evaluators.
 
     write: called with each image's predictions; with several processes, in each for its own images. The precision and
-    the devices are those of the config, so that the metrics equal those of the validation during training; None: one
-    device, and the defaults.
+    the devices are those of the config, so that the metrics equal those of the validation during training; None: those
+    of `processes`, and the defaults.
     """
     model = dense_model(model)
     silence_lightning()
-    section = TrainerSection(max_steps=1, devices=1) if config is None else config.trainer
+    section = TrainerSection(max_steps=1, **processes()) if config is None else config.trainer
     evaluators = build_evaluators(model, config, data.val)
     if section.compile:
         model.compile()
@@ -37,3 +42,12 @@ def evaluate(
     with watching(trainer, peers):
         trainer.validate(module, datamodule=DenseDataModule(data), verbose=False)
     return module.metrics, evaluators
+
+
+def processes() -> dict[str, Any]:
+    """The keys of the config section `trainer` for an evaluation: the processes of torchrun, else one device."""
+    if not TorchElasticEnvironment.detect():
+        return {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    total = int(os.environ["WORLD_SIZE"])
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", total))
+    return {"devices": local, "num_nodes": total // local, "strategy": "ddp" if total > 1 else "auto"}

@@ -15,6 +15,7 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Method
 from densevit.model import DenseModel
 from densevit.options import shown
+from densevit.training.sharding import STRATEGY, previous_of, read_checkpoint
 from densevit.weights import safe_unpickler
 
 try:
@@ -37,17 +38,27 @@ _FIXED = ("data.name", "optim.name", "optim.matrices", "optim.backbone_lr", "opt
 class Checkpoint:
     """The last checkpoint of a run. Raises WeightsError if there is none, or if it is damaged.
 
+    It is a file, or a folder of shards with `trainer.strategy: fsdp2`; if a kill has left the folder before it under
+    its temporary name, that one is used.
+
     step: the number of optimiser steps. config: the config it was trained with; None in checkpoints of old versions.
     """
 
     def __init__(self, run: Path) -> None:
         self.path = run / "checkpoints" / "last.ckpt"
-        if not self.path.is_file():
+        if not self.path.exists() and previous_of(self.path).is_dir():
+            self.path = previous_of(self.path)
+        self.is_sharded = self.path.is_dir()
+        if not self.path.exists():
             raise WeightsError(
                 f"--resume {run}: there is no {self.path}. Fix: name the folder of a run that has written a checkpoint."
             )
         try:  # weights_only: no code of the file is run
-            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+            if self.is_sharded:
+                content, self.shapes = read_checkpoint(self.path)
+            else:
+                content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+                self.shapes = {key: tuple(x.shape) for key, x in content.get("state_dict", {}).items()}
             self.step = int(content["global_step"])
         except Exception as error:  # a damaged pickle may raise any error
             raise WeightsError(
@@ -55,10 +66,11 @@ class Checkpoint:
                 f"({safe_unpickler.reason(error)}). No code of it was run. Fix: copy it again, or train anew with the "
                 "run's config.yaml."
             ) from error
-        self.shapes = {key: tuple(x.shape) for key, x in content.get("state_dict", {}).items()}
         self.classes: dict[str, list[str]] | None = content.get("classes")
         optimizers = content.get("optimizer_states") or [{"param_groups": []}]
         self.group_sizes = [len(group["params"]) for group in optimizers[0]["param_groups"]]
+        if self.is_sharded:  # the state of a parameter is found by its name
+            self.group_sizes = []
         self.config: Config | None = None
         if isinstance(content.get("config"), str):
             self.config = configs.from_mapping(yaml_io.parse(content["config"], str(self.path)), str(self.path))
@@ -81,11 +93,29 @@ class Checkpoint:
                     f"{shapes.get(key, 'no such tensor')}. The plugin's code has changed. Fix: start a new run."
                 )
 
+    def has_groups(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the optimiser's parameter groups are as large as those of the checkpoint.
+
+        A checkpoint of several processes lacks the parameters that `freeze_unused` has frozen. Shards have no sizes.
+        """
+        return self.is_sharded or [len(group["params"]) for group in groups] == self.group_sizes
+
+    def check_strategy(self, strategy: str) -> None:
+        """Raises ConfigError unless the strategy reads checkpoints of this kind."""
+        if self.is_sharded != (strategy == STRATEGY):
+            kind, fix = "a file", "trainer.strategy as it was"
+            if self.is_sharded:
+                kind, fix = "a folder of shards", f"trainer.strategy={STRATEGY}, with any number of processes"
+            raise ConfigError(
+                f"trainer.strategy={strategy}: {self.path} is {kind}, which this strategy cannot resume. Fix: set "
+                f"{fix}; or start a new run with weights=RUN."
+            )
+
     def check_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Raises ConfigError if the optimiser's parameter groups differ from those of the checkpoint, as they do if a
         changed `weight_decay` or `lr` separates or joins two of them."""
-        sizes = [len(group["params"]) for group in groups]
-        if sizes != self.group_sizes:
+        if not self.has_groups(groups):
+            sizes = [len(group["params"]) for group in groups]
             raise ConfigError(
                 f"optim: these learning rates and weight decays make {len(sizes)} parameter groups of {sizes} tensors; "
                 f"the optimiser of {self.path} has {self.group_sizes}. Fix: keep optim.weight_decay above 0 or at 0 as "

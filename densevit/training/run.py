@@ -49,6 +49,7 @@ from densevit.training.resuming import Checkpoint, changes
 from densevit.training.run_errors import removed_on_error, resume_hint, translated_errors
 from densevit.training.run_folder import choose_together
 from densevit.training.run_output import announce, derived_values, finish
+from densevit.training.sharding import STRATEGY, check_sharding, whole_state
 from densevit.training.stall import StallReports
 from densevit.training.stop_signals import requeue
 from densevit.training.trainer import build_trainer
@@ -136,7 +137,7 @@ def evaluate(
     model: DenseModel | Predictor | Run | str | Path,
     data: Config | DataSection | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, float]:
-    """Evaluates a model on one device. Returns the metrics, named HEAD/METRIC.
+    """Evaluates a model on one device, or in the processes of torchrun. Returns the metrics, named HEAD/METRIC.
 
     model: a model, a run, a run's folder or a model file. data: the config section `data`, as a mapping, a section file
     or a `DataSection`, or a config with it; its split `data.split` is evaluated. None: the data that the model was
@@ -153,8 +154,7 @@ def evaluate(
     source.val.check_labels()
     check_classes(source, model)
     if config is not None:
-        one = config.trainer.model_copy(update={"devices": 1, "num_nodes": 1, "strategy": "auto"})
-        config = config.model_copy(update={"trainer": one})
+        config = config.model_copy(update={"trainer": config.trainer.model_copy(update=evaluation.processes())})
     device, was_training = model.mean.device, model.training
     try:
         metrics, _ = evaluation.evaluate(model, source, config)
@@ -175,6 +175,9 @@ def _run(
     console = get_console()  # the console of the progress bar: lines are printed above it
     silence_lightning()
     configs.check_plugins(config)
+    check_sharding(config)
+    if checkpoint is not None:
+        checkpoint.check_strategy(config.trainer.strategy)
     changed = changes(checkpoint.config, config) if checkpoint is not None and checkpoint.config is not None else {}
     callbacks = build_callbacks(config.trainer, given_callbacks)
     lightning.seed_everything(config.seed, verbose=False)
@@ -216,13 +219,17 @@ def _run(
     folder = choose_together(trainer, lambda: files.open(name, run_dir, new=checkpoint is None))
     files.folder = best.folder = non_finite.folder = folder
     rates = parameter_rates(model, config.optim, lr, method)
-    if trainer.world_size > 1:
+    groups = parameter_groups(model, config.optim, lr, method)
+    begun_by_several = checkpoint is not None and not checkpoint.has_groups(groups)
+    if trainer.world_size > 1 or begun_by_several or config.trainer.strategy == STRATEGY:
         freeze_unused(model, method)
     new = checkpoint is None
     errors = translated_errors(folder, config, non_finite.batch)
     with removed_on_error(trainer, folder, new), errors, closing(files):
         if checkpoint is not None:
-            checkpoint.check_groups(parameter_groups(model, config.optim, lr, method))
+            if begun_by_several:
+                groups = parameter_groups(model, config.optim, lr, method)
+            checkpoint.check_groups(groups)
         trainer.loggers = build_loggers(config.trainer, folder, given_loggers)
         if trainer.is_global_zero:
             partial = folder / "config.yaml.partial"
@@ -248,6 +255,7 @@ def _run(
             with watching(trainer, peers):
                 path = None if checkpoint is None else checkpoint.path
                 module = DenseModule(Predictor(model, config), config.optim, evaluators, method=method)
+                module.checkpoint_groups = groups
                 trainer.fit(module, datamodule=DenseDataModule(data), ckpt_path=path, weights_only=True)
         except Stopped:
             stopped_by = files.signals.received
@@ -255,9 +263,11 @@ def _run(
             if trainer.is_global_zero:
                 console.print(f"Stopped immediately.{resume_hint(folder)}")
             raise
+        unfinished = best.best_epoch.best is None  # stopped before the first validation: the current weights
+        state = whole_state(model) if unfinished else {}
         if trainer.is_global_zero:
-            if best.best_epoch.best is None:  # stopped before the first validation: the current weights
-                model_file.save(model, folder / "model.safetensors", config)
+            if unfinished:
+                model_file.save(model, folder / "model.safetensors", config, state)
                 metrics_file.write({}, folder / "metrics.json")
             if not stopped_by and trainer.global_step < budget.steps:
                 cause = "A callback"

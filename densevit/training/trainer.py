@@ -12,19 +12,26 @@ from densevit.config import TrainerSection
 from densevit.errors import ConfigError, TrainingError
 from densevit.training.peers import prepare_launcher
 from densevit.training.precision import trainer_arguments
+from densevit.training.sharding import STRATEGY, ShardedStrategy
 
 
 def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer:
     """Builds a Trainer on the section's devices, which writes no files. settings: other arguments of Lightning's.
 
-    Raises ConfigError if the devices do not exist, or do not fit the strategy.
+    Raises ConfigError if the devices do not exist, or do not fit the strategy or `sync_batchnorm`.
     """
+    if section.strategy == STRATEGY and section.accelerator in ("mps", "tpu"):
+        raise ConfigError(
+            f"trainer.strategy={STRATEGY}: trainer.accelerator={section.accelerator} is not supported. Fix: set "
+            "trainer.strategy=auto."
+        )
     try:
         trainer = lightning.Trainer(
             accelerator=section.accelerator,
             devices=section.devices,
             num_nodes=section.num_nodes,
-            strategy=section.strategy,
+            strategy=ShardedStrategy() if section.strategy == STRATEGY else section.strategy,
+            sync_batchnorm=section.sync_batchnorm,
             **trainer_arguments(section.precision, section.accelerator),
             logger=False,
             enable_checkpointing=False,
@@ -41,6 +48,11 @@ def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer
             f"trainer.strategy={section.strategy}: {reason.rstrip('.')}. This machine has {available}. "
             "Fix: set each of the three keys to `auto`."
         ) from None
+    if section.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
+        raise ConfigError(
+            f"trainer.sync_batchnorm=true: torch synchronises batch norm on NVIDIA GPUs only, and this run is on "
+            f"{trainer.strategy.root_device.type}. Fix: set trainer.sync_batchnorm=false."
+        )
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # XLA has its own
         trainer.strategy.checkpoint_io = DirectCheckpointIO()
     prepare_launcher(trainer)

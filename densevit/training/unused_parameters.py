@@ -1,5 +1,8 @@
 """Freezes parameters that get no gradient, such as the norm of a feature map that no head uses."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -39,3 +42,23 @@ def freeze_unused(model: DenseModel, method: Method | None = None) -> list[str]:
     for name, buffer in both.named_buffers():
         buffer.copy_(buffers[name])
     return unused
+
+
+def without_unused(
+    state: Mapping[str, Any], before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The state of an optimiser whose unused parameters have been frozen; they have no state of their own.
+
+    A run begun with one process, which trains all parameters, is resumed with several in this way.
+    before, after: the parameter groups before and after `freeze_unused`.
+    """
+    places = {id(p): i for i, p in enumerate([p for group in before for p in group["params"]])}
+    of_parameter = {i: group for group in state["param_groups"] for i in group["params"]}
+    values: dict[int, Any] = {}
+    groups: list[dict[str, Any]] = []
+    for group in after:
+        old = [places[id(p)] for p in group["params"]]
+        first = sum(len(earlier["params"]) for earlier in groups)
+        values |= {new: state["state"][i] for new, i in enumerate(old, first) if i in state["state"]}
+        groups.append({**of_parameter[old[0]], "params": list(range(first, first + len(old)))})
+    return {**state, "state": values, "param_groups": groups}

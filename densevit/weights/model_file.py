@@ -30,11 +30,15 @@ class ModelFile(NamedTuple):
     config: Config | None
 
 
-def save(model: DenseModel, path: str | Path, config: Config | None = None) -> None:
+def save(
+    model: DenseModel, path: str | Path, config: Config | None = None, state: Mapping[str, Tensor] | None = None
+) -> None:
     """Writes a model file: tensors, and in the header the classes, the config and the format version.
 
     config: None for a model without one; then the header has the sections of the model alone. Of a model without heads
-    the backbone is written. Raises WeightsError for a model whose plugins and options are not known.
+    the backbone is written. state: of the model, where this process holds a part of it only.
+
+    Raises WeightsError for a model whose plugins and options are not known.
     """
     sections: Any = config or model.sections
     if sections is None:
@@ -52,7 +56,7 @@ def save(model: DenseModel, path: str | Path, config: Config | None = None) -> N
     entries = {"format": "densevit", "format_version": FORMAT, "classes": classes, "config": configs.dump(sections)}
     # Two heads of one task may differ in their classes; earlier versions read `classes`.
     entries["head_classes"] = {name: [asdict(c) for c in own] for name, own in model.classes.items()}
-    _write(model.state_dict(), entries, Path(path).expanduser())
+    _write(model.state_dict() if state is None else state, entries, Path(path).expanduser())
 
 
 def save_backbone(backbone: Backbone, section: Mapping[str, Any], path: Path) -> None:

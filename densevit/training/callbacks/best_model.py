@@ -10,6 +10,7 @@ from densevit.evaluation import metrics_file
 from densevit.evaluation.tables_file import write_tables
 from densevit.training.best_epoch import BestEpoch
 from densevit.training.dense_module import DenseModule
+from densevit.training.sharding import whole_state
 from densevit.weights import model_file
 
 
@@ -47,7 +48,10 @@ class BestModel(lightning.Callback):
             return
         self.improved = self.best_epoch.improves(pl_module.metrics)
         trainer.should_stop = trainer.should_stop or self.exhausted
-        if not self.improved or not trainer.is_global_zero:
+        if not self.improved:
+            return
+        state = whole_state(pl_module.model)
+        if not trainer.is_global_zero:
             return
         if self.best_epoch.monitored and not self.best_epoch.reached:
             monitored = ", ".join(self.best_epoch.monitored)
@@ -56,7 +60,7 @@ class BestModel(lightning.Callback):
                 "Fix: check the labels of the validation data.",
                 stacklevel=2,
             )
-        model_file.save(pl_module.model, self.folder / "model.safetensors", pl_module.config)
+        model_file.save(pl_module.model, self.folder / "model.safetensors", pl_module.config, state)
         metrics_file.write(pl_module.metrics, self.folder / "metrics.json")
         write_tables(pl_module.evaluators, self.folder)
 

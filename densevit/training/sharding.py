@@ -1,0 +1,183 @@
+"""Fully sharded data parallelism (FSDP2; Zhao et al. 2023): each process holds a part of every parameter.
+
+`trainer.strategy: fsdp2` is Lightning's ModelParallelStrategy with all processes in one data-parallel group, and
+`torch.distributed.fsdp.fully_shard` on the repeated blocks of the backbone, on the heads and on the whole model.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from densevit.config import Config
+from densevit.errors import ConfigError
+from densevit.model import DenseModel
+from densevit.training.precision import resolve
+
+STRATEGY = "fsdp2"
+METADATA = "meta.pt"  # Lightning's name for what is not a tensor
+_LEAST = 10_000  # parameters of a block that is gathered by itself; for a smaller one it costs more than it saves
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Lightning's strategy with one data-parallel group of all processes, which see different images.
+
+    A checkpoint is a folder in which each process writes its own part, by `torch.distributed.checkpoint`.
+    """
+
+    def setup_environment(self) -> None:
+        """Initialises the process group, and once there is a module the device mesh."""
+        if self.lightning_module is None:  # the run's folder is chosen before
+            self._setup_distributed()
+            return
+        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        super().setup_environment()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Writes a temporary folder and renames it once all processes have written their part.
+
+        The folder before is kept as PATH.previous until then, so that one of the two is complete at any time.
+        """
+        path = Path(self.broadcast(filepath))
+        unfinished, previous = path.with_suffix(".partial"), previous_of(path)
+        if self.is_global_zero:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        self.barrier()
+        super().save_checkpoint(checkpoint, unfinished)
+        self.barrier()
+        if self.is_global_zero:
+            if path.exists():
+                shutil.rmtree(previous, ignore_errors=True)
+                path.rename(previous)
+            unfinished.rename(path)
+            shutil.rmtree(previous, ignore_errors=True)
+        self.barrier()
+
+
+def previous_of(path: Path) -> Path:
+    """Where a checkpoint is kept while its successor takes its name."""
+    return path.with_suffix(".previous")
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """What is not a tensor in a folder written by `ShardedStrategy`, and the shapes of the module's tensors by name.
+
+    Raises ValueError if a file is missing or shorter than the folder's index says.
+    """
+    index = FileSystemReader(path).read_metadata()
+    ends: dict[str, int] = {}
+    for part in (index.storage_data or {}).values():
+        ends[part.relative_path] = max(ends.get(part.relative_path, 0), part.offset + part.length)
+    for name, end in ends.items():
+        size = (path / name).stat().st_size if (path / name).is_file() else 0
+        if size < end:
+            raise ValueError(f"{name} has {size} bytes of {end}")
+    content = torch.load(path / METADATA, map_location="cpu", weights_only=True)
+    shapes = {
+        name.removeprefix("state_dict."): tuple(entry.size)
+        for name, entry in index.state_dict_metadata.items()
+        if name.startswith("state_dict.") and isinstance(entry, TensorStorageMetadata)
+    }
+    return content, shapes
+
+
+def check_sharding(config: Config) -> None:
+    """Raises ConfigError for what fully sharded training does not support."""
+    section = config.trainer
+    if section.strategy != STRATEGY:
+        return
+    where = f"trainer.strategy={STRATEGY}"
+    precision = resolve(section.precision, section.accelerator)
+    if precision not in ("32", "32-true", "bf16-mixed"):
+        raise ConfigError(f"{where}: trainer.precision={precision} is not supported. Fix: set 32 or bf16-mixed.")
+    if config.optim.name == "muon":
+        raise ConfigError(
+            f"{where}: optim.name=muon orthogonalises whole matrices, of which each process has a part. Fix: set "
+            "optim.name=adamw, or trainer.strategy=ddp."
+        )
+    for key, value, fix in (
+        ("trainer.ema", section.ema, "remove it"),
+        ("trainer.compile", section.compile, "set it to false"),
+        ("trainer.sync_batchnorm", section.sync_batchnorm, "set it to false"),
+    ):
+        if value:
+            raise ConfigError(f"{where}: {key}={value} is not supported. Fix: {fix}, or set trainer.strategy=ddp.")
+    if config.method.name != "supervised":
+        raise ConfigError(
+            f"{where}: method.name={config.method.name} may use parts of the model by themselves, which is not "
+            "supported. Fix: set trainer.strategy=ddp."
+        )
+
+
+def shard_model(model: DenseModel, mesh: DeviceMesh) -> None:
+    """Shards the model over a one-dimensional mesh: each repeated block of the backbone, each head, and the rest.
+
+    Blocks are gathered for their forward and backward pass only. Heads and the rest stay gathered from the forward to
+    the end of the backward pass, because losses and predictions read their parameters too.
+    """
+    if isinstance(model, FSDPModule):
+        return
+    for block in repeated_blocks(model.backbone):
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    for head in model.heads.values():
+        if any(True for _ in head.parameters()):
+            fully_shard(head, mesh=mesh, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+
+
+def repeated_blocks(backbone: nn.Module) -> Iterator[nn.Module]:
+    """The entries of each ModuleList or Sequential that has two or more of one class, inner ones first.
+
+    An entry that is itself such a container is not one: backbones may iterate over it and never call it.
+    """
+    found: dict[int, nn.Module] = {}
+    for container in reversed(list(backbone.modules())):
+        if isinstance(container, nn.ModuleList | nn.Sequential):
+            kinds = Counter(type(entry) for entry in container)
+            for entry in container:
+                size = sum(p.numel() for p in entry.parameters())
+                if kinds[type(entry)] > 1 and size >= _LEAST and not isinstance(entry, nn.ModuleList | nn.Sequential):
+                    found.setdefault(id(entry), entry)
+    yield from found.values()
+
+
+def gather(model: nn.Module) -> None:
+    """Gathers all parameters in each process until `scatter`. Processes then evaluate any number of batches and windows
+    without waiting for each other."""
+    for module in sharded_modules(model):
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+
+
+def scatter(model: DenseModel) -> None:
+    """Frees the gathered parameters of other processes; see `gather`."""
+    for module in sharded_modules(model):
+        module.reshard()
+    for module in sharded_modules(model.backbone):
+        module.set_reshard_after_forward(True, recurse=False)
+
+
+def sharded_modules(model: nn.Module) -> list[FSDPModule]:
+    """The modules with parameters of their own group, outer ones first."""
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict; of a sharded model gathered in the memory of the first process, and empty in the others. All
+    processes must call it."""
+    if not isinstance(model, FSDPModule):
+        return dict(model.state_dict())
+    state: dict[str, Tensor] = {}
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state |= get_model_state_dict(model, options=options)  # type: ignore[arg-type]  # all values are tensors
+    return state

@@ -1,0 +1,235 @@
+"""Two processes train and evaluate as one: equal losses, metrics and order, also for a run that changes their number.
+
+The data set has 41 images in batches of 2, and the second process sees no object, class or depth in half of its steps.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import densevit
+from densevit import config as configs
+from densevit.cli import main
+from densevit.data.loading.batch_sampler import TrainBatches
+from densevit.data.loading.dataloader import TransformedDataset
+from densevit.errors import ConfigError, WeightsError
+from densevit.evaluation import metrics_file
+from densevit.interfaces import Sample
+from densevit.training.logger import MetricsCsv
+from densevit.training.resuming import Checkpoint
+from densevit.training.run import resume, train
+from densevit_scenes.dataset import Scenes
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo")
+
+STEPS, BREAK, IMAGES = 20, 7, 41
+HEADS = {
+    "detr": "{name: detr, num_queries: 6, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 2, "
+    "feedforward: 16, dropout: 0.0}",
+    "setr": "{name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: group, "
+    "class_weights: balanced}",
+    "dpt": "{name: dpt, output: sigmoid, max_depth: 60, width: 16, norm: none, gradient: 0.5}",
+}
+# SGD keeps the scale of gradients, so that a wrong normaliser shows. SETR's and DPT's norms over a few cells amplify
+# rounding at higher rates.
+OPTIMISERS = {"detr": "lr: 1e-3", "setr": "name: sgd, lr: 1e-3", "dpt": "name: sgd, lr: 1e-3"}
+CONFIG = """
+backbone: {{name: swin, variant: nano, window_size: 4, drop_path: 0.0}}
+heads: {{head: {head}}}
+data: {{name: scenes, image_size: 64, recipe: crop, batch_size: 2, num_workers: 0, train_length: {images},
+  val_length: 5}}
+optim: {{{optim}, schedule: constant, warmup_steps: 2}}
+trainer: {{max_steps: {steps}, precision: "32", accelerator: cpu, devices: 1, log_every: 1, clip_grad_norm: 1.0,
+  evaluate_every: 0.99}}
+"""
+ALONE = ["trainer.devices=1", "trainer.strategy=auto", "data.batch_size=2"]
+TOGETHER = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=1"]
+SHARDED = ["trainer.devices=2", "trainer.strategy=fsdp2", "data.batch_size=1"]
+
+
+def settings(folder: Path, head: str, overrides: list[str], steps: int = STEPS) -> configs.Config:
+    path = folder / f"{head}.yaml"
+    path.write_text(CONFIG.format(head=HEADS[head], optim=OPTIMISERS[head], images=IMAGES, steps=steps))
+    return configs.load(path, overrides)
+
+
+def without_labels() -> Any:
+    """Removes all labels of the second process's images in the second half of the steps, of two processes or of one."""
+    batches = list(TrainBatches(IMAGES, 1, seed=0, rank=1, world_size=2))
+    emptied = {pick.index for batch in batches[STEPS // 2 :] for pick in batch}
+    original: Callable[[Scenes, int], Sample] = Scenes.__getitem__
+
+    def changed(self: Scenes, index: int) -> Sample:
+        sample = original(self, index)
+        targets = sample["targets"]
+        if len(self) == IMAGES and index in emptied:
+            for key in ("boxes", "labels", "area", "iscrowd", "masks"):
+                targets[key] = targets[key][:0]
+            targets["semantic"] = torch.full_like(targets["semantic"], 255)
+            targets["depth"] = torch.zeros_like(targets["depth"])
+        return sample
+
+    return mock.patch.object(Scenes, "__getitem__", changed)
+
+
+def noted_images(seen: list[list[int]]) -> Any:
+    """Notes the indices of the images that a process trains on."""
+    original = TransformedDataset.__getitem__
+
+    def noted(self: TransformedDataset, pick: Any) -> Any:
+        if self.train:
+            seen.append([pick.index, pick.seed, pick.repeat])
+        return original(self, pick)
+
+    return mock.patch.object(TransformedDataset, "__getitem__", noted)
+
+
+def run_process(rank: int, folder: Path) -> None:
+    """One of two processes, as torchrun starts it."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": (folder / "port").read_text(),
+    }  # fmt: skip
+    seen: dict[str, list[list[int]]] = {"trained": [], "resumed": []}
+    with without_labels():
+        with noted_images(seen["resumed"]):
+            resume(folder / "detr-begun-alone", [*TOGETHER, f"trainer.max_steps={STEPS}"])
+        for head in HEADS:
+            with noted_images(seen["trained"] if head == "detr" else []):
+                train(settings(folder, head, TOGETHER), folder / f"{head}-together")
+            evaluated = ["evaluate", str(folder / f"{head}-alone"), *TOGETHER, "data.batch_size=2"]
+            assert main([*evaluated, "--out", str(folder / f"{head}-evaluated")]) == 0
+        train(settings(folder, "detr", TOGETHER, BREAK), folder / "detr-begun-together")
+        train(settings(folder, "detr", SHARDED, BREAK), folder / "detr-sharded")
+        resume(folder / "detr-sharded", [f"trainer.max_steps={STEPS}"])
+        in_python = densevit.evaluate(folder / "setr-alone")
+    (folder / f"python-{rank}.json").write_text(json.dumps(in_python))
+    (folder / f"{rank}.json").write_text(json.dumps(seen))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, run_processes: Callable[..., None], free_port: int) -> Path:
+    """The runs of one process and of two, and those that change from one to the other after 7 steps."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "port").write_text(str(free_port))
+    seen: list[list[int]] = []
+    with without_labels():
+        for head in HEADS:
+            with noted_images(seen if head == "detr" else []):
+                train(settings(folder, head, ALONE), folder / f"{head}-alone")
+        train(settings(folder, "detr", ALONE, BREAK), folder / "detr-begun-alone")
+        run_processes(__file__, 2, folder)
+        resume(folder / "detr-begun-together", [*ALONE, f"trainer.max_steps={STEPS}"])
+    (folder / "alone.json").write_text(json.dumps(seen))
+    return folder
+
+
+def rows(run: Path, column: str) -> list[float]:
+    return [float(row[column]) for row in MetricsCsv(run / "metrics.csv").rows() if row.get(column)]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_losses_and_metrics_of_two_processes_match_one(head: str, runs: Path) -> None:
+    one, two = (rows(runs / f"{head}-{name}", "train/loss") for name in ("alone", "together"))
+    assert len(one) == STEPS
+    np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5)
+    metrics = [json.loads((runs / f"{head}-{name}" / "metrics.json").read_text()) for name in ("alone", "together")]
+    assert metrics[0].keys() == metrics[1].keys()
+    for name, value in metrics[0].items():
+        assert metrics[1][name] == pytest.approx(value, abs=1e-3, nan_ok=True), name
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_metrics_of_a_checkpoint_equal_those_of_one_process(head: str, runs: Path) -> None:
+    one, two = ((runs / f"{head}-{name}" / "metrics.json").read_text() for name in ("alone", "evaluated"))
+    assert json.loads(two) == json.loads(one)
+
+
+def test_evaluate_in_python_uses_all_processes(runs: Path) -> None:
+    metrics = metrics_file.read(runs / "setr-alone" / "metrics.json")
+    for rank in range(2):
+        found = json.loads((runs / f"python-{rank}.json").read_text())
+        assert found == pytest.approx(metrics, rel=0, abs=0, nan_ok=True)
+
+
+def test_sharded_training_matches_one_process_and_resumes(runs: Path) -> None:
+    run = runs / "detr-sharded"
+    one, sharded = rows(runs / "detr-alone", "train/loss"), rows(run, "train/loss")
+    np.testing.assert_allclose(sharded, one, rtol=1e-5, atol=1e-5)
+    shards = sorted(path.name for path in (run / "checkpoints" / "last.ckpt").iterdir())
+    assert shards == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
+    sizes = [(run / "checkpoints" / "last.ckpt" / name).stat().st_size for name in shards[1:3]]
+    assert min(sizes) > 0.4 * sum(sizes)  # each process has written its part
+    states = [load_file(runs / name / "model.safetensors") for name in ("detr-alone", "detr-sharded")]
+    assert states[0].keys() == states[1].keys()
+    far = [((states[1][name] - value).abs() > 1e-3).float().flatten() for name, value in states[0].items()]
+    assert torch.cat(far).mean() < 0.01  # AdamW amplifies gradients that are only rounding
+
+
+def test_damaged_and_unfinished_shards_are_recognised(runs: Path, tmp_path: Path) -> None:
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    shutil.copytree(runs / "detr-sharded" / "checkpoints" / "last.ckpt", last)
+    shutil.copytree(last, last.with_suffix(".partial"))
+    (last.with_suffix(".partial") / ".metadata").unlink()
+    assert Checkpoint(tmp_path).step == STEPS  # of the complete one
+    with pytest.raises(ConfigError, match=r"trainer\.strategy=ddp: .* is a folder of shards.*trainer\.strategy=fsdp2"):
+        Checkpoint(tmp_path).check_strategy("ddp")
+    last.rename(last.with_suffix(".previous"))  # killed between the two renames
+    assert Checkpoint(tmp_path).path == last.with_suffix(".previous")
+    shard = last.with_suffix(".previous") / "__1_0.distcp"
+    os.truncate(shard, shard.stat().st_size - 1)
+    with pytest.raises(WeightsError, match=r"last\.previous: not a complete checkpoint .*__1_0\.distcp has \d+ bytes"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optim.name=muon", "optim.name=muon orthogonalises whole matrices"),
+        ("trainer.ema=0.9", "trainer.ema=0.9 is not supported"),
+        ("trainer.compile=true", "trainer.compile=True is not supported"),
+        ("trainer.precision=16-mixed", "trainer.precision=16-mixed is not supported"),
+    ],
+)
+def test_unsupported_with_shards_is_an_error_before_training(override: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"trainer.strategy=fsdp2: {said}")):
+        train(settings(tmp_path, "detr", [*SHARDED, override]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_synchronised_batch_norm_needs_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.sync_batchnorm=true: torch synchronises .* NVIDIA GPUs only"):
+        train(settings(tmp_path, "setr", [*ALONE, "trainer.sync_batchnorm=true"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("begun", ["alone", "together"])
+def test_run_continues_on_another_number_of_processes(begun: str, runs: Path) -> None:
+    whole, changed = rows(runs / "detr-alone", "train/loss"), rows(runs / f"detr-begun-{begun}", "train/loss")
+    np.testing.assert_allclose(changed, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_processes_see_different_images_in_the_order_of_one(runs: Path) -> None:
+    one = json.loads((runs / "alone.json").read_text())[-2 * STEPS :]  # without those read by the checks
+    ranks = [json.loads((runs / f"{rank}.json").read_text()) for rank in (0, 1)]
+    trained = [rank["trained"][-STEPS:] for rank in ranks]
+    assert [pick for pair in zip(*trained, strict=True) for pick in pair] == one
+    assert len({pick[0] for pick in one}) == 2 * STEPS
+    left = STEPS - BREAK
+    resumed = [rank["resumed"][-left:] for rank in ranks]
+    assert [pick for pair in zip(*resumed, strict=True) for pick in pair] == one[-2 * left :]
+
+
+if __name__ == "__main__":
+    run_process(int(sys.argv[1]), Path(sys.argv[2]))
