@@ -1,6 +1,6 @@
 """Images a second and peak memory of a config by number of devices and strategy.
 
-    python tools/benchmarks/scaling.py configs/coco/detr_r50.yaml --devices 1 2 4 8 --strategies ddp fsdp2 data.root=~/coco
+    python tools/benchmarks/scaling.py configs/coco/detr_r50.yaml data.root=~/coco --devices 1 2 4 8 --strategies ddp
 
 `data.batch_size` is that of one process, so that the work of each is the same; the ratio to one device is the
 efficiency. The first steps, in which kernels and the data path start, are not measured.
