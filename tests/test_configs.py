@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning.strategies import DDPStrategy
 
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.data.io.dataset_writer import write_split
 from densevit.model import build_model
+from densevit.training.trainer import build_trainer
 from densevit.training.unused_parameters import freeze_unused
 from densevit_scenes.dataset import Scenes
 
@@ -80,6 +82,17 @@ def test_shipped_config_trains_one_step(path: Path, folder: Path, labelled: Path
     torch.stack(list(losses.values())).sum().backward()
     for name, parameter in model.named_parameters():
         assert not parameter.requires_grad or parameter.grad is not None, name
+
+
+@pytest.mark.parametrize("path", [*SHIPPED, *PUBLISHED], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_no_config_searches_for_unused_parameters_in_each_step(path: Path) -> None:
+    """The tests of one training step show for each config that all trained parameters have a gradient."""
+    section = configs.load(path).trainer
+    assert section.strategy in ("auto", "ddp")
+    strategy = build_trainer(
+        section.model_copy(update={"accelerator": "cpu", "devices": 2, "strategy": "ddp"})
+    ).strategy
+    assert isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from densevit.interfaces import Class
 from densevit.model import DenseModel, build_model
 from densevit.training.evaluators import build_evaluators
 from densevit.training.optim import build_optimizer, learning_rate
+from densevit.training.unused_parameters import freeze_unused
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
 from tests.test_recipes import make as make_label_maps
 
@@ -165,12 +166,15 @@ def test_smaller_recipe_trains_one_step_and_is_evaluated(path: Path, tmp_path: P
     configs.check_plugins(config)
     data = build_data(config)
     model = build_model(config, data.classes)
+    assert all(key.startswith("backbone.feature_norms.") for key in freeze_unused(model))
     batch = next(iter(data.train_loader()))
     optimizer = build_optimizer(model, config.optim, learning_rate(config.optim, 16))
     before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
     losses = model.loss(model(batch), batch["targets"])
     assert losses[f"{head.partition('.')[2]}/dice"] > 0
     torch.stack(list(losses.values())).sum().backward()
+    for key, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, key
     optimizer.step()
     changed = {key for key, parameter in model.named_parameters() if not torch.equal(parameter, before[key])}
     masks = tuple(f"{head}.{part}" for part in ("attention_maps", "mask_head"))
