@@ -78,6 +78,6 @@ def memory_failure(error: RuntimeError, config: Config, batch: str) -> str:
 
 def resume_hint(folder: Path) -> str:
     """The command that resumes the run, if it has a checkpoint."""
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
+    if not (folder / "checkpoints" / "last.ckpt").exists():
         return ""
     return f" Resume from the last checkpoint with: densevit train --resume {folder}"

@@ -14,13 +14,14 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from densevit.config import Config
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, TrainingError, one_line
 from densevit.model import DenseModel
 from densevit.training.precision import resolve
 
@@ -46,14 +47,20 @@ class ShardedStrategy(ModelParallelStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         """Writes a temporary folder and renames it once all processes have written their part.
 
-        The folder before is kept as PATH.previous until then, so that one of the two is complete at any time.
+        The folder before is kept as PATH.previous until then, so that one of the two is complete at any time. Raises
+        TrainingError in all processes if one cannot write, for example on a full disk.
         """
         path = Path(self.broadcast(filepath))
         unfinished, previous = path.with_suffix(".partial"), previous_of(path)
         if self.is_global_zero:
             shutil.rmtree(unfinished, ignore_errors=True)
         self.barrier()
-        super().save_checkpoint(checkpoint, unfinished)
+        try:
+            super().save_checkpoint(checkpoint, unfinished)
+        except CheckpointException as error:
+            rank, (cause, _) = next(iter(error.failures.items()))
+            kept = " The previous checkpoint is unchanged." if path.exists() else ""
+            raise TrainingError(f"{path} cannot be written by process {rank}: {one_line(cause)}.{kept}") from None
         self.barrier()
         if self.is_global_zero:
             if path.exists():
