@@ -21,6 +21,10 @@ class DataError(DensevitError):
     """An image, an annotation or a data folder is invalid."""
 
 
+class UnreadableFileError(DataError):
+    """An image or label file is missing, damaged or of an unknown format."""
+
+
 class WeightsError(DensevitError):
     """A checkpoint is missing, unreadable, or does not fit the model."""
 

@@ -143,6 +143,9 @@ class DataSection(OpenSection):
     more often, by the square root of threshold / share. 0.001 for LVIS. `null`: each image once an epoch."""
     group_by_aspect: bool = False
     """Groups landscape and portrait images into separate batches: less padding."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """Images whose file or label file cannot be read: `raise` ends the run; `skip` leaves them out of their batches,
+    and counts and names them."""
 
     @field_validator("recipe")
     @classmethod

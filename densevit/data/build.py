@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from densevit import registry
 from densevit.config import Config, DataSection, data_options
+from densevit.data.datasets.dataset_validation import skipping_unreadable_files
 from densevit.data.loading.batch_sampler import EvaluationBatches, TrainBatches, aspect_groups, padded
 from densevit.data.loading.dataloader import Loader, TransformedDataset, workers_for
 from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
@@ -83,7 +85,10 @@ class Data:
         return self.recipe_transform
 
     def _split(self, split: str) -> Dataset:
-        return registry.create("datasets", self.section.name, split, options=data_options(self.section), where="data")
+        with skipping_unreadable_files() if self.section.on_error == "skip" else nullcontext():
+            return registry.create(
+                "datasets", self.section.name, split, options=data_options(self.section), where="data"
+            )
 
     @property
     def classes(self) -> dict[str, tuple[Class, ...]]:
@@ -107,7 +112,7 @@ class Data:
         for dataset, transform in ((self.train, self.train_transform), (self.val, self.val_transform)):
             if labels:
                 dataset.check_labels()
-            TransformedDataset(dataset, transform, train=dataset is self.train).check_values()
+            self._transformed(dataset, transform, train=dataset is self.train).check_values()
         _check_classes(self.train.classes, self.val.classes, self.section.split)
 
     def train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
@@ -120,7 +125,7 @@ class Data:
                 raise ConfigError(f"data.group_by_aspect: {name!r} does not know its images' sizes. Leave it out.")
             groups = aspect_groups(sizes)
         batches = self._train_batches(rank, world_size, groups)
-        prepared = TransformedDataset(self.train, self.train_transform, train=True, views=self.views)
+        prepared = self._transformed(self.train, self.train_transform, train=True, views=self.views)
         return self._loader(prepared, batches, world_size)
 
     def batches_an_epoch(self, world_size: int = 1) -> int:
@@ -133,7 +138,7 @@ class Data:
         if sizes is not None:
             sizes = np.array([self._padded(height, width) for height, width in sizes.tolist()])
         batches = EvaluationBatches(len(self.val), sizes, self.section.batch_size, rank, world_size)
-        return self._loader(TransformedDataset(self.val, self.val_transform, train=False), batches, world_size)
+        return self._loader(self._transformed(self.val, self.val_transform, train=False), batches, world_size)
 
     def _train_batches(self, rank: int, world_size: int, groups: np.ndarray | None = None) -> TrainBatches:
         indices, size = self._epoch_indices, self.section.batch_size
@@ -160,6 +165,11 @@ class Data:
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         return padded(self.val_transform.canvas or self.val_transform.size_of(height, width), self.multiple)
+
+    def _transformed(
+        self, dataset: Dataset, transform: TrainingTransform | EvaluationTransform, train: bool, views: int = 1
+    ) -> TransformedDataset:
+        return TransformedDataset(dataset, transform, train, views, self.section.on_error)
 
     def _loader(
         self, prepared: TransformedDataset, batches: "TrainBatches | EvaluationBatches", world_size: int

@@ -70,9 +70,16 @@ class Sample(TypedDict):
     targets: Targets
 
 
-class Batch(TypedDict):
-    """images: (B, 3, H, W) uint8, padded to one size. padding_mask: (B, H, W) bool, True = padding."""
-
+class _Batch(TypedDict):
     images: Tensor
     padding_mask: Tensor
     targets: list[Targets]
+
+
+class Batch(_Batch, total=False):
+    """images: (B, 3, H, W) uint8, padded to one size. padding_mask: (B, H, W) bool, True = padding.
+
+    skipped: for each image that was left out because its file cannot be read, the reason. Absent where there is none.
+    """
+
+    skipped: list[str]

@@ -25,6 +25,7 @@ from densevit.training.data_module import DenseDataModule
 from densevit.training.evaluators import METHOD, build_evaluators, flat_metrics, join_processes
 from densevit.training.optim import build_optimizer, group_options, learning_rate, schedule
 from densevit.training.sharding import ShardedStrategy, gather, scatter, shard_model
+from densevit.training.skipped_images import SKIPPED, SkippedImages, may_skip
 from densevit.training.supervised import Supervised
 from densevit.training.trainer_steps import images_per_step, optimizer_steps
 from densevit.training.unused_parameters import freeze_unused, without_unused
@@ -74,6 +75,7 @@ class DenseModule(lightning.LightningModule):
         self.learning_rate = 0.0  # the largest of all groups, at the last step
         self._checked: set[str] = set()  # the stages whose first batch is checked
         self._seen: dict[int, int] = {}  # images of this validation, by the index of their loader
+        self._skipped = {"training": SkippedImages(), "validation": SkippedImages()}
         self._random_states: list[Any] | None = None
         self._resumed = False
 
@@ -107,6 +109,7 @@ class DenseModule(lightning.LightningModule):
         self.model.train()  # a model from `load` or `create_model` is in evaluation mode, which Lightning would keep
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
+        self._skipped["training"].add(batch)
         with nullcontext() if self.before_update is None else non_finite_costs_allowed():
             losses = self.method.training_step(self.model, batch)
         check_losses(losses, self.method)
@@ -117,6 +120,13 @@ class DenseModule(lightning.LightningModule):
         if self._logs:
             self.log_dict({f"train/{name}": term for name, term in terms.items()}, batch_size=size)
         return {"loss": loss, "terms": terms}
+
+    def on_train_epoch_start(self) -> None:
+        self._skipped["training"].reset()
+
+    def on_train_epoch_end(self) -> None:
+        if may_skip(self.trainer.train_dataloader):
+            self._skipped["training"].report(f"epoch {self.trainer.current_epoch + 1}", self.device)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -169,7 +179,8 @@ class DenseModule(lightning.LightningModule):
     # ---- validation ----
 
     def on_validation_start(self) -> None:
-        heads = "|".join(map(re.escape, [*self.model.heads, METHOD]))  # their metrics are the same in all processes
+        # These metrics are the same in all processes.
+        heads = "|".join(map(re.escape, [*self.model.heads, METHOD, SKIPPED]))
         warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('({heads})/")
         gather(self.model)
 
@@ -180,6 +191,7 @@ class DenseModule(lightning.LightningModule):
         for evaluator in self.evaluators.values():
             evaluator.reset()
         self._seen = {}
+        self._skipped["validation"].reset()
         by_loss = {name for name, evaluator in self.evaluators.items() if isinstance(evaluator, ValidationLoss)}
         self._by_loss = [name for name in self.model.heads if name in by_loss]
         # Heads that are validated by their loss may not implement `predict`. The list keeps it out of the submodules.
@@ -187,6 +199,7 @@ class DenseModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> dict[str, list[Predictions]]:
         assert self.evaluators is not None
+        self._skipped["validation"].add(batch)
         [model] = self._predicting
         inference = {name: section for name, section in self.inference.items() if name in model.heads}
         outputs = model.infer(batch, inference) if model.heads else {}
@@ -207,6 +220,10 @@ class DenseModule(lightning.LightningModule):
         for evaluator in self.evaluators.values():
             join_processes(evaluator)
         self.metrics = flat_metrics({name: evaluator.compute() for name, evaluator in self.evaluators.items()})
+        if may_skip(self.trainer.val_dataloaders):
+            where = f"validation at step {self.trainer.global_step}"
+            skipped = self._skipped["validation"].report(where, self.device)
+            self.metrics |= {f"{SKIPPED}/images": float(skipped)} if skipped else {}
         # On the CPU: MPS has no float64.
         values = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.metrics.items()}
         self.log_dict(values, logger=self._logs)
@@ -232,7 +249,10 @@ class DenseModule(lightning.LightningModule):
             }
             targets.append({**target, **moved})
         images, mask = (batch[key].to(device, non_blocking=True) for key in ("images", "padding_mask"))
-        return {"images": images, "padding_mask": mask, "targets": targets}
+        moved_batch: Batch = {"images": images, "padding_mask": mask, "targets": targets}
+        if "skipped" in batch:
+            moved_batch["skipped"] = batch["skipped"]
+        return moved_batch
 
     # ---- checkpoints: they hold the random state of each process, so that a resumed run continues exactly ----
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from densevit.data.build import Data
 from densevit.data.image_names import file_name
+from densevit.errors import UnreadableFileError
 from densevit.interfaces import Class, Predictions, TargetType
 from densevit.visualization.draw import draw
 
@@ -27,7 +28,12 @@ def draw_samples(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(min(count, len(data.val))):
-        sample = data.val[i * len(data.val) // count if len(data.val) > count else i]
+        try:
+            sample = data.val[i * len(data.val) // count if len(data.val) > count else i]
+        except UnreadableFileError:
+            if data.section.on_error == "raise":
+                raise
+            continue
         image, truth = sample["image"], sample["targets"]
         name = file_name(truth["image_id"]).replace("/", "-")
         for head, predictions in predict(image).items():

@@ -80,7 +80,7 @@ class CocoPanoptic(Dataset):
             self._segments = str(_found(base, split, "segments", options["segments"]))
             names = [os.fsdecode(name) for name in self._annotations.segment_files]
             check_existence(Path(self._segments), names, read.file, "PNGs of segments")
-        self._sizes, self._upright = np.zeros((len(self), 2), np.int32), np.ones(len(self), bool)
+        self._sizes, self._upright = np.ones((len(self), 2), np.int32), np.ones(len(self), bool)
         self._empty_segments: bool = options["empty_segments"]
         for_each(len(self), self._validate, "Validating segments" if read.labelled else "Validating images")
         self._annotations = self._annotations.without_empty()

@@ -3,9 +3,12 @@
 import os
 import sys
 import time
+import warnings
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +16,47 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from densevit.data.io.images import check_image
-from densevit.errors import DataError
+from densevit.errors import DataError, UnreadableFileError
 
 THREADS = min(32, 2 * (os.cpu_count() or 1))
 _CHUNK = 32  # files that a thread takes at a time
 _PATIENCE = 2.0  # seconds without a progress bar
+_NAMED = 3  # unreadable files in a warning
+
+_skips: ContextVar[bool] = ContextVar("skips", default=False)
+
+
+@contextmanager
+def skipping_unreadable_files() -> Iterator[None]:
+    """Within it, the checks of this module report unreadable files as a warning (`data.on_error: skip`)."""
+    token = _skips.set(True)
+    try:
+        yield
+    finally:
+        _skips.reset(token)
+
+
+def skips_unreadable_files() -> bool:
+    """Whether this is called within `skipping_unreadable_files`."""
+    return _skips.get()
 
 
 def for_each(count: int, check: Callable[[int], None], title: str = "Validating images") -> None:
-    """Calls check(0) to check(count - 1) in threads, until one raises. Shows a progress bar on a terminal."""
+    """Calls check(0) to check(count - 1) in threads, until one raises. Shows a progress bar on a terminal.
+
+    Within `skipping_unreadable_files`, an UnreadableFileError ends the check only if all indices raise it.
+    """
+    skips, unreadable = _skips.get(), {}  # by index; a context variable does not reach other threads
 
     def chunk(start: int) -> int:
         stop = min(start + _CHUNK, count)
         for index in range(start, stop):
-            check(index)
+            try:
+                check(index)
+            except UnreadableFileError as error:
+                if not skips:
+                    raise
+                unreadable[index] = error
         return stop - start
 
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn())
@@ -45,6 +75,16 @@ def for_each(count: int, check: Callable[[int], None], title: str = "Validating 
         finally:
             if shown:
                 bar.stop()
+    if unreadable:
+        first = [unreadable[index] for index in sorted(unreadable)[:_NAMED]]
+        if len(unreadable) == count:
+            raise first[0]
+        more = " ..." if len(unreadable) > _NAMED else ""
+        warnings.warn(
+            f"{len(unreadable)} of {count} images will be left out (data.on_error: skip): "
+            f"{' '.join(map(str, first))}{more}",
+            stacklevel=2,
+        )
 
 
 def validate_images(
@@ -55,10 +95,11 @@ def validate_images(
     sizes: (N, 2) int, height and width as the file `annotations` gives them; 0 where it does not.
     Returns the (N, 2) sizes of the annotated grids, and (N,) bool, whether an image is to be rotated as its EXIF
     orientation says: annotations may be made on the image as shown or as stored, and only its size tells which.
-    Raises DataError with up to five of the missing images, otherwise with the first image that is wrong.
+    Raises DataError with up to five of the missing images, otherwise with the first image that is wrong. Within
+    `skipping_unreadable_files`, the sizes of unreadable images are those given, or 1.
     """
     check_existence(folder, names, annotations)
-    found, upright = np.zeros((len(names), 2), np.int32), np.ones(len(names), bool)
+    found, upright = np.maximum(sizes, 1, dtype=np.int32), np.ones(len(names), bool)
 
     def check(i: int) -> None:
         path = os.path.join(folder, names[i])
@@ -77,8 +118,9 @@ def validate_images(
 
 
 def check_existence(folder: Path, names: Sequence[str], annotations: Path, noun: str = "images") -> None:
-    """Raises DataError with up to five of the missing files. noun: what messages call them.
+    """Raises DataError with up to five of the missing files; within `skipping_unreadable_files` if all are missing.
 
+    noun: what messages call them.
     Lists each folder once, which is much faster than a look at each file.
     """
     by_folder: dict[Path, set[str]] = defaultdict(set)
@@ -90,6 +132,6 @@ def check_existence(folder: Path, names: Sequence[str], annotations: Path, noun:
         there = {entry.name for entry in os.scandir(place)} if place.is_dir() else set()
         # The second look is for file systems that ignore case.
         missing += [str(place / name) for name in expected - there if not (place / name).exists()]
-    if missing:
+    if missing and not (_skips.get() and len(missing) < len(names)):
         listed = "".join(f"\n  {name}" for name in sorted(missing)[:5]) + ("\n  ..." if len(missing) > 5 else "")
         raise DataError(f"{annotations} names {len(names)} {noun}, of which {len(missing)} do not exist:{listed}")

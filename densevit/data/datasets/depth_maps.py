@@ -8,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 
 from densevit.data.datasets import depth_range
-from densevit.data.datasets.dataset_validation import THREADS
+from densevit.data.datasets.dataset_validation import THREADS, skips_unreadable_files
 from densevit.data.datasets.depth_values import Calibration, DepthValues, Kind
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
 from densevit.data.datasets.paired_files import Pairs, find_pairs, root_folder
 from densevit.data.datasets.timestamp_pairs import find_times
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
-from densevit.errors import DataError
+from densevit.errors import DataError, UnreadableFileError
 
 Preset = Literal["diode", "kitti", "nyu", "tum"]
 Where = str | dict[str, str]
@@ -150,10 +150,15 @@ class DepthMaps(PairedDataset):
 
     def _check_range(self, expected: tuple[float, float]) -> None:
         """Shows the range of the depth. Raises DataError where it cannot be right."""
-        split = self._split
+        split, skips = self._split, skips_unreadable_files()
 
         def read(index: int) -> np.ndarray:
-            stored = read_depth(self.label_path(index), self._key)
+            try:
+                stored = read_depth(self.label_path(index), self._key)
+            except UnreadableFileError:
+                if not skips:
+                    raise
+                return np.zeros((1, 1), np.float32)
             depth_range.check_scale(stored, self.label_path(index), self._values, expected)
             depth = self._depth(index, stored)
             if self._values.capped(depth).any():

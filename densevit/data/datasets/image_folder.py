@@ -34,7 +34,7 @@ class ImageFolder(Dataset):
         self._root = root_folder(root)
         paths = _paths(self._root, split, val_share)
         self._paths = np.array([os.fsencode(path) for path in paths], np.bytes_)  # shared with forked workers
-        self._sizes = np.zeros((len(paths), 2), np.int32)
+        self._sizes = np.ones((len(paths), 2), np.int32)
         for_each(len(paths), self._measure)
 
     def __len__(self) -> int:

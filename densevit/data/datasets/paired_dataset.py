@@ -30,7 +30,7 @@ class PairedDataset(Dataset):
     def open(self, root: Path, split: str, pairs: Pairs) -> None:
         """Takes the files of a split and measures them. Raises DataError with the first file that is wrong."""
         self._root, self._split, self._pairs = str(root), split, pairs
-        self._sizes, self._upright = np.zeros((len(pairs), 2), np.int32), np.ones(len(pairs), bool)
+        self._sizes, self._upright = np.ones((len(pairs), 2), np.int32), np.ones(len(pairs), bool)
         for_each(len(pairs), self._measure)
 
     def size_of(self, path: str) -> Size:

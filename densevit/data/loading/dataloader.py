@@ -7,8 +7,9 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from torch.utils import data
 
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
 from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform, usable_values
-from densevit.errors import DataError, DensevitError
+from densevit.errors import DataError, DensevitError, UnreadableFileError
 from densevit.interfaces import Batch, Dataset, Sample, Targets
 from densevit.targets.types import TargetTypes, untyped_keys
 
@@ -25,26 +26,41 @@ _TINY = 64  # images; fewer are loaded without worker processes
 _MOST_WORKERS = 8
 _SMALL = 1 << 16  # bytes
 _CHECK_SECONDS = 5
+_MOST_UNREADABLE = 100  # images in a row
+
+
+class Skipped(NamedTuple):
+    """An image that is left out of a batch, and why. counts: False for a repeat in evaluation."""
+
+    reason: str
+    counts: bool
 
 
 class TransformedDataset(data.Dataset[Sample]):
     """A data set with its transform: random in training; in evaluation, with the untransformed targets as `truth`.
 
     views: samples per image, transformed differently. With several, `__getitem__` returns a list of samples.
+    on_error: what a batch does with images whose files cannot be read; see `__getitems__`.
 
     Raises DataError for a data set without images, and for target keys without a type: at construction where `provides`
     names such a key, otherwise at the sample that has it.
     """
 
     def __init__(
-        self, dataset: Dataset, transform: "TrainingTransform | EvaluationTransform", train: bool, views: int = 1
+        self,
+        dataset: Dataset,
+        transform: "TrainingTransform | EvaluationTransform",
+        train: bool,
+        views: int = 1,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         if not len(dataset):
             raise DataError(f"The data set {_name(dataset)} has no images; at least 1 is needed. Check its options.")
         self.dataset, self.transform, self.train, self.views = dataset, transform, train, views
+        self.on_error = on_error
         self.types = TargetTypes.of(dataset)
         if any(key not in self.types for key in getattr(dataset, "provides", ())):
-            self[SampleKey(0, 0)]
+            self.__getitems__([SampleKey(0, 0)])
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -74,13 +90,47 @@ class TransformedDataset(data.Dataset[Sample]):
             prepared["targets"]["truth"] = sample["targets"]
         return prepared
 
+    def __getitems__(self, picks: Sequence[SampleKey]) -> "list[Sample | list[Sample] | Skipped]":
+        """The samples of a batch. With on_error "skip", unreadable images are left out, and their `Skipped` come last.
+
+        If all are unreadable, the batch has the next readable image of the data set, in evaluation as a repeat: each
+        process needs a batch in each step. The result depends on the keys and the files only. Raises DataError for 100
+        unreadable images in a row.
+        """
+        if self.on_error == "raise":
+            return [self[pick] for pick in picks]
+        samples: list[Sample | list[Sample] | Skipped] = []
+        skipped = []
+        for pick in picks:
+            try:
+                samples.append(self[pick])
+            except UnreadableFileError as error:
+                skipped.append(Skipped(str(error), counts=self.train or not pick.repeat))
+        last, tried = picks[-1], len(skipped)
+        while not samples:
+            last, tried = replace(last, index=(last.index + 1) % len(self), repeat=picks[-1].repeat + 1), tried + 1
+            try:
+                samples.append(self[last])
+            except UnreadableFileError as error:
+                if tried >= _MOST_UNREADABLE:
+                    raise DataError(
+                        f"{tried} images in a row cannot be read, the last because of: {error} data.on_error: skip is "
+                        "for single damaged files. Fix: check that the disk is mounted, and data.root."
+                    ) from None
+        return [*samples, *skipped]
+
     def check_values(self, count: int = 16) -> None:
         """Raises DataError for an invalid target in `count` samples, evenly spaced; fewer if reading takes seconds."""
         deadline = time.monotonic() + _CHECK_SECONDS
         for index in np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)).tolist():
             if time.monotonic() > deadline:
                 return
-            sample = self.dataset[index]
+            try:
+                sample = self.dataset[index]
+            except UnreadableFileError:
+                if self.on_error == "raise":
+                    raise
+                continue
             self._check_keys(sample["targets"], index)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what is left out is reported in training
@@ -191,9 +241,13 @@ class _Collate:
         self.multiple, self.ships = multiple, ships
 
     def __call__(self, samples: list[Any]) -> Any:
+        skipped = [sample.reason for sample in samples if isinstance(sample, Skipped) and sample.counts]
+        samples = [sample for sample in samples if not isinstance(sample, Skipped)]
         if isinstance(samples[0], list):  # views: first all first ones
             samples = [sample for view in zip(*samples, strict=True) for sample in view]
         batch = collate(samples, self.multiple)
+        if skipped:
+            batch["skipped"] = skipped
         return _shipped(batch) if self.ships else batch
 
 

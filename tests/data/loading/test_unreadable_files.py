@@ -1,0 +1,135 @@
+"""`data.on_error`: images whose files cannot be read, in training and evaluation, with and without workers."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit.config import DataSection
+from densevit.data.build import Data
+from densevit.data.loading.dataloader import Loader
+from densevit.errors import DataError, UnreadableFileError
+
+LENGTH, DAMAGED = 12, ("00", "07")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Twelve noise images with label maps; the scan at damaged ones passes, since both ends of the file are whole."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind, shape in (("images", (32, 32, 3)), ("labels", (32, 32))):
+            folder = tmp_path / kind / split
+            folder.mkdir(parents=True)
+            for index in range(LENGTH):
+                pixels = rng.integers(0, 256 if kind == "images" else 2, shape).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index:02}.{'jpg' if kind == 'images' else 'png'}")
+        for name in DAMAGED:
+            damage(tmp_path / "images" / split / f"{name}.jpg")
+    return tmp_path
+
+
+def damage(file: Path) -> None:
+    """Removes the second half of a JPEG but its end marker, which is found only when it is decoded."""
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2] + data[-2:])
+
+
+def data(root: Path, on_error: str = "skip", **options: Any) -> Data:
+    section = {"name": "label_maps", "root": str(root), "classes": ["a", "b"], "image_size": 32, "batch_size": 4}
+    return Data(DataSection(**{**section, "num_workers": 0, "on_error": on_error, **options}), seed=3, multiple=32)
+
+
+def names(loader: Loader) -> list[list[str]]:
+    return [[targets["image_id"] for targets in batch["targets"]] for batch in loader]
+
+
+def planned(made: Data, world_size: int = 1, rank: int = 0) -> list[list[str]]:
+    """The names of the batches, before an image is read."""
+    batches = made.train_loader(rank, world_size).batch_sampler
+    assert batches is not None
+    return [[f"{pick.index:02}" for pick in batch] for batch in batches]
+
+
+def test_an_unreadable_file_is_an_error_by_default(root: Path) -> None:
+    with pytest.raises(UnreadableFileError, match=r"images/train/0[07].jpg cannot be read: .*damaged"):
+        names(data(root, "raise").train_loader())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_batches_lack_the_unreadable_images_only(root: Path, num_workers: int, world_size: int) -> None:
+    made = data(root, num_workers=num_workers, batch_size=3)
+    for rank in range(world_size):
+        expected = [[name for name in batch if name not in DAMAGED] for batch in planned(made, world_size, rank)]
+        left_out = [[name for name in batch if name in DAMAGED] for batch in planned(made, world_size, rank)]
+        batches = list(made.train_loader(rank, world_size))
+        assert [[targets["image_id"] for targets in batch["targets"]] for batch in batches] == expected
+        for batch, missing in zip(batches, left_out, strict=True):
+            assert len(batch["images"]) == len(batch["padding_mask"]) == len(batch["targets"])
+            reasons = batch.get("skipped", [])
+            assert len(reasons) == len(missing)
+            for reason, name in zip(reasons, missing, strict=True):
+                assert reason.startswith(f"{root}/images/train/{name}.jpg cannot be read")
+
+
+def test_resuming_continues_after_the_last_batch(root: Path) -> None:
+    whole = names(data(root).train_loader())
+    interrupted = data(root).train_loader()
+    stream = iter(interrupted)
+    next(stream)
+    resumed = data(root).train_loader()
+    resumed.load_state_dict(interrupted.state_dict())
+    assert names(resumed) == whole[1:]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_batch_without_a_readable_image_has_the_next_one(root: Path, num_workers: int) -> None:
+    made = data(root, num_workers=num_workers, batch_size=1)
+    expected = [[{"00": "01", "07": "08"}.get(name, name)] for [name] in planned(made)]
+    assert names(made.train_loader()) == expected
+    batches = list(made.val_loader())
+    assert [len(batch["images"]) for batch in batches] == [1] * LENGTH
+    counted = [targets["image_id"] for batch in batches for targets in batch["targets"] if "truth" in targets]
+    assert sorted(counted) == [f"{index:02}" for index in range(LENGTH) if f"{index:02}" not in DAMAGED]
+    assert sum(len(batch.get("skipped", [])) for batch in batches) == 2
+
+
+def test_a_repeat_in_evaluation_is_not_counted_again(root: Path) -> None:
+    made = data(root, limit=2, batch_size=2)
+    [batch], [repeat] = (list(made.val_loader(rank, world_size=2)) for rank in range(2))
+    assert [targets["image_id"] for targets in batch["targets"]] == ["01"] and len(batch["skipped"]) == 1
+    assert "truth" not in repeat["targets"][0] and "skipped" not in repeat
+
+
+def test_a_lost_disk_is_an_error(root: Path) -> None:
+    made = data(root)
+    assert len(made.train) == LENGTH
+    for file in (root / "images" / "train").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"100 images in a row cannot be read, .*check that the disk is mounted"):
+        names(made.train_loader())
+
+
+def test_files_that_the_check_at_the_start_finds_are_left_out_too(root: Path) -> None:
+    (root / "images" / "train" / "03.jpg").write_bytes(b"no image")
+    label = root / "labels" / "train" / "04.png"
+    label.write_bytes(label.read_bytes()[:60])
+    with pytest.raises(UnreadableFileError, match=r"0[34]"):
+        len(data(root, "raise").train)
+    made = data(root)
+    with pytest.warns(UserWarning, match=r"1 of 12 images will be left out \(data.on_error: skip\): .*/03.jpg"):
+        len(made.train)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seen = sorted(name for batch in names(made.train_loader()) for name in batch)
+    assert seen == [f"{index:02}" for index in range(LENGTH) if index not in (0, 3, 4, 7)]
+
+
+def test_wrong_labels_stay_errors(root: Path) -> None:
+    Image.fromarray(np.full((32, 32), 9, np.uint8)).save(root / "labels" / "train" / "05.png")
+    with pytest.raises(DataError, match="has values that no class has: 9"):
+        len(data(root).train)
