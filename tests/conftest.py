@@ -20,6 +20,12 @@ def seed() -> None:
         sys.modules["torch"].manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A cache of scans for this session."""
+    os.environ["DENSEVIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def project() -> Path:
     """The root of the project's tree."""

@@ -4,6 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ import torch
 from densevit.data.datasets.coco_annotations import Annotations, read_annotations
 from densevit.data.datasets.dataset_validation import validate_images
 from densevit.data.datasets.paired_files import root_folder
+from densevit.data.datasets.scan_cache import Arrays, as_array, cached_scan, from_array
 from densevit.data.io.images import read_image
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample, Targets
 
+_LARGE_JSON = 1 << 20  # bytes; the scan of a smaller one is not cached
 _SPELLINGS = {"val": ("val", "valid", "validation")}  # spellings of a split on disk
 
 
@@ -55,18 +58,16 @@ class Coco(Dataset):
         )
         base = None if root is None else root_folder(root)
         file, folders = _find(base, split, own[0] or annotations, own[1] or images)
-        read = read_annotations(file, masks)
-        if limit is not None:
-            read = read.head(limit)
-        names = [name.decode() for name in read.file_names.tolist()]
-        folder = _folder_of(names[:100], folders, file)
-        self.folder = str(folder)
-        sizes, self._upright = validate_images(folder, names, read.sizes, file)
-        _check_sizes(read, sizes)
-        self._annotations, dropped = read.clipped(sizes)
+        key = ["coco", str(file), [str(folder) for folder in folders], masks, limit]
+        is_large = os.path.getsize(file) > _LARGE_JSON
+        scan = cached_scan(key, lambda: _scan(file, folders, masks, limit), partial(_files, file), is_large)
+        read = self._annotations = Annotations.of_arrays(file, scan)
+        self.folder, self._upright = from_array(scan["folder"]), scan["upright"]
+        dropped = scan["dropped"]
         if len(dropped):
+            count = len(dropped) + len(read.boxes)
             warnings.warn(
-                f"{file}: {len(dropped)} of {len(read.boxes)} boxes have no area inside their image and are left out "
+                f"{file}: {len(dropped)} of {count} boxes have no area inside their image and are left out "
                 f"(annotation {', '.join(map(str, dropped[:5]))}{', ...' if len(dropped) > 5 else ''}).",
                 stacklevel=2,
             )
@@ -141,6 +142,25 @@ class Coco(Dataset):
     def _rows(self, index: int) -> slice:
         """The objects of an image."""
         return slice(int(self._annotations.first[index]), int(self._annotations.first[index + 1]))
+
+
+def _scan(file: Path, folders: list[Path], masks: bool, limit: int | None) -> Arrays:
+    """Reads and checks all files: the clipped annotations, and per image whether it is rotated as EXIF says."""
+    read = read_annotations(file, masks)
+    if limit is not None:
+        read = read.head(limit)
+    names = [name.decode() for name in read.file_names.tolist()]
+    folder = _folder_of(names[:100], folders, file)
+    sizes, upright = validate_images(folder, names, read.sizes, file)
+    _check_sizes(read, sizes)
+    clipped, dropped = read.clipped(sizes)
+    return clipped.arrays() | {"folder": as_array(str(folder)), "upright": upright, "dropped": dropped}
+
+
+def _files(file: Path, scan: Arrays) -> list[str]:
+    """The json and the images of a scan."""
+    folder = from_array(scan["folder"])
+    return [str(file), *(os.path.join(folder, name.decode()) for name in scan["file_names"].tolist())]
 
 
 def _check_sizes(read: Annotations, sizes: np.ndarray) -> None:

@@ -23,9 +23,12 @@ from densevit.data.datasets.coco_json import (
     section_of,
 )
 from densevit.data.datasets.coco_segmentations import Segmentations, pack, parse
+from densevit.data.datasets.scan_cache import as_array, from_array
 from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit.options import shown
+
+_COLUMNS = ("image_ids", "file_names", "sizes", "first", "ids", "boxes", "labels", "area", "iscrowd")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,23 @@ class Annotations:
             segmentations = self.segmentations[keep].rasterised(np.repeat(sizes, np.diff(first), axis=0))
         kept = replace(self, sizes=sizes, boxes=boxes[keep], first=first, segmentations=segmentations, **objects)
         return kept, self.ids[~solid]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it but the file, as plain arrays by name."""
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        if self.segmentations is not None:
+            columns |= {f"segmentations.{name}": value for name, value in vars(self.segmentations).items()}
+        classes = [[one.name, one.file_id, one.color, one.thing] for one in self.classes]
+        return columns | {"head": as_array({"classes": classes, "labelled": self.labelled})}
+
+    @classmethod
+    def of_arrays(cls, file: Path, arrays: Mapping[str, np.ndarray]) -> "Annotations":
+        """Inverse of `arrays`; other names are ignored."""
+        head, prefix = from_array(arrays["head"]), "segmentations."
+        classes = tuple(Class(name, file_id, tuple(color), thing) for name, file_id, color, thing in head["classes"])
+        parts = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+        columns = {name: arrays[name] for name in _COLUMNS}
+        return cls(file, classes, head["labelled"], **columns, segmentations=Segmentations(**parts) if parts else None)
 
     def head(self, count: int) -> "Annotations":
         """The first `count` images."""

@@ -23,22 +23,28 @@ _CHUNK = 32  # files that a thread takes at a time
 _PATIENCE = 2.0  # seconds without a progress bar
 _NAMED = 3  # unreadable files in a warning
 
-_skips: ContextVar[bool] = ContextVar("skips", default=False)
+_skipped: ContextVar[list[UnreadableFileError] | None] = ContextVar("skipped", default=None)
 
 
 @contextmanager
 def skipping_unreadable_files() -> Iterator[None]:
     """Within it, the checks of this module report unreadable files as a warning (`data.on_error: skip`)."""
-    token = _skips.set(True)
+    token = _skipped.set([])
     try:
         yield
     finally:
-        _skips.reset(token)
+        _skipped.reset(token)
 
 
 def skips_unreadable_files() -> bool:
     """Whether this is called within `skipping_unreadable_files`."""
-    return _skips.get()
+    return _skipped.get() is not None
+
+
+def unreadable_files() -> list[UnreadableFileError]:
+    """The errors that checks within this `skipping_unreadable_files` have reported so far."""
+    found = _skipped.get()
+    return [] if found is None else found
 
 
 def for_each(count: int, check: Callable[[int], None], title: str = "Validating images") -> None:
@@ -46,7 +52,8 @@ def for_each(count: int, check: Callable[[int], None], title: str = "Validating 
 
     Within `skipping_unreadable_files`, an UnreadableFileError ends the check only if all indices raise it.
     """
-    skips, unreadable = _skips.get(), {}  # by index; a context variable does not reach other threads
+    skips = skips_unreadable_files()  # here: a context variable does not reach other threads
+    unreadable: dict[int, UnreadableFileError] = {}
 
     def chunk(start: int) -> int:
         stop = min(start + _CHUNK, count)
@@ -79,6 +86,7 @@ def for_each(count: int, check: Callable[[int], None], title: str = "Validating 
         first = [unreadable[index] for index in sorted(unreadable)[:_NAMED]]
         if len(unreadable) == count:
             raise first[0]
+        unreadable_files().extend(unreadable.values())
         more = " ..." if len(unreadable) > _NAMED else ""
         warnings.warn(
             f"{len(unreadable)} of {count} images will be left out (data.on_error: skip): "
@@ -132,6 +140,6 @@ def check_existence(folder: Path, names: Sequence[str], annotations: Path, noun:
         there = {entry.name for entry in os.scandir(place)} if place.is_dir() else set()
         # The second look is for file systems that ignore case.
         missing += [str(place / name) for name in expected - there if not (place / name).exists()]
-    if missing and not (_skips.get() and len(missing) < len(names)):
+    if missing and not (skips_unreadable_files() and len(missing) < len(names)):
         listed = "".join(f"\n  {name}" for name in sorted(missing)[:5]) + ("\n  ..." if len(missing) > 5 else "")
         raise DataError(f"{annotations} names {len(names)} {noun}, of which {len(missing)} do not exist:{listed}")

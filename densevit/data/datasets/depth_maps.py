@@ -123,6 +123,10 @@ class DepthMaps(PairedDataset):
         """(h, w) of a depth map, from its header."""
         return depth_size_of(path, self._key)
 
+    def scan_key(self) -> list[Any]:
+        """Also the array of the files."""
+        return [*super().scan_key(), self._key]
+
     def target(self, index: int) -> np.ndarray:
         """`depth` (H, W) float32: metres where `metric`, else in any unit; 0 = unknown."""
         return self._values.capped(self._depth(index, read_depth(self.label_path(index), self._key)))

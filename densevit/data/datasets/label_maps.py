@@ -9,6 +9,7 @@ from densevit.data.datasets.dataset_validation import for_each
 from densevit.data.datasets.label_values import LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
 from densevit.data.datasets.paired_files import find_pairs, root_folder
+from densevit.data.datasets.scan_cache import Arrays
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE
@@ -89,8 +90,17 @@ class LabelMaps(PairedDataset):
         preset_files = {key: known[key] for key in files if key in known}
         given = {key: value for key, value in files.items() if value is not None}
         self.open(base, split, find_pairs(base, split, **(_FOLDERS | preset_files | given), limit=limit))
-        self._labelled = np.zeros(len(self), bool)
+        self._labelled = self._scanned["labelled"]
+
+    def scan_key(self) -> list[Any]:
+        """Also the values of the classes."""
+        return [*super().scan_key(), self._values.key()]
+
+    def scan(self) -> Arrays:
+        """Also whether each label map has a pixel that is not ignored."""
+        scan, self._labelled = super().scan(), np.zeros(len(self), bool)
         for_each(len(self), self._check, "Validating labels")
+        return scan | {"labelled": self._labelled}
 
     def size_of(self, path: str) -> Size:
         """(h, w) of a label map, from its header."""

@@ -1,5 +1,6 @@
 """Maps the values or colours of label maps to class indices."""
 
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -86,6 +87,10 @@ class LabelValues:
         if not found.all():
             raise DataError(self._unknown(codes[found == 0], path, colored=pixels.ndim == 3))
         return (found - 1).astype(np.uint8)
+
+    def key(self) -> str:
+        """A text that differs for different values and colours."""
+        return f"{zlib.crc32(self._table.tobytes()):x} {self._colors} {self._ignored_colors}"
 
     def _as_grey(self, pixels: np.ndarray, path: str) -> np.ndarray:
         """(H, W) of an RGB file with three equal channels: grey values stored as colours."""

@@ -1,5 +1,6 @@
 """What data sets of images with one annotation file each have in common: label maps and depth maps."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 
 from densevit.data.datasets.dataset_validation import for_each
 from densevit.data.datasets.paired_files import Pairs
+from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
 from densevit.data.io.images import check_image, read_image
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample
@@ -30,8 +32,23 @@ class PairedDataset(Dataset):
     def open(self, root: Path, split: str, pairs: Pairs) -> None:
         """Takes the files of a split and measures them. Raises DataError with the first file that is wrong."""
         self._root, self._split, self._pairs = str(root), split, pairs
-        self._sizes, self._upright = np.ones((len(pairs), 2), np.int32), np.ones(len(pairs), bool)
-        for_each(len(pairs), self._measure)
+        scan = cached_scan(self.scan_key(), self.scan, self._files, len(pairs) >= LARGE)
+        self._sizes, self._upright = scan["sizes"], scan["upright"]
+        self._scanned = scan
+
+    def scan_key(self) -> list[Any]:
+        """What the result of `scan` depends on besides the files' content, as JSON."""
+        of_pairs = (self._pairs.images.tobytes(), self._pairs.labels.tobytes())
+        return [type(self).__name__, self._root, *(hashlib.sha256(paths).hexdigest() for paths in of_pairs)]
+
+    def scan(self) -> Arrays:
+        """Checks and measures all files."""
+        self._sizes, self._upright = np.ones((len(self), 2), np.int32), np.ones(len(self), bool)
+        for_each(len(self), self._measure)
+        return {"sizes": self._sizes, "upright": self._upright}
+
+    def _files(self, _: Arrays) -> list[str]:
+        return [path for index in range(len(self)) for path in (self.path(index), self.label_path(index))]
 
     def size_of(self, path: str) -> Size:
         """(h, w) of an annotation file, from its header."""

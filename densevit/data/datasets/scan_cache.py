@@ -1,0 +1,149 @@
+"""Caches the scan of a large data set: its parsed annotations, and the sizes of its validated images.
+
+An entry is an NPZ of plain arrays, without pickled objects, in $DENSEVIT_CACHE, by default densevit/ in $XDG_CACHE_HOME
+or ~/.cache. It is used while all files that were scanned have the same path, size and modification time. Of several
+processes that start together, one scans and the others wait for its entry.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+
+from densevit.data.datasets.dataset_validation import for_each, unreadable_files
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+Arrays = dict[str, np.ndarray]
+
+FORMAT = 1  # to be raised when data sets scan other arrays, or check more
+LARGE = 2000  # files; fewer are scanned in a moment
+_STAMPS = "stamps"
+
+
+def cache_folder() -> Path:
+    """The folder of the entries."""
+    own = os.environ.get("DENSEVIT_CACHE")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "densevit"
+
+
+def cached_scan(
+    key: Sequence[Any], make: Callable[[], Arrays], files_of: Callable[[Arrays], Sequence[str]], is_large: bool = True
+) -> Arrays:
+    """The arrays that make() returns, from the cache if no file has changed.
+
+    key: what the scan depends on besides its files, as JSON: the data set, paths and options. files_of: from the arrays
+    to the paths of all scanned files. is_large: small data sets are not cached. A scan with unreadable files, which
+    `data.on_error: skip` allows, is not cached either. A damaged entry is replaced, and a cache folder that cannot be
+    written is a warning.
+    """
+    if not is_large:
+        return make()
+    digest = hashlib.sha256(json.dumps([FORMAT, os.getcwd(), *key]).encode()).hexdigest()[:32]
+    entry = cache_folder() / f"{key[0]}-{digest}.npz"
+    with _locked(entry):
+        found = _read(entry, files_of)
+        if found is not None:
+            return found
+        known = len(unreadable_files())
+        arrays = make()
+        if len(unreadable_files()) == known:
+            _write(entry, arrays | {_STAMPS: _stamps(files_of(arrays))})
+    return arrays
+
+
+def as_array(value: Any) -> np.ndarray:
+    """A JSON value as an array of bytes, for an entry."""
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def from_array(array: np.ndarray) -> Any:
+    """Inverse of `as_array`."""
+    return json.loads(array.tobytes())
+
+
+def _stamps(files: Sequence[str]) -> np.ndarray:
+    """(F, 2) int64, size and modification time in ns of each file; -1 for a missing one."""
+    stamps = np.full((len(files), 2), -1, np.int64)
+
+    def look(index: int) -> None:
+        try:
+            found = os.stat(files[index])
+        except OSError:
+            return
+        stamps[index] = found.st_size, found.st_mtime_ns
+
+    for_each(len(files), look, "Looking for changed files")
+    return stamps
+
+
+def _read(entry: Path, files_of: Callable[[Arrays], Sequence[str]]) -> Arrays | None:
+    """The arrays of a valid entry of unchanged files; otherwise None."""
+    try:
+        with np.load(entry, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        stamps = arrays.pop(_STAMPS)
+        files = files_of(arrays)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as error:  # OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error and more
+        warnings.warn(f"{entry}: the cached scan cannot be read ({error}), and is made anew.", stacklevel=2)
+        return None
+    return arrays if np.array_equal(stamps, _stamps(files)) else None
+
+
+def _write(entry: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an entry atomically, or warns."""
+    partial = None
+    try:
+        with NamedTemporaryFile(dir=entry.parent, prefix=entry.stem, suffix=".partial", delete=False) as file:
+            partial = file.name
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, entry)
+    except OSError as error:
+        if partial is not None and os.path.exists(partial):
+            os.unlink(partial)
+        _warn(entry, error)
+
+
+def _warn(entry: Path, error: OSError) -> None:
+    warnings.warn(
+        f"The scan of the data set cannot be cached in {entry.parent} ({error.strerror or error}); each start repeats "
+        "it. Fix: set the environment variable DENSEVIT_CACHE to a folder that can be written.",
+        stacklevel=2,
+    )
+
+
+@contextmanager
+def _locked(entry: Path) -> Iterator[None]:
+    """Waits for another process that makes this entry. The system unlocks the file when its process ends."""
+    if fcntl is None:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        yield
+        return
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(entry.with_suffix(".lock"), "wb")  # noqa: SIM115  # closed below
+    except OSError:  # a read-only folder may still hold entries
+        yield
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # a network file system without locks
+            _warn(entry, error)
+        yield

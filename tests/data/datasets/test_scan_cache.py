@@ -1,0 +1,175 @@
+"""The cache of scans: what it holds, when it is used, and what invalidates it."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit.config import DataSection
+from densevit.data.build import Data
+from densevit.data.datasets import coco, paired_dataset, scan_cache
+from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.label_maps import LabelMaps
+from densevit.errors import DataError
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A COCO folder of four images with masks, a crowd, a text id and a box without area; all scans are cached."""
+    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(coco, "_LARGE_JSON", 0)
+    monkeypatch.setattr(paired_dataset, "LARGE", 0)
+    (tmp_path / "train").mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        Image.fromarray(rng.integers(0, 256, (30, 40, 3)).astype(np.uint8)).save(tmp_path / "train" / f"{index}.png")
+    images = [{"id": index, "file_name": f"{index}.png", "height": 30, "width": 40} for index in range(4)]
+    counts = {"size": [30, 40], "counts": [100, 50, 1050]}
+    annotations = [
+        {"id": "one", "image_id": 1, "category_id": 9, "bbox": [1, 2, 10, 20], "segmentation": [[1, 2, 11, 2, 6, 22]]},
+        {"id": 2, "image_id": 1, "category_id": 3, "bbox": [3, 0, 9, 9], "iscrowd": 1, "segmentation": counts},
+        {"id": 3, "image_id": 2, "category_id": 3, "bbox": [50, 0, 9, 9], "segmentation": [[1, 1, 2, 1, 2, 2]]},
+    ]
+    categories = [{"id": 9, "name": "cat"}, {"id": 3, "name": "dog"}]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    return tmp_path
+
+
+def entries(root: Path) -> list[Path]:
+    return sorted((root / "cache").glob("*.npz"))
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a scan an error."""
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("scanned again")
+
+    monkeypatch.setattr(coco, "read_annotations", fail)
+    monkeypatch.setattr(coco, "validate_images", fail)
+    monkeypatch.setattr(paired_dataset, "check_image", fail)
+
+
+@pytest.mark.filterwarnings("ignore:.*have no area inside")
+@pytest.mark.parametrize("masks", [False, True])
+def test_second_start_has_the_same_samples_without_a_scan(
+    root: Path, monkeypatch: pytest.MonkeyPatch, masks: bool
+) -> None:
+    first = Coco("train", str(root), masks=masks)
+    forbid(monkeypatch)
+    second = Coco("train", str(root), masks=masks)
+    assert second.classes == first.classes and second.provides == first.provides and second.folder == first.folder
+    for index in range(4):
+        one, other = first[index], second[index]
+        torch.testing.assert_close(one["image"], other["image"], rtol=0, atol=0)
+        assert one["targets"].keys() == other["targets"].keys()
+        for key, value in one["targets"].items():
+            same = other["targets"][key]
+            if key == "masks":
+                value, same = value.to("cpu"), same.to("cpu")
+            assert value == same if key == "image_id" else torch.equal(value, same)
+    with pytest.warns(UserWarning, match=r"1 of 3 boxes have no area inside their image .*annotation 3"):
+        Coco("train", str(root), masks=masks)
+
+
+@pytest.mark.filterwarnings("ignore:.*have no area inside")
+def test_changed_files_are_scanned_again(root: Path) -> None:
+    Coco("train", str(root))
+    image, file = root / "train" / "2.png", root / "train.json"
+    image.write_bytes(image.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"2.png cannot be read"):
+        Coco("train", str(root))
+    shutil.copy(root / "train" / "1.png", image)
+    stamp = file.stat()
+    file.write_text(file.read_text().replace('"cat"', '"cow"'))  # of the same size
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    assert [c.name for c in Coco("train", str(root)).classes["detection"]] == ["dog", "cow"]
+    image.unlink()
+    with pytest.raises(DataError, match=r"1 do not exist"):
+        Coco("train", str(root))
+
+
+@pytest.mark.filterwarnings("ignore:.*have no area inside")
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", None])
+def test_damaged_entry_is_replaced(root: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
+    Coco("train", str(root))
+    [entry] = entries(root)
+    entry.write_bytes(entry.read_bytes()[:2000] if content is None else content)
+    with pytest.warns(UserWarning, match=r"the cached scan cannot be read .* and is made anew"):
+        Coco("train", str(root))
+    forbid(monkeypatch)
+    Coco("train", str(root))
+
+
+@pytest.mark.filterwarnings("ignore:.*have no area inside")
+def test_a_cache_that_cannot_be_written_is_a_warning(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.warns(UserWarning, match=r"cannot be cached in .*cache \(No space left on device\).*DENSEVIT_CACHE"):
+        assert len(Coco("train", str(root))) == 4
+    assert not entries(root) and not list((root / "cache").glob("*.partial"))
+    (root / "file").write_text("")
+    monkeypatch.setenv("DENSEVIT_CACHE", str(root / "file" / "cache"))
+    with pytest.warns(UserWarning, match=r"cannot be cached in .*file/cache \((Not a directory|No such file)"):
+        assert len(Coco("train", str(root))) == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*will be left out", "ignore:.*have no area inside")
+def test_scan_with_skipped_images_is_not_cached(root: Path) -> None:
+    (root / "train" / "2.png").write_bytes(b"no image")
+    section = DataSection(name="coco", root=str(root), on_error="skip")  # type: ignore[call-arg]  # an option
+    assert len(Data(section, 0, 32).train) == 4
+    assert not entries(root)
+
+
+def test_label_maps_are_read_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = root / "labels" / "train"
+    folder.mkdir(parents=True)
+    shutil.copytree(root / "train", root / "images" / "train")
+    for index in range(4):
+        Image.fromarray(np.full((30, 40), index % 2, np.uint8)).save(folder / f"{index}.png")
+    first = LabelMaps("train", str(root), classes=["a", "b"])
+    forbid(monkeypatch)
+    second = LabelMaps("train", str(root), classes=["a", "b"])
+    assert np.array_equal(first.sizes(), second.sizes())
+    second.check_labels()
+    assert torch.equal(first[1]["targets"]["semantic"], second[1]["targets"]["semantic"])
+    with pytest.raises(AssertionError, match="scanned again"):
+        LabelMaps("train", str(root), classes=["a", "b"], ignore_index=9)  # other labels may be invalid
+
+
+def _count_scan(folder: str, calls: Any) -> None:
+    os.environ["DENSEVIT_CACHE"] = folder
+
+    def make() -> scan_cache.Arrays:
+        with calls.get_lock():
+            calls.value += 1
+        return {"numbers": np.arange(5)}
+
+    assert scan_cache.cached_scan(["test"], make, lambda arrays: [])["numbers"].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.skipif(scan_cache.fcntl is None, reason="file locks are of POSIX")
+def test_of_several_processes_one_scans(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    calls = context.Value("i", 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fork beside threads
+        processes = [context.Process(target=_count_scan, args=(str(tmp_path), calls)) for _ in range(4)]
+        for process in processes:
+            process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert calls.value == 1
