@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("densevit.cli.config", "print the resolved config"),
     "scenes": ("densevit.cli.scenes", "write the built-in data set to disk"),
     "replay": ("densevit.cli.replay", "repeat a training step whose loss was not finite"),
+    "shard": ("densevit.cli.shard", "write a data set as tar shards"),
     "new": ("densevit.cli.new", "write a template of a plugin distribution"),
 }
 

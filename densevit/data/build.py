@@ -142,7 +142,7 @@ class Data:
 
     def _train_batches(self, rank: int, world_size: int, groups: np.ndarray | None = None) -> TrainBatches:
         indices, size = self._epoch_indices, self.section.batch_size
-        return TrainBatches(len(indices(0)), size, self.seed, rank, world_size, groups, indices)
+        return TrainBatches(len(indices(0)), size, self.seed, rank, world_size, groups, indices, self.train.shuffled)
 
     @cached_property
     def _epoch_indices(self) -> Callable[[int], np.ndarray]:

@@ -59,6 +59,13 @@ class Dataset:
         """
         return np.arange(len(self))
 
+    def shuffled(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+        """These indices of an epoch in the order in which training shows them. Default: None, any random order.
+
+        For data sets that are read faster in another than a random order.
+        """
+        return None
+
 
 class Frame(NamedTuple):
     """A window on an image, and the size to which it is resized."""

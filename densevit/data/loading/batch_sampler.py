@@ -63,7 +63,8 @@ class TrainBatches(Sampler[list[SampleKey]]):
 
     length: samples an epoch. epoch_indices: returns the (length,) indices of an epoch, see `Dataset.epoch_indices`; by
     default each index once. groups: a group number for each index of the data set; batches are of one group where
-    possible.
+    possible. shuffled: orders the indices of an epoch, see `Dataset.shuffled`; batches then follow this order, by their
+    first sample.
 
     Every rank gets the same number of batches. Samples that do not fill a global batch are dropped, others each epoch;
     a smaller data set is repeated to fill one. `set_epoch` reshuffles. The state holds the number of batches consumed
@@ -79,10 +80,11 @@ class TrainBatches(Sampler[list[SampleKey]]):
         world_size: int = 1,
         groups: np.ndarray | None = None,
         epoch_indices: Callable[[int], np.ndarray] | None = None,
+        shuffled: Callable[[np.ndarray, np.random.Generator], np.ndarray | None] | None = None,
     ) -> None:
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.groups, self.epoch_indices = groups, epoch_indices
+        self.groups, self.epoch_indices, self.shuffled = groups, epoch_indices, shuffled
         self.epoch = self.position = self._start = 0
 
     def __len__(self) -> int:
@@ -129,6 +131,8 @@ class TrainBatches(Sampler[list[SampleKey]]):
         indices = rng.permutation(self.length)  # (S,)
         if self.epoch_indices is not None:
             indices = self.epoch_indices(self.epoch)[indices]
+        ordered = None if self.shuffled is None else self.shuffled(indices, rng)
+        indices = indices if ordered is None else ordered
         if needed > self.length:
             indices = np.resize(indices, needed)
         repeats = _repeats(indices)
@@ -137,7 +141,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         full = [places[: len(places) // size * size].reshape(-1, size) for places in of_group]
         rest = rng.permutation(np.concatenate([places[len(places) // size * size :] for places in of_group]))
         rows = np.concatenate([*full, rest[: len(rest) // size * size].reshape(-1, size)])
-        rows = rows[rng.permutation(len(rows))]
+        rows = rows[rng.permutation(len(rows)) if ordered is None else rows.min(axis=1).argsort()]
         return [
             [SampleKey(*pick) for pick in zip(of_row, [seed] * size, times, strict=True)]
             for of_row, times in zip(indices[rows].tolist(), repeats[rows].tolist(), strict=True)

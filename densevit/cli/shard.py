@@ -1,0 +1,76 @@
+"""Writes a data set as tar shards, few large files in place of many small ones: `data: {name: shards, root: OUT}`."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from densevit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from densevit.config import DataSection
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="a file of a data section, a config, or a shipped config's name")
+    parser.add_argument("out", metavar="OUT", type=Path, help="a new folder")
+    parser.add_argument("overrides", metavar="data.key=value", nargs="*", help="overrides, such as data.root=~/coco")
+    parser.add_argument("--size", type=_size, default=10**9, help="bytes of a shard, as in 500MB (default: 1GB)")
+    parser.add_argument("--split", nargs="+", metavar="NAME", help="the splits (default: train and data.split)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import track
+
+    from densevit.config import data_options
+    from densevit.data.build import create_dataset
+    from densevit.data.io.shard_writer import write_shards
+
+    section = _data_section(args.source, args.overrides)
+    out = args.out.expanduser()
+    partial = out.with_name(f"{out.name}.partial")
+    for folder in (out, partial):
+        if folder.exists():
+            left = " An interrupted `densevit shard` has left it." if folder == partial else ""
+            raise ConfigError(f"{folder} exists.{left} Fix: remove it, or name another folder.")
+    splits = list(dict.fromkeys(args.split or ["train", section.split]))
+    options = data_options(section)
+    datasets = {split: create_dataset(section.name, split, **options) for split in splits}
+    partial.mkdir(parents=True)
+    console = Console(stderr=True)
+    for split, dataset in datasets.items():
+        written = write_shards(dataset, partial, split, args.size)
+        for _ in track(written, description=f"{split:5}", total=len(dataset), console=console):
+            pass
+    os.replace(partial, out)
+    print(f"{out}: {', '.join(f'{len(dataset)} {split}' for split, dataset in datasets.items())}")
+    print(f"Use it with: data.name=shards data.root={out}")
+    return 0
+
+
+def _data_section(source: str, overrides: list[str]) -> "DataSection":
+    """The data section of a config, or of a file that is one."""
+    from densevit import config
+    from densevit.config import yaml_io
+
+    try:
+        file = yaml_io.find_file(source)
+    except ConfigError:
+        file = None  # perhaps a shipped section
+    values = {} if file is None or not file.is_file() else yaml_io.read_file(file)
+    if values.keys() & {"data", "heads", "base"}:
+        loaded: DataSection = config.load(source, overrides).data
+        return loaded
+    section: DataSection = config.section("data", source, "shard", overrides)
+    return section
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,15})([kmgt]?)b?", text.lower())
+    if not found or not int(found[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, as in 500MB or 1GB")
+    return int(found[1]) * _UNITS[found[2]]

@@ -1,0 +1,156 @@
+"""Tar shards, as `densevit shard` writes them: a data set of any size in few large files."""
+
+import json
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densevit.data.datasets.paired_files import root_folder
+from densevit.data.io.shard_records import decode
+from densevit.data.io.shard_writer import INDEX, RECORDS, VERSION
+from densevit.errors import DataError, UnreadableFileError, one_line
+from densevit.interfaces import Class, Dataset, Sample
+
+_WINDOW = 4  # shards that are shuffled together
+_OPEN = 16  # shards that a process keeps open
+
+
+class Shards(Dataset):
+    """The samples of another data set, from tar shards in WebDataset's format with an index.
+
+    root: the folder that `densevit shard` wrote.
+    limit: the number of images to use, the first ones.
+
+    Samples, sizes, classes and labels are those of the data set that was written. Files are checked then; here only
+    that all shards exist with their sizes. Damage inside of a shard is found when its record is read.
+
+    Records are read by their place in the index, a contiguous part of a shard each: an epoch has each record once on
+    any number of processes and workers, and a run resumes exactly, which a stream of shards cannot promise. So that
+    disks and network file systems still read large contiguous parts, an epoch shuffles the shards, and then the records
+    within each 4 successive shards: all processes read in the same few shards at a time.
+    """
+
+    def __init__(self, split: str, root: str | None = None, limit: int | None = None) -> None:
+        if limit is not None and limit < 1:
+            raise DataError(f"data.limit is {limit}; expected at least 1 image.")
+        base = root_folder(root)
+        self._index = base / INDEX
+        described = self._described(split)
+        self.provides = tuple(described["provides"])
+        self.metric = bool(described["metric"])
+        self.classes = {
+            task: tuple(Class(one["name"], one["id"], tuple(one["color"]), one["thing"]) for one in classes)
+            for task, classes in described["classes"].items()
+        }
+        self._unlabelled: str | None = described["unlabelled"]
+        self._paths = [str(base / shard["name"]) for shard in described["shards"]]
+        for path, shard in zip(self._paths, described["shards"], strict=True):
+            _check_shard(path, shard["bytes"])
+        records = _records(base / split / RECORDS, described["images"])
+        self._shard, self._first, self._length = (records[key][:limit] for key in ("shard", "first", "length"))
+        self._sizes = records["sizes"][:limit].astype(np.int32)
+        counts, pairs = records.get("object_counts"), records.get("image_classes")
+        self._counts = None if counts is None else counts[:limit]
+        self._pairs = None if pairs is None else pairs[pairs[:, 0] < len(self)]
+        self._files: OrderedDict[int, int] = OrderedDict()  # file descriptors of open shards
+
+    def __len__(self) -> int:
+        return len(self._shard)
+
+    def check_labels(self) -> None:
+        """Raises DataError where the data set that was written has no labels."""
+        if self._unlabelled is not None:
+            raise DataError(f"{self._index}: when the shards were written, {self._unlabelled}")
+
+    def sizes(self) -> np.ndarray:
+        """(N, 2) heights and widths."""
+        return self._sizes
+
+    def object_counts(self) -> np.ndarray | None:
+        """(N,) as of the data set that was written."""
+        return self._counts
+
+    def image_classes(self) -> np.ndarray | None:
+        """(P, 2) as of the data set that was written."""
+        return self._pairs
+
+    def shuffled(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The indices in random order within each 4 successive shards of a random order of the shards."""
+        place = rng.permutation(len(self._paths))  # of each shard
+        window = place[self._shard[indices]] // _WINDOW
+        return indices[np.lexsort((rng.random(len(indices)), window))]
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample as it was written."""
+        shard, first, length = int(self._shard[index]), int(self._first[index]), int(self._length[index])
+        name = f"{self._paths[shard]}, record {index}"
+        try:
+            data = os.pread(self._file(shard), length, first)
+        except OSError as error:
+            raise UnreadableFileError(f"{name} cannot be read: {error.strerror}.") from None
+        if len(data) < length:
+            raise UnreadableFileError(f"{name} ends after {len(data)} of {length} bytes. {_FIX}")
+        return decode(data, name)
+
+    def _file(self, shard: int) -> int:
+        """The file descriptor of a shard. Reads do not share a position, so forked workers may share it."""
+        if shard in self._files:
+            self._files.move_to_end(shard)
+            return self._files[shard]
+        if len(self._files) >= _OPEN:
+            os.close(self._files.popitem(last=False)[1])
+        self._files[shard] = os.open(self._paths[shard], os.O_RDONLY)
+        return self._files[shard]
+
+    def __del__(self) -> None:
+        for descriptor in getattr(self, "_files", {}).values():
+            os.close(descriptor)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_files": OrderedDict()}  # descriptors are of this process
+
+    def _described(self, split: str) -> dict[str, Any]:
+        """The entry of a split in the index."""
+        try:
+            document = json.loads(self._index.read_text("utf-8"))
+            version, splits = document["version"], document["splits"]
+        except FileNotFoundError:
+            raise DataError(
+                f"{self._index} does not exist, so {self._index.parent} holds no shards. Fix: densevit shard SRC "
+                f"{self._index.parent} writes them."
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self._index} is no index of shards: {one_line(error)}. {_FIX}") from None
+        if version != VERSION:
+            raise DataError(f"{self._index} has the version {version!r}; expected {VERSION}. {_FIX}")
+        if split not in splits:
+            raise DataError(f"{self._index} has no split {split!r}, only {', '.join(splits)}. Fix: data.split=NAME.")
+        found: dict[str, Any] = splits[split]
+        return found
+
+
+_FIX = "Fix: copy it again, or write the shards anew with densevit shard."
+
+
+def _check_shard(path: str, size: int) -> None:
+    try:
+        found = os.path.getsize(path)
+    except OSError as error:
+        raise DataError(f"{path}: the index names this shard, but: {error.strerror}. {_FIX}") from None
+    if found != size:
+        state = "is cut short" if found < size else "is another file"
+        raise DataError(f"{path} {state}: it has {found} bytes, the index says {size}. {_FIX}")
+
+
+def _records(path: Path, images: int) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        if not all(len(arrays[key]) == images for key in ("shard", "first", "length", "sizes")):
+            raise ValueError(f"it is not of {images} records")
+    except Exception as error:  # OSError, ValueError, KeyError, BadZipFile, zlib.error and more
+        raise DataError(f"{path} cannot be read: {one_line(error)}. {_FIX}") from None
+    return arrays

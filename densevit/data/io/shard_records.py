@@ -1,0 +1,136 @@
+"""Records of tar shards in WebDataset's naming: the files NUMBER.jpg, NUMBER.json, NUMBER.png and NUMBER.npz.
+
+The image keeps the bytes of its file. The json holds `image_id` and other plain values, the targets of objects, masks
+as run-length codes, and under `files` what the other files are. A label map is a PNG of class indices, 255 = ignore;
+other maps are arrays of the NPZ, by key.
+"""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from pycocotools import mask as rle
+from torch import Tensor
+
+from densevit.data.io.file_errors import naming_file
+from densevit.data.io.images import decode_image
+from densevit.errors import DataError
+from densevit.interfaces import Sample
+from densevit.targets.run_length_masks import RunLengthMasks
+from densevit.targets.types import is_metadata
+
+
+def encode(sample: Sample, path: str | None) -> dict[str, bytes]:
+    """The files of a record, by suffix. path: the image's file; None: the image is written as a PNG.
+
+    Raises DataError for a target that is neither a tensor, nor masks, nor plain values.
+    """
+    suffix, image, upright = _image(sample["image"].permute(1, 2, 0).numpy(), path)
+    files, names = {suffix: image}, {"image": suffix}
+    values: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
+    masks: dict[str, Any] = {}
+    maps: dict[str, np.ndarray] = {}
+    for key, value in sample["targets"].items():
+        if isinstance(value, RunLengthMasks) or key == "masks":
+            codes = list(value) if isinstance(value, RunLengthMasks) else [_code(mask) for mask in value.numpy()]
+            masks[key] = [code["counts"].decode() for code in codes]
+        elif not isinstance(value, Tensor):
+            if not (is_metadata(value) or isinstance(value, list)):
+                raise DataError(f"The target {key!r} is a {type(value).__name__}, which shards cannot hold.")
+            values[key] = value
+        elif value.shape[-2:] != sample["image"].shape[1:]:
+            kind = str(value.dtype).removeprefix("torch.")
+            tensors[key] = {"dtype": kind, "shape": list(value.shape), "values": value.flatten().tolist()}
+        elif value.dtype == torch.uint8 and value.ndim == 2 and "label map" not in names:
+            names["label map"], names["key"] = "png" if suffix != "png" else "labels.png", key
+            files[names["label map"]] = _png(value.numpy())
+        else:
+            maps[key] = value.numpy()
+    if maps:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **maps)  # type: ignore[arg-type]
+        names["maps"], files["npz"] = "npz", buffer.getvalue()
+    head = {"files": names, "upright": upright, "values": values, "tensors": tensors, "masks": masks}
+    return files | {"json": json.dumps(head, separators=(",", ":")).encode()}
+
+
+def write(tar: tarfile.TarFile, name: str, files: Mapping[str, bytes]) -> None:
+    """Appends a record. The same files give the same bytes: times and owners are left out."""
+    for suffix, content in files.items():
+        member = tarfile.TarInfo(f"{name}.{suffix}")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+
+
+def decode(data: bytes, name: str) -> Sample:
+    """The sample of a record. data: its part of a shard. name: the shard and the record, for messages.
+
+    Raises UnreadableFileError where it is damaged.
+    """
+    with naming_file(name, "record", len(data)):
+        files = _members(data)
+        head = json.loads(files["json"])
+        names = head["files"]
+        pixels = decode_image(files[names["image"]], f"image .{names['image']}", head["upright"])
+        size = (pixels.shape[0], pixels.shape[1])
+        targets: dict[str, Any] = dict(head["values"])
+        for key, tensor in head["tensors"].items():
+            values = torch.tensor(tensor["values"], dtype=getattr(torch, tensor["dtype"]))
+            targets[key] = values.reshape(tensor["shape"])
+        for key, counts in head["masks"].items():
+            codes = np.frombuffer("".join(counts).encode(), np.uint8)
+            targets[key] = RunLengthMasks.from_codes(codes, np.array(list(map(len, counts)), np.int64), size)
+        if "label map" in names:
+            labels = cv2.imdecode(np.frombuffer(files[names["label map"]], np.uint8), cv2.IMREAD_UNCHANGED)
+            if labels is None or labels.shape != size:
+                raise DataError("its label map is damaged.")
+            targets[names["key"]] = torch.from_numpy(labels)
+        if "maps" in names:
+            with np.load(io.BytesIO(files[names["maps"]]), allow_pickle=False) as maps:
+                targets |= {key: torch.from_numpy(maps[key]) for key in maps.files}
+    return {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
+
+
+def _members(data: bytes) -> dict[str, bytes]:
+    """The files of a record, by suffix."""
+    files = {}
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            if content is None:
+                raise DataError(f"{member.name} is no file.")
+            files[member.name.partition(".")[2]] = content.read()
+    return files
+
+
+def _image(pixels: np.ndarray, path: str | None) -> tuple[str, bytes, bool]:
+    """Suffix and content of an image's file, and whether EXIF rotates it. pixels: (H, W, 3), which it must decode to.
+
+    A PNG where the data set has no file, or changes the image after reading it.
+    """
+    if path is not None:
+        with naming_file(path, "image"), open(path, "rb") as file:
+            data = file.read()
+        for upright in (True, False):
+            if np.array_equal(decode_image(data, path, upright), pixels):
+                return os.path.splitext(path)[1][1:].lower() or "jpg", data, upright
+    return "png", _png(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2BGR)), True
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    done, data = cv2.imencode(".png", pixels)
+    if not done:
+        raise DataError(f"An array {pixels.shape} of {pixels.dtype} cannot be written as a PNG.")
+    return data.tobytes()
+
+
+def _code(mask: np.ndarray) -> dict[str, Any]:
+    code: dict[str, Any] = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return code

@@ -1,0 +1,293 @@
+"""Tar shards: the samples, the order and the metrics' truth of the data set that was written, and damaged files."""
+
+import json
+import pickle
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as rle
+
+from densevit.cli import main
+from densevit.config import DataSection
+from densevit.data.build import Data, create_dataset
+from densevit.data.datasets.shards import Shards
+from densevit.errors import DataError, UnreadableFileError
+from densevit.interfaces import Dataset
+
+COUNT = 7
+SPLITS = ("train", "val")
+
+
+def write_images(root: Path) -> list[tuple[int, int]]:
+    """Noise of several sizes, JPEG and PNG; the second is rotated by EXIF. Returns the sizes as stored, (h, w)."""
+    rng, sizes = np.random.default_rng(0), []
+    for split in SPLITS:
+        (root / "images" / split).mkdir(parents=True)
+    for index in range(COUNT):
+        height, width = (int(side) for side in rng.integers(20, 50, 2))
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3)).astype(np.uint8))
+        exif = Image.Exif()
+        if index == 1:
+            exif[0x0112] = 6
+        for split in SPLITS:
+            image.save(root / "images" / split / f"{index}.{'png' if index == 2 else 'jpg'}", exif=exif)
+        sizes.append((height, width))
+    return sizes
+
+
+def coco(root: Path) -> dict[str, Any]:
+    """Boxes of awkward fractions, polygons, run lengths, a crowd, and an image without objects."""
+    sizes = write_images(root)
+    rng, annotations = np.random.default_rng(1), []
+    for number in range(12):
+        image = number % (COUNT - 1)  # the last has none
+        height, width = sizes[image]
+        x, y, w, h = (float(value) for value in rng.uniform([0, 0, 3, 3], [9, 9, 10, 10]))
+        crowd = number % 5 == 0
+        mask = rle.encode(np.asfortranarray(rng.integers(0, 2, (height, width)).astype(np.uint8)))
+        polygon = [[x, y, x + w, y, x + w, y + h]]
+        segmentation = {"size": mask["size"], "counts": mask["counts"].decode()} if crowd else polygon
+        annotations.append(
+            {"id": number, "image_id": 10 * image, "category_id": (7, 90)[number % 2], "bbox": [x, y, w, h],
+             "area": w * h / 3, "iscrowd": int(crowd), "segmentation": segmentation}
+        )  # fmt: skip
+    images = [
+        {"id": 10 * i, "file_name": f"{i}.{'png' if i == 2 else 'jpg'}", "height": h, "width": w}
+        for i, (h, w) in enumerate(sizes)
+    ]
+    categories = [{"id": 90, "name": "toothbrush"}, {"id": 7, "name": "train"}]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    for split in SPLITS:
+        (root / f"{split}.json").write_text(json.dumps(document))
+    return {"name": "coco", "masks": True, "images": "images/train"}
+
+
+def label_maps(root: Path) -> dict[str, Any]:
+    rng = np.random.default_rng(2)
+    for index, size in enumerate(write_images(root)):
+        labels = rng.choice([0, 4, 255], size).astype(np.uint8)
+        for split in SPLITS:
+            (root / "labels" / split).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(labels).save(root / "labels" / split / f"{index}.png")
+    classes = [{"name": "road", "id": 4, "color": [1, 2, 3]}, {"name": "tree", "id": 0, "color": [4, 5, 6]}]
+    return {"name": "label_maps", "classes": classes}
+
+
+def depth(root: Path) -> dict[str, Any]:
+    rng = np.random.default_rng(3)
+    for index, size in enumerate(write_images(root)):
+        values = (rng.uniform(0, 9, size) * rng.integers(0, 2, size)).astype(np.float32)
+        for split in SPLITS:
+            (root / "labels" / split).mkdir(parents=True, exist_ok=True)
+            np.save(root / "labels" / split / f"{index}.npy", values)
+    return {"name": "depth"}
+
+
+def write(kind: Any, tmp_path: Path, *extra: str, size: str = "8KB") -> tuple[dict[str, Any], Path]:
+    """Writes a data set and its shards, about three images each; returns its section and the shards' folder."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    section = {**kind(source), "root": str(source)}
+    (tmp_path / "data.yaml").write_text(json.dumps({key: value for key, value in section.items() if key != "root"}))
+    assert main(["shard", str(tmp_path / "data.yaml"), str(out), f"data.root={source}", "--size", size, *extra]) == 0
+    return section, out
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Bit-identical targets."""
+    assert type(one) is type(other)
+    if hasattr(one, "areas"):  # run-length codes
+        assert torch.equal(one.to("cpu"), other.to("cpu"))
+    elif isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype and torch.equal(one, other)
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("kind", [coco, label_maps, depth])
+@pytest.mark.parametrize("split", SPLITS)
+def test_samples_are_those_of_the_source(tmp_path: Path, kind: Any, split: str) -> None:
+    section, out = write(kind, tmp_path)
+    source, shards = create_dataset(split=split, **section), create_dataset("shards", split, root=str(out))
+    assert len(shards) == len(source) == COUNT
+    assert len(list((out / split).glob("*.tar"))) > 1
+    assert shards.classes == source.classes and shards.provides == tuple(source.provides)
+    assert shards.metric == source.metric
+    for method in (Dataset.sizes, Dataset.object_counts, Dataset.image_classes):
+        expected, found = (getattr(one, method.__name__)() for one in (source, shards))
+        assert (expected is None) == (found is None)
+        assert expected is None or np.array_equal(expected, found)
+    shards.check_labels()
+    for index in range(COUNT):
+        one, other = source[index], shards[index]
+        assert_same(one["image"], other["image"])
+        assert one["targets"].keys() == other["targets"].keys()
+        for key, value in one["targets"].items():
+            assert_same(value, other["targets"][key])
+
+
+@pytest.mark.parametrize("kind", [coco, label_maps, depth])
+def test_webdataset_reads_the_shards(tmp_path: Path, kind: Any) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    section, out = write(kind, tmp_path)
+    source = create_dataset(split="train", **section)
+    files = sorted(map(str, (out / "train").glob("*.tar")))
+    records = list(webdataset.WebDataset(files, shardshuffle=False))
+    assert [record["__key__"] for record in records] == [f"{index:09}" for index in range(COUNT)]
+    for index, record in enumerate(records):
+        path = Path(source.path(index))  # type: ignore[attr-defined]  # these sets have it
+        assert record[path.suffix[1:]] == path.read_bytes(), "images keep their bytes"
+        assert json.loads(record["json"])["values"]["image_id"] == source[index]["targets"]["image_id"]
+    if kind is label_maps:
+        found = next(iter(webdataset.WebDataset(files[:1], shardshuffle=False).decode("l8")))["png"]
+        assert np.array_equal(found, source[0]["targets"]["semantic"])
+    if kind is depth:
+        found = next(iter(webdataset.WebDataset(files[:1], shardshuffle=False).decode()))["npz"]["depth"]
+        assert np.array_equal(found, source[0]["targets"]["depth"])
+
+
+def test_data_sets_without_files_are_written_as_png(tmp_path: Path) -> None:
+    options = ["data={name: scenes, train_length: 3, val_length: 2, image_size: 32, panoptic: true}"]
+    (tmp_path / "data.yaml").write_text(options[0].removeprefix("data="))
+    assert main(["shard", str(tmp_path / "data.yaml"), str(tmp_path / "out")]) == 0
+    source = create_dataset("scenes", "train", train_length=3, image_size=32, panoptic=True)
+    shards = Shards("train", str(tmp_path / "out"))
+    for index in range(3):
+        one, other = source[index], shards[index]
+        assert_same(one["image"], other["image"])
+        assert one["targets"].keys() == other["targets"].keys()
+        for key, value in one["targets"].items():
+            if key == "masks":
+                value, other["targets"][key] = torch.as_tensor(np.asarray(value)), other["targets"][key].to("cpu")
+            assert_same(value, other["targets"][key])
+
+
+# ---- the order ----
+
+
+def many(tmp_path: Path) -> Path:
+    """Forty images in ten shards of four."""
+    (tmp_path / "data.yaml").write_text("{name: scenes, train_length: 40, val_length: 1, image_size: 32}")
+    out = tmp_path / "out"
+    assert main(["shard", str(tmp_path / "data.yaml"), str(out), "--size", "1KB", "--split", "train"]) == 0
+    return out
+
+
+def test_an_epoch_has_each_record_once_and_few_shards_at_a_time(tmp_path: Path) -> None:
+    data = Data(DataSection(name="shards", root=str(many(tmp_path)), batch_size=2), 0, 32)  # type: ignore[call-arg]
+    assert isinstance(data.train, Shards)
+    shard_of = data.train._shard
+    assert len(set(shard_of.tolist())) == 40, "1 KB holds one scene"
+    orders = []
+    for epoch in range(3):
+        loaders = [data.train_loader(rank, world_size=2) for rank in range(2)]
+        for loader in loaders:
+            loader.set_epoch(epoch)
+        batches = [[[pick.index for pick in batch] for batch in loader.batch_sampler] for loader in loaders]
+        seen = Counter(index for of_rank in batches for batch in of_rank for index in batch)
+        assert set(seen.values()) == {1} and len(seen) == 40
+        in_time = [index for pair in zip(*batches, strict=True) for batch in pair for index in batch]
+        for begin in range(0, 40, 4):
+            assert len(set(shard_of[in_time[begin : begin + 4]].tolist())) <= 4
+        windows = [sorted(in_time[begin : begin + 4]) for begin in range(0, 40, 4)]
+        assert windows != [sorted(range(begin, begin + 4)) for begin in range(0, 40, 4)]
+        orders.append(in_time)
+    assert len({str(order) for order in orders}) == 3
+
+
+def test_windows_of_four_shards() -> None:
+    shards = Shards.__new__(Shards)
+    shards._paths, shards._shard = [""] * 10, np.repeat(np.arange(10), 5)
+    order = shards.shuffled(np.arange(50), np.random.default_rng(0))
+    assert sorted(order) == list(range(50))
+    windows = [set(shards._shard[order[begin : begin + 20]].tolist()) for begin in (0, 20, 40)]
+    assert [len(window) for window in windows] == [4, 4, 2] and set.union(*windows) == set(range(10))
+    assert len(set(shards._shard[order[:8]].tolist())) > 2, "records of a window are shuffled"
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_resuming_continues_exactly(tmp_path: Path, num_workers: int) -> None:
+    _, out = write(label_maps, tmp_path)
+    section = DataSection(name="shards", root=str(out), batch_size=2, image_size=32, num_workers=num_workers)  # type: ignore[call-arg]
+
+    def names(loader: Any) -> list[list[str]]:
+        return [[targets["image_id"] for targets in batch["targets"]] for batch in loader]
+
+    whole = names(Data(section, 0, 32).train_loader())
+    interrupted = Data(section, 0, 32).train_loader()
+    next(iter(interrupted))
+    resumed = Data(section, 0, 32).train_loader()
+    resumed.load_state_dict(interrupted.state_dict())
+    assert names(resumed) == whole[1:]
+
+
+def test_open_shards_are_not_pickled(tmp_path: Path) -> None:
+    _, out = write(label_maps, tmp_path)
+    shards = Shards("train", str(out))
+    image = shards[0]["image"]
+    assert torch.equal(pickle.loads(pickle.dumps(shards))[0]["image"], image)
+
+
+# ---- errors ----
+
+
+def test_a_folder_that_exists_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out = write(label_maps, tmp_path)
+    before = sorted(out.rglob("*"))
+    assert main(["shard", str(tmp_path / "data.yaml"), str(out)]) == 2
+    assert f"{out} exists. Fix: remove it, or name another folder." in capsys.readouterr().err
+    shutil.rmtree(out)
+    out.with_name("out.partial").mkdir()
+    assert main(["shard", str(tmp_path / "data.yaml"), str(out)]) == 2
+    assert "An interrupted `densevit shard` has left it." in capsys.readouterr().err
+    assert before
+
+
+def test_missing_and_truncated_shards_are_named(tmp_path: Path) -> None:
+    _, out = write(label_maps, tmp_path)
+    file = out / "train" / "000001.tar"
+    content = file.read_bytes()
+    file.write_bytes(content[:-600])
+    with pytest.raises(DataError, match=r"000001.tar is cut short: it has \d+ bytes, the index says \d+. Fix: copy"):
+        Shards("train", str(out))
+    file.unlink()
+    with pytest.raises(DataError, match=r"000001.tar: the index names this shard, but: No such file.*Fix: copy"):
+        Shards("train", str(out))
+    (out / "train" / "records.npz").write_bytes(b"")
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"records.npz cannot be read: .*Fix: copy"):
+        Shards("train", str(out))
+    (out / "index.json").write_text("{}")
+    with pytest.raises(DataError, match=r"index.json is no index of shards"):
+        Shards("train", str(out))
+    with pytest.raises(DataError, match=r"holds no shards. Fix: densevit shard SRC"):
+        Shards("train", str(tmp_path))
+
+
+def test_a_damaged_record_is_named_and_can_be_skipped(tmp_path: Path) -> None:
+    _, out = write(label_maps, tmp_path)
+    shards = Shards("train", str(out))
+    file = Path(shards._paths[0])
+    data = bytearray(file.read_bytes())
+    first, length = int(shards._first[1]), int(shards._length[1])
+    data[first : first + length] = bytes(length)
+    file.write_bytes(data)
+    with pytest.raises(UnreadableFileError, match=r"000000.tar, record 1 cannot be read"):
+        Shards("train", str(out))[1]
+    section = {"name": "shards", "root": str(out), "image_size": 32, "batch_size": COUNT, "on_error": "skip"}
+    [batch] = Data(DataSection(**section), 0, 32).train_loader()  # type: ignore[arg-type]
+    assert len(batch["images"]) == COUNT - 1 and len(batch["skipped"]) == 1
+
+
+def test_unknown_splits_and_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out = write(label_maps, tmp_path, "--split", "train")
+    with pytest.raises(DataError, match=r"no split 'val', only train. Fix: data.split=NAME"):
+        Shards("val", str(out))
+    assert main(["shard", "x", "y", "--size", "big"]) == 2
+    assert "'big' is not a number of bytes" in capsys.readouterr().err
