@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="a new folder")
     parser.add_argument("overrides", metavar="data.key=value", nargs="*", help="overrides, such as data.root=~/coco")
     parser.add_argument("--size", type=_size, default=10**9, help="bytes of a shard, as in 500MB (default: 1GB)")
-    parser.add_argument("--split", nargs="+", metavar="NAME", help="the splits (default: train and data.split)")
+    parser.add_argument(
+        "--split", action="append", metavar="NAME", help="a split, may be repeated (default: train and data.split)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
