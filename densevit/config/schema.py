@@ -266,7 +266,7 @@ class TrainerSection(Section):
     clip_grad_norm: Annotated[Float, Field(gt=0)] | None = None
     """Clips the norm of the gradients. `null`: no clipping."""
     accumulate: Count = 1
-    """Batches per optimiser step."""
+    """Batches per optimiser step. Losses are normalised over all of them, as those of one large batch."""
     evaluate_every: Annotated[Float, Field(gt=0, allow_inf_nan=False)] = 0.25
     """Interval between validations: below 1 a fraction of the training, 0.25 for four validations; from 1 on, epochs.
     The last step is always followed by one."""

@@ -121,6 +121,14 @@ class Head(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} is a Head and must implement loss(outputs, targets).")
 
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        """What the loss terms of a batch are divided by, by name, from its targets on the CPU. Default: unknown, {}.
+
+        With `trainer.accumulate` above 1, `mean_counts` gives a loss the means over all batches of the optimiser step,
+        so that the step equals that of one large batch. A term whose divisor depends on predictions has no name here.
+        """
+        return {}
+
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Returns one dict per image, in original pixels. Uses only `size` and `original_size` of the targets."""
         raise NotImplementedError(f"{type(self).__name__} is a Head and must implement predict(outputs, targets).")

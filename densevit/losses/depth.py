@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from densevit.layers.precision import autocast_off
-from densevit.losses.distributed import mean_over_processes
+from densevit.losses.normalisers import mean_counts
 
 _MIN_DEPTH = 1e-6  # metres, lower bound inside logarithms
 
@@ -87,6 +87,10 @@ def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
 
 
 def mean_over_images(each: Tensor, counted: Tensor) -> Tensor:
-    """Mean of (B,) values over the counted images of all processes; 0 (connected to the graph) if none."""
+    """Mean of (B,) values over the counted images of all processes; 0 (connected to the graph) if none.
+
+    Their number is `images` in `Head.loss_counts`.
+    """
     total = torch.where(counted, each, 0.0).sum()
-    return total / mean_over_processes(counted.sum().float()).clamp(min=1e-6)
+    [count] = mean_counts(images=counted.sum().float())
+    return total / count.clamp(min=1e-6)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.layers.precision import autocast_off
-from densevit.losses.distributed import mean_over_processes
+from densevit.losses.normalisers import Counts, mean_counts
 
 IGNORE = 255  # ignore index: excluded from losses and metrics
 
@@ -28,14 +28,34 @@ def label_maps(targets: Sequence[Mapping[str, Any]], device: torch.device) -> Te
     return labels.long()
 
 
+@torch.no_grad()
+def label_counts(targets: Sequence[Mapping[str, Any]], class_weights: Tensor | None = None) -> Counts:
+    """What `cross_entropy` and `dice` are divided by: `pixels`, labelled ones or the sum of their class weights, and
+    `segments`, (image, present class) pairs. targets: on the CPU."""
+    maps = [target["semantic"].flatten() for target in targets if "semantic" in target]
+    by_class = [torch.bincount(x, minlength=IGNORE + 1)[:IGNORE].double() for x in maps]  # (IGNORE,) each
+    weights = torch.ones(IGNORE, dtype=torch.float64)
+    if class_weights is not None:
+        weights[: len(class_weights)] = class_weights.double().cpu()
+    return {
+        "pixels": float(sum((count * weights).sum() for count in by_class)),
+        "segments": float(sum((count > 0).sum() for count in by_class)),
+    }
+
+
 def cross_entropy(
-    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    counts_of: str = "pixels",
 ) -> Tensor:
     """Cross-entropy as a mean over the labelled pixels of all processes; 0 (connected to the graph) if none.
 
     logits: (B, K, H, W). labels: (B, H, W) int64, 0 ... K-1 or IGNORE. class_weights: (K,); the mean is then weighted
     as in torch (mmsegmentation divides by the number of all pixels, including ignored ones).
-    label_smoothing: as in `torch.nn.functional.cross_entropy`.
+    label_smoothing: as in `torch.nn.functional.cross_entropy`. counts_of: the name of the number of labelled pixels in
+    `Head.loss_counts`; see `label_counts`.
     """
     with autocast_off(logits.device):
         class_weights = None if class_weights is None else class_weights.float()  # the buffer may be in half precision
@@ -51,7 +71,8 @@ def cross_entropy(
             total = (labels != IGNORE).sum().float()
         else:
             total = F.pad(class_weights, (0, IGNORE + 1 - len(class_weights)))[labels].sum()  # IGNORE has weight 0
-        return each.sum() / mean_over_processes(total).clamp(min=1e-6)
+        [total] = mean_counts(**{counts_of: total})
+        return each.sum() / total.clamp(min=1e-6)
 
 
 @torch.no_grad()
@@ -93,4 +114,5 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
         predicted = (probability @ weight[..., None])[..., 0]
         present = count > 0
         each = (1 - (2 * overlap + 1) / (predicted + count + 1)) * present
-        return each.sum() / mean_over_processes(present.sum().float()).clamp(min=1e-6)
+        [count] = mean_counts(segments=present.sum().float())
+        return each.sum() / count.clamp(min=1e-6)

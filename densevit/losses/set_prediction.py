@@ -1,6 +1,6 @@
 """Set prediction losses of DETR (Carion et al. 2020, section 3.1 and A.2), for all decoder layers at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import focal, matchability_aware, varifocal
-from densevit.losses.distributed import mean_over_processes, process_count
 from densevit.losses.matching import Matches, Objects
+from densevit.losses.normalisers import Counts, least_mean, mean_counts
 
 Classification = Literal["softmax", "focal", "varifocal", "mal"]
 BINARY_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -37,13 +37,15 @@ def set_losses(
     classification: Classification = "softmax",
     no_object_weight: float = 0.1,
     object_count: Tensor | None = None,
+    counts_of: str = "objects",
 ) -> SetLosses:
     """Class, L1 and GIoU losses of matched predictions, in fp32 regardless of autocast.
 
     logits: (L, B, Q, K+1), or K unless `classification` is "softmax". boxes: (L, B, Q, 4) cxcywh.
     Normalised by the number of objects, averaged over processes (the softmax class term by the sum of class weights).
     Without objects the box terms are 0 (connected to the graph). object_count: replaces the number of
-    `objects` if each has several predictions.
+    `objects` if each has several predictions. counts_of: the name of that number in `Head.loss_counts`, that of
+    the sum of class weights being "NAME_weights"; `set_counts` computes both.
     """
     with autocast_off(logits.device):
         logits, boxes = logits.float(), boxes.float()
@@ -52,7 +54,7 @@ def set_losses(
         labels = objects.labels[matches.target]
         iou, giou = overlaps(to_corners(predicted), to_corners(truth))
 
-        min_count = 1 / process_count()
+        min_count = least_mean()
         if object_count is None:
             object_count = torch.full((), float(len(objects.labels)), device=logits.device)
         if classification == "softmax":
@@ -60,11 +62,11 @@ def set_losses(
             classes[index] = labels
             weight = torch.where(classes == logits.shape[-1] - 1, no_object_weight, 1.0)
             cross_entropy = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight)
-            counts = mean_over_processes(torch.cat([object_count[None], weight.sum((1, 2))]))
-            object_count, weights = counts[0], counts[1:]
+            counts = {counts_of: object_count, f"{counts_of}_weights": weight.sum((1, 2))}
+            object_count, weights = mean_counts(**counts)
             label = (cross_entropy * weight).sum((1, 2)) / weights.clamp(min=1e-6)
         else:
-            object_count = mean_over_processes(object_count)
+            [object_count] = mean_counts(**{counts_of: object_count})
             target = torch.zeros_like(logits)
             quality = torch.ones_like(iou) if classification == "focal" else iou.detach()
             if classification == "mal":
@@ -77,3 +79,15 @@ def set_losses(
         l1 = per_layer.index_add(0, matches.layer, (predicted - truth).abs().sum(-1)) / count
         box = per_layer.index_add(0, matches.layer, 1 - giou) / count
     return SetLosses(label, l1, box)
+
+
+def set_counts(
+    objects: Sequence[int], num_queries: int, no_object_weight: float = 0.1, counts_of: str = "objects"
+) -> Counts:
+    """What `set_losses` is divided by: the number of objects, and the sum of class weights with "softmax".
+
+    objects: in each labelled image. num_queries: of an image.
+    """
+    matched = sum(min(count, num_queries) for count in objects)
+    weights = matched + no_object_weight * (len(objects) * num_queries - matched)
+    return {counts_of: sum(objects), f"{counts_of}_weights": weights}

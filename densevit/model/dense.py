@@ -11,6 +11,7 @@ from densevit.errors import PluginError
 from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Targets
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.distributed import mean_over_processes
+from densevit.losses.normalisers import of_head
 from densevit.model import test_time_augmentation, tiled_detection
 from densevit.model.freezing import frozen_modules
 from densevit.model.inference_sections import makes_maps
@@ -87,13 +88,14 @@ class DenseModel(nn.Module):
         """
         losses: Losses = {}
         for name, head in self.heads.items():
-            terms = head.loss(outputs[name], targets)  # type: ignore[operator]  # a Head
+            with of_head(name) as counts:
+                terms = head.loss(outputs[name], targets)  # type: ignore[operator]  # a Head
             weight = self.weights[name]
             if weight == "learned":
                 s = self.log_variances[name]
                 labelled = [all(key in target for key in head.needs) for target in targets]  # type: ignore[union-attr]
                 has_loss = torch.stack([value.detach() != 0 for value in terms.values()]).any() & any(labelled)
-                active = mean_over_processes(has_loss.float())
+                active = torch.stack(list(counts.values())).amax() if counts else mean_over_processes(has_loss.float())
                 terms = {term: torch.exp(-s) * value for term, value in terms.items()}
                 terms["log_variance"] = s / 2 * (active > 0)
             else:

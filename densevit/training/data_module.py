@@ -59,7 +59,10 @@ class DenseDataModule(lightning.LightningDataModule):
             self.data.val.check_labels()
 
     def train_dataloader(self) -> Loader:
-        return _sharded(self.data.train_loader(*self._process()))
+        loader, trainer = self.data.train_loader(*self._process()), self.trainer
+        if trainer is not None:
+            loader.batches_per_step = lambda: trainer.accumulate_grad_batches
+        return _sharded(loader)
 
     def val_dataloader(self) -> Loader:
         return _sharded(self.data.val_loader(*self._process()))

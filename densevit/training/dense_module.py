@@ -13,9 +13,10 @@ from torch import Tensor, distributed
 from densevit import config as configs
 from densevit.config import InferenceSection, OptimSection
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Batch, Evaluator, Method, Predictions
+from densevit.interfaces import Batch, Evaluator, Method, Predictions, Targets
 from densevit.losses.distributed import process_count
 from densevit.losses.matching import non_finite_costs_allowed
+from densevit.losses.normalisers import StepCounts, accumulated, step_counts
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
 from densevit.targets.run_length_masks import RunLengthMasks
@@ -73,6 +74,8 @@ class DenseModule(lightning.LightningModule):
         self.host_batch: Batch | None = None
         self.before_update: Callable[[torch.optim.Optimizer, Tensor | None], None] | None = None
         self.learning_rate = 0.0  # the largest of all groups, at the last step
+        self._step_targets: list[list[Targets]] | None = None  # of all batches of the optimiser step, if several
+        self._step_counts: StepCounts | None = None
         self._checked: set[str] = set()  # the stages whose first batch is checked
         self._seen: dict[int, int] = {}  # images of this validation, by the index of their loader
         self._skipped = {"training": SkippedImages(), "validation": SkippedImages()}
@@ -110,7 +113,9 @@ class DenseModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         self._skipped["training"].add(batch)
-        with nullcontext() if self.before_update is None else non_finite_costs_allowed():
+        costs = nullcontext() if self.before_update is None else non_finite_costs_allowed()
+        counts = nullcontext() if self._step_counts is None else accumulated(self._step_counts)
+        with costs, counts:
             losses = self.method.training_step(self.model, batch)
         check_losses(losses, self.method)
         loss = torch.stack(list(losses.values())).sum()
@@ -236,7 +241,17 @@ class DenseModule(lightning.LightningModule):
             check_batch(batch)
             self._checked.add(stage)
         self.host_batch = batch
+        self._count_step(batch.get("step_targets"))  # type: ignore[arg-type]  # not a key of batches of one step
         return batch
+
+    def _count_step(self, targets: list[list[Targets]] | None) -> None:
+        """Counts what the losses of a step's batches are divided by, once a step. targets: of each of its batches."""
+        if targets is None or not isinstance(self.method, Supervised):  # another method may change the targets
+            self._step_targets = self._step_counts = None
+        elif targets is not self._step_targets:
+            self._step_targets = targets
+            counts = {name: [head.loss_counts(one) for one in targets] for name, head in self.model.heads.items()}  # type: ignore[operator]  # a Head
+            self._step_counts = step_counts(counts, self.trainer.accumulate_grad_batches, self.device)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves images, padding mask and targets to the device; `truth` stays on the CPU for the evaluators."""

@@ -13,13 +13,14 @@ from densevit import config as configs
 from densevit import registry
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch, Class
+from densevit.losses import normalisers
 from densevit.model import DenseModel, build_model, create_backbone, create_head
 from densevit.testing import check_head
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
 from densevit_backbones.resnet import ResNet
 from densevit_heads.detr import Detr
-from densevit_heads.detr_panoptic import DetrPanoptic, losses
+from densevit_heads.detr_panoptic import DetrPanoptic
 from densevit_heads.detr_panoptic.losses import mask_losses
 from densevit_heads.detr_panoptic.merging import panoptic_map
 from densevit_heads.detr_panoptic.segments import Segments
@@ -130,8 +131,8 @@ def test_mask_losses_do_not_depend_on_how_masks_are_distributed(monkeypatch: pyt
     """Two processes with 1 and 4 objects: the mean of their losses equals the loss of all."""
     logits, truth = torch.randn(5, 8, 8), torch.rand(5, 16, 16) > 0.5
     whole = torch.stack(mask_losses(logits, truth, 5))
-    monkeypatch.setattr(losses, "mean_over_processes", lambda x: torch.tensor(2.5))
-    monkeypatch.setattr(losses, "process_count", lambda: 2)
+    monkeypatch.setattr(normalisers, "mean_over_processes", lambda x: torch.tensor(2.5))
+    monkeypatch.setattr(normalisers, "process_count", lambda: 2)
     parts = [torch.stack(mask_losses(logits[own], truth[own], 0)) for own in (slice(1), slice(1, 5))]
     torch.testing.assert_close((parts[0] + parts[1]) / 2, whole)
 

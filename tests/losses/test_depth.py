@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from densevit.losses import depth, distributed, relative_depth
+from densevit.losses import depth, distributed, normalisers, relative_depth
 
 METRIC = [depth.l1, depth.berhu, depth.silog]
 
@@ -226,7 +226,7 @@ def test_losses_of_two_processes_average_to_the_loss_of_the_whole_batch(loss, mo
     truth[1] = 0
     whole = loss(prediction, truth).item()
     monkeypatch.setattr(distributed, "process_count", lambda: 2)
-    monkeypatch.setattr(depth, "mean_over_processes", lambda x: torch.tensor(3.0) / 2)
+    monkeypatch.setattr(normalisers, "mean_over_processes", lambda x: torch.tensor(3.0) / 2)
     parts = [loss(prediction[s], truth[s]).item() for s in (slice(0, 3), slice(3, 4))]
     assert sum(parts) / 2 == pytest.approx(whole, rel=1e-5)
 

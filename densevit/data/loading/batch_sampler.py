@@ -97,6 +97,11 @@ class TrainBatches(Sampler[list[SampleKey]]):
         batches = self._epoch_batches()[self._start : len(self)]
         return iter([batch[first : first + self.batch_size] for batch in batches])
 
+    @property
+    def start(self) -> int:
+        """The position at which the next iteration begins."""
+        return self._start
+
     def advance(self) -> None:
         """Counts a consumed batch. Only this ends a resumption: a DataLoader may create the iterator twice."""
         self.position, self._start = self.position + 1, 0

@@ -1,13 +1,14 @@
 """Resumable data loader: transforms samples in worker processes and continues at any batch."""
 
 import gc
+import itertools
 import os
 import re
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -157,6 +158,10 @@ def _name(dataset: Dataset) -> str:
 class Loader(data.DataLoader[Any]):
     """A DataLoader that counts consumed batches and resumes after them.
 
+    batches_per_step: returns the number of batches of an optimiser step. If it is above 1, the batches of a step are
+    fetched together, and each has `step_targets`, a list of the targets of all of them, for losses that are divided by
+    the counts of the step.
+
     Prefetched batches do not count. `state_dict`, `load_state_dict` and `set_epoch` are those of its `TrainBatches`; a
     loader for evaluation has no state.
     """
@@ -177,11 +182,27 @@ class Loader(data.DataLoader[Any]):
             generator=torch.Generator(),  # iterators draw a seed, which must not come from the training's own generator
         )
         self._batches = batches
+        self.batches_per_step: Callable[[], int] = lambda: 1
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         return self._counted()
 
-    def _counted(self) -> Iterator[Batch]:
+    def _counted(self) -> Iterator[Any]:
+        fetched, training = self._fetched(), isinstance(self._batches, TrainBatches)
+        position = self._batches.start if isinstance(self._batches, TrainBatches) else 0
+        while True:
+            size = self.batches_per_step() if training else 1
+            step = list(itertools.islice(fetched, size - position % size))  # Lightning steps at multiples in the epoch
+            if not step:
+                return
+            targets = [batch["targets"] for batch in step]
+            for batch in step:
+                if isinstance(self._batches, TrainBatches):
+                    self._batches.advance()
+                position += 1
+                yield batch if size == 1 else {**batch, "step_targets": targets}
+
+    def _fetched(self) -> Iterator[Any]:
         batches = (
             super().__iter__()
         )  # at the first batch: a trainer that resumes asks for the iterator before it sets the epoch
@@ -200,8 +221,6 @@ class Loader(data.DataLoader[Any]):
                 if failure is None:
                     raise
                 raise failure from None
-            if isinstance(self._batches, TrainBatches):
-                self._batches.advance()
             yield _received(batch, self.pin_memory)
 
     def set_epoch(self, epoch: int) -> None:

@@ -15,7 +15,7 @@ from densevit_heads.deformable_detr.prediction import EPS, box_head, label_head
 from densevit_heads.deformable_detr.queries import LearnedQueries, MixedQuerySelection, RefinedPositions, TwoStage
 from densevit_heads.deformable_detr.transformer import DecoderLayer, EncoderLayer
 from densevit_heads.set_prediction.boxes import look_forward_twice, refine
-from densevit_heads.set_prediction.criterion import LossWeights, SetCriterion
+from densevit_heads.set_prediction.criterion import LossWeights, SetCriterion, object_counts
 from densevit_heads.set_prediction.denoising import DenoisingQueries, build_denoising
 from densevit_heads.set_prediction.hybrid_matching import HybridMatching, hybrid_attention_bias
 from densevit_heads.set_prediction.limits import MAX_LAYERS, check_classes, check_counts, check_weights
@@ -230,6 +230,10 @@ class DeformableDetr(Head):
         """Warns if training images have more objects than queries."""
         super().check(dataset)
         self.criterion.check(dataset)
+
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        groups = None if self.denoising is None else self.denoising.groups_of
+        return self.criterion.loss_counts(object_counts(targets), groups)
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
         """Returns `label`, `l1`, `giou` of the last layer, `auxiliary` (sum of the others) and, by option, `proposals`,

@@ -17,7 +17,7 @@ from densevit_heads.detr.memory import CoarsestProjection, FusedProjection, Memo
 from densevit_heads.detr.queries import DistinctQueries, anchor_queries, learned_queries, proposed_queries
 from densevit_heads.detr.transformer import DecoderLayer, EncoderLayer
 from densevit_heads.set_prediction.boxes import inverse_sigmoid
-from densevit_heads.set_prediction.criterion import LossWeights, SetCriterion
+from densevit_heads.set_prediction.criterion import LossWeights, SetCriterion, object_counts
 from densevit_heads.set_prediction.denoising import build_denoising
 from densevit_heads.set_prediction.limits import MAX_LAYERS, check_classes, check_counts, check_weights
 from densevit_heads.set_prediction.predictions import top_predictions
@@ -263,6 +263,10 @@ class Detr(Head):
         """Warns if training images have more objects than queries."""
         super().check(dataset)
         self.criterion.check(dataset)
+
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        groups = None if self.denoising is None else self.denoising.groups_of
+        return self.criterion.loss_counts(object_counts(targets), groups)
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
         """Returns `label`, `l1`, `giou` of the last layer, `auxiliary` (sum of the others), `denoising` and `dense`."""

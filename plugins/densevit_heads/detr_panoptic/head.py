@@ -15,7 +15,7 @@ from densevit_heads.detr import Detr
 from densevit_heads.detr_panoptic.losses import mask_losses
 from densevit_heads.detr_panoptic.mask_head import AttentionMaps, MaskHead
 from densevit_heads.detr_panoptic.merging import instances, panoptic_map
-from densevit_heads.detr_panoptic.segments import Segments
+from densevit_heads.detr_panoptic.segments import Segments, segment_counts
 from densevit_heads.set_prediction.limits import check_weights
 
 
@@ -153,6 +153,10 @@ class DetrPanoptic(Detr):
         last = _of_last_layer(matches, objects, Q)
         masks = self.mask_head(projected, attention[last.image, last.query], last.image, features, size)
         return {**outputs, "objects": objects, "segments": segments, "matches": matches, "matched_masks": masks}
+
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        groups = None if self.denoising is None else self.denoising.groups_of
+        return self.criterion.loss_counts(segment_counts(targets), groups)
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
         """`mask` and `dice` of the last layer, and unless `freeze_detector` the losses of `Detr.loss`."""

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from densevit.layers.precision import autocast_off
 from densevit.losses.classification import focal
-from densevit.losses.distributed import mean_over_processes, process_count
+from densevit.losses.normalisers import least_mean, mean_counts
 
 
 def mask_losses(logits: Tensor, masks: Tensor, object_count: int) -> tuple[Tensor, Tensor]:
@@ -18,7 +18,8 @@ def mask_losses(logits: Tensor, masks: Tensor, object_count: int) -> tuple[Tenso
     """
     with autocast_off(logits.device):
         count = torch.full((), float(object_count), device=logits.device)
-        count = mean_over_processes(count).clamp(min=1 / process_count())
+        [count] = mean_counts(objects=count)
+        count = count.clamp(min=least_mean())
         if not len(logits):
             zero = logits.float().sum()
             return zero, zero

@@ -55,6 +55,16 @@ class Segments(NamedTuple):
         return self.owner.index_select(0, image) == segment[:, None, None]
 
 
+def segment_counts(targets: list[Targets]) -> list[int]:
+    """The number of segments of each labelled image, from its map on the CPU."""
+    counts = []
+    for target in targets:
+        if "panoptic" in target:
+            ids, crowds = target["panoptic"].unique(), torch.tensor([int(x) for x in target.get("panoptic_crowds", ())])
+            counts.append(int(((ids >= 0) & ~torch.isin(ids, crowds)).sum()))
+    return counts
+
+
 def _padded(targets: list[Targets], size: tuple[int, int], device: torch.device) -> Tensor:
     """The panoptic maps as (B, H, W) int64; VOID at padding and in images without one."""
     maps = torch.full((len(targets), *size), VOID, dtype=torch.int64, device=device)

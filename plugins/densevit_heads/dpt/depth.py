@@ -148,6 +148,13 @@ class DptDepth(Head):
         low, high = math.log(self.min_depth), math.log(self.max_depth)
         return torch.linspace(low, high, self.conv3.out_channels, device=like.device, dtype=like.dtype)
 
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        """Images with a valid pixel; for relative depth two, as one cannot be aligned."""
+        least = 2 if self.output == "relative" else 1
+        maps = [target["depth"] for target in targets if "depth" in target]
+        valid = [metric_losses.valid_pixels(self._in_range(x))[0].sum() for x in maps]
+        return {"images": float(sum(count >= least for count in valid))}
+
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
         """Returns the terms of non-zero weight, each a mean over images; see `densevit.losses.depth`."""
         maps = outputs[self.quantity]
@@ -171,10 +178,7 @@ class DptDepth(Head):
         return terms
 
     def _metric_terms(self, prediction: Tensor, truth: Tensor) -> Losses:
-        in_range = truth >= self.min_depth
-        if self.output != "softplus":
-            in_range = in_range & (truth <= self.max_depth)
-        truth = torch.where(in_range, truth, 0.0)
+        truth = self._in_range(truth)
         terms: Losses = {}
         for name in ("silog", "l1", "berhu"):
             if name in self.weights:
@@ -183,6 +187,15 @@ class DptDepth(Head):
             valid, metres = metric_losses.valid_pixels(truth)
             terms["gradient"] = relative_losses.gradient_matching(metric_losses.log_error(prediction, metres), valid)
         return terms
+
+    def _in_range(self, truth: Tensor) -> Tensor:
+        """Depth in metres, 0 (invalid) where the head cannot predict it."""
+        if self.output == "relative":
+            return truth
+        in_range = truth >= self.min_depth
+        if self.output != "softplus":
+            in_range = in_range & (truth <= self.max_depth)
+        return torch.where(in_range, truth, 0.0)
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:

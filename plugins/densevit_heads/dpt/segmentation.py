@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Class, Losses, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
-from densevit.losses.segmentation import cross_entropy, dice, label_maps
+from densevit.losses.segmentation import cross_entropy, dice, label_counts, label_maps
 from densevit_heads.class_maps import ClassMapHead
 from densevit_heads.dpt.decoder import Decoder, double, feature_indices, normalisation, upsample
 from densevit_heads.dpt.depth import check_widths
@@ -84,6 +84,9 @@ class DptSegmentation(ClassMapHead):
         if self.training and self.auxiliary is not None:
             outputs["auxiliary"] = self.auxiliary(fused[-2])
         return outputs
+
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.given)
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
         """Returns `cross_entropy`, `dice` if enabled, and `auxiliary`, the sum of the second classifier's losses.

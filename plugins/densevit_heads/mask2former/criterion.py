@@ -11,10 +11,12 @@ from torch.utils.checkpoint import checkpoint
 
 from densevit.interfaces import Dataset, Losses, Targets
 from densevit.layers.precision import autocast_off
-from densevit.losses.distributed import mean_over_processes, process_count, to_device
+from densevit.losses.distributed import to_device
+from densevit.losses.normalisers import Counts, least_mean, mean_counts
+from densevit.losses.set_prediction import set_counts
 from densevit_heads.mask2former.matching import Pairs, Weights, match
 from densevit_heads.mask2former.points import OVERSAMPLING, chunks, random_points, sample, uncertain_points
-from densevit_heads.mask2former.segments import NEEDS, Segments, Task
+from densevit_heads.mask2former.segments import NEEDS, Segments, Task, segment_counts
 from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
 from densevit_heads.set_prediction.limits import QueryLimit
 
@@ -43,6 +45,12 @@ class MaskCriterion:
     def check(self, dataset: Dataset) -> None:
         """Warns if an image of the data set has more instances or panoptic segments than there are queries."""
         self._limit.check_data(None if self.task == "semantic" else dataset.object_counts())
+
+    def loss_counts(self, targets: list[Targets]) -> Counts:
+        """What the losses are divided by, of targets on the CPU."""
+        labelled = [target for target in targets if all(key in target for key in NEEDS[self.task])]
+        counts = segment_counts(labelled, self.task, self.num_classes)
+        return set_counts(counts, self.num_queries, NO_OBJECT_WEIGHT)
 
     def losses(
         self,
@@ -165,8 +173,8 @@ class MaskCriterion:
 
     def _mean_counts(self, weights: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of class weights (L,) and the number of segments, averaged over processes."""
-        counts = mean_over_processes(torch.cat([weights.detach(), count[None]]))
-        return counts[:-1].clamp(min=1e-6), counts[-1].clamp(min=1 / process_count())
+        weights, count = mean_counts(objects_weights=weights.detach(), objects=count)
+        return weights.clamp(min=1e-6), count.clamp(min=least_mean())
 
 
 def _maps(matched: Tensor, pixels: Tensor, counts: Sequence[int]) -> Tensor:

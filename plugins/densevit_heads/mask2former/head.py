@@ -106,6 +106,9 @@ class Mask2Former(Head):
         super().check(dataset)
         self.criterion.check(dataset)
 
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        return self.criterion.loss_counts(targets)
+
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
         """Returns `label`, `mask` and `dice` of the last layer, `auxiliary`, the sum of the others, and in training
         `semantic` unless its weight is 0.

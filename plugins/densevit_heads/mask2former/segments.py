@@ -55,12 +55,7 @@ class Segments(NamedTuple):
             labels = torch.cat([to_device(target["labels"], device) for target in targets])
             ids = torch.ones_like(labels)
         else:
-            limit = num_classes * LABEL_DIVISOR if task == "panoptic" else min(num_classes, IGNORE)
-            present = torch.stack([_present(x, limit) for x in maps]).cpu()
-            found = [torch.nonzero(row)[:, 0].tolist() for row in present]
-            if task == "panoptic":
-                crowds = [{int(x) for x in target.get("panoptic_crowds", ())} for target in targets]
-                found = [[x for x in row if x not in crowd] for row, crowd in zip(found, crowds, strict=True)]
+            found = _ids(maps, targets, task, num_classes)
             counts = [len(row) for row in found]
             ids = to_device(torch.tensor([x for row in found for x in row], dtype=torch.long), device)
             labels = ids // LABEL_DIVISOR if task == "panoptic" else ids
@@ -95,6 +90,26 @@ class Segments(NamedTuple):
                 found = torch.searchsorted(self.maps, cell, right=True) & 1 if self.coded else self.maps[cell] == ids
                 value = value + (weight_x * weight_y * inside) * found
         return value
+
+
+def segment_counts(targets: Sequence[Targets], task: Task, num_classes: int) -> list[int]:
+    """The number of segments of each labelled image, as `Segments.of` counts them."""
+    if task == "instance":
+        return [len(target["labels"]) for target in targets]
+    return [len(ids) for ids in _ids([target[task] for target in targets], targets, task, num_classes)]
+
+
+def _ids(maps: Sequence[Tensor], targets: Sequence[Targets], task: Task, num_classes: int) -> list[list[int]]:
+    """The ids of the segments of each map, panoptic or semantic. One transfer to the CPU."""
+    if not maps:
+        return []
+    limit = num_classes * LABEL_DIVISOR if task == "panoptic" else min(num_classes, IGNORE)
+    present = torch.stack([_present(x, limit) for x in maps]).cpu()
+    found = [torch.nonzero(row)[:, 0].tolist() for row in present]
+    if task == "panoptic":
+        crowds = [{int(x) for x in target.get("panoptic_crowds", ())} for target in targets]
+        found = [[x for x in row if x not in crowd] for row, crowd in zip(found, crowds, strict=True)]
+    return found
 
 
 def _within(index: Tensor, size: Tensor) -> Tensor:

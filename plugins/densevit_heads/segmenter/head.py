@@ -12,7 +12,7 @@ from densevit.layers.drop_path import DropPath
 from densevit.layers.linear import Linear
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import mask_on_grid
-from densevit.losses.segmentation import cross_entropy, label_maps
+from densevit.losses.segmentation import cross_entropy, label_counts, label_maps
 from densevit_heads.class_maps import ClassMapHead
 
 _MAX_LAYERS = 1000  # a typo must not allocate layers until memory runs out
@@ -87,6 +87,9 @@ class Segmenter(ClassMapHead):
         classes = F.normalize(classes @ self.class_projection.to(classes.dtype), dim=-1)
         logits = self.mask_norm(patches @ classes.transpose(1, 2))  # (B, N, K)
         return {"logits": logits.transpose(1, 2).unflatten(2, (H, W))}
+
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        return label_counts(targets)
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
         """Returns `cross_entropy`, a mean over the labelled pixels of all processes."""

@@ -1,7 +1,8 @@
 """The criterion of the DETR family: bipartite matching, and the losses of matched predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,8 @@ from densevit.interfaces import Dataset, Losses, Outputs, Targets
 from densevit.losses.dense_detection import dense_detection
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, MatchingCosts, Objects, hungarian
-from densevit.losses.set_prediction import Classification, SetLosses, set_losses
+from densevit.losses.normalisers import Counts
+from densevit.losses.set_prediction import Classification, SetLosses, set_counts, set_losses
 from densevit_heads.set_prediction.hybrid_matching import ONE_TO_ONE, HybridMatching
 from densevit_heads.set_prediction.limits import QueryLimit
 
@@ -56,6 +58,22 @@ class SetCriterion:
     def check(self, dataset: Dataset) -> None:
         """Warns if an image of the data set has more objects than there are queries."""
         self._limit.check_data(dataset.object_counts())
+
+    def loss_counts(self, objects: list[int], denoising_groups: Callable[[list[int]], int] | None = None) -> Counts:
+        """What the losses are divided by; all but `dense`, which depends on predictions.
+
+        objects: in each labelled image. denoising_groups: the number of denoising queries of each object, from these.
+        """
+        of_queries = partial(set_counts, no_object_weight=self.no_object_weight)
+        counts = of_queries(objects, self.num_queries)
+        counts["proposals"] = counts["objects"]
+        if self.hybrid.queries:
+            repeated = [self.hybrid.repeats * count for count in objects]
+            counts |= of_queries(repeated, self.hybrid.queries, counts_of="hybrid")
+        if denoising_groups is not None:
+            groups = denoising_groups(objects)
+            counts["denoising"] = groups * counts["objects"]
+        return counts
 
     def losses(self, outputs: Outputs, targets: list[Targets]) -> Losses:
         """`label`, `l1` and `giou` of the last layer, `auxiliary`, the sum of the others, and by output those below.
@@ -110,14 +128,29 @@ class SetCriterion:
         return hungarian(logits, boxes, objects, self.costs, softmax=self.classification == "softmax")
 
     def losses_per_layer(
-        self, logits: Tensor, boxes: Tensor, objects: Objects, matches: Matches | None = None
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        objects: Objects,
+        matches: Matches | None = None,
+        counts_of: str = "objects",
     ) -> Losses:
         """`label`, `l1` and `giou` of each layer, (L,) each. logits: (L, B, Q, K). boxes: (L, B, Q, 4).
 
-        matches: if already found.
+        matches: if already found. counts_of: as in `set_losses`.
         """
         matches = self._match(logits, boxes, objects) if matches is None else matches
-        return self._weighted(set_losses(logits, boxes, objects, matches, self.classification, self.no_object_weight))
+        return self._weighted(
+            set_losses(
+                logits,
+                boxes,
+                objects,
+                matches,
+                self.classification,
+                self.no_object_weight,
+                counts_of=counts_of,
+            )
+        )
 
     def proposal_loss(self, logits: Tensor, boxes: Tensor, objects: Objects) -> Tensor:
         """The same for proposals: with binary targets (Deformable DETR, A.4), for which each object has class 0, unless
@@ -125,7 +158,7 @@ class SetCriterion:
         """
         if not self.class_proposals:
             objects = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)))
-        label, l1, giou = self.losses_per_layer(logits[None], boxes[None], objects).values()
+        label, l1, giou = self.losses_per_layer(logits[None], boxes[None], objects, counts_of="proposals").values()
         return label.sum() + l1.sum() + giou.sum()
 
     def denoising_loss(self, found: Sequence[Tensor], objects: Objects) -> Tensor:
@@ -141,7 +174,9 @@ class SetCriterion:
         matches = Matches(layer, torch.zeros_like(layer), query, target.repeat(L))
         count = torch.full((), float(P), device=target.device)
         logits, boxes = logits[:, None], boxes[:, None]  # as of one image
-        terms = set_losses(logits, boxes, objects, matches, self.classification, self.no_object_weight, count)
+        terms = set_losses(
+            logits, boxes, objects, matches, self.classification, self.no_object_weight, count, "denoising"
+        )
         return torch.stack([term.sum() for term in self._weighted(terms).values()]).sum()
 
     def dense_loss(self, cells: Sequence[Tensor], objects: Objects) -> Tensor:
@@ -155,11 +190,16 @@ class SetCriterion:
         terms, normalised by the number of repeated objects. layers: logits (L, B, T, K) and boxes (L, B, T, 4).
         """
         logits, boxes = layers
-        terms = self.losses_per_layer(logits, boxes, objects.repeated(self.hybrid.repeats))
+        terms = self.losses_per_layer(logits, boxes, objects.repeated(self.hybrid.repeats), counts_of="hybrid")
         return torch.stack([term.sum() for term in terms.values()]).sum()
 
     def _weighted(self, terms: SetLosses) -> Losses:
         return {name: w * term for name, w, term in zip(terms._fields, self.weights, terms, strict=True)}
+
+
+def object_counts(targets: list[Targets]) -> list[int]:
+    """The number of objects of each labelled image."""
+    return [len(target["boxes"]) for target in targets if "boxes" in target and "labels" in target]
 
 
 class Labelled(NamedTuple):

@@ -103,6 +103,10 @@ class Denoising(NoisedObjects):
         """The denoising queries of a batch with `num_queries` object queries."""
         return self.queries(objects, num_queries, self.groups, negatives=False)
 
+    def groups_of(self, counts: list[int]) -> int:
+        """The number of groups for images with these numbers of objects."""
+        return self.groups
+
 
 class ContrastiveDenoising(NoisedObjects):
     """Groups of a positive and a negative query of each object (DINO, Zhang et al. 2023, section 3.3).
@@ -119,8 +123,11 @@ class ContrastiveDenoising(NoisedObjects):
 
     def forward(self, objects: Objects, num_queries: int) -> DenoisingQueries:
         """The denoising queries of a batch with `num_queries` object queries."""
-        groups = max(self.num_positives // max(1, *objects.counts), 1)
-        return self.queries(objects, num_queries, groups, negatives=True)
+        return self.queries(objects, num_queries, self.groups_of(objects.counts), negatives=True)
+
+    def groups_of(self, counts: list[int]) -> int:
+        """The number of groups for images with these numbers of objects."""
+        return max(self.num_positives // max(1, *counts, 1), 1)
 
 
 def build_denoising(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Class, Losses, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
-from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_maps
+from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_counts, label_maps
 from densevit_heads.class_maps import ClassMapHead
 from densevit_heads.setr.decoders import Classifier, MultiLevelDecoder, Norm, UpsamplingDecoder, factors_to, resample
 
@@ -115,6 +115,11 @@ class Setr(ClassMapHead):
             return {"logits": logits}
         auxiliary = [head(maps[i]) for i, head in zip(self.auxiliary_features, self.auxiliary, strict=True)]
         return {"logits": logits, "auxiliary": auxiliary}
+
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        if self.ohem_threshold is not None or self.class_weights.balanced:
+            return {}  # they depend on predictions and on the batches before
+        return label_counts(targets, self.class_weights.given)
 
     def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
         """Returns `cross_entropy`, `dice` if enabled, and `auxiliary`, the same losses of the auxiliary heads, summed.

@@ -1,0 +1,235 @@
+"""Gradient accumulation: an optimiser step of several batches has the gradients of one large batch.
+
+With different numbers of objects in the batches, and one without any; with ignored pixels; with invalid depth.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from densevit import registry
+from densevit.config import DataSection
+from densevit.data.loading.batch_sampler import collate
+from densevit.interfaces import Batch, Class, Dataset, Sample
+from densevit.losses.normalisers import accumulated, step_counts
+from densevit.model import DenseModel, create_backbone, create_head
+from densevit.training.data_module import DenseDataModule
+from densevit.training.dense_module import DenseModule
+from densevit.training.unused_parameters import freeze_unused
+from densevit_scenes.dataset import Scenes
+
+SIDE, K = 64, 3
+OBJECTS = (3, 0, 0, 4, 0, 0, 1, 0)  # of each image: of four batches of two, at least one has no object
+SMALL = {"width": 16, "num_heads": 2, "encoder_layers": 1, "feedforward": 16, "dropout": 0.0}
+HEADS: dict[str, dict[str, Any]] = {
+    "detr": {"name": "detr", "num_queries": 4, "decoder_layers": 2, **SMALL},
+    "detr with proposals": {
+        "name": "detr", "num_queries": 6, "decoder_layers": 2, "classification": "mal", "anchors": True,
+        "two_stage": True, **SMALL,
+    },
+    "deformable_detr": {
+        "name": "deformable_detr", "num_queries": 6, "decoder_layers": 2, "two_stage": True, "box_refinement": True,
+        "width": 32, "encoder_layers": 1, "ffn_width": 16, "dropout": 0.0, "hybrid_queries": 6, "hybrid_repeats": 2,
+    },
+    "setr": {"name": "setr", "width": 8, "norm": "group", "dice": 0.5, "class_weights": (1.0, 0.3, 2.0)},
+    "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2, "num_layers": 1, "dropout": 0.0},
+    "dpt": {"name": "dpt", "width": 8, "output": "sigmoid", "max_depth": 9.0, "gradient": 0.5, "l1": 0.1},
+    "dpt relative": {"name": "dpt", "width": 8},
+}  # fmt: skip
+
+
+class Labelled(Dataset):
+    """Random images with labels of all tasks; some without objects, labelled pixels or valid depth."""
+
+    provides = ("boxes", "labels", "semantic", "depth")
+
+    def __init__(self, split: str, count: int = len(OBJECTS)) -> None:
+        self.count = count
+        own = tuple(Class(str(i), i + 1, (i, i, i)) for i in range(K))
+        self.classes = {"detection": own, "segmentation": own}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        random = np.random.default_rng(index)
+        n = OBJECTS[index]
+        low, size = random.uniform(0, SIDE / 2, (n, 2)), random.uniform(4, SIDE / 2, (n, 2))
+        semantic = random.integers(0, K, (SIDE, SIDE)).astype(np.uint8)
+        semantic[: index * SIDE // 7] = 255  # the last image has no labelled pixel
+        depth = random.uniform(1, 12, (SIDE, SIDE)).astype(np.float32)  # above 9 m is invalid for one head
+        depth[: SIDE if index % 3 == 0 else index] = 0
+        targets = {
+            "boxes": torch.from_numpy(np.concatenate([low, low + size], 1).astype(np.float32)),
+            "labels": torch.from_numpy(random.integers(0, K, n)),
+            "semantic": torch.from_numpy(semantic),
+            "depth": torch.from_numpy(depth),
+            "image_id": index,
+            "size": (SIDE, SIDE),
+            "original_size": (SIDE, SIDE),
+        }
+        image = torch.from_numpy(random.integers(0, 256, (3, SIDE, SIDE)).astype(np.uint8))
+        return {"image": image, "targets": targets}
+
+
+def model_of(head: str, weight: str | float = 1.0) -> DenseModel:
+    torch.manual_seed(0)
+    backbone = create_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
+    options = {key: value for key, value in HEADS[head].items() if key != "name"}
+    classes = () if "dpt" in head else Labelled("train").classes["detection"]
+    made = create_head(HEADS[head]["name"], backbone.channels, backbone.strides, classes, **options)
+    return DenseModel(backbone, {"head": made}, weights={"head": weight})
+
+
+class Gradients(lightning.Callback):
+    """Those of the first optimiser step."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Tensor] = {}
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if not self.found:
+            parameters = pl_module.model.named_parameters()
+            self.found = {name: p.grad.clone() for name, p in parameters if p.grad is not None}
+
+
+def gradients_of_a_step(head: str, batch_size: int, accumulate: int, count: int = 8, weight: Any = 1.0) -> Any:
+    options = {"count": count}
+    data = DataSection(
+        name=f"{__name__}:Labelled", batch_size=batch_size, num_workers=0, image_size=SIDE, recipe="resize", **options
+    )
+    callback = Gradients()
+    trainer = lightning.Trainer(
+        max_steps=1, accumulate_grad_batches=accumulate, callbacks=[callback], limit_val_batches=0, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+    )  # fmt: skip
+    module = DenseModule(model_of(head, weight), {"name": "sgd", "lr": 1e-3})
+    trainer.fit(module, datamodule=DenseDataModule(data))
+    return callback.found
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    assert largest > 0
+    for name, gradient in expected.items():
+        assert float((found[name] - gradient).abs().max()) <= 1e-5 * max(1.0, largest), name
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_four_batches_of_two_have_the_gradients_of_one_of_eight(head: str) -> None:
+    expected = gradients_of_a_step(head, batch_size=8, accumulate=1)
+    assert_equal(gradients_of_a_step(head, batch_size=2, accumulate=4), expected)
+
+
+@pytest.mark.parametrize("head", ["detr", "dpt"])
+def test_fewer_batches_than_accumulated_are_one_batch(head: str) -> None:
+    """Three batches at the end of an epoch, whose losses Lightning divides by four."""
+    expected = gradients_of_a_step(head, batch_size=6, accumulate=1, count=6)
+    assert_equal(gradients_of_a_step(head, batch_size=2, accumulate=4, count=6), expected)
+
+
+@pytest.mark.parametrize("head", ["detr", "dpt"])
+def test_learned_weights_have_the_gradients_of_the_large_batch(head: str) -> None:
+    expected = gradients_of_a_step(head, batch_size=8, accumulate=1, weight="learned")
+    assert "log_variances.head" in expected
+    assert_equal(gradients_of_a_step(head, batch_size=2, accumulate=4, weight="learned"), expected)
+
+
+DIVISORS = {
+    "detr_panoptic": {"num_queries": 12, "decoder_layers": 2, **SMALL},
+    "mask2former panoptic": {"task": "panoptic"},
+    "mask2former semantic": {"task": "semantic"},
+    "mask2former instance": {"task": "instance"},
+    "detr denoising": {"num_queries": 12, "decoder_layers": 2, "classification": "mal", "two_stage": True,
+                       "anchors": True, "contrastive_denoising": 20, **SMALL},
+    "dpt_segmentation": {"width": 8, "norm": "group", "dice": 1.0, "dropout": 0.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DIVISORS)
+def test_counts_of_targets_are_what_losses_are_divided_by(case: str) -> None:
+    """One batch, which is the whole step: its losses do not change."""
+    name, options = case.split()[0], DIVISORS[case]
+    if name == "mask2former":
+        options = {**options, "num_queries": 12, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1,
+                   "encoder_ffn_width": 16, "ffn_width": 16, "num_points": 16}  # fmt: skip
+    scenes = Scenes("train", image_size=64, panoptic=True)
+    batch = collate([scenes[i] for i in range(3)], 32)
+    for target in batch["targets"]:
+        target["size"] = (64, 64)
+    torch.manual_seed(0)
+    backbone = create_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
+    kind = registry.load("heads", name).with_options(options)
+    head = create_head(name, backbone.channels, backbone.strides, kind.classes_from(scenes), **options)
+    model = DenseModel(backbone, {"head": head}).train()
+    losses = []
+    for counts in ([], [head.loss_counts(batch["targets"])]):
+        torch.manual_seed(1)
+        with accumulated(step_counts({"head": counts} if counts else {}, 1, torch.device("cpu"))):
+            losses.append(model.loss(model(batch), batch["targets"]))
+    assert counts[0]
+    for term, value in losses[0].items():
+        torch.testing.assert_close(losses[1][term], value, rtol=1e-5, atol=1e-6, msg=term)
+
+
+# ---- two processes of two batches each ----
+
+SHARES = [[[0, 1], [2, 4]], [[3, 5], [6, 7]]]  # the images of each process and batch
+
+
+def batch_of(images: list[int]) -> Batch:
+    return collate([Labelled("train")[i] for i in images], 32)
+
+
+def summed(model: DenseModel, batch: Batch) -> Tensor:
+    return torch.stack(list(model.loss(model(batch), batch["targets"]).values())).sum()
+
+
+class Losses(torch.nn.Module):
+    def __init__(self, model: DenseModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return summed(self.model, batch)
+
+
+def run_process(rank: int, folder: Path) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
+    found = {}
+    for head in ("detr", "setr", "dpt"):
+        model = model_of(head)
+        freeze_unused(model)  # as in training with several processes
+        parallel, batches = DistributedDataParallel(Losses(model)), [batch_of(images) for images in SHARES[rank]]
+        counts = {"head": [model.heads["head"].loss_counts(batch["targets"]) for batch in batches]}  # type: ignore[operator]
+        with accumulated(step_counts(counts, len(batches), torch.device("cpu"))):
+            with parallel.no_sync():
+                (parallel(batches[0]) / 2).backward()
+            (parallel(batches[1]) / 2).backward()
+        found[head] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    torch.save(found, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo over files is for Linux and macOS")
+def test_two_processes_that_accumulate_match_one_large_batch(tmp_path: Path, run_processes: Any) -> None:
+    run_processes(__file__, len(SHARES), tmp_path)
+    for head in ("detr", "setr", "dpt"):
+        model = model_of(head)
+        freeze_unused(model)
+        summed(model, batch_of([i for share in SHARES for images in share for i in images])).backward()
+        expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        for rank in range(len(SHARES)):
+            assert_equal(torch.load(tmp_path / f"{rank}.pt")[head], expected)
+
+
+if __name__ == "__main__":
+    run_process(int(sys.argv[1]), Path(sys.argv[2]))
