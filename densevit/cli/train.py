@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         metavar="RUN",
         type=Path,
-        help="resume this run with its own config; trainer.max_steps=N extends a finished one",
+        help="resume this run or checkpoint with the run's own config; trainer.max_steps=N extends a finished one",
     )
 
 

@@ -298,6 +298,8 @@ class TrainerSection(Section):
     what the training waits for. `null`: never."""
     sync_batchnorm: bool = False
     """Compute the statistics of batch norm over all processes, on NVIDIA GPUs."""
+    keep_checkpoints: Count | None = 2
+    """Number of checkpoints to keep: `last.ckpt` and those before it, as `step-N.ckpt`. `null`: all."""
 
     @model_validator(mode="before")
     @classmethod

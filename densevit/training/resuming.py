@@ -3,7 +3,9 @@
 import fnmatch
 import os
 import socket
+import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,39 +34,40 @@ _CHANGEABLE = (
     "heads.*.inference.*",
     "optim.*",
 )
+_ANEW = "copy it again, or train anew with the run's config.yaml"
 _FIXED = ("data.name", "optim.name", "optim.matrices", "optim.backbone_lr", "optim.layer_decay", "optim.lr_factors.*")
 
 
 class Checkpoint:
-    """The last checkpoint of a run. Raises WeightsError if there is none, or if it is damaged.
+    """The last checkpoint of a run, or a file of its folder `checkpoints`. Raises WeightsError if there is none, or if
+    it is damaged, with the checkpoint before it.
 
     It is a file, or a folder of shards with `trainer.strategy: fsdp2`; if a kill has left the folder before it under
     its temporary name, that one is used.
 
+    run: the run's folder, or a checkpoint of it.
     step: the number of optimiser steps. config: the config it was trained with; None in checkpoints of old versions.
     """
 
     def __init__(self, run: Path) -> None:
-        self.path = run / "checkpoints" / "last.ckpt"
+        self.path = checkpoint_of(run)
         if not self.path.exists() and previous_of(self.path).is_dir():
             self.path = previous_of(self.path)
         self.is_sharded = self.path.is_dir()
+        folder = run_of(run)
         if not self.path.exists():
             raise WeightsError(
-                f"--resume {run}: there is no {self.path}. Fix: name the folder of a run that has written a checkpoint."
+                f"--resume {run}: there is no {self.path}. Fix: "
+                f"{_another(folder, self.path) or 'name the folder of a run that has written a checkpoint'}."
             )
-        try:  # weights_only: no code of the file is run
-            if self.is_sharded:
-                content, self.shapes = read_checkpoint(self.path)
-            else:
-                content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
-                self.shapes = {key: tuple(x.shape) for key, x in content.get("state_dict", {}).items()}
+        try:
+            content, self.shapes = _read(self.path)
             self.step = int(content["global_step"])
         except Exception as error:  # a damaged pickle may raise any error
+            another = _another(folder, self.path)
             raise WeightsError(
                 f"{self.path}: not a complete checkpoint of tensors and plain values "
-                f"({safe_unpickler.reason(error)}). No code of it was run. Fix: copy it again, or train anew with the "
-                "run's config.yaml."
+                f"({safe_unpickler.reason(error)}). No code of it was run. Fix: {another or _ANEW}."
             ) from error
         self.classes: dict[str, list[str]] | None = content.get("classes")
         optimizers = content.get("optimizer_states") or [{"param_groups": []}]
@@ -121,6 +124,54 @@ class Checkpoint:
                 f"the optimiser of {self.path} has {self.group_sizes}. Fix: keep optim.weight_decay above 0 or at 0 as "
                 "it was, and optim.lr equal to optim.backbone_lr only if it was."
             )
+
+
+def run_of(resumed: Path) -> Path:
+    """The run's folder, of that folder or one of its checkpoints."""
+    return resumed.parent.parent if resumed.suffix == ".ckpt" else resumed
+
+
+def checkpoint_of(resumed: Path) -> Path:
+    """The checkpoint to resume, of the run's folder, whose last one it is, or of a checkpoint."""
+    return resumed if resumed.suffix == ".ckpt" else resumed / "checkpoints" / "last.ckpt"
+
+
+def numbered_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints before the last, `step-N.ckpt`, newest first."""
+    return sorted((run / "checkpoints").glob("step-*.ckpt"), key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """N of `step-N.ckpt`; -1 for another name."""
+    number = path.stem.removeprefix("step-")
+    return int(number) if number.isdecimal() else -1
+
+
+def _read(path: Path) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """The content of a complete checkpoint, and the shapes of its tensors.
+
+    The checksums (CRC-32) of a file are verified. weights_only: no code of it is run.
+    """
+    if path.is_dir():
+        return read_checkpoint(path)
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if zipfile.is_zipfile(path):  # not of torch's old format
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the checksum of its part {damaged} is wrong")
+    return content, {key: tuple(x.shape) for key, x in content.get("state_dict", {}).items()}
+
+
+def _another(run: Path, damaged: Path) -> str:
+    """The command that goes on from the newest complete checkpoint besides this one; "" if there is none."""
+    for path in (run / "checkpoints" / "last.ckpt", *numbered_checkpoints(run)):
+        if path == damaged or not path.exists():
+            continue
+        with suppress(Exception):  # a damaged pickle may raise any error
+            step = int(_read(path)[0]["global_step"])
+            return f"resume from the checkpoint of step {step:,}: densevit train --resume {path}"
+    return ""
 
 
 def changes(before: Config, after: Config) -> dict[str, str]:

@@ -45,7 +45,7 @@ from densevit.training.lightning_logging import silence_lightning
 from densevit.training.logger import MetricsCsv
 from densevit.training.optim import learning_rate
 from densevit.training.peers import Peers, watching
-from densevit.training.resuming import Checkpoint, changes
+from densevit.training.resuming import Checkpoint, changes, run_of
 from densevit.training.run_errors import removed_on_error, resume_hint, translated_errors
 from densevit.training.run_folder import choose_together
 from densevit.training.run_output import announce, derived_values, finish
@@ -98,8 +98,8 @@ def fit(
 
     config: a file, a shipped config's name, a mapping or a `Config`. overrides: as on the command line,
     "optim.lr=1e-4"; those of a resumed run are written to its config.yaml. callbacks, loggers: in addition to those of
-    the config. resume: the folder of the run, in place of a config. run_dir: a new or empty folder; None: the next free
-    runs/NAME. name: of that folder; None: the config file's.
+    the config. resume: the folder of the run, or one of its checkpoints, in place of a config. run_dir: a new or empty
+    folder; None: the next free runs/NAME. name: of that folder; None: the config file's.
 
     Raises ConfigError, PluginError, DataError or WeightsError for wrong input, also for differences that change the
     model, the optimiser or the data set of a resumed run, and TrainingError if the training cannot continue.
@@ -110,8 +110,8 @@ def fit(
     if resume is not None:
         if run_dir is not None:
             raise ConfigError(f"fit: resume={resume} uses that folder. Fix: remove run_dir.")
-        folder = Path(resume)
-        checkpoint = Checkpoint(folder)
+        folder = run_of(Path(resume))
+        checkpoint = Checkpoint(Path(resume))
         return _run(configs.load(folder / "config.yaml", overrides), folder, folder.name, checkpoint, *given)
     if isinstance(config, str | Path):
         name, config = name or Path(config).stem, configs.load(config, overrides)
@@ -208,7 +208,7 @@ def _run(
     every = config.trainer.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
     best = BestModel(BestEpoch(evaluators, config.trainer.monitor), config.trainer.patience)
-    files, peers = RunFolder(best, interval), Peers()
+    files, peers = RunFolder(best, interval, config.trainer.keep_checkpoints), Peers()
     ema = [] if config.trainer.ema is None else [ExponentialMovingAverage(config.trainer.ema)]
     stall_after = config.trainer.stall_after
     stalls = [] if stall_after is None else [StallReports(seconds_of(stall_after))]

@@ -1,5 +1,7 @@
 """Checkpoints of a run, and its folder."""
 
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytorch_lightning as lightning
 from densevit.training.budget import Budget
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.dense_module import DenseModule
-from densevit.training.resuming import RunLock
+from densevit.training.resuming import RunLock, numbered_checkpoints, step_of
 from densevit.training.run_folder import choose
 from densevit.training.stop_signals import StopSignals
 
@@ -19,19 +21,22 @@ class Stopped(Exception):  # noqa: N818  # not an error
 
 
 class RunFolder(lightning.Callback):
-    """Writes `checkpoints/last.ckpt`, and for the best epoch `best.ckpt`.
+    """Writes `checkpoints/last.ckpt`, and for the best epoch `best.ckpt`. A `last.ckpt` that is replaced remains as
+    `step-N.ckpt`, so that there is another one if a disk damages it.
 
     It must be the last callback, so that a checkpoint includes the state of the others after its step.
 
     checkpoint_every: interval between two `last.ckpt`, in addition to those after validations: optimiser steps as an
-    int, or seconds as a float; None: after validations only.
+    int, or seconds as a float; None: after validations only. keep: the number of checkpoints to keep, `last.ckpt` and
+    those before it; None: all.
     """
 
     folder: Path
     budget: Budget
 
-    def __init__(self, best: BestModel, checkpoint_every: int | float | None = None) -> None:
-        self.best, self.checkpoint_every = best, checkpoint_every
+    def __init__(self, best: BestModel, checkpoint_every: int | float | None = None, keep: int | None = 2) -> None:
+        self.best, self.checkpoint_every, self.keep = best, checkpoint_every, keep
+        self._saved_step: int | None = None  # that of last.ckpt
         self.signals = StopSignals()
         self._stopping = self._due = False
         self._last_step = -1
@@ -60,6 +65,9 @@ class RunFolder(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.signals.install()  # again: Lightning has installed its own handlers
         self._last_step, self._saved_at = trainer.global_step, time.monotonic()
+        resumed_from = trainer.ckpt_path
+        if resumed_from is not None and Path(resumed_from).name == "last.ckpt":
+            self._saved_step = trainer.global_step
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         self.signals.restore()
@@ -109,6 +117,42 @@ class RunFolder(lightning.Callback):
         return self.checkpoint_every is not None and step % self.checkpoint_every == 0
 
     def _save(self, trainer: lightning.Trainer, name: str) -> None:
-        trainer.save_checkpoint(self.folder / "checkpoints" / f"{name}.ckpt")
+        path, step = self.folder / "checkpoints" / f"{name}.ckpt", trainer.global_step
+        if name == "last" and trainer.is_global_zero and self._saved_step not in (None, step):
+            _keep_as(path, path.with_name(f"step-{self._saved_step}.ckpt"))
+        trainer.save_checkpoint(path)
         if name == "last":
-            self._due, self._saved_at = False, time.monotonic()
+            self._due, self._saved_at, self._saved_step = False, time.monotonic(), step
+            if trainer.is_global_zero:
+                self._prune(step)
+
+    def _prune(self, step: int) -> None:
+        """Removes the oldest checkpoints, and those of a later step, which an earlier training has left behind."""
+        before = [path for path in numbered_checkpoints(self.folder) if step_of(path) < step]
+        kept = before if self.keep is None else before[: self.keep - 1]
+        for path in numbered_checkpoints(self.folder):
+            if path not in kept:
+                _remove(path)
+
+
+def _keep_as(path: Path, name: Path) -> None:
+    """A second name for a checkpoint, which then survives its replacement. Renames it where the disk has no hard
+    links."""
+    if not path.exists():
+        return
+    _remove(name)
+    try:
+        if path.is_file():
+            os.link(path, name)
+        else:  # of shards
+            shutil.copytree(path, name.with_suffix(".partial"), copy_function=os.link, dirs_exist_ok=True)
+            name.with_suffix(".partial").rename(name)
+    except OSError:
+        path.replace(name)
+
+
+def _remove(checkpoint: Path) -> None:
+    if checkpoint.is_dir():
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    else:
+        checkpoint.unlink(missing_ok=True)
