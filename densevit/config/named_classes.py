@@ -14,6 +14,10 @@ from densevit.errors import PluginError
 from densevit.options import OptionError
 
 BUILT_IN_LOGGERS = ("csv", "tensorboard")
+_TRACKERS = {  # short names of Lightning's loggers, whose packages have the same names
+    "wandb": "pytorch_lightning.loggers:WandbLogger",
+    "mlflow": "pytorch_lightning.loggers:MLFlowLogger",
+}
 _BASES = {
     "optimiser": "torch.optim:Optimizer",
     "callback": "pytorch_lightning:Callback",
@@ -34,11 +38,13 @@ def load(noun: str, name: str) -> Any:
 
     Raises PluginError if it cannot be imported or is of another kind.
     """
+    if noun == "logger":
+        name = _TRACKERS.get(name, name)
     module, colon, attribute = name.partition(":")
     if not colon:
         home, example = _EXAMPLES[noun]
         example = name if hasattr(importlib.import_module(home), name) else example
-        known = BUILT_IN_LOGGERS if noun == "logger" else ()
+        known = (*BUILT_IN_LOGGERS, *_TRACKERS) if noun == "logger" else ()
         hint = signatures.nearest(name, known)
         raise PluginError(f"There is no {noun} {name!r}.{hint} Write module:Class, as in {home}:{example}.")
     if module == _LIGHTNING or module.startswith(f"{_LIGHTNING}."):
@@ -147,6 +153,10 @@ def check_logger(section: PluginSection, where: str, folder: str = ".") -> dict[
                 "'densevit[tensorboard]'`."
             )
         return {}
+    if section.name in _TRACKERS and importlib.util.find_spec(section.name) is None:
+        raise PluginError(
+            f"The logger {section.name!r} needs a package that is not installed. Try `pip install {section.name}`."
+        )
     parameters, _ = signatures.parameters_of(load("logger", section.name), (), section.name)
     options = {"save_dir": folder} if "save_dir" in parameters else {}
     return check("logger", section.name, options | section.options, where)[1]

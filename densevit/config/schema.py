@@ -288,8 +288,8 @@ class TrainerSection(Section):
     callbacks: Annotated[tuple[PluginSection, ...], BeforeValidator(as_sections)] = ()
     """Lightning callbacks: `[{name: module:Class, options}]`."""
     loggers: Annotated[tuple[PluginSection, ...] | None, BeforeValidator(as_sections)] = None
-    """Lightning loggers besides `metrics.csv`: `tensorboard`, or `{name: module:Class, options}`. `null`: `tensorboard`
-    if it is installed."""
+    """Lightning loggers besides `metrics.csv`: `tensorboard`, `wandb`, `mlflow`, or `{name: module:Class, options}`.
+    `null`: `tensorboard` if it is installed."""
     non_finite: Literal["stop", "skip"] = "stop"
     """A loss or gradient that is not finite: `stop` ends the training with the layer it started in and a file that
     repeats the step; `skip` leaves the step out and counts it."""

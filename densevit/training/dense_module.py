@@ -25,7 +25,7 @@ from densevit.training.checks import check_batch, check_classes, check_heads, ch
 from densevit.training.data_module import DenseDataModule
 from densevit.training.evaluators import METHOD, build_evaluators, flat_metrics, join_processes
 from densevit.training.optim import build_optimizer, group_options, learning_rate, schedule
-from densevit.training.sharding import ShardedStrategy, gather, scatter, shard_model
+from densevit.training.sharding import ShardedStrategy, gather, scatter, shard_model, whole
 from densevit.training.skipped_images import SKIPPED, SkippedImages, may_skip
 from densevit.training.supervised import Supervised
 from densevit.training.trainer_steps import images_per_step, optimizer_steps
@@ -46,8 +46,8 @@ class DenseModule(lightning.LightningModule):
 
     budget: of a run; None in a Trainer of one's own. checkpoint_groups: the parameter groups that the checkpoint of a
     resumed run has, where they may differ from the model's. metrics: of the last validation. terms: the losses of the
-    last batch. host_batch: the last batch, on the CPU. before_update: called with the optimiser and the norm of the
-    gradients, None if they are not clipped, before each update; it then handles losses that are not finite.
+    last batch. host_batch: the last batch, on the CPU. gradient_norm: of the last step; None if not computed.
+    before_update: called with the optimiser before each update; it then handles losses that are not finite.
     """
 
     def __init__(
@@ -72,8 +72,9 @@ class DenseModule(lightning.LightningModule):
         self.metrics: dict[str, float] = {}
         self.terms: dict[str, Tensor] = {}
         self.host_batch: Batch | None = None
-        self.before_update: Callable[[torch.optim.Optimizer, Tensor | None], None] | None = None
+        self.before_update: Callable[[torch.optim.Optimizer], None] | None = None
         self.learning_rate = 0.0  # the largest of all groups, at the last step
+        self.gradient_norm: Tensor | None = None  # before clipping
         self._step_targets: list[list[Targets]] | None = None  # of all batches of the optimiser step, if several
         self._step_counts: StepCounts | None = None
         self._checked: set[str] = set()  # the stages whose first batch is checked
@@ -148,13 +149,13 @@ class DenseModule(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         # Lightning rejects fused optimisers here because of fp16's gradient scaler; ours is not fused with fp16.
-        norm = None
+        self.gradient_norm = None
         if gradient_clip_val is not None and gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         elif gradient_clip_val is not None:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            self.gradient_norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
         if self.before_update is not None:
-            self.before_update(optimizer, norm)
+            self.before_update(optimizer)
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(

@@ -81,7 +81,10 @@ def replay(file: str | Path, device: str | torch.device | None = "auto") -> Repl
 def find_in_batches(
     model: DenseModel, method: Method, batches: "list[Batch]", random_state: Mapping[str, Tensor], device: torch.device
 ) -> Finding:
-    """The first finding in the batches of one optimiser step, in this process alone and without torch.compile."""
+    """The first finding in the batches of one optimiser step, in this process alone and without torch.compile.
+
+    The losses of each batch are normalised by themselves.
+    """
     restore_random_state(random_state, device)
     finding = Finding()
     with torch.enable_grad(), alone(), non_finite_costs_allowed(), torch.compiler.set_stance("force_eager"):

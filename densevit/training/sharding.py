@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 
 from densevit.config import Config
 from densevit.errors import ConfigError, TrainingError, one_line
@@ -177,6 +178,12 @@ def scatter(model: DenseModel) -> None:
 def sharded_modules(model: nn.Module) -> list[FSDPModule]:
     """The modules with parameters of their own group, outer ones first."""
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def whole(x: Tensor) -> Tensor:
+    """The tensor; a sharded one gathered in each process. All processes must call it."""
+    gathered: Tensor = x.full_tensor() if isinstance(x, DTensor) else x
+    return gathered
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:

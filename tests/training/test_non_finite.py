@@ -153,10 +153,10 @@ def test_skip_gives_the_weights_of_a_run_without_the_step(where, given, poisoned
 class Late(NonFinite):
     """As on a GPU: the flag is read one step later, and the fused optimiser skips the update by it."""
 
-    def before_update(self, optimizer, norm):
+    def before_update(self, optimizer):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("densevit.training.callbacks.non_finite._skips_itself", lambda optimizer: True)
-            super().before_update(optimizer, norm)
+            super().before_update(optimizer)
 
 
 @pytest.mark.parametrize("where", ["output", "gradient"])

@@ -17,7 +17,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError
 from densevit.training.run import train
-from tests.training.test_run import TINY
+from tests.training.test_run import TINY, recorded
 from tests.training.test_signals import SMALL
 
 DOUBLE = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "data.val_length=5"]
@@ -155,7 +155,7 @@ def test_killed_process_ends_the_others_and_resuming_is_exact(tmp_path: Path, vi
     ]
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
-    assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "killed" / "metrics.csv").read_text()
+    assert recorded(tmp_path / "whole") == recorded(tmp_path / "killed")
 
 
 def child_of(process: int) -> int:

@@ -160,7 +160,7 @@ class Loader(data.DataLoader[Any]):
 
     batches_per_step: returns the number of batches of an optimiser step. If it is above 1, the batches of a step are
     fetched together, and each has `step_targets`, a list of the targets of all of them, for losses that are divided by
-    the counts of the step.
+    the counts of the step. seconds_waited: for batches, of all iterations.
 
     Prefetched batches do not count. `state_dict`, `load_state_dict` and `set_epoch` are those of its `TrainBatches`; a
     loader for evaluation has no state.
@@ -183,6 +183,7 @@ class Loader(data.DataLoader[Any]):
         )
         self._batches = batches
         self.batches_per_step: Callable[[], int] = lambda: 1
+        self.seconds_waited = 0.0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         return self._counted()
@@ -207,6 +208,7 @@ class Loader(data.DataLoader[Any]):
             super().__iter__()
         )  # at the first batch: a trainer that resumes asks for the iterator before it sets the epoch
         while True:
+            since = time.perf_counter()
             try:
                 batch = next(batches)
             except StopIteration:
@@ -221,7 +223,9 @@ class Loader(data.DataLoader[Any]):
                 if failure is None:
                     raise
                 raise failure from None
-            yield _received(batch, self.pin_memory)
+            received = _received(batch, self.pin_memory)
+            self.seconds_waited += time.perf_counter() - since
+            yield received
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch, which determines the order."""

@@ -19,6 +19,7 @@ import pytorch_lightning as lightning
 import torch
 from rich import get_console
 from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from densevit import config as configs
@@ -29,6 +30,7 @@ from densevit.training import fault_files
 from densevit.training.budget import counted
 from densevit.training.dense_module import DenseModule
 from densevit.training.replay import find_in_batches, image_ids, random_state
+from densevit.training.sharding import whole
 
 _MIN_SCALE = 1e-4  # of fp16 gradient scaling, as fairseq's --min-loss-scale
 _EXIT_CODE = 2  # of processes other than that of rank 0, which reports for all
@@ -103,14 +105,18 @@ class NonFinite(lightning.Callback):
         self._step.terms.append(self._module.terms)
         self._flag = torch.maximum(self._flag, _is_broken(loss.detach()))
 
-    def before_update(self, optimizer: Optimizer, norm: Tensor | None) -> None:
-        """Called once the gradients of an optimiser step are complete. norm: of the gradients; None: not computed."""
+    def before_update(self, optimizer: Optimizer) -> None:
+        """Called once the gradients of an optimiser step are complete. Sets `gradient_norm` of the module if clipping
+        has not."""
         assert self._step is not None and self._flag is not None and self._found is not None
         step, flag = self._step, self._flag
         self._step, self._flag = None, torch.zeros_like(flag)
         scaler = self._trainer.scaler
+        norm = self._module.gradient_norm
+        if norm is None:
+            norm = self._module.gradient_norm = self._norm()
         if scaler is None:
-            flag = torch.maximum(flag, _is_broken(self._norm() if norm is None else norm))
+            flag = torch.maximum(flag, _is_broken(norm))
         if process_count() > 1:
             distributed.all_reduce(flag, distributed.ReduceOp.MAX)
         if scaler is None and _skips_itself(optimizer):
@@ -133,7 +139,7 @@ class NonFinite(lightning.Callback):
         gradients = [p.grad for p in self._module.parameters() if p.grad is not None]
         if not gradients:
             return torch.zeros((), device=self._module.device)
-        return torch.nn.utils.get_total_norm(gradients)
+        return whole(torch.nn.utils.get_total_norm(gradients))
 
     def _update_later(self, optimizer: Any, step: _Step, flag: Tensor) -> None:
         """Lets the optimiser's kernels skip the update, and looks at the flag of the step before."""
@@ -228,7 +234,7 @@ class NonFinite(lightning.Callback):
     def _layer(self, step: _Step) -> tuple[str, str]:
         """The finding of a repetition in this process, "" if all is finite, and its text for the report."""
         device = self._module.device
-        if any(hasattr(p, "full_tensor") for p in self._module.parameters()):
+        if any(isinstance(p, DTensor) for p in self._module.parameters()):
             return "", "A repetition of the saved step finds the layer"  # sharded weights need all processes
         try:
             with torch.inference_mode(False), self._trainer.precision_plugin.forward_context():
@@ -252,8 +258,11 @@ class NonFinite(lightning.Callback):
             "precision": str(self._trainer.precision),
             "state_dict": state_dict,
             "batches": [
-                {**b, "targets": [{k: v for k, v in t.items() if k != "truth"} for t in b["targets"]]}
-                for b in step.batches
+                {
+                    **{key: value for key, value in batch.items() if key != "step_targets"},
+                    "targets": [{k: v for k, v in target.items() if k != "truth"} for target in batch["targets"]],
+                }
+                for batch in step.batches
             ],
             "random_state": step.random_state,
         }
@@ -288,13 +297,12 @@ def _restore(step: _Step) -> None:
 
 
 def _whole(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: x.full_tensor().cpu() if hasattr(x, "full_tensor") else x for name, x in state.items()}
+    return {name: whole(x).cpu() if isinstance(x, DTensor) else x for name, x in state.items()}
 
 
 def _is_broken(x: Tensor) -> Tensor:
     """1 if x is not finite, else 0, on its device."""
-    x = x.full_tensor() if hasattr(x, "full_tensor") else x  # of several processes
-    return (~x.isfinite()).float()
+    return (~whole(x).isfinite()).float()
 
 
 def _are_finite(terms: dict[str, float]) -> bool:
@@ -308,5 +316,5 @@ def _skips_itself(optimizer: Any) -> bool:
         return False
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return all(group["fused"] for group in optimizer.param_groups) and all(
-        p.is_cuda and not hasattr(p, "full_tensor") for p in parameters
+        p.is_cuda and not isinstance(p, DTensor) for p in parameters
     )

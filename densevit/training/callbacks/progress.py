@@ -1,6 +1,7 @@
 """Progress bar and printed lines during training."""
 
 import time
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -12,12 +13,50 @@ from densevit.training.dense_module import DenseModule
 CONSOLE = {"highlight": False, "soft_wrap": True}  # paths are not wrapped
 
 
+class RemainingTime:
+    """The estimated time until the end of the training, from the steps so far with their validations."""
+
+    def __init__(self) -> None:
+        self._start = (0.0, 0)  # time and step
+
+    def start(self, step: int) -> None:
+        """Begins to measure; step: at which the training begins or goes on."""
+        self._start = time.monotonic(), step
+
+    def seconds(self, step: int, steps: int) -> float | None:
+        """After `step` of `steps`; None before a few steps are measured."""
+        since, first = self._start
+        done = step - first
+        return None if done < _STEPS_BEFORE_TIMING else (time.monotonic() - since) / done * (steps - step)
+
+
 class ProgressBar(RichProgressBar):
-    """Lightning's progress bar without the version number."""
+    """Lightning's progress bar of an epoch, without the version number, with the time left of the whole training and
+    the clock time of its end."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.remaining = RemainingTime()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.remaining.start(trainer.global_step)
 
     def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
-        return {name.rpartition("/")[2]: value for name, value in metrics.items() if name != "v_num"}
+        shown = {name.rpartition("/")[2]: value for name, value in metrics.items() if name != "v_num"}
+        budget = getattr(pl_module, "budget", None)
+        left = None if budget is None else self.remaining.seconds(trainer.global_step, budget.steps)
+        return shown if left is None else {**shown, "left": left_and_end(left)}
+
+
+def left_and_end(seconds: float) -> str:
+    """As in "1:05 h, ends 14:20"; with the date if that is another day."""
+    now = datetime.now()
+    end = now + timedelta(seconds=seconds)
+    minutes = round(seconds / 60)
+    left = f"{minutes // 60}:{minutes % 60:02} h" if minutes >= 90 else f"{minutes} min"
+    return f"{left}, ends {end:%H:%M}" if end.date() == now.date() else f"{left}, ends {end:%d %b %H:%M}"
 
 
 _STEPS_BEFORE_TIMING = 3  # the first steps are slow: memory allocation, kernel selection
@@ -34,9 +73,11 @@ class ValidationLines(lightning.Callback):
         self._batches = 0
         self._timed_from: tuple[float, int] | None = None
         self._estimated = False
+        self.remaining = RemainingTime()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.start, self.images = time.monotonic(), 0
+        self.remaining.start(trainer.global_step)
         self._batches, self._timed_from, self._estimated = 0, None, False
 
     def on_train_batch_end(
@@ -76,6 +117,10 @@ class ValidationLines(lightning.Callback):
             parts.append(f"{self.images / (time.monotonic() - self.start):.0f} images/s")
         for name, evaluator in pl_module.evaluators.items():
             parts.append(f"{name}/{evaluator.main} {pl_module.metrics[f'{name}/{evaluator.main}']:.3f}")
+        budget = pl_module.budget if trainer.state.fn == "fit" else None
+        left = None if budget is None else self.remaining.seconds(trainer.global_step, budget.steps)
+        if left:
+            parts.append(f"{_duration(left)} left")
         self.console.print("  ".join(parts))
 
 

@@ -1,10 +1,14 @@
-"""Logging of losses, the learning rate and the metrics."""
+"""Logging of losses, learning rates, the gradients' norm, speed and memory, and of the metrics."""
 
 import math
+import sys
+import time
+from os.path import commonpath
 from typing import Any
 
 import pytorch_lightning as lightning
 import torch
+from torch import Tensor
 
 from densevit.losses.distributed import mean_over_processes
 from densevit.training.callbacks.non_finite import NonFinite
@@ -12,38 +16,134 @@ from densevit.training.dense_module import DenseModule
 
 
 class StepMetrics(lightning.Callback):
-    """Logs every `log_every_n_steps`-th optimiser step: the loss and its terms, averaged over processes, the rate,
-    and the skipped steps if `non_finite` skips them; and after each validation the metrics that are defined.
+    """Logs every `log_every_n_steps`-th optimiser step: the loss and its terms, averaged over processes and accumulated
+    batches, the rates, the norm of the gradients, and the skipped steps if `non_finite` skips them; `system/` speed and
+    memory; after each validation its metrics.
 
-    It must precede the checkpointing callback, so that the row of a checkpoint's step is written before the checkpoint.
-    Lightning itself logs after all callbacks, and a run killed in between would lose that row.
+    The device is waited for at these steps only. It must precede the checkpointing callback, so that the row of a
+    checkpoint's step is written before the checkpoint. Lightning itself logs after all callbacks, and a run killed in
+    between would lose that row.
     """
 
     def __init__(self, non_finite: NonFinite) -> None:
         self.non_finite = non_finite
         self._last_step = -1
+        self._terms: Tensor | None = None  # summed over the batches of a step, if several
+        self._speed = Speed()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._last_step = trainer.global_step
+        self._last_step, self._terms = trainer.global_step, None
+        self._speed.start(trainer)
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *_: Any
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        step = trainer.global_step
+        assert isinstance(pl_module, DenseModule)
+        self._speed.images += len(batch["images"]) // pl_module.method.views * trainer.world_size
+        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
         stepped, self._last_step = step != self._last_step, step
-        if not stepped or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set by a connector
+        terms, accumulate = outputs["terms"], trainer.accumulate_grad_batches
+        if accumulate > 1:
+            summed = torch.stack([value.float() for value in terms.values()]) / accumulate
+            summed = summed if self._terms is None else self._terms + summed
+            self._terms = None if stepped else summed
+        if not stepped or step % every:
             return
-        terms = {"loss": outputs["loss"], **outputs["terms"]}
-        values = mean_over_processes(torch.stack([value.float() for value in terms.values()])).tolist()
-        metrics = {f"train/{name}": value for name, value in zip(terms, values, strict=True)}
+        if accumulate > 1:
+            values = torch.cat([summed.sum()[None], summed])
+        else:
+            values = torch.stack([value.float() for value in (outputs["loss"], *terms.values())])
+        named = zip(("loss", *terms), mean_over_processes(values).tolist(), strict=True)
+        metrics = {f"train/{name}": value for name, value in named}
         metrics |= {"train/lr": pl_module.learning_rate, "epoch": trainer.current_epoch}
         if self.non_finite.skip:
             metrics["train/skipped_steps"] = self.non_finite.skipped
+        metrics |= {f"train/lr/{name}": lr for name, lr in learning_rates(trainer.optimizers[0], pl_module).items()}
+        if pl_module.gradient_norm is not None:
+            metrics["train/gradient_norm"] = float(pl_module.gradient_norm)
+        metrics |= self._speed.metrics(trainer)
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step - 1)
 
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._speed.pause()
+
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._speed.go_on()
         assert isinstance(pl_module, DenseModule)
         defined = {name: value for name, value in pl_module.metrics.items() if not math.isnan(value)}
         for logger in trainer.loggers:  # with the number of steps before it; Lightning's own would be one less
             logger.log_metrics({"epoch": trainer.current_epoch, **defined}, trainer.global_step)
+
+
+class Speed:
+    """Images a second and the share of time spent waiting for data since the last row, without validations.
+
+    images: of all processes since then.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._since = self._paused = 0.0
+        self._waited = 0.0
+
+    def start(self, trainer: lightning.Trainer) -> None:
+        """Begins a new interval."""
+        self.images, self._since = 0, time.perf_counter()
+        self._waited = getattr(trainer.train_dataloader, "seconds_waited", 0.0)
+
+    def pause(self) -> None:
+        """Leaves out the time until `go_on`."""
+        self._paused = time.perf_counter()
+
+    def go_on(self) -> None:
+        """Ends a pause."""
+        self._since += time.perf_counter() - self._paused
+
+    def metrics(self, trainer: lightning.Trainer) -> dict[str, float]:
+        """Those of the interval, which ends. `memory_gb` is the peak: of a GPU since then, of a process since its
+        start."""
+        seconds = max(time.perf_counter() - self._since, 1e-9)
+        waited = getattr(trainer.train_dataloader, "seconds_waited", 0.0) - self._waited
+        found = {"images_per_second": self.images / seconds, "data_wait": min(1.0, waited / seconds)}
+        memory = _peak_memory(trainer.strategy.root_device)
+        found |= {"memory_gb": memory / 1e9} if memory else {}
+        self.start(trainer)
+        return {f"system/{name}": value for name, value in found.items()}
+
+
+def learning_rates(optimizer: torch.optim.Optimizer, module: torch.nn.Module) -> dict[str, float]:
+    """The current rates by part of the model, `backbone`, if there are several. A part is the common start of the names
+    of the parameters with one rate; where two have the same, parts are named by their initial rates."""
+    names = {id(p): name.removeprefix("model.") for name, p in module.named_parameters()}
+    members: dict[float, list[str]] = {}
+    rates: dict[float, float] = {}
+    for group in optimizer.param_groups:
+        initial = group.get("initial_lr", group["lr"])
+        rates[initial] = group["lr"]
+        members.setdefault(initial, []).extend(names.get(id(p), "") for p in group["params"])
+    if len(rates) < 2:
+        return {}
+    parts = {
+        initial: commonpath([name.replace(".", "/") for name in own]).replace("/", ".")
+        for initial, own in members.items()
+    }
+    short = {initial: ".".join(part.split(".")[:2]) for initial, part in parts.items()}  # "heads.detection"
+    for names_of in (short, parts, {initial: f"{initial:g}" for initial in rates}):
+        if all(names_of.values()) and len(set(names_of.values())) == len(rates):
+            break
+    return {names_of[initial]: rates[initial] for initial in rates}
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Bytes: the peak of a GPU since the last call, else of this process; 0 if unknown."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return float(peak)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)

@@ -1,0 +1,123 @@
+"""What metrics.csv and loggers get: learning rates by part, gradient norm, speed, data wait and memory."""
+
+import re
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytorch_lightning as lightning
+import torch
+
+from densevit import config as configs
+from densevit.config import named_classes
+from densevit.config.values import PluginSection
+from densevit.errors import PluginError
+from densevit.training.callbacks import step_metrics
+from densevit.training.callbacks.progress import RemainingTime, left_and_end
+from densevit.training.callbacks.step_metrics import Speed, learning_rates
+from densevit.training.logger import MetricsCsv
+from densevit.training.run import fit
+from tests.training.test_resume_safely import TINY
+
+
+class Norms(lightning.Callback):
+    """The norm of all gradients before each step, by hand."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        squares = [p.grad.double().square().sum() for p in pl_module.parameters() if p.grad is not None]
+        self.found.append(float(torch.stack(squares).sum().sqrt()))
+
+
+@pytest.mark.parametrize("clip", ["null", "0.01"])
+def test_a_row_has_rates_gradient_norm_speed_and_memory(clip: str, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    overrides = [
+        "trainer.max_steps=4", "trainer.log_every=2", "optim.backbone_lr=1e-4", "optim.weight_decay=0.1",
+        f"trainer.clip_grad_norm={clip}", "trainer.loggers=[]", "data.train_length=8", "optim.schedule=constant",
+    ]  # fmt: skip
+    norms = Norms()
+    run = fit(configs.load(tmp_path / "tiny.yaml", overrides), run_dir=tmp_path / "run", callbacks=[norms])
+    rows = [row for row in MetricsCsv(run.path / "metrics.csv").rows() if row["train/loss"]]
+    assert [row["step"] for row in rows] == ["0", "1", "2", "3"]  # short trainings have a row each step
+    for row, norm in zip(rows, norms.found, strict=True):
+        assert float(row["train/gradient_norm"]) == pytest.approx(norm, rel=1e-5)
+        assert float(row["train/lr/backbone"]) == pytest.approx(1e-4)
+        assert float(row["train/lr/heads.surfaces"]) == float(row["train/lr"]) == pytest.approx(1e-3)
+        assert float(row["system/images_per_second"]) > 0
+        assert 0 <= float(row["system/data_wait"]) <= 1
+        assert 0.05 < float(row["system/memory_gb"]) < 100
+
+
+def test_a_run_of_an_older_version_gets_the_new_columns(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,train/loss,train/lr,epoch,surfaces/mIoU\n0,2.5,0.001,0,\n1,,,0,0.25\n1,2.0,0.001,0,\n")
+    log = MetricsCsv(path)
+    log.remove_after(1)  # resumed from the checkpoint of step 1
+    log.log_metrics({"train/loss": 1.5, "system/data_wait": 0.5}, step=1)
+    assert [(row["step"], row["train/loss"], row["system/data_wait"]) for row in MetricsCsv(path).rows()] == [
+        ("0", "2.5", ""), ("1", "", ""), ("1", "1.5", "0.5"),
+    ]  # fmt: skip
+
+
+def test_speed_leaves_out_validations_and_counts_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(step_metrics.time, "perf_counter", lambda: clock.now)
+    loader = SimpleNamespace(seconds_waited=7.0)
+    trainer: Any = SimpleNamespace(train_dataloader=loader, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    speed = Speed()
+    speed.start(trainer)
+    speed.images, loader.seconds_waited, clock.now = 40, 8.0, 104.0
+    speed.pause()
+    clock.now = 200.0
+    speed.go_on()
+    found = speed.metrics(trainer)
+    assert found["system/images_per_second"] == 10 and found["system/data_wait"] == 0.25
+    clock.now = 202.0
+    assert speed.metrics(trainer)["system/data_wait"] == 0
+
+
+def test_parts_with_layer_decay_have_names_of_their_own() -> None:
+    module = torch.nn.Module()
+    module.model = torch.nn.ModuleDict({"backbone": torch.nn.ModuleList([torch.nn.Linear(1, 1) for _ in range(3)])})
+    layers = module.model["backbone"]
+    rates = [1e-3, 5e-4, 1e-3]
+    groups = [{"params": [*layer.parameters()], "lr": lr} for layer, lr in zip(layers, rates, strict=True)]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    assert learning_rates(optimizer, module) == {"backbone": 1e-3, "backbone.1": 5e-4}
+    assert learning_rates(torch.optim.SGD(module.parameters(), lr=1.0), module) == {}
+
+
+def test_remaining_time_is_that_of_all_steps_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=50.0)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    remaining = RemainingTime()
+    remaining.start(100)  # a resumed run
+    assert remaining.seconds(101, 500) is None
+    clock.now = 70.0
+    assert remaining.seconds(110, 500) == 2 * 390
+
+
+def test_the_end_has_a_date_where_it_is_another_day() -> None:
+    assert re.fullmatch(r"1 min, ends (\d\d:\d\d|\d\d \w+ \d\d:\d\d)", left_and_end(60))
+    assert re.fullmatch(r"50:00 h, ends \d\d \w+ \d\d:\d\d", left_and_end(50 * 3600))
+
+
+@pytest.mark.parametrize(("name", "logger"), [("wandb", "WandbLogger"), ("mlflow", "MLFlowLogger")])
+def test_trackers_have_short_names(name: str, logger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert named_classes.load("logger", name).__name__ == logger
+    find = named_classes.importlib.util.find_spec
+    for found in (False, True):
+        spec = object() if found else None
+        monkeypatch.setattr(
+            named_classes.importlib.util, "find_spec", lambda key, spec=spec: spec if key == name else find(key)
+        )
+        if found:
+            assert named_classes.check_logger(PluginSection(name=name), "trainer.loggers.0", "run")["save_dir"] == "run"
+        else:
+            with pytest.raises(PluginError, match=f"{name}.*not installed. Try `pip install {name}`"):
+                named_classes.check_logger(PluginSection(name=name), "trainer.loggers.0")
