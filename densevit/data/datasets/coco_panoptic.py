@@ -1,7 +1,9 @@
 """Images with segments in COCO's panoptic format: a json, and PNGs with ids by colour."""
 
 import glob
+import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +14,7 @@ from densevit.data.datasets.dataset_validation import check_existence, for_each
 from densevit.data.datasets.paired_dataset import load_preset
 from densevit.data.datasets.paired_files import IMAGES, list_files, root_folder, spellings
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
+from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
 from densevit.data.io.images import check_image, read_image
 from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids
@@ -80,10 +83,12 @@ class CocoPanoptic(Dataset):
             self._segments = str(_found(base, split, "segments", options["segments"]))
             names = [os.fsdecode(name) for name in self._annotations.segment_files]
             check_existence(Path(self._segments), names, read.file, "PNGs of segments")
-        self._sizes, self._upright = np.ones((len(self), 2), np.int32), np.ones(len(self), bool)
         self._empty_segments: bool = options["empty_segments"]
-        for_each(len(self), self._validate, "Validating segments" if read.labelled else "Validating images")
-        self._annotations = self._annotations.without_empty()
+        images = hashlib.sha256(self._images.tobytes()).hexdigest()
+        key = ["coco_panoptic", str(read.file), images, self._segments, self._empty_segments]
+        scan = cached_scan(key, self._scan, self._files, len(self) >= LARGE)
+        self._sizes, self._upright = scan["sizes"], scan["upright"]
+        self._annotations = replace(self._annotations, area=scan["area"], boxes=scan["boxes"]).without_empty()
         self.classes = {
             "panoptic": read.classes,
             "detection": tuple(c for c in read.classes if c.thing),
@@ -161,6 +166,19 @@ class CocoPanoptic(Dataset):
         if "semantic" in self.provides:
             targets["semantic"] = torch.from_numpy(runs.filled(np.append(labels, IGNORE).astype(np.uint8)[found]))
         return targets
+
+    def _scan(self) -> Arrays:
+        """Checks all files, and measures images and segments."""
+        self._sizes, self._upright = np.ones((len(self), 2), np.int32), np.ones(len(self), bool)
+        labelled = self._annotations.labelled
+        for_each(len(self), self._validate, "Validating segments" if labelled else "Validating images")
+        measured = {"area": self._annotations.area, "boxes": self._annotations.boxes}
+        return {"sizes": self._sizes, "upright": self._upright, **measured}
+
+    def _files(self, _: Arrays) -> list[str]:
+        paths = [self.path(index) for index in range(len(self))]
+        segments = [self.segments_path(index) for index in range(len(self))] if self._annotations.labelled else []
+        return [str(self._annotations.file), *paths, *segments]
 
     def _validate(self, index: int) -> None:
         """Checks an image and its PNG, and measures its segments."""
