@@ -171,7 +171,8 @@ def test_sharded_training_matches_one_process_and_resumes(runs: Path) -> None:
     assert shards == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
     sizes = [(run / "checkpoints" / "last.ckpt" / name).stat().st_size for name in shards[1:3]]
     assert min(sizes) > 0.4 * sum(sizes)  # each process has written its part
-    states = [load_file(runs / name / "model.safetensors") for name in ("detr-alone", "detr-sharded")]
+    # The first validation, after 7 steps, is the best of both: none detects anything.
+    states = [load_file(runs / name / "model.safetensors") for name in ("detr-begun-alone", "detr-sharded")]
     assert states[0].keys() == states[1].keys()
     far = [((states[1][name] - value).abs() > 1e-3).float().flatten() for name, value in states[0].items()]
     assert torch.cat(far).mean() < 0.01  # AdamW amplifies gradients that are only rounding
