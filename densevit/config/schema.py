@@ -300,6 +300,10 @@ class TrainerSection(Section):
     """Compute the statistics of batch norm over all processes, on NVIDIA GPUs."""
     keep_checkpoints: Count | None = 2
     """Number of checkpoints to keep: `last.ckpt` and those before it, as `step-N.ckpt`. `null`: all."""
+    tf32: bool = False
+    """TF32 for fp32 matrix products and convolutions on NVIDIA GPUs: faster, with 10 bits of precision."""
+    channels_last: bool = False
+    """Keep images and kernels in torch's memory format `channels_last`, which is faster for convolutions on GPUs."""
 
     @model_validator(mode="before")
     @classmethod

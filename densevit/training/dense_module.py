@@ -265,6 +265,8 @@ class DenseModule(lightning.LightningModule):
             }
             targets.append({**target, **moved})
         images, mask = (batch[key].to(device, non_blocking=True) for key in ("images", "padding_mask"))
+        if self.config is not None and self.config.trainer.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         moved_batch: Batch = {"images": images, "padding_mask": mask, "targets": targets}
         if "skipped" in batch:
             moved_batch["skipped"] = batch["skipped"]

@@ -45,6 +45,20 @@ def trainer_arguments(precision: str, accelerator: str = "auto") -> dict[str, An
     return {"plugins": [plugin]}
 
 
+@contextmanager
+def tf32(on: bool) -> Iterator[None]:
+    """Whether fp32 matrix products and convolutions on NVIDIA GPUs round their inputs to 10 bits (TF32); torch's
+    settings are restored afterwards. By default torch rounds those of convolutions."""
+    matmul, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if on else "highest")
+    torch.backends.cudnn.allow_tf32 = on
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
 def resolve(precision: str, accelerator: str = "auto") -> str:
     """Returns Lightning's name for a precision.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
+import torch
 from pytorch_lightning.callbacks import ProgressBar as LightningBar
 from pytorch_lightning.loggers import Logger
 from rich import get_console, reconfigure
@@ -45,6 +46,7 @@ from densevit.training.lightning_logging import silence_lightning
 from densevit.training.logger import MetricsCsv
 from densevit.training.optim import learning_rate
 from densevit.training.peers import Peers, watching
+from densevit.training.precision import tf32
 from densevit.training.resuming import Checkpoint, changes, run_of
 from densevit.training.run_errors import removed_on_error, resume_hint, translated_errors
 from densevit.training.run_folder import choose_together
@@ -197,6 +199,8 @@ def _run(
     evaluators = build_evaluators(model, config, data.val, method)
     metrics = check_monitor(config.trainer.monitor, evaluators, config.trainer.patience)
     check_callbacks(callbacks, metrics)
+    if config.trainer.channels_last:
+        model.to(memory_format=torch.channels_last)
     if config.trainer.compile:
         model.compile()
 
@@ -252,7 +256,7 @@ def _run(
 
         stopped_by = 0
         try:
-            with watching(trainer, peers):
+            with watching(trainer, peers), tf32(config.trainer.tf32):
                 path = None if checkpoint is None else checkpoint.path
                 module = DenseModule(Predictor(model, config), config.optim, evaluators, method=method)
                 module.checkpoint_groups = groups

@@ -12,7 +12,9 @@ from densevit import config as configs
 from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.depth import DepthErrors
 from densevit.interfaces import Predictions, Targets
+from densevit.layers import positions
 from densevit.training import precision
+from densevit.training.logger import MetricsCsv
 from densevit.training.precision import resolve
 from densevit.training.run import train
 from tests.training.test_several_tasks import BASE, DETECTION, SURFACES
@@ -87,6 +89,45 @@ def test_cpu_accelerator_ignores_the_gpu(machine):
 def test_mps_uses_fp32(accelerator, machine):
     machine.has(mps=True, cpu=None)
     assert resolve("auto", accelerator) == "32-true"
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_tf32_is_set_for_products_and_convolutions_and_restored(on: bool) -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    with precision.tf32(on):
+        assert torch.backends.cuda.matmul.allow_tf32 is on and torch.backends.cudnn.allow_tf32 is on
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+
+
+def test_position_tables_are_fp32_under_autocast() -> None:
+    padding = torch.zeros(1, 5, 7, dtype=torch.bool)
+    boxes = torch.rand(3, 4)
+    tables = [
+        lambda: positions.sine(boxes, 8), lambda: positions.sine_map(padding, 16),
+        lambda: positions.sine_boxes(boxes, 8), lambda: positions.sine_grid_1d(3, 4, 8),
+        lambda: positions.sine_grid_2d(3, 4, 8), lambda: positions.resize_grid(torch.rand(3, 4, 8), (5, 7)),
+    ]  # fmt: skip
+    for table in tables:
+        torch.manual_seed(0)
+        expected = table()
+        for dtype in (torch.bfloat16, torch.float16):
+            torch.manual_seed(0)
+            with torch.autocast("cpu", dtype):
+                found = table()
+            assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("backbone", [{"name": "resnet", "depth": 18}, {"name": "swin", "variant": "nano"}], ids=str)
+def test_channels_last_changes_nothing_but_rounding(backbone: dict[str, Any], tmp_path: Path) -> None:
+    sections = {**BASE, "backbone": backbone, "heads": {"depth": {"name": "dpt", "width": 8}}}
+    config = configs.from_mapping({**sections, "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu"}})
+    losses = []
+    for on in (False, True):
+        config.trainer.channels_last = on
+        run = train(config, tmp_path / str(on))
+        [row] = [row for row in MetricsCsv(run / "metrics.csv").rows() if row["train/loss"]]
+        losses.append([float(row["train/loss"]), float(row["train/gradient_norm"])])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 class TruthDetection(CocoDetection):
