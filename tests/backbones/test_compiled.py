@@ -1,9 +1,12 @@
-"""torch.compile with its C++ compiler: features and gradients of each family match eager mode."""
+"""torch.compile: features and gradients of each family match eager mode; batches of new sizes do not compile again."""
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 import densevit
+from densevit.interfaces import Class
+from densevit.model import DenseModel
 
 FAMILIES = [
     ("vit", {"variant": "nano", "patch_size": 16, "features": (1, 2)}),
@@ -28,3 +31,20 @@ def test_compiled_backbone_matches_eager(name, options):
         (y * weight).mean().backward(retain_graph=True)
     scale = 1 / expected.grad.abs().max()
     torch.testing.assert_close(found.grad * scale, expected.grad * scale, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_batches_of_ten_sizes_compile_detr_at_most_three_times():
+    """After the second size torch compiles for variable sizes."""
+    backbone = densevit.create_backbone("resnet", depth=18, norm="frozen")
+    small = {"num_queries": 5, "width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
+    head = densevit.create_head("detr", backbone.channels, backbone.strides, [Class("a", 1, (0, 0, 0))], **small)
+    model, counter = DenseModel(backbone, {"detection": head}).train(), CompileCounter()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=counter)  # compiles nothing to machine code
+    for i in range(10):
+        height, width = 96 + 32 * (i % 4), 96 + 32 * (i * 3 % 5)
+        padding = torch.zeros(2, height, width, dtype=torch.bool)
+        targets = [{"boxes": torch.rand(i % 3, 4), "labels": torch.zeros(i % 3), "size": (height, width)}] * 2
+        compiled({"images": padding[:, None].expand(-1, 3, -1, -1).byte(), "padding_mask": padding, "targets": targets})
+    assert 1 <= counter.frame_count <= 3
