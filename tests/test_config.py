@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from densevit import config, registry
-from densevit.config import Config, schema, yaml_io
+from densevit.config import Config, yaml_io
 from densevit.errors import ConfigError
 
 MINE = """\
@@ -235,7 +235,7 @@ def test_each_error_has_a_line_and_names_its_file():
         "child.yaml: seed should be greater than or equal to 0, not -1.",
         "base.yaml: optim.lr should be a valid number, not 'fast'.",
         "command line: trainer.emma is not a key of trainer. Did you mean 'ema'? "
-        f"Keys: {', '.join(sorted(schema.TrainerSection.model_fields))}.",
+        f"Keys: {', '.join(sorted(config.TrainerSection.model_fields))}.",
     ]
 
 
@@ -313,7 +313,7 @@ def test_docs_list_every_key(project):
         "InferenceSection",
         "Config",
     ):
-        for name, field in getattr(schema, section).model_fields.items():
+        for name, field in getattr(config, section).model_fields.items():
             assert f"`{name}`" in page, f"docs/config.md does not name {section}.{name}"
             assert field.description, f"{section}.{name} has no docstring"
 

@@ -14,21 +14,17 @@ from pydantic import BaseModel, ValidationError
 
 from densevit import registry
 from densevit.config import layers, named_classes, yaml_io
-from densevit.config.schema import (
+from densevit.config.data_schema import DataSection
+from densevit.config.model_schema import (
     BackboneSection,
-    Config,
-    DataSection,
     EvaluationSection,
     HeadSection,
     InferenceSection,
     ModelSections,
-    OpenSection,
-    OptimSection,
-    PluginSection,
-    Section,
-    Sources,
-    TrainerSection,
 )
+from densevit.config.schema import Config, Sources
+from densevit.config.training_schema import OptimSection, TrainerSection
+from densevit.config.values import OpenSection, PluginSection, Section
 from densevit.errors import ConfigError, PluginError, printable
 from densevit.options import OptionError, nearest, shown, takes, wanted, wrong_numbers
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from densevit.config.schema import BUDGETS, BackboneSection, DataSection, HeadSection, OptimSection
+from densevit.config.data_schema import DataSection
+from densevit.config.model_schema import BackboneSection, HeadSection
+from densevit.config.training_schema import BUDGETS, OptimSection
 from densevit.config.yaml_io import find_file, parse, read_file
 from densevit.errors import ConfigError
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from densevit import options as signatures
 from densevit import registry
-from densevit.config.schema import OPTIMISERS, DataSection, OptimSection
+from densevit.config.data_schema import DataSection
+from densevit.config.training_schema import OPTIMISERS, OptimSection
 from densevit.config.values import PluginSection
 from densevit.errors import PluginError
 from densevit.options import OptionError

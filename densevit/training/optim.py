@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from densevit import config as configs
 from densevit import registry
 from densevit.config import OptimSection, named_classes
-from densevit.config.schema import OPTIMISERS
+from densevit.config.training_schema import OPTIMISERS
 from densevit.errors import PluginError
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel

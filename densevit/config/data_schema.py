@@ -1,0 +1,82 @@
+"""The config section of the data."""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from densevit.config.values import Count, Float, Int, Named, OpenSection, Scales, Side, Sides, module_section
+
+
+class DataSection(OpenSection):
+    """The data set, its loader and augmentation, and the data set's own options, such as `root`."""
+
+    name: str
+    """A plugin's name or `module:Class`."""
+    split: str = "val"
+    """The split for validation and `evaluate`, by its name on disk (`test`)."""
+    batch_size: Annotated[Count, Field(le=2**20)] = 8
+    """Images per step and device."""
+    num_workers: Annotated[Int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
+    """Worker processes that load images. `auto`: by the number of CPU cores."""
+    image_size: Sides = None
+    """Side, or `[height, width]`, of the model's input in pixels. `null`: the recipe's default."""
+    recipe: Annotated[Literal["fixed", "detr", "crop", "lsj", "resize"] | Named, BeforeValidator(module_section)] = (
+        "fixed"
+    )
+    """Augmentation in training: `fixed` resizes images to `image_size`; `detr` is the multi-scale augmentation of DETR;
+    `crop` takes crops of `image_size` at random scales, as for semantic segmentation, NYU and KITTI; `lsj`, large-scale
+    jitter, fits images into `image_size` times a random scale and crops or pads them to it, as for instance masks on
+    COCO; `resize` is `fixed` without augmentation. Or `module:Class` with options, `{name: my_package:MyRecipe,
+    options}`."""
+    short_side: Side | None = None
+    """For `crop` and `lsj`: the short side of images in evaluation; for `crop`, in training before random scaling too.
+    `null`: the image's own; for `lsj`, images are fitted into `image_size`."""
+    scales: Scales = None
+    """For `crop` and `lsj`: the smallest and the largest random scale in training. `null`: `[0.5, 2.0]`; for `lsj`,
+    `[0.1, 2.0]`."""
+    rotation: Annotated[Float, Field(gt=0, le=180)] | None = None
+    """For `crop`: the largest random rotation in training, in degrees. New pixels at the border are black and
+    unlabelled. `null`: no rotation."""
+    object_crops: Annotated[Float, Field(gt=0, le=1)] | None = None
+    """For `crop`: the share of training crops placed at random around an object, for large images with few objects.
+    `null`: crops are anywhere."""
+    min_visible: Annotated[Float, Field(gt=0, le=1)] | None = None
+    """For `crop`: objects of which a crop has less than this share of the box's area are left out in training. `null`:
+    none with any part inside."""
+    copy_paste: Annotated[Float, Field(gt=0, le=1)] | None = None
+    """Simple Copy-Paste in training: the share of images on which objects of another training image are pasted, by
+    their instance masks. `null`: none."""
+    repeat_factor: Annotated[Float, Field(gt=0, le=1)] | None = None
+    """Repeat factor sampling in training: images with a class that is in less than this share of the images are shown
+    more often, by the square root of threshold / share. 0.001 for LVIS. `null`: each image once an epoch."""
+    group_by_aspect: bool = False
+    """Groups landscape and portrait images into separate batches: less padding."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """Images whose file or label file cannot be read: `raise` ends the run; `skip` leaves them out of their batches,
+    and counts and names them."""
+
+    @field_validator("recipe")
+    @classmethod
+    def _crops_to_a_size(cls, recipe: Any, info: ValidationInfo) -> Any:
+        if recipe == "crop" and info.data.get("image_size", 0) is None:
+            raise ValueError("'crop' needs data.image_size: the crop's side, or [height, width].")
+        return recipe
+
+    @field_validator("short_side", "scales", "rotation", "object_crops", "min_visible")
+    @classmethod
+    def _belongs_to_crop(cls, value: Any, info: ValidationInfo) -> Any:
+        recipe = info.data.get("recipe", "crop")  # an invalid recipe is reported on its own
+        having = ("crop", "lsj") if info.field_name in ("short_side", "scales") else ("crop",)
+        if value is not None and recipe not in having:
+            name = recipe if isinstance(recipe, str) else recipe.name
+            listed = " or data.recipe: ".join(having)
+            raise ValueError(f"the recipe {name!r} has no such key. Leave it out, or set data.recipe: {listed}.")
+        return value
+
+    @field_validator("scales")
+    @classmethod
+    def _rises(cls, scales: tuple[float, float] | None) -> tuple[float, float] | None:
+        if scales is not None and not 0 < scales[0] <= scales[1] < math.inf:
+            raise ValueError(f"give the smallest scale, above 0, and the largest, not {[*scales]}.")
+        return scales

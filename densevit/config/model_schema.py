@@ -1,0 +1,158 @@
+"""The config sections of the model and of inference: backbone, heads, windows and test-time augmentation."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+
+from densevit.config.values import (
+    Count,
+    Factor,
+    Frozen,
+    FrozenDepths,
+    OpenSection,
+    Patterns,
+    PluginSection,
+    Rate,
+    Section,
+    Sides,
+    Triple,
+    above_zero,
+    as_tuple,
+)
+
+
+class BackboneSection(OpenSection):
+    """The backbone, and its options."""
+
+    name: str
+    """A plugin's name (`densevit plugins` lists them) or `module:Class`."""
+    weights: str | None = None
+    """Pretrained weights of the backbone: a file or folder of densevit's or another project's, or `timm:NAME`,
+    `torchvision:NAME`, `hf:ORG/NAME`. `null`: random weights."""
+    weights_allow: Patterns = ()
+    """Patterns of tensors that may be missing, unexpected or of another shape in these weights, as in `[norm.*]`."""
+    mean: Triple = None
+    """Mean of normalisation, red, green and blue, for pixels in 0 ... 1. `null`: that of `weights`, or the backbone's
+    own."""
+    std: Annotated[Triple, AfterValidator(above_zero)] = None
+    """Standard deviation of normalisation. `null`: as for `mean`."""
+    freeze: FrozenDepths = False
+    """Freezes the backbone: no gradients, norms in evaluation mode. Or the number of frozen depths, from the input, or
+    patterns of parameters, as in `[patch_*, stages.0.*]`."""
+
+
+class EvaluationSection(OpenSection):
+    """The evaluator of a head, and its options."""
+
+    name: str | None = None
+    """A plugin's name or `module:Class`. `null`: the evaluator with the name of the head's task."""
+
+
+class HeadSection(OpenSection):
+    """One head, and its options."""
+
+    name: str
+    """A plugin's name or `module:Class`."""
+    weight: Rate | Literal["learned"] = 1.0
+    """Weight of the head's losses. `learned`: uncertainty weighting, trained with the model."""
+    weights: str | None = None
+    """Pretrained weights of the head and its neck; of another project's model, the head of the same task. `null`:
+    random weights."""
+    weights_allow: Patterns = ()
+    """Patterns of tensors that may be missing, unexpected or of another shape in these weights."""
+    freeze: Frozen = False
+    """Freezes the head and its neck. Or patterns of parameters, as in `[decoder.*, neck.*]`."""
+    neck: PluginSection | None = None
+    """The neck between the backbone and this head: `{name: ..., options}`."""
+    evaluation: EvaluationSection | None = EvaluationSection()
+    """The evaluator of this head: `{name: ..., options}`. `null`: the mean loss over the validation images."""
+    inference: "InferenceSection | None" = None
+    """Windows and test-time augmentation of this head, in place of the section `inference`. `null`: that section."""
+
+
+class InferenceSection(Section):
+    """Windows and test-time augmentation in validation, `evaluate` and `predict`; by default none.
+
+    Dense predictions for a pixel are averaged. Boxes of windows are merged; flips and scales do not apply to them.
+    Heads of masks and keypoints are predicted in one pass of the whole image.
+    Sides are in pixels of the image as resized for evaluation.
+    """
+
+    window: Sides = None
+    """Side, or `[height, width]`, of sliding windows. `null`: the whole image."""
+    stride: Sides = None
+    """Stride, or `[down, across]`, of the windows. `null`: two thirds of the window, rounded."""
+    average: Literal["logits", "probabilities"] = "logits"
+    """Whether logits or probabilities of class maps are averaged. Maps without classes, such as depth, are averaged
+    directly."""
+    flip: bool = False
+    """Also predicts on the horizontally flipped image."""
+    scales: Annotated[tuple[Factor, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (1.0,)
+    """Predicts on the image resized by each of these factors."""
+    batch_size: Count = 4
+    """Batch size of windows, or of flips of a whole image."""
+
+    @field_validator("stride")
+    @classmethod
+    def _covers_every_pixel(cls, stride: Any, info: ValidationInfo) -> Any:
+        if stride is None or "window" not in info.data:  # an invalid window is reported on its own
+            return stride
+        window = info.data["window"]
+        if window is None:
+            raise ValueError(f"a stride of {_shown(stride)} needs a window. Set inference.window too, or leave it out.")
+        if any(step > side for step, side in zip(_pair(stride), _pair(window), strict=True)):
+            raise ValueError(
+                f"{_shown(stride)} is more than inference.window, {_shown(window)}, and skips pixels. "
+                "Expected at most the window; null is two thirds of it."
+            )
+        return stride
+
+    @property
+    def once(self) -> bool:
+        """Whether there is one prediction of the whole image, and nothing to average."""
+        return self.window is None and not self.flip and self.scales == (1.0,)
+
+    @property
+    def window_sides(self) -> tuple[int, int] | None:
+        """(height, width)."""
+        return None if self.window is None else _pair(self.window)
+
+    @property
+    def strides(self) -> tuple[int, int] | None:
+        """(down, across); None without windows."""
+        if self.window is None:
+            return None
+        if self.stride is not None:
+            return _pair(self.stride)
+        height, width = _pair(self.window)
+        return max(1, round(2 * height / 3)), max(1, round(2 * width / 3))
+
+
+def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
+    return (sides, sides) if isinstance(sides, int) else sides
+
+
+def _shown(sides: int | tuple[int, int]) -> str:
+    return str(sides if isinstance(sides, int) else list(sides))
+
+
+def _valid_head_names(heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
+    for name in heads:
+        if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
+            raise ValueError(f"{name!r} is not a valid name for a head: use letters, digits, _ and -.")
+        if len(name) > 100:  # it is part of file names
+            raise ValueError(f"{name[:20]}... is not a valid name for a head: {len(name)} letters, 100 are allowed.")
+    return heads
+
+
+Heads = Annotated[dict[str, HeadSection], AfterValidator(_valid_head_names)]
+
+
+class ModelSections(Section):
+    """The sections of a config that describe its model; the keys are those of `Config`."""
+
+    weights: str | None = None
+    weights_allow: Patterns = ()
+    backbone: BackboneSection
+    heads: Heads

@@ -1,0 +1,182 @@
+"""The config sections of the optimiser and of the training."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails
+
+from densevit.config.values import (
+    Count,
+    Duration,
+    Factor,
+    Float,
+    Int,
+    ModuleClass,
+    Momentum,
+    Named,
+    OpenSection,
+    PluginSection,
+    Rate,
+    Section,
+    as_sections,
+    as_tuple,
+    module_section,
+)
+
+BUDGETS = ("max_images", "max_steps", "max_epochs")
+"""Keys of `trainer`; exactly one is set."""
+
+OPTIMISERS = ("adamw", "adam", "sgd", "muon")
+"""The built-in optimisers."""
+
+
+class OptimSection(OpenSection):
+    """The optimiser and the learning rate schedule, and the options of an optimiser that is a `module:Class`."""
+
+    name: Literal["adamw", "adam", "sgd", "muon"] | ModuleClass = "adamw"
+    """`adamw`, `adam`, `sgd`, which uses the first of `betas` as momentum, `muon`, which is Muon for the weights of
+    linear and convolution layers and AdamW for the rest, or a `module:Class`."""
+    lr: Annotated[Float, Field(gt=0, le=1e6)] | None = None
+    """Learning rate; 1e-4 if `lr_per_256` is not set either."""
+    lr_per_256: Annotated[Float, Field(gt=0, le=1e6)] | None = None
+    """Instead of `lr`: the learning rate for 256 images per optimiser step, scaled linearly to the actual number."""
+    backbone_lr: Rate | None = None
+    """The backbone's learning rate. `null`: the same as of the other parameters."""
+    layer_decay: Annotated[Float, Field(gt=0, le=1)] = 1.0
+    """Layer-wise decay: the learning rate of a backbone depth relative to the next; the last has `backbone_lr`."""
+    lr_factors: dict[str, Factor] = Field(default_factory=dict)
+    """Learning rate factors by parameter pattern, as in `{heads.detection.*: 10}`. If several match, all apply."""
+    matrices: Literal["all", "convolutions"] = "all"
+    """The weights that `muon` trains: of all linear and convolution layers, or of convolutions only, which costs less
+    for small batches on a CPU. The others have AdamW."""
+    weight_decay: Rate = 1e-4
+    """Weight decay; not applied to norms, biases and position embeddings."""
+    betas: Annotated[tuple[Momentum, Momentum] | None, BeforeValidator(as_tuple)] = None
+    """Adam's betas. `null`: `[0.9, 0.999]`; those of a `module:Class` are its own."""
+    schedule: Annotated[Literal["constant", "cosine", "poly", "step"] | Named, BeforeValidator(module_section)] = (
+        "cosine"
+    )
+    """The learning rate after the warm-up: constant, half a cosine, polynomial decay (power 0.9), divided by 10 once,
+    or a function of the step: `module:function` or `{name: module:function, options}`."""
+    warmup: Annotated[Float, Field(ge=0, lt=1)] = 0.0
+    """Linear warm-up from 0, as a fraction of the training."""
+    warmup_steps: Annotated[Int, Field(ge=0)] | None = None
+    """Instead of `warmup`: the warm-up in optimiser steps, independent of the budget, as in papers."""
+    drop_at: Annotated[Float, Field(gt=0, le=1)] = 0.67
+    """The fraction of the training at which `step` divides by 10."""
+    min_lr_ratio: Annotated[Float, Field(ge=0, le=1)] = 0.0
+    """The final learning rate of `cosine` and `poly`, as a fraction of the learning rate."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_learning_rate(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            values = cls._of_built_in(values)
+            given = [key for key in ("lr", "lr_per_256") if values.get(key) is not None]
+            if len(given) == 2:
+                raise ValueError("lr and lr_per_256 are both given; keep one.")
+            if values.get("matrices", "all") != "all" and values.get("name", "adamw") != "muon":
+                raise ValueError("matrices are of the optimiser muon. Leave them out, or set optim.name: muon.")
+            if values.get("warmup") and values.get("warmup_steps"):
+                raise ValueError("warmup and warmup_steps are both given; keep one.")
+            if not given:
+                return {**values, "lr": 1e-4}
+        return values
+
+    @classmethod
+    def _of_built_in(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The values with the betas of a built-in optimiser, which has no other options."""
+        if values.get("name", "adamw") not in OPTIMISERS:
+            return values
+        extra = [key for key in values if key not in cls.model_fields]
+        if extra:  # as pydantic reports it for sections with fixed keys
+            errors = [InitErrorDetails(type="extra_forbidden", loc=(key,), input=values[key]) for key in extra]
+            raise ValidationError.from_exception_data("OptimSection", errors)
+        return {**values, "betas": (0.9, 0.999)} if values.get("betas") is None else values
+
+
+class TrainerSection(Section):
+    """Training budget, hardware, validation, checkpoints and logging."""
+
+    max_images: Count | None = None
+    """The training budget in images over all processes, independent of the size of the data set. One of `max_images`,
+    `max_steps` and `max_epochs` is required."""
+    max_steps: Count | None = None
+    """The budget in optimiser steps."""
+    max_epochs: Count | None = None
+    """The budget in passes over the data set."""
+    precision: Literal["auto", "32", "16-mixed", "bf16-mixed", "bf16-true", "64"] = "auto"
+    """`auto`: bf16-mixed if the hardware supports it, else 32."""
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
+    """`auto`: the best available one."""
+    devices: Annotated[Count, Field(le=2**16)] | str = "auto"
+    """Number of devices, or their indices (`"0,2"`)."""
+    num_nodes: Annotated[Count, Field(le=2**16)] = 1
+    """Number of nodes."""
+    strategy: str = "auto"
+    """How several devices train: `ddp` (each holds the model), `fsdp2` (each holds a part of it), or another strategy
+    of Lightning's. `auto`: `ddp` with several devices."""
+    clip_grad_norm: Annotated[Float, Field(gt=0)] | None = None
+    """Clips the norm of the gradients. `null`: no clipping."""
+    accumulate: Count = 1
+    """Batches per optimiser step. Losses are normalised over all of them, as those of one large batch."""
+    evaluate_every: Annotated[Float, Field(gt=0, allow_inf_nan=False)] = 0.25
+    """Interval between validations: below 1 a fraction of the training, 0.25 for four validations; from 1 on, epochs.
+    The last step is always followed by one."""
+    checkpoint_every: Count | Duration | None = "5min"
+    """Interval between writes of `last.ckpt`, in addition to those after validations: optimiser steps, or a time as in
+    `30s`, `5min` or `1h`. `null`: no others."""
+    compile: bool = False
+    """Compile the model with `torch.compile`."""
+    monitor: str | None = None
+    """The metric that selects the best epoch, `detection/AP`. `null`: the head's main metric; for several heads, their
+    main metrics relative to the best value of each so far."""
+    patience: Count | None = None
+    """Early stopping: ends the training after this many validations in a row without a better `monitor`. `null`: the
+    whole budget."""
+    ema: Annotated[Float, Field(gt=0, lt=1)] | None = None
+    """Decay of the exponential moving average of the weights, which is then evaluated and saved. `null`: none."""
+    log_every: Count = 50
+    """Optimiser steps between lines of losses in `metrics.csv`."""
+    callbacks: Annotated[tuple[PluginSection, ...], BeforeValidator(as_sections)] = ()
+    """Lightning callbacks: `[{name: module:Class, options}]`."""
+    loggers: Annotated[tuple[PluginSection, ...] | None, BeforeValidator(as_sections)] = None
+    """Lightning loggers besides `metrics.csv`: `tensorboard`, `wandb`, `mlflow`, or `{name: module:Class, options}`.
+    `null`: `tensorboard` if it is installed."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is not finite: `stop` ends the training with the layer it started in and a file that
+    repeats the step; `skip` leaves the step out and counts it."""
+    stall_after: Duration | None = "10min"
+    """A time, as in `30s`, `5min` or `1h`, without a finished training or validation step, after which stderr shows
+    what the training waits for. `null`: never."""
+    sync_batchnorm: bool = False
+    """Compute the statistics of batch norm over all processes, on NVIDIA GPUs."""
+    keep_checkpoints: Count | None = 2
+    """Number of checkpoints to keep: `last.ckpt` and those before it, as `step-N.ckpt`. `null`: all."""
+    tf32: bool = False
+    """TF32 for fp32 matrix products and convolutions on NVIDIA GPUs: faster, with 10 bits of precision."""
+    channels_last: bool = False
+    """Keep images and kernels in torch's memory format `channels_last`, which is faster for convolutions on GPUs."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numeric_precision(cls, values: Any) -> Any:
+        if isinstance(values, dict) and type(values.get("precision")) is int:
+            return {**values, "precision": str(values["precision"])}
+        return values
+
+    @field_validator("evaluate_every")
+    @classmethod
+    def _share_or_epochs(cls, value: float) -> float:
+        if value > 1 and not value.is_integer():
+            raise ValueError(f"give a fraction of the training below 1, or a whole number of epochs, not {value:g}.")
+        return value
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "TrainerSection":
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
+        if not given:
+            raise ValueError("set max_images, max_steps or max_epochs, else the training has no end.")
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both given; keep one budget.")
+        return self
