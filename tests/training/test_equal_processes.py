@@ -167,6 +167,7 @@ def test_sharded_training_matches_one_process_and_resumes(runs: Path) -> None:
     run = runs / "detr-sharded"
     one, sharded = rows(runs / "detr-alone", "train/loss"), rows(run, "train/loss")
     np.testing.assert_allclose(sharded, one, rtol=1e-5, atol=1e-5)
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", f"step-{BREAK}.ckpt"}
     shards = sorted(path.name for path in (run / "checkpoints" / "last.ckpt").iterdir())
     assert shards == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
     sizes = [(run / "checkpoints" / "last.ckpt" / name).stat().st_size for name in shards[1:3]]
@@ -192,6 +193,11 @@ def test_damaged_and_unfinished_shards_are_recognised(runs: Path, tmp_path: Path
     os.truncate(shard, shard.stat().st_size - 1)
     with pytest.raises(WeightsError, match=r"last\.previous: not a complete checkpoint .*__1_0\.distcp has \d+ bytes"):
         Checkpoint(tmp_path)
+    before = last.with_name(f"step-{BREAK}.ckpt")
+    shutil.copytree(runs / "detr-sharded" / "checkpoints" / before.name, before)
+    with pytest.raises(WeightsError, match=rf"resume from the checkpoint of step {BREAK}: densevit train --resume .*"):
+        Checkpoint(tmp_path)
+    assert Checkpoint(before).step == BREAK
 
 
 @pytest.mark.parametrize(
