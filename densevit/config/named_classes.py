@@ -3,7 +3,9 @@
 import difflib
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from densevit import options as signatures
@@ -160,4 +162,6 @@ def check_logger(section: PluginSection, where: str, folder: str = ".") -> dict[
         )
     parameters, _ = signatures.parameters_of(load("logger", section.name), (), section.name)
     options = {"save_dir": folder} if "save_dir" in parameters else {}
+    if section.name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):  # MLflow 3 refuses folders
+        options["tracking_uri"] = f"sqlite:///{Path(folder).absolute() / 'mlflow.db'}"
     return check("logger", section.name, options | section.options, where)[1]

@@ -121,3 +121,12 @@ def test_trackers_have_short_names(name: str, logger: str, monkeypatch: pytest.M
         else:
             with pytest.raises(PluginError, match=f"{name}.*not installed. Try `pip install {name}`"):
                 named_classes.check_logger(PluginSection(name=name), "trainer.loggers.0")
+
+
+def test_mlflow_writes_to_the_run_s_folder_unless_a_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(named_classes.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow = PluginSection(name="mlflow")
+    assert named_classes.check_logger(mlflow, "loggers.0", "/runs/a")["tracking_uri"] == "sqlite:////runs/a/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    assert "tracking_uri" not in named_classes.check_logger(mlflow, "loggers.0", "/runs/a")
