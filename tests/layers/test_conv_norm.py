@@ -1,5 +1,7 @@
 """Folded frozen batch norm against torch's convolution and batch norm in evaluation mode."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -9,11 +11,11 @@ from densevit.layers.conv_norm import conv_norm
 from densevit.layers.linear import Conv1x1
 from densevit.layers.norms import FrozenBatchNorm2d
 
-CASES = {
-    "more cells than kernel elements": (Conv1x1(8, 6), 9),
-    "of stride 2": (Conv1x1(8, 6, stride=2), 12),
-    "3x3, dilated, in groups": (nn.Conv2d(8, 6, 3, padding=2, dilation=2, groups=2, bias=False), 10),
-    "fewer cells than kernel elements": (nn.Conv2d(8, 6, 3, padding=1, bias=False), 4),
+CASES: dict[str, tuple[Callable[[], nn.Conv2d], int]] = {
+    "more cells than kernel elements": (lambda: Conv1x1(8, 6), 9),
+    "of stride 2": (lambda: Conv1x1(8, 6, stride=2), 12),
+    "3x3, dilated, in groups": (lambda: nn.Conv2d(8, 6, 3, padding=2, dilation=2, groups=2, bias=False), 10),
+    "fewer cells than kernel elements": (lambda: nn.Conv2d(8, 6, 3, padding=1, bias=False), 4),
 }
 
 
@@ -32,7 +34,8 @@ def frozen_and_torchs() -> tuple[FrozenBatchNorm2d, nn.BatchNorm2d]:
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_result_and_gradients_are_those_of_batch_norm(name: str, relu: bool, residual: bool, autocast: bool) -> None:
-    conv, side = CASES[name]
+    build, side = CASES[name]
+    conv = build()
     frozen, torchs = frozen_and_torchs()
     x = torch.randn(2, 8, side, side).to(memory_format=torch.channels_last).requires_grad_()
     other = torch.randn_like(conv(x)).requires_grad_() if residual else None
