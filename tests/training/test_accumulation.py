@@ -120,7 +120,8 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
     assert largest > 0
     for name, gradient in expected.items():
-        assert float((found[name] - gradient).abs().max()) <= 1e-5 * max(1.0, largest), name
+        # Rounding: with two threads 6e-5 of the largest for `segmenter`, with one 1e-5.
+        assert float((found[name] - gradient).abs().max()) <= 1e-4 * max(1.0, largest), name
 
 
 @pytest.mark.parametrize("head", HEADS)

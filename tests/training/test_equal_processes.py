@@ -101,6 +101,7 @@ def run_process(rank: int, folder: Path) -> None:
         "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
         "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": (folder / "port").read_text(),
     }  # fmt: skip
+    torch.set_num_threads(1)  # the last bit of a sum depends on the number of threads
     seen: dict[str, list[list[int]]] = {"trained": [], "resumed": []}
     with without_labels():
         with noted_images(seen["resumed"]):
@@ -124,6 +125,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, run_processes: Callable[..., 
     folder = tmp_path_factory.mktemp("runs")
     (folder / "port").write_text(str(free_port))
     seen: list[list[int]] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with without_labels():
         for head in HEADS:
             with noted_images(seen if head == "detr" else []):
@@ -131,6 +134,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, run_processes: Callable[..., 
         train(settings(folder, "detr", ALONE, BREAK), folder / "detr-begun-alone")
         run_processes(__file__, 2, folder)
         resume(folder / "detr-begun-together", [*ALONE, f"trainer.max_steps={STEPS}"])
+    torch.set_num_threads(threads)
     (folder / "alone.json").write_text(json.dumps(seen))
     return folder
 

@@ -122,13 +122,24 @@ def test_launcher_processes_share_a_folder_with_a_late_rank(
         assert code == 2 and "--run-dir runs/tiny: is not empty" in errors
 
 
+KILLED = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=24", "trainer.evaluate_every=0.99"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "small.yaml").write_text(SMALL)
+    densevit("train", "small.yaml", *KILLED, "--run-dir", "run", folder=folder)
+    return folder / "run"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo, and signals as Linux has them")
 @pytest.mark.parametrize("victim", [0, 1])
-def test_killed_process_ends_the_others_and_resuming_is_exact(tmp_path: Path, victim: int) -> None:
+def test_killed_process_ends_the_others_and_resuming_is_exact(tmp_path: Path, victim: int, whole: Path) -> None:
     """Dropout and denoising queries differ between the processes: each resumes its own random state."""
     (tmp_path / "small.yaml").write_text(SMALL)
-    overrides = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=24", "trainer.evaluate_every=0.99"]
-    command = [sys.executable, "-m", "densevit", "train", "small.yaml", *overrides, "--run-dir", "killed"]
+    command = [sys.executable, "-m", "densevit", "train", "small.yaml", *KILLED, "--run-dir", "killed"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=said, stdout=subprocess.DEVNULL)
@@ -148,14 +159,11 @@ def test_killed_process_ends_the_others_and_resuming_is_exact(tmp_path: Path, vi
     assert line.startswith(f"Process {victim} of 2 (counted from 0) {how}"), line
     assert "Resume from the last checkpoint with: densevit train --resume " in line
     densevit("train", "--resume", "killed", folder=tmp_path)
-    densevit("train", "small.yaml", *overrides, "--run-dir", "whole", folder=tmp_path)
-    states = [
-        torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for run in ("whole", "killed")
-    ]
+    runs = (whole, tmp_path / "killed")
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in runs]
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
-    assert recorded(tmp_path / "whole") == recorded(tmp_path / "killed")
+    assert recorded(runs[0]) == recorded(runs[1])
 
 
 def child_of(process: int) -> int:
