@@ -5,6 +5,7 @@
 """
 
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,6 +136,8 @@ def shard_model(model: DenseModel, mesh: DeviceMesh) -> None:
     """
     if isinstance(model, FSDPModule):
         return
+    # Outputs that are views only matter where they are changed in place; losses and predictions change none.
+    warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view tensor")
     for block in repeated_blocks(model.backbone):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     for head in model.heads.values():
