@@ -88,6 +88,18 @@ def test_finished_runs_are_not_repeated(tool: ModuleType, tmp_path: Path) -> Non
     assert tool.images_of(10, 60.0) == 36_000
 
 
+def test_interrupted_runs_go_on(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, commands = tool.RunKey("detector", 0, 2.0), []
+    folder = tmp_path / "runs" / key.folder
+    monkeypatch.setattr(tool, "execute", lambda arguments, *_: commands.append(arguments))
+    (folder / "checkpoints").mkdir(parents=True)
+    assert tool.train(key, 60.0, tmp_path, 1) == [] and not folder.exists()
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    assert tool.train(key, 60.0, tmp_path, 1) == [] and folder.exists()
+    assert "trainer.max_images=7200" in commands[0] and commands[1][-2:] == ["--resume", str(folder)]
+
+
 def test_contestants_train_on_the_same_scenes_and_are_evaluated_on_the_test_split(tool: ModuleType) -> None:
     sections = []
     for name in tool.CONTESTANTS:

@@ -7,8 +7,8 @@ each number of yardstick minutes, that is for minutes * 60 * 60 * ratio images, 
 budget, and validated at equal intervals on the 500 scenes of the split `test`, on which no recipe was chosen. Time is
 images over throughput: validation does not count, and neither does load during the training.
 
-OUT/results.json is written after each run, and runs that it has are not repeated. At the end the tables
-(OUT/convergence.md) and the plot (OUT/convergence.svg) are written.
+OUT/results.json is written after each run, and runs that it has are not repeated; interrupted ones go on. At the end
+the tables (OUT/convergence.md) and the plot (OUT/convergence.svg) are written.
 """
 
 import argparse
@@ -129,13 +129,16 @@ def measure(results: Results, names: Sequence[str], out: Path, rounds: int) -> N
 
 
 def train(key: RunKey, rate: float, out: Path, threads: int) -> list[list[float]]:
-    """Trains a contestant. Returns (images, AP, AP50) of each validation."""
+    """Trains a contestant, or goes on with an interrupted run. Returns (images, AP, AP50) of each validation."""
     folder = out / "runs" / key.folder
-    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
-    folder.parent.mkdir(exist_ok=True)
-    budget = [f"trainer.max_images={images_of(key.minutes, rate)}", f"trainer.evaluate_every={1 / VALIDATIONS}"]
-    log = folder.with_name(f"{key.folder}.log")
-    execute(command(key.name, folder, [f"seed={key.seed}", *budget]), log, threads)
+    if (folder / "checkpoints" / "last.ckpt").is_file():
+        arguments = [sys.executable, "-m", "densevit", "train", "--resume", str(folder)]
+    else:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run without a checkpoint
+        folder.parent.mkdir(exist_ok=True)
+        budget = [f"trainer.max_images={images_of(key.minutes, rate)}", f"trainer.evaluate_every={1 / VALIDATIONS}"]
+        arguments = command(key.name, folder, [f"seed={key.seed}", *budget])
+    execute(arguments, folder.with_name(f"{key.folder}.log"), threads)
     rows = [row for row in MetricsCsv(folder / "metrics.csv").rows() if row.get("detection/AP")]
     return [[int(row["step"]) * BATCH_SIZE, float(row["detection/AP"]), float(row["detection/AP50"])] for row in rows]
 
