@@ -302,6 +302,12 @@ def test_supervised_training_needs_a_head():
         config.check_plugins(config.load("mine.yaml", ["heads.detection=null"]))
 
 
+def test_another_optimiser_has_no_options_of_muon():
+    assert config.load("detr_swin").optim.matrices == "convolutions"
+    optim = config.load("detr_swin", ["optim.name=adamw"]).optim
+    assert (optim.name, optim.matrices, optim.lr) == ("adamw", "all", 7e-4)
+
+
 def test_docs_list_every_key(project):
     page = (project / "docs" / "config.md").read_text()
     for section in (

@@ -105,7 +105,7 @@ def _reserved(path: Key) -> set[str] | None:
         case ("backbone",):
             return set(BackboneSection.model_fields)
         case ("optim",):
-            return set(OptimSection.model_fields)
+            return set(OptimSection.model_fields) - {"matrices"}  # an option of muon
         case ("data",):
             return set(DataSection.model_fields)
         case ("heads", _):
