@@ -36,6 +36,7 @@ from densevit.training.callbacks.checkpointing import RunFolder, Stopped
 from densevit.training.callbacks.ema import ExponentialMovingAverage
 from densevit.training.callbacks.non_finite import NonFinite
 from densevit.training.callbacks.progress import CONSOLE, ProgressBar, ValidationLines
+from densevit.training.callbacks.stall import StallReports
 from densevit.training.callbacks.step_metrics import StepMetrics
 from densevit.training.checks import check_classes, check_monitor, check_training
 from densevit.training.data_module import DenseDataModule
@@ -52,7 +53,6 @@ from densevit.training.run_errors import removed_on_error, resume_hint, translat
 from densevit.training.run_folder import choose_together
 from densevit.training.run_output import announce, derived_values, finish
 from densevit.training.sharding import STRATEGY, check_sharding, whole_state
-from densevit.training.stall import StallReports
 from densevit.training.stop_signals import requeue
 from densevit.training.trainer import build_trainer
 from densevit.training.unused_parameters import freeze_unused
