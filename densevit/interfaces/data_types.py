@@ -80,6 +80,8 @@ class Batch(_Batch, total=False):
     """images: (B, 3, H, W) uint8, padded to one size. padding_mask: (B, H, W) bool, True = padding.
 
     skipped: for each image that was left out because its file cannot be read, the reason. Absent where there is none.
+    step_targets: the targets of all batches of the optimiser step. Absent unless gradients accumulate.
     """
 
     skipped: list[str]
+    step_targets: list[list[Targets]]

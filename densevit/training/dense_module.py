@@ -242,7 +242,7 @@ class DenseModule(lightning.LightningModule):
             check_batch(batch)
             self._checked.add(stage)
         self.host_batch = batch
-        self._count_step(batch.get("step_targets"))  # type: ignore[arg-type]  # not a key of batches of one step
+        self._count_step(batch.get("step_targets"))
         return batch
 
     def _count_step(self, targets: list[list[Targets]] | None) -> None:
