@@ -7,13 +7,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from densevit.benchmarking.suite import Benchmark, benchmark
     from densevit.data.build import build_data, create_dataset
+    from densevit.data.converting.convert import convert_dataset
     from densevit.data.loading.batch_sampler import collate
+    from densevit.doctor.diagnose import diagnose
+    from densevit.doctor.diagnosis import Diagnosis
     from densevit.errors import ConfigError, DataError, DensevitError, PluginError, TrainingError, WeightsError
+    from densevit.exporting.exporting import Exported, export
     from densevit.inference.creating import create_backbone, create_model
     from densevit.inference.loading import load, save
     from densevit.inference.predictor import Predictor
+    from densevit.inference.prelabels import write_prelabels
     from densevit.inference.result import Result
+    from densevit.inspection.inspector import Inspection, inspect
     from densevit.interfaces import (
         Backbone,
         CheckpointLayout,
@@ -46,15 +53,23 @@ if TYPE_CHECKING:
     from densevit.training.replay import Replay, replay
     from densevit.training.run import Run, evaluate, fit
     from densevit.training.supervised import create_method
+    from densevit.visualization.pages import report
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "densevit.benchmarking.suite": (
+        "Benchmark",
+        "benchmark",
+    ),
     "densevit.data.build": (
         "build_data",
         "create_dataset",
     ),
+    "densevit.data.converting.convert": ("convert_dataset",),
     "densevit.data.loading.batch_sampler": ("collate",),
+    "densevit.doctor.diagnose": ("diagnose",),
+    "densevit.doctor.diagnosis": ("Diagnosis",),
     "densevit.errors": (
         "ConfigError",
         "DataError",
@@ -62,6 +77,10 @@ _HOMES = {
         "PluginError",
         "TrainingError",
         "WeightsError",
+    ),
+    "densevit.exporting.exporting": (
+        "Exported",
+        "export",
     ),
     "densevit.inference.creating": (
         "create_backbone",
@@ -72,7 +91,12 @@ _HOMES = {
         "save",
     ),
     "densevit.inference.predictor": ("Predictor",),
+    "densevit.inference.prelabels": ("write_prelabels",),
     "densevit.inference.result": ("Result",),
+    "densevit.inspection.inspector": (
+        "Inspection",
+        "inspect",
+    ),
     "densevit.interfaces": (
         "Backbone",
         "CheckpointLayout",
@@ -117,11 +141,13 @@ _HOMES = {
         "fit",
     ),
     "densevit.training.supervised": ("create_method",),
+    "densevit.visualization.pages": ("report",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Backbone",
+    "Benchmark",
     "CheckpointLayout",
     "Class",
     "ConfigError",
@@ -131,8 +157,11 @@ __all__ = [
     "DenseModel",
     "DenseModule",
     "DensevitError",
+    "Diagnosis",
     "Evaluator",
+    "Exported",
     "Head",
+    "Inspection",
     "Method",
     "Neck",
     "PluginError",
@@ -144,10 +173,12 @@ __all__ = [
     "TargetType",
     "TrainingError",
     "WeightsError",
+    "benchmark",
     "build_data",
     "build_model",
     "check_batch",
     "collate",
+    "convert_dataset",
     "create_backbone",
     "create_dataset",
     "create_evaluator",
@@ -157,8 +188,11 @@ __all__ = [
     "create_neck",
     "create_optimizer",
     "create_target",
+    "diagnose",
     "evaluate",
+    "export",
     "fit",
+    "inspect",
     "list_backbones",
     "list_checkpoints",
     "list_datasets",
@@ -169,7 +203,9 @@ __all__ = [
     "list_targets",
     "load",
     "replay",
+    "report",
     "save",
+    "write_prelabels",
 ]
 
 

@@ -35,7 +35,7 @@ class TrainingError(DensevitError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns " Did you mean 'x'? Known: x, y.", the closest known name and all of them; "" if none is known."""
-    names = sorted(known)
+    names = sorted(set(known))
     nearest = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return f"{hint} Known: {', '.join(names)}." if names else hint

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, each with one thread
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,8 @@ def test_light_commands_import_no_heavy_modules(code, tmp_path):
 
 
 def test_help_of_every_command_imports_no_heavy_modules(tmp_path):
-    code = f"from densevit.cli import main\nfor name in {list(COMMANDS)}: assert main([name, '--help']) == 0, name"
+    commands = [name.split() for name in COMMANDS]
+    code = f"from densevit.cli import main\nfor words in {commands}: assert main([*words, '--help']) == 0, words"
     assert heavy_after(code, tmp_path) == "[]"
 
 
@@ -57,9 +58,7 @@ def test_overview_imports_no_command(tmp_path):
 
 def test_misspelt_command_suggests_the_nearest(capsys):
     assert main(["trian"]) == 2
-    assert capsys.readouterr().err.startswith(
-        "densevit: there is no command 'trian'. Did you mean 'train'? Known: check, config, "
-    )
+    assert capsys.readouterr().err.startswith("densevit: there is no command 'trian'. Did you mean 'train'? Known: ")
 
 
 def test_errors_print_a_message_and_return_2(capsys):

@@ -164,4 +164,4 @@ def test_small_recipe_trains_validates_and_writes_a_run_folder(tmp_path: Path) -
     )
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["depth/AbsRel"] > 0 and 0 <= metrics["depth/delta1"] <= 1
-    assert len(list((run / "predictions").rglob("*.jpg"))) == 2
+    assert len(list((run / "predictions").glob("*.jpg"))) == 2

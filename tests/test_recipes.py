@@ -218,4 +218,4 @@ def test_small_recipe_trains_validates_in_windows_and_writes_a_run_folder(path: 
     )
     metrics = json.loads((run / "metrics.json").read_text())
     assert 0 <= metrics["segmentation/mIoU"] <= 1
-    assert len(list((run / "predictions").rglob("*.jpg"))) == 2
+    assert len(list((run / "predictions").glob("*.jpg"))) == 2

@@ -224,7 +224,7 @@ def test_keypoints_skeletons_and_tilts_are_drawn(poses):
 def test_the_report_shows_metrics_and_visualizations(poses, normals):
     for folder, head, metric in ((poses, "poses", "AP50"), (normals, "normals", "below11.25")):
         page = (folder / "run" / "report.html").read_text()
-        assert f"<th>{metric}</th>" in page
+        assert f"<span>{metric}</span>" in page
         captions = re.findall(r'<img src="data:image/jpeg;base64,[^"]{1000,}" alt="([^"]*)"', page)
         names = sorted(path.stem for path in (folder / "run" / "predictions").iterdir())
         assert captions == names and names[0].startswith(f"{head}-") and len(names) >= 4

@@ -1,6 +1,7 @@
 """The command line: `densevit NAME`, `python -m densevit NAME` and `python tools/NAME.py` call `main`.
 
-A command is a module with `add_arguments(parser)` and `run(args) -> int`; only the requested one is imported.
+A command is a module with `add_arguments(parser)` and `run(args) -> int`; only the requested one is imported. All have
+the flags of `densevit.cli.output`, and write through `args.output`.
 """
 
 import argparse
@@ -8,6 +9,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
 
 import densevit
 from densevit.errors import DensevitError, did_you_mean, printable
@@ -16,15 +18,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("densevit.cli.train", "train a model; leaves a run folder"),
     "evaluate": ("densevit.cli.evaluate", "evaluate a run on its validation data or on other data"),
     "predict": ("densevit.cli.predict", "run a model on images; writes visualizations and predictions"),
+    "report": ("densevit.cli.report", "write a page about a run, or one that compares several"),
     "convert": (
         "densevit.cli.convert",
         "convert another project's weights to a run folder, or a run to its weights",
     ),
+    "export": ("densevit.cli.export", "write a model as an ONNX or torch.export file, and check it"),
     "plugins": ("densevit.cli.plugins", "list the installed backbones, necks, heads, data sets and evaluators"),
     "check": ("densevit.cli.check", "check a backbone or a head of your own"),
     "config": ("densevit.cli.config", "print the resolved config"),
+    "benchmark": ("densevit.cli.benchmark", "measure models: cost, speed, memory, and scores by one protocol"),
+    "inspect": ("densevit.cli.inspect", "show what a model attends to on an image"),
     "scenes": ("densevit.cli.scenes", "write the built-in data set to disk"),
     "replay": ("densevit.cli.replay", "repeat a training step whose loss was not finite"),
+    "data convert": ("densevit.cli.data_convert", "convert a YOLO, Pascal VOC, labelme or COCO set to COCO's format"),
+    "data prelabel": ("densevit.cli.data_prelabel", "write predictions as a COCO json for label tools"),
+    "doctor": ("densevit.cli.doctor", "examine a data set before a training; writes a page"),
     "shard": ("densevit.cli.shard", "write a data set as tar shards"),
     "new": ("densevit.cli.new", "write a template of a plugin distribution"),
 }
@@ -39,9 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given[0] == "--version":
         print(f"densevit {densevit.__version__}")
         return 0
-    name, *rest = given
+    words = 2 if " ".join(given[:2]) in COMMANDS else 1
+    name, rest = " ".join(given[:words]), given[words:]
     if name not in COMMANDS:
-        print(f"densevit: there is no command {name!r}.{did_you_mean(name, COMMANDS)}", file=sys.stderr)
+        below = [one for one in COMMANDS if one.startswith(f"{name} ")]
+        hint = f" There are {' and '.join(below)}." if below else did_you_mean(name, COMMANDS)
+        print(f"densevit: there is no command {' '.join(given[: 2 if below else 1])!r}.{hint}", file=sys.stderr)
         return 2
     warnings.formatwarning = _one_line
     try:
@@ -74,19 +86,37 @@ def _os_error(error: OSError) -> str:
 
 
 def _run(name: str, rest: list[str]) -> int:
-    path, purpose = COMMANDS[name]
-    module = importlib.import_module(path)
-    parser = argparse.ArgumentParser(f"densevit {name}", description=module.__doc__ or purpose)
-    module.add_arguments(parser)
+    from densevit.cli import output
+
+    module, parser = command(name)
     try:
         arguments = parser.parse_intermixed_args(rest)
     except SystemExit as stop:  # argparse has printed the reason
         return stop.code if isinstance(stop.code, int) else 2
-    return int(module.run(arguments))
+    arguments.output = output.Output(arguments)
+    with arguments.output.console():
+        return int(module.run(arguments))
+
+
+def command(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
+    """The module of a command, and its parser."""
+    from densevit.cli import output
+
+    path, purpose = COMMANDS[name]
+    module = importlib.import_module(path)
+    parser = argparse.ArgumentParser(
+        f"densevit {name}",
+        description=module.__doc__ or purpose,
+        epilog=getattr(module, "EXAMPLES", None),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    output.add_arguments(parser)
+    return module, parser
 
 
 def _overview() -> str:
-    lines = [f"  {name:10}{purpose}" for name, (_, purpose) in COMMANDS.items()]
-    return "\n".join(
-        ["usage: densevit COMMAND ...", "", "commands:", *lines, "", "densevit COMMAND --help describes a command."]
-    )
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{purpose}" for name, (_, purpose) in COMMANDS.items()]
+    last = "densevit COMMAND --help describes a command; all have --quiet and --json."
+    return "\n".join(["usage: densevit COMMAND ...", "", "commands:", *lines, "", last])

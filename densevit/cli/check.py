@@ -1,7 +1,6 @@
 """Checks a backbone or a head: shapes, gradients, precisions, state, options and more. Exit code 1 if a check fails."""
 
 import functools
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,11 @@ if TYPE_CHECKING:
     from densevit.testing import Result
 
 KINDS = ("backbone", "head")
+
+EXAMPLES = """examples:
+  densevit check backbone my_net width=96
+  densevit check head my_package:MyHead --skip bfloat16
+"""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -40,11 +44,13 @@ def run(args: Namespace) -> int:
             checks = head_checks(factory, skip=args.skip)
     except ValueError as error:
         raise ConfigError(f"--skip: {error}") from None
-    results = show(f"{args.kind} {args.name}", checks)
+    shown = not (args.output.quiet or args.output.json)
+    results = show(f"{args.kind} {args.name}", checks) if shown else list(checks)
     failed = [result for result in results if not result.passed]
     for result in failed:
-        print(f"{result.name}: {result.message}", file=sys.stderr)
-    print(f"{args.name}: {len(results) - len(failed)} of {len(results)} checks passed")
+        args.output.problem(f"{result.name}: {result.message}")
+    args.output.show(f"{args.name}: {len(results) - len(failed)} of {len(results)} checks passed")
+    args.output.result({"checks": [{"name": one.name, "passed": one.passed, "note": one.note} for one in results]})
     return 1 if failed else 0
 
 

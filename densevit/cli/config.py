@@ -4,6 +4,12 @@ import argparse
 
 from densevit import config
 
+EXAMPLES = """examples:
+  densevit config detr_swin
+  densevit config runs/mine
+  densevit config detr_swin data=configs/data/coco.yaml data.root=~/coco
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a config file, a run folder, or a shipped config's name")
@@ -15,5 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     resolved = config.load(args.config, args.overrides)
     config.check_plugins(resolved)
-    print(config.dump(resolved), end="")
+    args.output.show(config.dump(resolved).rstrip("\n"))
+    args.output.result(resolved.model_dump(mode="json"))
     return 0

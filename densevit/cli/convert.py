@@ -3,6 +3,12 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+EXAMPLES = """examples:
+  densevit convert detr-r50-e632da11.pth runs/detr_r50
+  densevit convert timm:vit_base_patch16_224.augreg_in21k weights/vit
+  densevit convert runs/mine exported --to hf
+"""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
@@ -21,8 +27,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from rich.console import Console
-
     from densevit.errors import ConfigError
     from densevit.visualization.weights_table import weights_table, written_table
     from densevit.weights.atomic_io import check_free
@@ -30,21 +34,22 @@ def run(args: Namespace) -> int:
     from densevit.weights.foreign_export import export
 
     check_free(args.out)
-    console = Console()
     if args.to is None:
         found = convert(args.source, args.layout, args.overrides)
         found.write(args.out)
-        console.print(weights_table(found.fit))
         if found.model is not None:
-            console.print(f"{args.out}: a run, for densevit.load, evaluate and predict")
+            use = "a run, for densevit.load, evaluate and predict"
         else:
-            console.print(f"{args.out}: a backbone, for train CONFIG backbone={args.out / 'backbone.yaml'}")
+            use = f"a backbone, for train CONFIG backbone={args.out / 'backbone.yaml'}"
+        args.output.show(weights_table(found.fit), f"{args.out}: {use}")
+        args.output.result({"out": str(args.out), "kind": "backbone" if found.model is None else "run"})
         return 0
     if args.layout is not None:
         raise ConfigError("--as is the layout of the input, --to that of the output; keep one.")
     one = export(args.source, args.to, _allowed(args.overrides))
     one.write(args.out)
-    console.print(written_table(one, args.source, args.out))
+    args.output.show(written_table(one, args.source, args.out))
+    args.output.result({"out": str(args.out), "kind": args.to})
     return 0
 
 

@@ -1,4 +1,5 @@
-"""Evaluates a run on its validation data, or on other data; with --out, also writes metrics and predictions."""
+"""Evaluates a run on its validation data, or on other data, whose classes are mapped by name. Prints and saves metrics,
+tables of each class, an analysis of the errors and a report; with --out, the predictions too."""
 
 import json
 from argparse import ArgumentParser, Namespace
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
 MODEL = "a run folder, a model file, a checkpoint of another project, or hf:ORG/NAME"
 
+EXAMPLES = """examples:
+  densevit evaluate runs/detr_swin
+  densevit evaluate runs/detr_swin data=configs/data/coco.yaml data.root=~/coco --out results
+  densevit evaluate runs/detr_swin data.root=~/traffic --map person=pedestrian --map "traffic light="
+  densevit evaluate hf:facebook/detr-resnet-50 data=configs/data/coco.yaml data.root=~/coco --json"""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL)
@@ -23,44 +30,76 @@ def add_arguments(parser: ArgumentParser) -> None:
         "overrides", metavar="section.key=value", nargs="*", help="other data, precision, batch size ..."
     )
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, help="a new folder for metrics.json, detections.json and predicted maps"
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="a new folder for metrics, tables, report.html, detections.json and predicted maps; by default the next "
+        "free folder RUN/evaluations/DATA, without predictions",
+    )
+    parser.add_argument(
+        "--map",
+        metavar="MODEL=DATA",
+        action="append",
+        default=[],
+        help="a class of the model and its name in the data; with nothing after =, it is not mapped. Or a YAML file. "
+        "Other classes are mapped by name",
     )
 
 
 def run(args: Namespace) -> int:
     from pytorch_lightning.utilities import rank_zero_only
-    from rich.console import Console
 
     from densevit.data.build import build_data
-    from densevit.evaluation import metrics_file
-    from densevit.evaluation.tables_file import write_tables
     from densevit.inference.loading import load_any
     from densevit.inference.maps import MapFiles
+    from densevit.inference.predictor import Predictor
     from densevit.inference.results import check_new_folder
     from densevit.model import inference_by_head
-    from densevit.training.checks import check_classes
-    from densevit.training.evaluation import evaluate
-    from densevit.visualization.tables import metrics_table
+    from densevit.training.class_mapping import map_classes
+    from densevit.training.evaluation import evaluation
+    from densevit.training.evaluation_folder import new_folder, read_mapping, write_evaluation
+    from densevit.visualization.evaluation_tables import evaluation_tables, mapping_table
 
     if args.out:
         check_new_folder(args.out)
-    loaded = load_any(args.model)
+    loaded, given = load_any(args.model), read_mapping(args.map)
     model, config = loaded.model, config_of(loaded, args.model, args.overrides)
     inference_by_head(model, config.inference, config.inference_by_head)  # raises for options that cannot be used
     data = build_data(config, model.multiple)
     data.val.check_labels()
-    check_classes(data, model)
-    maps = MapFiles(args.out, model.classes, model.target_types) if args.out else None
-    metrics, evaluators = evaluate(model, data, config, maps.add_image if maps is not None else None)
+    mappings = map_classes(model, data, given)
+    for head, mapping in mappings.items() if not getattr(rank_zero_only, "rank", 0) else ():
+        args.output.show(mapping_table(head, mapping.pairs, mapping.only_model, mapping.only_data))
+    classes = {head: mappings[head].classes if head in mappings else own for head, own in model.classes.items()}
+    maps = MapFiles(args.out, classes, model.target_types) if args.out else None
+    done = evaluation(model, data, config, maps.add_image if maps is not None else None, mappings)
     if getattr(rank_zero_only, "rank", 0) > 0:  # rank 0 alone reports
         return 0
-    Console().print(metrics_table(metrics))
-    if maps is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        maps.finish()
-        metrics_file.write(metrics, args.out / "metrics.json")
-        write_tables(evaluators, args.out)
-        write_detections(evaluators, args.out)
+    args.output.show(evaluation_tables(done.metrics, {head: one.tables() for head, one in done.evaluators.items()}))
+    folder = args.out
+    try:
+        if maps is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            maps.finish()
+            write_detections(done.evaluators, folder)
+        elif (Path(args.model).expanduser() / "config.yaml").is_file():
+            folder = new_folder(Path(args.model).expanduser(), config)
+        if folder is not None:
+            report = write_evaluation(folder, done, Predictor(model, config), data, str(args.model), mappings)
+            args.output.show(f"report: {report}")
+    except PermissionError as error:
+        if args.out:
+            raise
+        args.output.problem(f"warning: not saved with the run: {error}. Fix: name a folder with --out.")
+        folder = None
+    args.output.result(
+        {
+            "metrics": done.metrics,
+            "tables": {head: one.tables() for head, one in done.evaluators.items()},
+            "mapping": {head: dict(mapping.pairs) for head, mapping in mappings.items()},
+            "folder": None if folder is None else str(folder),
+        }
+    )
     return 0
 
 
@@ -92,7 +131,7 @@ def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "
         if given.isdisjoint(("data", "data.name", *(("data.root",) if own is not None else ()))):
             recipe = "" if own is None else f", or data.root=FOLDER for the data set {own.data.name!r}"
             raise ConfigError(
-                f"{source}: these weights come without a data set. Give one with the same classes: data=FILE "
+                f"{source}: these weights come without a data set. Give one: data=FILE "
                 f"data.root=FOLDER, as in data=configs/data/coco.yaml data.root=~/coco{recipe}."
             )
         values = loaded.model.sections if own is None else own

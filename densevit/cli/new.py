@@ -4,6 +4,11 @@ import argparse
 import shlex
 from pathlib import Path
 
+EXAMPLES = """examples:
+  densevit new backbone my_net
+  densevit new head my_head --out ~/projects
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=("backbone", "head"), help="kind of plugin")
@@ -20,11 +25,8 @@ def run(args: argparse.Namespace) -> int:
     files = scaffold.files(args.kind, name)
     folder = args.out.expanduser() / name
     scaffold.write(folder, files)
-    print(f"{folder}: {', '.join(files)}\n")
-    print("Next:")
-    print(f"  cd {shlex.quote(str(folder))}")
-    print("  pip install -e .")
-    print(f"  densevit check {args.kind} {name}")
-    print("  pytest")
-    print(f"  densevit train configs/{name}.yaml")
+    steps = [f"cd {shlex.quote(str(folder))}", "pip install -e .", f"densevit check {args.kind} {name}", "pytest"]
+    steps.append(f"densevit train configs/{name}.yaml")
+    args.output.show(f"{folder}: {', '.join(files)}\n", "Next:", *(f"  {step}" for step in steps))
+    args.output.result({"out": str(folder), "files": list(files), "next": steps})
     return 0

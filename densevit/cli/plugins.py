@@ -3,7 +3,11 @@
 import argparse
 
 from densevit import registry
-from densevit.errors import printable
+
+EXAMPLES = """examples:
+  densevit plugins
+  densevit plugins backbones
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +23,10 @@ def run(args: argparse.Namespace) -> int:
         widths = [max(map(len, groups)), *(max((len(row[column]) for row in rows), default=0) for column in (1, 2))]
         for *cells, summary in rows:
             columns = [*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), summary]
-            print(printable("  ".join(columns).rstrip()))
-    for hidden, winner in found.shadowed:
-        print(printable(f"Hidden: {hidden.noun} of {hidden.origin}, because {winner.origin} has that name."))
-    for problem in found.broken:
-        print(printable(problem))
+            args.output.show("  ".join(columns).rstrip())
+    hidden = [f"Hidden: {one.noun} of {one.origin}, because {w.origin} has that name." for one, w in found.shadowed]
+    args.output.show(*hidden, *found.broken)
+    listed = [plugin for plugin in found.plugins.values() if plugin.group in groups]
+    entries = [{"group": p.group, "name": p.name, "value": p.value, "origin": p.origin} for p in listed]
+    args.output.result({"plugins": entries, "problems": [*hidden, *found.broken]})
     return 0

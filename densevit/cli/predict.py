@@ -1,6 +1,5 @@
-"""Runs a model on images; writes a folder of visualizations and predictions: COCO results, maps, point clouds."""
+"""Runs a model on images; writes a folder of visualizations and predictions: COCO results, CSV, maps, point clouds."""
 
-import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,18 +12,32 @@ from densevit.errors import DensevitError
 if TYPE_CHECKING:
     import numpy as np
 
+    from densevit.data.io.videos import VideoFrames
     from densevit.inference.image_files import ImageFile
 
 BATCHES_AT_ONCE = 4  # read together, so that images of one size can form batches
+
+EXAMPLES = """examples:
+  densevit predict runs/mine street.jpg
+  densevit predict runs/mine photos 'more/**/*.jpg' clip.mp4 --out found --threshold 0.3
+  densevit predict runs/mine photos --out found --resume
+  find . -name '*.png' | densevit predict runs/mine - --out found
+"""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
-        "sources", metavar="INPUT", nargs="+", help="an image, a folder, or a pattern: 'photos/**/*.jpg'"
+        "sources",
+        metavar="INPUT",
+        nargs="+",
+        help="an image, a folder, a pattern ('photos/**/*.jpg'), a video, or - for a list of them on stdin",
     )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="a new folder (default: ./predictions, or the next free one)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on in --out DIR: images that it has are not predicted again"
     )
     parser.add_argument(
         "--threshold", metavar="SCORE", type=float, default=0.5, help="the lowest score to draw (%(default)s)"
@@ -50,9 +63,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs the command. Returns 1 if an image could not be read; the others are processed."""
-    from rich.console import Console
-    from rich.progress import track
-
     from densevit.inference.image_files import find_images
     from densevit.inference.loading import device_of, load
     from densevit.inference.results import PredictionFiles, check_new_folder, next_free_folder
@@ -63,8 +73,10 @@ def run(args: Namespace) -> int:
         raise DensevitError(f"--threshold is {args.threshold}; a score from 0 to 1 is expected.")
     if args.focal is not None and not 0 < args.focal < float("inf"):
         raise DensevitError(f"--focal is {args.focal}; the focal length in pixels is expected, above 0.")
+    if args.resume and args.out is None:
+        raise DensevitError("--resume needs the folder to go on with: --out DIR.")
     images = find_images(args.sources)
-    folder = check_new_folder(args.out) if args.out else next_free_folder("predictions")
+    folder = args.out if args.resume else check_new_folder(args.out) if args.out else next_free_folder("predictions")
     try:
         device = device_of(args.device)
     except DensevitError as wrong:
@@ -72,10 +84,24 @@ def run(args: Namespace) -> int:
     predictor = load(args.model, device)
     options = _inference_options(args)
     predictor = predictor.with_inference(options, "command line") if options else predictor
+    settings = {
+        "model": args.model,
+        "inputs": args.sources,
+        "threshold": args.threshold,
+        "focal": args.focal,
+        "inference": options,
+    }
+    files = PredictionFiles(
+        folder, predictor.classes, args.threshold, args.focal, predictor.target_types, settings, args.resume
+    )
+    left = files.left(images)
+    if args.resume:
+        args.output.show(f"{folder} has {len(images) - len(left)} of {len(images)} images; {len(left)} are left")
     errors: list[DensevitError] = []
+    written = 0
 
     def predicted() -> Iterator["ImageFile"]:
-        for chunk in _read_ahead(images, BATCHES_AT_ONCE * args.batch_size):
+        for chunk in _read_ahead(left, BATCHES_AT_ONCE * args.batch_size):
             readable = [(image, pixels) for image, pixels in chunk if not isinstance(pixels, DensevitError)]
             errors.extend(pixels for _, pixels in chunk if isinstance(pixels, DensevitError))
             found = predictor.predict([pixels for _, pixels in readable], batch_size=args.batch_size)
@@ -83,12 +109,21 @@ def run(args: Namespace) -> int:
                 files.add(image, pixels, result)
                 yield image
 
-    with PredictionFiles(folder, predictor.classes, args.threshold, args.focal, predictor.target_types) as files:
-        done = list(track(predicted(), "Predicting", len(images), console=Console(stderr=True), transient=True))
+    try:
+        with files:
+            for _ in args.output.track(predicted(), "Predicting", len(left)):
+                written += 1
+    except KeyboardInterrupt:
+        args.output.problem(f"Stopped after {written} of {len(left)} images. Go on with --out {folder} --resume")
+        return 130
     for error in errors:
-        print(error, file=sys.stderr)
+        args.output.problem(str(error))
     left_out = f"; {len(errors)} could not be read" if errors else ""
-    print(f"{folder}: {len(done)} of {len(images)} images{left_out}")
+    args.output.show(f"{folder}: {written} of {len(left)} images{left_out}")
+    problems = [str(error) for error in errors]
+    args.output.result(
+        {"out": str(folder), "images": written, "skipped": len(images) - len(left), "problems": problems}
+    )
     return 1 if errors else 0
 
 
@@ -119,10 +154,18 @@ def _read_ahead(
     images: Sequence["ImageFile"], size: int
 ) -> Iterator[list[tuple["ImageFile", "np.ndarray | DensevitError"]]]:
     """Chunks of images with their pixels or an error; reads the next chunk while one is processed."""
+    from densevit.data.io.videos import VideoFrames
+
+    frames: dict[Path, set[int]] = {}
+    for image in images:
+        if image.frame is not None:
+            frames.setdefault(image.path, set()).add(image.frame)
+    videos = {path: VideoFrames(path, wanted) for path, wanted in frames.items()}
     with ThreadPoolExecutor() as pool:
 
         def submit(start: int) -> list[tuple["ImageFile", Future["np.ndarray | DensevitError"]]]:
-            return [(image, pool.submit(_read, image.path)) for image in images[start : start + size]]
+            chunk = images[start : start + size]
+            return [(image, pool.submit(_read, image, videos.get(image.path))) for image in chunk]
 
         chunk = submit(0)
         for start in range(size, len(images) + size, size):
@@ -130,10 +173,10 @@ def _read_ahead(
             yield [(image, pixels.result()) for image, pixels in ready]
 
 
-def _read(path: Path) -> "np.ndarray | DensevitError":
+def _read(image: "ImageFile", video: "VideoFrames | None") -> "np.ndarray | DensevitError":
     from densevit.data.io.images import read_image
 
     try:
-        return read_image(path)
+        return read_image(image.path) if image.frame is None or video is None else video.read(image.frame)
     except DensevitError as error:
         return error

@@ -6,6 +6,10 @@ Exit code 0 if the step is not finite again, in the layer that the training repo
 import argparse
 from pathlib import Path
 
+EXAMPLES = """examples:
+  densevit replay runs/mine/faults/step_120.pt --device cpu
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="a file RUN/faults/step_*.pt")
@@ -19,15 +23,12 @@ def run(args: argparse.Namespace) -> int:
 
     result = replay(args.file, args.device)
     found = result.found
-    print(f"step {result.step:,}, images {', '.join(map(repr, result.images))}")
-    print(found)
+    lines = [f"step {result.step:,}, images {', '.join(map(repr, result.images))}", str(found)]
     for title, tensors in (("input", found.inputs), ("output", found.outputs)):
-        for text in tensors:
-            print(f"  {title}: {text}")
-    for name, value in found.terms.items():
-        print(f"loss {name}: {value:.6g}")
-    if result.reproduced:
-        print("reproduced")
-        return 0
-    print(f"not reproduced: the training reported {result.reported!r}" if result.reported else "not reproduced")
-    return 1
+        lines += [f"  {title}: {text}" for text in tensors]
+    lines += [f"loss {name}: {value:.6g}" for name, value in found.terms.items()]
+    other = f": the training reported {result.reported!r}" if result.reported else ""
+    args.output.show(*lines, "reproduced" if result.reproduced else f"not reproduced{other}")
+    values = {"step": result.step, "images": list(result.images), "found": str(found), "terms": dict(found.terms)}
+    args.output.result({**values, "reproduced": result.reproduced, "reported": result.reported})
+    return 0 if result.reproduced else 1

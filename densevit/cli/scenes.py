@@ -6,6 +6,10 @@ from pathlib import Path
 
 _LARGEST_SIDE = 2**13
 
+EXAMPLES = """examples:
+  densevit scenes --out scenes --count 200 --size 256
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new or empty folder")
@@ -17,9 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import track
-
     from densevit import registry
     from densevit.data.io.dataset_writer import empty_folder, write_split
 
@@ -30,12 +31,13 @@ def run(args: argparse.Namespace) -> int:
         for split in ((args.split,) if args.split else ("train", "val"))
     }
     folder = empty_folder(args.out.expanduser())
-    console = Console(stderr=True)
     for split, dataset in datasets.items():
         written = write_split(dataset, folder, split, ".jpg" if args.jpeg else ".png")
-        for _ in track(written, description=f"{split:5}", total=len(dataset), console=console):
+        for _ in args.output.track(written, f"Writing {split}", len(dataset)):
             pass
-    print(f"{folder}: {', '.join(f'{len(dataset)} {split}' for split, dataset in datasets.items())}")
+    counts = {split: len(dataset) for split, dataset in datasets.items()}
+    args.output.show(f"{folder}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
+    args.output.result({"out": str(folder), "images": counts})
     return 0
 
 

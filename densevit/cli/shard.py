@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
+EXAMPLES = """examples:
+  densevit shard configs/data/coco.yaml shards data.root=~/coco --size 500MB
+  densevit shard detr_swin shards --split train
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a file of a data section, a config, or a shipped config's name")
@@ -25,9 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import track
-
     from densevit.config import data_options
     from densevit.data.build import create_dataset
     from densevit.data.io.shard_writer import write_shards
@@ -43,31 +45,24 @@ def run(args: argparse.Namespace) -> int:
     options = data_options(section)
     datasets = {split: create_dataset(section.name, split, **options) for split in splits}
     partial.mkdir(parents=True)
-    console = Console(stderr=True)
     for split, dataset in datasets.items():
         written = write_shards(dataset, partial, split, args.size)
-        for _ in track(written, description=f"{split:5}", total=len(dataset), console=console):
+        for _ in args.output.track(written, f"Writing {split}", len(dataset)):
             pass
     os.replace(partial, out)
-    print(f"{out}: {', '.join(f'{len(dataset)} {split}' for split, dataset in datasets.items())}")
-    print(f"Use it with: data.name=shards data.root={out}")
+    counts = {split: len(dataset) for split, dataset in datasets.items()}
+    args.output.show(f"{out}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
+    args.output.show(f"Use it with: data.name=shards data.root={out}")
+    args.output.result({"out": str(out), "images": counts})
     return 0
 
 
 def _data_section(source: str, overrides: list[str]) -> "DataSection":
     """The data section of a config, or of a file that is one."""
     from densevit import config
-    from densevit.config import yaml_io
 
-    try:
-        file = yaml_io.find_file(source)
-    except ConfigError:
-        file = None  # perhaps a shipped section
-    values = {} if file is None or not file.is_file() else yaml_io.read_file(file)
-    if values.keys() & {"data", "heads", "base"}:
-        loaded: DataSection = config.load(source, overrides).data
-        return loaded
-    section: DataSection = config.section("data", source, "shard", overrides)
+    found = config.load_or_section(source, "data", "shard", overrides)
+    section: DataSection = found.data if isinstance(found, config.Config) else found
     return section
 
 

@@ -2,9 +2,21 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from densevit import config
 from densevit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from densevit.cli.output import Output
+    from densevit.training.run import Run
+
+EXAMPLES = """examples:
+  densevit train detr_swin
+  densevit train configs/detector.yaml data=configs/data/folder.yaml data.root=~/my_folder
+  densevit train detr_swin optim.lr=5e-4 trainer.max_images=50000 --run-dir runs/mine
+  densevit train --resume runs/mine
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,15 +47,16 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--resume {args.resume} uses that folder and its config; remove {given!r}.")
         from densevit.training.run import fit
 
-        return _exit_code(fit(None, overrides, resume=args.resume).stopped_by)
+        return _finished(fit(None, overrides, resume=args.resume), args.output)
     if args.config is None or "=" in args.config:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
     from densevit.training.run import fit  # it checks the plugins' options before it reads data
 
-    return _exit_code(fit(resolved, run_dir=args.run_dir, name=Path(args.config).stem).stopped_by)
+    return _finished(fit(resolved, run_dir=args.run_dir, name=Path(args.config).stem), args.output)
 
 
-def _exit_code(stopped_by: int) -> int:
-    """The exit code of a shell: 130 after Ctrl-C, 143 after SIGTERM."""
-    return 128 + stopped_by if stopped_by else 0
+def _finished(run: "Run", output: "Output") -> int:
+    """Returns the exit code of a shell: 130 after Ctrl-C, 143 after SIGTERM."""
+    output.result({"run": str(run.path), "stopped_by": run.stopped_by, "metrics": run.metrics})
+    return 128 + run.stopped_by if run.stopped_by else 0

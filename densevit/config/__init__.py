@@ -46,6 +46,7 @@ __all__ = [
     "from_mapping",
     "inference_with",
     "load",
+    "load_or_section",
     "model_sections",
     "section",
 ]
@@ -86,6 +87,22 @@ def section(name: str, values: Mapping[str, Any] | str | Path, source: str, over
         return getattr(kind.model_validate(layer.values), name)
     except ValidationError as error:
         raise ConfigError("\n".join(_lines(error, layer.values, sources))) from None
+
+
+def load_or_section(path_or_name: str, name: str, source: str, overrides: Sequence[str] = ()) -> Any:
+    """A config, or one section of the file of a section, such as data/coco. source: see `section`."""
+    file: Path | None = None
+    try:
+        file = yaml_io.find_file(path_or_name)
+    except ConfigError as error:
+        try:
+            yaml_io.find_file(path_or_name, section=name)  # a shipped section by its bare name
+        except ConfigError:
+            raise error from None
+    values = {} if file is None else yaml_io.read_file(file)
+    if values.keys() & {"data", "heads", "base"}:
+        return load(path_or_name, overrides)
+    return section(name, path_or_name, source, overrides)
 
 
 def backbone_section(values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> BackboneSection:

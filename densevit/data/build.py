@@ -1,7 +1,7 @@
 """Builds data sets, transforms and data loaders from a config's `data` section."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from densevit import registry
 from densevit.config import Config, DataSection, data_options
 from densevit.data.datasets.dataset_validation import skipping_unreadable_files
+from densevit.data.datasets.mapped_classes import MappedClasses
 from densevit.data.loading.batch_sampler import EvaluationBatches, TrainBatches, aspect_groups, padded
 from densevit.data.loading.dataloader import Loader, TransformedDataset, workers_for
 from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
@@ -104,6 +105,10 @@ class Data:
         """Makes the training loader use the method's transform and views, and not those of a method before."""
         self.train_transform, self.views = method.transform(self.recipe_transform), method.views
 
+    def use_classes(self, kept: Mapping[str, Sequence[int]]) -> None:
+        """Evaluates some of the classes only. kept: their indices by task; the classes of other tasks all stay."""
+        vars(self)["val"] = MappedClasses(self.val, kept)  # in place of the cached one
+
     def check_splits(self, labels: bool = True) -> None:
         """Builds both splits. Raises DataError unless they have labels, valid in some samples, and equal classes.
 
@@ -113,7 +118,7 @@ class Data:
             if labels:
                 dataset.check_labels()
             self._transformed(dataset, transform, train=dataset is self.train).check_values()
-        _check_classes(self.train.classes, self.val.classes, self.section.split)
+        check_classes(self.train.classes, self.val.classes, self.section.split)
 
     def train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
         """Shuffled, augmented batches for one of `world_size` processes, the same number for each; resumable."""
@@ -136,7 +141,7 @@ class Data:
         """Each validation image once over all processes, in batches of one padded size."""
         sizes = self.val.sizes()
         if sizes is not None:
-            sizes = np.array([self._padded(height, width) for height, width in sizes.tolist()])
+            sizes = np.array([self.padded_size(height, width) for height, width in sizes.tolist()])
         batches = EvaluationBatches(len(self.val), sizes, self.section.batch_size, rank, world_size)
         return self._loader(self._transformed(self.val, self.val_transform, train=False), batches, world_size)
 
@@ -163,7 +168,8 @@ class Data:
             )
         return RepeatedIndices(repeat_factors(pairs, len(dataset), threshold), self.seed)
 
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """(h, w) of the model's input for an image of this size in evaluation."""
         return padded(self.val_transform.canvas or self.val_transform.size_of(height, width), self.multiple)
 
     def _transformed(
@@ -178,7 +184,7 @@ class Data:
         return Loader(prepared, batches, self.multiple, workers_for(self.section.num_workers, len(prepared), processes))
 
 
-def _check_classes(train: dict[str, tuple[Class, ...]], val: dict[str, tuple[Class, ...]], name: str) -> None:
+def check_classes(train: dict[str, tuple[Class, ...]], val: dict[str, tuple[Class, ...]], name: str) -> None:
     """Raises DataError where two splits have different classes. name: the evaluated split."""
     for task in train.keys() | val.keys():
         of_train = {(c.file_id, c.name) for c in train.get(task, ())}

@@ -1,7 +1,7 @@
 """COCO's average precision (Lin et al. 2014), identical to pycocotools' to the last digit: of boxes, and its base."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,10 +9,19 @@ import numpy as np
 from densevit.errors import ConfigError
 from densevit.evaluation.backends import AREAS, OneClass, curves, fastest_backend
 from densevit.evaluation.box_records import BoxRecords, coco_results, xywh
+from densevit.evaluation.detection_tables import class_table, mean, precision_recall
+from densevit.evaluation.error_analysis import ErrorAnalysis, analyse
 from densevit.evaluation.object_records import ObjectRecords
-from densevit.interfaces import Class, Evaluator, Predictions, Targets
+from densevit.interfaces import Class, Evaluator, Plot, Predictions, Table, Targets
 
 Overlaps = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows of detections and of truths to IoUs, of one image
+
+
+@dataclass(frozen=True)
+class _Computed:
+    metrics: dict[str, float]
+    classes: Table
+    plots: dict[str, Plot]
 
 
 class AveragePrecision(Evaluator):
@@ -57,6 +66,8 @@ class AveragePrecision(Evaluator):
         """Removes all images."""
         self._parts: list[ObjectRecords] = []
         self._seen: set[int | str] = set()
+        self._computed: dict[str, _Computed] = {}  # by prefix, until images are added
+        self._analysis: ErrorAnalysis | None = None  # the same
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         """Adds one prediction and one target per image, in original pixels; tensors of any device.
@@ -75,6 +86,7 @@ class AveragePrecision(Evaluator):
     def _add(self, records: ObjectRecords) -> None:
         records.check(len(self.classes))
         self._parts.append(records)
+        self._computed, self._analysis = {}, None
         self._seen.update(records.ids.tolist())
 
     def state(self) -> dict[str, np.ndarray]:
@@ -91,22 +103,61 @@ class AveragePrecision(Evaluator):
 
     def compute(self) -> dict[str, float]:
         """The metrics of all images: fractions 0 ... 1, nan without ground truth."""
-        records = self._sorted()
-        metrics: dict[str, float] = {}
-        for prefix, (sizes, overlaps) in self.overlaps(records).items():
-            precision, recall = self._curves(records, sizes, overlaps)
-            metrics |= {f"{prefix}{name}": value for name, value in self._summary(precision, recall).items()}
-        return metrics
+        results = self._results().items()
+        return {f"{prefix}{name}": value for prefix, one in results for name, value in one.metrics.items()}
+
+    def tables(self) -> dict[str, Table]:
+        """AP and AR of each class; errors by type (see `analyse`); the confusion matrix, with the background last."""
+        results, analysis = self._results(), self._analysed()
+        first, *others = results
+        names = [*(c.name for c in self.classes), "background"]
+        rows = [[name, *row] for name, row in zip(names, analysis.confusion.tolist(), strict=True)]
+        return {
+            "classes": results[first].classes,
+            **{f"{prefix.rstrip('_')}-classes": results[prefix].classes for prefix in others},
+            "errors": analysis.table(),
+            "confusion": [["truth \\ prediction", *names], *rows],
+        }
+
+    def plots(self) -> dict[str, Plot]:
+        """Precision by recall."""
+        return next(iter(self._results().values())).plots
+
+    def image_scores(self) -> dict[int | str, float]:
+        """The quality of the detections with a score of at least 0.5; see `analyse`."""
+        return dict(self._analysed().scores)
+
+    def _analysed(self) -> ErrorAnalysis:
+        if self._analysis is None:
+            records = self._sorted()
+            _, overlaps = next(iter(self.overlaps(records).values()))
+            self._analysis = analyse(records, overlaps, len(self.classes), self.max_detections)
+        return self._analysis
+
+    def _results(self) -> "dict[str, _Computed]":
+        if not self._computed:
+            records = self._sorted()
+            objects = np.bincount(records.truth_labels[~records.crowds], minlength=len(self.classes))
+            detections = np.bincount(records.labels, minlength=len(self.classes))
+            place = np.argsort(self._order)
+            for prefix, (sizes, overlaps) in self.overlaps(records).items():
+                precision, recall = self._curves(records, sizes, overlaps)
+                metrics = self._summary(precision, recall)
+                precision, recall = precision[:, :, place], recall[:, place]
+                table = class_table(precision, recall, self.classes, objects, detections, self.max_detections)
+                plots = precision_recall(precision[..., 0, -1], self.classes)
+                self._computed[prefix] = _Computed(metrics, table, plots)
+        return self._computed
 
     def _summary(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
         areas = {"s": AREAS.index("small"), "m": AREAS.index("medium"), "l": AREAS.index("large")}
-        metrics = {"AP": _mean(precision[..., 0, -1])}
-        metrics |= {"AP50": _mean(precision[0, ..., 0, -1]), "AP75": _mean(precision[5, ..., 0, -1])}
-        metrics |= {f"AP{letter}": _mean(precision[..., area, -1]) for letter, area in areas.items()}
-        metrics |= {f"AR{most}": _mean(recall[..., 0, m]) for m, most in enumerate(self._limits)}
-        metrics |= {f"AR{letter}": _mean(recall[..., area, -1]) for letter, area in areas.items()}
+        metrics = {"AP": mean(precision[..., 0, -1])}
+        metrics |= {"AP50": mean(precision[0, ..., 0, -1]), "AP75": mean(precision[5, ..., 0, -1])}
+        metrics |= {f"AP{letter}": mean(precision[..., area, -1]) for letter, area in areas.items()}
+        metrics |= {f"AR{most}": mean(recall[..., 0, m]) for m, most in enumerate(self._limits)}
+        metrics |= {f"AR{letter}": mean(recall[..., area, -1]) for letter, area in areas.items()}
         place = {index: k for k, index in enumerate(self._order)}
-        return metrics | {f"AP/{c.name}": _mean(precision[:, :, place[i], 0, -1]) for i, c in enumerate(self.classes)}
+        return metrics | {f"AP/{c.name}": mean(precision[:, :, place[i], 0, -1]) for i, c in enumerate(self.classes)}
 
     def results(self) -> list[dict[str, Any]]:
         """All detections as entries of a COCO results file, with the files' image and category ids.
@@ -194,9 +245,3 @@ def _rows_by_label(labels: np.ndarray, classes: int) -> list[np.ndarray]:
     """The rows of each class, in their order."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.searchsorted(labels[order], np.arange(1, classes)))
-
-
-def _mean(values: np.ndarray) -> float:
-    """The mean of valid values, summed in pycocotools' order; nan if there are none."""
-    known = values[values > -1]
-    return float(np.mean(known)) if known.size else float("nan")

@@ -18,7 +18,8 @@ from densevit.evaluation.depth_alignment import (
     to_scale_and_shift_of_disparity,
 )
 from densevit.evaluation.depth_crops import Crop, cropped
-from densevit.interfaces import Class, Dataset, Evaluator, Head, Predictions, Targets
+from densevit.evaluation.depth_distances import distance_plots, distance_table, sums_by_distance
+from densevit.interfaces import Class, Dataset, Evaluator, Head, Plot, Predictions, Table, Targets
 
 _Id = int | str
 _ERRORS = ("AbsRel", "SqRel", "RMSE", "RMSElog", "log10", "SILog")
@@ -105,6 +106,7 @@ class DepthErrors(Evaluator):
     def reset(self) -> None:
         """Removes all images."""
         self._sums: dict[_Id, np.ndarray] = {}  # only of images with valid pixels
+        self._distances: dict[_Id, np.ndarray] = {}  # the same images
         self._empty: set[_Id] = set()
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
@@ -125,6 +127,7 @@ class DepthErrors(Evaluator):
                 raise DataError(f"Image {image_id!r}: {error}") from None
             if len(g):
                 self._sums[image_id] = self._sums_of(p, g)
+                self._distances[image_id] = sums_by_distance(p, g)
             else:
                 self._empty.add(image_id)
 
@@ -189,13 +192,18 @@ class DepthErrors(Evaluator):
 
     def state(self) -> dict[str, Any]:
         """The sums of each image by id, and the ids of those without valid pixels."""
-        return {"sums": dict(self._sums), "empty": sorted(self._empty, key=str)}
+        return {
+            "sums": dict(self._sums),
+            "distances": dict(self._distances),
+            "empty": sorted(self._empty, key=str),
+        }
 
     def merge(self, states: Sequence[dict[str, Any]]) -> None:
         """Replaces the state by those of all processes; an image from several processes counts once."""
         self.reset()
         for state in states:
             self._sums = state["sums"] | self._sums
+            self._distances = state["distances"] | self._distances
             self._empty.update(state["empty"])
 
     def compute(self) -> dict[str, float]:
@@ -216,6 +224,18 @@ class DepthErrors(Evaluator):
             pooled = _metrics(images) if images else values
             metrics |= {f"{name}_pixel": value for name, value in zip(self._names, pooled, strict=True)}
         return metrics
+
+    def tables(self) -> dict[str, Table]:
+        """Errors over the pixels of each interval of the ground truth, which `max_depth` and `crop` limit."""
+        return {"distance": distance_table(self._distances.values())}
+
+    def plots(self) -> dict[str, Plot]:
+        """Errors by distance."""
+        return distance_plots(self._distances.values())
+
+    def image_scores(self) -> dict[_Id, float]:
+        """The negative AbsRel of each image."""
+        return {image_id: -float(sums[1] / sums[0]) for image_id, sums in self._sums.items()}
 
     @property
     def _names(self) -> list[str]:

@@ -49,8 +49,9 @@ class SemanticSegmentation(Evaluator):
     def reset(self) -> None:
         """Removes all images."""
         self._ids: dict[_Id, None] = {}  # in insertion order
-        self._counts: dict[torch.device, Tensor] = {}  # (K, K) each
-        self._bands: dict[torch.device, Tensor] = {}  # (K + 1, K + 1): the same near boundaries; K is elsewhere
+        self._scores: list[Tensor] = []  # (), of each image
+        self._counts: dict[torch.device, Tensor] = {}  # (side, side) each
+        self._bands: dict[torch.device, Tensor] = {}  # (side + 1, side + 1): the same near boundaries; last: elsewhere
         self._faults: dict[
             torch.device, Tensor
         ] = {}  # (5,): index of the first image with invalid labels; its `faults`
@@ -68,13 +69,16 @@ class SemanticSegmentation(Evaluator):
                 self._add(image_id, *_maps(image_id, found, truth))
 
     def _add(self, image_id: _Id, truth: Tensor, prediction: Tensor) -> None:
-        classes = len(self.classes)
+        classes = self.side
+        if self.partial:
+            prediction = torch.where(prediction == IGNORE, classes - 1, prediction).to(torch.uint8)
         counts = count_pairs(truth, prediction, classes)
         if truth.device.type == "cpu":
             self._check(image_id, truth, prediction, counts)
         else:
             self._record_faults(image_id, truth, prediction, counts)
         self._ids[image_id] = None
+        self._scores.append(_image_score(counts))
         _sum_up(self._counts, counts)
         if self.boundary:
             width = boundary_width(self.boundary, (truth.shape[0], truth.shape[1]))
@@ -85,11 +89,11 @@ class SemanticSegmentation(Evaluator):
     def _check(self, image_id: _Id, truth: Tensor, prediction: Tensor, counts: Tensor) -> None:
         """Raises DataError if a labelled pixel was not counted."""
         if int(counts.sum()) != np.count_nonzero(truth.numpy() != IGNORE):
-            raise DataError(self._fault(image_id, faults(truth, prediction, len(self.classes)).tolist()))
+            raise DataError(self._fault(image_id, faults(truth, prediction, self.side).tolist()))
 
     def _record_faults(self, image_id: _Id, truth: Tensor, prediction: Tensor, counts: Tensor) -> None:
         """Stores the first image with invalid labels on the device, reported later."""
-        found = faults(truth, prediction, len(self.classes))
+        found = faults(truth, prediction, self.side)
         found = torch.cat([found.new_full((1,), len(self._ids)), found])
         first = self._faults.get(truth.device, found)
         self._faults[truth.device] = torch.where(first[1:].any(), first, found)
@@ -98,8 +102,9 @@ class SemanticSegmentation(Evaluator):
         """The counts, as arrays, and the image ids."""
         return {
             "ids": list(self._ids),
+            "scores": self._image_scores(),
             "counts": self.counts,
-            "bands": _total(self._bands, len(self.classes) + 1),
+            "bands": _total(self._bands, self.side + 1),
             "fault": self._first_fault(),
         }
 
@@ -116,6 +121,7 @@ class SemanticSegmentation(Evaluator):
             if twice:
                 raise DataError(f"Image {twice[0]!r} was evaluated by two processes; each image belongs to one.")
             self._ids.update(dict.fromkeys(state["ids"]))
+            self._scores.extend(torch.as_tensor(state["scores"]).unbind())
             _sum_up(self._counts, torch.from_numpy(state["counts"]))
             _sum_up(self._bands, torch.from_numpy(state["bands"]))
 
@@ -126,16 +132,17 @@ class SemanticSegmentation(Evaluator):
             raise DataError(fault)
         counts = self.counts
         truth = counts.sum(1)
-        iou, accuracy = _iou(counts), _ratio(counts.diagonal(), truth)
+        classes = len(self.classes)
+        iou, accuracy = _iou(counts)[:classes], _ratio(counts.diagonal(), truth)[:classes]
         metrics = {
             "mIoU": _mean(iou),
             "mAcc": _mean(accuracy),
             "aAcc": float(_ratio(counts.trace(), truth.sum())),
-            "fwIoU": float(_ratio(np.nansum(iou * truth), truth.sum())),
+            "fwIoU": float(_ratio(np.nansum(iou * truth[:classes]), truth.sum())),
         }
         by_class = {"IoU": iou, "Acc": accuracy}
         if self.boundary:
-            by_class["BIoU"] = _iou(_total(self._bands, len(self.classes) + 1))[:-1]
+            by_class["BIoU"] = _iou(_total(self._bands, self.side + 1))[:classes]
             metrics["mBIoU"] = _mean(by_class["BIoU"])
         for name, values in by_class.items():
             metrics |= {f"{name}/{c.name}": float(value) for c, value in zip(self.classes, values, strict=True)}
@@ -143,14 +150,40 @@ class SemanticSegmentation(Evaluator):
 
     @property
     def counts(self) -> np.ndarray:
-        """The confusion matrix, (K, K) int64: pixels by class in ground truth (rows) and prediction (columns)."""
-        return _total(self._counts, len(self.classes))
+        """The confusion matrix, (K, K) int64: pixels by class in ground truth (rows) and prediction (columns).
+
+        (K + 1, K + 1) for `partial` evaluation, with pixels of no class last.
+        """
+        return _total(self._counts, self.side)
+
+    @property
+    def side(self) -> int:
+        """The side of the confusion matrix."""
+        return len(self.classes) + self.partial
 
     def tables(self) -> dict[str, Table]:
-        """The confusion matrix with the classes' names."""
-        names = [c.name for c in self.classes]
-        rows = [[name, *row] for name, row in zip(names, self.counts.tolist(), strict=True)]
-        return {"confusion": [["truth \\ prediction", *names], *rows]}
+        """IoU, recall, precision and pixels of each class, and the confusion matrix with the classes' names."""
+        names, counts = [*(c.name for c in self.classes), *(["other classes"] if self.partial else [])], self.counts
+        truth, predicted, hits = counts.sum(1), counts.sum(0), counts.diagonal()
+        columns = [truth, _iou(counts), _ratio(hits, truth), _ratio(hits, predicted)]
+        classes = [list(row) for row in zip(names, *(column.tolist() for column in columns), strict=True)]
+        classes = classes[: len(self.classes)]
+        rows = [[name, *row] for name, row in zip(names, counts.tolist(), strict=True)]
+        return {
+            "classes": [["class", "pixels", "IoU", "recall", "precision"], *classes],
+            "confusion": [["truth \\ prediction", *names], *rows],
+        }
+
+    def image_scores(self) -> dict[_Id, float]:
+        """The mean IoU of each image, over the classes in its ground truth or prediction."""
+        scores = zip(self._ids, self._image_scores().tolist(), strict=True)
+        return {image_id: score for image_id, score in scores if score == score}
+
+    def _image_scores(self) -> np.ndarray:
+        if not self._scores:
+            return np.zeros(0, np.float32)
+        device = self._scores[-1].device
+        return np.array(torch.stack([score.to(device) for score in self._scores]).cpu().numpy())
 
     def _first_fault(self) -> str | None:
         """The error of the first image with invalid labels; like reading the counts, this synchronises with the GPU."""
@@ -178,6 +211,14 @@ def _maps(image_id: _Id, found: Predictions, truth: Targets) -> tuple[Tensor, Te
         sizes = " and ".join(f"{labels.shape[0]} x {labels.shape[1]}" for labels in (prediction, known))
         raise DataError(f"Image {image_id!r}: prediction and ground truth differ in height x width: {sizes}.")
     return known, prediction
+
+
+def _image_score(counts: Tensor) -> Tensor:
+    """The mean IoU of one image, on its device; nan without labelled pixels."""
+    hits = counts.diagonal()
+    union = counts.sum(0) + counts.sum(1) - hits
+    known = union > 0
+    return (hits / union.clamp(min=1)).sum() / known.sum()
 
 
 def _sum_up(sums: dict[torch.device, Tensor], counts: Tensor) -> None:

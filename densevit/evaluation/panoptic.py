@@ -17,7 +17,7 @@ from densevit.evaluation.segment_matching import (
     TRUE_POSITIVE,
     match_segments,
 )
-from densevit.interfaces import IGNORE, Class, Dataset, Evaluator, Head, Predictions, Table, Targets
+from densevit.interfaces import IGNORE, Class, Dataset, Evaluator, Head, Plot, Predictions, Table, Targets
 from densevit.targets.maps import LABEL_DIVISOR, VOID
 
 _Id = int | str
@@ -138,6 +138,7 @@ class Panoptic(Evaluator):
     def _semantic(self) -> SemanticSegmentation:
         evaluator = self._others["semantic"]
         assert isinstance(evaluator, SemanticSegmentation)
+        evaluator.partial = self.partial
         return evaluator
 
     def _class_indices(self, truth: Targets) -> np.ndarray:
@@ -200,8 +201,37 @@ class Panoptic(Evaluator):
                 means = [others[task][mean], *(_mean([by_class[n] for n in group]) for _, group in self._groups()[1:])]
                 for row, value in zip(rows, [*means, *by_class], strict=True):
                     row.append(value)
-        confusion = self._others["semantic"].tables() if "semantic" in self._tasks else {}
-        return {"panoptic": [header, *rows], **confusion}
+        confusion = {"confusion": self._semantic().tables()["confusion"]} if "semantic" in self._tasks else {}
+        return {"panoptic": [header, *rows], **confusion, **self._mask_tables()}
+
+    def _mask_tables(self) -> dict[str, Table]:
+        """Those of instance masks, without stuff, which has none."""
+        if "masks" not in self._tasks:
+            return {}
+        tables = self._others["masks"].tables()
+        header, *rows = tables["classes"]
+        stuff = [n for n, c in enumerate(self.classes) if not c.thing]
+        confusion = [[cell for n, cell in enumerate(row) if n - 1 not in stuff] for row in tables["confusion"]]
+        return {
+            "mask-classes": [header, *(row for n, row in enumerate(rows) if n not in stuff)],
+            "mask-errors": tables["errors"],
+            "mask-confusion": [row for n, row in enumerate(confusion) if n - 1 not in stuff],
+        }
+
+    def plots(self) -> dict[str, Plot]:
+        """Those of instance masks."""
+        plots = self._others["masks"].plots() if "masks" in self._tasks else {}
+        return {f"mask-{name}": plot for name, plot in plots.items()}
+
+    def image_scores(self) -> dict[_Id, float]:
+        """The panoptic quality of each image over all its segments, whatever their class."""
+        scores = {}
+        for image_id, segments in self._segments.items():
+            counts = np.bincount(segments["outcome"], minlength=3)[_COUNTED].tolist()
+            quality = _Quality(math.fsum(segments["iou"]), *counts).pq
+            if not math.isnan(quality):
+                scores[image_id] = quality
+        return scores
 
     def results(self) -> list[dict[str, Any]] | None:
         """The instance masks as entries of a COCO results file, if there are any."""
@@ -223,10 +253,10 @@ class Panoptic(Evaluator):
         """Gives the evaluator of label maps the counts of all images."""
         evaluator = self._semantic()
         evaluator.reset()
-        counts = np.zeros(len(self.classes) ** 2, np.int64)
+        counts = np.zeros(evaluator.side**2, np.int64)
         for one in self._confusions.values():
             counts[one[:, 0]] += one[:, 1]
-        sums = {"ids": list(self._confusions), "counts": counts.reshape(len(self.classes), -1)}
+        sums = {"ids": list(self._confusions), "counts": counts.reshape(evaluator.side, -1)}
         evaluator.merge([evaluator.state() | sums])
 
     def _qualities(self) -> list["_Quality"]:

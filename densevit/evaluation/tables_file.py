@@ -1,18 +1,61 @@
-"""Evaluators' tables as CSV files: NAME-HEAD.csv, as in confusion-segmentation.csv."""
+"""Evaluators' tables as CSV files, NAME-HEAD.csv as in confusion-segmentation.csv, and their plots in plots.json."""
 
 import csv
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
-from densevit.errors import DataError
-from densevit.interfaces import Evaluator, Table
+from densevit.errors import DataError, one_line
+from densevit.interfaces import Evaluator, Plot, Table
+
+PLOTS, IMAGES, LOWER = "plots.json", "images", "lower_is_better.json"
 
 
 def write_tables(evaluators: Mapping[str, Evaluator], folder: Path) -> None:
-    """Writes all tables of the evaluators of some heads into a folder."""
+    """Writes all tables and plots of the evaluators of some heads into a folder, and the scores of all images.
+
+    images-HEAD.csv has the worst images first; images of one score are sorted by id. lower_is_better.json lists the
+    metrics that are errors.
+    """
     for head, evaluator in evaluators.items():
         for name, table in evaluator.tables().items():
             write(table, folder / f"{name}-{head}.csv")
+        scores = evaluator.image_scores().items()
+        rows = sorted(scores, key=lambda item: (item[1], isinstance(item[0], str), item[0]))
+        if rows:
+            write([["image", "score"], *rows], folder / f"{IMAGES}-{head}.csv")
+    lower = [f"{head}/{name}" for head, evaluator in evaluators.items() for name in evaluator.lower_is_better]
+    (folder / LOWER).write_text(json.dumps(lower) + "\n", encoding="utf-8")
+    plots = {head: {name: asdict(plot) for name, plot in one.plots().items()} for head, one in evaluators.items()}
+    plots = {head: of_head for head, of_head in plots.items() if of_head}
+    if plots:
+        (folder / PLOTS).write_text(json.dumps(plots) + "\n", encoding="utf-8")
+
+
+def read_lower_is_better(folder: Path) -> list[str] | None:
+    """The metrics of a folder that are errors, named HEAD/METRIC; None without the file."""
+    try:
+        return [str(name) for name in json.loads((folder / LOWER).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def read_plots(folder: Path) -> dict[str, dict[str, Plot]]:
+    """The plots of a folder by head and name; none without the file."""
+    path = folder / PLOTS
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {head: {name: _plot(**values) for name, values in of_head.items()} for head, of_head in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: expected plots as JSON; found: {one_line(error)}") from error
+
+
+def _plot(x: str, y: str, curves: Mapping[str, list[list[float]]], whole: bool) -> Plot:
+    points = {name: [(float(a), float(b)) for a, b in points] for name, points in curves.items()}
+    return Plot(str(x), str(y), points, bool(whole))
 
 
 def write(table: Table, path: Path) -> None:

@@ -66,18 +66,28 @@ class MapFiles:
             name += f"-{checksum(image_id)}"
         self.add(head, name, predictions, {"id": image_id, "file_name": str(image_id)})
 
-    def finish(self) -> None:
-        """Joins the annotations of all images, in the order of their ids, to KEY.json."""
+    def finish(self, more_follows: bool = False) -> None:
+        """Joins the annotations of all images, in the order of their ids, to KEY.json.
+
+        more_follows: the annotations of each image are kept, to be joined with those of more images.
+        """
         for head in self.classes:
             for folder in [path for path in self.folder_of(head).glob("*") if path.name in self.types[head]]:
                 if self._annotation_file(head, folder.name, []) is None:
                     continue
                 paths = [*folder.rglob("*.json")]
+                if not paths:  # joined before
+                    continue
                 images = [AnnotatedImage(*json.loads(path.read_text(encoding="utf-8"))) for path in paths]
                 images.sort(key=lambda one: (isinstance(one.image["id"], str), one.image["id"]))
                 _write(folder.with_suffix(".json"), self._annotation_file(head, folder.name, images))
-                for path in paths:
+                for path in [] if more_follows else paths:
                     path.unlink()
+
+    def is_joined(self) -> bool:
+        """Whether the folder has annotations that were joined, to which those of more images cannot be added."""
+        folders = [self.folder_of(head) / key for head in self.classes for key in self.types[head]]
+        return any(path.with_suffix(".json").is_file() and not [*path.rglob("*.json")] for path in folders)
 
     def _annotation_file(self, head: str, key: str, images: Sequence[AnnotatedImage]) -> Any:
         return self.types[head][key].annotation_file(images, self.classes[head])

@@ -32,7 +32,7 @@ class Predictor:
         if inference is None and config is not None:
             inference = inference_by_head(model, config.inference, config.inference_by_head)
         self.inference = inference_by_head(model, InferenceSection(), inference)
-        self._resize = None if config is None else build_evaluation_transform(config.data)
+        self.resize = None if config is None else build_evaluation_transform(config.data)
 
     @property
     def backbone(self) -> Backbone:
@@ -138,7 +138,7 @@ class Predictor:
                 image if on_disk else sample["image"].permute(1, 2, 0).numpy(),
                 sample["targets"]["original_size"],
             )
-            sample = sample if self._resize is None else self._resize(sample)
+            sample = sample if self.resize is None else self.resize(sample)
             height, width = sample["image"].shape[1:]
             size = (-(-height // multiple), -(-width // multiple))
             group = waiting.setdefault(size, [])

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,7 @@ from densevit.errors import DensevitError
 from densevit.inference.image_files import ImageFile
 from densevit.inference.maps import MapFiles, as_array
 from densevit.inference.point_cloud import write_ply
+from densevit.inference.result_lists import SETTINGS, CsvTable, JsonList, check_settings, csv_rows, read_entries
 from densevit.interfaces import Class, Predictions, TargetType
 from densevit.targets.types import TargetTypes
 from densevit.visualization.draw import draw
@@ -38,14 +39,17 @@ def next_free_folder(name: str) -> Path:
 
 
 class PredictionFiles:
-    """Writes predictions to a folder image by image. The files are complete also after an error.
+    """Writes predictions to a folder image by image. The files are complete also after an error, and can be continued.
 
     drawn/NAME.jpg: visualization, with objects from score `threshold` on. predictions.json: all objects, in COCO's
-    results format, or values per image. semantic/NAME.png, depth/NAME, panoptic/NAME.png and panoptic.json: maps (see
-    `maps`). clouds/NAME.ply: point cloud, if `focal` is given. images.json: image ids and their files. With several
-    heads, each has a subfolder with all but images.json. Keys are written by their target types.
+    results format, or values per image; predictions.csv: their numbers in a table. semantic/NAME.png, depth/NAME,
+    panoptic/NAME.png and panoptic.json: maps (see `maps`). clouds/NAME.ply: point cloud, if `focal` is given.
+    images.json: image ids and their files. With several heads, each has a subfolder with all but images.json. Keys are
+    written by their target types.
 
     types: of each head's keys, where they have options. focal: focal length in pixels, the same for all images.
+    settings: what the predictions depend on, kept in predict.json. resume: continues in a folder of these settings.
+    done: ids of the images that the folder has already.
     """
 
     def __init__(
@@ -55,28 +59,49 @@ class PredictionFiles:
         threshold: float,
         focal: float | None = None,
         types: Mapping[str, Mapping[str, TargetType] | None] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        resume: bool = False,
     ) -> None:
         self.folder, self.classes, self.threshold, self.focal = folder, classes, threshold, focal
+        self.settings = dict(settings or {})
         self._maps = MapFiles(folder, classes, types)
-        self._lists: dict[Path, _JsonList] = {}
+        self._lists: dict[Path, JsonList | CsvTable] = {}
+        self.done: set[int | str] = set()
+        if resume:
+            check_settings(folder, self.settings)
+            self.done = {entry["id"] for entry in read_entries(folder / "images.json")}
 
     def __enter__(self) -> "PredictionFiles":
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._list(self.folder / "images.json")
+        text = json.dumps(self.settings, indent=1) + "\n"
+        (self.folder / SETTINGS).write_text(text, encoding="utf-8")
+        names = ("predictions.json", "predictions.csv")
+        found = [self._maps.folder_of(head) / name for head in self.classes for name in names]
+        for path in [self.folder / "images.json", *(path for path in found if path.is_file())]:
+            self._list(path)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for json_list in self._lists.values():
-            json_list.close()
-        self._maps.finish()
+        for one in self._lists.values():
+            one.close()
+        self._maps.finish(more_follows=kind is not None)
+
+    def left(self, images: Sequence[ImageFile]) -> list[ImageFile]:
+        """Those of the images that are to be predicted: all that are not done.
+
+        All if the maps' annotations of a finished prediction would have to be joined with those of more images.
+        """
+        left = [image for image in images if image.image_id not in self.done]
+        if left and self.done and self._maps.is_joined():
+            self.done, left = set(), [*images]
+        return left
 
     def add(self, file: ImageFile, pixels: np.ndarray, results: Predictions | Mapping[str, Predictions]) -> None:
         """Writes the files of one image. pixels: (H, W, 3) uint8. results: with several heads a dict by head."""
         height, width = pixels.shape[:2]
-        image = {"id": file.image_id, "file_name": file.path.as_posix(), "width": width, "height": height}
-        self._list(self.folder / "images.json").append(image)
+        image = {"id": file.image_id, "file_name": file.file_name, "width": width, "height": height}
         if len(self.classes) == 1:
             results = {next(iter(self.classes)): results}
         if self.focal is not None and not any("depth" in predictions for predictions in results.values()):
@@ -99,10 +124,17 @@ class PredictionFiles:
             entries = json_entries(file.image_id, predictions, self.classes[head], types)
             if entries is not None:
                 self._list(folder / "predictions.json").extend(entries)
+                self._list(folder / "predictions.csv").extend(csv_rows(entries, file.file_name, self.classes[head]))
+        for one in self._lists.values():
+            one.flush()
+        images = self._list(self.folder / "images.json")  # last: an image in it is complete
+        images.extend([image])
+        images.flush()
 
-    def _list(self, path: Path) -> "_JsonList":
+    def _list(self, path: Path) -> "JsonList | CsvTable":
         if path not in self._lists:
-            self._lists[path] = _JsonList(path)
+            kind = CsvTable if path.suffix == ".csv" else JsonList
+            self._lists[path] = kind(path, self.done)
         return self._lists[path]
 
 
@@ -124,24 +156,3 @@ def json_entries(
     rows = zip(*objects.values(), strict=True)
     entries = [{"image_id": image_id} | {key: value for part in row for key, value in part.items()} for row in rows]
     return entries + ([{"image_id": image_id, **image}] if image else [])
-
-
-class _JsonList:
-    """A JSON list that is written entry by entry, one per line, to save memory."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: TextIO = path.open("w", encoding="utf-8")
-        self._file.write("[")
-        self._separator = "\n"
-
-    def append(self, entry: Mapping[str, Any]) -> None:
-        self._file.write(self._separator + json.dumps(entry))
-        self._separator = ",\n"
-
-    def extend(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        for entry in entries:
-            self.append(entry)
-
-    def close(self) -> None:
-        self._file.write("\n]\n")
-        self._file.close()

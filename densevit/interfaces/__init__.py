@@ -3,6 +3,13 @@
 `docs/own-backbone.md`, `docs/own-head.md`, `docs/own-target.md` and `docs/own-method.md` are tutorials.
 """
 
+from densevit.interfaces.attention_maps import (
+    PADDING,
+    AttentionLayer,
+    RecordedAttention,
+    global_layer,
+    windowed_layer,
+)
 from densevit.interfaces.checkpoint_layouts import ZEROS, Change, CheckpointLayout, Line, Rearrangement, StateDict
 from densevit.interfaces.data_types import (
     LABEL_DIVISOR,
@@ -12,6 +19,7 @@ from densevit.interfaces.data_types import (
     Color,
     Losses,
     Outputs,
+    Plot,
     Predictions,
     Sample,
     Size,
@@ -30,9 +38,11 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "LABEL_DIVISOR",
+    "PADDING",
     "VOID",
     "ZEROS",
     "AnnotatedImage",
+    "AttentionLayer",
     "Backbone",
     "Batch",
     "Canvas",
@@ -50,9 +60,11 @@ __all__ = [
     "Method",
     "Neck",
     "Outputs",
+    "Plot",
     "Predictions",
     "Rearrangement",
     "Recipe",
+    "RecordedAttention",
     "Sample",
     "Size",
     "StateDict",
@@ -60,4 +72,6 @@ __all__ = [
     "TargetType",
     "Targets",
     "Window",
+    "global_layer",
+    "windowed_layer",
 ]

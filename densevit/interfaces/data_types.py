@@ -1,6 +1,6 @@
 """The data that plugins exchange."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -53,6 +53,19 @@ Predictions = dict[str, Any]
 
 Table = Sequence[Sequence[str | int | float]]
 """Rows; the first is the header."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Curves over common axes. x, y: the labels of the axes. curves: points (x, y) by the curve's name, in order of x.
+
+    whole: whether both axes show 0 ... 1.
+    """
+
+    x: str
+    y: str
+    curves: Mapping[str, Sequence[tuple[float, float]]]
+    whole: bool = False
 
 
 Size = tuple[int, int]

@@ -1,6 +1,7 @@
 """The interfaces of data sets and augmentation recipes."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,17 @@ class Dataset:
     def image_classes(self) -> np.ndarray | None:
         """Pairs (P, 2) of the index of an image and that of a class in it, for `data.repeat_factor`, if known without
         reading images. The order and repetitions of pairs do not matter; an image without objects has none."""
+        return None
+
+    def all_objects(self) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+        """The index of the image of each object (M,), and the values of all objects (M, ...) by target key, if known
+        without reading images, for `densevit doctor`."""
+        return None
+
+    @classmethod
+    def recognise(cls, root: Path) -> dict[str, Any] | None:
+        """The options besides `root` with which this data set reads a folder, for `densevit doctor FOLDER`. None: it is
+        not in its layout, which is the default."""
         return None
 
     def epoch_indices(self, epoch: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from densevit.interfaces.data_types import Class, Predictions, Table, Targets
+from densevit.interfaces.data_types import Class, Plot, Predictions, Table, Targets
 from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.modules import Head
 
@@ -14,11 +14,15 @@ class Evaluator:
     reads: the keys of predictions that it needs; a tuple of keys means one of them.
     main: the metric of `compute` that determines the best epoch.
     lower_is_better: the metrics of `compute` that are errors; for all others higher is better.
+    partial: whether the head predicts other classes than the evaluated ones too (`densevit evaluate` on data with a
+        part of the classes): objects of these are removed, and maps have the values of no class there, which count as
+        wrong: 255 in `semantic`, -1 in `panoptic`.
     """
 
     reads: tuple[str | tuple[str, ...], ...] = ()
     main: str
     lower_is_better: tuple[str, ...] = ()
+    partial: bool = False
 
     def __init__(self, classes: Sequence[Class]) -> None:
         self.classes = tuple(classes)
@@ -43,8 +47,20 @@ class Evaluator:
     def tables(self) -> dict[str, Table]:
         """Returns small tables by name, written to NAME-HEAD.csv in the run folder. Default: none.
 
-        The report shows "confusion": a header with the class names after its first cell, then one row per ground truth
-        class with its name and the count of each predicted class.
+        `densevit evaluate` prints them and the report shows them, "confusion" and "KIND-confusion" as heat maps: a
+        header with the class names after its first cell, then one row per ground truth class with its name and the
+        count of each predicted class. In the others, the first cell of a row names it. Fractions are floats.
+        """
+        return {}
+
+    def plots(self) -> dict[str, Plot]:
+        """Returns plots by name, written to plots.json in the run folder and shown in the report. Default: none."""
+        return {}
+
+    def image_scores(self) -> dict[int | str, float]:
+        """Returns a score of each image by id, higher is better, of which the report shows the best and the worst.
+
+        Written to images-HEAD.csv in the run folder. Images without a score are left out. Default: none.
         """
         return {}
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from densevit.errors import ConfigError
+from densevit.interfaces.attention_maps import AttentionLayer, Grid, RecordedAttention, layers_on_grids
 from densevit.interfaces.data_types import Batch, Class, Losses, Outputs, Predictions, Targets
 from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.target_types import TargetType
@@ -39,6 +40,27 @@ class Backbone(nn.Module):
         groups = [list(child.parameters()) for child in self.children()]
         own = list(self.parameters(recurse=False))
         return [group for group in (own, *groups) if group]
+
+    def inspect_filters(self) -> Tensor | None:
+        """For `densevit inspect`: the filters of the patch embedding, (C, 3, k, k). Default: the first convolution of
+        three channels."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.weight.shape[1] == 3:
+                return module.weight
+        return None
+
+    def inspect_positions(self) -> Tensor | None:
+        """For `densevit inspect`: the vectors that are added to the cells of a map, (H, W, C). Default: None."""
+        return None
+
+    def inspect_attention(self, recorded: Sequence[RecordedAttention], size: Grid) -> list[AttentionLayer]:
+        """For `densevit inspect`: what modules of the backbone recorded for one image, on the cells of their maps.
+
+        recorded: in the order of computation. size: (H, W) of the image. Default: the layers of global self-attention
+        over ceil(H / s) x ceil(W / s) cells for one of the strides s, with at most 16 tokens before the cells. Windows
+        and pooled keys need an override; see `global_layer` and `windowed_layer` in `densevit.interfaces`.
+        """
+        return layers_on_grids(recorded, [(-(-size[0] // s), -(-size[1] // s)) for s in dict.fromkeys(self.strides)])
 
 
 class Neck(nn.Module):
@@ -133,6 +155,14 @@ class Head(nn.Module):
         """Returns one dict per image, in original pixels. Uses only `size` and `original_size` of the targets."""
         raise NotImplementedError(f"{type(self).__name__} is a Head and must implement predict(outputs, targets).")
 
+    def inspect_objects(self, recorded: Sequence[RecordedAttention], outputs: Outputs, size: Grid) -> Tensor | None:
+        """For `densevit inspect`: the attention of each predicted object of one image to the cells of a map, (N, h, w).
+
+        recorded: what modules of the head recorded, in the order of computation. size: (H, W) of the padded image,
+        which the map covers. The objects are those of `predict`, in its order. Default: None, nothing to show.
+        """
+        return None
+
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
         """Dense heads: maps (B, C, *size) in float32 that test-time augmentation averages, e.g. logits or depth.
 
@@ -157,6 +187,18 @@ class Head(nn.Module):
         may be probabilities instead of logits (see `maps`). For an image that is not resized it equals `predict`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement read_maps().")
+
+    def exported(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Tensor]:
+        """The outputs of an exported file by name, (B, ...) each, from images of one size (h, w), in its pixels.
+
+        Traced by `torch.export` with a batch, height and width that vary: shapes may not depend on values, and there
+        are no loops over images. Floating-point outputs are values before a selection or maximum, such as `boxes`
+        (B, Q, 4) xyxy and `scores` (B, Q, K), which the file and the model are compared by. Default for dense heads:
+        what `read_maps` makes of `maps`, and these `maps` themselves where it takes a maximum.
+        """
+        maps = self.maps(outputs, size)
+        read = self.read_maps(maps)
+        return read if all(x.is_floating_point() for x in read.values()) else {**read, "maps": maps}
 
 
 class Method(nn.Module):

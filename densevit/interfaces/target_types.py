@@ -138,6 +138,28 @@ class TargetType:
         """
         return value if self.per == "pixel" and self.task else None
 
+    def map_classes(self, value: Any, table: np.ndarray) -> Any:
+        """The value with other class indices, to evaluate a model on data of other classes. Default: unchanged, for
+        values without class indices.
+
+        table: (K,) int64, the new index of each class; -1: none. Values per object: the new indices (N,); objects of
+        class -1 are removed with all their values. Maps: pixels of no class have the value `fill`.
+        """
+        return value
+
+    def class_counts(self, value: Any, num_classes: int) -> np.ndarray | None:
+        """(K,) how often each class occurs, in objects or pixels, for `densevit doctor`. Default: of `class_map`."""
+        labels = self.class_map(value)
+        return None if labels is None else np.bincount(labels.ravel(), minlength=256)[:num_classes]
+
+    def measure(self, value: Any, size: Size | np.ndarray) -> Mapping[str, np.ndarray]:
+        """Numbers (M,) that describe a value, by name and unit, for `densevit doctor`: {"width (px)": ...}.
+
+        size: of the image, or (N, 2), that of each object's image: values per object may be of several images. Default:
+        none.
+        """
+        return {}
+
     def collate(self, values: Sequence[Any], size: Size, device: Any = None) -> Any:
         """A batch of values, tensors or None where unlabelled, padded to a grid of this size. Default: the sequence.
 
@@ -161,6 +183,13 @@ class TargetType:
         a JSON value. None: nothing is written.
         """
         return None
+
+    def value_range(self, value: np.ndarray, size: Size) -> float:
+        """The range of predicted values of images of this size, by which differences between a model and its exported
+        file are measured. Default: from the smallest to the largest finite value; 1 if they are equal.
+        """
+        finite = value[np.isfinite(value)]
+        return (float(finite.max() - finite.min()) if finite.size else 0.0) or 1.0
 
     def annotation_file(self, images: Sequence[AnnotatedImage], classes: Sequence[Class]) -> Any:
         """Per pixel: JSON values that are written for all images together, as KEY.json beside the folder KEY of their

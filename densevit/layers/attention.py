@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from densevit.layers.dropout import dropout_matmul
 from densevit.layers.linear import Linear
+from densevit.layers.tracing import is_exporting
 
 MAX_UNFUSED_KEYS = 1024  # on a CPU
 MAX_UNFUSED_KEYS_FP32 = 191  # without a bias; above, both implementations are about as fast
@@ -28,7 +29,7 @@ def attention(
     Uses the fused kernel on a GPU, and on a CPU with many keys, where it also saves memory; with few keys separate
     operations are faster on a CPU (`tools/benchmarks/attention.py`).
     """
-    if query.is_cuda or key.shape[-2] > _max_unfused_keys(query, bias):
+    if query.is_cuda or is_exporting() or key.shape[-2] > _max_unfused_keys(query, bias):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query if scale == 1 else query * scale) @ key.transpose(-2, -1)  # (..., N, S)

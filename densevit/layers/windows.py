@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from densevit.layers.tracing import is_exporting
+
 
 def window_partition(x: Tensor, window: int) -> Tensor:
     """Partitions a feature map into non-overlapping square windows.
@@ -47,27 +49,97 @@ class ShiftedWindows(NamedTuple):
     def partition(self, qkv: Tensor, padding_value: Tensor) -> Tensor:
         """Query, key and value per window and head.
 
-        qkv: (B, H, W, 3 C). padding_value: (3 C,). Returns (3, B * windows * heads, M*M, D).
+        qkv: (B, H, W, 3 C). padding_value: (3 C,). Returns (3, B, windows * heads, M*M, D) with a mask, and
+        (3, B * windows, heads, M*M, D) without, as a bias per head is then the same for all windows.
         """
         D = qkv.shape[-1] // (3 * self.heads)
         fill = padding_value.to(qkv.dtype).view(-1, D) if self.padding.numel() else None
         rows = _Permutation.apply(qkv.reshape(-1, D), fill, *self.qkv_index, self.padding)
-        return rows.view(3, -1, self.tokens, D)
+        biased = self.heads if self.mask is None else self.heads * len(self.mask)
+        return rows.view(3, -1, biased, self.tokens, D)
 
     def reverse(self, x: Tensor) -> Tensor:
-        """Merges windows and heads: (B * windows * heads, M*M, D) -> (B, H, W, C)."""
+        """Merges windows and heads: a value as `partition` returns it -> (B, H, W, C)."""
         rows = _Permutation.apply(x.reshape(-1, x.shape[-1]), None, *reversed(self.output_index), self.padding)
         return rows.view(-1, *self.size, self.heads * x.shape[-1])
 
 
-def shifted_windows(x: Tensor, window: int, shift: int, heads: int) -> ShiftedWindows:
+class PaddedWindows(NamedTuple):
+    """`ShiftedWindows` as separate steps on views, for `torch.compile` and `torch.export` with sizes as symbols.
+
+    The compiler fuses the steps, and traces them for symbolic sizes, which takes it minutes for precomputed indices.
+    grid: windows, by rows and columns. steps: by which the map is rolled up and left.
+    """
+
+    batch: int
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    window: int
+    steps: tuple[int, int]
+    heads: int
+    mask: Tensor | None
+
+    def partition(self, qkv: Tensor, padding_value: Tensor) -> Tensor:
+        """As `ShiftedWindows.partition`."""
+        (H, W), (rows, columns), M = self.size, self.grid, self.window
+        border = (0, 0, 0, columns * M - W, 0, rows * M - H)
+        down, right = (torch.arange(count * M, device=qkv.device) for count in self.grid)
+        inside = ((down[:, None] < H) & (right < W))[..., None]
+        x = self._rolled(torch.where(inside, F.pad(qkv, border), padding_value.to(qkv.dtype)), self.steps)
+        D = qkv.shape[-1] // (3 * self.heads)
+        x = x.view(self.batch, rows, M, columns, M, 3, self.heads, D).permute(5, 0, 1, 3, 6, 2, 4, 7)
+        return x.reshape(3, *self._groups(), M * M, D)
+
+    def reverse(self, x: Tensor) -> Tensor:
+        """As `ShiftedWindows.reverse`."""
+        (H, W), (rows, columns), M = self.size, self.grid, self.window
+        x = x.reshape(self.batch, rows, columns, self.heads, M, M, x.shape[-1]).permute(0, 1, 4, 2, 5, 3, 6)
+        x = x.reshape(self.batch, rows * M, columns * M, self.heads * x.shape[-1])
+        x = self._rolled(x, (rows * M - self.steps[0], columns * M - self.steps[1]))[:, :H, :W]
+        return x.clone(memory_format=torch.contiguous_format)  # in place of code for each case of padding or none
+
+    def _groups(self) -> tuple[int, int]:
+        windows = self.grid[0] * self.grid[1]
+        if self.mask is None:
+            return self.batch * windows, self.heads
+        return self.batch, windows * self.heads
+
+    def _rolled(self, x: Tensor, steps: tuple[int, int]) -> Tensor:
+        """Rolls x up and left. `Tensor.roll` is exported only with constant steps."""
+        if not is_exporting():
+            return x.roll((-steps[0], -steps[1]), dims=(1, 2))
+        for axis, (count, step) in enumerate(zip(self.grid, steps, strict=True), start=1):
+            side = count * self.window
+            index = torch.arange(side, device=x.device) + step
+            x = x.index_select(axis, torch.where(index < side, index, index - side))
+        return x
+
+
+def shifted_windows(x: Tensor, window: int, shift: int, heads: int) -> ShiftedWindows | PaddedWindows:
     """Windows of feature maps of the size of x, (B, H, W, ...), shifted down and right by `shift` cells.
 
     An axis with only one window is not shifted. The most recent sizes are cached.
     """
     B, H, W = x.shape[:3]
-    build = _shifted_windows if torch.compiler.is_compiling() or type(x) is not Tensor else _cached_windows
+    if torch.compiler.is_compiling() or is_exporting():
+        return _padded_windows(B, H, W, window, shift, heads, x.dtype, x.device)
+    build = _cached_windows if type(x) is Tensor else _shifted_windows
     return build(B, H, W, window, shift, heads, x.dtype, x.device)
+
+
+def _padded_windows(
+    B: int, H: int, W: int, window: int, shift: int, heads: int, dtype: torch.dtype, device: torch.device
+) -> PaddedWindows:
+    rows, columns = (H + window - 1) // window, (W + window - 1) // window
+    steps: Any
+    if is_exporting():  # one graph for one window and for several
+        steps = tuple(torch.sym_min(shift, (count - 1) * window) if shift else 0 for count in (rows, columns))
+        shifts = shift > 0
+    else:
+        steps = tuple(shift if count > 1 else 0 for count in (rows, columns))
+        shifts = any(steps)
+    mask = shift_mask(rows * window, columns * window, window, steps, device).to(dtype) if shifts else None
+    return PaddedWindows(B, (H, W), (rows, columns), window, steps, heads, mask)
 
 
 def _shifted_windows(
@@ -140,7 +212,7 @@ def shift_mask(height: int, width: int, window: int, shift: tuple[int, int], dev
 def _regions(size: int, window: int, step: int, device: torch.device) -> Tensor:
     """Region index of each row or column, (size,); 1 and 2 share the last window, 2 was wrapped around."""
     index = torch.arange(size, device=device)
-    if not step:
+    if isinstance(step, int) and not step:
         return torch.zeros_like(index)
     return (index >= size - window).long() + (index >= size - step).long()
 

@@ -15,6 +15,7 @@ from densevit.targets.objects import check_range
 
 STEPS_PER_METRE = 256
 MAX_PNG_VALUE = 2**16 - 1
+MEASURED_VALUES = 4096  # of a map
 
 
 class PixelMap(TargetType):
@@ -79,6 +80,14 @@ class LabelMap(PixelMap):
     def paste(self, value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
         """Covered pixels take the pasted image's classes."""
         return _painted(value, pasted, covered)
+
+    def map_classes(self, value: np.ndarray, table: np.ndarray) -> np.ndarray:
+        indices = np.full(IGNORE + 1, IGNORE, np.uint8)
+        indices[: len(table)] = np.where(table < 0, IGNORE, table)
+        return indices[value]
+
+    def measure(self, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
+        return {"labelled pixels": _share(value[value != IGNORE], value)}
 
     def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
         if value.shape != size:
@@ -150,6 +159,11 @@ class ValueMap(PixelMap):
         if zoom == 1 or self.under_zoom == "keep":
             return resized
         return resized / np.float32(zoom) if self.under_zoom == "divide" else resized * np.float32(zoom)
+
+    def measure(self, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
+        """Some of the known values, and the share of pixels that are known."""
+        known = value[value > 0]
+        return {"known values": known[:: -(-len(known) // MEASURED_VALUES) or 1], "known pixels": _share(known, value)}
 
     def draw(
         self,
@@ -291,8 +305,24 @@ class PanopticMap(PixelMap):
     task: str | None = "panoptic"
     supersedes = ("semantic", "masks", "boxes")
 
+    def measure(self, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
+        known = value[value != VOID]
+        return {"segments": np.array([len(np.unique(known))], np.float64), "labelled pixels": _share(known, value)}
+
     def class_map(self, value: np.ndarray) -> np.ndarray:
         return np.where(value == VOID, IGNORE, value // LABEL_DIVISOR).astype(np.uint8)
+
+    def map_classes(self, value: np.ndarray, table: np.ndarray) -> np.ndarray:
+        """Instances of classes that become one are numbered anew where their numbers collide."""
+        mapped, taken = np.full(value.shape, VOID, np.int32), set()
+        for one in np.unique(value[value != VOID]).tolist():
+            base = int(table[one // LABEL_DIVISOR]) * LABEL_DIVISOR
+            if base >= 0:
+                own = base + one % LABEL_DIVISOR
+                free = (n for n in (own, *range(base, base + LABEL_DIVISOR)) if n not in taken)
+                mapped[value == one] = new = next(free, VOID)
+                taken.add(new)
+        return mapped
 
     def paste(self, value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
         """Covered pixels take the pasted segments, with instance numbers that are free, from 999 down.
@@ -383,9 +413,15 @@ class PanopticMap(PixelMap):
 class PanopticCrowds(TargetType):
     """The panoptic ids of an image's crowds, a list; ids that a crop leaves out remain."""
 
+    task: str | None = "panoptic"
+
     def check(self, value: Any, size: Size) -> None:
         if not isinstance(value, list) or not all(isinstance(one, int) for one in value):
             raise DataError(f"is {value!r}; expected a list of panoptic ids.")
+
+    def map_classes(self, value: list[int], table: np.ndarray) -> list[int]:
+        bases = {one: int(table[one // LABEL_DIVISOR]) * LABEL_DIVISOR for one in value}
+        return [bases[one] + one % LABEL_DIVISOR for one in value if bases[one] >= 0]
 
     def paste(self, value: list[int], pasted: list[int], covered: np.ndarray) -> list[int]:
         """Crowds are not pasted."""
@@ -394,6 +430,11 @@ class PanopticCrowds(TargetType):
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> list[int]:
         """No crowds."""
         return []
+
+
+def _share(known: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """(1,) the share of a map's values that are known."""
+    return np.array([known.size / max(value.size, 1)])
 
 
 def _painted(value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:

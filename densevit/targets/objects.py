@@ -39,6 +39,10 @@ class Boxes(ObjectType):
         if not np.isfinite(value).all():
             raise DataError(f"has a box that is not finite: {value.tolist()}.")
 
+    def value_range(self, value: np.ndarray, size: Size) -> float:
+        """The longer side of the image."""
+        return max(size)
+
     def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
         self.check(value, size)
         if value.dtype.kind != "f":
@@ -76,6 +80,14 @@ class Boxes(ObjectType):
     def visible(self, value: np.ndarray, size: Size) -> np.ndarray:
         clipped = np.clip(value, 0, _sides(size))
         return np.asarray((clipped[:, 2:] - clipped[:, :2] >= MIN_SIDE - 1e-7).all(axis=1))
+
+    def measure(self, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
+        sides = value[:, 2:].astype(np.float64) - value[:, :2]
+        width, height = sides.T
+        share = np.sqrt(width * height / np.prod(np.asarray(size, np.float64), axis=-1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = width / height
+        return {"width (px)": width, "height (px)": height, "width / height": ratio, "relative side": share}
 
     def draw(
         self,
@@ -130,6 +142,13 @@ class ObjectLabels(ObjectType):
             raise DataError(f"has the type {value.dtype}; expected int64.")
         check_range(value, 0, num_classes - 1)
 
+    def map_classes(self, value: np.ndarray, table: np.ndarray) -> np.ndarray:
+        return np.asarray(table[value])
+
+    def class_counts(self, value: np.ndarray, num_classes: int) -> np.ndarray:
+        inside = value[(value >= 0) & (value < num_classes)]
+        return np.bincount(inside, minlength=num_classes)
+
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
         """`category_id`: the id of the annotation files."""
         return [{"category_id": classes[label].file_id} for label in value.tolist()]
@@ -153,6 +172,9 @@ class Scores(ObjectType):
         if value.dtype.kind != "f":
             raise DataError(f"has the type {value.dtype}; expected floating-point numbers.")
         check_range(value, 0, 1)
+
+    def value_range(self, value: np.ndarray, size: Size) -> float:
+        return 1.0
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
         return [{"score": score} for score in value.tolist()]
@@ -216,6 +238,10 @@ class InstanceMasks(ObjectType):
         """Joins the masks; those of the image lose the covered pixels."""
         joined = run_length_coded(value).without(covered).joined(run_length_coded(pasted))
         return joined if isinstance(value, RunLengthMasks) else np.asarray(joined)
+
+    def measure(self, value: Masks, size: Size | np.ndarray) -> dict[str, np.ndarray]:
+        areas = value.areas() if isinstance(value, RunLengthMasks) else value.sum(axis=(1, 2))
+        return {"area (px)": np.asarray(areas, np.float64)}
 
     def draw(
         self,

@@ -35,6 +35,7 @@ CHECKS = (
     behaviour.output_kept,
     behaviour.memory_layouts,
     behaviour.export,
+    behaviour.inspect_attention,
     state.state_dict,
     state.pickling,
 )

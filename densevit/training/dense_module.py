@@ -20,10 +20,12 @@ from densevit.losses.normalisers import StepCounts, accumulated, step_counts
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
 from densevit.targets.run_length_masks import RunLengthMasks
+from densevit.targets.types import TargetTypes
 from densevit.training.budget import Budget
 from densevit.training.checks import check_batch, check_classes, check_heads, check_losses
+from densevit.training.class_mapping import ClassMapping
 from densevit.training.data_module import DenseDataModule
-from densevit.training.evaluators import METHOD, build_evaluators, flat_metrics, join_processes
+from densevit.training.evaluators import METHOD, build_evaluators, flat_metrics, join_processes, joined_mappings
 from densevit.training.optim import build_optimizer, group_options, learning_rate, schedule
 from densevit.training.sharding import ShardedStrategy, gather, scatter, shard_model, whole
 from densevit.training.skipped_images import SKIPPED, SkippedImages, may_skip
@@ -45,8 +47,10 @@ class DenseModule(lightning.LightningModule):
     method: how the model is trained. None: supervised.
 
     budget: of a run; None in a Trainer of one's own. checkpoint_groups: the parameter groups that the checkpoint of a
-    resumed run has, where they may differ from the model's. metrics: of the last validation. terms: the losses of the
-    last batch. host_batch: the last batch, on the CPU. gradient_norm: of the last step; None if not computed.
+    resumed run has, where they may differ from the model's. metrics: of the last validation. indices: of its images in
+    the data set, by image id, if the loader is densevit's. mappings: of heads whose classes are not the data's. terms:
+    the losses of the last batch. host_batch: the last batch, on the CPU. gradient_norm: of the last step; None if not
+    computed.
     before_update: called with the optimiser before each update; it then handles losses that are not finite.
     """
 
@@ -67,6 +71,8 @@ class DenseModule(lightning.LightningModule):
         self.evaluators = None if evaluators is None else dict(evaluators)
         own = {} if isinstance(model, DenseModel) else model.inference
         self.inference = dict(own if inference is None else inference)
+        self.mappings: Mapping[str, ClassMapping] = {}
+        self.indices: dict[int | str, int] = {}
         self.budget: Budget | None = None
         self.checkpoint_groups: Sequence[Mapping[str, Any]] | None = None
         self.metrics: dict[str, float] = {}
@@ -92,7 +98,7 @@ class DenseModule(lightning.LightningModule):
             freeze_unused(self.model, self.method)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, DenseDataModule):
-            check_classes(data.data, self.model)
+            check_classes(data.data, self.model, self.mappings)
             if stage == "fit" and self.method.needs_labels:
                 check_heads(data.data, self.model)
 
@@ -196,7 +202,7 @@ class DenseModule(lightning.LightningModule):
             self.evaluators = build_evaluators(self.model, self.config, dataset, self.method)
         for evaluator in self.evaluators.values():
             evaluator.reset()
-        self._seen = {}
+        self._seen, self.indices = {}, {}
         self._skipped["validation"].reset()
         by_loss = {name for name, evaluator in self.evaluators.items() if isinstance(evaluator, ValidationLoss)}
         self._by_loss = [name for name in self.model.heads if name in by_loss]
@@ -209,12 +215,17 @@ class DenseModule(lightning.LightningModule):
         [model] = self._predicting
         inference = {name: section for name, section in self.inference.items() if name in model.heads}
         outputs = model.infer(batch, inference) if model.heads else {}
+        for name, mapping in self.mappings.items():
+            types = TargetTypes(self.model.target_types.get(name))
+            outputs[name] = [mapping.applied(one, types) for one in outputs[name]]
         found = outputs | image_losses(self.model, self._by_loss, batch) if self._by_loss else dict(outputs)
         if METHOD in self.evaluators:
             found[METHOD] = method_losses(self.method, self.model, batch)
         seen, loader = self._seen.get(dataloader_idx, 0), validation_loader(self.trainer, dataloader_idx)
         self._seen[dataloader_idx] = seen + len(batch["targets"])
         known = [(i, x) for i, x in enumerate(truths(batch, loader, seen, bool(model.heads))) if x is not None]
+        targets = [batch["targets"][i] for i, _ in known]
+        self.indices |= {t["image_id"]: t["dataset_index"] for t in targets if "dataset_index" in t}
         if known:
             for name, evaluator in self.evaluators.items():
                 evaluator.update([found[name][i] for i, _ in known], [truth for _, truth in known])
@@ -225,6 +236,7 @@ class DenseModule(lightning.LightningModule):
         scatter(self.model)
         for evaluator in self.evaluators.values():
             join_processes(evaluator)
+        self.indices = joined_mappings(self.indices)
         self.metrics = flat_metrics({name: evaluator.compute() for name, evaluator in self.evaluators.items()})
         if may_skip(self.trainer.val_dataloaders):
             where = f"validation at step {self.trainer.global_step}"

@@ -1,7 +1,8 @@
 """Evaluation of a model on the validation data."""
 
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 
@@ -11,6 +12,8 @@ from densevit.inference.predictor import Predictor, dense_model
 from densevit.interfaces import Evaluator
 from densevit.model import DenseModel, inference_by_head
 from densevit.training.callbacks.predictions import PredictionWriter, Write
+from densevit.training.callbacks.progress import EvaluationProgress
+from densevit.training.class_mapping import ClassMapping
 from densevit.training.data_module import DenseDataModule
 from densevit.training.dense_module import DenseModule
 from densevit.training.evaluators import build_evaluators
@@ -19,29 +22,53 @@ from densevit.training.peers import Peers, watching
 from densevit.training.trainer import build_trainer
 
 
+class Evaluation(NamedTuple):
+    """metrics: named HEAD/METRIC. evaluators: by head. indices: in the data set, by image id."""
+
+    metrics: dict[str, float]
+    evaluators: dict[str, Evaluator]
+    indices: dict[int | str, int]
+
+
 def evaluate(
-    model: DenseModel | Predictor, data: Data, config: Config | None, write: Write | None = None
+    model: DenseModel | Predictor,
+    data: Data,
+    config: Config | None,
+    write: Write | None = None,
+    mappings: Mapping[str, ClassMapping] | None = None,
 ) -> tuple[dict[str, float], dict[str, Evaluator]]:
-    """Evaluates a model on the validation data. Returns the metrics, named HEAD/METRIC, and the evaluators.
+    """The metrics and the evaluators of `evaluation`."""
+    return evaluation(model, data, config, write, mappings)[:2]
+
+
+def evaluation(
+    model: DenseModel | Predictor,
+    data: Data,
+    config: Config | None,
+    write: Write | None = None,
+    mappings: Mapping[str, ClassMapping] | None = None,
+) -> Evaluation:
+    """Evaluates a model on the validation data.
 
     write: called with each image's predictions; with several processes, in each for its own images. The precision and
     the devices are those of the config, so that the metrics equal those of the validation during training; None: those
-    of `processes`, and the defaults.
+    of `processes`, and the defaults. mappings: from `map_classes`, of heads whose classes are not the data's.
     """
     model = dense_model(model)
     silence_lightning()
     section = TrainerSection(max_steps=1, **processes()) if config is None else config.trainer
-    evaluators = build_evaluators(model, config, data.val)
+    evaluators = build_evaluators(model, config, data.val, mappings=mappings)
     if section.compile:
         model.compile()
     inference = {} if config is None else inference_by_head(model, config.inference, config.inference_by_head)
     module = DenseModule(model, None, evaluators, inference)
+    module.mappings = mappings or {}
     peers = Peers()
-    callbacks = [peers] if write is None else [PredictionWriter(write), peers]
+    callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)]), peers]
     trainer = build_trainer(section, callbacks=callbacks, enable_progress_bar=False)
     with watching(trainer, peers):
         trainer.validate(module, datamodule=DenseDataModule(data), verbose=False)
-    return module.metrics, evaluators
+    return Evaluation(module.metrics, evaluators, module.indices)
 
 
 def processes() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Evaluator, Method
 from densevit.losses.distributed import process_count
 from densevit.model import DenseModel
+from densevit.training.class_mapping import ClassMapping
 from densevit.training.validation_loss import ValidationLoss
 
 METHOD = "method"  # the name of the method's loss in the metrics
@@ -25,17 +26,28 @@ def create_evaluator(name: str, classes: Sequence[Class] = (), **options: Any) -
 
 
 def build_evaluators(
-    model: DenseModel, config: Config | None, dataset: Dataset, method: Method | None = None
+    model: DenseModel,
+    config: Config | None,
+    dataset: Dataset,
+    method: Method | None = None,
+    mappings: Mapping[str, ClassMapping] | None = None,
 ) -> dict[str, Evaluator]:
     """Builds the evaluator of each head: the one that its config names, else the one named like its task.
 
     Heads with `evaluation: null` get a `ValidationLoss`, and so does a method that implements `validation_losses`, if
-    the model has no heads. dataset: the validation split. Raises ConfigError if there is
-    no evaluator, or it cannot evaluate its head on the data.
+    the model has no heads. dataset: the validation split. mappings: of heads whose classes are not the data's.
+    Raises ConfigError if there is no evaluator, or it cannot evaluate its head on the data.
     """
     evaluators: dict[str, Evaluator] = {}
     for name, head in model.heads.items():
         section = EvaluationSection() if config is None else config.heads[name].evaluation
+        mapping = (mappings or {}).get(name)
+        classes = model.classes[name] if mapping is None else mapping.classes
+        if section is None and mapping is not None:
+            raise ConfigError(
+                f"heads.{name}.evaluation is null: the loss cannot be computed on data of other classes. Fix: name an "
+                f"evaluator (heads.{name}.evaluation.name)."
+            )
         if section is None:
             evaluators[name] = ValidationLoss(model.classes[name])
             continue
@@ -47,10 +59,11 @@ def build_evaluators(
         evaluators[name] = registry.create(
             "evaluators",
             section.name or str(head.task),
-            model.classes[name],
+            classes,
             options=section.options,
             where=f"heads.{name}.evaluation",
         )
+        evaluators[name].partial = mapping is not None and bool(mapping.only_model)
         try:
             evaluators[name].prepare(head, dataset)  # type: ignore[arg-type]  # a Head
         except ConfigError as error:
@@ -66,6 +79,15 @@ def join_processes(evaluator: Evaluator) -> None:
         states: list[object] = [None] * process_count()
         distributed.all_gather_object(states, evaluator.state())
         evaluator.merge(states)
+
+
+def joined_mappings(own: dict[Any, Any]) -> dict[Any, Any]:
+    """The entries of the mappings of all processes, in each of them."""
+    if process_count() == 1:
+        return own
+    every: list[Any] = [None] * process_count()
+    distributed.all_gather_object(every, own)
+    return {key: value for one in every for key, value in one.items()}
 
 
 def flat_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

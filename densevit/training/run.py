@@ -35,10 +35,11 @@ from densevit.training.callbacks.budget import BudgetCallback
 from densevit.training.callbacks.checkpointing import RunFolder, Stopped
 from densevit.training.callbacks.ema import ExponentialMovingAverage
 from densevit.training.callbacks.non_finite import NonFinite
-from densevit.training.callbacks.progress import CONSOLE, ProgressBar, ValidationLines
+from densevit.training.callbacks.progress import CONSOLE, ProgressBar, ProgressLines
 from densevit.training.callbacks.stall import StallReports
 from densevit.training.callbacks.step_metrics import StepMetrics
-from densevit.training.checks import check_classes, check_monitor, check_training
+from densevit.training.checks import check_monitor, check_training
+from densevit.training.class_mapping import map_classes
 from densevit.training.data_module import DenseDataModule
 from densevit.training.dense_module import DenseModule
 from densevit.training.evaluators import build_evaluators
@@ -138,12 +139,14 @@ def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
 def evaluate(
     model: DenseModel | Predictor | Run | str | Path,
     data: Config | DataSection | Mapping[str, Any] | str | Path | None = None,
+    classes: Mapping[str, str | None] | None = None,
 ) -> dict[str, float]:
     """Evaluates a model on one device, or in the processes of torchrun. Returns the metrics, named HEAD/METRIC.
 
     model: a model, a run, a run's folder or a model file. data: the config section `data`, as a mapping, a section file
     or a `DataSection`, or a config with it; its split `data.split` is evaluated. None: the data that the model was
-    trained with. Raises DataError if its classes are not those of the model.
+    trained with. classes: from names of the model's classes to those of the data, or to None, in addition to equal
+    names; only mapped classes are evaluated (docs/evaluate.md). Raises DataError if no class is mapped.
     """
     model = model.model if isinstance(model, Run) else model
     model = load(model) if isinstance(model, str | Path) else model
@@ -154,12 +157,12 @@ def evaluate(
     source = DenseDataModule(config if data is None else data).data  # type: ignore[arg-type]  # not None
     source.multiple = model.multiple
     source.val.check_labels()
-    check_classes(source, model)
+    mappings = map_classes(model, source, classes)
     if config is not None:
         config = config.model_copy(update={"trainer": config.trainer.model_copy(update=evaluation.processes())})
     device, was_training = model.mean.device, model.training
     try:
-        metrics, _ = evaluation.evaluate(model, source, config)
+        metrics, _ = evaluation.evaluate(model, source, config, mappings=mappings)
     finally:
         model.to(device).train(was_training)  # Lightning moves it to the CPU
     return metrics
@@ -173,7 +176,7 @@ def _run(
     given_callbacks: Sequence[lightning.Callback],
     given_loggers: Sequence[Logger],
 ) -> Run:
-    reconfigure(**CONSOLE)
+    reconfigure(**CONSOLE, quiet=get_console().quiet, stderr=get_console().stderr)
     console = get_console()  # the console of the progress bar: lines are printed above it
     silence_lightning()
     configs.check_plugins(config)
@@ -218,7 +221,7 @@ def _run(
     stalls = [] if stall_after is None else [StallReports(seconds_of(stall_after))]
     # The order matters: the average is updated and metrics are written before a checkpoint.
     non_finite = NonFinite(skip=config.trainer.non_finite == "skip")
-    own = [non_finite, best, *ema, BudgetCallback(budget_of), StepMetrics(non_finite), ValidationLines(console), peers]
+    own = [non_finite, best, *ema, BudgetCallback(budget_of), StepMetrics(non_finite), ProgressLines(console), peers]
     trainer.callbacks = [*own, *trainer.callbacks, *callbacks, *stalls, files]  # type: ignore[attr-defined]  # set by a connector
     folder = choose_together(trainer, lambda: files.open(name, run_dir, new=checkpoint is None))
     files.folder = best.folder = non_finite.folder = folder
@@ -255,11 +258,11 @@ def _run(
             announce(console, config, model, method, data, trainer, folder, budget)
 
         stopped_by = 0
+        module = DenseModule(Predictor(model, config), config.optim, evaluators, method=method)
+        module.checkpoint_groups = groups
         try:
             with watching(trainer, peers), tf32(config.trainer.tf32):
                 path = None if checkpoint is None else checkpoint.path
-                module = DenseModule(Predictor(model, config), config.optim, evaluators, method=method)
-                module.checkpoint_groups = groups
                 trainer.fit(module, datamodule=DenseDataModule(data), ckpt_path=path, weights_only=True)
         except Stopped:
             stopped_by = files.signals.received
@@ -280,7 +283,7 @@ def _run(
                     cause = f"{counted(best.best_epoch.stale, 'validation')} without a better {monitored}"
                     cause += " (trainer.patience)"
                 console.print(f"{cause} ended the training at step {trainer.global_step:,} of {budget.steps:,}.")
-            finish(console, folder, config, data, bool(stopped_by))
+            finish(console, folder, config, data, bool(stopped_by), module.indices)
             if stopped_by == getattr(signal, "SIGUSR1", -1):
                 console.print(requeue())
     return Run(folder, stopped_by)
@@ -288,7 +291,11 @@ def _run(
 
 def _trainer(config: Config, console: Console, callbacks: Sequence[lightning.Callback]) -> lightning.Trainer:
     section = config.trainer
-    own_bar = console.is_terminal and not any(isinstance(callback, LightningBar) for callback in callbacks)
+    own_bar = (
+        console.is_terminal
+        and not console.quiet
+        and not any(isinstance(callback, LightningBar) for callback in callbacks)
+    )
     return build_trainer(
         section,
         callbacks=[ProgressBar(console_kwargs=CONSOLE)] if own_bar else [],

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +36,11 @@ def choose_together(trainer: lightning.Trainer, choose: Callable[[], Path]) -> P
             )
         if environment.local_rank() == 0:
             where = f"{environment.main_address}:{environment.main_port}"
-            print(f"waiting up to 30 minutes for all {trainer.world_size} processes at {where}", flush=True)
+            print(
+                f"waiting up to 30 minutes for all {trainer.world_size} processes at {where}",
+                file=sys.stderr,
+                flush=True,
+            )
     if external and trainer.world_size > 1:
         strategy.setup_environment()
         result: str | DensevitError = ""

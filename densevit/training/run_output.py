@@ -1,5 +1,6 @@
 """What a run prints and derives from its config, model and data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytorch_lightning as lightning
@@ -10,16 +11,15 @@ from densevit.config import Config
 from densevit.data.build import Data
 from densevit.evaluation import metrics_file
 from densevit.inference.loading import load
-from densevit.inference.predictor import Predictor
-from densevit.interfaces import Head, Method
+from densevit.interfaces import Method
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import method_parameters
 from densevit.training.budget import Budget
 from densevit.training.checks import check_budget
+from densevit.training.drawn_images import draw_images
 from densevit.training.optim import learning_rate
 from densevit.training.supervised import Supervised
 from densevit.visualization.report import write_report
-from densevit.visualization.samples import draw_samples
 from densevit.visualization.tables import metrics_table
 
 
@@ -74,10 +74,15 @@ def announce(
     console.print(f"{trainer.world_size} x {hardware}, {trainer.precision}; writing to {folder}/")
 
 
-def finish(console: Console, folder: Path, config: Config, data: Data, stopped: bool) -> None:
-    """Writes the visualizations and the report, and prints the metrics and the files."""
+def finish(
+    console: Console, folder: Path, config: Config, data: Data, stopped: bool, indices: Mapping[int | str, int]
+) -> None:
+    """Writes the visualizations and the report, and prints the metrics and the files.
+
+    indices: of the validation images in the data set, by image id.
+    """
     if config.heads:
-        _draw(load(folder), data, folder / "predictions")
+        draw_images(load(folder), data, folder, indices)
     report = write_report(folder)
     metrics = metrics_file.read(folder / "metrics.json")
     if metrics:
@@ -86,12 +91,3 @@ def finish(console: Console, folder: Path, config: Config, data: Data, stopped: 
     console.print(f"model: {folder / 'model.safetensors'}   report: {report}{drawn}")
     if stopped:
         console.print(f"Stopped. Resume with: densevit train --resume {folder}")
-
-
-def _draw(predictor: Predictor, data: Data, folder: Path) -> None:
-    """Draws samples, unless a head makes no predictions."""
-    if any(type(head).predict is Head.predict for head in predictor.heads.values()):  # type: ignore[attr-defined]
-        return
-    draw_samples(
-        lambda image: predictor.predict(image).heads, predictor.classes, data, folder, types=predictor.target_types
-    )

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 from types import FrameType
 from typing import Any
@@ -47,7 +48,7 @@ class StopSignals:
             raise KeyboardInterrupt
         if not self.received:
             self.received = number
-            print(f"\n{_MESSAGE}", flush=True)
+            print(f"\n{_MESSAGE}", file=sys.stderr, flush=True)
 
     def agree(self, *flags: bool) -> tuple[int, tuple[bool, ...]]:
         """Returns the received signal and rank 0's flags, the same in all processes. All must call it at the same step.

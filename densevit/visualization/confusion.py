@@ -11,6 +11,8 @@ from densevit.evaluation import tables_file
 
 MAX_CLASSES_WITH_NUMBERS = 24  # with more classes, cells are too small for numbers
 MAX_CLASSES_WITH_NAMES = 80  # with more classes, rows are too small for names
+MAX_CLASSES = 260  # with more classes, there is only the list
+SMALLEST = 0.002  # fraction of a row, below which cells of very large pages are left out
 WIDTH = 1000  # of a matrix without numbers, in pixels
 MAX_LISTED = 12
 LIGHT_TEXT_FROM = 0.8  # opacity of the colour from which the text is light
@@ -31,18 +33,32 @@ def read_confusion(path: Path) -> tuple[list[str], np.ndarray]:
     return names, counts
 
 
-def confusion_html(names: Sequence[str], counts: np.ndarray) -> str:
-    """The heat map, with rows divided by their sums, and the list. counts: (K, K), ground truth by prediction."""
+def confusion_html(names: Sequence[str], counts: np.ndarray, most: int | None = None) -> str:
+    """The heat map, with rows divided by their sums, and the list. counts: (K, K), ground truth by prediction.
+
+    most: bytes of the result; a longer one has no counts for single cells, or the list alone.
+    """
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    if len(names) <= MAX_CLASSES:
+        for smallest in (0.0, SMALLEST) if most is not None else (0.0,):
+            html = _heat_map(names, counts, shares, smallest)
+            if most is None or len(html.encode()) <= most:
+                return html
+    return f"<p>{len(names)} classes are too many for a matrix.</p>{_list(names, counts, shares)}"
+
+
+def _heat_map(names: Sequence[str], counts: np.ndarray, shares: np.ndarray, smallest: float) -> str:
+    """smallest: the fraction of a row from which a cell is shown; above 0, cells have no counts."""
+    hover = "" if smallest else " Hover over a cell to see its count."
     numbers = "Numbers are per cent of the row. " if len(names) <= MAX_CLASSES_WITH_NUMBERS else ""
     return (
         f"<p>Rows are the ground truth, columns the prediction. {numbers}Blue cells are correct, red cells are wrong. "
-        "The opacity is the fraction of the row; for red its square root, so that a few per cent are visible. Hover "
-        f"over a cell to see its count.</p>{_matrix(names, counts, shares)}{_list(names, counts, shares)}"
+        "The opacity is the fraction of the row; for red its square root, so that a few per cent are visible."
+        f"{hover}</p>{_matrix(names, counts, shares, smallest)}{_list(names, counts, shares)}"
     )
 
 
-def _matrix(names: Sequence[str], counts: np.ndarray, shares: np.ndarray) -> str:
+def _matrix(names: Sequence[str], counts: np.ndarray, shares: np.ndarray, smallest: float) -> str:
     kind = "numbered" if len(names) <= MAX_CLASSES_WITH_NUMBERS else "plain"
     side = "" if kind == "numbered" else f' style="--side: {min(24, WIDTH // len(names))}px"'
     named = len(names) <= MAX_CLASSES_WITH_NAMES
@@ -50,22 +66,31 @@ def _matrix(names: Sequence[str], counts: np.ndarray, shares: np.ndarray) -> str
     rows = [f'<tr><td class="corner">truth \\ prediction</td>{across}</tr>' if named else ""]
     for i, name in enumerate(names):
         title = f'<th scope="row">{escape(name)}</th>' if named else ""
-        cells = [_cell(names, counts, shares, i, j, kind == "numbered") for j in range(len(names))]
+        cells = [_cell(names, counts, shares, i, j, kind == "numbered", smallest) for j in range(len(names))]
         rows.append(f"<tr>{title}{''.join(cells)}</tr>")
     return f'<div class="wide"><table class="matrix {kind}"{side}>{"".join(rows)}</table></div>'
 
 
-def _cell(names: Sequence[str], counts: np.ndarray, shares: np.ndarray, i: int, j: int, numbered: bool) -> str:
-    if not counts[i, j]:
+def _cell(
+    names: Sequence[str],
+    counts: np.ndarray,
+    shares: np.ndarray,
+    i: int,
+    j: int,
+    numbered: bool,
+    smallest: float,
+) -> str:
+    if not counts[i, j] or shares[i, j] < smallest:
         return "<td></td>"
     share = float(shares[i, j])
     opacity = share if i == j else share**0.5
     light = " light" if opacity >= LIGHT_TEXT_FROM else ""
     what = f"{names[i]} correct" if i == j else f"{names[i]} predicted as {names[j]}"
-    title = escape(f"{what}: {counts[i, j]:,}, {_per_cent(share)} of {names[i]}")
+    text = escape(f"{what}: {counts[i, j]:,}, {_per_cent(share)} of {names[i]}")
+    title = "" if smallest else f' title="{text}"'
     text = _whole_per_cent(share) if numbered else ""
     kind = "right" if i == j else "wrong"
-    return f'<td class="{kind}{light}" style="--opacity: {opacity:.3f}" title="{title}">{text}</td>'
+    return f'<td class="{kind}{light}" style="--opacity: {opacity:.3f}"{title}>{text}</td>'
 
 
 def _list(names: Sequence[str], counts: np.ndarray, shares: np.ndarray) -> str:

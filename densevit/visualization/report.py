@@ -1,53 +1,142 @@
-"""report.html: a self-contained page with the metrics, visualizations, curves and config of a run."""
+"""report.html: a self-contained page with the metrics, curves, images, error analysis and config of a run."""
 
-import base64
-import io
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from densevit.config.yaml_io import parse
-from densevit.data.io.large_images import open_image
+from densevit.data.image_names import file_name
 from densevit.errors import ConfigError, DataError
-from densevit.evaluation import metrics_file
+from densevit.evaluation import metrics_file, tables_file
+from densevit.interfaces import Plot
 from densevit.visualization import confusion
-from densevit.visualization.curves import Points, curve_svg, read_curves
+from densevit.visualization.curves import Points, curve_svg, legend, plot_svg, read_curves
+from densevit.visualization.html_page import image_figure, missing, table_html, write_page
 from densevit.visualization.tables import by_class, number, overall
 
-MAX_SIDE = 1400  # of an image in the page, in pixels
+BEST, WORST = "best", "worst"  # folders of drawn images
+MAX_ROWS = 400  # of a table
+MAX_BYTES = 4_700_000  # of a page
+MAX_IMAGE_BYTES = 2_600_000  # of all images; base64 takes a third more
+MAX_CONFUSION_BYTES = 1_500_000  # of all confusion matrices
 MAX_IMAGES = 24
+EVALUATION = "evaluation.json"
+"""The file that tells the folder of an evaluation from that of a run."""
 
 
-def write_report(run_dir: Path) -> Path:
-    """Writes `report.html` from a run's config.yaml, metrics.json, confusion-*.csv, metrics.csv and predictions/.
+def write_report(run_dir: Path, out: Path | None = None) -> Path:
+    """Writes `report.html` from the files of a run or an evaluation: config.yaml, metrics.json, metrics.csv, the
+    evaluators' tables and plots, and predictions/.
 
-    Missing files, as after an interrupted run, are named in place of their content. Returns the page's path.
+    Missing files, as after an interrupted run, are named in place of their content. out: another file to write.
+    Returns the page's path.
     """
     run_dir = Path(run_dir)
-    name = run_dir.resolve().name
-    config = _text(run_dir / "config.yaml")
-    drawn = [("Visualizations", _visualizations(run_dir / "predictions"))]
-    sections = [
-        ("Metrics", _metrics(run_dir / "metrics.json", _has_no_heads(config))),
-        *[(f"Confusion: {head}", html) for head, html in _confusions(run_dir).items()],
-        *([] if _has_no_heads(config) else drawn),
-        ("Curves", _curves(run_dir / "metrics.csv")),
+    config, is_evaluation = text_of(run_dir / "config.yaml"), (run_dir / EVALUATION).is_file()
+    heads = heads_of(run_dir, config)
+    images = sorted_images(run_dir / "predictions")
+    first = [
+        ("Metrics", _metrics(run_dir, _has_no_heads(config), heads)),
+        *([] if is_evaluation else [("Curves", _curves(run_dir / "metrics.csv"))]),
+    ]
+    last = [
+        *_analyses(run_dir, heads),
+        *[(f"Confusion: {head}", html) for head, html in confusions(run_dir, heads, MAX_CONFUSION_BYTES).items()],
         ("Config", f"<pre>{escape(config)}</pre>" if config else _missing("config.yaml")),
     ]
-    body = "".join(f"<section><h2>{escape(title)}</h2>{content}</section>" for title, content in sections)
-    page = PAGE.format(title=escape(name), style=STYLE + confusion.STYLE, about=escape(_about(config)), body=body)
-    path = run_dir / "report.html"
-    path.write_text(page, encoding="utf-8")
+    most = image_bytes(first + last, min(len(images), MAX_IMAGES) + len(extremes_of(run_dir)))
+    sections = [
+        *first,
+        *_extremes(run_dir, heads, most),
+        *([] if _has_no_heads(config) else [("Visualizations", _visualizations(run_dir / "predictions", most))]),
+        *last,
+    ]
+    path = run_dir / "report.html" if out is None else out
+    write_page(path, run_dir.resolve().name, about(run_dir, config), sections, confusion.STYLE, contents=True)
     return path
 
 
-def _text(path: Path) -> str:
+def image_bytes(sections: Sequence[tuple[str, str]], images: int) -> int:
+    """The bytes of each image beside these sections."""
+    used = sum(len(html.encode()) for _, html in sections)
+    return max(0, min(MAX_IMAGE_BYTES, (MAX_BYTES - used) * 3 // 4)) // max(1, images)
+
+
+def heads_of(run_dir: Path, config: str) -> list[str]:
+    """The names of the heads, longest first, by the config or the metrics."""
+    names: set[str] = set()
+    with suppress(ConfigError, KeyError, TypeError):
+        names |= set(parse(config, "config.yaml")["heads"])
+    with suppress(DataError):
+        names |= set(metrics_file.by_head(metrics_file.read(run_dir / "metrics.json")))
+    return sorted(map(str, names - {""}), key=lambda name: (-len(name), name))
+
+
+def tables_of(run_dir: Path, heads: Sequence[str]) -> dict[str, dict[str, list[list[str]]]]:
+    """The tables NAME-HEAD.csv by head and name, without those of images; a damaged one has its error as the only
+    cell."""
+    tables: dict[str, dict[str, list[list[str]]]] = {}
+    for path in sorted(run_dir.glob("*-*.csv")):
+        name, head = _parts(path.stem, heads)
+        if name == tables_file.IMAGES:
+            continue
+        try:
+            rows = tables_file.read(path)
+        except DataError as error:
+            rows = [[str(error)]]
+        tables.setdefault(head, {})[name] = rows
+    return tables
+
+
+def _parts(stem: str, heads: Sequence[str]) -> tuple[str, str]:
+    """The name and the head of NAME-HEAD."""
+    for head in heads:
+        if stem.endswith(f"-{head}"):
+            return stem.removesuffix(f"-{head}"), head
+    name, _, head = stem.partition("-")
+    return name, head
+
+
+def _analyses(run_dir: Path, heads: Sequence[str]) -> list[tuple[str, str]]:
+    """A section for each head with tables or plots."""
+    try:
+        plots = tables_file.read_plots(run_dir)
+    except DataError as error:
+        return [("Analysis", missing(str(error)))]
+    tables, sections = tables_of(run_dir, heads), []
+    for head in [*tables, *(head for head in plots if head not in tables)]:
+        parts = []
+        for name, rows in sorted(tables.get(head, {}).items(), key=lambda item: "errors" not in item[0]):
+            if not name.endswith("confusion") and len(rows) > 1:
+                content = table_html(rows[: MAX_ROWS + 1], relative=name.endswith("errors"))
+                more = f"<p>{MAX_ROWS} of {len(rows) - 1} rows.</p>" if len(rows) > MAX_ROWS + 1 else ""
+                parts.append(f"<h3>{escape(name)}</h3>{content}{more}")
+        drawn = [plot_figure(name, plot) for name, plot in plots.get(head, {}).items()]
+        if drawn:
+            parts.insert(1, f'<h3>plots</h3><div class="curves">{"".join(drawn)}</div>')
+        if parts:
+            sections.append((f"Analysis: {head}", "".join(parts)))
+    return sections
+
+
+def plot_figure(name: str, plot: Plot) -> str:
+    """A plot with its legend, if it has several curves."""
+    curves = {curve: points for curve, points in plot.curves.items() if points}
+    if not curves:
+        return missing(f"{name}: no points.")
+    keys = legend(curves) if len(curves) > 1 else ""
+    return f"<figure>{plot_svg(name, curves, plot.x, plot.y, plot.whole)}{keys}</figure>"
+
+
+def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _missing(name: str) -> str:
-    return f'<p class="missing">There is no {escape(name)}: the run ended before it was written.</p>'
+    return missing(f"There is no {name}: the run ended before it was written.")
 
 
 def _has_no_heads(config: str) -> bool:
@@ -58,7 +147,7 @@ def _has_no_heads(config: str) -> bool:
         return False
 
 
-def _about(config: str) -> str:
+def _about_config(config: str) -> str:
     """One line with the heads, the backbone, the data set, and the method unless it is supervised."""
     try:
         sections: Any = parse(config, "config.yaml")
@@ -70,31 +159,56 @@ def _about(config: str) -> str:
         return ""
 
 
-def _metrics(path: Path, has_no_heads: bool) -> str:
+def about(run_dir: Path, config: str) -> str:
+    """One line about a run or an evaluation."""
+    line = _about_config(config)
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((run_dir / EVALUATION).read_text(encoding="utf-8"))
+        line = f"evaluation of {found['model']} on {found['images']:,} images; {line}"
+    return line
+
+
+def main_metrics(metrics: Mapping[str, float]) -> dict[str, tuple[str, float]]:
+    """The first metrics of each head, by head and name."""
+    heads = metrics_file.by_head(metrics)
+    first = {head: next(iter(overall(values).items()), None) for head, values in heads.items()}
+    return {head: pair for head, pair in first.items() if pair is not None}
+
+
+def _metrics(run_dir: Path, has_no_heads: bool, names: Sequence[str]) -> str:
+    path = run_dir / "metrics.json"
     if not path.is_file():
         return _missing(path.name)
     try:
         metrics = metrics_file.read(path)
     except DataError as error:
-        return f'<p class="missing">{escape(str(error))}</p>'
+        return missing(str(error))
     if not metrics:
         why = ", or its method has no validation loss" if has_no_heads else ""
-        return f'<p class="missing">The run ended before its first validation{why}.</p>'
+        return missing(f"The run ended before its first validation{why}.")
     heads = metrics_file.by_head(metrics)
-    rows = "".join(_head_rows(head, overall(values)) for head, values in heads.items())
-    tables = [f'<div class="wide"><table>{rows}</table></div>']
+    cards = "".join(
+        f"<div><b>{number(value)}</b><span>{escape(f'{head} {name}'.strip())}</span></div>"
+        for head, (name, value) in main_metrics(metrics).items()
+    )
+    tables = [f'<div class="cards">{cards}</div>', *(_head_metrics(head, overall(heads[head])) for head in heads)]
+    tables_by_head = tables_of(run_dir, names).items()
+    with_classes = {
+        head for head, of in tables_by_head if any(rows[0][:1] == ["class"] for rows in of.values() if rows)
+    }
     for head, values in heads.items():
+        if head in with_classes:  # shown there
+            continue
         tables += [
             f"<h3>{escape(head)}</h3>" * (not n) + _class_table(kinds) for n, kinds in enumerate(by_class(values))
         ]
     return "".join(tables)
 
 
-def _head_rows(head: str, values: Mapping[str, float]) -> str:
-    """Two rows: the head and the names of its metrics, and their values."""
-    names = "".join(f"<th>{escape(name)}</th>" for name in values)
-    cells = "".join(f"<td>{number(value)}</td>" for value in values.values())
-    return f'<tr><th rowspan="2" class="head">{escape(head)}</th>{names}</tr><tr>{cells}</tr>'
+def _head_metrics(head: str, values: Mapping[str, float]) -> str:
+    """The metrics of a head, side by side."""
+    pairs = "".join(f"<div><span>{escape(name)}</span>{number(value)}</div>" for name, value in values.items())
+    return f'<h3>{escape(head)}</h3><div class="pairs">{pairs}</div>'
 
 
 def _class_table(kinds: Mapping[str, Mapping[str, float]]) -> str:
@@ -112,29 +226,48 @@ def _bar(value: float) -> str:
     return f'<td class="bar" style="--share: {share:.1f}%">{number(value)}</td>'
 
 
-def _confusions(run_dir: Path) -> dict[str, str]:
-    """The heat maps, by head."""
+def confusions(run_dir: Path, heads: Sequence[str], most: int) -> dict[str, str]:
+    """The heat maps, by head, and by kind where a head has several. most: bytes of all of them."""
     html_by_head = {}
-    for path in sorted(run_dir.glob("confusion-*.csv")):
+    paths = sorted(run_dir.glob("*confusion-*.csv"))
+    for path in paths:
+        name, head = _parts(path.stem, heads)
+        kind = name.removesuffix("confusion").strip("-")
         try:
-            html = confusion.confusion_html(*confusion.read_confusion(path))
+            html = confusion.confusion_html(*confusion.read_confusion(path), most // len(paths))
         except DataError as error:
-            html = f'<p class="missing">{escape(str(error))}</p>'
-        html_by_head[path.stem.removeprefix("confusion-")] = html
+            html = missing(str(error))
+        html_by_head[f"{head}, {kind}" if kind else head] = html
     return html_by_head
 
 
 def _curves(path: Path) -> str:
     if not path.is_file():
         return _missing(path.name)
-    curves = {name: points for name, points in read_curves(path).items() if not _is_class_metric(name)}
+    curves = {name: points for name, points in read_curves(path).items() if not is_class_metric(name)}
     if not curves:
-        return f'<p class="missing">{escape(path.name)} holds no numbers yet.</p>'
-    drawn = "".join(f"<figure>{curve_svg(name, points)}</figure>" for name, points in _in_order(curves))
-    return f'<p>Against optimiser steps; the last value is at the top right.</p><div class="curves">{drawn}</div>'
+        return missing(f"{path.name} holds no numbers yet.")
+    first = leading(curves)
+    shown = "".join(f"<figure>{curve_svg(name, curves[name])}</figure>" for name in first)
+    others = [item for item in _in_order(curves) if item[0] not in first]
+    drawn = "".join(f"<figure>{curve_svg(name, points)}</figure>" for name, points in others)
+    more = (
+        f'<details><summary>{len(others)} more</summary><div class="curves">{drawn}</div></details>' if others else ""
+    )
+    return f'<p>Against optimiser steps; the last value is at the top right.</p><div class="curves">{shown}</div>{more}'
 
 
-def _is_class_metric(name: str) -> bool:
+def leading(names: Iterable[str]) -> list[str]:
+    """The most important curves: the loss, and the first metric of each head."""
+    chosen: dict[str, str] = {}
+    for name in names:
+        group = name.partition("/")[0]
+        if name == "train/loss" or ("/" in name and group not in ("train", "system")):
+            chosen.setdefault(group, name)
+    return list(chosen.values())
+
+
+def is_class_metric(name: str) -> bool:
     return name.count("/") > 1 and not name.startswith("train/")
 
 
@@ -147,91 +280,51 @@ def _in_order(curves: Mapping[str, Points]) -> list[tuple[str, Points]]:
     return sorted(curves.items(), key=lambda item: order(item[0]))
 
 
-def _visualizations(folder: Path) -> str:
-    paths = sorted(path for path in folder.glob("**/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+def sorted_images(folder: Path, pattern: str = "*") -> list[Path]:
+    """The drawn images of a folder, without those of best and worst images."""
+    suffixes = (".jpg", ".jpeg", ".png")
+    paths = sorted(path for path in folder.glob(f"**/{pattern}") if path.suffix.lower() in suffixes)
+    return [path for path in paths if path.relative_to(folder).parts[0] not in (BEST, WORST)]
+
+
+def extremes_of(run_dir: Path) -> list[Path]:
+    """The drawings of the worst and the best images."""
+    return [path for kind in (WORST, BEST) for path in sorted((run_dir / "predictions" / kind).glob("*.jpg"))]
+
+
+def _extremes(run_dir: Path, heads: Sequence[str], most: int) -> list[tuple[str, str]]:
+    """A section with the worst and the best images of each head."""
+    paths, parts = extremes_of(run_dir), []
+    for head in sorted({head for head in heads if any(path.name.startswith(f"{head}-") for path in paths)}):
+        scores = _image_scores(run_dir / f"{tables_file.IMAGES}-{head}.csv")
+        for kind in (WORST, BEST):
+            own = [path for path in paths if path.parent.name == kind and path.name.startswith(f"{head}-")]
+            figures = []
+            for path in own:
+                name = path.stem.removeprefix(f"{head}-").partition("-")[2]
+                score = f": {scores[name]}" if name in scores else ""
+                figures.append(image_figure(path, f"{name}{score}", most))
+            if figures:
+                parts.append(f'<h3>{escape(head)}: {kind}</h3><div class="images">{"".join(figures)}</div>')
+    lead = "<p>By the score of each image; the prediction is beside the ground truth. Click to enlarge.</p>"
+    return [("Worst and best images", lead + "".join(parts))] if parts else []
+
+
+def _image_scores(path: Path) -> dict[str, str]:
+    """The scores of images by the names of their files."""
+    try:
+        rows = tables_file.read(path)[1:]
+        return {file_name(row[0]).replace("/", "-"): f"{float(row[1]):.4f}" for row in rows}
+    except (DataError, ValueError, IndexError):
+        return {}
+
+
+def _visualizations(folder: Path, most: int) -> str:
+    paths = sorted_images(folder)
     if not paths:
         return _missing("predictions/*.jpg")
     more = f"<p>{MAX_IMAGES} of {len(paths)} images.</p>" if len(paths) > MAX_IMAGES else ""
     if more:  # evenly spaced over the sorted names, which begin with the head's, to include all heads
         paths = [paths[n * len(paths) // MAX_IMAGES] for n in range(MAX_IMAGES)]
-    return more + f'<div class="images">{"".join(_figures(folder, paths))}</div>'
-
-
-def _figures(folder: Path, paths: Sequence[Path]) -> list[str]:
-    figures = []
-    for path in paths:
-        caption = escape(path.relative_to(folder).with_suffix("").as_posix())
-        try:
-            source = f"data:image/jpeg;base64,{base64.b64encode(_jpeg(path)).decode()}"
-        except OSError as error:  # an incomplete file of a killed run
-            figures.append(f'<p class="missing">{caption}: {escape(str(error))}</p>')
-        else:
-            figures.append(f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>')
-    return figures
-
-
-def _jpeg(path: Path) -> bytes:
-    """The image as JPEG, downscaled if it is larger than MAX_SIDE."""
-    with open_image(path) as image:
-        image.load()
-        if image.format == "JPEG" and max(image.size) <= MAX_SIDE:
-            return path.read_bytes()
-        small = image.convert("RGB")
-        small.thumbnail((MAX_SIDE, MAX_SIDE))
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=90)
-        return buffer.getvalue()
-
-
-STYLE = """
-:root {
-  color-scheme: light dark;
-  --ink: #1b1f24; --soft: #5c6570; --line: #d8dce2; --paper: #fff; --blue: #2463c9; --tint: #dbe7fb;
-}
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e8ec; --soft: #9aa3b0; --line: #3a404a; --paper: #16191d; --blue: #7fb0ff; --tint: #24405f; }
-}
-body { margin: 2rem auto; max-width: 1200px; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; }
-body { background: var(--paper); color: var(--ink); }
-h1 { margin: 0; }
-h2 { margin: 2rem 0 .5rem; border-bottom: 1px solid var(--line); }
-h3 { margin: 1rem 0 .25rem; }
-.about, .missing, figcaption { color: var(--soft); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
-.head { text-align: left; }
-.classes { margin-top: 1rem; }
-.classes :is(th, td):first-child { text-align: left; }
-.bar { min-width: 9rem; background: linear-gradient(to right, var(--tint) var(--share), transparent var(--share)); }
-figure { margin: 0; }
-.curves, .images { display: grid; gap: 1rem; align-items: start; }
-.curves { grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); }
-.images { grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); }
-img, svg { width: 100%; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
-svg .title { font-size: 12px; fill: var(--ink); }
-svg .last { fill: var(--blue); }
-svg .last, svg .y { text-anchor: end; }
-svg .x { text-anchor: middle; }
-svg .grid { stroke: var(--line); }
-svg .curve { fill: none; stroke: var(--blue); stroke-width: 1.6; }
-svg .point { fill: var(--blue); }
-pre { overflow-x: auto; padding: 1rem; border: 1px solid var(--line); font-size: 13px; }
-"""
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p class="about">{about}</p>
-{body}
-</body>
-</html>
-"""
+    figures = [image_figure(path, path.relative_to(folder).with_suffix("").as_posix(), most) for path in paths]
+    return more + f'<div class="images">{"".join(figures)}</div>'

@@ -11,31 +11,68 @@ from densevit.data.image_names import file_name
 from densevit.errors import UnreadableFileError
 from densevit.interfaces import Class, Predictions, TargetType
 from densevit.visualization.draw import draw
+from densevit.visualization.report import BEST, WORST
+
+Predict = Callable[[Tensor], Mapping[str, Predictions]]
+"""From an image (3, H, W), uint8, to the predictions of each head."""
+
+Classes = Mapping[str, Sequence[Class]]
+Types = Mapping[str, Mapping[str, TargetType] | None]
 
 
 def draw_samples(
-    predict: Callable[[Tensor], Mapping[str, Predictions]],
-    classes: Mapping[str, Sequence[Class]],
-    data: Data,
-    folder: Path,
-    count: int = 8,
-    types: Mapping[str, Mapping[str, TargetType] | None] | None = None,
+    predict: Predict, classes: Classes, data: Data, folder: Path, count: int = 8, types: Types | None = None
 ) -> None:
     """Draws `count` images, evenly spaced over the validation set, as HEAD-IMAGE.jpg in a folder.
 
-    predict: from an image (3, H, W), uint8, to the predictions of each head. classes: those of each head.
-    types: of the keys of each head, where they have options.
+    classes: those of each head. types: of the keys of each head, where they have options.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(min(count, len(data.val))):
-        try:
-            sample = data.val[i * len(data.val) // count if len(data.val) > count else i]
-        except UnreadableFileError:
-            if data.section.on_error == "raise":
-                raise
-            continue
-        image, truth = sample["image"], sample["targets"]
-        name = file_name(truth["image_id"]).replace("/", "-")
-        for head, predictions in predict(image).items():
-            drawn = draw(image, predictions, classes[head], truth=truth, types=(types or {}).get(head))
-            Image.fromarray(drawn).save(folder / f"{head}-{name}.jpg", quality=92)
+        index = i * len(data.val) // count if len(data.val) > count else i
+        for head, (name, drawn) in _drawn(predict, classes, data, index, types).items():
+            drawn.save(folder / f"{head}-{name}.jpg", quality=92)
+
+
+def draw_extremes(
+    predict: Predict,
+    classes: Classes,
+    data: Data,
+    folder: Path,
+    indices: Mapping[str, Sequence[int]],
+    count: int = 4,
+    types: Types | None = None,
+) -> None:
+    """Draws the `count` worst and best images of each head, as worst/HEAD-1-IMAGE.jpg and best/HEAD-1-IMAGE.jpg.
+
+    indices: of validation images by head, from the worst to the best.
+    """
+    for head, order in indices.items():
+        worst = list(order[:count])
+        best = list(order[::-1][: min(count, len(order) - len(worst))])
+        for kind, chosen in ((WORST, worst), (BEST, best)):
+            for place, index in enumerate(chosen, start=1):
+                for name, drawn in _drawn(predict, {head: classes[head]}, data, index, types).values():
+                    (folder / kind).mkdir(parents=True, exist_ok=True)
+                    drawn.save(folder / kind / f"{head}-{place}-{name}.jpg", quality=92)
+
+
+def _drawn(
+    predict: Predict, classes: Classes, data: Data, index: int, types: Types | None
+) -> dict[str, tuple[str, Image.Image]]:
+    """The name and the drawing of an image for some heads; none if it cannot be read and the data says to skip it."""
+    try:
+        sample = data.val[index]
+    except UnreadableFileError:
+        if data.section.on_error == "raise":
+            raise
+        return {}
+    image, truth = sample["image"], sample["targets"]
+    name = file_name(truth["image_id"]).replace("/", "-")
+    found = predict(image)
+    of_head = types or {}
+    return {
+        head: (name, Image.fromarray(draw(image, found[head], classes[head], truth=truth, types=of_head.get(head))))
+        for head in classes
+        if head in found
+    }

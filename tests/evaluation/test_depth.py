@@ -422,3 +422,23 @@ def test_config_sets_the_options():
     assert metrics["AbsRel_aligned_median"] == 0 and metrics["delta_1.1_aligned_median_pixel"] == 1
     with pytest.raises(ValueError, match=r"heads\.depth\.evaluation\.crop should be .*eigen_kitti.*not 'nyu'"):
         registry.create("evaluators", plugin, (), options={"crop": "nyu"}, where="heads.depth.evaluation")
+
+
+def test_errors_by_distance_cover_all_pixels_of_an_interval():
+    """By hand: two images, four pixels between 1.5 and 2 m and between 5 and 7 m; 0 is unknown."""
+    evaluator = DepthErrors([])
+    truths = [torch.tensor([[1.6, 6.0, 0.0]]), torch.tensor([[1.6, 5.0]])]
+    found = [torch.tensor([[2.0, 3.0, 9.0]]), torch.tensor([[1.6, 6.0]])]
+    evaluator.update([{"depth": p} for p in found], [{"image_id": n, "depth": g} for n, g in enumerate(truths)])
+    header, near, far = evaluator.tables()["distance"]
+    assert header == ["distance", "pixels", "AbsRel", "RMSE", "bias"]
+    assert near[:2] == ["1.5 to 2", 2] and far[:2] == ["5 to 7", 2]
+    assert near[2:] == pytest.approx([0.25 / 2, math.sqrt(0.16 / 2), 0.4 / 2])
+    assert far[2:] == pytest.approx([(0.5 + 0.2) / 2, math.sqrt((9 + 1) / 2), (-3 + 1) / 2])
+    points = evaluator.plots()["RMSE by distance"].curves["RMSE"]
+    assert points == [(1.75, near[3]), (6, far[3])]
+    assert evaluator.image_scores() == {0: pytest.approx(-(0.25 + 0.5) / 2), 1: pytest.approx(-0.1)}
+    merged = DepthErrors([])
+    assert merged.tables()["distance"] == [header] and merged.plots() == {}
+    merged.merge([evaluator.state(), evaluator.state()])
+    assert merged.tables() == evaluator.tables()

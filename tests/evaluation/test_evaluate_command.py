@@ -16,7 +16,8 @@ from densevit.cli import main
 from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.inference.loading import LoadedModel
-from densevit.interfaces import Class, Evaluator, Head
+from densevit.interfaces import Class, Dataset, Evaluator, Head
+from densevit.training.evaluation import Evaluation
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
 CONFIG = "backbone: {name: swin}\nheads: {detection: {name: detr}}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
@@ -24,6 +25,19 @@ CONFIG = "backbone: {name: swin}\nheads: {detection: {name: detr}}\ndata: {name:
 
 class Detection(Head):
     task, needs = "detection", ("boxes", "labels")
+
+
+class Split(Dataset):
+    def __init__(self, classes: Any) -> None:
+        self.classes = {"detection": classes}
+
+    def __len__(self) -> int:
+        return 7
+
+
+def fake_data(classes: Any) -> Any:
+    kept: list[Any] = []
+    return SimpleNamespace(val=Split(classes), use_classes=kept.append, kept=kept)
 
 
 @pytest.fixture
@@ -41,27 +55,31 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         heads=heads,
         target_types={},
     )
-    data = SimpleNamespace(val=SimpleNamespace(classes={"detection": CLASSES}, check_labels=lambda: None))
+    data = fake_data(CLASSES)
     seen: dict[str, Any] = {"data": data}
 
     def build_data(config: configs.Config, multiple: int) -> Any:
         seen.update(config=config, multiple=multiple)
         return seen["data"]
 
-    def evaluate(*given: Any) -> tuple[dict[str, float], dict[str, Evaluator]]:
+    def evaluate(*given: Any) -> Evaluation:
         assert given[:3] == (model, seen["data"], seen["config"])
+        seen["mappings"] = given[4]
         if "semantic" in seen:
-            return seen["semantic"](*given[3:])
+            return Evaluation(*seen["semantic"](given[3]), {})
         evaluator = CocoDetection(CLASSES)
         box, one = torch.tensor([[0.0, 0, 50, 50]]), torch.ones(1, dtype=torch.long)
         evaluator.update(
             [{"boxes": box, "scores": torch.ones(1), "labels": one}], [{"image_id": 139, "boxes": box, "labels": one}]
         )
-        return {f"detection/{name}": value for name, value in evaluator.compute().items()}, {"detection": evaluator}
+        metrics = {f"detection/{name}": value for name, value in evaluator.compute().items()}
+        return Evaluation(metrics, {"detection": evaluator}, {139: 0})
 
     monkeypatch.setattr("densevit.inference.loading.load_any", lambda run: LoadedModel(model, config, foreign=False))
     monkeypatch.setattr("densevit.data.build.build_data", build_data)
-    monkeypatch.setattr("densevit.training.evaluation.evaluate", evaluate)
+    monkeypatch.setattr("densevit.training.evaluation.evaluation", evaluate)
+    monkeypatch.setattr("densevit.training.evaluation_folder.draw_images", lambda *given: None)
+    monkeypatch.setattr("densevit.inference.predictor.Predictor", lambda model, config: SimpleNamespace(config=config))
     return seen
 
 
@@ -95,7 +113,9 @@ def test_label_maps_and_the_confusion_matrix_are_written(seen: dict[str, Any]):
     seen["semantic"] = evaluate
     assert main(["evaluate", "run", "--out", "out"]) == 0
     files = {path.relative_to("out").as_posix() for path in Path("out").rglob("*.*")}
-    assert files == {"metrics.json", "confusion-detection.csv", "semantic/town/1.png"}
+    tables = {f"{name}-detection.csv" for name in ("classes", "confusion", "images")}
+    others = {"lower_is_better.json", "metrics.json", "config.yaml", "evaluation.json", "report.html"}
+    assert files == {*others, *tables, "semantic/town/1.png"}
     assert np.array(Image.open("out/semantic/town/1.png")).tolist() == [[17, 18, 18]]
     assert Path("out/confusion-detection.csv").read_text().splitlines() == [
         "truth \\ prediction,cat,dog",
@@ -104,9 +124,22 @@ def test_label_maps_and_the_confusion_matrix_are_written(seen: dict[str, Any]):
     ]
 
 
-def test_evaluate_without_out_writes_no_files(seen: dict[str, Any]):
-    assert main(["evaluate", "run"]) == 0
-    assert [path.name for path in Path().rglob("*")] == ["run", "config.yaml"]
+def test_without_out_all_but_the_predictions_are_saved_with_the_run(seen: dict[str, Any]):
+    assert main(["evaluate", "run"]) == main(["evaluate", "run"]) == 0
+    folder = Path("run/evaluations/scenes-val")
+    tables = {f"{name}-detection.csv" for name in ("classes", "errors", "confusion", "images")}
+    others = {"lower_is_better.json", "metrics.json", "config.yaml", "evaluation.json", "plots.json", "report.html"}
+    plots = {f"precision-recall{kind}-detection.svg" for kind in ("", " of classes")}
+    assert {path.name for path in folder.iterdir()} == tables | others | plots
+    assert {path.name for path in folder.parent.iterdir()} == {"scenes-val", "scenes-val-2"}
+
+
+def test_json_has_the_metrics_the_tables_and_the_folder(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    assert main(["evaluate", "run", "--json", "--out", "out"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metrics"]["detection/AP50"] == pytest.approx(1) and found["metrics"]["detection/AP/cat"] is None
+    assert found["tables"]["detection"]["errors"][0] == ["error", "dAP50", "count"]
+    assert found["mapping"] == {} and found["folder"] == "out"
 
 
 def test_overrides_change_the_data_but_not_the_model(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
@@ -130,7 +163,41 @@ def test_non_empty_folder_is_not_modified(seen: dict[str, Any], capsys: pytest.C
     assert "config" not in seen  # raised before any work
 
 
-def test_data_with_other_classes_raises(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
-    seen["data"] = SimpleNamespace(val=SimpleNamespace(classes={"detection": CLASSES[::-1]}, check_labels=lambda: None))
-    assert main(["evaluate", "run"]) == 2
-    assert "Found: dog, cat. Expected: cat, dog." in capsys.readouterr().err
+def test_classes_in_another_order_are_mapped_by_name(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    seen["data"] = fake_data(CLASSES[::-1])
+    assert main(["evaluate", "run", "--out", "out"]) == 0
+    assert seen["mappings"]["detection"].indices == (1, 0) and seen["data"].kept == [{"detection": [0, 1]}]
+    assert "2 of the model's 2 classes are mapped" in capsys.readouterr().out
+    assert Path("out/class-mapping-detection.csv").read_text().splitlines() == ["model,data", "cat,cat", "dog,dog"]
+
+
+def test_given_names_are_mapped(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    seen["data"] = fake_data((Class("wolf", 1, (0, 0, 0)), Class("Dog", 2, (0, 0, 0)), Class("tree", 3, (0, 0, 0))))
+    assert main(["evaluate", "run", "--map", "dog=wolf", "--out", "a"]) == 0
+    assert seen["mappings"]["detection"].pairs == [("dog", "wolf")]
+    Path("names.yaml").write_text("cat: wolf\n")
+    assert main(["evaluate", "run", "--map", "names.yaml", "--json", "--out", "b"]) == 0
+    found = capsys.readouterr().out
+    assert json.loads(found[found.index("{\n") :])["mapping"] == {"detection": {"cat": "wolf", "dog": "Dog"}}
+    assert seen["mappings"]["detection"].pairs == [("cat", "wolf"), ("dog", "Dog")]
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "message"),
+    [
+        (
+            ("tree", "sky"),
+            [],
+            "have no name in common. Classes of the data: tree, sky. Classes of the model: cat, dog.",
+        ),
+        (("cat", "sky"), ["--map", "dgo=sky"], "the model has no class 'dgo'. Did you mean 'dog'?"),
+        (("cat", "sky"), ["--map", "dog=skyy"], "has no class 'skyy'. Did you mean 'sky'? Classes of the data: cat"),
+        (("cat", "sky"), ["--map", "missing.yaml"], "--map missing.yaml: cannot be read"),
+    ],
+)
+def test_wrong_mappings_name_both_lists(
+    seen: dict[str, Any], capsys: pytest.CaptureFixture[str], names: tuple[str, ...], given: list[str], message: str
+):
+    seen["data"] = fake_data(tuple(Class(name, n, (0, 0, 0)) for n, name in enumerate(names)))
+    assert main(["evaluate", "run", *given]) == 2
+    assert message in capsys.readouterr().err

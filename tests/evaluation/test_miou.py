@@ -344,3 +344,16 @@ def test_invalid_boundary_raises(value: float):
 def test_invalid_number_of_classes_raises(count: int):
     with pytest.raises(ConfigError, match=f"1 to 255 classes; found {count}"):
         SemanticSegmentation(classes(count))
+
+
+def test_class_table_and_image_scores():
+    """By hand: class 2 is only predicted; the second image has one unlabelled pixel."""
+    evaluator = evaluated([image("a", [[0, 0, 1, 1]], [[0, 1, 1, 2]]), image("b", [[1, 255]], [[1, 0]])], 3)
+    header, *rows = evaluator.tables()["classes"]
+    assert header == ["class", "pixels", "IoU", "recall", "precision"]
+    assert [row[1] for row in rows] == [2, 3, 0]
+    np.testing.assert_allclose([row[2:] for row in rows], [[1 / 2, 1 / 2, 1], [2 / 4, 2 / 3, 2 / 3], [0, math.nan, 0]])
+    assert evaluator.image_scores() == {"a": pytest.approx((1 / 2 + 1 / 3 + 0) / 3), "b": 1}
+    merged = SemanticSegmentation(evaluator.classes)
+    merged.merge([evaluator.state()])
+    assert merged.image_scores() == evaluator.image_scores()

@@ -89,13 +89,15 @@ def windows_step_by_step(qkv, padding_value, window, shift, heads):
     ("size", "window", "shift"),
     [((8, 12), 4, 2), ((7, 9), 4, 2), ((3, 10), 4, 2), ((5, 6), 3, 0), ((6, 6), 3, 1), ((1, 1), 7, 3)],
 )
-def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, shift):
+@pytest.mark.parametrize("compiling", [False, True])
+def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, shift, compiling, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     heads, D = 2, 3
     qkv = torch.randn(2, *size, 3 * heads * D, requires_grad=True)
     padding_value = torch.randn(3 * heads * D, requires_grad=True)
     windows = shifted_windows(qkv, window, shift, heads)
     found, expected = (
-        windows.partition(qkv, padding_value),
+        windows.partition(qkv, padding_value).flatten(1, 2),
         windows_step_by_step(qkv, padding_value, window, shift, heads),
     )
     torch.testing.assert_close(found, expected)
@@ -110,8 +112,10 @@ def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, sh
     )
 
 
+@pytest.mark.parametrize("compiling", [False, True])
 @pytest.mark.parametrize(("size", "shift"), [((8, 12), 2), ((7, 9), 2), ((3, 10), 0)])
-def test_reverse_inverts_partition_with_gradients(size, shift):
+def test_reverse_inverts_partition_with_gradients(size, shift, compiling, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     qkv = torch.randn(2, *size, 24, requires_grad=True)
     windows = shifted_windows(qkv, 4, shift, 2)
     for i, part in enumerate(windows.partition(qkv, torch.randn(24)).unbind(0)):

@@ -128,5 +128,9 @@ def test_a_model_of_no_config_needs_data_of_its_classes() -> None:
     assert set(evaluate(model_of(surfaces), section)) >= {"map/mIoU", "map/aAcc"}
     with pytest.raises(ConfigError, match=r"evaluate: the model has no config, and so no data\. Fix: give data="):
         evaluate(model_of(surfaces))
-    with pytest.raises(DataError, match="not those of the model's head 'map'"):
-        evaluate(model_of(surfaces[::-1]), section)
+    assert set(evaluate(model_of(surfaces[::-1]), section)) >= {"map/mIoU", "map/aAcc"}  # mapped by name
+    with pytest.raises(DataError, match=r"model's head 'map' have no name in common\. Classes of the data: ball, "):
+        evaluate(model_of((Class("unicorn", 1, (0, 0, 0)),)), section)
+    unicorn = model_of((Class("unicorn", 1, (0, 0, 0)), surfaces[-1]))
+    metrics = evaluate(unicorn, section, classes={"unicorn": surfaces[0].name})
+    assert {name for name in metrics if "/IoU/" in name} == {f"map/IoU/{surfaces[n].name}" for n in (0, -1)}

@@ -20,7 +20,7 @@ from densevit.data.build import build_data
 from densevit.errors import ConfigError, PluginError, WeightsError
 from densevit.interfaces import Backbone, Batch, Losses, Method
 from densevit.model import build_model
-from densevit.training.callbacks.progress import ValidationLines
+from densevit.training.callbacks.progress import ProgressLines
 from densevit.training.checks import check_training
 from densevit.training.data_module import DenseDataModule
 from densevit.training.dense_module import DenseModule
@@ -314,7 +314,7 @@ def test_a_trainer_of_ones_own_uses_the_method_without_labels(tmp_path: Path) ->
     model = build_model(config(), {})
     module = DenseModule(model, {"lr": 1e-2}, method=Denoising(model))
     data = DenseDataModule({"name": "images", "root": str(tmp_path), "image_size": 16, "batch_size": 2})
-    lines = ValidationLines(Console(quiet=True))
+    lines = ProgressLines(Console(quiet=True))
     trainer = lightning.Trainer(
         max_epochs=2, accelerator="cpu", callbacks=[lines], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,

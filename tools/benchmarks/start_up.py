@@ -22,17 +22,19 @@ from PIL import Image
 
 _CLASSES = 80
 _WIDTH, _HEIGHT = 640, 480
+_LINKS = 50_000  # of one file; ext4 allows 65,000
 
 
 def write_split(root: Path, split: str, images: int, annotations: int) -> None:
     rng = np.random.default_rng(0)
     folder = root / f"{split}2017"
     folder.mkdir(parents=True)
-    first = folder / f"{0:012}.jpg"
-    Image.new("RGB", (_WIDTH, _HEIGHT), (90, 120, 60)).save(first)
     names = [f"{index:012}.jpg" for index in range(images)]
-    for name in names[1:]:
-        os.link(first, folder / name)
+    for start in range(0, images, _LINKS):
+        first, *others = (folder / name for name in names[start : start + _LINKS])
+        Image.new("RGB", (_WIDTH, _HEIGHT), (90, 120, 60)).save(first)
+        for other in others:
+            os.link(first, other)
     records = []
     for number in range(annotations):
         box = rng.uniform([0, 0, 5, 5], [300, 300, 150, 150]).round(2)

@@ -6,18 +6,23 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from densevit.data.datasets.coco_annotations import Annotations, read_annotations
+from densevit.data.datasets.coco_examination import read_examined
 from densevit.data.datasets.dataset_validation import validate_images
+from densevit.data.datasets.examination import current_examination
 from densevit.data.datasets.paired_files import root_folder
 from densevit.data.datasets.scan_cache import Arrays, as_array, cached_scan, from_array
+from densevit.data.datasets.yolo_layout import check_no_yolo_folder
 from densevit.data.io.images import read_image
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample, Targets
 
+_SPLITS = ("train", "val")
 _LARGE_JSON = 1 << 20  # bytes; the scan of a smaller one is not cached
 _SPELLINGS = {"val": ("val", "valid", "validation")}  # spellings of a split on disk
 
@@ -57,14 +62,14 @@ class Coco(Dataset):
             split, (None, None)
         )
         base = None if root is None else root_folder(root)
-        file, folders = _find(base, split, own[0] or annotations, own[1] or images)
+        file, folders = find_split(base, split, own[0] or annotations, own[1] or images)
         key = ["coco", str(file), [str(folder) for folder in folders], masks, limit]
         is_large = os.path.getsize(file) > _LARGE_JSON
         scan = cached_scan(key, lambda: _scan(file, folders, masks, limit), partial(_files, file), is_large)
         read = self._annotations = Annotations.of_arrays(file, scan)
         self.folder, self._upright = from_array(scan["folder"]), scan["upright"]
         dropped = scan["dropped"]
-        if len(dropped):
+        if len(dropped) and current_examination() is None:
             count = len(dropped) + len(read.boxes)
             warnings.warn(
                 f"{file}: {len(dropped)} of {count} boxes have no area inside their image and are left out "
@@ -107,6 +112,21 @@ class Coco(Dataset):
         images = np.repeat(np.arange(len(known)), np.diff(known.first))
         return np.stack([images, known.labels], axis=1)[~known.iscrowd]
 
+    def all_objects(self) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+        """Image, box and class of each object that is not a crowd, without reading images."""
+        known = self._annotations
+        if not known.labelled:
+            return None
+        objects = ~known.iscrowd
+        images = np.repeat(np.arange(len(known)), np.diff(known.first))
+        return images[objects], {"boxes": known.boxes[objects], "labels": known.labels[objects].astype(np.int64)}
+
+    @classmethod
+    def recognise(cls, root: Path) -> dict[str, Any] | None:
+        """A folder with a json where it is searched for."""
+        found = any(file.is_file() for split in _SPLITS for file, _ in _layouts(root, split))
+        return {} if found else None
+
     def path(self, index: int) -> str:
         """The file of an image."""
         return os.path.join(
@@ -146,7 +166,8 @@ class Coco(Dataset):
 
 def _scan(file: Path, folders: list[Path], masks: bool, limit: int | None) -> Arrays:
     """Reads and checks all files: the clipped annotations, and per image whether it is rotated as EXIF says."""
-    read = read_annotations(file, masks)
+    examination = current_examination()
+    read = read_annotations(file, masks) if examination is None else read_examined(file, masks, examination)
     if limit is not None:
         read = read.head(limit)
     names = [name.decode() for name in read.file_names.tolist()]
@@ -184,7 +205,7 @@ def _check_sizes(read: Annotations, sizes: np.ndarray) -> None:
 # ---- where things lie ----
 
 
-def _find(root: Path | None, split: str, annotations: str | None, images: str | None) -> tuple[Path, list[Path]]:
+def find_split(root: Path | None, split: str, annotations: str | None, images: str | None) -> tuple[Path, list[Path]]:
     """The json of a split and the candidate folders of its images."""
     if root is None and (annotations is None or images is None):
         raise DataError(
@@ -201,6 +222,7 @@ def _find(root: Path | None, split: str, annotations: str | None, images: str | 
         looked = list(_layouts(base, split))
         found = next(((file, folders) for file, folders in looked if file.is_file()), None)
         if found is None:
+            check_no_yolo_folder(base)
             listed = "".join(f"\n  {file.relative_to(base)}" for file, _ in looked)
             raise DataError(
                 f"{base} has no annotations for the split {split!r}. Looked for{listed}\nName the file and its "

@@ -23,6 +23,7 @@ from densevit.data.datasets.coco_json import (
     section_of,
 )
 from densevit.data.datasets.coco_segmentations import Segmentations, pack, parse
+from densevit.data.datasets.examination import current_examination
 from densevit.data.datasets.scan_cache import as_array, from_array
 from densevit.errors import DataError
 from densevit.interfaces import Class
@@ -67,7 +68,12 @@ class Annotations:
         objects = {name: getattr(self, name)[keep] for name in ("ids", "labels", "area", "iscrowd")}
         segmentations = None
         if self.segmentations is not None:
-            segmentations = self.segmentations[keep].rasterised(np.repeat(sizes, np.diff(first), axis=0))
+            rows, examination = None, current_examination()
+            if examination is not None:
+                rows = np.concatenate(
+                    [np.arange(first[i], first[i + 1]) for i in examination.chosen(len(self))]
+                ).tolist()
+            segmentations = self.segmentations[keep].rasterised(np.repeat(sizes, np.diff(first), axis=0), rows)
         kept = replace(self, sizes=sizes, boxes=boxes[keep], first=first, segmentations=segmentations, **objects)
         return kept, self.ids[~solid]
 
@@ -103,7 +109,11 @@ def read_annotations(file: Path, masks: bool = False) -> Annotations:
     Raises DataError with the file and the annotation for invalid json, missing keys, duplicate ids, unknown images and
     categories, boxes that are not four finite numbers and, with masks, missing or invalid segmentations.
     """
-    document = parse_json(file, keep_segmentations=masks)
+    return annotations_of(file, parse_json(file, keep_segmentations=masks), masks)
+
+
+def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Annotations:
+    """The annotations of a parsed json; see `read_annotations`. file: for messages."""
     records = section_of(file, document, "annotations")
     images, classes = images_of(file, document), classes_of(file, document)
     ids = [record.get("id", f"at position {i}") for i, record in enumerate(records)]

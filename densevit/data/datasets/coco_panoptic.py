@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from densevit.data.datasets.dataset_validation import check_existence, for_each
+from densevit.data.datasets.examination import current_examination, record_files
 from densevit.data.datasets.paired_dataset import load_preset
 from densevit.data.datasets.paired_files import IMAGES, list_files, root_folder, spellings
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
+from densevit.data.datasets.panoptic_examination import read_examined
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
 from densevit.data.io.images import check_image, read_image
 from densevit.data.io.label_files import label_size_of
@@ -74,7 +76,8 @@ class CocoPanoptic(Dataset):
         given = {name: value for name, value in arguments.items() if value is not None}
         options: dict[str, Any] = _COCO | (load_preset(PRESETS, preset) if preset is not None else {}) | given
         base = root_folder(root)
-        read = read_panoptic_annotations(_found(base, split, "annotations", options["annotations"]))
+        file, examination = _found(base, split, "annotations", options["annotations"]), current_examination()
+        read = read_panoptic_annotations(file) if examination is None else read_examined(file, examination)
         self._annotations = read if limit is None else read.head(limit)
         self._split = split
         self._images = _image_paths(base, split, options["images"], self._annotations)
@@ -124,6 +127,13 @@ class CocoPanoptic(Dataset):
         known = self._annotations
         images = np.repeat(np.arange(len(known)), np.diff(known.first))
         return np.stack([images, known.labels], axis=1)[~known.iscrowd]
+
+    @classmethod
+    def recognise(cls, root: Path) -> dict[str, Any] | None:
+        """A folder in COCO's official layout, without a json of instances."""
+        pattern = str(_COCO["annotations"]).replace("{split}", "train")
+        instances = any(root.glob("annotations/instances_*.json"))
+        return {} if (root / pattern).is_file() and not instances else None
 
     def path(self, index: int) -> str:
         """The file of an image."""
@@ -268,6 +278,7 @@ def _image_paths(base: Path, split: str, pattern: str, annotations: PanopticAnno
         folder = _found(base, split, "images", pattern)
         names = [os.fsdecode(name) for name in annotations.image_names]
         check_existence(folder, names, annotations.file)
+        record_files(str(folder / name) for name in names)
         return np.array([os.fsencode(folder / name) for name in names], np.bytes_)
     candidates = [pattern.replace("{split}", name) for name in spellings(split)]
     used = next((one for one in candidates if glob.glob(one, root_dir=base)), candidates[0])

@@ -31,16 +31,20 @@ class Segmentations:
         columns = (self.starts, self.lengths, self.kinds, self.sizes)
         return Segmentations(self.data, *(column[chosen] for column in columns))
 
-    def rasterised(self, sizes: np.ndarray) -> "Segmentations":
-        """Polygons as run-length codes too. sizes: (M, 2), height and width of each object's image."""
+    def rasterised(self, sizes: np.ndarray, rows: Sequence[int] | None = None) -> "Segmentations":
+        """Polygons as run-length codes too. sizes: (M, 2), height and width of each object's image. rows: the objects
+        that are needed; None: all. The others have no code.
+        """
         found: list[tuple[bytes, int, tuple[int, int]]] = [(b"", _RLE, (0, 0))] * len(self.starts)
+        rows = range(len(found)) if rows is None else rows
 
-        def rasterise(index: int) -> None:
+        def rasterise(place: int) -> None:
+            index = rows[place]
             size = (int(sizes[index, 0]), int(sizes[index, 1]))
             packed = self._packed(index)
             found[index] = (packed if self.kinds[index] == _RLE else _drawn(packed, size), _RLE, size)
 
-        for_each(len(found), rasterise, "Rasterising masks")
+        for_each(len(rows), rasterise, "Rasterising masks")
         return pack(found)
 
     def masks(self, rows: slice, size: tuple[int, int]) -> RunLengthMasks:

@@ -5,7 +5,7 @@ import sys
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from densevit.data.datasets.examination import current_examination, record_files
 from densevit.data.io.images import check_image
 from densevit.errors import DataError, UnreadableFileError
 
@@ -37,8 +38,8 @@ def skipping_unreadable_files() -> Iterator[None]:
 
 
 def skips_unreadable_files() -> bool:
-    """Whether this is called within `skipping_unreadable_files`."""
-    return _skipped.get() is not None
+    """Whether this is called within `skipping_unreadable_files`, or within `examining`."""
+    return _skipped.get() is not None or current_examination() is not None
 
 
 def unreadable_files() -> list[UnreadableFileError]:
@@ -47,31 +48,43 @@ def unreadable_files() -> list[UnreadableFileError]:
     return [] if found is None else found
 
 
-def for_each(count: int, check: Callable[[int], None], title: str = "Validating images") -> None:
+def for_each(
+    count: int, check: Callable[[int], None], title: str = "Validating images", needed: Iterable[int] | None = None
+) -> None:
     """Calls check(0) to check(count - 1) in threads, until one raises. Shows a progress bar on a terminal.
 
-    Within `skipping_unreadable_files`, an UnreadableFileError ends the check only if all indices raise it.
+    Within `skipping_unreadable_files`, an UnreadableFileError ends the check only if all indices raise it. Within
+    `examining`, each DataError is reported, and none ends the check. needed: the indices that an examination of a
+    sample checks besides it; None: all.
     """
-    skips = skips_unreadable_files()  # here: a context variable does not reach other threads
+    skips = _skipped.get() is not None  # here: a context variable does not reach other threads
+    examination = current_examination()
+    indices: Sequence[int] = range(count)
+    if examination is not None and needed is not None:
+        indices = sorted({*examination.chosen(count).tolist(), *needed})
     unreadable: dict[int, UnreadableFileError] = {}
+    errors: dict[int, DataError] = {}
 
     def chunk(start: int) -> int:
-        stop = min(start + _CHUNK, count)
-        for index in range(start, stop):
+        part = indices[start : start + _CHUNK]
+        for index in part:
             try:
                 check(index)
-            except UnreadableFileError as error:
-                if not skips:
+            except DataError as error:
+                if examination is not None:
+                    errors[index] = error
+                elif skips and isinstance(error, UnreadableFileError):
+                    unreadable[index] = error
+                else:
                     raise
-                unreadable[index] = error
-        return stop - start
+        return len(part)
 
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn())
     bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
-    task, begin, shown = bar.add_task("", total=count), time.monotonic(), False
+    task, begin, shown = bar.add_task("", total=len(indices)), time.monotonic(), False
     with ThreadPoolExecutor(THREADS) as threads:
         try:
-            for done in threads.map(chunk, range(0, count, _CHUNK)):
+            for done in threads.map(chunk, range(0, len(indices), _CHUNK)):
                 bar.advance(task, done)
                 if not shown and bar.console.is_terminal and time.monotonic() - begin > _PATIENCE:
                     shown = True
@@ -82,6 +95,8 @@ def for_each(count: int, check: Callable[[int], None], title: str = "Validating 
         finally:
             if shown:
                 bar.stop()
+    if examination is not None:
+        examination.report_errors(errors, len(indices), count)
     if unreadable:
         first = [unreadable[index] for index in sorted(unreadable)[:_NAMED]]
         if len(unreadable) == count:
@@ -107,6 +122,7 @@ def validate_images(
     `skipping_unreadable_files`, the sizes of unreadable images are those given, or 1.
     """
     check_existence(folder, names, annotations)
+    record_files(os.path.join(folder, name) for name in names)
     found, upright = np.maximum(sizes, 1, dtype=np.int32), np.ones(len(names), bool)
 
     def check(i: int) -> None:
@@ -121,7 +137,7 @@ def validate_images(
                 "Boxes would not fit: the image was resized, or is another one."
             )
 
-    for_each(len(names), check)
+    for_each(len(names), check, needed=np.flatnonzero((sizes == 0).any(axis=1)).tolist())
     return found, upright
 
 
@@ -140,6 +156,12 @@ def check_existence(folder: Path, names: Sequence[str], annotations: Path, noun:
         there = {entry.name for entry in os.scandir(place)} if place.is_dir() else set()
         # The second look is for file systems that ignore case.
         missing += [str(place / name) for name in expected - there if not (place / name).exists()]
+    examination = current_examination()
+    if examination is not None and len(missing) < len(names):
+        examination.missing.update(missing)
+        fix = "Copy them to their place, or remove them from the annotations."
+        examination.report("error", f"missing {noun}", sorted(missing), fix, of=len(names))
+        return
     if missing and not (skips_unreadable_files() and len(missing) < len(names)):
         listed = "".join(f"\n  {name}" for name in sorted(missing)[:5]) + ("\n  ..." if len(missing) > 5 else "")
         raise DataError(f"{annotations} names {len(names)} {noun}, of which {len(missing)} do not exist:{listed}")

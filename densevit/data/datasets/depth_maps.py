@@ -10,8 +10,9 @@ import numpy as np
 from densevit.data.datasets import depth_range
 from densevit.data.datasets.dataset_validation import THREADS, skips_unreadable_files
 from densevit.data.datasets.depth_values import Calibration, DepthValues, Kind
+from densevit.data.datasets.examination import current_examination
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
-from densevit.data.datasets.paired_files import Pairs, find_pairs, root_folder
+from densevit.data.datasets.paired_files import Pairs, find_pairs, label_files, root_folder
 from densevit.data.datasets.timestamp_pairs import find_times
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
 from densevit.errors import DataError, UnreadableFileError
@@ -123,6 +124,14 @@ class DepthMaps(PairedDataset):
         """(h, w) of a depth map, from its header."""
         return depth_size_of(path, self._key)
 
+    @classmethod
+    def recognise(cls, root: Path) -> dict[str, Any] | None:
+        """A folder with images/train and labels/train, of files that are no 8-bit images."""
+        files = label_files(root)
+        if not files or files[0].suffix.lower() not in SUFFIXES:
+            return None
+        return None if read_depth(str(files[0])).dtype == np.uint8 else {}
+
     def scan_key(self) -> list[Any]:
         """Also the array of the files."""
         return [*super().scan_key(), self._key]
@@ -170,7 +179,11 @@ class DepthMaps(PairedDataset):
             return depth
 
         seen = depth_range.measure(read, len(self), THREADS, f"of the split {split!r} ({self.label_path(0)}, ...)")
-        if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+        examination = current_examination()
+        if examination is not None:
+            text = depth_range.described(seen, self._values, len(self))
+            examination.report("note", "depth", [text])
+        elif os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
             left_out = len(self._pairs.left_out)
             depth_range.show(split, seen, self._values, expected, self.label_path, len(self), left_out)
         depth_range.check(split, seen, self._values, expected, self.label_path)

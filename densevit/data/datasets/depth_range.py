@@ -92,11 +92,9 @@ def show(
     left_out: int,
 ) -> None:
     """Prints the range on stderr, and a second line where some files differ from the others. path_of: by index."""
-    unit = values.unit or " (relative, of no unit)"
     lone = f"; {left_out} image{'s'[: left_out - 1]} without depth left out" if left_out else ""
     print(
-        f"depth, {split}: {_shown(seen.low)} to {_shown(seen.high)}{unit}, median {_shown(seen.median)}{values.unit}, "
-        f"{seen.known:.1%} of pixels known (read {seen.files} of {count}){lone}",
+        f"depth, {split}: {described(seen, values, count)}{lone}",
         file=sys.stderr,
     )
     low, high = expected
@@ -108,6 +106,15 @@ def show(
             f"the farthest is {_shown(median)} m, in {path_of(index)}. Are all files in one unit?",
             file=sys.stderr,
         )
+
+
+def described(seen: DepthRange, values: DepthValues, count: int) -> str:
+    """The range in one line. count: the number of all files."""
+    unit = values.unit or " (relative, of no unit)"
+    return (
+        f"{_shown(seen.low)} to {_shown(seen.high)}{unit}, median {_shown(seen.median)}{values.unit}, "
+        f"{seen.known:.1%} of pixels known (read {seen.files} of {count})"
+    )
 
 
 def check(

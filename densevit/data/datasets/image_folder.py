@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from densevit.data.datasets.dataset_validation import for_each
+from densevit.data.datasets.examination import current_examination, record_files
 from densevit.data.datasets.paired_files import IMAGES, root_folder
 from densevit.data.io.images import check_image, read_image
 from densevit.errors import DataError
@@ -33,9 +34,10 @@ class ImageFolder(Dataset):
         self.classes = {}
         self._root = root_folder(root)
         paths = _paths(self._root, split, val_share)
+        record_files(str(self._root / path) for path in paths)
         self._paths = np.array([os.fsencode(path) for path in paths], np.bytes_)  # shared with forked workers
-        self._sizes = np.ones((len(paths), 2), np.int32)
-        for_each(len(paths), self._measure)
+        self._sizes = np.full((len(paths), 2), 1 if current_examination() is None else 0, np.int32)
+        for_each(len(paths), self._measure, needed=())
 
     def __len__(self) -> int:
         return len(self._paths)

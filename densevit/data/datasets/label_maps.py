@@ -8,7 +8,7 @@ import numpy as np
 from densevit.data.datasets.dataset_validation import for_each
 from densevit.data.datasets.label_values import LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
-from densevit.data.datasets.paired_files import find_pairs, root_folder
+from densevit.data.datasets.paired_files import LABELS, find_pairs, label_files, root_folder
 from densevit.data.datasets.scan_cache import Arrays
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
@@ -26,6 +26,7 @@ Preset = Literal[
     "voc",
 ]
 
+_SEEN = 64  # label maps whose values are looked at where no classes are given
 PRESETS = Path(__file__).parent / "presets"
 _FOLDERS: dict[str, Any] = {"images": "images/{split}", "labels": "labels/{split}"}
 
@@ -92,6 +93,18 @@ class LabelMaps(PairedDataset):
         self.open(base, split, find_pairs(base, split, **(_FOLDERS | preset_files | given), limit=limit))
         self._labelled = self._scanned["labelled"]
 
+    @classmethod
+    def recognise(cls, root: Path) -> dict[str, Any] | None:
+        """A folder with images/train and labels/train, of files of whole numbers up to 255. Classes are the values."""
+        files = label_files(root)
+        if not files or files[0].suffix.lower() not in LABELS:
+            return None
+        maps = [read_label(path) for path in files[:: -(-len(files) // _SEEN)]]
+        if any(one.ndim == 3 or one.dtype != np.uint8 for one in maps):
+            return None
+        values = np.unique(np.concatenate([np.unique(one) for one in maps]))
+        return {"classes": [{"name": f"value {value}", "id": value} for value in values.tolist() if value != IGNORE]}
+
     def scan_key(self) -> list[Any]:
         """Also the values of the classes."""
         return [*super().scan_key(), self._values.key()]
@@ -99,7 +112,7 @@ class LabelMaps(PairedDataset):
     def scan(self) -> Arrays:
         """Also whether each label map has a pixel that is not ignored."""
         scan, self._labelled = super().scan(), np.zeros(len(self), bool)
-        for_each(len(self), self._check, "Validating labels")
+        for_each(len(self), self._check, "Validating labels", needed=())
         return scan | {"labelled": self._labelled}
 
     def size_of(self, path: str) -> Size:

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from densevit.data.datasets.dataset_validation import for_each
+from densevit.data.datasets.examination import current_examination, record_files
 from densevit.data.datasets.paired_files import Pairs
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
 from densevit.data.io.images import check_image, read_image
@@ -32,6 +33,7 @@ class PairedDataset(Dataset):
     def open(self, root: Path, split: str, pairs: Pairs) -> None:
         """Takes the files of a split and measures them. Raises DataError with the first file that is wrong."""
         self._root, self._split, self._pairs = str(root), split, pairs
+        record_files(self.path(index) for index in range(len(pairs)))
         scan = cached_scan(self.scan_key(), self.scan, self._files, len(pairs) >= LARGE)
         self._sizes, self._upright = scan["sizes"], scan["upright"]
         self._scanned = scan
@@ -43,8 +45,9 @@ class PairedDataset(Dataset):
 
     def scan(self) -> Arrays:
         """Checks and measures all files."""
-        self._sizes, self._upright = np.ones((len(self), 2), np.int32), np.ones(len(self), bool)
-        for_each(len(self), self._measure)
+        unknown = 1 if current_examination() is None else 0  # which __getitem__ measures
+        self._sizes, self._upright = np.full((len(self), 2), unknown, np.int32), np.ones(len(self), bool)
+        for_each(len(self), self._measure, needed=())
         return {"sizes": self._sizes, "upright": self._upright}
 
     def _files(self, _: Arrays) -> list[str]:
@@ -79,6 +82,8 @@ class PairedDataset(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         """The sample with its one target, (H, W)."""
+        if not self._sizes[index].all():
+            self._measure(index)
         pixels = read_image(self.path(index), upright=bool(self._upright[index]))
         self._check_size(index, self.path(index), pixels.shape[:2])
         target = self.target(index)

@@ -12,7 +12,7 @@ import numpy as np
 from densevit.errors import DataError, one_line
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_LABELS = (".png", ".bmp", ".tif", ".tiff")
+LABELS = (".png", ".bmp", ".tif", ".tiff")
 _NUMBER = re.compile(r"\d+(\.\d*)?")
 _SPELLINGS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
 
@@ -59,7 +59,7 @@ def find_pairs(
     list_file: str | None = None,
     splits: Mapping[str, str] | None = None,
     limit: int | None = None,
-    suffixes: Sequence[str] = _LABELS,
+    suffixes: Sequence[str] = LABELS,
     no_label: str | None = None,
 ) -> Pairs:
     """The images of a split with their labels, in the order of their names or of the list file.
@@ -98,6 +98,13 @@ def _spelled(root: Path, split: str, patterns: Sequence[str], splits: Mapping[st
         if all(_exists(root, pattern.replace("{split}", name)) for pattern in patterns):
             return name
     return names[0]
+
+
+def label_files(root: Path) -> list[Path]:
+    """The files of labels/train, sorted, of a folder that also has images/train; in any spelling of train."""
+    folders = [(root / "images" / name, root / "labels" / name) for name in spellings("train")]
+    there = next((labels for images, labels in folders if images.is_dir() and labels.is_dir()), None)
+    return [] if there is None else sorted(path for path in there.rglob("*") if path.is_file())
 
 
 def spellings(split: str) -> tuple[str, ...]:

@@ -73,8 +73,12 @@ def read_panoptic_annotations(file: Path) -> PanopticAnnotations:
     Raises DataError with the file, the image and the segment for invalid json, missing keys, duplicate ids, unknown
     images and categories, and images without an annotation.
     """
-    document = parse_json(file, keep_segmentations=True)
-    images, classes = images_of(file, document), _classes(file, document)
+    return panoptic_annotations_of(file, parse_json(file, keep_segmentations=True))
+
+
+def panoptic_annotations_of(file: Path, document: Mapping[str, Any]) -> PanopticAnnotations:
+    """The annotations of a parsed json; see `read_panoptic_annotations`. file: for messages."""
+    images, classes = images_of(file, document), panoptic_classes_of(file, document)
     records = section_of(file, document, "annotations")
     labelled = document.get("annotations") is not None
     names = [f"of image {record.get('image_id')}" for record in records]
@@ -118,7 +122,7 @@ def panoptic_ids(labels: np.ndarray) -> np.ndarray:
 # ---- the parts of a json ----
 
 
-def _classes(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
+def panoptic_classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
     """Things and stuff in the order of their ids, in the json's colours if it has any."""
     written = {one.get("id"): one for one in section_of(file, document, "categories") if isinstance(one.get("id"), int)}
     classes = []

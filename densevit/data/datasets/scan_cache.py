@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from densevit.data.datasets.dataset_validation import for_each, unreadable_files
+from densevit.data.datasets.examination import current_examination
 
 try:
     import fcntl
@@ -47,9 +48,9 @@ def cached_scan(
     key: what the scan depends on besides its files, as JSON: the data set, paths and options. files_of: from the arrays
     to the paths of all scanned files. is_large: small data sets are not cached. A scan with unreadable files, which
     `data.on_error: skip` allows, is not cached either. A damaged entry is replaced, and a cache folder that cannot be
-    written is a warning.
+    written is a warning. Within `examining`, nothing is cached.
     """
-    if not is_large:
+    if not is_large or current_examination() is not None:
         return make()
     digest = hashlib.sha256(json.dumps([FORMAT, os.getcwd(), *key]).encode()).hexdigest()[:32]
     entry = cache_folder() / f"{key[0]}-{digest}.npz"

@@ -57,6 +57,11 @@ class Shards(Dataset):
         self._pairs = None if pairs is None else pairs[pairs[:, 0] < len(self)]
         self._files: OrderedDict[int, int] = OrderedDict()  # file descriptors of open shards
 
+    @classmethod
+    def recognise(cls, root: Path) -> dict[str, Any] | None:
+        """A folder with the index of `densevit shard`."""
+        return {} if (root / INDEX).is_file() and (root / "train" / RECORDS).is_file() else None
+
     def __len__(self) -> int:
         return len(self._shard)
 

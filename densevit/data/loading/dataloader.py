@@ -38,7 +38,8 @@ class Skipped(NamedTuple):
 
 
 class TransformedDataset(data.Dataset[Sample]):
-    """A data set with its transform: random in training; in evaluation, with the untransformed targets as `truth`.
+    """A data set with its transform: random in training; in evaluation, with the untransformed targets as `truth`, and
+    the image's `dataset_index`.
 
     views: samples per image, transformed differently. With several, `__getitem__` returns a list of samples.
     on_error: what a batch does with images whose files cannot be read; see `__getitems__`.
@@ -88,7 +89,7 @@ class TransformedDataset(data.Dataset[Sample]):
             name, kind = _name(self.dataset), type(error).__name__
             raise DataError(f"Sample {index} of {name} failed: {kind}: {error} ({place}).") from error
         if not pick.repeat:
-            prepared["targets"]["truth"] = sample["targets"]
+            prepared["targets"] |= {"truth": sample["targets"], "dataset_index": index}
         return prepared
 
     def __getitems__(self, picks: Sequence[SampleKey]) -> "list[Sample | list[Sample] | Skipped]":
@@ -175,7 +176,7 @@ class Loader(data.DataLoader[Any]):
             batch_sampler=batches,
             collate_fn=_Collate(multiple, ships=num_workers > 0),
             num_workers=num_workers,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             multiprocessing_context="fork" if forks else None,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -324,7 +325,8 @@ def worker_failure(error: RuntimeError) -> DataError | None:
     )
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """`worker_init_fn` of loaders: the process uses one thread and shares its parent's memory."""
     cv2.setNumThreads(0)  # the processes are the parallelism
     torch.set_num_threads(1)
     gc.freeze()  # collecting would write to, and so copy, every page that holds one of the parent's objects

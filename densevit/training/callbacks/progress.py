@@ -1,13 +1,17 @@
 """Progress bar and printed lines during training."""
 
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import RichProgressBar
+from rich import get_console
 from rich.console import Console
 
+from densevit import progress
+from densevit.progress import duration
 from densevit.training.dense_module import DenseModule
 
 CONSOLE = {"highlight": False, "soft_wrap": True}  # paths are not wrapped
@@ -63,8 +67,11 @@ _STEPS_BEFORE_TIMING = 3  # the first steps are slow: memory allocation, kernel 
 _TIMED_SECONDS = 5.0
 
 
-class ValidationLines(lightning.Callback):
-    """Prints the estimated time of the training, and after each validation its step, the loss and the main metrics."""
+class ProgressLines(lightning.Callback):
+    """Prints the estimated time of the training, and after each validation its step, the loss and the main metrics.
+
+    Where the console is no terminal, and so has no progress bar, it also prints a line every half minute.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -74,9 +81,11 @@ class ValidationLines(lightning.Callback):
         self._timed_from: tuple[float, int] | None = None
         self._estimated = False
         self.remaining = RemainingTime()
+        self._last = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.start, self.images = time.monotonic(), 0
+        self._last = self.start
         self.remaining.start(trainer.global_step)
         self._batches, self._timed_from, self._estimated = 0, None, False
 
@@ -85,8 +94,29 @@ class ValidationLines(lightning.Callback):
     ) -> None:
         assert isinstance(pl_module, DenseModule)
         self.images += len(batch["images"]) // pl_module.method.views * trainer.world_size
-        if not self._estimated and trainer.is_global_zero:
+        if not trainer.is_global_zero:
+            return
+        if not self._estimated:
             self._estimate(trainer, pl_module)
+        if self._is_due():
+            assert pl_module.budget is not None
+            step = f"step {trainer.global_step:,} of {pl_module.budget.steps:,}"
+            self._print([step, *self._state(trainer), *self._left(trainer, pl_module)])
+
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        if trainer.is_global_zero and self._is_due():
+            done, total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.current.completed, trainer.num_val_batches
+            self._print([f"validation: {done:,} of {sum(total):,.0f} batches"])
+
+    def _is_due(self) -> bool:
+        silent = not self.console.is_terminal
+        return silent and time.monotonic() - self._last >= progress.SECONDS_BETWEEN_LINES
+
+    def _print(self, parts: list[str]) -> None:
+        self._last = time.monotonic()
+        self.console.print("  ".join(parts))
 
     def _estimate(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Prints the speed and the remaining time once a few seconds were measured."""
@@ -99,32 +129,48 @@ class ValidationLines(lightning.Callback):
         start, images = self._timed_from
         if now - start < _TIMED_SECONDS:
             return
-        self._estimated = True
+        self._estimated, self._last = True, now
         assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
         speed, budget = (self.images - images) / (now - start), pl_module.budget
         left = (budget.steps - trainer.global_step) * budget.images_per_step / speed
-        self.console.print(f"{speed:.0f} images/s: {_duration(left)} left, without validations")
+        self.console.print(f"{speed:.0f} images/s: {duration(left)} left, without validations")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, DenseModule) and pl_module.evaluators is not None
         if not trainer.is_global_zero:
             return
         parts = [f"epoch {trainer.current_epoch + 1}", f"step {trainer.global_step}"]
-        if trainer.state.fn == "fit":
-            loss = trainer.callback_metrics.get("train/loss")
-            if loss is not None:
-                parts.append(f"loss {float(loss):.3f}")
-            parts.append(f"{self.images / (time.monotonic() - self.start):.0f} images/s")
+        training = trainer.state.fn == "fit"
+        parts += self._state(trainer) if training else []
         for name, evaluator in pl_module.evaluators.items():
             parts.append(f"{name}/{evaluator.main} {pl_module.metrics[f'{name}/{evaluator.main}']:.3f}")
-        budget = pl_module.budget if trainer.state.fn == "fit" else None
-        left = None if budget is None else self.remaining.seconds(trainer.global_step, budget.steps)
-        if left:
-            parts.append(f"{_duration(left)} left")
-        self.console.print("  ".join(parts))
+        self._print([*parts, *(self._left(trainer, pl_module) if training else [])])
+
+    def _state(self, trainer: lightning.Trainer) -> list[str]:
+        loss = trainer.callback_metrics.get("train/loss")
+        speed = f"{self.images / (time.monotonic() - self.start):.0f} images/s"
+        return [speed] if loss is None else [f"loss {float(loss):.3f}", speed]
+
+    def _left(self, trainer: lightning.Trainer, pl_module: DenseModule) -> list[str]:
+        left = None if pl_module.budget is None else self.remaining.seconds(trainer.global_step, pl_module.budget.steps)
+        return [f"{duration(left)} left"] if left else []
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {seconds:.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 2 * 3600 else f"about {seconds / 3600:.1f} h"
+class EvaluationProgress(lightning.Callback):
+    """Progress of an evaluation on stderr."""
+
+    def __init__(self) -> None:
+        self._bar: Iterator[int] = iter(())
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        total = int(sum(trainer.num_val_batches))
+        quiet = get_console().quiet or not trainer.is_global_zero
+        self._bar = progress.track(range(total), "Evaluating", total, quiet)
+
+    def on_validation_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        next(self._bar, None)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._bar = iter(())  # removes the bar

@@ -1,12 +1,13 @@
 """MViT (Fan et al. 2021) and MViTv2 (Li et al. 2022): vision transformers that pool their map stage by stage."""
 
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Backbone
+from densevit.interfaces import AttentionLayer, Backbone, RecordedAttention, global_layer
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
 from densevit.layers.linear import Linear
@@ -114,6 +115,19 @@ class MViT(Backbone):
         positions = [] if self.positions is None else self.positions.parameters()
         blocks = [list(block.parameters()) for stage in self._blocks() for block in stage]
         return [[*self.patch_embed.parameters(), *tokens, *positions], *blocks, list(self.feature_norms.parameters())]
+
+    def inspect_positions(self) -> Tensor | None:
+        return None if self.positions is None else self.positions.cells[0].permute(1, 2, 0)
+
+    def inspect_attention(self, recorded: Sequence[RecordedAttention], size: Size) -> list[AttentionLayer]:
+        """Of all blocks: queries on the map that a block puts out, keys pooled from the one that comes in."""
+        layers, grid = [], pooled(size, self.strides[0])
+        for name, module, weights in recorded:
+            assert isinstance(module, PoolingAttention)
+            keys = pooled(grid, module.pool_key.stride)
+            grid = pooled(size, self.strides[int(name.split(".")[1])])
+            layers.append(global_layer(name, weights, grid, keys))
+        return layers
 
 
 class Positions(nn.Module):

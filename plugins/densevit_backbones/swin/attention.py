@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from densevit.layers.attention import attention
 from densevit.layers.linear import Linear
 from densevit.layers.windows import (
+    PaddedWindows,
     ShiftedWindows,
     log_spaced_offsets,
     relative_position_index,
@@ -32,17 +33,16 @@ class _InWindows(nn.Module):
         self.num_heads, self.window, self.shift = num_heads, window, window // 2 if shifted else 0
         self.register_buffer("relative_position_index", relative_position_index(window).flatten(), persistent=False)
 
-    def _windows(self, x: Tensor) -> ShiftedWindows:
+    def _windows(self, x: Tensor) -> ShiftedWindows | PaddedWindows:
         return shifted_windows(x, self.window, self.shift, self.num_heads)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
-        """query, key, value: (B * windows * heads, N, D). table: ((2M - 1)^2, heads). mask: (windows, N, N)."""
+        """query, key, value: see `ShiftedWindows.partition`. table: ((2M - 1)^2, heads). mask: (windows, N, N)."""
         N = self.window**2
         bias = table.to(value.dtype).T.index_select(1, self.relative_position_index).view(-1, N, N)  # (heads, N, N)
         if mask is not None:
             bias = (bias + mask[:, None]).flatten(0, 1)  # (windows * heads, N, N)
-        query, key, value = (x.unflatten(0, (-1, len(bias))) for x in (query, key, value))
-        return attention(query, key, value, bias).flatten(0, 1)
+        return attention(query, key, value, bias)
 
 
 class WindowAttention(_InWindows):
@@ -93,10 +93,11 @@ class CosineWindowAttention(_InWindows):
         qkv = F.linear(x, self.qkv.weight, outside)
         windows = self._windows(qkv)
         query, key, value = windows.partition(qkv, outside).unbind(0)
-        scale = self.logit_scale.clamp(max=math.log(100)).exp() * math.sqrt(
-            query.shape[-1]
-        )  # `attention` divides by it
-        query = (_direction(query).unflatten(0, (-1, self.num_heads)) * scale).flatten(0, 1).to(value.dtype)
+        scale = self.logit_scale.clamp(max=math.log(100)).exp()
+        scale = scale * math.sqrt(query.shape[-1])  # `attention` divides by it
+        if windows.mask is not None:
+            scale = scale.expand(windows.mask.shape[0], -1, -1, -1).flatten(0, 1)  # (windows * heads, 1, 1)
+        query = (_direction(query) * scale).to(value.dtype)
         key = _direction(key).to(value.dtype)
         with _full_precision(x.device):
             table = 16 * self.position_mlp(self.offsets).sigmoid()

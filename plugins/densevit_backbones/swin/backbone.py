@@ -1,11 +1,12 @@
 """Swin Transformer (Liu et al. 2021) and Swin Transformer V2 (Liu et al. 2022): windows that shift between blocks."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Backbone
+from densevit.interfaces import AttentionLayer, Backbone, RecordedAttention, windowed_layer
 from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.drop_path import DropPath
 from densevit.layers.linear import Linear
@@ -99,6 +100,16 @@ class Swin(Backbone):
             depths += groups if number == 0 else [groups[0] + groups[1], *groups[2:]]
         return [*depths, list(self.feature_norms.parameters())]
 
+    def inspect_attention(self, recorded: Sequence[RecordedAttention], size: tuple[int, int]) -> list[AttentionLayer]:
+        """Of all blocks, in their windows."""
+        layers = []
+        for name, module, weights in recorded:
+            stride = self.strides[int(name.split(".")[1])]
+            grid = (-(-size[0] // stride), -(-size[1] // stride))
+            assert isinstance(module, WindowAttention | CosineWindowAttention)
+            layers.append(windowed_layer(name, weights, grid, module.window, module.shift))
+        return layers
+
 
 class PatchMerging(nn.Module):
     """Joins 2x2 neighbours into one token of twice the channels (Liu et al. 2021, section 3.1)."""
@@ -157,10 +168,12 @@ class SwinV2Block(SwinBlock):
 
 def _neighbours(x: Tensor) -> Tensor:
     """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 4 C), with zeros beyond the border."""
-    if x.shape[1] % 2 or x.shape[2] % 2:
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-    x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H / 2, 2, W / 2, 2, C)
-    return x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # columns before rows, as in published weights
+    B, H, W, C = x.shape
+    rows, columns = (H + 1) // 2, (W + 1) // 2
+    if H % 2 or W % 2:
+        x = F.pad(x, (0, 0, 0, 2 * columns - W, 0, 2 * rows - H))
+    x = x.view(B, rows, 2, columns, 2, C).permute(0, 1, 3, 4, 2, 5)  # columns before rows, as in published weights
+    return x.reshape(B, rows, columns, 4 * C)
 
 
 def _a_stage(option: str, sizes: int | tuple[int, ...]) -> tuple[int, ...]:

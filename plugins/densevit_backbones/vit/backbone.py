@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Backbone
+from densevit.interfaces import AttentionLayer, Backbone, RecordedAttention, global_layer, windowed_layer
 from densevit.layers.checkpointing import run
 from densevit.layers.positions import Resizing, resize_grid, sine_grid_1d, sine_grid_2d
 from densevit.layers.rotary import rotary_table
@@ -169,6 +169,24 @@ class ViT(Backbone):
         last += self.readouts.parameters()
         blocks = [list(block.parameters()) for block in self.blocks]
         return [*stem[:-1], [*stem[-1], *own], *blocks, *([last] if last else [])]
+
+    def inspect_positions(self) -> Tensor | None:
+        """Those of the grid that the table is kept for."""
+        own = next(self.parameters())
+        return self._position_table((self.position_side, self.position_side), own.device)
+
+    def inspect_attention(self, recorded: Sequence[RecordedAttention], size: tuple[int, int]) -> list[AttentionLayer]:
+        """Of all blocks, in windows or global."""
+        grid = (-(-size[0] // self.stride), -(-size[1] // self.stride))
+        layers = []
+        for name, _, weights in recorded:
+            block = self.blocks[int(name.split(".")[1])]
+            assert isinstance(block, Block)
+            if block.window is None:
+                layers.append(global_layer(name, weights, grid))
+            else:
+                layers.append(windowed_layer(name, weights, grid, block.window))
+        return layers
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
         """A position table of another grid; see `densevit.weights.state_dict_loading.fit`."""

@@ -19,7 +19,7 @@ from densevit_heads.set_prediction.criterion import LossWeights, SetCriterion, o
 from densevit_heads.set_prediction.denoising import DenoisingQueries, build_denoising
 from densevit_heads.set_prediction.hybrid_matching import HybridMatching, hybrid_attention_bias
 from densevit_heads.set_prediction.limits import MAX_LAYERS, check_classes, check_counts, check_weights
-from densevit_heads.set_prediction.predictions import top_predictions
+from densevit_heads.set_prediction.predictions import exported_predictions, top_predictions
 from densevit_heads.set_prediction.proposals import Proposals
 from densevit_heads.set_prediction.queries import BoxQueries, Queries
 
@@ -190,7 +190,7 @@ class DeformableDetr(Head):
             reference = boxes.detach()
             queries = self.queries.queries(reference)
         else:
-            queries, reference = self.queries(len(memory))
+            queries, reference = self.queries(memory.shape[0])
         if self.training or not self.criterion.hybrid.queries:
             return queries, reference
         Q = self.num_queries
@@ -243,3 +243,7 @@ class DeformableDetr(Head):
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Returns the Q top-scoring (query, class) pairs by descending score."""
         return top_predictions(outputs, targets)
+
+    def exported(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Tensor]:
+        """`boxes` (B, Q, 4) xyxy and `scores` (B, Q, K) of all queries."""
+        return exported_predictions(outputs, size)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Class, Dataset, Head, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, Dataset, Head, Losses, Outputs, Predictions, RecordedAttention, Targets
 from densevit.layers.mlp import Mlp
 from densevit.layers.positions import LearnedPositions, mask_on_grid, sine_map
 from densevit.losses.matching import MatchingCosts, Objects
@@ -20,7 +20,7 @@ from densevit_heads.set_prediction.boxes import inverse_sigmoid
 from densevit_heads.set_prediction.criterion import LossWeights, SetCriterion, object_counts
 from densevit_heads.set_prediction.denoising import build_denoising
 from densevit_heads.set_prediction.limits import MAX_LAYERS, check_classes, check_counts, check_weights
-from densevit_heads.set_prediction.predictions import top_predictions
+from densevit_heads.set_prediction.predictions import exported_predictions, top_predictions, top_queries
 from densevit_heads.set_prediction.proposals import Proposals
 
 
@@ -209,7 +209,7 @@ class Detr(Head):
     def _decode(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
         """DETR's decoder. Returns the last states (B, Q, C), logits (L, B, Q, K+1) and boxes (L, B, Q, 4)."""
         assert self.query_embedding is not None
-        queries = learned_queries(self.query_embedding, len(memory.tokens))
+        queries = learned_queries(self.query_embedding, memory.tokens.shape[0])
         x = self.decoder(queries, memory, self.decoder_norm)
         return x[-1], self.label_head(x), self.box_head.in_full_precision(x).sigmoid()
 
@@ -227,7 +227,7 @@ class Detr(Head):
             queries, scores = self.distinct(*cells, memory)
         elif self.anchors is not None:
             assert self.query_embedding is not None
-            queries = anchor_queries(self.query_embedding, self.anchors, len(memory.tokens))
+            queries = anchor_queries(self.query_embedding, self.anchors, memory.tokens.shape[0])
         else:
             assert self.proposals is not None and self.query_embedding is not None
             queries, proposed = proposed_queries(self.query_embedding, self.proposals, memory)
@@ -275,3 +275,17 @@ class Detr(Head):
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Returns the Q top-scoring (query, class) pairs by descending score; with softmax, one class per query."""
         return top_predictions(outputs, targets, softmax=self.criterion.classification == "softmax")
+
+    def inspect_objects(
+        self, recorded: Sequence[RecordedAttention], outputs: Outputs, size: tuple[int, int]
+    ) -> Tensor | None:
+        """Cross-attention of the last decoder layer, the mean over its heads (Carion et al. 2020, figure 6)."""
+        weights = [one.weights for one in recorded if one.name.endswith("cross_attention")][-1]
+        query = top_queries(outputs["logits"], self.criterion.classification == "softmax")[2][0]
+        maps = weights[0].mean(0)[-outputs["logits"].shape[1] :]  # (Q, S)
+        grid = (-(-size[0] // self.project.stride), -(-size[1] // self.project.stride))
+        return maps[query].unflatten(1, grid)
+
+    def exported(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Tensor]:
+        """`boxes` (B, Q, 4) xyxy and `scores` (B, Q, K) of all queries."""
+        return exported_predictions(outputs, size, softmax=self.criterion.classification == "softmax")

@@ -5,6 +5,7 @@ dense predictions (DDQ).
 import torch
 from torch import Tensor, nn
 
+from densevit.layers.selection import select_top
 from densevit.losses.boxes import overlaps, to_corners
 from densevit_heads.detr.memory import Memory
 from densevit_heads.set_prediction.proposals import Proposals
@@ -32,7 +33,7 @@ def proposed_queries(
     has fewer cells, and gives fewer queries.
     """
     logits, boxes = proposals.best(memory.tokens, memory.centres, memory.padding, embedding.num_embeddings)
-    contents = embedding.weight[: boxes.shape[1]].expand(len(boxes), -1, -1)
+    contents = embedding.weight[: boxes.shape[1]].expand(boxes.shape[0], -1, -1)
     return BoxQueries(contents, boxes.detach()), (logits, boxes)
 
 
@@ -58,12 +59,13 @@ class DistinctQueries(nn.Module):
         No gradient flows to logits and boxes.
         """
         scores = logits.detach().float().amax(-1).masked_fill(memory.padding, float("-inf"))
-        scores, cells = scores.topk(min(self.candidates * self.num_queries, scores.shape[1]), dim=1)
+        cells = select_top(scores, self.candidates * self.num_queries)
+        scores = scores.gather(1, cells)
         boxes = _rows(boxes.detach().float(), cells)
         distinct = self._distinct(to_corners(boxes)) & scores.isfinite()  # padding comes last
         rank = distinct.long() * scores.shape[1]
         rank = rank - torch.arange(scores.shape[1], device=rank.device)
-        chosen = rank.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
+        chosen = select_top(rank, self.num_queries)
         cells = cells.gather(1, chosen)
         queries = BoxQueries(self.contents(_rows(memory.tokens, cells)), _rows(boxes, chosen))
         return queries, _rows(logits.detach(), cells)

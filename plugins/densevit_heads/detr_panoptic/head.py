@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from densevit.interfaces import Class, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, Losses, Outputs, Predictions, RecordedAttention, Targets
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, Objects
 from densevit.losses.set_prediction import Classification
@@ -195,6 +196,17 @@ class DetrPanoptic(Detr):
             objects = instances(scores[i], labels[i], boxes, masks, things, padded, size, original)
             found.append({"panoptic": merged, **objects})
         return found
+
+    def inspect_objects(
+        self, recorded: Sequence[RecordedAttention], outputs: Outputs, size: tuple[int, int]
+    ) -> Tensor | None:
+        """None: the segments of `predict` are not queries."""
+        return None
+
+    def exported(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Tensor]:
+        """`boxes` and `scores` as of `Detr`, and `mask_logits` (B, Q, *size), which are positive inside a mask."""
+        masks = F.interpolate(outputs["masks"].float(), outputs["padded_size"], mode="bilinear", align_corners=False)
+        return {**super().exported(outputs, size), "mask_logits": masks[..., : size[0], : size[1]]}
 
 
 def _of_last_layer(matches: Matches, objects: Objects, num_queries: int) -> Matches:

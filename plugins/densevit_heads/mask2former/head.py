@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from densevit.interfaces import Class, Dataset, Head, Losses, Outputs, Predictions, Targets
 from densevit_heads.deformable_detr.levels import GROUPS
@@ -128,6 +129,20 @@ class Mask2Former(Head):
             self._predict(logits, prediction.MaskLogits(masks.float(), self.pixel_decoder.stride, *_sizes(target)))
             for logits, masks, target in zip(outputs["logits"].float(), outputs["masks"], targets, strict=True)
         ]
+
+    def exported(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Tensor]:
+        """`scores` (B, Q, K) and `mask_logits` (B, Q, *size), which are positive inside a mask; and for semantic and
+        panoptic segmentation `semantic` (B, *size) uint8, and its class scores `maps` (B, K, *size).
+        """
+        stride = self.pixel_decoder.stride
+        scores = outputs["logits"].float().softmax(-1)[..., :-1]  # (B, Q, K)
+        masks = F.interpolate(outputs["masks"].float(), scale_factor=stride, mode="bilinear", align_corners=False)
+        masks = masks[..., : size[0], : size[1]]
+        found = {} if self.kind == "semantic" else {"scores": scores, "mask_logits": masks}
+        if self.kind == "instance":
+            return found
+        maps = torch.einsum("bqk,bqhw->bkhw", scores, masks.sigmoid())
+        return {**found, "semantic": maps.argmax(1).to(torch.uint8), "maps": maps}
 
     def _predict(self, logits: Tensor, masks: prediction.MaskLogits) -> Predictions:
         predictions: Predictions = {}

@@ -52,7 +52,7 @@ class MaskedDecoder(nn.Module):
                 F.interpolate(pyramid.mask_features.float(), size=x.shape[-2:], mode="bilinear", align_corners=False)
                 for x in pyramid.levels
             ]
-        B = len(pyramid.mask_features)
+        B = pyramid.mask_features.shape[0]
         queries = self.contents.weight.expand(B, -1, -1)
         positions = self.positions.weight.expand(B, -1, -1)
         logits, embeddings = [], []

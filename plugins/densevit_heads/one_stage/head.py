@@ -14,6 +14,7 @@ from densevit_heads.detr.memory import FusedProjection, cell_centres
 from densevit_heads.one_stage.suppression import suppressed_predictions
 from densevit_heads.set_prediction.criterion import Labelled
 from densevit_heads.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
+from densevit_heads.set_prediction.predictions import exported_predictions
 from densevit_heads.set_prediction.proposals import Proposals
 
 LABEL_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 1.0, 5.0, 2.0  # DETR's
@@ -78,3 +79,8 @@ class OneStage(Head):
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Returns up to `max_predictions` (cell, class) pairs by descending score, without duplicates."""
         return suppressed_predictions(outputs, targets, self.nms, self.max_predictions)
+
+    def exported(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Tensor]:
+        """`boxes` (B, S, 4) xyxy and `scores` (B, S, K) of all cells, before NMS; scores are 0 in padding."""
+        found = exported_predictions(outputs, size)
+        return {**found, "scores": found["scores"].masked_fill(outputs["padding"][..., None], 0.0)}

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from densevit.layers.selection import select_top
+
 
 class Queries(NamedTuple):
     """contents, positions: (B, Q, C). Positions are added to contents in each attention."""
@@ -25,5 +27,5 @@ def top_cells(scores: Tensor, padding: Tensor, count: int, *values: Tensor) -> t
     scores: (B, S). padding: (B, S) bool; padding comes last. Returns a (B, count, ...) for each of the values.
     """
     scores = scores.detach().masked_fill(padding, float("-inf"))
-    top = scores.topk(min(count, scores.shape[1]), dim=1).indices[..., None]
+    top = select_top(scores, count)[..., None]
     return tuple(x.gather(1, top.expand(-1, -1, x.shape[-1])) for x in values)

@@ -1,0 +1,1 @@
+"""Benchmarks of models: cost, speed, memory, and scores under one training protocol."""

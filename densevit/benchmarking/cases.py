@@ -1,0 +1,146 @@
+"""The models of a benchmark: configs and runs, or several backbones under the same heads by one protocol."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from densevit import config as configs
+from densevit import registry
+from densevit.config import Config, layers, yaml_io
+from densevit.errors import ConfigError, DensevitError, did_you_mean
+from densevit.evaluation import metrics_file
+
+PROTOCOL = "benchmark/protocol"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of a benchmark.
+
+    name: unique. backbone, head: the names in the grid of a protocol; empty for a config.
+    values: those of its config. metrics: of a run that is already trained.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    source: str
+    backbone: str = ""
+    head: str = ""
+    metrics: Mapping[str, float] | None = None
+
+    def config(self, **trained: Any) -> Config:
+        """The checked config. trained: `optim` and `trainer` keys that replace its own, as {"optim": {"lr": 1e-3}}."""
+        config = configs.from_mapping(_replaced(self.values, trained), self.source)
+        configs.check_plugins(config)
+        return config
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the config: results of another config are not reused."""
+        text = json.dumps(self.values, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[Case]:
+    """A case for each config: a file, a shipped config's name, or a run folder, whose scores are then known."""
+    cases: dict[str, Case] = {}
+    for source in sources:
+        folder = Path(source).expanduser()
+        name = folder.name if folder.is_dir() else Path(source).stem
+        if name in cases:
+            name = source.strip("/")
+        if name in cases:
+            raise ConfigError(f"benchmark: {source} is given twice.")
+        config = configs.load(source, overrides)
+        configs.check_plugins(config)
+        file = folder / "metrics.json"
+        metrics = metrics_file.read(file) if file.is_file() and not overrides else None
+        cases[name] = Case(name, config.model_dump(), source, metrics=metrics)
+    return list(cases.values())
+
+
+def cases_of_protocol(
+    protocol: str, backbones: Sequence[str], heads: Sequence[str], overrides: Sequence[str]
+) -> list[Case]:
+    """A case for each backbone under each head: the protocol's config with that backbone and that head alone.
+
+    protocol: a config whose heads are candidates. backbones: files beside a shipped protocol by name (`swin`), section
+    files (`mine.yaml`), or plugins with default options (`mynet`, `my_package:MyNet`). heads: names in the protocol, or
+    plugins with default options. Raises ConfigError for a name that is neither.
+    """
+    wrong = [given for given in overrides if given.split("=")[0].split(".")[0] == "backbone"]
+    if wrong:
+        raise ConfigError(
+            f"benchmark: {wrong[0]}: with --backbones, options of a backbone stand in a file of its own: write the "
+            "section to mine.yaml, as in `{name: swin, variant: tiny}`, and give --backbones mine.yaml."
+        )
+    file = yaml_io.find_file(protocol)
+    layer = layers.with_overrides(layers.read(file), overrides)
+    sections = {head: _head(head, layer.values.get("heads", {})) for head in heads}
+    cases = []
+    for backbone in backbones:
+        name, section = _backbone(backbone)
+        for head, values in sections.items():
+            own = {**layer.values, "backbone": section, "heads": {head: values}}
+            cases.append(Case(f"{name}-{head}", own, f"{file} with {backbone} and {head}", name, head))
+    repeated = {case.name for case in cases if [other.name for other in cases].count(case.name) > 1}
+    if repeated:
+        raise ConfigError(f"benchmark: {min(repeated)} is given twice. Fix: give files different names.")
+    return cases
+
+
+def _backbone(given: str) -> tuple[str, dict[str, Any]]:
+    """Name and section of a backbone."""
+    shipped = yaml_io.shipped_configs()
+    if f"benchmark/{given}" in shipped:
+        return given, yaml_io.read_file(shipped[f"benchmark/{given}"])
+    if given.endswith((".yaml", ".yml")):
+        return Path(given).stem, yaml_io.read_file(Path(given).expanduser())
+    beside = [name.partition("/")[2] for name in shipped if name.startswith("benchmark/") and name != PROTOCOL]
+    known = [*beside, *registry.find("backbones")]
+    if ":" not in given and given not in known:
+        raise ConfigError(
+            f"benchmark: there is no backbone {given!r}.{did_you_mean(given, known)} Or a file FILE.yaml with its "
+            "section, or module:Class."
+        )
+    return given.rpartition(":")[2], {"name": given}
+
+
+def _head(given: str, sections: Mapping[str, Any]) -> dict[str, Any]:
+    if given in sections:
+        return dict(sections[given])
+    known = [*sections, *registry.find("heads")]
+    if ":" not in given and given not in known:
+        raise ConfigError(f"benchmark: there is no head {given!r}.{did_you_mean(given, known)}")
+    return {"name": given}
+
+
+def _replaced(values: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The values with keys of sections replaced; a rate or a budget replaces the one given in another way."""
+    result = dict(values)
+    for section, keys in trained.items():
+        own = dict(result.get(section, {}))
+        for alternatives in (("lr", "lr_per_256"), ("max_images", "max_steps", "max_epochs")):
+            if any(key in keys for key in alternatives):
+                own = {key: value for key, value in own.items() if key not in alternatives}
+        result[section] = own | dict(keys)
+    return result
+
+
+def main_metrics(config: Config) -> list[str]:
+    """The main metric of each head, HEAD/METRIC. Heads without an evaluator have none."""
+    found = []
+    for name, head in config.heads.items():
+        if head.evaluation is None:
+            continue
+        kind = registry.load("heads", head.name).with_options(head.options)
+        try:
+            evaluator = registry.load("evaluators", head.evaluation.name or str(kind.task))
+        except DensevitError:
+            continue
+        if isinstance(main := getattr(evaluator, "main", None), str):
+            found.append(f"{name}/{main}")
+    return found

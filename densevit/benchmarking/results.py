@@ -1,0 +1,90 @@
+"""The results of a benchmark and the file that keeps them, so that an interrupted benchmark goes on."""
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from densevit.errors import DataError, one_line
+
+FORMAT = 1
+
+
+@dataclass
+class CaseResult:
+    """What is known of one model.
+
+    fingerprint: of its config. cost: parameters, multiply-adds and activations. timings: by mode, device, batch and
+    size. training: images, learning rate, seconds and metrics. errors: by what failed.
+    """
+
+    fingerprint: str
+    backbone: str = ""
+    head: str = ""
+    cost: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those of the training; empty without one."""
+        return {name: value for name, value in self.training.get("metrics", {}).items() if value is not None}
+
+
+@dataclass
+class Results:
+    """The results of all models of a benchmark, in a file."""
+
+    path: Path
+    cases: dict[str, CaseResult] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, path: Path) -> "Results":
+        """The results in the file, if it exists. Raises DataError if it is another file."""
+        if not path.is_file():
+            return cls(path)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["format"] != FORMAT:
+                raise ValueError(f"format {found['format']}")
+            cases = {name: CaseResult(**case) for name, case in found["cases"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{path}: expected the results of a benchmark; found: {one_line(error)}. Fix: name another folder."
+            ) from error
+        return cls(path, cases, found.get("facts", {}))
+
+    def case(self, name: str, fingerprint: str, backbone: str, head: str) -> CaseResult:
+        """The results of a model so far; empty if they are of another config."""
+        known = self.cases.get(name)
+        if known is None or known.fingerprint != fingerprint:
+            self.cases[name] = CaseResult(fingerprint, backbone, head)
+        return self.cases[name]
+
+    def write(self) -> None:
+        """Replaces the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(finite(self.as_dict()), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(partial, self.path)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As in the file."""
+        return {
+            "format": FORMAT,
+            "facts": self.facts,
+            "cases": {name: vars(case) for name, case in self.cases.items()},
+        }
+
+
+def finite(value: Any) -> Any:
+    """The value with None in place of numbers that are not finite, for JSON."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,165 @@
+"""Latency, throughput and memory of models that predict, in rounds that are interleaved between the models."""
+
+import ctypes
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from densevit.errors import DensevitError, did_you_mean
+from densevit.interfaces import Batch
+from densevit.model import DenseModel
+
+MODES: dict[str, tuple[torch.dtype | None, bool]] = {  # dtype of autocast, whether compiled
+    "fp32": (None, False),
+    "bf16": (torch.bfloat16, False),
+    "fp32-compiled": (None, True),
+    "bf16-compiled": (torch.bfloat16, True),
+}
+WARM_UP = 3  # rounds that are not counted; in the first, a compiled model compiles
+FEWEST_ROUNDS = 5
+MOST_SECONDS = 20.0  # of the counted rounds, for each model
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of one batch, from uint8 images on the device to predictions, over `runs` runs.
+
+    p50_ms, p95_ms: percentiles. images_per_second: at the median. memory_mb: what one batch adds at its peak to the
+    weights, plus on a GPU the weights; None where it cannot be measured.
+    """
+
+    p50_ms: float
+    p95_ms: float
+    images_per_second: float
+    memory_mb: float | None
+    runs: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_modes(modes: list[str]) -> list[str]:
+    """The modes. Raises DensevitError for an unknown one."""
+    for mode in modes:
+        if mode not in MODES:
+            raise DensevitError(f"benchmark: there is no mode {mode!r}.{did_you_mean(mode, MODES)}")
+    return modes
+
+
+class Forward:
+    """One model that predicts one batch again and again, in one mode."""
+
+    def __init__(self, model: DenseModel, batch: int, size: tuple[int, int], device: torch.device, mode: str) -> None:
+        self.dtype, compiled = MODES[mode]
+        self.device, self.count = device, batch
+        self.model = model.to(device).eval()
+        if compiled:
+            self.model.compile()
+        generator = torch.Generator().manual_seed(0)
+        multiple = model.multiple
+        height, width = (-(-side // multiple) * multiple for side in size)
+        padding = torch.ones(batch, height, width, dtype=torch.bool)
+        padding[:, : size[0], : size[1]] = False
+        images = torch.randint(0, 256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
+        self.batch: Batch = {
+            "images": images.to(device),
+            "padding_mask": padding.to(device),
+            "targets": [{"image_id": i, "size": size, "original_size": size} for i in range(batch)],
+        }
+
+    def __call__(self) -> None:
+        low: AbstractContextManager[Any] = torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
+        with torch.no_grad():
+            with low:
+                outputs = self.model(self.batch)
+            self.model.predictions(outputs, self.batch["targets"])
+
+    def seconds(self) -> float:
+        _wait(self.device)
+        start = time.perf_counter()
+        self()
+        _wait(self.device)
+        return time.perf_counter() - start
+
+    def peak_memory(self) -> float | None:
+        """MB; see `Timing`."""
+        if self.device.type == "cuda":
+            _wait(self.device)
+            before = torch.cuda.memory_allocated(self.device)  # other models of the benchmark are there too
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self()
+            _wait(self.device)
+            own = sum(x.numel() * x.element_size() for x in [*self.model.parameters(), *self.model.buffers()])
+            return (torch.cuda.max_memory_allocated(self.device) - before + own) / 1e6
+        return _process_peak(self) if self.device.type == "cpu" else None
+
+
+def interleaved(runs: Mapping[str, Forward], rounds: int) -> tuple[dict[str, Timing], dict[str, Exception]]:
+    """Times the models one after another in each round, so that other load slows all alike.
+
+    Each round begins with another model. After the warm-up there are `rounds` rounds, or as many as fit into
+    MOST_SECONDS a model, FEWEST_ROUNDS at least. Returns the timings, and the errors of the models that fail.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    errors: dict[str, Exception] = {}
+    memory: dict[str, float | None] = {}
+    start = 0.0
+    for number in range(WARM_UP + rounds):
+        names = [name for name in runs if name not in errors]
+        if number == WARM_UP:
+            start = time.perf_counter()
+        if number >= WARM_UP + FEWEST_ROUNDS and time.perf_counter() - start > MOST_SECONDS * len(names):
+            break
+        first = number % max(1, len(names))
+        for name in [*names[first:], *names[:first]]:
+            try:
+                took = runs[name].seconds()
+                if number == WARM_UP - 1:
+                    memory[name] = runs[name].peak_memory()
+            except Exception as error:  # of a plugin, or no memory left
+                errors[name] = error
+                continue
+            if number >= WARM_UP:
+                seconds[name].append(took)
+    return {
+        name: timing(took, runs[name].count, memory[name]) for name, took in seconds.items() if name not in errors
+    }, errors
+
+
+def timing(seconds: list[float], batch: int, memory: float | None) -> Timing:
+    """The percentiles of the times of some runs."""
+    p50, p95 = statistics.median(seconds), float(np.percentile(seconds, 95))
+    return Timing(1e3 * p50, 1e3 * p95, batch / p50, memory, len(seconds))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _process_peak(run: Callable[[], None]) -> float | None:
+    """MB that a call adds at its peak to the resident memory of this process; None where Linux's /proc is missing."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory that the allocator keeps would not show
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to the current memory
+        before = _status("VmRSS")
+        run()
+        return max(0.0, (_status("VmHWM") - before) / 1e3)
+    except OSError:
+        return None
+
+
+def _status(key: str) -> int:
+    """In kB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))

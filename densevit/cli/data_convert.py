@@ -1,0 +1,63 @@
+"""Converts a data set to COCO's format: `data=configs/data/folder.yaml data.root=OUT` reads it."""
+
+import argparse
+from pathlib import Path
+
+FORMATS = ("yolo", "voc", "labelme", "coco")
+
+EXAMPLES = """examples:
+  densevit data convert yolo ~/yolo_set ~/my_set
+  densevit data convert voc ~/VOCdevkit/VOC2012 ~/my_set --splits train=0.7,val=0.2,test=0.1
+  densevit data convert coco ~/coco ~/vehicles --merge car,truck,bus=vehicle"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("format", choices=FORMATS, metavar="|".join(FORMATS), help="the format of SRC")
+    parser.add_argument("source", metavar="SRC", type=Path, help="the data set's folder, data.yaml or json")
+    parser.add_argument("out", metavar="OUT", type=Path, help="a new folder: SPLIT.json, and images in SPLIT")
+    parser.add_argument(
+        "--splits", metavar="SHARES", type=_shares, help="divide all images anew, by class, as in train=0.8,val=0.2"
+    )
+    parser.add_argument(
+        "--merge", metavar="A,B=NAME", type=_merge, action="append", default=[], help="make classes one; repeatable"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the division (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from densevit.data.converting.convert import convert_dataset
+
+    merge = {old: new for one in args.merge for old, new in one.items()}
+    found = convert_dataset(args.format, args.source, args.out, args.splits, merge, args.seed, args.output.track)
+    counts = {split: len(images) for split, images in found.splits.items()}
+    objects = {split: sum(len(image.objects) for image in images) for split, images in found.splits.items()}
+    empty = {split: sum(not image.objects for image in images) for split, images in found.splits.items()}
+    for split, count in counts.items():
+        background = f", {empty[split]:,} images without" if empty[split] else ""
+        args.output.show(f"{split}: {count:,} images, {objects[split]:,} objects{background}")
+    args.output.show(f"{len(found.classes)} classes: {', '.join(found.classes)}")
+    args.output.show(f"Use it with: data=configs/data/folder.yaml data.root={args.out}")
+    result = {"images": counts, "objects": objects, "classes": list(found.classes), "out": str(args.out)}
+    args.output.result(result)
+    return 0
+
+
+def _shares(text: str) -> dict[str, float]:
+    shares = {}
+    for part in text.split(","):
+        name, _, share = part.partition("=")
+        try:
+            shares[name.strip()] = float(share)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a share of each split, as train=0.8,val=0.2") from None
+    if not all(name.isidentifier() for name in shares):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share of each split, as train=0.8,val=0.2")
+    return shares
+
+
+def _merge(text: str) -> dict[str, str]:
+    old, equals, new = text.rpartition("=")
+    names = [name.strip() for name in old.split(",")]
+    if not equals or not new.strip() or not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not classes and their common name, as car,truck=vehicle")
+    return dict.fromkeys(names, new.strip())

@@ -1,0 +1,93 @@
+"""What the readers of all formats return: images with objects by class name, in pixels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.io.images import check_image
+from densevit.errors import DataError
+
+Split = str  # "train", "val", "test", or "" where a source has none
+
+
+@dataclass(frozen=True)
+class AnnotatedObject:
+    """One object. bbox: x, y, width, height in pixels. segmentation: polygons or run lengths, as in COCO's format.
+
+    iscrowd: whether training leaves it out and evaluation ignores it. more: other values that are kept, by key.
+    """
+
+    category: str
+    bbox: tuple[float, float, float, float]
+    segmentation: Any = None
+    iscrowd: bool = False
+    area: float | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """One image file. height, width: of the grid of its annotations. content: of a file that is to be written."""
+
+    path: Path
+    height: int
+    width: int
+    objects: tuple[AnnotatedObject, ...]
+    content: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """A data set: its class names in order, and the images of each split. ids: of the classes; by default 1, 2, ..."""
+
+    classes: tuple[str, ...]
+    splits: dict[Split, list[AnnotatedImage]]
+    ids: tuple[int, ...] | None = None
+
+
+def bounds(points: np.ndarray) -> tuple[float, float, float, float]:
+    """x, y, width and height of the box around points (N, 2)."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])
+
+
+def polygon_area(points: np.ndarray) -> float:
+    """The area of a simple polygon (N, 2), by the shoelace formula."""
+    x, y = points[:, 0] - points[:, 0].mean(), points[:, 1] - points[:, 1].mean()
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """All image files below a folder, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES and not path.name.startswith("."))
+
+
+def shown_size(path: Path) -> tuple[int, int]:
+    """(h, w) of an image as viewers show it. Raises DataError for a file that cannot be read."""
+    return check_image(path).upright_size
+
+
+def number(text: Any, where: str) -> float:
+    """A finite number. Raises DataError that names the place."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not np.isfinite(value):
+        raise DataError(f"{where}: {text!r} is not a number.")
+    return value
+
+
+def named(names: Sequence[Any], where: str) -> tuple[str, ...]:
+    """Class names as text. Raises DataError for an empty list, and for a name that stands twice."""
+    titles = tuple(" ".join(str(name).split()) for name in names)
+    if not titles or not all(titles):
+        raise DataError(f"{where}: expected the names of the classes; found {list(names)}.")
+    twice = next((name for name in titles if titles.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{where}: the class {twice!r} stands twice; names must differ.")
+    return titles

@@ -1,0 +1,73 @@
+"""Reads COCO data sets, to split them anew, merge classes, or bring them into the common layout."""
+
+from pathlib import Path
+from typing import Any
+
+from densevit.data.converting.annotated import Annotated, AnnotatedImage, AnnotatedObject, shown_size
+from densevit.data.datasets.coco import find_split
+from densevit.data.datasets.coco_annotations import annotations_of
+from densevit.data.datasets.coco_json import classes_of, parse_json
+from densevit.errors import DataError
+
+_SPLITS = ("train", "val", "test")
+_OWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "area")
+
+
+def read_coco(source: Path) -> Annotated:
+    """A folder in a layout that the data set `coco` finds, or one json with its images below its folder."""
+    found = {"": (source, [source.parent])} if source.is_file() else _found(source)
+    if not found:
+        raise DataError(
+            f"{source}: no json of COCO's format is found, as train.json or annotations/instances_train.json."
+        )
+    classes: dict[int, str] = {}
+    splits = {}
+    for split, (file, folders) in found.items():
+        document = parse_json(file, keep_segmentations=True)
+        annotations_of(file, document, masks=False)  # raises for whatever is wrong
+        own = {one.file_id: one.name for one in classes_of(file, document)}
+        for file_id, name in own.items():
+            if classes.setdefault(file_id, name) != name:
+                raise DataError(f"{file}: category {file_id} is {name!r}, in another split {classes[file_id]!r}.")
+        splits[split] = _images(document, own, folders, file)
+    ids = sorted(classes)
+    return Annotated(tuple(classes[file_id] for file_id in ids), splits, tuple(ids))
+
+
+def _found(source: Path) -> dict[str, tuple[Path, list[Path]]]:
+    """The json of each split, with the candidate folders of its images."""
+    found = {}
+    for split in _SPLITS:
+        try:
+            found[split] = find_split(source, split, None, None)
+        except DataError:
+            continue
+    return found
+
+
+def _images(document: dict[str, Any], names: dict[int, str], folders: list[Path], file: Path) -> list[AnnotatedImage]:
+    objects: dict[Any, list[AnnotatedObject]] = {}
+    for record in document.get("annotations") or ():
+        x, y, w, h = map(float, record["bbox"])
+        more = {key: value for key, value in record.items() if key not in _OWN}
+        one = AnnotatedObject(
+            names[record["category_id"]],
+            (x, y, w, h),
+            record.get("segmentation"),
+            bool(record.get("iscrowd", 0)),
+            record.get("area"),
+            more,
+        )
+        objects.setdefault(record["image_id"], []).append(one)
+    images = []
+    for image in document["images"]:
+        candidates = (folder / image["file_name"] for folder in folders)
+        path = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if path is None:
+            looked = ", ".join(str(folder) for folder in folders)
+            raise DataError(f"{file}: the image {image['file_name']} is not found. Looked in {looked}.")
+        height, width = image.get("height"), image.get("width")
+        if not height or not width:
+            height, width = shown_size(path)
+        images.append(AnnotatedImage(path, height, width, tuple(objects.get(image["id"], ()))))
+    return images

@@ -1,0 +1,163 @@
+"""Reads YOLO data sets: a text file an image, a line an object, with coordinates relative to the image's sides.
+
+Lines are `class x_center y_center width height`, or, for segmentation and oriented boxes, `class x1 y1 x2 y2 x3 y3 ...`
+(Ultralytics' documentation, "Datasets overview"). Keypoints after a box, where data.yaml has `kpt_shape`, are not kept.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from densevit.data.converting.annotated import (
+    Annotated,
+    AnnotatedImage,
+    AnnotatedObject,
+    bounds,
+    image_files,
+    named,
+    number,
+    polygon_area,
+    shown_size,
+)
+from densevit.errors import DataError
+
+_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_MARGIN = 0.05  # of the sides, by which coordinates may be outside of the image
+
+
+def read_yolo(source: Path) -> Annotated:
+    """A data set by its data.yaml, or by its folders. source: that file, or the folder that has it."""
+    file = source if source.is_file() else _description(source)
+    values = {} if file is None else _read_yaml(file)
+    root = source if source.is_dir() else source.parent
+    names = _names(root, file, values)
+    folders = _folders(root, file, values)
+    if not folders:
+        raise DataError(
+            f"{source}: found no images of a YOLO data set. Expected a data.yaml with train and val, or folders as "
+            "images/train with labels/train, train/images with train/labels, or images with labels."
+        )
+    has_keypoints = "kpt_shape" in values
+    splits = {split: [_image(path, names, has_keypoints) for path in paths] for split, paths in folders.items()}
+    if not any(image.objects for images in splits.values() for image in images):
+        first = next(path for paths in folders.values() for path in paths)
+        raise DataError(f"{source}: no image has a label. Looked for {_label_file(first)} and others.")
+    return Annotated(names, splits)
+
+
+def _description(folder: Path) -> Path | None:
+    """The yaml file of a folder that describes the data set."""
+    files = [folder / "data.yaml", *sorted(folder.glob("*.y*ml"))]
+    return next((file for file in files if file.is_file() and "names" in _read_yaml(file)), None)
+
+
+def _read_yaml(file: Path) -> Mapping[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{file} cannot be read: {' '.join(str(error).split())}.") from None
+    return values if isinstance(values, Mapping) else {}
+
+
+def _names(root: Path, file: Path | None, values: Mapping[str, Any]) -> tuple[str, ...]:
+    names = values.get("names")
+    if isinstance(names, Mapping):
+        if sorted(names) != list(range(len(names))):
+            raise DataError(f"{file}: `names` has the keys {sorted(names, key=str)}; expected 0, 1, 2, ...")
+        names = [names[index] for index in range(len(names))]
+    if isinstance(names, list):
+        return named(names, f"{file}: names")
+    for text in (root / "classes.txt", root / "obj.names", root / "labels" / "classes.txt"):
+        if text.is_file():
+            return named([line for line in text.read_text("utf-8").splitlines() if line.strip()], str(text))
+    raise DataError(
+        f"{root}: the names of the classes are not found. Fix: write a data.yaml with `names: [cat, dog]`, in order "
+        "of the labels' numbers, or a classes.txt with a name a line."
+    )
+
+
+def _folders(root: Path, file: Path | None, values: Mapping[str, Any]) -> dict[str, list[Path]]:
+    """The image files of each split."""
+    listed = {split: values[name] for split, names in _SPLITS.items() for name in names if values.get(name)}
+    if file is not None and listed:
+        base = file.parent / str(values.get("path") or "")
+        return {split: _images_of(base, file, entry) for split, entry in listed.items()}
+    for forms in (("images/{}", "{}/images"), ("{}",)):
+        found = {
+            split: image_files(root / form.format(name))
+            for split, names in _SPLITS.items()
+            for name in names
+            for form in forms
+            if (root / form.format(name)).is_dir()
+        }
+        if any(found.values()):
+            return {split: paths for split, paths in found.items() if paths}
+    images = image_files(root / "images" if (root / "images").is_dir() else root)
+    return {"": images} if images else {}
+
+
+def _images_of(base: Path, file: Path, entry: Any) -> list[Path]:
+    """The images of an entry of data.yaml: a folder, a text file of paths, or a list of these."""
+    paths: list[Path] = []
+    for one in entry if isinstance(entry, list) else [entry]:
+        text = str(one)
+        # Exported files say ../train/images for the folder beside data.yaml.
+        places = [base / text, file.parent / text, file.parent / text.removeprefix("../")]
+        place = next((candidate for candidate in places if candidate.exists()), None)
+        if place is None:
+            raise DataError(
+                f"{file}: {text!r} does not exist. Looked for {', '.join(map(str, dict.fromkeys(places)))}."
+            )
+        if place.is_dir():
+            paths += image_files(place)
+        else:
+            lines = [line.strip() for line in place.read_text("utf-8").splitlines() if line.strip()]
+            paths += [place.parent / line.removeprefix("./") for line in lines]
+    return paths
+
+
+def _label_file(image: Path) -> Path:
+    """images/a.jpg -> labels/a.txt; without a folder `images`, beside the image."""
+    parts = list(image.with_suffix(".txt").parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    return Path(*parts)
+
+
+def _image(path: Path, names: tuple[str, ...], has_keypoints: bool) -> AnnotatedImage:
+    """An image with the objects of its text file; without one, it has none."""
+    height, width = shown_size(path)
+    file = _label_file(path)
+    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+    objects = [
+        _object(line.split(), names, (width, height), has_keypoints, f"{file}, line {place}")
+        for place, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    return AnnotatedImage(path, height, width, tuple(objects))
+
+
+def _object(
+    parts: list[str], names: tuple[str, ...], sides: tuple[int, int], has_keypoints: bool, where: str
+) -> AnnotatedObject:
+    label, *values = (number(part, where) for part in parts)
+    if label != int(label) or not 0 <= label < len(names):
+        raise DataError(f"{where}: the class is {parts[0]}; the data set has {len(names)}, 0 to {len(names) - 1}.")
+    values = values[:4] if has_keypoints else values
+    if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+        raise DataError(
+            f"{where}: {len(parts)} numbers; expected a class and x, y, width, height, or a class and 3 points or more."
+        )
+    if min(values) < -_MARGIN or max(values) > 1 + _MARGIN:
+        wrong = next(value for value in values if not -_MARGIN <= value <= 1 + _MARGIN)
+        raise DataError(f"{where}: {wrong:g} is not within 0 ... 1, the range of coordinates relative to the image.")
+    name = names[int(label)]
+    if len(values) == 4:
+        x, y, w, h = values
+        corners = np.array([[x - w / 2, y - h / 2], [x + w / 2, y + h / 2]])
+        return AnnotatedObject(name, bounds(corners.clip(0, 1) * sides))
+    points = np.array(values).reshape(-1, 2).clip(0, 1) * sides
+    return AnnotatedObject(name, bounds(points), [points.ravel().tolist()], area=polygon_area(points))

@@ -1,0 +1,129 @@
+"""Collects all problems of a data set, where its constructor would stop at the first one (`densevit doctor`)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from densevit.errors import DataError, UnreadableFileError
+
+EXAMPLES = 5  # named in a finding
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of problem of a data set.
+
+    severity: "error" stops a training or makes its result wrong, "warning" may, "note" is information. title: the
+    kind, as a plural noun: "boxes outside of their image". count: how often it was found. of: among how many that were
+    checked, if known. examples: the first ones, with the file or annotation. fix: what to do. split: where it was
+    found; empty for all.
+    """
+
+    severity: Severity
+    title: str
+    count: int
+    fix: str = ""
+    examples: tuple[str, ...] = ()
+    of: int | None = None
+    split: str = ""
+
+
+class Examination:
+    """The findings of the data sets that are built within `examining`.
+
+    most_images: the number of image files to open, evenly spaced; None: all.
+    """
+
+    def __init__(self, most_images: int | None) -> None:
+        self.most_images = most_images
+        self.findings: list[Finding] = []
+        self.files: list[str] = []  # of the images
+        self.missing: set[str] = set()
+        self._failed: dict[int, set[int]] = {}  # by the number of files: which of them have an error
+        self._reported: set[str] = set()
+
+    def report(
+        self,
+        severity: Severity,
+        title: str,
+        examples: Sequence[str],
+        fix: str = "",
+        count: int | None = None,
+        of: int | None = None,
+    ) -> None:
+        """Adds a finding, unless there are no examples. count: by default their number."""
+        if examples:
+            found = len(examples) if count is None else count
+            self.findings.append(Finding(severity, title, found, fix, tuple(examples[:EXAMPLES]), of))
+
+    def report_errors(self, errors: "dict[int, DataError]", checked: int, count: int) -> None:
+        """Adds the errors of files by index. checked: how many of `count` files were opened."""
+        self._failed.setdefault(count, set()).update(errors)
+        messages = {}
+        for index in sorted(errors):
+            text = str(errors[index])
+            if text not in self._reported and text.partition(": there is no such")[0] not in self.missing:
+                messages[index] = text
+        self._reported.update(messages.values())
+        unreadable = [text for i, text in messages.items() if isinstance(errors[i], UnreadableFileError)]
+        wrong = [text for i, text in messages.items() if not isinstance(errors[i], UnreadableFileError)]
+        fix = "Replace or remove them; data.on_error=skip leaves unreadable images out in training."
+        self.report("error", "unreadable files", unreadable, fix, of=checked)
+        self.report("error", "invalid files", wrong, "Each message names its fix.", of=checked)
+
+    def failed(self, count: int) -> set[int]:
+        """The indices of wrong images in a data set of `count` images."""
+        return self._failed.get(count, set())
+
+    def chosen(self, count: int) -> np.ndarray:
+        """The indices of the files to open, of `count` files."""
+        return evenly_spaced(count, self.most_images)
+
+
+def evenly_spaced(count: int, most: int | None) -> np.ndarray:
+    """At most `most` indices of 0 ... count - 1, sorted; None: all."""
+    if most is None or count <= most:
+        return np.arange(count)
+    return np.unique(np.linspace(0, count - 1, most).round().astype(int))
+
+
+_examination: ContextVar[Examination | None] = ContextVar("examination", default=None)
+
+
+@contextmanager
+def examining(most_images: int | None) -> Iterator[Examination]:
+    """Within it, data sets report wrong files and records instead of raising DataError, and leave them out.
+
+    An error that leaves nothing to read, such as a missing folder, is still raised. Scans are not cached. Sizes that
+    are not known without opening an image are 0 until it is opened.
+    """
+    examination = Examination(most_images)
+    token = _examination.set(examination)
+    try:
+        yield examination
+    finally:
+        _examination.reset(token)
+
+
+def current_examination() -> Examination | None:
+    """The examination that this is called within."""
+    return _examination.get()
+
+
+def record_files(paths: Iterable[str]) -> None:
+    """Tells an examination the files of a data set's images, in their order."""
+    examination = _examination.get()
+    if examination is not None:
+        examination.files.extend(paths)
+
+
+def listed(names: Iterable[object], most: int = EXAMPLES) -> str:
+    """ "a, b, c, ..." """
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:most]) + (", ..." if len(texts) > most else "")

@@ -1,0 +1,41 @@
+"""A data set with a part of its classes, on which a model of other classes is evaluated."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from densevit.interfaces import Dataset, Sample
+from densevit.targets.class_mapping import with_classes
+from densevit.targets.types import TargetTypes
+
+
+class MappedClasses(Dataset):
+    """The same images with some of the classes. Objects of the others are removed, and their pixels unlabelled.
+
+    kept: the indices of the classes that stay, by task; the classes of other tasks all stay.
+    """
+
+    def __init__(self, dataset: Dataset, kept: Mapping[str, Sequence[int]]) -> None:
+        self.dataset = dataset
+        self.provides, self.metric = dataset.provides, dataset.metric
+        self.classes = dict(dataset.classes)
+        self._tables: dict[str, np.ndarray] = {}
+        for task, indices in kept.items():
+            table = np.full(len(dataset.classes[task]), -1, np.int64)
+            table[list(indices)] = np.arange(len(indices))
+            self._tables[task] = table
+            self.classes[task] = tuple(dataset.classes[task][n] for n in indices)
+        self._types = TargetTypes.of(dataset)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        return {"image": sample["image"], "targets": with_classes(sample["targets"], self._tables.get, self._types)}
+
+    def check_labels(self) -> None:
+        self.dataset.check_labels()
+
+    def sizes(self) -> np.ndarray | None:
+        return self.dataset.sizes()

@@ -1,0 +1,50 @@
+"""Frames of video files, read in order by OpenCV."""
+
+import threading
+from collections.abc import Collection
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from densevit.errors import DataError
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+
+
+def count_frames(path: Path) -> int:
+    """The number of frames that the file announces; 0 if it cannot be read as a video."""
+    video = cv2.VideoCapture(str(path))
+    try:
+        return max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))) if video.isOpened() else 0
+    finally:
+        video.release()
+
+
+class VideoFrames:
+    """Frames of a video by number, for several threads that ask for them about in order.
+
+    wanted: the numbers that will be asked for, each once; these are kept until then, so that none is decoded twice.
+    """
+
+    def __init__(self, path: Path, wanted: Collection[int]) -> None:
+        self.path, self.wanted = path, wanted
+        self._video = cv2.VideoCapture(str(path))
+        self._lock = threading.Lock()
+        self._next = 0
+        self._waiting: dict[int, np.ndarray] = {}
+
+    def read(self, number: int) -> np.ndarray:
+        """Returns a frame, (H, W, 3) uint8, RGB. Raises DataError if the video ends before it."""
+        with self._lock:
+            while number >= self._next:
+                found, frame = self._video.read()
+                if not found and not self._next:
+                    raise DataError(f"{self.path}: no frame could be read; expected a video that OpenCV can decode.")
+                if not found:
+                    raise DataError(f"{self.path}: frame {number} cannot be read; the video ends at {self._next}.")
+                if self._next in self.wanted:
+                    self._waiting[self._next] = frame
+                self._next += 1
+            frame = self._waiting.pop(number)
+        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,167 @@
+"""Reads samples of a data set, checks their targets by type, and measures them before and after augmentation."""
+
+import hashlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils import data
+
+from densevit.data.loading.dataloader import start_worker
+from densevit.data.transforms.resizing import TrainingTransform, as_array, to_pixels
+from densevit.errors import DataError, one_line
+from densevit.interfaces import Dataset, Sample, Size, TargetType
+from densevit.targets.types import TargetTypes, untyped_keys
+
+HASH_SIDE = 16  # of the difference hash: 16 x 16 bits
+_FEW, _MOST_WORKERS = 64, 8
+LEAST_SHARE = 0.2  # of bits that are 1, and that are 0; natural images have about half
+FLAT = 8  # grey levels; an image with fewer has no meaningful difference hash
+
+Measures = dict[str, dict[str, np.ndarray]]  # by target key, by name
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is known of one image after it was read.
+
+    place: its index. problem: why it cannot be read, or empty; the other fields are then empty too. wrong: messages
+    about its targets. digest: of its pixels. bits: (256,) bool, its difference hash; None for a flat image. counts: per
+    class, by target key. objects: their number. measures, inputs: numbers of the targets, as annotated and after the
+    training transform. kept: the number of objects after the transform; -1 where that failed, for the reason `failure`.
+    """
+
+    place: int
+    problem: str = ""
+    image_id: str = ""
+    wrong: tuple[str, ...] = ()
+    size: Size = (0, 0)
+    digest: bytes = b""
+    bits: np.ndarray | None = None
+    counts: dict[str, np.ndarray] = field(default_factory=dict)
+    objects: int | None = None
+    measures: Measures = field(default_factory=dict)
+    inputs: Measures = field(default_factory=dict)
+    kept: int | None = None
+    failure: str = ""
+
+
+class Summaries(data.Dataset[Summary]):
+    """The summaries of some images. transform: of training; None: they are not transformed."""
+
+    def __init__(
+        self, dataset: Dataset, indices: Sequence[int], transform: TrainingTransform | None, most: int
+    ) -> None:
+        self.dataset, self.indices, self.transform, self.most = dataset, indices, transform, most
+        self.types = TargetTypes.of(dataset)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> Summary:
+        index = self.indices[place]
+        try:
+            sample = self.dataset[index]
+        except DataError as error:
+            return Summary(index, problem=str(error))
+        except Exception as error:  # of a third party's data set
+            return Summary(index, problem=f"image {index}: {type(error).__name__}: {one_line(error)}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is left out is counted
+            found = self._summary(index, sample)
+            transformed = place < self.most and self.transform is not None and not found.wrong
+            return self._transformed(found, sample) if transformed else found
+
+    def _summary(self, index: int, sample: Sample) -> Summary:
+        pixels = to_pixels(sample["image"])
+        size, targets = (pixels.shape[0], pixels.shape[1]), sample["targets"]
+        name = str(targets.get("image_id", index))
+        values = {key: as_array(value) for key, value in targets.items() if key in self.types}
+        wrong: list[str] = []
+        counts: dict[str, np.ndarray] = {}
+        measures: Measures = {}
+        for key, value in values.items():
+            kind = self.types[key]
+            try:
+                kind.check(value, size)
+                counts |= self._counts(key, kind, value)
+                measures[key] = dict(kind.measure(value, size))
+            except DataError as error:
+                wrong.append(f"image {name}: {key} {error}")
+            except Exception as error:  # a value of another type than a third party's target type expects
+                wrong.append(f"image {name}: {key} {type(error).__name__}: {one_line(error)}")
+        wrong += [f"image {name}: {key} has no target type" for key in untyped_keys(targets, self.types)]
+        lengths = {key: len(value) for key, value in values.items() if self.types[key].per == "object"}
+        if len(set(lengths.values())) > 1:
+            wrong.append(f"image {name}: values per object differ in number: {lengths}")
+        objects = max(lengths.values(), default=None)
+        digest = hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest() + bytes(
+            str(size), "ascii"
+        )
+        bits = difference_hash(pixels)
+        return Summary(index, "", name, tuple(wrong), size, digest, bits, counts, objects, measures)
+
+    def _counts(self, key: str, kind: TargetType, value: Any) -> dict[str, np.ndarray]:
+        classes = getattr(self.dataset, "classes", {}).get(kind.task, ())
+        found = kind.class_counts(value, len(classes)) if classes else None
+        if found is None:
+            return {}
+        if kind.per == "object" and found.sum() < len(value):
+            raise DataError(f"has a class index outside of 0 ... {len(classes) - 1}: {value.min()} to {value.max()}.")
+        return {key: found}
+
+    def _transformed(self, found: Summary, sample: Sample) -> Summary:
+        assert self.transform is not None
+        try:
+            targets = transformed(self.transform, sample, found.place, self.types)["targets"]
+        except Exception as error:  # DataError, or whatever a third party's recipe or type raises
+            return replace(found, kept=-1, failure=f"image {found.image_id}: {one_line(error)}")
+        size, inputs = targets["size"], {}
+        per_object = [len(as_array(v)) for k, v in targets.items() if k in self.types and self.types[k].per == "object"]
+        for key, value in targets.items():
+            if key in self.types and key in found.measures:
+                inputs[key] = dict(self.types[key].measure(as_array(value), size))
+        return replace(found, inputs=inputs, kept=max(per_object, default=None))
+
+
+def transformed(transform: TrainingTransform, sample: Sample, index: int, types: Mapping[str, TargetType]) -> Sample:
+    """The sample as training sees it, the same for one index in each call."""
+    return transform(sample, np.random.default_rng([0, index]), types)
+
+
+def difference_hash(pixels: np.ndarray) -> np.ndarray | None:
+    """(256,) bool of an image (H, W, 3) uint8: whether each of 16 x 16 grey cells is brighter than its left neighbour.
+
+    None for an image of less than 8 grey levels, and for one whose hash says little, as most cells are alike or get
+    brighter.
+    """
+    small = cv2.resize(pixels, (HASH_SIDE + 1, HASH_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    grey = small @ np.array([0.299, 0.587, 0.114], np.float32)
+    bits = (grey[:, 1:] > grey[:, :-1]).ravel()
+    return bits if np.ptp(grey) >= FLAT and LEAST_SHARE <= bits.mean() <= 1 - LEAST_SHARE else None
+
+
+def read_summaries(samples: Summaries) -> Iterator[Summary]:
+    """The summaries, read by worker processes if there are many."""
+    workers = 0 if len(samples) < _FEW else min(_MOST_WORKERS, os.cpu_count() or 1)
+    forks = "fork" if workers and sys.platform == "linux" else None
+    loader: data.DataLoader[Any] = data.DataLoader(
+        samples,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        worker_init_fn=start_worker,
+        multiprocessing_context=forks,
+        generator=torch.Generator(),  # the loader draws a seed, which must not come from a caller's generator
+    )
+    yield from loader
+
+
+def _unchanged(summary: Any) -> Any:
+    return summary

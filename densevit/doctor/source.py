@@ -1,0 +1,74 @@
+"""What `densevit doctor` examines: a config, a data section, or a folder in the layout of a data set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from densevit import config as configs
+from densevit import registry
+from densevit.config import Config, DataSection
+from densevit.data.datasets.yolo_layout import check_no_yolo_folder
+from densevit.errors import ConfigError, DataError, PluginError
+from densevit.options import shown
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data section, and the config that it is of, if any.
+
+    name: what it was called. recognised: the keys of the section of a folder whose data set was not named, as text.
+    """
+
+    name: str
+    section: DataSection
+    config: Config | None
+    recognised: str = ""
+
+
+def find_source(given: str | Path, overrides: Sequence[str] = ()) -> Source:
+    """Resolves a config, a section file, a shipped name of either, a run, or a data set's folder.
+
+    Raises ConfigError for an invalid config, and DataError for a folder that no data set recognises.
+    """
+    name = str(given)
+    folder = Path(given).expanduser()
+    if folder.is_dir() and not (folder / "config.yaml").is_file():
+        return _of_folder(name, folder, overrides)
+    if folder.is_absolute() and folder.suffix != ".yaml" and not folder.exists():
+        raise ConfigError(f"{name}: there is no such folder.")
+    found = configs.load_or_section(name, "data", "doctor", overrides)
+    if isinstance(found, Config):
+        configs.check_plugins(found)
+        return Source(name, found.data, found)
+    return Source(name, found, None)
+
+
+def _of_folder(given: str, folder: Path, overrides: Sequence[str]) -> Source:
+    named = [one.removeprefix("data.name=") for one in overrides if one.startswith("data.name=")]
+    name, options = (named[-1], {}) if named else _recognised(folder)
+    values = {"name": name, "root": str(folder), **options}
+    rest = [one for one in overrides if not one.startswith("data.name=")]
+    section: DataSection = configs.section("data", values, str(folder), rest)
+    found = {"name": name, "root": folder} | {key: section.options[key] for key in options}
+    texts = {key: str(value) if isinstance(value, str | Path) else shown(value) for key, value in found.items()}
+    text = "" if named else " ".join(f"data.{key}={value}" for key, value in texts.items())
+    return Source(given, section, None, text)
+
+
+def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The first data set in whose layout a folder is, and its options."""
+    for name in registry.find("datasets"):
+        try:
+            options = registry.load("datasets", name).recognise(folder)
+        except (PluginError, DataError, AttributeError):  # broken, wrong files, or no subclass of Dataset
+            continue
+        if options is not None:
+            return name, options
+    check_no_yolo_folder(folder)
+    raise DataError(
+        f"{folder} is in no layout that a data set recognises: COCO (train.json with train/, "
+        "annotations/instances_train2017.json, train/_annotations.coco.json), or images/train with labels/train (label "
+        "maps or depth). Fix: name the data set and its files, as in `data.name=depth data.images='{split}/*.jpg' "
+        "data.labels='{split}/*.png'`, or convert it: densevit data convert --help."
+    )

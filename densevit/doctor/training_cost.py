@@ -1,0 +1,71 @@
+"""What a training of a config costs: parameters, multiply-adds and the budget."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from densevit import registry
+from densevit.config import Config
+from densevit.data.build import Data
+from densevit.data.datasets.examination import Examination
+from densevit.errors import DensevitError
+from densevit.model import build_model
+from densevit.model.cost import model_cost
+from densevit.model.dense import DenseModel
+from densevit.training.budget import Budget
+from densevit.training.checks import check_budget, check_training
+
+PASSES = 3  # multiply-adds of a training step: one forward pass, and two of its size backwards
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """size: (h, w) of the model's input at which multiply-adds are counted, for one image. budget: one device's."""
+
+    size: tuple[int, int]
+    parameters: int
+    trained_parameters: int
+    multiply_adds: int
+    budget: Budget
+
+    @property
+    def training_multiply_adds(self) -> int:
+        """Of the whole training, forwards and backwards."""
+        return PASSES * self.multiply_adds * self.budget.images
+
+
+def training_cost(config: Config, data: Data, sizes: np.ndarray, examination: Examination) -> TrainingCost | None:
+    """Builds the model and counts; reports what the checks before a training say.
+
+    sizes: (N, 2) of images, whose median is the image that is counted. None where the model cannot be built.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            labels = registry.load("methods", config.method.name).needs_labels or bool(config.heads)
+            model = build_model(config, data.train)
+            data.multiple = model.multiple
+            budget = Budget.of(config.trainer, data.batches_an_epoch(), config.data.batch_size, 1)
+            check_training(config, data, model, labels)
+            check_budget(budget, config)
+        except DensevitError as error:
+            examination.report("error", "the config cannot be trained on this data", [str(error)])
+            return None
+    texts = list(dict.fromkeys(str(one.message) for one in said if issubclass(one.category, UserWarning)))
+    examination.report("warning", "warnings of the training", texts)
+    return _counted(model, data, sizes, budget, examination)
+
+
+def _counted(
+    model: DenseModel, data: Data, sizes: np.ndarray, budget: Budget, examination: Examination
+) -> TrainingCost | None:
+    height, width = np.median(sizes, axis=0).astype(int).tolist() if len(sizes) else (256, 256)
+    size = data.padded_size(height, width)
+    try:
+        cost = model_cost(model, size)
+    except Exception as error:  # of a third party's module
+        text = f"{type(error).__name__}: {error}"
+        examination.report("note", "the cost cannot be counted", [text])
+        return None
+    return TrainingCost(size, cost.parameters, cost.trained_parameters, cost.multiply_adds, budget)

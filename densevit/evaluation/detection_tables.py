@@ -1,0 +1,61 @@
+"""Tables and plots of average precision, from the curves that COCO's evaluation accumulates."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from densevit.evaluation.backends import AREAS
+from densevit.interfaces import Class, Plot, Table
+
+MAX_CURVES = 10  # of single classes in a plot: half of them the best, half the worst
+RECALLS = [n / 100 for n in range(101)]
+
+
+def class_table(
+    precision: np.ndarray,
+    recall: np.ndarray,
+    classes: Sequence[Class],
+    objects: np.ndarray,
+    detections: np.ndarray,
+    limit: int,
+) -> Table:
+    """One row per class: its counts, AP and AR by IoU and by size.
+
+    precision: (T, R, K, A, M), recall: (T, K, A, M), as of `AveragePrecision`, in the order of the classes; -1 without
+    ground truth. objects, detections: (K,) counts.
+    """
+    areas = {f"AP{letter}": AREAS.index(name) for letter, name in (("s", "small"), ("m", "medium"), ("l", "large"))}
+    rows: list[Sequence[str | int | float]] = [
+        ["class", "objects", "found", "AP", "AP50", "AP75", *areas, f"AR{limit}"]
+    ]
+    for k, c in enumerate(classes):
+        values = [precision[:, :, k, 0, -1], precision[0, :, k, 0, -1], precision[5, :, k, 0, -1]]
+        values += [precision[:, :, k, area, -1] for area in areas.values()]
+        numbers = [mean(value) for value in [*values, recall[:, k, 0, -1]]]
+        rows.append([c.name, int(objects[k]), int(detections[k]), *numbers])
+    return rows
+
+
+def precision_recall(precision: np.ndarray, classes: Sequence[Class]) -> dict[str, Plot]:
+    """The means over classes at several IoUs, and single classes at an IoU of 0.5. precision: (T, R, K)."""
+    known = np.flatnonzero((precision > -1).all(axis=(0, 1)))
+    if not len(known):
+        return {}
+    means = precision[:, :, known].mean(axis=2)  # (T, R)
+    by_iou = {"IoU 0.50": means[0], "IoU 0.75": means[5], "mean of IoU 0.50 to 0.95": means.mean(axis=0)}
+    ranked = sorted(known.tolist(), key=lambda k: -float(precision[0, :, k].mean()))
+    if len(ranked) > MAX_CURVES:
+        ranked = ranked[: MAX_CURVES // 2] + ranked[-MAX_CURVES // 2 :]
+    by_class = {classes[k].name: precision[0, :, k] for k in ranked}
+    return {"precision-recall": _plot(by_iou), "precision-recall of classes": _plot(by_class)}
+
+
+def mean(values: np.ndarray) -> float:
+    """The mean of valid values, summed in pycocotools' order; nan if there are none."""
+    known = values[values > -1]
+    return float(np.mean(known)) if known.size else float("nan")
+
+
+def _plot(curves: dict[str, np.ndarray]) -> Plot:
+    points = {name: list(zip(RECALLS, values.tolist(), strict=True)) for name, values in curves.items()}
+    return Plot("recall", "precision", points, whole=True)

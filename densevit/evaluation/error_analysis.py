@@ -1,0 +1,260 @@
+"""Error analysis of detections (TIDE, Bolya et al. 2020), their confusion matrix, and a score of each image."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from densevit.evaluation.object_records import ObjectRecords
+from densevit.interfaces import Table
+
+FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU thresholds of the paper, t_f and t_b
+SHOWN = 0.5  # the lowest score of detections in the confusion matrix and the image scores
+ERRORS = ("classification", "localisation", "both", "duplicate", "background")
+_CORRECT, _CLASS, _LOCATION, _BOTH, _DUPLICATE, _BACKGROUND = range(6)
+_RECALLS = np.arange(101) / 100
+
+
+@dataclass(frozen=True)
+class ErrorAnalysis:
+    """The outcomes of all detections and ground-truth objects of a data set.
+
+    average_precision: at an IoU of 0.5. gains: by error, the AP that would be gained if all errors of that type were
+    fixed and no others. counts: of the errors. confusion: (K + 1, K + 1) int64, ground truth by prediction; the last
+    index is the background. scores: of images; see `analyse`.
+    """
+
+    average_precision: float
+    gains: Mapping[str, float]
+    counts: Mapping[str, int]
+    confusion: np.ndarray
+    scores: Mapping[int | str, float]
+
+    def table(self) -> Table:
+        """The gains and counts of all errors."""
+        rows: list[list[str | int | float]] = [[name, self.gains[name], self.counts[name]] for name in self.gains]
+        return [["error", "dAP50", "count"], *rows]
+
+
+def analyse(
+    records: ObjectRecords, overlaps: Callable[[np.ndarray, np.ndarray], np.ndarray], classes: int, limit: int
+) -> ErrorAnalysis:
+    """Types of errors at an IoU of 0.5, as in the paper's section 2 and its implementation, tidecv.
+
+    A detection is correct if it matches an object of its class, in the order of scores. The others are errors:
+
+        localisation    IoU of 0.1 to 0.5 with an object of its class
+        classification  IoU of at least 0.5 with an object of another class
+        duplicate       IoU of at least 0.5 with an object of its class that a better detection matches
+        background      IoU of at most 0.1 with all objects
+        both            the rest: IoU of 0.1 to 0.5 with an object of another class
+        missed          an object without a match that no localisation or classification error could be fixed to
+
+    Fixing: of the first two, the detection with the highest score becomes correct and the others are removed;
+    duplicate, background and both are removed; missed objects are left out of the ground truth. `false positives`
+    gives all of them the lowest score, `false negatives` leaves all unmatched objects out. Detections on crowds of
+    their class are ignored, but can be fixed. Classes without ground truth do not count, as in COCO's AP.
+
+    Confusion: detections with a score of at least 0.5 and objects of any class are matched one to one, in descending
+    order of IoU, from 0.5. Image scores: the sum of IoUs of correct detections / (TP + FP / 2 + FN / 2), of detections
+    with a score of at least 0.5, 0 ... 1; images without objects and detections have none.
+
+    overlaps: from rows of detections and of objects of one image to IoUs. limit: detections used per image.
+    """
+    parts: list[_Outcomes] = []
+    confusion = np.zeros((classes + 1, classes + 1), np.int64)
+    scores: dict[int | str, float] = {}
+    found = np.zeros(len(records.truth_labels), bool)
+    fixable = np.zeros(len(records.truth_labels), bool)
+    ends, truth_ends = np.cumsum(records.detections), np.cumsum(records.truths)
+    for number, image_id in enumerate(records.ids.tolist()):
+        rows = np.arange(ends[number] - records.detections[number], ends[number])
+        rows = rows[np.argsort(-records.scores[rows], kind="stable")[:limit]]
+        every = np.arange(truth_ends[number] - records.truths[number], truth_ends[number])
+        known, crowds = every[~records.crowds[every]], every[records.crowds[every]]
+        ious, over_crowds = (
+            overlaps(rows, some) if len(rows) and len(some) else np.zeros((len(rows), len(some)))
+            for some in (known, crowds)
+        )
+        over_crowds = over_crowds > FOREGROUND
+        labels, truth_labels = records.labels[rows], records.truth_labels[known]
+        on_crowd = (over_crowds & (labels[:, None] == records.truth_labels[crowds])).any(1)
+        one = _outcomes(labels, truth_labels, ious, on_crowd, records.scores[rows])
+        parts.append(one)
+        found[known[one.matches[one.matches >= 0]]] = True
+        fixable[known[one.targets[one.fixed]]] = True
+
+        shown = one.scores >= SHOWN
+        score = _image_score(one, shown, ious, len(known))
+        if score is not None:
+            scores[image_id] = score
+        counted = shown & ~over_crowds.any(1)
+        confusion += _confusion(labels[counted], truth_labels, ious[counted], classes)
+    outcomes = _Outcomes.joined(parts)
+    return _fixed(outcomes, records, found, fixable, confusion, scores, classes)
+
+
+@dataclass(frozen=True)
+class _Outcomes:
+    """Detections in descending order of their scores within each image.
+
+    matches: the object that each is matched with; -1: none. targets: the object to which a classification or
+    localisation error is fixed, for those that are `fixed`. fixed_labels: its class.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    kinds: np.ndarray
+    ignored: np.ndarray
+    matches: np.ndarray
+    targets: np.ndarray
+    fixed: np.ndarray
+    fixed_labels: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: "list[_Outcomes]") -> "_Outcomes":
+        first = _outcomes(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 0)), np.zeros(0, bool), np.zeros(0))
+        parts = [first, *parts]
+        return cls(*(np.concatenate([getattr(one, field.name) for one in parts]) for field in fields(cls)))
+
+
+def _outcomes(
+    labels: np.ndarray, truth_labels: np.ndarray, ious: np.ndarray, on_crowd: np.ndarray, scores: np.ndarray
+) -> _Outcomes:
+    """The detections of one image. ious: (D, G), without crowds."""
+    number = len(labels)
+    if not len(truth_labels) or not number:
+        kinds = np.full(number, _BACKGROUND)
+        none = np.full(number, -1)
+        return _Outcomes(labels, scores, kinds, on_crowd, none, none, np.zeros(number, bool), labels)
+    same = labels[:, None] == truth_labels
+    own, other = ious * same, ious * ~same
+    matches = _matches(own)
+    used = np.isin(np.arange(len(truth_labels)), matches)
+    closest = own.max(1)
+    kinds = np.select(
+        [
+            matches >= 0,
+            (closest >= BACKGROUND) & (closest <= FOREGROUND),
+            other.max(1) >= FOREGROUND,
+            (own * used).max(1) >= FOREGROUND,
+            ious.max(1) <= BACKGROUND,
+        ],
+        [_CORRECT, _LOCATION, _CLASS, _DUPLICATE, _BACKGROUND],
+        _BOTH,
+    )
+    targets = np.where(kinds == _LOCATION, own.argmax(1), other.argmax(1))
+    candidates = np.flatnonzero(np.isin(kinds, (_LOCATION, _CLASS)) & ~used[targets])
+    _, first = np.unique(targets[candidates], return_index=True)  # the one with the highest score
+    fixed = np.zeros(number, bool)
+    fixed[candidates[first]] = True
+    ignored = on_crowd & (kinds != _CORRECT)
+    return _Outcomes(labels, scores, kinds, ignored, matches, targets, fixed, truth_labels[targets])
+
+
+def _matches(own: np.ndarray) -> np.ndarray:
+    """The object of each detection, -1 without. own: (D, G), IoUs with the objects of its class."""
+    free, matches = own.copy(), np.full(len(own), -1)
+    for row in np.flatnonzero((own >= FOREGROUND).any(1)):
+        best = int(free[row].argmax())
+        if free[row, best] >= FOREGROUND:
+            matches[row] = best
+            free[:, best] = 0
+    return matches
+
+
+def _image_score(one: _Outcomes, shown: np.ndarray, ious: np.ndarray, objects: int) -> float | None:
+    hits = np.flatnonzero(shown & (one.matches >= 0))
+    wrong = np.count_nonzero(shown & (one.matches < 0) & ~one.ignored)
+    total = len(hits) + (wrong + objects - len(hits)) / 2
+    return float(ious[hits, one.matches[hits]].sum()) / total if total else None
+
+
+def _confusion(labels: np.ndarray, truth_labels: np.ndarray, ious: np.ndarray, classes: int) -> np.ndarray:
+    """(K + 1, K + 1) counts of one image."""
+    counts = np.zeros((classes + 1, classes + 1), np.int64)
+    rows, columns = np.nonzero(ious >= FOREGROUND)
+    order = np.lexsort(
+        (labels[rows] != truth_labels[columns], -ious[rows, columns])
+    )  # equal IoUs: the same class first
+    free, known = np.ones(len(labels), bool), np.ones(len(truth_labels), bool)
+    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        if free[row] and known[column]:
+            free[row] = known[column] = False
+            counts[truth_labels[column], labels[row]] += 1
+    counts[:, classes] += np.bincount(truth_labels[known], minlength=classes + 1)
+    counts[classes] += np.bincount(labels[free], minlength=classes + 1)
+    return counts
+
+
+def _fixed(
+    outcomes: _Outcomes,
+    records: ObjectRecords,
+    found: np.ndarray,
+    fixable: np.ndarray,
+    confusion: np.ndarray,
+    scores: Mapping[int | str, float],
+    classes: int,
+) -> ErrorAnalysis:
+    """The AP as it is, and with each type of errors fixed."""
+    objects = ~records.crowds
+    positives = np.bincount(records.truth_labels[objects], minlength=classes)
+    lost, missed = objects & ~found, objects & ~found & ~fixable
+    correct, counted = outcomes.kinds == _CORRECT, ~outcomes.ignored
+
+    def precision(
+        changed: np.ndarray | None = None, left_out: np.ndarray | None = None, order: np.ndarray | None = None
+    ) -> float:
+        """With these detections fixed, without these objects, and with other scores."""
+        labels, right, kept = outcomes.labels, correct, counted
+        if changed is not None:
+            repaired = changed & outcomes.fixed
+            labels = np.where(repaired, outcomes.fixed_labels, labels)
+            right, kept = right | repaired, (kept & ~changed) | repaired
+        number = positives
+        if left_out is not None:
+            number = positives - np.bincount(records.truth_labels[left_out], minlength=classes)
+        values = outcomes.scores if order is None else order
+        return _mean_precision(labels[kept], values[kept], right[kept], number, positives > 0)
+
+    base = precision()
+    kinds = dict(zip(ERRORS, (_CLASS, _LOCATION, _BOTH, _DUPLICATE, _BACKGROUND), strict=True))
+    gains = {name: max(0.0, precision(outcomes.kinds == kind) - base) for name, kind in kinds.items()}
+    gains["missed"] = max(0.0, precision(left_out=missed) - base)
+    gains["false positives"] = precision(order=correct.astype(float)) - base
+    gains["false negatives"] = precision(left_out=lost) - base
+    counts = {name: int(np.count_nonzero(outcomes.kinds == kind)) for name, kind in kinds.items()}
+    counts |= {
+        "missed": int(missed.sum()),
+        "false positives": int((counted & ~correct).sum()),
+        "false negatives": int(lost.sum()),
+    }
+    return ErrorAnalysis(base, gains, counts, confusion, scores)
+
+
+def _mean_precision(
+    labels: np.ndarray, scores: np.ndarray, correct: np.ndarray, positives: np.ndarray, counted: np.ndarray
+) -> float:
+    """The mean over classes of the AP at 101 recalls. positives: objects of each class. counted: classes, (K,) bool.
+
+    nan without ground truth. A class whose objects are all left out, and which has no detections, does not count.
+    """
+    order = np.lexsort((-scores, labels))
+    starts = np.searchsorted(labels[order], np.arange(len(positives) + 1))
+    values = []
+    for n in np.flatnonzero(counted).tolist():
+        hits = correct[order[starts[n] : starts[n + 1]]]
+        if positives[n]:
+            values.append(_average_precision(hits, int(positives[n])))
+        elif len(hits):
+            values.append(0.0)
+    if not counted.any():
+        return float("nan")
+    return float(np.mean(values)) if values else 0.0
+
+
+def _average_precision(hits: np.ndarray, positives: int) -> float:
+    found = np.cumsum(hits)
+    precision = np.maximum.accumulate((found / np.arange(1, len(hits) + 1))[::-1])[::-1]
+    places = np.searchsorted(found / positives, _RECALLS)
+    return float(precision[places[places < len(hits)]].sum()) / len(_RECALLS)

@@ -1,0 +1,90 @@
+"""Comparison of an exported file with the model that it came from, on images of several sizes."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from densevit.exporting.graph import ExportedGraph
+from densevit.interfaces import Size, TargetType
+from densevit.model import makes_maps
+from densevit.targets.types import TargetTypes
+
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Runs a file on images (B, 3, H, W) uint8; returns its outputs by name."""
+
+_CELL = 8  # pixels: images of random cells have edges and areas
+
+
+def example_images(size: Size, count: int, seed: int) -> np.ndarray:
+    """Images (count, 3, *size) uint8 of random cells with noise; deterministic."""
+    rng = np.random.default_rng([seed, *size])
+    cells = rng.integers(0, 256, (count, 3, -(-size[0] // _CELL), -(-size[1] // _CELL)))
+    pixels = cells.repeat(_CELL, 2).repeat(_CELL, 3)[..., : size[0], : size[1]]
+    return np.clip(pixels + rng.integers(-20, 21, pixels.shape), 0, 255).astype(np.uint8)
+
+
+def differences(graph: ExportedGraph, run: Run, images: np.ndarray) -> dict[str, float]:
+    """The largest difference of each floating-point output, relative to its range (`TargetType.value_range`).
+
+    graph: of the model in float32. images: (B, 3, H, W) uint8. The model repeats the file's selections, so that the
+    queries made from them are compared one by one. A selection is as wrong as the model's scores of what was selected
+    are below those of its own selection, less twice the error of the scores. A map of classes must be that of the
+    file's own `maps`: its difference is the share of other pixels. Infinite if outputs are missing or not finite.
+    """
+    found = run(images)
+    size = (images.shape[2], images.shape[3])
+    selections = {
+        head: [torch.from_numpy(found[key]) for key in found if _is_selection(key, graph.prefix(head))]
+        for head in graph.model.heads
+    }
+    with torch.inference_mode():
+        expected = graph(torch.from_numpy(images), selections)
+    result: dict[str, float] = {}
+    for head, module in graph.model.heads.items():
+        prefix, types = graph.prefix(head), TargetTypes(getattr(module, "target_types", None))
+        for name in (name for name in expected if name.startswith(prefix)):
+            key, want = name.removeprefix(prefix), expected[name].numpy()
+            if name not in found or found[name].shape != want.shape:
+                result[name] = float("inf")
+            elif key.startswith("selection") and not key.startswith("selection_scores"):
+                scores = name.replace("selection", "selection_scores")
+                if scores in found:
+                    result[name] = _selection_error(found[name], found[scores], expected[scores])
+            elif want.dtype.kind == "f":
+                span = (types[key] if key in types else TargetType()).value_range(want, size)
+                result[name] = _largest(found[name], want) / span
+        if makes_maps(module) and f"{prefix}maps" in found:
+            read = module.read_maps(torch.from_numpy(found[f"{prefix}maps"]))  # type: ignore[operator]  # a Head
+            result |= {prefix + key: _share(found[prefix + key], value) for key, value in read.items()}
+    return result
+
+
+def worst(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The largest difference of each output over several images."""
+    return {name: max(one[name] for one in found) for name in found[0]}
+
+
+def _is_selection(name: str, prefix: str) -> bool:
+    return name.startswith(f"{prefix}selection") and not name.startswith(f"{prefix}selection_scores")
+
+
+def _largest(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest absolute difference; equal infinities, of candidates that are left out, do not differ."""
+    same = (found == expected) & ~np.isfinite(expected)
+    found, expected = (np.where(same, 0.0, one).astype(np.float64) for one in (found, expected))
+    difference = found - expected
+    return float(np.abs(difference).max(initial=0.0)) if np.isfinite(difference).all() else float("inf")
+
+
+def _selection_error(indices: np.ndarray, found: np.ndarray, expected: Tensor) -> float:
+    own = expected.topk(indices.shape[1], dim=1).values.numpy()
+    with np.errstate(invalid="ignore"):  # of equal infinities, which are 0
+        gap = np.nan_to_num(own - np.take_along_axis(expected.numpy(), indices, 1))
+    wrong = max(0.0, float(gap.max(initial=0.0)) - 2 * _largest(found, expected.numpy()))
+    return wrong / TargetType().value_range(expected.numpy(), (1, 1))
+
+
+def _share(found: np.ndarray, expected: Tensor) -> float:
+    return float((found != expected.numpy()).mean())

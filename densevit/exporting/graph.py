@@ -1,0 +1,57 @@
+"""The graph of an exported file: from uint8 images of one size to the outputs of all heads in their pixels."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.interfaces import Size
+from densevit.layers.precision import in_float32
+from densevit.layers.selection import recorded
+from densevit.model import DenseModel
+
+
+class ExportedGraph(nn.Module):
+    """A model as it is exported.
+
+    canvas: (h, w) to which images are padded, or None: the next multiple of the model's coarsest stride.
+    """
+
+    def __init__(self, model: DenseModel, canvas: Size | None = None) -> None:
+        super().__init__()
+        self.model, self.canvas = model, canvas
+
+    def forward(self, images: Tensor, selections: Mapping[str, Sequence[Tensor]] | None = None) -> dict[str, Tensor]:
+        """images: (B, 3, H, W) uint8, RGB. Returns the outputs of `Head.exported` by name; of several heads HEAD/NAME.
+
+        In addition `selection` (B, N) int64 and `selection_scores` (B, S) of each selection that a head makes, such as
+        the proposals of a two-stage head (`densevit.layers.selection`); numbered from the second on.
+        selections: those to be repeated, by head.
+        """
+        outputs: dict[str, Tensor] = {}
+        H, W = images.shape[-2:]
+        height, width = self.canvas or (_padded(H, self.model.multiple), _padded(W, self.model.multiple))
+        outside = (0, width - W, 0, height - H)
+        padding_mask = F.pad(torch.zeros_like(images[:, 0], dtype=torch.bool), outside, value=True)
+        features = self.model.backbone(self.model.normalise(F.pad(images, outside), padding_mask))
+        for name, head in self.model.heads.items():
+            with recorded((selections or {}).get(name, ())) as made:
+                inputs = self.model.necks[name](features) if name in self.model.necks else features
+                raw = head(inputs, padding_mask, None)
+            found = head.exported(in_float32(raw), (H, W))  # type: ignore[operator]  # a Head
+            for i, (scores, indices) in enumerate(made):
+                number = f"_{i + 1}" if i else ""
+                found |= {f"selection{number}": indices}
+                if scores.is_floating_point():
+                    found |= {f"selection_scores{number}": scores.float()}
+            outputs |= {self.prefix(name) + key: value for key, value in found.items()}
+        return outputs
+
+    def prefix(self, head: str) -> str:
+        """What the names of a head's outputs begin with."""
+        return f"{head}/" if len(self.model.heads) > 1 else ""
+
+
+def _padded(side: int, multiple: int) -> int:
+    return (side + multiple - 1) // multiple * multiple

@@ -1,0 +1,111 @@
+"""Predictions as a COCO json of images, categories and annotations with scores, which label tools import."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as rle
+
+from densevit.errors import DataError
+from densevit.interfaces import Class
+from densevit.weights.atomic_io import atomic_file
+
+_POINTS = 3  # of a polygon, at least
+_TOLERANCE = 0.7  # pixels by which a polygon may differ from the mask's outline
+
+
+def write_prelabels(
+    predictions: str | Path, classes: Mapping[str, Sequence[Class]], out: str | Path, threshold: float = 0.5
+) -> int:
+    """Writes the objects in a folder of `densevit predict` as annotations, and returns their number.
+
+    classes: of each head; one of several heads whose objects are written is the first with predictions.json. threshold:
+    the lowest score. Masks become polygons, which can be edited. Raises DataError for a folder without objects.
+    """
+    folder, out = Path(predictions).expanduser(), Path(out).expanduser()
+    head, entries = _entries(folder, list(classes))
+    images = _read(folder / "images.json")
+    document = prelabels(images, entries, classes[head], threshold)
+    with atomic_file(out) as partial:
+        partial.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    return len(document["annotations"])
+
+
+def prelabels(
+    images: Sequence[Mapping[str, Any]],
+    entries: Sequence[Mapping[str, Any]],
+    classes: Sequence[Class],
+    threshold: float,
+) -> dict[str, Any]:
+    """The COCO document. images: id, file_name, width and height. entries: in COCO's results format."""
+    number = {image["id"]: place for place, image in enumerate(images, 1)}
+    annotations: list[dict[str, Any]] = []
+    for entry in entries:
+        if "category_id" not in entry or entry.get("score", 1.0) < threshold:
+            continue
+        values = {key: value for key, value in entry.items() if key not in ("image_id", "segmentation")}
+        values |= _shape(entry)
+        if "bbox" not in values:
+            continue  # an empty mask
+        values["area"] = values.get("area", values["bbox"][2] * values["bbox"][3])
+        if "keypoints" in values:
+            values["num_keypoints"] = sum(score > 0 for score in values["keypoints"][2::3])
+        named = {"id": len(annotations) + 1, "image_id": number[entry["image_id"]], "iscrowd": 0}
+        annotations.append(named | values)
+    return {
+        "images": [
+            {"id": number[image["id"]], "file_name": Path(image["file_name"]).name}
+            | {side: image[side] for side in ("width", "height")}
+            for image in images
+        ],
+        "annotations": annotations,
+        "categories": [{"id": one.file_id, "name": one.name} for one in classes],
+    }
+
+
+def _shape(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Polygons, area and box of an entry with a mask."""
+    code = entry.get("segmentation")
+    if code is None:
+        return {}
+    mask = rle.decode({"size": code["size"], "counts": code["counts"].encode()})
+    if not mask.any():
+        return {}
+    found: dict[str, Any] = {"segmentation": _polygons(mask), "area": float(mask.sum())}
+    if not found["segmentation"]:
+        del found["segmentation"]
+    return found | {"bbox": entry.get("bbox", rle.toBbox(rle.encode(np.asfortranarray(mask))).tolist())}
+
+
+def _polygons(mask: np.ndarray) -> list[list[float]]:
+    """Outlines of a mask (H, W), along the edges of its pixels; holes are filled."""
+    # of a mask enlarged three times, contours run through the outer thirds of border pixels
+    large = cv2.resize(np.ascontiguousarray(mask), None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
+    contours, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outlines = [cv2.approxPolyDP(contour, 3 * _TOLERANCE, True)[:, 0] for contour in contours]
+    return [((outline + 0.5) / 3).round(2).ravel().tolist() for outline in outlines if len(outline) >= _POINTS]
+
+
+def _entries(folder: Path, heads: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
+    """The first head with objects, and its entries."""
+    for head in heads:
+        for file in (folder / head / "predictions.json", folder / "predictions.json"):
+            if file.is_file():
+                entries = _read(file)
+                if not entries or any("category_id" in entry for entry in entries):
+                    return head, entries
+    raise DataError(
+        f"{folder}: has no predictions.json with objects. Expected the folder that `densevit predict` has written "
+        "with a model that detects objects."
+    )
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    try:
+        values: list[dict[str, Any]] = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {error}.") from None
+    return values

@@ -1,0 +1,1 @@
+"""What transformers attend to: filters, positions, attention distances, rollout and maps over an image."""

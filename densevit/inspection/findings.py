@@ -1,0 +1,70 @@
+"""What an inspection finds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from densevit.interfaces import AttentionLayer
+
+
+@dataclass(frozen=True)
+class ObjectAttention:
+    """Where a head looks for one detected object.
+
+    name, score: of its class. box: xyxy in pixels of the image that was inspected. map: (h, w).
+    """
+
+    name: str
+    score: float
+    box: tuple[float, float, float, float]
+    map: Tensor
+
+
+@dataclass
+class Findings:
+    """What a model shows on one image. Parts that it does not have are None or empty.
+
+    image: (H, W, 3) uint8, as the model sees it, padded. point: the query's (y, x), fractions of it.
+    filters: (N, k, k, 3), principal components of the patch embedding. similarity: (H, W, H, W) of positions.
+    layers: attention of the backbone. distances: in pixels, by layer, one for each head. rollout: (T, T), T tokens that
+    are no cells first. objects: by head.
+    """
+
+    image: np.ndarray
+    point: tuple[float, float]
+    filters: Tensor | None = None
+    similarity: Tensor | None = None
+    layers: Sequence[AttentionLayer] = ()
+    distances: Mapping[str, Tensor] = field(default_factory=dict)
+    rollout: Tensor | None = None
+    objects: Mapping[str, Sequence[ObjectAttention]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers, for JSON."""
+        return {
+            "size": list(self.size),
+            "point": list(self.point),
+            "layers": [
+                {
+                    "name": layer.name,
+                    "grid": list(layer.query_grid),
+                    "key_grid": list(layer.key_grid),
+                    "window": layer.window,
+                    "heads": layer.weights.shape[1],
+                    "mean_attention_distance": self.distances[layer.name].tolist(),
+                }
+                for layer in self.layers
+            ],
+            "objects": {
+                head: [{"name": one.name, "score": one.score, "box": list(one.box)} for one in objects]
+                for head, objects in self.objects.items()
+            },
+        }

@@ -1,0 +1,103 @@
+"""Records the attention weights that any module computes, without a change of the module.
+
+Fused kernels do not keep the weights. While `recorded_attention` is active, torch hands each call of
+`scaled_dot_product_attention`, `softmax` and `multi_head_attention_forward` to it, and the weights are computed once
+more from query and key. Outside of it nothing is different.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from densevit.interfaces import RecordedAttention
+
+_SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
+
+
+@contextmanager
+def recorded_attention(module: nn.Module) -> Iterator[list[RecordedAttention]]:
+    """Yields a list to which each attention inside `module` is added, named by the innermost module that computes it.
+
+    Any softmax over the last axis of three or more is taken for attention; of three axes, (heads, Q, K), the first is
+    the image's. Weights are on the module's device, detached.
+    """
+    recorder = _Recorder({id(part): (name, part) for name, part in module.named_modules()})
+    handles = [
+        register_module_forward_pre_hook(recorder.enter),
+        register_module_forward_hook(recorder.leave, always_call=True),
+    ]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # a fused layer of torch calls neither function
+    try:
+        with recorder:
+            yield recorder.found
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for handle in handles:
+            handle.remove()
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, names: dict[int, tuple[str, nn.Module]]) -> None:
+        super().__init__()
+        self.names = names
+        self.running: list[nn.Module] = []
+        self.found: list[RecordedAttention] = []
+
+    def enter(self, module: nn.Module, inputs: Any) -> None:
+        if id(module) in self.names:
+            self.running.append(module)
+
+    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if id(module) in self.names and self.running:
+            self.running.pop()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if self.running and func is F.scaled_dot_product_attention:
+            self._add(attention_weights(*args, **kwargs))
+        elif self.running and func is F.multi_head_attention_forward:  # of nn.MultiheadAttention
+            self._add(func(*args, **{**kwargs, "need_weights": True, "average_attn_weights": False})[1])
+        elif self.running and func in _SOFTMAX and _over_last_axis(*args, **kwargs):
+            self._add(out)
+        return out
+
+    def _add(self, weights: Tensor | None) -> None:
+        if weights is not None and weights.ndim >= 3:
+            name, module = self.names[id(self.running[-1])]
+            weights = weights.detach()
+            self.found.append(RecordedAttention(name, module, weights[None] if weights.ndim == 3 else weights))
+
+
+def _over_last_axis(x: Tensor, dim: int | None = None, *_: Any, **__: Any) -> bool:
+    return dim is not None and dim % x.ndim == x.ndim - 1
+
+
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None = None,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """The weights (..., Q, K) of `scaled_dot_product_attention` with these arguments, without dropout."""
+    if enable_gqa:
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+    scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        is_bool = attn_mask.dtype is torch.bool
+        scores = scores.masked_fill(~attn_mask, float("-inf")) if is_bool else scores + attn_mask
+    return scores.softmax(-1)

@@ -1,0 +1,8 @@
+"""Whether a model is traced for an exported file."""
+
+import torch
+
+
+def is_exporting() -> bool:
+    """Whether `torch.export` traces the model, with sizes as symbols. torch.compile does not count."""
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()

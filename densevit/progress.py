@@ -1,0 +1,40 @@
+"""Progress of a loop on stderr: a bar in a terminal, else a line every half minute."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 30.0
+
+
+def track(items: Iterable[T], description: str, total: int, quiet: bool = False) -> Iterator[T]:
+    """Yields the items and shows how many of `total` are done and the time left."""
+    if quiet:
+        yield from items
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track as bar
+
+        yield from bar(items, description, total, console=Console(stderr=True), transient=True)
+    else:
+        yield from _lines(items, description, total)
+
+
+def _lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    start = last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            left = duration((now - start) / done * (total - done))
+            print(f"{description}: {done:,} of {total:,}, {left} left", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """As in "about 40 s", "about 12 min", "about 3.5 h"."""
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 2 * 3600 else f"about {seconds / 3600:.1f} h"

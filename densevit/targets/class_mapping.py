@@ -1,0 +1,44 @@
+"""Values with the class indices of another list of classes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from densevit.interfaces import TargetType
+
+
+def with_classes(
+    values: Mapping[str, Any], table_of: Callable[[str], np.ndarray | None], types: Mapping[str, TargetType]
+) -> dict[str, Any]:
+    """Targets or predictions of an image with mapped classes, without objects of no class; see
+    `TargetType.map_classes`.
+
+    table_of: from a task to the table of its classes; None: they stay. Mapped tensors are on the CPU.
+    """
+    result = dict(values)
+    keep: np.ndarray | None = None
+    for key, value in values.items():
+        kind = types.get(key)
+        if kind is None or kind.task is None or type(kind).map_classes is TargetType.map_classes:
+            continue
+        table = table_of(kind.task)
+        if table is None:
+            continue
+        array = value.cpu().numpy() if isinstance(value, Tensor) else value
+        mapped = kind.map_classes(array, table)
+        result[key] = torch.from_numpy(mapped) if isinstance(value, Tensor) else mapped
+        if kind.per == "object":
+            keep = mapped >= 0 if keep is None else keep & (mapped >= 0)
+    if keep is None or keep.all():
+        return result
+    objects = {key for key in result if key in types and types[key].per == "object"}
+    return {key: _rows(value, keep) if key in objects else value for key, value in result.items()}
+
+
+def _rows(value: Any, keep: np.ndarray) -> Any:
+    if isinstance(value, Tensor):
+        return value[torch.from_numpy(keep).to(value.device)]
+    return [one for one, kept in zip(value, keep, strict=True) if kept] if isinstance(value, list) else value[keep]

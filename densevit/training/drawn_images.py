@@ -1,0 +1,51 @@
+"""Drawings of validation images in the folder of a run or an evaluation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from densevit.data.build import Data
+from densevit.evaluation import tables_file
+from densevit.inference.predictor import Predictor
+from densevit.interfaces import Head, Predictions
+from densevit.targets.types import TargetTypes
+from densevit.training.class_mapping import ClassMapping
+from densevit.visualization.samples import draw_extremes, draw_samples
+
+EXTREMES = 3  # best images, and as many worst ones
+
+
+def draw_images(
+    predictor: Predictor,
+    data: Data,
+    folder: Path,
+    indices: Mapping[int | str, int],
+    mappings: Mapping[str, ClassMapping] | None = None,
+) -> None:
+    """Draws samples of the validation images to predictions/, and the best and the worst ones by images-HEAD.csv.
+
+    Nothing is drawn if a head makes no predictions. indices: in the data set, by image id. mappings: of heads whose
+    classes are not the data's.
+    """
+    if any(type(head).predict is Head.predict for head in predictor.heads.values()):  # type: ignore[attr-defined]
+        return
+    mappings = mappings or {}
+    types = predictor.target_types
+    classes = {head: mappings[head].classes if head in mappings else of for head, of in predictor.classes.items()}
+
+    def predict(image: Tensor) -> dict[str, Predictions]:
+        found: dict[str, Predictions] = dict(predictor.predict(image).heads)
+        for head, mapping in mappings.items():
+            found[head] = mapping.applied(found[head], TargetTypes(types.get(head)))
+        return found
+
+    drawn = folder / "predictions"
+    draw_samples(predict, classes, data, drawn, types=types)
+    by_name = {str(image_id): index for image_id, index in indices.items()}
+    orders = {}
+    for head in classes:
+        path = folder / f"{tables_file.IMAGES}-{head}.csv"
+        names = [row[0] for row in tables_file.read(path)[1:]] if path.is_file() else []
+        orders[head] = [by_name[name] for name in names if name in by_name]
+    draw_extremes(predict, classes, data, drawn, orders, EXTREMES, types)

@@ -1,0 +1,82 @@
+"""The folder of an evaluation: metrics, tables, plots, drawn images and a report."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from densevit import config as configs
+from densevit.config import Config
+from densevit.data.build import Data
+from densevit.data.image_names import file_name
+from densevit.errors import DataError
+from densevit.evaluation import metrics_file, tables_file
+from densevit.inference.predictor import Predictor
+from densevit.training.class_mapping import ClassMapping
+from densevit.training.drawn_images import draw_images
+from densevit.training.evaluation import Evaluation
+from densevit.visualization.curves import svg_file
+from densevit.visualization.report import EVALUATION, write_report
+
+MAPPING = "class-mapping"
+
+
+def new_folder(run: Path, config: Config) -> Path:
+    """Creates the next free folder evaluations/DATA-SPLIT of a run."""
+    name = f"{config.data.name.rpartition(':')[2]}-{config.data.split}"
+    (run / "evaluations").mkdir(exist_ok=True)
+    for number in itertools.count(1):
+        folder = run / "evaluations" / (name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError  # unreachable: the loop is infinite
+
+
+def write_evaluation(
+    folder: Path,
+    evaluation: Evaluation,
+    predictor: Predictor,
+    data: Data,
+    source: str,
+    mappings: Mapping[str, ClassMapping],
+) -> Path:
+    """Writes all files to an existing folder. source: the model's name in the report. Returns the report's path."""
+    metrics_file.write(evaluation.metrics, folder / "metrics.json")
+    tables_file.write_tables(evaluation.evaluators, folder)
+    for head, one in evaluation.evaluators.items():
+        for name, plot in one.plots().items():
+            (folder / f"{file_name(name)}-{head}.svg").write_text(svg_file(name, plot), encoding="utf-8")
+    for head, mapping in mappings.items():
+        rows = [*mapping.pairs, *((name, "") for name in mapping.only_model), *(("", n) for n in mapping.only_data)]
+        tables_file.write([["model", "data"], *rows], folder / f"{MAPPING}-{head}.csv")
+    if predictor.config is not None:
+        (folder / "config.yaml").write_text(configs.dump(predictor.config), encoding="utf-8")
+    about = {"model": source, "images": len(data.val)}
+    (folder / EVALUATION).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    draw_images(predictor, data, folder, evaluation.indices, mappings)
+    return write_report(folder)
+
+
+def read_mapping(texts: list[str]) -> dict[str, str | None]:
+    """The mapping of texts MODEL=DATA, and of YAML files with one entry per class of the model; null: not mapped."""
+    from densevit.config.yaml_io import parse
+
+    mapping: dict[str, str | None] = {}
+    for text in texts:
+        old, equals, new = text.partition("=")
+        if equals:
+            mapping[old.strip()] = new.strip() or None
+            continue
+        try:
+            found = parse(Path(text).expanduser().read_text(encoding="utf-8"), text)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not a text file"
+            raise DataError(
+                f"--map {text}: cannot be read: {reason}. Expected names of classes, MODEL=DATA, or a YAML file."
+            ) from None
+        if not isinstance(found, Mapping) or not all(new is None or isinstance(new, str) for new in found.values()):
+            raise DataError(f"{text}: expected one entry `class of the model: class of the data` per class.")
+        mapping |= {str(old): new for old, new in found.items()}
+    return mapping

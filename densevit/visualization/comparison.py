@@ -1,0 +1,247 @@
+"""A page that compares several runs or evaluations."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from densevit.config.yaml_io import parse
+from densevit.errors import ConfigError, DataError
+from densevit.evaluation import metrics_file, tables_file
+from densevit.visualization import confusion, report
+from densevit.visualization.curves import Points, legend, plot_svg, read_curves
+from densevit.visualization.html_page import image_figure, missing, table_html, write_page
+
+MAX_IMAGES = 8  # that all runs have, each drawn by each run
+MAX_CURVES = 10  # of one plot that are compared
+ABSENT = "–"
+
+
+def write_comparison(runs: Sequence[Path], out: Path) -> Path:
+    """Writes a page with the curves, metrics, tables, plots, images and confusion of several folders side by side, and
+    the differences of their configs. Returns its path."""
+    names = dict(zip(_names(runs), map(Path, runs), strict=True))
+    configs = {name: report.text_of(run / "config.yaml") for name, run in names.items()}
+    heads = sorted({head for name, run in names.items() for head in report.heads_of(run, configs[name])})
+    heads.sort(key=len, reverse=True)
+    images, extremes = _common_images(names), {name: report.extremes_of(run) for name, run in names.items()}
+    number = len(images) * len(names) + sum(map(len, extremes.values()))
+    matrices = {name: _confusions(run, heads, report.MAX_CONFUSION_BYTES // len(names)) for name, run in names.items()}
+    first = [
+        ("Runs", _runs(names, configs)),
+        ("Metrics", _metrics(names)),
+        ("Config differences", _config_differences(configs)),
+        ("Curves", _curves(names)),
+        *_tables(names, heads),
+    ]
+    last = _folded("Confusion", matrices)
+    most = report.image_bytes(first + last, number)
+    sections = [
+        *first,
+        *([("Images", _images(names, images, most))] if images else []),
+        *_folded("Worst and best images", {name: _figures(run, extremes[name], most) for name, run in names.items()}),
+        *last,
+    ]
+    title = f"{len(names)} runs"
+    write_page(out, title, " · ".join(names), sections, confusion.STYLE + STYLE, contents=True)
+    return out
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """The shortest ends of the folders' paths that differ."""
+    parts = [Path(os.path.abspath(run)).parts for run in runs]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-length:]) for one in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{'/'.join(one[-1:])} ({n})" for n, one in enumerate(parts, start=1)]  # one folder several times
+
+
+def _runs(names: Mapping[str, Path], configs: Mapping[str, str]) -> str:
+    rows = [[name, report.about(run, configs[name])] for name, run in names.items()]
+    return table_html([["run", "about"], *rows]).replace('class="classes"', 'class="classes texts"')
+
+
+def _read_metrics(run: Path) -> dict[str, float]:
+    with suppress(DataError):
+        return metrics_file.read(run / "metrics.json")
+    return {}
+
+
+def _metrics(names: Mapping[str, Path]) -> str:
+    """One row per metric, one column per run; of each row, the best number is bold."""
+    metrics = {name: _read_metrics(run) for name, run in names.items()}
+    known_errors = [tables_file.read_lower_is_better(run) for run in names.values()]
+    lower = {metric for own in known_errors for metric in own or ()}
+    compared = any(own is not None for own in known_errors)
+    rows, best = [], []
+    for metric in dict.fromkeys(metric for values in metrics.values() for metric in values):
+        if report.is_class_metric(metric):
+            continue
+        values = [of_run.get(metric) for of_run in metrics.values()]
+        rows.append([metric, *(ABSENT if value is None else repr(value) for value in values)])
+        known = [value for value in values if value is not None and value == value]
+        top = (min if metric in lower else max)(known, default=None)
+        different = compared and len(set(known)) > 1
+        best.append([n for n, value in enumerate(values, start=1) if different and value == top])
+    if not rows:
+        return missing("No run has metrics.")
+    return table_html([["metric", *names], *rows], best=best)
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(values, Mapping) and values:
+        return {
+            key: text
+            for name, value in values.items()
+            for key, text in _flat(value, f"{prefix}.{name}" if prefix else str(name)).items()
+        }
+    return {prefix: str(values)}
+
+
+def _config_differences(configs: Mapping[str, str]) -> str:
+    """The keys whose values differ."""
+    flat: dict[str, dict[str, str]] = {}
+    for name, text in configs.items():
+        try:
+            flat[name] = _flat(parse(text, "config.yaml"))
+        except ConfigError as error:
+            return missing(f"{name}: {error}")
+        if not text:
+            return missing(f"{name} has no config.yaml.")
+    keys = dict.fromkeys(key for values in flat.values() for key in values)
+    rows = [[key, *(values.get(key, ABSENT) for values in flat.values())] for key in keys]
+    different = [row for row in rows if len(set(row[1:])) > 1]
+    if not different:
+        return "<p>The configs are equal.</p>"
+    header = "".join(f"<th>{escape(name)}</th>" for name in ("key", *flat))
+    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in different]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="wide"><table class="classes texts"><tr>{header}</tr>{body}</table></div>'
+
+
+def _curves(names: Mapping[str, Path]) -> str:
+    """The curves of metrics.csv that at least one run has, of all runs in one plot."""
+    curves: dict[str, dict[str, Points]] = {}
+    for run, folder in names.items():
+        path = folder / "metrics.csv"
+        for name, points in (read_curves(path) if path.is_file() else {}).items():
+            if not report.is_class_metric(name):
+                curves.setdefault(name, {})[run] = points
+    if not curves:
+        return missing("No run has curves.")
+    first = report.leading(curves)
+    shown = "".join(_overlay(name, curves[name], names) for name in first)
+    others = "".join(_overlay(name, curves[name], names) for name in curves if name not in first)
+    more = f'<details><summary>more</summary><div class="curves">{others}</div></details>' if others else ""
+    return f'{legend(names)}<p>Against optimiser steps.</p><div class="curves">{shown}</div>{more}'
+
+
+def _overlay(title: str, curves: Mapping[str, Any], names: Mapping[str, Path], **axes: Any) -> str:
+    """One plot in which each run has the colour of its place."""
+    return f"<figure>{plot_svg(title, curves, order=list(names), **axes)}</figure>"
+
+
+def _tables(names: Mapping[str, Path], heads: Sequence[str]) -> list[tuple[str, str]]:
+    """A section for each head: the plots, and of each table the first column of fractions, by run."""
+    plots: dict[str, dict[str, dict[str, Any]]] = {}
+    tables: dict[str, dict[str, dict[str, list[list[str]]]]] = {}
+    for run, folder in names.items():
+        with suppress(DataError):
+            for head, own in tables_file.read_plots(folder).items():
+                for title, plot in own.items():
+                    plots.setdefault(head, {}).setdefault(title, {})[run] = plot
+        for head, of_head in report.tables_of(folder, heads).items():
+            for title, rows in of_head.items():
+                if len(rows) > 1 and not title.endswith("confusion"):
+                    tables.setdefault(head, {}).setdefault(title, {})[run] = rows
+    sections = []
+    for head in dict.fromkeys([*tables, *plots]):
+        parts = [_compared(title, by_run) for title, by_run in tables.get(head, {}).items()]
+        figures = [figure for title, own in plots.get(head, {}).items() for figure in _plots(title, own, names)]
+        if figures:
+            parts.append(f'<h3>plots</h3>{legend(names)}<div class="curves">{"".join(figures)}</div>')
+        sections.append((f"Analysis: {head}", "".join(parts)))
+    return sections
+
+
+def _plots(title: str, by_run: Mapping[str, Any], names: Mapping[str, Path]) -> list[str]:
+    """One plot for each curve, of all runs that have it."""
+    first = next(iter(by_run.values()))
+    curves = dict.fromkeys(name for plot in by_run.values() for name, points in plot.curves.items() if points)
+    figures = []
+    for name in list(curves)[:MAX_CURVES]:
+        points = {run: plot.curves[name] for run, plot in by_run.items() if plot.curves.get(name)}
+        label = title if len(curves) == 1 else f"{title}: {name}"
+        figures.append(_overlay(label, points, names, x=first.x, y="", whole=first.whole))
+    return figures
+
+
+def _compared(title: str, by_run: Mapping[str, list[list[str]]]) -> str:
+    """One column of a table, by run."""
+    header = next(iter(by_run.values()))[0]
+    column = next((name for n, name in enumerate(header) if n and _is_fraction(by_run, name)), None)
+    if column is None:
+        return ""
+    values = {
+        run: {row[0]: row[rows[0].index(column)] for row in rows[1:] if len(row) == len(rows[0])}
+        for run, rows in by_run.items()
+        if column in rows[0]
+    }
+    names = list(dict.fromkeys(name for of_run in values.values() for name in of_run))[: report.MAX_ROWS]
+    rows = [[name, *(of_run.get(name, ABSENT) for of_run in values.values())] for name in names]
+    table = table_html([[header[0], *values], *rows], relative=title.endswith("errors"))
+    return f"<h3>{escape(title)}: {escape(column)}</h3>{table}"
+
+
+def _is_fraction(by_run: Mapping[str, list[list[str]]], column: str) -> bool:
+    """Whether a column has numbers with a point, or no value."""
+    cells = [
+        row[rows[0].index(column)]
+        for rows in by_run.values()
+        if column in rows[0]
+        for row in rows[1:]
+        if len(row) == len(rows[0])
+    ]
+    return any("." in cell for cell in cells)
+
+
+def _common_images(names: Mapping[str, Path]) -> list[Path]:
+    """The drawn images that all runs have, relative to their folders, evenly spaced."""
+    found = [
+        [path.relative_to(run / "predictions") for path in report.sorted_images(run / "predictions")]
+        for run in names.values()
+    ]
+    common = [path for path in found[0] if all(path in others for others in found[1:])]
+    most = min(MAX_IMAGES, len(common))
+    return [common[n * len(common) // most] for n in range(most)]
+
+
+def _images(names: Mapping[str, Path], paths: Sequence[Path], most: int) -> str:
+    parts = ["<p>Of images that all runs have drawn, the drawing of each run.</p>"]
+    for path in paths:
+        figures = [image_figure(run / "predictions" / path, name, most) for name, run in names.items()]
+        parts.append(f'<h3>{escape(path.with_suffix("").as_posix())}</h3><div class="images">{"".join(figures)}</div>')
+    return "".join(parts)
+
+
+def _figures(run: Path, paths: Sequence[Path], most: int) -> str:
+    figures = [image_figure(path, path.relative_to(run / "predictions").as_posix(), most) for path in paths]
+    return f'<div class="images">{"".join(figures)}</div>' if figures else ""
+
+
+def _confusions(run: Path, heads: Sequence[str], most: int) -> str:
+    return "".join(f"<h3>{escape(head)}</h3>{html}" for head, html in report.confusions(run, heads, most).items())
+
+
+def _folded(title: str, contents: Mapping[str, str]) -> list[tuple[str, str]]:
+    """A section in which each run's content is folded."""
+    parts = [f"<details><summary>{escape(name)}</summary>{html}</details>" for name, html in contents.items() if html]
+    return [(title, "".join(parts))] if parts else []
+
+
+STYLE = """
+.texts :is(th, td) { text-align: left; overflow-wrap: anywhere; }
+"""

@@ -1,0 +1,74 @@
+"""Terminal tables of an evaluation."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from densevit.evaluation.metrics_file import by_head
+from densevit.interfaces import Table as Rows
+from densevit.visualization.tables import metrics_table, number, overall
+
+MAX_ROWS = 40  # of a table; longer ones are in the report
+MAX_LISTED = 20  # classes
+
+
+def evaluation_tables(metrics: Mapping[str, float], tables: Mapping[str, Mapping[str, Rows]]) -> Group:
+    """The metrics, and the tables of all heads by name, without confusion matrices.
+
+    A table "classes" replaces the metrics of single classes.
+    """
+    shown: dict[str, float] = {}
+    for head, values in by_head(metrics).items():
+        kept = overall(values) if "classes" in tables.get(head, {}) else values
+        shown |= {f"{head}/{name}" if head else name: value for name, value in kept.items()}
+    parts: list[RenderableType] = [metrics_table(shown)]
+    for head, of_head in tables.items():
+        for name, rows in of_head.items():
+            if len(rows) > 1 and not name.endswith("confusion"):
+                parts.append(_table(f"{head}: {name}", rows))
+    return Group(*parts)
+
+
+def _table(title: str, rows: Rows) -> Group:
+    header, *body = rows
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for n, name in enumerate(header):
+        table.add_column(Text(str(name)), justify="right" if n else "left", overflow="fold", no_wrap=bool(n))
+    for first, *cells in body[:MAX_ROWS]:
+        table.add_row(Text(str(first), "cyan"), *(Text(_cell(cell)) for cell in cells))
+    more = [Text(f"... and {len(body) - MAX_ROWS} more")] if len(body) > MAX_ROWS else []
+    return Group(Text(), Text(title, "bold"), table, *more)
+
+
+def _cell(value: str | int | float) -> str:
+    if isinstance(value, float):
+        return number(value)
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def mapping_table(
+    head: str, pairs: Sequence[tuple[str, str]], only_model: Sequence[str], only_data: Sequence[str]
+) -> Group:
+    """The mapped classes, and those of the model and of the data that are not."""
+    title = f"{head}: {len(pairs)} of the model's {len(pairs) + len(only_model)} classes are mapped to the data's"
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model")
+    table.add_column("data", overflow="fold")
+    same = [old for old, new in pairs if old == new]
+    if same:
+        table.add_row(Text(f"{len(same)} of the same name"), Text(_listed(same), "cyan"))
+    for old, new in pairs:
+        if old != new:
+            table.add_row(Text(old, "cyan"), Text(new, "cyan"))
+    if only_model:
+        table.add_row(Text(_listed(only_model), "yellow"), Text("not in the data: predictions count as no class"))
+    if only_data:
+        table.add_row(Text("not in the model: not evaluated"), Text(_listed(only_data), "yellow"))
+    return Group(Text(title, "bold"), table, Text())
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" ... ({len(names)})" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

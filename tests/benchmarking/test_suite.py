@@ -1,0 +1,129 @@
+"""A benchmark from end to end, on tiny models: a third party's backbone, one that fails, and what is not repeated."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+from torch import Tensor, nn
+
+import densevit
+from densevit.benchmarking import suite, trainings
+from densevit.cli import main
+
+GIVEN = ["data.image_size=32", "data.train_length=8", "data.val_length=2", "data.batch_size=4"]
+
+
+class Tiny(densevit.Backbone):
+    """A third party's backbone."""
+
+    channels, strides = (16, 32), (8, 16)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 8, 8), nn.Conv2d(16, 32, 2, 2)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.first(images)
+        return [x, self.second(x)]
+
+
+class Failing(Tiny):
+    """One that cannot compute."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        raise RuntimeError("out of order")
+
+
+def run(tmp_path, **options):
+    backbones = [f"{__name__}:{name}" for name in ("Failing", "Tiny")]
+    options = {"batch_sizes": [2], "rounds": 5, "device": "cpu", **options}
+    return densevit.benchmark(overrides=GIVEN, backbones=backbones, heads=["setr", "dpt"], out=tmp_path, **options)
+
+
+def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
+    found = run(tmp_path, train=True, images=8, rates=[1e-3])
+    assert list(found.errors) == [
+        f"Failing-{head}: {step}" for head in ("setr", "dpt") for step in ("cost", "training")
+    ]
+    assert "out of order" in found.errors["Failing-setr: cost"]
+    tiny = found.results["Tiny-setr"]
+    [backbone] = [part for part in tiny.cost["by_size"]["32x32"]["modules"] if part["name"] == "backbone"]
+    assert backbone["multiply_adds"] == 16 * 192 * 16 + 4 * 64 * 32
+    assert backbone["parameters"] == 193 * 16 + 65 * 32
+    [timing] = tiny.timings.values()
+    assert timing["runs"] == 5 and 0 < timing["p50_ms"] <= timing["p95_ms"]
+    assert timing["images_per_second"] == pytest.approx(2000 / timing["p50_ms"])
+    assert tiny.training["lr"] == 1e-3
+    assert 0 <= tiny.metrics["setr/mIoU"] <= 1
+    assert found.results["Tiny-dpt"].metrics["dpt/AbsRel"] > 0
+
+    page = (tmp_path / "benchmark.md").read_text()
+    assert f"| Tiny | {tiny.metrics['setr/mIoU']:.3f} |" in page
+    assert "- Failing-dpt, cost: RuntimeError: out of order" in page
+    assert json.loads((tmp_path / "benchmark.json").read_text())["cases"]["Tiny-setr"]["timings"] == tiny.timings
+    texts = [node.text for node in ET.parse(tmp_path / "benchmark.svg").iter("{http://www.w3.org/2000/svg}text")]
+    assert {"setr/mIoU", "dpt/AbsRel", "Tiny"} <= {*texts}
+
+    tried: list[str] = []
+    monkeypatch.setattr(suite._Models, "build", lambda self, case: tried.append(case.name))
+    monkeypatch.setattr(trainings, "fit", lambda config, run_dir: tried.append(run_dir.parent.name))
+    again = run(tmp_path, train=True, images=8, rates=[1e-3])
+    assert again.results["Tiny-setr"] == tiny
+    assert set(tried) == {"Failing-setr", "Failing-dpt"}  # what is finished is not computed again
+
+
+def test_a_changed_config_is_measured_again(tmp_path):
+    first = densevit.benchmark(["dpt_swin"], sizes=[32], batch_sizes=[1], rounds=5, device="cpu", out=tmp_path)
+    second = densevit.benchmark(
+        ["dpt_swin"], ["heads.depth.width=16"], sizes=[32], batch_sizes=[1], rounds=5, device="cpu", out=tmp_path
+    )
+    first_cost, second_cost = (found.results["dpt_swin"].cost["parameters"] for found in (first, second))
+    assert first_cost > second_cost
+
+
+def test_a_config_whose_data_is_elsewhere_has_80_classes(tmp_path):
+    found = densevit.benchmark(
+        ["deformable_swin"],
+        ["data=configs/data/coco.yaml", "data.root=/nowhere"],
+        sizes=[(32, 64)],
+        batch_sizes=[1],
+        modes=["bf16"],
+        rounds=5,
+        device="cpu",
+        out=tmp_path,
+    )
+    assert found.errors == {}
+    case = found.results["deformable_swin"]
+    assert case.cost["assumed_classes"] == 80
+    assert list(case.timings) == ["cpu bf16 1 x 32x64"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give configs, or backbones and heads"),
+        (["--backbones", "swin"], "give backbones and heads together"),
+        (["no_such"], "there is no config file 'no_such'"),
+        (["detr_swin", "--modes", "fp8"], "there is no mode 'fp8'"),
+        (["detr_swin", "--sizes", "12y"], "expected a side, or HEIGHTxWIDTH"),
+        (["detr_swin", "--batches", "0"], "expected a positive number"),
+        (["detr_swin", "--rounds", "0"], "at least 1"),
+        (["detr_swin", "--device", "tpu9"], "device tpu9"),
+    ],
+)
+def test_wrong_arguments_exit_with_2(arguments, message, capsys, tmp_path):
+    assert main(["benchmark", *arguments, "--out", str(tmp_path / "new")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_prints_json_alone(capsys, tmp_path):
+    arguments = ["dpt_resnet", "data.image_size=32", "--batches", "1", "--rounds", "5", "--device", "cpu"]
+    assert main(["benchmark", *arguments, "--out", str(tmp_path), "--json", "--quiet"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["cases"]["dpt_resnet"]["cost"]["parameters"] > 1e7
+
+
+def test_a_file_that_is_no_benchmark_is_an_error(capsys, tmp_path):
+    (tmp_path / "benchmark.json").write_text("[]")
+    assert main(["benchmark", "dpt_resnet", "--out", str(tmp_path)]) == 2
+    assert "expected the results of a benchmark" in capsys.readouterr().err

@@ -1,0 +1,105 @@
+"""Flags that all commands have, and what they write where."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from densevit import progress
+from densevit.cli import COMMANDS, command, main
+from densevit.cli.output import Output
+
+
+def output(**flags: bool) -> Output:
+    from argparse import Namespace
+
+    return Output(Namespace(**{"quiet": False, "json": False, **flags}))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_the_common_flags_and_examples_that_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*name.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--quiet" in text and "--json" in text
+    examples = text.partition("examples:\n")[2].splitlines()
+    assert examples
+    for example in examples:
+        program, *words = shlex.split(example.rpartition(" | ")[2], comments=True)
+        given = max((one for one in COMMANDS if f"{' '.join(words)} ".startswith(f"{one} ")), key=len)
+        assert program == "densevit"
+        command(given)[1].parse_intermixed_args(words[len(given.split()) :])  # exits for an unknown flag
+
+
+def test_json_is_the_only_output_and_has_null_for_what_json_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    for out in (output(json=True), output(json=True, quiet=True)):
+        out.show("a table")
+        out.result({"AP": float("nan"), "names": ("é", float("inf"), 1.5)})
+        assert json.loads(capsys.readouterr().out) == {"AP": None, "names": ["é", None, 1.5]}
+
+
+def test_result_is_for_json_and_show_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    output().show("runs/[a]: 3 images")
+    output().result({"a": 1})
+    output(quiet=True).show("nothing")
+    assert capsys.readouterr().out == "runs/[a]: 3 images\n"
+
+
+def test_redirected_progress_is_a_line_every_half_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(0, 4000, 12))  # 12 seconds a call: at the start and after each item
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
+    assert list(output().track("abcdefg", "Predicting", 20)) == list("abcdefg")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["Predicting: 3 of 20, about 3 min left", "Predicting: 6 of 20, about 3 min left"]
+    assert list(output(quiet=True).track([1, 2], "Predicting", 2)) == [1, 2]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(40.4, "about 40 s"), (720, "about 12 min"), (12600, "about 3.5 h")])
+def test_duration_in_words(seconds: float, text: str) -> None:
+    assert progress.duration(seconds) == text
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(
+        """
+backbone: {name: resnet, depth: 18, norm: group}
+heads: {depth: {name: dpt, width: 8}}
+data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 8, val_length: 3}
+optim: {lr: 1e-3}
+trainer: {max_steps: 4, precision: "32", accelerator: cpu, loggers: []}
+"""
+    )
+    return tmp_path
+
+
+def test_json_of_a_training_is_all_of_stdout(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny.yaml", "--json", "--run-dir", "run"]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert result["run"] == "run" and result["stopped_by"] == 0
+    assert result["metrics"] == json.loads((tiny / "run" / "metrics.json").read_text())
+    assert "writing to run/" in captured.err  # the lines for people
+
+
+def test_quiet_training_prints_nothing_and_the_next_one_prints(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny.yaml", "--quiet", "--run-dir", "run"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["train", "tiny.yaml", "--run-dir", "again"]) == 0
+    assert "writing to again/" in capsys.readouterr().out
+
+
+def test_redirected_training_prints_a_line_when_half_a_minute_is_over(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    assert main(["train", "tiny.yaml", "--run-dir", "run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines if line.startswith("step ")] == [
+        f"step {n} of 4" for n in (1, 2, 3, 4)
+    ]
+    assert [line for line in lines if line.startswith("validation: ")]

@@ -1,0 +1,287 @@
+"""Hand-made data sets of each format, with values worked out by hand; the result is read by pycocotools and `coco`."""
+
+import base64
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+import densevit
+from densevit.cli import main
+from densevit.data.converting.convert import convert_dataset
+from densevit.data.converting.splitting import stratified
+from densevit.errors import ConfigError, DataError
+
+WIDTH, HEIGHT = 80, 40
+
+
+def image(path: Path, shade: int = 90, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (shade, 10, 10)).save(path)
+    return path
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def read(file: Path) -> COCO:
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(file))
+
+
+def annotations(file: Path, name: str) -> list[dict[str, Any]]:
+    """The annotations of an image, by pycocotools, with the class's name."""
+    api = read(file)
+    [image_id] = [one["id"] for one in api.dataset["images"] if one["file_name"] == name]
+    classes = {one["id"]: one["name"] for one in api.loadCats(api.getCatIds())}
+    return [one | {"class": classes[one["category_id"]]} for one in api.loadAnns(api.getAnnIds([image_id]))]
+
+
+def yolo(root: Path) -> Path:
+    image(root / "images" / "train" / "a.png")
+    image(root / "images" / "train" / "b.png")
+    image(root / "images" / "val" / "c.png")
+    write(root / "labels" / "train" / "a.txt", "1 0.5 0.5 0.25 0.5\n0 0.1 0.1 0.5 0.1 0.5 0.6\n")
+    write(root / "labels" / "val" / "c.txt", "0 0 0.5 0.5 0.5\n")
+    write(root / "data.yaml", "path: .\ntrain: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n")
+    return root
+
+
+def test_yolo_boxes_and_polygons_become_pixels(tmp_path: Path):
+    out = tmp_path / "out"
+    convert_dataset("yolo", yolo(tmp_path / "in"), out)
+    box, polygon = annotations(out / "train.json", "a.png")
+    # x from 0.375 to 0.625 of 80, y from 0.25 to 0.75 of 40
+    assert (box["class"], box["bbox"], box["area"]) == ("dog", [30, 10, 20, 20], 400)
+    assert (polygon["class"], polygon["bbox"]) == ("cat", [8, 4, 32, 20])
+    assert polygon["segmentation"] == [[8, 4, 40, 4, 40, 24]] and polygon["area"] == 32 * 20 / 2
+    assert read(out / "train.json").annToMask(polygon).sum() == pytest.approx(320, abs=20)
+    assert annotations(out / "train.json", "b.png") == [], "an image without a text file has no objects"
+    [clipped] = annotations(out / "val.json", "c.png")
+    assert clipped["bbox"] == [0, 10, 20, 20], "clipped to the image"
+    dataset = densevit.create_dataset("coco", "train", root=str(out))
+    assert len(dataset) == 2 and [one.name for one in dataset.classes["detection"]] == ["cat", "dog"]
+    assert (out / "train" / "a.png").stat().st_ino == (tmp_path / "in/images/train/a.png").stat().st_ino, "a hard link"
+
+
+def test_yolo_exports_with_parent_paths_and_text_lists(tmp_path: Path):
+    image(tmp_path / "in" / "train" / "images" / "a.png")
+    image(tmp_path / "in" / "valid" / "images" / "b.png")
+    write(tmp_path / "in" / "train" / "labels" / "a.txt", "0 0.5 0.5 0.5 0.5\n")
+    write(tmp_path / "in" / "list.txt", "./valid/images/b.png\n")
+    write(tmp_path / "in" / "data.yaml", "train: ../train/images\nval: list.txt\nnames: [cat]\n")
+    found = convert_dataset("yolo", tmp_path / "in", tmp_path / "out")
+    assert {split: [one.path.name for one in images] for split, images in found.splits.items()} == {
+        "train": ["a.png"],
+        "val": ["b.png"],
+    }
+    assert annotations(tmp_path / "out" / "train.json", "a.png")[0]["bbox"] == [20, 10, 40, 20]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("2 0.5 0.5 0.2 0.2", r"labels/train/a.txt, line 1: the class is 2; the data set has 2, 0 to 1"),
+        ("0 30 10 20 20", r"line 1: 30 is not within 0 \.\.\. 1"),
+        ("0 0.5 0.5 0.2", r"line 1: 4 numbers; expected a class and x, y, width, height"),
+        ("0 0.5 0.5 0.2 wide", r"line 1: 'wide' is not a number"),
+    ],
+)
+def test_wrong_yolo_lines_are_named(tmp_path: Path, line: str, message: str):
+    root = yolo(tmp_path / "in")
+    write(root / "labels" / "train" / "a.txt", line)
+    with pytest.raises(DataError, match=message):
+        convert_dataset("yolo", root, tmp_path / "out")
+    assert not list(tmp_path.glob("out*")), "nothing is left behind"
+
+
+def test_a_yolo_folder_as_data_root_names_the_command(tmp_path: Path):
+    root = yolo(tmp_path / "in")
+    with pytest.raises(DataError, match=f"densevit data convert yolo {root} NEW_FOLDER"):
+        densevit.create_dataset("coco", "train", root=str(root))
+
+
+def voc(root: Path, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
+    for name, split in (("a", "train"), ("b", "val")):
+        image(root / "JPEGImages" / f"{name}.jpg")
+        write(root / "ImageSets" / "Main" / f"{split}.txt", f"{name}\n")
+        write(
+            root / "Annotations" / f"{name}.xml",
+            f"<annotation><filename>{name}.jpg</filename><size><width>{size[0]}</width><height>{size[1]}</height>"
+            "<depth>3</depth></size><object><name>person</name><difficult>0</difficult><bndbox><xmin>1</xmin>"
+            "<ymin>11</ymin><xmax>10</xmax><ymax>40</ymax></bndbox></object><object><name>boat</name><difficult>1"
+            "</difficult><bndbox><xmin>21</xmin><ymin>1</ymin><xmax>21</xmax><ymax>2</ymax></bndbox></object>"
+            "</annotation>",
+        )
+    return root
+
+
+def test_voc_boxes_count_from_one_and_difficult_objects_are_crowds(tmp_path: Path):
+    convert_dataset("voc", voc(tmp_path / "in"), tmp_path / "out")
+    person, boat = annotations(tmp_path / "out" / "train.json", "a.jpg")
+    # pixels 1 to 10 are columns 0 to 9
+    assert (person["class"], person["bbox"], person["iscrowd"]) == ("person", [0, 10, 10, 30], 0)
+    assert (boat["class"], boat["bbox"], boat["iscrowd"]) == ("boat", [20, 0, 1, 2], 1), "one pixel wide"
+    assert len(annotations(tmp_path / "out" / "val.json", "b.jpg")) == 2
+
+
+def test_voc_object_masks_are_kept(tmp_path: Path):
+    root = voc(tmp_path / "in")
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    pixels[12:20, 2:6], pixels[0, 0] = 1, 255
+    (root / "SegmentationObject").mkdir()
+    coded = Image.fromarray(pixels)
+    coded.putpalette(np.arange(768) % 256)
+    coded.save(root / "SegmentationObject" / "a.png")
+    convert_dataset("voc", root, tmp_path / "out")
+    person, boat = annotations(tmp_path / "out" / "train.json", "a.jpg")
+    np.testing.assert_array_equal(read(tmp_path / "out" / "train.json").annToMask(person), pixels == 1)
+    assert person["area"] == 32 and "segmentation" not in boat
+
+
+def test_voc_xml_of_another_size_is_an_error(tmp_path: Path):
+    with pytest.raises(DataError, match=r"a.xml is made for an image of 40 x 40, and .*a.jpg has 80 x 40"):
+        convert_dataset("voc", voc(tmp_path / "in", (40, 40)), tmp_path / "out")
+
+
+def labelme(root: Path, name: str, shapes: list[dict[str, Any]], **more: Any) -> Path:
+    image(root / f"{name}.png")
+    document = {"shapes": shapes, "imagePath": f"{name}.png", "imageHeight": HEIGHT, "imageWidth": WIDTH} | more
+    write(root / f"{name}.json", json.dumps(document))
+    return root
+
+
+def test_labelme_shapes(tmp_path: Path):
+    square = {"label": "leaf", "shape_type": "polygon", "points": [[10, 10], [20, 10], [20, 20], [10, 20]]}
+    part = {"label": "leaf", "shape_type": "polygon", "points": [[40, 10], [50, 10], [45, 20]], "group_id": 3}
+    mask = np.zeros((4, 6), np.uint8)
+    mask[1:3, 2:5] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, "PNG")
+    coded = {"label": "spot", "shape_type": "mask", "points": [[30, 20], [35, 23]]}
+    coded["mask"] = base64.b64encode(buffer.getvalue()).decode()
+    shapes = [
+        square,
+        {"label": "stem", "shape_type": "rectangle", "points": [[60, 30], [50, 5]]},
+        part,
+        part | {"points": [[60, 10], [70, 10], [65, 20]]},
+        {"label": "dot", "shape_type": "circle", "points": [[20, 20], [20, 30]]},
+        coded,
+        {"label": "tip", "shape_type": "point", "points": [[1, 1]]},
+    ]
+    root = labelme(tmp_path / "in", "a", shapes)
+    with pytest.warns(UserWarning, match="1 points and lines"):
+        convert_dataset("labelme", root, tmp_path / "out", splits={"train": 1.0})
+    found = {(one["class"], one["bbox"][0]): one for one in annotations(tmp_path / "out" / "train.json", "a.png")}
+    assert set(found) == {("leaf", 10), ("stem", 50), ("leaf", 40), ("dot", 10), ("spot", 32)}
+    assert found["leaf", 10]["bbox"] == [10, 10, 10, 10] and found["leaf", 10]["area"] == 100
+    assert found["leaf", 10]["segmentation"] == [[10, 10, 20, 10, 20, 20, 10, 20]]
+    assert found["stem", 50]["bbox"] == [50, 5, 10, 25] and found["stem", 50]["area"] == 250
+    group = found["leaf", 40]
+    assert group["bbox"] == [40, 10, 30, 10] and len(group["segmentation"]) == 2 and group["area"] == 100
+    assert found["dot", 10]["bbox"] == [10, 10, 20, 20]
+    assert found["dot", 10]["area"] == pytest.approx(np.pi * 100, rel=0.01)
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[21:23, 32:35] = 1
+    np.testing.assert_array_equal(read(tmp_path / "out" / "train.json").annToMask(found["spot", 32]), expected)
+    masks = densevit.create_dataset("coco", "train", root=str(tmp_path / "out"), masks=True)
+    assert np.asarray(masks[0]["targets"]["masks"]).shape == (5, HEIGHT, WIDTH)
+
+
+def test_labelme_images_inside_of_the_json_are_written(tmp_path: Path):
+    shapes = [{"label": "leaf", "points": [[10, 10], [20, 10], [20, 20]]}]
+    root = labelme(tmp_path / "in", "a", shapes)
+    data = base64.b64encode((root / "a.png").read_bytes()).decode()
+    labelme(root, "a", shapes, imageData=data)
+    (root / "a.png").unlink()
+    convert_dataset("labelme", root, tmp_path / "out", splits={"train": 1.0})
+    assert Image.open(tmp_path / "out" / "train" / "a.png").size == (WIDTH, HEIGHT)
+
+
+def coco(root: Path, images: int = 60) -> Path:
+    """Every third image has a van, every second a car, every tenth a boat; image 7 has a crowd with keypoints."""
+    records = []
+    for number in range(images):
+        image(root / "train" / f"{number}.png", number)
+        for category, every in ((3, 3), (8, 2), (20, 10)):
+            if number % every == 0:
+                records.append({"image_id": number, "category_id": category, "bbox": [1, 2, 10, 20], "area": 150.5})
+    records.append({"image_id": 7, "category_id": 8, "bbox": [0, 0, 5, 5], "iscrowd": 1, "keypoints": [1, 2, 2]})
+    document = {
+        "images": [{"id": n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for n in range(images)],
+        "annotations": [{"id": n} | record for n, record in enumerate(records)],
+        "categories": [{"id": 3, "name": "van"}, {"id": 8, "name": "car"}, {"id": 20, "name": "boat"}],
+    }
+    write(root / "train.json", json.dumps(document))
+    return root
+
+
+def test_coco_is_split_by_class_and_classes_are_merged(tmp_path: Path):
+    out = tmp_path / "out"
+    arguments = ["--splits", "train=0.8,val=0.2", "--merge", "van,car=vehicle"]
+    assert main(["data", "convert", "coco", str(coco(tmp_path / "in")), str(out), *arguments, "--quiet"]) == 0
+    apis = {split: read(out / f"{split}.json") for split in ("train", "val")}
+    assert {split: len(api.dataset["images"]) for split, api in apis.items()} == {"train": 48, "val": 12}
+    assert apis["val"].dataset["categories"] == [{"id": 3, "name": "vehicle"}, {"id": 20, "name": "boat"}]
+    with_boat = {split: len(set(api.getImgIds(catIds=[20]))) for split, api in apis.items()}
+    assert with_boat == {"train": 5, "val": 1}, "of 6, as nearly as possible"
+    with_vehicle = {split: len(set(api.getImgIds(catIds=[3]))) for split, api in apis.items()}
+    assert with_vehicle == {"train": 33, "val": 8}, "of 41"
+    names = [one["file_name"] for api in apis.values() for one in api.dataset["images"]]
+    assert sorted(names, key=lambda name: int(name[:-4])) == [f"{n}.png" for n in range(60)], "each image once"
+    objects = [one for api in apis.values() for one in api.dataset["annotations"]]
+    assert {one["area"] for one in objects if not one["iscrowd"]} == {150.5}, "kept as annotated"
+    [crowd] = [one for one in objects if one["iscrowd"]]
+    assert crowd["keypoints"] == [1, 2, 2] and crowd["area"] == 25
+
+
+def test_stratification_divides_each_class_by_the_shares():
+    rng = np.random.default_rng(0)
+    labels = rng.random((1000, 12)) < np.geomspace(0.005, 0.6, 12)
+    part = stratified(labels, [7, 2, 1], seed=3)
+    assert np.bincount(part).tolist() == pytest.approx([700, 200, 100], abs=25)
+    counts = np.stack([labels[part == p].sum(axis=0) for p in range(3)])
+    expected = np.array([[0.7], [0.2], [0.1]]) * labels.sum(axis=0)
+    at_random = rng.permutation(np.repeat([0, 1, 2], [700, 200, 100]))
+    others = np.stack([labels[at_random == p].sum(axis=0) for p in range(3)])
+    assert np.abs(counts - expected)[:, :6].max() <= 2, "rare classes, to two images"
+    assert np.abs(counts - expected).sum() < 0.4 * np.abs(others - expected).sum()
+    assert (part == stratified(labels, [7, 2, 1], seed=3)).all()
+
+
+def test_mistakes_of_the_user_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source = coco(tmp_path / "in", 8)
+    (tmp_path / "there").mkdir()
+    for arguments, message in [
+        ([str(source), str(tmp_path / "there")], "there exists. Fix: remove it, or name another folder."),
+        ([str(tmp_path / "no"), str(tmp_path / "out")], "there is no such file or folder"),
+        ([str(source), str(tmp_path / "out"), "--merge", "cra=car"], "no class 'cra'. Did you mean 'car'?"),
+        ([str(source), str(tmp_path / "out"), "--merge", "car"], "is not classes and their common name"),
+        ([str(source), str(tmp_path / "out"), "--splits", "train"], "is not a share of each split"),
+        ([str(source), str(tmp_path / "out"), "--splits", "train=-1"], "are no shares"),
+    ]:
+        assert main(["data", "convert", "coco", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["data"]) == 2 and main(["data", "convrt"]) == 2
+    assert "no command 'data convrt'. There are data convert and data prelabel." in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="there is no 'yol'. Did you mean 'yolo'"):
+        convert_dataset("yol", source, tmp_path / "out")
+
+
+def test_yolo_without_names_of_classes_is_an_error(tmp_path: Path):
+    root = yolo(tmp_path / "in")
+    (root / "data.yaml").unlink()
+    with pytest.raises(DataError, match=r"the names of the classes are not found. Fix: write a data.yaml with `names"):
+        convert_dataset("yolo", root, tmp_path / "out")
+    write(root / "classes.txt", "cat\ndog\n")
+    found = convert_dataset("yolo", root, tmp_path / "out")
+    assert {split: len(images) for split, images in found.splits.items()} == {"train": 2, "val": 1}

@@ -1,0 +1,190 @@
+"""The error types of TIDE, on cases that can be checked by eye. COUNTS and GAINS are those of tidecv 1.0.1."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from densevit.evaluation.coco import CocoDetection
+from densevit.evaluation.coco_masks import CocoMasks
+from densevit.interfaces import Class
+
+CLASSES = [Class(name, n + 1, (0, 0, 0)) for n, name in enumerate(("cat", "dog", "fox"))]
+BOX = (0, 0, 100, 100)
+FAR = (200, 200, 300, 300)
+
+COUNTS = [22, 8, 4, 8, 0, 2]
+GAINS = [29.7007150602, 4.4304994362, 1.8509224487, 2.8501991057, 0.0, 1.2524329356, 31.6086114966, 12.524329356]
+
+
+def image(image_id, truth, found):
+    """truth: (box, label) or (box, label, True) for crowds. found: (box, label, score)."""
+    boxes = torch.tensor([one[0] for one in truth], dtype=torch.float64).reshape(-1, 4)
+    crowds = torch.tensor([len(one) > 2 for one in truth], dtype=torch.bool)
+    known = {"image_id": image_id, "boxes": boxes, "iscrowd": crowds}
+    known["labels"] = torch.tensor([one[1] for one in truth], dtype=torch.int64)
+    predicted = {"boxes": torch.tensor([one[0] for one in found], dtype=torch.float64).reshape(-1, 4)}
+    predicted["labels"] = torch.tensor([one[1] for one in found], dtype=torch.int64)
+    predicted["scores"] = torch.tensor([one[2] for one in found], dtype=torch.float64)
+    return predicted, known
+
+
+def evaluated(*images):
+    evaluator = CocoDetection(CLASSES)
+    evaluator.update([found for found, _ in images], [truth for _, truth in images])
+    return evaluator
+
+
+def errors(*images):
+    return {name: (gain, count) for name, gain, count in evaluated(*images).tables()["errors"][1:]}
+
+
+def half(share):
+    """A box that has this IoU with BOX."""
+    return (0, 0, 100, 100 * share)
+
+
+@pytest.mark.parametrize(
+    ("found", "error"),
+    [
+        ((half(0.4), 0, 0.9), "localisation"),
+        ((half(0.8), 1, 0.9), "classification"),
+        ((half(0.4), 1, 0.9), "both"),
+        ((FAR, 0, 0.9), "background"),
+    ],
+)
+def test_a_wrong_detection_has_one_type(found, error):
+    """Beside a correct dog elsewhere, so that each class has ground truth."""
+    dog = (1000, 0, 1100, 100)
+    kinds = errors(image(1, [(BOX, 0), (dog, 1)], [found, (dog, 1, 0.95)]))
+    types = ("classification", "localisation", "both", "duplicate", "background")
+    assert {name: kinds[name][1] for name in types} == {name: int(name == error) for name in types}
+    fixable = error in ("classification", "localisation")
+    assert kinds["missed"][1] == int(not fixable)
+    # One of two classes has AP 1. Fixing a localisation or class error gives the other one too.
+    assert kinds[error][0] == (0.5 if fixable else 0)
+    # Without the cat, a detection of one still counts: the class has AP 0.
+    assert kinds["missed"][0] == (0.5 if error == "both" else 0)
+
+
+def test_duplicates_and_the_order_of_scores():
+    """The better of two detections is correct; the other, which comes before a second object in the order of scores,
+    halves the precision at its recall: AP = (51 * 1 + 50 * 2 / 3) / 101, and without it 1."""
+    truth = [(BOX, 0), (FAR, 0)]
+    found = [(BOX, 0, 0.9), (half(0.9), 0, 0.8), (FAR, 0, 0.7)]
+    kinds = errors(image(1, truth, found))
+    expected = 1 - (51 + 50 * 2 / 3) / 101
+    assert kinds["duplicate"] == (pytest.approx(expected), 1)
+    assert kinds["false positives"] == (pytest.approx(expected), 1)
+    assert kinds["missed"] == (0, 0) and kinds["false negatives"] == (0, 0)
+
+
+def test_one_object_is_fixed_once_by_the_highest_score():
+    """Of two detections of a wrong class, one becomes correct and the other is removed."""
+    kinds = errors(image(1, [(BOX, 0), (FAR, 1)], [(BOX, 1, 0.9), (half(0.9), 1, 0.8), (FAR, 1, 0.7)]))
+    # Before: dogs at precision 1 / 3, cats 0. After: both 1.
+    assert kinds["classification"] == (pytest.approx(1 - (1 / 3) / 2), 2)
+
+
+def test_detections_on_crowds_are_ignored():
+    kinds = errors(image(1, [(BOX, 0), (FAR, 0, True)], [(BOX, 0, 0.9), ((210, 210, 250, 250), 0, 0.95)]))
+    assert kinds["false positives"] == (0, 0) and kinds["background"] == (0, 1)
+
+
+def test_classes_without_ground_truth_do_not_count():
+    kinds = errors(image(1, [(BOX, 0)], [(BOX, 0, 0.9), (FAR, 2, 0.9)]))
+    assert all(gain == 0 for gain, _ in kinds.values()) and kinds["background"][1] == 1
+    assert math.isnan(errors(image(1, [], [(FAR, 2, 0.9)]))["false positives"][0])
+
+
+def test_confusion_has_the_background_last():
+    truth = [(BOX, 0), (FAR, 1), ((400, 0, 450, 50), 0)]
+    found = [(BOX, 1, 0.9), (FAR, 1, 0.6), ((600, 0, 650, 50), 0, 0.8), ((400, 0, 450, 50), 0, 0.4)]
+    header, *rows = evaluated(image(1, truth, found)).tables()["confusion"]
+    assert header[1:] == ["cat", "dog", "fox", "background"] == [row[0] for row in rows]
+    counts = [row[1:] for row in rows]
+    assert counts == [[0, 1, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]  # a score below 0.5 is not shown
+
+
+def test_image_scores_are_the_quality_of_shown_detections():
+    scores = evaluated(
+        image("right", [(BOX, 0)], [(BOX, 0, 0.9)]),
+        image("loose", [(BOX, 0)], [(half(0.8), 0, 0.9), (FAR, 0, 0.3)]),
+        image("extra", [(BOX, 0)], [(BOX, 0, 0.9), (FAR, 0, 0.8)]),
+        image("missed", [(BOX, 0)], []),
+        image("empty", [], []),
+    ).image_scores()
+    assert scores == {"right": 1, "loose": pytest.approx(0.8), "extra": pytest.approx(1 / 1.5), "missed": 0}
+
+
+def random_images(seed, count=20):
+    rng = np.random.default_rng(seed)
+    images = []
+    for n in range(count):
+        corners = rng.random((rng.integers(0, 6), 2)) * 300
+        boxes = np.concatenate([corners, corners + 30 + 80 * rng.random(corners.shape)], axis=1)
+        labels = rng.integers(0, 3, len(boxes))
+        found = [
+            ((box + rng.normal(0, 15 * rng.random(), 4)).tolist(), int(rng.integers(0, 3)), rng.random())
+            for box in boxes
+        ]
+        found += [
+            (box.tolist(), int(label), rng.random()) for box, label in zip(boxes + 4, labels, strict=True) if label
+        ]
+        images.append(image(n, list(zip(boxes.tolist(), labels.tolist(), strict=True)), found))
+    return images
+
+
+def test_a_random_case_equals_tidecv():
+    names = ["classification", "localisation", "both", "duplicate", "background", "missed"]
+    kinds = errors(*random_images(0))
+    assert [kinds[name][1] for name in names] == COUNTS
+    np.testing.assert_allclose([100 * kinds[name][0] for name in (*names, "false positives", "false negatives")], GAINS)
+
+
+def test_tables_do_not_depend_on_processes():
+    images = random_images(1)
+    alone, merged = evaluated(*images), CocoDetection(CLASSES)
+    shards = [images[:7], images[5:], []]
+    merged.merge([pickle.loads(pickle.dumps(evaluated(*shard).state())) for shard in shards])
+    assert str(merged.tables()) == str(alone.tables()) and merged.image_scores() == alone.image_scores()
+    assert merged.plots() == alone.plots()
+
+
+def test_masks_have_the_same_errors_as_their_boxes():
+    """Boxes with whole coordinates, drawn as masks."""
+    boxes, masks = [], []
+    for found, truth in random_images(2):
+        drawn = []
+        for one in (found, truth):
+            one["boxes"] = one["boxes"].round().clamp(0, 400)
+            grid = torch.zeros(len(one["boxes"]), 400, 400, dtype=torch.bool)
+            for mask, (x1, y1, x2, y2) in zip(grid, one["boxes"].int().tolist(), strict=True):
+                mask[y1:y2, x1:x2] = True
+            drawn.append({**one, "masks": grid})
+        boxes.append((found, truth))
+        masks.append(drawn)
+    evaluator = CocoMasks(CLASSES)
+    evaluator.update([found for found, _ in masks], [truth for _, truth in masks])
+    assert evaluator.tables()["errors"] == evaluated(*boxes).tables()["errors"]
+    assert evaluator.tables()["confusion"] == evaluated(*boxes).tables()["confusion"]
+
+
+def test_class_tables_and_curves_hold_the_metrics():
+    evaluator = evaluated(*random_images(3))
+    metrics, table = evaluator.compute(), evaluator.tables()["classes"]
+    assert table[0] == ["class", "objects", "found", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"]
+    assert [row[3] for row in table[1:]] == [metrics[f"AP/{c.name}"] for c in CLASSES]
+    for column, name in enumerate(("AP50", "AP75"), start=4):
+        assert np.mean([row[column] for row in table[1:]]) == pytest.approx(metrics[name])
+    plots = evaluator.plots()
+    for name, curve in (("AP50", "IoU 0.50"), ("AP75", "IoU 0.75"), ("AP", "mean of IoU 0.50 to 0.95")):
+        values = [y for _, y in plots["precision-recall"].curves[curve]]
+        assert len(values) == 101 and np.mean(values) == pytest.approx(metrics[name])
+    by_class = plots["precision-recall of classes"].curves
+    assert {name: pytest.approx(np.mean([y for _, y in points])) for name, points in by_class.items()} == {
+        row[0]: row[4] for row in table[1:]
+    }
+    assert CocoDetection(CLASSES).plots() == {}

@@ -1,0 +1,47 @@
+"""Tables, plots and image scores as files."""
+
+from pathlib import Path
+
+import pytest
+
+from densevit.errors import DataError
+from densevit.evaluation import tables_file
+from densevit.interfaces import Evaluator, Plot
+
+PLOT = Plot("recall", "precision", {"cat": [(0.0, 1.0), (0.5, 0.1 + 0.2)]}, whole=True)
+
+
+class Counting(Evaluator):
+    lower_is_better = ("error",)
+
+    def tables(self):
+        return {"counts": [["class", "count"], ["cat, <dog>", 3]]}
+
+    def plots(self):
+        return {"curve": PLOT}
+
+    def image_scores(self):
+        return {"b": 0.5, 7: 0.25, 3: 0.5, "a": 0.5}
+
+
+def test_files_hold_tables_plots_and_the_worst_images_first(tmp_path: Path):
+    tables_file.write_tables({"pets": Counting([])}, tmp_path)
+    assert tables_file.read(tmp_path / "counts-pets.csv") == [["class", "count"], ["cat, <dog>", "3"]]
+    assert tables_file.read_plots(tmp_path) == {"pets": {"curve": PLOT}}
+    assert tables_file.read_lower_is_better(tmp_path) == ["pets/error"]
+    rows = tables_file.read(tmp_path / "images-pets.csv")
+    assert rows == [["image", "score"], ["7", "0.25"], ["3", "0.5"], ["a", "0.5"], ["b", "0.5"]]
+
+
+def test_an_evaluator_without_them_writes_none(tmp_path: Path):
+    tables_file.write_tables({"pets": Evaluator([])}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["lower_is_better.json"] and tables_file.read_plots(
+        tmp_path
+    ) == {}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"pets": {"curve": {"x": 1}}}', '{"pets": 3}'])
+def test_a_damaged_file_is_reported(tmp_path: Path, text: str):
+    (tmp_path / "plots.json").write_text(text)
+    with pytest.raises(DataError, match=r"plots.json: expected plots as JSON"):
+        tables_file.read_plots(tmp_path)

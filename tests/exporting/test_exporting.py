@@ -1,0 +1,217 @@
+"""Exported files give the model's outputs on sizes and batches that they were not traced with."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import densevit
+from densevit.errors import DensevitError
+from densevit.exporting import comparison, files
+from densevit.exporting.graph import ExportedGraph
+from densevit.inference.predictor import Predictor
+from densevit.interfaces import Class, Head
+from densevit.layers.selection import recorded, select_top
+from densevit.model import DenseModel
+
+CLASSES = ["a", "b", "c"]
+BACKBONES: dict[str, dict[str, Any]] = {
+    "resnet": {"name": "resnet", "depth": 18},
+    "swin": {"name": "swin", "variant": "nano"},
+    "vit": {"name": "vit", "variant": "nano"},
+    "mvit": {"name": "mvit", "variant": "nano"},
+    "timm": {"name": "timm", "model": "pit_ti_224", "image_size": 64},
+}
+DETR = {"width": 32, "num_queries": 9, "encoder_layers": 1, "decoder_layers": 2}
+ANCHORS = {**DETR, "name": "detr", "anchors": True, "classification": "mal"}
+HEADS: dict[str, dict[str, Any]] = {
+    "detr": {"name": "detr", **DETR},
+    "detr-two-stage": {**ANCHORS, "two_stage": True},
+    "detr-distinct": {**ANCHORS, "distinct_queries": 0.8, "dense_loss": 1.0},
+    "deformable-detr": {"name": "deformable_detr", **DETR},
+    "deformable-two-stage": {"name": "deformable_detr", **DETR, "two_stage": True, "box_refinement": True},
+    "one-stage": {"name": "one_stage", "width": 32},
+    "detr-panoptic": {"name": "detr_panoptic", **DETR},
+    "mask2former": {"name": "mask2former", **DETR},
+    "mask2former-instance": {"name": "mask2former", **DETR, "task": "instance"},
+    "mask2former-semantic": {"name": "mask2former", **DETR, "task": "semantic"},
+    "setr": {"name": "setr"},
+    "segmenter": {"name": "segmenter"},
+    "dpt": {"name": "dpt", "width": 16, "output": "sigmoid"},
+    "dpt-segmentation": {"name": "dpt_segmentation", "width": 16},
+}
+QUICK = [("resnet", "setr", ".onnx"), ("resnet", "one-stage", ".pt2")]
+MATRIX = [(backbone, head, ".onnx") for backbone in BACKBONES for head in HEADS]
+
+
+def predictor_of(backbone: str, head: str) -> Predictor:
+    torch.manual_seed(0)
+    section = HEADS[head]
+    classes = None if section["name"] == "dpt" else CLASSES
+    predictor = densevit.create_model(BACKBONES[backbone], {"x": section}, classes)
+    for parameter in predictor.parameters():
+        if not parameter.any():  # such as the last layer of boxes
+            torch.nn.init.normal_(parameter.data, std=0.02)
+    return predictor
+
+
+def check(backbone: str, head: str, suffix: str, folder: Path, half: bool = False) -> dict[str, float]:
+    exported = densevit.export(predictor_of(backbone, head), folder / f"model{suffix}", half=half)
+    assert exported.path.is_file() and list(folder.iterdir()) == [exported.path]
+    assert exported.difference <= (1e-2 if half else 1e-4)
+    assert exported.model_ms > 0 and exported.file_ms > 0
+    return exported.differences
+
+
+@pytest.mark.parametrize(("backbone", "head", "suffix"), QUICK)
+def test_a_file_gives_the_models_outputs(backbone: str, head: str, suffix: str, tmp_path: Path):
+    check(backbone, head, suffix, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "head", "suffix"), MATRIX)
+def test_every_head_and_backbone_is_exported(backbone: str, head: str, suffix: str, tmp_path: Path):
+    check(backbone, head, suffix, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "head"), [("resnet", "one-stage"), ("vit", "setr"), ("swin", "dpt")])
+def test_half_precision(backbone: str, head: str, tmp_path: Path):
+    check(backbone, head, ".onnx", tmp_path, half=True)
+
+
+def test_a_graph_gives_what_predict_gives():
+    """The outputs of the graph, decoded by hand, are those of `predict`: an odd size, with padding inside."""
+    predictor = predictor_of("resnet", "detr")
+    image = comparison.example_images((75, 107), 1, 0)
+    with torch.no_grad():
+        found = ExportedGraph(predictor.model).eval()(torch.from_numpy(image))
+    result = predictor.predict(torch.from_numpy(image[0]))
+    scores, labels = found["scores"][0].max(-1)
+    order = scores.argsort(descending=True)
+    torch.testing.assert_close(result.scores, scores[order], rtol=0, atol=1e-5)
+    torch.testing.assert_close(result.boxes, found["boxes"][0][order], rtol=0, atol=1e-3)
+    assert torch.equal(result.labels, labels[order])
+
+
+def test_several_heads_and_a_canvas():
+    """Names begin with the head's; images are padded to the canvas, which no other output than `predict`'s sees."""
+    heads = {"depth": HEADS["dpt"], "things": {**HEADS["detr"], "memory_stride": 16}}
+    model = densevit.create_model(BACKBONES["resnet"], heads, {"things": CLASSES}).model.eval()
+    image = torch.from_numpy(comparison.example_images((75, 107), 1, 0))
+    padded = torch.nn.functional.pad(image, (0, 160 - 107, 0, 128 - 75))
+    mask = torch.ones(1, 128, 160, dtype=torch.bool)
+    mask[:, :75, :107] = False
+    target: Any = {"size": (75, 107), "original_size": (75, 107)}
+    with torch.no_grad():
+        found = ExportedGraph(model, (128, 160)).eval()(image)
+        expected = model.infer({"images": padded, "padding_mask": mask, "targets": [target]})
+    assert [*found] == ["depth/depth", "things/boxes", "things/scores"]
+    torch.testing.assert_close(found["depth/depth"][0], expected["depth"][0]["depth"])
+    order = found["things/scores"][0].amax(-1).argsort(descending=True)
+    torch.testing.assert_close(found["things/boxes"][0][order], expected["things"][0]["boxes"], rtol=0, atol=1e-3)
+
+
+def test_a_wrong_file_is_an_error_and_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def load(path: Path) -> Any:
+        run = original(path)
+        return lambda images: {name: value + 0.01 for name, value in run(images).items()}
+
+    def write(graph: ExportedGraph, path: Path, size: Any, header: Any) -> None:
+        path.write_text("a file")
+
+    original = lambda path: lambda images: {k: v.numpy() for k, v in graph(torch.from_numpy(images)).items()}  # noqa: E731
+    predictor = predictor_of("resnet", "one-stage")
+    graph = ExportedGraph(predictor.model.eval())
+    monkeypatch.setattr(files, "load", load)
+    monkeypatch.setattr(files, "write", write)
+    with torch.no_grad(), pytest.raises(DensevitError, match="`scores` differs from the model's by 1.0e-02 .* 1e-04"):
+        densevit.export(predictor, tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+class Cells(Head):
+    """A third party's head of boxes without `exported`."""
+
+    task, needs = "detection", ("boxes", "labels")
+
+    def forward(self, features, padding_mask, targets=None):
+        return {"logits": features[0]}
+
+    def predict(self, outputs, targets):
+        return []
+
+
+def test_a_head_without_outputs_for_files_is_an_error(tmp_path: Path):
+    backbone = densevit.create_backbone("resnet", depth=18)
+    model = DenseModel(backbone, {"mine": Cells(backbone.channels, backbone.strides, [Class("a", 0, (0, 0, 0))])})
+    with pytest.raises(DensevitError, match=r"heads.mine \(Cells\) has no outputs for a file. Fix: implement exported"):
+        densevit.export(model, tmp_path / "model.onnx")
+
+
+class OnValues(Cells):
+    """A third party's head whose shapes depend on values, which cannot be traced."""
+
+    def exported(self, outputs, size):
+        logits = outputs["logits"]
+        return {"logits": logits[:, :, : int(logits.sum())]}
+
+
+def test_a_head_that_cannot_be_traced_is_an_error(tmp_path: Path):
+    backbone = densevit.create_backbone("resnet", depth=18)
+    model = DenseModel(backbone, {"mine": OnValues(backbone.channels, backbone.strides, [Class("a", 0, (0, 0, 0))])})
+    with pytest.raises(DensevitError, match=r"ResNet with OnValues cannot be exported: \w+: .*docs/export.md"):
+        densevit.export(model, tmp_path / "folder" / "model.pt2")
+    assert not list((tmp_path / "folder").iterdir())
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model"])
+def test_the_suffix_is_checked(name: str, tmp_path: Path):
+    with pytest.raises(DensevitError, match="Expected NAME.onnx or NAME.pt2"):
+        densevit.export(predictor_of("resnet", "setr"), tmp_path / name)
+
+
+def test_differences_are_relative_to_the_range_of_an_output():
+    """Boxes to the longer side, scores to 1, other values to their range."""
+
+    class Graph:
+        model = SimpleNamespace(heads={"x": torch.nn.Identity()})
+
+        def __call__(self, images: Tensor, selections: Any) -> dict[str, Tensor]:
+            scores, own = torch.tensor([[0.0, 2.0]]), torch.tensor([[[10.0, 0.0, 50.0, 100.0]]])
+            return {"boxes": own, "scores": torch.tensor([[[0.5]]]), "offsets": scores}
+
+        def prefix(self, head: str) -> str:
+            return ""
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        boxes = np.array([[[10, 0, 50, 101]]], np.float32)
+        return {"boxes": boxes, "scores": np.full((1, 1, 1), 0.51), "offsets": np.array([[0.0, 1.9]])}
+
+    found = comparison.differences(Graph(), run, np.zeros((1, 3, 100, 200), np.uint8))  # type: ignore[arg-type]
+    assert found == pytest.approx({"boxes": 1 / 200, "scores": 0.01, "offsets": 0.05})
+
+
+def test_selections_are_recorded_and_repeated():
+    scores = torch.tensor([[0.1, 0.9, 0.5]])
+    with recorded() as made:
+        assert select_top(scores, 2).tolist() == [[1, 2]]
+    assert torch.equal(made[0].scores, scores) and made[0].indices.tolist() == [[1, 2]]
+    with recorded([torch.tensor([[2, 0]])]):
+        assert select_top(scores, 2).tolist() == [[2, 0]]
+    assert select_top(scores, 5).tolist() == [[1, 2, 0]]
+
+
+@pytest.mark.parametrize(
+    ("indices", "error"),
+    [([[1, 2]], 0.0), ([[2, 1]], 0.0), ([[1, 0]], 0.8)],
+    ids=["the same", "swapped within the error", "wrong"],
+)
+def test_selections_may_differ_only_within_the_error_of_the_scores(indices: list[list[int]], error: float):
+    expected = torch.tensor([[0.0, 1.0, 0.8]])
+    found = np.array([[0.0, 0.9, 0.9]]) if indices == [[2, 1]] else expected.numpy()
+    assert comparison._selection_error(np.array(indices), found, expected) == pytest.approx(error)

@@ -1,0 +1,189 @@
+"""`densevit predict`: videos, lists on stdin, tables, and going on after an interruption."""
+
+import contextlib
+import csv
+import io
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit.cli import main
+from densevit.data.io.videos import VideoFrames, count_frames
+from densevit.errors import DataError
+from densevit.inference.image_files import ImageFile
+from densevit.inference.results import PredictionFiles
+from tests.inference.test_predict_command import CLASSES, StandIn, model, photos, read  # noqa: F401  # fixtures
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """12 frames of 64 x 48; frame n has red 20 n, and green and blue 10."""
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for n in range(12):
+        frame = np.full((48, 64, 3), 10, np.uint8)
+        frame[..., 2] = 20 * n  # BGR
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def test_frames_are_read_in_any_near_order_and_only_wanted_ones_are_kept(clip: Path) -> None:
+    assert count_frames(clip) == 12
+    frames = VideoFrames(clip, {5, 6, 9})
+    for number in (6, 5, 9):
+        red, green, _ = frames.read(number).mean((0, 1))
+        assert abs(red - 20 * number) < 6 and abs(green - 10) < 6
+    assert not frames._waiting
+    with pytest.raises(DataError, match="frame 40 cannot be read; the video ends at 12"):
+        frames.read(40)
+
+
+def test_frames_of_a_video_are_images(model: StandIn, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.chdir(clip.parent)
+    assert main(["predict", "run", "clip.avi", "--out", "found", "--batch-size", "2"]) == 0
+    assert [image["file_name"] for image in read("found/images.json")] == [f"clip.avi#{n}" for n in range(12)]
+    assert sorted(path.name for path in Path("found/drawn").iterdir()) == [f"clip_{n:06}.jpg" for n in range(12)]
+    assert read("found/predictions.json")[0]["image_id"] == "clip_000000"
+
+
+def test_a_file_that_is_no_video_is_named_and_the_rest_predicted(
+    model: StandIn,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "clip.mp4").write_text("no video")
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    inputs = [str(tmp_path / name) for name in ("clip.mp4", "a.png")]
+    assert main(["predict", "run", *inputs, "--out", str(tmp_path / "found")]) == 1
+    assert "clip.mp4: no frame could be read; expected a video" in capsys.readouterr().err
+    assert len(read(str(tmp_path / "found" / "images.json"))) == 1
+
+
+def test_lines_of_stdin_are_sources(
+    model: StandIn,  # noqa: F811
+    photos: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("b/cat.png\n\na/1.jpg\n"))
+    assert main(["predict", "run", "-", "--out", "found", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": "found", "images": 2, "skipped": 0, "problems": []}
+    assert [image["file_name"] for image in read("found/images.json")] == ["b/cat.png", "a/1.jpg"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("a/1.jpg\nnone.png\n"))
+    assert main(["predict", "run", "-", "--out", "again"]) == 1  # the other one is predicted
+    assert "none.png" in capsys.readouterr().err and len(read("again/images.json")) == 1
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert main(["predict", "run", "-"]) == 2
+
+
+def test_objects_are_rows_of_a_table(model: StandIn, photos: Path) -> None:  # noqa: F811
+    assert main(["predict", "run", "b/cat.png", "--out", "found"]) == 0
+    with open("found/predictions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["dog", "cat"]
+    first = rows[0]
+    assert (first["image"], first["image_id"], float(first["score"])) == ("b/cat.png", "cat.png", 0.75)
+    assert [float(first[key]) for key in ("x", "y", "width", "height")] == [1, 2, 52, 38]  # 53 x 40 pixels
+
+
+def test_resuming_after_a_kill_gives_the_files_of_one_prediction(model: StandIn, photos: Path) -> None:  # noqa: F811
+    whole = ["predict", "run", "a", "b", "--batch-size", "1"]
+    assert main([*whole, "--out", "once"]) == 0
+    assert main([*whole, "--out", "twice"]) == 0
+    images = Path("twice/images.json")  # as after kill -9: two images are complete, and a last line is not
+    images.write_text("".join(images.read_text().splitlines(keepends=True)[:3]) + '{"id": "b')
+    table = Path("twice/predictions.csv")
+    table.write_text(table.read_text() + "1.jpg,b-")
+    model.batches.clear()
+    assert main([*whole, "--out", "twice", "--resume"]) == 0
+    assert sum(model.batches) == 2  # of four images
+    for name in ("images.json", "predictions.json"):
+        once, twice = (
+            {json.dumps(entry, sort_keys=True) for entry in read(f"{folder}/{name}")} for folder in ("once", "twice")
+        )
+        assert once == twice
+    once, twice = (sorted(Path(folder, "predictions.csv").read_text().split()) for folder in ("once", "twice"))
+    assert once == twice
+    assert {path.name for path in Path("once").rglob("*")} == {path.name for path in Path("twice").rglob("*")}
+
+
+def test_resuming_with_nothing_left_and_with_other_settings(
+    model: StandIn,  # noqa: F811
+    photos: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["predict", "run", "a", "--out", "found"]) == 0
+    before = Path("found/predictions.json").read_text()
+    assert main(["predict", "run", "a", "--resume", "--out", "found"]) == 0
+    assert "found has 1 of 1 images; 0 are left" in capsys.readouterr().out
+    assert Path("found/predictions.json").read_text() == before
+    for arguments, message in (
+        (["--out", "found", "--resume", "--threshold", "0.2"], "threshold is 0.2, was 0.5"),
+        (["b", "--out", "found", "--resume"], "inputs is ['a', 'b'], was ['a']"),
+        (["--out", "other", "--resume"], "other has no predict.json"),
+        (["--resume"], "--resume needs the folder"),
+    ):
+        assert main(["predict", "run", "a", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_interrupted_prediction_names_the_way_on(
+    model: StandIn,  # noqa: F811
+    photos: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    see, seen = model.see, []
+
+    def interrupted(height: int, width: int) -> object:
+        seen.append(width)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return see(height, width)
+
+    monkeypatch.setattr(model, "see", interrupted)
+    monkeypatch.setattr("densevit.cli.predict.BATCHES_AT_ONCE", 1)
+    whole = ["predict", "run", "a", "b", "--batch-size", "1", "--out", "found"]
+    assert main(whole) == 130
+    assert "Stopped after 2 of 4 images. Go on with --out found --resume" in capsys.readouterr().err
+    assert len(read("found/images.json")) == 2
+    assert main([*whole, "--resume"]) == 0
+    assert len(read("found/images.json")) == 4
+
+
+def test_lists_of_a_killed_prediction_are_closed_when_nothing_is_left(model: StandIn, photos: Path) -> None:  # noqa: F811
+    assert main(["predict", "run", "a", "--out", "found"]) == 0
+    whole = Path("found/predictions.json").read_text()
+    Path("found/predictions.json").write_text(whole.removesuffix("\n]\n"))  # killed before the end was written
+    assert main(["predict", "run", "a", "--out", "found", "--resume"]) == 0
+    assert Path("found/predictions.json").read_text() == whole
+
+
+def test_panoptic_annotations_of_all_images_are_joined_after_resuming(tmp_path: Path) -> None:
+    """After an interruption their parts are kept; after the end, more images mean that all are predicted anew."""
+    ids = torch.tensor([[0, 0], [-1, 1000]], dtype=torch.int32)
+    images = [ImageFile(Path(f"{n}.png"), str(n), n) for n in range(3)]
+
+    def predict(count: int, resume: bool, interrupted: bool = False) -> int:
+        files = PredictionFiles(tmp_path, {"head": CLASSES}, 0.5, settings={}, resume=resume)
+        left = files.left(images[:count])
+        with contextlib.suppress(KeyboardInterrupt), files:
+            for image in left:
+                files.add(image, np.zeros((2, 2, 3), np.uint8), {"panoptic": ids})
+            if interrupted:
+                raise KeyboardInterrupt
+        return len(left)
+
+    def joined() -> list[int]:
+        return [image["id"] for image in read(str(tmp_path / "panoptic.json"))["images"]]
+
+    assert predict(1, resume=False, interrupted=True) == 1 and joined() == [0]
+    assert predict(2, resume=True) == 1 and joined() == [0, 1]
+    assert predict(2, resume=True) == 0 and joined() == [0, 1]
+    assert predict(3, resume=True) == 3 and joined() == [0, 1, 2]

@@ -1,0 +1,174 @@
+"""`densevit inspect`: objects' attention beside transformers' DETR, third parties' backbones, files and messages."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor
+
+import densevit
+from densevit.cli import main
+from densevit.model import DenseModel
+
+SMALL = {"num_queries": 9, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2}
+SMALL |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+CLASSES = [densevit.Class("cat", 1, (200, 0, 0)), densevit.Class("dog", 2, (0, 200, 0))]
+
+
+def example_image(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def model(name: str, **options) -> DenseModel:
+    backbone = densevit.create_backbone(name, **options)
+    return DenseModel(
+        backbone, {"detection": densevit.create_head("detr", backbone.channels, backbone.strides, CLASSES)}
+    )
+
+
+def test_objects_attention_equals_transformers_detr(tmp_path):
+    config = DetrConfig(backbone="resnet18", use_timm_backbone=True, attn_implementation="eager", num_labels=5, **SMALL)
+    with torch.no_grad():
+        theirs = DetrForObjectDetection(config).eval()
+        for name, tensor in theirs.named_parameters():
+            if tensor.ndim > 1 and "backbone" not in name:
+                tensor.normal_(0, 2 * tensor[0].numel() ** -0.5)
+        theirs.class_labels_classifier.bias[-1] -= 3  # few queries are "no object"
+    theirs.save_pretrained(tmp_path)
+    processor = DetrImageProcessor(size={"shortest_edge": 96, "longest_edge": 160})
+    processor.save_pretrained(tmp_path)
+    pixels = example_image(96, 128)
+    with torch.no_grad():
+        outputs = theirs(**processor(Image.fromarray(pixels), return_tensors="pt"), output_attentions=True)
+    maps = outputs.cross_attentions[-1][0].mean(0).unflatten(1, (3, 4))  # (9, 3, 4)
+    scores = outputs.logits[0].softmax(-1)[:, :-1].amax(1)
+    order = scores.argsort(descending=True)
+
+    found = densevit.inspect(densevit.load(tmp_path).model, pixels)  # without its resizing
+    [objects] = found.objects.values()
+    assert len(objects) == min(8, int((scores >= 0.3).sum()) or 1)
+    for one, query in zip(objects, order, strict=False):
+        assert one.score == pytest.approx(float(scores[query]), rel=1e-3)
+        torch.testing.assert_close(one.map, maps[query], rtol=1e-3, atol=1e-5)
+    assert maps.std() > 0.02
+
+
+class Own(densevit.Backbone):
+    """A third party's transformer of patches of 16 pixels with two register tokens, in torch's own layers."""
+
+    channels, strides = (32,), (16,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 16, 16)
+        self.tokens = nn.Parameter(torch.zeros(1, 2, 32))
+        self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 2)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.patches(images)
+        tokens = torch.cat([self.tokens.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1)
+        return [self.layers(tokens)[:, 2:].transpose(1, 2).unflatten(2, x.shape[2:])]
+
+
+class Wrong(Own):
+    """One whose own method fails."""
+
+    def inspect_attention(self, recorded, size):
+        return [recorded[0].nothing]
+
+
+def of_backbone(backbone: densevit.Backbone) -> DenseModel:
+    return DenseModel(
+        backbone, {"detection": densevit.create_head("detr", backbone.channels, backbone.strides, CLASSES)}
+    )
+
+
+def test_a_third_partys_backbone_shows_what_it_has():
+    found = densevit.inspect(of_backbone(Own()), example_image(64, 96))
+    assert [(layer.name, layer.query_grid, layer.tokens) for layer in found.layers] == [
+        (f"layers.layers.{i}.self_attn", (4, 6), 2) for i in range(2)
+    ]
+    assert found.filters is not None and found.filters.shape == (28, 16, 16, 3)
+    assert found.similarity is None
+    assert found.rollout is not None and found.rollout.shape == (26, 26)
+    torch.testing.assert_close(found.rollout.sum(1), torch.ones(26))
+
+
+def test_a_failing_method_of_a_plugin_is_named():
+    with pytest.raises(densevit.PluginError, match="backbone Wrong: inspect_attention: AttributeError"):
+        densevit.inspect(of_backbone(Wrong()), example_image(64, 96))
+
+
+def test_the_model_is_as_before():
+    own = model("swin", variant="nano", window_size=4).train()
+    densevit.inspect(own, example_image(64, 96))
+    assert own.training and own.backbone.training
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sections"),
+    [
+        ("swin", {"variant": "nano", "window_size": 4}, {"Windows", "Detected objects: detection"}),
+        ("vit", {"variant": "nano", "patch_size": 8, "image_size": 64}, {"Position embeddings", "Attention rollout"}),
+        ("mvit", {"variant": "nano", "version": 1}, {"Position embeddings", "Mean attention distance"}),
+        ("resnet", {"depth": 18}, {"Patch embedding", "Attention"}),
+    ],
+)
+def test_page_is_self_contained(name, options, sections, tmp_path):
+    files = densevit.inspect(model(name, **options), example_image(70, 90), at=(20, 60)).save(tmp_path)
+    page = (tmp_path / "inspect.html").read_text()
+    assert sections <= set(re.findall(r"<h2>(.*?)</h2>", page))
+    assert {path.name for path in files} == {path.name for path in tmp_path.iterdir()}
+
+    class Parser(HTMLParser):
+        images = 0
+
+        def handle_starttag(self, tag, attributes):
+            for key, value in attributes:
+                assert key not in ("href", "srcset") and not (value or "").startswith("http")
+                if key == "src":
+                    kind, _, data = value.partition(",")
+                    assert kind == "data:image/jpeg;base64"
+                    Image.open(io.BytesIO(base64.b64decode(data))).load()
+                    self.images += 1
+
+    parser = Parser()
+    parser.feed(page)
+    assert parser.images == sum(path.suffix == ".png" for path in files) >= 2
+    assert len(page) < 5e6
+
+
+def test_the_point_is_in_the_padded_image():
+    """The image is 70 x 90 and padded to 96 x 96: (x, y) = (45, 35), its centre, is at 45 and 35 of 96."""
+    found = densevit.inspect(model("resnet", depth=18), example_image(70, 90), at=(45, 35))
+    assert found.size == (96, 96)
+    assert found.point == pytest.approx((35 / 96, 45 / 96))
+
+
+def test_command(tmp_path, capsys):
+    own = densevit.create_model(
+        {"name": "swin", "variant": "nano", "window_size": 4}, {"detection": "detr"}, ["cat", "dog"]
+    )
+    densevit.save(own, tmp_path / "model.safetensors")
+    Image.fromarray(example_image(64, 96)).save(tmp_path / "street.png")
+    arguments = ["inspect", str(tmp_path / "model.safetensors"), str(tmp_path / "street.png")]
+    assert main([*arguments, "--at", "96,10", "--out", str(tmp_path / "a")]) == 2
+    assert "the point 96,10 is outside of the image of 96 x 64 pixels" in capsys.readouterr().err
+    assert main([*arguments, "--at", "here", "--out", str(tmp_path / "a")]) == 2
+    assert "expected X,Y in pixels" in capsys.readouterr().err
+    assert main([*arguments[:2], str(tmp_path / "no.png"), "--out", str(tmp_path / "a")]) == 2
+    assert "no.png" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    assert main([*arguments, "--out", str(tmp_path / "a"), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [layer["window"] for layer in printed["layers"]] == [4] * 6
+    assert printed["layers"][0]["grid"] == [16, 24]
+    assert len(printed["objects"]["detection"]) >= 1
+    assert main([*arguments, "--out", str(tmp_path / "a")]) == 2  # the folder is not empty
