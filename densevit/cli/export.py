@@ -11,6 +11,7 @@ from densevit.cli.evaluate import MODEL
 EXAMPLES = """examples:
   densevit export runs/detr_swin                        # model.onnx
   densevit export runs/setr_vit --out setr.onnx --half
+  densevit export runs/detr_swin --out detr.onnx --resize
   densevit export hf:facebook/detr-resnet-50 --out detr.pt2"""
 
 
@@ -20,6 +21,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--out", metavar="FILE", type=Path, default=Path("model.onnx"), help="NAME.onnx or NAME.pt2 (%(default)s)"
     )
     parser.add_argument("--half", action="store_true", help="weights and computation in float16")
+    parser.add_argument(
+        "--resize", action="store_true", help="resize images of any size inside the file, as predict does (ONNX only)"
+    )
 
 
 def run(args: Namespace) -> int:
@@ -31,9 +35,9 @@ def run(args: Namespace) -> int:
     from densevit.inference.loading import load
     from densevit.weights.atomic_io import check_free
 
-    check_format(args.out)
+    check_format(args.out, args.resize)
     check_free(args.out)
-    exported = export(load(args.model), args.out, half=args.half)
+    exported = export(load(args.model), args.out, half=args.half, resize=args.resize)
     table = Table("output", "difference from the model", box=None)
     for name, difference in exported.differences.items():
         table.add_row(name, f"{difference:.1e}")

@@ -13,6 +13,7 @@ import torch
 from densevit.errors import ConfigError, DensevitError
 from densevit.exporting import comparison, files
 from densevit.exporting.graph import ExportedGraph
+from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Head, Size
 from densevit.model import DenseModel, makes_maps
@@ -20,6 +21,9 @@ from densevit.weights.atomic_io import check_free
 
 LIMIT, HALF_LIMIT = 1e-4, 1e-2  # of an output's range
 _PHOTO: Size = (480, 640)  # whose size for the model is the first that is compared
+_ORIGINAL_SIZES: list[Size] = [_PHOTO, (333, 250), (64, 97)]  # that are compared with `resize`
+_TRACED: Size = (421, 453)
+_LARGE: Size = (389, 517)  # with several windows, compared beside images that may have one
 _RUNS = 5  # of each latency
 
 
@@ -43,27 +47,29 @@ class Exported:
         return max(self.differences.values())
 
 
-def export(model: Predictor | DenseModel, path: str | Path, half: bool = False) -> Exported:
+def export(model: Predictor | DenseModel, path: str | Path, half: bool = False, resize: bool = False) -> Exported:
     """Writes NAME.onnx or NAME.pt2: uint8 RGB images (B, 3, H, W) in, boxes and maps in their pixels out.
 
     Normalisation, padding and decoding are inside; batch, height and width vary, unless the backbone has one size.
-    half: weights and computation in float16. The file is run on several images and sizes and compared with the model.
+    half: weights and computation in float16. resize: images of any size are resized inside, as by `predict`; only in
+    ONNX files. The file is run on several images and sizes and compared with the model.
     Raises DensevitError if it differs by more than 1e-4 of an output's range, 1e-2 with `half`; then no file is left.
     """
     path = Path(path)
-    files.check_format(path)
+    files.check_format(path, resize)
     check_free(path)
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     own = copy.deepcopy(predictor.model).cpu().float().eval()
     check_heads(own)
     canvas = None if predictor.resize is None else predictor.resize.canvas
-    graph = ExportedGraph(own, canvas).eval()
-    traced = ExportedGraph(copy.deepcopy(own).half(), canvas).eval() if half else graph
-    sizes = _sizes(predictor, canvas)
+    resizing = _resizing(predictor) if resize else None
+    graph = ExportedGraph(own, canvas, resizing).eval()
+    traced = ExportedGraph(copy.deepcopy(own).half(), canvas, resizing).eval() if half else graph
+    sizes = _ORIGINAL_SIZES if resize else _sizes(predictor, canvas)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial-{path.name}")
     try:
-        files.write(traced, partial, sizes[-1], _header(own, canvas))
+        files.write(traced, partial, _traced_size(predictor, canvas, resize), _header(own, canvas, resize))
         run = files.load(partial)
         differences = comparison.worst([_compared(graph, run, size, i) for i, size in enumerate(sizes)])
         exported = Exported(path, differences, HALF_LIMIT if half else LIMIT, sizes, *_latencies(graph, run, sizes[0]))
@@ -91,6 +97,27 @@ def check_heads(model: DenseModel) -> None:
             )
 
 
+def _resizing(predictor: Predictor) -> Resizing:
+    """The resizing of `predict`, checked beside it."""
+    if predictor.resize is None:
+        raise ConfigError(
+            "This model has no config with `data.image_size`, by which images could be resized in the file. Fix: "
+            "export a run folder or one of its model files, or leave `resize` out."
+        )
+    resizing = Resizing(predictor.resize.recipe)
+    for size in _ORIGINAL_SIZES:
+        check_resizing(resizing, comparison.example_images(size, 1, 0))
+    return resizing
+
+
+def _traced_size(predictor: Predictor, canvas: Size | None, resize: bool) -> Size:
+    """The size of the traced images: large, as torch.export takes lengths of 1, as of one window, for constants."""
+    fixed = predictor.backbone.input_size
+    if fixed and not (canvas and resize):
+        return fixed
+    return (canvas[0] // 2 | 1, canvas[1] * 3 // 4 | 1) if canvas else _TRACED
+
+
 def _sizes(predictor: Predictor, canvas: Size | None) -> list[Size]:
     """The sizes that are compared, of images as the model should see them; the last one has odd sides."""
     fixed = predictor.backbone.input_size
@@ -98,8 +125,9 @@ def _sizes(predictor: Predictor, canvas: Size | None) -> list[Size]:
         return [(fixed[0], fixed[1])]
     size = _PHOTO if predictor.resize is None else predictor.resize.size_of(*_PHOTO)
     if canvas:
-        return [size, (canvas[0], max(1, canvas[1] * 3 // 5)), (max(1, canvas[0] * 2 // 3 | 1), canvas[1])]
-    return [size, (size[1], size[0]), (size[0] * 3 // 4 | 1, size[1] // 2 | 1)]
+        height, width = canvas
+        return [size, (height, width * 3 // 5 | 1), (height * 2 // 3 | 1, width)]
+    return [size, (size[1], size[0]), (size[0] * 3 // 4 | 1, size[1] // 2 | 1), _LARGE]
 
 
 def _compared(graph: ExportedGraph, run: files.Run, size: Size, seed: int) -> dict[str, float]:
@@ -121,10 +149,10 @@ def _latencies(graph: ExportedGraph, run: files.Run, size: Size) -> tuple[float,
     return model_ms, file_ms
 
 
-def _header(model: DenseModel, canvas: Size | None) -> dict[str, Any]:
+def _header(model: DenseModel, canvas: Size | None, resize: bool) -> dict[str, Any]:
     """What users of a file need to know of its heads."""
     heads = {
         name: {"task": getattr(head, "task", None), "classes": [asdict(one) for one in model.classes[name]]}
         for name, head in model.heads.items()
     }
-    return {"heads": heads, "canvas": canvas, "input_size": model.backbone.input_size}
+    return {"heads": heads, "canvas": canvas, "input_size": model.backbone.input_size, "resize": resize}

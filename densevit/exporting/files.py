@@ -5,16 +5,17 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from densevit.errors import DensevitError
 from densevit.exporting.comparison import Run
-from densevit.exporting.graph import ExportedGraph
+from densevit.exporting.graph import ExportedGraph, ResizedGraph
 from densevit.interfaces import Size
 
 FORMATS = (".onnx", ".pt2")
@@ -22,10 +23,15 @@ _BATCH = 13  # of the traced images: equal to no number of layers, so that it is
 _EXTRA = "header.json"
 
 
-def check_format(path: Path) -> None:
-    """Raises DensevitError for an unknown suffix, and without the packages that ONNX files need."""
+def check_format(path: Path, resize: bool = False) -> None:
+    """Raises DensevitError for an unknown suffix, without the packages of ONNX files, and for resizing in others."""
     if path.suffix not in FORMATS:
         raise DensevitError(f"{path}: the suffix decides on the format. Expected NAME.onnx or NAME.pt2.")
+    if resize and path.suffix != ".onnx":
+        raise DensevitError(
+            f"{path}: only ONNX files can resize images inside, because torch.export would need the resized size to be "
+            "an input. Fix: --out NAME.onnx, or resize images before, as docs/export.md shows."
+        )
     if path.suffix == ".onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             try:
@@ -41,20 +47,20 @@ def write(graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any
     """Traces the graph and writes it. size: (h, w) of the traced images; others may differ unless the backbone has
     one size. header: written as JSON into the file. Raises DensevitError if the model cannot be traced.
     """
-    example = torch.zeros(_BATCH, 3, *size, dtype=torch.uint8)
-    varies = torch.export.Dim.DYNAMIC
-    shapes: dict[int, Any] = {0: varies} if graph.model.backbone.input_size else {0: varies, 2: varies, 3: varies}
+    one_size = graph.model.backbone.input_size is not None and graph.resizing is None
     with _silent(), torch.no_grad():
-        names = list(graph(example[:1]))
         try:
-            program = torch.export.export(graph, (example,), dynamic_shapes=(shapes, None)[:1], strict=False)
             if path.suffix == ".pt2":
-                torch.export.save(program, path, extra_files={_EXTRA: json.dumps(header)})
+                torch.export.save(_traced(graph, [size], one_size), path, extra_files={_EXTRA: json.dumps(header)})
                 return
-            exported = torch.onnx.export(
-                program, (), dynamo=True, input_names=["images"], output_names=names, verbose=False
-            )
-            assert exported is not None
+            names = list(graph(torch.zeros(1, 3, *size, dtype=torch.uint8)))
+            if graph.resizing is None:
+                exported = _onnx(_traced(graph, [size], one_size), ["images"], names)
+            else:
+                original = (size[0] + 6, size[1] + 14)
+                resizing = _onnx(_traced(graph.resizing, [original]), ["images"], ["resized"])
+                exported = _onnx(_traced(ResizedGraph(graph), [size, original]), ["resized", "images"], names)
+                _prepend(resizing.model.graph, exported.model.graph)
             exported.model.metadata_props["densevit"] = json.dumps(header)
             exported.save(path)
         except OSError:
@@ -83,6 +89,50 @@ def load(path: Path) -> Run:
             return {name: value.numpy() for name, value in module(torch.from_numpy(images)).items()}
 
     return run
+
+
+def _traced(graph: nn.Module, sizes: Sequence[Size], one_size: bool = False) -> torch.export.ExportedProgram:
+    """A graph of images of these sizes, (h, w) each. one_size: others may not differ."""
+    varies = torch.export.Dim.DYNAMIC
+    shapes: dict[int, Any] = {0: varies} if one_size else {0: varies, 2: varies, 3: varies}
+    examples = tuple(torch.zeros(_BATCH, 3, *size, dtype=torch.uint8) for size in sizes)
+    return torch.export.export(graph, examples, dynamic_shapes=(shapes,) * len(sizes), strict=False)
+
+
+def _onnx(
+    program: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]
+) -> torch.onnx.ONNXProgram:
+    exported = torch.onnx.export(program, (), dynamo=True, input_names=inputs, output_names=outputs, verbose=False)
+    assert exported is not None
+    return exported
+
+
+def _prepend(first: Any, second: Any) -> None:
+    """Moves the nodes of an ONNX graph to the front of another, an input of which has the name of the first's output.
+
+    Other inputs of one name are one. first, second: onnx_ir.Graph.
+    """
+    import onnx_ir
+
+    inputs = {value.name: value for value in second.inputs}
+    (computed,) = first.outputs
+    replaced = inputs.pop(computed.name)
+    for value in first.inputs:
+        onnx_ir.convenience.replace_all_uses_with(value, inputs[value.name])
+    onnx_ir.convenience.replace_all_uses_with(replaced, computed)
+    second.inputs.remove(replaced)
+    first.outputs.clear()
+    nodes, initializers = list(first), list(first.initializers.values())
+    first.initializers.clear()
+    first.remove(nodes)
+    values = [value for node in nodes for value in node.outputs]
+    for one in [*nodes, *initializers, *values]:
+        one.name = f"resizing/{one.name}"  # unique in `second`
+    for value in values:
+        value.shape = None  # its names of sizes may be other sizes in `second`
+    for value in initializers:
+        second.register_initializer(value)
+    second.insert_before(second[0], nodes)
 
 
 @contextlib.contextmanager

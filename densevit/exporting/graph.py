@@ -1,4 +1,4 @@
-"""The graph of an exported file: from uint8 images of one size to the outputs of all heads in their pixels."""
+"""The graph of an exported file: from uint8 images to the outputs of all heads in their pixels."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densevit.exporting.resizing import Resizing
 from densevit.interfaces import Size
 from densevit.layers.precision import in_float32
 from densevit.layers.selection import recorded
@@ -15,12 +16,13 @@ from densevit.model import DenseModel
 class ExportedGraph(nn.Module):
     """A model as it is exported.
 
-    canvas: (h, w) to which images are padded, or None: the next multiple of the model's coarsest stride.
+    canvas: (h, w) to which images are padded, or None: the next multiple of the model's coarsest stride. resizing: of
+    images of any size, which are not resized if it is None.
     """
 
-    def __init__(self, model: DenseModel, canvas: Size | None = None) -> None:
+    def __init__(self, model: DenseModel, canvas: Size | None = None, resizing: Resizing | None = None) -> None:
         super().__init__()
-        self.model, self.canvas = model, canvas
+        self.model, self.canvas, self.resizing = model, canvas, resizing
 
     def forward(self, images: Tensor, selections: Mapping[str, Sequence[Tensor]] | None = None) -> dict[str, Tensor]:
         """images: (B, 3, H, W) uint8, RGB. Returns the outputs of `Head.exported` by name; of several heads HEAD/NAME.
@@ -29,6 +31,17 @@ class ExportedGraph(nn.Module):
         the proposals of a two-stage head (`densevit.layers.selection`); numbered from the second on.
         selections: those to be repeated, by head.
         """
+        if self.resizing is None:
+            return self.outputs(images, selections=selections)
+        return self.outputs(self.resizing(images), original_size(images), selections)
+
+    def outputs(
+        self,
+        images: Tensor,
+        original: Size | None = None,
+        selections: Mapping[str, Sequence[Tensor]] | None = None,
+    ) -> dict[str, Tensor]:
+        """As `forward`, of resized images. original: (H, W) before it, of which the outputs have the pixels."""
         outputs: dict[str, Tensor] = {}
         H, W = images.shape[-2:]
         height, width = self.canvas or (_padded(H, self.model.multiple), _padded(W, self.model.multiple))
@@ -39,7 +52,7 @@ class ExportedGraph(nn.Module):
             with recorded((selections or {}).get(name, ())) as made:
                 inputs = self.model.necks[name](features) if name in self.model.necks else features
                 raw = head(inputs, padding_mask, None)
-            found = head.exported(in_float32(raw), (H, W))  # type: ignore[operator]  # a Head
+            found = head.exported(in_float32(raw), (H, W), original)  # type: ignore[operator]  # a Head
             for i, (scores, indices) in enumerate(made):
                 number = f"_{i + 1}" if i else ""
                 found |= {f"selection{number}": indices}
@@ -51,6 +64,26 @@ class ExportedGraph(nn.Module):
     def prefix(self, head: str) -> str:
         """What the names of a head's outputs begin with."""
         return f"{head}/" if len(self.model.heads) > 1 else ""
+
+
+class ResizedGraph(nn.Module):
+    """The part of a graph after the resizing, as a graph of its own, in which the resized size is an input's.
+
+    In one graph it would be an expression of the original size, on which `torch.export` proves hardly any condition.
+    """
+
+    def __init__(self, graph: ExportedGraph) -> None:
+        super().__init__()
+        self.whole = graph  # `graph` is an attribute of traced modules
+
+    def forward(self, resized: Tensor, images: Tensor) -> dict[str, Tensor]:
+        """resized: (B, 3, h, w) uint8. images: (B, 3, H, W), of which only the size is used."""
+        return self.whole.outputs(resized, original_size(images))
+
+
+def original_size(images: Tensor) -> Size:
+    """(H, W) of images (B, 3, H, W)."""
+    return images.shape[-2], images.shape[-1]
 
 
 def _padded(side: int, multiple: int) -> int:

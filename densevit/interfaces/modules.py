@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from densevit.errors import ConfigError
 from densevit.interfaces.attention_maps import AttentionLayer, Grid, RecordedAttention, layers_on_grids
@@ -188,8 +189,12 @@ class Head(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement read_maps().")
 
-    def exported(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Tensor]:
-        """The outputs of an exported file by name, (B, ...) each, from images of one size (h, w), in its pixels.
+    def exported(
+        self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
+        """The outputs of an exported file by name, (B, ...) each, from images of one size (h, w).
+
+        They are in pixels of `original_size`, that of the images before the file resized them, or None: `size`.
 
         Traced by `torch.export` with a batch, height and width that vary: shapes may not depend on values, and there
         are no loops over images. Floating-point outputs are values before a selection or maximum, such as `boxes`
@@ -197,6 +202,8 @@ class Head(nn.Module):
         what `read_maps` makes of `maps`, and these `maps` themselves where it takes a maximum.
         """
         maps = self.maps(outputs, size)
+        if original_size is not None:
+            maps = F.interpolate(maps, size=original_size, mode="bilinear", align_corners=False)
         read = self.read_maps(maps)
         return read if all(x.is_floating_point() for x in read.values()) else {**read, "maps": maps}
 

@@ -156,7 +156,7 @@ def test_a_head_without_outputs_for_files_is_an_error(tmp_path: Path):
 class OnValues(Cells):
     """A third party's head whose shapes depend on values, which cannot be traced."""
 
-    def exported(self, outputs, size):
+    def exported(self, outputs, size, original_size=None):
         logits = outputs["logits"]
         return {"logits": logits[:, :, : int(logits.sum())]}
 

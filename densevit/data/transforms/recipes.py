@@ -1,11 +1,18 @@
-"""Geometry of the augmentation recipes: random windows and target sizes, without pixels."""
+"""Geometry of the augmentation recipes: random windows and target sizes, without pixels.
 
+Evaluation sizes are exact integer arithmetic without branches on the image's size, so that exported files compute them
+too, with height and width as symbols of `torch.export` (`densevit export --resize`).
+"""
+
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import cv2
 import numpy as np
+import torch
 
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Frame, Recipe, Size
@@ -94,8 +101,10 @@ class Fixed(Recipe):
         if self.target is None:
             return height, width
         bound = (self.target, self.target) if isinstance(self.target, int) else self.target
-        scale = min(bound[0] / height, bound[1] / width)
-        return max(1, round(height * scale)), max(1, round(width * scale))
+        return (
+            _max(1, _min(bound[0], _rounded(height * bound[1], width))),
+            _max(1, _min(bound[1], _rounded(width * bound[0], height))),
+        )
 
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
@@ -165,9 +174,15 @@ class Crop(Recipe):
     recoloring: Recoloring = "photometric"
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """The size with this short side, or smaller where the long side would exceed four times it; mmcv's rounding."""
-        scale = self._evaluation_scale(height, width)
-        return _scaled_side(height, scale), _scaled_side(width, scale)
+        """The size with this short side, or smaller where the long side would exceed four times it.
+
+        Rounded half up as in mmcv, whose floating-point scale may round an exact half down.
+        """
+        if self.short_side is None:
+            return height, width
+        low, high = _min(height, width), _max(height, width)
+        scales = ((self.short_side, low), (_LONGEST * self.short_side, high))
+        return _scaled_by_least(height, scales), _scaled_by_least(width, scales)
 
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
@@ -215,11 +230,11 @@ class LargeScaleJitter(Recipe):
         """The size with this short side, or smaller where the long side would exceed its bound; or the largest that
         fits into the canvas."""
         if self.short_side is None:
-            scale = self._fitting_scale(height, width, 1.0)
+            scales = ((self.canvas[0], height), (self.canvas[1], width))
         else:
-            longest = self.short_side * DETR_LONG / DETR_SHORT
-            scale = min(self.short_side / min(height, width), longest / max(height, width))
-        return _scaled_side(height, scale), _scaled_side(width, scale)
+            low, high = _min(height, width), _max(height, width)
+            scales = ((self.short_side, low), (self.short_side * DETR_LONG, DETR_SHORT * high))
+        return _scaled_by_least(height, scales), _scaled_by_least(width, scales)
 
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
@@ -268,11 +283,32 @@ def _cropped_side(side: int, scale: float, crop: int) -> tuple[int, int]:
     return min(side, max(1, round(crop / scale))), crop
 
 
+def _scaled_by_least(side: int, scales: Sequence[tuple[int, int]]) -> int:
+    """A side times the smallest of these fractions (numerator, denominator), rounded half up."""
+    least = functools.reduce(_min, ((2 * side * top + bottom) // (2 * bottom) for top, bottom in scales))
+    return _max(1, least)
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    """The fraction, rounded half to even as by `round`."""
+    doubled = 2 * numerator + denominator
+    rounded, rest = doubled // (2 * denominator), doubled % (2 * denominator)
+    return rounded - (1 - _min(1, rest)) * (rounded % 2)
+
+
 def resize_short_side(height: int, width: int, short: int, longest: int | None = None) -> Size:
     """(h, w) with this short side, or smaller where the long side would exceed `longest`; rounded as in DETR's code."""
-    low, high = min(height, width), max(height, width)
-    if longest is not None and short * high / low > longest:
-        short = max(1, round(longest * low / high))
-    if height <= width:
-        return short, max(1, int(short * width / height))
-    return max(1, int(short * height / width)), short
+    low, high = _min(height, width), _max(height, width)
+    if longest is not None:
+        short = _max(1, _min(short, _rounded(longest * low, high)))
+    return _max(1, short * height // low), _max(1, short * width // low)
+
+
+def _min(a: int, b: int) -> int:
+    """`min`, also of symbols, without a branch."""
+    return cast(int, torch.sym_min(a, b))
+
+
+def _max(a: int, b: int) -> int:
+    """`max`, also of symbols, without a branch."""
+    return cast(int, torch.sym_max(a, b))

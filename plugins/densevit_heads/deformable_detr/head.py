@@ -244,6 +244,8 @@ class DeformableDetr(Head):
         """Returns the Q top-scoring (query, class) pairs by descending score."""
         return top_predictions(outputs, targets)
 
-    def exported(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Tensor]:
+    def exported(
+        self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
         """`boxes` (B, Q, 4) xyxy and `scores` (B, Q, K) of all queries."""
-        return exported_predictions(outputs, size)
+        return exported_predictions(outputs, original_size or size)

@@ -286,6 +286,8 @@ class Detr(Head):
         grid = (-(-size[0] // self.project.stride), -(-size[1] // self.project.stride))
         return maps[query].unflatten(1, grid)
 
-    def exported(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Tensor]:
+    def exported(
+        self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
         """`boxes` (B, Q, 4) xyxy and `scores` (B, Q, K) of all queries."""
-        return exported_predictions(outputs, size, softmax=self.criterion.classification == "softmax")
+        return exported_predictions(outputs, original_size or size, softmax=self.criterion.classification == "softmax")

@@ -203,10 +203,15 @@ class DetrPanoptic(Detr):
         """None: the segments of `predict` are not queries."""
         return None
 
-    def exported(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Tensor]:
-        """`boxes` and `scores` as of `Detr`, and `mask_logits` (B, Q, *size), which are positive inside a mask."""
+    def exported(
+        self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
+        """`boxes` and `scores` as of `Detr`, and `mask_logits` (B, Q, H, W), which are positive inside a mask."""
         masks = F.interpolate(outputs["masks"].float(), outputs["padded_size"], mode="bilinear", align_corners=False)
-        return {**super().exported(outputs, size), "mask_logits": masks[..., : size[0], : size[1]]}
+        masks = masks[..., : size[0], : size[1]]
+        if original_size is not None:
+            masks = F.interpolate(masks, size=original_size, mode="bilinear", align_corners=False)
+        return {**super().exported(outputs, size, original_size), "mask_logits": masks}
 
 
 def _of_last_layer(matches: Matches, objects: Objects, num_queries: int) -> Matches:

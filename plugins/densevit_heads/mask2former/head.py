@@ -130,14 +130,18 @@ class Mask2Former(Head):
             for logits, masks, target in zip(outputs["logits"].float(), outputs["masks"], targets, strict=True)
         ]
 
-    def exported(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Tensor]:
-        """`scores` (B, Q, K) and `mask_logits` (B, Q, *size), which are positive inside a mask; and for semantic and
-        panoptic segmentation `semantic` (B, *size) uint8, and its class scores `maps` (B, K, *size).
+    def exported(
+        self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
+        """`scores` (B, Q, K) and `mask_logits` (B, Q, H, W), which are positive inside a mask; and for semantic and
+        panoptic segmentation `semantic` (B, H, W) uint8, and its class scores `maps` (B, K, H, W).
         """
         stride = self.pixel_decoder.stride
         scores = outputs["logits"].float().softmax(-1)[..., :-1]  # (B, Q, K)
         masks = F.interpolate(outputs["masks"].float(), scale_factor=stride, mode="bilinear", align_corners=False)
         masks = masks[..., : size[0], : size[1]]
+        if original_size is not None:
+            masks = F.interpolate(masks, size=original_size, mode="bilinear", align_corners=False)
         found = {} if self.kind == "semantic" else {"scores": scores, "mask_logits": masks}
         if self.kind == "instance":
             return found

@@ -80,7 +80,9 @@ class OneStage(Head):
         """Returns up to `max_predictions` (cell, class) pairs by descending score, without duplicates."""
         return suppressed_predictions(outputs, targets, self.nms, self.max_predictions)
 
-    def exported(self, outputs: Outputs, size: tuple[int, int]) -> dict[str, Tensor]:
+    def exported(
+        self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
         """`boxes` (B, S, 4) xyxy and `scores` (B, S, K) of all cells, before NMS; scores are 0 in padding."""
-        found = exported_predictions(outputs, size)
+        found = exported_predictions(outputs, original_size or size)
         return {**found, "scores": found["scores"].masked_fill(outputs["padding"][..., None], 0.0)}

@@ -1,0 +1,136 @@
+"""Files that resize images inside give the outputs of `predict`, in pixels of the original images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import densevit
+from densevit.data.transforms.recipes import build_recipe
+from densevit.data.transforms.resizing import EvaluationTransform, resize_image
+from densevit.errors import ConfigError, DensevitError
+from densevit.exporting import comparison, files
+from densevit.exporting.resizing import Resizing, check_resizing
+from densevit.inference.predictor import Predictor
+from densevit.interfaces import Recipe
+
+RECIPES: dict[str, tuple[Any, ...]] = {
+    "long side": ("fixed", 96),
+    "canvas": ("fixed", (64, 80)),
+    "own size": ("fixed", None),
+    "detr": ("detr", (64, 110)),
+    "crop": ("crop", 64, 70),
+    "lsj": ("lsj", 128, None),
+    "lsj, short side": ("lsj", 128, 48),
+}
+SIZES = [(64, 96), (97, 64), (200, 31), (33, 33), (31, 240), (128, 127)]
+
+
+def predictor_of(head: dict[str, Any], recipe: str, classes: list[str] | None) -> Predictor:
+    torch.manual_seed(0)
+    predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"x": head}, classes)
+    predictor.resize = EvaluationTransform(build_recipe(*RECIPES[recipe]))
+    return predictor
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_images_are_resized_as_by_predict_to_within_one_level(name: str):
+    recipe = build_recipe(*RECIPES[name])
+    resizing = Resizing(recipe)
+    for size in SIZES:
+        image = comparison.example_images(size, 1, 0)
+        expected = resize_image(np.ascontiguousarray(image[0].transpose(1, 2, 0)), recipe.evaluation_size(*size))
+        found = resizing(torch.from_numpy(image))[0].permute(1, 2, 0).numpy()
+        assert found.shape == expected.shape
+        difference = np.abs(found.astype(int) - expected)
+        assert difference.max() <= 1
+        if expected.shape[0] < size[0] and expected.shape[1] < size[1]:
+            assert (difference > 0).mean() < 0.02  # where it shrinks, torch's kernel in nearly all pixels
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_sizes_are_symbols_of_the_traced_resizing(name: str):
+    resizing = Resizing(build_recipe(*RECIPES[name]))
+    traced = files._traced(resizing, [(421, 453)]).module()
+    for size in SIZES:
+        images = torch.from_numpy(comparison.example_images(size, 2, 0))
+        assert torch.equal(traced(images), resizing(images))
+
+
+def test_a_file_with_resizing_gives_the_boxes_of_predict(tmp_path: Path):
+    """In pixels of the original image, within the effect of one level of brightness."""
+    predictor = predictor_of({"name": "one_stage", "width": 16, "fusion_blocks": 0}, "long side", ["a", "b"])
+    exported = densevit.export(predictor, tmp_path / "model.onnx", resize=True)
+    assert exported.difference <= 1e-4
+    assert exported.sizes == [(480, 640), (333, 250), (64, 97)]
+    image = comparison.example_images((150, 211), 1, 5)
+    found = files.load(exported.path)(image)
+    result = predictor.predict(torch.from_numpy(image[0]))
+    best = found["scores"][0].max(-1)
+    order = best.argsort()[::-1][:1]
+    np.testing.assert_allclose(result.scores[:1].numpy(), best[order], atol=2e-3)
+    np.testing.assert_allclose(result.boxes[:1].numpy(), found["boxes"][0][order], atol=0.02 * 211)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("head", "recipe"),
+    [
+        ({"name": "detr", "width": 32, "num_queries": 9, "encoder_layers": 1, "decoder_layers": 2}, "detr"),
+        ({"name": "detr_panoptic", "width": 32, "num_queries": 9, "encoder_layers": 1, "decoder_layers": 2}, "canvas"),
+        ({"name": "mask2former", "width": 64, "num_queries": 9, "decoder_layers": 2}, "crop"),
+        ({"name": "setr"}, "lsj"),
+        ({"name": "dpt", "width": 16, "output": "sigmoid"}, "long side"),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else value,
+)
+def test_outputs_of_all_kinds_of_heads_are_those_of_the_original_pixels(
+    head: dict[str, Any], recipe: str, tmp_path: Path
+):
+    predictor = predictor_of(head, recipe, None if head["name"] == "dpt" else ["a", "b"])
+    exported = densevit.export(predictor, tmp_path / "model.onnx", resize=True)
+    images = comparison.example_images((150, 211), 2, 5)
+    for name, value in files.load(exported.path)(images).items():
+        if name in ("mask_logits", "maps", "semantic", "depth"):
+            assert value.shape[-2:] == (150, 211), name
+
+
+def test_a_model_without_a_config_has_no_resizing(tmp_path: Path):
+    predictor = predictor_of({"name": "setr"}, "detr", ["a"])
+    predictor.resize = None
+    with pytest.raises(ConfigError, match=r"no config with `data.image_size`.* Fix: export a run folder"):
+        densevit.export(predictor, tmp_path / "model.onnx", resize=True)
+
+
+def test_only_onnx_files_resize(tmp_path: Path):
+    predictor = predictor_of({"name": "setr"}, "detr", ["a"])
+    with pytest.raises(DensevitError, match=r"model.pt2: only ONNX files can resize images inside.*NAME.onnx"):
+        densevit.export(predictor, tmp_path / "model.pt2", resize=True)
+
+
+def test_a_resizing_that_differs_from_predicts_is_an_error():
+    class Negative(Resizing):
+        def forward(self, images):
+            return 255 - super().forward(images)
+
+    resizing = Negative(build_recipe("fixed", 32))
+    with pytest.raises(DensevitError, match="The resizing of Fixed on 48x64 pixels differs from predict's"):
+        check_resizing(resizing, comparison.example_images((48, 64), 1, 0))
+
+
+class Branches(Recipe):
+    """A third party's recipe that takes the shape of the traced image for that of all images."""
+
+    def evaluation_size(self, height: int, width: int) -> tuple[int, int]:
+        return (32, 48) if height <= width else (48, 32)
+
+
+@pytest.mark.slow
+def test_a_recipe_with_branches_is_an_error(tmp_path: Path):
+    predictor = predictor_of({"name": "setr"}, "detr", ["a"])
+    predictor.resize = EvaluationTransform(Branches())
+    with pytest.raises(DensevitError, match=r"differs from the model's"):
+        densevit.export(predictor, tmp_path / "model.onnx", resize=True)
+    assert not list(tmp_path.iterdir())
