@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -102,7 +103,21 @@ def _traced(graph: nn.Module, sizes: Sequence[Size], one_size: bool = False) -> 
 def _onnx(
     program: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]
 ) -> torch.onnx.ONNXProgram:
-    exported = torch.onnx.export(program, (), dynamo=True, input_names=inputs, output_names=outputs, verbose=False)
+    from onnxscript import opset18
+
+    def floor_divide(numerator: Any, denominator: Any) -> Any:
+        """Of sizes, rounded down as in Python: `-(-side // stride)` rounds up. ONNX's Div rounds towards 0."""
+        return opset18.Div(opset18.Sub(numerator, opset18.Mod(numerator, denominator)), denominator)
+
+    exported = torch.onnx.export(
+        program,
+        (),
+        dynamo=True,
+        input_names=inputs,
+        output_names=outputs,
+        custom_translation_table={operator.floordiv: floor_divide},
+        verbose=False,
+    )
     assert exported is not None
     return exported
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
 from densevit.errors import ConfigError, DataError, PluginError, did_you_mean
@@ -45,18 +46,19 @@ def check_training(config: Config, data: Data, model: DenseModel, labels: bool =
     _check_input_size(config, model)
 
 
+def check_needs(config: Config, data: Data) -> None:
+    """Raises ConfigError if a head of the config needs labels that the training data lacks; before heads are built."""
+    for name, section in config.heads.items():
+        kind = registry.load("heads", section.name).with_options(section.options)
+        _check_needs(f"heads.{name} ({section.name})", kind.needs, data)
+
+
 def check_heads(data: Data, model: DenseModel) -> None:
     """Raises ConfigError if a head needs labels that the training data lacks, or its own check fails; the warnings of
     that check name the head too."""
     for name, head in model.heads.items():
         plugin = type(head).__name__ if model.sections is None else model.sections.heads[name].name
-        lacking = [key for key in head.needs if key not in data.provides]  # type: ignore[union-attr]  # a Head
-        if lacking:
-            labelled = f"{', '.join(data.provides)} only" if data.provides else "nothing"
-            raise ConfigError(
-                f"heads.{name} ({plugin}) needs {', '.join(lacking)}, but the data set {data.section.name!r} labels "
-                f"{labelled}. Fix: use another head or data set."
-            )
+        _check_needs(f"heads.{name} ({plugin})", head.needs, data)  # type: ignore[arg-type]  # a Head's
         try:
             with warnings.catch_warnings(record=True) as found:
                 warnings.simplefilter("always")
@@ -69,6 +71,16 @@ def check_heads(data: Data, model: DenseModel) -> None:
                 keys = ", ".join(_keys_set_to_false("metric", data.section.options, "data"))
                 note = f" The data set is {data.section.name!r} ({keys or 'metric'}: false)."
             raise ConfigError(f"heads.{name} ({plugin}) {error}{note}") from None
+
+
+def _check_needs(head: str, needs: Sequence[str], data: Data) -> None:
+    lacking = [key for key in needs if key not in data.provides]
+    if lacking:
+        labelled = f"{', '.join(data.provides)} only" if data.provides else "nothing"
+        raise ConfigError(
+            f"{head} needs {', '.join(lacking)}, but the data set {data.section.name!r} labels {labelled}. Fix: use "
+            "another head or data set."
+        )
 
 
 def check_classes(data: Data, model: DenseModel, mapped: Collection[str] = ()) -> None:

@@ -38,7 +38,7 @@ from densevit.training.callbacks.non_finite import NonFinite
 from densevit.training.callbacks.progress import CONSOLE, ProgressBar, ProgressLines
 from densevit.training.callbacks.stall import StallReports
 from densevit.training.callbacks.step_metrics import StepMetrics
-from densevit.training.checks import check_monitor, check_training
+from densevit.training.checks import check_monitor, check_needs, check_training
 from densevit.training.class_mapping import map_classes
 from densevit.training.data_module import DenseDataModule
 from densevit.training.dense_module import DenseModule
@@ -190,6 +190,8 @@ def _run(
     data = build_data(config)
     labels = registry.load("methods", config.method.name).needs_labels
     data.check_splits(labels or bool(config.heads))
+    if labels:
+        check_needs(config, data)
     model = build_model(config, data.train)
     data.multiple = model.multiple
     check_training(config, data, model, labels)

@@ -1,5 +1,6 @@
 """Exported files give the model's outputs on sizes and batches that they were not traced with."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -167,6 +168,22 @@ def test_a_head_that_cannot_be_traced_is_an_error(tmp_path: Path):
     with pytest.raises(DensevitError, match=r"ResNet with OnValues cannot be exported: \w+: .*docs/export.md"):
         densevit.export(model, tmp_path / "folder" / "model.pt2")
     assert not list((tmp_path / "folder").iterdir())
+
+
+class Cells32(torch.nn.Module):
+    """A value for each cell of 32 pixels, whose number is rounded up."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images[..., : -(-images.shape[-2] // 32), : -(-images.shape[-1] // 32)].float()
+
+
+def test_sizes_that_are_rounded_up_are_so_in_onnx_files(tmp_path: Path):
+    """ONNX's division of integers rounds towards 0, Python's down."""
+    files._onnx(files._traced(Cells32(), [(421, 453)]), ["images"], ["cells"]).save(tmp_path / "cells.onnx")
+    run = files.load(tmp_path / "cells.onnx")
+    for height, width in [(33, 64), (65, 95), (32, 100)]:
+        images = comparison.example_images((height, width), 1, 0)
+        assert run(images)["cells"].shape == (1, 3, math.ceil(height / 32), math.ceil(width / 32))
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model"])
