@@ -1,0 +1,97 @@
+"""The commands of docs/troubleshooting.md end with the messages that the page quotes."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import densevit
+from densevit.cli import main
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md"
+BLOCKS = re.findall(r"```console\n\$ densevit (.*?)\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+def write_image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(path)
+
+
+def write_map(path: Path, value: int, dtype: type) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((60, 80), value, dtype)).save(path)
+
+
+def write_coco(root: Path, category: int = 1, width: int = 20, file_name: str = "{}.jpg") -> None:
+    """Three images with one box each, in both splits; the arguments are what a page's folder has wrong."""
+    for split in ("train", "val"):
+        images, annotations = [], []
+        for i in range(3):
+            write_image(root / split / f"{i}.jpg")
+            images.append({"id": i, "file_name": file_name.format(i), "width": 80, "height": 60})
+            box = {"bbox": [5, 5, width, 20], "area": 400, "iscrowd": 0}
+            annotations.append({"id": i + 1, "image_id": i, "category_id": category, **box})
+        categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / f"{split}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders and files of the page."""
+    root = tmp_path_factory.mktemp("world")
+    write_image(root / "only_images" / "a.jpg")
+    write_coco(root / "my_folder")
+    write_coco(root / "other_images", file_name="img_{}.jpg")
+    write_coco(root / "other_categories", category=7)
+    write_coco(root / "other_boxes", width=-3)
+    for split in ("train", "val"):
+        for name in ("yolo_set", "maps", "depth_maps"):
+            write_image(root / name / "images" / split / "a.jpg")
+        (root / "yolo_set" / "labels" / split).mkdir(parents=True)
+        (root / "yolo_set" / "labels" / split / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+        write_map(root / "maps" / "labels" / split / "a.png", 9, np.uint8)
+        write_map(root / "depth_maps" / "depth" / split / "a.png", 2500, np.uint16)
+    (root / "page.pth").write_text("<!DOCTYPE html><html>not found</html>")
+    (root / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    (root / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    (root / "run").mkdir()
+    (root / "run" / "config.yaml").write_text("seed: 0")
+    model = densevit.create_model({"name": "resnet", "depth": 18}, {"x": {"name": "setr"}}, ["a"])
+    densevit.save(model, root / "model.safetensors")
+    return root
+
+
+@pytest.mark.parametrize(("command", "message"), BLOCKS, ids=[command for command, _ in BLOCKS])
+def test_the_message_is_as_on_the_page(
+    command: str, message: str, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(world)
+    code = main(shlex.split(command))
+    assert code == (1 if command.startswith("predict") else 2)
+    found = " ".join(capsys.readouterr().err.split())
+    parts = [re.escape(part.strip()) for part in " ".join(message.split()).split("...")]
+    assert re.search(".*".join(parts), found), found
+
+
+def test_there_are_at_least_twenty_errors():
+    assert len(re.findall(r"^### ", PAGE.read_text(), re.MULTILINE)) >= 20
+    assert len(BLOCKS) >= 18
+
+
+@pytest.mark.parametrize(
+    ("file", "quoted"),
+    [
+        ("training/run_errors.py", "is full ("),
+        ("data/loading/dataloader.py", "found no space in /dev/shm"),
+        ("training/callbacks/non_finite.py", "the loss or a gradient is not finite"),
+        ("training/checks.py", "is too little to learn"),
+    ],
+)
+def test_other_quoted_messages_are_those_of_the_code(file: str, quoted: str, project: Path):
+    assert quoted in (project / "densevit" / file).read_text()
+    assert quoted.removesuffix(" (") in " ".join(PAGE.read_text().split())
