@@ -84,11 +84,19 @@ def test_wheel_contains_all_files_of_the_tree(wheel, project):
     assert {"densevit/py.typed", "densevit_configs/detr_swin.yaml", "densevit_heads/detr/__init__.py"} <= names
 
 
-def test_wheel_metadata(site):
+def test_wheel_metadata(site, project):
     info = next(site.glob("*.dist-info"))
     metadata = (info / "METADATA").read_text()
     assert "License-Expression: Apache-2.0" in metadata
     assert "Requires-Dist: albumentations<2.1,>=2.0.8" in metadata
+    assert metadata.partition("\n\n")[2].strip() == (project / "README.md").read_text().strip()
+    for header in (
+        "Summary: Dense prediction",
+        "Keywords: dense prediction",
+        "Provides-Extra: docs",
+        "Classifier: Typing",
+    ):
+        assert f"\n{header}" in metadata
     assert (info / "licenses" / "LICENSE").read_text().strip().startswith("Apache License")
     entry_points = configparser.ConfigParser()
     entry_points.read(info / "entry_points.txt")

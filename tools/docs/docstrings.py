@@ -1,6 +1,6 @@
 """Griffe extension: docstrings of this project as Markdown.
 
-They are plain text, in which parameters and attributes are described as in "lr: the learning rate. steps: their number."
+They are plain text, in which parameters and attributes are described as in "lr: the learning rate. steps: the number."
 """
 
 import re
@@ -21,7 +21,9 @@ class Docstrings(griffe.Extension):
 
     def rewrite(self, item: griffe.Object) -> None:
         """Rewrites an object and its members."""
-        if item.docstring is not None:
+        if item.docstring is None and item.is_class and "__doc__" in item.members:  # __doc__ = Base.__doc__
+            item.docstring = item.resolved_bases[0].docstring  # type: ignore[attr-defined]  # a class
+        elif item.docstring is not None:
             item.docstring.value = markdown(item.docstring.value, described(item))
         for member in item.members.values():
             if not member.is_alias:
@@ -29,7 +31,7 @@ class Docstrings(griffe.Extension):
 
 
 def described(item: griffe.Object) -> set[str]:
-    """The names that the docstring of an object may describe: parameters, of a class those of `__init__`, attributes."""
+    """The names that a docstring may describe: parameters, of a class those of `__init__`, and attributes."""
     functions = [item, item.members.get("__init__")] if item.is_class else [item]
     names = {parameter.name for one in functions if isinstance(one, griffe.Function) for parameter in one.parameters}
     attributes = {name for name, member in item.members.items() if not member.is_alias and member.is_attribute}

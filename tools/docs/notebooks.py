@@ -50,7 +50,8 @@ def _output(output: Mapping[str, Any], name: str, images: dict[str, bytes]) -> s
         return fenced("\n".join(output["traceback"]), "text")
     data = output["data"]
     if any(kind in data for kind in IMAGES):
-        return f"![{' '.join(joined(data.get('text/plain', 'output')).split())}]({_image(data, name, images)})"
+        alternative = re.sub(r"[\[\]]", "", " ".join(joined(data.get("text/plain", "output")).split()))
+        return f"![{alternative}]({_image(data, name, images)})"
     if "text/markdown" in data:
         return joined(data["text/markdown"])
     return fenced(joined(data.get("text/plain", "")), "text")

@@ -1,7 +1,7 @@
 """MkDocs hook: the pages of the site that are not Markdown files of docs/.
 
-CHANGELOG.md and CONTRIBUTING.md, a page for each file of examples/, and the notebooks of docs/tutorials/. Links to these
-files lead to their pages. In the nav, `examples/` and `tutorials/` stand for all pages of that folder.
+CHANGELOG.md and CONTRIBUTING.md, a page for each file of examples/, and the notebooks of docs/tutorials/. Links to
+these files are links to their pages. In the nav, `examples/` and `tutorials/` stand for all pages of that folder.
 """
 
 import ast
