@@ -184,3 +184,8 @@ def test_citation_names_the_version_of_the_package(project: Path) -> None:
     assert (citation["title"], citation["type"], citation["license"]) == ("densevit", "software", "Apache-2.0")
     assert citation["authors"] == [{"name": "densevit contributors"}]
     assert f"## {densevit.__version__}" in (project / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_citation_follows_its_schema(project: Path) -> None:
+    cffconvert = pytest.importorskip("cffconvert")
+    cffconvert.Citation((project / "CITATION.cff").read_text(encoding="utf-8")).validate()
