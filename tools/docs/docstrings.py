@@ -19,19 +19,19 @@ class Docstrings(griffe.Extension):
         """Rewrites the docstring of every module, class, function and attribute."""
         self.rewrite(pkg)
 
-    def rewrite(self, item: griffe.Object) -> None:
-        """Rewrites an object and its members."""
+    def rewrite(self, item: Any) -> None:
+        """Rewrites a `griffe.Object` and its members."""
         if item.docstring is None and item.is_class and "__doc__" in item.members:  # __doc__ = Base.__doc__
-            item.docstring = item.resolved_bases[0].docstring  # type: ignore[attr-defined]  # a class
+            item.docstring = item.resolved_bases[0].docstring
         elif item.docstring is not None:
             item.docstring.value = markdown(item.docstring.value, described(item))
         for member in item.members.values():
             if not member.is_alias:
-                self.rewrite(member)  # type: ignore[arg-type]  # no alias
+                self.rewrite(member)
 
 
-def described(item: griffe.Object) -> set[str]:
-    """The names that a docstring may describe: parameters, of a class those of `__init__`, and attributes."""
+def described(item: Any) -> set[str]:
+    """The names that the docstring of a `griffe.Object` may describe: parameters (of `__init__` too) and attributes."""
     functions = [item, item.members.get("__init__")] if item.is_class else [item]
     names = {parameter.name for one in functions if isinstance(one, griffe.Function) for parameter in one.parameters}
     attributes = {name for name, member in item.members.items() if not member.is_alias and member.is_attribute}
