@@ -179,7 +179,7 @@ def test_scenes_command_of_the_readme(
     """`densevit scenes --out DIR`, without --count, writes as many images as the data set has by default."""
     from densevit_scenes import dataset as scenes
 
-    assert "`densevit scenes --out DIR`" in (project / "README.md").read_text()
+    assert "`densevit scenes --out DIR`" in (project / "docs" / "overview.md").read_text()
     monkeypatch.setattr(scenes.Scenes.__init__, "__defaults__", (32, 3, 2, 0, True, True, True, False))
     assert main(["scenes", "--out", str(tmp_path / "DIR")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'DIR'}: 3 train, 2 val\n"
