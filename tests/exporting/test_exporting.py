@@ -25,7 +25,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "swin": {"name": "swin", "variant": "nano"},
     "vit": {"name": "vit", "variant": "nano"},
     "mvit": {"name": "mvit", "variant": "nano"},
-    "timm": {"name": "timm", "model": "pit_ti_224", "image_size": 64},
+    "timm": {"name": "timm", "model": "pit_ti_224", "image_size": 128},
 }
 DETR = {"width": 32, "num_queries": 9, "encoder_layers": 1, "decoder_layers": 2}
 ANCHORS = {**DETR, "name": "detr", "anchors": True, "classification": "mal"}
