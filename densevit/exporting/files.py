@@ -52,7 +52,10 @@ def write(graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any
     with _silent(), torch.no_grad():
         try:
             if path.suffix == ".pt2":
-                torch.export.save(_traced(graph, [size], one_size), path, extra_files={_EXTRA: json.dumps(header)})
+                program = _traced(graph, [size], one_size)
+                if not one_size:
+                    _remove_guards(program)
+                torch.export.save(program, path, extra_files={_EXTRA: json.dumps(header)})
                 return
             names = list(graph(torch.zeros(1, 3, *size, dtype=torch.uint8)))
             if graph.resizing is None:
@@ -98,6 +101,16 @@ def _traced(graph: nn.Module, sizes: Sequence[Size], one_size: bool = False) -> 
     shapes: dict[int, Any] = {0: varies} if one_size else {0: varies, 2: varies, 3: varies}
     examples = tuple(torch.zeros(_BATCH, 3, *size, dtype=torch.uint8) for size in sizes)
     return torch.export.export(graph, examples, dynamic_shapes=(shapes,) * len(sizes), strict=False)
+
+
+def _remove_guards(program: torch.export.ExportedProgram) -> None:
+    """Removes the tracer's conditions on the sizes of images, which a loaded program would check.
+
+    Some hold for the traced size only, such as that the last windows of a Swin need no padding, although the graph
+    computes the same as the model for other sizes; `export` compares several.
+    """
+    if hasattr(program, "_guards_code"):  # not in all versions of torch
+        program._guards_code = []
 
 
 def _onnx(

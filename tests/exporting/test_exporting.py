@@ -45,7 +45,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "dpt": {"name": "dpt", "width": 16, "output": "sigmoid"},
     "dpt-segmentation": {"name": "dpt_segmentation", "width": 16},
 }
-QUICK = [("resnet", "setr", ".onnx"), ("resnet", "one-stage", ".pt2")]
+QUICK = [("resnet", "setr", ".onnx"), ("swin", "one-stage", ".pt2")]
 MATRIX = [(backbone, head, ".onnx") for backbone in BACKBONES for head in HEADS]
 
 
