@@ -1,0 +1,356 @@
+"""The code blocks of README.md and docs/: extraction, and a page's runner.
+
+A page is a session in one working directory, which is also on sys.path: its blocks run in order, and use the names,
+files and runs of those before them. A block whose preceding line names a file and ends with a colon, or whose first
+line is a comment with a file name, is written to that file. Shell blocks are read by bash, with functions in place of
+the programs, and their commands run in this process.
+"""
+
+import configparser
+import importlib
+import importlib.util
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from densevit import config as configs
+from densevit import registry
+from densevit.cli import main
+
+FENCE = re.compile(r"^(?P<indent> *)(?P<mark>```+|~~~+)\s*(?P<language>[\w+-]*)")
+FILE = re.compile(r"`([\w./-]+\.(?:py|ya?ml))`")
+PROGRAMS = ("densevit", "python", "pip", "pytest", "torchrun")
+DEVELOPMENT = ("git", "mkdocs", "mypy", "ruff", "tools/check")  # accepted, and not run
+RECORDED = r"""
+record() { printf '%s\0' "$@" >> "$CALLS"; printf '\n\0' >> "$CALLS"; }
+srun() { "$@"; }
+cd() { record cd "$@"; }
+"""
+SHORTER: Mapping[str, Sequence[str]] = {  # arguments that win over those of the page
+    "benchmark": ("--images", "4", "--rates", "1e-3", "--rounds", "1", "--batches", "1"),
+    "scenes": ("--count", "4", "--size", "64"),
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block. line: of its opening fence, from 1. before: the nearest text above the fence."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    before: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    @property
+    def file(self) -> str | None:
+        """The file that the block shows, as the page says."""
+        suffix = {"python": ".py", "yaml": ".yaml"}.get(self.language)
+        first = re.match(r"# ([\w./-]+\.\w+)(:|$)", self.text.partition("\n")[0])
+        named = FILE.findall(self.before) if self.before.endswith(":") else []
+        file = first[1] if first else named[-1] if named else ""
+        return file if file and Path(file).suffix == suffix else None
+
+
+def pages(project: Path) -> list[Path]:
+    return [project / "README.md", *sorted((project / "docs").rglob("*.md"))]
+
+
+def blocks(project: Path) -> list[Block]:
+    """All fenced blocks, in the order of the pages and lines."""
+    return [block for path in pages(project) for block in parse(path.relative_to(project).as_posix(), path.read_text())]
+
+
+def parse(page: str, text: str) -> list[Block]:
+    """The blocks of a page. Raises ValueError for a fence that is not closed."""
+    found: list[Block] = []
+    opened: tuple[int, re.Match[str]] | None = None
+    lines = text.split("\n")
+    before = ""
+    for number, line in enumerate(lines, 1):
+        match = FENCE.match(line)
+        if opened is None:
+            if match:
+                opened = number, match
+            elif line.strip():
+                before = line.strip()
+        elif match and match["mark"] == opened[1]["mark"] and line.strip() == match["mark"]:
+            inside = textwrap.dedent("\n".join(lines[opened[0] : number - 1])) + "\n"
+            found.append(Block(page, opened[0], opened[1]["language"], inside, before))
+            opened = None
+    if opened is not None:
+        raise ValueError(f"{page}:{opened[0]}: the block is not closed")
+    return found
+
+
+@dataclass
+class Page:
+    """Runs the blocks of one page, which share a working directory and the names of Python.
+
+    place: `place(page, text)` puts what the text names, such as data sets and runs, into the folders.
+    words: placeholders in commands, such as CONFIG, and what they stand for. edits: regular expressions in Python code
+    and what replaces them. arguments: of scripts in Python, `sys.argv`.
+    """
+
+    folder: Path
+    home: Path
+    project: Path
+    blocks: Sequence[Block]
+    place: Callable[["Page", Block], None]
+    words: Mapping[str, str] = field(default_factory=dict)
+    edits: Mapping[str, str] = field(default_factory=dict)
+    arguments: Sequence[str] = ()
+    names: dict[str, Any] = field(default_factory=lambda: {"__name__": "__main__"})
+    ran: set[Block] = field(default_factory=set)
+    cwd: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cwd = self.folder
+        self.path = list(sys.path)
+        sys.path.insert(0, str(self.folder))
+
+    def close(self) -> None:
+        """Removes its folder, and its modules from this process."""
+        sys.path[:] = self.path
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", None) or "").startswith(f"{self.folder}{os.sep}"):
+                del sys.modules[name]
+        importlib.invalidate_caches()
+        shutil.rmtree(self.folder)
+
+    def run(self, block: Block) -> None:
+        """Runs a block, and before it those above that have not run."""
+        for one in self.blocks[: self.blocks.index(block)]:
+            if one not in self.ran:
+                self._run(one)
+        self._run(block)
+
+    def _run(self, block: Block) -> None:
+        self.ran.add(block)
+        self.place(self, block)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.cwd)
+            if block.file is not None and (self.cwd / block.file).is_file():
+                (self.cwd / block.file).unlink()  # it may be a link
+            getattr(self, f"_{block.language}")(block)
+
+    # ---- Python ----
+
+    def _python(self, block: Block) -> None:
+        code = block.text
+        if block.file is not None:
+            self._import(self._written(block))
+            return
+        for pattern, replacement in self.edits.items():
+            code = re.sub(pattern, replacement, code)
+        # Lines of errors are those of the page.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [str(self.project / block.page), *self.arguments])
+            exec(compile("\n" * block.line + code, self.project / block.page, "exec"), self.names)
+
+    def _written(self, block: Block) -> Path:
+        assert block.file is not None
+        file = self.cwd / block.file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(block.text)
+        return file
+
+    def _import(self, file: Path) -> None:
+        """Imports a file anew, as the module that it is. The functions of a test file run."""
+        name = ".".join(file.relative_to(self.cwd).with_suffix("").parts).removesuffix(".__init__")
+        for other in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
+            del sys.modules[other]
+        importlib.invalidate_caches()
+        if file.name.startswith("test_"):
+            self._pytest(file)
+        else:
+            importlib.import_module(name)
+
+    def _pytest(self, *files: Path) -> None:
+        for file in files or sorted((self.cwd / "tests").glob("test_*.py")):
+            functions = {name: one for name, one in runpy.run_path(str(file)).items() if name.startswith("test_")}
+            assert functions, f"{file.name} has no tests"
+            for function in functions.values():
+                function()
+
+    # ---- configs ----
+
+    def _yaml(self, block: Block) -> None:
+        """A config, a part of one over `detr_swin`, or a section `data` is valid, with the options of its plugins."""
+        file = self.cwd / (block.file or f"block_{block.line}.yaml")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(block.text)
+        values = yaml.safe_load(block.text)
+        assert isinstance(values, dict)
+        if "name" in values:
+            configs.check_plugins(configs.load("detr_swin", [f"data={file}"]))
+            return
+        if not {"base"} & values.keys() and not {"backbone", "heads", "data", "trainer"} <= values.keys():
+            file = self.cwd / f"block_{block.line}.yaml"
+            file.write_text(f"base: detr_swin\n{block.text}")
+        config = configs.load(file)
+        try:
+            configs.check_plugins(config)
+        except configs.ConfigError as error:
+            if "is not installed" not in str(error):
+                raise
+
+    def _ini(self, block: Block) -> None:
+        """Entry points of groups that exist; they are installed, unless an installed package has them."""
+        text = block.text if block.text.startswith("[") else f"[options.entry_points]\n{block.text}"
+        groups = entry_points(text)
+        assert groups
+        for group, points in groups.items():
+            assert group.removeprefix("densevit.") in registry.GROUPS, group
+            known = registry.find(group.removeprefix("densevit."))
+            for name, value in points.items():
+                if name not in known and importlib.util.find_spec(value.partition(":")[0].partition(".")[0]):
+                    self.install(f"page-{name}", {group: {name: value}})
+
+    # ---- shell ----
+
+    def _bash(self, block: Block) -> None:
+        submissions = 2 if "#SBATCH --requeue" in block.text else 1
+        for argv in (one for _ in range(submissions) for one in self.commands(block.text)):
+            self._command([re.sub(r"\b[A-Z]{3,}\b", lambda m: self.words.get(m[0], m[0]), part) for part in argv])
+
+    def commands(self, script: str) -> list[list[str]]:
+        """The commands of a script, as bash reads it."""
+        calls = self.folder / "calls"
+        calls.write_text("")
+        functions = "".join(f'{name}() {{ record {name} "$@"; }}\n' for name in PROGRAMS + DEVELOPMENT)
+        script = re.sub(r"(?<=[\s=])/(shared|tmp)/", rf"{self.folder}/\1/", script)
+        environment = {**os.environ, "CALLS": str(calls)}
+        done = subprocess.run(
+            ["bash", "-euc", f"{RECORDED}{functions}{script}"],
+            cwd=self.cwd, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found = [call.split("\0")[:-1] for call in calls.read_text().split("\n\0")[:-1]]
+        assert found, "the block runs no command"
+        return found
+
+    def _command(self, argv: Sequence[str]) -> None:
+        program, *rest = argv
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.cwd)
+            match program, rest:
+                case "cd", [folder]:
+                    self.cwd = (self.cwd / folder).resolve(strict=True)
+                    sys.path.insert(0, str(self.cwd))
+                case "densevit", [name, *_]:
+                    self._place_weights(rest)
+                    assert main([*rest, *SHORTER.get(name, ())]) == 0, " ".join(argv)
+                case "python", [file, *arguments]:
+                    self._place_weights([Path(file).stem, *arguments])
+                    patch.setattr(sys, "argv", [file, *arguments])
+                    with pytest.raises(SystemExit) as stop:
+                        runpy.run_path(file, run_name="__main__")
+                    assert not stop.value.code, " ".join(argv)
+                case "pip", ["install", *arguments]:
+                    self._pip(arguments)
+                case "pytest", []:
+                    if self.cwd == self.folder:  # the project's own
+                        assert configparser_of(self.project / "setup.cfg")["tool:pytest"]["testpaths"] == "tests"
+                    else:
+                        self._pytest()
+                case "torchrun", _:
+                    self._torchrun(rest)
+                case _ if program not in DEVELOPMENT:
+                    raise AssertionError(f"cannot run {' '.join(argv)}")
+
+    def _place_weights(self, arguments: Sequence[str]) -> None:
+        """Writes the FILE of `backbone.weights=FILE`: random weights of the config's backbone."""
+        if "backbone.weights=FILE" not in arguments:
+            return
+        import densevit
+
+        _, config, *overrides = arguments
+        others = [one for one in overrides if one != "backbone.weights=FILE"]
+        predictor = densevit.create_model(configs.load(config, others), pretrained=False)
+        densevit.save(predictor, self.cwd / "weights.safetensors")
+        Path(self.cwd / "FILE").unlink(missing_ok=True)
+        (self.cwd / "weights.safetensors").rename(self.cwd / "FILE")
+
+    def _pip(self, arguments: Sequence[str]) -> None:
+        """`pip install 'densevit[extra]'` has extras that exist; `pip install -e FOLDER` installs entry points."""
+        *options, requirement = arguments
+        target, _, extras = requirement.rstrip("]").partition("[")
+        if target == "densevit" or (target == "." and self.cwd == self.folder):
+            known = configparser_of(self.project / "setup.cfg")["options.extras_require"]
+            wrong = set(filter(None, extras.split(","))) - set(known)
+            assert not wrong, f"setup.cfg has no extra {wrong}"
+        elif options == ["-e"]:
+            folder = (self.cwd / target).resolve(strict=True)
+            file = folder / "setup.cfg"
+            sys.path.insert(0, str(folder))
+            self.install(configparser_of(file)["metadata"]["name"], entry_points(file.read_text()))
+        else:
+            assert re.fullmatch(r"[\w.-]+", target) and not options, f"cannot install {requirement}"
+
+    def install(self, name: str, groups: Mapping[str, Mapping[str, str]]) -> None:
+        """Puts the metadata of a distribution on sys.path, as installed by pip."""
+        site = self.folder / f"site-{name}"
+        info = site / f"{name.replace('-', '_')}-0.1.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
+        lines = [
+            f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for group, points in groups.items()
+        ]
+        (info / "entry_points.txt").write_text("\n".join(lines))
+        sys.path.insert(0, str(site))
+        importlib.invalidate_caches()
+
+    def _torchrun(self, arguments: Sequence[str]) -> None:
+        """torchrun's own options are valid, and its program runs: in two processes, if the block wants two on a CPU,
+        else in this one."""
+        from torch.distributed.run import get_args_parser
+
+        given = get_args_parser().parse_args(list(arguments))
+        assert given.module and given.training_script == "densevit"
+        if given.nproc_per_node == "2" and "trainer.accelerator=cpu" in given.training_script_args:
+            small = [
+                "trainer.max_steps=2", "data.batch_size=2", "data.num_workers=0", "data.image_size=64",
+                "data.train_length=8", "data.val_length=2",
+            ]  # fmt: skip
+            port = ["--master-addr", "127.0.0.1", "--master-port", os.environ["DOCS_PORT"]]
+            command = [sys.executable, "-m", "torch.distributed.run", *port, *arguments, *small]
+            environment = {
+                **os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(self.project)
+            }  # fmt: skip
+            done = subprocess.run(command, cwd=self.cwd, env=environment, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        else:
+            self._command(["densevit", *given.training_script_args])
+
+
+def configparser_of(file: Path) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(file)
+    return parser
+
+
+def entry_points(text: str) -> dict[str, dict[str, str]]:
+    """The entry points of a setup.cfg, by group and name."""
+    parser = configparser.ConfigParser()
+    parser.read_string(text)
+    found = {}
+    for group, lines in parser["options.entry_points"].items():
+        pairs = (line.split("=", 1) for line in lines.strip().splitlines())
+        found[group] = {name.strip(): value.strip() for name, value in pairs}
+    return found

@@ -1,0 +1,78 @@
+"""Small versions of configs: trainings of two steps on images of 64 pixels, which take a second on a CPU."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from densevit import config as configs
+from densevit import registry
+from densevit.config.schema import Sources
+
+CAPS = {  # options of heads: the largest value
+    "encoder_layers": 1, "decoder_layers": 2, "width": 64, "feedforward": 64, "ffn_width": 64, "encoder_ffn_width": 64,
+    "num_points": 64, "num_heads": 8, "branch_width": 16, "fusion_blocks": 1,
+}  # fmt: skip
+STEPS, EXTENDED = 2, 4
+
+
+def install(patch: pytest.MonkeyPatch) -> None:
+    """Each config is checked as it is given, and then made small."""
+    checked, section = configs._checked, configs.section
+
+    def small_checked(values: Mapping[str, Any], sources: Sources) -> configs.Config:
+        given = checked(values, sources).model_dump()
+        of_a_run = sources.of(("seed",)).endswith("config.yaml")
+        extended = of_a_run and sources.of(("trainer", "max_images")) == "command line"
+        return checked(small(given, extended), sources)
+
+    def small_section(name: str, values: Any, source: str, overrides: Any = ()) -> Any:
+        found = section(name, values, source, overrides)
+        return type(found).model_validate(small_data(found.model_dump())) if name == "data" else found
+
+    patch.setattr(configs, "_checked", small_checked)
+    patch.setattr(configs, "section", small_section)
+
+
+def small(config: dict[str, Any], extended: bool = False) -> dict[str, Any]:
+    """A config's values. extended: whether a run is resumed with a larger budget."""
+    config["trainer"] |= {
+        "max_images": None, "max_epochs": None, "max_steps": EXTENDED if extended else STEPS, "evaluate_every": 1.0,
+        "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32", "accumulate": 1,
+        "keep_checkpoints": 1, "compile": False,
+    }  # fmt: skip
+    config["data"] = small_data(config["data"])
+    config["backbone"] = small_backbone(config["backbone"])
+    for head in config["heads"].values():
+        options = inspect.signature(registry.load("heads", head["name"]).__init__).parameters
+        for key in CAPS.keys() & options.keys():
+            value = head.get(key, options[key].default)
+            if isinstance(value, int):
+                head[key] = min(value, CAPS[key])
+    return config
+
+
+def small_data(data: dict[str, Any]) -> dict[str, Any]:
+    data |= {"batch_size": min(data["batch_size"], 2), "num_workers": 0}
+    size = data["image_size"]
+    if size is not None:
+        data["image_size"] = [64, 96] if isinstance(size, list | tuple) and size[0] != size[1] else 64
+    if data["short_side"] is not None:
+        data["short_side"] = 64
+    if data["name"] == "scenes":
+        data |= {"train_length": 4, "val_length": 2}
+    return data
+
+
+def small_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
+    match backbone["name"]:
+        case "swin" | "mvit":
+            backbone["variant"] = "nano"
+        case "vit":
+            if backbone.get("variant") != "nano" and backbone.get("features"):
+                backbone["features"] = [*range(7 - len(backbone["features"]), 7)]  # nano has six blocks
+            backbone["variant"] = "nano"
+        case "resnet" if backbone.get("depth", 50) > 18:
+            backbone["depth"] = 18
+    return backbone

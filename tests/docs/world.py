@@ -1,0 +1,324 @@
+"""What the pages name: data sets, images, published weights, runs and a package, small and made from random numbers.
+
+Each is made once in a session, when a page first names it, and linked into the page's folder or home.
+"""
+
+import json
+import pickle
+import re
+import shutil
+import string
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from densevit.cli import main
+from tests.data.converting.test_converting import yolo
+from tests.docs.code_blocks import Block, Page, entry_points
+from tests.test_depth_recipes import make as make_depth
+from tests.test_mask_recipes import make_coco
+from tests.test_recipes import make as make_label_maps
+
+SIZE = (64, 96)
+
+# Runs by name: the config and its overrides. A page may have its own.
+RUNS: dict[str, tuple[str, ...]] = {
+    "detr_swin": ("detr_swin",),
+    "detr_vit": ("detr_vit",),
+    "setr_vit": ("setr_vit",),
+    "dpt_swin": ("dpt_swin",),
+    "dpt_vit": ("dpt_vit",),
+    "panoptic": ("panoptic_swin",),
+    "coco": ("detr_swin", "data=coco", "data.root=~/coco"),
+    "mine": ("detr_swin",),
+    "coco_r50": ("coco/detr_r50", "data.root=~/coco"),
+    "coco_masks": ("coco/mask2former_swin_tiny", "data.root=~/coco"),
+}
+OWN_RUNS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("docs/inference.md", "mine"): ("setr_swin",),
+    ("docs/evaluate.md", "detr_swin"): RUNS["coco"],
+    ("docs/export.md", "detr_swin"): ("detector", "backbone={name: resnet, depth: 18}"),
+    ("docs/inference.md", "panoptic"): (
+        "panoptic_swin",
+        "heads.panoptic.threshold=0.01",
+        "heads.panoptic.num_queries=2",
+    ),
+}
+# mine.yaml of the pages that do not show it.
+MINE = {"docs/inference.md": "base: panoptic_swin\nheads: {detection: {name: one_stage}}\n"}
+
+MY_PACKAGE = """
+import torch
+from torch import nn
+
+import densevit
+
+
+class Lion(torch.optim.AdamW):
+    def __init__(
+        self, params, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0,
+        cautious: bool = False,
+    ):
+        super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay)
+
+
+def triangle(step: int, steps: int, peak: float = 0.5) -> float:
+    progress = step / steps
+    return progress / peak if progress < peak else (1 - progress) / (1 - peak)
+
+
+class MyNet(densevit.Backbone):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.channels, self.strides = (width, width, width, width), (4, 8, 16, 32)
+        self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1)
+        self.stages = nn.ModuleList(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in self.channels)
+
+    def forward(self, images):
+        features = [self.stem(images)]
+        for stage in self.stages:
+            features.append(stage(features[-1]).relu())
+        return features[1:]
+
+    def parameter_depths(self):
+        return [list(part.parameters()) for part in (self.stem, *self.stages)]
+
+
+class MyDataset(torch.utils.data.Dataset):
+    def __init__(self, split: str) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int):
+        boxes, labels = torch.tensor([[8.0, 8.0, 40.0, 32.0]]), torch.tensor([0])
+        size = {"size": (64, 64), "original_size": (64, 64)}
+        return {
+            "image": torch.full((3, 64, 64), 90, dtype=torch.uint8),
+            "targets": {"image_id": index, **size, "boxes": boxes, "labels": labels},
+        }
+"""
+
+
+class World:
+    """root: the folder of all that is made. project: the project's tree."""
+
+    def __init__(self, root: Path, project: Path) -> None:
+        self.root, self.project = root, project
+        self.homes: dict[str, Callable[[Path], object]] = {  # in the home folder
+            "coco": lambda folder: make_coco(folder, SIZE),
+            "coco-2014": lambda folder: make_coco(folder, SIZE),
+            "mine": lambda folder: make_coco(folder, SIZE),
+            "traffic": traffic,
+            "my_folder": scenes_and_test,
+            "other": scenes,
+            "photos": lambda folder: photos(folder, 20),
+            "yolo_set": vehicles,
+            "camvid": lambda folder: make_label_maps("camvid", folder, SIZE),
+            "VOCdevkit": lambda folder: make_label_maps("voc", folder / "VOC2012", SIZE),
+            "ADEChallengeData2016": lambda folder: make_label_maps("ade20k", folder, SIZE),
+            "nyu_depth_v2": lambda folder: make_depth("nyu", folder, [(480, 640)]),
+            "kitti": lambda folder: make_depth("kitti", folder, [(128, 416)]),
+        }
+        self.here: dict[str, Callable[[Path], object]] = {  # in the working directory
+            "photos": photos,
+            "IMAGES": photos,
+            "street.jpg": street,
+            "my_package": package,
+            "detr-r50-e632da11.pth": lambda file: self._converted("coco_r50", file, "detr"),
+            "model_final_3c8ec9.pkl": pickled,
+        }
+        self.published = {
+            "facebook/detr-resnet-50": ("coco_r50", "hf"),
+            "facebook/mask2former-swin-tiny-coco-instance": ("coco_masks", "hf"),
+        }
+
+    def page(self, folder: Path, blocks: list[Block], **given: dict[str, str]) -> Page:
+        """A page's runner, in a new folder that has the project's configs and tools."""
+        home = folder / "home"
+        home.mkdir(parents=True)
+        (folder / "runs").mkdir()
+        for name in ("configs", "tools", "examples", "setup.cfg"):
+            (folder / name).symlink_to(self.project / name)
+        if blocks[0].page == "docs/own-method.md":  # the distribution that the page shows a part of
+            shutil.copytree(self.project / "tests/third_party/methods/mymethods", folder / "mymethods")
+        if blocks[0].page in ("docs/benchmark.md", "docs/own-backbone.md"):  # the same cases are measured once
+            (self.root / "benchmark").mkdir(exist_ok=True)
+            for name in ("benchmark", "families"):
+                (folder / "runs" / name).symlink_to(self.root / "benchmark")
+        page = Page(folder, home, self.project, blocks, self.place, **given)
+        for (where, name), config in OWN_RUNS.items():
+            if where == blocks[0].page:
+                _link(self.run(*config), folder / "runs" / name)
+        if blocks[0].page == "docs/own-method.md":
+            page.install("mymethods", entry_points((self.project / "tests/third_party/methods/setup.cfg").read_text()))
+        return page
+
+    def place(self, page: Page, block: Block) -> None:
+        """Links what the block names, unless an earlier block has made it."""
+        text = block.text
+        for name, make in self.homes.items():
+            if re.search(rf"~/{name}(?![\w-])", text):
+                _link(self._made(f"home-{name}", make), page.home / name)
+        for name, make in self.here.items():
+            if re.search(rf"(?<![\w~/.-]){re.escape(name)}(?![\w-])", text):
+                file = f"{name}.py" if name == "my_package" else name
+                _link(self._made(file, make), page.cwd / file)
+        for name in re.findall(r"\bruns/([\w-]+)", text):
+            if name in RUNS:
+                _link(self.run(*RUNS[name]), page.folder / "runs" / name)
+        if "sys.argv" in text:
+            _link(self._made("street.jpg", street), page.cwd / "street.jpg")
+        if "mine.yaml" in text and block.file != "mine.yaml" and not (page.cwd / "mine.yaml").is_file():
+            (page.cwd / "mine.yaml").write_text(MINE.get(block.page, "base: detr_swin\n"))
+        self._my_set(page, text)
+
+    def _my_set(self, page: Page, text: str) -> None:
+        """~/my_set and ./my_set: depth or label maps, as the text wants; none where it is written."""
+        for mention, link in (("~/my_set", page.home / "my_set"), ("my_set", page.cwd / "my_set")):
+            if not re.search(rf"(?<![\w~/]){mention}", text) and mention not in text:
+                continue
+            if "convert" in text:
+                if link.is_symlink():
+                    link.unlink()
+                elif link.is_dir() and "convert_dataset" in text:
+                    shutil.rmtree(link)
+            elif not link.is_dir() or link.is_symlink():
+                link.unlink(missing_ok=True)
+                depth = "depth" in text
+                _link(self._made("depth_set" if depth else "label_set", depth_set if depth else label_set), link)
+
+    def run(self, config: str, *overrides: str) -> Path:
+        """The folder of a run with this config."""
+        name = re.sub(r"\W+", "-", " ".join((config, *overrides)))
+
+        def train(folder: Path) -> None:
+            home = Path("~").expanduser()
+            if any("~/coco" in one for one in overrides):
+                _link(self._made("home-coco", self.homes["coco"]), home / "coco")
+            assert main(["train", config, *overrides, "--run-dir", str(folder), "--quiet"]) == 0
+
+        return self._made(f"run-{name}", train)
+
+    def _converted(self, run: str, out: Path, layout: str) -> None:
+        assert main(["convert", str(self.run(*RUNS[run])), str(out), "--to", layout, "--quiet"]) == 0
+
+    def _made(self, name: str, make: Callable[[Path], object]) -> Path:
+        path = self.root / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make(path)
+        return path
+
+    # ---- in place of downloads ----
+
+    def download(self, repository: str, file: str, **_: object) -> str:
+        """`huggingface_hub.hf_hub_download`."""
+        from huggingface_hub.errors import EntryNotFoundError
+
+        run, layout = self.published[repository]
+        folder = self._made(f"hub/{repository}", lambda out: self._converted(run, out, layout))
+        if not (folder / file).is_file():
+            raise EntryNotFoundError(f"404: {file}")
+        return str(folder / file)
+
+
+def torch_download(url: str, file: str, *_: object, **__: object) -> None:
+    """`torch.hub.download_url_to_file`, with random weights."""
+    from torchvision import models
+
+    torch.save(models.get_model(Path(url).name.partition("-")[0]).state_dict(), file)
+
+
+def untrained_timm() -> Callable[..., torch.nn.Module]:
+    """`timm.create_model` without pretrained weights, which are those of a nano ViT."""
+    import timm
+
+    create = timm.create_model
+    nano = {"embed_dim": 128, "depth": 6, "num_heads": 4}
+
+    def create_model(name: str, pretrained: bool = False, **given: object) -> torch.nn.Module:
+        return create(name, **given, **(nano if pretrained and name.startswith("vit_") else {}))
+
+    return create_model
+
+
+def _link(target: Path, link: Path) -> None:
+    if not (link.exists() or link.is_symlink()):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
+
+
+# ---- data sets ----
+
+
+def scenes(folder: Path) -> None:
+    assert main(["scenes", "--out", str(folder), "--count", "4", "--size", "64", "--quiet"]) == 0
+
+
+def scenes_and_test(folder: Path) -> None:
+    scenes(folder)
+    shutil.copytree(folder / "val", folder / "test")
+    shutil.copy(folder / "annotations/val.json", folder / "annotations/test.json")
+
+
+def photos(folder: Path, count: int = 2) -> None:
+    folder.mkdir()
+    for name in string.ascii_lowercase[:count]:
+        street(folder / f"{name}.jpg")
+
+
+def street(file: Path) -> None:
+    rng = np.random.default_rng(len(file.stem))
+    image = rng.integers(0, 255, (15, 20, 3), dtype=np.uint8).repeat(10, axis=0).repeat(10, axis=1)
+    Image.fromarray(image).save(file)
+
+
+def package(file: Path) -> None:
+    file.write_text(MY_PACKAGE)
+
+
+def traffic(folder: Path) -> None:
+    """COCO's layout with other classes."""
+    make_coco(folder, SIZE)
+    names = {1: "pedestrian", 3: "car", 6: "bus", 18: "dog"}
+    for file in (folder / "annotations").glob("instances_*.json"):
+        content = json.loads(file.read_text())
+        content["categories"] = [{"id": key, "name": name} for key, name in names.items()]
+        for index, one in enumerate(content["annotations"]):
+            one["category_id"] = [*names][index % len(names)]
+        file.write_text(json.dumps(content))
+
+
+def vehicles(folder: Path) -> None:
+    yolo(folder)
+    (folder / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: car, 1: truck}\n")
+
+
+def label_set(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, names in (("train", "ab"), ("val", "b")):
+        for name in names:
+            labels = rng.choice(np.array([0, 1, 2, 255], np.uint8), (4, 6)).repeat(16, axis=0).repeat(16, axis=1)
+            _pair(folder, split, name, labels)
+
+
+def depth_set(folder: Path) -> None:
+    for split, names in (("train", "ab"), ("val", "b")):
+        for name in names:
+            _pair(folder, split, name, np.linspace(1000, 3000, 64 * 96).reshape(64, 96).astype(np.uint16))
+
+
+def _pair(folder: Path, split: str, name: str, labels: np.ndarray) -> None:
+    for kind, array in (("images", np.full((*labels.shape, 3), 90, np.uint8)), ("labels", labels)):
+        file = folder / kind / split / f"{name}.{'jpg' if kind == 'images' else 'png'}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(file)
+
+
+def pickled(file: Path) -> None:
+    file.write_bytes(pickle.dumps({"model": {"backbone.x": np.ones((2, 3), np.float32)}}))
