@@ -110,17 +110,9 @@ def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "
     """
     from densevit.config import check_plugins, from_mapping
     from densevit.config import load as load_config
+    from densevit.training.evaluation import check_overrides
 
-    for override in overrides:
-        section, *keys = override.split("=")[0].split(".")
-        of_head = keys[1] if keys[1:] else ""
-        if section in ("backbone", "weights", "optim") or (
-            section == "heads" and of_head not in ("evaluation", "inference")
-        ):
-            raise ConfigError(
-                f"{override}: a run is evaluated as it was trained. Allowed overrides are data.*, trainer.*, "
-                "inference.*, heads.NAME.inference.* and heads.NAME.evaluation.*"
-            )
+    check_overrides(overrides)
     own, file = loaded.config, Path(source).expanduser() / "config.yaml"
     if own is not None and not loaded.foreign:
         if not overrides:

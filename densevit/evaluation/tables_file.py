@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -71,3 +72,16 @@ def read(path: Path) -> list[list[str]]:
             return list(csv.reader(file))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: expected a table as CSV; found: {error}") from error
+
+
+def read_values(path: Path) -> list[list[str | int | float]]:
+    """Reads the rows of a file written by `write`, with numbers as numbers but in the header and the first column."""
+    header, *rows = read(path)
+    return [[*header], *([*row[:1], *(_value(cell) for cell in row[1:])] for row in rows)]
+
+
+def _value(cell: str) -> str | int | float:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(cell)
+    return cell

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from densevit.data.io.images import read_image
 from densevit.errors import DensevitError
+from densevit.inference.point_cloud import write_ply
 from densevit.interfaces import Class, Predictions, TargetType
 from densevit.targets.types import TargetTypes, above_threshold
 from densevit.visualization.draw import draw
@@ -148,6 +150,19 @@ class Result(Mapping[str, Any]):
             canvas.paste(panel, (left, 0))
             left += panel.width
         return canvas
+
+    def write_ply(
+        self,
+        path: str | os.PathLike[str],
+        focal: float | tuple[float, float],
+        centre: tuple[float, float] | None = None,
+    ) -> int:
+        """Writes the predicted metres as a coloured point cloud, as `densevit predict --focal`; returns its points.
+
+        focal: focal length in pixels of the image, one or (fx, fy). centre: principal point (cx, cy); by default the
+        centre of the image. Raises AttributeError if no head, or several, predict `depth`.
+        """
+        return write_ply(Path(path), _array(self.depth), self.image, focal, centre)
 
     def to_supervision(self) -> "supervision.Detections":
         """The result as `supervision.Detections`, with class names in its data.

@@ -1,13 +1,14 @@
 """Evaluation of a model on the validation data."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 
 from densevit.config import Config, TrainerSection
 from densevit.data.build import Data
+from densevit.errors import ConfigError
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.interfaces import Evaluator
 from densevit.model import DenseModel, inference_by_head
@@ -69,6 +70,20 @@ def evaluation(
     with watching(trainer, peers):
         trainer.validate(module, datamodule=DenseDataModule(data), verbose=False)
     return Evaluation(module.metrics, evaluators, module.indices)
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raises ConfigError for overrides of the config, "section.key=value", that would change the model."""
+    for override in overrides:
+        section, *keys = override.split("=")[0].split(".")
+        of_head = keys[1] if keys[1:] else ""
+        if section in ("backbone", "weights", "optim") or (
+            section == "heads" and of_head not in ("evaluation", "inference")
+        ):
+            raise ConfigError(
+                f"{override}: a run is evaluated as it was trained. Allowed overrides are data.*, trainer.*, "
+                "inference.*, heads.NAME.inference.* and heads.NAME.evaluation.*"
+            )
 
 
 def processes() -> dict[str, Any]:

@@ -22,7 +22,7 @@ from densevit.config import Config, DataSection
 from densevit.config.values import seconds_of
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
-from densevit.evaluation import metrics_file
+from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor
 from densevit.model import DenseModel, build_model
@@ -77,6 +77,11 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """The metrics of the best epoch; empty if the run was stopped before its first validation."""
         return metrics_file.read(self.path / "metrics.json")
+
+    @property
+    def tables(self) -> dict[str, list[list[str | int | float]]]:
+        """The tables of the best epoch by NAME-HEAD, as in "errors-detection"; the first row is the header."""
+        return {path.stem: tables_file.read_values(path) for path in sorted(self.path.glob("*-*.csv"))}
 
     @cached_property
     def model(self) -> Predictor:
@@ -140,18 +145,27 @@ def evaluate(
     model: DenseModel | Predictor | Run | str | Path,
     data: Config | DataSection | Mapping[str, Any] | str | Path | None = None,
     classes: Mapping[str, str | None] | None = None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, float]:
     """Evaluates a model on one device, or in the processes of torchrun. Returns the metrics, named HEAD/METRIC.
 
     model: a model, a run, a run's folder or a model file. data: the config section `data`, as a mapping, a section file
     or a `DataSection`, or a config with it; its split `data.split` is evaluated. None: the data that the model was
     trained with. classes: from names of the model's classes to those of the data, or to None, in addition to equal
-    names; only mapped classes are evaluated (docs/evaluate.md). Raises DataError if no class is mapped.
+    names; only mapped classes are evaluated (docs/evaluate.md). overrides: of the model's config, as those of
+    `densevit evaluate`: "heads.depth.evaluation.align=median". Raises DataError if no class is mapped, and ConfigError
+    for overrides that change the model.
     """
     model = model.model if isinstance(model, Run) else model
     model = load(model) if isinstance(model, str | Path) else model
     predictor = Predictor(model) if isinstance(model, DenseModel) else model
     model, config = predictor.model, predictor.config
+    if overrides:
+        evaluation.check_overrides(overrides)
+        if config is None:
+            raise ConfigError(f"evaluate: the model has no config for the overrides {', '.join(overrides)}.")
+        config = configs.from_mapping(config.model_dump(), "evaluate", overrides)
+        configs.check_plugins(config)
     if data is None and config is None:
         raise ConfigError("evaluate: the model has no config, and so no data. Fix: give data={'name': ..., ...}.")
     source = DenseDataModule(config if data is None else data).data  # type: ignore[arg-type]  # not None

@@ -33,6 +33,16 @@ def test_files_hold_tables_plots_and_the_worst_images_first(tmp_path: Path):
     assert rows == [["image", "score"], ["7", "0.25"], ["3", "0.5"], ["a", "0.5"], ["b", "0.5"]]
 
 
+def test_values_are_read_as_numbers_but_names_are_not(tmp_path: Path):
+    tables_file.write(
+        [["class", "2", "AP"], ["7", 3, 0.25], ["1.5", 0, float("nan")], ["cat", "", 1e-7]], tmp_path / "a.csv"
+    )
+    header, *rows = tables_file.read_values(tmp_path / "a.csv")
+    assert header == ["class", "2", "AP"]
+    assert rows[0] == ["7", 3, 0.25] and rows[2] == ["cat", "", 1e-7]
+    assert rows[1][:2] == ["1.5", 0] and rows[1][2] != rows[1][2]
+
+
 def test_an_evaluator_without_them_writes_none(tmp_path: Path):
     tables_file.write_tables({"pets": Evaluator([])}, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["lower_is_better.json"] and tables_file.read_plots(

@@ -12,6 +12,7 @@ from PIL import Image
 from densevit.cli import main
 from densevit.errors import DensevitError
 from densevit.inference.point_cloud import points, write_ply
+from densevit.inference.result import Result
 
 Vertex = tuple[float, float, float, int, int, int]
 
@@ -89,6 +90,17 @@ class StandIn:
 
     def predict(self, images: list[np.ndarray], batch_size: int = 8) -> list[dict]:
         return [{self.key: torch.full(image.shape[:2], 2.0)} for image in images]
+
+
+def test_a_result_writes_its_metres(tmp_path: Path):
+    depth = torch.tensor([[2.0, 4.0, 8.0], [0.0, 4.0, 1.0]])
+    image = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    result = Result(image, (2, 3), {"depth": {"depth": depth}}, {"depth": ()})
+    assert result.write_ply(str(tmp_path / "cloud.ply"), focal=(2.0, 4.0), centre=(0.0, 0.5)) == 5
+    assert read(tmp_path / "cloud.ply")[0] == (0.0, -0.25, 2.0, 0, 1, 2)
+    relative = Result(image, (2, 3), {"depth": {"inverse_depth": depth}}, {"depth": ()})
+    with pytest.raises(AttributeError, match="no head predicts depth"):
+        relative.write_ply(tmp_path / "none.ply", focal=2.0)
 
 
 @pytest.fixture

@@ -56,6 +56,13 @@ def test_a_run_has_its_path_metrics_and_model(run: Run) -> None:
     assert_same(state, {name.removeprefix("model."): value for name, value in best.items()})
 
 
+def test_a_run_has_its_tables(run: Run) -> None:
+    header, *rows = run.tables["classes-surfaces"]
+    assert header[:2] == ["class", "pixels"]
+    assert [row[0] for row in rows] == [one.name for one in run.model.classes["surfaces"]]
+    assert sum(row[1] for row in rows) <= 3 * 32 * 32 and isinstance(rows[0][1], int)  # pixels of three images
+
+
 def test_the_default_folder_is_named_like_the_config(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +110,18 @@ def test_evaluate_takes_a_run_its_folder_or_its_model_and_agrees_with_the_comman
     assert main(["evaluate", str(run.path), "data.val_length=2", "--out", str(tmp_path / "out")]) == 0
     data = {**configs.load(run.path).data.model_dump(), "val_length": 2}
     assert plain(evaluate(run, data)) == json.loads((tmp_path / "out" / "metrics.json").read_text()) != expected
+
+
+def test_evaluate_takes_overrides_of_the_evaluator_as_the_command(run: Run, tmp_path: Path) -> None:
+    override = "heads.surfaces.evaluation.boundary=true"
+    assert main(["evaluate", str(run.path), override, "--out", str(tmp_path / "out")]) == 0
+    found = evaluate(run, overrides=[override])
+    assert plain(found) == json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found.keys() > run.metrics.keys()
+    with pytest.raises(ConfigError, match=r"heads\.surfaces\.width=8: a run is evaluated as it was trained"):
+        evaluate(run, overrides=["heads.surfaces.width=8"])
+    with pytest.raises(ConfigError, match="the model has no config for the overrides data.val_length=2"):
+        evaluate(run.model.model, overrides=["data.val_length=2"])
 
 
 def test_evaluate_leaves_a_model_as_it_was(run: Run) -> None:
