@@ -1,0 +1,55 @@
+"""Executes the notebooks of docs/tutorials and saves their outputs in the files.
+
+    python tools/run_tutorials.py [NOTEBOOK ...]
+
+The budgets are the assignments in the first code cell of a notebook. Outputs have no timestamps.
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+TUTORIALS = Path(__file__).resolve().parent.parent / "docs" / "tutorials"
+
+
+def with_budgets(notebook: nbformat.NotebookNode, budgets: Mapping[str, object]) -> nbformat.NotebookNode:
+    """Replaces values in the first code cell, `NAME = value`. Raises KeyError for a name that it does not assign."""
+    cell = next(one for one in notebook.cells if one.cell_type == "code")
+    for name, value in budgets.items():
+        cell.source, count = re.subn(rf"^{name} = [^#\n]*", f"{name} = {value}  ", cell.source, flags=re.MULTILINE)
+        if count != 1:
+            raise KeyError(name)
+    return notebook
+
+
+def execute(notebook: nbformat.NotebookNode, folder: Path, timeout: float | None = None) -> nbformat.NotebookNode:
+    """Runs all cells in a new kernel of this interpreter, in a folder. Raises CellExecutionError if a cell fails.
+
+    timeout: seconds of a cell.
+    """
+    client = NotebookClient(
+        notebook, timeout=timeout, kernel_name="python3", record_timing=False, resources={"metadata": {"path": folder}}
+    )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of `!densevit` in cells
+    return client.execute(env={**os.environ, "PATH": path})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all")
+    for path in parser.parse_args(arguments).notebooks or sorted(TUTORIALS.glob("*.ipynb")):
+        start = time.perf_counter()
+        notebook = execute(nbformat.read(path, as_version=4), path.parent)
+        nbformat.write(notebook, path)
+        print(f"{path.name}: {time.perf_counter() - start:.0f} s, {path.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
