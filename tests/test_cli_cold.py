@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -88,6 +89,13 @@ def test_errors_print_a_message_and_return_2(capsys):
 def test_train_refuses_invalid_arguments(arguments, said, capsys):
     assert main(arguments) == 2
     assert said in capsys.readouterr().err
+
+
+def test_warnings_have_their_usual_format_after_a_command(capsys):
+    usual = warnings.formatwarning
+    main(["plugins"])
+    main(["train", "nowhere"])
+    assert warnings.formatwarning is usual
 
 
 def test_config_output_round_trips(capsys, tmp_path):

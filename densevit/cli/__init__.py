@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f" There are {' and '.join(below)}." if below else did_you_mean(name, COMMANDS)
         print(f"densevit: there is no command {' '.join(given[: 2 if below else 1])!r}.{hint}", file=sys.stderr)
         return 2
-    warnings.formatwarning = _one_line
+    usual, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         return _run(name, rest)
     except DensevitError as error:
@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = usual
 
 
 def _one_line(

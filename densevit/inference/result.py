@@ -1,5 +1,6 @@
 """The result of a prediction: one type for all heads."""
 
+import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -150,6 +151,12 @@ class Result(Mapping[str, Any]):
             canvas.paste(panel, (left, 0))
             left += panel.width
         return canvas
+
+    def _repr_png_(self) -> bytes:
+        """The visualization, which Jupyter shows for a result at the end of a cell."""
+        file = io.BytesIO()
+        self.draw().save(file, "png")
+        return file.getvalue()
 
     def write_ply(
         self,

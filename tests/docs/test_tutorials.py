@@ -20,7 +20,7 @@ NAMES = ("depth", "export_and_serve", "own_backbone", "own_detector", "own_task"
 
 @pytest.fixture(scope="module")
 def tool(project: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_tutorials", project / "tools" / "run_tutorials.py")
+    spec = importlib.util.spec_from_file_location("run_tutorials", project / "tools" / "docs" / "run_tutorials.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,6 +1,7 @@
 """Results: one type for one head and several."""
 
 import copy
+import io
 import pickle
 import sys
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from densevit.errors import DensevitError
 from densevit.inference.result import Result
@@ -117,6 +119,11 @@ def test_the_drawing_is_that_of_draw_at_a_threshold():
         assert np.array_equal(np.asarray(found.draw(threshold)), draw(IMAGE, objects(), THINGS, expected))
     lower = Result(IMAGE, (4, 6), {"boxes": objects()}, {"boxes": THINGS}, threshold=0.1)
     assert np.array_equal(np.asarray(lower.draw()), draw(IMAGE, objects(), THINGS, 0.1))
+
+
+def test_jupyter_shows_the_drawing():
+    shown = Image.open(io.BytesIO(both()._repr_png_()))
+    assert np.array_equal(np.asarray(shown), np.asarray(both().draw()))
 
 
 def test_several_heads_are_drawn_side_by_side():

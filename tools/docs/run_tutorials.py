@@ -1,6 +1,6 @@
 """Executes the notebooks of docs/tutorials and saves their outputs in the files.
 
-    python tools/run_tutorials.py [NOTEBOOK ...]
+    python tools/docs/run_tutorials.py [NOTEBOOK ...]
 
 The budgets are the assignments in the first code cell of a notebook. Outputs have no timestamps.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-TUTORIALS = Path(__file__).resolve().parent.parent / "docs" / "tutorials"
+TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
 
 
 def with_budgets(notebook: nbformat.NotebookNode, budgets: Mapping[str, object]) -> nbformat.NotebookNode:
