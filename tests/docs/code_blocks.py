@@ -290,6 +290,9 @@ class Page:
     def _pip(self, arguments: Sequence[str]) -> None:
         """`pip install 'densevit[extra]'` has extras that exist; `pip install -e FOLDER` installs entry points."""
         *options, requirement = arguments
+        if not any(option.startswith("-") for option in options):
+            assert all(re.fullmatch(r"[\w.-]+", one) for one in options)
+            options = []
         target, _, extras = requirement.rstrip("]").partition("[")
         if target == "densevit" or (target == "." and self.cwd == self.folder):
             known = configparser_of(self.project / "setup.cfg")["options.extras_require"]

@@ -21,7 +21,7 @@ from tests.docs.world import World, torch_download, untrained_timm
 PROJECT = Path(__file__).resolve().parents[2]
 BLOCKS = blocks(PROJECT)
 RUN = ("python", "bash", "yaml", "ini")
-SPELLED = {"py": "python", "sh": "bash", "shell": "bash", "console": "bash", "yml": "yaml", "txt": "text"}
+SPELLED = {"py": "python", "sh": "bash", "shell": "bash", "yml": "yaml", "txt": "text"}
 
 # Blocks that are not run: the page, a part of the text, and the reason. At most ten.
 NOT_RUN = (
