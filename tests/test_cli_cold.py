@@ -91,6 +91,16 @@ def test_train_refuses_invalid_arguments(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_output_whose_reader_ends_is_no_error():
+    """As in `densevit config detr_swin | head -1`."""
+    command = [sys.executable, "-m", "densevit", "config", "detr_swin"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
 def test_warnings_have_their_usual_format_after_a_command(capsys):
     usual = warnings.formatwarning
     main(["plugins"])
