@@ -193,7 +193,7 @@ def test_docs_examples_run(project: Path, tmp_path: Path, monkeypatch: pytest.Mo
         if command[:2] == ["densevit", "scenes"]:
             assert main([*command[1:-1], "3", "--size", "64"]) == 0  # as many as on the page
             continue
-        assert command[:2] == ["python", "tools/train.py"], command
+        assert command[:2] == ["densevit", "train"], command
         few = [] if "data=mix.yaml" in command else FEW
         kinds.append(command[2])
         assert main(["train", *command[2:], *SMALL, *few]) == 0, command
