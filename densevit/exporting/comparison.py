@@ -56,7 +56,7 @@ def differences(graph: ExportedGraph, run: Run, images: np.ndarray) -> dict[str,
                 span = (types[key] if key in types else TargetType()).value_range(want, size)
                 result[name] = _largest(found[name], want) / span
         if makes_maps(module) and f"{prefix}maps" in found:
-            read = module.read_maps(torch.from_numpy(found[f"{prefix}maps"]))  # type: ignore[operator]  # a Head
+            read = module.read_maps(torch.from_numpy(found[f"{prefix}maps"]))
             result |= {prefix + key: _share(found[prefix + key], value) for key, value in read.items()}
     return result
 

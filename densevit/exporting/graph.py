@@ -52,7 +52,7 @@ class ExportedGraph(nn.Module):
             with recorded((selections or {}).get(name, ())) as made:
                 inputs = self.model.necks[name](features) if name in self.model.necks else features
                 raw = head(inputs, padding_mask, None)
-            found = head.exported(in_float32(raw), (H, W), original)  # type: ignore[operator]  # a Head
+            found = head.exported(in_float32(raw), (H, W), original)
             for i, (scores, indices) in enumerate(made):
                 number = f"_{i + 1}" if i else ""
                 found |= {f"selection{number}": indices}

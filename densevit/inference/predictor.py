@@ -13,7 +13,7 @@ from densevit.data.transforms.resizing import build_evaluation_transform
 from densevit.errors import DensevitError
 from densevit.inference.image_inputs import as_images, as_sample
 from densevit.inference.result import Result
-from densevit.interfaces import Backbone, Class, Predictions, Sample, TargetType
+from densevit.interfaces import Backbone, Class, Head, Predictions, Sample, TargetType
 from densevit.model import DenseModel, inference_by_head, makes_maps, windows_only
 
 
@@ -40,7 +40,7 @@ class Predictor:
         return self.model.backbone
 
     @property
-    def heads(self) -> nn.ModuleDict:
+    def heads(self) -> Mapping[str, Head]:
         """The model's heads, by name."""
         return self.model.heads
 

@@ -88,7 +88,7 @@ def inspect(
     for name, head in dense.heads.items():
         prefix = f"heads.{name}"
         own = [one._replace(name=one.name.removeprefix(f"{prefix}.")) for one in recorded if _inside(one.name, prefix)]
-        maps = head.inspect_objects(own, outputs[name], found.size)  # type: ignore[operator]  # a Head
+        maps = head.inspect_objects(own, outputs[name], found.size)
         if maps is not None:
             scale = (inner[0] / height, inner[1] / width)
             objects[name] = _objects(maps.cpu(), predictions[name][0], dense.classes[name], scale)

@@ -1,7 +1,7 @@
 """The model: normalisation, one backbone, and a head with its neck for each task."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ class DenseModel(nn.Module):
     a model file needs; None for a model built in Python from its parts.
     """
 
+    heads: Mapping[str, Head]  # an nn.ModuleDict, whose values mypy takes for any modules
     mean: Tensor
     std: Tensor
 
@@ -42,7 +43,7 @@ class DenseModel(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.heads = nn.ModuleDict(heads)
+        self.heads = cast("Mapping[str, Head]", nn.ModuleDict(heads))
         self.necks = nn.ModuleDict(necks or {})
         self.classes: dict[str, tuple[Class, ...]] = {name: head.classes for name, head in heads.items()}
         self.target_types = {name: head.target_types for name, head in heads.items()}
@@ -89,11 +90,11 @@ class DenseModel(nn.Module):
         losses: Losses = {}
         for name, head in self.heads.items():
             with of_head(name) as counts:
-                terms = head.loss(outputs[name], targets)  # type: ignore[operator]  # a Head
+                terms = head.loss(outputs[name], targets)
             weight = self.weights[name]
             if weight == "learned":
                 s = self.log_variances[name]
-                labelled = [all(key in target for key in head.needs) for target in targets]  # type: ignore[union-attr]
+                labelled = [all(key in target for key in head.needs) for target in targets]
                 has_loss = torch.stack([value.detach() != 0 for value in terms.values()]).any() & any(labelled)
                 active = torch.stack(list(counts.values())).amax() if counts else mean_over_processes(has_loss.float())
                 terms = {term: torch.exp(-s) * value for term, value in terms.items()}
@@ -108,10 +109,7 @@ class DenseModel(nn.Module):
 
         Outputs in half precision are converted to float32 first.
         """
-        return {
-            name: self.heads[name].predict(in_float32(own), targets)  # type: ignore[operator]  # a Head
-            for name, own in outputs.items()
-        }
+        return {name: self.heads[name].predict(in_float32(own), targets) for name, own in outputs.items()}
 
     @torch.no_grad()
     def infer(

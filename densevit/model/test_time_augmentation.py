@@ -5,12 +5,12 @@ Maps are resized and decoded in strips. With windows, the memory for maps of C c
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.config import InferenceSection, ModelSections
@@ -25,7 +25,7 @@ class MultiHeadModel(Protocol):
     """The part of `DenseModel` that test-time augmentation uses."""
 
     backbone: Backbone
-    heads: nn.ModuleDict
+    heads: Mapping[str, Head]
     sections: ModelSections | None
 
     @property
@@ -60,7 +60,7 @@ class _ConcatenatedMaps:
 
     def __init__(self, model: MultiHeadModel, heads: Sequence[str], probabilities: bool) -> None:
         self.model, self.probabilities = model, probabilities
-        self.heads = {name: cast(Head, model.heads[name]) for name in heads}
+        self.heads = {name: model.heads[name] for name in heads}
         self.channels: list[int] = []
 
     def __call__(self, images: Tensor, padding_mask: Tensor, size: Size, zoom: float = 1.0) -> Tensor:

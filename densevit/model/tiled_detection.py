@@ -1,7 +1,7 @@
 """Detection in overlapping windows: runs them in batches, moves their boxes into the image and merges them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ def _image_predictions(
         targets = [sizes] * len(chunk)
         outputs = model({"images": images, "padding_mask": padding_mask, "targets": targets}, heads)
         for name in heads:
-            parts[name] += cast(Head, model.heads[name]).predict(in_float32(outputs[name]), targets)
+            parts[name] += model.heads[name].predict(in_float32(outputs[name]), targets)
         del outputs  # before the next chunk is computed
     if one:
         return {name: found[0] for name, found in parts.items()}
@@ -75,7 +75,7 @@ def _merged(
 
     Computed on the CPU: the pairs of boxes that agree, of unknown number, would make an accelerator wait often.
     """
-    _check(cast(Head, model.heads[name]), name, parts[0])
+    _check(model.heads[name], name, parts[0])
     values = {key: torch.cat([found[key] for found in parts]).cpu() for key in parts[0]}
     boxes = values["boxes"].float()  # half precision has too few digits for large images
     corners = boxes.new_tensor([(left, top, left, top) for top, left, _ in windows])

@@ -58,11 +58,11 @@ def check_heads(data: Data, model: DenseModel) -> None:
     that check name the head too."""
     for name, head in model.heads.items():
         plugin = type(head).__name__ if model.sections is None else model.sections.heads[name].name
-        _check_needs(f"heads.{name} ({plugin})", head.needs, data)  # type: ignore[arg-type]  # a Head's
+        _check_needs(f"heads.{name} ({plugin})", head.needs, data)
         try:
             with warnings.catch_warnings(record=True) as found:
                 warnings.simplefilter("always")
-                head.check(data.train)  # type: ignore[operator]  # a Head
+                head.check(data.train)
             for one in found:
                 warnings.warn(f"heads.{name} ({plugin}): {one.message}", one.category, stacklevel=2)
         except ConfigError as error:
@@ -92,7 +92,7 @@ def check_classes(data: Data, model: DenseModel, mapped: Collection[str] = ()) -
         if head in mapped:
             continue
         kind = model.heads[head]
-        expected, found = [c.name for c in trained], [c.name for c in kind.classes_from(data.val)]  # type: ignore[operator]  # a Head
+        expected, found = [c.name for c in trained], [c.name for c in kind.classes_from(data.val)]
         if expected != found:
             raise DataError(
                 f"The data's classes for {kind.task} are not those of the model's head {head!r}, in the same order."

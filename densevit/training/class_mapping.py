@@ -73,7 +73,7 @@ def map_classes(
     kept: dict[str, list[int]] = {}
     used: set[str] = set()
     for name, head in model.heads.items():
-        trained, found = tuple(model.classes[name]), tuple(head.classes_from(dataset))  # type: ignore[operator]  # a Head
+        trained, found = tuple(model.classes[name]), tuple(head.classes_from(dataset))
         own = {old: new for old, new in given.items() if old in {c.name for c in trained}}
         used |= own.keys()
         if not trained or ([c.name for c in trained] == [c.name for c in found] and not own):

@@ -263,7 +263,7 @@ class DenseModule(lightning.LightningModule):
             self._step_targets = self._step_counts = None
         elif targets is not self._step_targets:
             self._step_targets = targets
-            counts = {name: [head.loss_counts(one) for one in targets] for name, head in self.model.heads.items()}  # type: ignore[operator]  # a Head
+            counts = {name: [head.loss_counts(one) for one in targets] for name, head in self.model.heads.items()}
             self._step_counts = step_counts(counts, self.trainer.accumulate_grad_batches, self.device)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

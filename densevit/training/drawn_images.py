@@ -28,7 +28,7 @@ def draw_images(
     Nothing is drawn if a head makes no predictions. indices: in the data set, by image id. mappings: of heads whose
     classes are not the data's.
     """
-    if any(type(head).predict is Head.predict for head in predictor.heads.values()):  # type: ignore[attr-defined]
+    if any(type(head).predict is Head.predict for head in predictor.heads.values()):
         return
     mappings = mappings or {}
     types = predictor.target_types

@@ -65,7 +65,7 @@ def build_evaluators(
         )
         evaluators[name].partial = mapping is not None and bool(mapping.only_model)
         try:
-            evaluators[name].prepare(head, dataset)  # type: ignore[arg-type]  # a Head
+            evaluators[name].prepare(head, dataset)
         except ConfigError as error:
             raise ConfigError(f"heads.{name}.evaluation.{error}") from None
     if method is not None and not evaluators and type(method).validation_losses is not Method.validation_losses:

@@ -62,12 +62,12 @@ def image_losses(model: DenseModel, heads: Iterable[str], batch: Batch) -> dict[
         head, inputs = model.heads[name], model.necks[name](features) if name in model.necks else features
         found[name] = []
         for i, target in enumerate(batch["targets"]):
-            if not all(key in target for key in head.needs):  # type: ignore[union-attr]  # a Head
+            if not all(key in target for key in head.needs):
                 found[name].append({})
                 continue
             with alone():
                 outputs = head([x[i : i + 1] for x in inputs], batch["padding_mask"][i : i + 1])
-                terms = head.loss(outputs, [target])  # type: ignore[operator]  # a Head
+                terms = head.loss(outputs, [target])
             found[name].append({"loss": math.fsum(float(term) for term in terms.values())})
     return found
 

@@ -52,7 +52,7 @@ def save(
         return save_backbone(
             model.backbone, {"name": own.name, **own.options, **normalisation}, Path(path).expanduser()
         )
-    classes = {head.task: [asdict(c) for c in head.classes] for head in model.heads.values()}  # type: ignore[union-attr]
+    classes = {head.task: [asdict(c) for c in head.classes] for head in model.heads.values()}
     entries = {"format": "densevit", "format_version": FORMAT, "classes": classes, "config": configs.dump(sections)}
     # Two heads of one task may differ in their classes; earlier versions read `classes`.
     entries["head_classes"] = {name: [asdict(c) for c in own] for name, own in model.classes.items()}

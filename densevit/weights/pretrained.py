@@ -192,7 +192,7 @@ def _lacking(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> 
     task = _source_task(model, name, checkpoint)
     if task == _task(model, name):
         return {}
-    patterns = cast(Head, model.heads[name]).starts_from[task]
+    patterns = model.heads[name].starts_from[task]
     own = model.heads[name].state_dict()
     lacking = [key for key in own if any(fnmatchcase(key, pattern) for pattern in patterns)]
     return dict.fromkeys(lacking, f"the weights are of a head for {task}, which has no such part")
