@@ -93,18 +93,18 @@ def test_interrupted_runs_go_on(tool: ModuleType, tmp_path: Path, monkeypatch: p
     folder = tmp_path / "runs" / key.folder
     monkeypatch.setattr(tool, "execute", lambda arguments, *_: commands.append(arguments))
     (folder / "checkpoints").mkdir(parents=True)
-    assert tool.train(key, 60.0, tmp_path, 1) == [] and not folder.exists()
+    assert tool.train(key, tool.CONTESTANTS["detector"], 60.0, tmp_path, 1, 8) == [] and not folder.exists()
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.ckpt").touch()
-    assert tool.train(key, 60.0, tmp_path, 1) == [] and folder.exists()
+    assert tool.train(key, tool.CONTESTANTS["detector"], 60.0, tmp_path, 1, 8) == [] and folder.exists()
     assert "trainer.max_images=7200" in commands[0] and commands[1][-2:] == ["--resume", str(folder)]
 
 
 def test_contestants_train_on_the_same_scenes_and_are_evaluated_on_the_test_split(tool: ModuleType) -> None:
     sections = []
-    for name in tool.CONTESTANTS:
-        _, *arguments = tool.command(name, Path("runs"), ["trainer.max_images=80"])
-        given = arguments[arguments.index(str(tool.CONTESTANTS[name].config)) : -2]
+    for contestant in tool.CONTESTANTS.values():
+        _, *arguments = tool.command(contestant, Path("runs"), ["trainer.max_images=80"])
+        given = arguments[arguments.index(str(contestant.config)) : -2]
         config = configs.load(given[0], given[1:])
         assert (config.trainer.max_images, config.data.split) == (80, "test")
         sections.append(
@@ -161,7 +161,40 @@ class Oracle(torch.nn.Module):
 
 def test_validation_of_the_peer_gives_the_labels_an_ap_of_1(tool: ModuleType, peer: ModuleType) -> None:
     recipe = tool.CONTESTANTS["transformers_detr"].config
-    data = build_data(configs.load(recipe, [*tool.FIXED, "data.val_length=4", "data.num_workers=0"]))
+    data = build_data(configs.load(recipe, [*tool.FIXED, *tool.HELD_OUT, "data.val_length=4", "data.num_workers=0"]))
     device = torch.device("cpu")
     oracle = Oracle([peer.labels(batch["targets"], device) for batch in data.val_loader()])
     assert peer.validate(oracle, data, device, nullcontext) == {"detection/AP": 1.0, "detection/AP50": 1.0}
+
+
+def test_options_are_changed_alone_and_chosen_on_other_scenes_than_the_held_out(tool: ModuleType) -> None:
+    options = __import__("detection_options")
+    contestants = options.contestants()
+    assert len(contestants) == sum(1 + len(base.options) for base in options.BASES.values())
+    for name, base in options.BASES.items():
+        plain = configs.load(base.config, contestants[name].overrides)
+        for option in base.options:
+            contestant = contestants[options.key(name, option)]
+            config = configs.load(contestant.config, contestant.overrides)
+            assert (config.data, config.backbone) == (plain.data, plain.backbone) and config.data.split == "val"
+            assert (config.heads, config.optim) != (plain.heads, plain.optim), option
+            with torch.device("meta"):
+                build_model(config, {"detection": CLASSES})
+
+
+def test_table_of_options_has_the_change_over_equal_seeds(tool: ModuleType) -> None:
+    options = __import__("detection_options")
+    base, option = "deformable_swin", options.key("deformable_swin", "without denoising")
+    runs = [(base, 0, 0.3), (base, 1, 0.4), (option, 1, 0.35)]
+    results = {
+        "rates": {base: 58.0, option: 60.0},
+        "images_per_second": {},
+        "runs": [
+            {"contestant": name, "seed": seed, "minutes": 3.0, "points": [[1, 0.1, 0.2], [2, ap, 2 * ap]]}
+            for name, seed, ap in runs
+        ],
+    }
+    assert options.table(results).splitlines()[2:] == [
+        "| `deformable_swin`: Deformable DETR with two stages | 58.0 | 2 | 0.350 ± 0.071 | 0.700 ± 0.141 |  |",
+        "| without denoising | 60.0 | 1 | 0.350 | 0.700 | -0.050 |",
+    ]

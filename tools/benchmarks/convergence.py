@@ -18,7 +18,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -31,28 +31,29 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 YARDSTICK, CHALLENGER = "detr_options", "detector"
 YARDSTICK_SPEED = 60.0  # images per second of `detr_options`
-VALIDATIONS = 8
 WARMUP_STEPS, TIMED_STEPS = 20, 60  # of a measurement of throughput
 BATCH_SIZE = 8
-FIXED = ("data.split=test", f"data.batch_size={BATCH_SIZE}", "trainer.loggers=[]")
+FIXED = (f"data.batch_size={BATCH_SIZE}", "trainer.loggers=[]")
+HELD_OUT = ("data.split=test",)
 
 
 class Contestant(NamedTuple):
-    """A recipe: its name in the plot, its config, and whether transformers' DETR is trained in its place."""
+    """A recipe: its name in the plot, its config with overrides, and whether transformers' DETR is trained instead."""
 
     label: str
     config: Path
+    overrides: tuple[str, ...] = ()
     transformers: bool = False
 
 
-CONTESTANTS = {
-    "transformers_detr": Contestant("transformers' DETR", ROOT / "configs/detr_swin_plain.yaml", transformers=True),
-    "detr_paper": Contestant("DETR as in the paper", ROOT / "configs/detr_swin_plain.yaml"),
-    "detr_options": Contestant("DETR with options (5d313f0)", ROOT / "configs/detr_swin_denoising.yaml"),
-    "deformable_swin": Contestant("Deformable DETR", ROOT / "configs/deformable_swin.yaml"),
-    "detector": Contestant("detector", ROOT / "configs/detector.yaml"),
+Contestants = Mapping[str, Contestant]
+CONTESTANTS: Contestants = {
+    "transformers_detr": Contestant("transformers' DETR", ROOT / "configs/detr_swin_plain.yaml", HELD_OUT, True),
+    "detr_paper": Contestant("DETR as in the paper", ROOT / "configs/detr_swin_plain.yaml", HELD_OUT),
+    "detr_options": Contestant("DETR with options (5d313f0)", ROOT / "configs/detr_swin_denoising.yaml", HELD_OUT),
+    "deformable_swin": Contestant("Deformable DETR", ROOT / "configs/deformable_swin.yaml", HELD_OUT),
+    "detector": Contestant("detector", ROOT / "configs/detector.yaml", HELD_OUT),
 }
-LABELS = {name: contestant.label for name, contestant in CONTESTANTS.items()}
 
 
 class RunKey(NamedTuple):
@@ -67,12 +68,12 @@ class RunKey(NamedTuple):
         return f"{self.name}-seed{self.seed}-{self.minutes:g}min"
 
 
-def command(name: str, folder: Path, overrides: Sequence[str]) -> list[str]:
+def command(contestant: Contestant, folder: Path, overrides: Sequence[str]) -> list[str]:
     """The command line that trains a contestant."""
-    contestant = CONTESTANTS[name]
     peer = [str(FOLDER / "convergence_peer.py")]
     program = peer if contestant.transformers else ["-m", "densevit", "train"]
-    return [sys.executable, *program, str(contestant.config), *FIXED, *overrides, "--run-dir", str(folder)]
+    overrides = [*FIXED, *contestant.overrides, *overrides]
+    return [sys.executable, *program, str(contestant.config), *overrides, "--run-dir", str(folder)]
 
 
 def images_of(minutes: float, rate: float) -> int:
@@ -97,7 +98,7 @@ def execute(arguments: Sequence[str], log: Path, threads: int) -> None:
         raise RuntimeError(f"{log} ends with exit code {code}:\n{log.read_text()[-2000:]}")
 
 
-def images_per_second(name: str, out: Path) -> float:
+def images_per_second(name: str, contestant: Contestant, out: Path) -> float:
     """Throughput of a short training."""
     folder, seconds = out / "throughput" / name, out / "throughput" / f"{name}.json"
     shutil.rmtree(folder, ignore_errors=True)
@@ -106,12 +107,12 @@ def images_per_second(name: str, out: Path) -> float:
     clock = f"{{name: 'convergence_clock:Clock', file: '{seconds}', warmup: {WARMUP_STEPS}}}"
     overrides = [f"trainer.max_images={images}", "trainer.evaluate_every=0.99", "data.val_length=8"]
     overrides.append(f"trainer.callbacks=[{clock}]")
-    execute(command(name, folder, overrides), folder.with_name(f"{name}.log"), _cores())
+    execute(command(contestant, folder, overrides), folder.with_name(f"{name}.log"), _cores())
     speed: float = BATCH_SIZE / json.loads(seconds.read_text())
     return speed
 
 
-def measure(results: Results, names: Sequence[str], out: Path, rounds: int) -> None:
+def measure(results: Results, contestants: Contestants, names: Sequence[str], out: Path, rounds: int) -> None:
     """Adds the rates, in images per yardstick second, of those contestants that have none."""
     new = [name for name in names if name not in results["rates"]]
     if not new:
@@ -119,7 +120,7 @@ def measure(results: Results, names: Sequence[str], out: Path, rounds: int) -> N
     speeds: dict[str, list[float]] = {name: [] for name in dict.fromkeys([YARDSTICK, *new])}
     for number in range(rounds):
         for name, values in speeds.items():
-            values.append(images_per_second(name, out))
+            values.append(images_per_second(name, contestants[name], out))
             print(f"round {number + 1} of {rounds}: {name} {values[-1]:.1f} images/s", flush=True)
     for name in new:
         ratios = [a / b for a, b in zip(speeds[name], speeds[YARDSTICK], strict=True)]
@@ -128,7 +129,9 @@ def measure(results: Results, names: Sequence[str], out: Path, rounds: int) -> N
     write(results, out)
 
 
-def train(key: RunKey, rate: float, out: Path, threads: int) -> list[list[float]]:
+def train(
+    key: RunKey, contestant: Contestant, rate: float, out: Path, threads: int, validations: int
+) -> list[list[float]]:
     """Trains a contestant, or goes on with an interrupted run. Returns (images, AP, AP50) of each validation."""
     folder = out / "runs" / key.folder
     if (folder / "checkpoints" / "last.ckpt").is_file():
@@ -136,19 +139,22 @@ def train(key: RunKey, rate: float, out: Path, threads: int) -> list[list[float]
     else:
         shutil.rmtree(folder, ignore_errors=True)  # of a run without a checkpoint
         folder.parent.mkdir(exist_ok=True)
-        budget = [f"trainer.max_images={images_of(key.minutes, rate)}", f"trainer.evaluate_every={1 / VALIDATIONS}"]
-        arguments = command(key.name, folder, [f"seed={key.seed}", *budget])
+        budget = [f"trainer.max_images={images_of(key.minutes, rate)}", f"trainer.evaluate_every={1 / validations}"]
+        arguments = command(contestant, folder, [f"seed={key.seed}", *budget])
     execute(arguments, folder.with_name(f"{key.folder}.log"), threads)
     rows = [row for row in MetricsCsv(folder / "metrics.csv").rows() if row.get("detection/AP")]
     return [[int(row["step"]) * BATCH_SIZE, float(row["detection/AP"]), float(row["detection/AP50"])] for row in rows]
 
 
-def train_all(results: Results, keys: Sequence[RunKey], out: Path, parallel: int) -> None:
+def train_all(
+    results: Results, contestants: Contestants, keys: Sequence[RunKey], out: Path, parallel: int, validations: int
+) -> None:
     """Trains, `parallel` runs at a time, and writes each result at once."""
     threads = max(1, _cores() // parallel)
     pool = ThreadPoolExecutor(parallel)
     runs: dict[Future[list[list[float]]], RunKey] = {
-        pool.submit(train, key, results["rates"][key.name], out, threads): key for key in keys
+        pool.submit(train, key, contestants[key.name], results["rates"][key.name], out, threads, validations): key
+        for key in keys
     }
     try:
         for run in as_completed(runs):
@@ -179,9 +185,10 @@ def write(results: Results, out: Path) -> None:
 
 def report(results: Results, out: Path) -> str:
     """Writes the tables and the plot. Returns the tables."""
-    text = tables(results, LABELS, YARDSTICK, CHALLENGER)
+    labels = {name: contestant.label for name, contestant in CONTESTANTS.items()}
+    text = tables(results, labels, YARDSTICK, CHALLENGER)
     (out / "convergence.md").write_text(text)
-    (out / "convergence.svg").write_text(plot(results, LABELS))
+    (out / "convergence.svg").write_text(plot(results, labels))
     return text
 
 
@@ -189,24 +196,27 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def compare(
+    contestants: Contestants, report: Callable[[Results, Path], str], description: str, minutes: float, validations: int
+) -> None:
+    """The command line: measures, trains what is missing, and reports. minutes: the default budget."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of the results and the runs")
-    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=contestants, default=list(contestants), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=2, help="number of seeds; %(default)s")
-    parser.add_argument("--minutes", type=float, nargs="+", default=[10.0], help="yardstick minutes; each annealed")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[minutes], help="yardstick minutes; each annealed")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved measurements of throughput; %(default)s")
     parser.add_argument("--parallel", type=int, default=1, help="trainings at a time, which share the cores")
-    parser.add_argument("--report", action="store_true", help="only write the tables and the plot of OUT/results.json")
+    parser.add_argument("--report", action="store_true", help="only report OUT/results.json")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     args.out = args.out.resolve()
     results = read(args.out)
     keys: list[RunKey] = []
     if not args.report:
-        measure(results, args.only, args.out, args.rounds)
+        measure(results, contestants, args.only, args.out, args.rounds)
         keys = missing(results, args.only, args.seeds, args.minutes)
-        train_all(results, keys, args.out, args.parallel)
+        train_all(results, contestants, keys, args.out, args.parallel, validations)
         keys = missing(results, args.only, args.seeds, args.minutes)
     if not results["runs"]:
         raise SystemExit(f"{args.out / 'results.json'} has no finished run; there is nothing to report.")
@@ -216,4 +226,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    compare(CONTESTANTS, report, (__doc__ or "").splitlines()[0], minutes=10.0, validations=8)

@@ -67,14 +67,15 @@ def tables(results: Results, labels: Mapping[str, str], yardstick: str, challeng
     """AP and AP50 at the end of annealed runs, mean and each seed; and the challenger's time to the yardstick's AP."""
     times = budgets(results)
     head = [*(f"AP, {time:g} min" for time in times), *(f"AP50, {time:g} min" for time in times)]
-    lines = [_row(["", "images/s", *head]), _row(["---"] * (len(head) + 2))]
+    lines = [row(["", "images/s", *head]), row(["---"] * (len(head) + 2))]
     for name in _present(results, labels):
         cells = [_final(runs_of(results, name, time), column) for column in (AP, AP50) for time in times]
-        lines.append(_row([labels[name], f"{results['rates'][name]:.1f}", *cells]))
+        lines.append(row([labels[name], f"{results['rates'][name]:.1f}", *cells]))
     return "\n".join([*lines, "", *_time_to_reach(results, labels, yardstick, challenger)]) + "\n"
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 

@@ -1,0 +1,121 @@
+"""What each option of the DETR heads brings: AP on the built-in scenes at equal training time.
+
+Each option is changed alone in a recipe that has the others (`BASES`), and trained as in `convergence.py`: for the
+images that it can process in the given time, with the schedule annealed to them. Scenes are those of the split `val`,
+on which recipes are chosen; the split `test` stays held out. OUT/results.json is written after each run, and runs that
+it has are not repeated.
+"""
+
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+from convergence import CONTESTANTS, YARDSTICK, Contestant, Contestants, compare
+from convergence_report import AP, AP50, Results, budgets, row, runs_of
+
+HEAD = "heads.detection"
+MUON = ("optim.name=muon", "optim.matrices=convolutions")
+
+
+class Base(NamedTuple):
+    """A recipe, and the options that are changed in it with their overrides."""
+
+    label: str
+    config: Path
+    options: dict[str, tuple[str, ...]]
+
+
+BASES = {
+    YARDSTICK: Base(
+        "`detr_swin_denoising`: DETR with two stages and denoising",
+        CONTESTANTS[YARDSTICK].config,
+        {
+            "without dense_loss": (f"{HEAD}.dense_loss=0",),
+            "without two_stage": (f"{HEAD}.two_stage=false",),
+            "without position_bias": (f"{HEAD}.position_bias=false",),
+            "without denoising": (f"{HEAD}.denoising=0",),
+            "classification focal": (f"{HEAD}.classification=focal",),
+            "classification varifocal": (f"{HEAD}.classification=varifocal",),
+            "contrastive_denoising for denoising": (f"{HEAD}.denoising=0", f"{HEAD}.contrastive_denoising=20"),
+            "with look_forward_twice": (f"{HEAD}.look_forward_twice=true",),
+            "distinct_queries for two_stage and denoising": (
+                f"{HEAD}.two_stage=false",
+                f"{HEAD}.denoising=0",
+                f"{HEAD}.distinct_queries=0.7",
+            ),
+            "Muon on convolutions for AdamW": MUON,
+        },
+    ),
+    "deformable_swin": Base(
+        "`deformable_swin`: Deformable DETR with two stages",
+        CONTESTANTS["deformable_swin"].config,
+        {
+            "without dense_loss": (f"{HEAD}.dense_loss=0",),
+            "without denoising": (f"{HEAD}.denoising=0",),
+            "classification focal": (f"{HEAD}.classification=focal",),
+            "classification varifocal": (f"{HEAD}.classification=varifocal",),
+            "contrastive_denoising for denoising": (f"{HEAD}.denoising=0", f"{HEAD}.contrastive_denoising=20"),
+            "with mixed_query_selection": (f"{HEAD}.mixed_query_selection=true",),
+            "with look_forward_twice": (f"{HEAD}.look_forward_twice=true",),
+            "with hybrid_queries": (f"{HEAD}.hybrid_queries=100",),
+            "DINO's three": (
+                f"{HEAD}.denoising=0",
+                f"{HEAD}.contrastive_denoising=20",
+                f"{HEAD}.mixed_query_selection=true",
+                f"{HEAD}.look_forward_twice=true",
+            ),
+        },
+    ),
+}
+
+
+def key(base: str, option: str) -> str:
+    """The name of an option's runs."""
+    return f"{base}-{option.replace(' ', '-')}"
+
+
+def contestants() -> Contestants:
+    """Each base, and after it its options."""
+    found = {}
+    for name, base in BASES.items():
+        found[name] = Contestant(base.label, base.config)
+        for option, overrides in base.options.items():
+            found[key(name, option)] = Contestant(option, base.config, overrides)
+    return found
+
+
+def table(results: Results) -> str:
+    """AP and AP50 of the longest budget, mean and standard deviation over seeds, and the change of AP from the base.
+
+    The change is the mean over the seeds that both have.
+    """
+    (*_, minutes) = budgets(results)
+    lines = [row(["recipe and option", "images/s", "seeds", "AP", "AP50", "change of AP"]), row(["---"] * 6)]
+    for name, base in BASES.items():
+        reference = {run["seed"]: run["points"][-1][AP] for run in runs_of(results, name, minutes)}
+        for label, contestant in [(base.label, name), *((option, key(name, option)) for option in base.options)]:
+            runs = runs_of(results, contestant, minutes)
+            if not runs:
+                continue
+            ap, ap50 = ([run["points"][-1][column] for run in runs] for column in (AP, AP50))
+            changes = [run["points"][-1][AP] - reference[run["seed"]] for run in runs if run["seed"] in reference]
+            change = f"{statistics.mean(changes):+.3f}" if changes and contestant != name else ""
+            speed = f"{results['rates'][contestant]:.1f}"
+            lines.append(row([label, speed, str(len(runs)), _spread(ap), _spread(ap50), change]))
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: list[float]) -> str:
+    mean = f"{statistics.mean(values):.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def report(results: Results, out: Path) -> str:
+    """Writes the table. Returns it."""
+    text = table(results)
+    (out / "detection_options.md").write_text(text)
+    return text
+
+
+if __name__ == "__main__":
+    compare(contestants(), report, (__doc__ or "").splitlines()[0], minutes=3.0, validations=2)
