@@ -40,7 +40,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--resume", action="store_true", help="go on in --out DIR: images that it has are not predicted again"
     )
     parser.add_argument(
-        "--threshold", metavar="SCORE", type=float, default=0.5, help="the lowest score to draw (%(default)s)"
+        "--threshold",
+        metavar="SCORE",
+        type=float,
+        default=0.5,
+        help="the lowest score of objects in drawn/ and predictions.csv; predictions.json has all (%(default)s)",
     )
     parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images per batch (%(default)s)")
     parser.add_argument(
@@ -120,6 +124,11 @@ def run(args: Namespace) -> int:
         args.output.problem(str(error))
     left_out = f"; {len(errors)} could not be read" if errors else ""
     args.output.show(f"{folder}: {written} of {len(left)} images{left_out}")
+    listed, found = files.objects
+    if found:
+        args.output.show(
+            f"predictions.csv: the {listed} objects of score {args.threshold:g} or more; predictions.json: all {found}"
+        )
     problems = [str(error) for error in errors]
     args.output.result(
         {"out": str(folder), "images": written, "skipped": len(images) - len(left), "problems": problems}

@@ -10,6 +10,7 @@ from densevit.errors import DataError, DensevitError
 from densevit.interfaces import Class
 
 SETTINGS = "predict.json"
+_DIGITS = 4  # of numbers in a table, after the point
 BOX = ("x", "y", "width", "height")
 
 
@@ -58,11 +59,16 @@ class CsvTable:
         self.flush()
         partial.replace(path)
 
+    def begin(self, row: Mapping[str, Any]) -> None:
+        """Writes the header, the keys of this row, if there is none yet."""
+        if self._writer is None:
+            self._writer = csv.DictWriter(self._file, list(row), extrasaction="ignore", restval="")
+            self._writer.writeheader()
+
     def extend(self, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
-            if self._writer is None:
-                self._writer = csv.DictWriter(self._file, list(row), extrasaction="ignore", restval="")
-                self._writer.writeheader()
+            self.begin(row)
+            assert self._writer is not None
             self._writer.writerow(dict(row))
 
     def flush(self) -> None:
@@ -73,7 +79,8 @@ class CsvTable:
 
 
 def csv_rows(entries: Sequence[Mapping[str, Any]], file_name: str, classes: Sequence[Class]) -> list[dict[str, Any]]:
-    """Rows of entries in COCO's results format: the image, the class's name, numbers, texts and the box.
+    """Rows of entries in COCO's results format: the image, the class's name, numbers, texts and the box. Numbers are
+    rounded to four digits after the point.
 
     Values of other forms, such as masks, are left out.
     """
@@ -84,9 +91,9 @@ def csv_rows(entries: Sequence[Mapping[str, Any]], file_name: str, classes: Sequ
             row["class"] = names.get(entry["category_id"], "")
         for key, value in entry.items():
             if key == "bbox":
-                row |= dict(zip(BOX, value, strict=True))
+                row |= {side: round(number, _DIGITS) for side, number in zip(BOX, value, strict=True)}
             elif isinstance(value, int | float | str):
-                row[key] = value
+                row[key] = round(value, _DIGITS) if isinstance(value, float) else value
         rows.append(row)
     return rows
 

@@ -27,7 +27,8 @@ def check_new_folder(folder: Path) -> Path:
         return folder
     if folder.exists():
         reason = "is not empty" if folder.is_dir() else "is a file"
-        raise DensevitError(f"{folder} {reason}. Fix: name a new folder, or remove this one first.")
+        resume = ", or add --resume to go on in it" if (folder / SETTINGS).is_file() else ""
+        raise DensevitError(f"{folder} {reason}. Fix: name a new folder, or remove this one first{resume}.")
     check_free(folder)
     return folder
 
@@ -41,15 +42,16 @@ def next_free_folder(name: str) -> Path:
 class PredictionFiles:
     """Writes predictions to a folder image by image. The files are complete also after an error, and can be continued.
 
-    drawn/NAME.jpg: visualization, with objects from score `threshold` on. predictions.json: all objects, in COCO's
-    results format, or values per image; predictions.csv: their numbers in a table. semantic/NAME.png, depth/NAME,
+    drawn/NAME.jpg: visualization, with objects from score `threshold` on. predictions.csv: the numbers of these
+    objects, or values per image; predictions.json: all objects in COCO's results format. semantic/NAME.png, depth/NAME,
     panoptic/NAME.png and panoptic.json: maps (see `maps`). clouds/NAME.ply: point cloud, if `focal` is given.
     images.json: image ids and their files. With several heads, each has a subfolder with all but images.json. Keys are
     written by their target types.
 
     types: of each head's keys, where they have options. focal: focal length in pixels, the same for all images.
     settings: what the predictions depend on, kept in predict.json. resume: continues in a folder of these settings.
-    done: ids of the images that the folder has already.
+    done: ids of the images that the folder has already. objects: the numbers of objects in the table and in all, of the
+    images added.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class PredictionFiles:
         self._maps = MapFiles(folder, classes, types)
         self._lists: dict[Path, JsonList | CsvTable] = {}
         self.done: set[int | str] = set()
+        self.objects = (0, 0)
         if resume:
             check_settings(folder, self.settings)
             self.done = {entry["id"] for entry in read_entries(folder / "images.json")}
@@ -124,12 +127,25 @@ class PredictionFiles:
             entries = json_entries(file.image_id, predictions, self.classes[head], types)
             if entries is not None:
                 self._list(folder / "predictions.json").extend(entries)
-                self._list(folder / "predictions.csv").extend(csv_rows(entries, file.file_name, self.classes[head]))
+                self._add_rows(
+                    folder / "predictions.csv", entries, csv_rows(entries, file.file_name, self.classes[head])
+                )
         for one in self._lists.values():
             one.flush()
         images = self._list(self.folder / "images.json")  # last: an image in it is complete
         images.extend([image])
         images.flush()
+
+    def _add_rows(self, path: Path, entries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds the rows of those entries whose score is not below the threshold to a table."""
+        table, scores = self._list(path), [entry.get("score") for entry in entries]
+        kept = [score is None or score >= self.threshold for score in scores]
+        assert isinstance(table, CsvTable)
+        for row in rows[:1]:
+            table.begin(row)
+        table.extend([row for row, keep in zip(rows, kept, strict=True) if keep])
+        found = [keep for keep, score in zip(kept, scores, strict=True) if score is not None]
+        self.objects = self.objects[0] + sum(found), self.objects[1] + len(found)
 
     def _list(self, path: Path) -> "JsonList | CsvTable":
         if path not in self._lists:

@@ -19,6 +19,8 @@ from densevit.inference.image_files import ImageFile
 from densevit.inference.results import PredictionFiles
 from tests.inference.test_predict_command import CLASSES, StandIn, model, photos, read  # noqa: F401  # fixtures
 
+Captured = pytest.CaptureFixture[str]
+
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
@@ -83,13 +85,25 @@ def test_lines_of_stdin_are_sources(
 
 
 def test_objects_are_rows_of_a_table(model: StandIn, photos: Path) -> None:  # noqa: F811
-    assert main(["predict", "run", "b/cat.png", "--out", "found"]) == 0
+    assert main(["predict", "run", "b/cat.png", "--out", "found", "--threshold", "0.1"]) == 0
     with open("found/predictions.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == ["dog", "cat"]
     first = rows[0]
     assert (first["image"], first["image_id"], float(first["score"])) == ("b/cat.png", "cat.png", 0.75)
     assert [float(first[key]) for key in ("x", "y", "width", "height")] == [1, 2, 52, 38]  # 53 x 40 pixels
+
+
+def test_the_table_has_the_objects_above_the_threshold(model: StandIn, photos: Path, capsys: Captured) -> None:  # noqa: F811
+    assert main(["predict", "run", "b/cat.png", "a/1.jpg", "--out", "some", "--threshold", "0.7"]) == 0
+    said = "predictions.csv: the 2 objects of score 0.7 or more; predictions.json: all 4"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert main(["predict", "run", "b/cat.png", "--out", "none", "--threshold", "1"]) == 0
+    tables = [Path(folder, "predictions.csv").read_text().splitlines() for folder in ("some", "none")]
+    assert len(tables[0]) == 3 and tables[1] == tables[0][:1]  # the header alone
+    assert len(read("none/predictions.json")) == 2
+    assert main(["predict", "run", "b/cat.png", "--out", "none"]) == 2
+    assert "remove this one first, or add --resume to go on in it" in " ".join(capsys.readouterr().err.split())
 
 
 def test_resuming_after_a_kill_gives_the_files_of_one_prediction(model: StandIn, photos: Path) -> None:  # noqa: F811
