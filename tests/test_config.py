@@ -239,6 +239,18 @@ def test_each_error_has_a_line_and_names_its_file():
     ]
 
 
+def test_a_mapping_has_a_base_and_section_files(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text("base: detr_swin\noptim: {lr: 0.5}\n")
+    given = {"base": str(tmp_path / "mine.yaml"), "data": "coco", "trainer": {"max_steps": 3}}
+    (tmp_path / "same.yaml").write_text(yaml.safe_dump(given))
+    found = config.load(given, ["seed=7"])
+    assert found == config.load(tmp_path / "same.yaml", ["seed=7"])
+    assert (found.optim.lr, found.data.name, found.trainer.max_steps, found.seed) == (0.5, "coco", 3, 7)
+    assert given["data"] == "coco"  # not changed
+    with pytest.raises(ConfigError, match=r"config: base: there is no config file 'nothing'"):
+        config.load({"base": "nothing"})
+
+
 def test_circular_bases_are_listed():
     write("a.yaml", "base: b.yaml\n")
     write("b.yaml", "base: c.yaml\n")

@@ -55,21 +55,23 @@ __all__ = [
 _CLOSED: dict[str, type[BaseModel]] = {"optim": OptimSection, "trainer": TrainerSection, "inference": InferenceSection}
 
 
-def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Loads a config from a file, a run folder or a shipped config's name, with overrides such as `optim.lr=1e-4`.
+def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Loads a config from a file, a run folder, a shipped config's name or a mapping, with overrides such as
+    `optim.lr=1e-4`.
 
     Raises ConfigError with one line for each invalid key or value. Does not check plugin options; see `check_plugins`.
     """
-    file = yaml_io.find_file(str(path_or_name))
+    if isinstance(source, Mapping):
+        return from_mapping(source, "config", overrides)
+    file = yaml_io.find_file(str(source))
     layer = layers.with_overrides(layers.read(file), overrides)
     return _checked(layer.values, Sources({(): str(file), **layer.sources}))
 
 
 def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Sequence[str] = ()) -> Config:
-    """The config of a mapping, such as a parsed `dump`. source: its origin, for messages."""
-    if not overrides:
-        return _checked(values, Sources({(): source}))
-    layer = layers.with_overrides(layers.Layer(dict(values)), overrides)
+    """The config of a mapping, such as a parsed `dump`, over its `base` if it names one. source: its origin, for
+    messages."""
+    layer = layers.with_overrides(layers.of_mapping(values, source), overrides)
     return _checked(layer.values, Sources({(): source, **layer.sources}))
 
 

@@ -1,5 +1,6 @@
 """Merges config layers: a file over its base, section files, and command-line overrides over all."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,19 @@ def read(path: Path, above: tuple[Path, ...] = (), at: Key = ()) -> Layer:
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base must be one file, relative to this one, not {base!r}.")
     return over(read(find_file(base, f"{path}: base", path.parent), (*above, path), at), layer)
+
+
+def of_mapping(values: Mapping[str, Any], source: str) -> Layer:
+    """A mapping merged over its base, with its section files, as a file in the working directory would be."""
+    own = copy.deepcopy(dict(values))
+    base = own.pop("base", None)
+    layer = Layer(own, dict.fromkeys(_keys(own), source))
+    _fill_sections(layer, source)
+    if base is None:
+        return layer
+    if not isinstance(base, str | Path):
+        raise ConfigError(f"{source}: base must be one file or a shipped config's name, not {base!r}.")
+    return over(read(find_file(str(base), f"{source}: base")), layer)
 
 
 def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:

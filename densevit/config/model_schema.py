@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from densevit.config.data_schema import DataSection
 from densevit.config.values import (
     Count,
     Factor,
@@ -150,9 +151,13 @@ Heads = Annotated[dict[str, HeadSection], AfterValidator(_valid_head_names)]
 
 
 class ModelSections(Section):
-    """The sections of a config that describe its model; the keys are those of `Config`."""
+    """The sections of a config that describe its model; the keys are those of `Config`.
+
+    data: of the training, whose sizes of images are those of predictions; None if it is not known.
+    """
 
     weights: str | None = None
     weights_allow: Patterns = ()
     backbone: BackboneSection
     heads: Heads
+    data: DataSection | None = None

@@ -63,5 +63,9 @@ class Config(Section):
     def model_sections(self) -> ModelSections:
         """The sections of the model, not copied: a change of the model's normalisation changes the config."""
         return ModelSections.model_construct(
-            weights=self.weights, weights_allow=self.weights_allow, backbone=self.backbone, heads=self.heads
+            weights=self.weights,
+            weights_allow=self.weights_allow,
+            backbone=self.backbone,
+            heads=self.heads,
+            data=self.data,
         )

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from densevit.config import Config, InferenceSection, inference_with
+from densevit.config import Config, DataSection, InferenceSection, inference_with
 from densevit.data.loading.batch_sampler import collate
-from densevit.data.transforms.resizing import build_evaluation_transform
+from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import DensevitError
 from densevit.inference.image_inputs import as_images, as_sample
 from densevit.inference.result import Result
@@ -20,9 +20,11 @@ from densevit.model import DenseModel, inference_by_head, makes_maps, windows_on
 class Predictor:
     """Predicts on images with a model, resized as in its evaluation.
 
-    model: in evaluation mode while it predicts. config: of its training; None for a model without one, whose images
-    keep their own size. inference: sliding windows, flips and scales of each head that makes maps or boxes, by name;
-    None: those of the config. Raises ConfigError for options that the model cannot use.
+    model: in evaluation mode while it predicts. config: of its training; None for a model without one. Images are
+    resized as by its section `data`, or by that of the model's sections; without any they keep their size. inference:
+    sliding windows, flips and scales of each head that makes maps or boxes, by name; None: those of the config.
+
+    Raises ConfigError for options that the model cannot use.
     """
 
     def __init__(
@@ -32,7 +34,17 @@ class Predictor:
         if inference is None and config is not None:
             inference = inference_by_head(model, config.inference, config.inference_by_head)
         self.inference = inference_by_head(model, InferenceSection(), inference)
-        self.resize = None if config is None else build_evaluation_transform(config.data)
+
+    @property
+    def data(self) -> DataSection | None:
+        """The section `data` of the training; None if it is not known."""
+        owner = self.model.sections if self.config is None else self.config
+        return None if owner is None else owner.data
+
+    @property
+    def resize(self) -> EvaluationTransform | None:
+        """What resizes images; None if they keep their size."""
+        return None if self.data is None else build_evaluation_transform(self.data)
 
     @property
     def backbone(self) -> Backbone:
@@ -126,6 +138,7 @@ class Predictor:
         results: dict[int, Result] = {}
         pending: dict[int, tuple[Any, tuple[int, int]]] = {}  # the image and its size
         waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}  # images of one padded size are batched
+        resize = self.resize
 
         def run(group: Sequence[tuple[int, Sample]]) -> None:
             for (index, _), found in zip(group, self._predictions([sample for _, sample in group]), strict=True):
@@ -138,7 +151,7 @@ class Predictor:
                 image if on_disk else sample["image"].permute(1, 2, 0).numpy(),
                 sample["targets"]["original_size"],
             )
-            sample = sample if self.resize is None else self.resize(sample)
+            sample = sample if resize is None else resize(sample)
             height, width = sample["image"].shape[1:]
             size = (-(-height // multiple), -(-width // multiple))
             group = waiting.setdefault(size, [])

@@ -34,6 +34,7 @@ from densevit.training.trainer_steps import images_per_step, optimizer_steps
 from densevit.training.unused_parameters import freeze_unused, without_unused
 from densevit.training.validation_images import truths, validation_dataset, validation_loader
 from densevit.training.validation_loss import ValidationLoss, image_losses, method_losses, with_heads
+from densevit.weights import checkpoint_io, model_file
 
 
 class DenseModule(lightning.LightningModule):
@@ -90,7 +91,8 @@ class DenseModule(lightning.LightningModule):
         self._resumed = False
 
     def setup(self, stage: str) -> None:
-        """Freezes unused parameters in several processes, which would wait for their gradients.
+        """Freezes unused parameters in several processes, which would wait for their gradients. The model learns the
+        section `data` that it is trained with, for predictions at the same size.
 
         Raises DataError or ConfigError if the data of a `DenseDataModule` does not suit the model.
         """
@@ -98,12 +100,16 @@ class DenseModule(lightning.LightningModule):
             freeze_unused(self.model, self.method)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, DenseDataModule):
+            if stage == "fit" and self.model.sections is not None:
+                self.model.sections.data = data.data.section
             check_classes(data.data, self.model, self.mappings)
             if stage == "fit" and self.method.needs_labels:
                 check_heads(data.data, self.model)
 
     def configure_model(self) -> None:
         """Shards the model for training with `fsdp2`. An evaluation holds the whole model in each process."""
+        if self._trainer is None:  # in `load_from_checkpoint`
+            return
         strategy = self.trainer.strategy
         if isinstance(strategy, ShardedStrategy) and self.trainer.state.fn == "fit":
             shard_model(self.model, strategy.device_mesh["data_parallel"])
@@ -297,6 +303,8 @@ class DenseModule(lightning.LightningModule):
         checkpoint["random_state"] = states
         if self.config is not None:
             checkpoint["config"] = configs.dump(self.config)
+        if self.model.sections is not None and self.model.heads:  # `load` builds the model from them
+            checkpoint[checkpoint_io.ENTRIES] = model_file.entries(self.model, self.config)
         checkpoint["classes"] = {head: [c.name for c in classes] for head, classes in self.model.classes.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

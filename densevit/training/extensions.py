@@ -67,7 +67,7 @@ def build_loggers(section: TrainerSection, folder: Path, given: Sequence[Logger]
         try:
             from densevit.training.tensorboard import TensorBoard
 
-            loggers.append(TensorBoard(folder, name="", version=""))
+            loggers.append(TensorBoard(folder, name="", version="", default_hp_metric=False))
         except ModuleNotFoundError:
             pass  # the extra `tensorboard` is not installed; `check_plugins` raises for a config that names it
     for index, named in enumerate(section.loggers or ()):

@@ -136,6 +136,13 @@ def checkpoint_of(resumed: Path) -> Path:
     return resumed if resumed.suffix == ".ckpt" else resumed / "checkpoints" / "last.ckpt"
 
 
+def without_checkpoint(resumed: Path) -> bool:
+    """Whether it is the folder of a run that was killed before its first checkpoint."""
+    last = checkpoint_of(resumed)
+    is_run = resumed.is_dir() and (resumed / "config.yaml").is_file()
+    return is_run and not any(path.exists() for path in (last, previous_of(last), *numbered_checkpoints(resumed)))
+
+
 def numbered_checkpoints(run: Path) -> list[Path]:
     """The checkpoints before the last, `step-N.ckpt`, newest first."""
     return sorted((run / "checkpoints").glob("step-*.ckpt"), key=step_of, reverse=True)

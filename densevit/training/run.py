@@ -49,7 +49,7 @@ from densevit.training.logger import MetricsCsv
 from densevit.training.optim import learning_rate
 from densevit.training.peers import Peers, watching
 from densevit.training.precision import tf32
-from densevit.training.resuming import Checkpoint, changes, run_of
+from densevit.training.resuming import Checkpoint, changes, run_of, without_checkpoint
 from densevit.training.run_errors import removed_on_error, resume_hint, translated_errors
 from densevit.training.run_folder import choose_together
 from densevit.training.run_output import announce, derived_values, finish
@@ -61,6 +61,8 @@ from densevit.visualization.rates_table import rates_table
 from densevit.visualization.weights_table import weights_table
 from densevit.weights import model_file
 from densevit.weights.pretrained import load_pretrained
+
+_EXTEND = "To train it for longer: densevit train --resume {} trainer.max_images=N, with a larger N."
 
 
 @dataclass
@@ -102,7 +104,8 @@ def fit(
     """Trains the model that a config describes, or resumes a run.
 
     The config, the data and the weights are checked before a folder is created. A resumed run continues with its own
-    config and last checkpoint; all differences from the checkpoint's config are printed.
+    config and last checkpoint, or from its beginning if it was killed before its first checkpoint; all differences from
+    the checkpoint's config are printed.
 
     config: a file, a shipped config's name, a mapping or a `Config`. overrides: as on the command line,
     "optim.lr=1e-4"; those of a resumed run are written to its config.yaml. callbacks, loggers: in addition to those of
@@ -119,8 +122,8 @@ def fit(
         if run_dir is not None:
             raise ConfigError(f"fit: resume={resume} uses that folder. Fix: remove run_dir.")
         folder = run_of(Path(resume))
-        checkpoint = Checkpoint(Path(resume))
-        return _run(configs.load(folder / "config.yaml", overrides), folder, folder.name, checkpoint, *given)
+        checkpoint = None if without_checkpoint(Path(resume)) else Checkpoint(Path(resume))
+        return _run(configs.load(folder / "config.yaml", overrides), folder, folder.name, True, checkpoint, *given)
     if isinstance(config, str | Path):
         name, config = name or Path(config).stem, configs.load(config, overrides)
     elif isinstance(config, Mapping) or overrides:
@@ -128,7 +131,7 @@ def fit(
         assert values is not None
         config = configs.from_mapping(values, "fit", overrides)
     assert isinstance(config, Config)
-    return _run(config, None if run_dir is None else Path(run_dir), name or "run", None, *given)
+    return _run(config, None if run_dir is None else Path(run_dir), name or "run", False, None, *given)
 
 
 def train(config: Config, run_dir: Path | None = None, name: str = "run") -> Path:
@@ -166,9 +169,11 @@ def evaluate(
             raise ConfigError(f"evaluate: the model has no config for the overrides {', '.join(overrides)}.")
         config = configs.from_mapping(config.model_dump(), "evaluate", overrides)
         configs.check_plugins(config)
-    if data is None and config is None:
+    if data is None:
+        data = predictor.data if config is None else config
+    if data is None:
         raise ConfigError("evaluate: the model has no config, and so no data. Fix: give data={'name': ..., ...}.")
-    source = DenseDataModule(config if data is None else data).data  # type: ignore[arg-type]  # not None
+    source = DenseDataModule(data).data
     source.multiple = model.multiple
     source.val.check_labels()
     mappings = map_classes(model, source, classes)
@@ -186,6 +191,7 @@ def _run(
     config: Config,
     run_dir: Path | None,
     name: str,
+    resumed: bool,
     checkpoint: Checkpoint | None,
     given_callbacks: Sequence[lightning.Callback],
     given_loggers: Sequence[Logger],
@@ -239,16 +245,15 @@ def _run(
     non_finite = NonFinite(skip=config.trainer.non_finite == "skip")
     own = [non_finite, best, *ema, BudgetCallback(budget_of), StepMetrics(non_finite), ProgressLines(console), peers]
     trainer.callbacks = [*own, *trainer.callbacks, *callbacks, *stalls, files]  # type: ignore[attr-defined]  # set by a connector
-    folder = choose_together(trainer, lambda: files.open(name, run_dir, new=checkpoint is None))
+    folder = choose_together(trainer, lambda: files.open(name, run_dir, new=not resumed))
     files.folder = best.folder = non_finite.folder = folder
     rates = parameter_rates(model, config.optim, lr, method)
     groups = parameter_groups(model, config.optim, lr, method)
     begun_by_several = checkpoint is not None and not checkpoint.has_groups(groups)
     if trainer.world_size > 1 or begun_by_several or config.trainer.strategy == STRATEGY:
         freeze_unused(model, method)
-    new = checkpoint is None
     errors = translated_errors(folder, config, non_finite.batch)
-    with removed_on_error(trainer, folder, new), errors, closing(files):
+    with removed_on_error(trainer, folder, not resumed), errors, closing(files):
         if checkpoint is not None:
             if begun_by_several:
                 groups = parameter_groups(model, config.optim, lr, method)
@@ -261,8 +266,8 @@ def _run(
             )
             partial.replace(folder / "config.yaml")
             (folder / "checkpoints").mkdir(exist_ok=True)
-            if checkpoint is not None:
-                MetricsCsv(folder / "metrics.csv").remove_after(checkpoint.step)
+            if resumed:
+                MetricsCsv(folder / "metrics.csv").remove_after(0 if checkpoint is None else checkpoint.step)
             if changed:
                 console.print("Differences from the checkpoint's config:")
                 for key, change in changed.items():
@@ -272,6 +277,12 @@ def _run(
             if len({rate.lr for rate in rates}) > 1:
                 console.print(rates_table(rates), soft_wrap=False)
             announce(console, config, model, method, data, trainer, folder, budget)
+            if resumed and checkpoint is None:
+                console.print(f"{folder} has no checkpoint yet: its training begins anew.")
+            if checkpoint is not None and checkpoint.step >= budget.steps:
+                console.print(f"{folder} has trained all of its {budget.steps:,} steps. {_EXTEND.format(folder)}")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(config.model_dump())
 
         stopped_by = 0
         module = DenseModule(Predictor(model, config), config.optim, evaluators, method=method)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import distributed
 
-_MESSAGE = "Stopping after this step or the current validation. Press Ctrl-C again to stop immediately."
+_MESSAGE = "Stopping after this step or the current validation."
+_AGAIN = " Press Ctrl-C again to stop immediately."
 
 
 class StopSignals:
@@ -48,7 +49,8 @@ class StopSignals:
             raise KeyboardInterrupt
         if not self.received:
             self.received = number
-            print(f"\n{_MESSAGE}", file=sys.stderr, flush=True)
+            again = _AGAIN if number == signal.SIGINT else ""
+            print(f"\n{_MESSAGE}{again}", file=sys.stderr, flush=True)
 
     def agree(self, *flags: bool) -> tuple[int, tuple[bool, ...]]:
         """Returns the received signal and rank 0's flags, the same in all processes. All must call it at the same step.

@@ -21,6 +21,7 @@ _WRAPPERS = ("module.", "_orig_mod.")
 # Weights files in a folder: our run folder's and the Hugging Face Hub's.
 _IN_FOLDER = hub.HUB_FILES
 _INDEX = ".index.json"
+ENTRIES = "densevit"  # the key of a model file's header in densevit's Lightning checkpoints
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Checkpoint:
     """A state dict as its project saved it.
 
     tensors: by the project's keys, on the CPU. source: the file or name, for messages. header: the metadata of a
-    safetensors header. metadata: from files beside the tensors; see `densevit.weights.preprocessing`.
+    safetensors header, or of a model file, in densevit's own Lightning checkpoints. metadata: from files beside the
+    tensors; see `densevit.weights.preprocessing`.
     """
 
     tensors: dict[str, Tensor]
@@ -85,9 +87,19 @@ def _in_file(path: Path) -> Checkpoint:
     tensors = _opened(content)
     if not tensors:
         raise WeightsError(f"{path}: {_without_tensors(content)}")
+    entries: dict[str, str] = {}
     if "pytorch-lightning_version" in content:
+        entries = _header(content.get(ENTRIES))
+        if entries:  # a method's own tensors are left out
+            tensors = {name: value for name, value in tensors.items() if name.startswith("model.")}
         tensors = _unwrapped(tensors, ("model.",))
-    return Checkpoint(tensors, "", metadata=preprocessing.of_checkpoint(content))
+    return Checkpoint(tensors, "", entries, preprocessing.of_checkpoint(content))
+
+
+def _header(entries: Any) -> dict[str, str]:
+    """The header of a model file in a Lightning checkpoint; empty if there is none."""
+    given = entries if isinstance(entries, Mapping) else {}
+    return {key: value for key, value in given.items() if isinstance(key, str) and isinstance(value, str)}
 
 
 def _opened(content: Any, depth: int = 0) -> dict[str, Tensor]:

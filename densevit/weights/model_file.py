@@ -52,28 +52,37 @@ def save(
         return save_backbone(
             model.backbone, {"name": own.name, **own.options, **normalisation}, Path(path).expanduser()
         )
+    _write(model.state_dict() if state is None else state, entries(model, config), Path(path).expanduser())
+
+
+def entries(model: DenseModel, config: Config | None = None) -> dict[str, str]:
+    """The header of a model's file, from which `from_state` builds it again. The model has sections, or a config."""
+    sections = config or model.sections
+    assert sections is not None
     classes = {head.task: [asdict(c) for c in head.classes] for head in model.heads.values()}
-    entries = {"format": "densevit", "format_version": FORMAT, "classes": classes, "config": configs.dump(sections)}
+    found = {"format": "densevit", "format_version": FORMAT, "classes": classes, "config": configs.dump(sections)}
     # Two heads of one task may differ in their classes; earlier versions read `classes`.
-    entries["head_classes"] = {name: [asdict(c) for c in own] for name, own in model.classes.items()}
-    _write(model.state_dict() if state is None else state, entries, Path(path).expanduser())
+    return header({**found, "head_classes": {name: [asdict(c) for c in own] for name, own in model.classes.items()}})
 
 
 def save_backbone(backbone: Backbone, section: Mapping[str, Any], path: Path) -> None:
     """Writes a model file of a backbone only, with the key prefix `backbone.`. section: of its config."""
     config = yaml_io.write({"backbone": dict(section)})
-    entries = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "classes": {}, "config": config}
-    _write({f"backbone.{key}": value for key, value in backbone.state_dict().items()}, entries, path)
+    values = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "classes": {}, "config": config}
+    _write({f"backbone.{key}": value for key, value in backbone.state_dict().items()}, values, path)
 
 
-def _write(state: Mapping[str, Tensor], entries: Mapping[str, Any], path: Path) -> None:
+def _write(state: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) -> None:
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     memory = Counter(value.untyped_storage().data_ptr() for value in tensors.values())
     for key, value in tensors.items():
         if memory[value.untyped_storage().data_ptr()] > 1:  # tied weights, which the format refuses
             tensors[key] = value.clone()
     temporary = path.with_suffix(".partial")
-    save_file(tensors, temporary, metadata=header(entries))
+    temporary.touch()
+    mode = temporary.stat().st_mode  # by the process's umask; safetensors writes files for their owner only
+    save_file(tensors, temporary, metadata=header(values))
+    temporary.chmod(mode)
     temporary.replace(path)  # atomic
 
 

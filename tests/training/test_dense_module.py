@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as lightning
 import torch
@@ -18,11 +19,15 @@ from densevit.config import OptimSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation.miou import SemanticSegmentation
+from densevit.inference.creating import create_model
+from densevit.inference.loading import load, save
+from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel
 from densevit.training.checks import check_batch
 from densevit.training.data_module import DenseDataModule
 from densevit.training.dense_module import DenseModule
+from densevit.training.run import evaluate
 from densevit_scenes.dataset import Scenes
 
 CLASSES = (Class("dark", 0, (0, 0, 0)), Class("bright", 1, (9, 9, 9)))
@@ -104,7 +109,47 @@ def reference(model: DenseModel, length: int) -> dict[str, float]:
     return {f"map/{name}": value for name, value in evaluator.compute().items()}
 
 
+def trained_on_scenes(folder: Path) -> tuple[Predictor, str]:
+    """A model after three steps in a plain Trainer, and Lightning's checkpoint of it."""
+    data = DenseDataModule(SCENES)
+    torch.manual_seed(0)
+    predictor = create_model({"name": "resnet", "depth": 18}, {"map": "setr"}, data.data.classes["segmentation"])
+    saved = ModelCheckpoint(folder, monitor="map/mIoU", mode="max")
+    trainer = lightning.Trainer(max_steps=3, callbacks=[saved], **{**PLAIN, "enable_checkpointing": True})
+    trainer.fit(DenseModule(predictor, {"lr": 1e-3}), data)
+    return predictor, saved.best_model_path
+
+
 # ---- a Trainer and a DataLoader of one's own ----
+
+
+def test_a_checkpoint_of_a_plain_trainer_predicts_and_is_evaluated(tmp_path: Path) -> None:
+    predictor, path = trained_on_scenes(tmp_path)
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    again = load(path)
+    assert again.config is None and again.classes == predictor.classes
+    assert torch.equal(again.predict(image).semantic, predictor.predict(image).semantic)
+    found, expected = evaluate(path), evaluate(predictor)  # on the data of the training
+    assert found == pytest.approx(expected, abs=0, nan_ok=True)
+
+
+def test_a_checkpoint_of_a_plain_trainer_restores_a_module(tmp_path: Path) -> None:
+    predictor, path = trained_on_scenes(tmp_path)
+    trained = {name: value.clone() for name, value in predictor.model.state_dict().items()}
+    for parameter in predictor.parameters():
+        nn.init.zeros_(parameter)
+    module = DenseModule.load_from_checkpoint(path, model=predictor)
+    assert all(torch.equal(trained[name], value) for name, value in module.model.state_dict().items())
+
+
+def test_a_model_predicts_at_the_size_that_it_was_trained_at(tmp_path: Path) -> None:
+    predictor, _ = trained_on_scenes(tmp_path)
+    save(predictor.model, tmp_path / "saved.safetensors")
+    for one in (predictor, Predictor(predictor.model), load(tmp_path / "saved.safetensors")):
+        assert one.resize is not None and one.resize.size_of(60, 90) == (21, 32)
+    other = tmp_path / "other"
+    other.touch()
+    assert (tmp_path / "saved.safetensors").stat().st_mode == other.stat().st_mode  # readable as other files are
 
 
 def test_a_plain_trainer_and_a_plain_loader_train_validate_and_log(tmp_path: Path) -> None:

@@ -213,6 +213,19 @@ def test_loggers_get_every_metric_and_the_runs_folder(tiny: Path, tmp_path: Path
         assert "train/loss" in text and row["detection/AP50"] in text
 
 
+class Hyperparameters(CSVLogger):
+    """Keeps what it is given."""
+
+    def log_hyperparams(self, params: Any = None, *_: Any) -> None:
+        self.given = params
+
+
+def test_loggers_get_the_config(tiny: Path, tmp_path: Path) -> None:
+    logger = Hyperparameters(tmp_path, name="given")
+    run = fit(tiny, ["trainer.max_steps=1", "trainer.loggers=[]"], loggers=[logger], run_dir=tmp_path / "run")
+    assert logger.given == configs.load(run.path).model_dump()
+
+
 def test_the_default_is_tensorboard_where_it_is_installed(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     names = {

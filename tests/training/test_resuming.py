@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from densevit import config as configs
 from densevit.cli import main
@@ -37,6 +38,24 @@ def edit(run: Path, old: str, new: str) -> None:
     text = (run / "config.yaml").read_text()
     assert old in text
     (run / "config.yaml").write_text(text.replace(old, new))
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configs.from_mapping(yaml.safe_load(TINY), overrides=["trainer.max_steps=2"])
+    whole, killed = train(config, tmp_path / "whole"), tmp_path / "killed"
+    (killed / "checkpoints").mkdir(parents=True)
+    (killed / "config.yaml").write_text((whole / "config.yaml").read_text())
+    (killed / "metrics.csv").write_text("step,train/loss\n1,9.5\n")
+    capsys.readouterr()
+    assert main(["train", "--resume", str(killed)]) == 0
+    assert f"{killed} has no checkpoint yet: its training begins anew." in capsys.readouterr().out
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (whole, killed)]
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+    assert "9.5" not in (killed / "metrics.csv").read_text()
+    assert main(["train", "--resume", str(killed)]) == 0
+    assert f"{killed} has trained all of its 2 steps. To train it for longer: densevit" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
