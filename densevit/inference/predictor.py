@@ -46,6 +46,14 @@ class Predictor:
         """What resizes images; None if they keep their size."""
         return None if self.data is None else build_evaluation_transform(self.data)
 
+    def __repr__(self) -> str:
+        heads = ", ".join(
+            f"{name} ({type(head).__name__}{f', {len(head.classes)} classes' if head.classes else ''})"
+            for name, head in self.heads.items()
+        )
+        size = "" if self.data is None or self.data.image_size is None else f", image_size {self.data.image_size}"
+        return f"<Predictor: {type(self.backbone).__name__} -> {heads}{size}, on {self.device}>"
+
     @property
     def backbone(self) -> Backbone:
         """The model's backbone."""

@@ -62,6 +62,11 @@ from densevit.visualization.weights_table import weights_table
 from densevit.weights import model_file
 from densevit.weights.pretrained import load_pretrained
 
+_INPUT = {"data.image_size", "data.recipe", "data.short_side"}
+_OTHER_INPUT = (
+    "Epochs before and after are compared although their images differ in size. For a run of its own from these "
+    "weights: densevit train CONFIG weights={}"
+)
 _EXTEND = "To train it for longer: densevit train --resume {} trainer.max_images=N, with a larger N."
 
 
@@ -272,6 +277,8 @@ def _run(
                 console.print("Differences from the checkpoint's config:")
                 for key, change in changed.items():
                     console.print(f"  {key}: {change}", markup=False)
+                if changed.keys() & _INPUT:
+                    console.print(_OTHER_INPUT.format(folder))
             for fit in fits:
                 console.print(weights_table(fit), soft_wrap=False)
             if len({rate.lr for rate in rates}) > 1:
@@ -310,6 +317,9 @@ def _run(
                     cause = f"{counted(best.best_epoch.stale, 'validation')} without a better {monitored}"
                     cause += " (trainer.patience)"
                 console.print(f"{cause} ended the training at step {trainer.global_step:,} of {budget.steps:,}.")
+            if best.best_epoch.stale:
+                later = counted(best.best_epoch.stale, "later validation")
+                console.print(f"The model and the metrics are those of the best epoch; {later} had no better ones.")
             finish(console, folder, config, data, bool(stopped_by), module.indices)
             if stopped_by == getattr(signal, "SIGUSR1", -1):
                 console.print(requeue())

@@ -68,7 +68,8 @@ def announce(
         else f"{device.type}, {torch.get_num_threads()} threads"
     )
     console.print(f"{what}{how}, {trained / 1e6:.2f} M trained parameters")
-    console.print(f"{config.data.name}: {len(data.train)} training images, {len(data.val)} validation images")
+    size = "" if config.data.image_size is None else f"; image_size {config.data.image_size}"
+    console.print(f"{config.data.name}: {len(data.train)} training images, {len(data.val)} validation images{size}")
     console.print(budget.describe(len(data.train)))
     check_budget(budget, config)
     console.print(f"{trainer.world_size} x {hardware}, {trainer.precision}; writing to {folder}/")

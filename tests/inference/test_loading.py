@@ -85,6 +85,14 @@ def test_a_model_without_a_config_is_evaluated_on_data_of_the_command_line(tmp_p
     assert 0 <= json.loads((tmp_path / "found" / "metrics.json").read_text())["seg/mIoU"] <= 1
 
 
+def test_a_predictor_says_what_it_is(run: Path):
+    predictor = densevit.load(run)
+    [(name, head)] = predictor.heads.items()
+    what = f"{type(predictor.backbone).__name__} -> {name} ({type(head).__name__}, {len(head.classes)} classes)"
+    assert predictor.config is not None
+    assert repr(predictor) == f"<Predictor: {what}, image_size {predictor.config.data.image_size}, on cpu>"
+
+
 def test_a_backbone_alone_predicts_nothing(tmp_path: Path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
     with pytest.raises(WeightsError, match=r"r18\.pth: contains only a backbone \(resnet\), which predicts nothing"):

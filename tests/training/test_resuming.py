@@ -58,6 +58,17 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(
     assert f"{killed} has trained all of its 2 steps. To train it for longer: densevit" in capsys.readouterr().out
 
 
+def test_resuming_at_another_size_and_with_worse_epochs_is_said(
+    stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("densevit.training.best_epoch.BestEpoch.beats", lambda *_: False)
+    resume(stopped, ["data.image_size=48"])
+    said = capsys.readouterr().out
+    assert "data.image_size: 64 -> 48" in said
+    assert f"For a run of its own from these weights: densevit train CONFIG weights={stopped}" in said
+    assert re.search(r"those of the best epoch; [2-4] later validations had no better ones", said)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
