@@ -38,6 +38,7 @@ def heavy_after(code: str, folder) -> str:
         "from densevit import config; config.load('detr_swin', ['optim.lr=1e-3'])",
         "from densevit.cli import main; assert main(['plugins']) == 0",
         "from densevit.cli import main; assert main(['--help']) == main(['--version']) == 0",
+        "from densevit.cli import main; assert main(['data', 'convert', 'yolo', '.', '.']) == 2",  # OUT exists
     ],
 )
 def test_light_commands_import_no_heavy_modules(code, tmp_path):

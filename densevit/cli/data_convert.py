@@ -1,4 +1,4 @@
-"""Converts a data set to COCO's format: `data=configs/data/folder.yaml data.root=OUT` reads it."""
+"""Converts a data set to COCO's format: `data=folder data.root=OUT` reads it."""
 
 import argparse
 from pathlib import Path
@@ -21,25 +21,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merge", metavar="A,B=NAME", type=_merge, action="append", default=[], help="make classes one; repeatable"
     )
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out images that are missing or cannot be read; names them"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the division (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
+    from densevit.data.converting.paths import check_paths
+
+    check_paths(args.source.expanduser(), args.out.expanduser())  # before slow imports
     from densevit.data.converting.convert import convert_dataset
 
     merge = {old: new for one in args.merge for old, new in one.items()}
-    found = convert_dataset(args.format, args.source, args.out, args.splits, merge, args.seed, args.output.track)
+    track, skips = args.output.track, args.skip_unreadable
+    found = convert_dataset(args.format, args.source, args.out, args.splits, merge, args.seed, track, skips)
     counts = {split: len(images) for split, images in found.splits.items()}
     objects = {split: sum(len(image.objects) for image in images) for split, images in found.splits.items()}
     empty = {split: sum(not image.objects for image in images) for split, images in found.splits.items()}
     for split, count in counts.items():
-        background = f", {empty[split]:,} images without" if empty[split] else ""
-        args.output.show(f"{split}: {count:,} images, {objects[split]:,} objects{background}")
-    args.output.show(f"{len(found.classes)} classes: {', '.join(found.classes)}")
-    args.output.show(f"Use it with: data=configs/data/folder.yaml data.root={args.out}")
-    result = {"images": counts, "objects": objects, "classes": list(found.classes), "out": str(args.out)}
-    args.output.result(result)
+        images, ones = _counted(count, "image"), _counted(objects[split], "object")
+        background = f"; {_counted(empty[split], 'image')} without objects" if empty[split] else ""
+        args.output.show(f"{split}: {images}, {ones}{background}")
+    args.output.show(f"{_counted(len(found.classes), 'class')}: {', '.join(found.classes)}")
+    args.output.show(f"Use it with: data=folder data.root={args.out}")
+    every = [image for images in found.splits.values() for image in images]
+    args.output.result(
+        {
+            "images": counts,
+            "objects": objects,
+            "classes": list(found.classes),
+            "without_label_file": [str(image.path) for image in every if not image.label_file_exists],
+            "left_out": list(found.left_out),
+            "out": str(args.out),
+        }
+    )
     return 0
+
+
+def _counted(count: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def _shares(text: str) -> dict[str, float]:

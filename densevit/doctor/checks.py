@@ -58,10 +58,13 @@ def _classes(one: Survey, examination: Examination) -> None:
 
 def _objects(one: Survey, examination: Examination) -> None:
     if one.objects is not None and len(one.objects):
-        empty = int((one.objects == 0).sum())
-        fix = "They train as background. Where objects are missing in the annotations, annotate or remove them."
-        text = f"{empty / len(one.objects):.1%} of the images"
-        examination.report("note", "images without objects", [text] if empty else [], fix, empty, len(one.objects))
+        empty = np.flatnonzero(one.objects == 0).tolist()
+        use = "They train as background." if one.split == "train" else "What is detected in them is a false positive."
+        fix = f"{use} Where objects are missing in the annotations, annotate or remove the images."
+        opened = {s.place: s.image_id for s in one.summaries if s.objects is not None}
+        places = range(one.images) if len(one.objects) == one.images else list(opened)
+        names = [_name(examination.files, one, places[i], opened.get(places[i], f"image {places[i]}")) for i in empty]
+        examination.report("note", "images without objects", names, fix, of=len(one.objects))
     pairs = [(s.objects, s.kept) for s in one.summaries if s.objects and s.kept is not None and s.kept >= 0]
     before, after = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
     if before and after < 0.5 * before:

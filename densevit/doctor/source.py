@@ -1,6 +1,7 @@
 """What `densevit doctor` examines: a config, a data section, or a folder in the layout of a data set."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, DataSection
-from densevit.data.datasets.yolo_layout import check_no_yolo_folder
+from densevit.config.yaml_io import find_file
+from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
+from densevit.data.neighbours import nearest_neighbour
 from densevit.errors import ConfigError, DataError, PluginError
 from densevit.options import shown
 
@@ -29,19 +32,34 @@ class Source:
 def find_source(given: str | Path, overrides: Sequence[str] = ()) -> Source:
     """Resolves a config, a section file, a shipped name of either, a run, or a data set's folder.
 
-    Raises ConfigError for an invalid config, and DataError for a folder that no data set recognises.
+    Raises ConfigError for an invalid config, and DataError for a folder that no data set recognises. The error names
+    the command that converts it, for a folder of another format.
     """
     name = str(given)
     folder = Path(given).expanduser()
     if folder.is_dir() and not (folder / "config.yaml").is_file():
         return _of_folder(name, folder, overrides)
     if folder.is_absolute() and folder.suffix != ".yaml" and not folder.exists():
-        raise ConfigError(f"{name}: there is no such folder.")
+        raise ConfigError(f"{name}: there is no such folder.{nearest_neighbour(folder, only_folders=True)}")
+    if folder.is_file():
+        check_no_foreign_layout(folder)
+    hint = "" if folder.exists() or not _is_no_config(name) else nearest_neighbour(folder, only_folders=True)
+    if hint:
+        raise ConfigError(f"{name}: there is no folder and no config of this name.{hint}")
     found = configs.load_or_section(name, "data", "doctor", overrides)
     if isinstance(found, Config):
         configs.check_plugins(found)
         return Source(name, found.data, found)
     return Source(name, found, None)
+
+
+def _is_no_config(name: str) -> bool:
+    """Whether neither a config nor a data section has this name."""
+    for section in ("", "data"):
+        with suppress(ConfigError):
+            find_file(name, section=section)
+            return False
+    return True
 
 
 def _of_folder(given: str, folder: Path, overrides: Sequence[str]) -> Source:
@@ -65,7 +83,7 @@ def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:
             continue
         if options is not None:
             return name, options
-    check_no_yolo_folder(folder)
+    check_no_foreign_layout(folder)
     raise DataError(
         f"{folder} is in no layout that a data set recognises: COCO (train.json with train/, "
         "annotations/instances_train2017.json, train/_annotations.coco.json), or images/train with labels/train (label "

@@ -128,6 +128,23 @@ def test_a_clean_set_has_no_findings_but_notes(tmp_path: Path):
     assert len(diagnosis.samples) == 10 and diagnosis.samples[0][1].size[0] > WIDTH
 
 
+def test_images_without_objects_are_named(tmp_path: Path):
+    write_coco(tmp_path, "train", [box(n, n, [4, 4, 20, 20], n % 3 + 1) for n in (0, 2, 3)], images=5)
+    write_coco(tmp_path, "val", [box(1, 0, [4, 4, 20, 20])], images=1, first=100)
+    [found] = [one for one in densevit.diagnose(tmp_path).findings if one.title == "images without objects"]
+    assert heading(found) == "train: 2 of 5 images without objects"
+    assert found.examples == (str(tmp_path / "train" / "1.png"), str(tmp_path / "train" / "4.png"))
+
+
+def test_images_without_objects_of_a_data_set_that_does_not_know_its_counts(tmp_path: Path, monkeypatch):
+    write_coco(tmp_path, "train", [box(n, n, [4, 4, 20, 20], n % 3 + 1) for n in (0, 2, 3)], images=5)
+    write_coco(tmp_path, "val", [box(1, 0, [4, 4, 20, 20])], images=1, first=100)
+    monkeypatch.setattr("densevit.data.datasets.coco.Coco.object_counts", lambda self: None)
+    found = {one.title: one for one in densevit.diagnose(tmp_path, images=3).findings}  # opens 0, 2 and 4
+    assert found["images without objects"].examples == (str(tmp_path / "train" / "4.png"),)
+    assert heading(found["images without objects"]) == "train: 1 of 3 images without objects"
+
+
 def test_masks_are_examined_where_they_are_read(tmp_path: Path):
     good = {"segmentation": [[4, 4, 20, 4, 20, 20, 4, 20]]}
     wrong = {"segmentation": [[4, 4, 20, 4]]}
@@ -307,7 +324,7 @@ def test_the_command_writes_a_page_and_returns_1_for_errors(broken: Path, tmp_pa
     assert printed["splits"]["train"]["classes"]["labels"]["counts"] == {"cat": 3, "dog": 3, "cow": 0}
 
 
-def test_mistakes_of_the_user_are_one_line(tmp_path: Path, capsys):
+def test_mistakes_of_the_user_are_one_line(tmp_path: Path, capsys, monkeypatch):
     (tmp_path / "nothing").mkdir()
     assert main(["doctor", str(tmp_path / "nothing")]) == 2
     assert "is in no layout that a data set recognises" in capsys.readouterr().err
@@ -318,11 +335,55 @@ def test_mistakes_of_the_user_are_one_line(tmp_path: Path, capsys):
     assert "wrong.yaml, line 1" in capsys.readouterr().err
     assert main(["doctor", "coco", f"data.root={tmp_path}", "data.nope=1", f"--out={tmp_path / 'page.html'}"]) == 2
     assert "nope is not an option of 'coco'" in capsys.readouterr().err
-    with pytest.raises(DataError, match="densevit data convert yolo"):
-        labels = tmp_path / "yolo" / "labels"
-        labels.mkdir(parents=True)
-        (labels / "a.txt").write_text("0 0.5 0.5 0.2 0.1\n")
-        densevit.diagnose(tmp_path / "yolo")
+    assert main(["doctor", str(tmp_path / "nothin")]) == 2
+    assert f"nothin: there is no such folder. Did you mean '{tmp_path / 'nothing'}'?" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "nothin"]) == 2
+    assert "nothin: there is no folder and no config of this name. Did you mean 'nothing'?" in capsys.readouterr().err
+    assert main(["doctor", "detr_swni"]) == 2
+    assert "there is no config file 'detr_swni'" in capsys.readouterr().err
+
+
+FOREIGN = [
+    ("yolo", "labels/train/a.txt", "0 0.5 0.5 0.2 0.1\n"),
+    ("yolo", "train/labels/a.txt", "0 0.5 0.5 0.2 0.1\n"),
+    ("yolo", "a.txt", "0 0.5 0.5 0.2 0.1\n"),
+    ("yolo", "data.yaml", "train: ../elsewhere/images\nnames: [cat]\n"),
+    ("voc", "Annotations/a.xml", "<annotation><filename>a.jpg</filename><object/></annotation>"),
+    ("labelme", "train/a.json", '{"shapes": [], "imagePath": "a.jpg"}'),
+]
+
+
+@pytest.mark.parametrize(("format", "file", "text"), FOREIGN)
+def test_a_folder_of_another_format_names_the_conversion(tmp_path: Path, format: str, file: str, text: str):
+    save(tmp_path / "a.png", 0)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match=f"densevit data convert {format} {tmp_path} NEW_FOLDER"):
+        densevit.diagnose(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("notes.txt", "0 0.5 0.5 0.2 0.1\n"),  # beside no image
+        ("a.txt", "a cat\n"),
+        ("page.xml", "<page><object/></page>"),
+        ("a.json", '{"shapes": 3}'),
+        ("data.yaml", "names: [cat]\n"),
+    ],
+)
+def test_other_files_are_no_foreign_format(tmp_path: Path, file: str, text: str):
+    save(tmp_path / "a.png", 0)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match="is in no layout that a data set recognises"):
+        densevit.diagnose(tmp_path)
+
+
+def test_the_data_yaml_of_yolo_names_the_conversion(tmp_path: Path):
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]\n")
+    with pytest.raises(DataError, match=f"densevit data convert yolo {tmp_path / 'data.yaml'} NEW_FOLDER"):
+        densevit.diagnose(tmp_path / "data.yaml")
 
 
 def test_json_values_are_plain(broken: Path):

@@ -9,7 +9,7 @@ import numpy as np
 
 from densevit.data.datasets.paired_files import IMAGES
 from densevit.data.io.images import check_image
-from densevit.errors import DataError
+from densevit.errors import DataError, one_line
 
 Split = str  # "train", "val", "test", or "" where a source has none
 
@@ -31,22 +31,31 @@ class AnnotatedObject:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image file. height, width: of the grid of its annotations. content: of a file that is to be written."""
+    """One image file.
+
+    height, width: of the grid of its annotations. content: of a file that is to be written. label_file_exists: False
+    for an image of YOLO's format without a text file, which is taken as without objects.
+    """
 
     path: Path
     height: int
     width: int
     objects: tuple[AnnotatedObject, ...]
     content: bytes | None = None
+    label_file_exists: bool = True
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """A data set: its class names in order, and the images of each split. ids: of the classes; by default 1, 2, ..."""
+    """A data set: its class names in order, and the images of each split.
+
+    ids: of the classes; by default 1, 2, ... left_out: why images that cannot be read are left out, an entry each.
+    """
 
     classes: tuple[str, ...]
     splits: dict[Split, list[AnnotatedImage]]
     ids: tuple[int, ...] | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def bounds(points: np.ndarray) -> tuple[float, float, float, float]:
@@ -69,6 +78,14 @@ def image_files(folder: Path) -> list[Path]:
 def shown_size(path: Path) -> tuple[int, int]:
     """(h, w) of an image as viewers show it. Raises DataError for a file that cannot be read."""
     return check_image(path).upright_size
+
+
+def read_text(path: Path) -> str:
+    """A text file. Raises DataError where it cannot be read."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text: {one_line(error)}.") from None
 
 
 def number(text: Any, where: str) -> float:

@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from densevit.data.converting.annotated import Annotated, AnnotatedImage, AnnotatedObject, shown_size
+from densevit.data.converting.faults import Faults
 from densevit.data.datasets.coco import find_split
 from densevit.data.datasets.coco_annotations import annotations_of
 from densevit.data.datasets.coco_json import classes_of, parse_json
-from densevit.errors import DataError
+from densevit.errors import DataError, UnreadableFileError
 
 _SPLITS = ("train", "val", "test")
 _OWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "area")
 
 
-def read_coco(source: Path) -> Annotated:
+def read_coco(source: Path, faults: Faults) -> Annotated:
     """A folder in a layout that the data set `coco` finds, or one json with its images below its folder."""
     found = {"": (source, [source.parent])} if source.is_file() else _found(source)
     if not found:
@@ -29,7 +30,8 @@ def read_coco(source: Path) -> Annotated:
         for file_id, name in own.items():
             if classes.setdefault(file_id, name) != name:
                 raise DataError(f"{file}: category {file_id} is {name!r}, in another split {classes[file_id]!r}.")
-        splits[split] = _images(document, own, folders, file)
+        splits[split] = _images(document, own, folders, file, faults)
+    faults.check(source, splits)
     ids = sorted(classes)
     return Annotated(tuple(classes[file_id] for file_id in ids), splits, tuple(ids))
 
@@ -45,7 +47,9 @@ def _found(source: Path) -> dict[str, tuple[Path, list[Path]]]:
     return found
 
 
-def _images(document: dict[str, Any], names: dict[int, str], folders: list[Path], file: Path) -> list[AnnotatedImage]:
+def _images(
+    document: dict[str, Any], names: dict[int, str], folders: list[Path], file: Path, faults: Faults
+) -> list[AnnotatedImage]:
     objects: dict[Any, list[AnnotatedObject]] = {}
     for record in document.get("annotations") or ():
         x, y, w, h = map(float, record["bbox"])
@@ -61,13 +65,21 @@ def _images(document: dict[str, Any], names: dict[int, str], folders: list[Path]
         objects.setdefault(record["image_id"], []).append(one)
     images = []
     for image in document["images"]:
-        candidates = (folder / image["file_name"] for folder in folders)
-        path = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if path is None:
-            looked = ", ".join(str(folder) for folder in folders)
-            raise DataError(f"{file}: the image {image['file_name']} is not found. Looked in {looked}.")
-        height, width = image.get("height"), image.get("width")
-        if not height or not width:
-            height, width = shown_size(path)
-        images.append(AnnotatedImage(path, height, width, tuple(objects.get(image["id"], ()))))
+        with faults.collecting():
+            images.append(_image(image, tuple(objects.get(image["id"], ())), folders, file))
     return images
+
+
+def _image(
+    image: dict[str, Any], objects: tuple[AnnotatedObject, ...], folders: list[Path], file: Path
+) -> AnnotatedImage:
+    candidates = (folder / image["file_name"] for folder in folders)
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        looked = ", ".join(str(folder) for folder in folders)
+        raise UnreadableFileError(f"{file}: the image {image['file_name']} is not found. Looked in {looked}.")
+    shown = shown_size(path)  # raises for a file that cannot be read
+    height, width = image.get("height") or 0, image.get("width") or 0
+    if not height or not width:
+        height, width = shown
+    return AnnotatedImage(path, height, width, objects)

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import numpy as np
 
 from densevit.data.converting.annotated import Annotated, AnnotatedImage, AnnotatedObject
 from densevit.data.converting.coco import read_coco
+from densevit.data.converting.faults import Faults
 from densevit.data.converting.labelme import read_labelme
+from densevit.data.converting.paths import check_paths
 from densevit.data.converting.splitting import merge_classes, split_anew
 from densevit.data.converting.voc import read_voc
 from densevit.data.converting.yolo import read_yolo
 from densevit.errors import ConfigError, DataError, did_you_mean
 
-READERS: dict[str, Callable[[Path], Annotated]] = {
+READERS: dict[str, Callable[[Path, Faults], Annotated]] = {
     "yolo": read_yolo,
     "voc": read_voc,
     "labelme": read_labelme,
@@ -38,25 +41,23 @@ def convert_dataset(
     merge: Mapping[str, str] | None = None,
     seed: int = 0,
     track: Track = lambda items, title, total: items,
+    skip_unreadable: bool = False,
 ) -> Annotated:
     """Converts a data set to COCO's format: out/SPLIT.json with the images in out/SPLIT, for `data.root`.
 
     format: "yolo", "voc", "labelme" or "coco". out: a new folder, which appears when it is complete. Images are hard
     links to the source's files, or copies on another file system. splits: shares by which all images are divided anew,
     {"train": 0.8, "val": 0.2}; None: the splits of the source, or these shares where it has no two. merge: from old to
-    new class names. seed: of the division. Raises DataError for wrong files, ConfigError for wrong arguments.
+    new class names. seed: of the division. skip_unreadable: leaves out images that are missing or cannot be read, with
+    a warning that names them. Raises DataError with all wrong files, ConfigError for wrong arguments.
     """
     if format not in READERS:
         raise ConfigError(f"format: there is no {format!r}.{did_you_mean(format, READERS)}")
     source, out = Path(source).expanduser(), Path(out).expanduser()
-    if not source.exists():
-        raise DataError(f"{source}: there is no such file or folder.")
-    partial = out.with_name(f"{out.name}.partial")
-    for folder in (out, partial):
-        if folder.exists():
-            left = " An interrupted conversion has left it." if folder == partial else ""
-            raise ConfigError(f"{folder} exists.{left} Fix: remove it, or name another folder.")
-    given = READERS[format](source)
+    partial = check_paths(source, out)
+    faults = Faults(skip_unreadable)
+    given = READERS[format](source, faults)
+    faults.warn_of_left_out(source)
     if merge:
         given = merge_classes(given, merge)
     splits = splits or (None if {"train", "val"} <= given.splits.keys() else DEFAULT_SPLITS)
@@ -70,7 +71,7 @@ def convert_dataset(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return given
+    return replace(given, left_out=tuple(faults.left_out))
 
 
 def _write_split(

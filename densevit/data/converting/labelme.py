@@ -25,30 +25,38 @@ from densevit.data.converting.annotated import (
     polygon_area,
     shown_size,
 )
+from densevit.data.converting.faults import Faults
 from densevit.data.io.images import decode_image
-from densevit.errors import DataError
+from densevit.errors import DataError, UnreadableFileError
 
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _CIRCLE = 64  # points
 _WITHOUT_AREA = ("point", "line", "linestrip", "points")
 
 
-def read_labelme(source: Path) -> Annotated:
+def read_labelme(source: Path, faults: Faults) -> Annotated:
     """A folder of json files beside their images; folders train and val are splits."""
-    documents = [(file, _document(file)) for file in sorted(source.rglob("*.json"))]
-    documents = [(file, document) for file, document in documents if "shapes" in document]
+    documents = []
+    for file in sorted(source.rglob("*.json")):
+        with faults.collecting():
+            document = _document(file)
+            if "shapes" in document:
+                documents.append((file, document))
     if not documents:
+        faults.check(source, {})
         raise DataError(f"{source}: no json file of labelme's format, with `shapes`, is in it.")
     left_out = 0
     splits: dict[str, list[AnnotatedImage]] = {}
     for file, document in documents:
-        image, skipped = _image(file, document)
-        left_out += skipped
-        parts = file.relative_to(source).parts[:-1]
-        split = next((split for split, names in _SPLITS.items() if any(name in parts for name in names)), "")
-        splits.setdefault(split, []).append(image)
+        with faults.collecting():
+            image, skipped = _image(file, document, faults)
+            left_out += skipped
+            parts = file.relative_to(source).parts[:-1]
+            split = next((split for split, names in _SPLITS.items() if any(name in parts for name in names)), "")
+            splits.setdefault(split, []).append(image)
+    faults.check(source, splits)
     if left_out:
-        warnings.warn(f"{source}: {left_out} points and lines, which have no area, are left out.", stacklevel=2)
+        warnings.warn(f"{source}: points and lines, which have no area, are left out: {left_out:,}.", stacklevel=2)
     names = sorted({one.category for images in splits.values() for image in images for one in image.objects})
     if not names:
         raise DataError(f"{source}: none of {len(documents)} json files has a polygon, rectangle, circle or mask.")
@@ -63,18 +71,21 @@ def _document(file: Path) -> Mapping[str, Any]:
     return document if isinstance(document, Mapping) else {}
 
 
-def _image(file: Path, document: Mapping[str, Any]) -> tuple[AnnotatedImage, int]:
+def _image(file: Path, document: Mapping[str, Any], faults: Faults) -> tuple[AnnotatedImage, int]:
     """An image, and the number of shapes without area."""
     name = str(document.get("imagePath") or "").replace("\\", "/")
     path, content = file.parent / name, None
     if name and path.is_file():
         height, width = shown_size(path)
     elif document.get("imageData"):
-        content = base64.b64decode(document["imageData"])
+        try:
+            content = base64.b64decode(document["imageData"])
+        except (TypeError, ValueError) as error:
+            raise UnreadableFileError(f"{file}: `imageData` is no base64 text: {error}.") from None
         path = file.with_suffix(Path(name).suffix or ".png")
         height, width = decode_image(content, f"{file}: imageData").shape[:2]
     else:
-        raise DataError(f"{file}: its image {path} does not exist, and it has no `imageData`.")
+        raise UnreadableFileError(f"{file}: its image {path} does not exist, and it has no `imageData`.")
     given = (document.get("imageHeight") or height, document.get("imageWidth") or width)
     if given != (height, width):
         raise DataError(f"{file} is made for an image of {given[1]} x {given[0]}, and {path} has {width} x {height}.")
@@ -88,7 +99,10 @@ def _image(file: Path, document: Mapping[str, Any]) -> tuple[AnnotatedImage, int
         parts.append(((label, place if group is None else f"group {group}"), shape))
     parts.sort(key=lambda part: str(part[0]))
     grouped = [(key[0], [shape for _, shape in ones]) for key, ones in groupby(parts, key=lambda part: part[0])]
-    objects = [_object(label, ones, (height, width), str(file)) for label, ones in grouped]
+    objects = []
+    for label, ones in grouped:
+        with faults.collecting():
+            objects.append(_object(label, ones, (height, width), str(file)))
     return AnnotatedImage(path, height, width, tuple(objects), content), len(document["shapes"]) - len(shapes)
 
 

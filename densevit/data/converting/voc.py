@@ -9,15 +9,23 @@ from xml.etree import ElementTree
 import numpy as np
 from pycocotools import mask as rle
 
-from densevit.data.converting.annotated import Annotated, AnnotatedImage, AnnotatedObject, image_files, number
+from densevit.data.converting.annotated import (
+    Annotated,
+    AnnotatedImage,
+    AnnotatedObject,
+    image_files,
+    number,
+    read_text,
+)
+from densevit.data.converting.faults import Faults
 from densevit.data.io.images import check_image
 from densevit.data.io.label_files import read_label
-from densevit.errors import DataError
+from densevit.errors import DataError, UnreadableFileError
 
 _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
-def read_voc(source: Path) -> Annotated:
+def read_voc(source: Path, faults: Faults) -> Annotated:
     """A VOCdevkit year with Annotations, JPEGImages and ImageSets/Main, or folders of xml files with their images."""
     files = [path for path in sorted(source.rglob("*.xml")) if not path.name.startswith(".")]
     if not files:
@@ -27,8 +35,11 @@ def read_voc(source: Path) -> Annotated:
     members = _members(source)
     splits: dict[str, list[AnnotatedImage]] = {}
     for file in files:
-        image = _image(file, by_place.get(file.with_suffix("")) or images.get(file.stem), source)
-        splits.setdefault(_split_of(file, source, members), []).append(image)
+        with faults.collecting():
+            path = by_place.get(file.with_suffix("")) or images.get(file.stem)
+            image = _image(file, path, source, faults)
+            splits.setdefault(_split_of(file, source, members), []).append(image)
+    faults.check(source, splits)
     names = sorted({one.category for images in splits.values() for image in images for one in image.objects})
     if not names:
         raise DataError(f"{source}: none of {len(files)} xml files has an object.")
@@ -42,7 +53,7 @@ def _members(source: Path) -> dict[str, str]:
     members: dict[str, str] = {}
     for split in ("test", "val", "train"):  # train wins
         for file in sorted(source.rglob(f"ImageSets/Main/{split}.txt")):
-            members |= {line.split()[0]: split for line in file.read_text("utf-8").splitlines() if line.strip()}
+            members |= {line.split()[0]: split for line in read_text(file).splitlines() if line.strip()}
     return members
 
 
@@ -53,14 +64,14 @@ def _split_of(file: Path, source: Path, members: dict[str, str]) -> str:
     return next((split for split, names in _FOLDERS.items() if any(name in parts for name in names)), "")
 
 
-def _image(file: Path, path: Path | None, source: Path) -> AnnotatedImage:
+def _image(file: Path, path: Path | None, source: Path, faults: Faults) -> AnnotatedImage:
     try:
         root = ElementTree.parse(file).getroot()
     except (OSError, ElementTree.ParseError) as error:
         raise DataError(f"{file} is no valid xml: {error}.") from None
     if path is None:
         named = root.findtext("filename") or file.stem
-        raise DataError(f"{file}: its image {named} is not found below {source}.")
+        raise UnreadableFileError(f"{file}: its image {named} is not found below {source}.")
     header = check_image(path)
     given = tuple(int(number(root.findtext(f"size/{side}") or 0, f"{file}: size")) for side in ("height", "width"))
     if 0 not in given and given not in (header.upright_size, header.size):
@@ -68,10 +79,10 @@ def _image(file: Path, path: Path | None, source: Path) -> AnnotatedImage:
         raise DataError(f"{file} is made for an image of {w} x {h}, and {path} has {width} x {height}.")
     height, width = header.upright_size if 0 in given else given
     masks = _instances(path, (height, width))
-    objects = [
-        _object(one, f"{file}, object {place}", None if masks is None else masks == place)
-        for place, one in enumerate(root.iter("object"), 1)
-    ]
+    objects = []
+    for place, one in enumerate(root.iter("object"), 1):
+        with faults.collecting():
+            objects.append(_object(one, f"{file}, object {place}", None if masks is None else masks == place))
     return AnnotatedImage(path, height, width, tuple(objects))
 
 

@@ -4,7 +4,8 @@ Lines are `class x_center y_center width height`, or, for segmentation and orien
 (Ultralytics' documentation, "Datasets overview"). Keypoints after a box, where data.yaml has `kpt_shape`, are not kept.
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,22 @@ from densevit.data.converting.annotated import (
     named,
     number,
     polygon_area,
+    read_text,
     shown_size,
 )
+from densevit.data.converting.faults import LISTED, Faults
+from densevit.data.datasets.examination import listed
 from densevit.errors import DataError
 
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _MARGIN = 0.05  # of the sides, by which coordinates may be outside of the image
 
 
-def read_yolo(source: Path) -> Annotated:
-    """A data set by its data.yaml, or by its folders. source: that file, or the folder that has it."""
+def read_yolo(source: Path, faults: Faults) -> Annotated:
+    """A data set by its data.yaml, or by its folders. source: that file, or the folder that has it.
+
+    An image without a text file has no objects; a warning names such images.
+    """
     file = source if source.is_file() else _description(source)
     values = {} if file is None else _read_yaml(file)
     root = source if source.is_dir() else source.parent
@@ -41,11 +48,32 @@ def read_yolo(source: Path) -> Annotated:
             "images/train with labels/train, train/images with train/labels, or images with labels."
         )
     has_keypoints = "kpt_shape" in values
-    splits = {split: [_image(path, names, has_keypoints) for path in paths] for split, paths in folders.items()}
+    splits: dict[str, list[AnnotatedImage]] = {split: [] for split in folders}
+    for split, paths in folders.items():
+        for path in paths:
+            with faults.collecting():
+                splits[split].append(_image(path, names, has_keypoints, faults))
+    faults.check(source, splits)
     if not any(image.objects for images in splits.values() for image in images):
-        first = next(path for paths in folders.values() for path in paths)
+        first = next((path for paths in folders.values() for path in paths), root)
         raise DataError(f"{source}: no image has a label. Looked for {_label_file(first)} and others.")
+    _warn_of_missing(splits, source)
     return Annotated(names, splits)
+
+
+def _warn_of_missing(splits: Mapping[str, Sequence[AnnotatedImage]], source: Path) -> None:
+    """Warns of images without a text file. An empty file says on purpose that there are no objects."""
+    missing = [image.path for images in splits.values() for image in images if not image.label_file_exists]
+    if missing:
+        root = source if source.is_dir() else source.parent
+        files = [path.relative_to(root) if path.is_relative_to(root) else path for path in missing]
+        has, is_taken = ("image has", "it is") if len(missing) == 1 else ("images have", "they are")
+        warnings.warn(
+            f"{source}: {len(missing):,} {has} no text file: {listed(files, LISTED)}; {is_taken} taken as without "
+            "objects. Where objects are missing, add the text file or remove the image; an empty text file says that "
+            "there are none.",
+            stacklevel=2,
+        )
 
 
 def _description(folder: Path) -> Path | None:
@@ -72,7 +100,7 @@ def _names(root: Path, file: Path | None, values: Mapping[str, Any]) -> tuple[st
         return named(names, f"{file}: names")
     for text in (root / "classes.txt", root / "obj.names", root / "labels" / "classes.txt"):
         if text.is_file():
-            return named([line for line in text.read_text("utf-8").splitlines() if line.strip()], str(text))
+            return named([line for line in read_text(text).splitlines() if line.strip()], str(text))
     raise DataError(
         f"{root}: the names of the classes are not found. Fix: write a data.yaml with `names: [cat, dog]`, in order "
         "of the labels' numbers, or a classes.txt with a name a line."
@@ -114,7 +142,7 @@ def _images_of(base: Path, file: Path, entry: Any) -> list[Path]:
         if place.is_dir():
             paths += image_files(place)
         else:
-            lines = [line.strip() for line in place.read_text("utf-8").splitlines() if line.strip()]
+            lines = [line.strip() for line in read_text(place).splitlines() if line.strip()]
             paths += [place.parent / line.removeprefix("./") for line in lines]
     return paths
 
@@ -127,17 +155,18 @@ def _label_file(image: Path) -> Path:
     return Path(*parts)
 
 
-def _image(path: Path, names: tuple[str, ...], has_keypoints: bool) -> AnnotatedImage:
+def _image(path: Path, names: tuple[str, ...], has_keypoints: bool, faults: Faults) -> AnnotatedImage:
     """An image with the objects of its text file; without one, it has none."""
     height, width = shown_size(path)
     file = _label_file(path)
-    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
-    objects = [
-        _object(line.split(), names, (width, height), has_keypoints, f"{file}, line {place}")
-        for place, line in enumerate(lines, 1)
-        if line.strip()
-    ]
-    return AnnotatedImage(path, height, width, tuple(objects))
+    exists = file.is_file()
+    objects = []
+    for place, line in enumerate(read_text(file).splitlines() if exists else [], 1):
+        if line.strip():
+            with faults.collecting():
+                where = f"{file}, line {place}"
+                objects.append(_object(line.split(), names, (width, height), has_keypoints, where))
+    return AnnotatedImage(path, height, width, tuple(objects), label_file_exists=exists)
 
 
 def _object(

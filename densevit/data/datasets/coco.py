@@ -13,11 +13,11 @@ import torch
 
 from densevit.data.datasets.coco_annotations import Annotations, read_annotations
 from densevit.data.datasets.coco_examination import read_examined
+from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import validate_images
-from densevit.data.datasets.examination import current_examination
-from densevit.data.datasets.paired_files import root_folder
+from densevit.data.datasets.examination import current_examination, listed
+from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.datasets.scan_cache import Arrays, as_array, cached_scan, from_array
-from densevit.data.datasets.yolo_layout import check_no_yolo_folder
 from densevit.data.io.images import read_image
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample, Targets
@@ -72,8 +72,8 @@ class Coco(Dataset):
         if len(dropped) and current_examination() is None:
             count = len(dropped) + len(read.boxes)
             warnings.warn(
-                f"{file}: {len(dropped)} of {count} boxes have no area inside their image and are left out "
-                f"(annotation {', '.join(map(str, dropped[:5]))}{', ...' if len(dropped) > 5 else ''}).",
+                f"{file}: boxes without area inside their image are left out: {len(dropped):,} of {count:,} "
+                f"(annotation {listed(dropped)}).",
                 stacklevel=2,
             )
         self._masks = masks
@@ -222,10 +222,10 @@ def find_split(root: Path | None, split: str, annotations: str | None, images: s
         looked = list(_layouts(base, split))
         found = next(((file, folders) for file, folders in looked if file.is_file()), None)
         if found is None:
-            check_no_yolo_folder(base)
-            listed = "".join(f"\n  {file.relative_to(base)}" for file, _ in looked)
+            check_no_foreign_layout(base)
+            places = "".join(f"\n  {file.relative_to(base)}" for file, _ in looked)
             raise DataError(
-                f"{base} has no annotations for the split {split!r}. Looked for{listed}\nName the file and its "
+                f"{base} has no annotations for the split {split!r}. Looked for{places}\nName the file and its "
                 f"images' folder with data.{split}_annotations and data.{split}_images, relative to data.root."
             )
         file, folders = found

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import check_existence, for_each
 from densevit.data.datasets.examination import current_examination, record_files
 from densevit.data.datasets.paired_dataset import load_preset
-from densevit.data.datasets.paired_files import IMAGES, list_files, root_folder, spellings
+from densevit.data.datasets.paired_files import IMAGES, list_files, spellings
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
 from densevit.data.datasets.panoptic_examination import read_examined
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan

@@ -8,11 +8,12 @@ from typing import Any, Literal
 import numpy as np
 
 from densevit.data.datasets import depth_range
+from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import THREADS, skips_unreadable_files
 from densevit.data.datasets.depth_values import Calibration, DepthValues, Kind
 from densevit.data.datasets.examination import current_examination
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
-from densevit.data.datasets.paired_files import Pairs, find_pairs, label_files, root_folder
+from densevit.data.datasets.paired_files import Pairs, find_pairs, label_files
 from densevit.data.datasets.timestamp_pairs import find_times
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
 from densevit.errors import DataError, UnreadableFileError

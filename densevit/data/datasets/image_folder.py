@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import for_each
 from densevit.data.datasets.examination import current_examination, record_files
-from densevit.data.datasets.paired_files import IMAGES, root_folder
+from densevit.data.datasets.paired_files import IMAGES
 from densevit.data.io.images import check_image, read_image
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample

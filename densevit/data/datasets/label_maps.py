@@ -5,10 +5,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import for_each
 from densevit.data.datasets.label_values import LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
-from densevit.data.datasets.paired_files import LABELS, find_pairs, label_files, root_folder
+from densevit.data.datasets.paired_files import LABELS, find_pairs, label_files
 from densevit.data.datasets.scan_cache import Arrays
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from densevit.errors import DataError, one_line
+from densevit.errors import DataError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 LABELS = (".png", ".bmp", ".tif", ".tiff")
@@ -35,20 +35,6 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.names)
-
-
-def root_folder(root: str | None) -> Path:
-    """`data.root` as an existing folder. Raises DataError where it does not exist."""
-    if root is None:
-        raise DataError("data.root is missing: name the data set's folder.")
-    try:
-        base = Path(root).expanduser()
-        there = base.is_dir()
-    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown user, a NUL
-        raise DataError(f"data.root: {one_line(error)}. Name the data set's folder.") from None
-    if not there:
-        raise DataError(f"data.root: there is no folder {base} (seen from {Path.cwd()}).")
-    return base
 
 
 def find_pairs(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from densevit.data.datasets.paired_files import root_folder
+from densevit.data.datasets.data_root import root_folder
 from densevit.data.io.shard_records import decode
 from densevit.data.io.shard_writer import INDEX, RECORDS, VERSION
 from densevit.errors import DataError, UnreadableFileError, one_line

@@ -58,7 +58,8 @@ def yolo(root: Path) -> Path:
 
 def test_yolo_boxes_and_polygons_become_pixels(tmp_path: Path):
     out = tmp_path / "out"
-    convert_dataset("yolo", yolo(tmp_path / "in"), out)
+    with pytest.warns(UserWarning, match=r"1 image has no text file: images/train/b.png; it is taken as without obj"):
+        convert_dataset("yolo", yolo(tmp_path / "in"), out)
     box, polygon = annotations(out / "train.json", "a.png")
     # x from 0.375 to 0.625 of 80, y from 0.25 to 0.75 of 40
     assert (box["class"], box["bbox"], box["area"]) == ("dog", [30, 10, 20, 20], 400)
@@ -102,6 +103,107 @@ def test_wrong_yolo_lines_are_named(tmp_path: Path, line: str, message: str):
     with pytest.raises(DataError, match=message):
         convert_dataset("yolo", root, tmp_path / "out")
     assert not list(tmp_path.glob("out*")), "nothing is left behind"
+
+
+def test_images_without_a_text_file_are_named_and_an_empty_one_is_deliberate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = yolo(tmp_path / "in")
+    image(root / "images" / "val" / "d.png")
+    image(root / "images" / "val" / "e.png")
+    write(root / "labels" / "val" / "e.txt", "")
+    said = "2 images have no text file: images/train/b.png, images/val/d.png; they are taken as without objects"
+    with pytest.warns(UserWarning, match=said):
+        assert main(["data", "convert", "yolo", str(root), str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "train: 2 images, 2 objects; 1 image without objects",
+        "val: 3 images, 1 object; 2 images without objects",
+        "2 classes: cat, dog",
+        f"Use it with: data=folder data.root={tmp_path / 'out'}",
+    ]
+
+
+def with_faults(root: Path) -> Path:
+    """A YOLO folder with two damaged images, one of which has a wrong line too, and two wrong lines of another."""
+    yolo(root)
+    for name in ("train/b.png", "val/c.png"):
+        path = root / "images" / name
+        path.write_bytes(path.read_bytes()[:60])
+    write(root / "labels" / "train" / "a.txt", "2 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.2 0.2\n0 30 10 20 20\n")
+    return root
+
+
+@pytest.mark.filterwarnings("ignore:.*text file")
+def test_all_faults_are_listed_at_once_with_the_fix(tmp_path: Path):
+    root = with_faults(tmp_path / "in")
+    with pytest.raises(DataError) as caught:
+        convert_dataset("yolo", root, tmp_path / "out")
+    first, *lines, fix = str(caught.value).splitlines()
+    assert first == f"{root} has 4 faults:"
+    for line, (file, message) in zip(
+        lines,
+        [
+            ("labels/train/a.txt, line 1", "the class is 2"),
+            ("labels/train/a.txt, line 3", "30 is not within 0 ... 1"),
+            ("images/train/b.png", "60 bytes"),
+            ("images/val/c.png", "60 bytes"),
+        ],
+        strict=True,
+    ):
+        assert str(root / file) in line and message in line
+    assert fix.startswith(
+        "Fix: Correct these entries. Replace images that cannot be read, remove them with their label"
+    )
+    write(root / "labels" / "train" / "a.txt", "2 0.5 0.5 0.2 0.2\n" * 30)
+    with pytest.raises(DataError, match=r"has 32 faults:(\n.*){10}\n  \.\.\. and 22 more\nFix: "):
+        convert_dataset("yolo", root, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.filterwarnings("ignore:.*text file")
+def test_one_damaged_image_is_named_with_the_fix_or_left_out(tmp_path: Path):
+    root = yolo(tmp_path / "in")
+    path = root / "images" / "train" / "b.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"images/train/b.png .*60 bytes.* Fix: Replace images .* --skip-unreadable"):
+        convert_dataset("yolo", root, tmp_path / "out")
+    with pytest.warns(UserWarning, match=r"1 image that cannot be read is left out:\n  .*images/train/b.png"):
+        found = convert_dataset("yolo", root, tmp_path / "out", skip_unreadable=True)
+    assert [one.path.name for one in found.splits["train"]] == ["a.png"] and "b.png" in found.left_out[0]
+    assert [one["file_name"] for one in read(tmp_path / "out" / "train.json").dataset["images"]] == ["a.png"]
+    write(root / "labels" / "train" / "a.txt", "0 0.5")
+    with pytest.raises(DataError, match=r"a.txt, line 1: 2 numbers"):
+        convert_dataset("yolo", root, tmp_path / "other", skip_unreadable=True)
+
+
+@pytest.mark.parametrize("format", ["voc", "labelme", "coco"])
+def test_damaged_and_missing_images_of_every_format(tmp_path: Path, format: str):
+    root = tmp_path / "in"
+    if format == "labelme":
+        for name in "ab":
+            labelme(root, name, [{"label": "leaf", "points": [[10, 10], [20, 10], [20, 20]]}])
+    else:
+        voc(root) if format == "voc" else coco(root, 8)
+    good, damaged, *others = sorted(root.rglob("*.[jp][pn]g"))
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    for other in others:
+        other.unlink()
+    arguments = {"splits": {"train": 1.0}}
+    with pytest.raises(DataError, match=rf"{damaged.name}.*[\s\S]*Fix: Replace images"):
+        convert_dataset(format, root, tmp_path / "out", **arguments)
+    with pytest.warns(UserWarning, match="cannot be read"):
+        found = convert_dataset(format, root, tmp_path / "out", **arguments, skip_unreadable=True)
+    assert [one.path.name for one in found.splits["train"]] == [good.name] and len(found.left_out) == 1 + len(others)
+    good.unlink()
+    with pytest.raises(DataError, match=r"none of \d images can be read"):
+        convert_dataset(format, root, tmp_path / "again", **arguments, skip_unreadable=True)
+
+
+def test_a_label_file_that_is_no_text_is_named(tmp_path: Path):
+    root = yolo(tmp_path / "in")
+    (root / "labels" / "train" / "a.txt").write_bytes(b"\xff\xfe0 0.5")
+    with pytest.raises(DataError, match=r"labels/train/a.txt cannot be read as UTF-8 text"):
+        convert_dataset("yolo", root, tmp_path / "out")
 
 
 def test_a_yolo_folder_as_data_root_names_the_command(tmp_path: Path):
@@ -179,7 +281,7 @@ def test_labelme_shapes(tmp_path: Path):
         {"label": "tip", "shape_type": "point", "points": [[1, 1]]},
     ]
     root = labelme(tmp_path / "in", "a", shapes)
-    with pytest.warns(UserWarning, match="1 points and lines"):
+    with pytest.warns(UserWarning, match="points and lines, which have no area, are left out: 1"):
         convert_dataset("labelme", root, tmp_path / "out", splits={"train": 1.0})
     found = {(one["class"], one["bbox"][0]): one for one in annotations(tmp_path / "out" / "train.json", "a.png")}
     assert set(found) == {("leaf", 10), ("stem", 50), ("leaf", 40), ("dot", 10), ("spot", 32)}
@@ -264,6 +366,7 @@ def test_mistakes_of_the_user_are_one_line(tmp_path: Path, capsys: pytest.Captur
     for arguments, message in [
         ([str(source), str(tmp_path / "there")], "there exists. Fix: remove it, or name another folder."),
         ([str(tmp_path / "no"), str(tmp_path / "out")], "there is no such file or folder"),
+        ([str(tmp_path / "ther"), str(tmp_path / "out")], f"Did you mean '{tmp_path / 'there'}'?"),
         ([str(source), str(tmp_path / "out"), "--merge", "cra=car"], "no class 'cra'. Did you mean 'car'?"),
         ([str(source), str(tmp_path / "out"), "--merge", "car"], "is not classes and their common name"),
         ([str(source), str(tmp_path / "out"), "--splits", "train"], "is not a share of each split"),

@@ -198,7 +198,7 @@ def test_masks_match_boxes_after_dropping_a_degenerate_one(write: Write) -> None
         {"id": k, "image_id": 0, "category_id": 7, "bbox": [8 * k, 8 * k, 4 * (k != 1), 4], "segmentation": square}
         for k, square in enumerate(squares)
     ]
-    with pytest.warns(UserWarning, match="1 of 3 boxes"):
+    with pytest.warns(UserWarning, match="boxes without area .*: 1 of 3"):
         targets = Coco("train", root=str(write(document(annotations=annotations))), masks=True)[0]["targets"]
     for box, mask in zip(targets["boxes"].int().tolist(), targets["masks"].to("cpu"), strict=True):
         assert mask[box[1] : box[3], box[0] : box[2]].all() and mask.sum() == 16
@@ -311,7 +311,7 @@ def test_degenerate_boxes_are_dropped_with_one_counted_warning(write: Write) -> 
         dataset = Coco("train", root=root)
         assert dataset[1]["targets"]["boxes"].tolist() == [[1, 1, 6, 6]]
     (warning,) = caught
-    assert re.search(r"train\.json: 5 of 6 boxes have no area .*\(annotation 0, 1, 2, 3, 4\)", str(warning.message))
+    assert re.search(r"train\.json: boxes without area .*: 5 of 6 \(annotation 0, 1, 2, 3, 4\)", str(warning.message))
 
 
 def with_annotation(**changes: Any) -> dict[str, Any]:

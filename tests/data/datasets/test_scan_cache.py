@@ -59,7 +59,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paired_dataset, "check_image", fail)
 
 
-@pytest.mark.filterwarnings("ignore:.*have no area inside")
+@pytest.mark.filterwarnings("ignore:.*without area inside")
 @pytest.mark.parametrize("masks", [False, True])
 def test_second_start_has_the_same_samples_without_a_scan(
     root: Path, monkeypatch: pytest.MonkeyPatch, masks: bool
@@ -77,11 +77,11 @@ def test_second_start_has_the_same_samples_without_a_scan(
             if key == "masks":
                 value, same = value.to("cpu"), same.to("cpu")
             assert value == same if key == "image_id" else torch.equal(value, same)
-    with pytest.warns(UserWarning, match=r"1 of 3 boxes have no area inside their image .*annotation 3"):
+    with pytest.warns(UserWarning, match=r"boxes without area inside .*: 1 of 3 \(annotation 3\)"):
         Coco("train", str(root), masks=masks)
 
 
-@pytest.mark.filterwarnings("ignore:.*have no area inside")
+@pytest.mark.filterwarnings("ignore:.*without area inside")
 def test_changed_files_are_scanned_again(root: Path) -> None:
     Coco("train", str(root))
     image, file = root / "train" / "2.png", root / "train.json"
@@ -98,7 +98,7 @@ def test_changed_files_are_scanned_again(root: Path) -> None:
         Coco("train", str(root))
 
 
-@pytest.mark.filterwarnings("ignore:.*have no area inside")
+@pytest.mark.filterwarnings("ignore:.*without area inside")
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", None])
 def test_damaged_entry_is_replaced(root: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
     Coco("train", str(root))
@@ -110,7 +110,7 @@ def test_damaged_entry_is_replaced(root: Path, monkeypatch: pytest.MonkeyPatch, 
     Coco("train", str(root))
 
 
-@pytest.mark.filterwarnings("ignore:.*have no area inside")
+@pytest.mark.filterwarnings("ignore:.*without area inside")
 def test_a_cache_that_cannot_be_written_is_a_warning(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -125,7 +125,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(root: Path, monkeypatch: py
         assert len(Coco("train", str(root))) == 4
 
 
-@pytest.mark.filterwarnings("ignore:.*will be left out", "ignore:.*have no area inside")
+@pytest.mark.filterwarnings("ignore:.*will be left out", "ignore:.*without area inside")
 def test_scan_with_skipped_images_is_not_cached(root: Path) -> None:
     (root / "train" / "2.png").write_bytes(b"no image")
     section = DataSection(name="coco", root=str(root), on_error="skip")  # type: ignore[call-arg]  # an option

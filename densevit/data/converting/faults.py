@@ -1,0 +1,69 @@
+"""Collects the faults of a data set's files, so that one conversion reports all of them."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from densevit.errors import DataError, UnreadableFileError
+
+LISTED = 10  # files in a message
+
+_FIX = "Correct these entries."
+_FIX_UNREADABLE = (
+    "Replace images that cannot be read, remove them with their label files, or leave them out with --skip-unreadable "
+    "(in Python: skip_unreadable=True)."
+)
+
+
+class Faults:
+    """The faults of a conversion's files.
+
+    skip_unreadable: images that are missing or cannot be read are no faults, but listed in `left_out`.
+    """
+
+    def __init__(self, skip_unreadable: bool = False) -> None:
+        self.skip_unreadable = skip_unreadable
+        self.errors: list[DataError] = []
+        self.left_out: list[str] = []
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Within it, a DataError ends the block and is collected."""
+        try:
+            yield
+        except UnreadableFileError as error:
+            if self.skip_unreadable:
+                self.left_out.append(str(error))
+            else:
+                self.errors.append(error)
+        except DataError as error:
+            self.errors.append(error)
+
+    def check(self, source: Path, splits: Mapping[str, Sequence[object]]) -> None:
+        """Raises DataError with the first faults, their number and the fix, if there are any.
+
+        splits: the images that were read; none of them is a fault too.
+        """
+        if self.left_out and not self.errors and not any(splits.values()):
+            raise DataError(f"{source}: none of {len(self.left_out):,} images can be read:{_lines(self.left_out)}")
+        unreadable = [error for error in self.errors if isinstance(error, UnreadableFileError)]
+        fixes = ([_FIX] if len(unreadable) < len(self.errors) else []) + ([_FIX_UNREADABLE] if unreadable else [])
+        if len(self.errors) == 1:
+            raise DataError(f"{self.errors[0]} Fix: {' '.join(fixes)}" if unreadable else str(self.errors[0]))
+        if self.errors:
+            raise DataError(f"{source} has {len(self.errors):,} faults:{_lines(self.errors)}\nFix: {' '.join(fixes)}")
+
+    def warn_of_left_out(self, source: Path) -> None:
+        """Warns of the images that are left out."""
+        if self.left_out:
+            count = len(self.left_out)
+            images = "1 image that cannot be read is" if count == 1 else f"{count:,} images that cannot be read are"
+            warnings.warn(f"{source}: {images} left out:{_lines(self.left_out)}", stacklevel=3)
+
+
+def _lines(messages: Sequence[object]) -> str:
+    """The first messages, a line each, and the number of the others."""
+    more = len(messages) - LISTED
+    lines = [*map(str, messages[:LISTED]), *([f"... and {more:,} more"] if more > 0 else [])]
+    return "".join(f"\n  {line}" for line in lines)

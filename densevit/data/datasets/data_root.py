@@ -1,0 +1,25 @@
+"""`data.root`, the folder of a data set."""
+
+from pathlib import Path
+
+from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
+from densevit.data.neighbours import nearest_neighbour
+from densevit.errors import DataError, one_line
+
+
+def root_folder(root: str | None) -> Path:
+    """`data.root` as an existing folder. Raises DataError where it does not exist."""
+    if root is None:
+        raise DataError("data.root is missing: name the data set's folder.")
+    try:
+        base = Path(root).expanduser()
+        there = base.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown user, a NUL
+        raise DataError(f"data.root: {one_line(error)}. Name the data set's folder.") from None
+    if there:
+        return base
+    if base.is_file():
+        check_no_foreign_layout(base)
+        raise DataError(f"data.root: {base} is a file; the data set's folder is expected.")
+    hint = nearest_neighbour(base, only_folders=True)
+    raise DataError(f"data.root: there is no folder {base} (seen from {Path.cwd()}).{hint}")

@@ -1,0 +1,105 @@
+"""Recognises folders in the layouts of YOLO, Pascal VOC and labelme, which `densevit data convert` converts."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from xml.etree import ElementTree
+
+import yaml
+
+from densevit.data.datasets.paired_files import IMAGES
+from densevit.errors import DataError
+
+_SEEN = 20  # label files that are looked at
+_LARGEST = 1 << 22  # bytes of a json that is looked at: labelme's is of one image
+_DEPTHS = ("", "*/", "*/*/")  # folders in which label files are searched for
+_FORMATS = {
+    "yolo": "YOLO's format, with a text file an image",
+    "voc": "Pascal VOC's format, with an xml file an image",
+    "labelme": "labelme's format, with a json file an image",
+}
+
+
+def foreign_format(path: Path) -> str | None:
+    """The format of a folder for `densevit data convert`: yolo, voc or labelme. Also that of YOLO's data.yaml."""
+    if path.is_file():
+        return "yolo" if _describes_yolo(path) else None
+    if is_yolo_folder(path):
+        return "yolo"
+    for format, suffix, is_label in (("voc", "xml", _is_voc), ("labelme", "json", _is_labelme)):
+        found = (file for depth in _DEPTHS for file in path.glob(f"{depth}*.{suffix}"))
+        if any(map(is_label, islice(found, _SEEN))):
+            return format
+    return None
+
+
+def check_no_foreign_layout(path: Path) -> None:
+    """Raises DataError with the command that converts it, for a folder in such a layout, or YOLO's data.yaml."""
+    format = foreign_format(path)
+    if format is not None:
+        what = "describes" if path.is_file() else "is"
+        raise DataError(
+            f"{path} {what} a data set in {_FORMATS[format]}. Fix: convert it to COCO's, into a new folder, and name "
+            f"that as data.root: densevit data convert {format} {path} NEW_FOLDER"
+        )
+
+
+def is_yolo_folder(root: Path) -> bool:
+    """Whether a folder has text files of a class and coordinates within 0 ... 1 a line, or a data.yaml of YOLO's.
+
+    The text files are in a folder `labels`, or beside their images.
+    """
+    if any(map(_describes_yolo, (root / "data.yaml", root / "dataset.yaml"))):
+        return True
+    files = list(islice(_label_files(root), _SEEN))
+    return bool(files) and all(map(_holds_labels, files)) and any(file.stat().st_size for file in files)
+
+
+def _describes_yolo(file: Path) -> bool:
+    """Whether a file is a yaml with the names of classes and the folders of images."""
+    if file.suffix not in (".yaml", ".yml") or not file.is_file():
+        return False
+    try:
+        values = yaml.safe_load(file.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(values, dict) and "names" in values and ("train" in values or "val" in values)
+
+
+def _label_files(root: Path) -> Iterator[Path]:
+    for folder in (root / "labels", *sorted(root.glob("*/labels"))):
+        yield from (file for file in sorted(folder.rglob("*.txt")) if file.stem != "classes")
+    for depth in _DEPTHS[:2]:
+        for file in root.glob(f"{depth}*.txt"):
+            if any(file.with_suffix(suffix).is_file() for suffix in IMAGES):
+                yield file
+
+
+def _holds_labels(file: Path) -> bool:
+    """Whether all lines have a class index and four or more numbers of about 0 ... 1."""
+    try:
+        rows = [[float(part) for part in line.split()] for line in file.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError):
+        return False
+    return all(len(row) >= 5 and row[0] == int(row[0]) >= 0 and max(map(abs, row[1:])) < 2 for row in rows)
+
+
+def _is_voc(file: Path) -> bool:
+    """Whether an xml file is an annotation of an image."""
+    try:
+        root = ElementTree.parse(file).getroot()
+    except (OSError, ElementTree.ParseError):
+        return False
+    return root.tag == "annotation" and any(root.find(name) is not None for name in ("object", "filename", "size"))
+
+
+def _is_labelme(file: Path) -> bool:
+    """Whether a json file holds the shapes of an image."""
+    try:
+        if file.stat().st_size > _LARGEST:
+            return False
+        document = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and isinstance(document.get("shapes"), list) and "imagePath" in document

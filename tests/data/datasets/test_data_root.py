@@ -1,0 +1,31 @@
+"""Mistakes in `data.root`: each message names what was found and the nearest folder."""
+
+from pathlib import Path
+
+import pytest
+
+from densevit.data.datasets.data_root import root_folder
+from densevit.errors import DataError
+
+
+def test_a_misspelt_folder_suggests_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "cells_coco").mkdir()
+    (tmp_path / "cell_coco.txt").write_text("a file, which is no suggestion")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"no folder cell_coco \(seen from .*\)\. Did you mean 'cells_coco'\?$"):
+        root_folder("cell_coco")
+    with pytest.raises(DataError, match=f"Did you mean '{tmp_path}/cells_coco'"):
+        root_folder(f"{tmp_path}/cellscoco")
+    with pytest.raises(DataError, match=r"there is no folder flowers \(seen from [^?]*$"):
+        root_folder("flowers")
+    with pytest.raises(DataError, match=r"there is no folder nowhere/cells_coco \(seen from [^?]*$"):
+        root_folder("nowhere/cells_coco")
+
+
+def test_a_file_is_no_missing_folder(tmp_path: Path):
+    (tmp_path / "train.json").write_text("{}")
+    with pytest.raises(DataError, match=r"train\.json is a file; the data set's folder is expected"):
+        root_folder(str(tmp_path / "train.json"))
+    (tmp_path / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnames: [cell]\n")
+    with pytest.raises(DataError, match=r"yaml describes a data set in YOLO's format.*data convert yolo .*data\.yaml"):
+        root_folder(str(tmp_path / "data.yaml"))
