@@ -4,6 +4,7 @@ tables of each class, an analysis of the errors and a report; with --out, the pr
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,7 @@ def run(args: Namespace) -> int:
     from pytorch_lightning.utilities import rank_zero_only
 
     from densevit.data.build import build_data
+    from densevit.evaluation.low_classes import low_classes, median_sides
     from densevit.inference.loading import load_any
     from densevit.inference.maps import MapFiles
     from densevit.inference.predictor import Predictor
@@ -75,7 +77,10 @@ def run(args: Namespace) -> int:
     done = evaluation(model, data, config, maps.add_image if maps is not None else None, mappings)
     if getattr(rank_zero_only, "rank", 0) > 0:  # rank 0 alone reports
         return 0
-    args.output.show(evaluation_tables(done.metrics, {head: one.tables() for head, one in done.evaluators.items()}))
+    tables = {head: one.tables() for head, one in done.evaluators.items()}
+    sides = cache(lambda: median_sides(data.val, data.val_transform.size_of))
+    notes = {head: low_classes(of_head["classes"], sides) for head, of_head in tables.items() if "classes" in of_head}
+    args.output.show(evaluation_tables(done.metrics, tables, notes))
     folder = args.out
     try:
         if maps is not None:
@@ -95,7 +100,7 @@ def run(args: Namespace) -> int:
     args.output.result(
         {
             "metrics": done.metrics,
-            "tables": {head: one.tables() for head, one in done.evaluators.items()},
+            "tables": tables,
             "mapping": {head: dict(mapping.pairs) for head, mapping in mappings.items()},
             "folder": None if folder is None else str(folder),
         }

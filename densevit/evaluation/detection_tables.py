@@ -26,7 +26,7 @@ def class_table(
     """
     areas = {f"AP{letter}": AREAS.index(name) for letter, name in (("s", "small"), ("m", "medium"), ("l", "large"))}
     rows: list[Sequence[str | int | float]] = [
-        ["class", "objects", "found", "AP", "AP50", "AP75", *areas, f"AR{limit}"]
+        ["class", "objects", "predictions", "AP", "AP50", "AP75", *areas, f"AR{limit}"]
     ]
     for k, c in enumerate(classes):
         values = [precision[:, :, k, 0, -1], precision[0, :, k, 0, -1], precision[5, :, k, 0, -1]]

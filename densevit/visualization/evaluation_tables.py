@@ -14,10 +14,14 @@ MAX_ROWS = 40  # of a table; longer ones are in the report
 MAX_LISTED = 20  # classes
 
 
-def evaluation_tables(metrics: Mapping[str, float], tables: Mapping[str, Mapping[str, Rows]]) -> Group:
+def evaluation_tables(
+    metrics: Mapping[str, float],
+    tables: Mapping[str, Mapping[str, Rows]],
+    notes: Mapping[str, str] | None = None,
+) -> Group:
     """The metrics, and the tables of all heads by name, without confusion matrices.
 
-    A table "classes" replaces the metrics of single classes.
+    A table "classes" replaces the metrics of single classes. notes: a line under this table, by head.
     """
     shown: dict[str, float] = {}
     for head, values in by_head(metrics).items():
@@ -28,6 +32,8 @@ def evaluation_tables(metrics: Mapping[str, float], tables: Mapping[str, Mapping
         for name, rows in of_head.items():
             if len(rows) > 1 and not name.endswith("confusion"):
                 parts.append(_table(f"{head}: {name}", rows))
+                if name == "classes" and (notes or {}).get(head):
+                    parts.append(Text((notes or {})[head], "yellow"))
     return Group(*parts)
 
 

@@ -175,7 +175,7 @@ def test_masks_have_the_same_errors_as_their_boxes():
 def test_class_tables_and_curves_hold_the_metrics():
     evaluator = evaluated(*random_images(3))
     metrics, table = evaluator.compute(), evaluator.tables()["classes"]
-    assert table[0] == ["class", "objects", "found", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"]
+    assert table[0] == ["class", "objects", "predictions", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"]
     assert [row[3] for row in table[1:]] == [metrics[f"AP/{c.name}"] for c in CLASSES]
     for column, name in enumerate(("AP50", "AP75"), start=4):
         assert np.mean([row[column] for row in table[1:]]) == pytest.approx(metrics[name])

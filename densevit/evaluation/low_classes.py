@@ -1,0 +1,51 @@
+"""Names the classes that a detector hardly finds, with the size of their objects in the model's input."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from densevit.interfaces import Dataset, Size, Table
+
+LOW = 0.01  # AP
+SMALL = 16.0  # pixels of the model's input
+_LISTED = 10  # classes
+
+
+def median_sides(dataset: Dataset, size_of: Callable[[int, int], Size]) -> dict[str, float]:
+    """The median side of the objects of each class in pixels of the model's input, by class name.
+
+    The side is the square root of the box's area. size_of: the size (h, w) to which an image is resized. Empty for a
+    data set that does not know its boxes and sizes without reading images.
+    """
+    known, sizes = dataset.all_objects(), dataset.sizes()
+    if known is None or sizes is None or not {"boxes", "labels"} <= known[1].keys():
+        return {}
+    images, boxes, labels = known[0], known[1]["boxes"].astype(np.float64), known[1]["labels"]
+    different, place = np.unique(sizes, axis=0, return_inverse=True)
+    scales = np.array([size_of(height, width) for height, width in different.tolist()]) / different
+    scale = scales.prod(axis=1)[place.ravel()[images]]  # (M,) of the area
+    sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * scale)
+    classes = enumerate(dataset.classes.get("detection", ()))
+    return {one.name: float(np.median(sides[labels == k])) for k, one in classes if (labels == k).any()}
+
+
+def low_classes(table: Table, sides: Callable[[], Mapping[str, float]]) -> str:
+    """One line about the classes of a table of AP (see `class_table`) that have objects and an AP below 0.01.
+
+    sides: called if there are any, for the median side of the objects of each class, if known. Empty without such
+    classes.
+    """
+    header, *rows = table
+    if not {"objects", "AP"} <= set(header):
+        return ""
+    objects, ap = header.index("objects"), header.index("AP")
+    low = [str(row[0]) for row in rows if int(row[objects]) and float(row[ap]) < LOW]
+    if not low:
+        return ""
+    known = sides()
+    named = [f"{name} (median side {known[name]:.0f} px)" if name in known else name for name in low]
+    more = f", ... ({len(low)})" if len(low) > _LISTED else ""
+    unit = "; sides in the model's input" if known.keys() & set(low) else ""
+    small = any(known[name] < SMALL for name in low if name in known)
+    hint = " Larger images (data.image_size) help for small objects." if small else ""
+    return f"AP below {LOW:g}, although there are objects: {', '.join(named[:_LISTED])}{more}{unit}.{hint}"
