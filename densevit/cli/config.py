@@ -7,7 +7,7 @@ from densevit import config
 EXAMPLES = """examples:
   densevit config detr_swin
   densevit config runs/mine
-  densevit config detr_swin data=configs/data/coco.yaml data.root=~/coco
+  densevit config detr_swin data=coco data.root=~/coco
 """
 
 

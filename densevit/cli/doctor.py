@@ -10,7 +10,7 @@ from pathlib import Path
 EXAMPLES = """examples:
   densevit doctor ~/my_folder                                    a folder in a layout that data sets recognise
   densevit doctor data/coco data.root=~/coco                     a data section
-  densevit doctor detr_swin data=configs/data/coco.yaml data.root=~/coco    a config: also its cost
+  densevit doctor detr_swin data=coco data.root=~/coco           a config: also its cost
   densevit doctor ~/my_folder --images all --quiet --json        for scripts"""
 
 

@@ -20,9 +20,9 @@ MODEL = "a run folder, a model file, a checkpoint of another project, or hf:ORG/
 
 EXAMPLES = """examples:
   densevit evaluate runs/detr_swin
-  densevit evaluate runs/detr_swin data=configs/data/coco.yaml data.root=~/coco --out results
+  densevit evaluate runs/detr_swin data=coco data.root=~/coco --out results
   densevit evaluate runs/detr_swin data.root=~/traffic --map person=pedestrian --map "traffic light="
-  densevit evaluate hf:facebook/detr-resnet-50 data=configs/data/coco.yaml data.root=~/coco --json"""
+  densevit evaluate hf:facebook/detr-resnet-50 data=coco data.root=~/coco --json"""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -131,7 +131,7 @@ def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "
             recipe = "" if own is None else f", or data.root=FOLDER for the data set {own.data.name!r}"
             raise ConfigError(
                 f"{source}: these weights come without a data set. Give one: data=FILE "
-                f"data.root=FOLDER, as in data=configs/data/coco.yaml data.root=~/coco{recipe}."
+                f"data.root=FOLDER, as in data=coco data.root=~/coco{recipe}."
             )
         values = sections if own is None else own
         assert values is not None  # it was loaded from them

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 EXAMPLES = """examples:
-  densevit shard configs/data/coco.yaml shards data.root=~/coco --size 500MB
+  densevit shard data/coco shards data.root=~/coco --size 500MB
   densevit shard detr_swin shards --split train
 """
 
