@@ -206,7 +206,8 @@ def _maps(image_id: _Id, found: Predictions, truth: Targets) -> tuple[Tensor, Te
     for where, labels in (("ground truth", known), ("prediction", prediction)):
         if labels.dtype != torch.uint8 or labels.ndim != 2:
             kind = f"{tuple(labels.shape)} {str(labels.dtype).removeprefix('torch.')}"
-            raise DataError(f"Image {image_id!r}: `semantic` of its {where} is {kind}; (H, W) uint8 is expected.")
+            fix = "" if where == "ground truth" else " Fix: in predict and read_maps, return labels.to(torch.uint8)."
+            raise DataError(f"Image {image_id!r}: `semantic` of its {where} is {kind}; (H, W) uint8 is expected.{fix}")
     if known.shape != prediction.shape:
         sizes = " and ".join(f"{labels.shape[0]} x {labels.shape[1]}" for labels in (prediction, known))
         raise DataError(f"Image {image_id!r}: prediction and ground truth differ in height x width: {sizes}.")

@@ -92,8 +92,8 @@ class LabelMap(PixelMap):
     def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
         if value.shape != size:
             raise DataError(f"has shape {tuple(value.shape)}; expected {size}.")
-        if value.dtype.kind not in "iu":
-            raise DataError(f"has the type {value.dtype}; expected integers.")
+        if value.dtype != np.uint8:
+            raise DataError(f"has the type {value.dtype}; expected uint8.")
         check_range(value, 0, num_classes - 1)
 
     def draw(

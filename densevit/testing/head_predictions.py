@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 from densevit import registry
-from densevit.errors import DataError
+from densevit.errors import ConfigError, DataError
 from densevit.inference.maps import as_array
-from densevit.interfaces import Head, Predictions, Targets
+from densevit.interfaces import Dataset, Head, Predictions, Targets
 from densevit.targets.types import TargetTypes
 from densevit.testing.fixtures import ROUNDING, difference, require_equal
-from densevit.testing.head_fixtures import HeadFixture, flattened
+from densevit.testing.head_fixtures import HeadBatch, HeadFixture, flattened
 from densevit.testing.head_losses import RUNS
-from densevit.testing.results import Failure, NotChecked, check, require
+from densevit.testing.results import Failure, NotChecked, check, described, require
+from densevit.testing.targets import random_targets
+from densevit.training.evaluators import create_evaluator
 
 _PREDICTS = "let predict work on outputs of eval(), and on targets with size and original_size alone"
 
@@ -44,6 +46,7 @@ def predictions(fixture: HeadFixture) -> str:
                 )
             _check_quantity(prediction, head)
             _check_types(prediction, target, len(head.classes), fixture.types)
+        _check_by_evaluators(fixture, head, found, batch)
     unknown = [key for key in found[0] if key not in fixture.types]
     return f"{', '.join(unknown)}: keys without a target type, their values are not checked" if unknown else ""
 
@@ -76,11 +79,16 @@ def _check_types(prediction: Predictions, target: Targets, K: int, types: Target
             types[key].check_prediction(as_array(value), size, K)
         except DataError as error:
             found, _, expected = str(error).rstrip(".").partition("; expected ")
+            fix = (
+                "crop maps to target['size'], then resize them to target['original_size']; return class indices in "
+                "0 ... K-1 without 'no object', scores as probabilities, depth in metres"
+            )
+            if found.startswith("has the type"):
+                fix = f"in predict{' and read_maps' * (types[key].per == 'pixel')}, return {key}{_cast(expected)}"
             raise Failure(
                 f"{key} that {found}, for an image of {size[0]} x {size[1]} in original pixels",
                 expected or "valid values",
-                "crop maps to target['size'], then resize them to target['original_size']; return class indices in "
-                "0 ... K-1 without 'no object', scores as probabilities, depth in metres",
+                fix,
             ) from None
     lengths = {key: len(prediction[key]) for key in prediction if key in types and types[key].per == "object"}
     require(
@@ -89,6 +97,40 @@ def _check_types(prediction: Predictions, target: Targets, K: int, types: Target
         "one row per object in each",
         "select all with the same indices",
     )
+
+
+def _cast(expected: str) -> str:
+    return f".to(torch.{expected})" if hasattr(torch, expected) else ".float()" if "float" in expected else ".int()"
+
+
+def _check_by_evaluators(fixture: HeadFixture, head: Head, found: Sequence[Predictions], batch: HeadBatch) -> None:
+    """Evaluates the predictions as a validation does, against random ground truth in original pixels."""
+    generator = torch.Generator().manual_seed(0)
+    data = Dataset()
+    data.classes = {"detection": tuple(c for c in head.classes if c.thing), fixture.task: head.classes}
+    data.provides = head.needs
+    for name in (fixture.task, "coco_masks"):
+        if name not in registry.find("evaluators") or (name != fixture.task and "masks" not in found[0]):
+            continue
+        try:
+            evaluator = create_evaluator(name, head.classes)
+        except ConfigError:  # it has required options
+            continue
+        keys = [key for keys in _read_by_evaluator(name) for key in keys]
+        truths = [
+            random_targets(keys, target["original_size"], len(head.classes), generator, 3, i, None, fixture.types)
+            for i, target in enumerate(batch.targets)
+        ]
+        try:
+            evaluator.prepare(head, data)
+            evaluator.update(found, truths)
+            evaluator.compute()
+        except Exception as error:
+            raise Failure(
+                f"{described(error)}, from the evaluator {name!r}",
+                "predictions that validation can evaluate",
+                "return the dtypes and sizes of docs/own-head.md",
+            ) from None
 
 
 @check("boxes inside the image", _PREDICTS)

@@ -12,6 +12,7 @@ from torch import Tensor, distributed
 
 from densevit import config as configs
 from densevit.config import InferenceSection, OptimSection
+from densevit.errors import DensevitError
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Evaluator, Method, Predictions, Targets
 from densevit.losses.distributed import process_count
@@ -234,7 +235,10 @@ class DenseModule(lightning.LightningModule):
         self.indices |= {t["image_id"]: t["dataset_index"] for t in targets if "dataset_index" in t}
         if known:
             for name, evaluator in self.evaluators.items():
-                evaluator.update([found[name][i] for i, _ in known], [truth for _, truth in known])
+                try:
+                    evaluator.update([found[name][i] for i, _ in known], [truth for _, truth in known])
+                except DensevitError as error:
+                    raise type(error)(f"heads.{name}: {error}") from None
         return outputs
 
     def on_validation_epoch_end(self) -> None:

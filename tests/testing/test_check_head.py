@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from densevit import registry
 from densevit.interfaces import Head
 from densevit.layers.positions import mask_on_grid
+from densevit.targets.maps import ValueMap
 from densevit.testing import CheckFailed, check_head, head_checks
 
 
@@ -419,7 +420,7 @@ class Segmenter(Maps):
         return {"cross_entropy": total / max(count, 1)}
 
     def predict(self, outputs, targets):
-        return [{"semantic": self.on_image(outputs, i, t).argmax(0)} for i, t in enumerate(targets)]
+        return [{"semantic": self.on_image(outputs, i, t).argmax(0).byte()} for i, t in enumerate(targets)]
 
 
 class Depth(Maps):
@@ -453,7 +454,7 @@ class DenseSegmenter(Segmenter):
         return F.interpolate(outputs["map"], outputs["grid"])[..., : size[0], : size[1]]
 
     def read_maps(self, maps):
-        return {"semantic": maps.argmax(1)}
+        return {"semantic": maps.argmax(1).byte()}
 
 
 class DenseDepth(Depth):
@@ -497,7 +498,7 @@ class ReadsTheWorst(DenseSegmenter):
     """Predicts the least likely class."""
 
     def read_maps(self, maps):
-        return {"semantic": maps.argmin(1)}
+        return {"semantic": maps.argmin(1).byte()}
 
 
 class ReadsOtherKeys(DenseSegmenter):
@@ -507,11 +508,11 @@ class ReadsOtherKeys(DenseSegmenter):
         return {"labels": maps.argmax(1)}
 
 
-class ReadsBytes(DenseSegmenter):
+class ReadsIndices(DenseSegmenter):
     """Another dtype than predict's."""
 
     def read_maps(self, maps):
-        return {"semantic": maps.argmax(1).to(torch.uint8)}
+        return {"semantic": maps.argmax(1)}
 
 
 class ReadsPlaces(DenseDepth):
@@ -594,6 +595,39 @@ def test_depth_head_declares_its_unit():
         assert f"a quantity of {wrong.quantity!r}" in found["predictions"]
 
 
+class IndicesOfClasses(Segmenter):
+    """argmax without a conversion."""
+
+    def predict(self, outputs, targets):
+        return [{"semantic": self.on_image(outputs, i, t).argmax(0)} for i, t in enumerate(targets)]
+
+
+class DepthWithChannel(Depth):
+    """A type of its own accepts maps (1, H, W), which the evaluator of depth does not."""
+
+    class OneChannel(ValueMap):
+        channels = 1
+
+    target_types = {"depth": OneChannel()}  # noqa: RUF012
+    needs = ()
+
+    def predict(self, outputs, targets):
+        return [{"depth": found["depth"][None]} for found in super().predict(outputs, targets)]
+
+
+def test_class_indices_of_another_dtype_fail():
+    found = failures(IndicesOfClasses)
+    assert found.keys() == {"predictions"}
+    assert "semantic that has the type int64, for an image of 195 x 383" in found["predictions"]
+    assert found["predictions"].endswith("Fix: in predict and read_maps, return semantic.to(torch.uint8).")
+
+
+def test_predictions_that_the_evaluator_rejects_fail():
+    found = failures(DepthWithChannel)
+    assert "not 2-D: 1 x 195 x 383 and" in found["predictions"]
+    assert "from the evaluator 'depth'" in found["predictions"]
+
+
 def test_maps_of_another_size_fail():
     assert failures(WrongMaps).keys() == {"predictions", "original_pixels"}
 
@@ -606,7 +640,7 @@ def test_maps_of_another_size_fail():
         (HalfMaps, "of torch.float16"),
         (CoarseMaps, "expected torch.float32 (3, C, 96, 128)"),
         (ReadsTheWorst, "semantic that differs between read_maps(maps(outputs, grid)) and predict"),
-        (ReadsBytes, "semantic that differs between"),
+        (ReadsIndices, "semantic that differs between"),
         (ReadsOtherKeys, "read_maps that gives labels"),
         (ReadsPlaces, "depth that differs where read_maps gets a part"),
         (MovesAtZoomOne, "undo_zoom(maps, 1.0) of (3, 1, 96, 128) that changes maps"),
