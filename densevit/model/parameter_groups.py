@@ -1,5 +1,6 @@
 """Parameter groups: the learning rate and weight decay of each parameter."""
 
+import warnings
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -95,6 +96,12 @@ def parameter_rates(
         for name in matching(pattern, names, "optim.lr_factors"):
             factors[name] *= factor
     groups = model.backbone.parameter_depths()
+    if section.layer_decay < 1 and len(groups) == 1:
+        warnings.warn(
+            f"optim.layer_decay={section.layer_decay:g} has no effect: all parameters of "
+            f"{type(model.backbone).__name__} have one depth. Fix: override its parameter_depths(), or remove optim.layer_decay.",
+            stacklevel=2,
+        )
     depths = {id(parameter): depth for depth, group in enumerate(groups, 1) for parameter in group}
     rates = []
     for name, parameter in named.items():

@@ -173,11 +173,12 @@ def _loads(entry: registry.Plugin, plugin: type) -> bool:
 
 
 @check("every parameter in one group", "return lists of parameters")
-def parameter_depths(fixture: BackboneFixture) -> None:
+def parameter_depths(fixture: BackboneFixture) -> str:
     """parameter_depths() holds every parameter once."""
     backbone = fixture.shared()
     names = {id(parameter): name for name, parameter in backbone.named_parameters()}
-    grouped = [id(parameter) for group in backbone.parameter_depths() for parameter in group]
+    depths = backbone.parameter_depths()
+    grouped = [id(parameter) for group in depths for parameter in group]
     missing = [name for key, name in names.items() if key not in grouped]
     repeated = [names[key] for key in names if grouped.count(key) > 1]
     foreign = sum(key not in names for key in grouped)
@@ -191,4 +192,10 @@ def parameter_depths(fixture: BackboneFixture) -> None:
         "; ".join(problem for problem, found in problems.items() if found),
         "every parameter in exactly one group, input first",
         "add the missing ones, or remove parameter_depths: the default makes one group per child module",
+    )
+    if len(depths) > 1:
+        return ""
+    return (
+        "1 depth: optim.layer_decay has no effect, and backbone.freeze=1 freezes all; override parameter_depths to use "
+        "them"
     )

@@ -459,6 +459,24 @@ def test_valid_backbone_passes(sound):
     assert failures(sound) == {}
 
 
+class OneDepth(Sound):
+    """Its whole model is one child."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.ModuleList([self.stem, self.stage])
+        del self.stem, self.stage
+
+    def forward(self, images):
+        x = self.net[0](images)
+        return [x, self.net[1](x)]
+
+
+def test_a_single_depth_is_noted():
+    notes = {result.name: result.note for result in check_backbone(OneDepth)}
+    assert notes["parameter_depths"].startswith("1 depth: optim.layer_decay has no effect")
+
+
 @pytest.mark.parametrize(
     ("name", "options"), [("resnet", {"depth": 18}), ("swin", {"variant": "nano"})], ids=["resnet 18", "swin nano"]
 )

@@ -1,6 +1,7 @@
 """Layer-wise learning-rate decay and factors by name: by hand, and against timm."""
 
 import re
+import warnings
 
 import pytest
 import timm
@@ -226,3 +227,22 @@ def test_invalid_values_raise(given, said):
     with pytest.raises(DensevitError) as caught:
         densevit.config.from_mapping({**sections, "trainer": {"max_steps": 1}, "optim": given})
     assert str(caught.value) == f"config: {said}"
+
+
+class Wrapped(Backbone):
+    """Its whole model is one child."""
+
+    channels, strides = (2,), (1,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1))
+
+
+def test_layer_decay_of_a_backbone_with_one_depth_is_reported():
+    with pytest.warns(UserWarning, match=r"layer_decay=0.7 has no effect: .* Wrapped .* override its parameter_depths"):
+        assert set(rates_of(model_of(Wrapped()), layer_decay=0.7).values()) == {1.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rates_of(model_of(Wrapped()))
+        rates_of(model_of(), layer_decay=0.7)
