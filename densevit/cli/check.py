@@ -36,6 +36,7 @@ def run(args: Namespace) -> int:
     factory = functools.partial(plugin, **options)
 
     from densevit.testing import backbone_checks, head_checks
+    from densevit.testing.results import messages
 
     try:
         if args.kind == "backbone":
@@ -46,12 +47,12 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"--skip: {error}") from None
     shown = not (args.output.quiet or args.output.json)
     results = show(f"{args.kind} {args.name}", checks) if shown else list(checks)
-    failed = [result for result in results if not result.passed]
-    for result in failed:
-        args.output.problem(f"{result.name}: {result.message}")
-    args.output.show(f"{args.name}: {len(results) - len(failed)} of {len(results)} checks passed")
+    passed = sum(result.passed for result in results)
+    for message in messages(results):
+        args.output.problem(message)
+    args.output.show(f"{args.name}: {passed} of {len(results)} checks passed")
     args.output.result({"checks": [{"name": one.name, "passed": one.passed, "note": one.note} for one in results]})
-    return 1 if failed else 0
+    return 0 if passed == len(results) else 1
 
 
 def read_options(given: Sequence[str]) -> dict[str, Any]:

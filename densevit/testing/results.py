@@ -1,5 +1,7 @@
 """Checks, their results, and the runner."""
 
+import re
+import sys
 import sysconfig
 import time
 import traceback
@@ -55,13 +57,15 @@ def require(condition: object, found: str, expected: str, fix: str) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one check. message: empty if it passed. note: more information, such as what was not checked."""
+    """The result of one check. message: empty if it passed. note: more information, such as what was not checked.
+    exception: that the plugin raised, as in the message."""
 
     name: str
     passed: bool
     message: str
     seconds: float
     note: str = ""
+    exception: str = ""
 
 
 class CheckFailed(AssertionError):  # noqa: N818  # it reads as pytest shows it
@@ -69,8 +73,28 @@ class CheckFailed(AssertionError):  # noqa: N818  # it reads as pytest shows it
 
     def __init__(self, plugin: str, results: Sequence[Result]) -> None:
         self.results = tuple(results)
-        failed = [f"- {result.name}: {result.message}" for result in results if not result.passed]
-        super().__init__("\n".join([f"{plugin} fails {len(failed)} of {len(results)} checks:", *failed]))
+        failed = sum(not result.passed for result in results)
+        lines = [f"- {line}" for line in messages(results)]
+        super().__init__("\n".join([f"{plugin} fails {failed} of {len(results)} checks:", *lines]))
+
+
+def messages(results: Sequence[Result]) -> list[str]:
+    """One line per failed check. An exception of several checks has one line for all of them, without a fix: those of
+    the single checks are not its cause."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        if not result.passed:
+            place = re.search(r" \([^()]+, line \d+\)$", result.exception)
+            same = result.exception.partition(":")[0] + place[0] if place else result.exception
+            groups.setdefault(same or result.name, []).append(result)
+    lines = []
+    for first, *others in groups.values():
+        message = first.message
+        if others:
+            checks = f"{len(others)} other check{'s' * (len(others) > 1)}"
+            message = f"{first.exception}. The same in {checks}: {', '.join(one.name for one in others)}."
+        lines.append(f"{first.name}: {message}")
+    return lines
 
 
 def run(checks: Sequence[Check], fixture: Any, skip: Collection[str] = ()) -> Iterator[Result]:
@@ -96,7 +120,7 @@ def all_passed(plugin: str, results: Iterator[Result]) -> list[Result]:
 def _run(checks: Sequence[Check], fixture: Any) -> Iterator[Result]:
     for i, check in enumerate(checks):
         start = time.perf_counter()
-        note, message = "", ""
+        note, message, exception = "", "", ""
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(0)
@@ -107,28 +131,38 @@ def _run(checks: Sequence[Check], fixture: Any) -> Iterator[Result]:
             except Failure as failure:
                 message = str(failure)
             except Exception as error:  # any exception of the plugin is a failed check
-                message = str(Failure(described(error), f"{check.expected}, without an exception", check.fix))
+                exception = described(error, getattr(fixture, "plugin", None))
+                message = str(Failure(exception, f"{check.expected}, without an exception", check.fix))
         stop = message and check.required
         if stop and checks[i + 1 :]:
             message += f" The other {len(checks) - i - 1} checks need this one."
-        yield Result(check.name, not message, message, time.perf_counter() - start, note)
+        yield Result(check.name, not message, message, time.perf_counter() - start, note, exception)
         if stop:
             return
 
 
-def described(error: BaseException) -> str:
-    """One line for an exception: its type, the start of its message, and the line of the author's code that raised."""
+def described(error: BaseException, plugin: type | None = None) -> str:
+    """One line for an exception: its type, the start of its message, and the innermost line of the author's code:
+    of the plugin's own package, else of any but torch, Python and densevit."""
     text = " ".join(str(error).split()).rstrip(".")
     text = f": {text if len(text) <= 300 else text[:297] + '...'}" if text else ""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}{text}{where}"
+    own = [frame for frame in frames if plugin is not None and frame.filename.startswith(_place(plugin))]
+    where = [f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in own or frames]
+    return f"{type(error).__name__}{text}{where[-1] if where else ''}"
 
 
-_TORCH_AND_CHECKS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+def _place(plugin: type) -> str:
+    """The folder of a plugin's top-level package, or the file of its module."""
+    file = getattr(sys.modules.get(plugin.__module__.partition(".")[0]), "__file__", None) or "<"
+    return str(Path(file).parent) if Path(file).name == "__init__.py" else file
+
+
+_DENSEVIT = str(Path(__file__).parents[1] / "_")[:-1]  # not the plugins in densevit_heads and its neighbours
+_TORCH_AND_DENSEVIT = (str(Path(torch.__file__).parent), _DENSEVIT, "<")
 _PYTHON = sysconfig.get_path("stdlib")
 
 
 def _is_library(file: str) -> bool:
     """Whether a file belongs to torch, Python or this package. An installed package may be the author's own."""
-    return file.startswith(_TORCH_AND_CHECKS) or (file.startswith(_PYTHON) and "site-packages" not in file)
+    return file.startswith(_TORCH_AND_DENSEVIT) or (file.startswith(_PYTHON) and "site-packages" not in file)

@@ -1,12 +1,14 @@
 """The runner of checks, and the messages of their results."""
 
+import re
 import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 
-from densevit.testing.results import CheckFailed, Failure, NotChecked, all_passed, check, run
+from densevit.losses.segmentation import label_maps
+from densevit.testing.results import CheckFailed, Failure, NotChecked, all_passed, check, described, messages, run
 from densevit.testing.targets import random_targets
 
 
@@ -85,6 +87,37 @@ def test_failure_lists_every_failed_check():
     assert third.startswith("- breaks: found KeyError")
     assert len(caught.value.results) == 4
     assert isinstance(caught.value, AssertionError)
+
+
+def test_exception_of_several_checks_is_listed_once_without_a_fix():
+    def fails(size):
+        raise ValueError(f"{size} channels")
+
+    @check("small maps", fix="support small maps")
+    def small(fixture):
+        fails(8)
+
+    @check("large maps", fix="support large maps")
+    def large(fixture):
+        fails(64)
+
+    first, second = messages(list(run((small, finds, large), {})))
+    assert re.fullmatch(
+        r"small: ValueError: 8 channels \(test_results.py, line \d+\)\. The same in 1 other check: large\.", first
+    )
+    assert second == "finds: found three; expected two. Fix: take one away."
+
+
+def test_exception_names_the_innermost_line_of_the_plugins_own_file():
+    class Plugin:
+        def forward(self):
+            return label_maps([{}], torch.device("cpu"))  # raises in densevit
+
+    try:
+        Plugin().forward()
+    except KeyError as error:
+        line = Plugin.forward.__code__.co_firstlineno + 1
+        assert described(error, Plugin) == f"KeyError: 'size' (test_results.py, line {line})"
 
 
 def test_random_targets_have_the_documented_types():
