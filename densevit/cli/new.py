@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
     files = scaffold.files(args.kind, name)
     folder = args.out.expanduser() / name
     scaffold.write(folder, files)
-    steps = [f"cd {shlex.quote(str(folder))}", "pip install -e .", f"densevit check {args.kind} {name}", "pytest"]
-    steps.append(f"densevit train configs/{name}.yaml")
+    steps = [f"cd {shlex.quote(str(folder))}", "pip install -e .", f"densevit check {args.kind} {name}"]
+    steps += ["python -m pip install pytest", "python -m pytest", f"densevit train configs/{name}.yaml"]
     args.output.show(f"{folder}: {', '.join(files)}\n", "Next:", *(f"  {step}" for step in steps))
     args.output.result({"out": str(folder), "files": list(files), "next": steps})
     return 0

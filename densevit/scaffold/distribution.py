@@ -69,7 +69,8 @@ A $noun for densevit.
 ```
 pip install -e .                       # once, and again after a change in setup.cfg
 densevit check $noun $name
-pytest
+python -m pip install pytest
+python -m pytest
 densevit train configs/$name.yaml
 ```
 """

@@ -256,6 +256,8 @@ class Page:
                 case "densevit", [name, *_]:
                     self._place_weights(rest)
                     assert main([*rest, *SHORTER.get(name, ())]) == 0, " ".join(argv)
+                case "python", ["-m", "pip" | "pytest" as module, *arguments]:
+                    self._command([module, *arguments])
                 case "python", [file, *arguments]:
                     self._place_weights([Path(file).stem, *arguments])
                     patch.setattr(sys, "argv", [file, *arguments])
