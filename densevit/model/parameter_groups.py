@@ -99,7 +99,8 @@ def parameter_rates(
     if section.layer_decay < 1 and len(groups) == 1:
         warnings.warn(
             f"optim.layer_decay={section.layer_decay:g} has no effect: all parameters of "
-            f"{type(model.backbone).__name__} have one depth. Fix: override its parameter_depths(), or remove optim.layer_decay.",
+            f"{type(model.backbone).__name__} have one depth. Fix: override its parameter_depths(), "
+            "or remove optim.layer_decay.",
             stacklevel=2,
         )
     depths = {id(parameter): depth for depth, group in enumerate(groups, 1) for parameter in group}

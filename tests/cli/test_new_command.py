@@ -115,7 +115,8 @@ def test_output_lists_the_files_and_next_steps(tmp_path, monkeypatch, capsys):
             "  cd 'a b/own_net'",
             "  pip install -e .",
             "  densevit check backbone own_net",
-            "  pytest",
+            "  python -m pip install pytest",
+            "  python -m pytest",
             "  densevit train configs/own_net.yaml",
         ],
     )
