@@ -143,15 +143,20 @@ def _candidate_boxes(boxes: Tensor, image: Tensor) -> Tensor:
 def hungarian(
     logits: Tensor, boxes: Tensor, objects: Objects, weights: MatchingCosts = PAPER_COSTS, softmax: bool = True
 ) -> Matches:
-    """Assigns each object to one query with minimum total cost, per image and layer (Hungarian algorithm).
+    """Assigns each object to one query with minimum total cost, per image and layer: `assign` of `costs`."""
+    return assign(costs(logits, boxes, objects, weights, softmax), objects)
 
-    Shapes as in `costs`, which is copied to the CPU once. Objects in excess of the queries of an image stay unmatched.
+
+def assign(cost: Tensor, objects: Objects) -> Matches:
+    """The assignment of objects to queries with minimum total cost, per image and layer (Hungarian algorithm).
+
+    cost: (L, T, Q), copied to the CPU once. Objects in excess of the queries of an image stay unmatched.
     Raises DensevitError, which names the image, if a cost is not finite.
     """
     if not any(objects.counts):
-        empty = torch.zeros(0, dtype=torch.long, device=logits.device)
+        empty = torch.zeros(0, dtype=torch.long, device=cost.device)
         return Matches(empty, empty, empty, empty)
-    matrix = costs(logits, boxes, objects, weights, softmax).cpu().numpy()  # (L, T, Q)
+    matrix = cost.cpu().numpy()
     matrix = finite_costs(matrix, functools.partial(_not_finite, matrix, objects))
     ends = np.cumsum(objects.counts)
     layers, queries, targets = [], [], []
@@ -164,9 +169,7 @@ def hungarian(
             layers.append(np.full(len(rows), layer))
             targets.append(rows + start)
             queries.append(columns)
-    pairs = to_device(
-        torch.from_numpy(np.stack([np.concatenate(x) for x in (layers, queries, targets)])), logits.device
-    )
+    pairs = to_device(torch.from_numpy(np.stack([np.concatenate(x) for x in (layers, queries, targets)])), cost.device)
     return Matches(pairs[0], objects.image[pairs[2]], pairs[1], pairs[2])
 
 

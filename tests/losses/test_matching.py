@@ -11,7 +11,7 @@ from transformers.loss.loss_for_object_detection import HungarianMatcher
 
 from densevit.errors import DensevitError
 from densevit.losses import matching
-from densevit.losses.matching import MatchingCosts, Objects, costs, hungarian
+from densevit.losses.matching import MatchingCosts, Objects, assign, costs, hungarian
 
 
 def scene(counts: list[int], K: int = 3) -> list[dict]:
@@ -118,6 +118,14 @@ def test_assignment_matches_transformers():
             first = sum(counts[:image])
             expected |= {(layer, image, q, first + t) for q, t in zip(queries.tolist(), own.tolist(), strict=True)}
     assert found == expected
+
+
+def test_an_own_cost_is_assigned_per_image_and_layer():
+    """Two images of two queries, with two objects and one; the second layer has the opposite costs."""
+    first = torch.tensor([[0.0, 1.0], [0.0, 3.0], [2.0, 1.0]])  # (T, Q)
+    layer, image, query, target = assign(torch.stack([first, -first]), objects_of(scene([2, 1])))
+    found = sorted(zip(layer.tolist(), image.tolist(), target.tolist(), query.tolist(), strict=True))
+    assert found == [(0, 0, 0, 1), (0, 0, 1, 0), (0, 1, 2, 1), (1, 0, 0, 0), (1, 0, 1, 1), (1, 1, 2, 0)]
 
 
 def test_without_objects_there_are_no_pairs():
