@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from densevit.errors import WeightsError
 
+LISTED = 10  # names in a message; of more, the first three
+
 
 class Adapted(NamedTuple):
     """A tensor that was adapted to the module's shape, and how."""
@@ -116,11 +118,23 @@ def fit(
         shapes = f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
         problems.append(f"{len(misshapen)} have another shape ({shapes})")
     if problems:
+        differing = [*missing, *unexpected, *misshapen]
         raise WeightsError(
             f"{source} does not fit: {'; '.join(problems)}. Use the config it was trained with, or other weights; "
-            "allow intended differences by name, weights_allow: [PATTERN, ...]."
+            f"allow intended differences by name, {_allowing(differing, found)}."
         )
     return found
+
+
+def _allowing(names: list[str], found: Fit) -> str:
+    """The override that allows these keys. Keys of one module, without a loaded one, are one pattern."""
+    loaded = {name.rpartition(".")[0] for name in found.tensors}
+    modules = [name.rpartition(".")[0] for name in names]
+    patterns = dict.fromkeys(
+        f"{module}.*" if module and module not in loaded else name for name, module in zip(names, modules, strict=True)
+    )
+    section = key[:-1] if (key := found.source.partition(" ")[0]).endswith("weights:") else "weights"
+    return f"{section}_allow=[{', '.join(patterns) if found.tensors and len(patterns) <= LISTED else 'PATTERN, ...'}]"
 
 
 def _check_types(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str | Path) -> None:
@@ -190,4 +204,4 @@ def _counts_batches(name: str) -> bool:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(names if len(names) <= LISTED else [*names[:3], "..."])

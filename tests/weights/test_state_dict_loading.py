@@ -42,7 +42,7 @@ def test_missing_tensors_are_counted_and_named():
 
 def test_unexpected_tensors_are_counted_and_named():
     state = {**STATE, "2.weight": torch.ones(1), "3.a": torch.ones(1), "3.b": torch.ones(1), "3.c": torch.ones(1)}
-    with pytest.raises(WeightsError, match=r"4 are not the model's \(2\.weight, 3\.a, 3\.b, \.\.\.\)"):
+    with pytest.raises(WeightsError, match=r"4 are not the model's \(2\.weight, 3\.a, 3\.b, 3\.c\)"):
         load_state(linear_and_norm(), state, "file.pt")
 
 
@@ -110,8 +110,28 @@ def test_kept_tensors_are_not_loaded():
 
 
 def test_error_names_the_allow_option():
-    with pytest.raises(WeightsError, match=r"weights_allow: \[PATTERN, \.\.\.\]\.$"):
+    with pytest.raises(WeightsError, match=r"weights_allow=\[PATTERN, \.\.\.\]\.$"):
         load_state(linear_and_norm(), {}, "file.pt")
+
+
+@pytest.mark.parametrize(
+    ("source", "more", "line"),
+    [
+        ("file.pt", ["fc.weight", "fc.bias"], "weights_allow=[fc.*]"),
+        ("backbone.weights: file.pt", ["0.fc.weight", "scale"], "backbone.weights_allow=[0.fc.*, scale]"),
+        ("backbone.weights: file.pt", ["0.more"], "backbone.weights_allow=[0.more]"),  # 0.weight is loaded
+        ("weights: file.pt", [f"{i}.x" for i in range(10, 20)], f"[{', '.join(f'{i}.*' for i in range(10, 20))}]"),
+        ("weights: file.pt", [f"{i}.x" for i in range(10, 21)], "weights_allow=[PATTERN, ...]"),
+    ],
+)
+def test_the_allow_option_is_exact_and_suffices(source, more, line):
+    state = STATE | {name: torch.ones(1) for name in more}
+    with pytest.raises(WeightsError) as caught:
+        fit(linear_and_norm(), state, source)
+    assert str(caught.value).endswith(f"{line}.")
+    if "..." not in line:
+        patterns = line[:-1].partition("[")[2].split(", ")
+        assert fit(linear_and_norm(), state, source, allowed=patterns).unexpected == more
 
 
 # ---- input kernels ----
