@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import traceback
+import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -99,7 +100,9 @@ def load(group: str, name: str) -> Any:
         what = f"the class {loaded.__name__}" if isinstance(loaded, type) else f"a {type(loaded).__name__}"
         attribute, interface = plugin.value.rpartition(":")[2], f"densevit.{expected.__name__}"
         fix = f"{attribute} = {interface}(...)" if group in _INSTANCES else f"class {attribute}({interface})"
-        raise PluginError(f"{_described(plugin)} is {what}, which is not a {interface}. Write `{fix}`.")
+        is_model = group == "backbones" and hasattr(loaded, "register_parameter")
+        wrap = " For a model that you have, see 'Wrap a model you have' in docs/own-backbone.md." if is_model else ""
+        raise PluginError(f"{_described(plugin)} is {what}, which is not a {interface}. Write `{fix}`.{wrap}")
     return loaded
 
 
@@ -315,8 +318,9 @@ def _import(plugin: Plugin) -> Any:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             if not hasattr(found, part):
-                classes = [name for name, value in getattr(found, "__dict__", {}).items() if isinstance(value, type)]
-                hint = did_you_mean(part, classes)
+                kinds = type if plugin.group in GROUPS else type | types.FunctionType  # a schedule may be a function
+                known = [name for name, value in getattr(found, "__dict__", {}).items() if isinstance(value, kinds)]
+                hint = did_you_mean(part, known)
                 raise PluginError(f"{_described(plugin)}: {module_name} has no {attribute!r}.{hint}")
             found = getattr(found, part)
     except (PluginError, KeyboardInterrupt):
@@ -331,7 +335,8 @@ def _reason(plugin: Plugin, error: BaseException) -> str:
     module_name = plugin.value.partition(":")[0]
     if isinstance(error, ModuleNotFoundError) and error.name:
         if module_name == error.name or module_name.startswith(f"{error.name}."):
-            return f"there is no module {error.name!r}."
+            where = " in the working directory or on PYTHONPATH" if plugin.name == plugin.value else ""
+            return f"there is no module {error.name!r}{where}."
         return f"it needs {error.name!r}, which is not installed. {_install_hint(plugin, error.name.partition('.')[0])}"
     return _where_and_why(error, module_name)
 
@@ -392,7 +397,9 @@ def _unknown(group: str, name: str, known: Mapping[str, Plugin]) -> str:
     noun = _noun(group)
     broken = "".join(f" {problem}" for problem in scan().broken)
     none = "" if known else f" No {noun} is installed."
-    return f"There is no {noun} {name!r}.{did_you_mean(name, known)}{none}{broken}"
+    module, dot, attribute = name.rpartition(".")
+    of_module = f" For the class {attribute} of the module {module} write {module}:{attribute}." if dot else ""
+    return f"There is no {noun} {name!r}.{of_module}{did_you_mean(name, known)}{none}{broken}"
 
 
 def _check_group(group: str) -> None:

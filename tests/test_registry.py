@@ -134,12 +134,22 @@ def test_missing_package_error_names_the_extra(install):
         ("json:JSONDecoder", "is the class JSONDecoder, which is not a densevit.Backbone"),
         ("json:dumps", "is a function, which is not a densevit.Backbone"),
         ("json:JSONDecodr", "json has no 'JSONDecodr'. Did you mean 'JSONDecoder'"),
-        ("no_such_module:Net", "there is no module 'no_such_module'"),
+        ("no_such_module:Net", "there is no module 'no_such_module' in the working directory or on PYTHONPATH"),
+        (
+            "json.JSONDecoder",
+            r"no backbone 'json\.JSONDecoder'\. For the class JSONDecoder .* write json:JSONDecoder\.",
+        ),
+        ("torch.nn:Identity", "'Wrap a model you have' in docs/own-backbone.md"),
     ],
 )
 def test_non_plugin_raises(name, message):
     with pytest.raises(PluginError, match=message):
         registry.load("backbones", name)
+
+
+def test_misspelt_function_suggests_the_nearest():
+    with pytest.raises(PluginError, match=r"json has no 'dum'\. Did you mean 'dump'\?"):
+        registry.import_object("schedule", "json:dum")
 
 
 # ---- options ----

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from densevit import config as configs
 from densevit import registry
@@ -45,6 +46,11 @@ def create_model(
     target = device_of(device)
     if weights is not None and not pretrained:
         raise ConfigError("create_model: pretrained=False loads no weights, and weights are given; leave one out.")
+    for key, given in {
+        "backbone": backbone,
+        **{f"heads[{name!r}]": head for name, head in (heads or {}).items()},
+    }.items():
+        _check_named(key, given)
     config = None
     if heads is None:
         config = _config(backbone)
@@ -99,6 +105,17 @@ def _config(source: Section | Path | Config) -> Config:
 
 def _section(given: Any) -> Any:
     return {"name": given} if isinstance(given, str) else given
+
+
+def _check_named(key: str, given: object) -> None:
+    """Raises ConfigError for a class or a module in place of the name of one."""
+    if isinstance(given, type | nn.Module):
+        kind = given if isinstance(given, type) else type(given)
+        name = f"{kind.__module__}:{kind.__qualname__}"
+        raise ConfigError(
+            f"create_model: {key} is {'the class' if kind is given else 'an object of class'} {kind.__name__}; a name "
+            f"or a section is expected. Fix: write {name!r}, with options {{'name': {name!r}, OPTION: VALUE}}."
+        )
 
 
 def _classes_by_head(sections: ModelSections, given: Classes | Mapping[str, Classes]) -> dict[str, tuple[Class, ...]]:

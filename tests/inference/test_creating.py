@@ -47,6 +47,23 @@ def is_of(backbone: nn.Module, resnet: Any) -> bool:
     return torch.allclose(found, x, rtol=1e-4, atol=1e-5)
 
 
+class Unnamed(nn.Module):
+    """A model that is given as an object."""
+
+
+@pytest.mark.parametrize(("given", "what"), [(Unnamed, "the class Unnamed"), (Unnamed(), "an object of class Unnamed")])
+def test_a_class_or_an_object_in_place_of_a_name_is_refused_with_its_name(given, what):
+    name = f"{__name__}:Unnamed"
+    fix = f"a name or a section is expected. Fix: write '{name}', with options {{'name': '{name}', OPTION: VALUE}}."
+    for key, arguments in {
+        "backbone": {"backbone": given},
+        "heads['seg']": {"backbone": "swin", "heads": {"seg": given}},
+    }.items():
+        with pytest.raises(ConfigError) as caught:
+            densevit.create_model(**arguments)
+        assert str(caught.value) == f"create_model: {key} is {what}; {fix}"
+
+
 def test_names_and_sections_build_a_model():
     predictor = densevit.create_model(
         RESNET,
