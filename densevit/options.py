@@ -60,6 +60,8 @@ def check(
         else:
             listed = f"Options: {', '.join(parameters)}." if parameters else "It has no options."
             hint = nearest(key, [*parameters, *reserved])
+            if hint and not nearest(key, parameters):
+                listed += f" Other keys of {where}: {', '.join(reserved)}."
             raise OptionError(f"{where}.{key}", f"is not an option of {name!r}.{hint} {listed}")
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in options:

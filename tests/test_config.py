@@ -270,6 +270,11 @@ def test_missing_file_suggests_the_nearest():
     [
         ("backbone.varient=x", "backbone.varient is not an option of 'swin'. Did you mean 'variant'? Options: "),
         ("backbone.freze=true", "backbone.freze is not an option of 'swin'. Did you mean 'freeze'? Options: "),
+        (
+            "backbone.freez=1",
+            "backbone.freez is not an option of 'swin'. Did you mean 'freeze'? Options: variant, version, window_size, "
+            "pretrained_window_sizes, stem, drop_path, checkpointing. Other keys of backbone: name, ",
+        ),
         ("heads.detection.num_queries=few", "heads.detection.num_queries should be a valid integer, not 'few'."),
         ("heads.detection.evaluation.x=1", "heads.detection.evaluation.x is not an option of 'detection'."),
         ("heads.detection.neck.name=x:Y", "heads.detection.neck.name: The neck 'x:Y' cannot be imported: "),

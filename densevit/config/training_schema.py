@@ -7,6 +7,7 @@ from pydantic_core import InitErrorDetails
 
 from densevit.config.values import (
     Count,
+    Decay,
     Duration,
     Factor,
     Float,
@@ -134,7 +135,7 @@ class TrainerSection(Section):
     patience: Count | None = None
     """Early stopping: ends the training after this many validations in a row without a better `monitor`. `null`: the
     whole budget."""
-    ema: Annotated[Float, Field(gt=0, lt=1)] | None = None
+    ema: Decay = None
     """Decay of the exponential moving average of the weights, which is then evaluated and saved. `null`: none."""
     log_every: Count = 50
     """Optimiser steps between lines of losses in `metrics.csv`."""

@@ -77,9 +77,10 @@ def _check_needs(head: str, needs: Sequence[str], data: Data) -> None:
     lacking = [key for key in needs if key not in data.provides]
     if lacking:
         labelled = f"{', '.join(data.provides)} only" if data.provides else "nothing"
+        off = [name for key in lacking for name in _keys_set_to_false(key, data.section.options, "data")]
         raise ConfigError(
-            f"{head} needs {', '.join(lacking)}, but the data set {data.section.name!r} labels {labelled}. Fix: use "
-            "another head or data set."
+            f"{head} needs {', '.join(lacking)}, but the data set {data.section.name!r} labels {labelled}. Fix: "
+            f"{'set ' + ', '.join(f'{name}=true' for name in off) if off else 'use another head or data set'}."
         )
 
 

@@ -99,6 +99,7 @@ SCHEMA = {
     "trainer.checkpoint_every=0s": "a valid integer or a time as in 30s, 5min or 1h, not '0s'",
     "trainer.checkpoint_every=5parsec": "a time as in 30s, 5min or 1h, not '5parsec'",
     "trainer.ema=1": "less than 1",
+    "trainer.ema=true": "trainer.ema: give the decay of the average, such as 0.999, or null, not true.",
     "inference.scales=[]": "is empty: give at least one value",
     "inference.scales=[.inf]": "scales.0 should be a finite number, not inf",
     "inference.window=1e9": "less than or equal to 65536",

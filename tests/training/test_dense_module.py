@@ -152,6 +152,15 @@ def test_a_model_predicts_at_the_size_that_it_was_trained_at(tmp_path: Path) -> 
     assert (tmp_path / "saved.safetensors").stat().st_mode == other.stat().st_mode  # readable as other files are
 
 
+def test_a_prediction_that_cannot_be_evaluated_names_its_head() -> None:
+    module = module_of()
+    head = module.model.heads["map"]
+    predict = head.predict
+    head.predict = lambda *given: [{"semantic": one["semantic"].long()} for one in predict(*given)]
+    with pytest.raises(DataError, match=r"^heads\.map: Image 0: .* is \(4, 4\) int64; .* labels\.to\(torch\.uint8\)"):
+        lightning.Trainer(**PLAIN).validate(module, loader(2))
+
+
 def test_a_plain_trainer_and_a_plain_loader_train_validate_and_log(tmp_path: Path) -> None:
     stop = EarlyStopping("map/mIoU", mode="max", patience=2, min_delta=1.0)  # never improves by 1 after the first
     best = ModelCheckpoint(tmp_path, monitor="map/aAcc", mode="max", filename="best")

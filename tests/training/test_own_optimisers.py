@@ -137,6 +137,7 @@ def test_steps_are_those_of_the_class_itself() -> None:
         ),
         (["optim.name=adamw", "optim.cautious=true"], r"optim\.cautious is not a key of optim\."),
         (["optim.schedule=no_such:f"], r"optim\.schedule\.name: The schedule .* there is no module 'no_such'"),
+        ([f"optim.schedule={__name__}:triangel"], r"has no 'triangel'\. Did you mean 'triangle'\?"),
         ([f"optim.schedule={{name: {__name__}:triangle, peek: 1}}"], r"optim\.schedule\.peek is not .* mean 'peak'\?"),
         ([f"optim.schedule={{name: {__name__}:triangle, peak: x}}"], r"optim\.schedule\.peak should be a valid number"),
         (
