@@ -4,9 +4,12 @@ import argparse
 import shlex
 from pathlib import Path
 
+from densevit.errors import ConfigError
+
 EXAMPLES = """examples:
   densevit new backbone my_net
   densevit new head my_head --out ~/projects
+  densevit new head my_head --task segmentation
 """
 
 
@@ -16,13 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path(), metavar="DIR", help="parent of the new folder NAME (default: here)"
     )
+    parser.add_argument("--task", choices=("detection", "segmentation"), help="of a head (default: detection)")
 
 
 def run(args: argparse.Namespace) -> int:
     from densevit import scaffold
 
+    if args.task is not None and args.kind != "head":
+        raise ConfigError(f"--task {args.task}: a {args.kind} has no task. Fix: leave it out.")
     name = scaffold.check_name(scaffold.KINDS[args.kind].group, args.name)
-    files = scaffold.files(args.kind, name)
+    files = scaffold.files(args.kind, name, args.task)
     folder = args.out.expanduser() / name
     scaffold.write(folder, files)
     steps = [f"cd {shlex.quote(str(folder))}", "pip install -e .", f"densevit check {args.kind} {name}"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 
 from densevit.errors import PluginError
-from densevit.scaffold import backbone, head
+from densevit.scaffold import backbone, head, segmentation_head
 from densevit.scaffold.names import class_name
 
 
@@ -23,6 +23,10 @@ class Kind:
 KINDS = {
     "backbone": Kind("backbones", backbone.MODULE, backbone.CONFIG),
     "head": Kind("heads", head.MODULE, head.CONFIG),
+}
+HEADS = {  # by task
+    "detection": KINDS["head"],
+    "segmentation": Kind("heads", segmentation_head.MODULE, segmentation_head.CONFIG),
 }
 
 _PYPROJECT = """\
@@ -88,12 +92,13 @@ def test_interface() -> None:
 '''
 
 
-def files(noun: str, name: str) -> dict[str, str]:
+def files(noun: str, name: str, task: str | None = None) -> dict[str, str]:
     """The files of a new distribution, by path in its folder.
 
-    noun: "backbone" or "head". name: as returned by `check_name`. Raises PluginError if its class name is taken.
+    noun: "backbone" or "head". name: as returned by `check_name`. task: of a head, a key of `HEADS`; by default
+    detection. Raises PluginError if its class name is taken.
     """
-    kind = KINDS[noun]
+    kind = KINDS[noun] if task is None else HEADS[task]
     words = {"name": name, "cls": class_name(name), "noun": noun, "group": kind.group}
     if words["cls"] in _taken(kind.module):
         raise PluginError(

@@ -34,7 +34,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for kind, given, name, _ in CASES:
         assert main(["new", kind, given, "--out", str(out)]) == 0
         assert (out / name).is_dir()
-    return {kind: out / name for kind, _, name, _ in CASES}
+    assert main(["new", "head", "ownmap", "--task", "segmentation", "--out", str(out)]) == 0
+    return {kind: out / name for kind, _, name, _ in CASES} | {"segmentation head": out / "ownmap"}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_distribution_installs_under_its_name(kind, name, cls, installed):
     assert registry.first_line(plugin).endswith(".")
 
 
-@pytest.mark.parametrize("kind", ["backbone", "head"])
+@pytest.mark.parametrize("kind", ["backbone", "head", "segmentation head"])
 def test_generated_test_passes(kind, written, site):
     path = os.pathsep.join([str(site), str(written[kind])])
     said = run("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=written[kind], PYTHONPATH=path)
@@ -202,3 +203,15 @@ def test_docs_show_the_generated_code(kind, name, project, tmp_path):
     tested.read(folder / "setup.cfg")
     for section in shown.sections():
         assert dict(shown[section]) == dict(tested[section])
+
+
+def test_docs_show_the_generated_segmentation_head(project, tmp_path):
+    assert main(["new", "head", "fcn", "--task", "segmentation", "--out", str(tmp_path)]) == 0
+    page = (project / "docs" / "own-head.md").read_text()
+    for file in ("fcn/__init__.py", "configs/fcn.yaml"):
+        assert (tmp_path / "fcn" / file).read_text() in page, f"{file}: the page shows another text"
+
+
+def test_a_task_is_of_heads(capsys):
+    assert main(["new", "backbone", "own-net", "--task", "segmentation"]) == 2
+    assert "--task segmentation: a backbone has no task. Fix: leave it out." in capsys.readouterr().err
