@@ -11,7 +11,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, layers, yaml_io
 from densevit.errors import ConfigError, DensevitError, did_you_mean
-from densevit.evaluation import metrics_file
+from densevit.evaluation import metrics_file, tables_file
 
 PROTOCOL = "benchmark/protocol"
 
@@ -21,7 +21,7 @@ class Case:
     """A model of a benchmark.
 
     name: unique. backbone, head: the names in the grid of a protocol; empty for a config.
-    values: those of its config. metrics: of a run that is already trained.
+    values: those of its config. metrics, lower_is_better: of a run that is already trained; the latter are errors.
     """
 
     name: str
@@ -30,10 +30,13 @@ class Case:
     backbone: str = ""
     head: str = ""
     metrics: Mapping[str, float] | None = None
+    lower_is_better: Sequence[str] | None = None
 
-    def config(self, **trained: Any) -> Config:
-        """The checked config. trained: `optim` and `trainer` keys that replace its own, as {"optim": {"lr": 1e-3}}."""
-        config = configs.from_mapping(_replaced(self.values, trained), self.source)
+    def config(self, seed: int | None = None, **trained: Any) -> Config:
+        """The checked config. seed: None: its own. trained: `optim` and `trainer` keys that replace its own, as
+        {"optim": {"lr": 1e-3}}."""
+        values = _replaced(self.values, trained) | ({} if seed is None else {"seed": seed})
+        config = configs.from_mapping(values, self.source)
         configs.check_plugins(config)
         return config
 
@@ -58,7 +61,8 @@ def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[C
         configs.check_plugins(config)
         file = folder / "metrics.json"
         metrics = metrics_file.read(file) if file.is_file() and not overrides else None
-        cases[name] = Case(name, config.model_dump(), source, metrics=metrics)
+        errors = None if metrics is None else tables_file.read_lower_is_better(folder)
+        cases[name] = Case(name, config.model_dump(), source, metrics=metrics, lower_is_better=errors)
     return list(cases.values())
 
 
@@ -130,8 +134,33 @@ def _replaced(values: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]
     return result
 
 
-def main_metrics(config: Config) -> list[str]:
-    """The main metric of each head, HEAD/METRIC. Heads without an evaluator have none."""
+def setting_of(config: Config) -> dict[str, Any]:
+    """What the tables say of a config: data set, image size, batch size and the backbone's initial weights."""
+    data, root, size = config.data, config.data.options.get("root"), config.data.image_size
+    return {
+        "data": data.name if root is None else f"{data.name} ({root})",
+        "image_size": [size, size] if isinstance(size, int) else size,
+        "batch_size": data.batch_size,
+        "initial_weights": initial_weights(config),
+    }
+
+
+def initial_weights(config: Config) -> str:
+    """The name or file of the weights that the backbone starts from; "random" without.
+
+    A backbone that loads weights itself is recognised by an option `pretrained`, as timm's.
+    """
+    given, own = config.backbone.weights or config.weights, config.backbone.options.get("pretrained")
+    if given or not own:
+        return given or "random"
+    return own if isinstance(own, str) else f"{config.backbone.options.get('model', config.backbone.name)}, pretrained"
+
+
+def main_metrics(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """Those of a run's metrics, HEAD/METRIC, that are the main one of a head. Heads without an evaluator have none.
+
+    The name may have an ending, as in `AbsRel_aligned_median`.
+    """
     found = []
     for name, head in config.heads.items():
         if head.evaluation is None:
@@ -142,5 +171,6 @@ def main_metrics(config: Config) -> list[str]:
         except DensevitError:
             continue
         if isinstance(main := getattr(evaluator, "main", None), str):
-            found.append(f"{name}/{main}")
+            full = f"{name}/{main}"
+            found += [metric for metric in metrics if metric == full or metric.startswith(f"{full}_")][:1]
     return found

@@ -9,20 +9,22 @@ from typing import Any
 
 from densevit.errors import DataError, one_line
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
 class CaseResult:
     """What is known of one model.
 
-    fingerprint: of its config. cost: parameters, multiply-adds and activations. timings: by mode, device, batch and
-    size. training: images, learning rate, seconds and metrics. errors: by what failed.
+    fingerprint: of its config. setting: see `setting_of`. cost: parameters, multiply-adds and activations. timings: by
+    mode, device, batch and size. training: images, learning rate, seconds and metrics, means over the seeds; `runs` has
+    those of each seed. errors: by what failed.
     """
 
     fingerprint: str
     backbone: str = ""
     head: str = ""
+    setting: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, dict[str, Any]] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -30,7 +32,7 @@ class CaseResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Those of the training; empty without one."""
+        """Those of the training, means over its seeds; empty without one."""
         return {name: value for name, value in self.training.get("metrics", {}).items() if value is not None}
 
 

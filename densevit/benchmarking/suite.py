@@ -1,10 +1,10 @@
 """Runs a benchmark: cost, speed, memory and scores of several models, cell by cell."""
 
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import torch
 
 from densevit import progress
 from densevit.benchmarking import tables
-from densevit.benchmarking.cases import PROTOCOL, Case, cases_of_configs, cases_of_protocol, main_metrics
+from densevit.benchmarking.cases import PROTOCOL, Case, cases_of_configs, cases_of_protocol, main_metrics, setting_of
 from densevit.benchmarking.results import CaseResult, Results, finite
-from densevit.benchmarking.timing import MODES, Forward, check_modes, interleaved
+from densevit.benchmarking.timing import MODES, Forward, check_modes, device_name, interleaved
 from densevit.benchmarking.trainings import train_case
 from densevit.config import Config
 from densevit.data.build import build_data
@@ -66,8 +66,10 @@ def benchmark(
     train: bool = False,
     images: int | None = None,
     rates: Sequence[float] = RATES,
+    seeds: Sequence[int] = (),
     out: str | Path = "runs/benchmark",
     quiet: bool = True,
+    command: str = "",
 ) -> Benchmark:
     """Measures models side by side: parameters, multiply-adds, activations, latency, throughput, memory and scores.
 
@@ -77,25 +79,41 @@ def benchmark(
     sizes: sides or (height, width) of the images; none: each config's `data.image_size`. modes: fp32, bf16 (autocast),
     fp32-compiled, bf16-compiled. rounds: timed runs of each cell.
     train: also trains each model, on `images` images (None: as its config says); with backbones, the learning rate is
-    the one of `rates` with the lowest loss in a trial on an eighth of the images.
+    the one of `rates` with the lowest loss in a trial on an eighth of the images. seeds: repeats each training with
+    each of these, for means and standard deviations; none: the config's. The data set stays the same.
     out: a folder; results in it are not computed again, so that an interrupted benchmark goes on.
-    quiet: no progress on stderr. A model that fails is reported in `Benchmark.errors`, and the rest goes on.
+    quiet: no progress on stderr. command: the origin that `benchmark.md` names. A model that fails is reported in
+    `Benchmark.errors`, and the rest goes on.
     Raises ConfigError for configs and names that do not exist.
     """
     cases = _cases(configs, overrides, backbones, heads, protocol)
     check_modes([*modes])
     if min([rounds, *batch_sizes, 1 if images is None else images]) < 1:
         raise DensevitError("benchmark: rounds, batch sizes and images are at least 1.")
+    if seeds and not train:
+        raise ConfigError("benchmark: seeds are of trainings. Fix: give train too.")
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"benchmark: a seed is given twice: {', '.join(map(str, seeds))}.")
     place, folder = device_of(device), Path(out).expanduser()
     given = [(size, size) if isinstance(size, int) else (size[0], size[1]) for size in sizes]
     results = Results.of(folder / "benchmark.json")
-    results.facts = {"torch": torch.__version__, "device": _device_name(place), "threads": torch.get_num_threads()}
+    results.facts = {
+        "command": command,
+        "densevit": version("densevit"),
+        "torch": torch.__version__,
+        "device": device_name(place),
+        "threads": torch.get_num_threads(),
+    }
     mine: dict[str, CaseResult] = {}
     for case in cases:
         mine[case.name] = results.case(case.name, case.fingerprint, case.backbone, case.head)
         mine[case.name].errors.clear()
         if case.metrics is not None and not train:
-            mine[case.name].training |= {"metrics": finite(dict(case.metrics)), "main": main_metrics(case.config())}
+            mine[case.name].training |= {
+                "metrics": finite(dict(case.metrics)),
+                "main": main_metrics(case.config(), case.metrics),
+                "lower_is_better": case.lower_is_better,
+            }
     attempt, models = _Attempts(mine, results.write), _Models()
 
     for case in progress.track(cases, "cost", len(cases), quiet):
@@ -106,7 +124,7 @@ def benchmark(
         for number, case in enumerate(cases, 1):
             if not quiet:
                 print(f"Training {number} of {len(cases)}: {case.name}", file=sys.stderr)
-            own = (case, mine[case.name], folder / TRAININGS / case.name, images, chosen, results.write)
+            own = (case, mine[case.name], folder / TRAININGS / case.name, images, chosen, seeds, results.write)
             attempt(case.name, "training", partial(train_case, *own))
     found = Benchmark(mine, folder, results.facts)
     results.write()
@@ -183,6 +201,7 @@ class _Models:
 
 def _cost(case: Case, result: CaseResult, sizes: Sequence[Size], models: _Models) -> None:
     config = case.config()
+    result.setting = setting_of(config)
     own = [*sizes] or [_size(config)]
     missing = [size for size in own if _named(size) not in result.cost.get("by_size", {})]
     if not missing:
@@ -260,9 +279,3 @@ def timing_key(device: torch.device, mode: str, batch: int, size: Size) -> str:
 
 def _named(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.processor() or platform.machine()})"

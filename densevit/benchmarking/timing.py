@@ -1,6 +1,7 @@
 """Latency, throughput and memory of models that predict, in rounds that are interleaved between the models."""
 
 import ctypes
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -137,6 +138,13 @@ def timing(seconds: list[float], batch: int, memory: float | None) -> Timing:
     """The percentiles of the times of some runs."""
     p50, p95 = statistics.median(seconds), float(np.percentile(seconds, 95))
     return Timing(1e3 * p50, 1e3 * p95, batch / p50, memory, len(seconds))
+
+
+def device_name(device: torch.device) -> str:
+    """As in "NVIDIA A100" or "cpu (x86_64)"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.processor() or platform.machine()})"
 
 
 def _wait(device: torch.device) -> None:

@@ -1,29 +1,41 @@
 """Trainings of a benchmark: a fixed number of images, and one rule for the learning rate."""
 
 import shutil
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
 
-from densevit.benchmarking.cases import Case, main_metrics
+from densevit.benchmarking.cases import Case
 from densevit.benchmarking.results import CaseResult, finite
+from densevit.benchmarking.timing import device_name
+from densevit.config import Config
 from densevit.errors import DensevitError
+from densevit.training.dense_module import DenseModule
+from densevit.training.optim import learning_rate
 from densevit.training.run import Run, fit
 
 TRIAL_SHARE = 8  # a trial of a learning rate sees this part of the images
 
 
 def train_case(
-    case: Case, result: CaseResult, folder: Path, images: int | None, rates: Sequence[float], save: Callable[[], None]
+    case: Case,
+    result: CaseResult,
+    folder: Path,
+    images: int | None,
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    save: Callable[[], None],
 ) -> None:
-    """Trains a model and stores its metrics in `result.training`; what is finished is not repeated.
+    """Trains a model with each seed and stores its metrics in `result.training`; what is finished is not repeated.
 
     images: the budget; None: that of the config. rates: with several learning rates, each is first tried on an eighth
     of the images, and the one with the lowest mean training loss over the second half of its trial is used. With none
-    the config's is used. save: called after each step.
+    the config's is used. seeds: of the trainings; none: the config's, which trials always have. save: called after each
+    step.
     """
     config = case.config()
     budget = images or config.trainer.max_images
@@ -32,41 +44,64 @@ def train_case(
         training.clear()
         training["asked"] = [budget, *rates]
         shutil.rmtree(folder, ignore_errors=True)
-    if "metrics" in training:
-        return
+    runs: dict[str, Any] = training.setdefault("runs", {})
+    own = [*seeds] or [config.seed]
+    if any(str(seed) not in runs for seed in own):
+        training["lr"] = _rate(case, training, folder, budget, rates, save)
+    for seed in own:
+        if str(seed) in runs:
+            continue
+        optim = {"lr": training["lr"]} if rates else {}
+        trainer = {"max_images": images} if images else {}
+        facts, start = _Facts(), time.perf_counter()
+        name = "run" if seed == config.seed else f"run-seed-{seed}"
+        run = _trained(case.config(seed, optim=optim, trainer=trainer), folder / name, facts)
+        runs[str(seed)] = {"seconds": time.perf_counter() - start, "metrics": finite(run.metrics)}
+        training |= facts.found
+        save()
+    training |= {"seeds": own, **_summary([runs[str(seed)] for seed in own])}
+    save()
+
+
+def _rate(
+    case: Case,
+    training: dict[str, Any],
+    folder: Path,
+    budget: int | None,
+    rates: Sequence[float],
+    save: Callable[[], None],
+) -> float | None:
+    """The learning rate; see `train_case`. None: the config's. `training` keeps the losses of the trials."""
     losses: dict[str, float] = training.setdefault("trials", {})
     for rate in rates if len(rates) > 1 else ():
         if f"{rate:g}" not in losses:
             losses[f"{rate:g}"] = _trial_loss(case, folder / f"lr-{rate:g}", budget, rate)
             save()
-    optim = {}
-    if rates:
-        optim = {"lr": min(rates, key=lambda rate: losses[f"{rate:g}"]) if losses else rates[0]}
-    trainer = {"max_images": images} if images else {}
-    config = case.config(optim=optim, trainer=trainer)
-    start = time.perf_counter()
-    run = _trained(config, folder / "run")
-    training |= {
-        "images": budget,
-        "lr": config.optim.lr,
-        "seconds": time.perf_counter() - start,
-        "metrics": finite(run.metrics),
-        "main": main_metrics(config),
-    }
-    save()
+    if losses:
+        return min(rates, key=lambda rate: losses[f"{rate:g}"])
+    return rates[0] if rates else None
 
 
-def _trained(config: Any, folder: Path) -> Run:
+def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means and sample standard deviations of the metrics, None where a run has none. One run has no deviations."""
+    by_metric = {name: [run["metrics"].get(name) for run in runs] for name in runs[0]["metrics"]}
+    known = {name: values for name, values in by_metric.items() if None not in values}
+    means = dict.fromkeys(by_metric) | {name: statistics.fmean(values) for name, values in known.items()}
+    deviations = {name: statistics.stdev(values) for name, values in known.items()} if len(runs) > 1 else {}
+    return {"seconds": sum(run["seconds"] for run in runs), "metrics": means, "deviations": deviations}
+
+
+def _trained(config: Config, folder: Path, facts: "_Facts") -> Run:
     """The run in this folder, which is resumed if it was interrupted. Raises KeyboardInterrupt if it is stopped."""
     if (folder / "checkpoints" / "last.ckpt").is_file():
         try:
-            run = fit(resume=folder)
+            run = fit(resume=folder, callbacks=[facts])
         except DensevitError:  # finished, or its checkpoint is not complete
             shutil.rmtree(folder)
-            run = fit(config, run_dir=folder)
+            run = fit(config, run_dir=folder, callbacks=[facts])
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        run = fit(config, run_dir=folder)
+        run = fit(config, run_dir=folder, callbacks=[facts])
     if run.stopped_by:
         raise KeyboardInterrupt
     return run
@@ -92,6 +127,29 @@ def _trial_images(budget: int | None) -> int:
     if budget is None:
         raise DensevitError("benchmark: several learning rates need a budget of images. Fix: give images.")
     return max(1, budget // TRIAL_SHARE)
+
+
+class _Facts(lightning.Callback):
+    """Collects what the tables say of a training."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
+        data, evaluators = trainer.datamodule.data, pl_module.evaluators or {}  # type: ignore[attr-defined]  # set by fit
+        self.found = {
+            "images": pl_module.budget.images,
+            "lr": learning_rate(pl_module.optim, pl_module.budget.images_per_step),
+            "train_images": len(data.train),
+            "val_images": len(data.val),
+            "device": device_name(trainer.strategy.root_device),
+            "precision": str(trainer.precision),
+            "main": [f"{name}/{evaluator.main}" for name, evaluator in evaluators.items()],
+            "lower_is_better": [
+                f"{name}/{metric}" for name, evaluator in evaluators.items() for metric in evaluator.lower_is_better
+            ],
+        }
 
 
 class _Trial(lightning.Callback):

@@ -8,6 +8,7 @@ import argparse
 import importlib
 import os
 import select
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -119,6 +120,7 @@ def _run(name: str, rest: list[str]) -> int:
     except SystemExit as stop:  # argparse has printed the reason
         return stop.code if isinstance(stop.code, int) else 2
     arguments.output = output.Output(arguments)
+    arguments.command = shlex.join(["densevit", *name.split(), *rest])
     with arguments.output.console():
         return int(module.run(arguments))
 

@@ -42,6 +42,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--rates", type=_rates, help="learning rates to choose from, with --backbones (default: 5e-4,1e-3,2e-3)"
     )
     parser.add_argument(
+        "--seeds", type=_seeds, default=[], help="0,1,2: each training with each of these (default: the config's seed)"
+    )
+    parser.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("runs/benchmark"), help="results; finished ones are kept"
     )
 
@@ -66,8 +69,10 @@ def run(args: Namespace) -> int:
             train=args.train,
             images=args.images,
             rates=RATES if args.rates is None else args.rates,
+            seeds=args.seeds,
             out=args.out,
             quiet=args.output.quiet,
+            command=args.command,
         )
     args.output.show(
         found.markdown(modules=False), f"{found.folder}/benchmark.md, benchmark.json and, with scores, benchmark.svg"
@@ -101,6 +106,13 @@ def _numbers(text: str) -> list[int]:
     if not all(number.is_integer() for number in numbers):
         raise ArgumentTypeError(f"{text!r}: expected whole numbers")
     return [int(number) for number in numbers]
+
+
+def _seeds(text: str) -> list[int]:
+    seeds = [part.strip() for part in text.split(",")]
+    if not all(seed.isdecimal() for seed in seeds):
+        raise ArgumentTypeError(f"{text!r}: expected whole numbers of 0 or more, separated by commas")
+    return [int(seed) for seed in seeds]
 
 
 def _rates(text: str) -> list[float]:

@@ -3,7 +3,7 @@ import json
 import pytest
 import yaml
 
-from densevit.benchmarking.cases import PROTOCOL, cases_of_configs, cases_of_protocol, main_metrics
+from densevit.benchmarking.cases import PROTOCOL, cases_of_configs, cases_of_protocol, main_metrics, setting_of
 from densevit.config import yaml_io
 from densevit.errors import ConfigError
 
@@ -57,7 +57,26 @@ def test_a_run_folder_brings_its_scores(tmp_path):
     assert (mine.name, mine.metrics, shipped.name, shipped.metrics) == (
         "mine", {"segmentation/mIoU": 0.5}, "dpt_swin", None,
     )  # fmt: skip
-    assert main_metrics(shipped.config()) == ["depth/AbsRel"]
+    found = {"depth/SqRel": 1.0, "depth/AbsRel_aligned_depth": 0.5}
+    assert main_metrics(shipped.config(), found) == ["depth/AbsRel_aligned_depth"]
+    assert main_metrics(mine.config(), mine.metrics) == ["segmentation/mIoU"]
+
+
+@pytest.mark.parametrize(
+    ("section", "found"),
+    [
+        ("{name: swin}", "random"),
+        ("{name: swin, weights: mine/swin.pth}", "mine/swin.pth"),
+        ("{name: timm, model: resnet18.a1_in1k, pretrained: true}", "resnet18.a1_in1k, pretrained"),
+        ("{name: timm, model: resnet18, pretrained: false}", "random"),
+    ],
+)
+def test_initial_weights_of_a_backbone(section, found, tmp_path):
+    (tmp_path / "mine.yaml").write_text(section)
+    [case] = cases_of_protocol(PROTOCOL, [str(tmp_path / "mine.yaml")], ["setr"], [])
+    assert setting_of(case.config()) == {
+        "data": "scenes", "image_size": [128, 128], "batch_size": 8, "initial_weights": found,
+    }  # fmt: skip
 
 
 def test_a_replaced_rate_and_budget_are_the_only_ones():

@@ -4,6 +4,7 @@ import json
 import xml.etree.ElementTree as ET
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 import densevit
@@ -53,12 +54,23 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
     [timing] = tiny.timings.values()
     assert timing["runs"] == 5 and 0 < timing["p50_ms"] <= timing["p95_ms"]
     assert timing["images_per_second"] == pytest.approx(2000 / timing["p50_ms"])
-    assert tiny.training["lr"] == 1e-3
+    assert (tiny.training["lr"], tiny.training["main"]) == (1e-3, ["setr/mIoU"])
     assert 0 <= tiny.metrics["setr/mIoU"] <= 1
     assert found.results["Tiny-dpt"].metrics["dpt/AbsRel"] > 0
 
     page = (tmp_path / "benchmark.md").read_text()
-    assert f"| Tiny | {tiny.metrics['setr/mIoU']:.3f} |" in page
+    depth = found.results["Tiny-dpt"].metrics
+    scores = [tiny.metrics["setr/mIoU"], *(depth[f"dpt/{name}"] for name in ("AbsRel", "delta1", "RMSE"))]
+    assert "| backbone | initial weights | setr mIoU ↑ | dpt AbsRel ↓ | dpt delta1 ↑ | dpt RMSE ↓ |" in page
+    assert f"| Tiny | random | {' | '.join(f'{score:.3f}' for score in scores)} |" in page
+    for line in (
+        f"software: densevit {densevit.__version__}, torch {torch.__version__}",
+        "data: scenes, 32x32, 8 training and 2 validation images",
+        "budget: 8 images seen, 4 a batch",
+        "seed: 0",
+        "learning rate: setr 0.001; dpt 0.001",
+    ):
+        assert f"- {line}\n" in page
     assert "- Failing-dpt, cost: RuntimeError: out of order" in page
     assert json.loads((tmp_path / "benchmark.json").read_text())["cases"]["Tiny-setr"]["timings"] == tiny.timings
     texts = [node.text for node in ET.parse(tmp_path / "benchmark.svg").iter("{http://www.w3.org/2000/svg}text")]
@@ -66,7 +78,7 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
 
     tried: list[str] = []
     monkeypatch.setattr(suite._Models, "build", lambda self, case: tried.append(case.name))
-    monkeypatch.setattr(trainings, "fit", lambda config, run_dir: tried.append(run_dir.parent.name))
+    monkeypatch.setattr(trainings, "fit", lambda config, run_dir, callbacks: tried.append(run_dir.parent.name))
     again = run(tmp_path, train=True, images=8, rates=[1e-3])
     assert again.results["Tiny-setr"] == tiny
     assert set(tried) == {"Failing-setr", "Failing-dpt"}  # what is finished is not computed again
@@ -109,6 +121,9 @@ def test_a_config_whose_data_is_elsewhere_has_80_classes(tmp_path):
         (["detr_swin", "--batches", "0"], "expected a positive number"),
         (["detr_swin", "--rounds", "0"], "at least 1"),
         (["detr_swin", "--device", "tpu9"], "device tpu9"),
+        (["detr_swin", "--seeds", "0,1"], "seeds are of trainings"),
+        (["detr_swin", "--train", "--seeds", "1,1"], "a seed is given twice: 1, 1"),
+        (["detr_swin", "--train", "--seeds", "0,-1"], "expected whole numbers of 0 or more"),
     ],
 )
 def test_wrong_arguments_exit_with_2(arguments, message, capsys, tmp_path):
@@ -119,6 +134,8 @@ def test_wrong_arguments_exit_with_2(arguments, message, capsys, tmp_path):
 def test_the_command_prints_json_alone(capsys, tmp_path):
     arguments = ["dpt_resnet", "data.image_size=32", "--batches", "1", "--rounds", "5", "--device", "cpu"]
     assert main(["benchmark", *arguments, "--out", str(tmp_path), "--json", "--quiet"]) == 0
+    command = f"densevit benchmark dpt_resnet data.image_size=32 --batches 1 --rounds 5 --device cpu --out {tmp_path}"
+    assert f"- command: `{command} --json --quiet`\n" in (tmp_path / "benchmark.md").read_text()
     printed = json.loads(capsys.readouterr().out)
     assert printed["cases"]["dpt_resnet"]["cost"]["parameters"] > 1e7
 
