@@ -1,7 +1,9 @@
 """Runs a benchmark: cost, speed, memory and scores of several models, cell by cell."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -23,6 +25,7 @@ from densevit.inference.loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_sections, kinds_of
 from densevit.model.cost import Cost, model_cost
+from densevit.training.run_errors import resumed_with
 
 ASSUMED_CLASSES = 80  # of a head whose data set is not on this machine
 DEFAULT_SIDE = 512  # of the images of a config without data.image_size
@@ -121,11 +124,12 @@ def benchmark(
     _measure(cases, mine, attempt, models, given, [*batch_sizes], [*modes], place, rounds, quiet)
     if train:
         chosen = tuple(rates) if backbones else ()
-        for number, case in enumerate(cases, 1):
-            if not quiet:
-                print(f"Training {number} of {len(cases)}: {case.name}", file=sys.stderr)
-            own = (case, mine[case.name], folder / TRAININGS / case.name, images, chosen, seeds, results.write)
-            attempt(case.name, "training", partial(train_case, *own))
+        with resumed_with("the same command as before"), each_warning_once():
+            for number, case in enumerate(cases, 1):
+                if not quiet:
+                    print(f"Training {number} of {len(cases)}: {case.name}", file=sys.stderr)
+                own = (case, mine[case.name], folder / TRAININGS / case.name, images, chosen, seeds, results.write)
+                attempt(case.name, "training", partial(train_case, *own))
     found = Benchmark(mine, folder, results.facts)
     results.write()
     (folder / "benchmark.md").write_text(found.markdown(), encoding="utf-8")
@@ -133,6 +137,23 @@ def benchmark(
     if plot:
         (folder / "benchmark.svg").write_text(plot, encoding="utf-8")
     return found
+
+
+@contextmanager
+def each_warning_once() -> Iterator[None]:
+    """Within, a warning that was shown is not shown again, also after a change of the filters."""
+    usual, shown = warnings.showwarning, set[tuple[type[Warning], str]]()
+
+    def show(message: Warning | str, category: type[Warning], *args: Any, **options: Any) -> None:
+        if (category, str(message)) not in shown:
+            shown.add((category, str(message)))
+            usual(message, category, *args, **options)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
 
 
 class _Attempts:

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytorch_lightning as lightning
@@ -80,4 +81,22 @@ def resume_hint(folder: Path) -> str:
     """The command that resumes the run, if it has a checkpoint."""
     if not (folder / "checkpoints" / "last.ckpt").exists():
         return ""
-    return f" Resume from the last checkpoint with: densevit train --resume {folder}"
+    return f" Resume from the last checkpoint with: {resume_command(folder)}"
+
+
+_RESUME_COMMAND: ContextVar[str | None] = ContextVar("resume_command", default=None)
+
+
+def resume_command(folder: Path) -> str:
+    """The command that resumes the run; see `resumed_with`."""
+    return _RESUME_COMMAND.get() or f"densevit train --resume {folder}"
+
+
+@contextmanager
+def resumed_with(command: str) -> Iterator[None]:
+    """Within, messages name this command as the one that resumes a run, which is a part of a larger whole."""
+    token = _RESUME_COMMAND.set(command)
+    try:
+        yield
+    finally:
+        _RESUME_COMMAND.reset(token)

@@ -18,6 +18,7 @@ from densevit.training.budget import Budget
 from densevit.training.checks import check_budget
 from densevit.training.drawn_images import draw_images
 from densevit.training.optim import learning_rate
+from densevit.training.run_errors import resume_command
 from densevit.training.supervised import Supervised
 from densevit.visualization.report import write_report
 from densevit.visualization.tables import metrics_table
@@ -91,4 +92,4 @@ def finish(
     drawn = f"   visualizations: {folder / 'predictions'}/" if config.heads else ""
     console.print(f"model: {folder / 'model.safetensors'}   report: {report}{drawn}")
     if stopped:
-        console.print(f"Stopped. Resume with: densevit train --resume {folder}")
+        console.print(f"Stopped. Resume with: {resume_command(folder)}")

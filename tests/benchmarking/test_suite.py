@@ -1,6 +1,8 @@
 """A benchmark from end to end, on tiny models: a third party's backbone, one that fails, and what is not repeated."""
 
 import json
+import os
+import signal
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 import densevit
 from densevit.benchmarking import suite, trainings
 from densevit.cli import main
+from densevit.training.dense_module import DenseModule
 
 GIVEN = ["data.image_size=32", "data.train_length=8", "data.val_length=2", "data.batch_size=4"]
 
@@ -82,6 +85,30 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
     again = run(tmp_path, train=True, images=8, rates=[1e-3])
     assert again.results["Tiny-setr"] == tiny
     assert set(tried) == {"Failing-setr", "Failing-dpt"}  # what is finished is not computed again
+
+
+def test_a_stopped_benchmark_goes_on_with_the_same_command(tmp_path, monkeypatch, capfd, recwarn):
+    step, stopped = DenseModule.training_step, False
+
+    def stopping(self, *args):
+        nonlocal stopped
+        if self.trainer.global_step == 1 and not stopped:
+            stopped = True
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args)
+
+    monkeypatch.setattr(DenseModule, "training_step", stopping)
+    given = ["--backbones", f"{__name__}:Tiny", "--heads", "setr,dpt", "--train", "--images", "12", "--rates", "1e-3"]
+    arguments = ["benchmark", *given, *GIVEN, "--batches", "1", "--rounds", "5", "--device", "cpu"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 130
+    printed = "".join(capfd.readouterr())
+    assert "Stopped. Resume with: the same command as before\n" in printed and "train --resume" not in printed
+    recwarn.clear()
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert "".join(capfd.readouterr()).count(" step 3 ") == 2
+    assert (
+        len([one for one in recwarn if "is too little to learn" in str(one.message)]) == 1
+    )  # the same for both models
 
 
 def test_a_changed_config_is_measured_again(tmp_path):
