@@ -33,8 +33,16 @@ def _lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:
             print(f"{description}: {done:,} of {total:,}, {left} left", file=sys.stderr, flush=True)
 
 
+def speed(images_per_second: float) -> str:
+    """As in "0.4 images/s", "25 images/s"."""
+    digits = 1 if images_per_second < 9.95 else 0
+    return f"{images_per_second:.{digits}f} images/s"
+
+
 def duration(seconds: float) -> str:
-    """As in "about 40 s", "about 12 min", "about 3.5 h"."""
+    """As in "less than 1 s", "about 40 s", "about 12 min", "about 3.5 h"."""
+    if seconds < 1:
+        return "less than 1 s"
     if seconds < 90:
         return f"about {seconds:.0f} s"
     return f"about {seconds / 60:.0f} min" if seconds < 2 * 3600 else f"about {seconds / 3600:.1f} h"

@@ -66,7 +66,7 @@ class Budget:
 
 def _times(count: float) -> str:
     if count < 0.95:
-        return f"{count:.2f} times: not all of them are used"
+        return f"{count:.2g} times: not all of them are used"
     return f"{count:.0f} times" if count >= 1.5 else "once"
 
 

@@ -57,9 +57,17 @@ def test_redirected_progress_is_a_line_every_half_minute(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(40.4, "about 40 s"), (720, "about 12 min"), (12600, "about 3.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "less than 1 s"), (40.4, "about 40 s"), (720, "about 12 min"), (12600, "about 3.5 h")],
+)
 def test_duration_in_words(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.44, "0.4"), (9.94, "9.9"), (9.96, "10"), (25.3, "25")])
+def test_speeds_below_10_have_a_decimal(value: float, text: str) -> None:
+    assert progress.speed(value) == f"{text} images/s"
 
 
 @pytest.fixture

@@ -139,4 +139,5 @@ def test_description_includes_views_per_image() -> None:
     assert line == (
         "budget: 3,500 steps of 8 images, 28,000 in all; each of 205 images is seen 137 times; 4 validations"
     )
-    assert "is seen 0.50 times: not all of them are used" in budget(25, max_images=200).describe(400)
+    assert "is seen 0.5 times: not all of them are used" in budget(25, max_images=200).describe(400)
+    assert "is seen 0.0012 times: not all" in budget(2000, max_images=8).describe(6666)

@@ -11,7 +11,7 @@ from rich import get_console
 from rich.console import Console
 
 from densevit import progress
-from densevit.progress import duration
+from densevit.progress import duration, speed
 from densevit.training.dense_module import DenseModule
 
 CONSOLE = {"highlight": False, "soft_wrap": True}  # paths are not wrapped
@@ -59,7 +59,7 @@ def left_and_end(seconds: float) -> str:
     now = datetime.now()
     end = now + timedelta(seconds=seconds)
     minutes = round(seconds / 60)
-    left = f"{minutes // 60}:{minutes % 60:02} h" if minutes >= 90 else f"{minutes} min"
+    left = f"{minutes // 60}:{minutes % 60:02} h" if minutes >= 90 else f"{minutes or 'less than 1'} min"
     return f"{left}, ends {end:%H:%M}" if end.date() == now.date() else f"{left}, ends {end:%d %b %H:%M}"
 
 
@@ -119,7 +119,7 @@ class ProgressLines(lightning.Callback):
         self.console.print("  ".join(parts))
 
     def _estimate(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Prints the speed and the remaining time once a few seconds were measured."""
+        """Prints the speed and the remaining time once a few seconds were measured, if as many are left."""
         now = time.monotonic()
         if self._timed_from is None:
             self._batches += 1
@@ -131,9 +131,10 @@ class ProgressLines(lightning.Callback):
             return
         self._estimated, self._last = True, now
         assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
-        speed, budget = (self.images - images) / (now - start), pl_module.budget
-        left = (budget.steps - trainer.global_step) * budget.images_per_step / speed
-        self.console.print(f"{speed:.0f} images/s: {duration(left)} left, without validations")
+        measured, budget = (self.images - images) / (now - start), pl_module.budget
+        left = (budget.steps - trainer.global_step) * budget.images_per_step / measured
+        if left >= _TIMED_SECONDS:
+            self.console.print(f"{speed(measured)}: {duration(left)} left, without validations")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, DenseModule) and pl_module.evaluators is not None
@@ -148,8 +149,8 @@ class ProgressLines(lightning.Callback):
 
     def _state(self, trainer: lightning.Trainer) -> list[str]:
         loss = trainer.callback_metrics.get("train/loss")
-        speed = f"{self.images / (time.monotonic() - self.start):.0f} images/s"
-        return [speed] if loss is None else [f"loss {float(loss):.3f}", speed]
+        measured = speed(self.images / (time.monotonic() - self.start))
+        return [measured] if loss is None else [f"loss {float(loss):.3f}", measured]
 
     def _left(self, trainer: lightning.Trainer, pl_module: DenseModule) -> list[str]:
         left = None if pl_module.budget is None else self.remaining.seconds(trainer.global_step, pl_module.budget.steps)

@@ -104,6 +104,7 @@ def test_remaining_time_is_that_of_all_steps_left(monkeypatch: pytest.MonkeyPatc
 
 def test_the_end_has_a_date_where_it_is_another_day() -> None:
     assert re.fullmatch(r"1 min, ends (\d\d:\d\d|\d\d \w+ \d\d:\d\d)", left_and_end(60))
+    assert left_and_end(20).startswith("less than 1 min, ends ")
     assert re.fullmatch(r"50:00 h, ends \d\d \w+ \d\d:\d\d", left_and_end(50 * 3600))
 
 
