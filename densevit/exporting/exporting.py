@@ -69,7 +69,7 @@ def export(model: Predictor | DenseModel, path: str | Path, half: bool = False, 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial-{path.name}")
     try:
-        files.write(traced, partial, _traced_size(predictor, canvas, resize), _header(own, canvas, resize))
+        files.write(traced, partial, _traced_size(predictor, canvas, resize), _header(predictor, canvas, resize))
         run = files.load(partial)
         differences = comparison.worst([_compared(graph, run, size, i) for i, size in enumerate(sizes)])
         exported = Exported(path, differences, HALF_LIMIT if half else LIMIT, sizes, *_latencies(graph, run, sizes[0]))
@@ -149,10 +149,20 @@ def _latencies(graph: ExportedGraph, run: files.Run, size: Size) -> tuple[float,
     return model_ms, file_ms
 
 
-def _header(model: DenseModel, canvas: Size | None, resize: bool) -> dict[str, Any]:
-    """What users of a file need to know of its heads."""
+def _header(predictor: Predictor, canvas: Size | None, resize: bool) -> dict[str, Any]:
+    """What users of a file need to know: the classes and NMS of its heads, and the size that the model should see."""
     heads = {
-        name: {"task": getattr(head, "task", None), "classes": [asdict(one) for one in model.classes[name]]}
-        for name, head in model.heads.items()
+        name: {
+            "task": getattr(head, "task", None),
+            "classes": [asdict(one) for one in predictor.classes[name]],
+            "nms": head.nms and {"iou": head.nms, "max_predictions": head.max_predictions},
+        }
+        for name, head in predictor.heads.items()
     }
-    return {"heads": heads, "canvas": canvas, "input_size": model.backbone.input_size, "resize": resize}
+    return {
+        "heads": heads,
+        "evaluation_size": {} if predictor.resize is None else predictor.resize.recipe.evaluation_bounds(),
+        "canvas": canvas,
+        "input_size": predictor.backbone.input_size,
+        "resize": resize,
+    }

@@ -101,6 +101,12 @@ class Recipe:
         """Returns the size to which an image is resized for evaluation, without padding."""
         raise NotImplementedError(f"{type(self).__name__} is a Recipe and must implement evaluation_size().")
 
+    def evaluation_bounds(self) -> Mapping[str, float] | None:
+        """The same size as numbers, for the header of exported files: the image times the least ratio of a bound
+        (`height`, `width`, `short_side`, `long_side`) to its side. {}: images keep their size. Default: None, unknown.
+        """
+        return None
+
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:

@@ -92,12 +92,16 @@ class Head(nn.Module):
         such a head does not have; they keep their initial values.
     coded_masks: whether `loss` also takes `masks` as `RunLengthMasks`. If all heads of a model do, masks stay coded in
         training; otherwise they are (N, H, W) bool on the device, 107 MB for 100 masks of 1333 x 800.
+    nms, max_predictions: IoU of the class-wise non-maximum suppression that boxes of `exported` need, and the number of
+        objects after it; written into exported files. None: they need none.
     """
 
     task: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
     starts_from: ClassVar[Mapping[str, Sequence[str]]] = {}
     coded_masks: ClassVar[bool] = False
+    nms: float | None = None
+    max_predictions: int | None = None
     quantity: str | None = None
     target_types: "Mapping[str, TargetType] | None" = None
 

@@ -51,6 +51,18 @@ def test_images_are_resized_as_by_predict_to_within_one_level(name: str):
 
 
 @pytest.mark.parametrize("name", RECIPES)
+def test_the_bounds_in_the_header_give_the_evaluation_size_to_within_a_pixel(name: str):
+    """Of the recipe detr to within the rounding of the short side, which is first, times the aspect ratio."""
+    recipe = build_recipe(*RECIPES[name])
+    for height, width in SIZES:
+        sides = {"height": height, "width": width, "short_side": min(height, width), "long_side": max(height, width)}
+        scale = min((bound / sides[key] for key, bound in recipe.evaluation_bounds().items()), default=1)
+        expected = recipe.evaluation_size(height, width)
+        tolerance = 1 + max(height, width) / min(height, width) / 2 if name == "detr" else 1
+        assert (round(height * scale), round(width * scale)) == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_sizes_are_symbols_of_the_traced_resizing(name: str):
     resizing = Resizing(build_recipe(*RECIPES[name]))
     traced = files._traced(resizing, [(421, 453)]).module()

@@ -6,7 +6,7 @@ too, with height and width as symbols of `torch.export` (`densevit export --resi
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -106,6 +106,12 @@ class Fixed(Recipe):
             _max(1, _min(bound[1], _rounded(width * bound[0], height))),
         )
 
+    def evaluation_bounds(self) -> Mapping[str, float]:
+        """The long side, or both."""
+        if self.target is None:
+            return {}
+        return _fitting(self.target) if isinstance(self.target, tuple) else {"long_side": self.target}
+
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:
@@ -135,6 +141,10 @@ class Detr(Recipe):
     def evaluation_size(self, height: int, width: int) -> Size:
         """The greatest of the recipe's scales."""
         return resize_short_side(height, width, self.short, self.longest)
+
+    def evaluation_bounds(self) -> Mapping[str, float]:
+        """Both sides."""
+        return {"short_side": self.short, "long_side": self.longest}
 
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
@@ -183,6 +193,12 @@ class Crop(Recipe):
         low, high = _min(height, width), _max(height, width)
         scales = ((self.short_side, low), (_LONGEST * self.short_side, high))
         return _scaled_by_least(height, scales), _scaled_by_least(width, scales)
+
+    def evaluation_bounds(self) -> Mapping[str, float]:
+        """Both sides, or none."""
+        if self.short_side is None:
+            return {}
+        return {"short_side": self.short_side, "long_side": _LONGEST * self.short_side}
 
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
@@ -236,6 +252,12 @@ class LargeScaleJitter(Recipe):
             scales = ((self.short_side, low), (self.short_side * DETR_LONG, DETR_SHORT * high))
         return _scaled_by_least(height, scales), _scaled_by_least(width, scales)
 
+    def evaluation_bounds(self) -> Mapping[str, float]:
+        """Both sides, or the canvas."""
+        if self.short_side is None:
+            return _fitting(self.canvas)
+        return {"short_side": self.short_side, "long_side": self.short_side * DETR_LONG / DETR_SHORT}
+
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:
@@ -250,6 +272,10 @@ class LargeScaleJitter(Recipe):
     def _fitting_scale(self, height: int, width: int, factor: float) -> float:
         """The scale at which an image fits into the canvas times a factor."""
         return min(self.canvas[0] * factor / height, self.canvas[1] * factor / width)
+
+
+def _fitting(canvas: Size) -> dict[str, float]:
+    return {"height": canvas[0], "width": canvas[1]}
 
 
 def _jittered_side(side: int, scale: float, crop: int, share: float) -> tuple[int, int, int]:
