@@ -3,6 +3,7 @@
     python examples/serving.py runs/detr_swin --port 8000
     curl --data-binary @street.jpg "http://localhost:8000/?threshold=0.5"
     curl --data-binary @street.jpg http://localhost:8000/drawn > drawn.jpg
+    curl http://localhost:8000/health
 
 The model is a run folder, a model file, a checkpoint of another project or hf:ORG/NAME.
 """
@@ -40,10 +41,16 @@ def answer(result: densevit.Result) -> dict[str, Any]:
 
 
 def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") -> ThreadingHTTPServer:
-    """A server that answers POST requests with an image as their body."""
-    lock = threading.Lock()  # one image at a time on the model
+    """A server that answers POST requests with an image as their body, and GET /health."""
+    lock = threading.Lock()  # one image at a time on the model, which bounds the memory
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = 30.0  # seconds without a byte from a client
+
+        def do_GET(self) -> None:  # named by http.server
+            known = urlsplit(self.path).path == "/health"
+            self._send(200 if known else 404, "text/plain", b"ok" if known else b"POST an image to / or /drawn.")
+
         def do_POST(self) -> None:  # named by http.server
             address = urlsplit(self.path)
             length = int(self.headers.get("Content-Length") or 0)
@@ -52,8 +59,9 @@ def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") ->
                 return
             try:
                 threshold = float(parse_qs(address.query).get("threshold", ["0.5"])[0])
+                image = self.rfile.read(length)  # not within the lock: a slow client would block the others
                 with lock:
-                    result = predictor.predict(self.rfile.read(length), threshold=threshold)
+                    result = predictor.predict(image, threshold=threshold)
             except ValueError as error:  # densevit's errors are ValueErrors
                 self._send(400, "text/plain", str(error).encode())
                 return

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -37,7 +38,11 @@ def test_serving_answers_with_objects_maps_and_drawings(project: Path):
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}"
+    slow = socket.create_connection(("127.0.0.1", server.server_port))
+    slow.sendall(b"POST / HTTP/1.1\r\nContent-Length: 100\r\n\r\nfirst bytes")  # the others are answered meanwhile
     try:
+        with urllib.request.urlopen(f"{address}/health", timeout=30) as reply:
+            assert reply.read() == b"ok"
         with urllib.request.urlopen(f"{address}/?threshold=0", file.getvalue(), timeout=30) as reply:
             found = json.load(reply)
         with urllib.request.urlopen(f"{address}/drawn", file.getvalue(), timeout=30) as reply:
@@ -46,7 +51,10 @@ def test_serving_answers_with_objects_maps_and_drawings(project: Path):
             with pytest.raises(urllib.error.HTTPError) as error:
                 urllib.request.urlopen(f"{address}/{path}", body, timeout=30)
             assert error.value.code == status
+            if body == b"no image":
+                assert b"is no image" in error.value.read()
     finally:
+        slow.close()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -1,6 +1,7 @@
 """`Predictor.predict` with small stand-ins for the model."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import densevit
 from densevit import config as configs
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
+from densevit.layers import table_cache
 from densevit.model import DenseModel, build_model
 from densevit_backbones.swin import Swin
 
@@ -128,6 +130,20 @@ def test_pixels_are_normalised_and_the_padding_is_zero():
     total = (pixels.reshape(-1, 3) / 255 - [0.5, 0.25, 0]).sum(0) / [0.5, 0.25, 2]
     np.testing.assert_allclose(found.mean.numpy(), total / (24 * 32), atol=1e-5)
     assert found.sizes == [(20, 30), (20, 30)]
+
+
+def test_threads_predict_what_one_does():
+    """Also where they share cached tables, of which there are more than the cache holds."""
+    detr = {"name": "deformable_detr", "width": 64, "num_queries": 5, "encoder_layers": 1, "decoder_layers": 1}
+    predictor = densevit.create_model({"name": "vit", "variant": "nano"}, {"things": detr}, {"things": ["cat"]})
+    images = [random_image(32 + 16 * (i % 9), 48 + 16 * (i % 7)) for i in range(18)]
+    expected = [predictor.predict(image) for image in images]
+    table_cache._CACHE.clear()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(predictor.predict, images))
+    for own, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(own.boxes, other.boxes)
+        torch.testing.assert_close(own.scores, other.scores)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -21,8 +21,8 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
         raise UnreadableFileError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise UnreadableFileError(f"{path}: there is no such {noun}.") from None
-    except Image.UnidentifiedImageError:
-        found = _size(path, size)
+    except Image.UnidentifiedImageError as error:
+        found = f"{_size(path, size)}; {error}"
         raise UnreadableFileError(f"{path} is no image, or of a format that Pillow does not know ({found}).") from None
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, BadZipFile and more
         found = _size(path, size)

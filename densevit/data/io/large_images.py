@@ -61,16 +61,16 @@ def _identified(file: IO[bytes], name: str) -> Image.Image:
         load_plugins()
         for format in [format for format in Image.ID if format not in tried]:
             factory, accept = Image.OPEN[format]
-            accepted = accept is None or accept(prefix)
-            if not accepted or isinstance(accepted, str):  # a text says why this Pillow lacks the format
-                continue
-            file.seek(0)
             try:
+                accepted = accept is None or accept(prefix)
+                if not accepted or isinstance(accepted, str):  # a text says why this Pillow lacks the format
+                    continue
+                file.seek(0)
                 return factory(file, name)
-            except (SyntaxError, IndexError, TypeError, struct.error):  # it is of another format
+            except (SyntaxError, IndexError, TypeError, struct.error):  # it is of another format, or too short
                 continue
         tried = tuple(Image.ID)
-    raise Image.UnidentifiedImageError(f"cannot identify image file {name!r}")
+    raise Image.UnidentifiedImageError(f"it begins with {prefix!r}" if prefix else "it is empty")
 
 
 class _Lifted:
