@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
+import densevit
 from densevit.errors import PluginError
 from densevit.scaffold import backbone, head, segmentation_head
 from densevit.scaffold.names import class_name
@@ -55,7 +56,7 @@ python_requires = >=3.10
 packages = find:
 package_dir =
     = .
-install_requires = densevit
+install_requires = densevit$versions
 
 [options.packages.find]
 include = $name, $name.*
@@ -99,7 +100,7 @@ def files(noun: str, name: str, task: str | None = None) -> dict[str, str]:
     detection. Raises PluginError if its class name is taken.
     """
     kind = KINDS[noun] if task is None else HEADS[task]
-    words = {"name": name, "cls": class_name(name), "noun": noun, "group": kind.group}
+    words = {"name": name, "cls": class_name(name), "noun": noun, "group": kind.group, "versions": _versions()}
     if words["cls"] in _taken(kind.module):
         raise PluginError(
             f"{name!r} would make a class {words['cls']!r}, a name that its module uses already. Choose another name."
@@ -113,6 +114,12 @@ def files(noun: str, name: str, task: str | None = None) -> dict[str, str]:
         f"configs/{name}.yaml": kind.config,
     }
     return {path: Template(text).substitute(words) for path, text in templates.items()}
+
+
+def _versions() -> str:
+    """The versions with the names of the installed one: ">=0.1,<0.2", from 1.0 on ">=1.2,<2"."""
+    major, minor = map(int, densevit.__version__.split(".")[:2])
+    return f">={major}.{minor},<{f'0.{minor + 1}' if major == 0 else major + 1}"
 
 
 def write(folder: Path, texts: Mapping[str, str]) -> None:

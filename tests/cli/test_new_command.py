@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from densevit import config, registry
+from densevit import config, registry, scaffold
 from densevit.cli import main
 
 DATA = "{name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 4, val_length: 2}"
@@ -84,6 +84,14 @@ def test_generated_config_trains_and_accepts_coco(kind, name, written, installed
     sections = [f"data={tmp_path / 'data.yaml'}", "trainer.max_steps=2", "trainer.accelerator=cpu"]
     assert main(["train", str(file), *sections, "--run-dir", str(tmp_path / "run")]) == 0
     assert "detection/AP" in json.loads((tmp_path / "run" / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("0.1.0", ">=0.1,<0.2"), ("0.12.3", ">=0.12,<0.13"), ("2.3", ">=2.3,<3")]
+)
+def test_a_package_requires_versions_with_the_same_names(version: str, expected: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("densevit.__version__", version)
+    assert f"\ninstall_requires = densevit{expected}\n" in scaffold.files("head", "mine")["setup.cfg"]
 
 
 def test_generated_code_is_formatted_and_linted(written):

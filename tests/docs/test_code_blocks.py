@@ -26,6 +26,7 @@ SPELLED = {"py": "python", "sh": "bash", "shell": "bash", "yml": "yaml", "txt": 
 # Blocks that are not run: the page, a part of the text, and the reason. At most ten.
 NOT_RUN = (
     ("docs/export.md", "trtexec", "needs TensorRT and an NVIDIA GPU"),
+    ("docs/versions.md", "runs-on", "a workflow of GitHub, no config of densevit"),
     ("docs/multi-gpu.md", "tools/benchmarks/scaling.py", "trains on one to eight GPUs, in processes of its own"),
 )
 # Placeholders in commands.
@@ -158,7 +159,7 @@ def test_commands_are_those_that_bash_runs(tmp_path: Path) -> None:
     ("language", "text", "said"),
     [
         ("bash", "densevit config nonesuch", "densevit config nonesuch"),
-        ("bash", "pip install 'densevit[nonesuch]'", "setup.cfg has no extra"),
+        ("bash", "pip install -e '.[nonesuch]'", "setup.cfg has no extra"),
         ("python", "import densevit\n\ndensevit.nonesuch", "nonesuch"),
         ("yaml", "backbone: {varient: tiny}", "Did you mean 'variant'"),
     ],
