@@ -335,8 +335,12 @@ def _reason(plugin: Plugin, error: BaseException) -> str:
     module_name = plugin.value.partition(":")[0]
     if isinstance(error, ModuleNotFoundError) and error.name:
         if module_name == error.name or module_name.startswith(f"{error.name}."):
-            where = " in the working directory or on PYTHONPATH" if plugin.name == plugin.value else ""
-            return f"there is no module {error.name!r}{where}."
+            if plugin.name != plugin.value:  # of an entry point
+                return f"there is no module {error.name!r}."
+            return (
+                f"there is no module {error.name!r} in the working directory {os.getcwd()}, on PYTHONPATH or among the "
+                "installed packages. Fix: run in its folder, add that to PYTHONPATH, or install its package."
+            )
         return f"it needs {error.name!r}, which is not installed. {_install_hint(plugin, error.name.partition('.')[0])}"
     return _where_and_why(error, module_name)
 
@@ -379,6 +383,8 @@ def _install_hint(plugin: Plugin, package: str) -> str:
     for requirement in requirements:
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
         if extra and re.split(r"[^\w.-]", requirement)[0].replace("-", "_").lower() == package.lower():
+            if distribution == "densevit":  # in no package index
+                return f"Try `pip install -e '.[{extra[1]}]'` in densevit's clone."
             return f"Try `pip install '{distribution}[{extra[1]}]'`."
     return f"Try `pip install {package}`."
 

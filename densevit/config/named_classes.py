@@ -152,8 +152,7 @@ def check_logger(section: PluginSection, where: str, folder: str = ".") -> dict[
             raise OptionError(f"{where}.{key}", f"is not an option of {section.name!r}. It has no options.")
         if section.name == "tensorboard" and not any(map(importlib.util.find_spec, ("tensorboard", "tensorboardX"))):
             raise PluginError(
-                "The logger 'tensorboard' needs a package that is not installed. Try `pip install "
-                "'densevit[tensorboard]'`."
+                "The logger 'tensorboard' needs a package that is not installed. Try `pip install tensorboard`."
             )
         return {}
     if section.name in _TRACKERS and importlib.util.find_spec(section.name) is None:

@@ -40,7 +40,7 @@ def check_format(path: Path, resize: bool = False) -> None:
             except ModuleNotFoundError:
                 raise DensevitError(
                     f"{path}: ONNX files need the package {package}, which is not installed. Fix: pip install "
-                    "'densevit[export]'."
+                    "-e '.[export]' in densevit's clone."
                 ) from None
 
 

@@ -217,7 +217,7 @@ def test_unavailable_weights_raise(monkeypatch, tmp_path):
 def test_missing_timm_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.delitem(sys.modules, "densevit_backbones.timm")
-    with pytest.raises(densevit.DensevitError, match=r"needs 'timm'.*pip install 'densevit\[timm\]'"):
+    with pytest.raises(densevit.DensevitError, match=r"needs 'timm'.*pip install -e '\.\[timm\]'` in densevit's clone"):
         create(model="resnet18")
 
 

@@ -290,13 +290,16 @@ class Page:
         (self.cwd / "weights.safetensors").rename(self.cwd / "FILE")
 
     def _pip(self, arguments: Sequence[str]) -> None:
-        """`pip install 'densevit[extra]'` has extras that exist; `pip install -e FOLDER` installs entry points."""
+        """`pip install -e '.[extra]'` has extras that exist; `pip install -e FOLDER` installs entry points.
+
+        densevit is in no index: `pip install densevit` would install another package of that name.
+        """
         *options, requirement = arguments
         if not any(option.startswith("-") for option in options):
             assert all(re.fullmatch(r"[\w.-]+", one) for one in options)
             options = []
         target, _, extras = requirement.rstrip("]").partition("[")
-        if target == "densevit" or (target == "." and self.cwd == self.folder):
+        if target == "." and self.cwd == self.folder:
             known = configparser_of(self.project / "setup.cfg")["options.extras_require"]
             wrong = set(filter(None, extras.split(","))) - set(known)
             assert not wrong, f"setup.cfg has no extra {wrong}"
@@ -306,6 +309,7 @@ class Page:
             sys.path.insert(0, str(folder))
             self.install(configparser_of(file)["metadata"]["name"], entry_points(file.read_text()))
         else:
+            assert target != "densevit", "densevit is in no package index: pip install -e '.[extra]'"
             assert re.fullmatch(r"[\w.-]+", target) and not options, f"cannot install {requirement}"
 
     def install(self, name: str, groups: Mapping[str, Mapping[str, str]]) -> None:

@@ -204,10 +204,10 @@ def _open_exr() -> Any:
         import OpenEXR
     except ImportError:
         raise DataError(
-            "EXR files need the package OpenEXR, which is not installed: pip install 'densevit[exr]'."
+            "EXR files need the package OpenEXR, which is not installed: pip install 'OpenEXR>=3.3'."
         ) from None
     if not hasattr(OpenEXR, "File"):
-        raise DataError("this OpenEXR package is too old; expected 3.3 or newer: pip install -U 'densevit[exr]'.")
+        raise DataError("this OpenEXR package is too old; expected 3.3 or newer: pip install 'OpenEXR>=3.3'.")
     return OpenEXR
 
 

@@ -187,7 +187,7 @@ def test_exr_size_needs_no_package(tmp_path: Path) -> None:
 def test_missing_exr_package_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
     (tmp_path / "a.exr").write_bytes(exr({"Z": DEPTH}))
-    with pytest.raises(DataError, match=r"a\.exr: EXR files need .*pip install 'densevit\[exr\]'"):
+    with pytest.raises(DataError, match=r"a\.exr: EXR files need .*pip install 'OpenEXR>=3\.3'"):
         read_depth(tmp_path / "a.exr")
     monkeypatch.setitem(sys.modules, "OpenEXR", types.ModuleType("OpenEXR"))
     with pytest.raises(DataError, match=r"too old; expected 3\.3"):
