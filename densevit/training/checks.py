@@ -44,6 +44,22 @@ def check_training(config: Config, data: Data, model: DenseModel, labels: bool =
     if labels:
         check_heads(data, model)
     _check_input_size(config, model)
+    _check_frozen(config, model)
+
+
+def _check_frozen(config: Config, model: DenseModel) -> None:
+    """Warns if a part of the backbone is frozen, and no weights are loaded for it."""
+    section = config.backbone
+    if config.weights or section.weights or section.options.get("pretrained"):
+        return
+    parameters = list(model.backbone.parameters())
+    frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
+    if frozen:
+        warnings.warn(
+            f"{frozen:,} of {sum(map(Tensor.numel, parameters)):,} parameters of the backbone are frozen, but no "
+            "weights are loaded: they stay random. Fix: set backbone.weights to a checkpoint.",
+            stacklevel=2,
+        )
 
 
 def check_needs(config: Config, data: Data) -> None:

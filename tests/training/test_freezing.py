@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from densevit import config as configs
 from densevit.cli import main
+from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, Class
 from densevit.model import DenseModel, build_model
 from densevit.training.callbacks.checkpointing import RunFolder
+from densevit.training.checks import check_training
 from densevit.training.run import resume, train
 from densevit.training.unused_parameters import freeze_unused
 
@@ -58,6 +60,19 @@ def test_integer_freezes_the_first_depths():
     assert frozen_of(build({"freeze": 8}).backbone) == frozen_of(build({"freeze": True}).backbone) != set()
     with pytest.raises(ConfigError, match=r"backbone.freeze is 9, but the backbone has 8 depths"):
         build({"freeze": 9})
+
+
+def test_parts_that_are_frozen_without_weights_are_a_warning(recwarn: pytest.WarningsRecorder):
+    def check(**backbone: Any) -> None:
+        config = config_of(backbone)
+        data = build_data(config)
+        check_training(config, data, build_model(config, data.train))
+
+    check()
+    check(freeze=1, weights="swin.safetensors")  # read later
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"\d+ of [\d,]+ parameters of the backbone are frozen, .* backbone\.weights"):
+        check(freeze=1)
 
 
 def test_patterns_freeze_matching_parameters():

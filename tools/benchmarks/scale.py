@@ -69,6 +69,8 @@ class Training:
 
 TRAININGS = (
     Training("COCO, 12 epochs, DETR-R50", "configs/coco/detr_r50.yaml", 12 * 118_287, (704, 960), 4, 80, (480, 640)),
+    Training("COCO, 12 epochs, DINO-R50", "configs/coco/dino_r50_12ep.yaml", 12 * 118_287, (704, 960), 2, 80,
+             (480, 640)),
     Training("ADE20K, 160k steps of 16, SETR-PUP ViT-L", "configs/ade20k/setr_pup_vit_large.yaml", 160_000 * 16,
              (512, 512), 2, 150, (512, 683)),
     Training("one billion images, DETR-R50", "configs/coco/detr_r50.yaml", 1e9, (704, 960), 4, 80, (480, 640)),
