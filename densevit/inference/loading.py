@@ -12,6 +12,8 @@ from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel
 from densevit.weights import checkpoint_io, converting, model_file
 
+_DEVICE_FIX = 'Fix: device "auto" is an accelerator if there is one, else the CPU.'
+
 
 class LoadedModel(NamedTuple):
     """A model in evaluation mode on the CPU.
@@ -80,9 +82,9 @@ def device_of(name: str | torch.device | None) -> torch.device:
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")
     if str(name).partition(":")[0] == "meta":
-        raise DensevitError("device meta computes nothing. Leave it out to use an available device.")
+        raise DensevitError(f"device meta computes nothing. {_DEVICE_FIX}")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch raises either for an unavailable device
         reason = str(error).splitlines()[0].rstrip(".")
-        raise DensevitError(f"device {name}: {reason}. Leave it out to use an available device.") from None
+        raise DensevitError(f"device {name}: {reason}. {_DEVICE_FIX}") from None

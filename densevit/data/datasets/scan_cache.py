@@ -1,8 +1,8 @@
 """Caches the scan of a large data set: its parsed annotations, and the sizes of its validated images.
 
 An entry is an NPZ of plain arrays, without pickled objects, in $DENSEVIT_CACHE, by default densevit/ in $XDG_CACHE_HOME
-or ~/.cache. It is used while all files that were scanned have the same path, size and modification time. Of several
-processes that start together, one scans and the others wait for its entry.
+or ~/.cache; with DENSEVIT_CACHE=off there are none. It is used while all files that were scanned have the same path,
+size and modification time. Of several processes that start together, one scans and the others wait for its entry.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ def cached_scan(
     `data.on_error: skip` allows, is not cached either. A damaged entry is replaced, and a cache folder that cannot be
     written is a warning. Within `examining`, nothing is cached.
     """
-    if not is_large or current_examination() is not None:
+    if not is_large or os.environ.get("DENSEVIT_CACHE") == "off" or current_examination() is not None:
         return make()
     digest = hashlib.sha256(json.dumps([FORMAT, os.getcwd(), *key]).encode()).hexdigest()[:32]
     entry = cache_folder() / f"{key[0]}-{digest}.npz"
@@ -124,7 +124,7 @@ def _write(entry: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _warn(entry: Path, error: OSError) -> None:
     warnings.warn(
         f"The scan of the data set cannot be cached in {entry.parent} ({error.strerror or error}); each start repeats "
-        "it. Fix: set the environment variable DENSEVIT_CACHE to a folder that can be written.",
+        "it. Fix: set the environment variable DENSEVIT_CACHE to a folder that can be written, or to off.",
         stacklevel=2,
     )
 

@@ -125,6 +125,17 @@ def test_a_cache_that_cannot_be_written_is_a_warning(root: Path, monkeypatch: py
         assert len(Coco("train", str(root))) == 4
 
 
+@pytest.mark.filterwarnings("ignore:.*without area inside")
+def test_the_cache_is_turned_off(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Coco("train", str(root))
+    monkeypatch.setenv("DENSEVIT_CACHE", "off")
+    monkeypatch.chdir(root)
+    forbid(monkeypatch)
+    with pytest.raises(AssertionError, match="scanned again"):
+        Coco("train", str(root))
+    assert not (root / "off").exists()
+
+
 @pytest.mark.filterwarnings("ignore:.*will be left out", "ignore:.*without area inside")
 def test_scan_with_skipped_images_is_not_cached(root: Path) -> None:
     (root / "train" / "2.png").write_bytes(b"no image")
