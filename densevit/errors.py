@@ -1,7 +1,11 @@
 """User-facing errors. Each message states what was found, what was expected, and the fix."""
 
 import difflib
+import functools
+import os
 import re
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -49,6 +53,15 @@ def one_line(error: BaseException) -> str:
         text = ""
     text = " ".join(text.partition("\nException raised from")[0].split())  # torch appends a C++ stack trace
     return (text if len(text) <= 500 else f"{text[:500]} ...") or type(error).__name__
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Warns once in a process, at the line of the caller outside of this package."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(os.path.dirname(__file__)):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def printable(text: str) -> str:

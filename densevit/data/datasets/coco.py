@@ -2,7 +2,6 @@
 
 import os
 import re
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from densevit.data.datasets.examination import current_examination, listed
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.datasets.scan_cache import Arrays, as_array, cached_scan, from_array
 from densevit.data.io.images import read_image
-from densevit.errors import DataError
+from densevit.errors import DataError, warn_once
 from densevit.interfaces import Dataset, Sample, Targets
 
 _SPLITS = ("train", "val")
@@ -71,10 +70,9 @@ class Coco(Dataset):
         dropped = scan["dropped"]
         if len(dropped) and current_examination() is None:
             count = len(dropped) + len(read.boxes)
-            warnings.warn(
+            warn_once(
                 f"{file}: boxes without area inside their image are left out: {len(dropped):,} of {count:,} "
-                f"(annotation {listed(dropped)}).",
-                stacklevel=2,
+                f"(annotation {listed(dropped)})."
             )
         self._masks = masks
         self.classes = {"detection": read.classes}

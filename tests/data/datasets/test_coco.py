@@ -17,6 +17,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from densevit.data.build import create_dataset
 from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.coco_json import color_of
 from densevit.errors import DataError
@@ -310,7 +311,9 @@ def test_degenerate_boxes_are_dropped_with_one_counted_warning(write: Write) -> 
         warnings.simplefilter("always")
         dataset = Coco("train", root=root)
         assert dataset[1]["targets"]["boxes"].tolist() == [[1, 1, 6, 6]]
+        create_dataset("coco", "train", root=root)  # the same warning is not repeated
     (warning,) = caught
+    assert warning.filename == __file__
     assert re.search(r"train\.json: boxes without area .*: 5 of 6 \(annotation 0, 1, 2, 3, 4\)", str(warning.message))
 
 
