@@ -27,11 +27,12 @@ LARGEST_FLOAT = 3.4028234e38  # of float32
 
 
 class OptionError(PluginError):
-    """An invalid option. key: its full name, "backbone.varient"."""
+    """An invalid option. key: its full name, "backbone.varient". others: of the same plugin."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(f"{key} {message}")
         self.key = key
+        self.others: list[OptionError] = []
 
 
 def check(
@@ -46,26 +47,33 @@ def check(
 
     plugin: a class or a function. given: positional parameters before the options. where: section that prefixes keys
     in messages. reserved: other keys of the section, for suggestions. A constructor with **kwargs accepts every key.
-    Raises OptionError for an unknown or missing key, or a value of the wrong type.
+    Raises OptionError for unknown and missing keys, and values of the wrong type.
     """
     parameters, takes_all = parameters_of(plugin, tuple(given), name)
-    checked = {}
+    checked: dict[str, Any] = {}
+    wrong: list[OptionError] = []
     for key, value in options.items():
-        if key in parameters:
-            checked[key] = _coerce(parameters[key].annotation, value, f"{where}.{key}")
-            for path, problem in wrong_numbers(checked[key], (f"{where}.{key}",)):
-                raise OptionError(".".join(path), problem)
-        elif takes_all:
-            checked[key] = value
-        else:
-            listed = f"Options: {', '.join(parameters)}." if parameters else "It has no options."
-            hint = nearest(key, [*parameters, *reserved])
-            if hint and not nearest(key, parameters):
-                listed += f" Other keys of {where}: {', '.join(reserved)}."
-            raise OptionError(f"{where}.{key}", f"is not an option of {name!r}.{hint} {listed}")
+        try:
+            if key in parameters:
+                checked[key] = _coerce(parameters[key].annotation, value, f"{where}.{key}")
+                for path, problem in wrong_numbers(checked[key], (f"{where}.{key}",)):
+                    raise OptionError(".".join(path), problem)
+            elif takes_all:
+                checked[key] = value
+            else:
+                listed = f"Options: {', '.join(parameters)}." if parameters else "It has no options."
+                hint = nearest(key, [*parameters, *reserved])
+                if hint and not nearest(key, parameters):
+                    listed += f" Other keys of {where}: {', '.join(reserved)}."
+                raise OptionError(f"{where}.{key}", f"is not an option of {name!r}.{hint} {listed}")
+        except OptionError as error:
+            wrong.append(error)
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in options:
-            raise OptionError(f"{where}.{key}", f"is missing: {name!r} needs it.")
+            wrong.append(OptionError(f"{where}.{key}", f"is missing: {name!r} needs it."))
+    if wrong:
+        wrong[0].others = wrong[1:]
+        raise wrong[0]
     return checked
 
 

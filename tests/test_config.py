@@ -291,6 +291,14 @@ def test_plugin_options_are_checked_against_the_constructor(override, said):
     assert str(caught.value).startswith(f"command line: {said}")
 
 
+def test_all_wrong_options_of_all_plugins_are_listed():
+    wrong = ["backbone.varient=x", "data.rot=x", "data.train_lenght=3", "heads.detection.name=dettr", "optim.name=x:Y"]
+    with pytest.raises(ConfigError) as caught:
+        config.check_plugins(config.load("mine.yaml", wrong))
+    keys = [line.removeprefix("command line: ").split()[0] for line in str(caught.value).splitlines()]
+    assert keys == ["backbone.varient", "heads.detection.name:", "data.rot", "data.train_lenght", "optim.name:"]
+
+
 def test_invalid_option_error_names_the_file():
     write("wrong.yaml", MINE.replace("variant", "varient"))
     with pytest.raises(ConfigError, match="^wrong.yaml: backbone.varient is not an option"):

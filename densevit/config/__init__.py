@@ -142,41 +142,45 @@ def check_plugins(config: Config) -> None:
     """Checks that all plugins exist and accept their options. Imports the plugins, but builds nothing.
 
     A run calls it once, before it reads data; `registry.create` converts the options when it builds a plugin.
-    Raises ConfigError with the file or override of the invalid key.
+    Raises ConfigError with a line for each invalid key, with its file or override.
     """
-    data = config.data
+    data, wrong = config.data, list[str]()
     _check_head_names(config, config._sources)
-    _check(config, "backbone", "backbones", config.backbone.name, config.backbone)
+    _check(config, "backbone", "backbones", config.backbone.name, config.backbone, wrong)
     for name, head in config.heads.items():
         where = f"heads.{name}"
-        _check(config, where, "heads", head.name, head)
+        _check(config, where, "heads", head.name, head, wrong)
         if head.neck is not None:
-            _check(config, f"{where}.neck", "necks", head.neck.name, head.neck)
+            _check(config, f"{where}.neck", "necks", head.neck.name, head.neck, wrong)
         if head.evaluation is None:
             continue
-        evaluator = head.evaluation.name or str(getattr(registry.load("heads", head.name), "task", ""))
-        if head.evaluation.name or head.evaluation.options or evaluator in registry.find("evaluators"):
-            _check(config, f"{where}.evaluation", "evaluators", evaluator, head.evaluation)
-    _check(config, "method", "methods", config.method.name, config.method)
-    if not config.heads and registry.load("methods", config.method.name).needs_heads:
-        raise ConfigError(
-            f"{config._sources.of(('heads',))}: heads is empty; the method {config.method.name!r} trains heads. Fix: "
-            "add a head, or set a method that trains the backbone alone."
-        )
-    _check(config, "data", "datasets", data.name, data)
+        with _sourced(config, where, wrong):
+            evaluator = head.evaluation.name or str(getattr(registry.load("heads", head.name), "task", ""))
+            if head.evaluation.name or head.evaluation.options or evaluator in registry.find("evaluators"):
+                _check(config, f"{where}.evaluation", "evaluators", evaluator, head.evaluation, wrong)
+    _check(config, "method", "methods", config.method.name, config.method, wrong)
+    with _sourced(config, "method", wrong):
+        if not config.heads and registry.load("methods", config.method.name).needs_heads:
+            wrong.append(
+                f"{config._sources.of(('heads',))}: heads is empty; the method {config.method.name!r} trains heads. "
+                "Fix: add a head, or set a method that trains the backbone alone."
+            )
+    _check(config, "data", "datasets", data.name, data, wrong)
     if not isinstance(data.recipe, str):
-        with _sourced(config, "data.recipe"):
+        with _sourced(config, "data.recipe", wrong):
             named_classes.recipe(data)
-    with _sourced(config, "optim"):
+    with _sourced(config, "optim", wrong):
         named_classes.check_optimiser(config.optim)
-    with _sourced(config, "optim.schedule"):
+    with _sourced(config, "optim.schedule", wrong):
         named_classes.schedule(config.optim)
     for index, named in enumerate(config.trainer.callbacks):
-        with _sourced(config, f"trainer.callbacks.{index}"):
+        with _sourced(config, f"trainer.callbacks.{index}", wrong):
             named_classes.check_callback(named, f"trainer.callbacks.{index}")
     for index, named in enumerate(config.trainer.loggers or ()):
-        with _sourced(config, f"trainer.loggers.{index}"):
+        with _sourced(config, f"trainer.loggers.{index}", wrong):
             named_classes.check_logger(named, f"trainer.loggers.{index}")
+    if wrong:
+        raise ConfigError("\n".join(dict.fromkeys(wrong)))
 
 
 def _check_head_names(config: Config | ModelSections, sources: Sources) -> None:
@@ -192,24 +196,24 @@ def _check_head_names(config: Config | ModelSections, sources: Sources) -> None:
             )
 
 
-def _check(config: Config, where: str, group: str, name: str, section: OpenSection) -> None:
-    with _sourced(config, where):
+def _check(config: Config, where: str, group: str, name: str, section: OpenSection, wrong: list[str]) -> None:
+    with _sourced(config, where, wrong):
         options = data_options(section) if isinstance(section, DataSection) else section.options
         registry.check_options(group, name, options, where, reserved=type(section).model_fields)
 
 
 @contextmanager
-def _sourced(config: Config, where: str) -> Iterator[None]:
-    """Raises ConfigError, with the file or override of the key, for a PluginError of this section."""
+def _sourced(config: Config, where: str, wrong: list[str]) -> Iterator[None]:
+    """Adds a line with the file or override of the key to `wrong` for each PluginError of this section."""
     try:
         yield
     except OptionError as error:
-        source, message = config._sources.of(tuple(error.key.split("."))), str(error)
+        found = [(config._sources.of(tuple(one.key.split("."))), str(one)) for one in (error, *error.others)]
     except PluginError as error:
-        source, message = config._sources.of((*where.split("."), "name")), f"{where}.name: {error}"
+        found = [(config._sources.of((*where.split("."), "name")), f"{where}.name: {error}")]
     else:
         return
-    raise ConfigError(f"{source}: {message}" if source else message)
+    wrong += [f"{source}: {message}" if source else message for source, message in found]
 
 
 def data_options(section: DataSection) -> dict[str, Any]:
