@@ -38,7 +38,7 @@ from densevit.training.callbacks.non_finite import NonFinite
 from densevit.training.callbacks.progress import CONSOLE, ProgressBar, ProgressLines
 from densevit.training.callbacks.stall import StallReports
 from densevit.training.callbacks.step_metrics import StepMetrics
-from densevit.training.checks import check_monitor, check_needs, check_training
+from densevit.training.checks import check_budget, check_monitor, check_needs, check_training
 from densevit.training.class_mapping import map_classes
 from densevit.training.data_module import DenseDataModule
 from densevit.training.dense_module import DenseModule
@@ -284,6 +284,8 @@ def _run(
             if len({rate.lr for rate in rates}) > 1:
                 console.print(rates_table(rates), soft_wrap=False)
             announce(console, config, model, method, data, trainer, folder, budget)
+            if checkpoint is None:
+                check_budget(budget, config)
             if resumed and checkpoint is None:
                 console.print(f"{folder} has no checkpoint yet: its training begins anew.")
             if checkpoint is not None and checkpoint.step >= budget.steps:

@@ -15,7 +15,6 @@ from densevit.interfaces import Method
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import method_parameters
 from densevit.training.budget import Budget
-from densevit.training.checks import check_budget
 from densevit.training.drawn_images import draw_images
 from densevit.training.optim import learning_rate
 from densevit.training.run_errors import resume_command
@@ -72,7 +71,6 @@ def announce(
     size = "" if config.data.image_size is None else f"; image_size {config.data.image_size}"
     console.print(f"{config.data.name}: {len(data.train):,} training images, {len(data.val):,} validation images{size}")
     console.print(budget.describe(len(data.train)))
-    check_budget(budget, config)
     console.print(f"{trainer.world_size} x {hardware}, {trainer.precision}; writing to {folder}/")
 
 

@@ -203,7 +203,7 @@ def _not_there(source: str, repository: str, wanted: str) -> str:
 
 
 def _not_installed(source: str, library: str, extra: str) -> str:
-    return f"{source}: needs {library}, which is not installed: pip install 'densevit[{extra}]'."
+    return f"{source}: needs {library}, which is not installed. Fix: `pip install -e '.[{extra}]'` in densevit's clone."
 
 
 def _by_hand(source: str, error: BaseException, addresses: Sequence[str], place: str = "") -> str:

@@ -209,7 +209,7 @@ def test_malformed_repository_raises():
 def test_missing_hub_library_error_names_the_extra(without):
     without("huggingface_hub")
     with pytest.raises(
-        WeightsError, match=r"needs huggingface_hub, which is not installed: pip install 'densevit\[hub\]'"
+        WeightsError, match=r"needs huggingface_hub, which is not installed\. Fix: `pip install -e '\.\[hub\]'`"
     ):
         read("hf:facebook/model")
 
@@ -321,5 +321,5 @@ def test_unknown_timm_name_suggests_the_nearest():
 
 def test_missing_timm_error_names_the_extra(without):
     without("timm")
-    with pytest.raises(WeightsError, match=r"needs timm, which is not installed: pip install 'densevit\[timm\]'"):
+    with pytest.raises(WeightsError, match=r"needs timm, which is not installed\. Fix: `pip install -e '\.\[timm\]'`"):
         read(f"timm:{SMALL}")
