@@ -24,8 +24,8 @@ class Predictor:
     resized as by its section `data`, or by that of the model's sections; without any they keep their size. inference:
     sliding windows, flips and scales of each head that makes maps or boxes, by name; None: those of the config.
 
-    `predict` may be called from several threads at once on a model in evaluation mode. While it runs, the model must not
-    be moved, converted or trained: on a model in training mode `predict` switches the mode and back.
+    `predict` may be called from several threads at once on a model in evaluation mode. While it runs, the model must
+    not be moved, converted or trained: on a model in training mode `predict` switches the mode and back.
 
     Raises ConfigError for options that the model cannot use.
     """
