@@ -1,5 +1,6 @@
 """tools/benchmarks/convergence.py: its tables and plot from given results, its contestants, and what it trains."""
 
+import json
 import xml.etree.ElementTree as ElementTree
 from contextlib import nullcontext
 from pathlib import Path
@@ -56,6 +57,11 @@ def test_tables_have_means_seeds_and_the_time_to_reach_the_yardstick(tool: Modul
         "",
         "AP 0.200, that of Reference after 10 min, is reached after 6.2 min of the 10 by Challenger (mean curve), and "
         "by its runs annealed at 5 min.",
+        "",
+        "| AP after minutes | 2.5 | 5 | 7.5 | 10 |",
+        "| --- | --- | --- | --- | --- |",
+        "| Reference |  | 0.100 |  | 0.200 |",
+        "| Challenger | 0.000 | 0.100 | 0.300 | 0.400 |",
     ]  # 0.2 lies midway between 5 and 7.5 minutes
 
 
@@ -198,3 +204,9 @@ def test_table_of_options_has_the_change_over_equal_seeds(tool: ModuleType) -> N
         "| `deformable_swin`: Deformable DETR with two stages | 58.0 | 2 | 0.350 ± 0.071 | 0.700 ± 0.141 |  |",
         "| without denoising | 60.0 | 1 | 0.350 | 0.700 | -0.050 |",
     ]
+
+
+def test_the_page_has_the_tables_and_the_plot_of_the_results(tool: ModuleType, project: Path, tmp_path: Path) -> None:
+    found = json.loads((project / "docs" / "convergence.json").read_text())
+    assert tool.report(found, tmp_path) in (project / "docs" / "benchmarks.md").read_text()
+    assert (tmp_path / "convergence.svg").read_text() == (project / "docs" / "convergence.svg").read_text()

@@ -64,14 +64,29 @@ def first_reaching(points: Points, level: float) -> float | None:
 
 
 def tables(results: Results, labels: Mapping[str, str], yardstick: str, challenger: str) -> str:
-    """AP and AP50 at the end of annealed runs, mean and each seed; and the challenger's time to the yardstick's AP."""
+    """AP and AP50 at the end of annealed runs, mean and each seed; the challenger's time to the yardstick's AP; and the
+    curves of the longest runs."""
     times = budgets(results)
     head = [*(f"AP, {time:g} min" for time in times), *(f"AP50, {time:g} min" for time in times)]
     lines = [row(["", "images/s", *head]), row(["---"] * (len(head) + 2))]
     for name in _present(results, labels):
         cells = [_final(runs_of(results, name, time), column) for column in (AP, AP50) for time in times]
         lines.append(row([labels[name], f"{results['rates'][name]:.1f}", *cells]))
-    return "\n".join([*lines, "", *_time_to_reach(results, labels, yardstick, challenger)]) + "\n"
+    reached = _time_to_reach(results, labels, yardstick, challenger)
+    return "\n".join([*lines, "", *reached, *([""] if reached else []), *_curves(results, labels)]) + "\n"
+
+
+def _curves(results: Results, labels: Mapping[str, str]) -> list[str]:
+    """AP against minutes, means over the seeds, of the longest runs."""
+    longest = budgets(results)[-1]
+    curves = {}
+    for name in _present(results, labels):
+        runs = [curve(run, results["rates"][name]) for run in runs_of(results, name, longest)]
+        if runs:
+            curves[labels[name]] = {round(minutes, 2): f"{value:.3f}" for minutes, value in mean_curve(runs)}
+    times = sorted({time for points in curves.values() for time in points})
+    lines = [row(["AP after minutes", *(f"{time:g}" for time in times)]), row(["---"] * (len(times) + 1))]
+    return [*lines, *(row([label, *(points.get(time, "") for time in times)]) for label, points in curves.items())]
 
 
 def row(cells: Sequence[str]) -> str:
