@@ -34,6 +34,7 @@ class Predictor:
         self, model: DenseModel, config: Config | None = None, inference: Mapping[str, InferenceSection] | None = None
     ) -> None:
         self.model, self.config = model, config
+        self._resize: EvaluationTransform | None = None
         if inference is None and config is not None:
             inference = inference_by_head(model, config.inference, config.inference_by_head)
         self.inference = inference_by_head(model, InferenceSection(), inference)
@@ -46,8 +47,14 @@ class Predictor:
 
     @property
     def resize(self) -> EvaluationTransform | None:
-        """What resizes images; None if they keep their size."""
-        return None if self.data is None else build_evaluation_transform(self.data)
+        """What resizes images, by default as the section `data` says; None if they keep their size."""
+        if self._resize is None and self.data is not None:
+            return build_evaluation_transform(self.data)
+        return self._resize
+
+    @resize.setter
+    def resize(self, transform: EvaluationTransform | None) -> None:
+        self._resize = transform
 
     def __repr__(self) -> str:
         heads = ", ".join(

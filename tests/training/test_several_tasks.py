@@ -197,7 +197,7 @@ def test_docs_examples_run(project: Path, tmp_path: Path, monkeypatch: pytest.Mo
         few = [] if "data=mix.yaml" in command else FEW
         kinds.append(command[2])
         assert main(["train", *command[2:], *SMALL, *few]) == 0, command
-    assert kinds[:2] == ["configs/multitask_swin.yaml", "three.yaml"] and len(kinds) == 6
+    assert kinds[:2] == ["multitask_swin", "three.yaml"] and len(kinds) == 6
     runs = {path.name: json.loads((path / "metrics.json").read_text()) for path in Path("runs").iterdir()}
     mix = yaml.safe_load(Path("runs/three/config.yaml").read_text())
     assert mix["data"]["name"] == "mix" and mix["data"]["sets"].keys() == {"objects", "surfaces", "distances"}
