@@ -25,24 +25,25 @@ class Base(NamedTuple):
     options: dict[str, tuple[str, ...]]
 
 
+COMMON = {
+    "without dense_loss": (f"{HEAD}.dense_loss=0",),
+    "without denoising": (f"{HEAD}.denoising=0",),
+    "contrastive_denoising for denoising": (f"{HEAD}.denoising=0", f"{HEAD}.contrastive_denoising=20"),
+    "with look_forward_twice": (f"{HEAD}.look_forward_twice=true",),
+    "classification focal": (f"{HEAD}.classification=focal",),
+    "classification varifocal": (f"{HEAD}.classification=varifocal",),
+}
+DISTINCT = (f"{HEAD}.two_stage=false", f"{HEAD}.denoising=0", f"{HEAD}.distinct_queries=0.7")
+MIXED = f"{HEAD}.mixed_query_selection=true"
 BASES = {
     YARDSTICK: Base(
         "`detr_swin_denoising`: DETR with two stages and denoising",
         CONTESTANTS[YARDSTICK].config,
         {
-            "without dense_loss": (f"{HEAD}.dense_loss=0",),
+            **COMMON,
             "without two_stage": (f"{HEAD}.two_stage=false",),
             "without position_bias": (f"{HEAD}.position_bias=false",),
-            "without denoising": (f"{HEAD}.denoising=0",),
-            "classification focal": (f"{HEAD}.classification=focal",),
-            "classification varifocal": (f"{HEAD}.classification=varifocal",),
-            "contrastive_denoising for denoising": (f"{HEAD}.denoising=0", f"{HEAD}.contrastive_denoising=20"),
-            "with look_forward_twice": (f"{HEAD}.look_forward_twice=true",),
-            "distinct_queries for two_stage and denoising": (
-                f"{HEAD}.two_stage=false",
-                f"{HEAD}.denoising=0",
-                f"{HEAD}.distinct_queries=0.7",
-            ),
+            "distinct_queries for two_stage and denoising": DISTINCT,
             "Muon on convolutions for AdamW": MUON,
         },
     ),
@@ -50,19 +51,13 @@ BASES = {
         "`deformable_swin`: Deformable DETR with two stages",
         CONTESTANTS["deformable_swin"].config,
         {
-            "without dense_loss": (f"{HEAD}.dense_loss=0",),
-            "without denoising": (f"{HEAD}.denoising=0",),
-            "classification focal": (f"{HEAD}.classification=focal",),
-            "classification varifocal": (f"{HEAD}.classification=varifocal",),
-            "contrastive_denoising for denoising": (f"{HEAD}.denoising=0", f"{HEAD}.contrastive_denoising=20"),
-            "with mixed_query_selection": (f"{HEAD}.mixed_query_selection=true",),
-            "with look_forward_twice": (f"{HEAD}.look_forward_twice=true",),
+            **COMMON,
+            "with mixed_query_selection": (MIXED,),
             "with hybrid_queries": (f"{HEAD}.hybrid_queries=100",),
             "DINO's three": (
-                f"{HEAD}.denoising=0",
-                f"{HEAD}.contrastive_denoising=20",
-                f"{HEAD}.mixed_query_selection=true",
-                f"{HEAD}.look_forward_twice=true",
+                *COMMON["contrastive_denoising for denoising"],
+                *COMMON["with look_forward_twice"],
+                MIXED,
             ),
         },
     ),
