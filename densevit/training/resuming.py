@@ -34,6 +34,7 @@ _CHANGEABLE = (
     "heads.*.inference.*",
     "optim.*",
 )
+_MODEL = "model.safetensors"
 _ANEW = "copy it again, or train anew with the run's config.yaml"
 _FIXED = ("data.name", "optim.name", "optim.matrices", "optim.backbone_lr", "optim.layer_decay", "optim.lr_factors.*")
 
@@ -56,10 +57,10 @@ class Checkpoint:
         self.is_sharded = self.path.is_dir()
         folder = run_of(run)
         if not self.path.exists():
-            raise WeightsError(
-                f"--resume {run}: there is no {self.path}. Fix: "
-                f"{_another(folder, self.path) or 'name the folder of a run that has written a checkpoint'}."
-            )
+            fix = _another(folder, self.path) or "name the folder of a run that has written a checkpoint"
+            if (folder / _MODEL).is_file():
+                fix += f"; it has a model: densevit train CONFIG weights={folder} trains it in a new run"
+            raise WeightsError(f"--resume {run}: there is no {self.path}. Fix: {fix}.")
         try:
             content, self.shapes = _read(self.path)
             self.step = int(content["global_step"])
@@ -137,10 +138,12 @@ def checkpoint_of(resumed: Path) -> Path:
 
 
 def without_checkpoint(resumed: Path) -> bool:
-    """Whether it is the folder of a run that was killed before its first checkpoint."""
+    """Whether it is the folder of a run that was killed before its first checkpoint, with nothing to lose: a model
+    whose checkpoints were removed must not be overwritten."""
     last = checkpoint_of(resumed)
     is_run = resumed.is_dir() and (resumed / "config.yaml").is_file()
-    return is_run and not any(path.exists() for path in (last, previous_of(last), *numbered_checkpoints(resumed)))
+    kept = (last, previous_of(last), *numbered_checkpoints(resumed), resumed / _MODEL)
+    return is_run and not any(path.exists() for path in kept)
 
 
 def numbered_checkpoints(run: Path) -> list[Path]:

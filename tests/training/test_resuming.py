@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -56,6 +57,14 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(
     assert "9.5" not in (killed / "metrics.csv").read_text()
     assert main(["train", "--resume", str(killed)]) == 0
     assert f"{killed} has trained all of its 2 steps. To train it for longer: densevit" in capsys.readouterr().out
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(stopped: Path) -> None:
+    shutil.rmtree(stopped / "checkpoints")
+    before = (stopped / "model.safetensors").read_bytes()
+    with pytest.raises(WeightsError, match=rf"it has a model: .*CONFIG weights={re.escape(str(stopped))}"):
+        resume(stopped)
+    assert (stopped / "model.safetensors").read_bytes() == before
 
 
 def test_resuming_at_another_size_and_with_worse_epochs_is_said(
