@@ -64,6 +64,12 @@ def warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
+def counted(count: int, noun: str) -> str:
+    """As in "1 class", "2,000 classes"."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
 def printable(text: str) -> str:
     """Escapes control characters, except line breaks, which a terminal would interpret."""
     return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], text)

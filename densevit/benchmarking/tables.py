@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from densevit.benchmarking.results import CaseResult
+from densevit.errors import counted
 from densevit.evaluation.metrics_file import by_head
-from densevit.training.budget import counted
 from densevit.visualization.scatter import Panel, scatter_svg
 
 SHOWN = {  # columns beside the main metric of a head; of others, the first of `SHOWN_METRICS` metrics

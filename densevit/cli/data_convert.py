@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from densevit.errors import counted
+
 FORMATS = ("yolo", "voc", "labelme", "coco")
 
 EXAMPLES = """examples:
@@ -40,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
     objects = {split: sum(len(image.objects) for image in images) for split, images in found.splits.items()}
     empty = {split: sum(not image.objects for image in images) for split, images in found.splits.items()}
     for split, count in counts.items():
-        images, ones = _counted(count, "image"), _counted(objects[split], "object")
-        background = f"; {_counted(empty[split], 'image')} without objects" if empty[split] else ""
+        images, ones = counted(count, "image"), counted(objects[split], "object")
+        background = f"; {counted(empty[split], 'image')} without objects" if empty[split] else ""
         args.output.show(f"{split}: {images}, {ones}{background}")
-    args.output.show(f"{_counted(len(found.classes), 'class')}: {', '.join(found.classes)}")
+    args.output.show(f"{counted(len(found.classes), 'class')}: {', '.join(found.classes)}")
     args.output.show(f"Use it with: data=folder data.root={args.out}")
     every = [image for images in found.splits.values() for image in images]
     args.output.result(
@@ -57,11 +59,6 @@ def run(args: argparse.Namespace) -> int:
         }
     )
     return 0
-
-
-def _counted(count: int, noun: str) -> str:
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def _shares(text: str) -> dict[str, float]:

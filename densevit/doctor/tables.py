@@ -10,6 +10,7 @@ from rich.text import Text
 from densevit.data.datasets.examination import Finding
 from densevit.doctor.diagnosis import Diagnosis
 from densevit.doctor.survey import ClassCounts, Survey
+from densevit.errors import counted
 
 SHOWN_CLASSES = 20
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
@@ -37,7 +38,7 @@ def tables(diagnosis: Diagnosis) -> Iterator[Any]:
 def summary(diagnosis: Diagnosis) -> str:
     """One line: "shapes: 1 error, 2 warnings, 0 notes"."""
     counts = ((diagnosis.count(name), name) for name in _COLORS)
-    return f"{diagnosis.name}: " + ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts)
+    return f"{diagnosis.name}: " + ", ".join(counted(count, name) for count, name in counts)
 
 
 def finding_text(one: Finding) -> Text:
@@ -55,8 +56,8 @@ def finding_text(one: Finding) -> Text:
 def heading(one: Finding) -> str:
     """ "train: 3 of 2,805 boxes without area" """
     of = f" of {one.of:,}" if one.of else ""
-    counted = f"{one.count:,}{of} " if of or one.count > 1 else ""
-    return f"{one.split}{': ' if one.split else ''}{counted}{one.title}"
+    number = f"{one.count:,}{of} " if of or one.count > 1 else ""
+    return f"{one.split}{': ' if one.split else ''}{number}{one.title}"
 
 
 def splits(diagnosis: Diagnosis) -> list[tuple[str, ...]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from densevit.errors import did_you_mean
+from densevit.errors import counted, did_you_mean
 
 Function = Callable[[Any], str | None]
 
@@ -91,8 +91,7 @@ def messages(results: Sequence[Result]) -> list[str]:
     for first, *others in groups.values():
         message = first.message
         if others:
-            checks = f"{len(others)} other check{'s' * (len(others) > 1)}"
-            message = f"{first.exception}. The same in {checks}: {', '.join(one.name for one in others)}."
+            message = f"{first.exception}. The same in {counted(len(others), 'other check')}: {', '.join(one.name for one in others)}."
         lines.append(f"{first.name}: {message}")
     return lines
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from densevit.config import TrainerSection
+from densevit.errors import counted
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,3 @@ def _times(count: float) -> str:
     if count < 0.95:
         return f"{count:.2g} times: not all of them are used"
     return f"{count:.0f} times" if count >= 1.5 else "once"
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -16,10 +16,10 @@ from torch import Tensor
 from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
-from densevit.errors import ConfigError, DataError, PluginError, did_you_mean
+from densevit.errors import ConfigError, DataError, PluginError, counted, did_you_mean
 from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel, inference_by_head
-from densevit.training.budget import Budget, counted
+from densevit.training.budget import Budget
 from densevit.training.evaluators import flat_metrics
 
 _MIN_STEPS = 1000  # with fewer steps, a model from random weights learns next to nothing in any of our recipes

@@ -21,7 +21,7 @@ from densevit import registry
 from densevit.config import Config, DataSection
 from densevit.config.values import seconds_of
 from densevit.data.build import build_data
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, counted
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor
@@ -29,7 +29,7 @@ from densevit.model import DenseModel, build_model
 from densevit.model.parameter_groups import parameter_groups, parameter_rates
 from densevit.training import evaluation
 from densevit.training.best_epoch import BestEpoch
-from densevit.training.budget import Budget, counted
+from densevit.training.budget import Budget
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.budget import BudgetCallback
 from densevit.training.callbacks.checkpointing import RunFolder, Stopped

@@ -23,11 +23,10 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from densevit import config as configs
-from densevit.errors import TrainingError, one_line
+from densevit.errors import TrainingError, counted, one_line
 from densevit.interfaces import Batch
 from densevit.losses.distributed import process_count
 from densevit.training import fault_files
-from densevit.training.budget import counted
 from densevit.training.dense_module import DenseModule
 from densevit.training.replay import find_in_batches, image_ids, random_state
 from densevit.training.sharding import whole
