@@ -15,6 +15,7 @@ from densevit.benchmarking.results import CaseResult, finite
 from densevit.benchmarking.timing import device_name
 from densevit.config import Config
 from densevit.errors import DensevitError
+from densevit.training.data_module import DenseDataModule
 from densevit.training.dense_module import DenseModule
 from densevit.training.optim import learning_rate
 from densevit.training.run import Run, fit
@@ -139,8 +140,10 @@ class _Facts(lightning.Callback):
         self.found: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        module = getattr(trainer, "datamodule", None)  # Lightning sets it in `fit`
+        assert isinstance(module, DenseDataModule)
         assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
-        data, evaluators = trainer.datamodule.data, pl_module.evaluators or {}  # type: ignore[attr-defined]  # set by fit
+        data, evaluators = module.data, pl_module.evaluators or {}
         self.found = {
             "images": pl_module.budget.images,
             "lr": learning_rate(pl_module.optim, pl_module.budget.images_per_step),

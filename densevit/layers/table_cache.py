@@ -25,6 +25,7 @@ def cached_table(make: Callable[..., Tensor], *arguments: Hashable) -> Tensor:
             table = make(*arguments)
         if type(table) is Tensor:  # not a FakeTensor or other tracing subclass
             if len(_CACHE) >= LIMIT:
-                _CACHE.pop(list(_CACHE)[0], None)  # noqa: RUF015  # an iterator fails if another thread adds a table
+                oldest, *_ = _CACHE  # at once: an iterator fails if another thread adds a table
+                _CACHE.pop(oldest, None)
             _CACHE[key] = table
     return table

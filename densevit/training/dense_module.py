@@ -238,7 +238,7 @@ class DenseModule(lightning.LightningModule):
                 try:
                     evaluator.update([found[name][i] for i, _ in known], [truth for _, truth in known])
                 except DensevitError as error:
-                    raise type(error)(f"heads.{name}: {error}") from None
+                    raise type(error)(f"{name if name == METHOD else f'heads.{name}'}: {error}") from None
         return outputs
 
     def on_validation_epoch_end(self) -> None:
