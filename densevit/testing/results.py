@@ -91,7 +91,8 @@ def messages(results: Sequence[Result]) -> list[str]:
     for first, *others in groups.values():
         message = first.message
         if others:
-            message = f"{first.exception}. The same in {counted(len(others), 'other check')}: {', '.join(one.name for one in others)}."
+            names = ", ".join(one.name for one in others)
+            message = f"{first.exception}. The same in {counted(len(others), 'other check')}: {names}."
         lines.append(f"{first.name}: {message}")
     return lines
 
