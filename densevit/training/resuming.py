@@ -57,9 +57,11 @@ class Checkpoint:
         self.is_sharded = self.path.is_dir()
         folder = run_of(run)
         if not self.path.exists():
-            fix = _another(folder, self.path) or "name the folder of a run that has written a checkpoint"
-            if (folder / _MODEL).is_file():
-                fix += f"; it has a model: densevit train CONFIG weights={folder} trains it in a new run"
+            fix = _another(folder, self.path)
+            if not fix:
+                fix = "name the folder of a run that has written a checkpoint"
+                if (folder / _MODEL).is_file():
+                    fix += f"; it has a model: densevit train CONFIG weights={folder} trains it in a new run"
             raise WeightsError(f"--resume {run}: there is no {self.path}. Fix: {fix}.")
         try:
             content, self.shapes = _read(self.path)
