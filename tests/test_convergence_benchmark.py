@@ -188,6 +188,24 @@ def test_options_are_changed_alone_and_chosen_on_other_scenes_than_the_held_out(
                 build_model(config, {"detection": CLASSES})
 
 
+def test_throughput_is_measured_in_a_folder_with_quotes(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = []
+
+    def execute(arguments: list[str], log: Path, threads: int) -> None:
+        file, *overrides = arguments[4 : arguments.index("--run-dir")]
+        (clock,) = configs.load(file, overrides).trainer.callbacks
+        clocks.append(clock)
+        Path(clock.options["file"]).write_text("0.25")
+
+    monkeypatch.setattr(tool, "execute", execute)
+    out = tmp_path / 'the field\'s"runs"'
+    out.mkdir()
+    speed = tool.images_per_second("detector", tool.CONTESTANTS["detector"], out)
+    assert speed == tool.BATCH_SIZE / 0.25 and clocks[0].name == "convergence_clock:Clock"
+
+
 def test_table_of_options_has_the_change_over_equal_seeds(tool: ModuleType) -> None:
     options = __import__("detection_options")
     base, option = "deformable_swin", options.key("deformable_swin", "without denoising")

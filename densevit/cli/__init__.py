@@ -113,8 +113,10 @@ def _os_error(error: OSError) -> str:
 
 def _run(name: str, rest: list[str]) -> int:
     from densevit.cli import output
+    from densevit.cli.memory import keep_freed_memory
 
     module, parser = command(name)
+    keep_freed_memory()
     try:
         arguments = parser.parse_intermixed_args(rest)
     except SystemExit as stop:  # argparse has printed the reason

@@ -104,7 +104,7 @@ def images_per_second(name: str, contestant: Contestant, out: Path) -> float:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(exist_ok=True)
     images = (WARMUP_STEPS + TIMED_STEPS) * BATCH_SIZE
-    clock = f"{{name: 'convergence_clock:Clock', file: '{seconds}', warmup: {WARMUP_STEPS}}}"
+    clock = f"{{name: 'convergence_clock:Clock', file: {json.dumps(str(seconds))}, warmup: {WARMUP_STEPS}}}"
     overrides = [f"trainer.max_images={images}", "trainer.evaluate_every=0.99", "data.val_length=8"]
     overrides.append(f"trainer.callbacks=[{clock}]")
     execute(command(contestant, folder, overrides), folder.with_name(f"{name}.log"), _cores())

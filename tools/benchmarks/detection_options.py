@@ -6,6 +6,7 @@ on which recipes are chosen; the split `test` stays held out. OUT/results.json i
 it has are not repeated.
 """
 
+import re
 import statistics
 from pathlib import Path
 from typing import NamedTuple
@@ -65,8 +66,8 @@ BASES = {
 
 
 def key(base: str, option: str) -> str:
-    """The name of an option's runs."""
-    return f"{base}-{option.replace(' ', '-')}"
+    """The name of an option's runs and of their folders, without quotes and spaces."""
+    return re.sub(r"[^\w-]+", "-", f"{base}-{option}")
 
 
 def contestants() -> Contestants:
