@@ -18,6 +18,7 @@ from rich.console import Console
 
 from densevit import config as configs
 from densevit import registry
+from densevit.allocator import keep_freed_memory
 from densevit.config import Config, DataSection
 from densevit.config.values import seconds_of
 from densevit.data.build import build_data
@@ -201,6 +202,7 @@ def _run(
     given_callbacks: Sequence[lightning.Callback],
     given_loggers: Sequence[Logger],
 ) -> Run:
+    keep_freed_memory()
     reconfigure(**CONSOLE, quiet=get_console().quiet, stderr=get_console().stderr)
     console = get_console()  # the console of the progress bar: lines are printed above it
     silence_lightning()

@@ -1,7 +1,7 @@
 """Processor time of training steps on one thread, with glibc's usual settings and with those of densevit's commands.
 
 By default glibc gives the memory of large freed tensors back to the kernel, which then clears new pages in each step;
-`densevit.cli.memory.keep_freed_memory` keeps it. Each measurement is a process of its own: steps of a recipe on its
+`densevit.allocator.keep_freed_memory` keeps it. Each measurement is a process of its own: steps of a recipe on its
 first batches with forward, losses, backward and optimiser, and their median; processes of both settings alternate, and
 the ratio is the median of the rounds' own. Processor time includes the kernel's, and little of other programs' load.
 """
@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from densevit.cli.memory import keep_freed_memory
+from densevit.allocator import keep_freed_memory
 from densevit.config import load
 from densevit.data.build import build_data
 from densevit.model import build_model

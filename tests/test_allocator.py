@@ -1,4 +1,4 @@
-"""The allocator's settings of the commands: freed tensors are reused without new pages from the kernel."""
+"""The allocator's settings: freed tensors are reused without new pages from the kernel."""
 
 import os
 import platform
@@ -7,12 +7,15 @@ import sys
 
 import pytest
 
-from densevit.cli import main, memory
+import densevit
+from densevit import allocator
+from densevit.cli import main
+from densevit.training import run as training
 
 FAULTS = """
 import resource
 import numpy as np
-from densevit.cli.memory import keep_freed_memory
+from densevit.allocator import keep_freed_memory
 
 def faults():
     for size in (16 << 20, 3 << 20, 8 << 20) * 2:  # the heap grows
@@ -48,6 +51,15 @@ def test_memory_of_freed_arrays_is_reused() -> None:
 
 def test_commands_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(memory, "keep_freed_memory", lambda: calls.append("called"))
+    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: calls.append("called"))
     assert main(["plugins", "necks"]) == 0
     assert calls == ["called"]
+
+
+def test_trainings_from_python_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def called() -> None:
+        raise InterruptedError("called")
+
+    monkeypatch.setattr(training, "keep_freed_memory", called)
+    with pytest.raises(InterruptedError, match="called"):
+        densevit.fit("detr_swin", ["data.train_length=2"])
