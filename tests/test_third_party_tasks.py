@@ -243,7 +243,7 @@ def test_ground_truth_is_drawn_beside_predictions(poses):
     assert np.mean(np.abs(colors - FIGURE_COLOR).sum(axis=1) < 120) > 0.8
 
 
-@pytest.mark.parametrize("recipe", ["fixed", "crop, rotation: 30"])
+@pytest.mark.parametrize("recipe", ["fixed", "fixed, vertical_flip: true", "crop, rotation: 30"])
 def test_training_batches_keep_left_and_right(recipe, tmp_path):
     """Figures raise their left hand, and the background is darker on the left; the mirror image shows a right hand."""
     (tmp_path / "poses.yaml").write_text(POSES.replace("recipe: resize", f"recipe: {recipe}"))

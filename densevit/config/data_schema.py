@@ -35,6 +35,9 @@ class DataSection(OpenSection):
     scales: Scales = None
     """For `crop` and `lsj`: the smallest and the largest random scale in training. `null`: `[0.5, 2.0]`; for `lsj`,
     `[0.1, 2.0]`."""
+    vertical_flip: bool = False
+    """Flips half of the training images vertically too, as horizontally in any case: for images that have no up, of a
+    microscope or from above."""
     rotation: Annotated[Float, Field(gt=0, le=180)] | None = None
     """For `crop`: the largest random rotation in training, in degrees. New pixels at the border are black and
     unlabelled. `null`: no rotation."""
@@ -62,6 +65,13 @@ class DataSection(OpenSection):
         if recipe == "crop" and info.data.get("image_size", 0) is None:
             raise ValueError("'crop' needs data.image_size: the crop's side, or [height, width].")
         return recipe
+
+    @field_validator("vertical_flip")
+    @classmethod
+    def _is_augmentation(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("recipe") == "resize":
+            raise ValueError("the recipe 'resize' has no augmentation. Leave it out, or set data.recipe: fixed.")
+        return value
 
     @field_validator("short_side", "scales", "rotation", "object_crops", "min_visible")
     @classmethod

@@ -48,7 +48,7 @@ def build_transforms(section: DataSection) -> tuple[TrainingTransform, Evaluatio
     from densevit.data.transforms.augmentation import Augmentation  # late: albumentations takes a second to import
 
     crops = (section.object_crops or 0.0, section.min_visible or 0.0)
-    return Augmentation(evaluation.recipe, section.rotation or 0.0, *crops), evaluation
+    return Augmentation(evaluation.recipe, section.rotation or 0.0, *crops, section.vertical_flip), evaluation
 
 
 class Data:

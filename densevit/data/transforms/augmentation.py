@@ -21,7 +21,7 @@ from densevit.data.transforms.resizing import (
     usable_values,
     visible_values,
 )
-from densevit.interfaces import Recipe, Sample, Size, Window
+from densevit.interfaces import Recipe, Sample, Size, TargetType, Window
 from densevit.targets.types import TargetTypes
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for updates over the network
@@ -32,15 +32,21 @@ import albumentations as A
 class Augmentation:
     """Flips, rotates, crops, resizes and recolours a sample as a recipe says.
 
+    vertical_flip: images are flipped vertically too, half of them.
     rotation: images are rotated by up to so many degrees in either direction before the crop.
     object_crops: the share of crops that are placed around an object. min_visible: the smallest share of a box's area
         inside the crop with which its object is kept; 0 keeps every object with a part inside.
     """
 
     def __init__(
-        self, recipe: Recipe, rotation: float = 0.0, object_crops: float = 0.0, min_visible: float = 0.0
+        self,
+        recipe: Recipe,
+        rotation: float = 0.0,
+        object_crops: float = 0.0,
+        min_visible: float = 0.0,
+        vertical_flip: bool = False,
     ) -> None:
-        self.recipe, self.rotation = recipe, rotation
+        self.recipe, self.rotation, self.vertical_flip = recipe, rotation, vertical_flip
         self.object_crops, self.min_visible = object_crops, min_visible
         self._recolor = recolored(recipe.recoloring)
 
@@ -59,6 +65,9 @@ class Augmentation:
         if coins.random() < 0.5:
             pixels = cv2.flip(pixels, 1)
             values = {key: types[key].hflip(value, size) for key, value in values.items()}
+        if self.vertical_flip and rng.random() < 0.5:
+            pixels = cv2.flip(pixels, 0)
+            values = {key: vflip(types[key], value, size) for key, value in values.items()}
         if self.rotation:
             matrix = rotation_matrix(size, float(rng.uniform(-self.rotation, self.rotation)))
             pixels = cv2.warpAffine(pixels, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderValue=0)
@@ -113,6 +122,12 @@ def visible_shares(boxes: np.ndarray, size: Size) -> np.ndarray:
     inside = np.clip(boxes, 0, (size[1], size[0], size[1], size[0]))
     areas = [np.prod(one[:, 2:] - one[:, :2], axis=1, dtype=np.float64) for one in (inside, boxes)]
     return np.asarray(areas[0] / areas[1])
+
+
+def vflip(target_type: TargetType, value: Any, size: Size) -> Any:
+    """The value of the vertically flipped image: flipped horizontally, and turned by 180 degrees."""
+    half_turn = np.array([[-1.0, 0.0, size[1] - 1], [0.0, -1.0, size[0] - 1]])
+    return target_type.rotate(target_type.hflip(value, size), half_turn, size)
 
 
 def rotation_matrix(size: Size, angle: float) -> np.ndarray:
