@@ -229,3 +229,11 @@ def test_the_page_has_the_tables_and_the_plot_of_the_results(tool: ModuleType, p
     page = (project / "docs" / "benchmarks.md").read_text()
     assert " ".join(tool.report(found, tmp_path).split()) in " ".join(page.split())  # the page wraps its lines
     assert (tmp_path / "convergence.svg").read_text() == (project / "docs" / "convergence.svg").read_text()
+
+
+def test_the_page_has_the_table_of_options(tool: ModuleType, project: Path) -> None:
+    options = __import__("detection_options")
+    found = json.loads((project / "docs" / "detection_options.json").read_text())
+    page = (project / "docs" / "benchmarks.md").read_text()
+    assert options.table(found) in page
+    assert {run["contestant"] for run in found["runs"]} <= {*options.contestants()}
