@@ -36,7 +36,7 @@ class DataSection(OpenSection):
     """For `crop` and `lsj`: the smallest and the largest random scale in training. `null`: `[0.5, 2.0]`; for `lsj`,
     `[0.1, 2.0]`."""
     vertical_flip: bool = False
-    """Flips half of the training images vertically too, as horizontally in any case: for images that have no up, of a
+    """Flips half of the training images vertically, beside the horizontal flips: for images that have no up, of a
     microscope or from above."""
     rotation: Annotated[Float, Field(gt=0, le=180)] | None = None
     """For `crop`: the largest random rotation in training, in degrees. New pixels at the border are black and

@@ -48,7 +48,8 @@ def build_transforms(section: DataSection) -> tuple[TrainingTransform, Evaluatio
     from densevit.data.transforms.augmentation import Augmentation  # late: albumentations takes a second to import
 
     crops = (section.object_crops or 0.0, section.min_visible or 0.0)
-    return Augmentation(evaluation.recipe, section.rotation or 0.0, *crops, section.vertical_flip), evaluation
+    rotation, flip = section.rotation or 0.0, section.vertical_flip
+    return Augmentation(evaluation.recipe, rotation, *crops, vertical_flip=flip), evaluation
 
 
 class Data:

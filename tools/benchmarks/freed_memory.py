@@ -29,8 +29,8 @@ BATCHES, WARMUP, STEPS = 6, 4, 20
 LEARNING_RATE = 1e-6  # the schedule's warm-up is left out
 
 
-def milliseconds(recipe: str) -> tuple[float, float]:
-    """Of a step in this process, and the most MB that it has held."""
+def measure(recipe: str) -> tuple[float, float]:
+    """Milliseconds of a step in this process, and the most MB that it has held."""
     torch.set_num_threads(1)
     config = load(recipe, ["data.num_workers=0", "data.val_length=8", f"optim.lr={LEARNING_RATE}"])
     data = build_data(config)
@@ -52,7 +52,7 @@ def milliseconds(recipe: str) -> tuple[float, float]:
 
 
 def measured(recipe: str, keep: bool) -> tuple[float, float]:
-    """`milliseconds` in a process of its own."""
+    """`measure` in a process of its own."""
     arguments = [sys.executable, __file__, recipe, "--child", "kept" if keep else "usual"]
     output = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
     step, held = map(float, output.split()[-2:])
@@ -68,7 +68,7 @@ def main() -> None:
     if args.child:
         if args.child == "kept":
             keep_freed_memory()
-        print(*milliseconds(args.recipes[0]))
+        print(*measure(args.recipes[0]))
         return
     table = Table("recipe", "usual, ms", "kept, ms", "ratio", "usual, MB", "kept, MB")
     for recipe in args.recipes:

@@ -14,7 +14,7 @@ from densevit import config as configs
 from densevit.data.build import build_data, build_transforms
 from densevit.data.transforms.augmentation import Augmentation, vflip
 from densevit.errors import ConfigError
-from densevit.interfaces import IGNORE, Frame, Sample
+from densevit.interfaces import IGNORE, Frame, Recipe, Sample
 from densevit.targets.keypoints import Keypoints
 from densevit.targets.maps import VectorMap
 from densevit.targets.run_length_masks import RunLengthMasks
@@ -25,11 +25,8 @@ H, W = 37, 52  # of the images that are flipped
 MAPS = ("depth", "semantic", "panoptic")
 
 
-class Whole:
+class Whole(Recipe):
     """A recipe that does not change images."""
-
-    canvas = evaluation_canvas = None
-    recoloring = "none"
 
     def evaluation_size(self, height: int, width: int) -> tuple[int, int]:
         return height, width
@@ -56,7 +53,7 @@ def sample() -> Sample:
 
 
 def turned(seed: int) -> Sample:
-    return Augmentation(Whole(), LIMIT)(sample(), np.random.default_rng(seed))  # type: ignore[arg-type]
+    return Augmentation(Whole(), LIMIT)(sample(), np.random.default_rng(seed))
 
 
 def angle(image: np.ndarray) -> float:
@@ -113,7 +110,7 @@ def test_images_without_objects_are_rotated() -> None:
     empty = sample()
     empty["targets"] |= {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
     del empty["targets"]["masks"]
-    taken = Augmentation(Whole(), LIMIT)(empty, np.random.default_rng(0))["targets"]  # type: ignore[arg-type]
+    taken = Augmentation(Whole(), LIMIT)(empty, np.random.default_rng(0))["targets"]
     assert taken["boxes"].shape == (0, 4) and (taken["depth"] == 0).any()
 
 
@@ -153,7 +150,7 @@ def mirrored_sample() -> Sample:
 def test_labels_are_those_of_the_mirrored_image() -> None:
     given, seen = mirrored_sample(), set()
     for seed in range(40):
-        augment = Augmentation(Whole(), vertical_flip=True)  # type: ignore[arg-type]
+        augment = Augmentation(Whole(), vertical_flip=True)
         taken = augment(mirrored_sample(), np.random.default_rng(seed))
         axes = next(
             axes for axes in ((), (-1,), (-2,), (-2, -1)) if torch.equal(taken["image"], given["image"].flip(axes))
@@ -174,7 +171,7 @@ def test_labels_are_those_of_the_mirrored_image() -> None:
 
 
 def test_half_of_the_images_are_flipped() -> None:
-    augment, given = Augmentation(Whole(), vertical_flip=True), mirrored_sample()["image"]  # type: ignore[arg-type]
+    augment, given = Augmentation(Whole(), vertical_flip=True), mirrored_sample()["image"]
     taken = [augment(mirrored_sample(), np.random.default_rng(seed))["image"] for seed in range(200)]
     upside_down = sum(torch.equal(image, given.flip(-2)) or torch.equal(image, given.flip(-2, -1)) for image in taken)
     assert 75 <= upside_down <= 125
