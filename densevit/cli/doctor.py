@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     with atomic_file(page) as partial:
         write_doctor_page(partial, diagnosis)
     args.output.show(*tables.tables(diagnosis))
-    args.output.show(f"\n{tables.summary(diagnosis)}", f"page: {page}")
+    args.output.show(f"\n{diagnosis.summary}", f"page: {page}")
     args.output.result(tables.as_json(diagnosis) | {"page": str(page)})
     return 1 if diagnosis.errors else 0
 

@@ -1,15 +1,17 @@
 """What `densevit doctor` found."""
 
 from dataclasses import dataclass, field
+from typing import get_args
 
 from PIL import Image
 
-from densevit.data.datasets.examination import Finding
+from densevit.data.datasets.examination import Finding, Severity
 from densevit.doctor.survey import Survey
 from densevit.doctor.training_cost import TrainingCost
+from densevit.errors import counted
 
 
-@dataclass
+@dataclass(repr=False)
 class Diagnosis:
     """What `densevit doctor` found.
 
@@ -28,6 +30,15 @@ class Diagnosis:
     def errors(self) -> list[Finding]:
         """The findings that stop a training or make its result wrong."""
         return [one for one in self.findings if one.severity == "error"]
+
+    @property
+    def summary(self) -> str:
+        """One line: "shapes: 1 error, 2 warnings, 0 notes"."""
+        return f"{self.name}: " + ", ".join(counted(self.count(name), name) for name in get_args(Severity))
+
+    def __repr__(self) -> str:
+        """The summary and the findings, without the numbers of the splits."""
+        return "\n".join([self.summary, *map(str, self.findings)])
 
     def count(self, severity: str) -> int:
         """The number of findings of a severity."""

@@ -42,15 +42,15 @@ def write_doctor_page(path: Path, diagnosis: Diagnosis) -> None:
         sections.append(("Augmented samples", _samples(diagnosis.samples)))
     if diagnosis.cost is not None:
         sections.append(("Cost", _table((), tables.cost_rows(diagnosis))))
-    write_page(path, f"Doctor: {diagnosis.name}", tables.summary(diagnosis), sections, STYLE)
+    write_page(path, f"Doctor: {diagnosis.name}", diagnosis.summary, sections, STYLE)
 
 
 def _finding(one: Finding) -> str:
     examples = "".join(f"<li>{escape(example)}</li>" for example in one.examples)
-    more = f"<li>... ({one.count:,} in all)</li>" if one.count > len(one.examples) > 1 else ""
+    more = f"<li>{one.left_out}</li>" if one.left_out else ""
     return (
         f'<div class="finding {one.severity}"><span class="severity">{one.severity}</span>: '
-        f"{escape(tables.heading(one))}<ul>{examples}{more}</ul><p>{escape(one.fix)}</p></div>"
+        f"{escape(one.heading)}<ul>{examples}{more}</ul><p>{escape(one.fix)}</p></div>"
     )
 
 

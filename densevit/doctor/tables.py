@@ -10,7 +10,6 @@ from rich.text import Text
 from densevit.data.datasets.examination import Finding
 from densevit.doctor.diagnosis import Diagnosis
 from densevit.doctor.survey import ClassCounts, Survey
-from densevit.errors import counted
 
 SHOWN_CLASSES = 20
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
@@ -35,29 +34,16 @@ def tables(diagnosis: Diagnosis) -> Iterator[Any]:
         yield finding_text(one)
 
 
-def summary(diagnosis: Diagnosis) -> str:
-    """One line: "shapes: 1 error, 2 warnings, 0 notes"."""
-    counts = ((diagnosis.count(name), name) for name in _COLORS)
-    return f"{diagnosis.name}: " + ", ".join(counted(count, name) for count, name in counts)
-
-
 def finding_text(one: Finding) -> Text:
     """A finding: its severity and title, examples, and the fix."""
-    text = Text.assemble((one.severity, _COLORS[one.severity]), f": {heading(one)}")
+    text = Text.assemble((one.severity, _COLORS[one.severity]), f": {one.heading}")
     for example in one.examples:
         text.append(f"\n    {example}")
-    if one.count > len(one.examples) and len(one.examples) > 1:
-        text.append(f"\n    ... ({one.count:,} in all)")
+    if one.left_out:
+        text.append(f"\n    {one.left_out}")
     if one.fix:
         text.append(f"\n  {one.fix}", "dim")
     return text
-
-
-def heading(one: Finding) -> str:
-    """ "train: 3 of 2,805 boxes without area" """
-    of = f" of {one.of:,}" if one.of else ""
-    number = f"{one.count:,}{of} " if of or one.count > 1 else ""
-    return f"{one.split}{': ' if one.split else ''}{number}{one.title}"
 
 
 def splits(diagnosis: Diagnosis) -> list[tuple[str, ...]]:

@@ -12,7 +12,9 @@ from PIL import Image
 import densevit
 from densevit import config
 from densevit.cli import main
-from densevit.doctor.tables import as_json, heading
+from densevit.data.datasets.examination import Finding
+from densevit.doctor.diagnosis import Diagnosis
+from densevit.doctor.tables import as_json
 from densevit.errors import DataError
 
 WIDTH, HEIGHT = 64, 48
@@ -132,8 +134,22 @@ def test_images_without_objects_are_named(tmp_path: Path):
     write_coco(tmp_path, "train", [box(n, n, [4, 4, 20, 20], n % 3 + 1) for n in (0, 2, 3)], images=5)
     write_coco(tmp_path, "val", [box(1, 0, [4, 4, 20, 20])], images=1, first=100)
     [found] = [one for one in densevit.diagnose(tmp_path).findings if one.title == "images without objects"]
-    assert heading(found) == "train: 2 of 5 images without objects"
+    assert found.heading == "train: 2 of 5 images without objects"
     assert found.examples == (str(tmp_path / "train" / "1.png"), str(tmp_path / "train" / "4.png"))
+
+
+def test_a_diagnosis_is_shown_as_its_findings():
+    boxes = Finding("error", "boxes without area", 3, "Fix: remove them.", ("a.json, 1", "a.json, 7"), 2805, "train")
+    diagnosis = Diagnosis("shapes", [boxes, Finding("note", "one image in both splits", 1)])
+    assert repr(diagnosis).splitlines() == [
+        "shapes: 1 error, 0 warnings, 1 note",
+        "error: train: 3 of 2,805 boxes without area",
+        "    a.json, 1",
+        "    a.json, 7",
+        "    ... (3 in all)",
+        "  Fix: remove them.",
+        "note: one image in both splits",
+    ]
 
 
 def test_images_without_objects_of_a_data_set_that_does_not_know_its_counts(tmp_path: Path, monkeypatch):
@@ -142,7 +158,7 @@ def test_images_without_objects_of_a_data_set_that_does_not_know_its_counts(tmp_
     monkeypatch.setattr("densevit.data.datasets.coco.Coco.object_counts", lambda self: None)
     found = {one.title: one for one in densevit.diagnose(tmp_path, images=3).findings}  # opens 0, 2 and 4
     assert found["images without objects"].examples == (str(tmp_path / "train" / "4.png"),)
-    assert heading(found["images without objects"]) == "train: 1 of 3 images without objects"
+    assert found["images without objects"].heading == "train: 1 of 3 images without objects"
 
 
 def test_masks_are_examined_where_they_are_read(tmp_path: Path):
@@ -151,7 +167,7 @@ def test_masks_are_examined_where_they_are_read(tmp_path: Path):
     write_coco(tmp_path, "train", [box(1, 0, [4, 4, 16, 16], **good), box(2, 1, [4, 4, 16, 16], **wrong)], images=2)
     write_coco(tmp_path, "val", [box(1, 0, [4, 4, 16, 16], **good)], images=1, first=9)
     diagnosis = densevit.diagnose(tmp_path, ["data.masks=true"])
-    assert [heading(one) for one in diagnosis.errors] == ["train: 1 of 2 invalid segmentations"]
+    assert [one.heading for one in diagnosis.errors] == ["train: 1 of 2 invalid segmentations"]
     assert diagnosis.splits["train"].measures["masks"]["area (px)"].tolist() == [256]
 
 

@@ -33,6 +33,23 @@ class Finding:
     of: int | None = None
     split: str = ""
 
+    @property
+    def heading(self) -> str:
+        """ "train: 3 of 2,805 boxes without area" """
+        of = f" of {self.of:,}" if self.of else ""
+        number = f"{self.count:,}{of} " if of or self.count > 1 else ""
+        return f"{self.split}{': ' if self.split else ''}{number}{self.title}"
+
+    @property
+    def left_out(self) -> str:
+        """ "... (2,805 in all)" if there are more than the examples."""
+        return f"... ({self.count:,} in all)" if self.count > len(self.examples) > 1 else ""
+
+    def __str__(self) -> str:
+        """Severity and heading, then examples and the fix on indented lines."""
+        examples = [f"    {example}" for example in (*self.examples, self.left_out) if example]
+        return "\n".join([f"{self.severity}: {self.heading}", *examples, *([f"  {self.fix}"] if self.fix else [])])
+
 
 class Examination:
     """The findings of the data sets that are built within `examining`.
