@@ -208,7 +208,7 @@ def test_throughput_is_measured_in_a_folder_with_quotes(
 
 def test_table_of_options_has_the_change_over_equal_seeds(tool: ModuleType) -> None:
     options = __import__("detection_options")
-    base, option = "deformable_swin", options.key("deformable_swin", "without denoising")
+    base, option = "deformable_two_stage", options.key("deformable_two_stage", "without denoising")
     runs = [(base, 0, 0.3), (base, 1, 0.4), (option, 1, 0.35)]
     results = {
         "rates": {base: 58.0, option: 60.0},
@@ -219,7 +219,7 @@ def test_table_of_options_has_the_change_over_equal_seeds(tool: ModuleType) -> N
         ],
     }
     assert options.table(results).splitlines()[2:] == [
-        "| `deformable_swin`: Deformable DETR with two stages | 58.0 | 2 | 0.350 ± 0.071 | 0.700 ± 0.141 |  |",
+        "| Deformable DETR with two stages, denoising and dense_loss | 58.0 | 2 | 0.350 ± 0.071 | 0.700 ± 0.141 |  |",
         "| without denoising | 60.0 | 1 | 0.350 | 0.700 | -0.050 |",
     ]
 

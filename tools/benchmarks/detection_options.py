@@ -19,11 +19,12 @@ MUON = ("optim.name=muon", "optim.matrices=convolutions")
 
 
 class Base(NamedTuple):
-    """A recipe, and the options that are changed in it with their overrides."""
+    """A recipe with overrides, and the options that are changed in it with theirs."""
 
     label: str
     config: Path
     options: dict[str, tuple[str, ...]]
+    overrides: tuple[str, ...] = ()
 
 
 COMMON = {
@@ -36,6 +37,14 @@ COMMON = {
 }
 DISTINCT = (f"{HEAD}.two_stage=false", f"{HEAD}.denoising=0", f"{HEAD}.distinct_queries=0.7")
 MIXED = f"{HEAD}.mixed_query_selection=true"
+DINO = (*COMMON["contrastive_denoising for denoising"], *COMMON["with look_forward_twice"], MIXED)
+DENOISING = (f"{HEAD}.contrastive_denoising=0", f"{HEAD}.denoising=3")
+EARLIER = (
+    *DENOISING,
+    f"{HEAD}.look_forward_twice=false",
+    f"{HEAD}.mixed_query_selection=false",
+    f"{HEAD}.dense_loss=4",
+)
 BASES = {
     YARDSTICK: Base(
         "`detr_swin_denoising`: DETR with two stages and denoising",
@@ -48,19 +57,17 @@ BASES = {
             "Muon on convolutions for AdamW": MUON,
         },
     ),
-    "deformable_swin": Base(
-        "`deformable_swin`: Deformable DETR with two stages",
+    "deformable_two_stage": Base(
+        "Deformable DETR with two stages, denoising and dense_loss",
         CONTESTANTS["deformable_swin"].config,
         {
             **COMMON,
             "with mixed_query_selection": (MIXED,),
             "with hybrid_queries": (f"{HEAD}.hybrid_queries=100",),
-            "DINO's three": (
-                *COMMON["contrastive_denoising for denoising"],
-                *COMMON["with look_forward_twice"],
-                MIXED,
-            ),
+            "DINO's three": DINO,
+            "DINO's three, without dense_loss": (*DINO, *COMMON["without dense_loss"]),
         },
+        EARLIER,
     ),
 }
 
@@ -74,9 +81,9 @@ def contestants() -> Contestants:
     """Each base, and after it its options."""
     found = {}
     for name, base in BASES.items():
-        found[name] = Contestant(base.label, base.config)
+        found[name] = Contestant(base.label, base.config, base.overrides)
         for option, overrides in base.options.items():
-            found[key(name, option)] = Contestant(option, base.config, overrides)
+            found[key(name, option)] = Contestant(option, base.config, (*base.overrides, *overrides))
     return found
 
 
