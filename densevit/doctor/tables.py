@@ -35,14 +35,11 @@ def tables(diagnosis: Diagnosis) -> Iterator[Any]:
 
 
 def finding_text(one: Finding) -> Text:
-    """A finding: its severity and title, examples, and the fix."""
-    text = Text.assemble((one.severity, _COLORS[one.severity]), f": {one.heading}")
-    for example in one.examples:
-        text.append(f"\n    {example}")
-    if one.left_out:
-        text.append(f"\n    {one.left_out}")
+    """A finding, with its severity in colour and the fix dimmed."""
+    text = Text(str(one))
+    text.stylize(_COLORS[one.severity], 0, len(one.severity))
     if one.fix:
-        text.append(f"\n  {one.fix}", "dim")
+        text.stylize("dim", len(text) - len(one.fix))
     return text
 
 

@@ -38,9 +38,9 @@ COMMON = {
 DISTINCT = (f"{HEAD}.two_stage=false", f"{HEAD}.denoising=0", f"{HEAD}.distinct_queries=0.7")
 MIXED = f"{HEAD}.mixed_query_selection=true"
 DINO = (*COMMON["contrastive_denoising for denoising"], *COMMON["with look_forward_twice"], MIXED)
-DENOISING = (f"{HEAD}.contrastive_denoising=0", f"{HEAD}.denoising=3")
-EARLIER = (
-    *DENOISING,
+NOT_DINO = (
+    f"{HEAD}.contrastive_denoising=0",
+    f"{HEAD}.denoising=3",
     f"{HEAD}.look_forward_twice=false",
     f"{HEAD}.mixed_query_selection=false",
     f"{HEAD}.dense_loss=4",
@@ -67,7 +67,7 @@ BASES = {
             "DINO's three": DINO,
             "DINO's three, without dense_loss": (*DINO, *COMMON["without dense_loss"]),
         },
-        EARLIER,
+        NOT_DINO,
     ),
 }
 

@@ -47,8 +47,10 @@ class Finding:
 
     def __str__(self) -> str:
         """Severity and heading, then examples and the fix on indented lines."""
-        examples = [f"    {example}" for example in (*self.examples, self.left_out) if example]
-        return "\n".join([f"{self.severity}: {self.heading}", *examples, *([f"  {self.fix}"] if self.fix else [])])
+        lines = [f"{self.severity}: {self.heading}"]
+        lines += [f"    {example}" for example in (*self.examples, self.left_out) if example]
+        lines += [f"  {self.fix}"] if self.fix else []
+        return "\n".join(lines)
 
 
 class Examination:
