@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densevit.layers.precision import autocast_off
+from densevit.layers.precision import autocast_off, supports_bf16
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration
 _ITERATIONS = 5
@@ -70,11 +70,14 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonalised(x: Tensor) -> Tensor:
-    """Approximates U V^T of x = U S V^T, with singular values of about 0.7 to 1.2. x: (N, R, C). Returns bf16."""
+    """Approximates U V^T of x = U S V^T, with singular values of about 0.7 to 1.2. x: (N, R, C).
+
+    Returns bf16, as in `torch.optim.Muon`, where the hardware computes in it, else fp32.
+    """
     a, b, c = _COEFFICIENTS
     tall = x.shape[1] > x.shape[2]
     with autocast_off(x.device):
-        x = x.bfloat16()
+        x = x.to(torch.bfloat16 if supports_bf16(x.device.type) else torch.float32)
         if tall:
             x = x.mT
         x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, Precision
+
+from densevit.layers.precision import supports_bf16
 
 
 class _Half(HalfPrecision):
@@ -68,16 +69,7 @@ def resolve(precision: str, accelerator: str = "auto") -> str:
     if precision != "auto":
         return precision
     if accelerator not in ("cpu", "mps") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+        return "bf16-mixed" if supports_bf16("cuda") else "16-mixed"
     if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
-        return "bf16-mixed" if _cpu_supports_bf16() else "32-true"
+        return "bf16-mixed" if supports_bf16("cpu") else "32-true"
     return "32-true"
-
-
-def _cpu_supports_bf16() -> bool:
-    """Whether the processor has bf16 instructions; otherwise torch emulates bf16, slowly."""
-    try:
-        words = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import densevit
 from densevit import config as configs
@@ -12,6 +13,7 @@ from densevit.config import OptimSection
 from densevit.errors import ConfigError
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import hidden_matrices
+from densevit.training import muon
 from densevit.training.muon import Muon, orthogonalised
 from densevit.training.optim import build_optimizer
 from densevit.training.run import resume, train
@@ -44,6 +46,28 @@ def test_updates_are_those_of_torch_on_the_flattened_weight(shape):
     for a, b, x in zip(ours, theirs, start, strict=True):
         assert (a - x).abs().max() > 1e-3
         torch.testing.assert_close(a.flatten(1), b, atol=2e-4, rtol=1e-3)  # products in bf16, batched here
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_updates_are_computed_in_bf16_only_where_the_hardware_does(bf16, monkeypatch):
+    monkeypatch.setattr(muon, "supports_bf16", lambda device_type: bf16)
+    used = set()
+
+    class Dtypes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            used.update(x.dtype for x in args if isinstance(x, torch.Tensor))
+            return function(*args, **(kwargs or {}))
+
+    x = torch.randn(4, 16, 40)
+    with Dtypes():
+        y = orthogonalised(x)
+    assert (torch.bfloat16 in used) is bf16 and y.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    z = x.double()
+    z = z / z.norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):  # Jordan et al. 2024, in double precision
+        gram = z @ z.mT
+        z = 3.4445 * z + (-4.7750 * gram + 2.0315 * gram @ gram) @ z
+    torch.testing.assert_close(y.double(), z, atol=2e-2 if bf16 else 1e-5, rtol=0)
 
 
 def test_other_parameters_are_trained_by_adamw():

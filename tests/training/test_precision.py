@@ -1,7 +1,7 @@
 """Training precision: automatic selection; each precision trains each head without casting targets."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.depth import DepthErrors
 from densevit.interfaces import Predictions, Targets
 from densevit.layers import positions
+from densevit.layers import precision as hardware
 from densevit.training import precision
 from densevit.training.logger import MetricsCsv
 from densevit.training.precision import resolve
@@ -27,8 +28,11 @@ class Machine:
         self.patch = monkeypatch
         self.has(cpu="")
 
-    def has(self, gpu_bf16: bool | None = None, mps: bool = False, cpu: str | None = "") -> None:
-        """gpu_bf16: None for no GPU. cpu: its flags, None without /proc/cpuinfo."""
+    def has(
+        self, gpu_bf16: bool | None = None, mps: bool = False, cpu: str | None = "", capability: str = "AVX512"
+    ) -> None:
+        """gpu_bf16: None for no GPU. cpu: its flags, None without /proc/cpuinfo. capability: the instructions that
+        torch uses."""
 
         def read_text(path: Path, *args: object, **kwargs: object) -> str:
             assert path == Path("/proc/cpuinfo")
@@ -36,15 +40,18 @@ class Machine:
                 raise FileNotFoundError(path)
             return f"processor\t: 0\nflags\t\t: fpu sse avx512f {cpu}\nbugs\t: none\n"
 
+        self.patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
         self.patch.setattr(torch.cuda, "is_available", lambda: gpu_bf16 is not None)
         self.patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or gpu_bf16)
         self.patch.setattr(torch.backends.mps, "is_available", lambda: mps)
-        self.patch.setattr(precision.Path, "read_text", read_text)
+        self.patch.setattr(hardware.Path, "read_text", read_text)
+        hardware._cpu_supports_bf16.cache_clear()
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return Machine(monkeypatch)
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    yield Machine(monkeypatch)
+    hardware._cpu_supports_bf16.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["32", "16-mixed", "bf16-mixed", "bf16-true", "64"])
@@ -76,6 +83,13 @@ def test_gpu_uses_bf16_unless_emulated_else_fp16(accelerator, machine):
 def test_cpu_uses_bf16_with_native_support(accelerator, flags, expected, machine):
     machine.has(cpu=flags)
     assert resolve("auto", accelerator) == expected
+
+
+def test_cpu_whose_bf16_instructions_are_excluded_uses_fp32(machine):
+    machine.has(cpu="amx_bf16 avx512_bf16", capability="AVX2")  # as by ATEN_CPU_CAPABILITY=avx2
+    assert resolve("auto", "cpu") == "32-true" and not hardware.supports_bf16("cpu")
+    machine.has(cpu="asimd bf16", capability="DEFAULT")
+    assert hardware.supports_bf16("cpu")
 
 
 def test_cpu_accelerator_ignores_the_gpu(machine):
