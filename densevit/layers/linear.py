@@ -7,16 +7,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from densevit.layers.hardware import blas_lacks_avx512
+
 MIN_TOKENS = 96  # with fewer, a linear layer is as fast
 MAX_WEIGHTS_PER_TOKEN = 4000  # above, the weight gradient is slower as a convolution than as a matrix product
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, computed as a 1x1 convolution in fp32 on a CPU with AVX-512.
+    """`nn.Linear`, computed as a 1x1 convolution in fp32 on an AMD CPU with AVX-512.
 
-    Convolutions use oneDNN, linear layers the BLAS that ships with torch, whose fp32 products use only AVX2 on
-    non-Intel processors: half the speed (`tools/benchmarks/linear.py`). In bf16 both use oneDNN.
-    The convolution does not support double backward.
+    Convolutions use oneDNN, linear layers MKL, whose fp32 products use only AVX2 there: half the speed
+    (`tools/benchmarks/linear.py`). In bf16 both use oneDNN. The convolution does not support double backward.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ def _as_convolution(x: Tensor) -> bool:
         and x.numel() >= MIN_TOKENS * x.shape[-1]
         and torch.get_num_threads() > 1  # with one thread, torch uses the same BLAS for a 1x1 convolution
         and torch.backends.mkldnn.is_available()
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and blas_lacks_avx512()
     )
 
 

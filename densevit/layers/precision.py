@@ -1,36 +1,12 @@
-"""What the hardware computes in half precision, and computation in at least fp32 regardless of autocast and weights."""
+"""Computation in at least fp32, regardless of autocast and the dtype of the weights."""
 
-import functools
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 HALF = (torch.bfloat16, torch.float16)
-
-
-def supports_bf16(device_type: str) -> bool:
-    """Whether the hardware computes in bf16; elsewhere torch emulates it, many times slower than fp32.
-
-    device_type: "cpu", "cuda", ... A CPU needs bf16 instructions that torch uses: `ATEN_CPU_CAPABILITY=avx2` excludes
-    those of AVX-512. False for other devices than CPUs and CUDA GPUs.
-    """
-    if device_type == "cuda":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return device_type == "cpu" and _cpu_supports_bf16()
-
-
-@functools.cache
-def _cpu_supports_bf16() -> bool:
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return False
-    if flags.isdisjoint({"avx512_bf16", "amx_bf16"}):
-        return "bf16" in flags  # ARM
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def autocast_off(device: torch.device) -> AbstractContextManager[object]:

@@ -1,5 +1,6 @@
 """Training precision: the default for the hardware, and how Lightning applies it."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, Precision
 
-from densevit.layers.precision import supports_bf16
+from densevit.layers.hardware import supports_bf16
 
 
 class _Half(HalfPrecision):
@@ -36,6 +37,13 @@ class _Double(DoublePrecision):
 def trainer_arguments(precision: str, accelerator: str = "auto") -> dict[str, Any]:
     """Lightning's Trainer arguments for a precision: a name, or a plugin that does not cast targets."""
     name = resolve(precision, accelerator)
+    device_type, fast = _device_type(accelerator), resolve("auto", accelerator)
+    if name.startswith("bf16") and device_type != "mps" and not supports_bf16(device_type):
+        warnings.warn(
+            f"trainer.precision={precision}: this {'CPU' if device_type == 'cpu' else 'GPU'} has no bf16 instructions; "
+            f"torch emulates them, many times slower. Fix: set trainer.precision=auto, which is {fast} here.",
+            stacklevel=2,
+        )
     plugin: Precision
     if name == "bf16-true":
         plugin = _Half("bf16-true")
@@ -68,8 +76,14 @@ def resolve(precision: str, accelerator: str = "auto") -> str:
     """
     if precision != "auto":
         return precision
+    device_type = _device_type(accelerator)
+    if supports_bf16(device_type):
+        return "bf16-mixed"
+    return "16-mixed" if device_type == "cuda" else "32-true"
+
+
+def _device_type(accelerator: str) -> str:
+    """ "cuda", "mps" or "cpu": where Lightning trains with this accelerator."""
     if accelerator not in ("cpu", "mps") and torch.cuda.is_available():
-        return "bf16-mixed" if supports_bf16("cuda") else "16-mixed"
-    if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
-        return "bf16-mixed" if supports_bf16("cpu") else "32-true"
-    return "32-true"
+        return "cuda"
+    return "cpu" if accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()) else "mps"

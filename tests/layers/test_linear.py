@@ -4,7 +4,22 @@ import pytest
 import torch
 from torch import nn
 
+from densevit.layers import linear
 from densevit.layers.linear import Conv1x1, Linear
+
+
+@pytest.fixture(params=[False, True], ids=["products", "convolutions"], autouse=True)
+def as_convolution(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the CPU is one on which linear layers are computed as convolutions."""
+    monkeypatch.setattr(linear, "blas_lacks_avx512", lambda: request.param)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    return request.param
+
+
+def test_only_a_cpu_whose_blas_lacks_avx512_uses_convolutions(as_convolution):
+    x = torch.randn(300, 8, requires_grad=True)
+    nodes = str(Linear(8, 6)(x).grad_fn.next_functions[0][0].next_functions)
+    assert ("_Convolution" in nodes) is as_convolution
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,10 @@ from densevit import config as configs
 from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.depth import DepthErrors
 from densevit.interfaces import Predictions, Targets
-from densevit.layers import positions
-from densevit.layers import precision as hardware
+from densevit.layers import hardware, positions
 from densevit.training import precision
 from densevit.training.logger import MetricsCsv
-from densevit.training.precision import resolve
+from densevit.training.precision import resolve, trainer_arguments
 from densevit.training.run import train
 from tests.training.test_several_tasks import BASE, DETECTION, SURFACES
 
@@ -45,13 +44,13 @@ class Machine:
         self.patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or gpu_bf16)
         self.patch.setattr(torch.backends.mps, "is_available", lambda: mps)
         self.patch.setattr(hardware.Path, "read_text", read_text)
-        hardware._cpu_supports_bf16.cache_clear()
+        hardware._cpu_words.cache_clear()
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     yield Machine(monkeypatch)
-    hardware._cpu_supports_bf16.cache_clear()
+    hardware._cpu_words.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["32", "16-mixed", "bf16-mixed", "bf16-true", "64"])
@@ -92,6 +91,16 @@ def test_cpu_whose_bf16_instructions_are_excluded_uses_fp32(machine):
     assert hardware.supports_bf16("cpu")
 
 
+@pytest.mark.parametrize(
+    ("maker", "capability", "expected"),
+    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False)],
+)
+def test_only_amd_processors_with_avx512_have_a_slow_blas(maker, capability, expected, machine, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    machine.has(cpu=maker, capability=capability)
+    assert hardware.blas_lacks_avx512() is expected
+
+
 def test_cpu_accelerator_ignores_the_gpu(machine):
     machine.has(gpu_bf16=True, cpu="")
     assert resolve("auto", "cpu") == "32-true"
@@ -103,6 +112,22 @@ def test_cpu_accelerator_ignores_the_gpu(machine):
 def test_mps_uses_fp32(accelerator, machine):
     machine.has(mps=True, cpu=None)
     assert resolve("auto", accelerator) == "32-true"
+
+
+@pytest.mark.parametrize("name", ["bf16-mixed", "bf16-true"])
+def test_emulated_bf16_is_a_warning(name, machine):
+    with pytest.warns(UserWarning, match=rf"trainer.precision={name}: this CPU has no bf16.*auto, which is 32-true"):
+        trainer_arguments(name, "cpu")
+    machine.has(gpu_bf16=False)
+    with pytest.warns(UserWarning, match=r"this GPU has no bf16.*auto, which is 16-mixed"):
+        trainer_arguments(name, "gpu")
+
+
+@pytest.mark.parametrize("name", ["auto", "32", "bf16-mixed", "bf16-true"])
+def test_native_precisions_do_not_warn(name, machine, recwarn):
+    machine.has(cpu="avx512_bf16")
+    trainer_arguments(name, "cpu")
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("on", [False, True])

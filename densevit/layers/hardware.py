@@ -1,0 +1,40 @@
+"""What the hardware computes fast: the conditions of densevit's faster implementations and lower precisions."""
+
+import functools
+from pathlib import Path
+
+import torch
+
+
+def supports_bf16(device_type: str) -> bool:
+    """Whether the hardware computes in bf16; elsewhere torch emulates it, many times slower than fp32.
+
+    device_type: "cpu", "cuda", ... A CPU needs bf16 instructions that torch uses: `ATEN_CPU_CAPABILITY=avx2` excludes
+    those of AVX-512. False for other devices than CPUs and CUDA GPUs.
+    """
+    if device_type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type != "cpu":
+        return False
+    flags = _cpu_words()
+    if flags.isdisjoint({"avx512_bf16", "amx_bf16"}):
+        return "bf16" in flags  # ARM
+    return _uses_avx512()
+
+
+def blas_lacks_avx512() -> bool:
+    """Whether matrix products in fp32 use AVX2 on a CPU with AVX-512: those of MKL on processors of AMD."""
+    return _uses_avx512() and "AuthenticAMD" in _cpu_words() and torch.backends.mkl.is_available()
+
+
+def _uses_avx512() -> bool:
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+@functools.cache
+def _cpu_words() -> frozenset[str]:
+    """The words of Linux's description of the processors: their maker and instructions. Empty elsewhere."""
+    try:
+        return frozenset(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return frozenset()
