@@ -11,7 +11,7 @@ from densevit.layers.linear import Linear
 from densevit.layers.tracing import is_exporting
 
 MAX_UNFUSED_KEYS = 1024  # on a CPU
-MAX_UNFUSED_KEYS_FP32 = 191  # without a bias; above, both implementations are about as fast
+MAX_UNFUSED_TOKENS_FP32 = 191  # queries and keys; above, the fused kernel is as fast in fp32, if it serves the bias
 
 
 def attention(
@@ -27,9 +27,9 @@ def attention(
     query: (..., N, D). key, value: (..., S, D). bias: added to the scores, broadcast to (..., N, S), -inf for
     masked keys; each query needs an unmasked key. scale: None for 1 / sqrt(D).
     Uses the fused kernel on a GPU, and on a CPU with many keys, where it also saves memory; with few keys separate
-    operations are faster on a CPU (`tools/benchmarks/attention.py`).
+    operations are faster on a CPU (`tools/benchmarks/attention.py`, `portability.py`).
     """
-    if query.is_cuda or is_exporting() or key.shape[-2] > _max_unfused_keys(query, bias):
+    if query.is_cuda or is_exporting() or key.shape[-2] > _max_unfused_keys(query, bias, dropout):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query if scale == 1 else query * scale) @ key.transpose(-2, -1)  # (..., N, S)
@@ -39,9 +39,12 @@ def attention(
     return dropout_matmul(weights, value, dropout) if dropout else weights @ value
 
 
-def _max_unfused_keys(query: Tensor, bias: Tensor | None) -> int:
-    plain = bias is None and query.dtype == torch.float32 and query.device.type == "cpu"
-    return MAX_UNFUSED_KEYS_FP32 if plain and not torch.compiler.is_compiling() else MAX_UNFUSED_KEYS
+def _max_unfused_keys(query: Tensor, bias: Tensor | None, dropout: float) -> int:
+    """The fused kernel has larger blocks from 192 queries on, and neither dropout nor gradients of a bias."""
+    if torch.compiler.is_compiling() or query.device.type != "cpu" or query.dtype != torch.float32:
+        return MAX_UNFUSED_KEYS
+    served = not dropout and (bias is None or not bias.requires_grad) and query.shape[-2] > MAX_UNFUSED_TOKENS_FP32
+    return MAX_UNFUSED_TOKENS_FP32 if served else MAX_UNFUSED_KEYS
 
 
 class MultiHeadAttention(nn.Module):

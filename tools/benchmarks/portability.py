@@ -4,12 +4,13 @@
     python tools/benchmarks/portability.py detr_swin swin-tiny --kinds avx2 --threads 2 --precisions fp32
 
 A case is forward and backward; a recipe also has its losses, clipping and optimiser. "plain" is densevit with the usual
-torch operation in place of each layer that densevit computes in its own way. Each kind is a process of its own; within
-it the contestants alternate, so that other load slows all alike. A cell has densevit's milliseconds (images a second
+torch operation in place of each layer that densevit computes in its own way. Each kind is a process of its own, in
+which the contestants alternate, so that other load slows all alike. A cell has densevit's milliseconds (images a second
 for recipes), and the least time of the others over densevit's: the median of the rounds' own ratios.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -74,7 +75,7 @@ def plain() -> Iterator[None]:
         for module, name, value in (
             (linear, "_as_convolution", lambda x: False),
             (linear.Conv1x1, "_conv_forward", nn.Conv2d._conv_forward),
-            (attention, "_max_unfused_keys", lambda query, bias: 0),
+            (attention, "_max_unfused_keys", lambda query, bias, dropout: 0),
             (dropout, "_joined", lambda x, p: False),
             (conv_norm, "_map_is_larger", lambda conv, x: False),
             (swin_attention, "shifted_windows", roll_and_partition),
@@ -313,10 +314,14 @@ def measure(case: str, precision: str, threads: int, seconds: float) -> dict[str
 
 
 @contextmanager
-def process_of_kind(kind: str) -> Iterator[Any]:
-    """A process whose libraries use the instructions of the kind, for each measurement."""
-    with patch.dict(os.environ, KINDS[kind]), multiprocessing.get_context("spawn").Pool(1) as pool:
-        yield pool
+def processes(kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A process for each kind, whose libraries use the instructions of that kind."""
+    with ExitStack() as stack:
+        pools = {}
+        for kind in kinds:
+            with patch.dict(os.environ, KINDS[kind]):
+                pools[kind] = stack.enter_context(multiprocessing.get_context("spawn").Pool(1))
+        yield pools
 
 
 def cell(case: str, found: dict[str, Any]) -> str:
@@ -342,14 +347,13 @@ def main() -> None:
         parser.error(f"unknown cases: {', '.join(unknown)}. Known: {', '.join(CASES)}")
     columns = [(precision, threads) for precision in args.precisions for threads in args.threads]
     results: dict[str, Any] = {}
-    jobs = [(case, kind) for case in cases for kind in args.kinds]
-    for case, kind in track(jobs, console=Console(stderr=True), transient=True):
-        with process_of_kind(kind) as pool:
-            for precision, threads in columns:
-                name = f"{case}; {kind}; {precision}; {threads}"
-                results[name] = pool.apply(measure, (case, precision, threads, args.seconds))
-        if args.out:
-            args.out.write_text(json.dumps(results, indent=1))
+    with processes(args.kinds) as pools:
+        for case in track(cases, console=Console(stderr=True), transient=True):
+            for kind, (precision, threads) in itertools.product(args.kinds, columns):
+                found = pools[kind].apply(measure, (case, precision, threads, args.seconds))
+                results[f"{case}; {kind}; {precision}; {threads}"] = found
+            if args.out:
+                args.out.write_text(json.dumps(results, indent=1))
     for kind in args.kinds:
         table = Table("case", *(f"{p}, {t} thread{'s' * (t > 1)}" for p, t in columns), title=f"{kind}: {KINDS[kind]}")
         for case in cases:
