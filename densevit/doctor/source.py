@@ -12,7 +12,7 @@ from densevit.config import Config, DataSection
 from densevit.config.yaml_io import find_file
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.neighbours import nearest_neighbour
-from densevit.errors import ConfigError, DataError, PluginError
+from densevit.errors import ConfigError, DataError, PluginError, UnreadableFileError
 from densevit.options import shown
 
 
@@ -76,9 +76,13 @@ def _of_folder(given: str, folder: Path, overrides: Sequence[str]) -> Source:
 
 def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:
     """The first data set in whose layout a folder is, and its options."""
+    unreadable = ""
     for name in registry.find("datasets"):
         try:
             options = registry.load("datasets", name).recognise(folder)
+        except UnreadableFileError as error:
+            unreadable = f" The layout may not have been seen for this file: {error}"
+            continue
         except (PluginError, DataError, AttributeError):  # broken, wrong files, or no subclass of Dataset
             continue
         if options is not None:
@@ -89,4 +93,5 @@ def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:
         "annotations/instances_train2017.json, train/_annotations.coco.json), or images/train with labels/train (label "
         "maps or depth). Fix: name the data set and its files, as in `data.name=depth data.images='{split}/*.jpg' "
         "data.labels='{split}/*.png'`, or convert it: densevit data convert --help."
+        f"{unreadable}"
     )

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from densevit.data.io.images import decode_image, read_image, to_rgb
+from densevit.data.io.tiff import check_bands, without_mapping
 from densevit.errors import DataError, DensevitError
 from densevit.interfaces import Sample
 
@@ -101,7 +102,9 @@ def _of_file(file: Any, name: str) -> np.ndarray:
 def _of_pil(image: Image.Image, name: str) -> np.ndarray:
     name = str(getattr(image, "filename", "") or name)
     try:
-        pixels = to_rgb(ImageOps.exif_transpose(image))
+        check_bands(image)
+        with without_mapping(image):
+            pixels = to_rgb(ImageOps.exif_transpose(image))
     except DensevitError as error:
         raise DataError(f"{name}: {error}") from None
     except Exception as error:  # of a damaged file, which PIL decodes only now
@@ -122,7 +125,7 @@ def _of_array(array: np.ndarray, name: str) -> np.ndarray:
     pixels = _as_8_bits(_not_empty(array, name), name, "an array")
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
-    return np.require(pixels, requirements=["C", "W"])  # copies only where torch needs it
+    return _for_torch(pixels)
 
 
 def _of_tensor(tensor: Tensor, name: str) -> np.ndarray:
@@ -139,7 +142,14 @@ def _of_tensor(tensor: Tensor, name: str) -> np.ndarray:
     array = tensor.numpy() if tensor.ndim == 2 else tensor.permute(1, 2, 0).numpy()
     pixels = _as_8_bits(_not_empty(array, name), name, "a tensor")
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    return np.require(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), requirements=["C", "W"])
+    return _for_torch(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
+def _for_torch(pixels: np.ndarray) -> np.ndarray:
+    """A copy only where torch needs it: contiguous, writable, and without negative strides."""
+    if min(pixels.strides) < 0:  # also of a single row or column, which is contiguous for numpy
+        return pixels.copy()
+    return np.require(pixels, requirements=["C", "W"])
 
 
 def _as_8_bits(values: np.ndarray, name: str, kind: str) -> np.ndarray:

@@ -39,7 +39,7 @@ class PixelMap(TargetType):
             raise DataError(f"has the type {value.dtype}; expected {' or '.join(names[kind] for kind in self.kinds)}.")
 
     def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
-        return np.ascontiguousarray(value[..., ::-1])
+        return value[..., ::-1].copy()  # of a single column, too, with a positive stride, as torch needs
 
     def rotate(self, value: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
         kind = np.dtype(np.float32) if value.dtype == np.int32 else value.dtype  # OpenCV does not warp int32
@@ -255,7 +255,7 @@ class VectorMap(PixelMap):
 
     def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
         """x changes its sign."""
-        flipped = np.ascontiguousarray(value[..., ::-1])
+        flipped = value[..., ::-1].copy()
         np.negative(flipped[0], out=flipped[0])
         return flipped
 

@@ -202,7 +202,7 @@ class InstanceMasks(ObjectType):
     def hflip(self, value: Masks, size: Size) -> Masks:
         if isinstance(value, RunLengthMasks):
             return value.hflip()
-        return np.ascontiguousarray(value[..., ::-1])
+        return value[..., ::-1].copy()  # of a single column, too, with a positive stride, as torch needs
 
     def rotate(self, value: Masks, matrix: np.ndarray, size: Size) -> Masks:
         if isinstance(value, RunLengthMasks):

@@ -199,6 +199,22 @@ def test_label_values_of_all_files_are_found(tmp_path: Path):
     assert diagnosis.splits["val"].measures["semantic"]["labelled pixels"].tolist() == [0.75, 0.75]
 
 
+def test_tiff_files_of_several_pages_are_named(tmp_path: Path):
+    root = write_label_maps(tmp_path)
+    for kind, number in (("images", 0), ("labels", 2)):
+        png = root / kind / "train" / f"{number}.png"
+        page = Image.open(png)
+        page.save(png.with_suffix(".tif"), save_all=True, append_images=[page, page])
+        png.unlink()
+    with pytest.raises(DataError, match=r"in no layout.*labels/train/2\.tif: it has 3 pages"):
+        densevit.diagnose(root)
+    options = ["data.name=label_maps", "data.images=images/{split}", "data.labels=labels/{split}"]
+    [wrong] = densevit.diagnose(root, [*options, "data.classes=[floor, wall]"]).errors
+    assert (wrong.title, wrong.count, wrong.split) == ("unreadable files", 2, "train")
+    for name, text in zip(("images/train/0.tif", "labels/train/2.tif"), wrong.examples, strict=True):
+        assert f"{name}: it has 3 pages; expected 1" in text
+
+
 def test_without_classes_the_values_of_label_maps_are_the_classes(tmp_path: Path):
     diagnosis = densevit.diagnose(write_label_maps(tmp_path))
     assert diagnosis.splits["train"].classes["semantic"].names == ("value 0", "value 1")

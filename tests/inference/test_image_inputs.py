@@ -114,6 +114,33 @@ def test_bytes_and_pil_images_are_turned_as_exif_says():
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_grey_pil_images_from_a_file_are_turned_as_exif_says(
+    orientation: int, suffix: str, dtype: type, tmp_path: Path
+):
+    """Pillow 13 itself mixes up the rows of uncompressed TIFFs that it opens by a path."""
+    values, exif = np.arange(15).reshape(3, 5), Image.Exif()
+    exif[0x0112] = orientation
+    stored = values.astype(dtype) * (257 if dtype == np.uint16 else 1)
+    Image.fromarray(stored).save(tmp_path / f"a.{suffix}", exif=exif)
+    turned = values if orientation < 5 else values.swapaxes(0, 1)
+    turned = turned[::-1] if orientation in (3, 4, 7, 8) else turned
+    turned = turned[:, ::-1] if orientation in (2, 3, 6, 7) else turned
+    with Image.open(tmp_path / f"a.{suffix}") as image:
+        assert as_sample(image, 0)["image"][1].tolist() == turned.tolist()
+        assert image.filename == str(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize("size", [(5, 1), (1, 5), (1, 1)])
+def test_flipped_arrays_of_one_column_or_row_are_accepted(size: tuple[int, int]):
+    array = PIXELS[: size[0], : size[1]]
+    for flipped, expected in ((array[:, ::-1], np.fliplr(array)), (array[::-1], np.flipud(array))):
+        assert as_sample(flipped, 0)["image"].permute(1, 2, 0).tolist() == expected.tolist()
+        assert as_sample(flipped[..., 0], 0)["image"][2].tolist() == expected[..., 0].tolist()
+
+
 def test_a_read_only_array_is_accepted_without_a_warning():
     pixels = PIXELS.copy()
     pixels.flags.writeable = False

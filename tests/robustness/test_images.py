@@ -69,6 +69,7 @@ REFUSED_AT_THE_START = {
     "a PNG of 0 x 0": png_of(0, 0),
     "zeros": bytes(5000),
     "floating-point TIFF": saved("TIFF", np.ones((HEIGHT, WIDTH), np.float32)),
+    "TIFF of two pages": encoded("TIFF", save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT))]),
     "another size": saved("PNG", pixels()[:-1]),
 }
 REFUSED_WHEN_READ = {

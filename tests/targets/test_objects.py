@@ -3,6 +3,7 @@
 import albumentations as A
 import numpy as np
 import pytest
+import torch
 from pycocotools import mask as codes
 
 from densevit.errors import DataError
@@ -44,6 +45,13 @@ def test_boxes_flip_and_clip_as_albumentations_does():
     rows = np.column_stack([boxes.astype(np.float64), np.arange(len(boxes))])
     expected = flip(image=np.zeros((*SIZE, 3), np.uint8), bboxes=rows)["bboxes"]
     assert np.array_equal(Boxes().clip(Boxes().hflip(boxes, SIZE), SIZE), expected[:, :4].astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 1), (2, 1, 5), (2, 1, 1), (0, 5, 1)])
+def test_flipped_masks_of_one_column_or_row_become_tensors(shape: tuple[int, int, int]):
+    masks = np.random.default_rng(0).random(shape) < 0.5
+    flipped = torch.from_numpy(InstanceMasks().hflip(masks, shape[1:]))
+    assert flipped.tolist() == [[row[::-1] for row in mask] for mask in masks.tolist()]
 
 
 def test_keypoints_flip_with_left_and_right_exchanged():

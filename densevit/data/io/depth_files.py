@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.io.file_errors import naming_file
+from densevit.data.io.images import orientation_of, turned, upright_size_of
 from densevit.data.io.large_images import open_image
 from densevit.errors import DataError
 
@@ -29,6 +30,7 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
 
     key: the array of an NPZ or the channel of an EXR. By default the only array, and of an EXR the only channel, the
     one named Z or depth, or red where red, green and blue are equal. Arrays (H, W, 1) and (1, H, W) are accepted.
+    PNG and TIFF are rotated by their EXIF orientation, as images are.
     Raises DataError with the file for a damaged file and for one without a single number a pixel.
     """
     with naming_file(path, "depth file"):
@@ -46,7 +48,8 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
             case _:
                 with open_image(path) as image:
                     _check_mode(image)
-                    values = np.asarray(image)
+                    orientation = orientation_of(image)
+                    values = turned(np.asarray(image), orientation)
         return _plain(values)
 
 
@@ -71,7 +74,7 @@ def depth_size_of(path: Path, key: str | None = None) -> tuple[int, int]:
             case _:
                 with open_image(path) as image:
                     _check_mode(image)
-                    return image.size[::-1]
+                    return upright_size_of(image)
 
 
 def _suffix(path: Path) -> str:

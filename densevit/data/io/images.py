@@ -57,7 +57,7 @@ def decode_image(data: bytes, name: str | os.PathLike[str], upright: bool = True
             pixels = to_rgb(image) if fast is None else fast
         if image.format == "PNG" and _END_OF_PNG not in data:  # Pillow does not check that
             raise DataError("it is a PNG without an end. Is the file cut short?")
-    return np.ascontiguousarray(_turn(pixels, orientation)) if upright else pixels
+    return turned(pixels, orientation) if upright else pixels
 
 
 def image_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -86,10 +86,22 @@ def check_image(path: str | os.PathLike[str]) -> Header:
 
 def _header(image: Image.Image) -> Header:
     width, height = image.size
-    if image.format == "TIFF":  # Pillow and OpenCV rotate these themselves
-        return Header((height, width))
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return Header((height, width), orientation if orientation in range(1, 9) else 1)
+    if image.format == "PNG":
+        image.getexif()  # reads on to the end, where EXIF may be too
+    return Header((height, width), orientation_of(image))
+
+
+def upright_size_of(image: Image.Image) -> tuple[int, int]:
+    """(h, w) of an opened label or depth file after the EXIF rotation."""
+    return Header(image.size[::-1], orientation_of(image)).upright_size
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation, 1 ... 8, that Pillow does not apply itself; of a PNG, as stands before the pixels."""
+    if image.format == "TIFF":  # Pillow and OpenCV rotate these
+        return 1
+    orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # a PNG's own method decodes the pixels
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _is_whole(format: str | None, head: bytes, tail: bytes, length: int) -> bool:
@@ -159,10 +171,12 @@ def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Applies an EXIF orientation: its row 0 becomes the top, its column 0 the left."""
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Applies an EXIF orientation to (H, W, ...): its row 0 becomes the top, its column 0 the left."""
+    if orientation == 1:
+        return pixels
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     down = -1 if orientation in (3, 4, 7, 8) else 1
     right = -1 if orientation in (2, 3, 6, 7) else 1
-    return pixels[::down, ::right]
+    return pixels[::down, ::right].copy()  # strides of a single row or column, too, are positive then, as torch needs

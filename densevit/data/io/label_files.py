@@ -7,48 +7,55 @@ stretch the values 0 ... 15 of a grey 4-bit PNG to 0 ... 255.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from densevit.data.io.file_errors import naming_file
+from densevit.data.io.images import orientation_of, turned, upright_size_of
 from densevit.data.io.large_images import open_image
 from densevit.errors import DataError
 
 _MODES_OF_VALUES = ("1", "L", "P", "LA", "PA", "La", "I", "I;16", "I;16B", "I;16L")
 _MODES_OF_COLORS = ("RGB", "RGBA", "RGBa", "RGBX")
 _LOSSY = ("JPEG", "MPO")
-_DEPTH_AND_KIND_OF_PNG = slice(24, 26)  # bytes of a PNG: bits a channel, colour type (0 is grey)
+_DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits a channel
 
 
 def read_label(path: str | os.PathLike[str]) -> np.ndarray:
     """The label values as stored: (H, W) uint8 or uint16 of an indexed or grey file, (H, W, 3) uint8 of an RGB one.
 
-    An alpha channel is dropped. Raises DataError with the file for damaged or lossy files (JPEG), and for values that
-    cannot be labels (floating point, negative, above 65535).
+    An alpha channel is dropped, and the file is rotated by its EXIF orientation, as images are. Raises DataError with
+    the file for damaged or lossy files (JPEG), for colours of 16 bits, and for values that cannot be labels (floating
+    point, negative, above 65535).
     """
     with _opened(path) as image:
-        mode = image.mode
-        if mode in _MODES_OF_COLORS:
-            pixels = np.asarray(image)
-            return pixels if mode == "RGB" else np.ascontiguousarray(pixels[..., :3])
-        if mode not in _MODES_OF_VALUES:
-            raise DataError(
-                f"its pixels are of the kind {mode!r}; expected a label file, which is indexed, grey or RGB."
-            )
-        values = np.asarray(image)
-        if values.ndim == 3:  # with alpha
-            values = np.ascontiguousarray(values[..., 0])
-        if values.dtype not in (np.uint8, np.uint16):
-            values = _narrow(values)
-        stretched = _stretch(path, image)
-        return values if stretched == 1 else values // stretched
+        orientation = orientation_of(image)
+        return turned(_stored(path, image), orientation)
+
+
+def _stored(path: str | os.PathLike[str], image: Image.Image) -> np.ndarray:
+    """The values or colours as stored, not rotated."""
+    mode, bits = image.mode, _bits(path, image)
+    if mode not in _MODES_OF_VALUES + _MODES_OF_COLORS:
+        raise DataError(f"its pixels are of the kind {mode!r}; expected a label file, which is indexed, grey or RGB.")
+    if bits == 16 and mode in (*_MODES_OF_COLORS, "LA"):  # Pillow would cut them to 8 bits
+        raise DataError("it has several channels of 16 bits a channel; expected 8, or one channel of 16 bits.")
+    values = np.asarray(image)
+    if mode in _MODES_OF_COLORS:
+        return values if mode == "RGB" else np.ascontiguousarray(values[..., :3])
+    if values.ndim == 3:  # with alpha
+        values = np.ascontiguousarray(values[..., 0])
+    if values.dtype not in (np.uint8, np.uint16):
+        values = _narrow(values)
+    return values // (255 // (2**bits - 1)) if mode == "L" and bits < 8 else values  # Pillow stretches 2 and 4 bits
 
 
 def label_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(h, w), from the file's header."""
     with _opened(path) as image:
-        return image.size[::-1]
+        return upright_size_of(image)
 
 
 @contextmanager
@@ -72,10 +79,12 @@ def _narrow(values: np.ndarray) -> np.ndarray:
     return values.astype(np.uint16)
 
 
-def _stretch(path: str | os.PathLike[str], image: Image.Image) -> int:
-    """The factor by which Pillow scales the values of a grey PNG of 2 or 4 bits to 8 bits."""
-    if image.format != "PNG" or image.mode != "L":
-        return 1
+def _bits(path: str | os.PathLike[str], image: Image.Image) -> int:
+    """Bits a channel of a PNG or TIFF; 8 for other formats."""
+    if image.format == "TIFF":
+        tags: Any = getattr(image, "tag_v2", {})
+        return int(max(tags.get(ExifTags.Base.BitsPerSample, (1,))))
+    if image.format != "PNG":
+        return 8
     with open(path, "rb") as file:
-        depth, kind = file.read(_DEPTH_AND_KIND_OF_PNG.stop)[_DEPTH_AND_KIND_OF_PNG]
-    return 255 // (2**depth - 1) if kind == 0 and depth < 8 else 1
+        return file.read(_DEPTH_OF_PNG + 1)[_DEPTH_OF_PNG]

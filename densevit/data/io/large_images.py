@@ -1,4 +1,4 @@
-"""Opens images beyond Pillow's limit for decompression bombs.
+"""Opens image files for all readers: beyond Pillow's limit for decompression bombs, and TIFF files of one image only.
 
 Pillow refuses images above 179 million pixels and warns above 89 million; sliding windows are for such images.
 The limit here is OpenCV's: 2^30 pixels, and 2^20 on a side.
@@ -13,6 +13,7 @@ from typing import IO
 
 from PIL import Image
 
+from densevit.data.io.tiff import check_bands, check_single_page, without_mapping
 from densevit.errors import DataError
 
 MOST_PIXELS = 1 << 30
@@ -24,7 +25,8 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
     """`PIL.Image.open` with the limit above, without Pillow's warning.
 
     Pillow's own limit is lifted for all threads while an image beyond it is open here. Raises DataError before pixels
-    are decoded for an image beyond the limit above or larger than the memory, and whatever `PIL.Image.open` raises.
+    are decoded for an image beyond the limit above or larger than the memory, and for a TIFF of several pages or with
+    further bands; and whatever `PIL.Image.open` raises. Of an animation in another format, the first frame is opened.
     """
     with ExitStack() as stack:
         file: IO[bytes]
@@ -38,6 +40,10 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
             stack.enter_context(_lifted)
             image = _identified(file, name)
         stack.enter_context(image)
+        if image.format == "TIFF":
+            check_single_page(image, file)
+            check_bands(image)
+            stack.enter_context(without_mapping(image))
         width, height = image.size
         if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
             raise DataError(

@@ -122,6 +122,37 @@ def test_each_format_gives_exact_values_and_header_size(name: str, tmp_path: Pat
     assert depth_size_of(tmp_path / name) == (3, 4)
 
 
+def turned(values: np.ndarray, orientation: int) -> list[list[float]]:
+    """What a viewer shows: EXIF 2.32, table 6, where row 0 and column 0 of the stored values are."""
+    rows = values.tolist()
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return {
+        1: rows,  # top, left
+        2: [row[::-1] for row in rows],  # top, right
+        3: [row[::-1] for row in rows[::-1]],  # bottom, right
+        4: rows[::-1],  # bottom, left
+        5: columns,  # left, top
+        6: [column[::-1] for column in columns],  # right, top
+        7: [column[::-1] for column in columns[::-1]],  # right, bottom
+        8: columns[::-1],  # left, bottom
+    }[orientation]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_depth_is_rotated_by_its_exif_orientation(orientation: int, suffix: str, dtype: type, tmp_path: Path) -> None:
+    """As images are. Pillow 13 mixes up the rows of uncompressed TIFFs that are read from a file's path."""
+    if suffix == ".png" and dtype in (np.int32, np.float32):
+        return
+    values, exif = np.arange(1, 16).reshape(3, 5).astype(dtype), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(values).save(tmp_path / f"a{suffix}", exif=exif)
+    expected = turned(values, orientation)
+    assert read_depth(tmp_path / f"a{suffix}").tolist() == expected
+    assert depth_size_of(tmp_path / f"a{suffix}") == (len(expected), len(expected[0]))
+
+
 def test_middlebury_infinite_disparities_are_preserved(tmp_path: Path) -> None:
     (tmp_path / "a.pfm").write_bytes(pfm(np.array([[np.inf, 2.0]]), "-1"))
     assert read_depth(tmp_path / "a.pfm").tolist() == [[np.inf, 2.0]]

@@ -1,14 +1,18 @@
 """Reading images of every kind, against known arrays and Pillow."""
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 
+from densevit.data.io.depth_files import depth_size_of, read_depth
 from densevit.data.io.images import check_image, image_size_of, read_image
+from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
 
 H, W = 37, 53
@@ -152,6 +156,19 @@ def test_orientation_6_means_that_the_first_row_is_the_right_side(save: Callable
     assert read_image(save(Image.fromarray(stored), "PNG", exif=exif))[..., 0].tolist() == [[4, 1], [5, 2], [6, 3]]
 
 
+@pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1)])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_rotated_images_of_one_row_or_column_become_tensors(
+    orientation: int, shape: tuple[int, int], save: Callable[..., Path]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    path = save(Image.fromarray(stored), "PNG", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    assert torch.from_numpy(read_image(path))[..., 0].tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_to_16_bit_tiff(orientation: int, save: Callable[..., Path]) -> None:
     values = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
@@ -206,6 +223,108 @@ def test_non_image_error_names_the_file(tmp_path: Path) -> None:
         for use in (read_image, image_size_of, check_image):
             with pytest.raises(DataError, match=name):
                 use(tmp_path / name)
+
+
+# ---- TIFF files of several pages or bands ----
+
+
+def pages(folder: Path, *sizes: tuple[int, int], mode: str = "L", kinds: tuple[int, ...] = ()) -> Path:
+    """A TIFF of grey pages, each filled with its number. kinds: their NewSubfileType, 0 by default."""
+    images = []
+    for number, (height, width) in enumerate(sizes):
+        image = Image.new(mode, (width, height), number)
+        image.encoderinfo = {"tiffinfo": {254: kinds[number]}} if kinds else {}
+        images.append(image)
+    first = images[0].encoderinfo
+    images[0].save(folder / "pages.tif", save_all=True, append_images=images[1:], **first)
+    return folder / "pages.tif"
+
+
+READERS = (read_image, check_image, image_size_of, read_label, label_size_of, read_depth, depth_size_of)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_tiff_of_several_pages_is_an_error(read: Callable[[Path], object], tmp_path: Path) -> None:
+    path = pages(tmp_path, (4, 5), (4, 5), (4, 5))
+    with pytest.raises(DataError, match=r"pages\.tif: it has 3 pages; expected 1.*file of its own"):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", [1, 4])
+def test_previews_and_transparency_masks_of_a_tiff_are_no_pages(kind: int, tmp_path: Path) -> None:
+    """NewSubfileType, TIFF 6.0, page 36: 1 is a reduced version of another page, 4 a transparency mask."""
+    path = pages(tmp_path, (4, 5), (2, 3), kinds=(0, kind))
+    with Image.open(path) as image:
+        assert image.n_frames == 2
+    for read, expected in ((read_image, (4, 5, 3)), (read_label, (4, 5)), (read_depth, (4, 5))):
+        assert read(path).shape == expected and not read(path).any()
+    assert check_image(path).size == label_size_of(path) == depth_size_of(path) == (4, 5)
+
+
+def tiff(pixels: np.ndarray, photometric: int, extra: list[int]) -> bytes:
+    """An uncompressed TIFF, following the specification. photometric: 1 is grey, 2 RGB.
+
+    pixels: (H, W, C). extra: ExtraSamples, 0 for a band without a meaning, 2 for alpha; none if empty.
+    """
+    height, width, channels = pixels.shape
+    content = pixels.tobytes()
+    content += b"\0" * (len(content) % 2)
+    bits, sample_format = 8 * pixels.itemsize, 3 if pixels.dtype.kind == "f" else 1
+    tags: dict[int, tuple[str, list[int]]] = {
+        256: ("I", [width]),
+        257: ("I", [height]),
+        258: ("H", [bits] * channels),
+        259: ("H", [1]),
+        262: ("H", [photometric]),
+        273: ("I", [8]),
+        277: ("H", [channels]),
+        278: ("I", [height]),
+        279: ("I", [pixels.nbytes]),
+        338: ("H", extra),
+        339: ("H", [sample_format] * channels),
+    }
+    entries = b""
+    for tag, (kind, values) in tags.items():
+        value = struct.pack(f"<{len(values)}{kind}", *values)
+        if len(value) > 4:
+            offset, content = 8 + len(content), content + value + b"\0" * (len(value) % 2)
+            value = struct.pack("<I", offset)
+        if values:
+            entries += struct.pack("<HHI", tag, 3 if kind == "H" else 4, len(values)) + value.ljust(4, b"\0")
+    directory = struct.pack("<H", len(entries) // 12) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(content)) + content + directory
+
+
+@pytest.mark.parametrize(
+    ("photometric", "extra", "bands"), [(1, [0], 2), (2, [0], 4), (2, [0, 0], 5), (2, [2, 0], 5), (2, [0, 0, 0], 6)]
+)
+def test_a_tiff_with_further_bands_is_an_error(photometric: int, extra: list[int], bands: int, tmp_path: Path) -> None:
+    (tmp_path / "bands.tif").write_bytes(tiff(np.ones((4, 5, bands), np.uint8), photometric, extra))
+    for read in READERS:
+        with pytest.raises(DataError, match=rf"bands\.tif: it has {bands} bands a pixel.*expected"):
+            read(tmp_path / "bands.tif")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "photometric", "extra", "bands"),
+    [(np.uint8, 1, [0, 0], 3), (np.uint16, 1, [0], 2), (np.uint16, 2, [0, 0], 5), (np.float32, 2, [], 3)],
+)
+def test_bands_that_pillow_does_not_know_are_an_error(
+    dtype: type, photometric: int, extra: list[int], bands: int, tmp_path: Path
+) -> None:
+    (tmp_path / "bands.tif").write_bytes(tiff(np.ones((4, 5, bands), dtype), photometric, extra))
+    for read in READERS:
+        with pytest.raises(DataError, match=r"bands\.tif"):
+            read(tmp_path / "bands.tif")
+
+
+@pytest.mark.parametrize("extra", [[1], [2]])
+def test_declared_alpha_of_a_tiff_is_dropped(extra: list[int], tmp_path: Path) -> None:
+    pixels = np.arange(4 * 5 * 4, dtype=np.uint8).reshape(4, 5, 4)
+    pixels[..., 3] = 255
+    (tmp_path / "alpha.tif").write_bytes(tiff(pixels, 2, extra))
+    for read in (read_image, read_label):
+        assert np.array_equal(read(tmp_path / "alpha.tif"), pixels[..., :3])
 
 
 def test_floating_point_pixels_raise(tmp_path: Path) -> None:

@@ -96,6 +96,48 @@ def test_the_size_is_height_and_width(tmp_path: Path) -> None:
     assert label_size_of(tmp_path / "a.png") == (3, 5)
 
 
+@pytest.mark.parametrize("mode", ["L", "I;16", "P", "RGB"])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_labels_are_rotated_by_their_exif_orientation(orientation: int, suffix: str, mode: str, tmp_path: Path) -> None:
+    """As images are, against Pillow's rotation of the same values without a file."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    values = np.arange(15).reshape(3, 5)
+    kinds = {"L": values.astype(np.uint8), "I;16": values.astype(np.uint16) * 300}
+    kinds["RGB"] = np.stack([values, values + 20, values + 40], axis=2).astype(np.uint8)
+    image = indexed(values.astype(np.uint8)) if mode == "P" else Image.fromarray(kinds[mode])
+    image.save(tmp_path / f"a{suffix}", exif=exif)
+    stored = kinds.get(mode, kinds["L"])
+    turned = stored if orientation < 5 else stored.swapaxes(0, 1)
+    turned = turned[::-1] if orientation in (3, 4, 7, 8) else turned
+    turned = turned[:, ::-1] if orientation in (2, 3, 6, 7) else turned
+    assert read_label(tmp_path / f"a{suffix}").tolist() == turned.tolist()
+    assert label_size_of(tmp_path / f"a{suffix}") == turned.shape[:2]
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_tiff_of_few_bits_gives_stored_values(bits: int, tmp_path: Path) -> None:
+    """Packed by hand: 3 rows of 5 values, each row in whole bytes."""
+    planes = (VALUES[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+    data = np.packbits(planes.reshape(3, 5 * bits).astype(np.uint8), axis=1).tobytes()
+    entries = [(256, 4, 5), (257, 4, 3), (258, 3, bits), (259, 3, 1), (262, 3, 1), (273, 4, 8)]
+    entries += [(277, 3, 1), (278, 4, 3), (279, 4, len(data))]
+    directory = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    head = b"II*\0" + struct.pack("<I", 8 + len(data)) + data
+    (tmp_path / "a.tif").write_bytes(head + struct.pack("<H", len(entries)) + directory + bytes(4))
+    assert read_label(tmp_path / "a.tif").tolist() == VALUES.tolist()
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_16_bits_raise(channels: int, tmp_path: Path) -> None:
+    """Pillow cuts them to 8 bits: 300 would become 1."""
+    for name in ("a.png", "a.tif"):
+        cv2.imwrite(str(tmp_path / name), np.full((3, 5, channels), 300, np.uint16))
+        with pytest.raises(DataError, match=rf"{name}.*16 bits a channel; expected 8"):
+            read_label(tmp_path / name)
+
+
 def test_jpeg_labels_raise(tmp_path: Path) -> None:
     Image.fromarray(VALUES).save(tmp_path / "a.jpg")
     with pytest.raises(DataError, match=r"a\.jpg: it is a JPEG, whose compression changes label values"):

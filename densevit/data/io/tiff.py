@@ -1,0 +1,75 @@
+"""What Pillow does not tell of TIFF files: further pages and bands, of which it reads one image."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from densevit.errors import DataError
+
+_KIND = 254  # NewSubfileType
+_NO_PAGE = 1 | 4  # of it: a reduced version, a transparency mask
+_BIG = 43  # the version of BigTIFF, with a longer header
+_ALPHA = ((), (1,), (2,))  # ExtraSamples: none, and alpha, associated or not
+
+
+def check_single_page(image: Image.Image, file: IO[bytes]) -> None:
+    """Raises DataError for a TIFF with several pages. Previews and transparency masks of a page are none.
+
+    image: just opened. file: its content, of which the directories are read.
+    """
+    if not getattr(image, "is_animated", False):
+        return
+    position = file.tell()
+    pages = sum(not directory.get(_KIND, 0) & _NO_PAGE for directory in _directories(file))
+    file.seek(position)
+    if pages > 1:
+        raise DataError(f"it has {pages} pages; expected 1. Save each page as a file of its own.")
+
+
+def check_bands(image: Image.Image) -> None:
+    """Raises DataError for a TIFF with bands besides grey or RGB and alpha, which Pillow leaves out."""
+    tags = _tags(image)
+    if tuple(tags.get(ExifTags.Base.ExtraSamples, ())) not in _ALPHA:
+        bands = tags.get(ExifTags.Base.SamplesPerPixel, 1)
+        raise DataError(
+            f"it has {bands} bands a pixel; expected 1 (grey) or 3 (RGB), and at most alpha. Save the bands to use as "
+            "a file of their own."
+        )
+
+
+@contextmanager
+def without_mapping(image: Image.Image) -> Iterator[None]:
+    """Within it, Pillow decodes an image without mapping its file into memory.
+
+    Pillow maps an uncompressed TIFF with the height and width after its EXIF rotation, which mixes up the rows.
+    """
+    name = getattr(image, "filename", "")
+    if _tags(image).get(ExifTags.Base.Orientation, 1) < 5:
+        yield
+        return
+    image.filename = ""  # type: ignore[attr-defined]  # Pillow maps only files of which it knows the path
+    try:
+        yield
+    finally:
+        image.filename = name  # type: ignore[attr-defined]
+
+
+def _tags(image: Image.Image) -> Any:
+    return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+
+
+def _directories(file: IO[bytes]) -> Iterator[ImageFileDirectory_v2]:
+    """The tags of each page."""
+    file.seek(0)
+    header = file.read(8)
+    if header[2] == _BIG:
+        header += file.read(8)
+    tags, seen = ImageFileDirectory_v2(header), set[int]()
+    while tags.next and tags.next not in seen:
+        seen.add(tags.next)
+        file.seek(tags.next)
+        tags.load(file)
+        yield tags
