@@ -23,7 +23,7 @@ def of_split(one: Survey, examination: Examination) -> None:
     fix = "Replace or remove them; data.on_error=skip leaves unreadable images out in training."
     examination.report("error", "unreadable images", problems, fix, of=one.opened)
     wrong = [text for summary in one.summaries for text in summary.wrong]
-    examination.report("error", "invalid targets", wrong, "Correct the data set's values.", of=one.opened)
+    examination.report("error", "invalid samples", wrong, "Correct the data set's values.", of=one.opened)
     failures = [summary.failure for summary in one.summaries if summary.failure]
     fix = "Correct the values or the recipe: training would stop at these images."
     examination.report("error", "images on which the training transform fails", failures, fix)

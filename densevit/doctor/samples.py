@@ -14,6 +14,7 @@ import torch
 from torch.utils import data
 
 from densevit.data.loading.dataloader import start_worker
+from densevit.data.sample_checks import check_image
 from densevit.data.transforms.resizing import TrainingTransform, as_array, to_pixels
 from densevit.errors import DataError, one_line
 from densevit.interfaces import Dataset, Sample, Size, TargetType
@@ -32,9 +33,10 @@ class Summary:
     """What is known of one image after it was read.
 
     place: its index. problem: why it cannot be read, or empty; the other fields are then empty too. wrong: messages
-    about its targets. digest: of its pixels. bits: (256,) bool, its difference hash; None for a flat image. counts: per
-    class, by target key. objects: their number. measures, inputs: numbers of the targets, as annotated and after the
-    training transform. kept: the number of objects after the transform; -1 where that failed, for the reason `failure`.
+    about it and its targets. digest: of its pixels, empty where they are wrong. bits: (256,) bool, its difference hash;
+    None for a flat image. counts: per class, by target key. objects: their number. measures, inputs: numbers of the
+    targets, as annotated and after the training transform. kept: the number of objects after the transform; -1 where
+    that failed, for the reason `failure`.
     """
 
     place: int
@@ -72,6 +74,11 @@ class Summaries(data.Dataset[Summary]):
             return Summary(index, problem=str(error))
         except Exception as error:  # of a third party's data set
             return Summary(index, problem=f"image {index}: {type(error).__name__}: {one_line(error)}")
+        name = str(sample["targets"].get("image_id", index))
+        try:
+            check_image(sample["image"], sample["targets"], f"image {name}")
+        except DataError as error:
+            return Summary(index, "", name, wrong=(str(error),))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is left out is counted
             found = self._summary(index, sample)

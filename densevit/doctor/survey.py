@@ -107,7 +107,7 @@ def _sizes(dataset: Dataset, readable: Sequence[Summary]) -> np.ndarray:
     sizes = dataset.sizes()
     if sizes is not None and (sizes > 1).all():
         return sizes
-    return np.array([one.size for one in readable], np.int64).reshape(-1, 2)
+    return np.array([one.size for one in readable if one.digest], np.int64).reshape(-1, 2)
 
 
 def _joined(measures: Iterable[Mapping[str, Mapping[str, np.ndarray]]]) -> Measures:

@@ -296,13 +296,15 @@ class Cars(densevit.Dataset):
     classes = {}
     provides = {"wheels": Wheels()}
     def __init__(self, split): self.split = split
-    def __len__(self): return 4
+    def __len__(self): return 5
     def __getitem__(self, index):
         if self.split == "train" and index == 2:
             raise RuntimeError("lost")
         wheels = torch.full((2, 3 if self.split == "train" and index == 1 else 2), float(index))
         rng = np.random.default_rng([index, len(self.split)])
         image = torch.from_numpy(rng.integers(0, 255, (3, 32, 32), np.uint8))
+        if self.split == "train" and index == 4:
+            image = image / 255
         return {"image": image, "targets": {"image_id": index, "wheels": wheels}}
 """
 
@@ -313,10 +315,11 @@ def test_third_party_targets_are_examined_by_their_type(tmp_path: Path, monkeypa
     (tmp_path / "cars.yaml").write_text("{name: 'cars_plugin:Cars'}")
     diagnosis = densevit.diagnose(tmp_path / "cars.yaml")
     found = {one.title: one.examples for one in diagnosis.errors}
-    assert found == {
-        "invalid targets": ("image 1: wheels has shape (2, 3); expected (N, 2).",),
-        "unreadable images": ("image 2: RuntimeError: lost",),
-    }
+    wheels, image = found.pop("invalid samples")
+    assert wheels == "image 1: wheels has shape (2, 3); expected (N, 2)."
+    assert image.startswith("image 4: the image is float32 (3, 32, 32) on cpu; uint8 (3, H, W)")
+    assert found == {"unreadable images": ("image 2: RuntimeError: lost",)}
+    assert diagnosis.splits["train"].sizes.tolist() == [[32, 32]] * 3  # of the others
     assert diagnosis.splits["train"].measures["wheels"]["wheel (px)"].tolist() == [0, 0, 3, 3]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from densevit.data.io.shard_records import encode, write
+from densevit.data.sample_checks import check_sample
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 from densevit.targets.types import TargetTypes
@@ -27,7 +28,7 @@ def write_shards(dataset: Dataset, folder: Path, split: str, size: int) -> Itera
     folder/index.json: for each split its shards with their numbers of records and bytes, the classes, and the keys that
     are labelled. Splits written before stay in it.
 
-    Raises DataError for target keys whose type is not the registered one of that name.
+    Raises DataError for target keys whose type is not the registered one of that name, and for invalid samples.
     """
     types = TargetTypes.of(dataset)
     own = [key for key in dataset.provides if type(types.get(key)) is not type(TargetTypes().get(key))]
@@ -44,6 +45,7 @@ def write_shards(dataset: Dataset, folder: Path, split: str, size: int) -> Itera
         with open(place / name, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             while index < len(dataset) and (index == begin or file.tell() < size):
                 sample, start = dataset[index], file.tell()
+                check_sample(sample, dataset, index, types)
                 write(tar, f"{index:09}", encode(sample, _path(dataset, index)))
                 height, width = sample["image"].shape[1:]
                 rows.append((len(shards), start, file.tell() - start, height, width))

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from densevit.data.sample_checks import check_image, check_maps
 from densevit.interfaces import Batch, Sample
+from densevit.targets.types import TargetTypes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,15 @@ _ASPECT_EDGES = (0.8, 1.25)  # height / width: landscape, square, portrait
 def collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
     """Pads images with 0 at the bottom and right to their largest height and width, rounded up to `multiple`.
 
-    The padding mask is False inside each sample's `size`, by default its whole image.
+    The padding mask is False inside each sample's `size`, by default its whole image. Raises DataError for an image
+    that is not (3, H, W) uint8, and for a label map, depth or masks of another size.
     """
+    types = TargetTypes()
+    for place, sample in enumerate(samples):
+        image, targets = sample["image"], sample["targets"]
+        origin = f"Sample {place} of a batch (image {targets.get('image_id')!r})"
+        check_image(image, targets, origin)
+        check_maps(targets, targets.get("size", tuple(image.shape[1:])), types, origin)
     height, width = (max(sample["image"].shape[axis] for sample in samples) for axis in (1, 2))
     shape = (len(samples), 3, *padded((height, width), multiple))
     images, padding_mask = np.empty(shape, np.uint8), np.ones((shape[0], *shape[2:]), dtype=bool)

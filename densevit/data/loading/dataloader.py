@@ -18,10 +18,11 @@ import torch
 from torch.utils import data
 
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
+from densevit.data.sample_checks import check_sample, name_of
 from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform, usable_values
 from densevit.errors import DataError, DensevitError, UnreadableFileError
-from densevit.interfaces import Batch, Dataset, Sample, Targets
-from densevit.targets.types import TargetTypes, untyped_keys
+from densevit.interfaces import Batch, Dataset, Sample
+from densevit.targets.types import TargetTypes
 
 _TINY = 64  # images; fewer are loaded without worker processes
 _MOST_WORKERS = 8
@@ -44,8 +45,8 @@ class TransformedDataset(data.Dataset[Sample]):
     views: samples per image, transformed differently. With several, `__getitem__` returns a list of samples.
     on_error: what a batch does with images whose files cannot be read; see `__getitems__`.
 
-    Raises DataError for a data set without images, and for target keys without a type: at construction where `provides`
-    names such a key, otherwise at the sample that has it.
+    Raises DataError for a data set without images, for images that are not (3, H, W) uint8, and for target keys without
+    a type: at construction where `provides` names such a key, otherwise at the sample that has it.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class TransformedDataset(data.Dataset[Sample]):
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         if not len(dataset):
-            raise DataError(f"The data set {_name(dataset)} has no images; at least 1 is needed. Check its options.")
+            raise DataError(f"The data set {name_of(dataset)} has no images; at least 1 is needed. Check its options.")
         self.dataset, self.transform, self.train, self.views = dataset, transform, train, views
         self.on_error = on_error
         self.types = TargetTypes.of(dataset)
@@ -72,7 +73,7 @@ class TransformedDataset(data.Dataset[Sample]):
         index = pick.index
         try:
             sample = self.dataset[index]
-            self._check_keys(sample["targets"], index)
+            check_sample(sample, self.dataset, index, self.types)
             if self.train:  # numpy pads with zeros: the first repeat has the stream of [seed, index]
                 seeds = [[pick.seed, index, pick.repeat, view] for view in range(self.views)]
                 samples = [
@@ -86,7 +87,7 @@ class TransformedDataset(data.Dataset[Sample]):
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{frame.filename}, line {frame.lineno}"
-            name, kind = _name(self.dataset), type(error).__name__
+            name, kind = name_of(self.dataset), type(error).__name__
             raise DataError(f"Sample {index} of {name} failed: {kind}: {error} ({place}).") from error
         if not pick.repeat:
             prepared["targets"] |= {"truth": sample["targets"], "dataset_index": index}
@@ -122,7 +123,7 @@ class TransformedDataset(data.Dataset[Sample]):
         return [*samples, *skipped]
 
     def check_values(self, count: int = 16) -> None:
-        """Raises DataError for an invalid target in `count` samples, evenly spaced; fewer if reading takes seconds."""
+        """Raises DataError for an invalid one in `count` samples, evenly spaced; fewer if reading takes seconds."""
         deadline = time.monotonic() + _CHECK_SECONDS
         for index in np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)).tolist():
             if time.monotonic() > deadline:
@@ -133,27 +134,10 @@ class TransformedDataset(data.Dataset[Sample]):
                 if self.on_error == "raise":
                     raise
                 continue
-            self._check_keys(sample["targets"], index)
+            check_sample(sample, self.dataset, index, self.types)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what is left out is reported in training
                 usable_values(sample, self.types)
-
-    def _check_keys(self, targets: Targets, index: int) -> None:
-        unknown = untyped_keys(targets, self.types)
-        if unknown:
-            key, value = unknown[0], targets[unknown[0]]
-            shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
-            raise DataError(
-                f"Sample {index} of {_name(self.dataset)} (image {targets.get('image_id')!r}) has the target {key!r}, "
-                f"a {type(value).__name__}{shape}, and no target type says how to resize, crop and flip it. Known: "
-                f"{', '.join(self.types)}. Fix: use the key that fits, or give the type in `provides` "
-                "(docs/own-target.md); without a type only strings and single numbers are passed on."
-            )
-
-
-def _name(dataset: Dataset) -> str:
-    """A data set's class."""
-    return f"{type(dataset).__module__}.{type(dataset).__name__}"
 
 
 class Loader(data.DataLoader[Any]):

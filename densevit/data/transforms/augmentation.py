@@ -21,6 +21,7 @@ from densevit.data.transforms.resizing import (
     usable_values,
     visible_values,
 )
+from densevit.errors import DataError
 from densevit.interfaces import Recipe, Sample, Size, TargetType, Window
 from densevit.targets.types import TargetTypes
 
@@ -75,7 +76,7 @@ class Augmentation:
         pixels, values = self._reframed(pixels, values, types, rng)
         for step in self._recolor:
             step.set_random_state(rng, coins)
-            pixels = step(image=pixels)["image"]
+            pixels = _recolored(step, pixels)
         return finished(pixels, sample, values, size, self.recipe.canvas)
 
     def _reframed(
@@ -99,6 +100,18 @@ class Augmentation:
         if self.min_visible and len(values.get("boxes", ())):
             values = selected(values, types, visible_shares(values["boxes"], new_size) >= self.min_visible)
         return resize_image(pixels[top:bottom, left:right], new_size), visible_values(values, types, new_size)
+
+
+def _recolored(step: Any, pixels: np.ndarray) -> np.ndarray:
+    """The pixels after a change of colours. Raises DataError if it returns anything but uint8 of the same shape."""
+    recolored: np.ndarray = step(image=pixels)["image"]
+    if recolored.dtype != np.uint8 or recolored.shape != pixels.shape:
+        raise DataError(
+            f"The recipe's recoloring {type(step).__name__} returns {recolored.dtype} {recolored.shape} for uint8 "
+            f"{pixels.shape}; the same type and shape are expected. Fix: leave it out; the model normalises images, "
+            "and the recipe's training_frame crops and resizes them."
+        )
+    return recolored
 
 
 def window_around(box: np.ndarray, window: Window, size: Size, rng: np.random.Generator) -> Window:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 
+from densevit.data.sample_checks import check_sample
 from densevit.data.transforms.resizing import TrainingTransform, Types, Values, as_array, selected, visible_values
 from densevit.errors import ConfigError
 from densevit.interfaces import Dataset, Sample, Size, TargetType
@@ -45,7 +46,7 @@ class CopyPaste:
                     f"what a pasted object changes in it (TargetType.paste). Fix: leave {key!r} out of the data set "
                     f"(an option such as `data.{key}: false`), or leave data.copy_paste out."
                 )
-        self.transform, self.dataset, self.probability = transform, dataset, probability
+        self.transform, self.dataset, self.probability, self.types = transform, dataset, probability, types
 
     def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
         """Returns the augmented sample, with pasted objects."""
@@ -53,8 +54,10 @@ class CopyPaste:
         first = self.transform(sample, rng, types)
         if rng.random() >= self.probability:
             return first
-        second = self.transform(self.dataset[int(rng.integers(len(self.dataset)))], rng, types)
-        return pasted(first, second, types, rng)
+        index = int(rng.integers(len(self.dataset)))
+        second = self.dataset[index]
+        check_sample(second, self.dataset, index, self.types)
+        return pasted(first, self.transform(second, rng, types), types, rng)
 
 
 def pasted(first: Sample, second: Sample, types: Types, rng: np.random.Generator) -> Sample:

@@ -1,6 +1,7 @@
 """Loaders: the same samples in any process, readable errors, and resuming where a stream stopped."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
-from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches
+from densevit.data.datasets.mix import Mix
+from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
 from densevit.data.loading.dataloader import Loader, TransformedDataset, _received, workers_for
 from densevit.errors import DataError
 from densevit.interfaces import Batch, Dataset, Sample
@@ -131,6 +133,95 @@ def test_repeats_in_evaluation_have_no_ground_truth() -> None:
         "truth" in prepared[SampleKey(1, 0)]["targets"]
         and "truth" not in prepared[SampleKey(1, 0, repeat=1)]["targets"]
     )
+
+
+class Unlike(Noise):
+    """Noise whose images another function makes of uint8 ones."""
+
+    def __init__(self, make: Callable[[torch.Tensor], Any], **targets: Any) -> None:
+        super().__init__()
+        self.make, self.targets = make, targets
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        return {"image": self.make(sample["image"]), "targets": {**sample["targets"], **self.targets}}
+
+
+WRONG_IMAGES: list[tuple[Callable[[torch.Tensor], Any], str]] = [
+    (lambda image: image / 255, r"is float32 \(3, \d+, \d+\).*Fix: \(image \* 255\)\.round\(\)\.to\(torch\.uint8\)"),
+    (lambda image: (image.int() * 257).to(torch.uint16), r"is uint16 \(3, .*// 257"),
+    (lambda image: image.long(), r"is int64 .*Fix: image\.to\(torch\.uint8\)"),
+    (lambda image: image > 128, r"is bool .*\* 255"),
+    (lambda image: torch.cat([image, image[:1]]), r"is uint8 \(4, .*Fix: image\[:3\]"),
+    (lambda image: image[:1], r"is uint8 \(1, .*Fix: image\.expand\(3, -1, -1\)"),
+    (lambda image: image[0], r"is uint8 \(\d+, \d+\) .*Fix: image\.expand\(3, -1, -1\)"),
+    (lambda image: image.permute(1, 2, 0), r"is uint8 \(\d+, \d+, 3\).*Fix: image\.permute\(2, 0, 1\)"),
+    (lambda image: image[None], r"is uint8 \(1, 3, "),
+    (lambda image: image[:, :0], r"is uint8 \(3, 0, \d+\).*without pixels"),
+    (lambda image: image.numpy(), r"is a ndarray.*Fix: torch\.from_numpy"),
+]
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(("make", "message"), WRONG_IMAGES)
+def test_an_image_that_is_not_uint8_rgb_is_an_error(
+    make: Callable[[torch.Tensor], Any], message: str, train: bool
+) -> None:
+    transform = build_transforms(DataSection(name="scenes", image_size=48))[0 if train else 1]
+    prepared = TransformedDataset(Unlike(make), transform, train)
+    origin = rf"Sample 5 of {__name__}\.Unlike \(image 'image 5'\): the image "
+    with pytest.raises(DataError, match=origin + message):
+        prepared[SampleKey(5, 0)]
+    with pytest.raises(DataError, match=message):
+        prepared.check_values()
+    with pytest.raises(DataError, match=r"Sample 1 of a batch \(image 'image 7'\): the image " + message):
+        collate([Noise()[3], Unlike(make)[7]])
+
+
+def test_images_of_any_memory_layout_are_accepted() -> None:
+    """Channels last in memory, a crop, and a repeated grey channel, of equal values."""
+    layouts = (
+        lambda image: image.permute(1, 2, 0).contiguous().permute(2, 0, 1),
+        lambda image: torch.nn.functional.pad(image, (3, 2, 1, 4))[:, 1:-4, 3:-2],
+        lambda image: image,
+    )
+    transform = build_transforms(DataSection(name="scenes", image_size=48))[1]
+    for make in layouts:
+        sample = TransformedDataset(Unlike(make), transform, train=False)[SampleKey(5, 0)]
+        assert same(sample["image"], transform(Noise()[5])["image"])
+        assert same(collate([Unlike(make)[5]])["images"][0], Noise()[5]["image"])
+    grey = Noise()[5]["image"][:1].expand(3, -1, -1)
+    assert same(collate([{"image": grey, "targets": {}}])["images"][0], grey.contiguous())
+
+
+@pytest.mark.parametrize("size", [(20, 400), (400, 20), (0, 20), (20, 20, 3)])
+def test_targets_whose_size_does_not_fit_the_image_are_an_error(size: tuple[int, ...]) -> None:
+    transform = build_transforms(DataSection(name="scenes", image_size=48))[0]
+    dataset = Unlike(lambda image: image, size=size)
+    for read in (lambda: TransformedDataset(dataset, transform, True)[SampleKey(5, 0)], lambda: collate([dataset[5]])):
+        with pytest.raises(DataError, match=r"image 'image 5'\): the targets' size is .* and the image has"):
+            read()
+
+
+@pytest.mark.parametrize("key", ["semantic", "depth", "masks"])
+def test_maps_of_another_size_than_the_image_are_an_error_in_a_batch(key: str) -> None:
+    height, width = Noise()[5]["image"].shape[1:]
+    shape = (1, width, height) if key == "masks" else (width, height)
+    sample = Unlike(lambda image: image, **{key: torch.zeros(shape, dtype=torch.uint8)})[5]
+    with pytest.raises(DataError, match=rf"image 'image 5'\): {key} has shape \({shape[0]}, .*\({height}, {width}\)"):
+        collate([sample])
+
+
+def test_an_image_of_a_mix_is_named_with_its_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Unlike, "classes", {}, raising=False)
+    monkeypatch.setattr(Unlike, "provides", ("boxes", "labels", "masks"), raising=False)
+    monkeypatch.setattr(Unlike, "__init__", lambda self, split: Noise.__init__(self))
+    monkeypatch.setattr(Unlike, "make", lambda self, image: image / 255, raising=False)
+    monkeypatch.setattr(Unlike, "targets", {}, raising=False)
+    mix = Mix("train", {"photos": {"name": f"{__name__}:Unlike"}})
+    transform = build_transforms(DataSection(name="scenes", image_size=48))[0]
+    with pytest.raises(DataError, match=r"Sample 4 of .*Mix \(image 'photos/image 4'\): the image is float32"):
+        TransformedDataset(mix, transform, True)[SampleKey(4, 0)]
 
 
 class Extra(Noise):

@@ -8,11 +8,11 @@ import torch
 
 import densevit
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.build import Data, build_transforms
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.copy_paste import CopyPaste, pasted
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Dataset, Sample
 from densevit.targets import Keypoints, RunLengthMasks, TargetTypes, ValueMap
 
@@ -201,6 +201,17 @@ def test_crowds_are_not_pasted():
     loaded = shapes()
     counts = {len(loaded[SampleKey(i, 0)]["targets"]["labels"]) for i in range(40)}
     assert counts <= {0, 1, 2} and 2 in counts
+
+
+def test_a_second_image_that_is_not_uint8_is_named():
+    class Deep(Shapes):
+        def __getitem__(self, index: int) -> Sample:
+            one = super().__getitem__(index)
+            return one if index == 0 else {**one, "image": one["image"].float()}
+
+    paste = CopyPaste(build_transforms(DataSection(name="scenes", image_size=50))[0], Deep(), 1.0)
+    with pytest.raises(DataError, match=r"Sample \d+ of .*Deep \(image \d+\): the image is float32 \(3, 40, 50\)"):
+        paste(Shapes()[0], np.random.default_rng(0))
 
 
 def test_draws_depend_on_seed_index_and_repeat_only():

@@ -8,7 +8,8 @@ import torch
 from densevit import config
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
-from densevit.errors import ConfigError
+from densevit.data.transforms.augmentation import Augmentation
+from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Frame, Recipe, Size
 
 NAME = f"{__name__}:Quarter"
@@ -41,6 +42,22 @@ def test_custom_recipe_crops_and_recolors():
     assert found["image"].shape == (3, 20, 30) and (found["image"] == 55).all()
     assert set(found["targets"]["semantic"].unique().tolist()) <= {2, 3}  # the lower half
     assert evaluation(sample)["image"].shape == (3, 20, 30)
+
+
+@pytest.mark.parametrize(
+    ("step", "found"),
+    [
+        (A.ToFloat(p=1), r"ToFloat returns float32 \(32, 32, 3\)"),
+        (A.Resize(9, 7, p=1), r"Resize returns uint8 \(9, 7, 3\)"),
+    ],
+)
+def test_recoloring_that_changes_type_or_shape_is_an_error(step, found):
+    """Boxes would not follow the one, and the other is not uint8."""
+    recipe = Quarter(32)
+    recipe.recoloring = [step]
+    sample = {"image": torch.full((3, 40, 60), 200, dtype=torch.uint8), "targets": {"image_id": 1}}
+    with pytest.raises(DataError, match=rf"recoloring {found} for uint8 \(32, 32, 3\)"):
+        Augmentation(recipe)(sample, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""Checks of samples where they enter: from a data set, into a batch. They read shapes and types, not pixels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densevit.errors import DataError
+from densevit.interfaces import Dataset, Sample, Targets
+from densevit.targets.objects import InstanceMasks
+from densevit.targets.run_length_masks import RunLengthMasks
+from densevit.targets.types import TargetTypes, untyped_keys
+
+
+def check_sample(sample: Sample, dataset: Dataset, index: int, types: TargetTypes) -> None:
+    """Raises DataError for an image that is not (3, H, W) uint8, and for a target without a type.
+
+    The values of targets are checked by their types, see `usable_values`.
+    """
+    targets = sample["targets"]
+    origin = f"Sample {index} of {name_of(dataset)} (image {targets.get('image_id')!r})"
+    check_image(sample["image"], targets, origin)
+    unknown = untyped_keys(targets, types)
+    if unknown:
+        key, value = unknown[0], targets[unknown[0]]
+        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+        raise DataError(
+            f"{origin} has the target {key!r}, a {type(value).__name__}{shape}, and no target type says how to resize, "
+            f"crop and flip it. Known: {', '.join(types)}. Fix: use the key that fits, or give the type in `provides` "
+            "(docs/own-target.md); without a type only strings and single numbers are passed on."
+        )
+
+
+def check_image(image: Any, targets: Targets, origin: str) -> None:
+    """Raises DataError for an image that is not (3, H, W) uint8, or smaller than the targets' `size`, if that is given.
+
+    origin: the data set and the image, for messages.
+    """
+    if not isinstance(image, Tensor):
+        fix = "torch.from_numpy(image).permute(2, 0, 1)"
+        raise DataError(
+            f"{origin}: the image is a {type(image).__name__}; {_EXPECTED} Fix: {fix} of an array (H, W, 3)."
+        )
+    fix = _fix(image)
+    if fix:
+        kind = str(image.dtype).removeprefix("torch.")
+        raise DataError(
+            f"{origin}: the image is {kind} {tuple(image.shape)} on {image.device}; {_EXPECTED} Fix: {fix}."
+        )
+    size, found = targets.get("size"), tuple(image.shape[1:])
+    if size is not None and not (len(size) == 2 and 0 < size[0] <= found[0] and 0 < size[1] <= found[1]):
+        raise DataError(
+            f"{origin}: the targets' size is {tuple(size)} and the image has (height, width) {found}. Fix: set size to "
+            "that of the image, without padding."
+        )
+
+
+def check_maps(targets: Targets, size: tuple[int, int], types: TargetTypes, origin: str) -> None:
+    """Raises DataError for maps and masks of another (h, w) than the image without padding."""
+    for key, value in targets.items():
+        kind = types.get(key) if isinstance(value, Tensor | RunLengthMasks) else None
+        is_map = kind is not None and (kind.per == "pixel" or isinstance(kind, InstanceMasks))
+        if is_map and tuple(value.shape[-2:]) != tuple(size):
+            raise DataError(
+                f"{origin}: {key} has shape {tuple(value.shape)}; its last two sides must be the targets' size, "
+                f"{tuple(size)}. Fix: resize the image and its targets alike."
+            )
+
+
+_EXPECTED = "uint8 (3, H, W) on the CPU is expected, RGB in 0 ... 255, not normalised: the model does that."
+
+
+def _fix(image: Tensor) -> str:
+    """What makes an image (3, H, W) uint8; empty for one that is."""
+    if image.is_floating_point():
+        return "(image * 255).round().to(torch.uint8) of values in 0 ... 1"
+    if image.dtype == torch.bool:
+        return "image.to(torch.uint8) * 255"
+    if image.dtype in (torch.uint16, torch.int16):
+        return "(image.int() // 257).to(torch.uint8) of values in 0 ... 65535"
+    if image.dtype != torch.uint8:
+        return "image.to(torch.uint8) of values in 0 ... 255"
+    if image.ndim == 3 and image.shape[2] in (1, 3, 4) and image.shape[0] not in (1, 3, 4):
+        return "image.permute(2, 0, 1)"
+    if image.ndim == 2 or (image.ndim == 3 and image.shape[0] == 1):
+        return "image.expand(3, -1, -1) of a grey image"
+    if image.ndim != 3 or image.shape[0] != 3:
+        return "image[:3] leaves out further channels, such as alpha"
+    if 0 in image.shape:
+        return "leave out images without pixels"
+    return "" if image.device.type == "cpu" else "image.cpu()"
+
+
+def name_of(dataset: Dataset) -> str:
+    """A data set's class."""
+    return f"{type(dataset).__module__}.{type(dataset).__name__}"
