@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -44,6 +45,98 @@ def test_frames_are_read_in_any_near_order_and_only_wanted_ones_are_kept(clip: P
     assert not frames._waiting
     with pytest.raises(DataError, match="frame 40 cannot be read; the video ends at 12"):
         frames.read(40)
+
+
+def video(path: Path, codec: str, length: int = 37) -> Path:
+    """Frames of noise; the red of frame n is about 6 n."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 25, (64, 48))
+    assert writer.isOpened()
+    for n in range(length):
+        frame = np.random.default_rng(n).integers(0, 30, (48, 64, 3), dtype=np.uint8)
+        frame[..., 2] = 6 * n
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def without_duration(path: Path) -> Path:
+    """Replaces a webm's element Duration (0x4489, 8 bytes) by one that is skipped, as in a recorded stream."""
+    data = path.read_bytes()
+    at = data.index(b"\x44\x89\x88")
+    path.write_bytes(data[:at] + b"\xec\x89" + bytes(9) + data[at + 11 :])
+    return path
+
+
+def announced(path: Path) -> int:
+    capture = cv2.VideoCapture(str(path))
+    return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
+
+VIDEOS: dict[str, Callable[[Path], Path]] = {
+    "clip.mpg": lambda path: video(path, "MPG1"),  # 26 are announced, by the bit rate
+    "clip.webm": lambda path: without_duration(video(path, "VP80")),  # a negative number
+    "clip.mp4": lambda path: video(path, "mp4v"),
+}
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_all_frames_are_predicted_whatever_the_file_announces(
+    name: str,
+    model: StandIn,  # noqa: F811
+    tmp_path: Path,
+    capsys: Captured,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    path = VIDEOS[name](tmp_path / name)
+    assert announced(path) == 37 or name != "clip.mp4"
+    command = ["predict", "run", str(path), "--out", str(tmp_path / "found")]
+    assert main(command) == 0
+    assert "37 of 37 images" in capsys.readouterr().out and not recwarn.list
+    names = [image["file_name"] for image in read(str(tmp_path / "found" / "images.json"))]
+    assert names == [f"{path.as_posix()}#{n}" for n in range(37)]
+    frames = VideoFrames(path, {36})
+    assert abs(frames.read(36)[..., 0].mean() - 6 * 36) < 6  # the last one
+    assert main([*command, "--resume"]) == 0
+    assert "37 of 37 images; 0 are left" in capsys.readouterr().out
+
+
+def test_a_video_that_is_cut_short_is_predicted_up_to_there_with_a_warning(
+    model: StandIn,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    path = video(tmp_path / "clip.avi", "MJPG")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert announced(path) == 37
+    with pytest.warns(UserWarning, match=r"clip\.avi: 1\d frames can be decoded, of 37 announced"):
+        assert main(["predict", "run", str(path), "--out", str(tmp_path / "found")]) == 0
+    capture = cv2.VideoCapture(str(path))
+    decoded = [frame for found, frame in (capture.read() for _ in range(37)) if found]
+    assert len(read(str(tmp_path / "found" / "images.json"))) == len(decoded) in range(12, 20)
+
+
+@pytest.mark.parametrize("number", [-1.0, 0.0, 2.0, 12.0, float("nan")])
+def test_frames_are_counted_without_keeping_them(number: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Capture:
+        """12 frames; only their presence is asked for, so that none is converted or kept."""
+
+        def __init__(self, path: str) -> None:
+            self.left = 12
+
+        def isOpened(self) -> bool:  # noqa: N802  # named by OpenCV
+            return True
+
+        def get(self, key: int) -> float:
+            return number
+
+        def grab(self) -> bool:
+            self.left -= 1
+            return self.left >= 0
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    assert count_frames(Path("clip.webm")) == 12
 
 
 def test_frames_of_a_video_are_images(model: StandIn, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

@@ -1,6 +1,7 @@
 """Frames of video files, read in order by OpenCV."""
 
 import threading
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 
@@ -13,12 +14,24 @@ SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 
 
 def count_frames(path: Path) -> int:
-    """The number of frames that the file announces; 0 if it cannot be read as a video."""
+    """The number of frames that can be decoded; 0 if it cannot be read as a video. Warns if the file announces more.
+
+    All are decoded: the number that a file announces is an estimate in MPEG, and missing in a recorded webm.
+    """
     video = cv2.VideoCapture(str(path))
     try:
-        return max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))) if video.isOpened() else 0
+        if not video.isOpened():
+            return 0
+        announced, count = video.get(cv2.CAP_PROP_FRAME_COUNT), 0
+        while video.grab():
+            count += 1
     finally:
         video.release()
+    if count and announced > count:
+        warnings.warn(
+            f"{path}: {count} frames can be decoded, of {announced:.0f} announced. Is the file cut short?", stacklevel=2
+        )
+    return count
 
 
 class VideoFrames:
