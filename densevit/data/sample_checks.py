@@ -31,6 +31,24 @@ def check_sample(sample: Sample, dataset: Dataset, index: int, types: TargetType
         )
 
 
+def check_collated(sample: Sample, place: int, types: TargetTypes) -> None:
+    """Raises DataError for an image that is not (3, H, W) uint8, and for maps and masks of another (h, w) than it has
+    without padding. place: in the batch.
+    """
+    image, targets = sample["image"], sample["targets"]
+    origin = f"Sample {place} of a batch (image {targets.get('image_id')!r})"
+    check_image(image, targets, origin)
+    size = tuple(targets.get("size", image.shape[1:]))
+    for key, value in targets.items():
+        kind = types.get(key) if isinstance(value, Tensor | RunLengthMasks) else None
+        is_map = kind is not None and (kind.per == "pixel" or isinstance(kind, InstanceMasks))
+        if is_map and tuple(value.shape[-2:]) != size:
+            raise DataError(
+                f"{origin}: {key} has shape {tuple(value.shape)}; its last two sides must be the targets' size, {size}."
+                " Fix: resize the image and its targets alike."
+            )
+
+
 def check_image(image: Any, targets: Targets, origin: str) -> None:
     """Raises DataError for an image that is not (3, H, W) uint8, or smaller than the targets' `size`, if that is given.
 
@@ -53,18 +71,6 @@ def check_image(image: Any, targets: Targets, origin: str) -> None:
             f"{origin}: the targets' size is {tuple(size)} and the image has (height, width) {found}. Fix: set size to "
             "that of the image, without padding."
         )
-
-
-def check_maps(targets: Targets, size: tuple[int, int], types: TargetTypes, origin: str) -> None:
-    """Raises DataError for maps and masks of another (h, w) than the image without padding."""
-    for key, value in targets.items():
-        kind = types.get(key) if isinstance(value, Tensor | RunLengthMasks) else None
-        is_map = kind is not None and (kind.per == "pixel" or isinstance(kind, InstanceMasks))
-        if is_map and tuple(value.shape[-2:]) != tuple(size):
-            raise DataError(
-                f"{origin}: {key} has shape {tuple(value.shape)}; its last two sides must be the targets' size, "
-                f"{tuple(size)}. Fix: resize the image and its targets alike."
-            )
 
 
 _EXPECTED = "uint8 (3, H, W) on the CPU is expected, RGB in 0 ... 255, not normalised: the model does that."

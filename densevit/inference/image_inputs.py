@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from densevit.data.io.images import decode_image, read_image, to_rgb
+from densevit.data.io.images import check_bits, decode_image, read_image, to_rgb
 from densevit.data.io.tiff import check_bands, without_mapping
 from densevit.errors import DataError, DensevitError
 from densevit.interfaces import Sample
@@ -103,6 +103,7 @@ def _of_pil(image: Image.Image, name: str) -> np.ndarray:
     name = str(getattr(image, "filename", "") or name)
     try:
         check_bands(image)
+        check_bits(image)
         with without_mapping(image):
             pixels = to_rgb(ImageOps.exif_transpose(image))
     except DensevitError as error:

@@ -9,7 +9,7 @@ Of an animation, the first frame is read.
 import io
 import os
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import open_image
+from densevit.data.io.tiff import channel_bits
 from densevit.errors import DataError
 
 _JPEG = ("JPEG", "MPO")
@@ -50,6 +51,7 @@ def decode_image(data: bytes, name: str | os.PathLike[str], upright: bool = True
     """The content of an image file as (H, W, 3) uint8, RGB; see `read_image`. name: its origin, for messages."""
     with naming_file(name, "image", len(data)), open_image(io.BytesIO(data)) as image:
         orientation = _header(image).orientation
+        check_bits(image)
         if _is_deep(image, data):
             pixels = _decode_deep(image, data)
         else:
@@ -152,8 +154,14 @@ def _is_deep(image: Image.Image, data: bytes) -> bool:
     """Whether a PNG or TIFF has 16 bits a channel, which Pillow would cut to 8."""
     if image.format == "PNG":
         return data[_DEPTH_OF_PNG] == 16
-    tags: Any = getattr(image, "tag_v2", {})
-    return image.format == "TIFF" and 16 in tags.get(ExifTags.Base.BitsPerSample, ())
+    return channel_bits(image) == 16
+
+
+def check_bits(image: Image.Image) -> None:
+    """Raises DataError for a TIFF of 9 to 15 bits a channel, whose values Pillow leaves in the range of these bits."""
+    bits = channel_bits(image)
+    if 8 < bits < 16:
+        raise DataError(f"it has {bits} bits a channel; expected 8 or 16. Save it with 8, or scaled to 16.")
 
 
 def _decode_deep(image: Image.Image, data: bytes) -> np.ndarray:

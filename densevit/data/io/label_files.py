@@ -7,14 +7,14 @@ stretch the values 0 ... 15 of a grey 4-bit PNG to 0 ... 255.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.images import orientation_of, turned, upright_size_of
 from densevit.data.io.large_images import open_image
+from densevit.data.io.tiff import channel_bits
 from densevit.errors import DataError
 
 _MODES_OF_VALUES = ("1", "L", "P", "LA", "PA", "La", "I", "I;16", "I;16B", "I;16L")
@@ -81,10 +81,7 @@ def _narrow(values: np.ndarray) -> np.ndarray:
 
 def _bits(path: str | os.PathLike[str], image: Image.Image) -> int:
     """Bits a channel of a PNG or TIFF; 8 for other formats."""
-    if image.format == "TIFF":
-        tags: Any = getattr(image, "tag_v2", {})
-        return int(max(tags.get(ExifTags.Base.BitsPerSample, (1,))))
     if image.format != "PNG":
-        return 8
+        return channel_bits(image)
     with open(path, "rb") as file:
         return file.read(_DEPTH_OF_PNG + 1)[_DEPTH_OF_PNG]

@@ -1,4 +1,4 @@
-"""What Pillow does not tell of TIFF files: further pages and bands, of which it reads one image."""
+"""What Pillow does not tell of TIFF files: further pages and bands, and bits a channel."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +38,11 @@ def check_bands(image: Image.Image) -> None:
             f"it has {bands} bands a pixel; expected 1 (grey) or 3 (RGB), and at most alpha. Save the bands to use as "
             "a file of their own."
         )
+
+
+def channel_bits(image: Image.Image) -> int:
+    """The most bits of a channel; 8 for other formats."""
+    return int(max(_tags(image).get(ExifTags.Base.BitsPerSample, (1,)))) if image.format == "TIFF" else 8
 
 
 @contextmanager

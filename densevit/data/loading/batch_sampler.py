@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from densevit.data.sample_checks import check_image, check_maps
+from densevit.data.sample_checks import check_collated
 from densevit.interfaces import Batch, Sample
 from densevit.targets.types import TargetTypes
 
@@ -37,10 +37,7 @@ def collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
     """
     types = TargetTypes()
     for place, sample in enumerate(samples):
-        image, targets = sample["image"], sample["targets"]
-        origin = f"Sample {place} of a batch (image {targets.get('image_id')!r})"
-        check_image(image, targets, origin)
-        check_maps(targets, targets.get("size", tuple(image.shape[1:])), types, origin)
+        check_collated(sample, place, types)
     height, width = (max(sample["image"].shape[axis] for sample in samples) for axis in (1, 2))
     shape = (len(samples), 3, *padded((height, width), multiple))
     images, padding_mask = np.empty(shape, np.uint8), np.ones((shape[0], *shape[2:]), dtype=bool)

@@ -14,6 +14,7 @@ from densevit.data.io.depth_files import depth_size_of, read_depth
 from densevit.data.io.images import check_image, image_size_of, read_image
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
+from densevit.inference.image_inputs import as_sample
 
 H, W = 37, 53
 
@@ -325,6 +326,23 @@ def test_declared_alpha_of_a_tiff_is_dropped(extra: list[int], tmp_path: Path) -
     (tmp_path / "alpha.tif").write_bytes(tiff(pixels, 2, extra))
     for read in (read_image, read_label):
         assert np.array_equal(read(tmp_path / "alpha.tif"), pixels[..., :3])
+
+
+def test_a_tiff_of_12_bits_is_an_error_as_an_image_and_read_as_a_map(tmp_path: Path) -> None:
+    """White would become 16 of 255. Two values of 12 bits are three bytes."""
+    rows = bytes.fromhex("FFF001 002003")
+    entries = [(256, 4, 2), (257, 4, 2), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8)]
+    entries += [(277, 3, 1), (278, 4, 2), (279, 4, len(rows))]
+    directory = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    content = (
+        b"II*\0" + struct.pack("<I", 8 + len(rows)) + rows + struct.pack("<H", len(entries)) + directory + bytes(4)
+    )
+    path = tmp_path / "deep.tif"
+    path.write_bytes(content)
+    for read in (read_image, check_image, lambda path: as_sample(Image.open(path), 0)):
+        with pytest.raises(DataError, match=r"deep\.tif: it has 12 bits a channel; expected 8 or 16"):
+            read(path)
+    assert read_label(path).tolist() == read_depth(path).tolist() == [[4095, 1], [2, 3]]
 
 
 def test_floating_point_pixels_raise(tmp_path: Path) -> None:
