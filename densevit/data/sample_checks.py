@@ -66,10 +66,13 @@ def check_image(image: Any, targets: Targets, origin: str) -> None:
             f"{origin}: the image is {kind} {tuple(image.shape)} on {image.device}; {_EXPECTED} Fix: {fix}."
         )
     size, found = targets.get("size"), tuple(image.shape[1:])
-    if size is not None and not (len(size) == 2 and 0 < size[0] <= found[0] and 0 < size[1] <= found[1]):
+    if size is None:
+        return
+    pair = isinstance(size, tuple | list) and len(size) == 2
+    if not pair or not all(0 < side <= limit for side, limit in zip(size, found, strict=True)):
         raise DataError(
-            f"{origin}: the targets' size is {tuple(size)} and the image has (height, width) {found}. Fix: set size to "
-            "that of the image, without padding."
+            f"{origin}: the targets' size is {size}, and the image has (height, width) {found}. Fix: set size to that "
+            "of the image, without padding."
         )
 
 

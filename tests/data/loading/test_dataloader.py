@@ -194,12 +194,12 @@ def test_images_of_any_memory_layout_are_accepted() -> None:
     assert same(collate([{"image": grey, "targets": {}}])["images"][0], grey.contiguous())
 
 
-@pytest.mark.parametrize("size", [(20, 400), (400, 20), (0, 20), (20, 20, 3)])
-def test_targets_whose_size_does_not_fit_the_image_are_an_error(size: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("size", [(20, 400), (400, 20), (0, 20), (20, 20, 3), 400])
+def test_targets_whose_size_does_not_fit_the_image_are_an_error(size: Any) -> None:
     transform = build_transforms(DataSection(name="scenes", image_size=48))[0]
     dataset = Unlike(lambda image: image, size=size)
     for read in (lambda: TransformedDataset(dataset, transform, True)[SampleKey(5, 0)], lambda: collate([dataset[5]])):
-        with pytest.raises(DataError, match=r"image 'image 5'\): the targets' size is .* and the image has"):
+        with pytest.raises(DataError, match=r"image 'image 5'\): the targets' size is .*, and the image has"):
             read()
 
 
