@@ -1,22 +1,24 @@
 """Values with the class indices of another list of classes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from densevit.interfaces import TargetType
+from densevit.interfaces import Class, TargetType
 
 
 def with_classes(
-    values: Mapping[str, Any], table_of: Callable[[str], np.ndarray | None], types: Mapping[str, TargetType]
+    values: Mapping[str, Any],
+    mapping_of: Callable[[str], tuple[np.ndarray, Sequence[Class]] | None],
+    types: Mapping[str, TargetType],
 ) -> dict[str, Any]:
     """Targets or predictions of an image with mapped classes, without objects of no class; see
     `TargetType.map_classes`.
 
-    table_of: from a task to the table of its classes; None: they stay. Mapped tensors are on the CPU.
+    mapping_of: from a task to the table of its classes and the new classes; None: they stay. Mapped tensors are on the CPU.
     """
     result = dict(values)
     keep: np.ndarray | None = None
@@ -24,11 +26,11 @@ def with_classes(
         kind = types.get(key)
         if kind is None or kind.task is None or type(kind).map_classes is TargetType.map_classes:
             continue
-        table = table_of(kind.task)
-        if table is None:
+        mapping = mapping_of(kind.task)
+        if mapping is None:
             continue
         array = value.cpu().numpy() if isinstance(value, Tensor) else value
-        mapped = kind.map_classes(array, table)
+        mapped = kind.map_classes(array, *mapping)
         result[key] = torch.from_numpy(mapped) if isinstance(value, Tensor) else mapped
         if kind.per == "object":
             keep = mapped >= 0 if keep is None else keep & (mapped >= 0)

@@ -81,7 +81,7 @@ class LabelMap(PixelMap):
         """Covered pixels take the pasted image's classes."""
         return _painted(value, pasted, covered)
 
-    def map_classes(self, value: np.ndarray, table: np.ndarray) -> np.ndarray:
+    def map_classes(self, value: np.ndarray, table: np.ndarray, classes: Sequence[Class]) -> np.ndarray:
         indices = np.full(IGNORE + 1, IGNORE, np.uint8)
         indices[: len(table)] = np.where(table < 0, IGNORE, table)
         return indices[value]
@@ -312,16 +312,18 @@ class PanopticMap(PixelMap):
     def class_map(self, value: np.ndarray) -> np.ndarray:
         return np.where(value == VOID, IGNORE, value // LABEL_DIVISOR).astype(np.uint8)
 
-    def map_classes(self, value: np.ndarray, table: np.ndarray) -> np.ndarray:
-        """Instances of classes that become one are numbered anew where their numbers collide."""
+    def map_classes(self, value: np.ndarray, table: np.ndarray, classes: Sequence[Class]) -> np.ndarray:
+        """Stuff of classes that become one is one segment, with number 0. Instances of things that become one class are
+        numbered anew where their numbers collide.
+        """
         mapped, taken = np.full(value.shape, VOID, np.int32), set()
-        for one in np.unique(value[value != VOID]).tolist():
-            base = int(table[one // LABEL_DIVISOR]) * LABEL_DIVISOR
-            if base >= 0:
-                own = base + one % LABEL_DIVISOR
-                free = (n for n in (own, *range(base, base + LABEL_DIVISOR)) if n not in taken)
-                mapped[value == one] = new = next(free, VOID)
+        for segment in np.unique(value[value != VOID]).tolist():
+            new = _mapped_id(segment, table, classes)
+            if new != VOID and classes[new // LABEL_DIVISOR].thing:
+                base = new // LABEL_DIVISOR * LABEL_DIVISOR
+                new = next((n for n in (new, *range(base, base + LABEL_DIVISOR)) if n not in taken), VOID)
                 taken.add(new)
+            mapped[value == segment] = new
         return mapped
 
     def paste(self, value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
@@ -419,9 +421,9 @@ class PanopticCrowds(TargetType):
         if not isinstance(value, list) or not all(isinstance(one, int) for one in value):
             raise DataError(f"is {value!r}; expected a list of panoptic ids.")
 
-    def map_classes(self, value: list[int], table: np.ndarray) -> list[int]:
-        bases = {one: int(table[one // LABEL_DIVISOR]) * LABEL_DIVISOR for one in value}
-        return [bases[one] + one % LABEL_DIVISOR for one in value if bases[one] >= 0]
+    def map_classes(self, value: list[int], table: np.ndarray, classes: Sequence[Class]) -> list[int]:
+        mapped = [_mapped_id(segment, table, classes) for segment in value]
+        return [segment for segment in mapped if segment != VOID]
 
     def paste(self, value: list[int], pasted: list[int], covered: np.ndarray) -> list[int]:
         """Crowds are not pasted."""
@@ -430,6 +432,14 @@ class PanopticCrowds(TargetType):
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> list[int]:
         """No crowds."""
         return []
+
+
+def _mapped_id(segment: int, table: np.ndarray, classes: Sequence[Class]) -> int:
+    """The panoptic id with the new class; VOID: none. Stuff is one segment of its class."""
+    label = int(table[segment // LABEL_DIVISOR])
+    if label < 0:
+        return VOID
+    return label * LABEL_DIVISOR + (segment % LABEL_DIVISOR if classes[label].thing else 0)
 
 
 def _share(known: np.ndarray, value: np.ndarray) -> np.ndarray:

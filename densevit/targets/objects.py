@@ -142,7 +142,7 @@ class ObjectLabels(ObjectType):
             raise DataError(f"has the type {value.dtype}; expected int64.")
         check_range(value, 0, num_classes - 1)
 
-    def map_classes(self, value: np.ndarray, table: np.ndarray) -> np.ndarray:
+    def map_classes(self, value: np.ndarray, table: np.ndarray, classes: Sequence[Class]) -> np.ndarray:
         return np.asarray(table[value])
 
     def class_counts(self, value: np.ndarray, num_classes: int) -> np.ndarray:

@@ -56,7 +56,7 @@ class ClassMapping:
         """Predictions of the head with the evaluated classes."""
         place = {index: n for n, index in enumerate(self.kept)}
         table = np.array([-1 if index is None else place[index] for index in self.indices], np.int64)
-        return with_classes(predictions, lambda task: table, types)
+        return with_classes(predictions, lambda task: (table, self.classes), types)
 
 
 def map_classes(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from densevit import registry
-from densevit.interfaces import TargetType
+from densevit.interfaces import Class, TargetType
 from densevit.targets.types import TargetTypes
 
 KEYS = [
@@ -12,18 +12,19 @@ KEYS = [
     for key in ("boxes", "labels", "scores", "masks", "area", "iscrowd", "semantic", "depth", "panoptic")
     if type(TargetTypes()[key]).random is not TargetType.random
 ]
+THINGS = tuple(Class(str(n), n, (n, n, n)) for n in range(6))
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_the_identity_changes_nothing_and_a_permutation_can_be_undone(key: str):
     kind = registry.load("targets", key)()
     value = kind.random((24, 32), 5, 6, np.random.default_rng(0))
-    same = kind.map_classes(value, np.arange(6))
+    same = kind.map_classes(value, np.arange(6), THINGS)
     assert np.array_equal(same, value) and same.dtype == value.dtype
     order = np.array([3, 0, 5, 1, 4, 2])
-    mapped = kind.map_classes(value, order)
-    assert np.array_equal(kind.map_classes(mapped, np.argsort(order)), value)
+    mapped = kind.map_classes(value, order, THINGS)
+    assert np.array_equal(kind.map_classes(mapped, np.argsort(order), THINGS), value)
     if key in ("labels", "semantic", "panoptic"):
         assert not np.array_equal(mapped, value)
-        none = kind.map_classes(value, np.full(6, -1))
+        none = kind.map_classes(value, np.full(6, -1), ())
         assert (none == (-1 if key == "labels" else kind.fill)).all()

@@ -9,6 +9,7 @@ import torch
 
 from densevit.data.datasets.mapped_classes import MappedClasses
 from densevit.evaluation.miou import SemanticSegmentation
+from densevit.evaluation.panoptic import Panoptic as PanopticQuality
 from densevit.interfaces import Class, Dataset, Head, Sample
 from densevit.targets.types import TargetTypes
 from densevit.training.class_mapping import ClassMapping, map_classes
@@ -82,6 +83,20 @@ def test_predictions_follow_the_mapping():
     result = mappings["a"].applied(found, TargetTypes())
     assert result["panoptic"].tolist() == [[-1, 0, -1, -1, -1]] and result["semantic"].tolist() == [[255, 0, 255]]
     assert result["scores"].tolist() == pytest.approx([0.8]) and result["masks"].shape == (1, 1, 5)
+
+
+def test_stuff_of_several_classes_that_become_one_is_one_segment():
+    """Tree and grass are the data's one vegetation: a prediction of all pixels is perfect, PQ 1. By hand."""
+    trained = (*classes("tree", "grass"), Class("dog", 2, (0, 0, 0)))
+    vegetation = (Class("vegetation", 0, (0, 0, 0), thing=False), Class("dog", 1, (0, 0, 0)))
+    mapping = ClassMapping(trained, vegetation, (0, 0, 1))
+    found = torch.tensor([[0, 1003, 1003, 2000, 2001, -1]], dtype=torch.int32)
+    mapped = mapping.applied({"panoptic": found}, TargetTypes())
+    assert mapped["panoptic"].tolist() == [[0, 0, 0, 1000, 1001, -1]]
+    truth = {"image_id": 1, "panoptic": torch.tensor([[0, 0, 0, 1000, 1001, -1]], dtype=torch.int32)}
+    evaluator = PanopticQuality(mapping.classes)
+    evaluator.update([mapped], [truth])
+    assert evaluator.compute()["PQ"] == evaluator.compute()["PQ/vegetation"] == 1.0
 
 
 def test_equal_classes_are_not_mapped():

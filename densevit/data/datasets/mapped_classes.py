@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from densevit.interfaces import Dataset, Sample
+from densevit.interfaces import Class, Dataset, Sample
 from densevit.targets.class_mapping import with_classes
 from densevit.targets.types import TargetTypes
 
@@ -19,12 +19,12 @@ class MappedClasses(Dataset):
         self.dataset = dataset
         self.provides, self.metric = dataset.provides, dataset.metric
         self.classes = dict(dataset.classes)
-        self._tables: dict[str, np.ndarray] = {}
+        self._mappings: dict[str, tuple[np.ndarray, tuple[Class, ...]]] = {}
         for task, indices in kept.items():
             table = np.full(len(dataset.classes[task]), -1, np.int64)
             table[list(indices)] = np.arange(len(indices))
-            self._tables[task] = table
             self.classes[task] = tuple(dataset.classes[task][n] for n in indices)
+            self._mappings[task] = (table, self.classes[task])
         self._types = TargetTypes.of(dataset)
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class MappedClasses(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index]
-        return {"image": sample["image"], "targets": with_classes(sample["targets"], self._tables.get, self._types)}
+        return {"image": sample["image"], "targets": with_classes(sample["targets"], self._mappings.get, self._types)}
 
     def check_labels(self) -> None:
         self.dataset.check_labels()
