@@ -142,8 +142,9 @@ class TargetType:
         """The value with other class indices, to evaluate a model on data of other classes. Default: unchanged, for
         values without class indices.
 
-        table: (K,) int64, the new index of each class; -1: none. classes: the new classes. Values per object: the new indices (N,); objects of
-        class -1 are removed with all their values. Maps: pixels of no class have the value `fill`.
+        table: (K,) int64, the new index of each class; -1: none. classes: the new classes. Values per object: the new
+        indices (N,); objects of class -1 are removed with all their values. Maps: pixels of no class have the value
+        `fill`.
         """
         return value
 

@@ -18,7 +18,8 @@ def with_classes(
     """Targets or predictions of an image with mapped classes, without objects of no class; see
     `TargetType.map_classes`.
 
-    mapping_of: from a task to the table of its classes and the new classes; None: they stay. Mapped tensors are on the CPU.
+    mapping_of: from a task to the table of its classes and the new classes; None: they stay. Mapped tensors are on the
+    CPU.
     """
     result = dict(values)
     keep: np.ndarray | None = None

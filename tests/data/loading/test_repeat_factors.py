@@ -61,6 +61,24 @@ def test_rounding_is_right_on_average_and_epochs_have_one_length() -> None:
     assert counts([1.0, 1.2, 1.4]).mean(axis=0) == pytest.approx([1, 1 + 0.2 / 0.6, 1 + 0.4 / 0.6], abs=0.03)
 
 
+def test_images_of_tiny_sets_occur_floor_or_ceil_times() -> None:
+    """1.995 + 1.2 + 1.4 = 4.595 is rounded to 5: not 0.995 / 0.595 times once more. By hand: the first certainly, and 2
+    of the fractions' 1.595 are left as 1 for 0.6, in the ratio of 0.2 to 0.4. Then random sets of 1 to 5 images.
+    """
+    draw = RepeatedIndices(np.array([1.995, 1.2, 1.4]), seed=0)
+    counts = np.array([np.bincount(draw(epoch), minlength=3) for epoch in range(3000)])
+    assert set(counts[:, 0]) == {2} and set(counts.sum(axis=1)) == {5}
+    assert counts.mean(axis=0) == pytest.approx([2, 1 + 1 / 3, 1 + 2 / 3], abs=0.03)
+    rng = np.random.default_rng(0)
+    for case in range(500):
+        factors = np.maximum(1, rng.choice([1.0, 1.995, 2.0, 3.7, rng.uniform(1, 4)], rng.integers(1, 6)))
+        draw = RepeatedIndices(factors, seed=case)
+        for epoch in range(10):
+            times = np.bincount(draw(epoch), minlength=len(factors))
+            assert (times >= np.floor(factors)).all() and (times <= np.ceil(factors)).all(), (factors, times)
+            assert abs(times.sum() - factors.sum()) <= 0.5 + 1e-9
+
+
 def test_epochs_depend_on_seed_and_epoch_only() -> None:
     factors = np.random.default_rng(0).uniform(1, 3, 50)
     first = RepeatedIndices(factors, seed=0)
