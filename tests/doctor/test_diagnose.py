@@ -92,14 +92,14 @@ def test_all_problems_are_found_at_once(broken: Path):
         ("error", "train", "invalid files"): 1,
         ("error", "", "identical images in several splits"): 1,
         ("warning", "", "nearly identical images in several splits"): 1,
-        ("warning", "train", "doubled annotation ids"): 1,
+        ("error", "train", "duplicate annotation ids"): 1,
         ("warning", "train", "boxes without area"): 1,
         ("warning", "train", "boxes outside of their image"): 1,
         ("warning", "train", "boxes partly outside of their image"): 1,
         ("warning", "train", "doubled boxes (same image, class and box)"): 1,
         ("warning", "train", "classes without objects of 'labels'"): 1,
     }
-    assert len(diagnosis.errors) == 10
+    assert len(diagnosis.errors) == 11
     order = [("error", "warning", "note").index(one.severity) for one in diagnosis.findings]
     assert order == sorted(order)
     examples = {title: one.examples for (_, _, title), one in found.items()}
@@ -113,7 +113,7 @@ def test_all_problems_are_found_at_once(broken: Path):
     assert examples["identical images in several splits"] == (f"train: {broken}/train/3.png = val: {broken}/val/1.png",)
     assert examples["classes without objects of 'labels'"] == ("cow",)
     train = diagnosis.splits["train"]
-    assert train.classes["labels"].counts.tolist() == [3, 3, 0], "of the annotations that are no errors"
+    assert train.classes["labels"].counts.tolist() == [3, 2, 0], "of the annotations that are no errors"
     assert train.images == 8
 
 

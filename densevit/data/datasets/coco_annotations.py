@@ -23,7 +23,7 @@ from densevit.data.datasets.coco_json import (
     section_of,
 )
 from densevit.data.datasets.coco_segmentations import Segmentations, pack, parse
-from densevit.data.datasets.examination import current_examination
+from densevit.data.datasets.examination import current_examination, listed
 from densevit.data.datasets.scan_cache import as_array, from_array
 from densevit.errors import DataError
 from densevit.interfaces import Class
@@ -123,6 +123,11 @@ def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Anno
             f"{file}: the annotation at position {wrong} has the id {shown(ids[wrong])}; expected a whole number of 64 "
             "bits, or text."
         )
+    if len(set(ids)) < len(ids):
+        raise DataError(
+            f"{file}: duplicate annotation ids: {_duplicates(records, ids)}. Expected an id of its own for each "
+            "annotation: pycocotools uses only the last one. Fix: renumber the annotations of this file."
+        )
     rows = lookup(file, records, ids, "image_id", images.rows(), "image")
     labels = lookup(file, records, ids, "category_id", {c.file_id: i for i, c in enumerate(classes)}, "category")
     boxes = _boxes(file, records, ids)
@@ -148,6 +153,14 @@ def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Anno
 
 
 # ---- the parts of a json ----
+
+
+def _duplicates(records: Sequence[Mapping[str, Any]], ids: Sequence[Any]) -> str:
+    """The ids that occur more than once, each with the images of its annotations."""
+    images: dict[Any, list[str]] = {}
+    for name, record in zip(ids, records, strict=True):
+        images.setdefault(name, []).append(shown(record.get("image_id")))
+    return listed([f"{name} (images {' and '.join(of[:3])})" for name, of in images.items() if len(of) > 1])
 
 
 def _boxes(file: Path, records: Sequence[Mapping[str, Any]], ids: Sequence[Any]) -> np.ndarray:

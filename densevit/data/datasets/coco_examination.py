@@ -32,10 +32,6 @@ def read_examined(file: Path, masks: bool, examination: Examination) -> Annotati
     twice = [f"{names[i].decode()}: {counts[i]} entries" for i in np.flatnonzero(counts > 1)]
     fix = "Merge their annotations into one entry: now each entry trains the objects of the others as background."
     examination.report("warning", "image files with several entries", twice, fix, of=len(read))
-    ids, counts = np.unique(read.ids, return_counts=True)
-    twice = [f"{file.name}: id {ids[i]} stands {counts[i]} times" for i in np.flatnonzero(counts > 1)]
-    fix = "Number them anew: pycocotools keeps only the last of those with one id."
-    examination.report("warning", "doubled annotation ids", twice, fix, of=len(read.ids))
     if len(read.boxes):
         _examine_boxes(read, examination)
     return read
@@ -104,6 +100,15 @@ def _good_annotations(
 
     report("annotations with an invalid id", "Number them.", lambda one: not _is_id(one), "id")
     some = listed(sorted(categories, key=str), 8)
+    known: set[Any] = set()
+
+    def is_duplicate(record: dict[str, Any]) -> bool:
+        if "id" not in record or record["id"] not in known:
+            known.add(record.get("id"))
+            return False
+        return True
+
+    report("duplicate annotation ids", "Renumber them: pycocotools uses only the last one.", is_duplicate, "id")
     report("annotations of unknown images", "Remove them, or add the images.", not_in("image_id", names), "image_id")
     fix = f"Correct them, or add the categories. Known: {some}."
     report("annotations of unknown categories", fix, not_in("category_id", categories), "category_id")
