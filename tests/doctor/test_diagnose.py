@@ -355,7 +355,7 @@ def test_the_command_writes_a_page_and_returns_1_for_errors(broken: Path, tmp_pa
     assert "annotation 8 of image 2.png" in page
     assert main(["doctor", str(broken), "--json", "--quiet"]) == 1
     printed = json.loads(capsys.readouterr().out)
-    assert printed["errors"] == 10 and printed["page"] == "doctor-2.html"
+    assert printed["errors"] == 11 and printed["page"] == "doctor-2.html"
     assert printed["splits"]["train"]["classes"]["labels"]["counts"] == {"cat": 3, "dog": 3, "cow": 0}
 
 

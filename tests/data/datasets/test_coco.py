@@ -362,7 +362,7 @@ def duplicated(section: str) -> dict[str, Any]:
         (duplicated("images"), r"image id 0 stands twice, for 0\.jpg and 2\.jpg"),
         (
             with_annotation(id=11),
-            r"train\.json: duplicate annotation ids: 11 \(images 5 and 0\)\. .*Fix: renumber",
+            r"duplicate annotation ids: 11 \(images 5 and 0\)\. .*Fix: renumber",
         ),
         (duplicated("categories"), r"category id 90 stands twice, for 'toothbrush' and 'unused'"),
         (document(images=[]), r"`images` is missing or empty"),
