@@ -84,8 +84,8 @@ class Boxes(ObjectType):
     def measure(self, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
         sides = value[:, 2:].astype(np.float64) - value[:, :2]
         width, height = sides.T
-        share = np.sqrt(width * height / np.prod(np.asarray(size, np.float64), axis=-1))
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # degenerate boxes
+            share = np.sqrt(width * height / np.prod(np.asarray(size, np.float64), axis=-1))
             ratio = width / height
         return {"width (px)": width, "height (px)": height, "width / height": ratio, "relative side": share}
 

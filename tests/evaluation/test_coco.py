@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools import mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from densevit.config import from_mapping
+from densevit.data.build import build_data
 from densevit.data.datasets.coco import Coco
 from densevit.errors import DensevitError
 from densevit.evaluation import backends
@@ -310,6 +313,52 @@ def test_max_detections_can_be_raised():
         metrics[most] = evaluator.compute()
     assert metrics[300]["AR300"] > metrics[100]["AR100"]
     assert metrics[300]["AR10"] == metrics[100]["AR10"]
+
+
+@pytest.mark.filterwarnings("ignore:.*without area")
+def test_boxes_outside_of_their_image_count_as_in_the_file(tmp_path: Path):
+    """Boxes partly or wholly outside, degenerate, crowds and without `area`: pycocotools on the file, in which `area`
+    is set to width * height where it is missing.
+    """
+    rng = np.random.default_rng(3)
+    (tmp_path / "val").mkdir()
+    images, annotations = [], []
+    for image_id in range(12):
+        Image.new("RGB", (120, 90)).save(tmp_path / "val" / f"{image_id}.png")
+        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": 120, "height": 90})
+        for _ in range(rng.integers(0, 7)):
+            box = [*rng.uniform(-60, 130, 2), *rng.uniform(5, 120, 2)]
+            kind = rng.integers(0, 8)
+            if kind == 0:
+                box[rng.integers(2, 4)] = float(rng.choice([0, -4]))
+            annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": int(rng.choice([3, 17]))}
+            annotation |= {"bbox": [float(x) for x in box], "iscrowd": int(kind == 1)}
+            if kind != 2:
+                annotation["area"] = float(box[2] * box[3] * rng.uniform(0.5, 1)) if kind else 9.0
+            annotations.append(annotation)
+    categories = [{"id": 17, "name": "cat"}, {"id": 3, "name": "dog"}]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "val.json").write_text(json.dumps(document))
+    config = {"backbone": {"name": "resnet"}, "heads": {"detection": {"name": "detr"}}, "trainer": {"max_steps": 1}}
+    data = build_data(from_mapping(config | {"data": {"name": "coco", "root": str(tmp_path)}}))
+    evaluator = CocoDetection(data.val.classes["detection"])
+    for batch in data.val_loader():
+        for target in batch["targets"]:
+            height, width = target["size"]
+            low, high = target["boxes"].split(2, dim=1)
+            assert (low >= 0).all() and (high <= torch.tensor([width, height])).all() and (high > low).all()
+            truth = target["truth"]
+            noise = torch.tensor(rng.normal(0, 4, truth["boxes"].shape))
+            boxes = torch.cat([truth["boxes"] + noise, truth["boxes"].clamp(0, 120) + noise]).float()
+            scores = torch.tensor(rng.random(len(boxes)), dtype=torch.float32)
+            evaluator.update([{"boxes": boxes, "scores": scores, "labels": truth["labels"].repeat(2)}], [truth])
+    for annotation in annotations:
+        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+    stats, _ = pycocotools_stats(document, evaluator.results())
+    metrics = evaluator.compute()
+    expected = {name: math.nan if value == -1 else value for name, value in zip(NAMES, stats, strict=True)}
+    assert same({name: metrics[name] for name in NAMES}, expected)
+    assert 0.1 < metrics["AP"] < 0.9
 
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "coco_tiny" / "annotations" / "instances_val2017.json"

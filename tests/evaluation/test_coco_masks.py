@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools import mask as codes
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -275,6 +276,41 @@ def test_invalid_input_raises():
 
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "coco_tiny" / "annotations" / "instances_val2017.json"
+
+
+@pytest.mark.filterwarnings("ignore:.*without area")
+def test_masks_of_degenerate_boxes_and_beyond_the_image_count_as_in_the_file(tmp_path: Path):
+    """pycocotools on the file: polygons that leave the image, boxes without area, crowds; `area` is missing in the
+    last, for which the file gets width * height.
+    """
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "val" / "0.png")
+    crowd = rle(ellipses(np.random.default_rng(0), 1, (40, 60))[0])
+    uncompressed = {"size": [40, 60], "counts": [1200, 300, 900]}
+    annotations = [
+        {"segmentation": [[50, 30, 80, 30, 80, 60, 50, 60]], "bbox": [50, 30, 30, 30], "area": 900.0},
+        {"segmentation": [[5, 5, 25, 5, 25, 25, 5, 25]], "bbox": [5, 5, 0, 20], "area": 400.0},
+        {"segmentation": [[-20, 0, 10, 0, 10, 12, -20, 12]], "bbox": [-20, 0, 30, 12], "area": 1500.0},
+        {"segmentation": crowd, "bbox": [0, 0, 60, 40], "area": 99.0, "iscrowd": 1},
+        {"segmentation": uncompressed, "bbox": [70, 0, 8, 8], "area": 300.0},
+        {"segmentation": [[30, 2, 45, 2, 45, 9, 30, 9]], "bbox": [30, 2, 15, 7]},
+    ]
+    annotations = [
+        {"id": n, "image_id": 0, "category_id": 3, "iscrowd": 0, **one} for n, one in enumerate(annotations, 1)
+    ]
+    images = [{"id": 0, "file_name": "0.png", "width": 60, "height": 40}]
+    document = {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "cat"}]}
+    (tmp_path / "val.json").write_text(json.dumps(document))
+    dataset = Coco("val", root=str(tmp_path), masks=True)
+    truth = dataset[0]["targets"]
+    assert len(truth["masks"]) == 6
+    evaluator = CocoMasks(dataset.classes["detection"])
+    masks = torch.cat([truth["masks"].to("cpu"), torch.ones(1, 40, 60, dtype=torch.bool)])
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.75])
+    evaluator.update([{"masks": masks, "scores": scores, "labels": torch.zeros(7, dtype=torch.long)}], [truth])
+    annotations[-1]["area"] = 105.0
+    metrics = evaluator.compute()
+    assert same(metrics, prefixed(reference(document, evaluator.results()), "mask_")) and 0.5 < metrics["mask_AP"] < 1
 
 
 @pytest.mark.skipif(not DATA.is_file(), reason="needs coco_tiny")

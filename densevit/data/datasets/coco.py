@@ -37,9 +37,10 @@ class Coco(Dataset):
         train_annotations, train_images, val_annotations, val_images are for one split and win. Relative to root.
     limit: the number of images to use, the first ones.
 
-    The json and all images are checked at the start (see `read_annotations` and `validate_images`). Boxes are clipped
-    to the image; those without area are dropped, with one warning. A json without `annotations`, as of test sets, gives
-    images without labels.
+    The json and all images are checked at the start (see `read_annotations` and `validate_images`). Samples have the
+    boxes of the json, which evaluation compares with; in training they are clipped to the image, and those without area
+    left out, of which a warning tells. `area` defaults to width times height. A json without `annotations`, as of test
+    sets, gives images without labels.
     """
 
     def __init__(
@@ -67,12 +68,13 @@ class Coco(Dataset):
         scan = cached_scan(key, lambda: _scan(file, folders, masks, limit), partial(_files, file), is_large)
         read = self._annotations = Annotations.of_arrays(file, scan)
         self.folder, self._upright = from_array(scan["folder"]), scan["upright"]
-        dropped = scan["dropped"]
-        if len(dropped) and current_examination() is None:
-            count = len(dropped) + len(read.boxes)
+        self._usable = read.have_area() & ~read.iscrowd
+        empty = read.ids[~read.have_area()]
+        if len(empty) and current_examination() is None:
             warn_once(
-                f"{file}: boxes without area inside their image are left out: {len(dropped):,} of {count:,} "
-                f"(annotation {listed(dropped)})."
+                f"{file}: boxes without area inside their image are left out in training: {len(empty):,} of "
+                f"{len(read.boxes):,} (annotation {listed(empty)}). In evaluation they count as objects, as in "
+                "pycocotools."
             )
         self._masks = masks
         self.classes = {"detection": read.classes}
@@ -89,7 +91,7 @@ class Coco(Dataset):
                 f"{self._file} has no `annotations`, as a test set, so that nothing can be learned or measured on the "
                 f"split {self._split!r}. Name a file with labels with data.{self._split}_annotations."
             )
-        if self._annotations.iscrowd.all():
+        if not self._usable.any():
             raise DataError(
                 f"{self._file}: no object of the split {self._split!r} has a box inside its image and is no crowd: "
                 "nothing can be learned or measured. Check its `annotations`."
@@ -100,24 +102,22 @@ class Coco(Dataset):
         return self._annotations.sizes
 
     def object_counts(self) -> np.ndarray:
-        """(N,) objects per image, without crowds."""
-        count = np.concatenate([[0], np.cumsum(~self._annotations.iscrowd.astype(bool))])
+        """(N,) objects per image that can be trained on: without crowds, and boxes without area."""
+        count = np.concatenate([[0], np.cumsum(self._usable)])
         return np.diff(count[self._annotations.first])
 
     def image_classes(self) -> np.ndarray:
-        """(P, 2) image and class of each object that is not a crowd."""
+        """(P, 2) image and class of each object that can be trained on."""
         known = self._annotations
-        images = np.repeat(np.arange(len(known)), np.diff(known.first))
-        return np.stack([images, known.labels], axis=1)[~known.iscrowd]
+        return np.stack([known.images, known.labels], axis=1)[self._usable]
 
     def all_objects(self) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
-        """Image, box and class of each object that is not a crowd, without reading images."""
-        known = self._annotations
+        """Image, clipped box and class of each object that can be trained on, without reading images."""
+        known, objects = self._annotations, self._usable
         if not known.labelled:
             return None
-        objects = ~known.iscrowd
-        images = np.repeat(np.arange(len(known)), np.diff(known.first))
-        return images[objects], {"boxes": known.boxes[objects], "labels": known.labels[objects].astype(np.int64)}
+        boxes, labels = known.clipped_boxes()[objects], known.labels[objects].astype(np.int64)
+        return known.images[objects], {"boxes": boxes, "labels": labels}
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
@@ -147,7 +147,7 @@ class Coco(Dataset):
         return {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
 
     def objects(self, index: int) -> Targets:
-        """boxes, labels, area and iscrowd of an image, without reading its file."""
+        """boxes, labels, area and iscrowd of an image as in the json, without reading its file."""
         known = self._annotations
         rows = self._rows(index)
         return {
@@ -163,7 +163,7 @@ class Coco(Dataset):
 
 
 def _scan(file: Path, folders: list[Path], masks: bool, limit: int | None) -> Arrays:
-    """Reads and checks all files: the clipped annotations, and per image whether it is rotated as EXIF says."""
+    """Reads and checks all files: the annotations, and per image whether it is rotated as EXIF says."""
     examination = current_examination()
     read = read_annotations(file, masks) if examination is None else read_examined(file, masks, examination)
     if limit is not None:
@@ -172,8 +172,7 @@ def _scan(file: Path, folders: list[Path], masks: bool, limit: int | None) -> Ar
     folder = _folder_of(names[:100], folders, file)
     sizes, upright = validate_images(folder, names, read.sizes, file)
     _check_sizes(read, sizes)
-    clipped, dropped = read.clipped(sizes)
-    return clipped.arrays() | {"folder": as_array(str(folder)), "upright": upright, "dropped": dropped}
+    return read.rasterised(sizes).arrays() | {"folder": as_array(str(folder)), "upright": upright}
 
 
 def _files(file: Path, scan: Arrays) -> list[str]:

@@ -56,26 +56,29 @@ class Annotations:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def clipped(self, sizes: np.ndarray) -> "tuple[Annotations, np.ndarray]":
-        """Clips boxes to images of these (N, 2) sizes and drops those without area; segmentations become run-length
-        codes. Also returns the dropped ids.
-        """
-        limits = np.repeat(sizes[:, ::-1], np.diff(self.first), axis=0)  # (M, 2) width, height
-        boxes = np.clip(self.boxes, 0, np.tile(limits, 2))
-        solid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        keep = np.flatnonzero(solid)
-        first = np.searchsorted(keep, self.first)
-        objects = {name: getattr(self, name)[keep] for name in ("ids", "labels", "area", "iscrowd")}
-        segmentations = None
-        if self.segmentations is not None:
-            rows, examination = None, current_examination()
-            if examination is not None:
-                rows = np.concatenate(
-                    [np.arange(first[i], first[i + 1]) for i in examination.chosen(len(self))]
-                ).tolist()
-            segmentations = self.segmentations[keep].rasterised(np.repeat(sizes, np.diff(first), axis=0), rows)
-        kept = replace(self, sizes=sizes, boxes=boxes[keep], first=first, segmentations=segmentations, **objects)
-        return kept, self.ids[~solid]
+    @property
+    def images(self) -> np.ndarray:
+        """(M,) the image of each object."""
+        return np.repeat(np.arange(len(self)), np.diff(self.first))
+
+    def clipped_boxes(self) -> np.ndarray:
+        """(M, 4) float64, the boxes limited to their images, of which `sizes` are known."""
+        return np.clip(self.boxes, 0, np.tile(self.sizes[:, ::-1], 2)[self.images])
+
+    def have_area(self) -> np.ndarray:
+        """(M,) bool: whether the part of each box inside its image has an area; others are not trained on."""
+        clipped = self.clipped_boxes()
+        return np.asarray((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
+
+    def rasterised(self, sizes: np.ndarray) -> "Annotations":
+        """For images of these (N, 2) sizes: segmentations become run-length codes."""
+        if self.segmentations is None:
+            return replace(self, sizes=sizes)
+        rows, examination = None, current_examination()
+        if examination is not None:
+            first, chosen = self.first, examination.chosen(len(self))
+            rows = np.concatenate([np.arange(first[i], first[i + 1]) for i in chosen]).tolist()
+        return replace(self, sizes=sizes, segmentations=self.segmentations.rasterised(sizes[self.images], rows))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it but the file, as plain arrays by name."""
@@ -104,7 +107,7 @@ class Annotations:
 
 
 def read_annotations(file: Path, masks: bool = False) -> Annotations:
-    """Reads and validates a COCO json. Boxes are not clipped yet.
+    """Reads and validates a COCO json.
 
     Raises DataError with the file and the annotation for invalid json, missing keys, duplicate ids, unknown images and
     categories, boxes that are not four finite numbers and, with masks, missing or invalid segmentations.

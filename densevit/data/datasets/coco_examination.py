@@ -154,10 +154,10 @@ def _examine_boxes(read: Annotations, examination: Examination) -> None:
         examples = [example(i) for i in found[:EXAMPLES].tolist()]
         examination.report(severity, title, examples, fix, len(found), len(rows))
 
-    out = "They are left out in training and evaluation."
+    out = "They are left out in training, and missed in evaluation."
     report("boxes without area", f"{out} Correct or remove them.", np.flatnonzero(flat))
     report("boxes outside of their image", f"{out} Were images resized, or sides exchanged?", np.flatnonzero(away))
-    fix = "They are clipped. Where many are, images were resized, or boxes are x1, y1, x2, y2 and not x, y, w, h."
+    fix = "They are clipped in training. Where many are, images were resized, or boxes are x1, y1, x2, y2 and not x, y, w, h."
     report("boxes partly outside of their image", fix, np.flatnonzero(partly))
     table = np.column_stack([rows, read.labels, read.boxes])
     order = np.lexsort(table.T[::-1])

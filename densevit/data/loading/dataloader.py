@@ -7,7 +7,6 @@ import re
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
@@ -19,8 +18,8 @@ from torch.utils import data
 
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
 from densevit.data.sample_checks import check_sample, name_of
-from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform, usable_values
-from densevit.errors import DataError, DensevitError, UnreadableFileError
+from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform, checked_values, image_size
+from densevit.errors import DataError, DensevitError, UnreadableFileError, warn_once
 from densevit.interfaces import Batch, Dataset, Sample
 from densevit.targets.types import TargetTypes
 
@@ -123,7 +122,11 @@ class TransformedDataset(data.Dataset[Sample]):
         return [*samples, *skipped]
 
     def check_values(self, count: int = 16) -> None:
-        """Raises DataError for an invalid one in `count` samples, evenly spaced; fewer if reading takes seconds."""
+        """Raises DataError for an invalid one in `count` samples, evenly spaced; fewer if reading takes seconds.
+
+        Warns of objects of training images that cannot be trained on, as boxes without area, except crowds.
+        """
+        unusable: list[str] = []
         deadline = time.monotonic() + _CHECK_SECONDS
         for index in np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)).tolist():
             if time.monotonic() > deadline:
@@ -135,9 +138,17 @@ class TransformedDataset(data.Dataset[Sample]):
                     raise
                 continue
             check_sample(sample, self.dataset, index, self.types)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what is left out is reported in training
-                usable_values(sample, self.types)
+            values, size = checked_values(sample, self.types), image_size(sample)
+            for key, value in values.items():
+                usable = None if self.types[key].truth_only else self.types[key].usable(value, size)
+                if usable is not None and not usable.all():
+                    count, name = np.count_nonzero(~usable), sample["targets"].get("image_id")
+                    unusable.append(f"{key} of {count} of the {len(usable)} objects of image {name!r}")
+        if unusable and self.train:
+            warn_once(
+                f"{name_of(self.dataset)}: objects that cannot be trained on, as boxes without area inside their image, "
+                f"are left out in training: {unusable[0]}{', ...' if len(unusable) > 1 else ''}."
+            )
 
 
 class Loader(data.DataLoader[Any]):

@@ -3,7 +3,6 @@
 Sizes follow from `data.recipe` and `data.image_size` (see `recipes.py`). Images stay uint8; the model normalises them.
 """
 
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -99,8 +98,18 @@ def image_size(sample: Sample) -> Size:
 def usable_values(sample: Sample, types: Types) -> Values:
     """The sample's typed targets as arrays, clipped to the image, without objects that cannot be trained on.
 
-    Crowds and boxes without area are dropped, with the other values of these objects. Raises DataError with the image's
-    id for an invalid value and for values per object of different lengths.
+    Crowds and boxes without area are dropped, with the other values of these objects. Raises DataError as
+    `checked_values`.
+    """
+    size, values = image_size(sample), checked_values(sample, types)
+    usable = [types[key].usable(value, size) for key, value in values.items() if types[key].per == "object"]
+    values = {key: types[key].clip(value, size) for key, value in values.items() if not types[key].truth_only}
+    return selected(values, types, _all_of(usable))
+
+
+def checked_values(sample: Sample, types: Types) -> Values:
+    """The sample's typed targets as arrays. Raises DataError with the image's id for an invalid value and for values
+    per object of different lengths.
     """
     size, targets = image_size(sample), sample["targets"]
     values = {key: as_array(value) for key, value in targets.items() if key in types}
@@ -117,12 +126,7 @@ def usable_values(sample: Sample, types: Types) -> Values:
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{key} {count}" for key, count in lengths.items())
         raise DataError(f"image {targets.get('image_id')!r}: targets differ in length: {counts}.")
-    usable = {key: types[key].usable(values[key], size) for key in lengths}
-    if any(rows is not None and not rows.all() and not types[key].truth_only for key, rows in usable.items()):
-        warnings.warn("Boxes without area inside their image are left out.", stacklevel=2)
-    keep = _all_of(usable.values())
-    values = {key: types[key].clip(value, size) for key, value in values.items() if not types[key].truth_only}
-    return selected(values, types, keep)
+    return values
 
 
 def visible_values(values: Values, types: Types, size: Size) -> Values:

@@ -20,6 +20,8 @@ from pycocotools.coco import COCO
 from densevit.data.build import create_dataset
 from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.coco_json import color_of
+from densevit.data.transforms.recipes import build_recipe
+from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import DataError
 from densevit.targets import RunLengthMasks
 
@@ -73,7 +75,7 @@ def test_boxes_labels_areas_and_crowds_of_each_image(write: Write) -> None:
     assert [t["image_id"] for t in targets] == [0, 5, 10]
     assert targets[0]["boxes"].tolist() == [[0.5, 0.25, 30.5, 20.75]]
     assert targets[0]["area"].tolist() == [615.0], "without `area`, width times height"
-    assert targets[1]["boxes"].tolist() == [[1, 2, 11, 22], [30, 20, 40, 30]], "clipped to the image"
+    assert targets[1]["boxes"].tolist() == [[1, 2, 11, 22], [30, 20, 80, 70]], "as in the json"
     assert targets[1]["labels"].tolist() == [1, 0]
     assert targets[1]["area"].tolist() == [150.5, 100]
     assert targets[1]["iscrowd"].tolist() == [False, True]
@@ -121,7 +123,7 @@ def test_sizes_are_read_from_images_if_missing_in_the_json(write: Write) -> None
         del image["height"], image["width"]
     dataset = Coco("train", root=str(write(content)))
     assert dataset.sizes().tolist() == [[30, 40]] * 3
-    assert dataset[1]["targets"]["boxes"].tolist()[1] == [30, 20, 40, 30]
+    assert dataset.all_objects()[1]["boxes"].tolist() == [[0.5, 0.25, 30.5, 20.75], [1, 2, 11, 22]]
 
 
 def test_limit_selects_the_first_images(write: Write) -> None:
@@ -303,14 +305,18 @@ def test_unknown_layout_error_lists_the_expected_paths(write: Write, tmp_path: P
 # ---- errors at startup ----
 
 
-def test_degenerate_boxes_are_dropped_with_one_counted_warning(write: Write) -> None:
+def test_degenerate_boxes_are_left_out_in_training_with_one_counted_warning(write: Write) -> None:
     boxes = [[1, 1, 0, 5], [1, 1, 5, 0], [3, 3, -1, 4], [40, 5, 10, 10], [-9, 5, 9, 9], [1, 1, 5, 5]]
     annotations = [{"id": k, "image_id": 5, "category_id": 7, "bbox": box} for k, box in enumerate(boxes)]
     root = str(write(document(annotations=annotations)))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         dataset = Coco("train", root=root)
-        assert dataset[1]["targets"]["boxes"].tolist() == [[1, 1, 6, 6]]
+        assert len(dataset[1]["targets"]["boxes"]) == 6, "as in the json, for evaluation"
+        assert dataset.object_counts().tolist() == [0, 1, 0] and dataset.image_classes().tolist() == [[1, 0]]
+        assert dataset.all_objects()[1]["boxes"].tolist() == [[1, 1, 6, 6]]
+        keep_size = EvaluationTransform(build_recipe("fixed", (30, 40)))
+        assert keep_size(dataset[1])["targets"]["boxes"].tolist() == [[1, 1, 6, 6]]
         create_dataset("coco", "train", root=root)  # the same warning is not repeated
     (warning,) = caught
     assert warning.filename == __file__
