@@ -31,7 +31,8 @@ semantic: (H, W) uint8, 255 = ignore. panoptic: (H, W) int32 panoptic ids, class
 -1 = void. panoptic_crowds: a list of the panoptic ids that are crowds. depth: (H, W) float32 in metres, 0 = invalid.
 area: (N,), as annotated. iscrowd: (N,) bool. Boxes and area may be float64, for evaluation.
 image_id: int or str. size: (h, w) without padding. original_size: (h, w) of the file.
-truth: in validation, the unmodified targets of the data set, in original pixels.
+truth: in validation, the unmodified targets of the data set, in original pixels; evaluators find `size` and
+`original_size` in it, which are equal there.
 
 Each key has a `TargetType`. A key without one may have a value that does not depend on cropping, resizing or flipping:
 a string, a single number, None, a list of strings, or a dict of these, which is passed through unchanged. A tensor, an

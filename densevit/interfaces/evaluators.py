@@ -35,13 +35,19 @@ class Evaluator:
         """
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds one prediction and one ground truth per image, in original pixels. Repeated images count once."""
+        """Adds one prediction and one ground truth per image, in original pixels. Repeated images count once.
+
+        truths: the targets of the data set, unchanged, with `size` and `original_size`, both (h, w) of the image file.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} is an Evaluator and must implement update(predictions, truths)."
         )
 
     def compute(self) -> dict[str, float]:
-        """Returns the metrics over all updates, as fractions 0 ... 1 or metres."""
+        """Returns the metrics over all updates, as fractions 0 ... 1 or metres.
+
+        Called before training too, without any update, for their names: then all of them are nan, or any number.
+        """
         raise NotImplementedError(f"{type(self).__name__} is an Evaluator and must implement compute().")
 
     def tables(self) -> dict[str, Table]:

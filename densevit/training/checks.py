@@ -16,11 +16,11 @@ from torch import Tensor
 from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
-from densevit.errors import ConfigError, DataError, PluginError, counted, did_you_mean
+from densevit.errors import ConfigError, DataError, DensevitError, PluginError, counted, did_you_mean, one_line
 from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel, inference_by_head
 from densevit.training.budget import Budget
-from densevit.training.evaluators import flat_metrics
+from densevit.training.evaluators import METHOD, flat_metrics
 
 _MIN_STEPS = 1000  # with fewer steps, a model from random weights learns next to nothing in any of our recipes
 _MIN_STEPS_FINE_TUNING = 100
@@ -118,7 +118,8 @@ def check_classes(data: Data, model: DenseModel, mapped: Collection[str] = ()) -
 
 
 def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator], patience: int | None = None) -> list[str]:
-    """The metrics of all evaluators. Raises ConfigError if none computes the monitored one, or `patience` has none.
+    """The metrics of all evaluators. Raises ConfigError if none computes the monitored one, or `patience` has none, and
+    PluginError for an evaluator whose metrics are not known without images.
 
     Call it before any evaluator was updated.
     """
@@ -127,10 +128,31 @@ def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator], pati
             f"trainer.patience is {patience}, but nothing is validated: the model has no heads, and the method no "
             "validation loss. Fix: leave trainer.patience out, or implement Method.validation_losses."
         )
-    names = list(flat_metrics({name: evaluator.compute() for name, evaluator in evaluators.items()}))
+    names = list(flat_metrics({name: _metrics_without_images(name, one) for name, one in evaluators.items()}))
     if monitor is not None and monitor not in names:
         raise ConfigError(f"trainer.monitor: there is no metric {monitor!r}.{did_you_mean(monitor, names)}")
     return names
+
+
+def _metrics_without_images(name: str, evaluator: Evaluator) -> dict[str, float]:
+    where = f"{name if name == METHOD else f'heads.{name}'}: {type(evaluator).__name__}.compute()"
+    try:
+        metrics = evaluator.compute()
+    except DensevitError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{where} fails without images: {type(error).__name__}: {one_line(error)}. It is called before a training, "
+            "for the names of the metrics. Fix: without images, return all metrics as nan."
+        ) from error
+    main = getattr(evaluator, "main", None)
+    if main not in metrics:
+        raise PluginError(
+            f"{where} returns {', '.join(metrics) or 'nothing'}, without its main metric {main!r}. It is called before "
+            "a training, for the names of the metrics. Fix: without images, return all metrics as nan, `main` among "
+            "them."
+        )
+    return metrics
 
 
 def check_budget(budget: Budget, config: Config) -> None:

@@ -13,7 +13,8 @@ from densevit.model import DenseModel
 
 
 def truths(batch: Batch, loader: Any, seen: int, labels: bool) -> list[Targets | None]:
-    """The ground truth of each image of a validation batch; None for a repeat, which does not count.
+    """The ground truth of each image of a validation batch, with its size in original pixels as `size` and
+    `original_size`; None for a repeat, which does not count.
 
     densevit's loaders mark a repeat by the absence of `truth`. In a loader with a `DistributedSampler`, which Lightning
     adds to every DataLoader, repeats are the images that it appends so that all processes have equally many.
@@ -23,7 +24,7 @@ def truths(batch: Batch, loader: Any, seen: int, labels: bool) -> list[Targets |
     pixels either.
     """
     if isinstance(loader, Loader):
-        return [target.get("truth") for target in batch["targets"]]
+        return [_truth(target) if "truth" in target else None for target in batch["targets"]]
     sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
     found: list[Targets | None] = []
     for index, target in enumerate(batch["targets"]):
@@ -35,16 +36,17 @@ def truths(batch: Batch, loader: Any, seen: int, labels: bool) -> list[Targets |
 
 
 def _truth(target: Targets) -> Targets:
-    if "truth" in target:
-        return target["truth"]
     size, original = tuple(map(int, target["size"])), tuple(map(int, target["original_size"]))
+    if "truth" in target:
+        return {**target["truth"], "size": original, "original_size": original}
     if size != original:
         raise DataError(
             f"Image {target['image_id']!r}: its validation target has no `truth`, and its size {size} is not the "
             f"original_size {original}; evaluators compare in original pixels. Fix: add the labels in original pixels "
             "as target['truth'] before the image is resized."
         )
-    return {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in target.items()}
+    labels = {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in target.items()}
+    return {**labels, "size": original, "original_size": original}
 
 
 def validation_loader(trainer: lightning.Trainer, index: int) -> Any:

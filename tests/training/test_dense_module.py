@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,14 +15,16 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from densevit.config import OptimSection
-from densevit.data.loading.batch_sampler import collate
+from densevit.config import DataSection, OptimSection
+from densevit.data.build import build_transforms
+from densevit.data.loading.batch_sampler import EvaluationBatches, collate
+from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.inference.creating import create_model
 from densevit.inference.loading import load, save
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Backbone, Class, Head
+from densevit.interfaces import Backbone, Class, Evaluator, Head
 from densevit.model import DenseModel
 from densevit.training.checks import check_batch
 from densevit.training.data_module import DenseDataModule
@@ -218,6 +220,51 @@ def test_validation_targets_in_resized_pixels_need_their_truth() -> None:
     data = DataLoader(Resized(2), collate_fn=collate)
     with pytest.raises(DataError, match=r"Image 0: its validation target has no `truth`, and its size \(4, 4\)"):
         lightning.Trainer(**PLAIN, max_steps=1).validate(module_of(), data, verbose=False)
+
+
+class Recorder(Evaluator):
+    """Keeps the ground truth that it sees."""
+
+    main = "images"
+
+    def __init__(self, classes: tuple[Class, ...]) -> None:
+        super().__init__(classes)
+        self.truths: list[dict[str, Any]] = []
+
+    def reset(self) -> None:
+        self.truths = []
+
+    def update(self, predictions: Any, truths: Any) -> None:
+        self.truths += truths
+
+    def compute(self) -> dict[str, float]:
+        return {"images": float(len(self.truths))}
+
+
+def test_evaluators_see_the_size_of_the_original_image() -> None:
+    class Resized(Images):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            sample = super().__getitem__(index)
+            truth = {"semantic": torch.zeros(8, 9, dtype=torch.uint8), "image_id": index}
+            return {**sample, "targets": sample["targets"] | {"original_size": (8, 9), "truth": truth}}
+
+    class Twice(Images):
+        classes: ClassVar = {"segmentation": CLASSES}
+        provides = ("semantic",)
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            labels = torch.zeros(8, 9, dtype=torch.uint8)
+            return {"image": torch.zeros(3, 8, 9, dtype=torch.uint8), "targets": {"semantic": labels, "image_id": 3}}
+
+    transform = build_transforms(DataSection(name="scenes", image_size=4))[1]
+    own = Loader(TransformedDataset(Twice(1), transform, train=False), EvaluationBatches(1, None, 1), 4, 0)
+    for data in (DataLoader(Resized(2), collate_fn=collate), own, DataLoader(Images(2), collate_fn=collate)):
+        recorder = Recorder(CLASSES)
+        module = module_of(evaluators={"map": recorder})
+        lightning.Trainer(**PLAIN, max_steps=1).validate(module, data, verbose=False)
+        assert recorder.truths
+        for truth in recorder.truths:
+            assert truth["size"] == truth["original_size"] == tuple(truth["semantic"].shape)
 
 
 # ---- densevit's data in a Trainer of one's own ----

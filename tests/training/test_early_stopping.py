@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, PluginError
+from densevit.interfaces import Evaluator
 from densevit.training.best_epoch import BestEpoch
 from densevit.training.callbacks.checkpointing import RunFolder
 from densevit.training.checks import check_monitor
@@ -70,6 +71,28 @@ def test_patience_without_a_metric_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"^trainer\.patience is 3, but nothing is validated.* Fix: leave"):
         check_monitor(None, {}, 3)
     assert check_monitor(None, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (
+            lambda: {"error": 1 / 0},
+            r"heads\.map: Own\.compute\(\) fails without images: ZeroDivisionError: .* as nan\.",
+        ),
+        (lambda: {"errors": 0.0}, r"heads\.map: Own\.compute\(\) returns errors, without its main metric 'error'"),
+        (lambda: {}, r"heads\.map: Own\.compute\(\) returns nothing, without its main metric 'error'"),
+    ],
+)
+def test_metrics_of_an_evaluator_are_known_before_the_training(metrics: Any, message: str) -> None:
+    class Own(Evaluator):
+        main = "error"
+
+        def compute(self) -> dict[str, float]:
+            return metrics()
+
+    with pytest.raises(PluginError, match=f"^{message}"):
+        check_monitor(None, {"map": Own(())})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")

@@ -157,7 +157,7 @@ def _examine_boxes(read: Annotations, examination: Examination) -> None:
     out = "They are left out in training, and missed in evaluation."
     report("boxes without area", f"{out} Correct or remove them.", np.flatnonzero(flat))
     report("boxes outside of their image", f"{out} Were images resized, or sides exchanged?", np.flatnonzero(away))
-    fix = "They are clipped in training. Where many are, images were resized, or boxes are x1, y1, x2, y2 and not x, y, w, h."
+    fix = "They are clipped in training. Were images resized? Or are boxes x1, y1, x2, y2, and not x, y, w, h?"
     report("boxes partly outside of their image", fix, np.flatnonzero(partly))
     table = np.column_stack([rows, read.labels, read.boxes])
     order = np.lexsort(table.T[::-1])
