@@ -51,7 +51,7 @@ class SemanticSegmentation(Evaluator):
         self._ids: dict[_Id, None] = {}  # in insertion order
         self._scores: list[Tensor] = []  # (), of each image
         self._counts: dict[torch.device, Tensor] = {}  # (side, side) each
-        self._bands: dict[torch.device, Tensor] = {}  # (side + 1, side + 1): the same near boundaries; last: elsewhere
+        self._bands: dict[torch.device, Tensor] = {}  # the same near boundaries; last: elsewhere
         self._faults: dict[
             torch.device, Tensor
         ] = {}  # (5,): index of the first image with invalid labels; its `faults`
@@ -73,6 +73,7 @@ class SemanticSegmentation(Evaluator):
         if self.partial:
             prediction = torch.where(prediction == IGNORE, classes - 1, prediction).to(torch.uint8)
         counts = count_pairs(truth, prediction, classes)
+        counts[IGNORE:] = 0  # of 255 classes and no class, ignored pixels are in range
         if truth.device.type == "cpu":
             self._check(image_id, truth, prediction, counts)
         else:
@@ -83,8 +84,9 @@ class SemanticSegmentation(Evaluator):
         if self.boundary:
             width = boundary_width(self.boundary, (truth.shape[0], truth.shape[1]))
             masked = torch.where(truth == IGNORE, truth, prediction)
-            edges = [boundary_of(labels, width, elsewhere=classes) for labels in (truth, masked)]
-            _sum_up(self._bands, count_pairs(edges[0], edges[1], classes + 1))
+            elsewhere = self._band_side - 1
+            edges = [boundary_of(labels, width, elsewhere) for labels in (truth, masked)]
+            _sum_up(self._bands, count_pairs(edges[0], edges[1], elsewhere + 1))
 
     def _check(self, image_id: _Id, truth: Tensor, prediction: Tensor, counts: Tensor) -> None:
         """Raises DataError if a labelled pixel was not counted."""
@@ -104,7 +106,7 @@ class SemanticSegmentation(Evaluator):
             "ids": list(self._ids),
             "scores": self._image_scores(),
             "counts": self.counts,
-            "bands": _total(self._bands, self.side + 1),
+            "bands": _total(self._bands, self._band_side),
             "fault": self._first_fault(),
         }
 
@@ -142,7 +144,7 @@ class SemanticSegmentation(Evaluator):
         }
         by_class = {"IoU": iou, "Acc": accuracy}
         if self.boundary:
-            by_class["BIoU"] = _iou(_total(self._bands, self.side + 1))[:classes]
+            by_class["BIoU"] = _iou(_total(self._bands, self._band_side))[:classes]
             metrics["mBIoU"] = _mean(by_class["BIoU"])
         for name, values in by_class.items():
             metrics |= {f"{name}/{c.name}": float(value) for c, value in zip(self.classes, values, strict=True)}
@@ -160,6 +162,11 @@ class SemanticSegmentation(Evaluator):
     def side(self) -> int:
         """The side of the confusion matrix."""
         return len(self.classes) + self.partial
+
+    @property
+    def _band_side(self) -> int:
+        """The same near boundaries; the last index is elsewhere, and with 255 classes no class too."""
+        return min(self.side, IGNORE) + 1
 
     def tables(self) -> dict[str, Table]:
         """IoU, recall, precision and pixels of each class, and the confusion matrix with the classes' names."""

@@ -125,6 +125,37 @@ def test_255_classes_are_counted():
     assert counts.sum() == 255 and counts[0, 240] == counts[254, 14] == counts[14, 254] == 1
 
 
+@pytest.mark.parametrize("on_device", [False, True])
+def test_255_classes_with_predictions_of_no_class(on_device: bool, monkeypatch: pytest.MonkeyPatch):
+    """255 is "ignored" in the ground truth and "another class" in the prediction. IoU by sets of pixels."""
+    if on_device:
+        monkeypatch.setattr(confusion, "_count_on_cpu", confusion._count_on_device)
+        monkeypatch.setattr(confusion, "_extremes_on_cpu", confusion._extremes_on_device)
+    rng = np.random.default_rng(0)
+    truth = np.kron(rng.integers(0, 256, (12, 12)), np.ones((6, 6), int))
+    prediction = np.where(rng.random(truth.shape) < 0.7, truth, rng.integers(0, 256, truth.shape))
+    truth[:6, :30], prediction[30:33] = 255, 255
+    evaluator = SemanticSegmentation(classes(255), boundary=True)
+    evaluator.partial = True
+    evaluator.update(*zip(image(1, truth, prediction), strict=True))
+    metrics = evaluator.compute()
+    known = truth != 255
+    assert metrics["aAcc"] == (truth == prediction)[known].mean()
+    for n in range(255):
+        union = known & ((truth == n) | (prediction == n))
+        iou = (known & (truth == n) & (prediction == n)).sum() / union.sum() if union.any() else math.nan
+        assert metrics[f"IoU/class {n}"] == pytest.approx(iou, nan_ok=True)
+    masked = np.where(known, prediction, 255)
+    width = max(1, round(0.02 * math.hypot(*truth.shape)))
+    pixels = known.sum()
+    assert evaluator.counts[:255].sum() == pixels and not evaluator.counts[255].any()
+    for n in (int(x) for x in np.unique(truth[known])[:40]):
+        masks = [np.pad((labels == n).astype(np.uint8), width) for labels in (truth, masked)]
+        inner = [cv2.erode(mask, np.ones((2 * width + 1,) * 2, np.uint8)) for mask in masks]
+        bands = [mask > eroded for mask, eroded in zip(masks, inner, strict=True)]
+        assert metrics[f"BIoU/class {n}"] == pytest.approx((bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum())
+
+
 def test_counts_are_exact_beyond_float32():
     labels = torch.zeros(4097, 4097, dtype=torch.uint8)  # an odd number of pixels, above 2**24
     assert evaluated([image(1, labels, labels)], 1).counts.tolist() == [[4097 * 4097]]
