@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from torch import Tensor, nn
 
 import densevit
 from densevit import config as configs
+from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Head, Neck
 from densevit.model import DenseModel, build_model
 from densevit_backbones.resnet import ResNet
@@ -248,3 +250,36 @@ def test_backbone_without_channels_or_strides_raises(name, message):
 def test_create_head_uses_the_given_features():
     head = densevit.create_head(f"{__name__}:Mean", [8, 16], [4, 8], CLASSES, gain=2.0)
     assert (head.channels, head.strides, head.classes, head.gain.item()) == ((8, 16), (4, 8), CLASSES, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "key"),
+    [
+        ("setr", {}, "semantic"),
+        ("segmenter", {}, "semantic"),
+        ("dpt_segmentation", {}, "semantic"),
+        ("mask2former", {"task": "semantic"}, "semantic"),
+        ("mask2former", {}, "panoptic"),
+        ("detr_panoptic", {}, "panoptic"),
+    ],
+)
+def test_more_classes_than_a_label_map_holds_are_an_error(head: str, options: dict[str, Any], key: str):
+    """ADE20K-full's 847 classes: uint8 holds 255 of them, and 255 for "ignore"."""
+    names = [f"class {n}" for n in range(847)]
+    task, resnet = "panoptic" if key == "panoptic" else "segmentation", {"name": "resnet", "depth": 18}
+    message = rf"^heads\.{task}: 847 classes; `{key}` maps hold at most 255\. Fix: "
+    with pytest.raises(ConfigError, match=message):
+        densevit.create_model(resnet, {task: {"name": head, **options}}, names, pretrained=False)
+
+
+def test_a_third_partys_label_map_head_has_the_limit_and_a_detector_has_none():
+    class Own(Mean):
+        task, needs = "segmentation", ("semantic",)
+
+    def model(kind: type[Head], count: int) -> DenseModel:
+        classes = tuple(Class(str(n), n, (0, 0, 0)) for n in range(count))
+        return DenseModel(Pixels(), {"a": kind((3,), (8,), classes)})
+
+    assert len(model(Own, 255).classes["a"]) == 255 and len(model(Mean, 1203).classes["a"]) == 1203  # LVIS
+    with pytest.raises(ConfigError, match=r"^heads\.a: 256 classes; `semantic` maps hold at most 255"):
+        model(Own, 256)

@@ -79,6 +79,8 @@ class TargetType:
     truth_only: used by evaluators only, so transforms drop it.
     fill: what new pixels at the border are, for maps. layer: drawn over the types of lower layers.
     supersedes: keys of the same head that are not drawn, as this one shows them.
+    max_classes: of which values can hold the indices; None: any number. A model whose head needs the key and has more
+        cannot be built.
     """
 
     per: ClassVar[Literal["image", "object", "pixel"]] = "image"
@@ -87,6 +89,7 @@ class TargetType:
     fill: float = 0
     layer: int = 0
     supersedes: ClassVar[tuple[str, ...]] = ()
+    max_classes: ClassVar[int | None] = None
 
     def check(self, value: Any, size: Size) -> None:
         """Raises DataError for a wrong shape, type or range. The message continues "image 7: boxes "."""

@@ -54,8 +54,8 @@ class ClassWeights(nn.Module):
 
 
 def _check(K: int, weights: Weighting) -> None:
-    if not 1 <= K <= IGNORE:
-        raise ValueError(f"The segmentation data has {K} classes; expected 1 ... {IGNORE}.")
+    if not K:
+        raise ValueError("The segmentation data has no classes; at least one is needed.")
     if weights is None or isinstance(weights, str):
         return
     if len(weights) != K:

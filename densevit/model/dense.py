@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.config import InferenceSection, ModelSections
-from densevit.errors import PluginError
+from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Targets
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.distributed import mean_over_processes
@@ -15,6 +15,7 @@ from densevit.losses.normalisers import of_head
 from densevit.model import test_time_augmentation, tiled_detection
 from densevit.model.freezing import frozen_modules
 from densevit.model.inference_sections import makes_maps
+from densevit.targets.types import TargetTypes
 
 HeadWeight = float | Literal["learned"]
 
@@ -42,6 +43,8 @@ class DenseModel(nn.Module):
         sections: ModelSections | None = None,
     ) -> None:
         super().__init__()
+        for name, head in heads.items():
+            _check_number_of_classes(name, head)
         self.backbone = backbone
         self.heads = cast("Mapping[str, Head]", nn.ModuleDict(heads))
         self.necks = nn.ModuleDict(necks or {})
@@ -151,6 +154,18 @@ class DenseModel(nn.Module):
             for module in frozen_modules(part):
                 module.eval()
         return self
+
+
+def _check_number_of_classes(name: str, head: Head) -> None:
+    """Raises ConfigError for more classes than the values of a key that the head needs can hold."""
+    types = TargetTypes(head.target_types)
+    for key in getattr(head, "needs", ()):
+        most = types[key].max_classes if key in types and types[key].task else None
+        if most is not None and len(head.classes) > most:
+            raise ConfigError(
+                f"heads.{name}: {len(head.classes)} classes; `{key}` maps hold at most {most}. Fix: merge or leave out "
+                "classes of the data set."
+            )
 
 
 def _check_features(backbone: Backbone, features: Any) -> None:

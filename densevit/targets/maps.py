@@ -72,10 +72,16 @@ class PixelMap(TargetType):
 class LabelMap(PixelMap):
     """(H, W) uint8 class indices; 255 = ignore."""
 
+    max_classes = IGNORE
     kinds = "u"
     dtype = torch.uint8
     fill = IGNORE
     task: str | None = "segmentation"
+
+    def check(self, value: Any, size: Size) -> None:
+        if value.shape == size and value.dtype != np.uint8:
+            raise DataError(f"has the type {value.dtype}; expected uint8.")
+        super().check(value, size)
 
     def paste(self, value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
         """Covered pixels take the pasted image's classes."""
@@ -90,10 +96,7 @@ class LabelMap(PixelMap):
         return {"labelled pixels": _share(value[value != IGNORE], value)}
 
     def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
-        if value.shape != size:
-            raise DataError(f"has shape {tuple(value.shape)}; expected {size}.")
-        if value.dtype != np.uint8:
-            raise DataError(f"has the type {value.dtype}; expected uint8.")
+        self.check(value, size)
         check_range(value, 0, num_classes - 1)
 
     def draw(
@@ -118,13 +121,26 @@ class LabelMap(PixelMap):
         drawing.legend([classes[n] for n in np.argsort(-pixels, kind="stable") if pixels[n]])
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
-        """A palette PNG with the classes' file ids, which is a label map itself; for ids above 255, 16-bit grey."""
+        """A palette PNG with the classes' file ids, which is a label map itself; for ids above 255, 16-bit grey.
+
+        Pixels of no class are 255, or 65535 in 16 bits, which they need where a class has the id 255.
+        """
         ids = _file_ids(classes)
-        if value.size and not 0 <= int(value.min()) <= int(value.max()) < len(ids):
+        pixels = np.bincount(value.ravel(), minlength=IGNORE + 1)
+        wrong = len(ids) + np.flatnonzero(pixels[len(ids) : IGNORE])
+        if len(wrong):
             raise DataError(
-                f"ranges from {value.min()} to {value.max()}; 0 ... {len(ids) - 1} is expected, for {len(ids)} classes."
+                f"has the value {wrong[0]}; 0 ... {len(ids) - 1} is expected, for {len(ids)} classes, or {IGNORE} for "
+                "none."
             )
-        image = Image.fromarray(ids[value])
+        if pixels[IGNORE] and IGNORE in ids:
+            ids = ids.astype(np.uint16)
+        none = np.iinfo(ids.dtype).max
+        if pixels[IGNORE] and none in ids:
+            raise DataError(f"has pixels of no class, but {none}, which they are in files, is the id of a class.")
+        table = np.full(IGNORE + 1, none, ids.dtype)
+        table[: len(ids)] = ids
+        image = Image.fromarray(table[value])
         if ids.dtype == np.uint8:
             palette = np.zeros((256, 3), np.uint8)
             palette[ids] = [c.color for c in classes]
@@ -299,6 +315,7 @@ class VectorMap(PixelMap):
 class PanopticMap(PixelMap):
     """(H, W) int32 panoptic ids: class index * 1000 + number of the instance; -1 = void."""
 
+    max_classes = IGNORE  # of its `class_map`
     kinds = "i"
     dtype = torch.int32
     fill = VOID

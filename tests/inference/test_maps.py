@@ -73,8 +73,8 @@ def test_ambiguous_file_ids_raise(tmp_path: Path):
 
 
 def test_invalid_class_value_raises(tmp_path: Path):
-    with pytest.raises(DataError, match=r"a: .* from 0 to 255; 0 \.\.\. 2 is expected"):
-        write(tmp_path, "semantic", np.array([[0, 255]], np.uint8))
+    with pytest.raises(DataError, match=r"a: .* the value 254; 0 \.\.\. 2 is expected"):
+        write(tmp_path, "semantic", np.array([[0, 254]], np.uint8))
 
 
 def test_depth_is_written_as_kitti_png_and_exact_npy(tmp_path: Path):

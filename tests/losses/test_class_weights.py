@@ -63,7 +63,7 @@ def test_counts_stay_integers_in_half_precision():
 @pytest.mark.parametrize(
     ("K", "weights", "message"),
     [
-        (0, None, "has 0 classes"),
+        (0, None, "has no classes"),
         (3, (1.0, 2.0), "class_weights has 2 numbers; expected one for each of the 3 classes"),
         (2, (1.0, -1.0), "finite numbers of at least 0"),
         (2, (0.0, 0.0), "not all 0"),

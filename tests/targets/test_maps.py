@@ -88,11 +88,24 @@ def test_encoded_maps_are_read_back(kind, value):
     assert np.array_equal(kind.decode(kind.encode(value, CLASSES), CLASSES), value)
 
 
+@pytest.mark.parametrize(("file_ids", "none"), [((7, 0), 255), ((255, 3), 65535), ((300, 3), 65535)])
+def test_pixels_of_no_class_are_no_class_in_files(file_ids, none):
+    """`evaluate --map` leaves pixels without a class, 255, which no class's file id may be confused with."""
+    classes = tuple(Class(str(n), n, (n % 256, 5, 9)) for n in file_ids)
+    value = np.array([[0, 255], [1, 0]], np.uint8)
+    files = LabelMap().encode(value, classes)
+    assert np.asarray(files[".png"]).tolist() == [[file_ids[0], none], [file_ids[1], file_ids[0]]]
+    assert np.array_equal(LabelMap().decode(files, classes), value)
+    with pytest.raises(DataError, match=r"has the value 2; 0 \.\.\. 1 is expected, for 2 classes, or 255 for none"):
+        LabelMap().encode(np.array([[0, 2, 255]], np.uint8), classes)
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [
         (VectorMap(), np.zeros((4, 5), np.float32), r"has shape \(4, 5\); expected \(3, 4, 5\)"),
         (Depth(), np.zeros((4, 5), np.uint8), "has the type uint8; expected floating-point"),
+        (LabelMap(), np.zeros((4, 5), np.uint16), r"has the type uint16; expected uint8"),
         (LabelMap(), np.zeros((4, 6), np.uint8), r"has shape \(4, 6\); expected \(4, 5\)"),
     ],
 )

@@ -142,8 +142,8 @@ class TransformedDataset(data.Dataset[Sample]):
             for key, value in values.items():
                 usable = None if self.types[key].truth_only else self.types[key].usable(value, size)
                 if usable is not None and not usable.all():
-                    count, name = np.count_nonzero(~usable), sample["targets"].get("image_id")
-                    unusable.append(f"{key} of {count} of the {len(usable)} objects of image {name!r}")
+                    left_out, name = int(np.count_nonzero(~usable)), sample["targets"].get("image_id")
+                    unusable.append(f"{key} of {left_out} of the {len(usable)} objects of image {name!r}")
         if unusable and self.train:
             warn_once(
                 f"{name_of(self.dataset)}: objects that cannot be trained on, as boxes without area inside their image, "
