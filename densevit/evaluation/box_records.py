@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from densevit.evaluation.object_records import ObjectRecords, check_lengths, joined_arrays
+from densevit.errors import DataError
+from densevit.evaluation.object_records import ObjectRecords, check_lengths, check_truth_lengths, joined_arrays
 from densevit.interfaces import Class, Predictions, Targets
 
 
@@ -36,6 +37,8 @@ class BoxRecords(ObjectRecords):
         """
         for image_id, one in zip(ids, found, strict=True):
             check_lengths(image_id, one, ("boxes", "scores", "labels"))
+        for image_id, truth in zip(ids, truths, strict=True):
+            check_truth_lengths(image_id, truth, ("boxes", "labels"))
         counts = [len(truth["boxes"]) for truth in truths]
         return cls(
             ids=np.array(ids, object),
@@ -54,6 +57,13 @@ class BoxRecords(ObjectRecords):
 
     def finite(self) -> np.ndarray:
         return super().finite() & np.isfinite(self.boxes).all(axis=1)
+
+    def check(self, classes: int) -> None:
+        super().check(classes)
+        broken = ~np.isfinite(self.truth_boxes).all(axis=1)
+        if broken.any():
+            image_id = np.repeat(self.ids, self.truths)[broken][0]
+            raise DataError(f"image {image_id}: a box of the ground truth is not finite.")
 
 
 def coco_results(

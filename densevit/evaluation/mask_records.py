@@ -10,7 +10,7 @@ import torch
 
 from densevit.errors import DataError, PluginError
 from densevit.evaluation.mask_boundary import boundary_width, mask_boundary
-from densevit.evaluation.object_records import ObjectRecords, check_lengths, joined_arrays
+from densevit.evaluation.object_records import ObjectRecords, check_lengths, check_truth_lengths, joined_arrays
 from densevit.interfaces import Predictions, Size, Targets
 
 
@@ -107,11 +107,7 @@ def _annotated(image_id: int | str, truth: Targets, size: Size, boundary: float)
     from pycocotools import mask as codes
 
     masks = truth["masks"]
-    if len(masks) != len(truth["labels"]):
-        raise DataError(
-            f"image {image_id}: the ground truth has {len(masks)} masks and {len(truth['labels'])} labels; "
-            "equally many are expected."
-        )
+    check_truth_lengths(image_id, truth, ("masks", "labels"))
     if not len(masks):
         return _encoded(np.zeros((0, *size), np.uint8), size, boundary)
     as_codes = isinstance(masks[0], Mapping)

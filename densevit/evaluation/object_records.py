@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from densevit.errors import DataError, PluginError
-from densevit.interfaces import Predictions
+from densevit.interfaces import Predictions, Targets
 
 _Records = TypeVar("_Records", bound="ObjectRecords")
 
@@ -108,6 +108,14 @@ def check_lengths(image_id: int | str, found: Predictions, names: Sequence[str])
         raise PluginError(
             f"image {image_id}: predictions with {counts}. A head's predict() must return equally many of each."
         )
+
+
+def check_truth_lengths(image_id: int | str, truth: Targets, names: Sequence[str]) -> None:
+    """Raises DataError unless the ground truth of an image, as far as it is there, has equally many rows."""
+    lengths = {name: len(truth[name]) for name in (*names, "area", "iscrowd") if name in truth}
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{count} {name}" for name, count in lengths.items())
+        raise DataError(f"image {image_id}: ground truth with {counts}; equally many of each are expected.")
 
 
 def joined_arrays(arrays: Iterable[Any]) -> np.ndarray:

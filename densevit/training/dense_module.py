@@ -26,7 +26,14 @@ from densevit.training.budget import Budget
 from densevit.training.checks import check_batch, check_classes, check_heads, check_losses
 from densevit.training.class_mapping import ClassMapping
 from densevit.training.data_module import DenseDataModule
-from densevit.training.evaluators import METHOD, build_evaluators, flat_metrics, join_processes, joined_mappings
+from densevit.training.evaluators import (
+    METHOD,
+    add_indices,
+    build_evaluators,
+    flat_metrics,
+    join_processes,
+    joined_indices,
+)
 from densevit.training.optim import build_optimizer, group_options, learning_rate, schedule
 from densevit.training.sharding import ShardedStrategy, gather, scatter, shard_model, whole
 from densevit.training.skipped_images import SKIPPED, SkippedImages, may_skip
@@ -232,7 +239,7 @@ class DenseModule(lightning.LightningModule):
         self._seen[dataloader_idx] = seen + len(batch["targets"])
         known = [(i, x) for i, x in enumerate(truths(batch, loader, seen, bool(model.heads))) if x is not None]
         targets = [batch["targets"][i] for i, _ in known]
-        self.indices |= {t["image_id"]: t["dataset_index"] for t in targets if "dataset_index" in t}
+        add_indices(self.indices, [(t["image_id"], t["dataset_index"]) for t in targets if "dataset_index" in t])
         if known:
             for name, evaluator in self.evaluators.items():
                 try:
@@ -246,7 +253,7 @@ class DenseModule(lightning.LightningModule):
         scatter(self.model)
         for evaluator in self.evaluators.values():
             join_processes(evaluator)
-        self.indices = joined_mappings(self.indices)
+        self.indices = joined_indices(self.indices)
         self.metrics = flat_metrics({name: evaluator.compute() for name, evaluator in self.evaluators.items()})
         if may_skip(self.trainer.val_dataloaders):
             where = f"validation at step {self.trainer.global_step}"

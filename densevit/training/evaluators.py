@@ -1,13 +1,13 @@
 """Evaluators of a model's heads: how they are built, and joined over processes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import distributed
 
 from densevit import registry
 from densevit.config import Config, EvaluationSection
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset, Evaluator, Method
 from densevit.losses.distributed import process_count
 from densevit.model import DenseModel
@@ -81,13 +81,28 @@ def join_processes(evaluator: Evaluator) -> None:
         evaluator.merge(states)
 
 
-def joined_mappings(own: dict[Any, Any]) -> dict[Any, Any]:
-    """The entries of the mappings of all processes, in each of them."""
+def add_indices(known: dict[int | str, int], new: Iterable[tuple[int | str, int]]) -> None:
+    """Adds pairs of an image's id and its index in the data set. Raises DataError for two images with one id."""
+    for image_id, index in new:
+        other = known.setdefault(image_id, index)
+        if other != index:
+            first, second = sorted([other, index])
+            raise DataError(
+                f"Samples {first} and {second} of the data set have the same image_id {image_id!r}; evaluators would "
+                "count them as one image. Fix: let the data set give each image an id of its own."
+            )
+
+
+def joined_indices(own: dict[int | str, int]) -> dict[int | str, int]:
+    """The indices of all processes, in each of them; see `add_indices`."""
     if process_count() == 1:
         return own
     every: list[Any] = [None] * process_count()
     distributed.all_gather_object(every, own)
-    return {key: value for one in every for key, value in one.items()}
+    joined: dict[int | str, int] = {}
+    for indices in every:
+        add_indices(joined, indices.items())
+    return joined
 
 
 def flat_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -253,6 +253,34 @@ def test_detections_without_ground_truth_are_false_positives_unless_unlabelled()
     assert same(evaluated([*pairs, (found, {"image_id": 99_999})]).compute(), evaluated(pairs).compute())
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("labels", "2 boxes, 1 labels, 2 area, 2 iscrowd"),
+        ("area", "2 boxes, 2 labels, 1 area, 2 iscrowd"),
+        ("iscrowd", "2 boxes, 2 labels, 2 area, 1 iscrowd"),
+        ("boxes", "1 boxes, 2 labels, 2 area, 2 iscrowd"),
+    ],
+)
+def test_ground_truth_of_different_lengths_raises(key: str, message: str):
+    """Also where the numbers of two images together agree, so that values would move to the next image's objects."""
+    found = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=int)}
+    truths = []
+    for image_id, count in ((7, 2), (8, 1)):
+        truth = {"boxes": torch.tensor([[0.0, 0, 9, 9]] * count), "labels": torch.zeros(count, dtype=int)}
+        truths.append(truth | {"image_id": image_id, "area": torch.ones(count), "iscrowd": torch.zeros(count)})
+    truths[0][key], truths[1][key] = truths[1][key], truths[0][key]
+    with pytest.raises(DensevitError, match=f"^image 7: ground truth with {message}; "):
+        CocoDetection(CLASSES).update([found, found], truths)
+
+
+def test_ground_truth_that_is_not_finite_raises():
+    found = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=int)}
+    truth = {"image_id": 7, "boxes": torch.tensor([[0.0, 0, math.nan, 9]]), "labels": torch.zeros(1, dtype=int)}
+    with pytest.raises(DensevitError, match=r"^image 7: a box of the ground truth is not finite"):
+        CocoDetection(CLASSES).update([found], [truth])
+
+
 def test_false_positives_on_images_without_objects_count():
     """AP by hand: an exact detection of score 0.5 after 0, 1 or 3 of higher scores on empty images: 1, 1/2, 1/4."""
     box, label = torch.tensor([[10.0, 10, 20, 20]]), torch.tensor([0])

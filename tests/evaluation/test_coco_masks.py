@@ -260,7 +260,7 @@ def test_invalid_input_raises():
             r"image 12: predicted masks are 4 x 5, a mask of the ground truth is 5 x 4",
         ),
         (found, truth | {"masks": [rle(masks[0].T)]}, r"a mask of the ground truth is 5 x 4"),
-        (found, truth | {"masks": masks[:0]}, r"image 12: the ground truth has 0 masks and 1 labels"),
+        (found, truth | {"masks": masks[:0]}, r"image 12: ground truth with 0 masks, 1 labels; equally many"),
         (found | {"scores": torch.ones(2)}, truth, r"image 12: predictions with 1 masks, 2 scores, 1 labels"),
         (found | {"labels": one + 5}, truth, r"image 12: predicted label 5, but there are 5 classes"),
         (found, truth | {"labels": one + 5}, r"image 12: label 5, but there are 5 classes"),

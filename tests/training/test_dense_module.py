@@ -267,6 +267,25 @@ def test_evaluators_see_the_size_of_the_original_image() -> None:
             assert truth["size"] == truth["original_size"] == tuple(truth["semantic"].shape)
 
 
+def test_images_with_one_id_raise() -> None:
+    """They would count as one image."""
+
+    class Same(Images):
+        classes: ClassVar = {"segmentation": CLASSES}
+        provides = ("semantic",)
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            sample = super().__getitem__(index)
+            targets = {"semantic": sample["targets"]["semantic"], "image_id": index % 2}
+            return {"image": sample["image"], "targets": targets}
+
+    transform = build_transforms(DataSection(name="scenes", image_size=4))[1]
+    data = Loader(TransformedDataset(Same(3), transform, train=False), EvaluationBatches(3, None, 1), 4, 0)
+    message = r"^Samples 0 and 2 of the data set have the same image_id 0; .* Fix: "
+    with pytest.raises(DataError, match=message):
+        lightning.Trainer(**PLAIN, max_steps=1).validate(module_of(), data, verbose=False)
+
+
 # ---- densevit's data in a Trainer of one's own ----
 
 
