@@ -146,8 +146,8 @@ class TransformedDataset(data.Dataset[Sample]):
                     unusable.append(f"{key} of {left_out} of the {len(usable)} objects of image {name!r}")
         if unusable and self.train:
             warn_once(
-                f"{name_of(self.dataset)}: objects that cannot be trained on, as boxes without area inside their image, "
-                f"are left out in training: {unusable[0]}{', ...' if len(unusable) > 1 else ''}."
+                f"{name_of(self.dataset)}: objects that cannot be trained on, as boxes without area inside their "
+                f"image, are left out in training: {unusable[0]}{', ...' if len(unusable) > 1 else ''}."
             )
 
 
