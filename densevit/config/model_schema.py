@@ -161,3 +161,8 @@ class ModelSections(Section):
     backbone: BackboneSection
     heads: Heads
     data: DataSection | None = None
+
+    @property
+    def inference_by_head(self) -> dict[str, InferenceSection]:
+        """The sections `heads.NAME.inference` that are given."""
+        return {name: head.inference for name, head in self.heads.items() if head.inference is not None}

@@ -57,7 +57,7 @@ class Config(Section):
     @property
     def inference_by_head(self) -> dict[str, InferenceSection]:
         """The sections `heads.NAME.inference` that are given."""
-        return {name: head.inference for name, head in self.heads.items() if head.inference is not None}
+        return self.model_sections.inference_by_head
 
     @property
     def model_sections(self) -> ModelSections:

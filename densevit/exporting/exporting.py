@@ -3,6 +3,7 @@
 import copy
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,7 +53,8 @@ def export(model: Predictor | DenseModel, path: str | Path, half: bool = False, 
 
     Normalisation, padding and decoding are inside; batch, height and width vary, unless the backbone has one size.
     half: weights and computation in float16. resize: images of any size are resized inside, as by `predict`; only in
-    ONNX files. The file is run on several images and sizes and compared with the model.
+    ONNX files. The file is run on several images and sizes and compared with the model. It predicts the whole image in
+    one pass: inference options of the model, such as windows, are a warning.
     Raises DensevitError if it differs by more than 1e-4 of an output's range, 1e-2 with `half`; then no file is left.
     """
     path = Path(path)
@@ -61,6 +63,14 @@ def export(model: Predictor | DenseModel, path: str | Path, half: bool = False, 
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     own = copy.deepcopy(predictor.model).cpu().float().eval()
     check_heads(own)
+    for name, section in predictor.inference.items():
+        if not section.once:
+            options = ", ".join(f"{key}={value}" for key, value in section.model_dump(exclude_defaults=True).items())
+            warnings.warn(
+                f"heads.{name}: predicts with the inference options {options}; the file predicts the whole image in one "
+                "pass. To predict as the model does, run the file on each window, flip and scale (docs/inference.md).",
+                stacklevel=2,
+            )
     canvas = None if predictor.resize is None else predictor.resize.canvas
     resizing = _resizing(predictor) if resize else None
     graph = ExportedGraph(own, canvas, resizing).eval()

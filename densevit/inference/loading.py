@@ -67,11 +67,12 @@ def load_any(source: str | Path) -> LoadedModel:
 
 
 def save(model: Predictor | DenseModel, path: str | Path) -> None:
-    """Writes a model file, which `load` takes: the weights, the classes, and the config or the model's sections.
+    """Writes a model file, which `load` takes: the weights, the classes, and the config or the model's sections, with
+    the inference options of a predictor. A transform that was set as its `resize` is not written.
 
     Raises WeightsError for a DenseModel whose plugins and options are not known.
     """
-    model_file.save(dense_model(model), path, model.config if isinstance(model, Predictor) else None)
+    model_file.save(dense_model(model), path, model.sections if isinstance(model, Predictor) else None)
 
 
 def device_of(name: str | torch.device | None) -> torch.device:

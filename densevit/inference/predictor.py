@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from densevit.config import Config, DataSection, InferenceSection, inference_with
+from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import DensevitError
@@ -16,13 +16,18 @@ from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, Head, Predictions, Sample, TargetType
 from densevit.model import DenseModel, inference_by_head, makes_maps, windows_only
 
+_Sections = TypeVar("_Sections", Config, ModelSections)
+
 
 class Predictor:
     """Predicts on images with a model, resized as in its evaluation.
 
     model: in evaluation mode while it predicts. config: of its training; None for a model without one. Images are
     resized as by its section `data`, or by that of the model's sections; without any they keep their size. inference:
-    sliding windows, flips and scales of each head that makes maps or boxes, by name; None: those of the config.
+    sliding windows, flips and scales of each head that makes maps or boxes, by name; None: those of the config, or of
+    the model's sections.
+
+    `config`, and `sections`, what a model file has of it, are those given with the predictor's inference options.
 
     `predict` may be called from several threads at once on a model in evaluation mode. While it runs, the model must
     not be moved, converted or trained: on a model in training mode `predict` switches the mode and back.
@@ -33,17 +38,24 @@ class Predictor:
     def __init__(
         self, model: DenseModel, config: Config | None = None, inference: Mapping[str, InferenceSection] | None = None
     ) -> None:
-        self.model, self.config = model, config
+        self.model = model
         self._resize: EvaluationTransform | None = None
-        if inference is None and config is not None:
-            inference = inference_by_head(model, config.inference, config.inference_by_head)
-        self.inference = inference_by_head(model, InferenceSection(), inference)
+        sections = model.sections if config is None else config
+        general = InferenceSection() if config is None else config.inference
+        default = inference_by_head(model, general, None if sections is None else sections.inference_by_head)
+        self.inference = default if inference is None else inference_by_head(model, InferenceSection(), inference)
+        changed = {name: section for name, section in self.inference.items() if section != default[name]}
+        self.sections = None if sections is None else _with_inference(sections, changed)
+
+    @property
+    def config(self) -> Config | None:
+        """The config of the training, with the inference options of this predictor; None if there is none."""
+        return self.sections if isinstance(self.sections, Config) else None
 
     @property
     def data(self) -> DataSection | None:
         """The section `data` of the training; None if it is not known."""
-        owner = self.model.sections if self.config is None else self.config
-        return None if owner is None else owner.data
+        return None if self.sections is None else self.sections.data
 
     @property
     def resize(self) -> EvaluationTransform | None:
@@ -119,7 +131,9 @@ class Predictor:
             general = next(iter(inference.values()), None) or inference_with(InferenceSection(), options, source)
             inference_by_head(self.model, general)
         inference = {name: own if name in dense else windows_only(own) for name, own in inference.items()}
-        return Predictor(self.model, self.config, inference)
+        predictor = Predictor(self.model, self.config, inference)
+        predictor._resize = self._resize
+        return predictor
 
     def predict(
         self,
@@ -196,6 +210,14 @@ class Predictor:
 def dense_model(model: DenseModel | Predictor) -> DenseModel:
     """The model of a predictor; a model itself."""
     return model.model if isinstance(model, Predictor) else model
+
+
+def _with_inference(sections: _Sections, inference: Mapping[str, InferenceSection]) -> _Sections:
+    """The sections with `heads.NAME.inference` of these heads replaced, in a copy that shares the others."""
+    if not inference:
+        return sections
+    changed = {name: sections.heads[name].model_copy(update={"inference": own}) for name, own in inference.items()}
+    return sections.model_copy(update={"heads": {**sections.heads, **changed}})
 
 
 def _on_cpu(value: Any) -> Any:

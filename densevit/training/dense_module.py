@@ -52,7 +52,7 @@ class DenseModule(lightning.LightningModule):
 
     optim: the config section `optim`, or a mapping of its keys. The schedule covers the Trainer's steps.
     evaluators: by head, after `Evaluator.prepare`. None: of the model's config, by default those named like the tasks.
-    inference: test-time augmentation in validation, by head. None: of the model's config, by default none.
+    inference: windows and test-time augmentation in validation, by head. None: those of the predictor.
     method: how the model is trained. None: supervised.
 
     budget: of a run; None in a Trainer of one's own. checkpoint_groups: the parameter groups that the checkpoint of a
@@ -72,14 +72,14 @@ class DenseModule(lightning.LightningModule):
         method: Method | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.config = (model, None) if isinstance(model, DenseModel) else (model.model, model.config)
+        predictor = Predictor(model) if isinstance(model, DenseModel) else model
+        self.model, self.config, self._sections = predictor.model, predictor.config, predictor.sections
         self.method = Supervised(self.model) if method is None else method
         self.optim: OptimSection = (
             optim if isinstance(optim, OptimSection) else configs.section("optim", optim or {}, "DenseModule")
         )
         self.evaluators = None if evaluators is None else dict(evaluators)
-        own = {} if isinstance(model, DenseModel) else model.inference
-        self.inference = dict(own if inference is None else inference)
+        self.inference = dict(predictor.inference if inference is None else inference)
         self.mappings: Mapping[str, ClassMapping] = {}
         self.indices: dict[int | str, int] = {}
         self.budget: Budget | None = None
@@ -314,8 +314,8 @@ class DenseModule(lightning.LightningModule):
         checkpoint["random_state"] = states
         if self.config is not None:
             checkpoint["config"] = configs.dump(self.config)
-        if self.model.sections is not None and self.model.heads:  # `load` builds the model from them
-            checkpoint[checkpoint_io.ENTRIES] = model_file.entries(self.model, self.config)
+        if self._sections is not None and self.model.heads:  # `load` builds the model from them
+            checkpoint[checkpoint_io.ENTRIES] = model_file.entries(self.model, self._sections)
         checkpoint["classes"] = {head: [c.name for c in classes] for head, classes in self.model.classes.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

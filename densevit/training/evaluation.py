@@ -9,9 +9,9 @@ from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 from densevit.config import Config, TrainerSection
 from densevit.data.build import Data
 from densevit.errors import ConfigError
-from densevit.inference.predictor import Predictor, dense_model
+from densevit.inference.predictor import Predictor
 from densevit.interfaces import Evaluator
-from densevit.model import DenseModel, inference_by_head
+from densevit.model import DenseModel
 from densevit.training.callbacks.predictions import PredictionWriter, Write
 from densevit.training.callbacks.progress import EvaluationProgress
 from densevit.training.class_mapping import ClassMapping
@@ -55,14 +55,14 @@ def evaluation(
     the devices are those of the config, so that the metrics equal those of the validation during training; None: those
     of `processes`, and the defaults. mappings: from `map_classes`, of heads whose classes are not the data's.
     """
-    model = dense_model(model)
+    predictor = Predictor(model, config) if isinstance(model, DenseModel) else model
+    model = predictor.model
     silence_lightning()
     section = TrainerSection(max_steps=1, **processes()) if config is None else config.trainer
     evaluators = build_evaluators(model, config, data.val, mappings=mappings)
     if section.compile:
         model.compile()
-    inference = {} if config is None else inference_by_head(model, config.inference, config.inference_by_head)
-    module = DenseModule(model, None, evaluators, inference)
+    module = DenseModule(predictor, None, evaluators)
     module.mappings = mappings or {}
     peers = Peers()
     callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)]), peers]

@@ -175,6 +175,7 @@ def evaluate(
             raise ConfigError(f"evaluate: the model has no config for the overrides {', '.join(overrides)}.")
         config = configs.from_mapping(config.model_dump(), "evaluate", overrides)
         configs.check_plugins(config)
+        predictor = Predictor(model, config)
     if data is None:
         data = predictor.data if config is None else config
     if data is None:
@@ -187,7 +188,7 @@ def evaluate(
         config = config.model_copy(update={"trainer": config.trainer.model_copy(update=evaluation.processes())})
     device, was_training = model.mean.device, model.training
     try:
-        metrics, _ = evaluation.evaluate(model, source, config, mappings=mappings)
+        metrics, _ = evaluation.evaluate(predictor, source, config, mappings=mappings)
     finally:
         model.to(device).train(was_training)  # Lightning moves it to the CPU
     return metrics

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from densevit import config as configs
-from densevit.config import BackboneSection, Config, yaml_io
+from densevit.config import BackboneSection, Config, ModelSections, yaml_io
 from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class
 from densevit.model import DenseModel, build_from_sections, create_backbone, tasks_of
@@ -31,16 +31,19 @@ class ModelFile(NamedTuple):
 
 
 def save(
-    model: DenseModel, path: str | Path, config: Config | None = None, state: Mapping[str, Tensor] | None = None
+    model: DenseModel,
+    path: str | Path,
+    sections: Config | ModelSections | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes a model file: tensors, and in the header the classes, the config and the format version.
 
-    config: None for a model without one; then the header has the sections of the model alone. Of a model without heads
-    the backbone is written. state: of the model, where this process holds a part of it only.
+    sections: the config, or the sections of a model without one; None: those of the model. Of a model without heads the
+    backbone is written. state: of the model, where this process holds a part of it only.
 
     Raises WeightsError for a model whose plugins and options are not known.
     """
-    sections: Any = config or model.sections
+    sections = sections or model.sections
     if sections is None:
         raise WeightsError(
             f"{path}: this DenseModel was built from its parts, so that the plugins and options to build it again are "
@@ -52,13 +55,11 @@ def save(
         return save_backbone(
             model.backbone, {"name": own.name, **own.options, **normalisation}, Path(path).expanduser()
         )
-    _write(model.state_dict() if state is None else state, entries(model, config), Path(path).expanduser())
+    _write(model.state_dict() if state is None else state, entries(model, sections), Path(path).expanduser())
 
 
-def entries(model: DenseModel, config: Config | None = None) -> dict[str, str]:
-    """The header of a model's file, from which `from_state` builds it again. The model has sections, or a config."""
-    sections = config or model.sections
-    assert sections is not None
+def entries(model: DenseModel, sections: Config | ModelSections) -> dict[str, str]:
+    """The header of a model's file, from which `from_state` builds it again. sections: see `save`."""
     classes = {head.task: [asdict(c) for c in head.classes] for head in model.heads.values()}
     found = {"format": "densevit", "format_version": FORMAT, "classes": classes, "config": configs.dump(sections)}
     # Two heads of one task may differ in their classes; earlier versions read `classes`.

@@ -1,6 +1,7 @@
 """Exported files give the model's outputs on sizes and batches that they were not traced with."""
 
 import math
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,6 +116,19 @@ def test_several_heads_and_a_canvas():
     torch.testing.assert_close(found["depth/depth"][0], expected["depth"][0]["depth"])
     order = found["things/scores"][0].amax(-1).argsort(descending=True)
     torch.testing.assert_close(found["things/boxes"][0][order], expected["things"][0]["boxes"], rtol=0, atol=1e-3)
+
+
+def test_inference_options_are_not_exported_which_is_a_warning(tmp_path: Path):
+    predictor = predictor_of("resnet", "setr")
+    options = predictor.with_inference({"window": 64, "flip": True})
+    with pytest.warns(UserWarning, match=r"inference options window=64, flip=True; the file predicts the whole image"):
+        densevit.export(options, tmp_path / "options.pt2")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*inference options")
+        densevit.export(predictor.with_inference({"batch_size": 2}), tmp_path / "plain.pt2")
+    graphs = [files.load(tmp_path / name) for name in ("options.pt2", "plain.pt2")]
+    found, expected = (run(comparison.example_images((96, 64), 1, 0))["maps"] for run in graphs)
+    assert np.array_equal(found, expected)
 
 
 def test_a_wrong_file_is_an_error_and_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

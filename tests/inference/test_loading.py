@@ -19,6 +19,7 @@ from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class
 from densevit.model import build_model
+from densevit.training.dense_module import DenseModule
 from densevit.weights import model_file
 
 CLASSES = {"segmentation": tuple(Class(name, n, (n, 0, 9)) for n, name in enumerate(("road", "sky", "tree")))}
@@ -70,6 +71,60 @@ def test_a_saved_model_comes_back_to_the_last_bit(run: Path, with_config: bool):
     assert all(torch.equal(state[name], value) for name, value in predictor.model.state_dict().items())
     alone = predictor if with_config else Predictor(predictor.model)
     assert torch.equal(again.predict(IMAGE).semantic, alone.predict(IMAGE).semantic)
+
+
+OPTIONS = {  # each with what it needs to have an effect
+    "window": {"window": 24},
+    "stride": {"window": 24, "stride": [24, 8]},
+    "flip": {"flip": False},
+    "scales": {"scales": [0.5, 1.0]},
+    "average": {"average": "probabilities", "window": 24},
+    "batch_size": {"window": 24, "batch_size": 1},
+    "none": {"window": None, "flip": False, "scales": [1.0]},
+}
+
+
+def test_every_inference_option_is_tested():
+    assert {*OPTIONS} - {"none"} == {*configs.InferenceSection.model_fields}
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_saved_model_predicts_with_its_inference_options(tmp_path: Path, option: str, with_config: bool):
+    heads = {"segmentation": {"name": "setr", "inference": {"flip": True}}}  # general options need a config
+    config = configs.from_mapping({**VALUES, "inference": {"window": 40}, "heads": heads})
+    model = build_model(config, CLASSES).eval()
+    before = Predictor(model, config if with_config else None)
+    assert before.inference == {"segmentation": configs.InferenceSection(flip=True)}
+    predictor = before.with_inference(OPTIONS[option])
+    densevit.save(predictor, tmp_path / "saved.safetensors")
+    again = densevit.load(tmp_path / "saved.safetensors")
+    assert again.inference == predictor.inference
+    found, expected = again.predict(IMAGE).semantic, predictor.predict(IMAGE).semantic
+    assert torch.equal(found, expected)
+    assert before.inference == Predictor(model, before.config).inference  # the one that it was made of is as before
+
+
+def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
+    heads = {"a": {"name": "setr"}, "b": {"name": "setr", "inference": {"scales": [0.5]}}, "c": {"name": "detr"}}
+    config = configs.from_mapping({**VALUES, "inference": {"window": 64}, "heads": heads})
+    model = build_model(config, {**CLASSES, "detection": CLASSES["segmentation"]}).eval()
+    predictor = Predictor(model, config).with_inference({"window": 48, "flip": True})
+    densevit.save(predictor, tmp_path / "saved.safetensors")
+    assert densevit.load(tmp_path / "saved.safetensors").inference == {
+        "a": configs.InferenceSection(window=48, flip=True),
+        "b": configs.InferenceSection(window=48, flip=True, scales=(0.5,)),
+        "c": configs.InferenceSection(window=48),
+    }
+    densevit.save(Predictor(model, config), tmp_path / "unchanged.safetensors")
+    assert densevit.load(tmp_path / "unchanged.safetensors").config == config
+
+
+def test_a_head_s_inference_options_apply_without_a_config():
+    head = {"name": "setr", "inference": {"flip": True}}
+    predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"seg": head}, ["road", "sky"])
+    assert predictor.inference == {"seg": configs.InferenceSection(flip=True)}
+    assert DenseModule(predictor.model).inference == predictor.inference
 
 
 def test_a_model_without_a_config_is_evaluated_on_data_of_the_command_line(tmp_path: Path, capsys: Any):

@@ -135,6 +135,19 @@ def test_a_checkpoint_of_a_plain_trainer_predicts_and_is_evaluated(tmp_path: Pat
     assert found == pytest.approx(expected, abs=0, nan_ok=True)
 
 
+def test_a_predictor_s_inference_options_apply_in_validation_and_are_in_its_checkpoints(tmp_path: Path) -> None:
+    data = DenseDataModule(SCENES)
+    torch.manual_seed(0)
+    predictor = create_model({"name": "resnet", "depth": 18}, {"map": "setr"}, data.data.classes["segmentation"])
+    flipped = predictor.with_inference({"flip": True})
+    trainer = lightning.Trainer(max_steps=1, **PLAIN, limit_val_batches=0)
+    trainer.fit(DenseModule(flipped), data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert load(tmp_path / "last.ckpt").inference == flipped.inference != predictor.inference
+    found, loaded, plain = (evaluate(one, SCENES)["map/mIoU"] for one in (flipped, tmp_path / "last.ckpt", predictor))
+    assert found == loaded != plain
+
+
 def test_a_checkpoint_of_a_plain_trainer_restores_a_module(tmp_path: Path) -> None:
     predictor, path = trained_on_scenes(tmp_path)
     trained = {name: value.clone() for name, value in predictor.model.state_dict().items()}
