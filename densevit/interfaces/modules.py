@@ -92,8 +92,8 @@ class Head(nn.Module):
         such a head does not have; they keep their initial values.
     coded_masks: whether `loss` also takes `masks` as `RunLengthMasks`. If all heads of a model do, masks stay coded in
         training; otherwise they are (N, H, W) bool on the device, 107 MB for 100 masks of 1333 x 800.
-    nms, max_predictions: IoU of the class-wise non-maximum suppression that boxes of `exported` need, and the number of
-        objects after it; written into exported files. None: they need none.
+    nms, max_predictions: IoU of the class-wise non-maximum suppression that boxes of `exported` need, and the largest
+        number of objects of an image, also over several windows; written into exported files. None: they need none.
     """
 
     task: ClassVar[str]

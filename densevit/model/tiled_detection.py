@@ -87,9 +87,10 @@ def _merged(
         boxes + corners[window_of], values["scores"], values["labels"], window_of, frames, (h, w), overlap
     )
     scale = boxes.new_tensor([W / w, H / h] * 2)
+    kept = slice(model.heads[name].max_predictions)  # of an image; each window has as many, and scores descend
     return {
-        **{key: value[merged.rows] for key, value in values.items()},
-        "boxes": (merged.boxes * scale).minimum(boxes.new_tensor([W, H] * 2)),
+        **{key: value[merged.rows[kept]] for key, value in values.items()},
+        "boxes": (merged.boxes[kept] * scale).minimum(boxes.new_tensor([W, H] * 2)),
     }
 
 

@@ -22,6 +22,7 @@ from densevit.model.box_merging import merge_boxes
 from densevit.training.dense_module import DenseModule
 from densevit.training.evaluation import evaluate
 from densevit_heads.detr.head import Detr
+from densevit_heads.one_stage.head import OneStage
 from tests.strict_device import DEVICE, Accelerator, host, moved
 
 CLASSES = tuple(Class(str(i), i, (0, 0, 0)) for i in range(1, 4))
@@ -174,6 +175,34 @@ def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
         [found] = model.infer(remote, sections)["detection"]
     torch.testing.assert_close({key: host(value) for key, value in found.items()}, few)
     assert accelerator.waits == {"to the CPU": 3}  # boxes, scores and labels
+
+
+def test_windows_keep_the_highest_scores_up_to_max_predictions():
+    image, truth = painted((200, 260), 30, 40)
+    model = oracle()
+    targets = {"size": (200, 260), "original_size": (400, 520)}
+    batch = collate([{"image": image, "targets": targets}], 4)
+    sections = inference_by_head(model, InferenceSection(window=110, stride=70))
+    [every] = model.infer(batch, sections)["oracle"]
+    assert len(every["boxes"]) == 30
+    for limit in (100, 30, 7, 1):
+        model.heads["oracle"].max_predictions = limit
+        [found] = model.infer(batch, sections)["oracle"]
+        best = every["scores"].argsort(descending=True)[:limit]
+        assert (
+            all(torch.equal(value, every[key][best]) for key, value in found.items()) and found.keys() == every.keys()
+        )
+
+
+def test_one_stage_predicts_at_most_max_predictions_in_windows():
+    torch.manual_seed(0)
+    head = OneStage((3,), (4,), CLASSES, width=8, stride=4, fusion_blocks=0, max_predictions=5)
+    model = DenseModel(Pixels(), {"detection": head}).eval()
+    model.backbone.forward = lambda images: [images[..., ::4, ::4] / 255]
+    image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    predictor = Predictor(model)
+    whole, tiled = predictor.predict(image), predictor.predict(image, inference={"window": 32})
+    assert len(whole.boxes) == len(tiled.boxes) == 5
 
 
 class Largest(TorchDispatchMode):
