@@ -12,7 +12,7 @@ from densevit.config import Config, DataSection
 from densevit.config.yaml_io import find_file
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.neighbours import nearest_neighbour
-from densevit.errors import ConfigError, DataError, PluginError, UnreadableFileError
+from densevit.errors import ConfigError, UnreadableFileError
 from densevit.options import shown
 
 
@@ -83,7 +83,7 @@ def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:
         except UnreadableFileError as error:
             unreadable = f" The layout may not have been seen for this file: {error}"
             continue
-        except (PluginError, DataError, AttributeError):  # broken, wrong files, or no subclass of Dataset
+        except Exception:  # a broken plugin, or wrong files; another data set may recognise the folder
             continue
         if options is not None:
             return name, options

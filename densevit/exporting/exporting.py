@@ -67,8 +67,8 @@ def export(model: Predictor | DenseModel, path: str | Path, half: bool = False, 
         if not section.once:
             options = ", ".join(f"{key}={value}" for key, value in section.model_dump(exclude_defaults=True).items())
             warnings.warn(
-                f"heads.{name}: predicts with the inference options {options}; the file predicts the whole image in one "
-                "pass. To predict as the model does, run the file on each window, flip and scale (docs/inference.md).",
+                f"heads.{name}: predicts with the inference options {options}; the file predicts the whole image in "
+                "one pass. To predict as the model does, run the file on each window, flip and scale.",
                 stacklevel=2,
             )
     canvas = None if predictor.resize is None else predictor.resize.canvas
@@ -100,11 +100,16 @@ def check_heads(model: DenseModel) -> None:
     if not model.heads:
         raise ConfigError("This model has no heads, so that a file would have no outputs. Fix: train a head on it.")
     for name, head in model.heads.items():
-        if getattr(type(head), "exported", None) in (None, Head.exported) and not makes_maps(head):
+        if not exports(head):
             raise ConfigError(
                 f"heads.{name} ({type(head).__name__}) has no outputs for a file. Fix: implement "
                 "exported(outputs, size), see docs/own-head.md; dense heads have it by maps() and read_maps()."
             )
+
+
+def exports(head: Head) -> bool:
+    """Whether a head has outputs for files: its own `exported`, or maps, of which there is a default."""
+    return getattr(type(head), "exported", None) not in (None, Head.exported) or makes_maps(head)
 
 
 def _resizing(predictor: Predictor) -> Resizing:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,6 @@ from densevit.inference.image_inputs import as_images, as_sample
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, Head, Predictions, Sample, TargetType
 from densevit.model import DenseModel, inference_by_head, makes_maps, windows_only
-
-_Sections = TypeVar("_Sections", Config, ModelSections)
 
 
 class Predictor:
@@ -212,7 +210,9 @@ def dense_model(model: DenseModel | Predictor) -> DenseModel:
     return model.model if isinstance(model, Predictor) else model
 
 
-def _with_inference(sections: _Sections, inference: Mapping[str, InferenceSection]) -> _Sections:
+def _with_inference(
+    sections: Config | ModelSections, inference: Mapping[str, InferenceSection]
+) -> Config | ModelSections:
     """The sections with `heads.NAME.inference` of these heads replaced, in a copy that shares the others."""
     if not inference:
         return sections

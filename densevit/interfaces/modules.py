@@ -186,10 +186,11 @@ class Head(nn.Module):
         return maps * zoom if self.quantity == "depth" else maps
 
     def read_maps(self, maps: Tensor) -> Predictions:
-        """Dense heads: predictions from averaged maps (B, C, h, w): `semantic` (B, h, w) or `depth` (B, h, w).
+        """Dense heads: predictions from averaged maps (B, C, h, w): `semantic` or `depth` (B, h, w), or vectors.
 
         Called on crops of the maps in original pixels, so the result of a pixel may depend only on its C values, which
-        may be probabilities instead of logits (see `maps`). For an image that is not resized it equals `predict`.
+        may be probabilities instead of logits (see `maps`). For an image that is not resized it equals `predict`. Maps
+        of a flipped image are mirrored, or flipped by the target type of a prediction of their values.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement read_maps().")
 

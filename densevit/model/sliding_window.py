@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from densevit.model.map_flips import Flip
+
 Size = tuple[int, int]  # height, width
 
 
@@ -37,12 +39,12 @@ def starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def slide(
-    image: Tensor, window: Size, stride: Size, grid: Size, maps: Maps, flip: bool, batch_size: int
+    image: Tensor, window: Size, stride: Size, grid: Size, maps: Maps, flip: Flip | None, batch_size: int
 ) -> Iterator[Tensor]:
     """Yields the averaged maps of an image (3, h, w) uint8 as strips (C, rows, w) from top to bottom.
 
     A strip is valid until the next one is requested. grid: the size that windows are padded to, at the bottom and
-    right. flip: also average the maps of the horizontally flipped image, flipped back.
+    right. flip: also average the maps of the horizontally flipped image, flipped back by this; None: do not.
     """
     h, w = image.shape[-2:]
     size = (min(window[0], h), min(window[1], w))
@@ -67,7 +69,7 @@ def slide(
                 buffer[:, size[0] - done :] = 0
                 first = top
             weight = y_weights[top : top + size[0], None] * column_weights[mirrored][left : left + size[1]]
-            buffer[:, :, left : left + size[1]].addcmul_(x.flip(-1) if mirrored else x, weight)
+            buffer[:, :, left : left + size[1]].addcmul_(flip(x) if mirrored and flip else x, weight)
     assert buffer is not None  # there is at least one window
     yield buffer
 

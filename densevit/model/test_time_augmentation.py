@@ -17,6 +17,7 @@ from densevit.config import InferenceSection, ModelSections
 from densevit.data.loading.batch_sampler import padded
 from densevit.interfaces import Backbone, Batch, Head, Predictions
 from densevit.layers.precision import in_float32
+from densevit.model.map_flips import Flip, flip_of
 from densevit.model.sliding_window import Size, slide
 from densevit.model.streaming_resize import averaged, resized
 
@@ -43,7 +44,7 @@ def predictions(
     for image, target in zip(batch["images"], batch["targets"], strict=True):
         h, w = map(int, target["size"])
         H, W = map(int, target["original_size"])
-        maps = _ConcatenatedMaps(model, heads, section.average == "probabilities")
+        maps = _ConcatenatedMaps(model, heads, section)
         views = [_view_maps(maps, image[:, :h, :w], scale, grid, section) for scale in section.scales]
         strips = resized(averaged(views, h, lockstep=section.window is not None), (h, w), (H, W))
         for name, prediction in _decode(maps, strips, H).items():
@@ -58,10 +59,11 @@ class _ConcatenatedMaps:
     square root of the ratio of areas; each head undoes its effect on the head's maps.
     """
 
-    def __init__(self, model: MultiHeadModel, heads: Sequence[str], probabilities: bool) -> None:
-        self.model, self.probabilities = model, probabilities
+    def __init__(self, model: MultiHeadModel, heads: Sequence[str], section: InferenceSection) -> None:
+        self.model, self.probabilities = model, section.average == "probabilities"
         self.heads = {name: model.heads[name] for name in heads}
         self.channels: list[int] = []
+        self._flips: list[Flip] | None = None if section.flip else []  # of each head, known after the first call
 
     def __call__(self, images: Tensor, padding_mask: Tensor, size: Size, zoom: float = 1.0) -> Tensor:
         targets = [{"size": size, "original_size": size}] * len(images)
@@ -76,7 +78,16 @@ class _ConcatenatedMaps:
                 x = x.softmax(1)
             maps.append(x)
         self.channels = [x.shape[1] for x in maps]
+        if self._flips is None:
+            self._flips = [flip_of(name, head, x) for (name, head), x in zip(self.heads.items(), maps, strict=True)]
         return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+
+    def flip(self, maps: Tensor) -> Tensor:
+        """The maps (C, h, w) of the horizontally flipped image."""
+        assert self._flips is not None
+        if len(self._flips) == 1:
+            return self._flips[0](maps)
+        return torch.cat([flip(x) for flip, x in zip(self._flips, maps.split(self.channels), strict=True)])
 
 
 def _view_maps(
@@ -95,7 +106,8 @@ def _view_maps(
         crop = (min(window[0], scaled_size[0]), min(window[1], scaled_size[1]))
         grid = maps.model.backbone.input_size or padded(crop, maps.model.multiple)
     zoom = math.sqrt(math.prod(scaled_size) / math.prod(size))  # from the rounded sides, as in training
-    strips = slide(scaled, window, stride, grid, partial(maps, zoom=zoom), section.flip, section.batch_size)
+    flip = maps.flip if section.flip else None
+    strips = slide(scaled, window, stride, grid, partial(maps, zoom=zoom), flip, section.batch_size)
     return resized(strips, scaled_size, size)
 
 
@@ -117,9 +129,9 @@ def _decode(maps: _ConcatenatedMaps, strips: Iterator[Tensor], height: int) -> d
     for strip in strips:
         bottom = top + strip.shape[1]
         for (name, head), x in zip(maps.heads.items(), strip.split(maps.channels), strict=True):
-            for key, part in head.read_maps(x[None]).items():  # (1, rows, W)
+            for key, part in head.read_maps(x[None]).items():  # (1, rows, W), or (1, C, rows, W)
                 if top == 0:
-                    results[name][key] = part.new_empty(height, part.shape[2])
-                results[name][key][top:bottom] = part[0]
+                    results[name][key] = part.new_empty(*part.shape[1:-2], height, part.shape[-1])
+                results[name][key][..., top:bottom, :] = part[0]
         top = bottom
     return results

@@ -31,8 +31,7 @@ class TargetTypes(Mapping[str, TargetType]):
 
     def __getitem__(self, key: str) -> TargetType:
         if key not in self._types:
-            known = key in registry.find("targets")
-            self._types[key] = registry.load("targets", key)() if known else None
+            self._types[key] = create_target(key) if key in registry.find("targets") else None
         found = self._types[key]
         if found is None:
             raise KeyError(key)

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Head
+from densevit.targets.types import TargetTypes
 from densevit.testing.fixtures import ROUNDING, difference
 from densevit.testing.head_fixtures import HeadBatch, HeadFixture
 from densevit.testing.results import NotChecked, check, require
 
-_KEYS = ("semantic", "depth", "inverse_depth")
 _TIES = 1e-3  # fraction of a label map's pixels that may change by rounding
 
 
@@ -27,10 +27,10 @@ def maps(fixture: HeadFixture) -> None:
     missing = "read_maps" if made[0] == "maps" else "maps"
     require(len(made) == 2, f"{made[0]}() without {missing}()", "both, or neither", f"implement {missing}")
     for scale in (1.0, 10.0):
-        _check_maps(head, fixture.batch(scale=scale))
+        _check_maps(head, fixture.batch(scale=scale), fixture.types)
 
 
-def _check_maps(head: Head, batch: HeadBatch) -> None:
+def _check_maps(head: Head, batch: HeadBatch, types: TargetTypes) -> None:
     targets = [{"size": target["size"], "original_size": target["size"]} for target in batch.targets]
     B, H, W = batch.padding_mask.shape
     with torch.no_grad():
@@ -59,25 +59,25 @@ def _check_maps(head: Head, batch: HeadBatch) -> None:
             f"maps {tuple(whole.shape)}" + ", unchanged" * (zoom == 1),
             "return maps unchanged at zoom 1: multiply metres by the zoom, leave logits",
         )
-    keys = [key for key in sorted(_KEYS) if key in predicted[0]]
+    keys = [key for key in predicted[0] if key in types and types[key].per == "pixel"]
     require(
         read and read.keys() >= set(keys),
         f"read_maps that gives {', '.join(read) or 'nothing'}",
         f"{', '.join(keys) or 'something'}, as predict does",
-        "return a dict with one (B, h, w) per key",
+        "return a dict with one (B, h, w), or (B, C, h, w), per key",
     )
     for key, value in read.items():
-        what = f"read_maps with {key} of {tuple(value.shape)}"
-        require(value.shape == (B, H, W), what, f"{(B, H, W)}", "return one number per pixel")
+        what, fits = f"read_maps with {key} of {tuple(value.shape)}", value.shape[:1] + value.shape[-2:] == (B, H, W)
+        require(fits, what, f"({B}, {H}, {W}), or ({B}, C, {H}, {W})", "return one value or vector per pixel")
         require(
-            _close(strip[key][0], value[0, 3:10]),
+            _close(strip[key][0], value[0, ..., 3:10, :]),
             f"{key} that differs where read_maps gets a part of the maps",
             "the same: it is called on parts of an image",
             "compute a pixel's result from its own C numbers alone",
         )
         for own, prediction, (h, w) in zip(value, predicted, (target["size"] for target in targets), strict=True):
             require(
-                key not in prediction or _close(own[:h, :w], prediction[key]),
+                key not in prediction or _close(own[..., :h, :w], prediction[key]),
                 f"{key} that differs between read_maps(maps(outputs, grid)) and predict",
                 "the same where original_size is size",
                 "share the last step of predict and read_maps, and let maps hold all that it needs",

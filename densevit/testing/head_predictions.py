@@ -249,7 +249,8 @@ def batch_independence(fixture: HeadFixture) -> None:
 
 def _by_column(fixture: HeadFixture, predictions: Sequence[Predictions]) -> dict[str, Tensor]:
     """All tensors, with each column of values per object sorted: rounding changes the order of almost equal scores."""
-    per_object = {key for key in fixture.types if fixture.types[key].per == "object"}
+    types = fixture.types
+    per_object = {key for key in predictions[0] if key in types and types[key].per == "object"}
     return flattened(
         [
             {key: x.sort(dim=0).values if key in per_object and isinstance(x, Tensor) else x for key, x in one.items()}

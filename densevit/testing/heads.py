@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from densevit.interfaces import Head
-from densevit.testing import behaviour, gradients, head_losses, head_maps, head_predictions, state
+from densevit.testing import behaviour, gradients, head_export, head_losses, head_maps, head_predictions, state
 from densevit.testing.head_fixtures import HeadFixture
 from densevit.testing.results import Result, all_passed, run
 
@@ -28,6 +28,7 @@ CHECKS = (
     head_predictions.original_pixels,
     head_predictions.targets_unread,
     head_maps.maps,
+    head_export.export,
     state.seeding,
     state.options,
     state.registration,

@@ -76,7 +76,17 @@ def test_class_in_the_working_directory_needs_no_entry_point(tmp_path, monkeypat
 def test_head_is_checked_by_name_with_options(capsys):
     options = ["num_queries=3", "width=16", "num_heads=2", "encoder_layers=1", "decoder_layers=1", "feedforward=16"]
     assert main(["check", "head", "detr", *options, "--skip", "padding"]) == 0
-    assert capsys.readouterr().out.endswith("detr: 26 of 26 checks passed\n")
+    assert capsys.readouterr().out.endswith("detr: 27 of 27 checks passed\n")
+
+
+def test_broken_plugins_of_others_do_not_matter(install, capsys):
+    groups = ("backbones", "necks", "heads", "datasets", "evaluators", "targets", "methods", "checkpoints")
+    entries = "".join(f"[densevit.{group}]\nsonar = sonar_package:Sonar\n" for group in groups)
+    install("sonar", entries, {"sonar_package.py": "raise SystemExit('no licence')"})
+    assert main(["check", "head", "segmenter", "num_layers=1", "width=16", "num_heads=2"]) == 0
+    assert main(["check", "backbone", "resnet", "depth=18", "--skip", "export"]) == 0
+    captured = capsys.readouterr()
+    assert "segmenter: 28 of 28 checks passed" in captured.out and "licence" not in captured.out + captured.err
 
 
 def test_constructor_error_is_a_finding(own, capsys):

@@ -398,6 +398,20 @@ def test_a_folder_of_another_format_names_the_conversion(tmp_path: Path, format:
         densevit.diagnose(tmp_path)
 
 
+def test_a_data_set_that_fails_to_recognise_a_folder_does_not_matter(broken: Path, install):
+    source = """
+        import densevit
+
+
+        class Aaa(densevit.Dataset):
+            @classmethod
+            def recognise(cls, root):
+                raise KeyError("layout")
+    """
+    install("aaa", "[densevit.datasets]\naaa = aaa_sets:Aaa\n", {"aaa_sets.py": source})
+    assert densevit.diagnose(broken).splits.keys() == {"train", "val"}
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [

@@ -178,7 +178,7 @@ def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
 
 
 def test_windows_keep_the_highest_scores_up_to_max_predictions():
-    image, truth = painted((200, 260), 30, 40)
+    image, _ = painted((200, 260), 30, 40)
     model = oracle()
     targets = {"size": (200, 260), "original_size": (400, 520)}
     batch = collate([{"image": image, "targets": targets}], 4)

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from densevit import registry
 from densevit.interfaces import Head
 from densevit.layers.positions import mask_on_grid
-from densevit.targets.maps import ValueMap
+from densevit.targets.maps import ValueMap, VectorMap
 from densevit.testing import CheckFailed, check_head, head_checks
+from densevit.testing.heads import CHECKS
 
 
 class Sound(Head):
@@ -467,6 +468,30 @@ class DenseDepth(Depth):
         return {"depth": maps[:, 0]}
 
 
+class LoopsOverImages(DenseDepth):
+    """Its graph is of as many images as are traced."""
+
+    def maps(self, outputs, size):
+        return torch.cat(
+            [super(LoopsOverImages, self).maps(outputs, size)[i : i + 1] for i in range(len(outputs["map"]))]
+        )
+
+
+class ExportsTheFirst(DenseDepth):
+    """Exports the depth of one image."""
+
+    def exported(self, outputs, size, original_size=None):
+        return {"depth": self.maps(outputs, size)[0]}
+
+
+class RemembersTheSize(DenseDepth):
+    """The graph divides by the height of the traced images."""
+
+    def exported(self, outputs, size, original_size=None):
+        height = torch.tensor(np.array(float(int(outputs["grid"][0]) if torch.compiler.is_exporting() else size[0])))
+        return {"depth": self.maps(outputs, size)[:, 0] / height}
+
+
 class MapsUnread(Segmenter):
     """Returns unused maps."""
 
@@ -628,6 +653,62 @@ def test_predictions_that_the_evaluator_rejects_fail():
     assert "from the evaluator 'depth'" in found["predictions"]
 
 
+def test_exported_outputs_are_checked():
+    only = [check.name for check in CHECKS if check.name not in ("construction", "export")]
+    notes = {result.name: result.note for result in head_checks(Sound, skip=only)}
+    assert notes["export"] == "has no exported(): `densevit export` refuses a model with it"
+    assert not failures(DenseSegmenter, skip=only)
+    assert "LoopsOverImages cannot be exported: " in failures(LoopsOverImages, skip=only)["export"]
+    assert (
+        "exported() with 'depth' of shape (1, 96, 128) for 2 images" in failures(ExportsTheFirst, skip=only)["export"]
+    )
+    assert "'depth' of the exported file that differs by" in failures(RemembersTheSize, skip=only)["export"]
+
+
+class Vectors(Maps):
+    """Unit vectors; the maps are not normalised."""
+
+    task, needs = "vectors", ("directions",)
+
+    def __init__(self, channels, strides, classes) -> None:
+        super().__init__(channels, strides, classes)
+        self.out = nn.Conv2d(channels[0], 3, 1)
+        self.target_types = {"directions": VectorMap()}
+
+    def loss(self, outputs, targets):
+        total = 0 * outputs["map"].sum()
+        for i, target in enumerate(targets):
+            if "directions" in target:
+                x = F.interpolate(outputs["map"][i : i + 1], outputs["grid"])
+                x = x[0, :, : target["size"][0], : target["size"][1]]
+                total = total + (x - target["directions"]).abs().mean() / sum("directions" in one for one in targets)
+        return {"l1": total}
+
+    def predict(self, outputs, targets):
+        return [{"directions": F.normalize(self.on_image(outputs, i, t), dim=0)} for i, t in enumerate(targets)]
+
+    maps = DenseSegmenter.maps
+
+    def read_maps(self, maps):
+        return {"directions": F.normalize(maps, dim=1)}
+
+
+class SwapsVectors(Vectors):
+    def read_maps(self, maps):
+        return {"directions": F.normalize(maps.flip(1), dim=1)}
+
+
+class OneChannel(Vectors):
+    def read_maps(self, maps):
+        return {"directions": F.normalize(maps, dim=1)[:, 0]}
+
+
+def test_maps_of_vectors_are_checked():
+    assert not failures(Vectors)
+    assert "directions that differs between read_maps" in failures(SwapsVectors)["maps"]
+    assert "directions that differs between read_maps" in failures(OneChannel)["maps"]
+
+
 def test_maps_of_another_size_fail():
     assert failures(WrongMaps).keys() == {"predictions", "original_pixels"}
 
@@ -680,5 +761,5 @@ def test_custom_features():
         "one_level",
         "equal_strides",
     }
-    with pytest.raises(CheckFailed, match="SeesPadding fails 1 of 27 checks"):
+    with pytest.raises(CheckFailed, match="SeesPadding fails 1 of 28 checks"):
         check_head(functools.partial(SeesPadding))

@@ -49,5 +49,11 @@ class Normals(densevit.Head):
         for normals, target in zip(outputs["normals"], targets, strict=True):
             h, w = target["size"]
             resized = F.interpolate(normals[None, :, :h, :w].float(), target["original_size"], mode="bilinear")
-            predictions.append({"normals": F.normalize(resized[0], dim=0)})
+            predictions.append({key: value[0] for key, value in self.read_maps(resized).items()})
         return predictions
+
+    def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
+        return outputs["normals"][..., : size[0], : size[1]].float()
+
+    def read_maps(self, maps: Tensor) -> Predictions:
+        return {"normals": F.normalize(maps, dim=1)}

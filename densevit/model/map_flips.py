@@ -1,0 +1,63 @@
+"""Horizontal flips of dense maps: columns are mirrored, and vectors also change a component."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from densevit.errors import PluginError
+from densevit.interfaces import Head, TargetType
+from densevit.targets import PixelMap
+from densevit.targets.types import TargetTypes
+
+Flip = Callable[[Tensor], Tensor]
+"""From maps (C, h, w) of an image to those of its mirror image."""
+
+_PROBE = (16, 64)  # height and width of random maps
+
+
+def flip_of(name: str, head: Head, maps: Tensor) -> Flip:
+    """How the maps (n, C, h, w) of the head `name` are flipped, so that it reads flipped predictions from them.
+
+    Maps are mirrored. If its predictions are the maps, such as vectors, their target type may flip them, see
+    `TargetType.hflip`. Raises PluginError if neither is right, as for angles that are read from maps of sines.
+    """
+    known = TargetTypes(head.target_types)
+    types = {key: known[key] for key in head.read_maps(maps[:1, :, :1, :1]) if key in known}
+    if all(type(own).hflip is PixelMap.hflip for own in types.values()):
+        return _mirrored
+    probe = torch.randn(maps.shape[1], *_PROBE, generator=torch.Generator().manual_seed(0)).to(maps)
+    read = _read(head, probe)
+    expected = {key: own.hflip(read[key], _PROBE) for key, own in types.items()}
+    by_type = [partial(_by_type, types[key], read[key].shape[:-2]) for key in types if read[key].size == probe.numel()]
+    flips: list[Flip] = [_mirrored, *by_type]
+    for flip in flips:
+        found = _read(head, flip(probe))
+        if all(np.allclose(found[key], value, atol=1e-5) for key, value in expected.items()):
+            return flip
+    found = _read(head, _mirrored(probe))
+    [key, *_] = [key for key, value in expected.items() if not np.allclose(found[key], value, atol=1e-5)]
+    raise PluginError(
+        f"heads.{name} ({type(head).__name__}): inference.flip=true averages its maps with the mirrored ones of the "
+        f"mirrored image, but {key!r} changes in a flip as its target type {type(types[key]).__name__} says, and is "
+        f"read from {maps.shape[1]} maps of other values. Fix: let maps() return the values of {key!r}, which "
+        f"read_maps() may normalise; or leave flip out for this head, heads.{name}.inference.flip=false."
+    )
+
+
+def _read(head: Head, maps: Tensor) -> dict[str, np.ndarray]:
+    """The predictions from maps (C, h, w)."""
+    return {key: value[0].cpu().numpy() for key, value in head.read_maps(maps[None]).items()}
+
+
+def _mirrored(maps: Tensor) -> Tensor:
+    return maps.flip(-1)
+
+
+def _by_type(target_type: TargetType, channels: tuple[int, ...], maps: Tensor) -> Tensor:
+    """Maps flipped by the type of a prediction that has their values. channels: of the prediction, () or (C,)."""
+    size = (maps.shape[-2], maps.shape[-1])
+    flipped = target_type.hflip(maps.cpu().numpy().reshape(*channels, *size), size)
+    return torch.from_numpy(np.ascontiguousarray(flipped)).reshape(maps.shape).to(maps)

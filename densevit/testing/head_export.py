@@ -1,0 +1,76 @@
+"""Check of a head's export: `Head.exported`, traced and run on other batches and sizes."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from densevit.errors import DensevitError
+from densevit.exporting import comparison, files
+from densevit.exporting.exporting import LIMIT, exports
+from densevit.exporting.graph import ExportedGraph
+from densevit.interfaces import Backbone
+from densevit.model import DenseModel
+from densevit.testing.head_fixtures import GRID, HeadFixture
+from densevit.testing.results import Failure, NotChecked, check, require
+
+_SIZES = (GRID, (71, 150))
+_RULES = (
+    "make shapes and branches depend on sizes only: no loops over images, x.shape[0] instead of len(x), no .item() and "
+    "no numpy in forward, maps and exported"
+)
+
+
+class PooledImages(Backbone):
+    """Features of random channels of the images, averaged over each cell."""
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.channels, self.strides = tuple(channels), tuple(strides)
+        generator = torch.Generator().manual_seed(0)
+        for stride, count in zip(strides, channels, strict=True):
+            self.register_buffer(f"mix_{stride}", torch.randn(count, 3, 1, 1, generator=generator))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [F.conv2d(F.avg_pool2d(images, stride), self.get_buffer(f"mix_{stride}")) for stride in self.strides]
+
+
+@check("outputs for an exported file", _RULES)
+def export(fixture: HeadFixture) -> None:
+    """torch.export exports the head's `exported`, and the file gives the same on another batch and another size."""
+    head = fixture.shared()
+    if not exports(head):
+        raise NotChecked("has no exported(): `densevit export` refuses a model with it")
+    graph = ExportedGraph(DenseModel(PooledImages(*fixture.levels), {"head": head})).eval()
+    images = comparison.example_images(GRID, 2, 0)
+    with torch.no_grad():
+        outputs = graph(torch.from_numpy(images))
+    for name, value in outputs.items():
+        require(
+            value.shape[:1] == (2,),
+            f"exported() with {name!r} of shape {tuple(value.shape)} for 2 images",
+            "a first dimension of the batch",
+            "return tensors (B, ...)",
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "head.pt2"
+        try:
+            files.write(graph, path, GRID, {})
+        except DensevitError as error:
+            raise Failure(
+                str(error).partition(" See docs/export.md")[0].rstrip("."), "an exported file", _RULES
+            ) from None
+        run = files.load(path)
+    for count, size in zip((2, 1), _SIZES, strict=True):
+        found = comparison.differences(graph, run, comparison.example_images(size, count, count))
+        name = max(found, key=lambda key: found[key])
+        require(
+            found[name] <= LIMIT,
+            f"{name!r} of the exported file that differs by {found[name]:.1e} of its range for {count} images of "
+            f"{size[0]} x {size[1]}",
+            f"at most {LIMIT:.0e}",
+            _RULES,
+        )

@@ -1,0 +1,198 @@
+"""Windows, flips and scales of heads whose predictions have vectors or other values that a flip changes."""
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from densevit.config import InferenceSection
+from densevit.data.loading.batch_sampler import collate
+from densevit.errors import PluginError
+from densevit.interfaces import Backbone, Class, Head, TargetType
+from densevit.model import DenseModel, inference_by_head
+from densevit.targets import LabelMap, ValueMap, VectorMap
+
+
+class Pixels(Backbone):
+    """The pixels, 0 ... 1."""
+
+    channels, strides = (3,), (4,)
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [images]
+
+
+class Normals(Head):
+    """Unit vectors: the differences of a pixel and the one to its right, so that mirrored images have other vectors."""
+
+    task, needs = "normals", ("normals",)
+    target_types: ClassVar = {"normals": VectorMap()}
+
+    def forward(self, features, padding_mask, targets=None):
+        x = features[0]
+        return {"maps": x - 0.9 * F.pad(x, (0, 1))[..., 1:] + 0.1}
+
+    def maps(self, outputs, size):
+        return outputs["maps"][..., : size[0], : size[1]]
+
+    def read_maps(self, maps):
+        return {"normals": F.normalize(maps, dim=1)}
+
+
+class WithConfidence(Normals):
+    """A fourth map, which is not predicted."""
+
+    def maps(self, outputs, size):
+        return F.pad(super().maps(outputs, size), (0, 0, 0, 0, 0, 1))
+
+    def read_maps(self, maps):
+        return {"normals": F.normalize(maps[:, :3], dim=1)}
+
+
+class Angle(ValueMap):
+    """(H, W) angles from upright, clockwise."""
+
+    def hflip(self, value, size):
+        return -value[..., ::-1]
+
+
+class Angles(Normals):
+    """The maps are the angles."""
+
+    target_types: ClassVar = {"angle": Angle()}
+
+    def maps(self, outputs, size):
+        return super().maps(outputs, size)[:, :1]
+
+    def read_maps(self, maps):
+        return {"angle": maps[:, 0]}
+
+
+class AnglesOfSines(Angles):
+    """The maps are sines and cosines."""
+
+    def maps(self, outputs, size):
+        return Normals.maps(self, outputs, size)[:, :2]
+
+    def read_maps(self, maps):
+        return {"angle": torch.atan2(maps[:, 0], maps[:, 1])}
+
+
+class Hands(LabelMap):
+    """Background, left and right."""
+
+    def hflip(self, value, size):
+        return np.array([0, 2, 1], np.uint8)[value[..., ::-1]]
+
+
+class HandLabels(Normals):
+    task = "segmentation"
+    target_types: ClassVar = {"semantic": Hands()}
+
+    def read_maps(self, maps):
+        return {"semantic": maps.argmax(1).to(torch.uint8)}
+
+
+class OwnMirror(TargetType):
+    """Not derived from a built-in type; only mirrored."""
+
+    per = "pixel"
+
+    def hflip(self, value, size):
+        return value[:, ::-1]
+
+
+class MirroredLabels(HandLabels):
+    target_types: ClassVar = {"semantic": OwnMirror()}
+
+
+def model_of(head: type[Head]) -> DenseModel:
+    classes = tuple(Class(str(n), n, (0, 0, 0)) for n in range(3))
+    return DenseModel(Pixels(), {"x": head((3,), (4,), classes)}).eval()
+
+
+IMAGE = torch.randint(0, 256, (3, 20, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def predicted(
+    model: DenseModel, image: Tensor, original: tuple[int, int] | None = None, **section
+) -> dict[str, Tensor]:
+    size = tuple(image.shape[1:])
+    batch = collate([{"image": image, "targets": {"size": size, "original_size": original or size}}], 4)
+    with torch.no_grad():
+        [found] = model.infer(batch, inference_by_head(model, InferenceSection(**section)))["x"]
+    return found
+
+
+def maps_of(image: Tensor) -> Tensor:
+    """The maps of the head `Normals`, in numpy's terms."""
+    x = image.double().numpy() / 255
+    right = np.concatenate([x[:, :, 1:], np.zeros_like(x[:, :, :1])], 2)
+    return x - 0.9 * right + 0.1
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=0, keepdims=True)
+
+
+def test_vectors_of_windows_are_averaged():
+    """Three windows of 12 columns at 0, 8 and 16; the last column of each is computed without its neighbour."""
+    total, count = np.zeros((3, 20, 28)), np.zeros(28)
+    for left in (0, 8, 16):
+        total[:, :, left : left + 12] += maps_of(IMAGE[:, :, left : left + 12])
+        count[left : left + 12] += 1
+    found = predicted(model_of(Normals), IMAGE, window=(20, 12), stride=(20, 8))["normals"]
+    assert found.numpy() == pytest.approx(unit(total / count), abs=1e-5)
+    by_rows = predicted(model_of(Normals), IMAGE, window=(6, 12), stride=(5, 8))["normals"]  # vectors are of a row
+    assert by_rows.numpy() == pytest.approx(unit(total / count), abs=1e-5)
+
+
+def test_vectors_are_resized_to_the_original_size():
+    maps = torch.from_numpy(maps_of(IMAGE))[None]
+    expected = F.interpolate(maps, (41, 50), mode="bilinear")[0].numpy()
+    found = predicted(model_of(Normals), IMAGE, (41, 50), window=(7, 28), stride=(7, 28))["normals"]
+    assert found.numpy() == pytest.approx(unit(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("section", [{}, {"window": (6, 28)}, {"scales": [1.0, 1.0]}])
+def test_flipped_vectors_point_to_the_other_side(section):
+    mirrored = maps_of(IMAGE.flip(-1))[:, :, ::-1] * np.array([-1, 1, 1])[:, None, None]
+    expected = unit((maps_of(IMAGE) + mirrored) / 2)
+    found = predicted(model_of(Normals), IMAGE, flip=True, **section)["normals"]
+    assert found.numpy() == pytest.approx(expected, abs=1e-4)
+    assert not np.allclose(found.numpy(), unit(maps_of(IMAGE)), atol=0.05)
+
+
+def test_maps_of_one_value_are_flipped_by_their_type():
+    mirrored = -maps_of(IMAGE.flip(-1))[:1, :, ::-1]
+    found = predicted(model_of(Angles), IMAGE, flip=True)["angle"]
+    assert found.numpy() == pytest.approx(((maps_of(IMAGE)[:1] + mirrored) / 2)[0], abs=1e-5)
+
+
+def test_types_that_are_written_from_scratch_may_be_mirrored():
+    mirrored = maps_of(IMAGE.flip(-1))[:, :, ::-1]
+    found = predicted(model_of(MirroredLabels), IMAGE, flip=True)["semantic"]
+    assert found.numpy() == pytest.approx((maps_of(IMAGE) + mirrored).argmax(0))
+
+
+@pytest.mark.parametrize(
+    ("head", "key", "target_type", "channels"),
+    [
+        (WithConfidence, "normals", "VectorMap", 4),
+        (AnglesOfSines, "angle", "Angle", 2),
+        (HandLabels, "semantic", "Hands", 3),
+    ],
+)
+def test_a_flip_that_no_flip_of_the_maps_gives_is_an_error(head, key, target_type, channels):
+    model = model_of(head)
+    assert predicted(model, IMAGE, window=12)[key].shape[-2:] == (20, 28)
+    message = (
+        rf"^heads\.x \({head.__name__}\): inference\.flip=true .*'{key}' changes in a flip as its target type "
+        rf"{target_type} says, and is read from {channels} maps.*heads\.x\.inference\.flip=false"
+    )
+    with pytest.raises(PluginError, match=message):
+        predicted(model, IMAGE, flip=True)
