@@ -51,6 +51,17 @@ class LayerNorm2d(nn.LayerNorm):
         return x.permute(0, 3, 1, 2)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group norm, also of groups of a single value, which become the bias: of as many groups as channels on a 1x1 map.
+
+    torch's layer refuses them for a batch of one image, although statistics are of each image.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, torch.backends.cudnn.enabled)
+
+
 class SyncBatchNorm2d(nn.SyncBatchNorm):
     """torch's synchronised batch norm on GPUs; on a CPU, or with one process, ordinary batch norm."""
 

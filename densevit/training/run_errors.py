@@ -23,8 +23,8 @@ _DISK_ERRORS = (
 
 @contextmanager
 def translated_errors(folder: Path, config: Config, batch: Callable[[], str] = str) -> Iterator[None]:
-    """Raises TrainingError, with the command to resume, if a file cannot be written, another process has ended, or
-    memory runs out. batch: describes the batch of the current step; "" if there is none."""
+    """Raises TrainingError, with the command to resume, if a file cannot be written, another process has ended, memory
+    runs out, or a batch norm gets one value. batch: describes the batch of the current step; "" if there is none."""
     try:
         yield
     except OSError as error:
@@ -39,6 +39,9 @@ def translated_errors(folder: Path, config: Config, batch: Callable[[], str] = s
         if failure is None and not out_of_memory:
             raise
         reason = out_of_memory or str(failure)
+    except ValueError as error:
+        if not (reason := single_value_failure(error, config)):
+            raise
     else:
         return
     raise TrainingError(reason + resume_hint(folder))
@@ -75,6 +78,20 @@ def memory_failure(error: RuntimeError, config: Config, batch: str) -> str:
     if config.trainer.precision in ("32", "64"):
         fixes.append("trainer.precision=bf16-mixed")
     return f"The memory of {device} is full ({'; '.join(found)}). Fix: set {', or '.join(fixes)}."
+
+
+def single_value_failure(error: ValueError, config: Config) -> str:
+    """One line with the fix for torch's error about a batch norm of one value per channel; "" for other errors."""
+    found = re.search(
+        r"^Expected more than 1 value per channel when training, got input size (?:torch.Size\()?(.*\])", str(error)
+    )
+    if found is None:
+        return ""
+    return (
+        f"A batch norm got an input of size {found[1]}, one value per channel, which has no variance, with "
+        f"data.batch_size {config.data.batch_size}. Fix: set data.batch_size=2 or more, or data.image_size larger; or "
+        "norms that do not depend on the batch, such as norm=group or norm=frozen of the backbone or head that has it."
+    )
 
 
 def resume_hint(folder: Path) -> str:

@@ -4,7 +4,7 @@ from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozen
 
-from densevit.layers.norms import FrozenBatchNorm2d, LayerNorm2d, StatisticsOnce, SyncBatchNorm2d
+from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, LayerNorm2d, StatisticsOnce, SyncBatchNorm2d
 
 
 def trained_batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -33,6 +33,33 @@ def test_frozen_batch_norm_matches_torchvision():
     assert norm.state_dict().keys() == reference.state_dict().keys()
     x = torch.randn(2, 6, 7, 5)
     torch.testing.assert_close(norm(x), reference(x))
+
+
+def test_group_norm_of_single_values_is_the_bias():
+    norm = GroupNorm(4, 4)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = torch.tensor([3.0, -1.0, 0.5, 100.0]).view(1, 4, 1, 1).requires_grad_()
+    y = norm(x)
+    torch.testing.assert_close(y.flatten(), norm.bias, rtol=0, atol=0.05)  # x / sqrt(eps) is subtracted from itself
+    (y.flatten() * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+    torch.testing.assert_close(x.grad, torch.zeros(1, 4, 1, 1), rtol=0, atol=0.01)
+    assert norm.bias.grad.tolist() == [1, 2, 3, 4]
+    torch.testing.assert_close(norm.weight.grad, torch.zeros(4), rtol=0, atol=0.05)
+
+
+def test_group_norm_is_torch_s_to_the_last_bit():
+    norm, reference = GroupNorm(3, 6), nn.GroupNorm(3, 6)
+    nn.init.normal_(norm.weight)
+    reference.load_state_dict(norm.state_dict())
+    for shape in ((2, 6, 5, 7), (2, 6, 1, 1), (1, 6, 1, 1)):
+        x = torch.randn(shape, requires_grad=True)
+        y = x.detach().clone().requires_grad_()
+        found, expected = norm(x), reference(y)
+        found.square().sum().backward()
+        expected.square().sum().backward()
+        assert torch.equal(found, expected) and torch.equal(x.grad, y.grad)
+    assert torch.equal(norm.weight.grad, reference.weight.grad)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)

@@ -1,5 +1,6 @@
 """Errors of the libraries in a training, each with the library's own text, as one line with the fix."""
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,21 @@ def test_full_memory_is_one_line_with_the_fix(error, expected, tmp_path: Path, m
         "trainer.precision=bf16-mixed."
     )
     assert not (tmp_path / "r").exists()  # before its first step
+
+
+def test_a_batch_norm_of_one_value_is_one_line_with_the_fix(tmp_path: Path):
+    text = """
+        backbone: {name: resnet, depth: 18}
+        heads: {segmentation: {name: setr, norm: group}}
+        data: {name: scenes, image_size: 32, batch_size: 1, num_workers: 0, train_length: 2, val_length: 1}
+        trainer: {max_steps: 1, accelerator: cpu}
+    """
+    (tmp_path / "small.yaml").write_text(textwrap.dedent(text))
+    with pytest.raises(
+        TrainingError, match=r"^A batch norm got an input of size \[1, 512, 1, 1\].*data.batch_size=2 or"
+    ):
+        fit(tmp_path / "small.yaml", run_dir=tmp_path / "r")
+    fit(tmp_path / "small.yaml", ["backbone.norm=group"], run_dir=tmp_path / "r")
 
 
 IN_WORKER = """Caught RuntimeError in DataLoader worker process 0.

@@ -10,7 +10,7 @@ from densevit.interfaces import Backbone
 from densevit.layers import checkpointing
 from densevit.layers.conv_norm import conv_norm
 from densevit.layers.linear import Conv1x1
-from densevit.layers.norms import FrozenBatchNorm2d, StatisticsOnce, SyncBatchNorm2d
+from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, StatisticsOnce, SyncBatchNorm2d
 from densevit_backbones.resnet.variants import BLOCKS
 
 Norm = Callable[[int], nn.Module]
@@ -19,7 +19,7 @@ _NORMS: dict[str, Norm] = {
     "frozen": FrozenBatchNorm2d,
     "batch": nn.BatchNorm2d,
     "sync": SyncBatchNorm2d,
-    "group": lambda channels: nn.GroupNorm(32, channels),
+    "group": lambda channels: GroupNorm(32, channels),
 }
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from densevit.layers.norms import GroupNorm
 from densevit.layers.positions import mask_on_grid, sine
 
 GROUPS = 32  # of the group norm after each projection
@@ -69,7 +70,7 @@ class LevelProjections(nn.Module):
             convolutions.append(nn.Conv2d(inputs, width, 3, stride=2, padding=1))
             inputs = width
         self.projections = nn.ModuleList(
-            nn.Sequential(convolution, nn.GroupNorm(GROUPS, width)) for convolution in convolutions
+            nn.Sequential(convolution, GroupNorm(GROUPS, width)) for convolution in convolutions
         )
         self.embedding = nn.Parameter(torch.randn(num_levels, width))
         for convolution in convolutions:

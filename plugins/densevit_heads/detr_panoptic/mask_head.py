@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.linear import Linear
+from densevit.layers.norms import GroupNorm
 from densevit_heads.detr.memory import Memory
 
 STRIDES = (16, 8, 4)  # of the stages
@@ -47,7 +48,7 @@ class Block(nn.Module):
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.norm = nn.GroupNorm(math.gcd(GROUPS, out_channels), out_channels)
+        self.norm = GroupNorm(math.gcd(GROUPS, out_channels), out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(P, C, H, W) -> (P, C', H, W)."""

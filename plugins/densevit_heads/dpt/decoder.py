@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.layers.norms import SyncBatchNorm2d
+from densevit.layers.norms import GroupNorm, SyncBatchNorm2d
 
 Norm = Literal["none", "sync", "batch", "group"]
 Size = tuple[int, int]
@@ -141,7 +141,7 @@ def normalisation(norm: Norm, width: int) -> nn.Module:
     if norm == "none":
         return nn.Identity()
     if norm == "group":
-        return nn.GroupNorm(math.gcd(32, width), width)
+        return GroupNorm(math.gcd(32, width), width)
     return SyncBatchNorm2d(width) if norm == "sync" else nn.BatchNorm2d(width)
 
 

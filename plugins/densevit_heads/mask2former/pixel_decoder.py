@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densevit.layers.norms import GroupNorm
 from densevit.layers.positions import mask_on_grid, sine_map
 from densevit_heads.deformable_detr.levels import GROUPS, Levels, without_padding
 from densevit_heads.deformable_detr.transformer import EncoderLayer
@@ -67,14 +68,14 @@ class PixelDecoder(nn.Module):
         if fusion_blocks:
             self.fusion = FusedProjection(channels, strides, width, strides[used[0]], fusion_blocks)
             convolutions.pop()
-        self.projections = nn.ModuleList(nn.Sequential(x, nn.GroupNorm(GROUPS, width)) for x in convolutions)
+        self.projections = nn.ModuleList(nn.Sequential(x, GroupNorm(GROUPS, width)) for x in convolutions)
         self.level_embedding = nn.Parameter(torch.randn(NUM_LEVELS, width))
         layer = (width, num_heads, NUM_LEVELS, NUM_POINTS, ffn_width, dropout)
         self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(num_layers))
         lateral = [nn.Conv2d(channels[index], width, 1, bias=False) for index in self.lateral_features]
         output = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in lateral]
-        self.laterals = nn.ModuleList(nn.Sequential(x, nn.GroupNorm(GROUPS, width)) for x in lateral)
-        self.outputs = nn.ModuleList(nn.Sequential(x, nn.GroupNorm(GROUPS, width), nn.ReLU()) for x in output)
+        self.laterals = nn.ModuleList(nn.Sequential(x, GroupNorm(GROUPS, width)) for x in lateral)
+        self.outputs = nn.ModuleList(nn.Sequential(x, GroupNorm(GROUPS, width), nn.ReLU()) for x in output)
         self.mask_features = nn.Conv2d(width, width, 1)
         for convolution in convolutions:
             nn.init.xavier_uniform_(convolution.weight)

@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.layers.norms import LayerNorm2d, SyncBatchNorm2d
+from densevit.layers.norms import GroupNorm, LayerNorm2d, SyncBatchNorm2d
 
 Norm = Literal["batch", "sync", "group"]
 
@@ -146,7 +146,7 @@ def _convolution(channels: int, width: int, kernel: int, norm: Norm) -> nn.Seque
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     normalisation: nn.Module
     if norm == "group":
-        normalisation = nn.GroupNorm(math.gcd(32, width), width)
+        normalisation = GroupNorm(math.gcd(32, width), width)
     else:
         normalisation = SyncBatchNorm2d(width) if norm == "sync" else nn.BatchNorm2d(width)
     return nn.Sequential(convolution, normalisation, nn.ReLU())
