@@ -107,12 +107,13 @@ def _without_maps(model: MultiHeadModel, name: str, missing: Sequence[str]) -> s
 
 
 def _augmentation_keys(section: InferenceSection, prefix: str = "") -> list[str]:
-    """The keys that enable windows, flips and scales, written as overrides."""
+    """The keys of windows, flips, scales and averages, written as overrides."""
     window = [] if section.window is None else [f"{prefix}inference.window={section.window}"]
     return window + _averaging_keys(section, prefix)
 
 
 def _averaging_keys(section: InferenceSection, prefix: str = "") -> list[str]:
-    """The keys that enable flips and scales, which only maps can be averaged over."""
+    """The keys of flips, scales and averages, which are of maps only."""
     flip = [f"{prefix}inference.flip=true"] if section.flip else []
-    return flip + ([f"{prefix}inference.scales={[*section.scales]}"] if section.scales != (1.0,) else [])
+    scales = [f"{prefix}inference.scales={[*section.scales]}"] if section.scales != (1.0,) else []
+    return flip + scales + ([f"{prefix}inference.average={section.average}"] if section.average != "logits" else [])

@@ -37,6 +37,7 @@ from densevit.training.callbacks.checkpointing import RunFolder, Stopped
 from densevit.training.callbacks.ema import ExponentialMovingAverage
 from densevit.training.callbacks.non_finite import NonFinite
 from densevit.training.callbacks.progress import CONSOLE, ProgressBar, ProgressLines
+from densevit.training.callbacks.slow_steps import SlowSteps
 from densevit.training.callbacks.stall import StallReports
 from densevit.training.callbacks.step_metrics import StepMetrics
 from densevit.training.checks import check_budget, check_monitor, check_needs, check_training
@@ -251,7 +252,8 @@ def _run(
     stalls = [] if stall_after is None else [StallReports(seconds_of(stall_after))]
     # The order matters: the average is updated and metrics are written before a checkpoint.
     non_finite = NonFinite(skip=config.trainer.non_finite == "skip")
-    own = [non_finite, best, *ema, BudgetCallback(budget_of), StepMetrics(non_finite), ProgressLines(console), peers]
+    measured = [BudgetCallback(budget_of), SlowSteps(), StepMetrics(non_finite), ProgressLines(console)]
+    own = [non_finite, best, *ema, *measured, peers]
     trainer.callbacks = [*own, *trainer.callbacks, *callbacks, *stalls, files]  # type: ignore[attr-defined]  # set by a connector
     folder = choose_together(trainer, lambda: files.open(name, run_dir, new=not resumed))
     files.folder = best.folder = non_finite.folder = folder

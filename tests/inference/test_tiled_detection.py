@@ -250,6 +250,10 @@ def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_s
         inference_by_head(oracle(Masks), windows)
     with pytest.raises(ConfigError, match=r"^inference.flip=true averages dense maps.*support windows. Fix: leave it"):
         inference_by_head(oracle(Oracle), section)
+    with pytest.raises(ConfigError, match=r"^inference.average=probabilities averages dense maps"):
+        inference_by_head(oracle(Oracle), InferenceSection(window=64, average="probabilities"))
+    with pytest.raises(ConfigError, match=r"^heads.oracle.inference.average=probabilities averages dense maps"):
+        inference_by_head(model, windows, {"oracle": InferenceSection(window=64, average="probabilities")})
     with pytest.raises(ConfigError, match=r"^inference.scales=\[0.5\] averages dense maps"):
         Predictor(oracle(Oracle)).with_inference({"scales": [0.5]})
 

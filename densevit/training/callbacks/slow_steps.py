@@ -1,0 +1,114 @@
+"""Warns if other programs use the cores of a training on a CPU, which costs it far more than their share."""
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+
+from densevit.errors import counted
+from densevit.interfaces import Batch
+
+_STEPS = 20  # that are judged together
+_SLOWER, _WAITED = 3.0, 0.1  # than the fastest step, by pixels; and of the time, summed over threads
+_WAITED_MOSTLY = 0.25  # of the time of each thread, where no step was fast
+_SUSTAINED = 30.0  # seconds of slow steps in a row
+
+
+def seconds_waited_for_cores() -> float | None:
+    """The seconds for which the threads of this process were ready to run, but had no core. None if the system does not
+    count them; Linux does."""
+    waited = []
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError, IndexError, ValueError):  # a thread that has ended
+            waited.append(int(file.read_text().split()[1]))  # nanoseconds
+    return sum(waited) / 1e9 if any(waited) else None
+
+
+class SlowSteps(lightning.Callback):
+    """Warns once in a training on a CPU if its steps take several times as long as the fastest one, while its threads
+    wait for a core; or if these wait for a quarter of the time, as where other programs ran before it.
+
+    The time of an optimiser step is that of its batches, divided by their pixels, as batches differ in size; loading,
+    validation and checkpoints are outside of it. A step may be slow for other reasons, such as larger images or a
+    processor that is too hot, but then no thread waits for a core. The processor time of the threads would not tell:
+    OpenMP's threads compute on while they wait for one that has no core.
+
+    clock: seconds. waited: seconds for which the threads have waited for a core so far; None where it is not known.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        waited: Callable[[], float | None] = seconds_waited_for_cores,
+    ) -> None:
+        self._clock, self._waited = clock, waited
+        self._watches = False
+        self._step = 0
+        self._begun = 0.0  # of a batch
+        self._seconds, self._pixels = 0.0, 0  # of an optimiser step
+        self._fastest = float("inf")  # seconds a pixel
+        self._times: list[float] = []  # seconds a pixel of up to `_STEPS` steps, which are judged together
+        self._total = 0.0  # seconds of these steps
+        self._since = (0.0, 0.0)  # the time when they began, and the seconds waited for cores until then
+        self._slow_seconds = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        on_cpu = trainer.strategy.root_device.type == "cpu" and trainer.is_global_zero
+        self._watches = on_cpu and self._waited() is not None
+        self._step = trainer.global_step
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        if self._watches:
+            self._begun = self._clock()
+            if not self._times and not self._pixels:
+                self._since = self._begun, self._waited() or 0.0
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Batch, *_: Any
+    ) -> None:
+        if not self._watches:
+            return
+        self._seconds += self._clock() - self._begun
+        self._pixels += batch["images"].numel()
+        if trainer.global_step == self._step:  # gradients accumulate
+            return
+        self._times.append(self._seconds / self._pixels)
+        self._total += self._seconds
+        self._step, self._seconds, self._pixels = trainer.global_step, 0.0, 0
+        self._fastest = min(self._fastest, self._times[-1])
+        if len(self._times) == _STEPS:
+            self._judge(trainer)
+            self._times, self._total = [], 0.0
+
+    def _judge(self, trainer: lightning.Trainer) -> None:
+        since, waited = self._since
+        waited = ((self._waited() or 0.0) - waited) / (self._clock() - since)
+        slower, threads = statistics.median(self._times) / self._fastest, torch.get_num_threads()
+        slow = (slower >= _SLOWER and waited >= _WAITED) or waited >= _WAITED_MOSTLY * threads
+        self._slow_seconds = self._slow_seconds + self._total if slow else 0.0
+        if self._slow_seconds < _SUSTAINED:
+            return
+        self._watches = False
+        workers, processes = getattr(trainer.train_dataloader, "num_workers", 0), trainer.world_size
+        own = (
+            f", or its own {counted(processes, 'process')} with data.num_workers {workers},"
+            if workers or processes > 1
+            else ""
+        )
+        times = f", and steps take {slower:.1f} times as long as the fastest one" if slower >= _SLOWER else ""
+        alone = (
+            " Or stop and resume with OMP_NUM_THREADS=1, by which no thread waits for another." if threads > 1 else ""
+        )
+        warnings.warn(
+            f"The {threads} threads of the training wait for a core, together {waited:.1f} s a second{times}: other "
+            f"programs{own} use these cores. Fix: end them.{alone}",
+            stacklevel=2,
+        )
