@@ -12,7 +12,7 @@ from densevit.config import Config, DataSection
 from densevit.config.yaml_io import find_file
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.neighbours import nearest_neighbour
-from densevit.errors import ConfigError, UnreadableFileError
+from densevit.errors import ConfigError, DataError, UnreadableFileError
 from densevit.options import shown
 
 
