@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave out images that are missing or cannot be read; names them"
     )
+    parser.add_argument(
+        "--outside-paths", action="store_true", help="allow entries that name images outside of SRC's folder"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the division (%(default)s)")
 
 
@@ -36,8 +39,17 @@ def run(args: argparse.Namespace) -> int:
     from densevit.data.converting.convert import convert_dataset
 
     merge = {old: new for one in args.merge for old, new in one.items()}
-    track, skips = args.output.track, args.skip_unreadable
-    found = convert_dataset(args.format, args.source, args.out, args.splits, merge, args.seed, track, skips)
+    found = convert_dataset(
+        args.format,
+        args.source,
+        args.out,
+        args.splits,
+        merge,
+        args.seed,
+        args.output.track,
+        args.skip_unreadable,
+        args.outside_paths,
+    )
     counts = {split: len(images) for split, images in found.splits.items()}
     objects = {split: sum(len(image.objects) for image in images) for split, images in found.splits.items()}
     empty = {split: sum(not image.objects for image in images) for split, images in found.splits.items()}

@@ -30,7 +30,8 @@ def read_coco(source: Path, faults: Faults) -> Annotated:
         for file_id, name in own.items():
             if classes.setdefault(file_id, name) != name:
                 raise DataError(f"{file}: category {file_id} is {name!r}, in another split {classes[file_id]!r}.")
-        splits[split] = _images(document, own, folders, file, faults)
+        root = source.parent if source.is_file() else source
+        splits[split] = _images(document, own, folders, file, root, faults)
     faults.check(source, splits)
     ids = sorted(classes)
     return Annotated(tuple(classes[file_id] for file_id in ids), splits, tuple(ids))
@@ -48,7 +49,7 @@ def _found(source: Path) -> dict[str, tuple[Path, list[Path]]]:
 
 
 def _images(
-    document: dict[str, Any], names: dict[int, str], folders: list[Path], file: Path, faults: Faults
+    document: dict[str, Any], names: dict[int, str], folders: list[Path], file: Path, root: Path, faults: Faults
 ) -> list[AnnotatedImage]:
     objects: dict[Any, list[AnnotatedObject]] = {}
     for record in document.get("annotations") or ():
@@ -66,18 +67,24 @@ def _images(
     images = []
     for image in document["images"]:
         with faults.collecting():
-            images.append(_image(image, tuple(objects.get(image["id"], ())), folders, file))
+            images.append(_image(image, tuple(objects.get(image["id"], ())), folders, file, root, faults))
     return images
 
 
 def _image(
-    image: dict[str, Any], objects: tuple[AnnotatedObject, ...], folders: list[Path], file: Path
+    image: dict[str, Any],
+    objects: tuple[AnnotatedObject, ...],
+    folders: list[Path],
+    file: Path,
+    root: Path,
+    faults: Faults,
 ) -> AnnotatedImage:
     candidates = (folder / image["file_name"] for folder in folders)
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         looked = ", ".join(str(folder) for folder in folders)
         raise UnreadableFileError(f"{file}: the image {image['file_name']} is not found. Looked in {looked}.")
+    faults.check_place(f"{file}: image {image['id']!r}", path, root)
     shown = shown_size(path)  # raises for a file that cannot be read
     height, width = image.get("height") or 0, image.get("width") or 0
     if not height or not width:

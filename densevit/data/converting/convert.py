@@ -42,6 +42,7 @@ def convert_dataset(
     seed: int = 0,
     track: Track = lambda items, title, total: items,
     skip_unreadable: bool = False,
+    outside_paths: bool = False,
 ) -> Annotated:
     """Converts a data set to COCO's format: out/SPLIT.json with the images in out/SPLIT, for `data.root`.
 
@@ -49,13 +50,14 @@ def convert_dataset(
     links to the source's files, or copies on another file system. splits: shares by which all images are divided anew,
     {"train": 0.8, "val": 0.2}; None: the splits of the source, or these shares where it has no two. merge: from old to
     new class names. seed: of the division. skip_unreadable: leaves out images that are missing or cannot be read, with
-    a warning that names them. Raises DataError with all wrong files, ConfigError for wrong arguments.
+    a warning that names them. outside_paths: whether entries may name images outside of the source. Raises DataError
+    with all wrong files, ConfigError for wrong arguments.
     """
     if format not in READERS:
         raise ConfigError(f"format: there is no {format!r}.{did_you_mean(format, READERS)}")
     source, out = Path(source).expanduser(), Path(out).expanduser()
     partial = check_paths(source, out)
-    faults = Faults(skip_unreadable)
+    faults = Faults(skip_unreadable, outside_paths)
     given = READERS[format](source, faults)
     faults.warn_of_left_out(source)
     if merge:
@@ -110,7 +112,7 @@ def _file_names(images: list[AnnotatedImage], source: Path) -> list[str]:
         name = image.path.name
         if count[name] > 1:
             with suppress(ValueError):  # a path of a list file, outside of the source
-                name = image.path.relative_to(source).as_posix()
+                name = Path(os.path.normpath(image.path)).relative_to(os.path.normpath(source)).as_posix()
         names.append(name)
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:

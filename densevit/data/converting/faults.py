@@ -1,10 +1,12 @@
 """Collects the faults of a data set's files, so that one conversion reports all of them."""
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from densevit.data.outside_paths import is_outside
 from densevit.errors import DataError, UnreadableFileError
 
 LISTED = 10  # files in a message
@@ -19,11 +21,12 @@ _FIX_UNREADABLE = (
 class Faults:
     """The faults of a conversion's files.
 
-    skip_unreadable: images that are missing or cannot be read are no faults, but listed in `left_out`.
+    skip_unreadable: images that are missing or cannot be read are no faults, but listed in `left_out`. outside_paths:
+    whether entries may name images outside of the source.
     """
 
-    def __init__(self, skip_unreadable: bool = False) -> None:
-        self.skip_unreadable = skip_unreadable
+    def __init__(self, skip_unreadable: bool = False, outside_paths: bool = False) -> None:
+        self.skip_unreadable, self.outside_paths = skip_unreadable, outside_paths
         self.errors: list[DataError] = []
         self.left_out: list[str] = []
 
@@ -39,6 +42,15 @@ class Faults:
                 self.errors.append(error)
         except DataError as error:
             self.errors.append(error)
+
+    def check_place(self, where: str, path: Path, folder: Path) -> None:
+        """Raises DataError for a path, of an entry at `where`, outside of the source's folder, unless allowed."""
+        if not self.outside_paths and is_outside(os.path.join(os.getcwd(), path), folder):
+            raise DataError(
+                f"{where}: {path} is outside of {folder}. Move the image below this folder and correct the entry. If "
+                "you know where these files come from, --outside-paths (in Python: outside_paths=True) allows such "
+                "paths."
+            )
 
     def check(self, source: Path, splits: Mapping[str, Sequence[object]]) -> None:
         """Raises DataError with the first faults, their number and the fix, if there are any.

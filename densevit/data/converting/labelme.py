@@ -49,7 +49,7 @@ def read_labelme(source: Path, faults: Faults) -> Annotated:
     splits: dict[str, list[AnnotatedImage]] = {}
     for file, document in documents:
         with faults.collecting():
-            image, skipped = _image(file, document, faults)
+            image, skipped = _image(file, document, source, faults)
             left_out += skipped
             parts = file.relative_to(source).parts[:-1]
             split = next((split for split, names in _SPLITS.items() if any(name in parts for name in names)), "")
@@ -71,10 +71,11 @@ def _document(file: Path) -> Mapping[str, Any]:
     return document if isinstance(document, Mapping) else {}
 
 
-def _image(file: Path, document: Mapping[str, Any], faults: Faults) -> tuple[AnnotatedImage, int]:
+def _image(file: Path, document: Mapping[str, Any], source: Path, faults: Faults) -> tuple[AnnotatedImage, int]:
     """An image, and the number of shapes without area."""
     name = str(document.get("imagePath") or "").replace("\\", "/")
     path, content = file.parent / name, None
+    faults.check_place(f"{file}: imagePath", path, source)
     if name and path.is_file():
         height, width = shown_size(path)
     elif document.get("imageData"):

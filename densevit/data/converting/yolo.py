@@ -41,7 +41,7 @@ def read_yolo(source: Path, faults: Faults) -> Annotated:
     values = {} if file is None else _read_yaml(file)
     root = source if source.is_dir() else source.parent
     names = _names(root, file, values)
-    folders = _folders(root, file, values)
+    folders = _folders(root, file, values, faults)
     if not folders:
         raise DataError(
             f"{source}: found no images of a YOLO data set. Expected a data.yaml with train and val, or folders as "
@@ -107,12 +107,12 @@ def _names(root: Path, file: Path | None, values: Mapping[str, Any]) -> tuple[st
     )
 
 
-def _folders(root: Path, file: Path | None, values: Mapping[str, Any]) -> dict[str, list[Path]]:
+def _folders(root: Path, file: Path | None, values: Mapping[str, Any], faults: Faults) -> dict[str, list[Path]]:
     """The image files of each split."""
     listed = {split: values[name] for split, names in _SPLITS.items() for name in names if values.get(name)}
     if file is not None and listed:
         base = file.parent / str(values.get("path") or "")
-        return {split: _images_of(base, file, entry) for split, entry in listed.items()}
+        return {split: _images_of(base, file, entry, root, faults) for split, entry in listed.items()}
     for forms in (("images/{}", "{}/images"), ("{}",)):
         found = {
             split: image_files(root / form.format(name))
@@ -127,7 +127,7 @@ def _folders(root: Path, file: Path | None, values: Mapping[str, Any]) -> dict[s
     return {"": images} if images else {}
 
 
-def _images_of(base: Path, file: Path, entry: Any) -> list[Path]:
+def _images_of(base: Path, file: Path, entry: Any, root: Path, faults: Faults) -> list[Path]:
     """The images of an entry of data.yaml: a folder, a text file of paths, or a list of these."""
     paths: list[Path] = []
     for one in entry if isinstance(entry, list) else [entry]:
@@ -139,11 +139,14 @@ def _images_of(base: Path, file: Path, entry: Any) -> list[Path]:
             raise DataError(
                 f"{file}: {text!r} does not exist. Looked for {', '.join(map(str, dict.fromkeys(places)))}."
             )
+        faults.check_place(str(file), place, root)
         if place.is_dir():
             paths += image_files(place)
-        else:
-            lines = [line.strip() for line in read_text(place).splitlines() if line.strip()]
-            paths += [place.parent / line.removeprefix("./") for line in lines]
+            continue
+        for row, line in enumerate(read_text(place).splitlines(), 1):
+            if line.strip():
+                paths.append(place.parent / line.strip().removeprefix("./"))
+                faults.check_place(f"{place}, line {row}", paths[-1], root)
     return paths
 
 

@@ -18,6 +18,7 @@ from densevit.data.datasets.examination import current_examination, listed
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.datasets.scan_cache import Arrays, as_array, cached_scan, from_array
 from densevit.data.io.images import read_image
+from densevit.data.outside_paths import check_file_names
 from densevit.errors import DataError, warn_once
 from densevit.interfaces import Dataset, Sample, Targets
 
@@ -35,6 +36,7 @@ class Coco(Dataset):
         train/_annotations.coco.json or train/annotations.json with train/ or train/images/
     annotations, images: the json and the folder of its images, instead of those found, for every split;
         train_annotations, train_images, val_annotations, val_images are for one split and win. Relative to root.
+    outside_paths: whether a `file_name` may lead out of the folder of the images, by `..` or as an absolute path.
     limit: the number of images to use, the first ones.
 
     The json and all images are checked at the start (see `read_annotations` and `validate_images`). Samples have the
@@ -54,6 +56,7 @@ class Coco(Dataset):
         val_annotations: str | None = None,
         val_images: str | None = None,
         masks: bool = False,
+        outside_paths: bool = False,
         limit: int | None = None,
     ) -> None:
         if limit is not None and limit < 1:
@@ -63,9 +66,11 @@ class Coco(Dataset):
         )
         base = None if root is None else root_folder(root)
         file, folders = find_split(base, split, own[0] or annotations, own[1] or images)
-        key = ["coco", str(file), [str(folder) for folder in folders], masks, limit]
+        key = ["coco", str(file), [str(folder) for folder in folders], masks, limit, outside_paths]
         is_large = os.path.getsize(file) > _LARGE_JSON
-        scan = cached_scan(key, lambda: _scan(file, folders, masks, limit), partial(_files, file), is_large)
+        scan = cached_scan(
+            key, lambda: _scan(file, folders, masks, limit, outside_paths), partial(_files, file), is_large
+        )
         read = self._annotations = Annotations.of_arrays(file, scan)
         self.folder, self._upright = from_array(scan["folder"]), scan["upright"]
         self._usable = read.have_area() & ~read.iscrowd
@@ -162,7 +167,7 @@ class Coco(Dataset):
         return slice(int(self._annotations.first[index]), int(self._annotations.first[index + 1]))
 
 
-def _scan(file: Path, folders: list[Path], masks: bool, limit: int | None) -> Arrays:
+def _scan(file: Path, folders: list[Path], masks: bool, limit: int | None, outside_paths: bool) -> Arrays:
     """Reads and checks all files: the annotations, and per image whether it is rotated as EXIF says."""
     examination = current_examination()
     read = read_annotations(file, masks) if examination is None else read_examined(file, masks, examination)
@@ -170,6 +175,8 @@ def _scan(file: Path, folders: list[Path], masks: bool, limit: int | None) -> Ar
         read = read.head(limit)
     names = [name.decode() for name in read.file_names.tolist()]
     folder = _folder_of(names[:100], folders, file)
+    if not outside_paths:
+        check_file_names(file, read.image_ids.tolist(), names, folder)
     sizes, upright = validate_images(folder, names, read.sizes, file)
     _check_sizes(read, sizes)
     return read.rasterised(sizes).arrays() | {"folder": as_array(str(folder)), "upright": upright}

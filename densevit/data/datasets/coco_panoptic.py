@@ -21,6 +21,7 @@ from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
 from densevit.data.io.images import check_image, read_image
 from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids
+from densevit.data.outside_paths import check_file_names
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, VOID, Dataset, Sample, Targets
 from densevit.targets.run_length_masks import RunLengthMasks
@@ -50,6 +51,7 @@ class CocoPanoptic(Dataset):
     masks: whether to give instance masks of things. semantic: whether to give the label map, with the classes of
         `panoptic`; void is ignored.
     empty_segments: whether segments of the json may have no pixel in their PNG; these are left out.
+    outside_paths: whether a `file_name` may lead out of its folder, by `..` or as an absolute path.
     limit: the number of images to use, the first ones.
 
     `panoptic_crowds` are the panoptic ids of an image's crowds. Boxes and area are measured in the PNGs. All files are
@@ -68,6 +70,7 @@ class CocoPanoptic(Dataset):
         masks: bool = False,
         semantic: bool = False,
         empty_segments: bool | None = None,
+        outside_paths: bool = False,
         limit: int | None = None,
     ) -> None:
         if limit is not None and limit < 1:
@@ -81,11 +84,13 @@ class CocoPanoptic(Dataset):
         read = read_panoptic_annotations(file) if examination is None else read_examined(file, examination)
         self._annotations = read if limit is None else read.head(limit)
         self._split = split
-        self._images = _image_paths(base, split, options["images"], self._annotations)
+        self._images = _image_paths(base, split, options["images"], self._annotations, outside_paths)
         self._segments = ""
         if read.labelled:
             self._segments = str(_found(base, split, "segments", options["segments"]))
             names = [os.fsdecode(name) for name in self._annotations.segment_files]
+            if not outside_paths:
+                check_file_names(read.file, self._annotations.image_ids.tolist(), names, self._segments)
             check_existence(Path(self._segments), names, read.file, "PNGs of segments")
         self._empty_segments: bool = options["empty_segments"]
         images = hashlib.sha256(self._images.tobytes()).hexdigest()
@@ -273,11 +278,15 @@ def _found(base: Path, split: str, option: str, pattern: str) -> Path:
     return there
 
 
-def _image_paths(base: Path, split: str, pattern: str, annotations: PanopticAnnotations) -> np.ndarray:
-    """(N,) bytes. Raises DataError for missing images."""
+def _image_paths(
+    base: Path, split: str, pattern: str, annotations: PanopticAnnotations, outside_paths: bool
+) -> np.ndarray:
+    """(N,) bytes. Raises DataError for missing images, and for those outside of their folder unless allowed."""
     if "*" not in pattern:
         folder = _found(base, split, "images", pattern)
         names = [os.fsdecode(name) for name in annotations.image_names]
+        if not outside_paths:
+            check_file_names(annotations.file, annotations.image_ids.tolist(), names, folder)
         check_existence(folder, names, annotations.file)
         record_files(str(folder / name) for name in names)
         return np.array([os.fsencode(folder / name) for name in names], np.bytes_)

@@ -58,6 +58,7 @@ class DepthMaps(PairedDataset):
     min_depth, max_depth: depth outside of these, in metres, becomes unknown.
     range: [least, most] metres in which the median of all depth is expected; by default [0.05, 250].
     seconds: the largest difference in time of an image and its depth map.
+    outside_paths: whether a list may name files outside of root, `images` and `labels`.
     limit: the number of images to use, the first ones.
 
     All pairs are measured at the start, and depth maps (all, or 128 of many) are read: their range and median are shown
@@ -90,6 +91,7 @@ class DepthMaps(PairedDataset):
         max_depth: float | None = None,
         range: tuple[float, float] | None = None,
         seconds: float | None = None,
+        outside_paths: bool = False,
         limit: int | None = None,
     ) -> None:
         arguments: dict[str, Any] = {
@@ -115,7 +117,7 @@ class DepthMaps(PairedDataset):
         self._values = DepthValues(calibration=stereo, **{name: options[name] for name in of_depth})
         self._key: str | None = options["key"]
         base = root_folder(root)
-        pairs, self._valid, calibrations = _find(base, split, options, limit)
+        pairs, self._valid, calibrations = _find(base, split, options, limit, outside_paths)
         self._calibrations = None if calibrations is None else _read_calibrations(str(base), calibrations)
         self._labelled = False
         self.open(base, split, pairs)
@@ -223,7 +225,7 @@ def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def _find(
-    base: Path, split: str, options: Mapping[str, Any], limit: int | None
+    base: Path, split: str, options: Mapping[str, Any], limit: int | None, outside_paths: bool
 ) -> tuple[Pairs, np.ndarray | None, np.ndarray | None]:
     """Images with depth maps; and the (N,) paths of validity masks and of calibrations, where there are such."""
     names = ("images", "labels", "list_file", "valid", "calibration")
@@ -235,8 +237,8 @@ def _find(
             raise DataError("data.list_file, valid and calibration do not go with pairs by time (images: rgb.txt).")
         name = (splits or {}).get(split, split)
         images, labels = images.replace("{split}", name), labels.replace("{split}", name)
-        return find_times(base, images, labels, options["seconds"], limit), None, None
-    pairs = find_pairs(base, split, images, labels, list_file, splits, limit, SUFFIXES, no_label="None")
+        return find_times(base, images, labels, options["seconds"], limit, outside_paths), None, None
+    pairs = find_pairs(base, split, images, labels, list_file, splits, limit, SUFFIXES, "None", outside_paths)
 
     def beside(where: str | None, suffixes: Sequence[str], option: str) -> np.ndarray | None:
         if where is None:

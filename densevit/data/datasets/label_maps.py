@@ -47,6 +47,7 @@ class LabelMaps(PairedDataset):
     ignore_index: the label value or values that are no class; by default 255, unless a class has it.
     reduce_zero_label: 0 is "other" and ignored, and classes without an id count from 1, as in ADE20K.
     ignore_colors: the colours, in RGB files, that are no class.
+    outside_paths: whether a list file may name files outside of root, `images` and `labels`.
     limit: the number of images to use, the first ones.
 
     All files are checked at the start: that pairs are complete and of one size, and each value of each label map.
@@ -68,6 +69,7 @@ class LabelMaps(PairedDataset):
         ignore_index: int | list[int] | None = None,
         reduce_zero_label: bool | None = None,
         ignore_colors: list[tuple[int, int, int]] | None = None,
+        outside_paths: bool = False,
         limit: int | None = None,
     ) -> None:
         files = {"images": images, "labels": labels, "list_file": list_file, "splits": splits}
@@ -91,7 +93,8 @@ class LabelMaps(PairedDataset):
         base = root_folder(root)
         preset_files = {key: known[key] for key in files if key in known}
         given = {key: value for key, value in files.items() if value is not None}
-        self.open(base, split, find_pairs(base, split, **(_FOLDERS | preset_files | given), limit=limit))
+        options = _FOLDERS | preset_files | given
+        self.open(base, split, find_pairs(base, split, **options, limit=limit, outside_paths=outside_paths))
         self._labelled = self._scanned["labelled"]
 
     @classmethod

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from densevit.data.outside_paths import check_listed_path
 from densevit.errors import DataError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -47,6 +48,7 @@ def find_pairs(
     limit: int | None = None,
     suffixes: Sequence[str] = LABELS,
     no_label: str | None = None,
+    outside_paths: bool = False,
 ) -> Pairs:
     """The images of a split with their labels, in the order of their names or of the list file.
 
@@ -56,6 +58,7 @@ def find_pairs(
     such a name, or the paths of an image and its label, with an optional number (a focal length). These paths
     are relative to root, to the folders images and labels, or to folders in them.
     suffixes: of label files. no_label: the word for a missing label in place of its path.
+    outside_paths: whether paths of the list file may lead out of root and of the folders images and labels.
 
     Raises DataError with up to five of the images that lack a label, or labels that lack an image.
     """
@@ -71,7 +74,7 @@ def find_pairs(
         rows = [(name, path, files[name]) for name, path in sorted(by_name.items())]
     else:
         file = root / list_file.replace("{split}", name)
-        rows, lone = _from_list(root, file, images, labels, suffixes, no_label)
+        rows, lone = _from_list(root, file, images, labels, suffixes, no_label, outside_paths)
     return Pairs.of(rows[:limit], lone)
 
 
@@ -152,7 +155,13 @@ def _check_complete(kind: str, other: str, files: Mapping[str, str], others: Map
 
 
 def _from_list(
-    root: Path, file: Path, images: str, labels: str, suffixes: Sequence[str], no_label: str | None
+    root: Path,
+    file: Path,
+    images: str,
+    labels: str,
+    suffixes: Sequence[str],
+    no_label: str | None,
+    outside_paths: bool,
 ) -> tuple[list[tuple[str, str, str]], list[str]]:
     """(name, image, label) of each line with a label, and the images of the others."""
     try:
@@ -178,6 +187,8 @@ def _from_list(
             here = name in image_files, name in files
         else:
             image, label = _found(root, places, name), _found(root, label_places, label)
+            for path, folder in () if outside_paths else ((image, images), (label, labels)):
+                check_listed_path(f"{file}, line {number}", path, root, folder)
             here = (root / image).is_file(), (root / label).is_file()
             name = _without(image, IMAGES)
         if name in seen:

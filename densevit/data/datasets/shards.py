@@ -11,6 +11,7 @@ import numpy as np
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.io.shard_records import decode
 from densevit.data.io.shard_writer import INDEX, RECORDS, VERSION
+from densevit.data.outside_paths import is_outside
 from densevit.errors import DataError, UnreadableFileError, one_line
 from densevit.interfaces import Class, Dataset, Sample
 
@@ -46,6 +47,9 @@ class Shards(Dataset):
             for task, classes in described["classes"].items()
         }
         self._unlabelled: str | None = described["unlabelled"]
+        for name in (shard["name"] for shard in described["shards"]):
+            if is_outside(name, base):
+                raise DataError(f"{self._index} names the shard {name!r}, outside of {base}. {_FIX}")
         self._paths = [str(base / shard["name"]) for shard in described["shards"]]
         for path, shard in zip(self._paths, described["shards"], strict=True):
             _check_shard(path, shard["bytes"])

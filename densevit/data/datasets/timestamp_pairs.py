@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from densevit.data.datasets.paired_files import Pairs, find_pairs
+from densevit.data.outside_paths import check_listed_path
 from densevit.errors import DataError
 
 
-def find_times(root: Path, images: str, labels: str, seconds: float, limit: int | None) -> Pairs:
+def find_times(root: Path, images: str, labels: str, seconds: float, limit: int | None, outside_paths: bool) -> Pairs:
     """The pairs of all recordings.
 
     images, labels: text files, or patterns of such, with a time in seconds and a file a line, relative to their folder;
     "#" begins a comment. The stars match the recording. seconds: the largest difference in time.
+    outside_paths: whether the files may lie outside of root and of their list's folder.
     """
     if "*" in images:
         recordings = find_pairs(root, "", images, labels, suffixes=(".txt",))
@@ -24,7 +26,7 @@ def find_times(root: Path, images: str, labels: str, seconds: float, limit: int 
     rows: list[tuple[str, str, str]] = []
     lone: list[str] = []
     for image_list, depth_list in lists:
-        (times, files), (others, depths) = _read(root, image_list), _read(root, depth_list)
+        (times, files), (others, depths) = (_read(root, path, outside_paths) for path in (image_list, depth_list))
         matches = associate(times, others, seconds)
         names = [os.path.splitext(os.path.join(os.path.dirname(image_list), file))[0] for file in files]
         for i, j in matches:
@@ -63,7 +65,7 @@ def associate(first: Sequence[float], second: Sequence[float], seconds: float) -
     return sorted(pairs)
 
 
-def _read(root: Path, path: str) -> tuple[list[float], list[str]]:
+def _read(root: Path, path: str, outside_paths: bool) -> tuple[list[float], list[str]]:
     """Times and files of a list."""
     try:
         lines = (root / path).read_text("utf-8").splitlines()
@@ -81,4 +83,7 @@ def _read(root: Path, path: str) -> tuple[list[float], list[str]]:
         if not file:
             raise DataError(f"{root / path}, line {number}: expected a time and a file, not {line!r}.")
         files.append(file.strip())
+        if not outside_paths:
+            folder = os.path.dirname(path)
+            check_listed_path(f"{root / path}, line {number}", os.path.join(folder, files[-1]), root, folder)
     return times, files

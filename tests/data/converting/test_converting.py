@@ -388,3 +388,63 @@ def test_yolo_without_names_of_classes_is_an_error(tmp_path: Path):
     write(root / "classes.txt", "cat\ndog\n")
     found = convert_dataset("yolo", root, tmp_path / "out")
     assert {split: len(images) for split, images in found.splits.items()} == {"train": 2, "val": 1}
+
+
+# ---- paths out of the source ----
+
+
+def outside_yolo(root: Path, secret: Path) -> Path:
+    yolo(root)
+    write(root / "list.txt", f"./images/train/a.png\n{secret}\n")
+    write(root / "data.yaml", "train: list.txt\nval: images/val\nnames: {0: cat, 1: dog}\n")
+    return root
+
+
+def outside_yolo_folder(root: Path, secret: Path) -> Path:
+    yolo(root)
+    write(root / "data.yaml", f"train: [images/train, {secret.parent}]\nval: images/val\nnames: {{0: cat, 1: dog}}\n")
+    return root
+
+
+def outside_labelme(root: Path, secret: Path) -> Path:
+    shape = {"label": "cat", "points": [[0, 0], [9, 9]], "shape_type": "rectangle"}
+    for split in ("train", "val"):
+        name = image(root / split / "images" / "a.png").name
+        labelme(root / split / "json", "a", [shape], imagePath=f"..\\images\\{name}")
+    labelme(root / "train", "secret", [shape], imagePath=str(secret))
+    return root
+
+
+def outside_coco(root: Path, secret: Path) -> Path:
+    coco(root, 8)
+    document = json.loads((root / "train.json").read_text())
+    document["images"][0]["file_name"] = f"../../{secret.parent.name}/{secret.name}"
+    write(root / "train.json", json.dumps(document))
+    return root
+
+
+@pytest.mark.filterwarnings("ignore:.* no text file")
+@pytest.mark.parametrize("make", [outside_yolo, outside_yolo_folder, outside_labelme, outside_coco])
+def test_images_outside_of_the_source_are_converted_only_if_allowed(tmp_path: Path, make: Any):
+    secret = image(tmp_path / "private" / "secret.png")
+    source, out = make(tmp_path / "in", secret), tmp_path / "out"
+    format = make.__name__.split("_")[1]
+    with pytest.raises(DataError, match=r"secret|private") as caught:
+        convert_dataset(format, source, out)
+    assert f"outside of {source}" in str(caught.value) and "--outside-paths" in str(caught.value)
+    assert not out.exists() and not out.with_name("out.partial").exists()
+    convert_dataset(format, source, out, outside_paths=True)
+    assert "secret.png" in [path.name for path in out.rglob("*.png")]
+    assert main(["data", "convert", format, str(source), str(tmp_path / "again"), "--outside-paths", "--quiet"]) == 0
+
+
+def test_names_with_parent_folders_are_written_below_the_result(tmp_path: Path):
+    source = outside_coco(tmp_path / "in", image(tmp_path / "private" / "0.png"))
+    document = json.loads((source / "train.json").read_text())
+    document["images"][1]["file_name"] = "0.png"
+    image(source / "train" / "0.png")
+    write(source / "train.json", json.dumps(document))
+    before = sorted(path for path in tmp_path.rglob("*"))
+    convert_dataset("coco", source, tmp_path / "out", outside_paths=True)
+    new = [path for path in tmp_path.rglob("*") if path not in before]
+    assert all(path.is_relative_to(tmp_path / "out") for path in new)

@@ -472,3 +472,53 @@ def test_real_data_sets_match_pycocotools(name: str, split: str) -> None:
                 np.array_equal(mask, reference.annToMask(record))
                 for mask, record in zip(np.asarray(targets["masks"]), records, strict=True)
             )
+
+
+# ---- paths out of the folder ----
+
+
+@pytest.mark.parametrize("form", ["../../secret.jpg", "a/../../../secret.jpg", "{absolute}"])
+def test_images_outside_of_their_folder_are_read_only_if_allowed(form: str, tmp_path: Path, write: Write) -> None:
+    name = form.format(absolute=tmp_path / "secret.jpg")
+    content = document()
+    content["images"][1]["file_name"] = name
+    root = write(content)
+    message = rf"train\.json: image 5 has the file_name '{re.escape(name)}', outside of .*set/train\. .*outside_paths"
+    with pytest.raises(DataError, match=message):
+        Coco("train", root=str(root))
+    allowed = Coco("train", root=str(root), outside_paths=True)
+    assert (
+        os.path.realpath(allowed.path(1)) == str(tmp_path / "secret.jpg") and len(allowed[1]["targets"]["boxes"]) == 2
+    )
+
+
+def test_a_cached_scan_does_not_allow_paths_outside(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("densevit.data.datasets.coco._LARGE_JSON", 0)
+    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
+    content = document()
+    content["images"][1]["file_name"] = "../secret.jpg"
+    root = write(content)
+    Coco("train", root=str(root), outside_paths=True)
+    with pytest.raises(DataError, match="outside_paths"):
+        Coco("train", root=str(root))
+
+
+def test_links_in_the_images_folder_and_absolute_paths_into_it_are_read(tmp_path: Path, write: Write) -> None:
+    content = document()
+    content["images"][0]["file_name"] = "linked/0.jpg"
+    content["images"][1]["file_name"] = str(tmp_path / "set" / "train" / "1.jpg")
+    content["images"][2]["file_name"] = "linked/../2.jpg"
+    elsewhere = tmp_path / "disk" / "images"
+    elsewhere.mkdir(parents=True)
+    (tmp_path / "set" / "train").mkdir(parents=True)
+    (tmp_path / "set" / "train" / "linked").symlink_to(elsewhere)
+    root = write(content)
+    assert (elsewhere / "0.jpg").is_file() and (tmp_path / "disk" / "2.jpg").is_file(), (
+        "the parent of the link's target"
+    )
+    with pytest.raises(DataError, match="image 10 has the file_name 'linked/../2.jpg', outside of"):
+        Coco("train", root=str(root))
+    content["images"][2]["file_name"] = "2.jpg"
+    assert len(Coco("train", root=str(write(content)))[1]["targets"]["boxes"]) == 2

@@ -285,3 +285,16 @@ def test_missing_files_name_the_option(write: Write) -> None:
     for option in ("annotations", "segments", "images"):
         with pytest.raises(DataError, match=rf"There is no .*nowhere\. Name it with data\.{option}"):
             dataset(root, **{option: "nowhere"})
+
+
+@pytest.mark.parametrize("section", ["images", "annotations"])
+def test_images_and_segments_outside_of_their_folders_are_read_only_if_allowed(section: str, write: Write) -> None:
+    content = document()
+    name = content[section][0]["file_name"]
+    content[section][0] = content[section][0] | {"file_name": f"../{name}"}
+    root = write(content)
+    Image.new("RGB", (4, 3)).save(root / "a.jpg")
+    save_segments(root / "annotations" / "a.png")
+    with pytest.raises(DataError, match=rf"image 42 has the file_name '\.\./{name}', outside of .*train2017"):
+        dataset(root)
+    assert len(dataset(root, outside_paths=True)) == 1

@@ -628,3 +628,20 @@ def test_middlebury_range_matches_the_calibration_formula(
     assert known.min().item() == pytest.approx(low) and known.max().item() == pytest.approx(high)
     assert known.median().item() == pytest.approx(median, abs=0.001)
     assert f"depth, {split}: {low:.3g} to {high:.3g} m, median {median:.2f}"[:-1] in capsys.readouterr().err
+
+
+def test_lists_name_files_outside_of_root_only_if_allowed(tmp_path: Path, write_image: Write, depth: Write) -> None:
+    write_image("secret.png")
+    depth("set/labels/a.png")
+    (tmp_path / "set/list.txt").write_text("../secret.png labels/a.png\n")
+    (tmp_path / "set/rgb.txt").write_text("1.00 ../secret.png\n")
+    (tmp_path / "set/depth.txt").write_text("1.01 labels/a.png\n")
+    by_name: Any = {"images": ".", "labels": "labels", "list_file": "list.txt"}
+    by_time: Any = {"images": "rgb.txt", "labels": "depth.txt"}
+    for where, message in ((by_name, r"list\.txt, line 1"), (by_time, r"rgb\.txt, line 1")):
+        with pytest.raises(
+            DataError, match=rf"{message}: .*\.\./secret\.png.* outside of .*set\. .*data\.outside_paths"
+        ):
+            DepthMaps("train", root=str(tmp_path / "set"), scale=0.001, **where)
+        allowed = DepthMaps("train", root=str(tmp_path / "set"), scale=0.001, outside_paths=True, **where)
+        assert metres(allowed) == METRES

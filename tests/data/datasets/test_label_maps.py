@@ -517,3 +517,33 @@ def test_camvid_loads_with_its_preset(split: str, count: int) -> None:
         with Image.open(dataset.label_path(index)) as file:
             stored = np.asarray(file)
         assert semantic(dataset, index) == np.where(stored == 11, 255, stored).tolist()
+
+
+@pytest.mark.parametrize(
+    "line", ["../secret.jpg\tlabels/a.png", "images/a.jpg\t../secret.png", "{root}/../secret.jpg\tlabels/a.png"]
+)
+def test_list_files_name_files_outside_of_root_only_if_allowed(
+    line: str, tmp_path: Path, write_image: Write, label: Write
+) -> None:
+    root = tmp_path / "set"
+    for folder in (".", "set/images"):
+        write_image(f"{folder}/{'a' if folder != '.' else 'secret'}.jpg")
+    label("secret.png")
+    label("set/labels/a.png")
+    (root / "list.txt").write_text(line.format(root=root) + "\n")
+    where: Any = {"root": str(root), "classes": NAMES, "images": "images", "labels": "labels", "list_file": "list.txt"}
+    with pytest.raises(DataError, match=r"list\.txt, line 1: .*secret.* is outside of .*set\. .*data\.outside_paths"):
+        LabelMaps("train", **where)
+    assert semantic(LabelMaps("train", outside_paths=True, **where)) == LABEL.tolist()
+
+
+def test_a_list_may_name_files_in_folders_outside_of_root_that_the_config_names(
+    tmp_path: Path, write_image: Write, label: Write
+) -> None:
+    write_image("images/a.jpg")
+    label("labels/a.png")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "list.txt").write_text("a.jpg a.png\n")
+    folders: Any = {"images": "../images", "labels": "../labels", "list_file": "list.txt"}
+    found = LabelMaps("train", root=str(tmp_path / "lists"), classes=NAMES, **folders)
+    assert semantic(found) == LABEL.tolist()

@@ -291,3 +291,17 @@ def test_unknown_splits_and_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[
         Shards("val", str(out))
     assert main(["shard", "x", "y", "--size", "big"]) == 2
     assert "'big' is not a number of bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../secret.tar", "{absolute}"])
+def test_an_index_names_shards_below_its_folder(name: str, tmp_path: Path) -> None:
+    folder = write(coco, tmp_path)[1]
+    index = folder / "index.json"
+    secret = folder.parent / "secret.tar"
+    document = json.loads(index.read_text())
+    entry = document["splits"]["train"]["shards"][0]
+    shutil.copyfile(folder / entry["name"], secret)
+    entry["name"] = name.format(absolute=secret)
+    index.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"index\.json names the shard .*secret\.tar., outside of "):
+        Shards("train", root=str(folder))
