@@ -1,9 +1,6 @@
 """Image inputs of `predict`: paths, URLs, bytes, file objects, PIL images, arrays and tensors."""
 
-import http.client
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,10 +12,8 @@ from torch import Tensor
 from densevit.data.io.images import check_bits, decode_image, read_image, to_rgb
 from densevit.data.io.tiff import check_bands, without_mapping
 from densevit.errors import DataError, DensevitError
+from densevit.inference.downloads import download
 from densevit.interfaces import Sample
-
-URL_TIMEOUT = 20.0
-"""Seconds without an answer after which the download of an image fails."""
 
 _KINDS = "a path, a URL, bytes, a file object, a PIL image, an array or a tensor"
 _ARRAY = "(H, W, 3) or (H, W)"
@@ -53,7 +48,7 @@ def as_sample(image: Any, image_id: int | str) -> Sample:
 def _pixels(image: Any, name: str) -> np.ndarray:
     """(H, W, 3) uint8. name: of the image, for messages where it has none of its own."""
     if isinstance(image, str) and "://" in image:
-        return decode_image(_download(image), image)
+        return decode_image(download(image), image)
     if isinstance(image, str | os.PathLike):
         return read_image(image)
     if isinstance(image, bytes | bytearray | memoryview):
@@ -67,26 +62,6 @@ def _pixels(image: Any, name: str) -> np.ndarray:
     if hasattr(image, "read"):
         return _of_file(image, name)
     raise DataError(f"{name} is a {type(image).__name__}. Expected {_KINDS}.")
-
-
-def _download(url: str) -> bytes:
-    if not url.startswith(("http://", "https://")):
-        raise DataError(f"{url}: only URLs of http and https are read. Download the image, and give its path.")
-    try:
-        request = urllib.request.Request(url, headers={"User-Agent": "densevit"})
-        with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as answer:
-            data, kind = answer.read(), answer.headers.get_content_type()
-    except urllib.error.HTTPError as error:
-        raise DataError(f"{url}: the server answers {error.code} {error.reason}. Check the address.") from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        late = isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
-        reason = f"no answer within {URL_TIMEOUT:g} s" if late else str(getattr(error, "reason", None) or error)
-        raise DataError(
-            f"{url} cannot be downloaded: {reason}. Check the address and the network, or give a file's path."
-        ) from None
-    if kind.startswith("text/"):
-        raise DataError(f"{url}: the server sends {kind}, not an image. Expected the address of an image file.")
-    return data
 
 
 def _of_file(file: Any, name: str) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from densevit.errors import DataError
-from densevit.inference import image_inputs
+from densevit.inference import downloads
 from densevit.inference.image_inputs import as_images, as_sample
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -202,7 +202,7 @@ def test_a_truncated_pil_image_is_an_error_that_names_its_file(tmp_path: Path):
 
 
 def test_a_wrong_url_is_an_error_that_names_it(address: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(image_inputs, "URL_TIMEOUT", 0.2)
+    monkeypatch.setattr(downloads, "URL_TIMEOUT", 0.2)
     for path, message in {
         "gone.png": "the server answers 404 Not Found. Check the address.",
         "page": "the server sends text/html, not an image",

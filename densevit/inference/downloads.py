@@ -1,0 +1,180 @@
+"""Downloads images of `predict` within bounds: bytes, seconds, and what a server may redirect to.
+
+The address comes from the caller and may be any, also one of this machine. Where a server redirects to is the server's
+choice: http and https only, and not from a public address into the caller's network.
+"""
+
+import contextlib
+import functools
+import http.client
+import ipaddress
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import IO, Any
+
+from densevit.errors import DataError
+
+URL_TIMEOUT = 20.0
+"""Seconds without an answer after which the download of an image fails."""
+URL_SECONDS = 120.0
+"""Seconds that the download of an image may take in all."""
+URL_BYTES = 256 * 2**20
+"""Bytes that a downloaded image may have."""
+
+_SCHEMES = ("http://", "https://")
+
+
+def download(url: str) -> bytes:
+    """The content of a URL of http or https. Raises DataError beyond the bounds above, and for forbidden redirects."""
+    if not url.lower().startswith(_SCHEMES):
+        raise DataError(f"{url}: only URLs of http and https are read. Download the image, and give its path.")
+    with _Route(url) as route:
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": "densevit"})
+            with route.opener().open(request, timeout=min(URL_TIMEOUT, URL_SECONDS)) as answer:
+                kind = answer.headers.get("Content-Type", "")
+                if kind.startswith("text/"):
+                    raise DataError(
+                        f"{url}: the server sends {kind}, not an image. Expected the address of an image file."
+                    )
+                content = b"".join(_parts(answer, url))
+                if route.is_over:  # which looks like the end of an answer without a length
+                    raise TimeoutError
+                return content
+        except urllib.error.HTTPError as error:
+            raise DataError(f"{url}: the server answers {error.code} {error.reason}. Check the address.") from None
+        except DataError:
+            raise
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            late = isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
+            reason = f"no answer within {URL_TIMEOUT:g} s" if late else str(getattr(error, "reason", None) or error)
+            reason = f"it is not complete after {URL_SECONDS:g} s" if route.is_over else reason
+            raise DataError(
+                f"{url} cannot be downloaded: {reason}. Check the address and the network, or give a file's path."
+            ) from None
+
+
+def _parts(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
+    """The content as it arrives. Raises DataError where it is too large, before all of it is in memory."""
+    total = answer.length or 0  # as announced
+    if total <= URL_BYTES:
+        total = 0
+        while part := answer.read1(2**16):
+            total += len(part)
+            if total > URL_BYTES:
+                break
+            yield part
+    if total > URL_BYTES:
+        raise DataError(
+            f"{url}: the server sends more than {URL_BYTES:,} bytes, the limit for a download. Download the image, and "
+            "give its path."
+        )
+    if answer.length:
+        raise http.client.IncompleteRead(b"", answer.length)
+
+
+class _Route:
+    """The connections of one download, with its redirects; within it, the last one is ended after URL_SECONDS."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.is_over = url, False
+        self._began_public: bool | None = None
+        self._socket: socket.socket | None = None
+        self._timer = threading.Timer(URL_SECONDS, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> "_Route":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def opener(self) -> urllib.request.OpenerDirector:
+        """Opens http and https only; files, ftp and data URLs have no handler."""
+        opener = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            _Redirects(self.url),
+            _Http(self),
+            _Https(self),
+        ):
+            opener.add_handler(handler)
+        return opener
+
+    def connected(self, connection: socket.socket) -> None:
+        """Checks the address of a new connection before a request is sent. Behind a proxy it is the proxy's."""
+        self._socket = connection
+        if self.is_over:
+            raise TimeoutError
+        address = connection.getpeername()[0]
+        public = is_public(address)
+        if self._began_public is None:
+            self._began_public = public
+        if self._began_public and not public:
+            connection.close()
+            raise DataError(
+                f"{self.url}: the server redirects to {address}, an address of this machine or its network, "
+                "which is not read. Download the image, and give its path."
+            )
+
+    def _end(self) -> None:
+        self.is_over = True
+        with contextlib.suppress(OSError, AttributeError):  # no connection yet, or closed
+            self._socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the internet: not private, loopback, link-local, shared or reserved."""
+    ip = ipaddress.ip_address(address)
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_global
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if not newurl.lower().startswith(_SCHEMES):
+            raise DataError(f"{self.url}: the server redirects to {newurl}; only http and https are read.")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, route: _Route) -> None:
+        super().__init__()
+        self._route = route
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(functools.partial(_connection, http.client.HTTPConnection, self._route), req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, route: _Route) -> None:
+        super().__init__()
+        self._route = route
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(functools.partial(_connection, http.client.HTTPSConnection, self._route), req)
+
+
+def _connection(
+    kind: type[http.client.HTTPConnection], route: _Route, host: str, **options: Any
+) -> http.client.HTTPConnection:
+    """A connection that shows its address to the route as soon as it has one."""
+    connection = kind(host, **options)
+    connect = connection.connect
+
+    def connect_and_check() -> None:
+        connect()
+        route.connected(connection.sock)
+
+    connection.connect = connect_and_check  # type: ignore[method-assign]
+    return connection
