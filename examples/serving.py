@@ -12,6 +12,7 @@ import argparse
 import io
 import json
 import threading
+import time
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,8 +21,19 @@ from urllib.parse import parse_qs, urlsplit
 import torch
 
 import densevit
+from densevit.data.io.file_errors import naming_file
+from densevit.data.io.large_images import open_image
 
-MAX_BYTES = 32 * 2**20  # of an image
+MAX_BYTES = 32 * 2**20  # of an image's file
+MAX_PIXELS = 32 * 2**20  # a few kilobytes of a file can hold gigabytes of pixels
+MAX_REQUESTS = 8  # that are read, wait or are answered at a time
+MAX_SECONDS = 30.0  # for which a client may send an image, and for which it waits for the model
+
+
+def pixels_of(image: bytes) -> int:
+    """The number of pixels by the header of an image file, before they are decoded."""
+    with naming_file("the body", "image", len(image)), open_image(io.BytesIO(image)) as opened:
+        return opened.width * opened.height
 
 
 def answer(result: densevit.Result) -> dict[str, Any]:
@@ -43,34 +55,64 @@ def answer(result: densevit.Result) -> dict[str, Any]:
 def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") -> ThreadingHTTPServer:
     """A server that answers POST requests with an image as their body, and GET /health."""
     lock = threading.Lock()  # one image at a time on the model, which bounds the memory
+    places = threading.BoundedSemaphore(MAX_REQUESTS)
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = 30.0  # seconds without a byte from a client
+        timeout = MAX_SECONDS  # without a byte from a client
 
         def do_GET(self) -> None:  # named by http.server
             known = urlsplit(self.path).path == "/health"
             self._send(200 if known else 404, "text/plain", b"ok" if known else b"POST an image to / or /drawn.")
 
         def do_POST(self) -> None:  # named by http.server
-            address = urlsplit(self.path)
-            length = int(self.headers.get("Content-Length") or 0)
-            if not 0 < length <= MAX_BYTES:
-                self._send(413, "text/plain", f"Expected an image of at most {MAX_BYTES} bytes.".encode())
+            if not places.acquire(blocking=False):
+                self._send(503, "text/plain", f"{MAX_REQUESTS} images wait already. Try again.".encode())
                 return
             try:
+                self._send(*self._reply())
+            finally:
+                places.release()
+
+        def _reply(self) -> tuple[int, str, bytes]:
+            """Status, kind and content of the answer to an image."""
+            length = self.headers.get("Content-Length")
+            if length is None:
+                return 411, "text/plain", b"Expected a Content-Length."
+            if not (length.isascii() and length.isdecimal() and 0 < len(length) < 20 and int(length)):
+                return 400, "text/plain", b"Expected a Content-Length of some bytes."
+            if int(length) > MAX_BYTES:
+                return 413, "text/plain", f"Expected an image of at most {MAX_BYTES:,} bytes.".encode()
+            address = urlsplit(self.path)
+            try:
                 threshold = float(parse_qs(address.query).get("threshold", ["0.5"])[0])
-                image = self.rfile.read(length)  # not within the lock: a slow client would block the others
-                with lock:
+                image = self._read(int(length))  # not within the lock: a slow client would block the others
+                if pixels_of(image) > MAX_PIXELS:
+                    return 413, "text/plain", f"Expected an image of at most {MAX_PIXELS:,} pixels.".encode()
+                if not lock.acquire(timeout=MAX_SECONDS):
+                    return 503, "text/plain", f"The model was busy for {MAX_SECONDS:g} s. Try again.".encode()
+                try:
                     result = predictor.predict(image, threshold=threshold)
+                finally:
+                    lock.release()
             except ValueError as error:  # densevit's errors are ValueErrors
-                self._send(400, "text/plain", str(error).encode())
-                return
+                return 400, "text/plain", str(error).encode(errors="backslashreplace")
             if address.path == "/drawn":
                 file = io.BytesIO()
                 result.draw().save(file, "JPEG")
-                self._send(200, "image/jpeg", file.getvalue())
-            else:
-                self._send(200, "application/json", json.dumps(answer(result)).encode())
+                return 200, "image/jpeg", file.getvalue()
+            return 200, "application/json", json.dumps(answer(result)).encode()
+
+        def _read(self, length: int) -> bytes:
+            """The body. Raises ValueError where it is shorter, or takes longer than MAX_SECONDS."""
+            content, end = b"", time.monotonic() + MAX_SECONDS
+            while len(content) < length and time.monotonic() < end:
+                part = self.rfile.read1(length - len(content))
+                if not part:
+                    break
+                content += part
+            if len(content) < length:
+                raise ValueError(f"The body has {len(content)} of {length} bytes.")
+            return content
 
         def _send(self, status: int, kind: str, content: bytes) -> None:
             self.send_response(status)

@@ -4,9 +4,13 @@ import importlib.util
 import io
 import json
 import socket
+import struct
 import threading
+import time
 import urllib.error
 import urllib.request
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -47,7 +51,7 @@ def test_serving_answers_with_objects_maps_and_drawings(project: Path):
             found = json.load(reply)
         with urllib.request.urlopen(f"{address}/drawn", file.getvalue(), timeout=30) as reply:
             assert Image.open(io.BytesIO(reply.read())).format == "JPEG"
-        for path, body, status in (("", b"no image", 400), ("?threshold=x", file.getvalue(), 400), ("", b"", 413)):
+        for path, body, status in (("", b"no image", 400), ("?threshold=x", file.getvalue(), 400), ("", b"", 400)):
             with pytest.raises(urllib.error.HTTPError) as error:
                 urllib.request.urlopen(f"{address}/{path}", body, timeout=30)
             assert error.value.code == status
@@ -63,6 +67,95 @@ def test_serving_answers_with_objects_maps_and_drawings(project: Path):
     assert [one["box"] for one in found["boxes"]] == expected.boxes.tolist()
     assert sum(found["ground"].values()) == pytest.approx(1)
     assert found["depth"]["inverse_depth"][1] == pytest.approx(expected.maps["inverse_depth"].max().item())
+
+
+class Slow:
+    """A model that takes its time, and holds what it was given."""
+
+    def __init__(self) -> None:
+        self.images: list[bytes] = []
+        self.go_on = threading.Event()
+
+    def predict(self, image: bytes, threshold: float) -> None:
+        self.images.append(image)
+        self.go_on.wait(20)
+        raise ValueError("predicted")
+
+
+@pytest.fixture
+def slow(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, Slow, int]]:
+    """The module of the example, a slow model, and the port of its server."""
+    module, model = example(project, "serving"), Slow()
+    server = module.server(model, 0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield module, model, server.server_port
+    model.go_on.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def reply_to(port: int, head: str, body: bytes = b"") -> tuple[int, bytes]:
+    """Status and content of the answer to a request as written."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(f"POST / HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode() + body)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(2**16), b""))
+    return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("", 411),
+        ("Transfer-Encoding: chunked\r\n", 411),
+        ("Content-Length: many\r\n", 400),
+        ("Content-Length: -1\r\n", 400),
+        ("Content-Length: 1_0\r\n", 400),
+        (f"Content-Length: {'9' * 5000}\r\n", 400),
+        ("Content-Length: 99999999999\r\n", 413),
+        ("Content-Length: 100\r\n", 400),
+    ],
+)
+def test_serving_answers_wrong_lengths(head: str, status: int, slow: tuple[ModuleType, Slow, int]) -> None:
+    _, model, port = slow
+    assert reply_to(port, head, b"few bytes")[0] == status
+    assert not model.images
+
+
+@pytest.mark.parametrize("side", [6_000, 20_000, 2**31 - 1])
+def test_serving_refuses_many_pixels_in_few_bytes(side: int, slow: tuple[ModuleType, Slow, int]) -> None:
+    _, model, port = slow
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    png += struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    status, content = reply_to(port, f"Content-Length: {len(png)}\r\n", png)
+    assert status == (413 if side < 2**15 else 400) and (b"33,554,432" if side < 2**15 else b"1,073,741,824") in content
+    assert not model.images, "refused by its header"
+
+
+def test_serving_has_a_queue_of_some_requests_and_seconds(slow: tuple[ModuleType, Slow, int]) -> None:
+    module, model, port = slow
+    module.MAX_SECONDS = 0.5
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    body, answers = file.getvalue(), []
+
+    def ask() -> None:
+        answers.append(reply_to(port, f"Content-Length: {len(body)}\r\n", body)[0])
+
+    first, second = threading.Thread(target=ask), threading.Thread(target=ask)
+    first.start()
+    while not model.images:
+        time.sleep(0.01)
+    second.start()
+    second.join(20)
+    assert answers == [503], "it waited for the model for half a second"
+    model.go_on.set()
+    first.join(20)
+    assert answers == [503, 400], "the model's own answer"
 
 
 def test_fine_tuning_trains_and_predicts(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
