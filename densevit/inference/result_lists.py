@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from densevit.errors import DataError, DensevitError
+from densevit.evaluation.csv_cells import escaped, unescaped
 from densevit.interfaces import Class
 
 SETTINGS = "predict.json"
@@ -44,14 +45,20 @@ class JsonList:
 
 
 class CsvTable:
-    """A CSV file whose columns are those of its first row. kept: as of `JsonList`."""
+    """A CSV file whose columns are those of its first row; text that a spreadsheet would run is escaped.
+
+    kept: as of `JsonList`.
+    """
 
     def __init__(self, path: Path, kept: Collection[int | str] = ()) -> None:
         rows = []
         if kept and path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
                 names = {str(image_id) for image_id in kept}
-                rows = [row for row in csv.DictReader(file) if None not in row.values() and row["image_id"] in names]
+                read = [row for row in csv.DictReader(file) if None not in row.values()]
+            rows = [
+                row for row in ({key: unescaped(row[key]) for key in row} for row in read) if row["image_id"] in names
+            ]
         partial = path.with_name(f"{path.name}.partial")
         self._file = partial.open("w", newline="", encoding="utf-8")
         self._writer: csv.DictWriter[str] | None = None
@@ -69,7 +76,7 @@ class CsvTable:
         for row in rows:
             self.begin(row)
             assert self._writer is not None
-            self._writer.writerow(dict(row))
+            self._writer.writerow({key: escaped(value) for key, value in row.items()})
 
     def flush(self) -> None:
         self._file.flush()

@@ -17,6 +17,7 @@ from densevit.cli import main
 from densevit.data.io.videos import VideoFrames, count_frames
 from densevit.errors import DataError
 from densevit.inference.image_files import ImageFile
+from densevit.inference.result_lists import CsvTable
 from densevit.inference.results import PredictionFiles
 from tests.inference.test_predict_command import CLASSES, StandIn, model, photos, read  # noqa: F401  # fixtures
 
@@ -197,6 +198,16 @@ def test_the_table_has_the_objects_above_the_threshold(model: StandIn, photos: P
     assert len(read("none/predictions.json")) == 2
     assert main(["predict", "run", "b/cat.png", "--out", "none"]) == 2
     assert "remove this one first, or add --resume to go on in it" in " ".join(capsys.readouterr().err.split())
+
+
+def test_names_that_a_spreadsheet_runs_begin_with_an_apostrophe_also_after_resuming(tmp_path: Path) -> None:
+    row = {"image": "=1+1.png", "image_id": "=1+1.png", "class": "@cat", "x": -1.5}
+    for kept in ((), ("=1+1.png",)):
+        table = CsvTable(tmp_path / "predictions.csv", kept)
+        table.extend([] if kept else [row, row | {"image_id": "other"}])
+        table.close()
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [list(row), ["'=1+1.png", "'=1+1.png", "'@cat", "-1.5"]]
 
 
 def test_resuming_after_a_kill_gives_the_files_of_one_prediction(model: StandIn, photos: Path) -> None:  # noqa: F811
