@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from densevit.errors import printable
+
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -14,10 +16,13 @@ def track(items: Iterable[T], description: str, total: int, quiet: bool = False)
     if quiet:
         yield from items
     elif sys.stderr.isatty():
-        from rich.console import Console
+        from rich.markup import escape
         from rich.progress import track as bar
 
-        yield from bar(items, description, total, console=Console(stderr=True), transient=True)
+        from densevit.terminal import text_console
+
+        text = escape(printable(description))  # the column of the bar reads markup on every console
+        yield from bar(items, text, total, console=text_console(stderr=True), transient=True)
     else:
         yield from _lines(items, description, total)
 
@@ -30,7 +35,7 @@ def _lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
             left = duration((now - start) / done * (total - done))
-            print(f"{description}: {done:,} of {total:,}, {left} left", file=sys.stderr, flush=True)
+            print(f"{printable(description)}: {done:,} of {total:,}, {left} left", file=sys.stderr, flush=True)
 
 
 def speed(images_per_second: float) -> str:

@@ -99,7 +99,7 @@ def test_output_whose_reader_ends_is_no_error():
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait() == 141
+        assert process.wait() == 0
 
 
 def test_warnings_have_their_usual_format_after_a_command(capsys):

@@ -6,8 +6,6 @@ the flags of `densevit.cli.output`, and write through `args.output`.
 
 import argparse
 import importlib
-import os
-import select
 import shlex
 import sys
 import warnings
@@ -16,8 +14,8 @@ from types import ModuleType
 
 import densevit
 from densevit.errors import DensevitError, did_you_mean, printable
+from densevit.streams import unfailing_output
 
-_SIGPIPE = 128 + 13  # the exit code of a process ended by this signal
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("densevit.cli.train", "train a model; leaves a run folder"),
     "evaluate": ("densevit.cli.evaluate", "evaluate a run on its validation data or on other data"),
@@ -46,8 +44,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0, 2 for an error that the user can fix, 130 after Ctrl-C.
 
-    141, as the shell has it, if the reader of stdout ends first.
+    A command whose reader ends first, as in `densevit train ... | head`, goes on without output.
     """
+    with unfailing_output():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or given[0] in ("-h", "--help"):
         print(_overview())
@@ -73,8 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno is None:  # not raised by the operating system
             raise
-        if isinstance(error, BrokenPipeError) and _output_has_no_reader():
-            return _SIGPIPE
         print(printable(_os_error(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -82,19 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     finally:
         warnings.formatwarning = usual
-
-
-def _output_has_no_reader() -> bool:
-    """Whether the reader of stdout has ended, as in `densevit config detr_swin | head`; discards what is left."""
-    try:
-        poll = select.poll()
-        poll.register(sys.stdout.fileno(), select.POLLERR)
-    except (AttributeError, OSError):  # not on Windows; stdout is no file
-        return False
-    if not poll.poll(0):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
 
 
 def _one_line(

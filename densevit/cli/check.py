@@ -70,11 +70,12 @@ def read_options(given: Sequence[str]) -> dict[str, Any]:
 
 def show(title: str, checks: "Iterator[Result]") -> "list[Result]":
     """Prints a table of results; in a terminal it grows while the checks run."""
-    from rich.console import Console
     from rich.live import Live
 
+    from densevit.terminal import text_console
+
     results: list[Result] = []
-    console = Console()
+    console = text_console()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         for result in checks:
             results.append(result)

@@ -50,10 +50,11 @@ class Output:
             if isinstance(renderable, str):
                 print(printable(renderable))
             else:
-                from rich.console import Console
                 from rich.text import Text
 
-                Console(highlight=False).print(renderable, soft_wrap=isinstance(renderable, Text))
+                from densevit.terminal import text_console
+
+                text_console().print(renderable, soft_wrap=isinstance(renderable, Text))
 
     def result(self, values: Mapping[str, Any]) -> None:
         """Prints the command's result as JSON if `--json` is given; numbers that are not finite become null."""

@@ -13,7 +13,7 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import ProgressBar as LightningBar
 from pytorch_lightning.loggers import Logger
-from rich import get_console, reconfigure
+from rich import get_console
 from rich.console import Console
 
 from densevit import config as configs
@@ -28,6 +28,7 @@ from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor
 from densevit.model import DenseModel, build_model
 from densevit.model.parameter_groups import parameter_groups, parameter_rates
+from densevit.terminal import TEXT, use_text_console
 from densevit.training import evaluation
 from densevit.training.best_epoch import BestEpoch
 from densevit.training.budget import Budget
@@ -205,8 +206,8 @@ def _run(
     given_loggers: Sequence[Logger],
 ) -> Run:
     keep_freed_memory()
-    reconfigure(**CONSOLE, quiet=get_console().quiet, stderr=get_console().stderr)
-    console = get_console()  # the console of the progress bar: lines are printed above it
+    # the console of the progress bar: lines are printed above it
+    console = use_text_console(**CONSOLE, quiet=get_console().quiet, stderr=get_console().stderr)
     silence_lightning()
     configs.check_plugins(config)
     check_sharding(config)
@@ -281,7 +282,7 @@ def _run(
             if changed:
                 console.print("Differences from the checkpoint's config:")
                 for key, change in changed.items():
-                    console.print(f"  {key}: {change}", markup=False)
+                    console.print(f"  {key}: {change}")
                 if changed.keys() & _INPUT:
                     console.print(_OTHER_INPUT.format(folder))
             for fit in fits:
@@ -342,7 +343,7 @@ def _trainer(config: Config, console: Console, callbacks: Sequence[lightning.Cal
     )
     return build_trainer(
         section,
-        callbacks=[ProgressBar(console_kwargs=CONSOLE)] if own_bar else [],
+        callbacks=[ProgressBar(console_kwargs=CONSOLE | TEXT)] if own_bar else [],
         max_epochs=-1,  # the budget ends the training
         check_val_every_n_epoch=None,
         gradient_clip_val=section.clip_grad_norm,

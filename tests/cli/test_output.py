@@ -1,10 +1,14 @@
 """Flags that all commands have, and what they write where."""
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from densevit import progress
 from densevit.cli import COMMANDS, command, main
@@ -111,3 +115,61 @@ def test_redirected_training_prints_a_line_when_half_a_minute_is_over(
         f"step {n} of 4" for n in (1, 2, 3, 4)
     ]
     assert [line for line in lines if line.startswith("validation: ")]
+
+
+# ---- names from files, and streams ----
+
+HOSTILE = "[/x] [red] :smile: \x1b[31m \x9b1m \ud800 é"
+SHOWN = r"[/x] [red] :smile: \x1b[31m \x9b1m \ud800 é"
+
+
+def test_tables_and_lines_show_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(HOSTILE)
+    table.add_row(HOSTILE)
+    table.add_row(Text(HOSTILE, "bold"))
+    for shown in (table, Text(HOSTILE), HOSTILE):
+        output().show(shown)
+    said = capsys.readouterr().out
+    assert said.count(SHOWN) == 5 and "\x1b" not in said
+
+
+def test_a_run_folder_with_markup_in_its_name_is_trained_and_printed(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "tiny.yaml", "--run-dir", "m[/x]\x1b[1m"]) == 0
+    assert r"writing to m[/x]\x1b[1m/" in capsys.readouterr().out
+
+
+def run(arguments: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    """A command line of a shell in which `densevit` is this densevit."""
+    shell = f'densevit() {{ "{sys.executable}" -m densevit "$@"; }}; set -o pipefail; {arguments}'
+    given = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    return subprocess.run(["bash", "-c", shell], cwd=folder, env=given, capture_output=True, timeout=300)
+
+
+@pytest.mark.parametrize("redirection", [">&-", "| head -c 1", ">&- 2>&-", "2>&1 | head -c 1"])
+def test_a_training_without_a_reader_is_complete(redirection: str, tiny: Path) -> None:
+    done = run(f"densevit train tiny.yaml --run-dir run {redirection}", tiny)
+    assert done.returncode == 0, done.stderr
+    assert (tiny / "run" / "report.html").is_file() and (tiny / "run" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"},
+                                         {"PYTHONIOENCODING": "ascii:strict", "LANG": "C"}])  # fmt: skip
+def test_any_encoding_of_the_terminal_shows_all_names(environment: dict[str, str], tiny: Path) -> None:
+    document = {
+        "images": [{"id": 1, "file_name": "1.png"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]}],
+        "categories": [{"id": 1, "name": "猫 → é"}],
+    }
+    for split in ("train", "val"):
+        (tiny / "set" / split).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tiny / "set" / split / "1.png")
+        (tiny / "set" / f"{split}.json").write_text(json.dumps(document))
+    arguments = "data convert coco set 'ö→' --splits train=1; densevit doctor set --out page.html"
+    done = run(f"densevit {arguments}", tiny, **environment)
+    assert b"Traceback" not in done.stderr and done.returncode in (0, 1), done.stderr
+    assert b"\\u732b" in done.stdout and (tiny / "page.html").is_file()

@@ -1,7 +1,6 @@
 """Validates all files of a data set before training, in threads, so that a bad one is not found in epoch three."""
 
 import os
-import sys
 import time
 import warnings
 from collections import defaultdict
@@ -12,12 +11,12 @@ from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from densevit.data.datasets.examination import current_examination, record_files
 from densevit.data.io.images import check_image
 from densevit.errors import DataError, UnreadableFileError
+from densevit.terminal import text_console
 
 THREADS = min(32, 2 * (os.cpu_count() or 1))
 _CHUNK = 32  # files that a thread takes at a time
@@ -80,7 +79,7 @@ def for_each(
         return len(part)
 
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn())
-    bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+    bar = Progress(*columns, console=text_console(stderr=True), transient=True)
     task, begin, shown = bar.add_task("", total=len(indices)), time.monotonic(), False
     with ThreadPoolExecutor(THREADS) as threads:
         try:

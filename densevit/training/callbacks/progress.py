@@ -12,9 +12,10 @@ from rich.console import Console
 
 from densevit import progress
 from densevit.progress import duration, speed
+from densevit.terminal import escaping
 from densevit.training.dense_module import DenseModule
 
-CONSOLE = {"highlight": False, "soft_wrap": True}  # paths are not wrapped
+CONSOLE: dict[str, Any] = {"soft_wrap": True}  # paths are not wrapped
 
 
 class RemainingTime:
@@ -41,6 +42,12 @@ class ProgressBar(RichProgressBar):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.remaining = RemainingTime()
+
+    def _init_progress(self, trainer: lightning.Trainer) -> None:
+        before = self.progress
+        super()._init_progress(trainer)
+        if self.progress is not before:  # Lightning has made the global console anew
+            escaping(get_console())
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

@@ -1,0 +1,57 @@
+"""stdout and stderr of the command line: a letter or a reader that is missing ends no training."""
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def unfailing_output() -> Iterator[None]:
+    """Within, what is written to stdout and stderr never raises for its characters or for lack of a reader.
+
+    Letters that the encoding lacks are escaped. After the reader of a pipe has ended, as in `densevit train ... |
+    head`, and where the stream was closed before the start, output is discarded. Full disks are errors still.
+    """
+    given: tuple[Any, Any] = sys.stdout, sys.stderr
+    opened: tuple[Any, Any] = _unfailing(given[0], sys.__stdout__), _unfailing(given[1], sys.__stderr__)
+    sys.stdout, sys.stderr = opened
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = given
+        for stream in opened:
+            stream.flush()
+
+
+def _unfailing(stream: Any, own: Any) -> Any:
+    """A stream for the same file. own: the process's; another one, as of a test or a notebook, stays as it is."""
+    if stream is None:  # closed before the start, as by >&-
+        return open(os.devnull, "w", encoding="utf-8")
+    if stream is not own:
+        return stream
+    stream.flush()
+    raw = _Discarding(stream.fileno(), "w", closefd=False)
+    buffer: Any = raw if stream.write_through else io.BufferedWriter(raw)
+    return io.TextIOWrapper(
+        buffer,
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+class _Discarding(io.FileIO):
+    """A file that discards what is written after its reader has ended."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self.fileno())
+            os.close(nothing)
+            return super().write(data)
