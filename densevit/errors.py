@@ -70,6 +70,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else plural}"
 
 
+def has_surrogates(text: str) -> bool:
+    """Whether text has half of a surrogate pair, which UTF-8 cannot encode: from JSON, or a file name's wrong bytes."""
+    return re.search(r"[\ud800-\udfff]", text) is not None
+
+
 def printable(text: str) -> str:
     """Escapes control characters, except line breaks, which a terminal would interpret."""
     return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], text)

@@ -1,6 +1,9 @@
-"""Text in CSV files that a spreadsheet would run as a formula: `=cmd|...` as a class of somebody else's data set."""
+"""Text in CSV files: what a spreadsheet would run as a formula, as the class `=cmd|...` of somebody else's data set."""
 
 from typing import Any
+
+FORM: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+"""How CSV files are opened. Names of files that are no UTF-8 keep their bytes."""
 
 _BEGINS_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 

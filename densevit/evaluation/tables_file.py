@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from densevit.errors import DataError, one_line
-from densevit.evaluation.csv_cells import escaped, unescaped
+from densevit.evaluation.csv_cells import FORM, escaped, unescaped
 from densevit.interfaces import Evaluator, Plot, Table
 
 PLOTS, IMAGES, LOWER = "plots.json", "images", "lower_is_better.json"
@@ -62,14 +62,14 @@ def _plot(x: str, y: str, curves: Mapping[str, list[list[float]]], whole: bool) 
 
 def write(table: Table, path: Path) -> None:
     """Writes a table's rows. Text that a spreadsheet would run is written as `csv_cells.escaped` has it."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", **FORM) as file:
         csv.writer(file).writerows([escaped(cell) for cell in row] for row in table)
 
 
 def read(path: Path) -> list[list[str]]:
     """Reads the rows of a file written by `write`, as text."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(**FORM) as file:
             return [[unescaped(cell) for cell in row] for row in csv.reader(file)]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: expected a table as CSV; found: {error}") from error

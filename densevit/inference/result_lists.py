@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from densevit.errors import DataError, DensevitError
-from densevit.evaluation.csv_cells import escaped, unescaped
+from densevit.evaluation.csv_cells import FORM, escaped, unescaped
 from densevit.interfaces import Class
 
 SETTINGS = "predict.json"
@@ -53,14 +53,14 @@ class CsvTable:
     def __init__(self, path: Path, kept: Collection[int | str] = ()) -> None:
         rows = []
         if kept and path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(**FORM) as file:
                 names = {str(image_id) for image_id in kept}
                 read = [row for row in csv.DictReader(file) if None not in row.values()]
             rows = [
                 row for row in ({key: unescaped(row[key]) for key in row} for row in read) if row["image_id"] in names
             ]
         partial = path.with_name(f"{path.name}.partial")
-        self._file = partial.open("w", newline="", encoding="utf-8")
+        self._file = partial.open("w", **FORM)
         self._writer: csv.DictWriter[str] | None = None
         self.extend(rows)
         self.flush()

@@ -6,6 +6,8 @@ from typing import Any, TypedDict
 
 from torch import Tensor
 
+from densevit.errors import DataError, has_surrogates
+
 Color = tuple[int, int, int]
 
 VOID = -1  # panoptic id of pixels without a segment
@@ -20,6 +22,13 @@ class Class:
     file_id: int  # id in annotation files (COCO: 1 ... 90), used again in prediction files and evaluation
     color: Color  # RGB, 0 ... 255
     thing: bool = True  # countable ("thing"); False for "stuff"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.name, str) and has_surrogates(self.name):
+            raise DataError(
+                f"The class {self.name!r} (id {self.file_id}) has half of a surrogate pair in its name, which no text "
+                "file can hold. Correct the name where the classes are listed."
+            )
 
 
 Targets = dict[str, Any]

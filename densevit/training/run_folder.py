@@ -11,7 +11,7 @@ import pytorch_lightning as lightning
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import distributed
 
-from densevit.errors import ConfigError, DensevitError
+from densevit.errors import ConfigError, DensevitError, has_surrogates
 
 _RUN_DIR = "DENSEVIT_RUN_DIR"  # set for child processes: the id of this process and the folder
 
@@ -61,6 +61,10 @@ def choose_together(trainer: lightning.Trainer, choose: Callable[[], Path]) -> P
 
 def choose(name: str, wanted: Path | None) -> Path:
     """Creates the run's folder: `wanted`, which must be empty or new, or else the next free `runs/NAME`."""
+    if has_surrogates(str(wanted or name)):
+        raise ConfigError(
+            f"--run-dir {wanted or name}: the name is no UTF-8 text, as model files need. Fix: name another folder."
+        )
     try:
         if wanted is not None:
             if wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):

@@ -32,7 +32,7 @@ def write_page(
     links = "".join(f'<a href="#s{n}">{escape(name)}</a>' for n, (name, _) in enumerate(sections))
     bar = f"<nav>{links}</nav>" if contents else ""
     page = PAGE.format(title=escape(title), style=STYLE + style, about=escape(about), body=bar + body)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")  # file names may be no UTF-8
 
 
 def missing(text: str) -> str:

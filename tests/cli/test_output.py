@@ -13,6 +13,7 @@ from PIL import Image
 from densevit import progress
 from densevit.cli import COMMANDS, command, main
 from densevit.cli.output import Output
+from densevit.visualization.html_page import write_page
 
 
 def output(**flags: bool) -> Output:
@@ -173,3 +174,18 @@ def test_any_encoding_of_the_terminal_shows_all_names(environment: dict[str, str
     done = run(f"densevit {arguments}", tiny, **environment)
     assert b"Traceback" not in done.stderr and done.returncode in (0, 1), done.stderr
     assert b"\\u732b" in done.stdout and (tiny / "page.html").is_file()
+
+
+def test_a_run_folder_whose_name_is_no_utf8_is_refused_before_the_training(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "tiny.yaml", "--run-dir", os.fsdecode(b"r\xff")]) == 2
+    assert capsys.readouterr().err.startswith(
+        r"--run-dir r\udcff: the name is no UTF-8 text, as model files need. Fix:"
+    )
+    assert [path.name for path in tiny.iterdir()] == ["tiny.yaml"]
+
+
+def test_pages_show_file_names_that_are_no_utf8(tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", os.fsdecode(b"<\xff>"), "about", [])
+    assert r"<title>&lt;\udcff&gt;" in (tmp_path / "page.html").read_text("utf-8")

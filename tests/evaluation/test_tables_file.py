@@ -1,6 +1,7 @@
 """Tables, plots and image scores as files."""
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,7 @@ def test_a_damaged_file_is_reported(tmp_path: Path, text: str):
 
 FORMULAS = ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "＝1", "'=1", "''@a"]
 HARMLESS = ["cat", "-5", "+0.5", "'quoted'", "a=b", "", "'"]
+NO_UTF8 = os.fsdecode(b"a\xff.png")  # the name of a file
 
 
 def test_text_that_a_spreadsheet_runs_is_written_with_an_apostrophe_and_read_back(tmp_path: Path):
@@ -70,3 +72,9 @@ def test_text_that_a_spreadsheet_runs_is_written_with_an_apostrophe_and_read_bac
     assert written == [*(f"'{text}" for text in FORMULAS), *HARMLESS]
     assert [row[0] for row in tables_file.read(tmp_path / "classes-pets.csv")][1:] == texts
     assert tables_file.read_values(tmp_path / "classes-pets.csv")[1] == [FORMULAS[0], -0.5]
+
+
+def test_names_of_files_that_are_no_utf8_are_written_as_the_bytes_they_are(tmp_path: Path):
+    tables_file.write([["image", "score"], [NO_UTF8, 0.5]], tmp_path / "images-pets.csv")
+    assert b"a\xff.png,0.5" in (tmp_path / "images-pets.csv").read_bytes()
+    assert tables_file.read(tmp_path / "images-pets.csv")[1] == [NO_UTF8, "0.5"]

@@ -113,7 +113,7 @@ def _file_names(images: list[AnnotatedImage], source: Path) -> list[str]:
         if count[name] > 1:
             with suppress(ValueError):  # a path of a list file, outside of the source
                 name = Path(os.path.normpath(image.path)).relative_to(os.path.normpath(source)).as_posix()
-        names.append(name)
+        names.append(name.encode(errors="backslashreplace").decode())  # json is UTF-8, file names may be none
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"{source}: two images are called {twice}. Rename one of them.")

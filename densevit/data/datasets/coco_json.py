@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from densevit.errors import DataError
+from densevit.errors import DataError, has_surrogates
 from densevit.interfaces import Class
 from densevit.options import shown
 
@@ -135,7 +135,7 @@ def is_number(value: Any) -> bool:
 
 def is_identifier(name: Any) -> bool:
     if isinstance(name, str):
-        return len(name) <= _LONGEST_NAME
+        return len(name) <= _LONGEST_NAME and not has_surrogates(name)
     return isinstance(name, int) and not isinstance(name, bool) and -_INT64 <= name < _INT64
 
 
@@ -143,7 +143,7 @@ def _file_names(file: Path, images: Sequence[Mapping[str, Any]]) -> list[str]:
     names = column_of(file, "image", images, "file_name")
     for image, name in zip(images, names, strict=True):
         good = isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and "\0" not in name
-        if not good or any("\ud800" <= letter <= "\udfff" for letter in name):
+        if not good or has_surrogates(name):
             raise DataError(
                 f"{file}: image {shown(image.get('id'))} has the file_name {shown(name)}; expected a path below the "
                 "folder of the images."
@@ -171,7 +171,7 @@ def classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
             raise DataError(
                 f"{file}: category {name!r} has the id {shown(file_id)}; expected a whole number of 64 bits."
             )
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str) or not name.strip() or has_surrogates(name):
             raise DataError(f"{file}: category {file_id} has the name {shown(name)}; expected text.")
         title = " ".join(name.split())
         if title in known:

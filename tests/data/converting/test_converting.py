@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -448,3 +449,14 @@ def test_names_with_parent_folders_are_written_below_the_result(tmp_path: Path):
     convert_dataset("coco", source, tmp_path / "out", outside_paths=True)
     new = [path for path in tmp_path.rglob("*") if path not in before]
     assert all(path.is_relative_to(tmp_path / "out") for path in new)
+
+
+def test_file_names_that_are_no_utf8_are_written_as_escapes(tmp_path: Path):
+    yolo(tmp_path / "in")
+    folder = os.fsencode(tmp_path / "in" / "images" / "val")
+    os.rename(folder + b"/c.png", folder + b"/\xff.png")
+    (tmp_path / "in" / "labels" / "val" / "c.txt").rename(tmp_path / "in" / "labels" / "val" / os.fsdecode(b"\xff.txt"))
+    with pytest.warns(UserWarning, match="no text file"):
+        convert_dataset("yolo", tmp_path / "in", tmp_path / "out")
+    assert annotations(tmp_path / "out" / "val.json", "\\udcff.png")[0]["class"] == "cat"
+    assert len(densevit.create_dataset("coco", "val", root=str(tmp_path / "out"))) == 1

@@ -522,3 +522,18 @@ def test_links_in_the_images_folder_and_absolute_paths_into_it_are_read(tmp_path
         Coco("train", root=str(root))
     content["images"][2]["file_name"] = "2.jpg"
     assert len(Coco("train", root=str(write(content)))[1]["targets"]["boxes"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "message"),
+    [
+        ("categories", "name", r"category 90 has the name '\\ud800'; expected text"),
+        ("images", "id", r"the image 0\.jpg has the id '\\ud800'; expected a whole number of 64 bits, or text"),
+        ("annotations", "id", r"the annotation at position 0 has the id '\\ud800'"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_no_text(section: str, key: str, message: str, write: Write) -> None:
+    content = document()
+    content[section][0][key] = "\ud800"  # valid json, but no file can hold it
+    with pytest.raises(DataError, match=message):
+        Coco("train", root=str(write(content)))

@@ -547,3 +547,9 @@ def test_a_list_may_name_files_in_folders_outside_of_root_that_the_config_names(
     folders: Any = {"images": "../images", "labels": "../labels", "list_file": "list.txt"}
     found = LabelMaps("train", root=str(tmp_path / "lists"), classes=NAMES, **folders)
     assert semantic(found) == LABEL.tolist()
+
+
+def test_class_names_that_no_file_can_hold_raise(tmp_path: Path, pairs: Write) -> None:
+    pairs()
+    with pytest.raises(DataError, match=r"The class '\\udcff' \(id 1\) has half of a surrogate pair in its name"):
+        LabelMaps("train", root=str(tmp_path), classes=["road", "\udcff", "car"])
