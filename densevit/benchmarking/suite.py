@@ -21,6 +21,7 @@ from densevit.benchmarking.trainings import train_case
 from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, DensevitError, one_line
+from densevit.file_lock import locked_folder
 from densevit.inference.loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_sections, kinds_of
@@ -87,7 +88,7 @@ def benchmark(
     out: a folder; results in it are not computed again, so that an interrupted benchmark goes on.
     quiet: no progress on stderr. command: the origin that `benchmark.md` names. A model that fails is reported in
     `Benchmark.errors`, and the rest goes on.
-    Raises ConfigError for configs and names that do not exist.
+    Raises ConfigError for configs and names that do not exist, and if another benchmark writes to the folder.
     """
     cases = _cases(configs, overrides, backbones, heads, protocol)
     check_modes([*modes])
@@ -99,43 +100,44 @@ def benchmark(
         raise ConfigError(f"benchmark: a seed is given twice: {', '.join(map(str, seeds))}.")
     place, folder = device_of(device), Path(out).expanduser()
     given = [(size, size) if isinstance(size, int) else (size[0], size[1]) for size in sizes]
-    results = Results.of(folder / "benchmark.json")
-    results.facts = {
-        "command": command,
-        "densevit": version("densevit"),
-        "torch": torch.__version__,
-        "device": device_name(place),
-        "threads": torch.get_num_threads(),
-    }
-    mine: dict[str, CaseResult] = {}
-    for case in cases:
-        mine[case.name] = results.case(case.name, case.fingerprint, case.backbone, case.head)
-        mine[case.name].errors.clear()
-        if case.metrics is not None and not train:
-            mine[case.name].training |= {
-                "metrics": finite(dict(case.metrics)),
-                "main": main_metrics(case.config(), case.metrics),
-                "lower_is_better": case.lower_is_better,
-            }
-    attempt, models = _Attempts(mine, results.write), _Models()
+    with locked_folder(folder):
+        results = Results.of(folder / "benchmark.json")
+        results.facts = {
+            "command": command,
+            "densevit": version("densevit"),
+            "torch": torch.__version__,
+            "device": device_name(place),
+            "threads": torch.get_num_threads(),
+        }
+        mine: dict[str, CaseResult] = {}
+        for case in cases:
+            mine[case.name] = results.case(case.name, case.fingerprint, case.backbone, case.head)
+            mine[case.name].errors.clear()
+            if case.metrics is not None and not train:
+                mine[case.name].training |= {
+                    "metrics": finite(dict(case.metrics)),
+                    "main": main_metrics(case.config(), case.metrics),
+                    "lower_is_better": case.lower_is_better,
+                }
+        attempt, models = _Attempts(mine, results.write), _Models()
 
-    for case in progress.track(cases, "cost", len(cases), quiet):
-        attempt(case.name, "cost", partial(_cost, case, mine[case.name], given, models))
-    _measure(cases, mine, attempt, models, given, [*batch_sizes], [*modes], place, rounds, quiet)
-    if train:
-        chosen = tuple(rates) if backbones else ()
-        with resumed_with("the same command as before"), each_warning_once():
-            for number, case in enumerate(cases, 1):
-                if not quiet:
-                    print(f"Training {number} of {len(cases)}: {case.name}", file=sys.stderr)
-                own = (case, mine[case.name], folder / TRAININGS / case.name, images, chosen, seeds, results.write)
-                attempt(case.name, "training", partial(train_case, *own))
-    found = Benchmark(mine, folder, results.facts)
-    results.write()
-    (folder / "benchmark.md").write_text(found.markdown(), encoding="utf-8")
-    plot = tables.plot(mine)
-    if plot:
-        (folder / "benchmark.svg").write_text(plot, encoding="utf-8")
+        for case in progress.track(cases, "cost", len(cases), quiet):
+            attempt(case.name, "cost", partial(_cost, case, mine[case.name], given, models))
+        _measure(cases, mine, attempt, models, given, [*batch_sizes], [*modes], place, rounds, quiet)
+        if train:
+            chosen = tuple(rates) if backbones else ()
+            with resumed_with("the same command as before"), each_warning_once():
+                for number, case in enumerate(cases, 1):
+                    if not quiet:
+                        print(f"Training {number} of {len(cases)}: {case.name}", file=sys.stderr)
+                    own = (case, mine[case.name], folder / TRAININGS / case.name, images, chosen, seeds, results.write)
+                    attempt(case.name, "training", partial(train_case, *own))
+        found = Benchmark(mine, folder, results.facts)
+        results.write()
+        (folder / "benchmark.md").write_text(found.markdown(), encoding="utf-8")
+        plot = tables.plot(mine)
+        if plot:
+            (folder / "benchmark.svg").write_text(plot, encoding="utf-8")
     return found
 
 

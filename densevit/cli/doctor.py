@@ -4,7 +4,6 @@ Writes an HTML page with all numbers, findings and augmented samples. Exit code 
 """
 
 import argparse
-import itertools
 from pathlib import Path
 
 EXAMPLES = """examples:
@@ -31,25 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command. Returns 1 if there are errors."""
+    from densevit.atomic_io import atomic_file, check_free, write_next_free
     from densevit.doctor import tables
     from densevit.doctor.diagnose import diagnose
     from densevit.doctor.page import write_doctor_page
-    from densevit.weights.atomic_io import atomic_file, check_free
 
-    page = args.out.expanduser() if args.out else _next_free()
-    check_free(page)
+    page = args.out.expanduser() if args.out else None
+    if page is not None:
+        check_free(page)
     diagnosis = diagnose(args.source, args.overrides, args.images, track=args.output.track)
-    with atomic_file(page) as partial:
-        write_doctor_page(partial, diagnosis)
+    if page is None:
+        page = write_next_free(Path("doctor.html"), lambda partial: write_doctor_page(partial, diagnosis))
+    else:
+        with atomic_file(page) as partial:
+            write_doctor_page(partial, diagnosis)
     args.output.show(*tables.tables(diagnosis))
     args.output.show(f"\n{diagnosis.summary}", f"page: {page}")
     args.output.result(tables.as_json(diagnosis) | {"page": str(page)})
     return 1 if diagnosis.errors else 0
-
-
-def _next_free() -> Path:
-    names = itertools.chain(["doctor.html"], (f"doctor-{n}.html" for n in itertools.count(2)))
-    return next(Path(name) for name in names if not Path(name).exists())
 
 
 def _count(text: str) -> int | None:

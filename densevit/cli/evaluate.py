@@ -50,20 +50,33 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     from pytorch_lightning.utilities import rank_zero_only
 
+    from densevit.file_lock import locked_folder
+    from densevit.inference.results import check_new_folder
+
+    if args.out is None:
+        return _evaluate(args)
+    check_new_folder(args.out)
+    if getattr(rank_zero_only, "rank", 0) > 0:
+        return _evaluate(args)
+    with locked_folder(args.out):
+        check_new_folder(args.out)  # another evaluation may have ended in it meanwhile
+        return _evaluate(args)
+
+
+def _evaluate(args: Namespace) -> int:
+    from pytorch_lightning.utilities import rank_zero_only
+
     from densevit.data.build import build_data
     from densevit.evaluation.low_classes import low_classes, median_sides
     from densevit.inference.loading import load_any
     from densevit.inference.maps import MapFiles
     from densevit.inference.predictor import Predictor
-    from densevit.inference.results import check_new_folder
     from densevit.model import inference_by_head
     from densevit.training.class_mapping import map_classes
     from densevit.training.evaluation import evaluation
     from densevit.training.evaluation_folder import new_folder, read_mapping, write_evaluation
     from densevit.visualization.evaluation_tables import evaluation_tables, mapping_table
 
-    if args.out:
-        check_new_folder(args.out)
     loaded, given = load_any(args.model), read_mapping(args.map)
     model, config = loaded.model, config_of(loaded, args.model, args.overrides)
     inference_by_head(model, config.inference, config.inference_by_head)  # raises for options that cannot be used
@@ -84,7 +97,6 @@ def run(args: Namespace) -> int:
     folder = args.out
     try:
         if maps is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             maps.finish()
             write_detections(done.evaluators, folder)
         elif (Path(args.model).expanduser() / "config.yaml").is_file():

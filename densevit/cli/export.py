@@ -30,10 +30,10 @@ def run(args: Namespace) -> int:
     """Runs the command."""
     from rich.table import Table
 
+    from densevit.atomic_io import check_free
     from densevit.exporting.exporting import export
     from densevit.exporting.files import check_format
     from densevit.inference.loading import load
-    from densevit.weights.atomic_io import check_free
 
     check_format(args.out, args.resize)
     check_free(args.out)

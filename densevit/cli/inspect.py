@@ -21,13 +21,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
+    from densevit.file_lock import locked_folder
     from densevit.inference.results import check_new_folder
     from densevit.inspection.inspector import inspect
 
     out = args.out or Path(f"inspect-{Path(args.image).stem}")
     check_new_folder(out)
-    found = inspect(args.model, args.image, args.at)
-    files = found.save(out)
+    with locked_folder(out):
+        check_new_folder(out)  # another process may have ended in it meanwhile
+        found = inspect(args.model, args.image, args.at)
+        files = found.save(out)
     shown = [path.name for path in files]
     args.output.show(
         f"{len(found.layers)} layers of attention; {out}/inspect.html, with {', '.join(shown[:-2])} and {shown[-1]}"

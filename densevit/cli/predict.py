@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from densevit.data.io.videos import VideoFrames
     from densevit.inference.image_files import ImageFile
+    from densevit.inference.predictor import Predictor
 
 BATCHES_AT_ONCE = 4  # read together, so that images of one size can form batches
 
@@ -67,9 +68,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs the command. Returns 1 if an image could not be read; the others are processed."""
+    from densevit.atomic_io import next_free_folder
+    from densevit.file_lock import locked_folder
     from densevit.inference.image_files import find_images
     from densevit.inference.loading import device_of, load
-    from densevit.inference.results import PredictionFiles, check_new_folder, next_free_folder
+    from densevit.inference.results import check_new_folder
 
     if args.batch_size < 1:
         raise DensevitError(f"--batch-size is {args.batch_size}; at least 1 is expected.")
@@ -80,7 +83,8 @@ def run(args: Namespace) -> int:
     if args.resume and args.out is None:
         raise DensevitError("--resume needs the folder to go on with: --out DIR.")
     images = find_images(args.sources)
-    folder = args.out if args.resume else check_new_folder(args.out) if args.out else next_free_folder("predictions")
+    if args.out and not args.resume:
+        check_new_folder(args.out)
     try:
         device = device_of(args.device)
     except DensevitError as wrong:
@@ -88,6 +92,19 @@ def run(args: Namespace) -> int:
     predictor = load(args.model, device)
     options = _inference_options(args)
     predictor = predictor.with_inference(options, "command line") if options else predictor
+    folder = args.out or next_free_folder(Path("predictions"))
+    with locked_folder(folder):
+        if not args.resume:
+            check_new_folder(folder)  # another prediction may have ended in it meanwhile
+        return _predict(args, predictor, options, images, folder)
+
+
+def _predict(
+    args: Namespace, predictor: "Predictor", options: dict[str, Any], images: Sequence["ImageFile"], folder: Path
+) -> int:
+    """Predicts into a folder that this process alone writes to."""
+    from densevit.inference.results import PredictionFiles
+
     settings = {
         "model": args.model,
         "inputs": args.sources,

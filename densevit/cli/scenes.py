@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from densevit import registry
     from densevit.data.io.dataset_writer import empty_folder, write_split
+    from densevit.file_lock import locked_folder
 
     lengths = {} if args.count is None else {"train_length": args.count, "val_length": args.count}
     options = {"image_size": args.size, "seed": args.seed, **lengths}
@@ -31,10 +32,12 @@ def run(args: argparse.Namespace) -> int:
         for split in ((args.split,) if args.split else ("train", "val"))
     }
     folder = empty_folder(args.out.expanduser())
-    for split, dataset in datasets.items():
-        written = write_split(dataset, folder, split, ".jpg" if args.jpeg else ".png")
-        for _ in args.output.track(written, f"Writing {split}", len(dataset)):
-            pass
+    with locked_folder(folder):
+        empty_folder(folder)  # another process may have ended in it meanwhile
+        for split, dataset in datasets.items():
+            written = write_split(dataset, folder, split, ".jpg" if args.jpeg else ".png")
+            for _ in args.output.track(written, f"Writing {split}", len(dataset)):
+                pass
     counts = {split: len(dataset) for split, dataset in datasets.items()}
     args.output.show(f"{folder}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
     args.output.result({"out": str(folder), "images": counts})

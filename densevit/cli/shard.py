@@ -39,22 +39,34 @@ def run(args: argparse.Namespace) -> int:
     partial = out.with_name(f"{out.name}.partial")
     for folder in (out, partial):
         if folder.exists():
-            left = " An interrupted `densevit shard` has left it." if folder == partial else ""
-            raise ConfigError(f"{folder} exists.{left} Fix: remove it, or name another folder.")
+            raise _exists(folder)
     splits = list(dict.fromkeys(args.split or ["train", section.split]))
     options = data_options(section)
     datasets = {split: create_dataset(section.name, split, **options) for split in splits}
-    partial.mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.mkdir()
+    except FileExistsError:
+        raise _exists(partial) from None
     for split, dataset in datasets.items():
         written = write_shards(dataset, partial, split, args.size)
         for _ in args.output.track(written, f"Writing {split}", len(dataset)):
             pass
+    if out.exists():
+        raise _exists(out)
     os.replace(partial, out)
     counts = {split: len(dataset) for split, dataset in datasets.items()}
     args.output.show(f"{out}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
     args.output.show(f"Use it with: data.name=shards data.root={out}")
     args.output.result({"out": str(out), "images": counts})
     return 0
+
+
+def _exists(folder: Path) -> ConfigError:
+    left = ""
+    if folder.suffix == ".partial":
+        left = " Another `densevit shard` is writing it, or an interrupted one has left it."
+    return ConfigError(f"{folder} exists.{left} Fix: remove it, or name another folder.")
 
 
 def _data_section(source: str, overrides: list[str]) -> "DataSection":

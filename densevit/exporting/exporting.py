@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from densevit.atomic_io import atomic_file, check_free
 from densevit.errors import ConfigError, DensevitError
 from densevit.exporting import comparison, files
 from densevit.exporting.graph import ExportedGraph
@@ -18,7 +19,6 @@ from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Head, Size
 from densevit.model import DenseModel, makes_maps
-from densevit.weights.atomic_io import check_free
 
 LIMIT, HALF_LIMIT = 1e-4, 1e-2  # of an output's range
 _PHOTO: Size = (480, 640)  # whose size for the model is the first that is compared
@@ -76,9 +76,7 @@ def export(model: Predictor | DenseModel, path: str | Path, half: bool = False, 
     graph = ExportedGraph(own, canvas, resizing).eval()
     traced = ExportedGraph(copy.deepcopy(own).half(), canvas, resizing).eval() if half else graph
     sizes = _ORIGINAL_SIZES if resize else _sizes(predictor, canvas)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
-    try:
+    with atomic_file(path) as partial:
         files.write(traced, partial, _traced_size(predictor, canvas, resize), _header(predictor, canvas, resize))
         run = files.load(partial)
         differences = comparison.worst([_compared(graph, run, size, i) for i, size in enumerate(sizes)])
@@ -89,9 +87,6 @@ def export(model: Predictor | DenseModel, path: str | Path, half: bool = False, 
                 f"{path}: `{name}` differs from the model's by {exported.difference:.1e} of its range; at most "
                 f"{exported.limit:.0e} is expected. No file is written."
             )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return exported
 
 

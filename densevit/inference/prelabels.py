@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle
 
+from densevit.atomic_io import atomic_file
 from densevit.errors import DataError
 from densevit.interfaces import Class
-from densevit.weights.atomic_io import atomic_file
 
 _POINTS = 3  # of a polygon, at least
 _TOLERANCE = 0.7  # pixels by which a polygon may differ from the mask's outline

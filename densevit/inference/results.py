@@ -1,6 +1,5 @@
 """Writes predictions: visualizations, boxes in COCO's results format, maps and point clouds."""
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from densevit.atomic_io import check_free
 from densevit.errors import DensevitError
 from densevit.inference.image_files import ImageFile
 from densevit.inference.maps import MapFiles, as_array
@@ -18,7 +18,6 @@ from densevit.inference.result_lists import SETTINGS, CsvTable, JsonList, check_
 from densevit.interfaces import Class, Predictions, TargetType
 from densevit.targets.types import TargetTypes
 from densevit.visualization.draw import draw
-from densevit.weights.atomic_io import check_free
 
 
 def check_new_folder(folder: Path) -> Path:
@@ -31,12 +30,6 @@ def check_new_folder(folder: Path) -> Path:
         raise DensevitError(f"{folder} {reason}. Fix: name a new folder, or remove this one first{resume}.")
     check_free(folder)
     return folder
-
-
-def next_free_folder(name: str) -> Path:
-    """The first of `name`, `name-2`, `name-3`, ... that does not exist."""
-    names = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
-    return next(Path(name) for name in names if not Path(name).exists())
 
 
 class PredictionFiles:

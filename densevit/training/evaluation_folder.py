@@ -1,12 +1,11 @@
 """The folder of an evaluation: metrics, tables, plots, drawn images and a report."""
 
-import itertools
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from densevit import config as configs
+from densevit.atomic_io import next_free_folder
 from densevit.config import Config
 from densevit.data.build import Data
 from densevit.data.image_names import file_name
@@ -26,12 +25,7 @@ def new_folder(run: Path, config: Config) -> Path:
     """Creates the next free folder evaluations/DATA-SPLIT of a run."""
     name = f"{config.data.name.rpartition(':')[2]}-{config.data.split}"
     (run / "evaluations").mkdir(exist_ok=True)
-    for number in itertools.count(1):
-        folder = run / "evaluations" / (name if number == 1 else f"{name}-{number}")
-        with suppress(FileExistsError):
-            folder.mkdir()
-            return folder
-    raise AssertionError  # unreachable: the loop is infinite
+    return next_free_folder(run / "evaluations" / name)
 
 
 def write_evaluation(

@@ -1,16 +1,15 @@
 """The folder of a run."""
 
-import itertools
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytorch_lightning as lightning
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import distributed
 
+from densevit.atomic_io import next_free_folder
 from densevit.errors import ConfigError, DensevitError, has_surrogates
 
 _RUN_DIR = "DENSEVIT_RUN_DIR"  # set for child processes: the id of this process and the folder
@@ -74,14 +73,9 @@ def choose(name: str, wanted: Path | None) -> Path:
             wanted.mkdir(parents=True, exist_ok=True)
             return wanted
         Path("runs").mkdir(exist_ok=True)
-        for number in itertools.count(1):
-            folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
-            with suppress(FileExistsError):  # also if another training has just created it
-                folder.mkdir()
-                return folder
+        return next_free_folder(Path("runs") / name)
     except OSError as error:
         folder = wanted or Path("runs") / name
         raise ConfigError(
             f"--run-dir {folder}: cannot be created: {error.strerror}. Fix: name another folder."
         ) from None
-    raise AssertionError  # unreachable: the loop is infinite

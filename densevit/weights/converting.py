@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from densevit import config as configs
+from densevit.atomic_io import atomic_folder
 from densevit.config import BackboneSection, Config, DataSection
 from densevit.config.yaml_io import write as yaml
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, CheckpointLayout, Class
 from densevit.model import DenseModel, build_model, create_backbone
 from densevit.weights import model_file
-from densevit.weights.atomic_io import atomic_folder
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb, is_bgr, translate_checkpoint
 from densevit.weights.layouts import find, recognise

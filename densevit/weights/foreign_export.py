@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from densevit import config as configs
+from densevit.atomic_io import atomic_file, atomic_folder
 from densevit.config import BackboneSection
 from densevit.errors import DensevitError, WeightsError, did_you_mean
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, Backbone, CheckpointLayout, Class
 from densevit.model import DenseModel, build_from_sections, create_backbone, tasks_of
 from densevit.weights import layouts, model_file, transformers_config
-from densevit.weights.atomic_io import atomic_file, atomic_folder
 from densevit.weights.foreign_checkpoint import other_conventions
 from densevit.weights.key_mapping import describe, fresh_because, has_marks, translate, translate_back
 from densevit.weights.state import read_safetensors

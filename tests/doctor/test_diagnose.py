@@ -437,3 +437,21 @@ def test_the_data_yaml_of_yolo_names_the_conversion(tmp_path: Path):
 
 def test_json_values_are_plain(broken: Path):
     json.dumps(as_json(densevit.diagnose(broken)))
+
+
+def test_two_examinations_at_once_write_two_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The second one starts and ends while the first examines."""
+    from densevit.doctor import diagnose as module
+
+    root = write_coco(write_coco(tmp_path / "set", "train", [], 2), "val", [], 1, first=2)
+    diagnose = module.diagnose
+
+    def meanwhile(*arguments: Any, **options: Any) -> Diagnosis:
+        monkeypatch.setattr(module, "diagnose", diagnose)
+        main(["doctor", str(root)])
+        return diagnose(*arguments, **options)
+
+    monkeypatch.setattr(module, "diagnose", meanwhile)
+    monkeypatch.chdir(tmp_path)
+    main(["doctor", str(root)])
+    assert sorted(path.name for path in tmp_path.glob("doctor*")) == ["doctor-2.html", "doctor.html"]

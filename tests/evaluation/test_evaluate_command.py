@@ -163,6 +163,30 @@ def test_non_empty_folder_is_not_modified(seen: dict[str, Any], capsys: pytest.C
     assert "config" not in seen  # raised before any work
 
 
+@pytest.mark.parametrize("out", [[], ["--out", "out"]])
+def test_evaluations_at_once_do_not_share_a_folder(
+    seen: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: list[str]
+):
+    """The second one starts while the first evaluates."""
+    from densevit.training import evaluation as module
+
+    evaluate, codes = module.evaluation, []
+
+    def meanwhile(*arguments: Any) -> Evaluation:
+        monkeypatch.setattr(module, "evaluation", evaluate)
+        codes.append(main(["evaluate", "run", *out]))
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(module, "evaluation", meanwhile)
+    assert main(["evaluate", "run", *out]) == 0
+    if out:
+        assert codes == [2] and "out: another process is writing to it." in capsys.readouterr().err
+    else:
+        assert codes == [0]
+        folders = [path.name for path in Path("run/evaluations").iterdir()]
+        assert sorted(folders) == ["scenes-val", "scenes-val-2"]
+
+
 def test_classes_in_another_order_are_mapped_by_name(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
     seen["data"] = fake_data(CLASSES[::-1])
     assert main(["evaluate", "run", "--out", "out"]) == 0

@@ -161,6 +161,19 @@ class Cells(Head):
         return []
 
 
+def test_a_file_that_another_export_writes_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    load, out = files.load, tmp_path / "model.pt2"
+
+    def meanwhile(partial: Path) -> Any:
+        out.write_text("of the other")
+        return load(partial)
+
+    monkeypatch.setattr(files, "load", meanwhile)
+    with pytest.raises(DensevitError, match=r"model\.pt2 exists: another process has written it meanwhile"):
+        densevit.export(predictor_of("resnet", "setr"), out)
+    assert out.read_text() == "of the other" and [*tmp_path.iterdir()] == [out]
+
+
 def test_a_head_without_outputs_for_files_is_an_error(tmp_path: Path):
     backbone = densevit.create_backbone("resnet", depth=18)
     model = DenseModel(backbone, {"mine": Cells(backbone.channels, backbone.strides, [Class("a", 0, (0, 0, 0))])})

@@ -21,6 +21,7 @@ from densevit.inference.result_lists import CsvTable
 from densevit.inference.results import PredictionFiles
 from tests.inference.test_predict_command import CLASSES, StandIn, model, photos, read  # noqa: F401  # fixtures
 
+FOLDERS = ("predictions", "predictions-2")
 Captured = pytest.CaptureFixture[str]
 
 
@@ -305,3 +306,51 @@ def test_panoptic_annotations_of_all_images_are_joined_after_resuming(tmp_path: 
     assert predict(2, resume=True) == 1 and joined() == [0, 1]
     assert predict(2, resume=True) == 0 and joined() == [0, 1]
     assert predict(3, resume=True) == 3 and joined() == [0, 1, 2]
+
+
+def test_predictions_at_once_without_out_have_a_folder_each(
+    model: StandIn,  # noqa: F811
+    photos: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second one starts and ends while the first loads its model."""
+
+    def load(run: str, device: object) -> StandIn:
+        monkeypatch.setattr("densevit.inference.loading.load", lambda run, device: model)
+        assert main(["predict", "run", "b/1.jpg"]) == 0
+        return model
+
+    monkeypatch.setattr("densevit.inference.loading.load", load)
+    assert main(["predict", "run", "a/1.jpg", "b/cat.png"]) == 0
+    names = {folder: [image["file_name"] for image in read(f"{folder}/images.json")] for folder in FOLDERS}
+    assert names == {"predictions": ["b/1.jpg"], "predictions-2": ["a/1.jpg", "b/cat.png"]}
+
+
+def test_predictions_at_once_do_not_go_on_in_one_folder(
+    model: StandIn,  # noqa: F811
+    photos: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:
+    arguments = ["predict", "run", "a/1.jpg", "b/cat.png", "--out", "found"]
+    assert main(arguments) == 0
+    Path("found/images.json").write_text(json.dumps(read("found/images.json")[:1]))  # as if stopped after the first
+    predict, codes = model.predict, []
+
+    def meanwhile(images: list[np.ndarray], batch_size: int = 8) -> list[object]:
+        monkeypatch.setattr(model, "predict", predict)
+        codes.append(main([*arguments, "--resume"]))
+        return predict(images, batch_size)
+
+    monkeypatch.setattr(model, "predict", meanwhile)
+    assert main([*arguments, "--resume"]) == 0
+    assert codes == [2] and "found: another process is writing to it." in capsys.readouterr().err
+    assert [image["file_name"] for image in read("found/images.json")] == ["a/1.jpg", "b/cat.png"]
+
+
+def test_no_folder_is_left_where_nothing_is_predicted(
+    model: StandIn,  # noqa: F811
+    photos: Path,  # noqa: F811
+) -> None:
+    assert main(["predict", "run", "a/1.jpg", "--out", "none", "--resume"]) == 2
+    assert not Path("none").exists() and not Path("predictions").exists()

@@ -155,9 +155,7 @@ def test_valid_arguments_are_accepted(accepted: Callable[..., None], arguments: 
 def test_read_only_folder_is_refused(
     tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "densevit.weights.atomic_io.os.access", lambda path, mode: False
-    )  # as for users other than root
+    monkeypatch.setattr("densevit.atomic_io.os.access", lambda path, mode: False)  # as for users other than root
     for arguments in (("evaluate", "run", "--out", "out"), ("predict", "run", "a.png", "--out", "out")):
         refused(*arguments, says=(f"out cannot be created: no permission to write to {tmp_path}",))
 

@@ -16,7 +16,7 @@ from densevit.data.converting.annotated import Annotated, AnnotatedImage, Annota
 from densevit.data.converting.coco import read_coco
 from densevit.data.converting.faults import Faults
 from densevit.data.converting.labelme import read_labelme
-from densevit.data.converting.paths import check_paths
+from densevit.data.converting.paths import check_paths, reserve
 from densevit.data.converting.splitting import merge_classes, split_anew
 from densevit.data.converting.voc import read_voc
 from densevit.data.converting.yolo import read_yolo
@@ -65,10 +65,13 @@ def convert_dataset(
     splits = splits or (None if {"train", "val"} <= given.splits.keys() else DEFAULT_SPLITS)
     if splits:
         given = split_anew(given, splits, seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    reserve(partial)
     try:
-        partial.mkdir(parents=True)
         for split, images in given.splits.items():
             _write_split(given, split, images, partial, source, track)
+        if out.exists():
+            raise ConfigError(f"{out} exists: another process has made it meanwhile. Fix: name another folder.")
         os.replace(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

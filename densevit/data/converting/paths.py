@@ -17,5 +17,20 @@ def check_paths(source: Path, out: Path) -> Path:
         raise ConfigError(f"{out} exists. Fix: remove it, or name another folder.")
     partial = out.with_name(f"{out.name}.partial")
     if partial.exists():
-        raise ConfigError(f"{partial} exists. An interrupted conversion has left it. Fix: remove it.")
+        raise _reserved(partial)
     return partial
+
+
+def reserve(partial: Path) -> None:
+    """Creates the folder. Raises ConfigError if another process has just done so."""
+    try:
+        partial.mkdir()
+    except FileExistsError:
+        raise _reserved(partial) from None
+
+
+def _reserved(partial: Path) -> ConfigError:
+    return ConfigError(
+        f"{partial} exists. Another process is writing it, or an interrupted one has left it. Fix: in the second case "
+        "remove it."
+    )

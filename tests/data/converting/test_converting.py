@@ -460,3 +460,36 @@ def test_file_names_that_are_no_utf8_are_written_as_escapes(tmp_path: Path):
         convert_dataset("yolo", tmp_path / "in", tmp_path / "out")
     assert annotations(tmp_path / "out" / "val.json", "\\udcff.png")[0]["class"] == "cat"
     assert len(densevit.create_dataset("coco", "val", root=str(tmp_path / "out"))) == 1
+
+
+def test_a_conversion_that_another_one_has_begun_is_refused_and_the_first_completes(tmp_path: Path):
+    root, out, refused = yolo(tmp_path / "set"), tmp_path / "out", []
+
+    def meanwhile(items: Any, title: str, total: int) -> Any:
+        if not refused:
+            with pytest.raises(ConfigError, match=r"out\.partial exists\. Another process is writing it") as raised:
+                convert_dataset("yolo", root, out)
+            refused.append(raised)
+        return items
+
+    convert_dataset("yolo", root, out, track=meanwhile)
+    assert len(annotations(out / "train.json", "a.png")) == 2 and (out / "val" / "c.png").is_file()
+
+
+def test_a_conversion_that_begins_between_check_and_writing_keeps_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The second one has read the source when the first begins to write."""
+    from densevit.data.converting import convert
+
+    root, out = yolo(tmp_path / "set"), tmp_path / "out"
+    partial = tmp_path / "out.partial"
+
+    def slow(source: Path, faults: Any) -> Any:
+        (partial / "train").mkdir(parents=True)
+        return convert.read_yolo(source, faults)
+
+    monkeypatch.setitem(convert.READERS, "yolo", slow)
+    with pytest.raises(ConfigError, match=r"out\.partial exists"):
+        convert_dataset("yolo", root, out)
+    assert (partial / "train").is_dir()

@@ -1,0 +1,125 @@
+"""Atomic writes: a file or folder appears complete or not at all, also if several processes write at once."""
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from densevit.errors import WeightsError
+
+
+def check_free(out: Path) -> None:
+    """Raises WeightsError if `out` exists and is not an empty folder, or cannot be created."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        found = "is not empty" if out.is_dir() else "exists"
+        raise WeightsError(f"{out} {found}. Name another path, or remove it first.")
+    parent = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+    if not parent.is_dir():
+        raise WeightsError(f"{out} cannot be created: {parent} is not a folder. Name another path.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise WeightsError(f"{out} cannot be created: no permission to write to {parent}. Name another path.")
+
+
+@contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Yields a temporary folder, renamed to `out` on success and removed on failure.
+
+    Raises WeightsError if `out` is not free, also if another process has written it meanwhile.
+    """
+    check_free(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(out, Path.mkdir)
+    try:
+        yield temporary
+        check_free(out)
+        if out.is_dir():
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(out: Path) -> Iterator[Path]:
+    """Yields the path of a temporary file, renamed to `out` on success and removed on failure.
+
+    Raises WeightsError if `out` is not free, also if another process has written it meanwhile.
+    """
+    check_free(out)
+    if out.is_dir():
+        raise WeightsError(f"{out} is a folder. Name a file.")
+    with _temporary_file(out) as temporary:
+        yield temporary
+        if not _named(temporary, out):
+            raise WeightsError(f"{out} exists: another process has written it meanwhile. Name another path.")
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Yields the path of a temporary file, which replaces `path` on success. On failure it is removed, and the file
+    before is unchanged. One process at a time may replace a file."""
+    temporary = path.with_name(f"{path.name}.partial")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:  # a crash of the machine must not leave an empty file
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def next_free_folder(path: Path) -> Path:
+    """Creates the first of `path`, `path-2`, `path-3`, ... that does not exist."""
+    for number in itertools.count(1):
+        folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        with suppress(FileExistsError):  # also if another process has just created it
+            folder.mkdir()
+            return folder
+    raise AssertionError  # unreachable: the loop is infinite
+
+
+def write_next_free(path: Path, write: Callable[[Path], object]) -> Path:
+    """Writes the first of NAME.html, NAME-2.html, ... that does not exist, for the path NAME.html, and returns it."""
+    with _temporary_file(path) as temporary:
+        write(temporary)
+        numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+        return next(free for free in itertools.chain([path], numbered) if _named(temporary, free))
+
+
+@contextmanager
+def _temporary_file(out: Path) -> Iterator[Path]:
+    """Creates a file beside `out`, with its suffix, by which some writers choose the format. Removes it at the end."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(out, lambda path: path.touch(exist_ok=False))
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(out: Path, create: Callable[[Path], object]) -> Path:
+    """Creates the first unused name in the same folder."""
+    for number in itertools.count():
+        path = out.with_name(f"{out.stem}.partial{number or ''}{out.suffix}")
+        with suppress(FileExistsError):
+            create(path)
+            return path
+    raise AssertionError  # unreachable: the loop is infinite
+
+
+def _named(temporary: Path, out: Path) -> bool:
+    """Renames a file; False if the name is taken. Unlike `rename` it never replaces a file."""
+    try:
+        os.link(temporary, out)
+    except FileExistsError:
+        return False
+    except OSError:  # no hard links on this disk
+        try:
+            out.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        temporary.replace(out)
+    return True

@@ -1,0 +1,128 @@
+"""Atomic writes and locks: several processes at once, and failures in the middle."""
+
+import errno
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from densevit.atomic_io import atomic_file, atomic_folder, next_free_folder, replaced_file, write_next_free
+from densevit.errors import ConfigError, WeightsError
+from densevit.file_lock import FileLock, locked_folder
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="locks and forks as POSIX has them")
+
+
+def test_folders_chosen_at_once_differ(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        folders = [*pool.map(lambda _: next_free_folder(tmp_path / "run"), range(64))]
+    assert sorted(folders) == sorted([tmp_path / "run", *(tmp_path / f"run-{n}" for n in range(2, 65))])
+
+
+def test_files_written_at_once_differ_and_are_complete(tmp_path: Path) -> None:
+    def write(n: int) -> Path:
+        return write_next_free(tmp_path / "page.html", lambda path: path.write_text(str(n) * 1000))
+
+    with ThreadPoolExecutor(16) as pool:
+        pages = [*pool.map(write, range(32))]
+    assert [page.read_text() for page in pages] == [str(n) * 1000 for n in range(32)]
+    assert {page.name for page in tmp_path.iterdir()} == {"page.html", *(f"page-{n}.html" for n in range(2, 33))}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_file_of_another_process_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no hard links")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    out = tmp_path / "model.onnx"
+    with pytest.raises(WeightsError, match=r"model\.onnx exists: another process"), atomic_file(out) as first:
+        first.write_text("first")
+        with atomic_file(out) as second:
+            assert first != second and second.suffix == ".onnx"
+            second.write_text("second")
+    assert out.read_text() == "second"
+    assert [*tmp_path.iterdir()] == [out]
+
+
+def test_folder_of_another_process_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    with pytest.raises(WeightsError, match="run is not empty"), atomic_folder(out) as first:
+        (first / "a").write_text("first")
+        with atomic_folder(out) as second:
+            (second / "a").write_text("second")
+    assert (out / "a").read_text() == "second"
+    assert [*tmp_path.iterdir()] == [out]
+
+
+def test_failed_replacement_leaves_the_file_before_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text("before")
+    with pytest.raises(OSError, match="No space"), replaced_file(path) as temporary:
+        temporary.write_text("aft")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert path.read_text() == "before" and [*tmp_path.iterdir()] == [path]
+    with replaced_file(path) as temporary:
+        temporary.write_text("after")
+    assert path.read_text() == "after" and [*tmp_path.iterdir()] == [path]
+
+
+@posix
+def test_lock_survives_that_its_file_is_opened_and_closed(tmp_path: Path) -> None:
+    """A POSIX lock (fcntl) is lost then."""
+    path = tmp_path / ".lock"
+    lock = FileLock(path)
+    path.read_text()
+    assert is_locked_for_another_process(path)
+    lock.release()
+    lock.release()
+    assert not is_locked_for_another_process(path)
+
+
+@posix
+def test_forked_process_does_not_keep_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    lock = FileLock(path)
+    context = multiprocessing.get_context("fork")
+    end = context.Event()
+    worker = context.Process(target=end.wait)
+    worker.start()
+    lock.release()
+    assert not is_locked_for_another_process(path)
+    end.set()
+    worker.join(20)
+
+
+def is_locked_for_another_process(path: Path) -> bool:
+    def attempt() -> None:
+        try:
+            FileLock(path)
+        except BlockingIOError:
+            os._exit(7)
+        os._exit(0)
+
+    process = multiprocessing.get_context("fork").Process(target=attempt)
+    process.start()
+    process.join(20)
+    assert process.exitcode in (0, 7)
+    return process.exitcode == 7
+
+
+@posix
+def test_folder_is_held_by_one_writer_and_removed_if_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "out"
+    with locked_folder(folder):
+        with pytest.raises(ConfigError, match="another process is writing to it"), locked_folder(folder):
+            pass
+        (folder / "a").write_text("")
+    with locked_folder(folder):
+        pass
+    assert [*folder.iterdir()] == [folder / "a"]
+    with locked_folder(tmp_path / "empty"):
+        pass
+    assert not (tmp_path / "empty").exists()
