@@ -3,6 +3,7 @@
 import fnmatch
 import os
 import socket
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,8 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Method
 from densevit.model import DenseModel
 from densevit.options import shown
+from densevit.training.logger import MetricsCsv
+from densevit.training.run_folder import is_unused
 from densevit.training.sharding import STRATEGY, previous_of, read_checkpoint
 from densevit.weights import safe_unpickler
 
@@ -34,7 +37,7 @@ _CHANGEABLE = (
     "heads.*.inference.*",
     "optim.*",
 )
-_MODEL = "model.safetensors"
+_MODEL, _LAST, _BEST = "model.safetensors", "last.ckpt", "best.ckpt"
 _ANEW = "copy it again, or train anew with the run's config.yaml"
 _FIXED = ("data.name", "optim.name", "optim.matrices", "optim.backbone_lr", "optim.layer_decay", "optim.lr_factors.*")
 
@@ -44,7 +47,7 @@ class Checkpoint:
     it is damaged, with the checkpoint before it.
 
     It is a file, or a folder of shards with `trainer.strategy: fsdp2`; if a kill has left the folder before it under
-    its temporary name, that one is used.
+    its temporary name, that one is used. A run that was killed in its first validation may have `best.ckpt` only.
 
     run: the run's folder, or a checkpoint of it.
     step: the number of optimiser steps. config: the config it was trained with; None in checkpoints of old versions.
@@ -54,12 +57,17 @@ class Checkpoint:
         self.path = checkpoint_of(run)
         if not self.path.exists() and previous_of(self.path).is_dir():
             self.path = previous_of(self.path)
+        folder, best = run_of(run), self.path.with_name(_BEST)
+        if self.path.name == _LAST and best.exists() and not any((self.path.exists(), *numbered_checkpoints(folder))):
+            warnings.warn(f"{self.path}: there is no such file; the run goes on from {best}.", stacklevel=2)
+            self.path = best
         self.is_sharded = self.path.is_dir()
-        folder = run_of(run)
         if not self.path.exists():
             fix = _another(folder, self.path)
             if not fix:
                 fix = "name the folder of a run that has written a checkpoint"
+                if is_unused(folder):
+                    fix = f"nothing was trained in it; start the run with densevit train CONFIG --run-dir {folder}"
                 if (folder / _MODEL).is_file():
                     fix += f"; it has a model: densevit train CONFIG weights={folder} trains it in a new run"
             raise WeightsError(f"--resume {run}: there is no {self.path}. Fix: {fix}.")
@@ -136,16 +144,24 @@ def run_of(resumed: Path) -> Path:
 
 def checkpoint_of(resumed: Path) -> Path:
     """The checkpoint to resume, of the run's folder, whose last one it is, or of a checkpoint."""
-    return resumed if resumed.suffix == ".ckpt" else resumed / "checkpoints" / "last.ckpt"
+    return resumed if resumed.suffix == ".ckpt" else resumed / "checkpoints" / _LAST
 
 
 def without_checkpoint(resumed: Path) -> bool:
     """Whether it is the folder of a run that was killed before its first checkpoint, with nothing to lose: a model
-    whose checkpoints were removed must not be overwritten."""
+    whose checkpoints were removed must not be overwritten.
+
+    A run that is killed as it saves its first epoch has that epoch's model and no report. It is computed again.
+    """
     last = checkpoint_of(resumed)
     is_run = resumed.is_dir() and (resumed / "config.yaml").is_file()
-    kept = (last, previous_of(last), *numbered_checkpoints(resumed), resumed / _MODEL)
-    return is_run and not any(path.exists() for path in kept)
+    kept = (last, previous_of(last), last.with_name(_BEST), *numbered_checkpoints(resumed))
+    if not is_run or any(path.exists() for path in kept):
+        return False
+    if not (resumed / _MODEL).exists():
+        return True
+    validations = [row for row in MetricsCsv(resumed / "metrics.csv").rows() if not row.get("train/loss")]
+    return not (resumed / "report.html").exists() and len(validations) == 1
 
 
 def numbered_checkpoints(run: Path) -> list[Path]:
@@ -177,7 +193,7 @@ def _read(path: Path) -> tuple[Any, dict[str, tuple[int, ...]]]:
 
 def _another(run: Path, damaged: Path) -> str:
     """The command that goes on from the newest complete checkpoint besides this one; "" if there is none."""
-    for path in (run / "checkpoints" / "last.ckpt", *numbered_checkpoints(run)):
+    for path in (run / "checkpoints" / _LAST, *numbered_checkpoints(run)):
         if path == damaged or not path.exists():
             continue
         with suppress(Exception):  # a damaged pickle may raise any error

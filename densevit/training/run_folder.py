@@ -12,6 +12,8 @@ from torch import distributed
 from densevit.atomic_io import next_free_folder
 from densevit.errors import ConfigError, DensevitError, has_surrogates
 
+LOCK = ".lock"
+_LEFT = {LOCK, "config.yaml.partial"}  # in the folder of a run that was killed before it wrote its config
 _RUN_DIR = "DENSEVIT_RUN_DIR"  # set for child processes: the id of this process and the folder
 
 
@@ -59,17 +61,14 @@ def choose_together(trainer: lightning.Trainer, choose: Callable[[], Path]) -> P
 
 
 def choose(name: str, wanted: Path | None) -> Path:
-    """Creates the run's folder: `wanted`, which must be empty or new, or else the next free `runs/NAME`."""
+    """Creates the run's folder: `wanted`, which must be unused or new, or else the next free `runs/NAME`."""
     if has_surrogates(str(wanted or name)):
         raise ConfigError(
             f"--run-dir {wanted or name}: the name is no UTF-8 text, as model files need. Fix: name another folder."
         )
     try:
         if wanted is not None:
-            if wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
-                raise ConfigError(
-                    f"--run-dir {wanted}: is not empty. Fix: name a new folder, or use `train --resume {wanted}`."
-                )
+            check_unused(wanted)
             wanted.mkdir(parents=True, exist_ok=True)
             return wanted
         Path("runs").mkdir(exist_ok=True)
@@ -79,3 +78,16 @@ def choose(name: str, wanted: Path | None) -> Path:
         raise ConfigError(
             f"--run-dir {folder}: cannot be created: {error.strerror}. Fix: name another folder."
         ) from None
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether a run can begin in a folder: it is empty, or a run was killed in it before its config was written."""
+    return folder.is_dir() and all(path.name in _LEFT for path in folder.iterdir())
+
+
+def check_unused(folder: Path) -> None:
+    """Raises ConfigError if the path exists and no run can begin in it."""
+    if folder.exists() and not is_unused(folder):
+        raise ConfigError(
+            f"--run-dir {folder}: is not empty. Fix: name a new folder, or use `train --resume {folder}`."
+        )

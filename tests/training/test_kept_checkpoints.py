@@ -1,5 +1,6 @@
 """Checkpoints before the last: kept and pruned, and offered where the last one is damaged."""
 
+import errno
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import WeightsError
+from densevit.training.callbacks.checkpointing import _keep_as
 from densevit.training.run import resume, train
 from tests.training.test_resume_safely import TINY
 
@@ -100,3 +102,22 @@ def test_without_another_checkpoint_the_fix_is_to_train_anew(trained: Path, tmp_
     cut_short(run / "checkpoints" / "last.ckpt")
     with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint.*train anew with the run's config"):
         resume(run)
+
+
+def test_a_disk_without_hard_links_keeps_the_last_checkpoint_in_its_place(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed before it writes the next one is then resumed."""
+    folder = Path(shutil.copytree(trained, tmp_path / "run")) / "checkpoints"
+    content = (folder / "last.ckpt").read_bytes()
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no hard links")
+
+    monkeypatch.setattr("os.link", refused)
+    _keep_as(folder / "last.ckpt", folder / "step-3.ckpt")
+    assert (folder / "last.ckpt").read_bytes() == (folder / "step-3.ckpt").read_bytes() == content
+    monkeypatch.setattr("shutil.copyfile", refused)  # a full disk
+    _keep_as(folder / "last.ckpt", folder / "step-3.ckpt")
+    assert (folder / "last.ckpt").read_bytes() == content
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt", "step-1.ckpt", "step-2.ckpt"]

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from densevit.errors import ConfigError, DataError, TrainingError, WeightsError
 from densevit.training.callbacks.checkpointing import RunFolder
 from densevit.training.resuming import changes
 from densevit.training.run import resume, train
-from tests.training.test_run import TINY
+from tests.training.test_run import TINY, recorded
 from tests.training.test_signals import child, wait_for
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks, locks and limits as Linux has them")
@@ -57,6 +58,62 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(
     assert "9.5" not in (killed / "metrics.csv").read_text()
     assert main(["train", "--resume", str(killed)]) == 0
     assert f"{killed} has trained all of its 2 steps. To train it for longer: densevit" in capsys.readouterr().out
+
+
+@linux
+@pytest.mark.parametrize("saved", ["model.safetensors", "best.ckpt"])
+def test_a_run_killed_as_it_saves_its_first_epoch_is_resumed_exactly(tmp_path: Path, saved: str) -> None:
+    """After the model and before best.ckpt, or after best.ckpt and before last.ckpt."""
+    config = configs.from_mapping(yaml.safe_load(TINY), overrides=["trainer.max_steps=4", "trainer.evaluate_every=0.5"])
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    child(lambda: train(config, whole)).join(120)
+
+    def killed_in(save: Callable[..., None]) -> Callable[..., None]:
+        def kill(self: RunFolder, trainer: object, name: str) -> None:
+            if saved == "best.ckpt":
+                save(self, trainer, name)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        return kill
+
+    def fail() -> None:
+        RunFolder._save = killed_in(RunFolder._save)  # type: ignore[method-assign]
+        train(config, killed)
+
+    child(fail).join(120)
+    assert (killed / "model.safetensors").exists()
+    assert [path.name for path in (killed / "checkpoints").iterdir()] == ["best.ckpt"] * (saved == "best.ckpt")
+    process = child(lambda: os._exit(main(["train", "--resume", str(killed)])))
+    process.join(120)
+    assert process.exitcode == 0
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (whole, killed)]
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+    assert recorded(whole) == recorded(killed)
+    assert (whole / "metrics.json").read_text() == (killed / "metrics.json").read_text()
+
+
+@linux
+def test_a_run_killed_before_its_config_starts_again_in_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The script for SLURM in docs/multi-gpu.md resumes a run that has a config.yaml, and else starts it."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    config = configs.load(tmp_path / "tiny.yaml", ["trainer.max_steps=1"])
+    run = tmp_path / "run"
+
+    def fail() -> None:
+        configs.dump = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        train(config, run)
+
+    child(fail).join(120)
+    assert run.is_dir() and not (run / "config.yaml").exists()
+    (run / "config.yaml.partial").write_text("backb")
+    assert main(["train", "--resume", str(run)]) == 2
+    assert f"start the run with densevit train CONFIG --run-dir {run}" in capsys.readouterr().err
+    assert train(config, run) == run
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
+    with pytest.raises(ConfigError, match="is not empty"):
+        train(config, run)
 
 
 def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(stopped: Path) -> None:

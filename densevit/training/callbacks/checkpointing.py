@@ -12,7 +12,7 @@ from densevit.training.budget import Budget
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.dense_module import DenseModule
 from densevit.training.resuming import RunLock, numbered_checkpoints, step_of
-from densevit.training.run_folder import choose
+from densevit.training.run_folder import check_unused, choose
 from densevit.training.stop_signals import StopSignals
 
 
@@ -47,6 +47,8 @@ class RunFolder(lightning.Callback):
         """Creates the folder of a new run, or takes that of a resumed run, and locks it. Raises ConfigError."""
         folder = choose(name, wanted) if new or wanted is None else wanted
         self._lock = RunLock(folder)
+        if new:
+            check_unused(folder)  # another training may have ended in it meanwhile
         return folder
 
     def close(self) -> None:
@@ -136,19 +138,26 @@ class RunFolder(lightning.Callback):
 
 
 def _keep_as(path: Path, name: Path) -> None:
-    """A second name for a checkpoint, which then survives its replacement. Renames it where the disk has no hard
-    links."""
+    """A second name for a checkpoint, which then survives its replacement; a copy where the disk has no hard links.
+
+    The checkpoint keeps its own name, so that a run that is killed now can be resumed. Without space for a copy, there
+    is none.
+    """
     if not path.exists():
         return
     _remove(name)
-    try:
-        if path.is_file():
-            os.link(path, name)
-        else:  # of shards
-            shutil.copytree(path, name.with_suffix(".partial"), copy_function=os.link, dirs_exist_ok=True)
-            name.with_suffix(".partial").rename(name)
-    except OSError:
-        path.replace(name)
+    partial = name.with_suffix(".partial")
+    for copy in (os.link, shutil.copyfile):
+        _remove(partial)
+        try:
+            if path.is_file():
+                copy(path, partial)
+            else:  # of shards
+                shutil.copytree(path, partial, copy_function=copy)
+            partial.rename(name)
+            return
+        except OSError:
+            _remove(partial)
 
 
 def _remove(checkpoint: Path) -> None:
