@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from densevit.errors import DensevitError, PluginError, did_you_mean, one_line
+from densevit.trust import MODULE_CLASS, NameInFile
 
 INTERFACES = {
     "backbones": "Backbone",
@@ -77,7 +78,8 @@ def load(group: str, name: str) -> Any:
     """The class of a plugin, by its name or by "module:Class", which needs no entry point.
 
     A checkpoint layout is an instance, not a class. Imports the plugin's module. Raises PluginError for an unknown
-    name, a failed import, or an object that is not a subclass (an instance) of the group's interface.
+    name, a "module:Class" in a file whose module is not trusted, a failed import, or an object that is not a subclass
+    (an instance) of the group's interface.
     """
     _check_group(group)
     if ":" in name:
@@ -310,10 +312,12 @@ def _source(module: str) -> Path | None:
 
 def _import(plugin: Plugin) -> Any:
     module_name, _, attribute = plugin.value.partition(":")
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", plugin.value):
+    if not MODULE_CLASS.fullmatch(plugin.value):
         raise PluginError(f"{_described(plugin)} is not of the form module:Class, as in my_package.my_module:MyClass.")
-    if plugin.name == plugin.value and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a module:Class may be in the working directory
+    if isinstance(plugin.value, NameInFile):
+        _check_trusted(plugin, plugin.value)
+    elif plugin.name == plugin.value and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a config's module:Class may be in the working directory
     try:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
@@ -330,6 +334,17 @@ def _import(plugin: Plugin) -> Any:
     return found
 
 
+def _check_trusted(plugin: Plugin, name: NameInFile) -> None:
+    if not name.trusted:
+        module = name.partition(":")[0]
+        raise PluginError(
+            f"{_described(plugin)} is named in {name.file}. Of a file that may be somebody else's, only installed "
+            f"plugins are imported, and not the module {module!r}, whose code would run. Fix: if it is of your own "
+            f"run, name the run's folder; if you trust the module, densevit.load(..., trust=[{module!r}]), or "
+            f"--trust {module}."
+        )
+
+
 def _reason(plugin: Plugin, error: BaseException) -> str:
     """The reason of a failed import, with its location, or the missing package and how to install it."""
     module_name = plugin.value.partition(":")[0]
@@ -337,6 +352,12 @@ def _reason(plugin: Plugin, error: BaseException) -> str:
         if module_name == error.name or module_name.startswith(f"{error.name}."):
             if plugin.name != plugin.value:  # of an entry point
                 return f"there is no module {error.name!r}."
+            if isinstance(plugin.value, NameInFile):
+                return (
+                    f"there is no module {error.name!r} on PYTHONPATH or among the installed packages; the working "
+                    "directory is searched for a config's modules only. Fix: add its folder to PYTHONPATH, or install "
+                    "its package."
+                )
             return (
                 f"there is no module {error.name!r} in the working directory {os.getcwd()}, on PYTHONPATH or among the "
                 "installed packages. Fix: run in its folder, add that to PYTHONPATH, or install its package."

@@ -20,7 +20,7 @@ ROWS = (
     ("registry", "config", "options", "interfaces"),
     ("losses",),
     ("layers",),
-    ("errors", "progress", "allocator", "terminal", "streams", "atomic_io", "file_lock"),
+    ("errors", "progress", "allocator", "terminal", "streams", "atomic_io", "file_lock", "trust"),
 )
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 KNOWN_CYCLES: dict[frozenset[str], str] = {}  # the modules of a cycle -> the reason

@@ -3,6 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from densevit.cli.evaluate import add_trust
+
 EXAMPLES = """examples:
   densevit convert detr-r50-e632da11.pth runs/detr_r50
   densevit convert timm:vit_base_patch16_224.augreg_in21k weights/vit
@@ -24,6 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--as", dest="layout", metavar="LAYOUT", help="the layout of SRC, if it is not recognised")
     parser.add_argument("--to", metavar="LAYOUT", help="hf, timm, torchvision, detr, or the name of a layout")
+    add_trust(parser)
 
 
 def run(args: Namespace) -> int:
@@ -46,7 +49,7 @@ def run(args: Namespace) -> int:
         return 0
     if args.layout is not None:
         raise ConfigError("--as is the layout of the input, --to that of the output; keep one.")
-    one = export(args.source, args.to, _allowed(args.overrides))
+    one = export(args.source, args.to, _allowed(args.overrides), args.trust)
     one.write(args.out)
     args.output.show(written_table(one, args.source, args.out))
     args.output.result({"out": str(args.out), "kind": args.to})

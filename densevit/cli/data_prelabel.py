@@ -6,6 +6,7 @@ Label tools that import COCO's format, such as CVAT, show them as labels to be c
 import argparse
 from pathlib import Path
 
+from densevit.cli.evaluate import add_trust
 from densevit.errors import ConfigError
 
 EXAMPLES = """examples:
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("predictions", metavar="DIR", type=Path, help="the folder that densevit predict wrote")
     parser.add_argument("out", metavar="OUT", type=Path, help="a new json file")
     parser.add_argument("--threshold", metavar="SCORE", type=float, default=0.5, help="the lowest score (%(default)s)")
+    add_trust(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from densevit.inference.loading import load
     from densevit.inference.prelabels import write_prelabels
 
-    count = write_prelabels(args.predictions, load(args.model, "cpu").classes, args.out, args.threshold)
+    count = write_prelabels(args.predictions, load(args.model, "cpu", args.trust).classes, args.out, args.threshold)
     args.output.show(f"{args.out}: {count:,} objects with scores from {args.threshold:g}")
     args.output.result({"out": str(args.out), "objects": count})
     return 0

@@ -25,6 +25,17 @@ EXAMPLES = """examples:
   densevit evaluate hf:facebook/detr-resnet-50 data=coco data.root=~/coco --json"""
 
 
+def add_trust(parser: ArgumentParser) -> None:
+    """Adds --trust, of each command that takes a model."""
+    parser.add_argument(
+        "--trust",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="import this module if the model's file names its classes; those of a run folder's config need no trust",
+    )
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
@@ -45,6 +56,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="a class of the model and its name in the data; with nothing after =, it is not mapped. Or a YAML file. "
         "Other classes are mapped by name",
     )
+    add_trust(parser)
 
 
 def run(args: Namespace) -> int:
@@ -77,7 +89,7 @@ def _evaluate(args: Namespace) -> int:
     from densevit.training.evaluation_folder import new_folder, read_mapping, write_evaluation
     from densevit.visualization.evaluation_tables import evaluation_tables, mapping_table
 
-    loaded, given = load_any(args.model), read_mapping(args.map)
+    loaded, given = load_any(args.model, args.trust), read_mapping(args.map)
     model, config = loaded.model, config_of(loaded, args.model, args.overrides)
     inference_by_head(model, config.inference, config.inference_by_head)  # raises for options that cannot be used
     data = build_data(config, model.multiple)
@@ -125,7 +137,7 @@ def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "
 
     A model without data of its own, another project's or one saved without a config, needs them from the overrides.
     """
-    from densevit.config import check_plugins, from_mapping
+    from densevit.config import check_evaluation_plugins, from_mapping
     from densevit.config import load as load_config
     from densevit.training.evaluation import check_overrides
 
@@ -148,7 +160,7 @@ def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "
         values = sections if own is None else own
         assert values is not None  # it was loaded from them
         config = from_mapping({"trainer": {"max_epochs": 1}, **values.model_dump()}, source, overrides)
-    check_plugins(config)
+    check_evaluation_plugins(config)
     return config
 
 

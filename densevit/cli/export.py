@@ -6,7 +6,7 @@ The file is run on images of several sizes and compared with the model; a file t
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from densevit.cli.evaluate import MODEL
+from densevit.cli.evaluate import MODEL, add_trust
 
 EXAMPLES = """examples:
   densevit export runs/detr_swin                        # model.onnx
@@ -24,6 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--resize", action="store_true", help="resize images of any size inside the file, as predict does (ONNX only)"
     )
+    add_trust(parser)
 
 
 def run(args: Namespace) -> int:
@@ -37,7 +38,7 @@ def run(args: Namespace) -> int:
 
     check_format(args.out, args.resize)
     check_free(args.out)
-    exported = export(load(args.model), args.out, half=args.half, resize=args.resize)
+    exported = export(load(args.model, trust=args.trust), args.out, half=args.half, resize=args.resize)
     table = Table("output", "difference from the model", box=None)
     for name, difference in exported.differences.items():
         table.add_row(name, f"{difference:.1e}")

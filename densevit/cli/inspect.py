@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
-from densevit.cli.evaluate import MODEL
+from densevit.cli.evaluate import MODEL, add_trust
 
 EXAMPLES = """examples:
   densevit inspect runs/detr_swin street.jpg
@@ -18,10 +18,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--at", type=_point, help="X,Y in pixels: the query whose attention is shown (default: the centre)"
     )
     parser.add_argument("--out", metavar="DIR", type=Path, help="a new folder (default: inspect-IMAGE)")
+    add_trust(parser)
 
 
 def run(args: Namespace) -> int:
     from densevit.file_lock import locked_folder
+    from densevit.inference.loading import load
     from densevit.inference.results import check_new_folder
     from densevit.inspection.inspector import inspect
 
@@ -29,7 +31,7 @@ def run(args: Namespace) -> int:
     check_new_folder(out)
     with locked_folder(out):
         check_new_folder(out)  # another process may have ended in it meanwhile
-        found = inspect(args.model, args.image, args.at)
+        found = inspect(load(args.model, trust=args.trust), args.image, args.at)
         files = found.save(out)
     shown = [path.name for path in files]
     args.output.show(

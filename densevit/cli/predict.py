@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densevit.cli.evaluate import MODEL
+from densevit.cli.evaluate import MODEL, add_trust
 from densevit.errors import DensevitError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         group.add_argument(f"--{name}", type=kind, metavar=form, default=SUPPRESS, help=text)
     group.add_argument("--flip", action=BooleanOptionalAction, default=SUPPRESS, help="also use the flipped image")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: an accelerator)")
+    add_trust(parser)
 
 
 def run(args: Namespace) -> int:
@@ -89,7 +90,7 @@ def run(args: Namespace) -> int:
         device = device_of(args.device)
     except DensevitError as wrong:
         raise DensevitError(f"--{wrong}") from None
-    predictor = load(args.model, device)
+    predictor = load(args.model, device, args.trust)
     options = _inference_options(args)
     predictor = predictor.with_inference(options, "command line") if options else predictor
     folder = args.out or next_free_folder(Path("predictions"))

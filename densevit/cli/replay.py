@@ -6,6 +6,8 @@ Exit code 0 if the step is not finite again, in the layer that the training repo
 import argparse
 from pathlib import Path
 
+from densevit.cli.evaluate import add_trust
+
 EXAMPLES = """examples:
   densevit replay runs/mine/faults/step_120.pt --device cpu
 """
@@ -16,12 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, ... (default: an accelerator if available)"
     )
+    add_trust(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from densevit.training.replay import replay
 
-    result = replay(args.file, args.device)
+    result = replay(args.file, args.device, args.trust)
     found = result.found
     lines = [f"step {result.step:,}, images {', '.join(map(repr, result.images))}", str(found)]
     for title, tensors in (("input", found.inputs), ("output", found.outputs)):

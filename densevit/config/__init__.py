@@ -4,7 +4,7 @@ User documentation: `docs/config.md`.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import OpenSection, PluginSection, Section
 from densevit.errors import ConfigError, PluginError, printable
 from densevit.options import OptionError, nearest, shown, takes, wanted, wrong_numbers
+from densevit.trust import modules_in, names_in_file
 
 __all__ = [
     "BackboneSection",
@@ -40,15 +41,18 @@ __all__ = [
     "PluginSection",
     "TrainerSection",
     "backbone_section",
+    "check_evaluation_plugins",
     "check_plugins",
     "data_options",
     "dump",
+    "from_file",
     "from_mapping",
     "inference_with",
     "load",
     "load_or_section",
     "model_sections",
     "section",
+    "values_of_file",
 ]
 
 
@@ -73,6 +77,25 @@ def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: S
     messages."""
     layer = layers.with_overrides(layers.of_mapping(values, source), overrides)
     return _checked(layer.values, Sources({(): source, **layer.sources}))
+
+
+def values_of_file(text: str, source: str, trust: Collection[str] = (), run: Path | None = None) -> dict[str, Any]:
+    """The values of a config in a file that may be somebody else's, such as the header of a model file.
+
+    A `module:Class` in it is imported only if `trust` has its module, or the config.yaml of the folder `run` names it.
+    source: the file, for messages. Raises ConfigError for other YAML than a mapping.
+    """
+    values = yaml_io.parse(text, source)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: its config is a {type(values).__name__}; keys and values are expected.")
+    file = None if run is None else run / "config.yaml"
+    own = modules_in(layers.read(file).values) if file is not None and modules_in(values) and file.is_file() else set()
+    return names_in_file(values, source, trust, own)
+
+
+def from_file(values: Mapping[str, Any], source: str) -> Config:
+    """The config of `values_of_file`, which is complete: it has no `base`, and no sections in other files."""
+    return _checked(values, Sources({(): source}))
 
 
 def section(name: str, values: Mapping[str, Any] | str | Path, source: str, overrides: Sequence[str] = ()) -> Any:
@@ -144,6 +167,20 @@ def check_plugins(config: Config) -> None:
     A run calls it once, before it reads data; `registry.create` converts the options when it builds a plugin.
     Raises ConfigError with a line for each invalid key, with its file or override.
     """
+    wrong = [*_of_evaluation(config), *_of_training(config)]
+    if wrong:
+        raise ConfigError("\n".join(dict.fromkeys(wrong)))
+
+
+def check_evaluation_plugins(config: Config) -> None:
+    """`check_plugins` without those that only a training uses."""
+    wrong = _of_evaluation(config)
+    if wrong:
+        raise ConfigError("\n".join(dict.fromkeys(wrong)))
+
+
+def _of_evaluation(config: Config) -> list[str]:
+    """A line for each invalid key of the model, its evaluators and the data."""
     data, wrong = config.data, list[str]()
     _check_head_names(config, config._sources)
     _check(config, "backbone", "backbones", config.backbone.name, config.backbone, wrong)
@@ -158,6 +195,16 @@ def check_plugins(config: Config) -> None:
             evaluator = head.evaluation.name or str(getattr(registry.load("heads", head.name), "task", ""))
             if head.evaluation.name or head.evaluation.options or evaluator in registry.find("evaluators"):
                 _check(config, f"{where}.evaluation", "evaluators", evaluator, head.evaluation, wrong)
+    _check(config, "data", "datasets", data.name, data, wrong)
+    if not isinstance(data.recipe, str):
+        with _sourced(config, "data.recipe", wrong):
+            named_classes.recipe(data)
+    return wrong
+
+
+def _of_training(config: Config) -> list[str]:
+    """A line for each invalid key of the method, the optimiser, callbacks and loggers."""
+    wrong = list[str]()
     _check(config, "method", "methods", config.method.name, config.method, wrong)
     with _sourced(config, "method", wrong):
         if not config.heads and registry.load("methods", config.method.name).needs_heads:
@@ -165,10 +212,6 @@ def check_plugins(config: Config) -> None:
                 f"{config._sources.of(('heads',))}: heads is empty; the method {config.method.name!r} trains heads. "
                 "Fix: add a head, or set a method that trains the backbone alone."
             )
-    _check(config, "data", "datasets", data.name, data, wrong)
-    if not isinstance(data.recipe, str):
-        with _sourced(config, "data.recipe", wrong):
-            named_classes.recipe(data)
     with _sourced(config, "optim", wrong):
         named_classes.check_optimiser(config.optim)
     with _sourced(config, "optim.schedule", wrong):
@@ -179,8 +222,7 @@ def check_plugins(config: Config) -> None:
     for index, named in enumerate(config.trainer.loggers or ()):
         with _sourced(config, f"trainer.loggers.{index}", wrong):
             named_classes.check_logger(named, f"trainer.loggers.{index}")
-    if wrong:
-        raise ConfigError("\n".join(dict.fromkeys(wrong)))
+    return wrong
 
 
 def _check_head_names(config: Config | ModelSections, sources: Sources) -> None:

@@ -5,13 +5,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from densevit.config.values import Count, Float, Int, Named, OpenSection, Scales, Side, Sides, module_section
+from densevit.config.values import (
+    Count,
+    Float,
+    Int,
+    Named,
+    OpenSection,
+    PluginName,
+    Scales,
+    Side,
+    Sides,
+    module_section,
+)
 
 
 class DataSection(OpenSection):
     """The data set, its loader and augmentation, and the data set's own options, such as `root`."""
 
-    name: str
+    name: PluginName
     """A plugin's name or `module:Class`."""
     split: str = "val"
     """The split for validation and `evaluate`, by its name on disk (`test`)."""

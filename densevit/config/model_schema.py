@@ -13,6 +13,7 @@ from densevit.config.values import (
     FrozenDepths,
     OpenSection,
     Patterns,
+    PluginName,
     PluginSection,
     Rate,
     Section,
@@ -26,7 +27,7 @@ from densevit.config.values import (
 class BackboneSection(OpenSection):
     """The backbone, and its options."""
 
-    name: str
+    name: PluginName
     """A plugin's name (`densevit plugins` lists them) or `module:Class`."""
     weights: str | None = None
     """Pretrained weights of the backbone: a file or folder of densevit's or another project's, or `timm:NAME`,
@@ -46,14 +47,14 @@ class BackboneSection(OpenSection):
 class EvaluationSection(OpenSection):
     """The evaluator of a head, and its options."""
 
-    name: str | None = None
+    name: PluginName | None = None
     """A plugin's name or `module:Class`. `null`: the evaluator with the name of the head's task."""
 
 
 class HeadSection(OpenSection):
     """One head, and its options."""
 
-    name: str
+    name: PluginName
     """A plugin's name or `module:Class`."""
     weight: Rate | Literal["learned"] = 1.0
     """Weight of the head's losses. `learned`: uncertainty weighting, trained with the model."""

@@ -15,6 +15,7 @@ from densevit.config.training_schema import OPTIMISERS, OptimSection
 from densevit.config.values import PluginSection
 from densevit.errors import PluginError
 from densevit.options import OptionError
+from densevit.trust import NameInFile
 
 BUILT_IN_LOGGERS = ("csv", "tensorboard")
 _TRACKERS = {  # short names of Lightning's loggers, whose packages have the same names
@@ -51,7 +52,8 @@ def load(noun: str, name: str) -> Any:
         hint = signatures.nearest(name, known)
         raise PluginError(f"There is no {noun} {name!r}.{hint} Write module:Class, as in {home}:{example}.")
     if module == _LIGHTNING or module.startswith(f"{_LIGHTNING}."):
-        name = f"pytorch_lightning{module.removeprefix(_LIGHTNING)}{colon}{attribute}"
+        same = f"pytorch_lightning{module.removeprefix(_LIGHTNING)}{colon}{attribute}"
+        name = name.renamed(same) if isinstance(name, NameInFile) else same
     found = registry.import_object(noun, name)
     if noun == "schedule":
         if not callable(found) or (isinstance(found, type) and "__call__" not in dir(found)):
@@ -60,7 +62,8 @@ def load(noun: str, name: str) -> Any:
                 "that returns the factor on the learning rate, or a class with such a __call__."
             )
         return found
-    base = registry.import_object(noun, _BASES[noun])
+    home, _, kind = _BASES[noun].partition(":")
+    base = getattr(importlib.import_module(home), kind)
     if not (isinstance(found, type) and issubclass(found, base)):
         what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
         other = f" It belongs to the package lightning; densevit uses {base.__module__.partition('.')[0]}."

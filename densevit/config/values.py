@@ -3,7 +3,9 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator
+
+from densevit.trust import with_names_of
 
 
 def _number(value: Any) -> Any:
@@ -49,6 +51,10 @@ def _module_class(value: Any) -> Any:
     if isinstance(value, str) and ":" not in value:
         raise ValueError("a module:Class")  # in a union: the message appends it to the other types
     return value
+
+
+def _name(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    return with_names_of(value, validate(value))
 
 
 def _size(value: Any) -> Any:
@@ -111,7 +117,8 @@ Rate = Annotated[Float, Field(ge=0, le=1e6)]
 Momentum = Annotated[Float, Field(ge=0, lt=1)]
 Decay = Annotated[Annotated[Float, Field(gt=0, lt=1)] | None, BeforeValidator(_decay)]
 Factor = Annotated[Float, Field(gt=0)]
-ModuleClass = Annotated[str, BeforeValidator(_module_class)]
+PluginName = Annotated[str, WrapValidator(_name)]
+ModuleClass = Annotated[PluginName, BeforeValidator(_module_class)]
 Duration = Annotated[str, BeforeValidator(_duration)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 Triple = Annotated[tuple[Fraction, Fraction, Fraction] | None, BeforeValidator(_three)]
@@ -145,7 +152,7 @@ class OpenSection(Section):
 class PluginSection(OpenSection):
     """A plugin, and its options."""
 
-    name: str
+    name: PluginName
     """A plugin's name or `module:Class`."""
 
 

@@ -193,6 +193,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_FLOAT})$"), list("-+.0123456789"))
 _Dumper.add_representer(list, _Dumper.represent_short_list)
 _Dumper.add_representer(tuple, _Dumper.represent_short_list)
+_Dumper.add_multi_representer(str, _Dumper.represent_str)  # a subclass
 _Dumper.add_multi_representer(Path, _Dumper.represent_path)
 
 

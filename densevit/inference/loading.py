@@ -1,6 +1,7 @@
 """Loads models of any source, and saves them."""
 
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,24 +28,28 @@ class LoadedModel(NamedTuple):
     foreign: bool
 
 
-def load(source: str | Path, device: str | torch.device | None = None) -> Predictor:
+def load(source: str | Path, device: str | torch.device | None = None, trust: Collection[str] = ()) -> Predictor:
     """The predictor of a run folder, a model file, a checkpoint of another project, or `hf:ORG/NAME`.
 
     device: "cuda", "cuda:1", "mps", "cpu" ...; "auto": an accelerator if there is one; None: the CPU.
-    Raises WeightsError if there is no complete model, and for a backbone without heads.
+    trust: modules whose classes the file may name as `module:Class`. Installed plugins, and what the config.yaml of a
+    run folder names, need no trust; no other code is imported, and none of the file is run.
+    Raises WeightsError if there is no complete model, for a module that is not trusted, and for a backbone without
+    heads.
     """
     target = device_of(device)
-    loaded = load_any(source)
+    loaded = load_any(source, trust)
     return Predictor(loaded.model, loaded.config).to(target)
 
 
-def load_any(source: str | Path) -> LoadedModel:
+def load_any(source: str | Path, trust: Collection[str] = ()) -> LoadedModel:
     """The model of any source that `load` takes. Options that foreign weights do not determine are a warning."""
     if model_file.is_model_file(source):
-        return LoadedModel(*model_file.load(source), foreign=False)
+        return LoadedModel(*model_file.load(source, trust), foreign=False)
     checkpoint = checkpoint_io.read(source)
     if checkpoint.header.get("format") == "densevit":  # published
-        return LoadedModel(*model_file.from_state(checkpoint.tensors, checkpoint.header, str(source)), foreign=False)
+        own = model_file.from_state(checkpoint.tensors, checkpoint.header, str(source), trust)
+        return LoadedModel(*own, foreign=False)
     if {"backbone", "heads"} <= {name.partition(".")[0] for name in checkpoint.tensors}:
         file = f"{source}/model.safetensors" if Path(source).expanduser().is_dir() else source
         raise WeightsError(

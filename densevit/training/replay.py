@@ -1,6 +1,6 @@
 """Repeats a saved training step whose loss or gradient was not finite, to find the module that it started in."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from densevit import config as configs
 from densevit import registry
-from densevit.config import yaml_io
 from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Class, Method
@@ -47,16 +46,19 @@ class Replay:
         return bool(self.found.what) and self.reported in ("", str(self.found))
 
 
-def replay(file: str | Path, device: str | torch.device | None = "auto") -> Replay:
+def replay(file: str | Path, device: str | torch.device | None = "auto", trust: Collection[str] = ()) -> Replay:
     """Repeats the training step of a file RUN/faults/step_*.pt: forward and backward, without an update.
 
-    Needs no data set; weights, batches, random state and precision are those of the file. device: as for `load`.
+    Needs no data set; weights, batches, random state and precision are those of the file. device, trust: as for `load`;
+    what the config.yaml of the file's run names needs no trust.
     Raises WeightsError for another file, and ConfigError or PluginError if the model cannot be built.
     """
     path = Path(file).expanduser()
     content = fault_files.read(path)
     target = device_of(device)
-    config = configs.from_mapping(yaml_io.parse(content["config"], str(path)), str(path))
+    folder = path.absolute().parent
+    run = folder.parent if folder.name == "faults" else None
+    config = configs.from_file(configs.values_of_file(content["config"], str(path), trust, run), str(path))
     classes = {
         name: [Class(**{**entry, "color": tuple(entry["color"])}) for entry in entries]
         for name, entries in content["classes"].items()

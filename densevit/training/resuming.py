@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from densevit import config as configs
-from densevit.config import Config, yaml_io
+from densevit.config import Config
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Method
 from densevit.model import DenseModel
@@ -87,7 +87,8 @@ class Checkpoint:
             self.group_sizes = []
         self.config: Config | None = None
         if isinstance(content.get("config"), str):
-            self.config = configs.from_mapping(yaml_io.parse(content["config"], str(self.path)), str(self.path))
+            values = configs.values_of_file(content["config"], str(self.path))
+            self.config = configs.from_file(values, str(self.path))
 
     def check_model(self, model: DenseModel, method: Method) -> None:
         """Raises WeightsError if the model's classes, or its or the method's tensors, differ from the checkpoint's."""

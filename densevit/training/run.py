@@ -176,7 +176,7 @@ def evaluate(
         if config is None:
             raise ConfigError(f"evaluate: the model has no config for the overrides {', '.join(overrides)}.")
         config = configs.from_mapping(config.model_dump(), "evaluate", overrides)
-        configs.check_plugins(config)
+        configs.check_evaluation_plugins(config)
         predictor = Predictor(model, config)
     if data is None:
         data = predictor.data if config is None else config

@@ -1,7 +1,7 @@
 """Exports a trained model in another project's layout, checked to load there and to compute the same."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -89,14 +89,15 @@ class _Source:
         return renamed
 
 
-def export(source: str | Path, to: str, allowed: Sequence[str] = ()) -> Exported:
+def export(source: str | Path, to: str, allowed: Sequence[str] = (), trust: Collection[str] = ()) -> Exported:
     """Exports a run's weights, checked: translated back they are bit-identical, and the outputs are the same.
 
     source: a run folder, a model file, or a converted backbone. to: a layout's name, or a project, "hf", "timm" or
-    "torchvision", whose layout for this model is used. allowed: patterns of tensors that may be left out.
+    "torchvision", whose layout for this model is used. allowed: patterns of tensors that may be left out. trust: as in
+    `densevit.load`.
     Raises WeightsError, naming the tensors or options that the layout cannot represent.
     """
-    ours = _source(source)
+    ours = _source(source, trust)
     candidates = _candidates(to, ours)
     failed: list[_NotRepresentable] = []
     found: list[Exported] = []
@@ -121,13 +122,13 @@ class _NotRepresentable(WeightsError):  # noqa: N818
         self.distance = distance
 
 
-def _source(source: str | Path) -> _Source:
+def _source(source: str | Path, trust: Collection[str]) -> _Source:
     path = Path(source).expanduser()
     file = path / "model.safetensors" if path.is_dir() else path
     header = read_safetensors(file)[1] if file.is_file() and file.suffix == ".safetensors" else {}
     if header.get("part") == "backbone":
-        return _Source(str(source), *model_file.load_backbone(source), None)
-    model = model_file.load_model(source)
+        return _Source(str(source), *model_file.load_backbone(source, trust), None)
+    model = model_file.load_model(source, trust)
     assert model.sections is not None
     return _Source(str(source), model.backbone, model.sections.backbone, model)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,27 +99,35 @@ def is_model_file(source: str | Path) -> bool:
         return False
 
 
-def load_model(run: str | Path) -> DenseModel:
+def load_model(run: str | Path, trust: Collection[str] = ()) -> DenseModel:
     """The model of a run folder or a model file; see `load`."""
-    return load(run).model
+    return load(run, trust).model
 
 
-def load(run: str | Path) -> ModelFile:
+def load(run: str | Path, trust: Collection[str] = ()) -> ModelFile:
     """The model of a run folder or a model file, in evaluation mode on the CPU, and its config.
 
-    Raises WeightsError if there is none or it is incomplete.
+    trust: modules that the file may name as `module:Class`; of a folder, its config.yaml is trusted. Raises
+    WeightsError if there is no model, it is incomplete, or names another module.
     """
     state, entries, path = _read(run)
-    return from_state(state, entries, str(path))
+    return from_state(state, entries, str(path), trust, _folder(run))
 
 
-def from_state(state: Mapping[str, Tensor], entries: Mapping[str, str], source: str) -> ModelFile:
-    """The model of a state dict and the header of its file. source: the file, for messages."""
+def from_state(
+    state: Mapping[str, Tensor],
+    entries: Mapping[str, str],
+    source: str,
+    trust: Collection[str] = (),
+    run: Path | None = None,
+) -> ModelFile:
+    """The model of a state dict and the header of its file. source: the file, for messages. trust, run: as in
+    `config.values_of_file`."""
     _check_version(entries, source)
     if entries.get("part") == "backbone":
         raise WeightsError(f"{source}: contains only a backbone. Train with `backbone.weights={source}`.")
     try:
-        values = yaml_io.parse(entries["config"], source)
+        values = configs.values_of_file(entries["config"], source, trust, run)
         complete = "trainer" in values
         by_head = "head_classes" in entries
         classes = _classes(entries["head_classes" if by_head else "classes"])
@@ -127,7 +135,7 @@ def from_state(state: Mapping[str, Tensor], entries: Mapping[str, str], source: 
         raise WeightsError(
             f"{source}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
         ) from error
-    config = configs.from_mapping(values, source) if complete else None
+    config = configs.from_file(values, source) if complete else None
     sections = configs.model_sections(values, source) if config is None else config.model_sections
     try:
         if not by_head:
@@ -139,12 +147,12 @@ def from_state(state: Mapping[str, Tensor], entries: Mapping[str, str], source: 
     return ModelFile(model.eval(), config)
 
 
-def load_backbone(run: str | Path) -> tuple[Backbone, BackboneSection]:
+def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbone, BackboneSection]:
     """The backbone of a run or of a file from `save_backbone`, in evaluation mode, and its config section."""
     state, entries, path = _read(run)
     _check_version(entries, str(path))
     try:
-        values = yaml_io.parse(entries["config"], str(path))["backbone"]
+        values = configs.values_of_file(entries["config"], str(path), trust, _folder(run))["backbone"]
     except (KeyError, TypeError) as error:
         raise WeightsError(f"{path}: its header is corrupt ({error}). Copy it again.") from error
     section = configs.backbone_section(values, str(path))
@@ -152,6 +160,12 @@ def load_backbone(run: str | Path) -> tuple[Backbone, BackboneSection]:
     backbone.mean, backbone.std = section.mean or backbone.mean, section.std or backbone.std
     load_state(backbone, part(state, "backbone."), path)
     return backbone.eval(), section
+
+
+def _folder(run: str | Path) -> Path | None:
+    """The folder of a run, if it is named by its folder."""
+    path = Path(run).expanduser()
+    return path if path.is_dir() else None
 
 
 def _read(run: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:

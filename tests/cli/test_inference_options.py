@@ -53,9 +53,9 @@ def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
     config = configs.load("run")
     head = Dense((3,), (1,), [Class("sky", 1, (1, 2, 3)), *(Class(str(n), n, (0, 0, 0)) for n in (5, 6))])
     predictor = Predictor(DenseModel(Stem(), {"a": head}, sections=config.model_sections), config)
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device: predictor)
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust: predictor)
     loaded = LoadedModel(predictor.model, config, foreign=False)
-    monkeypatch.setattr("densevit.inference.loading.load_any", lambda run: loaded)
+    monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust: loaded)
     return predictor
 
 

@@ -101,7 +101,7 @@ def batch():
 def test_model_round_trips(saved):
     model, path = saved
     for source in (path, str(path), path.parent):
-        loaded, config = load(source)
+        loaded, config = load(source, [__name__])
         assert equal(loaded.state_dict(), model.state_dict())
         assert config == config_of() and loaded.sections == config.model_sections
         assert loaded.classes == {"detection": THINGS, "maps": ALL}
@@ -129,14 +129,14 @@ def test_saving_replaces_a_file_atomically(saved):
     model, path = saved
     nn.init.zeros_(model.heads["maps"].width)
     save(model, path)
-    assert load_model(path).heads["maps"].width.eq(0).all()
+    assert load_model(path, [__name__]).heads["maps"].width.eq(0).all()
     assert os.listdir(path.parent) == ["model.safetensors"]
 
 
 def test_a_model_without_a_config_comes_back_as_it_was(saved, tmp_path):
     model, _ = saved
     save(model, str(tmp_path / "alone.safetensors"))
-    loaded, config = load(str(tmp_path / "alone.safetensors"))
+    loaded, config = load(str(tmp_path / "alone.safetensors"), [__name__])
     assert config is None and loaded.sections == model.sections and loaded.classes == model.classes
     assert equal(loaded.state_dict(), model.state_dict())
 

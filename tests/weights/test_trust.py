@@ -1,0 +1,441 @@
+"""A file that may be somebody else's imports installed plugins only; other modules that it names need trust."""
+
+import copy
+import os
+import pickle
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import BaseModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import densevit
+from densevit import config as configs
+from densevit.cli import main
+from densevit.config import yaml_io
+from densevit.errors import ConfigError, DensevitError, PluginError, WeightsError
+from densevit.interfaces import Backbone, Class
+from densevit.model import build_model
+from densevit.options import check
+from densevit.training import fault_files
+from densevit.training.replay import replay
+from densevit.training.resuming import Checkpoint
+from densevit.trust import NameInFile, names_in_file
+from densevit.weights import model_file
+
+CLASSES = {"surfaces": (Class("floor", 1, (0, 0, 9)), Class("wall", 2, (1, 0, 9)))}
+VALUES: dict[str, Any] = {
+    "backbone": {"name": "resnet", "depth": 18},
+    "heads": {"surfaces": {"name": "setr", "neck": {"name": "fpn", "width": 8}}},
+    "data": {"name": "scenes", "image_size": 64, "batch_size": 2, "num_workers": 0, "train_length": 2, "val_length": 1},
+    "trainer": {"max_steps": 1, "accelerator": "cpu", "precision": "32"},
+}
+IMAGE = np.zeros((32, 32, 3), np.uint8)
+
+# Subclasses of built-in plugins: the tensors of a model are those of VALUES.
+SOURCE = """
+    import os
+    import pytorch_lightning, torch
+    from densevit.data.transforms.recipes import Fixed
+    from densevit.evaluation.miou import SemanticSegmentation
+    from densevit.training.supervised import Supervised
+    from densevit_backbones.resnet import ResNet
+    from densevit_heads.setr import Setr
+    from densevit_necks.fpn import FPN
+    from densevit_scenes.dataset import Scenes
+
+    class Net(ResNet): pass
+    class Head(Setr): pass
+    class Neck(FPN): pass
+    class Data(Scenes): pass
+    class Evaluator(SemanticSegmentation): pass
+    class Recipe(Fixed): pass
+    class Method(Supervised): pass
+    class Adam(torch.optim.Adam): pass
+    class Callback(pytorch_lightning.Callback): pass
+    class Logger(pytorch_lightning.loggers.CSVLogger): pass
+    def schedule(step, steps): return 1.0
+"""
+# By the key of the config that names them: the value, and what a user does with the file when it is needed.
+NEEDED: dict[str, tuple[Any, str]] = {
+    "backbone.name": ("payload:Net", "load"),
+    "heads.surfaces.name": ("payload:Head", "load"),
+    "heads.surfaces.neck.name": ("payload:Neck", "load"),
+    "data.recipe": ("payload:Recipe", "predict"),
+    "data.name": ("payload:Data", "evaluate"),
+    "heads.surfaces.evaluation.name": ("payload:Evaluator", "evaluate"),
+    "method.name": ("payload:Method", "fit"),
+    "optim.name": ("payload:Adam", "fit"),
+    "optim.schedule": ("payload:schedule", "fit"),
+    "trainer.callbacks": (["payload:Callback"], "fit"),
+    "trainer.loggers": ([{"name": "payload:Logger"}], "fit"),
+}
+ACTS = {
+    "load": lambda predictor: None,
+    "predict": lambda predictor: predictor.predict(IMAGE),
+    "evaluate": lambda predictor: densevit.evaluate(predictor),
+    "fit": lambda predictor: densevit.fit(predictor.config),
+}
+
+
+@pytest.fixture(autouse=True)
+def payload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, with the module `payload`."""
+    (tmp_path / "payload.py").write_text(textwrap.dedent(SOURCE))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", os.getcwd())])
+    yield tmp_path
+    sys.modules.pop("payload", None)
+
+
+def naming(key: str, value: Any, into: Path) -> Path:
+    """A model file with this value in its header's config."""
+    config = configs.from_mapping(VALUES)
+    values = config.model_dump()
+    inner = values
+    *above, last = key.split(".")
+    for part in above:
+        inner = inner[part]
+    inner[last] = value
+    into.parent.mkdir(exist_ok=True)
+    model_file.save(build_model(config, {"segmentation": CLASSES["surfaces"]}), into, config)
+    return with_header(into, config=yaml_io.write(values))
+
+
+def with_header(path: Path, **entries: str) -> Path:
+    """The file with other entries of its header."""
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    save_file(load_file(path), path, metadata=header | entries)
+    return path
+
+
+def on_the_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the module importable from elsewhere than the working directory, as an installed one is."""
+    (folder / "site").mkdir()
+    (folder / "payload.py").rename(folder / "site" / "payload.py")
+    monkeypatch.syspath_prepend(folder / "site")
+
+
+def refused(error: pytest.ExceptionInfo[Exception], file: object, name: object) -> None:
+    assert f"{name!r} is named in {file}" in str(error.value) and "trust=['payload']" in str(error.value)
+    assert "payload" not in sys.modules and os.getcwd() not in sys.path
+
+
+# ---- what a file names ----
+
+
+@pytest.mark.parametrize("key", NEEDED)
+def test_class_that_a_model_file_names_is_not_imported(key, payload, monkeypatch):
+    value, act = NEEDED[key]
+    file = naming(key, value, payload / "theirs.safetensors")
+    on_the_path(payload, monkeypatch)  # importable is not trusted
+    with pytest.raises(DensevitError) as error:
+        ACTS[act](densevit.load(file))
+    name = value if isinstance(value, str) else value[0]
+    refused(error, file, name if isinstance(name, str) else name["name"])
+    acts = list(ACTS)
+    for earlier in acts[: acts.index(act)]:  # what does not need the class works
+        ACTS[earlier](densevit.load(file))
+    assert "payload" not in sys.modules
+
+
+@pytest.mark.parametrize("key", NEEDED)
+def test_class_of_a_trusted_module_is_imported(key, payload, monkeypatch):
+    value, act = NEEDED[key]
+    file = naming(key, value, payload / "theirs.safetensors")
+    on_the_path(payload, monkeypatch)
+    ACTS[act](densevit.load(file, trust=["payload"]))
+    assert "payload" in sys.modules and os.getcwd() not in sys.path
+
+
+def test_class_of_a_mixed_data_set_is_not_imported(payload, monkeypatch):
+    data = {**VALUES["data"], "name": "mix", "sets": {"a": {"name": "payload:Data"}}}
+    del data["train_length"], data["val_length"]
+    file = naming("data", data, payload / "theirs.safetensors")
+    on_the_path(payload, monkeypatch)
+    predictor = densevit.load(file)
+    with pytest.raises(PluginError) as error:
+        densevit.evaluate(predictor)
+    refused(error, file, "payload:Data")
+
+
+def test_name_in_an_option_of_a_plugin_is_not_imported(payload, monkeypatch, install):
+    """A plugin that builds another one, by a name that is an option of type str."""
+    source = """
+        import densevit
+        class Outer(densevit.Backbone):
+            def __init__(self, inner: str, others: tuple[str, ...] = ()):
+                super().__init__()
+                self.inner = densevit.create_backbone(others[0] if others else inner, depth=18)
+                self.channels, self.strides = self.inner.channels, self.inner.strides
+            def forward(self, images): return self.inner(images)
+    """
+    install("outer", "[densevit.backbones]\nouter = outer_net:Outer\n", {"outer_net.py": source})
+    on_the_path(payload, monkeypatch)
+    for options in ({"inner": "payload:Net"}, {"inner": "resnet", "others": ["payload:Net"]}):
+        file = naming("backbone", {"name": "outer", **options}, payload / "theirs.safetensors")
+        with pytest.raises(WeightsError) as error:
+            densevit.load(file)
+        refused(error, file, "payload:Net")
+
+
+def test_class_of_lightning_by_its_other_name_needs_trust(payload):
+    callbacks = [{"name": "lightning.pytorch.callbacks:Timer"}]
+    file = naming("trainer.callbacks", callbacks, payload / "theirs.safetensors")
+    with pytest.raises(ConfigError, match=r"Timer' is named in .*theirs.safetensors.*trust=\['pytorch_lightning"):
+        densevit.fit(densevit.load(file).config)
+    with pytest.raises(ConfigError, match="is named in"):  # after overrides and a copy
+        densevit.fit(densevit.load(file).config, ["trainer.max_steps=2"])
+
+
+def test_trust_is_of_a_module_and_those_below_it():
+    def trusted(name: str, *trust: str) -> bool:
+        return names_in_file({"name": name}, "file", trust)["name"].trusted
+
+    assert trusted("a.b:C", "a") and trusted("a.b:C", "a.b") and trusted("a.b:C", "x", "a")
+    assert not trusted("ab:C", "a") and not trusted("a:C", "a.b") and not trusted("a.b:C", "b")
+
+
+def test_trusted_module_is_not_taken_from_the_working_directory(payload):
+    file = naming("backbone.name", "payload:Net", payload / "theirs.safetensors")
+    with pytest.raises(
+        WeightsError, match=r"no module 'payload' on PYTHONPATH.*working directory is searched for a con"
+    ):
+        densevit.load(file, trust=["payload"])
+    assert "payload" not in sys.modules
+
+
+def test_backbone_file_imports_no_module(payload, monkeypatch):
+    from densevit.weights.foreign_export import export
+
+    model_file.save_backbone(
+        densevit.create_backbone("resnet", depth=18), {"name": "payload:Net"}, payload / "b.safetensors"
+    )
+    on_the_path(payload, monkeypatch)
+    with pytest.raises(PluginError) as error:
+        export("b.safetensors", "torchvision")
+    refused(error, "b.safetensors", "payload:Net")
+
+
+def test_lightning_checkpoint_and_download_import_no_module(payload, monkeypatch):
+    file = naming("backbone.name", "payload:Net", payload / "theirs.safetensors")
+    with safe_open(file, framework="pt") as opened:
+        entries = opened.metadata()
+    state = {f"model.{key}": value for key, value in load_file(file).items()}
+    torch.save({"pytorch-lightning_version": "2.6", "state_dict": state, "densevit": entries}, "theirs.ckpt")
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    def download(repository: str, name: str, **options: Any) -> str:
+        if name != "model.safetensors":
+            raise EntryNotFoundError(name)
+        return str(file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    on_the_path(payload, monkeypatch)
+    for source in ("theirs.ckpt", "hf:theirs/net"):
+        with pytest.raises(WeightsError) as error:
+            densevit.load(source)
+        refused(error, source, "payload:Net")
+    for source in ("theirs.ckpt", "hf:theirs/net"):
+        assert type(densevit.load(source, trust=["payload"]).backbone).__module__ == "payload"
+
+
+def test_weights_of_a_file_that_names_a_class_are_read_without_it(payload):
+    """`weights=` of a config reads tensors alone."""
+    naming("backbone.name", "payload:Net", payload / "theirs.safetensors")
+    predictor = densevit.create_model(configs.from_mapping({**VALUES, "weights": "theirs.safetensors"}))
+    expected = load_file("theirs.safetensors")["backbone.conv1.weight"]
+    assert torch.equal(predictor.model.state_dict()["backbone.conv1.weight"], expected)
+    assert "payload" not in sys.modules
+
+
+# ---- a run of one's own ----
+
+
+@pytest.fixture
+def run(payload: Path) -> Path:
+    """The folder of a run with classes of the module in the working directory, trained there."""
+    values = copy.deepcopy(VALUES)
+    values["backbone"]["name"], values["data"]["name"] = "payload:Net", "payload:Data"
+    values["optim"] = {"name": "payload:Adam"}
+    folder = densevit.fit(values, run_dir=payload / "mine").path
+    forget()
+    return folder
+
+
+def forget() -> None:
+    """As in another process."""
+    sys.modules.pop("payload", None)
+    sys.path[:] = [entry for entry in sys.path if entry != os.getcwd()]
+
+
+def test_own_run_needs_no_trust(run, monkeypatch, capsys):
+    Image.fromarray(IMAGE).save("image.png")
+    for arguments in (
+        ["evaluate", str(run)],
+        ["evaluate", str(run), "data.batch_size=2"],
+        ["predict", str(run), "image.png", "--out", "predictions"],
+        ["inspect", str(run), "image.png", "--out", "inspection"],
+        ["train", "--resume", str(run), "trainer.max_steps=2"],
+    ):
+        forget()
+        assert main(arguments) == 0, capsys.readouterr().err
+    forget()
+    assert type(densevit.load(run).backbone).__module__ == "payload"
+
+
+def test_config_of_a_run_is_its_own_and_not_of_other_files(run, payload):
+    """A file of the run named by itself may be a copy of somebody else's; so may one that a config lies beside."""
+    with pytest.raises(WeightsError) as error:
+        densevit.load(run / "model.safetensors")
+    refused(error, run / "model.safetensors", "payload:Net")
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("payload:", "other:"))
+    with pytest.raises(WeightsError) as error:
+        densevit.load(run)
+    refused(error, run / "model.safetensors", "payload:Net")
+
+
+# ---- commands ----
+
+COMMANDS = {
+    "evaluate": ["theirs.safetensors"],
+    "evaluate with overrides": ["theirs.safetensors", "data.batch_size=2"],
+    "predict": ["theirs.safetensors", "image.png", "--out", "out"],
+    "inspect": ["theirs.safetensors", "image.png", "--out", "out"],
+    "export": ["theirs.safetensors", "--out", "out.pt2"],
+    "convert": ["theirs.safetensors", "out", "--to", "torchvision"],
+    "data prelabel": ["theirs.safetensors", "out", "labels.json"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_imports_a_module_only_with_trust(name, payload, monkeypatch, capsys):
+    Image.fromarray(IMAGE).save("image.png")
+    naming("backbone.name", "payload:Net", payload / "theirs.safetensors")
+    on_the_path(payload, monkeypatch)
+    command = [*name.partition(" with")[0].split(), *COMMANDS[name]]
+    assert main(command) == 2
+    assert "'payload:Net' is named in theirs.safetensors" in capsys.readouterr().err
+    assert "payload" not in sys.modules
+    main([*command, "--trust", "payload"])
+    assert "payload" in sys.modules and "is named in" not in capsys.readouterr().err
+
+
+def test_evaluation_with_overrides_checks_no_class_of_the_training(payload, capsys):
+    naming("trainer.callbacks", ["not_installed:Callback"], payload / "theirs.safetensors")
+    assert main(["evaluate", "theirs.safetensors", "data.val_length=2"]) == 0, capsys.readouterr().err
+    densevit.evaluate(densevit.load("theirs.safetensors"), overrides=["data.val_length=2"])
+
+
+# ---- other files with a config ----
+
+
+def test_fault_file_imports_no_module_but_those_of_its_run(payload, monkeypatch):
+    on_the_path(payload, monkeypatch)
+    values = copy.deepcopy(VALUES)
+    values["backbone"]["name"] = "payload:Net"
+    config = yaml_io.write(values)
+    content = {
+        "step": 1,
+        "config": config,
+        "state_dict": {},
+        "batches": [],
+        "random_state": {},
+        "classes": {"surfaces": [asdict(c) for c in CLASSES["surfaces"]]},
+    }
+    faults = payload / "run" / "faults"
+    faults.mkdir(parents=True)
+    fault_files.write(faults / "step_1.pt", content)
+    with pytest.raises(PluginError) as error:
+        replay(faults / "step_1.pt", "cpu")
+    refused(error, faults / "step_1.pt", "payload:Net")
+    assert main(["replay", str(faults / "step_1.pt"), "--trust", "payload"]) == 2  # it has no tensors
+    assert "payload" in sys.modules
+    sys.modules.pop("payload")
+    (payload / "run" / "config.yaml").write_text(config)
+    with pytest.raises(WeightsError):
+        replay(faults / "step_1.pt", "cpu")
+    assert "payload" in sys.modules
+
+
+@pytest.mark.parametrize("key", ["base", "data", "heads", "backbone"])
+def test_header_reads_no_other_config(key, payload):
+    """Neither a base nor the file of a section."""
+    text = yaml_io.write(VALUES if key == "base" else {key: VALUES[key]})
+    (payload / "theirs.yaml").write_text(text if key == "base" else yaml_io.write(VALUES[key]))
+    values = VALUES | {key: "theirs.yaml"}
+    file = with_header(naming("seed", 0, payload / "theirs.safetensors"), config=yaml_io.write(values))
+    with pytest.raises(ConfigError, match=rf"theirs\.safetensors: {key} (is not a key|should be)"):
+        densevit.load(file)
+
+
+@pytest.mark.parametrize("key", ["base", "data"])
+def test_checkpoint_and_fault_file_read_no_other_config(key, payload):
+    (payload / "theirs.yaml").write_text(yaml_io.write(VALUES if key == "base" else VALUES["data"]))
+    config = yaml_io.write(VALUES | {key: "theirs.yaml"})
+    content = {"step": 1, "config": config, "state_dict": {}, "batches": [], "random_state": {}, "classes": {}}
+    fault_files.write(payload / "step_1.pt", content)
+    with pytest.raises(ConfigError, match=rf"step_1\.pt: {key} (is not a key|should be)"):
+        replay(payload / "step_1.pt", "cpu")
+    (payload / "run" / "checkpoints").mkdir(parents=True)
+    torch.save({"global_step": 1, "state_dict": {}, "config": config}, payload / "run" / "checkpoints" / "last.ckpt")
+    with pytest.raises(ConfigError, match=rf"last\.ckpt: {key} (is not a key|should be)"):
+        Checkpoint(payload / "run")
+
+
+# ---- names ----
+
+
+def test_name_in_a_file_stays_one():
+    name = NameInFile("a.b:C", "file", False)
+    for same in (copy.copy(name), copy.deepcopy(name), pickle.loads(pickle.dumps(name))):
+        assert same == "a.b:C" and (same.file, same.trusted) == ("file", False)
+    assert yaml_io.write({"name": name}) == "name: a.b:C\n"
+
+
+def sections(kind: Any) -> Iterator[type[BaseModel]]:
+    """All sections of a config, from its annotations."""
+    for part in typing.get_args(kind):
+        yield from sections(part)
+    if isinstance(kind, type) and not isinstance(kind, types.GenericAlias) and issubclass(kind, BaseModel):
+        yield kind
+        for field in kind.model_fields.values():
+            if field.annotation is not kind:
+                yield from sections(field.annotation)
+
+
+def test_validation_of_a_section_keeps_names_in_files():
+    named = {kind for kind in sections(configs.Config) if "name" in kind.model_fields}
+    assert {kind.__name__ for kind in named} == {
+        "BackboneSection", "DataSection", "EvaluationSection", "HeadSection", "OptimSection", "PluginSection"
+    }  # fmt: skip
+    name = NameInFile("a.b:C", "file", False)
+    for kind in named:
+        section = kind.model_validate({"name": name, **({"lr": 1.0} if kind.__name__ == "OptimSection" else {})})
+        for found in (section.name, section.model_dump()["name"], section.model_copy(deep=True).name):
+            assert type(found) is NameInFile, kind
+
+
+def test_validation_of_options_keeps_names_in_files():
+    class Net(Backbone):
+        def __init__(self, a: str, b: tuple[str, ...], c: dict[str, dict[str, str]], d: str | None = None) -> None: ...
+
+    name = NameInFile("a.b:C", "file", False)
+    given = {"a": name, "b": ["x", name], "c": {"y": {"name": name}}, "d": name}
+    checked = check(Net, (), "net", given, "backbone")
+    for found in (checked["a"], checked["b"][1], checked["c"]["y"]["name"], checked["d"]):
+        assert type(found) is NameInFile
+    assert checked["b"] == ("x", "a.b:C")
