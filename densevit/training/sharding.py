@@ -14,10 +14,15 @@ from typing import Any
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -26,6 +31,7 @@ from densevit.config import Config
 from densevit.errors import ConfigError, TrainingError, one_line
 from densevit.model import DenseModel
 from densevit.training.precision import resolve
+from densevit.training.shard_files import SafePlanner, ShardReader, ShardWriter
 
 STRATEGY = "fsdp2"
 METADATA = "meta.pt"  # Lightning's name for what is not a tensor
@@ -35,7 +41,8 @@ _LEAST = 10_000  # parameters of a block that is gathered by itself; for a small
 class ShardedStrategy(ModelParallelStrategy):
     """Lightning's strategy with one data-parallel group of all processes, which see different images.
 
-    A checkpoint is a folder in which each process writes its own part, by `torch.distributed.checkpoint`.
+    A checkpoint is a folder in which each process writes its own part, by `torch.distributed.checkpoint`; it is read
+    without pickle.
     """
 
     def setup_environment(self) -> None:
@@ -58,7 +65,11 @@ class ShardedStrategy(ModelParallelStrategy):
             shutil.rmtree(unfinished, ignore_errors=True)
         self.barrier()
         try:
-            super().save_checkpoint(checkpoint, unfinished)
+            state = {"state_dict": checkpoint.pop("state_dict")}
+            state |= {f"optimizer_{i}": own for i, own in enumerate(checkpoint.pop("optimizer_states", []))}
+            distributed_checkpoint.save(state, storage_writer=ShardWriter(unfinished))
+            if self.is_global_zero:
+                torch.save(checkpoint, unfinished / METADATA)
         except CheckpointException as error:
             rank, (cause, _) = next(iter(error.failures.items()))
             kept = " The previous checkpoint is unchanged." if path.exists() else ""
@@ -72,6 +83,26 @@ class ShardedStrategy(ModelParallelStrategy):
             shutil.rmtree(previous, ignore_errors=True)
         self.barrier()
 
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """As Lightning's, but without pickle."""
+        path = Path(self.broadcast(checkpoint_path))
+        assert self.model is not None
+        state: dict[str, Any] = {"state_dict": get_model_state_dict(self.model)}
+        _load(state, path)
+        self.model.load_state_dict(state["state_dict"])
+        for i, optimizer in enumerate(self.optimizers):
+            state = {f"optimizer_{i}": get_optimizer_state_dict(self.model, optimizer)}
+            _load(state, path)
+            options = StateDictOptions(cpu_offload=True)
+            set_optimizer_state_dict(self.model, optimizer, state[f"optimizer_{i}"], options=options)
+        content: dict[str, Any] = torch.load(path / METADATA, weights_only=True)
+        return content
+
+
+def _load(state: dict[str, Any], path: Path) -> None:
+    """Loads the tensors and values of a state in place."""
+    distributed_checkpoint.load(state, storage_reader=ShardReader(path), planner=SafePlanner())
+
 
 def previous_of(path: Path) -> Path:
     """Where a checkpoint is kept while its successor takes its name."""
@@ -81,16 +112,9 @@ def previous_of(path: Path) -> Path:
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """What is not a tensor in a folder written by `ShardedStrategy`, and the shapes of the module's tensors by name.
 
-    Raises ValueError if a file is missing or shorter than the folder's index says.
+    Raises ValueError if the index is damaged, or a file is missing or shorter than it says.
     """
-    index = FileSystemReader(path).read_metadata()
-    ends: dict[str, int] = {}
-    for part in (index.storage_data or {}).values():
-        ends[part.relative_path] = max(ends.get(part.relative_path, 0), part.offset + part.length)
-    for name, end in ends.items():
-        size = (path / name).stat().st_size if (path / name).is_file() else 0
-        if size < end:
-            raise ValueError(f"{name} has {size} bytes of {end}")
+    index = ShardReader(path).read_metadata()
     content = torch.load(path / METADATA, map_location="cpu", weights_only=True)
     shapes = {
         name.removeprefix("state_dict."): tuple(entry.size)

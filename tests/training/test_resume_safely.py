@@ -56,6 +56,25 @@ def test_malicious_last_checkpoint_is_refused_and_not_run(legacy, tmp_path, caps
     assert not target.exists()
 
 
+@pytest.mark.parametrize("strategy", ["auto", "fsdp2"])
+@pytest.mark.parametrize("name", ["last.ckpt", "last.previous", "step-2.ckpt"])
+def test_pickled_index_of_shards_is_refused_and_not_run(name, strategy, tmp_path):
+    """Also while an alternative to a damaged checkpoint is searched for."""
+    run, target = tmp_path / "run", tmp_path / "touched"
+    shards = run / "checkpoints" / name
+    shards.mkdir(parents=True)
+    (run / "config.yaml").write_text(TINY.replace("max_steps: 1", f"max_steps: 1, strategy: {strategy}"))
+    (shards / ".metadata").write_bytes(pickle.dumps(Trap(target)))
+    torch.save({"global_step": 1, "state_dict": {}}, shards / "meta.pt")
+    if name == "step-2.ckpt":
+        (shards.parent / "last.ckpt").write_bytes(b"damaged")
+    with pytest.raises(
+        WeightsError, match=r"last\.(ckpt|previous): not a complete .*(it has no index\.json, only torch's)?"
+    ):
+        runs.resume(run)
+    assert not target.exists()
+
+
 def test_checkpoint_is_plain_and_lightning_loads_it_with_weights_only(tmp_path, monkeypatch):
     (tmp_path / "tiny.yaml").write_text(TINY)
     run = runs.train(configs.load(tmp_path / "tiny.yaml"), tmp_path / "run")

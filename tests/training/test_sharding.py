@@ -1,17 +1,22 @@
 """The parts of fsdp2 that need no second process: which blocks are sharded, and how its checkpoints are replaced."""
 
+import copy
+import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pytorch_lightning.strategies import ModelParallelStrategy
+import torch
 from torch import nn
+from torch.distributed import checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
 from densevit.errors import TrainingError
 from densevit.model import create_backbone
-from densevit.training.sharding import ShardedStrategy, repeated_blocks
+from densevit.training.shard_files import SafePlanner, ShardReader, ShardWriter
+from densevit.training.sharding import ShardedStrategy, read_checkpoint, repeated_blocks
 
 
 def test_repeated_blocks_are_the_entries_of_one_class() -> None:
@@ -37,9 +42,10 @@ def test_blocks_of_the_backbones(name: str, options: dict[str, Any], count: int)
 
 
 def write(text: str) -> Any:
-    def save(self: ModelParallelStrategy, checkpoint: Any, path: Path, storage_options: Any = None) -> None:
-        path.mkdir()
-        (path / "meta.pt").write_text(text)
+    def save(state: Any, storage_writer: ShardWriter) -> None:
+        folder = Path(storage_writer.path)
+        folder.mkdir()
+        (folder / "__0_0.distcp").write_text(text)
         if not text:
             raise CheckpointException("write", {1: (OSError(28, "No space left on device"), [])})  # type: ignore[dict-item]
 
@@ -48,15 +54,118 @@ def write(text: str) -> Any:
 
 def test_checkpoint_is_replaced_once_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     strategy, path = ShardedStrategy(), tmp_path / "last.ckpt"
+
+    def save(text: str) -> None:
+        monkeypatch.setattr(checkpoint, "save", write(text))
+        strategy.save_checkpoint({"state_dict": {}, "text": text}, path)
+
+    def saved() -> tuple[str, str]:
+        return (path / "__0_0.distcp").read_text(), torch.load(path / "meta.pt")["text"]
+
     for text in ("first", "second"):
-        monkeypatch.setattr(ModelParallelStrategy, "save_checkpoint", write(text))
-        strategy.save_checkpoint({}, path)
-        assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"] and (path / "meta.pt").read_text() == text
-    monkeypatch.setattr(ModelParallelStrategy, "save_checkpoint", write(""))
+        save(text)
+        assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"] and saved() == (text, text)
     said = "cannot be written by process 1: [Errno 28] No space left on device. The previous checkpoint is unchanged."
     with pytest.raises(TrainingError, match=re.escape(said)):
-        strategy.save_checkpoint({}, path)
-    assert (path / "meta.pt").read_text() == "second"
-    monkeypatch.setattr(ModelParallelStrategy, "save_checkpoint", write("third"))
-    strategy.save_checkpoint({}, path)  # also with the remains of the failed one
-    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"] and (path / "meta.pt").read_text() == "third"
+        save("")
+    assert saved() == ("second", "second")
+    save("third")  # also with the remains of the failed one
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"] and saved() == ("third", "third")
+
+
+# ---- reading without pickle ----
+
+STATE = {
+    "state_dict": {"a.weight": torch.arange(6.0).view(2, 3), "a.count": torch.tensor(7)},
+    "optimizer_0": {"param_groups": {"lr": 0.5, "betas": (0.9, 0.99), "foreach": None, "name": "all"}},
+}
+
+
+def blank() -> dict[str, Any]:
+    groups = {"lr": 0.0, "betas": (0.0, 0.0), "foreach": True, "name": ""}
+    state = {name: torch.zeros_like(value) for name, value in STATE["state_dict"].items()}
+    return {"state_dict": state, "optimizer_0": {"param_groups": groups}}
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """A checkpoint of one process."""
+    checkpoint.save(copy.deepcopy(STATE), storage_writer=ShardWriter(tmp_path / "last.ckpt"), no_dist=True)
+    torch.save({"global_step": 3}, tmp_path / "last.ckpt" / "meta.pt")
+    return tmp_path / "last.ckpt"
+
+
+def load(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    checkpoint.load(state, storage_reader=ShardReader(path), planner=SafePlanner(), no_dist=True)
+    return state
+
+
+def test_shards_are_read_back(shards: Path) -> None:
+    loaded = load(shards, blank())
+    assert loaded["optimizer_0"] == STATE["optimizer_0"]
+    for name, value in STATE["state_dict"].items():
+        assert torch.equal(loaded["state_dict"][name], value)
+    content, shapes = read_checkpoint(shards)
+    assert content == {"global_step": 3} and shapes == {"a.weight": (2, 3), "a.count": ()}
+    assert not (shards / ".metadata").exists()
+
+
+class Trap:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.target), "w")
+
+
+def test_pickled_value_in_a_shard_is_not_run(tmp_path: Path) -> None:
+    state = blank()
+    state["optimizer_0"]["param_groups"]["lr"] = Trap(tmp_path / "touched")
+    checkpoint.save(state, storage_writer=ShardWriter(tmp_path / "last.ckpt"), no_dist=True)
+    with pytest.raises(CheckpointException, match="Weights only load failed"):
+        load(tmp_path / "last.ckpt", blank())
+    assert not (tmp_path / "touched").exists()
+    checkpoint.load(blank(), storage_reader=ShardReader(tmp_path / "last.ckpt"), no_dist=True)  # torch's own planner
+    assert (tmp_path / "touched").exists()
+
+
+def of_weight(document: Any) -> Any:
+    return document["tensors"]["state_dict.a.weight"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (
+            lambda d: of_weight(d)["chunks"][0].update(file="../secret"),
+            "names '../secret', which is no file in the fol",
+        ),
+        (
+            lambda d: of_weight(d)["chunks"][0].update(file="/etc/passwd"),
+            "names '/etc/passwd', which is no file in the",
+        ),
+        (lambda d: of_weight(d)["chunks"][0].update(file=".."), r"\.\. is missing"),
+        (lambda d: of_weight(d)["chunks"][0].update(file="pipe"), "pipe is missing"),
+        (lambda d: of_weight(d)["chunks"][0].update(bytes=10**9), "has [0-9]+ bytes of 100000"),
+        (lambda d: of_weight(d)["chunks"][0].update(first=-1), "are not whole numbers of 0 or more"),
+        (lambda d: of_weight(d).update(size=[2.0, 3]), "are not whole numbers of 0 or more"),
+        (lambda d: of_weight(d).update(dtype="load"), "has the dtype 'load'"),
+        (lambda d: of_weight(d).pop("chunks"), "is damaged: KeyError"),
+        (lambda d: d.update(tensors=[]), "is damaged: AttributeError"),
+        (lambda d: d.update(version=2), "has version 2; expected 1"),
+    ],
+)
+def test_damaged_index_is_refused(damage: Any, said: str, shards: Path) -> None:
+    os.mkfifo(shards / "pipe")
+    document = json.loads((shards / "index.json").read_text())
+    damage(document)
+    (shards / "index.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=said):
+        read_checkpoint(shards)
+
+
+def test_index_of_no_json_is_refused(shards: Path) -> None:
+    for text in ("", "[" * 100_000, "3"):
+        (shards / "index.json").write_text(text)
+        with pytest.raises(ValueError, match=r"index\.json is damaged"):
+            read_checkpoint(shards)
