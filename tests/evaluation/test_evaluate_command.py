@@ -75,7 +75,8 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         metrics = {f"detection/{name}": value for name, value in evaluator.compute().items()}
         return Evaluation(metrics, {"detection": evaluator}, {139: 0})
 
-    monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust: LoadedModel(model, config, foreign=False))
+    loaded = LoadedModel(model, config, foreign=False)
+    monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust: loaded)
     monkeypatch.setattr("densevit.data.build.build_data", build_data)
     monkeypatch.setattr("densevit.training.evaluation.evaluation", evaluate)
     monkeypatch.setattr("densevit.training.evaluation_folder.draw_images", lambda *given: None)
