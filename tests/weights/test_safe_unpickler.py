@@ -12,7 +12,9 @@ import pathlib
 import pickle
 import subprocess
 import sys
+import tarfile
 import types
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -173,6 +175,236 @@ def test_pickle_bombs_are_refused_without_allocating(bomb, tmp_path):
                 load(path)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+# ---- single opcodes ----
+
+HEADER = b"\x80\x02"
+
+
+def text(value: str) -> bytes:
+    return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+
+def whole(value: int) -> bytes:
+    return b"J" + value.to_bytes(4, "little", signed=True)
+
+
+def in_global(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+SLOT = b"(N}" + text("changed") + b"K\x01st"  # state: (None, {"changed": 1})
+REACHED = {
+    "UntypedStorage": in_global("torch", "UntypedStorage"),
+    "a typed storage": in_global("torch", "FloatStorage"),
+    "OrderedDict": in_global("collections", "OrderedDict"),
+    "Size": in_global("torch", "Size"),
+    "device": in_global("torch", "device"),
+    "dtype": in_global("torch", "float32"),
+    "rebuild": in_global("torch._utils", "_rebuild_tensor_v2"),
+    "getattr": in_global("builtins", "getattr"),
+    "placeholder": in_global("argparse", "Namespace"),
+    "attribute": in_global("builtins", "getattr") + b"(" + in_global("torch", "UntypedStorage") + text("x") + b"tR",
+}
+CHANGES = {
+    "BUILD of slots": SLOT + b"b",
+    "BUILD of a dict": b"}" + text("changed") + b"K\x01sb",
+    "SETITEM": text("changed") + b"K\x01s",
+    "SETITEMS": b"(" + text("changed") + b"K\x01u",
+    "APPEND": text("changed") + b"a",
+    "APPENDS": b"(" + text("changed") + b"e",
+    "ADDITEMS": b"(" + text("changed") + b"\x90",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("reached", REACHED)
+def test_no_object_of_the_process_is_changed(reached, change, tmp_path):
+    path = with_pickle(tmp_path / "weights.pth", HEADER + REACHED[reached] + CHANGES[change] + b".")
+    from densevit.weights import restricted_pickle, safe_unpickler
+
+    known = [torch.UntypedStorage, torch.FloatStorage, collections.OrderedDict, torch.Size, torch.device, torch.float32]
+    known += [argparse.Namespace, torch.serialization.StorageType, torch._utils._rebuild_tensor_v2, Inert]
+    known += [value for module in (restricted_pickle, safe_unpickler) for value in vars(module).values()]
+    with contextlib.suppress(WeightsError):
+        load(path)
+    assert not any(hasattr(value, "changed") for value in known)
+
+
+@pytest.mark.parametrize("reached", sorted(REACHED.keys() - {"placeholder", "attribute", "device"}))
+def test_only_placeholders_and_functions_that_rebuild_are_called(reached, tmp_path):
+    """With a size that would take all memory."""
+    arguments = b"(" + whole(2**31 - 1) + b"t"
+    calls = {
+        "REDUCE": REACHED[reached] + arguments + b"R",
+        "NEWOBJ": REACHED[reached] + arguments + b"\x81",
+        "NEWOBJ_EX": REACHED[reached] + arguments + b"}\x92",
+        "OBJ": b"(" + REACHED[reached] + whole(2**31 - 1) + b"o",
+    }
+    for name, call in calls.items():
+        with pytest.raises(WeightsError, match="not a complete checkpoint"):
+            print(name, load(with_pickle(tmp_path / "weights.pth", HEADER + call + b".")))
+
+
+def test_registered_extensions_are_not_reached(tmp_path, monkeypatch):
+    import copyreg
+
+    monkeypatch.setitem(copyreg._inverted_registry, 7, ("builtins", "print"))
+    monkeypatch.setitem(copyreg._extension_cache, 7, print)
+    path = with_pickle(tmp_path / "weights.pth", HEADER + b"\x82\x07.")
+    with pytest.raises(WeightsError, match="the extension code 7"):
+        load(path)
+
+
+def test_modules_source_is_not_compared(tmp_path, monkeypatch):
+    """A legacy file names a class and its source; torch would write a patch if they differ."""
+    source = b"(" + text("module") + in_global("argparse", "Namespace") + text("a.py") + text("x = 1") + b"tQ"
+    path = save({"a": torch.ones(1)}, tmp_path / "weights.pth", legacy=True)
+    path.write_bytes(
+        path.read_bytes().replace(b"}q\x00X\x01\x00\x00\x00a", b"}q\x00" + source + b"0X\x01\x00\x00\x00a")
+    )
+    compared = []
+    monkeypatch.setattr(torch.serialization, "get_source_lines_and_file", compared.append)
+    assert load(path)["a"].tolist() == [1] and not compared
+
+
+def tensor(offset: int, size: bytes, stride: bytes, count: int = 4) -> bytes:
+    storage = (
+        b"(" + text("storage") + in_global("torch", "FloatStorage") + text("0") + text("cpu") + whole(count) + b"tQ"
+    )
+    rebuild = in_global("torch._utils", "_rebuild_tensor_v2")
+    arguments = storage + whole(offset) + size + stride + b"\x89}t"
+    return HEADER + b"}" + text("b") + rebuild + b"(" + arguments + b"Rs."
+
+
+def tuple_of(*numbers: int) -> bytes:
+    return b"(" + b"".join(map(whole, numbers)) + b"t"
+
+
+NAN = b"(F" + b"nan\nt"
+VIEWS = {
+    "negative offset": tensor(-1, tuple_of(2), tuple_of(1)),
+    "offset beyond the end": tensor(4, tuple_of(1), tuple_of(1)),
+    "negative stride": tensor(3, tuple_of(4), tuple_of(-1)),
+    "negative size": tensor(0, tuple_of(-2), tuple_of(1)),
+    "two negative sizes": tensor(0, tuple_of(-2, -2), tuple_of(2, 1)),
+    "stride beyond the end": tensor(0, tuple_of(2), tuple_of(4)),
+    "sizes that overflow": tensor(0, tuple_of(*[2**31 - 1] * 4), tuple_of(0, 0, 0, 0)),
+    "expanded to 4 TB": tensor(0, tuple_of(2**20, 2**20), tuple_of(0, 0)),
+    "size that is no number": tensor(0, NAN, tuple_of(1)),
+    "stride that is no number": tensor(0, tuple_of(4), NAN),
+    "more sizes than strides": tensor(0, tuple_of(2, 2), tuple_of(1)),
+    "storage larger than its part": tensor(0, tuple_of(1000), tuple_of(1), count=1000),
+    "storage smaller than its part": tensor(0, tuple_of(1), tuple_of(1), count=1),
+    "negative storage": tensor(0, tuple_of(1), tuple_of(1), count=-1),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_tensor_outside_of_its_storage_is_refused(view, tmp_path):
+    path = tmp_path / "weights.pth"
+    save({"a": torch.arange(4.0)}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, VIEWS[view] if name.endswith("data.pkl") else content)
+    with pytest.raises(
+        WeightsError, match=r"weights\.pth: not a complete checkpoint.*(a tensor of shape|a storage of)"
+    ):
+        load(path)
+
+
+def test_legacy_storage_larger_than_the_file_is_refused(tmp_path):
+    path = save({"a": torch.arange(4.0)}, tmp_path / "weights.pth", legacy=True)
+    path.write_bytes(path.read_bytes().replace(b"K\x04N", whole(2**31 - 1) + b"N", 1))
+    with pytest.raises(WeightsError, match="storages of more bytes than the file"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"N" + b"\x85" * 1_000_000,  # ((((None,),),), ...): its hash would exceed the stack of C
+        b"N" + b"2\x86" * 60,  # ((x, x), (x, x)), ...: 2^60 values
+        b"(" + b"N" * 10_000 + b"t",
+    ],
+    ids=["deep", "doubled", "long"],
+)
+@pytest.mark.parametrize("container", ["dict", "item", "set", "frozenset", "ordered dict"])
+def test_keys_that_take_too_long_to_hash_are_refused(key, container, tmp_path):
+    data = {
+        "dict": b"(" + key + b"Nd",
+        "item": b"}" + key + b"Ns",
+        "set": b"\x8f(" + key + b"\x90",
+        "frozenset": b"(" + key + b"\x91",
+        "ordered dict": in_global("collections", "OrderedDict") + b"(]]" + key + b"aNaat" + b"R",
+    }
+    with pytest.raises(WeightsError, match="a key of over 1000 values"):
+        load(with_pickle(tmp_path / "weights.pth", HEADER + data[container] + b"."))
+
+
+def test_length_of_bytes_is_not_allocated_before_they_are_read(tmp_path):
+    import resource
+
+    path = with_pickle(tmp_path / "weights.pth", b"\x80\x05\x96" + (2**33).to_bytes(8, "little") + b".")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(WeightsError):
+        load(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # kB
+
+
+# ---- archives ----
+
+
+def renamed(path: Path, names: list[tuple[str, str]]) -> Path:
+    """The zip archive with its files under other names; a file may occur twice."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [(new, archive.read(old)) for old, new in names]
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore")  # of a name that occurs twice
+        for name, content in entries:
+            archive.writestr(name, content)
+    return path
+
+
+def test_torchscript_is_recognised_by_a_name_in_capitals(tmp_path):
+    """torch finds `constants.pkl` without case, and would run the program."""
+    path = tmp_path / "weights.pth"
+    torch.jit.script(nn.Linear(2, 2)).save(str(path))
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    renamed(path, [(name, name.replace("constants.pkl", "CONSTANTS.PKL")) for name in names])
+    with pytest.raises(WeightsError, match="is a TorchScript archive"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["weights/data/0", "weights/DATA/0"])
+def test_two_parts_of_one_name_are_refused(name, tmp_path):
+    """Which one torch reads is not known."""
+    path = save({"a": torch.ones(4)}, tmp_path / "weights.pth")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    renamed(path, [*((one, one) for one in names), ("weights/data/0", name)])
+    with pytest.raises(WeightsError, match="has two parts of one name"):
+        load(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
+@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.REGTYPE])
+def test_tar_archive_is_refused_and_not_extracted(kind, tmp_path, monkeypatch):
+    """Of torch before 0.2, which would extract `storages` and open it: a FIFO has no end."""
+    magic = "\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."  # the file's kind is recognised by it
+    path = tmp_path / "weights.pth"
+    with tarfile.open(path, "w", encoding="latin1", format=tarfile.GNU_FORMAT) as archive:
+        for name in (magic, "storages"):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = (kind if name == "storages" else tarfile.REGTYPE), "/dev/zero"
+            archive.addfile(member)
+    monkeypatch.setattr(tarfile.TarFile, "extract", lambda *given, **options: pytest.fail("extracted"))
+    with pytest.raises(WeightsError, match=r"weights\.pth: is a tar archive, of torch before 0\.2"):
+        read(path)
 
 
 def test_safe_globals_are_restored(tmp_path):
