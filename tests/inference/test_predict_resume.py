@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from densevit.cli import main
+from densevit.data.io import large_images
 from densevit.data.io.videos import VideoFrames, count_frames
 from densevit.errors import DataError
 from densevit.inference.image_files import ImageFile
@@ -354,3 +355,9 @@ def test_no_folder_is_left_where_nothing_is_predicted(
 ) -> None:
     assert main(["predict", "run", "a/1.jpg", "--out", "none", "--resume"]) == 2
     assert not Path("none").exists() and not Path("predictions").exists()
+
+
+def test_a_video_of_huge_frames_is_refused_before_it_is_decoded(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_images, "MOST_PIXELS", 64 * 48 - 1)
+    with pytest.raises(DataError, match=r"clip\.avi: it has 64 x 48 = 3,072 pixels; at most 3,071 can be read"):
+        VideoFrames(clip, {0}).read(0)

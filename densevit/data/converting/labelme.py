@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as rle
 
 from densevit.data.converting.annotated import (
@@ -27,6 +26,7 @@ from densevit.data.converting.annotated import (
 )
 from densevit.data.converting.faults import Faults
 from densevit.data.io.images import decode_image
+from densevit.data.io.large_images import open_image
 from densevit.errors import DataError, UnreadableFileError
 
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -151,8 +151,13 @@ def _points(shape: Mapping[str, Any], where: str) -> np.ndarray:
 def _paste(mask: np.ndarray, shape: Mapping[str, Any], where: str) -> None:
     """Adds a shape's mask, a PNG in base64 of the box between its two points."""
     try:
-        with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
+        with open_image(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
+            if image.width > mask.shape[1] or image.height > mask.shape[0]:
+                found = f"{image.width} x {image.height} pixels, and its image {mask.shape[1]} x {mask.shape[0]}"
+                raise DataError(f"{where}: its mask has {found}.")
             pixels = np.asarray(image.convert("L")) > 0
+    except DataError:
+        raise
     except Exception as error:  # KeyError, binascii.Error and Pillow's
         raise DataError(f"{where}: its mask cannot be read: {error}.") from None
     left, top = np.rint(_points(shape, where)[0]).astype(int).tolist()

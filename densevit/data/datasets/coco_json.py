@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from densevit.data.io.large_images import check_size
 from densevit.errors import DataError, has_surrogates
 from densevit.interfaces import Class
 from densevit.options import shown
 
 _INT64 = 2**63
-_LONGEST_NAME = 4096  # characters of a file name or an id: arrays of text are as wide as the longest
 _LARGEST_SIDE = 2**30
+_LONGEST_NAME = 4096  # characters of a file name or an id: arrays of text are as wide as the longest
 
 
 class Images(NamedTuple):
@@ -119,6 +120,10 @@ def _size(file: Path, image: Mapping[str, Any]) -> tuple[int, int]:
                 f"{file}: image {image['id']} has the {key} {shown(side)}; expected a whole number of pixels, or none."
             )
         sides.append(int(side or 0))
+    try:
+        check_size(sides[1] or 1, sides[0] or 1)
+    except DataError as error:
+        raise DataError(f"{file}: image {image['id']}: {error}") from None
     return sides[0], sides[1]
 
 

@@ -14,10 +14,12 @@ from PIL import Image
 
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.images import orientation_of, turned, upright_size_of
-from densevit.data.io.large_images import open_image
+from densevit.data.io.large_images import check_size, open_image
 from densevit.errors import DataError
 
 SUFFIXES = (".png", ".npy", ".npz", ".exr", ".pfm", ".tif", ".tiff")
+
+_ANNOUNCED = (".npy", ".npz", ".exr", ".pfm")  # whose readers allocate what the header says
 
 _MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow's for one number a pixel
 _EXR_MAGIC = b"\x76\x2f\x31\x01"
@@ -33,6 +35,8 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
     PNG and TIFF are rotated by their EXIF orientation, as images are.
     Raises DataError with the file for a damaged file and for one without a single number a pixel.
     """
+    if os.path.splitext(path)[1].lower() in _ANNOUNCED:
+        depth_size_of(path, key)  # raises before the announced size is allocated
     with naming_file(path, "depth file"):
         match _suffix(path):
             case ".npy":
@@ -59,18 +63,18 @@ def depth_size_of(path: Path, key: str | None = None) -> tuple[int, int]:
         match _suffix(path):
             case ".npy":
                 with open(path, "rb") as file:
-                    return _plain_shape(_shape_of_array(file))
+                    return _checked(_plain_shape(_shape_of_array(file)))
             case ".npz":
                 with zipfile.ZipFile(path) as archive:
                     names = [name.removesuffix(".npy") for name in archive.namelist()]
                     with archive.open(_named(key, names, "array") + ".npy") as file:
-                        return _plain_shape(_shape_of_array(file))
+                        return _checked(_plain_shape(_shape_of_array(file)))
             case ".exr":
                 with open(path, "rb") as file:
-                    return _size_of_exr(file)
+                    return _checked(_size_of_exr(file))
             case ".pfm":
                 with open(path, "rb") as file:
-                    return _header_of_pfm(file)[0]
+                    return _checked(_header_of_pfm(file)[0])
             case _:
                 with open_image(path) as image:
                     _check_mode(image)
@@ -82,6 +86,11 @@ def _suffix(path: Path) -> str:
     if suffix not in SUFFIXES:
         raise DataError(f"it is no depth file; expected one of {', '.join(SUFFIXES)}.")
     return suffix
+
+
+def _checked(size: tuple[int, int]) -> tuple[int, int]:
+    check_size(size[1], size[0])
+    return size
 
 
 def _check_mode(image: Image.Image) -> None:
@@ -96,13 +105,17 @@ def _check_mode(image: Image.Image) -> None:
 def _plain(values: np.ndarray) -> np.ndarray:
     """(H, W), of integers or float32."""
     values = values.reshape(_plain_shape(values.shape))
+    _check_kind(values.dtype)
     if values.dtype == bool:
         return values.astype(np.uint8)
     if values.dtype.kind in "iu":
         return values
-    if values.dtype.kind != "f":
-        raise DataError(f"it holds {values.dtype}; expected numbers.")
     return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _check_kind(kind: np.dtype) -> None:
+    if kind.kind not in "biuf":
+        raise DataError(f"it holds {kind}; expected numbers.")
 
 
 def _plain_shape(shape: Sequence[int]) -> tuple[int, int]:
@@ -127,7 +140,9 @@ def _named(key: str | None, names: Sequence[str], what: str) -> str:
 def _shape_of_array(file: IO[bytes]) -> tuple[int, ...]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)[0]
+    shape, _, kind = read(file)
+    _check_kind(kind)
+    return shape
 
 
 # ---- PFM ----

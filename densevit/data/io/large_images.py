@@ -20,6 +20,17 @@ MOST_PIXELS = 1 << 30
 LONGEST_SIDE = 1 << 20
 
 
+def check_size(width: int, height: int) -> None:
+    """Raises DataError for a size beyond the limit above, which any file of pixels may announce in its header."""
+    if min(width, height) < 1:
+        raise DataError(f"it has {width} x {height} pixels; expected 1 or more on a side.")
+    if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
+        raise DataError(
+            f"it has {width} x {height} = {width * height:,} pixels; at most {MOST_PIXELS:,} can be read, and "
+            f"{LONGEST_SIDE:,} on a side. Cut the image into tiles, or make it smaller."
+        )
+
+
 @contextmanager
 def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Image]:
     """`PIL.Image.open` with the limit above, without Pillow's warning.
@@ -45,11 +56,7 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
             check_bands(image)
             stack.enter_context(without_mapping(image))
         width, height = image.size
-        if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
-            raise DataError(
-                f"it has {width} x {height} = {width * height:,} pixels; at most {MOST_PIXELS:,} can be read, and "
-                f"{LONGEST_SIDE:,} on a side. Cut the image into tiles, or make it smaller."
-            )
+        check_size(width, height)
         if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
             stack.enter_context(_lifted)  # for formats that check it when they decode, such as TIFF
         try:

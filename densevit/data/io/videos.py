@@ -8,6 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from densevit.data.io.file_errors import naming_file
+from densevit.data.io.large_images import check_size
 from densevit.errors import DataError
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
@@ -47,9 +49,17 @@ class VideoFrames:
         self._next = 0
         self._waiting: dict[int, np.ndarray] = {}
 
+    def _check_size(self) -> None:
+        width, height = (int(self._video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if width > 0 and height > 0:  # else it is no video, or one that does not say
+            with naming_file(self.path, "video"):
+                check_size(width, height)
+
     def read(self, number: int) -> np.ndarray:
         """Returns a frame, (H, W, 3) uint8, RGB. Raises DataError if the video ends before it."""
         with self._lock:
+            if not self._next:
+                self._check_size()
             while number >= self._next:
                 found, frame = self._video.read()
                 if not found and not self._next:

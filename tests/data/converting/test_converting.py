@@ -5,6 +5,8 @@ import contextlib
 import io
 import json
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -493,3 +495,15 @@ def test_a_conversion_that_begins_between_check_and_writing_keeps_the_first(
     with pytest.raises(ConfigError, match=r"out\.partial exists"):
         convert_dataset("yolo", root, out)
     assert (partial / "train").is_dir()
+
+
+def test_labelme_masks_are_refused_by_the_size_that_they_announce(tmp_path: Path):
+    header = b"IHDR" + struct.pack(">IIBBBBB", 12_000, 12_000, 8, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    coded = {"label": "spot", "shape_type": "mask", "points": [[30, 20], [35, 23]]}
+    coded["mask"] = base64.b64encode(
+        png + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    ).decode()
+    labelme(tmp_path / "in", "a", [coded])
+    with pytest.raises(DataError, match="a.json: spot: its mask has 12000 x 12000 pixels, and its image 80 x 40"):
+        convert_dataset("labelme", tmp_path / "in", tmp_path / "out", splits={"train": 1.0})

@@ -537,3 +537,11 @@ def test_half_of_a_surrogate_pair_is_no_text(section: str, key: str, message: st
     content[section][0][key] = "\ud800"  # valid json, but no file can hold it
     with pytest.raises(DataError, match=message):
         Coco("train", root=str(write(content)))
+
+
+@pytest.mark.parametrize("size", [{"height": 10**9}, {"height": 2**20, "width": 2**20}, {"width": 2**20 + 1}])
+def test_sizes_beyond_those_of_images_are_named(size: dict[str, int], write: Write) -> None:
+    content = document()
+    content["images"][1] |= size
+    with pytest.raises(DataError, match=r"train\.json: image 5: it has .* pixels; at most 1,073,741,824 can be read"):
+        Coco("train", root=str(write(content)), masks=True)

@@ -178,7 +178,7 @@ WRONG = {
     "cut.npy": (npy(DEPTH)[:-4], "cannot be read"),
     "text.npy": (npy(np.array([["a", "b"]])), "it holds <U1; expected numbers"),
     "empty.npy": (npy(np.zeros((0, 4))), r"shape \(0, 4\)"),
-    "objects.npy": (npy(np.array([[None]])), "cannot be read"),
+    "objects.npy": (npy(np.array([[None]])), "it holds object; expected numbers"),
     "cut.npz": (npz(depth=DEPTH)[:-30], "cannot be read"),
     "cut.pfm": (pfm(DEPTH, "-1")[:-1], "ends after 47 of 48 bytes"),
     "colours.pfm": (b"PF\n2 1\n-1\n" + bytes(24), r"PFM in colours"),

@@ -1,7 +1,9 @@
 """Images beyond Pillow's limit against decompression bombs. The limit is lowered instead of using large images."""
 
+import io
 import struct
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -131,3 +133,61 @@ def test_insufficient_memory_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DataError, match=r"a\.png: it has 53 x 37 pixels, which do not fit into") as caught:
         read_image(tmp_path / "a.png")
     assert "damaged" not in str(caught.value)
+
+
+# ---- headers that announce what the file does not have ----
+
+
+def npy(shape: tuple[int, ...], kind: str = "<f4") -> bytes:
+    """An NPY of a header alone, following numpy's format description."""
+    text = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+def npz(shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("depth.npy", npy(shape))
+    return file.getvalue()
+
+
+def exr(width: int, height: int) -> bytes:
+    window = struct.pack("<4i", 0, 0, width - 1, height - 1)
+    return b"\x76\x2f\x31\x01\x02\0\0\0dataWindow\0box2i\0" + struct.pack("<i", 16) + window + b"\0"
+
+
+HUGE = {
+    "a.npy": npy((40_000, 40_000)),
+    "b.npy": npy((1, 40_000, 40_000)),
+    "side.npy": npy((1, 2**20 + 1)),
+    "a.npz": npz((40_000, 40_000)),
+    "a.pfm": b"Pf\n40000 40000\n-1.0\n",
+    "a.exr": exr(40_000, 40_000),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_depth_files_are_refused_by_the_size_that_they_announce(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_bytes(HUGE[name])
+    monkeypatch.setattr(np, "load", None)
+    for read in (read_depth, depth_size_of):
+        with pytest.raises(
+            DataError, match=rf"{name}: it has .* pixels; at most 1,073,741,824 can be read, and 1,048,"
+        ):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["<U1000000", "|S9", "|O", "<c16"])
+def test_depth_arrays_are_refused_by_the_values_that_they_announce(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(npy((1000, 1000), kind) + b"few")
+    with pytest.raises(DataError, match=r"a\.npy: it holds .*; expected numbers"):
+        read_depth(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("header", [b"Pf\n-4 3\n-1.0\n", b"Pf\n0 3\n-1.0\n"])
+def test_sizes_below_1_are_refused(header: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.pfm").write_bytes(header + bytes(48))
+    with pytest.raises(DataError, match=r"a\.pfm: it has (-4|0) x 3 pixels; expected 1 or more on a side"):
+        read_depth(tmp_path / "a.pfm")
