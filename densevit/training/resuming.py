@@ -15,18 +15,14 @@ import torch
 from densevit import config as configs
 from densevit.config import Config
 from densevit.errors import ConfigError, WeightsError
+from densevit.file_lock import FileLock
 from densevit.interfaces import Method
 from densevit.model import DenseModel
 from densevit.options import shown
 from densevit.training.logger import MetricsCsv
-from densevit.training.run_folder import is_unused
+from densevit.training.run_folder import LOCK, is_unused
 from densevit.training.sharding import STRATEGY, previous_of, read_checkpoint
 from densevit.weights import safe_unpickler
-
-try:
-    import fcntl
-except ImportError:  # Windows: runs are not locked
-    fcntl = None  # type: ignore[assignment]
 
 _CHANGEABLE = (
     "data.*",
@@ -140,12 +136,17 @@ class Checkpoint:
 
 def run_of(resumed: Path) -> Path:
     """The run's folder, of that folder or one of its checkpoints."""
-    return resumed.parent.parent if resumed.suffix == ".ckpt" else resumed
+    return resumed.parent.parent if _is_checkpoint(resumed) else resumed
 
 
 def checkpoint_of(resumed: Path) -> Path:
     """The checkpoint to resume, of the run's folder, whose last one it is, or of a checkpoint."""
-    return resumed if resumed.suffix == ".ckpt" else resumed / "checkpoints" / _LAST
+    return resumed if _is_checkpoint(resumed) else resumed / "checkpoints" / _LAST
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether it is named as a checkpoint, and is not the folder of a run with such a name."""
+    return path.suffix == ".ckpt" and not ((path / "config.yaml").is_file() or is_unused(path))
 
 
 def without_checkpoint(resumed: Path) -> bool:
@@ -245,33 +246,21 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class RunLock:
-    """A lock that prevents a second process from training in a run's folder.
-
-    The operating system releases it however the process ends. The data loader's workers do not inherit it; they may
-    outlive a killed training by seconds.
-    """
+    """A lock that prevents a second process from training in a run's folder."""
 
     def __init__(self, folder: Path) -> None:
         """Raises ConfigError if another process has locked the folder."""
-        self._file = None
-        if fcntl is None:
-            return
-        path = folder / ".lock"
-        self._file = path.open("a+")
+        path = folder / LOCK
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
-            self._file.close()
+            self._lock = FileLock(path)
+        except BlockingIOError:
+            holder = path.read_text(encoding="utf-8").strip() or "another process"
             raise ConfigError(
                 f"{folder}: is being trained by {holder}. Fix: wait until it ends, or stop it with Ctrl-C, which saves."
             ) from None
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        self._file.flush()
+        with suppress(OSError):  # a full disk: it is locked without the name of its holder
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
 
     def release(self) -> None:
         """Unlocks the folder."""
-        if self._file is not None:
-            self._file.close()
+        self._lock.release()

@@ -37,7 +37,7 @@ from densevit.training.callbacks.budget import BudgetCallback
 from densevit.training.callbacks.checkpointing import RunFolder, Stopped
 from densevit.training.callbacks.ema import ExponentialMovingAverage
 from densevit.training.callbacks.non_finite import NonFinite
-from densevit.training.callbacks.progress import CONSOLE, ProgressBar, ProgressLines
+from densevit.training.callbacks.progress import CONSOLE, LogFile, ProgressBar, ProgressLines
 from densevit.training.callbacks.slow_steps import SlowSteps
 from densevit.training.callbacks.stall import StallReports
 from densevit.training.callbacks.step_metrics import StepMetrics
@@ -57,7 +57,7 @@ from densevit.training.run_errors import removed_on_error, resume_hint, translat
 from densevit.training.run_folder import choose_together
 from densevit.training.run_output import announce, derived_values, finish
 from densevit.training.sharding import STRATEGY, check_sharding, whole_state
-from densevit.training.stop_signals import requeue
+from densevit.training.stop_signals import StopSignals, requeue
 from densevit.training.trainer import build_trainer
 from densevit.training.unused_parameters import freeze_unused
 from densevit.visualization.rates_table import rates_table
@@ -125,21 +125,22 @@ def fit(
     """
     if (config is None) == (resume is None):
         raise ConfigError("fit needs a config, or the folder of a run to resume, and not both.")
-    given = (callbacks, loggers)
-    if resume is not None:
-        if run_dir is not None:
-            raise ConfigError(f"fit: resume={resume} uses that folder. Fix: remove run_dir.")
-        folder = run_of(Path(resume))
-        checkpoint = None if without_checkpoint(Path(resume)) else Checkpoint(Path(resume))
-        return _run(configs.load(folder / "config.yaml", overrides), folder, folder.name, True, checkpoint, *given)
-    if isinstance(config, str | Path):
-        name, config = name or Path(config).stem, configs.load(config, overrides)
-    elif isinstance(config, Mapping) or overrides:
-        values = config.model_dump() if isinstance(config, Config) else config
-        assert values is not None
-        config = configs.from_mapping(values, "fit", overrides)
-    assert isinstance(config, Config)
-    return _run(config, None if run_dir is None else Path(run_dir), name or "run", False, None, *given)
+    with StopSignals() as signals:
+        given = (callbacks, loggers, signals)
+        if resume is not None:
+            if run_dir is not None:
+                raise ConfigError(f"fit: resume={resume} uses that folder. Fix: remove run_dir.")
+            folder = run_of(Path(resume))
+            checkpoint = None if without_checkpoint(Path(resume)) else Checkpoint(Path(resume))
+            return _run(configs.load(folder / "config.yaml", overrides), folder, folder.name, True, checkpoint, *given)
+        if isinstance(config, str | Path):
+            name, config = name or Path(config).stem, configs.load(config, overrides)
+        elif isinstance(config, Mapping) or overrides:
+            values = config.model_dump() if isinstance(config, Config) else config
+            assert values is not None
+            config = configs.from_mapping(values, "fit", overrides)
+        assert isinstance(config, Config)
+        return _run(config, None if run_dir is None else Path(run_dir), name or "run", False, None, *given)
 
 
 def train(config: Config, run_dir: Path | None = None, name: str = "run") -> Path:
@@ -204,10 +205,12 @@ def _run(
     checkpoint: Checkpoint | None,
     given_callbacks: Sequence[lightning.Callback],
     given_loggers: Sequence[Logger],
+    signals: StopSignals,
 ) -> Run:
     keep_freed_memory()
+    quiet, stderr = get_console().quiet, get_console().stderr
     # the console of the progress bar: lines are printed above it
-    console = use_text_console(**CONSOLE, quiet=get_console().quiet, stderr=get_console().stderr)
+    console = use_text_console(**CONSOLE, quiet=quiet, stderr=stderr, file=LogFile(stderr))
     silence_lightning()
     configs.check_plugins(config)
     check_sharding(config)
@@ -247,7 +250,7 @@ def _run(
     every = config.trainer.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
     best = BestModel(BestEpoch(evaluators, config.trainer.monitor), config.trainer.patience)
-    files, peers = RunFolder(best, interval, config.trainer.keep_checkpoints), Peers()
+    files, peers = RunFolder(best, interval, config.trainer.keep_checkpoints, signals), Peers()
     ema = [] if config.trainer.ema is None else [ExponentialMovingAverage(config.trainer.ema)]
     stall_after = config.trainer.stall_after
     stalls = [] if stall_after is None else [StallReports(seconds_of(stall_after))]
@@ -256,13 +259,13 @@ def _run(
     measured = [BudgetCallback(budget_of), SlowSteps(), StepMetrics(non_finite), ProgressLines(console)]
     own = [non_finite, best, *ema, *measured, peers]
     trainer.callbacks = [*own, *trainer.callbacks, *callbacks, *stalls, files]  # type: ignore[attr-defined]  # set by a connector
-    folder = choose_together(trainer, lambda: files.open(name, run_dir, new=not resumed))
-    files.folder = best.folder = non_finite.folder = folder
     rates = parameter_rates(model, config.optim, lr, method)
     groups = parameter_groups(model, config.optim, lr, method)
     begun_by_several = checkpoint is not None and not checkpoint.has_groups(groups)
     if trainer.world_size > 1 or begun_by_several or config.trainer.strategy == STRATEGY:
         freeze_unused(model, method)
+    folder = choose_together(trainer, lambda: files.open(name, run_dir, new=not resumed))
+    files.folder = best.folder = non_finite.folder = folder
     errors = translated_errors(folder, config, non_finite.batch)
     with removed_on_error(trainer, folder, not resumed), errors, closing(files):
         if checkpoint is not None:
@@ -302,16 +305,21 @@ def _run(
         stopped_by = 0
         module = DenseModule(Predictor(model, config), config.optim, evaluators, method=method)
         module.checkpoint_groups = groups
+        signals.install()
         try:
             with watching(trainer, peers), tf32(config.trainer.tf32):
                 path = None if checkpoint is None else checkpoint.path
                 trainer.fit(module, datamodule=DenseDataModule(data), ckpt_path=path, weights_only=True)
         except Stopped:
-            stopped_by = files.signals.received
+            stopped_by = signals.received
         except KeyboardInterrupt:
             if trainer.is_global_zero:
                 console.print(f"Stopped immediately.{resume_hint(folder)}")
             raise
+        signals.install()  # again: Lightning has restored those before it
+        signals.begun = True  # also of a resumed run that has trained all of its steps
+        if stopped_by == getattr(signal, "SIGUSR1", -1) and trainer.is_global_zero:
+            console.print(requeue())  # the checkpoint is written; what follows may fail or be cut short
         unfinished = best.best_epoch.best is None  # stopped before the first validation: the current weights
         state = whole_state(model) if unfinished else {}
         if trainer.is_global_zero:
@@ -328,9 +336,7 @@ def _run(
             if best.best_epoch.stale:
                 later = counted(best.best_epoch.stale, "later validation")
                 console.print(f"The model and the metrics are those of the best epoch; {later} had no better ones.")
-            finish(console, folder, config, data, bool(stopped_by), module.indices)
-            if stopped_by == getattr(signal, "SIGUSR1", -1):
-                console.print(requeue())
+            finish(console, folder, config, data, bool(stopped_by), module.indices, signals)
     return Run(folder, stopped_by)
 
 

@@ -1,6 +1,8 @@
 """What a run prints and derives from its config, model and data."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as lightning
@@ -9,6 +11,7 @@ from rich.console import Console
 
 from densevit.config import Config
 from densevit.data.build import Data
+from densevit.errors import one_line
 from densevit.evaluation import metrics_file
 from densevit.inference.loading import load
 from densevit.interfaces import Method
@@ -18,6 +21,7 @@ from densevit.training.budget import Budget
 from densevit.training.drawn_images import draw_images
 from densevit.training.optim import learning_rate
 from densevit.training.run_errors import resume_command
+from densevit.training.stop_signals import StopSignals
 from densevit.training.supervised import Supervised
 from densevit.visualization.report import write_report
 from densevit.visualization.tables import metrics_table
@@ -75,19 +79,45 @@ def announce(
 
 
 def finish(
-    console: Console, folder: Path, config: Config, data: Data, stopped: bool, indices: Mapping[int | str, int]
+    console: Console,
+    folder: Path,
+    config: Config,
+    data: Data,
+    stopped: bool,
+    indices: Mapping[int | str, int],
+    signals: StopSignals,
 ) -> None:
     """Writes the visualizations and the report, and prints the metrics and the files.
 
-    indices: of the validation images in the data set, by image id.
+    What fails is a warning with the command that makes it again: the training is over and saved. A signal ends the
+    drawing. indices: of the validation images in the data set, by image id.
     """
+    files = [f"model: {folder / 'model.safetensors'}"]
+    with _warning("The report was not written", f"densevit report {folder}"):
+        write_report(folder)  # at first without visualizations, which take longer
+        files.append(f"report: {folder / 'report.html'}")
+    again = f"densevit evaluate {folder}"
     if config.heads:
-        draw_images(load(folder), data, folder, indices)
-    report = write_report(folder)
-    metrics = metrics_file.read(folder / "metrics.json")
-    if metrics:
-        console.print(metrics_table(metrics), soft_wrap=False)
-    drawn = f"   visualizations: {folder / 'predictions'}/" if config.heads else ""
-    console.print(f"model: {folder / 'model.safetensors'}   report: {report}{drawn}")
+        with _warning("The visualizations were not written", again), signals.interrupting():
+            draw_images(load(folder), data, folder, indices)
+            files.append(f"visualizations: {folder / 'predictions'}/")
+        with _warning("The report was not written", f"densevit report {folder}"):
+            write_report(folder)
+    with _warning("The metrics cannot be read", again):
+        metrics = metrics_file.read(folder / "metrics.json")
+        if metrics:
+            console.print(metrics_table(metrics), soft_wrap=False)
+    console.print("   ".join(files))
     if stopped:
         console.print(f"Stopped. Resume with: {resume_command(folder)}")
+
+
+@contextmanager
+def _warning(what: str, command: str) -> Iterator[None]:
+    """Warns in place of an error. command: that repeats what failed."""
+    try:
+        yield
+    except BrokenPipeError:  # stdout is closed, which is not of these files
+        raise
+    except Exception as error:  # of a plugin's drawing, a full disk, a damaged file, a signal
+        warnings.warn(f"{what}: {one_line(error)}. To try again: {command}", stacklevel=3)

@@ -5,52 +5,87 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
 
 _MESSAGE = "Stopping after this step or the current validation."
 _AGAIN = " Press Ctrl-C again to stop immediately."
+_REQUEUE = getattr(signal, "SIGUSR1", signal.SIGTERM)  # Windows has neither it nor SLURM
+
+
+class Interrupted(Exception):  # noqa: N818  # not an error
+    """A signal was received; see `StopSignals.interrupting`."""
 
 
 class StopSignals:
     """Records Ctrl-C (SIGINT), SIGTERM (SLURM, docker stop, timeout) and, under SLURM, SIGUSR1, sent before the time
     limit. A second Ctrl-C raises KeyboardInterrupt.
 
-    received: the number of the first signal, 0 for none.
+    A signal that the parent process ignores, as SIGINT of a job in the background of a script, stays ignored. Within
+    `with`, SIGUSR1 is handled from the start: before the first step it requeues the job and ends the process at once,
+    because there is nothing to save. `install` adds the other signals.
+
+    received: the number of the first signal, 0 for none. begun: whether the first step is complete.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self.begun = False
+        self._interrupts = False
         self._previous: dict[int, Any] = {}
         self._group: Any = None
 
-    def install(self) -> None:
-        """Installs the handlers. Does nothing outside of the main thread, where Python does not allow it."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if "SLURM_JOB_ID" in os.environ and hasattr(signal, "SIGUSR1"):
-            numbers.append(signal.SIGUSR1)
-        for number in numbers:
-            previous = signal.signal(number, self._on_signal)
-            self._previous.setdefault(number, previous)
+    def __enter__(self) -> "StopSignals":
+        self._handle(_REQUEUE)
+        return self
 
-    def restore(self) -> None:
-        """Restores the previous handlers."""
+    def __exit__(self, *_: object) -> None:
         for number, previous in self._previous.items():
             signal.signal(number, previous)
         self._previous.clear()
 
+    def install(self) -> None:
+        """Installs all handlers, also a second time."""
+        self._handle(signal.SIGINT, signal.SIGTERM, _REQUEUE)
+
+    def _handle(self, *numbers: int) -> None:
+        """Does nothing outside of the main thread, where Python does not allow it."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in numbers:
+            if number == _REQUEUE and "SLURM_JOB_ID" not in os.environ:
+                continue
+            previous = self._previous.setdefault(number, signal.getsignal(number))
+            if previous != signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Within, a signal raises Interrupted."""
+        self._interrupts = True
+        try:
+            yield
+        finally:
+            self._interrupts = False
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not self.received:
-            self.received = number
-            again = _AGAIN if number == signal.SIGINT else ""
-            print(f"\n{_MESSAGE}{again}", file=sys.stderr, flush=True)
+        if number == _REQUEUE and not self.begun:
+            if getattr(rank_zero_only, "rank", 0) == 0:
+                _say(requeue())
+            raise SystemExit(128 + number)
+        first, self.received = not self.received, self.received or number
+        if self._interrupts:
+            raise Interrupted(f"{signal.Signals(number).name} was received")
+        if first:
+            _say(f"\n{_MESSAGE}{_AGAIN if number == signal.SIGINT else ''}")
 
     def agree(self, *flags: bool) -> tuple[int, tuple[bool, ...]]:
         """Returns the received signal and rank 0's flags, the same in all processes. All must call it at the same step.
@@ -68,6 +103,11 @@ class StopSignals:
         if number:  # else a signal that arrived meanwhile is kept for the next step
             self.received = number
         return number, tuple(map(bool, agreed))
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # a full disk
+        print(text, file=sys.stderr, flush=True)
 
 
 def requeue() -> str:

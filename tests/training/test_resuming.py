@@ -19,7 +19,7 @@ from densevit.cli import main
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.errors import ConfigError, DataError, TrainingError, WeightsError
 from densevit.training.callbacks.checkpointing import RunFolder
-from densevit.training.resuming import changes
+from densevit.training.resuming import RunLock, changes
 from densevit.training.run import resume, train
 from tests.training.test_run import TINY, recorded
 from tests.training.test_signals import child, wait_for
@@ -239,6 +239,40 @@ def test_running_training_locks_its_folder(stopped: Path, tmp_path: Path) -> Non
     again = child(lambda: resume(run, ["trainer.max_steps=1"]))  # training is complete
     again.join(120)
     assert again.exitcode == 0
+
+
+@linux
+def test_lock_of_a_run_survives_that_code_of_the_process_reads_its_files(tmp_path: Path) -> None:
+    """A POSIX lock (fcntl) is lost when any code of the process closes the file."""
+    lock, refused = RunLock(tmp_path), tmp_path / "refused"
+    assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+    def attempt() -> None:
+        try:
+            RunLock(tmp_path)
+        except ConfigError as error:
+            refused.write_text(str(error))
+
+    child(attempt).join(60)
+    assert f"is being trained by process {os.getpid()} on" in refused.read_text()
+    lock.release()
+    RunLock(tmp_path).release()
+
+
+def test_a_run_folder_named_like_a_checkpoint_is_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    run = train(configs.load(tmp_path / "tiny.yaml", ["trainer.max_steps=1"]), tmp_path / "detr.ckpt")
+    assert resume(run, ["trainer.max_steps=2"]) == run
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert resume(run / "checkpoints" / "last.ckpt") == run
+    for name, content in (("empty.ckpt", ()), ("other.ckpt", ("photo.jpg",))):
+        (tmp_path / name).mkdir()
+        for file in content:
+            (tmp_path / name / file).write_text("")
+        for command in (["train", "--resume"], ["evaluate"], ["export"], ["report"], ["replay"]):
+            assert main([*command, str(tmp_path / name)]) == 2, command
+            error = capsys.readouterr().err
+            assert name in error and error.count("\n") == 1, command
 
 
 @linux

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,6 +168,158 @@ def test_slurm_job_is_requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "scontrol").chmod(0o755)
     assert requeue() == "SLURM job 17 is requeued."
     assert (tmp_path / "said").read_text() == "requeue 17\n"
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job of SLURM; scontrol writes its arguments and the checkpoints of `run` to the returned file."""
+    said = tmp_path / "said"
+    (tmp_path / "bin").mkdir()
+    script = f'#!/bin/sh\necho "$@" > {said}\nls {tmp_path}/run/checkpoints >> {said}\n'
+    (tmp_path / "bin" / "scontrol").write_text(script)
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # one process, as Lightning sees an interactive job
+    return said
+
+
+def exit_code_of(small: Path, prepare: Callable[[], object], *overrides: str) -> int | None:
+    """That of `train` in a forked process, after a preparation there."""
+
+    def work() -> None:
+        warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr, flush=True)  # not by pytest
+        prepare()
+        os._exit(main(["train", str(small), *overrides, "--run-dir", str(small.parent / "run")]))
+
+    def run() -> None:
+        try:
+            work()
+        except SystemExit as stop:
+            os._exit(stop.code if isinstance(stop.code, int) else 99)
+
+    process = child(run)
+    process.join(200)
+    return process.exitcode
+
+
+def at_step(step: int, work: Callable[[], object]) -> None:
+    from densevit.training.dense_module import DenseModule
+
+    original = DenseModule.training_step
+
+    def training_step(self: DenseModule, batch: object, index: int) -> object:
+        if self.trainer.global_step == step:
+            work()
+        return original(self, batch, index)  # type: ignore[arg-type]
+
+    DenseModule.training_step = training_step  # type: ignore[assignment,method-assign]
+
+
+def while_drawing(work: Callable[[], object]) -> None:
+    from densevit.training import run_output
+
+    run_output.draw_images = lambda *_: work()  # type: ignore[assignment,return-value]
+
+
+def signalled(number: int) -> Callable[[], None]:
+    def send() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(30)  # interrupted by the handler if it raises
+
+    return send
+
+
+def failing() -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_job_is_requeued_after_the_checkpoint_whatever_fails_later(
+    small: Path, tmp_path: Path, slurm: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def prepare() -> None:
+        at_step(4, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        while_drawing(failing)
+
+    assert exit_code_of(small, prepare) == 128 + signal.SIGUSR1
+    assert slurm.read_text().split() == ["requeue", "17", "last.ckpt", "step-3.ckpt"]
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
+    assert (tmp_path / "run" / "report.html").is_file()
+    printed = "".join(capfd.readouterr())
+    assert "SLURM job 17 is requeued." in printed
+    assert "The visualizations were not written" in printed
+    assert f"To try again: densevit evaluate {tmp_path / 'run'}" in printed
+
+
+@pytest.mark.parametrize("moment", ["set-up", "first step"])
+def test_job_is_requeued_before_its_first_step(small: Path, slurm: Path, moment: str) -> None:
+    def prepare() -> None:
+        from densevit.training import run
+
+        build_data = run.build_data
+
+        def build(*arguments: object) -> object:
+            signalled(signal.SIGUSR1)()
+            return build_data(*arguments)  # type: ignore[arg-type]
+
+        if moment == "set-up":
+            run.build_data = build  # type: ignore[assignment]
+        else:
+            at_step(0, signalled(signal.SIGUSR1))
+
+    assert exit_code_of(small, prepare) == 128 + signal.SIGUSR1
+    assert slurm.read_text().startswith("requeue 17\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_while_drawing_leaves_the_report_and_the_exit_code_of_the_training(
+    small: Path, tmp_path: Path, number: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(small, lambda: while_drawing(signalled(number)), "trainer.max_steps=2") == 0
+    assert (tmp_path / "run" / "report.html").is_file() and (tmp_path / "run" / "metrics.json").is_file()
+    said = f"The visualizations were not written: {signal.Signals(number).name} was received. To try again: densevit"
+    assert said in capfd.readouterr().err
+
+
+def test_error_in_the_report_leaves_the_exit_code_of_the_training(
+    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def prepare() -> None:
+        from densevit.training import run_output
+
+        run_output.write_report = lambda *_: failing()  # type: ignore[assignment,return-value]
+
+    assert exit_code_of(small, prepare, "trainer.max_steps=2") == 0
+    assert "The report was not written: [Errno 28]" in capfd.readouterr().err
+    assert [*(tmp_path / "run" / "predictions").rglob("*.jpg")]
+
+
+def test_signal_that_the_parent_ignores_stays_ignored(small: Path, tmp_path: Path) -> None:
+    """As SIGINT with `densevit train ... &` in a script, and with nohup."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        at_step(1, lambda: os.kill(os.getpid(), signal.SIGINT))
+
+    assert exit_code_of(small, prepare, "trainer.max_steps=4") == 0
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_log_on_a_full_disk_does_not_stop_a_training(
+    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def prepare() -> None:
+        sys.stdout = open("/dev/full", "w")  # noqa: SIM115  # of the process
+
+    assert exit_code_of(small, prepare, "trainer.max_steps=2") == 0
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert "stdout cannot be written: No space left on device. The training goes on" in capfd.readouterr().err
+
+
+def test_handlers_are_restored_after_a_training(small: Path, tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    train(configs.load(small, ["trainer.max_steps=1"]), tmp_path / "run")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
 
 
 def test_checkpoints_are_saved_by_steps_or_time(small: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as lightning
 
+from densevit.errors import ConfigError
 from densevit.training.budget import Budget
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.dense_module import DenseModule
@@ -28,16 +29,17 @@ class RunFolder(lightning.Callback):
 
     checkpoint_every: interval between two `last.ckpt`, in addition to those after validations: optimiser steps as an
     int, or seconds as a float; None: after validations only. keep: the number of checkpoints to keep, `last.ckpt` and
-    those before it; None: all.
+    those before it; None: all. signals: those that stop the training.
     """
 
     folder: Path
     budget: Budget
 
-    def __init__(self, best: BestModel, checkpoint_every: int | float | None = None, keep: int | None = 2) -> None:
-        self.best, self.checkpoint_every, self.keep = best, checkpoint_every, keep
+    def __init__(
+        self, best: BestModel, checkpoint_every: int | float | None, keep: int | None, signals: StopSignals
+    ) -> None:
+        self.best, self.checkpoint_every, self.keep, self.signals = best, checkpoint_every, keep, signals
         self._saved_step: int | None = None  # that of last.ckpt
-        self.signals = StopSignals()
         self._stopping = self._due = False
         self._last_step = -1
         self._saved_at = 0.0
@@ -47,8 +49,12 @@ class RunFolder(lightning.Callback):
         """Creates the folder of a new run, or takes that of a resumed run, and locks it. Raises ConfigError."""
         folder = choose(name, wanted) if new or wanted is None else wanted
         self._lock = RunLock(folder)
-        if new:
-            check_unused(folder)  # another training may have ended in it meanwhile
+        try:
+            if new:
+                check_unused(folder)  # another training may have ended in it meanwhile
+        except ConfigError:
+            self.close()
+            raise
         return folder
 
     def close(self) -> None:
@@ -71,16 +77,13 @@ class RunFolder(lightning.Callback):
         if resumed_from is not None and Path(resumed_from).name == "last.ckpt":
             self._saved_step = trainer.global_step
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        self.signals.restore()
-
     # ---- checkpoints ----
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         step = trainer.global_step
         if step == self._last_step:  # gradients accumulate
             return
-        self._last_step = step
+        self._last_step, self.signals.begun = step, True
         received, (due,) = self.signals.agree(self._is_due(step))
         self._due = self._due or due
         stopped = trainer.should_stop and step < self.budget.steps  # by another callback

@@ -1,7 +1,11 @@
 """Progress bar and printed lines during training."""
 
+import os
+import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +20,40 @@ from densevit.terminal import escaping
 from densevit.training.dense_module import DenseModule
 
 CONSOLE: dict[str, Any] = {"soft_wrap": True}  # paths are not wrapped
+
+
+class LogFile:
+    """stdout or stderr for a console. Once it cannot be written, as on a full disk, what is printed is lost, with a
+    warning, and the training goes on."""
+
+    def __init__(self, stderr: bool) -> None:
+        self.stderr = stderr
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream(), name)
+
+    def _stream(self) -> Any:
+        stream = sys.stderr if self.stderr else sys.stdout
+        return getattr(stream, "rich_proxied_file", stream)
+
+    def write(self, text: str) -> int:
+        return self._attempt(lambda stream: stream.write(text)) or len(text)
+
+    def flush(self) -> None:
+        self._attempt(lambda stream: stream.flush())
+
+    def _attempt(self, work: Callable[[Any], Any]) -> Any:
+        stream = self._stream()
+        try:
+            return work(stream)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            with suppress(OSError):  # from now on, and what is left in its buffer
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            name = "stderr" if self.stderr else "stdout"
+            warnings.warn(f"{name} cannot be written: {error.strerror}. The training goes on without.", stacklevel=2)
+        return None
 
 
 class RemainingTime:
