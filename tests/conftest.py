@@ -1,6 +1,7 @@
 """Common fixtures: the project root, third-party distributions, and a seed."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background, where trainings ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, each with one thread
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -153,7 +153,7 @@ def test_a_backbone_gets_weights(file: str, resnet: nn.Module):
         ({"backbone": {"name": "resnet"}}, ConfigError, "create_model: a backbone without heads. Expected heads="),
         ({"backbone": "rsnet", "heads": {"a": "setr"}}, PluginError, "no backbone 'rsnet'. Did you mean 'resnet'"),
         ({"backbone": "resnet", "heads": {"a": {"nam": "setr"}}}, ConfigError, "create_model: heads.a.name is missing"),
-        ({"backbone": "resnet", "heads": {"a": "setr"}}, PluginError, "heads.a: 'setr' .* has 0 classes"),
+        ({"backbone": "resnet", "heads": {"a": "setr"}}, PluginError, "heads.a: 'setr' .* has no classes"),
         (
             {"backbone": "resnet", "heads": {"a": "setr", "b": "setr"}, "classes": ["x"]},
             ConfigError,

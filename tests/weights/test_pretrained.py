@@ -149,7 +149,7 @@ def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
     assert model.sections.backbone.mean == model.sections.backbone.std == model.backbone.mean == HALF
     assert model.mean.flatten().tolist() == [127.5] * 3
     save(model, tmp_path / "model.safetensors")
-    loaded = load_model(tmp_path)
+    loaded = load_model(tmp_path, [__name__])
     assert torch.equal(loaded.mean, model.mean) and torch.equal(loaded.std, model.std)
     again = model_of({"weights": str(tmp_path)})
     load_pretrained(again)
