@@ -89,7 +89,8 @@ def _paths(source: str) -> list[Path]:
         return images
     if glob.has_magic(source):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-        images = sorted([*_image_files(iter(matches)), *(p for p in matches if p.suffix.lower() in videos.SUFFIXES)])
+        clips = (path for path in matches if path.suffix.lower() in videos.SUFFIXES and path.is_file())
+        images = sorted([*_image_files(iter(matches)), *clips])
         if not images:
             raise DataError(f"{source}: the pattern matches no image; expected {', '.join(SUFFIXES)}.")
         return images

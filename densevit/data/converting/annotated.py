@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.io.file_errors import check_regular
 from densevit.data.io.images import check_image
 from densevit.errors import DataError, one_line
 
@@ -82,6 +83,7 @@ def shown_size(path: Path) -> tuple[int, int]:
 
 def read_text(path: Path) -> str:
     """A text file. Raises DataError where it cannot be read."""
+    check_regular(path)
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -25,6 +25,7 @@ from densevit.data.converting.annotated import (
     shown_size,
 )
 from densevit.data.converting.faults import Faults
+from densevit.data.io.file_errors import check_regular
 from densevit.data.io.images import decode_image
 from densevit.data.io.large_images import open_image
 from densevit.errors import DataError, UnreadableFileError
@@ -64,6 +65,7 @@ def read_labelme(source: Path, faults: Faults) -> Annotated:
 
 
 def _document(file: Path) -> Mapping[str, Any]:
+    check_regular(file)
     try:
         document = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

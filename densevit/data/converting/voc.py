@@ -18,6 +18,7 @@ from densevit.data.converting.annotated import (
     read_text,
 )
 from densevit.data.converting.faults import Faults
+from densevit.data.io.file_errors import check_regular
 from densevit.data.io.images import check_image
 from densevit.data.io.label_files import read_label
 from densevit.errors import DataError, UnreadableFileError
@@ -65,6 +66,7 @@ def _split_of(file: Path, source: Path, members: dict[str, str]) -> str:
 
 
 def _image(file: Path, path: Path | None, source: Path, faults: Faults) -> AnnotatedImage:
+    check_regular(file)
     try:
         root = ElementTree.parse(file).getroot()
     except (OSError, ElementTree.ParseError) as error:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from densevit.data.io.file_errors import check_regular
 from densevit.data.io.large_images import check_size
 from densevit.errors import DataError, has_surrogates
 from densevit.interfaces import Class
@@ -58,6 +59,7 @@ def parse_json(file: Path, keep_segmentations: bool) -> dict[str, Any]:
         record.pop("segmentation", None)
         return record
 
+    check_regular(file)
     collecting = gc.isenabled()
     gc.disable()  # millions of new dicts, none of them garbage
     try:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from densevit.data.io.file_errors import check_regular
 from densevit.errors import DataError
 
 Kind = Literal["depth", "disparity", "inverse_depth"]
@@ -29,6 +30,7 @@ class Calibration:
     @classmethod
     def read(cls, path: str | Path) -> "Calibration":
         """From a calib.txt of Middlebury's (2014): cam0=[focal 0 cx; ...], doffs, and baseline in millimetres."""
+        check_regular(path)
         try:
             text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:

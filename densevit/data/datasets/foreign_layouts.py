@@ -69,10 +69,10 @@ def _describes_yolo(file: Path) -> bool:
 
 def _label_files(root: Path) -> Iterator[Path]:
     for folder in (root / "labels", *sorted(root.glob("*/labels"))):
-        yield from (file for file in sorted(folder.rglob("*.txt")) if file.stem != "classes")
+        yield from (file for file in sorted(folder.rglob("*.txt")) if file.stem != "classes" and file.is_file())
     for depth in _DEPTHS[:2]:
         for file in root.glob(f"{depth}*.txt"):
-            if any(file.with_suffix(suffix).is_file() for suffix in IMAGES):
+            if file.is_file() and any(file.with_suffix(suffix).is_file() for suffix in IMAGES):
                 yield file
 
 
@@ -87,6 +87,8 @@ def _holds_labels(file: Path) -> bool:
 
 def _is_voc(file: Path) -> bool:
     """Whether an xml file is an annotation of an image."""
+    if not file.is_file():
+        return False
     try:
         root = ElementTree.parse(file).getroot()
     except (OSError, ElementTree.ParseError):
@@ -97,7 +99,7 @@ def _is_voc(file: Path) -> bool:
 def _is_labelme(file: Path) -> bool:
     """Whether a json file holds the shapes of an image."""
     try:
-        if file.stat().st_size > _LARGEST:
+        if not file.is_file() or file.stat().st_size > _LARGEST:
             return False
         document = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):

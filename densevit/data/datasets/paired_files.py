@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from densevit.data.io.file_errors import check_regular
 from densevit.data.outside_paths import check_listed_path
 from densevit.errors import DataError
 
@@ -164,6 +165,7 @@ def _from_list(
     outside_paths: bool,
 ) -> tuple[list[tuple[str, str, str]], list[str]]:
     """(name, image, label) of each line with a label, and the images of the others."""
+    check_regular(file)
     try:
         lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

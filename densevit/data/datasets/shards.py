@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from densevit.data.datasets.data_root import root_folder
+from densevit.data.io.file_errors import check_regular
 from densevit.data.io.shard_records import decode
 from densevit.data.io.shard_writer import INDEX, RECORDS, VERSION
 from densevit.data.outside_paths import is_outside
@@ -40,20 +41,24 @@ class Shards(Dataset):
         base = root_folder(root)
         self._index = base / INDEX
         described = self._described(split)
-        self.provides = tuple(described["provides"])
-        self.metric = bool(described["metric"])
-        self.classes = {
-            task: tuple(Class(one["name"], one["id"], tuple(one["color"]), one["thing"]) for one in classes)
-            for task, classes in described["classes"].items()
-        }
-        self._unlabelled: str | None = described["unlabelled"]
-        for name in (shard["name"] for shard in described["shards"]):
+        try:
+            self.provides = tuple(described["provides"])
+            self.metric = bool(described["metric"])
+            self.classes = {
+                task: tuple(Class(one["name"], one["id"], tuple(one["color"]), one["thing"]) for one in classes)
+                for task, classes in described["classes"].items()
+            }
+            self._unlabelled: str | None = described["unlabelled"]
+            names = [str(shard["name"]) for shard in described["shards"]]
+            sizes, images = [int(shard["bytes"]) for shard in described["shards"]], int(described["images"])
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise DataError(f"{self._index} is damaged: {one_line(error)}. {_FIX}") from None
+        for name, size in zip(names, sizes, strict=True):
             if is_outside(name, base):
                 raise DataError(f"{self._index} names the shard {name!r}, outside of {base}. {_FIX}")
-        self._paths = [str(base / shard["name"]) for shard in described["shards"]]
-        for path, shard in zip(self._paths, described["shards"], strict=True):
-            _check_shard(path, shard["bytes"])
-        records = _records(base / split / RECORDS, described["images"])
+            _check_shard(base / name, size)
+        self._paths = [str(base / name) for name in names]
+        records = _records(base / split / RECORDS, images, np.array(sizes, np.int64))
         self._shard, self._first, self._length = (records[key][:limit] for key in ("shard", "first", "length"))
         self._sizes = records["sizes"][:limit].astype(np.int32)
         counts, pairs = records.get("object_counts"), records.get("image_classes")
@@ -123,6 +128,7 @@ class Shards(Dataset):
 
     def _described(self, split: str) -> dict[str, Any]:
         """The entry of a split in the index."""
+        check_regular(self._index)
         try:
             document = json.loads(self._index.read_text("utf-8"))
             version, splits = document["version"], document["splits"]
@@ -144,7 +150,8 @@ class Shards(Dataset):
 _FIX = "Fix: copy it again, or write the shards anew with densevit shard."
 
 
-def _check_shard(path: str, size: int) -> None:
+def _check_shard(path: Path, size: int) -> None:
+    check_regular(path)
     try:
         found = os.path.getsize(path)
     except OSError as error:
@@ -154,12 +161,18 @@ def _check_shard(path: str, size: int) -> None:
         raise DataError(f"{path} {state}: it has {found} bytes, the index says {size}. {_FIX}")
 
 
-def _records(path: Path, images: int) -> dict[str, np.ndarray]:
+def _records(path: Path, images: int, sizes: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of a split. sizes: of the shards in bytes, in which its records lie."""
+    check_regular(path)
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         if not all(len(arrays[key]) == images for key in ("shard", "first", "length", "sizes")):
             raise ValueError(f"it is not of {images} records")
+        shard, first, length = (arrays[key] for key in ("shard", "first", "length"))
+        outside = (shard < 0) | (shard >= len(sizes)) | (first < 0) | (length < 0)
+        if outside.any() or (first > sizes[shard] - length).any():
+            raise ValueError("it has records outside of their shards")
     except Exception as error:  # OSError, ValueError, KeyError, BadZipFile, zlib.error and more
         raise DataError(f"{path} cannot be read: {one_line(error)}. {_FIX}") from None
     return arrays

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from densevit.data.datasets.paired_files import Pairs, find_pairs
+from densevit.data.io.file_errors import check_regular
 from densevit.data.outside_paths import check_listed_path
 from densevit.errors import DataError
 
@@ -67,6 +68,7 @@ def associate(first: Sequence[float], second: Sequence[float], seconds: float) -
 
 def _read(root: Path, path: str, outside_paths: bool) -> tuple[list[float], list[str]]:
     """Times and files of a list."""
+    check_regular(root / path)
     try:
         lines = (root / path).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,7 @@
 """Errors of damaged files, from any library that reads them, as one line that names the file."""
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,11 +12,13 @@ from densevit.errors import DataError, UnreadableFileError
 
 @contextmanager
 def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None) -> Iterator[None]:
-    """Converts any exception to an UnreadableFileError that names the file.
+    """Converts any exception to an UnreadableFileError that names the file, and refuses FIFOs and devices.
 
-    noun: its kind. size: in bytes; None: the file's.
+    noun: its kind. size: in bytes; None: the file's. Content that was read already has a size.
     """
     try:
+        if size is None:
+            check_regular(path, "it is")
         yield
     except DataError as error:
         raise UnreadableFileError(f"{path}: {error}") from None
@@ -29,6 +32,20 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
         raise UnreadableFileError(
             f"{path} cannot be read: {error} ({found}). Is the file damaged or cut short?"
         ) from error
+
+
+def check_regular(path: str | os.PathLike[str], subject: str = "") -> None:
+    """Raises DataError for a FIFO, a device or a socket: reading it may never end.
+
+    subject: of the message; by default the path. A missing file is an error where it is opened.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a folder is an error
+        kind = "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise DataError(f"{subject or f'{path} is'} {kind}; a regular file is expected.")
 
 
 def _size(path: str | os.PathLike[str], size: int | None) -> str:

@@ -18,6 +18,7 @@ from densevit.errors import DataError
 
 MOST_PIXELS = 1 << 30
 LONGEST_SIDE = 1 << 20
+_PROGRAMS = ("EPS",)  # formats that are programs: Pillow would run Ghostscript
 
 
 def check_size(width: int, height: int) -> None:
@@ -66,7 +67,7 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
 
 
 def _identified(file: IO[bytes], name: str) -> Image.Image:
-    """`PIL.Image.open`, with Pillow's plugins in the same order, without the size check."""
+    """`PIL.Image.open`, with Pillow's plugins in the same order, without the size check, and without programs."""
     file.seek(0)
     prefix = file.read(16)
     tried: Sequence[str] = ()
@@ -74,6 +75,8 @@ def _identified(file: IO[bytes], name: str) -> Image.Image:
         load_plugins()
         for format in [format for format in Image.ID if format not in tried]:
             factory, accept = Image.OPEN[format]
+            if format in _PROGRAMS:
+                continue
             try:
                 accepted = accept is None or accept(prefix)
                 if not accepted or isinstance(accepted, str):  # a text says why this Pillow lacks the format

@@ -82,7 +82,10 @@ def decode(data: bytes, name: str) -> Sample:
         size = (pixels.shape[0], pixels.shape[1])
         targets: dict[str, Any] = dict(head["values"])
         for key, tensor in head["tensors"].items():
-            values = torch.tensor(tensor["values"], dtype=getattr(torch, tensor["dtype"]))
+            dtype = vars(torch).get(tensor["dtype"])
+            if not isinstance(dtype, torch.dtype):
+                raise DataError(f"its {key} has the dtype {tensor['dtype']!r}.")
+            values = torch.tensor(tensor["values"], dtype=dtype)
             targets[key] = values.reshape(tensor["shape"])
         for key, counts in head["masks"].items():
             codes = np.frombuffer("".join(counts).encode(), np.uint8)
@@ -103,9 +106,9 @@ def _members(data: bytes) -> dict[str, bytes]:
     files = {}
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
         for member in tar:
-            content = tar.extractfile(member)
-            if content is None:
-                raise DataError(f"{member.name} is no file.")
+            content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
+            if content is None:  # a link, which may be of itself, a FIFO, a device, or sparse: of any size
+                raise DataError(f"its member {member.name} is no regular file.")
             files[member.name.partition(".")[2]] = content.read()
     return files
 

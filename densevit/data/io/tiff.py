@@ -1,4 +1,4 @@
-"""What Pillow does not tell of TIFF files: further pages and bands, and bits a channel."""
+"""Checks of TIFF files that Pillow lacks: pages, bands, and bits per channel."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +41,7 @@ def check_bands(image: Image.Image) -> None:
 
 
 def channel_bits(image: Image.Image) -> int:
-    """The most bits of a channel; 8 for other formats."""
+    """The largest number of bits per channel; 8 for other formats."""
     return int(max(_tags(image).get(ExifTags.Base.BitsPerSample, (1,)))) if image.format == "TIFF" else 8
 
 

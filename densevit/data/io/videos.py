@@ -20,7 +20,7 @@ def count_frames(path: Path) -> int:
 
     All are decoded: the number that a file announces is an estimate in MPEG, and missing in a recorded webm.
     """
-    video = cv2.VideoCapture(str(path))
+    video = _opened(path)
     try:
         if not video.isOpened():
             return 0
@@ -44,7 +44,7 @@ class VideoFrames:
 
     def __init__(self, path: Path, wanted: Collection[int]) -> None:
         self.path, self.wanted = path, wanted
-        self._video = cv2.VideoCapture(str(path))
+        self._video = _opened(path)
         self._lock = threading.Lock()
         self._next = 0
         self._waiting: dict[int, np.ndarray] = {}
@@ -71,3 +71,8 @@ class VideoFrames:
                 self._next += 1
             frame = self._waiting.pop(number)
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+def _opened(path: Path) -> cv2.VideoCapture:
+    """The video; not opened where it is no regular file, such as a FIFO, which may have no end."""
+    return cv2.VideoCapture(str(path)) if path.is_file() else cv2.VideoCapture()

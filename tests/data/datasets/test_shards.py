@@ -1,12 +1,16 @@
 """Tar shards: the samples, the order and the metrics' truth of the data set that was written, and damaged files."""
 
+import io
 import json
+import os
 import pickle
 import shutil
+import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,6 +21,8 @@ from densevit.cli import main
 from densevit.config import DataSection
 from densevit.data.build import Data, create_dataset
 from densevit.data.datasets.shards import Shards
+from densevit.data.io.shard_records import decode
+from densevit.data.io.shard_records import write as write_record
 from densevit.errors import DataError, UnreadableFileError
 from densevit.interfaces import Dataset
 
@@ -305,3 +311,100 @@ def test_an_index_names_shards_below_its_folder(name: str, tmp_path: Path) -> No
     index.write_text(json.dumps(document))
     with pytest.raises(DataError, match=r"index\.json names the shard .*secret\.tar., outside of "):
         Shards("train", root=str(folder))
+
+
+def index_of(out: Path) -> Any:
+    return json.loads((out / "index.json").read_text())
+
+
+@pytest.mark.parametrize("file", ["train/000000.tar", "train/records.npz", "index.json"])
+def test_shards_and_their_lists_are_regular_files(file: str, tmp_path: Path) -> None:
+    _, out = write(label_maps, tmp_path)
+    document = index_of(out)
+    document["splits"]["train"]["shards"][0]["bytes"] = 0  # the size of a FIFO
+    (out / "index.json").write_text(json.dumps(document))
+    if file != "train/000000.tar":
+        (out / "train" / "000000.tar").write_bytes(b"")
+    (out / file).unlink()
+    os.mkfifo(out / file)
+    with pytest.raises(DataError, match=f"{file} is a FIFO; a regular file is expected"):
+        Shards("train", str(out))
+
+
+@pytest.mark.parametrize(("key", "value"), [("shard", 99), ("shard", -1), ("first", -512), ("length", 2**40)])
+def test_records_outside_of_their_shard_are_refused(key: str, value: int, tmp_path: Path) -> None:
+    _, out = write(label_maps, tmp_path)
+    with np.load(out / "train" / "records.npz") as stored:
+        arrays = dict(stored)
+    arrays[key][1] = value
+    np.savez(out / "train" / "records.npz", **arrays)
+    with pytest.raises(DataError, match=r"records.npz cannot be read: it has records outside of their shards"):
+        Shards("train", str(out))
+
+
+@pytest.mark.parametrize("change", [{"shards": [3]}, {"classes": []}, {"images": "x"}, {"provides": None}])
+def test_damaged_index_is_named(change: dict[str, Any], tmp_path: Path) -> None:
+    _, out = write(label_maps, tmp_path)
+    document = index_of(out)
+    document["splits"]["train"].update(change)
+    (out / "index.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"index.json is damaged"):
+        Shards("train", str(out))
+
+
+def member(kind: bytes, name: str = "0.json", link: str = "") -> bytes:
+    """A record with this member alone."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        one = tarfile.TarInfo(name)
+        one.type, one.linkname = kind, link
+        tar.addfile(one)
+    return buffer.getvalue()
+
+
+def sparse(size: int) -> bytes:
+    """A record whose member is of this size, all of it a hole: GNU's format, by its tables."""
+    block = bytearray(member(tarfile.GNUTYPE_SPARSE)[:512])
+    block[386:398], block[398:410] = b"%011o\0" % size, b"%011o\0" % 0  # a part of no bytes at the end
+    block[483:495] = b"%011o\0" % size  # the real size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + bytes(1024)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        member(tarfile.FIFOTYPE),
+        member(tarfile.CHRTYPE),
+        member(tarfile.BLKTYPE),
+        member(tarfile.DIRTYPE),
+        member(tarfile.SYMTYPE, link="0.json"),
+        member(tarfile.LNKTYPE, link="0.json"),
+        member(tarfile.SYMTYPE, link="/etc/passwd"),
+        sparse(2**32),
+    ],
+    ids=["FIFO", "character device", "block device", "folder", "link of itself", "hard link", "link outside", "sparse"],
+)
+def test_members_of_a_record_are_regular_files(record: bytes) -> None:
+    with pytest.raises(UnreadableFileError, match=r"train/000000.tar, record 3: its member 0.json is no regular file"):
+        decode(record, "train/000000.tar, record 3")
+
+
+def test_names_of_members_are_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is extracted."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("../outside.json", "/outside.json", "a/../../outside.json"):
+        with pytest.raises(UnreadableFileError):
+            decode(member(tarfile.REGTYPE, name), "record")
+    assert not list(tmp_path.parent.glob("outside*")) and not list(tmp_path.iterdir())
+
+
+def test_dtype_of_a_target_is_one() -> None:
+    head = {"files": {"image": "png"}, "upright": True, "values": {}, "masks": {}}
+    head["tensors"] = {"boxes": {"dtype": "load", "values": [], "shape": [0]}}
+    buffer, pixels = io.BytesIO(), cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        write_record(tar, "0", {"png": pixels, "json": json.dumps(head).encode()})
+    with pytest.raises(UnreadableFileError, match="its boxes has the dtype 'load'"):
+        decode(buffer.getvalue(), "record")
