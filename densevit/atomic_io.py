@@ -66,6 +66,9 @@ def replaced_file(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:  # a crash of the machine must not leave an empty file
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a failed write names no file, and the temporary one says nothing to the user
+        raise
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

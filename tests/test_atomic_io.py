@@ -63,9 +63,10 @@ def test_folder_of_another_process_is_not_replaced(tmp_path: Path) -> None:
 def test_failed_replacement_leaves_the_file_before_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     path.write_text("before")
-    with pytest.raises(OSError, match="No space"), replaced_file(path) as temporary:
+    with pytest.raises(OSError, match="No space") as raised, replaced_file(path) as temporary:
         temporary.write_text("aft")
         raise OSError(errno.ENOSPC, "No space left on device")
+    assert raised.value.filename == str(path)
     assert path.read_text() == "before" and [*tmp_path.iterdir()] == [path]
     with replaced_file(path) as temporary:
         temporary.write_text("after")

@@ -2,11 +2,11 @@
 
 import json
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
 
 FORMAT = 2
@@ -70,9 +70,9 @@ class Results:
     def write(self) -> None:
         """Replaces the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(finite(self.as_dict()), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(partial, self.path)
+        with replaced_file(self.path) as temporary:
+            text = json.dumps(finite(self.as_dict()), indent=1, allow_nan=False) + "\n"
+            temporary.write_text(text, encoding="utf-8")
 
     def as_dict(self) -> dict[str, Any]:
         """As in the file."""

@@ -5,13 +5,15 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
 
 
 def write(metrics: Mapping[str, float], path: Path) -> None:
     """Writes metrics, unrounded, in their order."""
     known = {name: None if math.isnan(value) else float(value) for name, value in metrics.items()}
-    path.write_text(json.dumps(known, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with replaced_file(path) as temporary:
+        temporary.write_text(json.dumps(known, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, float]:

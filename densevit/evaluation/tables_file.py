@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
 from densevit.evaluation.csv_cells import FORM, escaped, unescaped
 from densevit.interfaces import Evaluator, Plot, Table
@@ -62,7 +63,7 @@ def _plot(x: str, y: str, curves: Mapping[str, list[list[float]]], whole: bool) 
 
 def write(table: Table, path: Path) -> None:
     """Writes a table's rows. Text that a spreadsheet would run is written as `csv_cells.escaped` has it."""
-    with path.open("w", **FORM) as file:
+    with replaced_file(path) as temporary, temporary.open("w", **FORM) as file:
         csv.writer(file).writerows([escaped(cell) for cell in row] for row in table)
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from densevit.atomic_io import replaced_file
 from densevit.errors import WeightsError
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.weights import safe_unpickler
+from densevit.weights.state import write_torch
 
 FORMAT = 1
 _CODED = "run_length_masks"
@@ -20,12 +22,8 @@ _ARRAYS = ("owner", "column", "top", "bottom")
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Writes the content, reduced to tensors and plain values. The file appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    try:
-        torch.save(_plain({"format": FORMAT, **content}), partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replaced_file(path) as temporary:
+        write_torch(_plain({"format": FORMAT, **content}), temporary)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -42,7 +40,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{path}: not a complete file of tensors and plain values ({safe_unpickler.reason(error)}). No code of it "
             "was run. Fix: copy it again."
         ) from error
-    lacking = {"step", "config", "state_dict", "batches", "random_state"} - (
+    lacking = {"step", "config", "classes", "precision", "state_dict", "batches", "random_state"} - (
         content.keys() if isinstance(content, dict) else set()
     )
     if lacking or content.get("format") != FORMAT:

@@ -8,6 +8,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
 
 
@@ -65,14 +66,14 @@ class MetricsCsv(Logger):
             rows = self.rows()
             self.columns += new
             self._write(rows)
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
     def rows(self) -> list[dict[str, str]]:
         """All rows, as text, without a last line that a killed run did not complete."""
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
+        with self.path.open(newline="", encoding="utf-8") as file:
             lines = [line.replace("\0", "") for line in file if line.endswith("\n")]
         return [
             row
@@ -89,9 +90,7 @@ class MetricsCsv(Logger):
         self._write([row for row in self.rows() if int(row["step"]) < step + (not row.get("train/loss"))])
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        unfinished = self.path.with_suffix(".partial")
-        with unfinished.open("w", newline="") as file:
+        with replaced_file(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-        unfinished.replace(self.path)

@@ -14,7 +14,8 @@ import torch
 
 from densevit import config as configs
 from densevit.config import Config
-from densevit.errors import ConfigError, WeightsError
+from densevit.errors import ConfigError, DensevitError, WeightsError
+from densevit.evaluation import metrics_file
 from densevit.file_lock import FileLock
 from densevit.interfaces import Method
 from densevit.model import DenseModel
@@ -23,6 +24,7 @@ from densevit.training.logger import MetricsCsv
 from densevit.training.run_folder import LOCK, is_unused
 from densevit.training.sharding import STRATEGY, previous_of, read_checkpoint
 from densevit.weights import safe_unpickler
+from densevit.weights.state import read_header
 
 _CHANGEABLE = (
     "data.*",
@@ -34,6 +36,8 @@ _CHANGEABLE = (
     "optim.*",
 )
 _MODEL, _LAST, _BEST = "model.safetensors", "last.ckpt", "best.ckpt"
+_AS_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")  # torch's names
+_STEP = "step"
 _ANEW = "copy it again, or train anew with the run's config.yaml"
 _FIXED = ("data.name", "optim.name", "optim.matrices", "optim.backbone_lr", "optim.layer_decay", "optim.lr_factors.*")
 
@@ -70,15 +74,19 @@ class Checkpoint:
         try:
             content, self.shapes = _read(self.path)
             self.step = int(content["global_step"])
+            self.classes = _classes(content.get("classes"))
+            optimizers = content.get("optimizer_states") or [{"param_groups": []}]
+            self.group_sizes = [len(group["params"]) for group in optimizers[0]["param_groups"]]
+            self.optimizer_shapes = {} if self.is_sharded else _shapes(optimizers[0].get("state", {}))
+            self.without_average = {key: tuple(x.shape) for key, x in content.get("current_model_state", {}).items()}
+            self.has_best = content.get("callbacks", {}).get("RunFolder", {}).get("best") is not None
         except Exception as error:  # a damaged pickle may raise any error
             another = _another(folder, self.path)
             raise WeightsError(
                 f"{self.path}: not a complete checkpoint of tensors and plain values "
                 f"({safe_unpickler.reason(error)}). No code of it was run. Fix: {another or _ANEW}."
             ) from error
-        self.classes: dict[str, list[str]] | None = content.get("classes")
-        optimizers = content.get("optimizer_states") or [{"param_groups": []}]
-        self.group_sizes = [len(group["params"]) for group in optimizers[0]["param_groups"]]
+        self.run = folder
         if self.is_sharded:  # the state of a parameter is found by its name
             self.group_sizes = []
         self.config: Config | None = None
@@ -97,12 +105,13 @@ class Checkpoint:
                 )
         state = {**model.state_dict(prefix="model."), **method.state_dict(prefix="method.")}
         shapes = {key: tuple(x.shape) for key, x in state.items()}
-        for key in {**shapes, **self.shapes}:
-            if shapes.get(key) != self.shapes.get(key):
-                raise WeightsError(
-                    f"{self.path}: {key} has shape {self.shapes.get(key, 'none (missing)')}; the model has "
-                    f"{shapes.get(key, 'no such tensor')}. The plugin's code has changed. Fix: start a new run."
-                )
+        for found in filter(None, (self.shapes, self.without_average)):
+            for key in {**shapes, **found}:
+                if shapes.get(key) != found.get(key):
+                    raise WeightsError(
+                        f"{self.path}: {key} has shape {found.get(key, 'none (missing)')}; the model has "
+                        f"{shapes.get(key, 'no such tensor')}. The plugin's code has changed. Fix: start a new run."
+                    )
 
     def has_groups(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the optimiser's parameter groups are as large as those of the checkpoint.
@@ -122,6 +131,19 @@ class Checkpoint:
                 f"{fix}; or start a new run with weights=RUN."
             )
 
+    def check_files(self) -> None:
+        """Raises WeightsError or DataError if the model or the metrics of the best epoch are damaged: a run without a
+        better epoch would show it at its end only."""
+        if not self.has_best:
+            return
+        for name, read in ((_MODEL, read_header), ("metrics.json", metrics_file.read)):
+            path = self.run / name
+            try:
+                if path.exists():
+                    read(path)
+            except DensevitError as error:
+                raise type(error)(f"{error} Or remove it: the next validation then writes it anew.") from None
+
     def check_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Raises ConfigError if the optimiser's parameter groups differ from those of the checkpoint, as they do if a
         changed `weight_decay` or `lr` separates or joins two of them."""
@@ -132,6 +154,33 @@ class Checkpoint:
                 f"the optimiser of {self.path} has {self.group_sizes}. Fix: keep optim.weight_decay above 0 or at 0 as "
                 "it was, and optim.lr equal to optim.backbone_lr only if it was."
             )
+
+    def check_optimizer(self, groups: Sequence[Mapping[str, Any]], model: DenseModel, method: Method) -> None:
+        """Raises WeightsError if a tensor of the optimiser has another shape than its parameter: fused kernels do not
+        check it. For torch's optimisers and Muon; others may have tensors of any shape."""
+        parts = {"method": method, "model": model}
+        names = {id(p): f"{part}.{name}" for part in parts for name, p in parts[part].named_parameters()}
+        for place, parameter in enumerate(p for group in groups for p in group["params"]):
+            for key, shape in self.optimizer_shapes.get(place, {}).items():
+                expected = () if key == _STEP else tuple(parameter.shape)
+                if shape != expected:
+                    raise WeightsError(
+                        f"{self.path}: the optimiser's {key} of {names[id(parameter)]} has shape {shape}; expected "
+                        f"{expected}. Fix: {_another(self.run, self.path) or _ANEW}."
+                    )
+
+
+def _shapes(state: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, tuple[int, ...]]]:
+    """The shapes of an optimiser's tensors that have the shape of their parameter, or none, by its number."""
+    return {
+        place: {key: tuple(x.shape) for key, x in of.items() if key in (*_AS_PARAMETER, _STEP) and torch.is_tensor(x)}
+        for place, of in state.items()
+    }
+
+
+def _classes(given: Any) -> dict[str, list[str]] | None:
+    """The names of each head's classes."""
+    return None if given is None else {name: [str(one) for one in own] for name, own in given.items()}
 
 
 def run_of(resumed: Path) -> Path:
@@ -184,6 +233,8 @@ def _read(path: Path) -> tuple[Any, dict[str, tuple[int, ...]]]:
     """
     if path.is_dir():
         return read_checkpoint(path)
+    if not path.is_file():
+        raise ValueError("it is no regular file")
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if zipfile.is_zipfile(path):  # not of torch's old format
         with zipfile.ZipFile(path) as archive:

@@ -19,7 +19,9 @@ from rich.console import Console
 from densevit import config as configs
 from densevit import registry
 from densevit.allocator import keep_freed_memory
+from densevit.atomic_io import replaced_file
 from densevit.config import Config, DataSection
+from densevit.config.training_schema import OPTIMISERS
 from densevit.config.values import seconds_of
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, counted
@@ -53,7 +55,7 @@ from densevit.training.optim import learning_rate
 from densevit.training.peers import Peers, watching
 from densevit.training.precision import tf32
 from densevit.training.resuming import Checkpoint, changes, run_of, without_checkpoint
-from densevit.training.run_errors import removed_on_error, resume_hint, translated_errors
+from densevit.training.run_errors import removed_on_error, resumable_errors, resume_hint, translated_errors
 from densevit.training.run_folder import choose_together
 from densevit.training.run_output import announce, derived_values, finish
 from densevit.training.sharding import STRATEGY, check_sharding, whole_state
@@ -216,6 +218,7 @@ def _run(
     check_sharding(config)
     if checkpoint is not None:
         checkpoint.check_strategy(config.trainer.strategy)
+        checkpoint.check_files()
     changed = changes(checkpoint.config, config) if checkpoint is not None and checkpoint.config is not None else {}
     callbacks = build_callbacks(config.trainer, given_callbacks)
     lightning.seed_everything(config.seed, verbose=False)
@@ -272,13 +275,13 @@ def _run(
             if begun_by_several:
                 groups = parameter_groups(model, config.optim, lr, method)
             checkpoint.check_groups(groups)
+            if config.optim.name in OPTIMISERS:
+                checkpoint.check_optimizer(groups, model, method)
         trainer.loggers = build_loggers(config.trainer, folder, given_loggers)
         if trainer.is_global_zero:
-            partial = folder / "config.yaml.partial"
-            partial.write_text(
-                configs.dump(config, derived_values(config, model, method, data, trainer, budget)), encoding="utf-8"
-            )
-            partial.replace(folder / "config.yaml")
+            derived = derived_values(config, model, method, data, trainer, budget)
+            with replaced_file(folder / "config.yaml") as temporary:
+                temporary.write_text(configs.dump(config, derived), encoding="utf-8")
             (folder / "checkpoints").mkdir(exist_ok=True)
             if resumed:
                 MetricsCsv(folder / "metrics.csv").remove_after(0 if checkpoint is None else checkpoint.step)
@@ -307,7 +310,7 @@ def _run(
         module.checkpoint_groups = groups
         signals.install()
         try:
-            with watching(trainer, peers), tf32(config.trainer.tf32):
+            with resumable_errors(folder), watching(trainer, peers), tf32(config.trainer.tf32):
                 path = None if checkpoint is None else checkpoint.path
                 trainer.fit(module, datamodule=DenseDataModule(data), ckpt_path=path, weights_only=True)
         except Stopped:

@@ -28,9 +28,10 @@ def translated_errors(folder: Path, config: Config, batch: Callable[[], str] = s
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        reason = f"{error.filename or folder} cannot be written: {error.strerror}."
+        if error.errno is None or isinstance(error, BrokenPipeError):
+            raise  # not of the system; stdout is closed
+        problem = " cannot be written" if error.errno in _DISK_ERRORS else ""
+        reason = f"{error.filename or folder}{problem}: {error.strerror}."
     except TrainingError as error:
         reason = str(error)
     except RuntimeError as error:
@@ -45,6 +46,24 @@ def translated_errors(folder: Path, config: Config, batch: Callable[[], str] = s
     else:
         return
     raise TrainingError(reason + resume_hint(folder))
+
+
+@contextmanager
+def resumable_errors(folder: Path) -> Iterator[None]:
+    """Adds the command to resume to errors of the data and of plugins in the training, and of any other kind below
+    their traceback."""
+    try:
+        yield
+    except TrainingError:  # see `translated_errors`
+        raise
+    except DensevitError as error:
+        error.args = (f"{error}{resume_hint(folder)}",)
+        raise
+    except Exception as error:
+        hint = resume_hint(folder).strip()
+        if hint and hasattr(error, "add_note"):  # from Python 3.11 on
+            error.add_note(hint)
+        raise
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Builds Lightning's Trainer from the config section `trainer`, and writes its checkpoints."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +7,13 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from densevit.atomic_io import replaced_file
 from densevit.config import TrainerSection
 from densevit.errors import ConfigError, TrainingError
 from densevit.training.peers import prepare_launcher
 from densevit.training.precision import trainer_arguments
 from densevit.training.sharding import STRATEGY, ShardedStrategy
+from densevit.weights.state import write_torch
 
 
 def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer:
@@ -68,17 +69,9 @@ class DirectCheckpointIO(TorchCheckpointIO):
         Raises TrainingError if it cannot be written, for example on a full disk.
         """
         path = Path(path)
-        unfinished = path.with_suffix(".partial")
         try:
-            with unfinished.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except (OSError, RuntimeError) as error:  # torch raises its own error when it closes the archive
-            cause = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(cause, OSError):
-                raise
-            unfinished.unlink(missing_ok=True)
+            with replaced_file(path) as temporary:
+                write_torch(checkpoint, temporary)
+        except OSError as error:
             previous = " The previous checkpoint is unchanged." if path.is_file() else ""
-            raise TrainingError(f"{path} cannot be written: {cause.strerror}.{previous}") from None
+            raise TrainingError(f"{path} cannot be written: {error.strerror}.{previous}") from None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from densevit import config as configs
 from densevit.cli import main
@@ -164,6 +166,69 @@ def test_killed_process_ends_the_others_and_resuming_is_exact(tmp_path: Path, vi
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
     assert recorded(runs[0]) == recorded(runs[1])
+
+
+RANDOM_KILLS = 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo, and signals as Linux has them")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_both_processes_killed_at_random_moments_resume_exactly(tmp_path: Path, strategy: str) -> None:
+    """From the creation of the folder to the end: before the config, before the first checkpoint, and later."""
+    (tmp_path / "small.yaml").write_text(SMALL)
+    given = [*KILLED, f"trainer.strategy={strategy}"]
+    densevit("train", "small.yaml", *given, "--run-dir", "whole", folder=tmp_path)
+    environment, moments = {**os.environ, "OMP_NUM_THREADS": "1"}, random.Random(0)
+    run, kills = tmp_path / "killed", 0
+    while True:
+        # The script for SLURM in docs/multi-gpu.md
+        is_begun = (run / "config.yaml").exists()
+        arguments = ["--resume", "killed"] if is_begun else ["small.yaml", *given, "--run-dir", "killed"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "densevit", "train", *arguments], cwd=tmp_path, env=environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        end = time.monotonic() + 100
+        while kills < RANDOM_KILLS and not run.exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        try:
+            assert process.wait(moments.uniform(0, 5) if kills < RANDOM_KILLS else 300) == 0
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills == RANDOM_KILLS
+    assert recorded(tmp_path / "whole") == recorded(run)
+    models = [load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", run)]
+    assert all(torch.equal(x, models[1][name]) for name, x in models[0].items())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo, and signals as Linux has them")
+def test_torchrun_stopped_by_sigterm_resumes_exactly(tmp_path: Path, whole: Path, free_port: int) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(*arguments: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [*torchrun, "-m", "densevit", "train", *arguments], cwd=tmp_path, env=environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    process = start("small.yaml", *KILLED, "--run-dir", "run")
+    last, end = tmp_path / "run" / "checkpoints" / "last.ckpt", time.monotonic() + 200
+    while not last.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(100) != 0
+    assert 3 <= torch.load(last, weights_only=True)["global_step"] < 24
+    assert start("--resume", "run").wait(200) == 0
+    assert recorded(whole) == recorded(tmp_path / "run")
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, tmp_path / "run")]
+    assert all(torch.equal(x, states[1]["state_dict"][name]) for name, x in states[0]["state_dict"].items())
 
 
 def child_of(process: int) -> int:

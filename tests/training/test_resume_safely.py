@@ -1,5 +1,6 @@
 """Resuming runs no code of a checkpoint, and checkpoints contain plain data only."""
 
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,6 +74,32 @@ def test_pickled_index_of_shards_is_refused_and_not_run(name, strategy, tmp_path
     ):
         runs.resume(run)
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"classes": 3},
+        {"classes": {"a": 3}},
+        {"optimizer_states": [3]},
+        {"optimizer_states": [{}]},
+        {"global_step": "x"},
+    ],
+    ids=str,
+)
+def test_checkpoint_with_values_of_other_types_is_refused(changed, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"global_step": 1, "state_dict": {}} | changed, tmp_path / "checkpoints" / "last.ckpt")
+    with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
+def test_checkpoint_that_is_a_fifo_is_refused(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    os.mkfifo(tmp_path / "checkpoints" / "last.ckpt")
+    with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint .*it is no regular file"):
+        Checkpoint(tmp_path)
 
 
 def test_checkpoint_is_plain_and_lightning_loads_it_with_weights_only(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Resuming: edited configs, locked folders, full disks."""
 
+import errno
 import os
 import re
 import resource
@@ -18,9 +19,12 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.errors import ConfigError, DataError, TrainingError, WeightsError
+from densevit.evaluation import metrics_file
+from densevit.training.best_epoch import BestEpoch
 from densevit.training.callbacks.checkpointing import RunFolder
 from densevit.training.resuming import RunLock, changes
 from densevit.training.run import resume, train
+from densevit.weights.model_file import load_model
 from tests.training.test_run import TINY, recorded
 from tests.training.test_signals import child, wait_for
 
@@ -305,6 +309,94 @@ def test_full_disk_preserves_the_previous_checkpoint(
     assert torch.load(path, weights_only=True)["global_step"] == 4
 
 
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EXDEV, errno.EIO])
+def test_failing_rename_preserves_the_previous_checkpoint(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As on a network disk."""
+    folder = stopped / "checkpoints"
+    before, replace = (folder / "last.ckpt").read_bytes(), Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        if Path(target).name == "last.ckpt":
+            raise OSError(number, os.strerror(number), str(self), None, str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    said = rf"last\.ckpt cannot be written: {os.strerror(number)}\. The previous .* is unchanged\. Resume from"
+    with pytest.raises(TrainingError, match=said):
+        resume(stopped, ["trainer.checkpoint_every=1", "trainer.evaluate_every=1"])
+    monkeypatch.undo()
+    assert (folder / "last.ckpt").read_bytes() == before
+    assert not list(stopped.rglob("*.partial"))
+    assert torch.load(resume(stopped) / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+@linux
+def test_full_disk_preserves_the_model_of_the_best_epoch(stopped: Path, tmp_path: Path) -> None:
+    model, said = stopped / "model.safetensors", tmp_path / "said"
+    before = model.read_bytes()
+
+    def fill() -> None:
+        BestEpoch.improves = lambda self, metrics: True  # type: ignore[method-assign]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2,) * 2)
+        try:
+            resume(stopped, ["trainer.checkpoint_every=1000"])
+        except TrainingError as error:
+            said.write_text(str(error))
+
+    child(fill).join(120)
+    assert said.read_text() == (
+        f"{model} cannot be written: File too large. "
+        f"Resume from the last checkpoint with: densevit train --resume {stopped}"
+    )
+    assert model.read_bytes() == before
+    assert not list(stopped.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(("key", "expected"), [("exp_avg", r"\(\d+(, \d+)*,?\)"), ("step", r"\(\)")])
+def test_optimizer_tensor_of_another_shape_is_named(
+    stopped: Path, key: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's fused kernels do not check it, and end the process by SIGSEGV."""
+    path = stopped / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["optimizer_states"][0]["state"][3][key] = torch.zeros(2, 2, 2)
+    torch.save(content, path)
+    monkeypatch.setattr("pytorch_lightning.Trainer.fit", None)  # must not be reached
+    with pytest.raises(
+        WeightsError,
+        match=rf"last\.ckpt: the optimiser's {key} of model\.[\w.]+ has shape \(2, 2, 2\); expected {expected}\. Fix",
+    ):
+        resume(stopped)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.json", "metrics.csv"])
+def test_damaged_file_of_the_best_epoch_is_named_before_training(
+    stopped: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = b"step,epoch\n\xff\xfe\n" if name == "metrics.csv" else (stopped / name).read_bytes()[:-20]
+    (stopped / name).write_bytes(damaged)
+    monkeypatch.setattr("pytorch_lightning.Trainer.fit", None)  # must not be reached
+    with pytest.raises(
+        (WeightsError, DataError), match=rf"{re.escape(str(stopped / name))}: .*(remove it|move it away)"
+    ):
+        resume(stopped)
+    assert (stopped / name).read_bytes() == damaged
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.json"])
+def test_without_the_files_of_the_best_epoch_the_next_one_is_the_best(
+    stopped: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (stopped / name).unlink()
+    monkeypatch.setattr("densevit.training.best_epoch.BestEpoch.beats", lambda *_: False)
+    with pytest.warns(UserWarning, match=rf"has no {re.escape(name)} of its best epoch"):
+        resume(stopped)
+    assert "detection/AP" in metrics_file.read(stopped / "metrics.json")
+    assert load_model(stopped).heads
+
+
 def test_folder_that_cannot_be_created_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -322,7 +414,7 @@ def test_read_only_run_folder_raises(stopped: Path, capsys: pytest.CaptureFixtur
     (stopped / "config.yaml.partial").mkdir()  # simulates a read-only file system, also for root
     assert main(["train", "--resume", str(stopped)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"{stopped}/config.yaml.partial cannot be written: Is a directory.")
+    assert error.startswith(f"{stopped}/config.yaml cannot be written: Is a directory.")
     assert error.count("\n") == 1
 
 

@@ -1,17 +1,24 @@
 """Errors of the libraries in a training, each with the library's own text, as one line with the fix."""
 
+import errno
+import os
+import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from densevit import config as configs
-from densevit.data.loading.dataloader import worker_failure
-from densevit.errors import TrainingError
+from densevit.data.loading.dataloader import TransformedDataset, worker_failure
+from densevit.errors import TrainingError, UnreadableFileError
+from densevit.training.dense_module import DenseModule
 from densevit.training.run import fit
+from densevit.training.run_errors import translated_errors
 from tests.training.poisoned import Poison
 from tests.training.test_non_finite import POISONED
+from tests.training.test_resume_safely import TINY
 
 CUDA = (
     "CUDA out of memory. Tried to allocate 2.53 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.36 GiB is free."
@@ -99,3 +106,57 @@ def test_failure_of_the_loader_is_one_line_with_the_fix(text: str, expected: str
 
 def test_other_errors_stay():
     assert worker_failure(RuntimeError("shape mismatch: 3 and 4")) is None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_image_that_is_lost_in_training_is_named_with_the_command_to_resume(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Deleted, or cut short, after the first checkpoint."""
+    original, run = TransformedDataset.__getitem__, tmp_path / "run"
+
+    def lost(self, pick):
+        if (run / "checkpoints" / "last.ckpt").exists():
+            raise UnreadableFileError("photos/7.png: there is no such file.")
+        return original(self, pick)
+
+    monkeypatch.setattr(TransformedDataset, "__getitem__", lost)
+    overrides = ["trainer.checkpoint_every=1", "trainer.max_steps=40", f"data.num_workers={workers}"]
+    config = configs.from_mapping(yaml.safe_load(TINY), overrides=overrides)
+    with pytest.raises(UnreadableFileError) as raised:
+        fit(config, run_dir=run)
+    assert str(raised.value) == (
+        f"photos/7.png: there is no such file. Resume from the last checkpoint with: densevit train --resume {run}"
+    )
+
+
+def test_error_of_a_plugin_in_training_has_the_command_below_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run, step = tmp_path / "run", DenseModule.training_step
+
+    def fail(self, *arguments):
+        if self.trainer.global_step == 2:
+            raise KeyError("of a plugin")
+        return step(self, *arguments)
+
+    monkeypatch.setattr(DenseModule, "training_step", fail)
+    overrides = ["trainer.checkpoint_every=1", "trainer.max_steps=4"]
+    config = configs.from_mapping(yaml.safe_load(TINY), overrides=overrides)
+    with pytest.raises(KeyError) as raised:
+        fit(config, run_dir=run)
+    if sys.version_info >= (3, 11):
+        assert raised.value.__notes__ == [f"Resume from the last checkpoint with: densevit train --resume {run}"]
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EXDEV, errno.ETIMEDOUT])
+def test_failing_network_disk_is_one_line(number: int, tmp_path: Path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    config = configs.from_mapping(yaml.safe_load(TINY))
+    with pytest.raises(TrainingError) as raised, translated_errors(tmp_path, config):
+        raise OSError(number, os.strerror(number), "runs/a/metrics.csv")
+    assert str(raised.value) == (
+        f"runs/a/metrics.csv: {os.strerror(number)}. Resume from the last checkpoint with: densevit train --resume "
+        f"{tmp_path}"
+    )

@@ -13,6 +13,8 @@ from densevit.training.dense_module import DenseModule
 from densevit.training.sharding import whole_state
 from densevit.weights import model_file
 
+_MODEL, _METRICS = "model.safetensors", "metrics.json"
+
 
 class BestModel(lightning.Callback):
     """Writes `model.safetensors`, `metrics.json` and the evaluators' tables of the best epoch to the run's folder.
@@ -58,14 +60,22 @@ class BestModel(lightning.Callback):
             warnings.warn(
                 f"{monitored}: not defined on the validation data; the latest weights are saved in place of the best. "
                 "Fix: check the labels of the validation data.",
-                stacklevel=2,
+                stacklevel=1,  # warnings of Lightning, the caller, are not shown
             )
-        model_file.save(pl_module.model, self.folder / "model.safetensors", pl_module.config, state)
-        metrics_file.write(pl_module.metrics, self.folder / "metrics.json")
+        model_file.save(pl_module.model, self.folder / _MODEL, pl_module.config, state)
+        metrics_file.write(pl_module.metrics, self.folder / _METRICS)
         write_tables(pl_module.evaluators, self.folder)
 
     def state_dict(self) -> dict[str, Any]:
         return self.best_epoch.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        missing = [name for name in (_MODEL, _METRICS) if not (self.folder / name).is_file()]
+        if state["best"] is not None and missing:
+            warnings.warn(
+                f"{self.folder} has no {' and no '.join(missing)} of its best epoch: the next validation is taken as "
+                "the best.",
+                stacklevel=1,
+            )
+            return
         self.best_epoch.load_state_dict(state)
