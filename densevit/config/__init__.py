@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 
+_LARGEST_IN_FILE = 2**20  # characters of a config in another file: PyYAML takes minutes for megabytes
 _CLOSED: dict[str, type[BaseModel]] = {"optim": OptimSection, "trainer": TrainerSection, "inference": InferenceSection}
 
 
@@ -83,11 +84,16 @@ def values_of_file(text: str, source: str, trust: Collection[str] = (), run: Pat
     """The values of a config in a file that may be somebody else's, such as the header of a model file.
 
     A `module:Class` in it is imported only if `trust` has its module, or the config.yaml of the folder `run` names it.
-    source: the file, for messages. Raises ConfigError for other YAML than a mapping.
+    source: the file, for messages. Raises ConfigError for other YAML than a mapping, and for a text of megabytes.
     """
+    if not isinstance(text, str) or len(text) > _LARGEST_IN_FILE:
+        found = f"{len(text):,} characters" if isinstance(text, str) else f"a {type(text).__name__}"
+        raise ConfigError(
+            f"{source}: its config should be a text of at most {_LARGEST_IN_FILE:,} characters, not {found}."
+        )
     values = yaml_io.parse(text, source)
     if not isinstance(values, dict):
-        raise ConfigError(f"{source}: its config is a {type(values).__name__}; keys and values are expected.")
+        raise ConfigError(f"{source}: its config should be keys and values, not a {type(values).__name__}.")
     file = None if run is None else run / "config.yaml"
     own = modules_in(layers.read(file).values) if file is not None and modules_in(values) and file.is_file() else set()
     return names_in_file(values, source, trust, own)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from densevit.config import yaml_io as yaml
+from densevit.config import values_of_file
 from densevit.errors import WeightsError, one_line
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, CheckpointLayout
 from densevit.model import DenseModel
@@ -143,8 +143,8 @@ def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
     if header.get("format") == "densevit":
         try:
             classes = json.loads(header["classes"])
-            translated.classes = {task: [one["name"] for one in own] for task, own in classes.items()}
-            backbone = yaml.parse(header["config"], checkpoint.source)["backbone"]
+            translated.classes = {task: [str(one["name"]) for one in own] for task, own in classes.items()}
+            backbone = values_of_file(header["config"], checkpoint.source)["backbone"]
             translated.mean, translated.std = _triple(backbone.get("mean")), _triple(backbone.get("std"))
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise WeightsError(

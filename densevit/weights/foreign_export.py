@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from densevit import config as configs
@@ -20,7 +19,7 @@ from densevit.model import DenseModel, build_from_sections, create_backbone, tas
 from densevit.weights import layouts, model_file, transformers_config
 from densevit.weights.foreign_checkpoint import other_conventions
 from densevit.weights.key_mapping import describe, fresh_because, has_marks, translate, translate_back
-from densevit.weights.state import read_safetensors
+from densevit.weights.state import read_safetensors, write_safetensors, write_torch
 
 PROJECTS = {"hf": "transformers", "timm": "timm", "torchvision": "torchvision"}
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -54,9 +53,9 @@ class Exported:
     def _write_tensors(self, file: Path, suffix: str) -> None:
         tensors = {name: tensor.contiguous().clone() for name, tensor in self.tensors.items()}
         if suffix == ".safetensors":
-            save_file(tensors, file, metadata={"format": "pt"})
+            write_safetensors(tensors, file, {"format": "pt"})
         else:
-            torch.save({self.layout.saved_under: tensors} if self.layout.saved_under else tensors, file)
+            write_torch({self.layout.saved_under: tensors} if self.layout.saved_under else tensors, file)
 
 
 @dataclass

@@ -7,17 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from densevit import config as configs
+from densevit.atomic_io import replaced_file
 from densevit.config import BackboneSection, Config, ModelSections, yaml_io
 from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class
 from densevit.model import DenseModel, build_from_sections, create_backbone, tasks_of
 from densevit.weights import file_kinds
 from densevit.weights.checkpoint_io import read as read_checkpoint
-from densevit.weights.state import header, part, read_header, read_safetensors
+from densevit.weights.state import header, part, read_header, read_safetensors, write_safetensors
 from densevit.weights.state_dict_loading import load_state
 
 FORMAT = "1"
@@ -79,12 +79,8 @@ def _write(state: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) -
     for key, value in tensors.items():
         if memory[value.untyped_storage().data_ptr()] > 1:  # tied weights, which the format refuses
             tensors[key] = value.clone()
-    temporary = path.with_suffix(".partial")
-    temporary.touch()
-    mode = temporary.stat().st_mode  # by the process's umask; safetensors writes files for their owner only
-    save_file(tensors, temporary, metadata=header(values))
-    temporary.chmod(mode)
-    temporary.replace(path)  # atomic
+    with replaced_file(path) as temporary:
+        write_safetensors(tensors, temporary, header(values))
 
 
 def is_model_file(source: str | Path) -> bool:
@@ -153,8 +149,10 @@ def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbon
     _check_version(entries, str(path))
     try:
         values = configs.values_of_file(entries["config"], str(path), trust, _folder(run))["backbone"]
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise WeightsError(f"{path}: its header is corrupt ({error}). Copy it again.") from error
+    if not isinstance(values, dict):  # a text would name a section's file
+        raise WeightsError(f"{path}: its header is corrupt (backbone is a {type(values).__name__}). Copy it again.")
     section = configs.backbone_section(values, str(path))
     backbone = create_backbone(section.name, **section.options)
     backbone.mean, backbone.std = section.mean or backbone.mean, section.std or backbone.std
@@ -199,4 +197,9 @@ def _classes(text: str) -> dict[str, tuple[Class, ...]]:
 
 
 def _class(entries: dict[str, Any]) -> Class:
-    return Class(**{**entries, "color": tuple(entries["color"])})
+    """Raises LookupError or TypeError for other entries than those of a class."""
+    found = Class(**{**entries, "color": tuple(entries["color"])})
+    numbers = (found.file_id, *found.color)
+    if not isinstance(found.name, str) or len(numbers) != 4 or any(type(number) is not int for number in numbers):
+        raise TypeError(f"a class {entries!r}")
+    return found

@@ -212,6 +212,21 @@ def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
+def _sparse(*_: Any) -> Tensor:
+    """An empty sparse tensor, of which loading a state dict reports the layout; no model takes its values."""
+    return torch.empty(0).to_sparse()
+
+
+def _quantised(storage: Any, *_: Any) -> Any:
+    """An empty quantised tensor, of which loading a state dict reports the dtype; no model takes its values."""
+    dtype = getattr(storage, "dtype", None)
+    if dtype not in (torch.qint8, torch.quint8, torch.qint32):
+        return Inert()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.empty(0), 1.0, 0, dtype)
+
+
 def _of_a_type(rebuild: Callable[..., Any], kind: Any, arguments: Any, state: Any) -> Any:
     """A tensor of a subclass or with attributes, as a plain tensor."""
     return rebuild(*arguments) if rebuild in (_tensor, _tensor_v3) else Inert()
@@ -224,6 +239,8 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _tensor_v3,
+    ("torch._utils", "_rebuild_sparse_tensor"): _sparse,
+    ("torch._utils", "_rebuild_qtensor"): _quantised,
     ("torch", "UntypedStorage"): StorageType("ByteStorage"),  # in persistent ids, as its type
     ("torch.storage", "UntypedStorage"): StorageType("ByteStorage"),
     ("torch._utils", "_rebuild_parameter"): _parameter,

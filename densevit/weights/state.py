@@ -1,12 +1,15 @@
-"""State dicts: reads safetensors files, selects the part of a submodule, counts its blocks."""
+"""State dicts: reads and writes their files, selects the part of a submodule, counts its blocks."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from densevit.errors import WeightsError
@@ -28,6 +31,31 @@ def read_header(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a complete safetensors file ({error}). Copy or download it again.") from error
+
+
+def write_safetensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes a .safetensors file with the permissions of any new file. Raises OSError if it cannot be written."""
+    path.touch()
+    mode = path.stat().st_mode  # by the process's umask; safetensors writes files for their owner only
+    try:
+        save_file(dict(state), path, metadata=dict(metadata))
+    except SafetensorError as error:  # of an error of the system it has the text only
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+    path.chmod(mode)
+
+
+def write_torch(content: Any, path: Path) -> None:
+    """Writes a file by `torch.save`. Raises OSError if it cannot be written."""
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:  # torch raises its own error when it closes the archive
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise error.__context__ from None
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -21,6 +21,8 @@ Size = tuple[int, int]
 # windows for its reach. A dry run confirms it; CoAtNet, also a MaxxVit, has global attention and does not pass.
 _FREE = {"Twins", "Xcit", "MaxxVit"}
 _OURS = {"img_size", "dynamic_img_size", "strict_img_size", "in_chans", "features_only", "drop_path_rate"}
+# timm would read weights from there when the model is built, also for a model file that has its own.
+_SOURCES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 
 
 class Timm(Backbone):
@@ -58,6 +60,15 @@ class Timm(Backbone):
         arguments = dict(model_args or {})
         if taken := sorted(_OURS & arguments.keys()):
             raise PluginError(f"backbone.model_args: {', '.join(taken)} cannot be set there: this plugin sets it.")
+        if taken := sorted(_SOURCES & arguments.keys()):
+            raise PluginError(
+                f"backbone.model_args: {', '.join(taken)} cannot be set there. Fix: set backbone.pretrained for timm's "
+                "weights, and backbone.weights for a file."
+            )
+        if model.lower().startswith("local-dir:"):
+            raise PluginError(
+                f"backbone.model: {model!r} is a folder. Fix: name timm's model, and set backbone.weights."
+            )
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         if size is not None and min(size) < 1:
             raise PluginError(f"backbone.image_size is {size}; heights and widths are 1 or more.")

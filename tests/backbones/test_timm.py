@@ -186,6 +186,12 @@ def test_checkpointing_preserves_gradients(name):
         ({"model": "convnext_atto", "features": []}, "maps 0 to 3"),
         ({"model": "convnext_atto", "model_args": {"dept": 3}}, "model_args.*'dept'"),
         ({"model": "convnext_atto", "model_args": {"img_size": 64}}, "img_size cannot be set there"),
+        ({"model": "convnext_atto", "model_args": {"checkpoint_path": "a.pth"}}, "checkpoint_path cannot be set there"),
+        (
+            {"model": "convnext_atto", "model_args": {"pretrained_cfg": {"file": "a.pth"}}},
+            "pretrained_cfg cannot be set",
+        ),
+        ({"model": "local-dir:/data"}, "'local-dir:/data' is a folder. Fix: .*backbone.weights"),
         ({"model": "convnext_atto", "image_size": 0}, "image_size"),
         ({"model": "convnext_atto", "image_size": "large"}, "image_size"),
         ({"model": "efficientformer_l1", "image_size": 128}, r"takes images of 224x224 only, not of \(128, 128\)"),

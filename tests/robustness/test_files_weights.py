@@ -70,7 +70,7 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "no header of ours": (lambda run: model_file(run), "has no densevit header"),
     "newer version": (lambda run: model_file(run, format_version="99"), "format version 99, expected 1"),
     "no config": (lambda run: model_file(run, config=None), "its header is corrupt ('config')"),
-    "config of another kind": (lambda run: model_file(run, config="[]"), "its config is a list; keys and values are"),
+    "config of another kind": (lambda run: model_file(run, config="[]"), "config should be keys and values, not a"),
     "config nested deeply": (lambda run: model_file(run, config=f"a: {'[' * 500}"), "levels deep"),
     "config that holds itself": (lambda run: model_file(run, config="a: &a [*a]"), "a value that contains it"),
     "config with nan": (
@@ -86,6 +86,27 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "classes without colours": (
         lambda run: model_file(run, head_classes='{"boxes": [{"name": "a"}]}'), "its header is corrupt ('color')"
     ),
+    "class of another name": (
+        lambda run: model_file(run, head_classes='{"boxes": [{"name": 3, "file_id": 1, "color": [0, 0, 0]}]}'),
+        "its header is corrupt (a class {'name': 3",
+    ),
+    "class with an id in words": (
+        lambda run: model_file(run, head_classes='{"boxes": [{"name": "a", "file_id": "1", "color": [0, 0, 0]}]}'),
+        "its header is corrupt (a class {'name': 'a', 'file_id': '1'",
+    ),
+    "class with two colours": (
+        lambda run: model_file(run, head_classes='{"boxes": [{"name": "a", "file_id": 1, "color": [0, 0]}]}'),
+        "its header is corrupt (a class",
+    ),
+    "class with another key": (
+        lambda run: model_file(run, head_classes='{"boxes": [{"name": "a", "file_id": 1, "color": [0,0,0], "x": 1}]}'),
+        "its header is corrupt (",
+    ),
+    "config of megabytes": (
+        lambda run: model_file(run, config="a: [" + "1, " * 2**20 + "1]"), "should be a text of at most 1,048,576 char"
+    ),
+    "config with a base": (lambda run: model_file(run, config=f"base: detr_swin\n{TINY}"), "base is not a key"),
+    "backbone in a file": (lambda run: model_file(run, config="backbone: a.yaml\nheads: {}\n"), "backbone should be"),
     "no classes": (lambda run: model_file(run, head_classes="{}"), "has no classes"),
 }  # fmt: skip
 
@@ -136,8 +157,8 @@ TENSORS: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
     "int64": (lambda x: x.to(torch.int64), f"{KERNEL} is int64; dense floating point is expected"),
     "bool": (lambda x: x > 0, f"{KERNEL} is bool; dense floating point is expected"),
     "complex64": (lambda x: x.to(torch.complex64), f"{KERNEL} is complex64; dense floating point is expected"),
-    "sparse": (lambda x: x.to_sparse(), "1 tensors are missing"),
-    "quantised": (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "1 tensors are missing"),
+    "sparse": (lambda x: x.to_sparse(), f"{KERNEL} is sparse_coo; dense floating point is expected"),
+    "quantised": (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), f"{KERNEL} is qint8"),
     "flat": (lambda x: x.flatten(), "1 have another shape"),
     "text": (lambda x: "weights", "1 tensors are missing"),
 }

@@ -5,6 +5,7 @@ import os
 import pickle
 import sys
 import textwrap
+import threading
 import types
 import typing
 from collections.abc import Iterator
@@ -298,7 +299,7 @@ def test_own_run_needs_no_trust(run, monkeypatch, capsys):
 
 
 def test_config_of_a_run_is_its_own_and_not_of_other_files(run, payload):
-    """A file of the run named by itself may be a copy of somebody else's; so may one that a config lies beside."""
+    """A model file or checkpoint that is named directly needs trust, also where a config.yaml is beside it."""
     with pytest.raises(WeightsError) as error:
         densevit.load(run / "model.safetensors")
     refused(error, run / "model.safetensors", "payload:Net")
@@ -354,6 +355,7 @@ def test_fault_file_imports_no_module_but_those_of_its_run(payload, monkeypatch)
         "state_dict": {},
         "batches": [],
         "random_state": {},
+        "precision": "32-true",
         "classes": {"surfaces": [asdict(c) for c in CLASSES["surfaces"]]},
     }
     faults = payload / "run" / "faults"
@@ -386,7 +388,15 @@ def test_header_reads_no_other_config(key, payload):
 def test_checkpoint_and_fault_file_read_no_other_config(key, payload):
     (payload / "theirs.yaml").write_text(yaml_io.write(VALUES if key == "base" else VALUES["data"]))
     config = yaml_io.write(VALUES | {key: "theirs.yaml"})
-    content = {"step": 1, "config": config, "state_dict": {}, "batches": [], "random_state": {}, "classes": {}}
+    content = {
+        "step": 1,
+        "config": config,
+        "state_dict": {},
+        "batches": [],
+        "random_state": {},
+        "precision": "32-true",
+        "classes": {},
+    }
     fault_files.write(payload / "step_1.pt", content)
     with pytest.raises(ConfigError, match=rf"step_1\.pt: {key} (is not a key|should be)"):
         replay(payload / "step_1.pt", "cpu")
@@ -439,3 +449,49 @@ def test_validation_of_options_keeps_names_in_files():
     for found in (checked["a"], checked["b"][1], checked["c"]["y"]["name"], checked["d"]):
         assert type(found) is NameInFile
     assert checked["b"] == ("x", "a.b:C")
+
+
+# ---- paths ----
+
+opened: list[str] = []  # by this process, while `watching` is set; a hook cannot be removed
+watching = threading.Event()
+
+
+def note(event: str, given: tuple[Any, ...]) -> None:
+    if watching.is_set() and event in ("open", "os.scandir", "os.listdir"):
+        opened.append(str(given[0]))
+
+
+sys.addaudithook(note)
+
+
+@pytest.mark.parametrize("name", ["coco", "label_maps", "depth", "shards", "images"])
+def test_predicting_reads_no_path_of_the_header(name, payload):
+    """Those of the training: its data, its weights, and what they list."""
+    secret = payload / "secret"
+    secret.mkdir()
+    file = naming("weights", str(secret / "weights.pth"), payload / "theirs.safetensors")
+    with safe_open(file, framework="pt") as one:
+        values = yaml_io.parse(one.metadata()["config"], "header")
+    values["data"] = {"name": name, "root": str(secret), "image_size": 64}
+    values["backbone"]["weights"] = values["heads"]["surfaces"]["weights"] = str(secret / "weights.pth")
+    with_header(file, config=yaml_io.write(values))
+    opened.clear()
+    watching.set()
+    predictor = densevit.load(file)
+    predictor.predict(IMAGE)
+    densevit.save(predictor, "copy.safetensors")
+    watching.clear()
+    assert any("theirs.safetensors" in path for path in opened)  # the hook sees files
+    assert not [path for path in opened if "secret" in path]
+
+
+def test_backbone_of_a_header_is_no_file(payload):
+    from densevit.weights.foreign_export import export
+
+    (payload / "theirs.yaml").write_text("name: resnet\ndepth: 18\n")
+    file = payload / "b.safetensors"
+    model_file.save_backbone(densevit.create_backbone("resnet", depth=18), {"name": "resnet", "depth": 18}, file)
+    with_header(file, config="backbone: theirs.yaml")
+    with pytest.raises(WeightsError, match=r"header is corrupt \(backbone is a str\)"):
+        export(file, "torchvision")
