@@ -302,13 +302,13 @@ def measure(case: str, precision: str, threads: int, seconds: float) -> dict[str
     medians = {name: statistics.median(values) for name, values in times.items()}
     best = min((name for name in times if name != "densevit"), key=medians.__getitem__)
     rounds = [other / own for other, own in zip(times[best], times["densevit"], strict=True)]
-    plainly = [other / own for other, own in zip(times.get("plain", times[best]), times["densevit"], strict=True)]
+    plain_rounds = [other / own for other, own in zip(times.get("plain", times[best]), times["densevit"], strict=True)]
     return {
         "seconds": medians,
         "best": best,
         "ratio": statistics.median(rounds),
         "quartiles": statistics.quantiles(rounds, n=4)[::2],
-        "plain": statistics.median(plainly),
+        "plain": statistics.median(plain_rounds),
         "rounds": len(rounds),
     }
 

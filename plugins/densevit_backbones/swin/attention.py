@@ -1,7 +1,6 @@
 """Attention in shifted windows, as Swin Transformers have it: version 1 by scaled products, version 2 by cosines."""
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +8,7 @@ from torch.nn import functional as F
 
 from densevit.layers.attention import attention
 from densevit.layers.linear import Linear
+from densevit.layers.precision import autocast_off
 from densevit.layers.windows import (
     PaddedWindows,
     ShiftedWindows,
@@ -99,7 +99,7 @@ class CosineWindowAttention(_InWindows):
             scale = scale.expand(windows.mask.shape[0], -1, -1, -1).flatten(0, 1)  # (windows * heads, 1, 1)
         query = (_direction(query) * scale).to(value.dtype)
         key = _direction(key).to(value.dtype)
-        with _full_precision(x.device):
+        with autocast_off(x.device):  # a bias of up to 16 would lose in bf16 what tells offsets apart
             table = 16 * self.position_mlp(self.offsets).sigmoid()
         return self.output(windows.reverse(self._attend(query, key, value, table, windows.mask)))
 
@@ -107,9 +107,3 @@ class CosineWindowAttention(_InWindows):
 def _direction(x: Tensor) -> Tensor:
     """x at length 1, in float32 at least: a sum of squares overflows in fp16."""
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
-
-
-def _full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Without autocast: a bias of up to 16 loses what tells offsets apart when it is computed in bf16."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
