@@ -219,7 +219,7 @@ class _Models:
         if known is None:
             assumed = [Class(f"class {i}", i, (0, 0, 0)) for i in range(ASSUMED_CLASSES)]
             known = dict.fromkeys(kinds, assumed)
-        return build_from_sections(sections, known)
+        return build_from_sections(sections, known, pretrained=False)
 
 
 def _cost(case: Case, result: CaseResult, sizes: Sequence[Size], models: _Models) -> None:

@@ -44,7 +44,7 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, examination: Ex
         warnings.simplefilter("always")
         try:
             labels = registry.load("methods", config.method.name).needs_labels or bool(config.heads)
-            model = build_model(config, data.train)
+            model = build_model(config, data.train, pretrained=False)
             data.multiple = model.multiple
             budget = Budget.of(config.trainer, data.batches_an_epoch(), config.data.batch_size, 1)
             check_training(config, data, model, labels)

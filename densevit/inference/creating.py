@@ -63,7 +63,7 @@ def create_model(
             {"backbone": _section(backbone), "heads": {name: _section(head) for name, head in heads.items()}},
             "create_model",
         )
-    model = build_from_sections(sections, _classes_by_head(sections, classes or {}))
+    model = build_from_sections(sections, _classes_by_head(sections, classes or {}), pretrained)
     if pretrained:
         if weights is not None:
             checkpoint = read_translated(weights, model)

@@ -7,6 +7,7 @@ from densevit.model.build import (
     create_head,
     create_neck,
     kinds_of,
+    options_without_weights,
     tasks_of,
 )
 from densevit.model.dense import DenseModel
@@ -22,6 +23,7 @@ __all__ = [
     "inference_by_head",
     "kinds_of",
     "makes_maps",
+    "options_without_weights",
     "tasks_of",
     "windows_only",
 ]

@@ -39,6 +39,11 @@ def create_backbone(name: str, **options: Any) -> Backbone:
     return backbone
 
 
+def options_without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a backbone that then loads no weights itself, as timm's does with `pretrained`."""
+    return {key: False if key == "pretrained" else value for key, value in options.items()}
+
+
 def create_head(
     name: str, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class], **options: Any
 ) -> Head:
@@ -56,16 +61,20 @@ def create_neck(name: str, channels: Sequence[int], strides: Sequence[int], **op
     return neck
 
 
-def build_model(config: Config, classes: Mapping[str, Sequence[Class]] | Dataset) -> DenseModel:
+def build_model(
+    config: Config, classes: Mapping[str, Sequence[Class]] | Dataset, pretrained: bool = True
+) -> DenseModel:
     """Builds the model that a config describes, with random weights.
 
-    classes: by task, or the data set that each head takes its own from. `weights.pretrained.load_pretrained` loads
-    weights.
+    classes: by task, or the data set that each head takes its own from. pretrained: see `build_from_sections`.
+    `weights.pretrained.load_pretrained` loads weights.
     """
     sections = config.model_sections
     if isinstance(classes, Dataset):
-        return build_from_sections(sections, {name: k.classes_from(classes) for name, k in kinds_of(sections).items()})
-    return build_from_sections(sections, {name: classes.get(task, ()) for name, task in tasks_of(sections).items()})
+        by_head = {name: kind.classes_from(classes) for name, kind in kinds_of(sections).items()}
+    else:
+        by_head = {name: classes.get(task, ()) for name, task in tasks_of(sections).items()}
+    return build_from_sections(sections, by_head, pretrained)
 
 
 def tasks_of(sections: ModelSections) -> dict[str, str]:
@@ -81,9 +90,16 @@ def kinds_of(sections: ModelSections) -> dict[str, type[Head]]:
     }
 
 
-def build_from_sections(sections: ModelSections, classes: Mapping[str, Sequence[Class]]) -> DenseModel:
-    """Builds the model of these sections, with random weights. classes: those of each head, by its name."""
-    backbone = create_backbone(sections.backbone.name, **sections.backbone.options)
+def build_from_sections(
+    sections: ModelSections, classes: Mapping[str, Sequence[Class]], pretrained: bool = True
+) -> DenseModel:
+    """Builds the model of these sections, with random weights.
+
+    classes: those of each head, by its name. pretrained: False where all weights are loaded afterwards: see
+    `options_without_weights`.
+    """
+    options = sections.backbone.options
+    backbone = create_backbone(sections.backbone.name, **(options if pretrained else options_without_weights(options)))
     backbone.mean = sections.backbone.mean or backbone.mean
     backbone.std = sections.backbone.std or backbone.std
     heads: dict[str, Head] = {}

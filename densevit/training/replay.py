@@ -63,7 +63,7 @@ def replay(file: str | Path, device: str | torch.device | None = "auto", trust: 
         name: [Class(**{**entry, "color": tuple(entry["color"])}) for entry in entries]
         for name, entries in content["classes"].items()
     }
-    model = build_from_sections(config.model_sections, classes)
+    model = build_from_sections(config.model_sections, classes, pretrained=False)
     method: Method = registry.create(
         "methods", config.method.name, model, options=config.method.options, where="method"
     )

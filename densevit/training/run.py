@@ -228,7 +228,7 @@ def _run(
     data.check_splits(labels or bool(config.heads))
     if labels:
         check_needs(config, data)
-    model = build_model(config, data.train)
+    model = build_model(config, data.train, pretrained=checkpoint is None)
     data.multiple = model.multiple
     check_training(config, data, model, labels)
     fits = load_pretrained(model) if checkpoint is None else []  # the checkpoint holds all weights

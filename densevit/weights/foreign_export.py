@@ -285,7 +285,7 @@ def _same_model(ours: _Source, sections: dict[str, Any], state: dict[str, Tensor
     values = configs.model_sections({**sections, "backbone": backbone}, ours.name)
     by_task = {str(ours.model.heads[name].task): own for name, own in ours.model.classes.items()}
     classes = {name: by_task.get(task, ()) for name, task in tasks_of(values).items()}
-    rebuilt = build_from_sections(values, classes).eval()
+    rebuilt = build_from_sections(values, classes, pretrained=False).eval()
     _load(rebuilt, state)
     padding = torch.zeros(len(pixels), *pixels.shape[2:], dtype=torch.bool)
     padding[1, 48:] = padding[1, :, 80:] = True

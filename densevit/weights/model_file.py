@@ -14,7 +14,7 @@ from densevit.atomic_io import replaced_file
 from densevit.config import BackboneSection, Config, ModelSections, yaml_io
 from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class
-from densevit.model import DenseModel, build_from_sections, create_backbone, tasks_of
+from densevit.model import DenseModel, build_from_sections, create_backbone, options_without_weights, tasks_of
 from densevit.weights import file_kinds
 from densevit.weights.checkpoint_io import read as read_checkpoint
 from densevit.weights.state import header, part, read_header, read_safetensors, write_safetensors
@@ -136,7 +136,7 @@ def from_state(
     try:
         if not by_head:
             classes = {name: classes.get(task, ()) for name, task in tasks_of(sections).items()}
-        model = build_from_sections(sections, classes)
+        model = build_from_sections(sections, classes, pretrained=False)
     except DensevitError as error:
         raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
     load_state(model, state, source)
@@ -154,7 +154,7 @@ def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbon
     if not isinstance(values, dict):  # a text would name a section's file
         raise WeightsError(f"{path}: its header is corrupt (backbone is a {type(values).__name__}). Copy it again.")
     section = configs.backbone_section(values, str(path))
-    backbone = create_backbone(section.name, **section.options)
+    backbone = create_backbone(section.name, **options_without_weights(section.options))
     backbone.mean, backbone.std = section.mean or backbone.mean, section.std or backbone.std
     load_state(backbone, part(state, "backbone."), path)
     return backbone.eval(), section

@@ -220,6 +220,37 @@ def test_unavailable_weights_raise(monkeypatch, tmp_path):
         create(model="resnet18", pretrained=True)
 
 
+def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    sections = {
+        "backbone": {"name": "timm", "model": "resnet18", "pretrained": True},
+        "heads": {"depth": {"name": "dpt", "max_depth": 10.0, "width": 8}},
+        "data": {"name": "scenes", "image_size": 64, "batch_size": 2, "train_length": 4, "val_length": 2},
+        "trainer": {"max_steps": 1, "accelerator": "cpu"},
+    }
+    with monkeypatch.context() as available:
+        build = timm.create_model
+        available.setattr(timm, "create_model", lambda name, pretrained, **arguments: build(name, **arguments))
+        run = densevit.fit(sections, run_dir=tmp_path / "run").path
+    densevit.fit(resume=run, overrides=["trainer.max_steps=2"])
+    with pytest.raises(densevit.DensevitError, match="cannot be had"):
+        densevit.fit(sections, run_dir=tmp_path / "other")
+
+
+def test_model_file_reads_no_pretrained_weights(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    backbone = {"name": "timm", "model": "resnet18", "pretrained": True}
+    heads = {"depth": {"name": "dpt", "max_depth": 10.0}}
+    model = densevit.create_model(backbone, heads, pretrained=False)
+    densevit.save(model, tmp_path / "model.safetensors")
+    loaded = densevit.load(tmp_path / "model.safetensors")
+    assert loaded.sections.backbone.options["pretrained"] is True  # for a training with its config
+    with pytest.raises(densevit.DensevitError, match="cannot be had"):
+        densevit.create_model(backbone, heads)
+
+
 def test_missing_timm_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.delitem(sys.modules, "densevit_backbones.timm")

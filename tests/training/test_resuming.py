@@ -1,6 +1,7 @@
 """Resuming: edited configs, locked folders, full disks."""
 
 import errno
+import itertools
 import os
 import re
 import resource
@@ -8,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +120,24 @@ def test_a_run_killed_before_its_config_starts_again_in_its_folder(
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
     with pytest.raises(ConfigError, match="is not empty"):
         train(config, run)
+
+
+def test_a_wrong_clock_changes_neither_a_training_nor_its_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock of 1970, as of a machine without battery, that is set back by an hour each time it is read."""
+    overrides = ["trainer.max_steps=4", "trainer.evaluate_every=0.5", "trainer.keep_checkpoints=4"]
+    config = configs.from_mapping(yaml.safe_load(TINY), overrides=[*overrides, "trainer.checkpoint_every=1"])
+    right = train(config, tmp_path / "right")
+    clock = itertools.count(86_400.0, -3600.0)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    wrong = train(config, tmp_path / "wrong")
+    resume(wrong / "checkpoints" / "step-2.ckpt")
+    assert next(clock) < 86_400.0 - 2 * 3600.0  # it was read
+    expected, states = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (right, wrong))
+    assert states["global_step"] == 4
+    assert all(torch.equal(expected["state_dict"][name], value) for name, value in states["state_dict"].items())
+    assert (wrong / "metrics.json").read_text() == (right / "metrics.json").read_text()
 
 
 def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(stopped: Path) -> None:

@@ -100,6 +100,22 @@ def test_changed_files_are_scanned_again(root: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*without area inside")
+@pytest.mark.parametrize("seconds", [-86_400, 0, 2**33], ids=["before 1970", "1970", "in 2242"])
+def test_files_of_a_wrong_clock_are_scanned_once(root: Path, monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+    """Times are compared for equality only, so that those in the future do not matter, nor those that go back."""
+    file = root / "train.json"
+    for path in (file, *(root / "train").iterdir()):
+        os.utime(path, (seconds, seconds))
+    first = Coco("train", str(root))
+    with monkeypatch.context() as scanned:
+        forbid(scanned)
+        assert Coco("train", str(root)).classes == first.classes
+    file.write_text(file.read_text().replace('"cat"', '"cow"'))  # of the same size
+    os.utime(file, (seconds - 10, seconds - 10))
+    assert [c.name for c in Coco("train", str(root)).classes["detection"]] == ["dog", "cow"]
+
+
+@pytest.mark.filterwarnings("ignore:.*without area inside")
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", None])
 def test_damaged_entry_is_replaced(root: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
     Coco("train", str(root))
