@@ -70,6 +70,7 @@ def build_model(
     `weights.pretrained.load_pretrained` loads weights.
     """
     sections = config.model_sections
+    by_head: dict[str, Sequence[Class]]
     if isinstance(classes, Dataset):
         by_head = {name: kind.classes_from(classes) for name, kind in kinds_of(sections).items()}
     else:

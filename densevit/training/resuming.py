@@ -3,7 +3,6 @@
 import fnmatch
 import os
 import socket
-import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -35,7 +34,7 @@ _CHANGEABLE = (
     "heads.*.inference.*",
     "optim.*",
 )
-_MODEL, _LAST, _BEST = "model.safetensors", "last.ckpt", "best.ckpt"
+_MODEL, _LAST = "model.safetensors", "last.ckpt"
 _AS_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")  # torch's names
 _STEP = "step"
 _ANEW = "copy it again, or train anew with the run's config.yaml"
@@ -47,7 +46,7 @@ class Checkpoint:
     it is damaged, with the checkpoint before it.
 
     It is a file, or a folder of shards with `trainer.strategy: fsdp2`; if a kill has left the folder before it under
-    its temporary name, that one is used. A run that was killed in its first validation may have `best.ckpt` only.
+    its temporary name, that one is used.
 
     run: the run's folder, or a checkpoint of it.
     step: the number of optimiser steps. config: the config it was trained with; None in checkpoints of old versions.
@@ -57,10 +56,7 @@ class Checkpoint:
         self.path = checkpoint_of(run)
         if not self.path.exists() and previous_of(self.path).is_dir():
             self.path = previous_of(self.path)
-        folder, best = run_of(run), self.path.with_name(_BEST)
-        if self.path.name == _LAST and best.exists() and not any((self.path.exists(), *numbered_checkpoints(folder))):
-            warnings.warn(f"{self.path}: there is no such file; the run goes on from {best}.", stacklevel=2)
-            self.path = best
+        folder = run_of(run)
         self.is_sharded = self.path.is_dir()
         if not self.path.exists():
             fix = _another(folder, self.path)
@@ -206,7 +202,7 @@ def without_checkpoint(resumed: Path) -> bool:
     """
     last = checkpoint_of(resumed)
     is_run = resumed.is_dir() and (resumed / "config.yaml").is_file()
-    kept = (last, previous_of(last), last.with_name(_BEST), *numbered_checkpoints(resumed))
+    kept = (last, previous_of(last), *numbered_checkpoints(resumed))
     if not is_run or any(path.exists() for path in kept):
         return False
     if not (resumed / _MODEL).exists():

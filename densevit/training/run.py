@@ -253,7 +253,7 @@ def _run(
     every = config.trainer.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
     best = BestModel(BestEpoch(evaluators, config.trainer.monitor), config.trainer.patience)
-    files, peers = RunFolder(best, interval, config.trainer.keep_checkpoints, signals), Peers()
+    files, peers = RunFolder(interval, config.trainer.keep_checkpoints, signals), Peers()
     ema = [] if config.trainer.ema is None else [ExponentialMovingAverage(config.trainer.ema)]
     stall_after = config.trainer.stall_after
     stalls = [] if stall_after is None else [StallReports(seconds_of(stall_after))]

@@ -171,7 +171,7 @@ def test_sharded_training_matches_one_process_and_resumes(runs: Path) -> None:
     run = runs / "detr-sharded"
     one, sharded = rows(runs / "detr-alone", "train/loss"), rows(run, "train/loss")
     np.testing.assert_allclose(sharded, one, rtol=1e-5, atol=1e-5)
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", f"step-{BREAK}.ckpt"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", f"step-{BREAK}.ckpt"}
     shards = sorted(path.name for path in (run / "checkpoints" / "last.ckpt").iterdir())
     assert shards == ["__0_0.distcp", "__1_0.distcp", "index.json", "meta.pt"]  # no pickled .metadata
     sizes = [(run / "checkpoints" / "last.ckpt" / name).stat().st_size for name in shards[:2]]

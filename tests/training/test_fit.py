@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as lightning
-import torch
 import yaml
+from safetensors.torch import load_file
 
 from densevit import config as configs
 from densevit.cli import main
@@ -52,8 +52,7 @@ def test_a_run_has_its_path_metrics_and_model(run: Run) -> None:
     assert plain(run.metrics) == json.loads((run.path / "metrics.json").read_text())
     assert run.model is run.model and not run.model.model.training
     state = {name: value.cpu() for name, value in run.model.model.state_dict().items()}
-    best = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    assert_same(state, {name.removeprefix("model."): value for name, value in best.items()})
+    assert_same(state, load_file(run.path / "model.safetensors"))
 
 
 def test_a_run_has_its_tables(run: Run) -> None:

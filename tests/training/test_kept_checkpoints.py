@@ -37,7 +37,7 @@ def steps_in(run: Path) -> dict[str, int]:
 def test_the_given_number_of_checkpoints_is_kept(keep: str, expected: set[int], tmp_path: Path) -> None:
     run = run_of(tmp_path, "trainer.max_steps=5", f"trainer.keep_checkpoints={keep}")
     found = steps_in(run)
-    assert found.pop("last.ckpt") == found.pop("best.ckpt") == 5
+    assert found.pop("last.ckpt") == 5
     assert found == {f"step-{step}.ckpt": step for step in expected}
 
 
@@ -82,7 +82,7 @@ def test_the_checkpoint_before_goes_on_to_the_same_weights(trained: Path, tmp_pa
     for name in ("last.ckpt", "step-2.ckpt"):
         cut_short(run / "checkpoints" / name)
     assert resume(run / "checkpoints" / "step-1.ckpt") == run
-    assert steps_in(run) == {"best.ckpt": 3, "last.ckpt": 3, "step-1.ckpt": 1, "step-2.ckpt": 2}
+    assert steps_in(run) == {"last.ckpt": 3, "step-1.ckpt": 1, "step-2.ckpt": 2}
     found = load_file(run / "model.safetensors")
     assert all(torch.equal(found[name], x) for name, x in whole.items())
 
@@ -120,4 +120,4 @@ def test_a_disk_without_hard_links_keeps_the_last_checkpoint_in_its_place(
     monkeypatch.setattr("shutil.copyfile", refused)  # a full disk
     _keep_as(folder / "last.ckpt", folder / "step-3.ckpt")
     assert (folder / "last.ckpt").read_bytes() == content
-    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt", "step-1.ckpt", "step-2.ckpt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["last.ckpt", "step-1.ckpt", "step-2.ckpt"]

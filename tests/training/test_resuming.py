@@ -10,7 +10,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,28 +66,22 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(
 
 
 @linux
-@pytest.mark.parametrize("saved", ["model.safetensors", "best.ckpt"])
-def test_a_run_killed_as_it_saves_its_first_epoch_is_resumed_exactly(tmp_path: Path, saved: str) -> None:
-    """After the model and before best.ckpt, or after best.ckpt and before last.ckpt."""
+def test_a_run_killed_as_it_saves_its_first_epoch_is_resumed_exactly(tmp_path: Path) -> None:
+    """After the model and before the checkpoint."""
     config = configs.from_mapping(yaml.safe_load(TINY), overrides=["trainer.max_steps=4", "trainer.evaluate_every=0.5"])
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     child(lambda: train(config, whole)).join(120)
 
-    def killed_in(save: Callable[..., None]) -> Callable[..., None]:
-        def kill(self: RunFolder, trainer: object, name: str) -> None:
-            if saved == "best.ckpt":
-                save(self, trainer, name)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        return kill
+    def kill(self: RunFolder, trainer: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def fail() -> None:
-        RunFolder._save = killed_in(RunFolder._save)  # type: ignore[method-assign]
+        RunFolder._save = kill  # type: ignore[method-assign, assignment]
         train(config, killed)
 
     child(fail).join(120)
     assert (killed / "model.safetensors").exists()
-    assert [path.name for path in (killed / "checkpoints").iterdir()] == ["best.ckpt"] * (saved == "best.ckpt")
+    assert not list((killed / "checkpoints").iterdir())
     process = child(lambda: os._exit(main(["train", "--resume", str(killed)])))
     process.join(120)
     assert process.exitcode == 0
@@ -305,8 +298,7 @@ def test_full_disk_preserves_the_previous_checkpoint(
 ) -> None:
     """A file size limit simulates a full disk: the write fails in the middle."""
     path, said = stopped / "checkpoints" / "last.ckpt", tmp_path / "said"
-    best = path.with_name("best.ckpt")  # written first if the metric improves
-    before, best_before = path.read_bytes(), best.read_bytes()
+    before = path.read_bytes()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no-such-folder"))  # nothing may be written there
 
     def fill() -> None:
@@ -318,12 +310,11 @@ def test_full_disk_preserves_the_previous_checkpoint(
 
     process = child(fill)
     process.join(120)
-    assert said.read_text() in [
-        f"{name} cannot be written: File too large. The previous checkpoint is unchanged. "
+    assert said.read_text() == (
+        f"{path} cannot be written: File too large. The previous checkpoint is unchanged. "
         f"Resume from the last checkpoint with: densevit train --resume {stopped}"
-        for name in (path, best)
-    ]
-    assert path.read_bytes() == before and best.read_bytes() == best_before
+    )
+    assert path.read_bytes() == before
     assert not list(stopped.rglob("*.partial"))
     resume(stopped)
     assert torch.load(path, weights_only=True)["global_step"] == 4

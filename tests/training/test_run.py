@@ -68,7 +68,7 @@ def test_run_folder_is_complete_loads_and_reproduces(tiny: Path, tmp_path: Path)
     run = train(configs.load(tiny), tmp_path / "run")
     for name in ("config.yaml", "metrics.json", "metrics.csv", "model.safetensors", "report.html"):
         assert (run / name).stat().st_size > 0, name
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "step-6.ckpt", "best.ckpt"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "step-6.ckpt"}
     assert len(list((run / "predictions").glob("*.jpg"))) == 3
     assert "detection/AP50" in json.loads((run / "metrics.json").read_text())
 
@@ -143,7 +143,7 @@ def test_resumed_run_matches_an_uninterrupted_one(
 def test_max_steps_within_an_epoch_leaves_a_complete_folder(tiny: Path, tmp_path: Path) -> None:
     run = train(configs.load(tiny, ["trainer.max_steps=3", "trainer.log_every=50"]), tmp_path / "run")
     assert "detection/AP" in json.loads((run / "metrics.json").read_text())
-    assert (run / "model.safetensors").is_file() and (run / "checkpoints" / "best.ckpt").is_file()
+    assert (run / "model.safetensors").is_file()
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert (checkpoint["global_step"], checkpoint["epoch"]) == (3, 0)
     rows = MetricsCsv(run / "metrics.csv").rows()
@@ -187,7 +187,7 @@ def test_averaged_weights_are_saved(tiny: Path, tmp_path: Path) -> None:
         configs.load(tiny, ["trainer.ema=0.9", "trainer.max_epochs=1", "trainer.evaluate_every=1"]), tmp_path / "run"
     )
     kept, _ = read_safetensors(run / "model.safetensors")
-    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     current = checkpoint["current_model_state"]
     key = "heads.detection.label_head.weight"
     torch.testing.assert_close(kept[key], checkpoint["state_dict"][f"model.{key}"])

@@ -23,14 +23,12 @@ class BestModel(lightning.Callback):
 
     patience: ends the training after so many validations in a row that are not the best. Lightning's EarlyStopping
     monitors one metric; this one also does several heads. Metrics are equal in all processes, so that all stop.
-    improved: whether the last validation was the best so far.
     """
 
     folder: Path
 
     def __init__(self, best_epoch: BestEpoch, patience: int | None = None) -> None:
         self.best_epoch, self.patience = best_epoch, patience
-        self.improved = False
 
     @property
     def exhausted(self) -> bool:
@@ -48,9 +46,9 @@ class BestModel(lightning.Callback):
         assert isinstance(pl_module, DenseModule) and pl_module.evaluators is not None
         if trainer.state.fn != "fit":
             return
-        self.improved = self.best_epoch.improves(pl_module.metrics)
+        improved = self.best_epoch.improves(pl_module.metrics)
         trainer.should_stop = trainer.should_stop or self.exhausted
-        if not self.improved:
+        if not improved:
             return
         state = whole_state(pl_module.model)
         if not trainer.is_global_zero:

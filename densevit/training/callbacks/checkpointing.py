@@ -10,7 +10,6 @@ import pytorch_lightning as lightning
 
 from densevit.errors import ConfigError
 from densevit.training.budget import Budget
-from densevit.training.callbacks.best_model import BestModel
 from densevit.training.dense_module import DenseModule
 from densevit.training.resuming import RunLock, numbered_checkpoints, step_of
 from densevit.training.run_folder import check_unused, choose
@@ -22,8 +21,8 @@ class Stopped(Exception):  # noqa: N818  # not an error
 
 
 class RunFolder(lightning.Callback):
-    """Writes `checkpoints/last.ckpt`, and for the best epoch `best.ckpt`. A `last.ckpt` that is replaced remains as
-    `step-N.ckpt`, so that there is another one if a disk damages it.
+    """Writes `checkpoints/last.ckpt`. When it is replaced, it remains as `step-N.ckpt`, so that there is another one if
+    a disk damages it. The weights of the best epoch are in `model.safetensors`, see `BestModel`.
 
     It must be the last callback, so that a checkpoint includes the state of the others after its step.
 
@@ -35,10 +34,8 @@ class RunFolder(lightning.Callback):
     folder: Path
     budget: Budget
 
-    def __init__(
-        self, best: BestModel, checkpoint_every: int | float | None, keep: int | None, signals: StopSignals
-    ) -> None:
-        self.best, self.checkpoint_every, self.keep, self.signals = best, checkpoint_every, keep, signals
+    def __init__(self, checkpoint_every: int | float | None, keep: int | None, signals: StopSignals) -> None:
+        self.checkpoint_every, self.keep, self.signals = checkpoint_every, keep, signals
         self._saved_step: int | None = None  # that of last.ckpt
         self._stopping = self._due = False
         self._last_step = -1
@@ -91,7 +88,7 @@ class RunFolder(lightning.Callback):
         if trainer.is_last_batch or self.budget.validates_after(step):
             return
         if received or self._due or stopped:
-            self._save(trainer, "last")
+            self._save(trainer)
             self._stopping = bool(received)
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
@@ -101,10 +98,8 @@ class RunFolder(lightning.Callback):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
-        if self.best.improved:
-            self._save(trainer, "best")
         if not trainer.is_last_batch:
-            self._save(trainer, "last")
+            self._save(trainer)
             self._stopping = bool(self.signals.agree()[0])
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -112,7 +107,7 @@ class RunFolder(lightning.Callback):
             return
         received, step = self.signals.agree()[0], trainer.global_step
         if self._due or received or trainer.should_stop or self.budget.validates_after(step):
-            self._save(trainer, "last")
+            self._save(trainer)
         if received and step < self.budget.steps:
             raise Stopped
 
@@ -121,15 +116,14 @@ class RunFolder(lightning.Callback):
             return time.monotonic() - self._saved_at >= self.checkpoint_every
         return self.checkpoint_every is not None and step % self.checkpoint_every == 0
 
-    def _save(self, trainer: lightning.Trainer, name: str) -> None:
-        path, step = self.folder / "checkpoints" / f"{name}.ckpt", trainer.global_step
-        if name == "last" and trainer.is_global_zero and self._saved_step not in (None, step):
+    def _save(self, trainer: lightning.Trainer) -> None:
+        path, step = self.folder / "checkpoints" / "last.ckpt", trainer.global_step
+        if trainer.is_global_zero and self._saved_step not in (None, step):
             _keep_as(path, path.with_name(f"step-{self._saved_step}.ckpt"))
         trainer.save_checkpoint(path)
-        if name == "last":
-            self._due, self._saved_at, self._saved_step = False, time.monotonic(), step
-            if trainer.is_global_zero:
-                self._prune(step)
+        self._due, self._saved_at, self._saved_step = False, time.monotonic(), step
+        if trainer.is_global_zero:
+            self._prune(step)
 
     def _prune(self, step: int) -> None:
         """Removes the oldest checkpoints, and those of a later step, which an earlier training has left behind."""
