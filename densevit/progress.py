@@ -1,8 +1,9 @@
-"""Progress of a loop on stderr: a bar in a terminal, else a line every half minute."""
+"""Progress on stderr: of a loop a bar in a terminal, else a line every half minute; of one long step a line."""
 
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from densevit.errors import printable
@@ -25,6 +26,26 @@ def track(items: Iterable[T], description: str, total: int, quiet: bool = False)
         yield from bar(items, text, total, console=text_console(stderr=True), transient=True)
     else:
         yield from _lines(items, description, total)
+
+
+@contextmanager
+def step(description: str, quiet: bool = False) -> Iterator[None]:
+    """Shows what is computed within, which has no parts to count: with a spinner and the seconds in a terminal."""
+    if quiet:
+        yield
+    elif sys.stderr.isatty():
+        from rich.markup import escape
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        from densevit.terminal import text_console
+
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        with Progress(*columns, console=text_console(stderr=True), transient=True) as progress:
+            progress.add_task(escape(printable(description)), total=None)
+            yield
+    else:
+        print(f"{printable(description)} ...", file=sys.stderr, flush=True)
+        yield
 
 
 def _lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:

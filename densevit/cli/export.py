@@ -9,7 +9,7 @@ from pathlib import Path
 from densevit.cli.evaluate import MODEL, add_trust
 
 EXAMPLES = """examples:
-  densevit export runs/detr_swin                        # model.onnx
+  densevit export runs/detr_swin                        # runs/detr_swin/model.onnx
   densevit export runs/setr_vit --out setr.onnx --half
   densevit export runs/detr_swin --out detr.onnx --resize
   densevit export hf:facebook/detr-resnet-50 --out detr.pt2"""
@@ -18,7 +18,10 @@ EXAMPLES = """examples:
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
-        "--out", metavar="FILE", type=Path, default=Path("model.onnx"), help="NAME.onnx or NAME.pt2 (%(default)s)"
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="NAME.onnx or NAME.pt2 (beside the model: RUN/model.onnx; of hf:ORG/NAME, NAME.onnx)",
     )
     parser.add_argument("--half", action="store_true", help="weights and computation in float16")
     parser.add_argument(
@@ -36,9 +39,10 @@ def run(args: Namespace) -> int:
     from densevit.exporting.files import check_format
     from densevit.inference.loading import load
 
-    check_format(args.out, args.resize)
-    check_free(args.out)
-    exported = export(load(args.model, trust=args.trust), args.out, half=args.half, resize=args.resize)
+    out = args.out or _beside(args.model)
+    check_format(out, args.resize)
+    check_free(out)
+    exported = export(load(args.model, trust=args.trust), out, args.half, args.resize, args.output.quiet)
     table = Table("output", "difference from the model", box=None)
     for name, difference in exported.differences.items():
         table.add_row(name, f"{difference:.1e}")
@@ -62,3 +66,11 @@ def run(args: Namespace) -> int:
         }
     )
     return 0
+
+
+def _beside(model: str) -> Path:
+    """The file of a model that was given no name."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path / "model.onnx"
+    return path.with_suffix(".onnx") if path.is_file() else Path(f"{path.name.rpartition(':')[2]}.onnx")

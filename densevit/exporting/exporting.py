@@ -19,6 +19,7 @@ from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Head, Size
 from densevit.model import DenseModel, makes_maps
+from densevit.progress import step
 
 LIMIT, HALF_LIMIT = 1e-4, 1e-2  # of an output's range
 _PHOTO: Size = (480, 640)  # whose size for the model is the first that is compared
@@ -48,13 +49,15 @@ class Exported:
         return max(self.differences.values())
 
 
-def export(model: Predictor | DenseModel, path: str | Path, half: bool = False, resize: bool = False) -> Exported:
+def export(
+    model: Predictor | DenseModel, path: str | Path, half: bool = False, resize: bool = False, quiet: bool = False
+) -> Exported:
     """Writes NAME.onnx or NAME.pt2: uint8 RGB images (B, 3, H, W) in, boxes and maps in their pixels out.
 
     Normalisation, padding and decoding are inside; batch, height and width vary, unless the backbone has one size.
     half: weights and computation in float16. resize: images of any size are resized inside, as by `predict`; only in
     ONNX files. The file is run on several images and sizes and compared with the model. It predicts the whole image in
-    one pass: inference options of the model, such as windows, are a warning.
+    one pass: inference options of the model, such as windows, are a warning. quiet: shows no progress on stderr.
     Raises DensevitError if it differs by more than 1e-4 of an output's range, 1e-2 with `half`; then no file is left.
     """
     path = Path(path)
@@ -77,10 +80,14 @@ def export(model: Predictor | DenseModel, path: str | Path, half: bool = False, 
     traced = ExportedGraph(copy.deepcopy(own).half(), canvas, resizing).eval() if half else graph
     sizes = _ORIGINAL_SIZES if resize else _sizes(predictor, canvas)
     with atomic_file(path) as partial:
-        files.write(traced, partial, _traced_size(predictor, canvas, resize), _header(predictor, canvas, resize))
-        run = files.load(partial)
-        differences = comparison.worst([_compared(graph, run, size, i) for i, size in enumerate(sizes)])
-        exported = Exported(path, differences, HALF_LIMIT if half else LIMIT, sizes, *_latencies(graph, run, sizes[0]))
+        with step(f"Tracing the model, which takes minutes for a large one, to {path}", quiet):
+            files.write(traced, partial, _traced_size(predictor, canvas, resize), _header(predictor, canvas, resize))
+            run = files.load(partial)
+        with step(f"Comparing the file with the model on images of {len(sizes)} sizes", quiet):
+            differences = comparison.worst([_compared(graph, run, size, i) for i, size in enumerate(sizes)])
+        with step("Measuring latency", quiet):
+            latencies = _latencies(graph, run, sizes[0])
+        exported = Exported(path, differences, HALF_LIMIT if half else LIMIT, sizes, *latencies)
         if not exported.difference <= exported.limit:
             name = max(differences, key=lambda key: differences[key])
             raise DensevitError(

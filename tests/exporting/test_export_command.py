@@ -13,6 +13,7 @@ from PIL import Image
 
 import densevit
 from densevit.cli import main
+from densevit.cli.export import _beside
 from densevit.data.transforms.recipes import build_recipe
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.exporting.comparison import example_images
@@ -55,8 +56,10 @@ def test_a_model_is_exported_and_run_by_the_script_in_the_docs(
     torch.nn.init.constant_(model.heads["x"].cells.label_head.bias, 1.0)  # scores above a half
     densevit.save(model, tmp_path / "model.safetensors")
     file = tmp_path / "model.onnx"
-    assert main(["export", str(tmp_path / "model.safetensors"), "--out", str(file), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    assert main(["export", str(tmp_path / "model.safetensors"), "--json"]) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert [line.split()[0] for line in captured.err.splitlines()] == ["Tracing", "Comparing", "Measuring"]
     assert (
         report["file"] == str(file)
         and report["difference"] <= 1e-4
@@ -69,7 +72,24 @@ def test_a_model_is_exported_and_run_by_the_script_in_the_docs(
     Image.fromarray(example_images((70, 90), 1, 0)[0].transpose(1, 2, 0)).save(tmp_path / "image.png")
     assert found_by_script(file, tmp_path / "image.png", project)
 
-    assert main(["export", str(tmp_path / "model.safetensors"), "--out", str(file)]) == 2  # it exists
-    assert "model.onnx exists" in capsys.readouterr().err
+    assert main(["export", str(tmp_path)]) == 2
+    assert f"{file} exists" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "model.trt")]) == 2
     assert "Expected NAME.onnx or NAME.pt2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("run", "run/model.onnx"),
+        ("run/detr.pth", "run/detr.onnx"),
+        ("hf:facebook/detr-resnet-50", "detr-resnet-50.onnx"),
+    ],
+)
+def test_a_file_without_name_is_written_beside_its_model(
+    model: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("run/detr.pth").touch()
+    assert _beside(model) == Path(expected)
