@@ -118,7 +118,9 @@ def test_a_video_that_is_cut_short_is_predicted_up_to_there_with_a_warning(
 
 
 @pytest.mark.parametrize("number", [-1.0, 0.0, 2.0, 12.0, float("nan")])
-def test_frames_are_counted_without_keeping_them(number: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_are_counted_without_keeping_them(
+    number: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Capture:
         """12 frames; only their presence is asked for, so that none is converted or kept."""
 
@@ -139,7 +141,8 @@ def test_frames_are_counted_without_keeping_them(number: float, monkeypatch: pyt
             pass
 
     monkeypatch.setattr(cv2, "VideoCapture", Capture)
-    assert count_frames(Path("clip.webm")) == 12
+    (tmp_path / "clip.webm").touch()
+    assert count_frames(tmp_path / "clip.webm") == 12
 
 
 def test_frames_of_a_video_are_images(model: StandIn, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
