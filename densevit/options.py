@@ -107,6 +107,15 @@ def takes(plugin: type, option: str) -> bool:
     return option in inspect.signature(plugin).parameters
 
 
+def accepts(function: Callable[..., Any], *arguments: str) -> bool:
+    """Whether a function takes these positional arguments, as their names stand for them."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """ " Did you mean 'x'?", with a leading space; empty if no known name is similar."""
     matches = difflib.get_close_matches(name, list(known), n=1)

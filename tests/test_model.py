@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import densevit
 from densevit import config as configs
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Backbone, Class, Head, Neck
 from densevit.model import DenseModel, build_model
 from densevit_backbones.resnet import ResNet
@@ -57,7 +57,7 @@ class Mean(Head):
         mean = self.dropout(self.gain * features[-1].mean((2, 3)))
         return {"logits": mean, "grid": torch.tensor(padding_mask.shape[1:])}
 
-    def loss(self, outputs, targets):
+    def loss(self, outputs, targets, context):
         return {"mean": outputs["logits"].mean(), "constant": self.gain * len(targets)}
 
     def predict(self, outputs, targets):
@@ -283,3 +283,16 @@ def test_a_third_partys_label_map_head_has_the_limit_and_a_detector_has_none():
     assert len(model(Own, 255).classes["a"]) == 255 and len(model(Mean, 1203).classes["a"]) == 1203  # LVIS
     with pytest.raises(ConfigError, match=r"^heads\.a: 256 classes; `semantic` maps hold at most 255"):
         model(Own, 256)
+
+
+class OldHead(Mean):
+    def loss(self, outputs, targets):
+        return super().loss(outputs, targets, None)
+
+
+def test_head_of_an_earlier_version_is_told_what_to_change():
+    backbone = Pixels()
+    with pytest.raises(
+        PluginError, match=r"heads\.a \(OldHead\): its loss takes no context\. Fix: def loss\(self, out"
+    ):
+        DenseModel(backbone, {"a": OldHead(backbone.channels, backbone.strides, ())})

@@ -21,6 +21,7 @@ from densevit import registry
 from densevit.cli import main
 from densevit.errors import ConfigError, WeightsError
 from densevit.inference.loading import load
+from densevit.losses.context import LossContext
 from densevit.model import build_model, create_backbone
 from densevit.training.logger import MetricsCsv
 from densevit.training.run import fit
@@ -214,7 +215,7 @@ def test_simmim_loss_is_the_mean_error_of_the_masked_pixels() -> None:
         assert float(found[index]) == pytest.approx(np.abs(pixels[masked] - 0.25).mean(), rel=1e-5)
         one = {key: value[index : index + 1] for key, value in batch.items()}
         assert float(method.validation_losses(model, one)) == pytest.approx(float(found[index]), rel=1e-6)
-    loss = method.training_step(model, batch)["reconstruction"]
+    loss = method.training_step(model, batch, LossContext())["reconstruction"]
     assert loss.requires_grad and 0 < float(loss) < 3
 
 
@@ -302,4 +303,4 @@ def test_distillation_loss_is_zero_for_equal_features(tmp_path: Path) -> None:
     torch.testing.assert_close(method.validation_losses(model, batch), torch.zeros(2), atol=1e-4, rtol=0)
     features = model.backbone(model.normalise(batch["images"], batch["padding_mask"]))
     assert (method.errors([x.flip(0) for x in features], batch) > 0.1).all()
-    assert method.training_step(model, batch)["distillation"].requires_grad
+    assert method.training_step(model, batch, LossContext())["distillation"].requires_grad

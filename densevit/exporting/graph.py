@@ -49,7 +49,7 @@ class ExportedGraph(nn.Module):
         padding_mask = F.pad(torch.zeros_like(images[:, 0], dtype=torch.bool), outside, value=True)
         features = self.model.backbone(self.model.normalise(F.pad(images, outside), padding_mask))
         for name, head in self.model.heads.items():
-            with recorded((selections or {}).get(name, ())) as made:
+            with recorded(head, (selections or {}).get(name, ())) as made:
                 inputs = self.model.necks[name](features) if name in self.model.necks else features
                 raw = head(inputs, padding_mask, None)
             found = head.exported(in_float32(raw), (H, W), original)

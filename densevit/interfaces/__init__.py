@@ -31,6 +31,7 @@ from densevit.interfaces.datasets import Dataset, Frame, Recipe
 from densevit.interfaces.evaluators import Evaluator
 from densevit.interfaces.modules import IMAGENET_MEAN, IMAGENET_STD, Backbone, Head, Method, Neck
 from densevit.interfaces.target_types import AnnotatedImage, Canvas, Drawing, TargetType
+from densevit.losses.context import LossContext
 from densevit.losses.segmentation import IGNORE  # ignore index of `semantic`
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "Frame",
     "Head",
     "Line",
+    "LossContext",
     "Losses",
     "Method",
     "Neck",

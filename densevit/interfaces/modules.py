@@ -11,6 +11,7 @@ from densevit.interfaces.attention_maps import AttentionLayer, Grid, RecordedAtt
 from densevit.interfaces.data_types import Batch, Class, Losses, Outputs, Predictions, Targets
 from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.target_types import TargetType
+from densevit.losses.context import LossContext
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -141,18 +142,22 @@ class Head(nn.Module):
             f"{type(self).__name__} is a Head and must implement forward(features, padding_mask, targets)."
         )
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns always the same keys. Images that lack a key of `needs` are ignored; images without objects are not.
 
-        If no image is labelled, every term is exactly 0 and still connected to every parameter.
+        If no image is labelled, every term is exactly 0 and still connected to every parameter. context: what the terms
+        are divided by, over processes and accumulated batches.
         """
-        raise NotImplementedError(f"{type(self).__name__} is a Head and must implement loss(outputs, targets).")
+        raise NotImplementedError(
+            f"{type(self).__name__} is a Head and must implement loss(outputs, targets, context)."
+        )
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         """What the loss terms of a batch are divided by, by name, from its targets on the CPU. Default: unknown, {}.
 
-        With `trainer.accumulate` above 1, `mean_counts` gives a loss the means over all batches of the optimiser step,
-        so that the step equals that of one large batch. A term whose divisor depends on predictions has no name here.
+        With `trainer.accumulate` above 1, `LossContext.mean_counts` gives a loss the means over all batches of the
+        optimiser step, so that the step equals that of one large batch. A term whose divisor depends on predictions has
+        no name here.
         """
         return {}
 
@@ -235,13 +240,15 @@ class Method(nn.Module):
         """The training transform (sample, generator, types) -> sample. Default: that of `data.recipe`."""
         return recipe
 
-    def training_step(self, model: Any, batch: Batch) -> Losses:
-        """Returns the loss terms of a batch. The model is in training mode.
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
+        """Returns the loss terms of a batch. The model is in training mode. context: as for `Head.loss`.
 
         They depend on the same parameters in each step, also for blank images without labels: with several processes,
         a step on such images finds the parameters that are not used, which are then frozen.
         """
-        raise NotImplementedError(f"{type(self).__name__} is a Method and must implement training_step(model, batch).")
+        raise NotImplementedError(
+            f"{type(self).__name__} is a Method and must implement training_step(model, batch, context)."
+        )
 
     def after_step(self, model: Any) -> None:
         """Called after each optimiser step, without gradients, for example to update a teacher. Default: nothing."""

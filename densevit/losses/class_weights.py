@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from densevit.losses.distributed import sum_over_processes
+from densevit.losses.context import LossContext
 from densevit.losses.segmentation import IGNORE
 
 Weighting = tuple[float, ...] | Literal["balanced"] | None
@@ -35,22 +35,22 @@ class ClassWeights(nn.Module):
         if self.balanced:
             self.register_buffer("pixels", torch.zeros(K, dtype=torch.int64))
 
-    def forward(self, labels: Tensor) -> Tensor | None:
+    def forward(self, labels: Tensor, context: LossContext) -> Tensor | None:
         """Returns weights (K,) or None (uniform). labels: (B, H, W) int64, counted in training mode if balanced."""
         if not self.balanced:
             return self.given
         if self.training:
-            self._count(labels)
+            self._count(labels, context)
         frequency = self.pixels.float()
         seen = frequency > 0
         median = frequency.masked_fill(~seen, torch.nan).nanmedian()
         return (median / frequency).sqrt().where(seen, 1.0)
 
     @torch.no_grad()
-    def _count(self, labels: Tensor) -> None:
+    def _count(self, labels: Tensor, context: LossContext) -> None:
         counts = labels.new_zeros(IGNORE + 1)
         counts = counts.scatter_add(0, labels.flatten(), torch.ones_like(labels).flatten())
-        self.pixels += sum_over_processes(counts[: len(self.pixels)])
+        self.pixels += context.sum(counts[: len(self.pixels)])
 
 
 def _check(K: int, weights: Weighting) -> None:

@@ -6,13 +6,15 @@ from torch import Tensor
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import matchability_aware
-from densevit.losses.distributed import mean_over_processes, process_count
+from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects
 from densevit.losses.set_prediction import SetLosses
 from densevit.losses.task_aligned_assigner import task_aligned
 
 
-def dense_detection(logits: Tensor, boxes: Tensor, centres: Tensor, padding: Tensor, objects: Objects) -> SetLosses:
+def dense_detection(
+    logits: Tensor, boxes: Tensor, centres: Tensor, padding: Tensor, objects: Objects, context: LossContext
+) -> SetLosses:
     """Matchability-aware class loss, L1 and GIoU losses of cells assigned by `task_aligned`, as fp32 scalars.
 
     logits: (B, S, K). boxes: (B, S, 4) cxcywh. centres: (B, S, 2). padding: (B, S), cells to ignore.
@@ -24,7 +26,7 @@ def dense_detection(logits: Tensor, boxes: Tensor, centres: Tensor, padding: Ten
         target, quality = task_aligned(logits, boxes, centres, objects)
         positive = target >= 0
         quality = quality.clamp(min=0.01) * positive
-        total = mean_over_processes(quality.sum()).clamp(min=1 / process_count())
+        total = context.mean(quality.sum()).clamp(min=1 / context.processes)
 
         quality_target = torch.zeros_like(logits)
         if len(objects.labels) == 0:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from densevit.layers.precision import autocast_off
-from densevit.losses.normalisers import mean_counts
+from densevit.losses.context import LossContext
 
 _MIN_DEPTH = 1e-6  # metres, lower bound inside logarithms
 
@@ -31,14 +31,16 @@ def depth_maps(targets: Sequence[Mapping[str, Any]], device: torch.device) -> Te
     return maps
 
 
-def l1(prediction: Tensor, truth: Tensor) -> Tensor:
+def l1(prediction: Tensor, truth: Tensor, context: LossContext) -> Tensor:
     """Mean absolute error. prediction, truth: (B, H, W)."""
     with autocast_off(prediction.device):
         valid, truth = valid_pixels(truth)
-        return mean_over_images(masked_mean((prediction.float() - truth).abs(), valid), valid.flatten(1).any(1))
+        return mean_over_images(
+            masked_mean((prediction.float() - truth).abs(), valid), valid.flatten(1).any(1), context
+        )
 
 
-def berhu(prediction: Tensor, truth: Tensor) -> Tensor:
+def berhu(prediction: Tensor, truth: Tensor, context: LossContext) -> Tensor:
     """Reverse Huber loss (berHu, Laina et al. 2016, equation 1): |x| up to c, (x^2 + c^2) / 2c above.
 
     c is a fifth of the largest error of the image (in the paper, of the batch). prediction, truth: (B, H, W).
@@ -48,10 +50,10 @@ def berhu(prediction: Tensor, truth: Tensor) -> Tensor:
         error = torch.where(valid, (prediction.float() - truth).abs(), 0.0)
         c = (0.2 * error.detach().amax((1, 2), keepdim=True)).clamp(min=_MIN_DEPTH)
         each = torch.where(error <= c, error, (error**2 + c**2) / (2 * c))
-        return mean_over_images(masked_mean(each, valid), valid.flatten(1).any(1))
+        return mean_over_images(masked_mean(each, valid), valid.flatten(1).any(1), context)
 
 
-def silog(prediction: Tensor, truth: Tensor, variance_focus: float = 0.85) -> Tensor:
+def silog(prediction: Tensor, truth: Tensor, context: LossContext, variance_focus: float = 0.85) -> Tensor:
     """Scale-invariant log error, 10 sqrt(mean g^2 - variance_focus (mean g)^2) with g = log prediction - log truth.
 
     As in BTS (Lee et al. 2019, equation 4) and AdaBins, which average over all pixels of a batch. Eigen et al. 2014
@@ -66,7 +68,7 @@ def silog(prediction: Tensor, truth: Tensor, variance_focus: float = 0.85) -> Te
         squared = variance + (1 - variance_focus) * mean**2
         positive = squared > 0  # the gradient of the root is infinite at 0
         each = torch.where(positive, 10 * torch.where(positive, squared, 1.0).sqrt(), 0.0)
-        return mean_over_images(each, valid.flatten(1).any(1))
+        return mean_over_images(each, valid.flatten(1).any(1), context)
 
 
 def log_error(prediction: Tensor, truth: Tensor) -> Tensor:
@@ -86,11 +88,11 @@ def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, x, 0.0).flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
 
 
-def mean_over_images(each: Tensor, counted: Tensor) -> Tensor:
+def mean_over_images(each: Tensor, counted: Tensor, context: LossContext) -> Tensor:
     """Mean of (B,) values over the counted images of all processes; 0 (connected to the graph) if none.
 
     Their number is `images` in `Head.loss_counts`.
     """
     total = torch.where(counted, each, 0.0).sum()
-    [count] = mean_counts(images=counted.sum().float())
+    [count] = context.mean_counts(images=counted.sum().float())
     return total / count.clamp(min=1e-6)

@@ -1,8 +1,7 @@
 """Bipartite matching of predictions to objects (DETR, Carion et al. 2020, section 3.1)."""
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -83,27 +82,14 @@ class MatchingCosts(NamedTuple):
 PAPER_COSTS = MatchingCosts()
 
 _LARGEST_COST = 1e6  # in place of a cost that is not finite
-_tolerant = False
 
 
-@contextmanager
-def non_finite_costs_allowed() -> Iterator[None]:
-    """Within it, costs that are not finite do not raise: the loss is not finite either, and the training detects it in
-    all processes at once. An error in one process would leave the others waiting for it."""
-    global _tolerant
-    before, _tolerant = _tolerant, True
-    try:
-        yield
-    finally:
-        _tolerant = before
-
-
-def finite_costs(matrix: np.ndarray, message: Callable[[], str]) -> np.ndarray:
-    """The costs. Raises DensevitError with this message if one is not finite; within `non_finite_costs_allowed` such
-    costs are replaced by a large one."""
+def finite_costs(matrix: np.ndarray, message: Callable[[], str], strict: bool) -> np.ndarray:
+    """The costs. Where one is not finite, raises DensevitError with this message if `strict`, else replaces it by a
+    large one: see `LossContext.finite_costs`."""
     if np.isfinite(matrix).all():
         return matrix
-    if not _tolerant:
+    if strict:
         raise DensevitError(message())
     return np.nan_to_num(matrix, nan=_LARGEST_COST, posinf=_LARGEST_COST, neginf=_LARGEST_COST)
 
@@ -141,23 +127,28 @@ def _candidate_boxes(boxes: Tensor, image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def hungarian(
-    logits: Tensor, boxes: Tensor, objects: Objects, weights: MatchingCosts = PAPER_COSTS, softmax: bool = True
+    logits: Tensor,
+    boxes: Tensor,
+    objects: Objects,
+    weights: MatchingCosts = PAPER_COSTS,
+    softmax: bool = True,
+    strict: bool = True,
 ) -> Matches:
     """Assigns each object to one query with minimum total cost, per image and layer: `assign` of `costs`."""
-    return assign(costs(logits, boxes, objects, weights, softmax), objects)
+    return assign(costs(logits, boxes, objects, weights, softmax), objects, strict)
 
 
-def assign(cost: Tensor, objects: Objects) -> Matches:
+def assign(cost: Tensor, objects: Objects, strict: bool = True) -> Matches:
     """The assignment of objects to queries with minimum total cost, per image and layer (Hungarian algorithm).
 
     cost: (L, T, Q), copied to the CPU once. Objects in excess of the queries of an image stay unmatched.
-    Raises DensevitError, which names the image, if a cost is not finite.
+    Raises DensevitError, which names the image, if a cost is not finite and `strict`; see `finite_costs`.
     """
     if not any(objects.counts):
         empty = torch.zeros(0, dtype=torch.long, device=cost.device)
         return Matches(empty, empty, empty, empty)
     matrix = cost.cpu().numpy()
-    matrix = finite_costs(matrix, functools.partial(_not_finite, matrix, objects))
+    matrix = finite_costs(matrix, functools.partial(_not_finite, matrix, objects), strict)
     ends = np.cumsum(objects.counts)
     layers, queries, targets = [], [], []
     for image, count in enumerate(objects.counts):

@@ -10,22 +10,23 @@ import torch
 from torch import Tensor
 
 from densevit.layers.precision import autocast_off
+from densevit.losses.context import LossContext
 from densevit.losses.depth import masked_mean, mean_over_images, valid_pixels
 
 _FLAT = 1e-5  # relative variation below which a map counts as constant (rounding errors)
 
 
-def scale_and_shift_invariant(prediction: Tensor, truth: Tensor) -> Tensor:
+def scale_and_shift_invariant(prediction: Tensor, truth: Tensor, context: LossContext) -> Tensor:
     """Half the mean squared error after least-squares alignment (equations 3 and 4): L_ssimse.
 
     Invariant to the sign of the prediction. prediction, truth: (B, H, W).
     """
     with autocast_off(prediction.device):
         error, valid = least_squares_error(prediction, truth)
-        return mean_over_images(0.5 * masked_mean(error**2, valid), valid.flatten(1).any(1))
+        return mean_over_images(0.5 * masked_mean(error**2, valid), valid.flatten(1).any(1), context)
 
 
-def trimmed(prediction: Tensor, truth: Tensor, keep: float = 0.8) -> Tensor:
+def trimmed(prediction: Tensor, truth: Tensor, context: LossContext, keep: float = 0.8) -> Tensor:
     """Half the mean absolute error after robust alignment, without the largest fifth (equations 5 to 7): L_ssitrim.
 
     The sum over the fraction `keep` of the pixels of an image, rounded down, is divided by the number of all pixels.
@@ -39,10 +40,10 @@ def trimmed(prediction: Tensor, truth: Tensor, keep: float = 0.8) -> Tensor:
         share = Fraction(keep).limit_denominator(1000)
         selected = ranks < (count * share.numerator // share.denominator)[:, None]  # exact without float64
         each = torch.where(selected, ordered, 0.0).sum(1) / (2 * count.clamp(min=1))
-        return mean_over_images(each, count > 0)
+        return mean_over_images(each, count > 0, context)
 
 
-def gradient_matching(error: Tensor, valid: Tensor, scales: int = 4) -> Tensor:
+def gradient_matching(error: Tensor, valid: Tensor, context: LossContext, scales: int = 4) -> Tensor:
     """Multi-scale gradient matching (equation 11): sharp depth edges that coincide with the ground truth.
 
     Each scale has every second row and column of the previous one. Absolute differences of neighbouring valid pixels
@@ -58,7 +59,7 @@ def gradient_matching(error: Tensor, valid: Tensor, scales: int = 4) -> Tensor:
             horizontal = ((x[:, :, 1:] - x[:, :, :-1]).abs() * (mask[:, :, 1:] & mask[:, :, :-1])).sum((1, 2))
             vertical = ((x[:, 1:] - x[:, :-1]).abs() * (mask[:, 1:] & mask[:, :-1])).sum((1, 2))
             each = each + (horizontal + vertical) / mask.sum((1, 2)).clamp(min=1)
-        return mean_over_images(each, valid.flatten(1).any(1))
+        return mean_over_images(each, valid.flatten(1).any(1), context)
 
 
 def least_squares_error(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.layers.precision import autocast_off
-from densevit.losses.normalisers import Counts, mean_counts
+from densevit.losses.context import Counts, LossContext
 
 IGNORE = 255  # ignore index: excluded from losses and metrics
 
@@ -46,6 +46,7 @@ def label_counts(targets: Sequence[Mapping[str, Any]], class_weights: Tensor | N
 def cross_entropy(
     logits: Tensor,
     labels: Tensor,
+    context: LossContext,
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
     counts_of: str = "pixels",
@@ -71,7 +72,7 @@ def cross_entropy(
             total = (labels != IGNORE).sum().float()
         else:
             total = F.pad(class_weights, (0, IGNORE + 1 - len(class_weights)))[labels].sum()  # IGNORE has weight 0
-        [total] = mean_counts(**{counts_of: total})
+        [total] = context.mean_counts(**{counts_of: total})
         return each.sum() / total.clamp(min=1e-6)
 
 
@@ -96,7 +97,7 @@ def hard_pixels(logits: Tensor, labels: Tensor, threshold: float, min_kept: int)
     return labels.masked_fill(~(hard & labelled), IGNORE)
 
 
-def dice(logits: Tensor, labels: Tensor) -> Tensor:
+def dice(logits: Tensor, labels: Tensor, context: LossContext) -> Tensor:
     """Soft dice loss (Milletari et al. 2016), averaged over (image, present class) pairs of all processes; 0 if none.
 
     1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), with softmax probabilities p and sums over the labelled pixels of an
@@ -114,5 +115,5 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
         predicted = (probability @ weight[..., None])[..., 0]
         present = count > 0
         each = (1 - (2 * overlap + 1) / (predicted + count + 1)) * present
-        [count] = mean_counts(segments=present.sum().float())
+        [count] = context.mean_counts(segments=present.sum().float())
         return each.sum() / count.clamp(min=1e-6)

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import focal, matchability_aware, varifocal
+from densevit.losses.context import Counts, LossContext
 from densevit.losses.matching import Matches, Objects
-from densevit.losses.normalisers import Counts, least_mean, mean_counts
 
 Classification = Literal["softmax", "focal", "varifocal", "mal"]
 BINARY_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -34,6 +34,7 @@ def set_losses(
     boxes: Tensor,
     objects: Objects,
     matches: Matches,
+    context: LossContext,
     classification: Classification = "softmax",
     no_object_weight: float = 0.1,
     object_count: Tensor | None = None,
@@ -54,7 +55,7 @@ def set_losses(
         labels = objects.labels[matches.target]
         iou, giou = overlaps(to_corners(predicted), to_corners(truth))
 
-        min_count = least_mean()
+        min_count = context.least_mean()
         if object_count is None:
             object_count = torch.full((), float(len(objects.labels)), device=logits.device)
         if classification == "softmax":
@@ -63,10 +64,10 @@ def set_losses(
             weight = torch.where(classes == logits.shape[-1] - 1, no_object_weight, 1.0)
             cross_entropy = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight)
             counts = {counts_of: object_count, f"{counts_of}_weights": weight.sum((1, 2))}
-            object_count, weights = mean_counts(**counts)
+            object_count, weights = context.mean_counts(**counts)
             label = (cross_entropy * weight).sum((1, 2)) / weights.clamp(min=1e-6)
         else:
-            [object_count] = mean_counts(**{counts_of: object_count})
+            [object_count] = context.mean_counts(**{counts_of: object_count})
             target = torch.zeros_like(logits)
             quality = torch.ones_like(iou) if classification == "focal" else iou.detach()
             if classification == "mal":

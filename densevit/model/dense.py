@@ -10,11 +10,11 @@ from densevit.config import InferenceSection, ModelSections
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Targets
 from densevit.layers.precision import HALF, in_float32
-from densevit.losses.distributed import mean_over_processes
-from densevit.losses.normalisers import of_head
+from densevit.losses.context import LossContext, step_context
 from densevit.model import test_time_augmentation, tiled_detection
 from densevit.model.freezing import frozen_modules
 from densevit.model.inference_sections import makes_maps
+from densevit.options import accepts
 from densevit.targets.types import TargetTypes
 
 HeadWeight = float | Literal["learned"]
@@ -44,6 +44,7 @@ class DenseModel(nn.Module):
     ) -> None:
         super().__init__()
         for name, head in heads.items():
+            _check_loss(name, head)
             _check_number_of_classes(name, head)
         self.backbone = backbone
         self.heads = cast("Mapping[str, Head]", nn.ModuleDict(heads))
@@ -84,22 +85,37 @@ class DenseModel(nn.Module):
         dtypes = (p.dtype for p in self.backbone.parameters() if p.is_floating_point())
         return pixels.masked_fill_(padding_mask[:, None], 0.0).to(next(dtypes, pixels.dtype))
 
-    def loss(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> Losses:
+    def loss_context(self, targets: Sequence[list[Targets]], step: int = 0, batches: int | None = None) -> LossContext:
+        """The context of an optimiser step of several batches, over all processes, each of which must call it.
+
+        targets: of each batch, on the CPU. step: number of the optimiser step. batches: by which the sum of their
+        gradients is divided; None: their number.
+        """
+        counts = {name: [head.loss_counts(one) for one in targets] for name, head in self.heads.items()}
+        return step_context(counts, batches or len(targets), step, self.mean.device)
+
+    def loss(
+        self, outputs: Mapping[str, Outputs], targets: list[Targets], context: LossContext | None = None
+    ) -> Losses:
         """Returns the weighted losses of all heads, named HEAD/TERM. Their sum is minimised.
+
+        context: None: of this batch in all processes; with accumulated batches that of `loss_context`.
 
         A learned weight adds HEAD/log_variance. It is 0 if no process has anything to learn for the head (no labelled
         image, or losses of 0, as for depth without a valid pixel), so that the weight is not updated then.
         """
         losses: Losses = {}
+        context = LossContext.of_processes() if context is None else context
         for name, head in self.heads.items():
-            with of_head(name) as counts:
-                terms = head.loss(outputs[name], targets)
+            own = context.of_head(name)
+            terms = head.loss(outputs[name], targets, own)
             weight = self.weights[name]
             if weight == "learned":
                 s = self.log_variances[name]
                 labelled = [all(key in target for key in head.needs) for target in targets]
                 has_loss = torch.stack([value.detach() != 0 for value in terms.values()]).any() & any(labelled)
-                active = torch.stack(list(counts.values())).amax() if counts else mean_over_processes(has_loss.float())
+                counts = list(own.counts.values())
+                active = torch.stack(counts).amax() if counts else own.mean(has_loss.float())
                 terms = {term: torch.exp(-s) * value for term, value in terms.items()}
                 terms["log_variance"] = s / 2 * (active > 0)
             else:
@@ -154,6 +170,16 @@ class DenseModel(nn.Module):
             for module in frozen_modules(part):
                 module.eval()
         return self
+
+
+def _check_loss(name: str, head: Head) -> None:
+    """Raises PluginError for a head that was written for an earlier version."""
+    if not accepts(head.loss, "outputs", "targets", "context"):
+        raise PluginError(
+            f"heads.{name} ({type(head).__name__}): its loss takes no context. Fix: def loss(self, outputs, targets, "
+            "context), and context.mean_counts(...) and context.least_mean() in place of those of "
+            "densevit.losses.normalisers; see docs/own-head.md."
+        )
 
 
 def _check_number_of_classes(name: str, head: Head) -> None:

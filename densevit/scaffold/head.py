@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import densevit
 import torch
-from densevit.interfaces import Losses, Outputs, Predictions, Targets
+from densevit.interfaces import LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.norms import LayerNorm2d
 from densevit.losses.boxes import to_centres, to_corners
 from densevit.losses.dense_detection import dense_detection
@@ -71,7 +71,7 @@ class $cls(densevit.Head):
         names = ("logits", "boxes", "centres", "padding")
         return {name: torch.cat(parts, dim=1) for name, parts in zip(names, zip(*levels, strict=True), strict=True)}
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """`label`, `l1` and `giou`: always the same keys, and 0 if no image is labelled.
 
         A missing key in a target means "unlabelled": the image is left out. Boxes of shape (0, 4) mean "no objects":
@@ -81,7 +81,7 @@ class $cls(densevit.Head):
         logits, boxes, centres, padding = (outputs[key][labelled] for key in ("logits", "boxes", "centres", "padding"))
         objects = Objects.of([targets[i] for i in labelled], logits.device)
         # Put your own loss here. This one assigns each object to the cells that match it best.
-        losses = dense_detection(logits, boxes, centres, padding, objects)
+        losses = dense_detection(logits, boxes, centres, padding, objects, context)
         return {"label": losses.label, "l1": 5 * losses.l1, "giou": 2 * losses.giou}
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import densevit
 import torch
-from densevit.interfaces import Losses, Outputs, Predictions, Targets
+from densevit.interfaces import LossContext, Losses, Outputs, Predictions, Targets
 from densevit.losses.segmentation import cross_entropy, label_counts, label_maps
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,9 +41,9 @@ class $cls(densevit.Head):
     def read_maps(self, maps: Tensor) -> Predictions:
         return {"semantic": maps.argmax(1).to(torch.uint8)}
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         labels = label_maps(targets, outputs["logits"].device)  # (B, H, W), IGNORE at padding and unlabelled images
-        return {"cross_entropy": cross_entropy(self.maps(outputs, labels.shape[1:]), labels)}
+        return {"cross_entropy": cross_entropy(self.maps(outputs, labels.shape[1:]), labels, context)}
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         return label_counts(targets)

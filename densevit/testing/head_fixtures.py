@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Class, Head, Losses, Predictions, Targets
+from densevit.interfaces import Class, Head, LossContext, Losses, Predictions, Targets
 from densevit.targets.types import TargetTypes
 from densevit.testing.fixtures import Factory, Fixture, Size, grid, weighted_sum
 from densevit.testing.results import NotChecked
@@ -115,7 +115,8 @@ class HeadFixture(Fixture):
 
     def train_losses(self, head: Head, batch: HeadBatch) -> Losses:
         """The losses of a forward in training mode."""
-        return head.loss(head.train()(batch.copies(), batch.padding_mask, batch.targets), batch.targets)
+        outputs = head.train()(batch.copies(), batch.padding_mask, batch.targets)
+        return head.loss(outputs, batch.targets, LossContext())
 
     def predictions(self, head: Head, batch: HeadBatch) -> list[Predictions]:
         """The predictions in evaluation mode, without gradients and labels."""

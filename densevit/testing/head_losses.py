@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Head, Losses
+from densevit.interfaces import Head, LossContext, Losses
 from densevit.testing.fixtures import Size, require_class, require_new
 from densevit.testing.gradients import listed
 from densevit.testing.head_fixtures import GRID, IMAGES, HeadFixture, Levels, total
@@ -119,7 +119,7 @@ def loss_keys(fixture: HeadFixture) -> None:
     for what, batch in batches.items():
         for training in (True, False):
             outputs = head.train(training)(batch.copies(), batch.padding_mask, batch.targets if training else None)
-            losses = head.loss(outputs, batch.targets)
+            losses = head.loss(outputs, batch.targets, LossContext())
             kind = type(losses).__name__
             require(
                 isinstance(losses, dict) and losses,
@@ -191,7 +191,9 @@ def partly_labelled(fixture: HeadFixture) -> None:
     head = fixture.build().eval()
     batch, other = (fixture.batch(images=(GRID, GRID), labelled=(True, False)) for _ in range(2))
     with torch.no_grad():
-        both, alone = (head.loss(head(b.copies(), b.padding_mask), b.targets) for b in (batch, other.first()))
+        both, alone = (
+            head.loss(head(b.copies(), b.padding_mask), b.targets, LossContext()) for b in (batch, other.first())
+        )
     for name in alone.keys() & both.keys():
         found, expected = float(both[name]), float(alone[name])
         require(
@@ -233,7 +235,7 @@ def inputs_unchanged(fixture: HeadFixture) -> None:
     with torch.no_grad():
         outputs = head.train()(list(batch.features), batch.padding_mask, batch.targets)
         if not fixture.unknown:
-            head.loss(outputs, batch.targets)
+            head.loss(outputs, batch.targets, LossContext())
         head.predict(head.eval()(list(batch.features), batch.padding_mask), batch.targets)
     for i, (x, before) in enumerate(zip(batch.features, expected.features, strict=True)):
         found = f"features[{i}] modified"

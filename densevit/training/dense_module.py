@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -14,10 +14,8 @@ from densevit import config as configs
 from densevit.config import InferenceSection, OptimSection
 from densevit.errors import DensevitError
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Batch, Evaluator, Method, Predictions, Targets
+from densevit.interfaces import Batch, Evaluator, LossContext, Method, Predictions, Targets
 from densevit.losses.distributed import process_count
-from densevit.losses.matching import non_finite_costs_allowed
-from densevit.losses.normalisers import StepCounts, accumulated, step_counts
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
 from densevit.targets.run_length_masks import RunLengthMasks
@@ -37,7 +35,7 @@ from densevit.training.evaluators import (
 from densevit.training.optim import build_optimizer, group_options, learning_rate, schedule
 from densevit.training.sharding import ShardedStrategy, gather, scatter, shard_model, whole
 from densevit.training.skipped_images import SKIPPED, SkippedImages, may_skip
-from densevit.training.supervised import Supervised
+from densevit.training.supervised import Supervised, check_method
 from densevit.training.trainer_steps import images_per_step, optimizer_steps
 from densevit.training.unused_parameters import freeze_unused, without_unused
 from densevit.training.validation_images import truths, validation_dataset, validation_loader
@@ -75,6 +73,7 @@ class DenseModule(lightning.LightningModule):
         predictor = Predictor(model) if isinstance(model, DenseModel) else model
         self.model, self.config, self._sections = predictor.model, predictor.config, predictor.sections
         self.method = Supervised(self.model) if method is None else method
+        check_method(self.method)
         self.optim: OptimSection = (
             optim if isinstance(optim, OptimSection) else configs.section("optim", optim or {}, "DenseModule")
         )
@@ -91,7 +90,7 @@ class DenseModule(lightning.LightningModule):
         self.learning_rate = 0.0  # the largest of all groups, at the last step
         self.gradient_norm: Tensor | None = None  # before clipping
         self._step_targets: list[list[Targets]] | None = None  # of all batches of the optimiser step, if several
-        self._step_counts: StepCounts | None = None
+        self._context: LossContext | None = None  # of these batches
         self._checked: set[str] = set()  # the stages whose first batch is checked
         self._seen: dict[int, int] = {}  # images of this validation, by the index of their loader
         self._skipped = {"training": SkippedImages(), "validation": SkippedImages()}
@@ -134,10 +133,9 @@ class DenseModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         self._skipped["training"].add(batch)
-        costs = nullcontext() if self.before_update is None else non_finite_costs_allowed()
-        counts = nullcontext() if self._step_counts is None else accumulated(self._step_counts)
-        with costs, counts:
-            losses = self.method.training_step(self.model, batch)
+        step = self.trainer.global_step
+        context = LossContext.of_processes(step=step) if self._context is None else self._context
+        losses = self.method.training_step(self.model, batch, replace(context, finite_costs=self.before_update is None))
         check_losses(losses, self.method)
         loss = torch.stack(list(losses.values())).sum()
         terms = self.terms = {name: term.detach() for name, term in losses.items()}
@@ -277,11 +275,11 @@ class DenseModule(lightning.LightningModule):
     def _count_step(self, targets: list[list[Targets]] | None) -> None:
         """Counts what the losses of a step's batches are divided by, once a step. targets: of each of its batches."""
         if targets is None or not isinstance(self.method, Supervised):  # another method may change the targets
-            self._step_targets = self._step_counts = None
+            self._step_targets = self._context = None
         elif targets is not self._step_targets:
             self._step_targets = targets
-            counts = {name: [head.loss_counts(one) for one in targets] for name, head in self.model.heads.items()}
-            self._step_counts = step_counts(counts, self.trainer.accumulate_grad_batches, self.device)
+            step, batches = self.trainer.global_step, self.trainer.accumulate_grad_batches
+            self._context = self.model.loss_context(targets, step, batches)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves images, padding mask and targets to the device; `truth` stays on the CPU for the evaluators."""

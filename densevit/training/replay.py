@@ -13,9 +13,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Batch, Class, Method
-from densevit.losses.distributed import alone
-from densevit.losses.matching import non_finite_costs_allowed
+from densevit.interfaces import Batch, Class, LossContext, Method
 from densevit.model import DenseModel
 from densevit.model.build import build_from_sections
 from densevit.training import fault_files
@@ -88,11 +86,11 @@ def find_in_batches(
     The losses of each batch are normalised by themselves.
     """
     restore_random_state(random_state, device)
-    finding = Finding()
-    with torch.enable_grad(), alone(), non_finite_costs_allowed(), torch.compiler.set_stance("force_eager"):
+    finding, context = Finding(), LossContext(finite_costs=False)
+    with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         for batch in batches:
             modules = {"model": model, "method": method}
-            finding = find(modules, lambda given=batch: method.training_step(model, given))  # type: ignore[misc]
+            finding = find(modules, lambda given=batch: method.training_step(model, given, context))  # type: ignore[misc]
             if finding.what:
                 break
     return finding

@@ -60,6 +60,7 @@ from densevit.training.run_folder import choose_together
 from densevit.training.run_output import announce, derived_values, finish
 from densevit.training.sharding import STRATEGY, check_sharding, whole_state
 from densevit.training.stop_signals import StopSignals, requeue
+from densevit.training.supervised import check_method
 from densevit.training.trainer import build_trainer
 from densevit.training.unused_parameters import freeze_unused
 from densevit.visualization.rates_table import rates_table
@@ -233,6 +234,7 @@ def _run(
     check_training(config, data, model, labels)
     fits = load_pretrained(model) if checkpoint is None else []  # the checkpoint holds all weights
     method = registry.create("methods", config.method.name, model, options=config.method.options, where="method")
+    check_method(method)
     data.use(method)
     parameter_groups(model, config.optim, 1.0, method)  # raises if all are frozen or a pattern matches none
     if checkpoint is not None:

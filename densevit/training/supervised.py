@@ -3,9 +3,11 @@
 from typing import Any
 
 from densevit import registry
+from densevit.errors import PluginError
 from densevit.inference.predictor import Predictor, dense_model
-from densevit.interfaces import Batch, Losses, Method
+from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.model import DenseModel
+from densevit.options import accepts
 
 
 class Supervised(Method):
@@ -14,8 +16,8 @@ class Supervised(Method):
     needs_heads = True
     needs_labels = True
 
-    def training_step(self, model: Any, batch: Batch) -> Losses:
-        losses: Losses = model.loss(model(batch), batch["targets"])
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
+        losses: Losses = model.loss(model(batch), batch["targets"], context)
         return losses
 
 
@@ -23,3 +25,12 @@ def create_method(name: str, model: DenseModel | Predictor, **options: Any) -> M
     """Builds a training method by its plugin name, for this model."""
     method: Method = registry.create("methods", name, dense_model(model), options=options, where=f"method {name!r}")
     return method
+
+
+def check_method(method: Method) -> None:
+    """Raises PluginError for a method that was written for an earlier version."""
+    if not accepts(method.training_step, "model", "batch", "context"):
+        raise PluginError(
+            f"method {type(method).__name__}: its training_step takes no context. Fix: def training_step(self, model, "
+            "batch, context), and model.loss(outputs, targets, context); see docs/own-method.md."
+        )

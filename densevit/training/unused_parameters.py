@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from densevit.interfaces import Batch, Method
+from densevit.interfaces import Batch, LossContext, Method
 from densevit.model import DenseModel
 from densevit.training.supervised import Supervised
 
@@ -32,7 +32,7 @@ def freeze_unused(model: DenseModel, method: Method | None = None) -> list[str]:
     both = nn.ModuleDict({"model": model, "method": method})
     buffers = {name: buffer.clone() for name, buffer in both.named_buffers()}
     with torch.random.fork_rng():
-        losses = method.train().training_step(model.train(), blank)
+        losses = method.train().training_step(model.train(), blank, LossContext())
         torch.stack(list(losses.values())).sum().backward()
     named = {name.removeprefix("model."): p for name, p in both.named_parameters()}
     unused = [name for name, p in named.items() if p.requires_grad and p.grad is None]

@@ -17,7 +17,7 @@ from densevit.exporting import comparison, files
 from densevit.exporting.graph import ExportedGraph
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Head
-from densevit.layers.selection import recorded, select_top
+from densevit.layers.selection import SelectTop, recorded
 from densevit.model import DenseModel
 
 CLASSES = ["a", "b", "c"]
@@ -241,11 +241,12 @@ def test_differences_are_relative_to_the_range_of_an_output():
 
 
 def test_selections_are_recorded_and_repeated():
-    scores = torch.tensor([[0.1, 0.9, 0.5]])
-    with recorded() as made:
+    scores, head = torch.tensor([[0.1, 0.9, 0.5]]), torch.nn.ModuleList([SelectTop()])
+    [select_top] = head
+    with recorded(head) as made:
         assert select_top(scores, 2).tolist() == [[1, 2]]
     assert torch.equal(made[0].scores, scores) and made[0].indices.tolist() == [[1, 2]]
-    with recorded([torch.tensor([[2, 0]])]):
+    with recorded(head, [torch.tensor([[2, 0]])]):
         assert select_top(scores, 2).tolist() == [[2, 0]]
     assert select_top(scores, 5).tolist() == [[1, 2, 0]]
 

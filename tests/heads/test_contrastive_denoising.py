@@ -10,6 +10,7 @@ from transformers.models.rt_detr.modeling_rt_detr import get_contrastive_denoisi
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.boxes import overlaps, to_corners
+from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects
 from densevit_heads.deformable_detr import DeformableDetr
 from densevit_heads.detr import Detr
@@ -102,7 +103,7 @@ def test_the_loss_of_negative_queries_is_that_of_no_object():
         predicted, truth = boxes[layer, :P], objects.boxes[target]
         expected = expected + 5 * (predicted - truth).abs().sum() / P
         expected = expected + 2 * (1 - overlaps(to_corners(predicted), to_corners(truth))[1]).sum() / P
-    torch.testing.assert_close(head.loss(outputs, targets)["denoising"], expected)
+    torch.testing.assert_close(head.loss(outputs, targets, LossContext())["denoising"], expected)
 
 
 @pytest.mark.parametrize("deformable", [False, True])

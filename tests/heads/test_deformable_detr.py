@@ -12,6 +12,7 @@ from torch import Tensor
 
 from densevit.interfaces import Class, Dataset, Losses, Outputs, Targets
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
+from densevit.losses.context import LossContext
 from densevit.testing import check_head
 from densevit_heads.deformable_detr import DeformableDetr
 from densevit_heads.deformable_detr.levels import LevelProjections, Levels, sine_positions, valid_ratio
@@ -79,7 +80,7 @@ def make_batch(
 def step(head: DeformableDetr, features: list[Tensor], mask: Tensor, targets: list[Targets]) -> tuple[Outputs, Losses]:
     """Forward and backward; every parameter has a finite gradient after it."""
     outputs = head(features, mask, targets)
-    losses = head.loss(outputs, targets)
+    losses = head.loss(outputs, targets, LossContext())
     total = torch.stack(list(losses.values())).sum()
     assert total.isfinite()
     head.zero_grad()
@@ -331,18 +332,18 @@ def test_class_proposals_are_ranked_by_their_best_class_and_have_the_loss_of_a_d
         for rank, cell in enumerate(scores.argsort(descending=True)[:7].tolist()):
             torch.testing.assert_close(logits[b, rank], proposals.logits[b, cell])
             torch.testing.assert_close(boxes[b, rank], proposals.boxes[b, cell])
-    as_layer = head.loss({"layers": (logits[None], boxes[None]), "logits": logits}, targets)
+    as_layer = head.loss({"layers": (logits[None], boxes[None]), "logits": logits}, targets, LossContext())
     expected = as_layer["label"] + as_layer["l1"] + as_layer["giou"]
-    torch.testing.assert_close(head.loss(outputs, targets)["proposals"], expected)
+    torch.testing.assert_close(head.loss(outputs, targets, LossContext())["proposals"], expected)
     binary = make_head(**MODES["two-stage"])
-    assert not torch.isclose(binary.loss(outputs, targets)["proposals"], expected)
+    assert not torch.isclose(binary.loss(outputs, targets, LossContext())["proposals"], expected)
 
 
 def test_label_weight_is_that_of_the_class_loss():
     features, mask, targets = make_batch([3, 0, 5])
     heads = [make_head(label_weight=weight).train() for weight in (1.0, 2.0)]
     outputs = heads[0](features, mask, targets)
-    one, two = (head.loss(outputs, targets) for head in heads)
+    one, two = (head.loss(outputs, targets, LossContext()) for head in heads)
     assert 2 * one["label"] == two["label"] and one["l1"] == two["l1"]
 
 

@@ -19,6 +19,7 @@ from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatche
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.boxes import to_corners
+from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects, hungarian
 from densevit_heads.deformable_detr import DeformableDetr
 
@@ -115,7 +116,7 @@ class Pair:
     def run_ours(self) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
         features = [x.clone().requires_grad_() for x in self.features]
         outputs = self.ours(features, self.padding_mask)
-        return outputs, self.ours.loss(outputs, self.targets), features
+        return outputs, self.ours.loss(outputs, self.targets, LossContext()), features
 
 
 def make_pair(num_levels: int = 4, box_refinement: bool = False, two_stage: bool = False) -> Pair:

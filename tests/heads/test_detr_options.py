@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Class, Losses, Outputs, Targets
+from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects
 from densevit_heads.detr import Detr
 from densevit_heads.set_prediction.denoising import Denoising
@@ -80,7 +81,7 @@ def make_batch(counts: list[int | None], K: int = len(CLASSES)) -> tuple[list[Te
 def step(head: Detr, features: list[Tensor], mask: Tensor, targets: list[Targets]) -> tuple[Outputs, Losses]:
     """Forward and backward; every parameter has a finite gradient after it."""
     outputs = head(features, mask, targets)
-    losses = head.loss(outputs, targets)
+    losses = head.loss(outputs, targets, LossContext())
     total = sum(losses.values())
     assert isinstance(total, Tensor) and total.isfinite()
     head.zero_grad()
@@ -120,7 +121,7 @@ def test_loss_terms_do_not_depend_on_what_is_labelled(options: dict[str, Any]):
         _, losses = step(head, *make_batch(counts))
         assert list(losses) == expected
     features, mask, targets = make_batch([3, 0, 5])
-    assert list(head.eval().loss(head(features, mask), targets)) == expected
+    assert list(head.eval().loss(head(features, mask), targets, LossContext())) == expected
 
 
 @every_option
@@ -191,7 +192,7 @@ def test_trains_under_autocast_with_losses_in_fp32(options: dict[str, Any]):
         outputs, losses = step(head, features, mask, targets)
     assert all(term.dtype == torch.float32 for term in losses.values())
     assert outputs["boxes"].dtype == torch.float32
-    outside = head.loss(outputs, targets)
+    outside = head.loss(outputs, targets, LossContext())
     assert {name: term.item() for name, term in losses.items()} == {name: term.item() for name, term in outside.items()}
 
 
@@ -256,9 +257,9 @@ def test_a_denoising_query_learns_its_own_object():
     logits, boxes, target = outputs["denoising"]
     sure = torch.full_like(logits, -20.0).scatter(-1, objects.labels[target].expand(len(logits), -1)[..., None], 20.0)
     right = {**outputs, "denoising": (sure, objects.boxes[target].expand_as(boxes), target)}
-    assert head.loss(right, targets)["denoising"].item() == pytest.approx(0, abs=1e-4)
+    assert head.loss(right, targets, LossContext())["denoising"].item() == pytest.approx(0, abs=1e-4)
     wrong = {**outputs, "denoising": (sure, objects.boxes[target.roll(1)].expand_as(boxes), target)}
-    assert head.loss(wrong, targets)["denoising"].item() > 1
+    assert head.loss(wrong, targets, LossContext())["denoising"].item() > 1
 
 
 @pytest.mark.parametrize(

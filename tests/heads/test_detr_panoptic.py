@@ -13,7 +13,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch, Class
-from densevit.losses import normalisers
+from densevit.losses.context import LossContext
 from densevit.model import DenseModel, build_model, create_backbone, create_head
 from densevit.testing import check_head
 from densevit.weights.model_file import save
@@ -108,7 +108,7 @@ def test_an_image_of_void_has_no_objects_but_is_labelled() -> None:
     void = torch.full((64, 64), -1, dtype=torch.int32)
     features = [torch.randn(1, c, 64 // s, 64 // s) for c, s in zip(CHANNELS, STRIDES, strict=True)]
     targets = [target(void)]
-    own = head.loss(head(features, torch.zeros(1, 64, 64, dtype=torch.bool), targets), targets)
+    own = head.loss(head(features, torch.zeros(1, 64, 64, dtype=torch.bool), targets), targets, LossContext())
     assert own["label"] > 0 and own["mask"] == own["dice"] == 0
     torch.stack(list(own.values())).sum().backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
@@ -121,27 +121,26 @@ def test_mask_losses_by_hand() -> None:
     """A probability of 0.8 in a mask of 4 pixels, of which 1 is true; 2 objects."""
     truth = torch.tensor([[[True, False], [False, False]]])
     logits = torch.full((1, 2, 2), 0.8).logit()
-    focal, dice = mask_losses(logits, truth, 2)
+    focal, dice = mask_losses(logits, truth, 2, LossContext())
     true, false = -0.25 * 0.2**2 * torch.tensor(0.8).log(), -0.75 * 0.8**2 * torch.tensor(0.2).log()
     assert focal.item() == pytest.approx(float(true + 3 * false) / 4 / 2)
     assert dice.item() == pytest.approx((1 - (2 * 0.8 + 1) / (4 * 0.8 + 1 + 1)) / 2)
 
 
-def test_mask_losses_do_not_depend_on_how_masks_are_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mask_losses_do_not_depend_on_how_masks_are_distributed() -> None:
     """Two processes with 1 and 4 objects: the mean of their losses equals the loss of all."""
     logits, truth = torch.randn(5, 8, 8), torch.rand(5, 16, 16) > 0.5
-    whole = torch.stack(mask_losses(logits, truth, 5))
-    monkeypatch.setattr(normalisers, "mean_over_processes", lambda x: torch.tensor(2.5))
-    monkeypatch.setattr(normalisers, "process_count", lambda: 2)
-    parts = [torch.stack(mask_losses(logits[own], truth[own], 0)) for own in (slice(1), slice(1, 5))]
+    whole = torch.stack(mask_losses(logits, truth, 5, LossContext()))
+    context = LossContext(processes=2, counts={"objects": torch.tensor(2.5)})
+    parts = [torch.stack(mask_losses(logits[own], truth[own], 0, context)) for own in (slice(1), slice(1, 5))]
     torch.testing.assert_close((parts[0] + parts[1]) / 2, whole)
 
 
 def test_mask_losses_are_in_full_precision_under_autocast() -> None:
     logits, truth = 50 * torch.randn(3, 8, 8), torch.rand(3, 16, 16) > 0.5
-    expected = mask_losses(logits.half(), truth, 3)
+    expected = mask_losses(logits.half(), truth, 3, LossContext())
     with torch.autocast("cpu", torch.bfloat16):
-        found = mask_losses(logits.half(), truth, 3)
+        found = mask_losses(logits.half(), truth, 3, LossContext())
     assert found == expected and found[0].dtype == torch.float32
 
 
@@ -221,7 +220,9 @@ def test_a_frozen_detector_gets_no_gradient_and_the_backbone_neither() -> None:
     features = [x.requires_grad_() for x in features]
     panoptic = torch.full((64, 64), 2000, dtype=torch.int32)
     panoptic[8:40, 8:40] = 0
-    own = head.loss(head(features, torch.zeros(1, 64, 64, dtype=torch.bool), [target(panoptic)]), [target(panoptic)])
+    own = head.loss(
+        head(features, torch.zeros(1, 64, 64, dtype=torch.bool), [target(panoptic)]), [target(panoptic)], LossContext()
+    )
     assert set(own) == {"mask", "dice"}
     sum(own.values()).backward()
     assert all(x.grad is None for x in features)

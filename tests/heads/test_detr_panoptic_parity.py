@@ -12,6 +12,7 @@ from transformers import DetrConfig, DetrForSegmentation, ResNetConfig
 from transformers.loss.loss_for_object_detection import ForSegmentationLoss
 
 from densevit.interfaces import Class, Targets
+from densevit.losses.context import LossContext
 from densevit_heads.detr_panoptic import DetrPanoptic
 from tests.heads.test_detr_parity import our_name as detector_name
 
@@ -170,7 +171,7 @@ def test_outputs_losses_and_gradients_match_transformers(training: bool) -> None
     own_features = [x.detach().clone().requires_grad_() for x in features]
     pair.ours.train(training)
     outputs = pair.ours(own_features, pair.padding_mask, pair.targets if training else None)
-    losses = pair.ours.loss(outputs, pair.targets)
+    losses = pair.ours.loss(outputs, pair.targets, LossContext())
 
     assert output.logits.std(dim=1).mean() > 0.01, "queries should differ, or the comparison shows nothing"
     torch.testing.assert_close(outputs["logits"], output.logits, rtol=1e-4, atol=1e-4)
@@ -200,7 +201,7 @@ def test_auxiliary_losses_and_weights_match_transformers() -> None:
         logits[-1], pair.labels, logits.device, boxes[-1], output.pred_masks, config, logits, boxes
     )
     assert "loss_mask_0" not in terms
-    losses = pair.ours.train().loss(pair.ours(features, pair.padding_mask, pair.targets), pair.targets)
+    losses = pair.ours.train().loss(pair.ours(features, pair.padding_mask, pair.targets), pair.targets, LossContext())
     assert set(losses) == {"label", "l1", "giou", "auxiliary", "mask", "dice"}
     torch.testing.assert_close(losses["mask"], 3 * terms["loss_mask"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(losses["dice"], 7 * terms["loss_dice"], rtol=1e-4, atol=1e-6)

@@ -13,6 +13,7 @@ from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss, 
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.boxes import to_corners
+from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchingCosts, Objects, hungarian
 from densevit.losses.set_prediction import set_losses
 from densevit_heads.detr import Detr
@@ -151,7 +152,7 @@ def test_last_layer_matches_transformers(positions: str):
     output, _, _, features = pair.run_theirs()
     own_features = features.detach().clone().requires_grad_()
     outputs = pair.ours([own_features], pair.padding_mask)
-    losses = pair.ours.loss(outputs, pair.targets)
+    losses = pair.ours.loss(outputs, pair.targets, LossContext())
 
     assert output.logits.std(dim=1).mean() > 0.01, "queries should differ, or the comparison shows nothing"
     torch.testing.assert_close(outputs["logits"], output.logits, rtol=1e-4, atol=1e-4)
@@ -197,13 +198,13 @@ def test_every_layer_matches_transformers():
     assert len(wanted) == LAYERS * sum(COUNTS)
     assert set(zip(*(indices.tolist() for indices in matches), strict=True)) == wanted
 
-    ours = set_losses(logits, boxes, objects, matches)
+    ours = set_losses(logits, boxes, objects, matches, LossContext())
     for layer in range(LAYERS):
         suffix = "" if layer == LAYERS - 1 else f"_{layer}"
         for own, name in zip(ours, ("loss_ce", "loss_bbox", "loss_giou"), strict=True):
             torch.testing.assert_close(own[layer], terms[name + suffix], rtol=1e-4, atol=1e-6)
 
-    losses = pair.ours.loss(outputs, pair.targets)
+    losses = pair.ours.loss(outputs, pair.targets, LossContext())
     assert set(losses) == {"label", "l1", "giou", "auxiliary"}
     earlier = sum(
         weight * terms[f"{name}_{layer}"]
@@ -226,7 +227,7 @@ def test_costs_weights_and_no_object_weight_reach_matching_and_loss():
     config.bbox_loss_coefficient, config.giou_loss_coefficient = 4, 3
     output, _, _, features = pair.run_theirs()
     outputs = pair.ours([features], pair.padding_mask)
-    losses = pair.ours.loss(outputs, pair.targets)
+    losses = pair.ours.loss(outputs, pair.targets, LossContext())
     torch.testing.assert_close(losses["label"], output.loss_dict["loss_ce"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(sum(losses.values()), output.loss, rtol=1e-4, atol=1e-6)
     plain = make_pair(auxiliary_losses=False)

@@ -12,6 +12,7 @@ from densevit import config as configs
 from densevit.config import Config
 from densevit.data.build import Data, build_data
 from densevit.interfaces import Batch
+from densevit.losses.context import LossContext
 from densevit.model import DenseModel, build_model
 from densevit.training.evaluators import build_evaluators
 from tests.strict_device import DEVICE, Accelerator, host, moved
@@ -132,7 +133,7 @@ def test_a_training_step_mixes_no_devices_and_synchronises_only_for_matching(set
     for batch in batches(data):
         model.load_state_dict(state)
         torch.manual_seed(1)
-        expected = model.train().loss(model(batch), batch["targets"])
+        expected = model.train().loss(model(batch), batch["targets"], LossContext())
         reference = build_model(config, data.classes).train()
         reference.load_state_dict(state)
         accelerator = Accelerator(torch.float64)
@@ -143,7 +144,7 @@ def test_a_training_step_mixes_no_devices_and_synchronises_only_for_matching(set
                 there["targets"] = batch["targets"]
             accelerator.waits.clear()
             torch.manual_seed(1)
-            losses = reference.loss(reference(there), there["targets"])
+            losses = reference.loss(reference(there), there["targets"], LossContext())
             torch.stack(list(losses.values())).sum().backward()
             some = any("boxes" in target for target in batch["targets"])
             assert dict(accelerator.waits) == ({"to the CPU": TRANSFERS[name]} if name in TRANSFERS and some else {})

@@ -6,6 +6,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, nms
 
 from densevit.interfaces import Class
+from densevit.losses.context import LossContext
 from densevit_heads.detr import Detr
 from densevit_heads.detr.memory import Memory
 from densevit_heads.detr.queries import DistinctQueries
@@ -78,11 +79,11 @@ def test_every_parameter_learns_and_dense_predictions_from_the_dense_loss_alone(
     head = Detr([6], [8], CLASSES, **OPTIONS).train()
     for parameter in (head.label_head.weight, head.box_head.last.weight, head.dense.box_head.last.weight):
         torch.nn.init.normal_(parameter)  # else nothing before them learns in the first step
-    losses = head.loss(head(features, mask, targets), targets)
+    losses = head.loss(head(features, mask, targets), targets, LossContext())
     sum(losses.values()).backward()
     assert [name for name, p in head.named_parameters() if p.grad is None or not p.grad.any()] == []
     head.zero_grad()
-    losses = head.loss(head(features, mask, targets), targets)
+    losses = head.loss(head(features, mask, targets), targets, LossContext())
     (losses["label"] + losses["l1"] + losses["giou"]).backward()
     assert all(p.grad is None or not p.grad.any() for p in head.dense.parameters())
 

@@ -12,6 +12,7 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Class
 from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
+from densevit.losses.context import LossContext
 from densevit.losses.segmentation import cross_entropy, dice
 from densevit.model import DenseModel, create_backbone
 from densevit.testing import check_head
@@ -178,25 +179,27 @@ def test_metric_losses_are_the_weighted_terms():
     targets = [{"size": size, "depth": 7 * torch.rand(size)} for size in sizes]
     del targets[2]["depth"]
     outputs = head(make_features(PYRAMID, (64, 96), B=3), mask((64, 96), 3), targets)
-    losses = head.loss(outputs, targets)
+    losses = head.loss(outputs, targets, LossContext())
     truth = torch.zeros(3, 64, 96)
     for own, target in zip(truth[:2], targets[:2], strict=True):
         h, w = target["size"]
         own[:h, :w] = torch.where((target["depth"] >= 1e-3) & (target["depth"] <= 5), target["depth"], 0.0)
     depths = outputs["depth"][:, 0]
     expected = {
-        "silog": 2 * metric_losses.silog(depths, truth),
-        "l1": 0.5 * metric_losses.l1(depths, truth),
-        "berhu": 3 * metric_losses.berhu(depths, truth),
+        "silog": 2 * metric_losses.silog(depths, truth, LossContext()),
+        "l1": 0.5 * metric_losses.l1(depths, truth, LossContext()),
+        "berhu": 3 * metric_losses.berhu(depths, truth, LossContext()),
         "gradient": 4
-        * relative_losses.gradient_matching(depths.log() - torch.where(truth > 0, truth, 1.0).log(), truth > 0),
+        * relative_losses.gradient_matching(
+            depths.log() - torch.where(truth > 0, truth, 1.0).log(), truth > 0, LossContext()
+        ),
     }
     assert losses.keys() == expected.keys()
     for name, value in expected.items():
         assert value > 0
         torch.testing.assert_close(losses[name], value)
     beyond = [{"size": (64, 96), "depth": torch.full((64, 96), 6.0)}] * 3
-    assert not any(x.any() for x in head.loss(outputs, beyond).values())
+    assert not any(x.any() for x in head.loss(outputs, beyond, LossContext()).values())
 
 
 def test_relative_losses_use_inverse_depth():
@@ -209,12 +212,14 @@ def test_relative_losses_use_inverse_depth():
         head = DptDepth(*PLAIN, width=8, **options)
         outputs = head(make_features(PLAIN, (64, 96)), mask((64, 96)), targets)
         own = outputs["inverse_depth"][:, 0]
-        losses = head.loss(outputs, targets)
+        losses = head.loss(outputs, targets, LossContext())
         name = "ssi" if options else "trimmed"
         function = relative_losses.scale_and_shift_invariant if options else relative_losses.trimmed
         assert losses.keys() == {name, "gradient"}
-        torch.testing.assert_close(losses[name], function(own, inverse))
-        torch.testing.assert_close(losses["gradient"], 0.5 * relative_losses.gradient_matching(*align(own, inverse)))
+        torch.testing.assert_close(losses[name], function(own, inverse, LossContext()))
+        torch.testing.assert_close(
+            losses["gradient"], 0.5 * relative_losses.gradient_matching(*align(own, inverse), LossContext())
+        )
 
 
 def test_segmentation_losses_use_the_paper_s_auxiliary_weight():
@@ -222,11 +227,13 @@ def test_segmentation_losses_use_the_paper_s_auxiliary_weight():
     targets = [{"size": (64, 96), "semantic": torch.randint(4, (64, 96), dtype=torch.uint8)} for _ in range(2)]
     outputs = head(make_features(PYRAMID, (64, 96)), mask((64, 96)), targets)
     assert outputs["logits"].shape == (2, 4, 32, 48) and outputs["auxiliary"].shape == (2, 4, 16, 24)
-    losses = head.loss(outputs, targets)
+    losses = head.loss(outputs, targets, LossContext())
     labels = torch.stack([target["semantic"] for target in targets]).long()
 
     def terms(logits):
-        return cross_entropy(logits, labels, head.class_weights(labels)), 0.5 * dice(logits, labels)
+        return cross_entropy(logits, labels, LossContext(), head.class_weights(labels, LossContext())), 0.5 * dice(
+            logits, labels, LossContext()
+        )
 
     entropy, overlap = terms(F.interpolate(outputs["logits"], scale_factor=2, mode="bilinear", align_corners=True))
     torch.testing.assert_close(losses["cross_entropy"], entropy)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
 
 from densevit.interfaces import Class, Targets
+from densevit.losses.context import LossContext
 from densevit_heads.deformable_detr import DeformableDetr
 from tests.heads.padded_batch import padded_batch
 
@@ -68,7 +69,7 @@ def test_loss_is_that_of_repeated_objects(options: dict[str, Any]):
     logits, boxes = outputs["hybrid"]
     assert logits.shape == (2, 3, T, 3) and boxes.shape == (2, 3, T, 4)
     expected = torch.stack([one_to_many(logits[layer], boxes[layer], targets) for layer in range(2)]).sum()
-    torch.testing.assert_close(head.loss(outputs, targets)["hybrid"], expected)
+    torch.testing.assert_close(head.loss(outputs, targets, LossContext())["hybrid"], expected)
 
 
 @pytest.mark.parametrize("options", MODES.values(), ids=MODES)
@@ -81,7 +82,7 @@ def test_one_to_one_queries_are_independent_of_the_others(options: dict[str, Any
     assert evaluation["logits"].shape == (3, Q, 3)
     for key in ("logits", "boxes"):
         torch.testing.assert_close(training[key], evaluation[key], rtol=1e-4, atol=1e-5)
-    assert head.loss(evaluation, targets)["hybrid"] == 0
+    assert head.loss(evaluation, targets, LossContext())["hybrid"] == 0
     training["layers"][0].sum().backward()
     parameters = dict(head.named_parameters())
     for name in {"queries.embedding.weight", "queries.contents.weight"} & set(
@@ -115,4 +116,4 @@ def test_fewer_cells_than_queries():
     targets: list[Targets] = [target, target]
     outputs = head([torch.randn(2, 6, 1, 1)], mask, targets)  # four cells
     assert outputs["hybrid"][0].shape[2] == 0
-    assert head.loss(outputs, targets)["hybrid"] == 0
+    assert head.loss(outputs, targets, LossContext())["hybrid"] == 0

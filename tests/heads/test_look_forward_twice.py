@@ -6,6 +6,7 @@ from torch import Tensor
 
 from densevit.interfaces import Class
 from densevit.layers.mlp import Mlp
+from densevit.losses.context import LossContext
 from densevit_heads.deformable_detr import DeformableDetr
 from densevit_heads.detr import Detr
 from densevit_heads.set_prediction.boxes import look_forward_twice, refine
@@ -81,7 +82,7 @@ def test_the_heads_predict_the_same_and_learn_more(kind: int):
             head.look_forward_twice = twice
         else:
             head.decoder.twice = twice
-        losses = head.loss(head(features, mask, targets), targets)
+        losses = head.loss(head(features, mask, targets), targets, LossContext())
         head.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         last = head.box_heads[0].last if isinstance(head, DeformableDetr) else head.box_head.last

@@ -15,6 +15,7 @@ from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Dataset
+from densevit.losses.context import LossContext
 from densevit.model import DenseModel, create_backbone, inference_by_head
 from densevit.targets import RunLengthMasks
 from densevit.testing import check_head
@@ -90,7 +91,7 @@ def test_losses_of_run_length_codes_are_those_of_masks():
     targets = [random_targets(("masks", "labels"), (128, 128), 4, torch.Generator().manual_seed(n)) for n in (0, 1)]
     coded = [t | {"masks": RunLengthMasks.from_dense(t["masks"].numpy(), (128, 128))} for t in targets]
     outputs = head([torch.randn(2, 16, 8, 8)], torch.zeros(2, 128, 128, dtype=torch.bool))
-    first, second = head.loss(outputs, targets), head.loss(outputs, coded)
+    first, second = head.loss(outputs, targets, LossContext()), head.loss(outputs, coded, LossContext())
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -115,14 +116,14 @@ def test_one_map_is_read_from_the_device_once_and_costs_once():
     targets = [random_targets(("panoptic",), (64, 64), 4, torch.Generator().manual_seed(0)) for _ in range(2)]
     padding = torch.zeros(2, 64, 64, dtype=torch.bool)
     torch.manual_seed(1)
-    expected = head.loss(head(features, padding), targets)
+    expected = head.loss(head(features, padding), targets, LossContext())
     with Accelerator(torch.float64) as accelerator:
         moved(head)
         there = [{**target, "panoptic": target["panoptic"].to(DEVICE)} for target in targets]
         features, padding = [x.to(DEVICE) for x in features], padding.to(DEVICE)
         accelerator.waits.clear()
         torch.manual_seed(1)
-        losses = head.loss(head(features, padding), there)
+        losses = head.loss(head(features, padding), there, LossContext())
         torch.stack(list(losses.values())).sum().backward()
         assert dict(accelerator.waits) == {"to the CPU": 2}
     for key, value in expected.items():
@@ -167,7 +168,7 @@ def test_what_the_loss_keeps_for_the_backward_pass_does_not_grow_with_the_image(
             return x
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            losses = compare.losses(MaskQueries(logits, embeddings), pixels, targets)
+            losses = compare.losses(MaskQueries(logits, embeddings), pixels, targets, LossContext())
         torch.stack(list(losses.values())).sum().backward()
         assert pixels.grad.abs().sum() > 0
         return sum(sizes.values())
@@ -203,11 +204,11 @@ def test_options_for_short_training_reach_every_parameter(task):
     features = [torch.randn(2, c, 64 // s, 64 // s) for c, s in ((8, 4), (16, 8), (32, 16))]
     needs = head.needs
     targets = [random_targets(needs, (64, 64), 4, torch.Generator().manual_seed(1)), {"size": (64, 64)}]
-    losses = head.loss(head(features, torch.zeros(2, 64, 64, dtype=torch.bool)), targets)
+    losses = head.loss(head(features, torch.zeros(2, 64, 64, dtype=torch.bool)), targets, LossContext())
     assert losses["semantic"] > 0
     torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is not None for p in head.parameters())
-    bare = head.loss(head(features, torch.zeros(2, 64, 64, dtype=torch.bool)), [{"size": (64, 64)}] * 2)
+    bare = head.loss(head(features, torch.zeros(2, 64, 64, dtype=torch.bool)), [{"size": (64, 64)}] * 2, LossContext())
     assert bare["semantic"].requires_grad and float(bare["semantic"].detach()) == 0.0
     assert "cells" not in head.eval()(features, torch.zeros(2, 64, 64, dtype=torch.bool))
 
@@ -216,7 +217,7 @@ def test_losses_in_evaluation_are_the_same_at_each_call():
     head = Mask2Former((16,), (16,), CLASSES, task="instance", **SMALL).eval()
     target = random_targets(("masks", "labels"), (128, 128), 4, torch.Generator().manual_seed(0))
     outputs = head([torch.randn(1, 16, 8, 8)], torch.zeros(1, 128, 128, dtype=torch.bool))
-    first, second = head.loss(outputs, [target]), head.loss(outputs, [target])
+    first, second = head.loss(outputs, [target], LossContext()), head.loss(outputs, [target], LossContext())
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -396,7 +397,7 @@ def test_more_segments_than_queries_are_reported():
     target = random_targets(("masks", "labels"), (128, 128), 4, torch.Generator().manual_seed(0), image_id=7)
     outputs = head([torch.randn(1, 16, 8, 8)], torch.zeros(1, 128, 128, dtype=torch.bool))
     with pytest.warns(UserWarning, match="image 7 has 3 segments, but num_queries is 2: 1 of them are not learned"):
-        head.loss(outputs, [target])
+        head.loss(outputs, [target], LossContext())
     dataset = Dataset()
     dataset.object_counts = lambda: np.array([1, 3, 2])
     for task in ("instance", "panoptic"):

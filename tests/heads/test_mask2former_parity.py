@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
 
 from densevit.interfaces import Class, Targets
+from densevit.losses.context import LossContext
 from densevit_heads.mask2former import Mask2Former, matching, points
 from densevit_heads.mask2former.matching import match
 from densevit_heads.mask2former.segments import Segments
@@ -115,7 +116,7 @@ class Pair:
     def run_ours(self) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
         features = [x.clone().requires_grad_() for x in self.features]
         outputs = self.ours(features, self.padding_mask)
-        return outputs, self.ours.loss(outputs, self.targets), features
+        return outputs, self.ours.loss(outputs, self.targets, LossContext()), features
 
 
 def make_pair(monkeypatch: pytest.MonkeyPatch, padded: bool) -> Pair:

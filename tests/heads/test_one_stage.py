@@ -8,6 +8,7 @@ import torch
 from torchvision.ops import box_convert, nms
 
 from densevit.interfaces import Class, Targets
+from densevit.losses.context import LossContext
 from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import Objects
 from densevit.testing import check_head
@@ -83,9 +84,9 @@ def test_losses_are_those_of_the_dense_loss_with_detr_s_weights():
     features, mask, targets = padded_batch()
     head = make_head().train()
     outputs = head(features, mask, targets)
-    losses = head.loss(outputs, targets)
+    losses = head.loss(outputs, targets, LossContext())
     cells = [outputs[key] for key in ("logits", "boxes", "centres", "padding")]
-    label, l1, giou = dense_detection(*cells, Objects.of(targets, torch.device("cpu")))
+    label, l1, giou = dense_detection(*cells, Objects.of(targets, torch.device("cpu")), LossContext())
     assert losses == {"label": label, "l1": 5 * l1, "giou": 2 * giou}
     sum(losses.values()).backward()
     assert [name for name, p in head.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -96,11 +97,11 @@ def test_an_unlabelled_image_is_left_out_and_an_unlabelled_batch_costs_nothing()
     head = make_head().eval()
     bare: Targets = {"image_id": 1, "size": SIZES[1]}
     part = [0, 2]
-    expected = head.loss(head([features[0][part]], mask[part]), [targets[i] for i in part])
-    found = head.loss(head(features, mask), [targets[0], bare, targets[2]])
+    expected = head.loss(head([features[0][part]], mask[part]), [targets[i] for i in part], LossContext())
+    found = head.loss(head(features, mask), [targets[0], bare, targets[2]], LossContext())
     for name in expected:
         torch.testing.assert_close(found[name], expected[name])
-    assert [loss.item() for loss in head.loss(head(features, mask), [bare] * 3).values()] == [0, 0, 0]
+    assert [loss.item() for loss in head.loss(head(features, mask), [bare] * 3, LossContext()).values()] == [0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Class
+from densevit.losses.context import LossContext
 from densevit.model import DenseModel, create_backbone
 from densevit.testing import check_head
 from densevit_backbones.vit import ViT
@@ -136,7 +137,7 @@ def test_losses_of_a_padded_batch_match_those_of_each_image():
     targets = [{"size": size, "semantic": torch.randint(4, size, dtype=torch.uint8)} for size in sizes]
     del targets[2]["semantic"]
     outputs = head(features, mask((48, 64), 3), targets)
-    losses = head.loss(outputs, targets)
+    losses = head.loss(outputs, targets, LossContext())
     assert list(losses) == ["cross_entropy", "dice", "auxiliary"]
 
     def expected(logits):
@@ -165,7 +166,7 @@ def test_only_ignore_has_zero_gradients(decoder):
     head = Setr(*PYRAMID, CLASSES, decoder, **SMALL, **options)
     ignored = torch.full((64, 64), 255, dtype=torch.uint8)
     targets = [{"size": (64, 64), "semantic": ignored}] * 2
-    losses = head.loss(head(make_features(PYRAMID, (64, 64)), mask((64, 64)), targets), targets)
+    losses = head.loss(head(make_features(PYRAMID, (64, 64)), mask((64, 64)), targets), targets, LossContext())
     assert {name: float(x.detach()) for name, x in losses.items()} == dict.fromkeys(losses, 0.0)
     sum(losses.values()).backward()
     for name, parameter in head.named_parameters():
@@ -182,7 +183,9 @@ def test_class_weights_and_ohem_reach_the_loss():
         head = Setr(*PLAIN, CLASSES, **SMALL, **options)
         with torch.no_grad():
             head.decode.classifier.weight.mul_(100)
-        found.append(float(head.loss(head(features, mask((48, 64)), targets), targets)["cross_entropy"].detach()))
+        found.append(
+            float(head.loss(head(features, mask((48, 64)), targets), targets, LossContext())["cross_entropy"].detach())
+        )
     assert len({round(x, 3) for x in found}) == 4
     assert found[3] > 1.5 * found[0]  # the hardest pixels alone
 
@@ -267,7 +270,7 @@ def test_every_backbone_trains_and_predicts(name, options, decoder):
         targets = {"semantic": labels, "size": size, "original_size": (70, 90)}
         samples.append({"image": torch.randint(256, (3, *size), dtype=torch.uint8), "targets": targets})
     batch = collate(samples, model.multiple)
-    losses = model.train().loss(model(batch), batch["targets"])
+    losses = model.train().loss(model(batch), batch["targets"], LossContext())
     assert list(losses) == ["segmentation/cross_entropy", "segmentation/auxiliary"]
     sum(losses.values()).backward()
     for key, parameter in model.named_parameters():

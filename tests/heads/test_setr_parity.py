@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Class
+from densevit.losses.context import LossContext
 from densevit_heads.setr import Setr
 
 WIDTH, BRANCH, CHANNELS, K = 8, 6, 12, 5
@@ -213,7 +214,7 @@ def test_losses_and_gradients_in_training(pair, decoder):
     own = [x.detach().clone().requires_grad_() for x in features]
     outputs = ours(own, torch.zeros(3, 48, 80, dtype=torch.bool), [])
     assert len(outputs["auxiliary"]) == len(auxiliary) == (4 if decoder == "mla" else 3)
-    losses = ours.loss(outputs, [{"semantic": x, "size": (48, 80)} for x in labels])
+    losses = ours.loss(outputs, [{"semantic": x, "size": (48, 80)} for x in labels], LossContext())
     torch.testing.assert_close(losses["cross_entropy"], terms[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(losses["auxiliary"], 0.4 * sum(terms[1:]), rtol=1e-4, atol=1e-5)
     sum(losses.values()).backward()

@@ -52,7 +52,7 @@ class Mean(Head):
         mean = self.dropout(self.gain * features[-1].mean((2, 3)))
         return {"logits": mean, "grid": torch.tensor(padding_mask.shape[1:])}
 
-    def loss(self, outputs, targets):
+    def loss(self, outputs, targets, context):
         return {"mean": outputs["logits"].mean()}
 
     def predict(self, outputs, targets):

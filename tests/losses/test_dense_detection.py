@@ -4,6 +4,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
 from densevit.losses.classification import matchability_aware
+from densevit.losses.context import LossContext
 from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import Objects
 from densevit.losses.task_aligned_assigner import task_aligned
@@ -49,20 +50,22 @@ def test_terms_are_sums_over_cells_by_hand(batch: tuple[Tensor, ...]):
                 giou += quality * (1 - generalized_box_iou(*corners).item())
             label += matchability_aware(logits[b, s].detach(), wanted).sum().item()
     assert total > 1
-    found = dense_detection(logits, boxes, centres, padding, objects())
+    found = dense_detection(logits, boxes, centres, padding, objects(), LossContext())
     assert [x.item() for x in found] == pytest.approx([label / total, l1 / total, giou / total], rel=1e-5)
 
 
 def test_padding_is_ignored(batch: tuple[Tensor, ...]):
     logits, boxes, centres, padding = batch
-    found = dense_detection(logits, boxes, centres, padding, objects())
+    found = dense_detection(logits, boxes, centres, padding, objects(), LossContext())
     gradients = torch.autograd.grad(sum(found), (logits, boxes))
     for gradient in gradients:
         assert gradient.isfinite().all()
         assert gradient[padding].abs().max() == 0
         assert gradient[~padding].abs().max() > 0
     noisy = torch.where(padding[..., None], 50.0, logits)
-    again = dense_detection(noisy, torch.where(padding[..., None], 0.9, boxes), centres, padding, objects())
+    again = dense_detection(
+        noisy, torch.where(padding[..., None], 0.9, boxes), centres, padding, objects(), LossContext()
+    )
     assert [x.item() for x in again] == [x.item() for x in found]
 
 
@@ -74,7 +77,7 @@ def test_an_object_at_the_border_is_not_assigned_to_padding():
     large = small._replace(boxes=torch.tensor([[1.0, 0.5, 0.9, 0.9]]))
     for objects in (small, large):
         logits, boxes = torch.zeros(1, 2, 1, requires_grad=True), torch.full((1, 2, 4), 0.5, requires_grad=True)
-        found = dense_detection(logits, boxes, centres, torch.tensor([[False, True]]), objects)
+        found = dense_detection(logits, boxes, centres, torch.tensor([[False, True]]), objects, LossContext())
         sum(found).backward()
         assert found.l1 > 0
         assert (boxes.grad[0].abs().amax(-1) > 0).tolist() == [True, False]
@@ -83,7 +86,9 @@ def test_an_object_at_the_border_is_not_assigned_to_padding():
 def test_a_map_without_objects_has_only_the_class_loss(batch: tuple[Tensor, ...]):
     logits, boxes, centres, padding = batch
     none = torch.zeros(0, dtype=torch.long)
-    found = dense_detection(logits, boxes, centres, padding, Objects(torch.zeros(0, 4), none, none, [0, 0], [0, 1]))
+    found = dense_detection(
+        logits, boxes, centres, padding, Objects(torch.zeros(0, 4), none, none, [0, 0], [0, 1]), LossContext()
+    )
     expected = matchability_aware(logits, torch.zeros_like(logits))[~padding].sum()
     assert found.label.item() == pytest.approx(expected.item(), rel=1e-5)
     assert found.l1.item() == found.giou.item() == 0
@@ -95,7 +100,7 @@ def test_an_empty_batch_is_0_and_differentiable(batch: tuple[Tensor, ...]):
     logits, boxes, centres, padding = batch
     none = torch.zeros(0, dtype=torch.long)
     found = dense_detection(
-        logits[:0], boxes[:0], centres[:0], padding[:0], Objects(torch.zeros(0, 4), none, none, [], [])
+        logits[:0], boxes[:0], centres[:0], padding[:0], Objects(torch.zeros(0, 4), none, none, [], []), LossContext()
     )
     assert [x.item() for x in found] == [0, 0, 0]
     sum(found).backward()

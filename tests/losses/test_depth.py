@@ -6,20 +6,28 @@ import numpy as np
 import pytest
 import torch
 
-from densevit.losses import depth, distributed, normalisers, relative_depth
-
-METRIC = [depth.l1, depth.berhu, depth.silog]
-
-
-def relative_gradient(align, prediction, truth):
-    return relative_depth.gradient_matching(*align(prediction, truth))
+from densevit.losses import depth, relative_depth
+from densevit.losses.context import LossContext
 
 
+def of_one_process(loss):
+    """The loss with a context that may be left out."""
+    return lambda prediction, truth, context=None: loss(prediction, truth, context or LossContext())
+
+
+def relative_gradient(align, prediction, truth, context):
+    return relative_depth.gradient_matching(*align(prediction, truth), context)
+
+
+METRIC = [of_one_process(loss) for loss in (depth.l1, depth.berhu, depth.silog)]
 RELATIVE = [
-    relative_depth.scale_and_shift_invariant,
-    relative_depth.trimmed,
-    functools.partial(relative_gradient, relative_depth.least_squares_error),
-    functools.partial(relative_gradient, relative_depth.robust_error),
+    of_one_process(loss)
+    for loss in (
+        relative_depth.scale_and_shift_invariant,
+        relative_depth.trimmed,
+        functools.partial(relative_gradient, relative_depth.least_squares_error),
+        functools.partial(relative_gradient, relative_depth.robust_error),
+    )
 ]
 NAMES = ["l1", "berhu", "silog", "ssi", "trimmed", "least squares gradient", "robust gradient"]
 ALL = pytest.mark.parametrize("loss", [*METRIC, *RELATIVE], ids=NAMES)
@@ -185,24 +193,26 @@ def test_only_least_squares_alignment_is_invariant_to_the_sign():
     prediction, truth = batch()
     ssi, trimmed = relative_depth.scale_and_shift_invariant, relative_depth.trimmed
     assert ssi(-prediction, truth).item() == pytest.approx(ssi(prediction, truth).item(), rel=1e-4)
-    assert trimmed(-prediction, truth).item() > 1.2 * trimmed(prediction, truth).item()
+    assert trimmed(-prediction, truth, LossContext()).item() > 1.2 * trimmed(prediction, truth, LossContext()).item()
 
 
 def test_silog_of_a_wrong_scale_alone_by_hand():
     """g = log 2 everywhere: 10 sqrt(0.15) log 2, and sqrt(0.5) with Eigen's focus; 0 for a perfect prediction."""
     truth = torch.rand(2, 5, 5) + 1
-    assert depth.silog(2 * truth, truth).item() == pytest.approx(10 * 0.15**0.5 * np.log(2), rel=1e-5)
-    assert depth.silog(2 * truth, truth, variance_focus=0.5).item() == pytest.approx(
+    assert depth.silog(2 * truth, truth, LossContext()).item() == pytest.approx(10 * 0.15**0.5 * np.log(2), rel=1e-5)
+    assert depth.silog(2 * truth, truth, LossContext(), variance_focus=0.5).item() == pytest.approx(
         10 * 0.5**0.5 * np.log(2), rel=1e-5
     )
     perfect = truth.clone().requires_grad_()
-    depth.silog(perfect, truth).backward()
+    depth.silog(perfect, truth, LossContext()).backward()
     assert perfect.grad.isfinite().all()
 
 
 def test_berhu_by_hand():
     """Errors 1 and 10: c = 2; (1 + (100 + 4) / 4) / 2."""
-    assert depth.berhu(torch.tensor([[[2.0, 15.0]]]), torch.tensor([[[1.0, 5.0]]])).item() == pytest.approx(13.5)
+    assert depth.berhu(
+        torch.tensor([[[2.0, 15.0]]]), torch.tensor([[[1.0, 5.0]]]), LossContext()
+    ).item() == pytest.approx(13.5)
 
 
 @ALL
@@ -220,14 +230,13 @@ def test_half_precision_is_computed_in_fp32(loss, dtype):
 
 
 @ALL
-def test_losses_of_two_processes_average_to_the_loss_of_the_whole_batch(loss, monkeypatch):
+def test_losses_of_two_processes_average_to_the_loss_of_the_whole_batch(loss):
     """Two processes with three images and one: the mean of their losses is that of all four."""
     prediction, truth = batch(B=4)
     truth[1] = 0
     whole = loss(prediction, truth).item()
-    monkeypatch.setattr(distributed, "process_count", lambda: 2)
-    monkeypatch.setattr(normalisers, "mean_over_processes", lambda x: torch.tensor(3.0) / 2)
-    parts = [loss(prediction[s], truth[s]).item() for s in (slice(0, 3), slice(3, 4))]
+    context = LossContext(processes=2, counts={"images": torch.tensor(3.0) / 2})
+    parts = [loss(prediction[s], truth[s], context).item() for s in (slice(0, 3), slice(3, 4))]
     assert sum(parts) / 2 == pytest.approx(whole, rel=1e-5)
 
 

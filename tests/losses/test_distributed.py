@@ -12,6 +12,7 @@ from torch import Tensor, distributed
 
 from densevit.interfaces import Class, Head, Targets
 from densevit.layers.precision import autocast_off
+from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes, process_count
 from densevit_heads.deformable_detr import DeformableDetr
 from densevit_heads.detr import Detr
@@ -72,7 +73,7 @@ def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
     with ExitStack() as stack:
         for module in (points, matching, criterion):
             stack.enter_context(mock.patch.object(module, "random_points", same_points))
-        losses = head.loss(head([features[images]], mask, chosen), chosen)
+        losses = head.loss(head([features[images]], mask, chosen), chosen, LossContext.of_processes())
     sum(losses.values()).backward()
     return torch.stack(list(losses.values())).detach(), {n: p.grad for n, p in head.named_parameters()}
 

@@ -10,6 +10,7 @@ from torch import distributed
 from torch.nn import functional as F
 
 from densevit.interfaces import IGNORE
+from densevit.losses.context import LossContext
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_maps
 
 K = 5
@@ -28,7 +29,7 @@ def make(B=3, H=6, W=7):
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["even", "weighted"])
 def test_cross_entropy_matches_torch(weights, smoothing):
     logits, labels = make()
-    found = cross_entropy(logits, labels, weights, smoothing)
+    found = cross_entropy(logits, labels, LossContext(), weights, smoothing)
     expected = F.cross_entropy(logits, labels, weights, ignore_index=IGNORE, label_smoothing=smoothing)
     torch.testing.assert_close(found, expected)
     found_gradient, expected_gradient = (torch.autograd.grad(x, logits)[0] for x in (found, expected))
@@ -49,7 +50,7 @@ def brute_force_dice(logits, labels):
 def test_dice_matches_brute_force():
     logits, labels = make()
     labels[0][labels[0] == 2] = 1  # a class that one image lacks
-    found, expected = dice(logits, labels), brute_force_dice(logits, labels)
+    found, expected = dice(logits, labels, LossContext()), brute_force_dice(logits, labels)
     torch.testing.assert_close(found, expected)
     found_gradient, expected_gradient = (torch.autograd.grad(x, logits)[0] for x in (found, expected))
     torch.testing.assert_close(found_gradient, expected_gradient)
@@ -58,7 +59,7 @@ def test_dice_matches_brute_force():
 def test_dice_of_a_perfect_map_is_0():
     _, labels = make()
     perfect = 100 * F.one_hot(labels.clamp(max=K - 1), K).permute(0, 3, 1, 2).float()
-    assert float(dice(perfect, labels)) == pytest.approx(0, abs=1e-6)
+    assert float(dice(perfect, labels, LossContext())) == pytest.approx(0, abs=1e-6)
 
 
 def mmsegmentation_ohem(logits, labels, threshold, min_kept):
@@ -98,8 +99,8 @@ def test_hard_pixels_may_be_none():
     "loss",
     [
         cross_entropy,
-        lambda x, y: cross_entropy(x, y, WEIGHTS, 0.1),
-        lambda x, y: cross_entropy(x, hard_pixels(x, y, 0.7, 10)),
+        lambda x, y: cross_entropy(x, y, LossContext(), WEIGHTS, 0.1),
+        lambda x, y: cross_entropy(x, hard_pixels(x, y, 0.7, 10), LossContext()),
         dice,
     ],
     ids=["cross-entropy", "weighted", "hard pixels", "dice"],
@@ -117,16 +118,16 @@ def test_only_ignore_gives_a_differentiable_0(loss):
 
 def test_a_class_without_weight_alone_is_zero():
     logits, labels = make()
-    assert float(cross_entropy(logits, torch.full_like(labels, 3), WEIGHTS).detach()) == 0
+    assert float(cross_entropy(logits, torch.full_like(labels, 3), LossContext(), WEIGHTS).detach()) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_losses_are_fp32_under_autocast(dtype):
     logits, labels = make()
     low = logits.detach().to(dtype)
-    expected = [cross_entropy(low.float(), labels, WEIGHTS), dice(low.float(), labels)]
+    expected = [cross_entropy(low.float(), labels, LossContext(), WEIGHTS), dice(low.float(), labels, LossContext())]
     with torch.autocast("cpu", dtype):
-        found = [cross_entropy(low, labels, WEIGHTS), dice(low, labels)]
+        found = [cross_entropy(low, labels, LossContext(), WEIGHTS), dice(low, labels, LossContext())]
     assert [x.dtype for x in found] == [torch.float32] * 2
     assert found == expected
 
@@ -152,8 +153,8 @@ def test_label_maps_are_padded_with_ignore():
 SHARES = [[0, 2, 3], [1]]
 LOSSES = {
     "cross-entropy": cross_entropy,
-    "weighted": lambda x, y: cross_entropy(x, y, WEIGHTS, 0.1),
-    "hard pixels": lambda x, y: cross_entropy(x, hard_pixels(x, y, 0.5, 3)),
+    "weighted": lambda x, y: cross_entropy(x, y, LossContext(), WEIGHTS, 0.1),
+    "hard pixels": lambda x, y: cross_entropy(x, hard_pixels(x, y, 0.5, 3), LossContext()),
     "dice": dice,
 }
 BATCHES = {"labelled": [], "one process without a label": [1], "one image": [0, 1, 2], "none": [0, 1, 2, 3]}  # ignored

@@ -11,6 +11,7 @@ from transformers.loss.loss_rt_detr import RTDetrLoss
 
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import matchability_aware
+from densevit.losses.context import LossContext
 from densevit.losses.matching import Matches, Objects, hungarian
 from densevit.losses.set_prediction import Classification, set_losses
 
@@ -51,7 +52,7 @@ def one_hot(objects: Objects, matches: Matches, layer: int, values: Tensor) -> T
 
 def test_softmax_is_weighted_cross_entropy_layer_by_layer(batch: tuple[Tensor, Tensor, Objects, Matches]):
     logits, boxes, objects, matches = batch
-    found = set_losses(logits, boxes, objects, matches, no_object_weight=0.3)
+    found = set_losses(logits, boxes, objects, matches, LossContext(), no_object_weight=0.3)
     for layer in range(L):
         classes = torch.full((B, Q), K)
         for at, image, query, t in zip(*(x.tolist() for x in matches), strict=True):
@@ -67,7 +68,7 @@ def test_softmax_is_weighted_cross_entropy_layer_by_layer(batch: tuple[Tensor, T
 
 def test_focal_matches_torchvision_divided_by_the_number_of_objects(batch: tuple[Tensor, Tensor, Objects, Matches]):
     logits, boxes, objects, matches = batch
-    found = set_losses(logits[..., :K], boxes, objects, matches, "focal")
+    found = set_losses(logits[..., :K], boxes, objects, matches, LossContext(), "focal")
     for layer in range(L):
         target = one_hot(objects, matches, layer, torch.ones(8))
         expected = sigmoid_focal_loss(logits[layer, ..., :K], target, reduction="sum") / 4
@@ -76,7 +77,7 @@ def test_focal_matches_torchvision_divided_by_the_number_of_objects(batch: tuple
 
 def test_mal_targets_are_the_ious_of_the_pairs(batch: tuple[Tensor, Tensor, Objects, Matches]):
     logits, boxes, objects, matches = batch
-    found = set_losses(logits[..., :K], boxes, objects, matches, "mal")
+    found = set_losses(logits[..., :K], boxes, objects, matches, LossContext(), "mal")
     pairs = boxes[matches.layer, matches.image, matches.query].detach(), objects.boxes[matches.target]
     iou = overlaps(*(to_corners(x) for x in pairs))[0].clamp(min=0.01)
     assert iou.max() > 0.05, "some pairs should overlap, or there is nothing to learn"
@@ -105,7 +106,7 @@ def test_losses_with_iou_targets_match_transformers(
     logits, boxes, objects, matches = batch
     logits, boxes = logits[..., :K], boxes.detach()
     boxes[matches.layer, matches.image, matches.query] = objects.boxes[matches.target] * (0.8 + 0.4 * torch.rand(8, 4))
-    found = set_losses(logits, boxes, objects, matches, classification).label
+    found = set_losses(logits, boxes, objects, matches, LossContext(), classification).label
     criterion = SimpleNamespace(num_classes=K, alpha=0.75, mal_alpha=None, gamma=gamma)
     for layer in range(L):
         here = matches.layer == layer
@@ -125,7 +126,7 @@ def test_a_varifocal_target_without_overlap_is_background():
     objects = Objects(torch.tensor([[0.2, 0.2, 0.1, 0.1]]), torch.tensor([1]), torch.tensor([0]), [1], [0])
     zero = torch.tensor([0])
     logits, boxes = torch.randn(1, 1, 1, K), torch.tensor([0.8, 0.8, 0.1, 0.1]).expand(1, 1, 1, 4)
-    found = set_losses(logits, boxes, objects, Matches(zero, zero, zero, zero), "varifocal").label
+    found = set_losses(logits, boxes, objects, Matches(zero, zero, zero, zero), LossContext(), "varifocal").label
     p = logits.sigmoid()
     torch.testing.assert_close(found, -(0.75 * p**2 * (1 - p).log()).sum()[None])
 
@@ -139,7 +140,7 @@ def test_tiny_and_narrow_objects_are_matched_and_learned():
     logits.requires_grad_(), boxes.requires_grad_()
     matches = hungarian(logits, boxes, objects)
     assert sorted(matches.target.tolist()) == [0, 1, 2] and len(set(matches.query.tolist())) == 3
-    found = set_losses(logits, boxes, objects, matches)
+    found = set_losses(logits, boxes, objects, matches, LossContext())
     l1, giou = by_pairs(boxes, objects, matches, 0)
     torch.testing.assert_close((found.l1[0], found.giou[0]), (l1, giou))
     sum(term.sum() for term in found).backward()
@@ -154,7 +155,7 @@ def test_without_objects_boxes_have_no_gradient(classification: str):
     logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
     none = torch.zeros(0, dtype=torch.long)
     objects = Objects(torch.zeros(0, 4), none, none, [0, 0, 0], [0, 1, 2])
-    found = set_losses(logits, boxes, objects, Matches(none, none, none, none), classification)
+    found = set_losses(logits, boxes, objects, Matches(none, none, none, none), LossContext(), classification)
     assert found.l1.tolist() == found.giou.tolist() == [0, 0]
     if classification == "softmax":  # all are "no object", all of one weight
         torch.testing.assert_close(found.label, -logits.log_softmax(-1)[..., -1].mean((1, 2)))
@@ -171,7 +172,9 @@ def test_an_empty_batch_is_0_and_differentiable(classification: str):
     logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
     none = torch.zeros(0, dtype=torch.long)
     objects = Objects(torch.zeros(0, 4), none, none, [], [])
-    found = set_losses(logits[:, []], boxes[:, []], objects, Matches(none, none, none, none), classification)
+    found = set_losses(
+        logits[:, []], boxes[:, []], objects, Matches(none, none, none, none), LossContext(), classification
+    )
     assert [term.tolist() for term in found] == [[0, 0]] * 3
     sum(term.sum() for term in found).backward()
     assert logits.grad.abs().max() == boxes.grad.abs().max() == 0
@@ -182,9 +185,9 @@ def test_losses_are_fp32_under_autocast(batch: tuple[Tensor, Tensor, Objects, Ma
     logits, boxes, objects, matches = batch
     logits = (logits if classification == "softmax" else logits[..., :K]).detach().bfloat16()
     boxes = boxes.detach().bfloat16()
-    expected = set_losses(logits.float(), boxes.float(), objects, matches, classification)
+    expected = set_losses(logits.float(), boxes.float(), objects, matches, LossContext(), classification)
     with torch.autocast("cpu", torch.bfloat16):
-        found = set_losses(logits, boxes, objects, matches, classification)
+        found = set_losses(logits, boxes, objects, matches, LossContext(), classification)
     for own, theirs in zip(found, expected, strict=True):
         assert own.dtype == torch.float32 and torch.equal(own, theirs)
 
@@ -192,8 +195,8 @@ def test_losses_are_fp32_under_autocast(batch: tuple[Tensor, Tensor, Objects, Ma
 def test_object_count_replaces_the_number_of_objects(batch: tuple[Tensor, Tensor, Objects, Matches]):
     """Denoising has several predictions per object."""
     logits, boxes, objects, matches = batch
-    once = set_losses(logits, boxes, objects, matches)
-    third = set_losses(logits, boxes, objects, matches, object_count=torch.tensor(12.0))
+    once = set_losses(logits, boxes, objects, matches, LossContext())
+    third = set_losses(logits, boxes, objects, matches, LossContext(), object_count=torch.tensor(12.0))
     torch.testing.assert_close(third.l1, once.l1 / 3)
     torch.testing.assert_close(third.giou, once.giou / 3)
     torch.testing.assert_close(third.label, once.label)

@@ -46,7 +46,7 @@ class Sound(Head):
     def labelled(self, targets):
         return [i for i, target in enumerate(targets) if "boxes" in target and "labels" in target]
 
-    def loss(self, outputs, targets):
+    def loss(self, outputs, targets, context):
         nothing = 0 * (outputs["logits"].sum() + outputs["boxes"].sum())
         terms = {"label": nothing, "l1": nothing}
         labelled = self.labelled(targets)
@@ -133,23 +133,23 @@ class WholeCells(Sound):
 class MissingKey(Sound):
     """Returns a term only if there are objects."""
 
-    def loss(self, outputs, targets):
-        losses = super().loss(outputs, targets)
+    def loss(self, outputs, targets, context):
+        losses = super().loss(outputs, targets, context)
         return losses if any(len(target.get("boxes", ())) for target in targets) else {"label": losses["label"]}
 
 
 class VectorLoss(Sound):
     """One loss per image."""
 
-    def loss(self, outputs, targets):
-        return {name: value.repeat(len(targets)) for name, value in super().loss(outputs, targets).items()}
+    def loss(self, outputs, targets, context):
+        return {name: value.repeat(len(targets)) for name, value in super().loss(outputs, targets, context).items()}
 
 
 class MeanOverNothing(Sound):
     """Divides by the number of objects."""
 
-    def loss(self, outputs, targets):
-        losses = super().loss(outputs, targets)
+    def loss(self, outputs, targets, context):
+        losses = super().loss(outputs, targets, context)
         objects = sum(len(targets[i]["boxes"]) for i in self.labelled(targets))
         return {**losses, "l1": losses["l1"] / objects} if self.labelled(targets) else losses
 
@@ -157,8 +157,8 @@ class MeanOverNothing(Sound):
 class LooseWithoutLabels(Sound):
     """A new zero without labels."""
 
-    def loss(self, outputs, targets):
-        losses = super().loss(outputs, targets)
+    def loss(self, outputs, targets, context):
+        losses = super().loss(outputs, targets, context)
         return losses if self.labelled(targets) else {name: torch.zeros(()) for name in losses}
 
 
@@ -172,9 +172,9 @@ class UnlabelledIsEmpty(Sound):
 class DividesByBatch(Sound):
     """Divides by the number of images, labelled or not."""
 
-    def loss(self, outputs, targets):
+    def loss(self, outputs, targets, context):
         part = len(self.labelled(targets)) / len(targets)
-        return {name: part * value for name, value in super().loss(outputs, targets).items()}
+        return {name: part * value for name, value in super().loss(outputs, targets, context).items()}
 
 
 class DeadParameter(Sound):
@@ -192,20 +192,20 @@ class HalfLoss(Sound):
         energy = (100 * features[-1] * features[-1]).float().mean()
         return {**super().forward(features, padding_mask, targets), "energy": energy}
 
-    def loss(self, outputs, targets):
+    def loss(self, outputs, targets, context):
         part = 1e-6 if self.labelled(targets) else 0
-        losses = super().loss(outputs, targets)
+        losses = super().loss(outputs, targets, context)
         return {**losses, "label": losses["label"] + part * outputs["energy"]}
 
 
 class ScalesTargets(Sound):
     """Scales the boxes in place."""
 
-    def loss(self, outputs, targets):
+    def loss(self, outputs, targets, context):
         for target in targets:
             if "boxes" in target:
                 target["boxes"] /= 2
-        return super().loss(outputs, targets)
+        return super().loss(outputs, targets, context)
 
 
 class ScalesFeatures(Sound):
@@ -410,7 +410,7 @@ class Segmenter(Maps):
 
     task, needs = "segmentation", ("semantic",)
 
-    def loss(self, outputs, targets):
+    def loss(self, outputs, targets, context):
         total, count = 0 * outputs["map"].sum(), 0
         for i, target in enumerate(targets):
             if "semantic" in target:
@@ -434,7 +434,7 @@ class Depth(Maps):
             raise ValueError("depth has no classes")
         super().__init__(channels, strides, classes)
 
-    def loss(self, outputs, targets):
+    def loss(self, outputs, targets, context):
         total, count = 0 * outputs["map"].sum(), 0
         for i, target in enumerate(targets):
             if "depth" in target:
@@ -580,7 +580,7 @@ class Keypoints(Sound):
 
     task, needs = "keypoints", ("gaze",)
 
-    def loss(self, outputs, targets):
+    def loss(self, outputs, targets, context):
         raise AssertionError("there is no keypoint to learn from")
 
 
@@ -675,7 +675,7 @@ class Vectors(Maps):
         self.out = nn.Conv2d(channels[0], 3, 1)
         self.target_types = {"directions": VectorMap()}
 
-    def loss(self, outputs, targets):
+    def loss(self, outputs, targets, context):
         total = 0 * outputs["map"].sum()
         for i, target in enumerate(targets):
             if "directions" in target:

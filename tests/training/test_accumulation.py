@@ -18,7 +18,7 @@ from densevit import registry
 from densevit.config import DataSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch, Class, Dataset, Sample
-from densevit.losses.normalisers import accumulated, step_counts
+from densevit.losses.context import LossContext, step_context
 from densevit.model import DenseModel, create_backbone, create_head
 from densevit.training.data_module import DenseDataModule
 from densevit.training.dense_module import DenseModule
@@ -174,8 +174,8 @@ def test_counts_of_targets_are_what_losses_are_divided_by(case: str) -> None:
     losses = []
     for counts in ([], [head.loss_counts(batch["targets"])]):
         torch.manual_seed(1)
-        with accumulated(step_counts({"head": counts} if counts else {}, 1, torch.device("cpu"))):
-            losses.append(model.loss(model(batch), batch["targets"]))
+        context = step_context({"head": counts} if counts else {}, 1, 0, torch.device("cpu"))
+        losses.append(model.loss(model(batch), batch["targets"], context))
     assert counts[0]
     for term, value in losses[0].items():
         torch.testing.assert_close(losses[1][term], value, rtol=1e-5, atol=1e-6, msg=term)
@@ -190,8 +190,8 @@ def batch_of(images: list[int]) -> Batch:
     return collate([Labelled("train")[i] for i in images], 32)
 
 
-def summed(model: DenseModel, batch: Batch) -> Tensor:
-    return torch.stack(list(model.loss(model(batch), batch["targets"]).values())).sum()
+def summed(model: DenseModel, batch: Batch, context: LossContext | None = None) -> Tensor:
+    return torch.stack(list(model.loss(model(batch), batch["targets"], context).values())).sum()
 
 
 class Losses(torch.nn.Module):
@@ -199,8 +199,8 @@ class Losses(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch) -> Tensor:
-        return summed(self.model, batch)
+    def forward(self, batch: Batch, context: LossContext) -> Tensor:
+        return summed(self.model, batch, context)
 
 
 def run_process(rank: int, folder: Path) -> None:
@@ -210,11 +210,10 @@ def run_process(rank: int, folder: Path) -> None:
         model = model_of(head)
         freeze_unused(model)  # as in training with several processes
         parallel, batches = DistributedDataParallel(Losses(model)), [batch_of(images) for images in SHARES[rank]]
-        counts = {"head": [model.heads["head"].loss_counts(batch["targets"]) for batch in batches]}  # type: ignore[operator]
-        with accumulated(step_counts(counts, len(batches), torch.device("cpu"))):
-            with parallel.no_sync():
-                (parallel(batches[0]) / 2).backward()
-            (parallel(batches[1]) / 2).backward()
+        context = model.loss_context([batch["targets"] for batch in batches])
+        with parallel.no_sync():
+            (parallel(batches[0], context) / 2).backward()
+        (parallel(batches[1], context) / 2).backward()
         found[head] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     torch.save(found, folder / f"{rank}.pt")
     distributed.destroy_process_group()

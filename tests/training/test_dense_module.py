@@ -66,7 +66,7 @@ class Threshold(Head):
     def forward(self, features, padding_mask, targets=None):
         return {"logits": features[0].mean(1) - self.bias}
 
-    def loss(self, outputs, targets):
+    def loss(self, outputs, targets, context):
         return {"l2": outputs["logits"].square().mean()}
 
     def predict(self, outputs, targets):

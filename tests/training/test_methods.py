@@ -19,6 +19,7 @@ from densevit.config import Config, from_mapping
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, PluginError, WeightsError
 from densevit.interfaces import Backbone, Batch, Losses, Method
+from densevit.losses.context import LossContext
 from densevit.model import build_model
 from densevit.training.callbacks.progress import ProgressLines
 from densevit.training.checks import check_training
@@ -55,7 +56,7 @@ class Denoising(Method):
         self.teacher = copy.deepcopy(model.backbone).requires_grad_(False)
         self.register_buffer("updates", torch.tensor(0))
 
-    def training_step(self, model: Any, batch: Batch) -> Losses:
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         pixels = model.normalise(batch["images"], batch["padding_mask"])
         [features] = model.backbone(pixels + self.noise * torch.randn_like(pixels))
         [teacher] = self.teacher(pixels)
@@ -79,15 +80,20 @@ class Denoising(Method):
 class Silent(Method):
     """Has no validation loss."""
 
-    def training_step(self, model: Any, batch: Batch) -> Losses:
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         return {"mean": model.backbone(model.normalise(batch["images"], batch["padding_mask"]))[0].square().mean()}
 
 
 class Bare(Method):
     """Returns a tensor in place of a dict."""
 
-    def training_step(self, model: Any, batch: Batch) -> Any:
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Any:
         return model.backbone(model.normalise(batch["images"], batch["padding_mask"]))[0].mean((1, 2, 3))
+
+
+class Old(Silent):
+    def training_step(self, model: Any, batch: Batch) -> Any:
+        return {}
 
 
 class Cropped(Silent):
@@ -300,6 +306,8 @@ def test_without_validation_loss_the_latest_weights_are_saved(
 
 
 def test_wrong_losses_are_an_error_with_what_was_found(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"method Old: its training_step takes no context\. Fix: def training_step"):
+        fit(config(Old), run_dir=tmp_path / "run")
     expected = r"method Bare: training_step returned float32 \(2,\); a dict of scalar tensors is expected"
     with pytest.raises(PluginError, match=expected):
         fit(config(Bare), run_dir=tmp_path / "run")

@@ -18,7 +18,7 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import DensevitError, TrainingError
-from densevit.losses.matching import finite_costs, non_finite_costs_allowed
+from densevit.losses.matching import finite_costs
 from densevit.training.callbacks.non_finite import NonFinite
 from densevit.training.run import fit
 from tests.training.test_run import assert_same, weights
@@ -235,6 +235,5 @@ def test_nan_in_one_of_two_processes(poisoned, project, tmp_path):
 def test_costs_that_are_not_finite_are_replaced_only_where_allowed():
     matrix = np.array([[[0.5, np.nan, np.inf]]])
     with pytest.raises(DensevitError, match="the image"):
-        finite_costs(matrix, lambda: "the image")
-    with non_finite_costs_allowed():
-        assert finite_costs(matrix, lambda: "the image").tolist() == [[[0.5, 1e6, 1e6]]]
+        finite_costs(matrix, lambda: "the image", strict=True)
+    assert finite_costs(matrix, lambda: "the image", strict=False).tolist() == [[[0.5, 1e6, 1e6]]]

@@ -14,6 +14,7 @@ from densevit.data.build import build_data
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
 from densevit.interfaces import Head
+from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes
 from densevit.model import build_model
 from densevit.training.run import evaluate, fit, train
@@ -42,7 +43,7 @@ class Embedding(Head):
     def forward(self, features: Any, padding_mask: Any, targets: Any = None) -> Any:
         return {"map": self.layer(features[-1])}
 
-    def loss(self, outputs: Any, targets: Any) -> Any:
+    def loss(self, outputs: Any, targets: Any, context: LossContext) -> Any:
         count = mean_over_processes(torch.tensor(float(sum(len(t["boxes"]) for t in targets)))).clamp(min=1)
         return {"l2": self.scale * outputs["map"].square().sum() / count, "l1": outputs["map"].abs().mean()}
 
@@ -67,7 +68,7 @@ def by_hand(run: Path, head: str) -> float:
         sample = data.val_transform(data.val[index])
         batch = collate([sample], model.multiple)
         with torch.no_grad():
-            terms = model.heads[head].loss(model(batch)[head], batch["targets"])
+            terms = model.heads[head].loss(model(batch)[head], batch["targets"], LossContext())
         losses.append(sum(float(term) for term in terms.values()))
     return sum(losses) / len(losses)
 
@@ -143,5 +144,5 @@ def test_heads_see_images_one_by_one_and_unlabelled_ones_not_at_all(config_file:
     assert found[1] == {}
     for index in (0, 2):
         outputs = model(collate([samples[index]], model.multiple))["own"]
-        terms = model.heads["own"].loss(outputs, [samples[index]["targets"]])
+        terms = model.heads["own"].loss(outputs, [samples[index]["targets"]], LossContext())
         assert found[index]["loss"] == pytest.approx(sum(float(term) for term in terms.values()), rel=1e-5)

@@ -7,7 +7,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Class, Dataset, Head, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, Dataset, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.mlp import Mlp
 from densevit.losses.matching import MatchingCosts, Objects
 from densevit_heads.deformable_detr.levels import GROUPS, LevelProjections, Levels
@@ -235,10 +235,10 @@ class DeformableDetr(Head):
         groups = None if self.denoising is None else self.denoising.groups_of
         return self.criterion.loss_counts(object_counts(targets), groups)
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `label`, `l1`, `giou` of the last layer, `auxiliary` (sum of the others) and, by option, `proposals`,
         `denoising`, `dense` and `hybrid`."""
-        return self.criterion.losses(outputs, targets)
+        return self.criterion.losses(outputs, targets, context)
 
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Returns the Q top-scoring (query, class) pairs by descending score."""

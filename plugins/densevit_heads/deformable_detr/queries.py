@@ -13,7 +13,7 @@ from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit_heads.deformable_detr.levels import Levels
 from densevit_heads.deformable_detr.prediction import EPS
 from densevit_heads.set_prediction.boxes import refine
-from densevit_heads.set_prediction.queries import Queries, top_cells
+from densevit_heads.set_prediction.queries import Queries, TopCells
 
 MARGIN = 0.01  # cells closer to the border of the image propose nothing
 
@@ -66,7 +66,7 @@ class TwoStage(nn.Module):
         self.num_queries, self.width, self.all_classes = num_queries, width, all_classes
         self.project = Linear(width, width)
         self.norm = nn.LayerNorm(width)
-        self.label_head, self.box_head = label_head, box_head
+        self.label_head, self.box_head, self.top_cells = label_head, box_head, TopCells()
         self.embed, self.embed_norm = self._embedding_layers()
         for layer in (self.project, *self.embed.modules()):
             if isinstance(layer, nn.Linear):
@@ -95,7 +95,7 @@ class TwoStage(nn.Module):
         Padding comes last; the authors' code ranks it by the score of features of 0.
         """
         scores = (proposals.logits.amax(-1) if self.all_classes else proposals.logits[..., 0]).float()
-        logits, boxes = top_cells(scores, proposals.padding, self.num_queries, proposals.logits, proposals.boxes)
+        logits, boxes = self.top_cells(scores, proposals.padding, self.num_queries, proposals.logits, proposals.boxes)
         return logits, boxes
 
     def queries(self, boxes: Tensor) -> Queries:

@@ -6,7 +6,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Class, Dataset, Head, Losses, Outputs, Predictions, RecordedAttention, Targets
+from densevit.interfaces import (
+    Class,
+    Dataset,
+    Head,
+    LossContext,
+    Losses,
+    Outputs,
+    Predictions,
+    RecordedAttention,
+    Targets,
+)
 from densevit.layers.mlp import Mlp
 from densevit.layers.positions import LearnedPositions, mask_on_grid, sine_map
 from densevit.losses.matching import MatchingCosts, Objects
@@ -268,9 +278,9 @@ class Detr(Head):
         groups = None if self.denoising is None else self.denoising.groups_of
         return self.criterion.loss_counts(object_counts(targets), groups)
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `label`, `l1`, `giou` of the last layer, `auxiliary` (sum of the others), `denoising` and `dense`."""
-        return self.criterion.losses(outputs, targets)
+        return self.criterion.losses(outputs, targets, context)
 
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Returns the Q top-scoring (query, class) pairs by descending score; with softmax, one class per query."""

@@ -5,7 +5,7 @@ dense predictions (DDQ).
 import torch
 from torch import Tensor, nn
 
-from densevit.layers.selection import select_top
+from densevit.layers.selection import SelectTop
 from densevit.losses.boxes import overlaps, to_corners
 from densevit_heads.detr.memory import Memory
 from densevit_heads.set_prediction.proposals import Proposals
@@ -52,6 +52,7 @@ class DistinctQueries(nn.Module):
         super().__init__()
         self.num_queries, self.threshold = num_queries, threshold
         self.contents = nn.Linear(width, width)
+        self.select_top = SelectTop()
 
     def forward(self, logits: Tensor, boxes: Tensor, memory: Memory) -> tuple[BoxQueries, Tensor]:
         """logits: (B, S, K). boxes: (B, S, 4) cxcywh. Also returns the logits of the queries, (B, Q, K).
@@ -59,13 +60,13 @@ class DistinctQueries(nn.Module):
         No gradient flows to logits and boxes.
         """
         scores = logits.detach().float().amax(-1).masked_fill(memory.padding, float("-inf"))
-        cells = select_top(scores, self.candidates * self.num_queries)
+        cells = self.select_top(scores, self.candidates * self.num_queries)
         scores = scores.gather(1, cells)
         boxes = _rows(boxes.detach().float(), cells)
         distinct = self._distinct(to_corners(boxes)) & scores.isfinite()  # padding comes last
         rank = distinct.long() * scores.shape[1]
         rank = rank - torch.arange(scores.shape[1], device=rank.device)
-        chosen = select_top(rank, self.num_queries)
+        chosen = self.select_top(rank, self.num_queries)
         cells = cells.gather(1, chosen)
         queries = BoxQueries(self.contents(_rows(memory.tokens, cells)), _rows(boxes, chosen))
         return queries, _rows(logits.detach(), cells)

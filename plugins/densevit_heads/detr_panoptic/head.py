@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, Losses, Outputs, Predictions, RecordedAttention, Targets
+from densevit.interfaces import Class, LossContext, Losses, Outputs, Predictions, RecordedAttention, Targets
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, Objects
 from densevit.losses.set_prediction import Classification
@@ -150,7 +150,7 @@ class DetrPanoptic(Detr):
             masks = self.mask_head(projected, attention.flatten(0, 1), image, features, size)
             return {**outputs, "masks": masks.unflatten(0, (B, Q))}
         objects = Objects.of(segments.targets, attention.device)
-        matches = self.criterion.match(outputs, objects)
+        matches = self.criterion.match(outputs, objects, strict=False)  # in training: see `LossContext.finite_costs`
         last = _of_last_layer(matches, objects, Q)
         masks = self.mask_head(projected, attention[last.image, last.query], last.image, features, size)
         return {**outputs, "objects": objects, "segments": segments, "matches": matches, "matched_masks": masks}
@@ -159,21 +159,22 @@ class DetrPanoptic(Detr):
         groups = None if self.denoising is None else self.denoising.groups_of
         return self.criterion.loss_counts(segment_counts(targets), groups)
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """`mask` and `dice` of the last layer, and unless `freeze_detector` the losses of `Detr.loss`."""
         device = outputs["logits"].device
         segments = outputs.get("segments")
         if segments is None:
             segments = Segments.of(targets, len(self.classes), outputs["padded_size"], device)
             objects = Objects.of(segments.targets, device)
-            outputs = {**outputs, "matches": self.criterion.match(outputs, objects), "objects": objects}
+            matches = self.criterion.match(outputs, objects, context.finite_costs)
+            outputs = {**outputs, "matches": matches, "objects": objects}
         objects = outputs["objects"]
         last = _of_last_layer(outputs["matches"], objects, outputs["logits"].shape[1])
         logits = outputs.get("matched_masks")
         if logits is None:
             logits = outputs["masks"][last.image, last.query]
-        mask, dice = mask_losses(logits, segments.masks(last.image, last.target), sum(objects.counts))
-        losses = {} if self.freeze_detector else self.criterion.losses(outputs, segments.targets)
+        mask, dice = mask_losses(logits, segments.masks(last.image, last.target), sum(objects.counts), context)
+        losses = {} if self.freeze_detector else self.criterion.losses(outputs, segments.targets, context)
         return {**losses, "mask": self.mask_weight * mask, "dice": self.dice_weight * dice}
 
     @torch.no_grad()

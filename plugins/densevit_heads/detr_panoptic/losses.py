@@ -6,10 +6,10 @@ from torch.nn import functional as F
 
 from densevit.layers.precision import autocast_off
 from densevit.losses.classification import focal
-from densevit.losses.normalisers import least_mean, mean_counts
+from densevit.losses.context import LossContext
 
 
-def mask_losses(logits: Tensor, masks: Tensor, object_count: int) -> tuple[Tensor, Tensor]:
+def mask_losses(logits: Tensor, masks: Tensor, object_count: int, context: LossContext) -> tuple[Tensor, Tensor]:
     """Focal loss (Lin et al. 2017), averaged over pixels, and dice loss (Milletari et al. 2016) of P masks.
 
     logits: (P, h, w), upsampled to the size of the masks. masks: (P, H, W) bool. In fp32 regardless of autocast. Both
@@ -18,8 +18,8 @@ def mask_losses(logits: Tensor, masks: Tensor, object_count: int) -> tuple[Tenso
     """
     with autocast_off(logits.device):
         count = torch.full((), float(object_count), device=logits.device)
-        [count] = mean_counts(objects=count)
-        count = count.clamp(min=least_mean())
+        [count] = context.mean_counts(objects=count)
+        count = count.clamp(min=context.least_mean())
         if not len(logits):
             zero = logits.float().sum()
             return zero, zero

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, Head, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
@@ -155,37 +155,38 @@ class DptDepth(Head):
         valid = [metric_losses.valid_pixels(self._in_range(x))[0].sum() for x in maps]
         return {"images": float(sum(count >= least for count in valid))}
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns the terms of non-zero weight, each a mean over images; see `densevit.losses.depth`."""
         maps = outputs[self.quantity]
         truth = metric_losses.depth_maps(targets, maps.device)
         prediction = upsample(maps, self.stride, (truth.shape[1], truth.shape[2]))[:, 0]
         terms = self._relative_terms if self.output == "relative" else self._metric_terms
-        return {name: self.weights[name] * value for name, value in terms(prediction, truth).items()}
+        return {name: self.weights[name] * value for name, value in terms(prediction, truth, context).items()}
 
-    def _relative_terms(self, prediction: Tensor, truth: Tensor) -> Losses:
+    def _relative_terms(self, prediction: Tensor, truth: Tensor, context: LossContext) -> Losses:
         valid, metres = metric_losses.valid_pixels(truth)
         inverse = torch.where(valid, 1 / metres, 0.0)
         terms: Losses = {}
         if "ssi" in self.weights:
-            terms["ssi"] = relative_losses.scale_and_shift_invariant(prediction, inverse)
+            terms["ssi"] = relative_losses.scale_and_shift_invariant(prediction, inverse, context)
         if "trimmed" in self.weights:
-            terms["trimmed"] = relative_losses.trimmed(prediction, inverse)
+            terms["trimmed"] = relative_losses.trimmed(prediction, inverse, context)
         if "gradient" in self.weights:
             robust = "trimmed" in self.weights
             align = relative_losses.robust_error if robust else relative_losses.least_squares_error
-            terms["gradient"] = relative_losses.gradient_matching(*align(prediction, inverse))
+            terms["gradient"] = relative_losses.gradient_matching(*align(prediction, inverse), context)
         return terms
 
-    def _metric_terms(self, prediction: Tensor, truth: Tensor) -> Losses:
+    def _metric_terms(self, prediction: Tensor, truth: Tensor, context: LossContext) -> Losses:
         truth = self._in_range(truth)
         terms: Losses = {}
         for name in ("silog", "l1", "berhu"):
             if name in self.weights:
-                terms[name] = getattr(metric_losses, name)(prediction, truth)
+                terms[name] = getattr(metric_losses, name)(prediction, truth, context)
         if "gradient" in self.weights:
             valid, metres = metric_losses.valid_pixels(truth)
-            terms["gradient"] = relative_losses.gradient_matching(metric_losses.log_error(prediction, metres), valid)
+            error = metric_losses.log_error(prediction, metres)
+            terms["gradient"] = relative_losses.gradient_matching(error, valid, context)
         return terms
 
     def _in_range(self, truth: Tensor) -> Tensor:

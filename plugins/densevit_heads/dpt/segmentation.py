@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Class, Losses, Outputs, Targets
+from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, label_counts, label_maps
 from densevit_heads.class_maps import ClassMapHead
@@ -88,7 +88,7 @@ class DptSegmentation(ClassMapHead):
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.given)
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `cross_entropy`, `dice` if enabled, and `auxiliary`, the sum of the second classifier's losses.
 
         Each is a mean over the labelled pixels of all processes.
@@ -96,20 +96,20 @@ class DptSegmentation(ClassMapHead):
         logits = outputs["logits"]
         labels = label_maps(targets, logits.device)
         size = (labels.shape[1], labels.shape[2])
-        weights = self.class_weights(labels)
-        losses = self._terms(self.maps(outputs, size), labels, weights)
+        weights = self.class_weights(labels, context)
+        losses = self._terms(self.maps(outputs, size), labels, weights, context)
         if self.auxiliary is not None:
             auxiliary_loss = logits.new_zeros((), dtype=torch.float32)  # stays 0 in evaluation
             if "auxiliary" in outputs:
                 auxiliary = upsample(outputs["auxiliary"].float(), 2 * self.decode.stride, size)
-                auxiliary_loss = torch.stack(list(self._terms(auxiliary, labels, weights).values())).sum()
+                auxiliary_loss = torch.stack(list(self._terms(auxiliary, labels, weights, context).values())).sum()
             losses["auxiliary"] = self.auxiliary_weight * auxiliary_loss
         return losses
 
-    def _terms(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Losses:
-        losses = {"cross_entropy": cross_entropy(logits, labels, weights, self.label_smoothing)}
+    def _terms(self, logits: Tensor, labels: Tensor, weights: Tensor | None, context: LossContext) -> Losses:
+        losses = {"cross_entropy": cross_entropy(logits, labels, context, weights, self.label_smoothing)}
         if self.dice_weight:
-            losses["dice"] = self.dice_weight * dice(logits, labels)
+            losses["dice"] = self.dice_weight * dice(logits, labels, context)
         return losses
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from densevit.interfaces import Dataset, Losses, Targets
 from densevit.layers.precision import autocast_off
+from densevit.losses.context import Counts, LossContext
 from densevit.losses.distributed import to_device
-from densevit.losses.normalisers import Counts, least_mean, mean_counts
 from densevit.losses.set_prediction import set_counts
 from densevit_heads.mask2former.matching import Pairs, Weights, match
 from densevit_heads.mask2former.points import OVERSAMPLING, chunks, random_points, sample, uncertain_points
@@ -57,6 +57,7 @@ class MaskCriterion:
         found: MaskQueries,
         pixels: Tensor,
         targets: list[Targets],
+        context: LossContext,
         generator: torch.Generator | None = None,
         cells: Tensor | None = None,
     ) -> Losses:
@@ -67,7 +68,8 @@ class MaskCriterion:
         """
         labelled = [i for i, target in enumerate(targets) if all(key in target for key in NEEDS[self.task])]
         with autocast_off(pixels.device):
-            terms = self._terms(found, pixels.float(), [targets[i] for i in labelled], labelled, generator, cells)
+            chosen = [targets[i] for i in labelled]
+            terms = self._terms(found, pixels.float(), chosen, labelled, context, generator, cells)
         semantic = terms.pop("semantic", None)
         weighted = {name: w * term for (name, term), w in zip(terms.items(), self.weights, strict=True)}
         losses = {name: term[-1] for name, term in weighted.items()}
@@ -82,6 +84,7 @@ class MaskCriterion:
         pixels: Tensor,
         targets: list[Targets],
         labelled: Sequence[int],
+        context: LossContext,
         generator: torch.Generator | None,
         cells: Tensor | None,
     ) -> dict[str, Tensor]:
@@ -94,21 +97,21 @@ class MaskCriterion:
             pixels, cells = pixels.index_select(0, images), None if cells is None else cells.index_select(0, images)
         if not targets:  # sums over nothing, which are connected to the graph
             label, mask = logits.sum((1, 2, 3)), embeddings.sum((1, 2, 3)) + pixels.sum()
-            self._mean_counts(label, pixels.new_zeros(()))
+            _mean_counts(context, label, pixels.new_zeros(()))
             terms = {"label": label, "mask": mask, "dice": mask}
             return terms if cells is None else {**terms, "semantic": cells.sum()}
         found = MaskQueries(logits, embeddings)
         segments = Segments.of(targets, self.task, self.num_classes, pixels.device)
         self._limit.check_batch(segments.counts, segments.names)
         scales = self._scales(segments.sizes, pixels)
-        pairs = match(found, pixels, segments, scales, self.num_points, self.weights, generator)
+        pairs = match(found, pixels, segments, scales, self.num_points, self.weights, generator, context.finite_costs)
         classes = torch.full(logits.shape[:3], self.num_classes, device=pixels.device)  # "no object"
         layer = torch.arange(len(logits), device=pixels.device)[:, None]
         classes[layer, pairs.image, pairs.query] = segments.labels[pairs.target]
         weight = torch.where(classes == self.num_classes, NO_OBJECT_WEIGHT, 1.0)
         cross_entropy = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight)
         count = torch.full((), float(len(segments.labels)), device=pixels.device)
-        weights, count = self._mean_counts(weight.sum((1, 2)), count)
+        weights, count = _mean_counts(context, weight.sum((1, 2)), count)
         values = len(pairs.image) * max(pixels.shape[-2] * pixels.shape[-1], int(OVERSAMPLING * self.num_points))
         parts = [
             self._mask_terms(part, embeddings, pixels, segments, scales, pairs, generator)
@@ -171,10 +174,11 @@ class MaskCriterion:
         shares = [(width / (self.stride * w), height / (self.stride * h)) for height, width in sizes]
         return to_device(torch.tensor(shares, dtype=torch.float32), pixels.device)
 
-    def _mean_counts(self, weights: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of class weights (L,) and the number of segments, averaged over processes."""
-        weights, count = mean_counts(objects_weights=weights.detach(), objects=count)
-        return weights.clamp(min=1e-6), count.clamp(min=least_mean())
+
+def _mean_counts(context: LossContext, weights: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of class weights (L,) and the number of segments, averaged over processes."""
+    weights, count = context.mean_counts(objects_weights=weights.detach(), objects=count)
+    return weights.clamp(min=1e-6), count.clamp(min=context.least_mean())
 
 
 def _maps(matched: Tensor, pixels: Tensor, counts: Sequence[int]) -> Tensor:

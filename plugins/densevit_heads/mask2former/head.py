@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, Dataset, Head, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, Dataset, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit_heads.deformable_detr.levels import GROUPS
 from densevit_heads.mask2former import prediction
 from densevit_heads.mask2former.criterion import MaskCriterion
@@ -110,7 +110,7 @@ class Mask2Former(Head):
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         return self.criterion.loss_counts(targets)
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `label`, `mask` and `dice` of the last layer, `auxiliary`, the sum of the others, and in training
         `semantic` unless its weight is 0.
 
@@ -118,7 +118,9 @@ class Mask2Former(Head):
         """
         pixels = outputs["pixels"]
         generator = None if self.training else torch.Generator(pixels.device).manual_seed(0)
-        return self.criterion.losses(MaskQueries(*outputs["layers"]), pixels, targets, generator, outputs.get("cells"))
+        return self.criterion.losses(
+            MaskQueries(*outputs["layers"]), pixels, targets, context, generator, outputs.get("cells")
+        )
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:

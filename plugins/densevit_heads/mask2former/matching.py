@@ -43,11 +43,13 @@ def match(
     num_points: int,
     weights: Weights,
     generator: torch.Generator | None = None,
+    strict: bool = True,
 ) -> Pairs:
     """Assigns each segment to one query with minimum total cost, per image and layer.
 
     pixels: (B, C, h, w). scales: (B, 2), see `uncertain_points`. Costs are compared at random points, the same for all
     layers and queries of an image, and copied to the CPU once. Segments in excess of the queries stay unmatched.
+    strict: as in `densevit.losses.matching.assign`.
     """
     L, _, Q = found.embeddings.shape[:3]
     costs = []  # (L, Q, T_i) each
@@ -67,7 +69,7 @@ def match(
         for layer in range(L):
             cost = flat[layer, Q * first : Q * (first + count)].reshape(Q, count)
             name = segments.names[image]
-            cost = finite_costs(cost, functools.partial(_not_finite, cost, layer, name))
+            cost = finite_costs(cost, functools.partial(_not_finite, cost, layer, name), strict)
             rows, columns = linear_sum_assignment(cost)
             queries[layer].append(rows)
             targets[layer].append(columns + first)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Class, Head, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.positions import mask_on_grid
 from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import Objects
@@ -69,12 +69,12 @@ class OneStage(Head):
         padding = mask_on_grid(padding_mask, size).flatten(1)
         return {"logits": logits, "boxes": boxes, "centres": centres, "padding": padding}
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `label`, `l1` and `giou`, weighted as in DETR."""
         cells = [outputs[key] for key in ("logits", "boxes", "centres", "padding")]
         labelled = Labelled.of(targets, Objects.of(targets, cells[0].device))
         logits, boxes, centres, padding = labelled.select(cells)
-        label, l1, giou = dense_detection(logits, boxes, centres, padding, labelled.objects)
+        label, l1, giou = dense_detection(logits, boxes, centres, padding, labelled.objects, context)
         return {"label": LABEL_WEIGHT * label, "l1": L1_WEIGHT * l1, "giou": GIOU_WEIGHT * giou}
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, Losses, Outputs, Targets
+from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.linear import Linear
@@ -91,10 +91,11 @@ class Segmenter(ClassMapHead):
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         return label_counts(targets)
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `cross_entropy`, a mean over the labelled pixels of all processes."""
         labels = label_maps(targets, outputs["logits"].device)
-        return {"cross_entropy": cross_entropy(self.maps(outputs, (labels.shape[1], labels.shape[2])), labels)}
+        maps = self.maps(outputs, (labels.shape[1], labels.shape[2]))
+        return {"cross_entropy": cross_entropy(maps, labels, context)}
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Bilinear to pixels, then the top-left crop of this size."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Dataset, Losses, Outputs, Targets
+from densevit.losses.context import Counts, LossContext
 from densevit.losses.dense_detection import dense_detection
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, MatchingCosts, Objects, hungarian
-from densevit.losses.normalisers import Counts
 from densevit.losses.set_prediction import Classification, SetLosses, set_counts, set_losses
 from densevit_heads.set_prediction.hybrid_matching import ONE_TO_ONE, HybridMatching
 from densevit_heads.set_prediction.limits import QueryLimit
@@ -75,7 +75,7 @@ class SetCriterion:
             counts["denoising"] = groups * counts["objects"]
         return counts
 
-    def losses(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """`label`, `l1` and `giou` of the last layer, `auxiliary`, the sum of the others, and by output those below.
 
         outputs: `layers`, logits (L, B, Q, K+1), or K unless `classification` is "softmax", and boxes (L, B, Q, 4)
@@ -95,43 +95,46 @@ class SetCriterion:
         matches: Matches | None = outputs.get("matches")
         if matches is not None:  # of all images of the batch
             matches = matches._replace(image=objects.image[matches.target])
-        terms = self.losses_per_layer(logits, boxes, objects, matches)
+        terms = self.losses_per_layer(logits, boxes, objects, context, matches)
         losses = {name: term[-1] for name, term in terms.items()}
         if self.auxiliary:
             losses["auxiliary"] = torch.stack([term[:-1].sum() for term in terms.values()]).sum()
         if "proposals" in outputs:
             logits, boxes = labelled.select(outputs["proposals"])
-            losses["proposals"] = self.proposal_loss(logits, boxes, objects)
+            losses["proposals"] = self.proposal_loss(logits, boxes, objects, context)
         zero = outputs["logits"].new_zeros(())
         if self.denoising:
             found = outputs.get("denoising")  # in training only
-            losses["denoising"] = zero if found is None else self.denoising_loss(found, objects)
+            losses["denoising"] = zero if found is None else self.denoising_loss(found, objects, context)
         if self.dense_weight:
             cells = outputs.get("dense")
-            losses["dense"] = zero if cells is None else self.dense_loss(labelled.select(cells), objects)
+            losses["dense"] = zero if cells is None else self.dense_loss(labelled.select(cells), objects, context)
         if self.hybrid.queries:
             layers = outputs.get("hybrid")
-            losses["hybrid"] = zero if layers is None else self.hybrid_loss(labelled.select(layers, dim=1), objects)
+            losses["hybrid"] = (
+                zero if layers is None else self.hybrid_loss(labelled.select(layers, dim=1), objects, context)
+            )
         return losses
 
-    def match(self, outputs: Outputs, objects: Objects) -> Matches:
+    def match(self, outputs: Outputs, objects: Objects, strict: bool) -> Matches:
         """Bipartite matching of the layers that have a loss: all, or the last if not `auxiliary`.
 
-        outputs: `layers`, as in `losses`. objects: of all images of the batch.
+        outputs: `layers`, as in `losses`. objects: of all images of the batch. strict: as in `assign`.
         """
         logits, boxes = outputs["layers"]
         if not self.auxiliary:
             logits, boxes = logits[-1:], boxes[-1:]
-        return self._match(logits, boxes, objects)
+        return self._match(logits, boxes, objects, strict)
 
-    def _match(self, logits: Tensor, boxes: Tensor, objects: Objects) -> Matches:
-        return hungarian(logits, boxes, objects, self.costs, softmax=self.classification == "softmax")
+    def _match(self, logits: Tensor, boxes: Tensor, objects: Objects, strict: bool) -> Matches:
+        return hungarian(logits, boxes, objects, self.costs, self.classification == "softmax", strict)
 
     def losses_per_layer(
         self,
         logits: Tensor,
         boxes: Tensor,
         objects: Objects,
+        context: LossContext,
         matches: Matches | None = None,
         counts_of: str = "objects",
     ) -> Losses:
@@ -139,29 +142,31 @@ class SetCriterion:
 
         matches: if already found. counts_of: as in `set_losses`.
         """
-        matches = self._match(logits, boxes, objects) if matches is None else matches
+        matches = self._match(logits, boxes, objects, context.finite_costs) if matches is None else matches
         return self._weighted(
             set_losses(
                 logits,
                 boxes,
                 objects,
                 matches,
+                context,
                 self.classification,
                 self.no_object_weight,
                 counts_of=counts_of,
             )
         )
 
-    def proposal_loss(self, logits: Tensor, boxes: Tensor, objects: Objects) -> Tensor:
+    def proposal_loss(self, logits: Tensor, boxes: Tensor, objects: Objects, context: LossContext) -> Tensor:
         """The same for proposals: with binary targets (Deformable DETR, A.4), for which each object has class 0, unless
         `class_proposals`.
         """
         if not self.class_proposals:
             objects = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)))
-        label, l1, giou = self.losses_per_layer(logits[None], boxes[None], objects, counts_of="proposals").values()
+        terms = self.losses_per_layer(logits[None], boxes[None], objects, context, counts_of="proposals")
+        label, l1, giou = terms.values()
         return label.sum() + l1.sum() + giou.sum()
 
-    def denoising_loss(self, found: Sequence[Tensor], objects: Objects) -> Tensor:
+    def denoising_loss(self, found: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
         """Reconstruction loss of denoising queries, which need no matching, summed over layers and terms.
 
         found: logits (L, R, K), boxes (L, R, 4) and target (P,), the object of each of the first P queries; the others
@@ -175,22 +180,23 @@ class SetCriterion:
         count = torch.full((), float(P), device=target.device)
         logits, boxes = logits[:, None], boxes[:, None]  # as of one image
         terms = set_losses(
-            logits, boxes, objects, matches, self.classification, self.no_object_weight, count, "denoising"
+            logits, boxes, objects, matches, context, self.classification, self.no_object_weight, count, "denoising"
         )
         return torch.stack([term.sum() for term in self._weighted(terms).values()]).sum()
 
-    def dense_loss(self, cells: Sequence[Tensor], objects: Objects) -> Tensor:
+    def dense_loss(self, cells: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
         """One-to-many loss of a prediction per cell: logits, boxes, centres and padding as in `dense_detection`."""
         logits, boxes, centres, padding = cells
-        terms = dense_detection(logits, boxes, centres, padding, objects)
+        terms = dense_detection(logits, boxes, centres, padding, objects, context)
         return self.dense_weight * torch.stack(list(self._weighted(terms).values())).sum()
 
-    def hybrid_loss(self, layers: Sequence[Tensor], objects: Objects) -> Tensor:
+    def hybrid_loss(self, layers: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
         """One-to-many loss (H-DETR, Jia et al. 2023, section 3.2): each object `repeats` times, summed over layers and
         terms, normalised by the number of repeated objects. layers: logits (L, B, T, K) and boxes (L, B, T, 4).
         """
         logits, boxes = layers
-        terms = self.losses_per_layer(logits, boxes, objects.repeated(self.hybrid.repeats), counts_of="hybrid")
+        repeated = objects.repeated(self.hybrid.repeats)
+        terms = self.losses_per_layer(logits, boxes, repeated, context, counts_of="hybrid")
         return torch.stack([term.sum() for term in terms.values()]).sum()
 
     def _weighted(self, terms: SetLosses) -> Losses:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from densevit.layers.mlp import Mlp
 from densevit_heads.set_prediction.boxes import refine
-from densevit_heads.set_prediction.queries import top_cells
+from densevit_heads.set_prediction.queries import TopCells
 
 
 class Proposals(nn.Module):
@@ -15,6 +15,7 @@ class Proposals(nn.Module):
         super().__init__()
         self.label_head = nn.Linear(width, num_classes)
         self.box_head = Mlp(width, width, 4, 3)
+        self.top_cells = TopCells()
         nn.init.constant_(self.label_head.bias, -4.6)  # a probability of 0.01
         nn.init.zeros_(self.box_head.last.weight)
         nn.init.zeros_(self.box_head.last.bias)
@@ -26,7 +27,7 @@ class Proposals(nn.Module):
     def best(self, tokens: Tensor, centres: Tensor, padding: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Returns logits (B, count, K) and boxes (B, count, 4) of the top-scoring cells over all classes."""
         logits = self.label_head(tokens)
-        logits, tokens, centres = top_cells(logits.amax(-1), padding, count, logits, tokens, centres)
+        logits, tokens, centres = self.top_cells(logits.amax(-1), padding, count, logits, tokens, centres)
         return logits, self._boxes(tokens, centres)
 
     def _boxes(self, tokens: Tensor, centres: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from densevit.layers.selection import select_top
+from densevit.layers.selection import SelectTop
 
 
 class Queries(NamedTuple):
@@ -21,11 +21,18 @@ class BoxQueries(NamedTuple):
     boxes: Tensor
 
 
-def top_cells(scores: Tensor, padding: Tensor, count: int, *values: Tensor) -> tuple[Tensor, ...]:
-    """Values (B, S, ...) at the `count` cells with the highest scores, or at all cells if there are fewer.
+class TopCells(nn.Module):
+    """Values at the cells with the highest scores."""
 
-    scores: (B, S). padding: (B, S) bool; padding comes last. Returns a (B, count, ...) for each of the values.
-    """
-    scores = scores.detach().masked_fill(padding, float("-inf"))
-    top = select_top(scores, count)[..., None]
-    return tuple(x.gather(1, top.expand(-1, -1, x.shape[-1])) for x in values)
+    def __init__(self) -> None:
+        super().__init__()
+        self.select_top = SelectTop()
+
+    def forward(self, scores: Tensor, padding: Tensor, count: int, *values: Tensor) -> tuple[Tensor, ...]:
+        """Values (B, S, ...) at the `count` cells with the highest scores, or at all cells if there are fewer.
+
+        scores: (B, S). padding: (B, S) bool; padding comes last. Returns a (B, count, ...) for each of the values.
+        """
+        scores = scores.detach().masked_fill(padding, float("-inf"))
+        top = self.select_top(scores, count)[..., None]
+        return tuple(x.gather(1, top.expand(-1, -1, x.shape[-1])) for x in values)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Class, Losses, Outputs, Targets
+from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_counts, label_maps
 from densevit_heads.class_maps import ClassMapHead
@@ -121,32 +121,35 @@ class Setr(ClassMapHead):
             return {}  # they depend on predictions and on the batches before
         return label_counts(targets, self.class_weights.given)
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `cross_entropy`, `dice` if enabled, and `auxiliary`, the same losses of the auxiliary heads, summed.
 
         Each is a mean over the labelled pixels of all processes.
         """
         logits = outputs["logits"]
         labels = label_maps(targets, logits.device)
-        weights = self.class_weights(labels)
-        losses = self._terms(logits, self.decode.logits_stride, labels, weights)
+        weights = self.class_weights(labels, context)
+        losses = self._terms(logits, self.decode.logits_stride, labels, weights, context)
         if self.auxiliary_features:
             auxiliary = logits.new_zeros(())  # stays 0 in evaluation
             if "auxiliary" in outputs:
                 for x, stride in zip(outputs["auxiliary"], self.auxiliary_strides, strict=True):
-                    auxiliary = auxiliary + torch.stack(list(self._terms(x, stride, labels, weights).values())).sum()
+                    terms = self._terms(x, stride, labels, weights, context)
+                    auxiliary = auxiliary + torch.stack(list(terms.values())).sum()
             losses["auxiliary"] = self.auxiliary_weight * auxiliary
         return losses
 
-    def _terms(self, logits: Tensor, stride: Fraction, labels: Tensor, weights: Tensor | None) -> Losses:
+    def _terms(
+        self, logits: Tensor, stride: Fraction, labels: Tensor, weights: Tensor | None, context: LossContext
+    ) -> Losses:
         """Losses of one map of logits, resized to the labels (B, H, W)."""
         logits = resample(logits.float(), stride, labels.shape[1:])
         selected = labels
         if self.ohem_threshold is not None:
             selected = hard_pixels(logits, labels, self.ohem_threshold, self.ohem_min_kept)
-        losses = {"cross_entropy": cross_entropy(logits, selected, weights, self.label_smoothing)}
+        losses = {"cross_entropy": cross_entropy(logits, selected, context, weights, self.label_smoothing)}
         if self.dice_weight:
-            losses["dice"] = self.dice_weight * dice(logits, labels)
+            losses["dice"] = self.dice_weight * dice(logits, labels, context)
         return losses
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:

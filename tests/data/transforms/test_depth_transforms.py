@@ -10,6 +10,7 @@ from densevit.data.transforms.augmentation import Augmentation
 from densevit.data.transforms.recipes import build_recipe
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.interfaces import Frame, Sample
+from densevit.losses.context import LossContext
 from densevit_heads.dpt import DptDepth
 
 HEIGHT, WIDTH = 120, 200
@@ -133,7 +134,7 @@ def test_depth_beyond_the_head_s_range_after_zoom_is_unknown(zoom: float, wanted
     head = DptDepth((8,), (8,), width=8, output="sigmoid", min_depth=0.4, max_depth=18.0, silog=0.0, l1=1.0)
     prediction = torch.full((1, 1, side, side), 3.0, requires_grad=True)
     head.stride = 1
-    head.loss({"depth": prediction}, [taken["targets"]])["l1"].backward()
+    head.loss({"depth": prediction}, [taken["targets"]], LossContext())["l1"].backward()
     assert prediction.grad is not None
     learnt = prediction.grad[0, 0] != 0
     assert set(found[learnt].unique().tolist()) == {value for value in wanted if value}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import densevit
-from densevit.interfaces import Losses, Outputs, Predictions, Targets
+from densevit.interfaces import LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.positions import mask_on_grid
 
 
@@ -27,7 +27,7 @@ class Counter(densevit.Head):
         mean = (features[-1] * inside).sum((2, 3)) / inside.sum((2, 3))  # (B, C)
         return {"count": self.regression(mean)[:, 0]}  # (B,)
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         count = outputs["count"]
         labelled = torch.tensor(["boxes" in target for target in targets], device=count.device)
         truth = count.new_tensor([float(len(target.get("boxes", ()))) for target in targets])

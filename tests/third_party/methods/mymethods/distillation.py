@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from densevit import config as configs
 from densevit.config import ModelSections
-from densevit.interfaces import Batch, Losses, Method
+from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.layers.positions import mask_on_grid
 from densevit.model import build_from_sections
 from densevit.weights.pretrained import load_pretrained
@@ -33,14 +33,14 @@ class FeatureDistillation(Method):
         pairs = zip(backbone.channels[-self.levels :], target.channels[-self.levels :], strict=True)
         self.projections = nn.ModuleList(nn.Conv2d(own, other, 1) for own, other in pairs)
 
-    def training_step(self, model: nn.Module, batch: Batch) -> Losses:
+    def training_step(self, model: nn.Module, batch: Batch, context: LossContext) -> Losses:
         features = model.backbone(model.normalise(batch["images"], batch["padding_mask"]))
         losses = {"distillation": self.errors(features, batch).mean()}
         outputs = {}
         for name, head in model.heads.items():
             inputs = model.necks[name](features) if name in model.necks else features
             outputs[name] = head(inputs, batch["padding_mask"], batch["targets"])
-        return losses | model.loss(outputs, batch["targets"])
+        return losses | model.loss(outputs, batch["targets"], context)
 
     def validation_losses(self, model: nn.Module, batch: Batch) -> Tensor:
         return self.errors(model.backbone(model.normalise(batch["images"], batch["padding_mask"])), batch)

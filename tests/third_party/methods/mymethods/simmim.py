@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from densevit.interfaces import Batch, Losses, Method
+from densevit.interfaces import Batch, LossContext, Losses, Method
 
 
 class SimMIM(Method):
@@ -28,7 +28,7 @@ class SimMIM(Method):
         self.mask_token = nn.Parameter(torch.zeros(3, 1, 1))  # 0 is the mean colour
         self.decoder = nn.Sequential(nn.Conv2d(channels, 3 * stride**2, 1), nn.PixelShuffle(stride))
 
-    def training_step(self, model: nn.Module, batch: Batch) -> Losses:
+    def training_step(self, model: nn.Module, batch: Batch, context: LossContext) -> Losses:
         """Returns the loss terms; their sum is minimised."""
         padding = batch["padding_mask"]
         masked = self.masked_pixels(torch.rand(self.grid(padding), device=padding.device), padding)

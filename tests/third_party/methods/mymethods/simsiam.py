@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from densevit.interfaces import Batch, Losses, Method
+from densevit.interfaces import Batch, LossContext, Losses, Method
 
 
 class SimSiam(Method):
@@ -18,7 +18,7 @@ class SimSiam(Method):
         self.projector = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
         self.predictor = nn.Sequential(nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, channels))
 
-    def training_step(self, model: nn.Module, batch: Batch) -> Losses:
+    def training_step(self, model: nn.Module, batch: Batch, context: LossContext) -> Losses:
         images = model.normalise(batch["images"], batch["padding_mask"])
         projected = self.projector(model.backbone(images)[-1].mean((2, 3)))  # (2 B, C)
         predicted = self.predictor(projected)

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import densevit
-from densevit.interfaces import Losses, Outputs, Predictions, Targets
+from densevit.interfaces import LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.precision import autocast_off
-from densevit.losses.distributed import mean_over_processes, process_count
 from densevit.targets import VectorMap
 
 
@@ -34,14 +33,14 @@ class Normals(densevit.Head):
         x = F.interpolate(self.normal_layer(F.relu(x)).float(), padding_mask.shape[-2:], mode="bilinear")
         return {"normals": F.normalize(x, dim=1)}
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """`cosine`: 1 - cosine, averaged over the known pixels of all images."""
         normals = outputs["normals"]
         with autocast_off(normals.device):
             truth = VectorMap().collate([target.get("normals") for target in targets], normals.shape[-2:])
             truth = truth.to(normals)
             known = (truth != 0).any(dim=1)  # (B, H, W)
-            count = mean_over_processes(known.sum().float()).clamp(min=1 / process_count())
+            count = context.mean(known.sum().float()).clamp(min=context.least_mean())
             return {"cosine": (known * (1 - (normals.float() * truth).sum(1))).sum() / count}
 
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:

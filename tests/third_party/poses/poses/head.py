@@ -8,10 +8,9 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 import densevit
-from densevit.interfaces import Losses, Outputs, Predictions, Targets
+from densevit.interfaces import LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.positions import mask_on_grid
 from densevit.layers.precision import autocast_off
-from densevit.losses.distributed import mean_over_processes, process_count
 from poses.types import FIGURE
 
 K = len(FIGURE.names)
@@ -50,7 +49,7 @@ class PoseGrid(densevit.Head):
         x = F.relu(self.convolution(x.masked_fill(padding[:, None], 0.0)))
         return {"logits": self.label_layer(x), "values": self.value_layer(x), "padding": padding}
 
-    def loss(self, outputs: Outputs, targets: list[Targets]) -> Losses:
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         logits, values = outputs["logits"], outputs["values"]
         with autocast_off(logits.device):
             logits, values = logits.float(), values.float()
@@ -75,7 +74,7 @@ class PoseGrid(densevit.Head):
             seen = keypoints[..., 2] > 0  # (N, K)
             distance = (found["keypoints"][..., :2] - keypoints[..., :2]).abs().sum(-1) / unit
             direction = torch.stack([tilts.sin(), -tilts.cos()], dim=1)
-            count = mean_over_processes(logits.new_tensor(float(len(boxes)))).clamp(min=1 / process_count())
+            count = context.mean(logits.new_tensor(float(len(boxes)))).clamp(min=context.least_mean())
             return {
                 "score": 10 * score / count,
                 "box": (found["boxes"] - boxes).abs().sum() / unit / count,
