@@ -1,6 +1,7 @@
 """The predictor: a model with its evaluation transform and inference options."""
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import DensevitError
 from densevit.inference.image_inputs import as_images, as_sample
+from densevit.inference.image_sizes import ImageSize, requested_size, resizing, unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, Head, Predictions, Sample, TargetType
 from densevit.model import DenseModel, inference_by_head, makes_maps, windows_only
@@ -139,36 +141,47 @@ class Predictor:
         threshold: float | None = None,
         batch_size: int = 8,
         inference: Mapping[str, Any] | None = None,
+        image_size: ImageSize | None = None,
     ) -> Any:
         """Predicts on one image or on several.
 
         images: a path, URL, bytes, file object, PIL image, array or tensor (see `as_sample`), or an iterable of them;
         an array or a tensor of four dimensions is a batch. threshold: the lowest score of objects; None: all objects.
         inference: options that replace those of all dense heads, such as {"window": 512, "flip": True}.
+        image_size: the long side to which images are resized, (height, width) into which they are fitted, or "source":
+        images keep their size. None: as in evaluation; with a window in `inference`, "source".
         Returns a `Result` for a single image, else a list of them. The result of an image does not depend on the other
-        images. Raises DataError for an image that cannot be read.
+        images. Raises DataError for an image that cannot be read, and ConfigError for a size or options that the model
+        cannot use. Warns if no image is larger than the window in `inference`.
         """
         if threshold is not None and not 0 <= threshold <= 1:
             raise DensevitError(f"predict: threshold is {threshold}; a score from 0 to 1 is expected.")
         if batch_size < 1:
             raise DensevitError(f"predict: batch_size is {batch_size}; at least 1 is expected.")
-        if inference is not None:
-            return self.with_inference(inference, "predict").predict(images, threshold, batch_size)
+        options = inference or {}
+        predictor = self.with_inference(options, "predict") if options else self
+        size = requested_size(image_size, options, self.model, predictor.inference)
+        resize = resizing(size, self.resize)
         given, single = as_images(images)
         was_training = self.model.training
         self.model.eval()
         try:
-            results = self._results(given, threshold, batch_size)
+            results = predictor._results(given, threshold, batch_size, resize)
         finally:
             self.model.train(was_training)
+        if options.get("window") is not None:
+            problem = unused_windows(predictor.inference, [result.size for result in results], resize)
+            if problem is not None:
+                warnings.warn(problem, stacklevel=2)
         return results[0] if single else results
 
-    def _results(self, images: Sequence[Any], threshold: float | None, batch_size: int) -> list[Result]:
+    def _results(
+        self, images: Sequence[Any], threshold: float | None, batch_size: int, resize: EvaluationTransform | None
+    ) -> list[Result]:
         multiple = self.model.multiple
         results: dict[int, Result] = {}
         pending: dict[int, tuple[Any, tuple[int, int]]] = {}  # the image and its size
         waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}  # images of one padded size are batched
-        resize = self.resize
 
         def run(group: Sequence[tuple[int, Sample]]) -> None:
             for (index, _), found in zip(group, self._predictions([sample for _, sample in group]), strict=True):

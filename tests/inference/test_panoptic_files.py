@@ -95,7 +95,7 @@ class MaskModel:
         self.classes = {"panoptic": CLASSES}
         self.target_types: dict[str, Any] = {}
 
-    def predict(self, images: list[np.ndarray], batch_size: int = 8) -> list[Any]:
+    def predict(self, images: list[np.ndarray], batch_size: int = 8, image_size: Any = None) -> list[Any]:
         return [self.see(*image.shape[:2]) for image in images]
 
     def see(self, height: int, width: int) -> Any:

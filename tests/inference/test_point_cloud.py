@@ -88,7 +88,7 @@ class StandIn:
     def __init__(self, key: str) -> None:
         self.key, self.classes, self.target_types = key, {"depth": ()}, {}
 
-    def predict(self, images: list[np.ndarray], batch_size: int = 8) -> list[dict]:
+    def predict(self, images: list[np.ndarray], batch_size: int = 8, image_size=None) -> list[dict]:
         return [{self.key: torch.full(image.shape[:2], 2.0)} for image in images]
 
 

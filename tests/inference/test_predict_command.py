@@ -26,7 +26,7 @@ class StandIn:
         self.target_types: dict[str, Any] = {}
         self.batches: list[int] = []
 
-    def predict(self, images: list[np.ndarray], batch_size: int = 8) -> list[Any]:
+    def predict(self, images: list[np.ndarray], batch_size: int = 8, image_size: Any = None) -> list[Any]:
         self.batches.append(len(images))
         return [self.see(*image.shape[:2]) for image in images]
 

@@ -118,7 +118,9 @@ def test_a_video_that_is_cut_short_is_predicted_up_to_there_with_a_warning(
 
 
 @pytest.mark.parametrize("number", [-1.0, 0.0, 2.0, 12.0, float("nan")])
-def test_frames_are_counted_without_keeping_them(number: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_are_counted_without_keeping_them(
+    number: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     class Capture:
         """12 frames; only their presence is asked for, so that none is converted or kept."""
 
@@ -139,7 +141,8 @@ def test_frames_are_counted_without_keeping_them(number: float, monkeypatch: pyt
             pass
 
     monkeypatch.setattr(cv2, "VideoCapture", Capture)
-    assert count_frames(Path("clip.webm")) == 12
+    (tmp_path / "clip.webm").touch()
+    assert count_frames(tmp_path / "clip.webm") == 12
 
 
 def test_frames_of_a_video_are_images(model: StandIn, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -338,10 +341,10 @@ def test_predictions_at_once_do_not_go_on_in_one_folder(
     Path("found/images.json").write_text(json.dumps(read("found/images.json")[:1]))  # as if stopped after the first
     predict, codes = model.predict, []
 
-    def meanwhile(images: list[np.ndarray], batch_size: int = 8) -> list[object]:
+    def meanwhile(images: list[np.ndarray], **options: object) -> list[object]:
         monkeypatch.setattr(model, "predict", predict)
         codes.append(main([*arguments, "--resume"]))
-        return predict(images, batch_size)
+        return predict(images, **options)
 
     monkeypatch.setattr(model, "predict", meanwhile)
     assert main([*arguments, "--resume"]) == 0
