@@ -47,8 +47,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--threshold",
         metavar="SCORE",
         type=float,
-        default=0.5,
-        help="the lowest score of objects in drawn/ and predictions.csv; predictions.json has all (%(default)s)",
+        help="the lowest score of objects in drawn/ and predictions.csv; predictions.json has all (default: that with "
+        "the largest F1 in the model's validation; 0.5 for a model without one)",
     )
     parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images per batch (%(default)s)")
     parser.add_argument(
@@ -88,7 +88,7 @@ def run(args: Namespace) -> int:
 
     if args.batch_size < 1:
         raise DensevitError(f"--batch-size is {args.batch_size}; at least 1 is expected.")
-    if not 0 <= args.threshold <= 1:
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise DensevitError(f"--threshold is {args.threshold}; a score from 0 to 1 is expected.")
     if args.focal is not None and not 0 < args.focal < float("inf"):
         raise DensevitError(f"--focal is {args.focal}; the focal length in pixels is expected, above 0.")
@@ -123,18 +123,23 @@ def _predict(
     folder: Path,
 ) -> int:
     """Predicts into a folder that this process alone writes to. options: those of `inference` that were given."""
+    from densevit.inference.predictor import WINDOW_SCORE
     from densevit.inference.results import PredictionFiles
 
+    thresholds = _thresholds(args, predictor)
+    written_from = {
+        head: min(score, WINDOW_SCORE) if predictor.merges_windows(head) else 0.0 for head, score in thresholds.items()
+    }
     settings = {
         "model": args.model,
         "inputs": args.sources,
-        "threshold": args.threshold,
+        "threshold": thresholds,
         "focal": args.focal,
         "inference": options,
         "image_size": image_size,
     }
     files = PredictionFiles(
-        folder, predictor.classes, args.threshold, args.focal, predictor.target_types, settings, args.resume
+        folder, predictor.classes, thresholds, args.focal, predictor.target_types, settings, args.resume
     )
     left = files.left(images)
     if args.resume:
@@ -149,7 +154,7 @@ def _predict(
             errors.extend(pixels for _, pixels in chunk if isinstance(pixels, DensevitError))
             sizes.update((pixels.shape[0], pixels.shape[1]) for _, pixels in readable)
             found = predictor.predict(
-                [pixels for _, pixels in readable], batch_size=args.batch_size, image_size=image_size
+                [pixels for _, pixels in readable], written_from, args.batch_size, image_size=image_size
             )
             for (image, pixels), result in zip(readable, found, strict=True):
                 files.add(image, pixels, result)
@@ -168,16 +173,42 @@ def _predict(
         _warn_of_unused_windows(predictor, image_size, sizes)
     left_out = f"; {len(errors)} could not be read" if errors else ""
     args.output.show(f"{folder}: {written} of {len(left)} images{left_out}")
-    listed, found = files.objects
-    if found:
+    for head, (listed, found) in files.objects.items():
+        path = f"{head}/predictions" if len(thresholds) > 1 else "predictions"
+        lowest = f" of score {written_from[head]:g} or more" if written_from[head] else ""
         args.output.show(
-            f"predictions.csv: the {listed} objects of score {args.threshold:g} or more; predictions.json: all {found}"
+            f"{path}.csv: the {listed} objects of score {thresholds[head]:.4g} or more "
+            f"({_origin(args, predictor, head)}); {path}.json: all {found}{lowest}"
         )
     problems = [str(error) for error in errors]
     args.output.result(
-        {"out": str(folder), "images": written, "skipped": len(images) - len(left), "problems": problems}
+        {
+            "out": str(folder),
+            "images": written,
+            "skipped": len(images) - len(left),
+            "threshold": thresholds,
+            "problems": problems,
+        }
     )
     return 1 if errors else 0
+
+
+def _thresholds(args: Namespace, predictor: "Predictor") -> dict[str, float]:
+    """The lowest score of the objects that are drawn and listed, by head."""
+    from densevit.inference.result import DRAWN_FROM
+
+    if args.threshold is not None:
+        return dict.fromkeys(predictor.classes, args.threshold)
+    return dict.fromkeys(predictor.classes, DRAWN_FROM) | predictor.score_thresholds
+
+
+def _origin(args: Namespace, predictor: "Predictor", head: str) -> str:
+    """Where the threshold of a head is from."""
+    if args.threshold is not None:
+        return "--threshold"
+    if head in predictor.score_thresholds:
+        return "the largest F1 in the model's validation; another: --threshold"
+    return "the default, as the model has none of its validation; another: --threshold"
 
 
 def _warn_of_unused_windows(

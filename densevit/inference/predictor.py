@@ -11,12 +11,19 @@ from torch import Tensor, nn
 from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
-from densevit.errors import DensevitError
+from densevit.errors import DensevitError, did_you_mean
 from densevit.inference.image_inputs import as_images, as_sample
 from densevit.inference.image_sizes import ImageSize, requested_size, resizing, unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, Head, Predictions, Sample, TargetType
 from densevit.model import DenseModel, inference_by_head, makes_maps, windows_only
+from densevit.targets.types import TargetTypes, above_threshold
+
+WINDOW_SCORE = 0.05
+"""The lowest score of boxes merged from windows, unless a threshold says otherwise: each window adds as many boxes as a
+whole image has, most of them of scores near 0. As in torchvision and detectron2 (`box_score_thresh`)."""
+
+Threshold = float | Mapping[str, float]
 
 
 class Predictor:
@@ -97,6 +104,12 @@ class Predictor:
         return self.model.target_types
 
     @property
+    def score_thresholds(self) -> dict[str, float]:
+        """By head, the lowest score of objects that `predict` returns by default: that with the largest F1 in the
+        validation of the training. Empty if there is none."""
+        return dict(self.model.score_thresholds)
+
+    @property
     def device(self) -> torch.device:
         """The device of the model."""
         return self.model.mean.device
@@ -138,7 +151,7 @@ class Predictor:
     def predict(
         self,
         images: Any,
-        threshold: float | None = None,
+        threshold: Threshold | None = None,
         batch_size: int = 8,
         inference: Mapping[str, Any] | None = None,
         image_size: ImageSize | None = None,
@@ -146,7 +159,9 @@ class Predictor:
         """Predicts on one image or on several.
 
         images: a path, URL, bytes, file object, PIL image, array or tensor (see `as_sample`), or an iterable of them;
-        an array or a tensor of four dimensions is a batch. threshold: the lowest score of objects; None: all objects.
+        an array or a tensor of four dimensions is a batch.
+        threshold: the lowest score of objects, of all heads or by head; 0: all objects. None: the model's
+        `score_thresholds`, of its validation; without one, all objects, from windows those of a score of 0.05 or more.
         inference: options that replace those of all dense heads, such as {"window": 512, "flip": True}.
         image_size: the long side to which images are resized, (height, width) into which they are fitted, or "source":
         images keep their size. None: as in evaluation; with a window in `inference`, "source".
@@ -154,8 +169,7 @@ class Predictor:
         images. Raises DataError for an image that cannot be read, and ConfigError for a size or options that the model
         cannot use. Warns if no image is larger than the window in `inference`.
         """
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise DensevitError(f"predict: threshold is {threshold}; a score from 0 to 1 is expected.")
+        thresholds = self._thresholds(threshold)
         if batch_size < 1:
             raise DensevitError(f"predict: batch_size is {batch_size}; at least 1 is expected.")
         options = inference or {}
@@ -166,7 +180,7 @@ class Predictor:
         was_training = self.model.training
         self.model.eval()
         try:
-            results = predictor._results(given, threshold, batch_size, resize)
+            results = predictor._results(given, thresholds, batch_size, resize)
         finally:
             self.model.train(was_training)
         if options.get("window") is not None:
@@ -175,17 +189,43 @@ class Predictor:
                 warnings.warn(problem, stacklevel=2)
         return results[0] if single else results
 
+    def _thresholds(self, given: Threshold | None) -> dict[str, float]:
+        """The lowest score of each head's objects, without the heads that have none."""
+        if given is None:
+            return self.score_thresholds
+        by_head = {**given} if isinstance(given, Mapping) else dict.fromkeys(self.heads, given)
+        for name, score in by_head.items():
+            if name not in self.heads:
+                raise DensevitError(
+                    f"predict: threshold of {name!r}, which is no head.{did_you_mean(name, self.heads)}"
+                )
+            if not 0 <= score <= 1:
+                raise DensevitError(f"predict: threshold is {score}; a score from 0 to 1 is expected.")
+        return by_head
+
+    def merges_windows(self, head: str) -> bool:
+        """Whether a head's boxes are those of windows, merged."""
+        return head in self.inference and self.inference[head].window is not None and not makes_maps(self.heads[head])
+
     def _results(
-        self, images: Sequence[Any], threshold: float | None, batch_size: int, resize: EvaluationTransform | None
+        self,
+        images: Sequence[Any],
+        thresholds: Mapping[str, float],
+        batch_size: int,
+        resize: EvaluationTransform | None,
     ) -> list[Result]:
         multiple = self.model.multiple
+        floored = [head for head in self.heads if head not in thresholds and self.merges_windows(head)]
         results: dict[int, Result] = {}
         pending: dict[int, tuple[Any, tuple[int, int]]] = {}  # the image and its size
         waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}  # images of one padded size are batched
 
         def run(group: Sequence[tuple[int, Sample]]) -> None:
             for (index, _), found in zip(group, self._predictions([sample for _, sample in group]), strict=True):
-                results[index] = Result(*pending.pop(index), found, self.classes, threshold, self.target_types)
+                for head in floored:
+                    types = TargetTypes(self.target_types[head])
+                    found[head] = above_threshold(found[head], WINDOW_SCORE, types)
+                results[index] = Result(*pending.pop(index), found, self.classes, thresholds, self.target_types)
 
         for index, image in enumerate(images):
             sample = as_sample(image, index)

@@ -24,9 +24,13 @@ class StandIn:
     def __init__(self, heads: tuple[str, ...]) -> None:
         self.classes = dict.fromkeys(heads, CLASSES)
         self.target_types: dict[str, Any] = {}
+        self.score_thresholds: dict[str, float] = {}
         self.batches: list[int] = []
 
-    def predict(self, images: list[np.ndarray], batch_size: int = 8, image_size: Any = None) -> list[Any]:
+    def merges_windows(self, head: str) -> bool:
+        return False
+
+    def predict(self, images: list[np.ndarray], *given: Any, **options: Any) -> list[Any]:
         self.batches.append(len(images))
         return [self.see(*image.shape[:2]) for image in images]
 
@@ -88,6 +92,35 @@ def test_threshold_selects_drawn_boxes(model: StandIn, photos: Path):
     assert main(["predict", "RUN", "b/cat.png", "--threshold", "0.8"]) == 0
     assert np.abs(np.array(Image.open("predictions/drawn/cat.jpg")).astype(int) - 128).max() < 3
     assert len(read("predictions/predictions.json")) == 2
+
+
+def test_the_threshold_of_the_validation_is_the_default_and_is_named(
+    model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]
+):
+    validated = "0.75 or more (the largest F1 in the model's validation; another: --threshold); predictions.json: all 2"
+    default = "0.5 or more (the default, as the model has none of its validation; another: --threshold)"
+    for out, thresholds, options, said in (
+        ("a1", {"detection": 0.75}, [], f"predictions.csv: the 1 objects of score {validated}"),
+        ("a2", {"detection": 0.75}, ["--threshold", "0.1"], "the 2 objects of score 0.1 or more (--threshold)"),
+        ("a3", {}, [], f"the 1 objects of score {default}"),
+    ):
+        model.score_thresholds = thresholds
+        assert main(["predict", "RUN", "b/cat.png", "--out", out, *options]) == 0
+        assert said in capsys.readouterr().out
+        assert len(read(f"{out}/predictions.json")) == 2
+
+
+def test_boxes_of_windows_are_written_from_a_lowest_score(
+    model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    lowest: list[Any] = []
+    predict = model.predict
+    monkeypatch.setattr(model, "merges_windows", lambda head: True)
+    monkeypatch.setattr(model, "predict", lambda images, given, *rest, **o: lowest.append(given) or predict(images))
+    assert main(["predict", "RUN", "b/cat.png", "--out", "new"]) == 0
+    assert "predictions.json: all 2 of score 0.05 or more" in capsys.readouterr().out
+    assert main(["predict", "RUN", "b/cat.png", "--out", "low", "--threshold", "0.01"]) == 0
+    assert lowest == [{"detection": 0.05}, {"detection": 0.01}]
 
 
 def test_existing_files_are_not_overwritten(model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]):
