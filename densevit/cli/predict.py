@@ -35,7 +35,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "sources",
         metavar="INPUT",
         nargs="+",
-        help="an image, a folder, a pattern ('photos/**/*.jpg'), a video, or - for a list of them on stdin",
+        help="an image, a folder, a pattern ('photos/**/*.jpg'), a video, a URL of an image, or - for a list of them "
+        "on stdin",
     )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="a new folder (default: ./predictions, or the next free one)"
@@ -278,9 +279,12 @@ def _read_ahead(
 
 
 def _read(image: "ImageFile", video: "VideoFrames | None") -> "np.ndarray | DensevitError":
-    from densevit.data.io.images import read_image
+    from densevit.data.io.images import decode_image, read_image
+    from densevit.inference.downloads import download
 
     try:
+        if image.url is not None:
+            return decode_image(download(image.url), image.url)
         return read_image(image.path) if image.frame is None or video is None else video.read(image.frame)
     except DensevitError as error:
         return error

@@ -13,6 +13,7 @@ from densevit.data.io.images import check_bits, decode_image, read_image, to_rgb
 from densevit.data.io.tiff import check_bands, without_mapping
 from densevit.errors import DataError, DensevitError
 from densevit.inference.downloads import download
+from densevit.inference.video_streams import check_no_stream
 from densevit.interfaces import Sample
 
 _KINDS = "a path, a URL, bytes, a file object, a PIL image, an array or a tensor"
@@ -47,6 +48,8 @@ def as_sample(image: Any, image_id: int | str) -> Sample:
 
 def _pixels(image: Any, name: str) -> np.ndarray:
     """(H, W, 3) uint8. name: of the image, for messages where it has none of its own."""
+    if isinstance(image, str):
+        check_no_stream(image)
     if isinstance(image, str) and "://" in image:
         return decode_image(download(image), image)
     if isinstance(image, str | os.PathLike):

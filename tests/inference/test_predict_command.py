@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 
 from densevit.cli import main
 from densevit.interfaces import Class
+from tests.inference.test_image_inputs import address  # noqa: F401  # a fixture
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
 
@@ -147,6 +148,22 @@ def test_unreadable_image_is_named_and_others_are_predicted(
     assert len(read("found/predictions.json")) == 4
 
 
+def test_urls_are_downloaded_as_by_predict_in_python(
+    model: StandIn,
+    photos: Path,
+    address: str,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+):
+    urls = [f"{address}/{path}" for path in ("image.png", "gone.png", "page")]
+    assert main(["predict", "RUN", "a", *urls, "--out", "found"]) == 1
+    said = capsys.readouterr()
+    assert "2 of 4 images; 2 could not be read" in said.out
+    assert f"{urls[1]}: the server answers 404" in said.err and f"{urls[2]}: the server sends text/html" in said.err
+    assert sorted(path.name for path in Path("found/drawn").iterdir()) == ["1.jpg", "image.jpg"]
+    entry = {"id": "image.png", "file_name": urls[0], "width": 30, "height": 20}
+    assert read("found/images.json")[1] == entry
+
+
 def test_interrupted_predict_leaves_complete_files(model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch):
     def see(height: int, width: int) -> Any:
         if width == 53:
@@ -200,6 +217,7 @@ def test_several_heads_have_folders(photos: Path, monkeypatch: pytest.MonkeyPatc
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: there is no such file or folder"),
+        (["rtsp://nowhere/1"], "rtsp://nowhere/1: streams are not supported"),
         (["a", "--batch-size", "0"], "--batch-size is 0"),
         (["a", "--device", "nonsense"], "--device nonsense: "),
     ],
