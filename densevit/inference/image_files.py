@@ -74,7 +74,7 @@ def find_images(sources: Sequence[str]) -> list[ImageFile]:
 def _locations(source: str) -> Sequence[Path | str]:
     """The paths of a source, or its URL."""
     if not source.lower().startswith(SCHEMES):
-        return _paths(source)
+        return find_files(source)
     if _path_of(source).suffix.lower() in videos.SUFFIXES:
         raise DataError(f"{source}: videos of URLs are not read. Fix: download the video, and give its path.")
     return [source]
@@ -101,7 +101,8 @@ def _lines_of_stdin() -> list[Path | str]:
     return paths
 
 
-def _paths(source: str) -> list[Path]:
+def find_files(source: str) -> list[Path]:
+    """The image and video files of a file's path, a folder or a pattern. Raises DataError if there is none."""
     if not source.strip():
         raise DataError("'' names no image: expected a file, a folder, a pattern or a URL.")
     check_no_stream(source)

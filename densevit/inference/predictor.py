@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,15 @@ from densevit.config import Config, DataSection, InferenceSection, ModelSections
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import DensevitError, did_you_mean
-from densevit.inference.image_inputs import as_images, as_sample
+from densevit.inference.image_inputs import VideoFrame, as_images, as_sample
 from densevit.inference.image_sizes import ImageSize, requested_size, resizing, unused_windows
+from densevit.inference.image_sources import chunks, images_of
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, Head, Predictions, Sample, TargetType
 from densevit.model import DenseModel, inference_by_head, makes_maps, windows_only
 from densevit.targets.types import TargetTypes, above_threshold
 
+BATCHES_AT_ONCE = 4  # of a folder or a video, read together, so that images of one size can form batches
 WINDOW_SCORE = 0.05
 """The lowest score of boxes merged from windows, unless a threshold says otherwise: each window adds as many boxes as a
 whole image has, most of them of scores near 0. As in torchvision and detectron2 (`box_score_thresh`)."""
@@ -159,13 +161,15 @@ class Predictor:
         """Predicts on one image or on several.
 
         images: a path, URL, bytes, file object, PIL image, array or tensor (see `as_sample`), or an iterable of them;
-        an array or a tensor of four dimensions is a batch.
+        an array or a tensor of four dimensions is a batch. Or a folder, a pattern ("photos/**/*.jpg") or a video, as
+        `densevit predict` takes them.
         threshold: the lowest score of objects, of all heads or by head; 0: all objects. None: the model's
         `score_thresholds`, of its validation; without one, all objects, from windows those of a score of 0.05 or more.
         inference: options that replace those of all dense heads, such as {"window": 512, "flip": True}.
         image_size: the long side to which images are resized, (height, width) into which they are fitted, or "source":
         images keep their size. None: as in evaluation; with a window in `inference`, "source".
-        Returns a `Result` for a single image, else a list of them. The result of an image does not depend on the other
+        Returns a `Result` for a single image; for a folder, a pattern or a video an iterator, which reads and predicts
+        some batches at a time; else a list. The result of an image does not depend on the other
         images. Raises DataError for an image that cannot be read, and ConfigError for a size or options that the model
         cannot use. Warns if no image is larger than the window in `inference`.
         """
@@ -176,18 +180,37 @@ class Predictor:
         predictor = self.with_inference(options, "predict") if options else self
         size = requested_size(image_size, options, self.model, predictor.inference)
         resize = resizing(size, self.resize)
+        warns = options.get("window") is not None
+        source = images_of(images)
+        if source is not None:
+            return predictor._stream(source, thresholds, batch_size, resize, warns)
         given, single = as_images(images)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            results = predictor._results(given, thresholds, batch_size, resize)
-        finally:
-            self.model.train(was_training)
-        if options.get("window") is not None:
-            problem = unused_windows(predictor.inference, [result.size for result in results], resize)
-            if problem is not None:
-                warnings.warn(problem, stacklevel=2)
+        results = predictor._results(given, thresholds, batch_size, resize)
+        if warns:
+            predictor._warn_of_unused_windows({result.size for result in results}, resize)
         return results[0] if single else results
+
+    def _stream(
+        self,
+        images: Iterator[Any],
+        thresholds: Mapping[str, float],
+        batch_size: int,
+        resize: EvaluationTransform | None,
+        warns: bool,
+    ) -> Iterator[Result]:
+        """The results of images in order, some batches at a time. warns: of windows that no image exceeds."""
+        sizes: set[tuple[int, int]] = set()
+        for chunk in chunks(images, BATCHES_AT_ONCE * batch_size):
+            results = self._results(chunk, thresholds, batch_size, resize)
+            sizes.update(result.size for result in results)
+            yield from results
+        if warns:
+            self._warn_of_unused_windows(sizes, resize)
+
+    def _warn_of_unused_windows(self, sizes: Iterable[tuple[int, int]], resize: EvaluationTransform | None) -> None:
+        problem = unused_windows(self.inference, sizes, resize)
+        if problem is not None:
+            warnings.warn(problem, stacklevel=3)
 
     def _thresholds(self, given: Threshold | None) -> dict[str, float]:
         """The lowest score of each head's objects, without the heads that have none."""
@@ -214,6 +237,20 @@ class Predictor:
         batch_size: int,
         resize: EvaluationTransform | None,
     ) -> list[Result]:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            return self._results_in_evaluation_mode(images, thresholds, batch_size, resize)
+        finally:
+            self.model.train(was_training)
+
+    def _results_in_evaluation_mode(
+        self,
+        images: Sequence[Any],
+        thresholds: Mapping[str, float],
+        batch_size: int,
+        resize: EvaluationTransform | None,
+    ) -> list[Result]:
         multiple = self.model.multiple
         floored = [head for head in self.heads if head not in thresholds and self.merges_windows(head)]
         results: dict[int, Result] = {}
@@ -225,7 +262,10 @@ class Predictor:
                 for head in floored:
                     types = TargetTypes(self.target_types[head])
                     found[head] = above_threshold(found[head], WINDOW_SCORE, types)
-                results[index] = Result(*pending.pop(index), found, self.classes, thresholds, self.target_types)
+                origin = _origin(images[index])
+                results[index] = Result(
+                    *pending.pop(index), found, self.classes, thresholds, self.target_types, *origin
+                )
 
         for index, image in enumerate(images):
             sample = as_sample(image, index)
@@ -256,6 +296,13 @@ class Predictor:
             {head: {key: _on_cpu(value) for key, value in found[i].items()} for head, found in by_head.items()}
             for i in range(len(samples))
         ]
+
+
+def _origin(image: Any) -> tuple[str | os.PathLike[str] | None, int | None]:
+    """The path, video or URL of an image, and the number of the frame; None without."""
+    if isinstance(image, VideoFrame):
+        return image.path, image.number
+    return (image if isinstance(image, str | os.PathLike) else None), None
 
 
 def dense_model(model: DenseModel | Predictor) -> DenseModel:

@@ -35,7 +35,8 @@ class Result(Mapping[str, Any]):
 
     image: (H, W, 3) uint8, or the file to read it from. predictions, classes: those of each head, by its name.
     threshold: the lowest score of objects, of all heads or by head; None, or a head without one: all are kept.
-    types: of the keys of each head whose types have options (`Head.target_types`).
+    types: of the keys of each head whose types have options (`Head.target_types`). path: the image's file, the video,
+    or the URL; None if it was given as pixels or bytes. frame: the number in the video, from 0; None of an image.
     """
 
     boxes: Tensor
@@ -55,7 +56,10 @@ class Result(Mapping[str, Any]):
         classes: Mapping[str, Sequence[Class]],
         threshold: float | Mapping[str, float] | None = None,
         types: Mapping[str, Mapping[str, TargetType] | None] | None = None,
+        path: str | os.PathLike[str] | None = None,
+        frame: int | None = None,
     ) -> None:
+        self.path, self.frame = path, frame
         self._image, self.size, self.classes = image, size, classes
         by_head = threshold if isinstance(threshold, Mapping) else dict.fromkeys(predictions, threshold)
         self.thresholds = {head: score for head, score in by_head.items() if score is not None}
@@ -112,7 +116,9 @@ class Result(Mapping[str, Any]):
 
     def _of(self, head: str) -> "Result":
         classes = {head: self.classes.get(head, ())}
-        return Result(self._image, self.size, {head: self._predictions[head]}, classes, self.thresholds, self._types)
+        predictions = {head: self._predictions[head]}
+        origin = (self.path, self.frame)
+        return Result(self._image, self.size, predictions, classes, self.thresholds, self._types, *origin)
 
     def _head_of(self, key: str) -> str:
         """The head that predicts this key. Raises AttributeError if there is none, or several."""

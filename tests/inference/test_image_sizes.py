@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import densevit
 from densevit import config as configs
@@ -130,7 +131,7 @@ def test_a_head_without_windows_needs_the_size_of_its_whole_image():
     assert predictor.heads["masks"].runs == [(1, 200, 232)]
 
 
-def test_windows_that_no_image_exceeds_are_a_warning():
+def test_windows_that_no_image_exceeds_are_a_warning(tmp_path):
     predictor = trained_at(48, Oracle)
     small, large = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((60, 80), (60, 161)))
     with pytest.warns(
@@ -139,8 +140,13 @@ def test_windows_that_no_image_exceeds_are_a_warning():
         predictor.predict([small, small], inference={"window": 160})
     with pytest.warns(UserWarning, match=r"\(the largest has 18x48 pixels, resized\).*image_size source"):
         predictor.predict(large, inference={"window": 160}, image_size=48)
+    Image.fromarray(small.permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    with pytest.warns(UserWarning, match=r"^window 160x160: no image is larger \(the largest has 60x80 pixels\)"):
+        list(predictor.predict(tmp_path, inference={"window": 160}))
+    Image.fromarray(large.permute(1, 2, 0).numpy()).save(tmp_path / "b.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        list(predictor.predict(tmp_path, inference={"window": 160}))
         predictor.predict([small, large], inference={"window": 160})
         predictor.with_inference({"window": 160}).predict(small)  # as a config: small images are no mistake
 
