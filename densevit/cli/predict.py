@@ -1,5 +1,6 @@
 """Runs a model on images; writes a folder of visualizations and predictions: COCO results, CSV, maps, point clouds."""
 
+import warnings
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from densevit.data.io.videos import VideoFrames
     from densevit.inference.image_files import ImageFile
+    from densevit.inference.image_sizes import ImageSize
     from densevit.inference.predictor import Predictor
 
 BATCHES_AT_ONCE = 4  # read together, so that images of one size can form batches
@@ -22,6 +24,7 @@ EXAMPLES = """examples:
   densevit predict runs/mine street.jpg
   densevit predict runs/mine photos 'more/**/*.jpg' clip.mp4 --out found --threshold 0.3
   densevit predict runs/mine photos --out found --resume
+  densevit predict runs/mine aerial.tif --window 640
   find . -name '*.png' | densevit predict runs/mine - --out found
 """
 
@@ -32,7 +35,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "sources",
         metavar="INPUT",
         nargs="+",
-        help="an image, a folder, a pattern ('photos/**/*.jpg'), a video, or - for a list of them on stdin",
+        help="an image, a folder, a pattern ('photos/**/*.jpg'), a video, a URL of an image, or - for a list of them "
+        "on stdin",
     )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="a new folder (default: ./predictions, or the next free one)"
@@ -44,8 +48,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--threshold",
         metavar="SCORE",
         type=float,
-        default=0.5,
-        help="the lowest score of objects in drawn/ and predictions.csv; predictions.json has all (%(default)s)",
+        help="the lowest score of objects in drawn/ and predictions.csv; predictions.json has all (default: that with "
+        "the largest F1 in the model's validation; 0.5 for a model without one)",
     )
     parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images per batch (%(default)s)")
     parser.add_argument(
@@ -54,9 +58,16 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=float,
         help="the camera's focal length in pixels of the images: also writes point clouds, clouds/NAME.ply",
     )
+    parser.add_argument(
+        "--image-size",
+        metavar="SIZE",
+        type=_image_size,
+        help="the long side to which images are resized (1280), height and width into which they are fitted "
+        "(960x1280), or source: images keep their size (default: as in evaluation; with --window: source)",
+    )
     group = parser.add_argument_group("windows, and test-time augmentation of dense heads; by default as in the run")
     for name, kind, form, text in (
-        ("window", _sides, "SIDE|HxW", "size of sliding windows in pixels of the resized image; null: the whole image"),
+        ("window", _sides, "SIDE|HxW", "size of sliding windows, in pixels of --image-size; null: the whole image"),
         ("stride", _sides, "SIDE|HxW", "stride of the windows; null: two thirds of the window"),
         ("scales", _factors, "S,S,...", "scales of the image: 0.75,1,1.25"),
         ("average", str, "KIND", "average logits or probabilities"),
@@ -72,12 +83,13 @@ def run(args: Namespace) -> int:
     from densevit.atomic_io import next_free_folder
     from densevit.file_lock import locked_folder
     from densevit.inference.image_files import find_images
+    from densevit.inference.image_sizes import requested_size
     from densevit.inference.loading import device_of, load
     from densevit.inference.results import check_new_folder
 
     if args.batch_size < 1:
         raise DensevitError(f"--batch-size is {args.batch_size}; at least 1 is expected.")
-    if not 0 <= args.threshold <= 1:
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise DensevitError(f"--threshold is {args.threshold}; a score from 0 to 1 is expected.")
     if args.focal is not None and not 0 < args.focal < float("inf"):
         raise DensevitError(f"--focal is {args.focal}; the focal length in pixels is expected, above 0.")
@@ -93,40 +105,58 @@ def run(args: Namespace) -> int:
     predictor = load(args.model, device, args.trust)
     options = _inference_options(args)
     predictor = predictor.with_inference(options, "command line") if options else predictor
+    size = args.image_size
+    if size is not None or options:
+        size = requested_size(size, options, predictor.model, predictor.inference)
     folder = args.out or next_free_folder(Path("predictions"))
     with locked_folder(folder):
         if not args.resume:
             check_new_folder(folder)  # another prediction may have ended in it meanwhile
-        return _predict(args, predictor, options, images, folder)
+        return _predict(args, predictor, options, size, images, folder)
 
 
 def _predict(
-    args: Namespace, predictor: "Predictor", options: dict[str, Any], images: Sequence["ImageFile"], folder: Path
+    args: Namespace,
+    predictor: "Predictor",
+    options: dict[str, Any],
+    image_size: "ImageSize | None",
+    images: Sequence["ImageFile"],
+    folder: Path,
 ) -> int:
-    """Predicts into a folder that this process alone writes to."""
+    """Predicts into a folder that this process alone writes to. options: those of `inference` that were given."""
+    from densevit.inference.predictor import WINDOW_SCORE
     from densevit.inference.results import PredictionFiles
 
+    thresholds = _thresholds(args, predictor)
+    written_from = {
+        head: min(score, WINDOW_SCORE) if predictor.merges_windows(head) else 0.0 for head, score in thresholds.items()
+    }
     settings = {
         "model": args.model,
         "inputs": args.sources,
-        "threshold": args.threshold,
+        "threshold": thresholds,
         "focal": args.focal,
         "inference": options,
+        "image_size": image_size,
     }
     files = PredictionFiles(
-        folder, predictor.classes, args.threshold, args.focal, predictor.target_types, settings, args.resume
+        folder, predictor.classes, thresholds, args.focal, predictor.target_types, settings, args.resume
     )
     left = files.left(images)
     if args.resume:
         args.output.show(f"{folder} has {len(images) - len(left)} of {len(images)} images; {len(left)} are left")
     errors: list[DensevitError] = []
     written = 0
+    sizes: set[tuple[int, int]] = set()
 
     def predicted() -> Iterator["ImageFile"]:
         for chunk in _read_ahead(left, BATCHES_AT_ONCE * args.batch_size):
             readable = [(image, pixels) for image, pixels in chunk if not isinstance(pixels, DensevitError)]
             errors.extend(pixels for _, pixels in chunk if isinstance(pixels, DensevitError))
-            found = predictor.predict([pixels for _, pixels in readable], batch_size=args.batch_size)
+            sizes.update((pixels.shape[0], pixels.shape[1]) for _, pixels in readable)
+            found = predictor.predict(
+                [pixels for _, pixels in readable], written_from, args.batch_size, image_size=image_size
+            )
             for (image, pixels), result in zip(readable, found, strict=True):
                 files.add(image, pixels, result)
                 yield image
@@ -140,18 +170,56 @@ def _predict(
         return 130
     for error in errors:
         args.output.problem(str(error))
+    if options.get("window") is not None:
+        _warn_of_unused_windows(predictor, image_size, sizes)
     left_out = f"; {len(errors)} could not be read" if errors else ""
     args.output.show(f"{folder}: {written} of {len(left)} images{left_out}")
-    listed, found = files.objects
-    if found:
+    for head, (listed, found) in files.objects.items():
+        path = f"{head}/predictions" if len(thresholds) > 1 else "predictions"
+        lowest = f" of score {written_from[head]:g} or more" if written_from[head] else ""
         args.output.show(
-            f"predictions.csv: the {listed} objects of score {args.threshold:g} or more; predictions.json: all {found}"
+            f"{path}.csv: the {listed} objects of score {thresholds[head]:.4g} or more "
+            f"({_origin(args, predictor, head)}); {path}.json: all {found}{lowest}"
         )
     problems = [str(error) for error in errors]
     args.output.result(
-        {"out": str(folder), "images": written, "skipped": len(images) - len(left), "problems": problems}
+        {
+            "out": str(folder),
+            "images": written,
+            "skipped": len(images) - len(left),
+            "threshold": thresholds,
+            "problems": problems,
+        }
     )
     return 1 if errors else 0
+
+
+def _thresholds(args: Namespace, predictor: "Predictor") -> dict[str, float]:
+    """The lowest score of the objects that are drawn and listed, by head."""
+    from densevit.inference.result import DRAWN_FROM
+
+    if args.threshold is not None:
+        return dict.fromkeys(predictor.classes, args.threshold)
+    return dict.fromkeys(predictor.classes, DRAWN_FROM) | predictor.score_thresholds
+
+
+def _origin(args: Namespace, predictor: "Predictor", head: str) -> str:
+    """Where the threshold of a head is from."""
+    if args.threshold is not None:
+        return "--threshold"
+    if head in predictor.score_thresholds:
+        return "the largest F1 in the model's validation; another: --threshold"
+    return "the default, as the model has none of its validation; another: --threshold"
+
+
+def _warn_of_unused_windows(
+    predictor: "Predictor", image_size: "ImageSize | None", sizes: set[tuple[int, int]]
+) -> None:
+    from densevit.inference.image_sizes import resizing, unused_windows
+
+    problem = unused_windows(predictor.inference, sizes, resizing(image_size, predictor.resize))
+    if problem is not None:
+        warnings.warn(problem, stacklevel=2)
 
 
 def _inference_options(args: Namespace) -> dict[str, Any]:
@@ -168,6 +236,16 @@ def _sides(text: str) -> int | list[int] | None:
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a side (512), a height and width (512x768), or null.") from None
     return sides[0] if sides is not None and len(sides) == 1 else sides
+
+
+def _image_size(text: str) -> "ImageSize":
+    """Parses source, 1280 or 960x1280 (height x width)."""
+    sides = text.split("x")
+    if text == "source":
+        return "source"
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+        raise ArgumentTypeError(f"{text!r} is not a side (1280), a height and width (960x1280), or source.")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
 def _factors(text: str) -> list[float]:
@@ -201,9 +279,12 @@ def _read_ahead(
 
 
 def _read(image: "ImageFile", video: "VideoFrames | None") -> "np.ndarray | DensevitError":
-    from densevit.data.io.images import read_image
+    from densevit.data.io.images import decode_image, read_image
+    from densevit.inference.downloads import download
 
     try:
+        if image.url is not None:
+            return decode_image(download(image.url), image.url)
         return read_image(image.path) if image.frame is None or video is None else video.read(image.frame)
     except DensevitError as error:
         return error

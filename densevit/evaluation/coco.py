@@ -11,6 +11,7 @@ from densevit.evaluation.backends import AREAS, OneClass, curves, fastest_backen
 from densevit.evaluation.box_records import BoxRecords, coco_results, xywh
 from densevit.evaluation.detection_tables import class_table, mean, precision_recall
 from densevit.evaluation.error_analysis import ErrorAnalysis, analyse
+from densevit.evaluation.f1_threshold import best_threshold, f1_plots
 from densevit.evaluation.object_records import ObjectRecords
 from densevit.interfaces import Class, Evaluator, Plot, Predictions, Table, Targets
 
@@ -120,8 +121,20 @@ class AveragePrecision(Evaluator):
         }
 
     def plots(self) -> dict[str, Plot]:
-        """Precision by recall."""
-        return next(iter(self._results().values())).plots
+        """Precision by recall, and F1 by score."""
+        curves = f1_plots(*self._analysed().detections, self._objects(), self.classes)
+        return {**next(iter(self._results().values())).plots, **curves}
+
+    def score_threshold(self) -> float | None:
+        """The lowest score of detections with which the F1 of all classes together, at an IoU of 0.5, is largest; None
+        with fewer than 50 objects. See `f1_threshold`."""
+        _, scores, correct = self._analysed().detections
+        return best_threshold(scores, correct, int(self._objects().sum()))
+
+    def _objects(self) -> np.ndarray:
+        """(K,) the number of ground-truth objects of each class, without crowds."""
+        records = self._sorted()
+        return np.bincount(records.truth_labels[~records.crowds], minlength=len(self.classes))
 
     def image_scores(self) -> dict[int | str, float]:
         """The quality of the detections with a score of at least 0.5; see `analyse`."""
@@ -137,7 +150,7 @@ class AveragePrecision(Evaluator):
     def _results(self) -> "dict[str, _Computed]":
         if not self._computed:
             records = self._sorted()
-            objects = np.bincount(records.truth_labels[~records.crowds], minlength=len(self.classes))
+            objects = self._objects()
             detections = np.bincount(records.labels, minlength=len(self.classes))
             place = np.argsort(self._order)
             for prefix, (sizes, overlaps) in self.overlaps(records).items():
@@ -160,7 +173,8 @@ class AveragePrecision(Evaluator):
         return metrics | {f"AP/{c.name}": mean(precision[:, :, place[i], 0, -1]) for i, c in enumerate(self.classes)}
 
     def results(self) -> list[dict[str, Any]]:
-        """All detections as entries of a COCO results file, with the files' image and category ids.
+        """The detections that count as entries of a COCO results file, with the files' image and category ids: of each
+        image and class, the `max_detections` with the highest scores.
 
         Without rounding: pycocotools on this list gives the same metrics as `compute`.
         """
@@ -168,7 +182,9 @@ class AveragePrecision(Evaluator):
         ends = np.cumsum(records.detections).tolist()
         entries = []
         for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            entries += self.entries(records, number, slice(start, end))
+            counted = _highest(records.scores[start:end], records.labels[start:end], self.max_detections)
+            own = self.entries(records, number, slice(start, end))
+            entries += [entry for entry, counts in zip(own, counted.tolist(), strict=True) if counts]
         return entries
 
     @property
@@ -239,6 +255,16 @@ class CocoDetection(AveragePrecision):
 def _restricted(overlaps: Overlaps, rows: np.ndarray, truths: np.ndarray) -> Overlaps:
     """The same IoUs, for numbers of rows among these."""
     return lambda found, known: overlaps(rows[found], truths[known])
+
+
+def _highest(scores: np.ndarray, labels: np.ndarray, limit: int) -> np.ndarray:
+    """(D,) bool, the detections of an image that are among the `limit` highest of their class; of equal ones the first,
+    as in pycocotools."""
+    order = np.lexsort((-scores, labels))
+    first = np.searchsorted(labels[order], labels[order])
+    counted = np.empty(len(scores), bool)
+    counted[order] = np.arange(len(scores)) - first < limit
+    return counted
 
 
 def _rows_by_label(labels: np.ndarray, classes: int) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,7 @@ class ErrorAnalysis:
 
     average_precision: at an IoU of 0.5. gains: by error, the AP that would be gained if all errors of that type were
     fixed and no others. counts: of the errors. confusion: (K + 1, K + 1) int64, ground truth by prediction; the last
-    index is the background. scores: of images; see `analyse`.
+    index is the background. scores: of images; see `analyse`. detections: all but those on crowds of their class.
     """
 
     average_precision: float
@@ -29,11 +30,20 @@ class ErrorAnalysis:
     counts: Mapping[str, int]
     confusion: np.ndarray
     scores: Mapping[int | str, float]
+    detections: "Detections"
 
     def table(self) -> Table:
         """The gains and counts of all errors."""
         rows: list[list[str | int | float]] = [[name, self.gains[name], self.counts[name]] for name in self.gains]
         return [["error", "dAP50", "count"], *rows]
+
+
+class Detections(NamedTuple):
+    """Labels, scores, and whether each is correct, (D,)."""
+
+    labels: np.ndarray
+    scores: np.ndarray
+    correct: np.ndarray
 
 
 def analyse(
@@ -229,7 +239,8 @@ def _fixed(
         "false positives": int((counted & ~correct).sum()),
         "false negatives": int(lost.sum()),
     }
-    return ErrorAnalysis(base, gains, counts, confusion, scores)
+    detections = Detections(outcomes.labels[counted], outcomes.scores[counted], correct[counted])
+    return ErrorAnalysis(base, gains, counts, confusion, scores, detections)
 
 
 def _mean_precision(

@@ -24,12 +24,12 @@ URL_SECONDS = 120.0
 URL_BYTES = 256 * 2**20
 """Bytes that a downloaded image may have."""
 
-_SCHEMES = ("http://", "https://")
+SCHEMES = ("http://", "https://")
 
 
 def download(url: str) -> bytes:
     """The content of a URL of http or https. Raises DataError beyond the bounds above, and for forbidden redirects."""
-    if not url.lower().startswith(_SCHEMES):
+    if not url.lower().startswith(SCHEMES):
         raise DataError(f"{url}: only URLs of http and https are read. Download the image, and give its path.")
     with _Route(url) as route:
         try:
@@ -142,7 +142,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        if not newurl.lower().startswith(_SCHEMES):
+        if not newurl.lower().startswith(SCHEMES):
             raise DataError(f"{self.url}: the server redirects to {newurl}; only http and https are read.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -1,4 +1,4 @@
-"""Images from the command line: files, folders, glob patterns, frames of videos, and a list on stdin."""
+"""Images by name: files, folders, glob patterns, frames of videos, URLs, and a list on stdin."""
 
 import glob
 import sys
@@ -6,76 +6,108 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from densevit.data.io import videos
 from densevit.errors import DataError
+from densevit.inference.downloads import SCHEMES
+from densevit.inference.video_streams import check_no_stream
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+
+_LONGEST = 100  # characters of a file's name that is taken from a URL
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file, or a frame of a video. name: the stem of output files, unique among all images of one call.
+    """An image file, a frame of a video, or an image of a URL.
 
+    name: the stem of output files, unique among all images of one call.
     image_id: the file's stem as an integer, as in COCO (000000000139.jpg is 139), if it is one and unique; else the
     file's name, or its path if the name is not unique. frame: its number from 0, of a video; NAME_000012 is its name
-    and id.
+    and id. url: of an image that is downloaded; its path is then HOST/FILE.
     """
 
     path: Path
     name: str
     image_id: int | str
     frame: int | None = None
+    url: str | None = None
 
     @property
     def file_name(self) -> str:
-        """The file's path; of a frame with its number, "clip.mp4#12"."""
-        return self.path.as_posix() + ("" if self.frame is None else f"#{self.frame}")
+        """The file's path, or the URL; of a frame with its number, "clip.mp4#12"."""
+        return self.url or self.path.as_posix() + ("" if self.frame is None else f"#{self.frame}")
 
 
 def find_images(sources: Sequence[str]) -> list[ImageFile]:
-    """Finds the images of files, folders (without subfolders) and patterns such as `photos/**/*.jpg`, each once.
+    """Finds the images of files, folders (without subfolders), URLs and patterns such as `photos/**/*.jpg`, each once.
 
     Of a video, given as a file, all frames. "-" reads files from stdin, one per line. They are in the order of the
-    sources, sorted within each. Raises DataError for a source without images; a line of stdin that names none is an
-    image that cannot be read, so that the others are predicted.
+    sources, sorted within each. URLs are not opened. Raises DataError for a source without images, and for streams; a
+    line of stdin that names none is an image that cannot be read, so that the others are predicted.
     """
-    paths: dict[Path, Path] = {}
+    found: dict[Path | str, tuple[Path, str | None]] = {}  # the path and the URL
     for source in sources:
-        for path in _lines_of_stdin() if source == "-" else _paths(source):
-            paths.setdefault(path.resolve(), path)
-    files = list(paths.values())
+        for location in _lines_of_stdin() if source == "-" else _locations(source):
+            if isinstance(location, str):
+                found.setdefault(location, (_path_of(location), location))
+            else:
+                found.setdefault(location.resolve(), (location, None))
+    files = [path for path, _ in found.values()]
     names = _output_names(files)
     numbers = Counter(_number(path) for path in files)
     file_names = Counter(path.name for path in files)
     images = []
-    for path, name in zip(files, names, strict=True):
-        if path.suffix.lower() in videos.SUFFIXES:
+    for (path, url), name in zip(found.values(), names, strict=True):
+        if url is None and path.suffix.lower() in videos.SUFFIXES:
             frames = ((f"{name}_{i:06}", i) for i in range(max(1, videos.count_frames(path))))
             images += [ImageFile(path, frame, frame, i) for frame, i in frames]
             continue
         number = _number(path)
-        by_name = path.name if file_names[path.name] == 1 else path.as_posix()
-        images.append(ImageFile(path, name, number if number is not None and numbers[number] == 1 else by_name))
+        by_name = path.name if file_names[path.name] == 1 else url or path.as_posix()
+        image_id = number if number is not None and numbers[number] == 1 else by_name
+        images.append(ImageFile(path, name, image_id, url=url))
     return images
 
 
-def _lines_of_stdin() -> list[Path]:
+def _locations(source: str) -> Sequence[Path | str]:
+    """The paths of a source, or its URL."""
+    if not source.lower().startswith(SCHEMES):
+        return find_files(source)
+    if _path_of(source).suffix.lower() in videos.SUFFIXES:
+        raise DataError(f"{source}: videos of URLs are not read. Fix: download the video, and give its path.")
+    return [source]
+
+
+def _path_of(url: str) -> Path:
+    """HOST/FILE, where FILE is the last part of the URL's path, percent-encoded as it is."""
+    parts = urlsplit(url)
+    name = parts.path.rstrip("/").rpartition("/")[2] or parts.hostname or "image"
+    suffix = Path(name).suffix[:_LONGEST]
+    return Path(parts.hostname or "", name.removesuffix(suffix)[:_LONGEST] + suffix)
+
+
+def _lines_of_stdin() -> list[Path | str]:
     lines = [line.strip() for line in sys.stdin if line.strip()]
     if not lines:
         raise DataError("-: stdin names no image; expected a file, folder or pattern per line.")
-    paths = []
+    paths: list[Path | str] = []
     for line in lines:
         try:
-            paths += _paths(line)
+            paths += _locations(line)
         except DataError:
             paths.append(Path(line))
     return paths
 
 
-def _paths(source: str) -> list[Path]:
+def find_files(source: str) -> list[Path]:
+    """The image and video files of a file's path, a folder or a pattern. Raises DataError if there is none."""
     if not source.strip():
-        raise DataError("'' names no image: expected a file, a folder or a pattern.")
+        raise DataError("'' names no image: expected a file, a folder, a pattern or a URL.")
+    check_no_stream(source)
+    if "://" in source:
+        raise DataError(f"{source}: only URLs of http and https are read. Download the image, and give its path.")
     path = Path(source).expanduser()
     if path.is_file():
         return [path]

@@ -2,22 +2,33 @@
 
 import os
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from densevit.data.io import videos
 from densevit.data.io.images import check_bits, decode_image, read_image, to_rgb
 from densevit.data.io.tiff import check_bands, without_mapping
 from densevit.errors import DataError, DensevitError
 from densevit.inference.downloads import download
+from densevit.inference.video_streams import check_no_stream
 from densevit.interfaces import Sample
 
 _KINDS = "a path, a URL, bytes, a file object, a PIL image, an array or a tensor"
 _ARRAY = "(H, W, 3) or (H, W)"
 _TENSOR = "(3, H, W), (1, H, W) or (H, W)"
+
+
+class VideoFrame(NamedTuple):
+    """A frame of a video by its number from 0. pixels: (H, W, 3) uint8."""
+
+    path: Path
+    number: int
+    pixels: np.ndarray
 
 
 def as_images(inputs: Any) -> tuple[list[Any], bool]:
@@ -47,9 +58,17 @@ def as_sample(image: Any, image_id: int | str) -> Sample:
 
 def _pixels(image: Any, name: str) -> np.ndarray:
     """(H, W, 3) uint8. name: of the image, for messages where it has none of its own."""
+    if isinstance(image, VideoFrame):
+        return image.pixels
+    if isinstance(image, str):
+        check_no_stream(image)
     if isinstance(image, str) and "://" in image:
         return decode_image(download(image), image)
     if isinstance(image, str | os.PathLike):
+        path = Path(image)
+        if path.is_dir() or (path.suffix.lower() in videos.SUFFIXES and path.is_file()):
+            what = "a folder" if path.is_dir() else "a video"
+            raise DataError(f"{image} is {what} in a list of images. Fix: give it alone: predict({str(image)!r}).")
         return read_image(image)
     if isinstance(image, bytes | bytearray | memoryview):
         return decode_image(bytes(image), name)

@@ -1,7 +1,8 @@
 """The predictor: a model with its evaluation transform and inference options."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +11,21 @@ from torch import Tensor, nn
 from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
-from densevit.errors import DensevitError
-from densevit.inference.image_inputs import as_images, as_sample
+from densevit.errors import DensevitError, did_you_mean
+from densevit.inference.image_inputs import VideoFrame, as_images, as_sample
+from densevit.inference.image_sizes import ImageSize, requested_size, resizing, unused_windows
+from densevit.inference.image_sources import chunks, images_of
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, Head, Predictions, Sample, TargetType
 from densevit.model import DenseModel, inference_by_head, makes_maps, windows_only
+from densevit.targets.types import TargetTypes, above_threshold
+
+BATCHES_AT_ONCE = 4  # of a folder or a video, read together, so that images of one size can form batches
+WINDOW_SCORE = 0.05
+"""The lowest score of boxes merged from windows, unless a threshold says otherwise: each window adds as many boxes as a
+whole image has, most of them of scores near 0. As in torchvision and detectron2 (`box_score_thresh`)."""
+
+Threshold = float | Mapping[str, float]
 
 
 class Predictor:
@@ -95,6 +106,12 @@ class Predictor:
         return self.model.target_types
 
     @property
+    def score_thresholds(self) -> dict[str, float]:
+        """By head, the lowest score of objects that `predict` returns by default: that with the largest F1 in the
+        validation of the training. Empty if there is none."""
+        return dict(self.model.score_thresholds)
+
+    @property
     def device(self) -> torch.device:
         """The device of the model."""
         return self.model.mean.device
@@ -136,43 +153,119 @@ class Predictor:
     def predict(
         self,
         images: Any,
-        threshold: float | None = None,
+        threshold: Threshold | None = None,
         batch_size: int = 8,
         inference: Mapping[str, Any] | None = None,
+        image_size: ImageSize | None = None,
     ) -> Any:
         """Predicts on one image or on several.
 
         images: a path, URL, bytes, file object, PIL image, array or tensor (see `as_sample`), or an iterable of them;
-        an array or a tensor of four dimensions is a batch. threshold: the lowest score of objects; None: all objects.
+        an array or a tensor of four dimensions is a batch. Or a folder, a pattern ("photos/**/*.jpg") or a video, as
+        `densevit predict` takes them.
+        threshold: the lowest score of objects, of all heads or by head; 0: all objects. None: the model's
+        `score_thresholds`, of its validation; without one, all objects, from windows those of a score of 0.05 or more.
         inference: options that replace those of all dense heads, such as {"window": 512, "flip": True}.
-        Returns a `Result` for a single image, else a list of them. The result of an image does not depend on the other
-        images. Raises DataError for an image that cannot be read.
+        image_size: the long side to which images are resized, (height, width) into which they are fitted, or "source":
+        images keep their size. None: as in evaluation; with a window in `inference`, "source".
+        Returns a `Result` for a single image; for a folder, a pattern or a video an iterator, which reads and predicts
+        some batches at a time; else a list. The result of an image does not depend on the other
+        images. Raises DataError for an image that cannot be read, and ConfigError for a size or options that the model
+        cannot use. Warns if no image is larger than the window in `inference`.
         """
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise DensevitError(f"predict: threshold is {threshold}; a score from 0 to 1 is expected.")
+        thresholds = self._thresholds(threshold)
         if batch_size < 1:
             raise DensevitError(f"predict: batch_size is {batch_size}; at least 1 is expected.")
-        if inference is not None:
-            return self.with_inference(inference, "predict").predict(images, threshold, batch_size)
+        options = inference or {}
+        predictor = self.with_inference(options, "predict") if options else self
+        size = requested_size(image_size, options, self.model, predictor.inference)
+        resize = resizing(size, self.resize)
+        warns = options.get("window") is not None
+        source = images_of(images)
+        if source is not None:
+            return predictor._stream(source, thresholds, batch_size, resize, warns)
         given, single = as_images(images)
+        results = predictor._results(given, thresholds, batch_size, resize)
+        if warns:
+            predictor._warn_of_unused_windows({result.size for result in results}, resize)
+        return results[0] if single else results
+
+    def _stream(
+        self,
+        images: Iterator[Any],
+        thresholds: Mapping[str, float],
+        batch_size: int,
+        resize: EvaluationTransform | None,
+        warns: bool,
+    ) -> Iterator[Result]:
+        """The results of images in order, some batches at a time. warns: of windows that no image exceeds."""
+        sizes: set[tuple[int, int]] = set()
+        for chunk in chunks(images, BATCHES_AT_ONCE * batch_size):
+            results = self._results(chunk, thresholds, batch_size, resize)
+            sizes.update(result.size for result in results)
+            yield from results
+        if warns:
+            self._warn_of_unused_windows(sizes, resize)
+
+    def _warn_of_unused_windows(self, sizes: Iterable[tuple[int, int]], resize: EvaluationTransform | None) -> None:
+        problem = unused_windows(self.inference, sizes, resize)
+        if problem is not None:
+            warnings.warn(problem, stacklevel=3)
+
+    def _thresholds(self, given: Threshold | None) -> dict[str, float]:
+        """The lowest score of each head's objects, without the heads that have none."""
+        if given is None:
+            return self.score_thresholds
+        by_head = {**given} if isinstance(given, Mapping) else dict.fromkeys(self.heads, given)
+        for name, score in by_head.items():
+            if name not in self.heads:
+                raise DensevitError(
+                    f"predict: threshold of {name!r}, which is no head.{did_you_mean(name, self.heads)}"
+                )
+            if not 0 <= score <= 1:
+                raise DensevitError(f"predict: threshold is {score}; a score from 0 to 1 is expected.")
+        return by_head
+
+    def merges_windows(self, head: str) -> bool:
+        """Whether a head's boxes are those of windows, merged."""
+        return head in self.inference and self.inference[head].window is not None and not makes_maps(self.heads[head])
+
+    def _results(
+        self,
+        images: Sequence[Any],
+        thresholds: Mapping[str, float],
+        batch_size: int,
+        resize: EvaluationTransform | None,
+    ) -> list[Result]:
         was_training = self.model.training
         self.model.eval()
         try:
-            results = self._results(given, threshold, batch_size)
+            return self._results_in_evaluation_mode(images, thresholds, batch_size, resize)
         finally:
             self.model.train(was_training)
-        return results[0] if single else results
 
-    def _results(self, images: Sequence[Any], threshold: float | None, batch_size: int) -> list[Result]:
+    def _results_in_evaluation_mode(
+        self,
+        images: Sequence[Any],
+        thresholds: Mapping[str, float],
+        batch_size: int,
+        resize: EvaluationTransform | None,
+    ) -> list[Result]:
         multiple = self.model.multiple
+        floored = [head for head in self.heads if head not in thresholds and self.merges_windows(head)]
         results: dict[int, Result] = {}
         pending: dict[int, tuple[Any, tuple[int, int]]] = {}  # the image and its size
         waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}  # images of one padded size are batched
-        resize = self.resize
 
         def run(group: Sequence[tuple[int, Sample]]) -> None:
             for (index, _), found in zip(group, self._predictions([sample for _, sample in group]), strict=True):
-                results[index] = Result(*pending.pop(index), found, self.classes, threshold, self.target_types)
+                for head in floored:
+                    types = TargetTypes(self.target_types[head])
+                    found[head] = above_threshold(found[head], WINDOW_SCORE, types)
+                origin = _origin(images[index])
+                results[index] = Result(
+                    *pending.pop(index), found, self.classes, thresholds, self.target_types, *origin
+                )
 
         for index, image in enumerate(images):
             sample = as_sample(image, index)
@@ -203,6 +296,13 @@ class Predictor:
             {head: {key: _on_cpu(value) for key, value in found[i].items()} for head, found in by_head.items()}
             for i in range(len(samples))
         ]
+
+
+def _origin(image: Any) -> tuple[str | os.PathLike[str] | None, int | None]:
+    """The path, video or URL of an image, and the number of the frame; None without."""
+    if isinstance(image, VideoFrame):
+        return image.path, image.number
+    return (image if isinstance(image, str | os.PathLike) else None), None
 
 
 def dense_model(model: DenseModel | Predictor) -> DenseModel:

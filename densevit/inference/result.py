@@ -34,8 +34,9 @@ class Result(Mapping[str, Any]):
     `result["segmentation"].semantic`.
 
     image: (H, W, 3) uint8, or the file to read it from. predictions, classes: those of each head, by its name.
-    threshold: the lowest score of its objects; None: all objects are kept. types: of the keys of each head whose types
-    have options (`Head.target_types`).
+    threshold: the lowest score of objects, of all heads or by head; None, or a head without one: all are kept.
+    types: of the keys of each head whose types have options (`Head.target_types`). path: the image's file, the video,
+    or the URL; None if it was given as pixels or bytes. frame: the number in the video, from 0; None of an image.
     """
 
     boxes: Tensor
@@ -53,13 +54,19 @@ class Result(Mapping[str, Any]):
         size: tuple[int, int],
         predictions: Mapping[str, Predictions],
         classes: Mapping[str, Sequence[Class]],
-        threshold: float | None = None,
+        threshold: float | Mapping[str, float] | None = None,
         types: Mapping[str, Mapping[str, TargetType] | None] | None = None,
+        path: str | os.PathLike[str] | None = None,
+        frame: int | None = None,
     ) -> None:
-        self._image, self.size, self.classes, self.threshold = image, size, classes, threshold
+        self.path, self.frame = path, frame
+        self._image, self.size, self.classes = image, size, classes
+        by_head = threshold if isinstance(threshold, Mapping) else dict.fromkeys(predictions, threshold)
+        self.thresholds = {head: score for head, score in by_head.items() if score is not None}
         self._types = {head: TargetTypes((types or {}).get(head)) for head in predictions}
         self._predictions = {
-            head: above_threshold(found, threshold, self._types[head]) for head, found in predictions.items()
+            head: above_threshold(found, self.thresholds.get(head), self._types[head])
+            for head, found in predictions.items()
         }
 
     # ---- predictions ----
@@ -109,7 +116,9 @@ class Result(Mapping[str, Any]):
 
     def _of(self, head: str) -> "Result":
         classes = {head: self.classes.get(head, ())}
-        return Result(self._image, self.size, {head: self._predictions[head]}, classes, self.threshold, self._types)
+        predictions = {head: self._predictions[head]}
+        origin = (self.path, self.frame)
+        return Result(self._image, self.size, predictions, classes, self.thresholds, self._types, *origin)
 
     def _head_of(self, key: str) -> str:
         """The head that predicts this key. Raises AttributeError if there is none, or several."""
@@ -136,15 +145,14 @@ class Result(Mapping[str, Any]):
     def draw(self, threshold: float | None = None) -> Image.Image:
         """A visualization, as `densevit predict` draws it; of several heads side by side.
 
-        threshold: the lowest score to draw; None: that of `predict`, or 0.5.
+        threshold: the lowest score to draw; None: those of `predict`, or 0.5.
         """
-        lowest = threshold if threshold is not None else self.threshold
-        lowest = DRAWN_FROM if lowest is None else lowest
         image = self.image
-        panels = [
-            Image.fromarray(draw(image, found, self.classes.get(head, ()), lowest, types=self._types[head]))
-            for head, found in self._predictions.items()
-        ]
+        panels = []
+        for head, found in self._predictions.items():
+            lowest = self.thresholds.get(head, DRAWN_FROM) if threshold is None else threshold
+            classes = self.classes.get(head, ())
+            panels.append(Image.fromarray(draw(image, found, classes, lowest, types=self._types[head])))
         canvas = Image.new("RGB", (sum(p.width for p in panels), max(p.height for p in panels)), (255, 255, 255))
         left = 0
         for panel in panels:

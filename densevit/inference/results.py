@@ -35,34 +35,35 @@ def check_new_folder(folder: Path) -> Path:
 class PredictionFiles:
     """Writes predictions to a folder image by image. The files are complete also after an error, and can be continued.
 
-    drawn/NAME.jpg: visualization, with objects from score `threshold` on. predictions.csv: the numbers of these
+    drawn/NAME.jpg: visualization, with objects from the head's threshold on. predictions.csv: the numbers of these
     objects, or values per image; predictions.json: all objects in COCO's results format. semantic/NAME.png, depth/NAME,
     panoptic/NAME.png and panoptic.json: maps (see `maps`). clouds/NAME.ply: point cloud, if `focal` is given.
     images.json: image ids and their files. With several heads, each has a subfolder with all but images.json. Keys are
     written by their target types.
 
-    types: of each head's keys, where they have options. focal: focal length in pixels, the same for all images.
-    settings: what the predictions depend on, kept in predict.json. resume: continues in a folder of these settings.
-    done: ids of the images that the folder has already. objects: the numbers of objects in the table and in all, of the
-    images added.
+    thresholds: scores by head. types: of each head's keys, where they have options. focal: focal length in pixels, the
+    same for all images. settings: what the predictions depend on, kept in predict.json. resume: continues in a folder
+    of these settings.
+    done: ids of the images that the folder has already. objects: by head, the numbers of objects in the table and in
+    all, of the images added.
     """
 
     def __init__(
         self,
         folder: Path,
         classes: Mapping[str, Sequence[Class]],
-        threshold: float,
+        thresholds: Mapping[str, float],
         focal: float | None = None,
         types: Mapping[str, Mapping[str, TargetType] | None] | None = None,
         settings: Mapping[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
-        self.folder, self.classes, self.threshold, self.focal = folder, classes, threshold, focal
+        self.folder, self.classes, self.thresholds, self.focal = folder, classes, thresholds, focal
         self.settings = dict(settings or {})
         self._maps = MapFiles(folder, classes, types)
         self._lists: dict[Path, JsonList | CsvTable] = {}
         self.done: set[int | str] = set()
-        self.objects = (0, 0)
+        self.objects: dict[str, tuple[int, int]] = {}
         if resume:
             check_settings(folder, self.settings)
             self.done = {entry["id"] for entry in read_entries(folder / "images.json")}
@@ -110,7 +111,7 @@ class PredictionFiles:
             path = folder / "drawn" / f"{file.name}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             types = self._maps.types[head]
-            drawn = draw(pixels, predictions, self.classes[head], self.threshold, types=types)
+            drawn = draw(pixels, predictions, self.classes[head], self.thresholds[head], types=types)
             Image.fromarray(drawn).save(path, quality=92)
             self._maps.add(head, file.name, predictions, image)
             if self.focal is not None and "depth" in predictions:
@@ -120,25 +121,28 @@ class PredictionFiles:
             entries = json_entries(file.image_id, predictions, self.classes[head], types)
             if entries is not None:
                 self._list(folder / "predictions.json").extend(entries)
-                self._add_rows(
-                    folder / "predictions.csv", entries, csv_rows(entries, file.file_name, self.classes[head])
-                )
+                rows = csv_rows(entries, file.file_name, self.classes[head])
+                self._add_rows(head, folder / "predictions.csv", entries, rows)
         for one in self._lists.values():
             one.flush()
         images = self._list(self.folder / "images.json")  # last: an image in it is complete
         images.extend([image])
         images.flush()
 
-    def _add_rows(self, path: Path, entries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Adds the rows of those entries whose score is not below the threshold to a table."""
+    def _add_rows(
+        self, head: str, path: Path, entries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Adds the rows of those entries whose score is not below the head's threshold to a table."""
         table, scores = self._list(path), [entry.get("score") for entry in entries]
-        kept = [score is None or score >= self.threshold for score in scores]
+        kept = [score is None or score >= self.thresholds[head] for score in scores]
         assert isinstance(table, CsvTable)
         for row in rows[:1]:
             table.begin(row)
         table.extend([row for row, keep in zip(rows, kept, strict=True) if keep])
         found = [keep for keep, score in zip(kept, scores, strict=True) if score is not None]
-        self.objects = self.objects[0] + sum(found), self.objects[1] + len(found)
+        if found:
+            listed, total = self.objects.get(head, (0, 0))
+            self.objects[head] = listed + sum(found), total + len(found)
 
     def _list(self, path: Path) -> "JsonList | CsvTable":
         if path not in self._lists:

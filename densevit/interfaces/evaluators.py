@@ -70,6 +70,13 @@ class Evaluator:
         """
         return {}
 
+    def score_threshold(self) -> float | None:
+        """Returns the lowest score that objects should have in predictions, by the images added. Default: None.
+
+        That of the best epoch of a training is saved with the model; `predict` uses it, evaluation does not.
+        """
+        return None
+
     def results(self) -> list[dict[str, Any]] | None:
         """Returns all predictions as entries of a COCO results file, if the task has this format, for `evaluate --out`.
 

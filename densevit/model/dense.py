@@ -26,8 +26,9 @@ class DenseModel(nn.Module):
     weights: the loss weight of each head, 1 by default. "learned" weights losses by uncertainty (Kendall et al. 2018,
     section 3): the sum L of a head's losses becomes L / sigma^2 + log sigma, the paper's term for classification,
     computed as exp(-s) L + s / 2 with one parameter s = log(sigma^2) per head. (The paper halves L for regression.)
-    classes: the classes that each head predicts. sections: the plugins and options that the model was built from, which
-    a model file needs; None for a model built in Python from its parts.
+    classes: the classes that each head predicts. score_thresholds: by head, the lowest score of objects that `predict`
+    returns by default, from the training's validation; empty if there is none. sections: the plugins and options that
+    the model was built from, which a model file needs; None for a model built in Python from its parts.
     """
 
     heads: Mapping[str, Head]  # an nn.ModuleDict, whose values mypy takes for any modules
@@ -50,6 +51,7 @@ class DenseModel(nn.Module):
         self.heads = cast("Mapping[str, Head]", nn.ModuleDict(heads))
         self.necks = nn.ModuleDict(necks or {})
         self.classes: dict[str, tuple[Class, ...]] = {name: head.classes for name, head in heads.items()}
+        self.score_thresholds: dict[str, float] = {}
         self.target_types = {name: head.target_types for name, head in heads.items()}
         self.weights = {name: (weights or {}).get(name, 1.0) for name in heads}
         learned = [name for name, weight in self.weights.items() if weight == "learned"]

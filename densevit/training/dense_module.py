@@ -320,6 +320,7 @@ class DenseModule(lightning.LightningModule):
         states = checkpoint.get("random_state")
         self._random_states = [states] if isinstance(states, dict) else states  # old checkpoints of one process
         self._resumed = True
+        self.model.score_thresholds = model_file.score_thresholds(checkpoint.get(checkpoint_io.ENTRIES, {}))
         if self.checkpoint_groups is not None and checkpoint.get("optimizer_states"):
             [state] = checkpoint["optimizer_states"]
             groups = parameter_groups(self.model, self.optim, self._lr(), self.method)

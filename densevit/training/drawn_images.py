@@ -35,7 +35,7 @@ def draw_images(
     classes = {head: mappings[head].classes if head in mappings else of for head, of in predictor.classes.items()}
 
     def predict(image: Tensor) -> dict[str, Predictions]:
-        found: dict[str, Predictions] = dict(predictor.predict(image).heads)
+        found: dict[str, Predictions] = dict(predictor.predict(image, threshold=0).heads)
         for head, mapping in mappings.items():
             found[head] = mapping.applied(found[head], TargetTypes(types.get(head)))
         return found

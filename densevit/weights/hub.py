@@ -26,6 +26,8 @@ HUB_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+HUB_TIMEOUT = 10.0
+"""Seconds within which the Hugging Face Hub must answer; later, only the cache is used."""
 
 
 class Published(NamedTuple):
@@ -142,7 +144,8 @@ def _hugging_face(source: str, name: str) -> Published:
 class _Repository:
     """A repository of the Hugging Face Hub, read through its library's cache.
 
-    unreachable: the first connection error; from then on only the cache is used.
+    unreachable: the first connection error; from then on only the cache is used. It is found by one request of its own:
+    for a file that is not cached, `hf_hub_download` repeats a failed request five times, each for up to a minute.
     """
 
     def __init__(self, source: str, name: str) -> None:
@@ -153,9 +156,12 @@ class _Repository:
             raise WeightsError(_not_installed(source, "huggingface_hub", "hub")) from error
         self.source, self.name, self._library, self._errors = source, name, huggingface_hub, errors
         self.unreachable: BaseException | None = None
+        self._was_tried = False
 
     def get(self, file: str) -> Path | None:
         """The cached path of a file; None if the repository lacks it, or it is not cached and the Hub unreachable."""
+        if not self._was_tried:
+            self._was_tried, self.unreachable = True, self._connection_error(file)
         try:
             offline = self.unreachable is not None
             return Path(self._library.hf_hub_download(self.name, file, local_files_only=offline))
@@ -174,6 +180,17 @@ class _Repository:
             pass
         except Exception as error:  # of whichever library tried to reach the network
             self.unreachable = self.unreachable or error
+        return None
+
+    def _connection_error(self, file: str) -> BaseException | None:
+        """The error of a single request that the Hub does not answer; None if it does, also with an error status."""
+        try:
+            url = self._library.hf_hub_url(self.name, file)
+            self._library.get_hf_file_metadata(url, timeout=HUB_TIMEOUT)
+        except (self._errors.HfHubHTTPError, self._errors.HFValidationError):
+            return None
+        except Exception as error:  # of whichever library tried to reach the network
+            return error
         return None
 
 

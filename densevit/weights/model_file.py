@@ -61,7 +61,10 @@ def save(
 def entries(model: DenseModel, sections: Config | ModelSections) -> dict[str, str]:
     """The header of a model's file, from which `from_state` builds it again. sections: see `save`."""
     classes = {head.task: [asdict(c) for c in head.classes] for head in model.heads.values()}
-    found = {"format": "densevit", "format_version": FORMAT, "classes": classes, "config": configs.dump(sections)}
+    found: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "classes": classes}
+    found["config"] = configs.dump(sections)
+    if model.score_thresholds:
+        found["score_thresholds"] = model.score_thresholds
     # Two heads of one task may differ in their classes; earlier versions read `classes`.
     return header({**found, "head_classes": {name: [asdict(c) for c in own] for name, own in model.classes.items()}})
 
@@ -127,6 +130,7 @@ def from_state(
         complete = "trainer" in values
         by_head = "head_classes" in entries
         classes = _classes(entries["head_classes" if by_head else "classes"])
+        thresholds = score_thresholds(entries)
     except (LookupError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
         raise WeightsError(
             f"{source}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
@@ -140,7 +144,16 @@ def from_state(
     except DensevitError as error:
         raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
     load_state(model, state, source)
+    model.score_thresholds = {name: score for name, score in thresholds.items() if name in model.heads}
     return ModelFile(model.eval(), config)
+
+
+def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:
+    """The score thresholds of a header, by head; empty if it has none. Raises TypeError for other values."""
+    found = json.loads(entries.get("score_thresholds", "{}"))
+    if not isinstance(found, dict) or any(type(score) is not float or not 0 <= score <= 1 for score in found.values()):
+        raise TypeError(f"score_thresholds {str(found)[:100]!r}")
+    return found
 
 
 def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbone, BackboneSection]:

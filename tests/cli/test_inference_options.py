@@ -1,5 +1,6 @@
 """Test-time augmentation options of `densevit evaluate` and `densevit predict`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,34 @@ def test_predict_options_override_the_run_s(seen: list[InferenceSection]):
     ]
 
 
+def test_a_window_implies_images_at_their_own_size(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    sizes: list[Any] = []
+    infer = DenseModel.infer
+
+    def recorded(self: DenseModel, batch: Any, inference: dict[str, InferenceSection]) -> Any:
+        sizes.append(batch["targets"][0]["size"])
+        return infer(self, batch)
+
+    monkeypatch.setattr(DenseModel, "infer", recorded)
+    data = predictor.config.data.model_copy(update={"image_size": 3})
+    predictor.sections = predictor.config.model_copy(update={"data": data})
+    for options in ([], ["--image-size", "source"], ["--image-size", "12x24"], ["--stride", "2"], ["--window", "null"]):
+        assert main(["predict", "run", "a.png", *options]) == 0
+    assert sizes == [(2, 3), (4, 6), (12, 18), (2, 3), (2, 3)]
+    assert main(["predict", "run", "a.png", "--window", "5"]) == 0
+    assert sizes[-1] == (4, 6) and not recwarn.list
+    with pytest.warns(UserWarning, match=r"^window 6x6: no image is larger \(the largest has 4x6 pixels\)"):
+        assert main(["predict", "run", "a.png", "--window", "6", "--out", "same"]) == 0
+    assert json.loads(Path("same/predict.json").read_text())["image_size"] == "source"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--image-size", "big"], "--image-size: 'big' is not a side (1280), a height and width (960x1280), or source"),
+        (["--image-size", "0"], "--image-size: '0' is not a side"),
         (["--stride", "400"], "command line: inference.stride: 400 is more than inference.window, 300"),
         (["--window", "wide"], "--window: 'wide' is not a side (512), a height and width (512x768), or null"),
         (["--window", "1x2x3"], "command line: inference.window: give one side or [height, width]"),

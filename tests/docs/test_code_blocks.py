@@ -60,6 +60,7 @@ def environment(world: World, free_port: int) -> Iterator[pytest.MonkeyPatch]:
         patch.setenv("DOCS_PORT", str(free_port))
         if importlib.util.find_spec("huggingface_hub"):
             patch.setattr("huggingface_hub.hf_hub_download", world.download)
+            patch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)
         patch.setattr(torch.hub, "download_url_to_file", torch_download)
         if importlib.util.find_spec("timm"):
             patch.setattr("timm.create_model", untrained_timm())

@@ -128,6 +128,7 @@ class World:
             "photos": photos,
             "IMAGES": photos,
             "street.jpg": street,
+            "aerial.jpg": aerial,
             "my_package": package,
             "detr-r50-e632da11.pth": lambda file: self._converted("coco_r50", file, "detr"),
             "model_final_3c8ec9.pkl": pickled,
@@ -276,6 +277,12 @@ def street(file: Path) -> None:
     rng = np.random.default_rng(len(file.stem))
     image = rng.integers(0, 255, (15, 20, 3), dtype=np.uint8).repeat(10, axis=0).repeat(10, axis=1)
     Image.fromarray(image).save(file)
+
+
+def aerial(file: Path) -> None:
+    """Larger than a window of 640."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (7, 10, 3), dtype=np.uint8).repeat(100, axis=0).repeat(100, axis=1)).save(file)
 
 
 def package(file: Path) -> None:

@@ -130,7 +130,9 @@ def test_without_out_all_but_the_predictions_are_saved_with_the_run(seen: dict[s
     folder = Path("run/evaluations/scenes-val")
     tables = {f"{name}-detection.csv" for name in ("classes", "errors", "confusion", "images")}
     others = {"lower_is_better.json", "metrics.json", "config.yaml", "evaluation.json", "plots.json", "report.html"}
-    plots = {f"precision-recall{kind}-detection.svg" for kind in ("", " of classes")}
+    plots = {
+        f"{plot}{kind}-detection.svg" for plot in ("precision-recall", "F1 by score") for kind in ("", " of classes")
+    }
     assert {path.name for path in folder.iterdir()} == tables | others | plots
     assert {path.name for path in folder.parent.iterdir()} == {"scenes-val", "scenes-val-2"}
 

@@ -4,6 +4,7 @@ import pytest
 
 from densevit.errors import DensevitError
 from densevit.inference.image_files import find_images
+from densevit.inference.image_inputs import as_sample
 
 
 @pytest.fixture
@@ -98,3 +99,46 @@ def test_source_without_images_raises(photos: Path, source: str, message: str):
     Path("above/below/1.jpg").touch()
     with pytest.raises(DensevitError, match=message):
         find_images(["photos", source])
+
+
+def test_urls_are_images_with_names_of_their_own():
+    coco, other = "https://a.org/val/000000000139.jpg", "http://b.org/x/street.png?size=2"
+    found = find_images([coco, other, other, "https://c.org/street.png", "https://d.org/", "HTTPS://e.org/%2e%2e"])
+    assert [image.url for image in found] == [
+        coco, other, "https://c.org/street.png", "https://d.org/", "HTTPS://e.org/%2e%2e",
+    ]  # fmt: skip
+    assert [image.file_name for image in found] == [image.url for image in found]
+    assert [image.name for image in found] == ["000000000139", "b.org-street", "c.org-street", "d", "%2e%2e"]
+    assert [image.image_id for image in found][:3] == [139, other, "https://c.org/street.png"]
+    long = find_images([f"https://a.org/{'x' * 999}.jpg"])[0]
+    assert len(long.name) == 100 and long.path.suffix == ".jpg"
+
+
+@pytest.mark.parametrize(
+    "source", ["rtsp://a.org/1", "RTMP://a.org", "udp://@239.0.0.1:1234", "0", "webcam", "/dev/video0"]
+)
+def test_streams_are_an_error_with_the_fix(source: str, photos: Path):
+    with pytest.raises(DensevitError, match=rf"^{source}: streams are not supported.*Fix: save frames.*ffmpeg"):
+        find_images([source])
+    with pytest.raises(DensevitError, match=rf"^{source}: streams are not supported"):
+        as_sample(source, 0)
+
+
+def test_files_named_like_cameras_are_files(photos: Path):
+    Path("0").mkdir()
+    Path("0/1.jpg").touch()
+    Path("7").touch()
+    assert paths("0", "7") == ["0/1.jpg", "7"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("https://a.org/clip.mp4", "videos of URLs are not read. Fix: download the video"),
+        ("ftp://a.org/a.jpg", "only URLs of http and https are read. Download the image"),
+        ("s3://bucket/a.jpg", "only URLs of http and https are read"),
+    ],
+)
+def test_other_addresses_are_an_error(source: str, message: str):
+    with pytest.raises(DensevitError, match=f"^{source}: {message}"):
+        find_images([source])

@@ -94,8 +94,12 @@ class MaskModel:
     def __init__(self) -> None:
         self.classes = {"panoptic": CLASSES}
         self.target_types: dict[str, Any] = {}
+        self.score_thresholds: dict[str, float] = {}
 
-    def predict(self, images: list[np.ndarray], batch_size: int = 8) -> list[Any]:
+    def merges_windows(self, head: str) -> bool:
+        return False
+
+    def predict(self, images: list[np.ndarray], *given: Any, **options: Any) -> list[Any]:
         return [self.see(*image.shape[:2]) for image in images]
 
     def see(self, height: int, width: int) -> Any:

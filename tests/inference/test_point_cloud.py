@@ -86,9 +86,12 @@ class StandIn:
     """Predicts a wall 2 m away."""
 
     def __init__(self, key: str) -> None:
-        self.key, self.classes, self.target_types = key, {"depth": ()}, {}
+        self.key, self.classes, self.target_types, self.score_thresholds = key, {"depth": ()}, {}, {}
 
-    def predict(self, images: list[np.ndarray], batch_size: int = 8) -> list[dict]:
+    def merges_windows(self, head: str) -> bool:
+        return False
+
+    def predict(self, images: list[np.ndarray], *given: object, **options: object) -> list[dict]:
         return [{self.key: torch.full(image.shape[:2], 2.0)} for image in images]
 
 

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 
 from densevit.cli import main
 from densevit.interfaces import Class
+from tests.inference.test_image_inputs import address  # noqa: F401  # a fixture
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
 
@@ -24,9 +25,13 @@ class StandIn:
     def __init__(self, heads: tuple[str, ...]) -> None:
         self.classes = dict.fromkeys(heads, CLASSES)
         self.target_types: dict[str, Any] = {}
+        self.score_thresholds: dict[str, float] = {}
         self.batches: list[int] = []
 
-    def predict(self, images: list[np.ndarray], batch_size: int = 8) -> list[Any]:
+    def merges_windows(self, head: str) -> bool:
+        return False
+
+    def predict(self, images: list[np.ndarray], *given: Any, **options: Any) -> list[Any]:
         self.batches.append(len(images))
         return [self.see(*image.shape[:2]) for image in images]
 
@@ -90,6 +95,35 @@ def test_threshold_selects_drawn_boxes(model: StandIn, photos: Path):
     assert len(read("predictions/predictions.json")) == 2
 
 
+def test_the_threshold_of_the_validation_is_the_default_and_is_named(
+    model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]
+):
+    validated = "0.75 or more (the largest F1 in the model's validation; another: --threshold); predictions.json: all 2"
+    default = "0.5 or more (the default, as the model has none of its validation; another: --threshold)"
+    for out, thresholds, options, said in (
+        ("a1", {"detection": 0.75}, [], f"predictions.csv: the 1 objects of score {validated}"),
+        ("a2", {"detection": 0.75}, ["--threshold", "0.1"], "the 2 objects of score 0.1 or more (--threshold)"),
+        ("a3", {}, [], f"the 1 objects of score {default}"),
+    ):
+        model.score_thresholds = thresholds
+        assert main(["predict", "RUN", "b/cat.png", "--out", out, *options]) == 0
+        assert said in capsys.readouterr().out
+        assert len(read(f"{out}/predictions.json")) == 2
+
+
+def test_boxes_of_windows_are_written_from_a_lowest_score(
+    model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    lowest: list[Any] = []
+    predict = model.predict
+    monkeypatch.setattr(model, "merges_windows", lambda head: True)
+    monkeypatch.setattr(model, "predict", lambda images, given, *rest, **o: lowest.append(given) or predict(images))
+    assert main(["predict", "RUN", "b/cat.png", "--out", "new"]) == 0
+    assert "predictions.json: all 2 of score 0.05 or more" in capsys.readouterr().out
+    assert main(["predict", "RUN", "b/cat.png", "--out", "low", "--threshold", "0.01"]) == 0
+    assert lowest == [{"detection": 0.05}, {"detection": 0.01}]
+
+
 def test_existing_files_are_not_overwritten(model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]):
     for folder in ("predictions", "predictions-2", "predictions-3"):
         assert main(["predict", "RUN", "a/1.jpg"]) == 0
@@ -112,6 +146,22 @@ def test_unreadable_image_is_named_and_others_are_predicted(
     assert "b/cat.png" in said.err and "b/notes.jpg" in said.err
     assert sorted(path.name for path in Path("found/drawn").iterdir()) == ["000139.jpg", "1.jpg"]
     assert len(read("found/predictions.json")) == 4
+
+
+def test_urls_are_downloaded_as_by_predict_in_python(
+    model: StandIn,
+    photos: Path,
+    address: str,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+):
+    urls = [f"{address}/{path}" for path in ("image.png", "gone.png", "page")]
+    assert main(["predict", "RUN", "a", *urls, "--out", "found"]) == 1
+    said = capsys.readouterr()
+    assert "2 of 4 images; 2 could not be read" in said.out
+    assert f"{urls[1]}: the server answers 404" in said.err and f"{urls[2]}: the server sends text/html" in said.err
+    assert sorted(path.name for path in Path("found/drawn").iterdir()) == ["1.jpg", "image.jpg"]
+    entry = {"id": "image.png", "file_name": urls[0], "width": 30, "height": 20}
+    assert read("found/images.json")[1] == entry
 
 
 def test_interrupted_predict_leaves_complete_files(model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch):
@@ -167,6 +217,7 @@ def test_several_heads_have_folders(photos: Path, monkeypatch: pytest.MonkeyPatc
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: there is no such file or folder"),
+        (["rtsp://nowhere/1"], "rtsp://nowhere/1: streams are not supported"),
         (["a", "--batch-size", "0"], "--batch-size is 0"),
         (["a", "--device", "nonsense"], "--device nonsense: "),
     ],

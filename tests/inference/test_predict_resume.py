@@ -174,7 +174,10 @@ def test_lines_of_stdin_are_sources(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("b/cat.png\n\na/1.jpg\n"))
     assert main(["predict", "run", "-", "--out", "found", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"out": "found", "images": 2, "skipped": 0, "problems": []}
+    assert json.loads(capsys.readouterr().out) == {"out": "found", "images": 2, "skipped": 0} | {
+        "threshold": {"detection": 0.5},
+        "problems": [],
+    }
     assert [image["file_name"] for image in read("found/images.json")] == ["b/cat.png", "a/1.jpg"]
     monkeypatch.setattr("sys.stdin", io.StringIO("a/1.jpg\nnone.png\n"))
     assert main(["predict", "run", "-", "--out", "again"]) == 1  # the other one is predicted
@@ -195,7 +198,7 @@ def test_objects_are_rows_of_a_table(model: StandIn, photos: Path) -> None:  # n
 
 def test_the_table_has_the_objects_above_the_threshold(model: StandIn, photos: Path, capsys: Captured) -> None:  # noqa: F811
     assert main(["predict", "run", "b/cat.png", "a/1.jpg", "--out", "some", "--threshold", "0.7"]) == 0
-    said = "predictions.csv: the 2 objects of score 0.7 or more; predictions.json: all 4"
+    said = "predictions.csv: the 2 objects of score 0.7 or more (--threshold); predictions.json: all 4"
     assert said in " ".join(capsys.readouterr().out.split())
     assert main(["predict", "run", "b/cat.png", "--out", "none", "--threshold", "1"]) == 0
     tables = [Path(folder, "predictions.csv").read_text().splitlines() for folder in ("some", "none")]
@@ -247,7 +250,10 @@ def test_resuming_with_nothing_left_and_with_other_settings(
     assert "found has 1 of 1 images; 0 are left" in capsys.readouterr().out
     assert Path("found/predictions.json").read_text() == before
     for arguments, message in (
-        (["--out", "found", "--resume", "--threshold", "0.2"], "threshold is 0.2, was 0.5"),
+        (
+            ["--out", "found", "--resume", "--threshold", "0.2"],
+            "threshold is {'detection': 0.2}, was {'detection': 0.5}",
+        ),
         (["b", "--out", "found", "--resume"], "inputs is ['a', 'b'], was ['a']"),
         (["--out", "other", "--resume"], "other has no predict.json"),
         (["--resume"], "--resume needs the folder"),
@@ -294,7 +300,7 @@ def test_panoptic_annotations_of_all_images_are_joined_after_resuming(tmp_path: 
     images = [ImageFile(Path(f"{n}.png"), str(n), n) for n in range(3)]
 
     def predict(count: int, resume: bool, interrupted: bool = False) -> int:
-        files = PredictionFiles(tmp_path, {"head": CLASSES}, 0.5, settings={}, resume=resume)
+        files = PredictionFiles(tmp_path, {"head": CLASSES}, {"head": 0.5}, settings={}, resume=resume)
         left = files.left(images[:count])
         with contextlib.suppress(KeyboardInterrupt), files:
             for image in left:
@@ -341,10 +347,10 @@ def test_predictions_at_once_do_not_go_on_in_one_folder(
     Path("found/images.json").write_text(json.dumps(read("found/images.json")[:1]))  # as if stopped after the first
     predict, codes = model.predict, []
 
-    def meanwhile(images: list[np.ndarray], batch_size: int = 8) -> list[object]:
+    def meanwhile(images: list[np.ndarray], *given: object, **options: object) -> list[object]:
         monkeypatch.setattr(model, "predict", predict)
         codes.append(main([*arguments, "--resume"]))
-        return predict(images, batch_size)
+        return predict(images, *given, **options)
 
     monkeypatch.setattr(model, "predict", meanwhile)
     assert main([*arguments, "--resume"]) == 0

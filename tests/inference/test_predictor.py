@@ -195,6 +195,20 @@ def test_a_wrong_option_is_an_error_that_names_it(options, message):
         predictor_of(Pixels(), detection=Thirds).predict(random_image(8, 8), **options)
 
 
+def test_the_threshold_of_the_validation_is_used_unless_another_is_given():
+    predictor = predictor_of(Pixels(), detection=Thirds, others=Thirds)
+    predictor.model.score_thresholds = {"detection": 0.5}
+    found = predictor.predict(random_image(8, 8))
+    assert found.thresholds == predictor.score_thresholds == {"detection": 0.5}
+    assert (len(found["detection"].boxes), len(found["others"].boxes)) == (2, 3)
+    assert [len(own.boxes) for own in predictor.predict(random_image(8, 8), threshold=0.7).heads.values()] == [1, 1]
+    assert [len(own.boxes) for own in predictor.predict(random_image(8, 8), threshold=0).heads.values()] == [3, 3]
+    found = predictor.predict(random_image(8, 8), threshold={"others": 0.7})
+    assert (len(found["detection"].boxes), len(found["others"].boxes)) == (3, 1)
+    with pytest.raises(densevit.DensevitError, match="threshold of 'other', which is no head. Did you mean 'others'"):
+        predictor.predict(random_image(8, 8), threshold={"other": 0.7})
+
+
 def test_a_missing_file_is_an_error_that_names_it():
     with pytest.raises(densevit.DataError, match="nowhere.png"):
         predictor_of(Pixels(), detection=Mean).predict("nowhere.png")

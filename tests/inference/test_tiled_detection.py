@@ -15,7 +15,7 @@ from densevit.data.build import build_data
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, PluginError
 from densevit.evaluation.coco import CocoDetection
-from densevit.inference.predictor import Predictor
+from densevit.inference.predictor import WINDOW_SCORE, Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, inference_by_head
 from densevit.model.box_merging import merge_boxes
@@ -201,8 +201,29 @@ def test_one_stage_predicts_at_most_max_predictions_in_windows():
     model.backbone.forward = lambda images: [images[..., ::4, ::4] / 255]
     image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
     predictor = Predictor(model)
-    whole, tiled = predictor.predict(image), predictor.predict(image, inference={"window": 32})
+    whole, tiled = predictor.predict(image), predictor.predict(image, threshold=0, inference={"window": 32})
     assert len(whole.boxes) == len(tiled.boxes) == 5
+
+
+def test_boxes_of_windows_have_a_lowest_score_which_validation_does_not_use():
+    """30 objects of scores 0.5 to 0.9, scaled to 0.049 to 0.088, of which some are below 0.05."""
+
+    class Unsure(Oracle):
+        def predict(self, outputs, targets):
+            return [{**found, "scores": found["scores"] * 0.098} for found in super().predict(outputs, targets)]
+
+    image, _ = painted((200, 260), 30, 60)
+    model = oracle(Unsure)
+    batch = collate([{"image": image, "targets": {"size": (200, 260), "original_size": (200, 260)}}], 4)
+    window = {"window": 110, "stride": 50}
+    [every] = model.infer(batch, inference_by_head(model, InferenceSection(**window)))["unsure"]
+    predictor = Predictor(model)
+    found = predictor.predict(image, inference=window)
+    assert 0 < len(found.boxes) < len(every["boxes"]) and found.scores.min() >= WINDOW_SCORE
+    assert torch.equal(found.boxes, every["boxes"][every["scores"] >= WINDOW_SCORE])
+    assert len(predictor.predict(image, threshold=0.0495, inference=window).boxes) > len(found.boxes)
+    assert len(predictor.predict(image, threshold=0, inference=window).boxes) == len(every["boxes"])
+    assert predictor.predict(image).scores.min() < WINDOW_SCORE  # one pass
 
 
 class Largest(TorchDispatchMode):

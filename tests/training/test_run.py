@@ -14,6 +14,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.data.io.dataset_writer import write_split
 from densevit.errors import ConfigError, WeightsError
+from densevit.evaluation.coco import CocoDetection
 from densevit.training.best_epoch import BestEpoch
 from densevit.training.callbacks.checkpointing import RunFolder
 from densevit.training.logger import MetricsCsv
@@ -227,3 +228,24 @@ def test_training_starts_from_another_run_s_weights(tiny: Path, tmp_path: Path) 
     )
     a, b = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
     torch.testing.assert_close(a["heads.detection.label_head.weight"], b["heads.detection.label_head.weight"])
+
+
+def test_the_score_threshold_of_the_best_epoch_is_saved_and_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(CocoDetection, "score_threshold", lambda self: 0.25)
+    run = train(configs.load(tiny), tiny.parent / "run")
+    assert densevit.load(run).score_thresholds == {"detection": 0.25}
+
+    monkeypatch.setattr(CocoDetection, "score_threshold", lambda self: 0.5)
+    monkeypatch.setattr(BestEpoch, "improves", lambda self, metrics: False)
+    resume(run, ["trainer.max_epochs=3"])
+    for file in (run, run / "checkpoints" / "last.ckpt"):
+        assert densevit.load(file).score_thresholds == {"detection": 0.25}
+    metrics = densevit.evaluate(run)
+    assert densevit.load(run).score_thresholds == {"detection": 0.25}
+    predictor = densevit.load(run)
+    predictor.model.score_thresholds = {"detection": 1.0}  # evaluation does not use it
+    assert densevit.evaluate(predictor) == pytest.approx(metrics, nan_ok=True)
+
+    monkeypatch.setattr(BestEpoch, "improves", lambda self, metrics: True)
+    resume(run, ["trainer.max_epochs=4"])
+    assert densevit.load(run).score_thresholds == {"detection": 0.5}

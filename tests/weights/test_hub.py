@@ -2,6 +2,8 @@
 
 import builtins
 import json
+import socket
+import time
 import urllib.error
 from pathlib import Path
 
@@ -52,6 +54,12 @@ class Hub:
     def __init__(self, folder: Path) -> None:
         self.folder, self.requested, self.failure = folder, [], None
         self.cached: set[str] = set()
+        self.tried = 0
+
+    def metadata(self, url, timeout):
+        self.tried += 1
+        if self.failure is not None:
+            raise self.failure
 
     def download(self, repository, file, local_files_only=False, **_):
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -76,6 +84,7 @@ def hub(tmp_path, monkeypatch):
     hub = Hub(tmp_path / "hub")
     (tmp_path / "hub/facebook/model").mkdir(parents=True)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub.download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", hub.metadata)
     monkeypatch.setattr(
         huggingface_hub, "list_repo_files", lambda name: [path.name for path in (hub.folder / name).iterdir()]
     )
@@ -156,8 +165,7 @@ def test_offline_error_lists_the_files_to_download(hub, reason):
     for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
         assert f"https://huggingface.co/facebook/model/resolve/main/{file}" in message
     assert "name the folder in place of hf:facebook/model" in message
-    assert hub.requested == ["model.safetensors"]  # looked up once only
-    hub.requested.clear()
+    assert hub.tried == 1 and hub.requested == []  # one request, which is not repeated
     with pytest.raises(WeightsError, match=r"resolve/main/a/b\.pth by hand"):
         read("hf:facebook/model/a/b.pth")
 
@@ -187,6 +195,57 @@ def test_offline_exceptions_of_the_library_are_handled(tmp_path, monkeypatch):
         read("hf:facebook/dinov2-base")
 
 
+@pytest.fixture
+def real_hub(tmp_path, monkeypatch):
+    """The real library with an empty cache, and a function that fills it with a repository."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits to try again"))
+
+    def fill():
+        snapshot = tmp_path / "models--facebook--model/snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        (tmp_path / "models--facebook--model/refs").mkdir()
+        (tmp_path / "models--facebook--model/refs/main").write_text("0" * 40)
+        save_file(STATE, snapshot / "model.safetensors", metadata={"format": "pt"})
+        (snapshot / "preprocessor_config.json").write_text(
+            json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3})
+        )
+
+    return fill
+
+
+@pytest.mark.parametrize("network", ["refused", "no DNS", "silent"])
+def test_without_network_the_real_library_is_asked_once(real_hub, network, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr("densevit.weights.hub.HUB_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1] if network == "silent" else unused_port()
+        host = "nowhere.invalid" if network == "no DNS" else f"127.0.0.1:{port}"
+        endpoint = f"http://{host}"
+        for name in ("HUGGINGFACE_CO_URL_TEMPLATE", "ENDPOINT"):
+            value = getattr(constants, name).replace(constants.ENDPOINT, endpoint)
+            monkeypatch.setattr(constants, name, value)
+        began = time.monotonic()
+        with pytest.raises(
+            WeightsError, match=rf"^hf:facebook/model: not in the cache, and the download failed.*{host}"
+        ):
+            read("hf:facebook/model")
+        real_hub()
+        assert_state(read("hf:facebook/model").tensors)
+        assert read("hf:facebook/model").metadata["mean"] == pytest.approx((0.5,) * 3)
+        assert time.monotonic() - began < 20  # seconds; five repetitions of three files take more
+
+
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
 def test_private_or_unknown_repository_raises(hub, monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -195,6 +254,7 @@ def test_private_or_unknown_repository_raises(hub, monkeypatch):
         raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
     with pytest.raises(WeightsError, match=r"gives no access to a repository a/b.*hf auth login"):
         read("hf:a/b")
 

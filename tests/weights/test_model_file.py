@@ -125,6 +125,19 @@ def test_header_describes_the_model(saved):
     assert header["config"] == configs.dump(config_of())
 
 
+def test_score_thresholds_round_trip_and_files_without_them_load(saved, tmp_path):
+    model, path = saved
+    assert load_model(path, [__name__]).score_thresholds == {}
+    with safe_open(path, framework="pt") as file:
+        assert "score_thresholds" not in file.metadata()
+    model.score_thresholds = {"detection": 0.3125}
+    save(model, path, config_of())
+    predictor = densevit.load(path, trust=[__name__])
+    assert predictor.score_thresholds == {"detection": 0.3125}
+    densevit.save(predictor, tmp_path / "again.safetensors")
+    assert densevit.load(tmp_path / "again.safetensors", trust=[__name__]).score_thresholds == {"detection": 0.3125}
+
+
 def test_saving_replaces_a_file_atomically(saved):
     model, path = saved
     nn.init.zeros_(model.heads["maps"].width)
@@ -194,6 +207,10 @@ def test_later_format_version_raises(saved):
         {"head_classes": "["},
         {"config": "a: ["},
         {"config": "7"},
+        {"score_thresholds": "["},
+        {"score_thresholds": "[0.5]"},
+        {"score_thresholds": '{"detection": 2.5}'},
+        {"score_thresholds": '{"detection": "0.5"}'},
     ],
 )
 def test_corrupt_header_error_names_the_file(saved, entries):

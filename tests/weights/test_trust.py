@@ -245,6 +245,7 @@ def test_lightning_checkpoint_and_download_import_no_module(payload, monkeypatch
         return str(file)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: None)
     on_the_path(payload, monkeypatch)
     for source in ("theirs.ckpt", "hf:theirs/net"):
         with pytest.raises(WeightsError) as error:

@@ -2,7 +2,7 @@
 
 import threading
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import cv2
@@ -13,6 +13,7 @@ from densevit.data.io.large_images import check_size
 from densevit.errors import DataError
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+_NO_FRAME = "no frame could be read; expected a video that OpenCV can decode."
 
 
 def count_frames(path: Path) -> int:
@@ -36,6 +37,21 @@ def count_frames(path: Path) -> int:
     return count
 
 
+def frames(path: Path) -> Iterator[np.ndarray]:
+    """All frames of a video in order, (H, W, 3) uint8, RGB. Raises DataError if there is none."""
+    video = _opened(path)
+    try:
+        _check_size(path, video)
+        found, frame = video.read()
+        if not found:
+            raise DataError(f"{path}: {_NO_FRAME}")
+        while found:
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            found, frame = video.read()
+    finally:
+        video.release()
+
+
 class VideoFrames:
     """Frames of a video by number, for several threads that ask for them about in order.
 
@@ -49,21 +65,15 @@ class VideoFrames:
         self._next = 0
         self._waiting: dict[int, np.ndarray] = {}
 
-    def _check_size(self) -> None:
-        width, height = (int(self._video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-        if width > 0 and height > 0:  # else it is no video, or one that does not say
-            with naming_file(self.path, "video"):
-                check_size(width, height)
-
     def read(self, number: int) -> np.ndarray:
         """Returns a frame, (H, W, 3) uint8, RGB. Raises DataError if the video ends before it."""
         with self._lock:
             if not self._next:
-                self._check_size()
+                _check_size(self.path, self._video)
             while number >= self._next:
                 found, frame = self._video.read()
                 if not found and not self._next:
-                    raise DataError(f"{self.path}: no frame could be read; expected a video that OpenCV can decode.")
+                    raise DataError(f"{self.path}: {_NO_FRAME}")
                 if not found:
                     raise DataError(f"{self.path}: frame {number} cannot be read; the video ends at {self._next}.")
                 if self._next in self.wanted:
@@ -71,6 +81,13 @@ class VideoFrames:
                 self._next += 1
             frame = self._waiting.pop(number)
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+def _check_size(path: Path, video: cv2.VideoCapture) -> None:
+    width, height = (int(video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if width > 0 and height > 0:  # else it is no video, or one that does not say
+        with naming_file(path, "video"):
+            check_size(width, height)
 
 
 def _opened(path: Path) -> cv2.VideoCapture:

@@ -19,6 +19,8 @@ _MODEL, _METRICS = "model.safetensors", "metrics.json"
 class BestModel(lightning.Callback):
     """Writes `model.safetensors`, `metrics.json` and the evaluators' tables of the best epoch to the run's folder.
 
+    The model file has the evaluators' score thresholds of that epoch.
+
     It must precede the callback for EMA, which ends the use of the average in `on_validation_end`.
 
     patience: ends the training after so many validations in a row that are not the best. Lightning's EarlyStopping
@@ -50,6 +52,8 @@ class BestModel(lightning.Callback):
         trainer.should_stop = trainer.should_stop or self.exhausted
         if not improved:
             return
+        thresholds = {name: one.score_threshold() for name, one in pl_module.evaluators.items()}
+        pl_module.model.score_thresholds = {name: score for name, score in thresholds.items() if score is not None}
         state = whole_state(pl_module.model)
         if not trainer.is_global_zero:
             return

@@ -1,0 +1,68 @@
+"""F1 of detections by their lowest score, and the score at which it is largest."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from densevit.evaluation.detection_tables import MAX_CURVES
+from densevit.interfaces import Class, Plot
+
+MIN_OBJECTS = 50
+"""The fewest ground-truth objects from which a threshold is derived."""
+_STEPS = np.arange(101) / 100  # scores of a plot
+
+
+def f1_by_score(scores: np.ndarray, correct: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray]:
+    """F1 = 2 TP / (detections + objects) of the detections of at least each score.
+
+    scores, correct: (D,), of detections; which of them are correct does not depend on those of lower scores.
+    Returns the distinct scores, descending, and their F1.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    last = np.flatnonzero(np.diff(ordered, append=-np.inf))  # the last detection of each score
+    return ordered[last], 2 * np.cumsum(correct[order])[last] / (last + 1 + objects)
+
+
+def best_threshold(scores: np.ndarray, correct: np.ndarray, objects: int) -> float | None:
+    """The score with the largest F1 of all classes together, of equal ones the highest.
+
+    None with fewer than `MIN_OBJECTS` objects, and without any correct detection.
+    """
+    if objects < MIN_OBJECTS or not correct.any():
+        return None
+    thresholds, f1 = f1_by_score(scores, correct, objects)
+    return float(thresholds[f1.argmax()])
+
+
+def f1_plots(
+    labels: np.ndarray, scores: np.ndarray, correct: np.ndarray, objects: np.ndarray, classes: Sequence[Class]
+) -> dict[str, Plot]:
+    """F1 by the lowest score: of all classes together, and of single classes. objects: (K,) counts."""
+    known = np.flatnonzero(objects)
+    if not len(known):
+        return {}
+    by_class = {}
+    for k in known.tolist():
+        own = labels == k
+        by_class[k] = _curve(scores[own], correct[own], int(objects[k]))
+    ranked = sorted(by_class, key=lambda k: -float(by_class[k].max()))
+    if len(ranked) > MAX_CURVES:
+        ranked = ranked[: MAX_CURVES // 2] + ranked[-MAX_CURVES // 2 :]
+    return {
+        "F1 by score": _plot({"all classes": _curve(scores, correct, int(objects.sum()))}),
+        "F1 by score of classes": _plot({classes[k].name: by_class[k] for k in ranked}),
+    }
+
+
+def _curve(scores: np.ndarray, correct: np.ndarray, objects: int) -> np.ndarray:
+    """F1 (101,) of the detections of at least 0, 0.01, ... 1."""
+    thresholds, f1 = f1_by_score(scores, correct, objects)
+    scores, steps = (-values.astype(np.float32) for values in (thresholds, _STEPS))  # in the precision of predictions
+    place = np.searchsorted(scores, steps, side="right")  # the number of scores that are not lower
+    return np.concatenate([[0.0], f1])[place]
+
+
+def _plot(curves: dict[str, np.ndarray]) -> Plot:
+    points = {name: list(zip(_STEPS.tolist(), values.tolist(), strict=True)) for name, values in curves.items()}
+    return Plot("lowest score", "F1 at an IoU of 0.5", points, whole=True)

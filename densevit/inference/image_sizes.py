@@ -1,0 +1,109 @@
+"""The size to which `predict` resizes images, and whether its windows are smaller than these."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from densevit.config import InferenceSection
+from densevit.data.transforms.recipes import Fixed
+from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.errors import ConfigError
+from densevit.interfaces import Size
+from densevit.model import DenseModel
+
+ImageSize = int | Size | Literal["source"]
+"""The long side, (height, width) that bound the image, or "source": images keep their size."""
+
+
+def requested_size(
+    image_size: Any, options: Mapping[str, Any], model: DenseModel, inference: Mapping[str, InferenceSection]
+) -> ImageSize | None:
+    """The image size of a call of `predict`: the one given, "source" where only a window is given, or None: as in
+    evaluation.
+
+    options: the inference options of the call. inference: the resulting sections, by head. Raises ConfigError for a
+    size that the model cannot use.
+    """
+    size = None if image_size is None else _checked(image_size)
+    if size is None:
+        if options.get("window") is None:
+            return None
+        _check_all_take_windows(model, inference)
+        size = "source"
+    _check_input_size(size, model, inference)
+    return size
+
+
+def resizing(image_size: ImageSize | None, evaluation: EvaluationTransform | None) -> EvaluationTransform | None:
+    """What resizes images to this size; None: they keep theirs. evaluation: the transform of the model's evaluation."""
+    if image_size is None:
+        return evaluation
+    return None if image_size == "source" else EvaluationTransform(Fixed(image_size))
+
+
+def unused_windows(
+    inference: Mapping[str, InferenceSection], sizes: Iterable[Size], resize: EvaluationTransform | None
+) -> str | None:
+    """A warning if no image is larger than the windows of any head; None if one is, or if there are no windows.
+
+    sizes: (H, W) of the images before `resize`.
+    """
+    sections = [section for section in inference.values() if section.window is not None]
+    resized = [(size if resize is None else resize.size_of(*size)) for size in sizes]
+    if not sections or not resized:
+        return None
+    for section in sections:
+        window, scale = section.window_sides, max(section.scales)
+        assert window is not None
+        if any(round(scale * side) > most for size in resized for side, most in zip(size, window, strict=True)):
+            return None
+    largest = max(resized, key=lambda size: size[0] * size[1])
+    fix = "Fix: a smaller window" + ("." if resize is None else ", or image_size source: images at their own size.")
+    windows = " and ".join(dict.fromkeys(_shown(section.window_sides) for section in sections))
+    grid = "" if resize is None else ", resized"
+    return (
+        f"window {windows}: no image is larger (the largest has {_shown(largest)} pixels{grid}), so that the windows "
+        f"change nothing. {fix}"
+    )
+
+
+def _checked(image_size: Any) -> ImageSize:
+    if image_size == "source":
+        return "source"
+    sides = [*image_size] if isinstance(image_size, list | tuple) else [image_size]
+    if any(type(side) is not int or side < 1 for side in sides) or len(sides) not in (1, 2):
+        raise ConfigError(
+            f"image_size is {image_size!r}; a side (1280), height and width (960x1280), or source (images at their own "
+            "size) is expected."
+        )
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _check_all_take_windows(model: DenseModel, inference: Mapping[str, InferenceSection]) -> None:
+    """Raises ConfigError if a head would predict images at their own size in one pass without that being requested."""
+    others = [name for name in model.heads if name not in inference]
+    if others:
+        raise ConfigError(
+            f"window: windows are of the image at its own size, but {_heads(others)} takes no windows and would predict"
+            " the whole image of that size in one pass. Fix: give image_size too: a side, or source."
+        )
+
+
+def _check_input_size(size: ImageSize, model: DenseModel, inference: Mapping[str, InferenceSection]) -> None:
+    """Raises ConfigError if a backbone of one input size would get images of another one."""
+    fixed = model.backbone.input_size
+    whole = [name for name in model.heads if name not in inference or inference[name].window is None]
+    if fixed is not None and size != fixed and whole:
+        windows = f"add windows of that size (window {_shown(fixed)}), or "
+        windows = windows if all(name in inference for name in whole) else ""
+        raise ConfigError(
+            f"image_size {_shown(size)}: the backbone takes images of {_shown(fixed)} only, and {_heads(whole)} "
+            f"predicts whole images. Fix: {windows}leave image_size out."
+        )
+
+
+def _heads(names: Iterable[str]) -> str:
+    return ", ".join(f"heads.{name}" for name in names)
+
+
+def _shown(size: ImageSize | None) -> str:
+    return "x".join(map(str, size)) if isinstance(size, tuple) else str(size)

@@ -1,0 +1,160 @@
+"""`image_size` of `predict`: the size that images are resized to, and windows of images at their own size."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import densevit
+from densevit import config as configs
+from densevit.errors import ConfigError
+from densevit.inference.predictor import Predictor
+from densevit.interfaces import Class, Head
+from densevit.model import DenseModel
+from tests.inference.test_tiled_detection import CLASSES, Masks, Oracle, Pixels, as_set, painted
+
+
+class Brightness(Head):
+    """Labels each pixel by whether its red value is above 127, or predicts it as depth."""
+
+    task, needs = "segmentation", ("semantic",)
+
+    def forward(self, features, padding_mask, targets=None):
+        self.runs = [*getattr(self, "runs", []), tuple(padding_mask.shape)]
+        return {"maps": features[0].round()}
+
+    def predict(self, outputs, targets):
+        [target] = targets
+        maps = self.maps(outputs, target["size"])
+        maps = torch.nn.functional.interpolate(maps, target["original_size"])
+        return [{key: value[0] for key, value in self.read_maps(maps).items()}]
+
+    def maps(self, outputs, size):
+        return outputs["maps"][:, :1, : size[0], : size[1]]
+
+    def read_maps(self, maps):
+        return {"semantic": (maps[:, 0] > 127.5).to(torch.uint8)}
+
+
+class Depth(Brightness):
+    task, needs = "depth", ("depth",)
+
+    def read_maps(self, maps):
+        return {"depth": maps[:, 0]}
+
+
+class OneSize(Pixels):
+    """A backbone of one input size."""
+
+    input_size = (64, 64)
+
+    def forward(self, images):
+        assert images.shape[2:] == self.input_size
+        return super().forward(images)
+
+
+def trained_at(image_size, *heads, backbone=Pixels, recipe="fixed"):
+    """A predictor whose images were resized to this size in its training."""
+    model = DenseModel(backbone(), {head.__name__.lower(): head((3,), (4,), CLASSES) for head in heads}).eval()
+    values = {"backbone": {"name": "x"}, "heads": {name: {"name": "x"} for name in model.heads}}
+    data = {"name": "coco", "root": ".", "image_size": image_size, "recipe": recipe}
+    return Predictor(model, configs.from_mapping({**values, "data": data, "trainer": {"max_steps": 1}}))
+
+
+def test_a_window_slides_over_the_image_at_its_own_size():
+    image, truth = painted((512, 512), 60, 40)
+    predictor = trained_at(96, Oracle)
+    whole = predictor.predict(image)
+    assert predictor.heads["oracle"].runs == [(1, 96, 96)] and as_set(whole) != as_set(truth)
+    assert as_set(predictor.predict(image, inference={"window": 160})) == as_set(truth)
+    assert as_set(predictor.predict(image, inference={"window": 160}, image_size="source")) == as_set(truth)
+    again = predictor.with_inference({"window": 160}).predict(image)  # of the resized image, as a config's window
+    assert predictor.heads["oracle"].runs[-1] == (1, 96, 96) and as_set(again) == as_set(whole)
+
+
+@pytest.mark.parametrize(("head", "key"), [(Brightness, "semantic"), (Depth, "depth")])
+@pytest.mark.parametrize("inference", [None, {"window": 64}, {"window": [48, 64], "stride": 32}])
+def test_maps_at_source_size_have_the_details_of_the_image(head, key, inference):
+    image = torch.randint(0, 256, (3, 150, 200), dtype=torch.uint8)
+    predictor = trained_at(50, head)
+    expected = image[0].float() if key == "depth" else (image[0] > 127).to(torch.uint8)
+    found = predictor.predict(image, inference=inference, image_size="source")
+    torch.testing.assert_close(found[key], expected)
+    assert not torch.equal(predictor.predict(image)[key], expected)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "recipe", "grid"),
+    [(64, "fixed", (32, 64)), ((64, 64), "fixed", (64, 64)), (64, "detr", (32, 64)), ("source", "detr", (100, 200))],
+)
+def test_a_side_is_the_long_one_and_a_pair_a_canvas_whatever_the_recipe(image_size, recipe, grid):
+    predictor = trained_at(48, Oracle, recipe=recipe)
+    predictor.predict(torch.zeros(3, 100, 200, dtype=torch.uint8), image_size=image_size)
+    assert predictor.heads["oracle"].runs == [(1, *grid)]
+
+
+@pytest.mark.parametrize("image_size", ["big", 0, -3, 1.5, True, (1, 2, 3), [64, None], ()])
+def test_another_size_is_an_error(image_size):
+    with pytest.raises(
+        ConfigError, match=r"image_size is .*; a side \(1280\), height and width \(960x1280\), or source"
+    ):
+        trained_at(48, Oracle).predict(torch.zeros(3, 9, 9, dtype=torch.uint8), image_size=image_size)
+
+
+def test_a_backbone_of_one_size_needs_windows_of_it():
+    predictor = trained_at((64, 64), Oracle, backbone=OneSize)
+    image, truth = painted((200, 230), 20, 15)
+    for image_size in ("source", 128, 64):
+        with pytest.raises(
+            ConfigError,
+            match=rf"image_size {image_size}: .* 64x64 only, and heads.oracle predicts whole images. "
+            r"Fix: add windows of that size \(window 64x64\), or leave image_size out.",
+        ):
+            predictor.predict(image, image_size=image_size)
+    assert predictor.predict(image, image_size=(64, 64)).size == (200, 230)
+    assert as_set(predictor.predict(image, inference={"window": [64, 64]})) == as_set(truth)
+    small = image[:, :40, :50]
+    assert predictor.predict(small, image_size="source", inference={"window": [64, 64]}).size == (40, 50)
+    masks = trained_at((64, 64), Oracle, Masks, backbone=OneSize)
+    with pytest.raises(ConfigError, match=r"heads.masks predicts whole images. Fix: leave image_size out."):
+        masks.predict(image, inference={"window": [64, 64]}, image_size="source")
+
+
+def test_a_head_without_windows_needs_the_size_of_its_whole_image():
+    predictor = trained_at(48, Oracle, Masks)
+    image, _ = painted((200, 230), 20, 15)
+    with pytest.raises(ConfigError, match=r"^window: .*heads.masks takes no windows.*Fix: give image_size too"):
+        predictor.predict(image, inference={"window": 64})
+    predictor.predict(image, inference={"window": 64}, image_size="source")
+    assert predictor.heads["masks"].runs == [(1, 200, 232)]
+
+
+def test_windows_that_no_image_exceeds_are_a_warning(tmp_path):
+    predictor = trained_at(48, Oracle)
+    small, large = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((60, 80), (60, 161)))
+    with pytest.warns(
+        UserWarning, match=r"^window 160x160: no image is larger \(the largest has 60x80 pixels\), so that"
+    ):
+        predictor.predict([small, small], inference={"window": 160})
+    with pytest.warns(UserWarning, match=r"\(the largest has 18x48 pixels, resized\).*image_size source"):
+        predictor.predict(large, inference={"window": 160}, image_size=48)
+    Image.fromarray(small.permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    with pytest.warns(UserWarning, match=r"^window 160x160: no image is larger \(the largest has 60x80 pixels\)"):
+        list(predictor.predict(tmp_path, inference={"window": 160}))
+    Image.fromarray(large.permute(1, 2, 0).numpy()).save(tmp_path / "b.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(predictor.predict(tmp_path, inference={"window": 160}))
+        predictor.predict([small, large], inference={"window": 160})
+        predictor.with_inference({"window": 160}).predict(small)  # as a config: small images are no mistake
+
+
+def test_a_model_of_random_weights_predicts_at_source_size():
+    predictor = densevit.create_model(
+        {"name": "vit", "variant": "nano"}, {"road": {"name": "setr"}}, [Class("a", 1, (1, 2, 3))]
+    )
+    image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    assert predictor.predict(image, image_size="source").semantic.shape == (90, 130)
+    assert predictor.predict(image, image_size=64).semantic.shape == (90, 130)

@@ -1,0 +1,110 @@
+"""`Predictor.predict` on folders, patterns and videos: an iterator of results with their paths."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit.data.io import videos
+from densevit.errors import DataError
+from densevit.inference import predictor as predictors
+from tests.inference.test_predictor import Mean, Pixels, Thirds, predictor_of, random_image
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for n, name in enumerate(("photos/c.png", "photos/a.png", "photos/b.png", "photos/sub/d.png")):
+        Path(name).parent.mkdir(exist_ok=True)
+        Image.fromarray(random_image(16 + 8 * n, 24)).save(name)
+    Path("photos/notes.txt").touch()
+    return tmp_path
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for n in range(7):
+        writer.write(np.full((48, 64, 3), 30 * n, np.uint8))
+    writer.release()
+    return path
+
+
+def names(results: Iterator[Any]) -> list[str]:
+    return [Path(result.path).name for result in results]
+
+
+def test_a_folder_and_a_pattern_are_predicted_in_order(photos: Path):
+    predictor = predictor_of(Pixels(), detection=Mean)
+    for folder in ("photos", Path("photos")):
+        results = predictor.predict(folder)
+        assert isinstance(results, Iterator)
+        results = list(results)
+        assert names(results) == ["a.png", "b.png", "c.png"]
+        for result in results:
+            assert result.frame is None and result.size == np.asarray(Image.open(result.path)).shape[:2]
+            assert result.mean.tolist() == predictor.predict(result.path).mean.tolist()
+    assert names(predictor.predict("photos/**/*.png")) == ["a.png", "b.png", "c.png", "d.png"]
+    assert names(predictor.predict("photos", batch_size=1)) == ["a.png", "b.png", "c.png"]
+
+
+def test_a_video_s_frames_have_its_path_and_their_number(clip: Path):
+    predictor = predictor_of(Pixels(), things=Thirds)
+    results = list(predictor.predict(clip, batch_size=1, threshold=0.5))
+    assert [(result.path, result.frame) for result in results] == [(clip, n) for n in range(7)]
+    assert [round(float(result.image.mean()), -1) for result in results] == [30 * n for n in range(7)]
+    assert all(len(result.boxes) == 2 for result in results)
+    assert results[3].heads["things"].frame == 3 and results[3].heads["things"].path == clip
+
+
+def test_images_are_read_when_they_are_reached(clip: Path, monkeypatch: pytest.MonkeyPatch):
+    read: list[int] = []
+    frames = videos.frames
+
+    def counted(path: Path) -> Iterator[np.ndarray]:
+        for number, frame in enumerate(frames(path)):
+            read.append(number)
+            yield frame
+
+    monkeypatch.setattr(videos, "frames", counted)
+    monkeypatch.setattr(predictors, "BATCHES_AT_ONCE", 1)
+    predictor = predictor_of(Pixels(), detection=Mean)
+    predictor.model.train()
+    results = predictor.predict(str(clip), batch_size=2)
+    assert read == []
+    next(results)
+    assert read == [0, 1] and predictor.model.training
+    assert len(list(results)) == 6 and read == [*range(7)]
+
+
+def test_images_in_lists_have_their_paths_too(photos: Path):
+    found = predictor_of(Pixels(), detection=Mean).predict(["photos/a.png", Path("photos/b.png"), random_image(8, 8)])
+    assert [result.path for result in found] == ["photos/a.png", Path("photos/b.png"), None]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("empty", r"empty: no images in this folder; expected \.jpg"),
+        ("photos/*.tif", r"photos/\*\.tif: the pattern matches no image"),
+        (["photos"], r"photos is a folder in a list of images\. Fix: give it alone: predict\('photos'\)"),
+        (["clip.avi"], r"clip\.avi is a video in a list of images\. Fix: give it alone"),
+        ("nowhere.mp4", r"nowhere\.mp4: there is no such"),
+        ("rtsp://nowhere/1", r"streams are not supported"),
+    ],
+)
+def test_what_is_no_source_is_an_error_at_once(photos: Path, clip: Path, source: Any, message: str):
+    Path("empty").mkdir()
+    with pytest.raises(DataError, match=message):
+        predictor_of(Pixels(), detection=Mean).predict(source)
+
+
+def test_a_file_that_is_no_video_is_an_error(tmp_path: Path):
+    (tmp_path / "clip.mp4").write_text("no video")
+    with pytest.raises(DataError, match=r"clip\.mp4: no frame could be read; expected a video"):
+        next(predictor_of(Pixels(), detection=Mean).predict(tmp_path / "clip.mp4"))
