@@ -8,6 +8,7 @@ import yaml
 
 from densevit import config, registry
 from densevit.config import Config, yaml_io
+from densevit.config.data_schema import DataSection
 from densevit.errors import ConfigError
 
 MINE = """\
@@ -369,3 +370,18 @@ def test_old_names_are_accepted_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="the config data/masks is now called data/label_maps"):
         loaded = config.load("setr_swin", ["data=configs/data/masks.yaml", "data.root=."])
     assert loaded.data.name == "label_maps"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "folder", "title"),
+    [
+        ("coco", {"root": "~/sets/street/"}, "street", "street (coco)"),
+        ("coco", {"root": "data/coco"}, "coco", "coco"),
+        ("coco", {"root": ".."}, "coco", "coco"),
+        ("scenes", {}, "scenes", "scenes"),
+        ("my.module:MyData", {"root": "/sets/a"}, "a", "a (MyData)"),
+    ],
+)
+def test_a_data_set_is_named_by_its_folder(name, options, folder, title):
+    section = DataSection(name=name, **options)
+    assert (section.folder_name, section.title) == (folder, title)

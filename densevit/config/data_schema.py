@@ -1,6 +1,7 @@
 """The config section of the data."""
 
 import math
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
@@ -17,6 +18,18 @@ from densevit.config.values import (
     Sides,
     module_section,
 )
+
+
+def folder_name(plugin: str, root: Any) -> str:
+    """The name of a data set's folder; the plugin's name if `root` names none."""
+    name = Path(str(root)).name if root else ""
+    return plugin.rpartition(":")[2] if name in ("", "..") else name
+
+
+def data_title(plugin: str, root: Any) -> str:
+    """The name of a data set for people: its folder's, and the plugin's in parentheses if it is another one."""
+    folder, short = folder_name(plugin, root), plugin.rpartition(":")[2]
+    return folder if folder == short else f"{folder} ({short})"
 
 
 class DataSection(OpenSection):
@@ -69,6 +82,16 @@ class DataSection(OpenSection):
     on_error: Literal["raise", "skip"] = "raise"
     """Images whose file or label file cannot be read: `raise` ends the run; `skip` leaves them out of their batches,
     and counts and names them."""
+
+    @property
+    def folder_name(self) -> str:
+        """The name of the data set's folder, as "street"; the plugin's name if there is no folder."""
+        return folder_name(self.name, self.options.get("root"))
+
+    @property
+    def title(self) -> str:
+        """The name of the data set for people, as "street (coco)"."""
+        return data_title(self.name, self.options.get("root"))
 
     @field_validator("recipe")
     @classmethod

@@ -252,7 +252,7 @@ def _run(
     lr = learning_rate(config.optim, budget.images_per_step)
     every = config.trainer.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
-    best = BestModel(BestEpoch(evaluators, config.trainer.monitor), config.trainer.patience)
+    best = BestModel(BestEpoch(evaluators, config.trainer.monitor), data.val, config.trainer.patience)
     files, peers = RunFolder(best, interval, config.trainer.keep_checkpoints, signals), Peers()
     ema = [] if config.trainer.ema is None else [ExponentialMovingAverage(config.trainer.ema)]
     stall_after = config.trainer.stall_after
