@@ -8,7 +8,7 @@ import yaml
 
 from densevit import config, registry
 from densevit.config import Config, yaml_io
-from densevit.config.data_schema import DataSection
+from densevit.config.data_schema import DataSection, different_keys, evaluated_data
 from densevit.errors import ConfigError
 
 MINE = """\
@@ -385,3 +385,15 @@ def test_old_names_are_accepted_with_a_warning() -> None:
 def test_a_data_set_is_named_by_its_folder(name, options, folder, title):
     section = DataSection(name=name, **options)
     assert (section.folder_name, section.title) == (folder, title)
+
+
+def test_evaluated_data_are_the_keys_that_choose_the_images(tmp_path):
+    coco = {"name": "coco", "root": str(tmp_path), "batch_size": 8, "image_size": 512, "train_images": "a"}
+    expected = {"name": "coco", "split": "val", "root": str(tmp_path.resolve())}
+    assert evaluated_data(coco) == evaluated_data({**coco, "image_size": 640, "root": f"{tmp_path}/"}) == expected
+    assert evaluated_data(DataSection(**coco).model_dump()) == expected
+    other = evaluated_data({**coco, "split": "test", "test_images": "b"})
+    assert different_keys([expected, other]) == ["data.split", "data.test_images"]
+    rendered = {"name": "scenes", "image_size": 96, "train_length": 9}
+    assert evaluated_data(rendered) == {"name": "scenes", "split": "val", "image_size": "[96, 96]"}
+    assert different_keys([expected, expected]) == []

@@ -115,7 +115,7 @@ def test_its_run_folder_is_complete(pretrained: Path) -> None:
     assert config.method.name == "simmim" and config.method.options == {"patch": 16} and config.heads == {}
     assert "# parameters of the method: 789,507" in (pretrained / "config.yaml").read_text()
     report = (pretrained / "report.html").read_text()
-    assert "simmim on swin, data: images" in report and "Visualizations" not in report
+    assert "simmim on swin, data: photos (images)" in report and "Visualizations" not in report
     assert not (pretrained / "predictions").exists()
     tensors, header = read_safetensors(pretrained / "model.safetensors")
     backbone = create_backbone("swin", variant="nano", window_size=4).state_dict()

@@ -1,6 +1,8 @@
 """The config section of the data."""
 
 import math
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -124,3 +126,27 @@ class DataSection(OpenSection):
         if scales is not None and not 0 < scales[0] <= scales[1] < math.inf:
             raise ValueError(f"give the smallest scale, above 0, and the largest, not {[*scales]}.")
         return scales
+
+
+def evaluated_data(section: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of a section `data` that determine on which images models are evaluated, with their values as text.
+
+    These are the data set, its split and its options other than those of the training split. Rendered data, which has
+    no files, depends on `image_size` too.
+    """
+    options = {key: value for key, value in section.items() if key not in DataSection.model_fields}
+    options = {key: value for key, value in options.items() if not key.startswith("train_") and value is not None}
+    if options.get("root"):
+        options["root"] = os.path.realpath(Path(str(options["root"])).expanduser())
+    elif "sets" not in options:
+        size = section.get("image_size")
+        options["image_size"] = [size, size] if isinstance(size, int) else [*(size or ())]
+    keys = {"name": section["name"], "split": section.get("split", "val"), **options}
+    return {key: str(value) for key, value in keys.items()}
+
+
+def different_keys(sections: Iterable[Mapping[str, str]]) -> list[str]:
+    """The keys whose values are not the same in all, as "data.root"."""
+    listed = list(sections)
+    keys = dict.fromkeys(key for section in listed for key in section)
+    return [f"data.{key}" for key in keys if len({section.get(key) for section in listed}) > 1]
