@@ -388,7 +388,14 @@ def test_a_data_set_is_named_by_its_folder(name, options, folder, title):
 
 
 def test_evaluated_data_are_the_keys_that_choose_the_images(tmp_path):
-    coco = {"name": "coco", "root": str(tmp_path), "batch_size": 8, "image_size": 512, "train_images": "a"}
+    coco = {
+        "name": "coco",
+        "root": str(tmp_path),
+        "batch_size": 8,
+        "image_size": 512,
+        "train_images": "a",
+        "masks": True,
+    }
     expected = {"name": "coco", "split": "val", "root": str(tmp_path.resolve())}
     assert evaluated_data(coco) == evaluated_data({**coco, "image_size": 640, "root": f"{tmp_path}/"}) == expected
     assert evaluated_data(DataSection(**coco).model_dump()) == expected

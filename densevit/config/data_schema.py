@@ -131,10 +131,10 @@ class DataSection(OpenSection):
 def evaluated_data(section: Mapping[str, Any]) -> dict[str, str]:
     """The keys of a section `data` that determine on which images models are evaluated, with their values as text.
 
-    These are the data set, its split and its options other than those of the training split. Rendered data, which has
-    no files, depends on `image_size` too.
+    These are the data set, its split and its options, without those of the training split and `masks`, which chooses
+    labels. Rendered data, which has no files, depends on `image_size` too.
     """
-    options = {key: value for key, value in section.items() if key not in DataSection.model_fields}
+    options = {key: value for key, value in section.items() if key not in (*DataSection.model_fields, "masks")}
     options = {key: value for key, value in options.items() if not key.startswith("train_") and value is not None}
     if options.get("root"):
         options["root"] = os.path.realpath(Path(str(options["root"])).expanduser())
