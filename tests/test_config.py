@@ -404,3 +404,59 @@ def test_evaluated_data_are_the_keys_that_choose_the_images(tmp_path):
     rendered = {"name": "scenes", "image_size": 96, "train_length": 9}
     assert evaluated_data(rendered) == {"name": "scenes", "split": "val", "image_size": "[96, 96]"}
     assert different_keys([expected, expected]) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("epochs=5", "Did you mean trainer.max_epochs=5?"),
+        ("imgsz=640", "Did you mean data.image_size=640?"),
+        ("imgsz=[480, 640]", "Did you mean data.image_size=[480, 640]?"),
+        ("batch=8", "Did you mean data.batch_size=8?"),
+        ("lr0=0.01", "Did you mean optim.lr=0.01?"),
+        ("workers=2", "Did you mean data.num_workers=2?"),
+        ("device=cpu", "Did you mean trainer.accelerator=cpu?"),
+        ("device=0", "Did you mean trainer.accelerator=gpu trainer.devices=0,?"),
+        ("device=[0, 1]", "Did you mean trainer.accelerator=gpu trainer.devices=0,1?"),
+        ("device=cuda:1", "Did you mean trainer.accelerator=cuda trainer.devices=1,?"),
+        ("project=out", "The run's folder is set by the flag --run-dir out/NAME."),
+        ("name=first", "The run's folder is set by the flag --run-dir runs/first."),
+        ("max_epochs=3", "Did you mean trainer.max_epochs=3?"),
+        ("lr=1e-3", "Did you mean optim.lr=0.001?"),
+        ("batch_size=4", "Did you mean data.batch_size=4?"),
+        ("precision=bf16-mixed", "Did you mean trainer.precision=bf16-mixed?"),
+        ("tf32=true", "Did you mean trainer.tf32=true?"),
+    ],
+)
+def test_keys_of_other_projects_and_keys_without_a_section_name_the_right_key(override, meant):
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError) as error:
+        config.load("detr_swin", [override])
+    assert str(error.value).startswith(f"command line: {key} is not a key. {meant} Keys: backbone, ")
+    if "Did you mean" in meant:  # the suggestion is accepted
+        config.load("detr_swin", meant.removeprefix("Did you mean ").removesuffix("?").replace(", ", ",").split())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "backbone={name:timm,model:x}",
+            "command line: backbone={name:timm,model:x}: "
+            "'name:timm' needs a space after the colon: write {name: timm}.",
+        ),
+        ("data={name: coco, root:/x}", "'root:/x' needs a space after the colon: write {root: /x}."),
+        (
+            "heads={a: {name:my.module:MyHead}}",
+            "'name:my.module:MyHead' needs a space after the colon: write {name: my.",
+        ),
+    ],
+)
+def test_a_colon_without_a_space_is_reported(override, message):
+    with pytest.raises(ConfigError) as error:
+        config.load("detr_swin", [override])
+    assert message in str(error.value)
+
+
+def test_keys_with_a_colon_and_a_value_are_read():
+    assert yaml_io.parse("{a:b: 1, 'c:d': '', e:f: null}", "x") == {"a:b": 1, "c:d": "", "e:f": None}
