@@ -143,19 +143,8 @@ def setting_of(config: Config) -> dict[str, Any]:
         "evaluated_data": evaluated_data(data.model_dump()),
         "image_size": [size, size] if isinstance(size, int) else size,
         "batch_size": data.batch_size,
-        "initial_weights": initial_weights(config),
+        "initial_weights": config.initial_weights,
     }
-
-
-def initial_weights(config: Config) -> str:
-    """The name or file of the weights that the backbone starts from; "random" without.
-
-    A backbone that loads weights itself is recognised by an option `pretrained`, as timm's.
-    """
-    given, own = config.backbone.weights or config.weights, config.backbone.options.get("pretrained")
-    if given or not own:
-        return given or "random"
-    return own if isinstance(own, str) else f"{config.backbone.options.get('model', config.backbone.name)}, pretrained"
 
 
 def main_metrics(config: Config, metrics: Mapping[str, float]) -> list[str]:

@@ -5,8 +5,9 @@ from typing import Any
 
 from densevit.config.data_schema import DataSection
 from densevit.config.training_schema import OptimSection, TrainerSection
+from densevit.config.values import Section
 
-_SECTIONS = {"trainer": TrainerSection, "optim": OptimSection, "data": DataSection}
+_SECTIONS: dict[str, type[Section]] = {"trainer": TrainerSection, "optim": OptimSection, "data": DataSection}
 _OF_OTHERS = {  # Ultralytics' names, and a name that several sections have
     "epochs": "trainer.max_epochs",
     "imgsz": "data.image_size",
@@ -19,7 +20,7 @@ _RUN_FOLDER = {"project": "{}/NAME", "name": "runs/{}"}
 
 
 def hint(key: str, value: Any) -> str:
-    """ " Did you mean trainer.max_epochs=5?", with a leading space, for a key at the top level; empty without a hint."""
+    """ " Did you mean trainer.max_epochs=5?", with a leading space, for a top-level key; empty without a hint."""
     if key in _RUN_FOLDER:
         return f" The run's folder is set by the flag --run-dir {_RUN_FOLDER[key].format(value)}."
     if key == "device":
