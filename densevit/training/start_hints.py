@@ -47,7 +47,8 @@ def small_objects(section: DataSection, dataset: Dataset, fixed_size: Size | Non
     in_files = _median_side(dataset, lambda height, width: (height, width))
     given = "the model's input" if section.image_size is None else f"data.image_size={_written(section.image_size)}"
     line = f"Median object: {side:.0f} px at {given} ({in_files:.0f} px in the files), which few models find."
-    larger = None if fixed_size is not None else _larger(section, dataset, side, in_files or side)
+    scales = fixed_size is None and section.recipe in ("fixed", "resize")  # others may not scale with image_size
+    larger = _larger(section, dataset, side, in_files or side) if scales else None
     return line if larger is None else f"{line} data.image_size={larger[0]} shows it at {larger[1]:.0f} px."
 
 

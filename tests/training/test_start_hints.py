@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from densevit import config as configs
-from densevit.interfaces import Dataset
+from densevit.interfaces import Dataset, Recipe
 from densevit.training.start_hints import random_weights, small_objects, start_hints
 
 
@@ -26,6 +26,14 @@ class Squares(Dataset):
     def all_objects(self) -> Any:
         boxes = np.stack([0 * self.sides, 0 * self.sides, self.sides, self.sides], axis=1)
         return np.arange(len(self)), {"boxes": boxes, "labels": np.zeros(len(self), int)}
+
+
+class Tenth(Recipe):
+    def __init__(self, image_size: Any) -> None:
+        assert image_size == 200
+
+    def evaluation_size(self, height: int, width: int) -> tuple[int, int]:
+        return height // 10, width // 10
 
 
 def section(**given: Any) -> configs.DataSection:
@@ -53,6 +61,20 @@ def test_a_backbone_of_one_size_gets_no_suggestion():
     assert small_objects(section(image_size=[200, 200]), Squares(70), (200, 200)) == (
         "Median object: 14 px at data.image_size=[200,200] (70 px in the files), which few models find."
     )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"recipe": "detr", "image_size": [240, 400]},
+        {"recipe": "lsj"},
+        {"recipe": "crop", "short_side": 200},
+        {"recipe": {"name": "tests.training.test_start_hints:Tenth"}},
+    ],
+)
+def test_recipes_of_other_sizes_get_no_suggestion(given: dict[str, Any]):
+    line = small_objects(section(**given), Squares(40), None)
+    assert line.startswith("Median object: ") and "shows it" not in line
 
 
 @pytest.mark.parametrize("dataset", [Squares(80), Squares(), Dataset()])
