@@ -17,7 +17,7 @@ def main(root: str, *overrides: str) -> densevit.Run:
     image = next(path for path in Path(root).expanduser().glob("val/**/*") if path.suffix in (".jpg", ".png"))
     result = run.model.predict(image, threshold=0.5)
     print(image, list(zip(result.names, result.scores.tolist(), strict=True)))
-    result.draw().save(run.path / "first.jpg")
+    result.save(run.path / "first.jpg")
     return run
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from densevit import config, registry
 from densevit.config import Config, yaml_io
+from densevit.config.data_schema import DataSection, different_keys, evaluated_data
 from densevit.errors import ConfigError
 
 MINE = """\
@@ -369,3 +370,93 @@ def test_old_names_are_accepted_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="the config data/masks is now called data/label_maps"):
         loaded = config.load("setr_swin", ["data=configs/data/masks.yaml", "data.root=."])
     assert loaded.data.name == "label_maps"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "folder", "title"),
+    [
+        ("coco", {"root": "~/sets/street/"}, "street", "street (coco)"),
+        ("coco", {"root": "data/coco"}, "coco", "coco"),
+        ("coco", {"root": ".."}, "coco", "coco"),
+        ("scenes", {}, "scenes", "scenes"),
+        ("my.module:MyData", {"root": "/sets/a"}, "a", "a (MyData)"),
+    ],
+)
+def test_a_data_set_is_named_by_its_folder(name, options, folder, title):
+    section = DataSection(name=name, **options)
+    assert (section.folder_name, section.title) == (folder, title)
+
+
+def test_evaluated_data_are_the_keys_that_choose_the_images(tmp_path):
+    coco = {
+        "name": "coco",
+        "root": str(tmp_path),
+        "batch_size": 8,
+        "image_size": 512,
+        "train_images": "a",
+        "masks": True,
+    }
+    expected = {"name": "coco", "split": "val", "root": str(tmp_path.resolve())}
+    assert evaluated_data(coco) == evaluated_data({**coco, "image_size": 640, "root": f"{tmp_path}/"}) == expected
+    assert evaluated_data(DataSection(**coco).model_dump()) == expected
+    other = evaluated_data({**coco, "split": "test", "test_images": "b"})
+    assert different_keys([expected, other]) == ["data.split", "data.test_images"]
+    rendered = {"name": "scenes", "image_size": 96, "train_length": 9}
+    assert evaluated_data(rendered) == {"name": "scenes", "split": "val", "image_size": "[96, 96]"}
+    assert different_keys([expected, expected]) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("epochs=5", "Did you mean trainer.max_epochs=5?"),
+        ("imgsz=640", "Did you mean data.image_size=640?"),
+        ("imgsz=[480, 640]", "Did you mean data.image_size=[480, 640]?"),
+        ("batch=8", "Did you mean data.batch_size=8?"),
+        ("lr0=0.01", "Did you mean optim.lr=0.01?"),
+        ("workers=2", "Did you mean data.num_workers=2?"),
+        ("device=cpu", "Did you mean trainer.accelerator=cpu?"),
+        ("device=0", "Did you mean trainer.accelerator=gpu trainer.devices=0,?"),
+        ("device=[0, 1]", "Did you mean trainer.accelerator=gpu trainer.devices=0,1?"),
+        ("device=cuda:1", "Did you mean trainer.accelerator=cuda trainer.devices=1,?"),
+        ("project=out", "The run's folder is set by the flag --run-dir out/NAME."),
+        ("name=first", "The run's folder is set by the flag --run-dir runs/first."),
+        ("max_epochs=3", "Did you mean trainer.max_epochs=3?"),
+        ("lr=1e-3", "Did you mean optim.lr=0.001?"),
+        ("batch_size=4", "Did you mean data.batch_size=4?"),
+        ("precision=bf16-mixed", "Did you mean trainer.precision=bf16-mixed?"),
+        ("tf32=true", "Did you mean trainer.tf32=true?"),
+    ],
+)
+def test_keys_of_other_projects_and_keys_without_a_section_name_the_right_key(override, meant):
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError) as error:
+        config.load("detr_swin", [override])
+    assert str(error.value).startswith(f"command line: {key} is not a key. {meant} Keys: backbone, ")
+    if "Did you mean" in meant:  # the suggestion is accepted
+        config.load("detr_swin", meant.removeprefix("Did you mean ").removesuffix("?").replace(", ", ",").split())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "backbone={name:timm,model:x}",
+            "command line: backbone={name:timm,model:x}: "
+            "'name:timm' needs a space after the colon: write {name: timm}.",
+        ),
+        ("data={name: coco, root:/x}", "'root:/x' needs a space after the colon: write {root: /x}."),
+        (
+            "heads={a: {name:my.module:MyHead}}",
+            "'name:my.module:MyHead' needs a space after the colon: write {name: my.",
+        ),
+    ],
+)
+def test_a_colon_without_a_space_is_reported(override, message):
+    with pytest.raises(ConfigError) as error:
+        config.load("detr_swin", [override])
+    assert message in str(error.value)
+
+
+def test_keys_with_a_colon_and_a_value_are_read():
+    assert yaml_io.parse("{a:b: 1, 'c:d': '', e:f: null}", "x") == {"a:b": 1, "c:d": "", "e:f": None}

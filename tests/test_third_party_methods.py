@@ -109,13 +109,14 @@ def test_simmim_learns_from_images_without_labels(pretrained: Path) -> None:
 
 def test_its_run_folder_is_complete(pretrained: Path) -> None:
     said = (pretrained / "said.txt").read_text()
-    for line in ("swin, method simmim, 2.41 M trained parameters", "images: 24 training images, 5 validation images"):
+    model, data = "swin, method simmim, 2.41 M", "photos (images): 24 training images, 5 validation images"
+    for line in (f"{model} trained parameters", data):
         assert line in said
     config = configs.load(pretrained)
     assert config.method.name == "simmim" and config.method.options == {"patch": 16} and config.heads == {}
     assert "# parameters of the method: 789,507" in (pretrained / "config.yaml").read_text()
     report = (pretrained / "report.html").read_text()
-    assert "simmim on swin, data: images" in report and "Visualizations" not in report
+    assert "simmim on swin, data: photos (images)" in report and "Visualizations" not in report
     assert not (pretrained / "predictions").exists()
     tensors, header = read_safetensors(pretrained / "model.safetensors")
     backbone = create_backbone("swin", variant="nano", window_size=4).state_dict()

@@ -10,6 +10,7 @@ from typing import Any
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, layers, yaml_io
+from densevit.config.data_schema import evaluated_data
 from densevit.errors import ConfigError, DensevitError, did_you_mean
 from densevit.evaluation import metrics_file, tables_file
 
@@ -135,25 +136,15 @@ def _replaced(values: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]
 
 
 def setting_of(config: Config) -> dict[str, Any]:
-    """What the tables say of a config: data set, image size, batch size and the backbone's initial weights."""
+    """What the tables say of a config: data set, its evaluated images, image size, batch size and initial weights."""
     data, root, size = config.data, config.data.options.get("root"), config.data.image_size
     return {
         "data": data.name if root is None else f"{data.name} ({root})",
+        "evaluated_data": evaluated_data(data.model_dump()),
         "image_size": [size, size] if isinstance(size, int) else size,
         "batch_size": data.batch_size,
-        "initial_weights": initial_weights(config),
+        "initial_weights": config.initial_weights,
     }
-
-
-def initial_weights(config: Config) -> str:
-    """The name or file of the weights that the backbone starts from; "random" without.
-
-    A backbone that loads weights itself is recognised by an option `pretrained`, as timm's.
-    """
-    given, own = config.backbone.weights or config.weights, config.backbone.options.get("pretrained")
-    if given or not own:
-        return given or "random"
-    return own if isinstance(own, str) else f"{config.backbone.options.get('model', config.backbone.name)}, pretrained"
 
 
 def main_metrics(config: Config, metrics: Mapping[str, float]) -> list[str]:

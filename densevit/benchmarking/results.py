@@ -9,7 +9,7 @@ from typing import Any
 from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass

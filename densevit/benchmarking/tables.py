@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from densevit.benchmarking.results import CaseResult
+from densevit.config.data_schema import different_keys
 from densevit.errors import counted
 from densevit.evaluation.metrics_file import by_head
 from densevit.visualization.scatter import Panel, scatter_svg
@@ -26,7 +27,7 @@ def markdown(results: Results, facts: Mapping[str, Any], modules: bool = True) -
     """What produced the tables; scores, costs with main scores, speed, modules if asked for, and what failed."""
     parts = ["# Benchmark", _origin(results, facts)]
     if any(case.metrics for case in results.values()):
-        parts += ["## Scores", SCORES, _scores(results)]
+        parts += ["## Scores", SCORES, *_data_note(results), _scores(results)]
     parts += ["## Cost", _costs(results)]
     if any(case.timings for case in results.values()):
         parts += ["## Speed", SPEED, _speed(results)]
@@ -112,6 +113,15 @@ def _scores(results: Results) -> str:
         weights = _shared({case.head: case.setting["initial_weights"] for case in cases if case.setting})
         rows.append([name, weights, *(found.get(metric, "") for metric in columns)])
     return _table(["backbone" if _is_grid(results) else "model", "initial weights", *columns.values()], rows)
+
+
+def _data_note(results: Results) -> list[str]:
+    """A paragraph if the scores are of different data; none otherwise."""
+    data = [case.setting["evaluated_data"] for case in results.values() if case.metrics and case.setting]
+    keys = different_keys(data)
+    return [f"The models were evaluated on different data ({', '.join(keys)}): do not compare their scores."] * bool(
+        keys
+    )
 
 
 def _is_grid(results: Results) -> bool:

@@ -13,7 +13,7 @@ import pydantic
 from pydantic import BaseModel, ValidationError
 
 from densevit import registry
-from densevit.config import layers, named_classes, yaml_io
+from densevit.config import key_hints, layers, named_classes, yaml_io
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import (
     BackboneSection,
@@ -305,7 +305,8 @@ def _lines(
                 closed = key[2] if key[0] == "heads" and len(key) > 3 else key[0]
                 known = sorted(_CLOSED.get(closed, top).model_fields)
                 section = f" of {'.'.join(key[:-1])}" if key[1:] else ""
-                text = f"{dotted} is not a key{section}.{nearest(key[-1], known)} Keys: {', '.join(known)}."
+                meant = "" if key[1:] else key_hints.hint(dotted, values.get(dotted))
+                text = f"{dotted} is not a key{section}.{meant or nearest(key[-1], known)} Keys: {', '.join(known)}."
             case "missing":
                 text = f"{dotted} is missing."
             case "value_error":

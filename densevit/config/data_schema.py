@@ -1,6 +1,9 @@
 """The config section of the data."""
 
 import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
@@ -17,6 +20,18 @@ from densevit.config.values import (
     Sides,
     module_section,
 )
+
+
+def folder_name(plugin: str, root: Any) -> str:
+    """The name of a data set's folder; the plugin's name if `root` names none."""
+    name = Path(str(root)).name if root else ""
+    return plugin.rpartition(":")[2] if name in ("", "..") else name
+
+
+def data_title(plugin: str, root: Any) -> str:
+    """The name of a data set for people: its folder's, and the plugin's in parentheses if it is another one."""
+    folder, short = folder_name(plugin, root), plugin.rpartition(":")[2]
+    return folder if folder == short else f"{folder} ({short})"
 
 
 class DataSection(OpenSection):
@@ -70,6 +85,16 @@ class DataSection(OpenSection):
     """Images whose file or label file cannot be read: `raise` ends the run; `skip` leaves them out of their batches,
     and counts and names them."""
 
+    @property
+    def folder_name(self) -> str:
+        """The name of the data set's folder, as "street"; the plugin's name if there is no folder."""
+        return folder_name(self.name, self.options.get("root"))
+
+    @property
+    def title(self) -> str:
+        """The name of the data set for people, as "street (coco)"."""
+        return data_title(self.name, self.options.get("root"))
+
     @field_validator("recipe")
     @classmethod
     def _crops_to_a_size(cls, recipe: Any, info: ValidationInfo) -> Any:
@@ -101,3 +126,27 @@ class DataSection(OpenSection):
         if scales is not None and not 0 < scales[0] <= scales[1] < math.inf:
             raise ValueError(f"give the smallest scale, above 0, and the largest, not {[*scales]}.")
         return scales
+
+
+def evaluated_data(section: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of a section `data` that determine on which images models are evaluated, with their values as text.
+
+    These are the data set, its split and its options, without those of the training split and `masks`, which chooses
+    labels. Rendered data, which has no files, depends on `image_size` too.
+    """
+    options = {key: value for key, value in section.items() if key not in (*DataSection.model_fields, "masks")}
+    options = {key: value for key, value in options.items() if not key.startswith("train_") and value is not None}
+    if options.get("root"):
+        options["root"] = os.path.realpath(Path(str(options["root"])).expanduser())
+    elif "sets" not in options:
+        size = section.get("image_size")
+        options["image_size"] = [size, size] if isinstance(size, int) else [*(size or ())]
+    keys = {"name": section["name"], "split": section.get("split", "val"), **options}
+    return {key: str(value) for key, value in keys.items()}
+
+
+def different_keys(sections: Iterable[Mapping[str, str]]) -> list[str]:
+    """The keys whose values are not the same in all, as "data.root"."""
+    listed = list(sections)
+    keys = dict.fromkeys(key for section in listed for key in section)
+    return [f"data.{key}" for key in keys if len({section.get(key) for section in listed}) > 1]

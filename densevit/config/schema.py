@@ -55,6 +55,18 @@ class Config(Section):
     _sources: Sources = PrivateAttr(default_factory=Sources)
 
     @property
+    def initial_weights(self) -> str:
+        """The name or file of the weights that the backbone starts from; "random" without.
+
+        A backbone that loads weights itself is recognised by an option `pretrained`, as timm's.
+        """
+        options = self.backbone.options
+        given, pretrained = self.backbone.weights or self.weights, options.get("pretrained")
+        if given or not pretrained:
+            return given or "random"
+        return pretrained if isinstance(pretrained, str) else f"{options.get('model', self.backbone.name)}, pretrained"
+
+    @property
     def inference_by_head(self) -> dict[str, InferenceSection]:
         """The sections `heads.NAME.inference` that are given."""
         return self.model_sections.inference_by_head

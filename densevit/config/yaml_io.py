@@ -126,7 +126,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
-        for key, _ in node.value:
+        for key, value in node.value:
+            if node.flow_style and ":" in str(key.value) and _is_empty(value):
+                name, _, rest = key.value.partition(":")
+                problem = f"{key.value!r} needs a space after the colon: write {{{name}: {rest}}}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
                 found = f", not {key.value}" if isinstance(key, yaml.ScalarNode) else ""
                 raise yaml.constructor.ConstructorError(None, None, f"a key must be a word{found}", key.start_mark)
@@ -142,6 +146,11 @@ class _Loader(yaml.SafeLoader):
         except ValueError:  # 1__0, or more digits than Python's limit
             found = node.value if len(node.value) <= 40 else f"{node.value[:40]}... of {len(node.value):,} digits"
             raise yaml.constructor.ConstructorError(None, None, f"{found} is not a number", node.start_mark) from None
+
+
+def _is_empty(node: yaml.Node) -> bool:
+    """Whether a value is left out, not `null`."""
+    return isinstance(node, yaml.ScalarNode) and node.value == "" and node.style is None
 
 
 def _expanded(node: yaml.Node, results: dict[int, tuple[int, int]], above: tuple[int, ...]) -> tuple[int, int]:

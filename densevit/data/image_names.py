@@ -1,8 +1,11 @@
-"""File names for image ids."""
+"""Names of images, and file names for them."""
 
 import hashlib
 import os
 import re
+from collections.abc import Mapping
+
+from densevit.interfaces import Dataset
 
 _MAX_NAME_BYTES = 200  # file systems allow 255, including the suffix
 
@@ -14,6 +17,22 @@ def file_name(image_id: int | str) -> str:
     is too long is replaced by a checksum. The integer 1 and the string "1" give the same path; see `checksum`.
     """
     return "/".join(_file_name_part(part, image_id) for part in str(image_id).split("/"))
+
+
+def image_names(dataset: Dataset, indices: Mapping[int | str, int]) -> dict[int | str, str]:
+    """The names of images by their ids: their files', or else the ids. indices: in the data set, by image id."""
+    return {image_id: image_name(dataset, index, image_id) for image_id, index in indices.items()}
+
+
+def image_name(dataset: Dataset, index: int, image_id: int | str) -> str:
+    """The name of an image's file if the data set knows it, or else its id."""
+    name = dataset.image_name(index)
+    return str(image_id) if name is None else name
+
+
+def drawing_name(name: str) -> str:
+    """The name of an image's drawing, without folders and suffix."""
+    return file_name(re.sub(r"\.(jpe?g|png|bmp|tiff?|webp)$", "", name, flags=re.IGNORECASE)).replace("/", "-")
 
 
 def checksum(image_id: int | str) -> str:

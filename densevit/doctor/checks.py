@@ -61,7 +61,7 @@ def _objects(one: Survey, examination: Examination) -> None:
         empty = np.flatnonzero(one.objects == 0).tolist()
         use = "They train as background." if one.split == "train" else "What is detected in them is a false positive."
         fix = f"{use} Where objects are missing in the annotations, annotate or remove the images."
-        opened = {s.place: s.image_id for s in one.summaries if s.objects is not None}
+        opened = {s.place: s.name for s in one.summaries if s.objects is not None}
         places = range(one.images) if len(one.objects) == one.images else list(opened)
         names = [_name(examination.files, one, places[i], opened.get(places[i], f"image {places[i]}")) for i in empty]
         examination.report("note", "images without objects", names, fix, of=len(one.objects))
@@ -105,7 +105,7 @@ def across_splits(
             fix = f"Remove them from one split: metrics on {other} are of images that training has seen."
             examination.report("error", f"files of {split} that are in {other} too", shared, fix, of=len(paths))
     images = [
-        Image(split, _name(files.get(split, ()), one, summary.place, summary.image_id), summary.digest, summary.bits)
+        Image(split, _name(files.get(split, ()), one, summary.place, summary.name), summary.digest, summary.bits)
         for split, one in surveys.items()
         for summary in one.summaries
         if summary.digest
@@ -129,8 +129,8 @@ def across_splits(
     return examination.findings[before:]
 
 
-def _name(files: Sequence[str], one: Survey, index: int, image_id: str) -> str:
-    return files[index] if len(files) == one.images else image_id
+def _name(files: Sequence[str], one: Survey, index: int, name: str) -> str:
+    return files[index] if len(files) == one.images else name
 
 
 def _listed(group: Sequence[Image]) -> str:

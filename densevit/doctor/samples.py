@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils import data
 
+from densevit.data.image_names import image_name
 from densevit.data.loading.dataloader import start_worker
 from densevit.data.sample_checks import check_image
 from densevit.data.transforms.resizing import TrainingTransform, as_array, to_pixels
@@ -32,16 +33,16 @@ Measures = dict[str, dict[str, np.ndarray]]  # by target key, by name
 class Summary:
     """What is known of one image after it was read.
 
-    place: its index. problem: why it cannot be read, or empty; the other fields are then empty too. wrong: messages
-    about it and its targets. digest: of its pixels, empty where they are wrong. bits: (256,) bool, its difference hash;
-    None for a flat image. counts: per class, by target key. objects: their number. measures, inputs: numbers of the
-    targets, as annotated and after the training transform. kept: the number of objects after the transform; -1 where
-    that failed, for the reason `failure`.
+    place: its index. name: its file's, or its id. problem: why it cannot be read, or empty; the other fields are then
+    empty too. wrong: messages about it and its targets. digest: of its pixels, empty where they are wrong. bits: (256,)
+    bool, its difference hash; None for a flat image. counts: per class, by target key. objects: their number. measures,
+    inputs: numbers of the targets, as annotated and after the training transform. kept: the number of objects after the
+    transform; -1 where that failed, for the reason `failure`.
     """
 
     place: int
     problem: str = ""
-    image_id: str = ""
+    name: str = ""
     wrong: tuple[str, ...] = ()
     size: Size = (0, 0)
     digest: bytes = b""
@@ -74,7 +75,7 @@ class Summaries(data.Dataset[Summary]):
             return Summary(index, problem=str(error))
         except Exception as error:  # of a third party's data set
             return Summary(index, problem=f"image {index}: {type(error).__name__}: {one_line(error)}")
-        name = str(sample["targets"].get("image_id", index))
+        name = image_name(self.dataset, index, sample["targets"].get("image_id", index))
         try:
             check_image(sample["image"], sample["targets"], f"image {name}")
         except DataError as error:
@@ -88,7 +89,7 @@ class Summaries(data.Dataset[Summary]):
     def _summary(self, index: int, sample: Sample) -> Summary:
         pixels = to_pixels(sample["image"])
         size, targets = (pixels.shape[0], pixels.shape[1]), sample["targets"]
-        name = str(targets.get("image_id", index))
+        name = image_name(self.dataset, index, targets.get("image_id", index))
         values = {key: as_array(value) for key, value in targets.items() if key in self.types}
         wrong: list[str] = []
         counts: dict[str, np.ndarray] = {}
@@ -128,7 +129,7 @@ class Summaries(data.Dataset[Summary]):
         try:
             targets = transformed(self.transform, sample, found.place, self.types)["targets"]
         except Exception as error:  # DataError, or whatever a third party's recipe or type raises
-            return replace(found, kept=-1, failure=f"image {found.image_id}: {one_line(error)}")
+            return replace(found, kept=-1, failure=f"image {found.name}: {one_line(error)}")
         size, inputs = targets["size"], {}
         per_object = [len(as_array(v)) for k, v in targets.items() if k in self.types and self.types[k].per == "object"]
         for key, value in targets.items():

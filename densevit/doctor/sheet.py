@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.datasets.examination import evenly_spaced
+from densevit.data.image_names import image_name
 from densevit.data.transforms.resizing import TrainingTransform
 from densevit.doctor.samples import transformed
 from densevit.errors import DensevitError
@@ -30,7 +31,7 @@ def augmented_samples(
                 warnings.simplefilter("ignore")
                 sample = transformed(transform, dataset[index], index, types)
             for task, pixels in drawings(sample, dataset.classes, types):
-                caption = str(sample["targets"].get("image_id", index))
+                caption = image_name(dataset, index, sample["targets"].get("image_id", index))
                 yield f"{caption}{', ' if task else ''}{task}", Image.fromarray(pixels)
         except DensevitError:  # already a finding
             continue

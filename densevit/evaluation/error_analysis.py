@@ -63,7 +63,8 @@ def analyse(
     Fixing: of the first two, the detection with the highest score becomes correct and the others are removed;
     duplicate, background and both are removed; missed objects are left out of the ground truth. `false positives`
     gives all of them the lowest score, `false negatives` leaves all unmatched objects out. Detections on crowds of
-    their class are ignored, but can be fixed. Classes without ground truth do not count, as in COCO's AP.
+    their class are ignored, but can be fixed. Classes without ground truth do not count, as in COCO's AP. A gain is nan
+    where fixing leaves neither objects nor detections, as of missed objects if there are no detections at all.
 
     Confusion: detections with a score of at least 0.5 and objects of any class are matched one to one, in descending
     order of IoU, from 0.5. Image scores: the sum of IoUs of correct detections / (TP + FP / 2 + FN / 2), of detections
@@ -229,8 +230,8 @@ def _fixed(
 
     base = precision()
     kinds = dict(zip(ERRORS, (_CLASS, _LOCATION, _BOTH, _DUPLICATE, _BACKGROUND), strict=True))
-    gains = {name: max(0.0, precision(outcomes.kinds == kind) - base) for name, kind in kinds.items()}
-    gains["missed"] = max(0.0, precision(left_out=missed) - base)
+    gains = {name: _gain(precision(outcomes.kinds == kind), base) for name, kind in kinds.items()}
+    gains["missed"] = _gain(precision(left_out=missed), base)
     gains["false positives"] = precision(order=correct.astype(float)) - base
     gains["false negatives"] = precision(left_out=lost) - base
     counts = {name: int(np.count_nonzero(outcomes.kinds == kind)) for name, kind in kinds.items()}
@@ -243,12 +244,17 @@ def _fixed(
     return ErrorAnalysis(base, gains, counts, confusion, scores, detections)
 
 
+def _gain(fixed: float, base: float) -> float:
+    """The gain in AP, at least 0; nan if the AP is not defined."""
+    return max(fixed - base, 0.0)  # max returns nan only as its first value
+
+
 def _mean_precision(
     labels: np.ndarray, scores: np.ndarray, correct: np.ndarray, positives: np.ndarray, counted: np.ndarray
 ) -> float:
     """The mean over classes of the AP at 101 recalls. positives: objects of each class. counted: classes, (K,) bool.
 
-    nan without ground truth. A class whose objects are all left out, and which has no detections, does not count.
+    A class whose objects are all left out, and which has no detections, does not count; nan if no class counts.
     """
     order = np.lexsort((-scores, labels))
     starts = np.searchsorted(labels[order], np.arange(len(positives) + 1))
@@ -259,9 +265,7 @@ def _mean_precision(
             values.append(_average_precision(hits, int(positives[n])))
         elif len(hits):
             values.append(0.0)
-    if not counted.any():
-        return float("nan")
-    return float(np.mean(values)) if values else 0.0
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _average_precision(hits: np.ndarray, positives: int) -> float:

@@ -12,21 +12,30 @@ _LISTED = 10  # classes
 
 
 def median_sides(dataset: Dataset, size_of: Callable[[int, int], Size]) -> dict[str, float]:
-    """The median side of the objects of each class in pixels of the model's input, by class name.
+    """The median side of the objects of each class, see `object_sides`, by class name. Empty if they are not known."""
+    known = object_sides(dataset, size_of)
+    if known is None:
+        return {}
+    sides, labels = known
+    classes = enumerate(dataset.classes.get("detection", ()))
+    return {one.name: float(np.median(sides[labels == k])) for k, one in classes if (labels == k).any()}
 
-    The side is the square root of the box's area. size_of: the size (h, w) to which an image is resized. Empty for a
+
+def object_sides(dataset: Dataset, size_of: Callable[[int, int], Size]) -> tuple[np.ndarray, np.ndarray] | None:
+    """The sides of all objects in pixels of the model's input (M,), and their labels (M,).
+
+    The side is the square root of the box's area. size_of: the size (h, w) to which an image is resized. None for a
     data set that does not know its boxes and sizes without reading images.
     """
     known, sizes = dataset.all_objects(), dataset.sizes()
     if known is None or sizes is None or not {"boxes", "labels"} <= known[1].keys():
-        return {}
+        return None
     images, boxes, labels = known[0], known[1]["boxes"].astype(np.float64), known[1]["labels"]
     different, place = np.unique(sizes, axis=0, return_inverse=True)
-    scales = np.array([size_of(height, width) for height, width in different.tolist()]) / different
+    resized = np.array([size_of(height, width) for height, width in different.tolist()]).reshape(-1, 2)
+    scales = resized / different
     scale = scales.prod(axis=1)[place.ravel()[images]]  # (M,) of the area
-    sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * scale)
-    classes = enumerate(dataset.classes.get("detection", ()))
-    return {one.name: float(np.median(sides[labels == k])) for k, one in classes if (labels == k).any()}
+    return np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * scale), labels
 
 
 def low_classes(table: Table, sides: Callable[[], Mapping[str, float]]) -> str:

@@ -15,11 +15,11 @@ from densevit.interfaces import Evaluator, Plot, Table
 PLOTS, IMAGES, LOWER = "plots.json", "images", "lower_is_better.json"
 
 
-def write_tables(evaluators: Mapping[str, Evaluator], folder: Path) -> None:
+def write_tables(evaluators: Mapping[str, Evaluator], folder: Path, names: Mapping[int | str, str]) -> None:
     """Writes all tables and plots of the evaluators of some heads into a folder, and the scores of all images.
 
     images-HEAD.csv has the worst images first; images of one score are sorted by id. lower_is_better.json lists the
-    metrics that are errors.
+    metrics that are errors. names: of images, by id; the ids of other images are their names.
     """
     for head, evaluator in evaluators.items():
         for name, table in evaluator.tables().items():
@@ -27,7 +27,8 @@ def write_tables(evaluators: Mapping[str, Evaluator], folder: Path) -> None:
         scores = evaluator.image_scores().items()
         rows = sorted(scores, key=lambda item: (item[1], isinstance(item[0], str), item[0]))
         if rows:
-            write([["image", "score"], *rows], folder / f"{IMAGES}-{head}.csv")
+            named = [[names.get(image_id, image_id), image_id, score] for image_id, score in rows]
+            write([["image", "image_id", "score"], *named], folder / f"{IMAGES}-{head}.csv")
     lower = [f"{head}/{name}" for head, evaluator in evaluators.items() for name in evaluator.lower_is_better]
     (folder / LOWER).write_text(json.dumps(lower) + "\n", encoding="utf-8")
     plots = {head: {name: asdict(plot) for name, plot in one.plots().items()} for head, one in evaluators.items()}

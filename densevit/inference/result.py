@@ -2,23 +2,26 @@
 
 import io
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageShow
 from torch import Tensor
 
 from densevit.data.io.images import read_image
 from densevit.errors import DensevitError
+from densevit.inference import result_formats
 from densevit.inference.point_cloud import write_ply
 from densevit.interfaces import Class, Predictions, TargetType
 from densevit.targets.types import TargetTypes, above_threshold
 from densevit.visualization.draw import draw
 
 if TYPE_CHECKING:
+    import pandas
     import supervision
 
 DRAWN_FROM = 0.5  # the lowest score that is drawn if `predict` had no threshold
@@ -96,6 +99,13 @@ class Result(Mapping[str, Any]):
         key = "labels" if key == "names" else key  # Python comes here after an AttributeError in a property
         return self._predictions[self._head_of(key)][key]
 
+    def __dir__(self) -> list[str]:
+        """With the predictions that are attributes, and `names` only where there are labels."""
+        heads = Counter(key for found in self._predictions.values() for key in found)
+        predicted = {key for key, count in heads.items() if count == 1}
+        names = {"names"} if "labels" in predicted else set()
+        return sorted({*super().__dir__()} - {"names"} | predicted | names)
+
     def __getitem__(self, key: str) -> Any:
         if len(self._predictions) == 1:
             return next(iter(self._predictions.values()))[key]
@@ -160,6 +170,37 @@ class Result(Mapping[str, Any]):
             left += panel.width
         return canvas
 
+    def save(self, path: str | os.PathLike[str], threshold: float | None = None) -> None:
+        """Writes the visualization, in the format of the suffix (`.png`, `.jpg`, ...).
+
+        threshold: as of `draw`. Raises DensevitError if the suffix names no format, or the file cannot be written.
+        """
+        suffix = Path(path).suffix.lower()
+        if Image.registered_extensions().get(suffix) not in Image.SAVE:
+            raise DensevitError(
+                f"{path}: the suffix {suffix!r} names no image format. Fix: name a file such as drawn.png or drawn.jpg."
+            )
+        try:
+            self.draw(threshold).save(path)
+        except OSError as error:
+            raise DensevitError(f"{path}: the visualization cannot be written: {error.strerror or error}.") from None
+
+    def show(self, threshold: float | None = None) -> None:
+        """Shows the visualization: in a notebook below the cell, else in a window of the system's image viewer.
+
+        threshold: as of `draw`. Raises DensevitError where no window can be opened.
+        """
+        image = self.draw(threshold)
+        if _in_notebook():
+            from IPython.display import display
+
+            display(image)
+        elif not _has_display() or not ImageShow.show(image):
+            raise DensevitError(
+                "show(): no window can be opened, because there is no display or no image viewer. Fix: write the "
+                "visualization to a file with result.save('drawn.png')."
+            )
+
     def _repr_png_(self) -> bytes:
         """The visualization, which Jupyter shows for a result at the end of a cell."""
         file = io.BytesIO()
@@ -178,6 +219,23 @@ class Result(Mapping[str, Any]):
         centre of the image. Raises AttributeError if no head, or several, predict `depth`.
         """
         return write_ply(Path(path), _array(self.depth), self.image, focal, centre)
+
+    def to_json(self) -> str:
+        """The result as JSON text: `height`, `width`, and `heads` with an object for each head by its name.
+
+        `objects` has an entry for each object: `name`, `label`, `score`, `box` (xyxy in pixels), `mask` as COCO's
+        compressed run-length code, and other predictions per object. `semantic` and `panoptic` have an entry for each
+        class or segment: `name`, `label`, `mask`, and the `id` of a segment. Maps of floats, such as depth, are left
+        out.
+        """
+        return result_formats.to_json(self.size, self._predictions, self.classes, self._types)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """A `pandas.DataFrame` with a row per object: `head`, `name`, `label`, `score`, `x1`, `y1`, `x2`, `y2`.
+
+        Raises DensevitError without the package pandas, and for a result without objects.
+        """
+        return result_formats.to_pandas(self._predictions, self.classes)
 
     def to_supervision(self) -> "supervision.Detections":
         """The result as `supervision.Detections`, with class names in its data.
@@ -205,6 +263,17 @@ class Result(Mapping[str, Any]):
                 return supervision.Detections(**found, data={"class_name": np.array(names, dtype=str)})
         keys = ", ".join(key for found in self._predictions.values() for key in found)
         raise DensevitError(f"supervision.Detections holds objects or a label map; this result has {keys} only.")
+
+
+def _in_notebook() -> bool:
+    """Whether the code runs in a Jupyter kernel, which displays images."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def _has_display() -> bool:
+    """False on Linux and other systems with X11 or Wayland if neither runs."""
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _objects(found: Predictions) -> dict[str, Any]:

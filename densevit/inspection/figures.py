@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-CAPTION = 18  # height in pixels
+from densevit.visualization.fonts import draw_text
+
+CAPTION, FONT_SIZE = 18, 12  # height in pixels
 GAP = 6
 QUERY = (255, 80, 40)
 BACKGROUND, INK = (255, 255, 255), (30, 30, 30)
@@ -23,11 +25,11 @@ def sheet(tiles: Sequence[Tile], columns: int, side: int) -> Image.Image:
     rows = math.ceil(len(tiles) / columns)
     caption = CAPTION if any(text for text, _ in tiles) else 0
     canvas = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + caption + GAP) - GAP), BACKGROUND)
-    drawing, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
+    drawing = ImageDraw.Draw(canvas)
     for number, ((text, _), image) in enumerate(zip(tiles, images, strict=True)):
         row, column = divmod(number, columns)
         left, top = column * (width + GAP), row * (height + caption + GAP)
-        drawing.text((left, top + 1), text, fill=INK, font=font)
+        draw_text(drawing, left, top + CAPTION / 2, text, FONT_SIZE, INK)
         canvas.paste(image, (left, top + caption))
     return canvas
 

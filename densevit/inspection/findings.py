@@ -14,10 +14,11 @@ from densevit.interfaces import AttentionLayer
 class ObjectAttention:
     """Where a head looks for one detected object.
 
-    name, score: of its class. box: xyxy in pixels of the image that was inspected. map: (h, w).
+    name, label, score: of its class. box: xyxy in pixels of the image that was inspected. map: (h, w).
     """
 
     name: str
+    label: int
     score: float
     box: tuple[float, float, float, float]
     map: Tensor

@@ -130,5 +130,6 @@ def _objects(
     for i in chosen:
         x1, y1, x2, y2 = found["boxes"][i].tolist()
         box = (x1 * scale[1], y1 * scale[0], x2 * scale[1], y2 * scale[0])
-        objects.append(ObjectAttention(classes[int(found["labels"][i])].name, scores[i], box, maps[i]))
+        label = int(found["labels"][i])
+        objects.append(ObjectAttention(classes[label].name, label, scores[i], box, maps[i]))
     return objects

@@ -11,6 +11,7 @@ from densevit.inspection import figures
 from densevit.inspection.findings import Findings
 from densevit.inspection.measures import query_maps
 from densevit.interfaces import AttentionLayer
+from densevit.visualization.fonts import drawable_names
 from densevit.visualization.html_page import image_figure, missing, write_page
 from densevit.visualization.scatter import head_distances_svg
 
@@ -52,8 +53,12 @@ def write(found: Findings, folder: Path) -> list[Path]:
         if tiles:
             sections.append(("Windows", figure("windows", tiles, 4, 300, WINDOWS)))
     for head, objects in found.objects.items():
+        names = drawable_names({one.label: one.name for one in objects})
         tiles = [
-            (f"{one.name} {one.score:.2f}", figures.with_box(figures.heat(found.image, one.map.numpy()), one.box))
+            (
+                f"{names[one.label]} {one.score:.2f}",
+                figures.with_box(figures.heat(found.image, one.map.numpy()), one.box),
+            )
             for one in objects
         ]
         if tiles:

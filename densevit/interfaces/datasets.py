@@ -37,6 +37,10 @@ class Dataset:
         Called before training, for the training and the evaluation split.
         """
 
+    def image_name(self, index: int) -> str | None:
+        """The file name of an image, by which reports, tables and drawings name it. Default: None, its `image_id`."""
+        return None
+
     def sizes(self) -> np.ndarray | None:
         """Heights and widths (N, 2), if known without reading images; evaluation then batches equal sizes."""
         return None

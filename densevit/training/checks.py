@@ -157,7 +157,7 @@ def _metrics_without_images(name: str, evaluator: Evaluator) -> dict[str, float]
 
 def check_budget(budget: Budget, config: Config) -> None:
     """Warns if the training is too short to learn anything, with the number to set."""
-    pretrained = bool(config.weights or config.backbone.weights)
+    pretrained = config.initial_weights != "random"
     least = _MIN_STEPS_FINE_TUNING if pretrained else _MIN_STEPS
     if budget.steps < least:
         section = config.trainer

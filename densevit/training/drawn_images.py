@@ -42,10 +42,11 @@ def draw_images(
 
     drawn = folder / "predictions"
     draw_samples(predict, classes, data, drawn, types=types)
-    by_name = {str(image_id): index for image_id, index in indices.items()}
+    by_id = {str(image_id): index for image_id, index in indices.items()}
     orders = {}
     for head in classes:
         path = folder / f"{tables_file.IMAGES}-{head}.csv"
-        names = [row[0] for row in tables_file.read(path)[1:]] if path.is_file() else []
-        orders[head] = [by_name[name] for name in names if name in by_name]
+        rows = tables_file.read(path) if path.is_file() else [["image_id"]]
+        column = rows[0].index("image_id")
+        orders[head] = [by_id[row[column]] for row in rows[1:] if row[column] in by_id]
     draw_extremes(predict, classes, data, drawn, orders, EXTREMES, types)

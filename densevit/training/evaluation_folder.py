@@ -8,7 +8,7 @@ from densevit import config as configs
 from densevit.atomic_io import next_free_folder
 from densevit.config import Config
 from densevit.data.build import Data
-from densevit.data.image_names import file_name
+from densevit.data.image_names import file_name, image_names
 from densevit.errors import DataError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.predictor import Predictor
@@ -22,8 +22,8 @@ MAPPING = "class-mapping"
 
 
 def new_folder(run: Path, config: Config) -> Path:
-    """Creates the next free folder evaluations/DATA-SPLIT of a run."""
-    name = f"{config.data.name.rpartition(':')[2]}-{config.data.split}"
+    """Creates the next free folder evaluations/FOLDER-SPLIT of a run."""
+    name = f"{config.data.folder_name}-{config.data.split}"
     (run / "evaluations").mkdir(exist_ok=True)
     return next_free_folder(run / "evaluations" / name)
 
@@ -38,7 +38,7 @@ def write_evaluation(
 ) -> Path:
     """Writes all files to an existing folder. source: the model's name in the report. Returns the report's path."""
     metrics_file.write(evaluation.metrics, folder / "metrics.json")
-    tables_file.write_tables(evaluation.evaluators, folder)
+    tables_file.write_tables(evaluation.evaluators, folder, image_names(data.val, evaluation.indices))
     for head, one in evaluation.evaluators.items():
         for name, plot in one.plots().items():
             (folder / f"{file_name(name)}-{head}.svg").write_text(svg_file(name, plot), encoding="utf-8")

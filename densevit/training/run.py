@@ -59,6 +59,7 @@ from densevit.training.run_errors import removed_on_error, resumable_errors, res
 from densevit.training.run_folder import choose_together
 from densevit.training.run_output import announce, derived_values, finish
 from densevit.training.sharding import STRATEGY, check_sharding, whole_state
+from densevit.training.start_hints import start_hints
 from densevit.training.stop_signals import StopSignals, requeue
 from densevit.training.supervised import check_method
 from densevit.training.trainer import build_trainer
@@ -254,7 +255,7 @@ def _run(
     lr = learning_rate(config.optim, budget.images_per_step)
     every = config.trainer.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
-    best = BestModel(BestEpoch(evaluators, config.trainer.monitor), config.trainer.patience)
+    best = BestModel(BestEpoch(evaluators, config.trainer.monitor), data.val, config.trainer.patience)
     files, peers = RunFolder(interval, config.trainer.keep_checkpoints, signals), Peers()
     ema = [] if config.trainer.ema is None else [ExponentialMovingAverage(config.trainer.ema)]
     stall_after = config.trainer.stall_after
@@ -299,6 +300,8 @@ def _run(
                 console.print(rates_table(rates), soft_wrap=False)
             announce(console, config, model, method, data, trainer, folder, budget)
             if checkpoint is None:
+                for line in start_hints(config, data, model.backbone.input_size):
+                    console.print(line)
                 check_budget(budget, config)
             if resumed and checkpoint is None:
                 console.print(f"{folder} has no checkpoint yet: its training begins anew.")

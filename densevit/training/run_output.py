@@ -73,7 +73,8 @@ def announce(
     )
     console.print(f"{what}{how}, {trained / 1e6:.2f} M trained parameters")
     size = "" if config.data.image_size is None else f"; image_size {config.data.image_size}"
-    console.print(f"{config.data.name}: {len(data.train):,} training images, {len(data.val):,} validation images{size}")
+    images = f"{len(data.train):,} training images, {len(data.val):,} validation images"
+    console.print(f"{config.data.title}: {images}{size}")
     console.print(budget.describe(len(data.train)))
     console.print(f"{trainer.world_size} x {hardware}, {trainer.precision}; writing to {folder}/")
 

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from densevit.visualization.fonts import draw_text, line_height, text_width
 
 OPACITY = 0.6  # of overlays
 OUTLINE = (255, 255, 255)  # of segments
 
 Color = tuple[int, int, int]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Box = tuple[float, float, float, float]
 
 
@@ -44,19 +45,17 @@ class ImageCanvas:
             OUTLINE, mask=Image.fromarray(as_mask(_edges(np.where(drawn[index], index, -1), self.zoom, line)))
         )
 
-        drawing, font = ImageDraw.Draw(self.image), font_of(self.image)
+        drawing, size = ImageDraw.Draw(self.image), font_size(self.image)
         by_area = np.argsort(np.bincount(index.ravel()), kind="stable")
         labels: list[tuple[str, Box, Color]] = []
         for n in by_area.tolist():
             if (name := names.get(int(found[n]), "")) and drawn[n]:
-                text = shortened(drawing, name, "", font, 0.95 * self.image.width)
+                text = shortened(name, "", size, 0.95 * self.image.width)
                 taken = [position for _, position, _ in labels]
                 centre = (_innermost(index == n) + 0.5) * self.zoom
-                labels.append(
-                    (text, _centred_position(drawing, text, font, centre, taken, self.image), colors[int(found[n])])
-                )
+                labels.append((text, _centred_position(text, size, centre, taken, self.image), colors[int(found[n])]))
         for text, position, color in reversed(labels):
-            label(drawing, text, font, position, color)
+            label(drawing, text, size, position, color)
 
     def boxes(self, boxes: np.ndarray, colors: Sequence[Color], texts: Sequence[tuple[str, str]]) -> None:
         """Outlines boxes (N, 4) xyxy, the first on top, each with a label that covers others as little as possible."""
@@ -68,14 +67,14 @@ class ImageCanvas:
             drawing.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0), width=line + 2)
             drawing.rectangle((x1, y1, x2, y2), outline=color, width=line)
 
-        font = font_of(self.image)
+        size = font_size(self.image)
         labels: list[str] = []
         positions: list[Box] = []
         for box, (name, suffix) in zip(corners, texts, strict=True):
-            labels.append(shortened(drawing, name, suffix, font, 0.95 * self.image.width))
-            positions.append(_label_position(drawing, labels[-1], font, box, positions, self.image))
+            labels.append(shortened(name, suffix, size, 0.95 * self.image.width))
+            positions.append(_label_position(labels[-1], size, box, positions, self.image))
         for text, position, color in reversed(list(zip(labels, positions, colors, strict=True))):
-            label(drawing, text, font, position, color)
+            label(drawing, text, size, position, color)
 
     def points(self, points: np.ndarray, color: Color) -> None:
         """Discs at points (N, 2), with a black border."""
@@ -109,46 +108,42 @@ def _inside(box: np.ndarray, canvas: Image.Image) -> Box:
     return float(xs[0]), float(ys[0]), float(xs[1]), float(ys[1])
 
 
-def font_of(canvas: Image.Image) -> Font:
-    return ImageFont.load_default(max(12, round(mean_side(canvas) / 42)))
+def font_size(canvas: Image.Image) -> int:
+    """In pixels, for text in an image of this size."""
+    return max(12, round(mean_side(canvas) / 42))
 
 
-def shortened(drawing: ImageDraw.ImageDraw, name: str, suffix: str, font: Font, width: float) -> str:
+def shortened(name: str, suffix: str, size: int, width: float) -> str:
     """The name and its suffix; the name is truncated to fit into `width` pixels."""
     text = name + suffix
-    while len(name) > 1 and drawing.textlength(text, font) > width:
+    while len(name) > 1 and text_width(text, size) > width:
         name = name[:-1]
         text = f"{name}…{suffix}"
     return text
 
 
-def _label_position(
-    drawing: ImageDraw.ImageDraw, text: str, font: Font, box: Box, taken: Sequence[Box], canvas: Image.Image
-) -> Box:
+def _label_position(text: str, size: int, box: Box, taken: Sequence[Box], canvas: Image.Image) -> Box:
     """The position for a label at its box, inside the image, with the least overlap with previous labels."""
     x1, y1, x2, y2 = box
-    width, height = _label_size(drawing, text, font)
+    width, height = _label_size(text, size)
     corners = [(x1, y1 - height), (x1, y1), (x1, y2), (x1, y2 - height), (x2 - width, y1 - height), (x2 - width, y2)]
     side = [(x2, y1), (x1 - width, y1)]
     return _freest((*corners, *side), (width, height), taken, canvas)
 
 
-def _centred_position(
-    drawing: ImageDraw.ImageDraw, text: str, font: Font, centre: np.ndarray, taken: Sequence[Box], canvas: Image.Image
-) -> Box:
+def _centred_position(text: str, size: int, centre: np.ndarray, taken: Sequence[Box], canvas: Image.Image) -> Box:
     """The position for a label around a point (2,), or next to it, with the least overlap with previous labels."""
-    width, height = _label_size(drawing, text, font)
+    width, height = _label_size(text, size)
     shifts = [(0, 0), (0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (1, -1), (-1, 1), (1, 1), (0, -2), (0, 2)]
     x, y = centre - np.array([width, height]) / 2
     corners = [(float(x + dx * width), float(y + dy * height)) for dx, dy in shifts]
     return _freest(corners, (width, height), taken, canvas)
 
 
-def _label_size(drawing: ImageDraw.ImageDraw, text: str, font: Font) -> tuple[float, float]:
+def _label_size(text: str, size: int) -> tuple[float, float]:
     """Width and height."""
-    _, top, _, bottom = drawing.textbbox((0, 0), "Ågjy", font)
-    height = bottom + top  # equal margins above and below the letters
-    return drawing.textlength(text, font) + height / 3, height
+    height = line_height(size)
+    return text_width(text, size) + height / 3, height
 
 
 def _freest(
@@ -195,10 +190,10 @@ def _overlap(a: Box, b: Box) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def label(drawing: ImageDraw.ImageDraw, text: str, font: Font, position: Box, color: tuple[int, int, int]) -> None:
+def label(drawing: ImageDraw.ImageDraw, text: str, size: int, position: Box, color: Color) -> None:
     drawing.rectangle(position, fill=color)
     x, y, _, y2 = position
-    drawing.text((x + (y2 - y) / 6, (y + y2) / 2), text, fill=text_color(color), font=font, anchor="lm")
+    draw_text(drawing, x + (y2 - y) / 6, (y + y2) / 2, text, size, text_color(color))
 
 
 def text_color(background: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -1,12 +1,13 @@
 """A page that compares several runs or evaluations."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from densevit.config.data_schema import different_keys, evaluated_data
 from densevit.config.yaml_io import parse
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file, tables_file
@@ -31,7 +32,7 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     matrices = {name: _confusions(run, heads, report.MAX_CONFUSION_BYTES // len(names)) for name, run in names.items()}
     first = [
         ("Runs", _runs(names, configs)),
-        ("Metrics", _metrics(names)),
+        ("Metrics", _metrics(names, _data_of(configs))),
         ("Config differences", _config_differences(configs)),
         ("Curves", _curves(names)),
         *_tables(names, heads),
@@ -70,8 +71,32 @@ def _read_metrics(run: Path) -> dict[str, float]:
     return {}
 
 
-def _metrics(names: Mapping[str, Path]) -> str:
-    """One row per metric, one column per run; of each row, the best number is bold."""
+def _data_of(configs: Mapping[str, str]) -> dict[str, dict[str, str] | None]:
+    """What each run was evaluated on, see `evaluated_data`; None if its config does not tell."""
+    data: dict[str, dict[str, str] | None] = {}
+    for name, text in configs.items():
+        data[name] = None
+        with suppress(ConfigError, KeyError, TypeError, AttributeError):
+            data[name] = evaluated_data(parse(text, "config.yaml")["data"])
+    return data
+
+
+def _data_note(data: Mapping[str, Mapping[str, str] | None]) -> str:
+    """A paragraph that tells in what the data of the runs differs; empty for runs of the same data."""
+    unknown = [name for name, own in data.items() if own is None]
+    keys = different_keys(own for own in data.values() if own is not None)
+    parts = [f"The runs were evaluated on different data ({', '.join(keys)})."] if keys else []
+    parts += [f"The data of {', '.join(unknown)} is not known."] if unknown else []
+    text = f"{' '.join(parts)} The best number is bold only among runs of the same data and split." if parts else ""
+    return f"<p>{escape(text)}</p>" if text else ""
+
+
+def _metrics(names: Mapping[str, Path], data: Mapping[str, Mapping[str, str] | None]) -> str:
+    """One row per metric, one column per run; of each row, the best number among runs of the same data is bold."""
+    groups: dict[str, list[int]] = {}
+    for n, own in enumerate(data.values()):
+        if own is not None:
+            groups.setdefault(str(sorted(own.items())), []).append(n)
     metrics = {name: _read_metrics(run) for name, run in names.items()}
     known_errors = [tables_file.read_lower_is_better(run) for run in names.values()]
     lower = {metric for own in known_errors for metric in own or ()}
@@ -82,13 +107,17 @@ def _metrics(names: Mapping[str, Path]) -> str:
             continue
         values = [of_run.get(metric) for of_run in metrics.values()]
         rows.append([metric, *(ABSENT if value is None else repr(value) for value in values)])
-        known = [value for value in values if value is not None and value == value]
-        top = (min if metric in lower else max)(known, default=None)
-        different = compared and len(set(known)) > 1
-        best.append([n for n, value in enumerate(values, start=1) if different and value == top])
+        order = min if metric in lower else max
+        best.append([n + 1 for group in groups.values() for n in _best(values, group, order)] if compared else [])
     if not rows:
         return missing("No run has metrics.")
-    return table_html([["metric", *names], *rows], best=best)
+    return _data_note(data) + table_html([["metric", *names], *rows], best=best)
+
+
+def _best(values: Sequence[float | None], group: Sequence[int], order: Callable[..., Any]) -> list[int]:
+    """The positions with the best value of a group; none if all its values are equal. order: min or max."""
+    known = {n: value for n in group if (value := values[n]) is not None and value == value}
+    return [n for n, value in known.items() if len(set(known.values())) > 1 and value == order(known.values())]
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, str]:

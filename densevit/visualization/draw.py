@@ -1,6 +1,7 @@
 """Draws predictions onto their image, each key by its target type."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,15 @@ from densevit.interfaces import Class, Predictions, Targets, TargetType
 from densevit.targets.types import TargetTypes, above_threshold
 from densevit.visualization.canvas import (
     OPACITY,
-    Font,
     ImageCanvas,
     as_mask,
     enlarged,
-    font_of,
+    font_size,
     label,
     mean_side,
     shortened,
 )
+from densevit.visualization.fonts import draw_text, drawable_names, line_height, text_width
 from densevit.visualization.value_maps import value_map_panels
 
 MIN_MEAN_SIDE = 560  # images with a smaller mean side are enlarged by an integer factor to keep labels readable
@@ -45,6 +46,7 @@ def draw(
     threshold: objects with a lower score are not drawn. types: of keys whose type has options (`Head.target_types`).
     Returns (H', W', 3) uint8; small images are enlarged by an integer factor.
     """
+    classes = _with_drawable_names(classes)
     known = TargetTypes(types)
     result = above_threshold(_arrays(predictions), threshold, known)
     drawing = ImageDrawing(_to_pil(image), truth is not None)
@@ -93,7 +95,7 @@ class ImageDrawing:
         self, prediction: np.ndarray, truth: np.ndarray | None, unit: str = "m", inverse: bool = False
     ) -> None:
         """Adds maps (H, W) in colours with colour bars, and the relative error; see `value_map_panels`."""
-        self._panels |= value_map_panels(prediction, truth, unit, inverse, self.zoom, font_of(self._image))
+        self._panels |= value_map_panels(prediction, truth, unit, inverse, self.zoom, font_size(self._image))
 
     def error_map(self, wrong: np.ndarray, ignored: np.ndarray) -> None:
         """Adds the image in pale grey with wrong pixels (H, W) in red and ignored ones in black."""
@@ -117,8 +119,13 @@ class ImageDrawing:
             drawn = {}
         image = _side_by_side(_of_one_size(drawn), columns) if drawn else self.prediction.image
         if self._classes:
-            image = _with_legend(image, self._classes, font_of(self._image))
+            image = _with_legend(image, self._classes, font_size(self._image))
         return np.asarray(image)
+
+
+def _with_drawable_names(classes: Sequence[Class]) -> list[Class]:
+    names = drawable_names({index: one.name for index, one in enumerate(classes)})
+    return [one if one.name == names[index] else replace(one, name=names[index]) for index, one in enumerate(classes)]
 
 
 def _arrays(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +157,7 @@ def _side_by_side(panels: Mapping[str, Image.Image], columns: int | None = None)
     """Arranges panels of one size in a row, or in rows of `columns`, each below its caption."""
     first = next(iter(panels.values()))
     columns = columns or len(panels)
-    font = font_of(first)
+    size = font_size(first)
     band, gap = round(mean_side(first) / 42 * 2), max(4, round(mean_side(first) / 80))
     width, height = first.width + gap, first.height + band
     canvas = Image.new("RGB", (width * columns - gap, height * -(-len(panels) // columns)), (255, 255, 255))
@@ -158,20 +165,18 @@ def _side_by_side(panels: Mapping[str, Image.Image], columns: int | None = None)
     for n, (caption, panel) in enumerate(panels.items()):
         left, top = n % columns * width, n // columns * height
         canvas.paste(panel, (left, top + band))
-        drawing.text((left + gap, top + band / 2), caption, fill=(0, 0, 0), font=font, anchor="lm")
+        draw_text(drawing, left + gap, top + band / 2, caption, size, (0, 0, 0))
     return canvas
 
 
-def _with_legend(canvas: Image.Image, classes: Sequence[Class], font: Font) -> Image.Image:
+def _with_legend(canvas: Image.Image, classes: Sequence[Class], size: int) -> Image.Image:
     """Adds a legend below the canvas: class names on their colours, in as many rows as necessary."""
-    drawing = ImageDraw.Draw(canvas)
-    _, top, _, bottom = drawing.textbbox((0, 0), "Ågjy", font)
-    height = round(bottom + top)
+    height = line_height(size)
     gap = round(height / 3)
     left, y, positions = gap, canvas.height + gap, []
     for c in classes:
-        text = shortened(drawing, c.name, "", font, canvas.width - 3 * gap)
-        width = round(drawing.textlength(text, font)) + gap
+        text = shortened(c.name, "", size, canvas.width - 3 * gap)
+        width = round(text_width(text, size)) + gap
         if left > gap and left + width + gap > canvas.width:
             left, y = gap, y + height + gap
         positions.append((text, (left, y, left + width, y + height), c.color))
@@ -179,5 +184,5 @@ def _with_legend(canvas: Image.Image, classes: Sequence[Class], font: Font) -> I
     result = Image.new("RGB", (canvas.width, y + height + gap), (255, 255, 255))
     result.paste(canvas)
     for text, position, color in positions:
-        label(ImageDraw.Draw(result), text, font, position, color)
+        label(ImageDraw.Draw(result), text, size, position, color)
     return result

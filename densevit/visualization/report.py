@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from densevit.config.data_schema import data_title
 from densevit.config.yaml_io import parse
-from densevit.data.image_names import file_name
+from densevit.data.image_names import drawing_name
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.interfaces import Plot
@@ -154,7 +155,8 @@ def _about_config(config: str) -> str:
         heads, method = sections["heads"], sections.get("method", {"name": "supervised"})["name"]
         trained = " + ".join(head["name"] for head in heads.values()) or method
         how = f", method: {method}" if heads and method != "supervised" else ""
-        return f"{trained} on {sections['backbone']['name']}, data: {sections['data']['name']}{how}"
+        data = data_title(sections["data"]["name"], sections["data"].get("root"))
+        return f"{trained} on {sections['backbone']['name']}, data: {data}{how}"
     except (ConfigError, KeyError, TypeError, AttributeError):
         return ""
 
@@ -313,8 +315,9 @@ def _extremes(run_dir: Path, heads: Sequence[str], most: int) -> list[tuple[str,
 def _image_scores(path: Path) -> dict[str, str]:
     """The scores of images by the names of their files."""
     try:
-        rows = tables_file.read(path)[1:]
-        return {file_name(row[0]).replace("/", "-"): f"{float(row[1]):.4f}" for row in rows}
+        header, *rows = tables_file.read(path)
+        name, score = header.index("image"), header.index("score")
+        return {drawing_name(row[name]): f"{float(row[score]):.4f}" for row in rows}
     except (DataError, ValueError, IndexError):
         return {}
 

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from densevit.data.build import Data
-from densevit.data.image_names import file_name
+from densevit.data.image_names import drawing_name, image_name
 from densevit.errors import UnreadableFileError
 from densevit.interfaces import Class, Predictions, TargetType
 from densevit.visualization.draw import draw
@@ -68,7 +68,7 @@ def _drawn(
             raise
         return {}
     image, truth = sample["image"], sample["targets"]
-    name = file_name(truth["image_id"]).replace("/", "-")
+    name = drawing_name(image_name(data.val, index, truth["image_id"]))
     found = predict(image)
     of_head = types or {}
     return {

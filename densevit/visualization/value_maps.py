@@ -6,18 +6,17 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from densevit.evaluation.depth_alignment import least_squares
 from densevit.visualization.curves import ticks
+from densevit.visualization.fonts import draw_text, line_height, text_width
 
 UNKNOWN = (128, 128, 128)
 TOO_NEAR, CORRECT, TOO_FAR = (33, 102, 172), (255, 255, 255), (178, 24, 43)
 LEVELS = 256
 ERROR_LIMITS = (0.05, 0.1, 0.25, 0.5, 1.0)  # possible ends of an error map's colour bar
 PERCENTILES = (1, 99)  # of the depths, the ends of the colour bar; values beyond are clipped
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class ColoredMap:
 
 
 def value_map_panels(
-    prediction: np.ndarray, truth: np.ndarray | None, unit: str, inverse: bool, zoom: int, font: Font
+    prediction: np.ndarray, truth: np.ndarray | None, unit: str, inverse: bool, zoom: int, font_size: int
 ) -> dict[str, Image.Image]:
     """The maps with their colour bars, by caption: truth, prediction and relative error, each enlarged by `zoom`.
 
@@ -47,7 +46,7 @@ def value_map_panels(
     if known is not None and not _valid(known).any():
         known = None
     maps = _maps(prediction.astype(np.float64), known, unit, inverse)
-    return {caption: _with_bar(colored, zoom, font) for caption, colored in maps.items()}
+    return {caption: _with_bar(colored, zoom, font_size) for caption, colored in maps.items()}
 
 
 def _maps(prediction: np.ndarray, known: np.ndarray | None, unit: str, inverse: bool) -> dict[str, ColoredMap]:
@@ -139,12 +138,10 @@ def _depth_ticks(near: float, far: float, unit: str) -> list[tuple[float, str]]:
     return [(math.log(depth / near) / width, f"{depth:.4g} {unit}".rstrip()) for depth in inside]
 
 
-def _with_bar(colored: ColoredMap, zoom: int, font: Font) -> Image.Image:
+def _with_bar(colored: ColoredMap, zoom: int, font_size: int) -> Image.Image:
     """The enlarged map above its colour bar with ticks; a label that would touch the previous one is skipped."""
     height, width = (side * zoom for side in colored.pixels.shape[:2])
-    drawing = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    _, top, _, bottom = drawing.textbbox((0, 0), "0 m", font)
-    line = round(bottom + top)
+    line = line_height(font_size)
     canvas = Image.new("RGB", (width, height + 3 * line), (255, 255, 255))
     canvas.paste(Image.fromarray(colored.pixels).resize((width, height), Image.Resampling.NEAREST))
     drawing = ImageDraw.Draw(canvas)
@@ -156,10 +153,10 @@ def _with_bar(colored: ColoredMap, zoom: int, font: Font) -> Image.Image:
     drawing.rectangle((margin - 1, upper - 1, margin + length, lower), outline=(0, 0, 0))
     free_from = 0.0
     for position, text in colored.labels:
-        x, half = margin + position * (length - 1), drawing.textlength(text, font) / 2
+        x, half = margin + position * (length - 1), text_width(text, font_size) / 2
         left = min(max(x - half, 0), width - 2 * half)
         if left >= free_from:
             drawing.line((x, lower, x, lower + line / 4), fill=(0, 0, 0), width=max(1, line // 12))
-            drawing.text((left, lower + line / 4), text, fill=(0, 0, 0), font=font, anchor="la")
+            draw_text(drawing, left, lower + 3 * line / 4, text, font_size, (0, 0, 0))
             free_from = left + 2 * half + line / 2
     return canvas

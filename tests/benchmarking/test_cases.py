@@ -75,8 +75,12 @@ def test_initial_weights_of_a_backbone(section, found, tmp_path):
     (tmp_path / "mine.yaml").write_text(section)
     [case] = cases_of_protocol(PROTOCOL, [str(tmp_path / "mine.yaml")], ["setr"], [])
     assert setting_of(case.config()) == {
-        "data": "scenes", "image_size": [128, 128], "batch_size": 8, "initial_weights": found,
-    }  # fmt: skip
+        "data": "scenes",
+        "evaluated_data": {"name": "scenes", "split": "val", "image_size": "[128, 128]"},
+        "image_size": [128, 128],
+        "batch_size": 8,
+        "initial_weights": found,
+    }
 
 
 def test_a_replaced_rate_and_budget_are_the_only_ones():

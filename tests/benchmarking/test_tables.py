@@ -23,6 +23,7 @@ DEPTH = {
 
 def case(backbone: str, head: str, metrics: dict[str, float], **training: object) -> CaseResult:
     setting = {"data": "scenes", "image_size": [128, 128], "batch_size": 8, "initial_weights": "random"}
+    setting["evaluated_data"] = {"name": "scenes", "split": "val"}
     return CaseResult("", backbone, head, setting, training={**TRAINING, "metrics": metrics, **training})
 
 
@@ -89,3 +90,12 @@ def test_disturbed_latencies_are_marked(p95, is_marked):
     timing = {"p50_ms": 10.0, "p95_ms": p95, "images_per_second": 100.0, "memory_mb": None, "runs": 5}
     page = markdown({"a": CaseResult("", timings={"cpu fp32 1 x 32x32": timing})}, FACTS)
     assert (DISTURBANCE in page, f"| 10.0 | {p95} † |" in page) == (is_marked, is_marked)
+
+
+def test_scores_of_different_data_are_noted():
+    first, second = (case("", "", {"detr/AP": 0.5}, main=["detr/AP"]) for _ in range(2))
+    text = "The models were evaluated on different data (data.root, data.split): do not compare their scores."
+    assert text not in lines({"a": first, "b": second})
+    first.setting["evaluated_data"] = {"name": "coco", "root": "/sets/a", "split": "val"}
+    second.setting["evaluated_data"] = {"name": "coco", "root": "/sets/b", "split": "test"}
+    assert text in lines({"a": first, "b": second})

@@ -1,6 +1,7 @@
 """File names for image ids."""
 
-from densevit.data.image_names import file_name
+from densevit.data.image_names import drawing_name, file_name, image_names
+from densevit.interfaces import Dataset
 
 
 def test_image_names_are_valid_file_names():
@@ -19,3 +20,16 @@ def test_long_ids_have_distinct_names():
     ids = ["ä" * 300 + end for end in "xy"]
     names = [file_name(image_id) for image_id in ids]
     assert names[0] != names[1] and max(len(name.encode()) for name in names) <= 200
+
+
+class Named(Dataset):
+    def image_name(self, index: int) -> str | None:
+        return f"town/{index}.jpg" if index else None
+
+
+def test_names_are_those_of_files_or_else_ids():
+    assert image_names(Named(), {139: 1, 7: 0, "a/b": 2}) == {139: "town/1.jpg", 7: "7", "a/b": "town/2.jpg"}
+
+
+def test_drawings_are_named_without_folders_and_suffix():
+    assert [drawing_name(name) for name in ("town/1.JPG", "v1.2/a.b", "c.tiff")] == ["town-1", "v1.2-a.b", "c"]

@@ -99,6 +99,22 @@ def test_classes_without_ground_truth_do_not_count():
     assert math.isnan(errors(image(1, [], [(FAR, 2, 0.9)]))["false positives"][0])
 
 
+def test_without_detections_the_gain_of_missed_objects_is_not_defined():
+    kinds = errors(image(1, [(BOX, 0), (FAR, 1)], []))
+    for name in ("missed", "false negatives"):
+        gain, count = kinds.pop(name)
+        assert math.isnan(gain) and count == 2
+    assert set(kinds.values()) == {(0, 0)}
+
+
+def test_without_detections_no_value_is_the_best():
+    found = evaluated(image(1, [(BOX, 0), (FAR, 1)], []))
+    metrics = found.compute()
+    assert all(math.isnan(value) or value == 0 for value in metrics.values()) and metrics["AP"] == 0
+    assert found.image_scores() == {1: 0}
+    assert [row[1:] for row in found.tables()["confusion"][1:]] == [[0, 0, 0, 1], [0, 0, 0, 1], [0] * 4, [0] * 4]
+
+
 def test_confusion_has_the_background_last():
     truth = [(BOX, 0), (FAR, 1), ((400, 0, 450, 50), 0)]
     found = [(BOX, 1, 0.9), (FAR, 1, 0.6), ((600, 0, 650, 50), 0, 0.8), ((400, 0, 450, 50), 0, 0.4)]

@@ -34,6 +34,9 @@ class Split(Dataset):
     def __len__(self) -> int:
         return 7
 
+    def image_name(self, index: int) -> str:
+        return f"street/{index}.jpg"
+
 
 def fake_data(classes: Any) -> Any:
     kept: list[Any] = []
@@ -135,6 +138,16 @@ def test_without_out_all_but_the_predictions_are_saved_with_the_run(seen: dict[s
     }
     assert {path.name for path in folder.iterdir()} == tables | others | plots
     assert {path.name for path in folder.parent.iterdir()} == {"scenes-val", "scenes-val-2"}
+
+
+def test_the_folder_and_the_table_of_images_are_named_by_files(seen: dict[str, Any]):
+    assert main(["evaluate", "run", "data=coco", "data.root=sets/bccd"]) == 0
+    folder = Path("run/evaluations/bccd-val")
+    assert (folder / "images-detection.csv").read_text().splitlines() == [
+        "image,image_id,score",
+        "street/0.jpg,139,1.0",
+    ]
+    assert "data: bccd (coco)" in (folder / "report.html").read_text()
 
 
 def test_json_has_the_metrics_the_tables_and_the_folder(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):

@@ -27,12 +27,18 @@ class Counting(Evaluator):
 
 
 def test_files_hold_tables_plots_and_the_worst_images_first(tmp_path: Path):
-    tables_file.write_tables({"pets": Counting([])}, tmp_path)
+    tables_file.write_tables({"pets": Counting([])}, tmp_path, {7: "cats/7.jpg", "a": "a.png"})
     assert tables_file.read(tmp_path / "counts-pets.csv") == [["class", "count"], ["cat, <dog>", "3"]]
     assert tables_file.read_plots(tmp_path) == {"pets": {"curve": PLOT}}
     assert tables_file.read_lower_is_better(tmp_path) == ["pets/error"]
     rows = tables_file.read(tmp_path / "images-pets.csv")
-    assert rows == [["image", "score"], ["7", "0.25"], ["3", "0.5"], ["a", "0.5"], ["b", "0.5"]]
+    assert rows == [
+        ["image", "image_id", "score"],
+        ["cats/7.jpg", "7", "0.25"],
+        ["3", "3", "0.5"],
+        ["a.png", "a", "0.5"],
+        ["b", "b", "0.5"],
+    ]
 
 
 def test_values_are_read_as_numbers_but_names_are_not(tmp_path: Path):
@@ -46,7 +52,7 @@ def test_values_are_read_as_numbers_but_names_are_not(tmp_path: Path):
 
 
 def test_an_evaluator_without_them_writes_none(tmp_path: Path):
-    tables_file.write_tables({"pets": Evaluator([])}, tmp_path)
+    tables_file.write_tables({"pets": Evaluator([])}, tmp_path, {})
     assert [path.name for path in tmp_path.iterdir()] == ["lower_is_better.json"] and tables_file.read_plots(
         tmp_path
     ) == {}

@@ -2,14 +2,17 @@
 
 import copy
 import io
+import json
 import pickle
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask
 
 from densevit.errors import DensevitError
 from densevit.inference.result import Result
@@ -134,6 +137,121 @@ def test_several_heads_are_drawn_side_by_side():
         assert np.array_equal(drawn[: own.shape[0], left : left + own.shape[1]], own)
         left += own.shape[1]
     assert drawn.shape[1] == left
+
+
+# ---- names, files and windows ----
+
+
+def test_dir_lists_the_predictions_that_are_attributes():
+    assert {"boxes", "scores", "labels", "names", "draw", "to_json"} <= {*dir(detection())}
+    assert {"boxes", "names", "semantic", "depth"} <= {*dir(both())}
+    assert not {"masks", "semantic", "depth"} & {*dir(detection())}
+    assert "names" not in dir(both()["depth"])
+    two = Result(IMAGE, (4, 6), {"cars": objects(), "people": objects()}, {"cars": THINGS, "people": THINGS})
+    assert not {"boxes", "names"} & {*dir(two)} and "boxes" in dir(two["cars"])
+    assert all(hasattr(one, name) for one in (detection(), both(), two) for name in dir(one))
+
+
+def test_save_writes_the_drawing(tmp_path: Path):
+    detection().save(tmp_path / "drawn.PNG", 0.6)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "drawn.PNG")), np.asarray(detection().draw(0.6)))
+    for path, message in (
+        (tmp_path / "drawn.txt", "drawn.txt: the suffix '.txt' names no image format. Fix: "),
+        (tmp_path / "drawn.psd", "the suffix '.psd' names no image format"),  # read by Pillow, but not written
+        (tmp_path / "drawn", "the suffix '' names no image format"),
+        (tmp_path / "missing" / "drawn.png", "drawn.png: the visualization cannot be written: No such file"),
+    ):
+        with pytest.raises(DensevitError, match=message):
+            detection().save(path)
+
+
+def test_show_opens_a_window_with_the_drawing(monkeypatch):
+    shown = []
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr("PIL.ImageShow.show", lambda image: shown.append(image) or True)
+    detection().show(0.6)
+    assert [np.asarray(image).tolist() for image in shown] == [np.asarray(detection().draw(0.6)).tolist()]
+
+
+def test_show_displays_the_drawing_in_a_notebook(monkeypatch):
+    shown = []
+    display = SimpleNamespace(display=shown.append)
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell, display=display))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    detection().show()
+    assert np.array_equal(np.asarray(shown[0]), np.asarray(detection().draw()))
+
+
+def test_show_without_a_display_or_a_viewer_names_save(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(DensevitError, match=r"no window can be opened.* result.save\('drawn.png'\)"):
+        detection().show()
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr("PIL.ImageShow.show", lambda image: False)
+    with pytest.raises(DensevitError, match="no image viewer"):
+        detection().show()
+
+
+# ---- JSON and tables ----
+
+
+def decoded(code: dict) -> np.ndarray:
+    return mask.decode({"size": code["size"], "counts": code["counts"].encode()}).astype(bool)
+
+
+def test_json_has_the_objects_of_each_head():
+    masks = torch.zeros(3, 4, 6, dtype=torch.bool)
+    masks[1, 1:3, 2:5] = True
+    found = json.loads(detection(masks=masks).to_json())
+    assert (found["height"], found["width"]) == (4, 6) and [*found["heads"]] == ["boxes"]
+    first, second, _ = found["heads"]["boxes"]["objects"]
+    assert (first["name"], first["label"], first["box"]) == ("dog", 1, [0, 0, 2, 2])
+    assert first["score"] == pytest.approx(0.9) and second["name"] == "cat"
+    assert np.array_equal(decoded(second["mask"]), masks[1].numpy())
+    assert json.loads(Result(IMAGE, (4, 6), {"a": objects()}, {"a": THINGS}, 0.95).to_json())["heads"] == {
+        "a": {"objects": []}
+    }
+
+
+def test_json_has_label_maps_and_panoptic_maps_as_run_length_codes_and_no_depth():
+    found = json.loads(both().to_json())["heads"]
+    assert found["depth"] == {} and [*found["all"]] == ["semantic"] and len(found["things"]["objects"]) == 3
+    assert [(one["name"], one["label"]) for one in found["all"]["semantic"]] == [("cat", 0), ("sky", 2)]
+    assert np.array_equal(decoded(found["all"]["semantic"][0]["mask"]), semantic().numpy() == 0)
+    ids = torch.where(semantic() == 2, 2000, -1).int()
+    panoptic = Result(IMAGE, (4, 6), {"all": {"panoptic": ids}}, {"all": ALL})
+    [segment] = json.loads(panoptic.to_json())["heads"]["all"]["panoptic"]
+    assert (segment["name"], segment["label"], segment["id"]) == ("sky", 2, 2000)
+    assert np.array_equal(decoded(segment["mask"]), semantic().numpy() == 2)
+
+
+def test_json_holds_names_as_they_are():
+    things = (Class("Straße", 1, (1, 2, 3)), Class("車", 2, (1, 2, 3)))
+    assert '"車"' in Result(IMAGE, (4, 6), {"a": objects()}, {"a": things}).to_json()
+
+
+def test_a_data_frame_has_a_row_per_object():
+    pytest.importorskip("pandas")
+    table = both().to_pandas()
+    assert [*table.columns] == ["head", "name", "label", "score", "x1", "y1", "x2", "y2"]
+    assert table["name"].tolist() == ["dog", "cat", "dog"] and set(table["head"]) == {"things"}
+    assert table[["x1", "y1", "x2", "y2"]].values.tolist() == objects()["boxes"].tolist()
+    two = Result(IMAGE, (4, 6), {"cars": objects(), "people": objects()}, {"cars": THINGS, "people": THINGS}, 0.5)
+    assert two.to_pandas()["head"].tolist() == ["cars"] * 2 + ["people"] * 2
+    empty = Result(IMAGE, (4, 6), {"a": objects()}, {"a": THINGS}, 0.95).to_pandas()
+    assert len(empty) == 0 and "x1" in empty.columns
+
+
+def test_results_without_objects_and_missing_pandas_are_errors(monkeypatch):
+    pytest.importorskip("pandas")
+    with pytest.raises(DensevitError, match="has a row per object; this result has no objects, only depth"):
+        both()["depth"].to_pandas()
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(DensevitError, match="pip install pandas"):
+        detection().to_pandas()
 
 
 # ---- supervision ----

@@ -35,7 +35,8 @@ def write_run(folder: Path, scale: float, lr: float) -> Path:
     tables_file.write(ROWS, folder / "classes-pets.csv")
     tables_file.write([["error", "dAP50", "count"], ["missed", 0.125, 7]], folder / "errors-pets.csv")
     tables_file.write([["", "cat", "<dog>"], ["cat", 3, 1], ["<dog>", 0, 8]], folder / "confusion-pets.csv")
-    tables_file.write([["image", "score"], ["a", 0.125], ["b", 0.75]], folder / "images-pets.csv")
+    scores = [["image", "image_id", "score"], ["a.jpg", 1, 0.125], ["b.jpg", 2, 0.75]]
+    tables_file.write(scores, folder / "images-pets.csv")
     plot = {"x": "recall", "y": "precision", "curves": {"IoU 0.50": [[0, 1], [1, 0.2 * scale]]}, "whole": True}
     (folder / "plots.json").write_text(json.dumps({"pets": {"precision-recall": plot}}))
     (folder / "lower_is_better.json").write_text('["far/AbsRel"]')
@@ -67,6 +68,32 @@ def test_a_comparison_has_all_sections(runs: list[Path], tmp_path: Path):
     for title in ("Curves", "Analysis: pets", "classes: AP", "errors: dAP50", "Images", "Worst and best images"):
         assert f">{title}<" in text
     assert text.count("<polyline") == 2 * 3  # loss, AP and the plot, of two runs each
+
+
+def cells(text: str) -> str:
+    return re.sub(r'<td class="bar" style="[^"]*">', "<td>", text)
+
+
+def test_numbers_are_bold_only_among_runs_of_the_same_data(runs: list[Path], tmp_path: Path):
+    third, fourth = (write_run(tmp_path / name / "run", scale, 0.1) for name, scale in (("c", 3.0), ("d", 4.0)))
+    for run in (third, fourth):
+        config = run / "config.yaml"
+        config.write_text(config.read_text().replace("{name: scenes}", "{name: coco, root: sets/a, split: test}"))
+    note = "The best number is bold only among runs of the same data and split."
+    assert note not in densevit.report(runs, tmp_path / "same.html").read_text()
+
+    text = densevit.report([*runs, third], tmp_path / "three.html").read_text()
+    assert f"evaluated on different data (data.name, data.split, data.image_size, data.root). {note}" in text
+    assert "<td>pets/AP</td><td>0.4000</td><td><b>0.6000</b></td><td>1.2000</td>" in cells(text)
+    text = cells(densevit.report([*runs, third, fourth], tmp_path / "four.html").read_text())
+    assert "<td>far/AbsRel</td><td><b>0.2000</b></td><td>0.3000</td><td><b>0.6000</b></td><td>0.8000</td>" in text
+
+
+def test_numbers_of_a_run_whose_data_is_not_known_are_not_bold(runs: list[Path], tmp_path: Path):
+    (runs[1] / "config.yaml").unlink()
+    text = densevit.report(runs, tmp_path / "both.html").read_text()
+    assert "The data of b/run is not known." in text
+    assert "<td>pets/AP</td><td>0.4000</td><td>0.6000</td>" in cells(text)
 
 
 def test_the_report_of_a_run_shows_everything(runs: list[Path]):

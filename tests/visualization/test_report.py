@@ -137,6 +137,21 @@ def test_page_is_self_contained(run: Path):
     assert max(len(base64.b64decode(link.split(",")[1])) for link in page.links) < 100_000
 
 
+def test_the_worst_images_are_shown_with_their_names_and_scores(run: Path):
+    rows = [["image", "image_id", "score"], ["town/17.jpg", 139, 0.25]]
+    tables_file.write(rows, run / "images-detection.csv")
+    (run / "predictions" / "worst").mkdir()
+    (run / "predictions" / "b.jpg").rename(run / "predictions" / "worst" / "detection-1-town-17.jpg")
+    assert "town-17: 0.2500" in Page(write_report(run)).texts
+
+
+def test_the_data_is_named_by_its_folder(run: Path):
+    config = (run / "config.yaml").read_text()
+    data = re.compile(r"^data:.*$", re.MULTILINE)
+    (run / "config.yaml").write_text(data.sub("data: {name: coco, root: /sets/street}", config))
+    assert any("data: street (coco)" in text for text in Page(write_report(run)).texts)
+
+
 def test_page_of_an_empty_folder_lists_missing_parts(tmp_path: Path):
     page = Page(write_report(tmp_path))
     missing = [text for text in page.texts if text.startswith("There is no ")]

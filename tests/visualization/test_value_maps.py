@@ -6,19 +6,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import ImageFont
 
 from densevit.visualization.draw import draw
 from densevit.visualization.value_maps import TOO_FAR, TOO_NEAR, UNKNOWN, _depth_ticks, value_map_panels
 
-FONT = ImageFont.load_default(12)
+FONT_SIZE = 12
 INFERNO = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
 BRIGHT, DARK = tuple(INFERNO[255]), tuple(INFERNO[0])
 
 
 def panels(prediction: dict, truth: np.ndarray | None = None, zoom: int = 1) -> dict[str, np.ndarray]:
     [(key, value)] = prediction.items()
-    found = value_map_panels(value, truth, "m", key == "inverse_depth", zoom, FONT)
+    found = value_map_panels(value, truth, "m", key == "inverse_depth", zoom, FONT_SIZE)
     return {name: np.asarray(panel) for name, panel in found.items()}
 
 

@@ -136,6 +136,10 @@ class Coco(Dataset):
             self.folder, self._annotations.file_names[index].decode()
         )  # not a Path, which would stay in memory
 
+    def image_name(self, index: int) -> str:
+        """As in the json."""
+        return str(self._annotations.file_names[index].decode())
+
     def __getitem__(self, index: int) -> Sample:
         """The sample; where labelled, with boxes, labels, area, iscrowd and, if requested, masks, of N objects."""
         pixels = read_image(self.path(index), upright=bool(self._upright[index]))

@@ -145,6 +145,10 @@ class CocoPanoptic(Dataset):
         """The file of an image."""
         return os.fsdecode(self._images[index])
 
+    def image_name(self, index: int) -> str:
+        """Without its folder."""
+        return os.path.basename(self.path(index))
+
     def segments_path(self, index: int) -> str:
         """The PNG of its segments."""
         return os.path.join(self._segments, os.fsdecode(self._annotations.segment_files[index]))

@@ -37,5 +37,8 @@ class MappedClasses(Dataset):
     def check_labels(self) -> None:
         self.dataset.check_labels()
 
+    def image_name(self, index: int) -> str | None:
+        return self.dataset.image_name(index)
+
     def sizes(self) -> np.ndarray | None:
         return self.dataset.sizes()

@@ -112,6 +112,12 @@ class Mix(Dataset):
         targets["image_id"] = f"{self._names[number]}/{targets['image_id']}"
         return {"image": sample["image"], "targets": targets}
 
+    def image_name(self, index: int) -> str | None:
+        """NAME/IMAGE, where the set knows the image's."""
+        number, place = self._place(index)
+        name = self._sets[number].image_name(place)
+        return None if name is None else f"{self._names[number]}/{name}"
+
     def sizes(self) -> np.ndarray | None:
         """(N, 2) heights and widths, where all sets know theirs."""
         known = [own.sizes() for own in self._sets]

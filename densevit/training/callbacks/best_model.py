@@ -6,8 +6,10 @@ from typing import Any
 
 import pytorch_lightning as lightning
 
+from densevit.data.image_names import image_names
 from densevit.evaluation import metrics_file
 from densevit.evaluation.tables_file import write_tables
+from densevit.interfaces import Dataset
 from densevit.training.best_epoch import BestEpoch
 from densevit.training.dense_module import DenseModule
 from densevit.training.sharding import whole_state
@@ -23,14 +25,15 @@ class BestModel(lightning.Callback):
 
     It must precede the callback for EMA, which ends the use of the average in `on_validation_end`.
 
-    patience: ends the training after so many validations in a row that are not the best. Lightning's EarlyStopping
-    monitors one metric; this one also does several heads. Metrics are equal in all processes, so that all stop.
+    dataset: the validation split. patience: ends the training after so many validations in a row that are not the best.
+    Lightning's EarlyStopping monitors one metric; this one also does several heads. Metrics are equal in all processes,
+    so that all stop.
     """
 
     folder: Path
 
-    def __init__(self, best_epoch: BestEpoch, patience: int | None = None) -> None:
-        self.best_epoch, self.patience = best_epoch, patience
+    def __init__(self, best_epoch: BestEpoch, dataset: Dataset, patience: int | None = None) -> None:
+        self.best_epoch, self.dataset, self.patience = best_epoch, dataset, patience
 
     @property
     def exhausted(self) -> bool:
@@ -66,7 +69,7 @@ class BestModel(lightning.Callback):
             )
         model_file.save(pl_module.model, self.folder / _MODEL, pl_module.config, state)
         metrics_file.write(pl_module.metrics, self.folder / _METRICS)
-        write_tables(pl_module.evaluators, self.folder)
+        write_tables(pl_module.evaluators, self.folder, image_names(self.dataset, pl_module.indices))
 
     def state_dict(self) -> dict[str, Any]:
         return self.best_epoch.state_dict()

@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 from densevit.data.build import create_dataset
 from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.coco_json import color_of
+from densevit.data.datasets.mapped_classes import MappedClasses
 from densevit.data.transforms.recipes import build_recipe
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import DataError
@@ -545,3 +546,9 @@ def test_sizes_beyond_those_of_images_are_named(size: dict[str, int], write: Wri
     content["images"][1] |= size
     with pytest.raises(DataError, match=r"train\.json: image 5: it has .* pixels; at most 1,073,741,824 can be read"):
         Coco("train", root=str(write(content)), masks=True)
+
+
+def test_images_are_named_as_in_the_json(write: Write) -> None:
+    dataset = Coco("train", root=str(write(document())))
+    assert [dataset.image_name(index) for index in range(3)] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert MappedClasses(dataset, {}).image_name(1) == "1.jpg"

@@ -153,3 +153,10 @@ def test_incompatible_data_sets_raise(sets, message, monkeypatch):
     monkeypatch.setitem(sys.modules, "empty", SimpleNamespace(Empty=Empty))
     with pytest.raises(DensevitError, match=message):
         Mix("train", sets)
+
+
+def test_names_of_images_include_the_data_set_name(monkeypatch):
+    mix = Mix("val", {"a": section(), "b": section(seed=1)})
+    assert mix.image_name(0) is None
+    monkeypatch.setattr(Scenes, "image_name", lambda self, index: f"{index}.png")
+    assert [mix.image_name(i) for i in range(4)] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]

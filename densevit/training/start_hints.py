@@ -1,0 +1,79 @@
+"""What a new training says about its data: objects that are small in the model's input, and random weights."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from densevit.config import Config, DataSection
+from densevit.data.build import Data, build_evaluation_transform
+from densevit.evaluation.low_classes import SMALL, object_sides
+from densevit.interfaces import Dataset, Size
+
+FEW_IMAGES = 5000  # with fewer, models from random weights score far below those from pretrained ones
+_LARGE_ENOUGH = 2 * SMALL  # pixels
+_IMAGE_SIZES = (256, 320, 448, 640, 800, 1024, 1280, 1600, 2048)
+
+
+def start_hints(config: Config, data: Data, fixed_size: Size | None) -> list[str]:
+    """The lines that are worth saying before a training; none for rendered data, which has no files.
+
+    fixed_size: of the backbone's input, if it takes one size only.
+    """
+    if not config.heads or not config.data.options.get("root"):
+        return []
+    lines = [small_objects(config.data, data.train, fixed_size), random_weights(config, len(data.train))]
+    return [line for line in lines if line]
+
+
+def random_weights(config: Config, images: int) -> str:
+    """A line if a backbone with random weights is trained on few images; else empty."""
+    if config.initial_weights != "random" or images >= FEW_IMAGES:
+        return ""
+    return (
+        f"Weights: random, and {images:,} training images are few to learn from. backbone.weights=... starts from "
+        "pretrained ones: a file, a run, timm:MODEL or hf:ORG/NAME."
+    )
+
+
+def small_objects(section: DataSection, dataset: Dataset, fixed_size: Size | None) -> str:
+    """A line if the median object is small in the model's input, with an image size that enlarges it; else empty.
+
+    The side of an object is the square root of its box's area. Empty for a data set that does not know its boxes and
+    sizes without reading images.
+    """
+    side = _median_side(dataset, build_evaluation_transform(section).size_of)
+    if side is None or side >= SMALL:
+        return ""
+    in_files = _median_side(dataset, lambda height, width: (height, width))
+    given = "the model's input" if section.image_size is None else f"data.image_size={_written(section.image_size)}"
+    line = f"Median object: {side:.0f} px at {given} ({in_files:.0f} px in the files), which few models find."
+    scales = fixed_size is None and section.recipe in ("fixed", "resize")  # others may not scale with image_size
+    larger = _larger(section, dataset, side, in_files or side) if scales else None
+    return line if larger is None else f"{line} data.image_size={larger[0]} shows it at {larger[1]:.0f} px."
+
+
+def _larger(section: DataSection, dataset: Dataset, side: float, in_files: float) -> tuple[int, float] | None:
+    """The smallest image size at which the median object is large enough, or else the largest up to the files' own.
+
+    Also the side of the object at it. None if no size enlarges the object by a quarter.
+    """
+    best: tuple[int, float] | None = None
+    for image_size in _IMAGE_SIZES:
+        candidate = section.model_copy(update={"image_size": image_size})
+        found = _median_side(dataset, build_evaluation_transform(candidate).size_of)
+        if found is None or found > 1.05 * in_files:
+            break
+        if found >= 1.25 * side:
+            best = image_size, found
+        if found >= _LARGE_ENOUGH:
+            break
+    return best
+
+
+def _median_side(dataset: Dataset, size_of: Callable[[int, int], Size]) -> float | None:
+    sides = object_sides(dataset, size_of)
+    return None if sides is None or not len(sides[0]) else float(np.median(sides[0]))
+
+
+def _written(image_size: int | Size) -> str:
+    return str(image_size) if isinstance(image_size, int) else f"[{image_size[0]},{image_size[1]}]"
