@@ -27,7 +27,7 @@ except ImportError:  # Windows
 
 Arrays = dict[str, np.ndarray]
 
-FORMAT = 2  # to be raised when data sets scan other arrays, or check more
+FORMAT = 3  # to be raised when data sets scan other arrays, or check more
 LARGE = 2000  # files; fewer are scanned in a moment
 _STAMPS = "stamps"
 

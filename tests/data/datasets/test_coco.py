@@ -43,6 +43,10 @@ def document(**changes: Any) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories} | changes
 
 
+def _different_images() -> list[dict[str, Any]]:
+    return [{"id": 5 * k, "file_name": f"{k}.jpg", "height": 30, "width": 40} for k in range(4)]
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     """`write(document)` writes the JSON and images under a root, and returns the root."""
@@ -260,6 +264,53 @@ def test_usual_layouts_are_found(file: str, folder: str, write: Write) -> None:
         assert len(Coco(split, root=str(root))) == 3
 
 
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ("annotations/instances_default.json", "images/default"),  # CVAT
+        ("annotations/instances_default.json", "images"),
+        ("result.json", "images"),  # Label Studio
+        ("labels/of all.json", "photos/2024"),
+        ("_annotations.coco.json", "."),
+    ],
+)
+def test_single_json_is_found_under_any_name_with_its_images(file: str, folder: str, write: Write) -> None:
+    root = write(document(images=_different_images()), file, folder)
+    assert Coco.recognise(root) == {}
+    datasets = [Coco(split, root=str(root)) for split in ("train", "val")]
+    ids = {one[i]["targets"]["image_id"] for one in datasets for i in range(len(one))}
+    assert ids == {0, 5, 10, 15}
+
+
+def test_images_of_label_studio_are_found_by_names_with_folders(write: Write) -> None:
+    images = [{**image, "file_name": f"images/{image['file_name']}"} for image in _different_images()]
+    root = write(document(images=images), "project/result.json", "project")
+    assert os.path.samefile(Coco("train", root=str(root)).path(0), root / "project" / images[0]["file_name"])
+
+
+def test_roboflow_group_of_all_classes_is_no_class(write: Write) -> None:
+    categories = [{"id": 0, "name": "cell", "supercategory": "none"}]
+    categories += [{"id": k, "name": name, "supercategory": "cell"} for k, name in ((7, "cell"), (90, "platelet"))]
+    content = document(categories=categories)
+    for split in ("train", "valid", "test"):
+        root = write(content, f"{split}/_annotations.coco.json", split)
+    for split in ("train", "val", "test"):
+        assert [c.name for c in Coco(split, root=str(root)).classes["detection"]] == ["cell", "platelet"]
+    content["annotations"][0]["category_id"] = 0  # a class of that number is one
+    content["categories"][0]["name"] = content["categories"][1]["supercategory"] = "group"
+    content["categories"][2]["supercategory"] = "group"
+    root = write(content, root="other")
+    assert len(Coco("train", root=str(root)).classes["detection"]) == 3
+
+
+def test_split_of_another_name_is_no_single_json(write: Write) -> None:
+    root = write(None, "test.json", "test")
+    with pytest.raises(
+        DataError, match=r"'val', only for test \(test\.json\)(.|\n)*To evaluate on test, set data\.split=test"
+    ):
+        Coco("val", root=str(root))
+
+
 def test_later_of_two_years_is_used(write: Write) -> None:
     write(None, "annotations/instances_train2014.json", "train2014")
     root = write(document(images=document()["images"][:2]), "annotations/instances_train2017.json", "train2017")
@@ -288,9 +339,11 @@ def test_file_options_override_the_layout(write: Write, tmp_path: Path, monkeypa
 
 
 def test_unknown_layout_error_lists_the_expected_paths(write: Write, tmp_path: Path) -> None:
-    root = write(None, "annos.json", "train")
+    write(None, "one.json", "train")
+    root = write(None, "two.json", "train")
     with pytest.raises(DataError) as caught:
         Coco("train", root=str(root))
+    assert "Found 2 files in COCO's format of other names: one.json, two.json" in str(caught.value)
     for looked in ("annotations/instances_train2017.json", "train.json", "train/_annotations.coco.json"):
         assert looked in str(caught.value)
     assert "data.train_annotations" in str(caught.value)
