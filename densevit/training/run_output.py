@@ -74,6 +74,8 @@ def announce(
     console.print(f"{what}{how}, {trained / 1e6:.2f} M trained parameters")
     size = "" if config.data.image_size is None else f"; image_size {config.data.image_size}"
     console.print(f"{config.data.name}: {len(data.train):,} training images, {len(data.val):,} validation images{size}")
+    if data.val.division:
+        console.print(data.val.division)
     console.print(budget.describe(len(data.train)))
     console.print(f"{trainer.world_size} x {hardware}, {trainer.precision}; writing to {folder}/")
 

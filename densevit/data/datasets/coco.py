@@ -10,9 +10,10 @@ import torch
 
 from densevit.data.datasets.coco_annotations import Annotations, read_annotations
 from densevit.data.datasets.coco_examination import read_examined
-from densevit.data.datasets.coco_layouts import SplitFiles, located_split, single_json, split_files
+from densevit.data.datasets.coco_layouts import NamedFiles, SplitFiles, find_files, located_split, single_json
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import validate_images
+from densevit.data.datasets.division import DEFAULT_SHARE, division_text, validation_part
 from densevit.data.datasets.examination import current_examination, listed
 from densevit.data.datasets.scan_cache import Arrays, as_array, cached_scan, from_array
 from densevit.data.io.images import read_image
@@ -35,6 +36,10 @@ class Coco(Dataset):
     annotations, images: the json and the folder of its images, instead of those found, for every split;
         train_annotations, train_images, val_annotations, val_images are for one split and win. Relative to root.
     outside_paths: whether a `file_name` may lead out of the folder of the images, by `..` or as an absolute path.
+    val_share: the share of the validation images of a data set that has annotations for train, or a single json, and
+        none for val; by default 0.2. An error where there is a val split. Identical and nearly identical images stay
+        in one part, and the parts depend on the images' content only (see `validation_part`). A json that is named
+        with `annotations` is divided only if val_share is given.
     limit: the number of images to use, the first ones.
 
     The json and all images are checked at the start (see `read_annotations` and `validate_images`). Samples have the
@@ -55,21 +60,22 @@ class Coco(Dataset):
         val_images: str | None = None,
         masks: bool = False,
         outside_paths: bool = False,
+        val_share: float | None = None,
         limit: int | None = None,
     ) -> None:
         if limit is not None and limit < 1:
             raise DataError(f"data.limit is {limit}; expected at least 1 image.")
-        own = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}.get(
-            split, (None, None)
-        )
         base = None if root is None else root_folder(root)
-        files = split_files(base, split, own[0] or annotations, own[1] or images)
-        file = files.file
-        key = ["coco", str(file), [str(folder) for folder in files.folders], masks, limit, outside_paths]
+        named = NamedFiles(annotations, images, train_annotations, train_images, val_annotations, val_images)
+        files, is_divided = find_files(base, split, named, val_share)
+        file, part = files.file, split if is_divided else None
+        options = (masks, limit, outside_paths, part, val_share)
+        key = ["coco", str(file), [str(folder) for folder in files.folders], *options]
         is_large = os.path.getsize(file) > _LARGE_JSON
-        scan = cached_scan(key, lambda: _scan(files, masks, limit, outside_paths), partial(_files, file), is_large)
+        scan = cached_scan(key, lambda: _scan(files, *options), partial(_files, file), is_large)
         read = self._annotations = Annotations.of_arrays(file, scan)
         self.folder, self._upright = from_array(scan["folder"]), scan["upright"]
+        self.division = from_array(scan["division"])
         self._usable = read.have_area() & ~read.iscrowd
         empty = read.ids[~read.have_area()]
         if len(empty) and current_examination() is None:
@@ -164,19 +170,31 @@ class Coco(Dataset):
         return slice(int(self._annotations.first[index]), int(self._annotations.first[index + 1]))
 
 
-def _scan(files: SplitFiles, masks: bool, limit: int | None, outside_paths: bool) -> Arrays:
-    """Reads and checks all files: the annotations, and per image whether it is rotated as EXIF says."""
+def _scan(
+    files: SplitFiles, masks: bool, limit: int | None, outside_paths: bool, part: str | None, val_share: float | None
+) -> Arrays:
+    """Reads and checks all files: the annotations, and per image whether it is rotated as EXIF says.
+
+    part: of the images, "train" or "val", where the json holds both; None: all of them.
+    """
     examination, file = current_examination(), files.file
     read = read_annotations(file, masks) if examination is None else read_examined(file, masks, examination)
-    if limit is not None:
-        read = read.head(limit)
     names = [name.decode() for name in read.file_names.tolist()]
-    folder = files.image_folder(names)
+    folder, division = files.image_folder(names), ""
     if not outside_paths:
         check_file_names(file, read.image_ids.tolist(), names, folder)
+    chosen = np.ones(len(read), bool)
+    if part is not None:
+        in_val = validation_part([str(folder / name) for name in names], val_share or DEFAULT_SHARE, file)
+        chosen, division = in_val == (part == "val"), division_text(in_val, val_share, file)
+    if limit is not None:
+        chosen &= np.cumsum(chosen) <= limit
+    read = read.subset(chosen)
+    names = [name.decode() for name in read.file_names.tolist()]
     sizes, upright = validate_images(folder, names, read.sizes, file)
     _check_sizes(read, sizes)
-    return read.rasterised(sizes).arrays() | {"folder": as_array(str(folder)), "upright": upright}
+    scan = read.rasterised(sizes).arrays() | {"folder": as_array(str(folder)), "upright": upright}
+    return scan | {"division": as_array(division)}
 
 
 def _files(file: Path, scan: Arrays) -> list[str]:

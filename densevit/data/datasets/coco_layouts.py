@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from densevit.data.datasets.division import check_val_share
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.errors import DataError
 
@@ -47,46 +48,93 @@ class SplitFiles:
         return best or there[0]
 
 
-def split_files(root: Path | None, split: str, annotations: str | None, images: str | None) -> SplitFiles:
-    """The json of a split, by its name or in one of the layouts. Raises DataError where there is none.
+@dataclass(frozen=True)
+class NamedFiles:
+    """The jsons and image folders that a config names, relative to root: for every split, or for one."""
 
-    annotations, images: the json and the folder of its images, relative to root; None: they are searched for. A folder
-    with a single json has the same one for train and val.
+    annotations: str | None = None
+    images: str | None = None
+    train_annotations: str | None = None
+    train_images: str | None = None
+    val_annotations: str | None = None
+    val_images: str | None = None
+
+    def of(self, split: str) -> tuple[str | None, str | None]:
+        """The json and the folder of a split; None: they are searched for."""
+        json_of, images_of = {
+            "train": (self.train_annotations, self.train_images),
+            "val": (self.val_annotations, self.val_images),
+        }.get(split, (None, None))
+        return json_of or self.annotations, images_of or self.images
+
+
+def find_files(root: Path | None, split: str, named: NamedFiles, val_share: float | None) -> tuple[SplitFiles, bool]:
+    """The json of a split, and whether it has the images of both train and val, which are to be divided.
+
+    Raises DataError where there is none, and for a `val_share` of a data set with a val split.
     """
+    val = _val_split(root, named, val_share)
+    check_val_share(val_share, val)
+    train = _files_of(root, "train", named) if val is None and split in ("train", "val") else None
+    if train is None and val is None and split in ("train", "val") and root is not None:
+        train = single_json(root, named.of("train")[1])
+    files = train or _files_of(root, split, named)
+    if files is None:
+        assert root is not None
+        raise _missing_split(root, split)
+    return files, train is not None
+
+
+def _val_split(root: Path | None, named: NamedFiles, val_share: float | None) -> Path | str | None:
+    """What says that there is a val split; None: there is none, and train is to be divided.
+
+    A json that is named for every split is evaluated as a whole, unless val_share is given.
+    """
+    if named.val_annotations is not None:
+        return named.val_annotations
+    if named.annotations is not None:
+        is_for_both = named.train_annotations is None and val_share is not None
+        return None if is_for_both else named.annotations
+    located = None if root is None else located_split(root, "val")
+    return named.val_images if located is None else located.file
+
+
+def _files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | None:
+    """The json of a split, as named or in a layout; None where a folder has none."""
+    annotations, images = named.of(split)
     if root is None and (annotations is None or images is None):
         raise DataError(
             "data.root is missing: name the data set's folder, or both the json and the image folder of each split "
             "(data.train_annotations, data.train_images, data.val_annotations, data.val_images)."
         )
     base = root or Path()
-    if annotations is not None:
-        file = base / Path(annotations).expanduser()
-        if not file.is_file():
-            raise DataError(f"There is no annotation file {file} for the split {split!r}.")
-        folders = [folder for _, candidates in _layouts(base, split) for folder in candidates] + [file.parent]
-        found = SplitFiles(file, tuple(folders), root)
-    else:
-        located = located_split(base, split)
-        if located is None and split in ("train", "val"):
-            located = single_json(base)
-        if located is None:
-            raise _missing_split(base, split)
-        found = located
-    return found if images is None else SplitFiles(found.file, (base / Path(images).expanduser(),))
+    if annotations is None:
+        return located_split(base, split, images)
+    file = base / Path(annotations).expanduser()
+    if not file.is_file():
+        raise DataError(f"There is no annotation file {file} for the split {split!r}.")
+    folders = [folder for _, candidates in _layouts(base, split) for folder in candidates]
+    return _with_images(SplitFiles(file, (*folders, file.parent), root), base, images)
 
 
-def located_split(root: Path, split: str) -> SplitFiles | None:
-    """The json of a split where a layout has it."""
+def _with_images(files: SplitFiles, base: Path, images: str | None) -> SplitFiles:
+    """With the folder of the images that is named."""
+    return files if images is None else SplitFiles(files.file, (base / Path(images).expanduser(),))
+
+
+def located_split(root: Path, split: str, images: str | None = None) -> SplitFiles | None:
+    """The json of a split where a layout has it. images: the folder of its images; None: it is searched for."""
     found = ((file, folders) for file, folders in _layouts(root, split) if file.is_file())
-    return next((SplitFiles(file, tuple(folders), root) for file, folders in found), None)
+    located = next((SplitFiles(file, tuple(folders), root) for file, folders in found), None)
+    return None if located is None else _with_images(located, root, images)
 
 
-def single_json(root: Path) -> SplitFiles | None:
+def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
     """The only json in COCO's format of a folder that has no json of a split, such as Label Studio's result.json."""
     if any(located_split(root, split) for split in SPLITS):
         return None
     files = _coco_jsons(root)
-    return SplitFiles(files[0], (files[0].parent, root), root) if len(files) == 1 else None
+    return _with_images(SplitFiles(files[0], (files[0].parent, root), root), root, images) if len(files) == 1 else None
 
 
 def _missing_split(root: Path, split: str) -> DataError:
@@ -108,8 +156,8 @@ def _missing_split(root: Path, split: str) -> DataError:
         else "Name the file and its images' folder with data.annotations and data.images"
     )
     return DataError(
-        f"{root} has no annotations for the split {split!r}{there}. Looked for{places}{unused}\n{also}{fix}, relative to "
-        "data.root."
+        f"{root} has no annotations for the split {split!r}{there}. Looked for{places}{unused}\n{also}{fix}, relative "
+        "to data.root."
     )
 
 

@@ -298,7 +298,7 @@ def test_labelme_shapes(tmp_path: Path):
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[21:23, 32:35] = 1
     np.testing.assert_array_equal(read(tmp_path / "out" / "train.json").annToMask(found["spot", 32]), expected)
-    masks = densevit.create_dataset("coco", "train", root=str(tmp_path / "out"), masks=True)
+    masks = densevit.create_dataset("coco", "train", root=str(tmp_path / "out"), annotations="train.json", masks=True)
     assert np.asarray(masks[0]["targets"]["masks"]).shape == (5, HEIGHT, WIDTH)
 
 

@@ -27,6 +27,8 @@ from densevit.targets import RunLengthMasks
 
 REAL = Path(os.environ.get("DENSEVIT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
+FOUR = [{"id": 5 * k, "file_name": f"{k}.jpg", "height": 30, "width": 40} for k in range(4)]
+
 Write = Callable[..., Path]
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' decode
 
@@ -43,10 +45,6 @@ def document(**changes: Any) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories} | changes
 
 
-def _different_images() -> list[dict[str, Any]]:
-    return [{"id": 5 * k, "file_name": f"{k}.jpg", "height": 30, "width": 40} for k in range(4)]
-
-
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     """`write(document)` writes the JSON and images under a root, and returns the root."""
@@ -56,12 +54,15 @@ def write(tmp_path: Path) -> Write:
         base = tmp_path / root
         (base / file).parent.mkdir(parents=True, exist_ok=True)
         (base / file).write_text(content if isinstance(content, str) else json.dumps(content))
+        if "train" in file and not list(base.glob("val*")):
+            (base / "val.json").touch()  # so that train is not divided
         (base / folder).mkdir(parents=True, exist_ok=True)
         for image in content["images"] if isinstance(content, dict) else []:
             if isinstance(image, dict) and "file_name" in image:
                 path = base / folder / image["file_name"]
                 path.parent.mkdir(exist_ok=True, parents=True)
-                Image.new("RGB", (40, 30), (200, 10, 10)).save(path)
+                color = (200, 10, 15 - image["id"] if image.get("id") in range(16) else 10)
+                Image.new("RGB", (40, 30), color).save(path)
         return base
 
     return write
@@ -89,7 +90,7 @@ def test_boxes_labels_areas_and_crowds_of_each_image(write: Write) -> None:
         assert t["iscrowd"].dtype == torch.bool and "masks" not in t
     image = dataset[0]["image"]
     assert image.shape == (3, 30, 40) and image.dtype == torch.uint8
-    assert (image[:, 5, 5].int() - torch.tensor([200, 10, 10])).abs().max() <= 3
+    assert (image[:, 5, 5].int() - torch.tensor([200, 10, 15])).abs().max() <= 3
 
 
 def test_classes_are_ordered_by_id(write: Write) -> None:
@@ -275,7 +276,7 @@ def test_usual_layouts_are_found(file: str, folder: str, write: Write) -> None:
     ],
 )
 def test_single_json_is_found_under_any_name_with_its_images(file: str, folder: str, write: Write) -> None:
-    root = write(document(images=_different_images()), file, folder)
+    root = write(document(images=FOUR), file, folder)
     assert Coco.recognise(root) == {}
     datasets = [Coco(split, root=str(root)) for split in ("train", "val")]
     ids = {one[i]["targets"]["image_id"] for one in datasets for i in range(len(one))}
@@ -283,16 +284,17 @@ def test_single_json_is_found_under_any_name_with_its_images(file: str, folder: 
 
 
 def test_images_of_label_studio_are_found_by_names_with_folders(write: Write) -> None:
-    images = [{**image, "file_name": f"images/{image['file_name']}"} for image in _different_images()]
+    images = [{**image, "file_name": f"images/{image['file_name']}"} for image in FOUR]
     root = write(document(images=images), "project/result.json", "project")
-    assert os.path.samefile(Coco("train", root=str(root)).path(0), root / "project" / images[0]["file_name"])
+    dataset = Coco("train", root=str(root))
+    assert os.path.samefile(Path(dataset.path(0)).parent, root / "project" / "images")
 
 
 def test_roboflow_group_of_all_classes_is_no_class(write: Write) -> None:
     categories = [{"id": 0, "name": "cell", "supercategory": "none"}]
     categories += [{"id": k, "name": name, "supercategory": "cell"} for k, name in ((7, "cell"), (90, "platelet"))]
     content = document(categories=categories)
-    for split in ("train", "valid", "test"):
+    for split in ("valid", "train", "test"):
         root = write(content, f"{split}/_annotations.coco.json", split)
     for split in ("train", "val", "test"):
         assert [c.name for c in Coco(split, root=str(root)).classes["detection"]] == ["cell", "platelet"]

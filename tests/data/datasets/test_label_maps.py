@@ -31,6 +31,7 @@ def write_image(tmp_path: Path) -> Write:
     def write_image(path: str, size: tuple[int, int] = (4, 3), **options: Any) -> None:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path.replace("train", "val")).parent.mkdir(parents=True, exist_ok=True)  # train is not divided
         Image.new("RGB", size, (200, 10, 10)).save(file, **options)
 
     return write_image
@@ -43,6 +44,7 @@ def label(tmp_path: Path) -> Write:
     def label(path: str, values: np.ndarray = LABEL, indexed: bool = False) -> None:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path.replace("train", "val")).parent.mkdir(parents=True, exist_ok=True)  # train is not divided
         written = Image.fromarray(values)
         if indexed:
             written.putpalette(list(range(255, -1, -1)) * 3)
@@ -197,6 +199,8 @@ def test_patterns_pair_files_by_wildcard_text(tmp_path: Path, write_image: Write
         write_image(f"left/train/{name}/[1] {name}_left.png")
         label(f"fine/train/{name}/[1] {name}_fine_ids.png")
         label(f"fine/train/{name}/[1] {name}_fine_other.png")
+    write_image("left/val/v/v_left.png")
+    label("fine/val/v/v_fine_ids.png")
     where = {"images": "left/{split}/*/*_left.png", "labels": "fine/{split}/*/*_fine_ids.png"}
     dataset = LabelMaps("train", root=str(tmp_path), classes=NAMES, **where)
     assert [dataset[i]["targets"]["image_id"] for i in (0, 1)] == ["x/[1] x", "y/[1] y"]
@@ -217,6 +221,7 @@ def test_list_files_name_images_or_pairs(text: str, tmp_path: Path, write_image:
     for name in ("a", "b", "c d"):
         label(f"labels/{name}.png")
     (tmp_path / "train.txt").write_text(text)
+    (tmp_path / "val.txt").touch()  # so that train is not divided
     where = {"images": "images", "labels": "labels", "list_file": "{split}.txt"}
     dataset = LabelMaps("train", root=str(tmp_path), classes=NAMES, **where)
     assert [Path(dataset.path(i)).name for i in range(len(dataset))] == ["b.jpg", "c d.jpg"]
