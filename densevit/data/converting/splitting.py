@@ -102,4 +102,4 @@ def merge_classes(given: Annotated, merged: Mapping[str, str]) -> Annotated:
         return replace(image, objects=tuple(objects))
 
     splits = {split: [renamed(image) for image in images] for split, images in given.splits.items()}
-    return Annotated(tuple(names[i] for i in firsts), splits, ids)
+    return replace(given, classes=tuple(names[i] for i in firsts), splits=splits, ids=ids)

@@ -11,6 +11,7 @@ from densevit.data.datasets.color_tables import LABELMAP, read_labelmap, suggest
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import for_each
 from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
+from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.datasets.label_values import LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
 from densevit.data.datasets.paired_files import LABELS, Pairs, find_pairs, has_split, spellings
@@ -110,7 +111,11 @@ class LabelMaps(PairedDataset):
         if val_share is None:  # a known data set has a val split, and paths without {split} are one split
             is_divided &= preset is None and ("images" not in given or has_split(base, "train", **options))
         name = "train" if is_divided else split
-        pairs = find_pairs(base, name, **options, limit=None if is_divided else limit, outside_paths=outside_paths)
+        try:
+            pairs = find_pairs(base, name, **options, limit=None if is_divided else limit, outside_paths=outside_paths)
+        except DataError:
+            check_no_foreign_layout(base)
+            raise
         if is_divided:
             pairs = self._part(base, split, pairs, val_share, limit)
         self.open(base, split, pairs)
@@ -216,6 +221,8 @@ def _missing_classes(root: Path, split: str, options: dict[str, Any]) -> DataErr
         "or `classes: [{name: road, id: 7, color: [128, 64, 128]}, ...]`, or a data.preset."
     )
     files = _sampled(_label_files(root, split, options))
+    if not files:
+        check_no_foreign_layout(root)
     try:
         suggested = suggested_classes([read_label(path) for path in files])
     except DataError:  # a wrong file, which is reported when the classes are known
