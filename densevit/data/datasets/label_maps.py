@@ -14,7 +14,7 @@ from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, divi
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.datasets.label_values import LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
-from densevit.data.datasets.paired_files import LABELS, Pairs, find_pairs, has_split, spellings
+from densevit.data.datasets.paired_files import IMAGES, LABELS, Pairs, find_pairs, has_split, spellings
 from densevit.data.datasets.scan_cache import Arrays
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
@@ -32,6 +32,7 @@ Preset = Literal[
     "voc",
 ]
 
+_FOLDERS: dict[str, Any] = {"images": "images/{split}", "labels": "labels/{split}"}
 _SEEN = 64  # label maps whose values are looked at where no classes are given
 PRESETS = Path(__file__).parent / "presets"
 
@@ -95,7 +96,8 @@ class LabelMaps(PairedDataset):
         base = root_folder(root)
         preset_files = {key: known[key] for key in files if key in known}
         given = {key: value for key, value in files.items() if value is not None}
-        options = _default_files(base) | preset_files | given
+        is_named = bool(preset_files or given.keys() - {"splits"})
+        options = (_FOLDERS if is_named else _default_files(base)) | preset_files | given
         self._palette = values["classes"] is None and (base / LABELMAP).is_file()
         if self._palette:
             values["classes"] = read_labelmap(base / LABELMAP)
@@ -105,16 +107,14 @@ class LabelMaps(PairedDataset):
         self.classes = {"segmentation": self._values.classes}
         if limit is not None and limit < 1:
             raise DataError(f"data.limit is {limit}; expected at least 1 image.")
-        has_val = has_split(base, "val", **options)
-        check_val_share(val_share, base / options["images"] if has_val else None)
-        is_divided = split in ("train", "val") and not has_val
-        if val_share is None:  # a known data set has a val split, and paths without {split} are one split
-            is_divided &= preset is None and ("images" not in given or has_split(base, "train", **options))
+        is_divided = split in ("train", "val") and _is_divided(base, options, val_share, preset is not None, is_named)
         name = "train" if is_divided else split
         try:
             pairs = find_pairs(base, name, **options, limit=None if is_divided else limit, outside_paths=outside_paths)
-        except DataError:
+        except DataError as error:
             check_no_foreign_layout(base)
+            if split == "val" and has_split(base, "test", **options):
+                raise DataError(f"{error} To evaluate on test, set data.split=test.") from None
             raise
         if is_divided:
             pairs = self._part(base, split, pairs, val_share, limit)
@@ -147,7 +147,7 @@ class LabelMaps(PairedDataset):
 
     def scan_key(self) -> list[Any]:
         """Also the values of the classes."""
-        return [*super().scan_key(), self._values.key()]
+        return [*super().scan_key(), self._values.key(), self._palette]
 
     def scan(self) -> Arrays:
         """Also whether each label map has a pixel that is not ignored."""
@@ -182,6 +182,20 @@ class LabelMaps(PairedDataset):
         self._labelled[index] = self.target(index).min() != IGNORE
 
 
+def _is_divided(root: Path, options: dict[str, Any], val_share: float | None, is_known: bool, is_named: bool) -> bool:
+    """Whether the images of train are divided into train and val.
+
+    Without val_share, neither those of a preset (is_known), nor those of named paths without {split}, which are one
+    split. Raises DataError for a val_share of a data set with a val split.
+    """
+    has_val = has_split(root, "val", **options)
+    check_val_share(val_share, root / options["images"] if has_val else None)
+    if has_val or (val_share is None and is_known):
+        return False
+    has_splits = any("{split}" in path for path in options.values() if isinstance(path, str))
+    return has_split(root, "train", **options) if has_splits else val_share is not None or not is_named
+
+
 def _default_files(root: Path) -> dict[str, Any]:
     """The options `images`, `labels` and `list_file` of a folder's layout."""
     lists = root / "ImageSets" / "Segmentation"
@@ -190,13 +204,8 @@ def _default_files(root: Path) -> dict[str, Any]:
         if any((lists / f"{name}.txt").is_file() for name in spellings("train")):
             return {**files, "list_file": "ImageSets/Segmentation/{split}.txt"}
         return files
-    folders = {"images": "images", "labels": "labels"}
-    names = [name for split in ("train", "val") for name in spellings(split)]
-    if not all((root / folder).is_dir() for folder in folders) or any(
-        (root / "images" / name).is_dir() for name in names
-    ):
-        return {key: f"{folder}/{{split}}" for key, folder in folders.items()}
-    return folders
+    has_images = any(path.suffix.lower() in IMAGES for path in root.glob("images/*"))
+    return {"images": "images", "labels": "labels"} if has_images else _FOLDERS
 
 
 def _label_files(root: Path, split: str, options: dict[str, Any]) -> list[Path]:
