@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import densevit
+from densevit.cli import main
 from densevit.config import DataSection
 from densevit.data.build import Data
 from densevit.data.converting.splitting import stratified
@@ -165,3 +166,30 @@ def test_stratified_groups_stay_together_and_shares_hold() -> None:
     labels, groups = rng.random((200, 4)) < 0.3, np.repeat(np.arange(100), 2)
     part = stratified(labels, [0.8, 0.2], 0, groups)
     assert (part[::2] == part[1::2]).all() and 36 <= (part == 1).sum() <= 44
+
+
+def test_training_says_how_the_images_are_divided_and_evaluation_sees_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_coco(tmp_path / "set")
+    small = ["data.image_size=64", "data.batch_size=4", "data.num_workers=0", "trainer.accelerator=cpu"]
+    sections = {"backbone": {"name": "resnet", "depth": 18}, "heads": {"detection": {"name": "one_stage"}}}
+    config = {**sections, "data": {"name": "coco", "root": str(root)}, "trainer": {"max_steps": 1}}
+    run = densevit.fit(config, small, run_dir=tmp_path / "run")
+    text = "16 are for training and 4 for validation (data.val_share=0.2 by default)"
+    assert text in "".join(capsys.readouterr().out.split("\n"))
+    assert main(["evaluate", str(run.path)]) == 0
+    assert text in "".join(capsys.readouterr().out.split("\n"))
+
+
+def test_evaluation_of_a_folder_with_only_a_test_split_names_the_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_coco(tmp_path / "set")
+    (root / "train.json").rename(root / "test.json")
+    (root / "train").rename(root / "test")
+    model = densevit.create_model("resnet", heads={"detection": {"name": "one_stage"}}, classes={"detection": ["cat"]})
+    densevit.save(model, tmp_path / "model.safetensors")
+    overrides = ["data.name=coco", f"data.root={root}"]
+    assert main(["evaluate", str(tmp_path / "model.safetensors"), *overrides]) == 2
+    assert "To evaluate on test, set data.split=test." in capsys.readouterr().err
