@@ -207,7 +207,7 @@ def _folders_below(root: Path) -> list[Path]:
     """A folder and those in it, without hidden ones."""
 
     def walk() -> Iterator[Path]:
-        for place, names, _ in os.walk(root):
+        for place, names, _ in os.walk(root, followlinks=True):
             names[:] = sorted(name for name in names if not name.startswith("."))
             yield Path(place)
 

@@ -283,6 +283,12 @@ def test_single_json_is_found_under_any_name_with_its_images(file: str, folder: 
     assert ids == {0, 5, 10, 15}
 
 
+def test_images_of_a_single_json_are_found_behind_a_link(write: Write, tmp_path: Path) -> None:
+    root = write(document(images=FOUR), "result.json", "../elsewhere")
+    (root / "photos").symlink_to(tmp_path / "elsewhere")
+    assert os.path.dirname(Coco("train", root=str(root)).path(0)) == str(root / "photos")
+
+
 def test_images_of_label_studio_are_found_by_names_with_folders(write: Write) -> None:
     images = [{**image, "file_name": f"images/{image['file_name']}"} for image in FOUR]
     root = write(document(images=images), "project/result.json", "project")
