@@ -94,6 +94,8 @@ def _evaluate(args: Namespace) -> int:
     inference_by_head(model, config.inference, config.inference_by_head)  # raises for options that cannot be used
     data = build_data(config, model.multiple)
     data.val.check_labels()
+    if data.val.division and not getattr(rank_zero_only, "rank", 0):
+        args.output.show(data.val.division)
     mappings = map_classes(model, data, given)
     for head, mapping in mappings.items() if not getattr(rank_zero_only, "rank", 0) else ():
         args.output.show(mapping_table(head, mapping.pairs, mapping.only_model, mapping.only_data))

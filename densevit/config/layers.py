@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, HeadSection
 from densevit.config.training_schema import BUDGETS, OptimSection
@@ -149,6 +151,8 @@ def _fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: 
         except ConfigError as error:
             dotted = ".".join(path)
             raise ConfigError(f"{error} A plugin is set with `{dotted}.name`, not `{dotted}`.") from None
+        if path == ("data",):
+            _check_no_yolo(file)
         section = read(file, above, path)
         content: Any = section.values
         for parent in path:
@@ -156,6 +160,21 @@ def _fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: 
         container[key] = content
         layer.sources |= section.sources
         layer.whole |= section.whole | {path}
+
+
+def _check_no_yolo(file: Path) -> None:
+    """Raises ConfigError for YOLO's data.yaml in place of a data section."""
+    try:
+        values = yaml.safe_load(file.read_text("utf-8"))  # with keys that a config may not have
+    except (OSError, ValueError, yaml.YAMLError):
+        return
+    if not isinstance(values, dict):
+        return
+    if "names" in values and "name" not in values and ("train" in values or "val" in values):
+        raise ConfigError(
+            f"{file} describes a data set in YOLO's format, and is no data section. Fix: convert it to COCO's, into a "
+            f"new folder: densevit data convert yolo {file} NEW_FOLDER; then data=folder data.root=NEW_FOLDER."
+        )
 
 
 def _set(values: dict[str, Any], path: Key, value: Any, override: str) -> None:

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 
 from densevit.data.datasets.examination import Examination, Finding, listed
-from densevit.doctor.duplicates import Image, identical, nearly_identical
+from densevit.data.duplicates import Image, identical, nearly_identical
 from densevit.doctor.survey import Survey
 
 RARE = 10  # examples of a class, fewer of which are hardly learned

@@ -83,6 +83,8 @@ def _examine_split(
             examination.report("error", title, [str(error)])
         if dataset is not None and len(dataset):
             files[split] = examination.files
+            if split != "train" and dataset.division:
+                examination.report("note", "the data set has no val split", [dataset.division])
             transform = _transform(data, examination) if split == "train" else None
             failed = examination.failed(len(dataset))
             found = diagnosis.splits[split] = survey(split, dataset, images, failed, transform, track)

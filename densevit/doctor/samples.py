@@ -1,6 +1,5 @@
 """Reads samples of a data set, checks their targets by type, and measures them before and after augmentation."""
 
-import hashlib
 import os
 import sys
 import warnings
@@ -8,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch.utils import data
 
+from densevit.data.duplicates import difference_hash, pixel_digest
 from densevit.data.image_names import image_name
 from densevit.data.loading.dataloader import start_worker
 from densevit.data.sample_checks import check_image
@@ -21,10 +20,7 @@ from densevit.errors import DataError, one_line
 from densevit.interfaces import Dataset, Sample, Size, TargetType
 from densevit.targets.types import TargetTypes, untyped_keys
 
-HASH_SIDE = 16  # of the difference hash: 16 x 16 bits
 _FEW, _MOST_WORKERS = 64, 8
-LEAST_SHARE = 0.2  # of bits that are 1, and that are 0; natural images have about half
-FLAT = 8  # grey levels; an image with fewer has no meaningful difference hash
 
 Measures = dict[str, dict[str, np.ndarray]]  # by target key, by name
 
@@ -109,10 +105,7 @@ class Summaries(data.Dataset[Summary]):
         if len(set(lengths.values())) > 1:
             wrong.append(f"image {name}: values per object differ in number: {lengths}")
         objects = max(lengths.values(), default=None)
-        digest = hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest() + bytes(
-            str(size), "ascii"
-        )
-        bits = difference_hash(pixels)
+        digest, bits = pixel_digest(pixels), difference_hash(pixels)
         return Summary(index, "", name, tuple(wrong), size, digest, bits, counts, objects, measures)
 
     def _counts(self, key: str, kind: TargetType, value: Any) -> dict[str, np.ndarray]:
@@ -141,18 +134,6 @@ class Summaries(data.Dataset[Summary]):
 def transformed(transform: TrainingTransform, sample: Sample, index: int, types: Mapping[str, TargetType]) -> Sample:
     """The sample as training sees it, the same for one index in each call."""
     return transform(sample, np.random.default_rng([0, index]), types)
-
-
-def difference_hash(pixels: np.ndarray) -> np.ndarray | None:
-    """(256,) bool of an image (H, W, 3) uint8: whether each of 16 x 16 grey cells is brighter than its left neighbour.
-
-    None for an image of less than 8 grey levels, and for one whose hash says little, as most cells are alike or get
-    brighter.
-    """
-    small = cv2.resize(pixels, (HASH_SIDE + 1, HASH_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
-    grey = small @ np.array([0.299, 0.587, 0.114], np.float32)
-    bits = (grey[:, 1:] > grey[:, :-1]).ravel()
-    return bits if np.ptp(grey) >= FLAT and LEAST_SHARE <= bits.mean() <= 1 - LEAST_SHARE else None
 
 
 def read_summaries(samples: Summaries) -> Iterator[Summary]:

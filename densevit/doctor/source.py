@@ -1,10 +1,14 @@
 """What `densevit doctor` examines: a config, a data section, or a folder in the layout of a data set."""
 
+import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from densevit import config as configs
 from densevit import registry
@@ -13,7 +17,6 @@ from densevit.config.yaml_io import find_file
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.neighbours import nearest_neighbour
 from densevit.errors import ConfigError, DataError, UnreadableFileError
-from densevit.options import shown
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,16 @@ def _of_folder(given: str, folder: Path, overrides: Sequence[str]) -> Source:
     rest = [one for one in overrides if not one.startswith("data.name=")]
     section: DataSection = configs.section("data", values, str(folder), rest)
     found = {"name": name, "root": folder} | {key: section.options[key] for key in options}
-    texts = {key: str(value) if isinstance(value, str | Path) else shown(value) for key, value in found.items()}
-    text = "" if named else " ".join(f"data.{key}={value}" for key, value in texts.items())
+    text = "" if named else " ".join(shlex.quote(f"data.{key}={_flow(value)}") for key, value in found.items())
     return Source(given, section, None, text)
+
+
+def _flow(value: Any) -> str:
+    """A value of a section as YAML in one line, as an override takes it."""
+    if isinstance(value, str | Path):
+        return str(value)
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=sys.maxsize, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -90,8 +100,9 @@ def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:
     check_no_foreign_layout(folder)
     raise DataError(
         f"{folder} is in no layout that a data set recognises: COCO (train.json with train/, "
-        "annotations/instances_train2017.json, train/_annotations.coco.json), or images/train with labels/train (label "
-        "maps or depth). Fix: name the data set and its files, as in `data.name=depth data.images='{split}/*.jpg' "
+        "annotations/instances_train2017.json, train/_annotations.coco.json, or a single json), or images/train with "
+        "labels/train (label maps of up to 255 values or colours, or depth). Fix: name the data set and its files, as "
+        "in `data.name=depth data.images='{split}/*.jpg' "
         "data.labels='{split}/*.png'`, or convert it: densevit data convert --help."
         f"{unreadable}"
     )

@@ -73,7 +73,7 @@ def load_any(source: str | Path, trust: Collection[str] = ()) -> LoadedModel:
 
 def save(model: Predictor | DenseModel, path: str | Path) -> None:
     """Writes a model file, which `load` takes: the weights, the classes, and the config or the model's sections, with
-    the inference options of a predictor. A transform that was set as its `resize` is not written.
+    the inference options of a predictor. A replaced `resize` is not written.
 
     Raises WeightsError for a DenseModel whose plugins and options are not known.
     """

@@ -34,7 +34,7 @@ class Predictor:
     model: in evaluation mode while it predicts. config: of its training; None for a model without one. Images are
     resized as by its section `data`, or by that of the model's sections; without any they keep their size. inference:
     sliding windows, flips and scales of each head that makes maps or boxes, by name; None: those of the config, or of
-    the model's sections.
+    the model's sections. resize: what resizes images in place of the section `data`.
 
     `config`, and `sections`, what a model file has of it, are those given with the predictor's inference options.
 
@@ -45,10 +45,14 @@ class Predictor:
     """
 
     def __init__(
-        self, model: DenseModel, config: Config | None = None, inference: Mapping[str, InferenceSection] | None = None
+        self,
+        model: DenseModel,
+        config: Config | None = None,
+        inference: Mapping[str, InferenceSection] | None = None,
+        resize: EvaluationTransform | None = None,
     ) -> None:
         self.model = model
-        self._resize: EvaluationTransform | None = None
+        self._resize = resize
         sections = model.sections if config is None else config
         general = InferenceSection() if config is None else config.inference
         default = inference_by_head(model, general, None if sections is None else sections.inference_by_head)
@@ -73,9 +77,14 @@ class Predictor:
             return build_evaluation_transform(self.data)
         return self._resize
 
-    @resize.setter
-    def resize(self, transform: EvaluationTransform | None) -> None:
-        self._resize = transform
+    @property
+    def resize_is_replaced(self) -> bool:
+        """Whether images are resized otherwise than the section `data` says."""
+        return self._resize is not None
+
+    def with_resize(self, transform: EvaluationTransform) -> "Predictor":
+        """A predictor of the same model that resizes images in another way, also in `densevit.evaluate`."""
+        return Predictor(self.model, self.config, self.inference, transform)
 
     def __repr__(self) -> str:
         heads = ", ".join(
@@ -146,9 +155,7 @@ class Predictor:
             general = next(iter(inference.values()), None) or inference_with(InferenceSection(), options, source)
             inference_by_head(self.model, general)
         inference = {name: own if name in dense else windows_only(own) for name, own in inference.items()}
-        predictor = Predictor(self.model, self.config, inference)
-        predictor._resize = self._resize
-        return predictor
+        return Predictor(self.model, self.config, inference, self._resize)
 
     def predict(
         self,

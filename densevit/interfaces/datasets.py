@@ -18,11 +18,13 @@ class Dataset:
     provides: the target keys that are labelled, see `Targets`; or a mapping from these keys to their types. Keys
         without a type have the registered type of that name.
     metric: whether `depth` is in metres; False if its unit is unknown.
+    division: how the images of a data set without a val split were divided, which the start of a training prints.
     """
 
     classes: dict[str, tuple[Class, ...]]
     provides: "tuple[str, ...] | Mapping[str, TargetType | None]"
     metric: bool = True
+    division: str = ""
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} is a Dataset and must implement __len__.")

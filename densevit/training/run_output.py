@@ -75,6 +75,8 @@ def announce(
     size = "" if config.data.image_size is None else f"; image_size {config.data.image_size}"
     images = f"{len(data.train):,} training images, {len(data.val):,} validation images"
     console.print(f"{config.data.title}: {images}{size}")
+    if data.val.division:
+        console.print(data.val.division)
     console.print(budget.describe(len(data.train)))
     console.print(f"{trainer.world_size} x {hardware}, {trainer.precision}; writing to {folder}/")
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -455,3 +456,19 @@ def test_two_examinations_at_once_write_two_pages(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     main(["doctor", str(root)])
     assert sorted(path.name for path in tmp_path.glob("doctor*")) == ["doctor-2.html", "doctor.html"]
+
+
+def test_suggested_options_are_printed_whole_and_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    colors = np.random.default_rng(0).integers(0, 256, (30, 3)).astype(np.uint8)
+    for split in ("train", "val"):
+        for k in range(2):
+            save(tmp_path / "set" / "images" / split / f"{k}.png", k + 2 * (split == "val"))
+            label = tmp_path / "set" / "labels" / split / f"{k}.png"
+            label.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(colors[np.arange(WIDTH * HEIGHT) % 30].reshape(HEIGHT, WIDTH, 3)).save(label)
+    assert main(["doctor", str(tmp_path / "set"), "--out", str(tmp_path / "page.html")]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "data.name=label_maps" in line]
+    overrides = shlex.split(line)
+    assert "..." not in line and len(overrides) == 3
+    section = config.section("data", {}, "test", overrides)
+    assert sorted(one["color"] for one in section.options["classes"]) == sorted(colors.tolist())

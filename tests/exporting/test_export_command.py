@@ -36,7 +36,7 @@ def test_the_script_in_the_docs_gives_the_objects_of_predict(tmp_path: Path, pro
     head = {"name": "one_stage", "width": 16, "fusion_blocks": 0, "nms": 0.4, "max_predictions": 9}
     predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"x": head}, ["cat", "dog"])
     torch.nn.init.constant_(predictor.heads["x"].cells.label_head.bias, 0.1)  # about half of the scores above a half
-    predictor.resize = EvaluationTransform(build_recipe("fixed", 96))
+    predictor = predictor.with_resize(EvaluationTransform(build_recipe("fixed", 96)))
     exported = densevit.export(predictor, tmp_path / "model.onnx")
     image = example_images((150, 211), 1, 0)[0].transpose(1, 2, 0)
     Image.fromarray(image).save(tmp_path / "image.png")

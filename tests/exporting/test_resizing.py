@@ -31,8 +31,7 @@ SIZES = [(64, 96), (97, 64), (200, 31), (33, 33), (31, 240), (128, 127)]
 def predictor_of(head: dict[str, Any], recipe: str, classes: list[str] | None) -> Predictor:
     torch.manual_seed(0)
     predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"x": head}, classes)
-    predictor.resize = EvaluationTransform(build_recipe(*RECIPES[recipe]))
-    return predictor
+    return predictor.with_resize(EvaluationTransform(build_recipe(*RECIPES[recipe])))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -110,8 +109,7 @@ def test_outputs_of_all_kinds_of_heads_are_those_of_the_original_pixels(
 
 
 def test_a_model_without_a_config_has_no_resizing(tmp_path: Path):
-    predictor = predictor_of({"name": "setr"}, "detr", ["a"])
-    predictor.resize = None
+    predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"x": {"name": "setr"}}, ["a"])
     with pytest.raises(ConfigError, match=r"no config with `data.image_size`.* Fix: export a run folder"):
         densevit.export(predictor, tmp_path / "model.onnx", resize=True)
 
@@ -142,7 +140,7 @@ class Branches(Recipe):
 @pytest.mark.slow
 def test_a_recipe_with_branches_is_an_error(tmp_path: Path):
     predictor = predictor_of({"name": "setr"}, "detr", ["a"])
-    predictor.resize = EvaluationTransform(Branches())
+    predictor = predictor.with_resize(EvaluationTransform(Branches()))
     with pytest.raises(DensevitError, match=r"differs from the model's"):
         densevit.export(predictor, tmp_path / "model.onnx", resize=True)
     assert not list(tmp_path.iterdir())

@@ -41,7 +41,7 @@ def main() -> None:
         write_data_set(Path(folder), arguments.images, arguments.objects)
         loaders = {}
         for name, masks in (("boxes", False), ("masks", True)):
-            dataset = Coco("train", root=folder, masks=masks)
+            dataset = Coco("train", root=folder, annotations="train.json", masks=masks)
             prepared = TransformedDataset(dataset, Augmentation(recipe), train=True)
             loaders[name] = loader_of(prepared, arguments.images)
             handed = len(pickle.dumps(prepared[SampleKey(0, 0)])) / 1e6

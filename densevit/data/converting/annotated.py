@@ -46,17 +46,29 @@ class AnnotatedImage:
     label_file_exists: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Annotated:
     """A data set: its class names in order, and the images of each split.
 
     ids: of the classes; by default 1, 2, ... left_out: why images that cannot be read are left out, an entry each.
+    keypoints: the names of the keypoints of each object, which its `more` has.
     """
 
     classes: tuple[str, ...]
     splits: dict[Split, list[AnnotatedImage]]
     ids: tuple[int, ...] | None = None
     left_out: tuple[str, ...] = ()
+    keypoints: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """The number of classes, and those of images and objects of each split."""
+        counts = {
+            split or "all": f"{len(images):,} images with {sum(len(image.objects) for image in images):,} objects"
+            for split, images in self.splits.items()
+        }
+        splits = ", ".join(f"{split}: {text}" for split, text in counts.items())
+        left_out = f", left out: {len(self.left_out):,} images" if self.left_out else ""
+        return f"Annotated({len(self.classes):,} classes, {splits}{left_out})"
 
 
 def bounds(points: np.ndarray) -> tuple[float, float, float, float]:

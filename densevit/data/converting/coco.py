@@ -5,25 +5,25 @@ from typing import Any
 
 from densevit.data.converting.annotated import Annotated, AnnotatedImage, AnnotatedObject, shown_size
 from densevit.data.converting.faults import Faults
-from densevit.data.datasets.coco import find_split
 from densevit.data.datasets.coco_annotations import annotations_of
 from densevit.data.datasets.coco_json import classes_of, parse_json
+from densevit.data.datasets.coco_layouts import SPLITS, SplitFiles, located_split, single_json
 from densevit.errors import DataError, UnreadableFileError
 
-_SPLITS = ("train", "val", "test")
 _OWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "area")
 
 
 def read_coco(source: Path, faults: Faults) -> Annotated:
     """A folder in a layout that the data set `coco` finds, or one json with its images below its folder."""
-    found = {"": (source, [source.parent])} if source.is_file() else _found(source)
+    found = _found(source)
     if not found:
         raise DataError(
             f"{source}: no json of COCO's format is found, as train.json or annotations/instances_train.json."
         )
     classes: dict[int, str] = {}
     splits = {}
-    for split, (file, folders) in found.items():
+    for split, files in found.items():
+        file = files.file
         document = parse_json(file, keep_segmentations=True)
         annotations_of(file, document, masks=False)  # raises for whatever is wrong
         own = {one.file_id: one.name for one in classes_of(file, document)}
@@ -31,21 +31,20 @@ def read_coco(source: Path, faults: Faults) -> Annotated:
             if classes.setdefault(file_id, name) != name:
                 raise DataError(f"{file}: category {file_id} is {name!r}, in another split {classes[file_id]!r}.")
         root = source.parent if source.is_file() else source
-        splits[split] = _images(document, own, folders, file, root, faults)
+        folders = [*files.folders, files.image_folder([image["file_name"] for image in document["images"]])]
+        splits[split] = _images(document, own, list(dict.fromkeys(folders)), file, root, faults)
     faults.check(source, splits)
     ids = sorted(classes)
     return Annotated(tuple(classes[file_id] for file_id in ids), splits, tuple(ids))
 
 
-def _found(source: Path) -> dict[str, tuple[Path, list[Path]]]:
-    """The json of each split, with the candidate folders of its images."""
-    found = {}
-    for split in _SPLITS:
-        try:
-            found[split] = find_split(source, split, None, None)
-        except DataError:
-            continue
-    return found
+def _found(source: Path) -> dict[str, SplitFiles]:
+    """The json of each split; "" for a folder with a single json."""
+    if source.is_file():
+        return {"": SplitFiles(source, (source.parent,), source.parent)}
+    found = {split: files for split in SPLITS if (files := located_split(source, split)) is not None}
+    single = None if found else single_json(source)
+    return found if single is None else {"": single}
 
 
 def _images(

@@ -94,7 +94,8 @@ def _write_split(
             record = {"id": len(annotations) + 1, "image_id": number, "category_id": category_id[one.category]}
             annotations.append(record | _record(one))
     (folder / split).mkdir(exist_ok=True)
-    categories = [{"id": category_id[name], "name": name} for name in given.classes]
+    points = {"keypoints": list(given.keypoints), "skeleton": []} if given.keypoints else {}
+    categories = [{"id": category_id[name], "name": name, **points} for name in given.classes]
     document = {"images": listed, "annotations": annotations, "categories": categories}
     (folder / f"{split}.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
 

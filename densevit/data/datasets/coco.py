@@ -1,8 +1,6 @@
 """Images with annotations in COCO's format: the official sets, and folders of one's own in any common layout."""
 
 import os
-import re
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,19 +10,18 @@ import torch
 
 from densevit.data.datasets.coco_annotations import Annotations, read_annotations
 from densevit.data.datasets.coco_examination import read_examined
+from densevit.data.datasets.coco_layouts import NamedFiles, SplitFiles, find_files, located_split, single_json
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import validate_images
+from densevit.data.datasets.division import DEFAULT_SHARE, division_text, validation_part
 from densevit.data.datasets.examination import current_examination, listed
-from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.datasets.scan_cache import Arrays, as_array, cached_scan, from_array
 from densevit.data.io.images import read_image
 from densevit.data.outside_paths import check_file_names
 from densevit.errors import DataError, warn_once
 from densevit.interfaces import Dataset, Sample, Targets
 
-_SPLITS = ("train", "val")
 _LARGE_JSON = 1 << 20  # bytes; the scan of a smaller one is not cached
-_SPELLINGS = {"val": ("val", "valid", "validation")}  # spellings of a split on disk
 
 
 class Coco(Dataset):
@@ -34,9 +31,15 @@ class Coco(Dataset):
         annotations/instances_train2017.json with train2017/          the official layout, of any year or none
         train.json or annotations/train.json with train/, train/images/, images/train/ or images/
         train/_annotations.coco.json or train/annotations.json with train/ or train/images/
+        a single json in COCO's format under any name, such as annotations/instances_default.json or result.json
+        Images that are not in these folders are searched for below root, by their `file_name`.
     annotations, images: the json and the folder of its images, instead of those found, for every split;
         train_annotations, train_images, val_annotations, val_images are for one split and win. Relative to root.
     outside_paths: whether a `file_name` may lead out of the folder of the images, by `..` or as an absolute path.
+    val_share: the share of the validation images of a data set that has annotations for train, or a single json, and
+        none for val; by default 0.2. An error where there is a val split. Identical and nearly identical images stay
+        in one part, and the parts depend on the images' content only (see `validation_part`). A json that is named
+        with `annotations` is divided only if val_share is given.
     limit: the number of images to use, the first ones.
 
     The json and all images are checked at the start (see `read_annotations` and `validate_images`). Samples have the
@@ -57,22 +60,22 @@ class Coco(Dataset):
         val_images: str | None = None,
         masks: bool = False,
         outside_paths: bool = False,
+        val_share: float | None = None,
         limit: int | None = None,
     ) -> None:
         if limit is not None and limit < 1:
             raise DataError(f"data.limit is {limit}; expected at least 1 image.")
-        own = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}.get(
-            split, (None, None)
-        )
         base = None if root is None else root_folder(root)
-        file, folders = find_split(base, split, own[0] or annotations, own[1] or images)
-        key = ["coco", str(file), [str(folder) for folder in folders], masks, limit, outside_paths]
+        named = NamedFiles(annotations, images, train_annotations, train_images, val_annotations, val_images)
+        files, is_divided = find_files(base, split, named, val_share)
+        file, part = files.file, split if is_divided else None
+        options = (masks, limit, outside_paths, part, val_share)
+        key = ["coco", str(file), [str(folder) for folder in files.folders], *options]
         is_large = os.path.getsize(file) > _LARGE_JSON
-        scan = cached_scan(
-            key, lambda: _scan(file, folders, masks, limit, outside_paths), partial(_files, file), is_large
-        )
+        scan = cached_scan(key, lambda: _scan(files, *options), partial(_files, file), is_large)
         read = self._annotations = Annotations.of_arrays(file, scan)
         self.folder, self._upright = from_array(scan["folder"]), scan["upright"]
+        self.division = from_array(scan["division"])
         self._usable = read.have_area() & ~read.iscrowd
         empty = read.ids[~read.have_area()]
         if len(empty) and current_examination() is None:
@@ -126,8 +129,8 @@ class Coco(Dataset):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """A folder with a json where it is searched for."""
-        found = any(file.is_file() for split in _SPLITS for file, _ in _layouts(root, split))
+        """A folder with a json in one of the layouts, or with a single json in COCO's format."""
+        found = any(located_split(root, split) for split in ("train", "val")) or single_json(root)
         return {} if found else None
 
     def path(self, index: int) -> str:
@@ -171,19 +174,31 @@ class Coco(Dataset):
         return slice(int(self._annotations.first[index]), int(self._annotations.first[index + 1]))
 
 
-def _scan(file: Path, folders: list[Path], masks: bool, limit: int | None, outside_paths: bool) -> Arrays:
-    """Reads and checks all files: the annotations, and per image whether it is rotated as EXIF says."""
-    examination = current_examination()
+def _scan(
+    files: SplitFiles, masks: bool, limit: int | None, outside_paths: bool, part: str | None, val_share: float | None
+) -> Arrays:
+    """Reads and checks all files: the annotations, and per image whether it is rotated as EXIF says.
+
+    part: of the images, "train" or "val", where the json holds both; None: all of them.
+    """
+    examination, file = current_examination(), files.file
     read = read_annotations(file, masks) if examination is None else read_examined(file, masks, examination)
-    if limit is not None:
-        read = read.head(limit)
     names = [name.decode() for name in read.file_names.tolist()]
-    folder = _folder_of(names[:100], folders, file)
+    folder, division = files.image_folder(names), ""
     if not outside_paths:
         check_file_names(file, read.image_ids.tolist(), names, folder)
+    chosen = np.ones(len(read), bool)
+    if part is not None:
+        in_val = validation_part([str(folder / name) for name in names], val_share or DEFAULT_SHARE, file)
+        chosen, division = in_val == (part == "val"), division_text(in_val, val_share, file)
+    if limit is not None:
+        chosen &= np.cumsum(chosen) <= limit
+    read = read.subset(chosen)
+    names = [name.decode() for name in read.file_names.tolist()]
     sizes, upright = validate_images(folder, names, read.sizes, file)
     _check_sizes(read, sizes)
-    return read.rasterised(sizes).arrays() | {"folder": as_array(str(folder)), "upright": upright}
+    scan = read.rasterised(sizes).arrays() | {"folder": as_array(str(folder)), "upright": upright}
+    return scan | {"division": as_array(division)}
 
 
 def _files(file: Path, scan: Arrays) -> list[str]:
@@ -208,58 +223,3 @@ def _check_sizes(read: Annotations, sizes: np.ndarray) -> None:
             f"{read.file}: annotation {read.ids[wrong[0]]}: its `segmentation` is made for an image of {width} x "
             f"{height}, and the image has {w} x {h}."
         )
-
-
-# ---- where things lie ----
-
-
-def find_split(root: Path | None, split: str, annotations: str | None, images: str | None) -> tuple[Path, list[Path]]:
-    """The json of a split and the candidate folders of its images."""
-    if root is None and (annotations is None or images is None):
-        raise DataError(
-            "data.root is missing: name the data set's folder, or both the json and the image folder of each split "
-            "(data.train_annotations, data.train_images, data.val_annotations, data.val_images)."
-        )
-    base = root or Path()
-    if annotations is not None:
-        file = base / Path(annotations).expanduser()
-        if not file.is_file():
-            raise DataError(f"There is no annotation file {file} for the split {split!r}.")
-        folders = [folder for _, found in _layouts(base, split) for folder in found] + [file.parent]
-    else:
-        looked = list(_layouts(base, split))
-        found = next(((file, folders) for file, folders in looked if file.is_file()), None)
-        if found is None:
-            check_no_foreign_layout(base)
-            places = "".join(f"\n  {file.relative_to(base)}" for file, _ in looked)
-            raise DataError(
-                f"{base} has no annotations for the split {split!r}. Looked for{places}\nName the file and its "
-                f"images' folder with data.{split}_annotations and data.{split}_images, relative to data.root."
-            )
-        file, folders = found
-    return file, folders if images is None else [base / Path(images).expanduser()]
-
-
-def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
-    """Candidate jsons of a split in order of preference, each with the candidate folders of its images."""
-    for name in _SPELLINGS.get(split, (split,)):
-        official = rf"instances_({re.escape(name)}\d*)\.json"
-        years = sorted(path.name for path in root.glob("annotations/instances_*.json"))
-        dated = [found[1] for path in years if (found := re.fullmatch(official, path))]
-        for folder in dated[::-1] or [f"{name}2017"]:  # of two years, the later
-            places = [root / folder, root / "images" / folder, root / "images", root]
-            yield root / "annotations" / f"instances_{folder}.json", places
-        places = [root / name, root / name / "images", root / "images" / name, root / "images", root]
-        yield root / f"{name}.json", places
-        yield root / "annotations" / f"{name}.json", places
-        for file in ("_annotations.coco.json", "annotations.json"):
-            yield root / name / file, [root / name, root / name / "images", root]
-
-
-def _folder_of(names: list[str], folders: list[Path], file: Path) -> Path:
-    """The folder that has most of these images, or the first that exists; validation then reports missing files."""
-    there = [folder for folder in folders if folder.is_dir()]
-    if not there:
-        looked = ", ".join(map(str, dict.fromkeys(folders)))
-        raise DataError(f"{file}: its images' folder is not found. Looked for {looked}.")
-    return max(there, key=lambda folder: sum((folder / name).is_file() for name in names))

@@ -97,13 +97,14 @@ class Annotations:
         columns = {name: arrays[name] for name in _COLUMNS}
         return cls(file, classes, head["labelled"], **columns, segmentations=Segmentations(**parts) if parts else None)
 
-    def head(self, count: int) -> "Annotations":
-        """The first `count` images."""
-        objects = slice(0, int(self.first[min(count, len(self))]))
-        cut = {name: getattr(self, name)[:count] for name in ("image_ids", "file_names", "sizes")}
+    def subset(self, chosen: np.ndarray) -> "Annotations":
+        """The images of which `chosen` (N,) bool is True."""
+        objects = chosen[self.images]
+        first = np.concatenate([[0], np.cumsum(np.diff(self.first)[chosen])]).astype(np.int64)
+        cut = {name: getattr(self, name)[chosen] for name in ("image_ids", "file_names", "sizes")}
         cut |= {name: getattr(self, name)[objects] for name in ("ids", "boxes", "labels", "area", "iscrowd")}
         segmentations = self.segmentations[objects] if self.segmentations else None
-        return replace(self, first=self.first[: count + 1], segmentations=segmentations, **cut)
+        return replace(self, first=first, segmentations=segmentations, **cut)
 
 
 def read_annotations(file: Path, masks: bool = False) -> Annotations:

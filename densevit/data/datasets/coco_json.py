@@ -159,8 +159,8 @@ def _file_names(file: Path, images: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
-    """The section `categories`: classes in the order of their ids."""
-    categories = section_of(file, document, "categories")
+    """The section `categories`: classes in the order of their ids, without the group that Roboflow adds."""
+    categories = _without_group(section_of(file, document, "categories"), section_of(file, document, "annotations"))
     if not categories:
         raise DataError(f"{file}: `categories` is missing or empty; expected one entry a class with id and name.")
     named = zip(
@@ -188,6 +188,18 @@ def classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
             )
         known[title] = file_id
     return tuple(Class(title, file_id, color_of(i)) for i, (title, file_id) in enumerate(known.items()))
+
+
+def _without_group(categories: list[dict[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The categories without number 0 of Roboflow's exports: the `supercategory` of all others, without objects.
+
+    It may have the name of a class.
+    """
+    groups = [one for one in categories if one.get("id") == 0 and one.get("supercategory") == "none"]
+    others = [one for one in categories if one.get("id") != 0]
+    if len(groups) != 1 or not others or any(one.get("supercategory") != groups[0].get("name") for one in others):
+        return categories
+    return categories if any(one.get("category_id") == 0 for one in annotations) else others
 
 
 def identifiers(ids: Sequence[Any]) -> np.ndarray:

@@ -1,15 +1,20 @@
 """Folders of images and label maps, one value a pixel: public data sets and one's own."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import yaml
 
+from densevit.data.datasets.color_tables import LABELMAP, read_labelmap, suggested_classes
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import for_each
+from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
+from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.datasets.label_values import LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
-from densevit.data.datasets.paired_files import LABELS, find_pairs, label_files
+from densevit.data.datasets.paired_files import IMAGES, LABELS, Pairs, find_pairs, has_split, spellings
 from densevit.data.datasets.scan_cache import Arrays
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
@@ -27,9 +32,9 @@ Preset = Literal[
     "voc",
 ]
 
+_FOLDERS: dict[str, Any] = {"images": "images/{split}", "labels": "labels/{split}"}
 _SEEN = 64  # label maps whose values are looked at where no classes are given
 PRESETS = Path(__file__).parent / "presets"
-_FOLDERS: dict[str, Any] = {"images": "images/{split}", "labels": "labels/{split}"}
 
 
 class LabelMaps(PairedDataset):
@@ -39,15 +44,21 @@ class LabelMaps(PairedDataset):
     preset: the options of a known data set, in presets/PRESET.yaml beside this file. Options given besides it win.
     images, labels: folders, in which files of one name belong together, or patterns as
         "leftImg8bit/{split}/*/*_leftImg8bit.png", in which the stars match the name (see `find_pairs`). By default
-        images/{split} and labels/{split}.
+        images/{split} and labels/{split}, or images and labels, or JPEGImages and SegmentationClass beside a
+        labelmap.txt, with the lists in ImageSets/Segmentation.
     list_file: the images to use, a name a line, or the paths of an image and of its label map.
     splits: the names of train and val on disk, {train: trainaug}; by default also training, valid and validation.
     classes: names in the order of label values from 0; or {name, id, color}, with `ids` or `colors` where several
-        values or, in RGB files, colours are one class. A class's file_id is its id, or the first of its ids.
+        values or, in RGB files, colours are one class. A class's file_id is its id, or the first of its ids. By
+        default those of CVAT's labelmap.txt in root, a line `name:red,green,blue::` a class.
     ignore_index: the label value or values that are no class; by default 255, unless a class has it.
     reduce_zero_label: 0 is "other" and ignored, and classes without an id count from 1, as in ADE20K.
     ignore_colors: the colours, in RGB files, that are no class.
     outside_paths: whether a list file may name files outside of root, `images` and `labels`.
+    val_share: the share of the validation images of a data set without a val split, by default 0.2. An error where
+        there is one. Identical and nearly identical images stay in one part, and the parts depend on the images'
+        content only (see `validation_part`). Paths without {split}, and a preset, are divided only if val_share is
+        given.
     limit: the number of images to use, the first ones.
 
     All files are checked at the start: that pairs are complete and of one size, and each value of each label map.
@@ -70,6 +81,7 @@ class LabelMaps(PairedDataset):
         reduce_zero_label: bool | None = None,
         ignore_colors: list[tuple[int, int, int]] | None = None,
         outside_paths: bool = False,
+        val_share: float | None = None,
         limit: int | None = None,
     ) -> None:
         files = {"images": images, "labels": labels, "list_file": list_file, "splits": splits}
@@ -81,37 +93,61 @@ class LabelMaps(PairedDataset):
         }
         known = _preset(preset) if preset is not None else {}
         values = {key: known.get(key) if value is None else value for key, value in values.items()}
+        base = root_folder(root)
+        preset_files = {key: known[key] for key in files if key in known}
+        given = {key: value for key, value in files.items() if value is not None}
+        is_named = bool(preset_files or given.keys() - {"splits"})
+        options = (_FOLDERS if is_named else _default_files(base)) | preset_files | given
+        self._palette = values["classes"] is None and (base / LABELMAP).is_file()
+        if self._palette:
+            values["classes"] = read_labelmap(base / LABELMAP)
         if values["classes"] is None:
-            raise DataError(
-                "data.classes is missing: name the classes in the order of their label values, as in `classes: [road, "
-                "tree]` or `classes: [{name: road, id: 7, color: [128, 64, 128]}, ...]`, or a data.preset."
-            )
+            raise _missing_classes(base, split, options)
         self._values = LabelValues(**{key: value for key, value in values.items() if value is not None})
         self.classes = {"segmentation": self._values.classes}
         if limit is not None and limit < 1:
             raise DataError(f"data.limit is {limit}; expected at least 1 image.")
-        base = root_folder(root)
-        preset_files = {key: known[key] for key in files if key in known}
-        given = {key: value for key, value in files.items() if value is not None}
-        options = _FOLDERS | preset_files | given
-        self.open(base, split, find_pairs(base, split, **options, limit=limit, outside_paths=outside_paths))
+        is_divided = split in ("train", "val") and _is_divided(base, options, val_share, preset is not None, is_named)
+        name = "train" if is_divided else split
+        try:
+            pairs = find_pairs(base, name, **options, limit=None if is_divided else limit, outside_paths=outside_paths)
+        except DataError as error:
+            check_no_foreign_layout(base)
+            if split == "val" and has_split(base, "test", **options):
+                raise DataError(f"{error} To evaluate on test, set data.split=test.") from None
+            raise
+        if is_divided:
+            pairs = self._part(base, split, pairs, val_share, limit)
+        self.open(base, split, pairs)
         self._labelled = self._scanned["labelled"]
+
+    def _part(self, root: Path, split: str, pairs: Pairs, val_share: float | None, limit: int | None) -> Pairs:
+        """The pairs for train or val of a data set without a val split."""
+        in_val = validation_part(
+            [str(root / os.fsdecode(path)) for path in pairs.images], val_share or DEFAULT_SHARE, root
+        )
+        self.division = division_text(in_val, val_share, root)
+        chosen = in_val == (split == "val")
+        return pairs.subset(chosen if limit is None else chosen & (np.cumsum(chosen) <= limit))
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """A folder with images/train and labels/train, of files of whole numbers up to 255. Classes are the values."""
-        files = label_files(root)
-        if not files or files[0].suffix.lower() not in LABELS:
+        """A folder with images and label maps of whole numbers up to 255, or of up to 255 colours. Without a
+        labelmap.txt, the classes are these values or colours."""
+        files = _label_files(root, "train", _default_files(root))
+        if not files:
             return None
-        maps = [read_label(path) for path in files[:: -(-len(files) // _SEEN)]]
-        if any(one.ndim == 3 or one.dtype != np.uint8 for one in maps):
+        if (root / LABELMAP).is_file():
+            return {}
+        maps = [read_label(path) for path in _sampled(files)]
+        if any(one.dtype != np.uint8 for one in maps) or len({one.ndim for one in maps}) > 1:
             return None
-        values = np.unique(np.concatenate([np.unique(one) for one in maps]))
-        return {"classes": [{"name": f"value {value}", "id": value} for value in values.tolist() if value != IGNORE]}
+        suggested = suggested_classes(maps)
+        return None if suggested is None else {"classes": [one for one, _ in suggested]}
 
     def scan_key(self) -> list[Any]:
         """Also the values of the classes."""
-        return [*super().scan_key(), self._values.key()]
+        return [*super().scan_key(), self._values.key(), self._palette]
 
     def scan(self) -> Arrays:
         """Also whether each label map has a pixel that is not ignored."""
@@ -126,7 +162,13 @@ class LabelMaps(PairedDataset):
     def target(self, index: int) -> np.ndarray:
         """`semantic` (H, W) uint8: class indices, 255 = ignore."""
         path = self.label_path(index)
-        return self._values.indices(read_label(path), path)
+        pixels = read_label(path, self._palette)
+        if self._palette and pixels.ndim == 2:
+            raise DataError(
+                f"{path} has grey values, and {Path(self._root) / LABELMAP} names colours. Fix: name the classes with "
+                "data.classes in the order of these values."
+            )
+        return self._values.indices(pixels, path)
 
     def check_labels(self) -> None:
         """Raises DataError where every pixel of every label map is ignored."""
@@ -138,6 +180,72 @@ class LabelMaps(PairedDataset):
 
     def _check(self, index: int) -> None:
         self._labelled[index] = self.target(index).min() != IGNORE
+
+
+def _is_divided(root: Path, options: dict[str, Any], val_share: float | None, is_known: bool, is_named: bool) -> bool:
+    """Whether the images of train are divided into train and val.
+
+    Without val_share, neither those of a preset (is_known), nor those of named paths without {split}, which are one
+    split. Raises DataError for a val_share of a data set with a val split.
+    """
+    has_val = has_split(root, "val", **options)
+    check_val_share(val_share, root / options["images"] if has_val else None)
+    if has_val or (val_share is None and is_known):
+        return False
+    has_splits = any("{split}" in path for path in options.values() if isinstance(path, str))
+    return has_split(root, "train", **options) if has_splits else val_share is not None or not is_named
+
+
+def _default_files(root: Path) -> dict[str, Any]:
+    """The options `images`, `labels` and `list_file` of a folder's layout."""
+    lists = root / "ImageSets" / "Segmentation"
+    if (root / LABELMAP).is_file() and (root / "SegmentationClass").is_dir():
+        files = {"images": "JPEGImages", "labels": "SegmentationClass"}
+        if any((lists / f"{name}.txt").is_file() for name in spellings("train")):
+            return {**files, "list_file": "ImageSets/Segmentation/{split}.txt"}
+        return files
+    has_images = any(path.suffix.lower() in IMAGES for path in root.glob("images/*"))
+    return {"images": "images", "labels": "labels"} if has_images else _FOLDERS
+
+
+def _label_files(root: Path, split: str, options: dict[str, Any]) -> list[Path]:
+    """The label files of a split, without looking at lists; none where there are none, or others besides."""
+    for name in spellings(split):
+        folder = root / options["labels"].replace("{split}", name)
+        images = root / options["images"].replace("{split}", name)
+        if "*" not in options["labels"] and folder.is_dir() and images.is_dir():
+            files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+            return files if files and files[0].suffix.lower() in LABELS else []
+    return []
+
+
+def _sampled(files: list[Path]) -> list[Path]:
+    return files[:: -(-len(files) // _SEEN)]
+
+
+def _missing_classes(root: Path, split: str, options: dict[str, Any]) -> DataError:
+    """The error about a config without classes, with the values or colours of some label maps to paste."""
+    text = (
+        "data.classes is missing: name the classes in the order of their label values, as in `classes: [road, tree]` "
+        "or `classes: [{name: road, id: 7, color: [128, 64, 128]}, ...]`, or a data.preset."
+    )
+    files = _sampled(_label_files(root, split, options))
+    if not files:
+        check_no_foreign_layout(root)
+    try:
+        suggested = suggested_classes([read_label(path) for path in files])
+    except DataError:  # a wrong file, which is reported when the classes are known
+        suggested = None
+    if not suggested:
+        return DataError(text)
+    lines = [
+        f"\n  - {yaml.safe_dump(one, default_flow_style=True, sort_keys=False, width=1000).strip()}  # {share:.2%}"
+        for one, share in suggested
+    ]
+    return DataError(
+        f"{text} Found in {len(files)} label maps of {root}, with their shares of the pixels, to be given names, or to "
+        f"be moved to ignore_index or ignore_colors:\nclasses:{''.join(lines)}"
+    )
 
 
 def _preset(name: str) -> dict[str, Any]:

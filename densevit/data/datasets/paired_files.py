@@ -35,6 +35,10 @@ class Pairs:
         names, images, labels, lone = (np.array([os.fsencode(t) for t in texts], np.bytes_) for texts in columns)
         return cls(names, images, labels, lone)
 
+    def subset(self, chosen: np.ndarray) -> "Pairs":
+        """The images of which `chosen` (N,) bool is True."""
+        return Pairs(self.names[chosen], self.images[chosen], self.labels[chosen], self.left_out)
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -77,6 +81,22 @@ def find_pairs(
         file = root / list_file.replace("{split}", name)
         rows, lone = _from_list(root, file, images, labels, suffixes, no_label, outside_paths)
     return Pairs.of(rows[:limit], lone)
+
+
+def has_split(
+    root: Path,
+    split: str,
+    images: str,
+    labels: str,
+    list_file: str | None = None,
+    splits: Mapping[str, str] | None = None,
+) -> bool:
+    """Whether the paths of `find_pairs` have {split} and exist for a split, or `splits` names it."""
+    given = [pattern for pattern in (images, labels, list_file) if pattern is not None and "{split}" in pattern]
+    if not given or split in (splits or {}):
+        return bool(given)
+    name = _spelled(root, split, given, {})
+    return all(_exists(root, pattern.replace("{split}", name)) for pattern in given)
 
 
 def _spelled(root: Path, split: str, patterns: Sequence[str], splits: Mapping[str, str]) -> str:

@@ -27,7 +27,7 @@ except ImportError:  # Windows
 
 Arrays = dict[str, np.ndarray]
 
-FORMAT = 2  # to be raised when data sets scan other arrays, or check more
+FORMAT = 3  # to be raised when data sets scan other arrays, or check more
 LARGE = 2000  # files; fewer are scanned in a moment
 _STAMPS = "stamps"
 
@@ -41,16 +41,21 @@ def cache_folder() -> Path:
 
 
 def cached_scan(
-    key: Sequence[Any], make: Callable[[], Arrays], files_of: Callable[[Arrays], Sequence[str]], is_large: bool = True
+    key: Sequence[Any],
+    make: Callable[[], Arrays],
+    files_of: Callable[[Arrays], Sequence[str]],
+    is_large: bool = True,
+    examined: bool = False,
 ) -> Arrays:
     """The arrays that make() returns, from the cache if no file has changed.
 
     key: what the scan depends on besides its files, as JSON: the data set, paths and options. files_of: from the arrays
     to the paths of all scanned files. is_large: small data sets are not cached. A scan with unreadable files, which
     `data.on_error: skip` allows, is not cached either. A damaged entry is replaced, and a cache folder that cannot be
-    written is a warning. Within `examining`, nothing is cached.
+    written is a warning. Within `examining`, nothing is cached, unless the scan is the same there (examined).
     """
-    if not is_large or os.environ.get("DENSEVIT_CACHE") == "off" or current_examination() is not None:
+    differs = current_examination() is not None and not examined
+    if not is_large or os.environ.get("DENSEVIT_CACHE") == "off" or differs:
         return make()
     digest = hashlib.sha256(json.dumps([FORMAT, os.getcwd(), *key]).encode()).hexdigest()[:32]
     entry = cache_folder() / f"{key[0]}-{digest}.npz"

@@ -23,15 +23,18 @@ _LOSSY = ("JPEG", "MPO")
 _DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits a channel
 
 
-def read_label(path: str | os.PathLike[str]) -> np.ndarray:
+def read_label(path: str | os.PathLike[str], palette: bool = False) -> np.ndarray:
     """The label values as stored: (H, W) uint8 or uint16 of an indexed or grey file, (H, W, 3) uint8 of an RGB one.
 
+    palette: of an indexed file, the colours of its palette (H, W, 3) instead.
     An alpha channel is dropped, and the file is rotated by its EXIF orientation, as images are. Raises DataError with
     the file for damaged or lossy files (JPEG), for colours of 16 bits, and for values that cannot be labels (floating
     point, negative, above 65535).
     """
     with _opened(path) as image:
         orientation = orientation_of(image)
+        if palette and image.mode in ("P", "PA"):
+            return turned(np.asarray(image.convert("RGB")), orientation)
         return turned(_stored(path, image), orientation)
 
 

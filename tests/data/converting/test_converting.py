@@ -91,6 +91,57 @@ def test_yolo_exports_with_parent_paths_and_text_lists(tmp_path: Path):
     assert annotations(tmp_path / "out" / "train.json", "a.png")[0]["bbox"] == [20, 10, 40, 20]
 
 
+def test_missing_test_folder_of_yolo_is_a_warning(tmp_path: Path):
+    root = yolo(tmp_path / "in")
+    text = (root / "data.yaml").read_text()
+    write(root / "data.yaml", text + "test: ../test/images\n")
+    with pytest.warns(
+        UserWarning, match=r"data\.yaml: '\.\./test/images' does not exist.* The split test is left out\."
+    ):
+        found = convert_dataset("yolo", root, tmp_path / "out")
+    assert set(found.splits) == {"train", "val"}
+    write(root / "data.yaml", text.replace("images/val", "nowhere"))
+    with pytest.raises(DataError, match="'nowhere' does not exist"):
+        convert_dataset("yolo", root, tmp_path / "other")
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+def test_yolo_keypoints_become_cocos(tmp_path: Path, columns: int):
+    root = yolo(tmp_path / "in")
+    names = "kpt_names: {0: [head, tail]}"
+    write(root / "data.yaml", (root / "data.yaml").read_text() + f"kpt_shape: [2, {columns}]\n{names}\n")
+    points = "0.5 0.25 1 0 0 0" if columns == 3 else "0.5 0.25 0 0"
+    write(root / "labels" / "train" / "a.txt", f"1 0.5 0.5 0.25 0.5 {points}\n0 0.5 0.5 0.25 0.5\n")
+    write(root / "labels" / "train" / "b.txt", "")
+    write(root / "labels" / "val" / "c.txt", "")
+    with pytest.warns(UserWarning, match="1 of 2 objects have keypoints. They are written as COCO's `keypoints`"):
+        convert_dataset("yolo", root, tmp_path / "out")
+    pose, plain = annotations(tmp_path / "out" / "train.json", "a.png")
+    assert pose["keypoints"] == [40, 10, 1 if columns == 3 else 2, 0, 0, 0] and pose["num_keypoints"] == 1
+    assert pose["bbox"] == [30, 10, 20, 20] and "keypoints" not in plain
+    categories = json.loads((tmp_path / "out" / "train.json").read_text())["categories"]
+    assert [one["keypoints"] for one in categories] == [["head", "tail"]] * 2
+    write(root / "labels" / "train" / "a.txt", "1 0.5 0.5 0.25 0.5 0.5")
+    with pytest.raises(DataError, match=rf"6 numbers; expected a class, a box and 2 keypoints of {columns} numbers"):
+        convert_dataset("yolo", root, tmp_path / "other")
+
+
+def test_data_yaml_of_yolo_as_data_section_names_the_converter(tmp_path: Path):
+    root = yolo(tmp_path / "in")
+    for data in (f"data={root / 'data.yaml'}", f"data.root={root}"):
+        with pytest.raises(densevit.errors.DensevitError, match="densevit data convert yolo"):
+            densevit.fit("detr_swin", ["data=folder", data])
+    with pytest.raises(DataError, match="densevit data convert yolo"):
+        densevit.create_dataset("label_maps", "train", root=str(root), classes=["a"])
+
+
+def test_result_of_a_conversion_has_a_short_repr(tmp_path: Path):
+    root = yolo(tmp_path / "in")
+    write(root / "labels" / "train" / "b.txt", "")
+    found = convert_dataset("yolo", root, tmp_path / "out")
+    assert repr(found) == "Annotated(2 classes, train: 2 images with 2 objects, val: 1 images with 1 objects)"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -298,7 +349,7 @@ def test_labelme_shapes(tmp_path: Path):
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[21:23, 32:35] = 1
     np.testing.assert_array_equal(read(tmp_path / "out" / "train.json").annToMask(found["spot", 32]), expected)
-    masks = densevit.create_dataset("coco", "train", root=str(tmp_path / "out"), masks=True)
+    masks = densevit.create_dataset("coco", "train", root=str(tmp_path / "out"), annotations="train.json", masks=True)
     assert np.asarray(masks[0]["targets"]["masks"]).shape == (5, HEIGHT, WIDTH)
 
 

@@ -28,6 +28,8 @@ from densevit.targets import RunLengthMasks
 
 REAL = Path(os.environ.get("DENSEVIT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
+FOUR = [{"id": 5 * k, "file_name": f"{k}.jpg", "height": 30, "width": 40} for k in range(4)]
+
 Write = Callable[..., Path]
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' decode
 
@@ -53,12 +55,15 @@ def write(tmp_path: Path) -> Write:
         base = tmp_path / root
         (base / file).parent.mkdir(parents=True, exist_ok=True)
         (base / file).write_text(content if isinstance(content, str) else json.dumps(content))
+        if "train" in file and not list(base.glob("val*")):
+            (base / "val.json").touch()  # so that train is not divided
         (base / folder).mkdir(parents=True, exist_ok=True)
         for image in content["images"] if isinstance(content, dict) else []:
             if isinstance(image, dict) and "file_name" in image:
                 path = base / folder / image["file_name"]
                 path.parent.mkdir(exist_ok=True, parents=True)
-                Image.new("RGB", (40, 30), (200, 10, 10)).save(path)
+                color = (200, 10, 15 - image["id"] if image.get("id") in range(16) else 10)
+                Image.new("RGB", (40, 30), color).save(path)
         return base
 
     return write
@@ -86,7 +91,7 @@ def test_boxes_labels_areas_and_crowds_of_each_image(write: Write) -> None:
         assert t["iscrowd"].dtype == torch.bool and "masks" not in t
     image = dataset[0]["image"]
     assert image.shape == (3, 30, 40) and image.dtype == torch.uint8
-    assert (image[:, 5, 5].int() - torch.tensor([200, 10, 10])).abs().max() <= 3
+    assert (image[:, 5, 5].int() - torch.tensor([200, 10, 15])).abs().max() <= 3
 
 
 def test_classes_are_ordered_by_id(write: Write) -> None:
@@ -261,6 +266,60 @@ def test_usual_layouts_are_found(file: str, folder: str, write: Write) -> None:
         assert len(Coco(split, root=str(root))) == 3
 
 
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ("annotations/instances_default.json", "images/default"),  # CVAT
+        ("annotations/instances_default.json", "images"),
+        ("result.json", "images"),  # Label Studio
+        ("labels/of all.json", "photos/2024"),
+        ("_annotations.coco.json", "."),
+    ],
+)
+def test_single_json_is_found_under_any_name_with_its_images(file: str, folder: str, write: Write) -> None:
+    root = write(document(images=FOUR), file, folder)
+    assert Coco.recognise(root) == {}
+    datasets = [Coco(split, root=str(root)) for split in ("train", "val")]
+    ids = {one[i]["targets"]["image_id"] for one in datasets for i in range(len(one))}
+    assert ids == {0, 5, 10, 15}
+
+
+def test_images_of_a_single_json_are_found_behind_a_link(write: Write, tmp_path: Path) -> None:
+    root = write(document(images=FOUR), "result.json", "../elsewhere")
+    (root / "photos").symlink_to(tmp_path / "elsewhere")
+    assert os.path.dirname(Coco("train", root=str(root)).path(0)) == str(root / "photos")
+
+
+def test_images_of_label_studio_are_found_by_names_with_folders(write: Write) -> None:
+    images = [{**image, "file_name": f"images/{image['file_name']}"} for image in FOUR]
+    root = write(document(images=images), "project/result.json", "project")
+    dataset = Coco("train", root=str(root))
+    assert os.path.samefile(Path(dataset.path(0)).parent, root / "project" / "images")
+
+
+def test_roboflow_group_of_all_classes_is_no_class(write: Write) -> None:
+    categories = [{"id": 0, "name": "cell", "supercategory": "none"}]
+    categories += [{"id": k, "name": name, "supercategory": "cell"} for k, name in ((7, "cell"), (90, "platelet"))]
+    content = document(categories=categories)
+    for split in ("valid", "train", "test"):
+        root = write(content, f"{split}/_annotations.coco.json", split)
+    for split in ("train", "val", "test"):
+        assert [c.name for c in Coco(split, root=str(root)).classes["detection"]] == ["cell", "platelet"]
+    content["annotations"][0]["category_id"] = 0  # a class of that number is one
+    content["categories"][0]["name"] = content["categories"][1]["supercategory"] = "group"
+    content["categories"][2]["supercategory"] = "group"
+    root = write(content, root="other")
+    assert len(Coco("train", root=str(root)).classes["detection"]) == 3
+
+
+def test_split_of_another_name_is_no_single_json(write: Write) -> None:
+    root = write(None, "test.json", "test")
+    with pytest.raises(
+        DataError, match=r"'val', only for test \(test\.json\)(.|\n)*To evaluate on test, set data\.split=test"
+    ):
+        Coco("val", root=str(root))
+
+
 def test_later_of_two_years_is_used(write: Write) -> None:
     write(None, "annotations/instances_train2014.json", "train2014")
     root = write(document(images=document()["images"][:2]), "annotations/instances_train2017.json", "train2017")
@@ -289,9 +348,11 @@ def test_file_options_override_the_layout(write: Write, tmp_path: Path, monkeypa
 
 
 def test_unknown_layout_error_lists_the_expected_paths(write: Write, tmp_path: Path) -> None:
-    root = write(None, "annos.json", "train")
+    write(None, "one.json", "train")
+    root = write(None, "two.json", "train")
     with pytest.raises(DataError) as caught:
         Coco("train", root=str(root))
+    assert "Found 2 files in COCO's format of other names: one.json, two.json" in str(caught.value)
     for looked in ("annotations/instances_train2017.json", "train.json", "train/_annotations.coco.json"):
         assert looked in str(caught.value)
     assert "data.train_annotations" in str(caught.value)

@@ -31,6 +31,7 @@ def write_image(tmp_path: Path) -> Write:
     def write_image(path: str, size: tuple[int, int] = (4, 3), **options: Any) -> None:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path.replace("train", "val")).parent.mkdir(parents=True, exist_ok=True)  # train is not divided
         Image.new("RGB", size, (200, 10, 10)).save(file, **options)
 
     return write_image
@@ -43,6 +44,7 @@ def label(tmp_path: Path) -> Write:
     def label(path: str, values: np.ndarray = LABEL, indexed: bool = False) -> None:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path.replace("train", "val")).parent.mkdir(parents=True, exist_ok=True)  # train is not divided
         written = Image.fromarray(values)
         if indexed:
             written.putpalette(list(range(255, -1, -1)) * 3)
@@ -197,6 +199,8 @@ def test_patterns_pair_files_by_wildcard_text(tmp_path: Path, write_image: Write
         write_image(f"left/train/{name}/[1] {name}_left.png")
         label(f"fine/train/{name}/[1] {name}_fine_ids.png")
         label(f"fine/train/{name}/[1] {name}_fine_other.png")
+    write_image("left/val/v/v_left.png")
+    label("fine/val/v/v_fine_ids.png")
     where = {"images": "left/{split}/*/*_left.png", "labels": "fine/{split}/*/*_fine_ids.png"}
     dataset = LabelMaps("train", root=str(tmp_path), classes=NAMES, **where)
     assert [dataset[i]["targets"]["image_id"] for i in (0, 1)] == ["x/[1] x", "y/[1] y"]
@@ -217,6 +221,7 @@ def test_list_files_name_images_or_pairs(text: str, tmp_path: Path, write_image:
     for name in ("a", "b", "c d"):
         label(f"labels/{name}.png")
     (tmp_path / "train.txt").write_text(text)
+    (tmp_path / "val.txt").touch()  # so that train is not divided
     where = {"images": "images", "labels": "labels", "list_file": "{split}.txt"}
     dataset = LabelMaps("train", root=str(tmp_path), classes=NAMES, **where)
     assert [Path(dataset.path(i)).name for i in range(len(dataset))] == ["b.jpg", "c d.jpg"]
@@ -553,3 +558,82 @@ def test_class_names_that_no_file_can_hold_raise(tmp_path: Path, pairs: Write) -
     pairs()
     with pytest.raises(DataError, match=r"The class '\\udcff' \(id 1\) has half of a surrogate pair in its name"):
         LabelMaps("train", root=str(tmp_path), classes=["road", "\udcff", "car"])
+
+
+# ---- classes that are colours ----
+
+ROAD, TREE, GREY = (128, 64, 128), (0, 128, 0), (90, 90, 90)
+
+
+def colored(root: Path, layout: tuple[str, str] = ("images/train", "labels/train"), indexed: bool = False) -> Path:
+    """Four images with label maps of a half road and a half tree."""
+    values = np.repeat(np.array([0, 1], np.uint8), 8)[None].repeat(12, axis=0)
+    rng = np.random.default_rng(0)
+    for folder in layout:
+        (root / folder).mkdir(parents=True)
+    for k in range(4):
+        pixels = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(root / layout[0] / f"{k}.png")
+        written = Image.fromarray(values if indexed else np.array([ROAD, TREE], np.uint8)[values])
+        if indexed:
+            written.putpalette([*ROAD, *TREE] + [0] * 762)
+        written.save(root / layout[1] / f"{k}.png")
+    return root
+
+
+def test_colours_without_classes_are_listed_to_paste(tmp_path: Path) -> None:
+    root = colored(tmp_path)
+    with pytest.raises(DataError) as caught:
+        LabelMaps("train", root=str(root))
+    text = str(caught.value)
+    assert "Found in 4 label maps" in text
+    pasted = yaml.safe_load(text[text.index("classes:\n") :])["classes"]
+    assert sorted(tuple(one["color"]) for one in pasted) == [TREE, ROAD] and text.count("# 50.00%") == 2
+    assert len(LabelMaps("train", root=str(root), classes=pasted)) == 3
+    assert LabelMaps.recognise(root) == {"classes": pasted}
+
+
+def test_colour_that_no_class_has_is_named_with_its_file_and_pixels(tmp_path: Path) -> None:
+    root = colored(tmp_path)
+    classes = [{"name": "road", "color": list(ROAD)}]
+    with pytest.raises(
+        DataError, match=r"labels/train/\d\.png has colours .* \(0, 128, 0\) in 96 pixels\. Known: 1 col"
+    ):
+        LabelMaps("train", root=str(root), classes=classes)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_segmentation_masks_of_cvat_are_read_by_their_labelmap(indexed: bool, tmp_path: Path) -> None:
+    root = colored(tmp_path, ("JPEGImages", "SegmentationClass"), indexed)
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "default.txt").write_text("0\n1\n2\n3\n")
+    lines = ["# label:color_rgb:parts:actions", "background:0,0,0::", "tree:0,128,0::", "road:128,64,128::"]
+    (root / "labelmap.txt").write_text("\n".join(lines))
+    assert LabelMaps.recognise(root) == {}
+    train, val = (LabelMaps(split, root=str(root)) for split in ("train", "val"))
+    assert (len(train), len(val)) == (3, 1)
+    assert [one.name for one in train.classes["segmentation"]] == ["background", "tree", "road"]
+    assert semantic(val)[0] == [2] * 8 + [1] * 8
+    for name in ("train", "val"):
+        (lists / f"{name}.txt").write_text("0\n" if name == "val" else "1\n2\n")
+    assert [len(LabelMaps(split, root=str(root))) for split in ("train", "val")] == [2, 1]
+    (root / "labelmap.txt").write_text("tree:0,128\n")
+    with pytest.raises(DataError, match=r"labelmap\.txt, line 1: 'tree:0,128'; expected name:red,green,blue::"):
+        LabelMaps("train", root=str(root))
+
+
+def test_grey_labels_beside_a_labelmap_are_an_error(tmp_path: Path, pairs: Write) -> None:
+    pairs()
+    (tmp_path / "labelmap.txt").write_text("tree:0,128,0::\n")
+    with pytest.raises(DataError, match=r"a\.png has grey values, and .*labelmap\.txt names colours\. Fix"):
+        LabelMaps("train", root=str(tmp_path))
+    assert len(LabelMaps("train", root=str(tmp_path), classes=NAMES)) == 2
+
+
+def test_only_a_test_split_names_the_key_to_evaluate_on_it(tmp_path: Path) -> None:
+    root = colored(tmp_path, ("images/test", "labels/test"))
+    classes = [{"name": "road", "color": list(ROAD)}, {"name": "tree", "color": list(TREE)}]
+    with pytest.raises(DataError, match=r"no folder .*images/val\. .* To evaluate on test, set data\.split=test\."):
+        LabelMaps("val", root=str(root), classes=classes)
+    assert len(LabelMaps("test", root=str(root), classes=classes)) == 4

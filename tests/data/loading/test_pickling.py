@@ -63,12 +63,15 @@ def _coco(root: Path) -> dict[str, Any]:
     ]
     content = {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "cell"}]}
     (root / "train.json").write_text(json.dumps(content))
+    (root / "val.json").touch()  # so that train is not divided
     _images(root / "train")
     return {"name": "coco", "root": str(root), "masks": True}
 
 
 def _masks(root: Path) -> dict[str, Any]:
     _images(root / "images" / "train")
+    for folder in ("images", "labels"):
+        (root / folder / "val").mkdir(parents=True)  # so that train is not divided
     _images(root / "labels" / "train", np.zeros((30, 40), np.uint8))
     return {"name": "label_maps", "root": str(root), "classes": ["floor"]}
 

@@ -5,8 +5,7 @@ import itertools
 import numpy as np
 from PIL import Image as PillowImage
 
-from densevit.doctor.duplicates import Image, identical, nearly_identical
-from densevit.doctor.samples import difference_hash
+from densevit.data.duplicates import Image, difference_hash, identical, nearly_identical
 
 
 def textured(seed: int, side: int = 128) -> np.ndarray:

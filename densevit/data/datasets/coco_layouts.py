@@ -1,0 +1,214 @@
+"""Where a folder in COCO's format has the json of a split, and the images of a json."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from densevit.data.datasets.division import check_val_share
+from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
+from densevit.errors import DataError
+
+SPLITS = ("train", "val", "test")
+_SPELLINGS = {"val": ("val", "valid", "validation")}  # spellings of a split on disk
+_DEPTHS = ("", "*/", "*/*/")  # folders in which a single json is searched for
+_MOST_JSONS = 50  # files that are read to find a single json; a folder of one json per image has more
+_MOST_FOLDERS = 1000  # folders in which images are searched for
+_SEEN = 100  # images whose files are searched for
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """The json of a split.
+
+    folders: candidate folders of its images. root: the folder below which the images are searched for if no candidate
+    has them; None: they are not searched for.
+    """
+
+    file: Path
+    folders: tuple[Path, ...]
+    root: Path | None = None
+
+    def image_folder(self, names: Sequence[str]) -> Path:
+        """The folder that has most of the images with these names, of the candidates or else below root.
+
+        If none has any, the first candidate that exists; validation then reports missing files.
+        """
+        names = names[:_SEEN]
+        there = [folder for folder in self.folders if folder.is_dir()]
+        best = _with_most(there, names)
+        if best is None and self.root is not None:
+            best = _with_most(_folders_below(self.root), names)
+        if best is None and not there:
+            looked = ", ".join(map(str, dict.fromkeys(self.folders)))
+            raise DataError(f"{self.file}: its images' folder is not found. Looked for {looked}.")
+        return best or there[0]
+
+
+@dataclass(frozen=True)
+class NamedFiles:
+    """The jsons and image folders that a config names, relative to root: for every split, or for one."""
+
+    annotations: str | None = None
+    images: str | None = None
+    train_annotations: str | None = None
+    train_images: str | None = None
+    val_annotations: str | None = None
+    val_images: str | None = None
+
+    def of(self, split: str) -> tuple[str | None, str | None]:
+        """The json and the folder of a split; None: they are searched for."""
+        json_of, images_of = {
+            "train": (self.train_annotations, self.train_images),
+            "val": (self.val_annotations, self.val_images),
+        }.get(split, (None, None))
+        return json_of or self.annotations, images_of or self.images
+
+
+def find_files(root: Path | None, split: str, named: NamedFiles, val_share: float | None) -> tuple[SplitFiles, bool]:
+    """The json of a split, and whether it has the images of both train and val, which are to be divided.
+
+    Raises DataError where there is none, and for a `val_share` of a data set with a val split.
+    """
+    val = _val_split(root, named, val_share)
+    check_val_share(val_share, val)
+    train = _files_of(root, "train", named) if val is None and split in ("train", "val") else None
+    if train is None and val is None and split in ("train", "val") and root is not None:
+        train = single_json(root, named.of("train")[1])
+    files = train or _files_of(root, split, named)
+    if files is None:
+        assert root is not None
+        raise _missing_split(root, split)
+    return files, train is not None
+
+
+def _val_split(root: Path | None, named: NamedFiles, val_share: float | None) -> Path | str | None:
+    """What says that there is a val split; None: there is none, and train is to be divided.
+
+    A json that is named for every split is evaluated as a whole, unless val_share is given.
+    """
+    if named.val_annotations is not None:
+        return named.val_annotations
+    if named.annotations is not None:
+        is_for_both = named.train_annotations is None and val_share is not None
+        return None if is_for_both else named.annotations
+    located = None if root is None else located_split(root, "val")
+    return named.val_images if located is None else located.file
+
+
+def _files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | None:
+    """The json of a split, as named or in a layout; None where a folder has none."""
+    annotations, images = named.of(split)
+    if root is None and (annotations is None or images is None):
+        raise DataError(
+            "data.root is missing: name the data set's folder, or both the json and the image folder of each split "
+            "(data.train_annotations, data.train_images, data.val_annotations, data.val_images)."
+        )
+    base = root or Path()
+    if annotations is None:
+        return located_split(base, split, images)
+    file = base / Path(annotations).expanduser()
+    if not file.is_file():
+        raise DataError(f"There is no annotation file {file} for the split {split!r}.")
+    folders = [folder for _, candidates in _layouts(base, split) for folder in candidates]
+    return _with_images(SplitFiles(file, (*folders, file.parent), root), base, images)
+
+
+def _with_images(files: SplitFiles, base: Path, images: str | None) -> SplitFiles:
+    """With the folder of the images that is named."""
+    return files if images is None else SplitFiles(files.file, (base / Path(images).expanduser(),))
+
+
+def located_split(root: Path, split: str, images: str | None = None) -> SplitFiles | None:
+    """The json of a split where a layout has it. images: the folder of its images; None: it is searched for."""
+    found = ((file, folders) for file, folders in _layouts(root, split) if file.is_file())
+    located = next((SplitFiles(file, tuple(folders), root) for file, folders in found), None)
+    return None if located is None else _with_images(located, root, images)
+
+
+def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
+    """The only json in COCO's format of a folder that has no json of a split, such as Label Studio's result.json."""
+    if any(located_split(root, split) for split in SPLITS):
+        return None
+    files = _coco_jsons(root)
+    return _with_images(SplitFiles(files[0], (files[0].parent, root), root), root, images) if len(files) == 1 else None
+
+
+def _missing_split(root: Path, split: str) -> DataError:
+    """The error about a folder without a json of this split. Raises that of a layout that has to be converted."""
+    others = {other: found.file for other in SPLITS if (found := located_split(root, other)) is not None}
+    if not others:
+        check_no_foreign_layout(root)
+    named = ", ".join(f"{other} ({file.relative_to(root)})" for other, file in others.items())
+    there = f", only for {named}" if named else ""
+    evaluated = [other for other in others if other != "train" and split != "train"]
+    also = f"To evaluate on {evaluated[-1]}, set data.split={evaluated[-1]}. " if evaluated else ""
+    jsons = [] if others else _coco_jsons(root)
+    several = ", ".join(str(file.relative_to(root)) for file in jsons[:5])
+    unused = f"\nFound {len(jsons)} files in COCO's format of other names: {several}." if jsons else ""
+    places = "".join(f"\n  {file.relative_to(root)}" for file, _ in _layouts(root, split))
+    fix = (
+        f"Name the file and its images' folder with data.{split}_annotations and data.{split}_images"
+        if split in ("train", "val")
+        else "Name the file and its images' folder with data.annotations and data.images"
+    )
+    return DataError(
+        f"{root} has no annotations for the split {split!r}{there}. Looked for{places}{unused}\n{also}{fix}, relative "
+        "to data.root."
+    )
+
+
+def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
+    """Candidate jsons of a split in order of preference, each with the candidate folders of its images."""
+    for name in _SPELLINGS.get(split, (split,)):
+        official = rf"instances_({re.escape(name)}\d*)\.json"
+        years = sorted(path.name for path in root.glob("annotations/instances_*.json"))
+        dated = [found[1] for path in years if (found := re.fullmatch(official, path, re.IGNORECASE))]
+        for folder in dated[::-1] or [f"{name}2017"]:  # of two years, the later
+            places = [root / folder, root / "images" / folder, root / "images", root]
+            yield root / "annotations" / f"instances_{folder}.json", places
+        places = [root / name, root / name / "images", root / "images" / name, root / "images", root]
+        yield root / f"{name}.json", places
+        yield root / "annotations" / f"{name}.json", places
+        for file in ("_annotations.coco.json", "annotations.json"):
+            yield root / name / file, [root / name, root / name / "images", root]
+
+
+def _coco_jsons(root: Path) -> list[Path]:
+    """All jsons in COCO's format; none where a folder has too many jsons to read."""
+    files = list(islice((file for depth in _DEPTHS for file in sorted(root.glob(f"{depth}*.json"))), _MOST_JSONS + 1))
+    return [] if len(files) > _MOST_JSONS else [file for file in files if _is_coco(file)]
+
+
+def _is_coco(file: Path) -> bool:
+    """Whether a json has images with file names and categories, and no panoptic segments."""
+    try:
+        content = file.read_bytes() if file.is_file() else b""
+        if not (b'"images"' in content and b'"file_name"' in content and b'"categories"' in content):
+            return False
+        document = json.loads(content)
+    except (OSError, ValueError, RecursionError):
+        return False
+    if not isinstance(document, dict) or b'"segments_info"' in content:
+        return False
+    return all(isinstance(document.get(name), list) and document[name] for name in ("images", "categories"))
+
+
+def _with_most(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
+    """The folder that has most of these files, the first of several; None if none has any."""
+    counts = [sum((folder / name).is_file() for name in names) for folder in folders]
+    return folders[counts.index(max(counts))] if any(counts) else None
+
+
+def _folders_below(root: Path) -> list[Path]:
+    """A folder and those in it, without hidden ones."""
+
+    def walk() -> Iterator[Path]:
+        for place, names, _ in os.walk(root, followlinks=True):
+            names[:] = sorted(name for name in names if not name.startswith("."))
+            yield Path(place)
+
+    return list(islice(walk(), _MOST_FOLDERS))

@@ -1,0 +1,62 @@
+"""The classes of label maps whose values are colours: from CVAT's labelmap.txt, or as found in the files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densevit.data.io.file_errors import check_regular
+from densevit.errors import DataError, one_line
+from densevit.interfaces import IGNORE
+
+LABELMAP = "labelmap.txt"
+
+
+def read_labelmap(file: Path) -> list[dict[str, Any]]:
+    """The entries of `data.classes` of CVAT's labelmap.txt: lines `name:red,green,blue:parts:actions`, # comments.
+
+    Raises DataError with the line that is wrong.
+    """
+    check_regular(file)
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read as UTF-8 text: {one_line(error)}.") from None
+    classes: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, *rest = line.split(":")
+        parts = [part.strip() for part in rest[0].split(",")] if rest else []
+        if not name.strip() or len(parts) != 3 or not all(part.isdecimal() and int(part) < 256 for part in parts):
+            raise DataError(f"{file}, line {number}: {line!r}; expected name:red,green,blue::, each colour 0 to 255.")
+        classes.append({"name": name.strip(), "color": [int(part) for part in parts]})
+    if not classes:
+        raise DataError(f"{file} names no classes; expected lines of name:red,green,blue::.")
+    return classes
+
+
+def suggested_classes(maps: Sequence[np.ndarray]) -> list[tuple[dict[str, Any], float]] | None:
+    """An entry of `data.classes` for each value or colour in label maps, with its share of the pixels.
+
+    maps: (H, W) or all (H, W, 3), as `read_label` returns them. None for more than 255, and for no maps.
+    """
+    counts: dict[int, int] = {}
+    is_colored = bool(maps) and maps[0].ndim == 3
+    for pixels in maps:
+        if (pixels.ndim == 3) != is_colored:
+            return None
+        codes = pixels.astype(np.int64) @ np.array([65536, 256, 1]) if is_colored else pixels
+        for code, count in zip(*(part.tolist() for part in np.unique(codes, return_counts=True)), strict=True):
+            counts[code] = counts.get(code, 0) + count
+        if len(counts) > IGNORE + 1:
+            return None
+    total = sum(counts.values())
+    found = []
+    for code, count in sorted(counts.items(), key=lambda item: -item[1] if is_colored else item[0]):
+        color = [code >> 16, code >> 8 & 255, code & 255]
+        entry = {"name": f"color {' '.join(map(str, color))}", "color": color}
+        if is_colored or code != IGNORE:
+            found.append((entry if is_colored else {"name": f"value {code}", "id": code}, count / total))
+    return found if 0 < len(found) <= IGNORE else None

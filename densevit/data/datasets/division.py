@@ -1,0 +1,119 @@
+"""Divides the images of a data set without a val split: a share of them is for validation (`data.val_share`)."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from densevit.data.datasets.dataset_validation import for_each
+from densevit.data.datasets.scan_cache import Arrays, cached_scan
+from densevit.data.duplicates import Image, difference_hash, duplicate_groups, pixel_digest
+from densevit.data.io.images import read_image
+from densevit.errors import DataError, warn_once
+
+DEFAULT_SHARE = 0.2
+_FEW = 50  # images; the duplicates of fewer are not cached
+
+
+def check_val_share(val_share: float | None, val_split: str | os.PathLike[str] | None) -> None:
+    """Raises DataError for a share that is none, and for a share of a data set that has a val split, as named."""
+    if val_share is None:
+        return
+    if not 0 < val_share < 1:
+        raise DataError(f"data.val_share is {val_share:g}; expected a number between 0 and 1, such as 0.2.")
+    if val_split is not None:
+        raise DataError(
+            f"data.val_share is {val_share:g}, but the data set has a val split: {val_split}. Fix: remove "
+            "data.val_share, or the val split."
+        )
+
+
+def validation_part(paths: Sequence[str], share: float, where: str | os.PathLike[str]) -> np.ndarray:
+    """(N,) bool: which images are for validation.
+
+    Identical and nearly identical images (see `densevit.data.duplicates`) stay together. The choice depends on the
+    images' content only, and not on their order or names. where: the data set, for messages. Raises DataError for
+    images that cannot be divided.
+    """
+    scan = similar_images(paths)
+    count = min(max(1, round(share * len(paths))), len(paths) - 1)
+    chosen = _choose(scan["digests"], scan["similar"], count)
+    if 2 * chosen.sum() < max(count, 1):
+        largest = int(np.bincount(scan["similar"]).max())
+        chosen = _choose(scan["digests"], scan["identical"], count)
+        if not chosen.any():
+            raise DataError(
+                f"{where} has no val split, and its {len(paths):,} images cannot be divided: "
+                f"{'one image' if len(paths) == 1 else 'almost all are identical'}. Fix: add a val split."
+            )
+        warn_once(
+            f"{where}: {largest:,} of {len(paths):,} images are one chain of nearly identical images, as frames of a "
+            "video are, and cannot stay together: the metrics will be too good. Fix: add a val split of other scenes."
+        )
+    return chosen
+
+
+def similar_images(paths: Sequence[str]) -> Arrays:
+    """`digests` (N, 16) uint8 of the files, and `identical` and `similar`, (N,) the numbers of the groups of identical
+    and of identical or nearly identical images. Cached."""
+    key = hashlib.sha256("\0".join(paths).encode(errors="surrogateescape")).hexdigest()
+    is_large = len(paths) >= _FEW
+    return cached_scan(["division", key], lambda: _scan(paths), lambda _: paths, is_large, examined=True)
+
+
+def division_text(chosen: np.ndarray, share: float | None, where: str | os.PathLike[str]) -> str:
+    """The line about a division that a training prints. share: None for the default."""
+    val = int(chosen.sum())
+    default = " by default" if share is None else ""
+    return (
+        f"{where} has no val split: of its {len(chosen):,} images, {len(chosen) - val:,} are for training and {val:,} "
+        f"for validation (data.val_share={DEFAULT_SHARE if share is None else share:g}{default})"
+    )
+
+
+def _choose(digests: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+    """(N,) bool: at most `count` images, whole groups in the order of the least digest of each.
+
+    If no group is that small, one of the smallest groups, with at most half of the images.
+    digests: (N, 16) uint8. groups: (N,) the group of each image.
+    """
+    order = np.lexsort(digests.T[::-1])
+    _, first = np.unique(groups[order], return_index=True)
+    sizes = np.bincount(groups)
+    chosen = np.zeros(len(sizes), bool)
+    ordered = groups[order][np.sort(first)]
+    for group in ordered.tolist():
+        if sizes[group] <= count:
+            chosen[group] = True
+            count -= sizes[group]
+    smallest = ordered[sizes[ordered].argmin()]
+    if not chosen.any() and 2 * sizes[smallest] <= len(groups):
+        chosen[smallest] = True
+    return chosen[groups]
+
+
+def _scan(paths: Sequence[str]) -> Arrays:
+    """Digests of the files, and the groups of identical and of nearly identical images.
+
+    A file that cannot be read is alone in its group; the data set's own checks report it.
+    """
+    digests = np.zeros((len(paths), 16), np.uint8)
+    images = [Image("", "", b"", None)] * len(paths)
+
+    def read(index: int) -> None:
+        path = paths[index]
+        try:
+            pixels = read_image(path)
+            with open(path, "rb") as file:
+                content = file.read()
+        except (OSError, ValueError):  # DataError too
+            content = os.path.basename(path).encode(errors="surrogateescape")
+            images[index] = Image("", path, path.encode(errors="surrogateescape"), None)
+        else:
+            images[index] = Image("", path, pixel_digest(pixels), difference_hash(pixels))
+        digests[index] = np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), np.uint8)
+
+    for_each(len(paths), read, "Searching for duplicates")
+    identical, similar = duplicate_groups(images)
+    return {"digests": digests, "identical": identical, "similar": similar}

@@ -1,0 +1,107 @@
+"""Finds identical and nearly identical images by their pixels."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+NEAR = 20  # bits of 256 in which the difference hashes of nearly identical images differ at most
+_AT_ONCE = 2**25  # comparisons, of 4 bytes each
+_SIDE = 16  # of the difference hash: 16 x 16 bits
+_LEAST_SHARE = 0.2  # of bits that are 1, and that are 0; natural images have about half
+_FLAT = 8  # grey levels; an image with fewer has no meaningful difference hash
+
+
+class Image(NamedTuple):
+    """digest: of its pixels. bits: (256,) bool, its difference hash; None if it is flat. split, name: for messages."""
+
+    split: str
+    name: str
+    digest: bytes
+    bits: np.ndarray | None
+
+
+def identical(images: Sequence[Image]) -> list[list[Image]]:
+    """Groups of two or more images with the same pixels."""
+    by_digest: dict[bytes, list[Image]] = defaultdict(list)
+    for image in images:
+        by_digest[image.digest].append(image)
+    return [group for group in by_digest.values() if len(group) > 1]
+
+
+def nearly_identical(images: Sequence[Image], most_bits: int = NEAR) -> Iterator[tuple[Image, Image]]:
+    """Pairs with other pixels whose difference hashes differ in at most this many bits. Of identical images, the first
+    stands for all."""
+    first: dict[bytes, Image] = {}
+    for image in images:
+        first.setdefault(image.digest, image)
+    hashed = [image for image in first.values() if image.bits is not None]
+    if not hashed:
+        return
+    for pairs in _close_pairs(np.stack([image.bits for image in hashed if image.bits is not None]), most_bits):
+        for row, column in pairs.tolist():
+            yield hashed[row], hashed[column]
+
+
+def duplicate_groups(images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each image's group, (N,) twice: of identical images, and of identical and nearly identical ones.
+
+    An image that is nearly identical to two others is in one group with both.
+    """
+    numbers: dict[bytes, int] = {}
+    identical_groups = np.array([numbers.setdefault(image.digest, len(numbers)) for image in images], np.int64)
+    first = {image.digest: image for image in reversed(images)}
+    hashed = np.array([numbers[digest] for digest, image in first.items() if image.bits is not None], np.int64)
+    joined = np.arange(len(numbers))  # the group of each group of identical images
+    if len(hashed):
+        for pairs in _close_pairs(np.stack([one.bits for one in first.values() if one.bits is not None]), NEAR):
+            starts = np.concatenate([joined[hashed[pairs[:, 0]]], joined])
+            ends = np.concatenate([joined[hashed[pairs[:, 1]]], joined])
+            graph = coo_array((np.ones(len(starts), bool), (starts, ends)), shape=(len(numbers), len(numbers)))
+            joined = connected_components(graph, directed=False)[1][joined]
+    return identical_groups, joined[identical_groups]
+
+
+def _close_pairs(bits: np.ndarray, most_bits: int) -> Iterator[np.ndarray]:
+    """Arrays (P, 2) of the pairs of rows, of (N, 256) bool, that differ in at most this many bits."""
+    signs = bits.astype(np.float32) * 2 - 1
+    rows = max(1, _AT_ONCE // len(signs))
+    for start in range(0, len(signs), rows):
+        # of two vectors of +-1, the product is 256 minus twice the number of different bits
+        products = signs[start : start + rows] @ signs[start:].T
+        pairs = np.argwhere(products >= signs.shape[1] - 2 * most_bits)
+        yield pairs[pairs[:, 1] > pairs[:, 0]] + start
+
+
+def pixel_digest(pixels: np.ndarray) -> bytes:
+    """A digest of an image (H, W, 3) uint8 and its size."""
+    size = str(pixels.shape[:2]).encode("ascii")
+    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest() + size
+
+
+def difference_hash(pixels: np.ndarray) -> np.ndarray | None:
+    """(256,) bool of an image (H, W, 3) uint8: whether each of 16 x 16 grey cells is brighter than its left neighbour.
+
+    Whole numbers throughout, so that the result is the same on each machine. None for an image of less than 8 grey
+    levels, and for one whose hash says little, as most cells are alike or get brighter.
+    """
+    grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+    rows, heights = _cells(grey.shape[0], _SIDE)
+    columns, widths = _cells(grey.shape[1], _SIDE + 1)
+    cells = [grey[row : row + height] for row, height in zip(rows.tolist(), heights.tolist(), strict=True)]
+    sums = np.concatenate([cv2.reduce(cell, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S) for cell in cells])  # (16, W)
+    sums = np.add.reduceat(sums.astype(np.int64), columns, axis=1)  # (16, 17)
+    bits = (sums[:, 1:] * widths[:-1] > sums[:, :-1] * widths[1:]).ravel()
+    means = sums // (heights[:, None] * widths)
+    return bits if np.ptp(means) >= _FLAT and _LEAST_SHARE <= bits.mean() <= 1 - _LEAST_SHARE else None
+
+
+def _cells(length: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first pixel and the number of pixels of each of `count` cells; of a short side, pixels are repeated."""
+    ends = np.arange(count + 1) * length // count
+    return ends[:-1], np.maximum(np.diff(ends), 1)
