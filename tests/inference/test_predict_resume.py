@@ -119,7 +119,7 @@ def test_a_video_that_is_cut_short_is_predicted_up_to_there_with_a_warning(
 
 @pytest.mark.parametrize("number", [-1.0, 0.0, 2.0, 12.0, float("nan")])
 def test_frames_are_counted_without_keeping_them(
-    number: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    number: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Capture:
         """12 frames; only their presence is asked for, so that none is converted or kept."""
