@@ -20,6 +20,7 @@ from densevit.training.dense_module import DenseModule
 from densevit.training.evaluators import build_evaluators
 from densevit.training.lightning_logging import silence_lightning
 from densevit.training.peers import Peers, watching
+from densevit.training.precision import tf32
 from densevit.training.trainer import build_trainer
 
 
@@ -62,12 +63,14 @@ def evaluation(
     evaluators = build_evaluators(model, config, data.val, mappings=mappings)
     if section.compile:
         model.compile()
+    if predictor.resize_is_replaced and predictor.resize is not None:
+        data.val_transform = predictor.resize
     module = DenseModule(predictor, None, evaluators)
     module.mappings = mappings or {}
     peers = Peers()
     callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)]), peers]
     trainer = build_trainer(section, callbacks=callbacks, enable_progress_bar=False)
-    with watching(trainer, peers):
+    with watching(trainer, peers), tf32(section.tf32):
         trainer.validate(module, datamodule=DenseDataModule(data), verbose=False)
     return Evaluation(module.metrics, evaluators, module.indices)
 

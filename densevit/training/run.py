@@ -163,9 +163,13 @@ def evaluate(
     classes: Mapping[str, str | None] | None = None,
     overrides: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Evaluates a model on one device, or in the processes of torchrun. Returns the metrics, named HEAD/METRIC.
+    """Evaluates a model on one device, those of `overrides`, or in the processes of torchrun.
 
-    model: a model, a run, a run's folder or a model file. data: the config section `data`, as a mapping, a section file
+    Returns the metrics, named HEAD/METRIC. On the same devices they are those of `densevit evaluate` and of the end of
+    a training.
+
+    model: a model, a run, a run's folder or a model file, or a predictor, whose inference options and replaced resizing
+    hold. data: the config section `data`, as a mapping, a section file
     or a `DataSection`, or a config with it; its split `data.split` is evaluated. None: the data that the model was
     trained with. classes: from names of the model's classes to those of the data, or to None, in addition to equal
     names; only mapped classes are evaluated (docs/evaluate.md). overrides: of the model's config, as those of
@@ -182,7 +186,8 @@ def evaluate(
             raise ConfigError(f"evaluate: the model has no config for the overrides {', '.join(overrides)}.")
         config = configs.from_mapping(config.model_dump(), "evaluate", overrides)
         configs.check_evaluation_plugins(config)
-        predictor = Predictor(model, config)
+        resize = predictor.resize if predictor.resize_is_replaced else None
+        predictor = Predictor(model, config, resize=resize)
     if data is None:
         data = predictor.data if config is None else config
     if data is None:
@@ -192,7 +197,9 @@ def evaluate(
     source.val.check_labels()
     mappings = map_classes(model, source, classes)
     if config is not None:
-        config = config.model_copy(update={"trainer": config.trainer.model_copy(update=evaluation.processes())})
+        given = {override.partition("=")[0].strip() for override in overrides}
+        update = {key: value for key, value in evaluation.processes().items() if f"trainer.{key}" not in given}
+        config = config.model_copy(update={"trainer": config.trainer.model_copy(update=update)})
     device, was_training = model.mean.device, model.training
     try:
         metrics, _ = evaluation.evaluate(predictor, source, config, mappings=mappings)

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as lightning
+import torch
 import yaml
 from safetensors.torch import load_file
 
 from densevit import config as configs
 from densevit.cli import main
+from densevit.data.transforms.recipes import build_recipe
+from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError
-from densevit.interfaces import Class
+from densevit.interfaces import Batch, Class
 from densevit.model import DenseModel, create_backbone, create_head
 from densevit.training.run import Run, evaluate, fit, train
 from densevit_scenes.dataset import Scenes
@@ -121,6 +124,43 @@ def test_evaluate_takes_overrides_of_the_evaluator_as_the_command(run: Run, tmp_
         evaluate(run, overrides=["heads.surfaces.width=8"])
     with pytest.raises(ConfigError, match="the model has no config for the overrides data.val_length=2"):
         evaluate(run.model.model, overrides=["data.val_length=2"])
+
+
+def test_evaluate_resizes_as_the_predictor(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: set[tuple[int, ...]] = set()
+    infer = DenseModel.infer
+
+    def noted(self: DenseModel, batch: Batch, *given: Any) -> Any:
+        sizes.update(tuple(target["size"]) for target in batch["targets"])
+        return infer(self, batch, *given)
+
+    monkeypatch.setattr(DenseModel, "infer", noted)
+    evaluate(run.model.with_resize(EvaluationTransform(build_recipe("fixed", 40))))
+    assert sizes and all(max(size) == 40 for size in sizes)
+    sizes.clear()
+    evaluate(run.model)
+    assert sizes and all(max(size) == 32 for size in sizes)
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_evaluate_computes_in_tf32_as_the_training(on: bool, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to: set[str] = set()
+    infer = DenseModel.infer
+
+    def noted(self: DenseModel, *given: Any) -> Any:
+        set_to.add(torch.get_float32_matmul_precision())
+        return infer(self, *given)
+
+    monkeypatch.setattr(DenseModel, "infer", noted)
+    before = torch.get_float32_matmul_precision()
+    evaluate(run, overrides=[f"trainer.tf32={str(on).lower()}"])
+    assert set_to == {"high" if on else "highest"}
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_evaluate_uses_the_devices_of_its_overrides(run: Run) -> None:
+    with pytest.raises(ConfigError, match="devices"):
+        evaluate(run, overrides=["trainer.accelerator=cpu", "trainer.devices=0"])
 
 
 def test_evaluate_leaves_a_model_as_it_was(run: Run) -> None:
