@@ -26,7 +26,6 @@ from densevit.inference.loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_sections, kinds_of
 from densevit.model.cost import Cost, model_cost
-from densevit.training.run_errors import resumed_with
 
 ASSUMED_CLASSES = 80  # of a head whose data set is not on this machine
 DEFAULT_SIDE = 512  # of the images of a config without data.image_size
@@ -126,7 +125,7 @@ def benchmark(
         _measure(cases, mine, attempt, models, given, [*batch_sizes], [*modes], place, rounds, quiet)
         if train:
             chosen = tuple(rates) if backbones else ()
-            with resumed_with("the same command as before"), each_warning_once():
+            with each_warning_once():
                 for number, case in enumerate(cases, 1):
                     if not quiet:
                         print(f"Training {number} of {len(cases)}: {case.name}", file=sys.stderr)

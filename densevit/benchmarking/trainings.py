@@ -20,6 +20,7 @@ from densevit.training.dense_module import DenseModule
 from densevit.training.optim import learning_rate
 from densevit.training.run import Run, fit
 
+AGAIN = "the same command as before"  # resumes a training of a benchmark
 TRIAL_SHARE = 8  # a trial of a learning rate sees this part of the images
 
 
@@ -97,13 +98,13 @@ def _trained(config: Config, folder: Path, facts: "_Facts") -> Run:
     """The run in this folder, which is resumed if it was interrupted. Raises KeyboardInterrupt if it is stopped."""
     if (folder / "checkpoints" / "last.ckpt").is_file():
         try:
-            run = fit(resume=folder, callbacks=[facts])
+            run = fit(resume=folder, callbacks=[facts], resume_with=AGAIN)
         except DensevitError:  # finished, or its checkpoint is not complete
             shutil.rmtree(folder)
-            run = fit(config, run_dir=folder, callbacks=[facts])
+            run = fit(config, run_dir=folder, callbacks=[facts], resume_with=AGAIN)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        run = fit(config, run_dir=folder, callbacks=[facts])
+        run = fit(config, run_dir=folder, callbacks=[facts], resume_with=AGAIN)
     if run.stopped_by:
         raise KeyboardInterrupt
     return run
@@ -117,7 +118,7 @@ def _trial_loss(case: Case, folder: Path, budget: int | None, rate: float) -> fl
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*is too little to learn")  # as intended
-            run = fit(config, run_dir=folder, callbacks=[trial])
+            run = fit(config, run_dir=folder, callbacks=[trial], resume_with=AGAIN)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if run.stopped_by:

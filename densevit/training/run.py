@@ -112,6 +112,7 @@ def fit(
     resume: str | Path | None = None,
     run_dir: str | Path | None = None,
     name: str | None = None,
+    resume_with: str | None = None,
 ) -> Run:
     """Trains the model that a config describes, or resumes a run.
 
@@ -122,7 +123,8 @@ def fit(
     config: a file, a shipped config's name, a mapping or a `Config`. overrides: as on the command line,
     "optim.lr=1e-4"; those of a resumed run are written to its config.yaml. callbacks, loggers: in addition to those of
     the config. resume: the folder of the run, or one of its checkpoints, in place of a config. run_dir: a new or empty
-    folder; None: the next free runs/NAME. name: of that folder; None: the config file's.
+    folder; None: the next free runs/NAME. name: of that folder; None: the config file's. resume_with: the command that
+    messages name to resume the run, of a program that calls `fit`; None: densevit train --resume FOLDER.
 
     Raises ConfigError, PluginError, DataError or WeightsError for wrong input, also for differences that change the
     model, the optimiser or the data set of a resumed run, and TrainingError if the training cannot continue.
@@ -130,7 +132,7 @@ def fit(
     if (config is None) == (resume is None):
         raise ConfigError("fit needs a config, or the folder of a run to resume, and not both.")
     with StopSignals() as signals:
-        given = (callbacks, loggers, signals)
+        given = (callbacks, loggers, signals, resume_with)
         if resume is not None:
             if run_dir is not None:
                 raise ConfigError(f"fit: resume={resume} uses that folder. Fix: remove run_dir.")
@@ -217,6 +219,7 @@ def _run(
     given_callbacks: Sequence[lightning.Callback],
     given_loggers: Sequence[Logger],
     signals: StopSignals,
+    resume_with: str | None,
 ) -> Run:
     keep_freed_memory()
     quiet, stderr = get_console().quiet, get_console().stderr
@@ -279,7 +282,7 @@ def _run(
         freeze_unused(model, method)
     folder = choose_together(trainer, lambda: files.open(name, run_dir, new=not resumed))
     files.folder = best.folder = non_finite.folder = folder
-    errors = translated_errors(folder, config, non_finite.batch)
+    errors = translated_errors(folder, config, non_finite.batch, resume_with)
     with removed_on_error(trainer, folder, not resumed), errors, closing(files):
         if checkpoint is not None:
             if begun_by_several:
@@ -322,14 +325,14 @@ def _run(
         module.checkpoint_groups = groups
         signals.install()
         try:
-            with resumable_errors(folder), watching(trainer, peers), tf32(config.trainer.tf32):
+            with resumable_errors(folder, resume_with), watching(trainer, peers), tf32(config.trainer.tf32):
                 path = None if checkpoint is None else checkpoint.path
                 trainer.fit(module, datamodule=DenseDataModule(data), ckpt_path=path, weights_only=True)
         except Stopped:
             stopped_by = signals.received
         except KeyboardInterrupt:
             if trainer.is_global_zero:
-                console.print(f"Stopped immediately.{resume_hint(folder)}")
+                console.print(f"Stopped immediately.{resume_hint(folder, resume_with)}")
             raise
         signals.install()  # again: Lightning has restored those before it
         signals.begun = True  # also of a resumed run that has trained all of its steps
@@ -351,7 +354,7 @@ def _run(
             if best.best_epoch.stale:
                 later = counted(best.best_epoch.stale, "later validation")
                 console.print(f"The model and the metrics are those of the best epoch; {later} had no better ones.")
-            finish(console, folder, config, data, bool(stopped_by), module.indices, signals)
+            finish(console, folder, config, data, bool(stopped_by), module.indices, signals, resume_with)
     return Run(folder, stopped_by)
 
 

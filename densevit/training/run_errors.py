@@ -5,7 +5,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 
 import pytorch_lightning as lightning
@@ -22,9 +21,12 @@ _DISK_ERRORS = (
 
 
 @contextmanager
-def translated_errors(folder: Path, config: Config, batch: Callable[[], str] = str) -> Iterator[None]:
+def translated_errors(
+    folder: Path, config: Config, batch: Callable[[], str] = str, command: str | None = None
+) -> Iterator[None]:
     """Raises TrainingError, with the command to resume, if a file cannot be written, another process has ended, memory
-    runs out, or a batch norm gets one value. batch: describes the batch of the current step; "" if there is none."""
+    runs out, or a batch norm gets one value. batch: describes the batch of the current step; "" if there is none.
+    command: see `resume_hint`."""
     try:
         yield
     except OSError as error:
@@ -45,22 +47,22 @@ def translated_errors(folder: Path, config: Config, batch: Callable[[], str] = s
             raise
     else:
         return
-    raise TrainingError(reason + resume_hint(folder))
+    raise TrainingError(reason + resume_hint(folder, command))
 
 
 @contextmanager
-def resumable_errors(folder: Path) -> Iterator[None]:
+def resumable_errors(folder: Path, command: str | None) -> Iterator[None]:
     """Adds the command to resume to errors of the data and of plugins in the training, and of any other kind below
-    their traceback."""
+    their traceback. command: see `resume_hint`."""
     try:
         yield
     except TrainingError:  # see `translated_errors`
         raise
     except DensevitError as error:
-        error.args = (f"{error}{resume_hint(folder)}",)
+        error.args = (f"{error}{resume_hint(folder, command)}",)
         raise
     except Exception as error:
-        hint = resume_hint(folder).strip()
+        hint = resume_hint(folder, command).strip()
         if hint and hasattr(error, "add_note"):  # from Python 3.11 on
             error.add_note(hint)
         raise
@@ -113,26 +115,13 @@ def single_value_failure(error: ValueError, config: Config) -> str:
     )
 
 
-def resume_hint(folder: Path) -> str:
-    """The command that resumes the run, if it has a checkpoint."""
+def resume_hint(folder: Path, command: str | None) -> str:
+    """The command that resumes the run, if it has a checkpoint. command: None for that of densevit."""
     if not (folder / "checkpoints" / "last.ckpt").exists():
         return ""
-    return f" Resume from the last checkpoint with: {resume_command(folder)}"
-
-
-_RESUME_COMMAND: ContextVar[str | None] = ContextVar("resume_command", default=None)
+    return f" Resume from the last checkpoint with: {command or resume_command(folder)}"
 
 
 def resume_command(folder: Path) -> str:
-    """The command that resumes the run; see `resumed_with`."""
-    return _RESUME_COMMAND.get() or f"densevit train --resume {folder}"
-
-
-@contextmanager
-def resumed_with(command: str) -> Iterator[None]:
-    """Within, messages name this command as the one that resumes a run, which is a part of a larger whole."""
-    token = _RESUME_COMMAND.set(command)
-    try:
-        yield
-    finally:
-        _RESUME_COMMAND.reset(token)
+    """The command that resumes the run."""
+    return f"densevit train --resume {folder}"

@@ -89,11 +89,12 @@ def finish(
     stopped: bool,
     indices: Mapping[int | str, int],
     signals: StopSignals,
+    resume_with: str | None = None,
 ) -> None:
     """Writes the visualizations and the report, and prints the metrics and the files.
 
     What fails is a warning with the command that makes it again: the training is over and saved. A signal ends the
-    drawing. indices: of the validation images in the data set, by image id.
+    drawing. indices: of the validation images in the data set, by image id. resume_with: as of `fit`.
     """
     files = [f"model: {folder / 'model.safetensors'}"]
     with _warning("The report was not written", f"densevit report {folder}"):
@@ -112,7 +113,7 @@ def finish(
             console.print(metrics_table(metrics), soft_wrap=False)
     console.print("   ".join(files))
     if stopped:
-        console.print(f"Stopped. Resume with: {resume_command(folder)}")
+        console.print(f"Stopped. Resume with: {resume_with or resume_command(folder)}")
 
 
 @contextmanager

@@ -149,6 +149,21 @@ def test_error_of_a_plugin_in_training_has_the_command_below_its_traceback(
         assert raised.value.__notes__ == [f"Resume from the last checkpoint with: densevit train --resume {run}"]
 
 
+def test_command_of_ones_own_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    step = DenseModule.training_step
+
+    def fail(self, *arguments):
+        if self.trainer.global_step == 2:
+            raise UnreadableFileError("photos/7.png: there is no such file.")
+        return step(self, *arguments)
+
+    monkeypatch.setattr(DenseModule, "training_step", fail)
+    overrides = ["trainer.checkpoint_every=1", "trainer.max_steps=4"]
+    config = configs.from_mapping(yaml.safe_load(TINY), overrides=overrides)
+    with pytest.raises(UnreadableFileError, match=r"Resume from the last checkpoint with: python mine\.py --go-on$"):
+        fit(config, run_dir=tmp_path / "run", resume_with="python mine.py --go-on")
+
+
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EXDEV, errno.ETIMEDOUT])
 def test_failing_network_disk_is_one_line(number: int, tmp_path: Path):
     (tmp_path / "checkpoints").mkdir()
