@@ -168,7 +168,7 @@ class Predictor:
         """Predicts on one image or on several.
 
         images: a path, URL, bytes, file object, PIL image, array or tensor (see `as_sample`), or an iterable of them;
-        an array or a tensor of four dimensions is a batch. Or a folder, a pattern ("photos/**/*.jpg") or a video, as
+        an array or a tensor of four dimensions is a batch. Or a folder, a pattern ("photos/*.jpg") or a video, as
         `densevit predict` takes them.
         threshold: the lowest score of objects, of all heads or by head; 0: all objects. None: the model's
         `score_thresholds`, of its validation; without one, all objects, from windows those of a score of 0.05 or more.

@@ -110,7 +110,7 @@ def test_an_empty_batch_is_0_and_differentiable(batch: tuple[Tensor, ...]):
 def test_autocast_and_half_precision_change_nothing(batch: tuple[Tensor, ...]):
     logits, boxes, centres, padding = batch
     half = [x.detach().bfloat16() for x in (logits, boxes)]
-    expected = dense_detection(*(x.float() for x in half), centres, padding, objects())
+    expected = dense_detection(*(x.float() for x in half), centres, padding, objects(), LossContext())
     with torch.autocast("cpu", torch.bfloat16):
-        found = dense_detection(*half, centres, padding, objects())
+        found = dense_detection(*half, centres, padding, objects(), LossContext())
     assert [x.item() for x in found] == [x.item() for x in expected]

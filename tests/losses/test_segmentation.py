@@ -98,10 +98,10 @@ def test_hard_pixels_may_be_none():
 @pytest.mark.parametrize(
     "loss",
     [
-        cross_entropy,
+        lambda x, y: cross_entropy(x, y, LossContext()),
         lambda x, y: cross_entropy(x, y, LossContext(), WEIGHTS, 0.1),
         lambda x, y: cross_entropy(x, hard_pixels(x, y, 0.7, 10), LossContext()),
-        dice,
+        lambda x, y: dice(x, y, LossContext()),
     ],
     ids=["cross-entropy", "weighted", "hard pixels", "dice"],
 )
@@ -153,8 +153,8 @@ def test_label_maps_are_padded_with_ignore():
 SHARES = [[0, 2, 3], [1]]
 LOSSES = {
     "cross-entropy": cross_entropy,
-    "weighted": lambda x, y: cross_entropy(x, y, LossContext(), WEIGHTS, 0.1),
-    "hard pixels": lambda x, y: cross_entropy(x, hard_pixels(x, y, 0.5, 3), LossContext()),
+    "weighted": lambda x, y, context: cross_entropy(x, y, context, WEIGHTS, 0.1),
+    "hard pixels": lambda x, y, context: cross_entropy(x, hard_pixels(x, y, 0.5, 3), context),
     "dice": dice,
 }
 BATCHES = {"labelled": [], "one process without a label": [1], "one image": [0, 1, 2], "none": [0, 1, 2, 3]}  # ignored
@@ -167,7 +167,7 @@ def losses_of(images):
         for batch, ignored in BATCHES.items():
             logits, labels = make(4)
             labels[ignored] = IGNORE
-            value = loss(logits[images], labels[images])
+            value = loss(logits[images], labels[images], LossContext.of_processes())
             value.backward()
             found[name, batch] = (value.detach(), logits.grad)
     return found
