@@ -1,4 +1,4 @@
-"""What a new training says about its data: objects that are small in the model's input, and random weights."""
+"""What a new training says about its data: the size of objects in the model's input, and random weights."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ def start_hints(config: Config, data: Data, fixed_size: Size | None) -> list[str
     """
     if not config.heads or not config.data.options.get("root"):
         return []
-    lines = [small_objects(config.data, data.train, fixed_size), random_weights(config, len(data.train))]
+    lines = [object_size(config.data, data.train, fixed_size), random_weights(config, len(data.train))]
     return [line for line in lines if line]
 
 
@@ -35,18 +35,21 @@ def random_weights(config: Config, images: int) -> str:
     )
 
 
-def small_objects(section: DataSection, dataset: Dataset, fixed_size: Size | None) -> str:
-    """A line if the median object is small in the model's input, with an image size that enlarges it; else empty.
+def object_size(section: DataSection, dataset: Dataset, fixed_size: Size | None) -> str:
+    """A line about the median object in the model's input; if it is small, with an image size that enlarges it.
 
     The side of an object is the square root of its box's area. Empty for a data set that does not know its boxes and
     sizes without reading images.
     """
     side = _median_side(dataset, build_evaluation_transform(section).size_of)
-    if side is None or side >= SMALL:
+    if side is None:
         return ""
     in_files = _median_side(dataset, lambda height, width: (height, width))
     given = "the model's input" if section.image_size is None else f"data.image_size={_written(section.image_size)}"
-    line = f"Median object: {side:.0f} px at {given} ({in_files:.0f} px in the files), which few models find."
+    line = f"Median object: {side:.0f} px at {given} ({in_files:.0f} px in the files)"
+    if side >= SMALL:
+        return f"{line}."
+    line += ", which few models find."
     scales = fixed_size is None and section.recipe in ("fixed", "resize")  # others may not scale with image_size
     larger = _larger(section, dataset, side, in_files or side) if scales else None
     return line if larger is None else f"{line} data.image_size={larger[0]} shows it at {larger[1]:.0f} px."

@@ -8,7 +8,7 @@ import pytest
 
 from densevit import config as configs
 from densevit.interfaces import Dataset, Recipe
-from densevit.training.start_hints import random_weights, small_objects, start_hints
+from densevit.training.start_hints import random_weights, object_size, start_hints
 
 
 class Squares(Dataset):
@@ -40,9 +40,9 @@ def section(**given: Any) -> configs.DataSection:
     return configs.DataSection(**{"name": "coco", "root": "street", "image_size": 200, **given})
 
 
-def test_small_objects_are_reported_with_an_image_size_that_enlarges_them():
+def test_object_size_are_reported_with_an_image_size_that_enlarges_them():
     # 70 px in files of 1000: 14 at 200, 31.4 at 448, 44.8 at 640
-    assert small_objects(section(), Squares(10, 70, 500), None) == (
+    assert object_size(section(), Squares(10, 70, 500), None) == (
         "Median object: 14 px at data.image_size=200 (70 px in the files), which few models find. "
         "data.image_size=640 shows it at 45 px."
     )
@@ -50,15 +50,15 @@ def test_small_objects_are_reported_with_an_image_size_that_enlarges_them():
 
 def test_the_suggested_size_does_not_exceed_the_files():
     # 20 px in files: 16 at 800, the largest size below 1000; 1024 would enlarge the files by 2.4 %
-    line = small_objects(section(), Squares(20), None)
+    line = object_size(section(), Squares(20), None)
     assert line.endswith("data.image_size=1024 shows it at 20 px.")
-    assert small_objects(section(image_size=None), Squares(9), None) == (
+    assert object_size(section(image_size=None), Squares(9), None) == (
         "Median object: 9 px at the model's input (9 px in the files), which few models find."
     )
 
 
 def test_a_backbone_of_one_size_gets_no_suggestion():
-    assert small_objects(section(image_size=[200, 200]), Squares(70), (200, 200)) == (
+    assert object_size(section(image_size=[200, 200]), Squares(70), (200, 200)) == (
         "Median object: 14 px at data.image_size=[200,200] (70 px in the files), which few models find."
     )
 
@@ -73,13 +73,19 @@ def test_a_backbone_of_one_size_gets_no_suggestion():
     ],
 )
 def test_recipes_of_other_sizes_get_no_suggestion(given: dict[str, Any]):
-    line = small_objects(section(**given), Squares(40), None)
+    line = object_size(section(**given), Squares(40), None)
     assert line.startswith("Median object: ") and "shows it" not in line
 
 
-@pytest.mark.parametrize("dataset", [Squares(80), Squares(), Dataset()])
-def test_larger_and_unknown_objects_are_not_reported(dataset: Dataset):
-    assert small_objects(section(), dataset, None) == ""
+def test_larger_objects_are_reported_without_a_suggestion():
+    assert object_size(section(), Squares(80), None) == (
+        "Median object: 16 px at data.image_size=200 (80 px in the files)."
+    )
+
+
+@pytest.mark.parametrize("dataset", [Squares(), Dataset()])
+def test_unknown_objects_are_not_reported(dataset: Dataset):
+    assert object_size(section(), dataset, None) == ""
 
 
 def test_random_weights_are_reported_for_few_images():
