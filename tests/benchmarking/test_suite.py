@@ -81,7 +81,9 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
 
     tried: list[str] = []
     monkeypatch.setattr(suite._Models, "build", lambda self, case: tried.append(case.name))
-    monkeypatch.setattr(trainings, "fit", lambda config, run_dir, callbacks: tried.append(run_dir.parent.name))
+    monkeypatch.setattr(
+        trainings, "fit", lambda config, run_dir, callbacks, resume_with: tried.append(run_dir.parent.name)
+    )
     again = run(tmp_path, train=True, images=8, rates=[1e-3])
     assert again.results["Tiny-setr"] == tiny
     assert set(tried) == {"Failing-setr", "Failing-dpt"}  # what is finished is not computed again

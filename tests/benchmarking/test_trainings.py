@@ -19,7 +19,7 @@ class Fit:
         self.calls: list[tuple[float, int]] = []
         self.seeds: list[tuple[int, str]] = []
 
-    def __call__(self, config=None, run_dir=None, callbacks=(), resume=None):
+    def __call__(self, config=None, run_dir=None, callbacks=(), resume=None, resume_with=None):
         self.calls.append((config.optim.lr, config.trainer.max_images))
         self.seeds.append((config.seed, run_dir.name))
         for callback in callbacks:
@@ -56,7 +56,7 @@ def test_an_interrupted_training_goes_on_where_it_was(fits, tmp_path, monkeypatc
     checkpoint.touch()
     resumed: list[Path] = []
 
-    def resume(config=None, run_dir=None, callbacks=(), resume=None):
+    def resume(config=None, run_dir=None, callbacks=(), resume=None, resume_with=None):
         resumed.append(resume)
         return SimpleNamespace(stopped_by=0, metrics={"setr/mIoU": 0.5})
 
@@ -95,7 +95,7 @@ def test_interrupted_seeds_go_on(fits, tmp_path, monkeypatch):
     [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
     result = CaseResult("")
 
-    def stopped(config, run_dir, callbacks):
+    def stopped(config, run_dir, callbacks, resume_with):
         fits(config, run_dir)
         return SimpleNamespace(stopped_by=2 * config.seed, metrics={"setr/mIoU": 0.25})
 
