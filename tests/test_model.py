@@ -9,7 +9,7 @@ import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Backbone, Class, Head, Neck
-from densevit.model import DenseModel, build_model
+from densevit.model import DenseModel, build_model, options_without_weights
 from densevit_backbones.resnet import ResNet
 
 CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
@@ -296,3 +296,10 @@ def test_head_of_an_earlier_version_is_told_what_to_change():
         PluginError, match=r"heads\.a \(OldHead\): its loss takes no context\. Fix: def loss\(self, out"
     ):
         DenseModel(backbone, {"a": OldHead(backbone.channels, backbone.strides, ())})
+
+
+def test_only_a_pretrained_that_is_true_is_replaced():
+    """Another one is of a backbone's own kind, such as a file's name."""
+    options = {"depth": 18, "pretrained": True}
+    assert options_without_weights(options) == {"depth": 18, "pretrained": False} and options["pretrained"] is True
+    assert options_without_weights({"pretrained": "a.pth"}) == {"pretrained": "a.pth"}

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -176,9 +177,9 @@ class Predictor:
         image_size: the long side to which images are resized, (height, width) into which they are fitted, or "source":
         images keep their size. None: as in evaluation; with a window in `inference`, "source".
         Returns a `Result` for a single image; for a folder, a pattern or a video an iterator, which reads and predicts
-        some batches at a time; else a list. The result of an image does not depend on the other
-        images. Raises DataError for an image that cannot be read, and ConfigError for a size or options that the model
-        cannot use. Warns if no image is larger than the window in `inference`.
+        some batches at a time; else a list. The result of an image does not depend on the other images.
+        Raises DataError for an image that cannot be read, and ConfigError for a size or options that the model cannot
+        use. Warns if no image is larger than the window in `inference`.
         """
         thresholds = self._thresholds(threshold)
         if batch_size < 1:
@@ -244,20 +245,6 @@ class Predictor:
         batch_size: int,
         resize: EvaluationTransform | None,
     ) -> list[Result]:
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            return self._results_in_evaluation_mode(images, thresholds, batch_size, resize)
-        finally:
-            self.model.train(was_training)
-
-    def _results_in_evaluation_mode(
-        self,
-        images: Sequence[Any],
-        thresholds: Mapping[str, float],
-        batch_size: int,
-        resize: EvaluationTransform | None,
-    ) -> list[Result]:
         multiple = self.model.multiple
         floored = [head for head in self.heads if head not in thresholds and self.merges_windows(head)]
         results: dict[int, Result] = {}
@@ -274,22 +261,23 @@ class Predictor:
                     *pending.pop(index), found, self.classes, thresholds, self.target_types, *origin
                 )
 
-        for index, image in enumerate(images):
-            sample = as_sample(image, index)
-            on_disk = isinstance(image, str | os.PathLike) and "://" not in str(image)
-            pending[index] = (
-                image if on_disk else sample["image"].permute(1, 2, 0).numpy(),
-                sample["targets"]["original_size"],
-            )
-            sample = sample if resize is None else resize(sample)
-            height, width = sample["image"].shape[1:]
-            size = (-(-height // multiple), -(-width // multiple))
-            group = waiting.setdefault(size, [])
-            group.append((index, sample))
-            if len(group) == batch_size:
-                run(waiting.pop(size))
-        for group in waiting.values():
-            run(group)
+        with _evaluation_mode(self.model):
+            for index, image in enumerate(images):
+                sample = as_sample(image, index)
+                on_disk = isinstance(image, str | os.PathLike) and "://" not in str(image)
+                pending[index] = (
+                    image if on_disk else sample["image"].permute(1, 2, 0).numpy(),
+                    sample["targets"]["original_size"],
+                )
+                sample = sample if resize is None else resize(sample)
+                height, width = sample["image"].shape[1:]
+                size = (-(-height // multiple), -(-width // multiple))
+                group = waiting.setdefault(size, [])
+                group.append((index, sample))
+                if len(group) == batch_size:
+                    run(waiting.pop(size))
+            for group in waiting.values():
+                run(group)
         return [results[index] for index in range(len(images))]
 
     @torch.inference_mode()
@@ -303,6 +291,17 @@ class Predictor:
             {head: {key: _on_cpu(value) for key, value in found[i].items()} for head, found in by_head.items()}
             for i in range(len(samples))
         ]
+
+
+@contextmanager
+def _evaluation_mode(model: DenseModel) -> Iterator[None]:
+    """Switches a model in training mode to evaluation mode, and back."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _origin(image: Any) -> tuple[str | os.PathLike[str] | None, int | None]:

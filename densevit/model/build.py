@@ -40,8 +40,8 @@ def create_backbone(name: str, **options: Any) -> Backbone:
 
 
 def options_without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a backbone that then loads no weights itself, as timm's does with `pretrained`."""
-    return {key: False if key == "pretrained" else value for key, value in options.items()}
+    """The options of a backbone that then loads no weights itself, as timm's does with `pretrained: true`."""
+    return {key: False if key == "pretrained" and value is True else value for key, value in options.items()}
 
 
 def create_head(

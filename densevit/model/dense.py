@@ -109,15 +109,15 @@ class DenseModel(nn.Module):
         losses: Losses = {}
         context = LossContext.of_processes() if context is None else context
         for name, head in self.heads.items():
-            own = context.of_head(name)
-            terms = head.loss(outputs[name], targets, own)
+            head_context = context.of_head(name)
+            terms = head.loss(outputs[name], targets, head_context)
             weight = self.weights[name]
             if weight == "learned":
                 s = self.log_variances[name]
                 labelled = [all(key in target for key in head.needs) for target in targets]
                 has_loss = torch.stack([value.detach() != 0 for value in terms.values()]).any() & any(labelled)
-                counts = list(own.counts.values())
-                active = torch.stack(counts).amax() if counts else own.mean(has_loss.float())
+                counts = list(head_context.counts.values())
+                active = torch.stack(counts).amax() if counts else head_context.mean(has_loss.float())
                 terms = {term: torch.exp(-s) * value for term, value in terms.items()}
                 terms["log_variance"] = s / 2 * (active > 0)
             else:

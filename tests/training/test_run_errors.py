@@ -130,36 +130,32 @@ def test_image_that_is_lost_in_training_is_named_with_the_command_to_resume(
     )
 
 
-def test_error_of_a_plugin_in_training_has_the_command_below_its_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    run, step = tmp_path / "run", DenseModule.training_step
+def fails_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> configs.Config:
+    """A training with a checkpoint after each step, whose third step fails."""
+    step = DenseModule.training_step
 
     def fail(self, *arguments):
         if self.trainer.global_step == 2:
-            raise KeyError("of a plugin")
+            raise error
         return step(self, *arguments)
 
     monkeypatch.setattr(DenseModule, "training_step", fail)
     overrides = ["trainer.checkpoint_every=1", "trainer.max_steps=4"]
-    config = configs.from_mapping(yaml.safe_load(TINY), overrides=overrides)
+    return configs.from_mapping(yaml.safe_load(TINY), overrides=overrides)
+
+
+def test_error_of_a_plugin_in_training_has_the_command_below_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = tmp_path / "run"
     with pytest.raises(KeyError) as raised:
-        fit(config, run_dir=run)
+        fit(fails_with(KeyError("of a plugin"), monkeypatch), run_dir=run)
     if sys.version_info >= (3, 11):
         assert raised.value.__notes__ == [f"Resume from the last checkpoint with: densevit train --resume {run}"]
 
 
 def test_command_of_ones_own_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    step = DenseModule.training_step
-
-    def fail(self, *arguments):
-        if self.trainer.global_step == 2:
-            raise UnreadableFileError("photos/7.png: there is no such file.")
-        return step(self, *arguments)
-
-    monkeypatch.setattr(DenseModule, "training_step", fail)
-    overrides = ["trainer.checkpoint_every=1", "trainer.max_steps=4"]
-    config = configs.from_mapping(yaml.safe_load(TINY), overrides=overrides)
+    config = fails_with(UnreadableFileError("photos/7.png: there is no such file."), monkeypatch)
     with pytest.raises(UnreadableFileError, match=r"Resume from the last checkpoint with: python mine\.py --go-on$"):
         fit(config, run_dir=tmp_path / "run", resume_with="python mine.py --go-on")
 

@@ -345,20 +345,18 @@ def test_evaluation_with_overrides_checks_no_class_of_the_training(payload, caps
 # ---- other files with a config ----
 
 
+def fault_content(config: str) -> dict[str, Any]:
+    """That of a file of a step that was not finite, without tensors."""
+    empty: dict[str, Any] = {"state_dict": {}, "batches": [], "random_state": {}, "classes": {}}
+    return {"step": 1, "config": config, "precision": "32-true", **empty}
+
+
 def test_fault_file_imports_no_module_but_those_of_its_run(payload, monkeypatch):
     on_the_path(payload, monkeypatch)
     values = copy.deepcopy(VALUES)
     values["backbone"]["name"] = "payload:Net"
     config = yaml_io.write(values)
-    content = {
-        "step": 1,
-        "config": config,
-        "state_dict": {},
-        "batches": [],
-        "random_state": {},
-        "precision": "32-true",
-        "classes": {"surfaces": [asdict(c) for c in CLASSES["surfaces"]]},
-    }
+    content = fault_content(config) | {"classes": {"surfaces": [asdict(c) for c in CLASSES["surfaces"]]}}
     faults = payload / "run" / "faults"
     faults.mkdir(parents=True)
     fault_files.write(faults / "step_1.pt", content)
@@ -389,16 +387,7 @@ def test_header_reads_no_other_config(key, payload):
 def test_checkpoint_and_fault_file_read_no_other_config(key, payload):
     (payload / "theirs.yaml").write_text(yaml_io.write(VALUES if key == "base" else VALUES["data"]))
     config = yaml_io.write(VALUES | {key: "theirs.yaml"})
-    content = {
-        "step": 1,
-        "config": config,
-        "state_dict": {},
-        "batches": [],
-        "random_state": {},
-        "precision": "32-true",
-        "classes": {},
-    }
-    fault_files.write(payload / "step_1.pt", content)
+    fault_files.write(payload / "step_1.pt", fault_content(config))
     with pytest.raises(ConfigError, match=rf"step_1\.pt: {key} (is not a key|should be)"):
         replay(payload / "step_1.pt", "cpu")
     (payload / "run" / "checkpoints").mkdir(parents=True)
