@@ -46,14 +46,14 @@ if TYPE_CHECKING:
         list_targets,
     )
     from densevit.targets.types import create_target
-    from densevit.training.checks import check_batch
-    from densevit.training.data_module import DenseDataModule
-    from densevit.training.dense_module import DenseModule
-    from densevit.training.evaluators import create_evaluator
-    from densevit.training.optim import create_optimizer
-    from densevit.training.replay import Replay, replay
-    from densevit.training.run import Run, evaluate, fit
-    from densevit.training.supervised import create_method
+    from densevit.training.loop.checks import check_batch
+    from densevit.training.loop.data_module import DenseDataModule
+    from densevit.training.loop.dense_module import DenseModule
+    from densevit.training.loop.evaluators import create_evaluator
+    from densevit.training.loop.method import create_method
+    from densevit.training.loop.optim import create_optimizer
+    from densevit.training.run.fit import Run, evaluate, fit
+    from densevit.training.run.replay import Replay, replay
     from densevit.visualization.pages import report
 
 __version__ = "0.1.0"
@@ -128,21 +128,21 @@ _HOMES = {
         "list_targets",
     ),
     "densevit.targets.types": ("create_target",),
-    "densevit.training.checks": ("check_batch",),
-    "densevit.training.data_module": ("DenseDataModule",),
-    "densevit.training.dense_module": ("DenseModule",),
-    "densevit.training.evaluators": ("create_evaluator",),
-    "densevit.training.optim": ("create_optimizer",),
-    "densevit.training.replay": (
+    "densevit.training.loop.checks": ("check_batch",),
+    "densevit.training.loop.data_module": ("DenseDataModule",),
+    "densevit.training.loop.dense_module": ("DenseModule",),
+    "densevit.training.loop.evaluators": ("create_evaluator",),
+    "densevit.training.loop.optim": ("create_optimizer",),
+    "densevit.training.run.replay": (
         "Replay",
         "replay",
     ),
-    "densevit.training.run": (
+    "densevit.training.run.fit": (
         "Run",
         "evaluate",
         "fit",
     ),
-    "densevit.training.supervised": ("create_method",),
+    "densevit.training.loop.method": ("create_method",),
     "densevit.visualization.pages": ("report",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -10,7 +10,7 @@ import pytest
 import densevit
 from densevit import allocator
 from densevit.cli import main
-from densevit.training import run as training
+from densevit.training.run import fit as training
 
 FAULTS = """
 import resource

@@ -13,8 +13,8 @@ from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.data.io.dataset_writer import write_split
 from densevit.model import build_model
-from densevit.training.trainer import build_trainer
-from densevit.training.unused_parameters import freeze_unused
+from densevit.training.loop.trainer import build_trainer
+from densevit.training.loop.unused_parameters import freeze_unused
 from densevit_scenes.dataset import Scenes
 
 SHIPPED = sorted(Path("configs").glob("*.yaml"))

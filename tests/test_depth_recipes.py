@@ -11,8 +11,8 @@ from PIL import Image
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.model import build_model
-from densevit.training.optim import build_optimizer, learning_rate, schedule
-from densevit.training.run import train
+from densevit.training.loop.optim import build_optimizer, learning_rate, schedule
+from densevit.training.run.fit import train
 
 RECIPES = [Path("configs/nyu/dpt_hybrid.yaml"), Path("configs/kitti/dpt_hybrid.yaml")]
 

@@ -15,9 +15,9 @@ from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_model
-from densevit.training.evaluators import build_evaluators
-from densevit.training.optim import build_optimizer, learning_rate
-from densevit.training.unused_parameters import freeze_unused
+from densevit.training.loop.evaluators import build_evaluators
+from densevit.training.loop.optim import build_optimizer, learning_rate
+from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
 from tests.test_recipes import make as make_label_maps
 

@@ -12,8 +12,8 @@ from densevit import config as configs
 from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.model import build_model
-from densevit.training.optim import build_optimizer, learning_rate, schedule
-from densevit.training.run import train
+from densevit.training.loop.optim import build_optimizer, learning_rate, schedule
+from densevit.training.run.fit import train
 
 RECIPES = sorted(Path("configs/ade20k").glob("setr*.yaml")) + sorted(Path("configs/cityscapes").glob("*.yaml"))
 SECTIONS = ("ade20k", "camvid", "cityscapes", "coco_stuff", "label_maps", "pascal_context", "voc")

@@ -23,8 +23,8 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.inference.loading import load
 from densevit.losses.context import LossContext
 from densevit.model import build_model, create_backbone
-from densevit.training.logger import MetricsCsv
-from densevit.training.run import fit
+from densevit.training.run.fit import fit
+from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.weights import model_file
 from densevit.weights.state import read_safetensors
 from densevit_scenes.dataset import Scenes

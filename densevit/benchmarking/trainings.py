@@ -15,10 +15,10 @@ from densevit.benchmarking.results import CaseResult, finite
 from densevit.benchmarking.timing import device_name
 from densevit.config import Config
 from densevit.errors import DensevitError
-from densevit.training.data_module import DenseDataModule
-from densevit.training.dense_module import DenseModule
-from densevit.training.optim import learning_rate
-from densevit.training.run import Run, fit
+from densevit.training.loop.data_module import DenseDataModule
+from densevit.training.loop.dense_module import DenseModule
+from densevit.training.loop.optim import learning_rate
+from densevit.training.run.fit import Run, fit
 
 AGAIN = "the same command as before"  # resumes a training of a benchmark
 TRIAL_SHARE = 8  # a trial of a learning rate sees this part of the images

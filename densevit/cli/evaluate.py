@@ -84,9 +84,9 @@ def _evaluate(args: Namespace) -> int:
     from densevit.inference.maps import MapFiles
     from densevit.inference.predictor import Predictor
     from densevit.model import inference_by_head
-    from densevit.training.class_mapping import map_classes
-    from densevit.training.evaluation import evaluation
-    from densevit.training.evaluation_folder import new_folder, read_mapping, write_evaluation
+    from densevit.training.loop.class_mapping import map_classes
+    from densevit.training.run.evaluation import evaluation
+    from densevit.training.run.evaluation_folder import new_folder, read_mapping, write_evaluation
     from densevit.visualization.evaluation_tables import evaluation_tables, mapping_table
 
     loaded, given = load_any(args.model, args.trust), read_mapping(args.map)
@@ -141,7 +141,7 @@ def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "
     """
     from densevit.config import check_evaluation_plugins, from_mapping
     from densevit.config import load as load_config
-    from densevit.training.evaluation import check_overrides
+    from densevit.training.run.evaluation import check_overrides
 
     check_overrides(overrides)
     own, file = loaded.config, Path(source).expanduser() / "config.yaml"

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from densevit.training.replay import replay
+    from densevit.training.run.replay import replay
 
     result = replay(args.file, args.device, args.trust)
     found = result.found

@@ -9,7 +9,7 @@ from densevit.errors import ConfigError
 
 if TYPE_CHECKING:
     from densevit.cli.output import Output
-    from densevit.training.run import Run
+    from densevit.training.run.fit import Run
 
 EXAMPLES = """examples:
   densevit train detr_swin
@@ -45,13 +45,13 @@ def run(args: argparse.Namespace) -> int:
         if wrong or args.run_dir is not None:
             given = wrong[0] if wrong else f"--run-dir {args.run_dir}"
             raise ConfigError(f"--resume {args.resume} uses that folder and its config; remove {given!r}.")
-        from densevit.training.run import fit
+        from densevit.training.run.fit import fit
 
         return _finished(fit(None, overrides, resume=args.resume), args.output)
     if args.config is None or "=" in args.config:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
-    from densevit.training.run import fit  # it checks the plugins' options before it reads data
+    from densevit.training.run.fit import fit  # it checks the plugins' options before it reads data
 
     return _finished(fit(resolved, run_dir=args.run_dir, name=Path(args.config).stem), args.output)
 

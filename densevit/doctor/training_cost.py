@@ -13,8 +13,8 @@ from densevit.errors import DensevitError
 from densevit.model import build_model
 from densevit.model.cost import model_cost
 from densevit.model.dense import DenseModel
-from densevit.training.budget import Budget
-from densevit.training.checks import check_budget, check_training
+from densevit.training.loop.budget import Budget
+from densevit.training.run.checks import check_budget, check_training
 
 PASSES = 3  # multiply-adds of a training step: one forward pass, and two of its size backwards
 

@@ -16,7 +16,7 @@ from densevit.testing.head_fixtures import HeadBatch, HeadFixture, flattened
 from densevit.testing.head_losses import RUNS
 from densevit.testing.results import Failure, NotChecked, check, described, require
 from densevit.testing.targets import random_targets
-from densevit.training.evaluators import create_evaluator
+from densevit.training.loop.evaluators import create_evaluator
 
 _PREDICTS = "let predict work on outputs of eval(), and on targets with size and original_size alone"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import densevit
 from densevit.benchmarking import suite, trainings
 from densevit.cli import main
-from densevit.training.dense_module import DenseModule
+from densevit.training.loop.dense_module import DenseModule
 
 GIVEN = ["data.image_size=32", "data.train_length=8", "data.val_length=2", "data.batch_size=4"]
 

@@ -86,10 +86,10 @@ def test_there_are_at_least_twenty_errors():
 @pytest.mark.parametrize(
     ("file", "quoted"),
     [
-        ("training/run_errors.py", "is full ("),
+        ("training/run/errors.py", "is full ("),
         ("data/loading/dataloader.py", "found no space in /dev/shm"),
         ("training/callbacks/non_finite.py", "the loss or a gradient is not finite"),
-        ("training/checks.py", "is too little to learn"),
+        ("training/run/checks.py", "is too little to learn"),
     ],
 )
 def test_other_quoted_messages_are_those_of_the_code(file: str, quoted: str, project: Path):

@@ -21,7 +21,7 @@ from densevit.data.datasets.coco import Coco
 from densevit.errors import DensevitError
 from densevit.evaluation.coco_masks import CocoMasks
 from densevit.interfaces import Class
-from densevit.training.evaluators import create_evaluator
+from densevit.training.loop.evaluators import create_evaluator
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 FILE_IDS = (90, 3, 17, 1, 44)  # gaps, and not in order

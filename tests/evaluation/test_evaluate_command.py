@@ -17,7 +17,7 @@ from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.inference.loading import LoadedModel
 from densevit.interfaces import Class, Dataset, Evaluator, Head
-from densevit.training.evaluation import Evaluation
+from densevit.training.run.evaluation import Evaluation
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
 CONFIG = "backbone: {name: swin}\nheads: {detection: {name: detr}}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
@@ -81,8 +81,8 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     loaded = LoadedModel(model, config, foreign=False)
     monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust: loaded)
     monkeypatch.setattr("densevit.data.build.build_data", build_data)
-    monkeypatch.setattr("densevit.training.evaluation.evaluation", evaluate)
-    monkeypatch.setattr("densevit.training.evaluation_folder.draw_images", lambda *given: None)
+    monkeypatch.setattr("densevit.training.run.evaluation.evaluation", evaluate)
+    monkeypatch.setattr("densevit.training.run.evaluation_folder.draw_images", lambda *given: None)
     monkeypatch.setattr("densevit.inference.predictor.Predictor", lambda model, config: SimpleNamespace(config=config))
     return seen
 
@@ -184,7 +184,7 @@ def test_evaluations_at_once_do_not_share_a_folder(
     seen: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: list[str]
 ):
     """The second one starts while the first evaluates."""
-    from densevit.training import evaluation as module
+    from densevit.training.run import evaluation as module
 
     evaluate, codes = module.evaluation, []
 

@@ -16,7 +16,7 @@ from densevit.evaluation.coco_masks import CocoMasks
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.evaluation.panoptic import Panoptic
 from densevit.interfaces import Class
-from densevit.training.evaluators import create_evaluator
+from densevit.training.loop.evaluators import create_evaluator
 
 CLASSES = tuple(Class(f"class {n}", n + 10, (n, n, n), thing=n in (1, 2, 4)) for n in range(6))  # stuff: 0, 3, 5
 THINGS = tuple(c for c in CLASSES if c.thing)

@@ -14,7 +14,7 @@ from densevit.data.build import Data, build_data
 from densevit.interfaces import Batch
 from densevit.losses.context import LossContext
 from densevit.model import DenseModel, build_model
-from densevit.training.evaluators import build_evaluators
+from densevit.training.loop.evaluators import build_evaluators
 from tests.strict_device import DEVICE, Accelerator, host, moved
 from tests.training.test_several_tasks import BASE, DETECTION, SURFACES
 

@@ -13,7 +13,7 @@ import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError, DensevitError, PluginError
 from densevit.interfaces import Class
-from densevit.training.dense_module import DenseModule
+from densevit.training.loop.dense_module import DenseModule
 from densevit.weights import hub
 from densevit.weights.hub import Published
 

@@ -19,7 +19,7 @@ from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class
 from densevit.model import build_model
-from densevit.training.dense_module import DenseModule
+from densevit.training.loop.dense_module import DenseModule
 from densevit.weights import model_file
 
 CLASSES = {"segmentation": tuple(Class(name, n, (n, 0, 9)) for n, name in enumerate(("road", "sky", "tree")))}

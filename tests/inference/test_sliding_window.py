@@ -19,7 +19,7 @@ from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, inference_by_head, sliding_window, streaming_resize
 from densevit.model.sliding_window import starts
-from densevit.training.dense_module import DenseModule
+from densevit.training.loop.dense_module import DenseModule
 
 
 class Stem(Backbone):

@@ -19,8 +19,8 @@ from densevit.inference.predictor import WINDOW_SCORE, Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, inference_by_head
 from densevit.model.box_merging import merge_boxes
-from densevit.training.dense_module import DenseModule
-from densevit.training.evaluation import evaluate
+from densevit.training.loop.dense_module import DenseModule
+from densevit.training.run.evaluation import evaluate
 from densevit_heads.detr.head import Detr
 from densevit_heads.one_stage.head import OneStage
 from tests.strict_device import DEVICE, Accelerator, host, moved

@@ -216,7 +216,7 @@ RESUMED = {
 @pytest.mark.parametrize("name", RESUMED)
 def test_resuming_with_an_invalid_metrics_csv_is_refused(tmp_path: Path, name: str) -> None:
     from densevit.errors import DataError
-    from densevit.training.logger import MetricsCsv
+    from densevit.training.run.metrics_csv import MetricsCsv
 
     content, says = RESUMED[name]
     (tmp_path / "metrics.csv").write_bytes(content)
@@ -227,7 +227,7 @@ def test_resuming_with_an_invalid_metrics_csv_is_refused(tmp_path: Path, name: s
 
 @pytest.mark.parametrize("rows", ["", "step,a\n", "step,a\n1,2\nx\n\0,\n\u00b2,1\n,\n2,3\n4", "step,a\n1,2,3,4\n2,5\n"])
 def test_resuming_drops_invalid_rows(tmp_path: Path, rows: str) -> None:
-    from densevit.training.logger import MetricsCsv
+    from densevit.training.run.metrics_csv import MetricsCsv
 
     path = tmp_path / "metrics.csv"
     path.write_text(rows, encoding="utf-8")

@@ -20,9 +20,9 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch, Class, Dataset, Sample
 from densevit.losses.context import LossContext, step_context
 from densevit.model import DenseModel, create_backbone, create_head
-from densevit.training.data_module import DenseDataModule
-from densevit.training.dense_module import DenseModule
-from densevit.training.unused_parameters import freeze_unused
+from densevit.training.loop.data_module import DenseDataModule
+from densevit.training.loop.dense_module import DenseModule
+from densevit.training.loop.unused_parameters import freeze_unused
 from densevit_scenes.dataset import Scenes
 
 SIDE, K = 64, 3

@@ -8,7 +8,7 @@ from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.depth import DepthErrors
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class, Evaluator
-from densevit.training.best_epoch import BestEpoch, share
+from densevit.training.callbacks.best_epoch import BestEpoch, share
 
 CLASSES = (Class("ball", 1, (0, 0, 0)),)
 DEPTH, DETECTION, MAPS = DepthErrors(()), CocoDetection(CLASSES), SemanticSegmentation(CLASSES)

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 from densevit import config as configs
 from densevit.config import Config, TrainerSection
 from densevit.errors import ConfigError
-from densevit.training.budget import Budget
-from densevit.training.callbacks.budget import BudgetCallback
-from densevit.training.checks import check_budget
-from densevit.training.optim import schedule
+from densevit.training.callbacks.schedule import TrainingSchedule
+from densevit.training.loop.budget import Budget
+from densevit.training.loop.optim import schedule
+from densevit.training.run.checks import check_budget
 
 RECIPE = {"backbone": {"name": "resnet"}, "heads": {"d": {"name": "dpt"}}, "data": {"name": "scenes"}}
 
@@ -82,7 +82,7 @@ def test_lightning_follows_the_budget(steps: int, accumulate: int) -> None:
     loader = DataLoader(torch.ones(7, 1))  # type: ignore[arg-type]
     trainer = lightning.Trainer(
         max_epochs=-1, check_val_every_n_epoch=None, accumulate_grad_batches=accumulate, accelerator="cpu",
-        callbacks=[BudgetCallback(lambda world_size: made)], logger=False, enable_checkpointing=False,
+        callbacks=[TrainingSchedule(lambda world_size: made)], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(Task(), loader, DataLoader(torch.ones(1, 1)))  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from densevit.evaluation.miou import SemanticSegmentation
 from densevit.evaluation.panoptic import Panoptic as PanopticQuality
 from densevit.interfaces import Class, Dataset, Head, Sample
 from densevit.targets.types import TargetTypes
-from densevit.training.class_mapping import ClassMapping, map_classes
+from densevit.training.loop.class_mapping import ClassMapping, map_classes
 
 
 def classes(*names: str) -> tuple[Class, ...]:

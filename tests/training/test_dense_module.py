@@ -26,10 +26,10 @@ from densevit.inference.loading import load, save
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Evaluator, Head
 from densevit.model import DenseModel
-from densevit.training.checks import check_batch
-from densevit.training.data_module import DenseDataModule
-from densevit.training.dense_module import DenseModule
-from densevit.training.run import evaluate
+from densevit.training.loop.checks import check_batch
+from densevit.training.loop.data_module import DenseDataModule
+from densevit.training.loop.dense_module import DenseModule
+from densevit.training.run.fit import evaluate
 from densevit_scenes.dataset import Scenes
 
 CLASSES = (Class("dark", 0, (0, 0, 0)), Class("bright", 1, (9, 9, 9)))

@@ -13,9 +13,9 @@ from densevit.cli import main
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.model import build_model
-from densevit.training.checks import check_training
-from densevit.training.evaluators import build_evaluators
-from densevit.training.run import train
+from densevit.training.loop.evaluators import build_evaluators
+from densevit.training.run.checks import check_training
+from densevit.training.run.fit import train
 
 CONFIG = """
 backbone: {name: swin, variant: nano, window_size: 4}

@@ -11,10 +11,10 @@ import torch
 
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Evaluator
-from densevit.training.best_epoch import BestEpoch
-from densevit.training.callbacks.checkpointing import RunFolder
-from densevit.training.checks import check_monitor
-from densevit.training.run import fit
+from densevit.training.callbacks.best_epoch import BestEpoch
+from densevit.training.callbacks.checkpointing import Checkpointing
+from densevit.training.run.checks import check_monitor
+from densevit.training.run.fit import fit
 from tests.training.test_processes import densevit
 from tests.training.test_run import TINY
 
@@ -52,15 +52,15 @@ def test_run_ends_after_patience_and_resumes_with_more(
 
 
 def test_an_interrupted_run_goes_on_counting(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = RunFolder.on_train_batch_end
+    original = Checkpointing.on_train_batch_end
 
-    def interrupt(self: RunFolder, trainer: Any, *rest: Any) -> None:
+    def interrupt(self: Checkpointing, trainer: Any, *rest: Any) -> None:
         if trainer.global_step == 5:
             os.kill(os.getpid(), signal.SIGINT)
         original(self, trainer, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(RunFolder, "on_train_batch_end", interrupt)
+        patched.setattr(Checkpointing, "on_train_batch_end", interrupt)
         run = fit(tiny, ["trainer.patience=2"], run_dir=tmp_path / "run")
     assert run.stopped_by == signal.SIGINT and state(run.path) == (5, 1)
     assert fit(resume=run.path).stopped_by == 0

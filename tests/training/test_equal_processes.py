@@ -26,9 +26,9 @@ from densevit.data.loading.dataloader import TransformedDataset
 from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation import metrics_file
 from densevit.interfaces import Sample
-from densevit.training.logger import MetricsCsv
-from densevit.training.resuming import Checkpoint
-from densevit.training.run import resume, train
+from densevit.training.run.fit import resume, train
+from densevit.training.run.metrics_csv import MetricsCsv
+from densevit.training.run.resuming import Checkpoint
 from densevit_scenes.dataset import Scenes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo")

@@ -15,10 +15,10 @@ from pytorch_lightning.loggers import CSVLogger
 from densevit import config as configs
 from densevit.config import TrainerSection
 from densevit.errors import ConfigError, PluginError
-from densevit.training.callbacks.checkpointing import RunFolder
-from densevit.training.extensions import build_callbacks, build_loggers, check_callbacks
-from densevit.training.logger import MetricsCsv
-from densevit.training.run import fit, resume, train
+from densevit.training.callbacks.checkpointing import Checkpointing
+from densevit.training.run.extensions import build_callbacks, build_loggers, check_callbacks
+from densevit.training.run.fit import fit, resume, train
+from densevit.training.run.metrics_csv import MetricsCsv
 from tests.training.test_run import TINY
 
 STOPPING = "{name: pytorch_lightning.callbacks:EarlyStopping, monitor: detection/AP, mode: max, patience: 2"
@@ -153,15 +153,15 @@ def test_early_stopping_goes_on_where_an_interrupted_run_left_it(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = [f"trainer.callbacks=[{STOPPING}, min_delta: 0.5}}]", "optim.lr=1e-9", "trainer.evaluate_every=0.25"]
-    original = RunFolder.on_train_batch_end
+    original = Checkpointing.on_train_batch_end
 
-    def interrupt(self: RunFolder, trainer: Any, *rest: Any) -> None:
+    def interrupt(self: Checkpointing, trainer: Any, *rest: Any) -> None:
         if trainer.global_step == 5:  # validations were after steps 2 and 4
             os.kill(os.getpid(), signal.SIGINT)
         original(self, trainer, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(RunFolder, "on_train_batch_end", interrupt)
+        patched.setattr(Checkpointing, "on_train_batch_end", interrupt)
         run = fit(tiny, named, run_dir=tmp_path / "run")
     assert run.stopped_by == signal.SIGINT
     assert fit(resume=run.path).stopped_by == 0

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from densevit.layers import checkpointing
-from densevit.training.first_non_finite import find
+from densevit.training.loop.first_non_finite import find
 
 
 class Overflow(nn.Module):

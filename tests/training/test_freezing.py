@@ -21,10 +21,10 @@ from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, Class
 from densevit.model import DenseModel, build_model
-from densevit.training.callbacks.checkpointing import RunFolder
-from densevit.training.checks import check_training
-from densevit.training.run import resume, train
-from densevit.training.unused_parameters import freeze_unused
+from densevit.training.callbacks.checkpointing import Checkpointing
+from densevit.training.loop.unused_parameters import freeze_unused
+from densevit.training.run.checks import check_training
+from densevit.training.run.fit import resume, train
 
 CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))
 SWIN = {"name": "swin", "variant": "nano", "window_size": 4, "stem": "conv"}  # its stem has batch norms
@@ -189,15 +189,15 @@ def test_frozen_tensors_stay_bit_identical_and_resuming_is_exact(
     rates = {group["initial_lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]}
     assert sorted(rates) == pytest.approx([1e-3 * 0.5**k for k in range(4, -1, -1)] + [1e-2, 4e-2])
 
-    original = RunFolder.on_train_batch_end
+    original = Checkpointing.on_train_batch_end
 
-    def interrupt(self: RunFolder, trainer, *rest) -> None:  # type: ignore[no-untyped-def]  # Lightning's own arguments
+    def interrupt(self: Checkpointing, trainer, *rest) -> None:  # type: ignore[no-untyped-def]  # Lightning's own arguments
         if trainer.global_step == 1:
             os.kill(os.getpid(), signal.SIGINT)
         original(self, trainer, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(RunFolder, "on_train_batch_end", interrupt)
+        patched.setattr(Checkpointing, "on_train_batch_end", interrupt)
         stopped = train(config, tmp_path / "stopped")
     resume(stopped)
     resumed = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)

@@ -12,7 +12,8 @@ from densevit.data.build import build_data
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset
 from densevit.model import build_model
-from densevit.training.checks import check_classes, check_training
+from densevit.training.loop.checks import check_classes
+from densevit.training.run.checks import check_training
 from densevit_heads.dpt import DptDepth
 from densevit_heads.setr import Setr
 from densevit_scenes.dataset import Scenes

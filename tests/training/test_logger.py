@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from densevit.training.logger import MetricsCsv
+from densevit.training.run.metrics_csv import MetricsCsv
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ from densevit.interfaces import Backbone, Batch, Losses, Method
 from densevit.losses.context import LossContext
 from densevit.model import build_model
 from densevit.training.callbacks.progress import ProgressLines
-from densevit.training.checks import check_training
-from densevit.training.data_module import DenseDataModule
-from densevit.training.dense_module import DenseModule
-from densevit.training.run import fit
-from densevit.training.unused_parameters import freeze_unused
+from densevit.training.loop.data_module import DenseDataModule
+from densevit.training.loop.dense_module import DenseModule
+from densevit.training.loop.unused_parameters import freeze_unused
+from densevit.training.run.checks import check_training
+from densevit.training.run.fit import fit
 from tests.training.test_run import recorded
 from tests.training.test_signals import child
 

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch
 from densevit.model import DenseModel, create_backbone, create_head
-from densevit.training.unused_parameters import freeze_unused
+from densevit.training.loop.unused_parameters import freeze_unused
 from densevit_scenes.dataset import Scenes
 
 KEYS = {"detection": ("boxes", "labels"), "segmentation": ("semantic",), "depth": ("depth",)}

@@ -13,10 +13,10 @@ from densevit.config import OptimSection
 from densevit.errors import ConfigError
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import hidden_matrices
-from densevit.training import muon
-from densevit.training.muon import Muon, orthogonalised
-from densevit.training.optim import build_optimizer
-from densevit.training.run import resume, train
+from densevit.training.loop import muon
+from densevit.training.loop.muon import Muon, orthogonalised
+from densevit.training.loop.optim import build_optimizer
+from densevit.training.run.fit import resume, train
 from tests.training.test_run import TINY
 
 

@@ -20,7 +20,7 @@ from densevit.cli import main
 from densevit.errors import DensevitError, TrainingError
 from densevit.losses.matching import finite_costs
 from densevit.training.callbacks.non_finite import NonFinite
-from densevit.training.run import fit
+from densevit.training.run.fit import fit
 from tests.training.test_run import assert_same, weights
 
 POISONED = """
@@ -164,7 +164,7 @@ def test_flag_read_one_step_later(where, poisoned, tmp_path, monkeypatch):
     step = step_of(3, poisoned, tmp_path)
     poisoned(f"backbone.where={where}", "trainer.non_finite=skip", run="skipped")
     poisoned(f"trainer.max_steps={step - 1}", run="before")
-    monkeypatch.setattr("densevit.training.run.NonFinite", Late)
+    monkeypatch.setattr("densevit.training.run.fit.NonFinite", Late)
     poisoned(f"backbone.where={where}", "trainer.non_finite=skip", run="late")
     assert_same(weights(tmp_path / "late"), weights(tmp_path / "skipped"))
     with pytest.raises(TrainingError, match=rf"^Optimiser step {step}: .*model\.backbone\.poison .*'grey3'"):
@@ -199,7 +199,7 @@ def test_average_of_a_run_with_a_skipped_step(poisoned, tmp_path):
 def test_scaled_gradients_that_overflow_do_not_stop_fp16(poisoned, tmp_path, monkeypatch):
     """The gradient scaler leaves out the step of the NaN gradient, as it does for an overflow; a NaN loss stops."""
     scaled = lambda *_: {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]}  # noqa: E731
-    monkeypatch.setattr("densevit.training.trainer.trainer_arguments", scaled)  # Lightning has none on a CPU
+    monkeypatch.setattr("densevit.training.loop.trainer.trainer_arguments", scaled)  # Lightning has none on a CPU
     poisoned("backbone.where=gradient", run="gradient")
     assert all(x.isfinite().all() for x in weights(tmp_path / "gradient").values())
     with pytest.raises(TrainingError, match="model.backbone.poison"):

@@ -9,7 +9,7 @@ from densevit.config import OptimSection
 from densevit.interfaces import Head
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
-from densevit.training.optim import build_optimizer, learning_rate, schedule
+from densevit.training.loop.optim import build_optimizer, learning_rate, schedule
 
 
 class Everything(Head):

@@ -11,8 +11,8 @@ from torch import nn
 from densevit import config as configs
 from densevit.config import OptimSection
 from densevit.errors import ConfigError, PluginError
-from densevit.training.optim import build_optimizer, schedule
-from densevit.training.run import resume, train
+from densevit.training.loop.optim import build_optimizer, schedule
+from densevit.training.run.fit import resume, train
 from tests.training.test_optim import model_of
 from tests.training.test_run import TINY
 

@@ -13,10 +13,10 @@ from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.depth import DepthErrors
 from densevit.interfaces import Predictions, Targets
 from densevit.layers import hardware, positions
-from densevit.training import precision
-from densevit.training.logger import MetricsCsv
-from densevit.training.precision import resolve, trainer_arguments
-from densevit.training.run import train
+from densevit.training.loop import precision
+from densevit.training.loop.precision import resolve, trainer_arguments
+from densevit.training.run.fit import train
+from densevit.training.run.metrics_csv import MetricsCsv
 from tests.training.test_several_tasks import BASE, DETECTION, SURFACES
 
 

@@ -15,7 +15,7 @@ from densevit.errors import ConfigError, DensevitError, PluginError
 from densevit.interfaces import Backbone, Head
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups, parameter_rates
-from densevit.training.optim import build_optimizer
+from densevit.training.loop.optim import build_optimizer
 
 
 class Steps(Backbone):

@@ -21,10 +21,11 @@ from densevit.cli import main
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.errors import ConfigError, DataError, TrainingError, WeightsError
 from densevit.evaluation import metrics_file
-from densevit.training.best_epoch import BestEpoch
-from densevit.training.callbacks.checkpointing import RunFolder
-from densevit.training.resuming import RunLock, changes
-from densevit.training.run import resume, train
+from densevit.training.callbacks.best_epoch import BestEpoch
+from densevit.training.callbacks.checkpointing import Checkpointing
+from densevit.training.run.fit import resume, train
+from densevit.training.run.folder import RunFolder
+from densevit.training.run.resuming import changes
 from densevit.weights.model_file import load_model
 from tests.training.test_run import TINY, recorded
 from tests.training.test_signals import child, wait_for
@@ -72,11 +73,11 @@ def test_a_run_killed_as_it_saves_its_first_epoch_is_resumed_exactly(tmp_path: P
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     child(lambda: train(config, whole)).join(120)
 
-    def kill(self: RunFolder, trainer: object) -> None:
+    def kill(self: Checkpointing, trainer: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def fail() -> None:
-        RunFolder._save = kill  # type: ignore[method-assign, assignment]
+        Checkpointing._save = kill  # type: ignore[method-assign, assignment]
         train(config, killed)
 
     child(fail).join(120)
@@ -144,7 +145,7 @@ def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(stopped: Pat
 def test_resuming_at_another_size_and_with_worse_epochs_is_said(
     stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("densevit.training.best_epoch.BestEpoch.beats", lambda *_: False)
+    monkeypatch.setattr("densevit.training.callbacks.best_epoch.BestEpoch.beats", lambda *_: False)
     resume(stopped, ["data.image_size=48"])
     said = capsys.readouterr().out
     assert "data.image_size: 64 -> 48" in said
@@ -177,14 +178,14 @@ def test_valid_edit_is_printed_and_applied(
     edit(stopped, "weight_decay: 0.0001", "weight_decay: 0.01")
     edit(stopped, "schedule: cosine", "schedule: constant")
     used: list[tuple[float, float]] = []
-    original = RunFolder.on_train_batch_end
+    original = Checkpointing.on_train_batch_end
 
-    def noted(self: RunFolder, trainer, *rest) -> None:  # type: ignore[no-untyped-def]  # Lightning's own arguments
+    def noted(self: Checkpointing, trainer, *rest) -> None:  # type: ignore[no-untyped-def]  # Lightning's own arguments
         groups = trainer.optimizers[0].param_groups
         used.append((groups[0]["lr"], max(group["weight_decay"] for group in groups)))
         original(self, trainer, *rest)
 
-    monkeypatch.setattr(RunFolder, "on_train_batch_end", noted)
+    monkeypatch.setattr(Checkpointing, "on_train_batch_end", noted)
     resume(stopped, ["optim.betas=[0.8,0.9]"])
     printed = capsys.readouterr().out
     for line in ("optim.lr: 0.001 -> 0.0005", "optim.weight_decay: 0.0001 -> 0.01", "trainer.max_steps: 2 -> 4"):
@@ -261,19 +262,19 @@ def test_running_training_locks_its_folder(stopped: Path, tmp_path: Path) -> Non
 @linux
 def test_lock_of_a_run_survives_that_code_of_the_process_reads_its_files(tmp_path: Path) -> None:
     """A POSIX lock (fcntl) is lost when any code of the process closes the file."""
-    lock, refused = RunLock(tmp_path), tmp_path / "refused"
+    lock, refused = RunFolder(tmp_path, new=False), tmp_path / "refused"
     assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
 
     def attempt() -> None:
         try:
-            RunLock(tmp_path)
+            RunFolder(tmp_path, new=False)
         except ConfigError as error:
             refused.write_text(str(error))
 
     child(attempt).join(60)
     assert f"is being trained by process {os.getpid()} on" in refused.read_text()
-    lock.release()
-    RunLock(tmp_path).release()
+    lock.close()
+    RunFolder(tmp_path, new=False).close()
 
 
 def test_a_run_folder_named_like_a_checkpoint_is_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -401,7 +402,7 @@ def test_without_the_files_of_the_best_epoch_the_next_one_is_the_best(
     stopped: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (stopped / name).unlink()
-    monkeypatch.setattr("densevit.training.best_epoch.BestEpoch.beats", lambda *_: False)
+    monkeypatch.setattr("densevit.training.callbacks.best_epoch.BestEpoch.beats", lambda *_: False)
     with pytest.warns(UserWarning, match=rf"has no {re.escape(name)} of its best epoch"):
         resume(stopped)
     assert "detection/AP" in metrics_file.read(stopped / "metrics.json")

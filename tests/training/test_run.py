@@ -15,10 +15,10 @@ from densevit.cli import main
 from densevit.data.io.dataset_writer import write_split
 from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation.coco import CocoDetection
-from densevit.training.best_epoch import BestEpoch
-from densevit.training.callbacks.checkpointing import RunFolder
-from densevit.training.logger import MetricsCsv
-from densevit.training.run import resume, train
+from densevit.training.callbacks.best_epoch import BestEpoch
+from densevit.training.callbacks.checkpointing import Checkpointing
+from densevit.training.run.fit import resume, train
+from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.visualization.confusion import read_confusion
 from densevit.weights.state import read_safetensors
 from densevit_scenes.dataset import Scenes
@@ -120,15 +120,15 @@ def test_resumed_run_matches_an_uninterrupted_one(
 ) -> None:
     whole = train(configs.load(tiny, overrides), tmp_path / "whole")
 
-    original = RunFolder.on_train_batch_end
+    original = Checkpointing.on_train_batch_end
 
-    def interrupt(self: RunFolder, trainer, *rest) -> None:  # type: ignore[no-untyped-def]  # Lightning's own arguments
+    def interrupt(self: Checkpointing, trainer, *rest) -> None:  # type: ignore[no-untyped-def]  # Lightning's own arguments
         if trainer.global_step == stop_after:
             os.kill(os.getpid(), signal.SIGINT)
         original(self, trainer, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(RunFolder, "on_train_batch_end", interrupt)
+        patched.setattr(Checkpointing, "on_train_batch_end", interrupt)
         stopped = train(configs.load(tiny, overrides), tmp_path / "stopped")
     step = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert step == stop_after

@@ -13,9 +13,9 @@ import yaml
 from densevit import config as configs
 from densevit.data.loading.dataloader import TransformedDataset, worker_failure
 from densevit.errors import TrainingError, UnreadableFileError
-from densevit.training.dense_module import DenseModule
-from densevit.training.run import fit
-from densevit.training.run_errors import translated_errors
+from densevit.training.loop.dense_module import DenseModule
+from densevit.training.run.errors import translated_errors
+from densevit.training.run.fit import fit
 from tests.training.poisoned import Poison
 from tests.training.test_non_finite import POISONED
 from tests.training.test_resume_safely import TINY

@@ -15,8 +15,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from densevit.errors import TrainingError
 from densevit.model import create_backbone
-from densevit.training.shard_files import SafePlanner, ShardReader, ShardWriter
-from densevit.training.sharding import ShardedStrategy, read_checkpoint, repeated_blocks
+from densevit.training.loop.shard_files import SafePlanner, ShardReader, ShardWriter
+from densevit.training.loop.sharding import ShardedStrategy, read_checkpoint, repeated_blocks
 
 
 def test_repeated_blocks_are_the_entries_of_one_class() -> None:

@@ -20,9 +20,9 @@ from densevit.cli import main
 from densevit.config import Config
 from densevit.config.values import seconds_of
 from densevit.errors import ConfigError
-from densevit.training.logger import MetricsCsv
-from densevit.training.run import resume, train
-from densevit.training.stop_signals import requeue
+from densevit.training.callbacks.stop_signals import requeue
+from densevit.training.run.fit import resume, train
+from densevit.training.run.metrics_csv import MetricsCsv
 from tests.training.test_run import recorded
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and signals as Linux has them")
@@ -139,7 +139,7 @@ def test_second_ctrl_c_exits_immediately_and_prints_how_to_resume(
     small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """During the final validation."""
-    from densevit.training.dense_module import DenseModule
+    from densevit.training.loop.dense_module import DenseModule
 
     original = DenseModule.validation_step
 
@@ -204,7 +204,7 @@ def exit_code_of(small: Path, prepare: Callable[[], object], *overrides: str) ->
 
 
 def at_step(step: int, work: Callable[[], object]) -> None:
-    from densevit.training.dense_module import DenseModule
+    from densevit.training.loop.dense_module import DenseModule
 
     original = DenseModule.training_step
 
@@ -217,7 +217,7 @@ def at_step(step: int, work: Callable[[], object]) -> None:
 
 
 def while_drawing(work: Callable[[], object]) -> None:
-    from densevit.training import run_output
+    from densevit.training.run import output as run_output
 
     run_output.draw_images = lambda *_: work()  # type: ignore[assignment,return-value]
 
@@ -254,7 +254,7 @@ def test_job_is_requeued_after_the_checkpoint_whatever_fails_later(
 @pytest.mark.parametrize("moment", ["set-up", "first step"])
 def test_job_is_requeued_before_its_first_step(small: Path, slurm: Path, moment: str) -> None:
     def prepare() -> None:
-        from densevit.training import run
+        from densevit.training.run import fit as run
 
         build_data = run.build_data
 
@@ -285,7 +285,7 @@ def test_error_in_the_report_leaves_the_exit_code_of_the_training(
     small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def prepare() -> None:
-        from densevit.training import run_output
+        from densevit.training.run import output as run_output
 
         run_output.write_report = lambda *_: failing()  # type: ignore[assignment,return-value]
 
@@ -344,7 +344,7 @@ def test_incomplete_line_of_a_killed_run_is_dropped(tmp_path: Path) -> None:
 
 def test_signal_during_the_exchange_is_kept_for_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """It arrives after the process has contributed its flag, before the result."""
-    from densevit.training import stop_signals
+    from densevit.training.callbacks import stop_signals
 
     signals = stop_signals.StopSignals()
     monkeypatch.setattr(stop_signals.distributed, "is_initialized", lambda: True)

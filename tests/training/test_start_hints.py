@@ -8,7 +8,7 @@ import pytest
 
 from densevit import config as configs
 from densevit.interfaces import Dataset, Recipe
-from densevit.training.start_hints import object_size, random_weights, start_hints
+from densevit.training.run.start_hints import object_size, random_weights, start_hints
 
 
 class Squares(Dataset):

@@ -2,7 +2,7 @@ import torch
 
 from densevit.interfaces import Class
 from densevit.model import DenseModel, create_backbone, create_head
-from densevit.training.unused_parameters import freeze_unused
+from densevit.training.loop.unused_parameters import freeze_unused
 
 CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))
 

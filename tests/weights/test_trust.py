@@ -29,9 +29,9 @@ from densevit.errors import ConfigError, DensevitError, PluginError, WeightsErro
 from densevit.interfaces import Backbone, Class
 from densevit.model import build_model
 from densevit.options import check
-from densevit.training import fault_files
-from densevit.training.replay import replay
-from densevit.training.resuming import Checkpoint
+from densevit.training.loop import fault_files
+from densevit.training.run.replay import replay
+from densevit.training.run.resuming import Checkpoint
 from densevit.trust import NameInFile, names_in_file
 from densevit.weights import model_file
 
@@ -50,7 +50,7 @@ SOURCE = """
     import pytorch_lightning, torch
     from densevit.data.transforms.recipes import Fixed
     from densevit.evaluation.miou import SemanticSegmentation
-    from densevit.training.supervised import Supervised
+    from densevit.training.loop.method import Supervised
     from densevit_backbones.resnet import ResNet
     from densevit_heads.setr import Setr
     from densevit_necks.fpn import FPN

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from convergence_report import Results, plot, tables
 
-from densevit.training.logger import MetricsCsv
+from densevit.training.run.metrics_csv import MetricsCsv
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent

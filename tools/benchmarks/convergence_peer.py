@@ -20,11 +20,11 @@ from transformers import DetrConfig, DetrForObjectDetection, SwinConfig
 from densevit.config import Config, load
 from densevit.data.build import Data, build_data
 from densevit.interfaces import Batch, Predictions, Targets
-from densevit.training.budget import Budget
-from densevit.training.evaluators import create_evaluator
-from densevit.training.logger import MetricsCsv
-from densevit.training.optim import schedule
-from densevit.training.precision import resolve
+from densevit.training.loop.budget import Budget
+from densevit.training.loop.evaluators import create_evaluator
+from densevit.training.loop.optim import schedule
+from densevit.training.loop.precision import resolve
+from densevit.training.run.metrics_csv import MetricsCsv
 
 WEIGHT_DECAY = 1e-4  # Carion et al. 2020, section 4
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

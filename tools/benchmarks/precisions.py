@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import densevit
-from densevit.training.logger import MetricsCsv
+from densevit.training.run.metrics_csv import MetricsCsv
 
 KEYS = {"tf32": ["trainer.precision=32", "trainer.tf32=true"]}
 """Of the config, for a precision that is not a value of `trainer.precision`."""

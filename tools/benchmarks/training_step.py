@@ -33,7 +33,7 @@ from transformers import (
 from densevit.config import OptimSection, load
 from densevit.interfaces import Class
 from densevit.model import DenseModel, create_backbone, create_head
-from densevit.training.optim import build_optimizer
+from densevit.training.loop.optim import build_optimizer
 
 CONFIG = "configs/coco/detr_r50.yaml"  # backbone and optimiser of both
 CLASSES = 91

@@ -10,9 +10,9 @@ from densevit.data.image_names import image_names
 from densevit.evaluation import metrics_file
 from densevit.evaluation.tables_file import write_tables
 from densevit.interfaces import Dataset
-from densevit.training.best_epoch import BestEpoch
-from densevit.training.dense_module import DenseModule
-from densevit.training.sharding import whole_state
+from densevit.training.callbacks.best_epoch import BestEpoch
+from densevit.training.loop.dense_module import DenseModule
+from densevit.training.loop.sharding import whole_state
 from densevit.weights import model_file
 
 _MODEL, _METRICS = "model.safetensors", "metrics.json"

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, and its folder."""
+"""Checkpoints of a run: when they are written, and which are kept."""
 
 import os
 import shutil
@@ -8,19 +8,16 @@ from typing import Any
 
 import pytorch_lightning as lightning
 
-from densevit.errors import ConfigError
-from densevit.training.budget import Budget
-from densevit.training.dense_module import DenseModule
-from densevit.training.resuming import RunLock, numbered_checkpoints, step_of
-from densevit.training.run_folder import check_unused, choose
-from densevit.training.stop_signals import StopSignals
+from densevit.training.callbacks.stop_signals import StopSignals
+from densevit.training.loop.budget import Budget
+from densevit.training.loop.dense_module import DenseModule
 
 
 class Stopped(Exception):  # noqa: N818  # not an error
     """A signal requested the training to stop, and the checkpoint is written."""
 
 
-class RunFolder(lightning.Callback):
+class Checkpointing(lightning.Callback):
     """Writes `checkpoints/last.ckpt`. When it is replaced, it remains as `step-N.ckpt`, so that there is another one if
     a disk damages it. The weights of the best epoch are in `model.safetensors`, see `BestModel`.
 
@@ -40,24 +37,6 @@ class RunFolder(lightning.Callback):
         self._stopping = self._due = False
         self._last_step = -1
         self._saved_at = 0.0
-        self._lock: RunLock | None = None
-
-    def open(self, name: str, wanted: Path | None, new: bool) -> Path:
-        """Creates the folder of a new run, or takes that of a resumed run, and locks it. Raises ConfigError."""
-        folder = choose(name, wanted) if new or wanted is None else wanted
-        self._lock = RunLock(folder)
-        try:
-            if new:
-                check_unused(folder)  # another training may have ended in it meanwhile
-        except ConfigError:
-            self.close()
-            raise
-        return folder
-
-    def close(self) -> None:
-        """Unlocks the folder."""
-        if self._lock is not None:
-            self._lock.release()
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -162,3 +141,14 @@ def _remove(checkpoint: Path) -> None:
         shutil.rmtree(checkpoint, ignore_errors=True)
     else:
         checkpoint.unlink(missing_ok=True)
+
+
+def numbered_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints before the last, `step-N.ckpt`, newest first."""
+    return sorted((run / "checkpoints").glob("step-*.ckpt"), key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """N of `step-N.ckpt`; -1 for another name."""
+    number = path.stem.removeprefix("step-")
+    return int(number) if number.isdecimal() else -1

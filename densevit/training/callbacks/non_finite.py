@@ -26,10 +26,10 @@ from densevit import config as configs
 from densevit.errors import TrainingError, counted, one_line
 from densevit.interfaces import Batch
 from densevit.losses.distributed import process_count
-from densevit.training import fault_files
-from densevit.training.dense_module import DenseModule
-from densevit.training.replay import find_in_batches, image_ids, random_state
-from densevit.training.sharding import whole
+from densevit.training.loop import fault_files
+from densevit.training.loop.dense_module import DenseModule
+from densevit.training.loop.first_non_finite import find_in_batches, image_ids, random_state
+from densevit.training.loop.sharding import whole
 
 _MIN_SCALE = 1e-4  # of fp16 gradient scaling, as fairseq's --min-loss-scale
 _EXIT_CODE = 2  # of processes other than that of rank 0, which reports for all

@@ -17,7 +17,7 @@ from rich.console import Console
 from densevit import progress
 from densevit.progress import duration, speed
 from densevit.terminal import escaping
-from densevit.training.dense_module import DenseModule
+from densevit.training.loop.dense_module import DenseModule
 
 CONSOLE: dict[str, Any] = {"soft_wrap": True}  # paths are not wrapped
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from densevit.losses.distributed import mean_over_processes
 from densevit.training.callbacks.non_finite import NonFinite
-from densevit.training.dense_module import DenseModule
+from densevit.training.loop.dense_module import DenseModule
 
 
 class StepMetrics(lightning.Callback):

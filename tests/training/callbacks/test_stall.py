@@ -10,7 +10,7 @@ import pytorch_lightning as lightning
 
 from densevit import config as configs
 from densevit.training.callbacks.stall import waits_for
-from densevit.training.run import fit
+from densevit.training.run.fit import fit
 from tests.training import poisoned
 from tests.training.test_non_finite import POISONED
 

@@ -17,8 +17,8 @@ from densevit.errors import PluginError
 from densevit.training.callbacks import step_metrics
 from densevit.training.callbacks.progress import RemainingTime, left_and_end
 from densevit.training.callbacks.step_metrics import Speed, learning_rates
-from densevit.training.logger import MetricsCsv
-from densevit.training.run import fit
+from densevit.training.run.fit import fit
+from densevit.training.run.metrics_csv import MetricsCsv
 from tests.training.test_resume_safely import TINY
 
 

@@ -20,11 +20,11 @@ from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
-from densevit.training.budget import Budget
-from densevit.training.checks import check_batch, check_classes, check_heads, check_losses
-from densevit.training.class_mapping import ClassMapping
-from densevit.training.data_module import DenseDataModule
-from densevit.training.evaluators import (
+from densevit.training.loop.budget import Budget
+from densevit.training.loop.checks import check_batch, check_classes, check_heads, check_losses
+from densevit.training.loop.class_mapping import ClassMapping
+from densevit.training.loop.data_module import DenseDataModule
+from densevit.training.loop.evaluators import (
     METHOD,
     add_indices,
     build_evaluators,
@@ -32,14 +32,14 @@ from densevit.training.evaluators import (
     join_processes,
     joined_indices,
 )
-from densevit.training.optim import build_optimizer, group_options, learning_rate, schedule
-from densevit.training.sharding import ShardedStrategy, gather, scatter, shard_model, whole
-from densevit.training.skipped_images import SKIPPED, SkippedImages, may_skip
-from densevit.training.supervised import Supervised, check_method
-from densevit.training.trainer_steps import images_per_step, optimizer_steps
-from densevit.training.unused_parameters import freeze_unused, without_unused
-from densevit.training.validation_images import truths, validation_dataset, validation_loader
-from densevit.training.validation_loss import ValidationLoss, image_losses, method_losses, with_heads
+from densevit.training.loop.method import Supervised, check_method
+from densevit.training.loop.optim import build_optimizer, group_options, learning_rate, schedule
+from densevit.training.loop.sharding import ShardedStrategy, gather, scatter, shard_model, whole
+from densevit.training.loop.skipped_images import SKIPPED, SkippedImages, may_skip
+from densevit.training.loop.trainer_steps import images_per_step, optimizer_steps
+from densevit.training.loop.unused_parameters import freeze_unused, without_unused
+from densevit.training.loop.validation_images import truths, validation_dataset, validation_loader
+from densevit.training.loop.validation_loss import ValidationLoss, image_losses, method_losses, with_heads
 from densevit.weights import checkpoint_io, model_file
 
 

@@ -12,9 +12,9 @@ from densevit.data.image_names import file_name, image_names
 from densevit.errors import DataError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.predictor import Predictor
-from densevit.training.class_mapping import ClassMapping
-from densevit.training.drawn_images import draw_images
-from densevit.training.evaluation import Evaluation
+from densevit.training.loop.class_mapping import ClassMapping
+from densevit.training.run.drawn_images import draw_images
+from densevit.training.run.evaluation import Evaluation
 from densevit.visualization.curves import svg_file
 from densevit.visualization.report import EVALUATION, write_report
 

@@ -30,8 +30,8 @@ from torch.distributed.tensor import DTensor
 from densevit.config import Config
 from densevit.errors import ConfigError, TrainingError, one_line
 from densevit.model import DenseModel
-from densevit.training.precision import resolve
-from densevit.training.shard_files import SafePlanner, ShardReader, ShardWriter
+from densevit.training.loop.precision import resolve
+from densevit.training.loop.shard_files import SafePlanner, ShardReader, ShardWriter
 
 STRATEGY = "fsdp2"
 METADATA = "meta.pt"  # Lightning's name for what is not a tensor

@@ -1,8 +1,6 @@
-"""Resuming a run: its last checkpoint, the allowed changes of its config, and the lock of its folder."""
+"""Resuming a run: its last checkpoint and the allowed changes of its config."""
 
 import fnmatch
-import os
-import socket
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,13 +13,13 @@ from densevit import config as configs
 from densevit.config import Config
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.evaluation import metrics_file
-from densevit.file_lock import FileLock
 from densevit.interfaces import Method
 from densevit.model import DenseModel
 from densevit.options import shown
-from densevit.training.logger import MetricsCsv
-from densevit.training.run_folder import LOCK, is_unused
-from densevit.training.sharding import STRATEGY, previous_of, read_checkpoint
+from densevit.training.callbacks.checkpointing import numbered_checkpoints
+from densevit.training.loop.sharding import STRATEGY, previous_of, read_checkpoint
+from densevit.training.run.folder import is_unused
+from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.weights import safe_unpickler
 from densevit.weights.state import read_header
 
@@ -211,17 +209,6 @@ def without_checkpoint(resumed: Path) -> bool:
     return not (resumed / "report.html").exists() and len(validations) == 1
 
 
-def numbered_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints before the last, `step-N.ckpt`, newest first."""
-    return sorted((run / "checkpoints").glob("step-*.ckpt"), key=step_of, reverse=True)
-
-
-def step_of(path: Path) -> int:
-    """N of `step-N.ckpt`; -1 for another name."""
-    number = path.stem.removeprefix("step-")
-    return int(number) if number.isdecimal() else -1
-
-
 def _read(path: Path) -> tuple[Any, dict[str, tuple[int, ...]]]:
     """The content of a complete checkpoint, and the shapes of its tensors.
 
@@ -290,24 +277,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat
-
-
-class RunLock:
-    """A lock that prevents a second process from training in a run's folder."""
-
-    def __init__(self, folder: Path) -> None:
-        """Raises ConfigError if another process has locked the folder."""
-        path = folder / LOCK
-        try:
-            self._lock = FileLock(path)
-        except BlockingIOError:
-            holder = path.read_text(encoding="utf-8").strip() or "another process"
-            raise ConfigError(
-                f"{folder}: is being trained by {holder}. Fix: wait until it ends, or stop it with Ctrl-C, which saves."
-            ) from None
-        with suppress(OSError):  # a full disk: it is locked without the name of its holder
-            path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-
-    def release(self) -> None:
-        """Unlocks the folder."""
-        self._lock.release()

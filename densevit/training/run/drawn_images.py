@@ -10,7 +10,7 @@ from densevit.evaluation import tables_file
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Head, Predictions
 from densevit.targets.types import TargetTypes
-from densevit.training.class_mapping import ClassMapping
+from densevit.training.loop.class_mapping import ClassMapping
 from densevit.visualization.samples import draw_extremes, draw_samples
 
 EXTREMES = 3  # best images, and as many worst ones

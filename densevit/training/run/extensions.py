@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import Logger
 from densevit import registry
 from densevit.config import TrainerSection, named_classes
 from densevit.errors import ConfigError, did_you_mean, one_line
-from densevit.training.logger import MetricsCsv
+from densevit.training.run.metrics_csv import MetricsCsv
 
 _ALSO_MONITORED = ("train/loss", "epoch", "step")  # besides the metrics
 
@@ -65,7 +65,7 @@ def build_loggers(section: TrainerSection, folder: Path, given: Sequence[Logger]
     names = [named.name for named in section.loggers or ()]
     if section.loggers is None or "tensorboard" in names:
         try:
-            from densevit.training.tensorboard import TensorBoard
+            from densevit.training.run.tensorboard import TensorBoard
 
             loggers.append(TensorBoard(folder, name="", version="", default_hp_metric=False))
         except ModuleNotFoundError:

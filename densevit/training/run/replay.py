@@ -1,24 +1,22 @@
 """Repeats a saved training step whose loss or gradient was not finite, to find the module that it started in."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from densevit import config as configs
 from densevit import registry
 from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Batch, Class, LossContext, Method
-from densevit.model import DenseModel
+from densevit.interfaces import Class, Method
 from densevit.model.build import build_from_sections
-from densevit.training import fault_files
-from densevit.training.dense_module import DenseModule
-from densevit.training.first_non_finite import Finding, find
+from densevit.training.loop import fault_files
+from densevit.training.loop.dense_module import DenseModule
+from densevit.training.loop.first_non_finite import Finding, find_in_batches, image_ids
 from densevit.weights.state_dict_loading import load_state
 
 _AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
@@ -76,44 +74,6 @@ def replay(file: str | Path, device: str | torch.device | None = "auto", trust: 
         found = find_in_batches(model, method, batches, content["random_state"], target)
     images = tuple(image for batch in batches for image in image_ids(batch))
     return Replay(int(content["step"]), images, content.get("reported", ""), found)
-
-
-def find_in_batches(
-    model: DenseModel, method: Method, batches: "list[Batch]", random_state: Mapping[str, Tensor], device: torch.device
-) -> Finding:
-    """The first finding in the batches of one optimiser step, in this process alone and without torch.compile.
-
-    The losses of each batch are normalised by themselves.
-    """
-    restore_random_state(random_state, device)
-    finding, context = Finding(), LossContext(finite_costs=False)
-    with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-        for batch in batches:
-            modules = {"model": model, "method": method}
-            finding = find(modules, lambda given=batch: method.training_step(model, given, context))  # type: ignore[misc]
-            if finding.what:
-                break
-    return finding
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The state of torch's generators of the CPU and of this device, without synchronisation."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def restore_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """Restores a state from `random_state`."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def image_ids(batch: Batch) -> list[int | str]:
-    """The ids of a batch's images."""
-    return [target.get("image_id", index) for index, target in enumerate(batch["targets"])]
 
 
 def _autocast(precision: str, device: torch.device) -> Any:

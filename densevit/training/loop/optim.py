@@ -17,7 +17,7 @@ from densevit.errors import PluginError
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
-from densevit.training.muon import Muon
+from densevit.training.loop.muon import Muon
 
 _POWER = 0.9  # exponent of `poly`, from DeepLab (Chen et al. 2017, section 4.1)
 

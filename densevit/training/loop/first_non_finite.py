@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from densevit.interfaces import Batch, LossContext, Method
+from densevit.model import DenseModel
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -183,3 +186,41 @@ def _described(x: Tensor) -> str:
     nan, infinite = int(x.isnan().sum()), int(x.isinf().sum())
     counts = [f"{count:,} {name}" for count, name in ((nan, "NaN"), (infinite, "infinite")) if count]
     return f"{text}, {' and '.join(counts)} of {x.numel():,} values" if counts else text
+
+
+def find_in_batches(
+    model: DenseModel, method: Method, batches: list[Batch], random_state: Mapping[str, Tensor], device: torch.device
+) -> Finding:
+    """The first finding in the batches of one optimiser step, in this process alone and without torch.compile.
+
+    The losses of each batch are normalised by themselves.
+    """
+    restore_random_state(random_state, device)
+    finding, context = Finding(), LossContext(finite_costs=False)
+    with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+        for batch in batches:
+            modules = {"model": model, "method": method}
+            finding = find(modules, lambda given=batch: method.training_step(model, given, context))  # type: ignore[misc]
+            if finding.what:
+                break
+    return finding
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's generators of the CPU and of this device, without synchronisation."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Restores a state from `random_state`."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def image_ids(batch: Batch) -> list[int | str]:
+    """The ids of a batch's images."""
+    return [target.get("image_id", index) for index, target in enumerate(batch["targets"])]

@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import pytorch_lightning as lightning
 
-from densevit.training.budget import Budget
-from densevit.training.dense_module import DenseModule
+from densevit.training.loop.budget import Budget
+from densevit.training.loop.dense_module import DenseModule
 
 _MIN_LOGGED_STEPS = 20  # in a short training
 _NEVER = 1 << 62  # batches between two validations
 
 
-class BudgetCallback(lightning.Callback):
+class TrainingSchedule(lightning.Callback):
     """Starts validations and ends the training as its `budget` says.
 
     Validation runs inside the training loop, also after the last step, so that the best epoch is always found and saved

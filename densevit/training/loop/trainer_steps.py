@@ -6,7 +6,7 @@ import pytorch_lightning as lightning
 
 from densevit.config import OptimSection
 from densevit.errors import ConfigError
-from densevit.training.data_module import DenseDataModule
+from densevit.training.loop.data_module import DenseDataModule
 
 
 def optimizer_steps(trainer: lightning.Trainer, section: OptimSection) -> int:

@@ -10,9 +10,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from densevit.atomic_io import replaced_file
 from densevit.config import TrainerSection
 from densevit.errors import ConfigError, TrainingError
-from densevit.training.peers import prepare_launcher
-from densevit.training.precision import trainer_arguments
-from densevit.training.sharding import STRATEGY, ShardedStrategy
+from densevit.training.loop.peers import prepare_launcher
+from densevit.training.loop.precision import trainer_arguments
+from densevit.training.loop.sharding import STRATEGY, ShardedStrategy
 from densevit.weights.state import write_torch
 
 

@@ -31,39 +31,39 @@ from densevit.inference.predictor import Predictor
 from densevit.model import DenseModel, build_model
 from densevit.model.parameter_groups import parameter_groups, parameter_rates
 from densevit.terminal import TEXT, use_text_console
-from densevit.training import evaluation
-from densevit.training.best_epoch import BestEpoch
-from densevit.training.budget import Budget
+from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
-from densevit.training.callbacks.budget import BudgetCallback
-from densevit.training.callbacks.checkpointing import RunFolder, Stopped
+from densevit.training.callbacks.checkpointing import Checkpointing, Stopped
 from densevit.training.callbacks.ema import ExponentialMovingAverage
 from densevit.training.callbacks.non_finite import NonFinite
 from densevit.training.callbacks.progress import CONSOLE, LogFile, ProgressBar, ProgressLines
+from densevit.training.callbacks.schedule import TrainingSchedule
 from densevit.training.callbacks.slow_steps import SlowSteps
 from densevit.training.callbacks.stall import StallReports
 from densevit.training.callbacks.step_metrics import StepMetrics
-from densevit.training.checks import check_budget, check_monitor, check_needs, check_training
-from densevit.training.class_mapping import map_classes
-from densevit.training.data_module import DenseDataModule
-from densevit.training.dense_module import DenseModule
-from densevit.training.evaluators import build_evaluators
-from densevit.training.extensions import build_callbacks, build_loggers, check_callbacks
-from densevit.training.lightning_logging import silence_lightning
-from densevit.training.logger import MetricsCsv
-from densevit.training.optim import learning_rate
-from densevit.training.peers import Peers, watching
-from densevit.training.precision import tf32
-from densevit.training.resuming import Checkpoint, changes, run_of, without_checkpoint
-from densevit.training.run_errors import removed_on_error, resumable_errors, resume_hint, translated_errors
-from densevit.training.run_folder import choose_together
-from densevit.training.run_output import announce, derived_values, finish
-from densevit.training.sharding import STRATEGY, check_sharding, whole_state
-from densevit.training.start_hints import start_hints
-from densevit.training.stop_signals import StopSignals, requeue
-from densevit.training.supervised import check_method
-from densevit.training.trainer import build_trainer
-from densevit.training.unused_parameters import freeze_unused
+from densevit.training.callbacks.stop_signals import StopSignals, requeue
+from densevit.training.loop.budget import Budget
+from densevit.training.loop.class_mapping import map_classes
+from densevit.training.loop.data_module import DenseDataModule
+from densevit.training.loop.dense_module import DenseModule
+from densevit.training.loop.evaluators import build_evaluators
+from densevit.training.loop.lightning_logging import silence_lightning
+from densevit.training.loop.method import check_method
+from densevit.training.loop.optim import learning_rate
+from densevit.training.loop.peers import Peers, watching
+from densevit.training.loop.precision import tf32
+from densevit.training.loop.sharding import STRATEGY, check_sharding, whole_state
+from densevit.training.loop.trainer import build_trainer
+from densevit.training.loop.unused_parameters import freeze_unused
+from densevit.training.run import evaluation
+from densevit.training.run.checks import check_budget, check_monitor, check_needs, check_training
+from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint, translated_errors
+from densevit.training.run.extensions import build_callbacks, build_loggers, check_callbacks
+from densevit.training.run.folder import RunFolder
+from densevit.training.run.metrics_csv import MetricsCsv
+from densevit.training.run.output import announce, derived_values, finish
+from densevit.training.run.resuming import Checkpoint, changes, run_of, without_checkpoint
+from densevit.training.run.start_hints import start_hints
 from densevit.visualization.rates_table import rates_table
 from densevit.visualization.weights_table import weights_table
 from densevit.weights import model_file
@@ -266,13 +266,13 @@ def _run(
     every = config.trainer.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
     best = BestModel(BestEpoch(evaluators, config.trainer.monitor), data.val, config.trainer.patience)
-    files, peers = RunFolder(interval, config.trainer.keep_checkpoints, signals), Peers()
+    files, peers = Checkpointing(interval, config.trainer.keep_checkpoints, signals), Peers()
     ema = [] if config.trainer.ema is None else [ExponentialMovingAverage(config.trainer.ema)]
     stall_after = config.trainer.stall_after
     stalls = [] if stall_after is None else [StallReports(seconds_of(stall_after))]
     # The order matters: the average is updated and metrics are written before a checkpoint.
     non_finite = NonFinite(skip=config.trainer.non_finite == "skip")
-    measured = [BudgetCallback(budget_of), SlowSteps(), StepMetrics(non_finite), ProgressLines(console)]
+    measured = [TrainingSchedule(budget_of), SlowSteps(), StepMetrics(non_finite), ProgressLines(console)]
     own = [non_finite, best, *ema, *measured, peers]
     trainer.callbacks = [*own, *trainer.callbacks, *callbacks, *stalls, files]  # type: ignore[attr-defined]  # set by a connector
     rates = parameter_rates(model, config.optim, lr, method)
@@ -280,10 +280,11 @@ def _run(
     begun_by_several = checkpoint is not None and not checkpoint.has_groups(groups)
     if trainer.world_size > 1 or begun_by_several or config.trainer.strategy == STRATEGY:
         freeze_unused(model, method)
-    folder = choose_together(trainer, lambda: files.open(name, run_dir, new=not resumed))
+    opened = RunFolder.open(trainer, name, run_dir, resumed)
+    folder = opened.path
     files.folder = best.folder = non_finite.folder = folder
     errors = translated_errors(folder, config, non_finite.batch, resume_with)
-    with removed_on_error(trainer, folder, not resumed), errors, closing(files):
+    with removed_on_error(trainer, folder, not resumed), errors, closing(opened):
         if checkpoint is not None:
             if begun_by_several:
                 groups = parameter_groups(model, config.optim, lr, method)

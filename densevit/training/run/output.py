@@ -17,12 +17,12 @@ from densevit.inference.loading import load
 from densevit.interfaces import Method
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import method_parameters
-from densevit.training.budget import Budget
-from densevit.training.drawn_images import draw_images
-from densevit.training.optim import learning_rate
-from densevit.training.run_errors import resume_command
-from densevit.training.stop_signals import StopSignals
-from densevit.training.supervised import Supervised
+from densevit.training.callbacks.stop_signals import StopSignals
+from densevit.training.loop.budget import Budget
+from densevit.training.loop.method import Supervised
+from densevit.training.loop.optim import learning_rate
+from densevit.training.run.drawn_images import draw_images
+from densevit.training.run.errors import resume_command
 from densevit.visualization.report import write_report
 from densevit.visualization.tables import metrics_table
 

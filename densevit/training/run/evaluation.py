@@ -14,14 +14,14 @@ from densevit.interfaces import Evaluator
 from densevit.model import DenseModel
 from densevit.training.callbacks.predictions import PredictionWriter, Write
 from densevit.training.callbacks.progress import EvaluationProgress
-from densevit.training.class_mapping import ClassMapping
-from densevit.training.data_module import DenseDataModule
-from densevit.training.dense_module import DenseModule
-from densevit.training.evaluators import build_evaluators
-from densevit.training.lightning_logging import silence_lightning
-from densevit.training.peers import Peers, watching
-from densevit.training.precision import tf32
-from densevit.training.trainer import build_trainer
+from densevit.training.loop.class_mapping import ClassMapping
+from densevit.training.loop.data_module import DenseDataModule
+from densevit.training.loop.dense_module import DenseModule
+from densevit.training.loop.evaluators import build_evaluators
+from densevit.training.loop.lightning_logging import silence_lightning
+from densevit.training.loop.peers import Peers, watching
+from densevit.training.loop.precision import tf32
+from densevit.training.loop.trainer import build_trainer
 
 
 class Evaluation(NamedTuple):

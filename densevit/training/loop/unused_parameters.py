@@ -8,7 +8,7 @@ from torch import nn
 
 from densevit.interfaces import Batch, LossContext, Method
 from densevit.model import DenseModel
-from densevit.training.supervised import Supervised
+from densevit.training.loop.method import Supervised
 
 
 def freeze_unused(model: DenseModel, method: Method | None = None) -> list[str]:

@@ -11,8 +11,8 @@ from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset, Evaluator, Method
 from densevit.losses.distributed import process_count
 from densevit.model import DenseModel
-from densevit.training.class_mapping import ClassMapping
-from densevit.training.validation_loss import ValidationLoss
+from densevit.training.loop.class_mapping import ClassMapping
+from densevit.training.loop.validation_loss import ValidationLoss
 
 METHOD = "method"  # the name of the method's loss in the metrics
 

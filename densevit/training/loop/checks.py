@@ -1,0 +1,148 @@
+"""Checks of what a Trainer gives a model: data that its heads can learn from, batches, and losses of a method."""
+
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densevit.data.build import Data
+from densevit.errors import ConfigError, DataError, PluginError
+from densevit.interfaces import Method
+from densevit.model import DenseModel
+
+_BATCH = (
+    "a dict of images, padding_mask and targets is expected. Fix: let the data set return {'image': ..., 'targets': "
+    "...} and give the loader collate_fn=densevit.collate."
+)
+_TARGET = {  # the keys of every target
+    "image_id": "the image's id, an int or a string",
+    "size": "(height, width) of the image in the batch, without padding",
+    "original_size": "(height, width) of the image file",
+}
+
+
+def check_heads(data: Data, model: DenseModel) -> None:
+    """Raises ConfigError if a head needs labels that the training data lacks, or its own check fails; the warnings of
+    that check name the head too."""
+    for name, head in model.heads.items():
+        plugin = type(head).__name__ if model.sections is None else model.sections.heads[name].name
+        check_needs(f"heads.{name} ({plugin})", head.needs, data)
+        try:
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                head.check(data.train)
+            for one in found:
+                warnings.warn(f"heads.{name} ({plugin}): {one.message}", one.category, stacklevel=2)
+        except ConfigError as error:
+            note = f" The data set is {data.section.name!r}."
+            if not data.train.metric:
+                keys = ", ".join(_keys_set_to_false("metric", data.section.options, "data"))
+                note = f" The data set is {data.section.name!r} ({keys or 'metric'}: false)."
+            raise ConfigError(f"heads.{name} ({plugin}) {error}{note}") from None
+
+
+def check_needs(head: str, needs: Sequence[str], data: Data) -> None:
+    """Raises ConfigError if a head needs labels that the data lacks. head: its name in the message."""
+    lacking = [key for key in needs if key not in data.provides]
+    if lacking:
+        labelled = f"{', '.join(data.provides)} only" if data.provides else "nothing"
+        off = [name for key in lacking for name in _keys_set_to_false(key, data.section.options, "data")]
+        raise ConfigError(
+            f"{head} needs {', '.join(lacking)}, but the data set {data.section.name!r} labels {labelled}. Fix: "
+            f"{'set ' + ', '.join(f'{name}=true' for name in off) if off else 'use another head or data set'}."
+        )
+
+
+def check_classes(data: Data, model: DenseModel, mapped: Collection[str] = ()) -> None:
+    """Raises DataError if the classes of the validation data differ from those that a head was trained on.
+
+    mapped: heads whose classes are mapped to those of the data.
+    """
+    for head, trained in model.classes.items():
+        if head in mapped:
+            continue
+        kind = model.heads[head]
+        expected, found = [c.name for c in trained], [c.name for c in kind.classes_from(data.val)]
+        if expected != found:
+            raise DataError(
+                f"The data's classes for {kind.task} are not those of the model's head {head!r}, in the same order."
+                f" Found: {_listed(found)}. Expected: {_listed(expected)}."
+            )
+
+
+def check_batch(batch: Any) -> None:
+    """Raises DataError if this is not a batch as the model takes it, see `Batch`."""
+    if not isinstance(batch, Mapping):
+        raise DataError(f"The loader's first batch is a {type(batch).__name__}; {_BATCH}")
+    lacking = [key for key in ("images", "padding_mask", "targets") if key not in batch]
+    if lacking:
+        found = ", ".join(map(str, batch)) or "nothing"
+        raise DataError(f"The loader's first batch lacks {', '.join(lacking)}; found: {found}. {_BATCH}")
+    images, mask, targets = batch["images"], batch["padding_mask"], batch["targets"]
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise DataError(f"The loader's first batch: images is {_kind(images)}; uint8 (B, 3, H, W), RGB, is expected.")
+    shape = (len(images), *images.shape[2:])
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
+        raise DataError(
+            f"The loader's first batch: padding_mask is {_kind(mask)}; bool {shape}, True = padding, is expected."
+        )
+    if not isinstance(targets, Sequence) or len(targets) != len(images):
+        count = f" of {len(targets)}" if isinstance(targets, Sequence) else ""
+        raise DataError(
+            f"The loader's first batch: targets is a {type(targets).__name__}{count}; a list of {len(images)} dicts, "
+            "one per image, is expected."
+        )
+    for index, target in enumerate(targets):
+        if not isinstance(target, Mapping):
+            raise DataError(
+                f"The loader's first batch: targets[{index}] is a {type(target).__name__}; a dict is expected."
+            )
+        for key, meaning in _TARGET.items():
+            if key not in target:
+                raise DataError(
+                    f"The loader's first batch: targets[{index}] lacks {key!r}; found: {', '.join(target) or 'nothing'}"
+                    f". Fix: set it to {meaning}."
+                )
+        size, limit = tuple(map(int, target["size"])), tuple(images.shape[2:])
+        if len(size) != 2 or any(not 0 < side <= most for side, most in zip(size, limit, strict=True)):
+            raise DataError(
+                f"The loader's first batch: targets[{index}]['size'] is {size} in a batch of {limit}. Fix: set it to "
+                f"{_TARGET['size']}."
+            )
+
+
+def check_losses(losses: Any, method: Method) -> None:
+    """Raises PluginError unless these are the loss terms that `training_step` returns."""
+    if (
+        isinstance(losses, Mapping)
+        and losses
+        and all(isinstance(x, Tensor) and x.numel() == 1 for x in losses.values())
+    ):
+        return
+    terms = losses.items() if isinstance(losses, Mapping) else ()
+    found = "{" + ", ".join(f"{name!r}: {_kind(x)}" for name, x in terms) + "}" if terms else _kind(losses)
+    raise PluginError(
+        f"method {type(method).__name__}: training_step returned {found}; a dict of scalar tensors is expected, as in "
+        "{'reconstruction': loss}."
+    )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def _keys_set_to_false(key: str, options: Mapping[str, Any], where: str) -> Iterator[str]:
+    """The dotted names of this key where it is false: data.metric, data.sets.NAME.metric."""
+    for name, value in options.items():
+        if name == key and value is False:
+            yield f"{where}.{name}"
+        elif isinstance(value, Mapping):
+            yield from _keys_set_to_false(key, value, f"{where}.{name}")
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" ... ({len(names)} in all)" if len(names) > most else "") or "none"

@@ -1,0 +1,147 @@
+"""Checks of the config, the data and the model before a training or an evaluation.
+
+A training calls `check_training` once the model is built, `check_monitor` once the evaluators are, and `check_budget`
+once the number of processes is known. An evaluation calls `model.inference_by_head`, then `map_classes`.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from densevit import registry
+from densevit.config import Config
+from densevit.data.build import Data
+from densevit.errors import ConfigError, DensevitError, PluginError, counted, did_you_mean, one_line
+from densevit.interfaces import Evaluator
+from densevit.model import DenseModel, inference_by_head
+from densevit.training.loop.budget import Budget
+from densevit.training.loop.checks import check_heads
+from densevit.training.loop.checks import check_needs as check_needs_of_head
+from densevit.training.loop.evaluators import METHOD, flat_metrics
+
+_MIN_STEPS = 1000  # with fewer steps, a model from random weights learns next to nothing in any of our recipes
+_MIN_STEPS_FINE_TUNING = 100
+
+
+def check_training(config: Config, data: Data, model: DenseModel, labels: bool = True) -> None:
+    """Raises ConfigError if the model cannot be trained on this data, or validated as the config says.
+
+    labels: whether it is trained on labels.
+    """
+    inference_by_head(model, config.inference, config.inference_by_head)  # raises for options that cannot be used
+    if labels:
+        check_heads(data, model)
+    _check_input_size(config, model)
+    _check_frozen(config, model)
+
+
+def _check_frozen(config: Config, model: DenseModel) -> None:
+    """Warns if a part of the backbone is frozen, and no weights are loaded for it."""
+    section = config.backbone
+    if config.weights or section.weights or section.options.get("pretrained"):
+        return
+    parameters = list(model.backbone.parameters())
+    frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
+    if frozen:
+        warnings.warn(
+            f"{frozen:,} of {sum(map(Tensor.numel, parameters)):,} parameters of the backbone are frozen, but no "
+            "weights are loaded: they stay random. Fix: set backbone.weights to a checkpoint.",
+            stacklevel=2,
+        )
+
+
+def check_needs(config: Config, data: Data) -> None:
+    """Raises ConfigError if a head of the config needs labels that the training data lacks; before heads are built."""
+    for name, section in config.heads.items():
+        kind = registry.load("heads", section.name).with_options(section.options)
+        check_needs_of_head(f"heads.{name} ({section.name})", kind.needs, data)
+
+
+def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator], patience: int | None = None) -> list[str]:
+    """The metrics of all evaluators. Raises ConfigError if none computes the monitored one, or `patience` has none, and
+    PluginError for an evaluator whose metrics are not known without images.
+
+    Call it before any evaluator was updated.
+    """
+    if patience is not None and not evaluators:
+        raise ConfigError(
+            f"trainer.patience is {patience}, but nothing is validated: the model has no heads, and the method no "
+            "validation loss. Fix: leave trainer.patience out, or implement Method.validation_losses."
+        )
+    names = list(flat_metrics({name: _metrics_without_images(name, one) for name, one in evaluators.items()}))
+    if monitor is not None and monitor not in names:
+        raise ConfigError(f"trainer.monitor: there is no metric {monitor!r}.{did_you_mean(monitor, names)}")
+    return names
+
+
+def _metrics_without_images(name: str, evaluator: Evaluator) -> dict[str, float]:
+    where = f"{name if name == METHOD else f'heads.{name}'}: {type(evaluator).__name__}.compute()"
+    try:
+        metrics = evaluator.compute()
+    except DensevitError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{where} fails without images: {type(error).__name__}: {one_line(error)}. It is called before a training, "
+            "for the names of the metrics. Fix: without images, return all metrics as nan."
+        ) from error
+    main = getattr(evaluator, "main", None)
+    if main not in metrics:
+        raise PluginError(
+            f"{where} returns {', '.join(metrics) or 'nothing'}, without its main metric {main!r}. It is called before "
+            "a training, for the names of the metrics. Fix: without images, return all metrics as nan, `main` among "
+            "them."
+        )
+    return metrics
+
+
+def check_budget(budget: Budget, config: Config) -> None:
+    """Warns if the training is too short to learn anything, with the number to set."""
+    pretrained = config.initial_weights != "random"
+    least = _MIN_STEPS_FINE_TUNING if pretrained else _MIN_STEPS
+    if budget.steps < least:
+        section = config.trainer
+        [key] = [name for name in ("max_steps", "max_images", "max_epochs") if getattr(section, name) is not None]
+        needed = {
+            "max_steps": least,
+            "max_images": least * budget.images_per_step,
+            "max_epochs": math.ceil(least / budget.steps_per_epoch),
+        }[key]
+        start = "pretrained" if pretrained else "random"
+        steps = "" if key == "max_steps" else f" is {counted(budget.steps, 'optimiser step')} of this data set and"
+        warnings.warn(
+            f"trainer.{key}={getattr(section, key)}{steps} is too little to learn from {start} weights, "
+            f"which takes {least:,} steps or more. Fix: set trainer.{key}={needed} or keep the recipe's budget.",
+            stacklevel=2,
+        )
+    warmup = config.optim.warmup_steps
+    if warmup is not None and warmup >= budget.steps > 1:
+        warnings.warn(
+            f"optim.warmup_steps={warmup} is all of the {budget.steps} optimiser steps: the learning rate "
+            "never reaches its full value. Fix: set optim.warmup, a fraction of the training, such as 0.03.",
+            stacklevel=2,
+        )
+
+
+def _check_input_size(config: Config, model: DenseModel) -> None:
+    """Raises ConfigError if the backbone has a fixed input size and the config gives it images of another size."""
+    fixed = model.backbone.input_size
+    if fixed is None:
+        return
+    size = config.data.image_size
+    if (size if isinstance(size, tuple) else (size, size)) != fixed:
+        raise ConfigError(
+            f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.image_size is "
+            f"{size}. Fix: set data.image_size=[{fixed[0]},{fixed[1]}]."
+        )
+    sections = inference_by_head(model, config.inference, config.inference_by_head)
+    whole = [name for name in model.heads if name not in sections or sections[name].window is None]
+    if config.data.recipe in ("crop", "lsj") and whole:
+        window = f"set inference.window=[{fixed[0]},{fixed[1]}]"
+        raise ConfigError(
+            f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.recipe "
+            f"{config.data.recipe!r} validates {' and '.join(f'heads.{name}' for name in whole)} on whole images. Fix: "
+            f"{window if sections.keys() >= set(whole) else 'use another recipe'}."
+        )

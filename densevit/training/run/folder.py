@@ -1,0 +1,148 @@
+"""The folder of a run."""
+
+import os
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytorch_lightning as lightning
+from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
+from torch import distributed
+
+from densevit.atomic_io import next_free_folder
+from densevit.errors import ConfigError, DensevitError, has_surrogates
+from densevit.file_lock import FileLock
+
+LOCK = ".lock"
+_LEFT = {LOCK, "config.yaml.partial"}  # in the folder of a run that was killed before it wrote its config
+_RUN_DIR = "DENSEVIT_RUN_DIR"  # set for child processes: the id of this process and the folder
+
+
+class RunFolder:
+    """The folder of a run. The process that chose it, of rank 0, locks it against a second training.
+
+    new: whether it was created for this training; False for a resumed run.
+    """
+
+    def __init__(self, path: Path, new: bool, lock: bool = True) -> None:
+        """Takes an existing folder. Raises ConfigError if another process has locked it."""
+        self.path, self.new = path, new
+        self._lock = _locked(path) if lock else None
+
+    @classmethod
+    def open(cls, trainer: lightning.Trainer, name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
+        """Creates the folder of a new run, see `choose`, or takes that of a resumed one: the same in all processes.
+
+        Processes started by an external launcher (torchrun, srun) synchronise here, and all raise the ConfigError of
+        rank 0. Child processes read the folder from their environment.
+        """
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        parent, _, path = os.environ.get(_RUN_DIR, "").partition(" ")
+        is_child = isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
+        if is_child and parent == str(os.getppid()):
+            return cls(Path(path), not resumed, lock=False)
+        external = environment is not None and environment.creates_processes_externally
+        if trainer.num_nodes > 1 and environment is not None:
+            _check_address(trainer, environment, external)
+        if external and trainer.world_size > 1:
+            return cls._broadcast(trainer, name, wanted, resumed)
+        folder = cls._open(name, wanted, resumed)
+        os.environ[_RUN_DIR] = f"{os.getpid()} {folder.path.resolve()}"
+        return folder
+
+    @classmethod
+    def _open(cls, name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
+        if resumed and wanted is not None:
+            return cls(wanted, new=False)
+        folder = cls(choose(name, wanted), new=True)
+        try:
+            check_unused(folder.path)  # another training may have ended in it meanwhile
+        except ConfigError:
+            folder.close()
+            raise
+        return folder
+
+    @classmethod
+    def _broadcast(cls, trainer: lightning.Trainer, name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
+        """Opens the folder in the process of rank 0 and broadcasts its path, or the error that it raised."""
+        trainer.strategy.setup_environment()
+        folder: RunFolder | None = None
+        result: Path | DensevitError | None = None
+        if trainer.is_global_zero:
+            try:
+                folder = cls._open(name, wanted, resumed)
+                result = folder.path
+            except DensevitError as error:
+                result = error
+        result = trainer.strategy.broadcast(result)
+        if isinstance(result, DensevitError):
+            distributed.destroy_process_group()  # otherwise its threads abort the process
+            raise result
+        assert result is not None
+        return folder or cls(result, not resumed, lock=False)
+
+    def close(self) -> None:
+        """Unlocks the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _locked(folder: Path) -> FileLock:
+    path = folder / LOCK
+    try:
+        lock = FileLock(path)
+    except BlockingIOError:
+        holder = path.read_text(encoding="utf-8").strip() or "another process"
+        raise ConfigError(
+            f"{folder}: is being trained by {holder}. Fix: wait until it ends, or stop it with Ctrl-C, which saves."
+        ) from None
+    with suppress(OSError):  # a full disk: it is locked without the name of its holder
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    return lock
+
+
+def _check_address(trainer: lightning.Trainer, environment: ClusterEnvironment, external: bool) -> None:
+    """Raises ConfigError if the machines do not know each other; says for whom the first process waits."""
+    if not external and "MASTER_ADDR" not in os.environ:
+        raise ConfigError(
+            f"trainer.num_nodes={trainer.num_nodes}: the address of the other machines is unknown. Fix: start with "
+            "torchrun --nnodes or srun on each machine, or set MASTER_ADDR, MASTER_PORT and NODE_RANK there."
+        )
+    if environment.local_rank() == 0:
+        where = f"{environment.main_address}:{environment.main_port}"
+        text = f"waiting up to 30 minutes for all {trainer.world_size} processes at {where}"
+        print(text, file=sys.stderr, flush=True)
+
+
+def choose(name: str, wanted: Path | None) -> Path:
+    """Creates the run's folder: `wanted`, which must be unused or new, or else the next free `runs/NAME`."""
+    if has_surrogates(str(wanted or name)):
+        raise ConfigError(
+            f"--run-dir {wanted or name}: the name is no UTF-8 text, as model files need. Fix: name another folder."
+        )
+    try:
+        if wanted is not None:
+            check_unused(wanted)
+            wanted.mkdir(parents=True, exist_ok=True)
+            return wanted
+        Path("runs").mkdir(exist_ok=True)
+        return next_free_folder(Path("runs") / name)
+    except OSError as error:
+        folder = wanted or Path("runs") / name
+        raise ConfigError(
+            f"--run-dir {folder}: cannot be created: {error.strerror}. Fix: name another folder."
+        ) from None
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether a run can begin in a folder: it is empty, or a run was killed in it before its config was written."""
+    return folder.is_dir() and all(path.name in _LEFT for path in folder.iterdir())
+
+
+def check_unused(folder: Path) -> None:
+    """Raises ConfigError if the path exists and no run can begin in it."""
+    if folder.exists() and not is_unused(folder):
+        raise ConfigError(
+            f"--run-dir {folder}: is not empty. Fix: name a new folder, or use `train --resume {folder}`."
+        )
