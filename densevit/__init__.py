@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from densevit.training.loop.evaluators import create_evaluator
     from densevit.training.loop.method import create_method
     from densevit.training.loop.optim import create_optimizer
-    from densevit.training.run.fit import Run, evaluate, fit
+    from densevit.training.run.evaluation import evaluate
+    from densevit.training.run.fit import Run, fit
     from densevit.training.run.replay import Replay, replay
     from densevit.visualization.pages import report
 
@@ -137,11 +138,8 @@ _HOMES = {
         "Replay",
         "replay",
     ),
-    "densevit.training.run.fit": (
-        "Run",
-        "evaluate",
-        "fit",
-    ),
+    "densevit.training.run.evaluation": ("evaluate",),
+    "densevit.training.run.fit": ("Run", "fit"),
     "densevit.training.loop.method": ("create_method",),
     "densevit.visualization.pages": ("report",),
 }

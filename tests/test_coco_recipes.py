@@ -11,8 +11,7 @@ from PIL import Image
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.model import build_model
-from densevit.model.parameter_groups import parameter_rates
-from densevit.training.loop.optim import build_optimizer, learning_rate
+from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
 from densevit.weights.label_sets import coco_classes
 
 RECIPES = sorted(
@@ -99,7 +98,7 @@ def test_recipe_matches_the_published_one(path: Path) -> None:
     assert trainer.clip_grad_norm == 0.1 and data.batch_size * trainer.accumulate == images
     assert (data.recipe, data.image_size) == ("detr", (800, 1333))
     assert config.backbone.options.get("dilation", False) == ("dc5" in path.stem)
-    rates = parameter_rates(model, optim, lr)
+    rates = rates_of(model, optim, lr)
     slow = {rate.name for rate in rates if rate.lr == 0.1 * lr and not rate.name.startswith("backbone.")}
     expected = ("offsets.weight", "offsets.bias", "queries.reference.weight", "queries.reference.bias")
     if model_name == "dino":  # param_dict_type = "default"
@@ -140,7 +139,7 @@ def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
     model = build_model(config, data.classes)
     assert model.backbone.strides[-1] == (16 if "dc5" in path.stem else 32)
     batch = next(iter(data.train_loader()))
-    optimizer = build_optimizer(model, config.optim, learning_rate(config.optim, 64))
+    optimizer = optimizer_of(model, config.optim, learning_rate(config.optim, 64))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     torch.stack(list(model.loss(model(batch), batch["targets"]).values())).sum().backward()
     optimizer.step()

@@ -11,7 +11,7 @@ from PIL import Image
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.model import build_model
-from densevit.training.loop.optim import build_optimizer, learning_rate, schedule
+from densevit.training.loop.optim import learning_rate, optimizer_of, schedule
 from densevit.training.run.fit import train
 
 RECIPES = [Path("configs/nyu/dpt_hybrid.yaml"), Path("configs/kitti/dpt_hybrid.yaml")]
@@ -112,7 +112,7 @@ def test_narrower_recipe_trains_one_step_at_its_crop(path: Path, tmp_path: Path)
     low, high = {"nyu": (0.5, 3.7), "kitti": (8.0, 52.0)}[name(path)]
     assert len(known) and low < known.min() and known.max() < high
 
-    optimizer = build_optimizer(model, config.optim, learning_rate(config.optim, 16))
+    optimizer = optimizer_of(model, config.optim, learning_rate(config.optim, 16))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(config.optim, 50))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     losses = model.loss(model(batch), batch["targets"])

@@ -16,7 +16,7 @@ from densevit.data.build import build_data
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_model
 from densevit.training.loop.evaluators import build_evaluators
-from densevit.training.loop.optim import build_optimizer, learning_rate
+from densevit.training.loop.optim import learning_rate, optimizer_of
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
 from tests.test_recipes import make as make_label_maps
@@ -168,7 +168,7 @@ def test_smaller_recipe_trains_one_step_and_is_evaluated(path: Path, tmp_path: P
     model = build_model(config, data.classes)
     assert all(key.startswith("backbone.feature_norms.") for key in freeze_unused(model))
     batch = next(iter(data.train_loader()))
-    optimizer = build_optimizer(model, config.optim, learning_rate(config.optim, 16))
+    optimizer = optimizer_of(model, config.optim, learning_rate(config.optim, 16))
     before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
     losses = model.loss(model(batch), batch["targets"])
     assert losses[f"{head.partition('.')[2]}/dice"] > 0

@@ -12,7 +12,7 @@ from densevit import config as configs
 from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.model import build_model
-from densevit.training.loop.optim import build_optimizer, learning_rate, schedule
+from densevit.training.loop.optim import learning_rate, optimizer_of, schedule
 from densevit.training.run.fit import train
 
 RECIPES = sorted(Path("configs/ade20k").glob("setr*.yaml")) + sorted(Path("configs/cityscapes").glob("*.yaml"))
@@ -129,7 +129,7 @@ def test_narrower_recipe_trains_one_step_at_the_published_crop(path: Path, tmp_p
     assert batch["images"].shape == (1, 3, crop, crop)
 
     rate = learning_rate(config.optim, 16)
-    optimizer = build_optimizer(model, config.optim, rate)
+    optimizer = optimizer_of(model, config.optim, rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(config.optim, config.trainer.max_steps or 0))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     losses = model.loss(model(batch), batch["targets"])

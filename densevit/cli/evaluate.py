@@ -83,25 +83,22 @@ def _evaluate(args: Namespace) -> int:
     from densevit.inference.loading import load_any
     from densevit.inference.maps import MapFiles
     from densevit.inference.predictor import Predictor
-    from densevit.model import inference_by_head
-    from densevit.training.loop.class_mapping import map_classes
-    from densevit.training.run.evaluation import evaluation
+    from densevit.training.run.evaluation import EvaluationPlan
     from densevit.training.run.evaluation_folder import new_folder, read_mapping, write_evaluation
     from densevit.visualization.evaluation_tables import evaluation_tables, mapping_table
 
     loaded, given = load_any(args.model, args.trust), read_mapping(args.map)
-    model, config = loaded.model, config_of(loaded, args.model, args.overrides)
-    inference_by_head(model, config.inference, config.inference_by_head)  # raises for options that cannot be used
-    data = build_data(config, model.multiple)
-    data.val.check_labels()
-    if data.val.division and not getattr(rank_zero_only, "rank", 0):
-        args.output.show(data.val.division)
-    mappings = map_classes(model, data, given)
-    for head, mapping in mappings.items() if not getattr(rank_zero_only, "rank", 0) else ():
-        args.output.show(mapping_table(head, mapping.pairs, mapping.only_model, mapping.only_data))
-    classes = {head: mappings[head].classes if head in mappings else own for head, own in model.classes.items()}
-    maps = MapFiles(args.out, classes, model.target_types) if args.out else None
-    done = evaluation(model, data, config, maps.add_image if maps is not None else None, mappings)
+    config = config_of(loaded, args.model, args.overrides)
+    predictor = Predictor(loaded.model, config)  # raises for inference options that cannot be used
+    data = build_data(config)
+    plan = EvaluationPlan.of(predictor, data, config.trainer, given)
+    if not getattr(rank_zero_only, "rank", 0):
+        if data.val.division:
+            args.output.show(data.val.division)
+        for head, mapping in plan.mappings.items():
+            args.output.show(mapping_table(head, mapping.pairs, mapping.only_model, mapping.only_data))
+    maps = MapFiles(args.out, plan.classes, loaded.model.target_types) if args.out else None
+    done = plan.run(None if maps is None else maps.add_image)
     if getattr(rank_zero_only, "rank", 0) > 0:  # rank 0 alone reports
         return 0
     tables = {head: one.tables() for head, one in done.evaluators.items()}
@@ -116,7 +113,7 @@ def _evaluate(args: Namespace) -> int:
         elif (Path(args.model).expanduser() / "config.yaml").is_file():
             folder = new_folder(Path(args.model).expanduser(), config)
         if folder is not None:
-            report = write_evaluation(folder, done, Predictor(model, config), data, str(args.model), mappings)
+            report = write_evaluation(folder, done, plan, str(args.model))
             args.output.show(f"report: {report}")
     except PermissionError as error:
         if args.out:
@@ -127,7 +124,7 @@ def _evaluate(args: Namespace) -> int:
         {
             "metrics": done.metrics,
             "tables": tables,
-            "mapping": {head: dict(mapping.pairs) for head, mapping in mappings.items()},
+            "mapping": {head: dict(mapping.pairs) for head, mapping in plan.mappings.items()},
             "folder": None if folder is None else str(folder),
         }
     )

@@ -14,7 +14,7 @@ from densevit.model import build_model
 from densevit.model.cost import model_cost
 from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget
-from densevit.training.run.checks import check_budget, check_training
+from densevit.training.run.checks import check_budget, check_model, check_needs
 
 PASSES = 3  # multiply-adds of a training step: one forward pass, and two of its size backwards
 
@@ -43,11 +43,12 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, examination: Ex
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            labels = registry.load("methods", config.method.name).needs_labels or bool(config.heads)
+            if registry.load("methods", config.method.name).needs_labels:
+                check_needs(config, data)
             model = build_model(config, data.train, pretrained=False)
             data.multiple = model.multiple
             budget = Budget.of(config.trainer, data.batches_an_epoch(), config.data.batch_size, 1)
-            check_training(config, data, model, labels)
+            check_model(config, data, model)
             check_budget(budget, config)
         except DensevitError as error:
             examination.report("error", "the config cannot be trained on this data", [str(error)])

@@ -1,11 +1,11 @@
 """Parameter groups: the learning rate and weight decay of each parameter."""
 
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from densevit.config import OptimSection
 from densevit.errors import ConfigError, PluginError
 from densevit.model.dense import DenseModel
 from densevit.model.parameter_patterns import matching
@@ -13,29 +13,37 @@ from densevit.model.parameter_patterns import matching
 LEAST_SIDE = 16  # rows and columns of the matrices that Muon trains
 
 
-def parameter_groups(
-    model: DenseModel, section: OptimSection, lr: float, method: nn.Module | None = None
-) -> list[dict[str, Any]]:
-    """Groups the trainable parameters by learning rate and weight decay. Raises ConfigError if all are frozen.
+class ParameterRate(NamedTuple):
+    """Learning rate and weight decay of one parameter.
 
-    For `muon`, also by whether Muon trains them: the key `muon`.
+    depth: the depth within the backbone, from 1 at the input; None outside of the backbone. lr: the rate after the
+    warm-up; None if the parameter is frozen. muon: whether Muon trains it; None for another optimiser.
     """
-    matrices: set[int] = set()
-    if section.name == "muon":
-        modules = (model,) if method is None else (model, method)
-        matrices = set(map(id, hidden_matrices(*modules, linear=section.matrices == "all")))
-    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
-    for rate in parameter_rates(model, section, lr, method):
+
+    name: str
+    parameter: nn.Parameter
+    depth: int | None
+    lr: float | None
+    weight_decay: float
+    muon: bool | None = None
+
+
+def parameter_groups(rates: Sequence[ParameterRate]) -> list[dict[str, Any]]:
+    """Groups trained parameters by learning rate and weight decay, and by `muon` unless it is None.
+
+    Raises ConfigError if all are frozen.
+    """
+    groups: dict[tuple[float, float, bool | None], list[nn.Parameter]] = {}
+    for rate in rates:
         if rate.lr is not None:
-            key = (rate.lr, rate.weight_decay, id(rate.parameter) in matrices)
-            groups.setdefault(key, []).append(rate.parameter)
+            groups.setdefault((rate.lr, rate.weight_decay, rate.muon), []).append(rate.parameter)
     if not groups:
         raise ConfigError(
             "backbone.freeze, heads: all parameters are frozen; at least one must be trained. Fix: freeze fewer layers."
         )
     return [
-        {"params": group, "lr": rate, "weight_decay": decay, **({"muon": muon} if section.name == "muon" else {})}
-        for (rate, decay, muon), group in groups.items()
+        {"params": group, "lr": lr, "weight_decay": decay, **({} if muon is None else {"muon": muon})}
+        for (lr, decay, muon), group in groups.items()
     ]
 
 
@@ -56,26 +64,21 @@ def method_parameters(model: DenseModel, method: nn.Module) -> list[nn.Parameter
     return [parameter for parameter in method.parameters() if id(parameter) not in of_model]
 
 
-class ParameterRate(NamedTuple):
-    """Learning rate and weight decay of one parameter.
-
-    depth: the depth within the backbone, from 1 at the input; None outside of the backbone. lr: the rate after the
-    warm-up; None if the parameter is frozen.
-    """
-
-    name: str
-    parameter: nn.Parameter
-    depth: int | None
-    lr: float | None
-    weight_decay: float
-
-
 def parameter_rates(
-    model: DenseModel, section: OptimSection, lr: float, method: nn.Module | None = None
+    model: DenseModel,
+    lr: float,
+    *,
+    backbone_lr: float | None = None,
+    layer_decay: float = 1.0,
+    lr_factors: Mapping[str, float] | None = None,
+    weight_decay: float = 0.0,
+    muon: Literal["all", "convolutions"] | None = None,
+    method: nn.Module | None = None,
 ) -> list[ParameterRate]:
     """Returns the learning rate and weight decay of each parameter, in the order of `named_parameters`.
 
-    method: its parameters come last, as `method.*`; they have the rate of the heads.
+    muon: the matrices that Muon trains, see `hidden_matrices`; None: another optimiser. method: its parameters come
+    last, as `method.*`; they have the rate of the heads.
 
     The backbone uses `backbone_lr` if it is set, else `lr`. Layer-wise decay multiplies the rate of depth i of n by
     `layer_decay ** (n - i)`, as in BEiT (Bao et al. 2022) and MAE (He et al. 2022, table 9): the final norms are the
@@ -92,28 +95,31 @@ def parameter_rates(
         named |= {name: p for name, p in method.named_parameters(prefix="method") if id(p) in own}
     names = list(named)
     factors = dict.fromkeys(names, 1.0)
-    for pattern, factor in section.lr_factors.items():
+    for pattern, factor in (lr_factors or {}).items():
         for name in matching(pattern, names, "optim.lr_factors"):
             factors[name] *= factor
     groups = model.backbone.parameter_depths()
-    if section.layer_decay < 1 and len(groups) == 1:
+    if layer_decay < 1 and len(groups) == 1:
         warnings.warn(
-            f"optim.layer_decay={section.layer_decay:g} has no effect: all parameters of "
+            f"optim.layer_decay={layer_decay:g} has no effect: all parameters of "
             f"{type(model.backbone).__name__} have one depth. Fix: override its parameter_depths(), "
             "or remove optim.layer_decay.",
             stacklevel=2,
         )
     depths = {id(parameter): depth for depth, group in enumerate(groups, 1) for parameter in group}
+    modules = (model,) if method is None else (model, method)
+    matrices = set(map(id, hidden_matrices(*modules, linear=muon == "all"))) if muon is not None else set()
     rates = []
     for name, parameter in named.items():
         rate, depth = lr, depths.get(id(parameter))
         if name.startswith("backbone."):
-            rate = lr if section.backbone_lr is None else section.backbone_lr
-            if section.layer_decay < 1:
-                rate *= section.layer_decay ** (len(groups) - _required_depth(depth, name))
+            rate = lr if backbone_lr is None else backbone_lr
+            if layer_decay < 1:
+                rate *= layer_decay ** (len(groups) - _required_depth(depth, name))
         decayed = name.endswith("weight") and parameter.ndim >= 2 and id(parameter) not in embeddings
         trained = rate * factors[name] if parameter.requires_grad else None
-        rates.append(ParameterRate(name, parameter, depth, trained, section.weight_decay if decayed else 0.0))
+        trains = None if muon is None else id(parameter) in matrices
+        rates.append(ParameterRate(name, parameter, depth, trained, weight_decay if decayed else 0.0, trains))
     return rates
 
 

@@ -17,7 +17,7 @@ from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.inference.loading import LoadedModel
 from densevit.interfaces import Class, Dataset, Evaluator, Head
-from densevit.training.run.evaluation import Evaluation
+from densevit.training.run.evaluation import Evaluation, EvaluationPlan
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
 CONFIG = "backbone: {name: swin}\nheads: {detection: {name: detr}}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
@@ -59,17 +59,21 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         target_types={},
     )
     data = fake_data(CLASSES)
+
+    def predictor(model: Any, config: configs.Config) -> Any:
+        return SimpleNamespace(model=model, config=config, classes=model.classes, resize_is_replaced=False)
+
     seen: dict[str, Any] = {"data": data}
 
-    def build_data(config: configs.Config, multiple: int) -> Any:
-        seen.update(config=config, multiple=multiple)
+    def build_data(config: configs.Config) -> Any:
+        seen.update(config=config)
         return seen["data"]
 
-    def evaluate(*given: Any) -> Evaluation:
-        assert given[:3] == (model, seen["data"], seen["config"])
-        seen["mappings"] = given[4]
+    def evaluate(plan: EvaluationPlan, write: Any) -> Evaluation:
+        assert (plan.predictor.model, plan.data, plan.trainer) == (model, seen["data"], seen["config"].trainer)
+        seen.update(mappings=plan.mappings, multiple=plan.data.multiple)
         if "semantic" in seen:
-            return Evaluation(*seen["semantic"](given[3]), {})
+            return Evaluation(*seen["semantic"](write), {})
         evaluator = CocoDetection(CLASSES)
         box, one = torch.tensor([[0.0, 0, 50, 50]]), torch.ones(1, dtype=torch.long)
         evaluator.update(
@@ -81,9 +85,9 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     loaded = LoadedModel(model, config, foreign=False)
     monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust: loaded)
     monkeypatch.setattr("densevit.data.build.build_data", build_data)
-    monkeypatch.setattr("densevit.training.run.evaluation.evaluation", evaluate)
+    monkeypatch.setattr(EvaluationPlan, "run", evaluate)
     monkeypatch.setattr("densevit.training.run.evaluation_folder.draw_images", lambda *given: None)
-    monkeypatch.setattr("densevit.inference.predictor.Predictor", lambda model, config: SimpleNamespace(config=config))
+    monkeypatch.setattr("densevit.inference.predictor.Predictor", predictor)
     return seen
 
 
@@ -184,16 +188,14 @@ def test_evaluations_at_once_do_not_share_a_folder(
     seen: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: list[str]
 ):
     """The second one starts while the first evaluates."""
-    from densevit.training.run import evaluation as module
-
-    evaluate, codes = module.evaluation, []
+    evaluate, codes = EvaluationPlan.run, []
 
     def meanwhile(*arguments: Any) -> Evaluation:
-        monkeypatch.setattr(module, "evaluation", evaluate)
+        monkeypatch.setattr(EvaluationPlan, "run", evaluate)
         codes.append(main(["evaluate", "run", *out]))
         return evaluate(*arguments)
 
-    monkeypatch.setattr(module, "evaluation", meanwhile)
+    monkeypatch.setattr(EvaluationPlan, "run", meanwhile)
     assert main(["evaluate", "run", *out]) == 0
     if out:
         assert codes == [2] and "out: another process is writing to it." in capsys.readouterr().err

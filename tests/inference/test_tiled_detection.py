@@ -20,7 +20,7 @@ from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, inference_by_head
 from densevit.model.box_merging import merge_boxes
 from densevit.training.loop.dense_module import DenseModule
-from densevit.training.run.evaluation import evaluate
+from densevit.training.run.evaluation import EvaluationPlan
 from densevit_heads.detr.head import Detr
 from densevit_heads.one_stage.head import OneStage
 from tests.strict_device import DEVICE, Accelerator, host, moved
@@ -301,8 +301,8 @@ def test_validation_and_evaluation_use_the_windows_of_the_config(tmp_path):
     model = oracle()
     predictor = Predictor(model, config)
     assert predictor.inference == DenseModule(predictor).inference == {"oracle": InferenceSection(**window)}
-    metrics, _ = evaluate(model, build_data(config, 4), config)
-    assert metrics["oracle/AP"] == 1
+    found = EvaluationPlan.of(Predictor(model, config), build_data(config, 4), config.trainer).run()
+    assert found.metrics["oracle/AP"] == 1
     assert all(rows <= 96 and columns <= 96 for _, rows, columns in model.heads["oracle"].runs)
 
 

@@ -82,7 +82,7 @@ def test_lightning_follows_the_budget(steps: int, accumulate: int) -> None:
     loader = DataLoader(torch.ones(7, 1))  # type: ignore[arg-type]
     trainer = lightning.Trainer(
         max_epochs=-1, check_val_every_n_epoch=None, accumulate_grad_batches=accumulate, accelerator="cpu",
-        callbacks=[TrainingSchedule(lambda world_size: made)], logger=False, enable_checkpointing=False,
+        callbacks=[TrainingSchedule(made)], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(Task(), loader, DataLoader(torch.ones(1, 1)))  # type: ignore[arg-type]

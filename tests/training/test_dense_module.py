@@ -29,7 +29,7 @@ from densevit.model import DenseModel
 from densevit.training.loop.checks import check_batch
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
-from densevit.training.run.fit import evaluate
+from densevit.training.run.evaluation import evaluate
 from densevit_scenes.dataset import Scenes
 
 CLASSES = (Class("dark", 0, (0, 0, 0)), Class("bright", 1, (9, 9, 9)))

@@ -14,7 +14,7 @@ from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.model import build_model
 from densevit.training.loop.evaluators import build_evaluators
-from densevit.training.run.checks import check_training
+from densevit.training.run.checks import check_model
 from densevit.training.run.fit import train
 
 CONFIG = """
@@ -72,7 +72,7 @@ def test_metric_head_on_a_mix_with_unitless_depth_raises(config, disparities: Pa
     mix = config(*mixed(disparities), METRIC)
     data = build_data(mix)
     with pytest.raises(ConfigError, match=r"has no unit .*The data set is 'mix' \(data\.sets\.stereo\.metric: false\)"):
-        check_training(mix, data, build_model(mix, data.classes))
+        check_model(mix, data, build_model(mix, data.classes))
 
 
 def test_relative_head_trains_on_unitless_depth_with_aligned_metrics(config, disparities: Path, tmp_path: Path) -> None:
@@ -111,5 +111,5 @@ def test_metric_heads_have_plain_metric_names(config) -> None:
     section = config(METRIC)
     data = build_data(section)
     model = build_model(section, data.classes)
-    check_training(section, data, model)
+    check_model(section, data, model)
     assert build_evaluators(model, section, data.val)["near"].main == "AbsRel"

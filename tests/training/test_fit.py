@@ -18,7 +18,8 @@ from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Batch, Class
 from densevit.model import DenseModel, create_backbone, create_head
-from densevit.training.run.fit import Run, evaluate, fit, train
+from densevit.training.run.evaluation import evaluate
+from densevit.training.run.fit import Run, fit, train
 from densevit_scenes.dataset import Scenes
 from tests.training.test_run import SEGMENTATION, assert_same, weights
 

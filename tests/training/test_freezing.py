@@ -23,7 +23,7 @@ from densevit.interfaces import Batch, Class
 from densevit.model import DenseModel, build_model
 from densevit.training.callbacks.checkpointing import Checkpointing
 from densevit.training.loop.unused_parameters import freeze_unused
-from densevit.training.run.checks import check_training
+from densevit.training.run.checks import check_model
 from densevit.training.run.fit import resume, train
 
 CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))
@@ -66,7 +66,7 @@ def test_parts_that_are_frozen_without_weights_are_a_warning(recwarn: pytest.War
     def check(**backbone: Any) -> None:
         config = config_of(backbone)
         data = build_data(config)
-        check_training(config, data, build_model(config, data.train))
+        check_model(config, data, build_model(config, data.train))
 
     check()
     check(freeze=1, weights="swin.safetensors")  # read later

@@ -13,7 +13,7 @@ from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset
 from densevit.model import build_model
 from densevit.training.loop.checks import check_classes
-from densevit.training.run.checks import check_training
+from densevit.training.run.checks import check_model
 from densevit_heads.dpt import DptDepth
 from densevit_heads.setr import Setr
 from densevit_scenes.dataset import Scenes
@@ -48,7 +48,7 @@ def test_a_head_chooses_its_classes_and_checks_the_data() -> None:
     segmentation = data.train.classes["segmentation"]
     expected = [c.name for c in segmentation if c.thing] + [c.name for c in segmentation if not c.thing]
     assert [c.name for c in model.classes["all"]] == expected
-    check_training(config, data, model)
+    check_model(config, data, model)
     check_classes(data, model)
     model.classes["all"] = model.classes["all"][::-1]
     with pytest.raises(DataError, match="classes for segmentation are not those of the model's head 'all'"):
@@ -59,7 +59,7 @@ def test_a_failed_check_names_the_head_and_the_data_set() -> None:
     config = configs.from_mapping(CONFIG, overrides=["data.train_length=1"])
     data = build_data(config)
     with pytest.raises(ConfigError) as error:
-        check_training(config, data, build_model(config, data.train))
+        check_model(config, data, build_model(config, data.train))
     message = "needs 2 images. Fix: set data.train_length=2. The data set is 'scenes'."
     assert str(error.value) == f"heads.all ({__name__}:Panoptic) {message}"
 
@@ -78,7 +78,7 @@ def test_a_warning_of_a_check_names_the_head(monkeypatch: pytest.MonkeyPatch) ->
     data = build_data(config)
     model = build_model(config, data.train)
     with pytest.warns(UserWarning, match=rf"^heads\.all \({__name__}:Crowded\): 2 images have more than 2 objects"):
-        check_training(config, data, model)
+        check_model(config, data, model)
 
 
 def test_by_default_they_are_those_of_the_task_and_metres_need_metric_depth(tmp_path: Path) -> None:

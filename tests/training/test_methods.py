@@ -25,7 +25,7 @@ from densevit.training.callbacks.progress import ProgressLines
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.unused_parameters import freeze_unused
-from densevit.training.run.checks import check_training
+from densevit.training.run.checks import check_model
 from densevit.training.run.fit import fit
 from tests.training.test_run import recorded
 from tests.training.test_signals import child
@@ -197,7 +197,7 @@ def test_a_trainer_of_ones_own_freezes_parameters_unused_by_the_method() -> None
 def test_averaged_maps_need_heads() -> None:
     made = config(inference={"flip": True})
     with pytest.raises(ConfigError, match=r"inference\.flip=true averages dense maps, but this model has no heads\."):
-        check_training(made, build_data(made), build_model(made, {}), labels=False)
+        check_model(made, build_data(made), build_model(made, {}))
 
 
 def test_parameters_of_a_method_have_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from densevit.model import DenseModel
 from densevit.model.parameter_groups import hidden_matrices
 from densevit.training.loop import muon
 from densevit.training.loop.muon import Muon, orthogonalised
-from densevit.training.loop.optim import build_optimizer
+from densevit.training.loop.optim import optimizer_of
 from densevit.training.run.fit import resume, train
 from tests.training.test_run import TINY
 
@@ -129,7 +129,7 @@ def test_the_config_builds_it_with_rates_of_its_groups():
     backbone = densevit.create_backbone("swin", variant="nano")
     model = DenseModel(backbone, {})
     section = OptimSection(name="muon", lr=1e-3, backbone_lr=1e-4, weight_decay=0.05)
-    optimizer = build_optimizer(model, section, 1e-3)
+    optimizer = optimizer_of(model, section, 1e-3)
     assert isinstance(optimizer, Muon)
     assert {(group["muon"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {
         (True, 1e-4, 0.05),
@@ -143,7 +143,7 @@ def test_the_config_builds_it_with_rates_of_its_groups():
 
 def test_convolutions_only():
     model = DenseModel(densevit.create_backbone("swin", variant="nano", stem="conv"), {})
-    optimizer = build_optimizer(model, OptimSection(name="muon", matrices="convolutions", weight_decay=0.05), 1e-3)
+    optimizer = optimizer_of(model, OptimSection(name="muon", matrices="convolutions", weight_decay=0.05), 1e-3)
     names = {id(p): name for name, p in model.named_parameters()}
     chosen = [names[id(p)] for group in optimizer.param_groups if group["muon"] for p in group["params"]]
     assert chosen == [f"backbone.patch_embed.{i}.weight" for i in (0, 3, 6, 9, 12)]

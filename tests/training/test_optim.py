@@ -9,7 +9,7 @@ from densevit.config import OptimSection
 from densevit.interfaces import Head
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
-from densevit.training.loop.optim import build_optimizer, learning_rate, schedule
+from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of, schedule
 
 
 class Everything(Head):
@@ -87,7 +87,7 @@ HEAD_FREE = {
 
 def test_groups_have_the_expected_decay_and_rates():
     model = model_of()
-    groups = parameter_groups(model, RATES, lr=1e-3)
+    groups = parameter_groups(rates_of(model, RATES, lr=1e-3))
     found = {(group["lr"], group["weight_decay"]): names(model, group) for group in groups}
     assert found == {
         (1e-4, 0.05): BACKBONE_DECAYED,
@@ -99,7 +99,7 @@ def test_groups_have_the_expected_decay_and_rates():
 
 def test_backbone_lr_defaults_to_lr():
     model = model_of()
-    groups = parameter_groups(model, OptimSection(weight_decay=0.05), lr=1e-3)
+    groups = parameter_groups(rates_of(model, OptimSection(weight_decay=0.05), lr=1e-3))
     found = {(group["lr"], group["weight_decay"]): names(model, group) for group in groups}
     assert found == {(1e-3, 0.05): BACKBONE_DECAYED | HEAD_DECAYED, (1e-3, 0.0): BACKBONE_FREE | HEAD_FREE}
 
@@ -107,14 +107,14 @@ def test_backbone_lr_defaults_to_lr():
 def test_frozen_parameters_are_in_no_group():
     model = model_of()
     model.backbone.requires_grad_(False)
-    groups = parameter_groups(model, RATES, lr=1e-3)
+    groups = parameter_groups(rates_of(model, RATES, lr=1e-3))
     assert set().union(*(names(model, group) for group in groups)) == HEAD_DECAYED | HEAD_FREE
 
 
 def test_resnet_convolutions_decay_and_norms_do_not():
     backbone = densevit.create_backbone("resnet", depth=18, frozen_stages=1)
     model = DenseModel(backbone, {"detection": Everything(backbone.channels)})
-    groups = parameter_groups(model, RATES, lr=1e-3)
+    groups = parameter_groups(rates_of(model, RATES, lr=1e-3))
     decayed, free = (names(model, g) for d in (0.05, 0.0) for g in groups if (g["lr"], g["weight_decay"]) == (1e-4, d))
     convolutions = {
         f"backbone.layer{i}.{j}.{name}.weight" for i in (1, 2, 3, 4) for j in (0, 1) for name in ("conv1", "conv2")
@@ -137,7 +137,7 @@ def test_default_groups_match_plain_ones_exactly(backbone_lr, frozen_stages):
             rate = backbone_lr if backbone_lr is not None and name.startswith("backbone.") else lr
             plain = name.endswith("weight") and parameter.ndim >= 2 and not name.endswith("queries.weight")
             expected.setdefault((rate, 0.03 if plain else 0.0), []).append(parameter)
-    found = parameter_groups(model, OptimSection(backbone_lr=backbone_lr, weight_decay=0.03), lr)
+    found = parameter_groups(rates_of(model, OptimSection(backbone_lr=backbone_lr, weight_decay=0.03), lr))
     assert [(group["lr"], group["weight_decay"]) for group in found] == list(expected)
     assert [[id(p) for p in group["params"]] for group in found] == [[id(p) for p in g] for g in expected.values()]
 
@@ -150,7 +150,7 @@ def test_default_groups_match_plain_ones_exactly(backbone_lr, frozen_stages):
 )
 def test_optimiser_is_selected_by_name(name, kind):
     section = OptimSection(name=name, lr=2e-3, backbone_lr=1e-4, weight_decay=0.01, betas=(0.8, 0.95))
-    optimizer = build_optimizer(model_of(), section, lr=2e-3)
+    optimizer = optimizer_of(model_of(), section, lr=2e-3)
     assert type(optimizer) is kind
     found = sorted((group["lr"], group["weight_decay"]) for group in optimizer.param_groups)
     assert found == [(1e-4, 0), (1e-4, 0.01), (2e-3, 0), (2e-3, 0.01)]
@@ -165,7 +165,7 @@ def test_optimiser_is_selected_by_name(name, kind):
 def test_adamw_step_matches_the_paper(fused):
     """Decoupled decay, then lr times the bias-corrected mean over the root mean square: lr in the first step."""
     model = model_of()
-    optimizer = build_optimizer(model, OptimSection(lr=0.1, weight_decay=0.5), lr=0.1, fused=fused)
+    optimizer = optimizer_of(model, OptimSection(lr=0.1, weight_decay=0.5), lr=0.1, fused=fused)
     weight, bias = model.heads["detection"].linear.weight, model.heads["detection"].linear.bias
     before = weight.detach().clone(), bias.detach().clone()
     weight.grad, bias.grad = torch.full_like(weight, 3.0), torch.full_like(bias, -7.0)
@@ -251,7 +251,7 @@ def test_warm_up_longer_than_training_increases_throughout():
 
 def test_scheduler_multiplies_each_group_s_rate():
     section = OptimSection(lr=1e-2, backbone_lr=1e-3, schedule="constant", warmup_steps=1)
-    optimizer = build_optimizer(model_of(), section, lr=1e-2)
+    optimizer = optimizer_of(model_of(), section, lr=1e-2)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(section, 4))
     assert sorted(group["lr"] for group in optimizer.param_groups) == [5e-4, 5e-4, 5e-3, 5e-3]
     optimizer.step()

@@ -11,7 +11,7 @@ from torch import nn
 from densevit import config as configs
 from densevit.config import OptimSection
 from densevit.errors import ConfigError, PluginError
-from densevit.training.loop.optim import build_optimizer, schedule
+from densevit.training.loop.optim import optimizer_of, schedule
 from densevit.training.run.fit import resume, train
 from tests.training.test_optim import model_of
 from tests.training.test_run import TINY
@@ -84,12 +84,12 @@ def tiny(tmp_path: Path) -> Path:
 
 def test_another_class_gets_the_groups_and_its_options() -> None:
     section = OptimSection(name=OWN, lr=1e-3, backbone_lr=1e-4, weight_decay=0.05, cautious=True)
-    optimizer = build_optimizer(model_of(), section, lr=1e-3)
+    optimizer = optimizer_of(model_of(), section, lr=1e-3)
     assert type(optimizer) is SignMomentum
     found = sorted((group["lr"], group["weight_decay"]) for group in optimizer.param_groups)
     assert found == [(1e-4, 0), (1e-4, 0.05), (1e-3, 0), (1e-3, 0.05)]
     assert {(group["betas"], group["cautious"]) for group in optimizer.param_groups} == {((0.9, 0.99), True)}
-    given = build_optimizer(model_of(), OptimSection(name=OWN, betas=(0.5, 0.6)), lr=1e-3)
+    given = optimizer_of(model_of(), OptimSection(name=OWN, betas=(0.5, 0.6)), lr=1e-3)
     assert given.param_groups[0]["betas"] == (0.5, 0.6)
 
 
@@ -98,7 +98,7 @@ def test_steps_are_those_of_the_class_itself() -> None:
     model, reference = model_of(), model_of()
     reference.load_state_dict(model.state_dict())
     section = OptimSection(name="torch.optim:RAdam", lr=0.01, weight_decay=0.1, decoupled_weight_decay=True)
-    optimizer = build_optimizer(model, section, lr=0.01)
+    optimizer = optimizer_of(model, section, lr=0.01)
     decayed = [p for p in reference.parameters() if p.ndim >= 2]
     name = {id(p): n for n, p in reference.named_parameters()}
     decayed = [p for p in decayed if name[id(p)].endswith("weight") and not name[id(p)].endswith("queries.weight")]
@@ -219,7 +219,7 @@ def test_a_run_with_both_resumes_to_the_last_bit(tiny: Path, tmp_path: Path) -> 
 def test_a_model_of_plain_parameters_trains_with_another_optimiser() -> None:
     """A step of Lion from zero momentum is lr against the gradient's sign, after the decay."""
     model = model_of()
-    optimizer = build_optimizer(model, OptimSection(name=OWN, weight_decay=0.5), lr=0.1)
+    optimizer = optimizer_of(model, OptimSection(name=OWN, weight_decay=0.5), lr=0.1)
     weight: nn.Parameter = model.heads["detection"].linear.weight
     before = weight.detach().clone()
     weight.grad = torch.full_like(weight, -3.0)

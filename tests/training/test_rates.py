@@ -14,8 +14,9 @@ from densevit.config import OptimSection
 from densevit.errors import ConfigError, DensevitError, PluginError
 from densevit.interfaces import Backbone, Head
 from densevit.model import DenseModel
-from densevit.model.parameter_groups import parameter_groups, parameter_rates
-from densevit.training.loop.optim import build_optimizer
+from densevit.model.parameter_groups import parameter_groups
+from densevit.training.loop.optim import optimizer_of
+from densevit.training.loop.optim import rates_of as rates_of_section
 
 
 class Steps(Backbone):
@@ -51,7 +52,7 @@ def model_of(backbone: Backbone | None = None) -> DenseModel:
 
 
 def rates_of(model: DenseModel, lr: float = 1.0, **options) -> dict[str, float | None]:
-    return {rate.name: rate.lr for rate in parameter_rates(model, OptimSection(**options), lr)}
+    return {rate.name: rate.lr for rate in rates_of_section(model, OptimSection(**options), lr)}
 
 
 def by_name(groups: list[dict], model: nn.Module, key: str) -> dict[str, float]:
@@ -93,7 +94,7 @@ def test_freezing_backbone_lr_layer_decay_and_factors_combine():
     assert rates_of(model, **options) == pytest.approx(expected)
     other_order = {**options, "lr_factors": dict(reversed(factors.items()))}
     assert rates_of(model, **other_order) == pytest.approx(expected)
-    optimizer = build_optimizer(model, OptimSection(**options), lr=1.0)
+    optimizer = optimizer_of(model, OptimSection(**options), lr=1.0)
     trained = {name: rate for name, rate in expected.items() if rate is not None}
     assert by_name(optimizer.param_groups, model, "lr") == pytest.approx(trained)
     decays = by_name(optimizer.param_groups, model, "weight_decay")
@@ -104,7 +105,7 @@ def test_freezing_backbone_lr_layer_decay_and_factors_combine():
 def test_adam_step_matches_each_rate():
     """Adam's first step is the learning rate itself, whatever the gradient."""
     model = model_of()
-    optimizer = build_optimizer(model, OptimSection(layer_decay=0.5, weight_decay=0, lr_factors={"*.bias": 3}), lr=0.1)
+    optimizer = optimizer_of(model, OptimSection(layer_decay=0.5, weight_decay=0, lr_factors={"*.bias": 3}), lr=0.1)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 7.0)
@@ -206,7 +207,7 @@ def test_untrainable_configurations_raise():
     model = model_of()
     model.requires_grad_(False)
     with pytest.raises(ConfigError, match="at least one must be trained"):
-        parameter_groups(model, OptimSection(), 1.0)
+        parameter_groups(rates_of_section(model, OptimSection(), 1.0))
     forgetful = model_of(Forgetful())
     assert rates_of(forgetful)["backbone.second.weight"] == 1.0  # irrelevant without decay
     with pytest.raises(PluginError, match=r"backbone.second.weight is in no group of the backbone's parameter_depths"):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from densevit.cli import main
-from densevit.training.run.fit import evaluate
+from densevit.training.run.evaluation import evaluate
 from tests.training.test_processes import densevit
 
 RECIPE = """

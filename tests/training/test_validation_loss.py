@@ -18,7 +18,8 @@ from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes
 from densevit.model import build_model
 from densevit.training.loop.validation_loss import ValidationLoss, image_losses
-from densevit.training.run.fit import evaluate, fit, train
+from densevit.training.run.evaluation import evaluate
+from densevit.training.run.fit import fit, train
 from densevit.weights import model_file
 from tests.training.test_processes import densevit
 

@@ -7,7 +7,7 @@ from torch import nn
 from densevit.config import OptimSection
 from densevit.interfaces import Backbone, Head
 from densevit.model import DenseModel
-from densevit.model.parameter_groups import parameter_rates
+from densevit.training.loop.optim import rates_of
 from densevit.visualization.rates_table import exact_patterns, rates_table
 
 
@@ -39,7 +39,7 @@ class Attention(Head):
 
 def shown(model: DenseModel, **options) -> list[list[str]]:
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(rates_table(parameter_rates(model, OptimSection(**options), lr=1.0)))
+    console.print(rates_table(rates_of(model, OptimSection(**options), lr=1.0)))
     return [line.split() for line in console.export_text().splitlines() if line.strip()]
 
 

@@ -22,7 +22,7 @@ from densevit.allocator import keep_freed_memory
 from densevit.config import load
 from densevit.data.build import build_data
 from densevit.model import build_model
-from densevit.training.loop.optim import build_optimizer
+from densevit.training.loop.optim import optimizer_of
 
 RECIPES = ("detr_swin", "detector", "deformable_swin", "setr_vit", "setr_resnet", "dpt_swin")
 BATCHES, WARMUP, STEPS = 6, 4, 20
@@ -35,7 +35,7 @@ def measure(recipe: str) -> tuple[float, float]:
     config = load(recipe, ["data.num_workers=0", "data.val_length=8", f"optim.lr={LEARNING_RATE}"])
     data = build_data(config)
     model = build_model(config, data.train).train()
-    optimizer = build_optimizer(model, config.optim, LEARNING_RATE)
+    optimizer = optimizer_of(model, config.optim, LEARNING_RATE)
     loader = iter(data.train_loader())
     batches = [next(loader) for _ in range(BATCHES)]
     times = []

@@ -41,7 +41,7 @@ from densevit.data.build import build_data
 from densevit.layers import attention, conv_norm, deformable_attention, dropout, linear, windows
 from densevit.layers.norms import FrozenBatchNorm2d
 from densevit.model import build_model
-from densevit.training.loop.optim import build_optimizer
+from densevit.training.loop.optim import optimizer_of
 from densevit_backbones.mvit import attention as mvit_attention
 from densevit_backbones.swin import attention as swin_attention
 
@@ -102,7 +102,7 @@ def recipe(name: str, low: bool) -> dict[str, Contestant]:
     torch.manual_seed(0)
     data = build_data(config)
     model = build_model(config, data.train).train()
-    optimizer = build_optimizer(model, config.optim, 1e-6)
+    optimizer = optimizer_of(model, config.optim, 1e-6)
     loader = iter(data.train_loader())
     batches = [next(loader) for _ in range(BATCHES)]
     done = [0]

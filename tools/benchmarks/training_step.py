@@ -33,7 +33,7 @@ from transformers import (
 from densevit.config import OptimSection, load
 from densevit.interfaces import Class
 from densevit.model import DenseModel, create_backbone, create_head
-from densevit.training.loop.optim import build_optimizer
+from densevit.training.loop.optim import optimizer_of
 
 CONFIG = "configs/coco/detr_r50.yaml"  # backbone and optimiser of both
 CLASSES = 91
@@ -63,7 +63,7 @@ def ours(head: str, batch: int, side: int, dtype: torch.dtype | None, device: to
         backbone, {"detection": create_head(head, backbone.channels, backbone.strides, classes, **options)}
     ).train()
     model.to(device)
-    optimizer = build_optimizer(model, config.optim, _lr(config.optim), fused=dtype != torch.float16)
+    optimizer = optimizer_of(model, config.optim, _lr(config.optim), fused=dtype != torch.float16)
     images, boxes, labels = images_and_targets(batch, side)
     scale = torch.tensor([side, side, side, side])
     corners = [torch.cat([x[:, :2] - x[:, 2:] / 2, x[:, :2] + x[:, 2:] / 2], 1) * scale for x in boxes]

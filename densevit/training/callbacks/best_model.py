@@ -25,15 +25,13 @@ class BestModel(lightning.Callback):
 
     It must precede the callback for EMA, which ends the use of the average in `on_validation_end`.
 
-    dataset: the validation split. patience: ends the training after so many validations in a row that are not the best.
-    Lightning's EarlyStopping monitors one metric; this one also does several heads. Metrics are equal in all processes,
-    so that all stop.
+    folder: of the run. dataset: the validation split. patience: ends the training after so many validations in a row
+    that are not the best. Lightning's EarlyStopping monitors one metric; this one also does several heads. Metrics are
+    equal in all processes, so that all stop.
     """
 
-    folder: Path
-
-    def __init__(self, best_epoch: BestEpoch, dataset: Dataset, patience: int | None = None) -> None:
-        self.best_epoch, self.dataset, self.patience = best_epoch, dataset, patience
+    def __init__(self, folder: Path, best_epoch: BestEpoch, dataset: Dataset, patience: int | None = None) -> None:
+        self.folder, self.best_epoch, self.dataset, self.patience = folder, best_epoch, dataset, patience
 
     @property
     def exhausted(self) -> bool:

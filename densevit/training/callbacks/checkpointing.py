@@ -10,7 +10,6 @@ import pytorch_lightning as lightning
 
 from densevit.training.callbacks.stop_signals import StopSignals
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.dense_module import DenseModule
 
 
 class Stopped(Exception):  # noqa: N818  # not an error
@@ -23,25 +22,25 @@ class Checkpointing(lightning.Callback):
 
     It must be the last callback, so that a checkpoint includes the state of the others after its step.
 
-    checkpoint_every: interval between two `last.ckpt`, in addition to those after validations: optimiser steps as an
-    int, or seconds as a float; None: after validations only. keep: the number of checkpoints to keep, `last.ckpt` and
-    those before it; None: all. signals: those that stop the training.
+    folder: of the run. checkpoint_every: interval between two `last.ckpt`, in addition to those after validations:
+    optimiser steps as an int, or seconds as a float; None: after validations only. keep: the number of checkpoints to
+    keep, `last.ckpt` and those before it; None: all. signals: those that stop the training.
     """
 
-    folder: Path
-    budget: Budget
-
-    def __init__(self, checkpoint_every: int | float | None, keep: int | None, signals: StopSignals) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        budget: Budget,
+        checkpoint_every: int | float | None,
+        keep: int | None,
+        signals: StopSignals,
+    ) -> None:
+        self.folder, self.budget = folder, budget
         self.checkpoint_every, self.keep, self.signals = checkpoint_every, keep, signals
         self._saved_step: int | None = None  # that of last.ckpt
         self._stopping = self._due = False
         self._last_step = -1
         self._saved_at = 0.0
-
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
-            self.budget = pl_module.budget
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.signals.install()

@@ -54,13 +54,11 @@ class NonFinite(lightning.Callback):
     It must precede the callbacks that save: a checkpoint is not written after such a step.
 
     skip: leaves such steps out: weights, buffers and the optimiser's state stay as they are, and the schedule goes on.
-    folder: for `faults/step_*.pt`, which `densevit replay` repeats. skipped: the number of skipped steps.
+    folder: of the run, for `faults/step_*.pt`, which `densevit replay` repeats. skipped: the number of skipped steps.
     """
 
-    folder: Path
-
-    def __init__(self, skip: bool = False) -> None:
-        self.skip = skip
+    def __init__(self, folder: Path, skip: bool = False) -> None:
+        self.folder, self.skip = folder, skip
         self._step: _Step | None = None
         self._pending: list[tuple[_Step, Tensor, Any]] = []  # a step, its flag on the host, and the event of the copy
         self._flag: Tensor | None = None  # 1 if a loss of this step is not finite

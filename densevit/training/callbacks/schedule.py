@@ -1,11 +1,8 @@
-"""Applies the training budget to Lightning's loop."""
-
-from collections.abc import Callable
+"""When validations start and the training ends: the budget in Lightning's loop."""
 
 import pytorch_lightning as lightning
 
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.dense_module import DenseModule
 
 _MIN_LOGGED_STEPS = 20  # in a short training
 _NEVER = 1 << 62  # batches between two validations
@@ -16,21 +13,14 @@ class TrainingSchedule(lightning.Callback):
 
     Validation runs inside the training loop, also after the last step, so that the best epoch is always found and saved
     in the same way.
-
-    budget_of: returns the budget for a number of processes, which is known once the Trainer is set up.
     """
 
-    budget: Budget
-
-    def __init__(self, budget_of: Callable[[int], Budget]) -> None:
-        self.budget_of = budget_of
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
         self._last_step = -1
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage == "fit":
-            self.budget = self.budget_of(trainer.world_size)
-            if isinstance(pl_module, DenseModule):
-                pl_module.budget = self.budget
             every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
             trainer.log_every_n_steps = min(every, max(1, self.budget.steps // _MIN_LOGGED_STEPS))  # type: ignore[attr-defined]
 

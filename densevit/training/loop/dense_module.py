@@ -17,7 +17,7 @@ from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Evaluator, LossContext, Method, Predictions, Targets
 from densevit.losses.distributed import process_count
 from densevit.model import DenseModel
-from densevit.model.parameter_groups import parameter_groups
+from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.budget import Budget
@@ -33,7 +33,7 @@ from densevit.training.loop.evaluators import (
     joined_indices,
 )
 from densevit.training.loop.method import Supervised, check_method
-from densevit.training.loop.optim import build_optimizer, group_options, learning_rate, schedule
+from densevit.training.loop.optim import build_optimizer, group_options, learning_rate, rates_of, schedule
 from densevit.training.loop.sharding import ShardedStrategy, gather, scatter, shard_model, whole
 from densevit.training.loop.skipped_images import SKIPPED, SkippedImages, may_skip
 from densevit.training.loop.trainer_steps import images_per_step, optimizer_steps
@@ -53,11 +53,11 @@ class DenseModule(lightning.LightningModule):
     inference: windows and test-time augmentation in validation, by head. None: those of the predictor.
     method: how the model is trained. None: supervised.
 
-    budget: of a run; None in a Trainer of one's own. checkpoint_groups: the parameter groups that the checkpoint of a
-    resumed run has, where they may differ from the model's. metrics: of the last validation. indices: of its images in
-    the data set, by image id, if the loader is densevit's. mappings: of heads whose classes are not the data's. terms:
-    the losses of the last batch. host_batch: the last batch, on the CPU. gradient_norm: of the last step; None if not
-    computed.
+    budget: of a run; None in a Trainer of one's own. rates: of all parameters; None: those of `optim`.
+    checkpoint_rates: those of the checkpoint of a resumed run, which may have trained other parameters. metrics: of the
+    last validation. indices: of its images in the data set, by image id, if the loader is densevit's. mappings: of
+    heads whose classes are not the data's. terms: the losses of the last batch. host_batch: the last batch, on the CPU.
+    gradient_norm: of the last step; None if not computed.
     before_update: called with the optimiser before each update; it then handles losses that are not finite.
     """
 
@@ -82,7 +82,8 @@ class DenseModule(lightning.LightningModule):
         self.mappings: Mapping[str, ClassMapping] = {}
         self.indices: dict[int | str, int] = {}
         self.budget: Budget | None = None
-        self.checkpoint_groups: Sequence[Mapping[str, Any]] | None = None
+        self.rates: Sequence[ParameterRate] | None = None
+        self.checkpoint_rates: Sequence[ParameterRate] | None = None
         self.metrics: dict[str, float] = {}
         self.terms: dict[str, Tensor] = {}
         self.host_batch: Batch | None = None
@@ -109,9 +110,10 @@ class DenseModule(lightning.LightningModule):
         if isinstance(data, DenseDataModule):
             if stage == "fit" and self.model.sections is not None:
                 self.model.sections.data = data.data.section
-            check_classes(data.data, self.model, self.mappings)
-            if stage == "fit" and self.method.needs_labels:
-                check_heads(data.data, self.model)
+            if self.budget is None:  # a run has checked its data
+                check_classes(data.data, self.model, self.mappings)
+                if stage == "fit" and self.method.needs_labels:
+                    check_heads(data.data, self.model)
 
     def configure_model(self) -> None:
         """Shards the model for training with `fsdp2`. An evaluation holds the whole model in each process."""
@@ -176,12 +178,16 @@ class DenseModule(lightning.LightningModule):
             self.before_update(optimizer)
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(
-            self.model, self.optim, self._lr(), self.trainer.precision != "16-mixed", self.method
-        )
+        optimizer = build_optimizer(self.optim, self._groups(), self._lr(), self.trainer.precision != "16-mixed")
         steps = optimizer_steps(self.trainer, self.optim) if self.budget is None else self.budget.steps
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.optim, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The parameter groups; sharding replaces parameters, which keep their names."""
+        rates = rates_of(self.model, self.optim, self._lr(), self.method) if self.rates is None else self.rates
+        parameters = {**dict(self.method.named_parameters("method")), **dict(self.model.named_parameters())}
+        return parameter_groups([rate._replace(parameter=parameters[rate.name]) for rate in rates])
 
     def _lr(self) -> float:
         if self.budget is not None:
@@ -193,7 +199,7 @@ class DenseModule(lightning.LightningModule):
         section, optimizer = self.optim, self.trainer.optimizers[0]
         scheduler = self.trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
-        groups = parameter_groups(self.model, section, self._lr(), self.method)
+        groups = self._groups()
         scheduler.base_lrs = [group["lr"] for group in groups]
         factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
         for loaded, group in zip(optimizer.param_groups, groups, strict=True):
@@ -321,10 +327,10 @@ class DenseModule(lightning.LightningModule):
         self._random_states = [states] if isinstance(states, dict) else states  # old checkpoints of one process
         self._resumed = True
         self.model.score_thresholds = model_file.score_thresholds(checkpoint.get(checkpoint_io.ENTRIES, {}))
-        if self.checkpoint_groups is not None and checkpoint.get("optimizer_states"):
+        if self.checkpoint_rates is not None and self.rates is not None and checkpoint.get("optimizer_states"):
             [state] = checkpoint["optimizer_states"]
-            groups = parameter_groups(self.model, self.optim, self._lr(), self.method)
-            checkpoint["optimizer_states"] = [without_unused(state, self.checkpoint_groups, groups)]
+            before, after = parameter_groups(self.checkpoint_rates), parameter_groups(self.rates)
+            checkpoint["optimizer_states"] = [without_unused(state, before, after)]
 
     def on_train_start(self) -> None:
         if self._resumed:

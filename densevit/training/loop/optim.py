@@ -16,7 +16,7 @@ from densevit.config.training_schema import OPTIMISERS
 from densevit.errors import PluginError
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel
-from densevit.model.parameter_groups import parameter_groups
+from densevit.model.parameter_groups import ParameterRate, parameter_groups, parameter_rates
 from densevit.training.loop.muon import Muon
 
 _POWER = 0.9  # exponent of `poly`, from DeepLab (Chen et al. 2017, section 4.1)
@@ -36,17 +36,36 @@ def create_optimizer(model: DenseModel | Predictor, images_per_step: int = 256, 
     images_per_step: for `lr_per_256`. The learning rate is constant: the schedule is not applied.
     """
     section: OptimSection = configs.section("optim", options, "create_optimizer")
-    return build_optimizer(dense_model(model), section, learning_rate(section, images_per_step))
+    return optimizer_of(dense_model(model), section, learning_rate(section, images_per_step))
 
 
-def build_optimizer(
-    model: DenseModel, section: OptimSection, lr: float, fused: bool = True, method: nn.Module | None = None
-) -> Optimizer:
-    """Builds the optimiser, with one group per combination of learning rate and weight decay.
+def optimizer_of(model: DenseModel, section: OptimSection, lr: float, fused: bool = True) -> Optimizer:
+    """The optimiser of a model at this learning rate. fused: as for `build_optimizer`."""
+    return build_optimizer(section, parameter_groups(rates_of(model, section, lr)), lr, fused)
 
+
+def rates_of(
+    model: DenseModel, section: OptimSection, lr: float, method: nn.Module | None = None
+) -> list[ParameterRate]:
+    """The learning rate and weight decay of each parameter as the section says, see `parameter_rates`."""
+    return parameter_rates(
+        model,
+        lr,
+        backbone_lr=section.backbone_lr,
+        layer_decay=section.layer_decay,
+        lr_factors=section.lr_factors,
+        weight_decay=section.weight_decay,
+        muon=section.matrices if section.name == "muon" else None,
+        method=method,
+    )
+
+
+def build_optimizer(section: OptimSection, groups: list[dict[str, Any]], lr: float, fused: bool = True) -> Optimizer:
+    """Builds the optimiser of these parameter groups, which have their own learning rates.
+
+    lr: of the section; the default of a group without one.
     fused: one kernel for all parameters; not compatible with fp16's gradient scaling.
     """
-    groups = parameter_groups(model, section, lr, method)
     if section.name not in OPTIMISERS:
         kind, options = named_classes.optimiser(section, lr)
         return registry.construct(kind, section.name, groups, options=options, where="optim")

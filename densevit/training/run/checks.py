@@ -1,7 +1,6 @@
 """Checks of the config, the data and the model before a training or an evaluation.
 
-A training calls `check_training` once the model is built, `check_monitor` once the evaluators are, and `check_budget`
-once the number of processes is known. An evaluation calls `model.inference_by_head`, then `map_classes`.
+`Plan.of` calls each of them once. An evaluation calls `model.inference_by_head`, then `map_classes`.
 """
 
 import math
@@ -17,7 +16,7 @@ from densevit.errors import ConfigError, DensevitError, PluginError, counted, di
 from densevit.interfaces import Evaluator
 from densevit.model import DenseModel, inference_by_head
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.checks import check_heads
+from densevit.training.loop.checks import check_learnable
 from densevit.training.loop.checks import check_needs as check_needs_of_head
 from densevit.training.loop.evaluators import METHOD, flat_metrics
 
@@ -25,14 +24,11 @@ _MIN_STEPS = 1000  # with fewer steps, a model from random weights learns next t
 _MIN_STEPS_FINE_TUNING = 100
 
 
-def check_training(config: Config, data: Data, model: DenseModel, labels: bool = True) -> None:
-    """Raises ConfigError if the model cannot be trained on this data, or validated as the config says.
-
-    labels: whether it is trained on labels.
-    """
+def check_model(config: Config, data: Data, model: DenseModel) -> None:
+    """Raises ConfigError if the model cannot be trained on this data, or validated as the config says."""
     inference_by_head(model, config.inference, config.inference_by_head)  # raises for options that cannot be used
-    if labels:
-        check_heads(data, model)
+    if registry.load("methods", config.method.name).needs_labels:
+        check_learnable(data, model)
     _check_input_size(config, model)
     _check_frozen(config, model)
 

@@ -1,20 +1,24 @@
-"""Evaluation of a model on the validation data."""
+"""Evaluation of a model on the validation data, of `densevit.evaluate` and `densevit evaluate`."""
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 
-from densevit.config import Config, TrainerSection
+from densevit import config as configs
+from densevit.config import Config, DataSection, TrainerSection
 from densevit.data.build import Data
 from densevit.errors import ConfigError
+from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Evaluator
+from densevit.interfaces import Class, Evaluator
 from densevit.model import DenseModel
 from densevit.training.callbacks.predictions import PredictionWriter, Write
 from densevit.training.callbacks.progress import EvaluationProgress
-from densevit.training.loop.class_mapping import ClassMapping
+from densevit.training.loop.class_mapping import ClassMapping, map_classes
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.evaluators import build_evaluators
@@ -22,6 +26,7 @@ from densevit.training.loop.lightning_logging import silence_lightning
 from densevit.training.loop.peers import Peers, watching
 from densevit.training.loop.precision import tf32
 from densevit.training.loop.trainer import build_trainer
+from densevit.training.run.fit import Run
 
 
 class Evaluation(NamedTuple):
@@ -32,47 +37,118 @@ class Evaluation(NamedTuple):
     indices: dict[int | str, int]
 
 
-def evaluate(
-    model: DenseModel | Predictor,
-    data: Data,
-    config: Config | None,
-    write: Write | None = None,
-    mappings: Mapping[str, ClassMapping] | None = None,
-) -> tuple[dict[str, float], dict[str, Evaluator]]:
-    """The metrics and the evaluators of `evaluation`."""
-    return evaluation(model, data, config, write, mappings)[:2]
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """An evaluation that can start: the data have labels, and their classes are mapped.
 
-
-def evaluation(
-    model: DenseModel | Predictor,
-    data: Data,
-    config: Config | None,
-    write: Write | None = None,
-    mappings: Mapping[str, ClassMapping] | None = None,
-) -> Evaluation:
-    """Evaluates a model on the validation data.
-
-    write: called with each image's predictions; with several processes, in each for its own images. The precision and
-    the devices are those of the config, so that the metrics equal those of the validation during training; None: those
-    of `processes`, and the defaults. mappings: from `map_classes`, of heads whose classes are not the data's.
+    trainer: the devices and the precision, which are those of the training for metrics equal to its validation.
+    mappings: of heads whose classes are not the data's, by name.
     """
-    predictor = Predictor(model, config) if isinstance(model, DenseModel) else model
+
+    predictor: Predictor
+    data: Data
+    trainer: TrainerSection
+    mappings: Mapping[str, ClassMapping]
+
+    @classmethod
+    def of(
+        cls,
+        predictor: Predictor,
+        data: Data,
+        trainer: TrainerSection,
+        classes: Mapping[str, str | None] | None = None,
+    ) -> "EvaluationPlan":
+        """Checks the data, which then have the predictor's replaced resizing. classes: as for `map_classes`.
+
+        Raises DataError if images have no labels, or no class is mapped.
+        """
+        data.multiple = predictor.model.multiple
+        if predictor.resize_is_replaced and predictor.resize is not None:
+            data.val_transform = predictor.resize
+        data.val.check_labels()
+        return cls(predictor, data, trainer, map_classes(predictor.model, data, classes))
+
+    @property
+    def classes(self) -> dict[str, tuple[Class, ...]]:
+        """The classes that are evaluated, by head."""
+        return self.predictor.classes | {name: mapping.classes for name, mapping in self.mappings.items()}
+
+    def run(self, write: Write | None = None) -> Evaluation:
+        """Evaluates the model. write: called with each image's predictions, in each process for its own images."""
+        silence_lightning()
+        model, config = self.predictor.model, self.predictor.config
+        evaluators = build_evaluators(model, config, self.data.val, mappings=self.mappings)
+        if self.trainer.compile:
+            model.compile()
+        module = DenseModule(self.predictor, None, evaluators)
+        module.mappings = self.mappings
+        peers = Peers()
+        callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)]), peers]
+        trainer = build_trainer(self.trainer, callbacks=callbacks, enable_progress_bar=False)
+        with watching(trainer, peers), tf32(self.trainer.tf32):
+            trainer.validate(module, datamodule=DenseDataModule(self.data), verbose=False)
+        return Evaluation(module.metrics, evaluators, module.indices)
+
+
+def evaluate(
+    model: DenseModel | Predictor | Run | str | Path,
+    data: Config | DataSection | Mapping[str, Any] | str | Path | None = None,
+    classes: Mapping[str, str | None] | None = None,
+    overrides: Sequence[str] = (),
+) -> dict[str, float]:
+    """Evaluates a model on one device, those of `overrides`, or in the processes of torchrun.
+
+    Returns the metrics, named HEAD/METRIC. On the same devices they are those of `densevit evaluate` and of the end of
+    a training.
+
+    model: a model, a run, a run's folder or a model file, or a predictor, whose inference options and replaced resizing
+    hold. data: the config section `data`, as a mapping, a section file or a `DataSection`, or a config with it; its
+    split `data.split` is evaluated. None: the data that the model was trained with. classes: from names of the model's
+    classes to those of the data, or to None, in addition to equal names; only mapped classes are evaluated
+    (docs/evaluate.md). overrides: of the model's config, as those of `densevit evaluate`:
+    "heads.depth.evaluation.align=median". Raises DataError if no class is mapped, and ConfigError for overrides that
+    change the model.
+    """
+    predictor = _overridden(_predictor(model), overrides)
+    if data is None:
+        data = predictor.data if predictor.config is None else predictor.config
+    if data is None:
+        raise ConfigError("evaluate: the model has no config, and so no data. Fix: give data={'name': ..., ...}.")
+    plan = EvaluationPlan.of(predictor, DenseDataModule(data).data, _trainer(predictor, overrides), classes)
     model = predictor.model
-    silence_lightning()
-    section = TrainerSection(max_steps=1, **processes()) if config is None else config.trainer
-    evaluators = build_evaluators(model, config, data.val, mappings=mappings)
-    if section.compile:
-        model.compile()
-    if predictor.resize_is_replaced and predictor.resize is not None:
-        data.val_transform = predictor.resize
-    module = DenseModule(predictor, None, evaluators)
-    module.mappings = mappings or {}
-    peers = Peers()
-    callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)]), peers]
-    trainer = build_trainer(section, callbacks=callbacks, enable_progress_bar=False)
-    with watching(trainer, peers), tf32(section.tf32):
-        trainer.validate(module, datamodule=DenseDataModule(data), verbose=False)
-    return Evaluation(module.metrics, evaluators, module.indices)
+    device, was_training = model.mean.device, model.training
+    try:
+        return plan.run().metrics
+    finally:
+        model.to(device).train(was_training)  # Lightning moves it to the CPU
+
+
+def _predictor(model: DenseModel | Predictor | Run | str | Path) -> Predictor:
+    if isinstance(model, Run):
+        return model.model
+    if isinstance(model, str | Path):
+        return load(model)
+    return Predictor(model) if isinstance(model, DenseModel) else model
+
+
+def _overridden(predictor: Predictor, overrides: Sequence[str]) -> Predictor:
+    """The predictor with overrides of its config."""
+    if not overrides:
+        return predictor
+    check_overrides(overrides)
+    if predictor.config is None:
+        raise ConfigError(f"evaluate: the model has no config for the overrides {', '.join(overrides)}.")
+    config = configs.from_mapping(predictor.config.model_dump(), "evaluate", overrides)
+    configs.check_evaluation_plugins(config)
+    return Predictor(predictor.model, config, resize=predictor.resize if predictor.resize_is_replaced else None)
+
+
+def _trainer(predictor: Predictor, overrides: Sequence[str]) -> TrainerSection:
+    """The section `trainer` of the model's config, on the devices of `processes` and of the overrides."""
+    given = {override.partition("=")[0].strip() for override in overrides}
+    update = {key: value for key, value in processes().items() if f"trainer.{key}" not in given}
+    section = TrainerSection(max_steps=1) if predictor.config is None else predictor.config.trainer
+    return section.model_copy(update=update)
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

@@ -7,14 +7,11 @@ from pathlib import Path
 from densevit import config as configs
 from densevit.atomic_io import next_free_folder
 from densevit.config import Config
-from densevit.data.build import Data
 from densevit.data.image_names import file_name, image_names
 from densevit.errors import DataError
 from densevit.evaluation import metrics_file, tables_file
-from densevit.inference.predictor import Predictor
-from densevit.training.loop.class_mapping import ClassMapping
 from densevit.training.run.drawn_images import draw_images
-from densevit.training.run.evaluation import Evaluation
+from densevit.training.run.evaluation import Evaluation, EvaluationPlan
 from densevit.visualization.curves import svg_file
 from densevit.visualization.report import EVALUATION, write_report
 
@@ -28,15 +25,9 @@ def new_folder(run: Path, config: Config) -> Path:
     return next_free_folder(run / "evaluations" / name)
 
 
-def write_evaluation(
-    folder: Path,
-    evaluation: Evaluation,
-    predictor: Predictor,
-    data: Data,
-    source: str,
-    mappings: Mapping[str, ClassMapping],
-) -> Path:
+def write_evaluation(folder: Path, evaluation: Evaluation, plan: EvaluationPlan, source: str) -> Path:
     """Writes all files to an existing folder. source: the model's name in the report. Returns the report's path."""
+    predictor, data, mappings = plan.predictor, plan.data, plan.mappings
     metrics_file.write(evaluation.metrics, folder / "metrics.json")
     tables_file.write_tables(evaluation.evaluators, folder, image_names(data.val, evaluation.indices))
     for head, one in evaluation.evaluators.items():

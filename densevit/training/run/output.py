@@ -1,119 +1,180 @@
-"""What a run prints and derives from its config, model and data."""
+"""What a run writes and prints at its start and its end."""
 
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytorch_lightning as lightning
 import torch
-from rich.console import Console
+from rich import get_console
 
-from densevit.config import Config
-from densevit.data.build import Data
-from densevit.errors import one_line
+from densevit import config as configs
+from densevit.atomic_io import replaced_file
+from densevit.errors import counted, one_line
 from densevit.evaluation import metrics_file
 from densevit.inference.loading import load
-from densevit.interfaces import Method
-from densevit.model import DenseModel
 from densevit.model.parameter_groups import method_parameters
+from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.stop_signals import StopSignals
-from densevit.training.loop.budget import Budget
 from densevit.training.loop.method import Supervised
 from densevit.training.loop.optim import learning_rate
+from densevit.training.loop.sharding import whole_state
+from densevit.training.run.checks import check_budget
 from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.errors import resume_command
+from densevit.training.run.folder import RunFolder
+from densevit.training.run.metrics_csv import MetricsCsv
+from densevit.training.run.plan import Plan
+from densevit.training.run.start_hints import start_hints
+from densevit.visualization.rates_table import rates_table
 from densevit.visualization.report import write_report
 from densevit.visualization.tables import metrics_table
+from densevit.visualization.weights_table import weights_table
+from densevit.weights import model_file
+
+_INPUT = {"data.image_size", "data.recipe", "data.short_side"}
+_OTHER_INPUT = (
+    "Epochs before and after are compared although their images differ in size. For a run of its own from these "
+    "weights: densevit train CONFIG weights={}"
+)
+_EXTEND = "To train it for longer: densevit train --resume {} trainer.max_images=N, with a larger N."
 
 
-def derived_values(
-    config: Config, model: DenseModel, method: Method, data: Data, trainer: lightning.Trainer, budget: Budget
-) -> dict[str, str]:
+def start(plan: Plan, folder: RunFolder) -> None:
+    """Writes config.yaml and prints what is trained, on which data and for how long."""
+    path, config, console = folder.path, plan.config, get_console()
+    if plan.trainer.is_global_zero:
+        with replaced_file(path / "config.yaml") as temporary:
+            temporary.write_text(configs.dump(config, derived_values(plan)), encoding="utf-8")
+        (path / "checkpoints").mkdir(exist_ok=True)
+        if not folder.new:
+            MetricsCsv(path / "metrics.csv").remove_after(0 if plan.checkpoint is None else plan.checkpoint.step)
+        if plan.changed:
+            console.print("Differences from the checkpoint's config:")
+            for key, change in plan.changed.items():
+                console.print(f"  {key}: {change}")
+            if plan.changed.keys() & _INPUT:
+                console.print(_OTHER_INPUT.format(path))
+        for fit in plan.loaded:
+            console.print(weights_table(fit), soft_wrap=False)
+        if len({rate.lr for rate in plan.rates}) > 1:
+            console.print(rates_table(plan.rates), soft_wrap=False)
+        for line in announcement(plan, path):
+            console.print(line)
+        if plan.checkpoint is None:
+            for line in start_hints(config, plan.data, plan.model.backbone.input_size):
+                console.print(line)
+            check_budget(plan.budget, config)
+            if not folder.new:
+                console.print(f"{path} has no checkpoint yet: its training begins anew.")
+        elif plan.checkpoint.step >= plan.budget.steps:
+            console.print(f"{path} has trained all of its {plan.budget.steps:,} steps. {_EXTEND.format(path)}")
+    for logger in plan.trainer.loggers:
+        logger.log_hyperparams(config.model_dump())
+
+
+def derived_values(plan: Plan) -> dict[str, str]:
     """Derived values, written to config.yaml as comments."""
-    images, own = budget.images_per_step, method_parameters(model, method)
+    images, own = plan.budget.images_per_step, method_parameters(plan.model, plan.method)
+    backbone, count = plan.model.backbone, len(plan.data.train)
     values = {
-        "training images": str(len(data.train)),
-        "validation images": str(len(data.val)),
+        "training images": str(count),
+        "validation images": str(len(plan.data.val)),
         "images per optimiser step": str(images),
-        "optimiser steps": f"{budget.steps:,}, {budget.images / len(data.train):.2f} epochs",
-        "learning rate": f"{learning_rate(config.optim, images):g}",
-        "precision": str(trainer.precision),
-        "feature channels and strides": f"{list(model.backbone.channels)} at {list(model.backbone.strides)}",
-        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "optimiser steps": f"{plan.budget.steps:,}, {plan.budget.images / count:.2f} epochs",
+        "learning rate": f"{learning_rate(plan.config.optim, images):g}",
+        "precision": str(plan.trainer.precision),
+        "feature channels and strides": f"{list(backbone.channels)} at {list(backbone.strides)}",
+        "parameters": f"{sum(p.numel() for p in plan.model.parameters()):,}",
     }
     if own:
         values["parameters of the method"] = f"{sum(p.numel() for p in own):,}"
-    for name, classes in model.classes.items():
+    for name, classes in plan.model.classes.items():
         values[f"classes of {name}"] = ", ".join(c.name for c in classes)
     return values
 
 
-def announce(
-    console: Console,
-    config: Config,
-    model: DenseModel,
-    method: Method,
-    data: Data,
-    trainer: lightning.Trainer,
-    folder: Path,
-    budget: Budget,
-) -> None:
-    """Prints the model, the method unless it is supervised, the data, the budget and the devices."""
+def announcement(plan: Plan, folder: Path) -> Iterator[str]:
+    """Lines on the model, the method unless it is supervised, the data, the budget and the devices."""
+    config, data, trainer = plan.config, plan.data, plan.trainer
     heads = ", ".join(f"{name} ({section.name})" for name, section in config.heads.items())
     what = f"{config.backbone.name} -> {heads}" if heads else config.backbone.name
-    how = "" if isinstance(method, Supervised) else f", method {config.method.name}"
-    parameters = [*model.parameters(), *method_parameters(model, method)]
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    how = "" if isinstance(plan.method, Supervised) else f", method {config.method.name}"
+    trained = sum(rate.parameter.numel() for rate in plan.rates if rate.lr is not None)
     device = trainer.strategy.root_device
     hardware = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else f"{device.type}, {torch.get_num_threads()} threads"
     )
-    console.print(f"{what}{how}, {trained / 1e6:.2f} M trained parameters")
+    yield f"{what}{how}, {trained / 1e6:.2f} M trained parameters"
     size = "" if config.data.image_size is None else f"; image_size {config.data.image_size}"
     images = f"{len(data.train):,} training images, {len(data.val):,} validation images"
-    console.print(f"{config.data.title}: {images}{size}")
+    yield f"{config.data.title}: {images}{size}"
     if data.val.division:
-        console.print(data.val.division)
-    console.print(budget.describe(len(data.train)))
-    console.print(f"{trainer.world_size} x {hardware}, {trainer.precision}; writing to {folder}/")
+        yield data.val.division
+    yield plan.budget.describe(len(data.train))
+    yield f"{trainer.world_size} x {hardware}, {trainer.precision}; writing to {folder}/"
 
 
 def finish(
-    console: Console,
+    plan: Plan,
     folder: Path,
-    config: Config,
-    data: Data,
-    stopped: bool,
+    best: BestModel,
     indices: Mapping[int | str, int],
+    stopped: bool,
     signals: StopSignals,
     resume_with: str | None = None,
 ) -> None:
+    """Prints why the training ended, and writes the visualizations and the report.
+
+    indices: of the validation images in the data set, by image id. stopped: by one of the signals. resume_with: as of
+    `fit`.
+    """
+    unfinished = best.best_epoch.best is None  # stopped before the first validation: the current weights
+    state = whole_state(plan.model) if unfinished else {}  # in all processes
+    if not plan.trainer.is_global_zero:
+        return
+    if unfinished:
+        model_file.save(plan.model, folder / "model.safetensors", plan.config, state)
+        metrics_file.write({}, folder / "metrics.json")
+    console, step = get_console(), plan.trainer.global_step
+    if not stopped and step < plan.budget.steps:
+        cause = "A callback"
+        if best.exhausted:
+            monitored = " and ".join(best.best_epoch.monitored)
+            cause = f"{counted(best.best_epoch.stale, 'validation')} without a better {monitored} (trainer.patience)"
+        console.print(f"{cause} ended the training at step {step:,} of {plan.budget.steps:,}.")
+    if best.best_epoch.stale:
+        later = counted(best.best_epoch.stale, "later validation")
+        console.print(f"The model and the metrics are those of the best epoch; {later} had no better ones.")
+    _write_report(plan, folder, indices, signals)
+    if stopped:
+        console.print(f"Stopped. Resume with: {resume_with or resume_command(folder)}")
+
+
+def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int], signals: StopSignals) -> None:
     """Writes the visualizations and the report, and prints the metrics and the files.
 
     What fails is a warning with the command that makes it again: the training is over and saved. A signal ends the
-    drawing. indices: of the validation images in the data set, by image id. resume_with: as of `fit`.
+    drawing.
     """
     files = [f"model: {folder / 'model.safetensors'}"]
     with _warning("The report was not written", f"densevit report {folder}"):
         write_report(folder)  # at first without visualizations, which take longer
         files.append(f"report: {folder / 'report.html'}")
     again = f"densevit evaluate {folder}"
-    if config.heads:
+    if plan.config.heads:
         with _warning("The visualizations were not written", again), signals.interrupting():
-            draw_images(load(folder), data, folder, indices)
+            draw_images(load(folder), plan.data, folder, indices)
             files.append(f"visualizations: {folder / 'predictions'}/")
         with _warning("The report was not written", f"densevit report {folder}"):
             write_report(folder)
     with _warning("The metrics cannot be read", again):
         metrics = metrics_file.read(folder / "metrics.json")
         if metrics:
-            console.print(metrics_table(metrics), soft_wrap=False)
-    console.print("   ".join(files))
-    if stopped:
-        console.print(f"Stopped. Resume with: {resume_with or resume_command(folder)}")
+            get_console().print(metrics_table(metrics), soft_wrap=False)
+    get_console().print("   ".join(files))
 
 
 @contextmanager
