@@ -12,7 +12,7 @@ from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.model import build_model
 from densevit.training.loop.optim import learning_rate, optimizer_of, schedule
-from densevit.training.run.fit import train
+from tests.training.runs import train
 
 RECIPES = [Path("configs/nyu/dpt_hybrid.yaml"), Path("configs/kitti/dpt_hybrid.yaml")]
 

@@ -13,7 +13,7 @@ from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.model import build_model
 from densevit.training.loop.optim import learning_rate, optimizer_of, schedule
-from densevit.training.run.fit import train
+from tests.training.runs import train
 
 RECIPES = sorted(Path("configs/ade20k").glob("setr*.yaml")) + sorted(Path("configs/cityscapes").glob("*.yaml"))
 SECTIONS = ("ade20k", "camvid", "cityscapes", "coco_stuff", "label_maps", "pascal_context", "voc")

@@ -15,7 +15,7 @@ from densevit.errors import ConfigError
 from densevit.model import build_model
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.run.checks import check_model
-from densevit.training.run.fit import train
+from tests.training.runs import train
 
 CONFIG = """
 backbone: {name: swin, variant: nano, window_size: 4}

@@ -26,10 +26,10 @@ from densevit.data.loading.dataloader import TransformedDataset
 from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation import metrics_file
 from densevit.interfaces import Sample
-from densevit.training.run.fit import resume, train
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.training.run.resuming import Checkpoint
 from densevit_scenes.dataset import Scenes
+from tests.training.runs import resume, train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo")
 

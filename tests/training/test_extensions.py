@@ -17,8 +17,9 @@ from densevit.config import TrainerSection
 from densevit.errors import ConfigError, PluginError
 from densevit.training.callbacks.checkpointing import Checkpointing
 from densevit.training.run.extensions import build_callbacks, build_loggers, check_callbacks
-from densevit.training.run.fit import fit, resume, train
+from densevit.training.run.fit import fit
 from densevit.training.run.metrics_csv import MetricsCsv
+from tests.training.runs import resume, train
 from tests.training.test_run import TINY
 
 STOPPING = "{name: pytorch_lightning.callbacks:EarlyStopping, monitor: detection/AP, mode: max, patience: 2"

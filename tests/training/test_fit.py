@@ -19,8 +19,9 @@ from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Batch, Class
 from densevit.model import DenseModel, create_backbone, create_head
 from densevit.training.run.evaluation import evaluate
-from densevit.training.run.fit import Run, fit, train
+from densevit.training.run.fit import Run, fit
 from densevit_scenes.dataset import Scenes
+from tests.training.runs import train
 from tests.training.test_run import SEGMENTATION, assert_same, weights
 
 SHORT = ["trainer.max_epochs=null", "trainer.max_steps=2"]

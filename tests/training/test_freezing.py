@@ -24,7 +24,7 @@ from densevit.model import DenseModel, build_model
 from densevit.training.callbacks.checkpointing import Checkpointing
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.checks import check_model
-from densevit.training.run.fit import resume, train
+from tests.training.runs import resume, train
 
 CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))
 SWIN = {"name": "swin", "variant": "nano", "window_size": 4, "stem": "conv"}  # its stem has batch norms

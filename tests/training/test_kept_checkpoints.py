@@ -14,7 +14,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import WeightsError
 from densevit.training.callbacks.checkpointing import _keep_as
-from densevit.training.run.fit import resume, train
+from tests.training.runs import resume, train
 from tests.training.test_resume_safely import TINY
 
 OVERRIDES = ["data.train_length=12", "trainer.checkpoint_every=1", "trainer.evaluate_every=1", "trainer.loggers=[]"]

@@ -16,7 +16,7 @@ from densevit.model.parameter_groups import hidden_matrices
 from densevit.training.loop import muon
 from densevit.training.loop.muon import Muon, orthogonalised
 from densevit.training.loop.optim import optimizer_of
-from densevit.training.run.fit import resume, train
+from tests.training.runs import resume, train
 from tests.training.test_run import TINY
 
 

@@ -12,7 +12,7 @@ from densevit import config as configs
 from densevit.config import OptimSection
 from densevit.errors import ConfigError, PluginError
 from densevit.training.loop.optim import optimizer_of, schedule
-from densevit.training.run.fit import resume, train
+from tests.training.runs import resume, train
 from tests.training.test_optim import model_of
 from tests.training.test_run import TINY
 

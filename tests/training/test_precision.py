@@ -15,8 +15,8 @@ from densevit.interfaces import Predictions, Targets
 from densevit.layers import hardware, positions
 from densevit.training.loop import precision
 from densevit.training.loop.precision import resolve, trainer_arguments
-from densevit.training.run.fit import train
 from densevit.training.run.metrics_csv import MetricsCsv
+from tests.training.runs import train
 from tests.training.test_several_tasks import BASE, DETECTION, SURFACES
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError
-from densevit.training.run.fit import train
+from tests.training.runs import train
 from tests.training.test_run import TINY, recorded
 from tests.training.test_signals import SMALL
 

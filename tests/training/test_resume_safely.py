@@ -11,8 +11,8 @@ import torch
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import WeightsError
-from densevit.training.run import fit as runs
 from densevit.training.run.resuming import Checkpoint
+from tests.training import runs
 
 TINY = """
 backbone: {name: swin, variant: nano, window_size: 4}

@@ -23,10 +23,10 @@ from densevit.errors import ConfigError, DataError, TrainingError, WeightsError
 from densevit.evaluation import metrics_file
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.checkpointing import Checkpointing
-from densevit.training.run.fit import resume, train
 from densevit.training.run.folder import RunFolder
 from densevit.training.run.resuming import changes
 from densevit.weights.model_file import load_model
+from tests.training.runs import resume, train
 from tests.training.test_run import TINY, recorded
 from tests.training.test_signals import child, wait_for
 

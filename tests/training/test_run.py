@@ -17,11 +17,11 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation.coco import CocoDetection
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.checkpointing import Checkpointing
-from densevit.training.run.fit import resume, train
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.visualization.confusion import read_confusion
 from densevit.weights.state import read_safetensors
 from densevit_scenes.dataset import Scenes
+from tests.training.runs import resume, train
 
 TINY = """
 backbone: {name: swin, variant: nano, window_size: 4}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.training.run.fit import train
+from tests.training.runs import train
 
 DETECTION = {
     "name": "detr", "num_queries": 8, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2,

@@ -21,8 +21,8 @@ from densevit.config import Config
 from densevit.config.values import seconds_of
 from densevit.errors import ConfigError
 from densevit.training.callbacks.stop_signals import requeue
-from densevit.training.run.fit import resume, train
 from densevit.training.run.metrics_csv import MetricsCsv
+from tests.training.runs import resume, train
 from tests.training.test_run import recorded
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and signals as Linux has them")
@@ -254,7 +254,7 @@ def test_job_is_requeued_after_the_checkpoint_whatever_fails_later(
 @pytest.mark.parametrize("moment", ["set-up", "first step"])
 def test_job_is_requeued_before_its_first_step(small: Path, slurm: Path, moment: str) -> None:
     def prepare() -> None:
-        from densevit.training.run import fit as run
+        from densevit.training.run import plan as run
 
         build_data = run.build_data
 

@@ -19,8 +19,9 @@ from densevit.losses.distributed import mean_over_processes
 from densevit.model import build_model
 from densevit.training.loop.validation_loss import ValidationLoss, image_losses
 from densevit.training.run.evaluation import evaluate
-from densevit.training.run.fit import fit, train
+from densevit.training.run.fit import fit
 from densevit.weights import model_file
+from tests.training.runs import train
 from tests.training.test_processes import densevit
 
 SEGMENTATION = """

@@ -1,6 +1,5 @@
 """A training run, from its config to its report: plan, folder, training, finish."""
 
-import os
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as lightning
-from pytorch_lightning.callbacks import ProgressBar as LightningBar
 from pytorch_lightning.loggers import Logger
 from rich import get_console
 
@@ -22,13 +20,13 @@ from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor
-from densevit.terminal import TEXT, use_text_console
+from densevit.terminal import use_text_console
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.checkpointing import Checkpointing, Stopped
 from densevit.training.callbacks.ema import ExponentialMovingAverage
 from densevit.training.callbacks.non_finite import NonFinite
-from densevit.training.callbacks.progress import CONSOLE, LogFile, ProgressBar, ProgressLines
+from densevit.training.callbacks.progress import CONSOLE, LogFile, ProgressLines
 from densevit.training.callbacks.schedule import TrainingSchedule
 from densevit.training.callbacks.slow_steps import SlowSteps
 from densevit.training.callbacks.stall import StallReports
@@ -39,12 +37,11 @@ from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.lightning_logging import silence_lightning
 from densevit.training.loop.peers import Peers, watching
 from densevit.training.loop.precision import tf32
-from densevit.training.loop.trainer import build_trainer
 from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint, translated_errors
-from densevit.training.run.extensions import build_callbacks, build_loggers
+from densevit.training.run.extensions import build_loggers
 from densevit.training.run.folder import RunFolder
 from densevit.training.run.output import finish, start
-from densevit.training.run.plan import Plan, check_config
+from densevit.training.run.plan import Plan
 from densevit.training.run.resuming import Checkpoint, run_of, without_checkpoint
 
 
@@ -105,30 +102,18 @@ def fit(
         keep_freed_memory()
         silence_lightning()
         _use_console()
-        check_config(config, checkpoint)
-        extensions = build_callbacks(config.trainer, callbacks)
-        plan = Plan.of(config, _trainer(config, extensions), extensions, checkpoint)
+        plan = Plan.of(config, callbacks, checkpoint)
         folder = RunFolder.open(plan.trainer, name, path, resumed=resume is not None)
         own = _callbacks(plan, folder.path, signals)
         errors = translated_errors(folder.path, config, own.non_finite.batch, resume_with)
         with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
-            plan.trainer.callbacks = own.around(plan.trainer, extensions)  # type: ignore[attr-defined]  # set by a connector
+            plan.trainer.callbacks = own.around(plan)  # type: ignore[attr-defined]  # set by a connector
             plan.trainer.loggers = build_loggers(config.trainer, folder.path, loggers)
             start(plan, folder)
             module = _module(plan)
             stopped_by = _train(plan, module, own.peers, folder.path, signals, resume_with)
             finish(plan, folder.path, own.best, module.indices, bool(stopped_by), signals, resume_with)
     return Run(folder.path, stopped_by)
-
-
-def train(config: Config, run_dir: Path | None = None, name: str = "run") -> Path:
-    """Trains the model that a config describes, and returns the run's folder; see `fit`."""
-    return fit(config, run_dir=run_dir, name=name).path
-
-
-def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
-    """Resumes a stopped run, and returns its folder; see `fit`."""
-    return fit(None, overrides, resume=run).path
 
 
 def _request(
@@ -173,10 +158,11 @@ class _Callbacks(NamedTuple):
     stalls: Sequence[lightning.Callback]
     checkpointing: Checkpointing
 
-    def around(self, trainer: lightning.Trainer, extensions: Sequence[lightning.Callback]) -> list[lightning.Callback]:
+    def around(self, plan: Plan) -> list[lightning.Callback]:
         """All callbacks, with those of the Trainer, of the config and of the caller."""
         first = [self.non_finite, self.best, *self.measured, self.peers]
-        return [*first, *trainer.callbacks, *extensions, *self.stalls, self.checkpointing]  # type: ignore[attr-defined]
+        given = [*plan.trainer.callbacks, *plan.callbacks]  # type: ignore[attr-defined]  # set by a connector
+        return [*first, *given, *self.stalls, self.checkpointing]
 
 
 def _callbacks(plan: Plan, folder: Path, signals: StopSignals) -> _Callbacks:
@@ -220,24 +206,3 @@ def _train(
     if stopped_by == getattr(signal, "SIGUSR1", -1) and trainer.is_global_zero:
         console.print(requeue())  # the checkpoint is written; what follows may fail or be cut short
     return stopped_by
-
-
-def _trainer(config: Config, callbacks: Sequence[lightning.Callback]) -> lightning.Trainer:
-    section, console = config.trainer, get_console()
-    own_bar = (
-        console.is_terminal
-        and not console.quiet
-        and not any(isinstance(callback, LightningBar) for callback in callbacks)
-    )
-    return build_trainer(
-        section,
-        callbacks=[ProgressBar(console_kwargs=CONSOLE | TEXT)] if own_bar else [],
-        max_epochs=-1,  # the budget ends the training
-        check_val_every_n_epoch=None,
-        gradient_clip_val=section.clip_grad_norm,
-        accumulate_grad_batches=section.accumulate,
-        log_every_n_steps=section.log_every,
-        enable_progress_bar=own_bar,
-        num_sanity_val_steps=0,
-        default_root_dir=os.devnull,  # where Lightning looks for its own checkpoints; nothing is written there
-    )

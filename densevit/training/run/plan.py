@@ -1,10 +1,13 @@
 """What a training consists of: each part checked and built, before anything is written."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.callbacks import ProgressBar as LightningBar
+from rich import get_console
 
 from densevit import config as configs
 from densevit import registry
@@ -14,14 +17,17 @@ from densevit.data.build import Data, build_data
 from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel, build_model
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
+from densevit.terminal import TEXT
+from densevit.training.callbacks.progress import CONSOLE, ProgressBar
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.loop.method import check_method
 from densevit.training.loop.optim import learning_rate, rates_of
 from densevit.training.loop.sharding import STRATEGY, check_sharding
+from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.checks import check_model, check_monitor, check_needs
-from densevit.training.run.extensions import check_callbacks
+from densevit.training.run.extensions import build_callbacks, check_callbacks
 from densevit.training.run.resuming import Checkpoint, changes
 from densevit.weights.pretrained import load_pretrained
 from densevit.weights.state_dict_loading import Fit
@@ -32,14 +38,16 @@ class Plan:
     """A training that can start: all parts are built, all checks have passed, and nothing is written.
 
     checkpoint: that a resumed run continues from; None of a run that starts at step 0. changed: the keys of the config
-    that differ from the checkpoint's. loaded: what was loaded of each pretrained file. rates: the learning rate of each
-    parameter. checkpoint_rates: those that the checkpoint's optimiser was built for.
+    that differ from the checkpoint's. callbacks: those of the config and of the caller. loaded: what was loaded of each
+    pretrained file. rates: the learning rate of each parameter. checkpoint_rates: those that the checkpoint's optimiser
+    was built for.
     """
 
     config: Config
     checkpoint: Checkpoint | None
     changed: Mapping[str, str]
     trainer: lightning.Trainer
+    callbacks: Sequence[lightning.Callback]
     data: Data
     model: DenseModel
     method: Method
@@ -53,17 +61,18 @@ class Plan:
     def of(
         cls,
         config: Config,
-        trainer: lightning.Trainer,
         callbacks: Sequence[lightning.Callback] = (),
         checkpoint: Checkpoint | None = None,
     ) -> "Plan":
         """Builds the parts in the order in which they depend on each other, and checks each.
 
-        callbacks: those of the config and of the caller. checkpoint: of a resumed run.
+        callbacks: of the caller. checkpoint: of a resumed run.
         Raises ConfigError, PluginError, DataError or WeightsError for what cannot be trained.
         """
-        changed = {} if checkpoint is None or checkpoint.config is None else changes(checkpoint.config, config)
+        changed = _check_config(config, checkpoint)
+        callbacks = build_callbacks(config.trainer, callbacks)
         lightning.seed_everything(config.seed, verbose=False)
+        trainer = _trainer(config, callbacks)
         data = _data(config)
         model, loaded = _model(config, data, pretrained=checkpoint is None)
         method = _method(config, model, data)
@@ -72,33 +81,23 @@ class Plan:
         check_callbacks(callbacks, metrics)
         batches = data.batches_an_epoch(trainer.world_size)
         budget = Budget.of(config.trainer, batches, config.data.batch_size, trainer.world_size)
-        lr = learning_rate(config.optim, budget.images_per_step)
-        rates = checkpoint_rates = rates_of(model, config.optim, lr, method)
-        groups = parameter_groups(rates)
-        if checkpoint is not None:
-            checkpoint.check_model(model, method)
-        # Several processes train no unused parameters, so that the optimiser of their checkpoints has none.
-        begun_by_several = checkpoint is not None and not checkpoint.has_groups(groups)
-        if trainer.world_size > 1 or begun_by_several or config.trainer.strategy == STRATEGY:
-            unused = set(freeze_unused(model, method))
-            rates = [rate._replace(lr=None) if rate.name in unused else rate for rate in rates]
-        if begun_by_several:
-            checkpoint_rates, groups = rates, parameter_groups(rates)
-        if checkpoint is not None:
-            checkpoint.check_groups(groups)
-            if config.optim.name in OPTIMISERS:
-                checkpoint.check_optimizer(groups, model, method)
-        parts = (trainer, data, model, method, loaded, evaluators, budget, rates, checkpoint_rates)
+        rates, checkpoint_rates = _rates(config, model, method, budget, checkpoint, trainer.world_size > 1)
+        parts = (trainer, callbacks, data, model, method, loaded, evaluators, budget, rates, checkpoint_rates)
         return cls(config, checkpoint, changed, *parts)
 
 
-def check_config(config: Config, checkpoint: Checkpoint | None) -> None:
-    """Raises for what is wrong without a look at the data: plugins' options, the strategy, files of a resumed run."""
+def _check_config(config: Config, checkpoint: Checkpoint | None) -> dict[str, str]:
+    """Checks what needs no data: plugins' options, the strategy and the files of a resumed run.
+
+    Returns the keys that differ from the checkpoint's config.
+    """
     configs.check_plugins(config)
     check_sharding(config)
-    if checkpoint is not None:
-        checkpoint.check_strategy(config.trainer.strategy)
-        checkpoint.check_files()
+    if checkpoint is None:
+        return {}
+    checkpoint.check_strategy(config.trainer.strategy)
+    checkpoint.check_files()
+    return {} if checkpoint.config is None else changes(checkpoint.config, config)
 
 
 def _data(config: Config) -> Data:
@@ -132,3 +131,51 @@ def _method(config: Config, model: DenseModel, data: Data) -> Method:
     check_method(method)
     data.use(method)
     return method
+
+
+def _rates(
+    config: Config, model: DenseModel, method: Method, budget: Budget, checkpoint: Checkpoint | None, several: bool
+) -> tuple[list[ParameterRate], list[ParameterRate]]:
+    """The learning rate of each parameter, and those that the checkpoint's optimiser was built for.
+
+    several: whether several processes train. They train no parameters without gradient, so that the optimiser of their
+    checkpoints has none. Raises WeightsError or ConfigError if a checkpoint does not fit the model or the optimiser.
+    """
+    rates = checkpoint_rates = rates_of(
+        model, config.optim, learning_rate(config.optim, budget.images_per_step), method
+    )
+    groups = parameter_groups(rates)
+    if checkpoint is not None:
+        checkpoint.check_model(model, method)
+    begun_by_several = checkpoint is not None and not checkpoint.has_groups(groups)
+    if several or begun_by_several or config.trainer.strategy == STRATEGY:
+        unused = set(freeze_unused(model, method))
+        rates = [rate._replace(lr=None) if rate.name in unused else rate for rate in rates]
+    if begun_by_several:
+        checkpoint_rates, groups = rates, parameter_groups(rates)
+    if checkpoint is not None:
+        checkpoint.check_groups(groups)
+        if config.optim.name in OPTIMISERS:
+            checkpoint.check_optimizer(groups, model, method)
+    return rates, checkpoint_rates
+
+
+def _trainer(config: Config, callbacks: Sequence[lightning.Callback]) -> lightning.Trainer:
+    section, console = config.trainer, get_console()
+    own_bar = (
+        console.is_terminal
+        and not console.quiet
+        and not any(isinstance(callback, LightningBar) for callback in callbacks)
+    )
+    return build_trainer(
+        section,
+        callbacks=[ProgressBar(console_kwargs=CONSOLE | TEXT)] if own_bar else [],
+        max_epochs=-1,  # the budget ends the training
+        check_val_every_n_epoch=None,
+        gradient_clip_val=section.clip_grad_norm,
+        accumulate_grad_batches=section.accumulate,
+        log_every_n_steps=section.log_every,
+        enable_progress_bar=own_bar,
+        num_sanity_val_steps=0,
+        default_root_dir=os.devnull,  # where Lightning looks for its own checkpoints; nothing is written there
+    )
