@@ -63,7 +63,7 @@ def read_options(given: Sequence[str]) -> dict[str, Any]:
     for option in given:
         name, equals, text = option.partition("=")
         if not equals or not name.strip() or not text.strip():
-            raise ConfigError(f"command line: {option!r} is not an option: write key=value, and key=null for none.")
+            raise ConfigError(f"command line: {option!r} is not an option: write key=value, or key=null for None.")
         options[name.strip()] = parse(text, f"command line: {option}")
     return options
 

@@ -49,7 +49,7 @@ class Objects(NamedTuple):
         return cls(boxes, labels, to_device(image, device), counts, names)
 
     def repeated(self, times: int) -> "Objects":
-        """Each object `times` times, for one-to-many matching."""
+        """Repeats each object `times` times, for one-to-many matching."""
         boxes, labels, image = (x.repeat_interleave(times, dim=0) for x in (self.boxes, self.labels, self.image))
         return self._replace(boxes=boxes, labels=labels, image=image, counts=[times * count for count in self.counts])
 
@@ -72,7 +72,7 @@ class Matches(NamedTuple):
 
 
 class MatchingCosts(NamedTuple):
-    """Weights of the matching costs; defaults of the paper."""
+    """Weights of the matching costs; the defaults are the paper's."""
 
     label: float = 1.0
     l1: float = 5.0
@@ -85,8 +85,10 @@ _LARGEST_COST = 1e6  # in place of a cost that is not finite
 
 
 def finite_costs(matrix: np.ndarray, message: Callable[[], str], strict: bool) -> np.ndarray:
-    """The costs. Where one is not finite, raises DensevitError with this message if `strict`, else replaces it by a
-    large one: see `LossContext.finite_costs`."""
+    """Replaces non-finite costs by a large cost, or raises DensevitError with this message if `strict`.
+
+    See `LossContext.finite_costs`.
+    """
     if np.isfinite(matrix).all():
         return matrix
     if strict:
