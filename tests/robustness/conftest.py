@@ -88,7 +88,7 @@ def accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
         raise Accepted
 
     def accepted(*arguments: str) -> None:
-        monkeypatch.setattr("densevit.training.run.fit.choose_together", begin)
+        monkeypatch.setattr("densevit.training.run.fit.RunFolder.open", begin)
         try:
             assert main(arguments) == 0
         except Accepted:
