@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Class, Dataset, Head, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.set_prediction.limits import MAX_LAYERS, check_classes, check_counts, check_weights
 from densevit_heads.deformable_detr.levels import GROUPS
 from densevit_heads.mask2former import prediction
 from densevit_heads.mask2former.criterion import MaskCriterion
 from densevit_heads.mask2former.pixel_decoder import PixelDecoder
 from densevit_heads.mask2former.segments import NEEDS, Task
 from densevit_heads.mask2former.transformer import MaskedDecoder, MaskQueries, mask_logits
-from densevit_heads.set_prediction.limits import MAX_LAYERS, check_classes, check_counts, check_weights
 
 
 class Mask2Former(Head):

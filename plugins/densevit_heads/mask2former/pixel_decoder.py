@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from densevit.layers.norms import GroupNorm
 from densevit.layers.positions import mask_on_grid, sine_map
+from densevit.set_prediction.projections import FusedProjection
+from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr.levels import GROUPS, Levels, without_padding
 from densevit_heads.deformable_detr.transformer import EncoderLayer
-from densevit_heads.detr.memory import FusedProjection
 
 NUM_LEVELS = 3
 NUM_POINTS = 4  # sampling points of each attention head and level
@@ -70,8 +71,8 @@ class PixelDecoder(nn.Module):
             convolutions.pop()
         self.projections = nn.ModuleList(nn.Sequential(x, GroupNorm(GROUPS, width)) for x in convolutions)
         self.level_embedding = nn.Parameter(torch.randn(NUM_LEVELS, width))
-        layer = (width, num_heads, NUM_LEVELS, NUM_POINTS, ffn_width, dropout)
-        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(num_layers))
+        transformer = Transformer(width, num_heads, num_layers, feedforward=ffn_width, dropout=dropout)
+        self.encoder = nn.ModuleList(EncoderLayer(transformer, NUM_LEVELS, NUM_POINTS) for _ in range(num_layers))
         lateral = [nn.Conv2d(channels[index], width, 1, bias=False) for index in self.lateral_features]
         output = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in lateral]
         self.laterals = nn.ModuleList(nn.Sequential(x, GroupNorm(GROUPS, width)) for x in lateral)
