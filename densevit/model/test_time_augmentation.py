@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.config import InferenceSection, ModelSections
-from densevit.data.loading.batch_sampler import padded
 from densevit.interfaces import Backbone, Batch, Head, Predictions
+from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
 from densevit.model.map_flips import Flip, flip_of
 from densevit.model.sliding_window import Size, slide

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from densevit.config import InferenceSection
-from densevit.data.loading.batch_sampler import padded
 from densevit.errors import PluginError
 from densevit.interfaces import Batch, Head, Predictions
+from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
 from densevit.model.box_merging import merge_boxes
 from densevit.model.inference_sections import moves_with_box
