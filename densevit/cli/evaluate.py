@@ -91,7 +91,7 @@ def _evaluate(args: Namespace) -> int:
 
     loaded, given = load_any(args.model, args.trust), read_mapping(args.map)
     model, config = loaded.model, config_of(loaded, args.model, args.overrides)
-    inference_by_head(model, config.inference, config.inference_by_head)  # raises for options that cannot be used
+    inference_by_head(model, config.inference.options, config.inference_by_head)  # raises for options of no use
     data = build_data(config, model.multiple)
     data.val.check_labels()
     if data.val.division and not getattr(rank_zero_only, "rank", 0):

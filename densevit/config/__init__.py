@@ -6,8 +6,9 @@ User documentation: `docs/config.md`.
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 from pydantic import BaseModel, ValidationError
@@ -28,6 +29,9 @@ from densevit.config.values import OpenSection, PluginSection, Section
 from densevit.errors import ConfigError, PluginError, printable
 from densevit.options import OptionError, nearest, shown, takes, wanted, wrong_numbers
 from densevit.trust import modules_in, names_in_file
+
+if TYPE_CHECKING:
+    from densevit.model.inference_options import Inference
 
 __all__ = [
     "BackboneSection",
@@ -162,9 +166,10 @@ def dump(config: Config | ModelSections, comments: Mapping[str, str] | None = No
     return text
 
 
-def inference_with(inference: InferenceSection, given: Mapping[str, Any], source: str) -> InferenceSection:
-    """The section updated with the given keys. source: their origin, for messages."""
-    return section("inference", {**inference.model_dump(), **given}, source)
+def inference_with(inference: "Inference", given: Mapping[str, Any], source: str) -> "Inference":
+    """The options updated with the given keys of the section `inference`. source: their origin, for messages."""
+    updated: InferenceSection = section("inference", {**asdict(inference), **given}, source)
+    return updated.options
 
 
 def check_plugins(config: Config) -> None:

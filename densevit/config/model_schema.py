@@ -1,7 +1,7 @@
 """The config sections of the model and of inference: backbone, heads, windows and test-time augmentation."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
@@ -22,6 +22,9 @@ from densevit.config.values import (
     above_zero,
     as_tuple,
 )
+
+if TYPE_CHECKING:
+    from densevit.model.inference_options import Inference
 
 
 class BackboneSection(OpenSection):
@@ -111,24 +114,11 @@ class InferenceSection(Section):
         return stride
 
     @property
-    def once(self) -> bool:
-        """Whether there is one prediction of the whole image, and nothing to average."""
-        return self.window is None and not self.flip and self.scales == (1.0,)
+    def options(self) -> "Inference":
+        """The options as a model takes them."""
+        from densevit.model.inference_options import Inference  # late: it imports torch
 
-    @property
-    def window_sides(self) -> tuple[int, int] | None:
-        """(height, width)."""
-        return None if self.window is None else _pair(self.window)
-
-    @property
-    def strides(self) -> tuple[int, int] | None:
-        """(down, across); None without windows."""
-        if self.window is None:
-            return None
-        if self.stride is not None:
-            return _pair(self.stride)
-        height, width = _pair(self.window)
-        return max(1, round(2 * height / 3)), max(1, round(2 * width / 3))
+        return Inference(**self.model_dump())
 
 
 def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
@@ -164,6 +154,6 @@ class ModelSections(Section):
     data: DataSection | None = None
 
     @property
-    def inference_by_head(self) -> dict[str, InferenceSection]:
-        """The sections `heads.NAME.inference` that are given."""
-        return {name: head.inference for name, head in self.heads.items() if head.inference is not None}
+    def inference_by_head(self) -> "dict[str, Inference]":
+        """The options of the sections `heads.NAME.inference` that are given."""
+        return {name: head.inference.options for name, head in self.heads.items() if head.inference is not None}

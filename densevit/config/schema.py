@@ -4,7 +4,7 @@ A section with a plugin also holds the plugin's options (`options`), which `chec
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PrivateAttr
 
@@ -12,6 +12,9 @@ from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, Heads, InferenceSection, ModelSections
 from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import Int, Patterns, PluginSection, Section
+
+if TYPE_CHECKING:
+    from densevit.model.inference_options import Inference
 
 
 @dataclass
@@ -67,8 +70,8 @@ class Config(Section):
         return pretrained if isinstance(pretrained, str) else f"{options.get('model', self.backbone.name)}, pretrained"
 
     @property
-    def inference_by_head(self) -> dict[str, InferenceSection]:
-        """The sections `heads.NAME.inference` that are given."""
+    def inference_by_head(self) -> "dict[str, Inference]":
+        """The options of the sections `heads.NAME.inference` that are given."""
         return self.model_sections.inference_by_head
 
     @property

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from densevit.inference.image_sizes import ImageSize, requested_size, resizing, 
 from densevit.inference.image_sources import chunks, images_of
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, Head, Predictions, Sample, TargetType
-from densevit.model import DenseModel, inference_by_head, makes_maps, windows_only
+from densevit.model import DenseModel, Inference, inference_by_head, makes_maps, windows_only
 from densevit.targets.types import TargetTypes, above_threshold
 
 BATCHES_AT_ONCE = 4  # of a folder or a video, read together, so that images of one size can form batches
@@ -49,16 +50,16 @@ class Predictor:
         self,
         model: DenseModel,
         config: Config | None = None,
-        inference: Mapping[str, InferenceSection] | None = None,
+        inference: Mapping[str, Inference] | None = None,
         resize: EvaluationTransform | None = None,
     ) -> None:
         self.model = model
         self._resize = resize
         sections = model.sections if config is None else config
-        general = InferenceSection() if config is None else config.inference
+        general = Inference() if config is None else config.inference.options
         default = inference_by_head(model, general, None if sections is None else sections.inference_by_head)
-        self.inference = default if inference is None else inference_by_head(model, InferenceSection(), inference)
-        changed = {name: section for name, section in self.inference.items() if section != default[name]}
+        self.inference = default if inference is None else inference_by_head(model, Inference(), inference)
+        changed = {name: own for name, own in self.inference.items() if own != default[name]}
         self.sections = None if sections is None else _with_inference(sections, changed)
 
     @property
@@ -153,7 +154,7 @@ class Predictor:
         inference = {name: inference_with(own, options, source) for name, own in self.inference.items()}
         dense = [name for name in inference if makes_maps(self.heads[name])]
         if not dense:  # an error for options of dense heads
-            general = next(iter(inference.values()), None) or inference_with(InferenceSection(), options, source)
+            general = next(iter(inference.values()), None) or inference_with(Inference(), options, source)
             inference_by_head(self.model, general)
         inference = {name: own if name in dense else windows_only(own) for name, own in inference.items()}
         return Predictor(self.model, self.config, inference, self._resize)
@@ -316,13 +317,12 @@ def dense_model(model: DenseModel | Predictor) -> DenseModel:
     return model.model if isinstance(model, Predictor) else model
 
 
-def _with_inference(
-    sections: Config | ModelSections, inference: Mapping[str, InferenceSection]
-) -> Config | ModelSections:
+def _with_inference(sections: Config | ModelSections, inference: Mapping[str, Inference]) -> Config | ModelSections:
     """The sections with `heads.NAME.inference` of these heads replaced, in a copy that shares the others."""
     if not inference:
         return sections
-    changed = {name: sections.heads[name].model_copy(update={"inference": own}) for name, own in inference.items()}
+    given = {name: InferenceSection(**asdict(own)) for name, own in inference.items()}
+    changed = {name: sections.heads[name].model_copy(update={"inference": own}) for name, own in given.items()}
     return sections.model_copy(update={"heads": {**sections.heads, **changed}})
 
 

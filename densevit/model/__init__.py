@@ -11,10 +11,12 @@ from densevit.model.build import (
     tasks_of,
 )
 from densevit.model.dense import DenseModel
-from densevit.model.inference_sections import inference_by_head, makes_maps, windows_only
+from densevit.model.head_inference import inference_by_head, makes_maps, windows_only
+from densevit.model.inference_options import Inference
 
 __all__ = [
     "DenseModel",
+    "Inference",
     "build_from_sections",
     "build_model",
     "create_backbone",

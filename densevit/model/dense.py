@@ -6,14 +6,15 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from densevit.config import InferenceSection, ModelSections
+from densevit.config import ModelSections
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Targets
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.context import LossContext, step_context
 from densevit.model import test_time_augmentation, tiled_detection
 from densevit.model.freezing import frozen_modules
-from densevit.model.inference_sections import makes_maps
+from densevit.model.head_inference import makes_maps
+from densevit.model.inference_options import Inference
 from densevit.options import accepts
 from densevit.targets.types import TargetTypes
 
@@ -133,16 +134,14 @@ class DenseModel(nn.Module):
         return {name: self.heads[name].predict(in_float32(own), targets) for name, own in outputs.items()}
 
     @torch.no_grad()
-    def infer(
-        self, batch: Batch, inference: Mapping[str, InferenceSection] | None = None
-    ) -> dict[str, list[Predictions]]:
+    def infer(self, batch: Batch, inference: Mapping[str, Inference] | None = None) -> dict[str, list[Predictions]]:
         """Every head's predictions on a batch, one per image, in original pixels. Validation, evaluation and
         `Predictor.predict` all use it.
 
         inference: sliding windows, flips and scales of heads by name, from `inference_by_head`. The other heads are
         predicted in one pass; without any, the result equals `predictions(self(batch), targets)`.
         """
-        augmented = {name: section for name, section in (inference or {}).items() if not section.once}
+        augmented = {name: options for name, options in (inference or {}).items() if not options.once}
         if not augmented:
             return self.predictions(self(batch), batch["targets"])
         results: dict[str, list[Predictions]] = {}
@@ -150,11 +149,11 @@ class DenseModel(nn.Module):
         if plain:
             results |= self.predictions(self(batch, plain), batch["targets"])
         kinds = {name: makes_maps(self.heads[name]) for name in augmented}
-        while augmented:  # heads with equal sections share their passes, those with maps and those of boxes
-            first, section = next(iter(augmented.items()))
-            names = [name for name, own in augmented.items() if (own, kinds[name]) == (section, kinds[first])]
+        while augmented:  # heads with equal options share their passes, those with maps and those of boxes
+            first, options = next(iter(augmented.items()))
+            names = [name for name, own in augmented.items() if (own, kinds[name]) == (options, kinds[first])]
             windowed = test_time_augmentation if kinds[first] else tiled_detection
-            results |= windowed.predictions(self, batch, section, names)
+            results |= windowed.predictions(self, batch, options, names)
             augmented = {name: own for name, own in augmented.items() if name not in names}
         return {name: results[name] for name in self.heads}
 

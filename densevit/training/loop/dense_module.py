@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, distributed
 
 from densevit import config as configs
-from densevit.config import InferenceSection, OptimSection
+from densevit.config import OptimSection
 from densevit.errors import DensevitError
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Evaluator, LossContext, Method, Predictions, Targets
 from densevit.losses.distributed import process_count
-from densevit.model import DenseModel
+from densevit.model import DenseModel, Inference
 from densevit.model.parameter_groups import parameter_groups
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
@@ -66,7 +66,7 @@ class DenseModule(lightning.LightningModule):
         model: DenseModel | Predictor,
         optim: OptimSection | Mapping[str, Any] | None = None,
         evaluators: Mapping[str, Evaluator] | None = None,
-        inference: Mapping[str, InferenceSection] | None = None,
+        inference: Mapping[str, Inference] | None = None,
         method: Method | None = None,
     ) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ class DenseModule(lightning.LightningModule):
         assert self.evaluators is not None
         self._skipped["validation"].add(batch)
         [model] = self._predicting
-        inference = {name: section for name, section in self.inference.items() if name in model.heads}
+        inference = {name: own for name, own in self.inference.items() if name in model.heads}
         outputs = model.infer(batch, inference) if model.heads else {}
         for name, mapping in self.mappings.items():
             types = TargetTypes(self.model.target_types.get(name))

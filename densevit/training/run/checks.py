@@ -30,7 +30,7 @@ def check_training(config: Config, data: Data, model: DenseModel, labels: bool =
 
     labels: whether it is trained on labels.
     """
-    inference_by_head(model, config.inference, config.inference_by_head)  # raises for options that cannot be used
+    inference_by_head(model, config.inference.options, config.inference_by_head)  # raises for options of no use
     if labels:
         check_heads(data, model)
     _check_input_size(config, model)
@@ -136,7 +136,7 @@ def _check_input_size(config: Config, model: DenseModel) -> None:
             f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.image_size is "
             f"{size}. Fix: set data.image_size=[{fixed[0]},{fixed[1]}]."
         )
-    sections = inference_by_head(model, config.inference, config.inference_by_head)
+    sections = inference_by_head(model, config.inference.options, config.inference_by_head)
     whole = [name for name in model.heads if name not in sections or sections[name].window is None]
     if config.data.recipe in ("crop", "lsj") and whole:
         window = f"set inference.window=[{fixed[0]},{fixed[1]}]"
