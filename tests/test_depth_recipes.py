@@ -10,7 +10,7 @@ from PIL import Image
 
 from densevit import config as configs
 from densevit.data.build import build_data
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.training.loop.optim import build_optimizer, learning_rate, schedule
 from densevit.training.run.fit import train
 

@@ -31,6 +31,7 @@ from densevit.options import OptionError, nearest, shown, takes, wanted, wrong_n
 from densevit.trust import modules_in, names_in_file
 
 if TYPE_CHECKING:
+    from densevit.model.architecture import Architecture
     from densevit.model.inference_options import Inference
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "load_or_section",
     "model_sections",
     "section",
+    "sections_of",
     "values_of_file",
 ]
 
@@ -155,6 +157,19 @@ def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
         raise ConfigError("\n".join(_lines(error, values, sources, ModelSections))) from None
     _check_head_names(sections, sources)
     return sections
+
+
+def sections_of(architecture: "Architecture", data: Mapping[str, Any] | None = None) -> ModelSections:
+    """The sections of a model without a config, from what it was built from. data: of its training."""
+    values = asdict(architecture)
+    heads = {name: _with_options(head) for name, head in values["heads"].items()}
+    heads = {name: {**head, "neck": head["neck"] and _with_options(head["neck"])} for name, head in heads.items()}
+    return model_sections({"backbone": _with_options(values["backbone"]), "heads": heads, "data": data}, "the model")
+
+
+def _with_options(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a section, among them the plugin's options."""
+    return {**part["options"], **{key: value for key, value in part.items() if key != "options"}}
 
 
 def dump(config: Config | ModelSections, comments: Mapping[str, str] | None = None) -> str:

@@ -24,6 +24,7 @@ from densevit.config.values import (
 )
 
 if TYPE_CHECKING:
+    from densevit.model.architecture import Architecture, BackboneArchitecture, HeadArchitecture
     from densevit.model.inference_options import Inference
 
 
@@ -45,6 +46,13 @@ class BackboneSection(OpenSection):
     freeze: FrozenDepths = False
     """Freezes the backbone: no gradients, norms in evaluation mode. Or the number of frozen depths, from the input, or
     patterns of parameters, as in `[patch_*, stages.0.*]`."""
+
+    @property
+    def architecture(self) -> "BackboneArchitecture":
+        """What builds the backbone."""
+        from densevit.model.architecture import BackboneArchitecture  # late: it imports torch
+
+        return BackboneArchitecture(self.name, self.options, self.mean, self.std, self.freeze)
 
 
 class EvaluationSection(OpenSection):
@@ -74,6 +82,14 @@ class HeadSection(OpenSection):
     """The evaluator of this head: `{name: ..., options}`. `null`: the mean loss over the validation images."""
     inference: "InferenceSection | None" = None
     """Windows and test-time augmentation of this head, in place of the section `inference`. `null`: that section."""
+
+    @property
+    def architecture(self) -> "HeadArchitecture":
+        """What builds the head and its neck."""
+        from densevit.model.architecture import HeadArchitecture, NeckArchitecture  # late: it imports torch
+
+        neck = None if self.neck is None else NeckArchitecture(self.neck.name, self.neck.options)
+        return HeadArchitecture(self.name, self.options, self.weight, self.freeze, neck)
 
 
 class InferenceSection(Section):
@@ -152,6 +168,14 @@ class ModelSections(Section):
     backbone: BackboneSection
     heads: Heads
     data: DataSection | None = None
+
+    @property
+    def architecture(self) -> "Architecture":
+        """What builds the model."""
+        from densevit.model.architecture import Architecture  # late: it imports torch
+
+        heads = {name: head.architecture for name, head in self.heads.items()}
+        return Architecture(self.backbone.architecture, heads)
 
     @property
     def inference_by_head(self) -> "dict[str, Inference]":

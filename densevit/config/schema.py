@@ -14,6 +14,7 @@ from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import Int, Patterns, PluginSection, Section
 
 if TYPE_CHECKING:
+    from densevit.model.architecture import Architecture
     from densevit.model.inference_options import Inference
 
 
@@ -70,13 +71,18 @@ class Config(Section):
         return pretrained if isinstance(pretrained, str) else f"{options.get('model', self.backbone.name)}, pretrained"
 
     @property
+    def architecture(self) -> "Architecture":
+        """What builds the model."""
+        return self.model_sections.architecture
+
+    @property
     def inference_by_head(self) -> "dict[str, Inference]":
         """The options of the sections `heads.NAME.inference` that are given."""
         return self.model_sections.inference_by_head
 
     @property
     def model_sections(self) -> ModelSections:
-        """The sections of the model, not copied: a change of the model's normalisation changes the config."""
+        """The sections of the model, not copied."""
         return ModelSections.model_construct(
             weights=self.weights,
             weights_allow=self.weights_allow,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with
+from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with, sections_of
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import DensevitError, did_you_mean
@@ -33,12 +33,12 @@ Threshold = float | Mapping[str, float]
 class Predictor:
     """Predicts on images with a model, resized as in its evaluation.
 
-    model: in evaluation mode while it predicts. config: of its training; None for a model without one. Images are
-    resized as by its section `data`, or by that of the model's sections; without any they keep their size. inference:
-    sliding windows, flips and scales of each head that makes maps or boxes, by name; None: those of the config, or of
-    the model's sections. resize: what resizes images in place of the section `data`.
+    model: in evaluation mode while it predicts. config: of its training, or the sections of a model without one; None:
+    those of the model's architecture. Images are resized as by the config's section `data`, else as by the model's
+    `training_data`; without any they keep their size. inference: sliding windows, flips and scales of each head that
+    makes maps or boxes, by name; None: those of the config. resize: what resizes images in place of the section `data`.
 
-    `config`, and `sections`, what a model file has of it, are those given with the predictor's inference options.
+    `config`, and `sections`, which a model file has, are those given with the predictor's inference options.
 
     `predict` may be called from several threads at once on a model in evaluation mode. While it runs, the model must
     not be moved, converted or trained: on a model in training mode `predict` switches the mode and back.
@@ -49,28 +49,39 @@ class Predictor:
     def __init__(
         self,
         model: DenseModel,
-        config: Config | None = None,
+        config: Config | ModelSections | None = None,
         inference: Mapping[str, Inference] | None = None,
         resize: EvaluationTransform | None = None,
     ) -> None:
         self.model = model
         self._resize = resize
-        sections = model.sections if config is None else config
-        general = Inference() if config is None else config.inference.options
-        default = inference_by_head(model, general, None if sections is None else sections.inference_by_head)
+        if config is None and model.architecture is not None:
+            config = sections_of(model.architecture)
+        general = config.inference.options if isinstance(config, Config) else Inference()
+        default = inference_by_head(model, general, None if config is None else config.inference_by_head)
         self.inference = default if inference is None else inference_by_head(model, Inference(), inference)
         changed = {name: own for name, own in self.inference.items() if own != default[name]}
-        self.sections = None if sections is None else _with_inference(sections, changed)
+        self._sections = None if config is None else _with_inference(config, changed)
+
+    @property
+    def sections(self) -> Config | ModelSections | None:
+        """The config, or the sections of a model without one; None for a model built in Python from its parts."""
+        if isinstance(self._sections, ModelSections):
+            return self._sections.model_copy(update={"data": self.data})
+        return self._sections
 
     @property
     def config(self) -> Config | None:
         """The config of the training, with the inference options of this predictor; None if there is none."""
-        return self.sections if isinstance(self.sections, Config) else None
+        return self._sections if isinstance(self._sections, Config) else None
 
     @property
     def data(self) -> DataSection | None:
         """The section `data` of the training; None if it is not known."""
-        return None if self.sections is None else self.sections.data
+        if self.config is not None:
+            return self.config.data
+        values = self.model.training_data
+        return None if values is None else DataSection.model_validate(values)
 
     @property
     def resize(self) -> EvaluationTransform | None:
@@ -86,7 +97,7 @@ class Predictor:
 
     def with_resize(self, transform: EvaluationTransform) -> "Predictor":
         """A predictor of the same model that resizes images in another way, also in `densevit.evaluate`."""
-        return Predictor(self.model, self.config, self.inference, transform)
+        return Predictor(self.model, self._sections, self.inference, transform)
 
     def __repr__(self) -> str:
         heads = ", ".join(
@@ -157,7 +168,7 @@ class Predictor:
             general = next(iter(inference.values()), None) or inference_with(Inference(), options, source)
             inference_by_head(self.model, general)
         inference = {name: own if name in dense else windows_only(own) for name, own in inference.items()}
-        return Predictor(self.model, self.config, inference, self._resize)
+        return Predictor(self.model, self._sections, inference, self._resize)
 
     def predict(
         self,

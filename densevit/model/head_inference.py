@@ -98,8 +98,7 @@ def _lacking(head: nn.Module) -> list[str]:
 
 
 def _without_maps(model: MultiHeadModel, name: str, missing: Sequence[str]) -> str:
-    plugin = model.sections.heads[name].name if model.sections is not None else type(model.heads[name]).__name__
-    text = f"heads.{name} ({plugin}) makes none: it has no {' and no '.join(missing)}"
+    text = f"heads.{name} ({model.plugin_name(name)}) makes none: it has no {' and no '.join(missing)}"
     if missing and not predicts_boxes(model.heads[name]):
         needs = ", ".join(getattr(model.heads[name], "needs", ())) or "nothing"
         text += f", and it is not a head of boxes and labels only (it needs {needs}), which windows can merge"

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.config import ModelSections
 from densevit.interfaces import Backbone, Batch, Head, Predictions
 from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
@@ -28,10 +27,11 @@ class MultiHeadModel(Protocol):
 
     backbone: Backbone
     heads: Mapping[str, Head]
-    sections: ModelSections | None
 
     @property
     def multiple(self) -> int: ...
+
+    def plugin_name(self, head: str) -> str: ...
 
     def __call__(self, batch: Batch, heads: Sequence[str]) -> Any: ...
 

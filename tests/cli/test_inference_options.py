@@ -53,7 +53,7 @@ def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save("a.png")
     config = configs.load("run")
     head = Dense((3,), (1,), [Class("sky", 1, (1, 2, 3)), *(Class(str(n), n, (0, 0, 0)) for n in (5, 6))])
-    predictor = Predictor(DenseModel(Stem(), {"a": head}, sections=config.model_sections), config)
+    predictor = Predictor(DenseModel(Stem(), {"a": head}, architecture=config.architecture), config)
     monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust: predictor)
     loaded = LoadedModel(predictor.model, config, foreign=False)
     monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust: loaded)
@@ -100,8 +100,7 @@ def test_a_window_implies_images_at_their_own_size(
         return infer(self, batch)
 
     monkeypatch.setattr(DenseModel, "infer", recorded)
-    data = predictor.config.data.model_copy(update={"image_size": 3})
-    predictor.sections = predictor.config.model_copy(update={"data": data})
+    predictor.config.data.image_size = 3
     for options in ([], ["--image-size", "source"], ["--image-size", "12x24"], ["--stride", "2"], ["--window", "null"]):
         assert main(["predict", "run", "a.png", *options]) == 0
     assert sizes == [(2, 3), (4, 6), (12, 18), (2, 3), (2, 3)]

@@ -15,10 +15,11 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import DensevitError, WeightsError
+from densevit.inference.creating import build_model
 from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class
-from densevit.model import Inference, build_model
+from densevit.model import Inference
 from densevit.training.loop.dense_module import DenseModule
 from densevit.weights import model_file
 
@@ -95,7 +96,7 @@ def test_a_saved_model_predicts_with_its_inference_options(tmp_path: Path, optio
     heads = {"segmentation": {"name": "setr", "inference": {"flip": True}}}  # general options need a config
     config = configs.from_mapping({**VALUES, "inference": {"window": 40}, "heads": heads})
     model = build_model(config, CLASSES).eval()
-    before = Predictor(model, config if with_config else None)
+    before = Predictor(model, config if with_config else config.model_sections)
     assert before.inference == {"segmentation": Inference(flip=True)}
     predictor = before.with_inference(OPTIONS[option])
     densevit.save(predictor, tmp_path / "saved.safetensors")
@@ -103,7 +104,7 @@ def test_a_saved_model_predicts_with_its_inference_options(tmp_path: Path, optio
     assert again.inference == predictor.inference
     found, expected = again.predict(IMAGE).semantic, predictor.predict(IMAGE).semantic
     assert torch.equal(found, expected)
-    assert before.inference == Predictor(model, before.config).inference  # the one that it was made of is as before
+    assert before.inference == Predictor(model, before.sections).inference  # the one that it was made of is as before
 
 
 def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
@@ -125,7 +126,7 @@ def test_a_head_s_inference_options_apply_without_a_config():
     head = {"name": "setr", "inference": {"flip": True}}
     predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"seg": head}, ["road", "sky"])
     assert predictor.inference == {"seg": Inference(flip=True)}
-    assert DenseModule(predictor.model).inference == predictor.inference
+    assert DenseModule(predictor).inference == predictor.inference
 
 
 def test_a_model_without_a_config_is_evaluated_on_data_of_the_command_line(tmp_path: Path, capsys: Any):

@@ -27,7 +27,7 @@ def check_heads(data: Data, model: DenseModel) -> None:
     """Raises ConfigError if a head needs labels that the training data lacks, or its own check fails; the warnings of
     that check name the head too."""
     for name, head in model.heads.items():
-        plugin = type(head).__name__ if model.sections is None else model.sections.heads[name].name
+        plugin = model.plugin_name(name)
         check_needs(f"heads.{name} ({plugin})", head.needs, data)
         try:
             with warnings.catch_warnings(record=True) as found:

@@ -71,7 +71,7 @@ class DenseModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         predictor = Predictor(model) if isinstance(model, DenseModel) else model
-        self.model, self.config, self._sections = predictor.model, predictor.config, predictor.sections
+        self.model, self.config, self._predictor = predictor.model, predictor.config, predictor
         self.method = Supervised(self.model) if method is None else method
         check_method(self.method)
         self.optim: OptimSection = (
@@ -98,8 +98,8 @@ class DenseModule(lightning.LightningModule):
         self._resumed = False
 
     def setup(self, stage: str) -> None:
-        """Freezes unused parameters in several processes, which would wait for their gradients. The model learns the
-        section `data` that it is trained with, for predictions at the same size.
+        """Freezes unused parameters in several processes, which would wait for their gradients. The options of the
+        data become the model's `training_data`, for predictions at the same size.
 
         Raises DataError or ConfigError if the data of a `DenseDataModule` does not suit the model.
         """
@@ -107,8 +107,8 @@ class DenseModule(lightning.LightningModule):
             freeze_unused(self.model, self.method)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, DenseDataModule):
-            if stage == "fit" and self.model.sections is not None:
-                self.model.sections.data = data.data.section
+            if stage == "fit":
+                self.model.training_data = data.data.section.model_dump()
             check_classes(data.data, self.model, self.mappings)
             if stage == "fit" and self.method.needs_labels:
                 check_heads(data.data, self.model)
@@ -312,8 +312,9 @@ class DenseModule(lightning.LightningModule):
         checkpoint["random_state"] = states
         if self.config is not None:
             checkpoint["config"] = configs.dump(self.config)
-        if self._sections is not None and self.model.heads:  # `load` builds the model from them
-            checkpoint[checkpoint_io.ENTRIES] = model_file.entries(self.model, self._sections)
+        sections = self._predictor.sections
+        if sections is not None and self.model.heads:  # `load` builds the model from them
+            checkpoint[checkpoint_io.ENTRIES] = model_file.entries(self.model, sections)
         checkpoint["classes"] = {head: [c.name for c in classes] for head, classes in self.model.classes.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

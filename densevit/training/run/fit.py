@@ -26,9 +26,10 @@ from densevit.config.values import seconds_of
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, counted
 from densevit.evaluation import metrics_file, tables_file
+from densevit.inference.creating import build_model
 from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor
-from densevit.model import DenseModel, build_model
+from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups, parameter_rates
 from densevit.terminal import TEXT, use_text_console
 from densevit.training.callbacks.best_epoch import BestEpoch
@@ -243,7 +244,7 @@ def _run(
     model = build_model(config, data.train, pretrained=checkpoint is None)
     data.multiple = model.multiple
     check_training(config, data, model, labels)
-    fits = load_pretrained(model) if checkpoint is None else []  # the checkpoint holds all weights
+    fits = load_pretrained(model, config) if checkpoint is None else []  # the checkpoint holds all weights
     method = registry.create("methods", config.method.name, model, options=config.method.options, where="method")
     check_method(method)
     data.use(method)
