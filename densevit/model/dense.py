@@ -30,7 +30,7 @@ class DenseModel(nn.Module):
     returns by default, from the training's validation; empty if there is none. architecture: what the model was built
     from, which a model file needs; None for a model built in Python from its parts. training_data: the options of the
     data that it is trained on, those of the config's section `data`, by which a `Predictor` resizes images; None if
-    they are not known. The model itself uses none of the last three.
+    they are not known. The model computes nothing with the last three.
     """
 
     heads: Mapping[str, Head]  # an nn.ModuleDict, whose values mypy takes for any modules

@@ -127,6 +127,7 @@ def test_a_head_s_inference_options_apply_without_a_config():
     predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"seg": head}, ["road", "sky"])
     assert predictor.inference == {"seg": Inference(flip=True)}
     assert DenseModule(predictor).inference == predictor.inference
+    assert Predictor(predictor.model).inference == {"seg": Inference()}  # they are the predictor's, not the model's
 
 
 def test_a_model_without_a_config_is_evaluated_on_data_of_the_command_line(tmp_path: Path, capsys: Any):
