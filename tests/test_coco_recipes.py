@@ -12,7 +12,7 @@ from PIL import Image
 from densevit import config as configs
 from densevit import registry
 from densevit.data.build import build_data
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
 from densevit.weights.label_sets import coco_classes
 from densevit_heads.dino import Dino

@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from densevit import config as configs
 from densevit.data.build import build_data
+from densevit.inference.creating import build_model
 from densevit.interfaces import Class
-from densevit.model import DenseModel, build_model
+from densevit.model import DenseModel
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.loop.optim import learning_rate, optimizer_of
 from densevit.training.loop.unused_parameters import freeze_unused

@@ -8,8 +8,16 @@ from torch import Tensor, nn
 import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError, PluginError
+from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, Class, Head, Neck
-from densevit.model import DenseModel, build_model, options_without_weights
+from densevit.model import (
+    Architecture,
+    BackboneArchitecture,
+    DenseModel,
+    HeadArchitecture,
+    NeckArchitecture,
+    options_without_weights,
+)
 from densevit_backbones.resnet import ResNet
 
 CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
@@ -204,7 +212,13 @@ def test_build_model_follows_the_config():
     assert (kept.channels, kept.strides) == ((512, 512), (32, 32))
     assert model.weights == {"plain": 0.5, "kept": 1.0}
     assert model.classes == {"plain": CLASSES, "kept": CLASSES}
-    assert model.sections.backbone is config.backbone and model.sections.heads is config.heads
+    assert model.architecture == Architecture(
+        BackboneArchitecture("resnet", {"depth": 18, "norm": "group"}, freeze=True),
+        {
+            "plain": HeadArchitecture(f"{__name__}:Mean", {"gain": 3.0}, weight=0.5),
+            "kept": HeadArchitecture(f"{__name__}:Mean", freeze=True, neck=NeckArchitecture(doubling, {"offset": 2.0})),
+        },
+    )
     assert model.multiple == 32
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["heads.plain.gain"]
     assert model.training

@@ -20,9 +20,10 @@ from densevit import config as configs
 from densevit import registry
 from densevit.cli import main
 from densevit.errors import ConfigError, WeightsError
+from densevit.inference.creating import build_model
 from densevit.inference.loading import load
 from densevit.losses.context import LossContext
-from densevit.model import build_model, create_backbone
+from densevit.model import create_backbone
 from densevit.training.run.fit import fit
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.weights import model_file

@@ -4,11 +4,11 @@ User documentation: `docs/config.md`.
 """
 
 import re
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 from pydantic import BaseModel, ValidationError
@@ -23,12 +23,17 @@ from densevit.config.model_schema import (
     InferenceSection,
     ModelSections,
 )
+from densevit.config.renamed_options import renamed_heads
 from densevit.config.schema import Config, Sources
 from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import OpenSection, PluginSection, Section
 from densevit.errors import ConfigError, PluginError, printable
-from densevit.options import GIVEN, OptionError, nearest, parameters_of, shown, takes, wanted, wrong_numbers
+from densevit.options import OptionError, nearest, shown, takes, wanted, wrong_numbers
 from densevit.trust import modules_in, names_in_file
+
+if TYPE_CHECKING:
+    from densevit.model.architecture import Architecture
+    from densevit.model.inference_options import Inference
 
 __all__ = [
     "BackboneSection",
@@ -52,8 +57,9 @@ __all__ = [
     "load",
     "load_or_section",
     "model_sections",
-    "rename_options",
+    "renamed_heads",
     "section",
+    "sections_of",
     "values_of_file",
 ]
 
@@ -155,6 +161,19 @@ def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
     return sections
 
 
+def sections_of(architecture: "Architecture", data: Mapping[str, Any] | None = None) -> ModelSections:
+    """The sections of a model without a config, from what it was built from. data: of its training."""
+    values = asdict(architecture)
+    heads = {name: _with_options(head) for name, head in values["heads"].items()}
+    heads = {name: {**head, "neck": head["neck"] and _with_options(head["neck"])} for name, head in heads.items()}
+    return model_sections({"backbone": _with_options(values["backbone"]), "heads": heads, "data": data}, "the model")
+
+
+def _with_options(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a section, among them the plugin's options."""
+    return {**part["options"], **{key: value for key, value in part.items() if key != "options"}}
+
+
 def dump(config: Config | ModelSections, comments: Mapping[str, str] | None = None) -> str:
     """The complete config as YAML, which loads to an equal config. comments: derived facts, written at the end."""
     text = yaml_io.write(config.model_dump())
@@ -164,31 +183,10 @@ def dump(config: Config | ModelSections, comments: Mapping[str, str] | None = No
     return text
 
 
-def inference_with(inference: InferenceSection, given: Mapping[str, Any], source: str) -> InferenceSection:
-    """The section updated with the given keys. source: their origin, for messages."""
-    return section("inference", {**inference.model_dump(), **given}, source)
-
-
-def rename_options(sections: Config | ModelSections) -> None:
-    """Replaces options of an earlier version by those that `Head.renamed_options` gives, with a warning for each head.
-
-    Imports the plugins of heads; does nothing for one that cannot be imported.
-    """
-    for name, head in sections.heads.items():
-        try:
-            kind = registry.load("heads", head.name)
-            known, takes_all = parameters_of(kind, GIVEN["heads"], head.name)
-        except PluginError:  # is reported where it is used
-            continue
-        if takes_all or head.options.keys() <= known.keys():
-            continue
-        renamed = kind.renamed_options(head.options)
-        if renamed is None or (*renamed,) == (head.name, head.options):
-            continue
-        given = {key: value for key, value in head.model_dump().items() if key not in head.options}
-        sections.heads[name] = HeadSection.model_validate({**given, **renamed[1], "name": renamed[0]})
-        now = yaml_io.write_line({"name": renamed[0], **renamed[1]})
-        warnings.warn(f"heads.{name}: options of {head.name!r} of an earlier version are read as {now}.", stacklevel=2)
+def inference_with(inference: "Inference", given: Mapping[str, Any], source: str) -> "Inference":
+    """The options updated with the given keys of the section `inference`. source: their origin, for messages."""
+    updated: InferenceSection = section("inference", {**asdict(inference), **given}, source)
+    return updated.options
 
 
 def check_plugins(config: Config) -> None:
@@ -212,7 +210,7 @@ def check_evaluation_plugins(config: Config) -> None:
 def _of_evaluation(config: Config) -> list[str]:
     """A line for each invalid key of the model, its evaluators and the data."""
     data, wrong = config.data, list[str]()
-    rename_options(config)
+    config.heads.update(renamed_heads(config.heads))
     _check_head_names(config, config._sources)
     _check(config, "backbone", "backbones", config.backbone.name, config.backbone, wrong)
     for name, head in config.heads.items():

@@ -12,7 +12,7 @@ from densevit import registry
 from densevit.config import Config, DataSection, data_options
 from densevit.data.datasets.dataset_validation import skipping_unreadable_files
 from densevit.data.datasets.mapped_classes import MappedClasses
-from densevit.data.loading.batch_sampler import EvaluationBatches, TrainBatches, aspect_groups, padded
+from densevit.data.loading.batch_sampler import EvaluationBatches, TrainBatches, aspect_groups
 from densevit.data.loading.dataloader import Loader, TransformedDataset, workers_for
 from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
 from densevit.data.transforms.copy_paste import CopyPaste
@@ -24,6 +24,7 @@ from densevit.data.transforms.resizing import (
 )
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset, Method
+from densevit.layers.padding import padded
 
 
 def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:

@@ -11,7 +11,7 @@ from densevit.config import BackboneSection, Config, DataSection
 from densevit.config.yaml_io import write as yaml
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, CheckpointLayout, Class
-from densevit.model import DenseModel, build_model, create_backbone
+from densevit.model import DenseModel, build_from_architecture, classes_by_head, create_backbone
 from densevit.weights import model_file
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb, is_bgr, translate_checkpoint
@@ -105,11 +105,12 @@ def _model(
     config = configs.from_mapping(with_settings(layout, sections, classes), translated.source, overrides)
     configs.check_plugins(config)
     allowed, config.weights_allow = config.weights_allow, ()
-    model = build_model(config, classes)
+    model = build_from_architecture(config.architecture, classes_by_head(config.architecture, classes))
+    model.training_data = config.data.model_dump()
     if is_bgr(checkpoint):
         bgr_to_rgb(translated, model.backbone)
-        config.backbone.mean = model.backbone.mean = translated.mean or model.backbone.mean
-        config.backbone.std = model.backbone.std = translated.std or model.backbone.std
+        model.set_normalisation(translated.mean, translated.std)
+        config.backbone.mean, config.backbone.std = model.backbone.mean, model.backbone.std
     fit = fit_model(model, translated, allowed)
     return Converted(translated.source, fit, model.backbone, config.backbone, model.eval(), config)
 

@@ -15,7 +15,7 @@ from pycocotools.mask import encode
 from densevit import config as configs
 from densevit.cli import main
 from densevit.data.build import build_data
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.weights import model_file
 
 CONFIG = """

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from densevit import config as configs
 from densevit import registry
+from densevit.config import Config
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import PluginError
+from densevit.inference.creating import build_model
 from densevit.interfaces import Batch, Class
 from densevit.losses.context import LossContext
-from densevit.model import DenseModel, build_model, create_backbone, create_head
+from densevit.model import DenseModel, create_backbone, create_head
 from densevit.set_prediction.transformer import Transformer
 from densevit.testing import check_head
 from densevit.weights.model_file import save
@@ -290,17 +292,18 @@ def test_a_run_of_detr_starts_it(tmp_path: Path) -> None:
     every = Scenes("train").classes["panoptic"]
     classes = {"detection": tuple(one for one in every if one.thing), "panoptic": every}
 
-    def model(name: str, **options: Any) -> DenseModel:
+    def model(name: str, **options: Any) -> tuple[DenseModel, Config]:
         heads = {"objects": {"name": name, **(DETR if name == "detr" else SMALL), **options}}
         backbone = {"name": "resnet", "depth": 18}
         values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
-        return build_model(configs.from_mapping(values), classes)
+        config = configs.from_mapping(values)
+        return build_model(config, classes), config
 
-    detector, file = model("detr"), tmp_path / "model.safetensors"
+    (detector, _), file = model("detr"), tmp_path / "model.safetensors"
     save(detector, file)
     new = ["attention_maps.*", "mask_head.*"]
-    started = model("detr_panoptic", weights=str(file), weights_allow=new)
-    [fit] = load_pretrained(started)
+    started, config = model("detr_panoptic", weights=str(file), weights_allow=new)
+    [fit] = load_pretrained(started, config)
     assert {name.partition(".")[0] for name in fit.missing} == {"attention_maps", "mask_head"}
     assert set(fit.left_out) == {"label_head.weight", "label_head.bias"}
     own, theirs = started.heads["objects"].state_dict(), detector.heads["objects"].state_dict()

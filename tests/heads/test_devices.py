@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from densevit import config as configs
 from densevit.config import Config
 from densevit.data.build import Data, build_data
+from densevit.inference.creating import build_model
 from densevit.interfaces import Batch
 from densevit.losses.context import LossContext
-from densevit.model import DenseModel, build_model
+from densevit.model import DenseModel
 from densevit.training.loop.evaluators import build_evaluators
 from tests.strict_device import DEVICE, Accelerator, host, moved
 from tests.training.test_several_tasks import BASE, DETECTION, SURFACES

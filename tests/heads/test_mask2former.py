@@ -11,12 +11,11 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 from transformers.models.mask2former.image_processing_mask2former import Mask2FormerImageProcessor
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentationOutput
 
-from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.losses.context import LossContext
-from densevit.model import DenseModel, create_backbone, inference_by_head
+from densevit.model import DenseModel, Inference, create_backbone, inference_by_head
 from densevit.targets import RunLengthMasks
 from densevit.testing import check_head
 from densevit.testing.targets import random_targets
@@ -315,7 +314,7 @@ def test_semantic_maps_are_sums_over_queries_and_are_averaged_over_windows_and_f
             window = image[..., left : left + 64]
             total[..., left : left + 64] += scores(window) + scores(window.flip(-1)).flip(-1)
             count[:, left : left + 64] += 2
-        sections = inference_by_head(model, InferenceSection(window=64, stride=32, flip=True))
+        sections = inference_by_head(model, Inference(window=64, stride=32, flip=True))
         [found] = model.infer(batch, sections)["segmentation"]
         assert torch.equal(found["semantic"], (total / count).argmax(0).to(torch.uint8))
         head.read_maps = lambda maps: {str(n): maps[:, n] for n in range(4)}
@@ -327,7 +326,7 @@ def test_semantic_maps_are_sums_over_queries_and_are_averaged_over_windows_and_f
 def test_only_semantic_segmentation_has_maps(task):
     model = DenseModel(Patches(), {"head": Mask2Former((16,), (16,), CLASSES, task=task, **SMALL)})
     with pytest.raises(ConfigError, match="heads.head .* makes none"):
-        inference_by_head(model, InferenceSection(flip=True))
+        inference_by_head(model, Inference(flip=True))
 
 
 def test_boxes_enclose_masks():

@@ -7,8 +7,8 @@ import yaml
 
 from densevit import config as configs
 from densevit.errors import ConfigError
+from densevit.inference.creating import build_model
 from densevit.interfaces import Class
-from densevit.model import build_model
 
 SMALL = {"num_queries": 6, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2}
 NESTED = {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2}

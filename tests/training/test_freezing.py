@@ -19,8 +19,9 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
+from densevit.inference.creating import build_model
 from densevit.interfaces import Batch, Class
-from densevit.model import DenseModel, build_model
+from densevit.model import DenseModel
 from densevit.training.callbacks.checkpointing import Checkpointing
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.checks import check_model

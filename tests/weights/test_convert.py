@@ -15,7 +15,7 @@ from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.weights.checkpoint_io import read
 from densevit.weights.pretrained import load_pretrained
 
@@ -97,7 +97,7 @@ def test_backbone_import_and_export_round_trip(name, tmp_path, capsys):
     for source in (tmp_path / "theirs.pth", tmp_path / "ours", tmp_path / "ours/model.safetensors"):
         config = config_of({**section, "weights": str(source), "mean": None, "std": None})
         model = build_model(config, {"detection": [densevit.Class("cat", 17, (0, 0, 0))]}).eval()
-        load_pretrained(model)
+        load_pretrained(model, config)
         features.append(model.backbone(pixels)[-1])
         assert model.backbone.mean == tuple(section["mean"])
     assert all(torch.equal(one, features[0]) for one in features)

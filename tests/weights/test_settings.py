@@ -8,8 +8,8 @@ from transformers import Swinv2Config, Swinv2Model
 
 from densevit import config as configs
 from densevit.errors import WeightsError
+from densevit.inference.creating import build_model
 from densevit.interfaces import CheckpointLayout, Class
-from densevit.model import build_model
 from densevit.weights.converting import convert, with_settings
 from densevit.weights.key_mapping import saved_options, translate_back
 from densevit.weights.label_sets import coco_classes, panoptic_classes, segmentation_classes
@@ -159,8 +159,9 @@ def test_config_of_another_window_raises(tmp_path):
         backbone = {"name": "swin", "variant": "nano", "version": 2, "weights": str(tmp_path), **window}
         heads = {"detection": {"name": "detr", "transformer": {"width": 32}}}
         values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
-        model = build_model(configs.from_mapping(values), {"detection": (Class("a", 0, (0, 0, 0)),)})
-        message.append([note for note in load_pretrained(model)[0].notes if "window" in note])
+        config = configs.from_mapping(values)
+        model = build_model(config, {"detection": (Class("a", 0, (0, 0, 0)),)})
+        message.append([note for note in load_pretrained(model, config)[0].notes if "window" in note])
     assert message == [
         ["These weights were trained with backbone.window_size 4; the config leaves it at its default."],
         ["Warning: backbone.window_size is 8; these weights were trained with 4."],
@@ -179,15 +180,16 @@ def test_config_of_other_attention_heads_raises(tmp_path):
             "data": {"name": "scenes"},
             "trainer": {"max_steps": 1},
         }
-        model = build_model(configs.from_mapping(values), {"detection": coco_classes()})
+        config = configs.from_mapping(values)
+        model = build_model(config, {"detection": coco_classes()})
         if not message:
             state = {name.replace("heads.boxes", "heads.detection"): x for name, x in model.state_dict().items()}
             torch.save({"model": translate_back(state, find("detr"))[0]}, tmp_path / "detr.pth")
-        model.sections.weights = str(tmp_path / "detr.pth")
-        message.append([note for note in load_pretrained(model)[0].notes if "num_heads" in note])
+        config.weights = str(tmp_path / "detr.pth")
+        message.append([note for note in load_pretrained(model, config)[0].notes if "num_heads" in note])
     assert message == [[], ["heads.boxes.transformer.num_heads is 4; these weights are assumed to have 8."], []]
     state = torch.load(tmp_path / "detr.pth", weights_only=True)["model"]
     del state["transformer.decoder.layers.0.linear1.weight"]  # without it, it cannot be described
     torch.save({"model": state}, tmp_path / "detr.pth")
-    model.sections.weights_allow = ("*.feedforward.expand.weight",)
-    assert load_pretrained(model)[0].missing == ["heads.boxes.decoder.0.feedforward.expand.weight"]
+    config.weights_allow = ("*.feedforward.expand.weight",)
+    assert load_pretrained(model, config)[0].missing == ["heads.boxes.decoder.0.feedforward.expand.weight"]

@@ -55,10 +55,10 @@ def images_and_targets(batch: int, side: int) -> tuple[Tensor, list[Tensor], lis
 
 def ours(head: str, batch: int, side: int, dtype: torch.dtype | None, device: torch.device) -> Step:
     config = load(CONFIG, [f"heads.detection.name={head}", f"heads.detection.num_queries={_queries(head)}"])
-    section = config.model_sections.backbone
+    section = config.backbone
     backbone = create_backbone(section.name, **section.options)
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(CLASSES)]
-    options = config.model_sections.heads["detection"].options
+    options = config.heads["detection"].options
     model = DenseModel(
         backbone, {"detection": create_head(head, backbone.channels, backbone.strides, classes, **options)}
     ).train()

@@ -261,7 +261,7 @@ def test_each_tensor_of_an_r101_is_used_once(whole, released):
         listed = released("detr_r50")
     assert {name: x.shape for name, x in small.state_dict().items()} == {name: x.shape for name, x in listed.items()}
     model = whole(large.state_dict(), DETR, thirds=THIRDS)
-    assert model.sections.backbone.options["depth"] == 101
+    assert model.architecture.backbone.options["depth"] == 101
 
 
 @torch.no_grad()
