@@ -4,7 +4,7 @@ import difflib
 import inspect
 import math
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -22,6 +22,9 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "targets": (),
     "methods": ("model",),
 }
+
+# Keyword arguments that densevit passes to constructors that take them; no options of the user's.
+OFFERED: dict[str, tuple[str, ...]] = {"datasets": ("scan",)}
 
 LARGEST_INT = 2**63 - 1
 LARGEST_FLOAT = 3.4028234e38  # of float32
@@ -43,14 +46,16 @@ def check(
     options: Mapping[str, Any],
     where: str,
     reserved: Iterable[str] = (),
+    offered: Collection[str] = (),
 ) -> dict[str, Any]:
     """Validates options and converts them to their annotated types.
 
     plugin: a class or a function. given: positional parameters before the options. where: section that prefixes keys
-    in messages. reserved: other keys of the section, for suggestions. A constructor with **kwargs accepts every key.
-    Raises OptionError for unknown and missing keys, and values of the wrong type.
+    in messages. reserved: other keys of the section, for suggestions. offered: keyword arguments that are no options.
+    A constructor with **kwargs accepts every other key. Raises OptionError for unknown and missing keys, and values of
+    the wrong type.
     """
-    parameters, takes_all = parameters_of(plugin, tuple(given), name)
+    parameters, takes_all = parameters_of(plugin, tuple(given), name, offered)
     checked: dict[str, Any] = {}
     wrong: list[OptionError] = []
     for key, value in options.items():
@@ -59,7 +64,7 @@ def check(
                 checked[key] = _coerce(parameters[key].annotation, value, f"{where}.{key}")
                 for path, problem in wrong_numbers(checked[key], (f"{where}.{key}",)):
                     raise OptionError(".".join(path), problem)
-            elif takes_all:
+            elif takes_all and key not in offered:
                 checked[key] = value
             else:
                 listed = f"Options: {', '.join(parameters)}." if parameters else "It has no options."
@@ -138,7 +143,7 @@ def shown(value: Any) -> str:
 
 
 def parameters_of(
-    plugin: Callable[..., Any], given: tuple[str, ...], name: str
+    plugin: Callable[..., Any], given: tuple[str, ...], name: str, offered: Collection[str] = ()
 ) -> tuple[dict[str, inspect.Parameter], bool]:
     """The parameters that are options, with resolved annotations, and whether there is a **kwargs."""
     bases = plugin.__mro__ if isinstance(plugin, type) else ()
@@ -150,7 +155,7 @@ def parameters_of(
     if len(positional) < len(given) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         what = "its constructor" if isinstance(plugin, type) else "it"
         raise PluginError(f"{name!r}: {what} must take {', '.join(given)} first, by position.")
-    passed = {p.name for p in positional[: len(given)]}
+    passed = {*offered, *(p.name for p in positional[: len(given)])}
     try:
         function = plugin.__init__ if isinstance(plugin, type) else plugin  # type: ignore[misc]
         annotations = typing.get_type_hints(function, include_extras=True)
