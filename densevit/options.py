@@ -5,7 +5,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "targets": (),
     "methods": ("model",),
 }
+
+# Keyword arguments that densevit passes to constructors that take them; no options of the user's.
+OFFERED: dict[str, tuple[str, ...]] = {"datasets": ("scan",)}
 
 LARGEST_INT = 2**63 - 1
 LARGEST_FLOAT = 3.4028234e38  # of float32
@@ -45,25 +48,27 @@ def check(
     options: Mapping[str, Any],
     where: str,
     reserved: Iterable[str] = (),
+    offered: Collection[str] = (),
 ) -> dict[str, Any]:
     """Validates options and converts them to their annotated types.
 
     plugin: a class or a function. given: positional parameters before the options. where: section that prefixes keys
-    in messages. reserved: other keys of the section, for suggestions. A constructor with **kwargs accepts every key.
+    in messages. reserved: other keys of the section, for suggestions. offered: keyword arguments that are no options.
+    A constructor with **kwargs accepts every other key.
     An option annotated as a dataclass is a section of keys: a mapping of its fields becomes an instance, in which
     fields left out have their value in the option's default. One annotated as `Annotated[Mapping[str, Any], Plugin]`
     has the options of that plugin, whose constructor takes the same arguments before them.
     Raises OptionError for unknown and missing keys, and values of the wrong type.
     """
     given = tuple(given)
-    parameters, takes_all = parameters_of(plugin, given, name)
+    parameters, takes_all = parameters_of(plugin, given, name, offered)
     checked: dict[str, Any] = {}
     wrong: list[OptionError] = []
     for key, value in options.items():
         try:
             if key in parameters:
                 checked[key] = _checked(parameters[key], value, f"{where}.{key}", name, given)
-            elif takes_all:
+            elif takes_all and key not in offered:
                 checked[key] = value
             else:
                 listed = f"Options: {', '.join(parameters)}." if parameters else "It has no options."
@@ -142,7 +147,7 @@ def shown(value: Any) -> str:
 
 
 def parameters_of(
-    plugin: Callable[..., Any], given: tuple[str, ...], name: str
+    plugin: Callable[..., Any], given: tuple[str, ...], name: str, offered: Collection[str] = ()
 ) -> tuple[dict[str, inspect.Parameter], bool]:
     """The parameters that are options, with resolved annotations, and whether there is a **kwargs."""
     bases = plugin.__mro__ if isinstance(plugin, type) else ()
@@ -154,7 +159,7 @@ def parameters_of(
     if len(positional) < len(given) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         what = "its constructor" if isinstance(plugin, type) else "it"
         raise PluginError(f"{name!r}: {what} must take {', '.join(given)} first, by position.")
-    passed = {p.name for p in positional[: len(given)]}
+    passed = {*offered, *(p.name for p in positional[: len(given)])}
     try:
         function = plugin.__init__ if isinstance(plugin, type) else plugin  # type: ignore[misc]
         annotations = typing.get_type_hints(function, include_extras=True)

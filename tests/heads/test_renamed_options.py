@@ -91,7 +91,7 @@ def test_a_model_is_built_from_options_of_before():
     classes = {"detection": (Class("a", 0, (0, 0, 0)),)}
     with pytest.warns(UserWarning, match="are read as"):
         old = build_model(config_of(before), classes)
-    assert old.sections is not None and old.sections.heads["boxes"].name == "dab_detr"
+    assert old.architecture is not None and old.architecture.heads["boxes"].name == "dab_detr"
     assert old.state_dict().keys() == build_model(config_of(now), classes).state_dict().keys()
 
 
