@@ -36,7 +36,8 @@ class Doubling(Neck):
         super().__init__(2 * tuple(channels[-1:]), 2 * tuple(strides[-1:]))
         self.offset = nn.Parameter(torch.tensor(offset))
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
+    def forward(self, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
+        self.padding_mask = padding_mask
         return 2 * [features[-1] + self.offset]
 
 
@@ -217,8 +218,10 @@ def test_neck_is_applied_to_its_own_head_only():
     model = build_model(config_of(heads=heads), {"detection": CLASSES}).eval()
     with torch.no_grad():
         model.necks["a"].offset.fill_(5.0)
-    outputs = model(batch_of((16, 16)))
+    batch = batch_of((16, 16))
+    outputs = model(batch)
     torch.testing.assert_close(outputs["a"]["logits"], outputs["b"]["logits"] + 5)
+    assert model.necks["a"].padding_mask is batch["padding_mask"]
 
 
 def test_classes_of_another_task_are_not_passed_to_a_head():
@@ -283,6 +286,20 @@ def test_a_third_partys_label_map_head_has_the_limit_and_a_detector_has_none():
     assert len(model(Own, 255).classes["a"]) == 255 and len(model(Mean, 1203).classes["a"]) == 1203  # LVIS
     with pytest.raises(ConfigError, match=r"^heads\.a: 256 classes; `semantic` maps hold at most 255"):
         model(Own, 256)
+
+
+class OldNeck(Doubling):
+    def forward(self, features):
+        return features
+
+
+def test_neck_of_an_earlier_version_is_told_what_to_change():
+    backbone = Pixels()
+    neck = OldNeck(backbone.channels, backbone.strides)
+    head = Mean(neck.channels, neck.strides, ())
+    message = r"^heads\.a\.neck \(OldNeck\): its forward takes no padding mask\. Fix: def forward\(self, features, pad"
+    with pytest.raises(PluginError, match=message):
+        DenseModel(backbone, {"a": head}, {"a": neck})
 
 
 class OldHead(Mean):

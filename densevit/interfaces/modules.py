@@ -75,9 +75,14 @@ class Neck(nn.Module):
         super().__init__()
         self.channels, self.strides = tuple(channels), tuple(strides)
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Returns features with the `channels` and `strides` of this neck."""
-        raise NotImplementedError(f"{type(self).__name__} is a Neck and must implement forward(features).")
+    def forward(self, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
+        """Returns features with the `channels` and `strides` of this neck.
+
+        padding_mask: (B, H, W) bool of the batch, True = padding; `densevit.layers.positions.mask_on_grid` resizes it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} is a Neck and must implement forward(features, padding_mask)."
+        )
 
 
 class Head(nn.Module):
