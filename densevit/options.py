@@ -3,8 +3,10 @@
 import difflib
 import inspect
 import math
+import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -48,6 +50,8 @@ def check(
 
     plugin: a class or a function. given: positional parameters before the options. where: section that prefixes keys
     in messages. reserved: other keys of the section, for suggestions. A constructor with **kwargs accepts every key.
+    An option annotated as a dataclass is a section of keys: a mapping of its fields becomes an instance, in which
+    fields left out have their value in the option's default.
     Raises OptionError for unknown and missing keys, and values of the wrong type.
     """
     parameters, takes_all = parameters_of(plugin, tuple(given), name)
@@ -56,9 +60,7 @@ def check(
     for key, value in options.items():
         try:
             if key in parameters:
-                checked[key] = _coerce(parameters[key].annotation, value, f"{where}.{key}")
-                for path, problem in wrong_numbers(checked[key], (f"{where}.{key}",)):
-                    raise OptionError(".".join(path), problem)
+                checked[key] = _checked(parameters[key], value, f"{where}.{key}", name)
             elif takes_all:
                 checked[key] = value
             else:
@@ -68,7 +70,7 @@ def check(
                     listed += f" Other keys of {where}: {', '.join(reserved)}."
                 raise OptionError(f"{where}.{key}", f"is not an option of {name!r}.{hint} {listed}")
         except OptionError as error:
-            wrong.append(error)
+            wrong += [error, *error.others]
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in options:
             wrong.append(OptionError(f"{where}.{key}", f"is missing: {name!r} needs it."))
@@ -161,6 +163,42 @@ def parameters_of(
         if parameter.name not in passed and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             options[parameter.name] = parameter.replace(annotation=annotations.get(parameter.name, Any))
     return options, takes_all
+
+
+def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str) -> Any:
+    """The valid value of an option. key: its full name. name: the plugin's."""
+    section = _dataclass_of(parameter.annotation)
+    if section is not None and not (value is None and parameter.annotation is not section):
+        return _instance(section, parameter.default, value, key, name)
+    coerced = _coerce(parameter.annotation, value, key)
+    for path, problem in wrong_numbers(coerced, (key,)):
+        raise OptionError(".".join(path), problem)
+    return coerced
+
+
+def _dataclass_of(annotation: Any) -> type | None:
+    """The dataclass of the annotations `Dataclass` and `Dataclass | None`; None for others."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType]
+        annotation = kinds[0] if len(kinds) == 1 else None
+    return annotation if isinstance(annotation, type) and is_dataclass(annotation) else None
+
+
+def _instance(kind: type, default: Any, value: Any, key: str, name: str) -> Any:
+    """An instance of the dataclass `kind` with the fields of `value`, a mapping or an instance, over the default's."""
+    given = _fields(value) if isinstance(value, kind) else value
+    if not isinstance(given, Mapping):
+        known = ", ".join(parameters_of(kind, (), name)[0])
+        raise OptionError(key, f"should be a section of keys, not {shown(value)}. Keys: {known}.")
+    checked = check(kind, (), name, {**(_fields(default) if isinstance(default, kind) else {}), **given}, key)
+    try:
+        return kind(**checked)
+    except ValueError as error:
+        raise OptionError(key, f"is invalid: {error}") from error
+
+
+def _fields(instance: Any) -> dict[str, Any]:
+    return {field.name: getattr(instance, field.name) for field in fields(instance) if field.init}
 
 
 def _coerce(annotation: Any, value: Any, key: str) -> Any:
