@@ -1,5 +1,4 @@
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -256,23 +255,23 @@ def test_create_head_uses_the_given_features():
 
 
 @pytest.mark.parametrize(
-    ("head", "options", "key"),
+    ("head", "key"),
     [
-        ("setr", {}, "semantic"),
-        ("segmenter", {}, "semantic"),
-        ("dpt_segmentation", {}, "semantic"),
-        ("mask2former", {"task": "semantic"}, "semantic"),
-        ("mask2former", {}, "panoptic"),
-        ("detr_panoptic", {}, "panoptic"),
+        ("setr", "semantic"),
+        ("segmenter", "semantic"),
+        ("dpt_segmentation", "semantic"),
+        ("mask2former_semantic", "semantic"),
+        ("mask2former", "panoptic"),
+        ("detr_panoptic", "panoptic"),
     ],
 )
-def test_more_classes_than_a_label_map_holds_are_an_error(head: str, options: dict[str, Any], key: str):
+def test_more_classes_than_a_label_map_holds_are_an_error(head: str, key: str):
     """ADE20K-full's 847 classes: uint8 holds 255 of them, and 255 for "ignore"."""
     names = [f"class {n}" for n in range(847)]
     task, resnet = "panoptic" if key == "panoptic" else "segmentation", {"name": "resnet", "depth": 18}
     message = rf"^heads\.{task}: 847 classes; `{key}` maps hold at most 255\. Fix: "
     with pytest.raises(ConfigError, match=message):
-        densevit.create_model(resnet, {task: {"name": head, **options}}, names, pretrained=False)
+        densevit.create_model(resnet, {task: head}, names, pretrained=False)
 
 
 def test_a_third_partys_label_map_head_has_the_limit_and_a_detector_has_none():

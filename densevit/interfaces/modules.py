@@ -116,14 +116,6 @@ class Head(nn.Module):
         self.classes = tuple(classes)
 
     @classmethod
-    def with_options(cls, options: Mapping[str, Any]) -> "type[Head]":
-        """The class whose `task` and `classes_from` apply with these options of a config. Default: this class.
-
-        For a head with an option that sets the task; its instances have the `task`, `needs` and `classes_from` of that.
-        """
-        return cls
-
-    @classmethod
     def classes_from(cls, dataset: "Dataset") -> tuple[Class, ...]:
         """Returns the classes that the head predicts for this data set. Default: those of its task, else none."""
         return tuple(dataset.classes.get(cls.task, ()))

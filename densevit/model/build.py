@@ -85,10 +85,7 @@ def tasks_of(sections: ModelSections) -> dict[str, str]:
 
 def kinds_of(sections: ModelSections) -> dict[str, type[Head]]:
     """The class of each head, which determines its task and classes."""
-    return {
-        name: registry.load("heads", section.name).with_options(section.options)
-        for name, section in sections.heads.items()
-    }
+    return {name: registry.load("heads", section.name) for name, section in sections.heads.items()}
 
 
 def build_from_sections(

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config.schema import Sources
 
-CAPS = {  # options of heads: the largest value
-    "encoder_layers": 1, "decoder_layers": 2, "width": 64, "feedforward": 64, "ffn_width": 64, "encoder_ffn_width": 64,
+CAPS = {  # options of heads and keys of their sections: the largest value
+    "encoder_layers": 1, "decoder_layers": 2, "layers": 1, "width": 64, "feedforward": 64, "ffn_width": 64,
     "num_points": 64, "num_heads": 8, "branch_width": 16, "fusion_blocks": 1,
 }  # fmt: skip
 STEPS, EXTENDED = 2, 4
@@ -45,12 +46,22 @@ def small(config: dict[str, Any], extended: bool = False) -> dict[str, Any]:
     config["data"] = small_data(config["data"])
     config["backbone"] = small_backbone(config["backbone"])
     for head in config["heads"].values():
-        options = inspect.signature(registry.load("heads", head["name"]).__init__).parameters
-        for key in CAPS.keys() & options.keys():
-            value = head.get(key, options[key].default)
-            if isinstance(value, int):
-                head[key] = min(value, CAPS[key])
+        options = inspect.signature(registry.load("heads", head["name"]).__init__).parameters.values()
+        head |= capped(head, {option.name: option.default for option in options})
     return config
+
+
+def capped(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are capped, with sections of keys."""
+    found: dict[str, Any] = {}
+    for key, default in defaults.items():
+        value = options.get(key, default)
+        if is_dataclass(default):
+            given = options.get(key, {})
+            found[key] = {**given, **capped(given, vars(default))}
+        elif key in CAPS and isinstance(value, int):
+            found[key] = min(value, CAPS[key])
+    return found
 
 
 def small_data(data: dict[str, Any]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_a_file_with_resizing_gives_the_boxes_of_predict(tmp_path: Path):
     [
         ({"name": "detr", "width": 32, "num_queries": 9, "encoder_layers": 1, "decoder_layers": 2}, "detr"),
         ({"name": "detr_panoptic", "width": 32, "num_queries": 9, "encoder_layers": 1, "decoder_layers": 2}, "canvas"),
-        ({"name": "mask2former", "width": 64, "num_queries": 9, "decoder_layers": 2}, "crop"),
+        ({"name": "mask2former", "transformer": {"width": 64, "decoder_layers": 2}, "num_queries": 9}, "crop"),
         ({"name": "setr"}, "lsj"),
         ({"name": "dpt", "width": 16, "output": "sigmoid"}, "long side"),
     ],

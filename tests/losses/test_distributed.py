@@ -16,7 +16,8 @@ from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes, process_count
 from densevit_heads.deformable_detr import DeformableDetr
 from densevit_heads.detr import Detr
-from densevit_heads.mask2former import Mask2Former, criterion, matching, points
+from densevit_heads.mask2former import Mask2FormerInstance, criterion, matching, points
+from densevit_heads.mask2former.options import PixelDecoderOptions, Transformer
 
 SHARES = [[0, 1, 3], [2]]  # images of each process; the second has no object
 CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, and objects an image
@@ -52,7 +53,8 @@ def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
     classes = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
     head: Head
     if "num_points" in options:
-        head = Mask2Former((6,), (8,), classes, "instance", 6, 64, 2, 1, 24, 2, 24, **options)
+        transformer, pixel_decoder = Transformer(64, 2, 2, 24), PixelDecoderOptions(1, 24)
+        head = Mask2FormerInstance((6,), (8,), classes, 6, transformer, pixel_decoder, **options)
     elif "hybrid_queries" in options:
         small = {"num_queries": 6, "width": 32, "num_heads": 2, "num_levels": 1, "encoder_layers": 1}
         head = DeformableDetr((6,), (8,), classes, **small, decoder_layers=2, ffn_width=24, dropout=0.0, **options)
