@@ -8,6 +8,7 @@ from densevit import registry
 from densevit.config import Config, ModelSections
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
+from densevit.layers.replacement import replace_layers
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head
 
@@ -128,4 +129,5 @@ def build_from_sections(
     freeze_backbone(backbone, sections.backbone.freeze)
     for name, section in sections.heads.items():
         freeze_head(heads[name], necks.get(name), section.freeze, f"heads.{name}.freeze")
+    replace_layers(model)
     return model.train()

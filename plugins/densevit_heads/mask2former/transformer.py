@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.attention import MultiHeadAttention
-from densevit.layers.linear import Linear
 from densevit.layers.mlp import FeedForward, Mlp
 from densevit.layers.positions import sine_map
 from densevit.layers.precision import autocast_off
@@ -38,7 +37,7 @@ class MaskedDecoder(nn.Module):
         self.level_embedding = nn.Embedding(NUM_LEVELS, width)
         self.layers = nn.ModuleList(DecoderLayer(options) for _ in range(options.decoder_layers))
         self.norm = nn.LayerNorm(width)
-        self.label_head = Linear(width, num_classes + 1)
+        self.label_head = nn.Linear(width, num_classes + 1)
         self.mask_head = Mlp(width, width, width, 3)
 
     def forward(self, pyramid: Pyramid) -> MaskQueries:
