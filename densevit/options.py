@@ -51,16 +51,18 @@ def check(
     plugin: a class or a function. given: positional parameters before the options. where: section that prefixes keys
     in messages. reserved: other keys of the section, for suggestions. A constructor with **kwargs accepts every key.
     An option annotated as a dataclass is a section of keys: a mapping of its fields becomes an instance, in which
-    fields left out have their value in the option's default.
+    fields left out have their value in the option's default. One annotated as `Annotated[Mapping[str, Any], Plugin]`
+    has the options of that plugin, whose constructor takes the same arguments before them.
     Raises OptionError for unknown and missing keys, and values of the wrong type.
     """
-    parameters, takes_all = parameters_of(plugin, tuple(given), name)
+    given = tuple(given)
+    parameters, takes_all = parameters_of(plugin, given, name)
     checked: dict[str, Any] = {}
     wrong: list[OptionError] = []
     for key, value in options.items():
         try:
             if key in parameters:
-                checked[key] = _checked(parameters[key], value, f"{where}.{key}", name)
+                checked[key] = _checked(parameters[key], value, f"{where}.{key}", name, given)
             elif takes_all:
                 checked[key] = value
             else:
@@ -165,8 +167,11 @@ def parameters_of(
     return options, takes_all
 
 
-def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str) -> Any:
-    """The valid value of an option. key: its full name. name: the plugin's."""
+def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, given: tuple[str, ...]) -> Any:
+    """The valid value of an option. key: its full name. name: the plugin's. given: see `check`."""
+    extended = [kind for kind in getattr(parameter.annotation, "__metadata__", ()) if isinstance(kind, type)]
+    if extended and isinstance(value, Mapping):
+        return check(extended[0], given, name, value, key)
     section = _dataclass_of(parameter.annotation)
     if section is not None and not (value is None and parameter.annotation is not section):
         return _instance(section, parameter.default, value, key, name)

@@ -176,8 +176,9 @@ def test_validation_of_the_peer_gives_the_labels_an_ap_of_1(tool: ModuleType, pe
 def test_options_are_changed_alone_and_chosen_on_other_scenes_than_the_held_out(tool: ModuleType) -> None:
     options = __import__("detection_options")
     contestants = options.contestants()
-    assert len(contestants) == sum(1 + len(base.options) for base in options.BASES.values())
-    for name, base in options.BASES.items():
+    bases = {name: base for name, base in options.BASES.items() if base.config is not None}
+    assert len(contestants) == sum(1 + len(base.options) for base in bases.values())
+    for name, base in bases.items():
         plain = configs.load(base.config, contestants[name].overrides)
         for option in base.options:
             contestant = contestants[options.key(name, option)]

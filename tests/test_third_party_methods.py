@@ -45,7 +45,8 @@ DETECTOR = f"""
 {BACKBONE}
 heads:
   detection:
-    {{name: detr, num_queries: 5, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 8}}
+    {{name: detr, num_queries: 5,
+     transformer: {{width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 8}}}}
 data: {{name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 4, val_length: 2}}
 trainer: {{max_steps: 2, accelerator: cpu, precision: "32"}}
 """

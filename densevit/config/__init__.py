@@ -4,6 +4,7 @@ User documentation: `docs/config.md`.
 """
 
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ from densevit.config.schema import Config, Sources
 from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import OpenSection, PluginSection, Section
 from densevit.errors import ConfigError, PluginError, printable
-from densevit.options import OptionError, nearest, shown, takes, wanted, wrong_numbers
+from densevit.options import GIVEN, OptionError, nearest, parameters_of, shown, takes, wanted, wrong_numbers
 from densevit.trust import modules_in, names_in_file
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "load",
     "load_or_section",
     "model_sections",
+    "rename_options",
     "section",
     "values_of_file",
 ]
@@ -167,6 +169,28 @@ def inference_with(inference: InferenceSection, given: Mapping[str, Any], source
     return section("inference", {**inference.model_dump(), **given}, source)
 
 
+def rename_options(sections: Config | ModelSections) -> None:
+    """Replaces options of an earlier version by those that `Head.renamed_options` gives, with a warning for each head.
+
+    Imports the plugins of heads; does nothing for one that cannot be imported.
+    """
+    for name, head in sections.heads.items():
+        try:
+            kind = registry.load("heads", head.name)
+            known, takes_all = parameters_of(kind, GIVEN["heads"], head.name)
+        except PluginError:  # is reported where it is used
+            continue
+        if takes_all or head.options.keys() <= known.keys():
+            continue
+        renamed = kind.renamed_options(head.options)
+        if renamed is None or (*renamed,) == (head.name, head.options):
+            continue
+        given = {key: value for key, value in head.model_dump().items() if key not in head.options}
+        sections.heads[name] = HeadSection.model_validate({**given, **renamed[1], "name": renamed[0]})
+        now = yaml_io.write_line({"name": renamed[0], **renamed[1]})
+        warnings.warn(f"heads.{name}: options of {head.name!r} of an earlier version are read as {now}.", stacklevel=2)
+
+
 def check_plugins(config: Config) -> None:
     """Checks that all plugins exist and accept their options. Imports the plugins, but builds nothing.
 
@@ -188,6 +212,7 @@ def check_evaluation_plugins(config: Config) -> None:
 def _of_evaluation(config: Config) -> list[str]:
     """A line for each invalid key of the model, its evaluators and the data."""
     data, wrong = config.data, list[str]()
+    rename_options(config)
     _check_head_names(config, config._sources)
     _check(config, "backbone", "backbones", config.backbone.name, config.backbone, wrong)
     for name, head in config.heads.items():

@@ -116,6 +116,15 @@ class Head(nn.Module):
         self.classes = tuple(classes)
 
     @classmethod
+    def renamed_options(cls, options: Mapping[str, Any]) -> "tuple[str, dict[str, Any]] | None":
+        """The name of a head and its options, in place of this head's options of an earlier version. Default: None.
+
+        Called if a config has an option that the constructor does not have; None: it is an error. Names of parameters
+        must be the same, so that the weights of that version can be loaded.
+        """
+        return None
+
+    @classmethod
     def classes_from(cls, dataset: "Dataset") -> tuple[Class, ...]:
         """Returns the classes that the head predicts for this data set. Default: those of its task, else none."""
         return tuple(dataset.classes.get(cls.task, ()))

@@ -5,7 +5,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from densevit import registry
-from densevit.config import Config, ModelSections
+from densevit.config import Config, ModelSections, rename_options
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
 from densevit.layers.replacement import replace_layers
@@ -86,6 +86,7 @@ def tasks_of(sections: ModelSections) -> dict[str, str]:
 
 def kinds_of(sections: ModelSections) -> dict[str, type[Head]]:
     """The class of each head, which determines its task and classes."""
+    rename_options(sections)
     return {name: registry.load("heads", section.name) for name, section in sections.heads.items()}
 
 
@@ -97,6 +98,7 @@ def build_from_sections(
     classes: those of each head, by its name. pretrained: False where all weights are loaded afterwards: see
     `options_without_weights`.
     """
+    rename_options(sections)
     options = sections.backbone.options
     backbone = create_backbone(sections.backbone.name, **(options if pretrained else options_without_weights(options)))
     backbone.mean = sections.backbone.mean or backbone.mean

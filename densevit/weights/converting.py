@@ -15,6 +15,7 @@ from densevit.model import DenseModel, build_model, create_backbone
 from densevit.weights import model_file
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb, is_bgr, translate_checkpoint
+from densevit.weights.key_mapping import option_of
 from densevit.weights.layouts import find, recognise
 from densevit.weights.pretrained import fit_backbone, fit_model
 from densevit.weights.state_dict_loading import Fit
@@ -165,9 +166,7 @@ def _assumptions(
         config = found.config.model_dump()
     assumed = []
     for name in layout.unrecorded:
-        value: Any = config
-        for key in name.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
+        value = option_of(config, name)
         if name not in given and name not in translated.options:
             assumed.append(f"{name} {'the default' if value is None else str(value).lower()}")
     return assumed

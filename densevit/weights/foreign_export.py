@@ -18,7 +18,7 @@ from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, Backbone, Checkpoin
 from densevit.model import DenseModel, build_from_sections, create_backbone, tasks_of
 from densevit.weights import layouts, model_file, transformers_config
 from densevit.weights.foreign_checkpoint import other_conventions
-from densevit.weights.key_mapping import describe, fresh_because, has_marks, translate, translate_back
+from densevit.weights.key_mapping import describe, fresh_because, has_marks, option_of, translate, translate_back
 from densevit.weights.state import read_safetensors, write_safetensors, write_torch
 
 PROJECTS = {"hf": "transformers", "timm": "timm", "torchvision": "torchvision"}
@@ -256,10 +256,10 @@ def _check_function(
             theirs.pop(key, None)
     unrecorded = []
     for name in layout.unrecorded:
-        value = _option(own, name)
-        if value is not None and value != _option(sections, name):
+        value = option_of(own, name)
+        if value is not None and value != option_of(sections, name):
             unrecorded.append((name, value))
-            _option(sections, name.rpartition(".")[0])[name.rpartition(".")[2]] = value
+            option_of(sections, name.rpartition(".")[0])[name.rpartition(".")[2]] = value
     pixels = torch.randn(2, 3, 72, 104, generator=torch.Generator().manual_seed(0))
     try:
         if layout.part == "backbone":
@@ -310,13 +310,6 @@ def _close(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
     if [x.shape for x in ours] != [x.shape for x in theirs]:
         return False
     return all(bool((x - y).abs().max() <= _TOLERANCE * x.abs().max()) for x, y in zip(ours, theirs, strict=True))
-
-
-def _option(sections: Mapping[str, Any], name: str) -> Any:
-    value: Any = sections
-    for key in name.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
 
 
 def _differing(own: Mapping[str, Any], sections: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, other_conventions, read_translated
+from densevit.weights.key_mapping import option_of
 from densevit.weights.state import part
 from densevit.weights.state_dict_loading import Fit, fit
 
@@ -241,8 +242,9 @@ def _option_notes(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[s
         task, own = _source_task(model, name, checkpoint), model.sections.heads[name].options
         theirs = heads.get(task, {})
         for key in (option.removeprefix(f"heads.{task}.") for option in of_heads):
-            if key in theirs and key in own and own[key] != theirs[key]:
-                notes.append(f"heads.{name}.{key} is {own[key]}; these weights are assumed to have {theirs[key]}.")
+            there, here = option_of(theirs, key), option_of(own, key)
+            if there is not None and here is not None and here != there:
+                notes.append(f"heads.{name}.{key} is {here}; these weights are assumed to have {there}.")
     return notes
 
 

@@ -22,7 +22,8 @@ CONFIG = """
 backbone: {name: swin, variant: nano, window_size: 4}
 heads:
   surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch}
-  things: {name: detr, num_queries: 5, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}
+  things: {name: detr, num_queries: 5,
+     transformer: {width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}}
   distance: {name: dpt, width: 16, output: sigmoid, max_depth: 60}
   segments:
     {name: mask2former, num_queries: 5, transformer: {width: 64, num_heads: 2, decoder_layers: 1, feedforward: 16},

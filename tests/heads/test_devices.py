@@ -19,14 +19,16 @@ from tests.strict_device import DEVICE, Accelerator, host, moved
 from tests.training.test_several_tasks import BASE, DETECTION, SURFACES
 
 PLAIN = {
-    "name": "detr", "num_queries": 4, "width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2,
-    "feedforward": 16, "dropout": 0.0,
+    "name": "detr", "num_queries": 4,
+    "transformer": {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 16},
 }  # fmt: skip
 DEFORMABLE = {
-    "name": "deformable_detr", "num_queries": 4, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2,
-    "ffn_width": 16, "dropout": 0.0,
+    "name": "deformable_detr", "num_queries": 4,
+    "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 16},
 }  # fmt: skip
-PANOPTIC = {**PLAIN, "name": "detr_panoptic", "num_queries": 16, "threshold": 0.0}
+PANOPTIC = {
+    "name": "detr_panoptic", "detr": {"num_queries": 16, "transformer": PLAIN["transformer"]}, "threshold": 0.0,
+}  # fmt: skip
 MASK2FORMER = {
     "num_queries": 8, "transformer": {"width": 32, "num_heads": 2, "decoder_layers": 2, "feedforward": 16},
     "pixel_decoder": {"layers": 1, "feedforward": 16}, "num_points": 64,
@@ -34,34 +36,17 @@ MASK2FORMER = {
 DPT = {"name": "dpt", "width": 8}
 HEADS: dict[str, dict[str, Any]] = {
     "detr": PLAIN,
-    "detr-all-options": {**DETECTION, "dropout": 0.0, "position_bias": True, "two_stage": True},
-    "detr-focal": {**PLAIN, "classification": "focal", "anchors": True, "denoising": 2, "positions": "learned"},
-    "detr-distinct": {
-        **PLAIN, "classification": "mal", "anchors": True, "memory_stride": 8, "dense_loss": 1.0,
-        "distinct_queries": 0.7,
-    },
+    "detr-learned-positions": {**PLAIN, "positions": "learned"},
+    "dab-detr": {**PLAIN, "name": "dab_detr", "denoising": 2},
+    "dab-detr-all-options": {**DETECTION, "position_bias": True, "two_stage": True},
+    "ddq": {**PLAIN, "name": "ddq", "fusion_blocks": 1},
     "deformable-detr": DEFORMABLE,
     "deformable-detr-two-stage": {**DEFORMABLE, "box_refinement": True, "two_stage": True},
-    "deformable-detr-denoising": {
+    "dino": {
         **DEFORMABLE,
-        "box_refinement": True,
-        "two_stage": True,
-        "classification": "mal",
-        "denoising": 2,
-        "dense_loss": 1.0,
-    },
-    "deformable-detr-dino": {
-        **DEFORMABLE,
-        "box_refinement": True,
-        "two_stage": True,
+        "name": "dino",
         "classification": "varifocal",
         "contrastive_denoising": 4,
-        "mixed_query_selection": True,
-        "refined_positions": True,
-        "class_proposals": True,
-        "look_forward_twice": True,
-        "hybrid_queries": 6,
-        "hybrid_repeats": 2,
     },
     "one-stage": {"name": "one_stage", "width": 16, "fusion_blocks": 1},
     "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2, "dropout": 0.0},

@@ -23,14 +23,14 @@ from densevit.testing import check_head
 from densevit.testing.targets import random_targets
 from densevit_heads.mask2former import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic, criterion
 from densevit_heads.mask2former.criterion import MaskCriterion
-from densevit_heads.mask2former.options import PixelDecoderOptions, Transformer
+from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.points import sample, uncertain_points
 from densevit_heads.mask2former.prediction import MaskLogits, enclosing_boxes, instances, panoptic, semantic
 from densevit_heads.mask2former.segments import Segments
 from densevit_heads.mask2former.transformer import MaskQueries, attention_bias
 from tests.strict_device import DEVICE, Accelerator, host, moved
 
-TRANSFORMER = Transformer(width=32, num_heads=2, decoder_layers=3, feedforward=16)
+TRANSFORMER = MaskTransformer(width=32, num_heads=2, decoder_layers=3, feedforward=16)
 PIXEL_DECODER = PixelDecoderOptions(layers=1, feedforward=16)
 SMALL = {"num_queries": 6, "transformer": TRANSFORMER, "pixel_decoder": PIXEL_DECODER, "num_points": 64}
 HEADS = (Mask2Former, Mask2FormerInstance, Mask2FormerSemantic)

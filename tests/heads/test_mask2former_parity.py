@@ -22,7 +22,7 @@ from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
 from densevit_heads.mask2former import Mask2FormerInstance, matching, points
 from densevit_heads.mask2former.matching import match
-from densevit_heads.mask2former.options import PixelDecoderOptions, Transformer
+from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.segments import Segments
 from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
 
@@ -132,7 +132,10 @@ def make_pair(monkeypatch: pytest.MonkeyPatch, padded: bool) -> Pair:
     )  # fmt: skip
     theirs = Mask2FormerForUniversalSegmentation(config).eval()
     randomise(theirs)
-    transformer, pixel_decoder = Transformer(64, HEADS, LAYERS, feedforward=40), PixelDecoderOptions(2, feedforward=48)
+    transformer, pixel_decoder = (
+        MaskTransformer(64, HEADS, LAYERS, feedforward=40),
+        PixelDecoderOptions(2, feedforward=48),
+    )
     ours = Mask2FormerInstance(CHANNELS, STRIDES, CLASSES, QUERIES, transformer, pixel_decoder, POINTS).eval()
     ours.load_state_dict(renamed(parameters(theirs)), strict=True)
 

@@ -67,7 +67,11 @@ def test_a_class_or_an_object_in_place_of_a_name_is_refused_with_its_name(given,
 def test_names_and_sections_build_a_model():
     predictor = densevit.create_model(
         RESNET,
-        heads={"seg": "setr", "depth": {"name": "dpt", "width": 16}, "boxes": {"name": "detr", "width": 32}},
+        heads={
+            "seg": "setr",
+            "depth": {"name": "dpt", "width": 16},
+            "boxes": {"name": "detr", "transformer": {"width": 32}},
+        },
         classes={"seg": ["road", "sky"], "detection": [Class("cat", 17, (1, 2, 3))]},
     )
     assert predictor.config is None and not predictor.model.training

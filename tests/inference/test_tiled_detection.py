@@ -19,6 +19,7 @@ from densevit.inference.predictor import WINDOW_SCORE, Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, inference_by_head
 from densevit.model.box_merging import merge_boxes
+from densevit.set_prediction.transformer import Transformer
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.run.evaluation import evaluate
 from densevit_heads.detr.head import Detr
@@ -150,7 +151,7 @@ def test_windows_are_of_the_resized_image_and_boxes_of_the_original():
 @torch.no_grad()
 def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
     torch.manual_seed(0)
-    sizes = dict(num_queries=9, width=16, num_heads=2, encoder_layers=1, decoder_layers=1, feedforward=16)
+    sizes = dict(num_queries=9, transformer=Transformer(16, 2, 1, 1, 16))
     model = DenseModel(Pixels(), {"detection": Detr((3,), (4,), CLASSES, **sizes)}).eval()
     model.backbone.forward = lambda images: [images[..., ::4, ::4] / 255]
     image = torch.randint(0, 256, (3, 41, 54), dtype=torch.uint8)

@@ -65,13 +65,16 @@ def _check(code: int, errors: str, output: str, says: tuple[str, ...], folder: P
     assert not (folder / "runs").exists(), "a run folder was left"
 
 
-TINY = """\
+HEAD = """\
+{name: detr, num_queries: 4,
+     transformer: {width: 32, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 32}}"""
+TINY = f"""\
 seed: 0
-backbone: {name: swin, variant: nano, window_size: 4}
+backbone: {{name: swin, variant: nano, window_size: 4}}
 heads:
-  boxes: {name: detr, num_queries: 4, width: 32, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 32}
-data: {name: scenes, image_size: 64, batch_size: 2, train_length: 4, val_length: 2, num_workers: 0}
-trainer: {max_steps: 1}
+  boxes: {HEAD}
+data: {{name: scenes, image_size: 64, batch_size: 2, train_length: 4, val_length: 2, num_workers: 0}}
+trainer: {{max_steps: 1}}
 """
 
 

@@ -252,9 +252,10 @@ def test_ddp_ignores_frozen_parameters(one_process):
         "padding_mask": torch.zeros(2, 64, 64, dtype=torch.bool),
         "targets": [{"image_id": i, **sizes} for i in range(2)],
     }
-    detr = {"name": "detr", "num_queries": 4, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+    small = {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
+    detr = {"name": "detr", "num_queries": 4, "transformer": small}
     backbone = {**SWIN, "freeze": ["patch_embed.*", "stages.1.*", "*.norm2.bias"]}
-    sections = {"backbone": backbone, "heads": {"boxes": {**detr, "feedforward": 32, "freeze": ["encoder.*"]}}}
+    sections = {"backbone": backbone, "heads": {"boxes": {**detr, "freeze": ["encoder.*"]}}}
     config = configs.from_mapping({**sections, "data": DATA, "trainer": TRAINER})
     model = build_model(config, {"detection": CLASSES})
     frozen = frozen_of(model)

@@ -144,7 +144,7 @@ def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
     config = {"model_type": "detr", "dilation": True, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
     (tmp_path / "config.json").write_text(json.dumps(config))
     layout = find("transformers-detr")
-    options = {"backbone.dilation": True, "heads.detection.num_heads": 4}
+    options = {"backbone.dilation": True, "heads.detection.transformer.num_heads": 4}
     assert layout.saved_options({}, of_folder(tmp_path)) == options
     for wrong in ({"backbone_config": 5}, {"encoder_attention_heads": [1]}):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "detr", **wrong}))
@@ -158,7 +158,7 @@ def test_config_of_another_window_raises(tmp_path):
     message = []
     for window in ({}, {"window_size": 8}, {"window_size": 4}):
         backbone = {"name": "swin", "variant": "nano", "version": 2, "weights": str(tmp_path), **window}
-        heads = {"detection": {"name": "detr", "width": 32}}
+        heads = {"detection": {"name": "detr", "transformer": {"width": 32}}}
         values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
         model = build_model(configs.from_mapping(values), {"detection": (Class("a", 0, (0, 0, 0)),)})
         message.append([note for note in load_pretrained(model)[0].notes if "window" in note])
@@ -171,12 +171,12 @@ def test_config_of_another_window_raises(tmp_path):
 
 def test_config_of_other_attention_heads_raises(tmp_path):
     """Eight heads with 32 channels have the same tensors as four."""
-    own = {"name": "detr", "num_queries": 5, "width": 32, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
+    small = {"width": 32, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
     message = []
     for count in ({"num_heads": 8}, {"num_heads": 4}, {}):
         values = {
             "backbone": {"name": "resnet", "depth": 18, "norm": "frozen"},
-            "heads": {"boxes": {**own, **count}},
+            "heads": {"boxes": {"name": "detr", "num_queries": 5, "transformer": {**small, **count}}},
             "data": {"name": "scenes"},
             "trainer": {"max_steps": 1},
         }
@@ -186,7 +186,7 @@ def test_config_of_other_attention_heads_raises(tmp_path):
             torch.save({"model": translate_back(state, find("detr"))[0]}, tmp_path / "detr.pth")
         model.sections.weights = str(tmp_path / "detr.pth")
         message.append([note for note in load_pretrained(model)[0].notes if "num_heads" in note])
-    assert message == [[], ["heads.boxes.num_heads is 4; these weights are assumed to have 8."], []]
+    assert message == [[], ["heads.boxes.transformer.num_heads is 4; these weights are assumed to have 8."], []]
     state = torch.load(tmp_path / "detr.pth", weights_only=True)["model"]
     del state["transformer.decoder.layers.0.linear1.weight"]  # without it, it cannot be described
     torch.save({"model": state}, tmp_path / "detr.pth")

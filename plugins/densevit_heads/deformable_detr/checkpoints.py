@@ -150,14 +150,16 @@ def describe(ours: StateDict) -> dict[str, Any]:
             "detection": {
                 "name": "deformable_detr",
                 "num_queries": 300 if two_stage else len(ours[f"{QUERIES}.embedding.weight"]),
-                "width": width,
-                "num_heads": NUM_HEADS,
+                "transformer": {
+                    "width": width,
+                    "num_heads": NUM_HEADS,
+                    "encoder_layers": count(ours, r"heads\.detection\.encoder\.(\d+)\..*"),
+                    "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
+                    "feedforward": len(ours[f"{HEAD}.decoder.0.ffn.expand.weight"]),
+                },
                 "num_levels": num_levels,
                 "min_stride": 8 if num_levels == 1 else _STRIDES[-used],
                 "num_points": points,
-                "encoder_layers": count(ours, r"heads\.detection\.encoder\.(\d+)\..*"),
-                "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
-                "ffn_width": len(ours[f"{HEAD}.decoder.0.ffn.expand.weight"]),
                 "box_refinement": two_stage or f"{HEAD}.label_heads.1.weight" in ours,
                 "two_stage": two_stage,
             }

@@ -14,7 +14,7 @@ from densevit.weights.state import count, part
 
 ENCODER, DECODER, HEAD = "heads.detection.encoder.{i}", "heads.detection.decoder.{i}", "heads.detection"
 
-UNRECORDED = ("backbone.dilation", "heads.detection.num_heads")  # not determined by tensor shapes
+UNRECORDED = ("backbone.dilation", "heads.detection.transformer.num_heads")  # not determined by tensor shapes
 _COCO = {91: coco_classes, 250: coco_panoptic_classes}  # by the number of file ids, from 0
 IMPOSSIBLE = -1e4  # a logit with probability exactly 0, representable in fp16
 
@@ -111,11 +111,13 @@ def describe(ours: StateDict) -> dict[str, Any]:
             "detection": {
                 "name": "detr",
                 "num_queries": num_queries,
-                "width": width,
-                "num_heads": 8,
-                "encoder_layers": count(ours, r"heads\.detection\.encoder\.(\d+)\..*"),
-                "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
-                "feedforward": len(ours[f"{HEAD}.decoder.0.feedforward.expand.weight"]),
+                "transformer": {
+                    "width": width,
+                    "num_heads": 8,
+                    "encoder_layers": count(ours, r"heads\.detection\.encoder\.(\d+)\..*"),
+                    "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
+                    "feedforward": len(ours[f"{HEAD}.decoder.0.feedforward.expand.weight"]),
+                },
                 "positions": "learned" if f"{HEAD}.positions.rows" in ours else "sine",
                 "pre_norm": f"{HEAD}.encoder_norm.weight" in ours,
             }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.norms import GroupNorm
-from densevit_heads.detr.memory import Memory
+from densevit.set_prediction.memory import Memory
 
 STRIDES = (16, 8, 4)  # of the stages
 GROUPS = 8  # of a group norm, where channels can be divided by it

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Class, Dataset, Head, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.set_prediction.limits import check_classes, check_counts, check_weights
 from densevit_heads.mask2former import prediction
 from densevit_heads.mask2former.criterion import MaskCriterion
-from densevit_heads.mask2former.options import PixelDecoderOptions, Transformer
+from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.pixel_decoder import PixelDecoder
 from densevit_heads.mask2former.prediction import MaskLogits
 from densevit_heads.mask2former.segments import NEEDS, Task
 from densevit_heads.mask2former.transformer import MaskedDecoder, MaskQueries, mask_logits
-from densevit_heads.set_prediction.limits import check_classes, check_counts, check_weights
 
 NUM_QUERIES = 100
 NUM_POINTS = 12544
@@ -46,7 +46,7 @@ class MaskClassification(Head):
         strides: Sequence[int],
         classes: Sequence[Class],
         num_queries: int = NUM_QUERIES,
-        transformer: Transformer = Transformer(),
+        transformer: MaskTransformer = MaskTransformer(),
         pixel_decoder: PixelDecoderOptions = PixelDecoderOptions(),
         num_points: int = NUM_POINTS,
         semantic_loss: float = 0.0,
@@ -126,7 +126,7 @@ class Mask2Former(MaskClassification):
         strides: Sequence[int],
         classes: Sequence[Class],
         num_queries: int = NUM_QUERIES,
-        transformer: Transformer = Transformer(),
+        transformer: MaskTransformer = MaskTransformer(),
         pixel_decoder: PixelDecoderOptions = PixelDecoderOptions(),
         num_points: int = NUM_POINTS,
         semantic_loss: float = 0.0,

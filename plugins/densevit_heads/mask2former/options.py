@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
+from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit_heads.deformable_detr.levels import GROUPS
-from densevit_heads.set_prediction.limits import MAX_LAYERS, check_counts
 
 
 @dataclass(frozen=True)
-class Transformer:
+class MaskTransformer:
     """The option `transformer`: the decoder.
 
     width: channels of tokens, queries and per-pixel embeddings; `num_heads` and `dropout` are also the pixel decoder's.

@@ -9,10 +9,11 @@ from torch.nn import functional as F
 
 from densevit.layers.norms import GroupNorm
 from densevit.layers.positions import mask_on_grid, sine_map
+from densevit.set_prediction.projections import FusedProjection
+from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr.levels import GROUPS, Levels, without_padding
 from densevit_heads.deformable_detr.transformer import EncoderLayer
-from densevit_heads.detr.memory import FusedProjection
-from densevit_heads.mask2former.options import PixelDecoderOptions, Transformer
+from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 
 NUM_LEVELS = 3
 NUM_POINTS = 4  # sampling points of each attention head and level
@@ -43,7 +44,11 @@ class PixelDecoder(nn.Module):
     """
 
     def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], transformer: Transformer, options: PixelDecoderOptions
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        transformer: MaskTransformer,
+        options: PixelDecoderOptions,
     ) -> None:
         super().__init__()
         width = transformer.width
@@ -63,8 +68,10 @@ class PixelDecoder(nn.Module):
             convolutions.pop()
         self.projections = nn.ModuleList(nn.Sequential(x, GroupNorm(GROUPS, width)) for x in convolutions)
         self.level_embedding = nn.Parameter(torch.randn(NUM_LEVELS, width))
-        layer = (width, transformer.num_heads, NUM_LEVELS, NUM_POINTS, options.feedforward, transformer.dropout)
-        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(options.layers))
+        layer = Transformer(
+            width, transformer.num_heads, options.layers, feedforward=options.feedforward, dropout=transformer.dropout
+        )
+        self.encoder = nn.ModuleList(EncoderLayer(layer, NUM_LEVELS, NUM_POINTS) for _ in range(options.layers))
         lateral = [nn.Conv2d(channels[index], width, 1, bias=False) for index in self.lateral_features]
         output = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in lateral]
         self.laterals = nn.ModuleList(nn.Sequential(x, GroupNorm(GROUPS, width)) for x in lateral)

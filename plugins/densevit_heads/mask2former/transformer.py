@@ -10,7 +10,7 @@ from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.mlp import FeedForward, Mlp
 from densevit.layers.positions import sine_map
 from densevit.layers.precision import autocast_off
-from densevit_heads.mask2former.options import Transformer
+from densevit_heads.mask2former.options import MaskTransformer
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, Pyramid
 
 
@@ -30,7 +30,7 @@ class MaskedDecoder(nn.Module):
     In each cross-attention a query attends to the foreground of the mask that it predicted before.
     """
 
-    def __init__(self, num_queries: int, num_classes: int, options: Transformer) -> None:
+    def __init__(self, num_queries: int, num_classes: int, options: MaskTransformer) -> None:
         super().__init__()
         width = options.width
         self.contents, self.positions = nn.Embedding(num_queries, width), nn.Embedding(num_queries, width)
@@ -85,7 +85,7 @@ def attention_bias(masks: Tensor, padding: Tensor) -> Tensor:
 class DecoderLayer(nn.Module):
     """Masked cross-attention, then self-attention among queries, then a feed-forward network (FFN); post-norm."""
 
-    def __init__(self, options: Transformer) -> None:
+    def __init__(self, options: MaskTransformer) -> None:
         super().__init__()
         width, num_heads, dropout = options.width, options.num_heads, options.dropout
         self.cross_attention = MultiHeadAttention(width, num_heads, dropout)

@@ -241,11 +241,13 @@ def test_each_tensor_of_the_released_r50_is_used_once(whole, released):
             "detection": {
                 "name": "detr",
                 "num_queries": 100,
-                "width": 256,
-                "num_heads": 8,
-                "encoder_layers": 6,
-                "decoder_layers": 6,
-                "feedforward": 2048,
+                "transformer": {
+                    "width": 256,
+                    "num_heads": 8,
+                    "encoder_layers": 6,
+                    "decoder_layers": 6,
+                    "feedforward": 2048,
+                },
                 "positions": "sine",
                 "pre_norm": False,
             }

@@ -302,8 +302,9 @@ def test_a_detector_with_other_tensors_raises(tmp_path):
 
 
 def started(file, key, classes, **options):
-    head = {"name": "detr_panoptic", "num_queries": 7, "width": WIDTH, "feedforward": 48, "freeze_detector": True}
-    head |= {"encoder_layers": 2, "decoder_layers": 2, **options}
+    small = {"width": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "feedforward": 48}
+    detr = {"num_queries": 7, "transformer": small, **options}
+    head = {"name": "detr_panoptic", "detr": detr, "freeze_detector": True}
     values = {"backbone": {"name": "resnet", "depth": 18, "norm": "frozen"}, "heads": {"panoptic": head}}
     values |= {"data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
     return build_model(configs.from_mapping(values, "config", [f"{key}={file}"]), {"panoptic": classes})
