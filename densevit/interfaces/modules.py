@@ -75,9 +75,14 @@ class Neck(nn.Module):
         super().__init__()
         self.channels, self.strides = tuple(channels), tuple(strides)
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Returns features with the `channels` and `strides` of this neck."""
-        raise NotImplementedError(f"{type(self).__name__} is a Neck and must implement forward(features).")
+    def forward(self, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
+        """Returns features with the `channels` and `strides` of this neck.
+
+        padding_mask: (B, H, W) bool of the batch, True = padding; `densevit.layers.positions.mask_on_grid` resizes it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} is a Neck and must implement forward(features, padding_mask)."
+        )
 
 
 class Head(nn.Module):
@@ -109,14 +114,6 @@ class Head(nn.Module):
     def __init__(self, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class]) -> None:
         super().__init__()
         self.classes = tuple(classes)
-
-    @classmethod
-    def with_options(cls, options: Mapping[str, Any]) -> "type[Head]":
-        """The class whose `task` and `classes_from` apply with these options of a config. Default: this class.
-
-        For a head with an option that sets the task; its instances have the `task`, `needs` and `classes_from` of that.
-        """
-        return cls
 
     @classmethod
     def renamed_options(cls, options: Mapping[str, Any]) -> "tuple[str, dict[str, Any]] | None":

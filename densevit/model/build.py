@@ -7,6 +7,7 @@ from typing import Any
 from densevit import registry
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
+from densevit.layers.replacement import replace_layers
 from densevit.model.architecture import Architecture
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head
@@ -78,9 +79,7 @@ def tasks_of(architecture: Architecture) -> dict[str, str]:
 
 def kinds_of(architecture: Architecture) -> dict[str, type[Head]]:
     """The class of each head, which determines its task and classes."""
-    return {
-        name: registry.load("heads", head.name).with_options(head.options) for name, head in architecture.heads.items()
-    }
+    return {name: registry.load("heads", head.name) for name, head in architecture.heads.items()}
 
 
 def build_from_architecture(
@@ -109,4 +108,5 @@ def build_from_architecture(
     freeze_backbone(backbone, own.freeze)
     for name, head in architecture.heads.items():
         freeze_head(heads[name], necks.get(name), head.freeze, f"heads.{name}.freeze")
+    replace_layers(model)
     return model.train()

@@ -49,6 +49,8 @@ class DenseModel(nn.Module):
         for name, head in heads.items():
             _check_loss(name, head)
             _check_number_of_classes(name, head)
+        for name, neck in (necks or {}).items():
+            _check_neck(name, neck)
         self.backbone = backbone
         self.heads = cast("Mapping[str, Head]", nn.ModuleDict(heads))
         self.necks = nn.ModuleDict(necks or {})
@@ -92,9 +94,13 @@ class DenseModel(nn.Module):
         for name, head in self.heads.items():
             if heads is not None and name not in heads:
                 continue
-            inputs = self.necks[name](features) if name in self.necks else features
+            inputs = self.head_inputs(name, features, batch["padding_mask"])
             outputs[name] = head(inputs, batch["padding_mask"], targets)
         return outputs
+
+    def head_inputs(self, head: str, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
+        """The features that a head gets: those of its neck, or of the backbone if it has none. head: its name."""
+        return self.necks[head](features, padding_mask) if head in self.necks else features
 
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
         """Normalises uint8 images (B, 3, H, W) by the backbone's mean and std. Padding (B, H, W) becomes exactly 0.
@@ -197,6 +203,15 @@ def _check_loss(name: str, head: Head) -> None:
             f"heads.{name} ({type(head).__name__}): its loss takes no context. Fix: def loss(self, outputs, targets, "
             "context), and context.mean_counts(...) and context.least_mean() in place of those of "
             "densevit.losses.normalisers; see docs/own-head.md."
+        )
+
+
+def _check_neck(name: str, neck: Neck) -> None:
+    """Raises PluginError for a neck that was written for an earlier version."""
+    if not accepts(neck.forward, "features", "padding_mask"):
+        raise PluginError(
+            f"heads.{name}.neck ({type(neck).__name__}): its forward takes no padding mask. Fix: def forward(self, "
+            "features, padding_mask); see docs/own-head.md."
         )
 
 

@@ -12,8 +12,8 @@ from densevit import registry
 from densevit.config.schema import Sources
 from densevit.set_prediction.transformer import Transformer
 
-CAPS = {  # options of heads: the largest value
-    "encoder_layers": 1, "decoder_layers": 2, "width": 64, "feedforward": 64, "ffn_width": 64, "encoder_ffn_width": 64,
+CAPS = {  # options of heads and keys of their sections: the largest value
+    "encoder_layers": 1, "decoder_layers": 2, "layers": 1, "width": 64, "feedforward": 64, "ffn_width": 64,
     "num_points": 64, "num_heads": 8, "branch_width": 16, "fusion_blocks": 1,
 }  # fmt: skip
 STEPS, EXTENDED = 2, 4

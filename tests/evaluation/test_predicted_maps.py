@@ -26,8 +26,8 @@ heads:
      transformer: {width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}}
   distance: {name: dpt, width: 16, output: sigmoid, max_depth: 60}
   segments:
-    {name: mask2former, num_queries: 5, width: 64, num_heads: 2, encoder_layers: 1, encoder_ffn_width: 16,
-     decoder_layers: 1, ffn_width: 16}
+    {name: mask2former, num_queries: 5, transformer: {width: 64, num_heads: 2, decoder_layers: 1, feedforward: 16},
+     pixel_decoder: {layers: 1, feedforward: 16}}
 data: {name: scenes, panoptic: true, image_size: 32, batch_size: 2, num_workers: 0, train_length: 2, val_length: 5}
 trainer: {max_steps: 1, precision: "32", accelerator: cpu, devices: 1}
 """

@@ -29,7 +29,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "timm": {"name": "timm", "model": "pit_ti_224", "image_size": 128},
 }
 DETR = {"num_queries": 9, "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 2}}
-MASKS = {"num_queries": 9, "width": 32, "encoder_layers": 1, "decoder_layers": 2}
+MASK2FORMER = {"num_queries": 9, "transformer": {"width": 32, "decoder_layers": 2}, "pixel_decoder": {"layers": 1}}
 ANCHORS = {**DETR, "name": "dab_detr", "classification": "mal"}
 HEADS: dict[str, dict[str, Any]] = {
     "detr": {"name": "detr", **DETR},
@@ -39,9 +39,9 @@ HEADS: dict[str, dict[str, Any]] = {
     "deformable-two-stage": {"name": "deformable_detr", **DETR, "two_stage": True, "box_refinement": True},
     "one-stage": {"name": "one_stage", "width": 32},
     "detr-panoptic": {"name": "detr_panoptic", "detr": DETR},
-    "mask2former": {"name": "mask2former", **MASKS},
-    "mask2former-instance": {"name": "mask2former", **MASKS, "task": "instance"},
-    "mask2former-semantic": {"name": "mask2former", **MASKS, "task": "semantic"},
+    "mask2former": {"name": "mask2former", **MASK2FORMER},
+    "mask2former-instance": {"name": "mask2former_instance", **MASK2FORMER},
+    "mask2former-semantic": {"name": "mask2former_semantic", **MASK2FORMER},
     "setr": {"name": "setr"},
     "segmenter": {"name": "segmenter"},
     "dpt": {"name": "dpt", "width": 16, "output": "sigmoid"},

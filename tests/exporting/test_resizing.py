@@ -92,7 +92,7 @@ def test_a_file_with_resizing_gives_the_boxes_of_predict(tmp_path: Path):
     [
         ({"name": "detr", "num_queries": 9, "transformer": TRANSFORMER}, "detr"),
         ({"name": "detr_panoptic", "detr": {"num_queries": 9, "transformer": TRANSFORMER}}, "canvas"),
-        ({"name": "mask2former", "width": 64, "num_queries": 9, "decoder_layers": 2}, "crop"),
+        ({"name": "mask2former", "num_queries": 9, "transformer": {"width": 64, "decoder_layers": 2}}, "crop"),
         ({"name": "setr"}, "lsj"),
         ({"name": "dpt", "width": 16, "output": "sigmoid"}, "long side"),
     ],

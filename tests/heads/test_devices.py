@@ -31,8 +31,8 @@ PANOPTIC = {
     "name": "detr_panoptic", "detr": {"num_queries": 16, "transformer": PLAIN["transformer"]}, "threshold": 0.0,
 }  # fmt: skip
 MASK2FORMER = {
-    "name": "mask2former", "num_queries": 8, "width": 32, "num_heads": 2, "encoder_layers": 1, "encoder_ffn_width": 16,
-    "decoder_layers": 2, "ffn_width": 16, "num_points": 64,
+    "num_queries": 8, "transformer": {"width": 32, "num_heads": 2, "decoder_layers": 2, "feedforward": 16},
+    "pixel_decoder": {"layers": 1, "feedforward": 16}, "num_points": 64,
 }  # fmt: skip
 DPT = {"name": "dpt", "width": 8}
 HEADS: dict[str, dict[str, Any]] = {
@@ -53,10 +53,13 @@ HEADS: dict[str, dict[str, Any]] = {
     "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2, "dropout": 0.0},
     "detr-panoptic": PANOPTIC,
     "detr-panoptic-frozen": {**PANOPTIC, "freeze_detector": True},
-    "mask2former-panoptic": MASK2FORMER,
-    "mask2former-instance": {**MASK2FORMER, "task": "instance"},
-    "mask2former-options": {**MASK2FORMER, "task": "instance", "fusion_blocks": 1, "semantic_loss": 2.0},
-    "mask2former-semantic": {**MASK2FORMER, "task": "semantic"},
+    "mask2former-panoptic": {"name": "mask2former", **MASK2FORMER},
+    "mask2former-instance": {"name": "mask2former_instance", **MASK2FORMER},
+    "mask2former-options": {
+        "name": "mask2former_instance", **MASK2FORMER, "pixel_decoder": {"layers": 1, "fusion_blocks": 1},
+        "semantic_loss": 2.0,
+    },
+    "mask2former-semantic": {"name": "mask2former_semantic", **MASK2FORMER},
     "setr-naive": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [1]},
     "setr-pup": {"name": "setr", "decoder": "pup", "width": 16, "auxiliary": []},
     "setr-mla": SURFACES,

@@ -17,7 +17,8 @@ from densevit.losses.distributed import mean_over_processes, process_count
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
 from densevit_heads.detr import Detr
-from densevit_heads.mask2former import Mask2Former, criterion, matching, points
+from densevit_heads.mask2former import Mask2FormerInstance, criterion, matching, points
+from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 
 SHARES = [[0, 1, 3], [2]]  # images of each process; the second has no object
 CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, and objects an image
@@ -52,11 +53,11 @@ def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
     classes = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
     head: Head
     if "num_points" in options:
-        head = Mask2Former((6,), (8,), classes, "instance", 6, 64, 2, 1, 24, 2, 24, **options)
+        transformer, pixel_decoder = MaskTransformer(64, 2, 2, 24), PixelDecoderOptions(1, 24)
+        head = Mask2FormerInstance((6,), (8,), classes, 6, transformer, pixel_decoder, **options)
     else:
-        transformer = Transformer(16, 2, 1, 2, 24, dropout=0.0)
         kind = DabDetr if options else Detr
-        head = kind((6,), (8,), classes, 6, transformer, **options)
+        head = kind((6,), (8,), classes, 6, Transformer(16, 2, 1, 2, 24, dropout=0.0), **options)
         if head.denoising is not None:  # the same queries in one process and in two
             head.denoising.label_noise = head.denoising.box_noise = 0.0
     cells = 16 if "num_points" in options else 4  # of each side of the feature; its stride is 8

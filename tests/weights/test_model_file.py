@@ -51,7 +51,7 @@ class Shift(Neck):
         super().__init__(channels, strides)
         self.by = nn.Parameter(torch.randn(()))
 
-    def forward(self, features):
+    def forward(self, features, padding_mask):
         return [x + self.by for x in features]
 
 

@@ -70,7 +70,8 @@ def test_mask2former_has_the_recipe_of_its_task_and_data(task, count, variant, d
     layout = find(f"mask2former{'' if task == 'panoptic' else f'-{task}'}")
     classes = layout.classes({"sem_seg_head.predictor.class_embed.bias": torch.zeros(count + 1)}, {})
     [(key, own)] = classes.items()
-    sections = {"backbone": {"name": "swin", "variant": variant}, "heads": {key: {"name": "mask2former", "task": task}}}
+    head = f"mask2former{'' if task == 'panoptic' else f'_{task}'}"
+    sections = {"backbone": {"name": "swin", "variant": variant}, "heads": {key: {"name": head}}}
     config = configs.from_mapping(with_settings(layout, sections, {key: own}))
     configs.check_plugins(config)
     assert (config.data.name, config.data.options.get("preset", config.data.options.get("root"))) == (data, root)
@@ -79,7 +80,7 @@ def test_mask2former_has_the_recipe_of_its_task_and_data(task, count, variant, d
 
 
 def test_mask2former_with_other_semantic_classes_has_their_label_maps():
-    head = {"name": "mask2former", "task": "semantic"}
+    head = {"name": "mask2former_semantic"}
     config = settings("mask2former-semantic", "segmentation", head, segmentation_classes(2, ["road", "tree"]))
     assert [one["name"] for one in config.data.options["classes"]] == ["road", "tree"]
 

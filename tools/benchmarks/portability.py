@@ -169,7 +169,7 @@ def linear_layer(tokens: int, inputs: int, outputs: int) -> Callable[[bool], dic
 
 def conv1x1(inputs: int, outputs: int, side: int, stride: int = 1) -> Callable[[bool], dict[str, Contestant]]:
     def make(low: bool) -> dict[str, Contestant]:
-        ours = linear.Conv1x1(inputs, outputs, stride).to(memory_format=torch.channels_last)
+        ours = linear.Conv1x1(inputs, outputs, 1, stride, bias=False).to(memory_format=torch.channels_last)
         theirs = nn.Conv2d(inputs, outputs, 1, stride, bias=False).to(memory_format=torch.channels_last)
         x = _map(2, inputs, side, side)
         return {

@@ -32,6 +32,7 @@ from transformers import (
 
 from densevit.config import OptimSection, load
 from densevit.interfaces import Class
+from densevit.layers.replacement import replace_layers
 from densevit.model import DenseModel, create_backbone, create_head
 from densevit.training.loop.optim import optimizer_of
 
@@ -62,6 +63,7 @@ def ours(head: str, batch: int, side: int, dtype: torch.dtype | None, device: to
     model = DenseModel(
         backbone, {"detection": create_head(head, backbone.channels, backbone.strides, classes, **options)}
     ).train()
+    replace_layers(model)
     model.to(device)
     optimizer = optimizer_of(model, config.optim, _lr(config.optim), fused=dtype != torch.float16)
     images, boxes, labels = images_and_targets(batch, side)

@@ -15,6 +15,7 @@ from densevit.config import OptimSection
 from densevit.errors import DensevitError
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Evaluator, LossContext, Method, Predictions, Targets
+from densevit.layers.replacement import replace_layers
 from densevit.losses.distributed import process_count
 from densevit.model import DenseModel, Inference
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
@@ -74,6 +75,7 @@ class DenseModule(lightning.LightningModule):
         self.model, self.config, self._predictor = predictor.model, predictor.config, predictor
         self.method = Supervised(self.model) if method is None else method
         check_method(self.method)
+        replace_layers(self)  # of a method, and of a model that was not built from a config
         self.optim: OptimSection = (
             optim if isinstance(optim, OptimSection) else configs.section("optim", optim or {}, "DenseModule")
         )

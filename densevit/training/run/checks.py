@@ -51,7 +51,7 @@ def _check_frozen(config: Config, model: DenseModel) -> None:
 def check_needs(config: Config, data: Data) -> None:
     """Raises ConfigError if a head of the config needs labels that the training data lacks; before heads are built."""
     for name, section in config.heads.items():
-        kind = registry.load("heads", section.name).with_options(section.options)
+        kind = registry.load("heads", section.name)
         check_needs_of_head(f"heads.{name} ({section.name})", kind.needs, data)
 
 

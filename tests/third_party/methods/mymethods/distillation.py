@@ -39,7 +39,7 @@ class FeatureDistillation(Method):
         losses = {"distillation": self.errors(features, batch).mean()}
         outputs = {}
         for name, head in model.heads.items():
-            inputs = model.necks[name](features) if name in model.necks else features
+            inputs = model.head_inputs(name, features, batch["padding_mask"])
             outputs[name] = head(inputs, batch["padding_mask"], batch["targets"])
         return losses | model.loss(outputs, batch["targets"], context)
 
