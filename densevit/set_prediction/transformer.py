@@ -35,6 +35,10 @@ class Transformer:
             raise ValueError(
                 f"width is {self.width}; it must be a multiple of 4 (sine and cosine of rows and columns)."
             )
+        if self.width % self.num_heads:
+            raise ValueError(f"width is {self.width}; it must be a multiple of num_heads, {self.num_heads}.")
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout is {self.dropout:g}; a probability is between 0 and 1.")
 
 
 class _Residual(nn.Module):

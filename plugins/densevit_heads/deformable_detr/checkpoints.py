@@ -16,7 +16,7 @@ from densevit_heads.detr.checkpoints import class_rows, classes_of, fused_attent
 HEAD = "heads.detection"
 ENCODER, DECODER, QUERIES = f"{HEAD}.encoder.{{i}}", f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries"
 
-UNRECORDED = ("backbone.dilation", f"{HEAD}.num_heads", f"{HEAD}.num_points", f"{HEAD}.num_queries")
+UNRECORDED = ("backbone.dilation", f"{HEAD}.transformer.num_heads", f"{HEAD}.num_points", f"{HEAD}.num_queries")
 NUM_HEADS = 8  # of all releases; tensors have the product of heads and points
 _STRIDES = (4, 8, 16, 32)  # of a ResNet
 
