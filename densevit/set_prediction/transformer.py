@@ -7,7 +7,6 @@ from typing import cast
 from torch import Tensor, nn
 
 from densevit.layers.attention import MultiHeadAttention
-from densevit.layers.dropout import Dropout
 from densevit.layers.mlp import FeedForward
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 
@@ -48,7 +47,7 @@ class _Residual(nn.Module):
         super().__init__()
         self.pre_norm = pre_norm
         self.norm = nn.LayerNorm(width)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def before(self, x: Tensor) -> Tensor:
         return self.norm(x) if self.pre_norm else x

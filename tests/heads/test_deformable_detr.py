@@ -14,10 +14,10 @@ from densevit.interfaces import Class, Dataset, Losses, Outputs, Targets
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 from densevit.losses.context import LossContext
 from densevit.set_prediction.criterion import LossWeights
+from densevit.set_prediction.levels import LevelProjections, Levels, sine_positions, valid_ratio
 from densevit.set_prediction.transformer import Transformer
 from densevit.testing import check_head
 from densevit_heads.deformable_detr import DeformableDetr
-from densevit_heads.deformable_detr.levels import LevelProjections, Levels, sine_positions, valid_ratio
 from densevit_heads.deformable_detr.queries import TwoStage
 from densevit_heads.dino import Dino
 from densevit_heads.dino.queries import MixedQuerySelection

@@ -87,7 +87,7 @@ def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
     """A model with one head of HEADS, and its data."""
     head = HEADS[request.param]
     panoptic = "panoptic" in request.param
-    data = {**BASE["data"], "masks": panoptic or head.get("task") == "instance", "panoptic": panoptic}
+    data = {**BASE["data"], "masks": panoptic or head["name"] == "mask2former_instance", "panoptic": panoptic}
     config = configs.from_mapping({**BASE, "heads": {request.param: head}, "data": data})
     built = build_data(config)
     yield build_model(config, built.classes), built, config

@@ -132,10 +132,7 @@ def make_pair(monkeypatch: pytest.MonkeyPatch, padded: bool) -> Pair:
     )  # fmt: skip
     theirs = Mask2FormerForUniversalSegmentation(config).eval()
     randomise(theirs)
-    transformer, pixel_decoder = (
-        MaskTransformer(64, HEADS, LAYERS, feedforward=40),
-        PixelDecoderOptions(2, feedforward=48),
-    )
+    transformer, pixel_decoder = MaskTransformer(64, HEADS, LAYERS, 40), PixelDecoderOptions(2, 48)
     ours = Mask2FormerInstance(CHANNELS, STRIDES, CLASSES, QUERIES, transformer, pixel_decoder, POINTS).eval()
     ours.load_state_dict(renamed(parameters(theirs)), strict=True)
 

@@ -11,7 +11,8 @@ from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, Line, Rearrangement, StateDict
 from densevit.weights.layouts import find
 from densevit.weights.state import count, part
-from densevit_heads.detr.checkpoints import class_rows, classes_of, fused_attention
+from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
+from densevit_heads.detr.checkpoints import class_rows, classes_of
 
 HEAD = "heads.detection"
 ENCODER, DECODER, QUERIES = f"{HEAD}.encoder.{{i}}", f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries"
@@ -76,13 +77,6 @@ def prediction_heads(transformer: str) -> Rearrangement:
         return result
 
     return Rearrangement(into, back)
-
-
-def deformable_attention(theirs: str, ours: str) -> tuple[Line, ...]:
-    """The lines of a deformable attention."""
-    names = {"sampling_offsets": "offsets", "attention_weights": "weights", "value_proj": "value"}
-    names["output_proj"] = "output"
-    return tuple(Line(f"{theirs}.{name}.*", f"{ours}.{own}.*") for name, own in names.items())
 
 
 def shared_lines(transformer: str) -> tuple[Line, ...]:

@@ -17,14 +17,14 @@ from densevit.layers.mlp import Mlp
 from densevit.losses.matching import MatchingCosts
 from densevit.set_prediction.box_refinement import refine
 from densevit.set_prediction.criterion import LossWeights, SetCriterion
+from densevit.set_prediction.deformable_transformer import DecoderLayer, EncoderLayer, encode
 from densevit.set_prediction.head import SetPredictionHead
+from densevit.set_prediction.levels import LevelProjections, Levels, check_levels
 from densevit.set_prediction.queries import Queries
 from densevit.set_prediction.transformer import Transformer
-from densevit_heads.deformable_detr.levels import LevelProjections, Levels, check_levels
 from densevit_heads.deformable_detr.prediction import EPS, box_head, label_head
 from densevit_heads.deformable_detr.queries import LearnedQueries, TwoStage
 from densevit_heads.deformable_detr.renamed_options import renamed
-from densevit_heads.deformable_detr.transformer import DecoderLayer, EncoderLayer, encode
 
 
 class DeformableDetr(SetPredictionHead):

@@ -9,13 +9,13 @@ from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.layouts import backbone_lines
+from densevit_heads.attention_checkpoints import deformable_attention
 from densevit_heads.deformable_detr.checkpoints import (
     DECODER,
     ENCODER,
     HEAD,
     QUERIES,
     UNRECORDED,
-    deformable_attention,
     describe,
     known_queries,
     prediction_heads,

@@ -11,6 +11,7 @@ from densevit.interfaces import Change, CheckpointLayout, Class, Line, StateDict
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
 from densevit.weights.layouts import find
 from densevit.weights.state import count, part
+from densevit_heads.attention_checkpoints import fused_attention
 
 ENCODER, DECODER, HEAD = "heads.detection.encoder.{i}", "heads.detection.decoder.{i}", "heads.detection"
 
@@ -55,18 +56,6 @@ def class_rows(no_object: bool, objectness: bool = False) -> Change:
 
 
 CLASS_ROWS = class_rows(no_object=True)
-
-
-def fused_attention(theirs: str, ours: str) -> tuple[Line, ...]:
-    """The lines of torch's `nn.MultiheadAttention`, with query, key and value in one tensor."""
-    return (
-        *(
-            Line(f"{theirs}.in_proj_{x}[{i}/3]", f"{ours}.{name}.{x}")
-            for x in ("weight", "bias")
-            for i, name in enumerate(("query", "key", "value"))
-        ),
-        Line(f"{theirs}.out_proj.*", f"{ours}.output.*"),
-    )
 
 
 LINES = (

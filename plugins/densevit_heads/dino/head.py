@@ -18,16 +18,16 @@ from densevit.layers.mlp import Mlp
 from densevit.losses.matching import MatchingCosts, Objects
 from densevit.set_prediction.box_refinement import look_forward_twice, refine
 from densevit.set_prediction.criterion import LossWeights, SetCriterion
+from densevit.set_prediction.deformable_transformer import DecoderLayer, EncoderLayer, encode
 from densevit.set_prediction.denoising import ContrastiveDenoising, DenoisingQueries
 from densevit.set_prediction.head import SetPredictionHead
+from densevit.set_prediction.levels import LevelProjections, Levels, check_levels
 from densevit.set_prediction.limits import check_counts
 from densevit.set_prediction.queries import BoxQueries, Queries
 from densevit.set_prediction.renamed_options import nested
 from densevit.set_prediction.transformer import Transformer
-from densevit_heads.deformable_detr.levels import LevelProjections, Levels, check_levels
 from densevit_heads.deformable_detr.prediction import EPS, box_head, label_head
 from densevit_heads.deformable_detr.queries import TwoStage
-from densevit_heads.deformable_detr.transformer import DecoderLayer, EncoderLayer, encode
 from densevit_heads.dino.queries import MixedQuerySelection, RefinedPositions
 
 

@@ -2,7 +2,6 @@
 
 from torch import Tensor, nn
 
-from densevit.layers.linear import Linear
 from densevit.layers.mlp import Mlp
 from densevit.set_prediction.queries import Queries
 from densevit_heads.deformable_detr.queries import TwoStage
@@ -14,7 +13,7 @@ class MixedQuerySelection(TwoStage):
     embedded = 1
 
     def __init__(
-        self, num_queries: int, width: int, label_head: Linear, box_head: Mlp, all_classes: bool = False
+        self, num_queries: int, width: int, label_head: nn.Linear, box_head: Mlp, all_classes: bool = False
     ) -> None:
         super().__init__(num_queries, width, label_head, box_head, all_classes)
         self.contents = nn.Embedding(num_queries, width)

@@ -13,8 +13,7 @@ from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.label_sets import instance_classes, panoptic_classes, segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state import count, part
-from densevit_heads.deformable_detr.checkpoints import deformable_attention
-from densevit_heads.detr.checkpoints import fused_attention
+from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.mask2former.head import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic, MaskClassification
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS
 from densevit_heads.mask2former.segments import Task

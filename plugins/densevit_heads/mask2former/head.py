@@ -5,8 +5,8 @@ and 5 * dice of the matched masks at points. `Mask2Former` is for panoptic segme
 `Mask2FormerSemantic` for the other two.
 """
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from densevit_heads.mask2former.criterion import MaskCriterion
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.pixel_decoder import PixelDecoder
 from densevit_heads.mask2former.prediction import MaskLogits
+from densevit_heads.mask2former.renamed_options import renamed
 from densevit_heads.mask2former.segments import NEEDS, Task
 from densevit_heads.mask2former.transformer import MaskedDecoder, MaskQueries, mask_logits
 
@@ -119,6 +120,11 @@ class Mask2Former(MaskClassification):
 
     task, segments = "panoptic", "panoptic"
     needs = NEEDS["panoptic"]
+
+    @classmethod
+    def renamed_options(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+        """See `renamed_options.py`."""
+        return renamed(options)
 
     def __init__(
         self,

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from densevit.set_prediction.levels import GROUPS
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
-from densevit_heads.deformable_detr.levels import GROUPS
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from densevit.layers.norms import GroupNorm
 from densevit.layers.positions import mask_on_grid, sine_map
+from densevit.set_prediction.deformable_transformer import EncoderLayer
+from densevit.set_prediction.levels import GROUPS, Levels, without_padding
 from densevit.set_prediction.projections import FusedProjection
 from densevit.set_prediction.transformer import Transformer
-from densevit_heads.deformable_detr.levels import GROUPS, Levels, without_padding
-from densevit_heads.deformable_detr.transformer import EncoderLayer
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 
 NUM_LEVELS = 3

@@ -9,7 +9,7 @@ from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.layouts import backbone_lines, find
-from densevit_heads.detr.checkpoints import fused_attention
+from densevit_heads.attention_checkpoints import fused_attention
 from densevit_heads.mask2former.checkpoints import KEYS, encoder_lines, for_task
 from densevit_heads.mask2former.segments import Task
 

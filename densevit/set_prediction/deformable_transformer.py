@@ -1,4 +1,4 @@
-"""The layers of the deformable transformer (section 4.2): post-norm, as in DETR."""
+"""The layers of the deformable transformer (Zhu et al. 2021, section 4.2): post-norm, as in DETR."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,10 +6,9 @@ from torch import Tensor, nn
 
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
-from densevit.layers.dropout import Dropout
 from densevit.layers.mlp import FeedForward
+from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.transformer import Transformer
-from densevit_heads.deformable_detr.levels import Levels
 
 
 class EncoderLayer(nn.Module):
@@ -22,7 +21,7 @@ class EncoderLayer(nn.Module):
         self.self_attention_norm = nn.LayerNorm(width)
         self.ffn = FeedForward(width, options.feedforward, nn.ReLU, dropout)
         self.ffn_norm = nn.LayerNorm(width)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         _initialise(self.ffn)
 
     def forward(self, memory: Tensor, levels: Levels, reference: Tensor) -> Tensor:
@@ -45,7 +44,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention_norm = nn.LayerNorm(width)
         self.ffn = FeedForward(width, options.feedforward, nn.ReLU, dropout)
         self.ffn_norm = nn.LayerNorm(width)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         _initialise(self.ffn)
         for layer in (self.self_attention.query, self.self_attention.key, self.self_attention.value):
             nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5)  # of the fused projection, (3C, C)

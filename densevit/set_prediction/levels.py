@@ -1,4 +1,4 @@
-"""Feature levels: feature maps of several strides, projected to one sequence of tokens (section 4.1)."""
+"""Feature levels: maps of several strides, projected to one sequence of tokens (Zhu et al. 2021, section 4.1)."""
 
 import math
 from collections.abc import Sequence
